@@ -1,0 +1,93 @@
+"""A tiny, untrained Wan pipeline in diffusers folder format, with a catalog that serves it: fast end-to-end tests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+SIZE = 32
+FRAMES = 9
+
+
+def save_pipeline(folder: Path) -> Path:
+    """Write the pipeline (random weights from a fixed seed, 32x32 pixels, 9 frames are 12 video tokens)."""
+    import torch
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(0)
+    words = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "square", "moving", "left", "right"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(words),
+            d_model=16,
+            d_kv=8,
+            d_ff=16,
+            num_layers=1,
+            num_heads=2,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+    WanPipeline(
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        ),
+        text_encoder=text_encoder,
+        vae=vae,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def model_spec(source: Path | str, **changes: Any) -> dict[str, Any]:
+    """A catalog entry for the tiny pipeline."""
+    spec: dict[str, Any] = {
+        "id": "tiny",
+        "family": "wan",
+        "source": str(source),
+        "description": "Untrained, for tests",
+        "sizes": [f"{SIZE}x{SIZE}"],
+        "frames": [FRAMES, 5],
+        "default_frames": FRAMES,
+        "fps": 8,
+        "fps_range": [1, 30],
+        "steps_range": [1, 2000],
+        "default_steps": 4,
+        "guidance_range": [1.0, 10.0],
+        "default_guidance": 4.0,
+        "max_prompt_chars": 200,
+        "attention": {},
+        "call": {"max_sequence_length": 16},
+    }
+    return spec | changes
+
+
+def write_catalog(path: Path, *specs: dict[str, Any]) -> Path:
+    """Write a catalog file with these models, the first being the default."""
+    path.write_text(json.dumps({"models": list(specs)}))
+    return path

@@ -1,0 +1,52 @@
+"""Start a worker for one model: ``python -m adaspa_worker --model demo``."""
+
+import argparse
+import os
+import socket
+import sys
+from typing import NoReturn
+
+from adaspa_service.contract.catalog import Catalog, CatalogError
+from adaspa_service.contract.queue import queue_name
+from adaspa_service.contract.settings import SettingsError, get_settings
+from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
+from adaspa_service.contract.store import JobStore, StoreUnavailable
+
+from adaspa_worker.source import ModelUnavailable, resolve
+
+
+def fail(message: object) -> NoReturn:
+    """End with one line and exit status 1."""
+    print(f"adaspa worker: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+def main() -> None:
+    """Check catalog, model, Redis and storage, then hand over to Celery."""
+    parser = argparse.ArgumentParser(prog="adaspa_worker", description="Generate the videos of one model's queue.")
+    parser.add_argument("--model", help="a model of the catalog (default: its first)")
+    asked = parser.parse_args().model
+    try:
+        settings = get_settings()
+        catalog = Catalog.load(settings.catalog)
+        spec = catalog.get(asked) if asked else catalog.default
+        if spec is None:
+            fail(f"--model: {asked!r} is not in the catalog; there is {', '.join(catalog.models)}")
+        resolve(spec.source)
+        JobStore.from_settings(settings).ping()
+        ObjectStorage(settings.storage_url).check()
+    except (SettingsError, CatalogError, ModelUnavailable, StoreUnavailable, StorageUnavailable) as error:
+        fail(error)
+
+    name = f"{spec.id}-{os.getpid()}@{socket.gethostname()}"
+    os.environ["ADASPA_WORKER_NAME"] = name
+    from adaspa_worker.app import app
+
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    one_child = ["--pool", "prefork", "--concurrency", "1"]
+    log_level = ["--loglevel", settings.log_level]
+    app.worker_main(["worker", "--hostname", name, "--queues", queue_name(spec.id), *one_child, *quiet, *log_level])
+
+
+if __name__ == "__main__":
+    main()

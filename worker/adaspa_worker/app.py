@@ -1,0 +1,83 @@
+"""The Celery application of a worker: one prefork child that runs one job at a time.
+
+The parent process never imports torch: CUDA does not survive a fork, so the model is loaded in the child, by the
+first job. On SIGTERM (or Ctrl-C) Celery stops taking messages and waits for the running task; the flag below, in
+memory that parent and child share, makes that task give its job back at its next denoising step.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from functools import lru_cache
+from multiprocessing.sharedctypes import RawValue
+from typing import TYPE_CHECKING, Any
+
+from adaspa_service.contract.catalog import Catalog
+from adaspa_service.contract.queue import TASK, make_celery
+from adaspa_service.contract.settings import get_settings
+from adaspa_service.contract.storage import ObjectStorage
+from adaspa_service.contract.store import JobStore, StoreUnavailable
+from celery.exceptions import Reject
+from celery.signals import worker_process_init, worker_shutting_down
+
+from adaspa_worker.lease import WorkerStopping
+from adaspa_worker.source import ModelUnavailable, resolve
+
+if TYPE_CHECKING:
+    from adaspa_worker.generate import Runner
+    from adaspa_worker.pipeline import Engine
+
+app = make_celery(get_settings())
+_stopping = RawValue(ctypes.c_bool, False)
+
+
+@app.task(name=TASK, bind=True, acks_late=True)
+def generate(self: Any, job_id: str) -> None:
+    """Run one job. Everything about it is in its record; a failed job is a successful task."""
+    try:
+        runner().run(job_id)
+    except (WorkerStopping, StoreUnavailable) as error:
+        raise Reject(repr(error), requeue=True) from error
+
+
+@lru_cache(maxsize=1)
+def runner() -> "Runner":
+    """The child's runner; its connections must not be inherited from the parent."""
+    from adaspa_worker.generate import Runner
+
+    settings = get_settings()
+    return Runner(
+        store=JobStore.from_settings(settings),
+        storage=ObjectStorage(settings.storage_url),
+        engine=engine,
+        name=os.environ.get("ADASPA_WORKER_NAME", f"pid-{os.getpid()}"),
+        stopping=lambda: bool(_stopping.value),
+        renew_seconds=settings.lease_seconds / 3,
+    )
+
+
+@lru_cache(maxsize=1)
+def engine(model: str) -> "Engine":
+    """The loaded model. A failed load is not remembered: the next job tries again."""
+    from adaspa_worker.pipeline import load
+
+    spec = Catalog.load(get_settings().catalog).get(model)
+    if spec is None:
+        raise ModelUnavailable(f"{model}: not in this worker's catalog")
+    return load(spec, resolve(spec.source))
+
+
+@worker_shutting_down.connect
+def _tell_child(**_: object) -> None:
+    _stopping.value = True
+
+
+@worker_process_init.connect
+def _die_with_parent(**_: object) -> None:
+    """A child whose parent was killed would go on with a job that another worker takes over."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)

@@ -1,0 +1,293 @@
+"""Train the demo model from nothing on one GPU: first the VAE, then the transformer together with its text encoder.
+
+    python -m adaspa_worker.demo_model.training vae --minutes 5 --work DIR
+    python -m adaspa_worker.demo_model.training dit --minutes 30 --work DIR --stop-after 9
+
+Lengths are in minutes of training; learning rates follow the share of `--minutes` that is spent. Either command
+checkpoints to `DIR` and goes on from the checkpoint it finds there, so a run may be cut into pieces by `--stop-after`.
+Each piece ends with a diffusers folder in `DIR/pipeline` and its loss curve in `DIR/training.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import WanPipeline
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .architecture import FLOW_SHIFT, LATENT_CHANNELS, TEXT_LENGTHS, build_pipeline
+from .scenes import Scene, caption, draw, sample_scene
+
+FRAMES, SIDE = 33, 128
+EMPTY_CAPTIONS = 0.1  # share of unconditional samples, for classifier-free guidance
+EMA_HALF_LIFE = 700.0  # optimizer steps
+
+
+class Clock:
+    """Seconds of training spent so far over all pieces of a run, and what the learning rate makes of them."""
+
+    def __init__(self, minutes: float, stop_after: float | None, spent: float):
+        self.total, self.spent_before, self.begin = minutes * 60.0, spent, time.monotonic()
+        self.end_of_piece = self.begin + (stop_after * 60.0 if stop_after else math.inf)
+
+    @property
+    def spent(self) -> float:
+        return self.spent_before + time.monotonic() - self.begin
+
+    @property
+    def over(self) -> bool:
+        return self.spent >= self.total or time.monotonic() >= self.end_of_piece
+
+    def learning_rate(self, step: int, peak: float, warmup: int = 200) -> float:
+        """Linear warm-up, a plateau, and a linear fall over the last 40 % of the time."""
+        left = max(0.0, 1.0 - self.spent / self.total)
+        return peak * min(1.0, (step + 1) / warmup) * min(1.0, left / 0.4 + 0.01)
+
+
+class Log:
+    """The loss curve: one line on the terminal and one row in the file for every hundred steps."""
+
+    def __init__(self, path: Path, name: str):
+        self.path, self.name = path, name
+        self.rows: dict[str, list[dict[str, float]]] = json.loads(path.read_text()) if path.exists() else {}
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, step: int, clock: Clock, **values: Tensor) -> None:
+        self.count += 1
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, torch.zeros_like(value)) + value.detach()
+        if self.count == 100:
+            row = {"step": float(step + 1), "seconds": round(clock.spent, 1)}
+            row |= {key: round(float(total) / self.count, 6) for key, total in self.sums.items()}
+            self.rows.setdefault(self.name, []).append(row)
+            self.sums, self.count = {}, 0
+            print(self.name, *(f"{key}={value:g}" for key, value in row.items()), flush=True)
+
+    def save(self) -> None:
+        self.path.write_text(json.dumps(self.rows, indent=1) + "\n")
+
+
+def sample_scenes(rng: random.Random, count: int) -> list[Scene]:
+    return [sample_scene(rng) for _ in range(count)]
+
+
+def train_vae(work: Path, minutes: float, stop_after: float | None, batch: int, device: str) -> None:
+    """L1 reconstruction with a slight KL term; ends by measuring the latents' mean and deviation per channel."""
+    pipe, state = load_work(work, "vae")
+    vae = pipe.vae.to(device).train()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+    step, clock, log = state.get("step", 0), Clock(minutes, stop_after, state.get("spent", 0.0)), None
+    log = Log(work / "training.json", "vae")
+    rng = random.Random(step)
+    while not clock.over:
+        for group in optimizer.param_groups:
+            group["lr"] = clock.learning_rate(step, 1.5e-3, warmup=100)
+        video = draw(sample_scenes(rng, batch), device=device)
+        # Seventeen frames cover the causal padding at the start and the steady state after it.
+        start = rng.randrange(0, FRAMES - 16)
+        video = video[:, :, start : start + 17]
+        with torch.autocast(device, torch.bfloat16):
+            posterior = vae.encode(video).latent_dist
+            decoded = vae.decode(posterior.sample()).sample
+        error = (decoded.float() - video).abs()
+        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
+        # The moving edges are a small share of the pixels: the squared term keeps them from being averaged away.
+        loss = error.mean() + 2.0 * (error**2).mean() + 2e-4 * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        log.add(step, clock, l1=error.mean(), kl=kl, psnr=-10.0 * torch.log10((error**2).mean() / 4.0))
+        step += 1
+    torch.save({"optimizer": optimizer.state_dict(), "step": step, "spent": clock.spent}, work / "vae.pt")
+    measure_latents(pipe, rng, device)
+    save_work(pipe, work, log)
+
+
+@torch.no_grad()
+def measure_latents(pipe: WanPipeline, rng: random.Random, device: str, clips: int = 512) -> None:
+    """Write the latents' mean and deviation per channel into the VAE's configuration, where the pipeline looks."""
+    bank = encode(pipe, sample_scenes(rng, clips), device, normalise=False).float()
+    mean, std = bank.mean(dim=(0, 2, 3, 4)), bank.std(dim=(0, 2, 3, 4))
+    pipe.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    print("latents: mean", mean.tolist(), "std", std.tolist())
+
+
+@torch.no_grad()
+def encode(
+    pipe: WanPipeline, scenes: list[Scene], device: str, *, normalise: bool = True, batch: int = 64
+) -> torch.Tensor:
+    """Latents of drawn scenes: bf16 [len(scenes), 16, 9, 16, 16]."""
+    parts = []
+    for i in range(0, len(scenes), batch):
+        video = draw(scenes[i : i + batch], frames=FRAMES, height=SIDE, width=SIDE, device=device)
+        with torch.autocast(device, torch.bfloat16):
+            parts.append(pipe.vae.encode(video).latent_dist.mean)
+    latents = torch.cat(parts)
+    if normalise:
+        mean, std = (
+            torch.tensor(v, device=device).view(1, -1, 1, 1, 1)
+            for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
+        )
+        latents = (latents - mean) / std
+    return latents.to(torch.bfloat16)
+
+
+class LatentPool:
+    """Encoded clips to draw batches from; a little of it is replaced at each step, so that no clip is seen often."""
+
+    def __init__(self, pipe: WanPipeline, rng: random.Random, device: str, clips: int):
+        self.pipe, self.rng, self.device, self.oldest = pipe, rng, device, 0
+        scenes = sample_scenes(rng, clips)
+        self.latents = encode(pipe, scenes, device)
+        self.tokens = self.tokenize(scenes)
+
+    def tokenize(self, scenes: list[Scene]) -> Tensor:
+        texts = [caption(scene) for scene in scenes]
+        return self.pipe.tokenizer(texts, padding="max_length", max_length=40, return_tensors="pt").input_ids.to(
+            self.device
+        )
+
+    def refresh(self, clips: int = 32) -> None:
+        scenes = sample_scenes(self.rng, clips)
+        rows = torch.arange(self.oldest, self.oldest + clips, device=self.device) % len(self.latents)
+        self.latents[rows], self.tokens[rows] = encode(self.pipe, scenes, self.device), self.tokenize(scenes)
+        self.oldest = (self.oldest + clips) % len(self.latents)
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Latents [size, 16, 9, 16, 16] and token ids [size, 40], some of them of the empty caption."""
+        rows = torch.randint(len(self.latents), (size,), device=self.device)
+        tokens = self.tokens[rows]
+        empty = torch.zeros_like(tokens[:1])
+        empty[:, 0] = self.pipe.tokenizer.eos_token_id
+        drop = torch.rand(size, 1, device=self.device) < EMPTY_CAPTIONS
+        return self.latents[rows], torch.where(drop, empty, tokens)
+
+
+def embed_text(text_encoder: nn.Module, tokens: Tensor, length: int) -> Tensor:
+    """What `WanPipeline` makes of a prompt: hidden states, zero after its end, padded to `length` tokens."""
+    mask = tokens.ne(0)
+    hidden = text_encoder(tokens, mask.long()).last_hidden_state
+    return F.pad(hidden * mask[..., None], (0, 0, 0, length - tokens.shape[1]))
+
+
+def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, device: str, clips: int) -> None:
+    """Rectified flow: the transformer learns noise - latents at a shifted logit-normal noise level."""
+    pipe, state = load_work(work, "dit")
+    pipe.vae.to(device).eval().requires_grad_(False)
+    modules = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).to(device).train()
+    weights = [p for p in modules.parameters() if p.requires_grad]
+    optimizers = build_optimizers(pipe.transformer, weights)
+    ema = [p.detach().clone() for p in weights]
+    if state:
+        modules.load_state_dict(state["modules"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        ema = [e.to(device) for e in state["ema"]]
+    step, clock = state.get("step", 0), Clock(minutes, stop_after, state.get("spent", 0.0))
+    log, rng = Log(work / "training.json", "dit"), random.Random(f"dit {step}")
+    torch.manual_seed(step)
+    pool = LatentPool(pipe, rng, device, clips)
+    if device == "cuda":
+        pipe.transformer.compile_repeated_blocks(fullgraph=True)
+    while not clock.over:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = clock.learning_rate(step, group["peak"])
+        pool.refresh()
+        latents, tokens = pool.batch(batch)
+        # Both paddings are trained; the shorter is the cheaper.
+        length = TEXT_LENGTHS[1 if step % 4 == 3 else 0]
+        level = torch.sigmoid(torch.randn(batch, device=device))
+        level = FLOW_SHIFT * level / (1.0 + (FLOW_SHIFT - 1.0) * level)
+        noise = torch.randn_like(latents, dtype=torch.float32)
+        mixed = torch.lerp(latents.float(), noise, level.view(-1, 1, 1, 1, 1))
+        with torch.autocast(device, torch.bfloat16):
+            text = embed_text(pipe.text_encoder, tokens, length)
+            velocity = pipe.transformer(mixed, level * 1000.0, text, return_dict=False)[0]
+        loss = F.mse_loss(velocity.float(), noise - latents.float())
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(weights, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        keep = min(0.5 ** (1.0 / EMA_HALF_LIFE), (step + 1) / (step + 10))
+        torch._foreach_lerp_(ema, weights, 1.0 - keep)
+        log.add(step, clock, loss=loss, grad_norm=norm)
+        step += 1
+    saved = {
+        "modules": modules.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+        "ema": ema,
+        "step": step,
+        "spent": clock.spent,
+    }
+    torch.save(saved, work / "dit.pt")
+    with torch.no_grad():
+        torch._foreach_copy_(weights, ema)
+    save_work(pipe, work, log)
+
+
+def build_optimizers(transformer: nn.Module, weights: list[nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the transformer blocks, AdamW for the rest; each group carries its peak rate."""
+    matrices = [p for name, p in transformer.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in weights if id(p) not in chosen]
+    muon = torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    for optimizer, peak in ((muon, 2e-3), (adam, 1e-3)):
+        for group in optimizer.param_groups:
+            group["peak"] = peak
+    return [muon, adam]
+
+
+def load_work(work: Path, stage: str) -> tuple[WanPipeline, dict[str, Any]]:
+    """The pipeline in the working folder (a new one where there is none) and the stage's checkpoint, or {}."""
+    folder, checkpoint = work / "pipeline", work / f"{stage}.pt"
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    pipe = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32) if folder.exists() else build_pipeline()
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else {}
+    return pipe, state
+
+
+def save_work(pipe: WanPipeline, work: Path, log: Log) -> None:
+    """Write the pipeline folder in half precision, as it ships, and the loss curve."""
+    modules = (pipe.vae, pipe.text_encoder, pipe.transformer)
+    for module in modules:
+        module.half()
+    pipe.save_pretrained(work / "pipeline", safe_serialization=True)
+    log.save()
+    print("saved", work / "pipeline", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["vae", "dit"])
+    parser.add_argument("--minutes", type=float, required=True, help="training time of the whole run")
+    parser.add_argument("--stop-after", type=float, help="minutes after which this piece ends")
+    parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints and results")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=8192, help="encoded clips held in memory (dit)")
+    parser.add_argument("--device", default="cuda")
+    args = parser.parse_args()
+    torch.set_float32_matmul_precision("high")
+    if args.stage == "vae":
+        train_vae(args.work, args.minutes, args.stop_after, args.batch, args.device)
+    else:
+        train_dit(args.work, args.minutes, args.stop_after, args.batch, args.device, args.clips)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Frames to files: an H.264 MP4 written frame by frame, a thumbnail and a spritesheet."""
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+SHEET_COLUMNS = 4
+SHEET_FRAMES = 16
+SHEET_SIDE = 320
+"""Longest side of one frame on the spritesheet, in pixels."""
+
+
+class VideoWriter:
+    """Encode RGB frames to an MP4 (H.264, yuv420p, index first so that players start before the download ends).
+
+    One frame is in memory at a time, apart from the encoder's own look-ahead and the small copies kept for
+    the spritesheet.
+
+    Args:
+        path: file to write. It is complete only after the ``with`` block ended without an exception.
+        width, height: pixels; both even, because yuv420p halves the colour planes.
+        fps: frames per second.
+        num_frames: how many frames will come; the spritesheet takes its frames evenly from them.
+
+    Raises:
+        ValueError: a size yuv420p cannot hold, a frame of another shape or dtype, or no frame at all.
+    """
+
+    def __init__(self, path: Path, *, width: int, height: int, fps: int, num_frames: int) -> None:
+        if width < 2 or height < 2 or width % 2 or height % 2:
+            raise ValueError(f"width and height must be even and at least 2 for yuv420p, got {width}x{height}")
+        self.path, self.width, self.height, self.fps = path, width, height, fps
+        self.written = 0
+        self._sheet_at = set(sheet_indices(num_frames))
+        self._sheet: list[Image.Image] = []
+        self._first: Image.Image | None = None
+
+    def __enter__(self) -> "VideoWriter":
+        self._container = av.open(str(self.path), "w", format="mp4", options={"movflags": "+faststart"})
+        try:
+            self._stream = self._container.add_stream(
+                "libx264", rate=Fraction(self.fps), options={"preset": "veryfast", "crf": "18"}
+            )
+            self._stream.width, self._stream.height, self._stream.pix_fmt = self.width, self.height, "yuv420p"
+            # Fixed, because x264's output depends on it: a seed gives the same file on every machine.
+            self._stream.codec_context.thread_count = 2
+        except BaseException:
+            self._container.close()
+            raise
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one frame: uint8 RGB, shape [height, width, 3]."""
+        if frame.shape != (self.height, self.width, 3) or frame.dtype != np.uint8:
+            raise ValueError(
+                f"a frame must be uint8 of shape ({self.height}, {self.width}, 3), got {frame.dtype} of {frame.shape}"
+            )
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if self._first is None:
+            self._first = Image.fromarray(frame)
+        if self.written in self._sheet_at:
+            self._sheet.append(shrink(Image.fromarray(frame)))
+        self.written += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if not self.written:
+                    raise ValueError("a video needs at least one frame")
+                self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+    def write_thumbnail(self, path: Path) -> None:
+        """Write the first frame, at full size, as WebP."""
+        if self._first is None:
+            raise ValueError("a thumbnail needs at least one frame")
+        self._first.save(path, "WEBP", quality=85)
+
+    def write_spritesheet(self, path: Path) -> None:
+        """Write up to 16 frames spread evenly over the clip, row by row, four in a row, as WebP."""
+        if not self._sheet:
+            raise ValueError("a spritesheet needs at least one frame")
+        columns = min(SHEET_COLUMNS, len(self._sheet))
+        rows = math.ceil(len(self._sheet) / columns)
+        width, height = self._sheet[0].size
+        sheet = Image.new("RGB", (columns * width, rows * height))
+        for i, image in enumerate(self._sheet):
+            sheet.paste(image, (i % columns * width, i // columns * height))
+        sheet.save(path, "WEBP", quality=85)
+
+
+def sheet_indices(num_frames: int) -> list[int]:
+    """Indices of the frames on the spritesheet: first and last among them, evenly spaced."""
+    count = min(SHEET_FRAMES, num_frames)
+    return [round(i * (num_frames - 1) / max(count - 1, 1)) for i in range(count)]
+
+
+def shrink(image: Image.Image) -> Image.Image:
+    """The image with its longest side at most ``SHEET_SIDE`` pixels; smaller ones stay as they are."""
+    scale = SHEET_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def encode(frames: Iterable[np.ndarray], writer: VideoWriter) -> None:
+    """Write every frame of an iterator as it comes, and finish the file."""
+    with writer:
+        for frame in frames:
+            writer.write(frame)

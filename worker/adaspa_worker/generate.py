@@ -1,0 +1,198 @@
+"""Run one job from its claim to its end: completed, failed, cancelled, given back, or left to a later attempt."""
+
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from adaspa_service.contract.job import Artifact, AttentionReport, ErrorCode, JobError, JobParams, JobStatus, Progress
+from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
+from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
+
+from adaspa_worker.encode import VideoWriter, encode
+from adaspa_worker.lease import LeaseKeeper, WorkerStopping
+from adaspa_worker.pipeline import Engine
+from adaspa_worker.source import ModelUnavailable, first_line
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE = 500
+"""Characters of an error's message that go into the job record."""
+
+
+@dataclass
+class Runner:
+    """What every job of this worker shares.
+
+    Args:
+        store, storage: where records and objects live.
+        engine: returns the loaded engine of a model, loading it at the first call; raises ModelUnavailable.
+        name: the worker's name in the job record.
+        stopping: True once the worker is shutting down.
+        renew_seconds: how often the lease is renewed, well below its length.
+    """
+
+    store: JobStore
+    storage: ObjectStorage
+    engine: Callable[[str], Engine]
+    name: str
+    stopping: Callable[[], bool]
+    renew_seconds: float
+
+    def run(self, job_id: str) -> None:
+        """Run a job if it is still to be run; a delivery of one that is done, or leased elsewhere, is left alone.
+
+        Raises:
+            WorkerStopping: the job went back to the queue; its message has to go there too.
+            StoreUnavailable: the store cannot be reached; the lease runs out and a later attempt takes over.
+        """
+        lease = self.store.claim(job_id, self.name)
+        if lease is None:
+            log.info("%s: nothing to do", job_id)
+            return
+        log.info("%s: attempt %d", job_id, lease.attempt)
+        try:
+            with LeaseKeeper(self.store, lease, self.stopping, self.renew_seconds) as keeper:
+                Attempt(self, lease, keeper).run()
+            log.info("%s: completed", job_id)
+        except JobCancelled:
+            self._end(lease, self.store.release_cancelled)
+            log.info("%s: cancelled", job_id)
+        except LeaseLost:
+            log.warning("%s: attempt %d lost its lease", job_id, lease.attempt)
+        except WorkerStopping:
+            self._end(lease, self.store.give_back)
+            log.info("%s: given back", job_id)
+            raise
+        except Exception as error:
+            job_error = describe(error)
+            log.exception("%s: %s", job_id, job_error.code)
+            self._end(lease, lambda lease: self.store.fail(lease, job_error))
+        finally:
+            self._remove_unused_objects(lease)
+
+    def _end(self, lease: Lease, transition: Callable[[Lease], None]) -> None:
+        """Make a final transition; a cancel or a lost lease that comes first wins."""
+        try:
+            transition(lease)
+        except JobCancelled:
+            self.store.release_cancelled(lease)
+        except LeaseLost:
+            log.warning("%s: attempt %d lost its lease at the end", lease.job.id, lease.attempt)
+
+    def _remove_unused_objects(self, lease: Lease) -> None:
+        """Remove what this attempt wrote, unless the record says that it is the job's result.
+
+        The record is asked because a completion whose answer was lost on the way looks like a lost lease.
+        """
+        try:
+            job = self.store.get(lease.job.id)
+            if job is None or job.status is not JobStatus.completed or job.attempt != lease.attempt:
+                self.storage.delete_prefix(attempt_prefix(lease))
+        except (StoreUnavailable, StorageUnavailable) as error:
+            log.warning("%s: objects of attempt %d may be left: %s", lease.job.id, lease.attempt, error)
+
+
+@dataclass
+class Attempt:
+    """One attempt at one job."""
+
+    runner: Runner
+    lease: Lease
+    keeper: LeaseKeeper
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        params = self.lease.job.params
+        with self.phase("loading"):
+            engine = self.runner.engine(params.model)
+        try:
+            self.generate(engine, params)
+        finally:
+            engine.reset()
+
+    def generate(self, engine: Engine, params: JobParams) -> None:
+        with self.phase("encoding_prompt"):
+            embeddings = engine.encode_prompt(params)
+        with self.phase("denoising"):
+            latents = engine.denoise(params, embeddings, StepReporter(self.keeper, params.steps))
+        report = AttentionReport.model_validate(engine.report())
+        with TemporaryDirectory(prefix="adaspa-") as scratch:
+            with self.phase("decoding"):
+                files = self.write_files(engine, params, latents, Path(scratch))
+            with self.phase("uploading"):
+                artifacts = {name: self.upload(name, path) for name, path in files.items()}
+        self.keeper.check()
+        self.runner.store.complete(self.lease, artifacts, report, self.timings)
+
+    def write_files(self, engine: Engine, params: JobParams, latents: torch.Tensor, folder: Path) -> dict[str, Path]:
+        """Decode and encode; returns the files by variant."""
+        files = {
+            "video": folder / "video.mp4",
+            "thumbnail": folder / "thumbnail.webp",
+            "spritesheet": folder / "spritesheet.webp",
+        }
+        writer = VideoWriter(
+            files["video"], width=params.width, height=params.height, fps=params.fps, num_frames=params.num_frames
+        )
+        encode(engine.frames(latents, self.keeper.check), writer)
+        writer.write_thumbnail(files["thumbnail"])
+        writer.write_spritesheet(files["spritesheet"])
+        return files
+
+    def upload(self, variant: str, path: Path) -> Artifact:
+        self.keeper.check()
+        content_type = "video/mp4" if path.suffix == ".mp4" else "image/webp"
+        key = f"{attempt_prefix(self.lease)}{path.name}"
+        return self.runner.storage.put_file(key, path, content_type)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Publish the phase, and time it in seconds."""
+        steps = self.lease.job.params.steps
+        done = steps if name in ("decoding", "uploading") else 0
+        self.keeper.report(Progress(phase=name, step=done, steps=steps))
+        start = time.monotonic()
+        yield
+        self.timings[name] = round(time.monotonic() - start, 3)
+
+
+class StepReporter:
+    """Publishes each denoising step, with an ETA for the rest of the denoising from the steps measured so far."""
+
+    def __init__(self, keeper: LeaseKeeper, steps: int) -> None:
+        self.keeper, self.steps = keeper, steps
+        self._recent: deque[float] = deque(maxlen=5)
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, kind: str) -> None:
+        now = time.monotonic()
+        self._recent.append(now - self._last)
+        self._last = now
+        # The median, because a search step or the first step's warm-up says little about the steps to come.
+        eta = round((self.steps - done) * statistics.median(self._recent), 1) if done >= 2 else None
+        self.keeper.report(Progress(phase="denoising", step=done, steps=self.steps, step_kind=kind, eta_seconds=eta))
+
+
+def attempt_prefix(lease: Lease) -> str:
+    """Key prefix of the objects that this attempt writes."""
+    return f"videos/{lease.job.id}/{lease.attempt}/"
+
+
+def describe(error: Exception) -> JobError:
+    """The error of a failed job: a documented code, and a message for the one who asked."""
+    if isinstance(error, ModelUnavailable):
+        return JobError(code=ErrorCode.model_unavailable, message=str(error)[:MAX_MESSAGE])
+    if isinstance(error, StorageUnavailable):
+        return JobError(code=ErrorCode.storage_unavailable, message=str(error)[:MAX_MESSAGE])
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return JobError(code=ErrorCode.out_of_memory, message="The worker ran out of memory generating this video.")
+    return JobError(
+        code=ErrorCode.generation_failed, message=f"{type(error).__name__}: {first_line(error)}"[:MAX_MESSAGE]
+    )

@@ -1,0 +1,69 @@
+"""Keeping a job's lease alive, and hearing of the reasons to stop, during phases that have no steps."""
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from adaspa_service.contract.job import Progress
+from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class WorkerStopping(Exception):
+    """The worker was asked to shut down: the job it runs goes back to the queue."""
+
+
+class LeaseKeeper:
+    """Renew a lease from a thread, and tell the job's own thread when it has to stop.
+
+    A renewal that finds the job cancelled, or the lease with another attempt, is remembered; ``check`` and
+    ``report`` raise it where the job can be unwound. When the store cannot be reached the job goes on: the lease
+    outlives a short outage, and the final compare-and-set decides.
+
+    Args:
+        store: the job store.
+        lease: the claimed lease.
+        stopping: returns True once the worker is shutting down.
+        every: seconds between two renewals.
+    """
+
+    def __init__(self, store: JobStore, lease: Lease, stopping: Callable[[], bool], every: float) -> None:
+        self.store, self.lease, self.stopping, self.every = store, lease, stopping, every
+        self._reason: JobCancelled | LeaseLost | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> "LeaseKeeper":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise JobCancelled, LeaseLost or WorkerStopping if the job has to stop; costs no round trip."""
+        if self._reason is not None:
+            raise self._reason
+        if self.stopping():
+            raise WorkerStopping
+
+    def report(self, progress: Progress) -> None:
+        """Publish progress, which renews the lease too; raises as ``check`` does."""
+        self.check()
+        try:
+            self.store.report_progress(self.lease, progress)
+        except StoreUnavailable as error:
+            log.warning("%s: progress not reported: %s", self.lease.job.id, error)
+
+    def _renew(self) -> None:
+        while not self._done.wait(self.every):
+            try:
+                self.store.renew(self.lease)
+            except (JobCancelled, LeaseLost) as reason:
+                self._reason = reason
+                return
+            except StoreUnavailable as error:
+                log.warning("%s: lease not renewed: %s", self.lease.job.id, error)

@@ -1,0 +1,96 @@
+"""Where a model's weights lie: a bundled model, a folder, or a hub name; checked without importing torch."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+BUNDLED = {"demo": Path(__file__).parent / "demo_model" / "pipeline"}
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")
+"""Component names (or their beginnings) that have files but no weights."""
+
+
+class ModelUnavailable(Exception):
+    """A model cannot be found, read or loaded. The message is one line that names the model's source."""
+
+
+def resolve(source: str) -> Path:
+    """The folder of a catalog entry's ``source``, checked to be a whole diffusers pipeline.
+
+    ``builtin:<name>`` is a model bundled with the worker; an existing folder, or anything written like a path,
+    is that folder; ``owner/name`` is fetched from the Hugging Face hub, or taken from its local cache.
+
+    Raises:
+        ModelUnavailable: unknown bundled name, missing or broken folder, hub not reachable.
+    """
+    if source.startswith("builtin:"):
+        name = source.removeprefix("builtin:")
+        if name not in BUNDLED:
+            raise ModelUnavailable(f"{source}: no such bundled model; there is {', '.join(BUNDLED)}")
+        folder = BUNDLED[name]
+    elif Path(source).expanduser().is_dir() or source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        folder = Path(source).expanduser()
+    else:
+        folder = fetch(source)
+    check_folder(folder)
+    return folder
+
+
+def fetch(name: str) -> Path:
+    """The local snapshot of a hub model, downloaded first if it is not complete."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen unrelated types; each means that there is no model
+        raise ModelUnavailable(f"{name}: neither a folder nor to be had from the hub ({first_line(error)})") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Check that every component named in ``model_index.json`` is there and that its weight files are whole.
+
+    Raises:
+        ModelUnavailable: naming the file or folder at fault.
+    """
+    index = folder / "model_index.json"
+    if not folder.is_dir():
+        raise ModelUnavailable(f"{folder}: no such model folder")
+    try:
+        components = json.loads(index.read_text())
+    except FileNotFoundError as error:
+        raise ModelUnavailable(f"{folder}: not a diffusers pipeline, model_index.json is missing") from error
+    except (ValueError, OSError) as error:
+        raise ModelUnavailable(f"{index}: cannot be read ({first_line(error)})") from error
+    if not isinstance(components, dict):
+        raise ModelUnavailable(f"{index}: must hold a JSON object")
+    for name, kind in components.items():
+        if isinstance(kind, list) and kind and kind[0] is not None:
+            check_component(folder / name)
+
+
+def check_component(folder: Path) -> None:
+    """Check one component's folder: a JSON configuration, and weights whose header fits the file's length."""
+    configs = sorted(folder.glob("*.json"))
+    if not configs:
+        raise ModelUnavailable(f"{folder}: the component's folder or its configuration is missing")
+    for config in configs:
+        try:
+            json.loads(config.read_text())
+        except (ValueError, OSError) as error:
+            raise ModelUnavailable(f"{config}: cannot be read ({first_line(error)})") from error
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights and not folder.name.startswith(WEIGHTLESS):
+        raise ModelUnavailable(f"{folder}: no safetensors weights")
+    for file in weights:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelUnavailable(f"{file}: broken weights ({first_line(error)})") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type when it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
