@@ -40,7 +40,7 @@ def main() -> None:
 
     name = f"{spec.id}-{os.getpid()}@{socket.gethostname()}"
     os.environ["ADASPA_WORKER_NAME"] = name
-    from adaspa_worker.app import app
+    from adaspa_worker.app import app  # noqa: PLC0415  reads the settings that were just checked
 
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     one_child = ["--pool", "prefork", "--concurrency", "1"]

@@ -11,6 +11,7 @@ import signal
 import sys
 from functools import lru_cache
 from multiprocessing.sharedctypes import RawValue
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaspa_service.contract.catalog import Catalog
@@ -19,7 +20,7 @@ from adaspa_service.contract.settings import get_settings
 from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import JobStore, StoreUnavailable
 from celery.exceptions import Reject
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.source import ModelUnavailable, resolve
@@ -44,7 +45,7 @@ def generate(self: Any, job_id: str) -> None:
 @lru_cache(maxsize=1)
 def runner() -> "Runner":
     """The child's runner; its connections must not be inherited from the parent."""
-    from adaspa_worker.generate import Runner
+    from adaspa_worker.generate import Runner  # noqa: PLC0415  torch, only in the child
 
     settings = get_settings()
     return Runner(
@@ -60,12 +61,19 @@ def runner() -> "Runner":
 @lru_cache(maxsize=1)
 def engine(model: str) -> "Engine":
     """The loaded model. A failed load is not remembered: the next job tries again."""
-    from adaspa_worker.pipeline import load
+    from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, only in the child
 
     spec = Catalog.load(get_settings().catalog).get(model)
     if spec is None:
         raise ModelUnavailable(f"{model}: not in this worker's catalog")
     return load(spec, resolve(spec.source))
+
+
+@worker_ready.connect
+def _announce(**_: object) -> None:
+    """Tell whoever started this process that it takes jobs now."""
+    if path := os.environ.get("ADASPA_READY_FILE"):
+        Path(path).touch()
 
 
 @worker_shutting_down.connect

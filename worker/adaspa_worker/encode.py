@@ -25,20 +25,19 @@ class VideoWriter:
         path: file to write. It is complete only after the ``with`` block ended without an exception.
         width, height: pixels; both even, because yuv420p halves the colour planes.
         fps: frames per second.
-        num_frames: how many frames will come; the spritesheet takes its frames evenly from them.
+        num_frames: how many frames will come, at least 1; the spritesheet takes its frames evenly from them.
 
     Raises:
-        ValueError: a size yuv420p cannot hold, a frame of another shape or dtype, or no frame at all.
+        ValueError: a size yuv420p cannot hold, a frame of another shape or dtype, or another number of frames.
     """
 
     def __init__(self, path: Path, *, width: int, height: int, fps: int, num_frames: int) -> None:
         if width < 2 or height < 2 or width % 2 or height % 2:
             raise ValueError(f"width and height must be even and at least 2 for yuv420p, got {width}x{height}")
-        self.path, self.width, self.height, self.fps = path, width, height, fps
+        self.path, self.width, self.height, self.fps, self.num_frames = path, width, height, fps, num_frames
         self.written = 0
         self._sheet_at = set(sheet_indices(num_frames))
         self._sheet: list[Image.Image] = []
-        self._first: Image.Image | None = None
 
     def __enter__(self) -> "VideoWriter":
         self._container = av.open(str(self.path), "w", format="mp4", options={"movflags": "+faststart"})
@@ -61,7 +60,7 @@ class VideoWriter:
                 f"a frame must be uint8 of shape ({self.height}, {self.width}, 3), got {frame.dtype} of {frame.shape}"
             )
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        if self._first is None:
+        if self.written == 0:
             self._first = Image.fromarray(frame)
         if self.written in self._sheet_at:
             self._sheet.append(shrink(Image.fromarray(frame)))
@@ -70,22 +69,21 @@ class VideoWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                if not self.written:
-                    raise ValueError("a video needs at least one frame")
+                if self.written != self.num_frames:
+                    raise ValueError(f"the clip must have {self.num_frames} frames, got {self.written}")
                 self._container.mux(self._stream.encode(None))
         finally:
             self._container.close()
 
     def write_thumbnail(self, path: Path) -> None:
-        """Write the first frame, at full size, as WebP."""
-        if self._first is None:
-            raise ValueError("a thumbnail needs at least one frame")
+        """Write the first frame, at full size, as WebP; only after the ``with`` block."""
         self._first.save(path, "WEBP", quality=85)
 
     def write_spritesheet(self, path: Path) -> None:
-        """Write up to 16 frames spread evenly over the clip, row by row, four in a row, as WebP."""
-        if not self._sheet:
-            raise ValueError("a spritesheet needs at least one frame")
+        """Write up to 16 frames spread evenly over the clip, row by row, four in a row, as WebP.
+
+        Only after the ``with`` block.
+        """
         columns = min(SHEET_COLUMNS, len(self._sheet))
         rows = math.ceil(len(self._sheet) / columns)
         width, height = self._sheet[0].size

