@@ -1,0 +1,23 @@
+"""AdaSpa: training-free adaptive sparse attention for video diffusion transformers (arXiv 2502.21079)."""
+
+from adaspa import ops
+from adaspa.attention import attention
+from adaspa.config import AdaSpaConfig
+from adaspa.handle import AdaSpaHandle
+from adaspa.index import BlockIndex
+from adaspa.patch import apply, remove
+from adaspa.schedule import Schedule, StepKind
+from adaspa.state import AdaSpaState
+
+__all__ = [
+    "AdaSpaConfig",
+    "AdaSpaHandle",
+    "AdaSpaState",
+    "BlockIndex",
+    "Schedule",
+    "StepKind",
+    "apply",
+    "attention",
+    "ops",
+    "remove",
+]

@@ -1,0 +1,122 @@
+"""The functional core: self-attention of one layer in one denoising step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from adaspa import ops
+from adaspa.cache import CacheEntry
+from adaspa.index import BlockIndex
+from adaspa.ops.check import check_qkv
+from adaspa.record import PatternRecord
+from adaspa.selection import Geometry, index_recall, select_blocks
+from adaspa.state import Action, AdaSpaState
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    state: AdaSpaState,
+    *,
+    layer: int = 0,
+    text: tuple[int, int] | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Self-attention of ``layer`` as the schedule of ``state`` has it for the current step (section 4.2).
+
+    Dense, dense with LSE, fused search, LSE-cached search or sparse; the caches in ``state`` are updated.
+
+    Args:
+        q, k, v: ``[B, H, S, D]``, any strides.
+        state: the request, after ``state.begin_step``.
+        layer: index of the layer; each has a pattern of its own.
+        text: ``(start, stop)`` token range of the text in a joint sequence: all its blocks are kept (text sink).
+        scale: factor of q.k; ``D ** -0.5`` by default.
+
+    Returns:
+        out ``[B, H, S, D]`` in the dtype of q.
+
+    Raises:
+        ValueError: when shapes, dtypes or devices do not match, or differ from those of the request's earlier steps.
+    """
+    check_qkv(q, k, v)
+    if q.shape != k.shape:
+        raise ValueError(f"k must have the shape of q in self-attention, {tuple(q.shape)}, got {tuple(k.shape)}")
+    geometry = Geometry(q.shape[2], state.config.block_size, _checked_text(text, q.shape[2]))
+    site = _Site(state, layer, geometry, scale)
+    action = state.action(layer)
+    if action is Action.DENSE:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    if action is Action.DENSE_WITH_LSE:
+        out, lse = ops.dense_attention(q, k, v, scale=scale)
+        state.cache.put(state.key(layer), CacheEntry(lse=lse))
+        return out
+    if action is Action.FUSED_SEARCH:
+        return _fused_search(q, k, v, site)
+    if action is Action.CACHED_SEARCH:
+        _cached_search(q, k, site)
+    return _sparse(q, k, v, site)
+
+
+class _Site(NamedTuple):
+    """Where the attention takes place: which layer of which request, over which sequence."""
+
+    state: AdaSpaState
+    layer: int
+    geometry: Geometry
+    scale: float | None
+
+    @property
+    def cached(self) -> CacheEntry:
+        return self.state.cache.get(self.state.key(self.layer))
+
+
+def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
+    """Dense output and a pattern from one pass; the LSE is that of the dense step before where there was one."""
+    out, weights, lse = ops.attention_with_scores(q, k, v, site.cached.lse, block=site.geometry.block, scale=site.scale)
+    _select(weights, lse, site)
+    return out
+
+
+def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
+    """A new pattern from the LSE of the earlier search."""
+    lse = site.cached.lse
+    assert lse is not None, "the action was chosen because there is an LSE"
+    _select(ops.block_scores(q, k, lse, block=site.geometry.block, scale=site.scale), lse, site)
+
+
+def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
+    state, layer = site.state, site.layer
+    index, recall = select_blocks(weights, state.config, site.geometry)
+    assert state.step is not None, "a search happens within a step"
+    state.cache.put(state.key(layer), CacheEntry(lse=lse if state.keeps_lse else None, index=index))
+    state.add_pattern(PatternRecord(layer, state.step, index.head_density(), recall))
+
+
+def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
+    index = site.cached.index
+    assert index is not None, "the action was chosen because there is an index"
+    out, _ = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
+    pattern = site.state.pattern(site.layer)
+    pattern.uses += 1
+    if site.state.config.measure_recall:
+        pattern.measured.append(_recall_now(q, k, v, index, site.scale))
+    return out
+
+
+def _recall_now(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, scale: float | None
+) -> torch.Tensor:
+    """The recall of a pattern in the current step, from its true LSE: fp32 ``[B, H]``."""
+    _, lse = ops.dense_attention(q, k, v, scale=scale)
+    return index_recall(ops.block_scores(q, k, lse, block=index.key_block, scale=scale), index)
+
+
+def _checked_text(text: tuple[int, int] | None, tokens: int) -> tuple[int, int] | None:
+    if text is not None and not 0 <= text[0] <= text[1] <= tokens:
+        raise ValueError(f"text must be a (start, stop) range within 0 to {tokens} tokens, got {text}")
+    return text

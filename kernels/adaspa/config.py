@@ -1,0 +1,106 @@
+"""What a user may choose: how sparse, in which blocks, at which denoising steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+Selection = Literal["top_k", "retained_mass"]
+BLOCK_SIZES = (16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class AdaSpaConfig:
+    """The settings of AdaSpa (arXiv 2502.21079, section 4).
+
+    ``warmup`` and ``searches`` are denoising steps of a request of ``steps`` steps. A request of another length keeps
+    the same *fractions* of its trajectory: what makes the early steps need dense attention is their noise level, not
+    their number. Where the length of a request is unknown they are taken as they stand.
+
+    Args:
+        sparsity: share of the key blocks that each query block skips, in [0, 1). 0 is dense attention throughout.
+            Used by ``top_k`` only.
+        block_size: tokens in a query block and in a key block: 16, 32, 64 or 128.
+        steps: the number of denoising steps that ``warmup`` and ``searches`` are written for.
+        warmup: number of dense steps at the start.
+        searches: the steps that search the pattern, in ascending order, none before ``warmup``. The first is a fused
+            search (dense output and block weights in one pass), the later ones score from the cached LSE and already
+            run sparse. All steps before the first are dense.
+        selection: ``top_k`` keeps the same number of blocks in every row (section 4.1); ``retained_mass`` keeps the
+            fewest blocks of each row that hold ``mass`` of its softmax mass.
+        mass: the softmax mass to keep, in (0, 1). Used by ``retained_mass`` only.
+        head_adaptive: move sparsity from the heads with the lowest recall to those with the highest, the mean staying
+            as it is (section 4.3). Used by ``top_k`` only: retained mass is adaptive by nature.
+        dense_layers: indices of the layers that stay dense.
+        measure_recall: score every sparse step anew and report the recall of the pattern in use, instead of the recall
+            at its search. Costs two dense passes a layer and step: for evaluation.
+
+    Raises:
+        ValueError: naming the argument and what is allowed.
+    """
+
+    sparsity: float = 0.8
+    block_size: int = 64
+    steps: int = 50
+    warmup: int = 10
+    searches: tuple[int, ...] = (10, 30)
+    selection: Selection = "top_k"
+    mass: float = 0.95
+    head_adaptive: bool = True
+    dense_layers: tuple[int, ...] = ()
+    measure_recall: bool = False
+
+    def __post_init__(self) -> None:
+        # JSON catalogs and command lines give lists; the frozen record holds tuples.
+        object.__setattr__(self, "searches", _step_tuple("searches", self.searches))
+        object.__setattr__(self, "dense_layers", _step_tuple("dense_layers", self.dense_layers))
+        for name in ("head_adaptive", "measure_recall"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if not _is_number(self.sparsity) or not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity must be a number in [0, 1), got {self.sparsity!r}")
+        if not _is_number(self.mass) or not 0 < self.mass < 1:
+            raise ValueError(f"mass must be a number in (0, 1), got {self.mass!r}")
+        if self.block_size not in BLOCK_SIZES:
+            raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}")
+        if self.selection not in get_args(Selection):
+            raise ValueError(f"selection must be one of {get_args(Selection)}, got {self.selection!r}")
+        if not _is_count(self.steps) or self.steps < 1:
+            raise ValueError(f"steps must be an integer of at least 1, got {self.steps!r}")
+        if not _is_count(self.warmup) or self.warmup >= self.steps:
+            raise ValueError(f"warmup must be an integer in [0, steps={self.steps}), got {self.warmup!r}")
+        _check_searches(self.searches, self.warmup, self.steps)
+
+    @classmethod
+    def paper(cls) -> AdaSpaConfig:
+        """The settings of the paper's main table (section 5.1)."""
+        return cls(sparsity=0.8, block_size=64, steps=50, warmup=10, searches=(10, 30), head_adaptive=True)
+
+    @property
+    def is_dense(self) -> bool:
+        """True when no step is sparse whatever the schedule says."""
+        return self.selection == "top_k" and self.sparsity == 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _step_tuple(name: str, values: object) -> tuple[int, ...]:
+    if not isinstance(values, tuple | list) or not all(_is_count(value) for value in values):
+        raise ValueError(f"{name} must be a sequence of integers of at least 0, got {values!r}")
+    return tuple(values)
+
+
+def _check_searches(searches: tuple[int, ...], warmup: int, steps: int) -> None:
+    ascending = all(a < b for a, b in pairwise(searches))
+    if not searches or not ascending or searches[0] < warmup or searches[-1] >= steps:
+        raise ValueError(
+            f"searches must be at least one step, in ascending order, from warmup={warmup} to steps-1={steps - 1}, "
+            f"got {searches!r}"
+        )

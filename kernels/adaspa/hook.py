@@ -1,0 +1,54 @@
+"""The one diffusers hook that follows the forwards of a transformer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from diffusers.hooks.hooks import BaseState, CacheContext, ModelHook, StateManager
+
+from adaspa.handle import AdaSpaHandle
+
+
+class StepHook(ModelHook):
+    """Tells the handle the step and CFG branch of each forward, times it, and ends the request when it raises.
+
+    It is stateful in diffusers' sense: a pipeline hands it the context of each forward, and resets it when it is done.
+    """
+
+    _is_stateful = True
+
+    def __init__(self, handle: AdaSpaHandle, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.handle = handle
+        # A StateManager among the attributes is where `cache_context` leaves the context; nothing is stored in it.
+        self.location = StateManager(BaseState)
+        self.parameters = list(inspect.signature(type(module).forward).parameters)[1:]
+
+    def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        context = self._context()
+        state = self.handle.begin_forward(
+            given.get("timestep"),
+            context.name if context else None,
+            context.step_index if context else None,
+            context.num_inference_steps if context else None,
+        )
+        try:
+            with state.record.timed(state.kind, given["hidden_states"].device):
+                return self.fn_ref.original_forward(*args, **kwargs)
+        except BaseException:
+            self.handle.reset()
+            raise
+
+    def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
+        self.handle.reset()
+        return module
+
+    def _context(self) -> CacheContext | None:
+        try:
+            return self.location.context
+        except ValueError:
+            # The pipeline calls the transformer without a context.
+            return None

@@ -1,0 +1,1 @@
+"""One module per model family: how AdaSpa gets into its self-attention."""

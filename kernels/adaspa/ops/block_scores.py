@@ -1,0 +1,47 @@
+"""Block weights from a cached LSE, without the attention: the LSE-cached search (section 4.2)."""
+
+from __future__ import annotations
+
+import torch
+
+from adaspa.index import num_blocks
+from adaspa.ops.attention_with_scores import query_chunks, sum_blocks
+from adaspa.ops.check import check_block, check_lse, check_qk, softmax_scale
+
+
+def block_scores(
+    q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, *, block: int = 64, scale: float | None = None
+) -> torch.Tensor:
+    """The softmax mass inside each block, ``sum of exp(q_r . k_j * scale - lse_r)`` over its rows and columns.
+
+    Args:
+        q: ``[B, H, Sq, D]``, any strides.
+        k: ``[B, H, Sk, D]``.
+        lse: natural-log LSE ``[B, H, Sq]``; from an earlier denoising step it makes the rows sum to about, not exactly,
+            their number of query rows.
+        block: tokens in a query block and in a key block.
+        scale: factor of q.k; ``D ** -0.5`` by default.
+
+    Returns:
+        weights fp32 ``[B, H, nq, nk]``.
+
+    Raises:
+        ValueError: when shapes, dtypes or devices do not match, or the block is not supported.
+    """
+    check_qk(q, k)
+    check_lse(lse, q)
+    check_block(block)
+    return reference(q, k, lse, block=block, scale=softmax_scale(scale, q))
+
+
+def reference(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, *, block: int, scale: float) -> torch.Tensor:
+    """The operation in PyTorch, a bounded chunk of query blocks at a time."""
+    key_t = k.float().transpose(-1, -2)
+    weights = torch.empty(
+        *q.shape[:2], num_blocks(q.shape[2], block), num_blocks(k.shape[2], block), dtype=torch.float32, device=q.device
+    )
+    for start, stop in query_chunks(q, k, block):
+        scores = (q[:, :, start:stop].float() * scale) @ key_t
+        mass = scores.sub_(lse[:, :, start:stop].unsqueeze(-1)).exp_()
+        weights[:, :, start // block : num_blocks(stop, block)] = sum_blocks(mass, block)
+    return weights

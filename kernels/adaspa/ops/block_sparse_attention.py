@@ -1,0 +1,136 @@
+"""Attention over the key blocks of an index only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from adaspa.index import BlockIndex
+from adaspa.ops.check import check_qkv, softmax_scale
+
+# Key tokens that the reference gathers at a time: on a CPU about what its caches hold.
+GATHERED_TOKENS = {"cpu": 2**14, "cuda": 2**19}
+
+
+def block_sparse_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, *, scale: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``softmax(q k^T * scale) v`` where each query block sees the key blocks that ``index`` lists for it.
+
+    The other blocks are neither loaded nor computed.
+
+    Args:
+        q: ``[B, H, Sq, D]``, any strides.
+        k, v: ``[B, H, Sk, D]``.
+        index: the pattern of these B, H, Sq and Sk.
+        scale: factor of q.k; ``D ** -0.5`` by default.
+
+    Returns:
+        out ``[B, H, Sq, D]`` in the dtype of q, and the natural-log LSE over the kept blocks, fp32 ``[B, H, Sq]``. A
+        query block without any key block gives zeros and an LSE of minus infinity.
+
+    Raises:
+        ValueError: when shapes, dtypes or devices do not match, or the index has another geometry.
+    """
+    check_qkv(q, k, v)
+    _check_index(index, q, k)
+    return reference(q, k, v, index, scale=softmax_scale(scale, q))
+
+
+def reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, *, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The operation in PyTorch: gather the listed key blocks of a group of rows, and attend to those.
+
+    Rows are taken in the order of their number of blocks, so that a group needs little padding.
+    """
+    batch, heads, tokens, dim = q.shape
+    queries = _blocks(q, index.query_block)
+    keys, values = _blocks(k, index.key_block), _blocks(v, index.key_block)
+    out = torch.zeros_like(queries)
+    lse = torch.full(out.shape[:2], -torch.inf, dtype=torch.float32, device=q.device)
+    for rows, width, shortest in _row_groups(index, GATHERED_TOKENS.get(q.device.type, 2**14)):
+        ids, visible = _listed_blocks(index, rows, width, shortest)
+        blocks = (rows // index.num_query_blocks * index.num_key_blocks).unsqueeze(-1) + ids
+        gathered = (len(rows), width * index.key_block, dim)
+        out[rows], lse[rows] = _attend(
+            queries[rows],
+            keys.index_select(0, blocks.flatten()).view(gathered),
+            values.index_select(0, blocks.flatten()).view(gathered),
+            visible,
+            scale,
+        )
+    shape = (batch, heads, index.num_query_blocks * index.query_block)
+    return out.view(*shape, dim)[:, :, :tokens], lse.view(shape)[:, :, :tokens]
+
+
+def _check_index(index: BlockIndex, q: torch.Tensor, k: torch.Tensor) -> None:
+    if index.ids.device != q.device:
+        raise ValueError(f"index must be on the device of q, {q.device}, got {index.ids.device}")
+    wanted = (*q.shape[:2], q.shape[2], k.shape[2])
+    got = (*index.ids.shape[:2], index.query_tokens, index.key_tokens)
+    if got != wanted:
+        raise ValueError(f"index must be for (B, H, Sq, Sk) = {wanted}, got one for {got}")
+
+
+def _blocks(x: torch.Tensor, block: int) -> torch.Tensor:
+    """``[B, H, S, D]`` as contiguous blocks ``[B * H * blocks, block, D]``, the last one padded with zeros."""
+    padding = -x.shape[2] % block
+    x = F.pad(x, (0, 0, 0, padding)) if padding else x
+    return x.contiguous().view(-1, block, x.shape[-1])
+
+
+def _row_groups(index: BlockIndex, tokens: int) -> Iterator[tuple[torch.Tensor, int, int]]:
+    """Rows to compute together, with the lengths of their longest and shortest list; empty rows are left out."""
+    order, counts = index.rows_by_count
+    full = counts.count(index.num_key_blocks)
+    start = 0
+    occupied = len(counts) - counts.count(0)
+    while start < occupied:
+        width = counts[start]
+        stop = start + max(1, tokens // (width * index.key_block))
+        # Full rows have no list, so they make groups of their own.
+        stop = min(stop, full if start < full else occupied)
+        yield order[start:stop], width, counts[stop - 1]
+        start = stop
+
+
+def _listed_blocks(
+    index: BlockIndex, rows: torch.Tensor, width: int, shortest: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Key block ids ``[rows, width]``, and which gathered tokens are real: bool ``[rows, width * block]`` or None."""
+    nk, block = index.num_key_blocks, index.key_block
+    position = torch.arange(width, device=rows.device)
+    counts = index.counts.view(-1)[rows].unsqueeze(-1)
+    if width == nk:
+        ids = position.expand(len(rows), nk)
+    else:
+        listed = index.ids.view(-1, index.ids.shape[-1])[rows, :width].long()
+        ids = torch.where(position < counts, listed, 0)
+    if index.key_tokens % block == 0 and shortest == width:
+        return ids, None
+    token = ids.unsqueeze(-1) * block + torch.arange(block, device=rows.device)
+    visible = (token < index.key_tokens) & (position < counts).unsqueeze(-1)
+    return ids, visible.flatten(1)
+
+
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of ``[R, M, D]`` to ``[R, N, D]``, each row to its own keys."""
+    if q.device.type == "cpu":
+        mask = None
+        if visible is not None:
+            mask = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, -torch.inf)[:, None, None]
+            mask = mask.expand(-1, 1, q.shape[1], -1)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), attn_mask=mask, scale=scale
+        )
+        return out.squeeze(1), lse.squeeze(1).float()
+    scores = (q.float() * scale) @ k.float().transpose(-1, -2)
+    if visible is not None:
+        scores.masked_fill_(~visible.unsqueeze(1), -torch.inf)
+    lse = scores.logsumexp(-1)
+    return (scores.sub_(lse.unsqueeze(-1)).exp_() @ v.float()).to(q.dtype), lse

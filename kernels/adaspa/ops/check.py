@@ -1,0 +1,52 @@
+"""What every operation demands of its tensors."""
+
+from __future__ import annotations
+
+import torch
+
+from adaspa.config import BLOCK_SIZES
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_qkv(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Raise ValueError unless q is ``[B, H, Sq, D]`` and k, v are ``[B, H, Sk, D]`` of one dtype and device."""
+    check_qk(q, k)
+    if v.shape != k.shape:
+        raise ValueError(f"v must have the shape of k, {tuple(k.shape)}, got {tuple(v.shape)}")
+    _check_same("v", v, q)
+
+
+def check_qk(q: torch.Tensor, k: torch.Tensor) -> None:
+    """Raise ValueError unless q is ``[B, H, Sq, D]`` and k ``[B, H, Sk, D]`` of one dtype and device."""
+    if q.ndim != 4 or 0 in q.shape:
+        raise ValueError(f"q must be [B, H, S, D] with no empty dimension, got {tuple(q.shape)}")
+    if k.ndim != 4 or k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3] or k.shape[2] == 0:
+        raise ValueError(f"k must be [{q.shape[0]}, {q.shape[1]}, S, {q.shape[3]}] like q, got {tuple(k.shape)}")
+    if q.dtype not in DTYPES:
+        raise ValueError(f"q must be one of {DTYPES}, got {q.dtype}")
+    _check_same("k", k, q)
+
+
+def check_lse(lse: torch.Tensor, q: torch.Tensor) -> None:
+    """Raise ValueError unless lse is ``[B, H, Sq]`` on the device of q."""
+    if lse.shape != q.shape[:3] or not lse.is_floating_point():
+        raise ValueError(f"lse must be floating point {tuple(q.shape[:3])}, got {lse.dtype} {tuple(lse.shape)}")
+    if lse.device != q.device:
+        raise ValueError(f"lse must be on the device of q, {q.device}, got {lse.device}")
+
+
+def check_block(block: int) -> None:
+    """Raise ValueError unless block is a supported number of tokens."""
+    if block not in BLOCK_SIZES:
+        raise ValueError(f"block must be one of {BLOCK_SIZES}, got {block!r}")
+
+
+def softmax_scale(scale: float | None, q: torch.Tensor) -> float:
+    """The given scale of q.k, or ``D ** -0.5``."""
+    return float(q.shape[-1]) ** -0.5 if scale is None else float(scale)
+
+
+def _check_same(name: str, tensor: torch.Tensor, q: torch.Tensor) -> None:
+    if tensor.dtype != q.dtype or tensor.device != q.device:
+        raise ValueError(f"{name} must be {q.dtype} on {q.device} like q, got {tensor.dtype} on {tensor.device}")

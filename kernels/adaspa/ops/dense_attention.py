@@ -1,0 +1,40 @@
+"""Dense attention that also gives the LSE."""
+
+from __future__ import annotations
+
+import torch
+
+from adaspa.ops.check import check_qkv, softmax_scale
+
+
+def dense_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``softmax(q k^T * scale) v`` and the LSE of every query row, through PyTorch's own fused kernels.
+
+    Args:
+        q: ``[B, H, Sq, D]``, any strides.
+        k, v: ``[B, H, Sk, D]``.
+        scale: factor of q.k; ``D ** -0.5`` by default.
+
+    Returns:
+        out ``[B, H, Sq, D]`` in the dtype of q, and the natural-log LSE ``[B, H, Sq]`` (fp32; fp64 for fp64 inputs).
+
+    Raises:
+        ValueError: when shapes, dtypes or devices do not match.
+    """
+    check_qkv(q, k, v)
+    scale = softmax_scale(scale, q)
+    # scaled_dot_product_attention keeps the LSE to itself; the kernels under it return it.
+    if q.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+    elif q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[:2]
+    elif q.device.type == "cuda" and q.dtype == torch.float32 and q.shape[-1] % 4 == 0:
+        out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)[:2]
+        lse = lse[..., : q.shape[2]]
+    else:
+        from adaspa.ops.attention_with_scores import reference  # noqa: PLC0415 - the two references share one loop
+
+        out, _, lse = reference(q, k, v, None, block=128, scale=scale)
+    return out, lse

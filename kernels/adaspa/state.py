@@ -1,0 +1,91 @@
+"""The state of one request: where it stands in its schedule, its caches and its record."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from adaspa.cache import CacheKey, RequestCache
+from adaspa.config import AdaSpaConfig
+from adaspa.record import PatternRecord, RequestRecord
+from adaspa.schedule import Schedule, StepKind
+
+
+class Action(Enum):
+    """What one layer does in the current denoising step."""
+
+    DENSE = auto()
+    DENSE_WITH_LSE = auto()
+    FUSED_SEARCH = auto()
+    CACHED_SEARCH = auto()
+    SPARSE = auto()
+
+
+class AdaSpaState:
+    """One request, used from one thread.
+
+    Args:
+        config: the settings.
+        steps: the request's number of denoising steps, or None if it is not known.
+    """
+
+    def __init__(self, config: AdaSpaConfig, steps: int | None = None) -> None:
+        self.config = config
+        self.schedule = Schedule.of(config, steps)
+        self.cache = RequestCache()
+        self.record = RequestRecord()
+        self.step: int | None = None
+        self.branch = ""
+        self.kind = StepKind.DENSE
+        self._in_use: dict[CacheKey, PatternRecord] = {}
+
+    def begin_step(self, step: int, branch: str = "") -> StepKind:
+        """Move to denoising step ``step`` (0 is the first) of CFG branch ``branch``; to be called before its forward.
+
+        A sparse step of a branch that has no pattern yet becomes a search: a second expert that takes over in the
+        middle, or a guidance branch that starts late.
+        """
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {step}")
+        kind = self.schedule.kind(step)
+        if kind is StepKind.SPARSE and not self.cache.has_index(branch):
+            kind = StepKind.SEARCH
+        self.step, self.branch, self.kind = step, branch, kind
+        self.record.step_kinds.setdefault(step, kind)
+        return kind
+
+    def action(self, layer: int) -> Action:
+        """What ``layer`` does now."""
+        if self.step is None or layer in self.config.dense_layers:
+            return Action.DENSE
+        if self.kind is StepKind.DENSE:
+            return Action.DENSE_WITH_LSE if self.schedule.leaves_lse(self.step) else Action.DENSE
+        entry = self.cache.get(self.key(layer))
+        if entry.index is None:
+            return Action.FUSED_SEARCH
+        if self.kind is StepKind.SEARCH and entry.lse is not None:
+            return Action.CACHED_SEARCH
+        return Action.SPARSE
+
+    def key(self, layer: int) -> CacheKey:
+        """Where ``layer`` of the current branch keeps its entry."""
+        return CacheKey(self.branch, layer)
+
+    @property
+    def keeps_lse(self) -> bool:
+        """True while a later step of this request will search."""
+        return self.step is not None and self.schedule.searches_after(self.step)
+
+    def add_pattern(self, pattern: PatternRecord) -> None:
+        """Record a new pattern of ``pattern.layer`` in the current branch."""
+        self.record.patterns.append(pattern)
+        self._in_use[self.key(pattern.layer)] = pattern
+
+    def pattern(self, layer: int) -> PatternRecord:
+        """The record of the pattern that ``layer`` of the current branch uses."""
+        return self._in_use[self.key(layer)]
+
+    def drop(self) -> RequestRecord:
+        """Let go of the caches; the record that remains."""
+        self.record.cache_bytes = self.cache.peak_nbytes
+        self.cache.drop()
+        return self.record
