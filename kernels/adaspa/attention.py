@@ -91,10 +91,10 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
 
 def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
     state, layer = site.state, site.layer
-    index, recall = select_blocks(weights, state.config, site.geometry)
+    selected = select_blocks(weights, state.config, site.geometry)
     assert state.step is not None, "a search happens within a step"
-    state.cache.put(state.key(layer), CacheEntry(lse=lse if state.keeps_lse else None, index=index))
-    state.add_pattern(PatternRecord(layer, state.step, index.head_density(), recall))
+    state.cache.put(state.key(layer), CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
+    state.add_pattern(PatternRecord(layer, state.step, selected.index.head_density(), selected.recall))
 
 
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:

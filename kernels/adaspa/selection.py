@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,8 @@ class Geometry(NamedTuple):
         return (self.tokens - starts).clamp(max=self.block).float()
 
 
-class Selected(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Selected:
     """A pattern and the recall of each head at its search, fp32 ``[B, H]``."""
 
     index: BlockIndex

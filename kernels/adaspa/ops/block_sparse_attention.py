@@ -103,11 +103,11 @@ def _listed_blocks(
     """Key block ids ``[rows, width]``, and which gathered tokens are real: bool ``[rows, width * block]`` or None."""
     nk, block = index.num_key_blocks, index.key_block
     position = torch.arange(width, device=rows.device)
-    counts = index.counts.view(-1)[rows].unsqueeze(-1)
+    counts = index.counts.reshape(-1)[rows].unsqueeze(-1)
     if width == nk:
         ids = position.expand(len(rows), nk)
     else:
-        listed = index.ids.view(-1, index.ids.shape[-1])[rows, :width].long()
+        listed = index.ids.flatten(0, 2)[rows, :width].long()
         ids = torch.where(position < counts, listed, 0)
     if index.key_tokens % block == 0 and shortest == width:
         return ids, None

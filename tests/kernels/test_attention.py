@@ -1,0 +1,150 @@
+import adaspa
+import naive_attention as naive
+import pytest
+import torch
+from adaspa.state import Action
+
+CONFIG = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False)
+
+
+def run(state, steps, branches=("",), layers=1, tokens=150):
+    """Outputs and inputs by (step, branch, layer)."""
+    results = {}
+    for step in range(steps):
+        for b, branch in enumerate(branches):
+            state.begin_step(step, branch)
+            for layer in range(layers):
+                inputs = naive.qkv(tokens=tokens, seed=100 * b + 10 * layer)
+                # The same content drifts from step to step, as in denoising.
+                inputs = tuple(x + 0.02 * step for x in inputs)
+                results[step, branch, layer] = adaspa.attention(*inputs, state, layer=layer), inputs
+    return results
+
+
+def wanted_mask(q, k, lse):
+    weights = naive.block_weights(q, k, lse, 16)
+    return naive.top_k_mask(weights, [[4, 4]])
+
+
+def test_each_step_does_what_the_schedule_says():
+    state = adaspa.AdaSpaState(CONFIG)
+    results = run(state, 6)
+    for step in (0, 1, 2):
+        out, (q, k, v) = results[step, "", 0]
+        torch.testing.assert_close(out.double(), naive.attend(q, k, v)[0], rtol=1e-4, atol=1e-5)
+    q1, k1, _ = results[1, "", 0][1]
+    q2, k2, _ = results[2, "", 0][1]
+    q4, k4, _ = results[4, "", 0][1]
+    # The first search takes its weights from the LSE of step 1; the second from that of step 2.
+    masks = {3: wanted_mask(q2, k2, naive.lse(q1, k1)), 4: wanted_mask(q4, k4, naive.lse(q2, k2))}
+    masks[5] = masks[4]
+    for step, mask in masks.items():
+        out, (q, k, v) = results[step, "", 0]
+        wanted, _ = naive.attend(q, k, v, naive.token_mask(mask, 16, 150))
+        torch.testing.assert_close(out.double(), wanted, rtol=1e-4, atol=1e-5)
+    report = state.record.report()
+    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 2)
+    assert report["searches"] == 2
+    assert report["density"] == pytest.approx(0.4)
+
+
+def test_without_a_dense_step_before_the_search_takes_its_own_lse():
+    config = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, warmup=0, searches=(0,), head_adaptive=False)
+    results = run(adaspa.AdaSpaState(config), 2)
+    q, k, _ = results[0, "", 0][1]
+    out, (q1, k1, v1) = results[1, "", 0]
+    tokens = naive.token_mask(wanted_mask(q, k, naive.lse(q, k)), 16, 150)
+    torch.testing.assert_close(out.double(), naive.attend(q1, k1, v1, tokens)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_branches_and_layers_do_not_share():
+    both = run(adaspa.AdaSpaState(CONFIG), 6, ("cond", "uncond"), layers=2)
+    for b, branch in enumerate(("cond", "uncond")):
+        for layer in range(2):
+            alone = adaspa.AdaSpaState(CONFIG)
+            for step in range(6):
+                alone.begin_step(step)
+                inputs = tuple(x + 0.02 * step for x in naive.qkv(tokens=150, seed=100 * b + 10 * layer))
+                out = adaspa.attention(*inputs, alone)
+                assert torch.equal(out, both[step, branch, layer][0])
+
+
+def test_a_branch_that_starts_late_searches_first():
+    state = adaspa.AdaSpaState(CONFIG)
+    state.begin_step(2, "cond")
+    adaspa.attention(*naive.qkv(), state)
+    assert state.begin_step(3, "cond") is adaspa.StepKind.SPARSE
+    assert state.begin_step(3, "uncond") is adaspa.StepKind.SEARCH
+    assert state.action(0) is Action.FUSED_SEARCH
+
+
+def test_dense_layers_stay_dense():
+    state = adaspa.AdaSpaState(adaspa.AdaSpaConfig(warmup=0, searches=(0,), dense_layers=(1,)))
+    state.begin_step(0)
+    assert [state.action(layer) for layer in range(3)] == [Action.FUSED_SEARCH, Action.DENSE, Action.FUSED_SEARCH]
+
+
+def test_the_cache_is_accounted_and_dropped():
+    state = adaspa.AdaSpaState(CONFIG)
+    lse, index = 2 * 150 * 4, 2 * 10 * (4 * 2 + 4)
+    held = []
+    for step in range(6):
+        state.begin_step(step)
+        adaspa.attention(*naive.qkv(tokens=150), state)
+        held.append(state.cache.nbytes)
+    # The last search needs no LSE after it.
+    assert held == [0, lse, lse + index, lse + index, index, index]
+    record = state.drop()
+    assert state.cache.nbytes == 0
+    assert record.report()["cache_bytes"] == lse + index
+
+
+def test_measured_recall_is_that_of_the_step_in_use():
+    config = adaspa.AdaSpaConfig(
+        sparsity=0.6, block_size=16, warmup=0, searches=(0,), head_adaptive=False, measure_recall=True
+    )
+    state = adaspa.AdaSpaState(config)
+    state.begin_step(0)
+    q, k, v = naive.qkv(tokens=150)
+    adaspa.attention(q, k, v, state)
+    mask = wanted_mask(q, k, naive.lse(q, k))
+    state.begin_step(1)
+    q, k, v = naive.qkv(tokens=150, seed=9)
+    adaspa.attention(q, k, v, state)
+    weights = naive.block_weights(q, k, naive.lse(q, k), 16)
+    wanted = naive.recall(weights, mask, [16] * 9 + [6])
+    report = state.record.report()
+    assert report["recall"] == pytest.approx(float(wanted.mean()), abs=1e-5)
+    assert report["layers"][0]["recall"] == pytest.approx(wanted[0].tolist(), abs=1e-5)
+
+
+def test_text_is_kept_whole():
+    config = adaspa.AdaSpaConfig(sparsity=0.8, block_size=16, warmup=0, searches=(0,))
+    state = adaspa.AdaSpaState(config)
+    state.begin_step(0)
+    adaspa.attention(*naive.qkv(tokens=150), state, text=(130, 150))
+    mask = state.cache.get(state.key(0)).index.to_mask()
+    assert mask[..., 8:].all()
+    assert mask[:, :, 8:].all()
+
+
+def test_another_shape_in_the_same_request_is_refused():
+    state = adaspa.AdaSpaState(CONFIG)
+    state.begin_step(2)
+    adaspa.attention(*naive.qkv(tokens=150), state)
+    state.begin_step(3)
+    with pytest.raises(ValueError, match=r"^index must be for"):
+        adaspa.attention(*naive.qkv(tokens=160), state)
+
+
+@pytest.mark.parametrize("text", [(-1, 10), (10, 5), (100, 200)])
+def test_a_bad_text_range_is_named(text):
+    state = adaspa.AdaSpaState(CONFIG)
+    state.begin_step(2)
+    with pytest.raises(ValueError, match=r"^text must be "):
+        adaspa.attention(*naive.qkv(tokens=150), state, text=text)
+
+
+def test_cross_attention_is_refused():
+    with pytest.raises(ValueError, match=r"^k must have the shape of q"):
+        adaspa.attention(*naive.qkv(tokens=150, key_tokens=20), adaspa.AdaSpaState(CONFIG))

@@ -1,0 +1,75 @@
+import pytest
+from adaspa import AdaSpaConfig, Schedule, StepKind
+
+
+def test_paper_settings():
+    paper = AdaSpaConfig.paper()
+    assert (paper.sparsity, paper.block_size, paper.steps, paper.warmup, paper.searches) == (0.8, 64, 50, 10, (10, 30))
+    assert paper.head_adaptive and paper.selection == "top_k"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("sparsity", 1.0),
+        ("sparsity", -0.1),
+        ("sparsity", float("nan")),
+        ("sparsity", "0.8"),
+        ("mass", 0),
+        ("mass", 1),
+        ("block_size", 48),
+        ("steps", 0),
+        ("warmup", -1),
+        ("warmup", 2.5),
+        ("searches", ()),
+        ("searches", (5,)),
+        ("searches", (20, 15)),
+        ("searches", (10, 10)),
+        ("searches", (10, 50)),
+        ("searches", 10),
+        ("selection", "random"),
+        ("head_adaptive", "yes"),
+        ("dense_layers", (-1,)),
+        ("measure_recall", 1),
+    ],
+)
+def test_a_bad_setting_is_named(argument, value):
+    with pytest.raises(ValueError, match=f"^{argument} must be "):
+        AdaSpaConfig(**{argument: value})
+
+
+def test_lists_are_taken_as_from_json():
+    assert AdaSpaConfig(searches=[10, 20], dense_layers=[0]).searches == (10, 20)
+
+
+def kinds(schedule, steps):
+    return "".join(schedule.kind(step)[2] for step in range(steps))
+
+
+def test_schedule_of_the_paper():
+    schedule = Schedule.of(AdaSpaConfig.paper(), 50)
+    by_kind = {kind: [step for step in range(50) if schedule.kind(step) is kind] for kind in StepKind}
+    assert by_kind[StepKind.DENSE] == list(range(10))
+    assert by_kind[StepKind.SEARCH] == [10, 30]
+    assert len(by_kind[StepKind.SPARSE]) == 38
+    assert [step for step in range(50) if schedule.leaves_lse(step)] == [9]
+    assert [step for step in range(50) if schedule.searches_after(step)] == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("steps", "searches"), [(None, (10, 30)), (50, (10, 30)), (24, (5, 14)), (25, (5, 15)), (4, (1, 2)), (1, (1,))]
+)
+def test_schedule_keeps_its_fractions_at_another_length(steps, searches):
+    assert Schedule.of(AdaSpaConfig.paper(), steps).searches == searches
+
+
+def test_without_warmup_the_first_step_searches():
+    schedule = Schedule.of(AdaSpaConfig(warmup=0, searches=(0, 30)), 5)
+    assert schedule.searches == (0, 3)
+    assert schedule.kind(0) is StepKind.SEARCH
+
+
+def test_sparsity_zero_is_dense_throughout():
+    schedule = Schedule.of(AdaSpaConfig(sparsity=0))
+    assert {schedule.kind(step) for step in range(50)} == {StepKind.DENSE}
+    assert not any(schedule.leaves_lse(step) or schedule.searches_after(step) for step in range(50))

@@ -1,0 +1,107 @@
+import naive_attention as naive
+import pytest
+import torch
+from adaspa import AdaSpaConfig
+from adaspa.selection import Geometry, blocks_kept, head_shift, index_recall, select_blocks
+
+TOKENS, BLOCK = 600, 32
+ROWS = [32] * 18 + [24]
+
+
+@pytest.fixture(scope="module")
+def weights():
+    q, k, _ = naive.qkv(batch=2, heads=5, tokens=TOKENS)
+    # Heads from sharp to flat, so that their recalls differ.
+    q = q * torch.tensor([6.0, 3.0, 1.5, 0.3, 0.05]).view(1, 5, 1, 1)
+    return naive.block_weights(q, k, naive.lse(q, k), BLOCK)
+
+
+def select(weights, text=None, **config):
+    config.setdefault("head_adaptive", False)
+    return select_blocks(weights, AdaSpaConfig(block_size=BLOCK, **config), Geometry(TOKENS, BLOCK, text))
+
+
+@pytest.mark.parametrize(("sparsity", "kept"), [(0.8, 4), (0.5, 10), (0.99, 1), (0.01, 19)])
+def test_row_uniform_top_k(weights, sparsity, kept):
+    selected = select(weights, sparsity=sparsity)
+    wanted = naive.top_k_mask(weights, [[kept] * 5] * 2)
+    assert torch.equal(selected.index.to_mask(), wanted)
+    assert (selected.index.counts == kept).all()
+    torch.testing.assert_close(selected.recall.double(), naive.recall(weights, wanted, ROWS), rtol=1e-5, atol=1e-6)
+
+
+def test_ids_ascend(weights):
+    ids = select(weights, sparsity=0.7).index.ids
+    assert (ids[..., 1:] > ids[..., :-1]).all()
+
+
+@pytest.mark.parametrize("sparsity", [0.8, 0.5])
+def test_head_adaptive_sparsity(weights, sparsity):
+    base = blocks_kept(sparsity, 19)
+    recall = naive.recall(weights, naive.top_k_mask(weights, [[base] * 5] * 2), ROWS)
+    counts = [[base] * 5 for _ in range(2)]
+    for b in range(2):
+        moved = min(sum(float(r) > 0.8 for r in recall[b]), 2)
+        ranked = sorted(range(5), key=lambda h, row=recall[b]: -float(row[h]))
+        for h in ranked[:moved]:
+            counts[b][h] = blocks_kept((1 + sparsity) / 2, 19)
+        for h in ranked[5 - moved :]:
+            counts[b][h] = blocks_kept((3 * sparsity - 1) / 2, 19)
+    selected = select(weights, sparsity=sparsity, head_adaptive=True)
+    assert torch.equal(selected.index.to_mask(), naive.top_k_mask(weights, counts))
+    assert len({count for row in counts for count in row}) > 1, "the case must have heads that differ"
+
+
+def test_head_shift_is_capped_at_half_of_the_heads():
+    assert head_shift(torch.tensor([[0.95, 0.9, 0.99, 0.85, 0.81]])).tolist() == [[1, 0, 1, -1, -1]]
+    assert head_shift(torch.tensor([[0.5, 0.7, 0.81, 0.6]])).tolist() == [[-1, 0, 1, 0]]
+    assert head_shift(torch.tensor([[0.8, 0.1]])).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("mass", [0.5, 0.9, 0.99])
+def test_retained_mass_keeps_the_fewest_blocks(weights, mass):
+    selected = select(weights, selection="retained_mass", mass=mass)
+    shares = weights / weights.sum(-1, keepdim=True)
+    mask = selected.index.to_mask()
+    kept = (shares * mask).sum(-1)
+    smallest = torch.where(mask, shares, torch.inf).amin(-1)
+    assert (kept >= mass - 1e-6).all()
+    assert (kept - smallest < mass + 1e-6).all(), "one block less must fall short"
+    assert torch.where(mask, 0, shares).amax(-1).le(smallest).all(), "no dropped block outweighs a kept one"
+    assert len(selected.index.counts.unique()) > 1
+
+
+@pytest.mark.parametrize("text", [(0, 40), (560, 600)], ids=["first", "last"])
+@pytest.mark.parametrize("selection", ["top_k", "retained_mass"])
+@pytest.mark.parametrize("head_adaptive", [False, True])
+def test_text_sink(weights, text, selection, head_adaptive):
+    selected = select(weights, text, selection=selection, sparsity=0.8, mass=0.6, head_adaptive=head_adaptive)
+    mask = selected.index.to_mask()
+    blocks = slice(text[0] // BLOCK, -(-text[1] // BLOCK))
+    video = [b for b in range(19) if b not in range(19)[blocks]]
+    assert mask[..., blocks].all()
+    assert mask[:, :, blocks].all()
+    among_video = mask[:, :, video][..., video]
+    assert among_video.float().mean() < 0.6
+    if selection == "top_k" and not head_adaptive:
+        assert (among_video.sum(-1) == blocks_kept(0.8, len(video))).all()
+    # Full text rows do not widen the lists of the video rows.
+    assert selected.index.ids.shape[-1] < 19
+    torch.testing.assert_close(selected.recall.double(), naive.recall(weights, mask, ROWS), rtol=1e-5, atol=1e-6)
+
+
+def test_recall_is_normalised_by_the_measured_sums(weights):
+    selected = select(weights, sparsity=0.8)
+    stale = weights * torch.linspace(0.5, 2, 19, dtype=weights.dtype).view(19, 1)
+    torch.testing.assert_close(index_recall(stale, selected.index), selected.recall)
+
+
+def test_index_recall_of_a_full_index_is_one(weights):
+    full = select(weights, sparsity=0.01).index
+    assert full.density() == 1
+    torch.testing.assert_close(index_recall(weights, full), torch.ones(2, 5))
+
+
+def test_weights_of_another_geometry_are_refused(weights):
+    with pytest.raises(ValueError, match=r"^weights must be \[B, H, 19, 19\]"):
+        select(weights[..., :18])

@@ -1,0 +1,333 @@
+"""AdaSpa in a tiny Wan pipeline with random weights."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import adaspa
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+
+SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16)
+FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
+STEPS = 8
+
+
+def make_transformer(seed=0):
+    torch.manual_seed(seed)
+    model = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=24,
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    ).eval()
+    # Larger queries, so that attention is not flat and skipping blocks shows.
+    for block in model.blocks:
+        block.attn1.norm_q.weight.data *= 4
+    return model
+
+
+def make_pipeline(**experts):
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    experts = {"transformer": make_transformer(), **experts}
+    pipe = WanPipeline(
+        tokenizer=None, text_encoder=None, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **experts
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def pipe():
+    return make_pipeline()
+
+
+def generate(pipe, guidance=3.0, prompts=1, seed=1, steps=STEPS, **kwargs):
+    """Latents of 17 frames of 48x80 pixels: 75 video tokens, so the last block of 16 is partial."""
+    generator = torch.Generator().manual_seed(seed)
+    embeds, negative = (torch.randn(prompts, 8, 16, generator=generator) for _ in range(2))
+    return pipe(
+        prompt_embeds=embeds,
+        negative_prompt_embeds=negative,
+        height=48,
+        width=80,
+        num_frames=17,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=generator,
+        output_type="latent",
+        **kwargs,
+    ).frames
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_density_one_equals_the_unpatched_pipeline(pipe, guidance, prompts):
+    plain = generate(pipe, guidance, prompts)
+    handle = adaspa.apply(pipe.transformer, FULL)
+    torch.testing.assert_close(generate(pipe, guidance, prompts), plain, rtol=1e-4, atol=1e-5)
+    report = handle.report()
+    assert report["density"] == 1
+    assert report["recall"] == pytest.approx(1)
+    assert report["sparse_steps"] == 4
+
+
+def test_sparse_runs_end_to_end_and_reports(pipe):
+    plain = generate(pipe)
+    adaspa.apply(pipe.transformer, SPARSE)
+    sparse = generate(pipe)
+    assert sparse.isfinite().all()
+    assert not torch.allclose(sparse, plain, atol=1e-3)
+    report = pipe.transformer.adaspa.report()
+    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 4)
+    assert 0.3 < report["density"] < 0.5
+    assert 0 < report["recall"] < 1
+    assert all(report[f"{kind}_seconds"] > 0 for kind in ("dense", "search", "sparse"))
+    assert [layer["layer"] for layer in report["layers"]] == [0, 1]
+    assert all(len(layer["density"]) == len(layer["recall"]) == 2 for layer in report["layers"])
+    # Two branches x two layers x (LSE of 2 heads x 75 tokens, lists of 2 heads x 5 rows).
+    assert report["cache_bytes"] == 2 * 2 * (2 * 75 * 4 + 2 * 5 * (3 * 2 + 4))
+
+
+def test_two_calls_in_a_row_give_the_same(pipe):
+    adaspa.apply(pipe.transformer, SPARSE)
+    first = generate(pipe)
+    generate(pipe, seed=2, guidance=1.0)
+    assert torch.equal(generate(pipe), first)
+
+
+def test_a_batch_gives_each_prompt_its_own_pattern(pipe):
+    adaspa.apply(pipe.transformer, SPARSE)
+    latents = torch.randn(2, 4, 5, 6, 10, generator=torch.Generator().manual_seed(0))
+    embeds = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(1))
+
+    def of(rows):
+        return pipe(
+            prompt_embeds=embeds[rows],
+            negative_prompt_embeds=embeds[rows] * 0,
+            latents=latents[rows],
+            height=48,
+            width=80,
+            num_frames=17,
+            num_inference_steps=STEPS,
+            output_type="latent",
+        ).frames
+
+    torch.testing.assert_close(of([0, 1]), torch.cat([of([0]), of([1])]), rtol=1e-3, atol=1e-4)
+
+
+def test_branches_have_patterns_of_their_own(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    seen = {}
+
+    def look(pipe, step, timestep, tensors):
+        if step == 5:
+            entries = handle.state.cache._entries
+            seen.update({key: entry.index.to_mask() for key, entry in entries.items()})
+        return tensors
+
+    generate(pipe, callback_on_step_end=look)
+    assert {key.branch for key in seen} == {"cond", "uncond"}
+    assert len(seen) == 4
+    assert not torch.equal(seen["cond", 1], seen["uncond", 1])
+
+
+def test_steps_are_followed_and_told(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    assert handle.step is None and handle.step_kind is None
+    seen = []
+
+    def look(pipe, step, timestep, tensors):
+        seen.append((handle.step, handle.step_kind))
+        return tensors
+
+    generate(pipe, callback_on_step_end=look)
+    kinds = ["dense", "dense", "search", "sparse", "sparse", "search", "sparse", "sparse"]
+    assert seen == list(enumerate(kinds))
+    assert handle.step is None
+
+
+def forward(transformer, timestep, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    latents, text = torch.randn(1, 4, 5, 6, 10, generator=generator), torch.randn(1, 8, 16, generator=generator)
+    with torch.no_grad():
+        return transformer(latents, torch.tensor([timestep]), text, return_dict=False)[0]
+
+
+def test_steps_and_branches_are_found_by_the_timestep_alone():
+    transformer = make_transformer()
+    handle = adaspa.apply(transformer, replace(SPARSE, steps=5, warmup=1, searches=(1,)))
+    seen = []
+    for timestep in (900.0, 700.0, 400.0):
+        for branch in range(2):
+            forward(transformer, timestep, seed=branch)
+            seen.append((handle.step, handle.state.branch, handle.step_kind))
+    assert seen == [(step, branch, kind) for step, kind in enumerate(["dense", "search", "sparse"]) for branch in "01"]
+    forward(transformer, 900.0)
+    assert (handle.step, handle.step_kind) == (0, "dense")
+    # Only the LSE that its own first step leaves: one branch, two layers, two heads, 75 tokens.
+    assert handle.state.cache.nbytes == 2 * 2 * 75 * 4
+
+
+def test_begin_tells_the_number_of_steps():
+    transformer = make_transformer()
+    handle = adaspa.apply(transformer, SPARSE)
+    handle.begin(5)
+    for timestep in (900.0, 700.0, 400.0):
+        forward(transformer, timestep)
+    assert handle.step_kind == "sparse"
+    handle.begin()
+    forward(transformer, 100.0)
+    assert (handle.step, handle.step_kind) == (0, "dense")
+
+
+def test_caches_are_dropped_at_the_end_and_the_report_stays(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    generate(pipe)
+    assert handle.state is None
+    report = handle.report()
+    handle.reset()
+    assert handle.report() == report
+    assert report["cache_bytes"] > 0
+
+
+def test_caches_are_dropped_when_the_transformer_raises(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    caches = []
+
+    def fail(module, args, output):
+        caches.append(handle.state.cache)
+        if handle.step == 4:
+            raise RuntimeError("out of order")
+        return output
+
+    registration = pipe.transformer.blocks[1].register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of order"):
+        generate(pipe)
+    assert handle.state is None
+    assert caches[-1].peak_nbytes > 0 and caches[-1].nbytes == 0
+    registration.remove()
+    first = generate(pipe)
+    assert torch.equal(generate(pipe), first)
+
+
+def test_a_request_that_was_given_up_leaves_nothing_to_the_next(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    wanted = generate(pipe)
+
+    class Cancelled(Exception):
+        pass
+
+    def cancel(pipe, step, timestep, tensors):
+        if step == 4:
+            raise Cancelled
+        return tensors
+
+    with pytest.raises(Cancelled):
+        generate(pipe, seed=5, callback_on_step_end=cancel)
+    assert handle.state is not None
+    assert torch.equal(generate(pipe), wanted)
+
+
+def test_configure_between_requests(pipe):
+    plain = generate(pipe)
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    handle.configure(replace(SPARSE, sparsity=0))
+    assert torch.equal(generate(pipe), plain)
+    assert handle.report()["dense_steps"] == STEPS
+    assert handle.report()["density"] == 1
+    assert handle.report()["recall"] is None
+    with pytest.raises(ValueError, match=r"^config must be an AdaSpaConfig"):
+        handle.configure({"sparsity": 0.5})
+    with pytest.raises(ValueError, match=r"^steps must be "):
+        handle.begin(0)
+
+
+def test_remove_restores(pipe):
+    plain = generate(pipe)
+    processors = pipe.transformer.attn_processors
+    forward_before = pipe.transformer.forward
+    adaspa.apply(pipe.transformer, SPARSE)
+    generate(pipe)
+    adaspa.remove(pipe.transformer)
+    assert pipe.transformer.attn_processors == processors
+    assert pipe.transformer.forward == forward_before
+    assert not hasattr(pipe.transformer, "adaspa")
+    assert torch.equal(generate(pipe), plain)
+    with pytest.raises(ValueError, match=r"^transformer must be one that adaspa.apply was called on"):
+        adaspa.remove(pipe.transformer)
+
+
+def test_only_self_attention_is_replaced(pipe):
+    original = dict(pipe.transformer.attn_processors)
+    adaspa.apply(pipe.transformer, SPARSE)
+    for name, processor in pipe.transformer.attn_processors.items():
+        assert (processor is original[name]) == ("attn2" in name)
+
+
+def test_applying_again_replaces_the_config(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    processors = pipe.transformer.attn_processors
+    assert adaspa.apply(pipe.transformer, FULL) is handle
+    assert handle.config == FULL
+    assert pipe.transformer.attn_processors == processors
+
+
+def test_fused_projections(pipe):
+    adaspa.apply(pipe.transformer, SPARSE)
+    wanted = generate(pipe)
+    pipe.transformer.fuse_qkv_projections()
+    assert pipe.transformer.blocks[0].attn1.fused_projections
+    torch.testing.assert_close(generate(pipe), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_attention_backend_reaches_the_dense_steps(pipe):
+    adaspa.apply(pipe.transformer, SPARSE)
+    pipe.transformer.set_attention_backend("_native_math")
+    original = pipe.transformer.blocks[0].attn1.processor.original
+    assert original._attention_backend == "_native_math"
+    assert generate(pipe).isfinite().all()
+    pipe.transformer.reset_attention_backend()
+
+
+def test_two_experts_share_nothing():
+    pipe = make_pipeline(transformer_2=make_transformer(seed=1), boundary_ratio=0.6)
+    plain = generate(pipe)
+    handles = [adaspa.apply(model, FULL) for model in (pipe.transformer, pipe.transformer_2)]
+    torch.testing.assert_close(generate(pipe), plain, rtol=1e-4, atol=1e-5)
+    first, second = (handle.report() for handle in handles)
+    assert first["dense_steps"] == 2
+    # The second takes over after the warm-up and searches its own pattern at once.
+    assert second["dense_steps"] == 0
+    assert second["search_steps"] >= 1
+    steps = sum(report[f"{kind}_steps"] for report in (first, second) for kind in ("dense", "search", "sparse"))
+    assert steps == STEPS
+
+
+def test_an_unknown_model_is_refused_with_the_supported_ones(pipe):
+    for model in (torch.nn.Linear(2, 2), pipe):
+        with pytest.raises(ValueError, match=r"^transformer must be one of WanTransformer3DModel, got"):
+            adaspa.apply(model)
+
+
+def test_the_library_imports_without_diffusers_and_triton():
+    code = (
+        "import sys; sys.modules['diffusers'] = sys.modules['triton'] = None; import adaspa, torch;"
+        "q = torch.zeros(1, 1, 64, 32); s = adaspa.AdaSpaState(adaspa.AdaSpaConfig()); s.begin_step(0);"
+        "assert adaspa.attention(q, q, q, s).shape == q.shape"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
