@@ -10,10 +10,10 @@ ROWS = [32] * 18 + [24]
 
 @pytest.fixture(scope="module")
 def weights():
-    q, k, _ = naive.qkv(batch=2, heads=5, tokens=TOKENS)
     # Heads from sharp to flat, so that their recalls differ.
-    q = q * torch.tensor([6.0, 3.0, 1.5, 0.3, 0.05]).view(1, 5, 1, 1)
-    return naive.block_weights(q, k, naive.lse(q, k), BLOCK)
+    sharpness = torch.tensor([4.0, 3.0, 1.5, 0.3, 0.05], dtype=torch.float64).view(5, 1, 1)
+    logits = torch.randn(2, 5, 19, 19, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * sharpness
+    return logits.softmax(-1) * torch.tensor(ROWS).view(19, 1)
 
 
 def select(weights, text=None, **config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -44,22 +45,22 @@ def reference(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The operation in PyTorch: gather the listed key blocks of a group of rows, and attend to those.
 
-    Rows are taken in the order of their number of blocks, so that a group needs little padding.
+    The rows of a group have lists of one length, so that nothing is padded.
     """
     batch, heads, tokens, dim = q.shape
     queries = _blocks(q, index.query_block)
     keys, values = _blocks(k, index.key_block), _blocks(v, index.key_block)
     out = torch.zeros_like(queries)
     lse = torch.full(out.shape[:2], -torch.inf, dtype=torch.float32, device=q.device)
-    for rows, width, shortest in _row_groups(index, GATHERED_TOKENS.get(q.device.type, 2**14)):
-        ids, visible = _listed_blocks(index, rows, width, shortest)
+    for rows, width in _row_groups(index, GATHERED_TOKENS.get(q.device.type, 2**14)):
+        ids = _listed_blocks(index, rows, width)
         blocks = (rows // index.num_query_blocks * index.num_key_blocks).unsqueeze(-1) + ids
         gathered = (len(rows), width * index.key_block, dim)
         out[rows], lse[rows] = _attend(
             queries[rows],
             keys.index_select(0, blocks.flatten()).view(gathered),
             values.index_select(0, blocks.flatten()).view(gathered),
-            visible,
+            _real_tokens(index, ids),
             scale,
         )
     shape = (batch, heads, index.num_query_blocks * index.query_block)
@@ -82,38 +83,31 @@ def _blocks(x: torch.Tensor, block: int) -> torch.Tensor:
     return x.contiguous().view(-1, block, x.shape[-1])
 
 
-def _row_groups(index: BlockIndex, tokens: int) -> Iterator[tuple[torch.Tensor, int, int]]:
-    """Rows to compute together, with the lengths of their longest and shortest list; empty rows are left out."""
+def _row_groups(index: BlockIndex, tokens: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Rows whose lists have the same length, and that length; rows with an empty list are left out."""
     order, counts = index.rows_by_count
-    full = counts.count(index.num_key_blocks)
     start = 0
-    occupied = len(counts) - counts.count(0)
-    while start < occupied:
-        width = counts[start]
-        stop = start + max(1, tokens // (width * index.key_block))
-        # Full rows have no list, so they make groups of their own.
-        stop = min(stop, full if start < full else occupied)
-        yield order[start:stop], width, counts[stop - 1]
+    for width, same in groupby(counts):
+        stop = start + len(list(same))
+        step = max(1, tokens // max(1, width * index.key_block))
+        for first in range(start, stop if width else start, step):
+            yield order[first : min(first + step, stop)], width
         start = stop
 
 
-def _listed_blocks(
-    index: BlockIndex, rows: torch.Tensor, width: int, shortest: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Key block ids ``[rows, width]``, and which gathered tokens are real: bool ``[rows, width * block]`` or None."""
-    nk, block = index.num_key_blocks, index.key_block
-    position = torch.arange(width, device=rows.device)
-    counts = index.counts.reshape(-1)[rows].unsqueeze(-1)
-    if width == nk:
-        ids = position.expand(len(rows), nk)
-    else:
-        listed = index.ids.flatten(0, 2)[rows, :width].long()
-        ids = torch.where(position < counts, listed, 0)
-    if index.key_tokens % block == 0 and shortest == width:
-        return ids, None
-    token = ids.unsqueeze(-1) * block + torch.arange(block, device=rows.device)
-    visible = (token < index.key_tokens) & (position < counts).unsqueeze(-1)
-    return ids, visible.flatten(1)
+def _listed_blocks(index: BlockIndex, rows: torch.Tensor, width: int) -> torch.Tensor:
+    """Key block ids ``[rows, width]``."""
+    if width == index.num_key_blocks:
+        return torch.arange(width, device=rows.device).expand(len(rows), width)
+    return index.ids.flatten(0, 2)[rows, :width].long()
+
+
+def _real_tokens(index: BlockIndex, ids: torch.Tensor) -> torch.Tensor | None:
+    """Which of the gathered tokens are in the sequence, bool ``[rows, width * block]``; None if all are."""
+    if index.key_tokens % index.key_block == 0:
+        return None
+    token = ids.unsqueeze(-1) * index.key_block + torch.arange(index.key_block, device=ids.device)
+    return (token < index.key_tokens).flatten(1)
 
 
 def _attend(
