@@ -163,6 +163,8 @@ INDEX = random_index(Q, K)[1]
         ("lse", lambda: ops.attention_with_scores(Q, K, V, LSE[..., :64])),
         ("lse", lambda: ops.block_scores(Q, K, LSE.int())),
         ("block", lambda: ops.block_scores(Q, K, LSE, block=48)),
+        ("scale", lambda: ops.block_scores(Q, K, LSE, scale=-1.0)),
+        ("scale", lambda: ops.dense_attention(Q, K, V, scale=float("nan"))),
         ("index", lambda: ops.block_sparse_attention(Q[:, :, :64], K, V, INDEX)),
         ("index", lambda: ops.block_sparse_attention(Q[:, :1], K[:, :1], V[:, :1], INDEX)),
     ],

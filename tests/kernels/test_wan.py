@@ -304,6 +304,18 @@ def test_the_attention_backend_reaches_the_dense_steps(pipe):
     pipe.transformer.reset_attention_backend()
 
 
+def test_context_parallelism_is_refused(pipe):
+    processor = pipe.transformer.blocks[0].attn1.processor
+    processor._parallel_config = object()
+    with pytest.raises(ValueError, match=r"^context parallelism must be off"):
+        adaspa.apply(pipe.transformer, SPARSE)
+    processor._parallel_config = None
+    assert not hasattr(pipe.transformer, "adaspa")
+    adaspa.apply(pipe.transformer, SPARSE)
+    with pytest.raises(ValueError, match=r"^context parallelism must be off"):
+        pipe.transformer.blocks[0].attn1.processor._parallel_config = object()
+
+
 def test_two_experts_share_nothing():
     pipe = make_pipeline(transformer_2=make_transformer(seed=1), boundary_ratio=0.6)
     plain = generate(pipe)

@@ -25,12 +25,16 @@ class WanAdaSpaProcessor:
         original: the processor that was installed.
         handle: the requests of the transformer.
         layer: index of the layer.
+
+    Raises:
+        ValueError: when the transformer runs with context parallelism.
     """
 
     def __init__(self, original: Any, handle: AdaSpaHandle, layer: int) -> None:
         self.original = original
         self.handle = handle
         self.layer = layer
+        self._parallel_config = original._parallel_config
 
     @property
     def _attention_backend(self) -> Any:
@@ -40,6 +44,18 @@ class WanAdaSpaProcessor:
     @_attention_backend.setter
     def _attention_backend(self, backend: Any) -> None:
         self.original._attention_backend = backend
+
+    @property
+    def _parallel_config(self) -> None:
+        """Where diffusers puts the settings of context parallelism; a pattern of part of the tokens would be wrong."""
+        return
+
+    @_parallel_config.setter
+    def _parallel_config(self, config: Any) -> None:
+        if config is not None:
+            raise ValueError(
+                "context parallelism must be off while AdaSpa is applied: adaspa.remove(transformer) first"
+            )
 
     def __call__(
         self,

@@ -43,7 +43,9 @@ def check_block(block: int) -> None:
 
 
 def softmax_scale(scale: float | None, q: torch.Tensor) -> float:
-    """The given scale of q.k, or ``D ** -0.5``."""
+    """The given scale of q.k, or ``D ** -0.5``; ValueError unless it is positive."""
+    if scale is not None and not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale!r}")
     return float(q.shape[-1]) ** -0.5 if scale is None else float(scale)
 
 
