@@ -1,0 +1,126 @@
+# ruff: noqa: PLR0917 - a kernel takes its tensors, strides and sizes one by one
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+"""Dense attention with block weights: the row sums of the online softmax, taken to a cached LSE, are the weights."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from adaspa.ops.kernels.launch import launch_options
+from adaspa.ops.kernels.tiles import (
+    LOG2_E,
+    dot_precision,
+    head_tile,
+    load_block,
+    load_rows,
+    softmax_step,
+    unit_stride,
+)
+
+
+@triton.jit
+def _attend(
+    q, k, v, weights, block, k_tokens, stride_k, stride_v, scale, cached, top, total, acc, w_rows, w_inside,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PARTIAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The running softmax after the key block that k and v point to, whose weights are stored."""
+    offsets = tl.arange(0, BLOCK)
+    left = k_tokens - block * BLOCK
+    keys = load_block(k, offsets, left, stride_k, D, BLOCK_D, PARTIAL)
+    scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
+    if PARTIAL:
+        scores = tl.where(offsets[None, :] < left, scores, float("-inf"))
+    mass, top, before = softmax_step(scores, top, scale)
+    values = load_block(v, offsets, left, stride_v, D, BLOCK_D, PARTIAL)
+    acc = tl.dot(mass.to(values.dtype), values, acc * before[:, None], input_precision=PRECISION)
+    row_mass = tl.sum(mass, 1)
+    share = row_mass * tl.math.exp2(top - cached)
+    tl.store(weights + w_rows + block, tl.sum(tl.reshape(share, [BLOCK_M // BLOCK, BLOCK]), 1), mask=w_inside)
+    return top, total * before + row_mass, acc
+
+
+@triton.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "nq", "nk", "tiles"])
+def attention_with_scores_kernel(
+    q, k, v, cached_lse, out, weights, lse,
+    stride_qb, stride_qh, stride_q, stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v,
+    stride_ob, stride_oh, stride_o,
+    heads, q_tokens, k_tokens, nq, nk, tiles, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    head = program // tiles
+    tile = (program % tiles).to(tl.int32)
+    b, h, first = head // heads, head % heads, tile * BLOCK_M
+    rows = tl.arange(0, BLOCK_M)
+    inside = rows < q_tokens - first
+    k += b * stride_kb + h * stride_kh
+    v += b * stride_vb + h * stride_vh
+    q_tile = load_rows(
+        q + b * stride_qb + h * stride_qh + first.to(tl.int64) * stride_q, rows, q_tokens - first, stride_q, D, BLOCK_D
+    )
+    # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
+    cached = tl.load(cached_lse + head * q_tokens + first + rows, mask=inside, other=float("inf")) * 1.4426950408889634
+    w_block = tile * (BLOCK_M // BLOCK) + tl.arange(0, BLOCK_M // BLOCK)
+    w_rows = (head * nq + w_block) * nk
+    w_inside = w_block < nq
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for i in range(0, nk - 1):
+        top, total, acc = _attend(
+            q_tile, k, v, weights, i, k_tokens, stride_k, stride_v, scale, cached, top, total, acc, w_rows, w_inside,
+            D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION,
+        )  # fmt: skip
+        k += BLOCK * stride_k
+        v += BLOCK * stride_v
+    top, total, acc = _attend(
+        q_tile, k, v, weights, nk - 1, k_tokens, stride_k, stride_v, scale, cached, top, total, acc, w_rows, w_inside,
+        D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION,
+    )  # fmt: skip
+    columns = tl.arange(0, BLOCK_D)
+    out_rows = out + b * stride_ob + h * stride_oh + (first.to(tl.int64) + rows[:, None]) * stride_o
+    tl.store(
+        out_rows + columns[None, :],
+        (acc / total[:, None]).to(out.dtype.element_ty),
+        mask=inside[:, None] & (columns[None, :] < D),
+    )
+    tl.store(lse + head * q_tokens + first + rows, (top + tl.math.log2(total)) * 0.6931471805599453, mask=inside)
+
+
+@torch.library.custom_op("adaspa::attention_with_scores", mutates_args=())
+def attention_with_scores(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lse: torch.Tensor, block: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`adaspa.ops.attention_with_scores` on checked arguments and a given LSE."""
+    q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
+    batch, heads, tokens, dim = q.shape
+    nq, nk = triton.cdiv(tokens, block), triton.cdiv(k.shape[2], block)
+    out = torch.empty_like(q)
+    new_lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
+    weights = torch.empty(batch, heads, nq, nk, dtype=torch.float32, device=q.device)
+    rows = query_tile(block, dim)
+    tiles = triton.cdiv(tokens, rows)
+    attention_with_scores_kernel[(batch * heads * tiles,)](
+        q, k, v, lse.float().contiguous(), out, weights, new_lse,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E,
+        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK=block, PRECISION=dot_precision(q.dtype),
+        **launch_options(rows, block, q),
+    )  # fmt: skip
+    return out, weights, new_lse
+
+
+@attention_with_scores.register_fake
+def _(q, k, v, lse, block, scale):
+    q = unit_stride(q)
+    blocks = [-(-x.shape[2] // block) for x in (q, k)]
+    out_lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+    return torch.empty_like(q), q.new_empty((*q.shape[:2], *blocks), dtype=torch.float32), out_lse
+
+
+def query_tile(block: int, dim: int) -> int:
+    """Query rows of a program: 128, so that a loaded key serves many, but half of that for wide heads."""
+    return max(block, 64 if dim > 128 else 128)

@@ -1,0 +1,88 @@
+# ruff: noqa: PLR0917 - a kernel takes its tensors, strides and sizes one by one
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+"""Block weights from a cached LSE: query-key products only, no values, no running maximum."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from adaspa.ops.kernels.attention_with_scores import query_tile
+from adaspa.ops.kernels.launch import launch_options
+from adaspa.ops.kernels.tiles import LOG2_E, dot_precision, head_tile, load_block, load_rows, unit_stride
+
+
+@triton.jit
+def _score(
+    q, k, weights, block, k_tokens, stride_k, scale, cached, w_rows, w_inside,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PARTIAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Store the weights of the key block that k points to."""
+    offsets = tl.arange(0, BLOCK)
+    left = k_tokens - block * BLOCK
+    keys = load_block(k, offsets, left, stride_k, D, BLOCK_D, PARTIAL)
+    scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
+    mass = tl.math.exp2(scores * scale - cached[:, None])
+    if PARTIAL:
+        mass = tl.where(offsets[None, :] < left, mass, 0.0)
+    weight = tl.sum(tl.reshape(tl.sum(mass, 1), [BLOCK_M // BLOCK, BLOCK]), 1)
+    tl.store(weights + w_rows + block, weight, mask=w_inside)
+
+
+@triton.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "nq", "nk", "tiles"])
+def block_scores_kernel(
+    q, k, cached_lse, weights, stride_qb, stride_qh, stride_q, stride_kb, stride_kh, stride_k,
+    heads, q_tokens, k_tokens, nq, nk, tiles, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    head = program // tiles
+    tile = (program % tiles).to(tl.int32)
+    b, h, first = head // heads, head % heads, tile * BLOCK_M
+    rows = tl.arange(0, BLOCK_M)
+    k += b * stride_kb + h * stride_kh
+    q_tile = load_rows(
+        q + b * stride_qb + h * stride_qh + first.to(tl.int64) * stride_q, rows, q_tokens - first, stride_q, D, BLOCK_D
+    )
+    # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
+    cached = tl.load(cached_lse + head * q_tokens + first + rows, mask=rows < q_tokens - first, other=float("inf"))
+    cached *= 1.4426950408889634
+    w_block = tile * (BLOCK_M // BLOCK) + tl.arange(0, BLOCK_M // BLOCK)
+    w_rows = (head * nq + w_block) * nk
+    w_inside = w_block < nq
+    for i in range(0, nk - 1):
+        _score(
+            q_tile, k, weights, i, k_tokens, stride_k, scale, cached, w_rows, w_inside,
+            D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION,
+        )  # fmt: skip
+        k += BLOCK * stride_k
+    _score(
+        q_tile, k, weights, nk - 1, k_tokens, stride_k, scale, cached, w_rows, w_inside,
+        D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("adaspa::block_scores", mutates_args=())
+def block_scores(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, block: int, scale: float) -> torch.Tensor:
+    """`adaspa.ops.block_scores` on checked arguments."""
+    q, k = unit_stride(q), unit_stride(k)
+    batch, heads, tokens, dim = q.shape
+    nq, nk = triton.cdiv(tokens, block), triton.cdiv(k.shape[2], block)
+    weights = torch.empty(batch, heads, nq, nk, dtype=torch.float32, device=q.device)
+    rows = query_tile(block, dim)
+    tiles = triton.cdiv(tokens, rows)
+    block_scores_kernel[(batch * heads * tiles,)](
+        q, k, lse.float().contiguous(), weights, *q.stride()[:3], *k.stride()[:3],
+        heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E,
+        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK=block, PRECISION=dot_precision(q.dtype),
+        **launch_options(rows, block, q),
+    )  # fmt: skip
+    return weights
+
+
+@block_scores.register_fake
+def _(q, k, lse, block, scale):
+    blocks = [-(-x.shape[2] // block) for x in (q, k)]
+    return q.new_empty((*q.shape[:2], *blocks), dtype=torch.float32)

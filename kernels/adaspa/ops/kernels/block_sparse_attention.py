@@ -1,0 +1,117 @@
+# ruff: noqa: PLR0917 - a kernel takes its tensors, strides and sizes one by one
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+"""Block-sparse attention: one program per query block walks the list of its key blocks."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from adaspa.ops.kernels.launch import launch_options
+from adaspa.ops.kernels.tiles import (
+    LOG2_E,
+    dot_precision,
+    head_tile,
+    load_block,
+    load_rows,
+    softmax_step,
+    unit_stride,
+)
+
+
+@triton.jit
+def _attend(
+    q, k, v, block, k_tokens, stride_k, stride_v, scale, top, total, acc,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The running softmax after one more key block."""
+    first = block.to(tl.int64) * BLOCK_N
+    offsets = tl.arange(0, BLOCK_N)
+    left = k_tokens - block * BLOCK_N
+    keys = load_block(k + first * stride_k, offsets, left, stride_k, D, BLOCK_D, PARTIAL)
+    scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
+    if PARTIAL:
+        scores = tl.where(offsets[None, :] < left, scores, float("-inf"))
+    mass, top, before = softmax_step(scores, top, scale)
+    values = load_block(v + first * stride_v, offsets, left, stride_v, D, BLOCK_D, PARTIAL)
+    acc = tl.dot(mass.to(values.dtype), values, acc * before[:, None], input_precision=PRECISION)
+    return top, total * before + tl.sum(mass, 1), acc
+
+
+@triton.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "nq", "nk", "width"])
+def block_sparse_kernel(
+    q, k, v, ids, counts, out, lse,
+    stride_qb, stride_qh, stride_q, stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v,
+    stride_ob, stride_oh, stride_o,
+    heads, q_tokens, k_tokens, nq, nk, width, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    head = row // nq
+    b, h, first = head // heads, head % heads, (row % nq).to(tl.int32) * BLOCK_M
+    rows = tl.arange(0, BLOCK_M)
+    count = tl.load(counts + row)
+    full = count == nk
+    k += b * stride_kb + h * stride_kh
+    v += b * stride_vb + h * stride_vh
+    q_tile = load_rows(
+        q + b * stride_qb + h * stride_qh + first.to(tl.int64) * stride_q, rows, q_tokens - first, stride_q, D, BLOCK_D
+    )
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    # Lists ascend: only the last block of a row can be the partial one.
+    for i in range(0, count - 1):
+        block = tl.where(full, i, tl.load(ids + row * width + i, mask=count != nk, other=0).to(tl.int32))
+        top, total, acc = _attend(
+            q_tile, k, v, block, k_tokens, stride_k, stride_v, scale, top, total, acc,
+            D, BLOCK_D, BLOCK_N, False, PRECISION,
+        )  # fmt: skip
+    if count > 0:
+        i = count - 1
+        block = tl.where(full, i, tl.load(ids + row * width + i, mask=count != nk, other=0).to(tl.int32))
+        top, total, acc = _attend(
+            q_tile, k, v, block, k_tokens, stride_k, stride_v, scale, top, total, acc,
+            D, BLOCK_D, BLOCK_N, True, PRECISION,
+        )  # fmt: skip
+        acc = acc / total[:, None]
+    columns = tl.arange(0, BLOCK_D)
+    inside = rows < q_tokens - first
+    out_rows = out + b * stride_ob + h * stride_oh + (first.to(tl.int64) + rows[:, None]) * stride_o
+    tl.store(out_rows + columns[None, :], acc.to(out.dtype.element_ty), mask=inside[:, None] & (columns[None, :] < D))
+    # log2(0) of an empty row is minus infinity, as it must be.
+    tl.store(lse + head * q_tokens + first + rows, (top + tl.math.log2(total)) * 0.6931471805599453, mask=inside)
+
+
+@torch.library.custom_op("adaspa::block_sparse_attention", mutates_args=())
+def block_sparse_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ids: torch.Tensor,
+    counts: torch.Tensor,
+    query_block: int,
+    key_block: int,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`adaspa.ops.block_sparse_attention` on checked arguments, the index taken apart."""
+    q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
+    batch, heads, tokens, dim = q.shape
+    out = torch.empty_like(q)
+    lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
+    nq, nk = triton.cdiv(tokens, query_block), triton.cdiv(k.shape[2], key_block)
+    block_sparse_kernel[(batch * heads * nq,)](
+        q, k, v, ids.contiguous(), counts.contiguous(), out, lse,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        heads, tokens, k.shape[2], nq, nk, ids.shape[-1], scale * LOG2_E,
+        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
+        **launch_options(query_block, key_block, q),
+    )  # fmt: skip
+    return out, lse
+
+
+@block_sparse_attention.register_fake
+def _(q, k, v, ids, counts, query_block, key_block, scale):
+    q = unit_stride(q)
+    return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)

@@ -1,0 +1,87 @@
+"""The Triton kernels in Triton's interpreter, on the CPU. Run by test_kernels.py in a process of its own, because
+TRITON_INTERPRET counts when the kernels are imported."""
+
+import naive_attention as naive
+import pytest
+import torch
+from adaspa import BlockIndex
+from adaspa.ops.kernels.attention_with_scores import attention_with_scores
+from adaspa.ops.kernels.block_scores import block_scores
+from adaspa.ops.kernels.block_sparse_attention import block_sparse_attention
+
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3}
+CASES = [
+    pytest.param({"tokens": 130, "dim": 32}, (64, 64), torch.float32, id="partial-block"),
+    pytest.param({"tokens": 256, "dim": 64, "batch": 2}, (64, 64), torch.float16, id="whole-blocks"),
+    pytest.param({"tokens": 200, "dim": 96}, (128, 64), torch.float16, id="dim-96"),
+    pytest.param({"tokens": 300, "dim": 128, "heads": 1}, (64, 128), torch.float32, id="wide-key-blocks"),
+    pytest.param({"tokens": 150, "dim": 256, "heads": 1}, (128, 128), torch.float16, id="dim-256"),
+    pytest.param({"tokens": 90, "dim": 24, "key_tokens": 140}, (32, 16), torch.float32, id="small-blocks"),
+]
+
+
+def inputs(shape, dtype):
+    """q, k, v as a projection leaves them: ``[B, S, H, D]`` seen as ``[B, H, S, D]``."""
+    return tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in naive.qkv(**shape, dtype=dtype))
+
+
+def close(got, wanted, dtype):
+    torch.testing.assert_close(got.double(), wanted.double(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("shape", "blocks", "dtype"), CASES)
+def test_block_sparse_attention(shape, blocks, dtype):
+    q, k, v = inputs(shape, dtype)
+    nq, nk = -(-q.shape[2] // blocks[0]), -(-k.shape[2] // blocks[1])
+    mask = torch.rand(*q.shape[:2], nq, nk, generator=torch.Generator().manual_seed(5)) < 0.5
+    mask[0, 0, 0] = False
+    mask[-1, -1, -1] = True
+    index = BlockIndex.from_mask(
+        mask, query_block=blocks[0], key_block=blocks[1], query_tokens=q.shape[2], key_tokens=k.shape[2]
+    )
+    # A full row is read without its list.
+    index.ids[-1, -1, -1] = 0
+    out, lse = block_sparse_attention(q, k, v, index.ids, index.counts, *blocks, 0.2)
+    tokens = naive.token_mask(mask, blocks[0], q.shape[2], k.shape[2], blocks[1])
+    wanted, wanted_lse = naive.attend(q, k, v, tokens, 0.2)
+    assert out.dtype == dtype and out.stride() == q.stride()
+    close(out, wanted, dtype)
+    close(lse, wanted_lse, torch.float32)
+
+
+@pytest.mark.parametrize(("shape", "blocks", "dtype"), CASES)
+def test_attention_with_scores(shape, blocks, dtype):
+    q, k, v = inputs(shape, dtype)
+    cached = naive.lse(q * 0.9, k, 0.2).float()
+    out, weights, lse = attention_with_scores(q, k, v, cached, blocks[1], 0.2)
+    wanted, wanted_lse = naive.attend(q, k, v, scale=0.2)
+    close(out, wanted, dtype)
+    close(lse, wanted_lse, torch.float32)
+    torch.testing.assert_close(
+        weights.double(), naive.block_weights(q, k, cached, blocks[1], 0.2), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("shape", "blocks", "dtype"), CASES)
+def test_block_scores(shape, blocks, dtype):
+    q, k, _ = inputs(shape, dtype)
+    cached = naive.lse(q * 0.9, k, 0.2).float()
+    weights = block_scores(q, k, cached, blocks[1], 0.2)
+    torch.testing.assert_close(
+        weights.double(), naive.block_weights(q, k, cached, blocks[1], 0.2), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("op", ["sparse", "with_scores", "scores"])
+def test_fakes_match(op):
+    q, k, v = inputs({"tokens": 70, "dim": 32, "heads": 1}, torch.float32)
+    cached = naive.lse(q, k).float()
+    index = BlockIndex.from_mask(
+        torch.ones(1, 1, 2, 2, dtype=torch.bool), query_block=64, key_block=64, query_tokens=70, key_tokens=70
+    )
+    operation, arguments = {
+        "sparse": (block_sparse_attention, (q, k, v, index.ids, index.counts, 64, 64, 0.2)),
+        "with_scores": (attention_with_scores, (q, k, v, cached, 64, 0.2)),
+        "scores": (block_scores, (q, k, cached, 64, 0.2)),
+    }[op]
+    torch.library.opcheck(operation, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -1,0 +1,67 @@
+"""The Triton kernels without a GPU: their results in the interpreter, and their compilation for real targets."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton
+from adaspa.ops.kernels.attention_with_scores import attention_with_scores_kernel
+from adaspa.ops.kernels.block_scores import block_scores_kernel
+from adaspa.ops.kernels.block_sparse_attention import block_sparse_kernel
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+KERNELS = {
+    "sparse": (block_sparse_kernel, {"BLOCK_M": 64, "BLOCK_N": 64}),
+    "with_scores": (attention_with_scores_kernel, {"BLOCK_M": 128, "BLOCK": 64}),
+    "scores": (block_scores_kernel, {"BLOCK_M": 128, "BLOCK": 64}),
+}
+POINTERS = {"ids": "*i16", "counts": "*i32", "lse": "*fp32", "cached_lse": "*fp32", "weights": "*fp32"}
+DATA = {"q", "k", "v", "out"}
+
+
+def test_results_in_the_interpreter():
+    cases = Path(__file__).with_name("interpreted_kernels.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", str(cases)],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def compiled(name, capability, dim=128, dtype="bf16"):
+    """The kernel as it is launched: strides and pointers are multiples of 16, everything else is not specialised."""
+    kernel, blocks = KERNELS[name]
+    constants = {**blocks, "D": dim, "BLOCK_D": triton.next_power_of_2(dim), "PRECISION": "tf32"}
+    signature, attrs = {}, {}
+    for i, argument in enumerate(kernel.arg_names):
+        aligned = argument in DATA or argument in POINTERS or argument.startswith("stride")
+        signature[argument] = (
+            "constexpr"
+            if argument in constants
+            else f"*{dtype}"
+            if argument in DATA
+            else POINTERS.get(argument, "fp32" if argument == "scale" else "i32")
+        )
+        if aligned:
+            attrs[i,] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, {(kernel.arg_names.index(n),): v for n, v in constants.items()}, attrs)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4, "num_stages": 3})
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("capability", "instruction"), [(80, "mma.sync"), (90, "wgmma")])
+def test_compiles_to_tensor_cores(name, capability, instruction):
+    kernel = compiled(name, capability)
+    assert instruction in kernel.asm["ptx"]
+    assert kernel.metadata.shared < (227 if capability == 90 else 163) * 1024
+
+
+@pytest.mark.parametrize("dim", [32, 96, 256])
+def test_compiles_for_every_head_dim(dim):
+    assert "wgmma" in compiled("sparse", 90, dim, "fp16").asm["ptx"]
