@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from adaspa.index import num_blocks
 from adaspa.ops.check import check_block, check_lse, check_qkv, softmax_scale
+from adaspa.ops.dense_attention import dense_attention
+from adaspa.ops.dispatch import uses_triton
 
 # Scores of one chunk of query rows that the reference holds at a time.
 CHUNK_SCORES = 2**23
@@ -44,7 +46,13 @@ def attention_with_scores(
     check_block(block)
     if lse is not None:
         check_lse(lse, q)
-    return reference(q, k, v, lse, block=block, scale=softmax_scale(scale, q))
+    scale = softmax_scale(scale, q)
+    if uses_triton(q):
+        from adaspa.ops.kernels.attention_with_scores import attention_with_scores as kernel  # noqa: PLC0415 - works without Triton
+
+        # The kernel needs an LSE before it starts: without one, the search has a second pass.
+        return kernel(q, k, v, dense_attention(q, k, v, scale=scale)[1] if lse is None else lse, block, scale)
+    return reference(q, k, v, lse, block=block, scale=scale)
 
 
 def reference(

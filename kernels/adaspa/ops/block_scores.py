@@ -7,6 +7,7 @@ import torch
 from adaspa.index import num_blocks
 from adaspa.ops.attention_with_scores import query_chunks, sum_blocks
 from adaspa.ops.check import check_block, check_lse, check_qk, softmax_scale
+from adaspa.ops.dispatch import uses_triton
 
 
 def block_scores(
@@ -31,7 +32,12 @@ def block_scores(
     check_qk(q, k)
     check_lse(lse, q)
     check_block(block)
-    return reference(q, k, lse, block=block, scale=softmax_scale(scale, q))
+    scale = softmax_scale(scale, q)
+    if uses_triton(q):
+        from adaspa.ops.kernels.block_scores import block_scores as kernel  # noqa: PLC0415 - works without Triton
+
+        return kernel(q, k, lse, block, scale)
+    return reference(q, k, lse, block=block, scale=scale)
 
 
 def reference(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, *, block: int, scale: float) -> torch.Tensor:

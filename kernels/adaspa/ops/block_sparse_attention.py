@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from adaspa.index import BlockIndex
 from adaspa.ops.check import check_qkv, softmax_scale
+from adaspa.ops.dispatch import uses_triton
 
 # Key tokens that the reference gathers at a time: on a CPU about what its caches hold.
 GATHERED_TOKENS = {"cpu": 2**14, "cuda": 2**19}
@@ -37,7 +38,12 @@ def block_sparse_attention(
     """
     check_qkv(q, k, v)
     _check_index(index, q, k)
-    return reference(q, k, v, index, scale=softmax_scale(scale, q))
+    scale = softmax_scale(scale, q)
+    if uses_triton(q):
+        from adaspa.ops.kernels.block_sparse_attention import block_sparse_attention as kernel  # noqa: PLC0415 - works without Triton
+
+        return kernel(q, k, v, index.ids, index.counts, index.query_block, index.key_block, scale)
+    return reference(q, k, v, index, scale=scale)
 
 
 def reference(

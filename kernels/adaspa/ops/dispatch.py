@@ -1,0 +1,28 @@
+"""Whether an operation runs as a Triton kernel or as its PyTorch reference."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+MAX_HEAD_DIM = 256
+
+
+def uses_triton(q: torch.Tensor) -> bool:
+    """True for fp16 and bf16 tensors on a GPU, with a head_dim of up to 256, where Triton is installed.
+
+    fp32 on a GPU keeps its full precision in the reference.
+    """
+    return (
+        q.is_cuda
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and q.shape[-1] <= MAX_HEAD_DIM
+        and _triton_is_installed()
+    )
+
+
+@cache
+def _triton_is_installed() -> bool:
+    return find_spec("triton") is not None
