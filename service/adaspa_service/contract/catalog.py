@@ -1,0 +1,94 @@
+"""The model catalog: which models are served, and what may be asked of each."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
+
+
+class CatalogError(Exception):
+    """The catalog cannot be read; the message is one line that names the file and the field."""
+
+
+class ModelSpec(BaseModel):
+    """One served model. Nothing outside its limits reaches a worker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    family: Literal["wan"]
+    """Which adapter of the worker runs it."""
+    source: str = Field(min_length=1)
+    """``builtin:<name>``, a folder, or a hub name; the worker resolves it, clients do not see it."""
+    description: str
+    sizes: list[Size] = Field(min_length=1)
+    """``WIDTHxHEIGHT`` in pixels; the first is the default."""
+    frames: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    default_frames: int
+    fps: int
+    """Frames per second when the client does not say."""
+    fps_range: tuple[int, int]
+    steps_range: tuple[int, int]
+    default_steps: int
+    guidance_range: tuple[float, float]
+    default_guidance: float
+    max_prompt_chars: int = Field(default=2000, ge=1)
+    attention: dict[str, Any] = {}
+    """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default."""
+    call: dict[str, Any] = {}
+    """Further keyword arguments of the pipeline call."""
+
+    @model_validator(mode="after")
+    def _defaults_are_allowed(self) -> Self:
+        if self.default_frames not in self.frames:
+            raise ValueError(f"default_frames: {self.default_frames} is not one of frames {self.frames}")
+        ranges = {"fps": self.fps_range, "steps": self.steps_range, "guidance": self.guidance_range}
+        defaults = {"fps": self.fps, "steps": self.default_steps, "guidance": self.default_guidance}
+        for name, (low, high) in ranges.items():
+            if not (0 if name == "guidance" else 1) <= low <= high:
+                raise ValueError(f"{name}_range: [{low}, {high}] is not a range")
+            if not low <= defaults[name] <= high:
+                raise ValueError(f"the default of {name}, {defaults[name]}, is not within [{low}, {high}]")
+        return self
+
+
+class Catalog:
+    """The served models by id, in the file's order."""
+
+    def __init__(self, models: list[ModelSpec]) -> None:
+        self.models = {model.id: model for model in models}
+
+    @property
+    def default(self) -> ModelSpec:
+        """The model that is used when a request names none: the first."""
+        return next(iter(self.models.values()))
+
+    def get(self, model_id: str) -> ModelSpec | None:
+        """The model of that id, if it is served."""
+        return self.models.get(model_id)
+
+    @classmethod
+    def load(cls, path: Path | None) -> "Catalog":
+        """Read a catalog file (a JSON array of models), or the built-in one.
+
+        Raises:
+            CatalogError: no such file, no JSON, no models, an id twice, or a field that is wrong.
+        """
+        source = path or files(__package__).joinpath("catalog.json")
+        try:
+            models = TypeAdapter(list[ModelSpec]).validate_json(source.read_bytes())
+        except OSError as error:
+            raise CatalogError(f"catalog {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise CatalogError(f"catalog {path}: {where + ': ' if where else ''}{first['msg']}") from error
+        catalog = cls(models)
+        if not models:
+            raise CatalogError(f"catalog {path}: holds no models")
+        if len(catalog.models) < len(models):
+            raise CatalogError(f"catalog {path}: a model id is there twice")
+        return catalog

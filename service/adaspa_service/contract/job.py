@@ -1,0 +1,149 @@
+"""The job record: what was asked, where it stands, and what came of it."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+StepKind = Literal["dense", "search", "sparse"]
+Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
+
+
+class JobStatus(StrEnum):
+    """queued -> in_progress -> completed | failed | cancelled; back to queued when a worker is lost or stops."""
+
+    queued = "queued"
+    in_progress = "in_progress"
+    completed = "completed"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+TERMINAL = frozenset({JobStatus.completed, JobStatus.failed, JobStatus.cancelled})
+
+
+class ErrorCode(StrEnum):
+    """Why a job failed."""
+
+    generation_failed = "generation_failed"
+    """The pipeline raised an error."""
+    out_of_memory = "out_of_memory"
+    """The device or the host ran out of memory."""
+    model_unavailable = "model_unavailable"
+    """The model's files are missing or broken."""
+    storage_unavailable = "storage_unavailable"
+    """The files could not be written."""
+    worker_lost = "worker_lost"
+    """Every allowed attempt lost its worker."""
+
+
+class JobParams(BaseModel):
+    """What was asked for, with every default filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    prompt: str
+    negative_prompt: str | None = None
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    steps: int
+    """Denoising steps."""
+    guidance_scale: float
+    seed: int = Field(ge=0, lt=2**63)
+    sparsity: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the blocks that sparse steps leave out; 0 is dense attention, None the model's own configuration."""
+
+
+class JobError(BaseModel):
+    """Why a job failed, for the one who asked for it."""
+
+    code: ErrorCode
+    message: str
+
+
+class Progress(BaseModel):
+    """Where a job stands."""
+
+    phase: Phase = "queued"
+    step: int = 0
+    """Finished denoising steps."""
+    steps: int = 0
+    step_kind: StepKind | None = None
+    """Kind of the last finished step."""
+    eta_seconds: float | None = None
+    """Seconds that are left of the denoising, from the steps measured so far."""
+
+
+class AttentionReport(BaseModel):
+    """What AdaSpa did in one job."""
+
+    density: float
+    """Mean share of the blocks computed in sparse steps, over steps and layers; 1 is dense."""
+    recall: float | None = None
+    """Mean share of the attention mass that those blocks hold."""
+    searches: int = 0
+    dense_steps: int
+    search_steps: int
+    sparse_steps: int
+    dense_seconds: float
+    search_seconds: float
+    sparse_seconds: float
+    cache_bytes: int = 0
+    """Peak size of the request's LSE and index caches."""
+
+
+class Artifact(BaseModel):
+    """One file of a finished job."""
+
+    key: str
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class Job(BaseModel):
+    """A job as the store holds it. Times are Unix seconds by the store's clock."""
+
+    id: str
+    status: JobStatus
+    params: JobParams
+    created_at: int
+    started_at: int | None = None
+    """When the first attempt began."""
+    completed_at: int | None = None
+    """When the job ended, however it ended."""
+    expires_at: int | None = None
+    """When the record and its files are removed."""
+    progress: Progress = Progress()
+    attempt: int = 0
+    """Fencing number of the latest attempt; each claim raises it."""
+    lost_attempts: int = 0
+    """Attempts whose lease ran out."""
+    worker: str | None = None
+    cancel_requested: bool = False
+    discarded: bool = False
+    """Deleted by its owner or expired: no longer shown, and removed as soon as no worker holds it."""
+    error: JobError | None = None
+    report: AttentionReport | None = None
+    timings: dict[str, float] = {}
+    """Seconds by phase."""
+    artifacts: dict[str, Artifact] = {}
+    """By variant: video, thumbnail, spritesheet."""
+    schema_version: int = 1
+
+    @property
+    def percent(self) -> int:
+        """0 to 100; 100 only when completed. The denoising has the share from 2 to 95."""
+        if self.status is JobStatus.completed:
+            return 100
+        return percent(self.progress)
+
+
+def percent(progress: Progress) -> int:
+    """Share of the work done, 0 to 99."""
+    if progress.phase == "denoising":
+        return 2 + 93 * progress.step // max(progress.steps, 1)
+    return {"queued": 0, "loading": 0, "encoding_prompt": 1, "decoding": 96, "uploading": 99}[progress.phase]

@@ -1,0 +1,14 @@
+-- queued -> cancelled at once; in_progress -> the worker is asked to stop; an ended job stays as it is.
+-- ARGV: 2 id
+local id = ARGV[2]
+local status = get(id, 'status')
+if not status then
+  return false
+end
+if status == 'queued' or status == 'in_progress' then
+  redis.call('HSET', record(id), 'cancel_requested', '1')
+end
+if status == 'queued' then
+  finish(id, 'cancelled')
+end
+return get(id, 'status')

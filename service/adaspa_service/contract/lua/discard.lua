@@ -1,0 +1,8 @@
+-- Delete a job for its owner: hidden at once, removed when no worker holds it.
+-- ARGV: 2 id
+local id = ARGV[2]
+if not get(id, 'status') or get(id, 'discarded') == '1' then
+  return 0
+end
+discard(id)
+return 1

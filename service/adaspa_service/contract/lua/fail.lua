@@ -1,0 +1,13 @@
+-- in_progress -> failed, by the attempt that holds the lease.
+-- ARGV: 2 id, 3 attempt, 4 error (JSON)
+local id, attempt = ARGV[2], ARGV[3]
+if already(id, attempt, 'failed') then
+  return 'ok'
+end
+local refused = refusal(id, attempt)
+if refused then
+  return refused
+end
+redis.call('HSET', record(id), 'error', ARGV[4])
+finish(id, 'failed')
+return 'ok'

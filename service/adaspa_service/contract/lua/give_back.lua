@@ -1,0 +1,14 @@
+-- in_progress -> queued, by a worker that stops. It does not count as a lost attempt.
+-- ARGV: 2 id, 3 attempt
+local id, attempt = ARGV[2], ARGV[3]
+if already(id, attempt, 'queued') then
+  return 'ok'
+end
+local refused = refusal(id, attempt)
+if refused then
+  return refused
+end
+leave_running(id)
+-- The worker returns its message to the head of the queue; if it does not come to that, the outbox sends another.
+join_queue(id, get(id, 'created_at') * 1000, NOW + LIMITS.send_ms)
+return 'ok'

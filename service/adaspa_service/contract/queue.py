@@ -1,0 +1,77 @@
+"""The Celery queues, one for each model. Job state is ours: Celery only carries the ids."""
+
+from urllib.parse import parse_qs, urlsplit
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from adaspa_service.contract.job import Job
+from adaspa_service.contract.settings import Settings
+
+TASK = "adaspa.generate"
+VISIBILITY_SECONDS = 3600
+"""After this long without an acknowledgement Redis gives a message to another worker; leases act much earlier."""
+TRANSPORT_OPTIONS = {
+    "visibility_timeout": VISIBILITY_SECONDS,
+    "socket_connect_timeout": 3,
+    "socket_timeout": 30,
+    "socket_keepalive": True,
+}
+
+
+class QueueUnavailable(Exception):
+    """The broker cannot be reached."""
+
+
+def queue_name(model_id: str) -> str:
+    """The queue of a model's jobs."""
+    return f"generate.{model_id}"
+
+
+def broker_url(redis_url: str) -> str:
+    """Kombu's way of writing a Redis address: unix sockets are spelled differently there."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{parts.path}?virtual_host={database}"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application, configured alike in gateway and workers."""
+    app = Celery("adaspa", broker=broker_url(settings.redis_url), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_create_missing_queues=True,
+        task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_enable_remote_control=True,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options=TRANSPORT_OPTIONS,
+        result_backend_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
+        visibility_timeout=VISIBILITY_SECONDS,
+    )
+    return app
+
+
+def enqueue(app: Celery, job: Job) -> None:
+    """Send a job's id to its model's queue.
+
+    Raises:
+        QueueUnavailable: nothing was sent.
+    """
+    send(app, job.id, job.params.model)
+
+
+def send(app: Celery, job_id: str, model: str) -> None:
+    """As ``enqueue``, where the record is not at hand."""
+    try:
+        app.send_task(TASK, args=[job_id], queue=queue_name(model), task_id=job_id, ignore_result=True)
+    except (OperationalError, RedisError, OSError) as error:
+        raise QueueUnavailable(f"the queue cannot be reached: {error}") from error

@@ -1,0 +1,44 @@
+"""The store's Lua scripts: loaded once, run by name, with connection errors in the store's own words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+
+class StoreUnavailable(Exception):
+    """Redis cannot be reached, or takes no writes."""
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Turn the errors of a Redis that cannot be used into StoreUnavailable; mistakes of ours stay what they are."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError) as error:
+        raise StoreUnavailable(f"Redis cannot be used: {error}") from error
+
+
+class Scripts:
+    """The scripts of ``lua/``, each with what they share put before it.
+
+    Args:
+        client: of the server they run on.
+        limits: JSON that every script gets as its first argument.
+    """
+
+    def __init__(self, client: Redis, limits: str) -> None:
+        self._limits = limits
+        sources = {item.name.removesuffix(".lua"): item.read_text() for item in (files(__package__) / "lua").iterdir()}
+        shared = sources.pop("_shared")
+        self._scripts = {name: client.register_script(f"{shared}\n{source}") for name, source in sources.items()}
+
+    def run(self, name: str, *arguments: str | int) -> Any:
+        """Run one script. Raises StoreUnavailable."""
+        with reaching():
+            return self._scripts[name](args=[self._limits, *arguments])

@@ -1,0 +1,58 @@
+"""Settings of gateway and workers, from ``ADASPA_*`` environment variables."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ADASPA_"
+
+
+class SettingsError(Exception):
+    """An environment variable has a value that cannot be used; the message is one line that names it."""
+
+
+class Settings(BaseSettings):
+    """The defaults fit one machine. Each field is read from ``ADASPA_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
+    """Redis or Valkey, one server and not a cluster: ``redis://``, ``rediss://`` or ``unix:///path.sock?db=0``."""
+    storage_url: str = Field(default="./data/objects", min_length=1)
+    """A folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``, ``memory:///``."""
+    catalog: Path | None = None
+    """JSON file of the served models; None is the built-in one."""
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=8000, ge=1, le=65535)
+    data_dir: Path = Path("./data")
+    lease_seconds: float = Field(default=30.0, ge=0.1)
+    """A job whose worker has not been heard of for this long goes back to the queue."""
+    max_attempts: int = Field(default=3, ge=1)
+    """How often a job may lose its worker, the last time included, before it fails with ``worker_lost``."""
+    queue_cap: int = Field(default=1000, ge=1)
+    """Waiting jobs of one model; more are refused."""
+    result_ttl_seconds: int = Field(default=7 * 86400, ge=1)
+    """How long an ended job and its files are kept."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        SettingsError: naming the variable and what is wrong with its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(
+            "; ".join(_describe(item["loc"], item["msg"], item["input"]) for item in error.errors())
+        ) from error
+
+
+def _describe(location: tuple[int | str, ...], message: str, value: object) -> str:
+    return f"{PREFIX}{str(location[0]).upper()}: {message[:1].lower()}{message[1:]} (got {value!r})"

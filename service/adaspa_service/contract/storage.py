@@ -1,0 +1,121 @@
+"""Object storage by URL: a local folder, memory, S3, GCS or Azure."""
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+
+from adaspa_service.contract.job import Artifact
+
+CHUNK_BYTES = 256 * 1024
+
+
+class StorageUnavailable(Exception):
+    """Storage cannot be reached, or refuses; the message is one line."""
+
+
+class ObjectMissing(Exception):
+    """There is no object of that key."""
+
+
+class ObjectStorage:
+    """The service's files. An object appears under its key only when it is whole, local folders included.
+
+    Args:
+        url: a folder's path, or ``file:///``, ``memory:///`` (this process only), ``s3://bucket/prefix``, ``gs://``,
+            ``az://``. Credentials come from the environment, as each provider names them.
+
+    Raises:
+        StorageUnavailable: the URL means nothing, or the folder cannot be made.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        with self._reaching():
+            self._store = _open(url)
+
+    def put_file(self, key: str, path: Path, content_type: str) -> Artifact:
+        """Store a file; an object of the same key is replaced. Raises StorageUnavailable."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        local = isinstance(self._store, LocalStore)  # which keeps no attributes; the record has the type anyway
+        attributes = None if local else {"Content-Type": content_type}
+        with self._reaching():
+            obstore.put(self._store, key, path, attributes=attributes)
+        return Artifact(key=key, content_type=content_type, bytes=path.stat().st_size, sha256=digest)
+
+    def head(self, key: str) -> tuple[int, str]:
+        """Size in bytes and the store's own entity tag. Raises ObjectMissing, StorageUnavailable."""
+        with self._reaching():
+            meta = obstore.head(self._store, key)
+        return meta["size"], meta["e_tag"] or ""
+
+    def read_range(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        """Bytes ``start`` to ``end`` (exclusive) of an object, in chunks, never whole in memory.
+
+        The object is opened by the call itself, so that an error comes before the first byte is sent.
+
+        Raises:
+            ObjectMissing, StorageUnavailable: at the call, or while reading.
+        """
+        with self._reaching():
+            result = obstore.get(self._store, key, options={"range": (start, end)})
+
+        def chunks() -> Iterator[bytes]:
+            with self._reaching():
+                for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                    yield bytes(chunk)
+
+        return chunks()
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove every object below ``prefix``; none is no error. Raises StorageUnavailable."""
+        with self._reaching():
+            keys = [item["path"] for page in obstore.list(self._store, prefix) for item in page]
+        for key in keys:
+            with suppress(ObjectMissing), self._reaching():  # another gateway may be removing the same
+                obstore.delete(self._store, key)
+
+    def check(self) -> None:
+        """Write a small object and remove it again. Raises StorageUnavailable."""
+        key = f".probe/{uuid.uuid4().hex}"
+        with self._reaching():
+            obstore.put(self._store, key, b"adaspa")
+            obstore.delete(self._store, key)
+
+    def ping(self) -> None:
+        """Ask for an object that is not there: costs little, writes nothing. Raises StorageUnavailable."""
+        try:
+            self.head(".probe/ping")
+        except ObjectMissing:
+            return
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"storage {self.url}: no such object") from error
+        except (BaseError, OSError, ValueError, RuntimeError) as error:
+            raise StorageUnavailable(f"storage {self.url}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _open(url: str) -> ObjectStore:
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        return MemoryStore()
+    if parts.scheme == "file" or "://" not in url:
+        folder = Path(unquote(parts.path) if parts.scheme == "file" else url).expanduser().resolve()
+        return LocalStore(folder, automatic_cleanup=True, mkdir=True)
+    return from_url(
+        url,
+        client_options={"connect_timeout": "5s", "timeout": "300s"},
+        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+    )

