@@ -26,6 +26,8 @@ class StepHook(ModelHook):
         self.location = StateManager(BaseState)
         self.parameters = list(inspect.signature(type(module).forward).parameters)[1:]
 
+    # The steps are counted in Python; what torch.compile compiles is the forward below.
+    @torch.compiler.disable(recursive=False)
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
         context = self._context()

@@ -8,6 +8,7 @@ import adaspa
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.hooks import FirstBlockCacheConfig
 
 SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16)
 FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
@@ -302,6 +303,46 @@ def test_the_attention_backend_reaches_the_dense_steps(pipe):
     assert original._attention_backend == "_native_math"
     assert generate(pipe).isfinite().all()
     pipe.transformer.reset_attention_backend()
+
+
+@pytest.fixture
+def compiler():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+def test_one_compiled_graph_serves_every_block_and_step(pipe, compiler):
+    adaspa.apply(pipe.transformer, SPARSE)
+    wanted = generate(pipe)
+    pipe.transformer.compile_repeated_blocks(backend="eager", fullgraph=True)
+    torch.testing.assert_close(generate(pipe), wanted)
+    torch.testing.assert_close(generate(pipe), wanted)
+    assert compiler["stats"]["unique_graphs"] == 1
+
+
+def test_a_compiled_transformer(pipe, compiler):
+    adaspa.apply(pipe.transformer, SPARSE)
+    wanted = generate(pipe)
+    pipe.transformer.compile(backend="eager")
+    torch.testing.assert_close(generate(pipe), wanted)
+    breaks = "".join(compiler["graph_break"])
+    assert "adaspa" not in breaks.replace("StepHook.new_forward", ""), breaks
+
+
+def test_first_block_cache_composes(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
+    computed = []
+    counter = pipe.transformer.blocks[1].ffn.register_forward_hook(lambda *_: computed.append(handle.step))
+    first = generate(pipe)
+    counter.remove()
+    assert first.isfinite().all()
+    assert 0 < len(computed) < 2 * STEPS, "some blocks must have been skipped, some not"
+    assert handle.report()["sparse_steps"] == 4
+    assert torch.equal(generate(pipe), first)
+    pipe.transformer.disable_cache()
 
 
 def test_context_parallelism_is_refused(pipe):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 
 from adaspa.attention import attention
 from adaspa.handle import AdaSpaHandle
+from adaspa.models.opaque import layer_attention, register_site
 from adaspa.state import Action
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -19,10 +21,10 @@ def self_attention_layers(transformer: torch.nn.Module) -> list[Any]:
 
 
 class WanAdaSpaProcessor:
-    """Self-attention of one layer of Wan. Plain dense steps go through the processor that it replaces.
+    """Self-attention of one layer of Wan.
 
     Args:
-        original: the processor that was installed.
+        original: the processor that was installed, to be put back by `adaspa.remove`.
         handle: the requests of the transformer.
         layer: index of the layer.
 
@@ -34,6 +36,7 @@ class WanAdaSpaProcessor:
         self.original = original
         self.handle = handle
         self.layer = layer
+        self.site = register_site(self)
         self._parallel_config = original._parallel_config
 
     @property
@@ -66,20 +69,23 @@ class WanAdaSpaProcessor:
         rotary_emb: Rotary | None = None,
     ) -> torch.Tensor:
         """Args: hidden_states ``[B, S, H * D]``; rotary_emb cos and sin ``[1, S, 1, D]``. Returns ``[B, S, H * D]``."""
-        state = self.handle.state
-        if state is None or state.action(self.layer) is Action.DENSE:
-            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError("encoder_hidden_states and attention_mask must be None in the self-attention of Wan")
         query, key, value = _project(attn, hidden_states)
         if rotary_emb is not None:
             query, key = rotate(query, rotary_emb), rotate(key, rotary_emb)
-        # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
-        out = attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), state, layer=self.layer
-        ).transpose(1, 2)
+        out = layer_attention(query, key, value, self.site)
         out = attn.to_out[0](out.flatten(2, 3).type_as(query))
         return attn.to_out[1](out)
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The attention of the current step, ``[B, S, H, D]``; a plain dense step is diffusers' own."""
+        state = self.handle.state
+        if state is None or state.action(self.layer) is Action.DENSE:
+            return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
+        # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return attention(q, k, v, state, layer=self.layer).transpose(1, 2)
 
 
 def rotate(x: torch.Tensor, rotary_emb: Rotary) -> torch.Tensor:

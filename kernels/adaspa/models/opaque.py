@@ -1,0 +1,42 @@
+"""The attention of one layer as an opaque operator.
+
+`torch.compile` then sees the same graph in every denoising step, whatever the step does: nothing in it depends on the
+state of the request. The layer is told by a tensor, because an integer would be compiled in, once for each layer.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+import torch
+
+
+class Site(Protocol):
+    """A layer's attention, ``[B, S, H, D]`` to ``[B, S, H, D]``."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor: ...
+
+
+_sites: WeakValueDictionary[int, Site] = WeakValueDictionary()
+_keys = count()
+
+
+def register_site(site: Site) -> torch.Tensor:
+    """The tensor by which `layer_attention` finds ``site``, for as long as somebody else holds it."""
+    key = next(_keys)
+    _sites[key] = site
+    return torch.tensor(key)
+
+
+# A CUDA graph would replay one step's choice for ever.
+@torch.library.custom_op("adaspa::layer_attention", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+def layer_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
+    """The attention of the registered site: ``[B, S, H, D]``, contiguous."""
+    return _sites[int(site)].attend(q, k, v).contiguous()
+
+
+@layer_attention.register_fake
+def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
+    return q.new_empty(q.shape)
