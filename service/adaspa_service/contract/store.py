@@ -135,12 +135,19 @@ class JobStore:
 
     # Owners
 
-    def create(self, params: JobParams, idempotency: tuple[str, str] | None = None) -> Job:
+    def create(self, params: JobParams) -> Job:
+        """Accept a job, as ``admit`` does, without an idempotency key."""
+        return self.admit(params)[0]
+
+    def admit(self, params: JobParams, idempotency: tuple[str, str] | None = None) -> tuple[Job, bool]:
         """Accept a job: record and place in the queue in one step. Its message is still to be sent.
 
         Args:
             params: what was asked.
             idempotency: a key and the digest of the request; the same pair again gives the first job as it stands.
+
+        Returns:
+            The job, and whether it is new.
 
         Raises:
             QueueFull: nothing was written.
@@ -154,7 +161,7 @@ class JobStore:
             raise QueueFull(params.model)
         if outcome == b"conflict":
             raise IdempotencyConflict(rest[0].decode())
-        return self._job(*rest)
+        return self._job(*rest), outcome == b"created"
 
     def get(self, job_id: str) -> Job | None:
         """The record, also of a discarded job; None if there is none."""
@@ -190,9 +197,18 @@ class JobStore:
 
     def queue_position(self, job: Job) -> int | None:
         """1 for the job that is next; None if it does not wait."""
-        with reaching():
-            rank: Any = self.client.zrank(PREFIX + "waiting:" + job.params.model, job.id)
-        return None if rank is None else rank + 1
+        return self.queue_positions([job]).get(job.id)
+
+    def queue_positions(self, jobs: list[Job]) -> dict[str, int]:
+        """Places of those of the jobs that wait, by id, in one round trip."""
+        waiting = [job for job in jobs if job.status is JobStatus.queued]
+        if not waiting:
+            return {}
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            for job in waiting:
+                pipe.zrank(PREFIX + "waiting:" + job.params.model, job.id)
+            ranks = pipe.execute()
+        return {job.id: rank + 1 for job, rank in zip(waiting, ranks, strict=True) if rank is not None}
 
     def load(self, model: str) -> Load:
         """How busy a model is."""

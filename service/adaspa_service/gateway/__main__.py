@@ -1,0 +1,58 @@
+"""Run the gateway: ``python -m adaspa_service.gateway``, configured by ``ADASPA_*`` variables."""
+
+import logging
+import os
+import socket
+import sys
+from typing import NoReturn
+
+import uvicorn
+
+from adaspa_service.contract.catalog import CatalogError
+from adaspa_service.contract.settings import Settings, SettingsError, get_settings
+from adaspa_service.contract.storage import StorageUnavailable
+from adaspa_service.contract.store import StoreUnavailable
+from adaspa_service.gateway.app import create_app
+
+STOP_SECONDS = 10
+
+
+def fail(message: object) -> NoReturn:
+    """End with one line and exit status 1."""
+    print(f"adaspa gateway: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+def main() -> None:
+    """Check settings, catalog, Redis, storage and the port, then serve."""
+    try:
+        settings = get_settings()
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        app = create_app(settings)
+        app.state.parts.store.ping()
+        app.state.parts.storage.check()
+    except (SettingsError, CatalogError, StoreUnavailable, StorageUnavailable) as error:
+        fail(error)
+    listener = listen(settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket, bound here so that a port in use is one line."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+        fail(f"port {settings.port} on {settings.host} cannot be used ({reason}); set ADASPA_PORT or ADASPA_HOST")
+
+
+if __name__ == "__main__":
+    main()

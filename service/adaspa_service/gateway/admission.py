@@ -1,0 +1,81 @@
+"""Admitting a job: record and queue place first, then its message."""
+
+import hashlib
+import logging
+import math
+
+from adaspa_service.contract.job import Job, JobParams
+from adaspa_service.contract.queue import QueueUnavailable, enqueue
+from adaspa_service.contract.scripts import StoreUnavailable
+from adaspa_service.contract.store import IdempotencyConflict, QueueFull
+from adaspa_service.gateway.errors import ApiError, bad_field
+from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.schemas import VideoCreate
+
+log = logging.getLogger(__name__)
+
+MAX_KEY_CHARS = 255
+UNMEASURED_SECONDS = 60
+"""What a client is told to wait for a full queue of a model that has completed no job yet."""
+
+
+def submit(parts: Parts, asked: VideoCreate, params: JobParams, idempotency_key: str | None) -> tuple[Job, bool]:
+    """Admit a job and send its message; the job, and whether it is new.
+
+    If the message cannot be sent the job is taken back. Should even that fail, the record stays in the outbox, and
+    the janitor sends it when Redis is there again.
+
+    Raises:
+        ApiError: 429 queue full, 422 key used with another request.
+        QueueUnavailable, StoreUnavailable: nothing was accepted.
+    """
+    try:
+        job, new = parts.store.admit(params, idempotency(asked, idempotency_key))
+    except QueueFull as error:
+        raise full(parts, params.model) from error
+    except IdempotencyConflict as error:
+        message = "Idempotency-Key: was used with another request; allowed: a new key for each request"
+        raise ApiError(422, "idempotency_key_reused", message, "Idempotency-Key") from error
+    if new:
+        try:
+            enqueue(parts.celery, job)
+        except QueueUnavailable:
+            take_back(parts, job)
+            raise
+        note_sent(parts, job.id)
+    return job, new
+
+
+def idempotency(asked: VideoCreate, key: str | None) -> tuple[str, str] | None:
+    """The key as it is stored, and the digest of what was asked, the same for JSON and form."""
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_KEY_CHARS:
+        raise bad_field("Idempotency-Key", f"Idempotency-Key: {len(key)} characters; allowed: 1 to {MAX_KEY_CHARS}")
+    request = asked.model_dump_json(exclude_none=True)
+    return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, request))  # type: ignore[return-value]
+
+
+def full(parts: Parts, model: str) -> ApiError:
+    """429 with the time until a running job is expected to make room, from the latest completed ones."""
+    load = parts.store.load(model)
+    wait = UNMEASURED_SECONDS if load.job_seconds is None else load.job_seconds / max(load.running, 1)
+    message = f"{load.waiting} jobs wait for model {model}; allowed: {parts.settings.queue_cap}. Try again later."
+    return ApiError(429, "queue_full", message, "model", {"Retry-After": str(max(1, math.ceil(wait)))})
+
+
+def take_back(parts: Parts, job: Job) -> None:
+    """Undo an admission whose message could not be sent."""
+    try:
+        parts.store.discard(job.id)
+        parts.store.purge(job.id)
+    except StoreUnavailable as error:
+        log.warning("%s: stays in the outbox: %s", job.id, error)
+
+
+def note_sent(parts: Parts, job_id: str) -> None:
+    """Take the job out of the outbox; if that fails its message is sent twice, which does no harm."""
+    try:
+        parts.store.mark_sent(job_id)
+    except StoreUnavailable as error:
+        log.warning("%s: its message may be sent twice: %s", job_id, error)

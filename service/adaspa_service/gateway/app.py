@@ -1,0 +1,92 @@
+"""The FastAPI application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adaspa_service.contract.settings import Settings
+from adaspa_service.gateway import content, errors, health, models, videos
+from adaspa_service.gateway.errors import ErrorBody
+from adaspa_service.gateway.janitor import Janitor
+from adaspa_service.gateway.parts import Parts
+
+DESCRIPTION = """Text in, video out. Every route is also there without `/v1`.
+
+OpenAI's clients work with the base URL `/v1`; fields that theirs do not have go through `extra_body`."""
+EVERYWHERE: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A field is not as it has to be; `param` names it", "model": ErrorBody},
+    404: {"description": "There is no such thing", "model": ErrorBody},
+    503: {"description": "A part of the service is away; try again", "model": ErrorBody},
+}
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway. Its janitor runs while the application does.
+
+    Raises:
+        CatalogError, StorageUnavailable: the settings lead nowhere.
+    """
+    parts = Parts.of(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with Janitor(parts):
+            yield
+
+    app = FastAPI(
+        title="AdaSpa serve",
+        version=version("adaspa-serve"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # the pages load their scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    errors.install(app)
+    app.add_middleware(SecurityHeaders)
+    for prefix in ("/v1", ""):
+        for router in (videos.router, content.router, models.router, health.router):
+            app.include_router(router, prefix=prefix, include_in_schema=bool(prefix), responses=EVERYWHERE)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
+    return app
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, without the framework's 422: a bad parameter gets a 400 here."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for path in found["paths"].values():
+            for operation in path.values():
+                answers = operation["responses"]
+                if answers.get("422", {}).get("description") == "Validation Error":
+                    del answers["422"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            found["components"]["schemas"].pop(name, None)
+        app.openapi_schema = found
+    return app.openapi_schema
+
+
+class SecurityHeaders:
+    """ASGI middleware: headers that every answer carries."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *SECURITY_HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, with_headers if scope["type"] == "http" else send)

@@ -1,0 +1,129 @@
+"""The body of ``POST /videos``: JSON, or the multipart form that OpenAI's clients send, to a VideoCreate."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any, NoReturn
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from adaspa_service.contract.catalog import Catalog
+from adaspa_service.gateway.errors import ApiError, bad_field
+from adaspa_service.gateway.params import allowed
+from adaspa_service.gateway.schemas import VideoCreate
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_FIELDS = 64
+OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": VideoCreate.model_json_schema()} for kind in ("application/json", "multipart/form-data")
+        },
+    }
+}
+"""What FastAPI cannot see, because the body is read here."""
+
+
+async def read_create(request: Request, catalog: Catalog) -> VideoCreate:
+    """Read the body, and check the fields' names and types.
+
+    Raises:
+        ApiError: 413 too large, 415 another content type, 400 with the field.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        return validate(parse_json(await read_limited(request)), catalog, strings=False)
+    if kind == "multipart/form-data":
+        return validate(await parse_form(request, await read_limited(request)), catalog, strings=True)
+    message = f"Content-Type {kind or '(none)'} is not taken; allowed: application/json, multipart/form-data"
+    raise ApiError(415, "unsupported_media_type", message)
+
+
+async def read_limited(request: Request) -> bytes:
+    """The body, of 1 MiB at most."""
+    too_large = ApiError(
+        413, "request_too_large", f"the request body is over {MAX_BODY_BYTES} bytes", headers={"Connection": "close"}
+    )
+    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large
+    return bytes(body)
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """A JSON object, by the standard: no NaN, and no name twice."""
+    try:
+        data = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise bad_field(None, f"the body is not JSON: {reason}", "invalid_json") from error
+    if not isinstance(data, dict):
+        raise bad_field(None, "the body has to be a JSON object", "invalid_json")
+    return data
+
+
+async def parse_form(request: Request, body: bytes) -> dict[str, str]:
+    """The fields of a multipart form; a file is refused under its field's name."""
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+        yield b""
+
+    parser = MultiPartParser(
+        request.headers, stream(), max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_BODY_BYTES
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        reason = getattr(error, "message", error)
+        raise bad_field(None, f"the body is not a multipart form: {reason}", "invalid_multipart") from error
+    fields: dict[str, str] = {}
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                raise bad_field(name, f"{name}: files are not taken; allowed: text fields", "file_not_allowed")
+            if name in fields:
+                raise bad_field(name, f"{name}: given more than once", "duplicate_parameter")
+            fields[name] = value
+    finally:
+        await form.close()
+    return fields
+
+
+def validate(data: dict[str, Any], catalog: Catalog, *, strings: bool) -> VideoCreate:
+    """Check names and types. In a form every value is a string; in JSON a number has to be one."""
+    try:
+        if strings:
+            return VideoCreate.model_validate_strings(data)
+        return VideoCreate.model_validate(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            message = f"{name}: unknown field; allowed: {', '.join(VideoCreate.model_fields)}"
+            raise bad_field(name, message, "unknown_parameter") from error
+        limits = f"allowed: {allowed(name, catalog, data.get('model'))}"
+        if first["type"] == "missing":
+            raise bad_field(name, f"{name}: required; {limits}", "missing_required_parameter") from error
+        message = f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}; {limits}"
+        raise bad_field(name, message, "invalid_type") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise bad_field(twice, f"{twice}: given more than once", "duplicate_parameter")
+    return data

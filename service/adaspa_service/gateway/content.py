@@ -1,0 +1,98 @@
+"""``GET /videos/{id}/content``: the files of a finished job, streamed from storage, with ranges and conditions."""
+
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+
+from adaspa_service.contract.job import Artifact, Job, JobStatus
+from adaspa_service.contract.storage import ObjectMissing
+from adaspa_service.gateway.errors import ApiError, ErrorBody
+from adaspa_service.gateway.lookup import find
+from adaspa_service.gateway.parts import PartsOf
+from adaspa_service.gateway.ranges import select
+
+router = APIRouter(tags=["videos"])
+
+
+class Variant(StrEnum):
+    """A file of a finished job."""
+
+    video = "video"
+    thumbnail = "thumbnail"
+    spritesheet = "spritesheet"
+
+
+FILE = {"schema": {"type": "string", "format": "binary"}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole file", "content": {"video/mp4": FILE, "image/webp": FILE}},
+    206: {"description": "The range that was asked for", "content": {"video/mp4": FILE, "image/webp": FILE}},
+    304: {"description": "The client has it: If-None-Match names its ETag"},
+    409: {"description": "The job has not completed", "model": ErrorBody},
+    416: {"description": "The range lies outside the file", "model": ErrorBody},
+}
+
+
+@router.get("/videos/{video_id}/content", response_class=Response, responses=RESPONSES)
+def download(video_id: str, request: Request, parts: PartsOf, variant: Variant = Variant.video) -> Response:
+    """A file of a completed video. One byte range is served; of several, the whole file."""
+    artifact = find_artifact(find(parts, video_id), variant)
+    etag = f'"{artifact.sha256}"'
+    headers = file_headers(artifact, video_id, etag)
+    selected = select(request.headers, artifact.bytes, etag)
+    if selected.status == 304:
+        return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")})
+    if selected.status == 416:
+        unsatisfied = {"Content-Range": f"bytes */{artifact.bytes}"}
+        message = f"Range: lies outside the file; allowed: within its {artifact.bytes} bytes"
+        raise ApiError(416, "range_not_satisfiable", message, "Range", unsatisfied)
+    headers["Content-Length"] = str(selected.end - selected.start)
+    if selected.status == 206:
+        headers["Content-Range"] = f"bytes {selected.start}-{selected.end - 1}/{artifact.bytes}"
+    try:
+        chunks = parts.storage.read_range(artifact.key, selected.start, selected.end)
+    except ObjectMissing as error:
+        raise gone(video_id, variant) from error
+    return StreamingResponse(chunks, selected.status, headers)
+
+
+@router.head("/videos/{video_id}/content", response_class=Response, include_in_schema=False)
+def describe(video_id: str, parts: PartsOf, variant: Variant = Variant.video) -> Response:
+    """The headers of the whole file; ranges have no meaning here."""
+    artifact = find_artifact(find(parts, video_id), variant)
+    try:
+        parts.storage.head(artifact.key)
+    except ObjectMissing as error:
+        raise gone(video_id, variant) from error
+    headers = file_headers(artifact, video_id, f'"{artifact.sha256}"')
+    return Response(headers=headers | {"Content-Length": str(artifact.bytes)})
+
+
+def find_artifact(job: Job, variant: Variant) -> Artifact:
+    """The file's description. Raises ApiError: 409 while there is none, 404 if there never will be."""
+    if job.status is not JobStatus.completed:
+        message = f"video {job.id} is {job.status}; its files can be had once it is completed"
+        raise ApiError(409, "video_not_ready", message, "video_id")
+    if variant not in job.artifacts:
+        message = f"variant: {variant} was not made; allowed: {', '.join(job.artifacts)}"
+        raise ApiError(404, "variant_not_found", message, "variant")
+    return job.artifacts[variant]
+
+
+def gone(video_id: str, variant: Variant) -> ApiError:
+    """404 for a file that is not in storage any more."""
+    return ApiError(404, "file_gone", f"the {variant} of video {video_id} is no longer in storage", "video_id")
+
+
+def file_headers(artifact: Artifact, video_id: str, etag: str) -> dict[str, str]:
+    """What all answers about a file say."""
+    name = f"{video_id}{PurePosixPath(artifact.key).suffix}"
+    return {
+        "Content-Type": artifact.content_type,
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": f'inline; filename="{name}"',
+    }

@@ -1,0 +1,100 @@
+"""Every error in the shape that OpenAI's clients read: ``{"error": {message, type, param, code}}``."""
+
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from adaspa_service.contract.queue import QueueUnavailable
+from adaspa_service.contract.scripts import StoreUnavailable
+from adaspa_service.contract.storage import StorageUnavailable
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5
+"""What a client is told to wait while a part of the service is away."""
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None = None
+    """The field at fault."""
+    code: str | None = None
+    """A word for programs."""
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer from 400 on."""
+
+    error: ErrorDetail
+
+
+class ApiError(Exception):
+    """A refusal with its HTTP status."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param = status, code, message, param
+        self.headers = dict(headers or {})
+
+
+def bad_field(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
+    """A 400 that names the field."""
+    return ApiError(400, code, message, param)
+
+
+def respond(error: ApiError) -> JSONResponse:
+    """The answer that an error becomes."""
+    kinds = {429: "rate_limit_error"}
+    kind = kinds.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    detail = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    return JSONResponse({"error": detail}, error.status, error.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Give the application its exception handlers, those of the framework's own errors included."""
+
+    @app.exception_handler(ApiError)
+    def refused(_: Request, error: ApiError) -> JSONResponse:
+        return respond(error)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        return respond(bad_field(name, f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}"))
+
+    @app.exception_handler(HTTPException)
+    def framework(request: Request, error: HTTPException) -> JSONResponse:
+        words = {404: ("not_found", "there is no"), 405: ("method_not_allowed", "not allowed:")}
+        code, text = words.get(error.status_code, ("invalid_request", error.detail))
+        message = f"{text} {request.method} {request.url.path}" if error.status_code in words else text
+        return respond(ApiError(error.status_code, code, message, headers=error.headers))
+
+    @app.exception_handler(StoreUnavailable)
+    @app.exception_handler(QueueUnavailable)
+    @app.exception_handler(StorageUnavailable)
+    def away(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        what = "storage" if isinstance(error, StorageUnavailable) else "job store"
+        message = f"The {what} cannot be reached at the moment; try again."
+        return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
+
+    @app.exception_handler(Exception)
+    def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return respond(ApiError(500, "internal_error", "The gateway met an unexpected error; it was logged."))

@@ -1,0 +1,32 @@
+"""``/models``: what is served, and what may be asked of it."""
+
+from fastapi import APIRouter
+
+from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.gateway.errors import ApiError
+from adaspa_service.gateway.parts import Parts, PartsOf
+from adaspa_service.gateway.schemas import Model, ModelList
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/models")
+def list_models(parts: PartsOf) -> ModelList:
+    """The served models; the first is the default."""
+    return ModelList(data=[view(parts, spec) for spec in parts.catalog.models.values()])
+
+
+@router.get("/models/{model_id}")
+def get_model(model_id: str, parts: PartsOf) -> Model:
+    """One served model."""
+    spec = parts.catalog.get(model_id)
+    if spec is None:
+        message = f"there is no model {model_id[:60]!r}; there is {', '.join(parts.catalog.models)}"
+        raise ApiError(404, "model_not_found", message, "model_id")
+    return view(parts, spec)
+
+
+def view(parts: Parts, spec: ModelSpec) -> Model:
+    """A model with how busy it is."""
+    load = parts.store.load(spec.id)
+    return Model.of(spec, load.waiting, load.running)

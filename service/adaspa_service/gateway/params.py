@@ -1,0 +1,133 @@
+"""From a request to job parameters: defaults from the catalog, everything else refused with what is allowed."""
+
+import math
+import secrets
+from typing import TypeVar
+
+from adaspa_service.contract.catalog import Catalog, ModelSpec
+from adaspa_service.contract.job import JobParams
+from adaspa_service.gateway.errors import bad_field
+from adaspa_service.gateway.schemas import VideoCreate, seconds_text
+
+Number = TypeVar("Number", int, float)
+
+MAX_SEED = 2**63 - 1
+SPARSITY = "0 to below 1"
+
+
+def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
+    """The parameters of the job that was asked for. A seed is drawn if none is given.
+
+    Raises:
+        ApiError: 400 with the field and what is allowed.
+    """
+    spec = catalog.default if asked.model is None else catalog.get(asked.model)
+    if spec is None:
+        message = f"model: {shown(asked.model)} is not served; allowed: {', '.join(catalog.models)}"
+        raise bad_field("model", message, "model_not_found")
+    fps = within("fps", asked.fps, spec.fps, spec.fps_range)
+    width, height = map(int, one_of("size", asked.size, spec.sizes[0], spec.sizes).split("x"))
+    if asked.sparsity is not None and not 0 <= asked.sparsity < 1:
+        raise bad_field("sparsity", f"sparsity: {shown(asked.sparsity)} is out of range; allowed: {SPARSITY}")
+    return JobParams(
+        model=spec.id,
+        prompt=text("prompt", asked.prompt, 1, spec),
+        negative_prompt=None
+        if asked.negative_prompt is None
+        else text("negative_prompt", asked.negative_prompt, 0, spec),
+        width=width,
+        height=height,
+        num_frames=frame_count(asked, spec, fps),
+        fps=fps,
+        steps=within("steps", asked.steps, spec.default_steps, spec.steps_range),
+        guidance_scale=within("guidance_scale", asked.guidance_scale, spec.default_guidance, spec.guidance_range),
+        seed=within("seed", asked.seed, secrets.randbelow(2**32), (0, MAX_SEED)),
+        sparsity=asked.sparsity,
+    )
+
+
+def allowed(field: str, catalog: Catalog, model: object) -> str:
+    """What a field may be, in words; of the default model where ``model`` is no served one."""
+    spec = (catalog.get(model) if isinstance(model, str) else None) or catalog.default
+    return {
+        "prompt": f"a text of 1 to {spec.max_prompt_chars} characters",
+        "negative_prompt": f"a text of 0 to {spec.max_prompt_chars} characters",
+        "model": ", ".join(catalog.models),
+        "size": ", ".join(spec.sizes),
+        "seconds": lengths(spec, spec.fps),
+        "num_frames": ", ".join(map(str, spec.frames)),
+        "fps": "{} to {}".format(*spec.fps_range),
+        "steps": "{} to {}".format(*spec.steps_range),
+        "guidance_scale": "{} to {}".format(*spec.guidance_range),
+        "seed": f"0 to {MAX_SEED}",
+        "sparsity": SPARSITY,
+    }[field]
+
+
+def text(name: str, value: str, least: int, spec: ModelSpec) -> str:
+    """The text, if its length is allowed and it is more than blanks where it has to be."""
+    limits = f"allowed: {least} to {spec.max_prompt_chars} characters"
+    if len(value) > spec.max_prompt_chars:
+        raise bad_field(name, f"{name}: {len(value)} characters; {limits}")
+    if least and not value.strip():
+        raise bad_field(name, f"{name}: is empty; {limits}")
+    return value
+
+
+def within(name: str, value: Number | None, default: Number, limits: tuple[Number, Number]) -> Number:
+    """The value, or the default if there is none; refused outside the limits."""
+    if value is None:
+        return default
+    low, high = limits
+    if not low <= value <= high:
+        raise bad_field(name, f"{name}: {shown(value)} is out of range; allowed: {low} to {high}")
+    return value
+
+
+def one_of(name: str, value: str | None, default: str, choices: list[str]) -> str:
+    """The value, or the default if there is none; refused if it is not a choice."""
+    if value is None:
+        return default
+    if value not in choices:
+        raise bad_field(name, f"{name}: {shown(value)} is not offered; allowed: {', '.join(choices)}")
+    return value
+
+
+def frame_count(asked: VideoCreate, spec: ModelSpec, fps: int) -> int:
+    """The number of frames, from ``num_frames`` or ``seconds``; if both are given they have to agree.
+
+    A clip of n frames lasts n / fps seconds, which is what a video object reports; counted from its first to its
+    last frame that is (n - 1) / fps, so that 33 frames at 8 a second may also be asked for as 4 seconds.
+    """
+    frames = int(one_of("num_frames", _text(asked.num_frames), str(spec.default_frames), list(map(str, spec.frames))))
+    if asked.seconds is None:
+        return frames
+    try:
+        seconds = float(asked.seconds)
+    except ValueError:
+        seconds = math.nan
+    fitting = [n for n in spec.frames if abs(n / fps - seconds) < 0.001 or abs((n - 1) / fps - seconds) < 0.001]
+    if not fitting:
+        message = f"seconds: {shown(asked.seconds)} is not offered; allowed at {fps} fps: {lengths(spec, fps)}"
+        raise bad_field("seconds", message)
+    if asked.num_frames is None:
+        return fitting[0]
+    if frames not in fitting:
+        message = f"seconds: {shown(asked.seconds)} at {fps} fps is not num_frames {frames}; allowed: one of the two"
+        raise bad_field("seconds", message)
+    return frames
+
+
+def lengths(spec: ModelSpec, fps: int) -> str:
+    """The lengths of clips at this frame rate, in words."""
+    return ", ".join(f"{seconds_text(n / fps)} ({n} frames)" for n in spec.frames)
+
+
+def shown(value: object) -> str:
+    """A value of the client's, short enough to repeat to it."""
+    words = repr(value)
+    return words if len(words) <= 60 else f"{words[:57]}..."
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,43 @@
+"""The parts that every request handler works with, made once for each application."""
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from celery import Celery
+from fastapi import Depends, Request
+
+from adaspa_service.contract.catalog import Catalog
+from adaspa_service.contract.queue import make_celery
+from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.storage import ObjectStorage
+from adaspa_service.contract.store import JobStore
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Settings, and what they lead to. Nothing is connected until it is used."""
+
+    settings: Settings
+    catalog: Catalog
+    store: JobStore
+    storage: ObjectStorage
+    celery: Celery
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Raises CatalogError, StorageUnavailable."""
+        return cls(
+            settings,
+            Catalog.load(settings.catalog),
+            JobStore.from_settings(settings),
+            ObjectStorage(settings.storage_url),
+            make_celery(settings),
+        )
+
+
+def _of_request(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsOf = Annotated[Parts, Depends(_of_request)]

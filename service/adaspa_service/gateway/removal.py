@@ -1,0 +1,26 @@
+"""Removing a discarded job: its files first, then its record, so that a crash between the two loses neither."""
+
+import logging
+
+from adaspa_service.contract.job import TERMINAL
+from adaspa_service.contract.scripts import StoreUnavailable
+from adaspa_service.contract.storage import StorageUnavailable
+from adaspa_service.gateway.parts import Parts
+
+log = logging.getLogger(__name__)
+
+
+def remove(parts: Parts, job_id: str) -> None:
+    """Remove a discarded job that has ended. Raises StorageUnavailable, StoreUnavailable."""
+    parts.storage.delete_prefix(f"videos/{job_id}/")
+    parts.store.purge(job_id)
+
+
+def remove_if_ended(parts: Parts, job_id: str) -> None:
+    """Remove a discarded job at once if nothing is in the way; the janitor does what is left."""
+    try:
+        job = parts.store.get(job_id)
+        if job is not None and job.status in TERMINAL:
+            remove(parts, job_id)
+    except (StorageUnavailable, StoreUnavailable) as error:
+        log.warning("%s: removed later: %s", job_id, error)

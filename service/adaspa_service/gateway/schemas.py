@@ -1,0 +1,171 @@
+"""What clients send and get: OpenAI's video objects, with our fields on top."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.job import AttentionReport, Job, JobError, JobStatus, Phase, StepKind
+
+EXAMPLE: JsonDict = {
+    "prompt": "a large yellow star moves right on a navy background",
+    "model": "demo",
+    "steps": 24,
+    "seed": 7,
+}
+
+
+class VideoCreate(BaseModel):
+    """What ``POST /videos`` takes; only the prompt is required. ``GET /models`` tells what a model allows."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": EXAMPLE})
+
+    prompt: str = Field(description="What the video shows.")
+    model: str | None = Field(default=None, description="Default: the first of GET /models.")
+    size: str | None = Field(default=None, description="WIDTHxHEIGHT in pixels.")
+    seconds: str | float | None = Field(
+        default=None, description="Length of the clip; it has to come out at an allowed number of frames."
+    )
+    num_frames: int | None = None
+    fps: int | None = Field(default=None, description="Frames per second.")
+    steps: int | None = Field(default=None, description="Denoising steps.")
+    guidance_scale: float | None = None
+    negative_prompt: str | None = Field(default=None, description="What the video does not show.")
+    seed: int | None = Field(default=None, description="The same seed gives the same video; default: drawn.")
+    sparsity: float | None = Field(
+        default=None, description="Share of the attention blocks that sparse steps leave out, 0 (dense) to below 1."
+    )
+
+
+class Video(BaseModel):
+    """A video job."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: JobStatus
+    progress: int = Field(ge=0, le=100, description="Percent; 100 only when completed.")
+    prompt: str
+    seconds: str = Field(description="Length of the clip.")
+    size: str
+    created_at: int
+    completed_at: int | None = Field(description="When the job ended, however it ended.")
+    expires_at: int | None = Field(description="When the job and its files are removed.")
+    error: JobError | None
+    remixed_from_video_id: None = None
+
+    num_frames: int
+    fps: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str | None
+    seed: int
+    sparsity: float | None
+    phase: Phase = Field(description="What the job is doing, or did last.")
+    step: int = Field(description="Finished denoising steps.")
+    step_kind: StepKind | None = Field(description="Kind of attention in the last finished step.")
+    queue_position: int | None = Field(description="While queued: 1 is next.")
+    eta_seconds: float | None = Field(description="Seconds left of the denoising, once steps are timed.")
+    started_at: int | None
+    attempt: int = Field(description="How many times a worker began the job.")
+    attention: AttentionReport | None = Field(description="Once completed: what AdaSpa did.")
+    timings: dict[str, float] = Field(description="Seconds by phase.")
+
+    @classmethod
+    def of(cls, job: Job, queue_position: int | None) -> Self:
+        """The view of a job."""
+        asked, running = job.params, job.status is JobStatus.in_progress
+        return cls(
+            id=job.id,
+            model=asked.model,
+            status=job.status,
+            progress=job.percent,
+            prompt=asked.prompt,
+            seconds=seconds_text(asked.num_frames / asked.fps),
+            size=f"{asked.width}x{asked.height}",
+            created_at=job.created_at,
+            completed_at=job.completed_at,
+            expires_at=job.expires_at,
+            error=job.error,
+            num_frames=asked.num_frames,
+            fps=asked.fps,
+            steps=asked.steps,
+            guidance_scale=asked.guidance_scale,
+            negative_prompt=asked.negative_prompt,
+            seed=asked.seed,
+            sparsity=asked.sparsity,
+            phase=job.progress.phase,
+            step=job.progress.step,
+            step_kind=job.progress.step_kind,
+            queue_position=queue_position,
+            eta_seconds=job.progress.eta_seconds if running else None,
+            started_at=job.started_at,
+            attempt=job.attempt,
+            attention=job.report,
+            timings=job.timings,
+        )
+
+
+class VideoList(BaseModel):
+    """A page of videos."""
+
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None = Field(description="The cursor (``after``) of the next page.")
+    has_more: bool
+
+
+class VideoDeleted(BaseModel):
+    """The answer to a deletion."""
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
+
+
+class Model(BaseModel):
+    """A served model and what may be asked of it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    owned_by: Literal["adaspa-serve"] = "adaspa-serve"
+    description: str
+    sizes: list[str]
+    default_size: str
+    frames: list[int]
+    default_frames: int
+    fps_range: tuple[int, int]
+    default_fps: int
+    steps_range: tuple[int, int]
+    default_steps: int
+    guidance_range: tuple[float, float]
+    default_guidance: float
+    max_prompt_chars: int
+    waiting: int = Field(description="Jobs in the queue.")
+    running: int = Field(description="Jobs in progress.")
+
+    @classmethod
+    def of(cls, spec: ModelSpec, waiting: int, running: int) -> Self:
+        """The view of a catalog entry."""
+        shared = spec.model_dump(include=set(cls.model_fields) & set(ModelSpec.model_fields))
+        return cls(**shared, default_size=spec.sizes[0], default_fps=spec.fps, waiting=waiting, running=running)
+
+
+class ModelList(BaseModel):
+    """The served models; the first is the default."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Health(BaseModel):
+    """The answer of a probe."""
+
+    status: Literal["ok"] = "ok"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as OpenAI's clients expect them: a string, with three decimals at most."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")

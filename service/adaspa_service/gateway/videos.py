@@ -1,0 +1,113 @@
+"""``/videos``: create, look up, list, cancel, delete."""
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from adaspa_service.contract.job import TERMINAL, Job
+from adaspa_service.contract.store import VIDEO_ID
+from adaspa_service.gateway.admission import submit
+from adaspa_service.gateway.body import OPENAPI, read_create
+from adaspa_service.gateway.errors import ErrorBody, bad_field
+from adaspa_service.gateway.lookup import find, not_found
+from adaspa_service.gateway.params import resolve
+from adaspa_service.gateway.parts import Parts, PartsOf
+from adaspa_service.gateway.removal import remove_if_ended
+from adaspa_service.gateway.schemas import Video, VideoDeleted, VideoList
+
+FIRST_ID_US = 1_735_689_600_000_000
+"""No id is older than 2025."""
+REFUSED: dict[int | str, dict[str, Any]] = {
+    413: {"description": "The body is too large", "model": ErrorBody},
+    415: {"description": "The body is neither JSON nor a form", "model": ErrorBody},
+    422: {"description": "The Idempotency-Key was used with another request", "model": ErrorBody},
+    429: {"description": "The model's queue is full; Retry-After says when to try again", "model": ErrorBody},
+}
+
+router = APIRouter(tags=["videos"])
+
+
+@router.post("/videos", responses=REFUSED, openapi_extra=OPENAPI)
+async def create_video(
+    request: Request,
+    response: Response,
+    parts: PartsOf,
+    idempotency_key: Annotated[
+        str | None, Header(description="The same key and body give the first job again.")
+    ] = None,
+) -> Video:
+    """Put a video into its model's queue. The job can be polled, followed, cancelled and deleted by its id."""
+    asked = await read_create(request, parts.catalog)
+
+    def admit() -> tuple[Video, bool]:
+        job, new = submit(parts, asked, resolve(asked, parts.catalog), idempotency_key)
+        return view(parts, job), new
+
+    video, new = await run_in_threadpool(admit)
+    if not new:
+        response.headers["Idempotent-Replayed"] = "true"
+    return video
+
+
+@router.get("/videos/{video_id}")
+def get_video(video_id: str, parts: PartsOf) -> Video:
+    """A job as it stands."""
+    return view(parts, find(parts, video_id))
+
+
+@router.get("/videos")
+def list_videos(
+    parts: PartsOf,
+    after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
+) -> VideoList:
+    """A page of jobs. Jobs that come or go meanwhile neither repeat nor hide others: a cursor is a place in time."""
+    if after is not None and not was_an_id(after):
+        raise bad_field(
+            "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
+        )
+    jobs, more = parts.store.page(after, limit, order)
+    positions = parts.store.queue_positions(jobs)
+    data = [Video.of(job, positions.get(job.id)) for job in jobs]
+    return VideoList(
+        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
+    )
+
+
+@router.post("/videos/{video_id}/cancel")
+def cancel_video(video_id: str, parts: PartsOf) -> Video:
+    """Stop a job and keep its record: a queued one is cancelled at once, a running one within a denoising step.
+
+    A job that has ended stays as it is.
+    """
+    find(parts, video_id)
+    parts.store.request_cancel(video_id)
+    return view(parts, find(parts, video_id))
+
+
+@router.delete("/videos/{video_id}")
+def delete_video(video_id: str, parts: PartsOf) -> VideoDeleted:
+    """Delete a job in whatever state: from now on its id is unknown, and no video will come of it.
+
+    A queued job leaves the queue. A running one is stopped within a denoising step; GET /models shows when it is no
+    longer running. The files of a finished one are removed, then its record; if storage cannot be reached at the
+    moment, that is made up for as soon as it can.
+    """
+    if not VIDEO_ID.fullmatch(video_id) or not parts.store.discard(video_id):
+        raise not_found(video_id)
+    remove_if_ended(parts, video_id)
+    return VideoDeleted(id=video_id)
+
+
+def view(parts: Parts, job: Job) -> Video:
+    """The job as clients see it."""
+    position = None if job.status in TERMINAL else parts.store.queue_position(job)
+    return Video.of(job, position)
+
+
+def was_an_id(text: str) -> bool:
+    """Whether this may have been a video's id: well formed, and from a time that has been."""
+    return bool(VIDEO_ID.fullmatch(text)) and FIRST_ID_US <= int(text[6:20], 16) <= (time.time() + 3600) * 1e6

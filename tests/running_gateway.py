@@ -1,0 +1,122 @@
+"""A gateway on a real port, and a stand-in for the worker."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+from adaspa_service.contract.job import AttentionReport, Job, Progress
+from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.store import JobStore, Lease
+from adaspa_service.gateway.app import create_app
+from adaspa_service.gateway.parts import Parts
+
+FILES = {
+    "video": ("video.mp4", "video/mp4", bytes(range(256)) * 40),
+    "thumbnail": ("thumbnail.webp", "image/webp", b"a small picture"),
+    "spritesheet": ("spritesheet.webp", "image/webp", b"many small pictures"),
+}
+"""Name, type and bytes of what the stand-in makes."""
+REPORT = AttentionReport(
+    density=0.3,
+    recall=0.9,
+    searches=2,
+    dense_steps=4,
+    search_steps=2,
+    sparse_steps=4,
+    dense_seconds=1.0,
+    search_seconds=0.6,
+    sparse_seconds=0.5,
+    cache_bytes=1000,
+)
+
+
+@dataclass
+class Service:
+    """A running gateway, and its parts as a worker would have them."""
+
+    url: str
+    parts: Parts
+    http: httpx.Client
+    scratch: Path
+
+    @property
+    def store(self) -> JobStore:
+        return self.parts.store
+
+    def create(self, **fields: Any) -> dict[str, Any]:
+        """Submit a prompt; the answer."""
+        response = self.http.post("/videos", json={"prompt": "a red circle", **fields})
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def claim(self, video_id: str) -> Lease:
+        """Begin an attempt, as a worker does."""
+        lease = self.store.claim(video_id, "worker-1")
+        assert lease is not None
+        return lease
+
+    def step(self, lease: Lease, step: int) -> None:
+        """Report a denoising step."""
+        steps = lease.job.params.steps
+        progress = Progress(phase="denoising", step=step, steps=steps, step_kind="sparse", eta_seconds=1.5)
+        self.store.report_progress(lease, progress)
+
+    def complete(self, lease: Lease) -> Job:
+        """Put files into storage and end the attempt."""
+        artifacts = {}
+        for variant, (name, content_type, content) in FILES.items():
+            path = self.scratch / name
+            path.write_bytes(content)
+            key = f"videos/{lease.job.id}/{lease.attempt}/{name}"
+            artifacts[variant] = self.parts.storage.put_file(key, path, content_type)
+        self.store.complete(lease, artifacts, REPORT, {"denoising": 1.5})
+        job = self.store.get(lease.job.id)
+        assert job is not None
+        return job
+
+    def completed(self, **fields: Any) -> str:
+        """The id of a job that was run to its end."""
+        return self.complete(self.claim(self.create(**fields)["id"])).id
+
+    def openai(self) -> openai.OpenAI:
+        """The public client, as it comes."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def messages(self) -> int:
+        """Messages in the demo model's queue."""
+        return int(self.store.client.llen("generate.demo"))  # type: ignore[arg-type]
+
+
+@contextmanager
+def serving(settings: Settings, scratch: Path) -> Iterator[Service]:
+    """A gateway on a free port, in a thread."""
+    app = create_app(settings)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        until(lambda: server.started, "the gateway serves")
+        with httpx.Client(base_url=url, timeout=20) as http:
+            yield Service(url, app.state.parts, http, scratch)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    """Wait for a condition; AssertionError names it when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.01)
