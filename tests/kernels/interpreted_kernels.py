@@ -5,6 +5,7 @@ import naive_attention as naive
 import pytest
 import torch
 from adaspa import BlockIndex
+from adaspa.ops.kernels import launch
 from adaspa.ops.kernels.attention_with_scores import attention_with_scores
 from adaspa.ops.kernels.block_scores import block_scores
 from adaspa.ops.kernels.block_sparse_attention import block_sparse_attention
@@ -18,6 +19,12 @@ CASES = [
     pytest.param({"tokens": 150, "dim": 256, "heads": 1}, (128, 128), torch.float16, id="dim-256"),
     pytest.param({"tokens": 90, "dim": 24, "key_tokens": 140}, (32, 16), torch.float32, id="small-blocks"),
 ]
+
+
+@pytest.fixture(autouse=True, params=["pointers", "descriptors"])
+def loads(request, monkeypatch):
+    """Both ways to load a tile: the one of sm90 and later, and that of all others."""
+    monkeypatch.setattr(launch, "_has_tma", lambda device: request.param == "descriptors")
 
 
 def inputs(shape, dtype):

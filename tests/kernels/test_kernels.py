@@ -19,7 +19,8 @@ KERNELS = {
     "scores": (block_scores_kernel, {"BLOCK_M": 128, "BLOCK": 64}),
 }
 POINTERS = {"ids": "*i16", "counts": "*i32", "lse": "*fp32", "cached_lse": "*fp32", "weights": "*fp32"}
-DATA = {"q", "k", "v", "out"}
+TILED = {"q", "k", "v"}
+DATA = {*TILED, "out"}
 
 
 def test_results_in_the_interpreter():
@@ -37,13 +38,20 @@ def test_results_in_the_interpreter():
 def compiled(name, capability, dim=128, dtype="bf16"):
     """The kernel as it is launched: strides and pointers are multiples of 16, everything else is not specialised."""
     kernel, blocks = KERNELS[name]
-    constants = {**blocks, "D": dim, "BLOCK_D": triton.next_power_of_2(dim), "PRECISION": "tf32"}
+    width, described = triton.next_power_of_2(dim), capability >= 90
+    constants = {**blocks, "D": dim, "BLOCK_D": width, "PRECISION": "tf32", "DESCRIBED": described}
     signature, attrs = {}, {}
     for i, argument in enumerate(kernel.arg_names):
-        aligned = argument in DATA or argument in POINTERS or argument.startswith("stride")
+        aligned = (
+            (argument in DATA and not (argument in TILED and described))
+            or argument in POINTERS
+            or argument.startswith("stride")
+        )
         signature[argument] = (
             "constexpr"
             if argument in constants
+            else f"tensordesc<{dtype}[1, 1, {blocks['BLOCK_M'] if argument == 'q' else 64}, {width}]>"
+            if argument in TILED and described
             else f"*{dtype}"
             if argument in DATA
             else POINTERS.get(argument, "fp32" if argument == "scale" else "i32")
@@ -59,6 +67,7 @@ def compiled(name, capability, dim=128, dtype="bf16"):
 def test_compiles_to_tensor_cores(name, capability, instruction):
     kernel = compiled(name, capability)
     assert instruction in kernel.asm["ptx"]
+    assert ("cp.async.bulk.tensor" in kernel.asm["ptx"]) == (capability >= 90)
     assert kernel.metadata.shared < (227 if capability == 90 else 163) * 1024
 
 

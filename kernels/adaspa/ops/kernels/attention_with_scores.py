@@ -8,33 +8,25 @@ import torch
 import triton
 import triton.language as tl
 
-from adaspa.ops.kernels.launch import launch_options
-from adaspa.ops.kernels.tiles import (
-    LOG2_E,
-    dot_precision,
-    head_tile,
-    load_block,
-    load_rows,
-    softmax_step,
-    unit_stride,
-)
+from adaspa.ops.kernels.launch import describable, launch_options, tile_source
+from adaspa.ops.kernels.tiles import LOG2_E, dot_precision, head_tile, load_tile, softmax_step, unit_stride
 
 
 @triton.jit
 def _attend(
-    q, k, v, weights, block, k_tokens, stride_k, stride_v, scale, cached, top, total, acc, w_rows, w_inside,
+    q, k, v, weights, b, h, block, k_tokens,
+    stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, cached, top, total, acc, w_rows, w_inside,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PARTIAL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """The running softmax after the key block that k and v point to, whose weights are stored."""
-    offsets = tl.arange(0, BLOCK)
-    left = k_tokens - block * BLOCK
-    keys = load_block(k, offsets, left, stride_k, D, BLOCK_D, PARTIAL)
+    """The running softmax after one more key block, whose weights are stored."""
+    first = block * BLOCK
+    keys = load_tile(k, b, h, first, k_tokens, stride_kb, stride_kh, stride_k, D, BLOCK_D, BLOCK, PARTIAL, DESCRIBED)
     scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
     if PARTIAL:
-        scores = tl.where(offsets[None, :] < left, scores, float("-inf"))
+        scores = tl.where((tl.arange(0, BLOCK) < k_tokens - first)[None, :], scores, float("-inf"))
     mass, top, before = softmax_step(scores, top, scale)
-    values = load_block(v, offsets, left, stride_v, D, BLOCK_D, PARTIAL)
+    values = load_tile(v, b, h, first, k_tokens, stride_vb, stride_vh, stride_v, D, BLOCK_D, BLOCK, PARTIAL, DESCRIBED)
     acc = tl.dot(mass.to(values.dtype), values, acc * before[:, None], input_precision=PRECISION)
     row_mass = tl.sum(mass, 1)
     share = row_mass * tl.math.exp2(top - cached)
@@ -49,18 +41,15 @@ def attention_with_scores_kernel(
     stride_ob, stride_oh, stride_o,
     heads, q_tokens, k_tokens, nq, nk, tiles, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     head = program // tiles
     tile = (program % tiles).to(tl.int32)
-    b, h, first = head // heads, head % heads, tile * BLOCK_M
+    b, h, first = (head // heads).to(tl.int32), (head % heads).to(tl.int32), tile * BLOCK_M
     rows = tl.arange(0, BLOCK_M)
     inside = rows < q_tokens - first
-    k += b * stride_kb + h * stride_kh
-    v += b * stride_vb + h * stride_vh
-    q_tile = load_rows(
-        q + b * stride_qb + h * stride_qh + first.to(tl.int64) * stride_q, rows, q_tokens - first, stride_q, D, BLOCK_D
-    )
+    q_tile = load_tile(q, b, h, first, q_tokens, stride_qb, stride_qh, stride_q, D, BLOCK_D, BLOCK_M, True, DESCRIBED)
     # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
     cached = tl.load(cached_lse + head * q_tokens + first + rows, mask=inside, other=float("inf")) * 1.4426950408889634
     w_block = tile * (BLOCK_M // BLOCK) + tl.arange(0, BLOCK_M // BLOCK)
@@ -71,17 +60,16 @@ def attention_with_scores_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for i in range(0, nk - 1):
         top, total, acc = _attend(
-            q_tile, k, v, weights, i, k_tokens, stride_k, stride_v, scale, cached, top, total, acc, w_rows, w_inside,
-            D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION,
+            q_tile, k, v, weights, b, h, i, k_tokens, stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v,
+            scale, cached, top, total, acc, w_rows, w_inside, D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION, DESCRIBED,
         )  # fmt: skip
-        k += BLOCK * stride_k
-        v += BLOCK * stride_v
     top, total, acc = _attend(
-        q_tile, k, v, weights, nk - 1, k_tokens, stride_k, stride_v, scale, cached, top, total, acc, w_rows, w_inside,
-        D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION,
+        q_tile, k, v, weights, b, h, nk - 1, k_tokens, stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v,
+        scale, cached, top, total, acc, w_rows, w_inside, D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION, DESCRIBED,
     )  # fmt: skip
     columns = tl.arange(0, BLOCK_D)
-    out_rows = out + b * stride_ob + h * stride_oh + (first.to(tl.int64) + rows[:, None]) * stride_o
+    out_rows = out + b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh
+    out_rows += (first.to(tl.int64) + rows[:, None]) * stride_o
     tl.store(
         out_rows + columns[None, :],
         (acc / total[:, None]).to(out.dtype.element_ty),
@@ -103,12 +91,14 @@ def attention_with_scores(
     weights = torch.empty(batch, heads, nq, nk, dtype=torch.float32, device=q.device)
     rows = query_tile(block, dim)
     tiles = triton.cdiv(tokens, rows)
+    described = describable(q, k, v)
     attention_with_scores_kernel[(batch * heads * tiles,)](
-        q, k, v, lse.float().contiguous(), out, weights, new_lse,
+        tile_source(q, rows, described), tile_source(k, block, described), tile_source(v, block, described),
+        lse.float().contiguous(), out, weights, new_lse,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E,
         D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK=block, PRECISION=dot_precision(q.dtype),
-        **launch_options(rows, block, q),
+        DESCRIBED=described, **launch_options(rows, block, q),
     )  # fmt: skip
     return out, weights, new_lse
 

@@ -9,24 +9,23 @@ import triton
 import triton.language as tl
 
 from adaspa.ops.kernels.attention_with_scores import query_tile
-from adaspa.ops.kernels.launch import launch_options
-from adaspa.ops.kernels.tiles import LOG2_E, dot_precision, head_tile, load_block, load_rows, unit_stride
+from adaspa.ops.kernels.launch import describable, launch_options, tile_source
+from adaspa.ops.kernels.tiles import LOG2_E, dot_precision, head_tile, load_tile, unit_stride
 
 
 @triton.jit
 def _score(
-    q, k, weights, block, k_tokens, stride_k, scale, cached, w_rows, w_inside,
+    q, k, weights, b, h, block, k_tokens, stride_kb, stride_kh, stride_k, scale, cached, w_rows, w_inside,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PARTIAL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """Store the weights of the key block that k points to."""
-    offsets = tl.arange(0, BLOCK)
-    left = k_tokens - block * BLOCK
-    keys = load_block(k, offsets, left, stride_k, D, BLOCK_D, PARTIAL)
+    """Store the weights of one key block."""
+    first = block * BLOCK
+    keys = load_tile(k, b, h, first, k_tokens, stride_kb, stride_kh, stride_k, D, BLOCK_D, BLOCK, PARTIAL, DESCRIBED)
     scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
     mass = tl.math.exp2(scores * scale - cached[:, None])
     if PARTIAL:
-        mass = tl.where(offsets[None, :] < left, mass, 0.0)
+        mass = tl.where((tl.arange(0, BLOCK) < k_tokens - first)[None, :], mass, 0.0)
     weight = tl.sum(tl.reshape(tl.sum(mass, 1), [BLOCK_M // BLOCK, BLOCK]), 1)
     tl.store(weights + w_rows + block, weight, mask=w_inside)
 
@@ -36,16 +35,14 @@ def block_scores_kernel(
     q, k, cached_lse, weights, stride_qb, stride_qh, stride_q, stride_kb, stride_kh, stride_k,
     heads, q_tokens, k_tokens, nq, nk, tiles, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     head = program // tiles
     tile = (program % tiles).to(tl.int32)
-    b, h, first = head // heads, head % heads, tile * BLOCK_M
+    b, h, first = (head // heads).to(tl.int32), (head % heads).to(tl.int32), tile * BLOCK_M
     rows = tl.arange(0, BLOCK_M)
-    k += b * stride_kb + h * stride_kh
-    q_tile = load_rows(
-        q + b * stride_qb + h * stride_qh + first.to(tl.int64) * stride_q, rows, q_tokens - first, stride_q, D, BLOCK_D
-    )
+    q_tile = load_tile(q, b, h, first, q_tokens, stride_qb, stride_qh, stride_q, D, BLOCK_D, BLOCK_M, True, DESCRIBED)
     # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
     cached = tl.load(cached_lse + head * q_tokens + first + rows, mask=rows < q_tokens - first, other=float("inf"))
     cached *= 1.4426950408889634
@@ -54,13 +51,12 @@ def block_scores_kernel(
     w_inside = w_block < nq
     for i in range(0, nk - 1):
         _score(
-            q_tile, k, weights, i, k_tokens, stride_k, scale, cached, w_rows, w_inside,
-            D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION,
+            q_tile, k, weights, b, h, i, k_tokens, stride_kb, stride_kh, stride_k, scale, cached, w_rows, w_inside,
+            D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION, DESCRIBED,
         )  # fmt: skip
-        k += BLOCK * stride_k
     _score(
-        q_tile, k, weights, nk - 1, k_tokens, stride_k, scale, cached, w_rows, w_inside,
-        D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION,
+        q_tile, k, weights, b, h, nk - 1, k_tokens, stride_kb, stride_kh, stride_k, scale, cached, w_rows, w_inside,
+        D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION, DESCRIBED,
     )  # fmt: skip
 
 
@@ -73,11 +69,13 @@ def block_scores(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, block: int
     weights = torch.empty(batch, heads, nq, nk, dtype=torch.float32, device=q.device)
     rows = query_tile(block, dim)
     tiles = triton.cdiv(tokens, rows)
+    described = describable(q, k)
     block_scores_kernel[(batch * heads * tiles,)](
-        q, k, lse.float().contiguous(), weights, *q.stride()[:3], *k.stride()[:3],
+        tile_source(q, rows, described), tile_source(k, block, described), lse.float().contiguous(), weights,
+        *q.stride()[:3], *k.stride()[:3],
         heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E,
         D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK=block, PRECISION=dot_precision(q.dtype),
-        **launch_options(rows, block, q),
+        DESCRIBED=described, **launch_options(rows, block, q),
     )  # fmt: skip
     return weights
 

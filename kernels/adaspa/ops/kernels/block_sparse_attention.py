@@ -8,33 +8,27 @@ import torch
 import triton
 import triton.language as tl
 
-from adaspa.ops.kernels.launch import launch_options
-from adaspa.ops.kernels.tiles import (
-    LOG2_E,
-    dot_precision,
-    head_tile,
-    load_block,
-    load_rows,
-    softmax_step,
-    unit_stride,
-)
+from adaspa.ops.kernels.launch import describable, launch_options, tile_source
+from adaspa.ops.kernels.tiles import LOG2_E, dot_precision, head_tile, load_tile, softmax_step, unit_stride
 
 
 @triton.jit
 def _attend(
-    q, k, v, block, k_tokens, stride_k, stride_v, scale, top, total, acc,
+    q, k, v, b, h, block, k_tokens,
+    stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, top, total, acc,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """The running softmax after one more key block."""
-    first = block.to(tl.int64) * BLOCK_N
-    offsets = tl.arange(0, BLOCK_N)
-    left = k_tokens - block * BLOCK_N
-    keys = load_block(k + first * stride_k, offsets, left, stride_k, D, BLOCK_D, PARTIAL)
+    first = block * BLOCK_N
+    keys = load_tile(k, b, h, first, k_tokens, stride_kb, stride_kh, stride_k, D, BLOCK_D, BLOCK_N, PARTIAL, DESCRIBED)
     scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
     if PARTIAL:
-        scores = tl.where(offsets[None, :] < left, scores, float("-inf"))
+        scores = tl.where((tl.arange(0, BLOCK_N) < k_tokens - first)[None, :], scores, float("-inf"))
     mass, top, before = softmax_step(scores, top, scale)
-    values = load_block(v + first * stride_v, offsets, left, stride_v, D, BLOCK_D, PARTIAL)
+    values = load_tile(
+        v, b, h, first, k_tokens, stride_vb, stride_vh, stride_v, D, BLOCK_D, BLOCK_N, PARTIAL, DESCRIBED
+    )
     acc = tl.dot(mass.to(values.dtype), values, acc * before[:, None], input_precision=PRECISION)
     return top, total * before + tl.sum(mass, 1), acc
 
@@ -46,18 +40,15 @@ def block_sparse_kernel(
     stride_ob, stride_oh, stride_o,
     heads, q_tokens, k_tokens, nq, nk, width, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head = row // nq
-    b, h, first = head // heads, head % heads, (row % nq).to(tl.int32) * BLOCK_M
+    b, h, first = (head // heads).to(tl.int32), (head % heads).to(tl.int32), (row % nq).to(tl.int32) * BLOCK_M
     rows = tl.arange(0, BLOCK_M)
     count = tl.load(counts + row)
     full = count == nk
-    k += b * stride_kb + h * stride_kh
-    v += b * stride_vb + h * stride_vh
-    q_tile = load_rows(
-        q + b * stride_qb + h * stride_qh + first.to(tl.int64) * stride_q, rows, q_tokens - first, stride_q, D, BLOCK_D
-    )
+    q_tile = load_tile(q, b, h, first, q_tokens, stride_qb, stride_qh, stride_q, D, BLOCK_D, BLOCK_M, True, DESCRIBED)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -65,20 +56,23 @@ def block_sparse_kernel(
     for i in range(0, count - 1):
         block = tl.where(full, i, tl.load(ids + row * width + i, mask=count != nk, other=0).to(tl.int32))
         top, total, acc = _attend(
-            q_tile, k, v, block, k_tokens, stride_k, stride_v, scale, top, total, acc,
-            D, BLOCK_D, BLOCK_N, False, PRECISION,
+            q_tile, k, v, b, h, block, k_tokens,
+            stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, top, total, acc,
+            D, BLOCK_D, BLOCK_N, False, PRECISION, DESCRIBED,
         )  # fmt: skip
     if count > 0:
         i = count - 1
         block = tl.where(full, i, tl.load(ids + row * width + i, mask=count != nk, other=0).to(tl.int32))
         top, total, acc = _attend(
-            q_tile, k, v, block, k_tokens, stride_k, stride_v, scale, top, total, acc,
-            D, BLOCK_D, BLOCK_N, True, PRECISION,
+            q_tile, k, v, b, h, block, k_tokens,
+            stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, top, total, acc,
+            D, BLOCK_D, BLOCK_N, True, PRECISION, DESCRIBED,
         )  # fmt: skip
         acc = acc / total[:, None]
     columns = tl.arange(0, BLOCK_D)
     inside = rows < q_tokens - first
-    out_rows = out + b * stride_ob + h * stride_oh + (first.to(tl.int64) + rows[:, None]) * stride_o
+    out_rows = out + b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh
+    out_rows += (first.to(tl.int64) + rows[:, None]) * stride_o
     tl.store(out_rows + columns[None, :], acc.to(out.dtype.element_ty), mask=inside[:, None] & (columns[None, :] < D))
     # log2(0) of an empty row is minus infinity, as it must be.
     tl.store(lse + head * q_tokens + first + rows, (top + tl.math.log2(total)) * 0.6931471805599453, mask=inside)
@@ -101,12 +95,16 @@ def block_sparse_attention(
     out = torch.empty_like(q)
     lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
     nq, nk = triton.cdiv(tokens, query_block), triton.cdiv(k.shape[2], key_block)
+    described = describable(q, k, v)
+    # Descriptors leave no pointers to hold, which makes room for twice the accumulator.
+    hold = 2**14 if described and key_block <= 64 else 2**13
     block_sparse_kernel[(batch * heads * nq,)](
-        q, k, v, ids.contiguous(), counts.contiguous(), out, lse,
+        tile_source(q, query_block, described), tile_source(k, key_block, described),
+        tile_source(v, key_block, described), ids.contiguous(), counts.contiguous(), out, lse,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         heads, tokens, k.shape[2], nq, nk, ids.shape[-1], scale * LOG2_E,
         D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
-        **launch_options(query_block, key_block, q),
+        DESCRIBED=described, **launch_options(query_block, key_block, q, hold),
     )  # fmt: skip
     return out, lse
 

@@ -1,4 +1,4 @@
-"""How many warps and pipeline stages a kernel is launched with: computed, so that no request waits for autotuning."""
+"""How a kernel is launched: computed from shapes and device, so that no request waits for autotuning."""
 
 from __future__ import annotations
 
@@ -6,20 +6,47 @@ from functools import cache
 
 import torch
 import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from adaspa.ops.kernels.tiles import head_tile
 
 
-def launch_options(rows: int, keys: int, q: torch.Tensor) -> dict[str, int]:
-    """For a tile of ``rows`` query rows against ``keys`` keys.
+def launch_options(rows: int, keys: int, q: torch.Tensor, four_warps_hold: int = 2**13) -> dict[str, int]:
+    """Warps and pipeline stages for a tile of ``rows`` query rows against ``keys`` keys.
 
-    Four warps hold the accumulator of 64 rows x 128 in registers, larger ones spill and take eight. As many stages of
-    keys and values as the shared memory of the device has room for beside the query tile, up to three.
+    Four warps hold an accumulator of 64 rows x 128, or what the kernel says, in registers; a larger one would spill and
+    takes eight. As many stages of keys and values as the shared memory of the device has room for beside the query
+    tile, up to three.
     """
     width = head_tile(q.shape[-1])
     stage = 2 * keys * width * q.element_size()
     room = _shared_memory(q.device) - rows * width * q.element_size()
-    return {"num_warps": 8 if rows * width > 2**13 else 4, "num_stages": max(1, min(3, room // stage))}
+    return {"num_warps": 4 if rows * width <= four_warps_hold else 8, "num_stages": max(1, min(3, room // stage))}
+
+
+def describable(*tensors: torch.Tensor) -> bool:
+    """True where the device loads tiles by descriptor (TMA), and the layout of the tensors allows it.
+
+    Elsewhere descriptors would be taken apart into loads that are not pipelined.
+    """
+    return all(
+        _has_tma(x.device)
+        and x.data_ptr() % 16 == 0
+        and all(stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
+        for x in tensors
+    )
+
+
+def tile_source(x: torch.Tensor, rows: int, described: bool) -> torch.Tensor | TensorDescriptor:
+    """What a kernel loads tiles of ``rows`` rows of ``[B, H, S, D]`` from."""
+    if not described:
+        return x
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, head_tile(x.shape[-1])])
+
+
+@cache
+def _has_tma(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @cache

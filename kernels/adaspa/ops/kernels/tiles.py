@@ -12,25 +12,28 @@ LOG2_E = 1.4426950408889634
 
 
 @triton.jit
-def load_rows(base, rows, limit, stride, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """A ``[rows, BLOCK_D]`` tile; rows from ``limit`` on and columns from D on are zero."""
-    columns = tl.arange(0, BLOCK_D)
-    pointers = base + rows[:, None] * stride + columns[None, :]
-    if D == BLOCK_D:
-        return tl.load(pointers, mask=rows[:, None] < limit, other=0.0)
-    return tl.load(pointers, mask=(rows[:, None] < limit) & (columns[None, :] < D), other=0.0)
+def load_tile(
+    x, b, h, first, limit, stride_b, stride_h, stride,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, PARTIAL: tl.constexpr, DESCRIBED: tl.constexpr,
+):  # fmt: skip
+    """Rows from ``first`` on of one head of ``[B, H, S, D]``, as ``[ROWS, BLOCK_D]``.
 
-
-@triton.jit
-def load_block(base, rows, limit, stride, D: tl.constexpr, BLOCK_D: tl.constexpr, PARTIAL: tl.constexpr):
-    """`load_rows` without the test of the rows where the block is whole."""
-    if PARTIAL:
-        return load_rows(base, rows, limit, stride, D, BLOCK_D)
-    columns = tl.arange(0, BLOCK_D)
-    pointers = base + rows[:, None] * stride + columns[None, :]
-    if D == BLOCK_D:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=columns[None, :] < D, other=0.0)
+    Rows from ``limit`` on, and columns from D on, are zero; without PARTIAL all rows must lie before ``limit``. Given a
+    pointer ``x``, or with DESCRIBED a tensor descriptor, where the hardware does all that.
+    """
+    if DESCRIBED:
+        tile = x.load([b, h, first, 0]).reshape(ROWS, BLOCK_D)
+    else:
+        rows, columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
+        base = x + tl.cast(b, tl.int64) * stride_b + tl.cast(h, tl.int64) * stride_h + tl.cast(first, tl.int64) * stride
+        pointers = base + rows[:, None] * stride + columns[None, :]
+        if PARTIAL:
+            tile = tl.load(pointers, mask=(rows[:, None] < limit - first) & (columns[None, :] < D), other=0.0)
+        elif D == BLOCK_D:
+            tile = tl.load(pointers)
+        else:
+            tile = tl.load(pointers, mask=columns[None, :] < D, other=0.0)
+    return tile
 
 
 @triton.jit
