@@ -100,4 +100,5 @@ class RequestRecord:
 def _per_head(values: list[torch.Tensor], uses: list[int]) -> list[float]:
     """The mean over patterns, weighted by their uses, and over the batch."""
     weighted = torch.stack([value.mean(0) * count for value, count in zip(values, uses, strict=True)])
-    return [float(value) for value in weighted.sum(0) / sum(uses)]
+    means: list[float] = (weighted.sum(0) / sum(uses)).tolist()
+    return means

@@ -12,19 +12,23 @@ from adaspa.ops.kernels.block_sparse_attention import block_sparse_attention
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3}
 CASES = [
-    pytest.param({"tokens": 130, "dim": 32}, (64, 64), torch.float32, id="partial-block"),
-    pytest.param({"tokens": 256, "dim": 64, "batch": 2}, (64, 64), torch.float16, id="whole-blocks"),
-    pytest.param({"tokens": 200, "dim": 96}, (128, 64), torch.float16, id="dim-96"),
-    pytest.param({"tokens": 300, "dim": 128, "heads": 1}, (64, 128), torch.float32, id="wide-key-blocks"),
-    pytest.param({"tokens": 150, "dim": 256, "heads": 1}, (128, 128), torch.float16, id="dim-256"),
-    pytest.param({"tokens": 90, "dim": 24, "key_tokens": 140}, (32, 16), torch.float32, id="small-blocks"),
+    pytest.param({"tokens": 130, "dim": 32}, (64, 64), torch.float32, False, id="partial-block"),
+    pytest.param({"tokens": 256, "dim": 64, "batch": 2}, (64, 64), torch.float16, True, id="whole-blocks-described"),
+    pytest.param({"tokens": 200, "dim": 96}, (128, 64), torch.float16, False, id="dim-96"),
+    pytest.param({"tokens": 200, "dim": 96}, (128, 64), torch.float16, True, id="dim-96-described"),
+    pytest.param({"tokens": 300, "dim": 128, "heads": 1}, (64, 128), torch.float32, True, id="wide-keys-described"),
+    pytest.param({"tokens": 150, "dim": 256, "heads": 1}, (128, 128), torch.float16, False, id="dim-256"),
+    pytest.param({"tokens": 90, "dim": 24, "key_tokens": 140}, (32, 16), torch.float32, False, id="small-blocks"),
 ]
 
 
-@pytest.fixture(autouse=True, params=["pointers", "descriptors"])
-def loads(request, monkeypatch):
-    """Both ways to load a tile: the one of sm90 and later, and that of all others."""
-    monkeypatch.setattr(launch, "_has_tma", lambda device: request.param == "descriptors")
+@pytest.fixture
+def described(request, monkeypatch):
+    """Load tiles by descriptor, as on sm90 and later, or by pointers, as on all others."""
+    monkeypatch.setattr(launch, "_has_tma", lambda device: request.param)
+
+
+cases = pytest.mark.parametrize(("shape", "blocks", "dtype", "described"), CASES, indirect=["described"])
 
 
 def inputs(shape, dtype):
@@ -36,8 +40,8 @@ def close(got, wanted, dtype):
     torch.testing.assert_close(got.double(), wanted.double(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(("shape", "blocks", "dtype"), CASES)
-def test_block_sparse_attention(shape, blocks, dtype):
+@cases
+def test_block_sparse_attention(shape, blocks, dtype, described):
     q, k, v = inputs(shape, dtype)
     nq, nk = -(-q.shape[2] // blocks[0]), -(-k.shape[2] // blocks[1])
     mask = torch.rand(*q.shape[:2], nq, nk, generator=torch.Generator().manual_seed(5)) < 0.5
@@ -56,8 +60,8 @@ def test_block_sparse_attention(shape, blocks, dtype):
     close(lse, wanted_lse, torch.float32)
 
 
-@pytest.mark.parametrize(("shape", "blocks", "dtype"), CASES)
-def test_attention_with_scores(shape, blocks, dtype):
+@cases
+def test_attention_with_scores(shape, blocks, dtype, described):
     q, k, v = inputs(shape, dtype)
     cached = naive.lse(q * 0.9, k, 0.2).float()
     out, weights, lse = attention_with_scores(q, k, v, cached, blocks[1], 0.2)
@@ -69,8 +73,8 @@ def test_attention_with_scores(shape, blocks, dtype):
     )
 
 
-@pytest.mark.parametrize(("shape", "blocks", "dtype"), CASES)
-def test_block_scores(shape, blocks, dtype):
+@cases
+def test_block_scores(shape, blocks, dtype, described):
     q, k, _ = inputs(shape, dtype)
     cached = naive.lse(q * 0.9, k, 0.2).float()
     weights = block_scores(q, k, cached, blocks[1], 0.2)

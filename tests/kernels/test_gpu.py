@@ -1,0 +1,78 @@
+"""The kernels on a real GPU, against their references in PyTorch."""
+
+import naive_attention as naive
+import pytest
+import torch
+from adaspa import BlockIndex, ops
+from adaspa.ops.attention_with_scores import reference as attention_with_scores_reference
+from adaspa.ops.block_scores import reference as block_scores_reference
+from adaspa.ops.block_sparse_attention import reference as block_sparse_reference
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DTYPES = [torch.bfloat16, torch.float16]
+DIMS = [32, 64, 96, 128, 256]
+
+
+def inputs(dtype, dim, tokens=1000):
+    """q, k, v as a projection leaves them: ``[B, S, H, D]`` seen as ``[B, H, S, D]``."""
+    qkv = naive.qkv(batch=2, heads=3, tokens=tokens, dim=dim, dtype=dtype)
+    return tuple(x.cuda().transpose(1, 2).contiguous().transpose(1, 2) for x in qkv)
+
+
+def close(got, wanted, tolerance=2e-2):
+    torch.testing.assert_close(got.float(), wanted.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("tile", [(64, 64), (128, 64), (64, 128), (32, 16), (128, 128)])
+@pytest.mark.parametrize("tokens", [1000, 1024])
+def test_block_sparse_attention(dtype, dim, tile, tokens):
+    q, k, v = inputs(dtype, dim, tokens)
+    nq, nk = (-(-tokens // block) for block in tile)
+    mask = torch.rand(2, 3, nq, nk, generator=torch.Generator().manual_seed(3)) < 0.4
+    mask[0, 0, 0] = False
+    mask[1, 2, -1] = True
+    index = BlockIndex.from_mask(
+        mask.cuda(), query_block=tile[0], key_block=tile[1], query_tokens=tokens, key_tokens=tokens
+    )
+    out, lse = ops.block_sparse_attention(q, k, v, index)
+    wanted, wanted_lse = block_sparse_reference(q, k, v, index, scale=dim**-0.5)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("block", [16, 64, 128])
+def test_scores(dtype, dim, block):
+    q, k, v = inputs(dtype, dim)
+    scale = dim**-0.5
+    _, cached = ops.dense_attention(q * 0.95, k, v)
+    got = ops.attention_with_scores(q, k, v, cached, block=block)
+    wanted = attention_with_scores_reference(q, k, v, cached, block=block, scale=scale)
+    for a, b, tolerance in zip(got, wanted, (2e-2, 1e-3, 1e-3), strict=True):
+        close(a, b, tolerance)
+    close(
+        ops.block_scores(q, k, cached, block=block),
+        block_scores_reference(q, k, cached, block=block, scale=scale),
+        1e-3,
+    )
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
+@pytest.mark.parametrize("dim", [32, 64, 96, 128, 256])
+def test_dense_attention(dtype, dim):
+    q, k, v = inputs(dtype, dim)
+    out, lse = ops.dense_attention(q, k, v)
+    wanted, wanted_lse = naive.attend(q, k, v)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+
+
+def test_an_index_on_the_cpu_is_refused():
+    q, k, v = inputs(torch.bfloat16, 64, 128)
+    mask = torch.ones(2, 3, 2, 2, dtype=torch.bool)
+    index = BlockIndex.from_mask(mask, query_block=64, key_block=64, query_tokens=128, key_tokens=128)
+    with pytest.raises(ValueError, match=r"^index must be on the device of q"):
+        ops.block_sparse_attention(q, k, v, index)
