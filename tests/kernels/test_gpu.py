@@ -25,7 +25,7 @@ def close(got, wanted, tolerance=2e-2):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("tile", [(64, 64), (128, 64), (64, 128), (32, 16), (128, 128)])
+@pytest.mark.parametrize("tile", [(64, 64), (128, 64), (32, 16)])
 @pytest.mark.parametrize("tokens", [1000, 1024])
 def test_block_sparse_attention(dtype, dim, tile, tokens):
     q, k, v = inputs(dtype, dim, tokens)
@@ -44,7 +44,7 @@ def test_block_sparse_attention(dtype, dim, tile, tokens):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("block", [16, 64, 128])
+@pytest.mark.parametrize("block", [64, 128])
 def test_scores(dtype, dim, block):
     q, k, v = inputs(dtype, dim)
     scale = dim**-0.5
@@ -61,7 +61,7 @@ def test_scores(dtype, dim, block):
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
-@pytest.mark.parametrize("dim", [32, 64, 96, 128, 256])
+@pytest.mark.parametrize("dim", DIMS)
 def test_dense_attention(dtype, dim):
     q, k, v = inputs(dtype, dim)
     out, lse = ops.dense_attention(q, k, v)
