@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import zlib
 from dataclasses import dataclass
 
 import torch
@@ -80,8 +81,14 @@ def caption(scene: Scene) -> str:
     return f"{actors} on a {scene.background} background" if scene.background_named else actors
 
 
+def held_out(scene: Scene) -> bool:
+    """True for a tenth of all captions (sizes aside): training never shows them, evaluation asks for them."""
+    words = [word for word in caption(scene).split() if word not in SIZES]
+    return zlib.crc32(" ".join(words).encode()) % 10 == 0
+
+
 def sample_scene(rng: random.Random, two_actors: float = 0.35) -> Scene:
-    """Draw a scene; the two actors of a pair differ in colour and keep to their own half of the frame where they can."""
+    """Draw a scene; the two actors of a pair differ in colour and start in their own halves of the frame."""
     named = rng.random() >= BACKGROUND_OMITTED
     background = rng.choice(list(BACKGROUNDS)) if named else "black"
     pair = rng.random() < two_actors

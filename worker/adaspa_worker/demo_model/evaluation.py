@@ -1,0 +1,210 @@
+"""Measure the demo model: does a video show what its caption says, with dense attention and with AdaSpa?
+
+    python -m adaspa_worker.demo_model.evaluation --pipeline DIR --captions 64 --output eval.json --sheet eval.png
+
+The captions are held out of training (`scenes.held_out`). Every mode generates the same captions from the same noise;
+the videos are read back by image analysis (`reading`), and the sparse ones are compared with the dense ones too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import random
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import adaspa
+import diffusers
+import torch
+from adaspa import AdaSpaConfig
+from diffusers import WanPipeline
+from torch import Tensor
+
+from .comparison import psnr, ssim
+from .reading import Reading, read_video
+from .scenes import Scene, caption, held_out, sample_scene
+from .sheet import save_sheet
+
+FRAMES, SIDE, TEXT_LENGTH = 33, 128, 64
+DENSE = "dense"
+MODES: dict[str, AdaSpaConfig | None] = {
+    DENSE: None,
+    "adaspa": AdaSpaConfig(),
+    "paper": AdaSpaConfig.paper(),
+    "sparsity-0.5": AdaSpaConfig(sparsity=0.5),
+    "sparsity-0.9": AdaSpaConfig(sparsity=0.9),
+    "uniform-heads": AdaSpaConfig(head_adaptive=False),
+    "mass-0.9": AdaSpaConfig(selection="retained_mass", mass=0.9),
+    "mass-0.95": AdaSpaConfig(selection="retained_mass", mass=0.95),
+    "mass-0.99": AdaSpaConfig(selection="retained_mass", mass=0.99),
+}
+ATTRIBUTES = ("color", "shape", "motion", "background")
+# Of AdaSpa's report, the figures that are averaged over the captions, and those that are added up.
+AVERAGED, ADDED = ("density", "recall"), ("dense_seconds", "search_seconds", "sparse_seconds")
+
+
+def held_out_scenes(seed: int, count: int) -> list[Scene]:
+    """`count` scenes whose captions training rejects."""
+    rng = random.Random(f"evaluation {seed}")
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = sample_scene(rng)
+        if held_out(scene):
+            scenes.append(scene)
+    return scenes
+
+
+def generate(pipe: WanPipeline, texts: list[str], seeds: list[int], steps: int, guidance: float) -> Tensor:
+    """Videos of `texts`, each from the noise of its own seed: uint8 [len(texts), FRAMES, SIDE, SIDE, 3] on the CPU."""
+    frames = pipe(
+        prompt=texts,
+        height=SIDE,
+        width=SIDE,
+        num_frames=FRAMES,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        max_sequence_length=TEXT_LENGTH,
+        output_type="pt",
+    ).frames
+    return (frames.float() * 255.0).round().clamp(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2).cpu()
+
+
+def run_mode(
+    pipe: WanPipeline, mode: str, scenes: list[Scene], args: argparse.Namespace
+) -> tuple[Tensor, dict[str, Any]]:
+    """Generate all scenes in one mode: the videos, and the seconds and AdaSpa's figures."""
+    config, texts = MODES[mode], [caption(scene) for scene in scenes]
+    if config is not None:
+        adaspa.apply(pipe.transformer, config)
+    try:
+        if args.device.startswith("cuda"):  # kernels are compiled and tuned for the batch at its first use
+            generate(pipe, texts[: args.batch], [0] * len(texts[: args.batch]), args.steps, args.guidance)
+        videos, reports, seconds = [], [], 0.0
+        for start in range(0, len(texts), args.batch):
+            part = texts[start : start + args.batch]
+            seeds = [args.seed + start + i for i in range(len(part))]
+            begin = time.perf_counter()
+            videos.append(generate(pipe, part, seeds, args.steps, args.guidance))
+            seconds += time.perf_counter() - begin
+            if config is not None:
+                reports.append((len(part), pipe.transformer.adaspa.report()))
+            print(f"{mode}: {start + len(part)}/{len(texts)} captions, {seconds:.1f} s", flush=True)
+    finally:
+        if config is not None:
+            adaspa.remove(pipe.transformer)
+    return torch.cat(videos), {"seconds": round(seconds, 3), **summarise_reports(reports)}
+
+
+def summarise_reports(reports: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """AdaSpa's figures over the batches, each report with its number of captions; {} for a mode without AdaSpa."""
+    if not reports:
+        return {}
+    total, first = sum(count for count, _ in reports), reports[0][1]
+    figures: dict[str, Any] = {key: first[key] for key in ("dense_steps", "search_steps", "sparse_steps")}
+    for key in AVERAGED:
+        values = [(count, report[key]) for count, report in reports]
+        known = all(value is not None for _, value in values)
+        figures[key] = round(sum(count * value for count, value in values) / total, 5) if known else None
+    for key in ADDED:
+        figures[key] = round(sum(report[key] for _, report in reports), 3)
+    return figures | {"cache_bytes": max(report["cache_bytes"] for _, report in reports)}
+
+
+def share_right(marks: list[dict[str, list[bool]]]) -> dict[str, float | None]:
+    """The share of right answers for each attribute, over all attributes, and of videos with all of them right."""
+    answers = {name: [right for mark in marks for right in mark[name]] for name in ATTRIBUTES}
+    answers["all_attributes"] = [right for values in answers.values() for right in values]
+    answers["whole_videos"] = [all(right for values in mark.values() for right in values) for mark in marks]
+    return {name: round(sum(values) / len(values), 4) if values else None for name, values in answers.items()}
+
+
+def judge_mode(
+    videos: Tensor, dense: Tensor | None, scenes: list[Scene]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Figures of one mode, and one row per caption; `dense` are the videos to compare with, if any."""
+    marks, rows = [], []
+    for i, (video, scene) in enumerate(zip(videos, scenes, strict=True)):
+        reading = read_video(video, scene)
+        marks.append(reading.judge(scene))
+        row: dict[str, Any] = {"caption": caption(scene), "right": marks[-1], "read": describe(reading)}
+        if dense is not None:
+            row |= {"psnr": psnr(video, dense[i]), "ssim": ssim(video, dense[i])}
+        rows.append(row)
+    figures: dict[str, Any] = {"right": share_right(marks)}
+    if dense is not None:
+        figures |= {key: round(sum(row[key] for row in rows) / len(rows), 4) for key in ("psnr", "ssim")}
+    return figures, rows
+
+
+def describe(reading: Reading) -> str:
+    """What was read, in words; `?` where nothing could be told."""
+    actors = [
+        f"{'asked colour' if actor.color else 'other colour'}, {actor.shape or '?'}, {actor.motion or '?'}"
+        for actor in reading.actors
+    ]
+    return "; ".join([*actors, f"{reading.background} background"])
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Run all modes; write the figures to `args.output` and the contact sheet to `args.sheet`."""
+    dtype = getattr(torch, args.dtype)
+    pipe = WanPipeline.from_pretrained(
+        args.pipeline, dtype={"transformer": dtype, "default": torch.float32}, local_files_only=True
+    ).to(args.device)
+    pipe.set_progress_bar_config(disable=True)
+    scenes = held_out_scenes(args.seed, args.captions)
+    result: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or "cpu",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+        },
+        "settings": {key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance", "batch", "dtype")},
+        "modes": {},
+    }
+    videos: dict[str, Tensor] = {}
+    details: dict[str, Any] = {}
+    for mode in dict.fromkeys([DENSE, *args.modes]):
+        config = MODES[mode]
+        videos[mode], figures = run_mode(pipe, mode, scenes, args)
+        judged, details[mode] = judge_mode(videos[mode], videos[DENSE] if config is not None else None, scenes)
+        result["modes"][mode] = {"config": asdict(config) if config else None, **figures, **judged}
+        print(mode, json.dumps({**figures, **judged}), flush=True)
+        # Every mode is written as soon as it is known: a later one may fail.
+        args.output.write_text(json.dumps({**result, "captions": details}, indent=1) + "\n")
+    shown = [DENSE, next((mode for mode in videos if mode != DENSE), DENSE)]
+    save_sheet(args.sheet, [caption(scene) for scene in scenes], {mode: videos[mode] for mode in shown})
+    print("wrote", args.output, "and", args.sheet, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", type=Path, required=True, help="diffusers folder")
+    parser.add_argument("--captions", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the transformer")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=[DENSE, "adaspa"], help="dense always runs")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--sheet", type=Path, required=True, help="PNG of 8 captions")
+    args = parser.parse_args()
+    if args.captions < 1 or args.batch < 1 or args.steps < 1:
+        parser.error("--captions, --batch and --steps must be at least 1")
+    if not (args.pipeline / "model_index.json").is_file():
+        parser.error(f"--pipeline must be a diffusers folder: {args.pipeline} has no model_index.json")
+    evaluate(args)
+
+
+if __name__ == "__main__":
+    main()
