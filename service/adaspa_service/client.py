@@ -1,5 +1,7 @@
 """A small synchronous client of the gateway, over httpx."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +67,7 @@ class Client:
     def __init__(self, base_url: str, timeout: float = 30.0) -> None:
         self._http = httpx.Client(base_url=base_url, timeout=timeout)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(
@@ -81,11 +83,6 @@ class Client:
         """The job as it stands."""
         return Video.model_validate(self._json("GET", f"/videos/{video_id}"))
 
-    def list(self, limit: int = 20, after: str | None = None, order: Literal["asc", "desc"] = "desc") -> list[Video]:
-        """One page of jobs; ``after`` is the last id of the page before."""
-        query = {"limit": limit, "order": order} | ({"after": after} if after else {})
-        return [Video.model_validate(item) for item in self._json("GET", "/videos", params=query)["data"]]
-
     def delete(self, video_id: str) -> None:
         """Cancel a job that has not ended, or remove one that has, with its files."""
         self._json("DELETE", f"/videos/{video_id}")
@@ -94,6 +91,11 @@ class Client:
         """The served models with their sizes, frames, steps and limits."""
         data: list[dict[str, Any]] = self._json("GET", "/models")["data"]
         return data
+
+    def list(self, limit: int = 20, after: str | None = None, order: Literal["asc", "desc"] = "desc") -> list[Video]:
+        """One page of jobs; ``after`` is the last id of the page before."""
+        query = {"limit": limit, "order": order} | ({"after": after} if after else {})
+        return [Video.model_validate(item) for item in self._json("GET", "/videos", params=query)["data"]]
 
     def wait(
         self,

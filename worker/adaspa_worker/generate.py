@@ -11,7 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from adaspa_service.contract.job import Artifact, AttentionReport, ErrorCode, JobError, JobParams, JobStatus, Progress
+from adaspa_service.contract.job import (
+    Artifact,
+    AttentionReport,
+    ErrorCode,
+    JobError,
+    JobParams,
+    JobStatus,
+    Phase,
+    Progress,
+    StepKind,
+)
 from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
@@ -153,7 +163,7 @@ class Attempt:
         return self.runner.storage.put_file(key, path, content_type)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: Phase) -> Iterator[None]:
         """Publish the phase, and time it in seconds."""
         steps = self.lease.job.params.steps
         done = steps if name in ("decoding", "uploading") else 0
@@ -171,7 +181,7 @@ class StepReporter:
         self._recent: deque[float] = deque(maxlen=5)
         self._last = time.monotonic()
 
-    def __call__(self, done: int, kind: str) -> None:
+    def __call__(self, done: int, kind: StepKind | None) -> None:
         now = time.monotonic()
         self._recent.append(now - self._last)
         self._last = now

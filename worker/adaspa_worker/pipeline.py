@@ -10,14 +10,14 @@ import adaspa
 import numpy as np
 import torch
 from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import JobParams
+from adaspa_service.contract.job import JobParams, StepKind
 from diffusers import WanPipeline
 
 from adaspa_worker.source import ModelUnavailable, first_line
 
 log = logging.getLogger(__name__)
 
-StepCallback = Callable[[int, str], None]
+StepCallback = Callable[[int, StepKind | None], None]
 """Called after each denoising step with the number of finished steps and the kind of the last one."""
 
 
@@ -58,7 +58,7 @@ class WanEngine:
         try:
             self.pipe = WanPipeline.from_pretrained(
                 folder,
-                torch_dtype={"default": low, "vae": torch.float32},
+                dtype={"default": low, "vae": torch.float32},
                 use_safetensors=True,
                 local_files_only=True,
             )
@@ -87,12 +87,11 @@ class WanEngine:
     def denoise(self, params: JobParams, embeddings: dict[str, torch.Tensor], on_step: StepCallback) -> torch.Tensor:
         handle = self.pipe.transformer.adaspa
         handle.configure(self._config(params))
-        handle.begin(params.steps)
 
         def after_step(pipe: WanPipeline, i: int, timestep: torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
             if self.device.type == "cuda":
                 torch.cuda.synchronize()  # otherwise the step is only queued, and progress and cancel run ahead of it
-            on_step(i + 1, str(handle.step_kind))
+            on_step(i + 1, handle.step_kind)
             return {}
 
         return self.pipe(
@@ -136,7 +135,7 @@ class WanEngine:
             torch.cuda.empty_cache()
 
     def _config(self, params: JobParams) -> adaspa.AdaSpaConfig:
-        changes = {} if params.sparsity is None else {"sparsity": params.sparsity}
+        changes = {} if params.sparsity is None else {"sparsity": params.sparsity, "selection": "top_k"}
         return adaspa.AdaSpaConfig(**{**self.spec.attention, **changes})
 
     def _check_offer(self) -> None:

@@ -41,6 +41,8 @@ __all__ = [
 PREFIX = "adaspa:"
 SEND_SECONDS = 10.0
 """A job that was accepted but not sent to the queue after this long is sent by the janitor."""
+ANSWER_SECONDS = 10.0
+"""A Redis that takes longer to answer counts as away."""
 RESEND_SECONDS = 60.0
 """A sent message that is neither in the queue nor claimed after this long is sent again."""
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
@@ -118,7 +120,7 @@ class JobStore:
     def from_settings(cls, settings: Settings) -> "JobStore":
         """A store with its own connections; nothing is connected yet."""
         client = Redis.from_url(
-            settings.redis_url, socket_timeout=10, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0)
+            settings.redis_url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0)
         )
         return cls(
             client,

@@ -58,11 +58,12 @@ async def read_limited(request: Request) -> bytes:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object, by the standard: no NaN, and no name twice."""
+    """A JSON object, by the standard: no NaN, no name twice, and no half of a surrogate pair, which is no text."""
     try:
         data = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise bad_field(None, f"the body is not JSON: {reason}", "invalid_json") from error
     if not isinstance(data, dict):
         raise bad_field(None, "the body has to be a JSON object", "invalid_json")

@@ -93,7 +93,8 @@ def train_vae(work: Path, minutes: float, stop_after: float | None, batch: int, 
     pipe, state = load_work(work, "vae")
     vae = pipe.vae.to(device).train()
     for conv in (module for module in vae.modules() if isinstance(module, nn.Conv3d)):
-        conv.to(memory_format=torch.channels_last_3d)  # the layout that cuDNN's 3-D kernels are fast in
+        # The layout that cuDNN's 3-D kernels are fast in.
+        conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
     rate = torch.tensor(1e-3, device=device)
     optimizer = torch.optim.AdamW(
         vae.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0, capturable=device == "cuda"
@@ -219,7 +220,7 @@ def embed_text(text_encoder: nn.Module, tokens: Tensor, length: int) -> Tensor:
     return F.pad(hidden * mask[..., None], (0, 0, 0, length - tokens.shape[1]))
 
 
-def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, device: str, clips: int) -> None:
+def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, device: str, *, clips: int) -> None:
     """Rectified flow: the transformer learns noise - latents at a shifted logit-normal noise level."""
     pipe, state = load_work(work, "dit")
     pipe.vae.to(device).eval().requires_grad_(False)
@@ -261,7 +262,7 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         keep = min(0.5 ** (1.0 / EMA_HALF_LIFE), (step + 1) / (step + 10))
-        torch._foreach_lerp_(ema, weights, 1.0 - keep)
+        torch._foreach_lerp_(ema, list[Tensor](weights), 1.0 - keep)
         log.add(step, clock, loss=loss, grad_norm=norm)
         step += 1
     saved = {
@@ -273,7 +274,7 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     }
     torch.save(saved, work / "dit.pt")
     with torch.no_grad():
-        torch._foreach_copy_(weights, ema)
+        torch._foreach_copy_(list[Tensor](weights), ema)
     save_work(pipe, work, log)
 
 
@@ -324,7 +325,7 @@ def main() -> None:
     if args.stage == "vae":
         train_vae(args.work, args.minutes, args.stop_after, args.batch, args.device)
     else:
-        train_dit(args.work, args.minutes, args.stop_after, args.batch, args.device, args.clips)
+        train_dit(args.work, args.minutes, args.stop_after, args.batch, args.device, clips=args.clips)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""The real service as a user starts it: the ``adaspa`` command, its processes, and what they leave."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from adaspa_service.client import Client, Video
+from adaspa_service.local.supervisor import free_port
+
+ADASPA = Path(sys.executable).with_name("adaspa")
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Wait for a condition; AssertionError names it when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+def environment(catalog: Path, **settings: str) -> dict[str, str]:
+    """The environment of a service that serves this catalog; no setting of the developer's own comes through."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
+    extra = {f"ADASPA_{name.upper()}": value for name, value in settings.items()}
+    return clean | {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "2"} | extra
+
+
+def children(data_dir: Path) -> dict[int, str]:
+    """Command lines, by process id, of everything that a server on this data folder started."""
+    marker = f"ADASPA_DATA_DIR={data_dir.resolve()}".encode()
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker in (entry / "environ").read_bytes().split(b"\0"):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return {pid: command for pid, command in found.items() if command}  # a zombie has no command line
+
+
+class Service:
+    """``adaspa serve`` in a process of its own."""
+
+    def __init__(self, data_dir: Path, env: dict[str, str], port: int | None = None) -> None:
+        self.data_dir, self.env, self.port = data_dir, env, port or free_port("127.0.0.1")
+        self.client = Client(f"http://127.0.0.1:{self.port}")
+
+    def start(self) -> "Service":
+        """Start it and wait until it serves."""
+        self.output = self.data_dir.with_name(f"{self.data_dir.name}.out")
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(
+                [ADASPA, "serve", "--port", str(self.port), "--data-dir", self.data_dir],
+                env=self.env,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        until(
+            lambda: "serves on" in self.output.read_text() or self.process.poll() is not None,
+            "the service is up",
+        )
+        assert self.process.poll() is None, self.output.read_text()
+        return self
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Signal the supervisor, and wait for its end; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+    def kill_part(self, module: str) -> None:
+        """SIGKILL the process of one part, such as ``adaspa_worker``; its parent process where it has several."""
+        pids = [pid for pid, command in children(self.data_dir).items() if module in command]
+        os.kill(min(pids), signal.SIGKILL)
+
+    def log(self, name: str) -> str:
+        """A part's log."""
+        return (self.data_dir / "logs" / f"{name}.log").read_text()
+
+    def run(self, prompt: str = "a red circle moving left", **params: object) -> Video:
+        """Submit a prompt and wait for the job's end."""
+        return self.client.wait(self.client.create(prompt, **params).id, poll=0.05, timeout=120)
+
+    def until_step(self, video_id: str, step: int) -> None:
+        """Wait until a running job has finished this many denoising steps."""
+        until(lambda: self.client.retrieve(video_id).step >= step, f"step {step} of {video_id}")

@@ -1,0 +1,168 @@
+"""``adaspa serve`` and ``adaspa demo`` as commands: start, stop, what is left, and what is said when it cannot be."""
+
+import os
+import pty
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from adaspa_service.local.supervisor import free_port
+from adaspa_service.local.valkey import socket_path
+from service_process import ADASPA, Service, children, environment, until
+from tiny_wan import FAILING_SIZE, SIZE, model_spec, write_catalog
+
+
+def adaspa(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [ADASPA, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def assert_one_clear_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """It failed, and said why in one line, without a traceback."""
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_server_whatever_ends_it(catalog: Path, tmp_path: Path, number: int) -> None:
+    service = Service(tmp_path / "data", environment(catalog)).start()
+    video = service.client.create("a red circle", steps=2000)
+    service.until_step(video.id, 2)
+    assert len(children(service.data_dir)) == 4  # Valkey, gateway, the worker and its child
+    status = service.stop(number)
+    assert status == (-number if number == signal.SIGKILL else 0)
+    until(lambda: not children(service.data_dir), "every process has ended", 10)
+
+
+def test_jobs_survive_a_stop_and_a_start_of_the_whole_service(catalog: Path, tmp_path: Path) -> None:
+    service = Service(tmp_path / "data", environment(catalog)).start()
+    done = service.run()
+    running = service.client.create("a red circle", steps=400)
+    waiting = service.client.create("a blue square")
+    service.until_step(running.id, 2)
+    service.stop()
+    assert f"{running.id}: given back" in service.log("worker")
+    service.start()
+    try:
+        for video in (running, waiting):
+            assert service.client.wait(video.id, poll=0.1).status == "completed"
+        assert service.client.retrieve(done.id).status == "completed"
+        assert service.client.download(done.id, tmp_path / "video.mp4").stat().st_size > 0
+    finally:
+        service.stop()
+
+
+def test_jobs_survive_a_kill_of_the_whole_service(catalog: Path, tmp_path: Path) -> None:
+    service = Service(tmp_path / "data", environment(catalog, lease_seconds="3")).start()
+    running = service.client.create("a red circle", steps=400)
+    waiting = service.client.create("a blue square")
+    service.until_step(running.id, 2)
+    service.stop(signal.SIGKILL)
+    service.start()
+    try:
+        assert service.client.wait(running.id, poll=0.1).attempt == 2
+        assert service.client.wait(waiting.id, poll=0.1).status == "completed"
+    finally:
+        service.stop()
+
+
+def test_a_taken_port_is_one_clear_line(catalog: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = adaspa("serve", "--port", port, "--data-dir", tmp_path, env=environment(catalog))
+    assert_one_clear_line(result, f"port {port} on 127.0.0.1", "--port")
+    assert children(tmp_path) == {}
+
+
+def test_a_second_server_on_one_data_folder_is_one_clear_line(service: Service) -> None:
+    arguments = ("--port", free_port("127.0.0.1"), "--data-dir", service.data_dir)
+    result = adaspa("serve", *arguments, env=service.env)
+    assert_one_clear_line(result, "another server", str(service.data_dir), "--data-dir")
+    assert service.run().status == "completed"
+
+
+def test_a_long_data_folder_works_too(catalog: Path, tmp_path: Path) -> None:
+    deep = tmp_path / ("long-" * 12) / ("path-" * 12) / "data"
+    deep.mkdir(parents=True)
+    service = Service(deep, environment(catalog)).start()
+    assert service.stop() == 0
+
+
+def test_a_missing_model_folder_is_one_clear_line(tmp_path: Path) -> None:
+    catalog = write_catalog(tmp_path / "catalog.json", model_spec("/nowhere/model"))
+    result = adaspa(
+        "serve", "--port", free_port("127.0.0.1"), "--data-dir", tmp_path / "data", env=environment(catalog)
+    )
+    assert_one_clear_line(result, "worker did not start", "/nowhere/model", "no such model folder")
+    assert children(tmp_path / "data") == {}
+
+
+def test_an_unknown_model_is_one_clear_line_with_the_known_ones(catalog: Path, tmp_path: Path) -> None:
+    arguments = ("--model", "nope", "--port", free_port("127.0.0.1"), "--data-dir", tmp_path)
+    assert_one_clear_line(adaspa("serve", *arguments, env=environment(catalog)), "--model", "'nope'", "tiny")
+
+
+def test_a_worker_alone_says_in_one_line_what_it_cannot_reach(catalog: Path, tmp_path: Path) -> None:
+    env = environment(catalog, redis_url=f"redis://127.0.0.1:{free_port('127.0.0.1')}/0", storage_url=str(tmp_path))
+    assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "redis://127.0.0.1")
+
+
+def test_a_worker_alone_says_in_one_line_that_the_storage_cannot_be_written(
+    service: Service, catalog: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    env = environment(
+        catalog,
+        redis_url=f"unix://{socket_path(service.data_dir)}?db=0",
+        storage_url=str(tmp_path / "file" / "objects"),
+    )
+    assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "objects")
+
+
+def test_demo_writes_video_and_contact_sheet_and_says_each_step_in_a_pipe(catalog: Path, tmp_path: Path) -> None:
+    result = adaspa("demo", "--output", tmp_path / "out.mp4", env=environment(catalog))
+    assert result.returncode == 0, result.stderr
+    assert "denoising" in result.stdout and "\x1b[" not in result.stdout
+    assert (tmp_path / "out.mp4").read_bytes()[4:8] == b"ftyp"
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "out.png"]
+
+
+def test_demo_shows_a_progress_bar_in_a_terminal(catalog: Path, tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [ADASPA, "demo", "--output", tmp_path / "out.mp4", "--data-dir", tmp_path / "data"],
+        env=environment(catalog) | {"TERM": "xterm", "COLUMNS": "120"},
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    shown = b""
+    while chunk := read_terminal(leader):
+        shown += chunk
+    assert process.wait(timeout=60) == 0, shown.decode()
+    assert b"\x1b[" in shown and b"4/4" in shown
+    assert children(tmp_path / "data") == {}
+
+
+def test_demo_fails_with_the_jobs_error(catalog: Path, tmp_path: Path) -> None:
+    pipeline = Path(catalog).parent / "tiny"
+    failing = write_catalog(tmp_path / "catalog.json", model_spec(pipeline, sizes=[FAILING_SIZE, f"{SIZE}x{SIZE}"]))
+    result = adaspa("demo", "--output", tmp_path / "out.mp4", env=environment(failing))
+    assert_one_clear_line(result, "failed", "generation_failed")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def read_terminal(fd: int) -> bytes:
+    """What the terminal shows next; empty when its last writer is gone."""
+    try:
+        return os.read(fd, 65536)
+    except OSError:
+        return b""

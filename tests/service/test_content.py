@@ -1,0 +1,155 @@
+"""A finished video's files over HTTP: ranges, conditions, headers."""
+
+import hashlib
+import http.client
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adaspa_service.contract.settings import Settings
+from adaspa_service.gateway.ranges import select
+from running_gateway import FILES, Service
+
+VIDEO = FILES["video"][2]
+SIZE = len(VIDEO)
+
+
+@pytest.mark.parametrize("variant", FILES)
+def test_each_file_comes_whole_with_its_headers(service: Service, variant: str) -> None:
+    video_id = service.completed()
+    response = service.http.get(f"/v1/videos/{video_id}/content", params={"variant": variant})
+    name, content_type, content = FILES[variant]
+    assert (response.status_code, response.content) == (200, content)
+    assert response.headers["content-type"] == content_type
+    assert response.headers["content-length"] == str(len(content))
+    assert response.headers["accept-ranges"] == "bytes"
+    assert response.headers["etag"] == f'"{hashlib.sha256(content).hexdigest()}"'
+    assert response.headers["content-disposition"] == f'inline; filename="{video_id}{Path(name).suffix}"'
+
+
+def test_the_video_is_what_comes_by_default(service: Service) -> None:
+    assert service.http.get(f"/videos/{service.completed()}/content").content == VIDEO
+
+
+@pytest.mark.parametrize(
+    ("header", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-99", 0, 100),
+        ("bytes=100-", 100, SIZE),
+        ("bytes=5000-5999", 5000, 6000),
+        ("bytes=-1", SIZE - 1, SIZE),
+        ("bytes=-500", SIZE - 500, SIZE),
+        (f"bytes=-{10 * SIZE}", 0, SIZE),
+        (f"bytes={SIZE - 1}-{SIZE - 1}", SIZE - 1, SIZE),
+        (f"bytes=0-{SIZE + 100}", 0, SIZE),
+        ("bytes=10-" + "9" * 30, 10, SIZE),
+    ],
+)
+def test_one_range_comes_alone(service: Service, header: str, start: int, end: int) -> None:
+    path = f"/videos/{service.completed()}/content"
+    response = service.http.get(path, headers={"Range": header})
+    assert (response.status_code, response.content) == (206, VIDEO[start:end])
+    assert response.headers["content-range"] == f"bytes {start}-{end - 1}/{SIZE}"
+    assert response.headers["content-length"] == str(end - start)
+    assert response.headers["etag"] == service.http.get(path).headers["etag"]
+
+
+@pytest.mark.parametrize("header", [f"bytes={SIZE}-", f"bytes={SIZE + 5}-{SIZE + 9}", "bytes=-0", f"bytes={'9' * 30}-"])
+def test_a_range_outside_the_file_is_refused(service: Service, header: str) -> None:
+    response = service.http.get(f"/videos/{service.completed()}/content", headers={"Range": header})
+    assert response.status_code == 416
+    assert response.headers["content-range"] == f"bytes */{SIZE}"
+    assert response.json()["error"]["code"] == "range_not_satisfiable"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "bytes=0-1,5-6",
+        "bytes=9-3",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=1",
+        "lines=0-1",
+        "",
+        "bytes=--1",
+        "bytes=1-2-3",
+        "bytes=٣-٤",
+    ],
+)
+def test_what_is_no_single_range_gets_the_whole_file(header: str) -> None:
+    selected = select({"range": header}, SIZE, '"tag"')
+    assert (selected.status, selected.start, selected.end) == (200, 0, SIZE)
+
+
+def test_a_client_that_has_the_file_gets_nothing(service: Service) -> None:
+    path = f"/videos/{service.completed()}/content"
+    etag = service.http.get(path).headers["etag"]
+    for condition in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        response = service.http.get(path, headers={"If-None-Match": condition, "Range": "bytes=0-9"})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == etag
+    assert service.http.get(path, headers={"If-None-Match": '"other"'}).content == VIDEO
+
+
+@pytest.mark.parametrize(
+    ("if_range", "status"),
+    [(None, 200), ('"other"', 200), ("Tue, 24 Nov 2026 10:00:00 GMT", 200), ("{etag}", 206), ("W/{etag}", 200)],
+)
+def test_a_range_of_another_version_gets_the_whole_file(service: Service, if_range: str | None, status: int) -> None:
+    path = f"/videos/{service.completed()}/content"
+    etag = service.http.get(path).headers["etag"]
+    headers = {"If-Range": if_range.format(etag=etag), "Range": "bytes=0-9"} if if_range else {}
+    response = service.http.get(path, headers=headers)
+    assert (response.status_code, response.content) == (status, VIDEO[:10] if status == 206 else VIDEO)
+
+
+def test_head_tells_of_the_whole_file_and_sends_none_of_it(service: Service) -> None:
+    path = f"/videos/{service.completed()}/content"
+    full = service.http.get(path)
+    connection = http.client.HTTPConnection(service.url.removeprefix("http://"))
+    connection.request("HEAD", path, headers={"Range": "bytes=0-9"})
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (200, b"")
+    for name in ("content-length", "content-type", "etag", "accept-ranges"):
+        assert response.getheader(name) == full.headers[name]
+    connection.close()
+
+
+@pytest.mark.parametrize("begin", [False, True])
+def test_a_job_that_has_not_ended_has_no_files(service: Service, begin: bool) -> None:
+    video_id = service.create()["id"]
+    if begin:
+        service.claim(video_id)
+    response = service.http.get(f"/videos/{video_id}/content")
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "video_not_ready")
+
+
+def test_a_file_that_storage_lost_is_not_found(service: Service, settings: Settings) -> None:
+    video_id = service.completed()
+    for path in Path(settings.storage_url).rglob("video.mp4"):
+        path.unlink()
+    for method in ("GET", "HEAD"):
+        assert service.http.request(method, f"/videos/{video_id}/content").status_code == 404
+    assert service.http.get(f"/videos/{video_id}/content?variant=thumbnail").status_code == 200
+
+
+def test_a_large_file_is_streamed_and_not_read_into_memory(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway takes chunks from storage only as fast as the client takes them from it."""
+    size = 64 * 1024 * 1024
+    path = f"/videos/{service.complete(service.claim(service.create()['id']), bytes(size)).id}/content"
+    read: list[int] = []
+    original = service.parts.storage.read_range
+
+    def counted(*arguments: Any) -> Any:
+        for chunk in original(*arguments):
+            read.append(len(chunk))
+            yield chunk
+
+    monkeypatch.setattr(service.parts.storage, "read_range", counted)
+    with service.http.stream("GET", path) as response:
+        assert next(response.iter_raw())
+        assert max(read) <= 1024 * 1024 and sum(read) < size / 2
+    monkeypatch.undo()
+    assert len(service.http.get(path).content) == size

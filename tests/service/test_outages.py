@@ -1,0 +1,169 @@
+"""What clients are told while a part of the service is away, and that nothing is lost or half done."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from adaspa_service.contract.queue import TASK, QueueUnavailable
+from adaspa_service.contract.settings import Settings
+from adaspa_service.gateway import admission
+from adaspa_service.gateway.janitor import Janitor
+from adaspa_service.gateway.parts import Parts
+from running_gateway import Service, serving, until
+from valkey_process import start_valkey
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts a server of this test's own, in the same place each time, which keeps its data."""
+    started: list[subprocess.Popen[bytes]] = []
+    with TemporaryDirectory(prefix="adaspa-test-") as folder:
+
+        def start() -> subprocess.Popen[bytes]:
+            started.append(start_valkey(Path(folder), "--appendonly", "yes", "--appendfsync", "always"))
+            return started[-1]
+
+        start.socket = Path(folder) / "valkey.sock"  # type: ignore[attr-defined]
+        yield start
+        for server in started:
+            server.kill()
+            server.wait()
+
+
+def check_away(response: Any) -> None:
+    """503 in the error shape, with a time to come back."""
+    error = response.json()["error"]
+    assert (response.status_code, error["type"], error["code"]) == (503, "server_error", "service_unavailable")
+    assert int(response.headers["retry-after"]) >= 1
+
+
+def test_without_redis_every_route_says_so_and_comes_back_by_itself(
+    settings: Settings, tmp_path: Path, own_valkey: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    server = own_valkey()
+    url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
+    with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
+        video_id = service.create()["id"]
+        server.kill()
+        server.wait()
+        for method, path in (
+            ("GET", f"/videos/{video_id}"),
+            ("GET", "/videos"),
+            ("DELETE", f"/videos/{video_id}"),
+            ("GET", f"/videos/{video_id}/content"),
+            ("GET", "/models"),
+            ("GET", "/readyz"),
+        ):
+            check_away(service.http.request(method, path))
+        check_away(service.http.post("/videos", json={"prompt": "a red circle"}))
+        assert service.http.get("/healthz").status_code == 200, "the process itself is well"
+        own_valkey()
+        assert service.http.get("/readyz").status_code == 200
+        assert service.http.get(f"/videos/{video_id}").json()["queue_position"] == 1
+        service.create()
+        assert service.messages() == 2
+
+
+def test_without_storage_the_gateway_is_not_ready(service: Service, settings: Settings) -> None:
+    video_id = service.completed()
+    folder = Path(settings.storage_url)
+    folder.rename(folder.with_name("away"))
+    folder.write_text("an outage: no folder here")
+    check_away(service.http.get("/readyz"))
+    check_away(service.http.get(f"/videos/{video_id}/content"))
+    assert service.http.get(f"/videos/{video_id}").status_code == 200
+
+
+def test_a_job_whose_message_cannot_be_sent_is_not_accepted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise QueueUnavailable("the broker is away")
+
+    monkeypatch.setattr(admission, "enqueue", away)
+    check_away(service.http.post("/videos", json={"prompt": "a red circle"}, headers={"Idempotency-Key": "k"}))
+    assert service.http.get("/videos").json()["data"] == []
+    left = [key for key in service.store.client.keys("*") if key != b"adaspa:last_id"]  # type: ignore[union-attr]
+    assert left == []
+    monkeypatch.undo()
+    response = service.http.post("/videos", json={"prompt": "another"}, headers={"Idempotency-Key": "k"})
+    assert response.status_code == 200
+
+
+def test_an_accepted_job_that_was_never_sent_is_sent_by_the_janitor(service: Service, params: Any) -> None:
+    """As after a crash between record and message."""
+    job = service.store.create(params())
+    assert service.messages() == 0
+    service.store.client.zadd("adaspa:outbox", {job.id: 0}, xx=True)
+    until(lambda: service.messages() == 1, "the janitor sends it")
+    until(lambda: not service.store.client.zcard("adaspa:outbox"), "and notes that")
+
+
+def test_the_message_of_a_job_whose_worker_was_lost_is_sent_again(service: Service) -> None:
+    lease = service.claim(service.create()["id"])
+    service.store.client.delete("generate.demo")  # the message that the lost worker took
+    service.store.client.zadd("adaspa:leases", {lease.job.id: 0}, xx=True)
+    until(lambda: service.messages() == 1, "the janitor sends another")
+    video = service.http.get(f"/videos/{lease.job.id}").json()
+    assert (video["status"], video["attempt"], video["queue_position"]) == ("queued", 1, 1)
+    assert service.claim(lease.job.id).attempt == 2
+
+
+def test_several_janitors_send_one_message(settings: Settings, service: Service, params: Any) -> None:
+    jobs = [service.store.create(params()) for _ in range(20)]
+    service.store.client.zadd("adaspa:outbox", {job.id: 0 for job in jobs}, xx=True)
+    janitors = [Janitor(Parts.of(settings)) for _ in range(4)]
+    threads = [threading.Thread(target=janitor.sweep) for janitor in janitors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: service.messages() == len(jobs), "every message is there")
+    assert service.store.take_unsent() == []
+
+
+def test_the_janitor_outlives_an_outage(
+    settings: Settings, tmp_path: Path, own_valkey: Callable[[], subprocess.Popen[bytes]], params: Any
+) -> None:
+    server = own_valkey()
+    url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
+    with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
+        job = service.store.create(params())
+        server.kill()
+        server.wait()
+        threading.Event().wait(1.5)  # a round of the janitor falls into the outage
+        own_valkey()
+        service.store.client.zadd("adaspa:outbox", {job.id: 0}, xx=True)
+        until(lambda: service.messages() == 1, "the janitor works again")
+
+
+def test_a_redis_that_hangs_is_away_too(
+    settings: Settings,
+    tmp_path: Path,
+    own_valkey: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = own_valkey()
+    url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
+    monkeypatch.setattr("adaspa_service.contract.store.ANSWER_SECONDS", 0.2)
+    with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            check_away(service.http.get("/videos"))
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        until(lambda: service.http.get("/videos").status_code == 200, "it answers again")
+
+
+def test_messages_name_the_task_and_the_job(service: Service) -> None:
+    """What the worker relies on."""
+    video_id = service.create()["id"]
+    message = json.loads(service.store.client.lindex("generate.demo", 0))  # type: ignore[arg-type]
+    assert (message["headers"]["task"], message["headers"]["id"]) == (TASK, video_id)
+    assert json.loads(base64.b64decode(message["body"]))[0] == [video_id]

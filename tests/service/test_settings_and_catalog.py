@@ -1,0 +1,131 @@
+"""Settings and catalog: what they hold, and what they say of a value that cannot be used."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adaspa_service.contract.catalog import Catalog, CatalogError
+from adaspa_service.contract.queue import broker_url
+from adaspa_service.contract.settings import SettingsError, get_settings
+
+MODEL = {
+    "id": "tiny",
+    "family": "wan",
+    "source": "/models/tiny",
+    "description": "A tiny model.",
+    "sizes": ["64x64", "128x64"],
+    "frames": [9, 17],
+    "default_frames": 17,
+    "fps": 8,
+    "fps_range": [1, 30],
+    "steps_range": [1, 50],
+    "default_steps": 10,
+    "guidance_range": [1, 10],
+    "default_guidance": 4.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "localhost"),
+        ("PORT", "eighty"),
+        ("PORT", "70000"),
+        ("LEASE_SECONDS", "0"),
+        ("MAX_ATTEMPTS", "0"),
+        ("QUEUE_CAP", "-1"),
+        ("RESULT_TTL_SECONDS", "week"),
+        ("LOG_LEVEL", "loud"),
+        ("STORAGE_URL", ""),
+    ],
+)
+def test_a_bad_variable_is_named_in_one_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ADASPA_{name}", value)
+    get_settings.cache_clear()
+    with pytest.raises(SettingsError) as caught:
+        get_settings()
+    assert f"ADASPA_{name}" in str(caught.value) and repr(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_come_from_the_environment_and_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADASPA_PORT", "9000")
+    get_settings.cache_clear()
+    settings = get_settings()
+    assert settings.port == 9000 and settings.storage_url == "./data/objects" and get_settings() is settings
+    get_settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://h:1/2", "redis://h:1/2"),
+        ("rediss://:secret@h/0", "rediss://:secret@h/0"),
+        ("unix:///run/valkey.sock", "redis+socket:///run/valkey.sock?virtual_host=0"),
+        ("unix:///run/valkey.sock?db=3", "redis+socket:///run/valkey.sock?virtual_host=3"),
+    ],
+)
+def test_celery_gets_the_same_server_in_its_own_words(url: str, expected: str) -> None:
+    assert broker_url(url) == expected
+
+
+def test_the_built_in_catalog_serves_the_demo_model() -> None:
+    catalog = Catalog.load(None)
+    assert catalog.default.id == "demo" and catalog.get("demo") is catalog.default
+    assert catalog.get("other") is None
+
+
+def test_a_catalog_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.json"
+    path.write_text(json.dumps([MODEL, {**MODEL, "id": "second", "attention": {"sparsity": 0.5}}]))
+    catalog = Catalog.load(path)
+    assert list(catalog.models) == ["tiny", "second"]
+    second = catalog.get("second")
+    assert second is not None and second.attention == {"sparsity": 0.5} and second.max_prompt_chars == 2000
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"id": "Has Spaces"}, "id"),
+        ({"id": "../up"}, "id"),
+        ({"family": "unknown"}, "family"),
+        ({"sizes": []}, "sizes"),
+        ({"sizes": ["64 x 64"]}, "sizes"),
+        ({"sizes": ["0x64"]}, "sizes"),
+        ({"frames": []}, "frames"),
+        ({"default_frames": 18}, "default_frames"),
+        ({"default_steps": 51}, "steps"),
+        ({"steps_range": [0, 50]}, "steps_range"),
+        ({"steps_range": [50, 1]}, "steps_range"),
+        ({"fps_range": [0, 30]}, "fps_range"),
+        ({"default_guidance": 11}, "guidance"),
+        ({"colour": "red"}, "colour"),
+    ],
+    ids=str,
+)
+def test_a_bad_entry_is_named_in_one_line(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    path = tmp_path / "catalog.json"
+    path.write_text(json.dumps([{**MODEL, **changes}]))
+    with pytest.raises(CatalogError) as caught:
+        Catalog.load(path)
+    assert str(path) in str(caught.value) and named in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[", "[]", "null"])
+def test_a_file_that_is_no_catalog_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "catalog.json"
+    path.write_text(text)
+    with pytest.raises(CatalogError, match=r"catalog\.json") as caught:
+        Catalog.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_catalog_that_is_not_there_or_names_a_model_twice(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.json"
+    with pytest.raises(CatalogError, match="No such file"):
+        Catalog.load(path)
+    path.write_text(json.dumps([MODEL, MODEL]))
+    with pytest.raises(CatalogError, match="twice"):
+        Catalog.load(path)

@@ -1,0 +1,86 @@
+"""``python -m adaspa_service.gateway`` as a process: it serves, or it ends with one clear line."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from running_gateway import until
+
+COMMAND = [sys.executable, "-m", "adaspa_service.gateway"]
+
+
+def environment(tmp_path: Path, settings: dict[str, str]) -> dict[str, str]:
+    """The gateway's environment; nothing of the developer's own settings comes through."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
+    ours = {"storage_url": str(tmp_path / "objects"), **settings}
+    return clean | {f"ADASPA_{name.upper()}": value for name, value in ours.items()}
+
+
+def refused(env: dict[str, str]) -> str:
+    """The one line that a gateway ends with."""
+    ended = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stdout == "" and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("adaspa gateway: ")
+    return ended.stderr
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_it_serves_and_stops_when_told_to(tmp_path: Path, redis_url: str) -> None:
+    with taken_port() as port:
+        pass
+    process = subprocess.Popen(
+        COMMAND, env=environment(tmp_path, {"redis_url": redis_url, "port": str(port)}), stderr=subprocess.PIPE
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        try:
+            return httpx.get(f"{url}/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(ready, "the gateway is ready")
+        assert httpx.post(f"{url}/videos", json={"prompt": "a red circle"}).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
+    with taken_port() as port:
+        line = refused(environment(tmp_path, {"redis_url": redis_url, "port": str(port)}))
+    assert f"port {port} on 127.0.0.1" in line and "in use" in line and "ADASPA_PORT" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"redis_url": "unix:///nowhere/valkey.sock"}, "/nowhere/valkey.sock"),
+        ({"redis_url": "redis://127.0.0.1:1/0"}, "127.0.0.1:1"),
+        ({"storage_url": "/dev/null/objects"}, "/dev/null/objects"),
+        ({"catalog": "/nowhere/catalog.json"}, "/nowhere/catalog.json"),
+        ({"port": "many"}, "ADASPA_PORT"),
+        ({"host": "256.256.256.256"}, "256.256.256.256"),
+    ],
+    ids=str,
+)
+def test_what_is_missing_is_named(tmp_path: Path, redis_url: str, settings: dict[str, str], named: str) -> None:
+    assert named in refused(environment(tmp_path, {"redis_url": redis_url, **settings}))

