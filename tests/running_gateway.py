@@ -46,6 +46,7 @@ class Service:
     parts: Parts
     http: httpx.Client
     scratch: Path
+    stopping: threading.Event
 
     @property
     def store(self) -> JobStore:
@@ -108,8 +109,9 @@ def serving(settings: Settings, scratch: Path) -> Iterator[Service]:
     try:
         until(lambda: server.started, "the gateway serves")
         with httpx.Client(base_url=url, timeout=20) as http:
-            yield Service(url, app.state.parts, http, scratch)
+            yield Service(url, app.state.parts, http, scratch, app.state.stopping)
     finally:
+        app.state.stopping.set()
         server.should_exit = True
         thread.join()
 

@@ -41,6 +41,7 @@ def own_valkey() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
 def check_away(response: Any) -> None:
     """503 in the error shape, with a time to come back."""
     error = response.json()["error"]
+    assert "valkey.sock" not in response.text, "clients are not told of the inside"
     assert (response.status_code, error["type"], error["code"]) == (503, "server_error", "service_unavailable")
     assert int(response.headers["retry-after"]) >= 1
 

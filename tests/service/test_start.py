@@ -39,16 +39,17 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_it_serves_and_stops_when_told_to(tmp_path: Path, redis_url: str) -> None:
+@contextmanager
+def running(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway's process and its address, once it is ready."""
     with taken_port() as port:
         pass
-    process = subprocess.Popen(
-        COMMAND, env=environment(tmp_path, {"redis_url": redis_url, "port": str(port)}), stderr=subprocess.PIPE
-    )
+    env = environment(tmp_path, {"redis_url": redis_url, "port": str(port)})
+    process = subprocess.Popen(COMMAND, env=env, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, "the gateway ended at its start"
         try:
             return httpx.get(f"{url}/readyz").is_success
         except httpx.TransportError:
@@ -56,12 +57,17 @@ def test_it_serves_and_stops_when_told_to(tmp_path: Path, redis_url: str) -> Non
 
     try:
         until(ready, "the gateway is ready")
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_serves_and_stops_when_told_to(tmp_path: Path, redis_url: str) -> None:
+    with running(tmp_path, redis_url) as (process, url):
         assert httpx.post(f"{url}/videos", json={"prompt": "a red circle"}).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) in (0, -signal.SIGTERM)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
@@ -75,6 +81,8 @@ def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
     [
         ({"redis_url": "unix:///nowhere/valkey.sock"}, "/nowhere/valkey.sock"),
         ({"redis_url": "redis://127.0.0.1:1/0"}, "127.0.0.1:1"),
+        ({"redis_url": "memcached://x"}, "ADASPA_REDIS_URL"),
+        ({"lease_seconds": "0"}, "ADASPA_LEASE_SECONDS"),
         ({"storage_url": "/dev/null/objects"}, "/dev/null/objects"),
         ({"catalog": "/nowhere/catalog.json"}, "/nowhere/catalog.json"),
         ({"port": "many"}, "ADASPA_PORT"),
@@ -84,3 +92,18 @@ def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
 )
 def test_what_is_missing_is_named(tmp_path: Path, redis_url: str, settings: dict[str, str], named: str) -> None:
     assert named in refused(environment(tmp_path, {"redis_url": redis_url, **settings}))
+
+
+def test_a_password_is_not_told(tmp_path: Path) -> None:
+    assert "secret" not in refused(environment(tmp_path, {"redis_url": "redis://user:secret@127.0.0.1:1/0"}))
+
+
+def test_event_streams_do_not_hold_up_the_stop(tmp_path: Path, redis_url: str) -> None:
+    with running(tmp_path, redis_url) as (process, url):
+        video_id = httpx.post(f"{url}/videos", json={"prompt": "a red circle"}).json()["id"]
+        with httpx.stream("GET", f"{url}/videos/{video_id}/events", timeout=30) as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith("id: ")
+            process.send_signal(signal.SIGTERM)
+            list(lines)  # ends as it should, not as a connection that breaks
+        assert process.wait(timeout=30) in (0, -signal.SIGTERM)

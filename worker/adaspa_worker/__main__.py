@@ -40,12 +40,14 @@ def main() -> None:
 
     name = f"{spec.id}-{os.getpid()}@{socket.gethostname()}"
     os.environ["ADASPA_WORKER_NAME"] = name
-    from adaspa_worker.app import app  # noqa: PLC0415  reads the settings that were just checked
-
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     one_child = ["--pool", "prefork", "--concurrency", "1"]
     log_level = ["--loglevel", settings.log_level]
-    app.worker_main(["worker", "--hostname", name, "--queues", queue_name(spec.id), *one_child, *quiet, *log_level])
+    celery = [sys.executable, "-m", "celery", "--app", "adaspa_worker.app", "worker"]
+    # A new program: the storage check has started threads, which a forked child would inherit as dead ones and wait for.
+    os.execv(
+        sys.executable, [*celery, "--hostname", name, "--queues", queue_name(spec.id), *one_child, *quiet, *log_level]
+    )
 
 
 if __name__ == "__main__":

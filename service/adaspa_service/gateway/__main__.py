@@ -4,6 +4,8 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 import uvicorn
@@ -41,7 +43,24 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config, app.state.stopping.set).run(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """A server that says when it begins to stop: it waits for open answers, and event streams have no end of their own.
+
+    Args:
+        config: uvicorn's.
+        on_stop: called at the first signal.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_stop()
+        super().handle_exit(sig, frame)
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -1,5 +1,6 @@
 """The FastAPI application."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.contract.settings import Settings
-from adaspa_service.gateway import content, errors, health, models, videos
+from adaspa_service.gateway import content, errors, events, health, models, videos
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
@@ -31,7 +32,7 @@ SECURITY_HEADERS = [
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The gateway. Its janitor runs while the application does.
+    """The gateway. Its janitor runs while the application does; setting ``state.stopping`` ends the event streams.
 
     Raises:
         CatalogError, StorageUnavailable: the settings lead nowhere.
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with Janitor(parts):
             yield
+        await parts.follower.aclose()
 
     app = FastAPI(
         title="AdaSpa serve",
@@ -53,10 +55,11 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.parts = parts
+    app.state.stopping = threading.Event()
     errors.install(app)
     app.add_middleware(SecurityHeaders)
     for prefix in ("/v1", ""):
-        for router in (videos.router, content.router, models.router, health.router):
+        for router in (videos.router, content.router, events.router, models.router, health.router):
             app.include_router(router, prefix=prefix, include_in_schema=bool(prefix), responses=EVERYWHERE)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app

@@ -5,12 +5,13 @@ from typing import Annotated, Self
 
 from celery import Celery
 from fastapi import Depends, Request
+from redis.asyncio import Redis as AsyncRedis
 
 from adaspa_service.contract.catalog import Catalog
 from adaspa_service.contract.queue import make_celery
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.storage import ObjectStorage
-from adaspa_service.contract.store import JobStore
+from adaspa_service.contract.store import ANSWER_SECONDS, JobStore
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Parts:
     settings: Settings
     catalog: Catalog
     store: JobStore
+    follower: AsyncRedis
+    """Waits for events; each client that follows a job has one of its connections."""
     storage: ObjectStorage
     celery: Celery
 
@@ -30,6 +33,7 @@ class Parts:
             settings,
             Catalog.load(settings.catalog),
             JobStore.from_settings(settings),
+            AsyncRedis.from_url(settings.redis_url, decode_responses=True, socket_timeout=ANSWER_SECONDS),
             ObjectStorage(settings.storage_url),
             make_celery(settings),
         )

@@ -1,4 +1,4 @@
-"""What the gateway does when something is lost, full, over or away, as seen over HTTP."""
+"""What the gateway does by itself when a worker is lost or a job is over, as seen over HTTP."""
 
 from pathlib import Path
 from typing import Any
@@ -40,29 +40,3 @@ def test_an_expired_job_is_removed_with_its_files(settings: Settings, tmp_path: 
         assert len([path for path in files.rglob("*") if path.is_file()]) == len(FILES)
         until(lambda: status(service, video_id) is None, "the job expires")
         until(lambda: not files.exists() and service.store.get(video_id) is None, "files and record are removed")
-
-
-def test_a_full_queue_refuses_says_when_to_come_back_and_stores_nothing(settings: Settings, tmp_path: Path) -> None:
-    with serving(changed(settings, queue_cap=1), tmp_path) as service:
-        first = service.create()
-        refused = service.http.post("/videos", json={"prompt": "one too many"})
-        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
-        assert int(refused.headers["retry-after"]) >= 1
-        assert [item["id"] for item in service.http.get("/videos").json()["data"]] == [first["id"]]
-        assert service.messages() == 1
-        service.claim(first["id"])
-        assert service.create()["queue_position"] == 1
-
-
-def test_without_redis_it_is_alive_not_ready_and_refuses_without_telling_of_its_inside(tmp_path: Path) -> None:
-    settings = Settings(redis_url=f"unix://{tmp_path}/none.sock", storage_url=str(tmp_path / "objects"))
-    with serving(settings, tmp_path) as service:
-        assert service.http.get("/healthz").status_code == 200
-        for refused in (
-            service.http.get("/readyz"),
-            service.http.post("/videos", json={"prompt": "a star"}),
-            service.http.get("/videos"),
-        ):
-            assert (refused.status_code, refused.json()["error"]["type"]) == (503, "server_error")
-            assert "none.sock" not in refused.text
-        assert refused.headers["retry-after"]

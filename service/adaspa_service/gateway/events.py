@@ -1,0 +1,115 @@
+"""``GET /videos/{id}/events``: a job's transitions and steps as server-sent events, resumable by Last-Event-ID."""
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response, StreamingResponse
+
+from adaspa_service.contract.job import TERMINAL, JobStatus, Progress, percent
+from adaspa_service.contract.scripts import StoreUnavailable, reaching
+from adaspa_service.contract.store import PREFIX
+from adaspa_service.gateway.errors import bad_field
+from adaspa_service.gateway.lookup import find
+from adaspa_service.gateway.parts import Parts, PartsOf
+from adaspa_service.gateway.schemas import Video
+
+HEARTBEAT_SECONDS = 15.0
+"""Proxies close a connection on which nothing comes for longer."""
+BLOCK_SECONDS = 1.0
+"""How long one read waits: a gateway that stops is heard of within this time."""
+BATCH = 100
+EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
+START = "0-0"
+DESCRIPTION = """Server-sent events: `queued`, `in_progress`, `progress`, and at the end `completed`, `failed` or \
+`cancelled`. The data are fields of the video object; those of the last event are the whole object. A client that \
+comes again with `Last-Event-ID` goes on where it was; 204 says that there is nothing left to come."""
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": DESCRIPTION, "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "The job has ended, and the client has had its last event"},
+}
+
+router = APIRouter(tags=["videos"])
+
+
+@router.get("/videos/{video_id}/events", response_class=Response, responses=RESPONSES)
+async def follow_video(
+    video_id: str, request: Request, parts: PartsOf, last_event_id: Annotated[str | None, Header()] = None
+) -> Response:
+    """Follow a job from its beginning, or from the event after Last-Event-ID, to its end."""
+    if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
+        message = f"Last-Event-ID: {last_event_id[:60]!r} is none; allowed: the id of an event of this video"
+        raise bad_field("Last-Event-ID", message)
+    job = await run_in_threadpool(find, parts, video_id)
+    stream = Stream(parts, video_id, last_event_id or START)
+    if job.status in TERMINAL and not await stream.read(wait=False):
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream.text(request), media_type="text/event-stream", headers=headers)
+
+
+class Stream:
+    """One client's way through a job's events.
+
+    Args:
+        parts: the gateway's.
+        video_id: of an existing job.
+        last_id: of the event that the client had last.
+    """
+
+    def __init__(self, parts: Parts, video_id: str, last_id: str) -> None:
+        self.parts, self.video_id, self.last_id = parts, video_id, last_id
+
+    async def text(self, request: Request) -> AsyncIterator[str]:
+        """The events as the protocol writes them, up to the last one.
+
+        The stream just ends when Redis is lost or the gateway stops: the client comes again, to this gateway or
+        another, and goes on where it was.
+        """
+        heard = time.monotonic()
+        while not request.app.state.stopping.is_set():
+            try:
+                events = await self.read(wait=True)
+                for event_id, fields in events:
+                    yield await self.write(event_id, fields)
+                    self.last_id = event_id
+                    if JobStatus(fields["status"]) in TERMINAL:
+                        return
+                if events:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > HEARTBEAT_SECONDS:
+                    heard = time.monotonic()
+                    yield ": heartbeat\n\n"
+                    if await run_in_threadpool(self.parts.store.get, self.video_id) is None:
+                        return
+            except StoreUnavailable:
+                return
+
+    async def read(self, *, wait: bool) -> list[tuple[str, dict[str, str]]]:
+        """The next events after the last one, in order; none if none come in time."""
+        key = f"{PREFIX}events:{self.video_id}"
+        with reaching():
+            if wait:
+                await self.parts.follower.xread({key: self.last_id}, count=1, block=round(BLOCK_SECONDS * 1000))
+            found: Any = await self.parts.follower.xrange(key, min=f"({self.last_id}", count=BATCH)
+        return list(found)
+
+    async def write(self, event_id: str, fields: Mapping[str, str]) -> str:
+        """One event. The last one carries the whole video, unless that is already gone."""
+        status = JobStatus(fields["status"])
+        progress = Progress.model_validate_json(fields["progress"])
+        data: dict[str, Any] = {
+            "id": self.video_id,
+            "object": "video",
+            "status": status,
+            "progress": 100 if status is JobStatus.completed else percent(progress),
+            "attempt": int(fields["attempt"]),
+            **progress.model_dump(mode="json"),
+        }
+        job = await run_in_threadpool(self.parts.store.get, self.video_id) if status in TERMINAL else None
+        body = Video.of(job, None).model_dump_json() if job else json.dumps(data)
+        return f"id: {event_id}\nevent: {fields['type']}\ndata: {body}\n\n"

@@ -1,0 +1,73 @@
+"""Idempotency keys and the full queue, over HTTP."""
+
+from pathlib import Path
+
+from adaspa_service.contract.settings import Settings
+from running_gateway import Service, serving
+
+KEY = {"Idempotency-Key": "order-1"}
+
+
+def test_the_same_key_and_body_give_the_first_job(service: Service) -> None:
+    body = {"prompt": "a red circle", "model": "demo", "steps": 5}
+    first = service.http.post("/videos", json=body, headers=KEY)
+    assert "idempotent-replayed" not in first.headers
+    video_id = first.json()["id"]
+    service.claim(video_id)
+    again = service.http.post("/v1/videos", json=body, headers=KEY)
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (200, "true")
+    assert (again.json()["id"], again.json()["status"], again.json()["seed"]) == (
+        video_id,
+        "in_progress",
+        first.json()["seed"],
+    )
+    form = {name: (None, str(value)) for name, value in body.items()}
+    assert service.http.post("/videos", files=form, headers=KEY).json()["id"] == video_id
+    assert service.messages() == 1
+
+
+def test_the_same_key_with_another_body_is_refused(service: Service) -> None:
+    service.http.post("/videos", json={"prompt": "a red circle"}, headers=KEY)
+    refused = service.http.post("/videos", json={"prompt": "a blue circle"}, headers=KEY)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (422, "idempotency_key_reused", "Idempotency-Key")
+    assert service.messages() == 1
+    assert service.http.post("/videos", json={"prompt": "a blue circle"}, headers={"Idempotency-Key": "2"}).is_success
+
+
+def test_a_refused_request_does_not_use_its_key_up(service: Service) -> None:
+    assert service.http.post("/videos", json={"prompt": ""}, headers=KEY).status_code == 400
+    assert service.http.post("/videos", json={"prompt": "a red circle"}, headers=KEY).status_code == 200
+
+
+def test_a_full_queue_gives_the_measured_time_until_a_place_is_free(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service:
+        service.store.client.rpush("adaspa:durations:demo", "30.5", "41", "1000")
+        running = [service.claim(service.create()["id"]) for _ in range(2)]
+        service.create()
+        refused = service.http.post("/videos", json={"prompt": "one too many"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "21")
+        assert refused.json()["error"]["code"] == "queue_full"
+        service.complete(running[0])
+        assert service.http.post("/videos", json={"prompt": "still"}).headers["retry-after"] == "36"
+
+
+def test_a_replay_is_answered_even_when_the_queue_is_full(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service:
+        body = {"prompt": "a red circle"}
+        first = service.http.post("/videos", json=body, headers=KEY).json()
+        assert service.http.post("/videos", json=body, headers=KEY).json()["id"] == first["id"]
+
+
+def test_a_full_queue_stores_nothing_and_takes_jobs_again_when_there_is_room(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service:
+        first = service.create()["id"]
+        refused = service.http.post("/videos", json={"prompt": "one too many"})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert int(refused.headers["retry-after"]) >= 1, "also when nothing was measured yet"
+        assert [video["id"] for video in service.http.get("/videos").json()["data"]] == [first]
+        assert service.messages() == 1
+        service.claim(first)
+        assert service.create()["queue_position"] == 1

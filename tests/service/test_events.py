@@ -1,0 +1,162 @@
+"""A job's events over HTTP."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from adaspa_service.contract.job import ErrorCode, JobError
+from adaspa_service.contract.settings import Settings
+from running_gateway import Service, serving, until
+
+
+def parse(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The events in a stream of lines, as the protocol is to be read; a comment is an event without a type."""
+    event: dict[str, Any] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if line.startswith(":"):
+            yield {"comment": line}
+        elif line:
+            event[name] = json.loads(value) if name == "data" else value
+        elif event:
+            yield event
+            event = {}
+
+
+@contextmanager
+def following(service: Service, video_id: str, last: str | None = None) -> Iterator[Iterator[dict[str, Any]]]:
+    """The events of a job as they come."""
+    headers = {"Last-Event-ID": last} if last else {}
+    with service.http.stream("GET", f"/v1/videos/{video_id}/events", headers=headers) as response:
+        assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
+        yield parse(response.iter_lines())
+
+
+def test_a_job_is_followed_from_its_beginning_to_its_end(service: Service) -> None:
+    video_id = service.create(steps=10)["id"]
+    with following(service, video_id) as events:
+        first = next(events)
+        assert (first["event"], first["data"]["status"], first["data"]["progress"]) == ("queued", "queued", 0)
+        lease = service.claim(video_id)
+        assert next(events)["event"] == "in_progress"
+        for step in (1, 2):
+            service.step(lease, step)
+            data = next(events)["data"]
+            assert (data["phase"], data["step"], data["steps"], data["step_kind"]) == ("denoising", step, 10, "sparse")
+        service.complete(lease)
+        rest = list(events)
+    assert [event["event"] for event in rest] == ["completed"]
+    assert rest[0]["data"] == service.http.get(f"/videos/{video_id}").json()
+
+
+def test_a_client_that_comes_again_goes_on_where_it_was(service: Service) -> None:
+    lease = service.claim(service.create()["id"])
+    video_id = lease.job.id
+    service.step(lease, 1)
+    with following(service, video_id) as events:
+        seen = [next(events) for _ in range(2)]
+    service.step(lease, 2)
+    service.store.fail(lease, JobError(code=ErrorCode.generation_failed, message="boom"))
+    with following(service, video_id, seen[-1]["id"]) as events:
+        rest = list(events)
+    assert [event["event"] for event in seen + rest] == ["queued", "in_progress", "progress", "progress", "failed"]
+    assert [event["data"]["step"] for event in rest] == [1, 2, 2]
+    assert rest[-1]["data"]["error"]["code"] == "generation_failed"
+    again = service.http.get(f"/videos/{video_id}/events", headers={"Last-Event-ID": rest[-1]["id"]})
+    assert (again.status_code, again.content) == (204, b""), "an EventSource stops for good at this answer"
+
+
+def test_several_clients_see_the_same_events(service: Service) -> None:
+    video_id = service.create()["id"]
+    seen: list[list[Any]] = [[], [], []]
+
+    def follow(into: list[Any]) -> None:
+        with httpx.stream("GET", f"{service.url}/videos/{video_id}/events", timeout=20) as response:
+            into.extend(parse(response.iter_lines()))
+
+    threads = [threading.Thread(target=follow, args=(into,)) for into in seen]
+    for thread in threads:
+        thread.start()
+    lease = service.claim(video_id)
+    for step in range(1, 6):
+        service.step(lease, step)
+    service.complete(lease)
+    for thread in threads:
+        thread.join()
+    assert len(seen[0]) == 8 and seen[0] == seen[1] == seen[2]
+
+
+def test_a_requeue_is_an_event_too(service: Service) -> None:
+    lease = service.claim(service.create()["id"])
+    with following(service, lease.job.id) as events:
+        service.store.client.zadd("adaspa:leases", {lease.job.id: 0}, xx=True)
+        assert [next(events)["event"] for _ in range(3)] == ["queued", "in_progress", "queued"]
+        service.complete(service.claim(lease.job.id))
+        assert [event["data"]["attempt"] for event in events] == [2, 2]
+
+
+def test_a_deleted_job_ends_its_streams(service: Service) -> None:
+    lease = service.claim(service.create()["id"])
+    with following(service, lease.job.id) as events:
+        service.http.delete(f"/videos/{lease.job.id}")
+        service.store.release_cancelled(lease)
+        assert [event["event"] for event in events] == ["queued", "in_progress", "cancelled"]
+    assert service.http.get(f"/videos/{lease.job.id}/events").status_code == 404
+
+
+def test_a_quiet_stream_has_heartbeats_and_ends_when_the_record_is_gone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_service.gateway.events.HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("adaspa_service.gateway.events.BLOCK_SECONDS", 0.05)
+    video_id = service.create()["id"]
+    with following(service, video_id) as events:
+        assert next(events)["event"] == "queued"
+        assert next(events) == next(events) == {"comment": ": heartbeat"}
+        service.store.client.delete(f"adaspa:job:{video_id}", f"adaspa:events:{video_id}")
+        assert all("comment" in event for event in events)
+
+
+def test_a_gateway_that_stops_ends_its_streams(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings, tmp_path) as service:
+        video_id = service.create()["id"]
+        with following(service, video_id) as events:
+            last = next(events)["id"]
+            service.stopping.set()
+            assert list(events) == []
+    with serving(settings, tmp_path) as other:
+        lease = other.claim(video_id)
+        with following(other, video_id, last) as events:
+            assert next(events)["event"] == "in_progress"
+            other.complete(lease)
+            assert [event["event"] for event in events] == ["completed"]
+
+
+@pytest.mark.parametrize("last", ["yesterday", "1", "-", "1-1-1", "99999999999999999999-0"])
+def test_a_bad_event_id_is_refused(service: Service, last: str) -> None:
+    response = service.http.get(f"/videos/{service.create()['id']}/events", headers={"Last-Event-ID": last})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "Last-Event-ID")
+
+
+def test_an_unknown_job_has_no_events(service: Service) -> None:
+    assert service.http.get(f"/videos/video_{'0' * 32}/events").json()["error"]["code"] == "video_not_found"
+
+
+def test_a_stream_that_is_left_gives_its_connection_back(service: Service) -> None:
+    lease = service.claim(service.create()["id"])
+
+    def connections() -> int:
+        return len(service.store.client.client_list())  # type: ignore[arg-type]
+
+    with following(service, lease.job.id) as events:
+        next(events)
+        during = connections()
+    for _ in range(10):
+        with following(service, lease.job.id) as events:
+            next(events)
+    until(lambda: connections() <= during + 1, "no connection is left behind")
