@@ -59,9 +59,7 @@ def test_a_replay_is_answered_even_when_the_queue_is_full(settings: Settings, tm
         assert service.http.post("/videos", json=body, headers=KEY).json()["id"] == first["id"]
 
 
-def test_a_full_queue_stores_nothing_and_takes_jobs_again_when_there_is_room(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_a_full_queue_stores_nothing_and_takes_jobs_again_later(settings: Settings, tmp_path: Path) -> None:
     with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service:
         first = service.create()["id"]
         refused = service.http.post("/videos", json={"prompt": "one too many"})
