@@ -261,6 +261,14 @@ def test_a_job_that_loses_every_worker_fails(valkey: redis.Redis, params: Params
     assert nothing_is_held(store)
 
 
+def test_a_lease_without_a_running_job_is_dropped(store: JobStore, params: Params) -> None:
+    queued = store.create(params())
+    store.client.zadd("adaspa:leases", {"video_unknown": 0, queued.id: 0})
+    assert store.requeue_expired() == []
+    assert not store.client.exists("adaspa:leases") and store.get("video_unknown") is None
+    assert record(store, queued.id) == queued
+
+
 def test_a_job_that_was_given_back_keeps_its_place_and_its_attempts(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, max_attempts=1)
     job, other = store.create(params()), store.create(params())
