@@ -1,12 +1,44 @@
-"""What the worker's tests share."""
+"""What the worker's tests share: a tiny pipeline, loaded once, and parameters that fit it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_wan import save_pipeline
+from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.job import JobParams
+from adaspa_worker.pipeline import Engine, load
+from tiny_wan import FRAMES, SIZE, model_spec, save_pipeline
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny untrained Wan pipeline; copy it before changing it."""
     return save_pipeline(tmp_path_factory.mktemp("tiny-wan"))
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_pipeline: Path) -> Engine:
+    """The tiny pipeline, loaded."""
+    return load(ModelSpec.model_validate(model_spec(tiny_pipeline)), tiny_pipeline)
+
+
+@pytest.fixture
+def params() -> Callable[..., JobParams]:
+    """Makes parameters of a job of the tiny model; keyword arguments replace the usual ones."""
+
+    def make(**changes: Any) -> JobParams:
+        usual = {
+            "model": "tiny",
+            "prompt": "a red circle",
+            "width": SIZE,
+            "height": SIZE,
+            "num_frames": FRAMES,
+            "fps": 8,
+            "steps": 4,
+            "guidance_scale": 4.0,
+            "seed": 1,
+        }
+        return JobParams.model_validate(usual | changes)
+
+    return make

@@ -1,11 +1,13 @@
 """One job, from its claim to its end, with a real Valkey, real storage and a real (tiny) pipeline."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
 import torch
 from adaspa_service.contract.job import Job, JobParams, JobStatus, Progress
 from adaspa_service.contract.storage import ObjectStorage
@@ -19,8 +21,10 @@ from adaspa_worker.source import ModelUnavailable
 class Spy(JobStore):
     """The real store, which also notes the progress and lets a test act at a step of the running job."""
 
-    at_step: dict[int, Callable[[Lease], object]]
-    seen: list[Progress]
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client, lease_seconds=0.4)
+        self.at_step: dict[int, Callable[[Lease], object]] = {}
+        self.seen: list[Progress] = []
 
     def report_progress(self, lease: Lease, progress: Progress) -> None:
         self.seen.append(progress)
@@ -64,20 +68,20 @@ class Bench:
 
 
 @pytest.fixture
-def bench(spy_store: Spy, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(valkey: redis.Redis, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    stopping = threading.Event()
+    stopping, store = threading.Event(), Spy(valkey)
     runner = Runner(
-        store=spy_store,
+        store=store,
         storage=ObjectStorage(str(tmp_path / "objects")),
         engine=lambda _: tiny_engine,
         name="worker-1",
         stopping=stopping.is_set,
         renew_seconds=0.05,
     )
-    yield Bench(runner, spy_store, tmp_path / "objects", scratch, stopping)
+    yield Bench(runner, store, tmp_path / "objects", scratch, stopping)
     assert tiny_engine.pipe.transformer.adaspa.state is None  # type: ignore[attr-defined]
 
 
@@ -113,11 +117,10 @@ def test_a_cancelled_job_stops_within_one_step_and_the_next_one_completes(
 
 def test_a_cancel_is_heard_in_a_phase_without_steps(bench: Bench, params: Callable[..., JobParams]) -> None:
     engine = bench.runner.engine("tiny")
-    cancelled = threading.Event()
 
     def slow_load(_: str) -> Engine:
-        bench.store.request_cancel(bench.store.seen and job.id)
-        cancelled.wait(0.3)  # several renewals long
+        bench.store.request_cancel(job.id)
+        time.sleep(0.3)  # several renewals long
         return engine
 
     bench.runner.engine = slow_load
@@ -131,7 +134,7 @@ def test_a_lease_is_kept_through_a_phase_longer_than_it(bench: Bench, params: Ca
     engine = bench.runner.engine("tiny")
 
     def slow_load(_: str) -> Engine:
-        threading.Event().wait(2.5 * bench.store.lease_seconds)
+        time.sleep(2.5 * bench.store.lease_seconds)
         assert bench.store.requeue_expired() == []
         return engine
 
@@ -143,13 +146,12 @@ def test_a_lease_is_kept_through_a_phase_longer_than_it(bench: Bench, params: Ca
 def test_an_attempt_that_lost_its_lease_stops_and_removes_only_its_own_files(
     bench: Bench, params: Callable[..., JobParams]
 ) -> None:
-    bench.store.at_step[3] = lambda lease: (
-        bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})
-        and [
-            bench.store.requeue_expired(),
-            bench.runner.run(lease.job.id),
-        ]
-    )
+    def run_elsewhere(lease: Lease) -> None:
+        bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})  # as if it had run out
+        assert bench.store.requeue_expired() == [lease.job.id]
+        bench.runner.run(lease.job.id)
+
+    bench.store.at_step[3] = run_elsewhere
     job = bench.run(params(steps=10))
     assert (job.status, job.attempt) == (JobStatus.completed, 2)
     assert {file.split("/")[2] for file in bench.files()} == {"2"}

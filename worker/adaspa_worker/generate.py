@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +33,7 @@ from adaspa_worker.source import ModelUnavailable, first_line
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_MESSAGE = 500
 """Characters of an error's message that go into the job record."""
 
@@ -80,19 +82,23 @@ class Runner:
             self._end(lease, self.store.give_back)
             log.info("%s: given back", job_id)
             raise
+        except StoreUnavailable:
+            log.error("%s: attempt %d could not be ended; its lease runs out", job_id, lease.attempt)
+            raise
         except Exception as error:
             job_error = describe(error)
             log.exception("%s: %s", job_id, job_error.code)
-            self._end(lease, lambda lease: self.store.fail(lease, job_error))
+            self._end(lease, partial(self.store.fail, error=job_error))
         finally:
             self._remove_unused_objects(lease)
 
     def _end(self, lease: Lease, transition: Callable[[Lease], None]) -> None:
         """Make a final transition; a cancel or a lost lease that comes first wins."""
         try:
-            transition(lease)
-        except JobCancelled:
-            self.store.release_cancelled(lease)
+            try:
+                insist(partial(transition, lease))
+            except JobCancelled:
+                insist(partial(self.store.release_cancelled, lease))
         except LeaseLost:
             log.warning("%s: attempt %d lost its lease at the end", lease.job.id, lease.attempt)
 
@@ -139,7 +145,7 @@ class Attempt:
             with self.phase("uploading"):
                 artifacts = {name: self.upload(name, path) for name, path in files.items()}
         self.keeper.check()
-        self.runner.store.complete(self.lease, artifacts, report, self.timings)
+        insist(partial(self.runner.store.complete, self.lease, artifacts, report, self.timings))
 
     def write_files(self, engine: Engine, params: JobParams, latents: torch.Tensor, folder: Path) -> dict[str, Path]:
         """Decode and encode; returns the files by variant."""
@@ -188,6 +194,17 @@ class StepReporter:
         # The median, because a search step or the first step's warm-up says little about the steps to come.
         eta = round((self.steps - done) * statistics.median(self._recent), 1) if done >= 2 else None
         self.keeper.report(Progress(phase="denoising", step=done, steps=self.steps, step_kind=kind, eta_seconds=eta))
+
+
+def insist(transition: Callable[[], None]) -> None:
+    """Make a transition that ends an attempt, again for a while when the store is away: hours of work hang on it."""
+    for delay in RETRY_SECONDS:
+        try:
+            return transition()
+        except StoreUnavailable as error:
+            log.warning("the store is away, trying again in %s s: %s", delay, error)
+            time.sleep(delay)
+    return transition()
 
 
 def attempt_prefix(lease: Lease) -> str:
