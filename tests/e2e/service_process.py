@@ -26,7 +26,7 @@ def environment(catalog: Path, **settings: str) -> dict[str, str]:
     """The environment of a service that serves this catalog; no setting of the developer's own comes through."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
     extra = {f"ADASPA_{name.upper()}": value for name, value in settings.items()}
-    return clean | {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "2"} | extra
+    return clean | {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"} | extra
 
 
 def children(data_dir: Path) -> dict[int, str]:
@@ -35,7 +35,9 @@ def children(data_dir: Path) -> dict[int, str]:
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if marker in (entry / "environ").read_bytes().split(b"\0"):
+            # Valkey writes its title over its environment; it works in the data folder.
+            inside = (entry / "cwd").readlink().is_relative_to(data_dir.resolve())
+            if inside or marker in (entry / "environ").read_bytes().split(b"\0"):
                 found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue

@@ -38,7 +38,7 @@ def test_progress_is_seen_step_by_step(service: Service) -> None:
     final = service.client.wait(created.id, seen.append, poll=0.01)
     denoising = [video for video in seen if video.phase == "denoising" and video.step]
     steps = [video.step for video in denoising]
-    assert steps == sorted(steps) and len(set(steps)) >= 10
+    assert steps == sorted(steps) and len(set(steps)) >= 5
     percents = [video.progress for video in seen]
     assert percents == sorted(percents) and len(set(percents)) >= 10
     assert all(percent < 100 for percent in percents[:-1]) and percents[-1] == final.progress == 100
@@ -93,7 +93,7 @@ def test_the_openai_client_creates_polls_and_downloads(service: Service, tmp_pat
 
 
 def test_the_gateway_may_die_in_mid_job(service: Service) -> None:
-    video = service.client.create("a red circle", steps=400)
+    video = service.client.create("a red circle", steps=200)
     service.until_step(video.id, 3)
     service.kill_part("adaspa_service.gateway")
     final = service.client.wait(video.id, poll=0.1)
@@ -101,7 +101,7 @@ def test_the_gateway_may_die_in_mid_job(service: Service) -> None:
 
 
 def test_a_worker_killed_in_mid_job_loses_nothing(service: Service) -> None:
-    video = service.client.create("a red circle", steps=400)
+    video = service.client.create("a red circle", steps=200)
     waiting = service.client.create("a blue circle")
     service.until_step(video.id, 3)
     service.kill_part("adaspa_worker")

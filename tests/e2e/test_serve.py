@@ -44,7 +44,7 @@ def test_no_process_outlives_the_server_whatever_ends_it(catalog: Path, tmp_path
 def test_jobs_survive_a_stop_and_a_start_of_the_whole_service(catalog: Path, tmp_path: Path) -> None:
     service = Service(tmp_path / "data", environment(catalog)).start()
     done = service.run()
-    running = service.client.create("a red circle", steps=400)
+    running = service.client.create("a red circle", steps=200)
     waiting = service.client.create("a blue square")
     service.until_step(running.id, 2)
     service.stop()
@@ -61,7 +61,7 @@ def test_jobs_survive_a_stop_and_a_start_of_the_whole_service(catalog: Path, tmp
 
 def test_jobs_survive_a_kill_of_the_whole_service(catalog: Path, tmp_path: Path) -> None:
     service = Service(tmp_path / "data", environment(catalog, lease_seconds="3")).start()
-    running = service.client.create("a red circle", steps=400)
+    running = service.client.create("a red circle", steps=200)
     waiting = service.client.create("a blue square")
     service.until_step(running.id, 2)
     service.stop(signal.SIGKILL)
@@ -111,7 +111,7 @@ def test_an_unknown_model_is_one_clear_line_with_the_known_ones(catalog: Path, t
 
 def test_a_worker_alone_says_in_one_line_what_it_cannot_reach(catalog: Path, tmp_path: Path) -> None:
     env = environment(catalog, redis_url=f"redis://127.0.0.1:{free_port('127.0.0.1')}/0", storage_url=str(tmp_path))
-    assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "redis://127.0.0.1")
+    assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "Redis", "127.0.0.1")
 
 
 def test_a_worker_alone_says_in_one_line_that_the_storage_cannot_be_written(

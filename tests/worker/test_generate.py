@@ -172,6 +172,21 @@ def test_a_stopping_worker_gives_its_job_back_and_another_one_completes_it(
     assert bench.job(job.id).status is JobStatus.completed
 
 
+def test_what_a_killed_attempt_uploaded_is_removed_by_the_one_that_completes(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    job = bench.store.create(params())
+    lease = bench.store.claim(job.id, "worker-0")
+    assert lease is not None
+    orphan = bench.objects / "videos" / job.id / "1" / "video.mp4"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"half a job")
+    bench.store.client.zadd("adaspa:leases", {job.id: 0})
+    bench.store.requeue_expired()
+    bench.runner.run(job.id)
+    assert {file.split("/")[2] for file in bench.files()} == {"2"}
+
+
 def test_a_second_delivery_is_left_alone(bench: Bench, params: Callable[..., JobParams]) -> None:
     job = bench.run(params())
     bench.store.seen.clear()

@@ -43,7 +43,7 @@ def main() -> None:
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     one_child = ["--pool", "prefork", "--concurrency", "1"]
     log_level = ["--loglevel", settings.log_level]
-    celery = [sys.executable, "-m", "celery", "--app", "adaspa_worker.app", "worker"]
+    celery = [sys.executable, "-m", "celery", "--quiet", "--app", "adaspa_worker.app", "worker"]
     # A new program: the storage check has started threads, which a forked child would wait for in vain.
     os.execv(
         sys.executable, [*celery, "--hostname", name, "--queues", queue_name(spec.id), *one_child, *quiet, *log_level]

@@ -22,11 +22,11 @@ from adaspa_service.contract.store import JobStore, StoreUnavailable
 from celery.exceptions import Reject
 from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 
+from adaspa_worker.generate import Runner
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.source import ModelUnavailable, resolve
 
 if TYPE_CHECKING:
-    from adaspa_worker.generate import Runner
     from adaspa_worker.pipeline import Engine
 
 app = make_celery(get_settings())
@@ -43,10 +43,8 @@ def generate(self: Any, job_id: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def runner() -> "Runner":
+def runner() -> Runner:
     """The child's runner; its connections must not be inherited from the parent."""
-    from adaspa_worker.generate import Runner  # noqa: PLC0415  torch, only in the child
-
     settings = get_settings()
     return Runner(
         store=JobStore.from_settings(settings),

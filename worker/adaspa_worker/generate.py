@@ -1,4 +1,7 @@
-"""Run one job from its claim to its end: completed, failed, cancelled, given back, or left to a later attempt."""
+"""Run one job from its claim to its end: completed, failed, cancelled, given back, or left to a later attempt.
+
+Nothing here imports torch: the first job of a worker is claimed, and shown as loading, before that takes its seconds.
+"""
 
 import logging
 import statistics
@@ -10,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import torch
 from adaspa_service.contract.job import (
     Artifact,
     AttentionReport,
@@ -28,8 +31,12 @@ from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLo
 
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.lease import LeaseKeeper, WorkerStopping
-from adaspa_worker.pipeline import Engine
 from adaspa_worker.source import ModelUnavailable, first_line
+
+if TYPE_CHECKING:
+    import torch
+
+    from adaspa_worker.pipeline import Engine
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +59,7 @@ class Runner:
 
     store: JobStore
     storage: ObjectStorage
-    engine: Callable[[str], Engine]
+    engine: Callable[[str], "Engine"]
     name: str
     stopping: Callable[[], bool]
     renew_seconds: float
@@ -73,6 +80,7 @@ class Runner:
             with LeaseKeeper(self.store, lease, self.stopping, self.renew_seconds) as keeper:
                 Attempt(self, lease, keeper).run()
             log.info("%s: completed", job_id)
+            self._remove_earlier_objects(lease)
         except JobCancelled:
             self._end(lease, self.store.release_cancelled)
             log.info("%s: cancelled", job_id)
@@ -102,6 +110,14 @@ class Runner:
         except LeaseLost:
             log.warning("%s: attempt %d lost its lease at the end", lease.job.id, lease.attempt)
 
+    def _remove_earlier_objects(self, lease: Lease) -> None:
+        """Remove what attempts left whose worker was killed."""
+        for attempt in range(1, lease.attempt):
+            try:
+                self.storage.delete_prefix(attempt_prefix(lease.job.id, attempt))
+            except StorageUnavailable as error:
+                log.warning("%s: objects of attempt %d may be left: %s", lease.job.id, attempt, error)
+
     def _remove_unused_objects(self, lease: Lease) -> None:
         """Remove what this attempt wrote, unless the record says that it is the job's result.
 
@@ -110,7 +126,7 @@ class Runner:
         try:
             job = self.store.get(lease.job.id)
             if job is None or job.status is not JobStatus.completed or job.attempt != lease.attempt:
-                self.storage.delete_prefix(attempt_prefix(lease))
+                self.storage.delete_prefix(attempt_prefix(lease.job.id, lease.attempt))
         except (StoreUnavailable, StorageUnavailable) as error:
             log.warning("%s: objects of attempt %d may be left: %s", lease.job.id, lease.attempt, error)
 
@@ -133,7 +149,7 @@ class Attempt:
         finally:
             engine.reset()
 
-    def generate(self, engine: Engine, params: JobParams) -> None:
+    def generate(self, engine: "Engine", params: JobParams) -> None:
         with self.phase("encoding_prompt"):
             embeddings = engine.encode_prompt(params)
         with self.phase("denoising"):
@@ -147,7 +163,9 @@ class Attempt:
         self.keeper.check()
         insist(partial(self.runner.store.complete, self.lease, artifacts, report, self.timings))
 
-    def write_files(self, engine: Engine, params: JobParams, latents: torch.Tensor, folder: Path) -> dict[str, Path]:
+    def write_files(
+        self, engine: "Engine", params: JobParams, latents: "torch.Tensor", folder: Path
+    ) -> dict[str, Path]:
         """Decode and encode; returns the files by variant."""
         files = {
             "video": folder / "video.mp4",
@@ -165,7 +183,7 @@ class Attempt:
     def upload(self, variant: str, path: Path) -> Artifact:
         self.keeper.check()
         content_type = "video/mp4" if path.suffix == ".mp4" else "image/webp"
-        key = f"{attempt_prefix(self.lease)}{path.name}"
+        key = f"{attempt_prefix(self.lease.job.id, self.lease.attempt)}{path.name}"
         return self.runner.storage.put_file(key, path, content_type)
 
     @contextmanager
@@ -207,9 +225,9 @@ def insist(transition: Callable[[], None]) -> None:
     return transition()
 
 
-def attempt_prefix(lease: Lease) -> str:
-    """Key prefix of the objects that this attempt writes."""
-    return f"videos/{lease.job.id}/{lease.attempt}/"
+def attempt_prefix(job_id: str, attempt: int) -> str:
+    """Key prefix of the objects that an attempt writes."""
+    return f"videos/{job_id}/{attempt}/"
 
 
 def describe(error: Exception) -> JobError:
@@ -218,7 +236,9 @@ def describe(error: Exception) -> JobError:
         return JobError(code=ErrorCode.model_unavailable, message=str(error)[:MAX_MESSAGE])
     if isinstance(error, StorageUnavailable):
         return JobError(code=ErrorCode.storage_unavailable, message=str(error)[:MAX_MESSAGE])
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    from torch import OutOfMemoryError  # noqa: PLC0415  loaded by now, unless the worker could not load it
+
+    if isinstance(error, OutOfMemoryError | MemoryError):
         return JobError(code=ErrorCode.out_of_memory, message="The worker ran out of memory generating this video.")
     return JobError(
         code=ErrorCode.generation_failed, message=f"{type(error).__name__}: {first_line(error)}"[:MAX_MESSAGE]

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import adaspa
+import diffusers
 import numpy as np
 import torch
+import transformers
 from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.contract.job import JobParams, StepKind
 from diffusers import WanPipeline
@@ -167,4 +169,6 @@ def load(spec: ModelSpec, folder: Path) -> Engine:
     """
     if spec.family not in ENGINES:
         raise ModelUnavailable(f"{spec.id}: no adapter for family {spec.family!r}; there is {', '.join(ENGINES)}")
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()  # it would fill the worker's log
     return ENGINES[spec.family](spec, folder)

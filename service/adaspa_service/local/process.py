@@ -91,7 +91,9 @@ class Child:
         return self.process.poll() if self.process else None
 
     def last_words(self) -> str:
-        """The last line that this run wrote to its log."""
+        """What ended it: the signal, or the last line that this run wrote to its log."""
+        if (status := self.exit_status() or 0) < 0:
+            return signal.Signals(-status).name
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").strip().splitlines()
