@@ -39,7 +39,7 @@ def generate(self: Any, job_id: str) -> None:
     try:
         runner().run(job_id)
     except (WorkerStopping, StoreUnavailable) as error:
-        raise Reject(repr(error), requeue=True) from error
+        raise Reject(repr(error), requeue=True) from None  # the runner has told the log
 
 
 @lru_cache(maxsize=1)

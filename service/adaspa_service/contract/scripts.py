@@ -7,8 +7,11 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+REFUSING = ("MISCONF ", "NOREPLICAS ", "MASTERDOWN ", "BUSY ")
+"""Beginnings of the answers of a server that takes no writes, or none now, and that the client has no type for."""
 
 
 class StoreUnavailable(Exception):
@@ -21,6 +24,10 @@ def reaching() -> Iterator[None]:
     try:
         yield
     except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError) as error:
+        raise StoreUnavailable(f"Redis cannot be used: {error}") from error
+    except ResponseError as error:
+        if not str(error).startswith(REFUSING):
+            raise
         raise StoreUnavailable(f"Redis cannot be used: {error}") from error
 
 
