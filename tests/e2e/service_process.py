@@ -22,11 +22,13 @@ def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> 
         time.sleep(0.02)
 
 
-def environment(catalog: Path, **settings: str) -> dict[str, str]:
-    """The environment of a service that serves this catalog; no setting of the developer's own comes through."""
+def environment(catalog: Path | None, **settings: str) -> dict[str, str]:
+    """The environment of a service that serves this catalog, or the built-in one; nothing of the developer's own
+    settings comes through. One thread, because the tiny model's operations are too small to share."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
     extra = {f"ADASPA_{name.upper()}": value for name, value in settings.items()}
-    return clean | {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"} | extra
+    served = {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"} if catalog else {}
+    return clean | served | extra
 
 
 def children(data_dir: Path) -> dict[int, str]:
