@@ -427,3 +427,13 @@ def test_a_redis_that_is_away_is_said_to_be(tmp_path: Any, params: Params) -> No
     for call in (store.ping, store.page, store.requeue_expired, lambda: store.create(params())):
         with pytest.raises(StoreUnavailable):
             call()
+
+
+def test_a_redis_that_refuses_writes_counts_as_away(valkey: redis.Redis, store: JobStore, params: Params) -> None:
+    valkey.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(StoreUnavailable):
+            store.create(params())
+    finally:
+        valkey.config_set("min-replicas-to-write", 0)
+    assert store.create(params()).status == "queued"
