@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -43,7 +44,9 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    Server(config, app.state.stopping.set).run(sockets=[listener])
+    # Once it has stopped, uvicorn raises the signal again that stopped it.
+    with suppress(KeyboardInterrupt):
+        Server(config, app.state.stopping.set).run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
