@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from adaspa import ops
-from adaspa.cache import CacheEntry
+from adaspa.cache import CacheEntry, CacheKey
 from adaspa.index import BlockIndex
 from adaspa.ops.check import check_qkv
 from adaspa.record import PatternRecord
@@ -24,6 +24,7 @@ def attention(
     *,
     layer: int = 0,
     text: tuple[int, int] | None = None,
+    sample: int | None = None,
     scale: float | None = None,
 ) -> torch.Tensor:
     """Self-attention of ``layer`` as the schedule of ``state`` has it for the current step (section 4.2).
@@ -35,6 +36,7 @@ def attention(
         state: the request, after ``state.begin_step``.
         layer: index of the layer; each has a pattern of its own.
         text: ``(start, stop)`` token range of the text in a joint sequence: all its blocks are kept (text sink).
+        sample: which sample of the batch this is, where samples of different lengths are called one by one.
         scale: factor of q.k; ``D ** -0.5`` by default.
 
     Returns:
@@ -47,13 +49,13 @@ def attention(
     if q.shape != k.shape:
         raise ValueError(f"k must have the shape of q in self-attention, {tuple(q.shape)}, got {tuple(k.shape)}")
     geometry = Geometry(q.shape[2], state.config.block_size, _checked_text(text, q.shape[2]))
-    site = _Site(state, layer, geometry, scale)
-    action = state.action(layer)
+    site = _Site(state, state.key(layer, sample), geometry, scale)
+    action = state.action(layer, sample)
     if action is Action.DENSE:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     if action is Action.DENSE_WITH_LSE:
         out, lse = ops.dense_attention(q, k, v, scale=scale)
-        state.cache.put(state.key(layer), CacheEntry(lse=lse))
+        state.cache.put(site.key, CacheEntry(lse=lse))
         return out
     if action is Action.FUSED_SEARCH:
         return _fused_search(q, k, v, site)
@@ -66,13 +68,13 @@ class _Site(NamedTuple):
     """Where the attention takes place: which layer of which request, over which sequence."""
 
     state: AdaSpaState
-    layer: int
+    key: CacheKey
     geometry: Geometry
     scale: float | None
 
     @property
     def cached(self) -> CacheEntry:
-        return self.state.cache.get(self.state.key(self.layer))
+        return self.state.cache.get(self.key)
 
 
 def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
@@ -90,18 +92,20 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
 
 
 def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
-    state, layer = site.state, site.layer
+    state = site.state
     selected = select_blocks(weights, state.config, site.geometry)
     assert state.step is not None, "a search happens within a step"
-    state.cache.put(state.key(layer), CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
-    state.add_pattern(PatternRecord(layer, state.step, selected.index.head_density(), selected.recall))
+    state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
+    state.add_pattern(
+        site.key, PatternRecord(site.key.layer, state.step, selected.index.head_density(), selected.recall)
+    )
 
 
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
     index = site.cached.index
     assert index is not None, "the action was chosen because there is an index"
     out, _ = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
-    pattern = site.state.pattern(site.layer)
+    pattern = site.state.pattern(site.key)
     pattern.uses += 1
     if site.state.config.measure_recall:
         pattern.measured.append(_recall_now(q, k, v, index, site.scale))

@@ -11,10 +11,14 @@ from adaspa.index import BlockIndex
 
 
 class CacheKey(NamedTuple):
-    """The pattern is stable across denoising steps, never across layers or CFG branches."""
+    """The pattern is stable across denoising steps, never across layers or CFG branches.
+
+    ``sample`` is the sample of a batch whose sequences differ in length, None where one entry holds the whole batch.
+    """
 
     branch: str
     layer: int
+    sample: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from adaspa.config import AdaSpaConfig
+from adaspa.layout import Layout
 from adaspa.record import RequestRecord
 from adaspa.state import AdaSpaState
 
@@ -21,6 +22,7 @@ class AdaSpaHandle:
 
     def __init__(self, config: AdaSpaConfig) -> None:
         self.config = config
+        self.layout = Layout()
         self._state: AdaSpaState | None = None
         self._steps: int | None = None
         self._timestep: float | None = None

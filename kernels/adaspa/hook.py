@@ -9,6 +9,7 @@ import torch
 from diffusers.hooks.hooks import BaseState, CacheContext, ModelHook, StateManager
 
 from adaspa.handle import AdaSpaHandle
+from adaspa.models.family import Family
 
 
 class StepHook(ModelHook):
@@ -19,9 +20,10 @@ class StepHook(ModelHook):
 
     _is_stateful = True
 
-    def __init__(self, handle: AdaSpaHandle, module: torch.nn.Module) -> None:
+    def __init__(self, handle: AdaSpaHandle, family: Family, module: torch.nn.Module) -> None:
         super().__init__()
         self.handle = handle
+        self.family = family
         # A StateManager among the attributes is where `cache_context` leaves the context; nothing is stored in it.
         self.location = StateManager(BaseState)
         self.parameters = list(inspect.signature(type(module).forward).parameters)[1:]
@@ -31,8 +33,9 @@ class StepHook(ModelHook):
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
         context = self._context()
+        self.handle.layout = self.family.layout(module, given)
         state = self.handle.begin_forward(
-            given.get("timestep"),
+            self.family.timestep(given),
             context.name if context else None,
             context.step_index if context else None,
             context.num_inference_steps if context else None,

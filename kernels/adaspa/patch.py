@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from adaspa.config import AdaSpaConfig
 from adaspa.handle import AdaSpaHandle
 
-# The transformer's class, and where its layers and its attention processor are described.
-SUPPORTED = {"WanTransformer3DModel": ("adaspa.models.wan", "WanAdaSpaProcessor")}
+if TYPE_CHECKING:
+    from adaspa.models.family import Family
+
+# The transformer's class, and the module and class that describe its family.
+SUPPORTED = {
+    "WanTransformer3DModel": ("wan", "Wan"),
+    "HunyuanVideoTransformer3DModel": ("hunyuan_video", "HunyuanVideo"),
+    "HunyuanVideo15Transformer3DModel": ("hunyuan_video15", "HunyuanVideo15"),
+    "CogVideoXTransformer3DModel": ("cogvideox", "CogVideoX"),
+    "LTXVideoTransformer3DModel": ("ltx", "LTX"),
+    "LTX2VideoTransformer3DModel": ("ltx2", "LTX2"),
+    "MochiTransformer3DModel": ("mochi", "Mochi"),
+}
 HOOK = "adaspa"
 
 
@@ -39,13 +50,12 @@ def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> A
         return handle
     handle = AdaSpaHandle(AdaSpaConfig())
     handle.configure(config)
-    module, processor = family
-    # diffusers is imported only here, so that the attention functions work without it.
-    model = import_module(module)
-    hook = import_module("adaspa.hook").StepHook(handle, transformer)
+    hook = import_module("adaspa.hook").StepHook(handle, family, transformer)
     registry = _registry(transformer)
-    for layer, attn in enumerate(model.self_attention_layers(transformer)):
-        attn.set_processor(getattr(model, processor)(attn.processor, handle, layer))
+    layers = family.layers(transformer)
+    processors = [family.processor(attn.processor, handle, layer) for layer, attn in enumerate(layers)]
+    for attn, processor in zip(layers, processors, strict=True):
+        attn.processor = processor
     registry.register_hook(hook, HOOK)
     transformer.adaspa = handle  # type: ignore[assignment]
     return handle
@@ -60,18 +70,23 @@ def remove(transformer: torch.nn.Module) -> None:
     handle = getattr(transformer, "adaspa", None)
     if not isinstance(handle, AdaSpaHandle):
         raise ValueError(f"transformer must be one that adaspa.apply was called on, got {type(transformer).__name__}")
-    model = import_module(_family(transformer)[0])
-    for attn in model.self_attention_layers(transformer):
-        attn.set_processor(attn.processor.original)
+    family = _family(transformer)
+    for attn in family.layers(transformer):
+        # Fusing the projections of CogVideoX replaces the processors.
+        if isinstance(attn.processor, family.processor):
+            attn.processor = attn.processor.original
     _registry(transformer).remove_hook(HOOK, recurse=False)
     handle.reset()
     del transformer.adaspa
 
 
-def _family(transformer: torch.nn.Module) -> tuple[str, str]:
+def _family(transformer: torch.nn.Module) -> Family:
     for cls in type(transformer).__mro__:
         if cls.__name__ in SUPPORTED:
-            return SUPPORTED[cls.__name__]
+            module, name = SUPPORTED[cls.__name__]
+            # diffusers is imported only here, so that the attention functions work without it.
+            family: Family = getattr(import_module(f"adaspa.models.{module}"), name)()
+            return family
     raise ValueError(
         f"transformer must be one of {', '.join(SUPPORTED)}, got {type(transformer).__name__}"
         " (of a pipeline, pass its transformer)"

@@ -53,36 +53,36 @@ class AdaSpaState:
         self.record.step_kinds.setdefault(step, kind)
         return kind
 
-    def action(self, layer: int) -> Action:
-        """What ``layer`` does now."""
+    def action(self, layer: int, sample: int | None = None) -> Action:
+        """What ``layer`` does now (for one sample of the batch, where its samples differ in length)."""
         if self.step is None or layer in self.config.dense_layers:
             return Action.DENSE
         if self.kind is StepKind.DENSE:
             return Action.DENSE_WITH_LSE if self.schedule.leaves_lse(self.step) else Action.DENSE
-        entry = self.cache.get(self.key(layer))
+        entry = self.cache.get(self.key(layer, sample))
         if entry.index is None:
             return Action.FUSED_SEARCH
         if self.kind is StepKind.SEARCH and entry.lse is not None:
             return Action.CACHED_SEARCH
         return Action.SPARSE
 
-    def key(self, layer: int) -> CacheKey:
+    def key(self, layer: int, sample: int | None = None) -> CacheKey:
         """Where ``layer`` of the current branch keeps its entry."""
-        return CacheKey(self.branch, layer)
+        return CacheKey(self.branch, layer, sample)
 
     @property
     def keeps_lse(self) -> bool:
         """True while a later step of this request will search."""
         return self.step is not None and self.schedule.searches_after(self.step)
 
-    def add_pattern(self, pattern: PatternRecord) -> None:
-        """Record a new pattern of ``pattern.layer`` in the current branch."""
+    def add_pattern(self, key: CacheKey, pattern: PatternRecord) -> None:
+        """Record the new pattern of ``key``."""
         self.record.patterns.append(pattern)
-        self._in_use[self.key(pattern.layer)] = pattern
+        self._in_use[key] = pattern
 
-    def pattern(self, layer: int) -> PatternRecord:
-        """The record of the pattern that ``layer`` of the current branch uses."""
-        return self._in_use[self.key(layer)]
+    def pattern(self, key: CacheKey) -> PatternRecord:
+        """The record of the pattern in use at ``key``."""
+        return self._in_use[key]
 
     def drop(self) -> RequestRecord:
         """Let go of the caches; the record that remains."""

@@ -1,0 +1,17 @@
+"""How the tokens of a forward lie in its self-attention sequence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Layout(NamedTuple):
+    """The self-attention sequence of one forward: the video tokens, then the text tokens of a joint sequence.
+
+    Args:
+        text_tokens: text tokens in the sequence, with their padding; 0 where the text comes by cross-attention.
+        text_lengths: valid text tokens of each sample, the padding behind them; None if all are valid.
+    """
+
+    text_tokens: int = 0
+    text_lengths: tuple[int, ...] | None = None

@@ -1,0 +1,47 @@
+"""CogVideoX and CogVideoX 1.5: joint attention over text and video with the same projections for both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+
+from adaspa.layout import Layout
+from adaspa.models.family import Family
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, split_heads
+
+
+class CogVideoXProcessor(AdaSpaProcessor):
+    """Norms over each head, rotary embedding of the video (none in CogVideoX-2B)."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Args: hidden_states, encoder_hidden_states ``[B, S, H * D]``; the model attends to all of its text."""
+        if attention_mask is not None:
+            raise ValueError("attention_mask must be None in the self-attention of CogVideoX")
+        (query, key, value), text = (
+            norm_heads(split_heads(attn, project(attn, x)), attn.norm_q, attn.norm_k)
+            for x in (hidden_states, encoder_hidden_states)
+        )
+        if image_rotary_emb is not None:
+            query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (query, key))
+        video_out, text_out = (
+            attn.to_out[1](attn.to_out[0](out)) for out in self.joint_attention((query, key, value), text)
+        )
+        return video_out, text_out
+
+
+class CogVideoX(Family):
+    """`CogVideoXTransformer3DModel`."""
+
+    processor = CogVideoXProcessor
+
+    def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
+        return Layout(given["encoder_hidden_states"].shape[1])

@@ -1,0 +1,52 @@
+"""HunyuanVideo: joint attention over video and text, in two-stream blocks and then in single-stream blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+
+from adaspa.layout import Layout
+from adaspa.models.family import Family
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_text, split_heads
+
+
+class HunyuanVideoProcessor(AdaSpaProcessor):
+    """Norms over each head, rotary embedding of the video; a single-stream block has no projections for the text."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Args: hidden_states, encoder_hidden_states ``[B, S, H * D]``; the mask is in the layout of the forward."""
+        query, key, value = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
+        if image_rotary_emb is not None:
+            query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (query, key))
+        if attn.add_q_proj is None:
+            text, norms = project(attn, encoder_hidden_states), (attn.norm_q, attn.norm_k)
+        else:
+            text, norms = project_text(attn, encoder_hidden_states), (attn.norm_added_q, attn.norm_added_k)
+        video_out, text_out = self.joint_attention((query, key, value), norm_heads(split_heads(attn, text), *norms))
+        if attn.to_out is not None:
+            video_out = attn.to_out[1](attn.to_out[0](video_out))
+        if attn.to_add_out is not None:
+            text_out = attn.to_add_out(text_out)
+        return video_out, text_out
+
+
+class HunyuanVideo(Family):
+    """`HunyuanVideoTransformer3DModel`: the padding of the text is behind its valid tokens."""
+
+    processor = HunyuanVideoProcessor
+
+    def layers(self, transformer: Any) -> list[Any]:
+        return [block.attn for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)]
+
+    def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
+        mask = given["encoder_attention_mask"]
+        return Layout(mask.shape[1], tuple(mask.sum(dim=1, dtype=torch.int).tolist()))

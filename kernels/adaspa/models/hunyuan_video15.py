@@ -1,0 +1,28 @@
+"""HunyuanVideo 1.5: joint attention over video and three texts: image, glyph (ByT5) and prompt (Qwen) tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from adaspa.layout import Layout
+from adaspa.models.family import Family
+from adaspa.models.hunyuan_video import HunyuanVideoProcessor
+
+
+class HunyuanVideo15(Family):
+    """`HunyuanVideo15Transformer3DModel`: it gathers the valid tokens of the three texts in front of the padding."""
+
+    processor = HunyuanVideoProcessor
+
+    def layers(self, transformer: Any) -> list[Any]:
+        return [block.attn for block in transformer.transformer_blocks]
+
+    def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
+        masks = (given["encoder_attention_mask"], given["encoder_attention_mask_2"])
+        image = given["image_embeds"]
+        # An image of zeros is text-to-video, where the model masks the image tokens.
+        image_length = (image != 0).any() * image.shape[1]
+        lengths = sum(mask.bool().sum(dim=1, dtype=torch.int) for mask in masks) + image_length
+        return Layout(sum(mask.shape[1] for mask in masks) + image.shape[1], tuple(lengths.tolist()))

@@ -1,0 +1,39 @@
+"""LTX-Video: self-attention ``attn1`` over the video tokens. Cross-attention ``attn2`` stays as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_ltx import apply_rotary_emb
+
+from adaspa.models.family import Family
+from adaspa.models.processor import AdaSpaProcessor, project, split_heads
+
+
+class LTXProcessor(AdaSpaProcessor):
+    """Norms and rotary embedding over all heads together."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Args: hidden_states ``[B, S, H * D]``; image_rotary_emb cos and sin ``[B, S, H * D]``."""
+        if encoder_hidden_states is not None or attention_mask is not None:
+            raise ValueError("encoder_hidden_states and attention_mask must be None in the self-attention of LTX")
+        query, key, value = project(attn, hidden_states)
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        if image_rotary_emb is not None:
+            query, key = (apply_rotary_emb(x, image_rotary_emb) for x in (query, key))
+        out = self.attention(*split_heads(attn, (query, key, value)))
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+class LTX(Family):
+    """`LTXVideoTransformer3DModel`."""
+
+    processor = LTXProcessor

@@ -1,0 +1,58 @@
+"""Mochi: joint attention over the video and the valid text of each sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from adaspa.layout import Layout
+from adaspa.models.family import Family
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_text, split_heads
+
+
+class MochiProcessor(AdaSpaProcessor):
+    """Norms over each head, then a learned rotary embedding of the video with frequencies of its own for each head."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Args: hidden_states, encoder_hidden_states ``[B, S, C]``; image_rotary_emb cos and sin ``[S, H, D / 2]``."""
+        query, key, value = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
+        if image_rotary_emb is not None:
+            query, key = (rotate(x, *image_rotary_emb) for x in (query, key))
+        text = split_heads(attn, project_text(attn, encoder_hidden_states))
+        video_out, text_out = self.joint_attention(
+            (query, key, value), norm_heads(text, attn.norm_added_q, attn.norm_added_k)
+        )
+        video_out = attn.to_out[1](attn.to_out[0](video_out))
+        # The last layer has no use for its text.
+        return video_out, attn.to_add_out(text_out) if hasattr(attn, "to_add_out") else text_out
+
+
+class Mochi(Family):
+    """`MochiTransformer3DModel`. Its timesteps rise."""
+
+    processor = MochiProcessor
+
+    def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
+        mask = given["encoder_attention_mask"].bool()
+        lengths = mask.sum(dim=1, dtype=torch.int)
+        in_front = torch.arange(mask.shape[1], device=mask.device) < lengths.unsqueeze(1)
+        if not torch.equal(mask, in_front):
+            raise ValueError("encoder_attention_mask must have the valid tokens of a text in front of its padding")
+        return Layout(mask.shape[1], tuple(lengths.tolist()))
+
+    def timestep(self, given: dict[str, Any]) -> torch.Tensor:
+        return -given["timestep"]
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of ``[B, S, H, D]`` in interleaved pairs, in fp32."""
+    even, odd = x[..., ::2].float(), x[..., 1::2].float()
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)

@@ -1,0 +1,126 @@
+"""The attention processor that every model family shares: dense or sparse by step, over video and text tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+from adaspa.attention import attention
+from adaspa.models.opaque import layer_attention, register_site
+from adaspa.state import Action
+
+if TYPE_CHECKING:
+    from adaspa.handle import AdaSpaHandle
+
+QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class AdaSpaProcessor:
+    """Self-attention of one layer. A family adds ``__call__``: its projections, norms and rotary embedding.
+
+    Args:
+        original: the processor that was installed, to be put back by `adaspa.remove`.
+        handle: the requests of the transformer.
+        layer: index of the layer.
+
+    Raises:
+        ValueError: when the transformer runs with context parallelism.
+    """
+
+    def __init__(self, original: Any, handle: AdaSpaHandle, layer: int) -> None:
+        self.original = original
+        self.handle = handle
+        self.layer = layer
+        self.site = register_site(self)
+        self._parallel_config = getattr(original, "_parallel_config", None)
+
+    @property
+    def _attention_backend(self) -> Any:
+        """The backend of the dense steps, which `set_attention_backend` sets on the installed processor."""
+        return getattr(self.original, "_attention_backend", None)
+
+    @_attention_backend.setter
+    def _attention_backend(self, backend: Any) -> None:
+        self.original._attention_backend = backend
+
+    @property
+    def _parallel_config(self) -> None:
+        """Where diffusers puts the settings of context parallelism; a pattern of part of the tokens would be wrong."""
+        return
+
+    @_parallel_config.setter
+    def _parallel_config(self, config: Any) -> None:
+        if config is not None:
+            raise ValueError(
+                "context parallelism must be off while AdaSpa is applied: adaspa.remove(transformer) first"
+            )
+
+    def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """``[B, S, H, D]`` to ``[B, S, H * D]``."""
+        return layer_attention(q, k, v, self.site).flatten(2, 3)
+
+    def joint_attention(self, video: QKV, text: QKV) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention over video and text tokens together, ``[B, S, H, D]`` each to ``[B, S, H * D]`` each.
+
+        The video comes first whatever the model's own order: its blocks then start where the video starts.
+        """
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(video, text, strict=True))
+        out_video, out_text = self.attention(q, k, v).split([video[0].shape[1], text[0].shape[1]], dim=1)
+        return out_video, out_text
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The attention of the current step over the valid tokens, ``[B, S, H, D]``; padded text gets zeros."""
+        layout = self.handle.layout
+        video = q.shape[1] - layout.text_tokens
+        lengths = layout.text_lengths
+        if lengths is None:
+            return self._attend(q, k, v, video)
+        if len(set(lengths)) == 1:
+            parts: list[tuple[slice, int | None]] = [(slice(None), None)]
+        else:
+            # Text of different lengths: each sample has a sequence, and blocks, of its own.
+            parts = [(slice(sample, sample + 1), sample) for sample in range(len(lengths))]
+        out = torch.zeros_like(q)
+        for rows, sample in parts:
+            stop = video + lengths[sample or 0]
+            out[rows, :stop] = self._attend(q[rows, :stop], k[rows, :stop], v[rows, :stop], video, sample)
+        return out
+
+    def _attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, video: int, sample: int | None = None
+    ) -> torch.Tensor:
+        """Attention over the whole of a sequence; a plain dense step is diffusers' own."""
+        state = self.handle.state
+        if state is None or state.action(self.layer, sample) is Action.DENSE:
+            return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
+        # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        text = (video, q.shape[2]) if video < q.shape[2] else None
+        return attention(q, k, v, state, layer=self.layer, text=text, sample=sample).transpose(1, 2)
+
+
+def project(attn: Any, x: torch.Tensor) -> QKV:
+    """Query, key and value ``[B, S, H * D]``, from the fused projection where the model has been fused."""
+    if getattr(attn, "fused_projections", False):
+        query, key, value = attn.to_qkv(x).chunk(3, dim=-1)
+        return query, key, value
+    return attn.to_q(x), attn.to_k(x), attn.to_v(x)
+
+
+def project_text(attn: Any, x: torch.Tensor) -> QKV:
+    """Query, key and value of text tokens that have projections of their own, ``[B, S, H * D]``."""
+    return attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x)
+
+
+def split_heads(attn: Any, qkv: QKV) -> QKV:
+    """``[B, S, H * D]`` as ``[B, S, H, D]``."""
+    query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in qkv)
+    return query, key, value
+
+
+def norm_heads(qkv: QKV, norm_q: Any, norm_k: Any) -> QKV:
+    """The norms of query and key over each head, where the model has them."""
+    query, key, value = qkv
+    return query if norm_q is None else norm_q(query), key if norm_k is None else norm_k(key), value

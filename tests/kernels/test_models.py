@@ -1,0 +1,190 @@
+"""AdaSpa in a tiny pipeline of every supported model family."""
+
+from dataclasses import replace
+
+import adaspa
+import pytest
+import torch
+from adaspa.patch import SUPPORTED
+from diffusers.hooks import FirstBlockCacheConfig
+from peft import LoraConfig
+from tiny_pipelines import STEPS, TINY, generate, make_pipeline
+
+SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=STEPS, warmup=2, searches=(2, 5))
+FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
+JOINT = [family for family, tiny in TINY.items() if tiny.joint]
+
+
+@pytest.fixture(params=TINY)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def pipe(family):
+    return make_pipeline(family)
+
+
+def test_every_supported_model_is_tested():
+    assert {type(tiny.transformer()).__name__ for tiny in TINY.values()} == set(SUPPORTED)
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_density_one_equals_the_unpatched_pipeline(pipe, family, prompts):
+    plain = generate(pipe, family, prompts=prompts)
+    handle = adaspa.apply(pipe.transformer, FULL)
+    torch.testing.assert_close(generate(pipe, family, prompts=prompts), plain, rtol=1e-4, atol=1e-4)
+    report = handle.report()
+    assert report["density"] == 1
+    assert report["recall"] == pytest.approx(1)
+    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 4)
+
+
+def test_sparse_runs_end_to_end_and_remove_restores(pipe, family):
+    plain = generate(pipe, family)
+    layers = [module for module in pipe.transformer.modules() if hasattr(module, "processor")]
+    processors = [layer.processor for layer in layers]
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    sparse = generate(pipe, family)
+    assert not torch.allclose(sparse, plain, atol=1e-3)
+    report = handle.report()
+    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 4)
+    assert 0.3 < report["density"] < 0.8
+    assert 0 < report["recall"] < 1
+    replaced = sum(layer.processor is not processor for layer, processor in zip(layers, processors, strict=True))
+    assert replaced == len(report["layers"])
+    assert handle.state is None
+    assert torch.equal(generate(pipe, family), sparse)
+    adaspa.remove(pipe.transformer)
+    assert [layer.processor for layer in layers] == processors
+    assert torch.equal(generate(pipe, family), plain)
+
+
+def patterns(pipe, family, **kwargs):
+    """The block masks ``[H, nq, nk]`` of each layer at the first sparse step, one for each CFG branch and sample."""
+    handle = pipe.transformer.adaspa
+    found = {}
+
+    def look(*_):
+        if handle.step == 3:
+            for key, entry in handle.state.cache._entries.items():
+                masks = entry.index.to_mask()
+                for row in range(len(masks)):
+                    found.setdefault(key.layer, {})[key.branch, key.sample or row] = masks[row]
+
+    registration = pipe.transformer.register_forward_hook(look)
+    generate(pipe, family, **kwargs)
+    registration.remove()
+    return found
+
+
+def test_guidance_branches_have_patterns_of_their_own(pipe, family):
+    adaspa.apply(pipe.transformer, SPARSE)
+    # The first layer sees the same video in both branches: only behind it the text has made a difference.
+    masks = patterns(pipe, family, seed=3)
+    one, other = list(masks[max(masks)].values())[:2]
+    assert one.shape != other.shape or not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("family", JOINT)
+def test_text_is_a_sink(pipe, family):
+    """75 video tokens: the text starts within the fifth block of 16 and ends in the sixth."""
+    adaspa.apply(pipe.transformer, SPARSE)
+    for masks in patterns(pipe, family).values():
+        for mask in masks.values():
+            assert mask[:, 4:].all() and mask[:, :, 4:].all()
+            assert not mask[:, :4, :4].all()
+
+
+@pytest.mark.parametrize("family", ["hunyuan-video", "mochi"])
+def test_samples_of_a_batch_do_not_depend_on_each_other(pipe, family):
+    """The texts of the two samples differ in length."""
+    adaspa.apply(pipe.transformer, SPARSE)
+    both = patterns(pipe, family, prompts=2)
+    assert all(len(masks) == 4 for masks in both.values())
+    assert len({mask.shape for masks in both.values() for mask in masks.values()}) > 1
+
+
+def test_a_mask_with_holes_is_refused():
+    pipe = make_pipeline("mochi")
+    adaspa.apply(pipe.transformer, SPARSE)
+    holes = torch.tensor([[1, 0, 1, 0, 0, 0, 0, 0]])
+    with pytest.raises(ValueError, match=r"^encoder_attention_mask must have the valid tokens"):
+        generate(pipe, "mochi", prompt_attention_mask=holes)
+
+
+@pytest.mark.parametrize("family", ["wan", "hunyuan-video"])
+def test_lora_composes(pipe, family):
+    handle = adaspa.apply(pipe.transformer, FULL)
+    bare = generate(pipe, family)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"] if family == "wan" else ["to_q", "to_k", "to_v", "add_q_proj"]
+    torch.manual_seed(3)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    adapted = generate(pipe, family)
+    assert not torch.allclose(adapted, bare, atol=1e-3)
+    assert handle.report()["sparse_steps"] == 4
+    adaspa.remove(pipe.transformer)
+    torch.testing.assert_close(generate(pipe, family), adapted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "threshold", "last"),
+    [
+        ("wan", 0.5, "blocks.1.ffn"),
+        ("hunyuan-video", 1.0, "single_transformer_blocks.1.proj_mlp"),
+        ("cogvideox", 1.0, "transformer_blocks.1.ff"),
+    ],
+)
+def test_first_block_cache_composes(pipe, family, threshold, last):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+    computed, called = [], []
+    counters = [
+        pipe.transformer.register_forward_hook(lambda *_: called.append(handle.step)),
+        pipe.transformer.get_submodule(last).register_forward_hook(lambda *_: computed.append(handle.step)),
+    ]
+    first = generate(pipe, family)
+    for counter in counters:
+        counter.remove()
+    assert 0 < len(computed) < len(called), "some blocks must have been skipped, some not"
+    assert handle.report()["sparse_steps"] == 4
+    assert torch.equal(generate(pipe, family), first)
+    pipe.transformer.disable_cache()
+
+
+@pytest.fixture
+def compiler():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("family", ["wan", "cogvideox", "hunyuan-video"])
+def test_a_compiled_transformer(pipe, family, compiler):
+    adaspa.apply(pipe.transformer, SPARSE)
+    wanted = generate(pipe, family)
+    pipe.transformer.compile(backend="eager")
+    torch.testing.assert_close(generate(pipe, family), wanted, rtol=1e-4, atol=1e-4)
+    breaks = "".join(compiler["graph_break"])
+    assert "adaspa" not in breaks.replace("StepHook.new_forward", ""), breaks
+
+
+def test_cogvideox_with_fused_projections():
+    pipe = make_pipeline("cogvideox")
+    plain = generate(pipe, "cogvideox")
+    pipe.transformer.fuse_qkv_projections()
+    handle = adaspa.apply(pipe.transformer, FULL)
+    torch.testing.assert_close(generate(pipe, "cogvideox"), plain, rtol=1e-4, atol=1e-4)
+    assert handle.report()["layers"]
+    # Fusing after the fact replaces every processor: remove has none of its own left to take out.
+    pipe.transformer.fuse_qkv_projections()
+    adaspa.remove(pipe.transformer)
+    torch.testing.assert_close(generate(pipe, "cogvideox"), plain, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_model_is_refused_with_the_supported_ones():
+    for model in (torch.nn.Linear(2, 2), make_pipeline("wan")):
+        with pytest.raises(ValueError, match=r"^transformer must be one of WanTransformer3DModel, .*, got") as error:
+            adaspa.apply(model)
+        assert all(name in str(error.value) for name in SUPPORTED)
