@@ -7,6 +7,9 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 Selection = Literal["top_k", "retained_mass"]
+OverBudget = Literal["host", "dense"]
+TokenOrder = Literal["raster", "tile"]
+Preset = Literal["exact", "quality", "balanced", "fast"]
 BLOCK_SIZES = (16, 32, 64, 128)
 
 
@@ -33,6 +36,13 @@ class AdaSpaConfig:
         head_adaptive: move sparsity from the heads with the lowest recall to those with the highest, the mean staying
             as it is (section 4.3). Used by ``top_k`` only: retained mass is adaptive by nature.
         dense_layers: indices of the layers that stay dense.
+        token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
+            puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
+            neighbourhood in time and space. The result is the same but for which blocks there are.
+        cache_budget: most bytes of a request's caches to hold on the GPU, or None for no limit.
+        over_budget: what happens to a layer's cache that does not fit: ``host`` keeps it in host memory and fetches it
+            at every step; ``dense`` lets it go, and the layer stays dense.
+        record_maps: keep a small picture of every pattern in the record, for `adaspa.plot`.
         measure_recall: score every sparse step anew and report the recall of the pattern in use, instead of the recall
             at its search. Costs two dense passes a layer and step: for evaluation.
 
@@ -49,13 +59,17 @@ class AdaSpaConfig:
     mass: float = 0.95
     head_adaptive: bool = True
     dense_layers: tuple[int, ...] = ()
+    token_order: TokenOrder = "raster"
+    cache_budget: int | None = None
+    over_budget: OverBudget = "host"
+    record_maps: bool = False
     measure_recall: bool = False
 
     def __post_init__(self) -> None:
         # JSON catalogs and command lines give lists; the frozen record holds tuples.
         object.__setattr__(self, "searches", _step_tuple("searches", self.searches))
         object.__setattr__(self, "dense_layers", _step_tuple("dense_layers", self.dense_layers))
-        for name in ("head_adaptive", "measure_recall"):
+        for name in ("head_adaptive", "record_maps", "measure_recall"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not _is_number(self.sparsity) or not 0 <= self.sparsity < 1:
@@ -64,8 +78,11 @@ class AdaSpaConfig:
             raise ValueError(f"mass must be a number in (0, 1), got {self.mass!r}")
         if self.block_size not in BLOCK_SIZES:
             raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}")
-        if self.selection not in get_args(Selection):
-            raise ValueError(f"selection must be one of {get_args(Selection)}, got {self.selection!r}")
+        if self.cache_budget is not None and not _is_count(self.cache_budget):
+            raise ValueError(f"cache_budget must be an integer of at least 0 or None, got {self.cache_budget!r}")
+        for name, choices in (("selection", Selection), ("token_order", TokenOrder), ("over_budget", OverBudget)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
         if not _is_count(self.steps) or self.steps < 1:
             raise ValueError(f"steps must be an integer of at least 1, got {self.steps!r}")
         if not _is_count(self.warmup) or self.warmup >= self.steps:
@@ -76,6 +93,26 @@ class AdaSpaConfig:
     def paper(cls) -> AdaSpaConfig:
         """The settings of the paper's main table (section 5.1)."""
         return cls(sparsity=0.8, block_size=64, steps=50, warmup=10, searches=(10, 30), head_adaptive=True)
+
+    @classmethod
+    def preset(cls, intent: Preset) -> AdaSpaConfig:
+        """The settings for what a user wants; *ours*, not the paper's.
+
+        ``exact``: dense attention throughout. ``quality``, ``balanced`` and ``fast`` keep ever less of the softmax mass
+        after ever fewer dense steps; the earlier the first search, the more searches follow it.
+
+        Raises:
+            ValueError: naming the presets there are.
+        """
+        presets = {
+            "exact": cls(sparsity=0),
+            "quality": cls(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30)),
+            "balanced": cls(selection="retained_mass", mass=0.95, warmup=6, searches=(6, 15, 30)),
+            "fast": cls(selection="retained_mass", mass=0.9, warmup=3, searches=(3, 10, 25)),
+        }
+        if intent not in presets:
+            raise ValueError(f"intent must be one of {tuple(presets)}, got {intent!r}")
+        return presets[intent]
 
     @property
     def is_dense(self) -> bool:

@@ -74,7 +74,7 @@ class AdaSpaHandle:
         """The figures of the request in progress, or else of the last one: see `RequestRecord.report`."""
         if self._state is None:
             return self._last.report()
-        self._state.record.cache_bytes = self._state.cache.peak_nbytes
+        self._state.note_cache()
         return self._state.record.report()
 
     def begin_forward(

@@ -36,6 +36,8 @@ class RequestRecord:
         self.step_kinds: dict[int, StepKind] = {}
         self.patterns: list[PatternRecord] = []
         self.cache_bytes = 0
+        self.host_bytes = 0
+        self.refused_layers: list[int] = []
         self._seconds = dict.fromkeys(StepKind, 0.0)
         self._events: list[tuple[StepKind, torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -58,7 +60,8 @@ class RequestRecord:
 
         Keys: ``density`` (mean over sparse steps and layers; 1.0 when none was sparse), ``recall`` (the same mean, or
         None), ``searches``, ``dense_steps``, ``search_steps``, ``sparse_steps``, ``dense_seconds``,
-        ``search_seconds``, ``sparse_seconds`` (time in the transformer by kind of step), ``cache_bytes`` (peak), and
+        ``search_seconds``, ``sparse_seconds`` (time in the transformer by kind of step), ``cache_bytes`` and
+        ``host_bytes`` (peaks on the device and spilled), ``refused_layers`` (kept dense by the cache budget), and
         ``layers``: for each layer with a pattern its index and the ``density`` and ``recall`` of every head.
         """
         for kind, start, stop in self._events:
@@ -75,6 +78,8 @@ class RequestRecord:
             **{f"{kind}_steps": kinds.count(kind) for kind in StepKind},
             **{f"{kind}_seconds": seconds for kind, seconds in self._seconds.items()},
             "cache_bytes": self.cache_bytes,
+            "host_bytes": self.host_bytes,
+            "refused_layers": self.refused_layers,
             "layers": layers,
         }
 

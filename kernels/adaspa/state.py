@@ -31,7 +31,7 @@ class AdaSpaState:
     def __init__(self, config: AdaSpaConfig, steps: int | None = None) -> None:
         self.config = config
         self.schedule = Schedule.of(config, steps)
-        self.cache = RequestCache()
+        self.cache = RequestCache(config.cache_budget, spill=config.over_budget == "host")
         self.record = RequestRecord()
         self.step: int | None = None
         self.branch = ""
@@ -59,7 +59,10 @@ class AdaSpaState:
             return Action.DENSE
         if self.kind is StepKind.DENSE:
             return Action.DENSE_WITH_LSE if self.schedule.leaves_lse(self.step) else Action.DENSE
-        entry = self.cache.get(self.key(layer, sample))
+        key = self.key(layer, sample)
+        if key in self.cache.refused:
+            return Action.DENSE
+        entry = self.cache.get(key)
         if entry.index is None:
             return Action.FUSED_SEARCH
         if self.kind is StepKind.SEARCH and entry.lse is not None:
@@ -86,6 +89,12 @@ class AdaSpaState:
 
     def drop(self) -> RequestRecord:
         """Let go of the caches; the record that remains."""
-        self.record.cache_bytes = self.cache.peak_nbytes
+        self.note_cache()
         self.cache.drop()
         return self.record
+
+    def note_cache(self) -> None:
+        """Bring the record's figures of the cache up to date."""
+        self.record.cache_bytes = self.cache.peak_nbytes
+        self.record.host_bytes = self.cache.peak_host_nbytes
+        self.record.refused_layers = sorted({key.layer for key in self.cache.refused})

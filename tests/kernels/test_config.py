@@ -8,6 +8,15 @@ def test_paper_settings():
     assert paper.head_adaptive and paper.selection == "top_k"
 
 
+def test_presets_go_from_exact_to_fast():
+    presets = [AdaSpaConfig.preset(intent) for intent in ("exact", "quality", "balanced", "fast")]
+    assert presets[0].is_dense and not any(preset.is_dense for preset in presets[1:])
+    assert [preset.mass for preset in presets[1:]] == sorted((preset.mass for preset in presets[1:]), reverse=True)
+    assert [preset.warmup for preset in presets[1:]] == sorted((preset.warmup for preset in presets[1:]), reverse=True)
+    with pytest.raises(ValueError, match=r"^intent must be one of \('exact', 'quality', 'balanced', 'fast'\)"):
+        AdaSpaConfig.preset("best")
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
@@ -31,6 +40,11 @@ def test_paper_settings():
         ("head_adaptive", "yes"),
         ("dense_layers", (-1,)),
         ("measure_recall", 1),
+        ("record_maps", "no"),
+        ("token_order", "hilbert"),
+        ("cache_budget", -1),
+        ("cache_budget", 1.5),
+        ("over_budget", "swap"),
     ],
 )
 def test_a_bad_setting_is_named(argument, value):

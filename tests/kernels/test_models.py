@@ -67,8 +67,8 @@ def patterns(pipe, family, **kwargs):
 
     def look(*_):
         if handle.step == 3:
-            for key, entry in handle.state.cache._entries.items():
-                masks = entry.index.to_mask()
+            for key in handle.state.cache._device:
+                masks = handle.state.cache.get(key).index.to_mask()
                 for row in range(len(masks)):
                     found.setdefault(key.layer, {})[key.branch, key.sample or row] = masks[row]
 
@@ -80,10 +80,13 @@ def patterns(pipe, family, **kwargs):
 
 def test_guidance_branches_have_patterns_of_their_own(pipe, family):
     adaspa.apply(pipe.transformer, SPARSE)
-    # The first layer sees the same video in both branches: only behind it the text has made a difference.
-    masks = patterns(pipe, family, seed=3)
-    one, other = list(masks[max(masks)].values())[:2]
-    assert one.shape != other.shape or not torch.equal(one, other)
+    differ = []
+    for seed in range(4):
+        masks = patterns(pipe, family, seed=seed)
+        # The first layer sees the same video in both branches: only behind it the text has made a difference.
+        one, other = list(masks[max(masks)].values())[:2]
+        differ.append(one.shape != other.shape or not torch.equal(one, other))
+    assert any(differ)
 
 
 @pytest.mark.parametrize("family", JOINT)

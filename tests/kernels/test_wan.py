@@ -80,7 +80,7 @@ def test_branches_have_patterns_of_their_own(pipe):
 
     def look(pipe, step, timestep, tensors):
         if step == 5:
-            entries = handle.state.cache._entries
+            entries = handle.state.cache._device
             seen.update({key: entry.index.to_mask() for key, entry in entries.items()})
         return tensors
 

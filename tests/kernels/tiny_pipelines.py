@@ -59,6 +59,8 @@ def prepare(model, seed=0):
             parameter.data.fill_(4.0)
         elif parameter.ndim > 1:
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1:].numel() ** 0.5)
+        elif name.endswith("bias"):
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
 
 

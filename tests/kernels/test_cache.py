@@ -1,0 +1,87 @@
+"""The caches of a request: within their budget, and gone at its end."""
+
+import gc
+from dataclasses import replace
+
+import adaspa
+import pytest
+import torch
+from tiny_pipelines import STEPS, generate, make_pipeline
+
+SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=STEPS, warmup=2, searches=(2, 5))
+
+
+@pytest.fixture
+def pipe():
+    return make_pipeline("wan")
+
+
+def held(pipe, **kwargs):
+    """The most bytes that the cache held on the device during a generation, and what came out."""
+    handle, most = pipe.transformer.adaspa, []
+    hook = pipe.transformer.register_forward_hook(lambda *_: most.append(handle.state.cache.nbytes))
+    latents = generate(pipe, **kwargs)
+    hook.remove()
+    return max(most), latents
+
+
+def test_over_budget_the_caches_go_to_the_host_and_nothing_else_changes(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    everything, wanted = held(pipe)
+    assert handle.report()["host_bytes"] == 0
+    for budget in (0, everything // 2, everything):
+        handle.configure(replace(SPARSE, cache_budget=budget))
+        most, latents = held(pipe)
+        report = handle.report()
+        assert most <= budget and report["cache_bytes"] <= budget
+        assert (report["host_bytes"] > 0) == (budget < everything)
+        assert torch.equal(latents, wanted)
+
+
+def test_over_budget_layers_stay_dense_where_that_is_wanted(pipe):
+    plain = generate(pipe)
+    handle = adaspa.apply(pipe.transformer, replace(SPARSE, cache_budget=0, over_budget="dense"))
+    most, latents = held(pipe)
+    torch.testing.assert_close(latents, plain, rtol=1e-4, atol=1e-5)
+    report = handle.report()
+    assert most == report["cache_bytes"] == report["host_bytes"] == 0
+    assert report["refused_layers"] == [0, 1]
+    assert report["density"] == 1
+    # Room for the lists of the first layer, but not for those of the second or for an LSE.
+    handle.configure(replace(SPARSE, cache_budget=150, over_budget="dense"))
+    most, latents = held(pipe, guidance=1.0)
+    report = handle.report()
+    assert 0 < most <= 150
+    assert report["refused_layers"] == [1]
+    assert [layer["layer"] for layer in report["layers"]] == [0]
+    assert report["density"] < 0.5
+
+
+def tensor_bytes():
+    gc.collect()
+    return sum(thing.nbytes for thing in gc.get_objects() if type(thing) is torch.Tensor)
+
+
+def test_memory_after_twenty_requests_is_that_after_one(pipe):
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+
+    class Cancelled(Exception):
+        pass
+
+    def cancel(pipe, step, timestep, tensors):
+        if step == 4:
+            raise Cancelled
+        return tensors
+
+    generate(pipe, steps=4)
+    handle.reset()
+    after_one = tensor_bytes()
+    for request in range(1, 20):
+        if request % 3:
+            generate(pipe, seed=request, steps=4)
+        else:
+            with pytest.raises(Cancelled):
+                generate(pipe, seed=request, callback_on_step_end=cancel)
+            handle.reset()
+    generate(pipe, steps=4)
+    assert tensor_bytes() == after_one
