@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +10,9 @@ from adaspa.config import AdaSpaConfig
 from adaspa.layout import Layout
 from adaspa.record import RequestRecord
 from adaspa.state import AdaSpaState
+
+if TYPE_CHECKING:
+    from adaspa.models.tile_order import Permutation
 
 
 class AdaSpaHandle:
@@ -23,6 +26,7 @@ class AdaSpaHandle:
     def __init__(self, config: AdaSpaConfig) -> None:
         self.config = config
         self.layout = Layout()
+        self.tiles: Permutation | None = None
         self._state: AdaSpaState | None = None
         self._steps: int | None = None
         self._timestep: float | None = None

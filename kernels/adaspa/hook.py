@@ -10,6 +10,7 @@ from diffusers.hooks.hooks import BaseState, CacheContext, ModelHook, StateManag
 
 from adaspa.handle import AdaSpaHandle
 from adaspa.models.family import Family
+from adaspa.models.tile_order import Permutation, reordered, tile_permutation
 
 
 class StepHook(ModelHook):
@@ -26,6 +27,7 @@ class StepHook(ModelHook):
         self.family = family
         # A StateManager among the attributes is where `cache_context` leaves the context; nothing is stored in it.
         self.location = StateManager(BaseState)
+        self.tile_hooks: list[Any] = []
         self.parameters = list(inspect.signature(type(module).forward).parameters)[1:]
 
     # The steps are counted in Python; what torch.compile compiles is the forward below.
@@ -41,11 +43,31 @@ class StepHook(ModelHook):
             context.num_inference_steps if context else None,
         )
         try:
+            self.handle.tiles = tiles = self._tiles(given["hidden_states"].device)
+            if tiles is not None:
+                args, kwargs = (), self._in_tile_order(given, tiles)
             with state.record.timed(state.kind, given["hidden_states"].device):
                 return self.fn_ref.original_forward(*args, **kwargs)
         except BaseException:
             self.handle.reset()
             raise
+
+    def _tiles(self, device: torch.device) -> Permutation | None:
+        config, grid = self.handle.config, self.handle.layout.grid
+        if config.token_order == "raster":
+            return None
+        if grid is None:
+            raise ValueError("token_order must be 'raster' for a video with conditioning frames or tokens of its own")
+        return tile_permutation(grid, config.block_size, device)
+
+    def _in_tile_order(self, given: dict[str, Any], tiles: Permutation) -> dict[str, Any]:
+        """The arguments with those reordered that hold something for each video token, and not one for each sample."""
+        changed = {
+            name: reordered(given[name], reorder, tiles.order)
+            for name, reorder in self.family.arguments.items()
+            if given.get(name) is not None and not (isinstance(given[name], torch.Tensor) and given[name].ndim < 2)
+        }
+        return {**given, **changed}
 
     def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
         self.handle.reset()

@@ -11,7 +11,9 @@ class Layout(NamedTuple):
     Args:
         text_tokens: text tokens in the sequence, with their padding; 0 where the text comes by cross-attention.
         text_lengths: valid text tokens of each sample, the padding behind them; None if all are valid.
+        grid: frames, rows and columns of the video tokens; None where the video is not such a grid.
     """
 
     text_tokens: int = 0
     text_lengths: tuple[int, ...] | None = None
+    grid: tuple[int, int, int] | None = None

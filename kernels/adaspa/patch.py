@@ -56,6 +56,7 @@ def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> A
     processors = [family.processor(attn.processor, handle, layer) for layer, attn in enumerate(layers)]
     for attn, processor in zip(layers, processors, strict=True):
         attn.processor = processor
+    hook.tile_hooks = import_module("adaspa.models.tile_order").install_hooks(transformer, handle, family.embeddings)
     registry.register_hook(hook, HOOK)
     transformer.adaspa = handle  # type: ignore[assignment]
     return handle
@@ -75,7 +76,10 @@ def remove(transformer: torch.nn.Module) -> None:
         # Fusing the projections of CogVideoX replaces the processors.
         if isinstance(attn.processor, family.processor):
             attn.processor = attn.processor.original
-    _registry(transformer).remove_hook(HOOK, recurse=False)
+    registry = _registry(transformer)
+    for tile_hook in registry.get_hook(HOOK).tile_hooks:
+        tile_hook.remove()
+    registry.remove_hook(HOOK, recurse=False)
     handle.reset()
     del transformer.adaspa
 

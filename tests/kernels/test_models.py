@@ -60,6 +60,19 @@ def test_sparse_runs_end_to_end_and_remove_restores(pipe, family):
     assert torch.equal(generate(pipe, family), plain)
 
 
+def test_tile_order_changes_the_blocks_and_not_the_attention(pipe, family):
+    plain = generate(pipe, family)
+    handle = adaspa.apply(pipe.transformer, replace(FULL, token_order="tile"))
+    torch.testing.assert_close(generate(pipe, family), plain, rtol=1e-4, atol=1e-4)
+    assert handle.report()["sparse_steps"] == 4
+    handle.configure(SPARSE)
+    raster = generate(pipe, family)
+    handle.configure(replace(SPARSE, token_order="tile"))
+    assert not torch.allclose(generate(pipe, family), raster, atol=1e-3)
+    adaspa.remove(pipe.transformer)
+    assert torch.equal(generate(pipe, family), plain)
+
+
 def patterns(pipe, family, **kwargs):
     """The block masks ``[H, nq, nk]`` of each layer at the first sparse step, one for each CFG branch and sample."""
     handle = pipe.transformer.adaspa
@@ -164,8 +177,9 @@ def compiler():
 
 
 @pytest.mark.parametrize("family", ["wan", "cogvideox", "hunyuan-video"])
-def test_a_compiled_transformer(pipe, family, compiler):
-    adaspa.apply(pipe.transformer, SPARSE)
+@pytest.mark.parametrize("order", ["raster", "tile"])
+def test_a_compiled_transformer(pipe, family, order, compiler):
+    adaspa.apply(pipe.transformer, replace(SPARSE, token_order=order))
     wanted = generate(pipe, family)
     pipe.transformer.compile(backend="eager")
     torch.testing.assert_close(generate(pipe, family), wanted, rtol=1e-4, atol=1e-4)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 
 from adaspa.layout import Layout
-from adaspa.models.family import Family
+from adaspa.models.family import Family, patch_grid
 from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, split_heads
+from adaspa.models.tile_order import along
 
 
 class CogVideoXProcessor(AdaSpaProcessor):
@@ -42,6 +43,10 @@ class CogVideoX(Family):
     """`CogVideoXTransformer3DModel`."""
 
     processor = CogVideoXProcessor
+    embeddings: ClassVar = {"patch_embed": along(-2)}
+    arguments: ClassVar = {"image_rotary_emb": along(-2)}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
-        return Layout(given["encoder_hidden_states"].shape[1])
+        latents, patch = given["hidden_states"].transpose(1, 2), transformer.config.patch_size
+        grid = patch_grid(latents, transformer.config.patch_size_t or 1, patch, patch)
+        return Layout(given["encoder_hidden_states"].shape[1], grid=grid)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from adaspa.layout import Layout
 from adaspa.models.processor import AdaSpaProcessor
+from adaspa.models.tile_order import Reorder
 
 
 class Family:
-    """A transformer class of diffusers, and its like. ``processor`` is the class of its self-attention."""
+    """A transformer class of diffusers, and its like.
+
+    ``processor`` is the class of its self-attention. For the tile order, ``embeddings`` are the modules and
+    ``arguments`` the arguments of its forward (where given) that hold something for each video token.
+    """
 
     processor: type[AdaSpaProcessor]
+    embeddings: ClassVar[dict[str, Reorder]]
+    arguments: ClassVar[dict[str, Reorder]] = {}
 
     def layers(self, transformer: Any) -> list[Any]:
         """The self-attention modules, in the order in which they run."""
@@ -26,3 +33,8 @@ class Family:
     def timestep(self, given: dict[str, Any]) -> torch.Tensor | float | None:
         """The timestep of a forward, such that it falls from step to step."""
         return given.get("timestep")
+
+
+def patch_grid(latents: torch.Tensor, frames: int, rows: int, columns: int) -> tuple[int, int, int]:
+    """The grid of video tokens of latents ``[..., frames, rows, columns]``, in patches of the given size."""
+    return latents.shape[-3] // frames, latents.shape[-2] // rows, latents.shape[-1] // columns

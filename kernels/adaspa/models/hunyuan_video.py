@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 
 from adaspa.layout import Layout
-from adaspa.models.family import Family
+from adaspa.models.family import Family, patch_grid
 from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_text, split_heads
+from adaspa.models.tile_order import along
 
 
 class HunyuanVideoProcessor(AdaSpaProcessor):
@@ -43,10 +44,16 @@ class HunyuanVideo(Family):
     """`HunyuanVideoTransformer3DModel`: the padding of the text is behind its valid tokens."""
 
     processor = HunyuanVideoProcessor
+    embeddings: ClassVar = {"x_embedder": along(-2), "rope": along(-2)}
 
     def layers(self, transformer: Any) -> list[Any]:
         return [block.attn for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)]
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         mask = given["encoder_attention_mask"]
-        return Layout(mask.shape[1], tuple(mask.sum(dim=1, dtype=torch.int).tolist()))
+        config = transformer.config
+        grid = patch_grid(given["hidden_states"], config.patch_size_t, config.patch_size, config.patch_size)
+        # With token_replace the model tells the first frame by its place in front.
+        in_place = config.image_condition_type == "token_replace"
+        lengths = tuple(mask.sum(dim=1, dtype=torch.int).tolist())
+        return Layout(mask.shape[1], lengths, None if in_place else grid)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from adaspa.layout import Layout
-from adaspa.models.family import Family
+from adaspa.models.family import Family, patch_grid
 from adaspa.models.hunyuan_video import HunyuanVideoProcessor
+from adaspa.models.tile_order import along
 
 
 class HunyuanVideo15(Family):
     """`HunyuanVideo15Transformer3DModel`: it gathers the valid tokens of the three texts in front of the padding."""
 
     processor = HunyuanVideoProcessor
+    embeddings: ClassVar = {"x_embedder": along(-2), "rope": along(-2)}
 
     def layers(self, transformer: Any) -> list[Any]:
         return [block.attn for block in transformer.transformer_blocks]
@@ -25,4 +27,9 @@ class HunyuanVideo15(Family):
         # An image of zeros is text-to-video, where the model masks the image tokens.
         image_length = (image != 0).any() * image.shape[1]
         lengths = sum(mask.bool().sum(dim=1, dtype=torch.int) for mask in masks) + image_length
-        return Layout(sum(mask.shape[1] for mask in masks) + image.shape[1], tuple(lengths.tolist()))
+        config = transformer.config
+        return Layout(
+            sum(mask.shape[1] for mask in masks) + image.shape[1],
+            tuple(lengths.tolist()),
+            patch_grid(given["hidden_states"], config.patch_size_t, config.patch_size, config.patch_size),
+        )

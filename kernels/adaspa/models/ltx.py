@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_ltx import apply_rotary_emb
 
+from adaspa.layout import Layout
 from adaspa.models.family import Family
 from adaspa.models.processor import AdaSpaProcessor, project, split_heads
+from adaspa.models.tile_order import along
 
 
 class LTXProcessor(AdaSpaProcessor):
@@ -37,3 +39,15 @@ class LTX(Family):
     """`LTXVideoTransformer3DModel`."""
 
     processor = LTXProcessor
+    embeddings: ClassVar = {"proj_in": along(-2), "rope": along(-2)}
+    arguments: ClassVar = {"timestep": along(-1)}  # one for each token where frames are given
+
+    def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
+        return packed_layout(given)
+
+
+def packed_layout(given: dict[str, Any]) -> Layout:
+    """The layout of latents that come as tokens ``[B, S, C]``; with reference tokens behind them they are no grid."""
+    sizes = tuple(given.get(name) for name in ("num_frames", "height", "width"))
+    frames, rows, columns = (size or 0 for size in sizes)
+    return Layout(grid=(frames, rows, columns) if frames * rows * columns == given["hidden_states"].shape[1] else None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_ltx2 import apply_interleaved_rotary_emb, apply_split_rotary_emb
 
+from adaspa.layout import Layout
 from adaspa.models.family import Family
+from adaspa.models.ltx import packed_layout
 from adaspa.models.processor import AdaSpaProcessor, project, split_heads
+from adaspa.models.tile_order import along
 
 ROTATIONS = {"interleaved": apply_interleaved_rotary_emb, "split": apply_split_rotary_emb}
 
@@ -58,3 +61,12 @@ class LTX2(Family):
     """`LTX2VideoTransformer3DModel`."""
 
     processor = LTX2Processor
+    embeddings: ClassVar = {"proj_in": along(-2), "rope": along(-2), "cross_attn_rope": along(-2)}
+    arguments: ClassVar = {
+        "timestep": along(-1),
+        "video_keyframes_mask": along(-2),
+    }
+
+    def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
+        layout = packed_layout(given)
+        return layout if given.get("video_self_attention_mask") is None else layout._replace(grid=None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from adaspa.layout import Layout
-from adaspa.models.family import Family
+from adaspa.models.family import Family, patch_grid
 from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_text, split_heads
+from adaspa.models.tile_order import along, over_frames
 
 
 class MochiProcessor(AdaSpaProcessor):
@@ -39,6 +40,7 @@ class Mochi(Family):
     """`MochiTransformer3DModel`. Its timesteps rise."""
 
     processor = MochiProcessor
+    embeddings: ClassVar = {"patch_embed": over_frames, "rope": along(-3)}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         mask = given["encoder_attention_mask"].bool()
@@ -46,7 +48,8 @@ class Mochi(Family):
         in_front = torch.arange(mask.shape[1], device=mask.device) < lengths.unsqueeze(1)
         if not torch.equal(mask, in_front):
             raise ValueError("encoder_attention_mask must have the valid tokens of a text in front of its padding")
-        return Layout(mask.shape[1], tuple(lengths.tolist()))
+        patch = transformer.config.patch_size
+        return Layout(mask.shape[1], tuple(lengths.tolist()), patch_grid(given["hidden_states"], 1, patch, patch))
 
     def timestep(self, given: dict[str, Any]) -> torch.Tensor:
         return -given["timestep"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from adaspa.models.family import Family
+from adaspa.layout import Layout
+from adaspa.models.family import Family, patch_grid
 from adaspa.models.processor import AdaSpaProcessor, project, split_heads
+from adaspa.models.tile_order import along, over_grid
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
@@ -38,9 +40,14 @@ class Wan(Family):
     """`WanTransformer3DModel`."""
 
     processor = WanProcessor
+    embeddings: ClassVar = {"patch_embedding": over_grid, "rope": along(-3)}
+    arguments: ClassVar = {"timestep": along(-1)}  # one for each token in image-to-video with Wan 2.2 5B
 
     def layers(self, transformer: Any) -> list[Any]:
         return [block.attn1 for block in transformer.blocks]
+
+    def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
+        return Layout(grid=patch_grid(given["hidden_states"], *transformer.config.patch_size))
 
 
 def rotate(x: torch.Tensor, rotary_emb: Rotary) -> torch.Tensor:

@@ -1,0 +1,97 @@
+"""Video tokens in compact 3-D tiles while the transformer runs, and back at its end (*ours*).
+
+The tokens are put in order once, behind the patch embedding, and all that goes with them: rotary tables and timesteps
+for each token. Attention and all else within do not mind the order of the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from adaspa.handle import AdaSpaHandle
+
+Grid = tuple[int, int, int]
+Reorder = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""A tensor with its video tokens in another order: the n-th is the one that was at ``order[n]``."""
+
+# Frames, rows and columns of a tile, by tokens.
+TILES: dict[int, Grid] = {16: (1, 4, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8)}
+
+
+class Permutation(NamedTuple):
+    """Both int64 ``[video tokens]``: where each token of the tile order comes from, and the way back."""
+
+    order: torch.Tensor
+    inverse: torch.Tensor
+
+
+@lru_cache(maxsize=8)
+def tile_permutation(grid: Grid, block: int, device: torch.device) -> Permutation:
+    """The tokens of a ``(frames, rows, columns)`` grid tile by tile, in raster order within each.
+
+    The tiles follow each other as a snake, so that a block that straddles two, where the grid is no multiple of the
+    tile, still holds neighbours.
+    """
+    size = TILES[block]
+    axes = torch.meshgrid(
+        *(torch.arange(length) // tile for length, tile in zip(grid, size, strict=True)), indexing="ij"
+    )
+    frames, rows, columns = axes
+    row_tiles, column_tiles = int(rows.max()) + 1, int(columns.max()) + 1
+    rows = torch.where(frames % 2 == 1, row_tiles - 1 - rows, rows)
+    strips = frames * row_tiles + rows
+    columns = torch.where(strips % 2 == 1, column_tiles - 1 - columns, columns)
+    order = (strips * column_tiles + columns).flatten().argsort(stable=True)
+    return Permutation(order.to(device), order.argsort().to(device))
+
+
+def along(dim: int) -> Reorder:
+    """Reorder the last tokens of ``dim``, behind those of a text that comes first."""
+
+    def reorder(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        before = x.shape[dim] - len(order)
+        video = x.narrow(dim, before, len(order)).index_select(dim, order)
+        return torch.cat((x.narrow(dim, 0, before), video), dim) if before else video
+
+    return reorder
+
+
+def over_grid(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Reorder ``[B, C, frames, rows, columns]``, which the model flattens later."""
+    return x.flatten(2).index_select(2, order).view(x.shape)
+
+
+def over_frames(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Reorder ``[B * frames, rows * columns, C]``, which the model flattens later."""
+    return x.reshape(-1, len(order), x.shape[-1]).index_select(1, order).view(x.shape)
+
+
+def reordered(value: Any, reorder: Reorder, order: torch.Tensor) -> Any:
+    """A tensor, or each of a tuple of tensors, in another order."""
+    if isinstance(value, torch.Tensor):
+        return reorder(value, order)
+    return tuple(reorder(x, order) for x in value)
+
+
+def install_hooks(transformer: torch.nn.Module, handle: AdaSpaHandle, embeddings: dict[str, Reorder]) -> list[Any]:
+    """Hooks that reorder what ``embeddings`` give out, and what ``proj_out`` does back; inert in raster order."""
+
+    def into(reorder: Reorder) -> Callable[..., Any]:
+        def hook(module: torch.nn.Module, args: Any, value: Any) -> Any:
+            tiles = handle.tiles
+            return value if tiles is None else reordered(value, reorder, tiles.order)
+
+        return hook
+
+    def back(module: torch.nn.Module, args: Any, value: torch.Tensor) -> torch.Tensor:
+        return value if handle.tiles is None else value.index_select(1, handle.tiles.inverse)
+
+    hooks = [
+        transformer.get_submodule(name).register_forward_hook(into(reorder)) for name, reorder in embeddings.items()
+    ]
+    return [*hooks, transformer.get_submodule("proj_out").register_forward_hook(back)]
