@@ -6,6 +6,8 @@ from adaspa.config import AdaSpaConfig
 from adaspa.handle import AdaSpaHandle
 from adaspa.index import BlockIndex
 from adaspa.patch import apply, remove
+from adaspa.plot import plot
+from adaspa.record import RequestRecord
 from adaspa.schedule import Schedule, StepKind
 from adaspa.state import AdaSpaState
 
@@ -14,10 +16,12 @@ __all__ = [
     "AdaSpaHandle",
     "AdaSpaState",
     "BlockIndex",
+    "RequestRecord",
     "Schedule",
     "StepKind",
     "apply",
     "attention",
     "ops",
+    "plot",
     "remove",
 ]

@@ -11,7 +11,7 @@ from adaspa import ops
 from adaspa.cache import CacheEntry, CacheKey
 from adaspa.index import BlockIndex
 from adaspa.ops.check import check_qkv
-from adaspa.record import PatternRecord
+from adaspa.record import PatternRecord, pattern_map
 from adaspa.selection import Geometry, index_recall, select_blocks
 from adaspa.state import Action, AdaSpaState
 
@@ -96,8 +96,9 @@ def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
     selected = select_blocks(weights, state.config, site.geometry)
     assert state.step is not None, "a search happens within a step"
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
+    small_map = pattern_map(selected.index) if state.config.record_maps else None
     state.add_pattern(
-        site.key, PatternRecord(site.key.layer, state.step, selected.index.head_density(), selected.recall)
+        site.key, PatternRecord(site.key.layer, state.step, selected.index.head_density(), selected.recall, small_map)
     )
 
 

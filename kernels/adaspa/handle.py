@@ -74,12 +74,17 @@ class AdaSpaHandle:
         self._timestep = None
         self._branches.clear()
 
+    @property
+    def record(self) -> RequestRecord:
+        """The record of the request in progress, or else of the last one."""
+        if self._state is None:
+            return self._last
+        self._state.note_cache()
+        return self._state.record
+
     def report(self) -> dict[str, Any]:
         """The figures of the request in progress, or else of the last one: see `RequestRecord.report`."""
-        if self._state is None:
-            return self._last.report()
-        self._state.note_cache()
-        return self._state.record.report()
+        return self.record.report()
 
     def begin_forward(
         self, timestep: torch.Tensor | float | None, branch: str | None, step: int | None, steps: int | None

@@ -9,24 +9,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
+from adaspa.index import BlockIndex
 from adaspa.schedule import StepKind
+
+MAP_SIDE = 64
 
 
 @dataclass(eq=False)
 class PatternRecord:
-    """One pattern of one layer and CFG branch; ``density`` and ``recall`` are fp32 ``[B, H]``."""
+    """One pattern of one layer and CFG branch; ``density`` and ``recall`` are fp32 ``[B, H]``.
+
+    ``map`` is its `pattern_map`, where the config asks for one.
+    """
 
     layer: int
     step: int
     density: torch.Tensor
     recall: torch.Tensor
+    map: torch.Tensor | None = None
     uses: int = 0
     measured: list[torch.Tensor] = field(default_factory=list)
 
     def mean_recall(self) -> torch.Tensor:
         """The recall measured in use where it was, else that of the search."""
         return torch.stack(self.measured).mean(0) if self.measured else self.recall
+
+
+def pattern_map(index: BlockIndex) -> torch.Tensor:
+    """The share of kept blocks of the first sample in up to 64 x 64 parts, fp16 ``[H, rows, columns]``."""
+    mask = index.to_mask()[0]
+    parts = (min(MAP_SIDE, mask.shape[1]), min(MAP_SIDE, mask.shape[2]))
+    return F.adaptive_avg_pool2d(mask.float(), parts).half()
 
 
 class RequestRecord:
