@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import torch
 
 from adaspa.index import BlockIndex
+from adaspa.packed_index import PackedIndex
 
 
 class CacheKey(NamedTuple):
@@ -32,12 +33,28 @@ class CacheEntry:
     index: BlockIndex | None = None
 
     @property
-    def nbytes(self) -> int:
-        return (0 if self.lse is None else self.lse.nbytes) + (0 if self.index is None else self.index.nbytes)
+    def device(self) -> torch.device:
+        """Where the tensors are, at least one of which there must be."""
+        if self.lse is not None:
+            return self.lse.device
+        assert self.index is not None, "an entry holds something"
+        return self.index.ids.device
+
+
+@dataclass
+class _Kept:
+    """What is left of an entry, where it lies, and the device where it is used."""
+
+    device: torch.device
+    lse: torch.Tensor | None = None
+    index: BlockIndex | PackedIndex | None = None
 
 
 class RequestCache:
     """The entries of one request, with their bytes accounted.
+
+    With a budget the block lists are kept without their padding, and what still does not fit goes to the host or is
+    let go.
 
     Args:
         budget: most bytes to hold on the device of the tensors, or None for no limit.
@@ -47,80 +64,85 @@ class RequestCache:
     def __init__(self, budget: int | None = None, *, spill: bool = True) -> None:
         self.budget = budget
         self.spill = spill
-        self._device: dict[CacheKey, CacheEntry] = {}
-        self._host: dict[CacheKey, CacheEntry] = {}
-        self._devices: dict[CacheKey, torch.device] = {}
+        self._kept: dict[CacheKey, _Kept] = {}
+        self._bytes: dict[CacheKey, tuple[int, int]] = {}
         self.refused: set[CacheKey] = set()
         self.nbytes = self.peak_nbytes = 0
         self.host_nbytes = self.peak_host_nbytes = 0
 
+    def held(self) -> list[CacheKey]:
+        """The keys that have an entry."""
+        return list(self._kept)
+
+    def has(self, key: CacheKey) -> tuple[bool, bool]:
+        """Whether there is an LSE and an index at ``key``, without fetching them."""
+        kept = self._kept.get(key)
+        return (False, False) if kept is None else (kept.lse is not None, kept.index is not None)
+
     def get(self, key: CacheKey) -> CacheEntry:
         """The entry of ``key`` on its device, empty if nothing was kept."""
-        entry = self._device.get(key, CacheEntry())
-        spilled = self._host.get(key)
-        if spilled is None:
-            return entry
-        device = self._devices[key]
-        lse = entry.lse if spilled.lse is None else spilled.lse.to(device, non_blocking=True)
-        return CacheEntry(lse, entry.index if spilled.index is None else _moved(spilled.index, device))
+        kept = self._kept.get(key)
+        if kept is None:
+            return CacheEntry()
+        lse = None if kept.lse is None else kept.lse.to(kept.device, non_blocking=True)
+        index = kept.index.unpack(kept.device) if isinstance(kept.index, PackedIndex) else kept.index
+        return CacheEntry(lse, index)
 
     def put(self, key: CacheKey, entry: CacheEntry) -> None:
         """Replace the entry of ``key``: the index first, which every sparse step reads, then the LSE.
 
         An index that is neither within the budget nor spilled is refused, and its layer stays dense.
         """
-        for place in (self._device, self._host):
-            place.pop(key, None)
-        self._account()
-        device, host = CacheEntry(), CacheEntry()
-        for name in ("index", "lse"):
-            tensors = getattr(entry, name)
-            if tensors is None:
-                continue
-            if self.budget is None or self.nbytes + device.nbytes + tensors.nbytes <= self.budget:
-                device = replace(device, **{name: tensors})
+        self._kept.pop(key, None)
+        self._account(key, 0, 0)
+        kept = _Kept(entry.device)
+        on_device = on_host = 0
+        if entry.index is not None:
+            index = entry.index if self.budget is None else PackedIndex.pack(entry.index)
+            if self._fits(index.nbytes):
+                kept.index, on_device = index, index.nbytes
             elif self.spill:
-                host = replace(host, **{name: _to_host(tensors)})
-            elif name == "index":
+                assert isinstance(index, PackedIndex), "there is a budget"
+                kept.index, on_host = _to_host(index), index.nbytes
+            else:
                 self.refused.add(key)
-                break
-            self._devices[key] = tensors.device
-        self._device[key] = device
-        if host.nbytes:
-            self._host[key] = host
-        self._account()
+                return
+        if entry.lse is not None:
+            if self._fits(on_device + entry.lse.nbytes):
+                kept.lse, on_device = entry.lse, on_device + entry.lse.nbytes
+            elif self.spill:
+                kept.lse, on_host = _pinned(entry.lse), on_host + entry.lse.nbytes
+        self._kept[key] = kept
+        self._account(key, on_device, on_host)
 
     def has_index(self, branch: str) -> bool:
         """True once a search of a layer of ``branch`` has ended in a pattern, or in a refusal to keep it."""
-        entries = (*self._device.items(), *self._host.items())
-        return any(key.branch == branch and entry.index is not None for key, entry in entries) or any(
-            key.branch == branch for key in self.refused
+        return any(key.branch == branch for key in self.refused) or any(
+            key.branch == branch and kept.index is not None for key, kept in self._kept.items()
         )
 
     def drop(self) -> None:
         """Let go of every tensor. The peaks stay readable."""
-        for place in (self._device, self._host):
-            place.clear()
-        self._account()
+        self._kept.clear()
+        self._bytes.clear()
+        self.nbytes = self.host_nbytes = 0
 
-    def _account(self) -> None:
-        self.nbytes = sum(entry.nbytes for entry in self._device.values())
-        self.host_nbytes = sum(entry.nbytes for entry in self._host.values())
+    def _fits(self, nbytes: int) -> bool:
+        return self.budget is None or self.nbytes + nbytes <= self.budget
+
+    def _account(self, key: CacheKey, on_device: int, on_host: int) -> None:
+        before_device, before_host = self._bytes.get(key, (0, 0))
+        self._bytes[key] = (on_device, on_host)
+        self.nbytes += on_device - before_device
+        self.host_nbytes += on_host - before_host
         self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
         self.peak_host_nbytes = max(self.peak_host_nbytes, self.host_nbytes)
 
 
-@overload
-def _to_host(kept: torch.Tensor) -> torch.Tensor: ...
-@overload
-def _to_host(kept: BlockIndex) -> BlockIndex: ...
-def _to_host(kept: torch.Tensor | BlockIndex) -> torch.Tensor | BlockIndex:
-    """A copy in host memory, pinned where that makes fetching it faster."""
-    if isinstance(kept, BlockIndex):
-        return replace(kept, ids=_to_host(kept.ids), counts=_to_host(kept.counts))
-    return torch.empty(kept.shape, dtype=kept.dtype, pin_memory=kept.is_cuda).copy_(kept)
+def _to_host(index: PackedIndex) -> PackedIndex:
+    return replace(index, ids=_pinned(index.ids), counts=_pinned(index.counts))
 
 
-def _moved(index: BlockIndex, device: torch.device) -> BlockIndex:
-    ids, counts = (x.to(device, non_blocking=True) for x in (index.ids, index.counts))
-    return replace(index, ids=ids, counts=counts)
+def _pinned(x: torch.Tensor) -> torch.Tensor:
+    """A copy in host memory, pinned where it has to come back to a GPU."""
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda).copy_(x)

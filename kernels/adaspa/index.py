@@ -84,10 +84,6 @@ class BlockIndex:
         return num_blocks(self.key_tokens, self.key_block)
 
     @property
-    def device(self) -> torch.device:
-        return self.ids.device
-
-    @property
     def nbytes(self) -> int:
         """Bytes that the index holds on its device."""
         return self.ids.nbytes + self.counts.nbytes

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAPS = 4  # layers whose block maps are shown
+TICKS = 16  # most ticks of an axis
 
 
 def plot(record: RequestRecord, path: str | Path) -> None:
@@ -36,7 +37,7 @@ def plot(record: RequestRecord, path: str | Path) -> None:
         raise ValueError("record must be of a request with a sparse step, got one without")
     maps = _maps(record)
     shown = _spread(sorted({layer for layer, _ in maps}))
-    figure = Figure(figsize=(10, 4 + 2.4 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(9, 4 + 2.4 * len(shown)), layout="constrained")
     heights = [4.0, 2.4 * len(shown)] if shown else [4.0]
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _draw_heads(parts[0], layers)
@@ -50,7 +51,9 @@ def _draw_heads(figure: Any, layers: list[dict[str, Any]]) -> None:
     for axes, name in zip(figure.subplots(1, 2), ("density", "recall"), strict=True):
         image = axes.imshow([layer[name] for layer in layers], vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axes.set(title=name, xlabel="head", ylabel="layer")
-        axes.set_yticks(range(len(layers)), [layer["layer"] for layer in layers], fontsize="x-small")
+        for axis, labels in ((axes.xaxis, range(len(layers[0][name]))), (axes.yaxis, [x["layer"] for x in layers])):
+            every = -(-len(labels) // TICKS)
+            axis.set_ticks(range(0, len(labels), every), labels[::every])
         figure.colorbar(image, ax=axes)
 
 

@@ -62,10 +62,10 @@ class AdaSpaState:
         key = self.key(layer, sample)
         if key in self.cache.refused:
             return Action.DENSE
-        entry = self.cache.get(key)
-        if entry.index is None:
+        has_lse, has_index = self.cache.has(key)
+        if not has_index:
             return Action.FUSED_SEARCH
-        if self.kind is StepKind.SEARCH and entry.lse is not None:
+        if self.kind is StepKind.SEARCH and has_lse:
             return Action.CACHED_SEARCH
         return Action.SPARSE
 

@@ -80,8 +80,8 @@ def test_branches_have_patterns_of_their_own(pipe):
 
     def look(pipe, step, timestep, tensors):
         if step == 5:
-            entries = handle.state.cache._device
-            seen.update({key: entry.index.to_mask() for key, entry in entries.items()})
+            cache = handle.state.cache
+            seen.update({key: cache.get(key).index.to_mask() for key in cache.held()})
         return tensors
 
     generate(pipe, callback_on_step_end=look)
