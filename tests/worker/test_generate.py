@@ -95,7 +95,7 @@ def test_a_job_completes_with_its_files_report_and_timings(bench: Bench, params:
         "thumbnail": f"{prefix}/thumbnail.webp",
         "spritesheet": f"{prefix}/spritesheet.webp",
     }
-    assert set(job.timings) == {"loading", "encoding_prompt", "denoising", "decoding", "uploading"}
+    assert set(job.timings) == {"loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading"}
     assert job.report is not None and 0 < job.report.density < 1
     phases = list(dict.fromkeys(progress.phase for progress in bench.store.seen))
     assert phases == ["loading", "encoding_prompt", "denoising", "decoding", "uploading"]

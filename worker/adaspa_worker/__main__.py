@@ -12,6 +12,7 @@ from adaspa_service.contract.settings import SettingsError, get_settings
 from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.contract.store import JobStore, StoreUnavailable
 
+from adaspa_worker import metrics
 from adaspa_worker.source import ModelUnavailable, resolve
 
 
@@ -19,6 +20,14 @@ def fail(message: object) -> NoReturn:
     """End with one line and exit status 1."""
     print(f"adaspa worker: {message}", file=sys.stderr, flush=True)
     raise SystemExit(1)
+
+
+def check_port(port: int) -> None:
+    """Fail with one line if the metrics could not be served there."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        fail(f"ADASPA_METRICS_PORT: port {port} cannot be used ({os.strerror(error.errno or 0)})")
 
 
 def main() -> None:
@@ -38,6 +47,9 @@ def main() -> None:
     except (SettingsError, CatalogError, ModelUnavailable, StoreUnavailable, StorageUnavailable) as error:
         fail(error)
 
+    if settings.metrics_port:
+        check_port(settings.metrics_port)
+        metrics.prepare()
     name = f"{spec.id}-{os.getpid()}@{socket.gethostname()}"
     os.environ["ADASPA_WORKER_NAME"] = name
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]

@@ -11,17 +11,27 @@ import signal
 import sys
 from functools import lru_cache
 from multiprocessing.sharedctypes import RawValue
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaspa_service.contract import logs, tracing
 from adaspa_service.contract.catalog import Catalog
 from adaspa_service.contract.queue import TASK, make_celery
 from adaspa_service.contract.settings import get_settings
 from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import JobStore, StoreUnavailable
+from celery import bootsteps
 from celery.exceptions import Reject
-from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import (
+    celeryd_init,
+    setup_logging,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
+from adaspa_worker import heartbeat, metrics
 from adaspa_worker.generate import Runner
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.source import ModelUnavailable, resolve
@@ -67,16 +77,54 @@ def engine(model: str) -> "Engine":
     return load(spec, resolve(spec.source))
 
 
-@worker_ready.connect
-def _announce(**_: object) -> None:
-    """Tell whoever started this process that it takes jobs now."""
-    if path := os.environ.get("ADASPA_READY_FILE"):
-        Path(path).touch()
+class Heartbeat(bootsteps.StartStopStep):
+    """Step of Celery's consumer: beats from its event loop, from the moment that the worker takes jobs."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        heartbeat.beat()
+        self._timer = consumer.timer.call_repeatedly(heartbeat.EVERY_SECONDS, heartbeat.beat)
+
+    def stop(self, consumer: Any) -> None:
+        self._timer.cancel()
+
+
+app.steps["consumer"].add(Heartbeat)
+
+
+@celeryd_init.connect
+@setup_logging.connect
+def _configure_logs(**_: object) -> None:
+    """Before Celery's first warning; and it leaves logging alone once somebody has connected to ``setup_logging``."""
+    logs.configure(get_settings())
+
+
+@worker_init.connect
+def _serve_metrics(**_: object) -> None:
+    if port := get_settings().metrics_port:
+        metrics.serve(port)
+
+
+@worker_shutdown.connect
+def _remove_metrics(**_: object) -> None:
+    metrics.remove()
 
 
 @worker_shutting_down.connect
 def _tell_child(**_: object) -> None:
     _stopping.value = True
+
+
+@worker_process_init.connect
+def _begin_child(**_: object) -> None:
+    metrics.forget_earlier_child()
+    tracing.start("adaspa-worker")
+
+
+@worker_process_shutdown.connect
+def _end_child(**_: object) -> None:
+    tracing.flush()
 
 
 @worker_process_init.connect

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from adaspa_service.contract import logs
 from adaspa_service.contract.job import (
     Artifact,
     AttentionReport,
@@ -28,17 +29,21 @@ from adaspa_service.contract.job import (
 )
 from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
+from opentelemetry import trace
 
+from adaspa_worker import metrics
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.lease import LeaseKeeper, WorkerStopping
 from adaspa_worker.source import ModelUnavailable, first_line
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from adaspa_worker.pipeline import Engine
 
 log = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_MESSAGE = 500
@@ -75,26 +80,38 @@ class Runner:
         if lease is None:
             log.info("%s: nothing to do", job_id)
             return
+        model = lease.job.params.model
+        with logs.bound(job=job_id, attempt=lease.attempt), metrics.busy.labels(model).track_inprogress():
+            self._run(lease, lambda outcome: metrics.attempts.labels(model, outcome).inc())
+
+    def _run(self, lease: Lease, ended: Callable[[str], None]) -> None:
+        job_id = lease.job.id
         log.info("%s: attempt %d", job_id, lease.attempt)
         try:
             with LeaseKeeper(self.store, lease, self.stopping, self.renew_seconds) as keeper:
                 Attempt(self, lease, keeper).run()
+            ended("completed")
             log.info("%s: completed", job_id)
             self._remove_earlier_objects(lease)
         except JobCancelled:
             self._end(lease, self.store.release_cancelled)
+            ended("cancelled")
             log.info("%s: cancelled", job_id)
         except LeaseLost:
+            ended("lease_lost")
             log.warning("%s: attempt %d lost its lease", job_id, lease.attempt)
         except WorkerStopping:
             self._end(lease, self.store.give_back)
+            ended("given_back")
             log.info("%s: given back", job_id)
             raise
         except StoreUnavailable:
+            ended("store_unavailable")
             log.error("%s: attempt %d could not be ended; its lease runs out", job_id, lease.attempt)
             raise
         except Exception as error:
             job_error = describe(error)
+            ended("failed")
             log.exception("%s: %s", job_id, job_error.code)
             self._end(lease, partial(self.store.fail, error=job_error))
         finally:
@@ -153,8 +170,9 @@ class Attempt:
         with self.phase("encoding_prompt"):
             embeddings = engine.encode_prompt(params)
         with self.phase("denoising"):
-            latents = engine.denoise(params, embeddings, StepReporter(self.keeper, params.steps))
+            latents = engine.denoise(params, embeddings, StepReporter(self.keeper, params))
         report = AttentionReport.model_validate(engine.report())
+        metrics.observe_report(params.model, report)
         with TemporaryDirectory(prefix="adaspa-") as scratch:
             with self.phase("decoding"):
                 files = self.write_files(engine, params, latents, Path(scratch))
@@ -175,7 +193,10 @@ class Attempt:
         writer = VideoWriter(
             files["video"], width=params.width, height=params.height, fps=params.fps, num_frames=params.num_frames
         )
-        encode(engine.frames(latents, self.keeper.check), writer)
+        frames = Decoding(engine.frames(latents, self.keeper.check))
+        start = time.monotonic()
+        encode(frames, writer)
+        self.record("encoding", time.monotonic() - start - frames.seconds)
         writer.write_thumbnail(files["thumbnail"])
         writer.write_spritesheet(files["spritesheet"])
         return files
@@ -193,21 +214,45 @@ class Attempt:
         done = steps if name in ("decoding", "uploading") else 0
         self.keeper.report(Progress(phase=name, step=done, steps=steps))
         start = time.monotonic()
-        yield
-        self.timings[name] = round(time.monotonic() - start, 3)
+        with tracer.start_as_current_span(name):
+            yield
+        self.record(name, time.monotonic() - start)
+
+    def record(self, phase: str, seconds: float) -> None:
+        """Note the seconds of a phase, or of the encoding, which goes on within the decoding."""
+        self.timings[phase] = round(seconds, 3)
+        metrics.phase_seconds.labels(self.lease.job.params.model, phase).observe(seconds)
+
+
+class Decoding:
+    """Iterates over frames and adds up the seconds that they take to come."""
+
+    def __init__(self, frames: "Iterator[np.ndarray]") -> None:
+        self._frames, self.seconds = frames, 0.0
+
+    def __iter__(self) -> "Iterator[np.ndarray]":
+        return self
+
+    def __next__(self) -> "np.ndarray":
+        start = time.monotonic()
+        try:
+            return next(self._frames)
+        finally:
+            self.seconds += time.monotonic() - start
 
 
 class StepReporter:
     """Publishes each denoising step, with an ETA for the rest of the denoising from the steps measured so far."""
 
-    def __init__(self, keeper: LeaseKeeper, steps: int) -> None:
-        self.keeper, self.steps = keeper, steps
+    def __init__(self, keeper: LeaseKeeper, params: JobParams) -> None:
+        self.keeper, self.steps, self.model = keeper, params.steps, params.model
         self._recent: deque[float] = deque(maxlen=5)
         self._last = time.monotonic()
 
     def __call__(self, done: int, kind: StepKind | None) -> None:
         now = time.monotonic()
         self._recent.append(now - self._last)
+        metrics.step_seconds.labels(self.model, kind or "dense").observe(now - self._last)
         self._last = now
         # The median, because a search step or the first step's warm-up says little about the steps to come.
         eta = round((self.steps - done) * statistics.median(self._recent), 1) if done >= 2 else None

@@ -3,10 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from types import TracebackType
 
 from adaspa_service.contract.job import Progress
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
+
+from adaspa_worker.heartbeat import beat
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ class LeaseKeeper:
         self.store, self.lease, self.stopping, self.every = store, lease, stopping, every
         self._reason: JobCancelled | LeaseLost | None = None
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._renew,), name="lease", daemon=True)
 
     def __enter__(self) -> "LeaseKeeper":
         self._thread.start()
@@ -60,6 +63,7 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         while not self._done.wait(self.every):
+            beat()
             try:
                 self.store.renew(self.lease)
             except (JobCancelled, LeaseLost) as reason:

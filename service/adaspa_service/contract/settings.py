@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     result_ttl_seconds: int = Field(default=7 * 86400, ge=1)
     """How long an ended job and its files are kept."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """``auto``: text in a terminal, else one JSON object a line."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where ``/metrics`` is served. None: by the gateway at its own port, by a worker nowhere."""
+    heartbeat_file: Path | None = None
+    """A worker touches it every few seconds while it takes or runs jobs; its age says whether the worker is alive."""
 
 
 @lru_cache(maxsize=1)

@@ -36,6 +36,7 @@ __all__ = [
     "Load",
     "QueueFull",
     "StoreUnavailable",
+    "Totals",
 ]
 
 PREFIX = "adaspa:"
@@ -79,6 +80,16 @@ class Load:
     waiting: int
     running: int
     job_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts since the store was made."""
+
+    ended: dict[tuple[str, str, str], int]
+    """Jobs by model, status and error code ('' unless failed)."""
+    leases_lost: dict[str, int]
+    """By model."""
 
 
 class JobStore:
@@ -220,6 +231,26 @@ class JobStore:
             pipe.lrange(PREFIX + "durations:" + model, 0, -1)
             waiting, running, durations = pipe.execute()
         return Load(waiting, running, median(map(float, durations)) if durations else None)
+
+    def oldest_waiting_seconds(self, model: str) -> float:
+        """How long the job that is next has waited; 0 if none waits."""
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            pipe.zrange(PREFIX + "waiting:" + model, 0, 0, withscores=True)
+            pipe.time()
+            oldest, (seconds, microseconds) = pipe.execute()
+        return max(0.0, seconds + microseconds / 1e6 - oldest[0][1] / 1000) if oldest else 0.0
+
+    def totals(self) -> Totals:
+        """What has happened to all jobs, counted in the transitions themselves: exact, also after restarts."""
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(PREFIX + "ended")
+            pipe.hgetall(PREFIX + "leases_lost")
+            ended, lost = pipe.execute()
+        split = {tuple(key.decode().split("|")): int(count) for key, count in ended.items()}
+        return Totals(
+            {(model, status, code): count for (model, status, code), count in split.items()},
+            {model.decode(): int(count) for model, count in lost.items()},
+        )
 
     def request_cancel(self, job_id: str) -> JobStatus | None:
         """A queued job is cancelled at once, a running one is asked to stop; the status now, None if unknown."""

@@ -1,6 +1,5 @@
 """Run the gateway: ``python -m adaspa_service.gateway``, configured by ``ADASPA_*`` variables."""
 
-import logging
 import os
 import socket
 import sys
@@ -10,7 +9,10 @@ from types import FrameType
 from typing import NoReturn
 
 import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, start_http_server
 
+from adaspa_service.contract import logs, tracing
 from adaspa_service.contract.catalog import CatalogError
 from adaspa_service.contract.settings import Settings, SettingsError, get_settings
 from adaspa_service.contract.storage import StorageUnavailable
@@ -30,13 +32,17 @@ def main() -> None:
     """Check settings, catalog, Redis, storage and the port, then serve."""
     try:
         settings = get_settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.configure(settings)
         app = create_app(settings)
+        if tracing.start("adaspa-gateway"):
+            trace_requests(app)
         app.state.parts.store.ping()
         app.state.parts.storage.check()
     except (SettingsError, CatalogError, StoreUnavailable, StorageUnavailable) as error:
         fail(error)
     listener = listen(settings)
+    if settings.metrics_port:
+        serve_metrics(app.state.metrics, settings)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -47,6 +53,21 @@ def main() -> None:
     # Once it has stopped, uvicorn raises the signal again that stopped it.
     with suppress(KeyboardInterrupt):
         Server(config, app.state.stopping.set).run(sockets=[listener])
+
+
+def trace_requests(app: FastAPI) -> None:
+    """A span for each request but the probes'."""
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415  of the tracing extra
+
+    FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz,metrics", exclude_spans=["receive", "send"])
+
+
+def serve_metrics(registry: CollectorRegistry, settings: Settings) -> None:
+    """Serve ``/metrics`` at a port of its own, which the outside need not reach."""
+    try:
+        start_http_server(settings.metrics_port or 0, addr=settings.host, registry=registry)
+    except OSError as error:
+        fail(f"port {settings.metrics_port} on {settings.host} cannot be used ({error.strerror}): ADASPA_METRICS_PORT")
 
 
 class Server(uvicorn.Server):

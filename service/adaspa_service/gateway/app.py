@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.contract.settings import Settings
-from adaspa_service.gateway import content, errors, events, health, models, videos
+from adaspa_service.gateway import content, errors, events, health, metrics, models, videos
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
@@ -57,7 +57,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.parts = parts
     app.state.stopping = threading.Event()
     errors.install(app)
+    app.state.metrics = metrics.make_registry(parts)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)
+    if settings.metrics_port is None:
+        app.include_router(metrics.router)
     for prefix in ("/v1", ""):
         for router in (videos.router, content.router, events.router, models.router, health.router):
             app.include_router(router, prefix=prefix, include_in_schema=bool(prefix), responses=EVERYWHERE)

@@ -115,6 +115,7 @@ class Supervisor:
             "ADASPA_PORT": str(self.port),
             "PYTHONUNBUFFERED": "1",
         }
+        environment.setdefault("ADASPA_LOG_FORMAT", "text")  # the log files are for people
         environment.setdefault("ADASPA_STORAGE_URL", str(self.data_dir / "objects"))
         logs = self.data_dir / "logs"
         plan = []
@@ -133,18 +134,20 @@ class Supervisor:
                 )
             )
         python = [sys.executable, "-m"]
-        plan.append(Child("gateway", [*python, "adaspa_service.gateway"], logs, environment, ready=self._gateway_ready))
+        # ADASPA_METRICS_PORT is the worker's here: two cannot listen there, and the gateway has a port anyway.
+        own_port = {name: value for name, value in environment.items() if name != "ADASPA_METRICS_PORT"}
+        plan.append(Child("gateway", [*python, "adaspa_service.gateway"], logs, own_port, ready=self._gateway_ready))
         if self.with_worker:
-            ready_file = self.data_dir / "run" / "worker.ready"
-            ready_file.unlink(missing_ok=True)
+            heartbeat = self.data_dir / "run" / "worker.heartbeat"
+            heartbeat.unlink(missing_ok=True)
             serve = ["--model", self.model] if self.model else []
             plan.append(
                 Child(
                     "worker",
                     [*python, "adaspa_worker", *serve],
                     logs,
-                    environment | {"ADASPA_READY_FILE": str(ready_file)},
-                    ready=ready_file.exists,
+                    environment | {"ADASPA_HEARTBEAT_FILE": str(heartbeat)},
+                    ready=heartbeat.exists,
                 )
             )
         return plan

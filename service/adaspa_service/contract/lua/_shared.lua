@@ -9,6 +9,9 @@
 --   expiry           zset    ended jobs by the time (ms) they are to be removed
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
 --   durations:{model} list   seconds of the latest completed jobs
+--   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''};
+--                            one that was taken back because its message could not be sent counts as cancelled
+--   leases_lost      hash    leases that ran out, by model
 --   events:{id}      stream  a job's transitions and steps
 --   idempotency:{key} hash   id of the job that a key created, and the digest of its request
 --   last_id          string  the latest id's time (us)
@@ -80,7 +83,10 @@ end
 -- What every end has in common.
 local function finish(id, status)
   leave_running(id)
-  redis.call('ZREM', PREFIX .. 'waiting:' .. get(id, 'model'), id)
+  local model, failure = get(id, 'model'), get(id, 'error')
+  local code = status == 'failed' and failure and cjson.decode(failure).code or ''
+  redis.call('HINCRBY', PREFIX .. 'ended', model .. '|' .. status .. '|' .. code, 1)
+  redis.call('ZREM', PREFIX .. 'waiting:' .. model, id)
   redis.call('ZREM', PREFIX .. 'outbox', id)
   local expires = NOW + LIMITS.ttl_ms
   redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(NOW), 'expires_at', seconds(expires))

@@ -4,6 +4,9 @@ local requeued = {}
 for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, 100)) do
   local running = get(id, 'status') == 'in_progress'
   local lost = running and redis.call('HINCRBY', record(id), 'lost_attempts', 1)
+  if lost then
+    redis.call('HINCRBY', PREFIX .. 'leases_lost', get(id, 'model'), 1)
+  end
   if not running then  -- a lease without its job, such as a restored backup may hold
     redis.call('ZREM', PREFIX .. 'leases', id)
   elseif get(id, 'cancel_requested') == '1' then

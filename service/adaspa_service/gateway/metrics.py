@@ -1,0 +1,112 @@
+"""``/metrics``: what the gateway measures itself, and the jobs as the store counts them.
+
+Every gateway reports the same jobs, since all read one store: queries take the ``max`` of those series, not the sum.
+"""
+
+import time
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adaspa_service.contract.queue import queue_name
+from adaspa_service.contract.scripts import StoreUnavailable
+from adaspa_service.gateway.parts import Parts
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/metrics")
+def metrics(request: Request) -> Response:
+    """In Prometheus' text format."""
+    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
+
+
+def make_registry(parts: Parts) -> CollectorRegistry:
+    """The metrics of one gateway."""
+    registry = CollectorRegistry()
+    registry.register(JobCollector(parts))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+class JobCollector(Collector):
+    """The store's counts, asked for at each scrape. A store that is away leaves only ``adaspa_store_up`` 0."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    def describe(self) -> list[Metric]:
+        """Nothing: otherwise the registry would ask the store to learn the names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            found = [*self._loads(), *self._totals()]
+        except StoreUnavailable:
+            found = []
+        yield GaugeMetricFamily("adaspa_store_up", "Whether Redis answers.", value=bool(found))
+        yield from found
+
+    def _loads(self) -> list[Metric]:
+        labels = ["model", "queue"]
+        waiting = GaugeMetricFamily("adaspa_jobs_waiting", "Jobs in the queue.", labels=labels)
+        running = GaugeMetricFamily("adaspa_jobs_running", "Jobs that a worker holds.", labels=["model"])
+        unfinished = GaugeMetricFamily(
+            "adaspa_jobs_unfinished", "Waiting and running jobs: workers that are needed.", labels=["model"]
+        )
+        oldest = GaugeMetricFamily(
+            "adaspa_queue_oldest_seconds", "How long the job that is next has waited.", labels=labels
+        )
+        for model in self.parts.catalog.models:
+            load = self.parts.store.load(model)
+            waiting.add_metric([model, queue_name(model)], load.waiting)
+            running.add_metric([model], load.running)
+            unfinished.add_metric([model], load.waiting + load.running)
+            oldest.add_metric([model, queue_name(model)], self.parts.store.oldest_waiting_seconds(model))
+        return [waiting, running, unfinished, oldest]
+
+    def _totals(self) -> list[Metric]:
+        totals = self.parts.store.totals()
+        ended = CounterMetricFamily("adaspa_jobs_ended", "Jobs that ended.", labels=["model", "status", "code"])
+        for key, count in totals.ended.items():
+            ended.add_metric(key, count)
+        lost = CounterMetricFamily("adaspa_leases_lost", "Leases that ran out: lost workers.", labels=["model"])
+        for model, count in totals.leases_lost.items():
+            lost.add_metric([model], count)
+        return [ended, lost]
+
+
+class RequestMetrics:
+    """ASGI middleware that counts and times requests until their answer begins: event streams have no end."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        self.app = app
+        labels = ["method", "route", "status"]
+        self.seconds = Histogram(
+            "adaspa_http_request_seconds",
+            "Until the answer begins.",
+            ["method", "route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.requests = Counter("adaspa_http_requests", "Requests answered.", labels, registry=registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")  # a template: a label per id would never end
+                self.requests.labels(scope["method"], route, message["status"]).inc()
+                self.seconds.labels(scope["method"], route).observe(time.perf_counter() - start)
+            await send(message)
+
+        await self.app(scope, receive, counted if scope["type"] == "http" else send)

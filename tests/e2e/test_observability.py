@@ -1,0 +1,176 @@
+"""What an operator sees of the running service: metrics, traces, logs, heartbeat."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from adaspa_service.local.supervisor import free_port
+from collector import Collector, collecting
+from prometheus_text import value
+from service_process import Service, children, environment, until
+from tiny_wan import FAILING_SIZE
+
+PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading")
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    return free_port("127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def service(
+    catalog: Path, collector: Collector, metrics_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service with everything turned on that lets it be watched."""
+    data_dir = tmp_path_factory.mktemp("observed") / "data"
+    env = environment(catalog, lease_seconds="3", metrics_port=str(metrics_port), log_format="json")
+    running = Service(data_dir, env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"})
+    running.start()
+    yield running
+    running.stop()
+    assert children(data_dir) == {}
+
+
+@pytest.fixture
+def worker_metrics(service: Service, metrics_port: int) -> "Scrape":
+    return Scrape(f"http://127.0.0.1:{metrics_port}/metrics")
+
+
+@pytest.fixture
+def gateway_metrics(service: Service) -> "Scrape":
+    return Scrape(f"http://127.0.0.1:{service.port}/metrics")
+
+
+class Scrape:
+    """Samples of one target, scraped anew each time."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        answer = httpx.get(self.url, timeout=10)
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        return value(answer.raise_for_status().text, name, **labels)
+
+
+def test_a_scrape_shows_what_jobs_did(service: Service, worker_metrics: Scrape, gateway_metrics: Scrape) -> None:
+    before = gateway_metrics("adaspa_jobs_ended_total", model="tiny", status="completed", code="") or 0
+    attempts = worker_metrics("adaspa_attempts_total", model="tiny", outcome="completed") or 0
+    assert service.run(steps=6).status == "completed"
+    assert gateway_metrics("adaspa_jobs_ended_total", model="tiny", status="completed", code="") == before + 1
+    until(
+        lambda: worker_metrics("adaspa_attempts_total", model="tiny", outcome="completed") == attempts + 1,
+        "the attempt is counted, which comes after the job's end",
+        10,
+    )
+    for phase in PHASES:
+        assert worker_metrics("adaspa_phase_seconds_count", model="tiny", phase=phase) == attempts + 1, phase
+    steps = [
+        worker_metrics("adaspa_denoising_step_seconds_count", model="tiny", kind=kind) or 0
+        for kind in ("dense", "search", "sparse")
+    ]
+    assert sum(steps) >= 6
+    assert worker_metrics("adaspa_density_count", model="tiny") == attempts + 1
+    created = gateway_metrics("adaspa_http_requests_total", method="POST", route="/videos", status="200")
+    assert created is not None and created >= 1
+    assert gateway_metrics("adaspa_store_up") == 1
+
+
+def test_waiting_and_running_jobs_are_counted(
+    service: Service, worker_metrics: Scrape, gateway_metrics: Scrape
+) -> None:
+    running = service.client.create("a red circle", steps=2000)
+    waiting = service.client.create("a blue square", steps=2000)
+    service.until_step(running.id, 1)
+    assert gateway_metrics("adaspa_jobs_unfinished", model="tiny") == 2
+    assert gateway_metrics("adaspa_jobs_running", model="tiny") == 1
+    assert worker_metrics("adaspa_worker_busy", model="tiny") == 1
+    for video in (waiting, running):
+        service.client.delete(video.id)
+    until(lambda: gateway_metrics("adaspa_jobs_unfinished", model="tiny") == 0, "both have ended")
+    until(lambda: worker_metrics("adaspa_worker_busy", model="tiny") == 0, "the worker is idle")
+
+
+def test_a_failure_is_counted_by_its_code(service: Service, worker_metrics: Scrape, gateway_metrics: Scrape) -> None:
+    assert service.run(size=FAILING_SIZE).status == "failed"
+    labels = {"model": "tiny", "status": "failed", "code": "generation_failed"}
+    assert gateway_metrics("adaspa_jobs_ended_total", **labels) == 1
+    until(lambda: worker_metrics("adaspa_attempts_total", model="tiny", outcome="failed") == 1, "the attempt too", 10)
+
+
+def test_a_killed_child_is_no_longer_busy_and_its_lease_is_counted(
+    service: Service, worker_metrics: Scrape, gateway_metrics: Scrape
+) -> None:
+    video = service.client.create("a red circle", steps=300)
+    service.until_step(video.id, 1)
+    workers = [pid for pid, command in children(service.data_dir).items() if "adaspa_worker" in command]
+    os.kill(max(workers), signal.SIGKILL)
+    until(lambda: gateway_metrics("adaspa_leases_lost_total", model="tiny") == 1, "the lease has run out")
+    assert service.client.wait(video.id).status == "completed"
+    until(lambda: worker_metrics("adaspa_worker_busy", model="tiny") == 0, "nobody is busy")
+
+
+def test_one_trace_leads_from_the_request_through_the_queue_into_the_phases(
+    service: Service, collector: Collector
+) -> None:
+    assert service.run().status == "completed"
+    wanted = {
+        ("adaspa-gateway", "POST /videos"),
+        ("adaspa-worker", "run/adaspa.generate"),
+        *(("adaspa-worker", phase) for phase in PHASES if phase != "encoding"),
+    }
+
+    def traced() -> bool:
+        spans = list(collector.spans)
+        return any(wanted <= {(s, name) for s, name, other in spans if other == trace} for _, _, trace in spans)
+
+    until(traced, "a whole trace has come", 20)
+    assert not [name for _, name, _ in collector.spans if "healthz" in name]
+
+
+def test_every_log_line_is_json_and_those_of_a_job_name_it_and_its_attempt(service: Service) -> None:
+    video = service.run()
+    until(lambda: f"{video.id}: completed" in service.log("worker"), "the worker has logged the job's end")
+    lines = [json.loads(line) for name in ("gateway", "worker") for line in service.log(name).splitlines()]
+    assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
+    of_the_job = [line for line in lines if line.get("job") == video.id]
+    assert [line["attempt"] for line in of_the_job if line["message"].endswith("completed")] == [1]
+
+
+def test_the_probe_follows_the_heartbeat(service: Service) -> None:
+    file = service.data_dir / "run" / "worker.heartbeat"
+    assert probe(file, 20).returncode == 0
+    video = service.client.create("a red circle", steps=2000)
+    service.until_step(video.id, 1)
+    before = file.stat().st_mtime
+    until(lambda: file.stat().st_mtime > before, "a busy worker's heart beats", 20)
+    service.client.delete(video.id)
+
+
+def test_the_probe_says_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "heartbeat"
+    assert "no heartbeat yet" in probe(file, 20).stderr
+    file.touch()
+    os.utime(file, (time.time() - 100, time.time() - 100))
+    assert "100 s ago" in probe(file, 20).stderr
+
+
+def probe(file: Path, max_age: int) -> subprocess.CompletedProcess[str]:
+    """The worker's liveness probe, as Kubernetes runs it."""
+    command = [sys.executable, "-m", "adaspa_worker.heartbeat", "--max-age", str(max_age)]
+    env = os.environ | {"ADASPA_HEARTBEAT_FILE": str(file)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)

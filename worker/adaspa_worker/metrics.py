@@ -1,0 +1,80 @@
+"""What a worker measures. The child that runs the jobs writes, the parent serves: by files that both know.
+
+prometheus_client keeps its values in files when ``PROMETHEUS_MULTIPROC_DIR`` names a folder as it is imported, which
+``__main__`` sees to before Celery starts.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from adaspa_service.contract.job import AttentionReport
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+PHASE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+STEP_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120)
+SHARES = tuple(i / 20 for i in range(1, 21))
+
+attempts = Counter("adaspa_attempts", "Attempts that ended.", ["model", "outcome"])
+busy = Gauge("adaspa_worker_busy", "1 while an attempt runs.", ["model"], multiprocess_mode="livesum")
+phase_seconds = Histogram("adaspa_phase_seconds", "Seconds of a phase.", ["model", "phase"], buckets=PHASE_SECONDS)
+step_seconds = Histogram("adaspa_denoising_step_seconds", "Seconds of a step.", ["model", "kind"], buckets=STEP_SECONDS)
+density = Histogram(
+    "adaspa_density", "Share of the blocks computed in a job's sparse steps.", ["model"], buckets=SHARES
+)
+recall = Histogram("adaspa_recall", "Share of the attention mass in those blocks.", ["model"], buckets=SHARES)
+cache_bytes = Gauge(
+    "adaspa_cache_bytes",
+    "Peak of the LSE and index caches in the latest job.",
+    ["model"],
+    multiprocess_mode="mostrecent",
+)
+gpu_bytes = Gauge("adaspa_gpu_memory_bytes", "Memory of the GPU.", ["kind"], multiprocess_mode="livemostrecent")
+
+
+def prepare() -> None:
+    """Make the folder of the values; for the program that is about to become the worker."""
+    os.environ[FOLDER] = tempfile.mkdtemp(prefix="adaspa-metrics-")
+
+
+def serve(port: int) -> None:
+    """Serve ``/metrics`` from a thread of the parent. Raises OSError."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    start_http_server(port, registry=registry)
+
+
+def forget_earlier_child() -> None:
+    """Remove what a child that was killed last said of the present; its counts stay."""
+    for file in Path(os.environ[FOLDER]).glob("gauge_live*.db") if FOLDER in os.environ else ():
+        file.unlink(missing_ok=True)
+
+
+def remove() -> None:
+    """Remove the folder, at the end of the worker."""
+    if folder := os.environ.get(FOLDER):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def observe_report(model: str, report: AttentionReport) -> None:
+    """What AdaSpa did in a job that completed, and the GPU's memory after it."""
+    density.labels(model).observe(report.density)
+    if report.recall is not None:
+        recall.labels(model).observe(report.recall)
+    cache_bytes.labels(model).set(report.cache_bytes)
+    observe_gpu()
+
+
+def observe_gpu() -> None:
+    """The GPU's memory, if there is one and the child uses it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        gpu_bytes.labels("total").set(total)
+        gpu_bytes.labels("used").set(total - free)
+        gpu_bytes.labels("allocated").set(torch.cuda.memory_allocated())
+        gpu_bytes.labels("peak").set(torch.cuda.max_memory_allocated())
