@@ -32,9 +32,10 @@ def attend(q, k, v, token_mask=None, scale=None):
     return s.softmax(-1).nan_to_num(0.0) @ v.double(), s.logsumexp(-1)
 
 
-def block_weights(q, k, given_lse, block, scale=None):
-    """Sum of exp(q.k * scale - lse) in every tile, one tile at a time."""
+def block_weights(q, k, given_lse, block, scale=None, *, every=1):
+    """Sum of exp(q.k * scale - lse) over every so many-th row of every tile, one tile at a time."""
     mass = (scores(q, k, scale) - given_lse.double().unsqueeze(-1)).exp()
+    mass[:, :, torch.arange(q.shape[2]) % every != 0] = 0
     rows = [part.sum(2) for part in mass.split(block, dim=2)]
     return torch.stack(
         [torch.stack([part.sum(-1) for part in row.split(block, dim=-1)], dim=-1) for row in rows], dim=2

@@ -74,13 +74,13 @@ def test_attention_with_scores(shape, blocks, dtype, described):
 
 
 @cases
-def test_block_scores(shape, blocks, dtype, described):
+@pytest.mark.parametrize("every", [1, 4])
+def test_block_scores(shape, blocks, dtype, described, every):
     q, k, _ = inputs(shape, dtype)
     cached = naive.lse(q * 0.9, k, 0.2).float()
-    weights = block_scores(q, k, cached, blocks[1], 0.2)
-    torch.testing.assert_close(
-        weights.double(), naive.block_weights(q, k, cached, blocks[1], 0.2), rtol=1e-4, atol=1e-5
-    )
+    weights = block_scores(q, k, cached, blocks[1], 0.2, every)
+    wanted = naive.block_weights(q, k, cached, blocks[1], 0.2, every=every)
+    torch.testing.assert_close(weights.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("op", ["sparse", "with_scores", "scores"])
@@ -93,6 +93,6 @@ def test_fakes_match(op):
     operation, arguments = {
         "sparse": (block_sparse_attention, (q, k, v, index.ids, index.counts, 64, 64, 0.2)),
         "with_scores": (attention_with_scores, (q, k, v, cached, 64, 0.2)),
-        "scores": (block_scores, (q, k, cached, 64, 0.2)),
+        "scores": (block_scores, (q, k, cached, 64, 0.2, 4)),
     }[op]
     torch.library.opcheck(operation, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -16,7 +16,7 @@ from triton.compiler import ASTSource
 KERNELS = {
     "sparse": (block_sparse_kernel, {"BLOCK_M": 64, "BLOCK_N": 64}),
     "with_scores": (attention_with_scores_kernel, {"BLOCK_M": 128, "BLOCK": 64}),
-    "scores": (block_scores_kernel, {"BLOCK_M": 128, "BLOCK": 64}),
+    "scores": (block_scores_kernel, {"BLOCK_M": 128, "BLOCK_ROWS": 64, "BLOCK": 64}),
 }
 POINTERS = {"ids": "*i16", "counts": "*i32", "lse": "*fp32", "cached_lse": "*fp32", "weights": "*fp32"}
 TILED = {"q", "k", "v"}

@@ -73,10 +73,12 @@ def test_weights_from_a_cached_lse_leave_the_output_exact():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("block", [32, 128])
-def test_block_scores(shape, block):
+@pytest.mark.parametrize("every", [1, 4])
+def test_block_scores(shape, block, every):
     q, k, _ = naive.qkv(**shape)
     earlier = naive.lse(q * 0.9, k).float()
-    close(ops.block_scores(q, k, earlier, block=block), naive.block_weights(q, k, earlier, block))
+    weights = ops.block_scores(q, k, earlier, block=block, every=every)
+    close(weights, naive.block_weights(q, k, earlier, block, every=every))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -163,6 +165,8 @@ INDEX = random_index(Q, K)[1]
         ("lse", lambda: ops.attention_with_scores(Q, K, V, LSE[..., :64])),
         ("lse", lambda: ops.block_scores(Q, K, LSE.int())),
         ("block", lambda: ops.block_scores(Q, K, LSE, block=48)),
+        ("every", lambda: ops.block_scores(Q, K, LSE, every=3)),
+        ("every", lambda: ops.block_scores(Q, K, LSE, every=0)),
         ("scale", lambda: ops.block_scores(Q, K, LSE, scale=-1.0)),
         ("scale", lambda: ops.dense_attention(Q, K, V, scale=float("nan"))),
         ("index", lambda: ops.block_sparse_attention(Q[:, :, :64], K, V, INDEX)),

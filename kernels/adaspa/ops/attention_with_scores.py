@@ -76,7 +76,7 @@ def reference(
         new_lse[:, :, start:stop] = chunk_lse
         used = chunk_lse if lse is None else lse[:, :, start:stop]
         mass *= torch.exp(top.squeeze(-1) - used).unsqueeze(-1)
-        weights[:, :, start // block : num_blocks(stop, block)] = sum_blocks(mass, block)
+        weights[:, :, start // block : num_blocks(stop, block)] = sum_blocks(mass, block, block)
     return out, weights, new_lse
 
 
@@ -87,8 +87,8 @@ def query_chunks(q: torch.Tensor, k: torch.Tensor, block: int) -> list[tuple[int
     return [(start, min(start + step, q.shape[2])) for start in range(0, q.shape[2], step)]
 
 
-def sum_blocks(mass: torch.Tensor, block: int) -> torch.Tensor:
-    """Sum ``[B, H, rows, columns]`` over tiles of block x block; the last tile of either side may be partial."""
+def sum_blocks(mass: torch.Tensor, block_rows: int, block: int) -> torch.Tensor:
+    """Sum ``[B, H, rows, columns]`` over tiles of block_rows x block; the last of either side may be partial."""
     rows, columns = mass.shape[-2:]
     mass = F.pad(mass, (0, -columns % block)).unflatten(-1, (-1, block)).sum(-1)
-    return F.pad(mass, (0, 0, 0, -rows % block)).unflatten(-2, (-1, block)).sum(-2)
+    return F.pad(mass, (0, 0, 0, -rows % block_rows)).unflatten(-2, (-1, block_rows)).sum(-2)

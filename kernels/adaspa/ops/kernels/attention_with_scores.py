@@ -9,29 +9,35 @@ import triton
 import triton.language as tl
 
 from adaspa.ops.kernels.launch import describable, launch_options, tile_source
-from adaspa.ops.kernels.tiles import LOG2_E, dot_precision, head_tile, load_tile, softmax_step, unit_stride
+from adaspa.ops.kernels.tiles import (
+    LOG2_E,
+    attend,
+    dot_precision,
+    head_tile,
+    load_cached_lse,
+    load_tile,
+    query_tile,
+    store_rows,
+    store_weights,
+    unit_stride,
+)
 
 
 @triton.jit
-def _attend(
-    q, k, v, weights, b, h, block, k_tokens,
-    stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, cached, top, total, acc, w_rows, w_inside,
+def _attend_and_weigh(
+    q, k, v, weights, b, h, head, tile, block, k_tokens, nq, nk,
+    stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, cached, top, total, acc,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PARTIAL: tl.constexpr,
     PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """The running softmax after one more key block, whose weights are stored."""
-    first = block * BLOCK
-    keys = load_tile(k, b, h, first, k_tokens, stride_kb, stride_kh, stride_k, D, BLOCK_D, BLOCK, PARTIAL, DESCRIBED)
-    scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
-    if PARTIAL:
-        scores = tl.where((tl.arange(0, BLOCK) < k_tokens - first)[None, :], scores, float("-inf"))
-    mass, top, before = softmax_step(scores, top, scale)
-    values = load_tile(v, b, h, first, k_tokens, stride_vb, stride_vh, stride_v, D, BLOCK_D, BLOCK, PARTIAL, DESCRIBED)
-    acc = tl.dot(mass.to(values.dtype), values, acc * before[:, None], input_precision=PRECISION)
-    row_mass = tl.sum(mass, 1)
-    share = row_mass * tl.math.exp2(top - cached)
-    tl.store(weights + w_rows + block, tl.sum(tl.reshape(share, [BLOCK_M // BLOCK, BLOCK]), 1), mask=w_inside)
-    return top, total * before + row_mass, acc
+    """The online softmax after one more key block, whose weights are stored."""
+    top, total, acc, row_mass = attend(
+        q, k, v, b, h, block * BLOCK, k_tokens,
+        stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, top, total, acc,
+        D, BLOCK_D, BLOCK, PARTIAL, PRECISION, DESCRIBED,
+    )  # fmt: skip
+    store_weights(weights, head, tile, block, nq, nk, row_mass * tl.math.exp2(top - cached), BLOCK_M // BLOCK, BLOCK)
+    return top, total, acc
 
 
 @triton.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "nq", "nk", "tiles"])
@@ -47,35 +53,26 @@ def attention_with_scores_kernel(
     head = program // tiles
     tile = (program % tiles).to(tl.int32)
     b, h, first = (head // heads).to(tl.int32), (head % heads).to(tl.int32), tile * BLOCK_M
-    rows = tl.arange(0, BLOCK_M)
-    inside = rows < q_tokens - first
     q_tile = load_tile(q, b, h, first, q_tokens, stride_qb, stride_qh, stride_q, D, BLOCK_D, BLOCK_M, True, DESCRIBED)
-    # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
-    cached = tl.load(cached_lse + head * q_tokens + first + rows, mask=inside, other=float("inf")) * 1.4426950408889634
-    w_block = tile * (BLOCK_M // BLOCK) + tl.arange(0, BLOCK_M // BLOCK)
-    w_rows = (head * nq + w_block) * nk
-    w_inside = w_block < nq
+    cached = load_cached_lse(cached_lse, head, first, q_tokens, BLOCK_M)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for i in range(0, nk - 1):
-        top, total, acc = _attend(
-            q_tile, k, v, weights, b, h, i, k_tokens, stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v,
-            scale, cached, top, total, acc, w_rows, w_inside, D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION, DESCRIBED,
+        top, total, acc = _attend_and_weigh(
+            q_tile, k, v, weights, b, h, head, tile, i, k_tokens, nq, nk,
+            stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, cached, top, total, acc,
+            D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION, DESCRIBED,
         )  # fmt: skip
-    top, total, acc = _attend(
-        q_tile, k, v, weights, b, h, nk - 1, k_tokens, stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v,
-        scale, cached, top, total, acc, w_rows, w_inside, D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION, DESCRIBED,
+    top, total, acc = _attend_and_weigh(
+        q_tile, k, v, weights, b, h, head, tile, nk - 1, k_tokens, nq, nk,
+        stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, cached, top, total, acc,
+        D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION, DESCRIBED,
     )  # fmt: skip
-    columns = tl.arange(0, BLOCK_D)
-    out_rows = out + b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh
-    out_rows += (first.to(tl.int64) + rows[:, None]) * stride_o
-    tl.store(
-        out_rows + columns[None, :],
-        (acc / total[:, None]).to(out.dtype.element_ty),
-        mask=inside[:, None] & (columns[None, :] < D),
+    acc = acc / total[:, None]
+    store_rows(
+        out, lse, b, h, heads, first, q_tokens, stride_ob, stride_oh, stride_o, top, total, acc, D, BLOCK_D, BLOCK_M
     )
-    tl.store(lse + head * q_tokens + first + rows, (top + tl.math.log2(total)) * 0.6931471805599453, mask=inside)
 
 
 @torch.library.custom_op("adaspa::attention_with_scores", mutates_args=())
@@ -92,14 +89,15 @@ def attention_with_scores(
     rows = query_tile(block, dim)
     tiles = triton.cdiv(tokens, rows)
     described = describable(q, k, v)
-    attention_with_scores_kernel[(batch * heads * tiles,)](
-        tile_source(q, rows, described), tile_source(k, block, described), tile_source(v, block, described),
-        lse.float().contiguous(), out, weights, new_lse,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E,
-        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK=block, PRECISION=dot_precision(q.dtype),
-        DESCRIBED=described, **launch_options(rows, block, q),
-    )  # fmt: skip
+    with torch.cuda.device_of(q):
+        attention_with_scores_kernel[(batch * heads * tiles,)](
+            tile_source(q, rows, described), tile_source(k, block, described), tile_source(v, block, described),
+            lse.float().contiguous(), out, weights, new_lse,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+            heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E,
+            D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK=block, PRECISION=dot_precision(q.dtype),
+            DESCRIBED=described, **launch_options(rows, block, q),
+        )  # fmt: skip
     return out, weights, new_lse
 
 
@@ -109,8 +107,3 @@ def _(q, k, v, lse, block, scale):
     blocks = [-(-x.shape[2] // block) for x in (q, k)]
     out_lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     return torch.empty_like(q), q.new_empty((*q.shape[:2], *blocks), dtype=torch.float32), out_lse
-
-
-def query_tile(block: int, dim: int) -> int:
-    """Query rows of a program: 128, so that a loaded key serves many, but half of that for wide heads."""
-    return max(block, 64 if dim > 128 else 128)

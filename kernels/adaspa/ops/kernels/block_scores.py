@@ -8,16 +8,24 @@ import torch
 import triton
 import triton.language as tl
 
-from adaspa.ops.kernels.attention_with_scores import query_tile
 from adaspa.ops.kernels.launch import describable, launch_options, tile_source
-from adaspa.ops.kernels.tiles import LOG2_E, dot_precision, head_tile, load_tile, unit_stride
+from adaspa.ops.kernels.tiles import (
+    LOG2_E,
+    dot_precision,
+    head_tile,
+    load_cached_lse,
+    load_tile,
+    query_tile,
+    store_weights,
+    unit_stride,
+)
 
 
 @triton.jit
 def _score(
-    q, k, weights, b, h, block, k_tokens, stride_kb, stride_kh, stride_k, scale, cached, w_rows, w_inside,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PARTIAL: tl.constexpr,
-    PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
+    q, k, weights, b, h, head, tile, block, k_tokens, nq, nk, stride_kb, stride_kh, stride_k, scale, cached,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    PARTIAL: tl.constexpr, PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Store the weights of one key block."""
     first = block * BLOCK
@@ -26,61 +34,59 @@ def _score(
     mass = tl.math.exp2(scores * scale - cached[:, None])
     if PARTIAL:
         mass = tl.where((tl.arange(0, BLOCK) < k_tokens - first)[None, :], mass, 0.0)
-    weight = tl.sum(tl.reshape(tl.sum(mass, 1), [BLOCK_M // BLOCK, BLOCK]), 1)
-    tl.store(weights + w_rows + block, weight, mask=w_inside)
+    store_weights(weights, head, tile, block, nq, nk, tl.sum(mass, 1), BLOCK_M // BLOCK_ROWS, BLOCK_ROWS)
 
 
 @triton.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "nq", "nk", "tiles"])
 def block_scores_kernel(
     q, k, cached_lse, weights, stride_qb, stride_qh, stride_q, stride_kb, stride_kh, stride_k,
     heads, q_tokens, k_tokens, nq, nk, tiles, scale,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
-    DESCRIBED: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     head = program // tiles
     tile = (program % tiles).to(tl.int32)
     b, h, first = (head // heads).to(tl.int32), (head % heads).to(tl.int32), tile * BLOCK_M
-    rows = tl.arange(0, BLOCK_M)
     q_tile = load_tile(q, b, h, first, q_tokens, stride_qb, stride_qh, stride_q, D, BLOCK_D, BLOCK_M, True, DESCRIBED)
-    # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
-    cached = tl.load(cached_lse + head * q_tokens + first + rows, mask=rows < q_tokens - first, other=float("inf"))
-    cached *= 1.4426950408889634
-    w_block = tile * (BLOCK_M // BLOCK) + tl.arange(0, BLOCK_M // BLOCK)
-    w_rows = (head * nq + w_block) * nk
-    w_inside = w_block < nq
+    cached = load_cached_lse(cached_lse, head, first, q_tokens, BLOCK_M)
     for i in range(0, nk - 1):
         _score(
-            q_tile, k, weights, b, h, i, k_tokens, stride_kb, stride_kh, stride_k, scale, cached, w_rows, w_inside,
-            D, BLOCK_D, BLOCK_M, BLOCK, False, PRECISION, DESCRIBED,
+            q_tile, k, weights, b, h, head, tile, i, k_tokens, nq, nk, stride_kb, stride_kh, stride_k, scale, cached,
+            D, BLOCK_D, BLOCK_M, BLOCK_ROWS, BLOCK, False, PRECISION, DESCRIBED,
         )  # fmt: skip
     _score(
-        q_tile, k, weights, b, h, nk - 1, k_tokens, stride_kb, stride_kh, stride_k, scale, cached, w_rows, w_inside,
-        D, BLOCK_D, BLOCK_M, BLOCK, True, PRECISION, DESCRIBED,
+        q_tile, k, weights, b, h, head, tile, nk - 1, k_tokens, nq, nk, stride_kb, stride_kh, stride_k, scale, cached,
+        D, BLOCK_D, BLOCK_M, BLOCK_ROWS, BLOCK, True, PRECISION, DESCRIBED,
     )  # fmt: skip
 
 
 @torch.library.custom_op("adaspa::block_scores", mutates_args=())
-def block_scores(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, block: int, scale: float) -> torch.Tensor:
+def block_scores(
+    q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, block: int, scale: float, every: int
+) -> torch.Tensor:
     """`adaspa.ops.block_scores` on checked arguments."""
-    q, k = unit_stride(q), unit_stride(k)
+    # The sampled rows are a view with wider strides: nothing is copied.
+    q, k = unit_stride(q)[:, :, ::every], unit_stride(k)
     batch, heads, tokens, dim = q.shape
-    nq, nk = triton.cdiv(tokens, block), triton.cdiv(k.shape[2], block)
+    block_rows = block // every
+    nq, nk = triton.cdiv(tokens, block_rows), triton.cdiv(k.shape[2], block)
     weights = torch.empty(batch, heads, nq, nk, dtype=torch.float32, device=q.device)
-    rows = query_tile(block, dim)
+    rows = query_tile(block_rows, dim)
     tiles = triton.cdiv(tokens, rows)
     described = describable(q, k)
-    block_scores_kernel[(batch * heads * tiles,)](
-        tile_source(q, rows, described), tile_source(k, block, described), lse.float().contiguous(), weights,
-        *q.stride()[:3], *k.stride()[:3],
-        heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E,
-        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK=block, PRECISION=dot_precision(q.dtype),
-        DESCRIBED=described, **launch_options(rows, block, q),
-    )  # fmt: skip
+    with torch.cuda.device_of(q):
+        block_scores_kernel[(batch * heads * tiles,)](
+            tile_source(q, rows, described), tile_source(k, block, described),
+            lse[:, :, ::every].float().contiguous(), weights, *q.stride()[:3], *k.stride()[:3],
+            heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E,
+            D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK_ROWS=block_rows, BLOCK=block,
+            PRECISION=dot_precision(q.dtype), DESCRIBED=described, **launch_options(rows, block, q),
+        )  # fmt: skip
     return weights
 
 
 @block_scores.register_fake
-def _(q, k, lse, block, scale):
+def _(q, k, lse, block, scale, every):
     blocks = [-(-x.shape[2] // block) for x in (q, k)]
     return q.new_empty((*q.shape[:2], *blocks), dtype=torch.float32)

@@ -9,28 +9,7 @@ import triton
 import triton.language as tl
 
 from adaspa.ops.kernels.launch import describable, launch_options, tile_source
-from adaspa.ops.kernels.tiles import LOG2_E, dot_precision, head_tile, load_tile, softmax_step, unit_stride
-
-
-@triton.jit
-def _attend(
-    q, k, v, b, h, block, k_tokens,
-    stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, top, total, acc,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
-    DESCRIBED: tl.constexpr,
-):  # fmt: skip
-    """The running softmax after one more key block."""
-    first = block * BLOCK_N
-    keys = load_tile(k, b, h, first, k_tokens, stride_kb, stride_kh, stride_k, D, BLOCK_D, BLOCK_N, PARTIAL, DESCRIBED)
-    scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
-    if PARTIAL:
-        scores = tl.where((tl.arange(0, BLOCK_N) < k_tokens - first)[None, :], scores, float("-inf"))
-    mass, top, before = softmax_step(scores, top, scale)
-    values = load_tile(
-        v, b, h, first, k_tokens, stride_vb, stride_vh, stride_v, D, BLOCK_D, BLOCK_N, PARTIAL, DESCRIBED
-    )
-    acc = tl.dot(mass.to(values.dtype), values, acc * before[:, None], input_precision=PRECISION)
-    return top, total * before + tl.sum(mass, 1), acc
+from adaspa.ops.kernels.tiles import LOG2_E, attend, dot_precision, head_tile, load_tile, store_rows, unit_stride
 
 
 @triton.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "nq", "nk", "width"])
@@ -45,7 +24,6 @@ def block_sparse_kernel(
     row = tl.program_id(0).to(tl.int64)
     head = row // nq
     b, h, first = (head // heads).to(tl.int32), (head % heads).to(tl.int32), (row % nq).to(tl.int32) * BLOCK_M
-    rows = tl.arange(0, BLOCK_M)
     count = tl.load(counts + row)
     full = count == nk
     q_tile = load_tile(q, b, h, first, q_tokens, stride_qb, stride_qh, stride_q, D, BLOCK_D, BLOCK_M, True, DESCRIBED)
@@ -55,27 +33,23 @@ def block_sparse_kernel(
     # Lists ascend: only the last block of a row can be the partial one.
     for i in range(0, count - 1):
         block = tl.where(full, i, tl.load(ids + row * width + i, mask=count != nk, other=0).to(tl.int32))
-        top, total, acc = _attend(
-            q_tile, k, v, b, h, block, k_tokens,
+        top, total, acc, _ = attend(
+            q_tile, k, v, b, h, block * BLOCK_N, k_tokens,
             stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, top, total, acc,
             D, BLOCK_D, BLOCK_N, False, PRECISION, DESCRIBED,
         )  # fmt: skip
     if count > 0:
         i = count - 1
         block = tl.where(full, i, tl.load(ids + row * width + i, mask=count != nk, other=0).to(tl.int32))
-        top, total, acc = _attend(
-            q_tile, k, v, b, h, block, k_tokens,
+        top, total, acc, _ = attend(
+            q_tile, k, v, b, h, block * BLOCK_N, k_tokens,
             stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, top, total, acc,
             D, BLOCK_D, BLOCK_N, True, PRECISION, DESCRIBED,
         )  # fmt: skip
         acc = acc / total[:, None]
-    columns = tl.arange(0, BLOCK_D)
-    inside = rows < q_tokens - first
-    out_rows = out + b.to(tl.int64) * stride_ob + h.to(tl.int64) * stride_oh
-    out_rows += (first.to(tl.int64) + rows[:, None]) * stride_o
-    tl.store(out_rows + columns[None, :], acc.to(out.dtype.element_ty), mask=inside[:, None] & (columns[None, :] < D))
-    # log2(0) of an empty row is minus infinity, as it must be.
-    tl.store(lse + head * q_tokens + first + rows, (top + tl.math.log2(total)) * 0.6931471805599453, mask=inside)
+    store_rows(
+        out, lse, b, h, heads, first, q_tokens, stride_ob, stride_oh, stride_o, top, total, acc, D, BLOCK_D, BLOCK_M
+    )
 
 
 @torch.library.custom_op("adaspa::block_sparse_attention", mutates_args=())
@@ -98,14 +72,15 @@ def block_sparse_attention(
     described = describable(q, k, v)
     # Descriptors leave no pointers to hold, which makes room for twice the accumulator.
     hold = 2**14 if described and key_block <= 64 else 2**13
-    block_sparse_kernel[(batch * heads * nq,)](
-        tile_source(q, query_block, described), tile_source(k, key_block, described),
-        tile_source(v, key_block, described), ids.contiguous(), counts.contiguous(), out, lse,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads, tokens, k.shape[2], nq, nk, ids.shape[-1], scale * LOG2_E,
-        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
-        DESCRIBED=described, **launch_options(query_block, key_block, q, hold),
-    )  # fmt: skip
+    with torch.cuda.device_of(q):
+        block_sparse_kernel[(batch * heads * nq,)](
+            tile_source(q, query_block, described), tile_source(k, key_block, described),
+            tile_source(v, key_block, described), ids.contiguous(), counts.contiguous(), out, lse,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+            heads, tokens, k.shape[2], nq, nk, ids.shape[-1], scale * LOG2_E,
+            D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
+            DESCRIBED=described, **launch_options(query_block, key_block, q, hold),
+        )  # fmt: skip
     return out, lse
 
 

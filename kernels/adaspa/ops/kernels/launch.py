@@ -32,7 +32,7 @@ def describable(*tensors: torch.Tensor) -> bool:
     return all(
         _has_tma(x.device)
         and x.data_ptr() % 16 == 0
-        and all(stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
+        and all(stride > 0 and stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
         for x in tensors
     )
 
