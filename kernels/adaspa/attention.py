@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -93,8 +94,11 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
 
 def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
     state = site.state
-    selected = select_blocks(weights, state.config, site.geometry)
     assert state.step is not None, "a search happens within a step"
+    config = state.config
+    if config.warmup_mass is not None and state.step < state.schedule.warmup:
+        config = replace(config, selection="retained_mass", mass=config.warmup_mass)
+    selected = select_blocks(weights, config, site.geometry)
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
     small_map = pattern_map(selected.index) if state.config.record_maps else None
     state.add_pattern(

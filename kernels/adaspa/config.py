@@ -33,6 +33,8 @@ class AdaSpaConfig:
         selection: ``top_k`` keeps the same number of blocks in every row (section 4.1); ``retained_mass`` keeps the
             fewest blocks of each row that hold ``mass`` of its softmax mass.
         mass: the softmax mass to keep, in (0, 1). Used by ``retained_mass`` only.
+        warmup_mass: softmax mass to keep in a warm-up that is partly sparse, in (0, 1): the first step searches, and
+            the others up to the first of ``searches`` run sparse by what it found. None leaves the warm-up dense.
         head_adaptive: move sparsity from the heads with the lowest recall to those with the highest, the mean staying
             as it is (section 4.3). Used by ``top_k`` only: retained mass is adaptive by nature.
         dense_layers: indices of the layers that stay dense.
@@ -58,6 +60,7 @@ class AdaSpaConfig:
     searches: tuple[int, ...] = (10, 30)
     selection: Selection = "top_k"
     mass: float = 0.95
+    warmup_mass: float | None = None
     head_adaptive: bool = True
     dense_layers: tuple[int, ...] = ()
     token_order: TokenOrder = "raster"
@@ -77,6 +80,8 @@ class AdaSpaConfig:
             raise ValueError(f"sparsity must be a number in [0, 1), got {self.sparsity!r}")
         if not _is_number(self.mass) or not 0 < self.mass < 1:
             raise ValueError(f"mass must be a number in (0, 1), got {self.mass!r}")
+        if self.warmup_mass is not None and (not _is_number(self.warmup_mass) or not 0 < self.warmup_mass < 1):
+            raise ValueError(f"warmup_mass must be a number in (0, 1) or None, got {self.warmup_mass!r}")
         if self.block_size not in BLOCK_SIZES:
             raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}")
         if self.cache_budget is not None and not _is_count(self.cache_budget):

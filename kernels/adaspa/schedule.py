@@ -20,10 +20,12 @@ class StepKind(StrEnum):
 class Schedule:
     """The schedule of one request, in its own denoising steps (section 4.2).
 
-    ``searches`` empty means dense throughout.
+    ``searches`` empty means dense throughout. Steps before ``warmup`` are dense, or partly sparse where the first step
+    searches.
     """
 
     searches: tuple[int, ...]
+    warmup: int = 0
 
     @classmethod
     def of(cls, config: AdaSpaConfig, steps: int | None = None) -> Schedule:
@@ -34,11 +36,15 @@ class Schedule:
         """
         if config.is_dense:
             return cls(())
-        if steps is None or steps == config.steps:
-            return cls(config.searches)
-        first_allowed = min(1, config.warmup)
-        scaled = {max(first_allowed, int(step * steps / config.steps + 0.5)) for step in config.searches}
-        return cls(tuple(sorted(scaled)))
+        searches = config.searches
+        if steps is not None and steps != config.steps:
+            first_allowed = min(1, config.warmup)
+            scaled = {max(first_allowed, int(step * steps / config.steps + 0.5)) for step in searches}
+            searches = tuple(sorted(scaled))
+        warmup = searches[0]
+        if config.warmup_mass is not None and warmup:
+            searches = (0, *searches)
+        return cls(searches, warmup)
 
     def kind(self, step: int) -> StepKind:
         """The kind of denoising step ``step`` (0 is the first)."""

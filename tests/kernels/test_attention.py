@@ -57,6 +57,28 @@ def test_without_a_dense_step_before_the_search_takes_its_own_lse():
     torch.testing.assert_close(out.double(), naive.attend(q1, k1, v1, tokens)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_partly_sparse_warmup_keeps_its_own_mass():
+    config = adaspa.AdaSpaConfig(
+        sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False, warmup_mass=0.9
+    )
+    results = run(adaspa.AdaSpaState(config), 4)
+    q, k, _ = results[0, "", 0][1]
+    shares = naive.block_weights(q, k, naive.lse(q, k), 16)
+    shares /= shares.sum(-1, keepdim=True)
+    ordered, ids = shares.sort(dim=-1, descending=True)
+    kept = torch.zeros_like(shares, dtype=torch.bool).scatter(-1, ids, ordered.cumsum(-1) - ordered < 0.9)
+    out, (q1, k1, v1) = results[1, "", 0]
+    wanted, _ = naive.attend(q1, k1, v1, naive.token_mask(kept, 16, 150))
+    torch.testing.assert_close(out.double(), wanted, rtol=1e-4, atol=1e-5)
+    # From the first search on it is the top 40 %, by the LSE of step 0.
+    out, (q3, k3, v3) = results[3, "", 0]
+    q2, k2, _ = results[2, "", 0][1]
+    mask = wanted_mask(q2, k2, naive.lse(q, k))
+    torch.testing.assert_close(
+        out.double(), naive.attend(q3, k3, v3, naive.token_mask(mask, 16, 150))[0], rtol=1e-4, atol=1e-5
+    )
+
+
 def test_branches_and_layers_do_not_share():
     both = run(adaspa.AdaSpaState(CONFIG), 6, ("cond", "uncond"), layers=2)
     for b, branch in enumerate(("cond", "uncond")):

@@ -26,6 +26,8 @@ def test_presets_go_from_exact_to_fast():
         ("sparsity", "0.8"),
         ("mass", 0),
         ("mass", 1),
+        ("warmup_mass", 1.0),
+        ("warmup_mass", "most"),
         ("block_size", 48),
         ("steps", 0),
         ("warmup", -1),
@@ -81,6 +83,17 @@ def test_without_warmup_the_first_step_searches():
     schedule = Schedule.of(AdaSpaConfig(warmup=0, searches=(0, 30)), 5)
     assert schedule.searches == (0, 3)
     assert schedule.kind(0) is StepKind.SEARCH
+
+
+def test_a_partly_sparse_warmup_searches_at_once():
+    schedule = Schedule.of(AdaSpaConfig(warmup_mass=0.98), 10)
+    assert schedule.searches == (0, 2, 6)
+    assert [schedule.kind(step) for step in (0, 1, 2, 3)] == [
+        StepKind.SEARCH,
+        StepKind.SPARSE,
+        StepKind.SEARCH,
+        StepKind.SPARSE,
+    ]
 
 
 def test_sparsity_zero_is_dense_throughout():

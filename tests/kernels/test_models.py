@@ -8,7 +8,7 @@ import torch
 from adaspa.patch import SUPPORTED
 from diffusers.hooks import FirstBlockCacheConfig
 from peft import LoraConfig
-from tiny_pipelines import STEPS, TINY, generate, make_pipeline
+from tiny_pipelines import STEPS, TINY, generate, make_hunyuan_video, make_ltx2, make_pipeline
 
 SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=STEPS, warmup=2, searches=(2, 5))
 FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
@@ -73,6 +73,17 @@ def test_tile_order_changes_the_blocks_and_not_the_attention(pipe, family):
     assert torch.equal(generate(pipe, family), plain)
 
 
+@pytest.mark.parametrize("family", [family for family in TINY if family != "wan"])
+def test_begin_tells_the_steps_that_the_pipeline_does_not(pipe, family):
+    handle = adaspa.apply(pipe.transformer, replace(SPARSE, steps=4 * STEPS, warmup=8, searches=(8, 20)))
+    generate(pipe, family)
+    assert handle.report()["dense_steps"] == STEPS
+    handle.begin(STEPS)
+    generate(pipe, family)
+    report = handle.report()
+    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 4)
+
+
 def patterns(pipe, family, **kwargs):
     """The block masks ``[H, nq, nk]`` of each layer at the first sparse step, one for each CFG branch and sample."""
     handle = pipe.transformer.adaspa
@@ -119,6 +130,47 @@ def test_samples_of_a_batch_do_not_depend_on_each_other(pipe, family):
     both = patterns(pipe, family, prompts=2)
     assert all(len(masks) == 4 for masks in both.values())
     assert len({mask.shape for masks in both.values() for mask in masks.values()}) > 1
+
+
+def test_hunyuan_video_with_a_first_frame_in_place():
+    """Image-to-video by token_replace: the first frame has a modulation of its own, so the tokens must stay."""
+    transformer = make_hunyuan_video(image_condition_type="token_replace", guidance_embeds=False)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"hidden_states": (4, 5, 6, 10), "encoder_hidden_states": (8, 16), "pooled_projections": (8,)}
+    given = {name: torch.randn(1, *shape, generator=generator) for name, shape in shapes.items()}
+    given |= {"timestep": torch.tensor([900.0]), "encoder_attention_mask": torch.ones(1, 8, dtype=torch.long)}
+    with torch.no_grad():
+        plain = transformer(**given).sample
+        handle = adaspa.apply(transformer, replace(FULL, warmup=0, searches=(0,)))
+        torch.testing.assert_close(transformer(**given).sample, plain, rtol=1e-4, atol=1e-5)
+        handle.configure(replace(SPARSE, token_order="tile"))
+        with pytest.raises(ValueError, match=r"^token_order must be 'raster'"):
+            transformer(**given)
+    assert handle.state is None
+
+
+def test_ltx2_under_a_mask_between_video_tokens_stays_dense():
+    """As with an IC-LoRA, whose reference tokens stand behind the video."""
+    transformer = make_ltx2()
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "hidden_states": (75, 4),
+        "audio_hidden_states": (6, 128),
+        "encoder_hidden_states": (8, 16),
+        "audio_encoder_hidden_states": (8, 16),
+    }
+    given = {name: torch.randn(1, *shape, generator=generator) for name, shape in shapes.items()}
+    given |= {"timestep": torch.tensor([900.0]), "num_frames": 5, "height": 3, "width": 5, "audio_num_frames": 6}
+    mask = (torch.rand(1, 75, 75, generator=generator) > 0.5).float()
+    with torch.no_grad():
+        plain = transformer(**given, video_self_attention_mask=mask).sample
+        handle = adaspa.apply(transformer, replace(SPARSE, warmup=0, searches=(0,)))
+        for timestep in (900.0, 800.0):
+            given["timestep"] = torch.tensor([timestep])
+            out = transformer(**given, video_self_attention_mask=mask).sample
+            if timestep == 900.0:
+                assert torch.equal(out, plain)
+        assert handle.report()["density"] == 1
 
 
 def test_a_mask_with_holes_is_refused():

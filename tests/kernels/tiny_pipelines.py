@@ -91,7 +91,7 @@ def make_wan_pipeline(**experts):
     return WanPipeline(tokenizer=None, text_encoder=None, vae=vae, scheduler=flow(), **experts)
 
 
-def make_hunyuan_video():
+def make_hunyuan_video(**settings):
     return prepare(
         HunyuanVideoTransformer3DModel(
             **HEADS,
@@ -102,6 +102,7 @@ def make_hunyuan_video():
             text_embed_dim=16,
             pooled_projection_dim=8,
             rope_axes_dim=(8, 8, 8),
+            **settings,
         )
     )
 
@@ -209,7 +210,7 @@ def make_ltx2(**settings):
 
 
 def make_ltx2_gated():
-    return make_ltx2(rope_type="split", gated_attn=True)
+    return make_ltx2(rope_type="split", gated_attn=True, perturbed_attn=True)
 
 
 def ltx2_pipeline(transformer):
@@ -301,7 +302,13 @@ TINY = {
     ),
     "ltx": Tiny(make_ltx_pipeline, make_ltx, LTX_CALL, masks=MASK),
     "ltx-2": Tiny(ltx2_pipeline(make_ltx2), make_ltx2, LTX_CALL, masks=MASK),
-    "ltx-2.3": Tiny(ltx2_pipeline(make_ltx2_gated), make_ltx2_gated, LTX_CALL, masks=MASK),
+    "ltx-2.3": Tiny(
+        ltx2_pipeline(make_ltx2_gated),
+        make_ltx2_gated,
+        # Spatio-temporal guidance: a further branch, in which one layer passes its values on.
+        {**LTX_CALL, "stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1]},
+        masks=MASK,
+    ),
     "mochi": Tiny(make_mochi_pipeline, make_mochi, {**PIXELS, "num_frames": 25}, masks=MASK, joint=True),
 }
 
