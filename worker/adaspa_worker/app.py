@@ -19,6 +19,7 @@ from adaspa_service.contract.queue import TASK, make_celery
 from adaspa_service.contract.settings import get_settings
 from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import JobStore, StoreUnavailable
+from billiard.util import get_logger
 from celery import bootsteps
 from celery.exceptions import Reject
 from celery.signals import (
@@ -98,6 +99,7 @@ app.steps["consumer"].add(Heartbeat)
 def _configure_logs(**_: object) -> None:
     """Before Celery's first warning; and it leaves logging alone once somebody has connected to ``setup_logging``."""
     logs.configure(get_settings())
+    get_logger().propagate = True  # the pool's own, which tells of killed children, otherwise prints bare lines
 
 
 @worker_init.connect
