@@ -65,22 +65,13 @@ def block_sparse_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`adaspa.ops.block_sparse_attention` on checked arguments, the index taken apart."""
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
-    batch, heads, tokens, dim = q.shape
     out = torch.empty_like(q)
-    lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
-    nq, nk = triton.cdiv(tokens, query_block), triton.cdiv(k.shape[2], key_block)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     described = describable(q, k, v)
     # Descriptors leave no pointers to hold, which makes room for twice the accumulator.
     hold = 2**14 if described and key_block <= 64 else 2**13
-    with torch.cuda.device_of(q):
-        block_sparse_kernel[(batch * heads * nq,)](
-            tile_source(q, query_block, described), tile_source(k, key_block, described),
-            tile_source(v, key_block, described), ids.contiguous(), counts.contiguous(), out, lse,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-            heads, tokens, k.shape[2], nq, nk, ids.shape[-1], scale * LOG2_E,
-            D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
-            DESCRIBED=described, **launch_options(query_block, key_block, q, hold),
-        )  # fmt: skip
+    options = launch_options(query_block, key_block, q, hold)
+    launch(q, k, v, ids, counts, out, lse, query_block, key_block, scale, described, options)
     return out, lse
 
 
@@ -88,3 +79,31 @@ def block_sparse_attention(
 def _(q, k, v, ids, counts, query_block, key_block, scale):
     q = unit_stride(q)
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+def launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ids: torch.Tensor,
+    counts: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    query_block: int,
+    key_block: int,
+    scale: float,
+    described: bool,
+    options: dict[str, int],
+) -> None:
+    """Start the kernel, loading tiles by descriptor or by pointer, with these warps and stages."""
+    batch, heads, tokens, dim = q.shape
+    nq, nk = triton.cdiv(tokens, query_block), triton.cdiv(k.shape[2], key_block)
+    with torch.cuda.device_of(q):
+        block_sparse_kernel[(batch * heads * nq,)](
+            tile_source(q, query_block, described), tile_source(k, key_block, described),
+            tile_source(v, key_block, described), ids.contiguous(), counts.contiguous(), out, lse,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+            heads, tokens, k.shape[2], nq, nk, ids.shape[-1], scale * LOG2_E,
+            D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
+            DESCRIBED=described, **options,
+        )  # fmt: skip

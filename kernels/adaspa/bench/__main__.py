@@ -1,0 +1,154 @@
+"""`python -m adaspa.bench --output bench.json`: our operations and their peers, in one run on this GPU.
+
+TFLOP/s are effective: ``4 * S**2 * H * D * density`` of the blocks that are computed. Every timing is the median of
+repeated launches with a cold L2 cache, after a first one whose seconds (compilation included) are given beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaspa import ops
+from adaspa.bench import peers
+from adaspa.bench.checks import deviations
+from adaspa.bench.inputs import PATTERNS, SHAPES, Shape, Tensors, imbalance, random_index, random_qkv, random_weights
+from adaspa.bench.tune import launches
+from adaspa.config import AdaSpaConfig
+from adaspa.selection import Geometry, select_blocks
+
+DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
+# What is to be timed, how much of the dense work it does (None: no attention), and how its launch is made.
+Job = tuple[dict[str, Any], float | None, Callable[[], Callable[[], Any]]]
+
+
+def jobs(shape: Shape, qkv: Tensors, full: bool) -> Iterator[Job]:
+    """The rows of one shape, the most telling first; the whole set of densities and peers if ``full``."""
+    for name in peers.DENSE:
+        yield {"op": name, "density": 1.0}, 1.0, lambda name=name: peers.dense(name, qkv)  # type: ignore[misc]
+    for pattern in PATTERNS:
+        for density in DENSITIES if full else DENSITIES[:1]:
+            yield sparse_job(shape, qkv, density, (128, 64), pattern)
+    yield sparse_job(shape, qkv, 0.2, (64, 64), "uniform")
+    yield from search_jobs(shape, qkv)
+    if full:
+        yield peer_job("flex-attention", peers.flex, shape, qkv, (128, 128))
+        yield peer_job("fastvideo-vsa", peers.fastvideo, shape, qkv, (64, 64))
+
+
+def sparse_job(shape: Shape, qkv: Tensors, density: float, tile: tuple[int, int], pattern: str) -> Job:
+    index = random_index(density, shape, tile, pattern)
+    kept = round(index.density(), 4)
+    row = {"op": "block_sparse_attention", "pattern": pattern, "block": list(tile), "density": kept}
+    return row | {"imbalance": imbalance(index)}, kept, lambda: lambda: ops.block_sparse_attention(*qkv, index)
+
+
+def peer_job(name: str, peer: Callable[..., Any], shape: Shape, qkv: Tensors, tile: tuple[int, int]) -> Job:
+    index = random_index(0.2, shape, tile, "uniform")
+    kept = round(index.density(), 4)
+    row = {"op": name, "pattern": "uniform", "block": list(tile), "density": kept}
+
+    def make() -> Callable[[], Any]:
+        call = peer(qkv, index)
+        out = call()
+        theirs = out[0] if isinstance(out, tuple) else out
+        ours, _ = ops.block_sparse_attention(*qkv, index)
+        row["max_abs_difference"] = round(float((theirs - ours).abs().max()), 6)
+        return call
+
+    return row, kept, make
+
+
+def search_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
+    """Our dense pass with block weights, the scoring passes, and the selection."""
+    q, k, v = qkv
+    _, lse = ops.dense_attention(q, k, v)
+    block: dict[str, Any] = {"block": [64, 64]}
+    yield (
+        {"op": "attention_with_scores", "density": 1.0} | block,
+        1.0,
+        lambda: lambda: ops.attention_with_scores(q, k, v, lse),
+    )
+    for every in (1, 4):
+        row: dict[str, Any] = {"op": f"block_scores, every {every}"} | block
+        yield row, None, lambda every=every: lambda: ops.block_scores(q, k, lse, every=every)  # type: ignore[misc]
+    weights, geometry = random_weights(shape, (64, 64), "skewed"), Geometry(shape.tokens, 64)
+    config = AdaSpaConfig.paper()
+    yield {"op": "select_blocks"} | block, None, lambda: lambda: select_blocks(weights, config, geometry)
+
+
+def timed(shape: Shape, job: Job, milliseconds: int) -> dict[str, Any]:
+    """The row of a job. What is missing, unsupported or out of memory is reported with its reason, not hidden."""
+    import triton  # noqa: PLC0415 - the module is imported without it
+
+    row, density, make = job
+    row["shape"] = shape.name
+    try:
+        start = time.perf_counter()
+        call = make()
+        call()
+        torch.cuda.synchronize()
+        row["first_s"] = round(time.perf_counter() - start, 3)
+        ms = float(triton.testing.do_bench(call, warmup=milliseconds // 4, rep=milliseconds, return_mode="median"))
+    except Exception as error:  # a peer may fail in any way; the row says how
+        return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+    row["ms"] = round(ms, 4)
+    if density is not None:
+        row["tflops"] = round(4 * shape.tokens**2 * shape.heads * shape.dim * density / ms / 1e9, 1)
+    return row
+
+
+def all_jobs(arguments: argparse.Namespace, dtype: torch.dtype) -> Iterator[tuple[Shape, Job]]:
+    """The jobs of the chosen shapes, one shape's tensors at a time."""
+    for shape in (shape for shape in SHAPES if shape.name in arguments.shapes):
+        qkv = random_qkv(shape, dtype)
+        if arguments.tune:
+            for row, call in launches(shape, qkv, 0.2):
+                yield shape, (row, 0.2, lambda call=call: call)  # type: ignore[misc]
+        else:
+            for job in jobs(shape, qkv, full=shape is SHAPES[0]):
+                yield shape, job
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m adaspa.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--minutes", type=float, default=4.0, help="start no new row after this time")
+    names = [shape.name for shape in SHAPES]
+    parser.add_argument("--shapes", nargs="+", choices=names, help="all, or for --tune the first")
+    parser.add_argument("--tune", action="store_true", help="try launch parameters of block_sparse_attention instead")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("a GPU is needed")
+    import triton  # noqa: PLC0415 - the module is imported without it
+
+    arguments.shapes = arguments.shapes or (names[:1] if arguments.tune else names)
+    started, dtype = time.monotonic(), getattr(torch, arguments.dtype)
+    result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    result |= {"triton": triton.__version__, "dtype": arguments.dtype, "complete": False, "rows": []}
+    if not arguments.tune:
+        result["deviations"] = deviations(dtype)
+    for shape, job in all_jobs(arguments, dtype):
+        if time.monotonic() - started > 60 * arguments.minutes:
+            break
+        result["rows"].append(timed(shape, job, milliseconds=150 if arguments.tune else 300))
+        arguments.output.write_text(json.dumps(result, indent=1))
+        print(json.dumps(result["rows"][-1]), flush=True)
+    else:
+        result["complete"] = True
+    arguments.output.write_text(json.dumps(result, indent=1))
+    if arguments.tune:
+        best = sorted((row for row in result["rows"] if "ms" in row), key=lambda row: row["ms"])
+        print("fastest:", *(json.dumps(row) for row in best[:5]), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""What the benchmark makes of its rows, and what it says without a GPU or a peer."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+ROWS = [
+    {"shape": "8k", "op": "fa3", "density": 1.0, "error": "ModuleNotFoundError: No module named 'fa3_fwd_interface'"},
+    {"shape": "8k", "op": "sdpa-cudnn", "density": 1.0, "ms": 2.5, "tflops": 600.0},
+    {"shape": "8k", "op": "block_sparse_attention", "block": [128, 64], "density": 0.2, "ms": 0.6125, "tflops": 580.5},
+]
+
+
+def run(module, *arguments):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_table_and_a_plot_of_the_rows(tmp_path):
+    result = tmp_path / "bench.json"
+    result.write_text(json.dumps({"rows": ROWS}))
+    done = run("adaspa.bench.report", result, "--plot", tmp_path / "bench.png")
+    assert done.returncode == 0, done.stderr
+    assert "| 8k | block_sparse_attention |  | [128, 64] | 0.2 | 0.613 | 580.5 |" in done.stdout
+    assert "No module named 'fa3_fwd_interface'" in done.stdout
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_it_says_so(tmp_path):
+    done = run("adaspa.bench", "--output", tmp_path / "bench.json")
+    assert done.returncode == 2
+    assert "a GPU is needed" in done.stderr
