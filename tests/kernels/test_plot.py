@@ -7,9 +7,7 @@ import adaspa
 import pytest
 import torch
 from PIL import Image
-from tiny_pipelines import STEPS, generate, make_pipeline
-
-SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=STEPS, warmup=2, searches=(2, 5))
+from tiny_pipelines import SPARSE, generate, make_pipeline
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import adaspa
+import pytest
 import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo15,
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
-    AutoencoderKLWan,
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
@@ -34,6 +35,7 @@ STEPS = 8
 TEXT = 8  # text tokens, of 16 channels
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 24}
 CHANNELS = {"in_channels": 4, "out_channels": 4}
+SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=STEPS, warmup=2, searches=(2, 5))
 PIXELS = {"height": 48, "width": 80, "num_frames": 17}
 
 
@@ -78,17 +80,8 @@ def make_wan(seed=0):
 
 
 def make_wan_pipeline(**experts):
-    vae = AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
     experts = {"transformer": make_wan(), **experts}
-    return WanPipeline(tokenizer=None, text_encoder=None, vae=vae, scheduler=flow(), **experts)
+    return WanPipeline(tokenizer=None, text_encoder=None, vae=None, scheduler=flow(), **experts)
 
 
 def make_hunyuan_video(**settings):
@@ -339,3 +332,18 @@ def generate(pipe, family="wan", *, guidance=3.0, prompts=1, seed=1, steps=STEPS
     ).frames
     assert frames.isfinite().all()
     return frames
+
+
+def cancel(pipe, seed=5):
+    """Give a generation up at step 4, by an exception out of the pipeline's callback."""
+
+    class Cancelled(Exception):
+        pass
+
+    def raise_at_four(pipe, step, timestep, tensors):
+        if step == 4:
+            raise Cancelled
+        return tensors
+
+    with pytest.raises(Cancelled):
+        generate(pipe, seed=seed, callback_on_step_end=raise_at_four)

@@ -82,10 +82,11 @@ class AdaSpaProcessor:
         else:
             # Text of different lengths: each sample has a sequence, and blocks, of its own.
             parts = [(slice(sample, sample + 1), sample) for sample in range(len(lengths))]
-        out = torch.zeros_like(q)
+        out = torch.empty_like(q)
         for rows, sample in parts:
             stop = video + lengths[sample or 0]
             out[rows, :stop] = self._attend(q[rows, :stop], k[rows, :stop], v[rows, :stop], video, sample)
+            out[rows, stop:] = 0
         return out
 
     def _attend(
