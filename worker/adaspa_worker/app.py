@@ -64,6 +64,7 @@ def runner() -> Runner:
         name=os.environ.get("ADASPA_WORKER_NAME", f"pid-{os.getpid()}"),
         stopping=lambda: bool(_stopping.value),
         renew_seconds=settings.lease_seconds / 3,
+        upload_retry_seconds=settings.upload_retry_seconds,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ class Runner:
         name: the worker's name in the job record.
         stopping: True once the worker is shutting down.
         renew_seconds: how often the lease is renewed, well below its length.
+        upload_retry_seconds: how long an upload is tried again while storage is away.
     """
 
     store: JobStore
@@ -68,6 +70,7 @@ class Runner:
     name: str
     stopping: Callable[[], bool]
     renew_seconds: float
+    upload_retry_seconds: float = 120.0
 
     def run(self, job_id: str) -> None:
         """Run a job if it is still to be run; a delivery of one that is done, or leased elsewhere, is left alone.
@@ -202,7 +205,20 @@ class Attempt:
         return files
 
     def upload(self, variant: str, path: Path) -> Artifact:
-        self.keeper.check()
+        """Store a file; while storage is away, again and again for a while: the video is done but for this."""
+        deadline = time.monotonic() + self.runner.upload_retry_seconds
+        for delay in chain(RETRY_SECONDS, repeat(RETRY_SECONDS[-1])):
+            self.keeper.check()
+            try:
+                return self.put(path)
+            except StorageUnavailable as error:
+                if time.monotonic() + delay > deadline:
+                    raise
+                log.warning("%s: %s not stored, trying again in %s s: %s", self.lease.job.id, variant, delay, error)
+            self.keeper.wait(delay)
+        raise AssertionError("the delays have no end")
+
+    def put(self, path: Path) -> Artifact:
         content_type = "video/mp4" if path.suffix == ".mp4" else "image/webp"
         key = f"{attempt_prefix(self.lease.job.id, self.lease.attempt)}{path.name}"
         return self.runner.storage.put_file(key, path, content_type)

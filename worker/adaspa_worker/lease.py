@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextvars import copy_context
 from types import TracebackType
@@ -52,6 +53,13 @@ class LeaseKeeper:
             raise self._reason
         if self.stopping():
             raise WorkerStopping
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; raises as ``check`` does, as soon as there is a reason."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, 0.1))
 
     def report(self, progress: Progress) -> None:
         """Publish progress, which renews the lease too; raises as ``check`` does."""

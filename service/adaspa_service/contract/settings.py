@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     """Redis or Valkey, one server and not a cluster: ``redis://``, ``rediss://`` or ``unix:///path.sock?db=0``."""
     storage_url: str = Field(default="./data/objects", min_length=1)
     """A folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``, ``memory:///``."""
+    upload_retry_seconds: float = Field(default=120.0, ge=0)
+    """How long a worker waits for a storage that is away before it fails the job with ``storage_unavailable``."""
     catalog: Path | None = None
     """JSON file of the served models; None is the built-in one."""
     host: str = Field(default="127.0.0.1", min_length=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from adaspa_service.contract.job import Artifact
@@ -30,7 +30,8 @@ class ObjectStorage:
 
     Args:
         url: a folder's path, or ``file:///``, ``memory:///`` (this process only), ``s3://bucket/prefix``, ``gs://``,
-            ``az://``. Credentials come from the environment, as each provider names them.
+            ``az://``. Credentials and endpoint come from the environment, as each provider names them: for an
+            S3-compatible server ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``.
 
     Raises:
         StorageUnavailable: the URL means nothing, or the folder cannot be made.
@@ -42,7 +43,7 @@ class ObjectStorage:
             self._store = _open(url)
 
     def put_file(self, key: str, path: Path, content_type: str) -> Artifact:
-        """Store a file; an object of the same key is replaced. Raises StorageUnavailable."""
+        """Store a file, in parts if it is large; an object of the same key is replaced. Raises StorageUnavailable."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         local = isinstance(self._store, LocalStore)  # which keeps no attributes; the record has the type anyway
@@ -50,6 +51,25 @@ class ObjectStorage:
         with self._reaching():
             obstore.put(self._store, key, path, attributes=attributes)
         return Artifact(key=key, content_type=content_type, bytes=path.stat().st_size, sha256=digest)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Store bytes under a new key; False if there is one, which stays as it is. Raises StorageUnavailable."""
+        with self._reaching():
+            try:
+                obstore.put(self._store, key, content, mode="create")
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def read(self, key: str) -> bytes:
+        """A whole object. Raises ObjectMissing, StorageUnavailable."""
+        with self._reaching():
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys of all objects below ``prefix``. Raises StorageUnavailable."""
+        with self._reaching():
+            return [item["path"] for page in obstore.list(self._store, prefix) for item in page]
 
     def head(self, key: str) -> tuple[int, str]:
         """Size in bytes and the store's own entity tag. Raises ObjectMissing, StorageUnavailable."""
@@ -77,9 +97,7 @@ class ObjectStorage:
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every object below ``prefix``; none is no error. Raises StorageUnavailable."""
-        with self._reaching():
-            keys = [item["path"] for page in obstore.list(self._store, prefix) for item in page]
-        for key in keys:
+        for key in self.keys(prefix):
             with suppress(ObjectMissing), self._reaching():  # another gateway may be removing the same
                 obstore.delete(self._store, key)
 
@@ -116,6 +134,7 @@ def _open(url: str) -> ObjectStore:
         return LocalStore(folder, automatic_cleanup=True, mkdir=True)
     return from_url(
         url,
-        client_options={"connect_timeout": "5s", "timeout": "300s"},
+        # An endpoint is https unless it is written otherwise, and then it is meant.
+        client_options={"connect_timeout": "5s", "timeout": "300s", "allow_http": True},
         retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
     )

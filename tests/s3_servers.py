@@ -1,0 +1,102 @@
+"""Real S3-compatible servers as processes: moto honours conditional writes, nanio checks signatures."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from obstore.store import S3Store
+
+KINDS = ("moto", "nanio")
+BUCKET = "videos-bucket"
+URL = f"s3://{BUCKET}/service"
+"""The storage URL of a service that uses the server."""
+
+
+@dataclass
+class S3Server:
+    """One server on a port of its own; ``stop`` and ``start`` make an outage."""
+
+    kind: str
+    folder: Path
+    port: int = field(init=False)
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client of the server finds in its environment."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": "test-key",
+            "AWS_SECRET_ACCESS_KEY": "test-secret",
+            "AWS_REGION": "us-east-1",
+        }
+
+    def start(self) -> None:
+        """Start the server with an empty bucket, and wait until it answers."""
+        (self.folder / BUCKET).mkdir(parents=True, exist_ok=True)  # nanio's buckets are folders
+        if self.kind == "moto":
+            command = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        else:
+            command = ["-m", "nanio", "serve", "--data-dir", str(self.folder), "--host", "127.0.0.1"]
+            command += ["--port", str(self.port), "--log-level", "error", "--no-access-log"]
+        keys = {"NANIO_ACCESS_KEY": "test-key", "NANIO_SECRET_KEY": "test-secret"}
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command], env=os.environ | keys, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            assert self.process.poll() is None and time.monotonic() < deadline, f"{self.kind} did not start"
+            time.sleep(0.05)
+        if self.kind == "moto":
+            httpx.put(f"http://127.0.0.1:{self.port}/{BUCKET}").raise_for_status()
+
+    def stop(self) -> None:
+        """Kill the server. nanio keeps its objects, moto has them in memory."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def store(self) -> S3Store:
+        """A client of the bucket, beside the service."""
+        env = self.environment
+        return S3Store(
+            BUCKET,
+            endpoint=env["AWS_ENDPOINT_URL"],
+            access_key_id=env["AWS_ACCESS_KEY_ID"],
+            secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+            region=env["AWS_REGION"],
+            client_options={"allow_http": True},
+        )
+
+    def objects(self) -> list[str]:
+        """Every object in the bucket."""
+        return sorted(item["path"] for page in self.store().list() for item in page)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/", timeout=2).status_code < 500
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def s3_server(kind: str, folder: Path) -> Iterator[S3Server]:
+    """A running server."""
+    server = S3Server(kind, folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
