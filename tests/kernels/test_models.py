@@ -39,6 +39,19 @@ def test_density_one_equals_the_unpatched_pipeline(pipe, family, prompts):
     assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 4)
 
 
+def test_bfloat16(pipe, family):
+    """As models are run; compared after two steps, before the rounding errors have grown."""
+    pipe.to(torch.bfloat16)
+    plain = generate(pipe, family, steps=2).float()
+    handle = adaspa.apply(pipe.transformer, replace(FULL, warmup=0, searches=(0,)))
+    difference = generate(pipe, family, steps=2).float() - plain
+    assert handle.report()["sparse_steps"] == 1
+    assert difference.norm() < 0.08 * plain.norm()
+    handle.configure(SPARSE)
+    generate(pipe, family)
+    assert handle.report()["sparse_steps"] == 4
+
+
 def test_sparse_runs_end_to_end_and_remove_restores(pipe, family):
     plain = generate(pipe, family)
     layers = [module for module in pipe.transformer.modules() if hasattr(module, "processor")]
