@@ -9,6 +9,7 @@ import torch
 
 from adaspa.config import AdaSpaConfig
 from adaspa.index import BlockIndex, num_blocks
+from adaspa.ops.keep_blocks import keep_blocks
 
 # Section 4.3: a head whose recall at the base sparsity is above this can give blocks away.
 HIGH_RECALL = 0.8
@@ -61,18 +62,10 @@ def select_blocks(weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometr
     nk = geometry.blocks
     if weights.ndim != 4 or weights.shape[2:] != (nk, nk):
         raise ValueError(f"weights must be [B, H, {nk}, {nk}] for {geometry}, got {tuple(weights.shape)}")
-    shares = weights.float() / weights.float().sum(-1, keepdim=True)
-    ranking = shares.clone()
-    text = geometry.text_blocks
-    ranking[..., text.start : text.stop] = torch.inf
-    if config.selection == "retained_mass":
-        ranked, counts = _retained_mass(ranking, shares, config.mass, len(text))
-    else:
-        ranked, counts = _top_k(ranking, shares, config, geometry)
-    if len(text):
-        counts[..., text.start : text.stop] = nk
-    index = _compact(ranked, counts, geometry)
-    return Selected(index, _mean_over_rows(_kept_share(shares, ranked, counts), geometry))
+    select = _retained_mass if config.selection == "retained_mass" else _top_k
+    ids, counts, shares = select(weights, config, geometry)
+    index = BlockIndex(ids, counts, geometry.block, geometry.block, geometry.tokens, geometry.tokens)
+    return Selected(index, _mean_over_rows(shares, geometry))
 
 
 def blocks_kept(sparsity: float, blocks: int) -> int:
@@ -108,55 +101,37 @@ def index_recall(weights: torch.Tensor, index: BlockIndex) -> torch.Tensor:
 
 
 def _top_k(
-    ranking: torch.Tensor, shares: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Block ids by rank ``[B, H, nq, kmax]`` and counts ``[B, H, nq]`` of the row-uniform top-k."""
+    weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, counts and kept shares of the row-uniform top-k. Nothing waits for the device."""
     text = geometry.text_blocks
-    free = geometry.blocks - len(text)
-    base = len(text) + blocks_kept(config.sparsity, free)
-    if not config.head_adaptive:
-        return ranking.topk(base, dim=-1).indices, torch.full(
-            ranking.shape[:3], base, dtype=torch.int32, device=ranking.device
-        )
-    fewest, most = (len(text) + blocks_kept(sparsity, free) for sparsity in shifted_sparsity(config.sparsity))
-    ranked = ranking.topk(most, dim=-1).indices
-    base_counts = torch.full(ranking.shape[:3], base, dtype=torch.int32, device=ranking.device)
-    if len(text):
-        base_counts[..., text.start : text.stop] = geometry.blocks
-    shift = head_shift(_mean_over_rows(_kept_share(shares, ranked, base_counts), geometry)).unsqueeze(-1)
-    counts = torch.where(shift > 0, fewest, torch.where(shift < 0, most, base)).int()
-    return ranked, counts.expand(ranking.shape[:3]).contiguous()
+    base, fewest, most = (
+        len(text) + blocks_kept(sparsity, geometry.blocks - len(text))
+        for sparsity in (config.sparsity, *shifted_sparsity(config.sparsity))
+    )
+    limits = torch.full(weights.shape[:2], base, dtype=torch.float32, device=weights.device)
+    width = base
+    if config.head_adaptive:
+        shares = keep_blocks(weights, limits, by_mass=False, text=text, width=0)[2]
+        shift = head_shift(_mean_over_rows(shares, geometry))
+        limits = limits.masked_fill(shift > 0, fewest).masked_fill(shift < 0, most)
+        width = most
+    return keep_blocks(weights, limits, by_mass=False, text=text, width=width)
 
 
 def _retained_mass(
-    ranking: torch.Tensor, shares: torch.Tensor, mass: float, forced: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Block ids by rank and the fewest of them that hold ``mass`` of the row, the forced ones first."""
-    ranked = ranking.argsort(dim=-1, descending=True)
-    ordered = shares.gather(-1, ranked)
-    before = ordered.cumsum(-1) - ordered
-    counts = (before < mass).sum(-1, dtype=torch.int32)
-    return ranked, counts.clamp(min=max(1, forced))
+    weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, counts and kept shares of the fewest blocks that hold the mass.
 
-
-def _kept_share(shares: torch.Tensor, ranked: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The share of each row's mass in its first ``counts`` ranked blocks, fp32 ``[B, H, nq]``."""
-    kept = torch.arange(ranked.shape[-1], device=ranked.device) < counts.unsqueeze(-1)
-    share = (shares.gather(-1, ranked) * kept).sum(-1)
-    return torch.where(counts == shares.shape[-1], 1.0, share)
+    Waits for the device once: the lists are as wide as the longest row that is not full, which no one knows before.
+    """
+    limits = torch.full(weights.shape[:2], config.mass, dtype=torch.float32, device=weights.device)
+    counts = keep_blocks(weights, limits, by_mass=True, text=geometry.text_blocks, width=0)[1]
+    width = max(1, int(torch.where(counts == geometry.blocks, 0, counts).max()))
+    return keep_blocks(weights, limits, by_mass=True, text=geometry.text_blocks, width=width)
 
 
 def _mean_over_rows(per_block: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     rows = geometry.rows_per_block(per_block.device)
     return (per_block * rows).sum(-1) / rows.sum()
-
-
-def _compact(ranked: torch.Tensor, counts: torch.Tensor, geometry: Geometry) -> BlockIndex:
-    """The ascending index of the first ``counts`` ranked blocks."""
-    nk = geometry.blocks
-    if ranked.shape[-1] == nk:
-        # The lists need only be as wide as the longest row that is not full.
-        ranked = ranked[..., : max(1, int(torch.where(counts == nk, 0, counts).max()))]
-    kept = torch.arange(ranked.shape[-1], device=ranked.device) < counts.unsqueeze(-1)
-    ids = torch.where(kept, ranked, nk).sort(dim=-1).values.clamp_(max=nk - 1).to(torch.int16)
-    return BlockIndex(ids, counts, geometry.block, geometry.block, geometry.tokens, geometry.tokens)

@@ -5,10 +5,12 @@ import naive_attention as naive
 import pytest
 import torch
 from adaspa import BlockIndex
+from adaspa.ops.keep_blocks import reference as keep_blocks_reference
 from adaspa.ops.kernels import launch
 from adaspa.ops.kernels.attention_with_scores import attention_with_scores
 from adaspa.ops.kernels.block_scores import block_scores
 from adaspa.ops.kernels.block_sparse_attention import block_sparse_attention
+from adaspa.ops.kernels.keep_blocks import keep_blocks
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3}
 CASES = [
@@ -83,7 +85,20 @@ def test_block_scores(shape, blocks, dtype, described, every):
     torch.testing.assert_close(weights.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("op", ["sparse", "with_scores", "scores"])
+@pytest.mark.parametrize("text", [range(0), range(2), range(19, 21)])
+@pytest.mark.parametrize("limits", [[3.0, 5.0], [21.0, 4.0], [0.3, 0.9], [0.99, 0.01]])
+def test_keep_blocks(limits, text):
+    weights = (torch.randn(1, 2, 21, 21, generator=torch.Generator().manual_seed(1)) * 2).exp()
+    weights[0, 0, 3] = 1.0  # equal weights: the first ones are kept
+    weights[0, 0, 4, 5:] = 0.0
+    by_mass = limits[1] < 1
+    arguments = {"by_mass": by_mass, "text": text, "width": 12}
+    got = keep_blocks(weights, torch.tensor([limits]), by_mass, text.start, text.stop, 12)
+    wanted = keep_blocks_reference(weights, torch.tensor([limits]), **arguments)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["keep", "sparse", "with_scores", "scores"])
 def test_fakes_match(op):
     q, k, v = inputs({"tokens": 70, "dim": 32, "heads": 1}, torch.float32)
     cached = naive.lse(q, k).float()
@@ -91,6 +106,7 @@ def test_fakes_match(op):
         torch.ones(1, 1, 2, 2, dtype=torch.bool), query_block=64, key_block=64, query_tokens=70, key_tokens=70
     )
     operation, arguments = {
+        "keep": (keep_blocks, (torch.rand(1, 1, 2, 3), torch.ones(1, 1), False, 0, 1, 2)),
         "sparse": (block_sparse_attention, (q, k, v, index.ids, index.counts, 64, 64, 0.2)),
         "with_scores": (attention_with_scores, (q, k, v, cached, 64, 0.2)),
         "scores": (block_scores, (q, k, cached, 64, 0.2, 4)),

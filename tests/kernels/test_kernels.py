@@ -10,6 +10,7 @@ import triton
 from adaspa.ops.kernels.attention_with_scores import attention_with_scores_kernel
 from adaspa.ops.kernels.block_scores import block_scores_kernel
 from adaspa.ops.kernels.block_sparse_attention import block_sparse_kernel
+from adaspa.ops.kernels.keep_blocks import keep_blocks_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -74,3 +75,15 @@ def test_compiles_to_tensor_cores(name, capability, instruction):
 @pytest.mark.parametrize("dim", [32, 96, 256])
 def test_compiles_for_every_head_dim(dim):
     assert "wgmma" in compiled("sparse", 90, dim, "fp16").asm["ptx"]
+
+
+@pytest.mark.parametrize("by_mass", [False, True])
+def test_selection_compiles(by_mass):
+    pointers = {"weights": "*fp32", "limits": "*fp32", "ids": "*i16", "counts": "*i32", "shares": "*fp32"}
+    constants = {"BLOCKS": 2048, "BY_MASS": by_mass}
+    names = keep_blocks_kernel.arg_names
+    signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
+    values = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(keep_blocks_kernel, signature, values)
+    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    assert kernel.asm["cubin"]

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ from adaspa.bench import peers
 from adaspa.bench.checks import deviations
 from adaspa.bench.inputs import PATTERNS, SHAPES, Shape, Tensors, imbalance, random_index, random_qkv, random_weights
 from adaspa.bench.tune import launches
-from adaspa.config import AdaSpaConfig
+from adaspa.config import AdaSpaConfig, Selection
 from adaspa.selection import Geometry, select_blocks
 
 DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
@@ -79,8 +79,10 @@ def search_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
         row: dict[str, Any] = {"op": f"block_scores, every {every}"} | block
         yield row, None, lambda every=every: lambda: ops.block_scores(q, k, lse, every=every)  # type: ignore[misc]
     weights, geometry = random_weights(shape, (64, 64), "skewed"), Geometry(shape.tokens, 64)
-    config = AdaSpaConfig.paper()
-    yield {"op": "select_blocks"} | block, None, lambda: lambda: select_blocks(weights, config, geometry)
+    for selection in get_args(Selection):
+        config = AdaSpaConfig(selection=selection)
+        row = {"op": f"select_blocks, {selection}"} | block
+        yield row, None, lambda config=config: lambda: select_blocks(weights, config, geometry)  # type: ignore[misc]
 
 
 def timed(shape: Shape, job: Job, milliseconds: int) -> dict[str, Any]:

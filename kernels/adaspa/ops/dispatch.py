@@ -23,6 +23,11 @@ def uses_triton(q: torch.Tensor) -> bool:
     )
 
 
+def triton_runs_on(x: torch.Tensor) -> bool:
+    """True for tensors on a GPU where Triton is installed."""
+    return x.is_cuda and _triton_is_installed()
+
+
 @cache
 def _triton_is_installed() -> bool:
     return find_spec("triton") is not None
