@@ -89,7 +89,8 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     """A new pattern from the LSE of the earlier search."""
     lse = site.cached.lse
     assert lse is not None, "the action was chosen because there is an LSE"
-    _select(ops.block_scores(q, k, lse, block=site.geometry.block, scale=site.scale), lse, site)
+    every = site.state.config.score_every
+    _select(ops.block_scores(q, k, lse, block=site.geometry.block, scale=site.scale, every=every), lse, site)
 
 
 def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:

@@ -37,6 +37,8 @@ class AdaSpaConfig:
             the others up to the first of ``searches`` run sparse by what it found. None leaves the warm-up dense.
         head_adaptive: move sparsity from the heads with the lowest recall to those with the highest, the mean staying
             as it is (section 4.3). Used by ``top_k`` only: retained mass is adaptive by nature.
+        score_every: in the LSE-cached searches, score only every so many-th query row of a block; a divisor of
+            ``block_size``. Cheaper by that factor, but weights and reported recall become estimates.
         dense_layers: indices of the layers that stay dense.
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
@@ -62,6 +64,7 @@ class AdaSpaConfig:
     mass: float = 0.95
     warmup_mass: float | None = None
     head_adaptive: bool = True
+    score_every: int = 1
     dense_layers: tuple[int, ...] = ()
     token_order: TokenOrder = "raster"
     cache_budget: int | None = None
@@ -84,6 +87,8 @@ class AdaSpaConfig:
             raise ValueError(f"warmup_mass must be a number in (0, 1) or None, got {self.warmup_mass!r}")
         if self.block_size not in BLOCK_SIZES:
             raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}")
+        if not _is_count(self.score_every) or self.score_every < 1 or self.block_size % self.score_every:
+            raise ValueError(f"score_every must be a divisor of block_size={self.block_size}, got {self.score_every!r}")
         if self.cache_budget is not None and not _is_count(self.cache_budget):
             raise ValueError(f"cache_budget must be an integer of at least 0 or None, got {self.cache_budget!r}")
         for name, choices in (("selection", Selection), ("token_order", TokenOrder), ("over_budget", OverBudget)):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import adaspa
 import naive_attention as naive
 import pytest
@@ -46,6 +48,30 @@ def test_each_step_does_what_the_schedule_says():
     assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 2)
     assert report["searches"] == 2
     assert report["density"] == pytest.approx(0.4)
+
+
+def test_a_search_from_every_fourth_row_loses_little_recall():
+    # Tokens drift along the sequence and some keys draw all: neighbouring rows want about the same blocks.
+    generator = torch.Generator().manual_seed(0)
+    angle = torch.linspace(0, 6, 512)
+    path = torch.stack([angle.cos(), angle.sin()], -1).repeat(1, 16) * 0.8
+    q, k, v = (torch.randn(1, 2, 512, 32, generator=generator) * 0.7 + path for _ in range(3))
+    k[:, :, 96:112] *= 1.5
+    weights = naive.block_weights(q, k, naive.lse(q, k), 16)
+
+    def recall_of_search(every):
+        state = adaspa.AdaSpaState(replace(CONFIG, score_every=every))
+        for step in (2, 4):
+            state.begin_step(step)
+            adaspa.attention(q, k, v, state)
+        index = state.cache.get(state.key(0)).index
+        return naive.recall(weights, index.to_mask(), [16] * 32), index
+
+    (full, full_index), (sampled, sampled_index) = recall_of_search(1), recall_of_search(4)
+    assert not torch.equal(full_index.to_mask(), sampled_index.to_mask()), "the case must not be trivial"
+    assert (full < 0.9).all()
+    assert (sampled <= full).all()
+    assert (sampled > full - 0.005).all()
 
 
 def test_without_a_dense_step_before_the_search_takes_its_own_lse():

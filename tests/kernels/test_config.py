@@ -29,6 +29,8 @@ def test_presets_go_from_exact_to_fast():
         ("warmup_mass", 1.0),
         ("warmup_mass", "most"),
         ("block_size", 48),
+        ("score_every", 3),
+        ("score_every", 0),
         ("steps", 0),
         ("warmup", -1),
         ("warmup", 2.5),
