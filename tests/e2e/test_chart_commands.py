@@ -1,0 +1,73 @@
+"""The commands of the chart's pods, run for real with the pods' own environment."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+from adaspa_service.local.supervisor import free_port
+from adaspa_service.local.valkey import socket_path
+from rendered_chart import container, render
+from service_process import Service, environment, until
+from tiny_wan import SIZE
+
+
+def command(name: str, **replaced: str) -> list[str]:
+    """A container's command line, on this Python; ``replaced`` are whole arguments."""
+    found = container(render({}), name)
+    line = [*found["command"], *found.get("args", [])]
+    return [sys.executable, *(replaced.get(part, part) for part in line[1:])]
+
+
+def pod_environment(name: str, catalog: Path, **settings: str) -> dict[str, str]:
+    """The container's variables, those that speak of the cluster's addresses and folders replaced."""
+    variables = {entry["name"]: entry["value"] for entry in container(render({}), name)["env"]}
+    return environment(catalog) | variables | environment(catalog, **settings)
+
+
+def test_the_helm_test_makes_a_video(service: Service, tmp_path: Path) -> None:
+    found = container(render({}), "client")
+    *script, _, _, _ = found["command"]
+    arguments = [f"http://127.0.0.1:{service.port}", "tiny", str(tmp_path / "video.mp4")]
+    done = subprocess.run(
+        [sys.executable, *script[1:], *arguments], env=service.env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("video_")
+
+
+def test_gateway_and_worker_pods_make_a_video_together(service: Service, catalog: Path, tmp_path: Path) -> None:
+    port, gateway_metrics, worker_metrics = (free_port("127.0.0.1") for _ in range(3))
+    shared = {
+        "redis_url": f"unix://{socket_path(service.data_dir)}?db=5",
+        "storage_url": str(tmp_path / "objects"),
+    }
+    gateway_settings = {"port": str(port), "metrics_port": str(gateway_metrics), "host": "127.0.0.1"}
+    heartbeat = tmp_path / "heartbeat"
+    worker_settings = {"metrics_port": str(worker_metrics), "heartbeat_file": str(heartbeat)}
+    started = [
+        subprocess.Popen(command("gateway"), env=pod_environment("gateway", catalog, **shared, **gateway_settings)),
+        subprocess.Popen(
+            command("worker", demo="tiny"), env=pod_environment("worker", catalog, **shared, **worker_settings)
+        ),
+    ]
+    try:
+        until(heartbeat.exists, "the worker takes jobs")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+            until(lambda: http.get("/readyz").is_success, "the gateway is ready")
+            body = {"prompt": "a red circle", "size": f"{SIZE}x{SIZE}"}
+            video = http.post("/videos", json=body).raise_for_status().json()["id"]
+            until(lambda: http.get(f"/videos/{video}").json()["status"] == "completed", "the video is made")
+            assert http.get("/metrics").status_code == 404  # only at the port that the outside does not reach
+        scraped = httpx.get(f"http://127.0.0.1:{gateway_metrics}/metrics").text
+        assert 'adaspa_jobs_unfinished{model="tiny"} 0.0' in scraped
+        until(
+            lambda: "adaspa_attempts_total" in httpx.get(f"http://127.0.0.1:{worker_metrics}/metrics").text,
+            "the worker has counted the attempt",
+        )
+    finally:
+        for process in started:
+            process.terminate()
+        # uvicorn ends in order, and then by the signal that stopped it
+        assert [process.wait(timeout=60) for process in started] == [-signal.SIGTERM, 0]

@@ -1,0 +1,31 @@
+"""The Helm chart as Helm renders it."""
+
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import yaml
+
+CHART = Path(__file__).parents[1] / "helm" / "adaspa-serve"
+
+
+def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every object of a release named ``r``."""
+    with helm.Chart.load(CHART) as chart:
+        texts = chart.render(values, name="r", namespace="videos")
+    return [item for name, text in texts.items() if name.endswith(".yaml") for item in yaml.safe_load_all(text) if item]
+
+
+def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = [item for item in objects if item["kind"] == kind]
+    return found
+
+
+def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The spec of every pod."""
+    owned = [item["spec"]["template"]["spec"] for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
+    return owned + [item["spec"] for item in objects if item["kind"] == "Pod"]
+
+
+def container(objects: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(c for pod in pods(objects) for c in pod["containers"] if c["name"] == name)
