@@ -56,6 +56,7 @@ class AdaSpaHandle:
         if steps is not None and (not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be an integer of at least 1 or None, got {steps!r}")
         self.reset()
+        self._last = RequestRecord()
         self._steps = steps
 
     def configure(self, config: AdaSpaConfig) -> None:

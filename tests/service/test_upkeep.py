@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from adaspa_service.contract.settings import Settings
 from running_gateway import FILES, Service, serving, until
@@ -40,3 +41,17 @@ def test_an_expired_job_is_removed_with_its_files(settings: Settings, tmp_path: 
         assert len([path for path in files.rglob("*") if path.is_file()]) == len(FILES)
         until(lambda: status(service, video_id) is None, "the job expires")
         until(lambda: not files.exists() and service.store.get(video_id) is None, "files and record are removed")
+
+
+def test_checkpoints_of_jobs_that_ended_or_are_gone_are_removed(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_service.gateway.janitor.ORPHANS_SECONDS", 0.0)
+    with serving(settings, tmp_path) as service:
+        storage, ended = service.parts.storage, service.completed()
+        running = service.claim(service.create()["id"]).job.id
+        for video_id in (running, ended, f"video_{0:032x}"):
+            storage.create(f"checkpoints/{video_id}/000001-000008", b"latents")
+        left = [f"checkpoints/{running}/000001-000008"]
+        until(lambda: storage.keys("checkpoints/") == left, "only the running job's is left")
+        service.http.delete(f"/videos/{running}")

@@ -12,6 +12,7 @@ import torch
 from adaspa_service.contract.job import Job, JobParams, JobStatus, Progress
 from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import JobStore, Lease
+from adaspa_worker.checkpoint import pack
 from adaspa_worker.generate import Runner
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine
@@ -24,11 +25,14 @@ class Spy(JobStore):
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(client, lease_seconds=0.4)
         self.at_step: dict[int, Callable[[Lease], object]] = {}
+        self.at_phase: dict[str, Callable[[Lease], object]] = {}
         self.seen: list[Progress] = []
 
     def report_progress(self, lease: Lease, progress: Progress) -> None:
         self.seen.append(progress)
         if progress.phase == "denoising" and (act := self.at_step.pop(progress.step, None)):
+            act(lease)
+        if act := self.at_phase.pop(progress.phase, None):
             act(lease)
         super().report_progress(lease, progress)
 
@@ -157,19 +161,86 @@ def test_an_attempt_that_lost_its_lease_stops_and_removes_only_its_own_files(
     assert {file.split("/")[2] for file in bench.files()} == {"2"}
 
 
-def test_a_stopping_worker_gives_its_job_back_and_another_one_completes_it(
+def frames(bench: Bench, job: Job) -> bytes:
+    """The bytes of the job's video; the encoder gives the same for the same frames."""
+    return (bench.objects / job.artifacts["video"].key).read_bytes()
+
+
+def test_a_stopping_worker_gives_its_job_back_and_another_one_goes_on_to_the_same_video(
     bench: Bench, params: Callable[..., JobParams]
 ) -> None:
-    bench.store.at_step[3] = lambda _: bench.stopping.set()
-    job = bench.store.create(params(steps=50))
+    asked = params(steps=30, sparsity=0.0)
+    whole = frames(bench, bench.run(asked))
+    bench.store.seen.clear()
+    bench.store.at_step[13] = lambda _: bench.stopping.set()
+    job = bench.store.create(asked)
     with pytest.raises(WorkerStopping):
         bench.runner.run(job.id)
     assert bench.job(job.id).status is JobStatus.queued
-    assert max(bench.steps()) <= 4
-    assert bench.files() == []
+    stopped_at = 14  # the step in which it heard of the stop
+    assert [file for file in bench.files() if job.id in file] == [f"checkpoints/{job.id}/000001-{stopped_at:06d}"]
+    bench.stopping.clear()
+    bench.store.seen.clear()
+    bench.runner.run(job.id)
+    job = bench.job(job.id)
+    assert (job.status, job.attempt, job.progress.resumed_from_step) == (JobStatus.completed, 2, stopped_at)
+    assert [step for step in bench.steps() if step] == list(range(stopped_at, 31))
+    assert frames(bench, job) == whole
+    assert not any(file.startswith("checkpoints/") for file in bench.files())
+
+
+@pytest.mark.parametrize("phase", ["decoding", "uploading"])
+def test_a_stop_after_the_denoising_loses_none_of_it(
+    bench: Bench, params: Callable[..., JobParams], phase: str
+) -> None:
+    bench.store.at_phase[phase] = lambda _: bench.stopping.set()
+    job = bench.store.create(params())
+    with pytest.raises(WorkerStopping):
+        bench.runner.run(job.id)
     bench.stopping.clear()
     bench.runner.run(job.id)
-    assert bench.job(job.id).status is JobStatus.completed
+    job = bench.job(job.id)
+    assert (job.status, job.progress.resumed_from_step) == (JobStatus.completed, 4)
+
+
+@pytest.mark.parametrize("damage", ["none", "corrupt", "foreign"])
+def test_a_job_whose_worker_was_lost_goes_on_from_its_last_good_checkpoint(
+    bench: Bench, params: Callable[..., JobParams], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    bench.runner.checkpoint_steps = 4
+    before: list[list[str]] = []
+
+    def run_elsewhere(lease: Lease) -> None:
+        bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})  # as if it had run out
+        bench.store.requeue_expired()
+        before.append(bench.files())
+        checkpoint = bench.objects / before[0][0]
+        if damage == "corrupt":
+            checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+        elif damage == "foreign":
+            checkpoint.write_bytes(pack({"step": 8}, params(seed=99).model_dump_json()))
+        bench.store.seen.clear()
+        bench.runner.run(lease.job.id)
+
+    bench.store.at_step[10] = run_elsewhere
+    job = bench.run(params(steps=12))
+    assert before == [[f"checkpoints/{job.id}/000001-000008"]], "the older one is gone"
+    assert (job.status, job.attempt) == (JobStatus.completed, 2)
+    assert job.progress.resumed_from_step == (8 if damage == "none" else None)
+    assert min(step for step in bench.steps() if step) == (8 if damage == "none" else 1)
+    assert ("is ignored" in caplog.text) == (damage != "none")
+    assert not any(file.startswith("checkpoints/") for file in bench.files())
+
+
+def test_a_cancelled_and_a_failed_job_leave_no_checkpoint(bench: Bench, params: Callable[..., JobParams]) -> None:
+    def fail(_: Lease) -> None:
+        raise RuntimeError("a mistake")
+
+    bench.runner.checkpoint_steps = 1
+    for act in (lambda lease: bench.store.request_cancel(lease.job.id), fail):
+        bench.store.at_step[5] = act
+        assert bench.run(params(steps=20)).status in (JobStatus.cancelled, JobStatus.failed)
+        assert bench.files() == []
 
 
 def test_what_a_killed_attempt_uploaded_is_removed_by_the_one_that_completes(

@@ -64,6 +64,8 @@ def runner() -> Runner:
         name=os.environ.get("ADASPA_WORKER_NAME", f"pid-{os.getpid()}"),
         stopping=lambda: bool(_stopping.value),
         renew_seconds=settings.lease_seconds / 3,
+        checkpoint_steps=settings.checkpoint_steps,
+        checkpoint_seconds=settings.checkpoint_seconds,
         upload_retry_seconds=settings.upload_retry_seconds,
     )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from adaspa_service.contract import logs
 from adaspa_service.contract.job import (
+    TERMINAL,
     Artifact,
     AttentionReport,
     ErrorCode,
@@ -28,11 +29,12 @@ from adaspa_service.contract.job import (
     Progress,
     StepKind,
 )
-from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
+from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable, checkpoint_prefix
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 from opentelemetry import trace
 
 from adaspa_worker import metrics
+from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.lease import LeaseKeeper, WorkerStopping
 from adaspa_worker.source import ModelUnavailable, first_line
@@ -61,6 +63,7 @@ class Runner:
         name: the worker's name in the job record.
         stopping: True once the worker is shutting down.
         renew_seconds: how often the lease is renewed, well below its length.
+        checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
         upload_retry_seconds: how long an upload is tried again while storage is away.
     """
 
@@ -70,6 +73,8 @@ class Runner:
     name: str
     stopping: Callable[[], bool]
     renew_seconds: float
+    checkpoint_steps: int | None = None
+    checkpoint_seconds: float = 30.0
     upload_retry_seconds: float = 120.0
 
     def run(self, job_id: str) -> None:
@@ -147,6 +152,8 @@ class Runner:
             job = self.store.get(lease.job.id)
             if job is None or job.status is not JobStatus.completed or job.attempt != lease.attempt:
                 self.storage.delete_prefix(attempt_prefix(lease.job.id, lease.attempt))
+            if job is None or job.status in TERMINAL:
+                self.storage.delete_prefix(checkpoint_prefix(lease.job.id))
         except (StoreUnavailable, StorageUnavailable) as error:
             log.warning("%s: objects of attempt %d may be left: %s", lease.job.id, lease.attempt, error)
 
@@ -159,6 +166,22 @@ class Attempt:
     lease: Lease
     keeper: LeaseKeeper
     timings: dict[str, float] = field(default_factory=dict)
+    resumed_from: int | None = None
+
+    def __post_init__(self) -> None:
+        runner = self.runner
+        self.checkpoints = Checkpoints(runner.storage, self.lease, runner.checkpoint_steps, runner.checkpoint_seconds)
+
+    def progress(self, phase: Phase, step: int, kind: StepKind | None = None, eta: float | None = None) -> Progress:
+        """Where this attempt stands."""
+        return Progress(
+            phase=phase,
+            step=step,
+            steps=self.lease.job.params.steps,
+            resumed_from_step=self.resumed_from,
+            step_kind=kind,
+            eta_seconds=eta,
+        )
 
     def run(self) -> None:
         params = self.lease.job.params
@@ -166,6 +189,10 @@ class Attempt:
             engine = self.runner.engine(params.model)
         try:
             self.generate(engine, params)
+        except WorkerStopping:
+            if snapshot := engine.snapshot():
+                self.checkpoints.save(snapshot)
+            raise
         finally:
             engine.reset()
 
@@ -173,7 +200,7 @@ class Attempt:
         with self.phase("encoding_prompt"):
             embeddings = engine.encode_prompt(params)
         with self.phase("denoising"):
-            latents = engine.denoise(params, embeddings, StepReporter(self.keeper, params))
+            latents = self.denoise(engine, params, embeddings)
         report = AttentionReport.model_validate(engine.report())
         metrics.observe_report(params.model, report)
         with TemporaryDirectory(prefix="adaspa-") as scratch:
@@ -183,6 +210,22 @@ class Attempt:
                 artifacts = {name: self.upload(name, path) for name, path in files.items()}
         self.keeper.check()
         insist(partial(self.runner.store.complete, self.lease, artifacts, report, self.timings))
+
+    def denoise(self, engine: "Engine", params: JobParams, embeddings: "dict[str, torch.Tensor]") -> "torch.Tensor":
+        """Denoise, from the last good checkpoint if there is one, and leave checkpoints on the way."""
+        resume = self.checkpoints.load()
+        if resume:
+            self.resumed_from = resume["step"]
+            self.keeper.report(self.progress("denoising", resume["step"]))
+        reporter = StepReporter(self, params)
+
+        def after_step(done: int, kind: StepKind | None) -> None:
+            reporter(done, kind)
+            if done < params.steps and self.checkpoints.due(done) and (snapshot := engine.snapshot()):
+                self.keeper.check()
+                self.checkpoints.save(snapshot)
+
+        return engine.denoise(params, embeddings, after_step, resume)
 
     def write_files(
         self, engine: "Engine", params: JobParams, latents: "torch.Tensor", folder: Path
@@ -226,9 +269,8 @@ class Attempt:
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
         """Publish the phase, and time it in seconds."""
-        steps = self.lease.job.params.steps
-        done = steps if name in ("decoding", "uploading") else 0
-        self.keeper.report(Progress(phase=name, step=done, steps=steps))
+        done = self.lease.job.params.steps if name in ("decoding", "uploading") else 0
+        self.keeper.report(self.progress(name, done))
         start = time.monotonic()
         with tracer.start_as_current_span(name):
             yield
@@ -260,8 +302,8 @@ class Decoding:
 class StepReporter:
     """Publishes each denoising step, with an ETA for the rest of the denoising from the steps measured so far."""
 
-    def __init__(self, keeper: LeaseKeeper, params: JobParams) -> None:
-        self.keeper, self.steps, self.model = keeper, params.steps, params.model
+    def __init__(self, attempt: Attempt, params: JobParams) -> None:
+        self.attempt, self.steps, self.model = attempt, params.steps, params.model
         self._recent: deque[float] = deque(maxlen=5)
         self._last = time.monotonic()
 
@@ -272,7 +314,7 @@ class StepReporter:
         self._last = now
         # The median, because a search step or the first step's warm-up says little about the steps to come.
         eta = round((self.steps - done) * statistics.median(self._recent), 1) if done >= 2 else None
-        self.keeper.report(Progress(phase="denoising", step=done, steps=self.steps, step_kind=kind, eta_seconds=eta))
+        self.attempt.keeper.report(self.attempt.progress("denoising", done, kind, eta))
 
 
 def insist(transition: Callable[[], None]) -> None:

@@ -29,8 +29,21 @@ class Engine(Protocol):
     def encode_prompt(self, params: JobParams) -> dict[str, torch.Tensor]:
         """Text embeddings, as keyword arguments of ``denoise``."""
 
-    def denoise(self, params: JobParams, embeddings: dict[str, torch.Tensor], on_step: StepCallback) -> torch.Tensor:
-        """Latents of the clip. An exception out of ``on_step`` ends the denoising and comes through."""
+    def denoise(
+        self,
+        params: JobParams,
+        embeddings: dict[str, torch.Tensor],
+        on_step: StepCallback,
+        resume: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        """Latents of the clip, from step 0 or from a snapshot of the same job.
+
+        An exception out of ``on_step`` ends the denoising and comes through.
+        """
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """What ``denoise`` needs to go on after its last finished step: ``step``, and the engine's own; None before
+        the first step. To be asked in ``on_step``, or after the denoising until ``reset``."""
 
     def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
         """The clip's frames, uint8 RGB [height, width, 3]; ``check`` is called now and then and may raise."""
@@ -71,6 +84,7 @@ class WanEngine:
         except Exception as error:
             raise ModelUnavailable(f"{folder}: cannot be loaded ({first_line(error)})") from error
         self.pipe.set_progress_bar_config(disable=True)
+        self._finished: tuple[int, torch.Tensor, torch.Generator] | None = None
         self._check_offer()
 
     def encode_prompt(self, params: JobParams) -> dict[str, torch.Tensor]:
@@ -86,23 +100,62 @@ class WanEngine:
             )
         return {"prompt_embeds": positive} | ({"negative_prompt_embeds": negative} if guided else {})
 
-    def denoise(self, params: JobParams, embeddings: dict[str, torch.Tensor], on_step: StepCallback) -> torch.Tensor:
-        handle = self.pipe.transformer.adaspa
+    def denoise(
+        self,
+        params: JobParams,
+        embeddings: dict[str, torch.Tensor],
+        on_step: StepCallback,
+        resume: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        transformer = self.pipe.transformer
+        handle = transformer.adaspa
         handle.configure(self._config(params))
+        handle.begin()
+        generator = torch.Generator().manual_seed(params.seed)
+        forward, first = transformer.forward, resume["step"] if resume else 0
+        self._finished = None
+
+        def skip(hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+            return (torch.zeros_like(hidden_states),)
 
         def after_step(pipe: WanPipeline, i: int, timestep: torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
             if self.device.type == "cuda":
                 torch.cuda.synchronize()  # otherwise the step is only queued, and progress and cancel run ahead of it
+            if i + 1 < first:
+                return {}
+            if resume and i + 1 == first:
+                transformer.forward = forward
+                generator.set_state(resume["generator"])
+                vars(pipe.scheduler).update(resume["scheduler"])
+                self._finished = (first, resume["latents"].to(self.device), generator)
+                return {"latents": self._finished[1]}
+            self._finished = (i + 1, kwargs["latents"], generator)
             on_step(i + 1, handle.step_kind)
             return {}
 
+        # The pipeline has no first step: it walks through those that are done, at no cost, so that its timesteps and
+        # the scheduler's place in them are its own, and gets the latents where the work goes on.
+        if resume:
+            transformer.forward = skip
+        try:
+            return self._call(params, embeddings, generator, after_step)
+        finally:
+            transformer.forward = forward
+
+    def _call(
+        self,
+        params: JobParams,
+        embeddings: dict[str, torch.Tensor],
+        generator: torch.Generator,
+        after_step: Callable[..., dict[str, Any]],
+    ) -> torch.Tensor:
         return self.pipe(
             height=params.height,
             width=params.width,
             num_frames=params.num_frames,
             num_inference_steps=params.steps,
             guidance_scale=params.guidance_scale,
-            generator=torch.Generator().manual_seed(params.seed),
+            generator=generator,
             output_type="latent",
             callback_on_step_end=after_step,
             **embeddings,
@@ -127,10 +180,18 @@ class WanEngine:
             scaled = (frame / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
             yield scaled.permute(1, 2, 0).contiguous().cpu().numpy()
 
+    def snapshot(self) -> dict[str, Any] | None:
+        if self._finished is None:
+            return None
+        step, latents, generator = self._finished
+        scheduler = {name: value for name, value in vars(self.pipe.scheduler).items() if not name.startswith("_int")}
+        return {"step": step, "latents": latents, "generator": generator.get_state(), "scheduler": scheduler}
+
     def report(self) -> dict[str, Any]:
         return self.pipe.transformer.adaspa.report()
 
     def reset(self) -> None:
+        self._finished = None
         self.pipe.transformer.adaspa.reset()
         gc.collect()  # an exception's traceback cycles may hold the last request's tensors
         if self.device.type == "cuda":

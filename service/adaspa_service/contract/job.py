@@ -71,6 +71,8 @@ class Progress(BaseModel):
     step: int = 0
     """Finished denoising steps."""
     steps: int = 0
+    resumed_from_step: int | None = None
+    """The step whose checkpoint this attempt began with; None when it began at the start."""
     step_kind: StepKind | None = None
     """Kind of the last finished step."""
     eta_seconds: float | None = None

@@ -23,6 +23,10 @@ class Settings(BaseSettings):
     """Redis or Valkey, one server and not a cluster: ``redis://``, ``rediss://`` or ``unix:///path.sock?db=0``."""
     storage_url: str = Field(default="./data/objects", min_length=1)
     """A folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``, ``memory:///``."""
+    checkpoint_seconds: float = Field(default=30.0, ge=0)
+    """A denoising is checkpointed to storage after this long, and when its worker is stopped; 0 is every step."""
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    """Also after this many denoising steps; None leaves it to the time."""
     upload_retry_seconds: float = Field(default=120.0, ge=0)
     """How long a worker waits for a storage that is away before it fails the job with ``storage_unavailable``."""
     catalog: Path | None = None

@@ -17,6 +17,15 @@ from adaspa_service.contract.job import Artifact
 CHUNK_BYTES = 256 * 1024
 
 
+CHECKPOINTS = "checkpoints/"
+"""Key prefix of all checkpoints; no object of a job that has ended belongs there."""
+
+
+def checkpoint_prefix(job_id: str) -> str:
+    """Key prefix of a job's checkpoints."""
+    return f"{CHECKPOINTS}{job_id}/"
+
+
 class StorageUnavailable(Exception):
     """Storage cannot be reached, or refuses; the message is one line."""
 
@@ -98,8 +107,12 @@ class ObjectStorage:
     def delete_prefix(self, prefix: str) -> None:
         """Remove every object below ``prefix``; none is no error. Raises StorageUnavailable."""
         for key in self.keys(prefix):
-            with suppress(ObjectMissing), self._reaching():  # another gateway may be removing the same
-                obstore.delete(self._store, key)
+            self.delete(key)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; none is no error, another process may be removing the same. Raises StorageUnavailable."""
+        with suppress(ObjectMissing), self._reaching():
+            obstore.delete(self._store, key)
 
     def check(self) -> None:
         """Write a small object and remove it again. Raises StorageUnavailable."""

@@ -5,17 +5,20 @@ Every gateway runs one. They are not in each other's way, because scripts hand o
 
 import logging
 import threading
+import time
 
 from adaspa_service.contract.queue import QueueUnavailable, enqueue
 from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.contract.storage import StorageUnavailable
 from adaspa_service.gateway.admission import note_sent
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.gateway.removal import remove
+from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
+ORPHANS_SECONDS = 60.0
+"""Between two looks for checkpoints that nobody will resume: they cost a listing."""
 
 
 class Janitor:
@@ -26,6 +29,7 @@ class Janitor:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
         self._away = False
+        self._orphans_due = 0.0
 
     def __enter__(self) -> "Janitor":
         self._thread.start()
@@ -52,6 +56,9 @@ class Janitor:
         store.expire()
         for job_id in store.take_purgeable():
             remove(self.parts, job_id)
+        if time.monotonic() >= self._orphans_due:
+            self._orphans_due = time.monotonic() + ORPHANS_SECONDS
+            remove_orphaned_checkpoints(self.parts)
 
     def _run(self) -> None:
         while not self._stopping.wait(EVERY_SECONDS):

@@ -4,7 +4,7 @@ import logging
 
 from adaspa_service.contract.job import TERMINAL
 from adaspa_service.contract.scripts import StoreUnavailable
-from adaspa_service.contract.storage import StorageUnavailable
+from adaspa_service.contract.storage import CHECKPOINTS, StorageUnavailable, checkpoint_prefix
 from adaspa_service.gateway.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -13,7 +13,16 @@ log = logging.getLogger(__name__)
 def remove(parts: Parts, job_id: str) -> None:
     """Remove a discarded job that has ended. Raises StorageUnavailable, StoreUnavailable."""
     parts.storage.delete_prefix(f"videos/{job_id}/")
+    parts.storage.delete_prefix(checkpoint_prefix(job_id))
     parts.store.purge(job_id)
+
+
+def remove_orphaned_checkpoints(parts: Parts) -> None:
+    """Remove checkpoints whose job has ended or is gone. Raises StorageUnavailable, StoreUnavailable."""
+    for job_id in {key.removeprefix(CHECKPOINTS).split("/")[0] for key in parts.storage.keys(CHECKPOINTS)}:
+        job = parts.store.get(job_id)
+        if job is None or job.status in TERMINAL:
+            parts.storage.delete_prefix(checkpoint_prefix(job_id))
 
 
 def remove_if_ended(parts: Parts, job_id: str) -> None:

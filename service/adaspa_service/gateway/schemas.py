@@ -68,6 +68,7 @@ class Video(BaseModel):
     queue_position: int | None = Field(description="While queued: 1 is next.")
     eta_seconds: float | None = Field(description="Seconds left of the denoising, once steps are timed.")
     started_at: int | None
+    resumed_from_step: int | None = Field(description="The checkpoint's step that the latest attempt went on from.")
     attempt: int = Field(description="How many times a worker began the job.")
     attention: AttentionReport | None = Field(description="Once completed: what AdaSpa did.")
     timings: dict[str, float] = Field(description="Seconds by phase.")
@@ -101,6 +102,7 @@ class Video(BaseModel):
             queue_position=queue_position,
             eta_seconds=job.progress.eta_seconds if running else None,
             started_at=job.started_at,
+            resumed_from_step=job.progress.resumed_from_step,
             attempt=job.attempt,
             attention=job.report,
             timings=job.timings,

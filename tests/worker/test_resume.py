@@ -1,0 +1,87 @@
+"""A redelivered job goes on from its last checkpoint, and its video is that of an uninterrupted run."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from adaspa_service.contract.job import JobParams
+from adaspa_worker.checkpoint import BadCheckpoint, pack, unpack
+from adaspa_worker.pipeline import Engine
+
+STEPS = 20
+
+
+class Stop(Exception):
+    """Ends a denoising."""
+
+
+def interrupted(engine: Engine, params: JobParams, at: int) -> bytes:
+    """A checkpoint after this many steps of a denoising that is ended there."""
+    kept: list[bytes] = []
+
+    def stop(done: int, _: object) -> None:
+        if done == at:
+            snapshot = engine.snapshot()
+            assert snapshot is not None
+            kept.append(pack(snapshot, params.model_dump_json()))
+            raise Stop
+
+    with pytest.raises(Stop):
+        engine.denoise(params, engine.encode_prompt(params), stop)
+    engine.reset()
+    return kept[0]
+
+
+def denoised(engine: Engine, params: JobParams, checkpoint: bytes | None = None) -> tuple[torch.Tensor, list[int]]:
+    """Latents, and the steps that were done for them."""
+    steps: list[int] = []
+    resume = unpack(checkpoint, params.model_dump_json()) if checkpoint else None
+    latents = engine.denoise(params, engine.encode_prompt(params), lambda done, _: steps.append(done), resume)
+    return latents, steps
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 frames."""
+    return float(10 * np.log10(255**2 / max(np.mean((a.astype(float) - b) ** 2), 1e-12)))
+
+
+@pytest.mark.parametrize("at", [1, 7, STEPS - 1, STEPS])
+def test_dense_attention_resumes_to_equal_latents(
+    tiny_engine: Engine, params: Callable[..., JobParams], at: int
+) -> None:
+    asked = params(steps=STEPS, sparsity=0.0)
+    whole, _ = denoised(tiny_engine, asked)
+    resumed, steps = denoised(tiny_engine, asked, interrupted(tiny_engine, asked, at))
+    assert steps == list(range(at + 1, STEPS + 1))
+    assert torch.equal(resumed, whole)
+    report = tiny_engine.report()
+    assert report["dense_steps"] == STEPS - at, "the report is of the work that was done"
+
+
+def test_sparse_attention_searches_first_and_gives_nearly_the_same_frames(
+    tiny_engine: Engine, params: Callable[..., JobParams]
+) -> None:
+    asked = params(steps=STEPS)
+    whole, _ = denoised(tiny_engine, asked)
+    frames = np.stack(list(tiny_engine.frames(whole, lambda: None)))
+    checkpoint = interrupted(tiny_engine, asked, 7)
+    kinds: list[str | None] = []
+    resumed = tiny_engine.denoise(
+        asked,
+        tiny_engine.encode_prompt(asked),
+        lambda _, kind: kinds.append(kind),
+        unpack(checkpoint, asked.model_dump_json()),
+    )
+    assert kinds[0] == "search" and kinds[1] == "sparse"
+    assert psnr(np.stack(list(tiny_engine.frames(resumed, lambda: None))), frames) > 40
+
+
+def test_a_broken_or_foreign_checkpoint_is_known_as_one(tiny_engine: Engine, params: Callable[..., JobParams]) -> None:
+    asked = params(steps=STEPS)
+    checkpoint = interrupted(tiny_engine, asked, 3)
+    for broken in (b"", checkpoint[:-1], checkpoint[:-1] + bytes([checkpoint[-1] ^ 1]), checkpoint[:1000]):
+        with pytest.raises(BadCheckpoint, match="bytes"):
+            unpack(broken, asked.model_dump_json())
+    with pytest.raises(BadCheckpoint, match="another job"):
+        unpack(checkpoint, params(seed=99, steps=STEPS).model_dump_json())
