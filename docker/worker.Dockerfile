@@ -1,17 +1,30 @@
-# The worker. On a machine with an NVIDIA GPU the torch wheel brings its own CUDA libraries.
+# The worker for NVIDIA GPUs: the torch wheel brings its own CUDA libraries, the host its driver. For a CPU:
+#   docker build -f docker/worker.Dockerfile --build-arg TORCH_INDEX=URL_OF_THE_CPU_WHEELS .
+# A model of the hub can be put into the image: --build-arg MODEL=owner/name
 FROM python:3.11.13-slim-bookworm AS build
+ARG TORCH_INDEX=""
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY constraints.txt ./
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+COPY pyproject.toml README.md LICENSE ./
 COPY kernels kernels
 COPY service service
 COPY worker worker
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[worker]'
+RUN /venv/bin/pip install --no-cache-dir -c constraints.txt '.[worker,tracing]'
+ARG MODEL=""
+ENV HF_HOME=/models
+RUN mkdir -p "$HF_HOME" && if [ -n "$MODEL" ]; then /venv/bin/python -c "import sys; from adaspa_worker.source import resolve; resolve(sys.argv[1])" "$MODEL"; fi
 
 FROM python:3.11.13-slim-bookworm
 # Triton compiles a small launcher with the system's C compiler.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=build /venv /venv
+COPY --from=build --chown=10001:10001 /models /models
+# Writes nothing but below /tmp, and below /models when a model is fetched: runs on a read-only root file system.
 USER 10001:10001
-ENV PATH=/venv/bin:$PATH HOME=/tmp TRITON_CACHE_DIR=/tmp/triton
+WORKDIR /tmp
+ENV PATH=/venv/bin:$PATH HOME=/tmp HF_HOME=/models TRITON_CACHE_DIR=/tmp/triton ADASPA_HEARTBEAT_FILE=/tmp/heartbeat
+EXPOSE 9100
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --retries=8 CMD ["python", "-m", "adaspa_worker.heartbeat", "--max-age", "60"]
 ENTRYPOINT ["python", "-m", "adaspa_worker"]

@@ -133,6 +133,13 @@ def test_monitors_select_ports_and_pods_that_exist() -> None:
     }
 
 
+def test_every_alert_has_its_runbook() -> None:
+    groups = one(render(FILES["s3-production"]), "PrometheusRule")["spec"]["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
+    guide = (CHART.parents[1] / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"^### (\w+)$", guide, re.M)) == alerts
+
+
 def test_secrets_are_only_named() -> None:
     worker = container(render(FILES["s3-production"]), "worker")
     redis_url = next(entry for entry in worker["env"] if entry["name"] == "ADASPA_REDIS_URL")
