@@ -90,6 +90,7 @@ def test_a_client_that_has_the_file_gets_nothing(service: Service) -> None:
         response = service.http.get(path, headers={"If-None-Match": condition, "Range": "bytes=0-9"})
         assert (response.status_code, response.content) == (304, b"")
         assert response.headers["etag"] == etag
+        assert service.http.head(path, headers={"If-None-Match": condition}).status_code == 304
     assert service.http.get(path, headers={"If-None-Match": '"other"'}).content == VIDEO
 
 
@@ -126,12 +127,15 @@ def test_a_job_that_has_not_ended_has_no_files(service: Service, begin: bool) ->
     assert (response.status_code, response.json()["error"]["code"]) == (409, "video_not_ready")
 
 
-def test_a_file_that_storage_lost_is_not_found(service: Service, settings: Settings) -> None:
+def test_a_file_that_storage_lost_is_not_found_and_logged(
+    service: Service, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     video_id = service.completed()
     for path in Path(settings.storage_url).rglob("video.mp4"):
         path.unlink()
     for method in ("GET", "HEAD"):
         assert service.http.request(method, f"/videos/{video_id}/content").status_code == 404
+    assert f"{video_id}: its video is missing in storage" in caplog.text
     assert service.http.get(f"/videos/{video_id}/content?variant=thumbnail").status_code == 200
 
 

@@ -1,5 +1,7 @@
 """One job, from its claim to its end, with a real Valkey, real storage and a real (tiny) pipeline."""
 
+import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -298,4 +300,33 @@ def test_a_storage_that_cannot_be_written_fails_the_job_with_its_own_code(
     assert job.status is JobStatus.failed and job.error is not None
     assert job.error.code == "storage_unavailable"
     videos.unlink()
+    assert bench.run(params()).status is JobStatus.completed
+
+
+def test_latents_that_are_no_numbers_fail_the_job_with_its_own_code(
+    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine
+) -> None:
+    block = tiny_engine.pipe.transformer.blocks[0]  # type: ignore[attr-defined]
+    hook = block.register_forward_hook(lambda _, __, out: out * float("nan"))
+    job = bench.run(params())
+    hook.remove()
+    assert job.error is not None and job.error.code == "not_finite"
+    assert bench.files() == []
+    assert bench.run(params()).status is JobStatus.completed
+
+
+def test_a_full_disk_fails_the_job_with_its_own_code(
+    bench: Bench, params: Callable[..., JobParams], capfd: pytest.CaptureFixture[str]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    bench.store.at_phase["decoding"] = lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with capfd.disabled():  # what is captured goes to a file, which the limit would stop too
+            job = bench.run(params())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert job.error is not None and job.error.code == "disk_full"
+    assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed

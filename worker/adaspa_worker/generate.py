@@ -3,6 +3,7 @@
 Nothing here imports torch: the first job of a worker is claimed, and shown as loading, before that takes its seconds.
 """
 
+import errno
 import logging
 import statistics
 import time
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_MESSAGE = 500
 """Characters of an error's message that go into the job record."""
 
@@ -339,8 +341,14 @@ def describe(error: Exception) -> JobError:
         return JobError(code=ErrorCode.model_unavailable, message=str(error)[:MAX_MESSAGE])
     if isinstance(error, StorageUnavailable):
         return JobError(code=ErrorCode.storage_unavailable, message=str(error)[:MAX_MESSAGE])
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return JobError(code=ErrorCode.disk_full, message="The worker has no room left for the video's files.")
     from torch import OutOfMemoryError  # noqa: PLC0415  loaded by now, unless the worker could not load it
 
+    from adaspa_worker.pipeline import NotFinite  # noqa: PLC0415
+
+    if isinstance(error, NotFinite):
+        return JobError(code=ErrorCode.not_finite, message=str(error))
     if isinstance(error, OutOfMemoryError | MemoryError):
         return JobError(code=ErrorCode.out_of_memory, message="The worker ran out of memory generating this video.")
     return JobError(

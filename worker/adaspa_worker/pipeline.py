@@ -23,6 +23,10 @@ StepCallback = Callable[[int, StepKind | None], None]
 """Called after each denoising step with the number of finished steps and the kind of the last one."""
 
 
+class NotFinite(Exception):
+    """The latents hold NaN or infinity: the frames would be black or noise."""
+
+
 class Engine(Protocol):
     """What running a job needs of a model family; one instance serves one job at a time."""
 
@@ -39,6 +43,9 @@ class Engine(Protocol):
         """Latents of the clip, from step 0 or from a snapshot of the same job.
 
         An exception out of ``on_step`` ends the denoising and comes through.
+
+        Raises:
+            NotFinite: they are no numbers.
         """
 
     def snapshot(self) -> dict[str, Any] | None:
@@ -138,9 +145,12 @@ class WanEngine:
         if resume:
             transformer.forward = skip
         try:
-            return self._call(params, embeddings, generator, after_step)
+            latents = self._call(params, embeddings, generator, after_step)
         finally:
             transformer.forward = forward
+        if not latents.isfinite().all():
+            raise NotFinite(f"the latents after {params.steps} steps are not finite")
+        return latents
 
     def _call(
         self,

@@ -33,6 +33,10 @@ class ErrorCode(StrEnum):
     """The model's files are missing or broken."""
     storage_unavailable = "storage_unavailable"
     """The files could not be written."""
+    not_finite = "not_finite"
+    """The denoising came to values that are no numbers; another seed or configuration may not."""
+    disk_full = "disk_full"
+    """The worker's own disk has no room for the video's files."""
     worker_lost = "worker_lost"
     """Every allowed attempt lost its worker."""
 

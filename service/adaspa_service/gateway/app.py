@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with Janitor(parts):
             yield
-        await parts.follower.aclose()
+        await parts.close()
 
     app = FastAPI(
         title="AdaSpa serve",

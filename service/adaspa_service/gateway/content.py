@@ -1,5 +1,6 @@
 """``GET /videos/{id}/content``: the files of a finished job, streamed from storage, with ranges and conditions."""
 
+import logging
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,6 +15,7 @@ from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.parts import PartsOf
 from adaspa_service.gateway.ranges import select
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["videos"])
 
 
@@ -43,7 +45,7 @@ def download(video_id: str, request: Request, parts: PartsOf, variant: Variant =
     headers = file_headers(artifact, video_id, etag)
     selected = select(request.headers, artifact.bytes, etag)
     if selected.status == 304:
-        return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")})
+        return not_modified(headers)
     if selected.status == 416:
         unsatisfied = {"Content-Range": f"bytes */{artifact.bytes}"}
         message = f"Range: lies outside the file; allowed: within its {artifact.bytes} bytes"
@@ -59,14 +61,17 @@ def download(video_id: str, request: Request, parts: PartsOf, variant: Variant =
 
 
 @router.head("/videos/{video_id}/content", response_class=Response, include_in_schema=False)
-def describe(video_id: str, parts: PartsOf, variant: Variant = Variant.video) -> Response:
-    """The headers of the whole file; ranges have no meaning here."""
+def describe(video_id: str, request: Request, parts: PartsOf, variant: Variant = Variant.video) -> Response:
+    """The headers of the whole file, or 304; ranges have no meaning here."""
     artifact = find_artifact(find(parts, video_id), variant)
+    etag = f'"{artifact.sha256}"'
+    headers = file_headers(artifact, video_id, etag)
+    if select(request.headers, artifact.bytes, etag).status == 304:
+        return not_modified(headers)
     try:
         parts.storage.head(artifact.key)
     except ObjectMissing as error:
         raise gone(video_id, variant) from error
-    headers = file_headers(artifact, video_id, f'"{artifact.sha256}"')
     return Response(headers=headers | {"Content-Length": str(artifact.bytes)})
 
 
@@ -81,8 +86,14 @@ def find_artifact(job: Job, variant: Variant) -> Artifact:
     return job.artifacts[variant]
 
 
+def not_modified(headers: dict[str, str]) -> Response:
+    """304, with those of the file's headers that belong there."""
+    return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")})
+
+
 def gone(video_id: str, variant: Variant) -> ApiError:
-    """404 for a file that is not in storage any more."""
+    """404 for a file that is not in storage any more, which nobody asked for: the record says that it is there."""
+    log.error("%s: its %s is missing in storage", video_id, variant)
     return ApiError(404, "file_gone", f"the {variant} of video {video_id} is no longer in storage", "video_id")
 
 

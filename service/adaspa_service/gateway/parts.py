@@ -38,6 +38,12 @@ class Parts:
             make_celery(settings),
         )
 
+    async def close(self) -> None:
+        """Close the connections to Redis, the broker's among them."""
+        await self.follower.aclose()
+        self.store.client.close()
+        self.celery.close()
+
 
 def _of_request(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
