@@ -86,6 +86,7 @@ def bench(valkey: redis.Redis, tiny_engine: Engine, tmp_path: Path, monkeypatch:
         name="worker-1",
         stopping=stopping.is_set,
         renew_seconds=0.05,
+        upload_retry_seconds=1.0,
     )
     yield Bench(runner, store, tmp_path / "objects", scratch, stopping)
     assert tiny_engine.pipe.transformer.adaspa.state is None  # type: ignore[attr-defined]
