@@ -20,7 +20,7 @@ def command(name: str, **replaced: str) -> list[str]:
     return [sys.executable, *(replaced.get(part, part) for part in line[1:])]
 
 
-def pod_environment(name: str, catalog: Path, **settings: str) -> dict[str, str]:
+def pod_environment(name: str, catalog: Path | None, **settings: str) -> dict[str, str]:
     """The container's variables, those that speak of the cluster's addresses and folders replaced."""
     variables = {entry["name"]: entry["value"] for entry in container(render({}), name)["env"]}
     return environment(catalog) | variables | environment(catalog, **settings)
@@ -47,7 +47,7 @@ def test_gateway_and_worker_pods_make_a_video_together(service: Service, catalog
     heartbeat = tmp_path / "heartbeat"
     worker_settings = {"metrics_port": str(worker_metrics), "heartbeat_file": str(heartbeat)}
     started = [
-        subprocess.Popen(command("gateway"), env=pod_environment("gateway", catalog, **shared, **gateway_settings)),
+        subprocess.Popen(command("gateway"), env=pod_environment("gateway", None, **shared, **gateway_settings)),
         subprocess.Popen(
             command("worker", demo="tiny"), env=pod_environment("worker", catalog, **shared, **worker_settings)
         ),
@@ -56,7 +56,8 @@ def test_gateway_and_worker_pods_make_a_video_together(service: Service, catalog
         until(heartbeat.exists, "the worker takes jobs")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
             until(lambda: http.get("/readyz").is_success, "the gateway is ready")
-            body = {"prompt": "a red circle", "size": f"{SIZE}x{SIZE}"}
+            until(lambda: http.get("/models/tiny").is_success, "the worker's model is known")
+            body = {"prompt": "a red circle", "model": "tiny", "size": f"{SIZE}x{SIZE}"}
             video = http.post("/videos", json=body).raise_for_status().json()["id"]
             until(lambda: http.get(f"/videos/{video}").json()["status"] == "completed", "the video is made")
             assert http.get("/metrics").status_code == 404  # only at the port that the outside does not reach

@@ -51,7 +51,7 @@ def main() -> None:
         check_port(settings.metrics_port)
         metrics.prepare()
     name = f"{spec.id}-{os.getpid()}@{socket.gethostname()}"
-    os.environ["ADASPA_WORKER_NAME"] = name
+    os.environ["ADASPA_WORKER_NAME"], os.environ["ADASPA_WORKER_MODEL"] = name, spec.id
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     one_child = ["--pool", "prefork", "--concurrency", "1"]
     log_level = ["--loglevel", settings.log_level]

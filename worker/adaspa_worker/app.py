@@ -6,6 +6,7 @@ memory that parent and child share, makes that task give its job back at its nex
 """
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from multiprocessing.sharedctypes import RawValue
 from typing import TYPE_CHECKING, Any
 
 from adaspa_service.contract import logs, tracing
-from adaspa_service.contract.catalog import Catalog
+from adaspa_service.contract.catalog import Catalog, ModelSpec
 from adaspa_service.contract.queue import TASK, make_celery
 from adaspa_service.contract.settings import get_settings
 from adaspa_service.contract.storage import ObjectStorage
@@ -39,6 +40,8 @@ from adaspa_worker.source import ModelUnavailable, resolve
 
 if TYPE_CHECKING:
     from adaspa_worker.pipeline import Engine
+
+log = logging.getLogger(__name__)
 
 app = make_celery(get_settings())
 _stopping = RawValue(ctypes.c_bool, False)
@@ -81,14 +84,29 @@ def engine(model: str) -> "Engine":
     return load(spec, resolve(spec.source))
 
 
+def served() -> ModelSpec:
+    """The catalog entry of this worker's model."""
+    spec = Catalog.load(get_settings().catalog).get(os.environ["ADASPA_WORKER_MODEL"])
+    assert spec is not None  # __main__ has looked
+    return spec
+
+
 class Heartbeat(bootsteps.StartStopStep):
-    """Step of Celery's consumer: beats from its event loop, from the moment that the worker takes jobs."""
+    """Step of Celery's consumer: beats, and announces the model, from the moment that the worker takes jobs."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, consumer: Any) -> None:
+        self._store, self._spec = JobStore.from_settings(get_settings()), served()
+        self._beat()
+        self._timer = consumer.timer.call_repeatedly(heartbeat.EVERY_SECONDS, self._beat)
+
+    def _beat(self) -> None:
         heartbeat.beat()
-        self._timer = consumer.timer.call_repeatedly(heartbeat.EVERY_SECONDS, heartbeat.beat)
+        try:
+            self._store.announce(self._spec)
+        except StoreUnavailable as error:
+            log.warning("not announced: %s", error)
 
     def stop(self, consumer: Any) -> None:
         self._timer.cancel()

@@ -60,6 +60,7 @@ class Catalog:
 
     def __init__(self, models: list[ModelSpec]) -> None:
         self.models = {model.id: model for model in models}
+        self._own = dict(self.models)
 
     @property
     def default(self) -> ModelSpec:
@@ -69,6 +70,10 @@ class Catalog:
     def get(self, model_id: str) -> ModelSpec | None:
         """The model of that id, if it is served."""
         return self.models.get(model_id)
+
+    def follow(self, announced: list[ModelSpec]) -> None:
+        """Serve the file's models, which may be scaled to zero, and those that workers announce; the file's win."""
+        self.models = self._own | {model.id: model for model in announced if model.id not in self._own}
 
     @classmethod
     def load(cls, path: Path | None) -> "Catalog":

@@ -1,16 +1,19 @@
 """Job records in Redis. Every transition is a script that checks the state before it, by the store's one clock."""
 
 import json
+import logging
 import re
 import secrets
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.contract.job import (
     Artifact,
     AttentionReport,
@@ -39,7 +42,11 @@ __all__ = [
     "Totals",
 ]
 
+log = logging.getLogger(__name__)
+
 PREFIX = "adaspa:"
+ANNOUNCED_SECONDS = 60.0
+"""A model that no worker has announced for this long is served only if the gateway's own catalog has it."""
 SEND_SECONDS = 10.0
 """A job that was accepted but not sent to the queue after this long is sent by the janitor."""
 ANSWER_SECONDS = 10.0
@@ -298,6 +305,20 @@ class JobStore:
     def give_back(self, lease: Lease) -> None:
         """in_progress -> queued, when the worker stops. May be repeated. Raises LeaseLost, JobCancelled."""
         self._transition("give_back", lease)
+
+    def announce(self, spec: ModelSpec) -> None:
+        """Say that a worker serves this model; to be repeated well within ``ANNOUNCED_SECONDS``."""
+        self._scripts.run("announce", spec.id, spec.model_dump_json(), round(ANNOUNCED_SECONDS * 1000))
+
+    def announced(self) -> list[ModelSpec]:
+        """The models that workers serve now. An entry that this version cannot read is left out, and logged."""
+        found = []
+        for text in self._scripts.run("announced"):
+            try:
+                found.append(ModelSpec.model_validate_json(text))
+            except ValidationError as error:
+                log.warning("a worker announces a model that this version cannot read: %s", error)
+        return found
 
     # Janitors
 

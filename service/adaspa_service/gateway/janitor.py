@@ -46,6 +46,7 @@ class Janitor:
             StoreUnavailable, QueueUnavailable, StorageUnavailable: what was not done is done in a later round.
         """
         store = self.parts.store
+        self.parts.catalog.follow(store.announced())
         for job_id in store.requeue_expired():
             log.warning("%s: its worker was lost; back in the queue", job_id)
         for model in self.parts.catalog.models:

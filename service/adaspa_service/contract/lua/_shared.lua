@@ -12,6 +12,8 @@
 --   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''};
 --                            one that was taken back because its message could not be sent counts as cancelled
 --   leases_lost      hash    leases that ran out, by model
+--   served           hash    catalog entries that workers announced, by model
+--   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   events:{id}      stream  a job's transitions and steps
 --   idempotency:{key} hash   id of the job that a key created, and the digest of its request
 --   last_id          string  the latest id's time (us)
