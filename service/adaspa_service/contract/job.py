@@ -1,9 +1,9 @@
 """The job record: what was asked, where it stands, and what came of it."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 StepKind = Literal["dense", "search", "sparse"]
 Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
@@ -83,6 +83,17 @@ class Progress(BaseModel):
     """Seconds that are left of the denoising, from the steps measured so far."""
 
 
+Share = Annotated[float, AfterValidator(lambda value: round(value, 4))]
+
+
+class LayerReport(BaseModel):
+    """One layer's patterns, by head: means over its sparse steps."""
+
+    layer: int
+    density: list[Share]
+    recall: list[Share]
+
+
 class AttentionReport(BaseModel):
     """What AdaSpa did in one job."""
 
@@ -99,6 +110,8 @@ class AttentionReport(BaseModel):
     sparse_seconds: float
     cache_bytes: int = 0
     """Peak size of the request's LSE and index caches."""
+    layers: list[LayerReport] = []
+    """Layers with a pattern; empty in a page of jobs."""
 
 
 class Artifact(BaseModel):

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.contract.settings import Settings
-from adaspa_service.gateway import content, errors, events, health, metrics, models, videos
+from adaspa_service.gateway import content, errors, events, health, metrics, models, page, videos
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     for prefix in ("/v1", ""):
         for router in (videos.router, content.router, events.router, models.router, health.router):
             app.include_router(router, prefix=prefix, include_in_schema=bool(prefix), responses=EVERYWHERE)
+    app.include_router(page.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
 

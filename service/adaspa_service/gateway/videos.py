@@ -71,7 +71,7 @@ def list_videos(
         )
     jobs, more = parts.store.page(after, limit, order)
     positions = parts.store.queue_positions(jobs)
-    data = [Video.of(job, positions.get(job.id)) for job in jobs]
+    data = [Video.of(without_layers(job), positions.get(job.id)) for job in jobs]
     return VideoList(
         data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
     )
@@ -106,6 +106,13 @@ def view(parts: Parts, job: Job) -> Video:
     """The job as clients see it."""
     position = None if job.status in TERMINAL else parts.store.queue_position(job)
     return Video.of(job, position)
+
+
+def without_layers(job: Job) -> Job:
+    """The job without its report's part by layer and head, which is most of its bytes."""
+    if job.report is None:
+        return job
+    return job.model_copy(update={"report": job.report.model_copy(update={"layers": []})})
 
 
 def was_an_id(text: str) -> bool:

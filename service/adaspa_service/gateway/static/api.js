@@ -1,0 +1,61 @@
+// The API over fetch. The key stays in this tab's session.
+export const key = { get: () => sessionStorage.getItem("key") || "", set: (value) => sessionStorage.setItem("key", value) };
+
+export class ApiError extends Error {
+  constructor(status, { message, param, code }) { super(message); Object.assign(this, { status, param, code }); }
+}
+
+export async function call(method, path, { body, headers = {}, signal } = {}) {
+  if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
+  if (body) headers["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ApiError(0, { message: "The service cannot be reached." });
+  }
+  if (answer.ok) return answer;
+  const said = await answer.json().catch(() => null);
+  if (answer.status === 401) document.querySelector("#key-field").hidden = false;
+  throw new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` });
+}
+
+export const json = async (...request) => (await call(...request)).json();
+
+export const fileUrl = (id, variant) => `/videos/${id}/content?variant=${variant}`;
+
+// An address that an element can load: one that needs a key is fetched first.
+export async function source(id, variant) {
+  if (!key.get()) return fileUrl(id, variant);
+  return URL.createObjectURL(await (await call("GET", fileUrl(id, variant))).blob());
+}
+
+// A job's events from its beginning to its end; a lost connection goes on where it was.
+export async function follow(id, onEvent, signal) {
+  let last = null;
+  while (!signal.aborted) {
+    try {
+      const answer = await call("GET", `/videos/${id}/events`, { headers: last ? { "Last-Event-ID": last } : {}, signal });
+      if (answer.status === 204) return;
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let text = ""; ;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const events = (text + value).split("\n\n");
+        text = events.pop();
+        for (const event of events) {
+          const field = Object.fromEntries(event.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
+          if (!field.data) continue;
+          last = field.id;
+          onEvent(field.event, JSON.parse(field.data));
+          if (["completed", "failed", "cancelled"].includes(field.event)) return;
+        }
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error.status >= 400 && error.status < 500) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
