@@ -14,7 +14,7 @@ from adaspa_worker.demo_model.scenes import (
     Scene,
     caption,
     draw,
-    held_out,
+    is_held_out,
     sample_scene,
 )
 
@@ -105,9 +105,9 @@ def test_a_video_of_another_dtype_is_refused() -> None:
 def test_a_tenth_of_the_captions_is_held_out_whatever_their_size_words() -> None:
     rng = random.Random(3)
     scenes = [sample_scene(rng) for _ in range(4000)]
-    assert 0.08 < sum(held_out(scene) for scene in scenes) / len(scenes) < 0.12
+    assert 0.08 < sum(is_held_out(scene) for scene in scenes) / len(scenes) < 0.12
     for scene in scenes[:100]:
         named = replace(scene, actors=tuple(replace(actor, size_named=True) for actor in scene.actors))
         unnamed = replace(scene, actors=tuple(replace(actor, size_named=False) for actor in scene.actors))
         assert caption(named) != caption(unnamed)
-        assert held_out(named) == held_out(unnamed)
+        assert is_held_out(named) == is_held_out(unnamed)

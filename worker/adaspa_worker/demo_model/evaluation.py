@@ -2,8 +2,8 @@
 
     python -m adaspa_worker.demo_model.evaluation --pipeline DIR --captions 64 --output eval.json --sheet eval.png
 
-The captions are held out of training (`scenes.held_out`). Every mode generates the same captions from the same noise;
-the videos are read back by image analysis (`reading`), and the sparse ones are compared with the dense ones too.
+The captions are held out of training (`scenes.is_held_out`). Every mode generates the same captions from the same
+noise; the videos are read back by image analysis (`reading`), the sparse ones compared with the dense ones too.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from adaspa import AdaSpaConfig
 from diffusers import WanPipeline
 from torch import Tensor
 
+from .architecture import TEXT_LENGTHS
 from .comparison import psnr, ssim
 from .reading import Reading, read_video
-from .scenes import Scene, caption, held_out, sample_scene
+from .scenes import FRAMES, SIDE, Scene, caption, sample_scenes
 from .sheet import save_sheet
 
-FRAMES, SIDE, TEXT_LENGTH = 33, 128, 64
 DENSE = "dense"
 MODES: dict[str, AdaSpaConfig | None] = {
     DENSE: None,
@@ -48,17 +48,6 @@ ATTRIBUTES = ("color", "shape", "motion", "background")
 AVERAGED, ADDED = ("density", "recall"), ("dense_seconds", "search_seconds", "sparse_seconds")
 
 
-def held_out_scenes(seed: int, count: int) -> list[Scene]:
-    """`count` scenes whose captions training rejects."""
-    rng = random.Random(f"evaluation {seed}")
-    scenes: list[Scene] = []
-    while len(scenes) < count:
-        scene = sample_scene(rng)
-        if held_out(scene):
-            scenes.append(scene)
-    return scenes
-
-
 def generate(pipe: WanPipeline, texts: list[str], seeds: list[int], steps: int, guidance: float) -> Tensor:
     """Videos of `texts`, each from the noise of its own seed: uint8 [len(texts), FRAMES, SIDE, SIDE, 3] on the CPU."""
     frames = pipe(
@@ -69,7 +58,7 @@ def generate(pipe: WanPipeline, texts: list[str], seeds: list[int], steps: int, 
         num_inference_steps=steps,
         guidance_scale=guidance,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        max_sequence_length=TEXT_LENGTH,
+        max_sequence_length=TEXT_LENGTHS[0],
         output_type="pt",
     ).frames
     return (frames.float() * 255.0).round().clamp(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2).cpu()
@@ -158,7 +147,7 @@ def evaluate(args: argparse.Namespace) -> None:
         args.pipeline, dtype={"transformer": dtype, "default": torch.float32}, local_files_only=True
     ).to(args.device)
     pipe.set_progress_bar_config(disable=True)
-    scenes = held_out_scenes(args.seed, args.captions)
+    scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
     result: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or "cpu",

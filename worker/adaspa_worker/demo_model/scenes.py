@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+FRAMES, SIDE = 33, 128  # of a clip; a side in pixels
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLORS = {
     "red": (225, 40, 40),
@@ -31,7 +32,7 @@ BACKGROUNDS = {
     "navy": (18, 24, 78),
     "brown": (92, 58, 36),
 }
-SIZES = {"small": 0.15, "medium": 0.21, "large": 0.28}  # radius, in half frames
+SIZES = {"small": 0.2, "medium": 0.28, "large": 0.36}  # radius, in half frames
 TRANSLATIONS = {
     "moves left": (-1.0, 0.0),
     "moves right": (1.0, 0.0),
@@ -81,7 +82,7 @@ def caption(scene: Scene) -> str:
     return f"{actors} on a {scene.background} background" if scene.background_named else actors
 
 
-def held_out(scene: Scene) -> bool:
+def is_held_out(scene: Scene) -> bool:
     """True for a tenth of all captions (sizes aside): training never shows them, evaluation asks for them."""
     words = [word for word in caption(scene).split() if word not in SIZES]
     return zlib.crc32(" ".join(words).encode()) % 10 == 0
@@ -101,6 +102,16 @@ def sample_scene(rng: random.Random, two_actors: float = 0.35) -> Scene:
     sizes = [rng.choice(["small", "medium"]) for _ in places]
     actors = tuple(_sample_actor(rng, c, p, s) for c, p, s in zip(colors, places, sizes, strict=True))
     return Scene(actors, background, named)
+
+
+def sample_scenes(rng: random.Random, count: int, *, held_out: bool = False) -> list[Scene]:
+    """Draw `count` scenes of which all, or none, are held out."""
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = sample_scene(rng)
+        if is_held_out(scene) == held_out:
+            scenes.append(scene)
+    return scenes
 
 
 def _sample_actor(rng: random.Random, color: str, place: tuple[float, float], size: str) -> Actor:
@@ -171,7 +182,12 @@ def signed_distance(shape: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
 
 
 def draw(
-    scenes: list[Scene], *, frames: int = 33, height: int = 128, width: int = 128, device: str | torch.device = "cpu"
+    scenes: list[Scene],
+    *,
+    frames: int = FRAMES,
+    height: int = SIDE,
+    width: int = SIDE,
+    device: str | torch.device = "cpu",
 ) -> torch.Tensor:
     """Render scenes: float32 [len(scenes), 3, frames, height, width] in -1..1, edges anti-aliased over one pixel."""
     rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height * 2.0 - 1.0

@@ -15,7 +15,6 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .architecture import FLOW_SHIFT, TEXT_LENGTHS, build_pipeline
-from .scenes import Scene, caption, draw, held_out, sample_scene
+from .latents import LatentPool, measure
+from .muon import StackedMuon
+from .scenes import draw, sample_scenes
+from .whole_clip import allow_whole_clips, decode_clip, encode_clip
 
-FRAMES, SIDE = 33, 128
+KL_WEIGHT, EDGE_WEIGHT = 2e-4, 2.0
 ACTOR_WEIGHT = 7.0  # how much more than the background an actor's pixels count in the VAE's loss
-EMPTY_CAPTIONS = 0.1  # share of unconditional samples, for classifier-free guidance
+OPENING_SHARE, OPENING_FRAMES = 0.25, 3  # of the time, the transformer sees only the first latent frames
 EMA_HALF_LIFE = 700.0  # optimizer steps
 
 
@@ -78,139 +80,47 @@ class Log:
         self.path.write_text(json.dumps(self.rows, indent=1) + "\n")
 
 
-def sample_scenes(rng: random.Random, count: int) -> list[Scene]:
-    """Scenes to train on: never one whose caption is held out for the evaluation."""
-    scenes: list[Scene] = []
-    while len(scenes) < count:
-        scene = sample_scene(rng)
-        if not held_out(scene):
-            scenes.append(scene)
-    return scenes
-
-
 def train_vae(work: Path, minutes: float, stop_after: float | None, batch: int, device: str) -> None:
-    """L1 reconstruction with a slight KL term; ends by measuring the latents' mean and deviation per channel."""
+    """Reconstruction with a slight KL term; ends by measuring the latents' mean and deviation per channel."""
     pipe, state = load_work(work, "vae")
     vae = pipe.vae.to(device).train()
+    allow_whole_clips(vae)
     for conv in (module for module in vae.modules() if isinstance(module, nn.Conv3d)):
         # The layout that cuDNN's 3-D kernels are fast in.
         conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
-    rate = torch.tensor(1e-3, device=device)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0, capturable=device == "cuda"
-    )
+    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
     if state:
         optimizer.load_state_dict(state["optimizer"])
-        optimizer.param_groups[0]["lr"] = rate
-    video = torch.empty(batch, 3, FRAMES, SIDE, SIDE, device=device)
 
-    def optimize() -> dict[str, Tensor]:
-        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
-            posterior = vae.encode(video).latent_dist
-            decoded = vae.decode(posterior.sample()).sample
-        error = (decoded.float() - video).abs()
-        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
+    @torch.compile(disable=device != "cuda")
+    def reconstruct(video: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(device, torch.bfloat16):
+            mean, log_variance = (t.float() for t in encode_clip(vae, video))
+            decoded = decode_clip(vae, mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)).float()
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
         # The actors are a small share of the pixels (no actor reaches the corner): weigh them up, or they blur away.
         actors = (video - video[..., :1, :1]).abs().amax(dim=1, keepdim=True) > 0.05
-        weight = 1.0 + ACTOR_WEIGHT * actors
-        loss = (weight * (error + 2.0 * error**2)).mean() + 2e-4 * kl
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return {"l1": error.mean(), "kl": kl, "psnr": -10.0 * torch.log10((error**2).mean() / 4.0)}
+        error = (decoded - video).abs()
+        loss = ((1.0 + ACTOR_WEIGHT * actors) * (error + 2.0 * error**2)).mean()
+        for axis in (-1, -2):  # outlines, too: a corner that is rounded off changes few pixels
+            loss = loss + EDGE_WEIGHT * (decoded.diff(dim=axis) - video.diff(dim=axis)).abs().mean()
+        psnr = -10.0 * torch.log10(((decoded.clamp(-1.0, 1.0) - video) ** 2).mean() / 4.0)
+        return {"loss": loss + KL_WEIGHT * kl, "l1": error.mean(), "kl": kl, "psnr": psnr}
 
     step, clock = state.get("step", 0), Clock(minutes, stop_after, state.get("spent", 0.0))
     log, rng = Log(work / "training.json", "vae"), random.Random(f"vae {step} {minutes}")
-    video.copy_(draw(sample_scenes(rng, batch), device=device))
-    replay = capture(optimize) if device == "cuda" else optimize
     while not clock.over:
-        rate.fill_(clock.learning_rate(step, 1.2e-3, warmup=100))
-        video.copy_(draw(sample_scenes(rng, batch), device=device))
-        log.add(step, clock, **replay())
+        optimizer.param_groups[0]["lr"] = clock.learning_rate(step, 1.2e-3, warmup=100)
+        values = reconstruct(draw(sample_scenes(rng, batch), device=device))
+        values["loss"].backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        log.add(step, clock, **values)
         step += 1
     torch.save({"optimizer": optimizer.state_dict(), "step": step, "spent": clock.spent}, work / "vae.pt")
-    measure_latents(pipe, rng, device)
+    measure(pipe, rng, device)
     save_work(pipe, work, log)
-
-
-def capture(optimize: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
-    """One optimizer step as a CUDA graph: the VAE's frame-by-frame loop launches thousands of small kernels."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            optimize()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        values = optimize()
-
-    def replay() -> dict[str, Tensor]:
-        graph.replay()
-        return values
-
-    return replay
-
-
-@torch.no_grad()
-def measure_latents(pipe: WanPipeline, rng: random.Random, device: str, clips: int = 512) -> None:
-    """Write the latents' mean and deviation per channel into the VAE's configuration, where the pipeline looks."""
-    bank = encode(pipe, sample_scenes(rng, clips), device, normalise=False).float()
-    mean, std = bank.mean(dim=(0, 2, 3, 4)), bank.std(dim=(0, 2, 3, 4))
-    pipe.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
-    print("latents: mean", mean.tolist(), "std", std.tolist())
-
-
-@torch.no_grad()
-def encode(
-    pipe: WanPipeline, scenes: list[Scene], device: str, *, normalise: bool = True, batch: int = 64
-) -> torch.Tensor:
-    """Latents of drawn scenes: bf16 [len(scenes), 16, 9, 16, 16]."""
-    parts = []
-    for i in range(0, len(scenes), batch):
-        video = draw(scenes[i : i + batch], frames=FRAMES, height=SIDE, width=SIDE, device=device)
-        with torch.autocast(device, torch.bfloat16):
-            parts.append(pipe.vae.encode(video).latent_dist.mean)
-    latents = torch.cat(parts)
-    if normalise:
-        mean, std = (
-            torch.tensor(v, device=device).view(1, -1, 1, 1, 1)
-            for v in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
-        )
-        latents = (latents - mean) / std
-    return latents.to(torch.bfloat16)
-
-
-class LatentPool:
-    """Encoded clips to draw batches from; some of it is replaced every few steps, so that no clip is seen often."""
-
-    def __init__(self, pipe: WanPipeline, rng: random.Random, device: str, clips: int):
-        self.pipe, self.rng, self.device, self.oldest = pipe, rng, device, 0
-        scenes = sample_scenes(rng, clips)
-        self.latents = encode(pipe, scenes, device)
-        self.tokens = self.tokenize(scenes)
-
-    def tokenize(self, scenes: list[Scene]) -> Tensor:
-        texts = [caption(scene) for scene in scenes]
-        return self.pipe.tokenizer(texts, padding="max_length", max_length=40, return_tensors="pt").input_ids.to(
-            self.device
-        )
-
-    def refresh(self, clips: int = 64) -> None:
-        scenes = sample_scenes(self.rng, clips)
-        rows = torch.arange(self.oldest, self.oldest + clips, device=self.device) % len(self.latents)
-        self.latents[rows], self.tokens[rows] = encode(self.pipe, scenes, self.device), self.tokenize(scenes)
-        self.oldest = (self.oldest + clips) % len(self.latents)
-
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Latents [size, 16, 9, 16, 16] and token ids [size, 40], some of them of the empty caption."""
-        rows = torch.randint(len(self.latents), (size,), device=self.device)
-        tokens = self.tokens[rows]
-        empty = torch.zeros_like(tokens[:1])
-        empty[:, 0] = self.pipe.tokenizer.eos_token_id
-        drop = torch.rand(size, 1, device=self.device) < EMPTY_CAPTIONS
-        return self.latents[rows], torch.where(drop, empty, tokens)
 
 
 def embed_text(text_encoder: nn.Module, tokens: Tensor, length: int) -> Tensor:
@@ -224,6 +134,7 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     """Rectified flow: the transformer learns noise - latents at a shifted logit-normal noise level."""
     pipe, state = load_work(work, "dit")
     pipe.vae.to(device).eval().requires_grad_(False)
+    allow_whole_clips(pipe.vae)
     modules = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).to(device).train()
     weights = [p for p in modules.parameters() if p.requires_grad]
     optimizers = build_optimizers(pipe.transformer, weights)
@@ -238,16 +149,21 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     torch.manual_seed(step)
     pool = LatentPool(pipe, rng, device, clips)
     if device == "cuda":
-        pipe.transformer.compile_repeated_blocks(fullgraph=True)
+        # A graph for each of the few shapes there are is faster than one for any shape.
+        pipe.transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
     while not clock.over:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = clock.learning_rate(step, group["peak"])
         if step % 8 == 7:
-            pool.refresh()
+            pool.refresh(64)
         latents, tokens = pool.batch(batch)
+        # A clip's beginning shows what moves where, and costs a third of the clip.
+        opening = clock.spent < OPENING_SHARE * clock.total
+        if opening:
+            latents = latents[:, :, :OPENING_FRAMES]
         # Both paddings are trained; the shorter is the cheaper.
-        length = TEXT_LENGTHS[1 if step % 4 == 3 else 0]
+        length = TEXT_LENGTHS[1 if step % 6 == 5 and not opening else 0]
         level = torch.sigmoid(torch.randn(batch, device=device))
         level = FLOW_SHIFT * level / (1.0 + (FLOW_SHIFT - 1.0) * level)
         noise = torch.randn_like(latents, dtype=torch.float32)
@@ -283,7 +199,7 @@ def build_optimizers(transformer: nn.Module, weights: list[nn.Parameter]) -> lis
     matrices = [p for name, p in transformer.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in weights if id(p) not in chosen]
-    muon = torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    muon = StackedMuon(matrices, lr=2e-3)
     adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer, peak in ((muon, 2e-3), (adam, 1e-3)):
         for group in optimizer.param_groups:
