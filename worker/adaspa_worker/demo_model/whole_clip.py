@@ -1,4 +1,4 @@
-"""The demo VAE on whole clips at once: the same numbers as `AutoencoderKLWan.encode` and `decode`, in a few large kernels.
+"""The demo VAE on whole clips at once: what `AutoencoderKLWan.encode` and `decode` compute, in a few large kernels.
 
 Diffusers walks a clip in chunks of four frames and carries each causal convolution's last frames along, which bounds
 the memory of a long clip and launches thousands of small kernels for a short one. Every convolution is causal, so one
