@@ -36,6 +36,8 @@ TEXT = 8  # text tokens, of 16 channels
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 24}
 CHANNELS = {"in_channels": 4, "out_channels": 4}
 SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=STEPS, warmup=2, searches=(2, 5))
+BARE = {"tokenizer": None, "text_encoder": None, "vae": None}
+TWO_TEXTS = {"tokenizer_2": None, "text_encoder_2": None}
 PIXELS = {"height": 48, "width": 80, "num_frames": 17}
 
 
@@ -81,7 +83,7 @@ def make_wan(seed=0):
 
 def make_wan_pipeline(**experts):
     experts = {"transformer": make_wan(), **experts}
-    return WanPipeline(tokenizer=None, text_encoder=None, vae=None, scheduler=flow(), **experts)
+    return WanPipeline(**BARE, scheduler=flow(), **experts)
 
 
 def make_hunyuan_video(**settings):
@@ -102,11 +104,8 @@ def make_hunyuan_video(**settings):
 
 def make_hunyuan_video_pipeline():
     return HunyuanVideoPipeline(
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        vae=None,
+        **BARE,
+        **TWO_TEXTS,
         scheduler=flow(),
         transformer=make_hunyuan_video(),
     )
@@ -131,11 +130,8 @@ def make_hunyuan_video15():
 def make_hunyuan_video15_pipeline():
     vae = AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1)
     pipe = HunyuanVideo15Pipeline(
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        vae=vae,
+        **{**BARE, "vae": vae},
+        **TWO_TEXTS,
         scheduler=flow(),
         transformer=make_hunyuan_video15(),
         guider=ClassifierFreeGuidance(guidance_scale=3.0),
@@ -163,9 +159,7 @@ def make_cogvideox(**settings):
 
 
 def cogvideox_pipeline(transformer):
-    return lambda: CogVideoXPipeline(
-        tokenizer=None, text_encoder=None, vae=None, scheduler=CogVideoXDDIMScheduler(), transformer=transformer()
-    )
+    return lambda: CogVideoXPipeline(**BARE, scheduler=CogVideoXDDIMScheduler(), transformer=transformer())
 
 
 def make_cogvideox_rotary():
@@ -183,7 +177,7 @@ def make_ltx():
 
 
 def make_ltx_pipeline():
-    return LTXPipeline(tokenizer=None, text_encoder=None, vae=None, scheduler=flow(), transformer=make_ltx())
+    return LTXPipeline(**BARE, scheduler=flow(), transformer=make_ltx())
 
 
 def make_ltx2(**settings):
@@ -263,9 +257,7 @@ def make_mochi():
 
 
 def make_mochi_pipeline():
-    return MochiPipeline(
-        tokenizer=None, text_encoder=None, vae=None, scheduler=flow(invert_sigmas=True), transformer=make_mochi()
-    )
+    return MochiPipeline(**BARE, scheduler=flow(invert_sigmas=True), transformer=make_mochi())
 
 
 MASK = {"prompt_embeds": "prompt_attention_mask"}

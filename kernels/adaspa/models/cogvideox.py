@@ -9,7 +9,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
-from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, split_heads
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, split_heads
 from adaspa.models.tile_order import along
 
 
@@ -33,9 +33,7 @@ class CogVideoXProcessor(AdaSpaProcessor):
         )
         if image_rotary_emb is not None:
             query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (query, key))
-        video_out, text_out = (
-            attn.to_out[1](attn.to_out[0](out)) for out in self.joint_attention((query, key, value), text)
-        )
+        video_out, text_out = (project_out(attn, out) for out in self.joint_attention((query, key, value), text))
         return video_out, text_out
 
 

@@ -9,7 +9,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
-from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_text, split_heads
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, project_text, split_heads
 from adaspa.models.tile_order import along
 
 
@@ -34,7 +34,7 @@ class HunyuanVideoProcessor(AdaSpaProcessor):
             text, norms = project_text(attn, encoder_hidden_states), (attn.norm_added_q, attn.norm_added_k)
         video_out, text_out = self.joint_attention((query, key, value), norm_heads(split_heads(attn, text), *norms))
         if attn.to_out is not None:
-            video_out = attn.to_out[1](attn.to_out[0](video_out))
+            video_out = project_out(attn, video_out)
         if attn.to_add_out is not None:
             text_out = attn.to_add_out(text_out)
         return video_out, text_out

@@ -9,7 +9,7 @@ from diffusers.models.transformers.transformer_ltx import apply_rotary_emb
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family
-from adaspa.models.processor import AdaSpaProcessor, project, split_heads
+from adaspa.models.processor import AdaSpaProcessor, project, project_out, split_heads
 from adaspa.models.tile_order import along
 
 
@@ -32,7 +32,7 @@ class LTXProcessor(AdaSpaProcessor):
         if image_rotary_emb is not None:
             query, key = (apply_rotary_emb(x, image_rotary_emb) for x in (query, key))
         out = self.attention(*split_heads(attn, (query, key, value)))
-        return attn.to_out[1](attn.to_out[0](out))
+        return project_out(attn, out)
 
 
 class LTX(Family):

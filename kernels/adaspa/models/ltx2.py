@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_ltx2 import apply_interleaved_rot
 from adaspa.layout import Layout
 from adaspa.models.family import Family
 from adaspa.models.ltx import packed_layout
-from adaspa.models.processor import AdaSpaProcessor, project, split_heads
+from adaspa.models.processor import AdaSpaProcessor, project, project_out, split_heads
 from adaspa.models.tile_order import along
 
 ROTATIONS = {"interleaved": apply_interleaved_rotary_emb, "split": apply_split_rotary_emb}
@@ -54,7 +54,7 @@ class LTX2Processor(AdaSpaProcessor):
         if attn.to_gate_logits is not None:
             gates = 2 * torch.sigmoid(attn.to_gate_logits(hidden_states))
             out = (out.unflatten(2, (attn.heads, -1)) * gates.unsqueeze(-1)).flatten(2, 3)
-        return attn.to_out[1](attn.to_out[0](out))
+        return project_out(attn, out)
 
 
 class LTX2(Family):

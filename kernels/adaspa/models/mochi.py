@@ -8,7 +8,15 @@ import torch
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
-from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_text, split_heads
+from adaspa.models.processor import (
+    AdaSpaProcessor,
+    norm_heads,
+    project,
+    project_out,
+    project_text,
+    rotate_pairs,
+    split_heads,
+)
 from adaspa.models.tile_order import along, over_frames
 
 
@@ -26,12 +34,13 @@ class MochiProcessor(AdaSpaProcessor):
         """Args: hidden_states, encoder_hidden_states ``[B, S, C]``; image_rotary_emb cos and sin ``[S, H, D / 2]``."""
         query, key, value = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
         if image_rotary_emb is not None:
-            query, key = (rotate(x, *image_rotary_emb) for x in (query, key))
+            # In fp32, as the model does it.
+            query, key = (rotate_pairs(x.float(), *image_rotary_emb).type_as(x) for x in (query, key))
         text = split_heads(attn, project_text(attn, encoder_hidden_states))
         video_out, text_out = self.joint_attention(
             (query, key, value), norm_heads(text, attn.norm_added_q, attn.norm_added_k)
         )
-        video_out = attn.to_out[1](attn.to_out[0](video_out))
+        video_out = project_out(attn, video_out)
         # The last layer has no use for its text.
         return video_out, attn.to_add_out(text_out) if hasattr(attn, "to_add_out") else text_out
 
@@ -53,9 +62,3 @@ class Mochi(Family):
 
     def timestep(self, given: dict[str, Any]) -> torch.Tensor:
         return -given["timestep"]
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of ``[B, S, H, D]`` in interleaved pairs, in fp32."""
-    even, odd = x[..., ::2].float(), x[..., 1::2].float()
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)

@@ -115,6 +115,17 @@ def project_text(attn: Any, x: torch.Tensor) -> QKV:
     return attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x)
 
 
+def project_out(attn: Any, x: torch.Tensor) -> torch.Tensor:
+    """The output projection, and the dropout behind it: ``[B, S, H * D]`` to ``[B, S, C]``."""
+    return attn.to_out[1](attn.to_out[0](x))
+
+
+def rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of ``[..., D]`` in interleaved pairs; cos and sin ``[..., D / 2]`` hold each angle once."""
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
 def split_heads(attn: Any, qkv: QKV) -> QKV:
     """``[B, S, H * D]`` as ``[B, S, H, D]``."""
     query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in qkv)

@@ -8,7 +8,7 @@ import torch
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
-from adaspa.models.processor import AdaSpaProcessor, project, split_heads
+from adaspa.models.processor import AdaSpaProcessor, project, project_out, rotate_pairs, split_heads
 from adaspa.models.tile_order import along, over_grid
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -31,9 +31,11 @@ class WanProcessor(AdaSpaProcessor):
         query, key, value = project(attn, hidden_states)
         query, key, value = split_heads(attn, (attn.norm_q(query), attn.norm_k(key), value))
         if rotary_emb is not None:
-            query, key = rotate(query, rotary_emb), rotate(key, rotary_emb)
+            # The tables hold each angle twice.
+            cos, sin = (table[..., ::2] for table in rotary_emb)
+            query, key = (rotate_pairs(x, cos, sin).type_as(x) for x in (query, key))
         out = self.attention(query, key, value)
-        return attn.to_out[1](attn.to_out[0](out))
+        return project_out(attn, out)
 
 
 class Wan(Family):
@@ -48,10 +50,3 @@ class Wan(Family):
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         return Layout(grid=patch_grid(given["hidden_states"], *transformer.config.patch_size))
-
-
-def rotate(x: torch.Tensor, rotary_emb: Rotary) -> torch.Tensor:
-    """Rotary embedding of ``[B, S, H, D]`` in interleaved pairs; cos and sin hold each angle twice."""
-    cos, sin = (table[..., ::2] for table in rotary_emb)
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
