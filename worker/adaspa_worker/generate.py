@@ -30,7 +30,7 @@ from adaspa_service.contract.job import (
     Progress,
     StepKind,
 )
-from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable, checkpoint_prefix
+from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable, checkpoint_prefix, video_prefix
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 from opentelemetry import trace
 
@@ -252,16 +252,17 @@ class Attempt:
     def upload(self, variant: str, path: Path) -> Artifact:
         """Store a file; while storage is away, again and again for a while: the video is done but for this."""
         deadline = time.monotonic() + self.runner.upload_retry_seconds
-        for delay in chain(RETRY_SECONDS, repeat(RETRY_SECONDS[-1])):
+        delays = chain(RETRY_SECONDS, repeat(RETRY_SECONDS[-1]))
+        while True:
             self.keeper.check()
             try:
                 return self.put(path)
             except StorageUnavailable as error:
+                delay = next(delays)
                 if time.monotonic() + delay > deadline:
                     raise
                 log.warning("%s: %s not stored, trying again in %s s: %s", self.lease.job.id, variant, delay, error)
             self.keeper.wait(delay)
-        raise AssertionError("the delays have no end")
 
     def put(self, path: Path) -> Artifact:
         content_type = "video/mp4" if path.suffix == ".mp4" else "image/webp"
@@ -332,7 +333,7 @@ def insist(transition: Callable[[], None]) -> None:
 
 def attempt_prefix(job_id: str, attempt: int) -> str:
     """Key prefix of the objects that an attempt writes."""
-    return f"videos/{job_id}/{attempt}/"
+    return f"{video_prefix(job_id)}{attempt}/"
 
 
 def describe(error: Exception) -> JobError:

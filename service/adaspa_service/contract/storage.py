@@ -15,10 +15,13 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from adaspa_service.contract.job import Artifact
 
 CHUNK_BYTES = 256 * 1024
-
-
 CHECKPOINTS = "checkpoints/"
 """Key prefix of all checkpoints; no object of a job that has ended belongs there."""
+
+
+def video_prefix(job_id: str) -> str:
+    """Key prefix of the files that a job's attempts write."""
+    return f"videos/{job_id}/"
 
 
 def checkpoint_prefix(job_id: str) -> str:

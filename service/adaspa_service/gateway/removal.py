@@ -4,7 +4,7 @@ import logging
 
 from adaspa_service.contract.job import TERMINAL
 from adaspa_service.contract.scripts import StoreUnavailable
-from adaspa_service.contract.storage import CHECKPOINTS, StorageUnavailable, checkpoint_prefix
+from adaspa_service.contract.storage import CHECKPOINTS, StorageUnavailable, checkpoint_prefix, video_prefix
 from adaspa_service.gateway.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 def remove(parts: Parts, job_id: str) -> None:
     """Remove a discarded job that has ended. Raises StorageUnavailable, StoreUnavailable."""
-    parts.storage.delete_prefix(f"videos/{job_id}/")
+    parts.storage.delete_prefix(video_prefix(job_id))
     parts.storage.delete_prefix(checkpoint_prefix(job_id))
     parts.store.purge(job_id)
 
