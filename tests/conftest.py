@@ -43,21 +43,26 @@ def store(valkey: redis.Redis) -> JobStore:
 
 
 @pytest.fixture
-def params() -> Callable[..., JobParams]:
+def usual_params() -> dict[str, Any]:
+    """The parameters of a job of the demo model."""
+    return {
+        "model": "demo",
+        "prompt": "a red circle moves right",
+        "width": 128,
+        "height": 128,
+        "num_frames": 33,
+        "fps": 8,
+        "steps": 10,
+        "guidance_scale": 4.0,
+        "seed": 1,
+    }
+
+
+@pytest.fixture
+def params(usual_params: dict[str, Any]) -> Callable[..., JobParams]:
     """Makes job parameters; keyword arguments replace the usual ones."""
 
     def make(**changes: Any) -> JobParams:
-        usual = {
-            "model": "demo",
-            "prompt": "a red circle moves right",
-            "width": 128,
-            "height": 128,
-            "num_frames": 33,
-            "fps": 8,
-            "steps": 10,
-            "guidance_scale": 4.0,
-            "seed": 1,
-        }
-        return JobParams.model_validate({**usual, **changes})
+        return JobParams.model_validate(usual_params | changes)
 
     return make

@@ -9,7 +9,6 @@ import pytest
 import redis
 from adaspa_service.contract.job import (
     Artifact,
-    AttentionReport,
     ErrorCode,
     Job,
     JobError,
@@ -28,19 +27,8 @@ from adaspa_service.contract.store import (
     QueueFull,
     StoreUnavailable,
 )
+from running_gateway import REPORT
 
-REPORT = AttentionReport(
-    density=0.3,
-    recall=0.9,
-    searches=2,
-    dense_steps=4,
-    search_steps=2,
-    sparse_steps=4,
-    dense_seconds=1.0,
-    search_seconds=0.6,
-    sparse_seconds=0.5,
-    cache_bytes=1000,
-)
 VIDEO = {"video": Artifact(key="videos/x/1/video.mp4", content_type="video/mp4", bytes=5, sha256="ab" * 32)}
 FAILURE = JobError(code=ErrorCode.generation_failed, message="boom")
 Params = Callable[..., JobParams]

@@ -1,12 +1,10 @@
 """What the worker's tests share: a tiny pipeline, loaded once, and parameters that fit it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import JobParams
 from adaspa_worker.pipeline import Engine, load
 from tiny_wan import FRAMES, SIZE, model_spec, save_pipeline
 
@@ -24,21 +22,7 @@ def tiny_engine(tiny_pipeline: Path) -> Engine:
 
 
 @pytest.fixture
-def params() -> Callable[..., JobParams]:
-    """Makes parameters of a job of the tiny model; keyword arguments replace the usual ones."""
-
-    def make(**changes: Any) -> JobParams:
-        usual = {
-            "model": "tiny",
-            "prompt": "a red circle",
-            "width": SIZE,
-            "height": SIZE,
-            "num_frames": FRAMES,
-            "fps": 8,
-            "steps": 4,
-            "guidance_scale": 4.0,
-            "seed": 1,
-        }
-        return JobParams.model_validate(usual | changes)
-
-    return make
+def usual_params(usual_params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a job of the tiny model."""
+    tiny = {"model": "tiny", "prompt": "a red circle", "width": SIZE, "height": SIZE, "num_frames": FRAMES, "steps": 4}
+    return usual_params | tiny

@@ -22,22 +22,29 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server
         yield running
 
 
-def run(store: JobStore, engine: Engine, params: JobParams, patience: float) -> Job:
-    """Run a job to its end; its record."""
-    runner = Runner(
-        store=store,
-        storage=ObjectStorage(URL),
-        engine=lambda _: engine,
-        name="worker-1",
-        stopping=lambda: False,
-        renew_seconds=0.05,
-        upload_retry_seconds=patience,
-    )
-    job = store.create(params)
-    runner.run(job.id)
-    ended = store.get(job.id)
-    assert ended is not None
-    return ended
+@pytest.fixture
+def run(
+    store: JobStore, server: S3Server, tiny_engine: Engine, params: Callable[..., JobParams]
+) -> Callable[[float], Job]:
+    """Runs a job to its end with so many seconds of patience for the storage; gives its record."""
+
+    def to_the_end(patience: float) -> Job:
+        runner = Runner(
+            store=store,
+            storage=ObjectStorage(URL),
+            engine=lambda _: tiny_engine,
+            name="worker-1",
+            stopping=lambda: False,
+            renew_seconds=0.05,
+            upload_retry_seconds=patience,
+        )
+        job = store.create(params())
+        runner.run(job.id)
+        ended = store.get(job.id)
+        assert ended is not None
+        return ended
+
+    return to_the_end
 
 
 @pytest.fixture
@@ -55,11 +62,7 @@ def at_upload(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> list[Callable
 
 
 def test_an_upload_waits_for_a_storage_that_comes_back(
-    store: JobStore,
-    server: S3Server,
-    tiny_engine: Engine,
-    params: Callable[..., JobParams],
-    at_upload: list[Callable[[], object]],
+    server: S3Server, run: Callable[[float], Job], at_upload: list[Callable[[], object]]
 ) -> None:
     back: list[threading.Timer] = []
 
@@ -69,22 +72,18 @@ def test_an_upload_waits_for_a_storage_that_comes_back(
         back[0].start()
 
     at_upload.append(outage)
-    job = run(store, tiny_engine, params(), patience=60)
+    job = run(60)
     back[0].join()
     assert (job.status, job.attempt) == ("completed", 1)
     assert server.objects() == sorted(f"service/{artifact.key}" for artifact in job.artifacts.values())
 
 
 def test_a_storage_that_stays_away_fails_its_job_and_the_next_one_completes(
-    store: JobStore,
-    server: S3Server,
-    tiny_engine: Engine,
-    params: Callable[..., JobParams],
-    at_upload: list[Callable[[], object]],
+    server: S3Server, run: Callable[[float], Job], at_upload: list[Callable[[], object]]
 ) -> None:
     at_upload.append(server.stop)
-    job = run(store, tiny_engine, params(), patience=1)
+    job = run(1)
     assert job.status == "failed" and job.error is not None
     assert job.error.code == "storage_unavailable"
     server.start()
-    assert run(store, tiny_engine, params(), patience=1).status == "completed"
+    assert run(1).status == "completed"
