@@ -14,6 +14,9 @@ from adaspa_worker.heartbeat import beat
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Between the tries of what must not fail for a short outage."""
+
 
 class WorkerStopping(Exception):
     """The worker was asked to shut down: the job it runs goes back to the queue."""
@@ -79,3 +82,14 @@ class LeaseKeeper:
                 return
             except StoreUnavailable as error:
                 log.warning("%s: lease not renewed: %s", self.lease.job.id, error)
+
+
+def insist(transition: Callable[[], None]) -> None:
+    """Make a transition that ends an attempt, again for a while when the store is away: hours of work hang on it."""
+    for delay in RETRY_SECONDS:
+        try:
+            return transition()
+        except StoreUnavailable as error:
+            log.warning("the store is away, trying again in %s s: %s", delay, error)
+            time.sleep(delay)
+    return transition()

@@ -10,6 +10,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+PREFIX = "adaspa:"
+"""Of every key; the scripts have the same."""
 REFUSING = ("MISCONF ", "NOREPLICAS ", "MASTERDOWN ", "BUSY ")
 """Beginnings of the answers of a server that takes no writes, or none now, and that the client has no type for."""
 

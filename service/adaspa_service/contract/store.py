@@ -5,7 +5,6 @@ import logging
 import re
 import secrets
 from dataclasses import dataclass
-from statistics import median
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -14,20 +13,20 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.counts import Counts
 from adaspa_service.contract.job import (
     Artifact,
     AttentionReport,
-    ErrorCode,
     Job,
     JobError,
     JobParams,
     JobStatus,
     Progress,
 )
-from adaspa_service.contract.queue import queue_name
 from adaspa_service.contract.record import job_from_hash
-from adaspa_service.contract.scripts import Scripts, StoreUnavailable, reaching
+from adaspa_service.contract.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.upkeep import SEND_SECONDS, Upkeep
 
 __all__ = [
     "VIDEO_ID",
@@ -36,23 +35,16 @@ __all__ = [
     "JobStore",
     "Lease",
     "LeaseLost",
-    "Load",
     "QueueFull",
     "StoreUnavailable",
-    "Totals",
 ]
 
 log = logging.getLogger(__name__)
 
-PREFIX = "adaspa:"
 ANNOUNCED_SECONDS = 60.0
 """A model that no worker has announced for this long is served only if the gateway's own catalog has it."""
-SEND_SECONDS = 10.0
-"""A job that was accepted but not sent to the queue after this long is sent by the janitor."""
 ANSWER_SECONDS = 10.0
 """A Redis that takes longer to answer counts as away."""
-RESEND_SECONDS = 60.0
-"""A sent message that is neither in the queue nor claimed after this long is sent again."""
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
 
 
@@ -80,26 +72,7 @@ class Lease:
     attempt: int
 
 
-@dataclass(frozen=True)
-class Load:
-    """How busy a model is: numbers of jobs, and the median seconds of its latest completed ones (None: none yet)."""
-
-    waiting: int
-    running: int
-    job_seconds: float | None
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Counts since the store was made."""
-
-    ended: dict[tuple[str, str, str], int]
-    """Jobs by model, status and error code ('' unless failed)."""
-    leases_lost: dict[str, int]
-    """By model."""
-
-
-class JobStore:
+class JobStore(Counts, Upkeep):
     """Records, queue places and leases.
 
     All methods raise StoreUnavailable when Redis cannot be reached. Commands are not repeated behind the caller's
@@ -153,7 +126,7 @@ class JobStore:
         with reaching():
             self.client.ping()
 
-    # Owners
+    # Owners; how busy the queues are is in Counts
 
     def create(self, params: JobParams) -> Job:
         """Accept a job, as ``admit`` does, without an idempotency key."""
@@ -215,50 +188,6 @@ class JobStore:
         jobs = [job_from_hash(job_id, fields) for job_id, fields in zip(ids, records, strict=False) if fields]
         return jobs, len(ids) > limit
 
-    def queue_position(self, job: Job) -> int | None:
-        """1 for the job that is next; None if it does not wait."""
-        return self.queue_positions([job]).get(job.id)
-
-    def queue_positions(self, jobs: list[Job]) -> dict[str, int]:
-        """Places of those of the jobs that wait, by id, in one round trip."""
-        waiting = [job for job in jobs if job.status is JobStatus.queued]
-        if not waiting:
-            return {}
-        with reaching(), self.client.pipeline(transaction=False) as pipe:
-            for job in waiting:
-                pipe.zrank(PREFIX + "waiting:" + job.params.model, job.id)
-            ranks = pipe.execute()
-        return {job.id: rank + 1 for job, rank in zip(waiting, ranks, strict=True) if rank is not None}
-
-    def load(self, model: str) -> Load:
-        """How busy a model is."""
-        with reaching(), self.client.pipeline(transaction=False) as pipe:
-            pipe.zcard(PREFIX + "waiting:" + model)
-            pipe.zcard(PREFIX + "running:" + model)
-            pipe.lrange(PREFIX + "durations:" + model, 0, -1)
-            waiting, running, durations = pipe.execute()
-        return Load(waiting, running, median(map(float, durations)) if durations else None)
-
-    def oldest_waiting_seconds(self, model: str) -> float:
-        """How long the job that is next has waited; 0 if none waits."""
-        with reaching(), self.client.pipeline(transaction=False) as pipe:
-            pipe.zrange(PREFIX + "waiting:" + model, 0, 0, withscores=True)
-            pipe.time()
-            oldest, (seconds, microseconds) = pipe.execute()
-        return max(0.0, seconds + microseconds / 1e6 - oldest[0][1] / 1000) if oldest else 0.0
-
-    def totals(self) -> Totals:
-        """What has happened to all jobs, counted in the transitions themselves: exact, also after restarts."""
-        with reaching(), self.client.pipeline(transaction=False) as pipe:
-            pipe.hgetall(PREFIX + "ended")
-            pipe.hgetall(PREFIX + "leases_lost")
-            ended, lost = pipe.execute()
-        split = {tuple(key.decode().split("|")): int(count) for key, count in ended.items()}
-        return Totals(
-            {(model, status, code): count for (model, status, code), count in split.items()},
-            {model.decode(): int(count) for model, count in lost.items()},
-        )
-
     def request_cancel(self, job_id: str) -> JobStatus | None:
         """A queued job is cancelled at once, a running one is asked to stop; the status now, None if unknown."""
         status = self._scripts.run("cancel", job_id)
@@ -269,7 +198,7 @@ class JobStore:
         ``purge`` once no worker holds it. False if there is none."""
         return bool(self._scripts.run("discard", job_id))
 
-    # Workers
+    # Workers; what janitors do is in Upkeep
 
     def claim(self, job_id: str, worker: str) -> Lease | None:
         """Begin an attempt at a queued job. None if it does not wait: done, cancelled, or with another worker."""
@@ -319,41 +248,6 @@ class JobStore:
             except ValidationError as error:
                 log.warning("a worker announces a model that this version cannot read: %s", error)
         return found
-
-    # Janitors
-
-    def requeue_expired(self) -> list[str]:
-        """Take jobs from workers that are not heard of; those that go back to the queue. Up to 100 a call."""
-        lost = JobError(
-            code=ErrorCode.worker_lost, message=f"The job lost its worker {self.max_attempts} times and was given up."
-        )
-        return [job_id.decode() for job_id in self._scripts.run("requeue", lost.model_dump_json())]
-
-    def take_unsent(self, limit: int = 100) -> list[Job]:
-        """Queued jobs whose message is to be sent now; no other janitor gets them for a while."""
-        ids = self._scripts.run("take_due", "outbox", limit, round(SEND_SECONDS * 1000))
-        return [job for job_id in ids if (job := self.get(job_id.decode()))]
-
-    def mark_sent(self, job_id: str) -> None:
-        """The job's message is in the queue."""
-        self._scripts.run("mark_sent", job_id)
-
-    def resend_lost(self, model: str) -> int:
-        """Have messages that vanished from the queue sent again; their number."""
-        return int(self._scripts.run("resend_lost", model, queue_name(model), round(RESEND_SECONDS * 1000)))
-
-    def expire(self) -> int:
-        """Discard ended jobs whose time is over; their number. Up to 100 a call."""
-        return int(self._scripts.run("expire"))
-
-    def take_purgeable(self, limit: int = 100) -> list[str]:
-        """Discarded jobs that have ended; no other janitor gets them for a while."""
-        ids = self._scripts.run("take_due", "purge", limit, round(SEND_SECONDS * 1000))
-        return [job_id.decode() for job_id in ids]
-
-    def purge(self, job_id: str) -> bool:
-        """Remove the record of a discarded job, after its files. False if it still runs."""
-        return bool(self._scripts.run("purge", job_id))
 
     def _transition(self, script: str, lease: Lease, *arguments: str) -> None:
         outcome = self._scripts.run(script, lease.job.id, lease.attempt, *arguments)

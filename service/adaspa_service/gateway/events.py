@@ -11,8 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 
 from adaspa_service.contract.job import TERMINAL, JobStatus, Progress, percent
-from adaspa_service.contract.scripts import StoreUnavailable, reaching
-from adaspa_service.contract.store import PREFIX
+from adaspa_service.contract.scripts import PREFIX, StoreUnavailable, reaching
 from adaspa_service.gateway.errors import bad_field
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.parts import Parts, PartsOf
