@@ -60,12 +60,14 @@ class Client:
     Args:
         base_url: the gateway's address, such as ``http://127.0.0.1:8000``.
         timeout: seconds for one request.
+        api_key: sent with every request.
 
     Raises (all methods): ApiError when the gateway refuses; httpx.TransportError when it cannot be reached.
     """
 
-    def __init__(self, base_url: str, timeout: float = 30.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout)
+    def __init__(self, base_url: str, timeout: float = 30.0, api_key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=base_url, timeout=timeout, headers=headers)
 
     def __enter__(self) -> Client:
         return self

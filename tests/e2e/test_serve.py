@@ -21,9 +21,9 @@ def adaspa(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProce
     )
 
 
-def assert_one_clear_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+def assert_one_clear_line(result: subprocess.CompletedProcess[str], *parts: str, status: int = 1) -> None:
     """It failed, and said why in one line, without a traceback."""
-    assert result.returncode == 1
+    assert result.returncode == status
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
     for part in parts:
@@ -156,7 +156,7 @@ def test_demo_fails_with_the_jobs_error(catalog: Path, tmp_path: Path) -> None:
     pipeline = Path(catalog).parent / "tiny"
     failing = write_catalog(tmp_path / "catalog.json", model_spec(pipeline, sizes=[FAILING_SIZE, f"{SIZE}x{SIZE}"]))
     result = adaspa("demo", "--output", tmp_path / "out.mp4", env=environment(failing))
-    assert_one_clear_line(result, "failed", "generation_failed")
+    assert_one_clear_line(result, "failed", "generation_failed", status=4)
     assert not (tmp_path / "out.mp4").exists()
 
 

@@ -1,8 +1,7 @@
-"""``adaspa demo``: one prompt through the whole service, with a progress bar, to a video and a contact sheet."""
+"""A job's progress: a bar in a terminal, plain lines in a pipe; and what came of it, in a few lines."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -11,24 +10,21 @@ from adaspa_service.client import Client, Video
 from adaspa_service.contract.job import JobStatus
 
 
-class DemoError(Exception):
-    """The demo's job did not complete; the message is one line."""
+class NotCompleted(Exception):
+    """The job failed or was cancelled; the message is one line."""
 
 
-def run_demo(client: Client, prompt: str, output: Path, console: Console, watch: Callable[[], None]) -> Video:
-    """Submit the prompt, show its progress, write ``output`` and a PNG contact sheet of the same name.
+def follow(client: Client, video_id: str, console: Console, watch: Callable[[], None] = lambda: None) -> Video:
+    """Show a job's progress until it is completed.
 
     Args:
         client: of a running gateway.
-        output: the MP4 to write; the contact sheet lies beside it.
         console: a terminal gets a progress bar, a pipe plain lines.
         watch: called while waiting.
 
     Raises:
-        DemoError: the job failed or was cancelled.
+        NotCompleted: the job failed or was cancelled.
     """
-    video = client.create(prompt)
-    console.print(f'Prompt: "{prompt}" ({video.model}, {video.size}, {video.num_frames} frames, seed {video.seed})')
     with ExitStack() as stack:
         show = stack.enter_context(ProgressBar(console)) if console.is_terminal else PlainLines(console)
 
@@ -36,14 +32,10 @@ def run_demo(client: Client, prompt: str, output: Path, console: Console, watch:
             watch()
             show(video)
 
-        video = client.wait(video.id, on_progress)
+        video = client.wait(video_id, on_progress)
     if video.status is not JobStatus.completed:
         reason = f"{video.error.message} ({video.error.code})" if video.error else "no reason given"
-        raise DemoError(f"the job ended {video.status}: {reason}")
-    client.download(video.id, output)
-    sheet = write_contact_sheet(client, video.id, output.with_suffix(".png"))
-    console.print(summary(video))
-    console.print(f"Wrote {output} and {sheet}")
+        raise NotCompleted(f"{video.id} ended {video.status}: {reason}")
     return video
 
 
@@ -119,19 +111,3 @@ def summary(video: Video) -> str:
     if video.timings:
         lines.append("Time:   " + ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in video.timings.items()))
     return "\n".join(lines)
-
-
-def write_contact_sheet(client: Client, video_id: str, path: Path) -> Path:
-    """The job's spritesheet as a PNG file."""
-    from PIL import Image  # noqa: PLC0415  only the demo needs it, and only the worker's extra brings it
-
-    webp, part = path.with_suffix(".webp.part"), path.with_suffix(".png.part")
-    try:
-        client.download(video_id, webp, "spritesheet")
-        with Image.open(webp) as image:
-            image.save(part, "PNG")
-        part.replace(path)
-    finally:
-        webp.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
-    return path

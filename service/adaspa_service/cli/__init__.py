@@ -1,0 +1,44 @@
+"""The ``adaspa`` command: one file for each group of commands.
+
+A command on its own goes into COMMANDS; a group with subcommands is a ``typer.Typer`` and goes into GROUPS.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import typer
+
+from adaspa_service.cli.demo import demo
+from adaspa_service.cli.models import models
+from adaspa_service.cli.progress import NotCompleted
+from adaspa_service.cli.serve import gateway, serve, worker
+from adaspa_service.cli.terminal import Exit, fail
+from adaspa_service.client import ApiError
+from adaspa_service.contract.settings import SettingsError
+from adaspa_service.local import LocalError
+
+COMMANDS: list[Callable[..., Any]] = [serve, demo, models, gateway, worker]
+GROUPS: dict[str, typer.Typer] = {}
+
+app = typer.Typer(
+    help="Self-hosted text-to-video with AdaSpa sparse attention.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+for command in COMMANDS:
+    app.command()(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
+
+
+def main() -> None:
+    """Entry point of the console script: expected errors are one line, never a traceback."""
+    try:
+        app()
+    except NotCompleted as error:
+        fail(error, Exit.not_completed)
+    except httpx.TransportError as error:
+        fail(f"the server does not answer: {error}", Exit.unreachable)
+    except (LocalError, SettingsError, ApiError, TimeoutError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        raise SystemExit(int(Exit.interrupted)) from None

@@ -1,0 +1,46 @@
+"""``adaspa serve`` and its parts: the whole service, the gateway alone, a worker alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaspa_service.cli.terminal import say
+from adaspa_service.contract.settings import get_settings
+from adaspa_service.local import Supervisor
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on (default: ADASPA_HOST or 127.0.0.1).")]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of queue, videos and logs.")]
+Model = Annotated[str | None, typer.Option(help="Model of the catalog to serve (default: its first).")]
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    model: Model = None,
+    worker: Annotated[bool, typer.Option(help="Run a worker too.")] = True,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C."""
+    settings = get_settings()
+    folder = data_dir or settings.data_dir
+    supervisor = Supervisor(folder, host or settings.host, port or settings.port, model=model, worker=worker, say=say)
+    try:
+        with supervisor:
+            say(f"AdaSpa serves on {supervisor.url} (data and logs in {folder}); Ctrl-C stops it")
+            supervisor.serve()
+    except KeyboardInterrupt:
+        say("stopped")
+
+
+def gateway() -> None:
+    """Run only the gateway, configured by ADASPA_* variables."""
+    raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_service.gateway"]))
+
+
+def worker(model: Model = None) -> None:
+    """Run only a worker, configured by ADASPA_* variables."""
+    raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_worker", *(["--model", model] if model else [])]))
