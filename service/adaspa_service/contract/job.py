@@ -9,6 +9,10 @@ StepKind = Literal["dense", "search", "sparse"]
 Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
 
 
+OPEN_OWNER = "open"
+"""The owner of every job of a service that asks for no key."""
+
+
 class JobStatus(StrEnum):
     """queued -> in_progress -> completed | failed | cancelled; back to queued when a worker is lost or stops."""
 
@@ -127,6 +131,8 @@ class Job(BaseModel):
     """A job as the store holds it. Times are Unix seconds by the store's clock."""
 
     id: str
+    owner: str = OPEN_OWNER
+    """Id of the API key that created it."""
     status: JobStatus
     params: JobParams
     created_at: int

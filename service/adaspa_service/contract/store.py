@@ -15,6 +15,7 @@ from redis.retry import Retry
 from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.contract.counts import Counts
 from adaspa_service.contract.job import (
+    OPEN_OWNER,
     Artifact,
     AttentionReport,
     Job,
@@ -132,12 +133,16 @@ class JobStore(Counts, Upkeep):
         """Accept a job, as ``admit`` does, without an idempotency key."""
         return self.admit(params)[0]
 
-    def admit(self, params: JobParams, idempotency: tuple[str, str] | None = None) -> tuple[Job, bool]:
+    def admit(
+        self, params: JobParams, idempotency: tuple[str, str] | None = None, owner: str = OPEN_OWNER
+    ) -> tuple[Job, bool]:
         """Accept a job: record and place in the queue in one step. Its message is still to be sent.
 
         Args:
             params: what was asked.
-            idempotency: a key and the digest of the request; the same pair again gives the first job as it stands.
+            idempotency: a key and the digest of the request; the same pair again, from the same owner, gives the first
+                job as it stands.
+            owner: id of the API key that asks.
 
         Returns:
             The job, and whether it is new.
@@ -147,8 +152,9 @@ class JobStore(Counts, Upkeep):
             IdempotencyConflict: the key is known with another digest; nothing was written.
         """
         key, digest = idempotency or ("", "")
+        scoped = f"{owner}:{key}" if key else ""
         outcome, *rest = self._scripts.run(
-            "admit", params.model, params.model_dump_json(), secrets.token_hex(9), key, digest
+            "admit", params.model, params.model_dump_json(), secrets.token_hex(9), owner, scoped, digest
         )
         if outcome == b"full":
             raise QueueFull(params.model)
@@ -163,17 +169,22 @@ class JobStore(Counts, Upkeep):
         return job_from_hash(job_id, fields) if fields else None
 
     def page(
-        self, after: str | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+        self,
+        after: str | None = None,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+        owner: str = OPEN_OWNER,
     ) -> tuple[list[Job], bool]:
-        """A page of jobs by time of creation, and whether more follow.
+        """A page of an owner's jobs by time of creation, and whether more follow.
 
         Args:
             after: an id; the page begins behind its place, also when that job is gone.
             limit: jobs at most.
             order: newest first, or oldest first.
+            owner: whose jobs.
         """
         start = f"({after}" if after else ("-" if order == "asc" else "+")
-        key = PREFIX + "jobs"
+        key = PREFIX + "jobs:" + owner
         found: Any
         with reaching():
             if order == "asc":

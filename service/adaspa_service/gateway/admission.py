@@ -8,6 +8,7 @@ from adaspa_service.contract.job import Job, JobParams
 from adaspa_service.contract.queue import QueueUnavailable, enqueue
 from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.contract.store import IdempotencyConflict, QueueFull
+from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError, bad_field
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.schemas import VideoCreate
@@ -19,7 +20,9 @@ UNMEASURED_SECONDS = 60
 """What a client is told to wait for a full queue of a model that has completed no job yet."""
 
 
-def submit(parts: Parts, asked: VideoCreate, params: JobParams, idempotency_key: str | None) -> tuple[Job, bool]:
+def submit(
+    parts: Parts, caller: Caller, asked: VideoCreate, params: JobParams, idempotency_key: str | None
+) -> tuple[Job, bool]:
     """Admit a job and send its message; the job, and whether it is new.
 
     If the message cannot be sent the job is taken back. Should even that fail, the record stays in the outbox, and
@@ -30,7 +33,7 @@ def submit(parts: Parts, asked: VideoCreate, params: JobParams, idempotency_key:
         QueueUnavailable, StoreUnavailable: nothing was accepted.
     """
     try:
-        job, new = parts.store.admit(params, idempotency(asked, idempotency_key))
+        job, new = parts.store.admit(params, idempotency(asked, idempotency_key), caller.owner)
     except QueueFull as error:
         raise full(parts, params.model) from error
     except IdempotencyConflict as error:

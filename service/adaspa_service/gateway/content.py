@@ -10,6 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from adaspa_service.contract.job import Artifact, Job, JobStatus
 from adaspa_service.contract.storage import ObjectMissing
+from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import ApiError, ErrorBody
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.parts import PartsOf
@@ -38,9 +39,11 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/videos/{video_id}/content", response_class=Response, responses=RESPONSES)
-def download(video_id: str, request: Request, parts: PartsOf, variant: Variant = Variant.video) -> Response:
+def download(
+    video_id: str, request: Request, parts: PartsOf, caller: Reader, variant: Variant = Variant.video
+) -> Response:
     """A file of a completed video. One byte range is served; of several, the whole file."""
-    artifact = find_artifact(find(parts, video_id), variant)
+    artifact = find_artifact(find(parts, caller, video_id), variant)
     etag = f'"{artifact.sha256}"'
     headers = file_headers(artifact, video_id, etag)
     selected = select(request.headers, artifact.bytes, etag)
@@ -61,9 +64,11 @@ def download(video_id: str, request: Request, parts: PartsOf, variant: Variant =
 
 
 @router.head("/videos/{video_id}/content", response_class=Response, include_in_schema=False)
-def describe(video_id: str, request: Request, parts: PartsOf, variant: Variant = Variant.video) -> Response:
+def describe(
+    video_id: str, request: Request, parts: PartsOf, caller: Reader, variant: Variant = Variant.video
+) -> Response:
     """The headers of the whole file, or 304; ranges have no meaning here."""
-    artifact = find_artifact(find(parts, video_id), variant)
+    artifact = find_artifact(find(parts, caller, video_id), variant)
     etag = f'"{artifact.sha256}"'
     headers = file_headers(artifact, video_id, etag)
     if select(request.headers, artifact.bytes, etag).status == 304:

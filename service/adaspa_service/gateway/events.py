@@ -12,6 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from adaspa_service.contract.job import TERMINAL, JobStatus, Progress, percent
 from adaspa_service.contract.scripts import PREFIX, StoreUnavailable, reaching
+from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import bad_field
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.parts import Parts, PartsOf
@@ -37,13 +38,17 @@ router = APIRouter(tags=["videos"])
 
 @router.get("/videos/{video_id}/events", response_class=Response, responses=RESPONSES)
 async def follow_video(
-    video_id: str, request: Request, parts: PartsOf, last_event_id: Annotated[str | None, Header()] = None
+    video_id: str,
+    request: Request,
+    parts: PartsOf,
+    caller: Reader,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Follow a job from its beginning, or from the event after Last-Event-ID, to its end."""
     if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
         message = f"Last-Event-ID: {last_event_id[:60]!r} is none; allowed: the id of an event of this video"
         raise bad_field("Last-Event-ID", message)
-    job = await run_in_threadpool(find, parts, video_id)
+    job = await run_in_threadpool(find, parts, caller, video_id)
     stream = Stream(parts, video_id, last_event_id or START)
     if job.status in TERMINAL and not await stream.read(wait=False):
         return Response(status_code=204)

@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service.contract.job import TERMINAL, Job
 from adaspa_service.contract.store import VIDEO_ID
+from adaspa_service.gateway.access import Reader, Writer
 from adaspa_service.gateway.admission import submit
 from adaspa_service.gateway.body import OPENAPI, read_create
 from adaspa_service.gateway.errors import ErrorBody, bad_field
@@ -34,6 +35,7 @@ async def create_video(
     request: Request,
     response: Response,
     parts: PartsOf,
+    caller: Writer,
     idempotency_key: Annotated[
         str | None, Header(description="The same key and body give the first job again.")
     ] = None,
@@ -42,7 +44,7 @@ async def create_video(
     asked = await read_create(request, parts.catalog)
 
     def admit() -> tuple[Video, bool]:
-        job, new = submit(parts, asked, resolve(asked, parts.catalog), idempotency_key)
+        job, new = submit(parts, caller, asked, resolve(asked, parts.catalog), idempotency_key)
         return view(parts, job), new
 
     video, new = await run_in_threadpool(admit)
@@ -52,14 +54,15 @@ async def create_video(
 
 
 @router.get("/videos/{video_id}")
-def get_video(video_id: str, parts: PartsOf) -> Video:
+def get_video(video_id: str, parts: PartsOf, caller: Reader) -> Video:
     """A job as it stands."""
-    return view(parts, find(parts, video_id))
+    return view(parts, find(parts, caller, video_id))
 
 
 @router.get("/videos")
 def list_videos(
     parts: PartsOf,
+    caller: Reader,
     after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
@@ -69,7 +72,7 @@ def list_videos(
         raise bad_field(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
-    jobs, more = parts.store.page(after, limit, order)
+    jobs, more = parts.store.page(after, limit, order, caller.owner)
     positions = parts.store.queue_positions(jobs)
     data = [Video.of(without_layers(job), positions.get(job.id)) for job in jobs]
     return VideoList(
@@ -78,25 +81,26 @@ def list_videos(
 
 
 @router.post("/videos/{video_id}/cancel")
-def cancel_video(video_id: str, parts: PartsOf) -> Video:
+def cancel_video(video_id: str, parts: PartsOf, caller: Writer) -> Video:
     """Stop a job and keep its record: a queued one is cancelled at once, a running one within a denoising step.
 
     A job that has ended stays as it is.
     """
-    find(parts, video_id)
+    find(parts, caller, video_id)
     parts.store.request_cancel(video_id)
-    return view(parts, find(parts, video_id))
+    return view(parts, find(parts, caller, video_id))
 
 
 @router.delete("/videos/{video_id}")
-def delete_video(video_id: str, parts: PartsOf) -> VideoDeleted:
+def delete_video(video_id: str, parts: PartsOf, caller: Writer) -> VideoDeleted:
     """Delete a job in whatever state: from now on its id is unknown, and no video will come of it.
 
     A queued job leaves the queue. A running one is stopped within a denoising step; GET /models shows when it is no
     longer running. The files of a finished one are removed, then its record; if storage cannot be reached at the
     moment, that is made up for as soon as it can.
     """
-    if not VIDEO_ID.fullmatch(video_id) or not parts.store.discard(video_id):
+    find(parts, caller, video_id)
+    if not parts.store.discard(video_id):
         raise not_found(video_id)
     remove_if_ended(parts, video_id)
     return VideoDeleted(id=video_id)

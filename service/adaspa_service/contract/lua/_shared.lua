@@ -1,7 +1,8 @@
 -- Put before every script. ARGV[1] holds the store's limits as JSON; a script's own arguments follow it.
 -- Keys are built here, so one server is needed and not a cluster.
 --   job:{id}         hash    the record
---   jobs             zset    ids that are listed, all with score 0: ids sort by their time of creation
+--   jobs:{owner}     zset    ids that are listed, all with score 0: ids sort by their time of creation
+--   unfinished:{owner} set   ids of an owner's queued and running jobs
 --   waiting:{model}  zset    queued jobs by the time (ms) they joined the queue
 --   running:{model}  zset    jobs in progress by the time (ms) their attempt began
 --   leases           zset    jobs in progress by the time (ms) their lease runs out
@@ -15,7 +16,7 @@
 --   served           hash    catalog entries that workers announced, by model
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   events:{id}      stream  a job's transitions and steps
---   idempotency:{key} hash   id of the job that a key created, and the digest of its request
+--   idempotency:{owner}:{key} hash  id of the job that a key created, and the digest of its request
 --   last_id          string  the latest id's time (us)
 local PREFIX = 'adaspa:'
 local LIMITS = cjson.decode(ARGV[1])
@@ -90,6 +91,7 @@ local function finish(id, status)
   redis.call('HINCRBY', PREFIX .. 'ended', model .. '|' .. status .. '|' .. code, 1)
   redis.call('ZREM', PREFIX .. 'waiting:' .. model, id)
   redis.call('ZREM', PREFIX .. 'outbox', id)
+  redis.call('SREM', PREFIX .. 'unfinished:' .. get(id, 'owner'), id)
   local expires = NOW + LIMITS.ttl_ms
   redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(NOW), 'expires_at', seconds(expires))
   if get(id, 'discarded') == '1' then
@@ -104,7 +106,7 @@ end
 local function discard(id)
   local status = get(id, 'status')
   redis.call('HSET', record(id), 'discarded', '1')
-  redis.call('ZREM', PREFIX .. 'jobs', id)
+  redis.call('ZREM', PREFIX .. 'jobs:' .. get(id, 'owner'), id)
   redis.call('ZREM', PREFIX .. 'expiry', id)
   local key = get(id, 'idempotency')
   if key and key ~= '' then

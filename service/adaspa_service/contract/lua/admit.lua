@@ -1,6 +1,7 @@
 -- Accept a job: idempotency, queue cap, record and place in the queue, all or nothing.
--- ARGV: 2 model, 3 params (JSON), 4 random part of the id, 5 idempotency key or '', 6 digest of the request
-local model, params, random, idempotency, digest = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- ARGV: 2 model, 3 params (JSON), 4 random part of the id, 5 owner, 6 '{owner}:{idempotency key}' or '',
+-- 7 digest of the request
+local model, params, random, owner, idempotency, digest = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local idempotency_key = PREFIX .. 'idempotency:' .. idempotency
 
 if idempotency ~= '' then
@@ -23,9 +24,10 @@ redis.call('SET', PREFIX .. 'last_id', int(us))
 local high = math.floor(us / 4294967296)
 local id = string.format('video_%06x%08x%s', high, us - high * 4294967296, random)
 
-redis.call('HSET', record(id), 'status', 'queued', 'model', model, 'params', params, 'created_at', seconds(NOW),
+redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', model, 'params', params, 'created_at', seconds(NOW),
   'attempt', '0', 'lost_attempts', '0', 'idempotency', idempotency, 'schema_version', '1')
-redis.call('ZADD', PREFIX .. 'jobs', 0, id)
+redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
+redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)
 if idempotency ~= '' then
   redis.call('HSET', idempotency_key, 'id', id, 'digest', digest)
 end

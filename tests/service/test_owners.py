@@ -1,0 +1,33 @@
+"""An owner's jobs are apart from everybody else's."""
+
+from collections.abc import Callable
+
+from adaspa_service.contract.job import JobParams
+from adaspa_service.contract.store import JobStore
+
+Params = Callable[..., JobParams]
+
+
+def test_an_owner_pages_through_its_own_jobs_alone(store: JobStore, params: Params) -> None:
+    mine, others = [], []
+    for _ in range(5):
+        mine.append(store.admit(params(), owner="me")[0].id)
+        others.append(store.admit(params(), owner="you")[0].id)
+    found, more = store.page(limit=3, owner="me")
+    assert ([job.id for job in found], more) == (mine[:1:-1], True)
+    assert {job.owner for job in found} == {"me"}
+    found, more = store.page(after=found[-1].id, limit=3, owner="me")
+    assert ([job.id for job in found], more) == (mine[1::-1], False)
+    store.discard(mine[0])
+    assert [job.id for job in store.page(order="asc", owner="me")[0]] == mine[1:]
+    assert [job.id for job in store.page(order="asc", owner="you")[0]] == others
+    assert store.page() == ([], False), "nor does a service without keys show them"
+
+
+def test_two_owners_may_use_the_same_idempotency_key(store: JobStore, params: Params) -> None:
+    mine, new = store.admit(params(), ("key", "digest"), owner="me")
+    yours, also_new = store.admit(params(), ("key", "another digest"), owner="you")
+    assert new and also_new and mine.id != yours.id
+    assert store.admit(params(), ("key", "digest"), owner="me") == (mine, False)
+    store.discard(mine.id)
+    assert store.admit(params(), ("key", "another digest"), owner="you") == (yours, False)
