@@ -9,6 +9,7 @@ import pytest
 import redis
 from adaspa_service.contract.job import JobParams
 from adaspa_service.contract.store import JobStore
+from records import PARAMS
 from valkey_process import start_valkey
 
 
@@ -45,17 +46,7 @@ def store(valkey: redis.Redis) -> JobStore:
 @pytest.fixture
 def usual_params() -> dict[str, Any]:
     """The parameters of a job of the demo model."""
-    return {
-        "model": "demo",
-        "prompt": "a red circle moves right",
-        "width": 128,
-        "height": 128,
-        "num_frames": 33,
-        "fps": 8,
-        "steps": 10,
-        "guidance_scale": 4.0,
-        "seed": 1,
-    }
+    return dict(PARAMS)
 
 
 @pytest.fixture

@@ -1,9 +1,17 @@
-"""The job record: what was asked, where it stands, and what came of it."""
+"""The job record: what was asked, where it stands, and what came of it.
+
+Gateways and workers of two versions share one Redis during a rolling update, so the record has a version of its own;
+docs/job_records.md says what to do when it changes.
+"""
 
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+SCHEMA_VERSION = 2
+"""The newest record that this version can run."""
 
 StepKind = Literal["dense", "search", "sparse"]
 Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
@@ -46,7 +54,11 @@ class ErrorCode(StrEnum):
 
 
 class JobParams(BaseModel):
-    """What was asked for, with every default filled in."""
+    """What was asked for, with every default filled in.
+
+    A parameter that came after version 1 has a default and names its version:
+    ``Field(default=None, json_schema_extra={"since": 2})``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,6 +75,18 @@ class JobParams(BaseModel):
     seed: int = Field(ge=0, lt=2**63)
     sparsity: float | None = Field(default=None, ge=0, lt=1)
     """Share of the blocks that sparse steps leave out; 0 is dense attention, None the model's own configuration."""
+
+    @property
+    def needs(self) -> int:
+        """The lowest version that can run this: that of the newest parameter which is not left at its default."""
+        fields = type(self).model_fields.items()
+        return max((since(field) for name, field in fields if getattr(self, name) != field.default), default=1)
+
+
+def since(field: FieldInfo) -> int:
+    """The version of the record in which a parameter came."""
+    extra = field.json_schema_extra
+    return int(str(extra["since"])) if isinstance(extra, dict) and "since" in extra else 1
 
 
 class JobError(BaseModel):
@@ -158,6 +182,7 @@ class Job(BaseModel):
     artifacts: dict[str, Artifact] = {}
     """By variant: video, thumbnail, spritesheet."""
     schema_version: int = 1
+    """The lowest version that can run the job; a worker of an earlier one leaves it to others."""
 
     @property
     def percent(self) -> int:

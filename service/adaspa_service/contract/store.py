@@ -16,6 +16,7 @@ from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.contract.counts import Counts
 from adaspa_service.contract.job import (
     OPEN_OWNER,
+    SCHEMA_VERSION,
     Artifact,
     AttentionReport,
     Job,
@@ -24,7 +25,7 @@ from adaspa_service.contract.job import (
     JobStatus,
     Progress,
 )
-from adaspa_service.contract.record import job_from_hash
+from adaspa_service.contract.record import job_from_hash, readable
 from adaspa_service.contract.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.upkeep import SEND_SECONDS, Upkeep
@@ -154,7 +155,14 @@ class JobStore(Counts, Upkeep):
         key, digest = idempotency or ("", "")
         scoped = f"{owner}:{key}" if key else ""
         outcome, *rest = self._scripts.run(
-            "admit", params.model, params.model_dump_json(), secrets.token_hex(9), owner, scoped, digest
+            "admit",
+            params.model,
+            params.model_dump_json(),
+            secrets.token_hex(9),
+            owner,
+            scoped,
+            digest,
+            params.needs,
         )
         if outcome == b"full":
             raise QueueFull(params.model)
@@ -163,7 +171,7 @@ class JobStore(Counts, Upkeep):
         return self._job(*rest), outcome == b"created"
 
     def get(self, job_id: str) -> Job | None:
-        """The record, also of a discarded job; None if there is none."""
+        """The record, also of a discarded job; None if there is none. Raises RecordUnreadable."""
         with reaching():
             fields: Any = self.client.hgetall(PREFIX + "job:" + job_id)
         return job_from_hash(job_id, fields) if fields else None
@@ -176,6 +184,8 @@ class JobStore(Counts, Upkeep):
         owner: str = OPEN_OWNER,
     ) -> tuple[list[Job], bool]:
         """A page of an owner's jobs by time of creation, and whether more follow.
+
+        One that this version cannot read is left out.
 
         Args:
             after: an id; the page begins behind its place, also when that job is gone.
@@ -191,13 +201,16 @@ class JobStore(Counts, Upkeep):
                 found = self.client.zrangebylex(key, start, "+", 0, limit + 1)
             else:
                 found = self.client.zrevrangebylex(key, start, "-", 0, limit + 1)
-            ids = [item.decode() for item in found]
-            with self.client.pipeline(transaction=False) as pipe:
-                for job_id in ids[:limit]:
-                    pipe.hgetall(PREFIX + "job:" + job_id)
-                records = pipe.execute()
-        jobs = [job_from_hash(job_id, fields) for job_id, fields in zip(ids, records, strict=False) if fields]
-        return jobs, len(ids) > limit
+        ids = [item.decode() for item in found]
+        return self.readable(ids[:limit]), len(ids) > limit
+
+    def readable(self, ids: list[str]) -> list[Job]:
+        """Those of the jobs that are there and that this version can read."""
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(PREFIX + "job:" + job_id)
+            records = pipe.execute()
+        return readable(zip(ids, records, strict=True))
 
     def request_cancel(self, job_id: str) -> JobStatus | None:
         """A queued job is cancelled at once, a running one is asked to stop; the status now, None if unknown."""
@@ -212,8 +225,15 @@ class JobStore(Counts, Upkeep):
     # Workers; what janitors do is in Upkeep
 
     def claim(self, job_id: str, worker: str) -> Lease | None:
-        """Begin an attempt at a queued job. None if it does not wait: done, cancelled, or with another worker."""
-        fields = self._scripts.run("claim", job_id, worker)
+        """Begin an attempt at a queued job.
+
+        None if it does not wait (it is done, cancelled, or with another worker), or needs a worker of a later
+        version: then its message is sent again in a while, for whichever worker takes it next.
+        """
+        fields = self._scripts.run("claim", job_id, worker, SCHEMA_VERSION)
+        if fields == b"newer":
+            log.warning("%s: needs a worker of a later version than this one (%d)", job_id, SCHEMA_VERSION)
+            return None
         if not fields:
             return None
         job = self._job(job_id.encode(), fields)

@@ -16,9 +16,13 @@ class Upkeep:
     max_attempts: int
     _scripts: Scripts
 
-    def get(self, job_id: str) -> Job | None:
-        """The record of a job; the store's own."""
+    def readable(self, ids: list[str]) -> list[Job]:
+        """Records; the store's own."""
         raise NotImplementedError
+
+    def adopt(self) -> int:
+        """Bring what gateways of an earlier version left, or still write, into this version's form; jobs adopted."""
+        return int(self._scripts.run("adopt"))
 
     def requeue_expired(self) -> list[str]:
         """Take jobs from workers that are not heard of; those that go back to the queue. Up to 100 a call."""
@@ -28,9 +32,12 @@ class Upkeep:
         return [job_id.decode() for job_id in self._scripts.run("requeue", lost.model_dump_json())]
 
     def take_unsent(self, limit: int = 100) -> list[Job]:
-        """Queued jobs whose message is to be sent now; no other janitor gets them for a while."""
+        """Queued jobs whose message is to be sent now; no other janitor gets them for a while.
+
+        One that this version cannot read is left to the gateways of a later one.
+        """
         ids = self._scripts.run("take_due", "outbox", limit, round(SEND_SECONDS * 1000))
-        return [job for job_id in ids if (job := self.get(job_id.decode()))]
+        return self.readable([job_id.decode() for job_id in ids])
 
     def mark_sent(self, job_id: str) -> None:
         """The job's message is in the queue."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from adaspa_service.contract.queue import QueueUnavailable
+from adaspa_service.contract.record import RecordUnreadable
 from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.contract.storage import StorageUnavailable
 
@@ -93,6 +94,12 @@ def install(app: FastAPI) -> None:
         log.error("%s %s: %s", request.method, request.url.path, error)
         what = "storage" if isinstance(error, StorageUnavailable) else "job store"
         message = f"The {what} cannot be reached at the moment; try again."
+        return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
+
+    @app.exception_handler(RecordUnreadable)
+    def of_a_later_version(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        message = "The service is being updated, and this gateway cannot read the job yet; try again."
         return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
 
     @app.exception_handler(Exception)

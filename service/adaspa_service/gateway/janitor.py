@@ -47,6 +47,8 @@ class Janitor:
         """
         store = self.parts.store
         self.parts.catalog.follow(store.announced())
+        if adopted := store.adopt():
+            log.info("%d jobs of an earlier version adopted", adopted)
         for job_id in store.requeue_expired():
             log.warning("%s: its worker was lost; back in the queue", job_id)
         for model in self.parts.catalog.models:

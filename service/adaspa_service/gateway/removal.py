@@ -3,6 +3,7 @@
 import logging
 
 from adaspa_service.contract.job import TERMINAL
+from adaspa_service.contract.record import RecordUnreadable
 from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.contract.storage import CHECKPOINTS, StorageUnavailable, checkpoint_prefix, video_prefix
 from adaspa_service.gateway.parts import Parts
@@ -20,7 +21,10 @@ def remove(parts: Parts, job_id: str) -> None:
 def remove_orphaned_checkpoints(parts: Parts) -> None:
     """Remove checkpoints whose job has ended or is gone. Raises StorageUnavailable, StoreUnavailable."""
     for job_id in {key.removeprefix(CHECKPOINTS).split("/")[0] for key in parts.storage.keys(CHECKPOINTS)}:
-        job = parts.store.get(job_id)
+        try:
+            job = parts.store.get(job_id)
+        except RecordUnreadable:  # a later version's, whose gateways look after it
+            continue
         if job is None or job.status in TERMINAL:
             parts.storage.delete_prefix(checkpoint_prefix(job_id))
 

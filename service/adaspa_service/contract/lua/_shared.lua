@@ -20,6 +20,7 @@
 --   last_id          string  the latest id's time (us)
 local PREFIX = 'adaspa:'
 local LIMITS = cjson.decode(ARGV[1])
+local OPEN = 'open'  -- OPEN_OWNER of job.py
 local EVENTS_KEPT = 1000
 
 local function int(number)
@@ -49,6 +50,11 @@ local function emit(id, kind)
   local fields = redis.call('HMGET', record(id), 'status', 'attempt', 'progress')
   redis.call('XADD', PREFIX .. 'events:' .. id, 'MAXLEN', '~', EVENTS_KEPT, '*',
     'type', kind, 'status', fields[1], 'attempt', fields[2], 'progress', fields[3])
+end
+
+-- Records of version 1 have no owner: they were made while every caller saw every job.
+local function owner_of(id)
+  return get(id, 'owner') or OPEN
 end
 
 -- Why this attempt may not act on the job, or nil.
@@ -91,7 +97,7 @@ local function finish(id, status)
   redis.call('HINCRBY', PREFIX .. 'ended', model .. '|' .. status .. '|' .. code, 1)
   redis.call('ZREM', PREFIX .. 'waiting:' .. model, id)
   redis.call('ZREM', PREFIX .. 'outbox', id)
-  redis.call('SREM', PREFIX .. 'unfinished:' .. get(id, 'owner'), id)
+  redis.call('SREM', PREFIX .. 'unfinished:' .. owner_of(id), id)
   local expires = NOW + LIMITS.ttl_ms
   redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(NOW), 'expires_at', seconds(expires))
   if get(id, 'discarded') == '1' then
@@ -106,7 +112,7 @@ end
 local function discard(id)
   local status = get(id, 'status')
   redis.call('HSET', record(id), 'discarded', '1')
-  redis.call('ZREM', PREFIX .. 'jobs:' .. get(id, 'owner'), id)
+  redis.call('ZREM', PREFIX .. 'jobs:' .. owner_of(id), id)
   redis.call('ZREM', PREFIX .. 'expiry', id)
   local key = get(id, 'idempotency')
   if key and key ~= '' then

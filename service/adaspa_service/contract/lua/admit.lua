@@ -1,6 +1,6 @@
 -- Accept a job: idempotency, queue cap, record and place in the queue, all or nothing.
 -- ARGV: 2 model, 3 params (JSON), 4 random part of the id, 5 owner, 6 '{owner}:{idempotency key}' or '',
--- 7 digest of the request
+-- 7 digest of the request, 8 the lowest version that can run it
 local model, params, random, owner, idempotency, digest = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local idempotency_key = PREFIX .. 'idempotency:' .. idempotency
 
@@ -25,7 +25,7 @@ local high = math.floor(us / 4294967296)
 local id = string.format('video_%06x%08x%s', high, us - high * 4294967296, random)
 
 redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', model, 'params', params, 'created_at', seconds(NOW),
-  'attempt', '0', 'lost_attempts', '0', 'idempotency', idempotency, 'schema_version', '1')
+  'attempt', '0', 'lost_attempts', '0', 'idempotency', idempotency, 'schema_version', ARGV[8])
 redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
 redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)
 if idempotency ~= '' then

@@ -1,0 +1,136 @@
+"""A rolling update: versions that share one Redis. Each captured what it leaves there before the next came to be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from adaspa_service.contract.job import SCHEMA_VERSION, Job, JobParams, JobStatus, since
+from adaspa_service.contract.record import RecordUnreadable
+from adaspa_service.contract.store import JobStore
+from pydantic import Field
+from records import PARAMS, capture, restore
+from running_gateway import Service, until
+
+CAPTURED = sorted((Path(__file__).parent / "records").glob("version_*.json"))
+NEWER = {"schema_version": str(SCHEMA_VERSION + 1), "invented": "1"}
+
+
+@pytest.fixture(params=CAPTURED, ids=lambda path: path.stem)
+def earlier(request: pytest.FixtureRequest, valkey: redis.Redis) -> dict[str, str]:
+    """What an earlier version left, in Redis; ids by state."""
+    captured = json.loads(request.param.read_text())
+    restore(valkey, captured)
+    jobs: dict[str, str] = captured["jobs"]
+    return jobs
+
+
+def get(store: JobStore, job_id: str) -> Job:
+    job = store.get(job_id)
+    assert job is not None
+    return job
+
+
+def test_what_is_restored_is_what_was_captured(earlier: dict[str, str], valkey: redis.Redis) -> None:
+    """Else the tests below prove nothing; times are moved to the present."""
+    found = capture(valkey)["keys"]
+    first = json.loads(CAPTURED[0].read_text())["keys"]
+    assert found.keys() == first.keys()
+    assert all(found[key] == first[key] for key in first if first[key]["type"] != "zset")
+
+
+def test_the_jobs_of_an_earlier_version_are_shown(earlier: dict[str, str], service: Service) -> None:
+
+    def listed() -> set[str]:
+        return {video["id"] for video in service.http.get("/videos", params={"limit": 100}).json()["data"]}
+
+    until(lambda: listed() == set(earlier.values()) - {earlier["deleted"]}, "the gateway lists them")
+    for state in ("queued", "in_progress", "completed", "failed"):
+        assert service.http.get(f"/videos/{earlier[state]}").json()["status"] == state
+    events = service.http.get(f"/videos/{earlier['completed']}/events").text
+    assert "event: completed" in events
+
+
+def test_the_waiting_jobs_of_an_earlier_version_are_claimed_and_completed(
+    earlier: dict[str, str], service: Service
+) -> None:
+    for state in ("queued", "unsent", "given_back"):
+        job = service.complete(service.claim(earlier[state]))
+        assert (job.status, job.params.prompt) == (JobStatus.completed, f"a red circle, {state}")
+
+
+def test_the_running_jobs_of_an_earlier_version_are_ended_by_their_workers_or_taken_over(
+    earlier: dict[str, str], service: Service, valkey: redis.Redis
+) -> None:
+    """The worker of the earlier version goes on with its own scripts; its lease is one that this version keeps to."""
+    valkey.zadd("adaspa:leases", {earlier["in_progress"]: 0, earlier["asked_to_stop"]: 0}, xx=True)
+    until(lambda: get(service.store, earlier["in_progress"]).status is JobStatus.queued, "the lease has run out")
+    until(lambda: get(service.store, earlier["asked_to_stop"]).status is JobStatus.cancelled, "the cancel is heard")
+    assert service.complete(service.claim(earlier["in_progress"])).attempt == 2
+
+
+def test_the_ended_jobs_of_an_earlier_version_are_removed_in_their_time(
+    earlier: dict[str, str], service: Service, valkey: redis.Redis
+) -> None:
+    until(lambda: service.store.get(earlier["deleted"]) is None, "the deleted job is gone")
+    valkey.zadd("adaspa:expiry", {earlier["completed"]: 0}, xx=True)
+    until(lambda: service.store.get(earlier["completed"]) is None, "the expired job is gone")
+
+
+def test_a_repeated_request_finds_the_job_of_an_earlier_version(earlier: dict[str, str], store: JobStore) -> None:
+    store.adopt()
+    job, new = store.admit(JobParams.model_validate(PARAMS), ("key", "digest"))
+    assert (job.id, new) == (earlier["queued"], False)
+
+
+def test_a_job_that_needs_a_later_version_is_left_to_its_workers(store: JobStore, valkey: redis.Redis) -> None:
+    job = store.create(JobParams.model_validate(PARAMS))
+    store.mark_sent(job.id)
+    valkey.hset(f"adaspa:job:{job.id}", mapping=NEWER)
+    assert store.claim(job.id, "worker-1") is None
+    left = get(store, job.id)
+    assert (left.status, left.attempt, left.lost_attempts) == (JobStatus.queued, 0, 0)
+    assert valkey.zscore("adaspa:outbox", job.id) is not None, "its message is sent again"
+    valkey.hset(f"adaspa:job:{job.id}", "schema_version", SCHEMA_VERSION)
+    assert store.claim(job.id, "worker-1") is not None
+
+
+def test_what_a_later_version_adds_is_passed_over(store: JobStore, valkey: redis.Redis) -> None:
+    job = store.create(JobParams.model_validate(PARAMS))
+    params = json.loads(valkey.hget(f"adaspa:job:{job.id}", "params") or "")  # type: ignore[arg-type]
+    valkey.hset(f"adaspa:job:{job.id}", mapping={"invented": "1", "params": json.dumps(params | {"invented": None})})
+    lease = store.claim(job.id, "worker-1")
+    assert lease is not None and lease.job.params == job.params
+
+
+def test_a_record_that_cannot_be_read_stands_in_nobodys_way(service: Service, valkey: redis.Redis) -> None:
+    unreadable, other = service.create()["id"], service.create()["id"]
+    valkey.hset(f"adaspa:job:{unreadable}", mapping=NEWER | {"status": "paused"})
+    with pytest.raises(RecordUnreadable, match=f"{unreadable}: record of version {SCHEMA_VERSION + 1}: status"):
+        service.store.get(unreadable)
+    answer = service.http.get(f"/videos/{unreadable}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+    assert answer.headers["Retry-After"]
+    assert [video["id"] for video in service.http.get("/videos").json()["data"]] == [other]
+    valkey.zadd("adaspa:outbox", {unreadable: 0, other: 0})  # the janitor is to send both
+    until(lambda: valkey.zscore("adaspa:outbox", other) is None, "the other job's message is sent")
+
+
+def test_parameters_say_which_version_brought_them() -> None:
+    """A parameter without a mark would be dropped in silence by the workers of an earlier version."""
+    first: set[str] = {*PARAMS, "negative_prompt", "sparsity"}
+    versions = {name: since(field) for name, field in JobParams.model_fields.items()}
+    assert {name for name, version in versions.items() if version == 1} == first
+    assert max(versions.values()) <= SCHEMA_VERSION
+    assert not [name for name, field in JobParams.model_fields.items() if name not in first and field.is_required()]
+
+
+def test_a_job_needs_the_version_of_its_newest_parameter() -> None:
+    class Later(JobParams):
+        loop: bool = Field(default=False, json_schema_extra={"since": 7})
+
+    def needs(**changes: Any) -> int:
+        return Later.model_validate(PARAMS | changes).needs
+
+    assert (needs(), needs(sparsity=0.5), needs(loop=False), needs(loop=True)) == (1, 1, 1, 7)
