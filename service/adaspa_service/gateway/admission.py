@@ -25,12 +25,12 @@ def submit(
 ) -> tuple[Job, bool]:
     """Admit a job and send its message; the job, and whether it is new.
 
-    If the message cannot be sent the job is taken back. Should even that fail, the record stays in the outbox, and
-    the janitor sends it when Redis is there again.
+    A job whose message cannot be sent is accepted all the same: it waits in the outbox, and the janitor sends it when
+    the broker is there again. Nothing is taken back: another request with the same key may have been told of it.
 
     Raises:
         ApiError: 429 queue full, 422 key used with another request.
-        QueueUnavailable, StoreUnavailable: nothing was accepted.
+        StoreUnavailable: nothing was accepted.
     """
     try:
         job, new = parts.store.admit(params, idempotency(asked, idempotency_key), caller.owner)
@@ -42,10 +42,10 @@ def submit(
     if new:
         try:
             enqueue(parts.celery, job)
-        except QueueUnavailable:
-            take_back(parts, job)
-            raise
-        note_sent(parts, job.id)
+        except QueueUnavailable as error:
+            log.warning("%s: its message is sent later: %s", job.id, error)
+        else:
+            note_sent(parts, job.id)
     return job, new
 
 
@@ -65,15 +65,6 @@ def full(parts: Parts, model: str) -> ApiError:
     wait = UNMEASURED_SECONDS if load.job_seconds is None else load.job_seconds / max(load.running, 1)
     message = f"{load.waiting} jobs wait for model {model}; allowed: {parts.settings.queue_cap}. Try again later."
     return ApiError(429, "queue_full", message, "model", {"Retry-After": str(max(1, math.ceil(wait)))})
-
-
-def take_back(parts: Parts, job: Job) -> None:
-    """Undo an admission whose message could not be sent."""
-    try:
-        parts.store.discard(job.id)
-        parts.store.purge(job.id)
-    except StoreUnavailable as error:
-        log.warning("%s: stays in the outbox: %s", job.id, error)
 
 
 def note_sent(parts: Parts, job_id: str) -> None:

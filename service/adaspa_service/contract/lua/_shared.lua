@@ -10,8 +10,7 @@
 --   expiry           zset    ended jobs by the time (ms) they are to be removed
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
 --   durations:{model} list   seconds of the latest completed jobs
---   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''};
---                            one that was taken back because its message could not be sent counts as cancelled
+--   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''}
 --   leases_lost      hash    leases that ran out, by model
 --   served           hash    catalog entries that workers announced, by model
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
