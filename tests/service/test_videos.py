@@ -30,7 +30,12 @@ def test_a_prompt_alone_makes_a_job_with_the_models_defaults(service: Service, p
         "steps": 24,
         "guidance_scale": 4.0,
         "negative_prompt": None,
+        "quality": None,
         "sparsity": None,
+        "retained_mass": None,
+        "warmup": None,
+        "output_format": "mp4",
+        "remixed_from_video_id": None,
         "phase": "queued",
         "step": 0,
         "queue_position": 1,
@@ -58,6 +63,8 @@ def test_everything_that_is_asked_for_reaches_the_record(service: Service) -> No
         "negative_prompt": "grey",
         "seed": 2**63 - 1,
         "sparsity": 0.0,
+        "warmup": 2,
+        "output_format": "webm",
     }
     video = service.create(**asked)
     assert {name: video[name] for name in asked} == asked

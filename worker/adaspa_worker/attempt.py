@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from adaspa_service.contract.job import Artifact, AttentionReport, JobParams, Phase, Progress, StepKind
+from adaspa_service.contract.job import Artifact, AttentionReport, JobParams, OutputFormat, Phase, Progress, StepKind
 from adaspa_service.contract.storage import StorageUnavailable, video_prefix
 from adaspa_service.contract.store import Lease
 from opentelemetry import trace
@@ -22,6 +22,7 @@ from adaspa_worker import metrics
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping, insist
+from adaspa_worker.recipe import write_recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
+
+CONTENT_TYPES = {f".{output}": output.content_type for output in OutputFormat} | {".webp": "image/webp"}
 
 
 @dataclass
@@ -108,12 +111,18 @@ class Attempt:
     ) -> dict[str, Path]:
         """Decode and encode; returns the files by variant."""
         files = {
-            "video": folder / "video.mp4",
+            "video": folder / f"video.{params.output_format}",
             "thumbnail": folder / "thumbnail.webp",
             "spritesheet": folder / "spritesheet.webp",
         }
         writer = VideoWriter(
-            files["video"], width=params.width, height=params.height, fps=params.fps, num_frames=params.num_frames
+            files["video"],
+            params.output_format,
+            width=params.width,
+            height=params.height,
+            fps=params.fps,
+            num_frames=params.num_frames,
+            comment=write_recipe(params, engine.attention(params)),
         )
         frames = Decoding(engine.frames(latents, self.keeper.check))
         start = time.monotonic()
@@ -139,7 +148,7 @@ class Attempt:
             self.keeper.wait(delay)
 
     def put(self, path: Path) -> Artifact:
-        content_type = "video/mp4" if path.suffix == ".mp4" else "image/webp"
+        content_type = CONTENT_TYPES[path.suffix]
         key = f"{attempt_prefix(self.lease.job.id, self.lease.attempt)}{path.name}"
         return self.runner.storage.put_file(key, path, content_type)
 

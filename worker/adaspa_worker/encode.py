@@ -1,13 +1,14 @@
-"""Frames to files: an H.264 MP4 written frame by frame, a thumbnail and a spritesheet."""
+"""Frames to files: a video written frame by frame, a thumbnail and a spritesheet."""
 
 import math
 from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+from adaspa_service.contract.job import OutputFormat
 from PIL import Image
+
+from adaspa_worker.formats import open_encoder
 
 SHEET_COLUMNS = 4
 SHEET_FRAMES = 16
@@ -16,41 +17,46 @@ SHEET_SIDE = 320
 
 
 class VideoWriter:
-    """Encode RGB frames to an MP4 (H.264, yuv420p, index first so that players start before the download ends).
+    """Encode RGB frames to a video, and keep what its pictures need.
 
     One frame is in memory at a time, apart from the encoder's own look-ahead and the small copies kept for
     the spritesheet.
 
     Args:
         path: file to write. It is complete only after the ``with`` block ended without an exception.
+        output_format: of the file.
         width, height: pixels; both even, because yuv420p halves the colour planes.
         fps: frames per second.
         num_frames: how many frames will come, at least 1; the spritesheet takes its frames evenly from them.
+        comment: text that the file carries.
 
     Raises:
         ValueError: a size yuv420p cannot hold, a frame of another shape or dtype, or another number of frames.
     """
 
-    def __init__(self, path: Path, *, width: int, height: int, fps: int, num_frames: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        output_format: OutputFormat = OutputFormat.mp4,
+        *,
+        width: int,
+        height: int,
+        fps: int,
+        num_frames: int,
+        comment: str = "",
+    ) -> None:
         if width < 2 or height < 2 or width % 2 or height % 2:
             raise ValueError(f"width and height must be even and at least 2 for yuv420p, got {width}x{height}")
-        self.path, self.width, self.height, self.fps, self.num_frames = path, width, height, fps, num_frames
+        self.path, self.output_format, self.comment = path, output_format, comment
+        self.width, self.height, self.fps, self.num_frames = width, height, fps, num_frames
         self.written = 0
         self._sheet_at = set(sheet_indices(num_frames))
         self._sheet: list[Image.Image] = []
 
     def __enter__(self) -> "VideoWriter":
-        self._container = av.open(str(self.path), "w", format="mp4", options={"movflags": "+faststart"})
-        try:
-            self._stream = self._container.add_stream(
-                "libx264", rate=Fraction(self.fps), options={"preset": "veryfast", "crf": "18"}
-            )
-            self._stream.width, self._stream.height, self._stream.pix_fmt = self.width, self.height, "yuv420p"
-            # Fixed, because x264's output depends on it: a seed gives the same file on every machine.
-            self._stream.codec_context.thread_count = 2
-        except BaseException:
-            self._container.close()
-            raise
+        self._encoder = open_encoder(
+            self.path, self.output_format, width=self.width, height=self.height, fps=self.fps, comment=self.comment
+        )
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -59,7 +65,7 @@ class VideoWriter:
             raise ValueError(
                 f"a frame must be uint8 of shape ({self.height}, {self.width}, 3), got {frame.dtype} of {frame.shape}"
             )
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        self._encoder.write(frame)
         if self.written == 0:
             self._first = Image.fromarray(frame)
         if self.written in self._sheet_at:
@@ -71,9 +77,9 @@ class VideoWriter:
             if kind is None:
                 if self.written != self.num_frames:
                     raise ValueError(f"the clip must have {self.num_frames} frames, got {self.written}")
-                self._container.mux(self._stream.encode(None))
+                self._encoder.finish()
         finally:
-            self._container.close()
+            self._encoder.close()
 
     def write_thumbnail(self, path: Path) -> None:
         """Write the first frame, at full size, as WebP; only after the ``with`` block."""

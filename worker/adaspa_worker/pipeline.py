@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.contract.job import JobParams, StepKind
 from diffusers import WanPipeline
 
+from adaspa_worker.attention import attention_config
 from adaspa_worker.source import ModelUnavailable, first_line
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,9 @@ class Engine(Protocol):
 
     def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
         """The clip's frames, uint8 RGB [height, width, 3]; ``check`` is called now and then and may raise."""
+
+    def attention(self, params: JobParams) -> dict[str, Any]:
+        """The settings of a job's attention, in full."""
 
     def report(self) -> dict[str, Any]:
         """What AdaSpa did in the last denoising: the fields of the contract's AttentionReport."""
@@ -116,7 +121,7 @@ class WanEngine:
     ) -> torch.Tensor:
         transformer = self.pipe.transformer
         handle = transformer.adaspa
-        handle.configure(self._config(params))
+        handle.configure(attention_config(self.spec.attention, params))
         handle.begin()
         generator = torch.Generator().manual_seed(params.seed)
         forward, first = transformer.forward, resume["step"] if resume else 0
@@ -207,9 +212,8 @@ class WanEngine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _config(self, params: JobParams) -> adaspa.AdaSpaConfig:
-        changes = {} if params.sparsity is None else {"sparsity": params.sparsity, "selection": "top_k"}
-        return adaspa.AdaSpaConfig(**{**self.spec.attention, **changes})
+    def attention(self, params: JobParams) -> dict[str, Any]:
+        return asdict(attention_config(self.spec.attention, params))
 
     def _check_offer(self) -> None:
         """The catalog must offer only what comes out as asked: the pipeline itself rounds silently."""

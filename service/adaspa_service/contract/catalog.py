@@ -6,7 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from adaspa_service.contract.job import OutputFormat, Quality
+
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Mass = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class CatalogError(Exception):
@@ -36,6 +41,14 @@ class ModelSpec(BaseModel):
     guidance_range: tuple[float, float]
     default_guidance: float
     max_prompt_chars: int = Field(default=2000, ge=1)
+    qualities: list[Quality] = Field(default=list(Quality), min_length=1)
+    """AdaSpa's presets that a client may choose."""
+    sparsity_range: tuple[Sparsity, Sparsity] = (0.0, 0.99)
+    retained_mass_range: tuple[Mass, Mass] = (0.5, 0.999)
+    warmup_range: tuple[Share, Share] = (0.0, 1.0)
+    """Share of the steps that may be dense at the start."""
+    output_formats: list[OutputFormat] = Field(default=list(OutputFormat), min_length=1)
+    """The first is the default."""
     attention: dict[str, Any] = {}
     """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default."""
     call: dict[str, Any] = {}
@@ -52,6 +65,10 @@ class ModelSpec(BaseModel):
                 raise ValueError(f"{name}_range: [{low}, {high}] is not a range")
             if not low <= defaults[name] <= high:
                 raise ValueError(f"the default of {name}, {defaults[name]}, is not within [{low}, {high}]")
+        for name in ("sparsity_range", "retained_mass_range", "warmup_range"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: [{low}, {high}] is not a range")
         return self
 
 

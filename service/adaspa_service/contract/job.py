@@ -53,6 +53,31 @@ class ErrorCode(StrEnum):
     """Every allowed attempt lost its worker."""
 
 
+class OutputFormat(StrEnum):
+    """The video's file."""
+
+    mp4 = "mp4"
+    """H.264."""
+    webm = "webm"
+    """VP9."""
+    gif = "gif"
+    """256 colours a frame; plays where no video does."""
+
+    @property
+    def content_type(self) -> str:
+        """Of the file over HTTP."""
+        return "image/gif" if self is OutputFormat.gif else f"video/{self.value}"
+
+
+class Quality(StrEnum):
+    """Names of AdaSpa's presets: ever less of the attention is computed, from all of it (``exact``) down."""
+
+    exact = "exact"
+    quality = "quality"
+    balanced = "balanced"
+    fast = "fast"
+
+
 class JobParams(BaseModel):
     """What was asked for, with every default filled in.
 
@@ -73,8 +98,17 @@ class JobParams(BaseModel):
     """Denoising steps."""
     guidance_scale: float
     seed: int = Field(ge=0, lt=2**63)
+    quality: Quality | None = None
+    """AdaSpa's preset; None, with the three fields below unset, is the model's own configuration."""
     sparsity: float | None = Field(default=None, ge=0, lt=1)
-    """Share of the blocks that sparse steps leave out; 0 is dense attention, None the model's own configuration."""
+    """Share of the blocks that sparse steps leave out; 0 is dense attention."""
+    retained_mass: float | None = Field(default=None, gt=0, lt=1)
+    """Share of each row's attention mass that sparse steps keep, with as few blocks as hold it."""
+    warmup: int | None = Field(default=None, ge=0)
+    """Dense steps at the start."""
+    output_format: OutputFormat = OutputFormat.mp4
+    remixed_from: str | None = None
+    """The job whose parameters these are but for the prompt."""
 
     @property
     def needs(self) -> int:

@@ -11,7 +11,6 @@ from adaspa_service.contract.store import IdempotencyConflict, QueueFull
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError, bad_field
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.gateway.schemas import VideoCreate
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +20,9 @@ UNMEASURED_SECONDS = 60
 
 
 def submit(
-    parts: Parts, caller: Caller, asked: VideoCreate, params: JobParams, idempotency_key: str | None
+    parts: Parts, caller: Caller, asked: str, params: JobParams, idempotency_key: str | None
 ) -> tuple[Job, bool]:
-    """Admit a job and send its message; the job, and whether it is new.
+    """Admit a job and send its message; the job, and whether it is new. ``asked`` is the request as text.
 
     A job whose message cannot be sent is accepted all the same: it waits in the outbox, and the janitor sends it when
     the broker is there again. Nothing is taken back: another request with the same key may have been told of it.
@@ -49,14 +48,13 @@ def submit(
     return job, new
 
 
-def idempotency(asked: VideoCreate, key: str | None) -> tuple[str, str] | None:
-    """The key as it is stored, and the digest of what was asked, the same for JSON and form."""
+def idempotency(asked: str, key: str | None) -> tuple[str, str] | None:
+    """The key as it is stored, and the digest of what was asked."""
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARS:
         raise bad_field("Idempotency-Key", f"Idempotency-Key: {len(key)} characters; allowed: 1 to {MAX_KEY_CHARS}")
-    request = asked.model_dump_json(exclude_none=True)
-    return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, request))  # type: ignore[return-value]
+    return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, asked))  # type: ignore[return-value]
 
 
 def full(parts: Parts, model: str) -> ApiError:

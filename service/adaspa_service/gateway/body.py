@@ -1,33 +1,32 @@
-"""The body of ``POST /videos``: JSON, or the multipart form that OpenAI's clients send, to a VideoCreate."""
+"""The body of a request for a video: JSON, or the multipart form that OpenAI's clients send."""
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from adaspa_service.contract.catalog import Catalog
 from adaspa_service.gateway.errors import ApiError, bad_field
 from adaspa_service.gateway.params import allowed
-from adaspa_service.gateway.schemas import VideoCreate
+
+Fields = TypeVar("Fields", bound=BaseModel)
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_FIELDS = 64
-OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            kind: {"schema": VideoCreate.model_json_schema()} for kind in ("application/json", "multipart/form-data")
-        },
-    }
-}
-"""What FastAPI cannot see, because the body is read here."""
 
 
-async def read_create(request: Request, catalog: Catalog) -> VideoCreate:
+def openapi(fields: type[BaseModel]) -> dict[str, Any]:
+    """What FastAPI cannot see, because the body is read here."""
+    kinds = ("application/json", "multipart/form-data")
+    content = {kind: {"schema": fields.model_json_schema()} for kind in kinds}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read_body(request: Request, fields: type[Fields], catalog: Catalog) -> Fields:
     """Read the body, and check the fields' names and types.
 
     Raises:
@@ -35,9 +34,9 @@ async def read_create(request: Request, catalog: Catalog) -> VideoCreate:
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
-        return validate(parse_json(await read_limited(request)), catalog, strings=False)
+        return validate(parse_json(await read_limited(request)), fields, catalog, strings=False)
     if kind == "multipart/form-data":
-        return validate(await parse_form(request, await read_limited(request)), catalog, strings=True)
+        return validate(await parse_form(request, await read_limited(request)), fields, catalog, strings=True)
     message = f"Content-Type {kind or '(none)'} is not taken; allowed: application/json, multipart/form-data"
     raise ApiError(415, "unsupported_media_type", message)
 
@@ -98,17 +97,17 @@ async def parse_form(request: Request, body: bytes) -> dict[str, str]:
     return fields
 
 
-def validate(data: dict[str, Any], catalog: Catalog, *, strings: bool) -> VideoCreate:
+def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, strings: bool) -> Fields:
     """Check names and types. In a form every value is a string; in JSON a number has to be one."""
     try:
         if strings:
-            return VideoCreate.model_validate_strings(data)
-        return VideoCreate.model_validate(data, strict=True)
+            return fields.model_validate_strings(data)
+        return fields.model_validate(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            message = f"{name}: unknown field; allowed: {', '.join(VideoCreate.model_fields)}"
+            message = f"{name}: unknown field; allowed: {', '.join(fields.model_fields)}"
             raise bad_field(name, message, "unknown_parameter") from error
         limits = f"allowed: {allowed(name, catalog, data.get('model'))}"
         if first["type"] == "missing":

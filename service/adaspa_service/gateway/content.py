@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from adaspa_service.contract.job import Artifact, Job, JobStatus
+from adaspa_service.contract.job import Artifact, Job, JobStatus, OutputFormat
 from adaspa_service.contract.storage import ObjectMissing
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import ApiError, ErrorBody
@@ -28,10 +28,13 @@ class Variant(StrEnum):
     spritesheet = "spritesheet"
 
 
-FILE = {"schema": {"type": "string", "format": "binary"}}
+CONTENT = {
+    kind: {"schema": {"type": "string", "format": "binary"}}
+    for kind in (*(output.content_type for output in OutputFormat), "image/webp")
+}
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The whole file", "content": {"video/mp4": FILE, "image/webp": FILE}},
-    206: {"description": "The range that was asked for", "content": {"video/mp4": FILE, "image/webp": FILE}},
+    200: {"description": "The whole file", "content": CONTENT},
+    206: {"description": "The range that was asked for", "content": CONTENT},
     304: {"description": "The client has it: If-None-Match names its ETag"},
     409: {"description": "The job has not completed", "model": ErrorBody},
     416: {"description": "The range lies outside the file", "model": ErrorBody},

@@ -2,17 +2,18 @@
 
 import math
 import secrets
+from collections.abc import Sequence
 from typing import TypeVar
 
 from adaspa_service.contract.catalog import Catalog, ModelSpec
-from adaspa_service.contract.job import JobParams
+from adaspa_service.contract.job import Job, JobParams, OutputFormat, Quality
 from adaspa_service.gateway.errors import bad_field
 from adaspa_service.gateway.schemas import VideoCreate, seconds_text
 
 Number = TypeVar("Number", int, float)
+Default = TypeVar("Default", int, float, str, None)
 
 MAX_SEED = 2**63 - 1
-SPARSITY = "0 to below 1"
 
 
 def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
@@ -27,8 +28,9 @@ def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
         raise bad_field("model", message, "model_not_found")
     fps = within("fps", asked.fps, spec.fps, spec.fps_range)
     width, height = map(int, one_of("size", asked.size, spec.sizes[0], spec.sizes).split("x"))
-    if asked.sparsity is not None and not 0 <= asked.sparsity < 1:
-        raise bad_field("sparsity", f"sparsity: {shown(asked.sparsity)} is out of range; allowed: {SPARSITY}")
+    steps = within("steps", asked.steps, spec.default_steps, spec.steps_range)
+    check_one_way(asked)
+    quality = one_of("quality", asked.quality, None, spec.qualities)
     return JobParams(
         model=spec.id,
         prompt=text("prompt", asked.prompt, 1, spec),
@@ -39,11 +41,45 @@ def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
         height=height,
         num_frames=frame_count(asked, spec, fps),
         fps=fps,
-        steps=within("steps", asked.steps, spec.default_steps, spec.steps_range),
+        steps=steps,
         guidance_scale=within("guidance_scale", asked.guidance_scale, spec.default_guidance, spec.guidance_range),
         seed=within("seed", asked.seed, secrets.randbelow(2**32), (0, MAX_SEED)),
-        sparsity=asked.sparsity,
+        quality=None if quality is None else Quality(quality),
+        sparsity=within("sparsity", asked.sparsity, None, spec.sparsity_range),
+        retained_mass=within("retained_mass", asked.retained_mass, None, spec.retained_mass_range),
+        warmup=within("warmup", asked.warmup, None, warmup_limits(spec, steps)),
+        output_format=OutputFormat(
+            one_of("output_format", asked.output_format, spec.output_formats[0], spec.output_formats)
+        ),
     )
+
+
+def remix(source: Job, prompt: str, catalog: Catalog) -> JobParams:
+    """The parameters of a job with another prompt, checked against what the model allows now.
+
+    Raises:
+        ApiError: 400 with the field and what is allowed.
+    """
+    kept = source.params.model_dump(mode="json", include=set(VideoCreate.model_fields))
+    size = f"{source.params.width}x{source.params.height}"
+    asked = VideoCreate.model_validate({**kept, "prompt": prompt, "size": size})
+    return resolve(asked, catalog).model_copy(update={"remixed_from": source.id})
+
+
+def check_one_way(asked: VideoCreate) -> None:
+    """Refuse a preset together with settings of its own, and two ways of choosing blocks."""
+    settings = [name for name in ("sparsity", "retained_mass", "warmup") if getattr(asked, name) is not None]
+    if asked.quality is not None and settings:
+        raise bad_field("quality", f"quality: comes with {', '.join(settings)}; allowed: a preset or settings")
+    if asked.sparsity is not None and asked.retained_mass is not None:
+        raise bad_field("retained_mass", "retained_mass: comes with sparsity; allowed: one of the two")
+
+
+def warmup_limits(spec: ModelSpec, steps: int) -> tuple[int, int]:
+    """How many of a job's steps may be dense at the start; one at least is left to be sparse."""
+    low, high = spec.warmup_range
+    most = min(math.floor(high * steps), steps - 1)
+    return min(math.ceil(low * steps), most), most
 
 
 def allowed(field: str, catalog: Catalog, model: object) -> str:
@@ -60,7 +96,11 @@ def allowed(field: str, catalog: Catalog, model: object) -> str:
         "steps": "{} to {}".format(*spec.steps_range),
         "guidance_scale": "{} to {}".format(*spec.guidance_range),
         "seed": f"0 to {MAX_SEED}",
-        "sparsity": SPARSITY,
+        "quality": ", ".join(spec.qualities),
+        "sparsity": "{} to {}".format(*spec.sparsity_range),
+        "retained_mass": "{} to {}".format(*spec.retained_mass_range),
+        "warmup": "{} to {}".format(*warmup_limits(spec, spec.default_steps)),
+        "output_format": ", ".join(spec.output_formats),
     }[field]
 
 
@@ -74,7 +114,7 @@ def text(name: str, value: str, least: int, spec: ModelSpec) -> str:
     return value
 
 
-def within(name: str, value: Number | None, default: Number, limits: tuple[Number, Number]) -> Number:
+def within(name: str, value: Number | None, default: Default, limits: tuple[Number, Number]) -> Number | Default:
     """The value, or the default if there is none; refused outside the limits."""
     if value is None:
         return default
@@ -84,7 +124,7 @@ def within(name: str, value: Number | None, default: Number, limits: tuple[Numbe
     return value
 
 
-def one_of(name: str, value: str | None, default: str, choices: list[str]) -> str:
+def one_of(name: str, value: str | None, default: Default, choices: Sequence[str]) -> str | Default:
     """The value, or the default if there is none; refused if it is not a choice."""
     if value is None:
         return default

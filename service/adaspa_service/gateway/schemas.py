@@ -6,7 +6,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import AttentionReport, Job, JobError, JobStatus, Phase, StepKind
+from adaspa_service.contract.job import (
+    AttentionReport,
+    Job,
+    JobError,
+    JobStatus,
+    OutputFormat,
+    Phase,
+    Quality,
+    StepKind,
+)
 
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
@@ -33,9 +42,27 @@ class VideoCreate(BaseModel):
     guidance_scale: float | None = None
     negative_prompt: str | None = Field(default=None, description="What the video does not show.")
     seed: int | None = Field(default=None, description="The same seed gives the same video; default: drawn.")
-    sparsity: float | None = Field(
-        default=None, description="Share of the attention blocks that sparse steps leave out, 0 (dense) to below 1."
+    quality: str | None = Field(
+        default=None, description=f"AdaSpa's preset: {', '.join(Quality)}. Default: the model's own settings."
     )
+    sparsity: float | None = Field(
+        default=None, description="Instead of a preset: share of the attention blocks that sparse steps leave out."
+    )
+    retained_mass: float | None = Field(
+        default=None, description="Instead of a preset: share of the attention mass that sparse steps keep."
+    )
+    warmup: int | None = Field(default=None, description="Instead of a preset's: dense steps at the start.")
+    output_format: str | None = Field(
+        default=None, description=f"The video's file: {', '.join(OutputFormat)}. Default: the model's first."
+    )
+
+
+class VideoRemix(BaseModel):
+    """What ``POST /videos/{id}/remix`` takes."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"prompt": "a small red star moves left"}})
+
+    prompt: str = Field(description="What the new video shows; everything else, the seed included, stays.")
 
 
 class Video(BaseModel):
@@ -53,7 +80,7 @@ class Video(BaseModel):
     completed_at: int | None = Field(description="When the job ended, however it ended.")
     expires_at: int | None = Field(description="When the job and its files are removed.")
     error: JobError | None
-    remixed_from_video_id: None = None
+    remixed_from_video_id: str | None = Field(description="The video that this one was remixed from.")
 
     num_frames: int
     fps: int
@@ -61,7 +88,11 @@ class Video(BaseModel):
     guidance_scale: float
     negative_prompt: str | None
     seed: int
+    quality: Quality | None
     sparsity: float | None
+    retained_mass: float | None
+    warmup: int | None
+    output_format: OutputFormat
     phase: Phase = Field(description="What the job is doing, or did last.")
     step: int = Field(description="Finished denoising steps.")
     step_kind: StepKind | None = Field(description="Kind of attention in the last finished step.")
@@ -89,13 +120,18 @@ class Video(BaseModel):
             completed_at=job.completed_at,
             expires_at=job.expires_at,
             error=job.error,
+            remixed_from_video_id=asked.remixed_from,
             num_frames=asked.num_frames,
             fps=asked.fps,
             steps=asked.steps,
             guidance_scale=asked.guidance_scale,
             negative_prompt=asked.negative_prompt,
             seed=asked.seed,
+            quality=asked.quality,
             sparsity=asked.sparsity,
+            retained_mass=asked.retained_mass,
+            warmup=asked.warmup,
+            output_format=asked.output_format,
             phase=job.progress.phase,
             step=job.progress.step,
             step_kind=job.progress.step_kind,
@@ -145,6 +181,11 @@ class Model(BaseModel):
     guidance_range: tuple[float, float]
     default_guidance: float
     max_prompt_chars: int
+    qualities: list[Quality]
+    sparsity_range: tuple[float, float]
+    retained_mass_range: tuple[float, float]
+    warmup_range: tuple[float, float] = Field(description="Share of the steps that may be dense at the start.")
+    output_formats: list[OutputFormat] = Field(description="The first is the default.")
     waiting: int = Field(description="Jobs in the queue.")
     running: int = Field(description="Jobs in progress.")
 

@@ -1,22 +1,23 @@
-"""``/videos``: create, look up, list, cancel, delete."""
+"""``/videos``: create, remix, look up, list, cancel, delete."""
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from adaspa_service.contract.job import TERMINAL, Job
+from adaspa_service.contract.job import TERMINAL, Job, JobParams
 from adaspa_service.contract.store import VIDEO_ID
-from adaspa_service.gateway.access import Reader, Writer
+from adaspa_service.gateway.access import Caller, Reader, Writer
 from adaspa_service.gateway.admission import submit
-from adaspa_service.gateway.body import OPENAPI, read_create
+from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody, bad_field
 from adaspa_service.gateway.lookup import find, not_found
-from adaspa_service.gateway.params import resolve
+from adaspa_service.gateway.params import remix, resolve
 from adaspa_service.gateway.parts import Parts, PartsOf
 from adaspa_service.gateway.removal import remove_if_ended
-from adaspa_service.gateway.schemas import Video, VideoDeleted, VideoList
+from adaspa_service.gateway.schemas import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
 
 FIRST_ID_US = 1_735_689_600_000_000
 """No id is older than 2025."""
@@ -30,24 +31,68 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 router = APIRouter(tags=["videos"])
 
 
-@router.post("/videos", responses=REFUSED, openapi_extra=OPENAPI)
+IdempotencyKey = Annotated[str | None, Header(description="The same key and body give the first job again.")]
+
+
+@router.post("/videos", responses=REFUSED, openapi_extra=openapi(VideoCreate))
 async def create_video(
-    request: Request,
-    response: Response,
-    parts: PartsOf,
-    caller: Writer,
-    idempotency_key: Annotated[
-        str | None, Header(description="The same key and body give the first job again.")
-    ] = None,
+    request: Request, response: Response, parts: PartsOf, caller: Writer, idempotency_key: IdempotencyKey = None
 ) -> Video:
     """Put a video into its model's queue. The job can be polled, followed, cancelled and deleted by its id."""
-    asked = await read_create(request, parts.catalog)
+    asked = await read_body(request, VideoCreate, parts.catalog)
+    text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
+    return await admit(
+        response,
+        parts=parts,
+        caller=caller,
+        asked=text,
+        params=lambda: resolve(asked, parts.catalog),
+        idempotency_key=idempotency_key,
+    )
 
-    def admit() -> tuple[Video, bool]:
-        job, new = submit(parts, caller, asked, resolve(asked, parts.catalog), idempotency_key)
+
+@router.post("/videos/{video_id}/remix", responses=REFUSED, openapi_extra=openapi(VideoRemix))
+async def remix_video(
+    video_id: str,
+    request: Request,
+    response: Response,
+    *,
+    parts: PartsOf,
+    caller: Writer,
+    idempotency_key: IdempotencyKey = None,
+) -> Video:
+    """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
+    asked = await read_body(request, VideoRemix, parts.catalog)
+
+    def params() -> JobParams:
+        return remix(find(parts, caller, video_id), asked.prompt, parts.catalog)
+
+    return await admit(
+        response,
+        parts=parts,
+        caller=caller,
+        asked=f"{video_id} {asked.model_dump_json()}",
+        params=params,
+        idempotency_key=idempotency_key,
+    )
+
+
+async def admit(
+    response: Response,
+    *,
+    parts: Parts,
+    caller: Caller,
+    asked: str,
+    params: Callable[[], JobParams],
+    idempotency_key: str | None,
+) -> Video:
+    """Admit the job of these parameters, away from the event loop, and answer with it."""
+
+    def submitted() -> tuple[Video, bool]:
+        job, new = submit(parts, caller, asked, params(), idempotency_key)
         return view(parts, job), new
 
-    video, new = await run_in_threadpool(admit)
+    video, new = await run_in_threadpool(submitted)
     if not new:
         response.headers["Idempotent-Replayed"] = "true"
     return video

@@ -1,0 +1,49 @@
+"""What a client's choice makes of the operator's attention settings."""
+
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+from adaspa import AdaSpaConfig
+from adaspa.config import Preset
+from adaspa_service.contract.job import JobParams, Quality
+from adaspa_worker.attention import attention_config
+
+OPERATOR = {"block_size": 16, "sparsity": 0.5, "head_adaptive": False, "dense_layers": [0], "warmup": 5}
+
+
+def test_the_contract_offers_the_librarys_presets() -> None:
+    assert tuple(Quality) == get_args(Preset)
+
+
+def test_without_a_choice_the_operators_settings_hold(params: Callable[..., JobParams]) -> None:
+    assert attention_config(OPERATOR, params()) == AdaSpaConfig(**OPERATOR)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quality", list(Quality))
+def test_a_preset_decides_how_sparse_and_the_operator_the_rest(
+    params: Callable[..., JobParams], quality: Quality
+) -> None:
+    config, preset = attention_config(OPERATOR, params(quality=quality)), AdaSpaConfig.preset(quality.value)
+    for name in ("sparsity", "selection", "mass", "steps", "warmup", "searches", "warmup_mass"):
+        assert getattr(config, name) == getattr(preset, name)
+    assert (config.block_size, config.head_adaptive, config.dense_layers) == (16, False, (0,))
+    assert config.is_dense == (quality is Quality.exact)
+
+
+def test_settings_of_its_own_choose_the_selection(params: Callable[..., JobParams]) -> None:
+    config = attention_config({"selection": "retained_mass"}, params(sparsity=0.7))
+    assert (config.selection, config.sparsity) == ("top_k", 0.7)
+    config = attention_config(OPERATOR, params(retained_mass=0.9))
+    assert (config.selection, config.mass) == ("retained_mass", 0.9)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "searches"),
+    [(0, 50, (0, 30)), (10, 50, (10, 30)), (40, 50, (40,)), (3, 10, (3, 6)), (9, 10, (9,)), (0, 1, (0,))],
+)
+def test_a_warmup_moves_the_first_search_to_its_end(
+    params: Callable[..., JobParams], warmup: int, steps: int, searches: tuple[int, ...]
+) -> None:
+    config = attention_config({}, params(warmup=warmup, steps=steps))
+    assert (config.warmup, config.steps, config.searches) == (warmup, steps, searches)

@@ -1,0 +1,43 @@
+"""The attention of a job: the operator's settings, changed as far as the client asked for it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from adaspa import AdaSpaConfig
+from adaspa_service.contract.job import JobParams
+
+DECIDED = ("sparsity", "selection", "mass", "steps", "warmup", "searches", "warmup_mass")
+"""What a preset decides; the rest (block size, memory, token order, ...) suits the model and stays the operator's."""
+
+
+def attention_config(operator: Mapping[str, Any], params: JobParams) -> AdaSpaConfig:
+    """The configuration of one job.
+
+    Args:
+        operator: keyword arguments of ``AdaSpaConfig`` from the catalog.
+        params: of the job; a preset or settings within the catalog's limits.
+
+    Raises:
+        ValueError, TypeError: the operator's settings are none.
+    """
+    config = AdaSpaConfig(**operator)
+    if params.quality is not None:
+        preset = AdaSpaConfig.preset(params.quality.value)
+        config = replace(config, **{name: getattr(preset, name) for name in DECIDED})
+    if params.sparsity is not None:
+        config = replace(config, sparsity=params.sparsity, selection="top_k")
+    if params.retained_mass is not None:
+        config = replace(config, mass=params.retained_mass, selection="retained_mass")
+    if params.warmup is not None:
+        config = with_warmup(config, params.warmup, params.steps)
+    return config
+
+
+def with_warmup(config: AdaSpaConfig, warmup: int, steps: int) -> AdaSpaConfig:
+    """The configuration with so many dense steps at the start of a request of ``steps``.
+
+    Its searches stay where they are in the trajectory; those that the warm-up swallows become one at its end.
+    """
+    scaled = {max(warmup, min(round(search * steps / config.steps), steps - 1)) for search in config.searches[1:]}
+    return replace(config, steps=steps, warmup=warmup, searches=tuple(sorted({warmup, *scaled})))

@@ -1,0 +1,53 @@
+"""The recipe of a video, which its file carries: all that is needed to make it again.
+
+It is JSON in ASCII: the ``comment`` tag of an MP4 or WebM (``ffprobe -show_entries format_tags=comment``), the comment
+of a GIF.
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import av
+from adaspa_service.contract.job import JobParams, OutputFormat
+from PIL import Image
+
+PACKAGES = ("adaspa-serve", "torch", "diffusers", "transformers", "av")
+"""Those whose version may show in the video."""
+ASKED = {
+    *("model", "prompt", "negative_prompt", "seed", "steps", "guidance_scale"),
+    *("width", "height", "num_frames", "fps"),
+}
+
+
+class NoRecipe(Exception):
+    """The file carries none."""
+
+
+def write_recipe(params: JobParams, attention: dict[str, Any]) -> str:
+    """What was asked, the attention's settings in full, and the versions of what made it, as files carry it."""
+    asked = params.model_dump(mode="json", include=ASKED)
+    return json.dumps({**asked, "attention": attention, "versions": {name: version(name) for name in PACKAGES}})
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe that a video file carries.
+
+    Raises:
+        NoRecipe: it has no comment, or one that is not a recipe.
+    """
+    if path.suffix == f".{OutputFormat.gif}":
+        with Image.open(path) as image:
+            text = image.info.get("comment", b"")
+    else:
+        with av.open(str(path)) as container:
+            tags = {name.lower(): value for name, value in container.metadata.items()}
+        text = tags.get("comment", "")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise NoRecipe(f"{path}: its comment is no recipe") from error
+    if not isinstance(found, dict) or not set(found) >= ASKED:
+        raise NoRecipe(f"{path}: its comment is no recipe")
+    return found
