@@ -1,0 +1,233 @@
+"""`python -m adaspa.bench.models --output models.json`: a denoising step of full-size models by kind of step.
+
+Seconds and peak memory of one forward (one guidance branch; CogVideoX runs both as a batch of two) with random weights.
+Random weights give nearly uniform attention, of which retained mass would keep nearly all: every pattern here has a
+given density instead. The searches keep the top 20 % (`AdaSpaConfig.paper`); the other sparse rows are given random
+patterns, ``scattered`` (equal rows, blocks anywhere) or ``skewed`` (diagonals and columns, heads from half to one and a
+half times the mean). Totals of 50 steps are the work of `adaspa.bench.report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import diffusers
+import torch
+
+import adaspa
+from adaspa.bench import peers
+from adaspa.bench.full_models import MODELS, FullModel, Inputs
+from adaspa.cache import CacheEntry
+from adaspa.config import AdaSpaConfig
+from adaspa.index import BlockIndex
+from adaspa.models import processor
+from adaspa.ops.keep_blocks import keep_blocks
+from adaspa.record import PatternRecord
+from adaspa.selection import Geometry, blocks_kept
+
+# Density and kind of the random patterns, the most telling first.
+PATTERNS = (
+    (0.2, "scattered"),
+    (0.2, "skewed"),
+    (0.1, "scattered"),
+    (0.3, "scattered"),
+    (0.05, "scattered"),
+    (0.5, "scattered"),
+)
+BLOCK = 64
+LONG = 4.0  # seconds of a forward that is run once
+# One forward for each kind of step.
+WALK = replace(AdaSpaConfig.paper(), steps=8, warmup=1, searches=(1, 3, 5))
+WALK_STEPS = ("dense_with_lse", "fused_search", "sparse", "cached_search", "sparse", "sampled_search", "sparse")
+
+
+def dense_by(name: str) -> AbstractContextManager[Any]:
+    """Dense steps by one of `peers.DENSE`, or as diffusers has it for ``diffusers``."""
+    if name == "diffusers":
+        return nullcontext()
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> torch.Tensor:
+        out: torch.Tensor = peers.dense(name, (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)))()
+        return out if name == "fa3" else out.transpose(1, 2)
+
+    return patch.object(processor, "dispatch_attention_fn", attend)
+
+
+def forward_row(transformer: Any, inputs: Inputs, timestep: float) -> dict[str, Any]:
+    """Seconds and peak bytes of one forward. FloatingPointError unless what comes out is finite."""
+    hidden = inputs["hidden_states"]
+    on_gpu = hidden.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    out = transformer(**inputs, timestep=torch.full(hidden.shape[:1], timestep, device=hidden.device)).sample
+    finite = bool(out.isfinite().all())  # waits for the device
+    row: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 4)}
+    if not finite:
+        raise FloatingPointError("the output is not finite")
+    return row | {"peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None}
+
+
+def median_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+    """The median of three forwards, or a single one where it is long enough to stand for itself."""
+    rows = [forward_row(transformer, inputs, 998.0)]
+    if rows[0]["seconds"] < LONG:
+        rows += [forward_row(transformer, inputs, timestep) for timestep in (997.0, 996.0)]
+    return sorted(rows, key=lambda row: row["seconds"])[len(rows) // 2]
+
+
+def dense_row(transformer: Any, inputs: Inputs, attention: str) -> dict[str, Any]:
+    """A dense step, patched, by ``attention``."""
+    adaspa.apply(transformer, AdaSpaConfig.preset("exact")).begin()
+    with dense_by(attention):
+        return median_row(transformer, inputs)
+
+
+def walk_rows(transformer: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
+    """One forward of each kind of step, with the searches of the paper."""
+    handle = adaspa.apply(transformer, WALK)
+    handle.begin()
+    for step, kind in enumerate(WALK_STEPS):
+        if kind == "sampled_search":
+            assert handle.state is not None, "a request is in progress"
+            handle.state.config = replace(WALK, score_every=4)
+        row = forward_row(transformer, inputs, 999.0 - step)
+        record = handle.record
+        dense = kind in {"dense_with_lse", "fused_search"}
+        density = 1.0 if dense else round(float(record.patterns[-1].density.mean()), 4)
+        held = {"cache_bytes": record.cache_bytes, "host_bytes": record.host_bytes}
+        yield {"step": kind, "density": density, "pattern": "searched"} | row | held
+    handle.reset()
+
+
+def first_search_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+    """A search in the very first step, which has no LSE from a step before."""
+    adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,))).begin()
+    return forward_row(transformer, inputs, 999.0)
+
+
+def random_pattern(
+    density: float, kind: str, heads: tuple[int, int], geometry: Geometry, device: torch.device
+) -> BlockIndex:
+    """A pattern of about ``density``, apart from the text, for ``heads`` ``(B, H)``: see the module."""
+    blocks, text = geometry.blocks, geometry.text_blocks
+    weights = torch.rand(*heads, blocks, blocks, device=device)
+    kept = blocks_kept(1 - density, blocks - len(text))
+    limits = torch.full(heads, float(kept), device=device)
+    if kind == "skewed":
+        place = torch.arange(blocks, device=device) / blocks
+        weights += 4 * torch.exp(-32 * (place.unsqueeze(1) - place).abs())
+        weights += 2 * (torch.rand(*heads, 1, blocks, device=device) > 0.97)
+        limits = (limits * torch.linspace(0.5, 1.5, heads[1], device=device)).round().clamp(1, blocks - len(text))
+    limits += len(text)
+    ids, counts, _ = keep_blocks(weights, limits, by_mass=False, text=text, width=int(limits.max()))
+    return BlockIndex(ids, counts, geometry.block, geometry.block, geometry.tokens, geometry.tokens)
+
+
+def sparse_row(transformer: Any, inputs: Inputs, density: float, pattern: str) -> dict[str, Any]:
+    """A sparse step with one random pattern in every layer."""
+    handle = adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,)))
+    handle.begin()
+    state = handle.begin_forward(999.0, None, None, None)
+    # The layout is that of the forward before.
+    frames, rows, columns = handle.layout.grid or (0, 0, 0)
+    video, text = frames * rows * columns, handle.layout.text_tokens
+    geometry = Geometry(video + text, BLOCK, (video, video + text) if text else None)
+    hidden = inputs["hidden_states"]
+    heads = (hidden.shape[0], transformer.config.num_attention_heads)
+    index = random_pattern(density, pattern, heads, geometry, hidden.device)
+    layers = [m for m in transformer.modules() if isinstance(getattr(m, "processor", None), processor.AdaSpaProcessor)]
+    for layer in range(len(layers)):
+        state.cache.put(state.key(layer), CacheEntry(index=index))
+        state.add_pattern(state.key(layer), PatternRecord(layer, 0, index.head_density(), index.head_density()))
+    row = median_row(transformer, inputs)
+    handle.reset()
+    return {"density": round(index.density(), 4)} | row
+
+
+def unpatched_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+    """A step as diffusers runs the model, with whatever masks it makes."""
+    adaspa.remove(transformer)
+    return median_row(transformer, inputs)
+
+
+def attempt(row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The row with what was measured, or with the reason where it cannot be."""
+    try:
+        return row | measure()
+    except Exception as error:  # out of memory, a peer that is not installed or refuses: the row says which
+        return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+
+
+def model_rows(model: FullModel, device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """All rows of a model, the most telling first."""
+    start = time.perf_counter()
+    transformer = model.build(device, dtype)
+    billions = sum(parameter.numel() for parameter in transformer.parameters()) / 1e9
+    yield {"step": "build", "seconds": round(time.perf_counter() - start, 2), "billion_parameters": round(billions, 3)}
+    start = time.perf_counter()
+    list(walk_rows(transformer, model.one_frame().inputs(device, dtype)))
+    yield {"step": "warm-up, one frame", "seconds": round(time.perf_counter() - start, 2)}
+    inputs = model.inputs(device, dtype)
+    seconds = []
+    for attention in tuple(reversed(peers.DENSE)) if device.type == "cuda" else ("diffusers",):
+        described = {"step": "dense", "attention": attention, "density": 1.0}
+        row = attempt(described, partial(dense_row, transformer, inputs, attention))
+        yield row
+        seconds.append(row.get("seconds", LONG))
+    if min(seconds) < LONG:
+        list(walk_rows(transformer, inputs))  # the first time memory is laid out
+    yield from walk_rows(transformer, inputs)
+    for density, pattern in PATTERNS:
+        row = {"step": "sparse", "pattern": pattern}
+        yield attempt(row, partial(sparse_row, transformer, inputs, density, pattern))
+    yield attempt({"step": "first_search", "density": 1.0}, partial(first_search_row, transformer, inputs))
+    yield attempt({"step": "unpatched", "density": 1.0}, partial(unpatched_row, transformer, inputs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m adaspa.bench.models", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no new row after this time")
+    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
+    arguments = parser.parse_args()
+    if not arguments.quick and not torch.cuda.is_available():
+        parser.error("a GPU is needed, or --quick")
+    device, dtype = torch.device("cpu" if arguments.quick else "cuda"), torch.bfloat16
+    result: dict[str, Any] = {
+        "device": "CPU" if arguments.quick else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "dtype": str(dtype),
+        "quick": arguments.quick,
+        "complete": False,
+        "rows": [],
+    }
+    started = time.monotonic()
+    with torch.no_grad():
+        for name in arguments.models:
+            model = MODELS[name].quick() if arguments.quick else MODELS[name]
+            for row in model_rows(model, device, dtype):
+                result["rows"].append({"model": name, "calls": model.calls} | row)
+                arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+                print(json.dumps(result["rows"][-1]), flush=True)
+                if time.monotonic() - started > 60 * arguments.minutes:
+                    parser.exit(message=f"out of time; {arguments.output} holds what was measured\n")
+            torch.cuda.empty_cache()
+    result["complete"] = True
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

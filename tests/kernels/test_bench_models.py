@@ -1,0 +1,103 @@
+"""The benchmark of whole models: its arithmetic, and a run of it with tiny models."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from adaspa import AdaSpaConfig
+from adaspa.bench import denoise, models
+from adaspa.bench.full_models import MODELS
+from adaspa.bench.totals import StepSeconds, step_kinds, total_seconds
+
+SECONDS = StepSeconds(
+    dense=20.0,
+    dense_with_lse=21.0,
+    first_search=30.0,
+    fused_search=22.0,
+    cached_search=16.0,
+    searched_at=0.2,
+    sparse={0.1: 6.0, 0.2: 8.0, 0.4: 12.0},
+    sampled_search=10.0,
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the main of a module with tiny models: what it wrote."""
+
+    def call(module, *arguments):
+        output = tmp_path / "result.json"
+        monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--output", str(output), *arguments])
+        module.main()
+        return json.loads(output.read_text())
+
+    return call
+
+
+def test_the_kinds_of_the_papers_steps():
+    kinds = step_kinds(AdaSpaConfig.paper(), 50)
+    assert Counter(kinds) == {"dense": 9, "dense_with_lse": 1, "fused_search": 1, "cached_search": 1, "sparse": 38}
+    assert kinds[9:12] == ["dense_with_lse", "fused_search", "sparse"]
+    assert kinds[30] == "cached_search"
+    assert Counter(step_kinds(AdaSpaConfig.preset("exact"), 50)) == {"dense": 50}
+
+
+def test_totals_by_the_schedule():
+    paper = AdaSpaConfig.paper()
+    assert total_seconds(AdaSpaConfig.preset("exact"), SECONDS, 1.0) == 50 * 20
+    assert total_seconds(paper, SECONDS, 0.2) == 9 * 20 + 21 + 22 + 38 * 8 + 16
+    # 19 sparse steps after each search; the scoring pass of the second one takes 8 s, its attention 12.
+    assert total_seconds(paper, SECONDS, [0.2, 0.4]) == 9 * 20 + 21 + 22 + 19 * 8 + (8 + 12) + 19 * 12
+    assert total_seconds(replace(paper, score_every=4), SECONDS, 0.2) == total_seconds(paper, SECONDS, 0.2) - 6
+    at_once = replace(paper, warmup=0, searches=(0,))
+    assert total_seconds(at_once, SECONDS, 0.1) == 30 + 49 * 6
+    partly = replace(paper, warmup_mass=0.99)
+    assert step_kinds(partly, 50)[:11] == ["first_search", *["sparse"] * 9, "cached_search"]
+    with pytest.raises(ValueError, match=r"^density must be one number, or one for each of 2 searches"):
+        total_seconds(paper, SECONDS, [0.2])
+
+
+def test_seconds_between_and_beyond_the_densities_measured():
+    assert SECONDS.sparse_at(0.15) == pytest.approx(7)
+    assert SECONDS.sparse_at(0.3) == pytest.approx(10)
+    assert SECONDS.sparse_at(0.5) == pytest.approx(14)
+    assert SECONDS.sparse_at(0.05) == pytest.approx(5)
+
+
+def test_every_model_has_the_tokens_and_parameters_of_the_published_one():
+    wanted = {
+        "hunyuan-video-13b-720p-129f": (12.82, 33 * 45 * 80),
+        "wan2.1-14b-720p-81f": (14.29, 21 * 45 * 80),
+        "wan2.1-1.3b-480p-81f": (1.42, 21 * 30 * 52),
+        "cogvideox1.5-5b-720p-81f": (5.57, 11 * 48 * 85),
+    }
+    meta = torch.device("meta")
+    for name, model in MODELS.items():
+        transformer = model.build(meta, torch.bfloat16)
+        billions, tokens = wanted[name]
+        assert sum(parameter.numel() for parameter in transformer.parameters()) / 1e9 == pytest.approx(billions, 0.01)
+        assert torch.Size(model.latents).numel() == tokens * 16 * 4 * model.latents[0] * (2 if "cog" in name else 1)
+
+
+@pytest.mark.parametrize("name", ["hunyuan-video-13b-720p-129f", "cogvideox1.5-5b-720p-81f"])
+def test_a_run_with_tiny_models_gives_what_the_totals_need(run, name):
+    result = run(models, "--models", name)
+    assert result["complete"]
+    assert not [row for row in result["rows"] if "error" in row]
+    assert {row["model"] for row in result["rows"]} == {name}
+    seconds = StepSeconds.of(result["rows"], "diffusers")
+    assert total_seconds(AdaSpaConfig.paper(), seconds, 0.3) > 0
+    assert {row["pattern"] for row in result["rows"] if row["step"] == "sparse"} == {"searched", "scattered", "skewed"}
+    assert all(row["cache_bytes"] > 0 for row in result["rows"] if row["step"] == "fused_search")
+
+
+def test_a_whole_denoising_of_a_tiny_model(run):
+    arguments = ["--model", "wan2.1-1.3b-480p-81f", "--config", "fast", "--density", "0.3", "--steps", "10"]
+    result = run(denoise, *arguments)
+    assert result["complete"]
+    kinds = ["dense", "search", "search", "sparse", "sparse", "search", *4 * ["sparse"]]
+    assert [row["kind"] for row in result["rows"]] == kinds
+    assert result["report"]["density"] == pytest.approx(0.3, abs=0.05)
