@@ -70,7 +70,6 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"output_format": "MP4"}, "output_format", "allowed: mp4, webm, gif"),
     ({"output_format": 4}, "output_format", "allowed: mp4, webm, gif"),
     ({"colour": "red"}, "colour", "allowed: prompt, model, size"),
-    ({"n": 2, "prompt": "x"}, "n", "allowed: prompt, model, size"),
     ({"input_reference": {"image_url": "x"}}, "input_reference", "allowed: prompt, model, size"),
     ({"__class__": "x"}, "__class__", "allowed: prompt, model, size"),
 ]

@@ -49,6 +49,8 @@ class ModelSpec(BaseModel):
     """Share of the steps that may be dense at the start."""
     output_formats: list[OutputFormat] = Field(default=list(OutputFormat), min_length=1)
     """The first is the default."""
+    max_batch: int = Field(default=8, ge=1)
+    """Videos that one request may ask for."""
     attention: dict[str, Any] = {}
     """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default."""
     call: dict[str, Any] = {}

@@ -137,16 +137,23 @@ class JobStore(Counts, Upkeep):
     def admit(
         self, params: JobParams, idempotency: tuple[str, str] | None = None, owner: str = OPEN_OWNER
     ) -> tuple[Job, bool]:
-        """Accept a job: record and place in the queue in one step. Its message is still to be sent.
+        """Accept a job: ``admit_all`` of one."""
+        jobs, new = self.admit_all([params], idempotency, owner)
+        return jobs[0], new
+
+    def admit_all(
+        self, params: list[JobParams], idempotency: tuple[str, str] | None = None, owner: str = OPEN_OWNER
+    ) -> tuple[list[Job], bool]:
+        """Accept jobs, all of them or none: records and places in the queue in one step. Messages are still to be sent.
 
         Args:
-            params: what was asked.
+            params: what was asked for each, of one model.
             idempotency: a key and the digest of the request; the same pair again, from the same owner, gives the first
-                job as it stands.
+                jobs as they stand, those left out that were deleted.
             owner: id of the API key that asks.
 
         Returns:
-            The job, and whether it is new.
+            The jobs in the same order, and whether they are new.
 
         Raises:
             QueueFull: nothing was written.
@@ -156,19 +163,18 @@ class JobStore(Counts, Upkeep):
         scoped = f"{owner}:{key}" if key else ""
         outcome, *rest = self._scripts.run(
             "admit",
-            params.model,
-            params.model_dump_json(),
-            secrets.token_hex(9),
+            params[0].model,
             owner,
             scoped,
             digest,
-            params.needs,
+            max(each.needs for each in params),
+            *(text for each in params for text in (each.model_dump_json(), secrets.token_hex(9))),
         )
         if outcome == b"full":
-            raise QueueFull(params.model)
+            raise QueueFull(params[0].model)
         if outcome == b"conflict":
             raise IdempotencyConflict(rest[0].decode())
-        return self._job(*rest), outcome == b"created"
+        return [self._job(*each) for each in rest], outcome == b"created"
 
     def get(self, job_id: str) -> Job | None:
         """The record, also of a discarded job; None if there is none. Raises RecordUnreadable."""

@@ -20,9 +20,9 @@ UNMEASURED_SECONDS = 60
 
 
 def submit(
-    parts: Parts, caller: Caller, asked: str, params: JobParams, idempotency_key: str | None
-) -> tuple[Job, bool]:
-    """Admit a job and send its message; the job, and whether it is new. ``asked`` is the request as text.
+    parts: Parts, caller: Caller, asked: str, params: list[JobParams], idempotency_key: str | None
+) -> tuple[list[Job], bool]:
+    """Admit jobs and send their messages; the jobs, and whether they are new. ``asked`` is the request as text.
 
     A job whose message cannot be sent is accepted all the same: it waits in the outbox, and the janitor sends it when
     the broker is there again. Nothing is taken back: another request with the same key may have been told of it.
@@ -32,20 +32,20 @@ def submit(
         StoreUnavailable: nothing was accepted.
     """
     try:
-        job, new = parts.store.admit(params, idempotency(asked, idempotency_key), caller.owner)
+        jobs, new = parts.store.admit_all(params, idempotency(asked, idempotency_key), caller.owner)
     except QueueFull as error:
-        raise full(parts, params.model) from error
+        raise full(parts, params[0].model) from error
     except IdempotencyConflict as error:
         message = "Idempotency-Key: was used with another request; allowed: a new key for each request"
         raise ApiError(422, "idempotency_key_reused", message, "Idempotency-Key") from error
-    if new:
+    for job in jobs if new else ():
         try:
             enqueue(parts.celery, job)
         except QueueUnavailable as error:
             log.warning("%s: its message is sent later: %s", job.id, error)
         else:
             note_sent(parts, job.id)
-    return job, new
+    return jobs, new
 
 
 def idempotency(asked: str, key: str | None) -> tuple[str, str] | None:

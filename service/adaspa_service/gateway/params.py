@@ -54,6 +54,19 @@ def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
     )
 
 
+def batch(asked: VideoCreate, catalog: Catalog) -> list[JobParams]:
+    """The parameters of each job that was asked for: ``n`` of them, with seeds that follow one another.
+
+    Raises:
+        ApiError: 400 with the field and what is allowed.
+    """
+    params = resolve(asked, catalog)
+    n = within("n", asked.n, 1, (1, catalog.models[params.model].max_batch))
+    if params.seed > MAX_SEED - (n - 1):
+        raise bad_field("seed", f"seed: {params.seed} is out of range; allowed with n {n}: 0 to {MAX_SEED - (n - 1)}")
+    return [params.model_copy(update={"seed": params.seed + i}) for i in range(n)]
+
+
 def remix(source: Job, prompt: str, catalog: Catalog) -> JobParams:
     """The parameters of a job with another prompt, checked against what the model allows now.
 
@@ -101,6 +114,7 @@ def allowed(field: str, catalog: Catalog, model: object) -> str:
         "retained_mass": "{} to {}".format(*spec.retained_mass_range),
         "warmup": "{} to {}".format(*warmup_limits(spec, spec.default_steps)),
         "output_format": ", ".join(spec.output_formats),
+        "n": f"1 to {spec.max_batch}",
     }[field]
 
 

@@ -55,6 +55,11 @@ class VideoCreate(BaseModel):
     output_format: str | None = Field(
         default=None, description=f"The video's file: {', '.join(OutputFormat)}. Default: the model's first."
     )
+    n: int | None = Field(
+        default=None,
+        description="So many videos, with this seed and those that follow it, all accepted or none. The answer is then "
+        "a list, also for 1.",
+    )
 
 
 class VideoRemix(BaseModel):
@@ -186,6 +191,7 @@ class Model(BaseModel):
     retained_mass_range: tuple[float, float]
     warmup_range: tuple[float, float] = Field(description="Share of the steps that may be dense at the start.")
     output_formats: list[OutputFormat] = Field(description="The first is the default.")
+    max_batch: int = Field(description="The largest n.")
     waiting: int = Field(description="Jobs in the queue.")
     running: int = Field(description="Jobs in progress.")
 

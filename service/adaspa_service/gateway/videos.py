@@ -1,7 +1,6 @@
 """``/videos``: create, remix, look up, list, cancel, delete."""
 
 import time
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -14,7 +13,7 @@ from adaspa_service.gateway.admission import submit
 from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody, bad_field
 from adaspa_service.gateway.lookup import find, not_found
-from adaspa_service.gateway.params import remix, resolve
+from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.parts import Parts, PartsOf
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.schemas import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
@@ -37,18 +36,18 @@ IdempotencyKey = Annotated[str | None, Header(description="The same key and body
 @router.post("/videos", responses=REFUSED, openapi_extra=openapi(VideoCreate))
 async def create_video(
     request: Request, response: Response, parts: PartsOf, caller: Writer, idempotency_key: IdempotencyKey = None
-) -> Video:
-    """Put a video into its model's queue. The job can be polled, followed, cancelled and deleted by its id."""
+) -> Video | VideoList:
+    """Put a video into its model's queue. The job can be polled, followed, cancelled and deleted by its id.
+
+    With `n`, several videos are accepted at once, and the answer is the list of them.
+    """
     asked = await read_body(request, VideoCreate, parts.catalog)
     text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
-    return await admit(
-        response,
-        parts=parts,
-        caller=caller,
-        asked=text,
-        params=lambda: resolve(asked, parts.catalog),
-        idempotency_key=idempotency_key,
+    videos, new = await run_in_threadpool(
+        lambda: admit(parts, caller, text, batch(asked, parts.catalog), idempotency_key)
     )
+    note_replay(response, new)
+    return videos.data[0] if asked.n is None else videos
 
 
 @router.post("/videos/{video_id}/remix", responses=REFUSED, openapi_extra=openapi(VideoRemix))
@@ -63,39 +62,29 @@ async def remix_video(
 ) -> Video:
     """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
     asked = await read_body(request, VideoRemix, parts.catalog)
+    text = f"{video_id} {asked.model_dump_json()}"
 
-    def params() -> JobParams:
-        return remix(find(parts, caller, video_id), asked.prompt, parts.catalog)
+    def admit_remix() -> tuple[VideoList, bool]:
+        params = remix(find(parts, caller, video_id), asked.prompt, parts.catalog)
+        return admit(parts, caller, text, [params], idempotency_key)
 
-    return await admit(
-        response,
-        parts=parts,
-        caller=caller,
-        asked=f"{video_id} {asked.model_dump_json()}",
-        params=params,
-        idempotency_key=idempotency_key,
-    )
+    videos, new = await run_in_threadpool(admit_remix)
+    note_replay(response, new)
+    return videos.data[0]
 
 
-async def admit(
-    response: Response,
-    *,
-    parts: Parts,
-    caller: Caller,
-    asked: str,
-    params: Callable[[], JobParams],
-    idempotency_key: str | None,
-) -> Video:
-    """Admit the job of these parameters, away from the event loop, and answer with it."""
+def admit(
+    parts: Parts, caller: Caller, asked: str, params: list[JobParams], idempotency_key: str | None
+) -> tuple[VideoList, bool]:
+    """Admit the jobs of these parameters; the jobs, and whether they are new."""
+    jobs, new = submit(parts, caller, asked, params, idempotency_key)
+    return listed(parts, jobs, more=False), new
 
-    def submitted() -> tuple[Video, bool]:
-        job, new = submit(parts, caller, asked, params(), idempotency_key)
-        return view(parts, job), new
 
-    video, new = await run_in_threadpool(submitted)
+def note_replay(response: Response, new: bool) -> None:
+    """Tell a client that its Idempotency-Key gave an earlier job again."""
     if not new:
         response.headers["Idempotent-Replayed"] = "true"
-    return video
 
 
 @router.get("/videos/{video_id}")
@@ -118,11 +107,7 @@ def list_videos(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
     jobs, more = parts.store.page(after, limit, order, caller.owner)
-    positions = parts.store.queue_positions(jobs)
-    data = [Video.of(without_layers(job), positions.get(job.id)) for job in jobs]
-    return VideoList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
+    return listed(parts, [without_layers(job) for job in jobs], more)
 
 
 @router.post("/videos/{video_id}/cancel")
@@ -149,6 +134,15 @@ def delete_video(video_id: str, parts: PartsOf, caller: Writer) -> VideoDeleted:
         raise not_found(video_id)
     remove_if_ended(parts, video_id)
     return VideoDeleted(id=video_id)
+
+
+def listed(parts: Parts, jobs: list[Job], more: bool) -> VideoList:
+    """Jobs as clients see them, and whether more follow."""
+    positions = parts.store.queue_positions(jobs)
+    data = [Video.of(job, positions.get(job.id)) for job in jobs]
+    return VideoList(
+        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
+    )
 
 
 def view(parts: Parts, job: Job) -> Video:

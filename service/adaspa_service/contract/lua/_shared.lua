@@ -15,7 +15,8 @@
 --   served           hash    catalog entries that workers announced, by model
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   events:{id}      stream  a job's transitions and steps
---   idempotency:{owner}:{key} hash  id of the job that a key created, and the digest of its request
+--   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
+--                                   the digest of its request
 --   last_id          string  the latest id's time (us)
 local PREFIX = 'adaspa:'
 local LIMITS = cjson.decode(ARGV[1])

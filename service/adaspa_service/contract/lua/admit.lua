@@ -1,35 +1,50 @@
--- Accept a job: idempotency, queue cap, record and place in the queue, all or nothing.
--- ARGV: 2 model, 3 params (JSON), 4 random part of the id, 5 owner, 6 '{owner}:{idempotency key}' or '',
--- 7 digest of the request, 8 the lowest version that can run it
-local model, params, random, owner, idempotency, digest = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+-- Accept one job or several: idempotency, queue cap, records and places in the queue, all or nothing.
+-- ARGV: 2 model, 3 owner, 4 '{owner}:{idempotency key}' or '', 5 digest of the request,
+-- 6 the lowest version that can run them, then for each job: params (JSON), random part of its id
+local model, owner, idempotency, digest, version = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local idempotency_key = PREFIX .. 'idempotency:' .. idempotency
 
 if idempotency ~= '' then
-  local known = redis.call('HMGET', idempotency_key, 'id', 'digest')
+  local known = redis.call('HMGET', idempotency_key, 'id', 'digest', 'batch')
   if known[1] then
     if known[2] ~= digest then
       return { 'conflict', known[1] }
     end
-    return { 'known', known[1], redis.call('HGETALL', record(known[1])) }
+    local answer = { 'known' }
+    for id in string.gmatch(known[3] or known[1], '[^,]+') do
+      if get(id, 'status') and get(id, 'discarded') ~= '1' then
+        answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
+      end
+    end
+    return answer
   end
 end
-if redis.call('ZCARD', PREFIX .. 'waiting:' .. model) >= LIMITS.queue_cap then
+if redis.call('ZCARD', PREFIX .. 'waiting:' .. model) + (#ARGV - 6) / 2 > LIMITS.queue_cap then
   return { 'full' }
 end
 
 -- Strictly increasing, so that ids sort in the order of their creation even when the clock is set back.
-local last = tonumber(redis.call('GET', PREFIX .. 'last_id') or '0')
-local us = math.max(now_us(), last + 1)
-redis.call('SET', PREFIX .. 'last_id', int(us))
-local high = math.floor(us / 4294967296)
-local id = string.format('video_%06x%08x%s', high, us - high * 4294967296, random)
-
-redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', model, 'params', params, 'created_at', seconds(NOW),
-  'attempt', '0', 'lost_attempts', '0', 'idempotency', idempotency, 'schema_version', ARGV[8])
-redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
-redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)
-if idempotency ~= '' then
-  redis.call('HSET', idempotency_key, 'id', id, 'digest', digest)
+local function new_id(random)
+  local last = tonumber(redis.call('GET', PREFIX .. 'last_id') or '0')
+  local us = math.max(now_us(), last + 1)
+  redis.call('SET', PREFIX .. 'last_id', int(us))
+  local high = math.floor(us / 4294967296)
+  return string.format('video_%06x%08x%s', high, us - high * 4294967296, random)
 end
-join_queue(id, NOW, NOW + LIMITS.send_ms)
-return { 'created', id, redis.call('HGETALL', record(id)) }
+
+local ids, answer = {}, { 'created' }
+for i = 7, #ARGV, 2 do
+  local id = new_id(ARGV[i + 1])
+  redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', model, 'params', ARGV[i],
+    'created_at', seconds(NOW), 'attempt', '0', 'lost_attempts', '0', 'schema_version', version,
+    'idempotency', #ids == 0 and idempotency or '')  -- of several the first: with it the key is forgotten
+  redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
+  redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)
+  join_queue(id, NOW, NOW + LIMITS.send_ms)
+  ids[#ids + 1] = id
+  answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
+end
+if idempotency ~= '' then
+  redis.call('HSET', idempotency_key, 'id', ids[1], 'digest', digest, 'batch', table.concat(ids, ','))
+end
+return answer
