@@ -1,5 +1,6 @@
 """The Helm chart: rendered by Helm itself, checked against Kubernetes' schemas, its commands run for real."""
 
+import base64
 import json
 import os
 import re
@@ -28,11 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **FILES,
     "two-models": {"models": TWO_MODELS, "catalog": "[]"},
     "route": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["a.example.com"]}},
+    "open": {"access": {"open": True}},
     "guarded": {"networkPolicy": {"enabled": True}, "imagePullSecrets": [{"name": "pull"}]},
     "own-account": {"serviceAccount": {"create": False, "name": "mine"}},
 }
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
-STANDARD_VARIABLES = {"HOME", "HF_HOME", "TRITON_CACHE_DIR", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+STANDARD_VARIABLES = {"HOME", "HF_HOME", "TRITON_CACHE_DIR", "OTEL_EXPORTER_OTLP_ENDPOINT", "ADASPA_API_KEY"}
+SECRETS = {"ADASPA_REDIS_URL": "redis://secret:6379/0"}
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
@@ -68,7 +71,7 @@ def test_every_variable_is_a_setting_and_can_be_read(values: dict[str, Any], mon
             assert names <= known | STANDARD_VARIABLES
             with monkeypatch.context() as context:
                 for entry in item.get("env", []):
-                    context.setenv(entry["name"], entry.get("value", "redis://secret:6379/0"))
+                    context.setenv(entry["name"], entry.get("value", SECRETS.get(entry["name"], "k" * 48)))
                 Settings()
 
 
@@ -145,6 +148,21 @@ def test_secrets_are_only_named() -> None:
     redis_url = next(entry for entry in worker["env"] if entry["name"] == "ADASPA_REDIS_URL")
     assert redis_url["valueFrom"] == {"secretKeyRef": {"name": "adaspa-redis", "key": "url"}}
     assert worker["envFrom"] == [{"secretRef": {"name": "adaspa-s3"}}]
+
+
+def test_the_first_api_key_is_drawn_unless_it_is_given_or_the_service_is_open() -> None:
+    drawn = render({})
+    secret = one(drawn, "Secret")
+    (data,) = secret["data"].values()
+    assert len(base64.b64decode(data)) == 48
+    reference = {"secretKeyRef": {"name": secret["metadata"]["name"], "key": "api-key"}}
+    for name, variable in (("gateway", "ADASPA_BOOTSTRAP_KEY"), ("client", "ADASPA_API_KEY")):
+        assert {"name": variable, "valueFrom": reference} in container(drawn, name)["env"]
+    for values in (FILES["s3-production"], VARIANTS["open"]):
+        assert all(item["kind"] != "Secret" for item in render(values))
+    assert {"name": "ADASPA_OPEN_ACCESS", "value": "true"} in container(render(VARIANTS["open"]), "gateway")["env"]
+    given = {entry["name"]: entry for entry in container(render(FILES["s3-production"]), "gateway")["env"]}
+    assert given["ADASPA_BOOTSTRAP_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "adaspa-api-key"
 
 
 def test_queries_of_dashboard_and_alerts_name_only_metrics_that_exist(service: Service) -> None:

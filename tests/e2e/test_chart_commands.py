@@ -22,7 +22,7 @@ def command(name: str, **replaced: str) -> list[str]:
 
 def pod_environment(name: str, catalog: Path | None, **settings: str) -> dict[str, str]:
     """The container's variables, those that speak of the cluster's addresses and folders replaced."""
-    variables = {entry["name"]: entry["value"] for entry in container(render({}), name)["env"]}
+    variables = {entry["name"]: entry["value"] for entry in container(render({}), name)["env"] if "value" in entry}
     return environment(catalog) | variables | environment(catalog, **settings)
 
 

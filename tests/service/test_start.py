@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
+from adaspa_service.contract.keys import KeyStore, Scope
 from running_gateway import until
 
 COMMAND = [sys.executable, "-m", "adaspa_service.gateway"]
@@ -40,12 +42,13 @@ def taken_port() -> Iterator[int]:
 
 
 @contextmanager
-def running(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway's process and its address, once it is ready."""
+def running(tmp_path: Path, redis_url: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway's process and its address, once it is ready. Its log is ``gateway.log``."""
     with taken_port() as port:
         pass
-    env = environment(tmp_path, {"redis_url": redis_url, "port": str(port)})
-    process = subprocess.Popen(COMMAND, env=env, stderr=subprocess.DEVNULL)
+    env = environment(tmp_path, {"redis_url": redis_url, "port": str(port), **settings})
+    with (tmp_path / "gateway.log").open("wb") as log:
+        process = subprocess.Popen(COMMAND, env=env, stderr=log)
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:
@@ -88,7 +91,12 @@ def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
         ({"storage_url": "/dev/null/objects"}, "/dev/null/objects"),
         ({"catalog": "/nowhere/catalog.json"}, "/nowhere/catalog.json"),
         ({"port": "many"}, "ADASPA_PORT"),
-        ({"host": "256.256.256.256"}, "256.256.256.256"),
+        ({"host": "256.256.256.256", "open_access": "true"}, "256.256.256.256"),
+        ({"host": "0.0.0.0"}, "ADASPA_OPEN_ACCESS=true"),
+        ({"host": "::"}, "adaspa keys create"),
+        ({"host": "gateway.example"}, "ADASPA_BOOTSTRAP_KEY"),
+        ({"bootstrap_key": "k" * 40, "open_access": "true"}, "ADASPA_OPEN_ACCESS is true"),
+        ({"cors_origins": "https://a.example, *"}, "ADASPA_CORS_ORIGINS: '*' is no origin"),
     ],
     ids=str,
 )
@@ -98,6 +106,40 @@ def test_what_is_missing_is_named(tmp_path: Path, redis_url: str, settings: dict
 
 def test_a_password_is_not_told(tmp_path: Path) -> None:
     assert "secret" not in refused(environment(tmp_path, {"redis_url": "redis://user:secret@127.0.0.1:1/0"}))
+
+
+def test_a_secret_that_is_too_short_is_not_told(tmp_path: Path, redis_url: str) -> None:
+    line = refused(environment(tmp_path, {"redis_url": redis_url, "bootstrap_key": "hunter2"}))
+    assert "ADASPA_BOOTSTRAP_KEY" in line and "32" in line and "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "status"),
+    [
+        ({}, "open without a key, to this machine alone", 200),
+        ({"open_access": "false"}, "every request needs an API key", 401),
+        ({"host": "0.0.0.0", "open_access": "true"}, "open to everyone who reaches 0.0.0.0", 200),
+        ({"host": "0.0.0.0", "bootstrap_key": "k" * 40}, "every request needs an API key", 401),
+    ],
+    ids=str,
+)
+def test_it_says_who_may_come_in(
+    tmp_path: Path, redis_url: str, settings: dict[str, str], said: str, status: int
+) -> None:
+    with running(tmp_path, redis_url, **settings) as (_, url):
+        assert httpx.get(f"{url}/videos").status_code == status
+        assert said in (tmp_path / "gateway.log").read_text()
+        key = {"Authorization": f"Bearer {'k' * 40}"}
+        assert httpx.get(f"{url}/videos", headers=key).status_code == (200 if "bootstrap_key" in settings else status)
+
+
+def test_with_a_key_in_the_store_it_may_be_reached_from_outside(
+    tmp_path: Path, valkey: redis.Redis, redis_url: str
+) -> None:
+    _, token = KeyStore(valkey).create("test", frozenset({Scope.read}))
+    with running(tmp_path, redis_url, host="0.0.0.0") as (_, url):
+        assert httpx.get(f"{url}/videos").status_code == 401
+        assert httpx.get(f"{url}/videos", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_event_streams_do_not_hold_up_the_stop(tmp_path: Path, redis_url: str) -> None:

@@ -70,6 +70,14 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{/* The first API key, under the name that its reader gives it. */}}
+{{- define "adaspa.apiKey" -}}
+{{- with .root.Values.access.existingSecret -}}
+- name: {{ $.name }}
+  valueFrom: {secretKeyRef: {name: {{ .name | default (printf "%s-api-key" $.root.Release.Name) | quote }}, key: {{ .key | quote }}}}
+{{- end }}
+{{- end }}
+
 {{- define "adaspa.envFrom" -}}
 {{- with .Values.storage.existingSecret }}
 envFrom: [{secretRef: {name: {{ . | quote }}}}]

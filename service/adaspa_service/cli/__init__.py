@@ -10,16 +10,18 @@ import httpx
 import typer
 
 from adaspa_service.cli.demo import demo
+from adaspa_service.cli.keys import keys
 from adaspa_service.cli.models import models
 from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.cli.serve import gateway, serve, worker
 from adaspa_service.cli.terminal import Exit, fail
 from adaspa_service.client import ApiError
+from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.contract.settings import SettingsError
 from adaspa_service.local import LocalError
 
 COMMANDS: list[Callable[..., Any]] = [serve, demo, models, gateway, worker]
-GROUPS: dict[str, typer.Typer] = {}
+GROUPS: dict[str, typer.Typer] = {"keys": keys}
 
 app = typer.Typer(
     help="Self-hosted text-to-video with AdaSpa sparse attention.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -38,7 +40,7 @@ def main() -> None:
         fail(error, Exit.not_completed)
     except httpx.TransportError as error:
         fail(f"the server does not answer: {error}", Exit.unreachable)
-    except (LocalError, SettingsError, ApiError, TimeoutError) as error:
+    except (LocalError, SettingsError, StoreUnavailable, ApiError, TimeoutError) as error:
         fail(error)
     except KeyboardInterrupt:
         raise SystemExit(int(Exit.interrupted)) from None

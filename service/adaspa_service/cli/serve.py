@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from adaspa_service.cli.terminal import say
+from adaspa_service.contract.keys import KeyStore
+from adaspa_service.contract.open_access import check_bind
 from adaspa_service.contract.settings import get_settings
 from adaspa_service.local import Supervisor
 
@@ -26,11 +28,15 @@ def serve(
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
     settings = get_settings()
+    if host:
+        settings = settings.model_copy(update={"host": host})
     folder = data_dir or settings.data_dir
-    supervisor = Supervisor(folder, host or settings.host, port or settings.port, model=model, worker=worker, say=say)
+    supervisor = Supervisor(folder, settings.host, port or settings.port, model=model, worker=worker, say=say)
     try:
         with supervisor:
             say(f"AdaSpa serves on {supervisor.url} (data and logs in {folder}); Ctrl-C stops it")
+            with KeyStore.at(supervisor.redis_url) as keys:
+                say(f"Access: {check_bind(settings, keys)}")
             supervisor.serve()
     except KeyboardInterrupt:
         say("stopped")

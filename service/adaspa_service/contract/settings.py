@@ -2,16 +2,24 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "ADASPA_"
+SECRET = frozenset({"bootstrap_key", "signing_secret"})
+"""Fields whose values no message shows."""
 
 
 class SettingsError(Exception):
     """An environment variable has a value that cannot be used; the message is one line that names it."""
+
+
+def split(value: object) -> object:
+    """The parts of a text between commas."""
+    return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -33,6 +41,17 @@ class Settings(BaseSettings):
     """JSON file of the served models; None is the built-in one."""
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=1, le=65535)
+    open_access: bool | None = None
+    """Whether anybody may use the gateway without an API key. None: as long as no key was ever made and only this
+    machine reaches ``host``."""
+    bootstrap_key: SecretStr | None = Field(default=None, min_length=32)
+    """An API key of the operator's choice, with every scope, that is not kept in Redis."""
+    signing_secret: SecretStr | None = Field(default=None, min_length=32)
+    """What links to files are signed with. None: drawn once and kept in Redis."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(default=())
+    """Origins, such as ``https://app.example.com``, between commas, whose pages may use the API in a browser."""
+    max_connections: int = Field(default=2000, ge=1)
+    """Connections of one gateway at one time, event streams included; more are told to come again."""
     data_dir: Path = Path("./data")
     lease_seconds: float = Field(default=30.0, ge=0.1)
     """A job whose worker has not been heard of for this long goes back to the queue."""
@@ -49,6 +68,21 @@ class Settings(BaseSettings):
     """Where ``/metrics`` is served. None: by the gateway at its own port, by a worker nowhere."""
     heartbeat_file: Path | None = None
     """A worker touches it every few seconds while it takes or runs jobs; its age says whether the worker is alive."""
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            scheme, host = urlsplit(origin)[:2]
+            if scheme not in ("http", "https") or not host or origin != f"{scheme}://{host}":
+                raise ValueError(f"{origin!r} is no origin; allowed: scheme://host or scheme://host:port, no wildcard")
+        return origins
+
+    @model_validator(mode="after")
+    def _is_open_or_not(self) -> Self:
+        if self.open_access and self.bootstrap_key is not None:
+            raise ValueError("ADASPA_OPEN_ACCESS is true, so that ADASPA_BOOTSTRAP_KEY is never asked for; unset one")
+        return self
 
 
 @lru_cache(maxsize=1)
@@ -67,4 +101,9 @@ def get_settings() -> Settings:
 
 
 def _describe(location: tuple[int | str, ...], message: str, value: object) -> str:
-    return f"{PREFIX}{str(location[0]).upper()}: {message[:1].lower()}{message[1:]} (got {value!r})"
+    text = message.removeprefix("Value error, ")
+    if not location:  # about several settings at once
+        return text
+    name = str(location[0])
+    got = "" if name in SECRET else f" (got {value!r})"
+    return f"{PREFIX}{name.upper()}: {text[:1].lower()}{text[1:]}{got}"

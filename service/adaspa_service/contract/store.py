@@ -17,6 +17,7 @@ from adaspa_service.contract.counts import Counts
 from adaspa_service.contract.job import (
     OPEN_OWNER,
     SCHEMA_VERSION,
+    TERMINAL,
     Artifact,
     AttentionReport,
     Job,
@@ -39,6 +40,7 @@ __all__ = [
     "LeaseLost",
     "QueueFull",
     "StoreUnavailable",
+    "TooManyInFlight",
 ]
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,10 @@ VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
 
 class QueueFull(Exception):
     """As many jobs wait for this model as are allowed."""
+
+
+class TooManyInFlight(Exception):
+    """As many of the owner's jobs wait or run as it may have."""
 
 
 class IdempotencyConflict(Exception):
@@ -135,14 +141,22 @@ class JobStore(Counts, Upkeep):
         return self.admit(params)[0]
 
     def admit(
-        self, params: JobParams, idempotency: tuple[str, str] | None = None, owner: str = OPEN_OWNER
+        self,
+        params: JobParams,
+        idempotency: tuple[str, str] | None = None,
+        owner: str = OPEN_OWNER,
+        max_in_flight: int | None = None,
     ) -> tuple[Job, bool]:
         """Accept a job: ``admit_all`` of one."""
-        jobs, new = self.admit_all([params], idempotency, owner)
+        jobs, new = self.admit_all([params], idempotency, owner, max_in_flight)
         return jobs[0], new
 
     def admit_all(
-        self, params: list[JobParams], idempotency: tuple[str, str] | None = None, owner: str = OPEN_OWNER
+        self,
+        params: list[JobParams],
+        idempotency: tuple[str, str] | None = None,
+        owner: str = OPEN_OWNER,
+        max_in_flight: int | None = None,
     ) -> tuple[list[Job], bool]:
         """Accept jobs, all of them or none: records and places in the queue in one step. Messages are still to be sent.
 
@@ -151,12 +165,13 @@ class JobStore(Counts, Upkeep):
             idempotency: a key and the digest of the request; the same pair again, from the same owner, gives the first
                 jobs as they stand, those left out that were deleted.
             owner: id of the API key that asks.
+            max_in_flight: queued and running jobs that the owner may have.
 
         Returns:
             The jobs in the same order, and whether they are new.
 
         Raises:
-            QueueFull: nothing was written.
+            QueueFull, TooManyInFlight: nothing was written.
             IdempotencyConflict: the key is known with another digest; nothing was written.
         """
         key, digest = idempotency or ("", "")
@@ -168,8 +183,11 @@ class JobStore(Counts, Upkeep):
             scoped,
             digest,
             max(each.needs for each in params),
+            "" if max_in_flight is None else max_in_flight,
             *(text for each in params for text in (each.model_dump_json(), secrets.token_hex(9))),
         )
+        if outcome == b"in_flight":
+            raise TooManyInFlight(owner)
         if outcome == b"full":
             raise QueueFull(params[0].model)
         if outcome == b"conflict":
@@ -181,6 +199,12 @@ class JobStore(Counts, Upkeep):
         with reaching():
             fields: Any = self.client.hgetall(PREFIX + "job:" + job_id)
         return job_from_hash(job_id, fields) if fields else None
+
+    def unfinished(self, owner: str) -> list[Job]:
+        """An owner's queued and running jobs, the oldest first."""
+        with reaching():
+            ids = sorted(item.decode() for item in self.client.smembers(f"{PREFIX}unfinished:{owner}"))  # type: ignore[union-attr]
+        return [job for job in self.readable(ids) if job.status not in TERMINAL]
 
     def page(
         self,

@@ -1,5 +1,6 @@
 """Run the gateway: ``python -m adaspa_service.gateway``, configured by ``ADASPA_*`` variables."""
 
+import logging
 import os
 import socket
 import sys
@@ -14,10 +15,13 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from adaspa_service.contract import logs, tracing
 from adaspa_service.contract.catalog import CatalogError
+from adaspa_service.contract.open_access import check_bind
 from adaspa_service.contract.settings import Settings, SettingsError, get_settings
 from adaspa_service.contract.storage import StorageUnavailable
 from adaspa_service.contract.store import StoreUnavailable
 from adaspa_service.gateway.app import create_app
+
+log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10
 
@@ -37,10 +41,12 @@ def main() -> None:
         if tracing.start("adaspa-gateway"):
             trace_requests(app)
         app.state.parts.store.ping()
+        access = check_bind(settings, app.state.parts.keys)
         app.state.parts.storage.check()
     except (SettingsError, CatalogError, StoreUnavailable, StorageUnavailable) as error:
         fail(error)
     listener = listen(settings)
+    log.log(logging.WARNING if settings.open_access else logging.INFO, "access: %s", access)
     if settings.metrics_port:
         serve_metrics(app.state.metrics, settings)
     config = uvicorn.Config(

@@ -24,6 +24,11 @@ EVERYWHERE: dict[int | str, dict[str, Any]] = {
     404: {"description": "There is no such thing", "model": ErrorBody},
     503: {"description": "A part of the service is away; try again", "model": ErrorBody},
 }
+WITH_KEY: dict[int | str, dict[str, Any]] = {
+    401: {"description": "The API key is missing or not valid", "model": ErrorBody},
+    403: {"description": "The API key lacks the scope, or other sites' pages may not ask this", "model": ErrorBody},
+    429: {"description": "Too many requests with this key; Retry-After says when to try again", "model": ErrorBody},
+}
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -63,8 +68,10 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.metrics_port is None:
         app.include_router(metrics.router)
     for prefix in ("/v1", ""):
-        for router in (videos.router, content.router, events.router, models.router, health.router):
-            app.include_router(router, prefix=prefix, include_in_schema=bool(prefix), responses=EVERYWHERE)
+        shown = bool(prefix)
+        for router in (videos.router, content.router, events.router, models.router):
+            app.include_router(router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY)
+        app.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
     app.include_router(page.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.contract.queue import queue_name
 from adaspa_service.contract.scripts import StoreUnavailable
+from adaspa_service.gateway.access import Admin
 from adaspa_service.gateway.parts import Parts
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -23,8 +24,8 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/metrics")
-def metrics(request: Request) -> Response:
-    """In Prometheus' text format."""
+def metrics(request: Request, _: Admin) -> Response:
+    """In Prometheus' text format. At a port of its own nobody is asked for a key."""
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 

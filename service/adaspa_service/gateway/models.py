@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import Parts, PartsOf
 from adaspa_service.gateway.schemas import Model, ModelList
@@ -11,13 +12,13 @@ router = APIRouter(tags=["models"])
 
 
 @router.get("/models")
-def list_models(parts: PartsOf) -> ModelList:
+def list_models(parts: PartsOf, _: Reader) -> ModelList:
     """The served models; the first is the default."""
     return ModelList(data=[view(parts, spec) for spec in parts.catalog.models.values()])
 
 
 @router.get("/models/{model_id}")
-def get_model(model_id: str, parts: PartsOf) -> Model:
+def get_model(model_id: str, parts: PartsOf, _: Reader) -> Model:
     """One served model."""
     spec = parts.catalog.get(model_id)
     if spec is None:

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from redis.asyncio import Redis as AsyncRedis
 
 from adaspa_service.contract.catalog import Catalog
+from adaspa_service.contract.keys import KeyStore
 from adaspa_service.contract.queue import make_celery
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.storage import ObjectStorage
@@ -21,6 +22,7 @@ class Parts:
     settings: Settings
     catalog: Catalog
     store: JobStore
+    keys: KeyStore
     follower: AsyncRedis
     """Waits for events; each client that follows a job has one of its connections."""
     storage: ObjectStorage
@@ -29,10 +31,12 @@ class Parts:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Raises CatalogError, StorageUnavailable."""
+        store = JobStore.from_settings(settings)
         return cls(
             settings,
             Catalog.load(settings.catalog),
-            JobStore.from_settings(settings),
+            store,
+            KeyStore(store.client),
             AsyncRedis.from_url(settings.redis_url, decode_responses=True, socket_timeout=ANSWER_SECONDS),
             ObjectStorage(settings.storage_url),
             make_celery(settings),

@@ -24,7 +24,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
     413: {"description": "The body is too large", "model": ErrorBody},
     415: {"description": "The body is neither JSON nor a form", "model": ErrorBody},
     422: {"description": "The Idempotency-Key was used with another request", "model": ErrorBody},
-    429: {"description": "The model's queue is full; Retry-After says when to try again", "model": ErrorBody},
+    429: {"description": "The queue is full, or too many jobs or requests of this key", "model": ErrorBody},
 }
 
 router = APIRouter(tags=["videos"])

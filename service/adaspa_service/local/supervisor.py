@@ -1,6 +1,5 @@
 """The supervisor: starts Valkey, gateway and worker, keeps them running, and stops all of them."""
 
-import fcntl
 import os
 import signal
 import socket
@@ -12,18 +11,9 @@ from types import FrameType
 from typing import Any
 
 import httpx
-import redis
 
-from adaspa_service.local import valkey
+from adaspa_service.local.folder import LocalError, claim, valkey_child, valkey_url, wait_until_ready
 from adaspa_service.local.process import Child
-
-START_SECONDS = 60.0
-LOCK_SECONDS = 3.0
-"""How long a second server waits for the data folder: a supervisor that was just killed leaves it in about one."""
-
-
-class LocalError(Exception):
-    """The service cannot start or go on; the message is one line."""
 
 
 class Supervisor:
@@ -55,6 +45,11 @@ class Supervisor:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
+    @property
+    def redis_url(self) -> str:
+        """The Redis that is set, else the data folder's own."""
+        return os.environ.get("ADASPA_REDIS_URL") or valkey_url(self.data_dir)
+
     def __enter__(self) -> "Supervisor":
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._signals[number] = signal.signal(number, _interrupt)
@@ -64,8 +59,8 @@ class Supervisor:
                 self.children.append(child)
                 child.start()
                 if child.name == "valkey":
-                    self._await([child])  # the others' first act is to ask it
-            self._await(self.children)
+                    wait_until_ready([child])  # the others' first act is to ask it
+            wait_until_ready(self.children)
         except BaseException:
             self._stop()
             raise
@@ -91,21 +86,7 @@ class Supervisor:
             time.sleep(0.2)
 
     def _prepare(self) -> None:
-        try:
-            for name in ("run", "logs"):
-                (self.data_dir / name).mkdir(parents=True, exist_ok=True)
-            self._lock = (self.data_dir / "run" / "lock").open("w")
-        except OSError as error:
-            raise LocalError(f"data folder {self.data_dir}: {error.strerror}") from error
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise LocalError(f"another server runs on data folder {self.data_dir}; use --data-dir") from error
-                time.sleep(0.1)
+        self._lock = claim(self.data_dir)
         check_port(self.host, self.port)
 
     def _plan(self) -> list[Child]:
@@ -120,19 +101,8 @@ class Supervisor:
         logs = self.data_dir / "logs"
         plan = []
         if "ADASPA_REDIS_URL" not in environment:
-            sock = valkey.socket_path(self.data_dir)
-            environment["ADASPA_REDIS_URL"] = f"unix://{sock}?db=0"
-            plan.append(
-                Child(
-                    "valkey",
-                    valkey.command(self.data_dir, sock),
-                    logs,
-                    environment,
-                    ready=lambda: _answers_ping(sock),
-                    orphan_signal=signal.SIGTERM,  # it still writes its append-only file out
-                    keep_open=(self._lock.fileno(),),  # the folder is free only when nobody writes there
-                )
-            )
+            environment["ADASPA_REDIS_URL"] = self.redis_url
+            plan.append(valkey_child(self.data_dir, environment, self._lock))
         python = [sys.executable, "-m"]
         # ADASPA_METRICS_PORT is the worker's here: two cannot listen there, and the gateway has a port anyway.
         own_port = {name: value for name, value in environment.items() if name != "ADASPA_METRICS_PORT"}
@@ -157,17 +127,6 @@ class Supervisor:
             return httpx.get(f"{self.url}/healthz", timeout=2).is_success
         except httpx.TransportError:
             return False
-
-    def _await(self, children: list[Child]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not all(child.is_ready() for child in children):
-            for child in children:
-                if child.exit_status() is not None:
-                    raise LocalError(f"{child.name} did not start: {child.last_words()}")
-            if time.monotonic() > deadline:
-                late = ", ".join(child.name for child in children if not child.was_ready)
-                raise LocalError(f"{late} not ready after {START_SECONDS:.0f} s; see {self.data_dir / 'logs'}")
-            time.sleep(0.05)
 
     def _stop(self) -> None:
         """End the children, last started first; a second signal meanwhile kills what is left at once."""
@@ -200,14 +159,6 @@ def free_port(host: str) -> int:
     """A port that is free right now."""
     with socket.create_server((host, 0)) as server:
         return int(server.getsockname()[1])
-
-
-def _answers_ping(sock: Path) -> bool:
-    try:
-        with redis.Redis(unix_socket_path=str(sock), socket_timeout=2) as client:
-            return bool(client.ping())
-    except redis.RedisError:  # not yet there, or still loading its append-only file
-        return False
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:

@@ -17,6 +17,11 @@
 --   events:{id}      stream  a job's transitions and steps
 --   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
 --                                   the digest of its request
+--   keys             zset    ids of API keys by the time (s) of their creation
+--   key:{id}         hash    an API key: what it may do, and the SHA-256 of its secret, and of the one before
+--   keys_required    string  there once a key was made: from then on every request needs one
+--   rate:{id}        string  the time (ms) at which a key may again send a minute's requests at once
+--   signing_secret   string  what signed links are signed with
 --   last_id          string  the latest id's time (us)
 local PREFIX = 'adaspa:'
 local LIMITS = cjson.decode(ARGV[1])

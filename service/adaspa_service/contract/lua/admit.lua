@@ -1,7 +1,9 @@
--- Accept one job or several: idempotency, queue cap, records and places in the queue, all or nothing.
+-- Accept one job or several: idempotency, limits, records and places in the queue, all or nothing.
 -- ARGV: 2 model, 3 owner, 4 '{owner}:{idempotency key}' or '', 5 digest of the request,
--- 6 the lowest version that can run them, then for each job: params (JSON), random part of its id
-local model, owner, idempotency, digest, version = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- 6 the lowest version that can run them, 7 unfinished jobs that the owner may have, or '',
+-- then for each job: params (JSON), random part of its id
+local model, owner, idempotency, digest, version, in_flight = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local count = (#ARGV - 7) / 2
 local idempotency_key = PREFIX .. 'idempotency:' .. idempotency
 
 if idempotency ~= '' then
@@ -19,7 +21,10 @@ if idempotency ~= '' then
     return answer
   end
 end
-if redis.call('ZCARD', PREFIX .. 'waiting:' .. model) + (#ARGV - 6) / 2 > LIMITS.queue_cap then
+if in_flight ~= '' and redis.call('SCARD', PREFIX .. 'unfinished:' .. owner) + count > tonumber(in_flight) then
+  return { 'in_flight' }
+end
+if redis.call('ZCARD', PREFIX .. 'waiting:' .. model) + count > LIMITS.queue_cap then
   return { 'full' }
 end
 
@@ -33,7 +38,7 @@ local function new_id(random)
 end
 
 local ids, answer = {}, { 'created' }
-for i = 7, #ARGV, 2 do
+for i = 8, #ARGV, 2 do
   local id = new_id(ARGV[i + 1])
   redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', model, 'params', ARGV[i],
     'created_at', seconds(NOW), 'attempt', '0', 'lost_attempts', '0', 'schema_version', version,

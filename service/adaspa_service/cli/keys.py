@@ -1,0 +1,134 @@
+"""``adaspa keys``: make, list, rotate and revoke API keys, in the service's Redis itself."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaspa_service.cli.serve import DataDir
+from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
+from adaspa_service.contract.keys import ApiKey, KeyStore, Scope
+from adaspa_service.contract.settings import get_settings
+from adaspa_service.contract.store import JobStore
+from adaspa_service.local.folder import reachable_redis
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+COLUMNS = ("ID", "NAME", "SCOPES", "IN FLIGHT", "PER MINUTE", "CREATED", "EXPIRES", "LAST USED")
+
+keys = typer.Typer(help="API keys: make, list, rotate and revoke them. A change holds at once.", no_args_is_help=True)
+
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `adaspa keys list` shows it.")]
+
+
+def duration(text: str) -> int:
+    """Seconds of a text such as 90s, 15m, 12h or 30d."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no length of time; allowed: a number and s, m, h or d, such as 30d")
+    return int(match[1]) * UNITS[match[2]]
+
+
+@keys.command()
+def create(
+    *,
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    scope: Annotated[list[Scope], typer.Option(help="What it may do; can be given more than once.")] = [  # noqa: B006
+        Scope.read,
+        Scope.write,
+    ],
+    max_in_flight: Annotated[
+        int | None, typer.Option(min=1, help="Jobs that may wait and run at one time (default: any number).")
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute (default: any).")] = None,
+    expires_in: Annotated[
+        int | None, typer.Option(parser=duration, metavar="TIME", help="Such as 30d (default: never).")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it. It is shown this once: only its digest is kept."""
+    with key_store(data_dir) as (store, _):
+        key, token = store.create(
+            name,
+            frozenset(scope),
+            max_in_flight=max_in_flight,
+            requests_per_minute=requests_per_minute,
+            lifetime_seconds=expires_in,
+        )
+    show(key.id, token, as_json)
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the keys, without their secrets."""
+    with key_store(data_dir) as (store, _):
+        found = store.all()
+    if as_json:
+        return print_json([key.model_dump(mode="json") | {"scopes": sorted(key.scopes)} for key in found])
+    return print_table(COLUMNS, [row(key) for key in found])
+
+
+@keys.command()
+def rotate(
+    key_id: KeyId,
+    grace: Annotated[
+        int, typer.Option(parser=duration, metavar="TIME", help="For how long the old secret works too.")
+    ] = "1h",  # type: ignore[assignment]
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Give a key a new secret. Its jobs, scopes and limits stay as they are."""
+    with key_store(data_dir) as (store, _):
+        token = store.rotate(key_id, grace)
+    if token is None:
+        fail(f"there is no key {key_id!r}; `adaspa keys list` shows them")
+    show(key_id, token, as_json)
+
+
+@keys.command()
+def revoke(
+    key_id: KeyId,
+    cancel_jobs: Annotated[bool, typer.Option("--cancel-jobs", help="Cancel its unfinished jobs too.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """End a key at once. Nobody sees its jobs any more; they and their files are removed when they expire."""
+    with key_store(data_dir) as (store, jobs):
+        if not store.revoke(key_id):
+            fail(f"there is no key {key_id!r}; `adaspa keys list` shows them")
+        unfinished = jobs.unfinished(key_id) if cancel_jobs else []
+        for job in unfinished:
+            jobs.request_cancel(job.id)
+    say(f"revoked {key_id}" + (f", cancelled {len(unfinished)} jobs" if cancel_jobs else ""))
+
+
+@contextmanager
+def key_store(data_dir: Path | None) -> Iterator[tuple[KeyStore, JobStore]]:
+    """The keys and the jobs of the service."""
+    settings = get_settings()
+    with reachable_redis(data_dir or settings.data_dir) as url:
+        jobs = JobStore.from_settings(settings.model_copy(update={"redis_url": url}))
+        with jobs.client:
+            yield KeyStore(jobs.client), jobs
+
+
+def show(key_id: str, token: str, as_json: bool) -> None:
+    """Print a new token: alone on standard output, so that a script can take it."""
+    if as_json:
+        return print_json({"id": key_id, "key": token})
+    return say(token)
+
+
+def row(key: ApiKey) -> tuple[object, ...]:
+    """A key in the table."""
+    times = (moment(seconds) for seconds in (key.created_at, key.expires_at, key.last_used_at))
+    limits = ("any" if limit is None else limit for limit in (key.max_in_flight, key.requests_per_minute))
+    return (key.id, key.name, " ".join(sorted(key.scopes)), *limits, *times)
+
+
+def moment(seconds: int | None) -> str:
+    """A time, to the minute."""
+    return "never" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%MZ")

@@ -1,0 +1,187 @@
+"""API keys in Redis: a random secret that is shown once, its digest, and what the key may do.
+
+SHA-256 is enough for the digest: a secret is 256 random bits, which no slow hash has to protect against guessing, and
+a gateway looks at one for every request.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import BaseModel
+from redis import Redis
+
+from adaspa_service.contract.scripts import PREFIX, Scripts, reaching
+
+LIST = PREFIX + "keys"
+"""A sorted set: key ids by the time of their creation."""
+EVER_MADE = PREFIX + "keys_required"
+"""Set with the first key and never removed: losing its last key does not open a service."""
+SIGNING_SECRET = PREFIX + "signing_secret"
+TOKEN = re.compile(r"adaspa_(?P<id>[0-9a-f]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
+SECRET_BYTES = 32
+NOTED_SECONDS = 60
+"""The time of a key's latest use is noted this often."""
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    read = "read"
+    """List, look up and follow its jobs, download their files, see the models."""
+    write = "write"
+    """Create, cancel and delete jobs."""
+    admin = "admin"
+    """The operator's routes, such as ``/metrics`` at the gateway's own port."""
+
+
+class ApiKey(BaseModel):
+    """A key without its secret. Times are Unix seconds by the store's clock."""
+
+    id: str
+    """Also names the owner of the key's jobs; stays the same when the secret is rotated."""
+    name: str
+    scopes: frozenset[Scope]
+    max_in_flight: int | None = None
+    """Queued and running jobs at one time."""
+    requests_per_minute: int | None = None
+    created_at: int
+    expires_at: int | None = None
+    last_used_at: int | None = None
+
+
+class KeyStore:
+    """The keys. All methods raise StoreUnavailable when Redis cannot be reached.
+
+    Nothing is cached, so that a change holds in every gateway from the next request on.
+
+    Args:
+        client: of one Redis or Valkey server.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        self._scripts = Scripts(client, "{}")
+
+    @classmethod
+    @contextmanager
+    def at(cls, redis_url: str) -> Iterator[Self]:
+        """The keys of a server, with a connection of their own for the length of a ``with`` block."""
+        with Redis.from_url(redis_url, socket_connect_timeout=3) as client:
+            yield cls(client)
+
+    def create(
+        self,
+        name: str,
+        scopes: frozenset[Scope],
+        *,
+        max_in_flight: int | None = None,
+        requests_per_minute: int | None = None,
+        lifetime_seconds: int | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Make a key; it, and its token, which cannot be had again."""
+        key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(SECRET_BYTES)
+        now = self._now()
+        key = ApiKey(
+            id=key_id,
+            name=name,
+            scopes=scopes,
+            max_in_flight=max_in_flight,
+            requests_per_minute=requests_per_minute,
+            created_at=now,
+            expires_at=None if lifetime_seconds is None else now + lifetime_seconds,
+        )
+        fields: dict[Any, Any] = key.model_dump(exclude={"id", "scopes"}, exclude_none=True)
+        fields |= {"scopes": " ".join(sorted(scopes)), "digest": digest(secret)}
+        with reaching(), self.client.pipeline(transaction=True) as pipe:
+            pipe.hset(_record(key_id), mapping=fields)
+            pipe.zadd(LIST, {key_id: now})
+            pipe.set(EVER_MADE, 1)
+            pipe.execute()
+        return key, f"adaspa_{key_id}_{secret}"
+
+    def rotate(self, key_id: str, grace_seconds: int) -> str | None:
+        """Give a key a new secret; the one before holds on for a while. The new token, None if there is no such key."""
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+        done = self._scripts.run("rotate_key", key_id, digest(secret), grace_seconds)
+        return f"adaspa_{key_id}_{secret}" if done else None
+
+    def revoke(self, key_id: str) -> bool:
+        """End a key at once; False if there is none. Its jobs stay until they expire, seen by nobody."""
+        with reaching(), self.client.pipeline(transaction=True) as pipe:
+            pipe.delete(_record(key_id))
+            pipe.zrem(LIST, key_id)
+            pipe.delete(f"{PREFIX}rate:{key_id}")
+            return bool(pipe.execute()[0])
+
+    def all(self) -> list[ApiKey]:
+        """Every key, the oldest first, those that have expired included."""
+        with reaching():
+            ids = [item.decode() for item in self.client.zrange(LIST, 0, -1)]  # type: ignore[union-attr]
+            with self.client.pipeline(transaction=False) as pipe:
+                for key_id in ids:
+                    pipe.hgetall(_record(key_id))
+                records = pipe.execute()
+        return [_key(key_id, fields) for key_id, fields in zip(ids, records, strict=True) if fields]
+
+    def authenticate(self, token: str) -> ApiKey | None:
+        """The key of a token; None if there is none, its secret is another, or it has expired."""
+        match = TOKEN.fullmatch(token)
+        if match is None:
+            return None
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(_record(match["id"]))
+            pipe.time()
+            fields, (now, _) = pipe.execute()
+        given = digest(match["secret"]).encode()
+        current = hmac.compare_digest(given, fields.get(b"digest", b""))
+        previous = hmac.compare_digest(given, fields.get(b"previous_digest", b""))
+        if not current and not (previous and now < int(fields[b"previous_until"])):
+            return None
+        key = _key(match["id"], fields)
+        return key if key.expires_at is None or now < key.expires_at else None
+
+    def use(self, key: ApiKey) -> float | None:
+        """Count a request; None, or the seconds until the key's limit allows another.
+
+        The limit is a token bucket: a minute's requests may come at once, and each comes back in its share of a minute.
+        """
+        wait = int(self._scripts.run("use_key", key.id, key.requests_per_minute or 0, NOTED_SECONDS))
+        return wait / 1000 if wait else None
+
+    def exist(self) -> bool:
+        """Whether a key was ever made."""
+        with reaching():
+            return bool(self.client.exists(EVER_MADE))
+
+    def signing_secret(self) -> bytes:
+        """What signed links are signed with: drawn once, the same for all gateways."""
+        with reaching(), self.client.pipeline(transaction=True) as pipe:
+            pipe.set(SIGNING_SECRET, secrets.token_hex(SECRET_BYTES), nx=True)
+            pipe.get(SIGNING_SECRET)
+            secret: bytes = pipe.execute()[1]
+        return secret
+
+    def _now(self) -> int:
+        with reaching():
+            now: Any = self.client.time()
+        return int(now[0])
+
+
+def digest(secret: str) -> str:
+    """A secret as it is kept."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _record(key_id: str) -> str:
+    return f"{PREFIX}key:{key_id}"
+
+
+def _key(key_id: str, fields: Mapping[bytes, bytes]) -> ApiKey:
+    known = {name: fields[name.encode()].decode() for name in ApiKey.model_fields if name.encode() in fields}
+    return ApiKey.model_validate({**known, "id": key_id, "scopes": known["scopes"].split()})

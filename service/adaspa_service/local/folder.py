@@ -1,0 +1,108 @@
+"""A data folder: who uses it, and the Valkey server that lives in it."""
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import redis
+
+from adaspa_service.local import valkey
+from adaspa_service.local.process import Child
+
+START_SECONDS = 60.0
+LOCK_SECONDS = 3.0
+"""How long a second server waits for the data folder: a supervisor that was just killed leaves it in about one."""
+
+
+class LocalError(Exception):
+    """The service cannot start or go on; the message is one line."""
+
+
+def claim(data_dir: Path) -> TextIO:
+    """Make the folder, and take it for as long as the answer is open. Raises LocalError."""
+    try:
+        for name in ("run", "logs"):
+            (data_dir / name).mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "run" / "lock").open("w")
+    except OSError as error:
+        raise LocalError(f"data folder {data_dir}: {error.strerror}") from error
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise LocalError(f"another server runs on data folder {data_dir}; use --data-dir") from error
+            time.sleep(0.1)
+
+
+def valkey_url(data_dir: Path) -> str:
+    """The address of the folder's server."""
+    return f"unix://{valkey.socket_path(data_dir)}?db=0"
+
+
+def valkey_child(data_dir: Path, environment: Mapping[str, str], lock: TextIO) -> Child:
+    """The folder's server, not yet started."""
+    sock = valkey.socket_path(data_dir)
+    return Child(
+        "valkey",
+        valkey.command(data_dir, sock),
+        data_dir / "logs",
+        environment,
+        ready=lambda: answers_ping(sock),
+        orphan_signal=signal.SIGTERM,  # it still writes its append-only file out
+        keep_open=(lock.fileno(),),  # the folder is free only when nobody writes there
+    )
+
+
+def wait_until_ready(children: list[Child]) -> None:
+    """Wait for all of them. Raises LocalError if one ends, or is not ready in time."""
+    deadline = time.monotonic() + START_SECONDS
+    while not all(child.is_ready() for child in children):
+        for child in children:
+            if child.exit_status() is not None:
+                raise LocalError(f"{child.name} did not start: {child.last_words()}")
+        if time.monotonic() > deadline:
+            late = [child for child in children if not child.was_ready]
+            names = ", ".join(child.name for child in late)
+            raise LocalError(f"{names} not ready after {START_SECONDS:.0f} s; see {late[0].log_dir}")
+        time.sleep(0.05)
+
+
+@contextmanager
+def reachable_redis(data_dir: Path) -> Iterator[str]:
+    """The address of the service's Redis: the one that is set, else that of the folder's server.
+
+    If no service runs on the folder, its server runs for the length of the ``with`` block. Raises LocalError.
+    """
+    if url := os.environ.get("ADASPA_REDIS_URL"):
+        yield url
+        return
+    data_dir = data_dir.resolve()
+    if answers_ping(valkey.socket_path(data_dir)):
+        yield valkey_url(data_dir)
+        return
+    with claim(data_dir) as lock:
+        server = valkey_child(data_dir, os.environ, lock)
+        server.start()
+        try:
+            wait_until_ready([server])
+            yield valkey_url(data_dir)
+        finally:
+            server.stop(lambda: False)
+
+
+def answers_ping(sock: Path) -> bool:
+    """Whether a server listens there and is ready."""
+    try:
+        with redis.Redis(unix_socket_path=str(sock), socket_timeout=2) as client:
+            return bool(client.ping())
+    except redis.RedisError:  # not yet there, or still loading its append-only file
+        return False

@@ -1,0 +1,276 @@
+"""API keys over HTTP: who gets in, what each may do, and that nobody sees another's jobs."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from adaspa_service.contract.job import Progress
+from adaspa_service.contract.keys import ApiKey, Scope
+from adaspa_service.contract.settings import Settings
+from pydantic import SecretStr
+from running_gateway import Service, serving
+
+BOTH = frozenset({Scope.read, Scope.write})
+BODY = {"prompt": "a red circle"}
+
+
+class Client:
+    """What one key's owner does."""
+
+    def __init__(self, service: Service, token: str, key: ApiKey | None = None) -> None:
+        self.key, self.service = key, service
+        self.http = httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+
+    def completed(self) -> str:
+        video_id: str = self.http.post("/videos", json=BODY).json()["id"]
+        self.service.complete(self.service.claim(video_id))
+        return video_id
+
+    def error(self, method: str, path: str, **request: Any) -> tuple[int, str, httpx.Headers]:
+        response = self.http.request(method, path, **request)
+        return response.status_code, response.json()["error"]["code"], response.headers
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Callable[..., Client]]:
+    """Makes keys, and clients with them."""
+    made: list[Client] = []
+
+    def make(scopes: frozenset[Scope] = BOTH, **limits: int) -> Client:
+        key, token = service.parts.keys.create("test", scopes, **limits)
+        made.append(Client(service, token, key))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.http.close()
+
+
+Clients = Callable[..., Client]
+ROUTES = [
+    ("GET", "/videos"),
+    ("POST", "/videos"),
+    ("GET", "/videos/{id}"),
+    ("DELETE", "/videos/{id}"),
+    ("POST", "/videos/{id}/cancel"),
+    ("GET", "/videos/{id}/events"),
+    ("GET", "/videos/{id}/content"),
+    ("HEAD", "/videos/{id}/content"),
+    ("GET", "/models"),
+    ("GET", "/models/demo"),
+    ("GET", "/metrics"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_route_asks_for_a_key(service: Service, client: Clients, method: str, path: str) -> None:
+    video_id = client().completed()
+    for prefix in ("", "/v1") if path != "/metrics" else ("",):
+        address = prefix + path.format(id=video_id)
+        for header in ({}, {"Authorization": "Basic dXNlcjpwYXNz"}, {"Authorization": "Bearer"}):
+            response = service.http.request(method, address, headers=header)
+            assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+            if method != "HEAD":
+                error = response.json()["error"]
+                assert (error["type"], error["code"]) == ("invalid_request_error", "missing_api_key")
+
+
+def test_every_route_of_the_api_is_in_that_list(service: Service) -> None:
+    """A new route that forgets to ask who comes has its 401 missing in the document, or is not tried above."""
+    document = service.http.get("/openapi.json").json()
+    open_to_all = {"/v1/healthz", "/v1/readyz"}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if path in open_to_all:
+                continue
+            assert operation["security"] == [{"HTTPBearer": []}], (method, path)
+            assert {"401", "403", "429"} <= operation["responses"].keys()
+
+
+def test_probes_and_the_page_need_no_key(service: Service, client: Clients) -> None:
+    client()
+    for path in ("/healthz", "/readyz", "/", "/static/api.js", "/openapi.json"):
+        assert service.http.get(path).status_code == 200
+
+
+def test_a_wrong_key_is_refused(service: Service, client: Clients) -> None:
+    good = client()
+    token = good.http.headers["authorization"].removeprefix("Bearer ")
+    other = token[:-1] + ("A" if token[-1] != "A" else "B")
+    for wrong in (other, token[:-1], token + "x", f"adaspa_{'0' * 12}_{token[20:]}", "x" * 43, "é", token.upper()):
+        headers = {b"Authorization": b"Bearer " + wrong.encode()}
+        response = service.http.get("/videos", headers=headers)  # type: ignore[arg-type]
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key"), wrong
+        assert 'error="invalid_token"' in response.headers["www-authenticate"]
+    assert good.http.get("/videos").status_code == 200
+
+
+def test_nobody_sees_the_jobs_of_another(service: Service, client: Clients) -> None:
+    mine, yours = client(), client()
+    video_id = mine.completed()
+    for method, path in ROUTES[2:7]:
+        code = yours.error(method, path.format(id=video_id))[:2]
+        assert code == (404, "video_not_found"), "as if it were not there"
+    assert yours.http.get("/videos").json()["data"] == []
+    assert yours.http.get("/videos", params={"after": video_id}).json()["data"] == []
+    assert [video["id"] for video in mine.http.get("/videos").json()["data"]] == [video_id]
+    assert mine.http.get(f"/videos/{video_id}/content").status_code == 200
+
+
+def test_the_same_idempotency_key_of_two_owners_makes_two_jobs(client: Clients) -> None:
+    header = {"Idempotency-Key": "order-1"}
+    answers = [one.http.post("/videos", json=BODY, headers=header) for one in (client(), client())]
+    assert all("idempotent-replayed" not in answer.headers for answer in answers)
+    assert answers[0].json()["id"] != answers[1].json()["id"]
+
+
+def test_a_key_does_what_its_scopes_say_and_no_more(service: Service, client: Clients) -> None:
+    reader, writer = client(frozenset({Scope.read})), client(frozenset({Scope.write}))
+    status, code, headers = reader.error("POST", "/videos", json=BODY)
+    assert (status, code) == (403, "missing_scope")
+    assert headers["www-authenticate"] == 'Bearer error="insufficient_scope", scope="write"'
+    assert writer.http.post("/videos", json=BODY).status_code == 200
+    assert writer.error("GET", "/videos")[:2] == (403, "missing_scope")
+    assert reader.http.get("/models").status_code == 200
+    assert reader.error("GET", "/metrics")[:2] == (403, "missing_scope")
+    assert "adaspa_store_up 1.0" in client(frozenset({Scope.admin})).http.get("/metrics").text
+
+
+def test_a_revoked_an_expired_and_a_rotated_key_end_at_once_in_every_gateway(
+    service: Service, client: Clients, settings: Settings, tmp_path: Path
+) -> None:
+    one, short, rotated = client(), client(lifetime_seconds=1), client()
+    assert one.key and rotated.key
+    with serving(settings, tmp_path) as second:
+        both = [service.url, second.url]
+
+        def status(who: Client) -> set[int]:
+            return {who.http.get(f"{url}/videos").status_code for url in both}
+
+        assert status(one) == status(rotated) == {200}
+        video_id = rotated.completed()
+        assert service.parts.keys.revoke(one.key.id) and not second.parts.keys.revoke(one.key.id)
+        assert status(one) == {401}
+        fresh = Client(service, second.parts.keys.rotate(rotated.key.id, grace_seconds=1) or "")
+        assert status(rotated) == status(fresh) == {200}, "for the time of grace"
+        time.sleep(2.1)
+        assert (status(short), status(rotated), status(fresh)) == ({401}, {401}, {200})
+        assert fresh.http.get(f"/videos/{video_id}").status_code == 200, "it is the same owner"
+        assert service.parts.keys.rotate("0" * 12, 0) is None
+
+
+def test_losing_its_last_key_does_not_open_a_service(service: Service, client: Clients) -> None:
+    assert service.http.get("/videos").status_code == 200
+    one = client()
+    assert one.key
+    service.parts.keys.revoke(one.key.id)
+    assert service.http.get("/videos").status_code == 401
+
+
+def test_a_minutes_requests_may_come_at_once_and_no_more(service: Service, client: Clients) -> None:
+    one, other = client(requests_per_minute=30), client()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: one.http.get("/models/demo"), range(40)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert len(refused) in (9, 10), "one of them may have come back meanwhile"
+    assert {answer.json()["error"]["code"] for answer in refused} == {"rate_limit_exceeded"}
+    wait = int(one.http.get("/models/demo").headers["retry-after"])
+    assert 1 <= wait <= 2
+    time.sleep(wait)
+    assert one.http.get("/models/demo").status_code == 200, "Retry-After told the truth"
+    assert other.http.get("/models/demo").status_code == 200
+
+
+def test_jobs_in_flight_are_limited_by_key_also_when_many_come_at_once(service: Service, client: Clients) -> None:
+    one, other = client(max_in_flight=3), client()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: one.http.post("/videos", json=BODY), range(10)))
+    accepted = [answer.json()["id"] for answer in answers if answer.status_code == 200]
+    assert len(accepted) == service.messages() == 3
+    assert one.error("POST", "/videos", json=BODY)[:2] == (429, "too_many_in_flight")
+    assert other.http.post("/videos", json=BODY).status_code == 200
+    lease = service.claim(accepted[0])
+    service.step(lease, 3)  # which says that 1.5 s are left
+    assert one.error("POST", "/videos", json=BODY)[2]["retry-after"] == "2"
+    service.complete(lease)
+    assert one.http.post("/videos", json=BODY).status_code == 200
+    one.http.post(f"/videos/{accepted[1]}/cancel")
+    assert one.http.post("/videos", json=BODY).status_code == 200
+
+
+def test_a_batch_counts_as_its_jobs_and_waits_for_as_many_to_end(service: Service, client: Clients) -> None:
+    one = client(max_in_flight=3)
+    leases = [service.claim(one.http.post("/videos", json=BODY).json()["id"]) for _ in range(3)]
+    for seconds, lease in enumerate(leases, 10):
+        progress = Progress(phase="denoising", step=1, steps=24, step_kind="sparse", eta_seconds=seconds)
+        service.store.report_progress(lease, progress)
+    status, code, headers = one.error("POST", "/videos", json={**BODY, "n": 2})
+    assert (status, code, headers["retry-after"]) == (429, "too_many_in_flight", "11")
+    assert one.error("POST", "/videos", json={**BODY, "n": 4})[:2] == (400, "invalid_value"), "that will never do"
+    assert service.store.unfinished(one.key.id if one.key else "") == [service.store.get(x.job.id) for x in leases]
+
+
+def test_a_replay_does_not_count_as_another_job(client: Clients) -> None:
+    one = client(max_in_flight=1)
+    header = {"Idempotency-Key": "order-1"}
+    first, again = (one.http.post("/videos", json=BODY, headers=header) for _ in range(2))
+    assert first.json()["id"] == again.json()["id"]
+
+
+def test_a_key_is_kept_as_its_digest_alone(service: Service, client: Clients) -> None:
+    one = client(requests_per_minute=5)
+    one.http.get("/videos")
+    secret = one.http.headers["authorization"].rsplit("_", 1)[1].encode()
+    store: Any = service.store.client
+    for key in store.keys("*"):
+        kept = store.hgetall(key) if store.type(key) == b"hash" else {}
+        assert all(secret not in value for value in kept.values())
+    (listed,) = service.parts.keys.all()
+    assert (listed.name, listed.requests_per_minute) == ("test", 5)
+    assert listed.last_used_at and abs(listed.last_used_at - time.time()) < 60
+
+
+def test_the_bootstrap_key_works_without_any_in_the_store(settings: Settings, tmp_path: Path) -> None:
+    token = "k" * 40
+    with serving(settings.model_copy(update={"bootstrap_key": SecretStr(token)}), tmp_path) as service:
+        assert service.http.get("/videos").status_code == 401
+        service.http.headers["Authorization"] = f"Bearer {token}"
+        video_id = service.completed()
+        assert service.http.get(f"/videos/{video_id}").status_code == 200
+        assert service.http.get("/metrics").status_code == 200
+
+
+def test_an_open_service_takes_any_key_as_clients_have_to_send_one(service: Service) -> None:
+    assert service.openai().videos.list().data == []
+
+
+@pytest.mark.parametrize("host", ["example.com", "192.168.1.5:8000", "127.0.0.1.evil.example", "", "[", "0.0.0.0"])
+def test_a_service_without_keys_is_for_its_own_machine_alone(
+    service: Service, client: Clients, settings: Settings, tmp_path: Path, host: str
+) -> None:
+    """Through a proxy, or by a page whose name was made to lead here, others would come in."""
+    response = service.http.get("/videos", headers={"Host": host})
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "not_open")
+    assert client().http.get("/videos", headers={"Host": host}).status_code == 200
+    with serving(settings.model_copy(update={"open_access": True}), tmp_path) as told:
+        assert told.http.get("/videos", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9000", "127.0.0.1", "127.9.9.9:80", "[::1]:8000"])
+def test_every_name_of_this_machine_will_do(service: Service, host: str) -> None:
+    assert service.http.get("/videos", headers={"Host": host}).status_code == 200
+
+
+def test_pages_of_other_sites_cannot_use_an_open_service(service: Service) -> None:
+    """A form needs no leave from CORS, and a browser says where it comes from."""
+    form = {"prompt": (None, "a red circle")}
+    for site in ("cross-site", "same-site"):
+        headers = {"Origin": "https://evil.example", "Sec-Fetch-Site": site}
+        response = service.http.post("/videos", files=form, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "cross_origin")
+    assert service.messages() == 0
+    assert service.http.post("/videos", files=form, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200

@@ -1,0 +1,77 @@
+"""``adaspa keys``, as an operator runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running_gateway import Service
+
+ADASPA = Path(sys.executable).with_name("adaspa")
+CREATE = ("create", "--name", "studio")
+
+
+def keys(*arguments: object, redis_url: str | None = None, status: int = 0) -> str:
+    """What a command prints; on standard error, when it has to fail."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
+    env = clean | ({"ADASPA_REDIS_URL": redis_url} if redis_url else {})
+    line = [ADASPA, "keys", *map(str, arguments)]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    return (done.stderr if status else done.stdout).strip()
+
+
+def get(service: Service, token: str) -> int:
+    """The answer to a request with this key."""
+    return service.http.get("/videos", headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+def test_a_key_from_its_making_to_its_end(service: Service, redis_url: str) -> None:
+    limits = ("--max-in-flight", 5, "--requests-per-minute", 600, "--expires-in", "30d")
+    token = keys(*CREATE, *limits, redis_url=redis_url)
+    (listed,) = json.loads(keys("list", "--json", redis_url=redis_url))
+    assert (listed["name"], listed["scopes"]) == ("studio", ["read", "write"])
+    assert (listed["max_in_flight"], listed["requests_per_minute"]) == (5, 600)
+    assert listed["expires_at"] == listed["created_at"] + 30 * 86400
+    assert token.rsplit("_", 1)[1] not in keys("list", redis_url=redis_url), "it is shown once"
+    assert get(service, token) == 200
+    rotated = json.loads(keys("rotate", listed["id"], "--grace", "0s", "--json", redis_url=redis_url))
+    assert (get(service, token), get(service, rotated["key"])) == (401, 200)
+    service.http.headers["Authorization"] = f"Bearer {rotated['key']}"
+    video_id = service.create()["id"]
+    assert keys("revoke", listed["id"], "--cancel-jobs", redis_url=redis_url) == (
+        f"revoked {listed['id']}, cancelled 1 jobs"
+    )
+    assert get(service, rotated["key"]) == 401
+    job = service.store.get(video_id)
+    assert job is not None and job.status == "cancelled"
+    assert json.loads(keys("list", "--json", redis_url=redis_url)) == []
+
+
+def test_the_first_key_is_made_before_the_service_runs(tmp_path: Path) -> None:
+    folder = ("--data-dir", tmp_path / "data")
+    keys(*CREATE, "--scope", "read", *folder)
+    assert "studio" in keys("list", *folder), "and is kept in the data folder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("revoke", "0123456789ab"), 1, "no key '0123456789ab'"),
+        (("rotate", "0123456789ab"), 1, "no key '0123456789ab'"),
+        ((*CREATE, "--expires-in", "a year"), 2, "'a year' is no length of time"),
+        ((*CREATE, "--scope", "root"), 2, "'root'"),
+        ((*CREATE, "--max-in-flight", "0"), 2, "--max-in-flight"),
+        (("create",), 2, "--name"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_said(redis_url: str, arguments: tuple[str, ...], status: int, words: str) -> None:
+    assert words in keys(*arguments, redis_url=redis_url, status=status)
+
+
+def test_a_redis_that_is_away_is_one_line() -> None:
+    said = keys("list", redis_url="redis://127.0.0.1:1/0", status=1)
+    assert said.startswith("adaspa: ") and said.count("\n") == 0
