@@ -71,7 +71,7 @@ class Service:
         progress = Progress(phase="denoising", step=step, steps=steps, step_kind="sparse", eta_seconds=1.5)
         self.store.report_progress(lease, progress)
 
-    def complete(self, lease: Lease, video: bytes = FILES["video"][2]) -> Job:
+    def complete(self, lease: Lease, video: bytes = FILES["video"][2], report: AttentionReport = REPORT) -> Job:
         """Put files into storage and end the attempt."""
         artifacts = {}
         for variant, (name, content_type, content) in FILES.items():
@@ -79,7 +79,7 @@ class Service:
             path.write_bytes(video if variant == "video" else content)
             key = f"videos/{lease.job.id}/{lease.attempt}/{name}"
             artifacts[variant] = self.parts.storage.put_file(key, path, content_type)
-        self.store.complete(lease, artifacts, REPORT, {"denoising": 1.5})
+        self.store.complete(lease, artifacts, report, {"denoising": 1.5})
         job = self.store.get(lease.job.id)
         assert job is not None
         return job

@@ -41,6 +41,8 @@ class ModelSpec(BaseModel):
     guidance_range: tuple[float, float]
     default_guidance: float
     max_prompt_chars: int = Field(default=2000, ge=1)
+    prompt_examples: list[str] = []
+    """Prompts that the page offers to start from."""
     qualities: list[Quality] = Field(default=list(Quality), min_length=1)
     """AdaSpa's presets that a client may choose."""
     sparsity_range: tuple[Sparsity, Sparsity] = (0.0, 0.99)

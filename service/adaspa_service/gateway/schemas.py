@@ -186,6 +186,7 @@ class Model(BaseModel):
     guidance_range: tuple[float, float]
     default_guidance: float
     max_prompt_chars: int
+    prompt_examples: list[str]
     qualities: list[Quality]
     sparsity_range: tuple[float, float]
     retained_mass_range: tuple[float, float]

@@ -1,8 +1,16 @@
 // The API over fetch. The key stays in this tab's session.
+export const DONE = ["completed", "failed", "cancelled"];
 export const key = { get: () => sessionStorage.getItem("key") || "", set: (value) => sessionStorage.setItem("key", value) };
 
+const RETRY_MS = 1000;
+let onRefusedKey = () => {};
+export const whenKeyIsRefused = (callback) => (onRefusedKey = callback);
+
 export class ApiError extends Error {
-  constructor(status, { message, param, code }) { super(message); Object.assign(this, { status, param, code }); }
+  constructor(status, { message, param, code }) {
+    super(message);
+    Object.assign(this, { status, param, code });
+  }
 }
 
 export async function call(method, path, { body, headers = {}, signal } = {}) {
@@ -17,8 +25,9 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
   }
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
-  if (answer.status === 401) document.querySelector("#key-field").hidden = false;
-  throw new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` });
+  const error = new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` });
+  if (answer.status === 401) onRefusedKey(error);
+  throw error;
 }
 
 export const json = async (...request) => (await call(...request)).json();
@@ -38,24 +47,29 @@ export async function follow(id, onEvent, signal) {
     try {
       const answer = await call("GET", `/videos/${id}/events`, { headers: last ? { "Last-Event-ID": last } : {}, signal });
       if (answer.status === 204) return;
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-      for (let text = ""; ;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        const events = (text + value).split("\n\n");
-        text = events.pop();
-        for (const event of events) {
-          const field = Object.fromEntries(event.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
-          if (!field.data) continue;
-          last = field.id;
-          onEvent(field.event, JSON.parse(field.data));
-          if (["completed", "failed", "cancelled"].includes(field.event)) return;
-        }
+      for await (const event of events(answer.body)) {
+        last = event.id ?? last;
+        onEvent(event.event, JSON.parse(event.data));
+        if (DONE.includes(event.event)) return;
       }
     } catch (error) {
       if (signal.aborted) return;
       if (error.status >= 400 && error.status < 500) throw error;
     }
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const found = (text + value).split("\n\n");
+    text = found.pop();
+    for (const event of found) {
+      const field = Object.fromEntries(event.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
+      if (field.data) yield field; // a heartbeat has none
+    }
   }
 }

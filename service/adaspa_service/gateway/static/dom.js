@@ -2,14 +2,31 @@
 export const $ = (selector) => document.querySelector(selector);
 
 export function el(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
+  const { aria = {}, role, ...rest } = properties;
+  const element = Object.assign(document.createElement(tag), rest);
+  if (role) element.setAttribute("role", role);
+  for (const [name, value] of Object.entries(aria)) element.setAttribute(`aria-${name}`, value);
+  element.append(...children.filter((child) => child != null));
   return element;
 }
 
+// A short word at the foot of the page, read out too.
 let timer;
 export function note(text) {
   $("#note").textContent = text;
   clearTimeout(timer);
-  timer = setTimeout(() => ($("#note").textContent = ""), 4000);
+  timer = setTimeout(() => ($("#note").textContent = ""), 5000);
+}
+
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // no permission, or a page that came over plain HTTP from another machine
+    const area = document.body.appendChild(el("textarea", { value: text, className: "unseen" }));
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    if (!done) return note("The browser does not let this page copy.");
+  }
+  note("Copied");
 }

@@ -1,65 +1,141 @@
-// The parameters that the chosen model takes, with its limits; the API's errors beside their fields.
+// The form: the chosen model's settings, what was typed before a reload, and the API's errors beside their fields.
 import { ApiError, json } from "./api.js";
 import { $, el } from "./dom.js";
+import { promptField, settings } from "./fields.js";
+import { seconds } from "./format.js";
 
-const NUMBERS = ["num_frames", "fps", "steps", "guidance_scale", "seed", "sparsity"];
+const TEXTS = ["prompt", "model", "size", "negative_prompt", "quality", "output_format"];
 let models = [];
+let remixed = null;
+
+const inputs = () => [...$("#form").querySelectorAll("[name]")];
+const current = () => models.find((model) => model.id === $("#model").value);
 
 export async function load() {
   models = (await json("GET", "/models")).data;
-  draw(models[0]);
+  const draft = JSON.parse(sessionStorage.getItem("draft") || "{}");
+  draw(models.find((model) => model.id === draft.model) || models[0]);
+  put(draft);
 }
 
 function draw(model) {
-  const options = (values, chosen) => values.map((value) => el("option", { value, textContent: value, selected: value === chosen }));
-  const number = (limits, value, step) => el("input", { type: "number", min: limits[0], max: limits[1], step, value });
-  const range = (limits) => `${limits[0]} to ${limits[1]}`;
-  const choose = el("select", {}, ...options(models.map((m) => m.id), model.id));
-  choose.onchange = () => draw(models.find((m) => m.id === choose.value));
-  $("#prompt").maxLength = model.max_prompt_chars;
-  $("#parameters").replaceChildren(
-    field("model", "Model", choose, model.description, "wide"),
-    field("size", "Size", el("select", {}, ...options(model.sizes, model.default_size)), "pixels"),
-    field("num_frames", "Frames", el("select", {}, ...options(model.frames, model.default_frames)), ""),
-    field("steps", "Steps", number(model.steps_range, model.default_steps, 1), range(model.steps_range)),
-    field("fps", "Frames per second", number(model.fps_range, model.default_fps, 1), range(model.fps_range)),
-    field("guidance_scale", "Guidance", number(model.guidance_range, model.default_guidance, "any"), range(model.guidance_range)),
-    field("sparsity", "Sparsity", el("input", { type: "number", min: 0, max: 0.99, step: "any" }), "0 is dense; empty: the model's"),
-    field("seed", "Seed", el("input", { type: "number", min: 0, step: 1 }), "empty: drawn"),
-    field("negative_prompt", "Not in the video", el("input", { maxLength: model.max_prompt_chars }), "", "wide"),
-  );
+  $("#prompt-field").replaceChildren(...promptField(model));
+  $("#examples").replaceChildren(...model.prompt_examples.map(example));
+  $("#parameters").replaceChildren($("#parameters legend"), ...settings(model, models));
+  told();
 }
 
-function field(name, label, input, hint, kind = "") {
-  Object.assign(input, { id: name, name });
-  input.setAttribute("aria-describedby", `${name}-hint ${name}-error`);
-  return el("div", { className: `field ${kind}` }, el("label", { htmlFor: name, textContent: label }), input,
-    el("p", { className: "hint", id: `${name}-hint`, textContent: hint }), el("p", { className: "error", id: `${name}-error` }));
+function example(text) {
+  const button = el("button", { type: "button", textContent: text });
+  button.onclick = () => {
+    $("#prompt").value = text;
+    $("#form").dispatchEvent(new Event("input"));
+    $("#prompt").focus();
+  };
+  return el("li", {}, button);
 }
 
-export function fill(video) {
+function put(values) {
+  for (const input of inputs()) {
+    const value = values[input.name];
+    if (value === undefined) continue;
+    if (input.type === "radio") input.checked = input.value === (value ?? "");
+    else input.value = value ?? "";
+  }
+  $("#form").querySelector("[name=quality]:checked")?.onchange();
+  told();
+}
+
+// What the form says of itself: characters left, the clip's length.
+function told() {
+  const model = current();
+  $("#prompt-hint").textContent = `${$("#prompt").value.length} of ${model.max_prompt_chars} characters`;
+  const length = Number($("#num_frames").value) / Number($("#fps").value);
+  $("#num_frames-hint").textContent = Number.isFinite(length) ? `a clip of ${seconds(length)}` : "";
+}
+
+function values() {
+  const found = {};
+  for (const input of inputs())
+    if (input.value !== "" && (input.type !== "radio" || input.checked))
+      found[input.name] = TEXTS.includes(input.name) ? input.value : Number(input.value);
+  return found;
+}
+
+$("#form").addEventListener("input", () => {
+  sessionStorage.setItem("draft", JSON.stringify(values()));
+  told();
+});
+$("#form").addEventListener("change", ({ target }) => {
+  if (target.name !== "model") return;
+  const { prompt, seed } = values();
+  draw(current());
+  put({ prompt, seed });
+  $("#model").focus();
+});
+
+// Take a job's settings over, to change any of them.
+export function reuse(video) {
+  endRemix();
   draw(models.find((model) => model.id === video.model) || models[0]);
-  for (const input of $("#form").querySelectorAll("[name]"))
-    if (video[input.name] !== undefined) input.value = video[input.name] ?? "";
+  put(video);
   $("#prompt").focus();
 }
 
+// Another prompt for a job, everything else as it was.
+export function remix(video) {
+  remixed = video;
+  put({ prompt: video.prompt });
+  const stop = el("button", { type: "button", textContent: "Not a remix", onclick: endRemix });
+  $("#remix").replaceChildren(el("span", { textContent: `Remix of “${video.prompt}”: a new prompt, everything else, the seed included, as it was. ` }), stop);
+  shape();
+  $("#prompt").focus();
+  $("#prompt").select();
+}
+
+function endRemix() {
+  remixed = null;
+  shape();
+}
+
+function shape() {
+  $("#remix").hidden = !remixed;
+  $("#parameters").hidden = Boolean(remixed);
+  $("#generate").textContent = remixed ? "Generate remix" : "Generate video";
+}
+
+// Send the form; the job, or nothing if it was refused, which then stands beside the field at fault.
 export async function submit() {
-  const body = {};
-  for (const input of $("#form").querySelectorAll("[name]")) {
-    input.removeAttribute("aria-invalid");
-    $(`#${input.name}-error`).textContent = input.validity.badInput ? "This is not a number." : "";
-    if (input.validity.badInput) return input.focus();
-    if (input.value !== "" || input.name === "prompt") body[input.name] = NUMBERS.includes(input.name) ? Number(input.value) : input.value;
-  }
-  $("#form-error").textContent = "";
+  clearErrors();
+  const bad = inputs().find((input) => input.validity.badInput);
+  if (bad) return fail(bad.name, "This is not a number.");
+  const body = values();
+  if (body.n === 1) delete body.n; // the answer is one job then, not a list
+  const [path, content] = remixed ? [`/videos/${remixed.id}/remix`, { prompt: body.prompt ?? "" }] : ["/videos", { prompt: "", ...body }];
+  $("#generate").disabled = true;
   try {
-    return await json("POST", "/videos", { body, headers: { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` } });
+    const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
+    const made = await json("POST", path, { body: content, headers });
+    endRemix();
+    return made.object === "list" ? made.data[0] : made;
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    const input = $("#form").querySelector(`[name="${CSS.escape(error.param || "")}"]`);
-    input?.setAttribute("aria-invalid", "true");
-    (input ? $(`#${input.name}-error`) : $("#form-error")).textContent = error.message;
-    input?.focus();
+    if (error.status !== 401) fail(error.param, error.message);
+  } finally {
+    $("#generate").disabled = false;
   }
+}
+
+function clearErrors() {
+  for (const place of $("#form").querySelectorAll(".error")) place.textContent = "";
+  for (const input of inputs()) input.removeAttribute("aria-invalid");
+}
+
+function fail(name, message) {
+  const input = $("#form").querySelector(`[name="${CSS.escape(name || "")}"]`);
+  if (!input || (remixed && name !== "prompt")) return void ($("#form-error").textContent = message);
+  for (let outer = input.closest("details"); outer; outer = outer.parentElement.closest("details")) outer.open = true;
+  if (input.type !== "radio") input.setAttribute("aria-invalid", "true");
+  $(`#${name}-error`).textContent = message;
+  input.focus();
 }

@@ -1,49 +1,93 @@
 // The page: which job is shown is the address's hash, so that a reload comes back to it.
-import { json, key, source } from "./api.js";
-import { $, el, note } from "./dom.js";
-import { load, submit } from "./form.js";
-import { show } from "./job.js";
+import { whenKeyIsRefused } from "./api.js";
+import { askKey, onKey } from "./dialogs.js";
+import { $ } from "./dom.js";
+import * as form from "./form.js";
+import * as gallery from "./gallery.js";
+import { clear, show } from "./job.js";
 
 const REFRESH_MS = 3000;
-const cursors = [null];
-let drawn = "";
+const video = () => location.hash.match(/^#(video_[0-9a-f]+)$/)?.[1];
+let shown = null;
+let locked = false; // without a key that the server takes, asking again only fails again
 
-async function gallery() {
-  const after = cursors.at(-1);
-  const page = await json("GET", `/videos?limit=12${after ? `&after=${after}` : ""}`);
-  $("#newer").disabled = cursors.length === 1;
-  $("#older").disabled = !page.has_more;
-  $("#older").onclick = () => { cursors.push(page.last_id); refresh(); };
-  const now = JSON.stringify([location.hash, page.data.map((video) => [video.id, video.status, video.progress])]);
-  if (now === drawn) return;
-  drawn = now;
-  const focused = document.activeElement?.dataset?.id;
-  $("#jobs").replaceChildren(...(await Promise.all(page.data.map(tile))));
-  if (focused) $(`#jobs [data-id="${focused}"]`)?.focus();
+// What goes wrong in the background stands above the page until it is mended.
+function banner(text = "") {
+  $("#banner").textContent = text;
+  $("#banner").hidden = !text;
 }
 
-async function tile(video) {
-  const done = video.status === "completed";
-  const picture = done ? el("img", { alt: "", src: await source(video.id, "thumbnail") }) : el("span", { className: "blank" });
-  const status = video.status === "in_progress" ? `${video.progress} %` : video.status;
-  const button = el("button", { onclick: () => (location.hash = video.id) }, picture, el("span", { textContent: video.prompt }), el("span", { className: "quiet", textContent: status }));
-  button.dataset.id = video.id;
-  button.setAttribute("aria-current", String(location.hash === `#${video.id}`));
-  return el("li", {}, button);
+async function refresh() {
+  if (locked) return;
+  try {
+    await gallery.refresh();
+    banner();
+  } catch (error) {
+    if (error.status !== 401) banner(`${error.message} Trying again.`);
+  }
 }
 
-const refresh = () => gallery().catch((error) => note(error.message));
-const open = () => { if (location.hash.length > 1) show(location.hash.slice(1), refresh); refresh(); };
-const start = () => load().then(open).catch((error) => note(error.message));
+function open() {
+  const id = video();
+  if (id !== shown) {
+    shown = id;
+    if (id) show(id, bringStage, refresh);
+    else clear();
+  }
+  return refresh();
+}
 
-$("#newer").onclick = () => { cursors.pop(); refresh(); };
-$("#key").value = key.get();
-$("#key").onchange = () => { key.set($("#key").value); start(); };
+async function start() {
+  try {
+    await form.load();
+    banner();
+  } catch (error) {
+    if (error.status === 401) return;
+    banner(`${error.message} Trying again.`);
+    return setTimeout(start, REFRESH_MS);
+  }
+  shown = null;
+  open();
+}
+
+// The one who chose a video wants to see it: on a phone it is off the screen.
+function bringStage() {
+  const { top, bottom } = $("#stage").getBoundingClientRect();
+  if (top > innerHeight / 2 || bottom < 80 || top < -80) $("#stage").scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
 $("#form").onsubmit = async (event) => {
   event.preventDefault();
-  const video = await submit();
-  if (video) location.hash = video.id;
+  const created = await form.submit().catch((error) => banner(error.message));
+  if (!created) return;
+  gallery.firstPage();
+  location.hash = created.id;
 };
-addEventListener("hashchange", open);
+addEventListener("hashchange", () => {
+  if (!video() && location.hash) return; // a link within the page
+  open();
+  if (video()) $("#stage").focus({ preventScroll: true });
+});
+addEventListener("visibilitychange", () => document.hidden || refresh());
 setInterval(() => document.hidden || refresh(), REFRESH_MS);
+
+whenKeyIsRefused((error) => {
+  if (!locked) askKey(error.message);
+  locked = true;
+  banner("The server asks for an API key.");
+});
+onKey(() => {
+  locked = false;
+  gallery.forget();
+  start();
+});
+
+$("#theme").value = document.documentElement.dataset.theme;
+$("#theme").onchange = () => {
+  document.documentElement.dataset.theme = $("#theme").value;
+  try {
+    localStorage.setItem("theme", $("#theme").value);
+  } catch { /* then it holds until the page is left */ }
+};
+clear();
 start();

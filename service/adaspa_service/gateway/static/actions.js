@@ -1,0 +1,52 @@
+// What one can do with a job.
+import { DONE, json, key, source } from "./api.js";
+import { confirmed } from "./dialogs.js";
+import { copy, el, note } from "./dom.js";
+import { remix, reuse } from "./form.js";
+
+const BODY = ["prompt", "model", "size", "num_frames", "fps", "steps", "guidance_scale", "negative_prompt", "seed", "quality", "sparsity", "retained_mass", "warmup", "output_format"];
+
+export function actions(video) {
+  const done = DONE.includes(video.status);
+  return el("div", { className: "actions" },
+    done ? null : act("Cancel", () => json("POST", `/videos/${video.id}/cancel`)),
+    video.status === "completed" ? act("Download", () => download(video)) : null,
+    act("Remix", () => remix(video)),
+    act("Use settings", () => reuse(video)),
+    act("Copy as curl", () => copy(curl(video))),
+    act("Delete", () => remove(video), "danger"));
+}
+
+function act(textContent, work, className = "") {
+  const button = el("button", { type: "button", textContent, className });
+  button.onclick = async () => {
+    button.disabled = true;
+    try {
+      await work();
+    } catch (error) {
+      note(error.message);
+    } finally {
+      button.disabled = false;
+    }
+  };
+  return button;
+}
+
+async function download(video) {
+  const address = await source(video.id, "video");
+  el("a", { href: address, download: `${video.id}.${video.output_format}` }).click();
+}
+
+async function remove(video) {
+  const title = DONE.includes(video.status) ? "Delete this video?" : "Stop and delete this video?";
+  if (!(await confirmed(title, `“${video.prompt}” and its files are gone for good.`, "Delete"))) return;
+  await json("DELETE", `/videos/${video.id}`);
+  location.hash = "";
+  note("Deleted");
+}
+
+function curl(video) {
+  const body = JSON.stringify(Object.fromEntries(BODY.filter((name) => video[name] != null).map((name) => [name, video[name]])));
+  const auth = key.get() ? ` -H "Authorization: Bearer $ADASPA_API_KEY"` : "";
+  return `curl ${location.origin}/videos -H 'Content-Type: application/json'${auth} -d '${body.replaceAll("'", "'\\''")}'`;
+}

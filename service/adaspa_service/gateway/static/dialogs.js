@@ -1,0 +1,42 @@
+// What the page asks in between: an API key, and whether something is really to be deleted.
+import { key } from "./api.js";
+import { $ } from "./dom.js";
+
+for (const button of document.querySelectorAll("[data-close]")) button.onclick = () => button.closest("dialog").close();
+
+export function askKey(reason = "") {
+  const dialog = $("#key-dialog");
+  $("#key-error").textContent = key.get() ? reason : "";
+  if (dialog.open) return;
+  $("#key").value = key.get();
+  dialog.showModal();
+  $("#key").select();
+}
+
+// Calls back with each new key, and with none when it is to be forgotten.
+export function onKey(callback) {
+  const use = (value) => {
+    key.set(value);
+    $("#key-dialog").close();
+    callback();
+  };
+  $("#key-button").onclick = () => askKey();
+  $("#key-forget").onclick = () => use("");
+  $("#key-form").onsubmit = (event) => {
+    event.preventDefault();
+    const value = $("#key").value.trim();
+    if (value) return use(value);
+    $("#key-error").textContent = "Enter the key.";
+    $("#key").focus();
+  };
+}
+
+export function confirmed(title, text, yes) {
+  const dialog = $("#confirm");
+  $("#confirm-title").textContent = title;
+  $("#confirm-text").textContent = text;
+  $("#confirm-yes").textContent = yes;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}

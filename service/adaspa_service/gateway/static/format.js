@@ -1,0 +1,18 @@
+// Numbers as people read them.
+export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+
+export function seconds(value) {
+  if (value < 10) return `${value.toFixed(value < 1 ? 2 : 1)} s`;
+  const whole = Math.round(value);
+  if (whole < 90) return `${whole} s`;
+  if (whole < 5400) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
+}
+
+export function bytes(value) {
+  const power = Math.min(3, Math.floor(Math.log2(Math.max(value, 1)) / 10));
+  return `${(value / 1024 ** power).toFixed(power ? 1 : 0)} ${["B", "KiB", "MiB", "GiB"][power]}`;
+}
+
+export const words = (name) => name.replaceAll("_", " ");
+export const capital = (text) => text[0].toUpperCase() + text.slice(1);

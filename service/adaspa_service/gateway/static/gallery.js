@@ -1,0 +1,79 @@
+// One's jobs, a page at a time. A tile stays as it is while only its job's progress changes, so no picture is fetched twice.
+import { DONE, json, source } from "./api.js";
+import { $, el } from "./dom.js";
+
+const PAGE = 12;
+const MARKS = { queued: "…", in_progress: "▸", failed: "!", cancelled: "×" };
+const cursors = [null];
+const tiles = new Map();
+
+export async function refresh() {
+  const after = cursors.at(-1);
+  const page = await json("GET", `/videos?limit=${PAGE}${after ? `&after=${after}` : ""}`);
+  if (after !== cursors.at(-1)) return; // another page was asked for meanwhile
+  if (!page.data.length && cursors.length > 1) return newer(); // the last of this page was deleted
+  $("#no-jobs").hidden = page.data.length > 0;
+  $("#pages").hidden = cursors.length === 1 && !page.has_more;
+  $("#newer").disabled = cursors.length === 1;
+  $("#older").disabled = !page.has_more;
+  $("#older").onclick = () => turn(() => cursors.push(page.last_id));
+  $("#page-number").textContent = `Page ${cursors.length}`;
+  for (const id of tiles.keys()) if (!page.data.some((video) => video.id === id)) drop(id);
+  page.data.forEach((video, place) => {
+    const tile = tiles.get(video.id) ?? make(video);
+    tile.update(video);
+    if ($("#jobs").children[place] !== tile.item) $("#jobs").insertBefore(tile.item, $("#jobs").children[place] ?? null);
+  });
+}
+
+export const firstPage = () => cursors.splice(1);
+$("#newer").onclick = newer;
+
+function newer() {
+  return turn(() => cursors.pop());
+}
+
+function turn(move) {
+  move();
+  return refresh().catch(() => {}); // the next look says it too
+}
+
+export function forget() {
+  for (const id of tiles.keys()) drop(id);
+  firstPage();
+}
+
+function drop(id) {
+  const { item, picture } = tiles.get(id);
+  if (picture.src?.startsWith("blob:")) URL.revokeObjectURL(picture.src);
+  item.remove();
+  tiles.delete(id);
+}
+
+function make({ id, prompt }) {
+  const status = el("span", { className: "state" });
+  const tile = { picture: el("img", { alt: "", loading: "lazy", hidden: true }) };
+  const mark = el("span", { aria: { hidden: true } });
+  const link = el("a", { href: `#${id}` }, el("span", { className: "picture" }, mark, tile.picture), el("span", { className: "caption", textContent: prompt, title: prompt }), status);
+  tile.item = el("li", {}, link);
+  tile.update = (video) => {
+    status.textContent = label(video);
+    mark.textContent = MARKS[video.status] ?? "";
+    status.className = `state ${video.status}`;
+    if (location.hash === `#${id}`) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+    link.style.setProperty("--done", `${DONE.includes(video.status) ? 0 : video.progress}%`);
+    if (video.status === "completed" && tile.picture.hidden) {
+      tile.picture.hidden = false;
+      source(id, "thumbnail").then((address) => (tile.picture.src = address), () => (tile.picture.hidden = true));
+    }
+  };
+  tiles.set(id, tile);
+  return tile;
+}
+
+function label(video) {
+  if (video.status === "in_progress") return `${video.progress} %`;
+  if (video.status === "queued" && video.queue_position) return `queued, place ${video.queue_position}`;
+  return video.status;
+}

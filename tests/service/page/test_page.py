@@ -1,0 +1,234 @@
+"""What one does on the page, in a real browser."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import httpx
+from adaspa_service.contract.job import ErrorCode, JobError
+from browser import PLAYED, OpenTab, assert_accessible, clip, finished
+from playwright.sync_api import Page, expect
+from running_gateway import Service
+
+
+def submit(page: Page, service: Service, prompt: str = "a red circle") -> str:
+    """Send a prompt; the job's id."""
+    page.goto(service.url)
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    return page.url.split("#")[1]
+
+
+def open_settings(page: Page, service: Service) -> None:
+    """The form with everything unfolded, and a prompt in it."""
+    page.goto(service.url)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.get_by_text("More settings").click()
+
+
+def test_a_prompt_becomes_a_playing_video_also_after_a_reload(page: Page, service: Service, tmp_path: Path) -> None:
+    video_id = submit(page, service)
+    expect(page.locator(".line")).to_have_text("Queued, place 1.")
+    lease = service.claim(video_id)
+    service.step(lease, 1)
+    expect(page.locator(".line")).to_contain_text("step 1 of 24 (sparse)")
+    page.reload()
+    service.step(lease, 2)
+    expect(page.locator(".line")).to_contain_text("step 2 of 24")
+    expect(page.locator(".track .sparse")).to_have_count(2)
+    assert_accessible(page)
+    service.complete(lease, clip(tmp_path / "clip.mp4"))
+    assert page.locator("video").evaluate(PLAYED) > 0
+    expect(page.get_by_role("heading", name="What AdaSpa did")).to_be_visible()
+
+
+def test_a_job_is_cancelled_in_one_tab_and_seen_in_another(page: Page, service: Service) -> None:
+    submit(page, service)
+    other = page.context.new_page()
+    other.goto(service.url)
+    expect(other.locator("#jobs")).to_contain_text("queued")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#job")).to_contain_text("Cancelled")
+    expect(other.locator("#jobs")).to_contain_text("cancelled")
+
+
+def test_two_tabs_follow_two_jobs(page: Page, service: Service) -> None:
+    first = submit(page, service)
+    other = page.context.new_page()
+    second = submit(other, service, "a blue square")
+    for video_id, step in ((first, 3), (second, 5)):
+        service.step(service.claim(video_id), step)
+    expect(page.locator("#job")).to_contain_text("step 3 of 24")
+    expect(other.locator("#job")).to_contain_text("step 5 of 24")
+
+
+def test_an_error_stands_at_its_field(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#prompt-error")).to_contain_text("prompt")
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.get_by_label("Steps", exact=True).fill("5000")
+    page.keyboard.press("Enter")
+    expect(page.locator("#steps-error")).to_contain_text("allowed: 1 to 100")
+    expect(page.get_by_label("Steps", exact=True)).to_be_focused()
+    expect(page.locator("#prompt-error")).to_be_empty()
+    assert_accessible(page)
+    assert service.messages() == 0
+
+
+def test_an_error_in_a_folded_field_unfolds_it(page: Page, service: Service) -> None:
+    open_settings(page, service)
+    page.get_by_label("Frames a second").fill("99")
+    page.get_by_text("More settings").click()
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#fps-error")).to_contain_text("allowed: 1 to 30")
+    expect(page.get_by_label("Frames a second")).to_be_focused()
+
+
+def test_a_preset_with_settings_by_hand_is_refused_at_the_preset(page: Page, service: Service) -> None:
+    open_settings(page, service)
+    page.get_by_role("radio", name="Fast").check()
+    page.get_by_label("Sparsity").fill("0.5")
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#quality-error")).to_contain_text("sparsity")
+
+
+def test_every_setting_of_the_form_arrives(page: Page, service: Service) -> None:
+    open_settings(page, service)
+    page.get_by_label("Steps", exact=True).fill("12")
+    page.get_by_label("Seed", exact=True).fill("7")
+    page.get_by_role("radio", name="Fast").check()
+    page.get_by_label("Frames a second").fill("16")
+    page.get_by_label("Guidance").fill("2.5")
+    page.get_by_label("Not in the video").fill("a star")
+    page.get_by_label("File").select_option("webm")
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    job = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    wanted = {"steps": 12, "seed": 7, "quality": "fast", "fps": 16, "guidance_scale": 2.5, "output_format": "webm"}
+    assert {name: job[name] for name in wanted} == wanted and job["negative_prompt"] == "a star"
+
+
+def test_several_seeds_at_once(page: Page, service: Service) -> None:
+    open_settings(page, service)
+    page.get_by_label("Seed", exact=True).fill("7")
+    page.get_by_role("spinbutton", name="Videos").fill("3")
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#jobs li")).to_have_count(3)
+    assert sorted(job["seed"] for job in service.http.get("/videos").json()["data"]) == [7, 8, 9]
+
+
+def test_a_failed_job_says_why(page: Page, service: Service) -> None:
+    lease = service.claim(submit(page, service))
+    service.store.fail(lease, JobError(code=ErrorCode.out_of_memory, message="The worker ran out of memory."))
+    expect(page.locator("#job")).to_contain_text("The worker ran out of memory.")
+    expect(page.locator("#job")).to_contain_text("out_of_memory")
+    assert_accessible(page)
+
+
+def test_a_video_that_is_not_there_is_told(page: Page, service: Service) -> None:
+    page.goto(f"{service.url}/#video_{'0' * 32}")
+    expect(page.locator("#job")).to_contain_text("there is no video")
+
+
+def test_a_video_is_deleted_only_when_confirmed(page: Page, service: Service, tmp_path: Path) -> None:
+    video_id = finished(service, tmp_path)
+    page.goto(f"{service.url}/#{video_id}")
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_contain_text("a red circle")
+    assert_accessible(page)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert service.http.get(f"/videos/{video_id}").is_success
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("heading", name="Your video appears here")).to_be_visible()
+    expect(page.get_by_text("None yet")).to_be_visible()
+    assert service.http.get(f"/videos/{video_id}").status_code == 404
+
+
+def test_the_gallery_has_pages_and_fetches_each_picture_once(page: Page, service: Service, tmp_path: Path) -> None:
+    names = [f"scene {n}" for n in range(14)]
+    for name in names:
+        finished(service, tmp_path, prompt=name)
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url) if "thumbnail" in request.url else None)
+    page.goto(service.url)
+    expect(page.locator("#jobs li")).to_have_count(12)
+    expect(page.locator("#jobs li").first).to_contain_text("scene 13")
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator("#jobs li")).to_have_count(2)
+    expect(page.get_by_role("button", name="Older")).to_be_disabled()
+    page.get_by_role("button", name="Newer").click()
+    expect(page.locator("#jobs li")).to_have_count(12)
+    page.get_by_role("link", name="scene 13").click()
+    expect(page.get_by_role("heading", name="scene 13")).to_be_visible()
+    before = len(fetched)
+    page.wait_for_timeout(3500)  # the gallery looks again meanwhile
+    assert len(fetched) == before
+
+
+def test_a_video_is_downloaded_under_its_id(page: Page, service: Service, tmp_path: Path) -> None:
+    video_id = finished(service, tmp_path)
+    page.goto(f"{service.url}/#{video_id}")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == f"{video_id}.mp4"
+    assert Path(download.value.path()).read_bytes() == (tmp_path / "clip.mp4").read_bytes()
+
+
+def test_the_copied_command_makes_the_same_job(tab: OpenTab, service: Service, tmp_path: Path) -> None:
+    page = tab(permissions=["clipboard-read", "clipboard-write"])
+    video_id = finished(service, tmp_path, prompt="it's a red circle", seed=5, quality="fast")
+    page.goto(f"{service.url}/#{video_id}")
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    command = page.evaluate("navigator.clipboard.readText()")
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=20)
+    job = json.loads(ran.stdout)
+    assert (job["prompt"], job["seed"], job["quality"], job["status"]) == ("it's a red circle", 5, "fast", "queued")
+
+
+def test_a_remix_keeps_everything_but_the_prompt(page: Page, service: Service, tmp_path: Path) -> None:
+    video_id = finished(service, tmp_path, seed=5, steps=9)
+    page.goto(f"{service.url}/#{video_id}")
+    page.get_by_role("button", name="Remix").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
+    assert_accessible(page)
+    page.keyboard.type("a blue star")
+    page.get_by_role("button", name="Generate remix").click()
+    expect(page.get_by_role("heading", name="a blue star")).to_be_visible()
+    job = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert (job["seed"], job["steps"], job["remixed_from_video_id"]) == (5, 9, video_id)
+
+
+def test_the_settings_of_a_job_are_taken_over_and_survive_a_reload(
+    page: Page, service: Service, tmp_path: Path
+) -> None:
+    page.goto(f"{service.url}/#{finished(service, tmp_path, seed=5, steps=9, quality='balanced')}")
+    page.get_by_role("button", name="Use settings").click()
+    page.get_by_label("Prompt", exact=True).fill("a blue star")
+    page.reload()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue star")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("5")
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("9")
+    expect(page.get_by_role("radio", name="Balanced")).to_be_checked()
+
+
+def test_a_service_that_is_away_is_told_until_it_is_back(page: Page, service: Service) -> None:
+    page.route("**/models", lambda route: route.abort())
+    page.goto(service.url)
+    expect(page.get_by_role("alert").first).to_contain_text("cannot be reached")
+    page.unroute("**/models")
+    expect(page.get_by_label("Model")).to_be_visible()
+    expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_nothing_comes_from_elsewhere(page: Page, service: Service) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(service.url)
+    expect(page.get_by_label("Model")).to_be_visible()
+    assert asked and all(url.startswith(service.url) for url in asked)
+    assert "default-src 'none'" in httpx.get(service.url).headers["Content-Security-Policy"]

@@ -1,0 +1,103 @@
+"""The page for all who use it: by keyboard alone, on a phone, in the dark, and what the report's figures say."""
+
+from pathlib import Path
+
+import pytest
+from browser import PHONE, OpenTab, assert_accessible, finished
+from playwright.sync_api import Page, expect
+from running_gateway import Service
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until the focus is on what has this accessible name."""
+    named = "() => document.activeElement.labels?.[0]?.textContent || document.activeElement.textContent"
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate(named).strip() == name:
+            return
+    raise AssertionError(f"no way to {name} by Tab")
+
+
+def test_everything_by_keyboard(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    expect(page.get_by_label("Model")).to_be_visible()
+    tab_to(page, "Prompt")
+    page.keyboard.type("a red circle")
+    tab_to(page, "Default")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("radio", name="Exact")).to_be_checked()
+    tab_to(page, "More settings")
+    page.keyboard.press("Enter")
+    tab_to(page, "Guidance")
+    tab_to(page, "Generate video")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/#video_*")
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    tab_to(page, "Cancel")
+    page.keyboard.press("Enter")
+    expect(page.locator("#job")).to_contain_text("Cancelled")
+    tab_to(page, "Delete")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Keep it")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("None yet")).to_be_visible()
+
+
+def test_the_heat_map_tells_each_head_by_arrow_keys_and_by_hover(page: Page, service: Service, tmp_path: Path) -> None:
+    page.goto(f"{service.url}/#{finished(service, tmp_path, layers=3, heads=4)}")
+    page.get_by_role("gridcell").first.focus()
+    readout = page.locator(".readout")
+    expect(readout).to_have_text("Layer 0, head 0: density 10.0 %, recall 99.0 %")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(readout).to_have_text("Layer 1, head 1: density 30.0 %, recall 94.0 %")
+    page.keyboard.press("End")
+    expect(readout).to_contain_text("Layer 1, head 3")
+    page.get_by_role("gridcell").last.hover()
+    expect(readout).to_contain_text("Layer 2, head 3")
+    page.get_by_role("radio", name="Recall").check()
+    expect(page.get_by_role("gridcell").nth(5)).to_have_text("94")
+    assert_accessible(page)
+
+
+def test_the_report_says_what_its_speed_up_is_an_estimate_of(page: Page, service: Service, tmp_path: Path) -> None:
+    page.goto(f"{service.url}/#{finished(service, tmp_path)}")
+    # 4 dense steps in 1.0 s: all 10 would have taken 2.5 s, and took 1.0 + 0.6 + 0.5 s.
+    expect(page.locator(".figures")).to_contain_text("1.19")
+    expect(page.locator(".figures")).to_contain_text("Estimated from this job's own dense steps")
+    expect(page.get_by_role("table", name="Denoising steps by kind")).to_contain_text("Search20.60 s0.30 s")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, {"width": 1280, "height": 900}], ids=["phone", "desktop"])
+def test_large_models_fit_and_are_readable(
+    tab: OpenTab, service: Service, tmp_path: Path, scheme: str, size: dict[str, int]
+) -> None:
+    page = tab(viewport=size, color_scheme=scheme)
+    page.goto(f"{service.url}/#{finished(service, tmp_path, layers=40, heads=40)}")
+    expect(page.get_by_role("gridcell")).to_have_count(1600)
+    page.get_by_text("More settings").click()
+    assert_accessible(page)
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_on_a_phone_the_new_job_comes_into_view(tab: OpenTab, service: Service) -> None:
+    page = tab(viewport=PHONE)
+    page.goto(service.url)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator(".line")).to_be_in_viewport()
+    assert_accessible(page)
+
+
+def test_colours_chosen_by_hand_stay(tab: OpenTab, service: Service) -> None:
+    page = tab(color_scheme="light")
+    page.goto(service.url)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.get_by_label("Colours").select_option("dark")
+    assert page.evaluate(ground) != light
+    page.reload()
+    assert page.evaluate(ground) != light
+    assert_accessible(page)
