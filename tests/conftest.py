@@ -24,6 +24,13 @@ def valkey_socket() -> Iterator[Path]:
 
 
 @pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for a socket in it."""
+    with TemporaryDirectory(prefix="adaspa-test-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def valkey(valkey_socket: Path) -> Iterator[redis.Redis]:
     """A client of the server, with nothing in it."""
     with redis.Redis(unix_socket_path=str(valkey_socket)) as client:

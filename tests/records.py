@@ -16,6 +16,7 @@ from adaspa_service.contract.job import Artifact, ErrorCode, Job, JobError, JobP
 from adaspa_service.contract.queue import enqueue, make_celery
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.store import JobStore, Lease
+from claiming import claim as claim_job
 from running_gateway import REPORT
 from valkey_process import start_valkey
 
@@ -101,7 +102,7 @@ def make_jobs(store: JobStore, broker_url: str) -> dict[str, str]:
         store.mark_sent(job.id)
 
     def claim(state: str) -> Lease:
-        lease = store.claim(job(state).id, "worker-1")
+        lease = claim_job(store, job(state).id)
         assert lease is not None
         return lease
 

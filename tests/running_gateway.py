@@ -17,6 +17,7 @@ from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.store import JobStore, Lease
 from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.parts import Parts
+from claiming import claim
 
 FILES = {
     "video": ("video.mp4", "video/mp4", bytes(range(256)) * 40),
@@ -61,7 +62,7 @@ class Service:
 
     def claim(self, video_id: str) -> Lease:
         """Begin an attempt, as a worker does."""
-        lease = self.store.claim(video_id, "worker-1")
+        lease = claim(self.store, video_id)
         assert lease is not None
         return lease
 

@@ -1,11 +1,20 @@
 """Idempotency keys and the full queue, over HTTP."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+from adaspa_service.contract.catalog import Catalog, ModelSpec
 from adaspa_service.contract.settings import Settings
 from running_gateway import Service, serving
 
 KEY = {"Idempotency-Key": "order-1"}
+
+
+@pytest.fixture
+def model() -> ModelSpec:
+    """The catalog's entry of the demo model."""
+    return Catalog.load(None).default
 
 
 def test_the_same_key_and_body_give_the_first_job(service: Service) -> None:
@@ -40,16 +49,30 @@ def test_a_refused_request_does_not_use_its_key_up(service: Service) -> None:
     assert service.http.post("/videos", json={"prompt": "a red circle"}, headers=KEY).status_code == 200
 
 
-def test_a_full_queue_gives_the_measured_time_until_a_place_is_free(settings: Settings, tmp_path: Path) -> None:
+def test_a_full_queue_gives_the_expected_time_until_its_first_job_begins(
+    settings: Settings, tmp_path: Path, model: ModelSpec
+) -> None:
     with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service:
-        service.store.client.rpush("adaspa:durations:demo", "30.5", "41", "1000")
+
+        def retry_after(**body: Any) -> int:
+            refused = service.http.post("/videos", json={"prompt": "one too many"} | body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+            return int(refused.headers["retry-after"])
+
         running = [service.claim(service.create()["id"]) for _ in range(2)]
         service.create()
-        refused = service.http.post("/videos", json={"prompt": "one too many"})
-        assert (refused.status_code, refused.headers["retry-after"]) == (429, "21")
-        assert refused.json()["error"]["code"] == "queue_full"
+        assert retry_after() == 60, "nothing is known yet"
+        service.store.client.rpush("adaspa:paces:demo", "30.5", "41", "1000")
+        assert retry_after() == 60, "no worker runs"
+        for worker in ("a", "b"):
+            service.store.announce(model, worker)
+        assert 35 <= retry_after() <= 41, "both workers have just begun a job that takes 41 s"
+        service.store.client.zincrby("adaspa:running:demo", -30_000, running[0].job.id)
+        assert 5 <= retry_after() <= 11, "one of them began 30 s ago"
+        service.create(priority="bulk")
+        assert 5 <= retry_after(priority="bulk") <= 11
         service.complete(running[0])
-        assert service.http.post("/videos", json={"prompt": "still"}).headers["retry-after"] == "36"
+        assert retry_after() == 1, "a worker is free"
 
 
 def test_a_replay_is_answered_even_when_the_queue_is_full(settings: Settings, tmp_path: Path) -> None:

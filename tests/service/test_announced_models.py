@@ -16,7 +16,7 @@ def test_the_catalog_follows_what_workers_announce(service: Service, valkey: red
     refused = service.http.post("/videos", json=request)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "model_not_found"
-    service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")))
+    service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")), "worker-1")
     until(lambda: served(service) == ["demo", "tiny"], "the gateway serves the announced model")
     assert service.http.post("/videos", json=request).status_code == 200
     valkey.zadd("adaspa:served_until", {"tiny": 0})  # its last worker has been silent for long
@@ -26,8 +26,8 @@ def test_the_catalog_follows_what_workers_announce(service: Service, valkey: red
 
 def test_the_gateways_own_entry_wins(service: Service) -> None:
     changed = service.parts.catalog.default.model_copy(update={"default_steps": 3})
-    service.store.announce(changed)
-    service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")))
+    service.store.announce(changed, "worker-1")
+    service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")), "worker-1")
     until(lambda: "tiny" in served(service), "the announcements are read")
     assert service.http.get("/models/demo").json()["default_steps"] != 3
 
@@ -35,5 +35,5 @@ def test_the_gateways_own_entry_wins(service: Service) -> None:
 def test_an_announcement_of_another_version_is_left_out(service: Service, valkey: redis.Redis) -> None:
     valkey.hset("adaspa:served", "newer", '{"id": "newer", "invented": 1}')
     valkey.zadd("adaspa:served_until", {"newer": 2e15})
-    service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")))
+    service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")), "worker-1")
     until(lambda: served(service) == ["demo", "tiny"], "the others are served")

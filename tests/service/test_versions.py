@@ -79,7 +79,7 @@ def test_the_ended_jobs_of_an_earlier_version_are_removed_in_their_time(
 
 
 def test_a_repeated_request_finds_the_job_of_an_earlier_version(earlier: dict[str, str], store: JobStore) -> None:
-    store.adopt()
+    store.adopt(["demo"])
     job, new = store.admit(JobParams.model_validate(PARAMS), ("key", "digest"))
     assert (job.id, new) == (earlier["queued"], False)
 
@@ -88,19 +88,19 @@ def test_a_job_that_needs_a_later_version_is_left_to_its_workers(store: JobStore
     job = store.create(JobParams.model_validate(PARAMS))
     store.mark_sent(job.id)
     valkey.hset(f"adaspa:job:{job.id}", mapping=NEWER)
-    assert store.claim(job.id, "worker-1") is None
+    assert store.claim("demo", "worker-1") is None
     left = get(store, job.id)
     assert (left.status, left.attempt, left.lost_attempts) == (JobStatus.queued, 0, 0)
     assert valkey.zscore("adaspa:outbox", job.id) is not None, "its message is sent again"
     valkey.hset(f"adaspa:job:{job.id}", "schema_version", SCHEMA_VERSION)
-    assert store.claim(job.id, "worker-1") is not None
+    assert store.claim("demo", "worker-1") is not None
 
 
 def test_what_a_later_version_adds_is_passed_over(store: JobStore, valkey: redis.Redis) -> None:
     job = store.create(JobParams.model_validate(PARAMS))
     params = json.loads(valkey.hget(f"adaspa:job:{job.id}", "params") or "")  # type: ignore[arg-type]
     valkey.hset(f"adaspa:job:{job.id}", mapping={"invented": "1", "params": json.dumps(params | {"invented": None})})
-    lease = store.claim(job.id, "worker-1")
+    lease = store.claim("demo", "worker-1")
     assert lease is not None and lease.job.params == job.params
 
 

@@ -8,6 +8,7 @@ import pytest
 from adaspa_service.contract.job import ErrorCode, JobError, Progress
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.store import JobCancelled
+from claiming import claim
 from running_gateway import Service, serving, until
 
 
@@ -150,7 +151,7 @@ def test_a_queued_job_that_is_deleted_is_gone(service: Service) -> None:
     assert deleted.json() == {"id": video_id, "object": "video.deleted", "deleted": True}
     assert service.http.get(f"/videos/{video_id}").status_code == 404
     assert service.http.delete(f"/videos/{video_id}").status_code == 404
-    assert service.store.claim(video_id, "worker-1") is None
+    assert claim(service.store, video_id) is None
     assert service.store.get(video_id) is None
     assert service.http.get("/videos").json()["data"] == []
 

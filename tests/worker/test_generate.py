@@ -52,7 +52,7 @@ class Bench:
     def run(self, params: JobParams) -> Job:
         """Create and run a job; its record afterwards."""
         job = self.store.create(params)
-        self.runner.run(job.id)
+        self.runner.run(params.model)
         return self.job(job.id)
 
     def job(self, job_id: str) -> Job:
@@ -132,7 +132,7 @@ def test_a_cancel_is_heard_in_a_phase_without_steps(bench: Bench, params: Callab
 
     bench.runner.engine = slow_load
     job = bench.store.create(params())
-    bench.runner.run(job.id)
+    bench.runner.run("tiny")
     assert bench.job(job.id).status is JobStatus.cancelled
     assert bench.steps() == []
 
@@ -156,7 +156,7 @@ def test_an_attempt_that_lost_its_lease_stops_and_removes_only_its_own_files(
     def run_elsewhere(lease: Lease) -> None:
         bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})  # as if it had run out
         assert bench.store.requeue_expired() == [lease.job.id]
-        bench.runner.run(lease.job.id)
+        bench.runner.run("tiny")
 
     bench.store.at_step[3] = run_elsewhere
     job = bench.run(params(steps=10))
@@ -178,13 +178,13 @@ def test_a_stopping_worker_gives_its_job_back_and_another_one_goes_on_to_the_sam
     bench.store.at_step[13] = lambda _: bench.stopping.set()
     job = bench.store.create(asked)
     with pytest.raises(WorkerStopping):
-        bench.runner.run(job.id)
+        bench.runner.run("tiny")
     assert bench.job(job.id).status is JobStatus.queued
     stopped_at = 14  # the step in which it heard of the stop
     assert [file for file in bench.files() if job.id in file] == [f"checkpoints/{job.id}/000001-{stopped_at:06d}"]
     bench.stopping.clear()
     bench.store.seen.clear()
-    bench.runner.run(job.id)
+    bench.runner.run("tiny")
     job = bench.job(job.id)
     assert (job.status, job.attempt, job.progress.resumed_from_step) == (JobStatus.completed, 2, stopped_at)
     assert [step for step in bench.steps() if step] == list(range(stopped_at, 31))
@@ -199,9 +199,9 @@ def test_a_stop_after_the_denoising_loses_none_of_it(
     bench.store.at_phase[phase] = lambda _: bench.stopping.set()
     job = bench.store.create(params())
     with pytest.raises(WorkerStopping):
-        bench.runner.run(job.id)
+        bench.runner.run("tiny")
     bench.stopping.clear()
-    bench.runner.run(job.id)
+    bench.runner.run("tiny")
     job = bench.job(job.id)
     assert (job.status, job.progress.resumed_from_step) == (JobStatus.completed, 4)
 
@@ -223,7 +223,7 @@ def test_a_job_whose_worker_was_lost_goes_on_from_its_last_good_checkpoint(
         elif damage == "foreign":
             checkpoint.write_bytes(pack({"step": 8}, params(seed=99).model_dump_json()))
         bench.store.seen.clear()
-        bench.runner.run(lease.job.id)
+        bench.runner.run("tiny")
 
     bench.store.at_step[10] = run_elsewhere
     job = bench.run(params(steps=12))
@@ -250,21 +250,21 @@ def test_what_a_killed_attempt_uploaded_is_removed_by_the_one_that_completes(
     bench: Bench, params: Callable[..., JobParams]
 ) -> None:
     job = bench.store.create(params())
-    lease = bench.store.claim(job.id, "worker-0")
+    lease = bench.store.claim("tiny", "worker-0")
     assert lease is not None
     orphan = bench.objects / "videos" / job.id / "1" / "video.mp4"
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"half a job")
     bench.store.client.zadd("adaspa:leases", {job.id: 0})
     bench.store.requeue_expired()
-    bench.runner.run(job.id)
+    bench.runner.run("tiny")
     assert {file.split("/")[2] for file in bench.files()} == {"2"}
 
 
 def test_a_second_delivery_is_left_alone(bench: Bench, params: Callable[..., JobParams]) -> None:
     job = bench.run(params())
     bench.store.seen.clear()
-    bench.runner.run(job.id)
+    bench.runner.run("tiny")
     assert bench.store.seen == []
     assert bench.job(job.id).attempt == 1
 

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import secrets
 import socket
 import sys
 from typing import NoReturn
 
 from adaspa_service.contract.catalog import Catalog, CatalogError
+from adaspa_service.contract.job import Priority
 from adaspa_service.contract.queue import queue_name
 from adaspa_service.contract.settings import SettingsError, get_settings
 from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
@@ -34,7 +36,9 @@ def main() -> None:
     """Check catalog, model, Redis and storage, then hand over to Celery."""
     parser = argparse.ArgumentParser(prog="adaspa_worker", description="Generate the videos of one model's queue.")
     parser.add_argument("--model", help="a model of the catalog (default: its first)")
-    asked = parser.parse_args().model
+    parser.add_argument("--only", choices=list(Priority), help="serve one of the model's queues (default: both)")
+    arguments = parser.parse_args()
+    asked, priorities = arguments.model, [Priority(arguments.only)] if arguments.only else list(Priority)
     try:
         settings = get_settings()
         catalog = Catalog.load(settings.catalog)
@@ -50,16 +54,17 @@ def main() -> None:
     if settings.metrics_port:
         check_port(settings.metrics_port)
         metrics.prepare()
-    name = f"{spec.id}-{os.getpid()}@{socket.gethostname()}"
+    # Containers on one host's network share its name, and each of them may run as process 1.
+    name = f"{spec.id}-{secrets.token_hex(4)}@{socket.gethostname()}"
     os.environ["ADASPA_WORKER_NAME"], os.environ["ADASPA_WORKER_MODEL"] = name, spec.id
+    os.environ["ADASPA_WORKER_PRIORITIES"] = ",".join(priorities)
+    queues = ",".join(queue_name(spec.id, priority) for priority in priorities)
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     one_child = ["--pool", "prefork", "--concurrency", "1"]
     log_level = ["--loglevel", settings.log_level]
     celery = [sys.executable, "-m", "celery", "--quiet", "--app", "adaspa_worker.app", "worker"]
     # A new program: the storage check has started threads, which a forked child would wait for in vain.
-    os.execv(
-        sys.executable, [*celery, "--hostname", name, "--queues", queue_name(spec.id), *one_child, *quiet, *log_level]
-    )
+    os.execv(sys.executable, [*celery, "--hostname", name, "--queues", queues, *one_child, *quiet, *log_level])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaspa_service.contract import logs, tracing
 from adaspa_service.contract.catalog import Catalog, ModelSpec
+from adaspa_service.contract.job import Priority
 from adaspa_service.contract.queue import TASK, make_celery
 from adaspa_service.contract.settings import get_settings
 from adaspa_service.contract.storage import ObjectStorage
@@ -48,10 +49,10 @@ _stopping = RawValue(ctypes.c_bool, False)
 
 
 @app.task(name=TASK, bind=True, acks_late=True)
-def generate(self: Any, job_id: str) -> None:
-    """Run one job. Everything about it is in its record; a failed job is a successful task."""
+def generate(self: Any, _: str) -> None:
+    """Run the job that is next. Everything about it is in its record; a failed job is a successful task."""
     try:
-        runner().run(job_id)
+        runner().run(os.environ["ADASPA_WORKER_MODEL"])
     except (WorkerStopping, StoreUnavailable) as error:
         raise Reject(repr(error), requeue=True) from None  # the runner has told the log
 
@@ -64,12 +65,13 @@ def runner() -> Runner:
         store=JobStore.from_settings(settings),
         storage=ObjectStorage(settings.storage_url),
         engine=engine,
-        name=os.environ.get("ADASPA_WORKER_NAME", f"pid-{os.getpid()}"),
+        name=os.environ["ADASPA_WORKER_NAME"],
         stopping=lambda: bool(_stopping.value),
         renew_seconds=settings.lease_seconds / 3,
         checkpoint_steps=settings.checkpoint_steps,
         checkpoint_seconds=settings.checkpoint_seconds,
         upload_retry_seconds=settings.upload_retry_seconds,
+        priorities=[Priority(name) for name in os.environ["ADASPA_WORKER_PRIORITIES"].split(",")],
     )
 
 
@@ -104,7 +106,7 @@ class Heartbeat(bootsteps.StartStopStep):
     def _beat(self) -> None:
         heartbeat.beat()
         try:
-            self._store.announce(self._spec)
+            self._store.announce(self._spec, os.environ["ADASPA_WORKER_NAME"])
         except StoreUnavailable as error:
             log.warning("not announced: %s", error)
 

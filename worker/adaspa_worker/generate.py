@@ -4,13 +4,14 @@ Nothing here imports torch: the first job of a worker is claimed, and shown as l
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from adaspa_service.contract import logs
-from adaspa_service.contract.job import TERMINAL, JobStatus
+from adaspa_service.contract.job import TERMINAL, JobStatus, Priority
 from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable, checkpoint_prefix
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
@@ -32,11 +33,13 @@ class Runner:
     Args:
         store, storage: where records and objects live.
         engine: returns the loaded engine of a model, loading it at the first call; raises ModelUnavailable.
-        name: the worker's name in the job record.
+        name: the worker's, which no other has.
         stopping: True once the worker is shutting down.
         renew_seconds: how often the lease is renewed, well below its length.
         checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
         upload_retry_seconds: how long an upload is tried again while storage is away.
+        priorities: the queues that are served.
+        process: tells this process from an earlier one of the same worker.
     """
 
     store: JobStore
@@ -48,20 +51,21 @@ class Runner:
     checkpoint_steps: int | None = None
     checkpoint_seconds: float = 30.0
     upload_retry_seconds: float = 120.0
+    priorities: Collection[Priority] = tuple(Priority)
+    process: str = field(default_factory=lambda: secrets.token_hex(8))
 
-    def run(self, job_id: str) -> None:
-        """Run a job if it is still to be run; a delivery of one that is done, or leased elsewhere, is left alone.
+    def run(self, model: str) -> None:
+        """Run the model's job that is next, if one waits.
 
         Raises:
             WorkerStopping: the job went back to the queue; its message has to go there too.
             StoreUnavailable: the store cannot be reached; the lease runs out and a later attempt takes over.
         """
-        lease = self.store.claim(job_id, self.name)
+        lease = self.store.claim(model, self.name, self.process, self.priorities)
         if lease is None:
-            log.info("%s: nothing to do", job_id)
+            log.info("nothing to do")
             return
-        model = lease.job.params.model
-        with logs.bound(job=job_id, attempt=lease.attempt), metrics.busy.labels(model).track_inprogress():
+        with logs.bound(job=lease.job.id, attempt=lease.attempt), metrics.busy.labels(model).track_inprogress():
             self._run(lease, lambda outcome: metrics.attempts.labels(model, outcome).inc())
 
     def _run(self, lease: Lease, ended: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from adaspa_service.cli.terminal import say
+from adaspa_service.contract.job import Priority
 from adaspa_service.contract.keys import KeyStore
 from adaspa_service.contract.open_access import check_bind
 from adaspa_service.contract.settings import get_settings
@@ -47,6 +48,10 @@ def gateway() -> None:
     raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_service.gateway"]))
 
 
-def worker(model: Model = None) -> None:
+def worker(
+    model: Model = None,
+    only: Annotated[Priority | None, typer.Option(help="Serve one of the model's queues (default: both).")] = None,
+) -> None:
     """Run only a worker, configured by ADASPA_* variables."""
-    raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_worker", *(["--model", model] if model else [])]))
+    chosen = [*(["--model", model] if model else []), *(["--only", only] if only else [])]
+    raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_worker", *chosen]))

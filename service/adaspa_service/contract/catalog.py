@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from adaspa_service.contract.job import OutputFormat, Quality
+from adaspa_service.contract.job import JobParams, OutputFormat, Quality
 
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -53,6 +53,8 @@ class ModelSpec(BaseModel):
     """The first is the default."""
     max_batch: int = Field(default=8, ge=1)
     """Videos that one request may ask for."""
+    bulk_above: float = Field(default=4.0, ge=1)
+    """A request that costs more than this waits in the bulk queue; the default request costs 1."""
     attention: dict[str, Any] = {}
     """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default."""
     call: dict[str, Any] = {}
@@ -74,6 +76,12 @@ class ModelSpec(BaseModel):
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a range")
         return self
+
+    def cost(self, params: JobParams) -> float:
+        """The work of a request in units of the default one: pixels times frames times denoising steps."""
+        width, height = map(int, self.sizes[0].split("x"))
+        unit = width * height * self.default_frames * self.default_steps
+        return params.width * params.height * params.num_frames * params.steps / unit
 
 
 class Catalog:

@@ -5,17 +5,65 @@ from statistics import median
 
 from redis import Redis
 
-from adaspa_service.contract.job import Job, JobStatus
-from adaspa_service.contract.scripts import PREFIX, reaching
+from adaspa_service.contract.job import Job, JobStatus, Priority
+from adaspa_service.contract.queue import queue_key
+from adaspa_service.contract.scripts import PREFIX, Scripts, reaching
+
+
+@dataclass(frozen=True)
+class QueueLoad:
+    """One of a model's queues."""
+
+    waiting: int
+    """Jobs."""
+    cost: float
+    """Their sum, in units of the model's default request."""
+    oldest_seconds: float
+    """How long the job that came first has waited; 0 if none waits."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How busy a model is: numbers of jobs, and the median seconds of its latest completed ones (None: none yet)."""
+    """How busy a model is."""
 
-    waiting: int
-    running: int
-    job_seconds: float | None
+    workers: int
+    """Those that were heard of lately."""
+    pace: float | None
+    """Median seconds for a unit of cost, of the latest completed jobs; None: none yet."""
+    elapsed: list[tuple[float, float]]
+    """Of each running job, the seconds since its attempt began, and its cost."""
+    queues: dict[Priority, QueueLoad]
+    bulk_share: float
+
+    @property
+    def running(self) -> int:
+        """Jobs that a worker holds."""
+        return len(self.elapsed)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in both queues."""
+        return sum(queue.waiting for queue in self.queues.values())
+
+    def starts_in(self, priority: Priority, position: int) -> float | None:
+        """Seconds until the job at this position of its queue is expected to begin; None if nothing is known.
+
+        The first worker that is free takes the first job; then the queue goes on at its share of all workers.
+        """
+        if self.pace is None or not self.workers:
+            return None
+        left = [max(0.0, cost * self.pace - seconds) for seconds, cost in self.elapsed]
+        first = min(left) if len(left) >= self.workers else 0.0
+        queue, rival = self.queues[priority], self.queues[other(priority)]
+        shares = {Priority.bulk: self.bulk_share, Priority.interactive: 1 - self.bulk_share}
+        share = shares[priority] if rival.waiting else 1.0
+        mean = queue.cost / queue.waiting if queue.waiting else 1.0
+        return first + (position - 1) * mean * self.pace / (self.workers * share)
+
+
+def other(priority: Priority) -> Priority:
+    """The priority of the model's other queue."""
+    return Priority.interactive if priority is Priority.bulk else Priority.bulk
 
 
 @dataclass(frozen=True)
@@ -32,9 +80,11 @@ class Counts:
     """The part of a JobStore that only counts."""
 
     client: Redis
+    bulk_share: float
+    _scripts: Scripts
 
     def queue_position(self, job: Job) -> int | None:
-        """1 for the job that is next; None if it does not wait."""
+        """1 for the job that is next in its queue; None if it does not wait."""
         return self.queue_positions([job]).get(job.id)
 
     def queue_positions(self, jobs: list[Job]) -> dict[str, int]:
@@ -44,26 +94,23 @@ class Counts:
             return {}
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             for job in waiting:
-                pipe.zrank(PREFIX + "waiting:" + job.params.model, job.id)
+                pipe.zrank(PREFIX + "waiting:" + queue_key(job.params.model, job.priority), job.id)
             ranks = pipe.execute()
         return {job.id: rank + 1 for job, rank in zip(waiting, ranks, strict=True) if rank is not None}
 
     def load(self, model: str) -> Load:
         """How busy a model is."""
-        with reaching(), self.client.pipeline(transaction=False) as pipe:
-            pipe.zcard(PREFIX + "waiting:" + model)
-            pipe.zcard(PREFIX + "running:" + model)
-            pipe.lrange(PREFIX + "durations:" + model, 0, -1)
-            waiting, running, durations = pipe.execute()
-        return Load(waiting, running, median(map(float, durations)) if durations else None)
-
-    def oldest_waiting_seconds(self, model: str) -> float:
-        """How long the job that is next has waited; 0 if none waits."""
-        with reaching(), self.client.pipeline(transaction=False) as pipe:
-            pipe.zrange(PREFIX + "waiting:" + model, 0, 0, withscores=True)
-            pipe.time()
-            oldest, (seconds, microseconds) = pipe.execute()
-        return max(0.0, seconds + microseconds / 1e6 - oldest[0][1] / 1000) if oldest else 0.0
+        workers, paces, running, queues = self._scripts.run("load", model)
+        return Load(
+            workers=workers,
+            pace=median(map(float, paces)) if paces else None,
+            elapsed=[(float(seconds), float(cost)) for seconds, cost in running],
+            queues={
+                priority: QueueLoad(waiting, max(0.0, float(cost)), max(0.0, int(oldest_ms) / 1000))
+                for priority, (waiting, cost, oldest_ms) in zip(Priority, queues, strict=True)
+            },
+            bulk_share=self.bulk_share,
+        )
 
     def totals(self) -> Totals:
         """What has happened to all jobs, counted in the transitions themselves: exact, also after restarts."""

@@ -31,6 +31,15 @@ class JobStatus(StrEnum):
     cancelled = "cancelled"
 
 
+class Priority(StrEnum):
+    """Which of its model's two queues a job waits in."""
+
+    interactive = "interactive"
+    """Short jobs, which somebody waits for."""
+    bulk = "bulk"
+    """Long or patient ones: they get a share of the workers, and all of them while nothing interactive waits."""
+
+
 TERMINAL = frozenset({JobStatus.completed, JobStatus.failed, JobStatus.cancelled})
 
 
@@ -51,6 +60,8 @@ class ErrorCode(StrEnum):
     """The worker's own disk has no room for the video's files."""
     worker_lost = "worker_lost"
     """Every allowed attempt lost its worker."""
+    queue_timeout = "queue_timeout"
+    """No worker took the job for as long as jobs may wait."""
 
 
 class OutputFormat(StrEnum):
@@ -193,6 +204,9 @@ class Job(BaseModel):
     """Id of the API key that created it."""
     status: JobStatus
     params: JobParams
+    priority: Priority = Priority.interactive
+    cost: float = 1.0
+    """Work, in units of the model's default request."""
     created_at: int
     started_at: int | None = None
     """When the first attempt began."""
@@ -205,6 +219,8 @@ class Job(BaseModel):
     """Fencing number of the latest attempt; each claim raises it."""
     lost_attempts: int = 0
     """Attempts whose lease ran out."""
+    ran_ms: int = 0
+    """How long earlier attempts ran."""
     worker: str | None = None
     cancel_requested: bool = False
     discarded: bool = False

@@ -1,4 +1,9 @@
-"""The Celery queues, one for each model. Job state is ours: Celery only carries the ids."""
+"""The Celery queues, two for each model. Job state is ours, and so is the order of the jobs.
+
+A message says that there is work in its queue; which job that is, the store decides when a worker claims one: so a
+job's place is known, owners share the workers fairly, and a message that comes twice does no harm. It carries the id
+of the job that it was sent for, for logs and traces, and because workers of version 1 run that one.
+"""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -6,7 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from adaspa_service.contract.job import Job
+from adaspa_service.contract.job import Job, Priority
 from adaspa_service.contract.settings import Settings
 
 TASK = "adaspa.generate"
@@ -24,9 +29,14 @@ class QueueUnavailable(Exception):
     """The broker cannot be reached."""
 
 
-def queue_name(model_id: str) -> str:
-    """The queue of a model's jobs."""
-    return f"generate.{model_id}"
+def queue_key(model_id: str, priority: Priority) -> str:
+    """The name of a queue within the store; interactive jobs wait where all jobs did in version 1."""
+    return f"{model_id}:bulk" if priority is Priority.bulk else model_id
+
+
+def queue_name(model_id: str, priority: Priority) -> str:
+    """The Celery queue of a model's jobs of one priority."""
+    return f"generate.{queue_key(model_id, priority)}"
 
 
 def broker_url(redis_url: str) -> str:
@@ -61,17 +71,13 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def enqueue(app: Celery, job: Job) -> None:
-    """Send a job's id to its model's queue.
+    """Send the message of a job to its queue.
 
     Raises:
         QueueUnavailable: nothing was sent.
     """
-    send(app, job.id, job.params.model)
-
-
-def send(app: Celery, job_id: str, model: str) -> None:
-    """As ``enqueue``, where the record is not at hand."""
     try:
-        app.send_task(TASK, args=[job_id], queue=queue_name(model), task_id=job_id, ignore_result=True)
+        queue = queue_name(job.params.model, job.priority)
+        app.send_task(TASK, args=[job.id], queue=queue, task_id=job.id, ignore_result=True)
     except (OperationalError, RedisError, OSError) as error:
         raise QueueUnavailable(f"the queue cannot be reached: {error}") from error

@@ -12,7 +12,7 @@ from adaspa_service.contract.job import Job
 log = logging.getLogger(__name__)
 
 NESTED = frozenset({"params", "progress", "error", "report", "timings", "artifacts"})
-INTERNAL = frozenset({"model", "idempotency", "sent_at"})
+INTERNAL = frozenset({"model", "idempotency", "sent_at", "place", "process"})
 """Fields of the hash that only the scripts read."""
 
 

@@ -58,7 +58,11 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1)
     """How often a job may lose its worker, the last time included, before it fails with ``worker_lost``."""
     queue_cap: int = Field(default=1000, ge=1)
-    """Waiting jobs of one model; more are refused."""
+    """Waiting jobs of one model and priority; more are refused."""
+    queue_seconds: int = Field(default=86400, ge=1)
+    """A job that no worker has taken for this long fails with ``queue_timeout``."""
+    bulk_share: float = Field(default=0.2, gt=0, lt=1)
+    """Bulk jobs' share of the workers' time while interactive jobs wait too."""
     result_ttl_seconds: int = Field(default=7 * 86400, ge=1)
     """How long an ended job and its files are kept."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from adaspa_service.contract.job import (
     JobError,
     JobParams,
     JobStatus,
+    Priority,
     Progress,
 )
 from adaspa_service.contract.record import job_from_hash, readable
@@ -47,6 +49,8 @@ log = logging.getLogger(__name__)
 
 ANNOUNCED_SECONDS = 60.0
 """A model that no worker has announced for this long is served only if the gateway's own catalog has it."""
+COUNTED_SECONDS = 20.0
+"""A worker that has announced nothing for this long is not counted when times are estimated."""
 ANSWER_SECONDS = 10.0
 """A Redis that takes longer to answer counts as away."""
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
@@ -90,8 +94,10 @@ class JobStore(Counts, Upkeep):
         client: of one Redis or Valkey server.
         lease_seconds: length of a lease.
         max_attempts: lost attempts after which a job fails.
-        queue_cap: waiting jobs of one model.
+        queue_cap: waiting jobs of one model and priority.
         result_ttl_seconds: how long an ended job is kept.
+        queue_seconds: how long a job may wait for a worker.
+        bulk_share: of the workers' time, for bulk jobs while interactive ones wait too.
     """
 
     def __init__(
@@ -102,16 +108,20 @@ class JobStore(Counts, Upkeep):
         max_attempts: int = 3,
         queue_cap: int = 1000,
         result_ttl_seconds: float = 7 * 86400,
+        queue_seconds: float = 86400,
+        bulk_share: float = 0.2,
         send_seconds: float = SEND_SECONDS,
     ) -> None:
         self.client = client
-        self.lease_seconds, self.max_attempts = lease_seconds, max_attempts
+        self.lease_seconds, self.max_attempts, self.queue_seconds = lease_seconds, max_attempts, queue_seconds
+        self.bulk_share = bulk_share
         limits = {
             "lease_ms": round(lease_seconds * 1000),
             "max_attempts": max_attempts,
             "queue_cap": queue_cap,
             "ttl_ms": round(result_ttl_seconds * 1000),
             "send_ms": round(send_seconds * 1000),
+            "bulk_share": bulk_share,
         }
         self._scripts = Scripts(client, json.dumps(limits))
 
@@ -127,6 +137,8 @@ class JobStore(Counts, Upkeep):
             max_attempts=settings.max_attempts,
             queue_cap=settings.queue_cap,
             result_ttl_seconds=settings.result_ttl_seconds,
+            queue_seconds=settings.queue_seconds,
+            bulk_share=settings.bulk_share,
         )
 
     def ping(self) -> None:
@@ -145,10 +157,15 @@ class JobStore(Counts, Upkeep):
         params: JobParams,
         idempotency: tuple[str, str] | None = None,
         owner: str = OPEN_OWNER,
+        *,
         max_in_flight: int | None = None,
+        priority: Priority = Priority.interactive,
+        cost: float = 1.0,
     ) -> tuple[Job, bool]:
         """Accept a job: ``admit_all`` of one."""
-        jobs, new = self.admit_all([params], idempotency, owner, max_in_flight)
+        jobs, new = self.admit_all(
+            [params], idempotency, owner, max_in_flight=max_in_flight, priority=priority, cost=cost
+        )
         return jobs[0], new
 
     def admit_all(
@@ -156,7 +173,10 @@ class JobStore(Counts, Upkeep):
         params: list[JobParams],
         idempotency: tuple[str, str] | None = None,
         owner: str = OPEN_OWNER,
+        *,
         max_in_flight: int | None = None,
+        priority: Priority = Priority.interactive,
+        cost: float = 1.0,
     ) -> tuple[list[Job], bool]:
         """Accept jobs, all of them or none: records and places in the queue in one step. Messages are still to be sent.
 
@@ -166,6 +186,8 @@ class JobStore(Counts, Upkeep):
                 jobs as they stand, those left out that were deleted.
             owner: id of the API key that asks.
             max_in_flight: queued and running jobs that the owner may have.
+            priority: which of the model's queues they wait in.
+            cost: the work of each, in units of the model's default request.
 
         Returns:
             The jobs in the same order, and whether they are new.
@@ -184,6 +206,8 @@ class JobStore(Counts, Upkeep):
             digest,
             max(each.needs for each in params),
             "" if max_in_flight is None else max_in_flight,
+            priority,
+            cost,
             *(text for each in params for text in (each.model_dump_json(), secrets.token_hex(9))),
         )
         if outcome == b"in_flight":
@@ -254,19 +278,27 @@ class JobStore(Counts, Upkeep):
 
     # Workers; what janitors do is in Upkeep
 
-    def claim(self, job_id: str, worker: str) -> Lease | None:
-        """Begin an attempt at a queued job.
+    def claim(
+        self, model: str, worker: str, process: str = "", priorities: Collection[Priority] = tuple(Priority)
+    ) -> Lease | None:
+        """Begin an attempt at the model's job that is next; None if none waits that this worker can run.
 
-        None if it does not wait (it is done, cancelled, or with another worker), or needs a worker of a later
-        version: then its message is sent again in a while, for whichever worker takes it next.
+        May be repeated: a worker runs one job at a time, so a job that it still holds as it claims is one whose answer
+        was lost, and is given to it again, as a new attempt. If it was another process of the worker that held the job,
+        that process has died, and the attempt is counted as lost.
+
+        Args:
+            model: the worker's.
+            worker: a name that no other worker has.
+            process: of the worker's processes, the one that asks.
+            priorities: the queues that the worker serves.
         """
-        fields = self._scripts.run("claim", job_id, worker, SCHEMA_VERSION)
-        if fields == b"newer":
-            log.warning("%s: needs a worker of a later version than this one (%d)", job_id, SCHEMA_VERSION)
+        found = self._scripts.run(
+            "claim", model, worker, process, SCHEMA_VERSION, self._given_up().model_dump_json(), *priorities
+        )
+        if not found:
             return None
-        if not fields:
-            return None
-        job = self._job(job_id.encode(), fields)
+        job = self._job(*found)
         return Lease(job, job.attempt)
 
     def report_progress(self, lease: Lease, progress: Progress) -> None:
@@ -296,9 +328,16 @@ class JobStore(Counts, Upkeep):
         """in_progress -> queued, when the worker stops. May be repeated. Raises LeaseLost, JobCancelled."""
         self._transition("give_back", lease)
 
-    def announce(self, spec: ModelSpec) -> None:
-        """Say that a worker serves this model; to be repeated well within ``ANNOUNCED_SECONDS``."""
-        self._scripts.run("announce", spec.id, spec.model_dump_json(), round(ANNOUNCED_SECONDS * 1000))
+    def announce(self, spec: ModelSpec, worker: str) -> None:
+        """Say that a worker serves this model; to be repeated well within ``COUNTED_SECONDS``."""
+        self._scripts.run(
+            "announce",
+            spec.id,
+            spec.model_dump_json(),
+            round(ANNOUNCED_SECONDS * 1000),
+            worker,
+            round(COUNTED_SECONDS * 1000),
+        )
 
     def announced(self) -> list[ModelSpec]:
         """The models that workers serve now. An entry that this version cannot read is left out, and logged."""

@@ -1,35 +1,49 @@
 """What the janitor asks of the store: work that was lost, messages to send, jobs that are over."""
 
-from adaspa_service.contract.job import ErrorCode, Job, JobError
-from adaspa_service.contract.queue import queue_name
+from collections.abc import Iterable
+
+from adaspa_service.contract.job import ErrorCode, Job, JobError, Priority
+from adaspa_service.contract.queue import queue_key, queue_name
 from adaspa_service.contract.scripts import Scripts
 
 SEND_SECONDS = 10.0
 """A job that was accepted but not sent to the queue after this long is sent by the janitor."""
 RESEND_SECONDS = 60.0
 """A sent message that is neither in the queue nor claimed after this long is sent again."""
+GAP_SECONDS = 3.0
+"""Janitors that look for lost leases this often have not been cut off from Redis."""
 
 
 class Upkeep:
     """The janitor's part of a JobStore; several janitors may call it at once."""
 
     max_attempts: int
+    queue_seconds: float
     _scripts: Scripts
 
     def readable(self, ids: list[str]) -> list[Job]:
         """Records; the store's own."""
         raise NotImplementedError
 
-    def adopt(self) -> int:
+    def adopt(self, models: Iterable[str]) -> int:
         """Bring what gateways of an earlier version left, or still write, into this version's form; jobs adopted."""
-        return int(self._scripts.run("adopt"))
+        return int(self._scripts.run("adopt", *models))
 
     def requeue_expired(self) -> list[str]:
-        """Take jobs from workers that are not heard of; those that go back to the queue. Up to 100 a call."""
-        lost = JobError(
-            code=ErrorCode.worker_lost, message=f"The job lost its worker {self.max_attempts} times and was given up."
+        """Take jobs from workers that are not heard of; those that go back to the queue. Up to 100 a call.
+
+        To be called every second or so: after a longer gap workers are given the time of a lease to be heard again.
+        """
+        found = self._scripts.run("requeue", self._given_up().model_dump_json(), round(GAP_SECONDS * 1000))
+        return [job_id.decode() for job_id in found]
+
+    def time_out(self) -> list[str]:
+        """Fail jobs that have waited for a worker too long; those. Up to 100 of a queue a call."""
+        error = JobError(
+            code=ErrorCode.queue_timeout, message=f"No worker took the job within {self.queue_seconds:.0f} s."
         )
-        return [job_id.decode() for job_id in self._scripts.run("requeue", lost.model_dump_json())]
+        found = self._scripts.run("time_out", round(self.queue_seconds * 1000), error.model_dump_json())
+        return [job_id.decode() for job_id in found]
 
     def take_unsent(self, limit: int = 100) -> list[Job]:
         """Queued jobs whose message is to be sent now; no other janitor gets them for a while.
@@ -45,7 +59,9 @@ class Upkeep:
 
     def resend_lost(self, model: str) -> int:
         """Have messages that vanished from the queue sent again; their number."""
-        return int(self._scripts.run("resend_lost", model, queue_name(model), round(RESEND_SECONDS * 1000)))
+        after = round(RESEND_SECONDS * 1000)
+        queues = [(queue_key(model, priority), queue_name(model, priority)) for priority in Priority]
+        return sum(int(self._scripts.run("resend_lost", key, name, after)) for key, name in queues)
 
     def expire(self) -> int:
         """Discard ended jobs whose time is over; their number. Up to 100 a call."""
@@ -59,3 +75,8 @@ class Upkeep:
     def purge(self, job_id: str) -> bool:
         """Remove the record of a discarded job, after its files. False if it still runs."""
         return bool(self._scripts.run("purge", job_id))
+
+    def _given_up(self) -> JobError:
+        return JobError(
+            code=ErrorCode.worker_lost, message=f"The job lost its worker {self.max_attempts} times and was given up."
+        )

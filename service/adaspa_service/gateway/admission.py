@@ -3,24 +3,36 @@
 import hashlib
 import logging
 import math
+from dataclasses import dataclass
 
-from adaspa_service.contract.job import Job, JobParams
+from adaspa_service.contract.job import Job, JobParams, Priority
 from adaspa_service.contract.queue import QueueUnavailable, enqueue
 from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.contract.store import IdempotencyConflict, QueueFull, TooManyInFlight
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError, bad_field
+from adaspa_service.gateway.params import resolve_priority
 from adaspa_service.gateway.parts import Parts
 
 log = logging.getLogger(__name__)
 
 MAX_KEY_CHARS = 255
 UNMEASURED_SECONDS = 60
-"""What a client is told to wait for a full queue of a model that has completed no job yet."""
+"""What a client is told to wait for a full queue of a model that has no worker, or has completed no job yet."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The jobs that a request comes to."""
+
+    params: list[JobParams]
+    """Alike but for what does not change the work."""
+    priority: str | None
+    """The queue that was asked for; None leaves it to the catalog."""
 
 
 def submit(
-    parts: Parts, caller: Caller, asked: str, params: list[JobParams], idempotency_key: str | None
+    parts: Parts, caller: Caller, asked: str, wanted: Wanted, idempotency_key: str | None
 ) -> tuple[list[Job], bool]:
     """Admit jobs and send their messages; the jobs, and whether they are new. ``asked`` is the request as text.
 
@@ -28,16 +40,22 @@ def submit(
     the broker is there again. Nothing is taken back: another request with the same key may have been told of it.
 
     Raises:
-        ApiError: 429 queue full or too many of the caller's jobs in flight, 422 key used with another request.
+        ApiError: 400 priority not offered, 429 queue full or too many of the caller's jobs in flight, 422 key used with
+            another request.
         StoreUnavailable: nothing was accepted.
     """
+    spec = parts.catalog.models[wanted.params[0].model]
+    cost = spec.cost(wanted.params[0])
+    priority = resolve_priority(wanted.priority, spec, cost)
     try:
         key = idempotency(asked, idempotency_key)
-        jobs, new = parts.store.admit_all(params, key, caller.owner, caller.max_in_flight)
+        jobs, new = parts.store.admit_all(
+            wanted.params, key, caller.owner, max_in_flight=caller.max_in_flight, priority=priority, cost=cost
+        )
     except QueueFull as error:
-        raise full(parts, params[0].model) from error
+        raise full(parts, spec.id, priority) from error
     except TooManyInFlight as error:
-        raise too_many(parts, caller, len(params)) from error
+        raise too_many(parts, caller, len(wanted.params)) from error
     except IdempotencyConflict as error:
         message = "Idempotency-Key: was used with another request; allowed: a new key for each request"
         raise ApiError(422, "idempotency_key_reused", message, "Idempotency-Key") from error
@@ -60,11 +78,13 @@ def idempotency(asked: str, key: str | None) -> tuple[str, str] | None:
     return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, asked))  # type: ignore[return-value]
 
 
-def full(parts: Parts, model: str) -> ApiError:
-    """429 with the time until a running job is expected to make room, from the latest completed ones."""
+def full(parts: Parts, model: str, priority: Priority) -> ApiError:
+    """429 with the time until the queue's first job is expected to begin, which makes room for another."""
     load = parts.store.load(model)
-    wait = UNMEASURED_SECONDS if load.job_seconds is None else load.job_seconds / max(load.running, 1)
-    message = f"{load.waiting} jobs wait for model {model}; allowed: {parts.settings.queue_cap}. Try again later."
+    starts_in = load.starts_in(priority, 1)
+    wait = UNMEASURED_SECONDS if starts_in is None else starts_in
+    waiting = load.queues[priority].waiting
+    message = f"{waiting} {priority} jobs wait for model {model}; allowed: {parts.settings.queue_cap}. Try again later."
     return ApiError(429, "queue_full", message, "model", {"Retry-After": str(max(1, math.ceil(wait)))})
 
 
@@ -82,12 +102,12 @@ def too_many(parts: Parts, caller: Caller, count: int) -> ApiError:
 
 def seconds_left(parts: Parts, job: Job) -> float:
     """Until a job is expected to end: from its own steps, else from the model's latest jobs and its queue."""
-    load = parts.store.load(job.params.model)
-    typical = UNMEASURED_SECONDS if load.job_seconds is None else load.job_seconds
     if job.progress.eta_seconds is not None:
         return job.progress.eta_seconds
-    position = parts.store.queue_position(job) or 0
-    return typical * (1 + position / max(load.running, 1))
+    load = parts.store.load(job.params.model)
+    position = parts.store.queue_position(job)
+    starts_in = load.starts_in(job.priority, position) if position else 0.0
+    return UNMEASURED_SECONDS if load.pace is None or starts_in is None else starts_in + job.cost * load.pace
 
 
 def note_sent(parts: Parts, job_id: str) -> None:

@@ -28,7 +28,8 @@ class Janitor:
         self.parts = parts
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
-        self._away = False
+        self._away: set[str] = set()
+        """Chores that failed in the latest round."""
         self._orphans_due = 0.0
 
     def __enter__(self) -> "Janitor":
@@ -40,37 +41,73 @@ class Janitor:
         self._thread.join()
 
     def sweep(self) -> None:
-        """One round: lost workers, unsent and vanished messages, expired and discarded jobs.
+        """One round. A chore that cannot be done keeps none of the others from being done; it is tried again in the
+        next round."""
+        for chore in (
+            self._follow_models,
+            self._adopt,
+            self._requeue_lost,
+            self._time_out,
+            self._send,
+            self._expire,
+            self._purge,
+            self._remove_orphans,
+        ):
+            name = chore.__name__.strip("_")
+            try:
+                chore()
+                self._away.discard(name)
+            except (StoreUnavailable, QueueUnavailable, StorageUnavailable) as error:
+                if name not in self._away:  # once, not every second of an outage
+                    log.warning("janitor: %s: %s", name, error)
+                self._away.add(name)
+                if isinstance(error, StoreUnavailable) and not self._store_answers():
+                    return
+            except Exception:
+                log.exception("janitor: %s: unexpected error", name)
 
-        Raises:
-            StoreUnavailable, QueueUnavailable, StorageUnavailable: what was not done is done in a later round.
-        """
-        store = self.parts.store
-        self.parts.catalog.follow(store.announced())
-        if adopted := store.adopt():
+    def _store_answers(self) -> bool:
+        """Whether it is worth asking for the other chores: each would wait for a Redis that does not answer."""
+        try:
+            self.parts.store.ping()
+        except StoreUnavailable:
+            return False
+        return True
+
+    def _follow_models(self) -> None:
+        self.parts.catalog.follow(self.parts.store.announced())
+
+    def _adopt(self) -> None:
+        if adopted := self.parts.store.adopt(self.parts.catalog.models):
             log.info("%d jobs of an earlier version adopted", adopted)
-        for job_id in store.requeue_expired():
+
+    def _requeue_lost(self) -> None:
+        for job_id in self.parts.store.requeue_expired():
             log.warning("%s: its worker was lost; back in the queue", job_id)
+
+    def _time_out(self) -> None:
+        for job_id in self.parts.store.time_out():
+            log.warning("%s: no worker took it in time", job_id)
+
+    def _send(self) -> None:
         for model in self.parts.catalog.models:
-            store.resend_lost(model)
-        for job in store.take_unsent():
+            self.parts.store.resend_lost(model)
+        for job in self.parts.store.take_unsent():
             enqueue(self.parts.celery, job)
             note_sent(self.parts, job.id)
-        store.expire()
-        for job_id in store.take_purgeable():
+
+    def _expire(self) -> None:
+        self.parts.store.expire()
+
+    def _purge(self) -> None:
+        for job_id in self.parts.store.take_purgeable():
             remove(self.parts, job_id)
+
+    def _remove_orphans(self) -> None:
         if time.monotonic() >= self._orphans_due:
             self._orphans_due = time.monotonic() + ORPHANS_SECONDS
             remove_orphaned_checkpoints(self.parts)
 
     def _run(self) -> None:
         while not self._stopping.wait(EVERY_SECONDS):
-            try:
-                self.sweep()
-                self._away = False
-            except (StoreUnavailable, QueueUnavailable, StorageUnavailable) as error:
-                if not self._away:  # once, not every second of an outage
-                    log.warning("janitor: %s", error)
-                self._away = True
-            except Exception:
-                log.exception("janitor: unexpected error")
+            self.sweep()

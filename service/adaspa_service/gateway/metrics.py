@@ -57,22 +57,26 @@ class JobCollector(Collector):
         yield from found
 
     def _loads(self) -> list[Metric]:
-        labels = ["model", "queue"]
+        labels = ["model", "priority", "queue"]
         waiting = GaugeMetricFamily("adaspa_jobs_waiting", "Jobs in the queue.", labels=labels)
         running = GaugeMetricFamily("adaspa_jobs_running", "Jobs that a worker holds.", labels=["model"])
         unfinished = GaugeMetricFamily(
             "adaspa_jobs_unfinished", "Waiting and running jobs: workers that are needed.", labels=["model"]
         )
         oldest = GaugeMetricFamily(
-            "adaspa_queue_oldest_seconds", "How long the job that is next has waited.", labels=labels
+            "adaspa_queue_oldest_seconds", "How long the job that came first has waited.", labels=labels
         )
+        workers = GaugeMetricFamily("adaspa_workers", "Workers that were heard of lately.", labels=["model"])
         for model in self.parts.catalog.models:
             load = self.parts.store.load(model)
-            waiting.add_metric([model, queue_name(model)], load.waiting)
+            for priority, queue in load.queues.items():
+                where = [model, priority, queue_name(model, priority)]
+                waiting.add_metric(where, queue.waiting)
+                oldest.add_metric(where, queue.oldest_seconds)
             running.add_metric([model], load.running)
             unfinished.add_metric([model], load.waiting + load.running)
-            oldest.add_metric([model, queue_name(model)], self.parts.store.oldest_waiting_seconds(model))
-        return [waiting, running, unfinished, oldest]
+            workers.add_metric([model], load.workers)
+        return [waiting, running, unfinished, oldest, workers]
 
     def _totals(self) -> list[Metric]:
         totals = self.parts.store.totals()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from adaspa_service.contract.catalog import Catalog, ModelSpec
-from adaspa_service.contract.job import Job, JobParams, OutputFormat, Quality
+from adaspa_service.contract.job import Job, JobParams, OutputFormat, Priority, Quality
 from adaspa_service.gateway.errors import bad_field
 from adaspa_service.gateway.schemas import VideoCreate, seconds_text
 
@@ -115,7 +115,22 @@ def allowed(field: str, catalog: Catalog, model: object) -> str:
         "warmup": "{} to {}".format(*warmup_limits(spec, spec.default_steps)),
         "output_format": ", ".join(spec.output_formats),
         "n": f"1 to {spec.max_batch}",
+        "priority": ", ".join(Priority),
     }[field]
+
+
+def resolve_priority(asked: str | None, spec: ModelSpec, cost: float) -> Priority:
+    """Which queue a request waits in: bulk if it costs more than the catalog has for the other one, or if asked for.
+
+    Raises:
+        ApiError: 400, if interactive is asked for a request that costs too much.
+    """
+    if cost <= spec.bulk_above:
+        return Priority(asked or Priority.interactive)
+    if asked == Priority.interactive:
+        why = f"the request is {cost:.3g} times the work of the default one, and the limit {spec.bulk_above:g} times"
+        raise bad_field("priority", f"priority: interactive is not offered, {why}; allowed: bulk")
+    return Priority.bulk
 
 
 def text(name: str, value: str, least: int, spec: ModelSpec) -> str:

@@ -13,9 +13,11 @@ from adaspa_service.contract.job import (
     JobStatus,
     OutputFormat,
     Phase,
+    Priority,
     Quality,
     StepKind,
 )
+from adaspa_service.gateway.places import Place
 
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
@@ -60,6 +62,11 @@ class VideoCreate(BaseModel):
         description="So many videos, with this seed and those that follow it, all accepted or none. The answer is then "
         "a list, also for 1.",
     )
+    priority: Literal["interactive", "bulk"] | None = Field(
+        default=None,
+        description="The queue to wait in. Bulk jobs get a share of the workers while interactive ones wait. "
+        "Default: bulk if the request is much more work than the model's default one, which may not be interactive.",
+    )
 
 
 class VideoRemix(BaseModel):
@@ -101,7 +108,11 @@ class Video(BaseModel):
     phase: Phase = Field(description="What the job is doing, or did last.")
     step: int = Field(description="Finished denoising steps.")
     step_kind: StepKind | None = Field(description="Kind of attention in the last finished step.")
-    queue_position: int | None = Field(description="While queued: 1 is next.")
+    priority: Priority = Field(description="The queue it waits, or waited, in.")
+    queue_position: int | None = Field(description="While queued: the place in its queue, 1 is next.")
+    starts_in_seconds: float | None = Field(
+        description="While queued: when a worker is expected to begin it, once jobs of the model have been timed."
+    )
     eta_seconds: float | None = Field(description="Seconds left of the denoising, once steps are timed.")
     started_at: int | None
     resumed_from_step: int | None = Field(description="The checkpoint's step that the latest attempt went on from.")
@@ -110,8 +121,8 @@ class Video(BaseModel):
     timings: dict[str, float] = Field(description="Seconds by phase.")
 
     @classmethod
-    def of(cls, job: Job, queue_position: int | None) -> Self:
-        """The view of a job."""
+    def of(cls, job: Job, place: Place | None) -> Self:
+        """The view of a job; ``place`` is a queued one's."""
         asked, running = job.params, job.status is JobStatus.in_progress
         return cls(
             id=job.id,
@@ -140,7 +151,9 @@ class Video(BaseModel):
             phase=job.progress.phase,
             step=job.progress.step,
             step_kind=job.progress.step_kind,
-            queue_position=queue_position,
+            priority=job.priority,
+            queue_position=place.position if place else None,
+            starts_in_seconds=place.starts_in if place else None,
             eta_seconds=job.progress.eta_seconds if running else None,
             started_at=job.started_at,
             resumed_from_step=job.progress.resumed_from_step,

@@ -6,15 +6,16 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from adaspa_service.contract.job import TERMINAL, Job, JobParams
+from adaspa_service.contract.job import Job, Priority
 from adaspa_service.contract.store import VIDEO_ID
 from adaspa_service.gateway.access import Caller, Reader, Writer
-from adaspa_service.gateway.admission import submit
+from adaspa_service.gateway.admission import Wanted, submit
 from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody, bad_field
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.parts import Parts, PartsOf
+from adaspa_service.gateway.places import places
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.schemas import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
 
@@ -44,7 +45,7 @@ async def create_video(
     asked = await read_body(request, VideoCreate, parts.catalog)
     text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
     videos, new = await run_in_threadpool(
-        lambda: admit(parts, caller, text, batch(asked, parts.catalog), idempotency_key)
+        lambda: admit(parts, caller, text, Wanted(batch(asked, parts.catalog), asked.priority), idempotency_key)
     )
     note_replay(response, new)
     return videos.data[0] if asked.n is None else videos
@@ -65,8 +66,10 @@ async def remix_video(
     text = f"{video_id} {asked.model_dump_json()}"
 
     def admit_remix() -> tuple[VideoList, bool]:
-        params = remix(find(parts, caller, video_id), asked.prompt, parts.catalog)
-        return admit(parts, caller, text, [params], idempotency_key)
+        source = find(parts, caller, video_id)
+        params = remix(source, asked.prompt, parts.catalog)
+        patient = source.priority is Priority.bulk
+        return admit(parts, caller, text, Wanted([params], source.priority if patient else None), idempotency_key)
 
     videos, new = await run_in_threadpool(admit_remix)
     note_replay(response, new)
@@ -74,10 +77,10 @@ async def remix_video(
 
 
 def admit(
-    parts: Parts, caller: Caller, asked: str, params: list[JobParams], idempotency_key: str | None
+    parts: Parts, caller: Caller, asked: str, wanted: Wanted, idempotency_key: str | None
 ) -> tuple[VideoList, bool]:
-    """Admit the jobs of these parameters; the jobs, and whether they are new."""
-    jobs, new = submit(parts, caller, asked, params, idempotency_key)
+    """Admit the jobs that are wanted; the jobs, and whether they are new."""
+    jobs, new = submit(parts, caller, asked, wanted, idempotency_key)
     return listed(parts, jobs, more=False), new
 
 
@@ -138,8 +141,8 @@ def delete_video(video_id: str, parts: PartsOf, caller: Writer) -> VideoDeleted:
 
 def listed(parts: Parts, jobs: list[Job], more: bool) -> VideoList:
     """Jobs as clients see them, and whether more follow."""
-    positions = parts.store.queue_positions(jobs)
-    data = [Video.of(job, positions.get(job.id)) for job in jobs]
+    found = places(parts, jobs)
+    data = [Video.of(job, found.get(job.id)) for job in jobs]
     return VideoList(
         data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
     )
@@ -147,8 +150,7 @@ def listed(parts: Parts, jobs: list[Job], more: bool) -> VideoList:
 
 def view(parts: Parts, job: Job) -> Video:
     """The job as clients see it."""
-    position = None if job.status in TERMINAL else parts.store.queue_position(job)
-    return Video.of(job, position)
+    return Video.of(job, places(parts, [job]).get(job.id))
 
 
 def without_layers(job: Job) -> Job:

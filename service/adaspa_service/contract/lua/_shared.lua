@@ -3,17 +3,26 @@
 --   job:{id}         hash    the record
 --   jobs:{owner}     zset    ids that are listed, all with score 0: ids sort by their time of creation
 --   unfinished:{owner} set   ids of an owner's queued and running jobs
---   waiting:{model}  zset    queued jobs by the time (ms) they joined the queue
+--   queues           set     every {queue} that ever held a job: '{model}', and '{model}:bulk' for its bulk jobs
+--   waiting:{queue}  zset    queued jobs by their place: the owner's virtual time at which the job is to begin
+--   arrivals:{queue} zset    the same jobs by the time (ms) they joined the queue
+--   owners:{queue}   zset    owners by the virtual time at which their last job is to end
+--   virtual          hash    by queue, the place of the job that was begun last
+--   backlog          hash    by queue, the summed cost of the jobs that wait
+--   share:{model}    hash    by priority, the cost of the jobs that were begun, over the priority's share
 --   running:{model}  zset    jobs in progress by the time (ms) their attempt began
 --   leases           zset    jobs in progress by the time (ms) their lease runs out
+--   swept_at         string  when (ms) a janitor last looked for leases that ran out
+--   holds            hash    by worker, the job it has a lease of
 --   outbox           zset    queued jobs whose message may not have been sent, by the time (ms) to send it
 --   expiry           zset    ended jobs by the time (ms) they are to be removed
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
---   durations:{model} list   seconds of the latest completed jobs
+--   paces:{model}    list    seconds that the latest completed jobs took for each unit of their cost
 --   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''}
 --   leases_lost      hash    leases that ran out, by model
 --   served           hash    catalog entries that workers announced, by model
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
+--   workers:{model}  zset    its workers, the same way
 --   events:{id}      stream  a job's transitions and steps
 --   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
 --                                   the digest of its request
@@ -30,6 +39,10 @@ local EVENTS_KEPT = 1000
 
 local function int(number)
   return string.format('%.0f', number)
+end
+
+local function real(number)
+  return string.format('%.17g', number)
 end
 
 local function now_us()
@@ -80,28 +93,106 @@ local function already(id, attempt, status)
 end
 
 local function leave_running(id)
-  redis.call('ZREM', PREFIX .. 'running:' .. get(id, 'model'), id)
+  local running, worker = PREFIX .. 'running:' .. get(id, 'model'), get(id, 'worker')
+  local began = redis.call('ZSCORE', running, id)
+  if began then
+    redis.call('HINCRBY', record(id), 'ran_ms', int(math.max(0, NOW - began)))
+  end
+  redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)
+  if worker and redis.call('HGET', PREFIX .. 'holds', worker) == id then
+    redis.call('HDEL', PREFIX .. 'holds', worker)
+  end
 end
 
--- since: the time (ms) that decides its place; send_at: when the outbox is to send its message.
-local function join_queue(id, since, send_at)
-  local steps = cjson.decode(get(id, 'params')).steps
-  redis.call('HSET', record(id), 'status', 'queued', 'worker', '',
-    'progress', cjson.encode({ phase = 'queued', step = 0, steps = steps }))
-  redis.call('ZADD', PREFIX .. 'waiting:' .. get(id, 'model'), int(since), id)
+-- Interactive jobs have the names that all jobs had in version 1.
+local function queue_of(model, priority)
+  return priority == 'bulk' and model .. ':bulk' or model
+end
+
+local function other(priority)
+  return priority == 'bulk' and 'interactive' or 'bulk'
+end
+
+-- Version 1 had one queue, and no costs.
+local function priority_of(id)
+  return get(id, 'priority') or 'interactive'
+end
+
+local function cost_of(id)
+  return tonumber(get(id, 'cost') or 1)
+end
+
+-- Start-time fair queueing: an owner's jobs follow each other at their costs, from the present on; so one with a
+-- thousand jobs does not keep another, who has one, from being next.
+local function next_place(id, queue)
+  local owners, owner = PREFIX .. 'owners:' .. queue, owner_of(id)
+  local present = tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0)
+  local place = math.max(present, tonumber(redis.call('ZSCORE', owners, owner) or 0))
+  redis.call('ZADD', owners, real(place + cost_of(id)), owner)
+  return place
+end
+
+-- place: where it waits, nil to wait behind its owner's others; send_at: when the outbox is to send its message.
+local function join_queue(id, place, send_at)
+  local model, priority = get(id, 'model'), priority_of(id)
+  local queue, shares = queue_of(model, priority), PREFIX .. 'share:' .. model
+  if redis.call('EXISTS', PREFIX .. 'waiting:' .. queue) == 0
+    and redis.call('EXISTS', PREFIX .. 'waiting:' .. queue_of(model, other(priority))) == 1 then
+    -- A priority that has had no jobs for a while has not saved up its share.
+    local mine = tonumber(redis.call('HGET', shares, priority) or 0)
+    local others = tonumber(redis.call('HGET', shares, other(priority)) or 0)
+    redis.call('HSET', shares, priority, real(math.max(mine, others)))
+  end
+  place = place or next_place(id, queue)
+  redis.call('HSET', record(id), 'status', 'queued', 'worker', '', 'place', real(place),
+    'progress', cjson.encode({ phase = 'queued', step = 0, steps = cjson.decode(get(id, 'params')).steps }))
+  redis.call('SADD', PREFIX .. 'queues', queue)
+  redis.call('ZADD', PREFIX .. 'waiting:' .. queue, real(place), id)
+  redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(NOW), id)
+  redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, cost_of(id))
   redis.call('ZADD', PREFIX .. 'outbox', int(send_at), id)
   emit(id, 'queued')
 end
 
+-- True if it was in the queue.
+local function leave_queue(id, queue)
+  redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
+  redis.call('ZREM', PREFIX .. 'outbox', id)
+  if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 0 then
+    return false
+  end
+  if redis.call('EXISTS', PREFIX .. 'waiting:' .. queue) == 1 then
+    redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, -cost_of(id))
+  else
+    redis.call('HDEL', PREFIX .. 'backlog', queue)
+  end
+  return true
+end
+
+-- A job that leaves the queue unrun costs its owner nothing: the owner's later jobs move up.
+local function move_up_behind(id, queue)
+  local owner, cost, waiting = owner_of(id), cost_of(id), PREFIX .. 'waiting:' .. queue
+  for _, later in ipairs(redis.call('ZRANGE', waiting, '(' .. get(id, 'place'), '+inf', 'BYSCORE')) do
+    if owner_of(later) == owner then
+      redis.call('HSET', record(later), 'place', redis.call('ZINCRBY', waiting, -cost, later))
+    end
+  end
+  if redis.call('ZSCORE', PREFIX .. 'owners:' .. queue, owner) then
+    redis.call('ZINCRBY', PREFIX .. 'owners:' .. queue, -cost, owner)
+  end
+end
+
 -- What every end has in common.
 local function finish(id, status)
-  leave_running(id)
   local model, failure = get(id, 'model'), get(id, 'error')
+  local queue = queue_of(model, priority_of(id))
+  leave_running(id)
+  if leave_queue(id, queue) and get(id, 'place') then
+    move_up_behind(id, queue)
+  end
   local code = status == 'failed' and failure and cjson.decode(failure).code or ''
   redis.call('HINCRBY', PREFIX .. 'ended', model .. '|' .. status .. '|' .. code, 1)
-  redis.call('ZREM', PREFIX .. 'waiting:' .. model, id)
-  redis.call('ZREM', PREFIX .. 'outbox', id)
   redis.call('SREM', PREFIX .. 'unfinished:' .. owner_of(id), id)
   local expires = NOW + LIMITS.ttl_ms
   redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(NOW), 'expires_at', seconds(expires))
@@ -130,5 +221,22 @@ local function discard(id)
     redis.call('HSET', record(id), 'cancel_requested', '1')
   else
     redis.call('ZADD', PREFIX .. 'purge', int(NOW), id)
+  end
+end
+
+-- A running job whose worker is gone: cancelled if that was asked for, failed with this error (JSON) once too many
+-- attempts were lost, else queued. True if it is queued.
+local function lose_worker(id, failure)
+  local lost = redis.call('HINCRBY', record(id), 'lost_attempts', 1)
+  redis.call('HINCRBY', PREFIX .. 'leases_lost', get(id, 'model'), 1)
+  if get(id, 'cancel_requested') == '1' then
+    finish(id, 'cancelled')
+  elseif lost >= LIMITS.max_attempts then
+    redis.call('HSET', record(id), 'error', failure)
+    finish(id, 'failed')
+  else
+    leave_running(id)
+    join_queue(id, nil, NOW)
+    return true
   end
 end

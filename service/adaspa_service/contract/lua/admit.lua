@@ -1,9 +1,11 @@
 -- Accept one job or several: idempotency, limits, records and places in the queue, all or nothing.
 -- ARGV: 2 model, 3 owner, 4 '{owner}:{idempotency key}' or '', 5 digest of the request,
--- 6 the lowest version that can run them, 7 unfinished jobs that the owner may have, or '',
+-- 6 the lowest version that can run them, 7 unfinished jobs that the owner may have, or '', 8 priority, 9 cost of each,
 -- then for each job: params (JSON), random part of its id
 local model, owner, idempotency, digest, version, in_flight = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local count = (#ARGV - 7) / 2
+local priority, cost = ARGV[8], ARGV[9]
+local FIRST = 10  -- argument of the first job
+local count = (#ARGV - FIRST + 1) / 2
 local idempotency_key = PREFIX .. 'idempotency:' .. idempotency
 
 if idempotency ~= '' then
@@ -24,7 +26,7 @@ end
 if in_flight ~= '' and redis.call('SCARD', PREFIX .. 'unfinished:' .. owner) + count > tonumber(in_flight) then
   return { 'in_flight' }
 end
-if redis.call('ZCARD', PREFIX .. 'waiting:' .. model) + count > LIMITS.queue_cap then
+if redis.call('ZCARD', PREFIX .. 'waiting:' .. queue_of(model, priority)) + count > LIMITS.queue_cap then
   return { 'full' }
 end
 
@@ -38,14 +40,15 @@ local function new_id(random)
 end
 
 local ids, answer = {}, { 'created' }
-for i = 8, #ARGV, 2 do
+for i = FIRST, #ARGV, 2 do
   local id = new_id(ARGV[i + 1])
   redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', model, 'params', ARGV[i],
     'created_at', seconds(NOW), 'attempt', '0', 'lost_attempts', '0', 'schema_version', version,
+    'priority', priority, 'cost', cost,
     'idempotency', #ids == 0 and idempotency or '')  -- of several the first: with it the key is forgotten
   redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
   redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)
-  join_queue(id, NOW, NOW + LIMITS.send_ms)
+  join_queue(id, nil, NOW + LIMITS.send_ms)
   ids[#ids + 1] = id
   answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
 end

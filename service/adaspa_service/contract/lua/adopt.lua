@@ -1,5 +1,7 @@
--- Jobs of version 1, which knew no owners: listed under `jobs`, their idempotency keys without an owner before them.
--- A gateway of that version may go on writing so while an update rolls out. Up to 100 a call.
+-- Jobs of version 1, which knew no owners: listed under `jobs`, their idempotency keys without an owner before them;
+-- and which let jobs wait by the time (ms) they came, where a place is now a virtual time, by far smaller.
+-- A gateway of that version may go on writing so while an update rolls out. Up to 100 of each a call.
+-- ARGV: 2... the served models
 local ids = redis.call('ZRANGE', PREFIX .. 'jobs', 0, 99)
 for _, id in ipairs(ids) do
   redis.call('ZREM', PREFIX .. 'jobs', id)
@@ -14,4 +16,17 @@ for _, id in ipairs(ids) do
     redis.call('HSET', record(id), 'idempotency', OPEN .. ':' .. key)
   end
 end
-return #ids
+local found = #ids
+for i = 2, #ARGV do
+  local waiting = PREFIX .. 'waiting:' .. ARGV[i]
+  for _, id in ipairs(redis.call('ZRANGE', waiting, 1e11, '+inf', 'BYSCORE', 'LIMIT', 0, 100)) do
+    local place = next_place(id, ARGV[i])
+    redis.call('HSET', record(id), 'place', real(place))
+    redis.call('SADD', PREFIX .. 'queues', ARGV[i])
+    redis.call('ZADD', PREFIX .. 'arrivals:' .. ARGV[i], redis.call('ZSCORE', waiting, id), id)
+    redis.call('ZADD', waiting, real(place), id)
+    redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', ARGV[i], cost_of(id))
+    found = found + 1
+  end
+end
+return found

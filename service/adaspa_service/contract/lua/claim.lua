@@ -1,22 +1,76 @@
--- queued -> in_progress, under a lease with the next attempt number. Nothing else can be claimed: a lease that ran
--- out first goes back to the queue (requeue.lua), where the attempts are counted.
--- A job for workers of a later version is left, and its message, which ends here, is sent again.
--- ARGV: 2 id, 3 worker, 4 the worker's version of the record
-local id, worker = ARGV[2], ARGV[3]
-if get(id, 'status') ~= 'queued' then
-  return false
+-- queued -> in_progress: the model's job that is next begins an attempt, under a lease with the next attempt number.
+-- Of two priorities with waiting jobs, the one goes first that has had less for its share; within one, the lowest place.
+-- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
+-- A job for workers of a later version is passed over.
+-- ARGV: 2 model, 3 worker, 4 the worker's process, 5 its version of the record, 6 error of a job that is given up
+--       (JSON), 7... the priorities it serves
+local model, worker, process, version = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local LOOKED_AT = 100
+
+-- An attempt of this worker, if it has one, is not running: a worker runs one at a time, and this one asks for another.
+local held = redis.call('HGET', PREFIX .. 'holds', worker)
+if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == worker then
+  if get(held, 'process') == process then  -- the answer to its claim, or to what ended its attempt, was lost
+    redis.call('HINCRBY', record(held), 'attempt', 1)
+    redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), held)
+    emit(held, 'in_progress')
+    return { held, redis.call('HGETALL', record(held)) }
+  end
+  lose_worker(held, ARGV[6])  -- its process died
 end
-if tonumber(get(id, 'schema_version') or 1) > tonumber(ARGV[4]) then
-  redis.call('ZADD', PREFIX .. 'outbox', int(NOW + LIMITS.send_ms), id)
-  return 'newer'
+
+local function first_of(queue)
+  for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, LOOKED_AT - 1)) do
+    if get(id, 'status') ~= 'queued' then  -- begun or ended by a script of version 1
+      leave_queue(id, queue)
+    elseif tonumber(get(id, 'schema_version') or 1) <= version then
+      return id
+    end
+  end
 end
-local model = get(id, 'model')
-redis.call('HINCRBY', record(id), 'attempt', 1)
-redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker)
-redis.call('HSETNX', record(id), 'started_at', seconds(NOW))
-redis.call('ZREM', PREFIX .. 'waiting:' .. model, id)
-redis.call('ZREM', PREFIX .. 'outbox', id)
-redis.call('ZADD', PREFIX .. 'running:' .. model, int(NOW), id)
-redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), id)
-emit(id, 'in_progress')
-return redis.call('HGETALL', record(id))
+
+local function begin(id, priority, queue)
+  local cost, owners = cost_of(id), PREFIX .. 'owners:' .. queue
+  local share = priority == 'bulk' and LIMITS.bulk_share or 1 - LIMITS.bulk_share
+  local present = tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0)
+  present = math.max(present, tonumber(get(id, 'place') or 0))  -- none: of version 1, and not adopted yet
+  redis.call('HSET', PREFIX .. 'virtual', queue, real(present))
+  leave_queue(id, queue)
+  redis.call('ZREMRANGEBYSCORE', owners, '-inf', real(present))
+  redis.call('HINCRBYFLOAT', PREFIX .. 'share:' .. model, priority, real(cost / share))
+  redis.call('HINCRBY', record(id), 'attempt', 1)
+  redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker, 'process', process)
+  redis.call('HSETNX', record(id), 'started_at', seconds(NOW))
+  redis.call('ZADD', PREFIX .. 'running:' .. model, int(NOW), id)
+  redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), id)
+  redis.call('HSET', PREFIX .. 'holds', worker, id)
+  emit(id, 'in_progress')
+  return { id, redis.call('HGETALL', record(id)) }
+end
+
+local served = { unpack(ARGV, 7) }
+local function had(priority)
+  return tonumber(redis.call('HGET', PREFIX .. 'share:' .. model, priority) or 0)
+end
+table.sort(served, function(a, b)
+  if had(a) == had(b) then
+    return a == 'interactive' and b == 'bulk'
+  end
+  return had(a) < had(b)
+end)
+for _, priority in ipairs(served) do
+  local queue = queue_of(model, priority)
+  local id = first_of(queue)
+  if id then
+    return begin(id, priority, queue)
+  end
+end
+
+-- This worker's message ends here, and may have been that of a job it cannot run: another one is sent.
+for _, queue in ipairs({ model, model .. ':bulk' }) do
+  local id = redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, 0)[1]
+  if id then
+    redis.call('ZADD', PREFIX .. 'outbox', 'NX', int(NOW + LIMITS.send_ms), id)
+  end
+end
+return false

@@ -11,8 +11,9 @@ end
 redis.call('HSET', record(id), 'artifacts', ARGV[4], 'report', ARGV[5], 'timings', ARGV[6])
 local model = get(id, 'model')
 local began = redis.call('ZSCORE', PREFIX .. 'running:' .. model, id)
-local durations = PREFIX .. 'durations:' .. model
-redis.call('LPUSH', durations, string.format('%.3f', (NOW - began) / 1000))
-redis.call('LTRIM', durations, 0, 49)
+if not cjson.decode(get(id, 'progress')).resumed_from_step then  -- else this attempt did not do all of the work
+  redis.call('LPUSH', PREFIX .. 'paces:' .. model, string.format('%.6g', (NOW - began) / 1000 / cost_of(id)))
+  redis.call('LTRIM', PREFIX .. 'paces:' .. model, 0, 49)
+end
 finish(id, 'completed')
 return 'ok'

@@ -1,22 +1,21 @@
--- Jobs whose lease ran out: cancelled if that was asked for, failed once too many attempts were lost, else queued.
--- ARGV: 2 error of a job that is given up (JSON)
+-- Jobs whose lease ran out: their workers are lost.
+-- Janitors look every second. If none has for longer than a third of a lease, neither they nor the workers may have
+-- been able to: Redis was away, and whoever still runs a job gets the time of a lease to say so.
+-- ARGV: 2 error of a job that is given up (JSON), 3 a gap (ms) that is none
+local last = tonumber(redis.call('GET', PREFIX .. 'swept_at') or NOW)
+redis.call('SET', PREFIX .. 'swept_at', int(NOW))
+if NOW - last > math.max(LIMITS.lease_ms / 3, tonumber(ARGV[3])) then
+  local renewed = int(NOW + LIMITS.lease_ms)
+  for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', '-inf', renewed, 'BYSCORE')) do
+    redis.call('ZADD', PREFIX .. 'leases', renewed, id)
+  end
+end
+
 local requeued = {}
 for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, 100)) do
-  local running = get(id, 'status') == 'in_progress'
-  local lost = running and redis.call('HINCRBY', record(id), 'lost_attempts', 1)
-  if lost then
-    redis.call('HINCRBY', PREFIX .. 'leases_lost', get(id, 'model'), 1)
-  end
-  if not running then  -- a lease without its job, such as a restored backup may hold
+  if get(id, 'status') ~= 'in_progress' then  -- a lease without its job, such as a restored backup may hold
     redis.call('ZREM', PREFIX .. 'leases', id)
-  elseif get(id, 'cancel_requested') == '1' then
-    finish(id, 'cancelled')
-  elseif lost >= LIMITS.max_attempts then
-    redis.call('HSET', record(id), 'error', ARGV[2])
-    finish(id, 'failed')
-  else
-    leave_running(id)
-    join_queue(id, NOW, NOW)
+  elseif lose_worker(id, ARGV[2]) then
     requeued[#requeued + 1] = id
   end
 end

@@ -1,0 +1,16 @@
+-- Fail jobs that have waited too long for a worker. Up to 100 of a queue a call.
+-- ARGV: 2 how long a job may wait (ms), 3 their error (JSON)
+local failed = {}
+for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
+  local arrivals = PREFIX .. 'arrivals:' .. queue
+  for _, id in ipairs(redis.call('ZRANGE', arrivals, '-inf', int(NOW - ARGV[2]), 'BYSCORE', 'LIMIT', 0, 100)) do
+    if get(id, 'status') == 'queued' then
+      redis.call('HSET', record(id), 'error', ARGV[3])
+      finish(id, 'failed')
+      failed[#failed + 1] = id
+    else
+      redis.call('ZREM', arrivals, id)  -- begun or ended by a script of version 1
+    end
+  end
+end
+return failed

@@ -1,0 +1,28 @@
+"""Where queued jobs stand: their place in the queue, and when a worker is expected to begin them."""
+
+from dataclasses import dataclass
+
+from adaspa_service.contract.job import Job
+from adaspa_service.gateway.parts import Parts
+
+
+@dataclass(frozen=True)
+class Place:
+    """A queued job's."""
+
+    position: int
+    """1 is next."""
+    starts_in: float | None
+    """Seconds; None: no worker runs, or no job of the model has been timed."""
+
+
+def places(parts: Parts, jobs: list[Job]) -> dict[str, Place]:
+    """The places of those of the jobs that wait, by id."""
+    positions = parts.store.queue_positions(jobs)
+    waiting = [job for job in jobs if job.id in positions]
+    loads = {model: parts.store.load(model) for model in {job.params.model for job in waiting}}
+    found = {}
+    for job in waiting:
+        starts_in = loads[job.params.model].starts_in(job.priority, positions[job.id])
+        found[job.id] = Place(positions[job.id], None if starts_in is None else round(starts_in, 1))
+    return found

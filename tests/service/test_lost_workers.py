@@ -1,0 +1,115 @@
+"""Workers that are lost, and those that only seem to be: outages of Redis, lost answers, chores that fail."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from adaspa_service.contract.job import JobError, JobParams, JobStatus
+from adaspa_service.contract.queue import QueueUnavailable
+from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.storage import StorageUnavailable
+from adaspa_service.contract.store import JobStore, LeaseLost
+from adaspa_service.gateway import janitor
+from running_gateway import Service, serving, until
+from valkey_process import start_valkey
+
+LEASE_SECONDS = 3.0
+
+
+@pytest.mark.parametrize("outage", ["killed", "hanging"])
+def test_an_outage_longer_than_a_lease_costs_no_running_job_an_attempt(
+    settings: Settings, tmp_path: Path, short_folder: Path, outage: str
+) -> None:
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+    server = start_valkey(short_folder, *options)
+    url = f"unix://{short_folder}/valkey.sock?db=0"
+    with serving(settings.model_copy(update={"redis_url": url, "lease_seconds": LEASE_SECONDS}), tmp_path) as service:
+        running, lost = (service.claim(service.create()["id"]) for _ in range(2))
+        until(lambda: service.store.client.exists("adaspa:swept_at"), "a janitor sweeps")
+        if outage == "killed":
+            server.kill()
+            server.wait()
+        else:
+            os.kill(server.pid, signal.SIGSTOP)
+        threading.Event().wait(LEASE_SECONDS + 1.5)
+        if outage == "killed":
+            server = start_valkey(short_folder, *options)
+        else:
+            os.kill(server.pid, signal.SIGCONT)
+        threading.Event().wait(1.5)  # sweeps come before the worker's next renewal
+        service.store.renew(running)
+        until(lambda: status(service, lost.job.id) == "queued", "the job whose worker is not heard of is queued")
+        with pytest.raises(LeaseLost):
+            service.store.renew(lost)
+        still = service.store.get(running.job.id)
+        assert still is not None and (still.attempt, still.lost_attempts) == (1, 0)
+    server.kill()
+    server.wait()
+
+
+def test_a_worker_whose_claim_was_not_answered_gets_the_job_when_it_asks_again(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    job, other = store.create(params()), store.create(params())
+    first = store.claim("demo", "worker-1", "process-1")
+    again = store.claim("demo", "worker-1", "process-1")
+    assert first is not None and again is not None
+    assert (again.job.id, again.attempt, again.job.lost_attempts) == (job.id, 2, 0)
+    with pytest.raises(LeaseLost):
+        store.renew(first)
+    store.renew(again)
+    store.fail(again, JobError(code="generation_failed", message="over"))
+    after = store.claim("demo", "worker-1", "process-1")
+    assert after is not None and after.job.id == other.id
+
+
+def test_a_job_whose_worker_has_a_new_process_is_queued_at_once_and_given_up_at_the_limit(
+    valkey: redis.Redis, params: Callable[..., JobParams]
+) -> None:
+    store = JobStore(valkey, max_attempts=2)
+    deadly = store.create(params())
+    for attempt in (1, 2):
+        lease = store.claim("demo", "worker-1", f"process-{attempt}")
+        assert lease is not None and (lease.job.id, lease.attempt) == (deadly.id, attempt)
+    assert store.claim("demo", "worker-1", "process-3") is None
+    failed = store.get(deadly.id)
+    assert failed is not None and failed.error is not None
+    assert (failed.status, failed.error.code, failed.lost_attempts) == (JobStatus.failed, "worker_lost", 2)
+    assert store.totals().leases_lost == {"demo": 2}
+
+
+@pytest.mark.parametrize("failing", ["enqueue", "remove", "unexpected"])
+def test_a_chore_that_fails_keeps_no_other_from_being_done(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Any, failing: str
+) -> None:
+    error = {"enqueue": QueueUnavailable("away"), "remove": StorageUnavailable("away"), "unexpected": OSError("?")}
+
+    def fail(*_: object) -> None:
+        raise error[failing]
+
+    monkeypatch.setattr(janitor, "remove" if failing == "remove" else "enqueue", fail)
+    with serving(settings, tmp_path) as service:
+        store = service.store
+        unsent, lost, ended = store.create(params()), service.claim(service.create()["id"]).job.id, service.completed()
+        deleted = service.completed()
+        store.discard(deleted)
+        store.client.zadd("adaspa:outbox", {unsent.id: 0}, xx=True)
+        store.client.zadd("adaspa:leases", {lost: 0}, xx=True)
+        store.client.zadd("adaspa:expiry", {ended: 0}, xx=True)
+        until(lambda: status(service, lost) == "queued", "the lost job is queued")
+        until(lambda: status(service, ended) is None, "the expired job is hidden")
+        if failing == "remove":
+            until(lambda: service.messages() >= 2, "messages are sent")
+        else:
+            until(lambda: store.get(deleted) is None, "the deleted job is removed")
+
+
+def status(service: Service, video_id: str) -> str | None:
+    """The job's status; None if it is unknown."""
+    answer = service.http.get(f"/videos/{video_id}")
+    return answer.json()["status"] if answer.is_success else None

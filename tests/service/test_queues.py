@@ -1,0 +1,190 @@
+"""Which job is next: fairness between owners, shares of interactive and bulk jobs, and what clients are told of it."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from adaspa_service.contract.catalog import Catalog
+from adaspa_service.contract.job import Job, JobParams, Priority
+from adaspa_service.contract.store import JobStore, Lease, QueueFull
+from running_gateway import REPORT, Service
+
+Params = Callable[..., JobParams]
+
+
+@pytest.fixture
+def begin(store: JobStore) -> Callable[..., Lease | None]:
+    """Begins the job that is next, as a worker of its own."""
+    numbers = itertools.count()
+    return lambda **serving: store.claim("demo", f"worker-{next(numbers)}", **serving)
+
+
+@pytest.fixture
+def order(begin: Callable[..., Lease | None]) -> Callable[[], Iterator[Job]]:
+    """Begins one job after the other until none waits."""
+
+    def jobs() -> Iterator[Job]:
+        while lease := begin():
+            yield lease.job
+
+    return jobs
+
+
+def admit(store: JobStore, params: JobParams, owner: str = "a", cost: float = 1.0, bulk: bool = False) -> Job:
+    priority = Priority.bulk if bulk else Priority.interactive
+    return store.admit(params, None, owner, priority=priority, cost=cost)[0]
+
+
+def test_one_owners_thousand_jobs_delay_anothers_one_by_no_more_than_one(
+    store: JobStore, params: Params, order: Any
+) -> None:
+    for _ in range(1000):
+        admit(store, params(), "many")
+    jobs = order()
+    for _ in range(10):
+        next(jobs)
+    one = admit(store, params(), "one")
+    assert store.queue_position(one) in (1, 2)
+    assert one.id in [next(jobs).id for _ in range(2)]
+
+
+def test_owners_take_turns_by_what_their_jobs_cost(store: JobStore, params: Params, order: Any) -> None:
+    for _ in range(40):
+        admit(store, params(), "small", cost=1)
+        admit(store, params(), "large", cost=4)
+    begun = Counter(job.owner for job in itertools.islice(order(), 40))
+    assert begun["small"] in (31, 32, 33), "four small jobs for each large one"
+
+
+def test_an_owners_jobs_stay_in_their_order(store: JobStore, params: Params, order: Any) -> None:
+    made = [admit(store, params(), owner).id for owner in "aabab" for _ in range(3)]
+    begun = [(job.owner, job.id) for job in order()]
+    for owner in "ab":
+        ids = [job_id for of, job_id in begun if of == owner]
+        assert ids == sorted(ids, key=made.index)
+
+
+def test_positions_are_the_order_in_which_jobs_begin(store: JobStore, params: Params, order: Any) -> None:
+    jobs = [admit(store, params(), owner, cost) for owner, cost in zip("aaaabbcabca", [1, 5, 1, 2] * 3, strict=False)]
+    positions = store.queue_positions(jobs)
+    assert sorted(positions.values()) == list(range(1, len(jobs) + 1))
+    assert [job.id for job in order()] == sorted(positions, key=lambda job_id: positions[job_id])
+
+
+def test_jobs_that_are_cancelled_while_they_wait_cost_their_owner_nothing(
+    store: JobStore, params: Params, order: Any
+) -> None:
+    cancelled = [admit(store, params(), "a") for _ in range(20)]
+    last = admit(store, params(), "a")
+    others = [admit(store, params(), "b") for _ in range(20)]
+    for job in cancelled:
+        store.request_cancel(job.id)
+    assert store.queue_position(last) in (1, 2)
+    assert store.queue_position(admit(store, params(), "a")) in (3, 4)
+    assert {job.id for job in itertools.islice(order(), 2)} == {last.id, others[0].id}
+
+
+def test_a_job_that_was_given_back_is_next_again(store: JobStore, params: Params, begin: Any) -> None:
+    for owner in "aabb":
+        admit(store, params(), owner)
+    lease = begin()
+    store.give_back(lease)
+    back = store.get(lease.job.id)
+    assert back is not None and store.queue_position(back) == 1
+    assert begin().job.id == lease.job.id
+
+
+def test_bulk_jobs_get_their_share_while_interactive_ones_wait_and_all_when_none_does(
+    store: JobStore, params: Params, order: Any
+) -> None:
+    for _ in range(100):
+        admit(store, params())
+    for _ in range(10):
+        admit(store, params(), cost=5, bulk=True)
+    begun = list(order())
+    first = begun[: len(begun) // 2]
+    work = {priority: sum(job.cost for job in first if job.priority is priority) for priority in Priority}
+    assert 0.15 <= work[Priority.bulk] / sum(work.values()) <= 0.3
+    gaps = [i for i, job in enumerate(begun) if job.priority is Priority.bulk]
+    assert gaps[0] <= 25 and max(b - a for a, b in itertools.pairwise(gaps)) <= 25, "none waits for ever"
+    assert len(begun) == 110
+
+
+def test_a_queue_that_was_empty_has_not_saved_up_its_share(store: JobStore, params: Params, begin: Any) -> None:
+    for _ in range(50):
+        admit(store, params(), bulk=True)
+    for _ in range(40):
+        begin()
+    for _ in range(10):
+        admit(store, params())
+    begun = [begin().job.priority for _ in range(10)]
+    assert begun[0] is Priority.interactive
+    assert begun.count(Priority.bulk) in (1, 2)
+
+
+def test_a_worker_serves_only_the_queue_it_is_told_to(store: JobStore, params: Params, begin: Any) -> None:
+    bulk = admit(store, params(), bulk=True)
+    store.mark_sent(bulk.id)
+    assert begin(priorities=[Priority.interactive]) is None
+    assert store.client.zscore("adaspa:outbox", bulk.id) is not None, "the message may have been the bulk job's"
+    assert begin(priorities=[Priority.bulk]).job.id == bulk.id
+
+
+def test_each_queue_has_its_own_cap(valkey: redis.Redis, params: Params) -> None:
+    store = JobStore(valkey, queue_cap=2)
+    for bulk in (False, True):
+        for _ in range(2):
+            admit(store, params(), bulk=bulk)
+        with pytest.raises(QueueFull):
+            admit(store, params(), bulk=bulk)
+    assert {priority: queue.waiting for priority, queue in store.load("demo").queues.items()} == {
+        Priority.interactive: 2,
+        Priority.bulk: 2,
+    }
+
+
+def test_nothing_but_counters_is_left_of_the_queues(store: JobStore, params: Params, order: Any) -> None:
+    for owner in "aabbcc":
+        admit(store, params(), owner, cost=1.7, bulk=owner == "b")
+    store.request_cancel(admit(store, params(), "a", cost=0.3).id)
+    for job in order():
+        store.complete(Lease(job, job.attempt), {}, REPORT, {})
+    for kind in ("waiting", "arrivals"):
+        assert not list(store.client.scan_iter(f"adaspa:{kind}:*"))
+    assert not store.client.exists("adaspa:backlog") and not store.client.exists("adaspa:holds")
+
+
+def test_a_request_waits_in_the_queue_that_its_work_or_its_sender_says(service: Service) -> None:
+    default = Catalog.load(None).default
+    assert service.create()["priority"] == "interactive"
+    assert service.create(priority="bulk")["priority"] == "bulk"
+    assert service.create(steps=default.default_steps * 4)["priority"] == "interactive"
+    long = service.create(steps=default.default_steps * 4 + 1)
+    assert (long["priority"], long["queue_position"]) == ("bulk", 2), "positions are those of its queue"
+    refused = service.http.post("/videos", json={"prompt": "x", "steps": 100, "priority": "interactive"})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "priority") and "allowed: bulk" in error["message"]
+    unknown = service.http.post("/videos", json={"prompt": "x", "priority": "now"}).json()["error"]
+    assert unknown["param"] == "priority" and "interactive, bulk" in unknown["message"]
+
+
+def test_a_queued_job_shows_when_it_is_expected_to_begin(service: Service) -> None:
+    service.store.client.rpush("adaspa:paces:demo", "10")
+    jobs = [service.create() for _ in range(4)]
+    assert [job["starts_in_seconds"] for job in jobs] == [None] * 4, "no worker runs"
+    for worker in ("a", "b"):
+        service.store.announce(Catalog.load(None).default, worker)
+
+    def expected() -> list[float | None]:
+        return [service.http.get(f"/videos/{job['id']}").json()["starts_in_seconds"] for job in jobs]
+
+    assert expected() == [0, 5, 10, 15], "two idle workers, 10 s a job"
+    listed = service.http.get("/videos", params={"order": "asc"}).json()["data"]
+    assert [job["starts_in_seconds"] for job in listed] == [0, 5, 10, 15]
+    for job in jobs[:2]:
+        service.claim(job["id"])
+    third = expected()[2]
+    assert third is not None and 5 < third <= 10 and expected()[:2] == [None, None]
