@@ -26,7 +26,7 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
   const error = new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` });
-  if (answer.status === 401) onRefusedKey(error);
+  if (answer.status === 401) onRefusedKey();
   throw error;
 }
 

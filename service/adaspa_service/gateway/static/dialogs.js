@@ -4,9 +4,9 @@ import { $ } from "./dom.js";
 
 for (const button of document.querySelectorAll("[data-close]")) button.onclick = () => button.closest("dialog").close();
 
-export function askKey(reason = "") {
+export function askKey(refused = false) {
   const dialog = $("#key-dialog");
-  $("#key-error").textContent = key.get() ? reason : "";
+  $("#key-error").textContent = refused && key.get() ? "The server does not take this key." : "";
   if (dialog.open) return;
   $("#key").value = key.get();
   dialog.showModal();

@@ -71,8 +71,8 @@ addEventListener("hashchange", () => {
 addEventListener("visibilitychange", () => document.hidden || refresh());
 setInterval(() => document.hidden || refresh(), REFRESH_MS);
 
-whenKeyIsRefused((error) => {
-  if (!locked) askKey(error.message);
+whenKeyIsRefused(() => {
+  if (!locked) askKey(true);
   locked = true;
   banner("The server asks for an API key.");
 });

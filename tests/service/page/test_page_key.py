@@ -1,0 +1,79 @@
+"""The page of a service that asks for API keys."""
+
+from pathlib import Path
+
+import pytest
+from adaspa_service.contract.keys import Scope
+from browser import PLAYED, assert_accessible, clip
+from playwright.sync_api import Page, expect
+from running_gateway import Service
+
+
+@pytest.fixture
+def token(service: Service) -> str:
+    """A key; from the first one on, the service asks for it."""
+    return service.parts.keys.create("a person", frozenset({Scope.read, Scope.write}))[1]
+
+
+def give(page: Page, key: str) -> None:
+    """Enter a key into the dialog."""
+    page.get_by_label("Key", exact=True).fill(key)
+    page.keyboard.press("Enter")
+
+
+def test_the_key_is_asked_for_and_opens_everything(page: Page, service: Service, token: str, tmp_path: Path) -> None:
+    page.goto(service.url)
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert_accessible(page)
+    page.keyboard.press("Enter")
+    expect(page.locator("#key-error")).to_have_text("Enter the key.")
+    give(page, "adaspa_no_such_key")
+    expect(page.locator("#key-error")).to_contain_text("does not take this key")
+    give(page, token)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    lease = service.claim(page.url.split("#")[1])
+    service.step(lease, 3)
+    expect(page.locator(".line")).to_contain_text("step 3 of 24")
+    service.complete(lease, clip(tmp_path / "clip.mp4"))
+    assert page.locator("video").evaluate(PLAYED) > 0
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    assert Path(download.value.path()).read_bytes() == (tmp_path / "clip.mp4").read_bytes()
+    page.reload()
+    assert page.locator("video").evaluate(PLAYED) > 0
+
+
+def test_a_key_that_was_put_away_is_not_asked_for_again_and_again(page: Page, service: Service, token: str) -> None:
+    page.goto(service.url)
+    page.get_by_role("button", name="Close").click()
+    expect(page.get_by_role("alert").first).to_contain_text("asks for an API key")
+    page.wait_for_timeout(3500)  # the gallery would look again meanwhile
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_role("button", name="API key").click()
+    give(page, token)
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.get_by_label("Model")).to_be_visible()
+
+
+def test_a_key_that_is_revoked_meanwhile_is_asked_for(page: Page, service: Service, token: str) -> None:
+    page.goto(service.url)
+    give(page, token)
+    expect(page.get_by_text("None yet")).to_be_visible()
+    (key,) = service.parts.keys.all()
+    service.parts.keys.revoke(key.id)
+    expect(page.get_by_role("dialog")).to_be_visible(timeout=8000)
+    page.get_by_role("button", name="Forget it").click()
+    expect(page.locator("#key-error")).to_be_empty()
+    assert page.evaluate("sessionStorage.getItem('key')") == ""
+
+
+def test_a_key_that_may_only_read_is_told_so(page: Page, service: Service) -> None:
+    _, token = service.parts.keys.create("a reader", frozenset({Scope.read}))
+    page.goto(service.url)
+    give(page, token)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#form-error")).to_contain_text("scope write")
