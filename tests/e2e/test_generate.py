@@ -21,7 +21,15 @@ def frames_of(path: Path) -> np.ndarray:
 def test_prompt_becomes_a_playable_video_with_thumbnail_and_spritesheet(service: Service, tmp_path: Path) -> None:
     video = service.run(fps=5)
     assert (video.status, video.progress, video.error) == ("completed", 100, None)
-    assert set(video.timings) == {"loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading"}
+    assert set(video.timings) == {
+        "loading",
+        "encoding_prompt",
+        "denoising",
+        "previews",
+        "decoding",
+        "encoding",
+        "uploading",
+    }
     assert video.attention is not None
     assert video.attention.dense_steps + video.attention.search_steps + video.attention.sparse_steps == video.steps
     assert frames_of(service.client.download(video.id, tmp_path / "video.mp4")).shape == (FRAMES, SIZE, SIZE, 3)

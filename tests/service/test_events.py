@@ -1,9 +1,6 @@
 """A job's events over HTTP."""
 
-import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +8,8 @@ import httpx
 import pytest
 from adaspa_service.contract.job import ErrorCode, JobError
 from adaspa_service.contract.settings import Settings
+from event_stream import following, parse
 from running_gateway import Service, serving, until
-
-
-def parse(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The events in a stream of lines, as the protocol is to be read; a comment is an event without a type."""
-    event: dict[str, Any] = {}
-    for line in lines:
-        name, _, value = line.partition(": ")
-        if line.startswith(":"):
-            yield {"comment": line}
-        elif line:
-            event[name] = json.loads(value) if name == "data" else value
-        elif event:
-            yield event
-            event = {}
-
-
-@contextmanager
-def following(service: Service, video_id: str, last: str | None = None) -> Iterator[Iterator[dict[str, Any]]]:
-    """The events of a job as they come."""
-    headers = {"Last-Event-ID": last} if last else {}
-    with service.http.stream("GET", f"/v1/videos/{video_id}/events", headers=headers) as response:
-        assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
-        yield parse(response.iter_lines())
 
 
 def test_a_job_is_followed_from_its_beginning_to_its_end(service: Service) -> None:
@@ -116,7 +91,7 @@ def test_a_quiet_stream_has_heartbeats_and_ends_when_the_record_is_gone(
     monkeypatch.setattr("adaspa_service.gateway.events.BLOCK_SECONDS", 0.05)
     video_id = service.create()["id"]
     with following(service, video_id) as events:
-        assert next(events)["event"] == "queued"
+        assert [next(events)["event"], next(events)["data"]["queue_position"]] == ["queued", 1]
         assert next(events) == next(events) == {"comment": ": heartbeat"}
         service.store.client.delete(f"adaspa:job:{video_id}", f"adaspa:events:{video_id}")
         assert all("comment" in event for event in events)
@@ -128,7 +103,7 @@ def test_a_gateway_that_stops_ends_its_streams(settings: Settings, tmp_path: Pat
         with following(service, video_id) as events:
             last = next(events)["id"]
             service.stopping.set()
-            assert list(events) == []
+            assert [event for event in events if "id" in event] == [], "but for its place in the queue"
     with serving(settings, tmp_path) as other:
         lease = other.claim(video_id)
         with following(other, video_id, last) as events:

@@ -16,6 +16,7 @@ from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import JobStore, Lease
 from adaspa_worker.checkpoint import pack
 from adaspa_worker.generate import Runner
+from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine
 from adaspa_worker.source import ModelUnavailable
@@ -102,7 +103,15 @@ def test_a_job_completes_with_its_files_report_and_timings(bench: Bench, params:
         "thumbnail": f"{prefix}/thumbnail.webp",
         "spritesheet": f"{prefix}/spritesheet.webp",
     }
-    assert set(job.timings) == {"loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading"}
+    assert set(job.timings) == {
+        "loading",
+        "encoding_prompt",
+        "denoising",
+        "previews",
+        "decoding",
+        "encoding",
+        "uploading",
+    }
     assert job.report is not None and 0 < job.report.density < 1
     phases = list(dict.fromkeys(progress.phase for progress in bench.store.seen))
     assert phases == ["loading", "encoding_prompt", "denoising", "decoding", "uploading"]
@@ -331,3 +340,22 @@ def test_a_full_disk_fails_the_job_with_its_own_code(
     assert job.error is not None and job.error.code == "disk_full"
     assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed
+
+
+def test_previews_are_published_while_the_job_runs(
+    bench: Bench, params: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_worker.preview.EVERY_SECONDS", 0)
+    monkeypatch.setattr("adaspa_worker.preview.SHARE", 1000)
+    engine = bench.runner.engine("tiny")
+    monkeypatch.setattr(engine, "_latent_rgb", LatentRGB(torch.randn(5, 3 * PATCH * PATCH) / 4))
+    seen: list[tuple[int, bytes] | None] = []
+    bench.store.at_step[3] = lambda lease: seen.append(bench.store.preview(lease.job.id))
+    job = bench.run(params(steps=5))
+    assert job.status == "completed" and job.timings["previews"] > 0
+    assert seen[0] is not None
+    step, image = seen[0]
+    assert step == 2 and image.startswith(b"RIFF")
+    events = bench.store.client.xrange(f"adaspa:events:{job.id}")
+    kinds = [fields[b"type"].decode() for _, fields in events]  # type: ignore[union-attr]
+    assert kinds.count("preview") == 4, "the last step's is not worth it: the video comes"

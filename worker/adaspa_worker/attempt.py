@@ -22,6 +22,7 @@ from adaspa_worker import metrics
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping, insist
+from adaspa_worker.preview import Previews
 from adaspa_worker.recipe import write_recipe
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Attempt:
     keeper: LeaseKeeper
     timings: dict[str, float] = field(default_factory=dict)
     resumed_from: int | None = None
+    preview_step: int | None = None
 
     def __post_init__(self) -> None:
         runner = self.runner
@@ -60,6 +62,7 @@ class Attempt:
             resumed_from_step=self.resumed_from,
             step_kind=kind,
             eta_seconds=eta,
+            preview_step=self.preview_step,
         )
 
     def run(self) -> None:
@@ -97,14 +100,20 @@ class Attempt:
             self.resumed_from = resume["step"]
             self.keeper.report(self.progress("denoising", resume["step"]))
         reporter = StepReporter(self, params)
+        previews = Previews(engine.preview, params.num_frames / params.fps)
 
         def after_step(done: int, kind: StepKind | None) -> None:
             reporter(done, kind)
+            if done < params.steps and previews.due() and (image := previews.take()):
+                self.preview_step = done
+                self.keeper.report_preview(reporter.progress(done, kind), image)
             if done < params.steps and self.checkpoints.due(done) and (snapshot := engine.snapshot()):
                 self.keeper.check()
                 self.checkpoints.save(snapshot)
 
-        return engine.denoise(params, embeddings, after_step, resume)
+        latents = engine.denoise(params, embeddings, after_step, resume)
+        self.record("previews", previews.spent)
+        return latents
 
     def write_files(
         self, engine: "Engine", params: JobParams, latents: "torch.Tensor", folder: Path
@@ -163,7 +172,7 @@ class Attempt:
         self.record(name, time.monotonic() - start)
 
     def record(self, phase: str, seconds: float) -> None:
-        """Note the seconds of a phase, or of the encoding, which goes on within the decoding."""
+        """Note the seconds of a phase; or of the previews and the encoding, which are part of one."""
         self.timings[phase] = round(seconds, 3)
         metrics.phase_seconds.labels(self.lease.job.params.model, phase).observe(seconds)
 
@@ -192,6 +201,7 @@ class StepReporter:
         self.attempt, self.steps, self.model = attempt, params.steps, params.model
         self._recent: deque[float] = deque(maxlen=5)
         self._last = time.monotonic()
+        self._eta: float | None = None
 
     def __call__(self, done: int, kind: StepKind | None) -> None:
         now = time.monotonic()
@@ -199,8 +209,12 @@ class StepReporter:
         metrics.step_seconds.labels(self.model, kind or "dense").observe(now - self._last)
         self._last = now
         # The median, because a search step or the first step's warm-up says little about the steps to come.
-        eta = round((self.steps - done) * statistics.median(self._recent), 1) if done >= 2 else None
-        self.attempt.keeper.report(self.attempt.progress("denoising", done, kind, eta))
+        self._eta = round((self.steps - done) * statistics.median(self._recent), 1) if done >= 2 else None
+        self.attempt.keeper.report(self.progress(done, kind))
+
+    def progress(self, done: int, kind: StepKind | None) -> Progress:
+        """Where the denoising stands after its last step."""
+        return self.attempt.progress("denoising", done, kind, self._eta)
 
 
 def attempt_prefix(job_id: str, attempt: int) -> str:

@@ -18,7 +18,7 @@ from adaspa_service.contract.store import Lease
 log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 32
-VERSION = 1
+VERSION = 2
 """Of the snapshot's contents; another version is not resumed from."""
 
 

@@ -72,6 +72,14 @@ class LeaseKeeper:
         except StoreUnavailable as error:
             log.warning("%s: progress not reported: %s", self.lease.job.id, error)
 
+    def report_preview(self, progress: Progress, image: bytes) -> None:
+        """Publish a preview; raises as ``check`` does."""
+        self.check()
+        try:
+            self.store.report_preview(self.lease, progress, image)
+        except StoreUnavailable as error:
+            log.warning("%s: preview not reported: %s", self.lease.job.id, error)
+
     def _renew(self) -> None:
         while not self._done.wait(self.every):
             beat()

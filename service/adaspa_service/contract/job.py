@@ -154,6 +154,8 @@ class Progress(BaseModel):
     """Kind of the last finished step."""
     eta_seconds: float | None = None
     """Seconds that are left of the denoising, from the steps measured so far."""
+    preview_step: int | None = None
+    """The step whose preview can be had."""
 
 
 Share = Annotated[float, AfterValidator(lambda value: round(value, 4))]

@@ -47,7 +47,7 @@ class Scripts:
         shared = sources.pop("_shared")
         self._scripts = {name: client.register_script(f"{shared}\n{source}") for name, source in sources.items()}
 
-    def run(self, name: str, *arguments: str | int | float) -> Any:
+    def run(self, name: str, *arguments: str | int | float | bytes) -> Any:
         """Run one script. Raises StoreUnavailable."""
         with reaching():
             return self._scripts[name](args=[self._limits, *arguments])

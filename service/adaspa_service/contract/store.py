@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 from redis import Redis
@@ -305,6 +305,22 @@ class JobStore(Counts, Upkeep):
         """Publish progress and renew the lease. Raises LeaseLost, JobCancelled."""
         self._transition("renew", lease, progress.model_dump_json(exclude_none=True))
 
+    def report_preview(self, lease: Lease, progress: Progress, image: bytes) -> None:
+        """Publish a WebP of what ``progress.preview_step`` led to; it replaces the one before.
+
+        Raises:
+            LeaseLost, JobCancelled.
+        """
+        step = progress.preview_step
+        assert step is not None
+        self._transition("preview", lease, progress.model_dump_json(exclude_none=True), step, image)
+
+    def preview(self, job_id: str) -> tuple[int, bytes] | None:
+        """The latest preview of a running job, and its step."""
+        with reaching():
+            step, image = cast(list[bytes | None], self.client.hmget(f"{PREFIX}preview:{job_id}", "step", "image"))
+        return None if step is None or image is None else (int(step), image)
+
     def renew(self, lease: Lease) -> None:
         """Renew the lease. Raises LeaseLost, JobCancelled."""
         self._transition("renew", lease, "")
@@ -349,7 +365,7 @@ class JobStore(Counts, Upkeep):
                 log.warning("a worker announces a model that this version cannot read: %s", error)
         return found
 
-    def _transition(self, script: str, lease: Lease, *arguments: str) -> None:
+    def _transition(self, script: str, lease: Lease, *arguments: str | int | bytes) -> None:
         outcome = self._scripts.run(script, lease.job.id, lease.attempt, *arguments)
         if outcome == b"lost":
             raise LeaseLost(f"{lease.job.id}: attempt {lease.attempt} no longer holds the lease")

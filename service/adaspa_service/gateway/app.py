@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.contract.settings import Settings
-from adaspa_service.gateway import content, errors, events, health, metrics, models, page, videos
+from adaspa_service.gateway import content, errors, events, health, metrics, models, page, preview, videos
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
@@ -69,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(metrics.router)
     for prefix in ("/v1", ""):
         shown = bool(prefix)
-        for router in (videos.router, content.router, events.router, models.router):
+        for router in (videos.router, content.router, preview.router, events.router, models.router):
             app.include_router(router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY)
         app.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
     app.include_router(page.router)

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 
-from adaspa_service.contract.job import TERMINAL, JobStatus, Progress, percent
+from adaspa_service.contract.job import TERMINAL, Job, JobStatus, Progress, percent
 from adaspa_service.contract.scripts import PREFIX, StoreUnavailable, reaching
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import bad_field
@@ -25,9 +26,11 @@ BLOCK_SECONDS = 1.0
 BATCH = 100
 EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 START = "0-0"
-DESCRIPTION = """Server-sent events: `queued`, `in_progress`, `progress`, and at the end `completed`, `failed` or \
-`cancelled`. The data are fields of the video object; those of the last event are the whole object. A client that \
-comes again with `Last-Event-ID` goes on where it was; 204 says that there is nothing left to come."""
+DESCRIPTION = """Server-sent events: `queued`, `in_progress`, `progress`, `preview`, and at the end `completed`, \
+`failed` or `cancelled`. The data are fields of the video object; those of the last event are the whole object. While \
+the job waits, a `progress` event without an id tells each new `queue_position`. A `preview` has a moving WebP as data \
+URI in `preview`; only the latest is kept, so a client that comes late sees no earlier ones. A client that comes again \
+with `Last-Event-ID` goes on where it was; 204 says that there is nothing left to come."""
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": DESCRIPTION, "content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "The job has ended, and the client has had its last event"},
@@ -49,7 +52,7 @@ async def follow_video(
         message = f"Last-Event-ID: {last_event_id[:60]!r} is none; allowed: the id of an event of this video"
         raise bad_field("Last-Event-ID", message)
     job = await run_in_threadpool(find, parts, caller, video_id)
-    stream = Stream(parts, video_id, last_event_id or START)
+    stream = Stream(parts, job, last_event_id or START)
     if job.status in TERMINAL and not await stream.read(wait=False):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -61,12 +64,13 @@ class Stream:
 
     Args:
         parts: the gateway's.
-        video_id: of an existing job.
+        job: as it stands.
         last_id: of the event that the client had last.
     """
 
-    def __init__(self, parts: Parts, video_id: str, last_id: str) -> None:
-        self.parts, self.video_id, self.last_id = parts, video_id, last_id
+    def __init__(self, parts: Parts, job: Job, last_id: str) -> None:
+        self.parts, self.video_id, self.last_id = parts, job.id, last_id
+        self._job, self._position = job, 0
 
     async def text(self, request: Request) -> AsyncIterator[str]:
         """The events as the protocol writes them, up to the last one.
@@ -79,12 +83,16 @@ class Stream:
             try:
                 events = await self.read(wait=True)
                 for event_id, fields in events:
-                    yield await self.write(event_id, fields)
+                    if text := await self.write(event_id, fields):
+                        yield text
                     self.last_id = event_id
                     if JobStatus(fields["status"]) in TERMINAL:
                         return
                 if events:
                     heard = time.monotonic()
+                elif text := await self.write_position():
+                    heard = time.monotonic()
+                    yield text
                 elif time.monotonic() - heard > HEARTBEAT_SECONDS:
                     heard = time.monotonic()
                     yield ": heartbeat\n\n"
@@ -102,8 +110,24 @@ class Stream:
             found: Any = await self.parts.follower.xrange(key, min=f"({self.last_id}", count=BATCH)
         return list(found)
 
-    async def write(self, event_id: str, fields: Mapping[str, str]) -> str:
-        """One event. The last one carries the whole video, unless that is already gone."""
+    async def write_position(self) -> str | None:
+        """An event of the place in the queue, if it is another than the one told last.
+
+        It has no id, because nothing happened to this job. Asked for when a second has passed without an event, it
+        costs one look-up a second of a client whose job waits.
+        """
+        if self._job.status is not JobStatus.queued:
+            return None
+        position = await run_in_threadpool(self.parts.store.queue_position, self._job)
+        if position is None or position == self._position:
+            return None
+        self._position = position
+        data = {"id": self.video_id, "object": "video", "status": "queued", "progress": 0, "phase": "queued"}
+        return f"event: progress\ndata: {json.dumps(data | {'queue_position': position})}\n\n"
+
+    async def write(self, event_id: str, fields: Mapping[str, str]) -> str | None:
+        """One event. The last one carries the whole video, unless that is already gone; a preview that another one
+        has replaced is none."""
         status = JobStatus(fields["status"])
         progress = Progress.model_validate_json(fields["progress"])
         data: dict[str, Any] = {
@@ -114,6 +138,12 @@ class Stream:
             "attempt": int(fields["attempt"]),
             **progress.model_dump(mode="json"),
         }
+        self._job, self._position = self._job.model_copy(update={"status": status}), 0
+        if fields["type"] == "preview":
+            found = await run_in_threadpool(self.parts.store.preview, self.video_id)
+            if found is None or found[0] != progress.preview_step:
+                return None
+            data["preview"] = f"data:image/webp;base64,{b64encode(found[1]).decode()}"
         job = await run_in_threadpool(self.parts.store.get, self.video_id) if status in TERMINAL else None
         body = Video.of(job, None).model_dump_json() if job else json.dumps(data)
         return f"id: {event_id}\nevent: {fields['type']}\ndata: {body}\n\n"

@@ -114,6 +114,7 @@ class Video(BaseModel):
         description="While queued: when a worker is expected to begin it, once jobs of the model have been timed."
     )
     eta_seconds: float | None = Field(description="Seconds left of the denoising, once steps are timed.")
+    preview_url: str | None = Field(description="While in progress: a small moving picture of what it is coming to.")
     started_at: int | None
     resumed_from_step: int | None = Field(description="The checkpoint's step that the latest attempt went on from.")
     attempt: int = Field(description="How many times a worker began the job.")
@@ -155,6 +156,7 @@ class Video(BaseModel):
             queue_position=place.position if place else None,
             starts_in_seconds=place.starts_in if place else None,
             eta_seconds=job.progress.eta_seconds if running else None,
+            preview_url=preview_url(job) if running else None,
             started_at=job.started_at,
             resumed_from_step=job.progress.resumed_from_step,
             attempt=job.attempt,
@@ -227,6 +229,12 @@ class Health(BaseModel):
     """The answer of a probe."""
 
     status: Literal["ok"] = "ok"
+
+
+def preview_url(job: Job) -> str | None:
+    """Where the latest preview is; another one has another address."""
+    step = job.progress.preview_step
+    return None if step is None else f"/v1/videos/{job.id}/preview?step={step}"
 
 
 def seconds_text(seconds: float) -> str:

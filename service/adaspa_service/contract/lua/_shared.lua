@@ -24,6 +24,7 @@
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   workers:{model}  zset    its workers, the same way
 --   events:{id}      stream  a job's transitions and steps
+--   preview:{id}     hash    the latest preview of a running job: its step and its WebP
 --   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
 --                                   the digest of its request
 --   keys             zset    ids of API keys by the time (s) of their creation
@@ -194,6 +195,7 @@ local function finish(id, status)
   local code = status == 'failed' and failure and cjson.decode(failure).code or ''
   redis.call('HINCRBY', PREFIX .. 'ended', model .. '|' .. status .. '|' .. code, 1)
   redis.call('SREM', PREFIX .. 'unfinished:' .. owner_of(id), id)
+  redis.call('DEL', PREFIX .. 'preview:' .. id)
   local expires = NOW + LIMITS.ttl_ms
   redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(NOW), 'expires_at', seconds(expires))
   if get(id, 'discarded') == '1' then

@@ -1,0 +1,33 @@
+"""The report of a denoising that more than one transformer had a part in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+SUMMED = ("searches", *(f"{kind}_{what}" for kind in ("dense", "search", "sparse") for what in ("steps", "seconds")))
+MEANS = ("density", "recall")
+
+
+def merged(reports: Sequence[dict[str, Any]], layers: Sequence[int]) -> dict[str, Any]:
+    """One report of them all: steps and seconds added up, means weighted by the steps with a pattern.
+
+    Args:
+        reports: of ``transformer.adaspa.report()``, in the order in which the transformers run.
+        layers: how many layers each transformer has; those of a later one are numbered on.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    uses = [report["search_steps"] + report["sparse_steps"] for report in reports]
+    whole = {name: sum(report[name] for report in reports) for name in SUMMED}
+    for name in MEANS:
+        weighted = [(r[name], n) for r, n in zip(reports, uses, strict=True) if n and r[name] is not None]
+        total = sum(n for _, n in weighted)
+        whole[name] = sum(value * n for value, n in weighted) / total if total else None
+    whole["density"] = 1.0 if whole["density"] is None else whole["density"]
+    whole["cache_bytes"] = max(report["cache_bytes"] for report in reports)
+    starts = [sum(layers[:i]) for i in range(len(reports))]
+    whole["layers"] = [
+        {**layer, "layer": start + layer["layer"]}
+        for start, report in zip(starts, reports, strict=True)
+        for layer in report["layers"]
+    ]
+    return whole

@@ -1,0 +1,39 @@
+"""Wan 2.1, and 2.2 with its two experts."""
+
+import torch
+from adaspa_service.contract.job import JobParams
+from diffusers import WanPipeline
+from torch import Tensor
+
+from adaspa_worker.engines.base import DiffusersEngine
+
+
+class WanEngine(DiffusersEngine):
+    """Wan text-to-video pipelines."""
+
+    pipeline = WanPipeline
+    vae_in_float32 = True
+
+    def encode_prompt(self, params: JobParams) -> dict[str, Tensor]:
+        guided = params.guidance_scale > 1
+        extra = {k: v for k, v in self.spec.call.items() if k == "max_sequence_length"}
+        with torch.no_grad():
+            positive, negative = self.pipe.encode_prompt(
+                prompt=params.prompt,
+                negative_prompt=params.negative_prompt,
+                do_classifier_free_guidance=guided,
+                device=self.device,
+                **extra,
+            )
+        return {"prompt_embeds": positive} | ({"negative_prompt_embeds": negative} if guided else {})
+
+    def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
+        mean, std = (
+            torch.tensor(values, device=latents.device).view(1, -1, 1, 1, 1)
+            for values in (self.pipe.vae.config.latents_mean, self.pipe.vae.config.latents_std)
+        )
+        return latents * std + mean
+
+    def multiples(self) -> tuple[int, int]:
+        patch = self.transformers[0].config.patch_size[1]
+        return self.pipe.vae_scale_factor_spatial * patch, self.pipe.vae_scale_factor_temporal
