@@ -17,6 +17,7 @@ from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.store import JobStore, Lease
 from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.webhooks.addresses import Resolve, system_resolve
 from claiming import claim
 
 FILES = {
@@ -99,9 +100,9 @@ class Service:
 
 
 @contextmanager
-def serving(settings: Settings, scratch: Path) -> Iterator[Service]:
-    """A gateway on a free port, in a thread."""
-    app = create_app(settings)
+def serving(settings: Settings, scratch: Path, resolve: Resolve = system_resolve) -> Iterator[Service]:
+    """A gateway on a free port, in a thread; webhooks' hosts are looked up by ``resolve``."""
+    app = create_app(settings, resolve)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

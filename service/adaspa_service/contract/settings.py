@@ -1,6 +1,9 @@
 """Settings of gateway and workers, from ``ADASPA_*`` environment variables."""
 
+import binascii
+from base64 import b64decode
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -9,8 +12,10 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "ADASPA_"
-SECRET = frozenset({"bootstrap_key", "signing_secret"})
+SECRET = frozenset({"bootstrap_key", "signing_secret", "webhook_secrets"})
 """Fields whose values no message shows."""
+SECRET_PREFIX = "whsec_"
+Network = IPv4Network | IPv6Network
 
 
 class SettingsError(Exception):
@@ -65,6 +70,18 @@ class Settings(BaseSettings):
     """Bulk jobs' share of the workers' time while interactive jobs wait too."""
     result_ttl_seconds: int = Field(default=7 * 86400, ge=1)
     """How long an ended job and its files are kept."""
+    webhook_http: bool = False
+    """Also take a ``webhook_url`` that is http and not https."""
+    webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
+    """Networks that are not public and may be called nevertheless: ``10.0.0.0/8``, and for tests ``127.0.0.0/8``."""
+    webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)] = ()
+    """Each ``whsec_`` and the base64 of 24 to 64 bytes; several sign at once while one is replaced. None: one is made
+    and kept in Redis."""
+    webhook_retry_seconds: Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, BeforeValidator(split)] = (
+        *(5, 30, 120, 600),
+        *(1800, 3600, 2 * 3600, 4 * 3600, 6 * 3600, 10 * 3600),
+    )
+    """Between an attempt at delivering an event and the next; after the last of these it is given up."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
     """``auto``: text in a terminal, else one JSON object a line."""
@@ -87,6 +104,24 @@ class Settings(BaseSettings):
         if self.open_access and self.bootstrap_key is not None:
             raise ValueError("ADASPA_OPEN_ACCESS is true, so that ADASPA_BOOTSTRAP_KEY is never asked for; unset one")
         return self
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _are_signing_secrets(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in secrets:
+            name, mark, key = secret.get_secret_value().rpartition(SECRET_PREFIX)
+            try:
+                fits = mark and not name and 24 <= len(b64decode(key, validate=True)) <= 64
+            except binascii.Error:
+                fits = False
+            if not fits:
+                raise ValueError(f"each is {SECRET_PREFIX} and the base64 of 24 to 64 bytes")
+        return secrets
+
+    @property
+    def webhook_keys(self) -> list[str]:
+        """The signing secrets of the settings, the current one first."""
+        return [secret.get_secret_value() for secret in self.webhook_secrets]
 
 
 @lru_cache(maxsize=1)

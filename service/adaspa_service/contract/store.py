@@ -161,10 +161,17 @@ class JobStore(Counts, Upkeep):
         max_in_flight: int | None = None,
         priority: Priority = Priority.interactive,
         cost: float = 1.0,
+        webhook_url: str | None = None,
     ) -> tuple[Job, bool]:
         """Accept a job: ``admit_all`` of one."""
         jobs, new = self.admit_all(
-            [params], idempotency, owner, max_in_flight=max_in_flight, priority=priority, cost=cost
+            [params],
+            idempotency,
+            owner,
+            max_in_flight=max_in_flight,
+            priority=priority,
+            cost=cost,
+            webhook_url=webhook_url,
         )
         return jobs[0], new
 
@@ -177,6 +184,7 @@ class JobStore(Counts, Upkeep):
         max_in_flight: int | None = None,
         priority: Priority = Priority.interactive,
         cost: float = 1.0,
+        webhook_url: str | None = None,
     ) -> tuple[list[Job], bool]:
         """Accept jobs, all of them or none: records and places in the queue in one step. Messages are still to be sent.
 
@@ -188,6 +196,7 @@ class JobStore(Counts, Upkeep):
             max_in_flight: queued and running jobs that the owner may have.
             priority: which of the model's queues they wait in.
             cost: the work of each, in units of the model's default request.
+            webhook_url: where the event of each job's end is sent.
 
         Returns:
             The jobs in the same order, and whether they are new.
@@ -208,6 +217,7 @@ class JobStore(Counts, Upkeep):
             "" if max_in_flight is None else max_in_flight,
             priority,
             cost,
+            webhook_url or "",
             *(text for each in params for text in (each.model_dump_json(), secrets.token_hex(9))),
         )
         if outcome == b"in_flight":

@@ -29,6 +29,8 @@ class Wanted:
     """Alike but for what does not change the work."""
     priority: str | None
     """The queue that was asked for; None leaves it to the catalog."""
+    webhook_url: str | None = None
+    """Where the event of each job's end is sent."""
 
 
 def submit(
@@ -48,9 +50,14 @@ def submit(
     cost = spec.cost(wanted.params[0])
     priority = resolve_priority(wanted.priority, spec, cost)
     try:
-        key = idempotency(asked, idempotency_key)
         jobs, new = parts.store.admit_all(
-            wanted.params, key, caller.owner, max_in_flight=caller.max_in_flight, priority=priority, cost=cost
+            wanted.params,
+            idempotency(asked, idempotency_key),
+            caller.owner,
+            max_in_flight=caller.max_in_flight,
+            priority=priority,
+            cost=cost,
+            webhook_url=wanted.webhook_url,
         )
     except QueueFull as error:
         raise full(parts, spec.id, priority) from error

@@ -15,6 +15,9 @@ from adaspa_service.gateway import content, errors, events, health, metrics, mod
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.webhooks import event
+from adaspa_service.gateway.webhooks.addresses import Addresses, Resolve, system_resolve
+from adaspa_service.gateway.webhooks.deliverer import Deliverer
 
 DESCRIPTION = """Text in, video out. Every route is also there without `/v1`.
 
@@ -36,17 +39,21 @@ SECURITY_HEADERS = [
 ]
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI:
     """The gateway. Its janitor runs while the application does; setting ``state.stopping`` ends the event streams.
+
+    Args:
+        settings: of the whole process.
+        resolve: how hosts of webhooks are looked up.
 
     Raises:
         CatalogError, StorageUnavailable: the settings lead nowhere.
     """
-    parts = Parts.of(settings)
+    parts = Parts.of(settings, resolve)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with Janitor(parts):
+        with Janitor(parts), Deliverer(parts.deliveries, settings, Addresses(settings.webhook_networks, resolve)):
             yield
         await parts.close()
 
@@ -73,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.include_router(router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY)
         app.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
     app.include_router(page.router)
+    app.webhooks.include_router(event.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
 
@@ -80,8 +88,14 @@ def create_app(settings: Settings) -> FastAPI:
 def document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, without the framework's 422: a bad parameter gets a 400 here."""
     if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        for path in found["paths"].values():
+        found = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            webhooks=app.webhooks.routes,
+        )
+        for path in (found["paths"] | found["webhooks"]).values():
             for operation in path.values():
                 answers = operation["responses"]
                 if answers.get("422", {}).get("description") == "Validation Error":

@@ -52,6 +52,7 @@ class Janitor:
             self._expire,
             self._purge,
             self._remove_orphans,
+            self._trim_deliveries,
         ):
             name = chore.__name__.strip("_")
             try:
@@ -107,6 +108,10 @@ class Janitor:
         if time.monotonic() >= self._orphans_due:
             self._orphans_due = time.monotonic() + ORPHANS_SECONDS
             remove_orphaned_checkpoints(self.parts)
+
+    def _trim_deliveries(self) -> None:
+        for job_id in self.parts.deliveries.trim():
+            log.error("%s: its webhook was dropped: too many wait", job_id)
 
     def _run(self) -> None:
         while not self._stopping.wait(EVERY_SECONDS):

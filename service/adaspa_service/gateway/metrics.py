@@ -50,7 +50,7 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            found = [*self._loads(), *self._totals()]
+            found = [*self._loads(), *self._totals(), *self._webhooks()]
         except StoreUnavailable:
             found = []
         yield GaugeMetricFamily("adaspa_store_up", "Whether Redis answers.", value=bool(found))
@@ -87,6 +87,23 @@ class JobCollector(Collector):
         for model, count in totals.leases_lost.items():
             lost.add_metric([model], count)
         return [ended, lost]
+
+    def _webhooks(self) -> list[Metric]:
+        counts = self.parts.deliveries.counts()
+        attempts = CounterMetricFamily("adaspa_webhook_attempts", "Attempts to deliver an event.", labels=["outcome"])
+        for outcome, count in counts.attempts.items():
+            attempts.add_metric([outcome], count)
+        ended = CounterMetricFamily("adaspa_webhooks_ended", "Events delivered, given up, dropped.", labels=["end"])
+        for end, count in counts.ended.items():
+            ended.add_metric([end], count)
+        overdue = "How long the next attempt at an event has been due."
+        return [
+            attempts,
+            ended,
+            GaugeMetricFamily("adaspa_webhooks_waiting", "Events on their way.", value=counts.waiting),
+            GaugeMetricFamily("adaspa_webhooks_dead", "Events given up, and kept.", value=counts.dead),
+            GaugeMetricFamily("adaspa_webhooks_overdue_seconds", overdue, value=counts.overdue_seconds),
+        ]
 
 
 class RequestMetrics:

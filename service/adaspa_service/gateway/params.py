@@ -8,7 +8,7 @@ from typing import TypeVar
 from adaspa_service.contract.catalog import Catalog, ModelSpec
 from adaspa_service.contract.job import Job, JobParams, OutputFormat, Priority, Quality
 from adaspa_service.gateway.errors import bad_field
-from adaspa_service.gateway.schemas import VideoCreate, seconds_text
+from adaspa_service.gateway.schemas import MAX_URL_CHARS, VideoCreate, seconds_text
 
 Number = TypeVar("Number", int, float)
 Default = TypeVar("Default", int, float, str, None)
@@ -116,6 +116,7 @@ def allowed(field: str, catalog: Catalog, model: object) -> str:
         "output_format": ", ".join(spec.output_formats),
         "n": f"1 to {spec.max_batch}",
         "priority": ", ".join(Priority),
+        "webhook_url": f"a URL of up to {MAX_URL_CHARS} characters",
     }[field]
 
 

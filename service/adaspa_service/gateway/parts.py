@@ -8,11 +8,13 @@ from fastapi import Depends, Request
 from redis.asyncio import Redis as AsyncRedis
 
 from adaspa_service.contract.catalog import Catalog
+from adaspa_service.contract.deliveries import DeliveryStore
 from adaspa_service.contract.keys import KeyStore
 from adaspa_service.contract.queue import make_celery
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import ANSWER_SECONDS, JobStore
+from adaspa_service.gateway.webhooks.addresses import Addresses, Resolve, system_resolve
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,12 @@ class Parts:
     """Waits for events; each client that follows a job has one of its connections."""
     storage: ObjectStorage
     celery: Celery
+    deliveries: DeliveryStore
+    addresses: Addresses
+    """Of the hosts of webhooks."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: Settings, resolve: Resolve = system_resolve) -> Self:
         """Raises CatalogError, StorageUnavailable."""
         store = JobStore.from_settings(settings)
         return cls(
@@ -40,6 +45,8 @@ class Parts:
             AsyncRedis.from_url(settings.redis_url, decode_responses=True, socket_timeout=ANSWER_SECONDS),
             ObjectStorage(settings.storage_url),
             make_celery(settings),
+            DeliveryStore(store.client),
+            Addresses(settings.webhook_networks, resolve),
         )
 
     async def close(self) -> None:
@@ -47,6 +54,7 @@ class Parts:
         await self.follower.aclose()
         self.store.client.close()
         self.celery.close()
+        self.addresses.close()
 
 
 def _of_request(request: Request) -> Parts:

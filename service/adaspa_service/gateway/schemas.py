@@ -1,6 +1,6 @@
 """What clients send and get: OpenAI's video objects, with our fields on top."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -25,6 +25,14 @@ EXAMPLE: JsonDict = {
     "steps": 24,
     "seed": 7,
 }
+MAX_URL_CHARS = 2048
+WebhookUrl = Annotated[
+    str | None,
+    Field(
+        max_length=MAX_URL_CHARS,
+        description="An https URL that gets the event of the job's end, signed: see `webhooks`. It is shown nowhere.",
+    ),
+]
 
 
 class VideoCreate(BaseModel):
@@ -67,6 +75,7 @@ class VideoCreate(BaseModel):
         description="The queue to wait in. Bulk jobs get a share of the workers while interactive ones wait. "
         "Default: bulk if the request is much more work than the model's default one, which may not be interactive.",
     )
+    webhook_url: WebhookUrl = None
 
 
 class VideoRemix(BaseModel):
@@ -75,6 +84,7 @@ class VideoRemix(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"prompt": "a small red star moves left"}})
 
     prompt: str = Field(description="What the new video shows; everything else, the seed included, stays.")
+    webhook_url: WebhookUrl = None
 
 
 class Video(BaseModel):

@@ -18,6 +18,7 @@ from adaspa_service.gateway.parts import Parts, PartsOf
 from adaspa_service.gateway.places import places
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.schemas import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
+from adaspa_service.gateway.webhooks.targets import check_webhook
 
 FIRST_ID_US = 1_735_689_600_000_000
 """No id is older than 2025."""
@@ -44,8 +45,15 @@ async def create_video(
     """
     asked = await read_body(request, VideoCreate, parts.catalog)
     text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
+    webhook_url = await check_webhook(parts, asked.webhook_url)
     videos, new = await run_in_threadpool(
-        lambda: admit(parts, caller, text, Wanted(batch(asked, parts.catalog), asked.priority), idempotency_key)
+        lambda: admit(
+            parts,
+            caller,
+            text,
+            Wanted(batch(asked, parts.catalog), asked.priority, webhook_url),
+            idempotency_key,
+        )
     )
     note_replay(response, new)
     return videos.data[0] if asked.n is None else videos
@@ -63,13 +71,14 @@ async def remix_video(
 ) -> Video:
     """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
     asked = await read_body(request, VideoRemix, parts.catalog)
-    text = f"{video_id} {asked.model_dump_json()}"
+    text = f"{video_id} {asked.model_dump_json(exclude_none=True)}"
+    webhook_url = await check_webhook(parts, asked.webhook_url)
 
     def admit_remix() -> tuple[VideoList, bool]:
         source = find(parts, caller, video_id)
         params = remix(source, asked.prompt, parts.catalog)
-        patient = source.priority is Priority.bulk
-        return admit(parts, caller, text, Wanted([params], source.priority if patient else None), idempotency_key)
+        priority = source.priority if source.priority is Priority.bulk else None
+        return admit(parts, caller, text, Wanted([params], priority, webhook_url), idempotency_key)
 
     videos, new = await run_in_threadpool(admit_remix)
     note_replay(response, new)

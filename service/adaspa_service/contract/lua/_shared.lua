@@ -33,6 +33,14 @@
 --   rate:{id}        string  the time (ms) at which a key may again send a minute's requests at once
 --   signing_secret   string  what signed links are signed with
 --   last_id          string  the latest id's time (us)
+--   webhook:{id}     hash    a job's event on its way to the job's webhook_url, or given up
+--   webhooks         zset    jobs with a waiting event by the time (ms) of its next attempt
+--   webhook_lane:{lane} zset the same for one lane; a receiver has four, and one attempt at a time in each
+--   webhook_lanes    zset    lanes by the time (ms) they are to be looked at
+--   webhook_busy:{lane} string  there while an attempt is made, for as long as that may last
+--   webhooks_dead    zset    jobs whose event was given up, by the time (ms) of that
+--   webhook_counts   hash    attempts|{outcome} and ended|{delivered, dead, dropped}, since the store was made
+--   webhook_secrets  zset    signing secrets by the time (ms) until which they hold
 local PREFIX = 'adaspa:'
 local LIMITS = cjson.decode(ARGV[1])
 local OPEN = 'open'  -- OPEN_OWNER of job.py
@@ -184,6 +192,35 @@ local function move_up_behind(id, queue)
   end
 end
 
+local function schedule_webhook(id, lane, due)
+  redis.call('ZADD', PREFIX .. 'webhooks', int(due), id)
+  redis.call('ZADD', PREFIX .. 'webhook_lane:' .. lane, int(due), id)
+  redis.call('ZADD', PREFIX .. 'webhook_lanes', 'LT', int(due), lane)
+end
+
+-- An ended job owes its event to its webhook_url, unless it was deleted: nothing more is to be heard of it then.
+-- The record is copied, because it may expire before the event is delivered.
+local function owe_webhook(id, status)
+  local url = get(id, 'webhook_url')
+  if not url or get(id, 'discarded') == '1' then
+    return
+  end
+  local lane = url:match('^%a+://([^/?#]+)') .. '#' .. tonumber(id:sub(-1), 16) % 4
+  redis.call('HSET', PREFIX .. 'webhook:' .. id, 'type', 'video.' .. status, 'url', url, 'lane', lane, 'attempts', '0',
+    'record', cjson.encode(redis.call('HGETALL', record(id))))
+  schedule_webhook(id, lane, NOW)
+end
+
+local function forget_webhook(id)
+  local lane = redis.call('HGET', PREFIX .. 'webhook:' .. id, 'lane')
+  if lane then
+    redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
+  end
+  redis.call('ZREM', PREFIX .. 'webhooks', id)
+  redis.call('ZREM', PREFIX .. 'webhooks_dead', id)
+  redis.call('DEL', PREFIX .. 'webhook:' .. id)
+end
+
 -- What every end has in common.
 local function finish(id, status)
   local model, failure = get(id, 'model'), get(id, 'error')
@@ -203,6 +240,7 @@ local function finish(id, status)
   else
     redis.call('ZADD', PREFIX .. 'expiry', int(expires), id)
   end
+  owe_webhook(id, status)
   emit(id, status)
 end
 

@@ -1,10 +1,10 @@
 -- Accept one job or several: idempotency, limits, records and places in the queue, all or nothing.
 -- ARGV: 2 model, 3 owner, 4 '{owner}:{idempotency key}' or '', 5 digest of the request,
 -- 6 the lowest version that can run them, 7 unfinished jobs that the owner may have, or '', 8 priority, 9 cost of each,
--- then for each job: params (JSON), random part of its id
+-- 10 webhook_url or '', then for each job: params (JSON), random part of its id
 local model, owner, idempotency, digest, version, in_flight = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local priority, cost = ARGV[8], ARGV[9]
-local FIRST = 10  -- argument of the first job
+local priority, cost, webhook_url = ARGV[8], ARGV[9], ARGV[10]
+local FIRST = 11  -- argument of the first job
 local count = (#ARGV - FIRST + 1) / 2
 local idempotency_key = PREFIX .. 'idempotency:' .. idempotency
 
@@ -46,6 +46,9 @@ for i = FIRST, #ARGV, 2 do
     'created_at', seconds(NOW), 'attempt', '0', 'lost_attempts', '0', 'schema_version', version,
     'priority', priority, 'cost', cost,
     'idempotency', #ids == 0 and idempotency or '')  -- of several the first: with it the key is forgotten
+  if webhook_url ~= '' then
+    redis.call('HSET', record(id), 'webhook_url', webhook_url)
+  end
   redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
   redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)
   join_queue(id, nil, NOW + LIMITS.send_ms)

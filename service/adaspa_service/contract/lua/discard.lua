@@ -1,8 +1,9 @@
--- Delete a job for its owner: hidden at once, removed when no worker holds it.
+-- Delete a job for its owner: hidden at once, removed when no worker holds it. Its event is no longer sent.
 -- ARGV: 2 id
 local id = ARGV[2]
 if not get(id, 'status') or get(id, 'discarded') == '1' then
   return 0
 end
 discard(id)
+forget_webhook(id)
 return 1

@@ -1,0 +1,220 @@
+"""Webhook deliveries in Redis: an ended job's event on its way to the job's ``webhook_url``.
+
+The record is made by the script that ends the job (``finish`` in ``lua/_shared.lua``), so no ended job is without its
+event. A job ends once, so its event has one id, whatever happens to the attempts at delivering it.
+"""
+
+import secrets as random
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic_core import from_json
+from redis import Redis
+
+from adaspa_service.contract.job import Job
+from adaspa_service.contract.record import job_from_hash
+from adaspa_service.contract.scripts import PREFIX, Scripts, reaching
+from adaspa_service.contract.settings import SECRET_PREFIX
+
+ATTEMPT_SECONDS = 30.0
+"""An attempt whose outcome is not noted by then was lost with its process, and another is made."""
+DEAD_SECONDS = 7 * 86400.0
+"""How long a delivery that was given up is kept."""
+KEPT = 10_000
+"""Deliveries that are kept, waiting and dead."""
+
+State = Literal["waiting", "dead"]
+
+
+class Outcome(StrEnum):
+    """What came of one attempt."""
+
+    delivered = "delivered"
+    """The receiver answered 2xx."""
+    rejected = "rejected"
+    """It answered something else."""
+    gone = "gone"
+    """It answered 410: it wants no more."""
+    unreachable = "unreachable"
+    """No connection, or no HTTP on it."""
+    timed_out = "timed_out"
+    forbidden = "forbidden"
+    """Its host is no longer at an address that may be called."""
+    interrupted = "interrupted"
+    """The gateway stopped meanwhile."""
+    broken = "broken"
+    """A mistake of ours; the gateway's log has the traceback."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event that has not been delivered. Times are Unix seconds."""
+
+    job_id: str
+    type: str
+    """``video.completed``, ``video.failed`` or ``video.cancelled``."""
+    url: str
+    lane: str
+    """One attempt is made at a time in a lane; a receiver has four."""
+    attempts: int
+    """Those that were begun, the present one included."""
+    record: str | None
+    """The job's record as it ended, until ``body`` is made of it."""
+    body: str | None
+    error: str
+    """What was wrong with the last attempt; empty before it."""
+    tried_at: int | None
+
+    @property
+    def event_id(self) -> str:
+        """The same for every attempt."""
+        return f"evt_{self.job_id.removeprefix('video_')}"
+
+    def job(self) -> Job:
+        """The job as it ended. Only where there is no ``body``."""
+        pairs = [part.encode() for part in from_json(self.record or "[]")]
+        return job_from_hash(self.job_id, dict(zip(pairs[::2], pairs[1::2], strict=True)))
+
+    @property
+    def receiver(self) -> str:
+        """Host and port; the rest of a URL may hold a token."""
+        return self.lane.rpartition("#")[0]
+
+
+@dataclass(frozen=True)
+class DeliveryCounts:
+    """Deliveries now, and since the store was made."""
+
+    waiting: int
+    dead: int
+    overdue_seconds: float
+    """How long the next attempt has been due; 0 if none is."""
+    attempts: dict[str, int]
+    """By outcome."""
+    ended: dict[str, int]
+    """By end: delivered, dead (given up), dropped (beyond the number that is kept)."""
+
+
+class DeliveryStore:
+    """Deliveries and signing secrets. All methods raise StoreUnavailable when Redis cannot be used.
+
+    Args:
+        client: of one Redis or Valkey server.
+        attempt_seconds: an attempt is lost after this.
+        dead_seconds: how long a dead delivery is kept.
+        kept: deliveries that are kept.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        attempt_seconds: float = ATTEMPT_SECONDS,
+        dead_seconds: float = DEAD_SECONDS,
+        kept: int = KEPT,
+    ) -> None:
+        self.client = client
+        self._attempt_ms, self._dead_ms, self._kept = round(attempt_seconds * 1000), round(dead_seconds * 1000), kept
+        self._scripts = Scripts(client, "{}")
+
+    # Delivering
+
+    def take(self, limit: int) -> list[Delivery]:
+        """Begin an attempt at deliveries that are due, one in a lane; nobody else gets them meanwhile."""
+        found = self._scripts.run("webhook_take", limit, self._attempt_ms)
+        return [
+            _delivery(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for job_id, fields in found
+        ]
+
+    def note(
+        self, delivery: Delivery, outcome: Outcome, *, error: str = "", body: str = "", again_in: float | None = None
+    ) -> None:
+        """Say what came of an attempt. Without ``again_in`` (seconds) an undelivered event is given up."""
+        again_ms = "" if again_in is None else round(again_in * 1000)
+        self._scripts.run(
+            "webhook_note",
+            delivery.job_id,
+            delivery.attempts,
+            delivery.lane,
+            outcome,
+            error,
+            body,
+            again_ms,
+            self._dead_ms,
+        )
+
+    def trim(self) -> list[str]:
+        """Forget what is kept no longer; the jobs whose event had not been given up before. Up to 100 a call."""
+        return [job_id.decode() for job_id in self._scripts.run("webhook_trim", self._dead_ms, self._kept)]
+
+    # Looking
+
+    def ids(self, state: State, limit: int) -> list[tuple[str, float]]:
+        """Ids of jobs with the time of their next attempt, or of when they were given up: the latest first."""
+        key = PREFIX + ("webhooks" if state == "waiting" else "webhooks_dead")
+        with reaching():
+            found: Any = self.client.zrange(key, 0, limit - 1, desc=True, withscores=True)
+        return [(job_id.decode(), score / 1000) for job_id, score in found]
+
+    def get(self, job_id: str) -> Delivery | None:
+        """The delivery of a job's event; None if there is none, or it was delivered."""
+        with reaching():
+            fields: Any = self.client.hgetall(PREFIX + "webhook:" + job_id)
+        return _delivery(job_id, fields) if fields else None
+
+    def counts(self) -> DeliveryCounts:
+        """How many there are, and what has come of all."""
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            pipe.zcard(PREFIX + "webhooks")
+            pipe.zcard(PREFIX + "webhooks_dead")
+            pipe.zrange(PREFIX + "webhooks", 0, 0, withscores=True)
+            pipe.time()
+            pipe.hgetall(PREFIX + "webhook_counts")
+            waiting, dead, first, (seconds, microseconds), counted = pipe.execute()
+        split = {tuple(key.decode().split("|")): int(count) for key, count in counted.items()}
+        return DeliveryCounts(
+            waiting,
+            dead,
+            max(0.0, seconds + microseconds / 1e6 - first[0][1] / 1000) if first else 0.0,
+            {outcome: count for (kind, outcome), count in split.items() if kind == "attempts"},
+            {end: count for (kind, end), count in split.items() if kind == "ended"},
+        )
+
+    # Operating
+
+    def redeliver(self, job_id: str) -> bool:
+        """Begin a dead delivery anew, or make a waiting one's next attempt now; False if there is none."""
+        return bool(self._scripts.run("webhook_redeliver", job_id))
+
+    def secrets(self) -> list[str]:
+        """The signing secrets that hold, the current one first; one is made where there is none."""
+        return self._secrets("0", 0.0)
+
+    def rotate_secret(self, keep_seconds: float) -> list[str]:
+        """Make a new signing secret; the one before it holds for so much longer."""
+        return self._secrets("1", keep_seconds)
+
+    def _secrets(self, rotate: str, keep_seconds: float) -> list[str]:
+        fresh = SECRET_PREFIX + b64encode(random.token_bytes(32)).decode()
+        return [
+            secret.decode()
+            for secret in self._scripts.run("webhook_secrets", fresh, rotate, round(keep_seconds * 1000))
+        ]
+
+
+def _delivery(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:
+    text = {name.decode(): value.decode() for name, value in fields.items()}
+    return Delivery(
+        job_id=job_id,
+        type=text["type"],
+        url=text["url"],
+        lane=text["lane"],
+        attempts=int(text["attempts"]),
+        record=text.get("record"),
+        body=text.get("body"),
+        error=text.get("error", ""),
+        tried_at=int(text["tried_at"]) if "tried_at" in text else None,
+    )

@@ -1,0 +1,14 @@
+-- Begin a dead delivery's attempts anew, or make a waiting one's next attempt now.
+-- ARGV: 2 id
+local id = ARGV[2]
+local key = PREFIX .. 'webhook:' .. id
+local lane = redis.call('HGET', key, 'lane')
+if not lane then
+  return 0
+end
+if redis.call('ZREM', PREFIX .. 'webhooks_dead', id) == 1 then
+  redis.call('HSET', key, 'attempts', '0')
+  redis.call('PERSIST', key)
+end
+schedule_webhook(id, lane, NOW)
+return 1

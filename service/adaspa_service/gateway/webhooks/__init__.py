@@ -1,0 +1,1 @@
+"""Webhooks by the Standard Webhooks specification: which receivers may be called, the event, its signature, its way."""

@@ -1,0 +1,132 @@
+"""Which addresses a webhook may go to, and connections that go to no other.
+
+A URL comes from a client, and the gateway stands inside the operator's network: a name is resolved here, every address
+that it has is judged, and the connection is made to an address that was judged, not to the name. A name whose answer
+changes between the two (DNS rebinding) leads nowhere else.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+import httpcore
+
+from adaspa_service.contract.settings import Network
+
+Resolve = Callable[[str, int], Sequence[str]]
+"""Host and port to addresses. Raises OSError when there are none."""
+
+RESOLVE_SECONDS = 5.0
+RESOLVERS = 32
+"""Names that are looked up at a time: a slow name server of one receiver does not hold up the others."""
+METADATA = frozenset(
+    map(
+        ip_address,
+        (
+            "169.254.169.254",  # AWS, Azure, GCP, OpenStack and others
+            "169.254.170.2",  # credentials of an ECS task
+            "169.254.170.23",  # of an EKS pod
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",  # GCP
+            "100.100.100.200",  # Alibaba Cloud
+            "192.0.0.192",  # Oracle Cloud, classic
+            "168.63.129.16",  # Azure's platform, a public address
+        ),
+    )
+)
+"""They give out credentials, and are refused whatever the settings allow."""
+NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+
+
+class AddressRefused(Exception):
+    """A host is at no address that may be called; the message says which."""
+
+
+def system_resolve(host: str, port: int) -> list[str]:
+    """The addresses that the system's resolver knows. Raises OSError."""
+    return [str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def embedded(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that an IPv6 address stands for: mapped, by 6to4, by Teredo or by NAT64; else itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if any(address in network for network in NAT64):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1]) or address
+
+
+def permitted(text: str, networks: Iterable[Network]) -> bool:
+    """Whether this address may be called: a public one, or one of the networks that the operator allows."""
+    address = embedded(ip_address(text))
+    if address in METADATA:
+        return False
+    if any(address.version == network.version and address in network for network in networks):
+        return True
+    if isinstance(address, IPv6Address) and address.is_site_local:
+        return False
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+
+class Addresses:
+    """Looks hosts up.
+
+    Args:
+        networks: not public, and allowed nevertheless.
+        resolve: how; it may block.
+    """
+
+    def __init__(self, networks: Iterable[Network], resolve: Resolve = system_resolve) -> None:
+        self._networks, self._resolve = tuple(networks), resolve
+        self._threads = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
+
+    async def of(self, host: str, port: int) -> list[str]:
+        """The host's addresses, each of which may be called.
+
+        Raises:
+            AddressRefused: it has none, or one that may not be.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                found = list(dict.fromkeys(await loop.run_in_executor(self._threads, self._resolve, host, port)))
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
+            raise AddressRefused(f"{host} is not found: {error or 'no answer'}") from error
+        refused = [address for address in found if not permitted(address, self._networks)]
+        if refused or not found:
+            raise AddressRefused(f"{host} is at {', '.join(refused) or 'no address'}, which may not be called")
+        return found
+
+    def close(self) -> None:
+        """Wait for no lookup any longer."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class CheckedConnections(httpcore.AsyncNetworkBackend):
+    """Connects to a host's judged addresses. TLS and the Host header still go by the name."""
+
+    def __init__(self, addresses: Addresses) -> None:
+        self._addresses, self._network = addresses, httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """To the first address that takes the connection. Raises AddressRefused, httpcore.ConnectError."""
+        failed: Exception | None = None
+        for address in await self._addresses.of(host, port):
+            try:
+                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed or httpcore.ConnectError(host)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._network.sleep(seconds)

@@ -1,0 +1,98 @@
+"""One attempt: a POST, bounded in time and in what is read of the answer."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+
+import httpcore
+import httpx
+from pydantic import HttpUrl
+
+from adaspa_service.contract.deliveries import Outcome
+from adaspa_service.gateway.webhooks.addresses import Addresses, AddressRefused, CheckedConnections
+
+TOTAL_SECONDS = 15.0
+"""From the lookup of the host to the end of the answer's headers. Nothing behind them is read."""
+USER_AGENT = f"adaspa-serve/{version('adaspa-serve')}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of an attempt."""
+
+    outcome: Outcome
+    error: str = ""
+    """What was wrong, for the operator."""
+    retry_after: float | None = None
+    """Seconds that the receiver asked to be left alone for."""
+
+
+class Sender:
+    """Sends events, each over a connection of its own. Proxies of the environment are not used: they would resolve the
+    host themselves. Certificates are checked against certifi's, or those of ``SSL_CERT_FILE``.
+    """
+
+    def __init__(self, addresses: Addresses) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=httpx.create_ssl_context(),
+            max_keepalive_connections=0,
+            network_backend=CheckedConnections(addresses),
+        )
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Result:
+        """POST the body; whatever the receiver does, this ends in a result."""
+        target, host = split(url)
+        fields = {"Host": host, "Content-Type": "application/json", "User-Agent": USER_AGENT, **headers}
+        try:
+            async with (
+                asyncio.timeout(TOTAL_SECONDS),
+                self._pool.stream("POST", target, headers=list(fields.items()), content=body) as response,
+            ):
+                return judge(response.status, response.headers)
+        except AddressRefused as error:
+            return Result(Outcome.forbidden, str(error))
+        except (TimeoutError, httpcore.TimeoutException):
+            return Result(Outcome.timed_out, f"no answer within {TOTAL_SECONDS:g} s")
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            return Result(Outcome.unreachable, f"{type(error).__name__}: {error}"[:200])
+
+    async def close(self) -> None:
+        """Close what is open."""
+        await self._pool.aclose()
+
+
+def split(url: str) -> tuple[httpcore.URL, str]:
+    """An admitted URL as it is called, and its Host header.
+
+    It is read by the parser that admitted it: another one may see another host in the same text.
+    """
+    parts = HttpUrl(url)
+    scheme, host, port = parts.scheme, parts.host or "", parts.port
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    named = host if (scheme, port) in (("https", 443), ("http", 80)) else f"{host}:{port}"
+    return httpcore.URL(scheme=scheme, host=host.strip("[]"), port=port, target=path), named
+
+
+def judge(status: int, headers: list[tuple[bytes, bytes]]) -> Result:
+    """What an answer means."""
+    if 200 <= status < 300:
+        return Result(Outcome.delivered)
+    if status == 410:
+        return Result(Outcome.gone, "HTTP 410: no more events are wanted")
+    named = {name.lower(): value for name, value in headers}
+    wait = retry_after(named.get(b"retry-after", b"")) if status in (429, 503) else None
+    return Result(Outcome.rejected, f"HTTP {status}", wait)
+
+
+def retry_after(value: bytes) -> float | None:
+    """Seconds from now that a Retry-After header names, as a number or a date; None if it is neither."""
+    text = value.decode("ascii", errors="replace").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,51 @@
+"""The check of a ``webhook_url`` when its job is admitted."""
+
+from pydantic import HttpUrl, TypeAdapter, ValidationError
+
+from adaspa_service.contract.settings import Settings
+from adaspa_service.gateway.errors import ApiError, bad_field
+from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.schemas import MAX_URL_CHARS
+from adaspa_service.gateway.webhooks.addresses import AddressRefused
+
+FIELD = "webhook_url"
+_url = TypeAdapter(HttpUrl)
+
+
+def allowed(settings: Settings) -> str:
+    """What a URL may be, in words."""
+    scheme = "an http or https URL" if settings.webhook_http else "an https URL"
+    return f"{scheme} of up to {MAX_URL_CHARS} characters, without user, password and fragment, at public addresses"
+
+
+async def check_webhook(parts: Parts, text: str | None) -> str | None:
+    """The URL in its normal form, whose host may be called now; it is looked up again at each attempt.
+
+    Raises:
+        ApiError: 400. A name that is not found and one at a private address get the same words: what names the
+            operator's network knows is not the client's business.
+    """
+    if text is None:
+        return None
+    limits = f"allowed: {allowed(parts.settings)}"
+    try:
+        url = _url.validate_python(text)
+    except ValidationError as error:
+        raise bad_field(FIELD, f"{FIELD}: is no URL; {limits}") from error
+    if url.scheme != "https" and not parts.settings.webhook_http:
+        raise _refused(f"{FIELD}: is not https; {limits}")
+    if url.username is not None or url.password is not None or url.fragment is not None:
+        raise bad_field(FIELD, f"{FIELD}: has a user, a password or a fragment; {limits}")
+    if len(str(url)) > MAX_URL_CHARS:
+        raise bad_field(FIELD, f"{FIELD}: {len(str(url))} characters once encoded; {limits}")
+    if url.host is None or not url.port:
+        raise bad_field(FIELD, f"{FIELD}: has no host, or port 0; {limits}")
+    try:
+        await parts.addresses.of(url.host.strip("[]"), url.port)
+    except AddressRefused as error:
+        raise _refused(f"{FIELD}: its host is not found, or not at public addresses only; {limits}") from error
+    return str(url)
+
+
+def _refused(message: str) -> ApiError:
+    return bad_field(FIELD, message, "webhook_url_not_allowed")

@@ -1,0 +1,338 @@
+"""Webhooks as a receiver sees them: real gateways, a real receiver that verifies with the public library."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from adaspa_service.contract.deliveries import DeliveryStore
+from adaspa_service.contract.job import ErrorCode, JobError
+from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.store import JobStore
+from prometheus_text import value
+from receiver import Answer, Receiver, close, drip, receiving
+from running_gateway import Service, serving, until
+
+SECRET, OTHER_SECRET = (
+    "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXM=",
+    "whsec_b3RoZXIgc2VjcmV0IG9mIHRoZSB0ZXN0cywgMzI=",
+)
+QUICK = (0.05,) * 6
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Receivers on this machine are allowed, and attempts follow each other at once."""
+    return changed(settings, webhook_http=True, webhook_networks="127.0.0.0/8", webhook_retry_seconds=QUICK)
+
+
+@pytest.fixture(autouse=True)
+def short_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody wants to wait for a hanging receiver here."""
+    monkeypatch.setattr("adaspa_service.gateway.webhooks.attempt.TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr("adaspa_service.gateway.webhooks.deliverer.EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("adaspa_service.gateway.webhooks.deliverer.STOP_SECONDS", 0.1)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as running:
+        yield running
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    """The settings with other values."""
+    return Settings.model_validate(settings.model_dump() | changes)
+
+
+def secret(service: Service) -> str:
+    """What the operator gives to receivers."""
+    return service.parts.deliveries.secrets()[0]
+
+
+def dead(service: Service) -> list[str]:
+    """Jobs whose event was given up."""
+    return [job_id for job_id, _ in service.parts.deliveries.ids("dead", 100)]
+
+
+def test_an_ended_jobs_event_is_delivered_once_and_verifies(service: Service, receiver: Receiver) -> None:
+    video_id = service.completed(webhook_url=f"{receiver.url}/hooks/a;b?token=t&x=%20")
+    until(lambda: receiver.calls, "the event comes")
+    call = receiver.calls[0]
+    event = call.verify(secret(service))
+    assert set(event) == {"type", "timestamp", "data"}
+    shown = service.http.get(f"/videos/{video_id}").json()
+    shown["attention"]["layers"] = []
+    assert (event["type"], event["data"]) == ("video.completed", shown)
+    assert "webhook" not in call.body.decode() and "token" not in call.body.decode()
+    assert call.path == "/hooks/a;b?token=t&x=%20"
+    assert call.headers["host"] == receiver.url.removeprefix("http://")
+    assert call.headers["content-type"] == "application/json"
+    until(lambda: not service.parts.deliveries.counts().waiting, "it is noted")
+    threading.Event().wait(0.3)
+    assert len(receiver.calls) == 1 and service.parts.deliveries.get(video_id) is None
+
+
+def test_each_end_has_its_event(service: Service, receiver: Receiver) -> None:
+    failing = service.claim(service.create(webhook_url=receiver.url)["id"])
+    service.store.fail(failing, JobError(code=ErrorCode.out_of_memory, message="too large"))
+    waiting = service.create(webhook_url=receiver.url)["id"]
+    service.http.post(f"/videos/{waiting}/cancel")
+    running = service.claim(service.create(webhook_url=receiver.url)["id"])
+    service.http.post(f"/videos/{running.job.id}/cancel")
+    service.store.release_cancelled(running)
+    service.completed()  # has no URL
+    until(lambda: len(receiver.calls) == 3, "all events come")
+    types = {call.video_id: call.event["type"] for call in receiver.calls}
+    assert types == {
+        failing.job.id: "video.failed",
+        waiting: "video.cancelled",
+        running.job.id: "video.cancelled",
+    }
+    failed = next(call.event["data"] for call in receiver.calls if call.video_id == failing.job.id)
+    assert failed["error"] == {"code": "out_of_memory", "message": "too large"}
+
+
+def test_a_job_that_lost_its_workers_has_its_event(settings: Settings, tmp_path: Path, receiver: Receiver) -> None:
+    with serving(changed(settings, lease_seconds=0.2, max_attempts=1), tmp_path) as service:
+        service.claim(service.create(webhook_url=receiver.url)["id"])
+        until(lambda: receiver.calls, "the event comes")
+        assert receiver.calls[0].event["data"]["error"]["code"] == "worker_lost"
+
+
+def test_the_same_event_comes_again_until_it_is_taken(service: Service, receiver: Receiver) -> None:
+    elsewhere = {"status": 307, "Location": f"{receiver.url}/elsewhere"}
+    moved = {"status": 302, "Location": f"{receiver.url}/elsewhere"}
+    receiver.answers = [500, close, receiver.hang, elsewhere, moved, 404]
+    service.completed(webhook_url=f"{receiver.url}/here")
+    until(lambda: len(receiver.calls) == 7, "it is tried seven times")
+    assert {call.path for call in receiver.calls} == {"/here"}
+    assert len(set(receiver.ids())) == 1 and len({call.body for call in receiver.calls}) == 1
+    for call in receiver.calls:
+        call.verify(secret(service))
+        assert abs(int(call.headers["webhook-timestamp"]) - call.at) < 2
+    until(lambda: service.parts.deliveries.counts().ended == {"delivered": 1}, "it is noted")
+    assert service.parts.deliveries.counts().attempts == {
+        "rejected": 4,
+        "unreachable": 1,
+        "timed_out": 1,
+        "delivered": 1,
+    }
+
+
+MISBEHAVING: dict[str, tuple[Answer, str]] = {
+    "drips its status line": (drip(each=b"H"), "timed_out"),
+    "drips headers": (drip(b"HTTP/1.1 200 OK\r\n", each=b"X-A: b\r\n"), "timed_out"),
+    "never ends a header": (drip(b"HTTP/1.1 200 OK\r\nX-A: ", each=b"a" * 65536, every=0.0), "unreachable"),
+    "never stops to begin": (drip(each=b"HTTP/1.1 103 Early Hints\r\n\r\n"), "timed_out"),
+    "speaks no HTTP": (drip(b"SSH-2.0-OpenSSH_9.2\r\n\r\n", each=b"?"), "unreachable"),
+    "sends a null": (drip(b"HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", each=b""), "unreachable"),
+    "switches protocols": ({"status": 101, "Upgrade": "x"}, "unreachable"),
+}
+
+
+@pytest.mark.parametrize(("answer", "outcome"), MISBEHAVING.values(), ids=MISBEHAVING)
+def test_a_receiver_that_misbehaves_costs_one_bounded_attempt(
+    service: Service, receiver: Receiver, answer: Answer, outcome: str
+) -> None:
+    receiver.answers = [answer]
+    service.completed(webhook_url=receiver.url)
+    until(lambda: len(receiver.calls) == 2, "it is tried again")
+    assert service.parts.deliveries.counts().attempts.get(outcome) == 1
+
+
+def test_an_endless_body_behind_a_good_status_is_not_read(service: Service, receiver: Receiver) -> None:
+    receiver.answers = [
+        drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", each=b"10000\r\n" + b"x" * 65536)
+    ]
+    service.completed(webhook_url=receiver.url)
+    until(lambda: service.parts.deliveries.counts().attempts == {"delivered": 1}, "the status is enough")
+
+
+def test_a_receiver_that_wants_no_more_gets_no_more(service: Service, receiver: Receiver) -> None:
+    receiver.answers = [410]
+    video_id = service.completed(webhook_url=receiver.url)
+    until(lambda: dead(service) == [video_id], "it is given up")
+    threading.Event().wait(0.3)
+    assert len(receiver.calls) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_receiver_that_asks_to_wait_is_left_alone_so_long(service: Service, receiver: Receiver, status: int) -> None:
+    receiver.answers = [{"status": status, "Retry-After": "1"}]
+    service.completed(webhook_url=receiver.url)
+    until(lambda: len(receiver.calls) == 2, "it is tried again")
+    assert receiver.calls[1].at - receiver.calls[0].at >= 1
+
+
+def test_an_event_is_given_up_at_the_end_of_the_schedule(service: Service, receiver: Receiver) -> None:
+    receiver.answers = [500] * 20
+    video_id = service.completed(webhook_url=receiver.url)
+    until(lambda: dead(service) == [video_id], "it is given up")
+    assert len(receiver.calls) == len(QUICK) + 1
+    given_up = service.parts.deliveries.get(video_id)
+    assert given_up is not None and given_up.error == "HTTP 500"
+    receiver.answers = []
+    assert service.parts.deliveries.redeliver(video_id)
+    until(lambda: len(receiver.calls) == len(QUICK) + 2, "it is delivered after all")
+    until(lambda: dead(service) == [] and not service.parts.deliveries.counts().waiting, "it is noted")
+    assert len(set(receiver.ids())) == 1
+
+
+def test_deliveries_go_on_after_a_restart_of_the_gateway(settings: Settings, tmp_path: Path) -> None:
+    settings = changed(settings, webhook_retry_seconds=(1.0, 1.0))
+    with receiving(500) as receiver:
+        with serving(settings, tmp_path) as service:
+            video_id = service.completed(webhook_url=receiver.url)
+            until(lambda: service.parts.deliveries.counts().attempts, "one attempt failed")
+        with serving(settings, tmp_path) as service:
+            until(lambda: len(receiver.calls) == 2, "the next gateway tries again")
+            assert len(set(receiver.ids())) == 1
+            until(lambda: service.parts.deliveries.get(video_id) is None, "it is noted")
+
+
+def test_an_attempt_that_a_stopping_gateway_breaks_off_is_made_again(settings: Settings, tmp_path: Path) -> None:
+    with receiving() as receiver:
+        receiver.answers = [receiver.hang]
+        with serving(settings, tmp_path) as service:
+            service.completed(webhook_url=receiver.url)
+            until(lambda: receiver.calls, "an attempt is made")
+        with serving(settings, tmp_path) as service:
+            until(lambda: service.parts.deliveries.counts().ended == {"delivered": 1}, "the next gateway delivers it")
+            assert len(receiver.calls) == 2 and len(set(receiver.ids())) == 1
+
+
+def test_an_attempt_that_was_lost_with_its_gateway_is_made_again(
+    settings: Settings, tmp_path: Path, store: JobStore, params: Any, receiver: Receiver
+) -> None:
+    job, _ = store.admit(params(), webhook_url=receiver.url)
+    store.request_cancel(job.id)
+    dying = DeliveryStore(store.client, attempt_seconds=0.3)
+    assert [delivery.job_id for delivery in dying.take(10)] == [job.id]
+    assert dying.take(10) == [], "nobody else gets it meanwhile"
+    with serving(settings, tmp_path) as service:
+        until(lambda: service.parts.deliveries.counts().ended == {"delivered": 1}, "another delivers it")
+    assert receiver.ids() == [job.id.replace("video_", "evt_")]
+
+
+def test_a_deleted_job_sends_nothing_more(service: Service, receiver: Receiver) -> None:
+    waiting = service.create(webhook_url=receiver.url)["id"]
+    service.http.delete(f"/videos/{waiting}")
+    running = service.claim(service.create(webhook_url=receiver.url)["id"])
+    service.http.delete(f"/videos/{running.job.id}")
+    service.store.release_cancelled(running)
+    threading.Event().wait(0.3)
+    assert receiver.calls == []
+    counts = service.parts.deliveries.counts()
+    assert (counts.waiting, counts.dead) == (0, 0)
+
+
+def test_a_job_that_is_deleted_between_two_attempts_sends_nothing_more(settings: Settings, tmp_path: Path) -> None:
+    with receiving(500) as receiver, serving(changed(settings, webhook_retry_seconds=(0.5,)), tmp_path) as service:
+        video_id = service.completed(webhook_url=receiver.url)
+        until(lambda: service.parts.deliveries.counts().attempts, "the first attempt failed")
+        service.http.delete(f"/videos/{video_id}")
+        threading.Event().wait(1)
+        assert len(receiver.calls) == 1
+        assert [key for key in service.store.client.scan_iter("adaspa:webhook*") if video_id.encode() in key] == []
+
+
+def test_a_job_that_expires_before_its_event_is_delivered_loses_nothing(
+    settings: Settings, tmp_path: Path, receiver: Receiver
+) -> None:
+    quick = changed(settings, result_ttl_seconds=1, webhook_retry_seconds=(3.0,))
+    receiver.answers = [500]
+    with serving(quick, tmp_path) as service:
+        video_id = service.completed(webhook_url=receiver.url)
+        until(lambda: service.store.get(video_id) is None, "the record is gone")
+        until(lambda: len(receiver.calls) == 2, "the event comes nevertheless")
+        assert receiver.calls[1].verify(secret(service))["data"]["id"] == video_id
+
+
+def test_a_hanging_receiver_holds_up_nobody_else(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaspa_service.gateway.webhooks.attempt.TOTAL_SECONDS", 20.0)
+    with receiving() as hanging, receiving() as quick:
+        hanging.answers = [hanging.hang] * 100
+        for _ in range(20):
+            service.completed(webhook_url=hanging.url)
+        until(lambda: hanging.calls, "it hangs")
+        for _ in range(20):
+            service.completed(webhook_url=quick.url)
+        until(lambda: len(quick.calls) == 20, "the other gets all of its own")
+        assert 1 <= len(hanging.calls) <= 4, "as many at a time as there are lanes"
+        expired = service.completed()
+        service.store.client.zadd("adaspa:expiry", {expired: 0}, xx=True)
+        until(lambda: service.http.get(f"/videos/{expired}").status_code == 404, "the janitor is not held up either")
+
+
+def test_several_gateways_deliver_each_event_once(settings: Settings, tmp_path: Path, receiver: Receiver) -> None:
+    with serving(settings, tmp_path) as one, serving(settings, tmp_path), serving(settings, tmp_path):
+        made = [one.completed(webhook_url=receiver.url) for _ in range(40)]
+        until(lambda: len(receiver.calls) >= len(made), "all events come")
+        until(lambda: one.parts.deliveries.counts().ended == {"delivered": len(made)}, "all are noted")
+        assert sorted(call.video_id for call in receiver.calls) == sorted(made)
+
+
+def test_while_a_secret_is_replaced_both_verify(service: Service, receiver: Receiver) -> None:
+    old = secret(service)
+    new, *others = service.parts.deliveries.rotate_secret(keep_seconds=60)
+    assert others == [old] and new != old
+    service.completed(webhook_url=receiver.url)
+    until(lambda: receiver.calls, "the event comes")
+    for holding in (old, new):
+        receiver.calls[0].verify(holding)
+    assert service.parts.deliveries.rotate_secret(keep_seconds=0)[1:] == [old]
+
+
+def test_secrets_of_the_settings_sign_instead(settings: Settings, tmp_path: Path, receiver: Receiver) -> None:
+    with serving(changed(settings, webhook_secrets=f"{SECRET},{OTHER_SECRET}"), tmp_path) as service:
+        service.completed(webhook_url=receiver.url)
+        until(lambda: receiver.calls, "the event comes")
+        for holding in (SECRET, OTHER_SECRET):
+            receiver.calls[0].verify(holding)
+
+
+def test_outcomes_are_counted(service: Service, receiver: Receiver) -> None:
+    receiver.answers = [500, 410]
+    service.completed(webhook_url=receiver.url)
+    until(lambda: dead(service), "it is given up")
+    service.completed(webhook_url=receiver.url)
+    until(lambda: len(receiver.calls) == 3, "another is delivered")
+    until(lambda: not service.parts.deliveries.counts().waiting, "it is noted")
+    text = service.http.get("/metrics").text
+    for outcome in ("rejected", "gone", "delivered"):
+        assert value(text, "adaspa_webhook_attempts_total", outcome=outcome) == 1
+    assert value(text, "adaspa_webhooks_ended_total", end="delivered") == 1
+    assert value(text, "adaspa_webhooks_ended_total", end="dead") == 1
+    assert value(text, "adaspa_webhooks_dead") == 1
+    assert value(text, "adaspa_webhooks_waiting") == 0
+
+
+def test_what_is_kept_is_bounded_in_number_and_time(service: Service, valkey: redis.Redis, receiver: Receiver) -> None:
+    receiver.answers = [410, 410, 410]
+    made = [service.completed(webhook_url=receiver.url) for _ in range(3)]
+    until(lambda: len(dead(service)) == 3, "all are given up")
+    order = [job_id for job_id, _ in reversed(service.parts.deliveries.ids("dead", 10))]
+    assert sorted(order) == sorted(made)
+    assert DeliveryStore(valkey, kept=2).trim() == [], "an event that was given up before is not dropped once more"
+    assert sorted(dead(service)) == sorted(order[1:])
+    assert 0 < valkey.pttl(f"adaspa:webhook:{order[1]}") <= 7 * 86400 * 1000  # type: ignore[operator]
+    threading.Event().wait(0.01)
+    DeliveryStore(valkey, dead_seconds=0.001).trim()
+    assert dead(service) == []
+    assert list(valkey.scan_iter("adaspa:webhook:*")) == []
+
+
+def test_the_openapi_document_has_the_events(service: Service) -> None:
+    document = service.http.get("/openapi.json").json()
+    assert set(document["webhooks"]) == {"video.completed", "video.failed", "video.cancelled"}
+    operation = document["webhooks"]["video.completed"]["post"]
+    names = {item["name"] for item in operation["parameters"]}
+    assert names == {"webhook-id", "webhook-timestamp", "webhook-signature"}
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/VideoEvent"}
+    assert "422" not in operation["responses"]
+    fields = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "webhook_url" in str(fields)
