@@ -134,3 +134,6 @@ def test_a_job_needs_the_version_of_its_newest_parameter() -> None:
         return Later.model_validate(PARAMS | changes).needs
 
     assert (needs(), needs(sparsity=0.5), needs(loop=False), needs(loop=True)) == (1, 1, 1, 7)
+    # by which a worker knows a checkpoint of another version's worker as one of its job
+    assert Later.model_validate(PARAMS).identity == JobParams.model_validate(PARAMS).identity
+    assert Later.model_validate(PARAMS | {"loop": True}).identity != JobParams.model_validate(PARAMS).identity

@@ -49,7 +49,7 @@ class Checkpoints:
         try:
             for key in self._keys():
                 try:
-                    snapshot = unpack(self.storage.read(key), self.lease.job.params.model_dump_json())
+                    snapshot = unpack(self.storage.read(key), self.lease.job.params.identity)
                 except (BadCheckpoint, ObjectMissing) as error:
                     log.warning("%s: checkpoint %s is ignored: %s", self.lease.job.id, key, error)
                 else:
@@ -71,7 +71,7 @@ class Checkpoints:
         key = f"{checkpoint_prefix(job.id)}{self.lease.attempt:06d}-{step:06d}"
         self._last_step, self._last_time = step, time.monotonic()
         try:
-            self.storage.create(key, pack(snapshot, job.params.model_dump_json()))
+            self.storage.create(key, pack(snapshot, job.params.identity))
             for older in self._keys():
                 if older < key:
                     self.storage.delete(older)

@@ -127,6 +127,11 @@ class JobParams(BaseModel):
         fields = type(self).model_fields.items()
         return max((since(field) for name, field in fields if getattr(self, name) != field.default), default=1)
 
+    @property
+    def identity(self) -> str:
+        """The same for two jobs, and in all versions that can run them, if and only if the same was asked."""
+        return self.model_dump_json(exclude_defaults=True)
+
 
 def since(field: FieldInfo) -> int:
     """The version of the record in which a parameter came."""

@@ -1,0 +1,339 @@
+"""What jobs and workers cost Redis, measured on a real server with the store's own code.
+
+    python -m adaspa_service.simulation.redis_cost docs/scaling/redis.json
+
+CPU seconds are those of the server's main thread, which runs every command and script; they hardly depend on what else
+the machine does. The append-only file is on.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import redis
+from prometheus_client import generate_latest
+from redis.asyncio import Redis as AsyncRedis
+
+from adaspa_service.contract.job import Artifact, AttentionReport, Job, JobParams, JobStatus, LayerReport, Progress
+from adaspa_service.contract.queue import enqueue, queue_name
+from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.store import Lease
+from adaspa_service.gateway.events import START, Stream
+from adaspa_service.gateway.janitor import Janitor
+from adaspa_service.gateway.metrics import make_registry
+from adaspa_service.gateway.parts import Parts
+from adaspa_service.local import valkey
+
+JOBS = 500
+STEPS = 50
+IDLE_SECONDS = 30.0
+FOLLOWERS, FOLLOWED_SECONDS = 100, 5
+IDLE_WORKERS, ROUNDS = 200, 3
+BEAT_SECONDS, POLL_SECONDS = 5.0, 1.0
+"""How often a worker announces its model, and how long Celery waits for a message at a time."""
+SEPARATOR, PRIORITIES = "\x06\x16", (3, 6, 9)
+"""Celery waits at four lists: the queue's, and one for each further step of priority."""
+WAIT_SECONDS = 180.0
+REPORT = AttentionReport(
+    density=0.2,
+    recall=0.95,
+    searches=2,
+    dense_steps=10,
+    search_steps=2,
+    sparse_steps=38,
+    dense_seconds=200.0,
+    search_seconds=40.0,
+    sparse_seconds=350.0,
+    layers=[LayerReport(layer=layer, density=[0.2031] * 24, recall=[0.9512] * 24) for layer in range(60)],
+)
+"""As long as that of HunyuanVideo: 60 layers of 24 heads."""
+VARIANTS = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/webp"}
+
+
+class Server:
+    """A running server and its counters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = valkey.socket_path(folder)
+        self.process = subprocess.Popen(valkey.command(folder, self.socket), stdout=subprocess.DEVNULL)
+        self.client = redis.Redis(unix_socket_path=str(self.socket))
+        await_true(lambda: self.socket.exists() and self.client.ping(), "the server answers")
+
+    def counters(self) -> dict[str, float]:
+        """Of the time since its start."""
+        info: Any = self.client.info()
+        return {
+            "cpu_seconds": info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"],
+            "commands": info["total_commands_processed"],
+            "bytes_in": info["total_net_input_bytes"],
+            "bytes_out": info["total_net_output_bytes"],
+            "log_bytes": info["aof_current_size"],
+            "memory_bytes": info["used_memory"],
+        }
+
+    def connections(self) -> int:
+        """Without our own."""
+        return len(self.client.client_list()) - 1
+
+    def stop(self) -> None:
+        """End it."""
+        self.client.close()
+        self.process.terminate()
+        self.process.wait()
+
+
+def await_true(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition. Raises TimeoutError."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            if condition():
+                return
+        except redis.ConnectionError:  # not there yet
+            pass
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {WAIT_SECONDS:.0f} s: {what}")
+        time.sleep(0.05)
+
+
+class Costs:
+    """Costs by name, each that of one occurrence, without what a server does that has nothing to do."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.found: dict[str, dict[str, float]] = {}
+        self._idle = dict.fromkeys(server.counters(), 0.0)
+        with self.of("idle", IDLE_SECONDS):
+            time.sleep(IDLE_SECONDS)
+        self._idle = self.found.pop("idle")
+
+    @contextmanager
+    def of(self, name: str, occurrences: float) -> Iterator[None]:
+        """Note what the enclosed work costs, divided by its occurrences."""
+        before, start = self.server.counters(), time.monotonic()
+        yield
+        after, seconds = self.server.counters(), time.monotonic() - start
+        spent = {key: after[key] - before[key] - seconds * self._idle[key] for key in after}
+        self.found[name] = {key: float(f"{value / occurrences:.4g}") for key, value in spent.items()}
+
+
+def run_jobs(costs: Costs, parts: Parts) -> None:
+    """Bring jobs from their admission to their end, as gateway and workers do."""
+    store, params = parts.store, usual_params(parts)
+    with costs.of("submit", JOBS):
+        jobs = [submit(parts, params) for _ in range(JOBS)]
+    with costs.of("look", JOBS):
+        for job in jobs:
+            store.queue_position(store.get(job.id) or job)
+    with costs.of("take", JOBS):
+        leases = take(parts, jobs)
+    with costs.of("step", JOBS * STEPS):
+        for lease in leases:
+            for step in range(1, STEPS + 1):
+                store.report_progress(lease, progress(step))
+    with costs.of("renew", JOBS):
+        for lease in leases:
+            store.renew(lease)
+    with costs.of("follow", JOBS):
+        asyncio.run(follow(parts, jobs))
+    with costs.of("complete", JOBS):
+        for lease in leases:
+            store.complete(lease, artifacts(lease), REPORT, {"denoising": 612.345, "decoding": 31.02})
+
+
+def run_upkeep(costs: Costs, parts: Parts) -> None:
+    """What goes on without jobs: announcements, the janitor's sweep, a scrape."""
+    with costs.of("announce", JOBS):
+        for _ in range(JOBS):
+            parts.store.announce(parts.catalog.default)
+    janitor, registry = Janitor(parts), make_registry(parts)
+    with costs.of("sweep", 50):
+        for _ in range(50):
+            janitor.sweep()
+    with costs.of("scrape", 50):
+        for _ in range(50):
+            generate_latest(registry)
+
+
+def usual_params(parts: Parts) -> JobParams:
+    """A job of the built-in model, with a prompt of usual length."""
+    spec = parts.catalog.default
+    width, height = map(int, spec.sizes[0].split("x"))
+    return JobParams(
+        model=spec.id,
+        prompt="a red circle moves right over a calm blue sea while the camera follows " * 4,
+        width=width,
+        height=height,
+        num_frames=spec.default_frames,
+        fps=spec.fps,
+        steps=STEPS,
+        guidance_scale=spec.default_guidance,
+        seed=1,
+    )
+
+
+def submit(parts: Parts, params: JobParams) -> Job:
+    """As the gateway's ``POST /videos``."""
+    job = parts.store.create(params)
+    enqueue(parts.celery, job)
+    parts.store.mark_sent(job.id)
+    return job
+
+
+def take(parts: Parts, jobs: list[Job]) -> list[Lease]:
+    """Take each message as a worker does, claim its job and acknowledge."""
+    leases = []
+    with parts.celery.connection_for_read() as connection:
+        queue = connection.SimpleQueue(queue_name(jobs[0].params.model))
+        for _ in jobs:
+            message = queue.get(timeout=10)
+            job_id = message.headers["id"]
+            lease = parts.store.claim(job_id, "worker-1")
+            if lease is None:
+                raise RuntimeError(f"{job_id}: cannot be claimed")
+            message.ack()
+            leases.append(lease)
+    return leases
+
+
+async def follow(parts: Parts, jobs: list[Job]) -> None:
+    """Read a job's events, as a client that follows it has them read."""
+    for job in jobs:
+        await Stream(parts, job.id, START).read(wait=False)
+    await parts.follower.aclose()
+
+
+def progress(step: int) -> Progress:
+    """After a step."""
+    return Progress(phase="denoising", step=step, steps=STEPS, step_kind="sparse", eta_seconds=123.4)
+
+
+def artifacts(lease: Lease) -> dict[str, Artifact]:
+    """Of a finished video."""
+    key = f"videos/{lease.job.id}/1/"
+    return {
+        name: Artifact(key=key + name, content_type=kind, bytes=12_345_678, sha256="ab" * 32)
+        for name, kind in VARIANTS.items()
+    }
+
+
+def run_clients(costs: Costs, parts: Parts) -> None:
+    """Clients that follow a job of which nothing is heard."""
+    waiting = parts.store.create(usual_params(parts))
+    asyncio.run(idle_followers(costs, parts, waiting))
+    parts.store.request_cancel(waiting.id)
+
+
+async def idle_followers(costs: Costs, parts: Parts, job: Job) -> None:
+    """So many clients for so many seconds."""
+    streams = [Stream(parts, job.id, START) for _ in range(FOLLOWERS)]
+    for stream in streams:  # reads what there is
+        stream.last_id = (await stream.read(wait=False))[-1][0]
+    await asyncio.gather(*(stream.read(wait=True) for stream in streams))  # connects
+    with costs.of("follower_second", FOLLOWERS * FOLLOWED_SECONDS):
+        for _ in range(FOLLOWED_SECONDS):
+            await asyncio.gather(*(stream.read(wait=True) for stream in streams))
+    await parts.follower.aclose()
+
+
+async def idle_workers(costs: Costs, parts: Parts) -> None:
+    """Wait for jobs and announce, in the rhythm of a real worker: one alone says little, because each of its calls
+    wakes a server that sleeps."""
+    queue, spec = queue_name(parts.catalog.default.id), parts.catalog.default
+    client = AsyncRedis.from_url(parts.settings.redis_url, max_connections=IDLE_WORKERS)
+    lists = [queue, *(f"{queue}{SEPARATOR}{priority}" for priority in PRIORITIES)]
+
+    async def wait() -> None:
+        for _ in range(ROUNDS):
+            for _ in range(round(BEAT_SECONDS / POLL_SECONDS)):
+                await client.brpop(lists, timeout=POLL_SECONDS)
+            await asyncio.to_thread(parts.store.announce, spec)
+
+    await asyncio.gather(*(client.ping() for _ in range(IDLE_WORKERS)))
+    with costs.of("idle_worker_second", IDLE_WORKERS * ROUNDS * BEAT_SECONDS):
+        await asyncio.gather(*(wait() for _ in range(IDLE_WORKERS)))
+    await client.aclose()
+
+
+def connections_of_a_worker(server: Server, parts: Parts) -> dict[str, int]:
+    """Start a real worker and count its connections, idle and busy."""
+    with TemporaryDirectory(prefix="adaspa-") as folder:
+        heartbeat = Path(folder) / "heartbeat"
+        env = os.environ | {
+            "ADASPA_REDIS_URL": parts.settings.redis_url,
+            "ADASPA_STORAGE_URL": parts.settings.storage_url,
+            "ADASPA_HEARTBEAT_FILE": str(heartbeat),
+        }
+        before = server.connections()
+        command = [sys.executable, "-m", "adaspa_worker"]
+        worker = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            await_true(heartbeat.exists, "the worker takes jobs")
+            time.sleep(3)  # its start is not its everyday
+            idle = server.connections() - before
+            held: Any = server.client.client_list()
+            memory_bytes = sum(int(client["tot-mem"]) for client in held) // len(held)
+            job = submit(parts, usual_params(parts).model_copy(update={"steps": 2}))
+            busy = 0
+            while (now := parts.store.get(job.id)) is not None and now.status is not JobStatus.completed:
+                busy = max(busy, server.connections() - before)
+                time.sleep(0.1)
+        finally:
+            worker.terminate()
+            worker.wait()
+    return {"idle": idle, "busy": busy, "memory_bytes": memory_bytes}
+
+
+def memory(server: Server, parts: Parts) -> dict[str, float]:
+    """Bytes of a job while it waits, after all its steps, and when it has ended."""
+    before = server.counters()["memory_bytes"]
+    jobs = [submit(parts, usual_params(parts)) for _ in range(JOBS)]
+    waiting = server.counters()["memory_bytes"]
+    leases = take(parts, jobs)
+    for lease in leases:
+        for step in range(1, STEPS + 1):
+            parts.store.report_progress(lease, progress(step))
+    running = server.counters()["memory_bytes"]
+    for lease in leases:
+        parts.store.complete(lease, artifacts(lease), REPORT, {"denoising": 612.345, "decoding": 31.02})
+    ended = server.counters()["memory_bytes"]
+    states = {"waiting": waiting, "running": running, "ended": ended}
+    return {state: round((after - before) / JOBS) for state, after in states.items()}
+
+
+def main() -> None:
+    """Measure, and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m adaspa_service.simulation.redis_cost", description=__doc__)
+    parser.add_argument("output", type=Path)
+    output = parser.parse_args().output
+    with TemporaryDirectory(prefix="adaspa-") as folder:
+        server = Server(Path(folder))
+        try:
+            settings = Settings(redis_url=f"unix://{server.socket}?db=0", storage_url=str(Path(folder) / "objects"))
+            parts = Parts.of(settings)
+            costs = Costs(server)
+            used = memory(server, parts)
+            run_jobs(costs, parts)
+            run_upkeep(costs, parts)
+            run_clients(costs, parts)
+            asyncio.run(idle_workers(costs, parts))
+            connections = connections_of_a_worker(server, parts)
+            version = server.client.info("server")["valkey_version"]
+        finally:
+            server.stop()
+    result = {"server": f"Valkey {version}", "costs": costs.found, "memory_bytes": used, "connections": connections}
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The simulation of a cluster against what queueing theory knows exactly."""
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+
+import pytest
+from adaspa_service.simulation.cluster import Fleet, poisson, simulate
+from adaspa_service.simulation.phases import Times
+from adaspa_service.simulation.questions import MOST_BUSY, workers_for
+
+JOBS = 40_000
+FILES = Path(__file__).parents[2] / "docs" / "scaling"
+
+
+def exponential(per_hour: float, mean_seconds: float, seed: int) -> Iterator[tuple[float, float]]:
+    numbers = random.Random(seed)
+    for gap, _ in poisson(per_hour, mean_seconds, seed + 1000):
+        yield gap, numbers.expovariate(1 / mean_seconds)
+
+
+def erlang_c(workers: int, load: float) -> float:
+    """The probability that a job has to wait in M/M/c."""
+    waiting = load**workers / math.factorial(workers) * workers / (workers - load)
+    return waiting / (sum(load**k / math.factorial(k) for k in range(workers)) + waiting)
+
+
+@pytest.mark.parametrize(("workers", "busy"), [(1, 0.7), (4, 0.8), (12, 0.8)])
+def test_waits_are_those_of_m_m_c(workers: int, busy: float) -> None:
+    seconds, load = 100.0, workers * busy
+    expected = erlang_c(workers, load) * seconds / (workers - load)
+    fleet, per_hour = Fleet(workers, workers), load / seconds * 3600
+    outcomes = [simulate(exponential(per_hour, seconds, seed), fleet, JOBS) for seed in range(4)]
+    waits = sorted(wait for outcome in outcomes for wait in outcome.waits)
+    assert sum(waits) / len(waits) == pytest.approx(expected, rel=0.1)
+    assert sum(wait > 0 for wait in waits) / len(waits) == pytest.approx(erlang_c(workers, load), rel=0.05)
+    assert outcomes[0].busy_seconds / outcomes[0].gpu_seconds == pytest.approx(busy, rel=0.02)
+    # a job that waits in M/M/c waits for an exponential time
+    p95 = math.log(erlang_c(workers, load) / 0.05) * seconds / (workers - load)
+    assert waits[int(0.95 * len(waits))] == pytest.approx(p95, rel=0.1)
+
+
+@pytest.mark.parametrize("busy", [0.5, 0.8])
+def test_waits_are_those_of_m_d_1(busy: float) -> None:
+    seconds = 600.0
+    outcome = simulate(poisson(busy / seconds * 3600, seconds, seed=1), Fleet(1, 1), JOBS)
+    assert outcome.mean_wait == pytest.approx(busy * seconds / (2 * (1 - busy)), rel=0.1)
+
+
+def test_regular_arrivals_wait_for_nobody() -> None:
+    outcome = simulate(repeat((100.0, 99.0)), Fleet(1, 1), 100)
+    assert outcome.waits == [0.0] * 100
+    assert outcome.span_seconds == 100 * 100 + 99
+
+
+def test_the_share_of_cold_starts_is_that_of_gaps_longer_than_the_cooldown() -> None:
+    """A worker that stays for T after each job misses the jobs whose gap to the last job's end is longer."""
+    cooldown, per_hour = 1800.0, 0.5
+    fleet = Fleet(0, 1, start_seconds=60, load_seconds=30, poll_seconds=30, cooldown_seconds=cooldown)
+    outcome = simulate(poisson(per_hour, 10, seed=1), fleet, 2000)
+    cold = sum(wait >= 60 for wait in outcome.waits) / 2000
+    assert cold == pytest.approx(math.exp(-per_hour / 3600 * (cooldown + 10)), rel=0.05)
+    assert outcome.starts == pytest.approx(cold * 2000, rel=0.02)  # two may come during one start
+
+
+def test_no_busy_worker_is_ended_unless_that_is_allowed() -> None:
+    fleet = Fleet(0, 10, start_seconds=60, load_seconds=30, cooldown_seconds=300)
+    assert simulate(poisson(30, 600, seed=1), fleet, 2000).given_back == 0
+    hit = simulate(poisson(30, 600, seed=1), Fleet(1, 10, 60, 30, cooldown_seconds=300, ending="any"), 2000)
+    assert hit.given_back > 0
+    assert hit.gpu_seconds < simulate(poisson(30, 600, seed=1), fleet, 2000).gpu_seconds
+    # a job that is given back loses no work, but for the loading of the model
+    assert 600 * 2000 - 1 < hit.busy_seconds < 600 * 2000 + 30 * hit.starts
+
+
+def test_every_job_is_run_once_and_the_accounts_agree() -> None:
+    outcome = simulate(poisson(50, 300, seed=3), Fleet(1, 8, 100, 50, ending="any"), 1000)
+    assert len(outcome.waits) == 1000 and min(outcome.waits) >= 0
+    assert outcome.busy_seconds <= outcome.gpu_seconds <= 8 * outcome.span_seconds
+
+
+def test_one_worker_less_would_break_the_promise() -> None:
+    found = workers_for(100, 600, target_seconds=120, jobs=4000)
+    assert found.p95_seconds <= 120 and found.utilisation <= MOST_BUSY
+    fewer = simulate(poisson(100, 600, seed=1), Fleet(found.workers - 2, found.workers - 2), 4000)
+    assert fewer.wait(0.95) > 120
+
+
+def test_a_jobs_seconds_are_those_of_its_schedule() -> None:
+    model = Times.load(FILES / "phases.json").models[0]
+    seconds = model.seconds
+    around = seconds.encoding_prompt.value + seconds.decoding.value + seconds.uploading.value
+    assert model.job_seconds(sparse=False) == pytest.approx(around + model.steps * seconds.dense.value)
+    steps = model.warmup * seconds.dense.value + model.searches * seconds.search.value
+    steps += (model.steps - model.warmup - model.searches) * seconds.sparse.value
+    assert model.job_seconds() == pytest.approx(around + steps)
+
+
+def test_every_number_says_where_it_comes_from() -> None:
+    data = json.loads((FILES / "phases.json").read_text())
+    for model in data["models"]:
+        for name, figure in model["seconds"].items():
+            assert figure["basis"] in ("measured", "computed", "assumed") and figure["source"], (model["id"], name)
