@@ -1,5 +1,6 @@
 """A job's events over HTTP."""
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,25 @@ def test_a_stream_that_is_left_gives_its_connection_back(service: Service) -> No
         with following(service, lease.job.id) as events:
             next(events)
     until(lambda: connections() <= during + 1, "no connection is left behind")
+
+
+def test_more_clients_follow_than_redis_connections_are_usual(service: Service) -> None:
+    """The Redis client's pool holds 100 connections unless it is told otherwise."""
+    lease = service.claim(service.create()["id"])
+
+    async def follow(http: httpx.AsyncClient) -> str:
+        return (await http.get(f"/videos/{lease.job.id}/events")).text
+
+    async def follow_all() -> list[str]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=service.url, timeout=60, limits=limits) as http:
+            following = [asyncio.create_task(follow(http)) for _ in range(130)]
+            await asyncio.to_thread(until, lambda: connections(service) > 130, "all wait for events")
+            await asyncio.to_thread(service.complete, lease)
+            return await asyncio.gather(*following)
+
+    assert all("event: completed" in text for text in asyncio.run(follow_all()))
+
+
+def connections(service: Service) -> int:
+    return len(service.store.client.client_list())  # type: ignore[arg-type]

@@ -42,7 +42,12 @@ class Parts:
             Catalog.load(settings.catalog),
             store,
             KeyStore(store.client),
-            AsyncRedis.from_url(settings.redis_url, decode_responses=True, socket_timeout=ANSWER_SECONDS),
+            AsyncRedis.from_url(
+                settings.redis_url,
+                decode_responses=True,
+                socket_timeout=ANSWER_SECONDS,
+                max_connections=settings.max_connections,  # the library's own limit is 100
+            ),
             ObjectStorage(settings.storage_url),
             make_celery(settings),
             DeliveryStore(store.client),

@@ -23,7 +23,16 @@ import redis
 from prometheus_client import generate_latest
 from redis.asyncio import Redis as AsyncRedis
 
-from adaspa_service.contract.job import Artifact, AttentionReport, Job, JobParams, JobStatus, LayerReport, Progress
+from adaspa_service.contract.job import (
+    Artifact,
+    AttentionReport,
+    Job,
+    JobParams,
+    JobStatus,
+    LayerReport,
+    Priority,
+    Progress,
+)
 from adaspa_service.contract.queue import enqueue, queue_name
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.store import Lease
@@ -40,8 +49,8 @@ FOLLOWERS, FOLLOWED_SECONDS = 100, 5
 IDLE_WORKERS, ROUNDS = 200, 3
 BEAT_SECONDS, POLL_SECONDS = 5.0, 1.0
 """How often a worker announces its model, and how long Celery waits for a message at a time."""
-SEPARATOR, PRIORITIES = "\x06\x16", (3, 6, 9)
-"""Celery waits at four lists: the queue's, and one for each further step of priority."""
+STEPS_OF_PRIORITY = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+"""Celery waits at four lists for each queue: one for each step of priority."""
 WAIT_SECONDS = 180.0
 REPORT = AttentionReport(
     density=0.2,
@@ -154,7 +163,7 @@ def run_upkeep(costs: Costs, parts: Parts) -> None:
     """What goes on without jobs: announcements, the janitor's sweep, a scrape."""
     with costs.of("announce", JOBS):
         for _ in range(JOBS):
-            parts.store.announce(parts.catalog.default)
+            parts.store.announce(parts.catalog.default, "worker-1")
     janitor, registry = Janitor(parts), make_registry(parts)
     with costs.of("sweep", 50):
         for _ in range(50):
@@ -193,13 +202,13 @@ def take(parts: Parts, jobs: list[Job]) -> list[Lease]:
     """Take each message as a worker does, claim its job and acknowledge."""
     leases = []
     with parts.celery.connection_for_read() as connection:
-        queue = connection.SimpleQueue(queue_name(jobs[0].params.model))
-        for _ in jobs:
+        model = jobs[0].params.model
+        queue = connection.SimpleQueue(queue_name(model, jobs[0].priority))
+        for number in range(len(jobs)):
             message = queue.get(timeout=10)
-            job_id = message.headers["id"]
-            lease = parts.store.claim(job_id, "worker-1")
+            lease = parts.store.claim(model, f"{model}-{number}@worker-{number}.workers")
             if lease is None:
-                raise RuntimeError(f"{job_id}: cannot be claimed")
+                raise RuntimeError(f"{len(jobs) - number} jobs are gone")
             message.ack()
             leases.append(lease)
     return leases
@@ -248,19 +257,20 @@ async def idle_followers(costs: Costs, parts: Parts, job: Job) -> None:
 async def idle_workers(costs: Costs, parts: Parts) -> None:
     """Wait for jobs and announce, in the rhythm of a real worker: one alone says little, because each of its calls
     wakes a server that sleeps."""
-    queue, spec = queue_name(parts.catalog.default.id), parts.catalog.default
+    spec = parts.catalog.default
+    queues = [queue_name(spec.id, priority) for priority in Priority]
     client = AsyncRedis.from_url(parts.settings.redis_url, max_connections=IDLE_WORKERS)
-    lists = [queue, *(f"{queue}{SEPARATOR}{priority}" for priority in PRIORITIES)]
+    lists = [f"{queue}{step}" for step in STEPS_OF_PRIORITY for queue in queues]
 
-    async def wait() -> None:
+    async def wait(worker: str) -> None:
         for _ in range(ROUNDS):
             for _ in range(round(BEAT_SECONDS / POLL_SECONDS)):
                 await client.brpop(lists, timeout=POLL_SECONDS)
-            await asyncio.to_thread(parts.store.announce, spec)
+            await asyncio.to_thread(parts.store.announce, spec, worker)
 
     await asyncio.gather(*(client.ping() for _ in range(IDLE_WORKERS)))
     with costs.of("idle_worker_second", IDLE_WORKERS * ROUNDS * BEAT_SECONDS):
-        await asyncio.gather(*(wait() for _ in range(IDLE_WORKERS)))
+        await asyncio.gather(*(wait(f"worker-{number}") for number in range(IDLE_WORKERS)))
     await client.aclose()
 
 
