@@ -217,7 +217,7 @@ def take(parts: Parts, jobs: list[Job]) -> list[Lease]:
 async def follow(parts: Parts, jobs: list[Job]) -> None:
     """Read a job's events, as a client that follows it has them read."""
     for job in jobs:
-        await Stream(parts, job.id, START).read(wait=False)
+        await Stream(parts, job, START).read(wait=False)
     await parts.follower.aclose()
 
 
@@ -244,7 +244,7 @@ def run_clients(costs: Costs, parts: Parts) -> None:
 
 async def idle_followers(costs: Costs, parts: Parts, job: Job) -> None:
     """So many clients for so many seconds."""
-    streams = [Stream(parts, job.id, START) for _ in range(FOLLOWERS)]
+    streams = [Stream(parts, job, START) for _ in range(FOLLOWERS)]
     for stream in streams:  # reads what there is
         stream.last_id = (await stream.read(wait=False))[-1][0]
     await asyncio.gather(*(stream.read(wait=True) for stream in streams))  # connects
