@@ -91,4 +91,4 @@ class Service:
 
     def until_step(self, video_id: str, step: int) -> None:
         """Wait until a running job has finished this many denoising steps."""
-        until(lambda: self.client.retrieve(video_id).step >= step, f"step {step} of {video_id}")
+        until(lambda: self.client.get(video_id).step >= step, f"step {step} of {video_id}")

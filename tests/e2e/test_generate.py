@@ -76,7 +76,7 @@ def test_a_running_job_stops_when_cancelled_and_the_next_one_succeeds(service: S
     following = service.run()
     assert following.status == "completed"
     with pytest.raises(ApiError) as caught:
-        service.client.retrieve(video.id)
+        service.client.get(video.id)
     assert caught.value.status == 404
     log = service.log("worker")
     assert f"{video.id}: cancelled" in log and f"{video.id}: completed" not in log

@@ -53,7 +53,7 @@ def test_jobs_survive_a_stop_and_a_start_of_the_whole_service(catalog: Path, tmp
     try:
         for video in (running, waiting):
             assert service.client.wait(video.id, poll=0.1).status == "completed"
-        assert service.client.retrieve(done.id).status == "completed"
+        assert service.client.get(done.id).status == "completed"
         assert service.client.download(done.id, tmp_path / "video.mp4").stat().st_size > 0
     finally:
         service.stop()

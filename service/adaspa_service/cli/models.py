@@ -11,16 +11,16 @@ def models(server: Server = SERVER, api_key: ApiKey = None, as_json: Json = Fals
     with connect(server, api_key) as client:
         found = client.models()
     if as_json:
-        return print_json(found)
+        return print_json([model.model_dump(mode="json") for model in found])
     rows = [
         (
-            model["id"],
-            " ".join(model["sizes"]),
-            " ".join(map(str, model["frames"])),
-            between(model["steps_range"], model["default_steps"]),
-            between(model["guidance_range"], model["default_guidance"]),
-            model["waiting"],
-            model["running"],
+            model.id,
+            " ".join(model.sizes),
+            " ".join(map(str, model.frames)),
+            between(model.steps_range, model.default_steps),
+            between(model.guidance_range, model.default_guidance),
+            model.waiting,
+            model.running,
         )
         for model in found
     ]

@@ -1,0 +1,43 @@
+"""Clients of a gateway for other programs, sync and async; they need httpx and pydantic, nothing heavier.
+
+from adaspa_service.client import Client
+
+with Client("http://127.0.0.1:8000", api_key="...") as client:
+    video = client.create("a red circle moves left", quality="balanced")
+    for event in client.events(video.id):
+        print(event.type, event.data.get("step"))
+    client.download(video.id, Path("out.mp4"))
+"""
+
+from adaspa_service.client.asynchronous import AsyncClient
+from adaspa_service.client.errors import (
+    ApiError,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    ServiceUnavailable,
+    TooManyRequests,
+    Unauthorized,
+)
+from adaspa_service.client.events import Event
+from adaspa_service.client.objects import Model, Variant, Video, VideoFields
+from adaspa_service.client.sync import Client
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "BadRequest",
+    "Client",
+    "Conflict",
+    "Event",
+    "Forbidden",
+    "Model",
+    "NotFound",
+    "ServiceUnavailable",
+    "TooManyRequests",
+    "Unauthorized",
+    "Variant",
+    "Video",
+    "VideoFields",
+]

@@ -1,0 +1,186 @@
+"""The asynchronous client: the synchronous one's methods, to be awaited."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar, Unpack
+
+import httpx
+
+from adaspa_service.client import plans
+from adaspa_service.client.download import Download
+from adaspa_service.client.errors import ApiError, api_error
+from adaspa_service.client.events import Event, EventReader
+from adaspa_service.client.objects import Model, Variant, Video, VideoFields
+from adaspa_service.client.plans import Answer, Pause, Plan
+from adaspa_service.client.sync import NO_CONTENT, QUIET_SECONDS
+
+Result = TypeVar("Result")
+
+
+class AsyncClient:
+    """Create, follow and download videos; arguments and errors are those of ``Client``."""
+
+    def __init__(self, base_url: str, timeout: float = 30.0, api_key: str | None = None, retries: int = 2) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, headers=headers)
+        self._retries = retries
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def create(self, prompt: str, *, idempotency_key: str | None = None, **fields: Unpack[VideoFields]) -> Video:
+        """Submit a prompt."""
+        return await self._run(plans.create(prompt, fields, idempotency_key, self._retries))
+
+    async def create_batch(
+        self, prompt: str, n: int, *, idempotency_key: str | None = None, **fields: Unpack[VideoFields]
+    ) -> list[Video]:
+        """Submit a prompt with ``n`` seeds that follow one another: all are accepted or none."""
+        return await self._run(plans.create_batch(prompt, n, fields, idempotency_key, self._retries))
+
+    async def remix(self, video_id: str, prompt: str, *, idempotency_key: str | None = None) -> Video:
+        """Submit another prompt; everything else, the seed included, is as in that video."""
+        return await self._run(plans.remix(video_id, prompt, idempotency_key, self._retries))
+
+    async def get(self, video_id: str) -> Video:
+        """The job as it stands."""
+        return await self._run(plans.get(video_id, self._retries))
+
+    async def models(self) -> list[Model]:
+        """The served models; the first is the default."""
+        return await self._run(plans.models(self._retries))
+
+    async def list(self, order: Literal["asc", "desc"] = "desc", page_size: int = 100) -> AsyncIterator[Video]:
+        """All jobs by time of creation; the pages are fetched as they are needed."""
+        query: dict[str, str | int] = {"order": order, "limit": page_size}
+        while True:
+            page = await self._run(plans.page(query, self._retries))
+            for video in page.data:
+                yield video
+            if not page.has_more or page.last_id is None:
+                return
+            query["after"] = page.last_id
+
+    async def cancel(self, video_id: str) -> Video:
+        """Stop a job and keep its record; one that has ended stays as it is."""
+        return await self._run(plans.cancel(video_id, self._retries))
+
+    async def delete(self, video_id: str) -> None:
+        """Stop a job that has not ended, and remove its record and files."""
+        await self._run(plans.delete(video_id, self._retries))
+
+    async def wait(
+        self,
+        video_id: str,
+        on_progress: Callable[[Video], None] | None = None,
+        poll: float = 0.25,
+        timeout: float = 3600.0,
+        patience: float = 30.0,
+    ) -> Video:
+        """Poll a job until it has ended, whether it completed or not.
+
+        Args:
+            on_progress: called with every answer.
+            poll: seconds between two questions.
+            timeout: seconds after which TimeoutError is raised; the job goes on.
+            patience: seconds for which a gateway that is away or busy is asked again.
+        """
+        return await self._run(plans.wait(video_id, on_progress, poll, timeout, patience))
+
+    async def events(
+        self, video_id: str, last_event_id: str | None = None, patience: float = 30.0
+    ) -> AsyncIterator[Event]:
+        """A job's events from its beginning, or after one, to its end. A lost connection goes on where it was.
+
+        Args:
+            last_event_id: of the last event that is known already.
+            patience: seconds for which a gateway that is away is tried again.
+        """
+        reader = EventReader(last_event_id)
+        heard = time.monotonic()
+        while True:
+            try:
+                async with self._stream(f"/videos/{video_id}/events", headers=reader.headers()) as response:
+                    if response.status_code == NO_CONTENT:
+                        return
+                    reader.begin()
+                    async for text in response.aiter_text():
+                        heard = time.monotonic()
+                        for event in reader.feed(text):
+                            yield event
+                            if event.last:
+                                return
+            except (httpx.TransportError, ApiError) as error:
+                refused = isinstance(error, ApiError) and error.status not in plans.RETRIED
+                if refused or time.monotonic() - heard > patience:
+                    raise
+            await asyncio.sleep(plans.DELAYS[0])
+
+    async def download(self, video_id: str, path: Path, variant: Variant = "video") -> Path:
+        """Write a finished job's file; ``path`` appears only when it is whole.
+
+        A connection that is lost on the way is taken up where it ended, as often as that brings the file further.
+        """
+        tries = 0
+        with Download(path) as download:
+            while True:
+                before = download.received
+                try:
+                    async with self._stream(
+                        f"/videos/{video_id}/content", query={"variant": variant}, headers=download.headers()
+                    ) as response:
+                        download.begin(response)
+                        async for chunk in response.aiter_bytes():
+                            download.write(chunk)
+                    break
+                except httpx.TransportError:
+                    tries = 0 if download.received > before else tries + 1
+                    if tries > self._retries:
+                        raise
+                    await asyncio.sleep(plans.DELAYS[0])
+        return path
+
+    @asynccontextmanager
+    async def _stream(
+        self, path: str, headers: Mapping[str, str], query: Mapping[str, str] | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """A response whose body is still to come. Raises ApiError."""
+        timeout = httpx.Timeout(**self._http.timeout.as_dict() | {"read": QUIET_SECONDS})
+        async with self._http.stream("GET", path, params=query, headers=headers, timeout=timeout) as response:
+            if not response.is_success:
+                await response.aread()
+                raise api_error(response)
+            yield response
+
+    async def _run(self, plan: Plan[Result]) -> Result:
+        """Do what a plan asks for."""
+        answer: Answer = None
+        while True:
+            try:
+                asked = plan.send(answer)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if isinstance(asked, Pause):
+                await asyncio.sleep(asked.seconds)
+                answer = None
+                continue
+            try:
+                answer = await self._http.request(
+                    asked.method, asked.path, json=asked.body, params=asked.query, headers=asked.headers
+                )
+            except httpx.TransportError as error:
+                answer = error

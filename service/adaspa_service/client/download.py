@@ -1,0 +1,63 @@
+"""A download that goes on where a lost connection left it."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import httpx
+
+from adaspa_service.client.errors import api_error
+
+
+class Download:
+    """The file of a download, which appears under its name only when it is whole.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._part = path.with_name(f".{path.name}.part")
+        self._etag = ""
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "Download":
+        self._file = self._part.open("wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        self._file.close()
+        if kind is None:
+            self._part.replace(self.path)
+        self._part.unlink(missing_ok=True)
+
+    @property
+    def received(self) -> int:
+        """Bytes so far."""
+        assert self._file is not None
+        return self._file.tell()
+
+    def headers(self) -> dict[str, str]:
+        """What the next request asks for: what is missing, of the same file."""
+        if not self.received or not self._etag:
+            return {}
+        return {"Range": f"bytes={self.received}-", "If-Range": self._etag}
+
+    def begin(self, response: httpx.Response) -> None:
+        """A response has begun: it goes on with the file, or is the whole of it. Raises ApiError."""
+        if not response.is_success:
+            raise api_error(response)
+        assert self._file is not None
+        self._etag = response.headers.get("etag", "")
+        if response.status_code != httpx.codes.PARTIAL_CONTENT:
+            self._file.seek(0)
+            self._file.truncate()
+
+    def write(self, chunk: bytes) -> None:
+        """The next bytes."""
+        assert self._file is not None
+        self._file.write(chunk)

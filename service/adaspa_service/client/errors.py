@@ -1,0 +1,63 @@
+"""What a gateway refuses, by kind."""
+
+import httpx
+
+
+class ApiError(Exception):
+    """The gateway refused a request: HTTP status, and the error's code, field and message.
+
+    Args:
+        retry_after: seconds after which the gateway says to try again, if it does.
+    """
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None, retry_after: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
+
+
+class BadRequest(ApiError):
+    """A field is wrong (``param`` names it), or the request itself."""
+
+
+class Unauthorized(ApiError):
+    """There is no API key, or a wrong one."""
+
+
+class Forbidden(ApiError):
+    """The key may not do this."""
+
+
+class NotFound(ApiError):
+    """There is no such video, model or file."""
+
+
+class Conflict(ApiError):
+    """The job is not in a state for this, such as a download before its end."""
+
+
+class TooManyRequests(ApiError):
+    """The queue is full, or a limit of the key is reached."""
+
+
+class ServiceUnavailable(ApiError):
+    """The gateway, or something behind it, is away or failed."""
+
+
+KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 429: TooManyRequests}
+
+
+def api_error(response: httpx.Response) -> ApiError:
+    """The error that a refusal describes; a body in another shape is quoted."""
+    status = response.status_code
+    kind = KINDS.get(status, ServiceUnavailable if status >= 500 else BadRequest)
+    try:
+        retry_after = float(response.headers.get("retry-after", 0))
+    except ValueError:  # a date, which this gateway never sends
+        retry_after = 0.0
+    try:
+        error = response.json()["error"]
+        return kind(status, error["message"], error.get("code"), error.get("param"), retry_after)
+    except (ValueError, KeyError, TypeError):
+        return kind(status, f"HTTP {status}: {response.text[:200]}", retry_after=retry_after)

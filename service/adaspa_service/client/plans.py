@@ -1,0 +1,154 @@
+"""What the sync and the async client do alike, as plans: generators that ask for requests and pauses.
+
+A client runs a plan: it sends what is asked for and gives the response back, or the error that came instead.
+"""
+
+import uuid
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, TypeVar
+
+import httpx
+
+from adaspa_service.client.errors import ApiError, NotFound, api_error
+from adaspa_service.client.objects import Model, Page, Video
+
+Result = TypeVar("Result")
+DELAYS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each further try, unless the gateway names another time."""
+LONGEST_WAIT = 10.0
+"""A gateway that names a longer time is not waited for: the error comes at once."""
+RETRIED = (429, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Send:
+    """A request to send."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    query: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Seconds to wait."""
+
+    seconds: float
+
+
+Answer = httpx.Response | httpx.TransportError | None
+Plan = Generator[Send | Pause, Answer, Result]
+
+
+def call(send: Send, retries: int) -> Plan[httpx.Response]:
+    """The response to a request that may be repeated, tried again while the gateway is away or busy.
+
+    Raises:
+        ApiError: it was refused.
+        httpx.TransportError: there was no answer to the last try.
+    """
+    for delay in (*(DELAYS[min(i, len(DELAYS) - 1)] for i in range(retries)), None):
+        answer = yield send
+        if isinstance(answer, httpx.TransportError):
+            if delay is None:
+                raise answer
+        else:
+            assert answer is not None
+            if answer.is_success:
+                return answer
+            error = api_error(answer)
+            if delay is None or error.status not in RETRIED or error.retry_after > LONGEST_WAIT:
+                raise error
+            yield Pause(max(delay, error.retry_after))
+            continue
+        yield Pause(delay)
+    raise AssertionError("the last try has no delay")
+
+
+def create(prompt: str, fields: Mapping[str, Any], key: str | None, retries: int) -> Plan[Video]:
+    """Submit a prompt."""
+    send = Send("POST", "/videos", {"prompt": prompt, **fields}, headers=once(key))
+    return Video.model_validate((yield from call(send, retries)).json())
+
+
+def create_batch(prompt: str, n: int, fields: Mapping[str, Any], key: str | None, retries: int) -> Plan[list[Video]]:
+    """Submit a prompt with several seeds."""
+    send = Send("POST", "/videos", {"prompt": prompt, "n": n, **fields}, headers=once(key))
+    return Page.model_validate((yield from call(send, retries)).json()).data
+
+
+def remix(video_id: str, prompt: str, key: str | None, retries: int) -> Plan[Video]:
+    """Submit another prompt with the rest of a video's recipe."""
+    send = Send("POST", f"/videos/{video_id}/remix", {"prompt": prompt}, headers=once(key))
+    return Video.model_validate((yield from call(send, retries)).json())
+
+
+def get(video_id: str, retries: int) -> Plan[Video]:
+    """A job as it stands."""
+    return Video.model_validate((yield from call(Send("GET", f"/videos/{video_id}"), retries)).json())
+
+
+def cancel(video_id: str, retries: int) -> Plan[Video]:
+    """Stop a job."""
+    return Video.model_validate((yield from call(Send("POST", f"/videos/{video_id}/cancel"), retries)).json())
+
+
+def delete(video_id: str, retries: int) -> Plan[None]:
+    """Delete a job. If an answer is lost, that it is unknown at the next try says that it is deleted."""
+    lost = False
+    plan = call(Send("DELETE", f"/videos/{video_id}"), retries)
+    answer: Answer = None
+    while True:
+        try:
+            asked = plan.send(answer)
+        except StopIteration:
+            return
+        except NotFound:
+            if lost:
+                return
+            raise
+        answer = yield asked
+        lost = lost or isinstance(answer, httpx.TransportError)
+
+
+def page(query: Mapping[str, Any], retries: int) -> Plan[Page]:
+    """A page of jobs."""
+    return Page.model_validate((yield from call(Send("GET", "/videos", query=query), retries)).json())
+
+
+def models(retries: int) -> Plan[list[Model]]:
+    """The served models."""
+    found = (yield from call(Send("GET", "/models"), retries)).json()["data"]
+    return [Model.model_validate(item) for item in found]
+
+
+def wait(
+    video_id: str, on_progress: Callable[[Video], None] | None, poll: float, timeout: float, patience: float
+) -> Plan[Video]:
+    """Ask for a job again and again until it has ended."""
+    start = heard = monotonic()
+    while True:
+        try:
+            video = yield from get(video_id, retries=0)
+        except (httpx.TransportError, ApiError) as error:
+            refused = isinstance(error, ApiError) and error.status < 500 and error.status not in RETRIED
+            if refused or monotonic() - heard > patience:
+                raise
+        else:
+            heard = monotonic()
+            if on_progress:
+                on_progress(video)
+            if video.done:
+                return video
+        if monotonic() - start > timeout:
+            raise TimeoutError(f"{video_id} has not ended after {timeout:.0f} s")
+        yield Pause(poll)
+
+
+def once(key: str | None) -> dict[str, str]:
+    """A header with which a repeated request makes nothing twice."""
+    return {"Idempotency-Key": key or uuid.uuid4().hex}

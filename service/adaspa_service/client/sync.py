@@ -1,0 +1,195 @@
+"""The synchronous client."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar, Unpack
+
+import httpx
+
+from adaspa_service.client import plans
+from adaspa_service.client.download import Download
+from adaspa_service.client.errors import ApiError, api_error
+from adaspa_service.client.events import Event, EventReader
+from adaspa_service.client.objects import Model, Variant, Video, VideoFields
+from adaspa_service.client.plans import Answer, Pause, Plan
+
+Result = TypeVar("Result")
+QUIET_SECONDS = 45.0
+"""Without even a heartbeat for this long, an event stream is taken for lost."""
+NO_CONTENT = 204
+
+
+class Client:
+    """Create, follow and download videos.
+
+    Args:
+        base_url: the gateway's address, such as ``http://127.0.0.1:8000``.
+        timeout: seconds for one request.
+        api_key: sent with every request.
+        retries: further tries of a request that got no answer, or was told that the gateway is busy or away. What
+            creates something is sent with an Idempotency-Key, so that it is created once.
+
+    Raises (all methods): ApiError, by its kinds, when the gateway refuses; httpx.TransportError when it cannot be
+        reached.
+    """
+
+    def __init__(self, base_url: str, timeout: float = 30.0, api_key: str | None = None, retries: int = 2) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=base_url, timeout=timeout, headers=headers)
+        self._retries = retries
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def create(self, prompt: str, *, idempotency_key: str | None = None, **fields: Unpack[VideoFields]) -> Video:
+        """Submit a prompt."""
+        return self._run(plans.create(prompt, fields, idempotency_key, self._retries))
+
+    def create_batch(
+        self, prompt: str, n: int, *, idempotency_key: str | None = None, **fields: Unpack[VideoFields]
+    ) -> list[Video]:
+        """Submit a prompt with ``n`` seeds that follow one another: all are accepted or none."""
+        return self._run(plans.create_batch(prompt, n, fields, idempotency_key, self._retries))
+
+    def remix(self, video_id: str, prompt: str, *, idempotency_key: str | None = None) -> Video:
+        """Submit another prompt; everything else, the seed included, is as in that video."""
+        return self._run(plans.remix(video_id, prompt, idempotency_key, self._retries))
+
+    def get(self, video_id: str) -> Video:
+        """The job as it stands."""
+        return self._run(plans.get(video_id, self._retries))
+
+    def models(self) -> list[Model]:
+        """The served models; the first is the default."""
+        return self._run(plans.models(self._retries))
+
+    def list(self, order: Literal["asc", "desc"] = "desc", page_size: int = 100) -> Iterator[Video]:
+        """All jobs by time of creation; the pages are fetched as they are needed."""
+        query: dict[str, str | int] = {"order": order, "limit": page_size}
+        while True:
+            page = self._run(plans.page(query, self._retries))
+            yield from page.data
+            if not page.has_more or page.last_id is None:
+                return
+            query["after"] = page.last_id
+
+    def cancel(self, video_id: str) -> Video:
+        """Stop a job and keep its record; one that has ended stays as it is."""
+        return self._run(plans.cancel(video_id, self._retries))
+
+    def delete(self, video_id: str) -> None:
+        """Stop a job that has not ended, and remove its record and files."""
+        self._run(plans.delete(video_id, self._retries))
+
+    def wait(
+        self,
+        video_id: str,
+        on_progress: Callable[[Video], None] | None = None,
+        poll: float = 0.25,
+        timeout: float = 3600.0,
+        patience: float = 30.0,
+    ) -> Video:
+        """Poll a job until it has ended, whether it completed or not.
+
+        Args:
+            on_progress: called with every answer.
+            poll: seconds between two questions.
+            timeout: seconds after which TimeoutError is raised; the job goes on.
+            patience: seconds for which a gateway that is away or busy is asked again.
+        """
+        return self._run(plans.wait(video_id, on_progress, poll, timeout, patience))
+
+    def events(self, video_id: str, last_event_id: str | None = None, patience: float = 30.0) -> Iterator[Event]:
+        """A job's events from its beginning, or after one, to its end. A lost connection goes on where it was.
+
+        Args:
+            last_event_id: of the last event that is known already.
+            patience: seconds for which a gateway that is away is tried again.
+        """
+        reader = EventReader(last_event_id)
+        heard = time.monotonic()
+        while True:
+            try:
+                with self._stream(f"/videos/{video_id}/events", headers=reader.headers()) as response:
+                    if response.status_code == NO_CONTENT:
+                        return
+                    reader.begin()
+                    for text in response.iter_text():
+                        heard = time.monotonic()
+                        for event in reader.feed(text):
+                            yield event
+                            if event.last:
+                                return
+            except (httpx.TransportError, ApiError) as error:
+                refused = isinstance(error, ApiError) and error.status not in plans.RETRIED
+                if refused or time.monotonic() - heard > patience:
+                    raise
+            time.sleep(plans.DELAYS[0])
+
+    def download(self, video_id: str, path: Path, variant: Variant = "video") -> Path:
+        """Write a finished job's file; ``path`` appears only when it is whole.
+
+        A connection that is lost on the way is taken up where it ended, as often as that brings the file further.
+        """
+        tries = 0
+        with Download(path) as download:
+            while True:
+                before = download.received
+                try:
+                    with self._stream(
+                        f"/videos/{video_id}/content", query={"variant": variant}, headers=download.headers()
+                    ) as response:
+                        download.begin(response)
+                        for chunk in response.iter_bytes():
+                            download.write(chunk)
+                    break
+                except httpx.TransportError:
+                    tries = 0 if download.received > before else tries + 1
+                    if tries > self._retries:
+                        raise
+                    time.sleep(plans.DELAYS[0])
+        return path
+
+    @contextmanager
+    def _stream(
+        self, path: str, headers: Mapping[str, str], query: Mapping[str, str] | None = None
+    ) -> Iterator[httpx.Response]:
+        """A response whose body is still to come. Raises ApiError."""
+        timeout = httpx.Timeout(**self._http.timeout.as_dict() | {"read": QUIET_SECONDS})
+        with self._http.stream("GET", path, params=query, headers=headers, timeout=timeout) as response:
+            if not response.is_success:
+                response.read()
+                raise api_error(response)
+            yield response
+
+    def _run(self, plan: Plan[Result]) -> Result:
+        """Do what a plan asks for."""
+        answer: Answer = None
+        while True:
+            try:
+                asked = plan.send(answer)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if isinstance(asked, Pause):
+                time.sleep(asked.seconds)
+                answer = None
+                continue
+            try:
+                answer = self._http.request(
+                    asked.method, asked.path, json=asked.body, params=asked.query, headers=asked.headers
+                )
+            except httpx.TransportError as error:
+                answer = error

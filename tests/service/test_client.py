@@ -1,0 +1,186 @@
+"""The Python clients, sync and async, against a real gateway: also over connections that are cut."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from adaspa_service import client as package
+from adaspa_service.client import AsyncClient, Client, Event
+from adaspa_service.contract.settings import Settings
+from flaky_proxy import flaky
+from running_gateway import FILES, Service, serving
+
+CONTENT = FILES["video"][2]
+
+
+class Driven:
+    """An AsyncClient behind the face of a Client: one test serves both."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client = AsyncClient(*args, **kwargs)
+
+    def __enter__(self) -> "Driven":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._client.close())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            made: Awaitable[Any] | AsyncIterator[Any] = method(*args, **kwargs)
+            return self._iterate(made) if isinstance(made, AsyncIterator) else self._loop.run_until_complete(made)
+
+        return call
+
+    def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._loop.run_until_complete(anext(items))
+            except StopAsyncIteration:
+                return
+
+
+@pytest.fixture(params=[Client, Driven], ids=["sync", "async"])
+def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a client; its pauses are short."""
+    monkeypatch.setattr("adaspa_service.client.plans.DELAYS", (0.02,))
+    return request.param
+
+
+def test_a_video_from_its_prompt_to_its_file(service: Service, connect: Any, tmp_path: Path) -> None:
+    with connect(service.url) as client:
+        video = client.create("a red circle", seed=7, quality="fast", output_format="webm")
+        assert (video.status, video.seed, video.quality, video.output_format) == ("queued", 7, "fast", "webm")
+        assert client.get(video.id).queue_position == 1
+        service.complete(service.claim(video.id))
+        seen: list[Any] = []
+        done = client.wait(video.id, seen.append, poll=0.01)
+        assert done.done and done.attention.density == 0.3 and seen[-1] == done
+        assert client.download(video.id, tmp_path / "out.webm").read_bytes() == CONTENT
+        assert client.download(video.id, tmp_path / "t", "thumbnail").read_bytes() == FILES["thumbnail"][2]
+        remix = client.remix(video.id, "a blue circle")
+        assert (remix.remixed_from_video_id, remix.seed) == (video.id, 7)
+        assert client.cancel(remix.id).status == "cancelled"
+        client.delete(remix.id)
+        assert [path.name for path in tmp_path.glob(".*part")] == []
+        with pytest.raises(package.NotFound) as error:
+            client.get(remix.id)
+        assert (error.value.status, error.value.code) == (404, "video_not_found")
+
+
+def test_pages_are_walked_and_batches_made(service: Service, connect: Any) -> None:
+    with connect(service.url) as client:
+        batch = client.create_batch("a red circle", 5, seed=1)
+        assert [video.seed for video in batch] == [1, 2, 3, 4, 5]
+        assert [video.id for video in client.list("asc", page_size=2)] == [video.id for video in batch]
+        assert next(iter(client.list(page_size=2))).seed == 5
+        model = client.models()[0]
+        assert (model.id, model.max_batch, model.waiting) == ("demo", 8, 5)
+
+
+def test_events_come_to_the_last_one(service: Service, connect: Any) -> None:
+    with connect(service.url) as client:
+        lease = service.claim(client.create("a \u2028 line", steps=10).id)
+        service.step(lease, 1)
+        events: Iterator[Event] = client.events(lease.job.id)
+        assert [next(events).type for _ in range(3)] == ["queued", "in_progress", "progress"]
+        service.complete(lease)
+        last = next(events)
+        assert last.last and last.video is not None and last.video.prompt == "a \u2028 line"
+        assert list(events) == []
+        assert [event.type for event in client.events(lease.job.id, last_event_id=last.id)] == []
+
+
+def test_events_go_on_after_a_cut(service: Service, connect: Any) -> None:
+    lease = service.claim(service.create(steps=30)["id"])
+    for step in range(1, 31):
+        service.step(lease, step)
+    service.complete(lease)
+    with flaky(service.url, 2000, 3000, 50) as proxy, connect(proxy.url) as client:
+        events = list(client.events(lease.job.id))
+    assert [event.type for event in events] == ["queued", "in_progress", *["progress"] * 30, "completed"]
+    assert [event.data["step"] for event in events[2:32]] == list(range(1, 31))
+    assert b"last-event-id" in proxy.requests[-1].lower()
+
+
+def test_a_download_goes_on_after_a_cut(service: Service, connect: Any, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 400
+    lease = service.claim(service.create()["id"])
+    service.complete(lease, content)
+    with flaky(service.url, 30_000, 20_000, 100, 40_000) as proxy, connect(proxy.url) as client:
+        assert client.download(lease.job.id, tmp_path / "out.mp4").read_bytes() == content
+    assert b"range: bytes=" in proxy.requests[-1].lower()
+
+
+def test_a_create_whose_answer_is_lost_is_made_once(service: Service, connect: Any) -> None:
+    with flaky(service.url, 10, 10) as proxy, connect(proxy.url) as client:
+        video = client.create("a red circle")
+        assert [found.id for found in client.list()] == [video.id]
+        batch = client.create_batch("a red circle", 2)
+        assert len(list(client.list())) == 3 and len(batch) == 2
+
+
+def test_a_delete_whose_answer_is_lost_has_deleted(service: Service, connect: Any) -> None:
+    video_id = service.create()["id"]
+    with flaky(service.url, 10) as proxy, connect(proxy.url) as client:
+        client.delete(video_id)
+        with pytest.raises(package.NotFound):
+            client.delete(video_id)
+
+
+def test_refusals_have_types(settings: Settings, tmp_path: Path, connect: Any) -> None:
+    with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service, connect(service.url) as client:
+        with pytest.raises(package.BadRequest) as bad:
+            client.create("x", steps=0)
+        assert bad.value.param == "steps" and "allowed: 1 to 100" in bad.value.message
+        video = client.create("x")
+        with pytest.raises(package.TooManyRequests) as full:
+            client.create("x")
+        assert full.value.code == "queue_full" and full.value.retry_after >= 1
+        with pytest.raises(package.Conflict):
+            client.download(video.id, tmp_path / "out.mp4")
+        with pytest.raises(package.NotFound):
+            list(client.events("video_" + "0" * 32))
+        with pytest.raises(TimeoutError):
+            client.wait(video.id, poll=0.01, timeout=0.05)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_gateway_that_is_away_is_waited_for(settings: Settings, tmp_path: Path, connect: Any) -> None:
+    with connect("http://127.0.0.1:1", retries=1) as client, pytest.raises(httpx.TransportError):
+        client.models()
+    with serving(settings, tmp_path) as service:
+        with flaky(service.url, *[0] * 3) as proxy, connect(proxy.url, retries=3) as client:
+            assert client.models()[0].id == "demo"
+        lease = service.claim(service.create()["id"])
+        with flaky(service.url, *[0] * 5) as proxy, connect(proxy.url) as client:
+            threading.Timer(0.2, service.complete, [lease]).start()
+            assert client.wait(lease.job.id, poll=0.01).status == "completed"
+
+
+def test_a_key_is_sent(service: Service, connect: Any) -> None:
+    # The one that is open does not look at it.
+    with flaky(service.url) as proxy, connect(proxy.url, api_key="sk-1") as client, suppress(package.Unauthorized):
+        client.models()
+    assert b"authorization: bearer sk-1" in proxy.requests[0].lower()
+
+
+def test_it_needs_nothing_heavy() -> None:
+    code = (
+        "import sys, adaspa_service.client\n"
+        "heavy = {'torch', 'fastapi', 'celery', 'redis', 'obstore', 'diffusers', 'av'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
