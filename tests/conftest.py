@@ -9,8 +9,18 @@ import pytest
 import redis
 from adaspa_service.contract.job import JobParams
 from adaspa_service.contract.store import JobStore
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from records import PARAMS
 from valkey_process import start_valkey
+
+hypothesis_settings.register_profile(
+    "suite", deadline=None, derandomize=True, max_examples=60, suppress_health_check=list(HealthCheck)
+)
+hypothesis_settings.register_profile(
+    "long", hypothesis_settings.get_profile("suite"), derandomize=False, max_examples=2000
+)
+hypothesis_settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

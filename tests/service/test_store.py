@@ -306,6 +306,15 @@ def test_an_idempotency_key_gives_the_first_job_again(store: JobStore, params: P
     assert store.admit(params(), ("key", "another digest"))[0].id != first.id
 
 
+def test_a_deletion_leaves_a_key_alone_that_stands_for_other_jobs_by_now(store: JobStore, params: Params) -> None:
+    (first, second), _ = store.admit_all([params(), params()], ("key", "digest"))
+    store.discard(first.id)
+    again, new = store.admit(params(), ("key", "digest"))
+    assert new
+    store.discard(second.id)
+    assert store.admit(params(), ("key", "digest")) == (again, False)
+
+
 def test_many_creates_with_one_idempotency_key_make_one_job(store: JobStore, params: Params) -> None:
     with ThreadPoolExecutor(8) as pool:
         admitted = list(pool.map(lambda _: store.admit(params(), ("key", "digest")), range(20)))

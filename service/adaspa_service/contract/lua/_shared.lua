@@ -252,7 +252,10 @@ local function discard(id)
   redis.call('ZREM', PREFIX .. 'expiry', id)
   local key = get(id, 'idempotency')
   if key and key ~= '' then
-    redis.call('DEL', PREFIX .. 'idempotency:' .. key)
+    local known = redis.call('HMGET', PREFIX .. 'idempotency:' .. key, 'id', 'batch')
+    if string.find(known[2] or known[1] or '', id, 1, true) then  -- not if it meanwhile stands for other jobs
+      redis.call('DEL', PREFIX .. 'idempotency:' .. key)
+    end
   end
   if status == 'queued' then
     redis.call('HSET', record(id), 'cancel_requested', '1')
