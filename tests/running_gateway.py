@@ -15,6 +15,7 @@ import uvicorn
 from adaspa_service.contract.job import AttentionReport, Job, Progress
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.store import JobStore, Lease
+from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.webhooks.addresses import Resolve, system_resolve
@@ -104,7 +105,9 @@ def serving(settings: Settings, scratch: Path, resolve: Resolve = system_resolve
     """A gateway on a free port, in a thread; webhooks' hosts are looked up by ``resolve``."""
     app = create_app(settings, resolve)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    config = connections.configure(app, settings)
+    config.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -58,6 +58,8 @@ ROUTES = [
     ("DELETE", "/videos/{id}"),
     ("POST", "/videos/{id}/cancel"),
     ("GET", "/videos/{id}/events"),
+    ("GET", "/videos/{id}/link"),
+    ("GET", "/videos/{id}/preview"),
     ("GET", "/videos/{id}/content"),
     ("HEAD", "/videos/{id}/content"),
     ("GET", "/models"),
@@ -112,7 +114,7 @@ def test_a_wrong_key_is_refused(service: Service, client: Clients) -> None:
 def test_nobody_sees_the_jobs_of_another(service: Service, client: Clients) -> None:
     mine, yours = client(), client()
     video_id = mine.completed()
-    for method, path in ROUTES[2:7]:
+    for method, path in ROUTES[2:9]:
         code = yours.error(method, path.format(id=video_id))[:2]
         assert code == (404, "video_not_found"), "as if it were not there"
     assert yours.http.get("/videos").json()["data"] == []

@@ -98,7 +98,8 @@ def check_refused(service: Service, response: Any, status: int, param: str | Non
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert error["code"] and allowed in error["message"] and len(error["message"]) < 600
-    assert [key for key in service.store.client.keys("*") if not key.startswith(b"_kombu")] == []  # type: ignore[union-attr]
+    keys: Any = service.store.client.keys("*")
+    assert [key for key in keys if not key.startswith(b"_kombu") and key != b"adaspa:swept_at"] == []
 
 
 @pytest.mark.parametrize(("fields", "param", "allowed"), BAD_FIELDS, ids=lambda value: str(value)[:40])
@@ -216,9 +217,9 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(service: Service) ->
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as raw:
         head = (
-            b"POST /videos HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1073741824\r\n\r\n"
+            b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1073741824"
         )
-        raw.sendall(head)  # and no body at all
+        raw.sendall(head + b"\r\n\r\n")  # and no body at all
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")
 
 

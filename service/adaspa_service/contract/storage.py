@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
 from adaspa_service.contract.job import Artifact
 
@@ -106,6 +106,16 @@ class ObjectStorage:
                     yield bytes(chunk)
 
         return chunks()
+
+    def signed_url(self, key: str, seconds: int) -> str | None:
+        """An address at which the store itself gives the object for a while; None for a store that cannot.
+
+        One that is signed with passing credentials, such as a role's, ends with them.
+        """
+        if not isinstance(self._store, S3Store | GCSStore | AzureStore):
+            return None
+        with self._reaching():
+            return obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every object below ``prefix``; none is no error. Raises StorageUnavailable."""

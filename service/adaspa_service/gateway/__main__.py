@@ -19,11 +19,10 @@ from adaspa_service.contract.open_access import check_bind
 from adaspa_service.contract.settings import Settings, SettingsError, get_settings
 from adaspa_service.contract.storage import StorageUnavailable
 from adaspa_service.contract.store import StoreUnavailable
+from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
 
 log = logging.getLogger(__name__)
-
-STOP_SECONDS = 10
 
 
 def fail(message: object) -> NoReturn:
@@ -49,16 +48,10 @@ def main() -> None:
     log.log(logging.WARNING if settings.open_access else logging.INFO, "access: %s", access)
     if settings.metrics_port:
         serve_metrics(app.state.metrics, settings)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=settings.log_level == "debug",
-        server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
+    connections.allow_open_files(settings.max_connections)
     # Once it has stopped, uvicorn raises the signal again that stopped it.
     with suppress(KeyboardInterrupt):
-        Server(config, app.state.stopping.set).run(sockets=[listener])
+        Server(connections.configure(app, settings), app.state.stopping.set).run(sockets=[listener])
 
 
 def trace_requests(app: FastAPI) -> None:

@@ -8,10 +8,21 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.contract.settings import Settings
-from adaspa_service.gateway import content, errors, events, health, metrics, models, page, preview, videos
+from adaspa_service.gateway import (
+    content,
+    errors,
+    events,
+    headers,
+    health,
+    links,
+    metrics,
+    models,
+    page,
+    preview,
+    videos,
+)
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
@@ -32,11 +43,6 @@ WITH_KEY: dict[int | str, dict[str, Any]] = {
     403: {"description": "The API key lacks the scope, or other sites' pages may not ask this", "model": ErrorBody},
     429: {"description": "Too many requests with this key; Retry-After says when to try again", "model": ErrorBody},
 }
-SECURITY_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-]
 
 
 def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI:
@@ -70,14 +76,14 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     app.state.stopping = threading.Event()
     errors.install(app)
     app.state.metrics = metrics.make_registry(parts)
-    app.add_middleware(SecurityHeaders)
     app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)
+    headers.install(app, settings)
     if settings.metrics_port is None:
         app.include_router(metrics.router)
     for prefix in ("/v1", ""):
         shown = bool(prefix)
-        for router in (videos.router, content.router, preview.router, events.router, models.router):
-            app.include_router(router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY)
+        for module in (videos, content, links, preview, events, models):
+            app.include_router(module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY)
         app.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
     app.include_router(page.router)
     app.webhooks.include_router(event.router)
@@ -104,18 +110,3 @@ def document(app: FastAPI) -> dict[str, Any]:
             found["components"]["schemas"].pop(name, None)
         app.openapi_schema = found
     return app.openapi_schema
-
-
-class SecurityHeaders:
-    """ASGI middleware: headers that every answer carries."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *SECURITY_HEADERS]
-            await send(message)
-
-        await self.app(scope, receive, with_headers if scope["type"] == "http" else send)

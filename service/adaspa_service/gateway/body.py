@@ -1,5 +1,6 @@
 """The body of a request for a video: JSON, or the multipart form that OpenAI's clients send."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any, NoReturn, TypeVar
@@ -8,6 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from adaspa_service.contract.catalog import Catalog
 from adaspa_service.gateway.errors import ApiError, bad_field
@@ -17,6 +19,8 @@ Fields = TypeVar("Fields", bound=BaseModel)
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_FIELDS = 64
+BODY_SECONDS = 20.0
+"""How long a body may take to come."""
 
 
 def openapi(fields: type[BaseModel]) -> dict[str, Any]:
@@ -30,7 +34,7 @@ async def read_body(request: Request, fields: type[Fields], catalog: Catalog) ->
     """Read the body, and check the fields' names and types.
 
     Raises:
-        ApiError: 413 too large, 415 another content type, 400 with the field.
+        ApiError: 413 too large, 408 too slow, 415 another content type, 400 with the field.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
@@ -42,17 +46,24 @@ async def read_body(request: Request, fields: type[Fields], catalog: Catalog) ->
 
 
 async def read_limited(request: Request) -> bytes:
-    """The body, of 1 MiB at most."""
+    """The body, of 1 MiB at most and within 20 s. Raises ApiError: 413, 408."""
     too_large = ApiError(
         413, "request_too_large", f"the request body is over {MAX_BODY_BYTES} bytes", headers={"Connection": "close"}
     )
     if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise too_large
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large
+    except ClientDisconnect as error:
+        raise ApiError(400, "incomplete_body", "the connection ended before the body did") from error
+    except TimeoutError as error:
+        message = f"the request body did not come within {BODY_SECONDS:g} s"
+        raise ApiError(408, "request_timeout", message, headers={"Connection": "close"}) from error
     return bytes(body)
 
 

@@ -1,37 +1,29 @@
 """``GET /videos/{id}/content``: the files of a finished job, streamed from storage, with ranges and conditions."""
 
 import logging
-from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from adaspa_service.contract.job import Artifact, Job, JobStatus, OutputFormat
+from adaspa_service.contract.job import Artifact, OutputFormat
 from adaspa_service.contract.storage import ObjectMissing
-from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import ApiError, ErrorBody
-from adaspa_service.gateway.lookup import find
+from adaspa_service.gateway.links import ReadableJob
+from adaspa_service.gateway.lookup import Variant, find_artifact
 from adaspa_service.gateway.parts import PartsOf
 from adaspa_service.gateway.ranges import select
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["videos"])
 
-
-class Variant(StrEnum):
-    """A file of a finished job."""
-
-    video = "video"
-    thumbnail = "thumbnail"
-    spritesheet = "spritesheet"
-
-
 CONTENT = {
     kind: {"schema": {"type": "string", "format": "binary"}}
     for kind in (*(output.content_type for output in OutputFormat), "image/webp")
 }
+FILE_POLICY = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+"""For the page that a browser makes around a file when its address is opened."""
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file", "content": CONTENT},
     206: {"description": "The range that was asked for", "content": CONTENT},
@@ -43,12 +35,15 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 @router.get("/videos/{video_id}/content", response_class=Response, responses=RESPONSES)
 def download(
-    video_id: str, request: Request, parts: PartsOf, caller: Reader, variant: Variant = Variant.video
+    video_id: str, request: Request, parts: PartsOf, job: ReadableJob, variant: Variant = Variant.video
 ) -> Response:
-    """A file of a completed video. One byte range is served; of several, the whole file."""
-    artifact = find_artifact(find(parts, caller, video_id), variant)
+    """A file of a completed video, for its owner's key or for whoever has a link to it.
+
+    One byte range is served; of several, the whole file.
+    """
+    artifact = find_artifact(job, variant)
     etag = f'"{artifact.sha256}"'
-    headers = file_headers(artifact, video_id, etag)
+    headers = file_headers(artifact, request, video_id, etag)
     selected = select(request.headers, artifact.bytes, etag)
     if selected.status == 304:
         return not_modified(headers)
@@ -68,12 +63,12 @@ def download(
 
 @router.head("/videos/{video_id}/content", response_class=Response, include_in_schema=False)
 def describe(
-    video_id: str, request: Request, parts: PartsOf, caller: Reader, variant: Variant = Variant.video
+    video_id: str, request: Request, parts: PartsOf, job: ReadableJob, variant: Variant = Variant.video
 ) -> Response:
     """The headers of the whole file, or 304; ranges have no meaning here."""
-    artifact = find_artifact(find(parts, caller, video_id), variant)
+    artifact = find_artifact(job, variant)
     etag = f'"{artifact.sha256}"'
-    headers = file_headers(artifact, video_id, etag)
+    headers = file_headers(artifact, request, video_id, etag)
     if select(request.headers, artifact.bytes, etag).status == 304:
         return not_modified(headers)
     try:
@@ -81,17 +76,6 @@ def describe(
     except ObjectMissing as error:
         raise gone(video_id, variant) from error
     return Response(headers=headers | {"Content-Length": str(artifact.bytes)})
-
-
-def find_artifact(job: Job, variant: Variant) -> Artifact:
-    """The file's description. Raises ApiError: 409 while there is none, 404 if there never will be."""
-    if job.status is not JobStatus.completed:
-        message = f"video {job.id} is {job.status}; its files can be had once it is completed"
-        raise ApiError(409, "video_not_ready", message, "video_id")
-    if variant not in job.artifacts:
-        message = f"variant: {variant} was not made; allowed: {', '.join(job.artifacts)}"
-        raise ApiError(404, "variant_not_found", message, "variant")
-    return job.artifacts[variant]
 
 
 def not_modified(headers: dict[str, str]) -> Response:
@@ -105,8 +89,8 @@ def gone(video_id: str, variant: Variant) -> ApiError:
     return ApiError(404, "file_gone", f"the {variant} of video {video_id} is no longer in storage", "video_id")
 
 
-def file_headers(artifact: Artifact, video_id: str, etag: str) -> dict[str, str]:
-    """What all answers about a file say."""
+def file_headers(artifact: Artifact, request: Request, video_id: str, etag: str) -> dict[str, str]:
+    """What all answers about a file say. A link may stand in another site's page."""
     name = f"{video_id}{PurePosixPath(artifact.key).suffix}"
     return {
         "Content-Type": artifact.content_type,
@@ -114,4 +98,6 @@ def file_headers(artifact: Artifact, video_id: str, etag: str) -> dict[str, str]
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
         "Content-Disposition": f'inline; filename="{name}"',
+        "Content-Security-Policy": FILE_POLICY,
+        "Cross-Origin-Resource-Policy": "cross-origin" if "signature" in request.query_params else "same-origin",
     }

@@ -1,18 +1,47 @@
-"""Finding a job for its owner."""
+"""Finding a job and its files."""
 
-from adaspa_service.contract.job import Job
+from enum import StrEnum
+
+from adaspa_service.contract.job import Artifact, Job, JobStatus
 from adaspa_service.contract.store import VIDEO_ID
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import Parts
 
 
+class Variant(StrEnum):
+    """A file of a finished job."""
+
+    video = "video"
+    thumbnail = "thumbnail"
+    spritesheet = "spritesheet"
+
+
 def find(parts: Parts, caller: Caller, video_id: str) -> Job:
     """The caller's job of that id. Raises ApiError 404 if there is none, it is another's, or it was deleted."""
-    job = parts.store.get(video_id) if VIDEO_ID.fullmatch(video_id) else None
-    if job is None or job.discarded or job.owner != caller.owner:
+    job = find_linked(parts, video_id)
+    if job.owner != caller.owner:
         raise not_found(video_id)
     return job
+
+
+def find_linked(parts: Parts, video_id: str) -> Job:
+    """The job of that id, whoever its owner is: for one whose right was proved otherwise. Raises ApiError 404."""
+    job = parts.store.get(video_id) if VIDEO_ID.fullmatch(video_id) else None
+    if job is None or job.discarded:
+        raise not_found(video_id)
+    return job
+
+
+def find_artifact(job: Job, variant: Variant) -> Artifact:
+    """The file's description. Raises ApiError: 409 while there is none, 404 if there never will be."""
+    if job.status is not JobStatus.completed:
+        message = f"video {job.id} is {job.status}; its files can be had once it is completed"
+        raise ApiError(409, "video_not_ready", message, "video_id")
+    if variant not in job.artifacts:
+        message = f"variant: {variant} was not made; allowed: {', '.join(job.artifacts)}"
+        raise ApiError(404, "variant_not_found", message, "variant")
+    return job.artifacts[variant]
 
 
 def not_found(video_id: str) -> ApiError:

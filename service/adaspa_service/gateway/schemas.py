@@ -235,6 +235,14 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+class Link(BaseModel):
+    """An address that needs no key."""
+
+    object: Literal["video.link"] = "video.link"
+    url: str
+    expires_at: int
+
+
 class Health(BaseModel):
     """The answer of a probe."""
 

@@ -23,6 +23,7 @@ from adaspa_service.gateway.webhooks.targets import check_webhook
 FIRST_ID_US = 1_735_689_600_000_000
 """No id is older than 2025."""
 REFUSED: dict[int | str, dict[str, Any]] = {
+    408: {"description": "The body did not come in time", "model": ErrorBody},
     413: {"description": "The body is too large", "model": ErrorBody},
     415: {"description": "The body is neither JSON nor a form", "model": ErrorBody},
     422: {"description": "The Idempotency-Key was used with another request", "model": ErrorBody},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from adaspa_service.contract.keys import Scope
-from browser import PLAYED, assert_accessible, clip
+from browser import PLAYED, assert_accessible, clip, finished
 from playwright.sync_api import Page, expect
 from running_gateway import Service
 
@@ -39,10 +39,21 @@ def test_the_key_is_asked_for_and_opens_everything(page: Page, service: Service,
     expect(page.locator(".line")).to_contain_text("step 3 of 24")
     service.complete(lease, clip(tmp_path / "clip.mp4"))
     assert page.locator("video").evaluate(PLAYED) > 0
+    address = page.locator("video").get_attribute("src") or ""
+    assert "signature=" in address and token not in address, "an element cannot send the key"
+    expect(page.locator("#gallery img[src*='signature=']")).to_have_count(1)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").click()
     assert Path(download.value.path()).read_bytes() == (tmp_path / "clip.mp4").read_bytes()
     page.reload()
+    assert page.locator("video").evaluate(PLAYED) > 0
+
+
+def test_a_link_can_be_opened_by_itself(page: Page, service: Service, token: str, tmp_path: Path) -> None:
+    """In the page that the browser makes around it, without a key."""
+    service.http.headers["Authorization"] = f"Bearer {token}"
+    link = service.http.get(f"/videos/{finished(service, tmp_path)}/link").json()["url"]
+    page.goto(link)
     assert page.locator("video").evaluate(PLAYED) > 0
 
 

@@ -34,10 +34,14 @@ export const json = async (...request) => (await call(...request)).json();
 
 export const fileUrl = (id, variant) => `/videos/${id}/content?variant=${variant}`;
 
-// An address that an element can load: one that needs a key is fetched first.
+// An address that an element can load: it cannot send a key, so that it gets a link, which holds for an hour.
+const links = new Map();
 export async function source(id, variant) {
-  if (!key.get()) return fileUrl(id, variant);
-  return URL.createObjectURL(await (await call("GET", fileUrl(id, variant))).blob());
+  const file = fileUrl(id, variant);
+  if (!key.get()) return file;
+  if (!(links.get(file)?.expires_at > Date.now() / 1000 + 300)) links.set(file, await json("GET", `/videos/${id}/link?variant=${variant}`));
+  const { pathname, search } = new URL(links.get(file).url);
+  return pathname + search;
 }
 
 // A job's events from its beginning to its end; a lost connection goes on where it was.

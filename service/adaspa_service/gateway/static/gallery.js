@@ -44,9 +44,7 @@ export function forget() {
 }
 
 function drop(id) {
-  const { item, picture } = tiles.get(id);
-  if (picture.src?.startsWith("blob:")) URL.revokeObjectURL(picture.src);
-  item.remove();
+  tiles.get(id).item.remove();
   tiles.delete(id);
 }
 

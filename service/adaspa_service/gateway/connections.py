@@ -1,0 +1,84 @@
+"""Connections: how many there may be, and how slow. uvicorn itself waits for ever for the head of a request."""
+
+import resource
+from asyncio import TimerHandle, Transport
+from http import HTTPStatus
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from adaspa_service.contract.settings import Settings
+
+HEAD_SECONDS = 15.0
+"""How long a connection may take to send the head of a request. While none has begun after an answer, uvicorn's own
+time to keep a connection alive holds, which is shorter."""
+MAX_HEAD_BYTES = 64 * 1024
+STOP_SECONDS = 10
+"""How long open answers have to end when the gateway stops."""
+OTHER_FILES = 256
+"""Open files that no client brings."""
+
+
+def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        http=GuardedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+
+
+def allow_open_files(max_connections: int) -> None:
+    """Let this process open as many files as its connections need, two for each event stream, if the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * max_connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
+    """uvicorn's protocol, with limits for the head of each request."""
+
+    _timer: TimerHandle | None = None
+    _received = 0
+
+    def connection_made(self, transport: Transport) -> None:
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:  # a request is being answered
+            self._head_is_over()
+            return
+        if self._timer is None:
+            self._expect_head()
+        self._received += len(data)
+        if self._received > MAX_HEAD_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_over()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
+
+    def _head_is_over(self) -> None:
+        self._received = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        if not self.transport.is_closing():
+            line = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            self.transport.write(line.encode())
+            self.transport.close()

@@ -1,0 +1,91 @@
+"""``GET /videos/{id}/link``: an address of a file that needs no key and holds for a while.
+
+The gateway's own are signed: ``HMAC-SHA256(secret, "{video id} {variant} {expires}")``. An element of a page, which can
+send no header, loads its file by one. Where the object store signs addresses itself, a client may ask for one of those,
+and the file does not pass through the gateway.
+"""
+
+import base64
+import hashlib
+import hmac
+import time
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from adaspa_service.contract.job import Job
+from adaspa_service.contract.keys import Scope
+from adaspa_service.gateway.access import Credentials, Reader, identify
+from adaspa_service.gateway.errors import ApiError, ErrorBody, bad_field
+from adaspa_service.gateway.lookup import Variant, find, find_artifact, find_linked
+from adaspa_service.gateway.parts import Parts, PartsOf
+from adaspa_service.gateway.schemas import Link
+
+MAX_SECONDS = 7 * 86400
+"""The object stores sign for no longer."""
+NOT_READY: dict[int | str, dict[str, Any]] = {409: {"description": "The job has not completed", "model": ErrorBody}}
+
+router = APIRouter(tags=["videos"])
+
+
+@router.get("/videos/{video_id}/link", responses=NOT_READY)
+def link(
+    *,
+    video_id: str,
+    request: Request,
+    parts: PartsOf,
+    caller: Reader,
+    variant: Variant = Variant.video,
+    expires_in: Annotated[int, Query(ge=1, le=MAX_SECONDS, description="Seconds.")] = 3600,
+    via: Annotated[
+        Literal["gateway", "storage"], Query(description="Who serves the file; storage only where it signs addresses.")
+    ] = "gateway",
+) -> Link:
+    """An address of a completed video's file that whoever has it can load, without a key, until it expires.
+
+    It ends with the video, and otherwise cannot be taken back before its time.
+    """
+    artifact = find_artifact(find(parts, caller, video_id), variant)
+    expires = int(time.time()) + expires_in
+    if via == "storage":
+        url = parts.storage.signed_url(artifact.key, expires_in)
+        if url is None:
+            raise bad_field("via", "via: this service's storage signs no addresses; allowed: gateway")
+    else:
+        query = {"variant": variant, "expires": expires, "signature": sign(parts, video_id, variant, expires)}
+        url = f"{request.base_url}v1/videos/{video_id}/content?{urlencode(query)}"
+    return Link(url=url, expires_at=expires)
+
+
+def sign(parts: Parts, video_id: str, variant: str, expires: int) -> str:
+    """The signature of a link. Raises StoreUnavailable."""
+    own = parts.settings.signing_secret
+    secret = own.get_secret_value().encode() if own else parts.keys.signing_secret()
+    mac = hmac.digest(secret, f"{video_id} {variant} {expires}".encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+
+
+def _by_link_or_key(
+    *,
+    video_id: str,
+    request: Request,
+    parts: PartsOf,
+    credentials: Credentials,
+    variant: Variant = Variant.video,
+    expires: Annotated[int | None, Query(ge=0, le=10**11, description="Of a link.")] = None,
+    signature: Annotated[str | None, Query(max_length=64, description="Of a link.")] = None,
+) -> Job:
+    if signature is None:
+        caller = identify(parts, request, credentials.credentials if credentials else None, Scope.read)
+        return find(parts, caller, video_id)
+    genuine = sign(parts, video_id, variant, expires or 0)
+    if not hmac.compare_digest(genuine.encode(), signature.encode()):
+        raise ApiError(403, "invalid_link", "signature: this service made no such link", "signature")
+    if time.time() >= (expires or 0):
+        raise ApiError(403, "link_expired", "expires: the link has expired; ask for another", "expires")
+    return find_linked(parts, video_id)
+
+
+ReadableJob = Annotated[Job, Depends(_by_link_or_key)]
+"""The job whose file is asked for, by a link to that file or by a key of the job's owner."""

@@ -1,0 +1,130 @@
+"""Links to files: they need no key, hold for a while, and open nothing else."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from adaspa_service.contract.keys import Scope
+from adaspa_service.contract.settings import Settings
+from pydantic import SecretStr
+from running_gateway import FILES, Service, serving
+from s3_servers import URL, s3_server
+
+VIDEO = FILES["video"][2]
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def owner(service: Service) -> Service:
+    """The service, asked with a key."""
+    _, token = service.parts.keys.create("test", frozenset(Scope))
+    service.http.headers["Authorization"] = f"Bearer {token}"
+    return service
+
+
+def link(service: Service, video_id: str, **query: Any) -> str:
+    """The address of a link."""
+    response = service.http.get(f"/videos/{video_id}/link", params=query)
+    assert response.status_code == 200, response.text
+    url: str = response.json()["url"]
+    return url
+
+
+def code(response: httpx.Response) -> tuple[int, str]:
+    """Status and error code."""
+    return response.status_code, response.json()["error"]["code"]
+
+
+@pytest.mark.parametrize("variant", FILES)
+def test_a_link_gives_its_file_to_whoever_has_it(owner: Service, variant: str) -> None:
+    url = link(owner, owner.completed(), variant=variant)
+    whole = httpx.get(url)
+    assert (whole.status_code, whole.content) == (200, FILES[variant][2])
+    assert whole.headers["cross-origin-resource-policy"] == "cross-origin", "it may stand in another site's page"
+    part = httpx.get(url, headers={"Range": "bytes=2-5"})
+    assert (part.status_code, part.content) == (206, FILES[variant][2][2:6])
+    assert httpx.head(url).headers["content-length"] == str(len(FILES[variant][2]))
+    assert httpx.get(url, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+
+
+def test_a_link_expires(owner: Service) -> None:
+    video_id = owner.completed()
+    answer = owner.http.get(f"/v1/videos/{video_id}/link", params={"expires_in": 1}).json()
+    assert (answer["object"], abs(answer["expires_at"] - time.time()) < 3) == ("video.link", True)
+    assert httpx.get(answer["url"]).status_code == 200
+    time.sleep(1.1)
+    assert code(httpx.get(answer["url"])) == (403, "link_expired")
+
+
+def test_a_link_opens_nothing_else(owner: Service) -> None:
+    video_id, other_id = owner.completed(), owner.completed()
+    url = httpx.URL(link(owner, video_id))
+    later = str(int(url.params["expires"]) + 1)
+    signature = url.params["signature"]
+    for changed in (
+        str(url).replace(video_id, other_id),
+        str(url.copy_set_param("variant", "thumbnail")),
+        str(url.copy_set_param("expires", later)),
+        str(url.copy_remove_param("expires")),
+        str(url.copy_set_param("signature", signature[:-1])),
+        str(url.copy_set_param("signature", "")),
+        str(url.copy_set_param("signature", "é" * 43)),
+    ):
+        assert code(httpx.get(changed)) == (403, "invalid_link"), changed
+    assert code(httpx.get(url.copy_remove_param("signature"))) == (401, "missing_api_key")
+    assert code(httpx.get(url.copy_set_param("signature", "x" * 65))) == (400, "invalid_value")
+    for path in ("", "/events", "/link"):
+        asked = httpx.get(f"{owner.url}/videos/{video_id}{path}", params=dict(url.params))
+        assert code(asked) == (401, "missing_api_key")
+
+
+def test_only_the_owner_makes_links_and_only_to_files_there_are(owner: Service) -> None:
+    video_id = owner.completed()
+    _, token = owner.parts.keys.create("another", frozenset(Scope))
+    other = {"Authorization": f"Bearer {token}"}
+    path = f"/videos/{video_id}/link"
+    assert code(owner.http.get(path, headers=other)) == (404, "video_not_found")
+    assert code(owner.http.get(path, params={"variant": "../video"})) == (400, "invalid_value")
+    assert code(owner.http.get(path, params={"expires_in": 8 * 86400})) == (400, "invalid_value")
+    assert code(owner.http.get(f"/videos/{owner.create()['id']}/link")) == (409, "video_not_ready")
+
+
+def test_a_link_ends_with_its_video(owner: Service) -> None:
+    video_id = owner.completed()
+    url = link(owner, video_id)
+    owner.http.delete(f"/videos/{video_id}")
+    assert code(httpx.get(url)) == (404, "video_not_found")
+
+
+def test_every_gateway_takes_the_links_of_the_others(owner: Service, settings: Settings, tmp_path: Path) -> None:
+    url = link(owner, owner.completed())
+    with serving(settings, tmp_path) as second:
+        assert httpx.get(url.replace(owner.url, second.url)).content == VIDEO
+    own = settings.model_copy(update={"signing_secret": SecretStr("s" * 40)})
+    with serving(own, tmp_path) as third:
+        assert code(httpx.get(url.replace(owner.url, third.url))) == (403, "invalid_link")
+
+
+def test_a_store_that_signs_serves_the_file_itself(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nanio checks signatures."""
+    with s3_server("nanio", tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with serving(settings.model_copy(update={"storage_url": URL}), tmp_path) as service:
+            video_id = service.completed()
+            url = link(service, video_id, via="storage")
+            assert httpx.URL(url).port == server.port
+            assert httpx.get(url).content == VIDEO
+            assert httpx.get(url, headers={"Range": "bytes=0-9"}).content == VIDEO[:10]
+            assert httpx.get(httpx.URL(url).copy_set_param("X-Amz-Signature", "0" * 64)).status_code == 403
+            assert httpx.get(link(service, video_id)).content == VIDEO, "the gateway's own works there too"
+
+
+def test_a_folder_signs_nothing(service: Service) -> None:
+    refused = service.http.get(f"/videos/{service.completed()}/link", params={"via": "storage"})
+    assert code(refused) == (400, "invalid_value") and "allowed: gateway" in refused.text

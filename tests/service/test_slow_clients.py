@@ -1,0 +1,132 @@
+"""Clients that are slow, or many: each costs the gateway little, and not for long."""
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from adaspa_service.contract.settings import Settings
+from adaspa_service.gateway import body, connections
+from running_gateway import Service, serving
+
+POST = b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 26\r\n\r\n"
+BODY = b'{"prompt": "a red circle"}'
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a test can wait for."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(body, "BODY_SECONDS", 1.0)
+
+
+@pytest.fixture
+def wire(service: Service) -> Iterator[socket.socket]:
+    """A bare connection."""
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port or 0), timeout=10) as connection:
+        yield connection
+
+
+def rest(wire: socket.socket) -> bytes:
+    """All that still comes until the gateway closes the connection."""
+    answer = b""
+    while part := wire.recv(65536):
+        answer += part
+    return answer
+
+
+def drip(wire: socket.socket, text: bytes, seconds: float = 3) -> None:
+    """Send byte after byte, never silent for long, until the time is over or nobody listens any more."""
+    end = time.monotonic() + seconds
+    for byte in text:
+        try:
+            wire.send(bytes([byte]))
+        except OSError:
+            return
+        time.sleep(0.05)
+        if time.monotonic() > end:
+            return
+
+
+def test_a_connection_that_asks_nothing_is_closed(wire: socket.socket) -> None:
+    assert rest(wire).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_that_trickles_in_is_cut_off(wire: socket.socket) -> None:
+    drip(wire, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 60)
+    assert rest(wire).startswith(b"HTTP/1.1 408 ")
+
+
+def test_so_is_one_that_follows_a_good_request(wire: socket.socket) -> None:
+    wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b'"ok"' in wire.recv(65536)
+    drip(wire, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 60)
+    assert b"HTTP/1.1 408 " in rest(wire)
+
+
+def test_a_head_without_end_is_refused(wire: socket.socket) -> None:
+    wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"X-Header: a\r\n" * 6000)
+    assert rest(wire)[9:12] in (b"431", b"400"), "400 by uvicorn itself where it runs on h11"
+
+
+def test_a_body_that_trickles_in_is_cut_off(wire: socket.socket, service: Service) -> None:
+    wire.send(POST)
+    drip(wire, BODY[:20])
+    answer = rest(wire)
+    assert answer.startswith(b"HTTP/1.1 408 ") and b'"request_timeout"' in answer
+    assert service.http.get("/videos").json()["data"] == []
+
+
+def test_a_body_that_never_ends_does_no_harm(wire: socket.socket, service: Service) -> None:
+    wire.send(POST + BODY[:5])
+    wire.close()
+    assert service.create()["status"] == "queued"
+
+
+def test_slow_enough_is_not_too_slow(wire: socket.socket) -> None:
+    """A request in pieces, a pause between two, an answer that takes longer than a head may."""
+    for part in (POST[:30], POST[30:], BODY[:10], BODY[10:]):
+        wire.send(part)
+        time.sleep(0.05)
+    assert wire.recv(65536).startswith(b"HTTP/1.1 200 ")
+    time.sleep(1.5)
+    wire.send(POST + BODY)
+    answer = wire.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_event_stream_may_last(service: Service) -> None:
+    video_id = service.create()["id"]
+    with service.http.stream("GET", f"/videos/{video_id}/events") as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("id: ")
+        time.sleep(1.5)
+        service.claim(video_id)
+        assert any(line == "event: in_progress" for line in lines)
+
+
+def test_more_connections_than_allowed_are_told_to_come_again(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"max_connections": 8}), tmp_path) as service:
+        url = httpx.URL(service.url)
+        held = [socket.create_connection((url.host, url.port or 0)) for _ in range(10)]
+        assert httpx.get(f"{service.url}/healthz").status_code == 503
+        for connection in held:
+            connection.close()
+        time.sleep(0.2)
+        assert httpx.get(f"{service.url}/healthz").status_code == 200
+
+
+def test_many_slow_clients_leave_room_for_others(service: Service) -> None:
+    url = httpx.URL(service.url)
+    slow = [socket.create_connection((url.host, url.port or 0)) for _ in range(200)]
+    for connection in slow:
+        connection.send(POST + BODY[:3])
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: httpx.get(f"{service.url}/models").status_code, range(8)))
+    assert answers == [200] * 8
+    for connection in slow:
+        connection.close()
