@@ -1,22 +1,32 @@
-"""The ``adaspa`` command as a process, against a real gateway."""
+"""The ``adaspa`` command against a real gateway: jobs and models, in lines and as JSON, and its exit statuses."""
 
 import json
 import os
+import pty
 import subprocess
-import sys
 from pathlib import Path
 
-from running_gateway import Service
+import pytest
+from adaspa_command import ADASPA, adaspa, clean_environment
+from adaspa_service.contract.job import ErrorCode, JobError
+from adaspa_service.contract.keys import Scope
+from running_gateway import FILES, Service
 
-ADASPA = Path(sys.executable).with_name("adaspa")
 
-
-def adaspa(*arguments: object, server: str = "http://127.0.0.1:1") -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, in a pipe."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
-    command = [ADASPA, *map(str, arguments)]
-    env = clean | {"ADASPA_SERVER": server}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+def in_terminal(*arguments: object, server: str) -> str:
+    """What the command shows in a terminal of 160 columns."""
+    leader, follower = pty.openpty()
+    env = clean_environment(ADASPA_SERVER=server, TERM="xterm-256color", COLUMNS="160")
+    process = subprocess.Popen([ADASPA, *map(str, arguments)], env=env, stdout=follower, stderr=follower)
+    os.close(follower)
+    shown = b""
+    try:
+        while chunk := os.read(leader, 65536):
+            shown += chunk
+    except OSError:  # its last writer is gone
+        pass
+    process.wait(timeout=30)
+    return shown.decode()
 
 
 def test_models_as_lines_and_as_json(service: Service) -> None:
@@ -27,12 +37,122 @@ def test_models_as_lines_and_as_json(service: Service) -> None:
     assert model["default_steps"] == 24
 
 
+def test_jobs_newest_first_by_status_and_by_page(service: Service) -> None:
+    done = service.completed(prompt="a blue\nsquare", seed=7)
+    waiting = [service.create()["id"] for _ in range(3)]
+    lines = [line.split("\t") for line in adaspa("jobs", server=service.url).stdout.splitlines()]
+    assert [line[0] for line in lines] == [*reversed(waiting), done]
+    assert lines[-1][1:3] == ["completed", "100 %"] and lines[-1][4:] == ["demo", "7", "a blue square"]
+    (only,) = json.loads(adaspa("jobs", "--status", "completed", "--json", server=service.url).stdout)
+    assert only["id"] == done and only["prompt"] == "a blue\nsquare"
+    page = adaspa("jobs", "--limit", 2, "--after", waiting[-1], server=service.url).stdout
+    assert [line.split("\t")[0] for line in page.splitlines()] == [waiting[1], waiting[0]]
+    oldest = adaspa("jobs", "--oldest-first", "--limit", 1, server=service.url).stdout
+    assert oldest.startswith(done)
+
+
+def test_a_terminal_gets_a_table_that_names_the_next_page(service: Service) -> None:
+    ids = [service.create()["id"] for _ in range(2)]
+    shown = in_terminal("jobs", "--limit", 1, server=service.url)
+    assert "STATUS" in shown and "\x1b[" in shown
+    assert f"adaspa jobs --after {ids[1]}" in shown
+
+
+def test_a_job_is_shown_with_what_adaspa_did(service: Service) -> None:
+    video_id = service.completed(seed=7, quality="fast")
+    shown = adaspa("show", video_id, server=service.url).stdout
+    for part in ("status\tcompleted", "seed\t7", "quality\tfast", "4 dense steps in 1.0 s", "recall 0.900"):
+        assert part in shown
+    assert json.loads(adaspa("show", video_id, "--json", server=service.url).stdout)["attention"]["density"] == 0.3
+
+
+def test_following_a_job_that_fails(service: Service) -> None:
+    lease = service.claim(service.create()["id"])
+    command = [ADASPA, "show", "--follow", lease.job.id]
+    env = clean_environment(ADASPA_SERVER=service.url)
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    service.step(lease, 3)
+    assert process.stdout is not None
+    while "step 3/24" not in process.stdout.readline():
+        assert process.poll() is None
+    service.store.fail(lease, JobError(code=ErrorCode.out_of_memory, message="No memory."))
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 4
+    assert said == f"adaspa: {lease.job.id} ended failed: No memory. (out_of_memory)\n"
+
+
+def test_files_of_a_job_are_downloaded(service: Service, tmp_path: Path) -> None:
+    video_id = service.completed()
+    target = tmp_path / "out.mp4"
+    assert adaspa("download", video_id, "-o", target, server=service.url).returncode == 0
+    assert target.read_bytes() == FILES["video"][2]
+    picture = tmp_path / "out.webp"
+    adaspa("download", video_id, "-o", picture, "--variant", "thumbnail", server=service.url)
+    assert picture.read_bytes() == FILES["thumbnail"][2]
+    refused = adaspa("download", service.create()["id"], "-o", target, server=service.url)
+    assert refused.returncode == 1 and "queued" in refused.stderr
+    assert target.read_bytes() == FILES["video"][2]
+
+
+def test_several_jobs_are_cancelled_and_deleted(service: Service) -> None:
+    ids = [service.create()["id"] for _ in range(2)]
+    assert adaspa("cancel", *ids, server=service.url).stdout == f"{ids[0]}: cancelled\n{ids[1]}: cancelled\n"
+    asked = adaspa("delete", *ids, server=service.url)
+    assert asked.returncode == 2 and "--yes" in asked.stderr
+    assert adaspa("delete", "--yes", *ids, server=service.url).returncode == 0
+    assert adaspa("jobs", server=service.url).stdout == ""
+
+
+def test_a_detached_prompt_prints_its_id(service: Service) -> None:
+    asked = ("--seed", 7, "--steps", 9, "--quality", "fast", "--guidance", 2.5, "--negative", "a star", "-o", "x.webm")
+    ended = adaspa("generate", "a red circle", "--detach", *asked, server=service.url)
+    job = service.http.get(f"/videos/{ended.stdout.strip()}").json()
+    wanted = {"seed": 7, "steps": 9, "quality": "fast", "guidance_scale": 2.5, "output_format": "webm"}
+    assert {name: job[name] for name in wanted} == wanted and job["negative_prompt"] == "a star"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "status"),
+    [
+        (["generate", "a star", "--steps", "5000"], "allowed: 1 to 100", 1),
+        (["generate", "a star", "-o", "out.avi"], ".mp4, .webm, .gif", 2),
+        (["generate", "a star", "-o", "no/such/folder.mp4"], "no folder no/such", 2),
+        (["generate", "a star", "--local", "--detach"], "--detach", 2),
+        (["generate", "a star", "--local", "--size", "1x1"], "size", 1),
+        (["show", "video_0"], "there is no video", 1),
+        (["jobs", "--after", "nonsense"], "after", 1),
+        (["jobs", "--status", "lost"], "--status", 2),
+        (["models", "--server", "localhost"], "--server", 2),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_named(service: Service, arguments: list[str], named: str, status: int) -> None:
+    ended = adaspa(*arguments, server=service.url)
+    assert ended.returncode == status and named in " ".join(ended.stderr.split())
+    assert "Traceback" not in ended.stderr
+    assert service.messages() == 0
+
+
 def test_a_server_that_does_not_answer_has_its_own_status() -> None:
     ended = adaspa("models")
     assert ended.returncode == 3
     assert ended.stderr.startswith("adaspa: ") and ended.stderr.count("\n") == 1
 
 
-def test_an_address_that_is_none_is_wrong_usage() -> None:
-    ended = adaspa("models", "--server", "localhost")
-    assert ended.returncode == 2 and "--server" in ended.stderr
+def test_the_key_is_taken_from_the_environment(service: Service) -> None:
+    _, token = service.parts.keys.create("a person", frozenset({Scope.read}))
+    refused = adaspa("jobs", server=service.url)
+    assert refused.returncode == 1 and "API key" in refused.stderr
+    assert adaspa("jobs", server=service.url, ADASPA_API_KEY=token).returncode == 0
+
+
+def test_the_shell_completes_commands_and_ids_of_jobs(service: Service) -> None:
+    video_id = service.create()["id"]
+
+    def complete(words: str) -> str:
+        asked = {"_ADASPA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()))}
+        return adaspa(server=service.url, **asked).stdout
+
+    assert "generate" in complete("adaspa ")
+    assert video_id in complete("adaspa show ")
+    assert adaspa("--show-completion", "bash").returncode == 0

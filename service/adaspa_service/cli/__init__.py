@@ -10,6 +10,8 @@ import httpx
 import typer
 
 from adaspa_service.cli.demo import demo
+from adaspa_service.cli.generate import generate
+from adaspa_service.cli.jobs import cancel, delete, download, jobs, show
 from adaspa_service.cli.keys import keys
 from adaspa_service.cli.models import models
 from adaspa_service.cli.progress import NotCompleted
@@ -20,16 +22,21 @@ from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.contract.settings import SettingsError
 from adaspa_service.local import LocalError
 
-COMMANDS: list[Callable[..., Any]] = [serve, demo, models, gateway, worker]
+COMMANDS: dict[str, list[Callable[..., Any]]] = {
+    "Videos": [generate, jobs, show, download, cancel, delete, models],
+    "The service on this machine": [serve, demo, gateway, worker],
+}
+"""By the heading under which the help lists them."""
 GROUPS: dict[str, typer.Typer] = {"keys": keys}
 
 app = typer.Typer(
     help="Self-hosted text-to-video with AdaSpa sparse attention.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for command in COMMANDS:
-    app.command()(command)
+for heading, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=heading)(command)
 for name, group in GROUPS.items():
-    app.add_typer(group, name=name)
+    app.add_typer(group, name=name, rich_help_panel="Operators")
 
 
 def main() -> None:

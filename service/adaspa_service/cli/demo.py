@@ -8,7 +8,7 @@ import typer
 
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.serve import DataDir, Model, Port
-from adaspa_service.cli.terminal import console, fail, say
+from adaspa_service.cli.terminal import fail, say
 from adaspa_service.client import Client
 from adaspa_service.local import Supervisor
 from adaspa_service.local.supervisor import free_port
@@ -37,7 +37,7 @@ def demo(
             say(f"AdaSpa serves on {supervisor.url}")
             video = client.create(prompt)
             say(f'Prompt: "{prompt}" ({video.model}, {video.size}, {video.num_frames} frames, seed {video.seed})')
-            video = follow(client, video.id, console, supervisor.watch)
+            video = follow(client, video.id, watch=supervisor.watch)
             client.download(video.id, output)
             sheet = write_contact_sheet(client, video.id, output.with_suffix(".png"))
             say(summary(video))

@@ -1,11 +1,12 @@
 """A job's progress: a bar in a terminal, plain lines in a pipe; and what came of it, in a few lines."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from adaspa_service.cli.terminal import console
 from adaspa_service.client import Client, Video
 from adaspa_service.contract.job import JobStatus
 
@@ -14,19 +15,18 @@ class NotCompleted(Exception):
     """The job failed or was cancelled; the message is one line."""
 
 
-def follow(client: Client, video_id: str, console: Console, watch: Callable[[], None] = lambda: None) -> Video:
+def follow(client: Client, video_id: str, *, quiet: bool = False, watch: Callable[[], None] = lambda: None) -> Video:
     """Show a job's progress until it is completed.
 
     Args:
         client: of a running gateway.
-        console: a terminal gets a progress bar, a pipe plain lines.
+        quiet: show nothing.
         watch: called while waiting.
 
     Raises:
         NotCompleted: the job failed or was cancelled.
     """
-    with ExitStack() as stack:
-        show = stack.enter_context(ProgressBar(console)) if console.is_terminal else PlainLines(console)
+    with shown(quiet) as show:
 
         def on_progress(video: Video) -> None:
             watch()
@@ -37,6 +37,18 @@ def follow(client: Client, video_id: str, console: Console, watch: Callable[[], 
         reason = f"{video.error.message} ({video.error.code})" if video.error else "no reason given"
         raise NotCompleted(f"{video.id} ended {video.status}: {reason}")
     return video
+
+
+@contextmanager
+def shown(quiet: bool) -> Iterator[Callable[[Video], None]]:
+    """Takes a job as often as it changes: a bar in a terminal, lines in a pipe, or nothing."""
+    if quiet:
+        yield lambda video: None
+    elif console.is_terminal:
+        with ProgressBar(console) as bar:
+            yield bar
+    else:
+        yield PlainLines(console)
 
 
 class ProgressBar:

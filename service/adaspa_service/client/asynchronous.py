@@ -63,9 +63,11 @@ class AsyncClient:
         """The served models; the first is the default."""
         return await self._run(plans.models(self._retries))
 
-    async def list(self, order: Literal["asc", "desc"] = "desc", page_size: int = 100) -> AsyncIterator[Video]:
-        """All jobs by time of creation; the pages are fetched as they are needed."""
-        query: dict[str, str | int] = {"order": order, "limit": page_size}
+    async def list(
+        self, order: Literal["asc", "desc"] = "desc", page_size: int = 100, after: str | None = None
+    ) -> AsyncIterator[Video]:
+        """All jobs by time of creation, or those after one; the pages are fetched as they are needed."""
+        query: dict[str, str | int] = {"order": order, "limit": page_size} | ({"after": after} if after else {})
         while True:
             page = await self._run(plans.page(query, self._retries))
             for video in page.data:

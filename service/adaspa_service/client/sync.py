@@ -75,9 +75,11 @@ class Client:
         """The served models; the first is the default."""
         return self._run(plans.models(self._retries))
 
-    def list(self, order: Literal["asc", "desc"] = "desc", page_size: int = 100) -> Iterator[Video]:
-        """All jobs by time of creation; the pages are fetched as they are needed."""
-        query: dict[str, str | int] = {"order": order, "limit": page_size}
+    def list(
+        self, order: Literal["asc", "desc"] = "desc", page_size: int = 100, after: str | None = None
+    ) -> Iterator[Video]:
+        """All jobs by time of creation, or those after one; the pages are fetched as they are needed."""
+        query: dict[str, str | int] = {"order": order, "limit": page_size} | ({"after": after} if after else {})
         while True:
             page = self._run(plans.page(query, self._retries))
             yield from page.data

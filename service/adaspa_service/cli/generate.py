@@ -1,0 +1,131 @@
+"""``adaspa generate``: a prompt to a video file, through a server or in this machine's own process."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaspa_service.cli import params
+from adaspa_service.cli.jobs import check_output
+from adaspa_service.cli.local import generate_here, resolved
+from adaspa_service.cli.progress import NotCompleted, follow, summary
+from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
+from adaspa_service.cli.terminal import Exit, Json, fail, print_json, say
+from adaspa_service.client import Client, Video
+from adaspa_service.contract.job import OutputFormat
+
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="File to write: .mp4, .webm or .gif (default: the job's id and .mp4)."),
+]
+
+
+def generate(
+    prompt: params.Prompt,
+    output: Output = None,
+    *,
+    model: params.Model = None,
+    size: params.Size = None,
+    frames: params.Frames = None,
+    fps: params.Fps = None,
+    steps: params.Steps = None,
+    guidance: params.Guidance = None,
+    negative: params.Negative = None,
+    seed: params.Seed = None,
+    quality: params.QualityPreset = None,
+    sparsity: params.Sparsity = None,
+    retained_mass: params.RetainedMass = None,
+    warmup: params.Warmup = None,
+    priority: params.JobPriority = None,
+    number: Annotated[
+        int, typer.Option("-n", min=1, help="So many videos, each with the next seed; the seed goes into the name.")
+    ] = 1,
+    local: Annotated[bool, typer.Option("--local", help="Without any server: load the model here.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Only submit, and print the ids.")] = False,
+    server: Server = SERVER,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Generate a video. Ctrl-C cancels it, unless it was detached."""
+    asked = params.given(
+        model=model,
+        size=size,
+        num_frames=frames,
+        fps=fps,
+        steps=steps,
+        guidance_scale=guidance,
+        negative_prompt=negative,
+        seed=seed,
+        quality=quality,
+        sparsity=sparsity,
+        retained_mass=retained_mass,
+        warmup=warmup,
+        priority=priority,
+        output_format=format_of(output),
+    )
+    if local and detach:
+        fail("--detach: with --local there is no server that would go on", Exit.usage)
+    if output is not None:
+        check_output(output)
+    if local:
+        jobs = resolved(prompt, number, asked)
+        files = [file_for(output, f"video-{job.seed}", job.seed, len(jobs)) for job in jobs]
+        videos = generate_here(jobs, files, quiet=as_json)
+    else:
+        with connect(server, api_key) as client:
+            videos = client.create_batch(prompt, number, **asked)
+            if detach:
+                files = []
+            else:
+                files = [file_for(output, video.id, video.seed, len(videos)) for video in videos]
+                videos = fetch(client, videos, files, quiet=as_json)
+    if as_json:
+        shape = [video.model_dump(mode="json") for video in videos]
+        return print_json(shape if number > 1 else shape[0])
+    for video, file in zip(videos, files, strict=False):
+        say(summary(video))
+        say(f"Wrote {file}")
+    if detach:
+        for video in videos:
+            say(video.id)
+    return None
+
+
+def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool) -> list[Video]:
+    """Follow the jobs and write their files; cancelled if this is interrupted.
+
+    Raises:
+        NotCompleted: one failed or was cancelled; the others are written.
+    """
+    finished, lost = [], None
+    try:
+        for video, file in zip(videos, files, strict=True):
+            try:
+                finished.append(follow(client, video.id, quiet=quiet))
+                client.download(video.id, file)
+            except NotCompleted as error:
+                lost = error
+    except KeyboardInterrupt:
+        for video in videos:
+            client.cancel(video.id)
+        fail("interrupted; cancelled " + ", ".join(video.id for video in videos), Exit.interrupted)
+    if lost:
+        raise lost
+    return finished
+
+
+def format_of(output: Path | None) -> OutputFormat | None:
+    """The format that the file's ending says; None without a file."""
+    if output is None:
+        return None
+    ending = output.suffix.removeprefix(".").lower()
+    if ending not in list(OutputFormat):
+        fail(f"--output: {output} must end in {', '.join(f'.{name}' for name in OutputFormat)}", Exit.usage)
+    return OutputFormat(ending)
+
+
+def file_for(output: Path | None, name: str, seed: int, count: int) -> Path:
+    """Where one of the videos goes: the seed tells several apart."""
+    if output is None:
+        return Path(f"{name}.mp4")
+    return output if count == 1 else output.with_stem(f"{output.stem}-{seed}")

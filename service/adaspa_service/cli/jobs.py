@@ -1,0 +1,158 @@
+"""``adaspa jobs`` and what is done with one of them: ``show``, ``download``, ``cancel``, ``delete``."""
+
+import sys
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaspa_service.cli.completion import video_ids
+from adaspa_service.cli.progress import follow, summary
+from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
+from adaspa_service.cli.terminal import Exit, Json, console, fail, print_json, print_table, say
+from adaspa_service.client import Variant, Video
+from adaspa_service.contract.job import JobStatus
+
+COLUMNS = ("ID", "STATUS", "DONE", "CREATED", "MODEL", "SEED", "PROMPT")
+SIDE_FILES = {"thumbnail": ".webp", "spritesheet": ".webp"}
+
+VideoId = Annotated[str, typer.Argument(metavar="ID", help="As `adaspa jobs` shows it.", autocompletion=video_ids)]
+VideoIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="As `adaspa jobs` shows them.", autocompletion=video_ids)
+]
+
+
+def jobs(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at most.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Those after this one: the next page.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only those that stand so.")] = None,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of the newest.")] = False,
+    server: Server = SERVER,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    with connect(server, api_key) as client:
+        found = client.list("asc" if oldest_first else "desc", after=after)
+        page = list(islice((job for job in found if status in (None, job.status)), limit + 1))
+    more, page = len(page) > limit, page[:limit]
+    if as_json:
+        return print_json([job.model_dump(mode="json") for job in page])
+    print_table(COLUMNS, [row(job) for job in page])
+    if more and console.is_terminal:
+        say(f"More: adaspa jobs --after {page[-1].id}")
+    return None
+
+
+def show(
+    video_id: VideoId,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Show its progress until it ends.")] = False,
+    server: Server = SERVER,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show one job: where it stands, what was asked, what AdaSpa did."""
+    with connect(server, api_key) as client:
+        video = client.get(video_id)
+        if follow_it and not video.done:
+            video = follow(client, video_id, quiet=as_json)
+    if as_json:
+        return print_json(video.model_dump(mode="json"))
+    print_table(("FIELD", "VALUE"), [(name, value) for name, value in facts(video).items() if value is not None])
+    if video.attention:
+        say(summary(video))
+    return None
+
+
+def download(
+    video_id: VideoId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write (default: its id, in this folder).")
+    ] = None,
+    variant: Annotated[Variant, typer.Option(help="Which of its files.")] = "video",
+    server: Server = SERVER,
+    api_key: ApiKey = None,
+) -> None:
+    """Download a completed job's video, or one of its pictures."""
+    with connect(server, api_key) as client:
+        video = client.get(video_id)
+        path = output or Path(f"{video_id}{SIDE_FILES.get(variant, f'.{video.output_format}')}")
+        check_output(path)
+        client.download(video_id, path, variant)
+    say(f"Wrote {path}")
+
+
+def cancel(ids: VideoIds, server: Server = SERVER, api_key: ApiKey = None) -> None:
+    """Cancel jobs: a queued one at once, a running one within a denoising step. Their records stay."""
+    with connect(server, api_key) as client:
+        for video_id in ids:
+            video = client.cancel(video_id)
+            stopping = "" if video.done else " (it stops after its step)"
+            say(f"{video_id}: {video.status}{stopping}")
+
+
+def delete(
+    ids: VideoIds,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: Server = SERVER,
+    api_key: ApiKey = None,
+) -> None:
+    """Delete jobs with their files, for good; those that run are stopped."""
+    if not yes:
+        if not sys.stdin.isatty():
+            fail("delete: nobody is there to be asked; use --yes", Exit.usage)
+        typer.confirm(f"Delete {ids[0] if len(ids) == 1 else f'{len(ids)} jobs'} for good?", abort=True)
+    with connect(server, api_key) as client:
+        for video_id in ids:
+            client.delete(video_id)
+            say(f"{video_id}: deleted")
+
+
+def row(job: Video) -> tuple[object, ...]:
+    """A job's line in the table."""
+    return job.id, job.status, f"{job.progress} %", when(job.created_at), job.model, job.seed, job.prompt
+
+
+def facts(video: Video) -> dict[str, object]:
+    """What there is to know of a job, by name; None where there is nothing."""
+    attention = {"quality": video.quality, "sparsity": video.sparsity, "retained mass": video.retained_mass}
+    return {
+        "id": video.id,
+        "status": video.status,
+        "error": f"{video.error.message} ({video.error.code})" if video.error else None,
+        "progress": f"{video.progress} %",
+        "phase": None if video.done else video.phase.replace("_", " "),
+        "place in queue": video.queue_position,
+        "step": f"{video.step} of {video.steps}",
+        "model": video.model,
+        "prompt": video.prompt,
+        "negative prompt": video.negative_prompt,
+        "size": video.size,
+        "clip": f"{video.num_frames} frames at {video.fps} a second",
+        "guidance": video.guidance_scale,
+        "seed": video.seed,
+        **attention,
+        "dense steps at the start": video.warmup,
+        "file": video.output_format,
+        "remixed from": video.remixed_from_video_id,
+        "created": when(video.created_at),
+        "ended": when(video.completed_at) if video.completed_at else None,
+        "kept until": when(video.expires_at) if video.expires_at else None,
+        "attempts": video.attempt,
+    }
+
+
+def when(timestamp: int) -> str:
+    """A time as this machine's clock shows it."""
+    return datetime.fromtimestamp(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def check_output(path: Path) -> None:
+    """End here if that file could not be written, before any work is done for it."""
+    if not path.parent.is_dir():
+        fail(f"--output: no folder {path.parent}", Exit.usage)
+    if path.is_dir():
+        fail(f"--output: {path} is a folder", Exit.usage)

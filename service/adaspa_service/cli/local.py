@@ -1,0 +1,112 @@
+"""``--local``: clips without a server. The worker's engine runs in a process of its own, because torch is not ours."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from adaspa_service.cli.progress import NotCompleted, shown
+from adaspa_service.cli.terminal import fail
+from adaspa_service.client import Video, VideoFields
+from adaspa_service.contract.catalog import Catalog, CatalogError
+from adaspa_service.contract.job import JobParams, JobStatus, Progress, percent
+from adaspa_service.contract.settings import get_settings
+
+NEEDED = ("fastapi", "adaspa_worker", "torch", "diffusers")
+MODULE = "adaspa_worker.local"
+
+
+def resolved(prompt: str, number: int, asked: VideoFields) -> list[JobParams]:
+    """The jobs of a request, as the gateway would make them of the catalog here. Ends the command if it is wrong."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        fail(f"--local: {', '.join(missing)} not installed here; install adaspa-serve[local]")
+    from adaspa_service.gateway.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
+    from adaspa_service.gateway.params import batch  # noqa: PLC0415
+    from adaspa_service.gateway.schemas import VideoCreate  # noqa: PLC0415
+
+    try:
+        return batch(
+            VideoCreate.model_validate({"prompt": prompt, "n": number, **asked}), Catalog.load(get_settings().catalog)
+        )
+    except (ApiError, CatalogError) as error:
+        fail(error)
+
+
+def generate_here(jobs: list[JobParams], outputs: list[Path], *, quiet: bool) -> list[Video]:
+    """Make the clips, and show the progress of each; the jobs as a server would describe them.
+
+    Raises:
+        NotCompleted: one failed; those before it are written.
+    """
+    finished: dict[int, Video] = {}
+    with shown(quiet) as show:
+        for event in events(jobs, outputs):
+            if "error" in event:
+                raise NotCompleted(f"{event['error']['message']} ({event['error']['code']})")
+            number = event["job"]
+            if "progress" in event:
+                show(described(jobs[number], Progress.model_validate(event["progress"])))
+            else:
+                done = Progress(phase="decoding", step=jobs[number].steps, steps=jobs[number].steps)
+                report = {"attention": event["attention"], "timings": event["timings"]}
+                finished[number] = described(jobs[number], done, status=JobStatus.completed, **report)
+                show(finished[number])
+    return [finished[number] for number in range(len(jobs))]
+
+
+def events(jobs: list[JobParams], outputs: list[Path]) -> Iterator[dict[str, Any]]:
+    """What the worker's process tells, as it runs; it is stopped when nobody listens any more."""
+    asked = [
+        {"params": params.model_dump(mode="json"), "output": str(output.resolve())}
+        for params, output in zip(jobs, outputs, strict=True)
+    ]
+    with TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+        )
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps(asked))
+            process.stdin.close()
+            told = {}
+            for line in process.stdout:
+                told = json.loads(line)
+                yield told
+            if process.wait() and "error" not in told:
+                raise NotCompleted(f"the process that generates ended: {last_line(said)}")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def described(params: JobParams, progress: Progress, status: JobStatus = JobStatus.in_progress, **report: Any) -> Video:
+    """A job of this machine as a server would describe it."""
+    asked = params.model_dump(mode="json")
+    done = status is JobStatus.completed
+    return Video.model_validate(
+        {
+            **asked,
+            **progress.model_dump(),
+            **report,
+            "id": "local",
+            "status": status,
+            "progress": 100 if done else percent(progress),
+            "size": f"{params.width}x{params.height}",
+            "seconds": f"{params.num_frames / params.fps:g}",
+            "created_at": int(time.time()),
+            "attempt": 1,
+        }
+    )
+
+
+def last_line(said: IO[str]) -> str:
+    """The last line that a process wrote."""
+    said.seek(0)
+    lines = said.read().strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
