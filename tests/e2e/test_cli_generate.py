@@ -1,0 +1,103 @@
+"""``adaspa generate`` with a real worker: through a running service, and without any."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import av
+import pytest
+from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment
+from service_process import Service, until
+from tiny_wan import FAILING_SIZE
+
+
+def frames(path: Path) -> int:
+    """How many frames a video file has."""
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_through_a_server(service: Service, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{service.port}"
+    target = tmp_path / "out.mp4"
+    ended = adaspa("generate", "a red circle", "-o", target, "--seed", 7, server=url)
+    assert ended.returncode == 0, ended.stderr
+    assert "denoising" in ended.stdout and f"Wrote {target}" in ended.stdout and "\x1b[" not in ended.stdout
+    assert frames(target) == service.client.get(next(service.client.list()).id).num_frames
+    several = adaspa(
+        "generate", "a red circle", "-o", tmp_path / "many.gif", "--seed", 7, "-n", 2, "--json", server=url
+    )
+    assert [video["seed"] for video in json.loads(several.stdout)] == [7, 8]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many-7.gif", "many-8.gif", "out.mp4"]
+
+
+def test_interrupting_it_cancels_the_job(service: Service, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{service.port}"
+    command = [ADASPA, "generate", "a red circle", "--steps", "2000", "-o", tmp_path / "out.mp4"]
+    process = subprocess.Popen(command, env=clean_environment(ADASPA_SERVER=url), stderr=subprocess.PIPE, text=True)
+    until(lambda: any(job.steps == 2000 and job.step >= 2 for job in service.client.list()), "the job runs")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    job = next(service.client.list())
+    assert process.returncode == 130 and job.id in said
+    assert service.client.wait(job.id).status == "cancelled"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_server(catalog: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.webm"
+    local = ("generate", "a red circle", "--local", "-o", target, "--seed", 7, "--quality", "fast")
+    ended = adaspa(*local, ADASPA_CATALOG=str(catalog), OMP_NUM_THREADS="1")
+    assert ended.returncode == 0, ended.stderr
+    assert "loading" in ended.stdout and "AdaSpa:" in ended.stdout
+    assert frames(target) > 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out.webm"]
+
+
+def test_the_same_seed_gives_the_same_file_with_and_without_a_server(
+    service: Service, catalog: Path, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here.mp4", tmp_path / "there.mp4"
+    asked = ("generate", "a red circle", "--seed", 7)
+    env = {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"}
+    said = json.loads(adaspa(*asked, "--local", "-o", here, "--json", **env).stdout)
+    adaspa(*asked, "-o", there, server=f"http://127.0.0.1:{service.port}")
+    assert here.read_bytes() == there.read_bytes()
+    assert said["status"] == "completed" and said["attention"]["dense_steps"] > 0 and said["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "named"),
+    [
+        ({}, ["--size", FAILING_SIZE], "generation_failed"),
+        ({"source": "/nowhere/model"}, [], "/nowhere/model: no such model folder (model_unavailable)"),
+    ],
+    ids=["a job that fails", "a model that is not there"],
+)
+def test_a_failure_without_a_server_is_one_line(
+    catalog: Path, tmp_path: Path, changes: dict[str, str], arguments: list[str], named: str
+) -> None:
+    own = tmp_path / "catalog.json"
+    own.write_text(json.dumps([model | changes for model in json.loads(catalog.read_text())]))
+    out = tmp_path / "out.mp4"
+    ended = adaspa("generate", "a star", "--local", "-o", out, *arguments, ADASPA_CATALOG=str(own), OMP_NUM_THREADS="1")
+    assert ended.returncode == 4
+    assert named in ended.stderr and ended.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.json"]
+
+
+def test_interrupting_it_without_a_server_leaves_nothing(catalog: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    command = [ADASPA, "generate", "a star", "--local", "--steps", "2000", "-o", out]
+    env = clean_environment(ADASPA_SERVER=NOWHERE, ADASPA_CATALOG=str(catalog), OMP_NUM_THREADS="1")
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    while "step 2/2000" not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    assert process.wait(timeout=30) == 130
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert list(tmp_path.iterdir()) == []
