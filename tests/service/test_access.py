@@ -11,6 +11,7 @@ import pytest
 from adaspa_service.contract.job import Progress
 from adaspa_service.contract.keys import ApiKey, Scope
 from adaspa_service.contract.settings import Settings
+from adaspa_service.gateway import events
 from pydantic import SecretStr
 from running_gateway import Service, serving
 
@@ -157,12 +158,32 @@ def test_a_revoked_an_expired_and_a_rotated_key_end_at_once_in_every_gateway(
         video_id = rotated.completed()
         assert service.parts.keys.revoke(one.key.id) and not second.parts.keys.revoke(one.key.id)
         assert status(one) == {401}
-        fresh = Client(service, second.parts.keys.rotate(rotated.key.id, grace_seconds=1) or "")
+        fresh = Client(service, second.parts.keys.rotate(rotated.key.id, grace_seconds=3) or "")
         assert status(rotated) == status(fresh) == {200}, "for the time of grace"
-        time.sleep(2.1)
+        time.sleep(3.1)
         assert (status(short), status(rotated), status(fresh)) == ({401}, {401}, {200})
         assert fresh.http.get(f"/videos/{video_id}").status_code == 200, "it is the same owner"
         assert service.parts.keys.rotate("0" * 12, 0) is None
+
+
+def test_an_open_event_stream_ends_with_its_key(
+    service: Service, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "RECHECK_SECONDS", 0.1)
+    open_id = service.create()["id"]
+    with service.http.stream("GET", f"/videos/{open_id}/events") as nobodys:
+        one = client()
+        assert one.key
+        own_id = one.http.post("/videos", json=BODY).json()["id"]
+        with one.http.stream("GET", f"/videos/{own_id}/events") as own:
+            list(nobodys.iter_raw())  # the first key closes the service
+            lines = own.iter_lines()
+            assert next(lines).startswith("id: ")
+            service.step(service.claim(own_id), 1)
+            assert any("in_progress" in line for line in lines), "it goes on while the key holds"
+            service.parts.keys.revoke(one.key.id)
+            list(lines)
+    assert one.error("GET", f"/videos/{own_id}/events")[0] == 401
 
 
 def test_losing_its_last_key_does_not_open_a_service(service: Service, client: Clients) -> None:

@@ -137,14 +137,22 @@ class KeyStore:
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(_record(match["id"]))
             pipe.time()
-            fields, (now, _) = pipe.execute()
+            fields, (now, microseconds) = pipe.execute()
         given = digest(match["secret"]).encode()
         current = hmac.compare_digest(given, fields.get(b"digest", b""))
         previous = hmac.compare_digest(given, fields.get(b"previous_digest", b""))
-        if not current and not (previous and now < int(fields[b"previous_until"])):
+        if not current and not (previous and now * 1000 + microseconds // 1000 < int(fields[b"previous_until"])):
             return None
         key = _key(match["id"], fields)
-        return key if key.expires_at is None or now < key.expires_at else None
+        return key if _holds(key, now) else None
+
+    def is_valid(self, key_id: str) -> bool:
+        """Whether there is such a key, and it has not expired."""
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(_record(key_id))
+            pipe.time()
+            fields, (now, _) = pipe.execute()
+        return bool(fields) and _holds(_key(key_id, fields), now)
 
     def use(self, key: ApiKey) -> float | None:
         """Count a request; None, or the seconds until the key's limit allows another.
@@ -180,6 +188,10 @@ def digest(secret: str) -> str:
 
 def _record(key_id: str) -> str:
     return f"{PREFIX}key:{key_id}"
+
+
+def _holds(key: ApiKey, now: int) -> bool:
+    return key.expires_at is None or now < key.expires_at
 
 
 def _key(key_id: str, fields: Mapping[bytes, bytes]) -> ApiKey:

@@ -76,6 +76,13 @@ def identify(parts: Parts, request: Request, token: str | None, scope: Scope) ->
     return Caller(key.id, key.max_in_flight)
 
 
+def is_still_let_in(parts: Parts, caller: Caller) -> bool:
+    """Whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
+    if caller.owner == OPEN_OWNER:
+        return is_open(parts.settings, parts.keys)
+    return caller.owner == BOOTSTRAP_OWNER or parts.keys.is_valid(caller.owner)
+
+
 def unauthorized(token: str | None) -> ApiError:
     """401 for a request without a key, or with one that is not valid."""
     if token is None:

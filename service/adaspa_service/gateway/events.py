@@ -13,7 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from adaspa_service.contract.job import TERMINAL, Job, JobStatus, Progress, percent
 from adaspa_service.contract.scripts import PREFIX, StoreUnavailable, reaching
-from adaspa_service.gateway.access import Reader
+from adaspa_service.gateway.access import Caller, Reader, is_still_let_in
 from adaspa_service.gateway.errors import bad_field
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.parts import Parts, PartsOf
@@ -23,6 +23,8 @@ HEARTBEAT_SECONDS = 15.0
 """Proxies close a connection on which nothing comes for longer."""
 BLOCK_SECONDS = 1.0
 """How long one read waits: a gateway that stops is heard of within this time."""
+RECHECK_SECONDS = 5.0
+"""How often an open stream makes sure that its caller may still follow it."""
 BATCH = 100
 EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 START = "0-0"
@@ -56,7 +58,7 @@ async def follow_video(
     if job.status in TERMINAL and not await stream.read(wait=False):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream.text(request), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(stream.text(request, caller), media_type="text/event-stream", headers=headers)
 
 
 class Stream:
@@ -72,15 +74,19 @@ class Stream:
         self.parts, self.video_id, self.last_id = parts, job.id, last_id
         self._job, self._position = job, 0
 
-    async def text(self, request: Request) -> AsyncIterator[str]:
+    async def text(self, request: Request, caller: Caller) -> AsyncIterator[str]:
         """The events as the protocol writes them, up to the last one.
 
-        The stream just ends when Redis is lost or the gateway stops: the client comes again, to this gateway or
-        another, and goes on where it was.
+        The stream just ends when Redis is lost, the gateway stops or the caller's key has ended: the client comes
+        again, to this gateway or another, and goes on where it was if it may.
         """
-        heard = time.monotonic()
+        heard = checked = time.monotonic()
         while not request.app.state.stopping.is_set():
             try:
+                if time.monotonic() - checked > RECHECK_SECONDS:
+                    checked = time.monotonic()
+                    if not await run_in_threadpool(is_still_let_in, self.parts, caller):
+                        return
                 events = await self.read(wait=True)
                 for event_id, fields in events:
                     if text := await self.write(event_id, fields):

@@ -6,5 +6,5 @@ if not digest then
   return 0
 end
 redis.call('HSET', key, 'digest', ARGV[3], 'previous_digest', digest,
-  'previous_until', seconds(NOW + tonumber(ARGV[4]) * 1000))
+  'previous_until', int(NOW + tonumber(ARGV[4]) * 1000))
 return 1
