@@ -34,7 +34,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "own-account": {"serviceAccount": {"create": False, "name": "mine"}},
 }
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
-STANDARD_VARIABLES = {"HOME", "HF_HOME", "TRITON_CACHE_DIR", "OTEL_EXPORTER_OTLP_ENDPOINT", "ADASPA_API_KEY"}
+STANDARD_VARIABLES = {
+    "HOME",
+    "HF_HOME",
+    "TRITON_CACHE_DIR",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "ADASPA_API_KEY",
+    "FORWARDED_ALLOW_IPS",
+}
 SECRETS = {"ADASPA_REDIS_URL": "redis://secret:6379/0"}
 
 

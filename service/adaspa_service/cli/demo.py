@@ -8,6 +8,7 @@ import typer
 
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.serve import DataDir, Model, Port
+from adaspa_service.cli.server import ApiKey
 from adaspa_service.cli.terminal import fail, say
 from adaspa_service.client import Client
 from adaspa_service.local import Supervisor
@@ -18,6 +19,7 @@ DEMO_OUTPUT = Path("demo.mp4")
 
 
 def demo(
+    *,
     prompt: Annotated[str, typer.Option(help="What the video shows.")] = DEMO_PROMPT,
     output: Annotated[
         Path, typer.Option(help="The video to write; a .png of its frames goes beside it.")
@@ -25,6 +27,7 @@ def demo(
     port: Port = None,
     data_dir: DataDir = None,
     model: Model = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Generate one video through the whole service, and stop it again."""
     if not output.parent.is_dir():
@@ -33,7 +36,7 @@ def demo(
         host = "127.0.0.1"
         folder = data_dir or Path(temporary)
         supervisor = Supervisor(folder, host, port or free_port(host), model=model, worker=True, say=say)
-        with supervisor, Client(supervisor.url) as client:
+        with supervisor, Client(supervisor.url, api_key=api_key) as client:
             say(f"AdaSpa serves on {supervisor.url}")
             video = client.create(prompt)
             say(f'Prompt: "{prompt}" ({video.model}, {video.size}, {video.num_frames} frames, seed {video.seed})')
