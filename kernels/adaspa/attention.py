@@ -49,7 +49,8 @@ def attention(
     check_qkv(q, k, v)
     if q.shape != k.shape:
         raise ValueError(f"k must have the shape of q in self-attention, {tuple(q.shape)}, got {tuple(k.shape)}")
-    geometry = Geometry(q.shape[2], state.config.block_size, _checked_text(text, q.shape[2]))
+    config = state.config
+    geometry = Geometry(q.shape[2], config.query_block, config.block_size, _checked_text(text, q.shape[2]))
     site = _Site(state, state.key(layer, sample), geometry, scale)
     action = state.action(layer, sample)
     if action is Action.DENSE:
@@ -77,10 +78,15 @@ class _Site(NamedTuple):
     def cached(self) -> CacheEntry:
         return self.state.cache.get(self.key)
 
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The blocks as the scoring operations take them."""
+        return {"block": self.geometry.key_block, "query_block": self.geometry.query_block}
+
 
 def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
     """Dense output and a pattern from one pass; the LSE is that of the dense step before where there was one."""
-    out, weights, lse = ops.attention_with_scores(q, k, v, site.cached.lse, block=site.geometry.block, scale=site.scale)
+    out, weights, lse = ops.attention_with_scores(q, k, v, site.cached.lse, scale=site.scale, **site.blocks)
     _select(weights, lse, site)
     return out
 
@@ -90,7 +96,7 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     lse = site.cached.lse
     assert lse is not None, "the action was chosen because there is an LSE"
     every = site.state.config.score_every
-    _select(ops.block_scores(q, k, lse, block=site.geometry.block, scale=site.scale, every=every), lse, site)
+    _select(ops.block_scores(q, k, lse, scale=site.scale, every=every, **site.blocks), lse, site)
 
 
 def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
@@ -123,7 +129,9 @@ def _recall_now(
 ) -> torch.Tensor:
     """The recall of a pattern in the current step, from its true LSE: fp32 ``[B, H]``."""
     _, lse = ops.dense_attention(q, k, v, scale=scale)
-    return index_recall(ops.block_scores(q, k, lse, block=index.key_block, scale=scale), index)
+    return index_recall(
+        ops.block_scores(q, k, lse, block=index.key_block, query_block=index.query_block, scale=scale), index
+    )
 
 
 def _checked_text(text: tuple[int, int] | None, tokens: int) -> tuple[int, int] | None:

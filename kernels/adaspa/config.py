@@ -24,7 +24,9 @@ class AdaSpaConfig:
     Args:
         sparsity: share of the key blocks that each query block skips, in [0, 1). 0 is dense attention throughout.
             Used by ``top_k`` only.
-        block_size: tokens in a query block and in a key block: 16, 32, 64 or 128.
+        block_size: tokens in a key block: 16, 32, 64 or 128.
+        query_block_size: tokens in a query block: one of the same, and a multiple of ``block_size``. None takes 128 for
+            key blocks of 64 or more, which is what the kernels are fastest at, and ``block_size`` for smaller ones.
         steps: the number of denoising steps that ``warmup`` and ``searches`` are written for.
         warmup: number of dense steps at the start.
         searches: the steps that search the pattern, in ascending order, none before ``warmup``. The first is a fused
@@ -57,6 +59,7 @@ class AdaSpaConfig:
 
     sparsity: float = 0.8
     block_size: int = 64
+    query_block_size: int | None = None
     steps: int = 50
     warmup: int = 10
     searches: tuple[int, ...] = (10, 30)
@@ -85,10 +88,7 @@ class AdaSpaConfig:
             raise ValueError(f"mass must be a number in (0, 1), got {self.mass!r}")
         if self.warmup_mass is not None and (not _is_number(self.warmup_mass) or not 0 < self.warmup_mass < 1):
             raise ValueError(f"warmup_mass must be a number in (0, 1) or None, got {self.warmup_mass!r}")
-        if self.block_size not in BLOCK_SIZES:
-            raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}")
-        if not _is_count(self.score_every) or self.score_every < 1 or self.block_size % self.score_every:
-            raise ValueError(f"score_every must be a divisor of block_size={self.block_size}, got {self.score_every!r}")
+        self._check_blocks()
         if self.cache_budget is not None and not _is_count(self.cache_budget):
             raise ValueError(f"cache_budget must be an integer of at least 0 or None, got {self.cache_budget!r}")
         for name, choices in (("selection", Selection), ("token_order", TokenOrder), ("over_budget", OverBudget)):
@@ -100,10 +100,23 @@ class AdaSpaConfig:
             raise ValueError(f"warmup must be an integer in [0, steps={self.steps}), got {self.warmup!r}")
         _check_searches(self.searches, self.warmup, self.steps)
 
+    def _check_blocks(self) -> None:
+        if self.block_size not in BLOCK_SIZES:
+            raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}")
+        if self.query_block not in BLOCK_SIZES or self.query_block % self.block_size:
+            raise ValueError(
+                f"query_block_size must be None, or one of {BLOCK_SIZES} and a multiple of "
+                f"block_size={self.block_size}, got {self.query_block_size!r}"
+            )
+        if not _is_count(self.score_every) or self.score_every < 1 or self.block_size % self.score_every:
+            raise ValueError(f"score_every must be a divisor of block_size={self.block_size}, got {self.score_every!r}")
+
     @classmethod
     def paper(cls) -> AdaSpaConfig:
         """The settings of the paper's main table (section 5.1)."""
-        return cls(sparsity=0.8, block_size=64, steps=50, warmup=10, searches=(10, 30), head_adaptive=True)
+        return cls(
+            sparsity=0.8, block_size=64, query_block_size=64, steps=50, warmup=10, searches=(10, 30), head_adaptive=True
+        )
 
     @classmethod
     def preset(cls, intent: Preset) -> AdaSpaConfig:
@@ -124,6 +137,13 @@ class AdaSpaConfig:
         if intent not in presets:
             raise ValueError(f"intent must be one of {tuple(presets)}, got {intent!r}")
         return presets[intent]
+
+    @property
+    def query_block(self) -> int:
+        """Tokens in a query block."""
+        if self.query_block_size is not None:
+            return self.query_block_size
+        return 128 if self.block_size >= 64 else self.block_size
 
     @property
     def is_dense(self) -> bool:

@@ -22,24 +22,37 @@ class Geometry(NamedTuple):
     """
 
     tokens: int
-    block: int
+    query_block: int
+    key_block: int
     text: tuple[int, int] | None = None
 
     @property
-    def blocks(self) -> int:
-        return num_blocks(self.tokens, self.block)
+    def query_blocks(self) -> int:
+        return num_blocks(self.tokens, self.query_block)
 
     @property
-    def text_blocks(self) -> range:
-        """The blocks that hold at least one text token."""
-        if self.text is None or self.text[0] >= self.text[1]:
-            return range(0)
-        return range(self.text[0] // self.block, num_blocks(self.text[1], self.block))
+    def key_blocks(self) -> int:
+        return num_blocks(self.tokens, self.key_block)
+
+    @property
+    def query_text(self) -> range:
+        """The query blocks that hold at least one text token."""
+        return self._text_blocks(self.query_block)
+
+    @property
+    def key_text(self) -> range:
+        """The key blocks that hold at least one text token."""
+        return self._text_blocks(self.key_block)
 
     def rows_per_block(self, device: torch.device) -> torch.Tensor:
-        """Query rows in each block, fp32 ``[nq]``: all full but perhaps the last."""
-        starts = torch.arange(self.blocks, device=device) * self.block
-        return (self.tokens - starts).clamp(max=self.block).float()
+        """Query rows in each query block, fp32 ``[nq]``: all full but perhaps the last."""
+        starts = torch.arange(self.query_blocks, device=device) * self.query_block
+        return (self.tokens - starts).clamp(max=self.query_block).float()
+
+    def _text_blocks(self, block: int) -> range:
+        if self.text is None or self.text[0] >= self.text[1]:
+            return range(0)
+        return range(self.text[0] // block, num_blocks(self.text[1], block))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +72,12 @@ def select_blocks(weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometr
     Raises:
         ValueError: when ``weights`` does not have the geometry's blocks.
     """
-    nk = geometry.blocks
-    if weights.ndim != 4 or weights.shape[2:] != (nk, nk):
-        raise ValueError(f"weights must be [B, H, {nk}, {nk}] for {geometry}, got {tuple(weights.shape)}")
+    nq, nk = geometry.query_blocks, geometry.key_blocks
+    if weights.ndim != 4 or weights.shape[2:] != (nq, nk):
+        raise ValueError(f"weights must be [B, H, {nq}, {nk}] for {geometry}, got {tuple(weights.shape)}")
     select = _retained_mass if config.selection == "retained_mass" else _top_k
     ids, counts, shares = select(weights, config, geometry)
-    index = BlockIndex(ids, counts, geometry.block, geometry.block, geometry.tokens, geometry.tokens)
+    index = BlockIndex(ids, counts, geometry.query_block, geometry.key_block, geometry.tokens, geometry.tokens)
     return Selected(index, _mean_over_rows(shares, geometry))
 
 
@@ -97,26 +110,26 @@ def index_recall(weights: torch.Tensor, index: BlockIndex) -> torch.Tensor:
     """
     weights = weights.float()
     kept = (weights * index.to_mask()).sum(-1) / weights.sum(-1)
-    return _mean_over_rows(kept, Geometry(index.query_tokens, index.query_block))
+    return _mean_over_rows(kept, Geometry(index.query_tokens, index.query_block, index.key_block))
 
 
 def _top_k(
     weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, counts and kept shares of the row-uniform top-k. Nothing waits for the device."""
-    text = geometry.text_blocks
+    text = {"text": geometry.key_text, "text_rows": geometry.query_text}
     base, fewest, most = (
-        len(text) + blocks_kept(sparsity, geometry.blocks - len(text))
+        len(geometry.key_text) + blocks_kept(sparsity, geometry.key_blocks - len(geometry.key_text))
         for sparsity in (config.sparsity, *shifted_sparsity(config.sparsity))
     )
     limits = torch.full(weights.shape[:2], base, dtype=torch.float32, device=weights.device)
     width = base
     if config.head_adaptive:
-        shares = keep_blocks(weights, limits, by_mass=False, text=text, width=0)[2]
+        shares = keep_blocks(weights, limits, by_mass=False, width=0, **text)[2]
         shift = head_shift(_mean_over_rows(shares, geometry))
         limits = limits.masked_fill(shift > 0, fewest).masked_fill(shift < 0, most)
         width = most
-    return keep_blocks(weights, limits, by_mass=False, text=text, width=width)
+    return keep_blocks(weights, limits, by_mass=False, width=width, **text)
 
 
 def _retained_mass(
@@ -127,9 +140,10 @@ def _retained_mass(
     Waits for the device once: the lists are as wide as the longest row that is not full, which no one knows before.
     """
     limits = torch.full(weights.shape[:2], config.mass, dtype=torch.float32, device=weights.device)
-    counts = keep_blocks(weights, limits, by_mass=True, text=geometry.text_blocks, width=0)[1]
-    width = max(1, int(torch.where(counts == geometry.blocks, 0, counts).max()))
-    return keep_blocks(weights, limits, by_mass=True, text=geometry.text_blocks, width=width)
+    text = {"text": geometry.key_text, "text_rows": geometry.query_text}
+    counts = keep_blocks(weights, limits, by_mass=True, width=0, **text)[1]
+    width = max(1, int(torch.where(counts == geometry.key_blocks, 0, counts).max()))
+    return keep_blocks(weights, limits, by_mass=True, width=width, **text)
 
 
 def _mean_over_rows(per_block: torch.Tensor, geometry: Geometry) -> torch.Tensor:

@@ -66,7 +66,7 @@ def test_block_sparse_attention(shape, blocks, dtype, described):
 def test_attention_with_scores(shape, blocks, dtype, described):
     q, k, v = inputs(shape, dtype)
     cached = naive.lse(q * 0.9, k, 0.2).float()
-    out, weights, lse = attention_with_scores(q, k, v, cached, blocks[1], 0.2)
+    out, weights, lse = attention_with_scores(q, k, v, cached, blocks[1], blocks[1], 0.2)
     wanted, wanted_lse = naive.attend(q, k, v, scale=0.2)
     close(out, wanted, dtype)
     close(lse, wanted_lse, torch.float32)
@@ -80,7 +80,7 @@ def test_attention_with_scores(shape, blocks, dtype, described):
 def test_block_scores(shape, blocks, dtype, described, every):
     q, k, _ = inputs(shape, dtype)
     cached = naive.lse(q * 0.9, k, 0.2).float()
-    weights = block_scores(q, k, cached, blocks[1], 0.2, every)
+    weights = block_scores(q, k, cached, blocks[1], blocks[1], 0.2, every)
     wanted = naive.block_weights(q, k, cached, blocks[1], 0.2, every=every)
     torch.testing.assert_close(weights.double(), wanted, rtol=1e-4, atol=1e-5)
 
@@ -92,8 +92,8 @@ def test_keep_blocks(limits, text):
     weights[0, 0, 3] = 1.0  # equal weights: the first ones are kept
     weights[0, 0, 4, 5:] = 0.0
     by_mass = limits[1] < 1
-    arguments = {"by_mass": by_mass, "text": text, "width": 12}
-    got = keep_blocks(weights, torch.tensor([limits]), by_mass, text.start, text.stop, 12)
+    arguments = {"by_mass": by_mass, "text": text, "text_rows": range(3, 5), "width": 12}
+    got = keep_blocks(weights, torch.tensor([limits]), by_mass, [text.start, text.stop, 3, 5], 12)
     wanted = keep_blocks_reference(weights, torch.tensor([limits]), **arguments)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
@@ -106,9 +106,9 @@ def test_fakes_match(op):
         torch.ones(1, 1, 2, 2, dtype=torch.bool), query_block=64, key_block=64, query_tokens=70, key_tokens=70
     )
     operation, arguments = {
-        "keep": (keep_blocks, (torch.rand(1, 1, 2, 3), torch.ones(1, 1), False, 0, 1, 2)),
+        "keep": (keep_blocks, (torch.rand(1, 1, 2, 3), torch.ones(1, 1), False, [0, 1, 0, 1], 2)),
         "sparse": (block_sparse_attention, (q, k, v, index.ids, index.counts, 64, 64, 0.2)),
-        "with_scores": (attention_with_scores, (q, k, v, cached, 64, 0.2)),
-        "scores": (block_scores, (q, k, cached, 64, 0.2, 4)),
+        "with_scores": (attention_with_scores, (q, k, v, cached, 64, 64, 0.2)),
+        "scores": (block_scores, (q, k, cached, 128, 64, 0.2, 4)),
     }[op]
     torch.library.opcheck(operation, arguments, test_utils=("test_schema", "test_faketensor"))

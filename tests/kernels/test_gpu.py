@@ -25,7 +25,7 @@ def close(got, wanted, tolerance=2e-2):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("tile", [(64, 64), (128, 64), (32, 16)])
+@pytest.mark.parametrize("tile", [(64, 64), (128, 64), (128, 128), (32, 16)])
 @pytest.mark.parametrize("tokens", [1000, 1024])
 def test_block_sparse_attention(dtype, dim, tile, tokens):
     q, k, v = inputs(dtype, dim, tokens)
@@ -44,20 +44,37 @@ def test_block_sparse_attention(dtype, dim, tile, tokens):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("block", [64, 128])
-def test_scores(dtype, dim, block):
+@pytest.mark.parametrize("blocks", [(64, 64), (128, 64), (128, 128)])
+@pytest.mark.parametrize("every", [1, 4, 16])
+def test_scores(dtype, dim, blocks, every):
     q, k, v = inputs(dtype, dim)
     scale = dim**-0.5
+    blocks = {"query_block": blocks[0], "block": blocks[1]}
     _, cached = ops.dense_attention(q * 0.95, k, v)
-    got = ops.attention_with_scores(q, k, v, cached, block=block)
-    wanted = attention_with_scores_reference(q, k, v, cached, block=block, scale=scale)
+    got = ops.attention_with_scores(q, k, v, cached, **blocks)
+    wanted = attention_with_scores_reference(q, k, v, cached, **blocks, scale=scale)
     for a, b, tolerance in zip(got, wanted, (2e-2, 1e-3, 1e-3), strict=True):
         close(a, b, tolerance)
     close(
-        ops.block_scores(q, k, cached, block=block),
-        block_scores_reference(q, k, cached, block=block, scale=scale),
+        ops.block_scores(q, k, cached, **blocks, every=every),
+        block_scores_reference(q, k, cached, **blocks, every=every, scale=scale),
         1e-3,
     )
+
+
+def test_nan_stays_in_its_head():
+    q, k, v = inputs(torch.bfloat16, 128)
+    index = BlockIndex.from_mask(
+        torch.ones(2, 3, 8, 16, dtype=torch.bool, device="cuda"),
+        query_block=128, key_block=64, query_tokens=1000, key_tokens=1000,
+    )  # fmt: skip
+    clean, _ = ops.block_sparse_attention(q, k, v, index)
+    q[0, 1, 5], v[1, 2, 7] = torch.nan, torch.nan
+    out, _ = ops.block_sparse_attention(q, k, v, index)
+    assert out[0, 1, 5].isnan().all() and out[1, 2].isnan().any()
+    torch.testing.assert_close(out[0, 0], clean[0, 0])
+    torch.testing.assert_close(out[0, 1, 6:], clean[0, 1, 6:])
+    torch.testing.assert_close(out[1, :2], clean[1, :2])
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])

@@ -10,9 +10,14 @@ import triton
 from adaspa.ops.kernels.attention_with_scores import attention_with_scores_kernel
 from adaspa.ops.kernels.block_scores import block_scores_kernel
 from adaspa.ops.kernels.block_sparse_attention import block_sparse_kernel
+from adaspa.ops.kernels.hopper import attention as hopper_attention
+from adaspa.ops.kernels.hopper import block_scores as hopper_block_scores
+from adaspa.ops.kernels.hopper.tiles import REGISTERS
 from adaspa.ops.kernels.keep_blocks import keep_blocks_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.language import NVMMASharedLayout
 
 KERNELS = {
     "sparse": (block_sparse_kernel, {"BLOCK_M": 64, "BLOCK_N": 64}),
@@ -75,6 +80,35 @@ def test_compiles_to_tensor_cores(name, capability, instruction):
 @pytest.mark.parametrize("dim", [32, 96, 256])
 def test_compiles_for_every_head_dim(dim):
     assert "wgmma" in compiled("sparse", 90, dim, "fp16").asm["ptx"]
+
+
+HOPPER_KERNELS = {
+    "sparse": (hopper_attention, "attention_kernel", {"SPAN": 1, "LISTED": True, "SCORES": False}),
+    "sparse-wide-keys": (hopper_attention, "attention_kernel", {"SPAN": 2, "LISTED": True, "SCORES": False}),
+    "dense": (hopper_attention, "attention_kernel", {"SPAN": 1, "LISTED": False, "SCORES": False}),
+    "with-scores": (hopper_attention, "attention_kernel", {"SPAN": 1, "LISTED": False, "SCORES": True}),
+    "scores": (hopper_block_scores, "block_scores_kernel", {"ROWS": 16}),
+    "sampled-scores": (hopper_block_scores, "block_scores_kernel", {"ROWS": 4}),
+}
+
+
+@pytest.mark.parametrize("name", HOPPER_KERNELS)
+@pytest.mark.parametrize(("dim", "dtype"), [(64, "fp16"), (128, "bf16")])
+def test_hopper_kernels_compile(name, dim, dtype):
+    module, kernel_name, constants = HOPPER_KERNELS[name]
+    kernel = getattr(module, kernel_name)
+    constants = constants | {"D": dim, "STAGES": module.STAGES[dim]}
+    panel = f"tensordesc<{dtype}[1, 1, 64, 64],{NVMMASharedLayout(128, 16, rank=4)!r}>"
+    types = POINTERS | {"out": f"*{dtype}", "scale": "fp32", "q_desc": panel, "k_desc": panel, "v_desc": panel}
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
+    values = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
+    compiled_kernel = triton.compile(
+        GluonASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=REGISTERS
+    )
+    ptx = compiled_kernel.asm["ptx"]
+    assert f"wgmma.mma_async.sync.aligned.m64n128k16.f32.{dtype.replace('fp', 'f')}" in ptx
+    assert "setmaxnreg" in ptx and "cp.async.bulk.tensor" in ptx
+    assert compiled_kernel.metadata.shared < 227 * 1024
 
 
 @pytest.mark.parametrize("by_mass", [False, True])

@@ -18,7 +18,7 @@ def weights():
 
 def select(weights, text=None, **config):
     config.setdefault("head_adaptive", False)
-    return select_blocks(weights, AdaSpaConfig(block_size=BLOCK, **config), Geometry(TOKENS, BLOCK, text))
+    return select_blocks(weights, AdaSpaConfig(block_size=BLOCK, **config), Geometry(TOKENS, BLOCK, BLOCK, text))
 
 
 @pytest.mark.parametrize(("sparsity", "kept"), [(0.8, 4), (0.5, 10), (0.99, 1), (0.01, 19)])

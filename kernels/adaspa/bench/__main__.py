@@ -1,7 +1,8 @@
 """`python -m adaspa.bench --output bench.json`: our operations and their peers, in one run on this GPU.
 
-TFLOP/s are effective: ``4 * S**2 * H * D * density`` of the blocks that are computed. Every timing is the median of
-repeated launches with a cold L2 cache, after a first one whose seconds (compilation included) are given beside it.
+TFLOP/s are effective: ``4 * S**2 * H * D * density`` of the blocks that are computed. Every timing is the median over
+rounds in which all rows take turns, each of repeated launches with a cold L2 cache. The seconds of the first launch,
+compilation included, stand beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import Any, get_args
 
 import torch
@@ -69,60 +72,62 @@ def search_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
     """Our dense pass with block weights, the scoring passes, and the selection."""
     q, k, v = qkv
     _, lse = ops.dense_attention(q, k, v)
-    block: dict[str, Any] = {"block": [64, 64]}
+    block: dict[str, Any] = {"block": [128, 64]}
+    yield {"op": "dense_attention", "density": 1.0}, 1.0, lambda: lambda: ops.dense_attention(q, k, v)
     yield (
         {"op": "attention_with_scores", "density": 1.0} | block,
         1.0,
-        lambda: lambda: ops.attention_with_scores(q, k, v, lse),
+        lambda: lambda: ops.attention_with_scores(q, k, v, lse, query_block=128),
     )
     for every in (1, 4):
         row: dict[str, Any] = {"op": f"block_scores, every {every}"} | block
-        yield row, None, lambda every=every: lambda: ops.block_scores(q, k, lse, every=every)  # type: ignore[misc]
-    weights, geometry = random_weights(shape, (64, 64), "skewed"), Geometry(shape.tokens, 64)
+        yield row, None, lambda every=every: lambda: ops.block_scores(q, k, lse, query_block=128, every=every)  # type: ignore[misc]
+    weights, geometry = random_weights(shape, (128, 64), "skewed"), Geometry(shape.tokens, 128, 64)
     for selection in get_args(Selection):
         config = AdaSpaConfig(selection=selection)
         row = {"op": f"select_blocks, {selection}"} | block
         yield row, None, lambda config=config: lambda: select_blocks(weights, config, geometry)  # type: ignore[misc]
 
 
-def timed(shape: Shape, job: Job, milliseconds: int) -> dict[str, Any]:
-    """The row of a job. What is missing, unsupported or out of memory is reported with its reason, not hidden."""
-    import triton  # noqa: PLC0415 - the module is imported without it
-
-    row, density, make = job
+def started(shape: Shape, job: Job) -> tuple[dict[str, Any], Callable[[], Any] | None]:
+    """The row of a job after its first launch, and the launch; without one where the row says what went wrong."""
+    row, _, make = job
     row["shape"] = shape.name
     try:
         start = time.perf_counter()
         call = make()
         call()
         torch.cuda.synchronize()
-        row["first_s"] = round(time.perf_counter() - start, 3)
-        ms = float(triton.testing.do_bench(call, warmup=milliseconds // 4, rep=milliseconds, return_mode="median"))
-    except Exception as error:  # a peer may fail in any way; the row says how
-        return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
-    row["ms"] = round(ms, 4)
+    except Exception as error:  # a peer may fail in any way, be missing or run out of memory; the row says how
+        return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}, None
+    return row | {"first_s": round(time.perf_counter() - start, 3)}, call
+
+
+def timed(row: dict[str, Any], shape: Shape, density: float | None, call: Callable[[], Any], milliseconds: int) -> None:
+    """Add one more round to the row: its figures are the medians over all rounds so far."""
+    import triton  # noqa: PLC0415 - the module is imported without it
+
+    ms = float(triton.testing.do_bench(call, warmup=milliseconds // 4, rep=milliseconds, return_mode="median"))
+    row.setdefault("rounds_ms", []).append(round(ms, 4))
+    row["ms"] = round(median(row["rounds_ms"]), 4)
     if density is not None:
-        row["tflops"] = round(4 * shape.tokens**2 * shape.heads * shape.dim * density / ms / 1e9, 1)
-    return row
+        row["tflops"] = round(4 * shape.tokens**2 * shape.heads * shape.dim * density / row["ms"] / 1e9, 1)
 
 
-def all_jobs(arguments: argparse.Namespace, dtype: torch.dtype) -> Iterator[tuple[Shape, Job]]:
-    """The jobs of the chosen shapes, one shape's tensors at a time."""
-    for shape in (shape for shape in SHAPES if shape.name in arguments.shapes):
-        qkv = random_qkv(shape, dtype)
-        if arguments.tune:
-            for row, call in launches(shape, qkv, 0.2):
-                yield shape, (row, 0.2, lambda call=call: call)  # type: ignore[misc]
-        else:
-            for job in jobs(shape, qkv, full=shape is SHAPES[0]):
-                yield shape, job
-        torch.cuda.empty_cache()
+def all_jobs(arguments: argparse.Namespace, shape: Shape, qkv: Tensors) -> Iterator[Job]:
+    """The jobs of a shape."""
+    if arguments.tune:
+        for row, call in launches(shape, qkv, 0.2):
+            yield row, 0.2, lambda call=call: call  # type: ignore[misc]
+    else:
+        yield from jobs(shape, qkv, full=shape is SHAPES[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m adaspa.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    parser.add_argument("--minutes", type=float, default=4.0, help="start no new row after this time")
+    parser.add_argument("--minutes", type=float, default=4.0, help="time nothing after this time")
+    parser.add_argument("--rounds", type=int, default=5, help="times that every row is timed, in turns")
     names = [shape.name for shape in SHAPES]
     parser.add_argument("--shapes", nargs="+", choices=names, help="all, or for --tune the first")
     parser.add_argument("--tune", action="store_true", help="try launch parameters of block_sparse_attention instead")
@@ -133,19 +138,33 @@ def main() -> None:
     import triton  # noqa: PLC0415 - the module is imported without it
 
     arguments.shapes = arguments.shapes or (names[:1] if arguments.tune else names)
-    started, dtype = time.monotonic(), getattr(torch, arguments.dtype)
-    result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    end, dtype = time.monotonic() + 60 * arguments.minutes, getattr(torch, arguments.dtype)
+    result: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+    }
     result |= {"triton": triton.__version__, "dtype": arguments.dtype, "complete": False, "rows": []}
     if not arguments.tune:
         result["deviations"] = deviations(dtype)
-    for shape, job in all_jobs(arguments, dtype):
-        if time.monotonic() - started > 60 * arguments.minutes:
-            break
-        result["rows"].append(timed(shape, job, milliseconds=150 if arguments.tune else 300))
-        arguments.output.write_text(json.dumps(result, indent=1))
-        print(json.dumps(result["rows"][-1]), flush=True)
-    else:
-        result["complete"] = True
+    for shape in (shape for shape in SHAPES if shape.name in arguments.shapes):
+        qkv, running = random_qkv(shape, dtype), []
+        for job in all_jobs(arguments, shape, qkv):
+            row, call = started(shape, job)
+            result["rows"].append(row)
+            if call is not None:
+                running.append((row, job[1], call))
+        # In turns, because a GPU that has just run hot is slower: each round gives every row the same chances.
+        for _ in range(arguments.rounds):
+            for row, density, call in running:
+                if time.monotonic() < end:
+                    timed(row, shape, density, call, milliseconds=120)
+            arguments.output.write_text(json.dumps(result, indent=1))
+        for row, _, _ in running:
+            print(json.dumps(row), flush=True)
+        del qkv, running, job, call
+        torch.cuda.empty_cache()
+    result["complete"] = time.monotonic() < end
     arguments.output.write_text(json.dumps(result, indent=1))
     if arguments.tune:
         best = sorted((row for row in result["rows"] if "ms" in row), key=lambda row: row["ms"])

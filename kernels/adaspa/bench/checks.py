@@ -31,11 +31,11 @@ def deviations(dtype: torch.dtype) -> list[dict[str, Any]]:
         for block in (64, 128):
             pairs[f"attention_with_scores {block}"] = (
                 ops.attention_with_scores(q, k, v, lse, block=block),
-                attention_with_scores_reference(q, k, v, lse, block=block, scale=scale),
+                attention_with_scores_reference(q, k, v, lse, query_block=block, block=block, scale=scale),
             )
             pairs[f"block_scores {block}"] = (
                 (ops.block_scores(q, k, lse, block=block),),
-                (block_scores_reference(q, k, lse, block=block, scale=scale),),
+                (block_scores_reference(q, k, lse, query_block=block, block=block, scale=scale),),
             )
         for tile in TILES:
             index = random_index(0.4, shape, tile, "skewed")

@@ -46,7 +46,7 @@ PATTERNS = (
 BLOCK = 64
 LONG = 4.0  # seconds of a forward that is run once
 # One forward for each kind of step.
-WALK = replace(AdaSpaConfig.paper(), steps=8, warmup=1, searches=(1, 3, 5))
+WALK = replace(AdaSpaConfig.paper(), query_block_size=128, steps=8, warmup=1, searches=(1, 3, 5))
 WALK_STEPS = ("dense_with_lse", "fused_search", "sparse", "cached_search", "sparse", "sampled_search", "sparse")
 
 
@@ -120,18 +120,20 @@ def random_pattern(
     density: float, kind: str, heads: tuple[int, int], geometry: Geometry, device: torch.device
 ) -> BlockIndex:
     """A pattern of about ``density``, apart from the text, for ``heads`` ``(B, H)``: see the module."""
-    blocks, text = geometry.blocks, geometry.text_blocks
-    weights = torch.rand(*heads, blocks, blocks, device=device)
+    rows, blocks, text = geometry.query_blocks, geometry.key_blocks, geometry.key_text
+    weights = torch.rand(*heads, rows, blocks, device=device)
     kept = blocks_kept(1 - density, blocks - len(text))
     limits = torch.full(heads, float(kept), device=device)
     if kind == "skewed":
-        place = torch.arange(blocks, device=device) / blocks
-        weights += 4 * torch.exp(-32 * (place.unsqueeze(1) - place).abs())
+        row, column = (torch.arange(n, device=device) / n for n in (rows, blocks))
+        weights += 4 * torch.exp(-32 * (row.unsqueeze(1) - column).abs())
         weights += 2 * (torch.rand(*heads, 1, blocks, device=device) > 0.97)
         limits = (limits * torch.linspace(0.5, 1.5, heads[1], device=device)).round().clamp(1, blocks - len(text))
     limits += len(text)
-    ids, counts, _ = keep_blocks(weights, limits, by_mass=False, text=text, width=int(limits.max()))
-    return BlockIndex(ids, counts, geometry.block, geometry.block, geometry.tokens, geometry.tokens)
+    ids, counts, _ = keep_blocks(
+        weights, limits, by_mass=False, text=text, text_rows=geometry.query_text, width=int(limits.max())
+    )
+    return BlockIndex(ids, counts, geometry.query_block, geometry.key_block, geometry.tokens, geometry.tokens)
 
 
 def sparse_row(transformer: Any, inputs: Inputs, density: float, pattern: str) -> dict[str, Any]:
@@ -142,7 +144,8 @@ def sparse_row(transformer: Any, inputs: Inputs, density: float, pattern: str) -
     # The layout is that of the forward before.
     frames, rows, columns = handle.layout.grid or (0, 0, 0)
     video, text = frames * rows * columns, handle.layout.text_tokens
-    geometry = Geometry(video + text, BLOCK, (video, video + text) if text else None)
+    blocks = (WALK.query_block, WALK.block_size)
+    geometry = Geometry(video + text, *blocks, (video, video + text) if text else None)
     hidden = inputs["hidden_states"]
     heads = (hidden.shape[0], transformer.config.num_attention_heads)
     index = random_pattern(density, pattern, heads, geometry, hidden.device)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from adaspa.index import num_blocks
-from adaspa.ops.check import check_block, check_lse, check_qkv, softmax_scale
+from adaspa.ops.check import check_blocks, check_lse, check_qkv, softmax_scale
 from adaspa.ops.dense_attention import dense_attention
 from adaspa.ops.dispatch import uses_triton
 
@@ -21,6 +21,7 @@ def attention_with_scores(
     lse: torch.Tensor | None = None,
     *,
     block: int = 64,
+    query_block: int | None = None,
     scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Dense attention and the softmax mass inside each block.
@@ -32,7 +33,8 @@ def attention_with_scores(
         k, v: ``[B, H, Sk, D]``.
         lse: natural-log LSE ``[B, H, Sq]`` to take the weights from, as an earlier denoising step left it; None takes
             the LSE of this very pass, so that a row of weights sums to its number of query rows.
-        block: tokens in a query block and in a key block.
+        block: tokens in a key block.
+        query_block: tokens in a query block, a multiple of ``block``; as many as in a key block by default.
         scale: factor of q.k; ``D ** -0.5`` by default.
 
     Returns:
@@ -40,10 +42,10 @@ def attention_with_scores(
         the LSE of this pass, fp32 ``[B, H, Sq]``.
 
     Raises:
-        ValueError: when shapes, dtypes or devices do not match, or the block is not supported.
+        ValueError: when shapes, dtypes or devices do not match, or a block is not supported.
     """
     check_qkv(q, k, v)
-    check_block(block)
+    query_block = check_blocks(block, query_block)
     if lse is not None:
         check_lse(lse, q)
     scale = softmax_scale(scale, q)
@@ -51,12 +53,21 @@ def attention_with_scores(
         from adaspa.ops.kernels.attention_with_scores import attention_with_scores as kernel  # noqa: PLC0415 - works without Triton
 
         # The kernel needs an LSE before it starts: without one, the search has a second pass.
-        return kernel(q, k, v, dense_attention(q, k, v, scale=scale)[1] if lse is None else lse, block, scale)
-    return reference(q, k, v, lse, block=block, scale=scale)
+        return kernel(
+            q, k, v, dense_attention(q, k, v, scale=scale)[1] if lse is None else lse, query_block, block, scale
+        )
+    return reference(q, k, v, lse, query_block=query_block, block=block, scale=scale)
 
 
 def reference(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lse: torch.Tensor | None, *, block: int, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lse: torch.Tensor | None,
+    *,
+    query_block: int,
+    block: int,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The operation in PyTorch, a bounded chunk of query blocks at a time."""
     batch, heads, tokens, _ = q.shape
@@ -64,9 +75,14 @@ def reference(
     out = torch.empty_like(q)
     new_lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
     weights = torch.empty(
-        batch, heads, num_blocks(tokens, block), num_blocks(k.shape[2], block), dtype=torch.float32, device=q.device
+        batch,
+        heads,
+        num_blocks(tokens, query_block),
+        num_blocks(k.shape[2], block),
+        dtype=torch.float32,
+        device=q.device,
     )
-    for start, stop in query_chunks(q, k, block):
+    for start, stop in query_chunks(q, k, query_block):
         scores = (q[:, :, start:stop].float() * scale) @ key_t
         top = scores.amax(-1, keepdim=True)
         mass = scores.sub_(top).exp_()
@@ -76,7 +92,7 @@ def reference(
         new_lse[:, :, start:stop] = chunk_lse
         used = chunk_lse if lse is None else lse[:, :, start:stop]
         mass *= torch.exp(top.squeeze(-1) - used).unsqueeze(-1)
-        weights[:, :, start // block : num_blocks(stop, block)] = sum_blocks(mass, block, block)
+        weights[:, :, start // query_block : num_blocks(stop, query_block)] = sum_blocks(mass, query_block, block)
     return out, weights, new_lse
 
 

@@ -6,7 +6,7 @@ import torch
 
 from adaspa.index import num_blocks
 from adaspa.ops.attention_with_scores import query_chunks, sum_blocks
-from adaspa.ops.check import check_block, check_lse, check_qk, softmax_scale
+from adaspa.ops.check import check_blocks, check_lse, check_qk, softmax_scale
 from adaspa.ops.dispatch import uses_triton
 
 
@@ -16,6 +16,7 @@ def block_scores(
     lse: torch.Tensor,
     *,
     block: int = 64,
+    query_block: int | None = None,
     scale: float | None = None,
     every: int = 1,
 ) -> torch.Tensor:
@@ -29,7 +30,8 @@ def block_scores(
         k: ``[B, H, Sk, D]``.
         lse: natural-log LSE ``[B, H, Sq]``; from an earlier denoising step it makes the rows sum to about, not exactly,
             their number of query rows.
-        block: tokens in a query block and in a key block.
+        block: tokens in a key block.
+        query_block: tokens in a query block, a multiple of ``block``; as many as in a key block by default.
         scale: factor of q.k; ``D ** -0.5`` by default.
         every: score every so many-th query row of a block; a divisor of ``block``.
 
@@ -37,26 +39,26 @@ def block_scores(
         weights fp32 ``[B, H, nq, nk]``.
 
     Raises:
-        ValueError: when shapes, dtypes or devices do not match, or the block is not supported.
+        ValueError: when shapes, dtypes or devices do not match, or a block is not supported.
     """
     check_qk(q, k)
     check_lse(lse, q)
-    check_block(block)
+    query_block = check_blocks(block, query_block)
     if not isinstance(every, int) or every < 1 or block % every:
         raise ValueError(f"every must be a divisor of block={block}, got {every!r}")
     scale = softmax_scale(scale, q)
     if uses_triton(q):
         from adaspa.ops.kernels.block_scores import block_scores as kernel  # noqa: PLC0415 - works without Triton
 
-        return kernel(q, k, lse, block, scale, every)
-    return reference(q, k, lse, block=block, scale=scale, every=every)
+        return kernel(q, k, lse, query_block, block, scale, every)
+    return reference(q, k, lse, query_block=query_block, block=block, scale=scale, every=every)
 
 
 def reference(
-    q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, *, block: int, scale: float, every: int = 1
+    q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, *, query_block: int, block: int, scale: float, every: int = 1
 ) -> torch.Tensor:
     """The operation in PyTorch, a bounded chunk of query blocks at a time."""
-    q, lse, block_rows = q[:, :, ::every], lse[:, :, ::every], block // every
+    q, lse, block_rows = q[:, :, ::every], lse[:, :, ::every], query_block // every
     key_t = k.float().transpose(-1, -2)
     weights = torch.empty(
         *q.shape[:2],

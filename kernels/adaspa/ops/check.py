@@ -42,6 +42,18 @@ def check_block(block: int) -> None:
         raise ValueError(f"block must be one of {BLOCK_SIZES}, got {block!r}")
 
 
+def check_blocks(block: int, query_block: int | None) -> int:
+    """The tokens of a query block; ValueError unless both blocks are supported and it is a multiple of the other."""
+    check_block(block)
+    if query_block is None:
+        return block
+    if query_block not in BLOCK_SIZES or query_block % block:
+        raise ValueError(
+            f"query_block must be one of {BLOCK_SIZES} and a multiple of block={block}, got {query_block!r}"
+        )
+    return query_block
+
+
 def softmax_scale(scale: float | None, q: torch.Tensor) -> float:
     """The given scale of q.k, or ``D ** -0.5``; ValueError unless it is positive."""
     if scale is not None and not scale > 0:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 
 from adaspa.ops.check import check_qkv, softmax_scale
+from adaspa.ops.dispatch import uses_triton
 
 
 def dense_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``softmax(q k^T * scale) v`` and the LSE of every query row, through PyTorch's own fused kernels.
+    """``softmax(q k^T * scale) v`` and the LSE of every query row.
+
+    By our kernel on Hopper GPUs, elsewhere by PyTorch's own fused ones.
 
     Args:
         q: ``[B, H, Sq, D]``, any strides.
@@ -25,6 +28,13 @@ def dense_attention(
     """
     check_qkv(q, k, v)
     scale = softmax_scale(scale, q)
+    if uses_triton(q):
+        from adaspa.ops.kernels.launch import runs_on_hopper  # noqa: PLC0415 - works without Triton
+
+        if runs_on_hopper(q, k, v):
+            from adaspa.ops.kernels.hopper.attention import dense_attention as kernel  # noqa: PLC0415
+
+            return kernel(q, k, v, scale)
     # scaled_dot_product_attention keeps the LSE to itself; the kernels under it return it.
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
@@ -36,5 +46,5 @@ def dense_attention(
     else:
         from adaspa.ops.attention_with_scores import reference  # noqa: PLC0415 - the two references share one loop
 
-        out, _, lse = reference(q, k, v, None, block=128, scale=scale)
+        out, _, lse = reference(q, k, v, None, query_block=128, block=128, scale=scale)
     return out, lse

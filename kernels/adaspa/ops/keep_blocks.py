@@ -8,7 +8,7 @@ from adaspa.ops.dispatch import triton_runs_on
 
 
 def keep_blocks(
-    weights: torch.Tensor, limits: torch.Tensor, *, by_mass: bool, text: range, width: int
+    weights: torch.Tensor, limits: torch.Tensor, *, by_mass: bool, text: range, text_rows: range, width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The heaviest key blocks of each row, of equal ones the first; blocks of ``text`` before all others.
 
@@ -17,7 +17,8 @@ def keep_blocks(
         limits: fp32 ``[B, H]``: the number of blocks that each row keeps, or with ``by_mass`` the share of its mass
             that the fewest blocks are to hold.
         by_mass: what limits are.
-        text: the blocks that every row keeps, and whose own rows keep everything.
+        text: the key blocks that every row keeps.
+        text_rows: the query blocks that keep everything.
         width: entries of a list; 0 where only counts and shares are wanted. Blocks beyond it are not listed.
 
     Returns:
@@ -28,12 +29,12 @@ def keep_blocks(
     if triton_runs_on(weights):
         from adaspa.ops.kernels.keep_blocks import keep_blocks as kernel  # noqa: PLC0415 - works without Triton
 
-        return kernel(weights, limits, by_mass, text.start, text.stop, width)
-    return reference(weights, limits, by_mass=by_mass, text=text, width=width)
+        return kernel(weights, limits, by_mass, [text.start, text.stop, text_rows.start, text_rows.stop], width)
+    return reference(weights, limits, by_mass=by_mass, text=text, text_rows=text_rows, width=width)
 
 
 def reference(
-    weights: torch.Tensor, limits: torch.Tensor, *, by_mass: bool, text: range, width: int
+    weights: torch.Tensor, limits: torch.Tensor, *, by_mass: bool, text: range, text_rows: range, width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The operation in PyTorch, by sorting every row."""
     nk = weights.shape[-1]
@@ -48,7 +49,7 @@ def reference(
         counts = (before < limits[..., None]).sum(-1).clamp(min=max(1, len(text)))
     else:
         counts = limits.long().expand(weights.shape[:3]).clone()
-    counts[..., text.start : text.stop] = nk
+    counts[..., text_rows.start : text_rows.stop] = nk
     kept = torch.arange(nk, device=weights.device) < counts.unsqueeze(-1)
     share = torch.where(counts == nk, 1.0, (ordered * kept).sum(-1))
     ids = torch.where(kept & (counts < nk).unsqueeze(-1), ranked, nk).sort(dim=-1).values[..., :width]

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from adaspa.ops.kernels.launch import describable, launch_options, tile_source
+from adaspa.ops.kernels.launch import describable, launch_options, runs_on_hopper, tile_source
 from adaspa.ops.kernels.tiles import (
     LOG2_E,
     attend,
@@ -16,6 +16,7 @@ from adaspa.ops.kernels.tiles import (
     head_tile,
     load_cached_lse,
     load_tile,
+    merge_query_blocks,
     query_tile,
     store_rows,
     store_weights,
@@ -77,10 +78,14 @@ def attention_with_scores_kernel(
 
 @torch.library.custom_op("adaspa::attention_with_scores", mutates_args=())
 def attention_with_scores(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lse: torch.Tensor, block: int, scale: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lse: torch.Tensor, query_block: int, block: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`adaspa.ops.attention_with_scores` on checked arguments and a given LSE."""
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
+    if block % 64 == 0 and runs_on_hopper(q, k, v):
+        from adaspa.ops.kernels.hopper.attention import attention_with_scores as kernel  # noqa: PLC0415 - Gluon
+
+        return kernel(q, k, v, lse, query_block, block, scale)
     batch, heads, tokens, dim = q.shape
     nq, nk = triton.cdiv(tokens, block), triton.cdiv(k.shape[2], block)
     out = torch.empty_like(q)
@@ -98,12 +103,12 @@ def attention_with_scores(
             D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK=block, PRECISION=dot_precision(q.dtype),
             DESCRIBED=described, **launch_options(rows, block, q),
         )  # fmt: skip
-    return out, weights, new_lse
+    return out, merge_query_blocks(weights, query_block // block), new_lse
 
 
 @attention_with_scores.register_fake
-def _(q, k, v, lse, block, scale):
+def _(q, k, v, lse, query_block, block, scale):
     q = unit_stride(q)
-    blocks = [-(-x.shape[2] // block) for x in (q, k)]
+    blocks = [-(-q.shape[2] // query_block), -(-k.shape[2] // block)]
     out_lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     return torch.empty_like(q), q.new_empty((*q.shape[:2], *blocks), dtype=torch.float32), out_lse

@@ -8,13 +8,14 @@ import torch
 import triton
 import triton.language as tl
 
-from adaspa.ops.kernels.launch import describable, launch_options, tile_source
+from adaspa.ops.kernels.launch import describable, launch_options, runs_on_hopper, tile_source
 from adaspa.ops.kernels.tiles import (
     LOG2_E,
     dot_precision,
     head_tile,
     load_cached_lse,
     load_tile,
+    merge_query_blocks,
     query_tile,
     store_weights,
     unit_stride,
@@ -63,11 +64,15 @@ def block_scores_kernel(
 
 @torch.library.custom_op("adaspa::block_scores", mutates_args=())
 def block_scores(
-    q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, block: int, scale: float, every: int
+    q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, query_block: int, block: int, scale: float, every: int
 ) -> torch.Tensor:
     """`adaspa.ops.block_scores` on checked arguments."""
     # The sampled rows are a view with wider strides: nothing is copied.
     q, k = unit_stride(q)[:, :, ::every], unit_stride(k)
+    if block % 64 == 0 and runs_on_hopper(q, k):
+        from adaspa.ops.kernels.hopper.block_scores import block_scores as kernel  # noqa: PLC0415 - Gluon
+
+        return kernel(q, k, lse[:, :, ::every], query_block // every, block, scale)
     batch, heads, tokens, dim = q.shape
     block_rows = block // every
     nq, nk = triton.cdiv(tokens, block_rows), triton.cdiv(k.shape[2], block)
@@ -83,10 +88,10 @@ def block_scores(
             D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK_ROWS=block_rows, BLOCK=block,
             PRECISION=dot_precision(q.dtype), DESCRIBED=described, **launch_options(rows, block, q),
         )  # fmt: skip
-    return weights
+    return merge_query_blocks(weights, query_block // block)
 
 
 @block_scores.register_fake
-def _(q, k, lse, block, scale, every):
-    blocks = [-(-x.shape[2] // block) for x in (q, k)]
+def _(q, k, lse, query_block, block, scale, every):
+    blocks = [-(-q.shape[2] // query_block), -(-k.shape[2] // block)]
     return q.new_empty((*q.shape[:2], *blocks), dtype=torch.float32)

@@ -8,8 +8,11 @@ import torch
 import triton
 import triton.language as tl
 
-from adaspa.ops.kernels.launch import describable, launch_options, tile_source
+from adaspa.ops.kernels.launch import describable, launch_options, runs_on_hopper, tile_source
 from adaspa.ops.kernels.tiles import LOG2_E, attend, dot_precision, head_tile, load_tile, store_rows, unit_stride
+
+# Query and key blocks that the kernel for Hopper GPUs takes.
+HOPPER_BLOCKS = ((128, 64), (128, 128))
 
 
 @triton.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "nq", "nk", "width"])
@@ -65,6 +68,10 @@ def block_sparse_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`adaspa.ops.block_sparse_attention` on checked arguments, the index taken apart."""
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
+    if (query_block, key_block) in HOPPER_BLOCKS and runs_on_hopper(q, k, v):
+        from adaspa.ops.kernels.hopper.attention import block_sparse_attention as kernel  # noqa: PLC0415 - Gluon
+
+        return kernel(q, k, v, ids, counts, key_block, scale)
     out = torch.empty_like(q)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     described = describable(q, k, v)

@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["nq", "nk", "width", "text_start", "text_stop"])
+@triton.jit(do_not_specialize=["nq", "nk", "width", "text_start", "text_stop", "rows_start", "rows_stop"])
 def keep_blocks_kernel(
-    weights, limits, ids, counts, shares, nq, nk, width, text_start, text_stop,
+    weights, limits, ids, counts, shares, nq, nk, width, text_start, text_stop, rows_start, rows_stop,
     BLOCKS: tl.constexpr, BY_MASS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -39,7 +39,7 @@ def keep_blocks_kernel(
     needed = tl.where(threshold >= 0x7F800000, nk, tl.ceil(missing / tl.where(each > 0, each, 1.0)).to(tl.int32))
     kept = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= tl.maximum(needed, 1)))
     query = (row % nq).to(tl.int32)
-    whole = (query >= text_start) & (query < text_stop)
+    whole = (query >= rows_start) & (query < rows_stop)
     count = tl.where(whole, nk, tl.sum(kept.to(tl.int32), 0))
     whole = count == nk
     tl.store(counts + row, count)
@@ -50,9 +50,9 @@ def keep_blocks_kernel(
 
 @torch.library.custom_op("adaspa::keep_blocks", mutates_args=())
 def keep_blocks(
-    weights: torch.Tensor, limits: torch.Tensor, by_mass: bool, text_start: int, text_stop: int, width: int
+    weights: torch.Tensor, limits: torch.Tensor, by_mass: bool, text: list[int], width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`adaspa.ops.keep_blocks` on fp32 weights."""
+    """`adaspa.ops.keep_blocks` on fp32 weights; ``text`` holds start and stop of the text's key and query blocks."""
     weights = weights.contiguous()
     *rows, nk = weights.shape
     ids = torch.zeros(*rows, width, dtype=torch.int16, device=weights.device)
@@ -61,14 +61,14 @@ def keep_blocks(
     blocks = triton.next_power_of_2(nk)
     with torch.cuda.device_of(weights):
         keep_blocks_kernel[(counts.numel(),)](
-            weights, limits.float().contiguous(), ids, counts, shares, rows[2], nk, width, text_start, text_stop,
+            weights, limits.float().contiguous(), ids, counts, shares, rows[2], nk, width, *text,
             BLOCKS=blocks, BY_MASS=by_mass, num_warps=4 if blocks <= 2**12 else 8,
         )  # fmt: skip
     return ids, counts, shares
 
 
 @keep_blocks.register_fake
-def _(weights, limits, by_mass, text_start, text_stop, width):
+def _(weights, limits, by_mass, text, width):
     rows = weights.shape[:3]
     ids = weights.new_empty((*rows, width), dtype=torch.int16)
     return ids, weights.new_empty(rows, dtype=torch.int32), weights.new_empty(rows, dtype=torch.float32)

@@ -44,6 +44,19 @@ def tile_source(x: torch.Tensor, rows: int, described: bool) -> torch.Tensor | T
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, head_tile(x.shape[-1])])
 
 
+def runs_on_hopper(*tensors: torch.Tensor) -> bool:
+    """True for what the kernels in ``hopper`` take: fp16 or bf16 of head_dim 64 or 128 on a Hopper GPU."""
+    return all(
+        _is_hopper(x.device) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[-1] in (64, 128)
+        for x in tensors
+    ) and describable(*tensors)
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
+
+
 @cache
 def _has_tma(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 
@@ -108,6 +109,13 @@ def unit_stride(x: torch.Tensor) -> torch.Tensor:
 def dot_precision(dtype: torch.dtype) -> str:
     """fp32 keeps its precision, which TF32 would not."""
     return "ieee" if dtype == torch.float32 else "tf32"
+
+
+def merge_query_blocks(weights: torch.Tensor, together: int) -> torch.Tensor:
+    """Block weights ``[B, H, nq, nk]`` of query blocks that are ``together`` times as long."""
+    if together == 1:
+        return weights
+    return F.pad(weights, (0, 0, 0, -weights.shape[2] % together)).unflatten(2, (-1, together)).sum(3)
 
 
 def query_tile(block: int, dim: int) -> int:
