@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import av
 import numpy as np
 from adaspa_service.contract.job import AttentionReport, LayerReport
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from running_gateway import REPORT, Service
 
@@ -71,6 +73,13 @@ def clip(path: Path) -> bytes:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path.read_bytes()
+
+
+def webp(level: int) -> bytes:
+    """A small grey picture."""
+    file = BytesIO()
+    Image.new("L", (32, 32), level).save(file, "WEBP")
+    return file.getvalue()
 
 
 def finished(service: Service, folder: Path, layers: int = 3, heads: int = 4, **fields: object) -> str:

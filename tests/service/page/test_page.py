@@ -1,12 +1,13 @@
 """What one does on the page, in a real browser."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import httpx
-from adaspa_service.contract.job import ErrorCode, JobError
-from browser import PLAYED, OpenTab, assert_accessible, clip, finished
+from adaspa_service.contract.job import ErrorCode, JobError, Progress
+from browser import PLAYED, OpenTab, assert_accessible, clip, finished, webp
 from playwright.sync_api import Page, expect
 from running_gateway import Service
 
@@ -41,6 +42,24 @@ def test_a_prompt_becomes_a_playing_video_also_after_a_reload(page: Page, servic
     service.complete(lease, clip(tmp_path / "clip.mp4"))
     assert page.locator("video").evaluate(PLAYED) > 0
     expect(page.get_by_role("heading", name="What AdaSpa did")).to_be_visible()
+
+
+def test_previews_move_on_the_stage_and_in_the_gallery_until_the_video_is_there(
+    page: Page, service: Service, tmp_path: Path
+) -> None:
+    lease = service.claim(submit(page, service))
+    for step, level in ((2, 60), (4, 180)):
+        progress = Progress(phase="denoising", step=step, steps=24, step_kind="dense", preview_step=step)
+        service.store.report_preview(lease, progress, webp(level))
+    shown = page.get_by_role("img", name="Preview")
+    expect(shown).to_be_visible()
+    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 32
+    expect(page.locator("#jobs img")).to_have_attribute("src", re.compile("preview.step=4"))
+    page.reload()
+    expect(shown).to_be_visible()
+    service.complete(lease, clip(tmp_path / "clip.mp4"))
+    expect(shown).to_have_count(0)
+    expect(page.locator("#jobs img")).to_have_attribute("src", re.compile("thumbnail"))
 
 
 def test_a_job_is_cancelled_in_one_tab_and_seen_in_another(page: Page, service: Service) -> None:

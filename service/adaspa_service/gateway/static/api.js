@@ -44,6 +44,9 @@ export async function source(id, variant) {
   return pathname + search;
 }
 
+// A preview's address; with a key it is fetched first, because there are no links to it.
+export const preview = async (address) => (key.get() ? URL.createObjectURL(await (await call("GET", address)).blob()) : address);
+
 // A job's events from its beginning to its end; a lost connection goes on where it was.
 export async function follow(id, onEvent, signal) {
   let last = null;

@@ -1,9 +1,10 @@
 // One's jobs, a page at a time. A tile stays as it is while only its job's progress changes, so no picture is fetched twice.
-import { DONE, json, source } from "./api.js";
+import { DONE, json, preview, source } from "./api.js";
 import { $, el } from "./dom.js";
 
 const PAGE = 12;
 const MARKS = { queued: "…", in_progress: "▸", failed: "!", cancelled: "×" };
+const leave = () => {}; // a tile whose picture cannot be had keeps its mark
 const cursors = [null];
 const tiles = new Map();
 
@@ -53,6 +54,11 @@ function make({ id, prompt }) {
   const tile = { picture: el("img", { alt: "", loading: "lazy", hidden: true }) };
   const mark = el("span", { aria: { hidden: true } });
   const link = el("a", { href: `#${id}` }, el("span", { className: "picture" }, mark, tile.picture), el("span", { className: "caption", textContent: prompt, title: prompt }), status);
+  const picture = (address) => {
+    if (tile.picture.src.startsWith("blob:")) URL.revokeObjectURL(tile.picture.src);
+    tile.picture.src = address;
+    tile.picture.hidden = false;
+  };
   tile.item = el("li", {}, link);
   tile.update = (video) => {
     status.textContent = label(video);
@@ -61,9 +67,12 @@ function make({ id, prompt }) {
     if (location.hash === `#${id}`) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
     link.style.setProperty("--done", `${DONE.includes(video.status) ? 0 : video.progress}%`);
-    if (video.status === "completed" && tile.picture.hidden) {
-      tile.picture.hidden = false;
-      source(id, "thumbnail").then((address) => (tile.picture.src = address), () => (tile.picture.hidden = true));
+    if (video.status === "completed" && !tile.complete) {
+      tile.complete = true;
+      source(id, "thumbnail").then(picture, leave);
+    } else if (video.preview_url && video.preview_url !== tile.preview) {
+      tile.preview = video.preview_url;
+      preview(video.preview_url).then(picture, leave);
     }
   };
   tiles.set(id, tile);

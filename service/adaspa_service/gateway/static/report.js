@@ -4,6 +4,8 @@ import { bytes, capital, percent, seconds, words } from "./format.js";
 import { heatMap } from "./heatmap.js";
 import { KINDS, speedUp } from "./steps.js";
 
+const WITHIN = { previews: "denoising", encoding: "decoding" }; // timings that are part of another
+
 export function report({ attention, timings }) {
   return [
     el("h3", { textContent: "What AdaSpa did" }),
@@ -42,11 +44,17 @@ function steps(attention) {
 }
 
 function phases(timings) {
-  const named = Object.entries(timings);
+  const named = Object.entries(timings).filter(([name]) => !(name in WITHIN));
   if (!named.length) return null;
-  const rows = named.map(([name, value], place) => el("tr", {}, el("th", { scope: "row" }, el("i", { className: `phase-${place}` }), capital(words(name))), el("td", { textContent: seconds(value) })));
+  const rows = named.flatMap(([name, value], place) => [
+    row(el("i", { className: `phase-${place}` }), capital(words(name)), value),
+    ...Object.keys(WITHIN).filter((part) => WITHIN[part] === name && part in timings).map((part) => row("", `of it ${part}`, timings[part])),
+  ]);
   return el("div", { className: "times" }, shares(named.map(([, value], place) => [`phase-${place}`, value])), table("The job by phase", ["Phase", "Time"], rows));
 }
+
+const row = (mark, name, value) =>
+  el("tr", { className: mark ? "" : "within" }, el("th", { scope: "row" }, mark, name), el("td", { textContent: seconds(value) }));
 
 function table(caption, heads, rows) {
   return el("table", {}, el("caption", { textContent: caption }), el("thead", {}, el("tr", {}, ...heads.map((text) => el("th", { scope: "col", textContent: text })))), el("tbody", {}, ...rows));

@@ -1,12 +1,11 @@
 // A job that has not ended: its phase, its denoising steps by kind, the time left.
 import { actions } from "./actions.js";
-import { follow, json } from "./api.js";
+import { DONE, follow } from "./api.js";
 import { $, el } from "./dom.js";
 import { capital, seconds, words } from "./format.js";
 import { KINDS } from "./steps.js";
 
 const PHASES = { queued: "Queue", loading: "Model", encoding_prompt: "Prompt", denoising: "Denoising", decoding: "Decoding", uploading: "Upload" };
-const PLACE_MS = 2000;
 
 // The elements, and a promise of the job as its last event gives it.
 export function running(video, signal, onProgress) {
@@ -17,13 +16,16 @@ export function running(video, signal, onProgress) {
   const kinds = Object.fromEntries(KINDS.map((kind) => [kind, el("b", { textContent: "0" })]));
   const legend = el("p", { className: "quiet legend" }, ...KINDS.map((kind) => el("span", {}, el("i", { className: kind }), `${kind} `, kinds[kind])));
   const [width, height] = video.size.split("x");
-  const viewer = el("div", { className: "viewer waiting", aria: { hidden: true } });
+  const preview = el("img", { alt: `Preview: ${video.prompt}`, hidden: true });
+  const viewer = el("div", { className: "viewer waiting" }, preview);
   viewer.style.setProperty("--shape", `${width} / ${height}`);
 
   let phase = null;
   let now = video;
   const draw = (changes) => {
-    now = { ...now, ...changes }; // an event does not tell everything: not the place in the queue
+    // An event does not tell everything. When the job will begin is an estimate for one place in the queue.
+    if ("queue_position" in changes && changes.queue_position !== now.queue_position) now = { ...now, starts_in_seconds: null };
+    now = { ...now, ...changes };
     bar.value = now.progress;
     line.textContent = sentence(now);
     bar.setAttribute("aria-valuetext", line.textContent);
@@ -40,26 +42,24 @@ export function running(video, signal, onProgress) {
     onProgress(now);
   };
   draw(video);
-  askPlace(video.id, () => phase === "queued" && !signal.aborted, draw);
   let last = null;
-  const ended = follow(video.id, (event, now) => (now.phase && !("prompt" in now) ? draw(now) : (last = now)), signal).then(() => last);
+  const onEvent = (event, data) => {
+    if (DONE.includes(event)) return void (last = data);
+    draw(data);
+    if (!data.preview) return;
+    preview.src = data.preview;
+    preview.hidden = false;
+    viewer.classList.remove("waiting");
+  };
+  const ended = follow(video.id, onEvent, signal).then(() => last);
   return { elements: [viewer, phases, bar, line, track, legend, actions(video)], ended };
 }
 
 function sentence(now) {
   const again = now.attempt > 1 ? ` Attempt ${now.attempt}${now.resumed_from_step ? `, going on from step ${now.resumed_from_step}` : ""}.` : "";
-  if (now.phase === "queued") return `Queued${now.queue_position ? `, place ${now.queue_position}` : ""}.${again}`;
+  if (now.phase === "queued") return `Queued${now.queue_position ? `, place ${now.queue_position}` : ""}${now.starts_in_seconds ? `, begins in about ${seconds(now.starts_in_seconds)}` : ""}.${again}`;
   if (now.phase !== "denoising") return `${capital(words(now.phase))}.${again}`;
   const kind = now.step_kind ? ` (${now.step_kind})` : "";
   const left = now.eta_seconds ? `, about ${seconds(now.eta_seconds)} left` : "";
   return `Denoising, step ${now.step} of ${now.steps}${kind}${left}.${again}`;
-}
-
-// The events do not tell how the queue moves.
-async function askPlace(id, waits, draw) {
-  while (waits()) {
-    await new Promise((resolve) => setTimeout(resolve, PLACE_MS));
-    const now = waits() && !document.hidden && (await json("GET", `/videos/${id}`).catch(() => null));
-    if (now && waits() && now.phase === "queued") draw(now);
-  }
 }
