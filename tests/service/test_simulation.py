@@ -3,14 +3,20 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import pytest
+from adaspa_service.contract.settings import Settings
+from adaspa_service.simulation import __main__ as simulation
+from adaspa_service.simulation.bottlenecks import RedisCost, demand, most_workers
 from adaspa_service.simulation.cluster import Fleet, poisson, simulate
+from adaspa_service.simulation.page import fill
 from adaspa_service.simulation.phases import Times
-from adaspa_service.simulation.questions import MOST_BUSY, workers_for
+from adaspa_service.simulation.questions import MOST_BUSY, row, workers_for
 
 JOBS = 40_000
 FILES = Path(__file__).parents[2] / "docs" / "scaling"
@@ -104,3 +110,28 @@ def test_every_number_says_where_it_comes_from() -> None:
     for model in data["models"]:
         for name, figure in model["seconds"].items():
             assert figure["basis"] in ("measured", "computed", "assumed") and figure["source"], (model["id"], name)
+
+
+def test_the_page_shows_the_results_and_these_come_from_the_files() -> None:
+    results = json.loads((FILES / "results.json").read_text())
+    page = (FILES / "README.md").read_text()
+    assert fill(page, results) == page
+    times, redis = Times.load(FILES / "phases.json"), RedisCost.load(FILES / "redis.json")
+    assert results["jobs"][0]["seconds"] == pytest.approx(times.models[0].job_seconds(), abs=0.1)
+    asked = demand(10_000, times.models[0], redis, Settings())
+    assert results["sharing"][-1] == row(asked)
+    assert results["most_workers"]["usual settings"] == most_workers(times.models[0], redis, Settings(), times.limits)
+
+
+def test_the_command_answers_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for name in ("phases.json", "redis.json", "README.md"):
+        shutil.copy(FILES / name, tmp_path)
+    smaller = {"REQUESTS": (20,), "TARGETS": (300,), "RATES": (1,), "SCALED_JOBS": 50, "WORKERS": (10, 10_000)}
+    for name, value in smaller.items():
+        monkeypatch.setattr(simulation, name, value)
+    monkeypatch.setattr("sys.argv", ["simulation", str(tmp_path)])
+    simulation.main()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert fill((tmp_path / "README.md").read_text(), results) == (tmp_path / "README.md").read_text()
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert "redis connections" in capsys.readouterr().out

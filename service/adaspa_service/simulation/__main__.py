@@ -1,6 +1,6 @@
 """``python -m adaspa_service.simulation docs/scaling``: answer, from ``phases.json`` and ``redis.json`` in that folder.
 
-Prints tables, writes ``results.json`` and ``scaling.png`` beside them.
+Prints tables, writes ``results.json`` and ``scaling.png`` beside them, and the tables into the page ``README.md``.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from rich.console import Console
 from adaspa_service.contract.settings import Settings
 from adaspa_service.simulation.bottlenecks import RedisCost, demand, most_workers
 from adaspa_service.simulation.cluster import Fleet
+from adaspa_service.simulation.page import fill
 from adaspa_service.simulation.phases import ModelTimes, Times
 from adaspa_service.simulation.questions import cost, row, workers_for
 from adaspa_service.simulation.report import plot, print_table
@@ -101,6 +102,7 @@ def main() -> None:
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     plot(results, folder / "scaling.png")
+    (folder / "README.md").write_text(fill((folder / "README.md").read_text(), results))
     console = Console(width=200)
     for name in ("jobs", "sizing", "scaling", "sharing"):
         print_table(console, name, results[name])  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ from adaspa_service.gateway.janitor import EVERY_SECONDS
 from adaspa_service.simulation.phases import Limits, ModelTimes
 
 SCRAPE_SECONDS = 15.0
-GATEWAYS = 4
+GATEWAYS = 2
+"""At least."""
 FOLLOWERS = 1
 """Clients that follow a job, from its admission to its end."""
 
@@ -86,6 +87,7 @@ class Demand:
 def rates(workers: int, model: ModelTimes, settings: Settings) -> dict[str, float]:
     """How often a second what ``redis_cost`` measured happens, with one waiting job for each running one."""
     jobs = workers / model.job_seconds()
+    gateways = max(GATEWAYS, 2 * workers * FOLLOWERS / settings.max_connections)
     return {
         "submit": jobs,
         "take": jobs,
@@ -93,10 +95,11 @@ def rates(workers: int, model: ModelTimes, settings: Settings) -> dict[str, floa
         "renew": workers / (settings.lease_seconds / 3),
         "complete": jobs,
         "follow": jobs * FOLLOWERS,
+        "look": workers * FOLLOWERS,  # the place of a job that waits, every second
         "follower_second": 2 * workers * FOLLOWERS,
         "idle_worker_second": workers,  # its announcements are among what it does
-        "sweep": GATEWAYS / EVERY_SECONDS,
-        "scrape": GATEWAYS / SCRAPE_SECONDS,
+        "sweep": gateways / EVERY_SECONDS,
+        "scrape": gateways / SCRAPE_SECONDS,
     }
 
 

@@ -29,14 +29,17 @@ def plot(results: dict[str, Any], path: Path) -> None:
         ImportError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  the gateway has none
+    from matplotlib.ticker import NullFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     sizing, scaling, sharing = figure.subplots(1, 3)
     _draw_sizing(sizing, results["sizing"])
     _draw_scaling(scaling, results["scaling"])
-    scaling.set_title(f"What scaling costs: {results['scaled_model']}")
     _draw_sharing(sharing, results["sharing"], results["limits"])
-    sharing.set_title(f"What all share: {results['scaled_model']}")
+    for axes in (sizing, scaling, sharing):
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=110)
 
 
@@ -57,6 +60,7 @@ def _draw_scaling(axes: Any, rows: Rows) -> None:
         mine = [row for row in rows if row["policy"] == policy]
         axes.plot([row[PER_HOUR] for row in mine], [row["gpu_hours_a_job"] for row in mine], marker="o", label=policy)
     axes.set(xscale="log", yscale="log", xlabel="requests an hour", ylabel="GPU hours a job")
+    axes.set_title("What a way of scaling costs")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3, which="both")
 
@@ -67,5 +71,6 @@ def _draw_sharing(axes: Any, rows: Rows, limits: dict[str, float]) -> None:
         axes.plot([row[WORKERS] for row in rows], values, marker="o", label=name.replace("_", " "))
     axes.axhline(100, color="black", linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel="busy workers", ylabel="% of what it bears")
+    axes.set_title("What all workers share")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3, which="both")
