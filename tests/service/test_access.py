@@ -65,6 +65,7 @@ ROUTES = [
     ("HEAD", "/videos/{id}/content"),
     ("GET", "/models"),
     ("GET", "/models/demo"),
+    ("GET", "/webhooks/secret"),
     ("GET", "/metrics"),
 ]
 

@@ -1,14 +1,14 @@
 """Webhooks as a receiver sees them: real gateways, a real receiver that verifies with the public library."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.deliveries import DeliveryStore
-from adaspa_service.contract.job import ErrorCode, JobError
+from adaspa_service.contract.deliveries import DeliveryStore, Outcome
+from adaspa_service.contract.job import ErrorCode, JobError, JobParams
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.store import JobStore
 from prometheus_text import value
@@ -93,6 +93,21 @@ def test_each_end_has_its_event(service: Service, receiver: Receiver) -> None:
     }
     failed = next(call.event["data"] for call in receiver.calls if call.video_id == failing.job.id)
     assert failed["error"] == {"code": "out_of_memory", "message": "too large"}
+
+
+def test_a_batch_has_an_event_for_each_and_a_remix_its_own_url(service: Service, receiver: Receiver) -> None:
+    body = {"prompt": "a red circle", "n": 3, "webhook_url": f"{receiver.url}/batch"}
+    ids = [video["id"] for video in service.http.post("/videos", json=body).json()["data"]]
+    remix = {"prompt": "a blue circle", "webhook_url": f"{receiver.url}/remix"}
+    ids.append(service.http.post(f"/videos/{ids[0]}/remix", json=remix).json()["id"])
+    ids.append(service.http.post(f"/videos/{ids[0]}/remix", json={"prompt": "a green circle"}).json()["id"])
+    for video_id in ids:
+        service.http.post(f"/videos/{video_id}/cancel")
+    until(lambda: len(receiver.calls) == 4, "the events come")
+    assert sorted((call.path, call.video_id) for call in receiver.calls) == [
+        *(("/batch", video_id) for video_id in ids[:3]),
+        ("/remix", ids[3]),
+    ]
 
 
 def test_a_job_that_lost_its_workers_has_its_event(settings: Settings, tmp_path: Path, receiver: Receiver) -> None:
@@ -253,18 +268,33 @@ def test_a_job_that_expires_before_its_event_is_delivered_loses_nothing(
 
 def test_a_hanging_receiver_holds_up_nobody_else(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adaspa_service.gateway.webhooks.attempt.TOTAL_SECONDS", 20.0)
-    with receiving() as hanging, receiving() as quick:
-        hanging.answers = [hanging.hang] * 100
-        for _ in range(20):
-            service.completed(webhook_url=hanging.url)
-        until(lambda: hanging.calls, "it hangs")
+    with receiving() as one, receiving() as two, receiving() as three, receiving() as four, receiving() as quick:
+        for hanging in (one, two, three, four):
+            hanging.answers = [hanging.hang] * 100
+            for _ in range(12):
+                service.completed(webhook_url=hanging.url)
+            until(lambda hanging=hanging: hanging.calls, "it hangs")
         for _ in range(20):
             service.completed(webhook_url=quick.url)
         until(lambda: len(quick.calls) == 20, "the other gets all of its own")
-        assert 1 <= len(hanging.calls) <= 4, "as many at a time as there are lanes"
+        assert max(len(hanging.calls) for hanging in (one, two, three, four)) <= 4, "at a time: a lane each"
         expired = service.completed()
         service.store.client.zadd("adaspa:expiry", {expired: 0}, xx=True)
         until(lambda: service.http.get(f"/videos/{expired}").status_code == 404, "the janitor is not held up either")
+
+
+def test_an_owner_whose_receivers_all_hang_holds_up_no_other(store: JobStore, params: Callable[..., JobParams]) -> None:
+    for number in range(40):
+        job, _ = store.admit(params(), owner="one", webhook_url=f"https://host{number}.example.com/")
+        store.request_cancel(job.id)
+    job, _ = store.admit(params(), owner="other", webhook_url="https://hooks.example.com/")
+    store.request_cancel(job.id)
+    deliveries = DeliveryStore(store.client, owner_attempts=5)
+    taken = deliveries.take(64)
+    assert sorted(delivery.owner for delivery in taken) == ["one"] * 5 + ["other"]
+    assert deliveries.take(64) == []
+    deliveries.note(taken[0], Outcome.rejected, error="HTTP 500", body="{}", again_in=60)
+    until(lambda: len(deliveries.take(64)) == 1, "the next one's turn comes", 5)
 
 
 def test_several_gateways_deliver_each_event_once(settings: Settings, tmp_path: Path, receiver: Receiver) -> None:

@@ -17,6 +17,7 @@ from adaspa_service.cli.models import models
 from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.cli.serve import gateway, serve, worker
 from adaspa_service.cli.terminal import Exit, fail
+from adaspa_service.cli.webhooks import webhooks
 from adaspa_service.client import ApiError
 from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.contract.settings import SettingsError
@@ -27,7 +28,7 @@ COMMANDS: dict[str, list[Callable[..., Any]]] = {
     "The service on this machine": [serve, demo, gateway, worker],
 }
 """By the heading under which the help lists them."""
-GROUPS: dict[str, typer.Typer] = {"keys": keys}
+GROUPS: dict[str, typer.Typer] = {"keys": keys, "webhooks": webhooks}
 
 app = typer.Typer(
     help="Self-hosted text-to-video with AdaSpa sparse attention.", no_args_is_help=True, pretty_exceptions_enable=False

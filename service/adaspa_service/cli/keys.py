@@ -10,11 +10,10 @@ from typing import Annotated
 import typer
 
 from adaspa_service.cli.serve import DataDir
+from adaspa_service.cli.store import job_store
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
 from adaspa_service.contract.keys import ApiKey, KeyStore, Scope
-from adaspa_service.contract.settings import get_settings
 from adaspa_service.contract.store import JobStore
-from adaspa_service.local.folder import reachable_redis
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 COLUMNS = ("ID", "NAME", "SCOPES", "IN FLIGHT", "PER MINUTE", "CREATED", "EXPIRES", "LAST USED")
@@ -108,11 +107,8 @@ def revoke(
 @contextmanager
 def key_store(data_dir: Path | None) -> Iterator[tuple[KeyStore, JobStore]]:
     """The keys and the jobs of the service."""
-    settings = get_settings()
-    with reachable_redis(data_dir or settings.data_dir) as url:
-        jobs = JobStore.from_settings(settings.model_copy(update={"redis_url": url}))
-        with jobs.client:
-            yield KeyStore(jobs.client), jobs
+    with job_store(data_dir) as jobs:
+        yield KeyStore(jobs.client), jobs
 
 
 def show(key_id: str, token: str, as_json: bool) -> None:

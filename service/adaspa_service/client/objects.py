@@ -27,6 +27,7 @@ class VideoFields(TypedDict, total=False):
     warmup: int
     output_format: Literal["mp4", "webm", "gif"]
     priority: Literal["interactive", "bulk"]
+    webhook_url: str
 
 
 class Video(BaseModel):

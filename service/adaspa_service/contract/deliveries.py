@@ -23,10 +23,13 @@ ATTEMPT_SECONDS = 30.0
 """An attempt whose outcome is not noted by then was lost with its process, and another is made."""
 DEAD_SECONDS = 7 * 86400.0
 """How long a delivery that was given up is kept."""
+OWNER_ATTEMPTS = 32
+"""Attempts that are made for one owner at a time, by all gateways together."""
 KEPT = 10_000
 """Deliveries that are kept, waiting and dead."""
 
 State = Literal["waiting", "dead"]
+STATES: tuple[State, ...] = ("waiting", "dead")
 
 
 class Outcome(StrEnum):
@@ -56,6 +59,8 @@ class Delivery:
     job_id: str
     type: str
     """``video.completed``, ``video.failed`` or ``video.cancelled``."""
+    owner: str
+    """Whose job it was."""
     url: str
     lane: str
     """One attempt is made at a time in a lane; a receiver has four."""
@@ -106,6 +111,7 @@ class DeliveryStore:
         attempt_seconds: an attempt is lost after this.
         dead_seconds: how long a dead delivery is kept.
         kept: deliveries that are kept.
+        owner_attempts: attempts that are made for one owner at a time.
     """
 
     def __init__(
@@ -115,8 +121,9 @@ class DeliveryStore:
         attempt_seconds: float = ATTEMPT_SECONDS,
         dead_seconds: float = DEAD_SECONDS,
         kept: int = KEPT,
+        owner_attempts: int = OWNER_ATTEMPTS,
     ) -> None:
-        self.client = client
+        self.client, self._owner_attempts = client, owner_attempts
         self._attempt_ms, self._dead_ms, self._kept = round(attempt_seconds * 1000), round(dead_seconds * 1000), kept
         self._scripts = Scripts(client, "{}")
 
@@ -124,7 +131,7 @@ class DeliveryStore:
 
     def take(self, limit: int) -> list[Delivery]:
         """Begin an attempt at deliveries that are due, one in a lane; nobody else gets them meanwhile."""
-        found = self._scripts.run("webhook_take", limit, self._attempt_ms)
+        found = self._scripts.run("webhook_take", limit, self._attempt_ms, self._owner_attempts)
         return [
             _delivery(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for job_id, fields in found
         ]
@@ -144,6 +151,7 @@ class DeliveryStore:
             body,
             again_ms,
             self._dead_ms,
+            delivery.owner,
         )
 
     def trim(self) -> list[str]:
@@ -152,11 +160,11 @@ class DeliveryStore:
 
     # Looking
 
-    def ids(self, state: State, limit: int) -> list[tuple[str, float]]:
+    def ids(self, state: State, limit: int | None = None) -> list[tuple[str, float]]:
         """Ids of jobs with the time of their next attempt, or of when they were given up: the latest first."""
         key = PREFIX + ("webhooks" if state == "waiting" else "webhooks_dead")
         with reaching():
-            found: Any = self.client.zrange(key, 0, limit - 1, desc=True, withscores=True)
+            found: Any = self.client.zrange(key, 0, -1 if limit is None else limit - 1, desc=True, withscores=True)
         return [(job_id.decode(), score / 1000) for job_id, score in found]
 
     def get(self, job_id: str) -> Delivery | None:
@@ -210,6 +218,7 @@ def _delivery(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:
     return Delivery(
         job_id=job_id,
         type=text["type"],
+        owner=text["owner"],
         url=text["url"],
         lane=text["lane"],
         attempts=int(text["attempts"]),

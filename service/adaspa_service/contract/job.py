@@ -12,6 +12,8 @@ from pydantic.fields import FieldInfo
 
 SCHEMA_VERSION = 2
 """The newest record that this version can run."""
+WEBHOOK_SINCE = 2
+"""Jobs with a ``webhook_url`` are for workers from this version on: an earlier one ends them without their event."""
 
 StepKind = Literal["dense", "search", "sparse"]
 Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
@@ -19,6 +21,8 @@ Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding",
 
 OPEN_OWNER = "open"
 """The owner of every job of a service that asks for no key."""
+BOOTSTRAP_OWNER = "bootstrap"
+"""The owner of the jobs that ADASPA_BOOTSTRAP_KEY creates."""
 
 
 class JobStatus(StrEnum):

@@ -10,15 +10,13 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from adaspa_service.contract.job import OPEN_OWNER
+from adaspa_service.contract.job import BOOTSTRAP_OWNER, OPEN_OWNER
 from adaspa_service.contract.keys import ApiKey, KeyStore, Scope, digest
 from adaspa_service.contract.open_access import is_loopback, is_open
 from adaspa_service.contract.settings import Settings
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import Parts, PartsOf
 
-BOOTSTRAP_OWNER = "bootstrap"
-"""The owner of the jobs that ADASPA_BOOTSTRAP_KEY creates."""
 bearer = HTTPBearer(auto_error=False, description="An API key, as `adaspa keys create` prints it.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
 

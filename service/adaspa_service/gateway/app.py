@@ -26,7 +26,7 @@ from adaspa_service.gateway import (
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.gateway.webhooks import event
+from adaspa_service.gateway.webhooks import event, secret
 from adaspa_service.gateway.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.gateway.webhooks.deliverer import Deliverer
 
@@ -82,7 +82,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
         app.include_router(metrics.router)
     for prefix in ("/v1", ""):
         shown = bool(prefix)
-        for module in (videos, content, links, preview, events, models):
+        for module in (videos, content, links, preview, events, models, secret):
             app.include_router(module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY)
         app.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
     app.include_router(page.router)

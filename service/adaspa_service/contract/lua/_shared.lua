@@ -38,6 +38,7 @@
 --   webhook_lane:{lane} zset the same for one lane; a receiver has four, and one attempt at a time in each
 --   webhook_lanes    zset    lanes by the time (ms) they are to be looked at
 --   webhook_busy:{lane} string  there while an attempt is made, for as long as that may last
+--   webhook_trying:{owner} zset  jobs with an attempt under way by the time (ms) until which it may last
 --   webhooks_dead    zset    jobs whose event was given up, by the time (ms) of that
 --   webhook_counts   hash    attempts|{outcome} and ended|{delivered, dead, dropped}, since the store was made
 --   webhook_secrets  zset    signing secrets by the time (ms) until which they hold
@@ -205,9 +206,9 @@ local function owe_webhook(id, status)
   if not url or get(id, 'discarded') == '1' then
     return
   end
-  local lane = url:match('^%a+://([^/?#]+)') .. '#' .. tonumber(id:sub(-1), 16) % 4
-  redis.call('HSET', PREFIX .. 'webhook:' .. id, 'type', 'video.' .. status, 'url', url, 'lane', lane, 'attempts', '0',
-    'record', cjson.encode(redis.call('HGETALL', record(id))))
+  local lane = (url:match('^%a+://([^/?#]+)') or url) .. '#' .. tonumber(id:sub(-1), 16) % 4
+  redis.call('HSET', PREFIX .. 'webhook:' .. id, 'type', 'video.' .. status, 'owner', owner_of(id), 'url', url, 'lane', lane,
+    'attempts', '0', 'record', cjson.encode(redis.call('HGETALL', record(id))))
   schedule_webhook(id, lane, NOW)
 end
 

@@ -1,19 +1,36 @@
 -- Begin an attempt at due deliveries, one in a lane. A lane is busy until the outcome is noted (webhook_note.lua), or
 -- until the attempt's time is over because whoever made it died; then another makes the next.
--- ARGV: 2 deliveries at most, 3 time of an attempt (ms)
+-- An owner gets so many attempts at a time: receivers of one that all hang hold up no other's.
+-- ARGV: 2 deliveries at most, 3 time of an attempt (ms), 4 attempts of one owner at most
+local LOOKED_AT, PUT_OFF = 1000, 500
 local over = int(NOW + ARGV[3])
 local taken = {}
-for _, lane in ipairs(redis.call('ZRANGE', PREFIX .. 'webhook_lanes', '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, ARGV[2])) do
+
+local function may_try(owner)
+  local trying = PREFIX .. 'webhook_trying:' .. owner
+  redis.call('ZREMRANGEBYSCORE', trying, '-inf', int(NOW))
+  return redis.call('ZCARD', trying) < tonumber(ARGV[4])
+end
+
+local lanes = redis.call('ZRANGE', PREFIX .. 'webhook_lanes', '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, LOOKED_AT)
+for _, lane in ipairs(lanes) do
+  if #taken == tonumber(ARGV[2]) then
+    break
+  end
   local busy = redis.call('PTTL', PREFIX .. 'webhook_busy:' .. lane)
   local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
   local id, due = first[1], tonumber(first[2])
+  local owner = id and redis.call('HGET', PREFIX .. 'webhook:' .. id, 'owner')
   if not id then
     redis.call('ZREM', PREFIX .. 'webhook_lanes', lane)
   elseif busy > 0 then
     redis.call('ZADD', PREFIX .. 'webhook_lanes', int(NOW + busy), lane)
   elseif due > NOW then
     redis.call('ZADD', PREFIX .. 'webhook_lanes', int(due), lane)
+  elseif not may_try(owner) then
+    redis.call('ZADD', PREFIX .. 'webhook_lanes', int(NOW + PUT_OFF), lane)
   else
+    redis.call('ZADD', PREFIX .. 'webhook_trying:' .. owner, over, id)
     redis.call('HINCRBY', PREFIX .. 'webhook:' .. id, 'attempts', 1)
     redis.call('SET', PREFIX .. 'webhook_busy:' .. lane, id, 'PX', ARGV[3])
     redis.call('ZADD', PREFIX .. 'webhook_lanes', over, lane)

@@ -21,6 +21,8 @@ Resolve = Callable[[str, int], Sequence[str]]
 RESOLVE_SECONDS = 5.0
 RESOLVERS = 32
 """Names that are looked up at a time: a slow name server of one receiver does not hold up the others."""
+ADDRESSES_TRIED = 4
+"""Of a host at most: a name with many addresses does not make the gateway knock at all of them."""
 METADATA = frozenset(
     map(
         ip_address,
@@ -119,9 +121,9 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """To the first address that takes the connection. Raises AddressRefused, httpcore.ConnectError."""
+        """To the first of a few addresses that takes the connection. Raises AddressRefused, httpcore.ConnectError."""
         failed: Exception | None = None
-        for address in await self._addresses.of(host, port):
+        for address in (await self._addresses.of(host, port))[:ADDRESSES_TRIED]:
             try:
                 return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:

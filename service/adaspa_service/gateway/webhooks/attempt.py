@@ -38,6 +38,7 @@ class Sender:
     def __init__(self, addresses: Addresses) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(),
+            max_connections=None,  # the deliverer counts its attempts itself
             max_keepalive_connections=0,
             network_backend=CheckedConnections(addresses),
         )

@@ -1,0 +1,42 @@
+"""What docs/webhooks.md says is so: its snippet runs, its tables are those of the code."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+from adaspa_service.contract.deliveries import Outcome
+from adaspa_service.contract.settings import Settings
+from adaspa_service.gateway.webhooks.event import EventType
+from adaspa_service.gateway.webhooks.signing import headers
+
+PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXM="
+UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def test_the_snippet_takes_what_we_sign_and_nothing_else(capsys: Any) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    names: dict[str, Any] = {}
+    exec(snippet.replace("whsec_...", SECRET), names)
+    body = b'{"type": "video.completed", "data": {"id": "video_1"}}'
+    now = int(time.time())
+    assert names["receive"](body, headers("evt_1", now, body, [SECRET])) == 204
+    assert capsys.readouterr().out == "video.completed video_1\n"
+    assert names["receive"](body + b" ", headers("evt_1", now, body, [SECRET])) == 401
+    assert names["receive"](body, headers("evt_1", now - 600, body, [SECRET])) == 401
+    assert names["receive"](body, headers("evt_1", now, body, ["whsec_" + "A" * 32])) == 401
+
+
+def test_the_schedule_is_that_of_the_settings() -> None:
+    (row,) = re.findall(r"^\| after the one before \| at once \| (.*) \|$", PAGE, re.M)
+    waits = [int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+) (\w+)", row)]
+    assert tuple(waits) == Settings().webhook_retry_seconds
+
+
+def test_events_settings_and_outcomes_are_those_of_the_code() -> None:
+    assert set(re.findall(r"^\| `(video\.\w+)`", PAGE, re.M)) == set(get_args(EventType))
+    settings = {f"ADASPA_{name.upper()}" for name in Settings.model_fields if name.startswith("webhook_")}
+    assert set(re.findall(r"^\| `(ADASPA_\w+)`", PAGE, re.M)) == settings
+    (outcomes,) = re.findall(r"^\| `adaspa_webhook_attempts_total\{outcome\}` \| (.*) \|$", PAGE, re.M)
+    assert all(outcome in outcomes for outcome in Outcome)
