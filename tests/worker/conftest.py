@@ -1,11 +1,17 @@
 """What the worker's tests share: a tiny pipeline, loaded once, and parameters that fit it."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.storage import ObjectStorage
+from adaspa_worker.generate import Runner
 from adaspa_worker.pipeline import Engine, load
+from job_bench import Bench, Spy
 from tiny_wan import FRAMES, SIZE, model_spec, save_pipeline
 
 
@@ -26,3 +32,25 @@ def usual_params(usual_params: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a job of the tiny model."""
     tiny = {"model": "tiny", "prompt": "a red circle", "width": SIZE, "height": SIZE, "num_frames": FRAMES, "steps": 4}
     return usual_params | tiny
+
+
+@pytest.fixture
+def bench(valkey: redis.Redis, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    stopping, ended, store = threading.Event(), threading.Event(), Spy(valkey)
+    runner = Runner(
+        store=store,
+        storage=ObjectStorage(str(tmp_path / "objects")),
+        engine=lambda _: tiny_engine,
+        name="worker-1",
+        stopping=stopping.is_set,
+        end_process=ended.set,
+        renew_seconds=0.05,
+        time_limit_seconds=600,
+        back_off_seconds=(0.0,),
+        upload_retry_seconds=1.0,
+    )
+    yield Bench(runner, store, tmp_path / "objects", scratch, stopping, ended)
+    assert tiny_engine.pipe.transformer.adaspa.state is None  # type: ignore[attr-defined]

@@ -1,96 +1,17 @@
 """One job, from its claim to its end, with a real Valkey, real storage and a real (tiny) pipeline."""
 
-import resource
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-import redis
 import torch
-from adaspa_service.contract.job import Job, JobParams, JobStatus, Progress
-from adaspa_service.contract.storage import ObjectStorage
-from adaspa_service.contract.store import JobStore, Lease
+from adaspa_service.contract.job import Job, JobParams, JobStatus
+from adaspa_service.contract.store import Lease
 from adaspa_worker.checkpoint import pack
-from adaspa_worker.generate import Runner
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine
-from adaspa_worker.source import ModelUnavailable
-
-
-class Spy(JobStore):
-    """The real store, which also notes the progress and lets a test act at a step of the running job."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        super().__init__(client, lease_seconds=0.4)
-        self.at_step: dict[int, Callable[[Lease], object]] = {}
-        self.at_phase: dict[str, Callable[[Lease], object]] = {}
-        self.seen: list[Progress] = []
-
-    def report_progress(self, lease: Lease, progress: Progress) -> None:
-        self.seen.append(progress)
-        if progress.phase == "denoising" and (act := self.at_step.pop(progress.step, None)):
-            act(lease)
-        if act := self.at_phase.pop(progress.phase, None):
-            act(lease)
-        super().report_progress(lease, progress)
-
-
-@dataclass
-class Bench:
-    """A runner with its store and storage."""
-
-    runner: Runner
-    store: Spy
-    objects: Path
-    scratch: Path
-    stopping: threading.Event
-
-    def run(self, params: JobParams) -> Job:
-        """Create and run a job; its record afterwards."""
-        job = self.store.create(params)
-        self.runner.run(params.model)
-        return self.job(job.id)
-
-    def job(self, job_id: str) -> Job:
-        job = self.store.get(job_id)
-        assert job is not None
-        return job
-
-    def files(self) -> list[str]:
-        """Every object in storage and every temporary file."""
-        return sorted(
-            str(path.relative_to(root))
-            for root in (self.objects, self.scratch)
-            for path in root.rglob("*")
-            if path.is_file()
-        )
-
-    def steps(self) -> list[int]:
-        return [progress.step for progress in self.store.seen if progress.phase == "denoising"]
-
-
-@pytest.fixture
-def bench(valkey: redis.Redis, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    stopping, store = threading.Event(), Spy(valkey)
-    runner = Runner(
-        store=store,
-        storage=ObjectStorage(str(tmp_path / "objects")),
-        engine=lambda _: tiny_engine,
-        name="worker-1",
-        stopping=stopping.is_set,
-        renew_seconds=0.05,
-        upload_retry_seconds=1.0,
-    )
-    yield Bench(runner, store, tmp_path / "objects", scratch, stopping)
-    assert tiny_engine.pipe.transformer.adaspa.state is None  # type: ignore[attr-defined]
+from job_bench import Bench
 
 
 def test_a_job_completes_with_its_files_report_and_timings(bench: Bench, params: Callable[..., JobParams]) -> None:
@@ -129,21 +50,6 @@ def test_a_cancelled_job_stops_within_one_step_and_the_next_one_completes(
     assert max(bench.steps()) <= 4
     assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed
-
-
-def test_a_cancel_is_heard_in_a_phase_without_steps(bench: Bench, params: Callable[..., JobParams]) -> None:
-    engine = bench.runner.engine("tiny")
-
-    def slow_load(_: str) -> Engine:
-        bench.store.request_cancel(job.id)
-        time.sleep(0.3)  # several renewals long
-        return engine
-
-    bench.runner.engine = slow_load
-    job = bench.store.create(params())
-    bench.runner.run("tiny")
-    assert bench.job(job.id).status is JobStatus.cancelled
-    assert bench.steps() == []
 
 
 def test_a_lease_is_kept_through_a_phase_longer_than_it(bench: Bench, params: Callable[..., JobParams]) -> None:
@@ -276,70 +182,6 @@ def test_a_second_delivery_is_left_alone(bench: Bench, params: Callable[..., Job
     bench.runner.run("tiny")
     assert bench.store.seen == []
     assert bench.job(job.id).attempt == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (RuntimeError("shapes do not fit\nat line 3"), "generation_failed"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
-        (ModelUnavailable("tiny: cannot be loaded"), "model_unavailable"),
-    ],
-)
-def test_an_error_fails_its_job_with_a_code_and_the_next_one_completes(
-    bench: Bench, params: Callable[..., JobParams], error: Exception, code: str
-) -> None:
-    def fail(_: Lease) -> None:
-        raise error
-
-    bench.store.at_step[2] = fail
-    job = bench.run(params())
-    assert job.status is JobStatus.failed and job.error is not None
-    assert job.error.code == code and job.error.message and "\n" not in job.error.message
-    assert bench.files() == []
-    assert bench.run(params()).status is JobStatus.completed
-
-
-def test_a_storage_that_cannot_be_written_fails_the_job_with_its_own_code(
-    bench: Bench, params: Callable[..., JobParams]
-) -> None:
-    videos = bench.objects / "videos"
-    videos.parent.mkdir(exist_ok=True)
-    videos.write_text("a file where the folder should be")
-    job = bench.run(params())
-    assert job.status is JobStatus.failed and job.error is not None
-    assert job.error.code == "storage_unavailable"
-    videos.unlink()
-    assert bench.run(params()).status is JobStatus.completed
-
-
-def test_latents_that_are_no_numbers_fail_the_job_with_its_own_code(
-    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine
-) -> None:
-    block = tiny_engine.pipe.transformer.blocks[0]  # type: ignore[attr-defined]
-    hook = block.register_forward_hook(lambda _, __, out: out * float("nan"))
-    job = bench.run(params())
-    hook.remove()
-    assert job.error is not None and job.error.code == "not_finite"
-    assert bench.files() == []
-    assert bench.run(params()).status is JobStatus.completed
-
-
-def test_a_full_disk_fails_the_job_with_its_own_code(
-    bench: Bench, params: Callable[..., JobParams], capfd: pytest.CaptureFixture[str]
-) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    bench.store.at_phase["decoding"] = lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with capfd.disabled():  # what is captured goes to a file, which the limit would stop too
-            job = bench.run(params())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-    assert job.error is not None and job.error.code == "disk_full"
-    assert bench.files() == []
-    assert bench.run(params()).status is JobStatus.completed
 
 
 def test_previews_are_published_while_the_job_runs(

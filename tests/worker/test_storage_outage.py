@@ -35,7 +35,9 @@ def run(
             engine=lambda _: tiny_engine,
             name="worker-1",
             stopping=lambda: False,
+            end_process=lambda: None,
             renew_seconds=0.05,
+            time_limit_seconds=600,
             upload_retry_seconds=patience,
         )
         job = store.create(params())

@@ -44,7 +44,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+HEAR_SECONDS = 2.0
+"""A renewal of the lease hears of a cancel; so it comes more often than the lease needs."""
+
+LAST_SECONDS = 600.0
+"""A child in which not even the lease's thread runs, as in a call that keeps Python's lock, is killed by the parent
+this long after the time limit."""
+
 app = make_celery(get_settings())
+app.conf.task_time_limit = get_settings().time_limit_seconds + LAST_SECONDS
 _stopping = RawValue(ctypes.c_bool, False)
 
 
@@ -67,7 +75,9 @@ def runner() -> Runner:
         engine=engine,
         name=os.environ["ADASPA_WORKER_NAME"],
         stopping=lambda: bool(_stopping.value),
-        renew_seconds=settings.lease_seconds / 3,
+        end_process=lambda: os.kill(os.getpid(), signal.SIGKILL),
+        renew_seconds=min(settings.lease_seconds / 3, HEAR_SECONDS),
+        time_limit_seconds=served().limit(settings.time_limit_seconds),
         checkpoint_steps=settings.checkpoint_steps,
         checkpoint_seconds=settings.checkpoint_seconds,
         upload_retry_seconds=settings.upload_retry_seconds,

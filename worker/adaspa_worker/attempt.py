@@ -4,7 +4,7 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,14 +14,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from adaspa_service.contract.job import Artifact, AttentionReport, JobParams, OutputFormat, Phase, Progress, StepKind
-from adaspa_service.contract.storage import StorageUnavailable, video_prefix
+from adaspa_service.contract.storage import StorageUnavailable
 from adaspa_service.contract.store import Lease
 from opentelemetry import trace
 
 from adaspa_worker import metrics
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.encode import VideoWriter, encode
+from adaspa_worker.failure import NotLoaded
 from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping, insist
+from adaspa_worker.objects import attempt_prefix
 from adaspa_worker.preview import Previews
 from adaspa_worker.recipe import write_recipe
 
@@ -40,14 +42,20 @@ CONTENT_TYPES = {f".{output}": output.content_type for output in OutputFormat} |
 
 @dataclass
 class Attempt:
-    """One attempt at one job."""
+    """One attempt at one job.
+
+    A cancel, and every other reason to stop, is heard before and after the loading of the model, between two layers of
+    the text encoder, after each denoising step, before each latent frame is decoded and each frame encoded, and between
+    two uploads. What cannot be interrupted: the loading, one call of the device, and the upload of one file.
+    """
 
     runner: "Runner"
     lease: Lease
-    keeper: LeaseKeeper
     timings: dict[str, float] = field(default_factory=dict)
     resumed_from: int | None = None
     preview_step: int | None = None
+    engine: "Engine | None" = None
+    """Once it is loaded."""
 
     def __post_init__(self) -> None:
         runner = self.runner
@@ -65,21 +73,32 @@ class Attempt:
             preview_step=self.preview_step,
         )
 
-    def run(self) -> None:
+    def run(self, keeper: LeaseKeeper) -> None:
+        """Raises NotLoaded, and whatever ends the job or the attempt."""
+        self.keeper = keeper
         params = self.lease.job.params
         with self.phase("loading"):
-            engine = self.runner.engine(params.model)
+            self.engine = engine = self.load(params.model)
         try:
             self.generate(engine, params)
         except WorkerStopping:
             if snapshot := engine.snapshot():
                 self.checkpoints.save(snapshot)
             raise
-        finally:
-            engine.reset()
+
+    def load(self, model: str) -> "Engine":
+        try:
+            return self.runner.engine(model)
+        except Exception as error:
+            raise NotLoaded from error
+
+    def reset(self) -> None:
+        """Drop what the engine holds of the job."""
+        if self.engine is not None:
+            self.engine.reset()
 
     def generate(self, engine: "Engine", params: JobParams) -> None:
-        with self.phase("encoding_prompt"):
+        with self.phase("encoding_prompt"), engine.checked(self.keeper.check):
             embeddings = engine.encode_prompt(params)
         with self.phase("denoising"):
             latents = self.denoise(engine, params, embeddings)
@@ -133,7 +152,7 @@ class Attempt:
             num_frames=params.num_frames,
             comment=write_recipe(params, engine.attention(params)),
         )
-        frames = Decoding(engine.frames(latents, self.keeper.check))
+        frames = Decoding(engine.frames(latents, self.keeper.check), self.keeper.check)
         start = time.monotonic()
         encode(frames, writer)
         self.record("encoding", time.monotonic() - start - frames.seconds)
@@ -178,15 +197,16 @@ class Attempt:
 
 
 class Decoding:
-    """Iterates over frames and adds up the seconds that they take to come."""
+    """Iterates over frames and adds up the seconds that they take to come; before each, ``check`` may raise."""
 
-    def __init__(self, frames: "Iterator[np.ndarray]") -> None:
-        self._frames, self.seconds = frames, 0.0
+    def __init__(self, frames: "Iterator[np.ndarray]", check: Callable[[], None]) -> None:
+        self._frames, self._check, self.seconds = frames, check, 0.0
 
     def __iter__(self) -> "Iterator[np.ndarray]":
         return self
 
     def __next__(self) -> "np.ndarray":
+        self._check()
         start = time.monotonic()
         try:
             return next(self._frames)
@@ -215,8 +235,3 @@ class StepReporter:
     def progress(self, done: int, kind: StepKind | None) -> Progress:
         """Where the denoising stands after its last step."""
         return self.attempt.progress("denoising", done, kind, self._eta)
-
-
-def attempt_prefix(job_id: str, attempt: int) -> str:
-    """Key prefix of the objects that an attempt writes."""
-    return f"{video_prefix(job_id)}{attempt}/"

@@ -1,33 +1,74 @@
-"""What a failed job says of the error that ended it."""
+"""What a failed job says of the error that ended it, and whose fault that was."""
 
 import errno
+import sys
 
 from adaspa_service.contract.job import ErrorCode, JobError
 from adaspa_service.contract.storage import StorageUnavailable
 
+from adaspa_worker.lease import TimeLimitExceeded
 from adaspa_worker.source import ModelUnavailable, first_line
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PLAIN = {
+    ErrorCode.disk_full: "The worker has no room left for the video's files.",
+    ErrorCode.out_of_memory: "The worker ran out of memory generating this video.",
+}
+"""Messages of errors whose own say nothing to the one who asked."""
 MAX_MESSAGE = 500
 """Characters of an error's message that go into the job record."""
 
 
+class NotLoaded(Exception):
+    """The model could not be loaded; the cause says why."""
+
+
+def is_the_workers(error: Exception) -> bool:
+    """Whether another worker may well run the job: this one has a broken model or device, or a full disk."""
+    return isinstance(error, NotLoaded) or is_device_failure(error) or is_disk_full(error)
+
+
+def is_device_failure(error: Exception) -> bool:
+    """Whether the device reported an error, which then stays until the process ends."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.AcceleratorError)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether the worker's own disk has no room."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
 def describe(error: Exception) -> JobError:
     """The error of a failed job: a documented code, and a message for the one who asked."""
-    if isinstance(error, ModelUnavailable):
-        return JobError(code=ErrorCode.model_unavailable, message=str(error)[:MAX_MESSAGE])
-    if isinstance(error, StorageUnavailable):
-        return JobError(code=ErrorCode.storage_unavailable, message=str(error)[:MAX_MESSAGE])
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return JobError(code=ErrorCode.disk_full, message="The worker has no room left for the video's files.")
-    from torch import OutOfMemoryError  # noqa: PLC0415  loaded by now, unless the worker could not load it
+    cause = error.__cause__ if isinstance(error, NotLoaded) and isinstance(error.__cause__, Exception) else error
+    code = code_of(cause)
+    if code in PLAIN:
+        return JobError(code=code, message=PLAIN[code])
+    name = f"{type(cause).__name__}: " if code is ErrorCode.generation_failed else ""
+    return JobError(code=code, message=f"{name}{first_line(cause)}"[:MAX_MESSAGE])
+
+
+def code_of(error: Exception) -> ErrorCode:
+    """The code of an error."""
+    known: dict[type[Exception], ErrorCode] = {
+        TimeLimitExceeded: ErrorCode.time_limit,
+        ModelUnavailable: ErrorCode.model_unavailable,
+        StorageUnavailable: ErrorCode.storage_unavailable,
+        MemoryError: ErrorCode.out_of_memory,
+    }
+    for kind, code in known.items():
+        if isinstance(error, kind):
+            return code
+    if is_disk_full(error):
+        return ErrorCode.disk_full
+    if is_device_failure(error):
+        return ErrorCode.device_failed
+    # Not before these: while a job hangs in the import of torch, another thread would wait for that here.
+    from torch import OutOfMemoryError  # noqa: PLC0415  the worker's parent must not
 
     from adaspa_worker.pipeline import NotFinite  # noqa: PLC0415
 
-    if isinstance(error, NotFinite):
-        return JobError(code=ErrorCode.not_finite, message=str(error))
-    if isinstance(error, OutOfMemoryError | MemoryError):
-        return JobError(code=ErrorCode.out_of_memory, message="The worker ran out of memory generating this video.")
-    return JobError(
-        code=ErrorCode.generation_failed, message=f"{type(error).__name__}: {first_line(error)}"[:MAX_MESSAGE]
-    )
+    if isinstance(error, OutOfMemoryError):
+        return ErrorCode.out_of_memory
+    return ErrorCode.not_finite if isinstance(error, NotFinite) else ErrorCode.generation_failed

@@ -5,25 +5,30 @@ Nothing here imports torch: the first job of a worker is claimed, and shown as l
 
 import logging
 import secrets
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from adaspa_service.contract import logs
-from adaspa_service.contract.job import TERMINAL, JobStatus, Priority
-from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable, checkpoint_prefix
+from adaspa_service.contract.job import ErrorCode, Priority
+from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
 from adaspa_worker import metrics
-from adaspa_worker.attempt import Attempt, attempt_prefix
-from adaspa_worker.failure import describe
-from adaspa_worker.lease import LeaseKeeper, WorkerStopping, insist
+from adaspa_worker.attempt import Attempt
+from adaspa_worker.failure import describe, is_the_workers
+from adaspa_worker.lease import Interruption, LeaseKeeper, WorkerStopping, insist
+from adaspa_worker.objects import remove_earlier, remove_unused
 
 if TYPE_CHECKING:
     from adaspa_worker.pipeline import Engine
 
 log = logging.getLogger(__name__)
+
+UNWIND_SECONDS = 30.0
+BACK_OFF_SECONDS = (1.0, 5.0, 15.0, 60.0)
 
 
 @dataclass
@@ -35,7 +40,12 @@ class Runner:
         engine: returns the loaded engine of a model, loading it at the first call; raises ModelUnavailable.
         name: the worker's, which no other has.
         stopping: True once the worker is shutting down.
+        end_process: ends this process at once, to be replaced by a new one; does not return.
         renew_seconds: how often the lease is renewed, well below its length.
+        time_limit_seconds: how long a job may run, over all its attempts.
+        unwind_seconds: how long an attempt may take to end once it is to.
+        back_off_seconds: how long the worker takes no jobs after its first, second, ... failure in a row that was its
+            own; the last of these goes on.
         checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
         upload_retry_seconds: how long an upload is tried again while storage is away.
         priorities: the queues that are served.
@@ -47,12 +57,18 @@ class Runner:
     engine: Callable[[str], "Engine"]
     name: str
     stopping: Callable[[], bool]
+    end_process: Callable[[], None]
     renew_seconds: float
+    time_limit_seconds: float
+    unwind_seconds: float = UNWIND_SECONDS
+    back_off_seconds: Sequence[float] = BACK_OFF_SECONDS
     checkpoint_steps: int | None = None
     checkpoint_seconds: float = 30.0
     upload_retry_seconds: float = 120.0
     priorities: Collection[Priority] = tuple(Priority)
     process: str = field(default_factory=lambda: secrets.token_hex(8))
+    _own_failures: int = 0
+    """In a row."""
 
     def run(self, model: str) -> None:
         """Run the model's job that is next, if one waits.
@@ -65,18 +81,26 @@ class Runner:
         if lease is None:
             log.info("nothing to do")
             return
+        attempt = Attempt(self, lease)
         with logs.bound(job=lease.job.id, attempt=lease.attempt), metrics.busy.labels(model).track_inprogress():
-            self._run(lease, lambda outcome: metrics.attempts.labels(model, outcome).inc())
+            try:
+                own_failure = self._run(attempt, lambda outcome: metrics.attempts.labels(model, outcome).inc())
+            finally:  # here, where an error's traceback no longer holds the job's tensors
+                self._reset(attempt)
+            if own_failure:
+                self._recover(own_failure)
 
-    def _run(self, lease: Lease, ended: Callable[[str], None]) -> None:
-        job_id = lease.job.id
+    def _run(self, attempt: Attempt, ended: Callable[[str], None]) -> ErrorCode | None:
+        """Run an attempt to its end; the error's code, if this worker was at fault."""
+        lease, job_id = attempt.lease, attempt.lease.job.id
         log.info("%s: attempt %d", job_id, lease.attempt)
         try:
-            with LeaseKeeper(self.store, lease, self.stopping, self.renew_seconds) as keeper:
-                Attempt(self, lease, keeper).run()
+            with self._keeper(lease) as keeper:
+                attempt.run(keeper)
             ended("completed")
             log.info("%s: completed", job_id)
-            self._remove_earlier_objects(lease)
+            remove_earlier(self.storage, lease)
+            self._own_failures = 0
         except JobCancelled:
             self._end(lease, self.store.release_cancelled)
             ended("cancelled")
@@ -94,12 +118,57 @@ class Runner:
             log.error("%s: attempt %d could not be ended; its lease runs out", job_id, lease.attempt)
             raise
         except Exception as error:
-            job_error = describe(error)
-            ended("failed")
+            job_error, own = describe(error), is_the_workers(error)
+            ended("put_off" if own else "failed")
             log.exception("%s: %s", job_id, job_error.code)
-            self._end(lease, partial(self.store.fail, error=job_error))
+            self._end(lease, partial(self.store.put_off if own else self.store.fail, error=job_error))
+            return job_error.code if own else None
         finally:
-            self._remove_unused_objects(lease)
+            remove_unused(self.store, self.storage, lease)
+        return None
+
+    def _keeper(self, lease: Lease) -> LeaseKeeper:
+        return LeaseKeeper(
+            self.store,
+            lease,
+            self.stopping,
+            every=self.renew_seconds,
+            limit=self.time_limit_seconds - lease.job.ran_ms / 1000,
+            unwind=self.unwind_seconds,
+            abandon=partial(self._abandon, lease),
+        )
+
+    def _reset(self, attempt: Attempt) -> None:
+        try:
+            attempt.reset()
+        except Exception:  # whatever it is, the engine is not fit for another job
+            log.exception("%s: the engine cannot be reset; the process is ended", attempt.lease.job.id)
+            self.end_process()
+
+    def _recover(self, failure: ErrorCode) -> None:
+        """After a failure that was this worker's own, take no job for a while: another worker may be better off."""
+        delay = self.back_off_seconds[min(self._own_failures, len(self.back_off_seconds) - 1)]
+        self._own_failures += 1
+        log.warning("taking no job for %.0f s", delay)
+        until = time.monotonic() + delay
+        while time.monotonic() < until and not self.stopping():
+            time.sleep(0.1)
+        if failure is ErrorCode.device_failed:
+            self.end_process()
+
+    def _abandon(self, lease: Lease, reason: Interruption) -> None:
+        """End an attempt that hangs, from another thread: as its reason says, and with it the process."""
+        log.error("%s: does not end by itself; its process is ended (%s)", lease.job.id, type(reason).__name__)
+        try:
+            if isinstance(reason, JobCancelled):
+                self._end(lease, self.store.release_cancelled)
+            elif not isinstance(reason, LeaseLost):
+                self._end(lease, partial(self.store.fail, error=describe(reason)))
+            remove_unused(self.store, self.storage, lease)
+        except StoreUnavailable as error:
+            log.error("%s: attempt %d could not be ended: %s", lease.job.id, lease.attempt, error)
+        finally:
+            self.end_process()
 
     def _end(self, lease: Lease, transition: Callable[[Lease], None]) -> None:
         """Make a final transition; a cancel or a lost lease that comes first wins."""
@@ -110,25 +179,3 @@ class Runner:
                 insist(partial(self.store.release_cancelled, lease))
         except LeaseLost:
             log.warning("%s: attempt %d lost its lease at the end", lease.job.id, lease.attempt)
-
-    def _remove_earlier_objects(self, lease: Lease) -> None:
-        """Remove what attempts left whose worker was killed."""
-        for attempt in range(1, lease.attempt):
-            try:
-                self.storage.delete_prefix(attempt_prefix(lease.job.id, attempt))
-            except StorageUnavailable as error:
-                log.warning("%s: objects of attempt %d may be left: %s", lease.job.id, attempt, error)
-
-    def _remove_unused_objects(self, lease: Lease) -> None:
-        """Remove what this attempt wrote, unless the record says that it is the job's result.
-
-        The record is asked because a completion whose answer was lost on the way looks like a lost lease.
-        """
-        try:
-            job = self.store.get(lease.job.id)
-            if job is None or job.status is not JobStatus.completed or job.attempt != lease.attempt:
-                self.storage.delete_prefix(attempt_prefix(lease.job.id, lease.attempt))
-            if job is None or job.status in TERMINAL:
-                self.storage.delete_prefix(checkpoint_prefix(lease.job.id))
-        except (StoreUnavailable, StorageUnavailable) as error:
-            log.warning("%s: objects of attempt %d may be left: %s", lease.job.id, lease.attempt, error)

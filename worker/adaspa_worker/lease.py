@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from types import TracebackType
 
-from adaspa_service.contract.job import Progress
+from adaspa_service.contract.job import Phase, Progress
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
 from adaspa_worker.heartbeat import beat
@@ -16,31 +16,60 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Between the tries of what must not fail for a short outage."""
+MISSED_SECONDS = 1.0
+"""After a renewal that failed, the next one comes this soon: the outage may have used up most of the lease."""
 
 
 class WorkerStopping(Exception):
     """The worker was asked to shut down: the job it runs goes back to the queue."""
 
 
+class TimeLimitExceeded(Exception):
+    """The job has run for as long as a job may."""
+
+
+Interruption = JobCancelled | LeaseLost | TimeLimitExceeded
+
+
 class LeaseKeeper:
     """Renew a lease from a thread, and tell the job's own thread when it has to stop.
 
-    A renewal that finds the job cancelled, or the lease with another attempt, is remembered; ``check`` and
-    ``report`` raise it where the job can be unwound. When the store cannot be reached the job goes on: the lease
-    outlives a short outage, and the final compare-and-set decides.
+    A renewal that finds the job cancelled, or the lease with another attempt, is remembered, and so is the end of the
+    job's time; ``check`` and ``report`` raise it where the job can be unwound. An attempt that then does not end within
+    ``unwind`` hangs, in a kernel or a file system for instance, and is abandoned. One that loads its model is given the
+    whole time of the job to end: loading is slow, cannot be interrupted, and serves the next job.
+    When the store cannot be reached the job goes on: the lease outlives a short outage, and the final compare-and-set
+    decides.
 
     Args:
         store: the job store.
         lease: the claimed lease.
         stopping: returns True once the worker is shutting down.
         every: seconds between two renewals.
+        limit: seconds that the job may still run.
+        unwind: seconds that an attempt may take to end.
+        abandon: ends a hanging attempt for this reason; called from the thread.
     """
 
-    def __init__(self, store: JobStore, lease: Lease, stopping: Callable[[], bool], every: float) -> None:
-        self.store, self.lease, self.stopping, self.every = store, lease, stopping, every
-        self._reason: JobCancelled | LeaseLost | None = None
+    def __init__(
+        self,
+        store: JobStore,
+        lease: Lease,
+        stopping: Callable[[], bool],
+        *,
+        every: float,
+        limit: float,
+        unwind: float,
+        abandon: Callable[[Interruption], None],
+    ) -> None:
+        self.store, self.lease, self.stopping, self.abandon = store, lease, stopping, abandon
+        self.every, self.unwind = every, unwind
+        self.deadline = time.monotonic() + limit
+        self._phase: Phase = "queued"
+        self._reason: Interruption | None = None
+        self._told_at = 0.0
         self._done = threading.Event()
-        self._thread = threading.Thread(target=copy_context().run, args=(self._renew,), name="lease", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._keep,), name="lease", daemon=True)
 
     def __enter__(self) -> "LeaseKeeper":
         self._thread.start()
@@ -51,7 +80,8 @@ class LeaseKeeper:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise JobCancelled, LeaseLost or WorkerStopping if the job has to stop; costs no round trip."""
+        """Raise JobCancelled, LeaseLost, TimeLimitExceeded or WorkerStopping if the job has to stop; costs no round
+        trip."""
         if self._reason is not None:
             raise self._reason
         if self.stopping():
@@ -66,6 +96,7 @@ class LeaseKeeper:
 
     def report(self, progress: Progress) -> None:
         """Publish progress, which renews the lease too; raises as ``check`` does."""
+        self._phase = progress.phase
         self.check()
         try:
             self.store.report_progress(self.lease, progress)
@@ -80,16 +111,42 @@ class LeaseKeeper:
         except StoreUnavailable as error:
             log.warning("%s: preview not reported: %s", self.lease.job.id, error)
 
-    def _renew(self) -> None:
-        while not self._done.wait(self.every):
-            beat()
-            try:
-                self.store.renew(self.lease)
-            except (JobCancelled, LeaseLost) as reason:
-                self._reason = reason
+    def _keep(self) -> None:
+        renew_at = time.monotonic() + self.every
+        while not self._done.wait(min(self.every, MISSED_SECONDS, max(0.05, self.deadline - time.monotonic()))):
+            now = time.monotonic()
+            if now >= self.deadline and not isinstance(self._reason, TimeLimitExceeded):
+                self._tell(TimeLimitExceeded("The job did not end within the time that jobs of this model may take."))
+            if now >= renew_at:
+                beat()
+                renew_at = now + (self.every if self._renew() else min(self.every, MISSED_SECONDS))
+            if self._reason is not None and now >= self._patience():
+                self.abandon(self._reason)
                 return
-            except StoreUnavailable as error:
-                log.warning("%s: lease not renewed: %s", self.lease.job.id, error)
+
+    def _tell(self, reason: Interruption) -> None:
+        """Note why the job has to stop. What was told first stays, because its end is the job's, too."""
+        if self._reason is None:
+            self._reason, self._told_at = reason, time.monotonic()
+
+    def _renew(self) -> bool:
+        """False if the store could not be asked."""
+        if isinstance(self._reason, JobCancelled | LeaseLost):
+            return True
+        try:
+            self.store.renew(self.lease)
+        except (JobCancelled, LeaseLost) as reason:
+            self._tell(reason)
+        except StoreUnavailable as error:
+            log.warning("%s: lease not renewed: %s", self.lease.job.id, error)
+            return False
+        return True
+
+    def _patience(self) -> float:
+        """Until when the attempt may take to end."""
+        if self._phase == "loading":
+            return max(self._told_at, self.deadline) + self.unwind
+        return self._told_at + self.unwind
 
 
 def insist(transition: Callable[[], None]) -> None:

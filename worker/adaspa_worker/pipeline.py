@@ -1,6 +1,7 @@
 """A loaded text-to-video pipeline with AdaSpa on its transformer: prompt in, frames out."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,9 @@ class NotFinite(Exception):
 
 class Engine(Protocol):
     """What running a job needs of a model family; one instance serves one job at a time."""
+
+    def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
+        """Within the block ``check``, which may raise, is called before each layer of a text encoder."""
 
     def encode_prompt(self, params: JobParams) -> dict[str, torch.Tensor]:
         """Text embeddings, as keyword arguments of ``denoise``."""

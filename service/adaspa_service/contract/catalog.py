@@ -53,6 +53,8 @@ class ModelSpec(BaseModel):
     """The first is the default."""
     max_batch: int = Field(default=8, ge=1)
     """Videos that one request may ask for."""
+    time_limit_seconds: int | None = Field(default=None, ge=1)
+    """How long a job may run, where that is less than ``ADASPA_TIME_LIMIT_SECONDS``."""
     bulk_above: float = Field(default=4.0, ge=1)
     """A request that costs more than this waits in the bulk queue; the default request costs 1."""
     attention: dict[str, Any] = {}
@@ -76,6 +78,10 @@ class ModelSpec(BaseModel):
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a range")
         return self
+
+    def limit(self, general: float) -> float:
+        """Seconds that a job may run, where ``general`` is the limit of every model."""
+        return general if self.time_limit_seconds is None else min(general, self.time_limit_seconds)
 
     def cost(self, params: JobParams) -> float:
         """The work of a request in units of the default one: pixels times frames times denoising steps."""

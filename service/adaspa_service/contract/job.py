@@ -64,6 +64,10 @@ class ErrorCode(StrEnum):
     """The worker's own disk has no room for the video's files."""
     worker_lost = "worker_lost"
     """Every allowed attempt lost its worker."""
+    device_failed = "device_failed"
+    """The GPU reported an error, on every worker that tried."""
+    time_limit = "time_limit"
+    """The job ran for as long as jobs of its model may."""
     queue_timeout = "queue_timeout"
     """No worker took the job for as long as jobs may wait."""
 
@@ -232,6 +236,8 @@ class Job(BaseModel):
     """Attempts whose lease ran out."""
     ran_ms: int = 0
     """How long earlier attempts ran."""
+    put_off: int = 0
+    """Attempts that failed by their worker's fault."""
     worker: str | None = None
     cancel_requested: bool = False
     discarded: bool = False

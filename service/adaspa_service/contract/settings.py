@@ -61,11 +61,14 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30.0, ge=0.1)
     """A job whose worker has not been heard of for this long goes back to the queue."""
     max_attempts: int = Field(default=3, ge=1)
-    """How often a job may lose its worker, the last time included, before it fails with ``worker_lost``."""
+    """How often a job may lose its worker, the last time included, before it fails with ``worker_lost``; and how often
+    it may fail by a worker's fault, such as a broken model, before it fails with that."""
     queue_cap: int = Field(default=1000, ge=1)
     """Waiting jobs of one model and priority; more are refused."""
     queue_seconds: int = Field(default=86400, ge=1)
     """A job that no worker has taken for this long fails with ``queue_timeout``."""
+    time_limit_seconds: int = Field(default=7200, ge=1)
+    """A job that has run for this long, over all its attempts, fails with ``time_limit``; a model may have less."""
     bulk_share: float = Field(default=0.2, gt=0, lt=1)
     """Bulk jobs' share of the workers' time while interactive jobs wait too."""
     result_ttl_seconds: int = Field(default=7 * 86400, ge=1)

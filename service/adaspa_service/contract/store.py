@@ -94,7 +94,7 @@ class JobStore(Counts, Upkeep):
     Args:
         client: of one Redis or Valkey server.
         lease_seconds: length of a lease.
-        max_attempts: lost attempts after which a job fails.
+        max_attempts: lost attempts, or such that failed by a worker's fault, after which a job fails.
         queue_cap: waiting jobs of one model and priority.
         result_ttl_seconds: how long an ended job is kept.
         queue_seconds: how long a job may wait for a worker.
@@ -346,6 +346,11 @@ class JobStore(Counts, Upkeep):
     def fail(self, lease: Lease, error: JobError) -> None:
         """in_progress -> failed. May be repeated. Raises LeaseLost, JobCancelled."""
         self._transition("fail", lease, error.model_dump_json())
+
+    def put_off(self, lease: Lease, error: JobError) -> None:
+        """in_progress -> queued, after an error that was the worker's and not the job's; failed with it once that has
+        happened ``max_attempts`` times. May be repeated. Raises LeaseLost, JobCancelled."""
+        self._transition("put_off", lease, error.model_dump_json())
 
     def release_cancelled(self, lease: Lease) -> None:
         """in_progress -> cancelled, after JobCancelled. May be repeated. Raises LeaseLost."""

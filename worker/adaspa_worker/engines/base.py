@@ -5,6 +5,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,17 @@ class DiffusersEngine(ABC):
         if not latents.isfinite().all():
             raise NotFinite(f"the latents after {params.steps} steps are not finite")
         return self.to_vae(latents, params)
+
+    @contextmanager
+    def checked(self, check: Callable[[], None]) -> Iterator[None]:
+        encoders = [part for name, part in self.pipe.components.items() if name.startswith("text_encoder") and part]
+        lists = [part for encoder in encoders for part in encoder.modules() if isinstance(part, torch.nn.ModuleList)]
+        hooks = [layer.register_forward_pre_hook(lambda *_: check()) for layers in lists for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @torch.no_grad()
     def frames(self, latents: Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:

@@ -1,0 +1,18 @@
+-- in_progress -> queued, where it was, when the worker was at fault; failed once that has happened too often.
+-- ARGV: 2 id, 3 attempt, 4 error of a job that is given up (JSON)
+local id, attempt = ARGV[2], ARGV[3]
+if already(id, attempt, 'queued') or already(id, attempt, 'failed') then
+  return 'ok'
+end
+local refused = refusal(id, attempt)
+if refused then
+  return refused
+end
+if redis.call('HINCRBY', record(id), 'put_off', 1) >= LIMITS.max_attempts then
+  redis.call('HSET', record(id), 'error', ARGV[4])
+  finish(id, 'failed')
+else
+  leave_running(id)
+  join_queue(id, get(id, 'place'), NOW)  -- another worker is to hear of it while this one rests
+end
+return 'ok'

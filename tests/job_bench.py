@@ -1,0 +1,65 @@
+"""A worker's runner with its store and storage, in which a test may act at a step or a phase of the running job."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from adaspa_service.contract.job import Job, JobParams, Progress
+from adaspa_service.contract.store import JobStore, Lease
+from adaspa_worker.generate import Runner
+
+
+class Spy(JobStore):
+    """The real store, which also notes the progress and lets a test act at a step of the running job."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client, lease_seconds=0.4)
+        self.at_step: dict[int, Callable[[Lease], object]] = {}
+        self.at_phase: dict[str, Callable[[Lease], object]] = {}
+        self.seen: list[Progress] = []
+
+    def report_progress(self, lease: Lease, progress: Progress) -> None:
+        self.seen.append(progress)
+        if progress.phase == "denoising" and (act := self.at_step.pop(progress.step, None)):
+            act(lease)
+        if act := self.at_phase.pop(progress.phase, None):
+            act(lease)
+        super().report_progress(lease, progress)
+
+
+@dataclass
+class Bench:
+    """A runner with its store and storage."""
+
+    runner: Runner
+    store: Spy
+    objects: Path
+    scratch: Path
+    stopping: threading.Event
+    ended: threading.Event
+    """Set when the process would have ended."""
+
+    def run(self, params: JobParams) -> Job:
+        """Create and run a job; its record afterwards."""
+        job = self.store.create(params)
+        self.runner.run(params.model)
+        return self.job(job.id)
+
+    def job(self, job_id: str) -> Job:
+        job = self.store.get(job_id)
+        assert job is not None
+        return job
+
+    def files(self) -> list[str]:
+        """Every object in storage and every temporary file."""
+        return sorted(
+            str(path.relative_to(root))
+            for root in (self.objects, self.scratch)
+            for path in root.rglob("*")
+            if path.is_file()
+        )
+
+    def steps(self) -> list[int]:
+        return [progress.step for progress in self.store.seen if progress.phase == "denoising"]

@@ -1,0 +1,204 @@
+"""A job that fails, or a worker: with which code, what is freed, and what becomes of the jobs after it."""
+
+import logging
+import resource
+import signal
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+import torch
+from adaspa_service.contract.job import JobParams, JobStatus
+from adaspa_service.contract.store import Lease, StoreUnavailable
+from adaspa_worker.pipeline import Engine
+from adaspa_worker.source import ModelUnavailable
+from job_bench import Bench
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("shapes do not fit\nat line 3"), "generation_failed"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+    ],
+)
+def test_an_error_fails_its_job_with_a_code_and_the_next_one_completes(
+    bench: Bench, params: Callable[..., JobParams], error: Exception, code: str
+) -> None:
+    def fail(_: Lease) -> None:
+        raise error
+
+    bench.store.at_step[2] = fail
+    job = bench.run(params())
+    assert job.status is JobStatus.failed and job.error is not None
+    assert job.error.code == code and job.error.message and "\n" not in job.error.message
+    assert bench.files() == []
+    assert bench.run(params()).status is JobStatus.completed
+
+
+def test_a_storage_that_cannot_be_written_fails_the_job_with_its_own_code(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    videos = bench.objects / "videos"
+    videos.parent.mkdir(exist_ok=True)
+    videos.write_text("a file where the folder should be")
+    job = bench.run(params())
+    assert job.status is JobStatus.failed and job.error is not None
+    assert job.error.code == "storage_unavailable"
+    videos.unlink()
+    assert bench.run(params()).status is JobStatus.completed
+
+
+def test_latents_that_are_no_numbers_fail_the_job_with_its_own_code(
+    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine
+) -> None:
+    block = tiny_engine.pipe.transformer.blocks[0]  # type: ignore[attr-defined]
+    hook = block.register_forward_hook(lambda _, __, out: out * float("nan"))
+    job = bench.run(params())
+    hook.remove()
+    assert job.error is not None and job.error.code == "not_finite"
+    assert bench.files() == []
+    assert bench.run(params()).status is JobStatus.completed
+
+
+def test_the_tensors_of_a_failed_job_are_gone_when_the_engine_is_reset(
+    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that a traceback still holds cannot be given back to the device."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    at_reset: list[bool] = []
+
+    def denoise(*_: object, **__: object) -> None:
+        latents = torch.zeros(1000)
+        held.append(weakref.ref(latents))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def reset() -> None:
+        at_reset.append(held[0]() is not None)
+
+    monkeypatch.setattr(tiny_engine, "denoise", denoise)
+    monkeypatch.setattr(tiny_engine, "reset", reset)
+    logging.disable()  # pytest keeps what is logged, the traceback included
+    try:
+        assert bench.run(params()).error is not None
+    finally:
+        logging.disable(logging.NOTSET)
+    assert at_reset == [False]
+
+
+@pytest.fixture
+def full_disk(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """No file may have more than 1000 bytes once a job comes to its decoding."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    bench.store.at_phase["decoding"] = lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    with capfd.disabled():  # what is captured goes to a file, which the limit would stop too
+        yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_worker_whose_disk_is_full_leaves_its_jobs_to_others(bench: Bench, params: Callable[..., JobParams]) -> None:
+    job = bench.run(params())
+    assert (job.status, job.put_off, job.lost_attempts, job.error) == (JobStatus.queued, 1, 0, None)
+    assert bench.store.take_unsent() == [job], "another worker is to hear of it at once"
+    for _ in range(2):
+        bench.runner.run("tiny")
+    failed = bench.job(job.id)
+    assert (failed.status, failed.put_off) == (JobStatus.failed, 3)
+    assert failed.error is not None and failed.error.code == "disk_full"
+    assert bench.files() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ModelUnavailable("tiny: cannot be loaded"), "model_unavailable"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+    ],
+)
+def test_a_worker_that_cannot_load_its_model_leaves_the_jobs_to_one_that_can(
+    bench: Bench, params: Callable[..., JobParams], error: Exception, code: str
+) -> None:
+    def broken(_: str) -> Engine:
+        raise error
+
+    jobs = [bench.store.create(params()) for _ in range(3)]
+    good = bench.runner
+    bad = replace(good, engine=broken, name="worker-2", back_off_seconds=(0.3, 0.6))
+    waits = []
+    for _ in range(3):
+        start = time.monotonic()
+        bad.run("tiny")
+        waits.append(time.monotonic() - start)
+    assert waits[0] >= 0.3 and min(waits[1:]) >= 0.6, "it rests longer each time"
+    failed = bench.job(jobs[0].id)
+    assert failed.status is JobStatus.failed and failed.error is not None and failed.error.code == code
+    bad.run("tiny")
+    for _ in range(2):
+        good.run("tiny")
+    assert [bench.job(job.id).status for job in jobs[1:]] == [JobStatus.completed] * 2
+
+
+def test_a_stopping_worker_does_not_rest(bench: Bench, params: Callable[..., JobParams]) -> None:
+    def broken(_: str) -> Engine:
+        bench.stopping.set()
+        raise ModelUnavailable("tiny: cannot be loaded")
+
+    bench.runner.engine, bench.runner.back_off_seconds = broken, (60.0,)
+    start = time.monotonic()
+    assert bench.run(params()).status is JobStatus.queued
+    assert time.monotonic() - start < 30
+
+
+def test_a_device_error_ends_the_process_and_leaves_the_job_to_another(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    def fail(_: Lease) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    bench.store.at_step[2] = fail
+    job = bench.run(params())
+    assert (job.status, job.put_off) == (JobStatus.queued, 1)
+    assert bench.ended.is_set()
+    replace(bench.runner, name="worker-2").run("tiny")
+    assert bench.job(job.id).status is JobStatus.completed
+
+
+def test_an_engine_that_cannot_be_reset_takes_no_other_job(
+    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    with monkeypatch.context() as context:
+        context.setattr(tiny_engine, "reset", fail)
+        assert bench.run(params()).status is JobStatus.completed
+    tiny_engine.reset()
+    assert bench.ended.is_set()
+
+
+def test_a_claim_that_is_not_answered_costs_the_job_nothing(
+    bench: Bench, params: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = bench.store.client
+    answered = client.evalsha
+
+    def cut_off(*arguments: object) -> object:
+        monkeypatch.undo()
+        answered(*arguments)  # type: ignore[arg-type]
+        raise redis.ConnectionError("cut off")
+
+    job = bench.store.create(params())
+    monkeypatch.setattr(client, "evalsha", cut_off)
+    with pytest.raises(StoreUnavailable):
+        bench.runner.run("tiny")
+    assert bench.job(job.id).status is JobStatus.in_progress
+    bench.runner.run("tiny")
+    done = bench.job(job.id)
+    assert (done.status, done.attempt, done.lost_attempts) == (JobStatus.completed, 2, 0)

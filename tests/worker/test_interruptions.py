@@ -1,0 +1,156 @@
+"""A cancel, and the end of a job's time, in each of its phases: what stops, what is left, and the job after it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from adaspa_service.contract.job import JobParams, JobStatus
+from adaspa_service.contract.storage import ObjectStorage
+from adaspa_service.contract.store import Lease
+from adaspa_worker.lease import LeaseKeeper
+from adaspa_worker.pipeline import Engine
+from job_bench import Bench
+
+PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading")
+Params = Callable[..., JobParams]
+
+
+class Slow:
+    """Lets a test act in the middle of a phase, and gives the lease's thread the time to hear of it."""
+
+    def __init__(self, bench: Bench, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bench, self.engine, self.monkeypatch = bench, engine, monkeypatch
+
+    def at(self, phase: str, act: Callable[[], object]) -> None:
+        """Act once, where the phase is under way."""
+        pipe, once = self.engine.pipe, threading.Event()
+
+        def slowly(*_: object) -> None:
+            if not once.is_set():
+                once.set()
+                act()
+                time.sleep(0.5)
+
+        if phase == "loading":
+            load = self.bench.runner.engine
+            self.bench.runner.engine = lambda model: (slowly(), load(model))[1]
+        elif phase == "encoding":
+            frames = self.engine.frames
+
+            def slow_frames(*arguments: Any) -> Iterator[Any]:
+                for frame in frames(*arguments):
+                    yield frame
+                    slowly()
+
+            self.monkeypatch.setattr(self.engine, "frames", slow_frames)
+        elif phase == "uploading":
+            put = ObjectStorage.put_file
+            self.monkeypatch.setattr(ObjectStorage, "put_file", lambda *rest: (put(*rest), slowly())[0])
+        else:
+            layers = {
+                "encoding_prompt": pipe.text_encoder.encoder.block[-1],
+                "denoising": pipe.transformer.blocks[0],
+                "decoding": pipe.vae.decoder,
+            }
+            self.hook = layers[phase].register_forward_hook(slowly)
+
+
+@pytest.fixture
+def slow(bench: Bench, tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    made = Slow(bench, tiny_engine, monkeypatch)
+    yield made
+    if hasattr(made, "hook"):
+        made.hook.remove()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_cancel_is_heard_within_the_phase_and_leaves_nothing(
+    bench: Bench, params: Params, slow: Slow, phase: str
+) -> None:
+    job = bench.store.create(params())
+    slow.at(phase, lambda: bench.store.request_cancel(job.id))
+    bench.runner.run("tiny")
+    assert bench.job(job.id).status is JobStatus.cancelled
+    reached = [progress.phase for progress in bench.store.seen]
+    assert reached[-1] == ("decoding" if phase == "encoding" else phase), "nothing comes after it"
+    assert bench.files() == []
+    assert bench.run(params()).status is JobStatus.completed
+    assert not bench.ended.is_set()
+
+
+@pytest.mark.parametrize("phase", ["loading", "decoding", "uploading"])
+def test_a_job_fails_in_whatever_phase_its_time_is_over(
+    bench: Bench, params: Params, slow: Slow, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keepers: list[LeaseKeeper] = []
+
+    class Kept(LeaseKeeper):
+        def __enter__(self) -> LeaseKeeper:
+            keepers.append(self)
+            return super().__enter__()
+
+    def let_time_pass() -> None:
+        keepers[0].deadline = time.monotonic()
+
+    monkeypatch.setattr("adaspa_worker.generate.LeaseKeeper", Kept)
+    slow.at(phase, let_time_pass)
+    failed = bench.run(params())
+    assert failed.error is not None and failed.error.code == "time_limit"
+    assert bench.store.seen[-1].phase == phase
+    assert bench.files() == []
+    assert bench.run(params()).status is JobStatus.completed
+    assert not bench.ended.is_set()
+
+
+def test_what_earlier_attempts_ran_counts_for_the_limit(bench: Bench, params: Params) -> None:
+    job = bench.store.create(params())
+    lease = bench.store.claim("tiny", "worker-0")
+    assert lease is not None
+    bench.store.client.zincrby("adaspa:running:tiny", -599_900, job.id)  # as if it had begun ten minutes ago
+    bench.store.give_back(lease)
+    ran = bench.job(job.id).ran_ms
+    assert 599_900 <= ran < 605_000
+    replace(bench.runner, time_limit_seconds=ran / 1000).run("tiny")
+    failed = bench.job(job.id)
+    assert failed.error is not None and failed.error.code == "time_limit"
+
+
+@pytest.mark.parametrize("reason", ["time", "cancel", "lost"])
+def test_an_attempt_that_hangs_ends_with_its_process(bench: Bench, params: Params, reason: str) -> None:
+    released = threading.Event()
+
+    def hang(lease: Lease) -> None:
+        if reason == "cancel":
+            bench.store.request_cancel(lease.job.id)
+        elif reason == "lost":
+            bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})
+            bench.store.requeue_expired()
+        assert released.wait(30)
+
+    job = bench.store.create(params())
+    bench.store.at_step[2] = hang
+    runner = replace(bench.runner, time_limit_seconds=1.0 if reason == "time" else 600, unwind_seconds=0.3)
+    thread = threading.Thread(target=runner.run, args=("tiny",))
+    thread.start()
+    assert bench.ended.wait(30), "the process is ended"
+    ended = bench.job(job.id)
+    expected = {"time": JobStatus.failed, "cancel": JobStatus.cancelled, "lost": JobStatus.queued}
+    assert ended.status is expected[reason], "and that is told before"
+    assert (ended.error.code if ended.error else None) == ("time_limit" if reason == "time" else None)
+    released.set()
+    thread.join()
+
+
+def test_a_cancelled_load_may_take_its_time(bench: Bench, params: Params, tiny_engine: Engine) -> None:
+    def slow_load(_: str) -> Engine:
+        bench.store.request_cancel(job.id)
+        time.sleep(1.0)
+        return tiny_engine
+
+    job = bench.store.create(params())
+    replace(bench.runner, engine=slow_load, unwind_seconds=0.2).run("tiny")
+    assert bench.job(job.id).status is JobStatus.cancelled
+    assert not bench.ended.is_set()

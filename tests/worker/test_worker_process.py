@@ -1,0 +1,95 @@
+"""A real worker process, parent and child, through what no thread of a test could survive."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adaspa_service.contract.catalog import Catalog
+from adaspa_service.contract.job import Job, Priority
+from adaspa_service.contract.queue import enqueue, make_celery, queue_name
+from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.store import JobStore
+from running_gateway import until
+
+
+@contextmanager
+def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[[], str]]:
+    """A worker of the demo model with an unruly engine; gives its log."""
+    named = {f"ADASPA_{name.upper()}": value for name, value in settings.items()}
+    environment = os.environ | {
+        "ADASPA_REDIS_URL": redis_url,
+        "ADASPA_STORAGE_URL": str(folder / "objects"),
+        "ADASPA_LEASE_SECONDS": "30",
+        "ADASPA_WORKER_NAME": "worker-1",
+        "ADASPA_WORKER_MODEL": "demo",
+        "ADASPA_WORKER_PRIORITIES": ",".join(Priority),
+        "PYTHONPATH": str(Path(__file__).parent),
+        **named,
+    }
+    queues = ",".join(queue_name("demo", priority) for priority in Priority)
+    one_child = ["--pool", "prefork", "--concurrency", "1"]
+    command = [sys.executable, "-m", "celery", "--app", "unruly_worker", "worker", "--queues", queues, *one_child]
+    log = folder / "worker.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield log.read_text
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def ended(store: JobStore, redis_url: str, params: Any) -> Callable[..., Job]:
+    """Submits a job, without any janitor, and waits for its end."""
+
+    def submit(prompt: str) -> Job:
+        job = store.create(params(model="demo", prompt=prompt))
+        with make_celery(Settings(redis_url=redis_url)) as celery:
+            enqueue(celery, job)
+        found: list[Job] = []
+
+        def is_over() -> bool:
+            found[:] = [current for current in [store.get(job.id)] if current]
+            return found[0].completed_at is not None
+
+        until(is_over, f"the job {prompt!r} has ended", 60)
+        return found[0]
+
+    return submit
+
+
+def test_a_job_that_hangs_fails_at_its_limit_and_the_next_one_runs_in_a_new_process(
+    redis_url: str, store: JobStore, tmp_path: Path, ended: Callable[..., Job]
+) -> None:
+    with working(redis_url, tmp_path, time_limit_seconds="2"):
+        hung = ended("hang")
+        assert hung.error is not None and hung.error.code == "time_limit"
+        assert (hung.attempt, hung.lost_attempts) == (1, 0)
+        following = ended("go on")
+        assert following.error is not None and following.error.code == "out_of_memory"
+        assert following.attempt == 1
+
+
+def test_a_job_that_kills_its_worker_is_given_up_within_seconds_and_the_next_one_runs(
+    redis_url: str, store: JobStore, tmp_path: Path, ended: Callable[..., Job]
+) -> None:
+    """Without waiting for leases to run out: the worker's next process says what became of the one before."""
+    with working(redis_url, tmp_path) as log:
+        deadly = ended("die")
+        assert deadly.error is not None and deadly.error.code == "worker_lost"
+        assert (deadly.attempt, deadly.lost_attempts) == (3, 3)
+        following = ended("go on")
+        assert following.error is not None and following.error.code == "out_of_memory", log()
+
+
+def test_a_models_own_limit_holds_where_it_is_lower() -> None:
+    spec = Catalog.load(None).default
+    assert spec.model_copy(update={"time_limit_seconds": 5}).limit(7200) == 5
+    assert spec.limit(7200) == 7200
+    assert spec.model_copy(update={"time_limit_seconds": 9000}).limit(7200) == 7200
