@@ -28,12 +28,18 @@ def resolve(source: str) -> Path:
         if name not in BUNDLED:
             raise ModelUnavailable(f"{source}: no such bundled model; there is {', '.join(BUNDLED)}")
         folder = BUNDLED[name]
-    elif Path(source).expanduser().is_dir() or source.startswith(("/", ".", "~")) or source.count("/") != 1:
-        folder = Path(source).expanduser()
-    else:
+    elif is_hub_name(source):
         folder = fetch(source)
+    else:
+        folder = Path(source).expanduser()
     check_folder(folder)
     return folder
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a source, which is no bundled one, names a model of the hub and not a folder."""
+    path_like = source.startswith(("/", ".", "~", "builtin:")) or source.count("/") != 1
+    return not path_like and not Path(source).is_dir()
 
 
 def fetch(name: str) -> Path:

@@ -10,6 +10,7 @@ import httpx
 import typer
 
 from adaspa_service.cli.demo import demo
+from adaspa_service.cli.doctor import doctor
 from adaspa_service.cli.generate import generate
 from adaspa_service.cli.jobs import cancel, delete, download, jobs, show
 from adaspa_service.cli.keys import keys
@@ -25,7 +26,7 @@ from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
     "Videos": [generate, jobs, show, download, cancel, delete, models],
-    "The service on this machine": [serve, demo, gateway, worker],
+    "The service on this machine": [serve, demo, doctor, gateway, worker],
 }
 """By the heading under which the help lists them."""
 GROUPS: dict[str, typer.Typer] = {"keys": keys, "webhooks": webhooks}

