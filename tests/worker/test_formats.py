@@ -79,3 +79,16 @@ def test_the_recipe_is_read_back_from_the_file(
 def test_a_file_without_a_recipe_says_so(tmp_path: Path, output: OutputFormat, comment: str) -> None:
     with pytest.raises(NoRecipe, match="no recipe"):
         read_recipe(write(tmp_path / f"video.{output}", output, comment=comment))
+
+
+@pytest.mark.parametrize("output", ["mp4", "webm"])
+def test_the_same_frames_give_the_same_file_each_time(tmp_path: Path, output: str) -> None:
+    random = np.random.default_rng(1)
+    frames = [np.kron(random.integers(0, 255, (8, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(9)]
+    files = set()
+    for _ in range(40):
+        path = tmp_path / f"video.{output}"
+        writer = VideoWriter(path, OutputFormat(output), width=64, height=64, fps=5, num_frames=9, comment="")
+        encode(iter(frames), writer)
+        files.add(path.read_bytes())
+    assert len(files) == 1

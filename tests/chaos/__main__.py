@@ -1,0 +1,35 @@
+"""The command: ``PYTHONPATH=tests python -m chaos --jobs 1000``."""
+
+import argparse
+import json
+import secrets
+import signal
+import sys
+from pathlib import Path
+
+from chaos.report import show
+from chaos.run import run
+
+
+def main() -> None:
+    """Run, print the figures, and end with status 1 if anything was not as it has to be."""
+    parser = argparse.ArgumentParser(prog="chaos", description="Jobs under faults, then an audit.")
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    parser.add_argument("--pause", type=float, default=3.0, help="longest time between two faults, in seconds")
+    parser.add_argument("--fsync", choices=["always", "everysec", "no"], default="everysec")
+    parser.add_argument("--patience", type=float, default=3600, help="seconds in which every job has to have ended")
+    parser.add_argument("--out", type=Path, help="where the report is written, as JSON")
+    parser.add_argument("--logs", type=Path, help="a new folder for the logs of all parts")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
+    print(f"seed {asked.seed}", flush=True)
+    report = run(asked.jobs, asked.seed, pause=asked.pause, fsync=asked.fsync, patience=asked.patience, logs=asked.logs)
+    show(report)
+    if asked.out:
+        asked.out.write_text(json.dumps(report, indent=2) + "\n")
+    raise SystemExit(bool(report["violations"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What has to hold when everything has come to rest: nothing lost, nothing doubled, nothing left."""
+
+import hashlib
+import io
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+from adaspa_service.contract.job import TERMINAL, Job, JobParams, JobStatus
+from adaspa_service.contract.store import JobStore
+from adaspa_worker.encode import VideoWriter, encode
+from adaspa_worker.recipe import write_recipe
+
+from chaos.clients import Ask
+from chaos.fleet import MODEL, Fleet
+from chaos.receiver import Receiver
+from chaos.stub_engine import StubEngine
+
+REST_SECONDS = 60.0
+"""What was interrupted at the very end has to be made good by then."""
+PREFIX = "service/"
+
+
+class Audit:
+    """The findings about one run.
+
+    Args:
+        fleet: at rest, with every part running.
+        asks: what clients asked for.
+        receiver: of the webhooks.
+    """
+
+    def __init__(self, fleet: Fleet, asks: list[Ask], receiver: Receiver) -> None:
+        self.fleet, self.asks, self.receiver = fleet, asks, receiver
+        self.store = JobStore(fleet.client())
+        self.jobs: dict[str, Job] = {}
+        self.ends: dict[str, float] = {}
+        """When each job ended, in Unix seconds."""
+        self.violations: list[str] = []
+        self.lost = self.doubled = self.resumed = 0
+
+    def run(self) -> None:
+        """Look at everything."""
+        self._come_to_rest("every queue is empty", self._queues)
+        self._load()
+        self._each_ask_has_one_job()
+        for job in self.jobs.values():
+            self._ended_once(job)
+        self._come_to_rest("no object is left over", self._orphans)
+        for job in self.jobs.values():
+            if job.status is JobStatus.completed:
+                self._has_its_files(job)
+        self._come_to_rest("every webhook has come", self._missing_webhooks)
+        self._webhooks_have_one_id()
+
+    def statuses(self) -> dict[str, int]:
+        """Jobs by how they ended."""
+        found = [str(job.status) for job in self.jobs.values()] + ["deleted" for ask in self.asks if ask.deleted]
+        return {status: found.count(status) for status in sorted(set(found))}
+
+    def _come_to_rest(self, what: str, left: Callable[[], list[str]]) -> None:
+        deadline = time.monotonic() + REST_SECONDS
+        while (found := left()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        if found:
+            self.violations.append(f"not so within {REST_SECONDS:.0f} s: {what}: {found[:5]} ({len(found)})")
+
+    def _queues(self) -> list[str]:
+        """Whatever still waits, runs or is held."""
+        client, left = self.store.client, []
+        for pattern in ("waiting:*", "arrivals:*", "running:*", "leases", "outbox", "purge", "unfinished:*"):
+            left += [key.decode() for key in client.scan_iter(f"adaspa:{pattern}")]
+        left += [key.decode() for key in client.scan_iter(f"generate.{MODEL}*")]
+        return left + [f"unacked {tag.decode()}" for tag in client.hkeys("unacked")]
+
+    def _load(self) -> None:
+        ids = sorted(key.decode().split(":")[2] for key in self.store.client.scan_iter("adaspa:job:*"))
+        self.jobs = {job.id: job for job in self.store.readable(ids)}
+
+    def _each_ask_has_one_job(self) -> None:
+        for ask in self.asks:
+            job = self.jobs.get(ask.video_id)
+            if ask.deleted:
+                if job is not None:
+                    self.violations.append(f"{job.id}: deleted, and still there")
+            elif job is None or job.status not in TERMINAL:
+                self.lost += 1
+                self.violations.append(f"{ask.video_id or ask.key}: lost ({job and job.status})")
+            elif job.status != ask.final or (job.params.seed, job.params.steps) != (ask.seed, ask.steps):
+                self.violations.append(f"{job.id}: is {job.status}, not the {ask.final} that its owner was told")
+            elif job.status is JobStatus.failed or (job.status is JobStatus.cancelled and not ask.cancelled):
+                self.violations.append(f"{job.id}: {job.status} without a reason: {job.error}")
+        known = {ask.video_id for ask in self.asks}
+        for job_id in set(self.jobs) - known:
+            self.doubled += 1
+            self.violations.append(f"{job_id}: nobody was told of it")
+
+    def _ended_once(self, job: Job) -> None:
+        ends = []
+        for event_id, fields in self.store.client.xrange(f"adaspa:events:{job.id}"):
+            if fields[b"type"].decode() in set(TERMINAL):
+                ends.append(fields[b"type"].decode())
+                self.ends[job.id] = int(event_id.split(b"-")[0]) / 1000
+        self.resumed += job.progress.resumed_from_step is not None
+        if ends != [job.status]:
+            self.doubled += len(ends) > 1
+            self.violations.append(f"{job.id}: ended as {ends}, and is {job.status}")
+
+    def _orphans(self) -> list[str]:
+        """Objects that no completed job names."""
+        named = {PREFIX + artifact.key for job in self.jobs.values() for artifact in job.artifacts.values()}
+        return sorted(set(self.fleet.storage.objects()) - named)
+
+    def _has_its_files(self, job: Job) -> None:
+        if set(job.artifacts) != {"video", "thumbnail", "spritesheet"}:
+            self.violations.append(f"{job.id}: has {sorted(job.artifacts)}")
+        for variant, artifact in job.artifacts.items():
+            try:
+                content = bytes(self.fleet.storage.store().get(PREFIX + artifact.key).bytes())
+            except FileNotFoundError:
+                self.violations.append(f"{job.id}: its {variant} is missing")
+                continue
+            if artifact.key.split("/")[2] != str(job.attempt):
+                self.violations.append(f"{job.id}: its {variant} is of another attempt")
+            if hashlib.sha256(content).hexdigest() != artifact.sha256:
+                self.violations.append(f"{job.id}: its {variant} is not what was written")
+            if variant == "video" and artifact.sha256 != expected_sha256(job.params.model_dump_json()):
+                how = f"attempt {job.attempt}, resumed from step {job.progress.resumed_from_step}"
+                self.violations.append(f"{job.id}: its video is not that of its seed ({how})")
+            if variant == "video" and frames_in(content) != job.params.num_frames:
+                self.violations.append(f"{job.id}: its video does not decode")
+
+    def _missing_webhooks(self) -> list[str]:
+        return [job_id for job_id in self.jobs if job_id not in self.receiver.ids]
+
+    def _webhooks_have_one_id(self) -> None:
+        for job_id, job in self.jobs.items():
+            ids, types = self.receiver.ids.get(job_id, set()), self.receiver.types.get(job_id, set())
+            if len(ids) > 1 or types - {f"video.{job.status}"}:
+                self.violations.append(f"{job_id}: webhooks {ids} of {types}")
+
+
+@lru_cache
+def expected_sha256(params: str) -> str:
+    """The video that these parameters have to give, made here, without any interruption."""
+    asked = JobParams.model_validate_json(params)
+    engine = StubEngine()
+    latents = engine.denoise(asked, {}, lambda *_: None)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        writer = VideoWriter(
+            path,
+            asked.output_format,
+            width=asked.width,
+            height=asked.height,
+            fps=asked.fps,
+            num_frames=asked.num_frames,
+            comment=write_recipe(asked, engine.attention(asked)),
+        )
+        encode(engine.frames(latents, lambda: None), writer)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def frames_in(content: bytes) -> int:
+    """How many frames decode."""
+    with av.open(io.BytesIO(content)) as container:
+        return sum(1 for _ in container.decode(video=0))

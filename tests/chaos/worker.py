@@ -1,0 +1,20 @@
+"""A worker's Celery application with the stand-in for its model, and a broker that redelivers within seconds."""
+
+from functools import lru_cache
+
+from adaspa_service.contract.queue import TRANSPORT_OPTIONS
+from adaspa_worker import app as worker
+from adaspa_worker.app import app
+
+from chaos.stub_engine import StubEngine
+
+
+@lru_cache(maxsize=1)
+def engine(_: str) -> StubEngine:
+    """The stand-in, for every model."""
+    return StubEngine()
+
+
+worker.engine = engine  # type: ignore[assignment]
+fast_redelivery = {"visibility_timeout": 4, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+app.conf.update(broker_transport_options=TRANSPORT_OPTIONS | fast_redelivery, visibility_timeout=4)
