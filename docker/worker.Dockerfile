@@ -13,7 +13,7 @@ COPY worker worker
 RUN /venv/bin/pip install --no-cache-dir -c constraints.txt '.[worker,tracing]'
 ARG MODEL=""
 ENV HF_HOME=/models
-RUN mkdir -p "$HF_HOME" && if [ -n "$MODEL" ]; then /venv/bin/python -c "import sys; from adaspa_worker.source import resolve; resolve(sys.argv[1])" "$MODEL"; fi
+RUN mkdir -p "$HF_HOME" && if [ -n "$MODEL" ]; then /venv/bin/python -m adaspa_worker.source --source "$MODEL"; fi
 
 FROM python:3.11.13-slim-bookworm
 # Triton compiles a small launcher with the system's C compiler.

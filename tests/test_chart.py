@@ -6,43 +6,61 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import helm_python as helm
 import jsonschema
 import kubernetes_validate
+import promql_parser
 import pytest
 import yaml
+from adaspa_service.contract.catalog import Catalog, ModelSpec
 from adaspa_service.contract.settings import Settings
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_worker import metrics as worker_metrics
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_text import value
 from rendered_chart import CHART, container, one, pods, render
 from running_gateway import Service, serving
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CHART / "values").glob("*.yaml"))}
+DEMO = json.loads(files("adaspa_service.contract").joinpath("catalog.json").read_text())[0]
+WAN = DEMO | {"id": "wan2.1-1.3b", "source": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}
 TWO_MODELS = [{"id": name, "replicas": 1, "resources": {}} for name in ("wan2.1-1.3b", "demo")]
+CACHE = {"size": "60Gi", "accessMode": "ReadWriteMany", "tokenSecret": {"name": "hub", "key": "token"}}
+CACHED = [TWO_MODELS[0] | {"modelCache": CACHE, "runtimeClassName": "nvidia"}]
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     **FILES,
-    "two-models": {"models": TWO_MODELS, "catalog": "[]"},
+    "two-models": {"models": TWO_MODELS, "catalog": [DEMO, WAN]},
     "route": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["a.example.com"]}},
     "open": {"access": {"open": True}},
+    "cached": {"models": CACHED, "catalog": [WAN]},
+    "signed": {"secretSettings": {"webhook_secrets": {"name": "hooks", "key": "secrets"}}},
+    "labelled": {"monitoring": {"monitors": True, "rules": True, "labels": {"release": "prometheus"}}},
     "guarded": {"networkPolicy": {"enabled": True}, "imagePullSecrets": [{"name": "pull"}]},
     "own-account": {"serviceAccount": {"create": False, "name": "mine"}},
 }
+SCALED = {"enabled": True, "minReplicas": 0, "maxReplicas": 4}
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
 STANDARD_VARIABLES = {
     "HOME",
     "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
     "TRITON_CACHE_DIR",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "ADASPA_API_KEY",
     "FORWARDED_ALLOW_IPS",
 }
-SECRETS = {"ADASPA_REDIS_URL": "redis://secret:6379/0"}
+SECRETS = {
+    "ADASPA_REDIS_URL": "redis://secret:6379/0",
+    "ADASPA_WEBHOOK_SECRETS": "whsec_" + base64.b64encode(b"k" * 24).decode(),
+}
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
@@ -60,7 +78,8 @@ def test_every_pod_keeps_to_the_restricted_standard(values: dict[str, Any]) -> N
     for pod in pods(render(values)):
         assert pod["securityContext"]["runAsNonRoot"] and pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for item in pod["containers"]:
+        for item in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert item["name"] == "worker" or item["resources"]["limits"]["memory"]
             assert item["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -71,7 +90,7 @@ def test_every_pod_keeps_to_the_restricted_standard(values: dict[str, Any]) -> N
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
 def test_every_variable_is_a_setting_and_can_be_read(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for pod in pods(render(values)):
-        for item in pod["containers"]:
+        for item in [*pod["containers"], *pod.get("initContainers", [])]:
             names = {entry["name"] for entry in item.get("env", [])}
             assert len(names) == len(item.get("env", []))
             known = {f"ADASPA_{name.upper()}" for name in Settings.model_fields}
@@ -89,7 +108,21 @@ def test_every_variable_is_a_setting_and_can_be_read(values: dict[str, Any], mon
         ({"gateway": {"replicas": 0}}, "replicas"),
         ({"models": []}, "models"),
         ({"models": [{"id": "Wan!", "replicas": 1, "resources": {}}]}, "id"),
-        ({"models": [TWO_MODELS[0], TWO_MODELS[0]]}, "wan2.1-1.3b is there twice"),
+        ({"models": [TWO_MODELS[1], TWO_MODELS[1]]}, "demo is there twice"),
+        ({"models": TWO_MODELS}, "wan2.1-1.3b is not in the catalog; there is demo"),
+        ({"models": TWO_MODELS, "catalog": [WAN]}, "demo is not in the catalog; there is wan2.1-1.3b"),
+        ({"catalog": [WAN | {"invented": 1}]}, "invented"),
+        ({"catalog": [{"id": "wan"}]}, "source"),
+        ({"models": [TWO_MODELS[1] | {"modelCache": {}}]}, "modelCache"),
+        ({"models": [TWO_MODELS[1] | {"modelCache": {"existingClaim": "x", "size": "1Gi"}}]}, "existingClaim and size"),
+        ({"models": [TWO_MODELS[1] | {"autoscaling": SCALED | {"scaleDown": "never"}}]}, "scaleDown"),
+        (
+            {"models": [TWO_MODELS[1] | {"autoscaling": SCALED | {"minReplicas": 9}}]},
+            "maxReplicas is below minReplicas",
+        ),
+        ({"settings": {"webhook_secrets": "whsec_x"}}, "settings.webhook_secrets: is a secret"),
+        ({"secretSettings": {"queue_cap": {"name": "x", "key": "y"}}}, "queue_cap"),
+        ({"httpRoute": {"enabled": True, "parentRefs": [{"gateway": "public"}]}}, "gateway"),
         ({"storage": {"url": "ftp://nowhere"}}, "url"),
         ({"redis": {"embedded": {"enabled": False}}}, "redis.existingSecret.name"),
         ({"ingress": {"enabled": True}}, "ingress.host"),
@@ -109,11 +142,72 @@ def test_the_schema_is_strict_throughout() -> None:
 
     def check(part: Any, where: str) -> None:
         if isinstance(part, dict):
-            assert "properties" not in part or part.get("additionalProperties") is False, where
+            if part.get("type") == "object":
+                assert "additionalProperties" in part, where
+            assert "properties" not in part or part["additionalProperties"] is False, where
+            for name, inner in part.get("properties", {}).items():
+                assert inner.get("description") or where.endswith("catalog.items"), f"{where}.{name}"
             for key, inner in part.items():
                 check(inner, f"{where}.{key}")
+        elif isinstance(part, list):
+            for inner in part:
+                check(inner, where)
 
     check(schema, "values")
+
+
+def test_the_schema_knows_every_field_of_the_catalog() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["catalog"]["items"]
+    assert set(schema["properties"]) == set(ModelSpec.model_fields), "catalog.items in the chart's values.schema.json"
+    assert set(schema["required"]) == {name for name, field in ModelSpec.model_fields.items() if field.is_required()}
+
+
+def test_the_catalog_comes_to_gateway_and_worker_as_they_read_it(tmp_path: Path) -> None:
+    objects = render(VARIANTS["two-models"])
+    file = tmp_path / "catalog.json"
+    file.write_text(next(item for item in objects if item["metadata"]["name"] == "r-catalog")["data"]["catalog.json"])
+    assert list(Catalog.load(file).models) == ["demo", "wan2.1-1.3b"]
+    for name in ("gateway", "worker"):
+        found = container(objects, name)
+        assert {"name": "ADASPA_CATALOG", "value": "/etc/adaspa/catalog.json"} in found["env"]
+        assert {"name": "catalog", "mountPath": "/etc/adaspa", "readOnly": True} in found["volumeMounts"]
+
+
+def test_a_model_is_fetched_into_its_volume_before_the_worker_starts() -> None:
+    objects = render(VARIANTS["cached"])
+    deployment = next(item for item in objects if item["metadata"]["name"] == "r-worker-wan2-1-1-3b")
+    pod = deployment["spec"]["template"]["spec"]
+    (fetch,) = pod["initContainers"]
+    assert fetch["command"] + fetch["args"] == ["python", "-m", "adaspa_worker.source", "--model", "wan2.1-1.3b"]
+    claim = next(item for item in objects if item["metadata"]["name"] == "r-worker-wan2-1-1-3b-models")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "60Gi"
+    volume = next(item for item in pod["volumes"] if item["name"] == "models")
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    for item in (fetch, container(objects, "worker")):
+        assert {"name": "models", "mountPath": "/models"} in item["volumeMounts"]
+        assert {"name": "HF_HOME", "value": "/models"} in item["env"]
+    token = next(entry for entry in fetch["env"] if entry["name"] == "HF_TOKEN")
+    assert token["valueFrom"]["secretKeyRef"] == {"name": "hub", "key": "token"}
+    assert not [entry for entry in container(objects, "worker")["env"] if entry["name"] == "HF_TOKEN"]
+
+
+def test_the_command_that_fetches_a_model_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "adaspa_worker.source", "--model"]
+    done = subprocess.run([*command, "demo"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("builtin:demo: /")
+    done = subprocess.run([*command, "none"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "--model: 'none' is not in the catalog; there is demo\n")
+
+
+def test_every_object_can_be_found_by_its_labels() -> None:
+    for item in render(VARIANTS["labelled"] | {"networkPolicy": {"enabled": True}}):
+        labels = item["metadata"]["labels"]
+        assert (labels["app.kubernetes.io/name"], labels["app.kubernetes.io/instance"]) == ("adaspa-serve", "r")
+        assert labels["app.kubernetes.io/version"] and labels["helm.sh/chart"].startswith("adaspa-serve-")
+        if item["kind"] in ("ServiceMonitor", "PodMonitor", "PrometheusRule"):
+            assert labels["release"] == "prometheus"
+        if selector := item.get("spec", {}).get("selector", {}).get("matchLabels"):
+            assert not {"app.kubernetes.io/version", "helm.sh/chart"} & set(selector), "may never change"
 
 
 def test_workers_follow_the_gateways_own_count_and_only_idle_ones_are_ended() -> None:
@@ -122,11 +216,35 @@ def test_workers_follow_the_gateways_own_count_and_only_idle_ones_are_ended() ->
     assert scaled["scaleTargetRef"]["name"] == "r-worker-demo"
     assert (scaled["minReplicaCount"], scaled["cooldownPeriod"]) == (0, 900)
     behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    assert behavior["scaleDown"] == {"selectPolicy": "Disabled"}
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 900
     assert trigger["url"] == "http://r-gateway.videos.svc:9100/metrics"
-    assert trigger["valueLocation"] == 'adaspa_jobs_unfinished{model="demo"}'
+    assert trigger["valueLocation"] == 'adaspa_workers_wanted{model="demo"}'
     deployment = next(d for d in render(FILES["single-gpu"]) if d["metadata"]["name"] == "r-worker-demo")
     assert "replicas" not in deployment["spec"]
+    freely = one(render(FILES["s3-production"]), "ScaledObject")["spec"]
+    assert freely["triggers"][0]["metadata"]["valueLocation"] == 'adaspa_jobs_unfinished{model="demo"}'
+    behavior = freely["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 60}]
+
+
+def test_what_the_scaler_asks_the_gateway_for_is_answered(service: Service) -> None:
+    def asked_of(values: dict[str, Any]) -> float | None:
+        where = one(render(values), "ScaledObject")["spec"]["triggers"][0]["metadata"]["valueLocation"]
+        name, model = re.fullmatch(r'(\w+)\{model="(\w+)"\}', where).groups()  # type: ignore[union-attr]
+        return value(service.http.get("/metrics").text, name, model=model)
+
+    idle, freely = FILES["single-gpu"], FILES["s3-production"]
+    assert (asked_of(idle), asked_of(freely)) == (0, 0)
+    for worker in ("a", "b", "c"):
+        service.store.announce(service.parts.catalog.default, worker)
+    assert (asked_of(idle), asked_of(freely)) == (0, 0), "workers are not wanted for being there"
+    lease = service.claim(service.create()["id"])
+    assert (asked_of(idle), asked_of(freely)) == (3, 1), "any of the three may be the busy one"
+    for _ in range(4):
+        service.create()
+    assert (asked_of(idle), asked_of(freely)) == (5, 5)
+    service.complete(lease)
+    assert (asked_of(idle), asked_of(freely)) == (4, 4)
 
 
 def test_monitors_select_ports_and_pods_that_exist() -> None:
@@ -187,9 +305,32 @@ def test_queries_of_dashboard_and_alerts_name_only_metrics_that_exist(service: S
     ]
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
     names = {family.name + suffix for family in families for suffix in suffixes.get(family.type, [""])}
+    labels = {name: known for family in families for name, known in labels_of(family)}
     for query in queries:
-        used = set(re.findall(r"adaspa_\w+", query))
-        assert used and used <= names, query
+        selected = list(selectors(promql_parser.parse(query)))
+        assert selected, query
+        for selector in selected:
+            assert selector.name in names, query
+            matched = {matcher.name for matcher in selector.matchers.matchers}
+            assert matched <= labels.get(selector.name, matched), query
+
+
+def labels_of(family: Any) -> Iterator[tuple[str, set[str]]]:
+    """Names of a family's samples with their labels, if it has samples yet."""
+    for sample in family.samples:
+        yield sample.name, set(sample.labels)
+
+
+def selectors(part: Any) -> Iterator[Any]:
+    """The series that a query names."""
+    if isinstance(part, promql_parser.VectorSelector):
+        yield part
+    else:
+        for name in ("expr", "lhs", "rhs", "vs", "args", "vector_selector"):
+            inner = getattr(part, name, None)
+            for each in inner if isinstance(inner, list) else [inner]:
+                if each is not None and not isinstance(each, str):
+                    yield from selectors(each)
 
 
 def service_families(service: Service) -> Any:

@@ -1,8 +1,16 @@
-"""Where a model's weights lie: a bundled model, a folder, or a hub name; checked without importing torch."""
+"""Where a model's weights lie: a bundled model, a folder, or a hub name; checked without importing torch.
 
+python -m adaspa_worker.source --model wan        # fetch a model of the catalog, before its worker starts
+python -m adaspa_worker.source --source owner/name
+"""
+
+import argparse
 import json
+import sys
 from pathlib import Path
 
+from adaspa_service.contract.catalog import Catalog, CatalogError
+from adaspa_service.contract.settings import SettingsError, get_settings
 from safetensors import SafetensorError, safe_open
 
 BUNDLED = {"demo": Path(__file__).parent / "demo_model" / "pipeline"}
@@ -100,3 +108,29 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type when it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def main() -> None:
+    """Fetch a model and check it; fail with one line."""
+    parser = argparse.ArgumentParser(
+        prog="adaspa_worker.source", description="Fetch a model and check that it is whole."
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", help="a model of the catalog")
+    which.add_argument("--source", help="builtin:<name>, a folder, or a hub name")
+    asked = parser.parse_args()
+    try:
+        source = asked.source
+        if asked.model:
+            catalog = Catalog.load(get_settings().catalog)
+            spec = catalog.get(asked.model)
+            if spec is None:
+                sys.exit(f"--model: {asked.model!r} is not in the catalog; there is {', '.join(catalog.models)}")
+            source = spec.source
+        print(f"{source}: {resolve(source)}")
+    except (SettingsError, CatalogError, ModelUnavailable) as error:
+        sys.exit(f"adaspa worker: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* Of every object; selectors have only those above, since they may never change. */}}
+{{- define "adaspa.allLabels" -}}
+{{ include "adaspa.labels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
 {{- define "adaspa.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (printf "%s-adaspa" .Release.Name) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
@@ -19,10 +27,22 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}{{ fail "ingress.host: is empty; name the host that the ingress serves" }}{{ end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs: is empty; name the Gateway to attach to" }}{{ end }}
+{{- range $name := list "bootstrap_key" "signing_secret" "webhook_secrets" "redis_url" }}
+{{- if hasKey $.Values.settings $name }}{{ fail (printf "settings.%s: is a secret; name a Secret that holds it in secretSettings, redis or access" $name) }}{{ end }}
+{{- end }}
+{{- $served := list "demo" }}
+{{- with .Values.catalog }}
+{{- $served = list }}
+{{- range . }}{{ $served = append $served .id }}{{ end }}
+{{- end }}
 {{- $ids := list }}
 {{- range .Values.models }}
+{{- if not (has .id $served) }}{{ fail (printf "models: %s is not in the catalog; there is %s" .id (join ", " $served)) }}{{ end }}
 {{- if has .id $ids }}{{ fail (printf "models: the id %s is there twice" .id) }}{{ end }}
 {{- $ids = append $ids .id }}
+{{- with .modelCache }}
+{{- if and .existingClaim .size }}{{ fail "models.modelCache: existingClaim and size are both there; name a volume that is there or the size of a new one" }}{{ end }}
+{{- end }}
 {{- with .autoscaling }}{{ if lt (int .maxReplicas) (int .minReplicas) }}{{ fail "models.autoscaling: maxReplicas is below minReplicas" }}{{ end }}{{ end }}
 {{- end }}
 {{- end }}
@@ -75,6 +95,14 @@ capabilities: {drop: [ALL]}
 {{- with .root.Values.access.existingSecret -}}
 - name: {{ $.name }}
   valueFrom: {secretKeyRef: {name: {{ .name | default (printf "%s-api-key" $.root.Release.Name) | quote }}, key: {{ .key | quote }}}}
+{{- end }}
+{{- end }}
+
+{{/* Settings of the gateway that are secrets. */}}
+{{- define "adaspa.secretSettings" -}}
+{{- range $name, $secret := .Values.secretSettings }}
+- name: ADASPA_{{ upper $name }}
+  valueFrom: {secretKeyRef: {name: {{ $secret.name | quote }}, key: {{ $secret.key | quote }}}}
 {{- end }}
 {{- end }}
 

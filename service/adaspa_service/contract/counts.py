@@ -45,6 +45,11 @@ class Load:
         """Jobs in both queues."""
         return sum(queue.waiting for queue in self.queues.values())
 
+    @property
+    def unfinished(self) -> int:
+        """Waiting and running jobs."""
+        return self.waiting + self.running
+
     def starts_in(self, priority: Priority, position: int) -> float | None:
         """Seconds until the job at this position of its queue is expected to begin; None if nothing is known.
 

@@ -63,6 +63,11 @@ class JobCollector(Collector):
         unfinished = GaugeMetricFamily(
             "adaspa_jobs_unfinished", "Waiting and running jobs: workers that are needed.", labels=["model"]
         )
+        wanted = GaugeMetricFamily(
+            "adaspa_workers_wanted",
+            "Workers that are needed, or that are there while any is: which of them is idle, a scaler cannot know.",
+            labels=["model"],
+        )
         oldest = GaugeMetricFamily(
             "adaspa_queue_oldest_seconds", "How long the job that came first has waited.", labels=labels
         )
@@ -74,9 +79,10 @@ class JobCollector(Collector):
                 waiting.add_metric(where, queue.waiting)
                 oldest.add_metric(where, queue.oldest_seconds)
             running.add_metric([model], load.running)
-            unfinished.add_metric([model], load.waiting + load.running)
+            unfinished.add_metric([model], load.unfinished)
             workers.add_metric([model], load.workers)
-        return [waiting, running, unfinished, oldest, workers]
+            wanted.add_metric([model], max(load.unfinished, load.workers) if load.unfinished else 0)
+        return [waiting, running, unfinished, oldest, workers, wanted]
 
     def _totals(self) -> list[Metric]:
         totals = self.parts.store.totals()
