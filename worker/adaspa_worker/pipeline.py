@@ -68,6 +68,11 @@ class Engine(Protocol):
 
 FAMILIES = {
     "wan": "WanEngine",
+    "hunyuan_video": "HunyuanVideoEngine",
+    "hunyuan_video15": "HunyuanVideo15Engine",
+    "cogvideox": "CogVideoXEngine",
+    "ltx": "LTXEngine",
+    "mochi": "MochiEngine",
 }
 """The class of each family, in the module of ``engines`` of the same name."""
 

@@ -18,13 +18,26 @@ class CatalogError(Exception):
     """The catalog cannot be read; the message is one line that names the file and the field."""
 
 
+class Memory(BaseModel):
+    """How a worker holds a model that its GPU has little room for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpu_offload: bool = False
+    """Keep in the GPU only the part at work (text encoder, transformer or VAE), the others in host memory."""
+    vae_tiling: bool = False
+    """Decode the video tile by tile: less memory, more time."""
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """Of the weights; None is bfloat16 on a GPU and float32 without one."""
+
+
 class ModelSpec(BaseModel):
     """One served model. Nothing outside its limits reaches a worker."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    family: Literal["wan"]
+    family: Literal["wan", "hunyuan_video", "hunyuan_video15", "cogvideox", "ltx", "mochi"]
     """Which adapter of the worker runs it."""
     source: str = Field(min_length=1)
     """``builtin:<name>``, a folder, or a hub name; the worker resolves it, clients do not see it."""
@@ -57,6 +70,7 @@ class ModelSpec(BaseModel):
     """How long a job may run, where that is less than ``ADASPA_TIME_LIMIT_SECONDS``."""
     bulk_above: float = Field(default=4.0, ge=1)
     """A request that costs more than this waits in the bulk queue; the default request costs 1."""
+    memory: Memory = Memory()
     attention: dict[str, Any] = {}
     """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default."""
     call: dict[str, Any] = {}

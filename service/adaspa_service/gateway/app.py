@@ -24,6 +24,7 @@ from adaspa_service.gateway import (
     videos,
 )
 from adaspa_service.gateway.errors import ErrorBody
+from adaspa_service.gateway.examples import illustrate
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.webhooks import event, secret
@@ -92,7 +93,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, without the framework's 422: a bad parameter gets a 400 here."""
+    """The OpenAPI document, with examples, and without the framework's 422: a bad parameter gets a 400 here."""
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title,
@@ -108,5 +109,6 @@ def document(app: FastAPI) -> dict[str, Any]:
                     del answers["422"]
         for name in ("HTTPValidationError", "ValidationError"):
             found["components"]["schemas"].pop(name, None)
+        illustrate(found)
         app.openapi_schema = found
     return app.openapi_schema

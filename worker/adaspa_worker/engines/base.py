@@ -32,7 +32,8 @@ class DiffusersEngine(ABC):
 
     Args:
         spec: the catalog entry.
-        folder: its diffusers folder. On CUDA the weights are bfloat16, elsewhere float32.
+        folder: its diffusers folder. On CUDA the weights are bfloat16, elsewhere float32, unless ``spec.memory`` names
+            another type.
 
     Raises:
         ModelUnavailable: the folder does not load, or the catalog offers sizes or frames the model cannot make.
@@ -83,6 +84,11 @@ class DiffusersEngine(ABC):
     def arguments(self, params: JobParams) -> dict[str, Any]:
         """Further keyword arguments of the pipeline's call."""
         return {"guidance_scale": params.guidance_scale}
+
+    def text_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the pipeline's ``encode_prompt`` beside the texts."""
+        length = {name: value for name, value in self.spec.call.items() if name == "max_sequence_length"}
+        return {"device": self.device, **length}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames [1, 3, F, H, W] in [-1, 1] of ``to_vae``'s latents."""
@@ -150,6 +156,7 @@ class DiffusersEngine(ABC):
             hook.remove()
             if clear := getattr(vae, "clear_cache", None):
                 clear()
+            self.pipe.maybe_free_model_hooks()
         for frame in video[0].unbind(dim=1):  # [3, height, width] in [-1, 1]
             scaled = (frame.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
             yield scaled.permute(1, 2, 0).contiguous().cpu().numpy()
@@ -183,13 +190,20 @@ class DiffusersEngine(ABC):
 
     def _load(self, folder: Path) -> Any:
         low = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        if (named := self.spec.memory.dtype) is not None:
+            low = getattr(torch, named)
         dtype = {"default": low, "vae": torch.float32 if self.vae_in_float32 else low}
         return self.pipeline.from_pretrained(  # type: ignore[attr-defined]
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )
 
     def _place(self) -> None:
-        self.pipe.to(self.device)
+        if self.spec.memory.vae_tiling:
+            self.pipe.vae.enable_tiling()
+        if self.spec.memory.cpu_offload and self.device.type == "cuda":
+            self.pipe.enable_model_cpu_offload(device=self.device)
+        else:
+            self.pipe.to(self.device)
 
     def _check_offer(self) -> None:
         """The catalog must offer only what comes out as asked: the pipelines themselves round silently."""

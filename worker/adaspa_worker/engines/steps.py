@@ -58,7 +58,13 @@ class Denoising:
     def __enter__(self) -> "Denoising":
         self._original = partial(type(self.scheduler).step, self.scheduler)
         self._signature = inspect.signature(self._original)
-        self.scheduler.step = self._step
+
+        def step(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+            return self._step(*args, **kwargs)
+
+        # Pipelines look at what it takes: a generator, for one.
+        step.__signature__ = self._signature  # type: ignore[attr-defined]
+        self.scheduler.step = step
         self._forwards = [transformer.forward for transformer in self.transformers]
         if self.resume:
             for transformer in self.transformers:

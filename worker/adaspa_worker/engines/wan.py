@@ -14,17 +14,12 @@ class WanEngine(DiffusersEngine):
     pipeline = WanPipeline
     vae_in_float32 = True
 
+    @torch.no_grad()
     def encode_prompt(self, params: JobParams) -> dict[str, Tensor]:
         guided = params.guidance_scale > 1
-        extra = {k: v for k, v in self.spec.call.items() if k == "max_sequence_length"}
-        with torch.no_grad():
-            positive, negative = self.pipe.encode_prompt(
-                prompt=params.prompt,
-                negative_prompt=params.negative_prompt,
-                do_classifier_free_guidance=guided,
-                device=self.device,
-                **extra,
-            )
+        positive, negative = self.pipe.encode_prompt(
+            params.prompt, params.negative_prompt, do_classifier_free_guidance=guided, **self.text_arguments()
+        )
         return {"prompt_embeds": positive} | ({"negative_prompt_embeds": negative} if guided else {})
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:

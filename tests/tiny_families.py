@@ -1,0 +1,204 @@
+"""A tiny pipeline of random weights for each model family, whole: with text encoders, tokenizer and VAE."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tiny_pipelines as tiny
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLMochi,
+    AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CogVideoXPipeline,
+    HunyuanVideo15Pipeline,
+    HunyuanVideoPipeline,
+    LTXPipeline,
+    MochiPipeline,
+    MochiTransformer3DModel,
+    WanPipeline,
+)
+from diffusers.guiders import ClassifierFreeGuidance
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    ByT5Tokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "square", "moving", "left", "right"]
+CHAT = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+T5 = {"vocab_size": len(WORDS), "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+DECODER = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+BLOCKS = (8, 8, 8, 8)
+
+
+class Family(NamedTuple):
+    """How to build a family's pipeline, and what its catalog entry has."""
+
+    pipeline: Callable[[], Any]
+    family: str
+    size: str
+    frames: int
+    call: dict[str, Any]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", chat_template=CHAT
+    )
+
+
+def wan() -> WanPipeline:
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1] * 4,
+        latents_std=[0.9] * 4,
+    )
+    return WanPipeline(
+        text_encoder=UMT5EncoderModel(UMT5Config(**T5)),
+        tokenizer=tokenizer(),
+        vae=vae,
+        scheduler=tiny.flow(),
+        transformer=tiny.make_wan(),
+    )
+
+
+def hunyuan_video() -> HunyuanVideoPipeline:
+    clip = CLIPTextConfig(
+        vocab_size=len(WORDS), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    return HunyuanVideoPipeline(
+        text_encoder=LlamaModel(LlamaConfig(**DECODER, vocab_size=len(WORDS), num_hidden_layers=2)),
+        tokenizer=tokenizer(),
+        text_encoder_2=CLIPTextModel(clip),
+        tokenizer_2=tokenizer(),
+        vae=AutoencoderKLHunyuanVideo(
+            latent_channels=4, block_out_channels=BLOCKS, layers_per_block=1, norm_num_groups=4
+        ),
+        scheduler=tiny.flow(),
+        transformer=tiny.make_hunyuan_video(),
+    )
+
+
+def hunyuan_video15() -> HunyuanVideo15Pipeline:
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+    qwen = Qwen2_5_VLTextConfig(**DECODER, vocab_size=len(WORDS), num_hidden_layers=3, rope_parameters=rope)
+    return HunyuanVideo15Pipeline(
+        text_encoder=Qwen2_5_VLTextModel(qwen),
+        tokenizer=tokenizer(),
+        text_encoder_2=T5EncoderModel(T5Config(**T5 | {"vocab_size": 384})),
+        tokenizer_2=ByT5Tokenizer(),
+        vae=AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(*BLOCKS, 8), layers_per_block=1),
+        scheduler=tiny.flow(),
+        transformer=tiny.make_hunyuan_video15(),
+        guider=ClassifierFreeGuidance(guidance_scale=6.0),
+    )
+
+
+def cogvideox(scheduler: Any, transformer: Callable[[], Any]) -> Callable[[], CogVideoXPipeline]:
+    return lambda: CogVideoXPipeline(
+        text_encoder=T5EncoderModel(T5Config(**T5)),
+        tokenizer=tokenizer(),
+        vae=AutoencoderKLCogVideoX(latent_channels=4, block_out_channels=BLOCKS, layers_per_block=1, norm_num_groups=4),
+        scheduler=scheduler(),
+        transformer=transformer(),
+    )
+
+
+def ltx() -> LTXPipeline:
+    return LTXPipeline(
+        text_encoder=T5EncoderModel(T5Config(**T5)),
+        tokenizer=tokenizer(),
+        vae=AutoencoderKLLTXVideo(
+            latent_channels=4,
+            block_out_channels=BLOCKS,
+            decoder_block_out_channels=BLOCKS,
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1, 1),
+        ),
+        scheduler=tiny.flow(),
+        transformer=tiny.make_ltx(),
+    )
+
+
+def mochi() -> MochiPipeline:
+    return MochiPipeline(
+        text_encoder=T5EncoderModel(T5Config(**T5)),
+        tokenizer=tokenizer(),
+        vae=AutoencoderKLMochi(
+            latent_channels=12,
+            encoder_block_out_channels=(32, 32, 32, 32),
+            decoder_block_out_channels=(32, 32, 32, 32),
+            layers_per_block=(1, 1, 1, 1, 1),
+            latents_mean=[0.1] * 12,
+            latents_std=[0.9] * 12,
+        ),
+        scheduler=tiny.flow(invert_sigmas=True),
+        transformer=tiny.prepare(
+            MochiTransformer3DModel(
+                **tiny.HEADS,
+                in_channels=12,  # a number that the pipeline has written down
+                num_layers=2,
+                pooled_projection_dim=16,
+                text_embed_dim=16,
+                time_embed_dim=8,
+                max_sequence_length=tiny.TEXT,
+            )
+        ),
+    )
+
+
+def wan22() -> WanPipeline:
+    """Two experts: the first takes the noisier half of the steps."""
+    pipe = wan()
+    pipe.register_modules(transformer_2=tiny.make_wan(seed=1))
+    pipe.register_to_config(boundary_ratio=0.8)
+    return pipe
+
+
+TEXT = {"max_sequence_length": tiny.TEXT}
+FAMILIES = {
+    "wan": Family(wan, "wan", "80x48", 17, TEXT),
+    "wan-2.2": Family(wan22, "wan", "80x48", 17, TEXT),
+    "hunyuan-video": Family(hunyuan_video, "hunyuan_video", "80x48", 17, TEXT),
+    "hunyuan-video-guided": Family(hunyuan_video, "hunyuan_video", "80x48", 17, TEXT | {"true_cfg_scale": 2.0}),
+    "hunyuan-video-1.5": Family(hunyuan_video15, "hunyuan_video15", "80x48", 17, {}),
+    "cogvideox": Family(cogvideox(CogVideoXDDIMScheduler, tiny.make_cogvideox_rotary), "cogvideox", "80x48", 17, TEXT),
+    "cogvideox-1.5": Family(
+        cogvideox(lambda: CogVideoXDPMScheduler(prediction_type="v_prediction"), tiny.make_cogvideox15),
+        "cogvideox",
+        "80x48",
+        17,
+        TEXT | {"use_dynamic_cfg": True},
+    ),
+    "ltx": Family(ltx, "ltx", "160x96", 33, TEXT),
+    "mochi": Family(mochi, "mochi", "80x48", 25, TEXT),
+}
+
+
+def save_family(name: str, folder: Path) -> Path:
+    """Write a family's pipeline."""
+    torch.manual_seed(0)
+    FAMILIES[name].pipeline().save_pretrained(folder)
+    return folder

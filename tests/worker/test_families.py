@@ -1,0 +1,181 @@
+"""Every model family: the frames are those of its own pipeline, told step by step, stopped, resumed and previewed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.job import JobParams
+from adaspa_worker.checkpoint import pack, unpack
+from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.latent_rgb import PATCH, LatentRGB
+from adaspa_worker.pipeline import load
+from adaspa_worker.source import ModelUnavailable
+from tiny_families import FAMILIES, save_family
+from tiny_wan import model_spec
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family(family, tmp_path_factory.mktemp(family))
+
+
+def spec(family: str, folder: Path, **changes: object) -> ModelSpec:
+    """Its catalog entry."""
+    own = FAMILIES[family]
+    entry = {"family": own.family, "sizes": [own.size], "frames": [own.frames], "default_frames": own.frames}
+    attention = {"block_size": 16, "sparsity": 0.6, "steps": STEPS, "warmup": 2, "searches": [2, 4]}
+    return ModelSpec.model_validate(model_spec(folder, **entry, call=own.call, attention=attention) | changes)
+
+
+@pytest.fixture(scope="module")
+def engine(family: str, folder: Path) -> DiffusersEngine:
+    loaded = load(spec(family, folder), folder)
+    assert isinstance(loaded, DiffusersEngine)
+    return loaded
+
+
+@pytest.fixture
+def asked(family: str, params: Callable[..., JobParams]) -> Callable[..., JobParams]:
+    width, height = map(int, FAMILIES[family].size.split("x"))
+    usual = {"width": width, "height": height, "num_frames": FAMILIES[family].frames, "steps": STEPS}
+    return lambda **changes: params(**usual, negative_prompt="a blue square", **changes)
+
+
+def denoise(engine: DiffusersEngine, params: JobParams) -> torch.Tensor:
+    return engine.denoise(params, engine.encode_prompt(params), lambda *_: None)
+
+
+def test_the_frames_are_those_of_the_pipeline(
+    family: str, engine: DiffusersEngine, asked: Callable[..., JobParams]
+) -> None:
+    params = asked(quality="exact")
+    frames = np.stack(list(engine.frames(denoise(engine, params), lambda: None)))
+    assert frames.shape == (params.num_frames, params.height, params.width, 3) and frames.dtype == np.uint8
+    own = engine.pipe(
+        prompt=params.prompt,
+        negative_prompt=params.negative_prompt,
+        height=params.height,
+        width=params.width,
+        num_frames=params.num_frames,
+        num_inference_steps=params.steps,
+        generator=torch.Generator().manual_seed(params.seed),
+        output_type="np",
+        **engine.arguments(params),
+        **FAMILIES[family].call,
+    ).frames[0]
+    assert np.abs(frames / 255 - own).max() < 0.01
+    engine.reset()
+
+
+def test_steps_are_told_with_their_kind_and_reported(
+    family: str, engine: DiffusersEngine, asked: Callable[..., JobParams]
+) -> None:
+    steps: list[tuple[int, str | None]] = []
+    params = asked()
+    engine.denoise(params, engine.encode_prompt(params), lambda done, kind: steps.append((done, kind)))
+    kinds = [kind for _, kind in steps]
+    assert [done for done, _ in steps] == list(range(1, STEPS + 1))
+    assert kinds[:2] == ["dense", "dense"] and "search" in kinds and "sparse" in kinds
+    report = engine.report()
+    for kind in ("dense", "search", "sparse"):
+        assert report[f"{kind}_steps"] == kinds.count(kind)
+    assert 0 < report["density"] < 1 and 0 < report["recall"] <= 1
+    assert [layer["layer"] for layer in report["layers"]] == sorted({layer["layer"] for layer in report["layers"]})
+    engine.reset()
+
+
+def test_a_stop_comes_through_and_leaves_nothing(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, _: str | None) -> None:
+        if done == 3:
+            raise Stop
+
+    params = asked()
+    before = denoise(engine, params)
+    with pytest.raises(Stop):
+        engine.denoise(params, engine.encode_prompt(params), stop)
+    engine.reset()
+    assert all(transformer.adaspa.state is None for transformer in engine.transformers)
+    assert "step" not in vars(engine.pipe.scheduler) and engine.snapshot() is None
+    assert torch.equal(denoise(engine, params), before)
+    engine.reset()
+
+
+@pytest.mark.parametrize("at", [1, 4, STEPS])
+def test_a_resumed_denoising_comes_to_the_same_latents(
+    engine: DiffusersEngine, asked: Callable[..., JobParams], at: int
+) -> None:
+    params, kept = asked(quality="exact"), []
+
+    def keep(done: int, _: str | None) -> None:
+        if done == at:
+            kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
+
+    embeddings = engine.encode_prompt(params)
+    whole = engine.denoise(params, embeddings, keep)
+    engine.reset()
+    steps: list[int] = []
+    checkpoint = unpack(kept[0], params.model_dump_json())
+    resumed = engine.denoise(params, embeddings, lambda done, _: steps.append(done), checkpoint)
+    assert steps == list(range(at + 1, STEPS + 1)) and torch.equal(resumed, whole)
+    engine.reset()
+
+
+def test_previews_come_near_the_end(
+    engine: DiffusersEngine, asked: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = asked(quality="exact")
+    channels = denoise(engine, params).shape[1]
+    latent_rgb = LatentRGB(torch.randn(channels + 1, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0)) / 4)
+    monkeypatch.setattr(engine, "_latent_rgb", latent_rgb)
+    shown: list[np.ndarray] = []
+
+    def show(*_: object) -> None:
+        frames = engine.preview()
+        assert frames is not None
+        shown.append(frames)
+
+    final = latent_rgb(engine.denoise(params, engine.encode_prompt(params), show)).numpy()
+    errors = [np.abs(frames.astype(int) - final).mean() for frames in shown]
+    assert shown[0].shape == final.shape and errors[-1] < 1 and errors[0] > errors[-1]
+    engine.reset()
+
+
+def test_a_map_for_previews_is_fitted_to_its_vae(
+    engine: DiffusersEngine, asked: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_worker.latent_rgb.CLIPS", 1)
+    monkeypatch.setattr("adaspa_worker.latent_rgb.SIDE", 64)
+    latent_rgb = engine._fit_latent_rgb()
+    latents = denoise(engine, asked(quality="exact"))
+    assert latent_rgb(latents).shape == (latents.shape[2], *(PATCH * side for side in latents.shape[3:]), 3)
+    engine.reset()
+
+
+def test_tiles_bring_the_same_number_of_frames(family: str, folder: Path, asked: Callable[..., JobParams]) -> None:
+    engine = load(spec(family, folder, memory={"vae_tiling": True, "cpu_offload": True, "dtype": "float32"}), folder)
+    assert isinstance(engine, DiffusersEngine) and engine.pipe.vae.use_tiling
+    params = asked()
+    assert len(list(engine.frames(denoise(engine, params), lambda: None))) == params.num_frames
+
+
+def test_what_the_model_cannot_make_is_refused(family: str, folder: Path) -> None:
+    frames = FAMILIES[family].frames
+    for changes, message in (
+        ({"sizes": ["88x48"]}, "88x48.*steps of"),
+        ({"frames": [frames, frames + 1]}, f"{frames + 1} frames.*multiple of"),
+    ):
+        with pytest.raises(ModelUnavailable, match=message):
+            load(spec(family, folder, **changes), folder)
