@@ -1,5 +1,6 @@
 """Where an event goes: addresses that may be called, names that change their answer, TLS to the judged address."""
 
+import os
 import ssl
 from pathlib import Path
 
@@ -160,6 +161,19 @@ def test_a_certificate_of_another_name_is_not_taken(quick: Settings, tmp_path: P
         given_up = service.parts.deliveries.get(video_id)
         assert given_up is not None and "certificate" in given_up.error.lower()
         assert receiver.calls == []
+
+
+def test_tls_that_breaks_once_it_stands_is_a_failed_attempt(
+    quick: Settings, tmp_path: Path, authority: trustme.CA
+) -> None:
+    context, _ = secured(authority, "hooks.example.com")
+    with receiving(tls=context) as receiver, serving(quick, tmp_path, lambda *_: ["127.0.0.1"]) as service:
+        receiver.answers = [lambda connection: os.write(connection.fileno(), b"no TLS record" * 10) and None]
+        service.completed(webhook_url=f"https://hooks.example.com:{receiver.url.rpartition(':')[2]}/")
+        until(lambda: len(receiver.calls) == 2, "it is tried again")
+        until(
+            lambda: service.parts.deliveries.counts().attempts == {"unreachable": 1, "delivered": 1}, "both are noted"
+        )
 
 
 def test_a_proxy_of_the_environment_is_not_used(

@@ -23,6 +23,9 @@ for _, lane in ipairs(lanes) do
   local owner = id and redis.call('HGET', PREFIX .. 'webhook:' .. id, 'owner')
   if not id then
     redis.call('ZREM', PREFIX .. 'webhook_lanes', lane)
+  elseif not owner then  -- a delivery without its record, such as a restored backup may hold
+    redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
+    redis.call('ZREM', PREFIX .. 'webhooks', id)
   elseif busy > 0 then
     redis.call('ZADD', PREFIX .. 'webhook_lanes', int(NOW + busy), lane)
   elseif due > NOW then

@@ -23,6 +23,8 @@ RESOLVERS = 32
 """Names that are looked up at a time: a slow name server of one receiver does not hold up the others."""
 ADDRESSES_TRIED = 4
 """Of a host at most: a name with many addresses does not make the gateway knock at all of them."""
+CONNECT_SECONDS = 4.0
+"""Then the host's next address is tried."""
 METADATA = frozenset(
     map(
         ip_address,
@@ -125,7 +127,9 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
         failed: Exception | None = None
         for address in (await self._addresses.of(host, port))[:ADDRESSES_TRIED]:
             try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await self._network.connect_tcp(
+                    address, port, timeout or CONNECT_SECONDS, local_address, socket_options
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed or httpcore.ConnectError(host)

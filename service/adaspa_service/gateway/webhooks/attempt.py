@@ -57,8 +57,8 @@ class Sender:
             return Result(Outcome.forbidden, str(error))
         except (TimeoutError, httpcore.TimeoutException):
             return Result(Outcome.timed_out, f"no answer within {TOTAL_SECONDS:g} s")
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            return Result(Outcome.unreachable, f"{type(error).__name__}: {error}"[:200])
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:  # OSError: of TLS, once it stands
+            return Result(Outcome.unreachable, f"{type(error).__name__}: {error}")
 
     async def close(self) -> None:
         """Close what is open."""

@@ -27,6 +27,7 @@ STOP_SECONDS = 2.0
 """Attempts that still run this long after the gateway was told to stop are broken off, and made again by another."""
 JITTER = 0.2
 """Share by which a delay is longer or shorter, so that what failed together does not come back together."""
+MAX_ERROR_CHARS = 300
 LONGEST_WAIT_SECONDS = 86400.0
 """More than this is not granted to a Retry-After."""
 
@@ -104,7 +105,7 @@ class Deliverer:
             return
         except Exception as error:
             log.exception("%s: unexpected error in its webhook", delivery.job_id)
-            result = Result(Outcome.broken, repr(error)[:200])
+            result = Result(Outcome.broken, repr(error))
         try:
             await self._note(delivery, result, body)
         except StoreUnavailable as error:
@@ -122,15 +123,20 @@ class Deliverer:
             level = logging.ERROR if again_in is None else logging.WARNING
             log.log(level, "%s: %s not delivered to %s at attempt %d: %s; %s", *what, result.error, then)
         await asyncio.to_thread(
-            self._store.note, delivery, result.outcome, error=result.error, body=body, again_in=again_in
+            self._store.note,
+            delivery,
+            result.outcome,
+            error=result.error[:MAX_ERROR_CHARS],
+            body=body,
+            again_in=again_in,
         )
 
     def _again_in(self, delivery: Delivery, result: Result) -> float | None:
         """Seconds until the next attempt; None: there is none."""
+        if result.outcome is Outcome.interrupted:
+            return 0.0
         delays = self._settings.webhook_retry_seconds
         if result.outcome in (Outcome.delivered, Outcome.gone) or delivery.attempts > len(delays):
             return None
-        if result.outcome is Outcome.interrupted:
-            return 0.0
         delay = delays[delivery.attempts - 1] * random.uniform(1 - JITTER, 1 + JITTER)
         return max(delay, min(result.retry_after or 0.0, LONGEST_WAIT_SECONDS))

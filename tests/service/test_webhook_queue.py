@@ -1,0 +1,88 @@
+"""The queue of deliveries under random use: each event ends once, whatever is lost on its way, and nothing is left."""
+
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+from adaspa_service.contract.deliveries import Delivery, DeliveryStore, Outcome
+from adaspa_service.contract.job import JobParams
+from adaspa_service.contract.store import JobStore
+
+FAILURES = [Outcome.rejected, Outcome.unreachable, Outcome.timed_out, Outcome.interrupted]
+
+
+def note(gateway: DeliveryStore, delivery: Delivery, chance: random.Random) -> None:
+    """A random outcome: delivered, again soon, or given up."""
+    what = chance.random()
+    body = chance.choice(["", "{}"])
+    if what < 0.4:
+        gateway.note(delivery, Outcome.delivered, body="{}")
+    elif what < 0.9:
+        gateway.note(delivery, chance.choice(FAILURES), error="e", body=body, again_in=chance.uniform(0, 0.02))
+    else:
+        gateway.note(delivery, Outcome.gone, error="HTTP 410", body=body)
+
+
+def drain(gateway: DeliveryStore) -> None:
+    """Deliver all that wait."""
+    deadline = time.monotonic() + 30
+    while gateway.counts().waiting:
+        assert time.monotonic() < deadline, "a delivery is stuck"
+        for delivery in gateway.take(10):
+            gateway.note(delivery, Outcome.delivered, body="{}")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_event_ends_once_and_nothing_is_left(store: JobStore, params: Callable[..., JobParams], seed: int) -> None:
+    chance = random.Random(seed)
+    gateways = [DeliveryStore(store.client, attempt_seconds=0.1, owner_attempts=4) for _ in range(3)]
+    made: list[str] = []
+    deleted: set[str] = set()
+    under_way: list[tuple[DeliveryStore, Delivery]] = []
+    for _ in range(600):
+        action = chance.random()
+        if action < 0.3 and len(made) < 80:
+            url = f"https://host{chance.randrange(5)}.example.com/"
+            job, _ = store.admit(params(), owner=chance.choice(["one", "other"]), webhook_url=url)
+            store.request_cancel(job.id)
+            made.append(job.id)
+        elif action < 0.6:
+            gateway = chance.choice(gateways)
+            taken = gateway.take(chance.randrange(1, 8))
+            assert len({delivery.lane for delivery in taken}) == len(taken)
+            under_way += [(gateway, delivery) for delivery in taken if chance.random() < 0.8]  # the others die with it
+        elif action < 0.9 and under_way:
+            note(*under_way.pop(chance.randrange(len(under_way))), chance)
+        elif action < 0.93 and made:
+            gateways[0].redeliver(chance.choice(made))
+        elif action < 0.95 and made:
+            video_id = chance.choice(made)
+            if gateways[0].get(video_id):
+                deleted.add(video_id)
+            store.discard(video_id)
+        else:
+            time.sleep(0.005)
+    drain(gateways[0])
+    for job_id, _ in gateways[0].ids("dead"):
+        assert gateways[0].redeliver(job_id)
+    drain(gateways[0])
+    assert gateways[0].counts().ended["delivered"] == len(made) - len(deleted)
+    time.sleep(0.15)  # what died with a gateway holds its lane and its owner's place for so long
+    gateways[0].take(10)
+    left = {key.decode() for key in store.client.scan_iter("adaspa:webhook*")}
+    assert left <= {"adaspa:webhook_counts", "adaspa:webhook_trying:one", "adaspa:webhook_trying:other"}
+
+
+def test_a_delivery_without_its_record_stops_no_other(store: JobStore, params: Callable[..., JobParams]) -> None:
+    """As after a restored backup."""
+    ids = []
+    for _ in range(2):
+        job, _ = store.admit(params(), webhook_url="https://hooks.example.com/")
+        store.request_cancel(job.id)
+        ids.append(job.id)
+    deliveries = DeliveryStore(store.client)
+    store.client.delete(f"adaspa:webhook:{ids[0]}")
+    taken = [delivery.job_id for _ in range(3) for delivery in deliveries.take(10)]
+    assert taken == [ids[1]]
+    assert deliveries.counts().waiting == 1
