@@ -146,13 +146,29 @@ def test_each_queue_has_its_own_cap(valkey: redis.Redis, params: Params) -> None
     }
 
 
+def test_a_full_queue_keeps_out_only_those_who_have_their_part_of_it(valkey: redis.Redis, params: Params) -> None:
+    store = JobStore(valkey, queue_cap=6)
+
+    def admitted(owner: str) -> int:
+        for count in range(20):
+            try:
+                admit(store, params(), owner)
+            except QueueFull:
+                return count
+        return 20
+
+    assert [admitted(owner) for owner in "abca"] == [6, 3, 2, 0]
+    assert store.claim("demo", "worker-1") is not None
+    assert admitted("a") == 0, "more still wait than the cap"
+
+
 def test_nothing_but_counters_is_left_of_the_queues(store: JobStore, params: Params, order: Any) -> None:
     for owner in "aabbcc":
         admit(store, params(), owner, cost=1.7, bulk=owner == "b")
     store.request_cancel(admit(store, params(), "a", cost=0.3).id)
     for job in order():
         store.complete(Lease(job, job.attempt), {}, REPORT, {})
-    for kind in ("waiting", "arrivals"):
+    for kind in ("waiting", "arrivals", "owned"):
         assert not list(store.client.scan_iter(f"adaspa:{kind}:*"))
     assert not store.client.exists("adaspa:backlog") and not store.client.exists("adaspa:holds")
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from adaspa_service.contract import tracing
 from adaspa_service.contract.job import Job, JobParams, JobStatus
 from adaspa_service.contract.store import Lease
 from adaspa_worker.checkpoint import pack
@@ -12,6 +13,7 @@ from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine
 from job_bench import Bench
+from opentelemetry import trace
 
 
 def test_a_job_completes_with_its_files_report_and_timings(bench: Bench, params: Callable[..., JobParams]) -> None:
@@ -201,3 +203,14 @@ def test_previews_are_published_while_the_job_runs(
     events = bench.store.client.xrange(f"adaspa:events:{job.id}")
     kinds = [fields[b"type"].decode() for _, fields in events]  # type: ignore[union-attr]
     assert kinds.count("preview") == 4, "the last step's is not worth it: the video comes"
+
+
+def test_an_attempts_spans_belong_to_the_trace_of_its_own_request(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    with tracing.continued(f"00-{'ab' * 16}-{'cd' * 8}-01"):
+        bench.store.create(params())
+    seen: list[int] = []
+    bench.store.at_step[2] = lambda _: seen.append(trace.get_current_span().get_span_context().trace_id)
+    bench.runner.run("tiny")
+    assert seen == [int("ab" * 16, 16)]

@@ -48,8 +48,8 @@ def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[
 def ended(store: JobStore, redis_url: str, params: Any) -> Callable[..., Job]:
     """Submits a job, without any janitor, and waits for its end."""
 
-    def submit(prompt: str) -> Job:
-        job = store.create(params(model="demo", prompt=prompt))
+    def submit(prompt: str, priority: Priority = Priority.interactive) -> Job:
+        job = store.admit(params(model="demo", prompt=prompt), priority=priority)[0]
         with make_celery(Settings(redis_url=redis_url)) as celery:
             enqueue(celery, job)
         found: list[Job] = []
@@ -84,7 +84,7 @@ def test_a_job_that_kills_its_worker_is_given_up_within_seconds_and_the_next_one
         deadly = ended("die")
         assert deadly.error is not None and deadly.error.code == "worker_lost"
         assert (deadly.attempt, deadly.lost_attempts) == (3, 3)
-        following = ended("go on")
+        following = ended("go on", Priority.bulk)
         assert following.error is not None and following.error.code == "out_of_memory", log()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from adaspa_service.contract import logs
+from adaspa_service.contract import logs, tracing
 from adaspa_service.contract.job import ErrorCode, Priority
 from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
@@ -82,7 +82,8 @@ class Runner:
             log.info("nothing to do")
             return
         attempt = Attempt(self, lease)
-        with logs.bound(job=lease.job.id, attempt=lease.attempt), metrics.busy.labels(model).track_inprogress():
+        told = logs.bound(job=lease.job.id, attempt=lease.attempt)
+        with told, tracing.continued(lease.job.trace), metrics.busy.labels(model).track_inprogress():
             try:
                 own_failure = self._run(attempt, lambda outcome: metrics.attempts.labels(model, outcome).inc())
             finally:  # here, where an error's traceback no longer holds the job's tensors

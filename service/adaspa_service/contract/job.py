@@ -236,6 +236,8 @@ class Job(BaseModel):
     """Attempts whose lease ran out."""
     ran_ms: int = 0
     """How long earlier attempts ran."""
+    trace: str | None = None
+    """Trace context of the request that created it, as W3C's ``traceparent``."""
     put_off: int = 0
     """Attempts that failed by their worker's fault."""
     worker: str | None = None

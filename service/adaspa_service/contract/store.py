@@ -13,6 +13,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from adaspa_service.contract import tracing
 from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.contract.counts import Counts
 from adaspa_service.contract.job import (
@@ -219,6 +220,7 @@ class JobStore(Counts, Upkeep):
             priority,
             cost,
             webhook_url or "",
+            tracing.current(),
             *(text for each in params for text in (each.model_dump_json(), secrets.token_hex(9))),
         )
         if outcome == b"in_flight":

@@ -1,12 +1,16 @@
 """Tracing by OpenTelemetry, off unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or its variant for traces) names a collector.
 
-A trace begins with the HTTP request, follows the job's message through Celery, and ends with the attempt's phases.
+A trace begins with the HTTP request and goes on with the phases of the job's attempts. They take it from the record,
+because the message that made a worker claim the job may have been sent for another one.
 The other ``OTEL_*`` variables mean what OpenTelemetry says: sampler, resource attributes, headers.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from opentelemetry import trace
+from opentelemetry import context, trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from adaspa_service.contract.settings import SettingsError
 
@@ -41,6 +45,26 @@ def start(service: str) -> bool:
     trace.set_tracer_provider(provider)
     CeleryInstrumentor().instrument()
     return True
+
+
+def current() -> str:
+    """The present trace context as a ``traceparent``; empty if there is none."""
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+@contextmanager
+def continued(traceparent: str | None) -> Iterator[None]:
+    """Spans that begin within the block belong to this trace; to the present one if there is none."""
+    if not traceparent:
+        yield
+        return
+    token = context.attach(TraceContextTextMapPropagator().extract({"traceparent": traceparent}))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 def flush() -> None:

@@ -17,6 +17,7 @@ from adaspa_service.gateway.access import Caller, Reader, is_still_let_in
 from adaspa_service.gateway.errors import bad_field
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.parts import Parts, PartsOf
+from adaspa_service.gateway.places import places
 from adaspa_service.gateway.schemas import Video
 
 HEARTBEAT_SECONDS = 15.0
@@ -124,12 +125,13 @@ class Stream:
         """
         if self._job.status is not JobStatus.queued:
             return None
-        position = await run_in_threadpool(self.parts.store.queue_position, self._job)
-        if position is None or position == self._position:
+        place = (await run_in_threadpool(places, self.parts, [self._job])).get(self.video_id)
+        if place is None or place.position == self._position:
             return None
-        self._position = position
+        self._position = place.position
         data = {"id": self.video_id, "object": "video", "status": "queued", "progress": 0, "phase": "queued"}
-        return f"event: progress\ndata: {json.dumps(data | {'queue_position': position})}\n\n"
+        told = {"queue_position": place.position, "starts_in_seconds": place.starts_in}
+        return f"event: progress\ndata: {json.dumps(data | told)}\n\n"
 
     async def write(self, event_id: str, fields: Mapping[str, str]) -> str | None:
         """One event. The last one carries the whole video, unless that is already gone; a preview that another one

@@ -7,6 +7,7 @@
 --   waiting:{queue}  zset    queued jobs by their place: the owner's virtual time at which the job is to begin
 --   arrivals:{queue} zset    the same jobs by the time (ms) they joined the queue
 --   owners:{queue}   zset    owners by the virtual time at which their last job is to end
+--   owned:{queue}    hash    by owner, how many of its jobs wait
 --   virtual          hash    by queue, the place of the job that was begun last
 --   backlog          hash    by queue, the summed cost of the jobs that wait
 --   share:{model}    hash    by priority, the cost of the jobs that were begun, over the priority's share
@@ -161,6 +162,7 @@ local function join_queue(id, place, send_at)
   redis.call('ZADD', PREFIX .. 'waiting:' .. queue, real(place), id)
   redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(NOW), id)
   redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, cost_of(id))
+  redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner_of(id), 1)
   redis.call('ZADD', PREFIX .. 'outbox', int(send_at), id)
   emit(id, 'queued')
 end
@@ -176,6 +178,9 @@ local function leave_queue(id, queue)
     redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, -cost_of(id))
   else
     redis.call('HDEL', PREFIX .. 'backlog', queue)
+  end
+  if redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner_of(id), -1) <= 0 then
+    redis.call('HDEL', PREFIX .. 'owned:' .. queue, owner_of(id))
   end
   return true
 end

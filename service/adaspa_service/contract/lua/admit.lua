@@ -1,10 +1,10 @@
 -- Accept one job or several: idempotency, limits, records and places in the queue, all or nothing.
 -- ARGV: 2 model, 3 owner, 4 '{owner}:{idempotency key}' or '', 5 digest of the request,
 -- 6 the lowest version that can run them, 7 unfinished jobs that the owner may have, or '', 8 priority, 9 cost of each,
--- 10 webhook_url or '', then for each job: params (JSON), random part of its id
+-- 10 webhook_url or '', 11 trace of the request or '', then for each job: params (JSON), random part of its id
 local model, owner, idempotency, digest, version, in_flight = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local priority, cost, webhook_url = ARGV[8], ARGV[9], ARGV[10]
-local FIRST = 11  -- argument of the first job
+local FIRST = 12  -- argument of the first job
 local count = (#ARGV - FIRST + 1) / 2
 local idempotency_key = PREFIX .. 'idempotency:' .. idempotency
 
@@ -26,8 +26,14 @@ end
 if in_flight ~= '' and redis.call('SCARD', PREFIX .. 'unfinished:' .. owner) + count > tonumber(in_flight) then
   return { 'in_flight' }
 end
-if redis.call('ZCARD', PREFIX .. 'waiting:' .. queue_of(model, priority)) + count > LIMITS.queue_cap then
-  return { 'full' }
+-- A full queue has room for an owner who has less than an even part of it: no one's jobs keep everybody else out.
+local queue = queue_of(model, priority)
+if redis.call('ZCARD', PREFIX .. 'waiting:' .. queue) + count > LIMITS.queue_cap then
+  local own = tonumber(redis.call('HGET', PREFIX .. 'owned:' .. queue, owner) or 0)
+  local owners = redis.call('HLEN', PREFIX .. 'owned:' .. queue) + (own == 0 and 1 or 0)
+  if own + count > LIMITS.queue_cap / owners then
+    return { 'full' }
+  end
 end
 
 -- Strictly increasing, so that ids sort in the order of their creation even when the clock is set back.
@@ -44,7 +50,7 @@ for i = FIRST, #ARGV, 2 do
   local id = new_id(ARGV[i + 1])
   redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', model, 'params', ARGV[i],
     'created_at', seconds(NOW), 'attempt', '0', 'lost_attempts', '0', 'schema_version', version,
-    'priority', priority, 'cost', cost,
+    'priority', priority, 'cost', cost, 'trace', ARGV[11],
     'idempotency', #ids == 0 and idempotency or '')  -- of several the first: with it the key is forgotten
   if webhook_url ~= '' then
     redis.call('HSET', record(id), 'webhook_url', webhook_url)

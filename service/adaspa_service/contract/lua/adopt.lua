@@ -26,6 +26,7 @@ for i = 2, #ARGV do
     redis.call('ZADD', PREFIX .. 'arrivals:' .. ARGV[i], redis.call('ZSCORE', waiting, id), id)
     redis.call('ZADD', waiting, real(place), id)
     redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', ARGV[i], cost_of(id))
+    redis.call('HINCRBY', PREFIX .. 'owned:' .. ARGV[i], owner_of(id), 1)
     found = found + 1
   end
 end

@@ -9,7 +9,7 @@ for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
       finish(id, 'failed')
       failed[#failed + 1] = id
     else
-      redis.call('ZREM', arrivals, id)  -- begun or ended by a script of version 1
+      leave_queue(id, queue)  -- begun or ended by a script of version 1
     end
   end
 end
