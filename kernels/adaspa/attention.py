@@ -75,8 +75,9 @@ class _Site(NamedTuple):
     scale: float | None
 
     @property
-    def cached(self) -> CacheEntry:
-        return self.state.cache.get(self.key)
+    def lse(self) -> torch.Tensor | None:
+        """As an earlier step left it."""
+        return self.state.cache.lse(self.key)
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -86,14 +87,14 @@ class _Site(NamedTuple):
 
 def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
     """Dense output and a pattern from one pass; the LSE is that of the dense step before where there was one."""
-    out, weights, lse = ops.attention_with_scores(q, k, v, site.cached.lse, scale=site.scale, **site.blocks)
+    out, weights, lse = ops.attention_with_scores(q, k, v, site.lse, scale=site.scale, **site.blocks)
     _select(weights, lse, site)
     return out
 
 
 def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     """A new pattern from the LSE of the earlier search."""
-    lse = site.cached.lse
+    lse = site.lse
     assert lse is not None, "the action was chosen because there is an LSE"
     every = site.state.config.score_every
     _select(ops.block_scores(q, k, lse, scale=site.scale, every=every, **site.blocks), lse, site)
@@ -114,7 +115,7 @@ def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
 
 
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
-    index = site.cached.index
+    index = site.state.cache.index(site.key)
     assert index is not None, "the action was chosen because there is an index"
     out, _ = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
     pattern = site.state.pattern(site.key)

@@ -10,6 +10,9 @@ import torch
 from adaspa.index import BlockIndex
 from adaspa.packed_index import PackedIndex
 
+# Lists of fewer bytes stay as they are where there is no budget: laying them out anew in every step takes its time.
+WORTH_PACKING = 2**22
+
 
 class CacheKey(NamedTuple):
     """The pattern is stable across denoising steps, never across layers or CFG branches.
@@ -53,8 +56,8 @@ class _Kept:
 class RequestCache:
     """The entries of one request, with their bytes accounted.
 
-    With a budget the block lists are kept without their padding, and what still does not fit goes to the host or is
-    let go.
+    Large block lists are kept without their padding, with a budget the small ones too; what still does not fit the
+    budget goes to the host or is let go.
 
     Args:
         budget: most bytes to hold on the device of the tensors, or None for no limit.
@@ -79,14 +82,17 @@ class RequestCache:
         kept = self._kept.get(key)
         return (False, False) if kept is None else (kept.lse is not None, kept.index is not None)
 
-    def get(self, key: CacheKey) -> CacheEntry:
-        """The entry of ``key`` on its device, empty if nothing was kept."""
+    def lse(self, key: CacheKey) -> torch.Tensor | None:
+        """The LSE of ``key`` on its device, None if none was kept."""
+        kept = self._kept.get(key)
+        return None if kept is None or kept.lse is None else kept.lse.to(kept.device, non_blocking=True)
+
+    def index(self, key: CacheKey) -> BlockIndex | None:
+        """The index of ``key`` on its device, None if none was kept."""
         kept = self._kept.get(key)
         if kept is None:
-            return CacheEntry()
-        lse = None if kept.lse is None else kept.lse.to(kept.device, non_blocking=True)
-        index = kept.index.unpack(kept.device) if isinstance(kept.index, PackedIndex) else kept.index
-        return CacheEntry(lse, index)
+            return None
+        return kept.index.unpack(kept.device) if isinstance(kept.index, PackedIndex) else kept.index
 
     def put(self, key: CacheKey, entry: CacheEntry) -> None:
         """Replace the entry of ``key``: the index first, which every sparse step reads, then the LSE.
@@ -98,11 +104,11 @@ class RequestCache:
         kept = _Kept(entry.device)
         on_device = on_host = 0
         if entry.index is not None:
-            index = entry.index if self.budget is None else PackedIndex.pack(entry.index)
+            index = self._compact(entry.index)
             if self._fits(index.nbytes):
                 kept.index, on_device = index, index.nbytes
             elif self.spill:
-                assert isinstance(index, PackedIndex), "there is a budget"
+                assert isinstance(index, PackedIndex), "with a budget it is"
                 kept.index, on_host = _to_host(index), index.nbytes
             else:
                 self.refused.add(key)
@@ -126,6 +132,13 @@ class RequestCache:
         self._kept.clear()
         self._bytes.clear()
         self.nbytes = self.host_nbytes = 0
+
+    def _compact(self, index: BlockIndex) -> BlockIndex | PackedIndex:
+        """Without its padding, where memory is limited or a good part of it is saved."""
+        if self.budget is None and index.ids.nbytes < WORTH_PACKING:
+            return index
+        packed = PackedIndex.pack(index)
+        return index if self.budget is None and packed.ids.nbytes > 0.8 * index.ids.nbytes else packed
 
     def _fits(self, nbytes: int) -> bool:
         return self.budget is None or self.nbytes + nbytes <= self.budget

@@ -31,7 +31,9 @@ class PackedIndex:
         """Leave the padding out. Synchronises with the device."""
         geometry = (index.query_block, index.key_block, index.query_tokens, index.key_tokens)
         width = index.ids.shape[-1]
-        ids = index.ids[_listed(index.counts, width, index.num_key_blocks)]
+        # Flat, because selecting by a mask lists the place of every entry in each of its dimensions.
+        listed = _listed(index.counts, width, index.num_key_blocks)
+        ids = index.ids.flatten()[listed.flatten()]
         return cls(ids, index.counts.to(torch.int16), width, *geometry)
 
     def unpack(self, device: torch.device) -> BlockIndex:

@@ -64,7 +64,7 @@ def test_a_search_from_every_fourth_row_loses_little_recall():
         for step in (2, 4):
             state.begin_step(step)
             adaspa.attention(q, k, v, state)
-        index = state.cache.get(state.key(0)).index
+        index = state.cache.index(state.key(0))
         return naive.recall(weights, index.to_mask(), [16] * 32), index
 
     (full, full_index), (sampled, sampled_index) = recall_of_search(1), recall_of_search(4)
@@ -171,7 +171,7 @@ def test_text_is_kept_whole():
     state = adaspa.AdaSpaState(config)
     state.begin_step(0)
     adaspa.attention(*naive.qkv(tokens=150), state, text=(130, 150))
-    mask = state.cache.get(state.key(0)).index.to_mask()
+    mask = state.cache.index(state.key(0)).to_mask()
     assert mask[..., 8:].all()
     assert mask[:, :, 8:].all()
 

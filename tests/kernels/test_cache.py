@@ -6,6 +6,7 @@ from dataclasses import replace
 import adaspa
 import pytest
 import torch
+from adaspa.cache import CacheEntry, CacheKey, RequestCache
 from adaspa.packed_index import PackedIndex
 from tiny_pipelines import SPARSE, cancel, generate, make_pipeline
 
@@ -66,6 +67,28 @@ def test_a_packed_index_is_the_index_without_its_padding():
     listed = mask.sum() - 9 * mask.all(-1).sum()
     assert packed.nbytes == 2 * int(listed) + 2 * mask[..., 0].numel()
     assert torch.equal(packed.unpack(torch.device("cpu")).to_mask(), mask)
+
+
+def test_padding_is_left_out_where_it_takes_much_memory(monkeypatch):
+    """Head-adaptive selection makes the lists of most heads narrower than those of a few."""
+    mask = torch.zeros(1, 8, 12, 12, dtype=torch.bool)
+    mask[:, :, :, :3] = True
+    mask[:, 0, :, :9] = True
+    index = adaspa.BlockIndex.from_mask(mask, query_block=16, key_block=16, query_tokens=192, key_tokens=192)
+    kept = []
+    for smallest in (2**22, 0):
+        monkeypatch.setattr("adaspa.cache.WORTH_PACKING", smallest)
+        cache = RequestCache()
+        cache.put(CacheKey("", 0), CacheEntry(index=index))
+        assert torch.equal(cache.index(CacheKey("", 0)).to_mask(), mask)
+        kept.append(cache.nbytes)
+    assert kept[0] == index.nbytes
+    assert kept[1] == 2 * int(mask.sum()) + 2 * 8 * 12
+    # Lists of one length have no padding to leave out.
+    even = adaspa.BlockIndex(index.ids[..., :3].contiguous(), index.counts.clamp(max=3), 16, 16, 192, 192)
+    cache = RequestCache()
+    cache.put(CacheKey("", 0), CacheEntry(index=even))
+    assert cache.index(CacheKey("", 0)) is even
 
 
 def tensor_bytes():

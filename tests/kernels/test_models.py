@@ -104,7 +104,7 @@ def patterns(pipe, family, **kwargs):
     def look(*_):
         if handle.step == 3:
             for key in handle.state.cache.held():
-                masks = handle.state.cache.get(key).index.to_mask()
+                masks = handle.state.cache.index(key).to_mask()
                 for row in range(len(masks)):
                     found.setdefault(key.layer, {})[key.branch, key.sample or row] = masks[row]
 

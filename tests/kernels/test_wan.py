@@ -81,7 +81,7 @@ def test_branches_have_patterns_of_their_own(pipe):
     def look(pipe, step, timestep, tensors):
         if step == 5:
             cache = handle.state.cache
-            seen.update({key: cache.get(key).index.to_mask() for key in cache.held()})
+            seen.update({key: cache.index(key).to_mask() for key in cache.held()})
         return tensors
 
     generate(pipe, callback_on_step_end=look)

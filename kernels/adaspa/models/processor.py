@@ -75,7 +75,7 @@ class AdaSpaProcessor:
         layout = self.handle.layout
         video = q.shape[1] - layout.text_tokens
         lengths = layout.text_lengths
-        if lengths is None:
+        if lengths is None or min(lengths) == layout.text_tokens:
             return self._attend(q, k, v, video)
         if len(set(lengths)) == 1:
             parts: list[tuple[slice, int | None]] = [(slice(None), None)]
