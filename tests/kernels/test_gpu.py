@@ -1,5 +1,8 @@
 """The kernels on a real GPU, against their references in PyTorch."""
 
+import gc
+
+import adaspa
 import naive_attention as naive
 import pytest
 import torch
@@ -7,6 +10,7 @@ from adaspa import BlockIndex, ops
 from adaspa.ops.attention_with_scores import reference as attention_with_scores_reference
 from adaspa.ops.block_scores import reference as block_scores_reference
 from adaspa.ops.block_sparse_attention import reference as block_sparse_reference
+from tiny_pipelines import SPARSE, cancel, generate, make_pipeline
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DTYPES = [torch.bfloat16, torch.float16]
@@ -93,3 +97,25 @@ def test_an_index_on_the_cpu_is_refused():
     index = BlockIndex.from_mask(mask, query_block=64, key_block=64, query_tokens=128, key_tokens=128)
     with pytest.raises(ValueError, match=r"^index must be on the device of q"):
         ops.block_sparse_attention(q, k, v, index)
+
+
+def test_memory_after_twenty_requests_is_that_after_one():
+    """Through the kernels, with list padding left out as for a large model, and some requests given up."""
+    pipe = make_pipeline("wan")
+    pipe.to("cuda", torch.bfloat16)
+    handle = adaspa.apply(pipe.transformer, SPARSE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adaspa.cache.WORTH_PACKING", 0)
+        for request in range(20):
+            if request % 3 == 1:
+                cancel(pipe, seed=request)
+                handle.reset()
+            else:
+                generate(pipe, seed=request)
+            gc.collect()
+            torch.cuda.synchronize()
+            held = torch.cuda.memory_allocated()
+            if request == 0:
+                after_one = held
+    assert held == after_one
+    assert handle.state is None

@@ -312,7 +312,7 @@ def generate(pipe, family="wan", *, guidance=3.0, prompts=1, seed=1, steps=STEPS
     for sign, first_length in (("", TEXT - 1), ("negative_", 3)):
         for name, shape in tiny.inputs.items():
             embeddings = torch.randn(prompts, *shape, generator=generator)
-            arguments[sign + name] = embeddings.to(pipe.transformer.dtype)
+            arguments[sign + name] = embeddings.to(pipe.transformer.device, pipe.transformer.dtype)
             if name in tiny.masks:
                 lengths = first_length - torch.arange(prompts).unsqueeze(1)
                 arguments[sign + tiny.masks[name]] = (torch.arange(shape[0]) < lengths).long()

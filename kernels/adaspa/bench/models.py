@@ -192,7 +192,7 @@ def model_rows(model: FullModel, device: torch.device, dtype: torch.dtype) -> It
         list(walk_rows(transformer, inputs))  # the first time memory is laid out
     yield from walk_rows(transformer, inputs)
     for density, pattern in PATTERNS:
-        row = {"step": "sparse", "pattern": pattern}
+        row = {"step": "sparse", "pattern": pattern, "asked": density}
         yield attempt(row, partial(sparse_row, transformer, inputs, density, pattern))
     yield attempt({"step": "first_search", "density": 1.0}, partial(first_search_row, transformer, inputs))
     yield attempt({"step": "unpatched", "density": 1.0}, partial(unpatched_row, transformer, inputs))

@@ -1,0 +1,124 @@
+"""Table, plot and choice of presets from the fidelity that was measured on the demo model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+# Work of a search in units of a dense step: a fused one, and the scoring pass of a later one.
+FUSED, SCORING = 1.08, 0.5
+ACCURACY_LOST = 0.02  # most that a preset may lose of the share of right answers
+FAST_LOST = 3.0  # decibels that `fast` may lose to the paper's settings
+QUALITY = 35.0  # decibels that `quality` must reach
+
+
+def attention_work(row: Row) -> float:
+    """The attention of a denoising, in units of the dense one."""
+    if "sparse_steps" not in row:
+        return 1.0
+    sparse, searches, dense = row["sparse_steps"], row["search_steps"], row["dense_steps"]
+    scored = max(0, searches - 1)
+    work = dense + FUSED * min(1, searches) + SCORING * scored + row["density"] * (sparse + scored)
+    return float(work / (dense + searches + sparse))
+
+
+def table(rows: list[Row], groups: tuple[str, ...]) -> str:
+    """The rows of some groups, each with its figures against the dense video."""
+    lines = [
+        "| | density | recall | attention work | PSNR, dB | SSIM | LPIPS | right answers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if set(row["groups"]).isdisjoint(groups):
+            continue
+        psnr = f"{row['psnr']:.2f} ± {row['psnr_error']:.2f}" if "psnr" in row else ""
+        cells = [
+            row["name"],
+            f"{row['density']:.3f}",
+            _number(row.get("recall"), 3),
+            f"{attention_work(row):.2f}",
+            psnr,
+            _number(row.get("ssim"), 4),
+            _number(row.get("lpips"), 4),
+            f"{100 * row['right']['all_attributes']:.1f} %",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Density against PSNR: a line for each method, AdaSpa's own in full."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    methods: dict[str, list[Row]] = {}
+    for row in rows:
+        if {"curves", "patterns"} & set(row["groups"]):
+            methods.setdefault(row["method"], []).append(row)
+    for method, points in methods.items():
+        points.sort(key=lambda row: row["density"])
+        ours = any("curves" in row["groups"] for row in points)
+        axes.errorbar(
+            [row["density"] for row in points],
+            [row["psnr"] for row in points],
+            yerr=[row["psnr_error"] for row in points],
+            label=method,
+            marker="o" if ours else "x",
+            linestyle="-" if ours else "--",
+            capsize=2,
+        )
+    presets = [row for row in rows if "presets" in row["groups"] and row.get("recall") is not None]
+    for row in presets:
+        axes.plot(row["density"], row["psnr"], marker="*", color="black", markersize=10)
+        axes.annotate(row["name"], (row["density"], row["psnr"]), xytext=(6, 4), textcoords="offset points")
+    axes.set(xlabel="density of the sparse steps", ylabel="PSNR against the dense video, dB", xlim=(0, None))
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def choose_presets(rows: list[Row]) -> dict[str, Row]:
+    """For each preset, of the grid's rows the one with the least attention work that keeps the preset's promise.
+
+    All keep the right answers within 2 percentage points of dense attention. ``quality`` reaches 35 dB, ``balanced``
+    what the paper's settings reach, ``fast`` 3 dB less. A preset that no row fits is left out.
+    """
+    named = {row["name"]: row for row in rows}
+    right = named["dense"]["right"]["all_attributes"]
+    paper = named["paper"]["psnr"]
+    floors = {"quality": max(QUALITY, paper), "balanced": paper, "fast": paper - FAST_LOST}
+    chosen = {}
+    for preset, floor in floors.items():
+        fitting = [
+            row
+            for row in rows
+            if "grid" in row["groups"]
+            and row["psnr"] >= floor
+            and row["right"]["all_attributes"] >= right - ACCURACY_LOST
+        ]
+        if fitting:
+            chosen[preset] = min(fitting, key=attention_work)
+    return chosen
+
+
+def choice(rows: list[Row]) -> str:
+    """The presets that the rule chooses, as lines of text."""
+    lines = []
+    for preset, row in choose_presets(rows).items():
+        config = row["config"]
+        fields = ("selection", "mass", "warmup", "searches", "token_order", "query_block_size")
+        settings = ", ".join(f"{name}={config[name]!r}" for name in fields)
+        figures = f"{row['psnr']:.2f} dB, density {row['density']:.3f}, work {attention_work(row):.2f}"
+        lines.append(f"{preset}: {row['name']} ({figures}): {settings}")
+    return "\n".join(lines)
+
+
+def preset_densities(rows: list[Row]) -> dict[str, list[float]]:
+    """By preset, the density behind each of its searches."""
+    return {row["name"].removeprefix("preset "): row["density_by_search"] for row in rows if "presets" in row["groups"]}
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

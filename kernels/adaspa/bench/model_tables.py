@@ -1,0 +1,151 @@
+"""Tables of what `adaspa.bench.models` measured: seconds by kind of step, and whole denoisings by the schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from adaspa.bench.totals import StepSeconds, total_seconds
+from adaspa.config import AdaSpaConfig, Preset
+
+Rows = list[dict[str, Any]]
+STEPS = 50
+ATTENTIONS = {
+    "fa3": "FlashAttention-3",
+    "sdpa-cudnn": "cuDNN",
+    "sdpa-fa2": "FlashAttention-2",
+    "diffusers": "diffusers",
+}
+KINDS = {
+    "unpatched": "dense, as diffusers runs it",
+    "dense_with_lse": "dense with LSE",
+    "first_search": "first search, no LSE before",
+    "fused_search": "first search",
+    "cached_search": "LSE-cached search, then sparse",
+    "sampled_search": "the same, every 4th row scored",
+}
+
+
+def by_model(rows: Rows) -> dict[str, Rows]:
+    """The rows of each model, in the order they came."""
+    models: dict[str, Rows] = {}
+    for row in rows:
+        models.setdefault(row["model"], []).append(row)
+    return models
+
+
+def step_table(rows: Rows) -> str:
+    """Seconds of one forward, the kinds of step down and the models across."""
+    models = by_model(rows)
+    labels = dict.fromkeys(label for row in rows if (label := _label(row)) is not None)
+    lines = _head("one forward, seconds", list(models))
+    for label in labels:
+        cells = []
+        for own in models.values():
+            found = [row for row in own if _label(row) == label]
+            cells.append(_cell(found[-1]) if found else "")
+        lines.append("| " + " | ".join([label, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def memory_table(rows: Rows) -> str:
+    """Peak memory of dense steps and of AdaSpa's, and the bytes of its caches (one guidance branch)."""
+    lines = _head("", list(models := by_model(rows)))
+    dense, ours, share, caches = [], [], [], []
+    for own in models.values():
+        plain = [row["peak_bytes"] for row in own if row["step"] == "dense" and row.get("peak_bytes")]
+        walked = [row for row in own if "cache_bytes" in row]
+        peak = max((row["peak_bytes"] or 0 for row in walked), default=0)
+        known = bool(plain and peak)
+        dense.append(f"{min(plain) / 2**30:.1f}" if plain else "")
+        ours.append(f"{peak / 2**30:.1f}" if peak else "")
+        share.append(f"{100 * (peak / min(plain) - 1):+.1f} %" if known else "")
+        caches.append(f"{max((row['cache_bytes'] for row in walked), default=0) / 1e9:.2f}" if walked else "")
+    names = ("peak, dense, GiB", "peak, AdaSpa, GiB", "difference", "caches of one branch, GB")
+    table = zip(names, (dense, ours, share, caches), strict=True)
+    return "\n".join([*lines, *("| " + " | ".join([name, *cells]) + " |" for name, cells in table)])
+
+
+def total_table(rows: Rows, densities: dict[str, Sequence[float]]) -> str:
+    """Seconds of whole denoisings and how many times faster than dense, for each way of dense attention.
+
+    Args:
+        densities: by preset, the density behind each of its searches.
+    """
+    lines = _head(f"{STEPS} steps, all guidance branches, seconds", list(models := by_model(rows)))
+    configs: dict[str, tuple[AdaSpaConfig, float | Sequence[float]]] = {"paper": (AdaSpaConfig.paper(), 0.2)}
+    for intent in get_args(Preset):
+        if densities.get(intent):
+            configs[intent] = (AdaSpaConfig.preset(intent), densities[intent])
+    for attention, spoken in ATTENTIONS.items():
+        measured = {row["model"] for row in rows if row.get("attention") == attention and "seconds" in row}
+        if not measured:
+            continue
+        dense: dict[str, float] = {}
+        seconds: dict[str, StepSeconds | None] = {}
+        for name, own in models.items():
+            seconds[name] = _step_seconds(own, attention) if name in measured else None
+            row = next((r for r in own if r.get("attention") == attention and "seconds" in r), None)
+            dense[name] = STEPS * row["calls"] * row["seconds"] if row else 0.0
+        lines.append(_line(f"dense, {spoken}", [f"{dense[name]:.0f}" if dense[name] else "" for name in models]))
+        for label, (config, density) in configs.items():
+            cells = []
+            for name, own in models.items():
+                found = seconds[name]
+                if found is None:
+                    cells.append("")
+                    continue
+                total = own[0]["calls"] * total_seconds(config, found, density, STEPS)
+                cells.append(f"{total:.0f} ({dense[name] / total:.2f}x)")
+            lines.append(_line(f"{label}, dense steps by {spoken}", cells))
+    return "\n".join(lines)
+
+
+def denoise_line(result: dict[str, Any]) -> str:
+    """One sentence on a whole denoising that was run."""
+    counts = result["report"]
+    peak = f", peak {result['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in result else ""
+    density = "" if result["density"] is None else f" at density {result['density']}"
+    how = (
+        "Run for real" if result["complete"] else f"Run for real up to step {len(result['rows'])} of {result['steps']}"
+    )
+    return (
+        f"{how}: {result['model']}, {result['config']}{density}, dense steps by "
+        f"{ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
+        f"({counts['dense_steps']} dense, {counts['search_steps']} search, {counts['sparse_steps']} sparse steps; "
+        f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak})."
+    )
+
+
+def _step_seconds(rows: Rows, attention: str) -> StepSeconds | None:
+    """None where the run was cut before every kind of step was measured."""
+    try:
+        found = StepSeconds.of(rows, attention)
+    except KeyError:
+        return None
+    return found if len(found.sparse) > 1 else None
+
+
+def _label(row: dict[str, Any]) -> str | None:
+    if row["step"] == "dense":
+        return f"dense, {ATTENTIONS[row['attention']]}"
+    if row["step"] == "sparse" and row["pattern"] == "searched":
+        return "sparse, as searched"
+    if row["step"] == "sparse":
+        # What was asked, in round numbers: the text adds a little to it.
+        return f"sparse, {row['pattern']}, density {row.get('asked', round(row['density'], 2))}"
+    return KINDS.get(row["step"])
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if "seconds" not in row:
+        return row["error"].split(":")[0]
+    return f"{row['seconds']:.2f}"
+
+
+def _head(first: str, columns: list[str]) -> list[str]:
+    return ["| " + " | ".join([first, *columns]) + " |", "|" + "---|" * (len(columns) + 1)]
+
+
+def _line(first: str, cells: list[str]) -> str:
+    return "| " + " | ".join([first, *cells]) + " |"

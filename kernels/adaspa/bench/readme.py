@@ -1,0 +1,103 @@
+"""`python -m adaspa.bench.readme`: the tables and plots of kernels/README.md, from the JSON files of the benchmarks.
+
+Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
+kernels.json (`adaspa.bench`), ``models`` from models*.json and denoise*.json (`adaspa.bench.models`, `.denoise`),
+``fidelity`` from fidelity.json (`adaspa_worker.demo_model.fidelity`). A section without its file stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from adaspa.bench import fidelity_tables, model_tables, report
+
+Json = dict[str, Any]
+DENSITIES_FROM = """ The presets' densities are
+those measured on the demo model, a short sequence."""
+
+
+def kernels_section(result: Json, plot: Path, picture: str) -> str:
+    report.plot(result, plot)
+    versions = f"{result['device']}, {result['dtype']}, PyTorch {result['torch']}, Triton {result['triton']}."
+    return "\n\n".join([versions, report.table(result), f"![Effective TFLOP/s against density]({picture})"]) + "\n"
+
+
+def models_section(results: list[Json], runs: list[Json], densities: dict[str, list[float]]) -> str:
+    rows = [row for result in results for row in result["rows"]]
+    first = results[0]
+    parts = [
+        f"{first['device']}, PyTorch {first['torch']}, diffusers {first['diffusers']}. Models of full size with\n"
+        "random weights, whose attention is nearly uniform: the density is set, not found. The searches keep the top\n"
+        "20 %; `scattered` patterns have equal rows of blocks anywhere, `skewed` ones diagonals, columns, and heads\n"
+        "from half to one and a half times the mean.",
+        model_tables.step_table(rows),
+        "Whole denoisings, added up from these by the schedule of each configuration."
+        + (DENSITIES_FROM if densities else ""),
+        model_tables.total_table(rows, dict(densities)),
+        *(model_tables.denoise_line(run) for run in runs),
+        model_tables.memory_table(rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def fidelity_section(result: Json, plot: Path, picture: str) -> str:
+    fidelity_tables.plot(result["rows"], plot)
+    settings = result["settings"]
+    parts = [
+        f"{settings['captions']} held-out captions, {settings['steps']} denoising steps, {settings['dtype']}, on one\n"
+        f"{result['device']}; PSNR with its standard error. Density and recall are those in use, over the sparse\n"
+        "steps; attention work is that of the whole denoising in units of the dense one. Right answers: the share of\n"
+        "colours, shapes, motions and backgrounds that the video shows as its caption asks.",
+        f"![Density against PSNR, by method]({picture})",
+        fidelity_tables.table(result["rows"], ("paper", "presets", "ablations")),
+        "Other patterns at the same density and schedule, row-uniform; estimated scores are taken anew in every step:",
+        fidelity_tables.table(result["rows"], ("curves", "patterns")),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def replaced(text: str, name: str, section: str) -> str:
+    """The text with another section ``name``; ValueError if it has no such marks."""
+    marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
+    if not marks.search(text):
+        raise ValueError(f"the README must have the lines <!-- {name} --> and <!-- /{name} -->")
+    return marks.sub(lambda match: f"{match[1]}\n{section}\n{match[2]}", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m adaspa.bench.readme", description=__doc__.splitlines()[0])
+    parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
+    parser.add_argument("--results", type=Path, default=Path("docs/kernels"), help="folder of the JSON files and plots")
+    arguments = parser.parse_args()
+    folder, text = arguments.results, arguments.readme.read_text()
+
+    def load(pattern: str) -> list[Json]:
+        return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
+
+    measured = {name: load(f"{name}*.json") for name in ("kernels", "models", "denoise", "fidelity")}
+    fidelity = measured["fidelity"][0] if measured["fidelity"] else None
+    densities = fidelity_tables.preset_densities(fidelity["rows"]) if fidelity else {}
+    seen_from_readme = Path(os.path.relpath(folder, arguments.readme.parent)).as_posix()
+    sections = {}
+    if measured["kernels"]:
+        picture = f"{seen_from_readme}/kernels.png"
+        sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
+    if measured["models"]:
+        sections["models"] = models_section(measured["models"], measured["denoise"], densities)
+    if fidelity:
+        picture = f"{seen_from_readme}/fidelity.png"
+        sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)
+        print(fidelity_tables.choice(fidelity["rows"]))
+    for name, section in sections.items():
+        text = replaced(text, name, section)
+    arguments.readme.write_text(text)
+    print("wrote", *sections, "into", arguments.readme)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The README's tables and plots, from made-up results."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from adaspa.bench import readme
+from adaspa.bench.fidelity_tables import attention_work, choose_presets
+
+KERNELS = {
+    "device": "H100",
+    "dtype": "bfloat16",
+    "torch": "2.11",
+    "triton": "3.6",
+    "rows": [
+        {"shape": "8k", "op": "fa3", "density": 1.0, "ms": 2.5, "tflops": 600.0},
+        {"shape": "8k", "op": "block_sparse_attention", "block": [128, 64], "density": 0.2, "ms": 0.6, "tflops": 580.5},
+    ],
+}
+
+
+def model_rows(model, calls):
+    seconds = {"dense_with_lse": 21.0, "first_search": 30.0, "fused_search": 22.0, "cached_search": 16.0}
+    rows = [
+        {"step": "dense", "attention": "fa3", "density": 1.0, "seconds": 20.0, "peak_bytes": 40 * 2**30},
+        {"step": "dense", "attention": "sdpa-cudnn", "density": 1.0, "error": "RuntimeError: no"},
+        *(
+            {"step": step, "density": 0.2, "pattern": "searched", "seconds": value, "cache_bytes": 2 * 10**9}
+            | {"peak_bytes": 42 * 2**30}
+            for step, value in seconds.items()
+        ),
+        *(
+            {
+                "step": "sparse",
+                "pattern": "scattered",
+                "asked": density,
+                "density": density,
+                "seconds": 4 + 20 * density,
+            }
+            for density in (0.1, 0.2, 0.3)
+        ),
+    ]
+    return [{"model": model, "calls": calls} | row for row in rows]
+
+
+def fidelity_row(name, density, psnr, right, *groups, **more):
+    figures = {"psnr": psnr, "psnr_error": 0.2, "ssim": 0.9, "lpips": 0.1, "recall": 0.9}
+    row = {"name": name, "method": more.pop("method", name), "groups": list(groups), "density": density, **figures}
+    steps = {"dense_steps": 5, "search_steps": 2, "sparse_steps": 18, "density_by_search": [density, density]}
+    config = {"selection": "retained_mass", "mass": 0.9, "warmup": 5, "searches": [5, 15]}
+    config |= {"token_order": "tile", "query_block_size": None}
+    return row | steps | {"right": {"all_attributes": right}, "config": config} | more
+
+
+FIDELITY_ROWS = [
+    {"name": "dense", "method": "dense", "groups": ["paper"], "density": 1.0, "right": {"all_attributes": 0.9}},
+    fidelity_row("paper", 0.2, 30.0, 0.9, "paper", "curves", method="top-k"),
+    fidelity_row("preset quality", 0.5, 36.0, 0.9, "presets"),
+    fidelity_row("sliding window, sparsity 0.8", 0.2, 20.0, 0.7, "patterns", method="sliding window"),
+    fidelity_row("no LSE reuse", 0.2, 31.0, 0.9, "ablations"),
+    fidelity_row("a", 0.4, 36.0, 0.89, "grid"),
+    fidelity_row("b", 0.3, 36.0, 0.8, "grid"),
+    fidelity_row("c", 0.15, 31.0, 0.9, "grid"),
+    fidelity_row("d", 0.1, 28.0, 0.9, "grid"),
+]
+FIDELITY = {
+    "device": "H100",
+    "settings": {"captions": 64, "steps": 25, "dtype": "bfloat16"},
+    "rows": FIDELITY_ROWS,
+}
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch, capsys):
+    """Run the command on a copy of the project's README: the text then, and what it printed."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    copy = tmp_path / "README.md"
+    copy.write_text((Path(__file__).parents[2] / "kernels" / "README.md").read_text())
+
+    def call(**results):
+        for name, result in results.items():
+            (folder / f"{name}.json").write_text(json.dumps(result))
+        monkeypatch.setattr(sys, "argv", ["readme", "--readme", str(copy), "--results", str(folder)])
+        readme.main()
+        return copy.read_text(), capsys.readouterr().out, folder
+
+    return call
+
+
+def test_sections_are_written_from_their_files(written):
+    models = {"device": "H100", "torch": "2.11", "diffusers": "0.42", "rows": model_rows("m", 1) + model_rows("n", 2)}
+    run = {"model": "m", "config": "paper", "density": None, "attention": "fa3", "complete": True, "steps": 50}
+    run |= {"seconds": 536.5, "device": "H100", "rows": []}
+    run["report"] = {"dense_steps": 10, "search_steps": 2, "sparse_steps": 38, "cache_bytes": 2 * 10**9}
+    text, out, folder = written(kernels=KERNELS, models=models, denoise=run, fidelity=FIDELITY)
+    assert "| 8k | block_sparse_attention |  | [128, 64] | 0.2 | 0.600 | 580.5 |" in text
+    assert "| dense, FlashAttention-3 | 20.00 | 20.00 |" in text
+    assert "| dense, cuDNN | RuntimeError | RuntimeError |" in text
+    assert "| sparse, scattered, density 0.1 | 6.00 | 6.00 |" in text
+    # 9 * 20 + 21 + 22 + 38 * 8 + 16 = 543 seconds of 1000, once and for two guidance branches.
+    assert "| paper, dense steps by FlashAttention-3 | 543 (1.84x) | 1086 (1.84x) |" in text
+    assert "| quality, dense steps by FlashAttention-3 |" in text
+    assert "536 s on one H100" in text
+    assert "| difference | +5.0 % | +5.0 % |" in text
+    assert "| paper | 0.200 | 0.900 |" in text
+    assert (folder / "fidelity.png").read_bytes().startswith(b"\x89PNG")
+    assert "wrote kernels models fidelity" in out
+    again, _, _ = written(fidelity=FIDELITY)
+    assert again == text
+    changed, _, _ = written(kernels=KERNELS | {"device": "H200"})
+    assert "H200, bfloat16" in changed and "H100, bfloat16, PyTorch" not in changed
+
+
+def test_nothing_is_changed_without_files(written):
+    text, out, _ = written()
+    assert text == (Path(__file__).parents[2] / "kernels" / "README.md").read_text()
+    assert "wrote" in out
+
+
+def test_presets_have_the_least_work_that_keeps_their_promise():
+    chosen = choose_presets(FIDELITY_ROWS)
+    # b does less than a, but loses too many right answers.
+    assert {preset: row["name"] for preset, row in chosen.items()} == {"quality": "a", "balanced": "c", "fast": "d"}
+    assert attention_work(FIDELITY_ROWS[0]) == 1
+    assert attention_work(chosen["fast"]) == pytest.approx((5 + 1.08 + 0.5 + 0.1 * 19) / 25)
+
+
+def test_a_readme_without_the_marks_is_refused():
+    with pytest.raises(ValueError, match="must have the lines <!-- models -->"):
+        readme.replaced("nothing", "models", "")
