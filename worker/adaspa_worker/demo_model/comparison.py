@@ -23,7 +23,7 @@ def ssim(video: Tensor, reference: Tensor) -> float:
     A Gaussian window of 11 pixels with a deviation of 1.5, as in Wang et al. (2004).
     """
     a, b = (v.double().permute(0, 3, 1, 2).flatten(0, 1)[:, None] / 255.0 for v in (video, reference))
-    offsets = torch.arange(11, dtype=torch.float64) - 5.0
+    offsets = torch.arange(11, dtype=torch.float64, device=video.device) - 5.0
     window = torch.exp(-(offsets**2) / (2.0 * 1.5**2))
     window = window / window.sum()
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import adaspa
 import diffusers
+import numpy as np
 import torch
 from adaspa import RequestRecord
 from adaspa.bench.other_patterns import ScoredPatterns
@@ -60,7 +61,7 @@ def applied(transformer: Any, variant: Variant) -> Iterator[adaspa.AdaSpaHandle]
 def run(
     pipe: WanPipeline, variant: Variant | None, scenes: list[Scene], args: argparse.Namespace
 ) -> tuple[Tensor, Any]:
-    """The videos of all scenes, uint8 on the pipeline's device, and what AdaSpa did; None for dense."""
+    """The videos of all scenes, uint8 on the CPU, and what AdaSpa did; None for dense."""
     videos, reports = [], []
     for start in range(0, len(scenes), args.batch):
         part = [caption(scene) for scene in scenes[start : start + args.batch]]
@@ -115,8 +116,9 @@ def distances(videos: Tensor, dense: Tensor, lpips: Lpips | None) -> dict[str, A
     return figures | {"psnr_error": round(spread / math.sqrt(len(pairs)), 4), "psnr_worst": min(values["psnr"])}
 
 
-def judge(video: Tensor, scene: Scene) -> dict[str, list[bool]]:
-    return read_video(video, scene).judge(scene)
+def judge(video: np.ndarray, scene: Scene) -> dict[str, list[bool]]:
+    """Right or wrong for what was asked. An array, because a tensor would go to the other process by shared memory."""
+    return read_video(torch.from_numpy(video), scene).judge(scene)
 
 
 def readers(device: torch.device) -> Executor:
@@ -183,7 +185,8 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
     with readers(device) as pool:
 
         def record(row: dict[str, Any], videos: Tensor) -> None:
-            rows.add(row, [pool.submit(judge, video, scene) for video, scene in zip(videos, scenes, strict=True)])
+            pairs = zip(videos.numpy(), scenes, strict=True)
+            rows.add(row, [pool.submit(judge, video, scene) for video, scene in pairs])
 
         dense, _ = run(pipe, None, scenes, args)
         if "dense" not in rows:
