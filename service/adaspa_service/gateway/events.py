@@ -34,8 +34,18 @@ DESCRIPTION = """Server-sent events: `queued`, `in_progress`, `progress`, `previ
 the job waits, a `progress` event without an id tells each new `queue_position`. A `preview` has a moving WebP as data \
 URI in `preview`; only the latest is kept, so a client that comes late sees no earlier ones. A client that comes again \
 with `Last-Event-ID` goes on where it was; 204 says that there is nothing left to come."""
+EVENT = {
+    "type": "object",
+    "description": "One event of the stream.",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
+        "event": {"enum": ["queued", "in_progress", "progress", *sorted(TERMINAL)]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["id", "event", "data"],
+}
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": DESCRIPTION, "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {"description": DESCRIPTION, "content": {"text/event-stream": {"schema": EVENT}}},
     204: {"description": "The job has ended, and the client has had its last event"},
 }
 
