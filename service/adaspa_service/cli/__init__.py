@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import typer
 
+from adaspa_service.cli.bench import bench
+from adaspa_service.cli.compare import compare
 from adaspa_service.cli.demo import demo
 from adaspa_service.cli.doctor import doctor
 from adaspa_service.cli.generate import generate
@@ -25,11 +27,14 @@ from adaspa_service.contract.settings import SettingsError
 from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
-    "Videos": [generate, jobs, show, download, cancel, delete, models],
+    "Videos": [generate, compare, jobs, show, download, cancel, delete, models],
     "The service on this machine": [serve, demo, doctor, gateway, worker],
 }
 """By the heading under which the help lists them."""
-GROUPS: dict[str, typer.Typer] = {"keys": keys, "webhooks": webhooks}
+GROUPS: dict[str, dict[str, typer.Typer]] = {
+    "The service on this machine": {"bench": bench},
+    "Operators": {"keys": keys, "webhooks": webhooks},
+}
 
 app = typer.Typer(
     help="Self-hosted text-to-video with AdaSpa sparse attention.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -37,8 +42,9 @@ app = typer.Typer(
 for heading, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=heading)(command)
-for name, group in GROUPS.items():
-    app.add_typer(group, name=name, rich_help_panel="Operators")
+for heading, groups in GROUPS.items():
+    for name, group in groups.items():
+        app.add_typer(group, name=name, rich_help_panel=heading)
 
 
 def main() -> None:

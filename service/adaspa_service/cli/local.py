@@ -23,9 +23,7 @@ MODULE = "adaspa_worker.local"
 
 def resolved(prompt: str, number: int, asked: VideoFields) -> list[JobParams]:
     """The jobs of a request, as the gateway would make them of the catalog here. Ends the command if it is wrong."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        fail(f"--local: {', '.join(missing)} not installed here; install adaspa-serve[local]")
+    need(NEEDED, "--local")
     from adaspa_service.gateway.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
     from adaspa_service.gateway.params import batch  # noqa: PLC0415
     from adaspa_service.gateway.schemas import VideoCreate  # noqa: PLC0415
@@ -36,6 +34,13 @@ def resolved(prompt: str, number: int, asked: VideoFields) -> list[JobParams]:
         )
     except (ApiError, CatalogError) as error:
         fail(error)
+
+
+def need(modules: tuple[str, ...], what: str) -> None:
+    """End the command if a module is not installed here."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        fail(f"{what}: {', '.join(missing)} not installed here; pip install 'adaspa-serve[local]'")
 
 
 def generate_here(jobs: list[JobParams], outputs: list[Path], *, quiet: bool) -> list[Video]:

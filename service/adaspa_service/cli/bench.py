@@ -1,0 +1,183 @@
+"""``adaspa bench``: the kernels, and whole clips end to end, on the machine at hand: as a table, as JSON, as a plot."""
+
+import json
+import subprocess
+import sys
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from adaspa_service.cli import params
+from adaspa_service.cli.jobs import check_output
+from adaspa_service.cli.local import generate_here, need, resolved
+from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
+from adaspa_service.client import Video
+from adaspa_service.contract.job import Quality
+
+PROMPT = "a large yellow star moves right on a navy background"
+COLUMNS = ("PRESET", "DENOISING", "DENSE STEP", "SEARCH STEP", "SPARSE STEP", "DENSITY", "RECALL", "SPEED-UP")
+KINDS = ("dense", "search", "sparse")
+WARMUP_STEPS = 2
+
+bench = typer.Typer(help="Measure this machine: kernels alone, or whole clips.", no_args_is_help=True)
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON here.")]
+Plot = Annotated[Path | None, typer.Option(help="Also draw a plot here: .png, .svg or .pdf; needs matplotlib.")]
+
+
+class Dtype(StrEnum):
+    """Of the tensors that the kernels are timed on."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@bench.command()
+def kernels(
+    *,
+    shape: Annotated[list[str] | None, typer.Option(help="Only this shape; can be given more than once.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time nothing after this.")] = 4.0,
+    dtype: Annotated[Dtype, typer.Option(help="Of the tensors.")] = Dtype.bfloat16,
+    output: Output = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Time the Triton kernels, and what else computes attention, on this GPU."""
+    need(("adaspa", "torch", "triton"), "bench kernels")
+    check_outputs(output, plot)
+    with TemporaryDirectory(prefix="adaspa-bench-") as folder:
+        result = Path(folder) / "kernels.json"
+        options = ["--minutes", str(minutes), "--dtype", dtype.value, *(["--shapes", *shape] if shape else [])]
+        run("adaspa.bench", "--output", str(result), *options)
+        if output:
+            output.write_text(result.read_text())
+        drawn = ["--plot", str(plot)] if plot else []
+        table = run("adaspa.bench.report", str(result), *drawn)
+        say_result(json.loads(result.read_text()), table, as_json, output, plot)
+
+
+@bench.command()
+def model(
+    *,
+    model: params.Model = None,
+    size: params.Size = None,
+    frames: params.Frames = None,
+    steps: params.Steps = None,
+    prompt: Annotated[str, typer.Option(help="What the clips show.")] = PROMPT,
+    preset: Annotated[
+        list[Quality] | None, typer.Option(help="Only these beside exact; can be given more than once.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Clips of each preset, in turns; the medians are shown.")] = 1,
+    output: Output = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Time whole clips end to end, with each of AdaSpa's presets, in this machine's own process."""
+    check_outputs(output, plot)
+    presets = [Quality.exact, *(name for name in preset or Quality if name is not Quality.exact)]
+    asked = [
+        params.given(model=model, size=size, num_frames=frames, steps=steps, seed=0, quality=name.value)
+        for name in presets
+    ]
+    jobs = [job for fields in asked for job in resolved(prompt, 1, fields)]
+    warmup = jobs[0].model_copy(update={"steps": min(WARMUP_STEPS, jobs[0].steps)})
+    planned = [warmup, *(jobs * rounds)]
+    with TemporaryDirectory(prefix="adaspa-bench-") as folder:
+        files = [Path(folder) / f"{number}.{job.output_format}" for number, job in enumerate(planned)]
+        videos = generate_here(planned, files, quiet=as_json)[1:]
+    rows = [figures(name, videos[place :: len(presets)]) for place, name in enumerate(presets)]
+    for row in rows:
+        row["speedup"] = round(rows[0]["denoising_s"] / row["denoising_s"], 3)
+    first = jobs[0]
+    shape = {"size": f"{first.width}x{first.height}", "num_frames": first.num_frames, "steps": first.steps}
+    result = {"model": first.model, **shape, "rounds": rounds, "rows": rows}
+    if output:
+        output.write_text(json.dumps(result, indent=1))
+    if plot:
+        draw(result, plot)
+    if as_json:
+        return print_json(result)
+    print_table(COLUMNS, [cells(row) for row in rows])
+    return say_files(output, plot)
+
+
+def figures(preset: Quality, videos: list[Video]) -> dict[str, Any]:
+    """Medians over the clips of one preset."""
+    reports = [video.attention for video in videos if video.attention]
+    row: dict[str, Any] = {
+        "preset": preset.value,
+        "denoising_s": median(video.timings["denoising"] for video in videos),
+        "decoding_s": median(video.timings["decoding"] for video in videos),
+    }
+    for kind in KINDS:
+        each = [
+            getattr(report, f"{kind}_seconds") / getattr(report, f"{kind}_steps")
+            for report in reports
+            if getattr(report, f"{kind}_steps")
+        ]
+        row[f"{kind}_step_s"] = round(median(each), 4) if each else None
+    return row | {"density": round(reports[0].density, 4), "recall": reports[0].recall}
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of the table."""
+    steps = ["" if row[f"{kind}_step_s"] is None else f"{row[f'{kind}_step_s']:.2f} s" for kind in KINDS]
+    recall = "" if row["recall"] is None else f"{row['recall']:.3f}"
+    return [
+        row["preset"],
+        f"{row['denoising_s']:.1f} s",
+        *steps,
+        f"{row['density']:.2f}",
+        recall,
+        f"{row['speedup']:.2f}",
+    ]
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Seconds of the denoising by preset, with the speed-up over exact."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  an optional dependency
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar([row["preset"] for row in result["rows"]], [row["denoising_s"] for row in result["rows"]])
+    axes.bar_label(bars, [f"{row['speedup']:.2f}x" for row in result["rows"]])
+    title = f"{result['model']}, {result['size']}, {result['num_frames']} frames, {result['steps']} steps"
+    axes.set(title=title, ylabel="denoising, seconds")
+    figure.savefig(path, dpi=150)
+
+
+def run(module: str, *arguments: str) -> str:
+    """A module of the library as a process; its output. What it says as it fails ends this command."""
+    command = [sys.executable, "-m", module, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        said = ran.stderr.strip().splitlines() or ["it said nothing"]
+        fail(f"bench: {said[-1].rpartition('error: ')[2]}")
+    return ran.stdout
+
+
+def check_outputs(output: Path | None, plot: Path | None) -> None:
+    """End here if a file could not be written in the end."""
+    for path in filter(None, (output, plot)):
+        check_output(path)
+    if plot and find_spec("matplotlib") is None:
+        fail("--plot: needs matplotlib; pip install matplotlib")
+
+
+def say_result(result: Any, table: str, as_json: bool, output: Path | None, plot: Path | None) -> None:
+    """The result as it was asked for."""
+    if as_json:
+        return print_json(result)
+    say(table.rstrip())
+    return say_files(output, plot)
+
+
+def say_files(*files: Path | None) -> None:
+    """Which files were written."""
+    for path in filter(None, files):
+        say(f"Wrote {path}")

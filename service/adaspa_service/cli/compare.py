@@ -1,0 +1,122 @@
+"""``adaspa compare``: a prompt and seed with dense attention and with AdaSpa, side by side, with times and metrics."""
+
+import json
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from adaspa_service.cli import params
+from adaspa_service.cli.generate import fetch
+from adaspa_service.cli.jobs import check_output
+from adaspa_service.cli.local import generate_here, need, resolved
+from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
+from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
+from adaspa_service.client import Video, VideoFields
+from adaspa_service.contract.job import Quality
+
+COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "DENSITY", "RECALL")
+NEEDED = ("adaspa_worker", "av", "torch", "PIL")
+
+
+def compare(
+    prompt: params.Prompt,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 of both, side by side.")] = Path(
+        "compare.mp4"
+    ),
+    *,
+    model: params.Model = None,
+    size: params.Size = None,
+    frames: params.Frames = None,
+    steps: params.Steps = None,
+    guidance: params.Guidance = None,
+    negative: params.Negative = None,
+    seed: params.Seed = None,
+    quality: params.QualityPreset = None,
+    sparsity: params.Sparsity = None,
+    retained_mass: params.RetainedMass = None,
+    warmup: params.Warmup = None,
+    local: Annotated[bool, typer.Option("--local", help="Without any server: load the model here.")] = False,
+    server: Server = SERVER,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Compare dense attention with AdaSpa: the same prompt and seed, side by side, with PSNR, SSIM and times."""
+    if output.suffix != ".mp4":
+        fail(f"--output: {output} must end in .mp4", Exit.usage)
+    check_output(output)
+    need(NEEDED, "compare")
+    asked = params.given(
+        model=model,
+        size=size,
+        num_frames=frames,
+        steps=steps,
+        guidance_scale=guidance,
+        negative_prompt=negative,
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        output_format="mp4",
+    )
+    ours = params.given(quality=quality, sparsity=sparsity, retained_mass=retained_mass, warmup=warmup)
+    pair: list[VideoFields] = [{**asked, "quality": Quality.exact.value}, {**asked, **ours}]
+    with TemporaryDirectory(prefix="adaspa-compare-") as folder:
+        files = [Path(folder) / "dense.mp4", Path(folder) / "adaspa.mp4"]
+        if local:
+            jobs = [job for fields in pair for job in resolved(prompt, 1, fields)]
+            videos = generate_here(jobs, files, quiet=as_json)
+        else:
+            with connect(server, api_key) as client:
+                videos = fetch(client, [client.create(prompt, **fields) for fields in pair], files, quiet=as_json)
+        metrics = join(files, output)
+    report(videos, metrics, output, as_json=as_json)
+
+
+def join(files: list[Path], output: Path) -> dict[str, float]:
+    """Write the two videos side by side; how close they are."""
+    part = output.with_name(f".part-{output.name}")
+    command = [sys.executable, "-m", "adaspa_worker.side_by_side", *map(str, files), "--output", str(part)]
+    ran = subprocess.run([*command, "--labels", "dense", "AdaSpa"], capture_output=True, text=True, check=False)
+    if ran.returncode:
+        part.unlink(missing_ok=True)
+        fail(f"the videos cannot be compared: {ran.stderr.strip().splitlines()[-1]}")
+    part.replace(output)
+    found: dict[str, float] = json.loads(ran.stdout)
+    return found
+
+
+def report(videos: list[Video], metrics: dict[str, float], output: Path, *, as_json: bool) -> None:
+    """Times of both, and how close they are."""
+    dense, ours = (video.timings["denoising"] for video in videos)
+    speedup = round(dense / ours, 3)
+    if as_json:
+        names = ("dense", "adaspa")
+        both: dict[str, Any] = {name: video.model_dump(mode="json") for name, video in zip(names, videos, strict=True)}
+        return print_json({**both, **metrics, "speedup": speedup, "output": str(output)})
+    print_table(COLUMNS, [row(name, video) for name, video in zip(("dense", "AdaSpa"), videos, strict=True)])
+    say(f"AdaSpa's denoising took {ours:.1f} s, dense {dense:.1f} s: {speedup:.2f} times as fast.")
+    say(f"PSNR {metrics['psnr_db']:.2f} dB, SSIM {metrics['ssim']:.4f}, of the files as they are compressed.")
+    say(f"Wrote {output} (seed {videos[0].seed})")
+    return None
+
+
+def row(name: str, video: Video) -> tuple[str, ...]:
+    """One of the two in the table."""
+    found = video.attention
+    if found is None:
+        return (name, f"{video.timings['denoising']:.1f} s", "", "", "", "")
+    return (
+        name,
+        f"{video.timings['denoising']:.1f} s",
+        each(found.dense_seconds, found.dense_steps),
+        each(found.sparse_seconds, found.sparse_steps),
+        f"{found.density:.2f}",
+        "" if found.recall is None else f"{found.recall:.3f}",
+    )
+
+
+def each(seconds: float, steps: int) -> str:
+    """The mean of one step."""
+    return f"{seconds / steps:.2f} s" if steps else ""
