@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,8 @@ def test_every_route_of_the_api_is_in_that_list(service: Service) -> None:
         for method, operation in operations.items():
             if path in open_to_all:
                 continue
-            assert operation["security"] == [{"HTTPBearer": []}], (method, path)
+            by_link = [{}] if path.endswith("/content") else []
+            assert operation["security"] == [{"HTTPBearer": []}, *by_link], (method, path)
             assert {"401", "403", "429"} <= operation["responses"].keys()
 
 
@@ -99,6 +102,19 @@ def test_probes_and_the_page_need_no_key(service: Service, client: Clients) -> N
     client()
     for path in ("/healthz", "/readyz", "/", "/static/api.js", "/openapi.json"):
         assert service.http.get(path).status_code == 200
+
+
+def test_a_large_request_without_a_key_hears_why_on_a_connection_that_lasts(service: Service, client: Clients) -> None:
+    client()
+    url = httpx.URL(service.url)
+    connection = HTTPConnection(url.host, url.port, timeout=20)
+    asked = (("POST", "/videos", b"x" * 1_000_000, 401), ("GET", "/healthz", b"", 200))
+    with closing(connection):
+        for _ in range(10):
+            for method, path, body, status in asked:
+                connection.request(method, path, body)
+                with connection.getresponse() as response:
+                    assert (response.status, bool(response.read())) == (status, True)
 
 
 def test_a_wrong_key_is_refused(service: Service, client: Clients) -> None:
@@ -296,5 +312,9 @@ def test_pages_of_other_sites_cannot_use_an_open_service(service: Service) -> No
         headers = {"Origin": "https://evil.example", "Sec-Fetch-Site": site}
         response = service.http.post("/videos", files=form, headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (403, "cross_origin")
+    for origin in ("https://evil.example", "null", f"{service.url}0"):  # from a browser that says no more
+        response = service.http.post("/videos", files=form, headers={"Origin": origin})
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "cross_origin")
     assert service.messages() == 0
-    assert service.http.post("/videos", files=form, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+    for own in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": service.url}, {"Sec-Fetch-Site": "none"}):
+        assert service.http.post("/videos", files=form, headers=own).status_code == 200

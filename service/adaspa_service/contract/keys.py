@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -159,6 +160,8 @@ class KeyStore:
 
         The limit is a token bucket: a minute's requests may come at once, and each comes back in its share of a minute.
         """
+        if key.requests_per_minute is None and time.time() - (key.last_used_at or 0) < NOTED_SECONDS:
+            return None
         wait = int(self._scripts.run("use_key", key.id, key.requests_per_minute or 0, NOTED_SECONDS))
         return wait / 1000 if wait else None
 

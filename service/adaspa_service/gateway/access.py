@@ -111,8 +111,8 @@ def refuse_strangers(request: Request, settings: Settings) -> None:
         ApiError: 403 for a request from another site's page, and, where only this machine is meant, for one under the
             name of another: through a proxy, or from a page whose name was made to lead here.
     """
-    site = request.headers.get("sec-fetch-site", "none")
-    if site in ("cross-site", "same-site") and request.headers.get("origin") not in settings.cors_origins:
+    origin = request.headers.get("origin")
+    if is_from_elsewhere(request, origin) and origin not in settings.cors_origins:
         message = "Origin: pages of other sites may not use this service; allowed: ADASPA_CORS_ORIGINS"
         raise ApiError(403, "cross_origin", message, "Origin")
     if settings.open_access is None and not is_loopback(host_name(request)):
@@ -121,6 +121,14 @@ def refuse_strangers(request: Request, settings: Settings) -> None:
             "or let everybody in with ADASPA_OPEN_ACCESS=true"
         )
         raise ApiError(403, "not_open", message, "Host")
+
+
+def is_from_elsewhere(request: Request, origin: str | None) -> bool:
+    """Whether another site's page sends this: browsers say so, over plain HTTP some by the origin alone."""
+    site = request.headers.get("sec-fetch-site")
+    if site is None:
+        return origin is not None and origin.partition("://")[2] != request.headers.get("host")
+    return site in ("cross-site", "same-site")
 
 
 def host_name(request: Request) -> str:

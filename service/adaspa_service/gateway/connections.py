@@ -7,6 +7,7 @@ from http import HTTPStatus
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adaspa_service.contract.settings import Settings
 
@@ -48,21 +49,35 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
 
     _timer: TimerHandle | None = None
     _received = 0
+    _in_body = False
 
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        began_in_body = self._in_body
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:  # a request is being answered
             self._head_is_over()
             return
         if self._timer is None:
             self._expect_head()
+        if began_in_body or AutoHTTPProtocol is H11Protocol:  # the rest of a body that nobody read; h11 has its limit
+            return
         self._received += len(data)
         if self._received > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """httptools: a head is over."""
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """httptools: so is the body, if there was any."""
+        self._in_body = False
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_over()

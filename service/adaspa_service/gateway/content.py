@@ -33,7 +33,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/videos/{video_id}/content", response_class=Response, responses=RESPONSES)
+@router.get(
+    "/videos/{video_id}/content",
+    response_class=Response,
+    responses=RESPONSES,
+    openapi_extra={"security": [{}]},  # a link needs no key
+)
 def download(
     video_id: str, request: Request, parts: PartsOf, job: ReadableJob, variant: Variant = Variant.video
 ) -> Response:
