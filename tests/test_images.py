@@ -1,15 +1,22 @@
 """Images and compose file, as far as they can be checked without a Docker engine."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from adaspa_service.contract.settings import Settings
+from adaspa_service.local.supervisor import free_port
+from dockerfile_parse import DockerfileParser
+from rendered_chart import container, render
+from running_gateway import until
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
@@ -22,16 +29,117 @@ def test_hadolint_finds_nothing(path: Path) -> None:
     assert (found.returncode, found.stdout) == (0, "")
 
 
-def test_the_gateways_pip_line_gives_a_gateway_without_torch(tmp_path: Path) -> None:
-    line = next(line for line in (ROOT / "docker" / "gateway.Dockerfile").read_text().splitlines() if "pip" in line)
-    venv = tmp_path / "venv"
-    shell = line.removeprefix("RUN ").replace("/venv", str(venv)).replace("python -m venv", f"{sys.executable} -m venv")
-    subprocess.run(shell, shell=True, cwd=ROOT, check=True, capture_output=True)
-    check = "import adaspa_service.gateway.__main__, importlib.util; print(importlib.util.find_spec('torch'))"
-    done = subprocess.run(
-        [venv / "bin" / "python", "-c", check], cwd=tmp_path, env={}, capture_output=True, text=True, check=False
+def stage(name: str) -> list[tuple[str, str]]:
+    """The instructions of an image's Dockerfile, with their values."""
+    parser = DockerfileParser(path=str(ROOT / "docker" / f"{name}.Dockerfile"), cache_content=True)
+    return [(item["instruction"], item["value"]) for item in parser.structure]
+
+
+def values(name: str, instruction: str) -> list[str]:
+    return [value for kind, value in stage(name) if kind == instruction]
+
+
+@pytest.fixture(scope="module")
+def gateway_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the gateway's RUN line makes, from the files that its COPY lines bring."""
+    folder = tmp_path_factory.mktemp("gateway")
+    source, venv = folder / "src", folder / "venv"
+    for copied in values("gateway", "COPY"):
+        *names, target = copied.split()
+        for name in names if not copied.startswith("--from") else ():
+            where = source / (target if target != "./" else name)
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            where.parent.mkdir(parents=True, exist_ok=True)
+            copy(ROOT / name, where)
+    (line,) = values("gateway", "RUN")
+    shell = line.replace("/venv", str(venv)).replace("python -m venv", f"{sys.executable} -m venv")
+    subprocess.run(shell, shell=True, cwd=source, check=True, capture_output=True)
+    shutil.rmtree(source)  # the image does not have it either
+    return venv
+
+
+def test_everything_that_lies_beside_the_code_is_installed(gateway_venv: Path) -> None:
+    """Page, scripts, catalog, the demo model."""
+    (packages,) = gateway_venv.glob("lib/python*/site-packages")
+    for room, package in (("kernels", "adaspa"), ("service", "adaspa_service"), ("worker", "adaspa_worker")):
+        files = [path for path in (ROOT / room / package).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+        missing = [path for path in files if not (packages / path.relative_to(ROOT / room)).is_file()]
+        assert files and not missing
+
+
+def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: str, tmp_path: Path) -> None:
+    python = gateway_venv / "bin" / "python"
+    absent = "import importlib.util; print([importlib.util.find_spec(name) for name in ('torch', 'diffusers', 'av')])"
+    assert subprocess.check_output([python, "-c", absent], cwd=tmp_path, text=True) == "[None, None, None]\n"
+    port = free_port("127.0.0.1")
+    settings = {"redis_url": redis_url, "storage_url": str(tmp_path / "o"), "port": str(port), "open_access": "true"}
+    env = {"PATH": f"{gateway_venv}/bin", "HOME": "/tmp", "ADASPA_HOST": "127.0.0.1"}
+    env |= {f"ADASPA_{name.upper()}": value for name, value in settings.items()}
+    (entry,), (health,) = values("gateway", "ENTRYPOINT"), values("gateway", "HEALTHCHECK")
+    probe = json.loads(health[health.index("[") :].replace(":8000", f":{port}"))
+    gateway = subprocess.Popen(json.loads(entry), executable=python, env=env, cwd=tmp_path, stderr=subprocess.PIPE)
+    try:
+        until(
+            lambda: (
+                subprocess.run(probe, executable=python, env=env, check=False, stderr=subprocess.DEVNULL).returncode
+                == 0
+            ),
+            "up",
+        )
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+            assert "AdaSpa" in http.get("/").text
+            assert http.post("/videos", json={"prompt": "a red circle"}).status_code == 200
+            assert [model["id"] for model in http.get("/models").json()["data"]] == ["demo"]
+    finally:
+        gateway.terminate()
+        gateway.communicate(timeout=30)
+    assert subprocess.run(probe, executable=python, env=env, check=False, stderr=subprocess.DEVNULL).returncode == 1
+
+
+def test_the_workers_pip_lines_agree_with_what_is_tested_here(tmp_path: Path) -> None:
+    """They are not run: torch with its CUDA libraries is gigabytes. But they would install just the versions that these
+    tests run with."""
+    lines = [line for line in values("worker", "RUN") if "pip install" in line]
+    asked = [
+        shlex.split(line.split("-c constraints.txt")[1].replace('${TORCH_INDEX:+--index-url "$TORCH_INDEX"}', ""))
+        for line in lines
+    ]
+    assert asked == [["torch"], [".[worker,tracing]"]]
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "-c", "constraints.txt"]
+    subprocess.run(
+        [*command, "--report", report, *(word for line in asked for word in line)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
-    assert (done.stdout, done.stderr) == ("None\n", "")
+    installed = json.loads(report.read_text())["install"]
+    assert [item["metadata"]["name"] for item in installed] == ["adaspa-serve"]
+
+
+def test_a_model_can_be_put_into_the_workers_image(tmp_path: Path) -> None:
+    line = values("worker", "RUN")[2].replace("/venv/bin/python", sys.executable)
+    for model in ("", "builtin:demo"):
+        env = {"MODEL": model, "HF_HOME": str(tmp_path / "models"), "PATH": os.environ["PATH"]}
+        done = subprocess.run(line, shell=True, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout.startswith(model), done.stderr
+    done = subprocess.run(line, shell=True, env=env | {"MODEL": "builtin:none"}, capture_output=True, check=False)
+    assert done.returncode == 1
+
+
+def test_the_workers_image_starts_and_is_probed_as_the_chart_does_it() -> None:
+    worker = container(render({}), "worker")
+    assert json.loads(values("worker", "ENTRYPOINT")[0]) == worker["command"]
+    (health,) = values("worker", "HEALTHCHECK")
+    assert json.loads(health[health.index("[") :]) == worker["livenessProbe"]["exec"]["command"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_images_are_pinned_staged_and_run_as_nobody(name: str) -> None:
+    bases = values(name, "FROM")
+    assert len(bases) == 2 and bases[0].endswith(" AS build")
+    assert all(re.search(r":\d+\.\d+\.\d+-", base) for base in bases)
+    assert values(name, "USER") == ["10001:10001"]
 
 
 @pytest.mark.parametrize(
@@ -53,17 +161,51 @@ def test_compose_takes_the_file(profiles: str, services: set[str]) -> None:
         assert ours <= {f"ADASPA_{field.upper()}" for field in Settings.model_fields}
 
 
+def test_everything_starts_once_what_it_needs_is_healthy() -> None:
+    config = compose("cpu,s3,monitoring")["services"]
+    waits = {
+        (name, other): how["condition"]
+        for name, service in config.items()
+        for other, how in service.get("depends_on", {}).items()
+    }
+    for name in ("gateway", "worker-cpu"):
+        assert waits[name, "redis"] == "service_healthy"
+        assert waits[name, "storage"] == waits[name, "bucket"] == "service_completed_successfully"
+    assert waits["bucket", "s3"] == waits["grafana", "prometheus"] == "service_healthy"
+    for (_, other), condition in waits.items():
+        if condition == "service_healthy":
+            assert config[other]["healthcheck"]["test"]
+
+
+def test_redis_refuses_writes_before_it_is_killed_and_keeps_what_it_took() -> None:
+    options = " ".join(compose("cpu")["services"]["redis"]["command"])
+    assert "--appendonly yes" in options and "--maxmemory-policy noeviction" in options
+    assert "--maxmemory 1gb" in options, "without a limit nothing is ever refused"
+    chart = " ".join(container(render({}), "redis")["command"])
+    assert "--maxmemory-policy noeviction" in chart and "--maxmemory 512mb" in chart
+
+
+def test_any_setting_can_be_given_in_a_file(tmp_path: Path) -> None:
+    assert compose("cpu")["services"]["gateway"]["environment"].get("ADASPA_QUEUE_CAP") is None
+    for name in ("docker-compose.yml", ".env.example"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "settings.env").write_text("ADASPA_QUEUE_CAP=5\nADASPA_STORAGE_URL=/elsewhere\n")
+    environment = compose("cpu", tmp_path)["services"]["gateway"]["environment"]
+    assert environment["ADASPA_QUEUE_CAP"] == "5"
+    assert environment["ADASPA_STORAGE_URL"] == "/videos", "what the file itself says comes first"
+
+
 def test_the_example_names_every_variable_of_the_compose_file() -> None:
     used = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     named = {line.split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if "=" in line}
     assert named == used | {"COMPOSE_PROFILES"}
 
 
-def compose(profiles: str) -> dict[str, Any]:
+def compose(profiles: str, folder: Path = ROOT) -> dict[str, Any]:
     """The file as Docker Compose reads it, checked against its schema, with the example's variables."""
     line = f"{TOOLS / 'docker-compose'} --env-file .env.example config --format json"
     env = {"COMPOSE_PROFILES": profiles, "PATH": ""}
-    done = subprocess.run(shlex.split(line), cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(shlex.split(line), cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     config: dict[str, Any] = json.loads(done.stdout)
     return config
