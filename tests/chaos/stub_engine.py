@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ class StubEngine:
 
     def __init__(self) -> None:
         self._last: tuple[int, np.ndarray, np.random.Generator] | None = None
+
+    def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def encode_prompt(self, params: JobParams) -> dict[str, Any]:
         return {}

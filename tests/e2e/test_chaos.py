@@ -11,3 +11,4 @@ def test_nothing_is_lost_or_doubled_whatever_is_killed() -> None:
     report = run(40, seed, pause=1.0, fsync="everysec", patience=180)
     assert report["violations"] == []
     assert sum(report["ended"].values()) == 40
+    assert "failed" not in report["ended"], "the stand-in for a model is whole"
