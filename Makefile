@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo serve test lint format setup clean
+.PHONY: demo serve test lint format cli-docs setup clean
 
 demo: setup          ## one prompt through the whole service: writes demo.mp4 and demo.png
 	$(BIN)/adaspa demo
@@ -23,6 +23,9 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+cli-docs: setup      ## bring docs/cli.md up to the commands' own help
+	$(BIN)/python tests/cli_reference.py
 
 setup: $(VENV)/.installed
 

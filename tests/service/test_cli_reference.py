@@ -1,0 +1,19 @@
+"""docs/cli.md says what the commands themselves say."""
+
+from adaspa_service.cli import COMMANDS, GROUPS
+from adaspa_service.cli.terminal import Exit
+from cli_reference import DOCUMENT, MARK, reference, written_by_hand
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    assert DOCUMENT.read_text().partition(MARK)[2].strip() == reference().strip(), "run: make cli-docs"
+
+
+def test_every_exit_status_and_every_command_is_explained() -> None:
+    text = written_by_hand()
+    assert [
+        line.split("|")[1].strip() for line in text.splitlines() if line.startswith(("| 1", "| 2", "| 3", "| 4", "| 0"))
+    ] == [str(int(status)) for status in Exit]
+    named = [command.__name__ for commands in COMMANDS.values() for command in commands]
+    for name in [*named, *(name for groups in GROUPS.values() for name in groups)]:
+        assert f"`{name}`" in text
