@@ -70,6 +70,7 @@ def test_a_video_from_its_prompt_to_its_file(service: Service, connect: Any, tmp
         assert done.done and done.attention.density == 0.3 and seen[-1] == done
         assert client.download(video.id, tmp_path / "out.webm").read_bytes() == CONTENT
         assert client.download(video.id, tmp_path / "t", "thumbnail").read_bytes() == FILES["thumbnail"][2]
+        assert httpx.get(client.link(video.id, "thumbnail", expires_in=60)).content == FILES["thumbnail"][2]
         remix = client.remix(video.id, "a blue circle")
         assert (remix.remixed_from_video_id, remix.seed) == (video.id, 7)
         assert client.cancel(remix.id).status == "cancelled"

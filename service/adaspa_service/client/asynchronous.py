@@ -76,6 +76,18 @@ class AsyncClient:
                 return
             query["after"] = page.last_id
 
+    async def link(
+        self,
+        video_id: str,
+        variant: Variant = "video",
+        expires_in: int = 3600,
+        via: Literal["gateway", "storage"] = "gateway",
+    ) -> str:
+        """An address of a finished job's file that needs no key for so many seconds, served by the gateway or, where
+        it can, by the object store itself."""
+        query = {"variant": variant, "expires_in": expires_in, "via": via}
+        return await self._run(plans.link(video_id, query, self._retries))
+
     async def cancel(self, video_id: str) -> Video:
         """Stop a job and keep its record; one that has ended stays as it is."""
         return await self._run(plans.cancel(video_id, self._retries))

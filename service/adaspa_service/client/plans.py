@@ -92,6 +92,12 @@ def get(video_id: str, retries: int) -> Plan[Video]:
     return Video.model_validate((yield from call(Send("GET", f"/videos/{video_id}"), retries)).json())
 
 
+def link(video_id: str, query: Mapping[str, Any], retries: int) -> Plan[str]:
+    """An address of a file."""
+    url: str = (yield from call(Send("GET", f"/videos/{video_id}/link", query=query), retries)).json()["url"]
+    return url
+
+
 def cancel(video_id: str, retries: int) -> Plan[Video]:
     """Stop a job."""
     return Video.model_validate((yield from call(Send("POST", f"/videos/{video_id}/cancel"), retries)).json())
