@@ -79,10 +79,9 @@ def attention_figures(record: RequestRecord) -> dict[str, Any]:
     """Density and recall in use, the density that each search led to, and the steps by kind."""
     report = record.report()
     figures = {key: report[key] for key in ("density", "recall", "dense_steps", "search_steps", "sparse_steps")}
-    searches = sorted({pattern.step for pattern in record.patterns if pattern.uses})
+    searches = sorted({pattern.step for pattern in record.patterns})
     figures["density_by_search"] = [
-        float(torch.stack([p.density.mean() for p in record.patterns if p.step == step and p.uses]).mean())
-        for step in searches
+        float(torch.stack([p.density.mean() for p in record.patterns if p.step == step]).mean()) for step in searches
     ]
     return figures
 
