@@ -86,3 +86,20 @@ def test_a_delivery_without_its_record_stops_no_other(store: JobStore, params: C
     taken = [delivery.job_id for _ in range(3) for delivery in deliveries.take(10)]
     assert taken == [ids[1]]
     assert deliveries.counts().waiting == 1
+
+
+def test_beyond_the_number_that_is_kept_those_go_that_failed_most(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    ids = []
+    for number in range(5):
+        job, _ = store.admit(params(), webhook_url=f"https://host{number}.example.com/")
+        store.request_cancel(job.id)
+        ids.append(job.id)
+    deliveries = DeliveryStore(store.client, kept=3)
+    for delivery in deliveries.take(5):
+        deliveries.note(delivery, Outcome.rejected, body="{}", again_in=60.0 * (1 + ids.index(delivery.job_id)))
+    assert deliveries.trim() == [ids[4], ids[3]]
+    assert deliveries.trim() == []
+    counts = deliveries.counts()
+    assert (counts.waiting, counts.ended) == (3, {"dropped": 2})

@@ -81,9 +81,10 @@ def create_batch(prompt: str, n: int, fields: Mapping[str, Any], key: str | None
     return Page.model_validate((yield from call(send, retries)).json()).data
 
 
-def remix(video_id: str, prompt: str, key: str | None, retries: int) -> Plan[Video]:
+def remix(video_id: str, prompt: str, webhook_url: str | None, key: str | None, retries: int) -> Plan[Video]:
     """Submit another prompt with the rest of a video's recipe."""
-    send = Send("POST", f"/videos/{video_id}/remix", {"prompt": prompt}, headers=once(key))
+    asked = {"prompt": prompt} | ({"webhook_url": webhook_url} if webhook_url else {})
+    send = Send("POST", f"/videos/{video_id}/remix", asked, headers=once(key))
     return Video.model_validate((yield from call(send, retries)).json())
 
 

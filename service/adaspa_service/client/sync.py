@@ -63,9 +63,11 @@ class Client:
         """Submit a prompt with ``n`` seeds that follow one another: all are accepted or none."""
         return self._run(plans.create_batch(prompt, n, fields, idempotency_key, self._retries))
 
-    def remix(self, video_id: str, prompt: str, *, idempotency_key: str | None = None) -> Video:
+    def remix(
+        self, video_id: str, prompt: str, *, webhook_url: str | None = None, idempotency_key: str | None = None
+    ) -> Video:
         """Submit another prompt; everything else, the seed included, is as in that video."""
-        return self._run(plans.remix(video_id, prompt, idempotency_key, self._retries))
+        return self._run(plans.remix(video_id, prompt, webhook_url, idempotency_key, self._retries))
 
     def get(self, video_id: str) -> Video:
         """The job as it stands."""
