@@ -268,6 +268,15 @@ def test_every_alert_has_its_runbook() -> None:
     assert set(re.findall(r"^### (\w+)$", guide, re.M)) == alerts
 
 
+def test_the_guides_example_of_a_model_is_one(tmp_path: Path) -> None:
+    guide = (CHART.parents[1] / "docs" / "operations.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", guide, re.M | re.S)
+    objects = render(yaml.safe_load(example))
+    file = tmp_path / "catalog.json"
+    file.write_text(next(item for item in objects if item["metadata"]["name"] == "r-catalog")["data"]["catalog.json"])
+    assert list(Catalog.load(file).models) == ["wan"]
+
+
 def test_secrets_are_only_named() -> None:
     worker = container(render(FILES["s3-production"]), "worker")
     redis_url = next(entry for entry in worker["env"] if entry["name"] == "ADASPA_REDIS_URL")

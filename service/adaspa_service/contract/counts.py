@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from redis import Redis
 
@@ -81,6 +82,16 @@ class Totals:
     """By model."""
 
 
+@dataclass(frozen=True)
+class Room:
+    """What Redis uses and may use; a limit of 0 is none."""
+
+    memory_bytes: int
+    memory_limit: int
+    connections: int
+    connection_limit: int
+
+
 class Counts:
     """The part of a JobStore that only counts."""
 
@@ -116,6 +127,12 @@ class Counts:
             },
             bulk_share=self.bulk_share,
         )
+
+    def room(self) -> Room:
+        """How much room Redis has left."""
+        with reaching():
+            found: Any = self.client.info("memory", "clients")
+        return Room(found["used_memory"], found["maxmemory"], found["connected_clients"], found.get("maxclients", 0))
 
     def totals(self) -> Totals:
         """What has happened to all jobs, counted in the transitions themselves: exact, also after restarts."""

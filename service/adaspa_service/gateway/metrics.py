@@ -50,7 +50,7 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            found = [*self._loads(), *self._totals(), *self._webhooks()]
+            found = [*self._loads(), *self._totals(), *self._webhooks(), *self._room()]
         except StoreUnavailable:
             found = []
         yield GaugeMetricFamily("adaspa_store_up", "Whether Redis answers.", value=bool(found))
@@ -93,6 +93,18 @@ class JobCollector(Collector):
         for model, count in totals.leases_lost.items():
             lost.add_metric([model], count)
         return [ended, lost]
+
+    def _room(self) -> list[Metric]:
+        room = self.parts.store.room()
+        memory = GaugeMetricFamily("adaspa_redis_memory_bytes", "Redis' memory; limit 0: none.", labels=["kind"])
+        connections = GaugeMetricFamily("adaspa_redis_connections", "Connections to Redis.", labels=["kind"])
+        for metric, used, limit in (
+            (memory, room.memory_bytes, room.memory_limit),
+            (connections, room.connections, room.connection_limit),
+        ):
+            metric.add_metric(["used"], used)
+            metric.add_metric(["limit"], limit)
+        return [memory, connections]
 
     def _webhooks(self) -> list[Metric]:
         counts = self.parts.deliveries.counts()
