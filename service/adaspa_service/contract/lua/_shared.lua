@@ -6,11 +6,13 @@
 --   queues           set     every {queue} that ever held a job: '{model}', and '{model}:bulk' for its bulk jobs
 --   waiting:{queue}  zset    queued jobs by their place: the owner's virtual time at which the job is to begin
 --   arrivals:{queue} zset    the same jobs by the time (ms) they joined the queue
+--   mine:{queue}:{owner} zset  an owner's part of waiting:{queue}
 --   owners:{queue}   zset    owners by the virtual time at which their last job is to end
 --   owned:{queue}    hash    by owner, how many of its jobs wait
 --   virtual          hash    by queue, the place of the job that was begun last
 --   backlog          hash    by queue, the summed cost of the jobs that wait
---   share:{model}    hash    by priority, the cost of the jobs that were begun, over the priority's share
+--   share:{model}    hash    by priority, the cost of the jobs that were begun, over the priority's share; and as present
+--                            what the priority of the job that was begun last had before it
 --   running:{model}  zset    jobs in progress by the time (ms) their attempt began
 --   leases           zset    jobs in progress by the time (ms) their lease runs out
 --   swept_at         string  when (ms) a janitor last looked for leases that ran out
@@ -47,6 +49,7 @@ local PREFIX = 'adaspa:'
 local LIMITS = cjson.decode(ARGV[1])
 local OPEN = 'open'  -- OPEN_OWNER of job.py
 local EVENTS_KEPT = 1000
+local MOVED_UP = 1000
 
 local function int(number)
   return string.format('%.0f', number)
@@ -121,10 +124,6 @@ local function queue_of(model, priority)
   return priority == 'bulk' and model .. ':bulk' or model
 end
 
-local function other(priority)
-  return priority == 'bulk' and 'interactive' or 'bulk'
-end
-
 -- Version 1 had one queue, and no costs.
 local function priority_of(id)
   return get(id, 'priority') or 'interactive'
@@ -148,18 +147,17 @@ end
 local function join_queue(id, place, send_at)
   local model, priority = get(id, 'model'), priority_of(id)
   local queue, shares = queue_of(model, priority), PREFIX .. 'share:' .. model
-  if redis.call('EXISTS', PREFIX .. 'waiting:' .. queue) == 0
-    and redis.call('EXISTS', PREFIX .. 'waiting:' .. queue_of(model, other(priority))) == 1 then
-    -- A priority that has had no jobs for a while has not saved up its share.
-    local mine = tonumber(redis.call('HGET', shares, priority) or 0)
-    local others = tonumber(redis.call('HGET', shares, other(priority)) or 0)
-    redis.call('HSET', shares, priority, real(math.max(mine, others)))
+  if redis.call('EXISTS', PREFIX .. 'waiting:' .. queue) == 0 then
+    -- A priority that has had no jobs for a while has not saved up its share: it goes on from the present.
+    local had = redis.call('HMGET', shares, priority, 'present')
+    redis.call('HSET', shares, priority, real(math.max(tonumber(had[1] or 0), tonumber(had[2] or 0))))
   end
   place = place or next_place(id, queue)
-  redis.call('HSET', record(id), 'status', 'queued', 'worker', '', 'place', real(place),
+  redis.call('HSET', record(id), 'status', 'queued', 'worker', '',
     'progress', cjson.encode({ phase = 'queued', step = 0, steps = cjson.decode(get(id, 'params')).steps }))
   redis.call('SADD', PREFIX .. 'queues', queue)
   redis.call('ZADD', PREFIX .. 'waiting:' .. queue, real(place), id)
+  redis.call('ZADD', PREFIX .. 'mine:' .. queue .. ':' .. owner_of(id), real(place), id)
   redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(NOW), id)
   redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, cost_of(id))
   redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner_of(id), 1)
@@ -169,6 +167,7 @@ end
 
 -- True if it was in the queue.
 local function leave_queue(id, queue)
+  redis.call('ZREM', PREFIX .. 'mine:' .. queue .. ':' .. owner_of(id), id)
   redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
   redis.call('ZREM', PREFIX .. 'outbox', id)
   if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 0 then
@@ -185,16 +184,18 @@ local function leave_queue(id, queue)
   return true
 end
 
--- A job that leaves the queue unrun costs its owner nothing: the owner's later jobs move up.
-local function move_up_behind(id, queue)
-  local owner, cost, waiting = owner_of(id), cost_of(id), PREFIX .. 'waiting:' .. queue
-  for _, later in ipairs(redis.call('ZRANGE', waiting, '(' .. get(id, 'place'), '+inf', 'BYSCORE')) do
-    if owner_of(later) == owner then
-      redis.call('HSET', record(later), 'place', redis.call('ZINCRBY', waiting, -cost, later))
-    end
+-- A job that leaves the queue unrun costs its owner nothing: the owner's later jobs move up, as many as may follow at a
+-- bounded cost; those beyond keep their distance.
+local function move_up_behind(id, queue, place)
+  local owner, cost = owner_of(id), cost_of(id)
+  local mine = PREFIX .. 'mine:' .. queue .. ':' .. owner
+  local later = redis.call('ZRANGE', mine, '(' .. place, '+inf', 'BYSCORE', 'LIMIT', 0, MOVED_UP)
+  for _, other in ipairs(later) do
+    redis.call('ZINCRBY', mine, real(-cost), other)
+    redis.call('ZINCRBY', PREFIX .. 'waiting:' .. queue, real(-cost), other)
   end
-  if redis.call('ZSCORE', PREFIX .. 'owners:' .. queue, owner) then
-    redis.call('ZINCRBY', PREFIX .. 'owners:' .. queue, -cost, owner)
+  if #later < MOVED_UP and redis.call('ZSCORE', PREFIX .. 'owners:' .. queue, owner) then
+    redis.call('ZINCRBY', PREFIX .. 'owners:' .. queue, real(-cost), owner)
   end
 end
 
@@ -232,8 +233,9 @@ local function finish(id, status)
   local model, failure = get(id, 'model'), get(id, 'error')
   local queue = queue_of(model, priority_of(id))
   leave_running(id)
-  if leave_queue(id, queue) and get(id, 'place') then
-    move_up_behind(id, queue)
+  local place = redis.call('ZSCORE', PREFIX .. 'waiting:' .. queue, id)
+  if leave_queue(id, queue) then
+    move_up_behind(id, queue, place)
   end
   local code = status == 'failed' and failure and cjson.decode(failure).code or ''
   redis.call('HINCRBY', PREFIX .. 'ended', model .. '|' .. status .. '|' .. code, 1)

@@ -21,7 +21,7 @@ for i = 2, #ARGV do
   local waiting = PREFIX .. 'waiting:' .. ARGV[i]
   for _, id in ipairs(redis.call('ZRANGE', waiting, 1e11, '+inf', 'BYSCORE', 'LIMIT', 0, 100)) do
     local place = next_place(id, ARGV[i])
-    redis.call('HSET', record(id), 'place', real(place))
+    redis.call('ZADD', PREFIX .. 'mine:' .. ARGV[i] .. ':' .. owner_of(id), real(place), id)
     redis.call('SADD', PREFIX .. 'queues', ARGV[i])
     redis.call('ZADD', PREFIX .. 'arrivals:' .. ARGV[i], redis.call('ZSCORE', waiting, id), id)
     redis.call('ZADD', waiting, real(place), id)

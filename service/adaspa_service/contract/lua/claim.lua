@@ -33,11 +33,18 @@ local function begin(id, priority, queue)
   local cost, owners = cost_of(id), PREFIX .. 'owners:' .. queue
   local share = priority == 'bulk' and LIMITS.bulk_share or 1 - LIMITS.bulk_share
   local present = tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0)
-  present = math.max(present, tonumber(get(id, 'place') or 0))  -- none: of version 1, and not adopted yet
+  local place = tonumber(redis.call('ZSCORE', PREFIX .. 'waiting:' .. queue, id))
+  if place < 1e11 then  -- else it is a time, of version 1, and not adopted yet
+    present = math.max(present, place)
+    redis.call('HSET', record(id), 'place', real(place))
+  end
   redis.call('HSET', PREFIX .. 'virtual', queue, real(present))
   leave_queue(id, queue)
   redis.call('ZREMRANGEBYSCORE', owners, '-inf', real(present))
-  redis.call('HINCRBYFLOAT', PREFIX .. 'share:' .. model, priority, real(cost / share))
+  local shares = PREFIX .. 'share:' .. model
+  local had = redis.call('HMGET', shares, priority, 'present')
+  redis.call('HSET', shares, 'present', real(math.max(tonumber(had[1] or 0), tonumber(had[2] or 0))))
+  redis.call('HINCRBYFLOAT', shares, priority, real(cost / share))
   redis.call('HINCRBY', record(id), 'attempt', 1)
   redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker, 'process', process)
   redis.call('HSETNX', record(id), 'started_at', seconds(NOW))
