@@ -60,6 +60,7 @@ ROUTES = [
     ("GET", "/videos/{id}"),
     ("DELETE", "/videos/{id}"),
     ("POST", "/videos/{id}/cancel"),
+    ("POST", "/videos/{id}/remix"),
     ("GET", "/videos/{id}/events"),
     ("GET", "/videos/{id}/link"),
     ("GET", "/videos/{id}/preview"),
@@ -132,9 +133,11 @@ def test_a_wrong_key_is_refused(service: Service, client: Clients) -> None:
 def test_nobody_sees_the_jobs_of_another(service: Service, client: Clients) -> None:
     mine, yours = client(), client()
     video_id = mine.completed()
-    for method, path in ROUTES[2:9]:
-        code = yours.error(method, path.format(id=video_id))[:2]
-        assert code == (404, "video_not_found"), "as if it were not there"
+    for method, path in ROUTES:
+        if "{id}" in path and method != "HEAD":
+            code = yours.error(method, path.format(id=video_id), json=BODY if method == "POST" else None)[:2]
+            assert code == (404, "video_not_found"), "as if it were not there"
+    assert yours.http.head(f"/videos/{video_id}/content").status_code == 404
     assert yours.http.get("/videos").json()["data"] == []
     assert yours.http.get("/videos", params={"after": video_id}).json()["data"] == []
     assert [video["id"] for video in mine.http.get("/videos").json()["data"]] == [video_id]

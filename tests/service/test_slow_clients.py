@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a test can wait for."""
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
     monkeypatch.setattr(body, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "STALL_SECONDS", 2.0)
 
 
 @pytest.fixture
@@ -118,6 +120,27 @@ def test_more_connections_than_allowed_are_told_to_come_again(settings: Settings
             connection.close()
         time.sleep(0.2)
         assert httpx.get(f"{service.url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(("pauses", "whole"), [((0.3, 0.3, 0.3), True), ((4.0,), False)])
+def test_an_answer_may_be_taken_slowly_but_not_left(service: Service, pauses: tuple[float, ...], whole: bool) -> None:
+    content = bytes(24 * 2**20)  # more than what the sockets hold
+    lease = service.claim(service.create()["id"])
+    service.complete(lease, content)
+    url = httpx.URL(service.url)
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+        wire.connect((url.host, url.port))
+        wire.settimeout(10)
+        wire.send(f"GET /videos/{lease.job.id}/content HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        taken = len(wire.recv(2**20))
+        for pause in pauses:
+            time.sleep(pause)
+            taken += len(wire.recv(2**20))
+        with suppress(ConnectionResetError):
+            while taken < len(content) and (part := wire.recv(2**20)):
+                taken += len(part)
+    assert (taken >= len(content)) == whole
 
 
 def test_many_slow_clients_leave_room_for_others(service: Service) -> None:

@@ -15,6 +15,8 @@ HEAD_SECONDS = 15.0
 """How long a connection may take to send the head of a request. While none has begun after an answer, uvicorn's own
 time to keep a connection alive holds, which is shorter."""
 MAX_HEAD_BYTES = 64 * 1024
+STALL_SECONDS = 60.0
+"""How long a client may take none of an answer that waits for it: a slow one goes on, one that has stopped does not."""
 STOP_SECONDS = 10
 """How long open answers have to end when the gateway stops."""
 OTHER_FILES = 256
@@ -45,11 +47,12 @@ def allow_open_files(max_connections: int) -> None:
 
 
 class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
-    """uvicorn's protocol, with limits for the head of each request."""
+    """uvicorn's protocol, with limits for the head of each request and for clients that do not take their answer."""
 
     _timer: TimerHandle | None = None
     _received = 0
     _in_body = False
+    _stall: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
@@ -79,9 +82,25 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         self._in_body = False
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """The client has not taken what was sent: asyncio's buffer is full."""
+        super().pause_writing()
+        self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has."""
+        self._end_stall()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_over()
+        self._end_stall()
         super().connection_lost(exc)
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _expect_head(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
