@@ -14,6 +14,7 @@ from adaspa_service.contract.settings import Settings
 from adaspa_service.simulation import __main__ as simulation
 from adaspa_service.simulation.bottlenecks import RedisCost, demand, most_workers
 from adaspa_service.simulation.cluster import Fleet, poisson, simulate
+from adaspa_service.simulation.measured_steps import take, text
 from adaspa_service.simulation.page import fill
 from adaspa_service.simulation.phases import Times
 from adaspa_service.simulation.questions import MOST_BUSY, row, workers_for
@@ -135,3 +136,15 @@ def test_the_command_answers_everything(tmp_path: Path, monkeypatch: pytest.Monk
     assert fill((tmp_path / "README.md").read_text(), results) == (tmp_path / "README.md").read_text()
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
     assert "redis connections" in capsys.readouterr().out
+
+
+def test_steps_are_taken_from_the_gpu_benchmark() -> None:
+    benchmarks = sorted((FILES.parent / "kernels").glob("models-*.json"))
+    written = (FILES / "phases.json").read_text()
+    taken = Times.model_validate_json(text(take(json.loads(written), benchmarks)))
+    for model in taken.models:
+        seconds = model.seconds
+        assert {figure.basis for figure in (seconds.dense, seconds.search, seconds.sparse)} == {"measured"}
+        assert seconds.sparse.value < seconds.dense.value
+    for figure in (figure for model in Times.load(FILES / "phases.json").models for figure in (model.seconds.dense,)):
+        assert (FILES.parent / "kernels" / figure.source.split(":")[0]).is_file()

@@ -1,0 +1,82 @@
+"""Take the seconds of denoising steps from the GPU benchmark's files (``python -m adaspa.bench.models``).
+
+python -m adaspa_service.simulation.measured_steps docs/scaling/phases.json docs/kernels/models-*.json
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from adaspa_service.simulation.phases import Times
+
+KINDS = {"dense": ("dense",), "search": ("fused_search", "cached_search"), "sparse": ("sparse",)}
+"""Rows of the benchmark for each kind of step here; of two searches, one is of the first kind and one of the second."""
+
+
+def steps(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """By model, the figures of those kinds of step that the file has."""
+    benchmark = json.loads(path.read_text())
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for model in dict.fromkeys(row["model"] for row in benchmark["rows"]):
+        rows = [row for row in benchmark["rows"] if row["model"] == model and "seconds" in row]
+        for kind, names in KINDS.items():
+            seconds = [_seconds(rows, name) for name in names]
+            if None not in seconds:
+                mean = sum(filter(None, seconds)) / len(seconds) * rows[0]["calls"]
+                source = f"{path.name}: {_describe(rows, kind)}, {benchmark['device']}, torch {benchmark['torch']}"
+                figure = {"value": float(f"{mean:.4g}"), "basis": "measured", "source": source}
+                found.setdefault(model, {})[kind] = figure
+    return found
+
+
+def _seconds(rows: Sequence[dict[str, Any]], step: str) -> float | None:
+    """Of one forward: the fastest of several ways of dense attention, else the median of the model's own patterns."""
+    if step == "dense":
+        return min((row["seconds"] for row in rows if row["step"] == step), default=None)
+    own = [row["seconds"] for row in rows if row["step"] == step and row["pattern"] == "searched"]
+    return median(own) if own else None
+
+
+def _describe(rows: Sequence[dict[str, Any]], kind: str) -> str:
+    calls = "" if rows[0]["calls"] == 1 else f", {rows[0]['calls']} forward passes a step"
+    if kind == "dense":
+        fastest = min((row for row in rows if row["step"] == kind), key=lambda row: float(row["seconds"]))
+        return f"{fastest['attention']}{calls}"
+    if kind == "sparse":
+        return f"density {next(row['density'] for row in rows if row['step'] == kind):.2f}{calls}"
+    return f"the mean of a fused and a cached search{calls}"
+
+
+def take(times: dict[str, Any], files: Sequence[Path]) -> dict[str, Any]:
+    """The content of ``phases.json`` with what was measured in place of what was there."""
+    for path in files:
+        for name, figures in steps(path).items():
+            for model in times["models"]:
+                if model["id"] == name:
+                    model["seconds"] |= figures
+    return times
+
+
+def text(times: dict[str, Any]) -> str:
+    """As JSON with a figure on a line."""
+    figure = r'\{\s+"value": ([^,]+),\s+"basis": ("[^"]*"),\s+"source": ("(?:[^"\\]|\\.)*")\s+\}'
+    written = re.sub(figure, r'{"value": \1, "basis": \2, "source": \3}', json.dumps(times, indent=2))
+    return f"{written}\n"
+
+
+def main() -> None:
+    """Rewrite the file."""
+    parser = argparse.ArgumentParser(prog="python -m adaspa_service.simulation.measured_steps", description=__doc__)
+    parser.add_argument("phases", type=Path, help="the file to write the steps into")
+    parser.add_argument("benchmarks", type=Path, nargs="+", help="files of the benchmark")
+    asked = parser.parse_args()
+    asked.phases.write_text(text(take(json.loads(asked.phases.read_text()), asked.benchmarks)))
+    Times.load(asked.phases)
+
+
+if __name__ == "__main__":
+    main()
