@@ -39,10 +39,10 @@ EVENT = {
     "description": "One event of the stream.",
     "properties": {
         "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
-        "event": {"enum": ["queued", "in_progress", "progress", *sorted(TERMINAL)]},
+        "event": {"enum": ["queued", "in_progress", "progress", "preview", *sorted(TERMINAL)]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
-    "required": ["id", "event", "data"],
+    "required": ["event", "data"],
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": DESCRIPTION, "content": {"text/event-stream": {"schema": EVENT}}},

@@ -1,5 +1,6 @@
 """Examples for the OpenAPI document: made by the same classes as the answers, so that they cannot fall behind."""
 
+import json
 from typing import Any
 
 from pydantic import BaseModel
@@ -58,16 +59,24 @@ ERRORS = {
     503: ("The job store cannot be reached at the moment; try again.", "server_error", None, "service_unavailable"),
 }
 """Message, type, param and code by status."""
-STREAM = f"""id: 1764090001000-0
-event: in_progress
-data: {{"id": "{IDS[0]}", "object": "video", "status": "in_progress", "progress": 0, "phase": "loading", "attempt": 1}}
-
-id: 1764090009000-0
-event: progress
-data: {{"id": "{IDS[0]}", "object": "video", "status": "in_progress", "progress": 40, "phase": "denoising", \
-"step": 10, "steps": 24, "step_kind": "sparse", "eta_seconds": 12.4, "attempt": 1}}
-
-"""
+EVENT = {
+    "id": "1764090009000-0",
+    "event": "progress",
+    "data": json.dumps(
+        {
+            "id": IDS[0],
+            "object": "video",
+            "status": "in_progress",
+            "progress": 40,
+            "phase": "denoising",
+            "step": 10,
+            "steps": 24,
+            "step_kind": "sparse",
+            "eta_seconds": 12.4,
+            "attempt": 1,
+        }
+    ),
+}
 
 
 def job(number: int = 0, /, **state: Any) -> Job:
@@ -151,7 +160,7 @@ def illustrate(document: dict[str, Any]) -> None:
             for status, answer in operation["responses"].items():
                 content = answer.get("content", {})
                 if "text/event-stream" in content:
-                    content["text/event-stream"]["example"] = STREAM
+                    content["text/event-stream"]["example"] = EVENT
                 if "application/json" not in content:
                     continue
                 if status.isdigit() and int(status) in ERRORS:

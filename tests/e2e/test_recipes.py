@@ -1,0 +1,35 @@
+"""Formats, presets, remixes and recipes through real processes: a file tells how to make it again."""
+
+from pathlib import Path
+
+import av
+import pytest
+from adaspa_worker.recipe import read_recipe
+from service_process import Service
+
+
+@pytest.mark.parametrize(("output", "codec"), [("mp4", "h264"), ("webm", "vp9"), ("gif", "gif")])
+def test_a_file_of_each_format_tells_how_to_make_it_again(
+    service: Service, tmp_path: Path, output: str, codec: str
+) -> None:
+    video = service.run("a blue square", output_format=output, quality="fast", negative_prompt="red", steps=3)
+    assert video.status == "completed", video.error
+    path = service.client.download(video.id, tmp_path / f"out.{output}")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.name.removeprefix("lib") == codec
+    recipe = read_recipe(path)
+    assert (recipe["attention"]["selection"], recipe["attention"]["block_size"]) == ("retained_mass", 16)
+    size = f"{recipe['width']}x{recipe['height']}"
+    asked = {name: recipe[name] for name in ("negative_prompt", "seed", "steps", "guidance_scale", "num_frames", "fps")}
+    again = service.run(
+        recipe["prompt"], model=recipe["model"], size=size, quality="fast", output_format=output, **asked
+    )
+    assert service.client.download(again.id, tmp_path / f"again.{output}").read_bytes() == path.read_bytes()
+
+
+def test_a_remix_runs_and_a_batch_differs_by_seed(service: Service, tmp_path: Path) -> None:
+    first, second = (service.client.wait(v.id) for v in service.client.create_batch("a red circle", 2, seed=3, steps=3))
+    remix = service.client.wait(service.client.remix(second.id, "a red circle").id)
+    assert (remix.seed, remix.steps, remix.remixed_from_video_id) == (4, 3, second.id)
+    contents = [service.client.download(video.id, tmp_path / video.id).read_bytes() for video in (first, second, remix)]
+    assert contents[1] == contents[2] != contents[0]
