@@ -16,6 +16,8 @@ from adaspa_service.client import Variant, Video
 from adaspa_service.contract.job import JobStatus
 
 COLUMNS = ("ID", "STATUS", "DONE", "CREATED", "MODEL", "SEED", "PROMPT")
+BRIEF = ("ID", "STATUS", "CREATED", "PROMPT")
+"""What fits into a terminal, one line a job."""
 SIDE_FILES = {"thumbnail": ".webp", "spritesheet": ".webp"}
 
 VideoId = Annotated[str, typer.Argument(metavar="ID", help="As `adaspa jobs` shows it.", autocompletion=video_ids)]
@@ -41,7 +43,10 @@ def jobs(
     more, page = len(page) > limit, page[:limit]
     if as_json:
         return print_json([job.model_dump(mode="json") for job in page])
-    print_table(COLUMNS, [row(job) for job in page])
+    if console.is_terminal:
+        print_table(BRIEF, [brief(job) for job in page], cut_last=True)
+    else:
+        print_table(COLUMNS, [row(job) for job in page])
     if more and console.is_terminal:
         say(f"More: adaspa jobs --after {page[-1].id}")
     return None
@@ -112,8 +117,14 @@ def delete(
 
 
 def row(job: Video) -> tuple[object, ...]:
-    """A job's line in the table."""
+    """A job's line for a program."""
     return job.id, job.status, f"{job.progress} %", when(job.created_at), job.model, job.seed, job.prompt
+
+
+def brief(job: Video) -> tuple[object, ...]:
+    """A job's line for a terminal."""
+    state = f"{job.progress} %" if job.status is JobStatus.in_progress else job.status
+    return job.id, state, when(job.created_at)[5:16], job.prompt
 
 
 def facts(video: Video) -> dict[str, object]:

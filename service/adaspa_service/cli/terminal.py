@@ -2,18 +2,22 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 console = Console(highlight=False, soft_wrap=True)
 """Standard output."""
+
+GAP = 2
+"""Columns of the terminal between two of a table."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
@@ -52,15 +56,33 @@ def print_json(value: Any) -> None:
 
 def print_table(
     columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
+    rows: Sequence[Sequence[object]],
     style: Callable[[Sequence[Any]], str] = lambda row: "",
+    cut_last: bool = False,
 ) -> None:
-    """A table in a terminal, each row in its style; in a pipe one line a row, its cells between tabs, no heading."""
+    """A table in a terminal; in a pipe one line a row, its cells between tabs, without a heading.
+
+    Args:
+        style: the colour of a row.
+        cut_last: the last column ends where the line does, instead of going on below.
+    """
     if not console.is_terminal:
         for row in rows:
-            print("\t".join(" ".join(str(cell).split()) for cell in row))
+            print("\t".join(map(one_line, row)))
         return
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row), style=style(row))
+    cells = [[Text(one_line(cell)) for cell in row] for row in rows]
+    if cut_last:
+        others = [max(map(cell_len, (name, *(row[n].plain for row in cells)))) for n, name in enumerate(columns[:-1])]
+        for row in cells:
+            row[-1].truncate(max(console.width - sum(others) - GAP * len(columns), 1), overflow="ellipsis")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for n, name in enumerate(columns):
+        table.add_column(name, no_wrap=cut_last or n == 0)  # what names a row is to be copied: it stays whole
+    for row, texts in zip(rows, cells, strict=True):
+        table.add_row(*texts, style=style(row))
     console.print(table, soft_wrap=False)
+
+
+def one_line(value: object) -> str:
+    """A value on one line, without anything that a terminal would obey."""
+    return " ".join("".join(mark if mark.isprintable() else " " for mark in str(value)).split())
