@@ -16,5 +16,10 @@ def engine(_: str) -> StubEngine:
 
 
 worker.engine = engine  # type: ignore[assignment]
-fast_redelivery = {"visibility_timeout": 4, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+fast_redelivery = {
+    "visibility_timeout": 4,
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+    "unacked_mutex_expire": 10,  # kombu's lock on the sweep: a worker that dies while it sweeps keeps it for so long
+}
 app.conf.update(broker_transport_options=TRANSPORT_OPTIONS | fast_redelivery, visibility_timeout=4)

@@ -2,8 +2,9 @@
 
 import hmac
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -43,8 +44,21 @@ def needs(scope: Scope) -> Callable[..., Caller]:
     return caller
 
 
+def later(scope: Scope) -> Callable[..., Awaitable[Callable[[], Caller]]]:
+    """A dependency: finds the caller when it is called, which waits for Redis.
+
+    For a route that is asked often: it does so in the thread that it runs in anyhow, where ``needs`` takes another.
+    """
+
+    async def prepared(request: Request, parts: PartsOf, credentials: Credentials) -> Callable[[], Caller]:
+        return partial(identify, parts, request, credentials.credentials if credentials else None, scope)
+
+    return prepared
+
+
 Reader = Annotated[Caller, Depends(needs(Scope.read))]
 """May look jobs up, follow them and download their files."""
+ReaderLater = Annotated[Callable[[], Caller], Depends(later(Scope.read))]
 Writer = Annotated[Caller, Depends(needs(Scope.write))]
 """May create, cancel and delete jobs."""
 Admin = Annotated[Caller, Depends(needs(Scope.admin))]

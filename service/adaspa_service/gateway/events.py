@@ -122,8 +122,10 @@ class Stream:
         """The next events after the last one, in order; none if none come in time."""
         key = f"{PREFIX}events:{self.video_id}"
         with reaching():
-            if wait:
-                await self.parts.follower.xread({key: self.last_id}, count=1, block=round(BLOCK_SECONDS * 1000))
+            if wait and not await self.parts.follower.xread(
+                {key: self.last_id}, count=1, block=round(BLOCK_SECONDS * 1000)
+            ):
+                return []
             found: Any = await self.parts.follower.xrange(key, min=f"({self.last_id}", count=BATCH)
         return list(found)
 

@@ -62,7 +62,7 @@ class Parts:
         self.addresses.close()
 
 
-def _of_request(request: Request) -> Parts:
+async def _of_request(request: Request) -> Parts:  # not in a thread, because it does not wait for anything
     parts: Parts = request.app.state.parts
     return parts
 

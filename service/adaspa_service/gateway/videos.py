@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service.contract.job import Job, Priority
 from adaspa_service.contract.store import VIDEO_ID
-from adaspa_service.gateway.access import Caller, Reader, Writer
+from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
 from adaspa_service.gateway.admission import Wanted, submit
 from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody, bad_field
@@ -100,10 +100,11 @@ def note_replay(response: Response, new: bool) -> None:
         response.headers["Idempotent-Replayed"] = "true"
 
 
-@router.get("/videos/{video_id}")
-def get_video(video_id: str, parts: PartsOf, caller: Reader) -> Video:
+@router.get("/videos/{video_id}", response_model=Video)
+def get_video(video_id: str, parts: PartsOf, caller: ReaderLater) -> Response:
     """A job as it stands."""
-    return view(parts, find(parts, caller, video_id))
+    video = view(parts, find(parts, caller(), video_id))
+    return Response(video.model_dump_json(), media_type="application/json")  # checked when it was made
 
 
 @router.get("/videos")

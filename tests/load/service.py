@@ -1,0 +1,100 @@
+"""What is measured: Valkey and gateways as processes, with as many jobs in the store as are wanted."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import redis
+from adaspa_service.contract.job import Job, JobParams
+from adaspa_service.contract.store import JobStore
+from adaspa_service.local.supervisor import free_port
+from records import PARAMS
+from running_gateway import REPORT
+from valkey_process import start_valkey
+
+TICKS = os.sysconf("SC_CLK_TCK")
+BATCH = 1000
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    store: JobStore
+    gateways: list[subprocess.Popen[bytes]]
+    ports: list[int]
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the gateways have taken, together."""
+        stats = [Path(f"/proc/{gateway.pid}/stat").read_text().rsplit(")", 1)[1].split() for gateway in self.gateways]
+        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS
+
+    def queue(self, count: int) -> list[str]:
+        """Let so many jobs wait."""
+        return [self.store.create(JobParams.model_validate(PARAMS)).id for _ in range(count)]
+
+    def completed(self) -> Job:
+        """A job that has run to its end."""
+        self.store.create(JobParams.model_validate(PARAMS))
+        lease = self.store.claim("demo", "worker")
+        assert lease is not None
+        self.store.complete(lease, {}, REPORT, {"denoising": 1.5})
+        job = self.store.get(lease.job.id)
+        assert job is not None
+        return job
+
+    def store_completed(self, count: int) -> list[str]:
+        """Have so many completed jobs in the store, copies of one; the latest of their ids."""
+        client, last = self.store.client, self.completed().id
+        record, ids = client.dump(f"adaspa:job:{last}"), [last]
+        for start in range(1, count, BATCH):
+            some = [f"video_{int(last[6:20], 16) - n:014x}{n:018x}" for n in range(start, min(start + BATCH, count))]
+            with client.pipeline(transaction=False) as pipe:
+                for video_id in some:
+                    pipe.restore(f"adaspa:job:{video_id}", 0, record)
+                pipe.zadd("adaspa:jobs:open", dict.fromkeys(some, 0))
+                pipe.execute()
+            ids = (ids + some)[:BATCH]
+        return ids
+
+
+@contextmanager
+def running(gateways: int) -> Iterator[Service]:
+    """A service with nothing in it."""
+    with TemporaryDirectory(prefix="load-") as name:
+        folder = Path(name)
+        valkey = start_valkey(folder, "--appendonly", "yes", "--appendfsync", "everysec")
+        ports = [free_port("127.0.0.1") for _ in range(gateways)]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
+        url = f"unix://{folder}/valkey.sock?db=0"
+        env = clean | {"ADASPA_REDIS_URL": url, "ADASPA_STORAGE_URL": str(folder / "objects")}
+        env |= {"ADASPA_QUEUE_CAP": "100000", "ADASPA_LOG_LEVEL": "warning"}
+        command = [sys.executable, "-m", "adaspa_service.gateway"]
+        processes = [subprocess.Popen(command, env=env | {"ADASPA_PORT": str(port)}, cwd=folder) for port in ports]
+        try:
+            for port in ports:
+                wait_until_ready(port)
+            yield Service(JobStore(redis.Redis.from_url(url), queue_cap=100_000), processes, ports)
+        finally:
+            for process in [*processes, valkey]:
+                process.kill()
+                process.wait()
+
+
+def wait_until_ready(port: int) -> None:
+    """Until a gateway answers."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "the gateway does not start"
+        time.sleep(0.1)
