@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,6 +15,7 @@ import torch
 from adaspa_service.contract.job import JobParams, JobStatus
 from adaspa_service.contract.store import Lease, StoreUnavailable
 from adaspa_worker.pipeline import Engine
+from adaspa_worker.scratch import clear, scratch
 from adaspa_worker.source import ModelUnavailable
 from job_bench import Bench
 
@@ -202,3 +204,15 @@ def test_a_claim_that_is_not_answered_costs_the_job_nothing(
     bench.runner.run("tiny")
     done = bench.job(job.id)
     assert (done.status, done.attempt, done.lost_attempts) == (JobStatus.completed, 2, 0)
+
+
+def test_a_new_process_removes_what_the_one_before_left_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, others = (Path(scratch(worker).name) for worker in ("worker-1", "worker-10"))
+    for folder in (left, others):
+        folder.mkdir(exist_ok=True)
+        (folder / "video.mp4").write_bytes(b"half a video")
+    clear("worker-1")
+    assert not left.exists() and others.exists()

@@ -34,7 +34,7 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from adaspa_worker import heartbeat, metrics
+from adaspa_worker import heartbeat, metrics, scratch
 from adaspa_worker.generate import Runner
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.source import ModelUnavailable, resolve
@@ -154,6 +154,7 @@ def _tell_child(**_: object) -> None:
 @worker_process_init.connect
 def _begin_child(**_: object) -> None:
     metrics.forget_earlier_child()
+    scratch.clear(os.environ["ADASPA_WORKER_NAME"])
     tracing.start("adaspa-worker")
 
 

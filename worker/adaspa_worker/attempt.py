@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from adaspa_service.contract.job import Artifact, AttentionReport, JobParams, OutputFormat, Phase, Progress, StepKind
@@ -26,6 +25,7 @@ from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping, insi
 from adaspa_worker.objects import attempt_prefix
 from adaspa_worker.preview import Previews
 from adaspa_worker.recipe import write_recipe
+from adaspa_worker.scratch import scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,9 +104,9 @@ class Attempt:
             latents = self.denoise(engine, params, embeddings)
         report = AttentionReport.model_validate(engine.report())
         metrics.observe_report(params.model, report)
-        with TemporaryDirectory(prefix="adaspa-") as scratch:
+        with scratch(self.runner.name) as folder:
             with self.phase("decoding"):
-                files = self.write_files(engine, params, latents, Path(scratch))
+                files = self.write_files(engine, params, latents, Path(folder))
             with self.phase("uploading"):
                 artifacts = {name: self.upload(name, path) for name, path in files.items()}
         self.keeper.check()
