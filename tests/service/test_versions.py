@@ -84,11 +84,14 @@ def test_a_repeated_request_finds_the_job_of_an_earlier_version(earlier: dict[st
     assert (job.id, new) == (earlier["queued"], False)
 
 
-def test_a_job_that_needs_a_later_version_is_left_to_its_workers(store: JobStore, valkey: redis.Redis) -> None:
+def test_a_job_that_needs_a_later_version_is_left_to_its_workers(
+    store: JobStore, valkey: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     job = store.create(JobParams.model_validate(PARAMS))
     store.mark_sent(job.id)
     valkey.hset(f"adaspa:job:{job.id}", mapping=NEWER)
     assert store.claim("demo", "worker-1") is None
+    assert f"{job.id}: needs a worker of a later version" in caplog.text
     left = get(store, job.id)
     assert (left.status, left.attempt, left.lost_attempts) == (JobStatus.queued, 0, 0)
     assert valkey.zscore("adaspa:outbox", job.id) is not None, "its message is sent again"

@@ -309,7 +309,9 @@ class JobStore(Counts, Upkeep):
         found = self._scripts.run(
             "claim", model, worker, process, SCHEMA_VERSION, self._given_up().model_dump_json(), *priorities
         )
-        if not found:
+        if isinstance(found, bytes):
+            log.warning("%s: needs a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
+        if not isinstance(found, list):
             return None
         job = self._job(*found)
         return Lease(job, job.attempt)

@@ -1,7 +1,7 @@
 -- queued -> in_progress: the model's job that is next begins an attempt, under a lease with the next attempt number.
 -- Of two priorities with waiting jobs, the one goes first that has had less for its share; within one, the lowest place.
 -- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
--- A job for workers of a later version is passed over.
+-- A job for workers of a later version is passed over; its id is the answer if there is no other.
 -- ARGV: 2 model, 3 worker, 4 the worker's process, 5 its version of the record, 6 error of a job that is given up
 --       (JSON), 7... the priorities it serves
 local model, worker, process, version = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -19,12 +19,15 @@ if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == work
   lose_worker(held, ARGV[6])  -- its process died
 end
 
+local newer
 local function first_of(queue)
   for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, LOOKED_AT - 1)) do
     if get(id, 'status') ~= 'queued' then  -- begun or ended by a script of version 1
       leave_queue(id, queue)
     elseif tonumber(get(id, 'schema_version') or 1) <= version then
       return id
+    else
+      newer = id
     end
   end
 end
@@ -80,4 +83,4 @@ for _, queue in ipairs({ model, model .. ':bulk' }) do
     redis.call('ZADD', PREFIX .. 'outbox', 'NX', int(NOW + LIMITS.send_ms), id)
   end
 end
-return false
+return newer or false
