@@ -52,6 +52,8 @@ REFUSED = {
     "NAT64 of a private one": "64:ff9b::10.0.0.1",
     "NAT64 of the metadata": "64:ff9b::169.254.169.254",
     "local NAT64": "64:ff9b:1::127.0.0.1",
+    "local NAT64 of a public one": "64:ff9b:1::8.8.8.8",
+    "local NAT64 with a private one in the middle": "64:ff9b:1:a00:0:100::",
 }
 PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::"]
 

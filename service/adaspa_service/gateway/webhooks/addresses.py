@@ -42,7 +42,9 @@ METADATA = frozenset(
     )
 )
 """They give out credentials, and are refused whatever the settings allow."""
-NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+NAT64 = IPv6Network("64:ff9b::/96")
+INSIDE = (IPv6Network("64:ff9b:1::/48"), IPv6Network("fec0::/10"))
+"""A network's own NAT64, and the former site-local addresses: not every version of Python takes them for private."""
 
 
 class AddressRefused(Exception):
@@ -58,7 +60,7 @@ def embedded(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     """The IPv4 address that an IPv6 address stands for: mapped, by 6to4, by Teredo or by NAT64; else itself."""
     if isinstance(address, IPv4Address):
         return address
-    if any(address in network for network in NAT64):
+    if address in NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1]) or address
 
@@ -70,7 +72,7 @@ def permitted(text: str, networks: Iterable[Network]) -> bool:
         return False
     if any(address.version == network.version and address in network for network in networks):
         return True
-    if isinstance(address, IPv6Address) and address.is_site_local:
+    if isinstance(address, IPv6Address) and any(address in network for network in INSIDE):
         return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
