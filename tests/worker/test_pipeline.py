@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.contract.job import JobParams
-from adaspa_worker.pipeline import Engine, load
+from adaspa_worker.pipeline import FAMILIES, Engine, load
 from adaspa_worker.source import ModelUnavailable
 from tiny_wan import FRAMES, SIZE, model_spec
 
@@ -104,6 +105,10 @@ def test_a_catalog_that_offers_what_the_model_cannot_make_is_refused(
 ) -> None:
     with pytest.raises(ModelUnavailable, match=message):
         load(ModelSpec.model_validate(model_spec(tiny_pipeline, **changes)), tiny_pipeline)
+
+
+def test_every_family_of_the_catalog_has_an_engine() -> None:
+    assert set(get_args(ModelSpec.model_fields["family"].annotation)) == set(FAMILIES)
 
 
 def test_a_folder_that_does_not_load_is_refused(tmp_path: Path) -> None:

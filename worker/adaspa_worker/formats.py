@@ -1,5 +1,6 @@
 """The video's file formats: frames in, one by one, a file of that format out."""
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
@@ -167,13 +168,16 @@ def insert_gif_comment(path: Path, comment: str) -> None:
         path: the file, rewritten in place.
         comment: ASCII, as the format (GIF89a, comment extension) has it.
     """
-    content = path.read_bytes()
-    packed = content[10]
-    palette_bytes = 3 * 2 ** ((packed & 7) + 1) if packed & 0x80 else 0
-    head = 13 + palette_bytes
     text = comment.encode("ascii")
     blocks = b"".join(bytes([len(part)]) + part for part in (text[i : i + 255] for i in range(0, len(text), 255)))
-    path.write_bytes(content[:head] + b"\x21\xfe" + blocks + b"\x00" + content[head:])
+    commented = path.with_name(f"{path.name}.part")
+    with path.open("rb") as old, commented.open("wb") as new:
+        head = old.read(13)
+        packed = head[10]
+        palette = old.read(3 * 2 ** ((packed & 7) + 1) if packed & 0x80 else 0)
+        new.write(head + palette + b"\x21\xfe" + blocks + b"\x00")
+        shutil.copyfileobj(old, new)
+    commented.replace(path)
 
 
 def open_encoder(

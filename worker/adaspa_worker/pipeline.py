@@ -50,8 +50,8 @@ class Engine(Protocol):
         the first step. To be asked in ``on_step``, or after the denoising until ``reset``."""
 
     def preview(self) -> np.ndarray | None:
-        """What the clip is coming to after the last step, small: uint8 RGB [frames, height, width, 3], one frame for
-        each latent one; None if this cannot be told."""
+        """What the clip is coming to after the last step: a few small frames, uint8 RGB [frames, height, width, 3];
+        None if this cannot be told."""
 
     def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
         """The clip's frames, uint8 RGB [height, width, 3]; ``check`` is called now and then and may raise."""

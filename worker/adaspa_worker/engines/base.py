@@ -22,6 +22,7 @@ from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
 from adaspa_worker.pipeline import NotFinite, StepCallback
+from adaspa_worker.preview import MAX_FRAMES
 from adaspa_worker.source import ModelUnavailable, first_line
 
 log = logging.getLogger(__name__)
@@ -166,8 +167,14 @@ class DiffusersEngine(ABC):
         if self._latent_rgb is None or self._denoising is None or self._denoising.last is None:
             return None
         assert self._params is not None
-        latents = self.to_vae(self._denoising.last.clean(), self._params)
-        shown: np.ndarray = self._latent_rgb(latents[:1]).cpu().numpy()
+        try:
+            latents = self.to_vae(self._denoising.last.clean(), self._params)
+            frames = latents.shape[2]
+            some = torch.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().long()
+            shown: np.ndarray = self._latent_rgb(latents[:1, :, some.to(latents.device)]).cpu().numpy()
+        except torch.OutOfMemoryError as error:  # the job has just enough for itself
+            log.warning("no preview: %s", first_line(error))
+            return None
         return shown
 
     def snapshot(self) -> dict[str, Any] | None:

@@ -82,7 +82,7 @@ class Denoising:
         """What a later denoising needs to go on after the last step; None before the first."""
         if self.last is None:
             return None
-        own = {name: value for name, value in vars(self.scheduler).items() if not name.startswith(("_int", "step"))}
+        own = {n: value for n, value in vars(self.scheduler).items() if n != "step" and not n.startswith("_int")}
         return {
             "step": self.last.number,
             "result": list(self.last.result),
