@@ -1,5 +1,7 @@
 """Models that only workers know of: served while a worker announces them, refused before and afterwards."""
 
+import json
+
 import redis
 from adaspa_service.contract.catalog import ModelSpec
 from running_gateway import Service, until
@@ -37,3 +39,9 @@ def test_an_announcement_of_another_version_is_left_out(service: Service, valkey
     valkey.zadd("adaspa:served_until", {"newer": 2e15})
     service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")), "worker-1")
     until(lambda: served(service) == ["demo", "tiny"], "the others are served")
+
+
+def test_what_a_later_version_adds_to_an_announcement_is_passed_over(service: Service, valkey: redis.Redis) -> None:
+    valkey.hset("adaspa:served", "tiny", json.dumps(model_spec("/models/tiny") | {"invented": 1}))
+    valkey.zadd("adaspa:served_until", {"tiny": 2e15})
+    until(lambda: served(service) == ["demo", "tiny"], "the model is served")

@@ -1,11 +1,12 @@
 """A redelivered job goes on from its last checkpoint, and its video is that of an uninterrupted run."""
 
+import json
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from adaspa_service.contract.job import JobParams
+from adaspa_service.contract.job import JobParams, since
 from adaspa_worker.checkpoint import BadCheckpoint, pack, unpack
 from adaspa_worker.pipeline import Engine
 
@@ -85,3 +86,12 @@ def test_a_broken_or_foreign_checkpoint_is_known_as_one(tiny_engine: Engine, par
             unpack(broken, asked.model_dump_json())
     with pytest.raises(BadCheckpoint, match="another job"):
         unpack(checkpoint, params(seed=99, steps=STEPS).model_dump_json())
+
+
+def test_a_checkpoint_of_another_versions_worker_is_one_of_the_same_job(params: Callable[..., JobParams]) -> None:
+    asked = params(seed=7)
+    first = {name: value for name, value in asked.model_dump().items() if since(JobParams.model_fields[name]) == 1}
+    assert unpack(pack({"step": 3}, json.dumps(first)), asked.identity)["step"] == 3
+    for other in (first | {"seed": 8}, first | {"invented": 1}):
+        with pytest.raises(BadCheckpoint, match="another job or version"):
+            unpack(pack({"step": 3}, json.dumps(other)), asked.identity)

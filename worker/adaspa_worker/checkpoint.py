@@ -12,8 +12,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from adaspa_service.contract.job import JobParams
 from adaspa_service.contract.storage import ObjectMissing, ObjectStorage, StorageUnavailable, checkpoint_prefix
 from adaspa_service.contract.store import Lease
+from pydantic import ValidationError
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,14 @@ def unpack(content: bytes, job: str) -> dict[str, Any]:
         snapshot: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True)
     except Exception as error:  # torch names no type for this: a device that is not here, a newer format
         raise BadCheckpoint(f"it cannot be read here ({type(error).__name__})") from error
-    if (snapshot["version"], snapshot["job"]) != (VERSION, job):
+    if snapshot["version"] != VERSION or identity(snapshot["job"]) != identity(job):
         raise BadCheckpoint("it is of another job or version")
     return snapshot
+
+
+def identity(job: str) -> str | None:
+    """What was asked, the same whichever version wrote it down; None if it has what this version does not know."""
+    try:
+        return JobParams.model_validate_json(job).identity
+    except ValidationError:
+        return None

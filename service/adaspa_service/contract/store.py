@@ -126,6 +126,7 @@ class JobStore(Counts, Upkeep):
             "bulk_share": bulk_share,
         }
         self._scripts = Scripts(client, json.dumps(limits))
+        self._unreadable: set[bytes] = set()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "JobStore":
@@ -376,13 +377,16 @@ class JobStore(Counts, Upkeep):
         )
 
     def announced(self) -> list[ModelSpec]:
-        """The models that workers serve now. An entry that this version cannot read is left out, and logged."""
+        """The models that workers serve now. Fields that a later version added are passed over; an entry that this
+        version cannot read is left out, and logged once."""
         found = []
         for text in self._scripts.run("announced"):
             try:
-                found.append(ModelSpec.model_validate_json(text))
+                found.append(ModelSpec.model_validate_json(text, extra="ignore"))
             except ValidationError as error:
-                log.warning("a worker announces a model that this version cannot read: %s", error)
+                if text not in self._unreadable:
+                    self._unreadable.add(text)
+                    log.warning("a worker announces a model that this version cannot read: %s", error)
         return found
 
     def _transition(self, script: str, lease: Lease, *arguments: str | int | bytes) -> None:
