@@ -16,7 +16,9 @@ from adaspa_service.contract.job import OutputFormat
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="File to write: .mp4, .webm or .gif (default: the job's id and .mp4)."),
+    typer.Option(
+        "--output", "-o", help="File to write: .mp4, .webm or .gif (default: in this folder, under the job's id)."
+    ),
 ]
 
 
@@ -69,7 +71,7 @@ def generate(
         check_output(output)
     if local:
         jobs = resolved(prompt, number, asked)
-        files = [file_for(output, f"video-{job.seed}", job.seed, len(jobs)) for job in jobs]
+        files = [file_for(output, Path(f"video-{job.seed}.{job.output_format}"), job.seed, len(jobs)) for job in jobs]
         videos = generate_here(jobs, files, quiet=as_json)
     else:
         with connect(server, api_key) as client:
@@ -77,7 +79,8 @@ def generate(
             if detach:
                 files = []
             else:
-                files = [file_for(output, video.id, video.seed, len(videos)) for video in videos]
+                named = [(Path(f"{video.id}.{video.output_format}"), video.seed) for video in videos]
+                files = [file_for(output, default, seed, len(videos)) for default, seed in named]
                 videos = fetch(client, videos, files, quiet=as_json)
     if as_json:
         shape = [video.model_dump(mode="json") for video in videos]
@@ -124,8 +127,8 @@ def format_of(output: Path | None) -> OutputFormat | None:
     return OutputFormat(ending)
 
 
-def file_for(output: Path | None, name: str, seed: int, count: int) -> Path:
+def file_for(output: Path | None, default: Path, seed: int, count: int) -> Path:
     """Where one of the videos goes: the seed tells several apart."""
     if output is None:
-        return Path(f"{name}.mp4")
+        return default
     return output if count == 1 else output.with_stem(f"{output.stem}-{seed}")

@@ -235,6 +235,18 @@ def test_the_settings_of_a_job_are_taken_over_and_survive_a_reload(
     expect(page.get_by_role("radio", name="Balanced")).to_be_checked()
 
 
+def test_a_draft_of_a_model_that_is_no_longer_served_keeps_what_still_fits(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    draft = {"model": "gone", "size": "1x1", "prompt": "a blue star", "seed": 5}
+    page.evaluate("draft => sessionStorage.setItem('draft', JSON.stringify(draft))", draft)
+    page.reload()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a blue star")
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    job = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert (job["model"], job["size"], job["seed"]) == ("demo", "128x128", 5)
+
+
 def test_a_service_that_is_away_is_told_until_it_is_back(page: Page, service: Service) -> None:
     page.route("**/models", lambda route: route.abort())
     page.goto(service.url)

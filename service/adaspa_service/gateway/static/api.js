@@ -61,7 +61,7 @@ export async function follow(id, onEvent, signal) {
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error.status >= 400 && error.status < 500) throw error;
+      if (error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }

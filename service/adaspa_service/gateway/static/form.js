@@ -40,7 +40,7 @@ function put(values) {
     const value = values[input.name];
     if (value === undefined) continue;
     if (input.type === "radio") input.checked = input.value === (value ?? "");
-    else input.value = value ?? "";
+    else if (!input.options || [...input.options].some((option) => option.value === String(value))) input.value = value ?? "";
   }
   $("#form").querySelector("[name=quality]:checked")?.onchange();
   told();
