@@ -16,11 +16,11 @@ from adaspa.bench.totals import StepSeconds, step_kinds, total_seconds
 SECONDS = StepSeconds(
     dense=20.0,
     dense_with_lse=21.0,
-    first_search=30.0,
     fused_search=22.0,
     cached_search=16.0,
     searched_at=0.2,
     sparse={0.1: 6.0, 0.2: 8.0, 0.4: 12.0},
+    first_search=30.0,
     sampled_search=10.0,
 )
 
@@ -66,6 +66,16 @@ def test_seconds_between_and_beyond_the_densities_measured():
     assert SECONDS.sparse_at(0.3) == pytest.approx(10)
     assert SECONDS.sparse_at(0.5) == pytest.approx(14)
     assert SECONDS.sparse_at(0.05) == pytest.approx(5)
+
+
+def test_a_run_that_was_cut_serves_the_schedules_it_is_enough_for():
+    cut = replace(SECONDS, sparse={0.2: 8.0}, first_search=None)
+    paper = AdaSpaConfig.paper()
+    assert total_seconds(paper, cut, 0.2046) == total_seconds(paper, SECONDS, 0.2)
+    with pytest.raises(ValueError, match=r"^density must be 0.2, the only one measured"):
+        total_seconds(paper, cut, 0.4)
+    with pytest.raises(ValueError, match=r"^first_search must have been measured"):
+        total_seconds(replace(paper, warmup=0, searches=(0,)), cut, 0.2)
 
 
 def test_every_model_has_the_tokens_and_parameters_of_the_published_one():

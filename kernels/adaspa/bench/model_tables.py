@@ -78,25 +78,15 @@ def total_table(rows: Rows, densities: dict[str, Sequence[float]]) -> str:
         if densities.get(intent):
             configs[intent] = (AdaSpaConfig.preset(intent), densities[intent])
     for attention, spoken in ATTENTIONS.items():
-        measured = {row["model"] for row in rows if row.get("attention") == attention and "seconds" in row}
-        if not measured:
+        dense = {name: _dense_total(own, attention) for name, own in models.items()}
+        if not any(dense.values()):
             continue
-        dense: dict[str, float] = {}
-        seconds: dict[str, StepSeconds | None] = {}
-        for name, own in models.items():
-            seconds[name] = _step_seconds(own, attention) if name in measured else None
-            row = next((r for r in own if r.get("attention") == attention and "seconds" in r), None)
-            dense[name] = STEPS * row["calls"] * row["seconds"] if row else 0.0
-        lines.append(_line(f"dense, {spoken}", [f"{dense[name]:.0f}" if dense[name] else "" for name in models]))
+        lines.append(_line(f"dense, {spoken}", [f"{total:.0f}" if total else "" for total in dense.values()]))
         for label, (config, density) in configs.items():
             cells = []
             for name, own in models.items():
-                found = seconds[name]
-                if found is None:
-                    cells.append("")
-                    continue
-                total = own[0]["calls"] * total_seconds(config, found, density, STEPS)
-                cells.append(f"{total:.0f} ({dense[name] / total:.2f}x)")
+                total = _sparse_total(own, attention, config, density)
+                cells.append(f"{total:.0f} ({(dense[name] or 0) / total:.2f}x)" if total else "")
             lines.append(_line(f"{label}, dense steps by {spoken}", cells))
     return "\n".join(lines)
 
@@ -117,13 +107,17 @@ def denoise_line(result: dict[str, Any]) -> str:
     )
 
 
-def _step_seconds(rows: Rows, attention: str) -> StepSeconds | None:
-    """None where the run was cut before every kind of step was measured."""
+def _dense_total(rows: Rows, attention: str) -> float | None:
+    seconds = [row["seconds"] for row in rows if row.get("attention") == attention and "seconds" in row]
+    return float(STEPS * rows[0]["calls"] * seconds[0]) if seconds else None
+
+
+def _sparse_total(rows: Rows, attention: str, config: AdaSpaConfig, density: float | Sequence[float]) -> float | None:
+    """None where the run was cut before every kind of step that the schedule needs was measured."""
     try:
-        found = StepSeconds.of(rows, attention)
-    except KeyError:
+        return float(rows[0]["calls"] * total_seconds(config, StepSeconds.of(rows, attention), density, STEPS))
+    except (KeyError, ValueError):
         return None
-    return found if len(found.sparse) > 1 else None
 
 
 def _label(row: dict[str, Any]) -> str | None:

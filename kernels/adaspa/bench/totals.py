@@ -10,6 +10,8 @@ from typing import Any
 from adaspa.config import AdaSpaConfig
 from adaspa.schedule import Schedule, StepKind
 
+SAME = 0.01  # densities that differ by less are the same: the text adds a little to what was asked
+
 
 @dataclass(frozen=True)
 class StepSeconds:
@@ -18,20 +20,20 @@ class StepSeconds:
     Args:
         dense: a plain dense step.
         dense_with_lse: the dense step before the first search.
-        first_search: a search without an LSE from the step before: dense output, two passes.
-        fused_search: a search with one: dense output, one pass.
+        fused_search: a search with an LSE from the step before: dense output, one pass.
         cached_search: at density ``searched_at``, the scoring pass and the sparse attention behind it.
-        sparse: by density, at two densities at least.
-        sampled_search: as cached_search, with every fourth query row scored; None if it was not measured.
+        sparse: by density.
+        first_search: a search without an LSE from the step before: dense output, two passes; None if not measured.
+        sampled_search: as cached_search, with every fourth query row scored; None if not measured.
     """
 
     dense: float
     dense_with_lse: float
-    first_search: float
     fused_search: float
     cached_search: float
     searched_at: float
     sparse: dict[float, float]
+    first_search: float | None = None
     sampled_search: float | None = None
 
     @classmethod
@@ -42,26 +44,32 @@ class StepSeconds:
             KeyError: a kind of step was not measured.
         """
         measured = [row for row in rows if "seconds" in row]
-        by_kind = {row["step"]: row for row in measured if row["step"] not in {"dense", "sparse"}}
+        by_kind = {row["step"]: row["seconds"] for row in measured if row["step"] not in {"dense", "sparse"}}
         dense = {row["attention"]: row["seconds"] for row in measured if row["step"] == "dense"}
+        sparse = [row for row in measured if row["step"] == "sparse" and row["pattern"] != "skewed"]
         return cls(
             dense[attention],
-            by_kind["dense_with_lse"]["seconds"],
-            by_kind["first_search"]["seconds"],
-            by_kind["fused_search"]["seconds"],
-            by_kind["cached_search"]["seconds"],
-            by_kind["cached_search"]["density"],
-            {
-                row["density"]: row["seconds"]
-                for row in measured
-                if row["step"] == "sparse" and row["pattern"] == "scattered"
-            },
-            by_kind["sampled_search"]["seconds"] if "sampled_search" in by_kind else None,
+            by_kind["dense_with_lse"],
+            by_kind["fused_search"],
+            by_kind["cached_search"],
+            next(row["density"] for row in measured if row["step"] == "cached_search"),
+            # The random patterns come last and stand for the searched ones of their density.
+            {round(row["density"], 2): row["seconds"] for row in sparse},
+            by_kind.get("first_search"),
+            by_kind.get("sampled_search"),
         )
 
     def sparse_at(self, density: float) -> float:
-        """Between the two nearest densities that were measured, or on the line through the outermost two."""
+        """Between the two nearest densities that were measured, or on the line through the outermost two.
+
+        Raises:
+            ValueError: only one density was measured, and it is another one.
+        """
         points = sorted(self.sparse.items())
+        if len(points) == 1:
+            if abs(density - points[0][0]) > SAME:
+                raise ValueError(f"density must be {points[0][0]}, the only one measured, got {density}")
+            return points[0][1]
         (x, y), (x2, y2) = next((pair for pair in pairwise(points) if density <= pair[1][0]), points[-2:])
         return y + (density - x) * (y2 - y) / (x2 - x)
 
@@ -105,6 +113,8 @@ def total_seconds(
             if search is None:
                 raise ValueError(f"{kind} must have been measured for score_every={config.score_every}")
             total += search - seconds.sparse_at(seconds.searched_at) + seconds.sparse_at(densities[found])
+        elif getattr(seconds, kind) is None:
+            raise ValueError(f"{kind} must have been measured for warmup={config.warmup}")
         else:
             total += getattr(seconds, kind)
     return total
