@@ -44,6 +44,14 @@ def test_everything_by_keyboard(page: Page, service: Service) -> None:
     expect(page.get_by_text("None yet")).to_be_visible()
 
 
+def test_control_enter_in_the_prompt_submits(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/#video_*")
+    assert service.messages() == 1
+
+
 def test_the_heat_map_tells_each_head_by_arrow_keys_and_by_hover(page: Page, service: Service, tmp_path: Path) -> None:
     page.goto(f"{service.url}/#{finished(service, tmp_path, layers=3, heads=4)}")
     page.get_by_role("gridcell").first.focus()

@@ -66,6 +66,9 @@ $("#form").addEventListener("input", () => {
   sessionStorage.setItem("draft", JSON.stringify(values()));
   told();
 });
+$("#form").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("#form").requestSubmit();
+});
 $("#form").addEventListener("change", ({ target }) => {
   if (target.name !== "model") return;
   const { prompt, seed } = values();

@@ -51,7 +51,7 @@ function drop(id) {
 
 function make({ id, prompt }) {
   const status = el("span", { className: "state" });
-  const tile = { picture: el("img", { alt: "", loading: "lazy", hidden: true }) };
+  const tile = { picture: el("img", { alt: "", loading: "lazy", hidden: true, onerror: () => (tile.picture.hidden = true) }) };
   const mark = el("span", { aria: { hidden: true } });
   const link = el("a", { href: `#${id}` }, el("span", { className: "picture" }, mark, tile.picture), el("span", { className: "caption", textContent: prompt, title: prompt }), status);
   const picture = (address) => {

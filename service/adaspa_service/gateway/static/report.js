@@ -21,7 +21,7 @@ function figures(attention) {
   const sparse = attention.sparse_steps > 0;
   return el("dl", { className: "figures" },
     figure("Against dense", gain ? `${gain.factor.toFixed(2)}×` : "–", gain
-      ? `Estimated from this job's own dense steps: all dense at ${seconds(gain.each)} each it would have denoised for ${seconds(gain.dense)}, not ${seconds(gain.took)}.`
+      ? `Estimated from this job's own dense steps: all dense at ${seconds(gain.each)} each it would have denoised for ${seconds(gain.dense)}, not ${seconds(gain.took)}. That holds as far as the machine was equally busy throughout.`
       : "No estimate: it takes dense and sparse steps in one job."),
     figure("Density", sparse ? percent(attention.density) : "–", sparse ? "of the attention blocks were computed in sparse steps." : "No step was sparse."),
     figure("Recall", attention.recall == null ? "–" : percent(attention.recall, 1),
