@@ -45,8 +45,8 @@ class AdaSpaConfig:
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
             neighbourhood in time and space. The result is the same but for which blocks there are.
-        cache_budget: most bytes of a request's caches to hold on the GPU, or None for no limit. With a limit the block
-            lists are kept without padding, at the cost of laying them out anew in every step.
+        cache_budget: most bytes of a request's caches to hold on the GPU, or None for no limit. With a limit all
+            block lists are kept without padding, not only large ones, and laid out anew in every step.
         over_budget: what happens to a layer's cache that does not fit: ``host`` keeps it in host memory and fetches it
             at every step; ``dense`` lets it go, and the layer stays dense.
         record_maps: keep a small picture of every pattern in the record, for `adaspa.plot`.

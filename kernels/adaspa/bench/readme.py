@@ -33,8 +33,8 @@ def models_section(results: list[Json], runs: list[Json], densities: dict[str, l
     parts = [
         f"{first['device']}, PyTorch {first['torch']}, diffusers {first['diffusers']}. Models of full size with\n"
         "random weights, whose attention is nearly uniform: the density is set, not found. The searches keep the top\n"
-        "20 %; `scattered` patterns have equal rows of blocks anywhere, `skewed` ones diagonals, columns, and heads\n"
-        "from half to one and a half times the mean.",
+        "20 % in blocks of 128 queries and 64 keys. `scattered` patterns have equal rows of blocks anywhere, `skewed`\n"
+        "ones diagonals, columns, and heads from half to one and a half times the mean.",
         model_tables.step_table(rows),
         "Whole denoisings, added up from these by the schedule of each configuration."
         + (DENSITIES_FROM if densities else ""),
