@@ -41,6 +41,8 @@ def spec(family: str, folder: Path, **changes: object) -> ModelSpec:
 def engine(family: str, folder: Path) -> DiffusersEngine:
     loaded = load(spec(family, folder), folder)
     assert isinstance(loaded, DiffusersEngine)
+    if family == "hunyuan-video-1.5":  # 1,700 tokens of text and picture, nearly all of them padding
+        loaded.pipe.vision_num_semantic_tokens, loaded.pipe.tokenizer_max_length = 4, 16
     return loaded
 
 
@@ -113,7 +115,7 @@ def test_a_stop_comes_through_and_leaves_nothing(engine: DiffusersEngine, asked:
     engine.reset()
 
 
-@pytest.mark.parametrize("at", [1, 4, STEPS])
+@pytest.mark.parametrize("at", [4, STEPS])
 def test_a_resumed_denoising_comes_to_the_same_latents(
     engine: DiffusersEngine, asked: Callable[..., JobParams], at: int
 ) -> None:
