@@ -149,6 +149,7 @@ def test_every_log_line_is_json_and_those_of_a_job_name_it_and_its_attempt(servi
     assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
     of_the_job = [line for line in lines if line.get("job") == video.id]
     assert [line["attempt"] for line in of_the_job if line["message"].endswith("completed")] == [1]
+    assert {line.get("attempt") for line in of_the_job if line["logger"].startswith("adaspa_worker")} == {1}
 
 
 def test_the_probe_follows_the_heartbeat(service: Service) -> None:
