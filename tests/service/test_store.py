@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -435,3 +436,12 @@ def test_a_redis_that_refuses_writes_counts_as_away(valkey: redis.Redis, store: 
     finally:
         valkey.config_set("min-replicas-to-write", 0)
     assert store.create(params()).status == "queued"
+
+
+def test_the_room_that_is_left_is_told_unless_the_user_may_not_ask(store: JobStore, valkey_socket: Path) -> None:
+    room = store.room()
+    assert room is not None and room.memory_bytes > 0 and 0 < room.connections < room.connection_limit
+    store.client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], categories=["+@all", "-@dangerous"])
+    with redis.Redis(unix_socket_path=str(valkey_socket), username="limited", password="any") as client:
+        assert JobStore(client).room() is None
+    store.client.acl_deluser("limited")

@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import NoPermissionError
 
 from adaspa_service.contract.job import Job, JobStatus, Priority
 from adaspa_service.contract.queue import queue_key
@@ -128,10 +129,13 @@ class Counts:
             bulk_share=self.bulk_share,
         )
 
-    def room(self) -> Room:
-        """How much room Redis has left."""
-        with reaching():
-            found: Any = self.client.info("memory", "clients")
+    def room(self) -> Room | None:
+        """How much room Redis has left; None where its user may not ask."""
+        try:
+            with reaching():
+                found: Any = self.client.info("memory", "clients")
+        except NoPermissionError:  # INFO counts as dangerous in Redis' access lists
+            return None
         return Room(found["used_memory"], found["maxmemory"], found["connected_clients"], found.get("maxclients", 0))
 
     def totals(self) -> Totals:

@@ -96,6 +96,8 @@ class JobCollector(Collector):
 
     def _room(self) -> list[Metric]:
         room = self.parts.store.room()
+        if room is None:
+            return []
         memory = GaugeMetricFamily("adaspa_redis_memory_bytes", "Redis' memory; limit 0: none.", labels=["kind"])
         connections = GaugeMetricFamily("adaspa_redis_connections", "Connections to Redis.", labels=["kind"])
         for metric, used, limit in (
