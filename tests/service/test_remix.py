@@ -94,12 +94,13 @@ def test_a_key_answers_the_same_remix_again_and_refuses_another(service: Service
 
 def test_what_the_catalog_no_longer_allows_is_refused(settings: Settings, tmp_path: Path) -> None:
     with serving(settings, tmp_path) as service:
-        source = service.create(output_format="gif", sparsity=0.9)["id"]
+        source = service.create(output_format="gif", sparsity=0.9, negative_prompt="grey")["id"]
     demo = next(iter(Catalog.load(None).models.values())).model_dump(mode="json")
     catalog = tmp_path / "catalog.json"
     for changes, param, allowed in (
         ({"output_formats": ["mp4", "webm"]}, "output_format", "allowed: mp4, webm"),
         ({"sparsity_range": [0, 0.8]}, "sparsity", "allowed: 0.0 to 0.8"),
+        ({"negative_prompt": False}, "negative_prompt", "allowed: none"),
         ({"id": "other"}, "model", "allowed: other"),
     ):
         catalog.write_text(json.dumps([demo | changes]))

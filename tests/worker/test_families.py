@@ -32,7 +32,14 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spec(family: str, folder: Path, **changes: object) -> ModelSpec:
     """Its catalog entry."""
     own = FAMILIES[family]
-    entry = {"family": own.family, "sizes": [own.size], "frames": [own.frames], "default_frames": own.frames}
+    entry: dict[str, object] = {
+        "family": own.family,
+        "sizes": [own.size],
+        "frames": [own.frames],
+        "default_frames": own.frames,
+    }
+    if family == "hunyuan-video":
+        entry["negative_prompt"] = False
     attention = {"block_size": 16, "sparsity": 0.6, "steps": STEPS, "warmup": 2, "searches": [2, 4]}
     return ModelSpec.model_validate(model_spec(folder, **entry, call=own.call, attention=attention) | changes)
 
@@ -171,6 +178,13 @@ def test_tiles_bring_the_same_number_of_frames(family: str, folder: Path, asked:
     assert isinstance(engine, DiffusersEngine) and engine.pipe.vae.use_tiling
     params = asked()
     assert len(list(engine.frames(denoise(engine, params), lambda: None))) == params.num_frames
+
+
+def test_a_negative_prompt_without_effect_is_not_offered(family: str, folder: Path) -> None:
+    if family != "hunyuan-video":
+        pytest.skip("takes one")
+    with pytest.raises(ModelUnavailable, match="true_cfg_scale"):
+        load(spec(family, folder, negative_prompt=True), folder)
 
 
 def test_what_the_model_cannot_make_is_refused(family: str, folder: Path) -> None:

@@ -107,6 +107,8 @@ class Model(BaseModel):
     guidance_range: tuple[float, float]
     default_guidance: float
     max_prompt_chars: int
+    negative_prompt: bool = True
+    """Whether it takes one."""
     prompt_examples: list[str] = []
     qualities: list[str] = []
     sparsity_range: tuple[float, float] = (0, 0)

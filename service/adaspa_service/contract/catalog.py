@@ -54,6 +54,8 @@ class ModelSpec(BaseModel):
     guidance_range: tuple[float, float]
     default_guidance: float
     max_prompt_chars: int = Field(default=2000, ge=1)
+    negative_prompt: bool = True
+    """Whether a negative prompt has an effect; where it has none, it is refused."""
     prompt_examples: list[str] = []
     """Prompts that the page offers to start from."""
     qualities: list[Quality] = Field(default=list(Quality), min_length=1)

@@ -30,6 +30,8 @@ def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
     width, height = map(int, one_of("size", asked.size, spec.sizes[0], spec.sizes).split("x"))
     steps = within("steps", asked.steps, spec.default_steps, spec.steps_range)
     check_one_way(asked)
+    if asked.negative_prompt and not spec.negative_prompt:
+        raise bad_field("negative_prompt", f"negative_prompt: has no effect with model {spec.id}; allowed: none")
     quality = one_of("quality", asked.quality, None, spec.qualities)
     return JobParams(
         model=spec.id,

@@ -211,6 +211,7 @@ class Model(BaseModel):
     guidance_range: tuple[float, float]
     default_guidance: float
     max_prompt_chars: int
+    negative_prompt: bool = Field(description="Whether it takes one.")
     prompt_examples: list[str]
     qualities: list[Quality]
     sparsity_range: tuple[float, float]
