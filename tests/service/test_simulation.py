@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from adaspa_service.contract.settings import Settings
 from adaspa_service.simulation import __main__ as simulation
+from adaspa_service.simulation import redis_cost
 from adaspa_service.simulation.bottlenecks import RedisCost, demand, most_workers
 from adaspa_service.simulation.cluster import Fleet, poisson, simulate
 from adaspa_service.simulation.measured_steps import take, text
@@ -148,3 +149,20 @@ def test_steps_are_taken_from_the_gpu_benchmark() -> None:
         assert seconds.sparse.value < seconds.dense.value
     for figure in (figure for model in Times.load(FILES / "phases.json").models for figure in (model.seconds.dense,)):
         assert (FILES.parent / "kernels" / figure.source.split(":")[0]).is_file()
+
+
+def test_what_redis_costs_is_measured_as_the_answers_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In small; a real worker, whose connections are counted, would take its time."""
+    smaller = {"JOBS": 5, "STEPS": 3, "IDLE_SECONDS": 0.5, "FOLLOWERS": 3, "FOLLOWED_SECONDS": 1}
+    smaller |= {"IDLE_WORKERS": 3, "ROUNDS": 1, "BEAT_SECONDS": 1.0}
+    for name, value in smaller.items():
+        monkeypatch.setattr(redis_cost, name, value)
+    counted = {"idle": 5, "busy": 6, "memory_bytes": 1700}
+    monkeypatch.setattr(redis_cost, "connections_of_a_worker", lambda *_: counted)
+    monkeypatch.setattr("sys.argv", ["redis_cost", str(tmp_path / "redis.json")])
+    redis_cost.main()
+    measured, usual = RedisCost.load(tmp_path / "redis.json"), RedisCost.load(FILES / "redis.json")
+    assert measured.costs.keys() == usual.costs.keys()
+    assert measured.costs["step"].commands == pytest.approx(usual.costs["step"].commands, abs=1)
+    assert measured.memory_bytes.ended > measured.memory_bytes.running > 0
+    assert demand(100, Times.load(FILES / "phases.json").models[0], measured, Settings()).redis_commands > 0

@@ -13,13 +13,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import redis
 from prometheus_client import generate_latest
 from redis.asyncio import Redis as AsyncRedis
 
@@ -40,7 +37,7 @@ from adaspa_service.gateway.events import START, Stream
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.local import valkey
+from adaspa_service.simulation.redis_server import Costs, Server, await_true
 
 JOBS = 500
 STEPS = 50
@@ -51,7 +48,6 @@ BEAT_SECONDS, POLL_SECONDS = 5.0, 1.0
 """How often a worker announces its model, and how long Celery waits for a message at a time."""
 STEPS_OF_PRIORITY = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """Celery waits at four lists for each queue: one for each step of priority."""
-WAIT_SECONDS = 180.0
 REPORT = AttentionReport(
     density=0.2,
     recall=0.95,
@@ -66,73 +62,6 @@ REPORT = AttentionReport(
 )
 """As long as that of HunyuanVideo: 60 layers of 24 heads."""
 VARIANTS = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/webp"}
-
-
-class Server:
-    """A running server and its counters."""
-
-    def __init__(self, folder: Path) -> None:
-        self.socket = valkey.socket_path(folder)
-        self.process = subprocess.Popen(valkey.command(folder, self.socket), stdout=subprocess.DEVNULL)
-        self.client = redis.Redis(unix_socket_path=str(self.socket))
-        await_true(lambda: self.socket.exists() and self.client.ping(), "the server answers")
-
-    def counters(self) -> dict[str, float]:
-        """Of the time since its start."""
-        info: Any = self.client.info()
-        return {
-            "cpu_seconds": info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"],
-            "commands": info["total_commands_processed"],
-            "bytes_in": info["total_net_input_bytes"],
-            "bytes_out": info["total_net_output_bytes"],
-            "log_bytes": info["aof_current_size"],
-            "memory_bytes": info["used_memory"],
-        }
-
-    def connections(self) -> int:
-        """Without our own."""
-        return len(self.client.client_list()) - 1
-
-    def stop(self) -> None:
-        """End it."""
-        self.client.close()
-        self.process.terminate()
-        self.process.wait()
-
-
-def await_true(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition. Raises TimeoutError."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            if condition():
-                return
-        except redis.ConnectionError:  # not there yet
-            pass
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {WAIT_SECONDS:.0f} s: {what}")
-        time.sleep(0.05)
-
-
-class Costs:
-    """Costs by name, each that of one occurrence, without what a server does that has nothing to do."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.found: dict[str, dict[str, float]] = {}
-        self._idle = dict.fromkeys(server.counters(), 0.0)
-        with self.of("idle", IDLE_SECONDS):
-            time.sleep(IDLE_SECONDS)
-        self._idle = self.found.pop("idle")
-
-    @contextmanager
-    def of(self, name: str, occurrences: float) -> Iterator[None]:
-        """Note what the enclosed work costs, divided by its occurrences."""
-        before, start = self.server.counters(), time.monotonic()
-        yield
-        after, seconds = self.server.counters(), time.monotonic() - start
-        spent = {key: after[key] - before[key] - seconds * self._idle[key] for key in after}
-        self.found[name] = {key: float(f"{value / occurrences:.4g}") for key, value in spent.items()}
 
 
 def run_jobs(costs: Costs, parts: Parts) -> None:
@@ -330,7 +259,7 @@ def main() -> None:
         try:
             settings = Settings(redis_url=f"unix://{server.socket}?db=0", storage_url=str(Path(folder) / "objects"))
             parts = Parts.of(settings)
-            costs = Costs(server)
+            costs = Costs(server, IDLE_SECONDS)
             used = memory(server, parts)
             run_jobs(costs, parts)
             run_upkeep(costs, parts)
