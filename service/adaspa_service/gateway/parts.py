@@ -1,5 +1,6 @@
 """The parts that every request handler works with, made once for each application."""
 
+import time
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -8,6 +9,7 @@ from fastapi import Depends, Request
 from redis.asyncio import Redis as AsyncRedis
 
 from adaspa_service.contract.catalog import Catalog
+from adaspa_service.contract.counts import Load
 from adaspa_service.contract.deliveries import DeliveryStore
 from adaspa_service.contract.keys import KeyStore
 from adaspa_service.contract.queue import make_celery
@@ -15,6 +17,25 @@ from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.storage import ObjectStorage
 from adaspa_service.contract.store import ANSWER_SECONDS, JobStore
 from adaspa_service.gateway.webhooks.addresses import Addresses, Resolve, system_resolve
+
+LOAD_SECONDS = 0.5
+"""When a job begins is estimated from how busy its model was up to this long ago: many ask at once."""
+
+
+class RecentLoads:
+    """How busy each model is, asked for once in a while however many want to know."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._found: dict[str, tuple[float, Load]] = {}
+
+    def get(self, model: str) -> Load:
+        """As the store's ``load``, and as old as LOAD_SECONDS at most. Raises StoreUnavailable."""
+        at, load = self._found.get(model, (-LOAD_SECONDS, None))
+        if load is None or time.monotonic() - at > LOAD_SECONDS:
+            load = self._store.load(model)
+            self._found[model] = time.monotonic(), load
+        return load
 
 
 @dataclass(frozen=True)
@@ -24,6 +45,7 @@ class Parts:
     settings: Settings
     catalog: Catalog
     store: JobStore
+    loads: RecentLoads
     keys: KeyStore
     follower: AsyncRedis
     """Waits for events; each client that follows a job has one of its connections."""
@@ -41,6 +63,7 @@ class Parts:
             settings,
             Catalog.load(settings.catalog),
             store,
+            RecentLoads(store),
             KeyStore(store.client),
             AsyncRedis.from_url(
                 settings.redis_url,

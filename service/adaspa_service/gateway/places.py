@@ -20,7 +20,7 @@ def places(parts: Parts, jobs: list[Job]) -> dict[str, Place]:
     """The places of those of the jobs that wait, by id."""
     positions = parts.store.queue_positions(jobs)
     waiting = [job for job in jobs if job.id in positions]
-    loads = {model: parts.store.load(model) for model in {job.params.model for job in waiting}}
+    loads = {model: parts.loads.get(model) for model in {job.params.model for job in waiting}}
     found = {}
     for job in waiting:
         starts_in = loads[job.params.model].starts_in(job.priority, positions[job.id])
