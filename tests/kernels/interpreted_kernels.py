@@ -11,6 +11,8 @@ from adaspa.ops.kernels.attention_with_scores import attention_with_scores
 from adaspa.ops.kernels.block_scores import block_scores
 from adaspa.ops.kernels.block_sparse_attention import block_sparse_attention
 from adaspa.ops.kernels.keep_blocks import keep_blocks
+from adaspa.ops.kernels.rotary import rotary
+from adaspa.ops.rotary import reference as rotary_reference
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3}
 CASES = [
@@ -112,3 +114,17 @@ def test_fakes_match(op):
         "scores": (block_scores, (q, k, cached, 128, 64, 0.2, 4)),
     }[op]
     torch.library.opcheck(operation, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dim", [24, 64, 128])
+def test_rotary(dtype, dim):
+    """Heads that are a slice of a wider projection, and tables that hold each angle twice."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 37, 3, 2 * dim, generator=generator).to(dtype)[..., :dim]
+    angles = torch.rand(37, dim // 2, generator=generator).repeat_interleave(2, dim=1) * 6
+    cos, sin = angles.cos()[:, ::2], angles.sin()[:, ::2]
+    got = rotary(x, cos, sin)
+    assert got.dtype == dtype and got.is_contiguous()
+    close(got, rotary_reference(x.double(), cos.unsqueeze(1), sin.unsqueeze(1)), dtype)
+    assert torch.equal(rotary(x, cos, sin.contiguous()), got)

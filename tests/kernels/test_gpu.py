@@ -10,6 +10,7 @@ from adaspa import BlockIndex, ops
 from adaspa.ops.attention_with_scores import reference as attention_with_scores_reference
 from adaspa.ops.block_scores import reference as block_scores_reference
 from adaspa.ops.block_sparse_attention import reference as block_sparse_reference
+from adaspa.ops.rotary import reference as rotary_reference
 from tiny_pipelines import SPARSE, cancel, generate, make_pipeline
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -89,6 +90,15 @@ def test_dense_attention(dtype, dim):
     wanted, wanted_lse = naive.attend(q, k, v)
     close(out, wanted)
     close(lse, wanted_lse, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
+@pytest.mark.parametrize("dim", [24, *DIMS])
+def test_rotary(dtype, dim):
+    x = naive.qkv(batch=2, heads=3, tokens=1000, dim=dim, dtype=dtype)[0].cuda().transpose(1, 2)
+    angles = torch.rand(1000, dim // 2, device="cuda").repeat_interleave(2, dim=1) * 6
+    cos, sin = angles.cos()[:, ::2], angles.sin()[:, ::2]
+    close(ops.rotary(x, cos, sin), rotary_reference(x.double(), cos.unsqueeze(1), sin.unsqueeze(1)), 1e-2)
 
 
 def test_an_index_on_the_cpu_is_refused():

@@ -151,6 +151,7 @@ def test_nan_in_one_block_stays_out_of_the_rows_that_skip_it():
 
 Q, K, V = naive.qkv(tokens=128)
 LSE = torch.zeros(Q.shape[:3])
+TABLE = torch.zeros(128, Q.shape[3] // 2)
 INDEX = random_index(Q, K)[1]
 
 
@@ -169,6 +170,9 @@ INDEX = random_index(Q, K)[1]
         ("every", lambda: ops.block_scores(Q, K, LSE, every=0)),
         ("scale", lambda: ops.block_scores(Q, K, LSE, scale=-1.0)),
         ("scale", lambda: ops.dense_attention(Q, K, V, scale=float("nan"))),
+        ("x", lambda: ops.rotary(Q[..., :3], TABLE, TABLE)),
+        ("cos", lambda: ops.rotary(Q.transpose(1, 2), TABLE[:5], TABLE)),
+        ("sin", lambda: ops.rotary(Q.transpose(1, 2), TABLE, TABLE[:, :3])),
         ("index", lambda: ops.block_sparse_attention(Q[:, :, :64], K, V, INDEX)),
         ("index", lambda: ops.block_sparse_attention(Q[:, :1], K[:, :1], V[:, :1], INDEX)),
     ],

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
-from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, split_heads
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, rotate, split_heads
 from adaspa.models.tile_order import along
 
 
@@ -32,7 +31,7 @@ class CogVideoXProcessor(AdaSpaProcessor):
             for x in (hidden_states, encoder_hidden_states)
         )
         if image_rotary_emb is not None:
-            query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (query, key))
+            query, key = (rotate(x, image_rotary_emb) for x in (query, key))
         video_out, text_out = (project_out(attn, out) for out in self.joint_attention((query, key, value), text))
         return video_out, text_out
 

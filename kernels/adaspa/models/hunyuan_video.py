@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
-from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, project_text, split_heads
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, project_text, rotate, split_heads
 from adaspa.models.tile_order import along
 
 
@@ -27,7 +26,7 @@ class HunyuanVideoProcessor(AdaSpaProcessor):
         """Args: hidden_states, encoder_hidden_states ``[B, S, H * D]``; the mask is in the layout of the forward."""
         query, key, value = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
         if image_rotary_emb is not None:
-            query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (query, key))
+            query, key = (rotate(x, image_rotary_emb) for x in (query, key))
         if attn.add_q_proj is None:
             text, norms = project(attn, encoder_hidden_states), (attn.norm_q, attn.norm_k)
         else:

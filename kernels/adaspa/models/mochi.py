@@ -14,10 +14,10 @@ from adaspa.models.processor import (
     project,
     project_out,
     project_text,
-    rotate_pairs,
     split_heads,
 )
 from adaspa.models.tile_order import along, over_frames
+from adaspa.ops.rotary import reference as rotate_pairs
 
 
 class MochiProcessor(AdaSpaProcessor):

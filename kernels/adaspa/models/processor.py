@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+from adaspa import ops
 from adaspa.attention import attention
 from adaspa.models.opaque import layer_attention, register_site
 from adaspa.state import Action
@@ -120,10 +121,10 @@ def project_out(attn: Any, x: torch.Tensor) -> torch.Tensor:
     return attn.to_out[1](attn.to_out[0](x))
 
 
-def rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of ``[..., D]`` in interleaved pairs; cos and sin ``[..., D / 2]`` hold each angle once."""
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotary embedding of ``[B, S, H, D]`` by cos and sin ``[S, D]``, which hold each angle twice."""
+    cos, sin = (table[:, ::2] for table in tables)
+    return ops.rotary(x, cos, sin)
 
 
 def split_heads(attn: Any, qkv: QKV) -> QKV:

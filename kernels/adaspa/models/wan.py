@@ -8,14 +8,14 @@ import torch
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
-from adaspa.models.processor import AdaSpaProcessor, project, project_out, rotate_pairs, split_heads
+from adaspa.models.processor import AdaSpaProcessor, project, project_out, rotate, split_heads
 from adaspa.models.tile_order import along, over_grid
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
 
 class WanProcessor(AdaSpaProcessor):
-    """Norms over all heads together, then rotary embedding in interleaved pairs."""
+    """Norms over all heads together, then rotary embedding."""
 
     def __call__(
         self,
@@ -31,9 +31,8 @@ class WanProcessor(AdaSpaProcessor):
         query, key, value = project(attn, hidden_states)
         query, key, value = split_heads(attn, (attn.norm_q(query), attn.norm_k(key), value))
         if rotary_emb is not None:
-            # The tables hold each angle twice.
-            cos, sin = (table[..., ::2] for table in rotary_emb)
-            query, key = (rotate_pairs(x, cos, sin).type_as(x) for x in (query, key))
+            cos, sin = (table[0, :, 0] for table in rotary_emb)
+            query, key = (rotate(x, (cos, sin)) for x in (query, key))
         out = self.attention(query, key, value)
         return project_out(attn, out)
 
