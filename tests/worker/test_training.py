@@ -1,8 +1,20 @@
-"""The parts of the demo model's training that replace a library's: they compute what the library computes."""
+"""The demo model's training: what replaces a library's computes the same, and the text encoder learns to bind words."""
+
+import random
 
 import torch
-from adaspa_worker.demo_model.architecture import build_vae
+from adaspa_worker.demo_model.architecture import build_text_encoder, build_tokenizer, build_vae
+from adaspa_worker.demo_model.binding import (
+    ATTRIBUTES,
+    PhraseReader,
+    binding_loss,
+    draw_captions,
+    phrase_answers,
+    share_bound,
+    text_groups,
+)
 from adaspa_worker.demo_model.muon import StackedMuon
+from adaspa_worker.demo_model.scenes import caption, sample_scenes
 from adaspa_worker.demo_model.whole_clip import allow_whole_clips, decode_clip, encode_clip
 
 
@@ -35,3 +47,30 @@ def test_stacked_muon_takes_the_steps_of_torch() -> None:
     for a, b in zip(stacked, single, strict=True):
         # Both iterate in bfloat16, in another order of operations.
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.002)
+
+
+def test_every_word_of_a_phrase_has_to_tell_it() -> None:
+    scene = next(s for s in sample_scenes(random.Random(1), 50) if len(s.actors) == 2)
+    words, answers = caption(scene).split(), phrase_answers(scene)
+    for i, actor in enumerate(scene.actors):
+        own = [word for word, told in zip(words, answers, strict=False) if told.get("phrase") == i]
+        assert " ".join(own) == f"a {actor.phrase()}"
+        told = next(told for told in answers if told.get("phrase") == i)
+        read = {name: ATTRIBUTES[name][told[name]] for name in ("color", "shape", "motion")}
+        assert read == {"color": actor.color, "shape": actor.shape, "motion": actor.motion}
+
+
+def test_the_text_encoder_learns_which_words_belong_together() -> None:
+    torch.manual_seed(0)
+    tokenizer, rng = build_tokenizer(), random.Random(0)
+    encoder = build_text_encoder(tokenizer).train()
+    reader = PhraseReader(encoder.config.d_model)
+    optimizer = torch.optim.AdamW(text_groups(encoder, list(reader.parameters()), 2e-3), weight_decay=0.0)
+    tokens, answers = draw_captions(tokenizer, rng, 32)
+    assert share_bound(encoder, reader, tokens, answers) < 0.1
+    for _ in range(150):
+        binding_loss(encoder, reader, *draw_captions(tokenizer, rng, 32)).backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert share_bound(encoder, reader, tokens, answers) > 0.9

@@ -1,10 +1,11 @@
-"""Train the demo model from nothing on one GPU: first the VAE, then the transformer together with its text encoder.
+"""Train the demo model from nothing on one GPU: the VAE, the text encoder, then the transformer together with it.
 
     python -m adaspa_worker.demo_model.training vae --minutes 5 --work DIR
+    python -m adaspa_worker.demo_model.training text --minutes 1 --work DIR
     python -m adaspa_worker.demo_model.training dit --minutes 30 --work DIR --stop-after 9
 
-Lengths are in minutes of training; learning rates follow the share of `--minutes` that is spent. Either command
-checkpoints to `DIR` and goes on from the checkpoint it finds there, so a run may be cut into pieces by `--stop-after`.
+Lengths are in minutes of training; learning rates follow the share of `--minutes` that is spent. `vae` and `dit`
+checkpoint to `DIR` and go on from the checkpoint they find there, so a run may be cut into pieces by `--stop-after`.
 Each piece ends with a diffusers folder in `DIR/pipeline` and its loss curve in `DIR/training.json`.
 """
 
@@ -23,7 +24,8 @@ from diffusers import WanPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .architecture import FLOW_SHIFT, TEXT_LENGTHS, build_pipeline
+from .architecture import FLOW_SHIFT, TEXT_LENGTHS, build_pipeline, build_text_encoder
+from .binding import PhraseReader, binding_loss, draw_captions, share_bound, text_groups
 from .latents import LatentPool, measure
 from .muon import StackedMuon
 from .scenes import draw, sample_scenes
@@ -123,6 +125,33 @@ def train_vae(work: Path, minutes: float, stop_after: float | None, batch: int, 
     save_work(pipe, work, log)
 
 
+def train_text(work: Path, minutes: float, batch: int, device: str) -> None:
+    """A new text encoder learns which words belong together (`binding`)."""
+    pipe, _ = load_work(work, "text")
+    # One that has learned to draw without knowing that does not come to know it any more.
+    pipe.text_encoder = build_text_encoder(pipe.tokenizer)
+    encoder = pipe.text_encoder.to(device).train()
+    reader = PhraseReader(encoder.config.d_model).to(device)
+    optimizer = torch.optim.AdamW(text_groups(encoder, list(reader.parameters()), 2e-3), weight_decay=0.0)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    step, clock, rng = 0, Clock(minutes, None, 0.0), random.Random(f"text {minutes}")
+    log = Log(work / "training.json", "text")
+    while not clock.over:
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = clock.learning_rate(step, peak, warmup=30)
+        tokens, answers = draw_captions(pipe.tokenizer, rng, batch)
+        tokens, answers = tokens.to(device), {name: values.to(device) for name, values in answers.items()}
+        loss = binding_loss(encoder, reader, tokens, answers)
+        loss.backward()
+        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        log.add(step, clock, loss=loss)
+        step += 1
+    print("words that tell their phrase:", share_bound(encoder, reader, tokens, answers), flush=True)
+    save_work(pipe, work, log)
+
+
 def embed_text(text_encoder: nn.Module, tokens: Tensor, length: int) -> Tensor:
     """What `WanPipeline` makes of a prompt: hidden states, zero after its end, padded to `length` tokens."""
     mask = tokens.ne(0)
@@ -137,7 +166,7 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     allow_whole_clips(pipe.vae)
     modules = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).to(device).train()
     weights = [p for p in modules.parameters() if p.requires_grad]
-    optimizers = build_optimizers(pipe.transformer, weights)
+    optimizers = build_optimizers(pipe.transformer, pipe.text_encoder)
     ema = [p.detach().clone() for p in weights]
     if state:
         modules.load_state_dict(state["modules"])
@@ -194,16 +223,16 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     save_work(pipe, work, log)
 
 
-def build_optimizers(transformer: nn.Module, weights: list[nn.Parameter]) -> list[torch.optim.Optimizer]:
+def build_optimizers(transformer: nn.Module, text_encoder: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the transformer blocks, AdamW for the rest; each group carries its peak rate."""
     matrices = [p for name, p in transformer.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
     chosen = {id(p) for p in matrices}
-    rest = [p for p in weights if id(p) not in chosen]
+    rest = [p for p in transformer.parameters() if p.requires_grad and id(p) not in chosen]
     muon = StackedMuon(matrices, lr=2e-3)
-    adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
-    for optimizer, peak in ((muon, 2e-3), (adam, 1e-3)):
+    adam = torch.optim.AdamW(text_groups(text_encoder, rest, 1e-3), betas=(0.9, 0.98), weight_decay=0.0)
+    for optimizer in (muon, adam):
         for group in optimizer.param_groups:
-            group["peak"] = peak
+            group["peak"] = group["lr"]
     return [muon, adam]
 
 
@@ -229,7 +258,7 @@ def save_work(pipe: WanPipeline, work: Path, log: Log) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["vae", "dit"])
+    parser.add_argument("stage", choices=["vae", "text", "dit"])
     parser.add_argument("--minutes", type=float, required=True, help="training time of the whole run")
     parser.add_argument("--stop-after", type=float, help="minutes after which this piece ends")
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints and results")
@@ -240,6 +269,8 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     if args.stage == "vae":
         train_vae(args.work, args.minutes, args.stop_after, args.batch, args.device)
+    elif args.stage == "text":
+        train_text(args.work, args.minutes, args.batch, args.device)
     else:
         train_dit(args.work, args.minutes, args.stop_after, args.batch, args.device, clips=args.clips)
 
