@@ -29,6 +29,7 @@ from adaspa.ops.kernels.hopper.tiles import (
     load_queries,
     merge_strips,
     panels,
+    start_scores,
     store_weights,
 )
 from adaspa.ops.kernels.tiles import LOG2_E
@@ -58,7 +59,7 @@ def _tiles_of(count, SPAN: gl.constexpr):
 @gluon.jit
 def _load(
     descs, buffers, bars, data, place, sizes, strides,
-    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, SCORES: gl.constexpr,
+    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, SCORES: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
     """The warp that loads: queries once, then keys and values as stages become free."""
     q_desc, k_desc, v_desc = descs
@@ -78,14 +79,6 @@ def _load(
         mbarrier.wait(v_empty.index(stage), phase ^ 1)
         load_blocks(v_desc, v_tiles.index(stage), v_full.index(stage), b, h, first * 64, second * 64, D)
         first, second = next_first, next_second
-
-
-@gluon.jit
-def _start_scores(q, k_tiles, k_full, j, STAGES: gl.constexpr, layout: gl.constexpr):
-    stage = j % STAGES
-    mbarrier.wait(k_full.index(stage), (j // STAGES) & 1)
-    nothing = gl.zeros([64, 128], gl.float32, layout)
-    return warpgroup_mma(q, k_tiles.index(stage).permute([1, 0]), nothing, use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -131,7 +124,7 @@ def _attend(
     q = q_tiles.index(HALF)
 
     # The last tile of the list comes first, with its mask.
-    s = warpgroup_mma_wait(0, deps=[_start_scores(q, k_tiles, k_full, 0, STAGES, s_layout)])
+    s = warpgroup_mma_wait(0, deps=[start_scores(q, k_tiles, k_full, 0, STAGES, s_layout)])
     mbarrier.arrive(k_empty.index(0), count=1)
     first, second = _pair(ids, tiles - 1, count, whole, SPAN)
     column = gl.arange(0, 128, layout=gl.SliceLayout(0, s_layout))
@@ -145,7 +138,7 @@ def _attend(
     for j in range(1, tiles):
         stage = (j - 1) % STAGES
         p_operand = gl.convert_layout(p.to(dtype), p_layout)
-        scores = _start_scores(q, k_tiles, k_full, j, STAGES, s_layout)
+        scores = start_scores(q, k_tiles, k_full, j, STAGES, s_layout)
         mbarrier.wait(v_full.index(stage), ((j - 1) // STAGES) & 1)
         product = warpgroup_mma(p_operand, v_tiles.index(stage), acc, is_async=True)
         s = warpgroup_mma_wait(1, deps=[scores])
@@ -174,22 +167,6 @@ def _attend(
     gl.store(at, acc.to(dtype), mask=(o_row < q_tokens)[:, None])
     values = (top + gl.log2(total)) * 0.6931471805599453
     gl.store(lse + head.to(gl.int64) * q_tokens + row, values, mask=row < q_tokens)
-
-
-@gluon.jit
-def _attend_first(
-    descs, buffers, bars, data, place, sizes, strides,
-    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, SCORES: gl.constexpr,
-):  # fmt: skip
-    _attend(descs, buffers, bars, data, place, sizes, strides, D, STAGES, SPAN, SCORES, 0)
-
-
-@gluon.jit
-def _attend_second(
-    descs, buffers, bars, data, place, sizes, strides,
-    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, SCORES: gl.constexpr,
-):  # fmt: skip
-    _attend(descs, buffers, bars, data, place, sizes, strides, D, STAGES, SPAN, SCORES, 1)
 
 
 @gluon.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "strips", "nk", "tiles", "width"])
@@ -227,9 +204,9 @@ def attention_kernel(
     sizes, strides = (q_tokens, k_tokens, strips, nk, scale), (stride_b, stride_h, stride)
     gl.warp_specialize(
         [
-            (_attend_first, (descs, buffers, bars, data, place, sizes, strides, D, STAGES, SPAN, SCORES)),
-            (_attend_second, (descs, buffers, bars, data, place, sizes, strides, D, STAGES, SPAN, SCORES)),
-            (_load, (descs, buffers, bars, data, place, sizes, strides, D, STAGES, SPAN, SCORES)),
+            (_attend, (descs, buffers, bars, data, place, sizes, strides, D, STAGES, SPAN, SCORES, 0)),
+            (_attend, (descs, buffers, bars, data, place, sizes, strides, D, STAGES, SPAN, SCORES, 1)),
+            (_load, (descs, buffers, bars, data, place, sizes, strides, D, STAGES, SPAN, SCORES, 0)),
         ],
         [4, 1],
         [240, 24],

@@ -11,7 +11,6 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    warpgroup_mma,
     warpgroup_mma_wait,
 )
 
@@ -24,6 +23,7 @@ from adaspa.ops.kernels.hopper.tiles import (
     load_queries,
     merge_strips,
     panels,
+    start_scores,
     store_weights,
 )
 from adaspa.ops.kernels.tiles import LOG2_E
@@ -34,7 +34,7 @@ STAGES = {64: 8, 128: 5}  # tiles of keys in shared memory, by head_dim
 @gluon.jit
 def _load(
     descs, buffers, bars, data, place, sizes,
-    D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr,
+    D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
     """The warp that loads: queries once, then keys as stages become free."""
     q_desc, k_desc = descs
@@ -47,14 +47,6 @@ def _load(
         stage = j % STAGES
         mbarrier.wait(k_empty.index(stage), ((j // STAGES) & 1) ^ 1)
         load_blocks(k_desc, k_tiles.index(stage), k_full.index(stage), b, h, j * 128, j * 128 + 64, D)
-
-
-@gluon.jit
-def _start_scores(q, k_tiles, k_full, j, STAGES: gl.constexpr, layout: gl.constexpr):
-    stage = j % STAGES
-    mbarrier.wait(k_full.index(stage), (j // STAGES) & 1)
-    nothing = gl.zeros([64, 128], gl.float32, layout)
-    return warpgroup_mma(q, k_tiles.index(stage).permute([1, 0]), nothing, use_acc=False, is_async=True)
 
 
 @gluon.jit
@@ -89,38 +81,24 @@ def _score(
     # From registers the queries do not compete with the keys for the bandwidth of shared memory.
     q = q_tiles.index(HALF).load(gl.DotOperandLayout(0, layout, 2))
     last = (nk + 1) // 2 - 1
-    even = _start_scores(q, k_tiles, k_full, 0, STAGES, layout)
+    even = start_scores(q, k_tiles, k_full, 0, STAGES, layout)
     # Two accumulators take turns, written out, so that none has to be moved while the tensor cores write to it.
     for i in range(0, last // 2):
         j = 2 * i
         s = warpgroup_mma_wait(0, deps=[even])
         mbarrier.arrive(k_empty.index(j % STAGES), count=1)
-        odd = _start_scores(q, k_tiles, k_full, j + 1, STAGES, layout)
+        odd = start_scores(q, k_tiles, k_full, j + 1, STAGES, layout)
         _weigh(s, cached, data, head, first_row, j, sizes, ROWS, False)
         other = warpgroup_mma_wait(0, deps=[odd])
         mbarrier.arrive(k_empty.index((j + 1) % STAGES), count=1)
-        even = _start_scores(q, k_tiles, k_full, j + 2, STAGES, layout)
+        even = start_scores(q, k_tiles, k_full, j + 2, STAGES, layout)
         _weigh(other, cached, data, head, first_row, j + 1, sizes, ROWS, False)
     s = warpgroup_mma_wait(0, deps=[even])
     if last % 2 == 1:
         mbarrier.arrive(k_empty.index((last - 1) % STAGES), count=1)
         _weigh(s, cached, data, head, first_row, last - 1, sizes, ROWS, False)
-        s = warpgroup_mma_wait(0, deps=[_start_scores(q, k_tiles, k_full, last, STAGES, layout)])
+        s = warpgroup_mma_wait(0, deps=[start_scores(q, k_tiles, k_full, last, STAGES, layout)])
     _weigh(s, cached, data, head, first_row, last, sizes, ROWS, True)
-
-
-@gluon.jit
-def _score_first(
-    descs, buffers, bars, data, place, sizes, D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr
-):  # fmt: skip
-    _score(descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 0)
-
-
-@gluon.jit
-def _score_second(
-    descs, buffers, bars, data, place, sizes, D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr
-):  # fmt: skip
-    _score(descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 1)
 
 
 @gluon.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "strips", "nk", "tiles"])
@@ -146,9 +124,9 @@ def block_scores_kernel(
     place, sizes = (head // heads, head % heads, head, tile * 128), (q_tokens, k_tokens, strips, nk, scale)
     gl.warp_specialize(
         [
-            (_score_first, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS)),
-            (_score_second, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS)),
-            (_load, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS)),
+            (_score, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 0)),
+            (_score, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 1)),
+            (_load, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 0)),
         ],
         [4, 1],
         [240, 24],

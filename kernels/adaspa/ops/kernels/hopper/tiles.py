@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 QUERY_TILE = 128  # query rows of a program, half of them in each warpgroup
@@ -53,6 +53,15 @@ def load_queries(desc, tiles, bar, b, h, first, D: gl.constexpr):
         parts = tiles.index(half)._reinterpret(desc.dtype, [columns, 1, 1, 64, 64], desc.layout)
         for i in gl.static_range(columns):
             tma.async_copy_global_to_shared(desc, [b, h, first + half * 64, i * 64], bar, parts.index(i))
+
+
+@gluon.jit
+def start_scores(q, k_tiles, k_full, j, STAGES: gl.constexpr, layout: gl.constexpr):
+    """Begin ``q [64, D]`` times the keys of the ``j``-th tile, as soon as they are there."""
+    stage = j % STAGES
+    mbarrier.wait(k_full.index(stage), (j // STAGES) & 1)
+    nothing = gl.zeros([64, 128], gl.float32, layout)
+    return warpgroup_mma(q, k_tiles.index(stage).permute([1, 0]), nothing, use_acc=False, is_async=True)
 
 
 @gluon.jit
