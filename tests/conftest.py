@@ -1,5 +1,6 @@
 """What all tests share: a real Valkey server on a unix socket, empty at the start of each test."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,9 @@ hypothesis_settings.register_profile(
     "long", hypothesis_settings.get_profile("suite"), derandomize=False, max_examples=2000
 )
 hypothesis_settings.load_profile("suite")
+
+# A shell starts background processes with Ctrl-C ignored, and the commands under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
