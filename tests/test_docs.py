@@ -10,6 +10,7 @@ from pathlib import Path
 
 import adaspa
 import adaspa.comfyui
+import av
 import click
 import pytest
 import typer
@@ -74,3 +75,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_plain_diffusers_example_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "docs/examples/wan.py", "a red star rotates", "--steps", "3", "--frames", "5"]
+    done = subprocess.run(
+        [*command, "--preset", "fast", "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dense:" in done.stdout and "'sparse_steps': " in done.stdout
+    for name in ("dense.mp4", "sparse.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 5
