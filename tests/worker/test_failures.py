@@ -1,6 +1,7 @@
 """A job that fails, or a worker: with which code, what is freed, and what becomes of the jobs after it."""
 
 import logging
+import os
 import resource
 import signal
 import time
@@ -93,14 +94,29 @@ def test_the_tensors_of_a_failed_job_are_gone_when_the_engine_is_reset(
 
 
 @pytest.fixture
-def full_disk(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """No file may have more than 1000 bytes once a job comes to its decoding."""
+def full_disk(bench: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file may have more than 1000 bytes from a job's decoding to its end."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    bench.store.at_phase["decoding"] = lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    with capfd.disabled():  # what is captured goes to a file, which the limit would stop too
-        yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    run = bench.runner.run
+
+    def limited(model: str) -> None:
+        bench.store.at_phase["decoding"] = lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        # What is printed may go to a file, which the limit would stop too.
+        with capfd.disabled(), Path(os.devnull).open("w") as nowhere:
+            kept = [os.dup(number) for number in (1, 2)]
+            for number in (1, 2):
+                os.dup2(nowhere.fileno(), number)
+            try:
+                run(model)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+                for number, copy in zip((1, 2), kept, strict=True):
+                    os.dup2(copy, number)
+                    os.close(copy)
+
+    monkeypatch.setattr(bench.runner, "run", limited)
+    yield
     signal.signal(signal.SIGXFSZ, handler)
 
 
