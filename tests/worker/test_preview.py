@@ -107,6 +107,7 @@ def test_the_clean_latents_are_those_that_the_scheduler_heads_for(scheduler: tor
 def test_an_engine_shows_where_the_denoising_goes(tiny_engine: Engine, params: Callable[..., JobParams]) -> None:
     asked = params(steps=6)
     shown: list[np.ndarray | None] = []
+    tiny_engine.reset()  # other tests leave it after a denoising
     tiny_engine._latent_rgb = LatentRGB(torch.randn(5, 3 * PATCH * PATCH) / 4)  # type: ignore[attr-defined]
     try:
         assert tiny_engine.preview() is None
