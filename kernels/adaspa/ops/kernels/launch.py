@@ -32,6 +32,7 @@ def describable(*tensors: torch.Tensor) -> bool:
     return all(
         _has_tma(x.device)
         and x.data_ptr() % 16 == 0
+        and x.stride(-1) == 1
         and all(stride > 0 and stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
         for x in tensors
     )
@@ -47,19 +48,20 @@ def tile_source(x: torch.Tensor, rows: int, described: bool) -> torch.Tensor | T
 def runs_on_hopper(*tensors: torch.Tensor) -> bool:
     """True for what the kernels in ``hopper`` take: fp16 or bf16 of head_dim 64 or 128 on a Hopper GPU."""
     return all(
-        _is_hopper(x.device) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[-1] in (64, 128)
+        _capability(x.device)[0] == 9 and x.dtype in (torch.float16, torch.bfloat16) and x.shape[-1] in (64, 128)
         for x in tensors
     ) and describable(*tensors)
 
 
-@cache
-def _is_hopper(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] == 9
-
-
-@cache
 def _has_tma(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+    return _capability(device) >= (9, 0)
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability of an NVIDIA GPU; (0, 0) of anything else."""
+    known = device.type == "cuda" and torch.version.hip is None
+    return torch.cuda.get_device_capability(device) if known else (0, 0)
 
 
 @cache
