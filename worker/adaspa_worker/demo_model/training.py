@@ -1,4 +1,4 @@
-"""Train the demo model from nothing on one GPU: the VAE, the text encoder, then the transformer together with it.
+"""Train the demo model from nothing on one GPU: the VAE, the text encoder, then the transformer.
 
     python -m adaspa_worker.demo_model.training vae --minutes 5 --work DIR
     python -m adaspa_worker.demo_model.training text --minutes 1 --work DIR
@@ -33,6 +33,7 @@ from .whole_clip import allow_whole_clips, decode_clip, encode_clip
 
 KL_WEIGHT, EDGE_WEIGHT = 2e-4, 2.0
 ACTOR_WEIGHT = 7.0  # how much more than the background an actor's pixels count in the VAE's loss
+ACTOR_LATENT_WEIGHT = 4.0  # the same in the transformer's loss, for the latents that show an actor
 OPENING_SHARE, OPENING_FRAMES = 0.25, 3  # of the time, the transformer sees only the first latent frames
 EMA_HALF_LIFE = 700.0  # optimizer steps
 
@@ -152,6 +153,7 @@ def train_text(work: Path, minutes: float, batch: int, device: str) -> None:
     save_work(pipe, work, log)
 
 
+@torch.no_grad()
 def embed_text(text_encoder: nn.Module, tokens: Tensor, length: int) -> Tensor:
     """What `WanPipeline` makes of a prompt: hidden states, zero after its end, padded to `length` tokens."""
     mask = tokens.ne(0)
@@ -164,12 +166,14 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     pipe, state = load_work(work, "dit")
     pipe.vae.to(device).eval().requires_grad_(False)
     allow_whole_clips(pipe.vae)
-    modules = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).to(device).train()
-    weights = [p for p in modules.parameters() if p.requires_grad]
-    optimizers = build_optimizers(pipe.transformer, pipe.text_encoder)
+    # What the text encoder has learned in its own stage it would lose to the first gradients from here.
+    pipe.text_encoder.to(device).eval().requires_grad_(False)
+    transformer = pipe.transformer.to(device).train()
+    weights = [p for p in transformer.parameters() if p.requires_grad]
+    optimizers = build_optimizers(transformer)
     ema = [p.detach().clone() for p in weights]
     if state:
-        modules.load_state_dict(state["modules"])
+        transformer.load_state_dict(state["transformer"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         ema = [e.to(device) for e in state["ema"]]
@@ -179,18 +183,18 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     pool = LatentPool(pipe, rng, device, clips)
     if device == "cuda":
         # A graph for each of the few shapes there are is faster than one for any shape.
-        pipe.transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
+        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
     while not clock.over:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = clock.learning_rate(step, group["peak"])
         if step % 8 == 7:
             pool.refresh(64)
-        latents, tokens = pool.batch(batch)
+        latents, shown, tokens = pool.batch(batch)
         # A clip's beginning shows what moves where, and costs a third of the clip.
         opening = clock.spent < OPENING_SHARE * clock.total
         if opening:
-            latents = latents[:, :, :OPENING_FRAMES]
+            latents, shown = latents[:, :, :OPENING_FRAMES], shown[:, :, :OPENING_FRAMES]
         # Both paddings are trained; the shorter is the cheaper.
         length = TEXT_LENGTHS[1 if step % 6 == 5 and not opening else 0]
         level = torch.sigmoid(torch.randn(batch, device=device))
@@ -199,19 +203,20 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
         mixed = torch.lerp(latents.float(), noise, level.view(-1, 1, 1, 1, 1))
         with torch.autocast(device, torch.bfloat16):
             text = embed_text(pipe.text_encoder, tokens, length)
-            velocity = pipe.transformer(mixed, level * 1000.0, text, return_dict=False)[0]
-        loss = F.mse_loss(velocity.float(), noise - latents.float())
-        loss.backward()
+            velocity = transformer(mixed, level * 1000.0, text, return_dict=False)[0]
+        error = (velocity.float() - (noise - latents.float())) ** 2
+        weight = 1.0 + (ACTOR_LATENT_WEIGHT - 1.0) * shown.float()
+        (error * (weight / weight.mean())).mean().backward()
         norm = nn.utils.clip_grad_norm_(weights, 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         keep = min(0.5 ** (1.0 / EMA_HALF_LIFE), (step + 1) / (step + 10))
         torch._foreach_lerp_(ema, list[Tensor](weights), 1.0 - keep)
-        log.add(step, clock, loss=loss, grad_norm=norm)
+        log.add(step, clock, loss=error.mean(), grad_norm=norm)
         step += 1
     saved = {
-        "modules": modules.state_dict(),
+        "transformer": transformer.state_dict(),
         "optimizers": [o.state_dict() for o in optimizers],
         "ema": ema,
         "step": step,
@@ -223,13 +228,13 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     save_work(pipe, work, log)
 
 
-def build_optimizers(transformer: nn.Module, text_encoder: nn.Module) -> list[torch.optim.Optimizer]:
+def build_optimizers(transformer: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the transformer blocks, AdamW for the rest; each group carries its peak rate."""
     matrices = [p for name, p in transformer.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in transformer.parameters() if p.requires_grad and id(p) not in chosen]
     muon = StackedMuon(matrices, lr=2e-3)
-    adam = torch.optim.AdamW(text_groups(text_encoder, rest, 1e-3), betas=(0.9, 0.98), weight_decay=0.0)
+    adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
