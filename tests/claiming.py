@@ -16,7 +16,8 @@ def claim(store: JobStore, job_id: str) -> Lease | None:
     waiting = f"adaspa:waiting:{queue_key(job.params.model, job.priority)}"
     if store.client.zscore(waiting, job_id) is None:
         return None
-    store.client.zadd(waiting, {job_id: -1})
-    lease = store.claim(job.params.model, f"worker-{next(_numbers)}", priorities=[job.priority])
+    number = next(_numbers)
+    store.client.zadd(waiting, {job_id: -number})  # before those that were so claimed and have been given back
+    lease = store.claim(job.params.model, f"worker-{number}", priorities=[job.priority])
     assert lease is None or lease.job.id == job_id
     return lease
