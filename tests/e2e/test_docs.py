@@ -1,0 +1,225 @@
+"""What the documentation tells to type: every command and snippet is run, page by page, in their order.
+
+One service with the demo model serves all pages, in two denoising steps. What cannot be run here stands in ELSEWHERE,
+with the reason and with what is looked at instead; any other command has to succeed.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import yaml
+from adaspa_service.contract.catalog import Catalog
+from adaspa_worker.demo_model import PIPELINE_FOLDER
+from diffusers import WanPipeline
+from pages import PAGES, ROOT, blocks, check_parses, commands, name
+from receiver import receiving
+from rendered_chart import render
+from service_process import Service, children, environment
+
+RECEIVER = "https://example.com/hooks/videos"
+SMALL = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 3, "max_sequence_length": 64}
+"""What the snippets that leave size and steps to the pipeline get: Wan's own defaults need a GPU."""
+TESTED_BY = {
+    "python": "tests/e2e/test_docs.py",
+    "sh": "tests/e2e/test_docs.py",
+    "console": "tests/service/test_cli_reference.py",
+    "yaml": "tests/test_chart.py",
+}
+"""By a block's language."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a reader sits: a copy of the checkout, with files of earlier jobs in it, beside a running service."""
+
+    folder: Path
+    service: Service
+    env: dict[str, str]
+    receiver: str
+
+    def filled(self, text: str) -> str:
+        """The text with what is there for its placeholders. Who runs ``kubectl exec`` has Redis in the pod."""
+        known = {
+            "localhost:8000": f"localhost:{self.service.port}",
+            "127.0.0.1:8000": f"127.0.0.1:{self.service.port}",
+            "path/to/wan": str(PIPELINE_FOLDER),
+            "kubectl exec deploy/video-gateway -- ": "",
+            RECEIVER: self.receiver,
+        }
+        if "VIDEO_ID" in text:
+            known["VIDEO_ID"] = next(self.service.client.list()).id
+        for placeholder, value in known.items():
+            text = text.replace(placeholder, value)
+        return text
+
+    def run(self, command: str) -> str:
+        """What a shell command prints; AssertionError if it fails."""
+        ran = subprocess.run(
+            ["bash", "-ec", command],
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"
+        return ran.stdout
+
+
+def is_a_target(desk: Desk, command: str) -> None:
+    """``make`` knows what it would do."""
+    desk.run(command.replace("make", "make --dry-run", 1))
+
+
+def is_understood(_: Desk, command: str) -> None:
+    """``adaspa`` takes these arguments."""
+    check_parses(command)
+
+
+def has_these_options(desk: Desk, command: str) -> None:
+    """The module's help has every option, and its parser takes their values."""
+    words = shlex.split(command, comments=True)
+    known = re.findall(r"--[\w-]+", desk.run(shlex.join([*words, "--help"])))
+    assert [word for word in words if word.startswith("--") and word not in known] == []
+
+
+def names_a_file(desk: Desk, command: str) -> None:
+    """What ``-f`` names is there."""
+    words = shlex.split(command, comments=True)
+    assert (desk.folder / words[words.index("-f") + 1]).is_file()
+
+
+def renders(desk: Desk, command: str) -> None:
+    """The chart takes the values and knows every one that is set."""
+    words = shlex.split(command, comments=True)
+    assert (desk.folder / words[3] / "Chart.yaml").is_file()
+    values = yaml.safe_load((desk.folder / words[words.index("-f") + 1]).read_text())
+    settings = [words[i + 1].split("=") for i, word in enumerate(words) if word == "--set"]
+    for path, value in settings:
+        *parents, last = path.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    text = yaml.safe_dump_all(render(values))
+    assert settings and all(value in text for _, value in settings)
+
+
+def has_a_test(_: Desk, __: str) -> None:
+    """The chart has what ``helm test`` runs."""
+    assert any(item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test" for item in render({}))
+
+
+def has_the_tag(desk: Desk, _: str) -> None:
+    """The file says what the command would print."""
+    with av.open(str(desk.folder / "out.mp4")) as container:
+        assert json.loads(container.metadata["comment"])["prompt"]
+
+
+ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
+    "make demo": ("sets up an environment of its own; tests/e2e/test_serve.py runs `adaspa demo`", is_a_target),
+    "make serve": ("runs until Ctrl-C; tests/e2e/test_serve.py runs `adaspa serve`", is_a_target),
+    "make test": ("would run this test; .ci/run runs it", is_a_target),
+    "make lint": ("a part of `make test`", is_a_target),
+    "make format": ("rewrites the sources", is_a_target),
+    "adaspa serve": ("runs until Ctrl-C; the service of these tests is one", is_understood),
+    "ADASPA_CATALOG=catalog.json .venv/bin/adaspa serve": ("needs a large model and a GPU", is_understood),
+    "PYTHONPATH=tests .venv/bin/python -m chaos --jobs": (
+        "takes minutes; tests/e2e/test_chaos.py runs a smaller one",
+        has_these_options,
+    ),
+    "PYTHONPATH=tests .venv/bin/python -m load": ("takes minutes, and a machine of its own", has_these_options),
+    "python -m adaspa_service.simulation.redis_cost": (
+        "takes minutes; tests/service/test_simulation.py runs it in small",
+        has_these_options,
+    ),
+    "python -m adaspa_service.simulation": (
+        "takes most of a minute; tests/service/test_simulation.py runs it in small",
+        has_these_options,
+    ),
+    "python -m adaspa_worker.demo_model.training": (
+        "trains on a GPU; tests/worker/test_training.py",
+        has_these_options,
+    ),
+    "python -m adaspa_worker.demo_model.evaluation": ("needs a GPU; tests/e2e/test_demo_model.py", has_these_options),
+    "docker build": ("needs a Docker engine; tests/test_images.py runs the steps that can be", names_a_file),
+    "helm install": ("needs a cluster", renders),
+    "helm test": ("needs a cluster; tests/e2e/test_chart_commands.py runs the chart's commands", has_a_test),
+    "ffprobe": ("FFmpeg's own program, which the project does not install", has_the_tag),
+}
+"""By how a command begins: why it is not run, and what is looked at instead."""
+
+
+def elsewhere(command: str) -> list[str]:
+    """The entries for a command."""
+    return [beginning for beginning in ELSEWHERE if f"{command} ".startswith(f"{beginning} ")]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A service, and a checkout that may be written into."""
+    home = tmp_path_factory.mktemp("docs")
+    folder, few_steps = home / "checkout", home / "catalog.json"
+    folder.mkdir()
+    for path in ROOT.iterdir():
+        if path.name in ("docs", "tests"):
+            shutil.copytree(path, folder / path.name)
+        elif path.name not in (".venv", "data"):
+            (folder / path.name).symlink_to(path)
+    (folder / ".venv").symlink_to(sys.prefix)
+    (home / ".curlrc").write_text("fail-with-body\n")  # an answer of 400 is a failure
+    spec = Catalog.load(None).default.model_copy(update={"default_steps": 2, "frames": [9], "default_frames": 9})
+    few_steps.write_text(json.dumps([spec.model_dump(mode="json")]))
+    env = environment(None, webhook_http="true", webhook_networks="127.0.0.0/8") | {"ADASPA_CATALOG": str(few_steps)}
+    with receiving() as receiver:
+        service = Service(home / "data", env).start()
+        try:
+            url = f"http://127.0.0.1:{service.port}"
+            paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+            own = {"PATH": paths, "CURL_HOME": str(home), "ADASPA_SERVER": url, "ADASPA_PORT": str(service.port)}
+            for video_format in ("mp4", "webm", "gif"):
+                video = service.run(output_format=video_format)
+                service.client.download(video.id, folder / f"out.{video_format}")
+            yield Desk(folder, service, env | own, f"{receiver.url}/hooks/videos")
+        finally:
+            service.stop()
+    assert children(service.data_dir) == {}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
+def test_a_page_does_what_it_says(page: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk.folder)
+    monkeypatch.setattr(WanPipeline, "__call__", partialmethod(WanPipeline.__call__, **SMALL))
+    names: dict[str, Any] = {}
+    if name(page) == "kernels/README.md":  # which speaks of a pipeline that the reader has
+        names["pipe"] = WanPipeline.from_pretrained(PIPELINE_FOLDER)
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(desk.filled(code), name(page), "exec"), names)
+        for command in commands(code) if language == "sh" else ():
+            listed = elsewhere(command)
+            for beginning in listed:
+                ELSEWHERE[beginning][1](desk, command)
+            if not listed:
+                desk.run(desk.filled(command))
+
+
+def test_no_block_and_no_exception_is_forgotten() -> None:
+    found = [block for page in PAGES for block in blocks(page)]
+    assert {language for language, _ in found} == set(TESTED_BY)
+    told = [command for language, code in found if language == "sh" for command in commands(code)]
+    assert {beginning for command in told for beginning in elsewhere(command)} == set(ELSEWHERE)
