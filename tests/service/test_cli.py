@@ -106,10 +106,13 @@ def test_several_jobs_are_cancelled_and_deleted(service: Service) -> None:
 
 def test_a_detached_prompt_prints_its_id(service: Service) -> None:
     asked = ("--seed", 7, "--steps", 9, "--quality", "fast", "--guidance", 2.5, "--negative", "a star", "-o", "x.webm")
-    ended = adaspa("generate", "a red circle", "--detach", *asked, server=service.url)
+    sent = ("--priority", "bulk", "--webhook-url", "https://93.184.215.14/hooks?token=t")
+    ended = adaspa("generate", "a red circle", "--detach", *asked, *sent, server=service.url)
     job = service.http.get(f"/videos/{ended.stdout.strip()}").json()
     wanted = {"seed": 7, "steps": 9, "quality": "fast", "guidance_scale": 2.5, "output_format": "webm"}
     assert {name: job[name] for name in wanted} == wanted and job["negative_prompt"] == "a star"
+    assert job["priority"] == "bulk"
+    assert service.store.client.hget(f"adaspa:job:{job['id']}", "webhook_url") == sent[-1].encode()
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,8 @@ def test_a_detached_prompt_prints_its_id(service: Service) -> None:
         (["generate", "a star", "-o", "out.avi"], ".mp4, .webm, .gif", 2),
         (["generate", "a star", "-o", "no/such/folder.mp4"], "no folder no/such", 2),
         (["generate", "a star", "--local", "--detach"], "--detach", 2),
+        (["generate", "a star", "--local", "--webhook-url", "https://example.com"], "--webhook-url", 2),
+        (["generate", "a star", "--webhook-url", "ftp://example.com"], "webhook_url: is no URL; allowed: an https", 1),
         (["generate", "a star", "--local", "--size", "1x1"], "size", 1),
         (["show", "video_0"], "there is no video", 1),
         (["jobs", "--after", "nonsense"], "after", 1),

@@ -39,6 +39,7 @@ def generate(
     retained_mass: params.RetainedMass = None,
     warmup: params.Warmup = None,
     priority: params.JobPriority = None,
+    webhook_url: params.WebhookUrl = None,
     number: Annotated[
         int, typer.Option("-n", min=1, help="So many videos, each with the next seed; the seed goes into the name.")
     ] = 1,
@@ -63,10 +64,12 @@ def generate(
         retained_mass=retained_mass,
         warmup=warmup,
         priority=priority,
+        webhook_url=webhook_url,
         output_format=format_of(output),
     )
-    if local and detach:
-        fail("--detach: with --local there is no server that would go on", Exit.usage)
+    for name, given in (("--detach", detach), ("--priority", priority), ("--webhook-url", webhook_url)):
+        if local and given:
+            fail(f"{name}: is for a server; with --local there is none", Exit.usage)
     if output is not None:
         check_output(output)
     if local:

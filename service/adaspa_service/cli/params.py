@@ -22,6 +22,9 @@ Sparsity = Annotated[float | None, typer.Option(help="Instead of a preset: share
 RetainedMass = Annotated[float | None, typer.Option(help="Instead of a preset: share of the attention mass kept.")]
 Warmup = Annotated[int | None, typer.Option(help="Instead of a preset's: dense steps at the start.")]
 JobPriority = Annotated[Priority | None, typer.Option(help="Which queue the job waits in.")]
+WebhookUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="An https address that gets a signed event at the job's end.")
+]
 
 
 def given(**fields: object) -> VideoFields:

@@ -3,13 +3,21 @@
 import json
 import re
 import subprocess
+from ipaddress import ip_network
 from pathlib import Path
 
 import httpx
 from adaspa_service.contract.job import ErrorCode, JobError, Progress
+from adaspa_service.contract.settings import Settings
 from browser import PLAYED, OpenTab, assert_accessible, clip, finished, webp
 from playwright.sync_api import Page, expect
-from running_gateway import Service
+from receiver import receiving
+from running_gateway import Service, serving, until
+
+NOT_COVERED = """element => {
+  const { x, top, bottom } = element.getBoundingClientRect();
+  return element.contains(document.elementFromPoint(x + 5, (top + bottom) / 2));
+}"""
 
 
 def submit(page: Page, service: Service, prompt: str = "a red circle") -> str:
@@ -127,6 +135,38 @@ def test_every_setting_of_the_form_arrives(page: Page, service: Service) -> None
     job = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
     wanted = {"steps": 12, "seed": 7, "quality": "fast", "fps": 16, "guidance_scale": 2.5, "output_format": "webm"}
     assert {name: job[name] for name in wanted} == wanted and job["negative_prompt"] == "a star"
+
+
+def test_a_bulk_job_with_a_webhook(page: Page, settings: Settings, tmp_path: Path) -> None:
+    own_network = settings.model_copy(update={"webhook_http": True, "webhook_networks": (ip_network("127.0.0.0/8"),)})
+    with receiving() as receiver, serving(own_network, tmp_path) as service:
+        open_settings(page, service)
+        page.get_by_label("Priority").select_option("bulk")
+        page.get_by_label("Webhook").fill("ftp://hooks.example.com/")
+        page.get_by_text("More settings").click()
+        page.get_by_role("button", name="Generate video").click()
+        expect(page.locator("#webhook_url-error")).to_contain_text("is no URL; allowed: ")
+        expect(page.get_by_label("Webhook")).to_be_focused()
+        assert page.locator("#webhook_url-error").evaluate(NOT_COVERED)
+        assert_accessible(page)
+        page.get_by_label("Webhook").fill(f"{receiver.url}/hooks")
+        page.get_by_role("button", name="Generate video").click()
+        expect(page.locator(".line")).to_have_text("Queued as bulk, place 1.")
+        service.complete(service.claim(page.url.split("#")[1]), clip(tmp_path / "clip.mp4"))
+        expect(page.locator(".facts")).to_contain_text("Prioritybulk")
+        until(lambda: receiver.calls, "the event is sent")
+        assert receiver.calls[0].video_id in page.url
+        page.get_by_label("Priority").select_option("interactive")
+        page.get_by_role("button", name="Use settings").click()
+        expect(page.get_by_label("Priority")).to_have_value("bulk")
+
+
+def test_a_priority_that_is_not_offered_is_told_at_its_field(page: Page, service: Service) -> None:
+    open_settings(page, service)
+    page.get_by_label("Steps", exact=True).fill("100")
+    page.get_by_label("Priority").select_option("interactive")
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#priority-error")).to_contain_text("allowed: bulk")
 
 
 def test_several_seeds_at_once(page: Page, service: Service) -> None:

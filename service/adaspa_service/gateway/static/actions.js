@@ -4,7 +4,7 @@ import { confirmed } from "./dialogs.js";
 import { copy, el, note } from "./dom.js";
 import { remix, reuse } from "./form.js";
 
-const BODY = ["prompt", "model", "size", "num_frames", "fps", "steps", "guidance_scale", "negative_prompt", "seed", "quality", "sparsity", "retained_mass", "warmup", "output_format"];
+const BODY = ["prompt", "model", "size", "num_frames", "fps", "steps", "guidance_scale", "negative_prompt", "seed", "quality", "sparsity", "retained_mass", "warmup", "output_format", "priority"];
 
 export function actions(video) {
   const done = DONE.includes(video.status);

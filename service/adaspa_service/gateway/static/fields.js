@@ -46,7 +46,9 @@ export function settings(model, models) {
       field("negative_prompt", "Not in the video", el("input", { maxLength: model.max_prompt_chars, autocomplete: "off" }), "", "wide"),
       field("output_format", "File", el("select", {}, ...options(model.output_formats, model.output_formats[0]))),
       field("n", "Videos", number([1, model.max_batch], 1), `1 to ${model.max_batch}, each with the next seed`),
-      ...byHand(model))),
+      ...byHand(model),
+      field("priority", "Priority", el("select", {}, ...options(["", "interactive", "bulk"], "", (name) => name ? capital(name) : "Default")), "bulk lets others go first"),
+      field("webhook_url", "Webhook", el("input", { type: "url", inputMode: "url", autocomplete: "off", spellcheck: false, placeholder: "https://" }), "an address that is told when the video has ended", "wide"))),
   ];
 }
 

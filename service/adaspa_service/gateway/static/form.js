@@ -4,7 +4,7 @@ import { $, el } from "./dom.js";
 import { promptField, settings } from "./fields.js";
 import { seconds } from "./format.js";
 
-const TEXTS = ["prompt", "model", "size", "negative_prompt", "quality", "output_format"];
+const TEXTS = ["prompt", "model", "size", "negative_prompt", "quality", "output_format", "priority", "webhook_url"];
 let models = [];
 let remixed = null;
 
@@ -81,7 +81,7 @@ $("#form").addEventListener("change", ({ target }) => {
 export function reuse(video) {
   endRemix();
   draw(models.find((model) => model.id === video.model) || models[0]);
-  put(video);
+  put({ ...video, priority: video.priority === "bulk" ? "bulk" : null }); // interactive may be what the model gave it
   $("#prompt").focus();
 }
 
@@ -140,5 +140,6 @@ function fail(name, message) {
   for (let outer = input.closest("details"); outer; outer = outer.parentElement.closest("details")) outer.open = true;
   if (input.type !== "radio") input.setAttribute("aria-invalid", "true");
   $(`#${name}-error`).textContent = message;
-  input.focus();
+  input.focus({ preventScroll: true });
+  input.closest(".field").scrollIntoView({ block: "nearest" }); // with its error
 }

@@ -34,6 +34,7 @@ function recipe(video) {
     Guidance: video.guidance_scale,
     Seed: video.seed,
     Attention: attention(video),
+    Priority: video.priority,
     "Not in it": video.negative_prompt,
     "Remixed from": video.remixed_from_video_id && el("a", { href: `#${video.remixed_from_video_id}`, textContent: "this video" }),
     Created: new Date(1000 * video.created_at).toLocaleString(),
