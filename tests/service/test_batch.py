@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adaspa_service.contract.keys import Scope
 from adaspa_service.contract.settings import Settings
 from running_gateway import Service, serving
 
@@ -58,6 +59,26 @@ def test_a_batch_that_does_not_fit_the_queue_is_refused_as_a_whole(settings: Set
         assert (response.status_code, response.json()["error"]["code"]) == (429, "queue_full")
         assert len(service.http.get("/videos").json()["data"]) == service.messages() == 2
         assert len(service.create(n=2)["data"]) == 2
+
+
+def test_more_than_an_empty_queue_takes_is_refused_for_good(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"queue_cap": 4}), tmp_path) as service:
+        response = service.http.post("/videos", json={"prompt": "x", "n": 5})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["code"]) == (400, "n", "invalid_value")
+        assert "n: 5 jobs; allowed: 1 to 4" in error["message"] and "Retry-After" not in response.headers
+        assert service.messages() == 0 and len(service.create(n=4)["data"]) == 4
+
+
+def test_more_than_the_key_may_have_in_flight_is_refused_for_good(service: Service) -> None:
+    _, token = service.parts.keys.create("small", frozenset(Scope), max_in_flight=3)
+    service.http.headers["Authorization"] = f"Bearer {token}"
+    service.create(n=2)
+    for n, status in ((4, 400), (2, 429)):
+        response = service.http.post("/videos", json={"prompt": "x", "n": n})
+        assert response.status_code == status and ("Retry-After" in response.headers) == (status == 429)
+        assert status == 429 or "n: 4 jobs; allowed: 1 to 3" in response.json()["error"]["message"]
+    assert service.messages() == 2
 
 
 def test_a_key_gives_the_same_batch_again(service: Service) -> None:
