@@ -10,7 +10,7 @@ import pytest
 from adaspa_service.contract.keys import Scope
 from adaspa_service.contract.settings import Settings
 from pydantic import SecretStr
-from running_gateway import FILES, Service, serving
+from running_gateway import FILES, Service, serving, until
 from s3_servers import URL, s3_server
 
 VIDEO = FILES["video"][2]
@@ -97,6 +97,32 @@ def test_a_link_ends_with_its_video(owner: Service) -> None:
     url = link(owner, video_id)
     owner.http.delete(f"/videos/{video_id}")
     assert code(httpx.get(url)) == (404, "video_not_found")
+
+
+def test_a_link_ends_with_its_key(owner: Service) -> None:
+    keys, mine = owner.parts.keys, owner.completed()
+    url = link(owner, mine)
+    (key,) = keys.all()
+    keys.rotate(key.id, 0)
+    assert httpx.get(url).content == VIDEO, "which a new secret does not end"
+    short, token = keys.create("short", frozenset(Scope), lifetime_seconds=2)
+    owner.http.headers["Authorization"] = f"Bearer {token}"
+    others = link(owner, owner.completed())
+    assert httpx.get(others).content == VIDEO
+    keys.revoke(key.id)
+    assert code(httpx.get(url)) == code(httpx.get(url, headers={"Range": "bytes=0-1"})) == (403, "link_revoked")
+    assert httpx.head(url).status_code == 403
+    until(lambda: not keys.is_valid(short.id), "the other key has expired")
+    assert code(httpx.get(others)) == (403, "link_revoked")
+
+
+def test_links_of_an_open_service_hold_when_it_is_closed(service: Service) -> None:
+    url = link(service, service.completed())
+    key, _ = service.parts.keys.create("first", frozenset(Scope))
+    assert httpx.get(f"{service.url}/videos").status_code == 401
+    assert httpx.get(url).content == VIDEO
+    service.parts.keys.revoke(key.id)
+    assert httpx.get(url).content == VIDEO
 
 
 def test_every_gateway_takes_the_links_of_the_others(owner: Service, settings: Settings, tmp_path: Path) -> None:

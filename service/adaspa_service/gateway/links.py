@@ -3,6 +3,8 @@
 The gateway's own are signed: ``HMAC-SHA256(secret, "{video id} {variant} {expires}")``. An element of a page, which can
 send no header, loads its file by one. Where the object store signs addresses itself, a client may ask for one of those,
 and the file does not pass through the gateway.
+
+Only the owner's key makes links to a job's files, so that the job tells which key a link came from: it ends with that.
 """
 
 import base64
@@ -14,9 +16,9 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from adaspa_service.contract.job import Job
+from adaspa_service.contract.job import OPEN_OWNER, Job
 from adaspa_service.contract.keys import Scope
-from adaspa_service.gateway.access import Credentials, Reader, identify
+from adaspa_service.gateway.access import Caller, Credentials, Reader, identify, is_still_let_in
 from adaspa_service.gateway.errors import ApiError, ErrorBody, bad_field
 from adaspa_service.gateway.lookup import Variant, find, find_artifact, find_linked
 from adaspa_service.gateway.parts import Parts, PartsOf
@@ -44,7 +46,8 @@ def link(
 ) -> Link:
     """An address of a completed video's file that whoever has it can load, without a key, until it expires.
 
-    It ends with the video, and otherwise cannot be taken back before its time.
+    It ends with the video, and with the key that it was asked for with. One of the storage's own cannot be taken back
+    before its time.
     """
     artifact = find_artifact(find(parts, caller, video_id), variant)
     expires = int(time.time()) + expires_in
@@ -84,7 +87,11 @@ def _by_link_or_key(
         raise ApiError(403, "invalid_link", "signature: this service made no such link", "signature")
     if time.time() >= (expires or 0):
         raise ApiError(403, "link_expired", "expires: the link has expired; ask for another", "expires")
-    return find_linked(parts, video_id)
+    job = find_linked(parts, video_id)
+    if job.owner != OPEN_OWNER and not is_still_let_in(parts, Caller(job.owner)):
+        message = "signature: the API key that the link was made with has been revoked or has expired"
+        raise ApiError(403, "link_revoked", message, "signature")
+    return job
 
 
 ReadableJob = Annotated[Job, Depends(_by_link_or_key)]
