@@ -33,6 +33,8 @@ WAN = DEMO | {"id": "wan2.1-1.3b", "source": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}
 TWO_MODELS = [{"id": name, "replicas": 1, "resources": {}} for name in ("wan2.1-1.3b", "demo")]
 CACHE = {"size": "60Gi", "accessMode": "ReadWriteMany", "tokenSecret": {"name": "hub", "key": "token"}}
 CACHED = [TWO_MODELS[0] | {"modelCache": CACHE, "runtimeClassName": "nvidia"}]
+SCALED = {"enabled": True, "minReplicas": 0, "maxReplicas": 4}
+QUICK = TWO_MODELS[1] | {"only": "interactive"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     **FILES,
@@ -40,12 +42,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "route": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["a.example.com"]}},
     "open": {"access": {"open": True}},
     "cached": {"models": CACHED, "catalog": [WAN]},
+    "one-queue": {"models": [TWO_MODELS[1], QUICK]},
     "signed": {"secretSettings": {"webhook_secrets": {"name": "hooks", "key": "secrets"}}},
     "labelled": {"monitoring": {"monitors": True, "rules": True, "labels": {"release": "prometheus"}}},
     "guarded": {"networkPolicy": {"enabled": True}, "imagePullSecrets": [{"name": "pull"}]},
     "own-account": {"serviceAccount": {"create": False, "name": "mine"}},
 }
-SCALED = {"enabled": True, "minReplicas": 0, "maxReplicas": 4}
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
 STANDARD_VARIABLES = {
     "HOME",
@@ -120,6 +122,11 @@ def test_every_variable_is_a_setting_and_can_be_read(values: dict[str, Any], mon
             {"models": [TWO_MODELS[1] | {"autoscaling": SCALED | {"minReplicas": 9}}]},
             "maxReplicas is below minReplicas",
         ),
+        ({"models": [QUICK | {"only": "slow"}]}, "only"),
+        ({"models": [TWO_MODELS[1], QUICK, QUICK]}, "worker-demo-interactive is there twice"),
+        ({"models": [QUICK]}, "nobody would serve the bulk queue of demo"),
+        ({"models": [TWO_MODELS[1], QUICK | {"autoscaling": SCALED}]}, "models.only: demo is scaled by"),
+        ({"models": [TWO_MODELS[1] | {"autoscaling": SCALED}, QUICK]}, "allowed beside them: any"),
         ({"settings": {"webhook_secrets": "whsec_x"}}, "settings.webhook_secrets: is a secret"),
         ({"secretSettings": {"queue_cap": {"name": "x", "key": "y"}}}, "queue_cap"),
         ({"httpRoute": {"enabled": True, "parentRefs": [{"gateway": "public"}]}}, "gateway"),
@@ -171,6 +178,18 @@ def test_the_catalog_comes_to_gateway_and_worker_as_they_read_it(tmp_path: Path)
         found = container(objects, name)
         assert {"name": "ADASPA_CATALOG", "value": "/etc/adaspa/catalog.json"} in found["env"]
         assert {"name": "catalog", "mountPath": "/etc/adaspa", "readOnly": True} in found["volumeMounts"]
+
+
+def test_workers_of_one_queue_are_a_deployment_beside_the_others() -> None:
+    objects = render(VARIANTS["one-queue"])
+    deployments = {item["metadata"]["name"]: item["spec"] for item in objects if item["kind"] == "Deployment"}
+    both, quick = deployments["r-worker-demo"], deployments["r-worker-demo-interactive"]
+    arguments = [container([{"kind": "Deployment", "spec": spec}], "worker")["args"] for spec in (both, quick)]
+    assert arguments == [["--model", "demo"], ["--model", "demo", "--only", "interactive"]]
+    labels = [spec["template"]["metadata"]["labels"] for spec in (both, quick)]
+    for spec in (both, quick):
+        selector = spec["selector"]["matchLabels"].items()
+        assert [selector <= each.items() for each in labels] == [spec is both, spec is quick]
 
 
 def test_a_model_is_fetched_into_its_volume_before_the_worker_starts() -> None:
@@ -268,10 +287,12 @@ def test_every_alert_has_its_runbook() -> None:
     assert set(re.findall(r"^### (\w+)$", guide, re.M)) == alerts
 
 
-def test_the_guides_example_of_a_model_is_one(tmp_path: Path) -> None:
+def test_the_guides_examples_of_models_are_such(tmp_path: Path) -> None:
     guide = (CHART.parents[1] / "docs" / "operations.md").read_text()
-    (example,) = re.findall(r"^```yaml\n(.*?)^```$", guide, re.M | re.S)
-    objects = render(yaml.safe_load(example))
+    two_queues, catalog = re.findall(r"^```yaml\n(.*?)^```$", guide, re.M | re.S)
+    names = {item["metadata"]["name"] for item in render(yaml.safe_load(two_queues))}
+    assert {"r-worker-demo", "r-worker-demo-interactive"} <= names
+    objects = render(yaml.safe_load(catalog))
     file = tmp_path / "catalog.json"
     file.write_text(next(item for item in objects if item["metadata"]["name"] == "r-catalog")["data"]["catalog.json"])
     assert list(Catalog.load(file).models) == ["wan"]

@@ -12,10 +12,13 @@ from rendered_chart import container, render
 from service_process import Service, environment, until
 from tiny_wan import SIZE
 
+WORKERS = {"id": "demo", "replicas": 1, "resources": {}}
+
 
 def command(name: str, **replaced: str) -> list[str]:
-    """A container's command line, on this Python; ``replaced`` are whole arguments."""
-    found = container(render({}), name)
+    """A container's command line, on this Python; ``replaced`` are whole arguments. The worker serves one queue."""
+    values = {"models": [WORKERS | {"only": queue} for queue in ("interactive", "bulk")]}
+    found = container([item for item in render(values) if not item["metadata"]["name"].endswith("-bulk")], name)
     line = [*found["command"], *found.get("args", [])]
     return [sys.executable, *(replaced.get(part, part) for part in line[1:])]
 
@@ -58,8 +61,11 @@ def test_gateway_and_worker_pods_make_a_video_together(service: Service, catalog
             until(lambda: http.get("/readyz").is_success, "the gateway is ready")
             until(lambda: http.get("/models/tiny").is_success, "the worker's model is known")
             body = {"prompt": "a red circle", "model": "tiny", "size": f"{SIZE}x{SIZE}"}
+            bulk = http.post("/videos", json=body | {"priority": "bulk"}).raise_for_status().json()["id"]
             video = http.post("/videos", json=body).raise_for_status().json()["id"]
             until(lambda: http.get(f"/videos/{video}").json()["status"] == "completed", "the video is made")
+            assert http.get(f"/videos/{bulk}").json()["status"] == "queued", "this worker serves the other queue"
+            assert http.delete(f"/videos/{bulk}").is_success
             assert http.get("/metrics").status_code == 404  # only at the port that the outside does not reach
         scraped = httpx.get(f"http://127.0.0.1:{gateway_metrics}/metrics").text
         assert 'adaspa_jobs_unfinished{model="tiny"} 0.0' in scraped

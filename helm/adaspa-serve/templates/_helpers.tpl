@@ -16,6 +16,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (printf "%s-adaspa" .Release.Name) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
 
+{{/* Of an entry of models: what tells its workers from those of the model's other entries, and what names its objects. */}}
+{{- define "adaspa.ofQueue" -}}
+{{- with .only }}-{{ . }}{{ end }}
+{{- end }}
+
+{{- define "adaspa.workerName" -}}
+{{ .id | replace "." "-" | replace "_" "-" }}{{ include "adaspa.ofQueue" . }}
+{{- end }}
+
 {{- define "adaspa.image" -}}
 {{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end }}
@@ -35,15 +44,32 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- $served = list }}
 {{- range . }}{{ $served = append $served .id }}{{ end }}
 {{- end }}
-{{- $ids := list }}
+{{- $names := list }}
+{{- $queues := dict }}
 {{- range .Values.models }}
+{{- $model := . }}
 {{- if not (has .id $served) }}{{ fail (printf "models: %s is not in the catalog; there is %s" .id (join ", " $served)) }}{{ end }}
-{{- if has .id $ids }}{{ fail (printf "models: the id %s is there twice" .id) }}{{ end }}
-{{- $ids = append $ids .id }}
+{{- $name := include "adaspa.workerName" . }}
+{{- if has $name $names }}{{ fail (printf "models: worker-%s is there twice; an id may be there once without only, and once with each queue" $name) }}{{ end }}
+{{- $names = append $names $name }}
+{{- $_ := set $queues .id (concat (get $queues .id | default list) (ternary (list "interactive" "bulk") (list .only) (empty .only))) }}
 {{- with .modelCache }}
 {{- if and .existingClaim .size }}{{ fail "models.modelCache: existingClaim and size are both there; name a volume that is there or the size of a new one" }}{{ end }}
 {{- end }}
 {{- with .autoscaling }}{{ if lt (int .maxReplicas) (int .minReplicas) }}{{ fail "models.autoscaling: maxReplicas is below minReplicas" }}{{ end }}{{ end }}
+{{- if and .autoscaling .autoscaling.enabled }}
+{{- if .only }}{{ fail (printf "models.only: %s is scaled by the jobs of both queues; say replicas, without autoscaling" .id) }}{{ end }}
+{{- if eq (.autoscaling.scaleDown | default "idle") "idle" }}
+{{- range $.Values.models }}
+{{- if and .only (eq .id $model.id) }}{{ fail (printf "models.autoscaling.scaleDown: idle would count the workers of %s that serve one queue only; allowed beside them: any" .id) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $id, $queuesServed := $queues }}
+{{- range list "interactive" "bulk" }}
+{{- if not (has . $queuesServed) }}{{ fail (printf "models: nobody would serve the %s queue of %s; leave only out of one entry, or add another" . $id) }}{{ end }}
+{{- end }}
 {{- end }}
 {{- end }}
 
