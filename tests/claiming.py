@@ -1,7 +1,8 @@
-"""Begin an attempt at the job that a test means, where a worker takes the one that is next."""
+"""Attempts as tests want them: at the job that is meant, where a worker takes the one that is next."""
 
 import itertools
 
+from adaspa_service.contract.job import Job
 from adaspa_service.contract.queue import queue_key
 from adaspa_service.contract.store import JobStore, Lease
 
@@ -21,3 +22,23 @@ def claim(store: JobStore, job_id: str) -> Lease | None:
     lease = store.claim(job.params.model, f"worker-{number}", priorities=[job.priority])
     assert lease is None or lease.job.id == job_id
     return lease
+
+
+def claimed(store: JobStore, job: Job) -> Lease:
+    """The same of a job that waits."""
+    lease = claim(store, job.id)
+    assert lease is not None
+    return lease
+
+
+def record(store: JobStore, job_id: str) -> Job:
+    """A job that is there."""
+    job = store.get(job_id)
+    assert job is not None
+    return job
+
+
+def nothing_is_held(store: JobStore) -> bool:
+    """No job waits, runs, or holds a lease, and no message is to be sent."""
+    keys = ["adaspa:waiting:demo", "adaspa:running:demo", "adaspa:leases", "adaspa:outbox"]
+    return not any(store.client.exists(key) for key in keys)

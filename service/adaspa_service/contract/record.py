@@ -44,6 +44,11 @@ def job_from_hash(job_id: str, fields: Mapping[bytes, bytes]) -> Job:
         raise RecordUnreadable(f"{job_id}: record of version {version}: {where}: {first['msg']}") from error
 
 
+def job_from_pairs(job_id: bytes, fields: list[bytes]) -> Job:
+    """The job of a record as a script gives it: names and values in turns. Raises RecordUnreadable."""
+    return job_from_hash(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
+
+
 def readable(records: Iterable[tuple[str, Mapping[bytes, bytes]]]) -> list[Job]:
     """The jobs of those records that are there and can be read; the others are only logged.
 

@@ -1,36 +1,31 @@
-"""Job records in Redis. Every transition is a script that checks the state before it, by the store's one clock."""
+"""Job records in Redis. Every transition is a script that checks the state before it, by the store's one clock.
+
+Here is what a job's owner asks of the store; workers' and janitors' parts are its base classes.
+"""
 
 import json
-import logging
 import re
 import secrets
-from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from pydantic import ValidationError
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from adaspa_service.contract import tracing
-from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.announcements import Announcements
+from adaspa_service.contract.attempts import Attempts, JobCancelled, Lease, LeaseLost
 from adaspa_service.contract.counts import Counts
 from adaspa_service.contract.job import (
     OPEN_OWNER,
-    SCHEMA_VERSION,
     TERMINAL,
     WEBHOOK_SINCE,
-    Artifact,
-    AttentionReport,
     Job,
-    JobError,
     JobParams,
     JobStatus,
     Priority,
-    Progress,
 )
-from adaspa_service.contract.record import job_from_hash, readable
+from adaspa_service.contract.record import job_from_hash, job_from_pairs, readable
 from adaspa_service.contract.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.upkeep import SEND_SECONDS, Upkeep
@@ -47,12 +42,6 @@ __all__ = [
     "TooManyInFlight",
 ]
 
-log = logging.getLogger(__name__)
-
-ANNOUNCED_SECONDS = 60.0
-"""A model that no worker has announced for this long is served only if the gateway's own catalog has it."""
-COUNTED_SECONDS = 20.0
-"""A worker that has announced nothing for this long is not counted when times are estimated."""
 ANSWER_SECONDS = 10.0
 """A Redis that takes longer to answer counts as away."""
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
@@ -70,23 +59,7 @@ class IdempotencyConflict(Exception):
     """The idempotency key was used with another request."""
 
 
-class LeaseLost(Exception):
-    """The job is with another attempt, or has ended."""
-
-
-class JobCancelled(Exception):
-    """The job's cancel was asked for: the attempt has to stop and call ``release_cancelled``."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to run a job. ``attempt`` fences: once a later attempt began, this one is refused everything."""
-
-    job: Job
-    attempt: int
-
-
-class JobStore(Counts, Upkeep):
+class JobStore(Attempts, Announcements, Counts, Upkeep):
     """Records, queue places and leases.
 
     All methods raise StoreUnavailable when Redis cannot be reached. Commands are not repeated behind the caller's
@@ -148,8 +121,6 @@ class JobStore(Counts, Upkeep):
         """Raise StoreUnavailable if Redis does not answer."""
         with reaching():
             self.client.ping()
-
-    # Owners; how busy the queues are is in Counts
 
     def create(self, params: JobParams) -> Job:
         """Accept a job, as ``admit`` does, without an idempotency key."""
@@ -230,13 +201,19 @@ class JobStore(Counts, Upkeep):
             raise QueueFull(params[0].model)
         if outcome == b"conflict":
             raise IdempotencyConflict(rest[0].decode())
-        return [self._job(*each) for each in rest], outcome == b"created"
+        return [job_from_pairs(*each) for each in rest], outcome == b"created"
 
     def get(self, job_id: str) -> Job | None:
         """The record, also of a discarded job; None if there is none. Raises RecordUnreadable."""
         with reaching():
             fields: Any = self.client.hgetall(PREFIX + "job:" + job_id)
         return job_from_hash(job_id, fields) if fields else None
+
+    def preview(self, job_id: str) -> tuple[int, bytes] | None:
+        """The latest preview of a running job, and its step."""
+        with reaching():
+            step, image = cast(list[bytes | None], self.client.hmget(f"{PREFIX}preview:{job_id}", "step", "image"))
+        return None if step is None or image is None else (int(step), image)
 
     def unfinished(self, owner: str) -> list[Job]:
         """An owner's queued and running jobs, the oldest first."""
@@ -289,114 +266,3 @@ class JobStore(Counts, Upkeep):
         """Delete a job for its owner: it is cancelled if it has not ended, no longer listed, and removed by
         ``purge`` once no worker holds it. False if there is none."""
         return bool(self._scripts.run("discard", job_id))
-
-    # Workers; what janitors do is in Upkeep
-
-    def claim(
-        self, model: str, worker: str, process: str = "", priorities: Collection[Priority] = tuple(Priority)
-    ) -> Lease | None:
-        """Begin an attempt at the model's job that is next; None if none waits that this worker can run.
-
-        May be repeated: a worker runs one job at a time, so a job that it still holds as it claims is one whose answer
-        was lost, and is given to it again, as a new attempt. If it was another process of the worker that held the job,
-        that process has died, and the attempt is counted as lost.
-
-        Args:
-            model: the worker's.
-            worker: a name that no other worker has.
-            process: of the worker's processes, the one that asks.
-            priorities: the queues that the worker serves.
-        """
-        found = self._scripts.run(
-            "claim", model, worker, process, SCHEMA_VERSION, self._given_up().model_dump_json(), *priorities
-        )
-        if isinstance(found, bytes):
-            log.warning("%s: needs a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
-        if not isinstance(found, list):
-            return None
-        job = self._job(*found)
-        return Lease(job, job.attempt)
-
-    def report_progress(self, lease: Lease, progress: Progress) -> None:
-        """Publish progress and renew the lease. Raises LeaseLost, JobCancelled."""
-        self._transition("renew", lease, progress.model_dump_json(exclude_none=True))
-
-    def report_preview(self, lease: Lease, progress: Progress, image: bytes) -> None:
-        """Publish a WebP of what ``progress.preview_step`` led to; it replaces the one before.
-
-        Raises:
-            LeaseLost, JobCancelled.
-        """
-        step = progress.preview_step
-        assert step is not None
-        self._transition("preview", lease, progress.model_dump_json(exclude_none=True), step, image)
-
-    def preview(self, job_id: str) -> tuple[int, bytes] | None:
-        """The latest preview of a running job, and its step."""
-        with reaching():
-            step, image = cast(list[bytes | None], self.client.hmget(f"{PREFIX}preview:{job_id}", "step", "image"))
-        return None if step is None or image is None else (int(step), image)
-
-    def renew(self, lease: Lease) -> None:
-        """Renew the lease. Raises LeaseLost, JobCancelled."""
-        self._transition("renew", lease, "")
-
-    def complete(
-        self, lease: Lease, artifacts: dict[str, Artifact], report: AttentionReport, timings: dict[str, float]
-    ) -> None:
-        """in_progress -> completed. May be repeated. Raises LeaseLost, JobCancelled."""
-        described = json.dumps({name: artifact.model_dump() for name, artifact in artifacts.items()})
-        self._transition("complete", lease, described, report.model_dump_json(), json.dumps(timings))
-
-    def fail(self, lease: Lease, error: JobError) -> None:
-        """in_progress -> failed. May be repeated. Raises LeaseLost, JobCancelled."""
-        self._transition("fail", lease, error.model_dump_json())
-
-    def put_off(self, lease: Lease, error: JobError) -> None:
-        """in_progress -> queued, after an error that was the worker's and not the job's; failed with it once that has
-        happened ``max_attempts`` times. May be repeated. Raises LeaseLost, JobCancelled."""
-        self._transition("put_off", lease, error.model_dump_json())
-
-    def release_cancelled(self, lease: Lease) -> None:
-        """in_progress -> cancelled, after JobCancelled. May be repeated. Raises LeaseLost."""
-        self._transition("release_cancelled", lease)
-
-    def give_back(self, lease: Lease) -> None:
-        """in_progress -> queued, when the worker stops. May be repeated. Raises LeaseLost, JobCancelled."""
-        self._transition("give_back", lease)
-
-    def announce(self, spec: ModelSpec, worker: str) -> None:
-        """Say that a worker serves this model; to be repeated well within ``COUNTED_SECONDS``."""
-        self._scripts.run(
-            "announce",
-            spec.id,
-            spec.model_dump_json(),
-            round(ANNOUNCED_SECONDS * 1000),
-            worker,
-            round(COUNTED_SECONDS * 1000),
-        )
-
-    def announced(self) -> list[ModelSpec]:
-        """The models that workers serve now. Fields that a later version added are passed over; an entry that this
-        version cannot read is left out, and logged once."""
-        found = []
-        for text in self._scripts.run("announced"):
-            try:
-                found.append(ModelSpec.model_validate_json(text, extra="ignore"))
-            except ValidationError as error:
-                if text not in self._unreadable:
-                    self._unreadable.add(text)
-                    log.warning("a worker announces a model that this version cannot read: %s", error)
-        return found
-
-    def _transition(self, script: str, lease: Lease, *arguments: str | int | bytes) -> None:
-        outcome = self._scripts.run(script, lease.job.id, lease.attempt, *arguments)
-        if outcome == b"lost":
-            raise LeaseLost(f"{lease.job.id}: attempt {lease.attempt} no longer holds the lease")
-        if outcome == b"cancelled":
-            raise JobCancelled(lease.job.id)
-
-    @staticmethod
-    def _job(job_id: bytes, fields: list[bytes]) -> Job:
-        pairs = dict(zip(fields[::2], fields[1::2], strict=True))
-        return job_from_hash(job_id.decode(), pairs)

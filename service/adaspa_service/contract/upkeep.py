@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from adaspa_service.contract.attempts import given_up
 from adaspa_service.contract.job import ErrorCode, Job, JobError, Priority
 from adaspa_service.contract.queue import queue_key, queue_name
 from adaspa_service.contract.scripts import Scripts
@@ -34,7 +35,7 @@ class Upkeep:
 
         To be called every second or so: after a longer gap workers are given the time of a lease to be heard again.
         """
-        found = self._scripts.run("requeue", self._given_up().model_dump_json(), round(GAP_SECONDS * 1000))
+        found = self._scripts.run("requeue", given_up(self.max_attempts).model_dump_json(), round(GAP_SECONDS * 1000))
         return [job_id.decode() for job_id in found]
 
     def time_out(self) -> list[str]:
@@ -75,8 +76,3 @@ class Upkeep:
     def purge(self, job_id: str) -> bool:
         """Remove the record of a discarded job, after its files. False if it still runs."""
         return bool(self._scripts.run("purge", job_id))
-
-    def _given_up(self) -> JobError:
-        return JobError(
-            code=ErrorCode.worker_lost, message=f"The job lost its worker {self.max_attempts} times and was given up."
-        )

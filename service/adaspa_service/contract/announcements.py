@@ -1,0 +1,46 @@
+"""Which models are served: workers announce theirs while they are there."""
+
+import logging
+
+from pydantic import ValidationError
+
+from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.scripts import Scripts
+
+log = logging.getLogger(__name__)
+
+ANNOUNCED_SECONDS = 60.0
+"""A model that no worker has announced for this long is served only if the gateway's own catalog has it."""
+COUNTED_SECONDS = 20.0
+"""A worker that has announced nothing for this long is not counted when times are estimated."""
+
+
+class Announcements:
+    """The models' part of a JobStore."""
+
+    _scripts: Scripts
+    _unreadable: set[bytes]
+
+    def announce(self, spec: ModelSpec, worker: str) -> None:
+        """Say that a worker serves this model; to be repeated well within ``COUNTED_SECONDS``."""
+        self._scripts.run(
+            "announce",
+            spec.id,
+            spec.model_dump_json(),
+            round(ANNOUNCED_SECONDS * 1000),
+            worker,
+            round(COUNTED_SECONDS * 1000),
+        )
+
+    def announced(self) -> list[ModelSpec]:
+        """The models that workers serve now. Fields that a later version added are passed over; an entry that this
+        version cannot read is left out, and logged once."""
+        found = []
+        for text in self._scripts.run("announced"):
+            try:
+                found.append(ModelSpec.model_validate_json(text, extra="ignore"))
+            except ValidationError as error:
+                if text not in self._unreadable:
+                    self._unreadable.add(text)
+                    log.warning("a worker announces a model that this version cannot read: %s", error)
+        return found

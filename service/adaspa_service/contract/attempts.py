@@ -1,0 +1,125 @@
+"""What a worker asks of the store: an attempt at a job, under a lease, from its claim to its end."""
+
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from adaspa_service.contract.job import (
+    SCHEMA_VERSION,
+    Artifact,
+    AttentionReport,
+    ErrorCode,
+    Job,
+    JobError,
+    Priority,
+    Progress,
+)
+from adaspa_service.contract.record import job_from_pairs
+from adaspa_service.contract.scripts import Scripts
+
+log = logging.getLogger(__name__)
+
+
+class LeaseLost(Exception):
+    """The job is with another attempt, or has ended."""
+
+
+class JobCancelled(Exception):
+    """The job's cancel was asked for: the attempt has to stop and call ``release_cancelled``."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to run a job. ``attempt`` fences: once a later attempt began, this one is refused everything."""
+
+    job: Job
+    attempt: int
+
+
+def given_up(max_attempts: int) -> JobError:
+    """The error of a job whose attempts are used up."""
+    return JobError(
+        code=ErrorCode.worker_lost, message=f"The job lost its worker {max_attempts} times and was given up."
+    )
+
+
+class Attempts:
+    """The workers' part of a JobStore."""
+
+    max_attempts: int
+    _scripts: Scripts
+
+    def claim(
+        self, model: str, worker: str, process: str = "", priorities: Collection[Priority] = tuple(Priority)
+    ) -> Lease | None:
+        """Begin an attempt at the model's job that is next; None if none waits that this worker can run.
+
+        May be repeated: a worker runs one job at a time, so a job that it still holds as it claims is one whose answer
+        was lost, and is given to it again, as a new attempt. If it was another process of the worker that held the job,
+        that process has died, and the attempt is counted as lost.
+
+        Args:
+            model: the worker's.
+            worker: a name that no other worker has.
+            process: of the worker's processes, the one that asks.
+            priorities: the queues that the worker serves.
+        """
+        found = self._scripts.run(
+            "claim", model, worker, process, SCHEMA_VERSION, given_up(self.max_attempts).model_dump_json(), *priorities
+        )
+        if isinstance(found, bytes):
+            log.warning("%s: needs a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
+        if not isinstance(found, list):
+            return None
+        job = job_from_pairs(*found)
+        return Lease(job, job.attempt)
+
+    def report_progress(self, lease: Lease, progress: Progress) -> None:
+        """Publish progress and renew the lease. Raises LeaseLost, JobCancelled."""
+        self._transition("renew", lease, progress.model_dump_json(exclude_none=True))
+
+    def report_preview(self, lease: Lease, progress: Progress, image: bytes) -> None:
+        """Publish a WebP of what ``progress.preview_step`` led to; it replaces the one before.
+
+        Raises:
+            LeaseLost, JobCancelled.
+        """
+        step = progress.preview_step
+        assert step is not None
+        self._transition("preview", lease, progress.model_dump_json(exclude_none=True), step, image)
+
+    def renew(self, lease: Lease) -> None:
+        """Renew the lease. Raises LeaseLost, JobCancelled."""
+        self._transition("renew", lease, "")
+
+    def complete(
+        self, lease: Lease, artifacts: dict[str, Artifact], report: AttentionReport, timings: dict[str, float]
+    ) -> None:
+        """in_progress -> completed. May be repeated. Raises LeaseLost, JobCancelled."""
+        described = json.dumps({name: artifact.model_dump() for name, artifact in artifacts.items()})
+        self._transition("complete", lease, described, report.model_dump_json(), json.dumps(timings))
+
+    def fail(self, lease: Lease, error: JobError) -> None:
+        """in_progress -> failed. May be repeated. Raises LeaseLost, JobCancelled."""
+        self._transition("fail", lease, error.model_dump_json())
+
+    def put_off(self, lease: Lease, error: JobError) -> None:
+        """in_progress -> queued, after an error that was the worker's and not the job's; failed with it once that has
+        happened ``max_attempts`` times. May be repeated. Raises LeaseLost, JobCancelled."""
+        self._transition("put_off", lease, error.model_dump_json())
+
+    def release_cancelled(self, lease: Lease) -> None:
+        """in_progress -> cancelled, after JobCancelled. May be repeated. Raises LeaseLost."""
+        self._transition("release_cancelled", lease)
+
+    def give_back(self, lease: Lease) -> None:
+        """in_progress -> queued, when the worker stops. May be repeated. Raises LeaseLost, JobCancelled."""
+        self._transition("give_back", lease)
+
+    def _transition(self, script: str, lease: Lease, *arguments: str | int | bytes) -> None:
+        outcome = self._scripts.run(script, lease.job.id, lease.attempt, *arguments)
+        if outcome == b"lost":
+            raise LeaseLost(f"{lease.job.id}: attempt {lease.attempt} no longer holds the lease")
+        if outcome == b"cancelled":
+            raise JobCancelled(lease.job.id)

@@ -1,0 +1,235 @@
+"""Attempts at a job: leases, their ends one after another and against each other, on a real Valkey."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from adaspa_service.contract.job import (
+    Artifact,
+    ErrorCode,
+    JobError,
+    JobParams,
+    JobStatus,
+    Progress,
+)
+from adaspa_service.contract.store import (
+    JobCancelled,
+    JobStore,
+    Lease,
+    LeaseLost,
+)
+from claiming import claimed, nothing_is_held, record
+from running_gateway import REPORT
+
+VIDEO = {"video": Artifact(key="videos/x/1/video.mp4", content_type="video/mp4", bytes=5, sha256="ab" * 32)}
+FAILURE = JobError(code=ErrorCode.generation_failed, message="boom")
+Params = Callable[..., JobParams]
+
+
+def let_lease_run_out(store: JobStore, lease: Lease) -> None:
+    store.client.zadd("adaspa:leases", {lease.job.id: 0}, xx=True)
+
+
+def test_a_job_runs_to_its_end(store: JobStore, params: Params) -> None:
+    job = store.create(params())
+    lease = claimed(store, job)
+    running = record(store, job.id)
+    assert (running.status, running.attempt, running.worker) == (JobStatus.in_progress, 1, lease.job.worker)
+    assert running.started_at is not None and store.queue_position(job) is None
+    progress = Progress(phase="denoising", step=5, steps=10, step_kind="sparse", eta_seconds=2.5)
+    store.report_progress(lease, progress)
+    running = record(store, job.id)
+    assert running.progress == progress and 0 < running.percent < 100
+    store.complete(lease, VIDEO, REPORT, {"denoising": 1.5})
+    done = record(store, job.id)
+    assert (done.status, done.percent) == (JobStatus.completed, 100)
+    assert (done.artifacts, done.report, done.timings) == (VIDEO, REPORT, {"denoising": 1.5})
+    assert done.completed_at is not None and done.expires_at == done.completed_at + 7 * 86400
+    assert nothing_is_held(store)
+    load = store.load("demo")
+    assert (load.waiting, load.running) == (0, 0) and load.pace is not None
+
+
+def test_a_failed_job_says_why(store: JobStore, params: Params) -> None:
+    lease = claimed(store, store.create(params()))
+    store.fail(lease, FAILURE)
+    failed = record(store, lease.job.id)
+    assert (failed.status, failed.error) == (JobStatus.failed, FAILURE)
+    assert nothing_is_held(store)
+
+
+def test_of_many_claims_at_once_one_succeeds(store: JobStore, params: Params) -> None:
+    store.create(params())
+    with ThreadPoolExecutor(8) as pool:
+        leases = list(pool.map(lambda n: store.claim("demo", f"worker-{n}"), range(32)))
+    assert [lease.attempt for lease in leases if lease] == [1]
+
+
+def test_of_a_completion_and_a_cancel_at_once_one_wins(store: JobStore, params: Params) -> None:
+    for _ in range(20):
+        lease = claimed(store, store.create(params()))
+
+        def complete(lease: Lease = lease) -> bool:
+            try:
+                store.complete(lease, VIDEO, REPORT, {})
+                return True
+            except JobCancelled:
+                store.release_cancelled(lease)
+                return False
+
+        with ThreadPoolExecutor(2) as pool:
+            completed = pool.submit(complete)
+            pool.submit(store.request_cancel, lease.job.id).result()
+        status = record(store, lease.job.id).status
+        assert status is (JobStatus.completed if completed.result() else JobStatus.cancelled)
+        assert nothing_is_held(store)
+
+
+def test_a_running_job_hears_of_its_cancel_in_every_call(store: JobStore, params: Params) -> None:
+    lease = claimed(store, store.create(params()))
+    assert store.request_cancel(lease.job.id) is JobStatus.in_progress
+    calls: list[Callable[[], Any]] = [
+        lambda: store.renew(lease),
+        lambda: store.report_progress(lease, Progress()),
+        lambda: store.complete(lease, VIDEO, REPORT, {}),
+        lambda: store.fail(lease, FAILURE),
+        lambda: store.give_back(lease),
+    ]
+    for call in calls:
+        with pytest.raises(JobCancelled):
+            call()
+    store.release_cancelled(lease)
+    cancelled = record(store, lease.job.id)
+    assert (cancelled.status, cancelled.artifacts, cancelled.error) == (JobStatus.cancelled, {}, None)
+    assert nothing_is_held(store)
+
+
+def test_an_attempt_without_a_cancel_cannot_end_as_cancelled(store: JobStore, params: Params) -> None:
+    lease = claimed(store, store.create(params()))
+    with pytest.raises(LeaseLost):
+        store.release_cancelled(lease)
+    assert record(store, lease.job.id).status is JobStatus.in_progress
+
+
+def test_an_earlier_attempt_is_refused_everything(store: JobStore, params: Params) -> None:
+    first = claimed(store, store.create(params()))
+    let_lease_run_out(store, first)
+    assert store.requeue_expired() == [first.job.id]
+    calls: list[Callable[[], Any]] = [
+        lambda: store.renew(first),
+        lambda: store.report_progress(first, Progress(phase="denoising", step=9, steps=10)),
+        lambda: store.complete(first, VIDEO, REPORT, {}),
+        lambda: store.fail(first, FAILURE),
+        lambda: store.release_cancelled(first),
+    ]
+    second = claimed(store, first.job)
+    assert second.attempt == 2
+    for call in [*calls, lambda: store.give_back(first)]:
+        with pytest.raises(LeaseLost):
+            call()
+    after = record(store, first.job.id)
+    assert (after.status, after.attempt, after.artifacts) == (JobStatus.in_progress, 2, {})
+    store.complete(second, VIDEO, REPORT, {})
+    for call in calls:
+        with pytest.raises(LeaseLost):
+            call()
+    assert record(store, first.job.id).status is JobStatus.completed
+
+
+def test_the_end_of_an_attempt_can_be_told_twice(store: JobStore, params: Params) -> None:
+    """An answer may be lost on the way: who repeats the call must not think that the lease was."""
+    ends: dict[JobStatus, Callable[[Lease], None]] = {
+        JobStatus.completed: lambda lease: store.complete(lease, VIDEO, REPORT, {}),
+        JobStatus.failed: lambda lease: store.fail(lease, FAILURE),
+        JobStatus.queued: store.give_back,
+    }
+    for status, end in ends.items():
+        lease = claimed(store, store.create(params()))
+        end(lease)
+        before = record(store, lease.job.id)
+        end(lease)
+        assert record(store, lease.job.id) == before and before.status is status
+
+
+def test_a_lease_that_is_renewed_does_not_run_out(valkey: redis.Redis, params: Params) -> None:
+    store = JobStore(valkey)
+    lease = claimed(store, store.create(params()))
+    for _ in range(2):
+        let_lease_run_out(store, lease)
+        store.renew(lease)
+        assert store.requeue_expired() == []
+
+
+def test_a_lease_runs_out_by_itself(valkey: redis.Redis, params: Params) -> None:
+    store = JobStore(valkey, lease_seconds=0.1)
+    lease = claimed(store, store.create(params()))
+    assert store.requeue_expired() == []
+    time.sleep(0.15)
+    assert store.requeue_expired() == [lease.job.id]
+    assert store.requeue_expired() == []
+
+
+def test_a_requeued_job_starts_anew_behind_the_others(store: JobStore, params: Params) -> None:
+    lease = claimed(store, store.create(params()))
+    store.report_progress(lease, Progress(phase="denoising", step=5, steps=10))
+    other = store.create(params())
+    let_lease_run_out(store, lease)
+    store.requeue_expired()
+    again = record(store, lease.job.id)
+    assert (again.status, again.worker, again.percent, again.lost_attempts) == (JobStatus.queued, None, 0, 1)
+    assert again.started_at == lease.job.started_at
+    assert [job.id for job in store.take_unsent()] == [again.id]
+    assert store.queue_position(other) is not None and store.load("demo").waiting == 2
+
+
+def test_a_job_that_loses_every_worker_fails(valkey: redis.Redis, params: Params) -> None:
+    store = JobStore(valkey, max_attempts=2)
+    job = store.create(params())
+    for expected in ([job.id], []):
+        let_lease_run_out(store, claimed(store, job))
+        assert store.requeue_expired() == expected
+    failed = record(store, job.id)
+    assert failed.error is not None
+    assert (failed.status, failed.error.code, failed.lost_attempts) == (JobStatus.failed, ErrorCode.worker_lost, 2)
+    assert nothing_is_held(store)
+
+
+def test_a_lease_without_a_running_job_is_dropped(store: JobStore, params: Params) -> None:
+    queued = store.create(params())
+    store.client.zadd("adaspa:leases", {"video_unknown": 0, queued.id: 0})
+    assert store.requeue_expired() == []
+    assert not store.client.exists("adaspa:leases") and store.get("video_unknown") is None
+    assert record(store, queued.id) == queued
+
+
+def test_a_job_that_was_given_back_keeps_its_place_and_its_attempts(valkey: redis.Redis, params: Params) -> None:
+    store = JobStore(valkey, max_attempts=1)
+    job, other = store.create(params()), store.create(params())
+    for attempt in (1, 2, 3):
+        lease = claimed(store, job)
+        assert lease.attempt == attempt
+        store.give_back(lease)
+        back = record(store, job.id)
+        assert (back.status, back.lost_attempts, store.queue_position(job)) == (JobStatus.queued, 0, 1)
+    assert store.queue_position(other) == 2
+
+
+def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(store: JobStore, params: Params) -> None:
+    lease = claimed(store, store.create(params()))
+    store.request_cancel(lease.job.id)
+    let_lease_run_out(store, lease)
+    assert store.requeue_expired() == []
+    assert record(store, lease.job.id).status is JobStatus.cancelled
+    assert nothing_is_held(store)
+
+
+def test_every_transition_and_step_is_an_event(store: JobStore, params: Params) -> None:
+    lease = claimed(store, store.create(params()))
+    store.report_progress(lease, Progress(phase="denoising", step=1, steps=10))
+    store.renew(lease)
+    store.complete(lease, VIDEO, REPORT, {})
+    events: Any = store.client.xrange(f"adaspa:events:{lease.job.id}")
+    assert [fields[b"type"] for _, fields in events] == [b"queued", b"in_progress", b"progress", b"completed"]
