@@ -67,6 +67,29 @@ def test_scores(dtype, dim, blocks, every):
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("tokens", [1000, 4096])
+def test_scores_may_rise_far_above_the_first_ones(dtype, dim, tokens):
+    q, k, v = inputs(dtype, dim, tokens)
+    k[0, 1, :64] *= 100  # the list is walked from its end
+    q[1, 2, 64:128] *= 100
+    k[1, 0, -64:] *= -100
+    mask = torch.rand(2, 3, -(-tokens // 128), -(-tokens // 64), generator=torch.Generator().manual_seed(3)) < 0.4
+    mask[..., 0] = mask[..., -1] = True
+    index = BlockIndex.from_mask(
+        mask.cuda(), query_block=128, key_block=64, query_tokens=tokens, key_tokens=tokens
+    )  # fmt: skip
+    out, lse = ops.block_sparse_attention(q, k, v, index)
+    wanted, wanted_lse = block_sparse_reference(q, k, v, index, scale=dim**-0.5)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+    out, lse = ops.dense_attention(q, k, v)
+    wanted, wanted_lse = naive.attend(q, k, v)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+
+
 def test_nan_stays_in_its_head():
     q, k, v = inputs(torch.bfloat16, 128)
     index = BlockIndex.from_mask(
@@ -127,5 +150,5 @@ def test_memory_after_twenty_requests_is_that_after_one():
             held = torch.cuda.memory_allocated()
             if request == 0:
                 after_one = held
-    assert held == after_one
+    assert held <= after_one
     assert handle.state is None

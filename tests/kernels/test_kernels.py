@@ -82,11 +82,17 @@ def test_compiles_for_every_head_dim(dim):
     assert "wgmma" in compiled("sparse", 90, dim, "fp16").asm["ptx"]
 
 
+SPARSE = {"SPAN": 1, "LISTED": True, "SCORES": False, "RUNNING": False}
 HOPPER_KERNELS = {
-    "sparse": (hopper_attention, "attention_kernel", {"SPAN": 1, "LISTED": True, "SCORES": False}),
-    "sparse-wide-keys": (hopper_attention, "attention_kernel", {"SPAN": 2, "LISTED": True, "SCORES": False}),
-    "dense": (hopper_attention, "attention_kernel", {"SPAN": 1, "LISTED": False, "SCORES": False}),
-    "with-scores": (hopper_attention, "attention_kernel", {"SPAN": 1, "LISTED": False, "SCORES": True}),
+    "sparse": (hopper_attention, "attention_kernel", SPARSE),
+    "sparse-running-maximum": (hopper_attention, "attention_kernel", SPARSE | {"RUNNING": True}),
+    "sparse-wide-keys": (hopper_attention, "attention_kernel", SPARSE | {"SPAN": 2}),
+    "dense": (hopper_attention, "attention_kernel", SPARSE | {"LISTED": False}),
+    "with-scores": (
+        hopper_attention,
+        "attention_kernel",
+        SPARSE | {"LISTED": False, "SCORES": True, "RUNNING": True},
+    ),
     "scores": (hopper_block_scores, "block_scores_kernel", {"ROWS": 16}),
     "sampled-scores": (hopper_block_scores, "block_scores_kernel", {"ROWS": 4}),
 }

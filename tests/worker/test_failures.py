@@ -7,6 +7,7 @@ import signal
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,49 @@ def test_an_error_fails_its_job_with_a_code_and_the_next_one_completes(
     assert job.error.code == code and job.error.message and "\n" not in job.error.message
     assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed
+
+
+class FullGpu:
+    """From `fill` to `empty` this process gets no more GPU memory than it has, and nothing in that is free."""
+
+    def __init__(self) -> None:
+        self.held: list[torch.Tensor] = []
+
+    def fill(self, _: Lease) -> None:
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties().total_memory
+        torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
+        for size in (2**20, 2**16, 2**9):
+            with suppress(torch.OutOfMemoryError):
+                while True:
+                    self.held.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+
+    def empty(self) -> None:
+        self.held.clear()
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.fixture
+def gpu() -> Iterator[FullGpu]:
+    full = FullGpu()
+    yield full
+    full.empty()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_runs_out_of_memory_is_as_before_for_the_next_job(
+    bench: Bench, params: Callable[..., JobParams], gpu: FullGpu
+) -> None:
+    assert bench.run(params()).status is JobStatus.completed
+    before = torch.cuda.memory_allocated()
+    bench.store.at_step[2] = gpu.fill
+    job = bench.run(params())
+    assert job.status is JobStatus.failed and job.error is not None and job.error.code == "out_of_memory"
+    assert gpu.held
+    gpu.empty()
+    assert torch.cuda.memory_allocated() <= before
+    assert bench.run(params()).status is JobStatus.completed
+    assert torch.cuda.memory_allocated() <= before
 
 
 def test_a_storage_that_cannot_be_written_fails_the_job_with_its_own_code(
