@@ -34,7 +34,7 @@ def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> A
 
     Args:
         transformer: the transformer of a pipeline, in place.
-        config: the settings; ``AdaSpaConfig()`` by default.
+        config: the settings; the preset ``balanced`` by default.
 
     Returns:
         The handle, also at ``transformer.adaspa``.
@@ -43,7 +43,7 @@ def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> A
         ValueError: when the model is not supported, naming those that are.
     """
     family = _family(transformer)
-    config = AdaSpaConfig() if config is None else config
+    config = AdaSpaConfig.preset("balanced") if config is None else config
     handle = getattr(transformer, "adaspa", None)
     if handle is not None:
         handle.configure(config)

@@ -20,7 +20,7 @@ def demo_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_a_prompt_becomes_a_clip_of_what_it_says(demo_service: Service, tmp_path: Path) -> None:
     video = demo_service.run("a large yellow star moves right on a navy background", steps=12, seed=7)
     assert (video.status, video.model, video.num_frames) == ("completed", "demo", 33), video.error
-    assert video.attention is not None and video.attention.density < 0.5 and video.attention.sparse_steps > 0
+    assert video.attention is not None and video.attention.density < 0.7 and video.attention.sparse_steps > 0
     with av.open(str(demo_service.client.download(video.id, tmp_path / "video.mp4"))) as container:
         clip = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.int16)
     assert clip.shape == (33, 128, 128, 3)

@@ -93,8 +93,12 @@ def test_sections_are_written_from_their_files(written):
     models = {"device": "H100", "torch": "2.11", "diffusers": "0.42", "rows": model_rows("m", 1) + model_rows("n", 2)}
     run = {"model": "m", "config": "paper", "density": None, "attention": "fa3", "complete": True, "steps": 50}
     run |= {"seconds": 536.5, "device": "H100", "rows": []}
+    kinds = {"dense": [20.0, 20.0], "search": [21.0, 14.0], "sparse": [8.0]}
+    rows = [{"kind": kind, "seconds": s} for kind, seconds in kinds.items() for s in seconds]
+    fast = run | {"config": "fast", "density": 0.2, "seconds": 500.0, "rows": rows}
+    fast["report"] = {"dense_steps": 2, "search_steps": 2, "sparse_steps": 46, "cache_bytes": 2 * 10**9}
     run["report"] = {"dense_steps": 10, "search_steps": 2, "sparse_steps": 38, "cache_bytes": 2 * 10**9}
-    text, out, folder = written(kernels=KERNELS, models=models, denoise=run, fidelity=FIDELITY)
+    text, out, folder = written(kernels=KERNELS, models=models, denoise=run, denoise_fast=fast, fidelity=FIDELITY)
     assert "| 8k | block_sparse_attention |  | [128, 64] | 0.2 | 0.600 | 580.5 |" in text
     assert "| dense, FlashAttention-3 | 20.00 | 20.00 |" in text
     assert "| dense, cuDNN | RuntimeError | RuntimeError |" in text
@@ -103,6 +107,8 @@ def test_sections_are_written_from_their_files(written):
     assert "| paper, dense steps by FlashAttention-3 | 543 (1.84x) | 1086 (1.84x) |" in text
     assert "| quality, dense steps by FlashAttention-3 |" in text
     assert "536 s on one H100" in text
+    # 10 * 20 + 21 + 14 + 38 * 8 = 539 seconds of 1000.
+    assert "50 dense ones are 1000 s, 2.00 times as much" in text and "539 s (1.86x)" in text
     assert "| difference | +5.0 % | +5.0 % |" in text
     assert "| paper | 0.200 | 0.900 |" in text
     assert (folder / "fidelity.png").read_bytes().startswith(b"\x89PNG")

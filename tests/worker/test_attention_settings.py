@@ -20,6 +20,10 @@ def test_without_a_choice_the_operators_settings_hold(params: Callable[..., JobP
     assert attention_config(OPERATOR, params()) == AdaSpaConfig(**OPERATOR)  # type: ignore[arg-type]
 
 
+def test_an_operator_who_says_nothing_gets_the_balanced_preset(params: Callable[..., JobParams]) -> None:
+    assert attention_config({}, params()) == AdaSpaConfig.preset("balanced")
+
+
 @pytest.mark.parametrize("quality", list(Quality))
 def test_a_preset_decides_how_sparse_and_the_operator_the_rest(
     params: Callable[..., JobParams], quality: Quality
@@ -45,5 +49,5 @@ def test_settings_of_its_own_choose_the_selection(params: Callable[..., JobParam
 def test_a_warmup_moves_the_first_search_to_its_end(
     params: Callable[..., JobParams], warmup: int, steps: int, searches: tuple[int, ...]
 ) -> None:
-    config = attention_config({}, params(warmup=warmup, steps=steps))
+    config = attention_config({"searches": [10, 30]}, params(warmup=warmup, steps=steps))
     assert (config.warmup, config.steps, config.searches) == (warmup, steps, searches)

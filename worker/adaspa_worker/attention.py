@@ -11,6 +11,15 @@ DECIDED = ("sparsity", "selection", "mass", "steps", "warmup", "searches", "warm
 """What a preset decides; the rest (block size, memory, token order, ...) suits the model and stays the operator's."""
 
 
+def operator_config(operator: Mapping[str, Any]) -> AdaSpaConfig:
+    """What a catalog's ``attention`` says; the preset ``balanced`` where it says nothing.
+
+    Raises:
+        ValueError, TypeError: the settings are none.
+    """
+    return AdaSpaConfig(**operator) if operator else AdaSpaConfig.preset("balanced")
+
+
 def attention_config(operator: Mapping[str, Any], params: JobParams) -> AdaSpaConfig:
     """The configuration of one job.
 
@@ -21,7 +30,7 @@ def attention_config(operator: Mapping[str, Any], params: JobParams) -> AdaSpaCo
     Raises:
         ValueError, TypeError: the operator's settings are none.
     """
-    config = AdaSpaConfig(**operator)
+    config = operator_config(operator)
     if params.quality is not None:
         preset = AdaSpaConfig.preset(params.quality.value)
         config = replace(config, **{name: getattr(preset, name) for name in DECIDED})

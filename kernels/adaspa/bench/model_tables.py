@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any, get_args
 
 from adaspa.bench.totals import StepSeconds, total_seconds
@@ -103,7 +104,25 @@ def denoise_line(result: dict[str, Any]) -> str:
         f"{how}: {result['model']}, {result['config']}{density}, dense steps by "
         f"{ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
         f"({counts['dense_steps']} dense, {counts['search_steps']} search, {counts['sparse_steps']} sparse steps; "
-        f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak})."
+        f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak}).{_beside_dense(result)}"
+    )
+
+
+def _beside_dense(result: dict[str, Any]) -> str:
+    """By that run's own steps, 50 dense ones and the paper's schedule; nothing where a kind of step is missing."""
+    density, steps = result["density"], result["steps"]
+    dense, search, sparse = (
+        [row["seconds"] for row in result["rows"] if row["kind"] == kind] for kind in ("dense", "search", "sparse")
+    )
+    if density is None or not dense or len(search) < 2 or not sparse:
+        return ""
+    usual = median(dense)
+    seconds = StepSeconds(usual, usual, search[0], median(search[1:]), density, {density: median(sparse)})
+    paper = total_seconds(AdaSpaConfig.paper(), seconds, density, steps)
+    return (
+        f"\nA dense step of it took {usual:.1f} s, a sparse one {median(sparse):.1f} s: {steps} dense ones are "
+        f"{steps * usual:.0f} s, {steps * usual / result['seconds']:.2f} times as much,\nand the paper's schedule "
+        f"{paper:.0f} s ({steps * usual / paper:.2f}x)."
     )
 
 

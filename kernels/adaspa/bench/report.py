@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+COLUMNS = 4  # of panels
+
 
 def table(result: dict[str, Any]) -> str:
     """All rows as one Markdown table; what failed shows its reason."""
@@ -18,26 +20,37 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _label(row: dict[str, Any]) -> str:
+    dense = ", dense" if row["density"] == 1 else f" {row.get('pattern', '')} {row.get('block', '')}"
+    return row["op"] + dense
+
+
 def plot(result: dict[str, Any], path: Path) -> None:
     """Effective TFLOP/s against density, one panel a shape; dense kernels as horizontal lines."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
 
     rows = [row for row in result["rows"] if "tflops" in row and row["op"] != "tune"]
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
-    figure = Figure(figsize=(5 * len(shapes), 4), layout="constrained")
-    for axes, shape in zip(figure.subplots(1, len(shapes), squeeze=False)[0], shapes, strict=True):
+    columns = min(len(shapes), COLUMNS)
+    lines = -(-len(shapes) // columns)
+    figure = Figure(figsize=(4 * columns, 3.2 * lines + 1), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    # The same kernel has the same colour in every panel.
+    colors = {label: f"C{i % 10}" for i, label in enumerate(dict.fromkeys(_label(row) for row in rows))}
+    for axes, shape in zip(panels, shapes, strict=False):
         curves: dict[str, list[tuple[float, float]]] = {}
         for row in (row for row in rows if row["shape"] == shape):
             if row["density"] == 1:
-                axes.axhline(row["tflops"], linewidth=0.8, color="grey")
-                axes.annotate(row["op"], (0.5, row["tflops"]), fontsize="x-small")
+                axes.axhline(row["tflops"], linestyle="--", color=colors[_label(row)], label=_label(row))
             else:
-                label = f"{row['op']} {row.get('pattern', '')} {row.get('block', '')}"
-                curves.setdefault(label, []).append((row["density"], row["tflops"]))
+                curves.setdefault(_label(row), []).append((row["density"], row["tflops"]))
         for label, points in curves.items():
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", color=colors[label], label=label)
         axes.set(title=shape, xlabel="density", ylabel="effective TFLOP/s", xlim=(0, 0.6), ylim=(0, None))
-        axes.legend(fontsize="x-small")
+    for axes in panels:  # those that are left
+        axes.set_axis_off()
+    shown = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=150)
 
 

@@ -74,7 +74,7 @@ class ModelSpec(BaseModel):
     """A request that costs more than this waits in the bulk queue; the default request costs 1."""
     memory: Memory = Memory()
     attention: dict[str, Any] = {}
-    """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default."""
+    """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default; the preset ``balanced`` if empty."""
     call: dict[str, Any] = {}
     """Further keyword arguments of the pipeline call."""
 

@@ -34,8 +34,8 @@ from .sheet import save_sheet
 DENSE = "dense"
 MODES: dict[str, AdaSpaConfig | None] = {
     DENSE: None,
-    "adaspa": AdaSpaConfig(),
     "paper": AdaSpaConfig.paper(),
+    "sparsity-0.8": AdaSpaConfig(sparsity=0.8),
     "sparsity-0.5": AdaSpaConfig(sparsity=0.5),
     "sparsity-0.9": AdaSpaConfig(sparsity=0.9),
     "uniform-heads": AdaSpaConfig(head_adaptive=False),
@@ -184,7 +184,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the transformer")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=[DENSE, "adaspa"], help="dense always runs")
+    parser.add_argument(
+        "--modes", nargs="+", choices=list(MODES), default=[DENSE, "mass-0.9"], help="dense always runs"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sheet", type=Path, required=True, help="PNG of 8 captions")
     args = parser.parse_args()

@@ -17,7 +17,7 @@ from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.contract.job import JobParams
 from torch import Tensor
 
-from adaspa_worker.attention import attention_config
+from adaspa_worker.attention import attention_config, operator_config
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
@@ -56,7 +56,7 @@ class DiffusersEngine(ABC):
                 if (part := getattr(self.pipe, name, None)) is not None
             ]
             for transformer in self.transformers:
-                adaspa.apply(transformer, adaspa.AdaSpaConfig(**spec.attention))
+                adaspa.apply(transformer, operator_config(spec.attention))
             self._place()
         except torch.OutOfMemoryError:
             raise
