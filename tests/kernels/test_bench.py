@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from adaspa.bench.inputs import DEMO_PATTERN, Shape, demo_index
 
 ROWS = [
     {"shape": "8k", "op": "fa3", "density": 1.0, "error": "ModuleNotFoundError: No module named 'fa3_fwd_interface'"},
@@ -34,3 +35,13 @@ def test_without_a_gpu_it_says_so(tmp_path):
     done = run("adaspa.bench", "--output", tmp_path / "bench.json")
     assert done.returncode == 2
     assert "a GPU is needed" in done.stderr
+
+
+def test_the_demo_models_pattern_is_as_large_as_the_shape():
+    recorded = json.loads(DEMO_PATTERN.read_text())["heads"]
+    kept = torch.tensor([[list(map(int, row)) for row in head] for head in recorded], dtype=torch.bool)
+    twice_as_long = Shape("twice the demo", 41, 4608, 64)
+    mask = demo_index(twice_as_long, (128, 64), device="cpu").to_mask()[0]
+    for row, column in ((0, 0), (1, 1)):
+        assert torch.equal(mask[:40, row::2, column::2], kept)
+    assert torch.equal(mask[40], mask[0])

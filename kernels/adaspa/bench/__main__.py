@@ -21,9 +21,20 @@ import torch
 from adaspa import ops
 from adaspa.bench import peers
 from adaspa.bench.checks import deviations
-from adaspa.bench.inputs import PATTERNS, SHAPES, Shape, Tensors, imbalance, random_index, random_qkv, random_weights
+from adaspa.bench.inputs import (
+    PATTERNS,
+    SHAPES,
+    Shape,
+    Tensors,
+    demo_index,
+    imbalance,
+    random_index,
+    random_qkv,
+    random_weights,
+)
 from adaspa.bench.tune import launches
 from adaspa.config import AdaSpaConfig, Selection
+from adaspa.index import BlockIndex
 from adaspa.selection import Geometry, select_blocks
 
 DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
@@ -37,18 +48,19 @@ def jobs(shape: Shape, qkv: Tensors, full: bool) -> Iterator[Job]:
         yield {"op": name, "density": 1.0}, 1.0, lambda name=name: peers.dense(name, qkv)  # type: ignore[misc]
     for pattern in PATTERNS:
         for density in DENSITIES if full else DENSITIES[:1]:
-            yield sparse_job(shape, qkv, density, (128, 64), pattern)
-    yield sparse_job(shape, qkv, 0.2, (64, 64), "uniform")
+            yield sparse_job(qkv, random_index(density, shape, (128, 64), pattern), pattern)
+    yield sparse_job(qkv, demo_index(shape, (128, 64)), "demo model")
+    yield sparse_job(qkv, random_index(0.2, shape, (64, 64), "uniform"), "uniform")
     yield from search_jobs(shape, qkv)
     if full:
         yield peer_job("flex-attention", peers.flex, shape, qkv, (128, 128))
         yield peer_job("fastvideo-vsa", peers.fastvideo, shape, qkv, (64, 64))
 
 
-def sparse_job(shape: Shape, qkv: Tensors, density: float, tile: tuple[int, int], pattern: str) -> Job:
-    index = random_index(density, shape, tile, pattern)
+def sparse_job(qkv: Tensors, index: BlockIndex, pattern: str) -> Job:
     kept = round(index.density(), 4)
-    row = {"op": "block_sparse_attention", "pattern": pattern, "block": list(tile), "density": kept}
+    tile = [index.query_block, index.key_block]
+    row = {"op": "block_sparse_attention", "pattern": pattern, "block": tile, "density": kept}
     return row | {"imbalance": imbalance(index)}, kept, lambda: lambda: ops.block_sparse_attention(*qkv, index)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -31,6 +33,7 @@ SHAPES = (
     Shape("2k", 24, 2_048, 128),
 )
 PATTERNS = ("uniform", "skewed")
+DEMO_PATTERN = Path(__file__).with_name("demo_pattern.json")
 
 
 def random_qkv(shape: Shape, dtype: torch.dtype) -> Tensors:
@@ -71,6 +74,23 @@ def random_index(density: float, shape: Shape, tile: tuple[int, int], pattern: s
     listed = torch.arange(width, device="cuda") < counts.unsqueeze(-1)
     ids = torch.where(listed, ranked, nk).sort(dim=-1).values.clamp_(max=nk - 1).to(torch.int16)
     return BlockIndex(ids, counts, *tile, shape.tokens, shape.tokens)
+
+
+def demo_index(shape: Shape, tile: tuple[int, int], device: str = "cuda") -> BlockIndex:
+    """The patterns of the demo model's heads, in turn, each as large as the shape: one of its blocks is an area here.
+
+    `python -m adaspa_worker.demo_model.pattern` recorded them.
+    """
+    heads = json.loads(DEMO_PATTERN.read_text())["heads"]
+    kept = torch.tensor([[list(map(int, row)) for row in head] for head in heads], dtype=torch.bool, device=device)
+    rows, columns = (
+        torch.arange(blocks, device=device) * size // blocks
+        for blocks, size in zip((num_blocks(shape.tokens, block) for block in tile), kept.shape[1:], strict=True)
+    )
+    mask = kept[torch.arange(shape.heads, device=device) % len(kept)][:, rows][:, :, columns]
+    return BlockIndex.from_mask(
+        mask[None], query_block=tile[0], key_block=tile[1], query_tokens=shape.tokens, key_tokens=shape.tokens
+    )
 
 
 def imbalance(index: BlockIndex) -> float:

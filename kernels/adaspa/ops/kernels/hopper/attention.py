@@ -40,8 +40,8 @@ from adaspa.ops.kernels.hopper.tiles import (
 from adaspa.ops.kernels.tiles import LOG2_E
 
 STAGES = {64: 4, 128: 3}  # tiles of keys and of values in shared memory, by head_dim
-# Powers of two. Sums of exponentials stay below HEADROOM, so that fp32 holds them times any value; the first tile's
-# largest one is 1 / START, so that most of the room is above it. Scores may so rise by 84 in a row, in natural units.
+# Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times any value, and the largest one of the first
+# tile is 2**-START, so that most of the room is above it: scores may rise by 84 within a row.
 HEADROOM, START = gl.constexpr(100.0), gl.constexpr(22.0)
 
 
