@@ -1,13 +1,19 @@
 """``adaspa doctor``: what works, what does not, and how to mend it."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 from adaspa_command import adaspa
 from adaspa_service.local.valkey import socket_path
 from service_process import Service
 from tiny_wan import model_spec, write_catalog
+
+ROOT = Path(__file__).parents[2]
 
 
 def look(*arguments: object, **env: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -44,6 +50,25 @@ def test_all_that_is_broken_is_named_with_its_mend(tmp_path: Path) -> None:
     assert broken == {"Redis", "storage", f"port {port} on 127.0.0.1", "model tiny"}
     assert all(found[check]["mend"] for check in broken)
     assert "/nowhere/model" in found["model tiny"]["found"]
+
+
+def test_code_that_is_not_installed_is_named_too(tmp_path: Path) -> None:
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith("adaspa_serve"):
+            (tmp_path / entry.name).symlink_to(entry)
+    code = [tmp_path, *(ROOT / part for part in ("service", "worker", "kernels"))]
+    run = "from adaspa_service.cli import main; main()"
+    ended = subprocess.run(
+        # Without what would find it where it is installed.
+        [sys.executable, "-S", "-c", run, "doctor", "--json", "--data-dir", tmp_path / "data"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, code))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    own = next(item for item in json.loads(ended.stdout) if item["check"] == "adaspa-serve")
+    assert own["state"] == "broken" and own["mend"] == "pip install -e . in its checkout"
 
 
 def test_a_wrong_setting_ends_the_look_in_plain_lines(tmp_path: Path) -> None:

@@ -103,7 +103,12 @@ def look(port: int | None, data_dir: Path | None) -> Iterator[Finding]:
 def packages() -> Iterator[Finding]:
     """What is installed, with versions."""
     python = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("adaspa-serve", State.ok, f"{version('adaspa-serve')} on Python {python}")
+    own = installed("adaspa-serve")
+    if own is None:
+        found, mend = f"the code is here but not installed, on Python {python}", "pip install -e . in its checkout"
+        yield Finding("adaspa-serve", State.broken, found, mend)
+    else:
+        yield Finding("adaspa-serve", State.ok, f"{own} on Python {python}")
     for extra, names in PACKAGES.items():
         versions = {name: installed(name) for name in names}
         missing = [name for name, found in versions.items() if found is None]
