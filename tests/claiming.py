@@ -2,9 +2,13 @@
 
 import itertools
 
-from adaspa_service.contract.job import Job
+from adaspa_service.contract.job import Artifact, ErrorCode, Job, JobError
 from adaspa_service.contract.queue import queue_key
 from adaspa_service.contract.store import JobStore, Lease
+
+# What attempts end with.
+VIDEO = {"video": Artifact(key="videos/x/1/video.mp4", content_type="video/mp4", bytes=5, sha256="ab" * 32)}
+FAILURE = JobError(code=ErrorCode.generation_failed, message="boom")
 
 _numbers = itertools.count(1)
 

@@ -77,9 +77,7 @@ def test_scores_may_rise_far_above_the_first_ones(dtype, dim, tokens):
     k[1, 0, -64:] *= -100
     mask = torch.rand(2, 3, -(-tokens // 128), -(-tokens // 64), generator=torch.Generator().manual_seed(3)) < 0.4
     mask[..., 0] = mask[..., -1] = True
-    index = BlockIndex.from_mask(
-        mask.cuda(), query_block=128, key_block=64, query_tokens=tokens, key_tokens=tokens
-    )  # fmt: skip
+    index = BlockIndex.from_mask(mask.cuda(), query_block=128, key_block=64, query_tokens=tokens, key_tokens=tokens)
     out, lse = ops.block_sparse_attention(q, k, v, index)
     wanted, wanted_lse = block_sparse_reference(q, k, v, index, scale=dim**-0.5)
     close(out, wanted)

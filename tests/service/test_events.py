@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_service.contract.job import ErrorCode, JobError
 from adaspa_service.contract.settings import Settings
+from claiming import FAILURE
 from event_stream import following, parse
 from running_gateway import Service, serving, until
 
@@ -37,7 +37,7 @@ def test_a_client_that_comes_again_goes_on_where_it_was(service: Service) -> Non
     with following(service, video_id) as events:
         seen = [next(events) for _ in range(2)]
     service.step(lease, 2)
-    service.store.fail(lease, JobError(code=ErrorCode.generation_failed, message="boom"))
+    service.store.fail(lease, FAILURE)
     with following(service, video_id, seen[-1]["id"]) as events:
         rest = list(events)
     assert [event["event"] for event in seen + rest] == ["queued", "in_progress", "progress", "progress", "failed"]

@@ -14,9 +14,7 @@ from adaspa_service.contract.job import (
     OPEN_OWNER,
     TERMINAL,
     Artifact,
-    ErrorCode,
     Job,
-    JobError,
     JobStatus,
     Priority,
     Progress,
@@ -33,6 +31,7 @@ from adaspa_service.gateway.params import resolve
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.schemas import VideoCreate
+from claiming import FAILURE
 from faults import AWAY, Fault, FaultyBroker, FaultyRedis, FaultyStorage, Outside
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -45,7 +44,6 @@ from hypothesis.stateful import (
 )
 from running_gateway import REPORT
 
-FAILURE = JobError(code=ErrorCode.generation_failed, message="boom")
 CAP = 6
 MAX_ATTEMPTS = 3
 LEGAL = {

@@ -4,8 +4,9 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
-from adaspa_service.contract.job import ErrorCode, JobError, Progress
+from adaspa_service.contract.job import Progress
 from adaspa_service.contract.store import JobCancelled, Lease, LeaseLost
+from claiming import FAILURE
 from event_stream import following
 from running_gateway import Service, until
 
@@ -61,7 +62,7 @@ def test_an_ended_job_leaves_no_preview(service: Service, end: str) -> None:
     if end == "complete":
         service.complete(lease)
     elif end == "fail":
-        service.store.fail(lease, JobError(code=ErrorCode.generation_failed, message="boom"))
+        service.store.fail(lease, FAILURE)
     else:
         service.http.post(f"/videos/{lease.job.id}/cancel")
         with pytest.raises(JobCancelled):

@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 import redis
 from adaspa_service.contract.job import (
-    Artifact,
-    ErrorCode,
     Job,
-    JobError,
     JobParams,
     JobStatus,
     Progress,
@@ -26,11 +23,9 @@ from adaspa_service.contract.store import (
     QueueFull,
     StoreUnavailable,
 )
-from claiming import claim, claimed, nothing_is_held, record
+from claiming import FAILURE, VIDEO, claim, claimed, nothing_is_held, record
 from running_gateway import REPORT
 
-VIDEO = {"video": Artifact(key="videos/x/1/video.mp4", content_type="video/mp4", bytes=5, sha256="ab" * 32)}
-FAILURE = JobError(code=ErrorCode.generation_failed, message="boom")
 Params = Callable[..., JobParams]
 
 

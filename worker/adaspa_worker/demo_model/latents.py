@@ -9,7 +9,7 @@ from diffusers import WanPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
-from .scenes import Scene, caption, draw, sample_scenes
+from .scenes import Scene, caption, draw, find_actors, sample_scenes
 from .whole_clip import encode_clip
 
 EMPTY_CAPTIONS = 0.1  # share of unconditional samples, for classifier-free guidance
@@ -35,9 +35,8 @@ def encode(pipe: WanPipeline, scenes: list[Scene], device: str, batch: int = 64)
 
 def show_actors(video: Tensor) -> Tensor:
     """Latents of `video` [B, 3, 1 + 4 * n, 8 * h, 8 * w] that show an actor: bf16 [B, 1, 1 + n, h, w], 0 or 1."""
-    # No actor reaches the corner.
-    inked = ((video - video[..., :1, :1]).abs().amax(dim=1, keepdim=True) > 0.05).to(torch.bfloat16)
-    return torch.cat([F.max_pool3d(inked[:, :, :1], (1, 8, 8)), F.max_pool3d(inked[:, :, 1:], (4, 8, 8))], dim=2)
+    actors = find_actors(video).to(torch.bfloat16)
+    return torch.cat([F.max_pool3d(actors[:, :, :1], (1, 8, 8)), F.max_pool3d(actors[:, :, 1:], (4, 8, 8))], dim=2)
 
 
 def measure(pipe: WanPipeline, rng: random.Random, device: str, clips: int = 512) -> None:

@@ -215,3 +215,9 @@ def draw(
             index = torch.tensor(which, device=device)
             video[index] = torch.lerp(video[index], ink[:, :, None, None, None].expand_as(video[index]), cover)
     return video / 127.5 - 1.0
+
+
+def find_actors(video: torch.Tensor) -> torch.Tensor:
+    """Which pixels of drawn videos [B, 3, frames, height, width] an actor covers: bool, one channel."""
+    # No actor reaches the corner.
+    return (video - video[..., :1, :1]).abs().amax(dim=1, keepdim=True) > 0.05

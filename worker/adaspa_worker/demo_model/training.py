@@ -28,7 +28,7 @@ from .architecture import FLOW_SHIFT, TEXT_LENGTHS, build_pipeline, build_text_e
 from .binding import PhraseReader, binding_loss, draw_captions, share_bound, text_groups
 from .latents import LatentPool, measure
 from .muon import StackedMuon
-from .scenes import draw, sample_scenes
+from .scenes import draw, find_actors, sample_scenes
 from .whole_clip import allow_whole_clips, decode_clip, encode_clip
 
 KL_WEIGHT, EDGE_WEIGHT = 2e-4, 2.0
@@ -101,10 +101,9 @@ def train_vae(work: Path, minutes: float, stop_after: float | None, batch: int, 
             mean, log_variance = (t.float() for t in encode_clip(vae, video))
             decoded = decode_clip(vae, mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)).float()
         kl = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
-        # The actors are a small share of the pixels (no actor reaches the corner): weigh them up, or they blur away.
-        actors = (video - video[..., :1, :1]).abs().amax(dim=1, keepdim=True) > 0.05
         error = (decoded - video).abs()
-        loss = ((1.0 + ACTOR_WEIGHT * actors) * (error + 2.0 * error**2)).mean()
+        # The actors are a small share of the pixels: weigh them up, or they blur away.
+        loss = ((1.0 + ACTOR_WEIGHT * find_actors(video)) * (error + 2.0 * error**2)).mean()
         for axis in (-1, -2):  # outlines, too: a corner that is rounded off changes few pixels
             loss = loss + EDGE_WEIGHT * (decoded.diff(dim=axis) - video.diff(dim=axis)).abs().mean()
         psnr = -10.0 * torch.log10(((decoded.clamp(-1.0, 1.0) - video) ** 2).mean() / 4.0)
