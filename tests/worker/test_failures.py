@@ -71,7 +71,16 @@ def gpu() -> Iterator[FullGpu]:
     full.empty()
 
 
+@pytest.fixture
+def no_logs() -> Iterator[None]:
+    """pytest keeps what is logged, and with a traceback the tensors of its frames."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("no_logs")
 def test_a_gpu_that_runs_out_of_memory_is_as_before_for_the_next_job(
     bench: Bench, params: Callable[..., JobParams], gpu: FullGpu
 ) -> None:
@@ -112,6 +121,7 @@ def test_latents_that_are_no_numbers_fail_the_job_with_its_own_code(
     assert bench.run(params()).status is JobStatus.completed
 
 
+@pytest.mark.usefixtures("no_logs")
 def test_the_tensors_of_a_failed_job_are_gone_when_the_engine_is_reset(
     bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,11 +139,7 @@ def test_the_tensors_of_a_failed_job_are_gone_when_the_engine_is_reset(
 
     monkeypatch.setattr(tiny_engine, "denoise", denoise)
     monkeypatch.setattr(tiny_engine, "reset", reset)
-    logging.disable()  # pytest keeps what is logged, the traceback included
-    try:
-        assert bench.run(params()).error is not None
-    finally:
-        logging.disable(logging.NOTSET)
+    assert bench.run(params()).error is not None
     assert at_reset == [False]
 
 
