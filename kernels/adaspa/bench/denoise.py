@@ -2,7 +2,7 @@
 
 Random weights, so the attention is nearly uniform and retained mass would keep nearly all of it: with ``--density`` a
 preset keeps its schedule and takes the top share of the blocks instead. The pattern of every step is searched and used
-as in earnest; only the video is noise.
+as in earnest; only the video is noise. With ``--compile`` the blocks are compiled, by one forward that is not counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diffusers.utils.logging import tqdm
 import adaspa
 from adaspa.bench import peers
 from adaspa.bench.full_models import MODELS, FullModel
-from adaspa.bench.models import dense_by
+from adaspa.bench.models import dense_by, forward_row
 from adaspa.config import AdaSpaConfig, Preset
 
 
@@ -47,7 +47,7 @@ def denoise(transformer: Any, model: FullModel, steps: int, device: torch.device
         outs = []
         for inputs in branches:
             given = inputs | {"hidden_states": latents.to(torch.bfloat16)}
-            outs.append(transformer(**given, timestep=timestep.expand(latents.shape[0])).sample.float())
+            outs.append(transformer(**given, timestep=timestep.repeat(latents.shape[0])).sample.float())
         velocity = outs[0] if len(outs) == 1 else outs[1] + 5.0 * (outs[0] - outs[1])
         latents = scheduler.step(velocity, timestep, latents).prev_sample
         if not latents.isfinite().all():
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--density", type=float, help="share of the blocks to keep, in (0, 1]")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--attention", choices=["diffusers", *peers.DENSE], default="diffusers", help="of dense steps")
+    parser.add_argument("--compile", action="store_true", help="compile the transformer's repeated blocks")
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after this time, the run incomplete")
     parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
@@ -77,11 +78,17 @@ def main() -> None:
     result: dict[str, Any] = {
         "device": "CPU" if arguments.quick else torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        **{name: getattr(arguments, name) for name in ("model", "config", "density", "steps", "attention", "quick")},
+        **{
+            name: getattr(arguments, name)
+            for name in ("model", "config", "density", "steps", "attention", "compile", "quick")
+        },
         "complete": False,
         "rows": [],
     }
     with torch.no_grad(), dense_by(arguments.attention), tqdm(total=arguments.steps, desc=arguments.model) as bar:
+        if arguments.compile:
+            transformer.compile_repeated_blocks(dynamic=False)
+            result["compiling"] = forward_row(transformer, model.inputs(device, torch.bfloat16), 1000.0)
         for row in denoise(transformer, model, arguments.steps, device):
             result["rows"].append(row)
             bar.update()

@@ -4,7 +4,8 @@ Seconds and peak memory of one forward (one guidance branch; CogVideoX runs both
 Random weights give nearly uniform attention, of which retained mass would keep nearly all: every pattern here has a
 given density instead. The searches keep the top 20 % (`AdaSpaConfig.paper`); the other sparse rows are given random
 patterns, ``scattered`` (equal rows, blocks anywhere) or ``skewed`` (diagonals and columns, heads from half to one and a
-half times the mean). Totals of 50 steps are the work of `adaspa.bench.report`.
+half times the mean). With ``--compile`` the blocks are compiled (`compile_repeated_blocks`), for dense and sparse steps
+alike. Totals of 50 steps are the work of `adaspa.bench.readme`.
 """
 
 from __future__ import annotations
@@ -172,16 +173,22 @@ def attempt(row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[
         return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
 
 
-def model_rows(model: FullModel, device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+def model_rows(
+    model: FullModel, device: torch.device, dtype: torch.dtype, *, compiled: bool
+) -> Iterator[dict[str, Any]]:
     """All rows of a model, the most telling first."""
     start = time.perf_counter()
-    transformer = model.build(device, dtype)
+    transformer: Any = model.build(device, dtype)
     billions = sum(parameter.numel() for parameter in transformer.parameters()) / 1e9
     yield {"step": "build", "seconds": round(time.perf_counter() - start, 2), "billion_parameters": round(billions, 3)}
     start = time.perf_counter()
     list(walk_rows(transformer, model.one_frame().inputs(device, dtype)))
     yield {"step": "warm-up, one frame", "seconds": round(time.perf_counter() - start, 2)}
     inputs = model.inputs(device, dtype)
+    if compiled:
+        transformer.compile_repeated_blocks(dynamic=False)
+        yield {"step": "warm-up, compiled"} | forward_row(transformer, inputs, 999.0)
+        transformer.adaspa.reset()
     seconds = []
     for attention in tuple(reversed(peers.DENSE)) if device.type == "cuda" else ("diffusers",):
         described = {"step": "dense", "attention": attention, "density": 1.0}
@@ -202,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m adaspa.bench.models", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--compile", action="store_true", help="compile the transformer's repeated blocks")
     parser.add_argument("--minutes", type=float, default=9.0, help="start no new row after this time")
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
@@ -214,6 +222,7 @@ def main() -> None:
         "diffusers": diffusers.__version__,
         "dtype": str(dtype),
         "quick": arguments.quick,
+        "compiled": arguments.compile,
         "complete": False,
         "rows": [],
     }
@@ -221,7 +230,7 @@ def main() -> None:
     with torch.no_grad():
         for name in arguments.models:
             model = MODELS[name].quick() if arguments.quick else MODELS[name]
-            for row in model_rows(model, device, dtype):
+            for row in model_rows(model, device, dtype, compiled=arguments.compile):
                 result["rows"].append({"model": name, "calls": model.calls} | row)
                 arguments.output.write_text(json.dumps(result, indent=1) + "\n")
                 print(json.dumps(result["rows"][-1]), flush=True)
