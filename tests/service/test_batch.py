@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adaspa_service.contract.catalog import Catalog
 from adaspa_service.contract.keys import Scope
 from adaspa_service.contract.settings import Settings
-from running_gateway import Service, serving
+from running_gateway import Service, serving, until
 
 
 def test_n_makes_so_many_jobs_with_seeds_that_follow_one_another(service: Service) -> None:
@@ -61,12 +62,23 @@ def test_a_batch_that_does_not_fit_the_queue_is_refused_as_a_whole(settings: Set
         assert len(service.create(n=2)["data"]) == 2
 
 
-def test_more_than_an_empty_queue_takes_is_refused_for_good(settings: Settings, tmp_path: Path) -> None:
+def test_no_more_is_offered_than_an_empty_queue_takes(settings: Settings, tmp_path: Path) -> None:
     with serving(settings.model_copy(update={"queue_cap": 4}), tmp_path) as service:
-        response = service.http.post("/videos", json={"prompt": "x", "n": 5})
-        error = response.json()["error"]
-        assert (response.status_code, error["param"], error["code"]) == (400, "n", "invalid_value")
-        assert "n: 5 jobs; allowed: 1 to 4" in error["message"] and "Retry-After" not in response.headers
+        demo = Catalog.load(None).default
+        for model, max_batch in (("announced", demo.max_batch), ("small", 2)):
+            service.store.announce(demo.model_copy(update={"id": model, "max_batch": max_batch}), "worker")
+        offered = {"demo": 4, "announced": 4, "small": 2}
+
+        def shown() -> dict[str, int]:
+            return {model["id"]: model["max_batch"] for model in service.http.get("/models").json()["data"]}
+
+        until(lambda: shown() == offered, "each model shows the lesser of its own limit and the queue's")
+        for model, most in offered.items():
+            for n in (most + 1, "many"):
+                response = service.http.post("/videos", json={"prompt": "x", "model": model, "n": n})
+                error = response.json()["error"]
+                assert (response.status_code, error["param"]) == (400, "n")
+                assert error["message"].endswith(f"allowed: 1 to {most}") and "Retry-After" not in response.headers
         assert service.messages() == 0 and len(service.create(n=4)["data"]) == 4
 
 

@@ -1,5 +1,6 @@
 """The model catalog: which models are served, and what may be asked of each."""
 
+import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -67,7 +68,7 @@ class ModelSpec(BaseModel):
     output_formats: list[OutputFormat] = Field(default=list(OutputFormat), min_length=1)
     """The first is the default."""
     max_batch: int = Field(default=8, ge=1)
-    """Videos that one request may ask for."""
+    """Videos that one request may ask for, where ``ADASPA_QUEUE_CAP`` is not less."""
     time_limit_seconds: int | None = Field(default=None, ge=1)
     """How long a job may run, where that is less than ``ADASPA_TIME_LIMIT_SECONDS``."""
     bulk_above: float = Field(default=4.0, ge=1)
@@ -107,11 +108,17 @@ class ModelSpec(BaseModel):
 
 
 class Catalog:
-    """The served models by id, in the file's order."""
+    """The served models by id, in the file's order.
 
-    def __init__(self, models: list[ModelSpec]) -> None:
-        self.models = {model.id: model for model in models}
-        self._own = dict(self.models)
+    Args:
+        models: of the file.
+        queue_cap: waiting jobs of one queue. No model's ``max_batch`` is above it: such a batch is never accepted.
+    """
+
+    def __init__(self, models: list[ModelSpec], queue_cap: float = math.inf) -> None:
+        self._queue_cap = queue_cap
+        self._own = self._capped(models)
+        self.models = self._own
 
     @property
     def default(self) -> ModelSpec:
@@ -124,10 +131,15 @@ class Catalog:
 
     def follow(self, announced: list[ModelSpec]) -> None:
         """Serve the file's models, which may be scaled to zero, and those that workers announce; the file's win."""
-        self.models = self._own | {model.id: model for model in announced if model.id not in self._own}
+        self.models = self._own | self._capped([model for model in announced if model.id not in self._own])
+
+    def _capped(self, models: list[ModelSpec]) -> dict[str, ModelSpec]:
+        return {
+            model.id: model.model_copy(update={"max_batch": min(model.max_batch, self._queue_cap)}) for model in models
+        }
 
     @classmethod
-    def load(cls, path: Path | None) -> "Catalog":
+    def load(cls, path: Path | None, queue_cap: float = math.inf) -> "Catalog":
         """Read a catalog file (a JSON array of models), or the built-in one.
 
         Raises:
@@ -142,7 +154,7 @@ class Catalog:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise CatalogError(f"catalog {path}: {where + ': ' if where else ''}{first['msg']}") from error
-        catalog = cls(models)
+        catalog = cls(models, queue_cap)
         if not models:
             raise CatalogError(f"catalog {path}: holds no models")
         if len(catalog.models) < len(models):

@@ -42,8 +42,8 @@ def submit(
     the broker is there again. Nothing is taken back: another request with the same key may have been told of it.
 
     Raises:
-        ApiError: 400 priority not offered or more jobs than a limit ever allows, 429 queue full or too many of the
-            caller's jobs in flight, 422 key used with another request.
+        ApiError: 400 priority not offered or more jobs than the caller may ever have, 429 queue full or too many of
+            the caller's jobs in flight, 422 key used with another request.
         StoreUnavailable: nothing was accepted.
     """
     spec = parts.catalog.models[wanted.params[0].model]
@@ -60,7 +60,7 @@ def submit(
             webhook_url=wanted.webhook_url,
         )
     except QueueFull as error:
-        raise full(parts, spec.id, priority, len(wanted.params)) from error
+        raise full(parts, spec.id, priority) from error
     except TooManyInFlight as error:
         raise too_many(parts, caller, len(wanted.params)) from error
     except IdempotencyConflict as error:
@@ -85,18 +85,13 @@ def idempotency(asked: str, key: str | None) -> tuple[str, str] | None:
     return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, asked))  # type: ignore[return-value]
 
 
-def full(parts: Parts, model: str, priority: Priority, count: int) -> ApiError:
-    """429 with the time until the queue's first job is expected to begin, which makes room for another.
-
-    400 where ``count`` jobs would not fit into an empty queue either.
-    """
-    cap = parts.settings.queue_cap
-    if count > cap:
-        return bad_field("n", f"n: {count} jobs; allowed: 1 to {cap}, as many as the queue of model {model} takes")
+def full(parts: Parts, model: str, priority: Priority) -> ApiError:
+    """429 with the time until the queue's first job is expected to begin, which makes room for another."""
     load = parts.store.load(model)
     starts_in = load.starts_in(priority, 1)
     wait = UNMEASURED_SECONDS if starts_in is None else starts_in
     waiting = load.queues[priority].waiting
+    cap = parts.settings.queue_cap
     message = f"{waiting} {priority} jobs wait for model {model}; allowed: {cap}. Try again later."
     return ApiError(429, "queue_full", message, "model", {"Retry-After": str(max(1, math.ceil(wait)))})
 

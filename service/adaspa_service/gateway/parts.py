@@ -61,7 +61,7 @@ class Parts:
         store = JobStore.from_settings(settings)
         return cls(
             settings,
-            Catalog.load(settings.catalog),
+            Catalog.load(settings.catalog, settings.queue_cap),
             store,
             RecentLoads(store),
             KeyStore(store.client),
