@@ -46,13 +46,16 @@ def link(
 ) -> Link:
     """An address of a completed video's file that whoever has it can load, without a key, until it expires.
 
-    It ends with the video, and with the key that it was asked for with. One of the storage's own cannot be taken back
-    before its time.
+    It expires with the key that it was asked for with at the latest, and ends with the video or when that key is
+    revoked. One of the storage's own cannot be taken back before its time.
     """
     artifact = find_artifact(find(parts, caller, video_id), variant)
-    expires = int(time.time()) + expires_in
+    now = int(time.time())
+    expires = now + expires_in
+    if caller.expires_at is not None:
+        expires = min(expires, caller.expires_at)
     if via == "storage":
-        url = parts.storage.signed_url(artifact.key, expires_in)
+        url = parts.storage.signed_url(artifact.key, expires - now)
         if url is None:
             raise bad_field("via", "via: this service's storage signs no addresses; allowed: gateway")
     else:

@@ -241,7 +241,7 @@ class Link(BaseModel):
 
     object: Literal["video.link"] = "video.link"
     url: str
-    expires_at: int
+    expires_at: int = Field(description="When it ends: as asked for, or with the API key if that is earlier.")
 
 
 class Health(BaseModel):
