@@ -262,6 +262,29 @@ def test_a_remix_keeps_everything_but_the_prompt(page: Page, service: Service, t
     assert (job["seed"], job["steps"], job["remixed_from_video_id"]) == (5, 9, video_id)
 
 
+def test_a_remix_with_a_webhook(page: Page, settings: Settings, tmp_path: Path) -> None:
+    own_network = settings.model_copy(update={"webhook_http": True, "webhook_networks": (ip_network("127.0.0.0/8"),)})
+    with receiving() as receiver, serving(own_network, tmp_path) as service:
+        page.goto(f"{service.url}/#{finished(service, tmp_path)}")
+        page.get_by_label("Steps", exact=True).fill("12")
+        page.get_by_role("button", name="Remix").click()
+        expect(page.get_by_label("Steps", exact=True)).to_be_hidden()
+        page.get_by_label("Webhook").fill("ftp://hooks.example.com/")
+        page.get_by_role("button", name="Generate remix").click()
+        expect(page.locator("#webhook_url-error")).to_contain_text("is no URL; allowed: ")
+        expect(page.get_by_label("Webhook")).to_be_focused()
+        assert page.locator("#webhook_url-error").evaluate(NOT_COVERED)
+        assert_accessible(page)
+        page.get_by_label("Prompt", exact=True).fill("a blue star")
+        page.get_by_label("Webhook").fill(f"{receiver.url}/hooks")
+        page.get_by_role("button", name="Generate remix").click()
+        expect(page.get_by_role("heading", name="a blue star")).to_be_visible()
+        expect(page.get_by_label("Steps", exact=True)).to_have_value("12")
+        service.complete(service.claim(page.url.split("#")[1]), clip(tmp_path / "clip.mp4"))
+        until(lambda: receiver.calls, "the event is sent")
+        assert receiver.calls[0].video_id in page.url
+
+
 def test_the_settings_of_a_job_are_taken_over_and_survive_a_reload(
     page: Page, service: Service, tmp_path: Path
 ) -> None:

@@ -5,10 +5,12 @@ import { promptField, settings } from "./fields.js";
 import { seconds } from "./format.js";
 
 const TEXTS = ["prompt", "model", "size", "negative_prompt", "quality", "output_format", "priority", "webhook_url"];
+const REMIX = ["prompt", "webhook_url"]; // what a remix takes
 let models = [];
 let remixed = null;
 
 const inputs = () => [...$("#form").querySelectorAll("[name]")];
+const offered = () => inputs().filter((input) => !remixed || REMIX.includes(input.name));
 const current = () => models.find((model) => model.id === $("#model").value);
 
 export async function load() {
@@ -22,6 +24,7 @@ function draw(model) {
   $("#prompt-field").replaceChildren(...promptField(model));
   $("#examples").replaceChildren(...model.prompt_examples.map(example));
   $("#parameters").replaceChildren($("#parameters legend"), ...settings(model, models));
+  shape();
   told();
 }
 
@@ -54,9 +57,9 @@ function told() {
   $("#num_frames-hint").textContent = Number.isFinite(length) ? `a clip of ${seconds(length)}` : "";
 }
 
-function values() {
+function values(among = inputs()) {
   const found = {};
-  for (const input of inputs())
+  for (const input of among)
     if (input.value !== "" && (input.type !== "radio" || input.checked))
       found[input.name] = TEXTS.includes(input.name) ? input.value : Number(input.value);
   return found;
@@ -103,22 +106,24 @@ function endRemix() {
 
 function shape() {
   $("#remix").hidden = !remixed;
-  $("#parameters").hidden = Boolean(remixed);
+  const shown = offered();
+  for (const input of inputs()) input.closest(".field").hidden = !shown.includes(input);
+  if (remixed) $("#more").open = true; // a webhook that stands there from before is sent too, and has to be seen
   $("#generate").textContent = remixed ? "Generate remix" : "Generate video";
 }
 
 // Send the form; the job, or nothing if it was refused, which then stands beside the field at fault.
 export async function submit() {
   clearErrors();
-  const bad = inputs().find((input) => input.validity.badInput);
+  const bad = offered().find((input) => input.validity.badInput);
   if (bad) return fail(bad.name, "This is not a number.");
-  const body = values();
+  const body = { prompt: "", ...values(offered()) };
   if (body.n === 1) delete body.n; // the answer is one job then, not a list
-  const [path, content] = remixed ? [`/videos/${remixed.id}/remix`, { prompt: body.prompt ?? "" }] : ["/videos", { prompt: "", ...body }];
+  const path = remixed ? `/videos/${remixed.id}/remix` : "/videos";
   $("#generate").disabled = true;
   try {
     const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
-    const made = await json("POST", path, { body: content, headers });
+    const made = await json("POST", path, { body, headers });
     endRemix();
     return made.object === "list" ? made.data[0] : made;
   } catch (error) {
@@ -135,8 +140,8 @@ function clearErrors() {
 }
 
 function fail(name, message) {
-  const input = $("#form").querySelector(`[name="${CSS.escape(name || "")}"]`);
-  if (!input || (remixed && name !== "prompt")) return void ($("#form-error").textContent = message);
+  const input = offered().find((input) => input.name === name);
+  if (!input) return void ($("#form-error").textContent = message);
   for (let outer = input.closest("details"); outer; outer = outer.parentElement.closest("details")) outer.open = true;
   if (input.type !== "radio") input.setAttribute("aria-invalid", "true");
   $(`#${name}-error`).textContent = message;
