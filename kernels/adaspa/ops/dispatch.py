@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 
 import torch
 
 MAX_HEAD_DIM = 256
+TRITON_IS_INSTALLED = find_spec("triton") is not None
 
 
 def uses_triton(q: torch.Tensor) -> bool:
@@ -16,18 +16,10 @@ def uses_triton(q: torch.Tensor) -> bool:
     fp32 on a GPU keeps its full precision in the reference.
     """
     return (
-        q.is_cuda
-        and q.dtype in (torch.float16, torch.bfloat16)
-        and q.shape[-1] <= MAX_HEAD_DIM
-        and _triton_is_installed()
+        q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= MAX_HEAD_DIM and TRITON_IS_INSTALLED
     )
 
 
 def triton_runs_on(x: torch.Tensor) -> bool:
     """True for tensors on a GPU where Triton is installed."""
-    return x.is_cuda and _triton_is_installed()
-
-
-@cache
-def _triton_is_installed() -> bool:
-    return find_spec("triton") is not None
+    return x.is_cuda and TRITON_IS_INSTALLED

@@ -1,6 +1,10 @@
 # ruff: noqa: PLR0917, RUF059 - the partitions of a kernel take the same bundles of arguments
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-"""Block weights from a cached LSE on Hopper GPUs: query-key products only, no values, no running maximum."""
+"""Block weights from a cached LSE on Hopper GPUs: query-key products only, no values, no running maximum.
+
+Products and exponentials take equally long. A program has four warpgroups, each with 64 query rows and one accumulator:
+while some multiply, the others do their exponentials.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from adaspa.ops.kernels.hopper.tiles import (
     KEYS,
-    QUERY_TILE,
-    REGISTERS,
     STRIP,
     load_blocks,
     load_queries,
@@ -28,13 +30,15 @@ from adaspa.ops.kernels.hopper.tiles import (
 )
 from adaspa.ops.kernels.tiles import LOG2_E
 
-STAGES = {64: 8, 128: 5}  # tiles of keys in shared memory, by head_dim
+STAGES = {64: 8, 128: 4}  # tiles of keys in shared memory, by head_dim
+QUERY_TILE = 256  # query rows of a program, a quarter of them in each warpgroup
+REGISTERS = {"num_warps": 4, "maxnreg": 96}  # of 640 threads: 112 for those that compute, 24 for those that load
 
 
 @gluon.jit
 def _load(
     descs, buffers, bars, data, place, sizes,
-    D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr, HALF: gl.constexpr,
+    D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """The warp that loads: queries once, then keys as stages become free."""
     q_desc, k_desc = descs
@@ -57,14 +61,17 @@ def _weigh(s, cached, data, head, first_row, j, sizes, ROWS: gl.constexpr, PARTI
     if PARTIAL:
         key = j * 128 + gl.arange(0, 128, layout=gl.SliceLayout(0, s.type.layout))
         p = gl.where((key < k_tokens)[None, :], p, 0.0)
-    halves = gl.sum(gl.reshape(p, [64, 2, 64]), 2)
-    store_weights(halves, data[1], head, first_row, 2 * j, strips, nk, ROWS)
+    # Rows 8 apart are in the same thread: added up first, they leave half as much to shuffle.
+    FOLD: gl.constexpr = 2 if ROWS == 16 else 1
+    p = gl.sum(gl.reshape(p, [4, FOLD, 16 // FOLD, 128]), 1)
+    halves = gl.sum(gl.reshape(p, [64 // FOLD, 2, 64]), 2)
+    store_weights(halves, data[1], head, first_row // FOLD, 2 * j, strips, nk, ROWS // FOLD)
 
 
 @gluon.jit
 def _score(
     descs, buffers, bars, data, place, sizes,
-    D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr, HALF: gl.constexpr,
+    D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """The warpgroup of 64 of the query rows."""
     q_tiles, k_tiles = buffers
@@ -72,32 +79,19 @@ def _score(
     b, h, head, first_row = place
     q_tokens, k_tokens, strips, nk, scale = sizes
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
-    first_row = first_row + HALF * 64
+    first_row = first_row + GROUP * 64
     row = first_row + gl.arange(0, 64, layout=gl.SliceLayout(1, layout))
     # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
     cached = gl.load(data[0] + head.to(gl.int64) * q_tokens + row, mask=row < q_tokens, other=float("inf"))
     cached *= 1.4426950408889634
     mbarrier.wait(q_full.index(0), 0)
-    # From registers the queries do not compete with the keys for the bandwidth of shared memory.
-    q = q_tiles.index(HALF).load(gl.DotOperandLayout(0, layout, 2))
+    q = q_tiles.index(GROUP)
     last = (nk + 1) // 2 - 1
-    even = start_scores(q, k_tiles, k_full, 0, STAGES, layout)
-    # Two accumulators take turns, written out, so that none has to be moved while the tensor cores write to it.
-    for i in range(0, last // 2):
-        j = 2 * i
-        s = warpgroup_mma_wait(0, deps=[even])
+    for j in range(0, last):
+        s = warpgroup_mma_wait(0, deps=[start_scores(q, k_tiles, k_full, j, STAGES, layout)])
         mbarrier.arrive(k_empty.index(j % STAGES), count=1)
-        odd = start_scores(q, k_tiles, k_full, j + 1, STAGES, layout)
         _weigh(s, cached, data, head, first_row, j, sizes, ROWS, False)
-        other = warpgroup_mma_wait(0, deps=[odd])
-        mbarrier.arrive(k_empty.index((j + 1) % STAGES), count=1)
-        even = start_scores(q, k_tiles, k_full, j + 2, STAGES, layout)
-        _weigh(other, cached, data, head, first_row, j + 1, sizes, ROWS, False)
-    s = warpgroup_mma_wait(0, deps=[even])
-    if last % 2 == 1:
-        mbarrier.arrive(k_empty.index((last - 1) % STAGES), count=1)
-        _weigh(s, cached, data, head, first_row, last - 1, sizes, ROWS, False)
-        s = warpgroup_mma_wait(0, deps=[start_scores(q, k_tiles, k_full, last, STAGES, layout)])
+    s = warpgroup_mma_wait(0, deps=[start_scores(q, k_tiles, k_full, last, STAGES, layout)])
     _weigh(s, cached, data, head, first_row, last, sizes, ROWS, True)
 
 
@@ -110,7 +104,7 @@ def block_scores_kernel(
     head, tile = program // tiles, program % tiles
     dtype: gl.constexpr = q_desc.dtype
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, rank=2)
-    q_tiles = gl.allocate_shared_memory(dtype, [2, 64, D], layout)
+    q_tiles = gl.allocate_shared_memory(dtype, [4, 64, D], layout)
     k_tiles = gl.allocate_shared_memory(dtype, [STAGES, 128, D], layout)
     q_full = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -118,18 +112,20 @@ def block_scores_kernel(
     mbarrier.init(q_full.index(0), count=1)
     for i in gl.static_range(STAGES):
         mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=2)  # both warpgroups have read it
+        mbarrier.init(k_empty.index(i), count=4)  # all warpgroups have read it
     fence_async_shared()
     descs, buffers, bars, data = (q_desc, k_desc), (q_tiles, k_tiles), (q_full, k_full, k_empty), (cached_lse, weights)
-    place, sizes = (head // heads, head % heads, head, tile * 128), (q_tokens, k_tokens, strips, nk, scale)
+    place, sizes = (head // heads, head % heads, head, tile * 256), (q_tokens, k_tokens, strips, nk, scale)
     gl.warp_specialize(
         [
             (_score, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 0)),
             (_score, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 1)),
+            (_score, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 2)),
+            (_score, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 3)),
             (_load, (descs, buffers, bars, data, place, sizes, D, STAGES, ROWS, 0)),
         ],
-        [4, 1],
-        [240, 24],
+        [4, 4, 4, 1],
+        [112, 112, 112, 24],
     )
 
 

@@ -46,13 +46,14 @@ def load_blocks(desc, tile, bar, b, h, first, second, D: gl.constexpr):
 
 @gluon.jit
 def load_queries(desc, tiles, bar, b, h, first, D: gl.constexpr):
-    """128 query rows as two tiles ``[64, D]``, one for each warpgroup."""
+    """Query rows from ``first`` on as tiles ``[64, D]``, one for each warpgroup."""
     columns: gl.constexpr = D // 64
-    mbarrier.expect(bar, 128 * D * 2)
-    for half in gl.static_range(2):
-        parts = tiles.index(half)._reinterpret(desc.dtype, [columns, 1, 1, 64, 64], desc.layout)
+    groups: gl.constexpr = tiles.shape[0]
+    mbarrier.expect(bar, groups * 64 * D * 2)
+    for group in gl.static_range(groups):
+        parts = tiles.index(group)._reinterpret(desc.dtype, [columns, 1, 1, 64, 64], desc.layout)
         for i in gl.static_range(columns):
-            tma.async_copy_global_to_shared(desc, [b, h, first + half * 64, i * 64], bar, parts.index(i))
+            tma.async_copy_global_to_shared(desc, [b, h, first + group * 64, i * 64], bar, parts.index(i))
 
 
 @gluon.jit
@@ -66,9 +67,10 @@ def start_scores(q, k_tiles, k_full, j, STAGES: gl.constexpr, layout: gl.constex
 
 @gluon.jit
 def store_weights(sums, weights, head, first_row, first_key_block, strips, nk, ROWS: gl.constexpr):
-    """Store the mass ``[64, 2]`` that each of 64 query rows has in two key blocks, summed over strips of ROWS rows."""
-    mass = gl.sum(gl.reshape(sums, [64 // ROWS, ROWS, 2]), 1)
-    strip = first_row // ROWS + gl.arange(0, 64 // ROWS, layout=gl.SliceLayout(1, mass.type.layout))
+    """Store the mass ``[rows, 2]`` that query rows have in two key blocks, summed over strips of ROWS rows."""
+    N: gl.constexpr = sums.shape[0] // ROWS
+    mass = gl.sum(gl.reshape(sums, [N, ROWS, 2]), 1)
+    strip = first_row // ROWS + gl.arange(0, N, layout=gl.SliceLayout(1, mass.type.layout))
     column = first_key_block + gl.arange(0, 2, layout=gl.SliceLayout(0, mass.type.layout))
     at = weights + (head.to(gl.int64) * strips + strip.to(gl.int64)[:, None]) * nk + column[None, :]
     gl.store(at, mass, mask=(strip < strips)[:, None] & (column < nk)[None, :])
