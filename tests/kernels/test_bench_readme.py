@@ -2,12 +2,15 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from adaspa import AdaSpaConfig
 from adaspa.bench import readme
 from adaspa.bench.fidelity_tables import attention_work, choose_presets
 
+ROOT = Path(__file__).parents[2]
 KERNELS = {
     "device": "H100",
     "dtype": "bfloat16",
@@ -49,7 +52,7 @@ def fidelity_row(name, density, psnr, right, *groups, **more):
     row = {"name": name, "method": more.pop("method", name), "groups": list(groups), "density": density, **figures}
     steps = {"dense_steps": 5, "search_steps": 2, "sparse_steps": 18, "density_by_search": [density, density]}
     config = {"selection": "retained_mass", "mass": 0.9, "warmup": 5, "searches": [5, 15]}
-    config |= {"token_order": "tile", "query_block_size": None}
+    config |= {"token_order": "tile", "score_every": 1}
     return row | steps | {"right": {"all_attributes": right}, "config": config} | more
 
 
@@ -59,10 +62,10 @@ FIDELITY_ROWS = [
     fidelity_row("preset quality", 0.5, 36.0, 0.9, "presets"),
     fidelity_row("sliding window, sparsity 0.8", 0.2, 20.0, 0.7, "patterns", method="sliding window"),
     fidelity_row("no LSE reuse", 0.2, 31.0, 0.9, "ablations"),
-    fidelity_row("a", 0.4, 36.0, 0.89, "grid"),
-    fidelity_row("b", 0.3, 36.0, 0.8, "grid"),
-    fidelity_row("c", 0.15, 31.0, 0.9, "grid"),
-    fidelity_row("d", 0.1, 28.0, 0.9, "grid"),
+    fidelity_row("a", 0.4, 51.0, 0.89, "grid"),
+    fidelity_row("b", 0.3, 51.0, 0.8, "grid"),
+    fidelity_row("c", 0.15, 41.0, 0.9, "grid"),
+    fidelity_row("d", 0.1, 31.0, 0.9, "grid"),
 ]
 FIDELITY = {
     "device": "H100",
@@ -77,7 +80,7 @@ def written(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "docs"
     folder.mkdir()
     copy = tmp_path / "README.md"
-    copy.write_text((Path(__file__).parents[2] / "kernels" / "README.md").read_text())
+    copy.write_text((ROOT / "kernels" / "README.md").read_text())
 
     def call(**results):
         for name, result in results.items():
@@ -92,13 +95,15 @@ def written(tmp_path, monkeypatch, capsys):
 def test_sections_are_written_from_their_files(written):
     models = {"device": "H100", "torch": "2.11", "diffusers": "0.42", "rows": model_rows("m", 1) + model_rows("n", 2)}
     run = {"model": "m", "config": "paper", "density": None, "attention": "fa3", "complete": True, "steps": 50}
-    run |= {"seconds": 536.5, "device": "H100", "rows": []}
+    run |= {"seconds": 536.5, "device": "H100", "rows": [], "compile": False}
     kinds = {"dense": [20.0, 20.0], "search": [21.0, 14.0], "sparse": [8.0]}
     rows = [{"kind": kind, "seconds": s} for kind, seconds in kinds.items() for s in seconds]
     fast = run | {"config": "fast", "density": 0.2, "seconds": 500.0, "rows": rows}
     fast["report"] = {"dense_steps": 2, "search_steps": 2, "sparse_steps": 46, "cache_bytes": 2 * 10**9}
     run["report"] = {"dense_steps": 10, "search_steps": 2, "sparse_steps": 38, "cache_bytes": 2 * 10**9}
-    text, out, folder = written(kernels=KERNELS, models=models, denoise=run, denoise_fast=fast, fidelity=FIDELITY)
+    compiled = {"rows": [row | {"seconds": row.get("seconds", 0) / 2} for row in model_rows("m", 1)]}
+    runs = {"denoise": run, "denoise_fast": fast | {"compile": True}}
+    text, out, folder = written(kernels=KERNELS, models=models, compiled=compiled, fidelity=FIDELITY, **runs)
     assert "| 8k | block_sparse_attention |  | [128, 64] | 0.2 | 0.600 | 580.5 |" in text
     assert "| dense, FlashAttention-3 | 20.00 | 20.00 |" in text
     assert "| dense, cuDNN | RuntimeError | RuntimeError |" in text
@@ -106,7 +111,9 @@ def test_sections_are_written_from_their_files(written):
     # 9 * 20 + 21 + 22 + 38 * 8 + 16 = 543 seconds of 1000, once and for two guidance branches.
     assert "| paper, dense steps by FlashAttention-3 | 543 (1.84x) | 1086 (1.84x) |" in text
     assert "| quality, dense steps by FlashAttention-3 |" in text
-    assert "536 s on one H100" in text
+    assert "With the blocks compiled" in text and "| dense, FlashAttention-3 | 10.00 |" in text
+    assert "dense steps by FlashAttention-3: 536 s on one H100" in text
+    assert "fast at density 0.2, blocks compiled, dense steps by FlashAttention-3: 500 s on one H100" in text
     # 10 * 20 + 21 + 14 + 38 * 8 = 539 seconds of 1000.
     assert "50 dense ones are 1000 s, 2.00 times as much" in text and "539 s (1.86x)" in text
     assert "| difference | +5.0 % | +5.0 % |" in text
@@ -121,7 +128,7 @@ def test_sections_are_written_from_their_files(written):
 
 def test_nothing_is_changed_without_files(written):
     text, out, _ = written()
-    assert text == (Path(__file__).parents[2] / "kernels" / "README.md").read_text()
+    assert text == (ROOT / "kernels" / "README.md").read_text()
     assert "wrote" in out
 
 
@@ -130,7 +137,17 @@ def test_presets_have_the_least_work_that_keeps_their_promise():
     # b does less than a, but loses too many right answers.
     assert {preset: row["name"] for preset, row in chosen.items()} == {"quality": "a", "balanced": "c", "fast": "d"}
     assert attention_work(FIDELITY_ROWS[0]) == 1
-    assert attention_work(chosen["fast"]) == pytest.approx((5 + 1.08 + 0.5 + 0.1 * 19) / 25)
+    fast = chosen["fast"]
+    assert attention_work(fast) == pytest.approx((5 + 1.05 + 0.57 + 0.1 * 19) / 25)
+    sampled = fast | {"config": fast["config"] | {"score_every": 4}}
+    assert attention_work(sampled) == pytest.approx(attention_work(fast) - 0.57 * 3 / 4 / 25)
+
+
+def test_the_presets_are_those_that_were_measured_to_be_best():
+    measured = json.loads((ROOT / "docs" / "kernels" / "fidelity.json").read_text())
+    for preset, row in choose_presets(measured["rows"]).items():
+        config = json.loads(json.dumps(asdict(AdaSpaConfig.preset(preset))))
+        assert config == row["config"], row["name"]
 
 
 def test_a_readme_without_the_marks_is_refused():

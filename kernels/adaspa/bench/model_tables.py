@@ -101,8 +101,8 @@ def denoise_line(result: dict[str, Any]) -> str:
         "Run for real" if result["complete"] else f"Run for real up to step {len(result['rows'])} of {result['steps']}"
     )
     return (
-        f"{how}: {result['model']}, {result['config']}{density}, dense steps by "
-        f"{ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
+        f"{how}: {result['model']}, {result['config']}{density}, {'blocks compiled, ' if result['compile'] else ''}"
+        f"dense steps by {ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
         f"({counts['dense_steps']} dense, {counts['search_steps']} search, {counts['sparse_steps']} sparse steps; "
         f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak}).{_beside_dense(result)}"
     )

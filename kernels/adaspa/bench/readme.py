@@ -1,7 +1,8 @@
 """`python -m adaspa.bench.readme`: the tables and plots of kernels/README.md, from the JSON files of the benchmarks.
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
-kernels.json (`adaspa.bench`), ``models`` from models*.json and denoise*.json (`adaspa.bench.models`, `.denoise`),
+kernels.json (`adaspa.bench`), ``models`` from models*.json, compiled*.json (its rows with ``--compile``) and
+denoise*.json (`adaspa.bench.models`, `.denoise`),
 ``fidelity`` from fidelity.json (`adaspa_worker.demo_model.fidelity`). A section without its file stays as it is.
 """
 
@@ -27,8 +28,10 @@ def kernels_section(result: Json, plot: Path, picture: str) -> str:
     return "\n\n".join([versions, report.table(result), f"![Effective TFLOP/s against density]({picture})"]) + "\n"
 
 
-def models_section(results: list[Json], runs: list[Json], densities: dict[str, list[float]]) -> str:
-    rows = [row for result in results for row in result["rows"]]
+def models_section(
+    results: list[Json], compiled: list[Json], runs: list[Json], densities: dict[str, list[float]]
+) -> str:
+    rows, compiled_rows = ([row for result in found for row in result["rows"]] for found in (results, compiled))
     first = results[0]
     parts = [
         f"{first['device']}, PyTorch {first['torch']}, diffusers {first['diffusers']}. Models of full size with\n"
@@ -39,10 +42,19 @@ def models_section(results: list[Json], runs: list[Json], densities: dict[str, l
         "Whole denoisings, added up from these by the schedule of each configuration."
         + (DENSITIES_FROM if densities else ""),
         model_tables.total_table(rows, dict(densities)),
+        *(_compiled_parts(compiled_rows, densities) if compiled_rows else ()),
         *(model_tables.denoise_line(run) for run in runs),
         model_tables.memory_table(rows),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _compiled_parts(rows: list[Json], densities: dict[str, list[float]]) -> list[str]:
+    return [
+        "With the blocks compiled (`transformer.compile_repeated_blocks`), dense and sparse steps alike:",
+        model_tables.step_table(rows),
+        model_tables.total_table(rows, dict(densities)),
+    ]
 
 
 def fidelity_section(result: Json, plot: Path, picture: str) -> str:
@@ -79,7 +91,7 @@ def main() -> None:
     def load(pattern: str) -> list[Json]:
         return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
-    measured = {name: load(f"{name}*.json") for name in ("kernels", "models", "denoise", "fidelity")}
+    measured = {name: load(f"{name}*.json") for name in ("kernels", "models", "compiled", "denoise", "fidelity")}
     fidelity = measured["fidelity"][0] if measured["fidelity"] else None
     densities = fidelity_tables.preset_densities(fidelity["rows"]) if fidelity else {}
     seen_from_readme = Path(os.path.relpath(folder, arguments.readme.parent)).as_posix()
@@ -88,7 +100,7 @@ def main() -> None:
         picture = f"{seen_from_readme}/kernels.png"
         sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
     if measured["models"]:
-        sections["models"] = models_section(measured["models"], measured["denoise"], densities)
+        sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
     if fidelity:
         picture = f"{seen_from_readme}/fidelity.png"
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)

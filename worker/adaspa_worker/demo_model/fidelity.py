@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,7 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
     rows = Rows(
         args.output,
         {
+            "date": date.today().isoformat(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,

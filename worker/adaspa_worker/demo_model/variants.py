@@ -108,6 +108,11 @@ def _patterns() -> Iterator[Variant]:
 def _grid() -> Iterator[Variant]:
     """The settings among which the presets are chosen: with the blocks that the kernels are fastest at."""
     searches = {2: (2, 8, 25), 3: (3, 10, 25), 5: (5, 15, 30), 10: (10, 30)}
-    for (warmup, steps), mass, order in product(searches.items(), (0.8, 0.9, 0.95, 0.98), get_args(TokenOrder)):
-        config = AdaSpaConfig(selection="retained_mass", mass=mass, warmup=warmup, searches=steps, token_order=order)
-        yield Variant(f"mass {mass}, warm-up {warmup}, {order}", "grid", ("grid",), config)
+    ways: dict[str, dict[str, Any]] = {
+        "raster": {},
+        "tile": {"token_order": "tile"},
+        "every 4th row": {"score_every": 4},
+    }
+    for (warmup, steps), mass, (way, change) in product(searches.items(), (0.8, 0.9, 0.95, 0.98), ways.items()):
+        config = AdaSpaConfig(selection="retained_mass", mass=mass, warmup=warmup, searches=steps)
+        yield Variant(f"mass {mass}, warm-up {warmup}, {way}", "grid", ("grid",), replace(config, **change))
