@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -76,6 +77,7 @@ def main() -> None:
     transformer: Any = model.build(device, torch.bfloat16)
     adaspa.apply(transformer, config)
     result: dict[str, Any] = {
+        "date": date.today().isoformat(),
         "device": "CPU" if arguments.quick else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         **{
