@@ -16,9 +16,9 @@ ENV HF_HOME=/models
 RUN mkdir -p "$HF_HOME" && if [ -n "$MODEL" ]; then /venv/bin/python -m adaspa_worker.source --source "$MODEL"; fi
 
 FROM python:3.11.13-slim-bookworm
-# Triton compiles a small launcher with the system's C compiler.
+# Triton compiles a small launcher with the system's C compiler, torch.compile on a CPU its kernels with the C++ one.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=build /venv /venv
 COPY --from=build --chown=10001:10001 /models /models
 # Writes nothing but below /tmp, and below /models when a model is fetched: runs on a read-only root file system.

@@ -157,6 +157,7 @@ def test_compose_takes_the_file(profiles: str, services: set[str]) -> None:
         service = config["services"][name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
         assert service["depends_on"]["redis"]["condition"] == "service_healthy"
+        assert service["tmpfs"] == ["/tmp:exec" if name.startswith("worker") else "/tmp"]
         ours = {variable for variable in service["environment"] if variable.startswith("ADASPA_")}
         assert ours <= {f"ADASPA_{field.upper()}" for field in Settings.model_fields}
 

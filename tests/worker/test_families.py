@@ -187,6 +187,15 @@ def test_a_negative_prompt_without_effect_is_not_offered(family: str, folder: Pa
         load(spec(family, folder, negative_prompt=True), folder)
 
 
+def test_compile_is_refused_where_diffusers_cannot(family: str, folder: Path) -> None:
+    compiled = spec(family, folder, compile=True)
+    if compiled.family not in ("cogvideox", "mochi"):
+        load(compiled, folder)
+        return
+    with pytest.raises(ModelUnavailable, match=r"^tiny: compile in the catalog must be false: .*Transformer3DModel"):
+        load(compiled, folder)
+
+
 def test_what_the_model_cannot_make_is_refused(family: str, folder: Path) -> None:
     frames = FAMILIES[family].frames
     for changes, message in (

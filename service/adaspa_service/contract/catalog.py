@@ -76,6 +76,10 @@ class ModelSpec(BaseModel):
     memory: Memory = Memory()
     attention: dict[str, Any] = {}
     """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default; the preset ``balanced`` if empty."""
+    compile: bool = False
+    """Compile the transformer's blocks with ``torch.compile``: less time for each step, and up to a minute more for a
+    worker's first clip and its first ones of other sizes and lengths. Not for ``cogvideox`` and ``mochi``; needs a C
+    compiler, on a CPU a C++ compiler."""
     call: dict[str, Any] = {}
     """Further keyword arguments of the pipeline call."""
 

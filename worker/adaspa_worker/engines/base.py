@@ -37,7 +37,8 @@ class DiffusersEngine(ABC):
             another type.
 
     Raises:
-        ModelUnavailable: the folder does not load, or the catalog offers sizes or frames the model cannot make.
+        ModelUnavailable: the folder does not load, or the catalog offers sizes or frames the model cannot make, or has
+            it compiled, which it cannot be.
     """
 
     pipeline: type
@@ -62,6 +63,8 @@ class DiffusersEngine(ABC):
             raise
         except Exception as error:
             raise ModelUnavailable(f"{folder}: cannot be loaded ({first_line(error)})") from error
+        if spec.compile:
+            self._compile()
         self.pipe.set_progress_bar_config(disable=True)
         self._denoising: Denoising | None = None
         self._params: JobParams | None = None
@@ -211,6 +214,19 @@ class DiffusersEngine(ABC):
             self.pipe.enable_model_cpu_offload(device=self.device)
         else:
             self.pipe.to(self.device)
+
+    def _compile(self) -> None:
+        for transformer in self.transformers:
+            try:
+                # Not dynamic=False: every size and length would compile again, up to PyTorch's limit for one function,
+                # and those after that would run uncompiled. By default what turns out to change becomes a variable:
+                # the first size has a graph of its own, and after a few others one serves them all.
+                transformer.compile_repeated_blocks()
+            except ValueError as error:
+                raise ModelUnavailable(
+                    f"{self.spec.id}: compile in the catalog must be false: "
+                    f"diffusers names no blocks of {type(transformer).__name__} to compile"
+                ) from error
 
     def _check_offer(self) -> None:
         """The catalog must offer only what comes out as asked: the pipelines themselves round silently."""
