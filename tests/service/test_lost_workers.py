@@ -42,8 +42,12 @@ def test_an_outage_longer_than_a_lease_costs_no_running_job_an_attempt(
         else:
             os.kill(server.pid, signal.SIGCONT)
         threading.Event().wait(1.5)  # sweeps come before the worker's next renewal
-        service.store.renew(running)
-        until(lambda: status(service, lost.job.id) == "queued", "the job whose worker is not heard of is queued")
+
+        def given_up() -> bool:
+            service.store.renew(running)  # as its worker does all the time
+            return status(service, lost.job.id) == "queued"
+
+        until(given_up, "the job whose worker is not heard of is queued")
         with pytest.raises(LeaseLost):
             service.store.renew(lost)
         still = service.store.get(running.job.id)
