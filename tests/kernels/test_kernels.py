@@ -12,7 +12,6 @@ from adaspa.ops.kernels.block_scores import block_scores_kernel
 from adaspa.ops.kernels.block_sparse_attention import block_sparse_kernel
 from adaspa.ops.kernels.hopper import attention as hopper_attention
 from adaspa.ops.kernels.hopper import block_scores as hopper_block_scores
-from adaspa.ops.kernels.hopper.tiles import REGISTERS
 from adaspa.ops.kernels.keep_blocks import keep_blocks_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -109,7 +108,7 @@ def test_hopper_kernels_compile(name, dim, dtype):
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
     values = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
     compiled_kernel = triton.compile(
-        GluonASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=REGISTERS
+        GluonASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=module.REGISTERS
     )
     ptx = compiled_kernel.asm["ptx"]
     assert f"wgmma.mma_async.sync.aligned.m64n128k16.f32.{dtype.replace('fp', 'f')}" in ptx

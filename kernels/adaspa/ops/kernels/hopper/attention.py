@@ -27,8 +27,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from adaspa.ops.kernels.hopper.tiles import (
     KEYS,
-    QUERY_TILE,
-    REGISTERS,
     STRIP,
     load_blocks,
     load_queries,
@@ -40,6 +38,8 @@ from adaspa.ops.kernels.hopper.tiles import (
 from adaspa.ops.kernels.tiles import LOG2_E
 
 STAGES = {64: 4, 128: 3}  # tiles of keys and of values in shared memory, by head_dim
+QUERY_TILE = 128  # query rows of a program, half of them in each warpgroup
+REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
 # Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times any value, and the largest one of the first
 # tile is 2**-START, so that most of the room is above it: scores may rise by 84 within a row.
 HEADROOM, START = gl.constexpr(100.0), gl.constexpr(22.0)

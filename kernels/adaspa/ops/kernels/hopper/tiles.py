@@ -11,10 +11,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-QUERY_TILE = 128  # query rows of a program, half of them in each warpgroup
 KEYS = 64  # of the smallest key block
 STRIP = 16  # query rows whose weights one warp sums up by itself; a block's strips are added up afterwards
-REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
 
 
 def panels(x: torch.Tensor) -> TensorDescriptor:
