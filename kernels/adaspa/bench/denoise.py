@@ -23,7 +23,7 @@ from diffusers.utils.logging import tqdm
 import adaspa
 from adaspa.bench import peers
 from adaspa.bench.full_models import MODELS, FullModel
-from adaspa.bench.models import dense_by, forward_row
+from adaspa.bench.models import compiling_row, dense_by
 from adaspa.config import AdaSpaConfig, Preset
 
 
@@ -89,8 +89,7 @@ def main() -> None:
     }
     with torch.no_grad(), dense_by(arguments.attention), tqdm(total=arguments.steps, desc=arguments.model) as bar:
         if arguments.compile:
-            transformer.compile_repeated_blocks(dynamic=False)
-            result["compiling"] = forward_row(transformer, model.inputs(device, torch.bfloat16), 1000.0)
+            result["compiling"] = compiling_row(transformer, model.inputs(device, torch.bfloat16))
         for row in denoise(transformer, model, arguments.steps, device):
             result["rows"].append(row)
             bar.update()

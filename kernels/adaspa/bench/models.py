@@ -81,6 +81,14 @@ def forward_row(transformer: Any, inputs: Inputs, timestep: float) -> dict[str, 
     return row | {"peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None}
 
 
+def compiling_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+    """Compile the repeated blocks by one forward, of which no request is left."""
+    transformer.compile_repeated_blocks(dynamic=False)
+    row = forward_row(transformer, inputs, 1000.0)
+    transformer.adaspa.reset()
+    return row
+
+
 def median_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
     """The median of three forwards, or a single one where it is long enough to stand for itself."""
     rows = [forward_row(transformer, inputs, 998.0)]
@@ -188,9 +196,7 @@ def model_rows(
     yield {"step": "warm-up, one frame", "seconds": round(time.perf_counter() - start, 2)}
     inputs = model.inputs(device, dtype)
     if compiled:
-        transformer.compile_repeated_blocks(dynamic=False)
-        yield {"step": "warm-up, compiled"} | forward_row(transformer, inputs, 999.0)
-        transformer.adaspa.reset()
+        yield {"step": "warm-up, compiled"} | compiling_row(transformer, inputs)
     seconds = []
     for attention in tuple(reversed(peers.DENSE)) if device.type == "cuda" else ("diffusers",):
         described = {"step": "dense", "attention": attention, "density": 1.0}
