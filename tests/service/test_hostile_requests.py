@@ -76,7 +76,7 @@ def test_what_is_no_http_is_refused(service: Service, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        ([b"Content-Type: application/json", b"Content-Encoding: gzip"], gzip.compress(JSON)),
+        ([b"Content-Type: application/json", b"Content-Encoding: gzip"], gzip.compress(JSON, mtime=0)),
         ([b"Content-Type: application/json; charset=utf-16"], JSON.decode().encode("utf-16")),
         ([b"Content-Type: application/json; charset=utf-7"], b"+AHs-"),
         ([b"Content-Type: application/json"], b"\xef\xbb\xbf" + JSON),
