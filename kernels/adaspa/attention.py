@@ -12,9 +12,13 @@ from adaspa import ops
 from adaspa.cache import CacheEntry, CacheKey
 from adaspa.index import BlockIndex
 from adaspa.ops.check import check_qkv
+from adaspa.ops.dispatch import has_hopper_kernel
 from adaspa.record import PatternRecord, pattern_map
 from adaspa.selection import Geometry, index_recall
 from adaspa.state import Action, AdaSpaState
+
+# Tokens from which our dense kernel is faster than what PyTorch chooses; below, its launch shows (kernels.json).
+OURS_FROM = 8192
 
 
 def attention(
@@ -54,7 +58,7 @@ def attention(
     site = _Site(state, state.key(layer, sample), geometry, scale)
     action = state.action(layer, sample)
     if action is Action.DENSE:
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return _dense(q, k, v, scale)
     if action is Action.DENSE_WITH_LSE:
         out, lse = ops.dense_attention(q, k, v, scale=scale)
         state.cache.put(site.key, CacheEntry(lse=lse))
@@ -83,6 +87,12 @@ class _Site(NamedTuple):
     def blocks(self) -> dict[str, int]:
         """The blocks as the scoring operations take them."""
         return {"block": self.geometry.key_block, "query_block": self.geometry.query_block}
+
+
+def _dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None) -> torch.Tensor:
+    if q.shape[2] >= OURS_FROM and has_hopper_kernel(q, k, v):
+        return ops.dense_attention(q, k, v, scale=scale)[0]
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
 def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:

@@ -15,7 +15,6 @@ from adaspa.bench.totals import StepSeconds, step_kinds, total_seconds
 
 SECONDS = StepSeconds(
     dense=20.0,
-    dense_with_lse=21.0,
     fused_search=22.0,
     cached_search=16.0,
     searched_at=0.2,
@@ -40,8 +39,8 @@ def run(tmp_path, monkeypatch):
 
 def test_the_kinds_of_the_papers_steps():
     kinds = step_kinds(AdaSpaConfig.paper(), 50)
-    assert Counter(kinds) == {"dense": 9, "dense_with_lse": 1, "fused_search": 1, "cached_search": 1, "sparse": 38}
-    assert kinds[9:12] == ["dense_with_lse", "fused_search", "sparse"]
+    assert Counter(kinds) == {"dense": 10, "fused_search": 1, "cached_search": 1, "sparse": 38}
+    assert kinds[9:12] == ["dense", "fused_search", "sparse"]
     assert kinds[30] == "cached_search"
     assert Counter(step_kinds(AdaSpaConfig.preset("exact"), 50)) == {"dense": 50}
 
@@ -49,9 +48,9 @@ def test_the_kinds_of_the_papers_steps():
 def test_totals_by_the_schedule():
     paper = AdaSpaConfig.paper()
     assert total_seconds(AdaSpaConfig.preset("exact"), SECONDS, 1.0) == 50 * 20
-    assert total_seconds(paper, SECONDS, 0.2) == 9 * 20 + 21 + 22 + 38 * 8 + 16
+    assert total_seconds(paper, SECONDS, 0.2) == 10 * 20 + 22 + 38 * 8 + 16
     # 19 sparse steps after each search; the scoring pass of the second one takes 8 s, its attention 12.
-    assert total_seconds(paper, SECONDS, [0.2, 0.4]) == 9 * 20 + 21 + 22 + 19 * 8 + (8 + 12) + 19 * 12
+    assert total_seconds(paper, SECONDS, [0.2, 0.4]) == 10 * 20 + 22 + 19 * 8 + (8 + 12) + 19 * 12
     assert total_seconds(replace(paper, score_every=4), SECONDS, 0.2) == total_seconds(paper, SECONDS, 0.2) - 6
     at_once = replace(paper, warmup=0, searches=(0,))
     assert total_seconds(at_once, SECONDS, 0.1) == 30 + 49 * 6
@@ -99,7 +98,7 @@ def test_a_run_with_tiny_models_gives_what_the_totals_need(run, name):
     assert result["complete"]
     assert not [row for row in result["rows"] if "error" in row]
     assert {row["model"] for row in result["rows"]} == {name}
-    seconds = StepSeconds.of(result["rows"], "diffusers")
+    seconds = StepSeconds.of(result["rows"])
     # The seconds of so small a model are noise, but they are all there.
     assert math.isfinite(total_seconds(AdaSpaConfig.paper(), seconds, 0.3))
     assert {row["pattern"] for row in result["rows"] if row["step"] == "sparse"} == {"searched", "scattered", "skewed"}

@@ -113,6 +113,13 @@ def test_dense_attention(dtype, dim):
     close(lse, wanted_lse, 1e-3)
 
 
+@pytest.mark.parametrize("tokens", [1000, 9000])
+@pytest.mark.parametrize("dim", [96, 128, 512])
+def test_a_plain_dense_step(dim, tokens):
+    q, k, v = inputs(torch.bfloat16, dim, tokens)
+    close(adaspa.attention(q, k, v, adaspa.AdaSpaState(adaspa.AdaSpaConfig.preset("exact"))), naive.attend(q, k, v)[0])
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
 @pytest.mark.parametrize("dim", [24, *DIMS])
 def test_rotary(dtype, dim):

@@ -7,6 +7,9 @@ from dataclasses import replace
 import adaspa
 import pytest
 import torch
+import torch.nn.functional as F
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from diffusers.models.attention_dispatch import attention_backend
 from tiny_pipelines import STEPS, cancel, generate, make_pipeline, make_wan, make_wan_pipeline
 
 SPARSE = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16)
@@ -236,6 +239,57 @@ def test_the_attention_backend_reaches_the_dense_steps(pipe):
     assert original._attention_backend == "_native_math"
     assert generate(pipe).isfinite().all()
     pipe.transformer.reset_attention_backend()
+
+
+@pytest.mark.parametrize("chosen", [None, "model", "context"])
+def test_our_dense_kernel_serves_a_dense_step_unless_a_backend_is_chosen(pipe, monkeypatch, chosen):
+    plain, calls = generate(pipe), []
+
+    def dense_attention(q, k, v, scale):
+        calls.append(q.shape)
+        return F.scaled_dot_product_attention(q, k, v, scale=scale), None
+
+    # As on a Hopper GPU with a long sequence; the kernel itself is tested there.
+    core = sys.modules["adaspa.attention"]
+    monkeypatch.setattr(core, "OURS_FROM", 0)
+    monkeypatch.setattr(core, "has_hopper_kernel", lambda *_: True)
+    monkeypatch.setattr(core.ops, "dense_attention", dense_attention)
+    adaspa.apply(pipe.transformer, adaspa.AdaSpaConfig.preset("exact"))
+    # diffusers keeps the last backend that any model was given, for all models.
+    with attention_backend("_native_math" if chosen == "context" else "native"):
+        if chosen == "model":
+            pipe.transformer.set_attention_backend("_native_math")
+        torch.testing.assert_close(generate(pipe), plain, rtol=1e-4, atol=1e-5)
+    assert bool(calls) == (chosen is None)
+    pipe.transformer.reset_attention_backend()
+
+
+@pytest.mark.parametrize("offloaded", ["before", "after"])
+def test_cpu_offload_leaves_it_in_place(offloaded):
+    # What enable_model_cpu_offload does, and does again behind every pipeline call, without a device to move to.
+    pipe = make_pipeline("hunyuan-video")
+    plain = generate(pipe, "hunyuan-video")
+    if offloaded == "before":
+        add_hook_to_module(pipe.transformer, ModelHook())
+    handle = adaspa.apply(pipe.transformer, FULL)
+    if offloaded == "after":
+        add_hook_to_module(pipe.transformer, ModelHook())
+    for _ in range(2):
+        handle.begin(STEPS)
+        torch.testing.assert_close(generate(pipe, "hunyuan-video"), plain, rtol=1e-4, atol=1e-5)
+        assert handle.report()["sparse_steps"] == 4
+        handle.begin()
+        remove_hook_from_module(pipe.transformer, recurse=True)
+        add_hook_to_module(pipe.transformer, ModelHook())
+    adaspa.remove(pipe.transformer)
+    assert "_old_forward" in vars(pipe.transformer)
+    remove_hook_from_module(pipe.transformer, recurse=True)
+    torch.testing.assert_close(generate(pipe, "hunyuan-video"), plain, rtol=0, atol=0)
+
+
+def test_a_compiled_wrapper_is_refused(pipe):
+    with pytest.raises(ValueError, match=r"^transformer must not be wrapped by torch.compile"):
+        adaspa.apply(torch.compile(pipe.transformer), SPARSE)
 
 
 def test_context_parallelism_is_refused(pipe):

@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("--config", choices=["paper", *get_args(Preset)], default="paper")
     parser.add_argument("--density", type=float, help="share of the blocks to keep, in (0, 1]")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--attention", choices=["diffusers", *peers.DENSE], default="diffusers", help="of dense steps")
+    parser.add_argument(
+        "--attention", choices=["adaspa", "diffusers", *peers.DENSE], default="adaspa", help="of dense steps"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the transformer's repeated blocks")
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after this time, the run incomplete")
     parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")

@@ -16,15 +16,18 @@ ATTENTIONS = {
     "sdpa-cudnn": "cuDNN",
     "sdpa-fa2": "FlashAttention-2",
     "diffusers": "diffusers",
+    "adaspa": "AdaSpa",
 }
 KINDS = {
     "unpatched": "dense, as diffusers runs it",
-    "dense_with_lse": "dense with LSE",
+    "dense_with_lse": "dense, AdaSpa's own",
     "first_search": "first search, no LSE before",
     "fused_search": "first search",
     "cached_search": "LSE-cached search, then sparse",
     "sampled_search": "the same, every 4th row scored",
 }
+REFERENCE = f"dense, {ATTENTIONS['fa3']}"
+DENSE = (REFERENCE, *(f"dense, {ATTENTIONS[name]}" for name in ("sdpa-cudnn", "sdpa-fa2")), KINDS["unpatched"])
 
 
 def by_model(rows: Rows) -> dict[str, Rows]:
@@ -68,27 +71,28 @@ def memory_table(rows: Rows) -> str:
 
 
 def total_table(rows: Rows, densities: dict[str, Sequence[float]]) -> str:
-    """Seconds of whole denoisings and how many times faster than dense, for each way of dense attention.
+    """Seconds of whole denoisings, and how many times as fast as dense FlashAttention-3.
 
     Args:
         densities: by preset, the density behind each of its searches.
     """
     lines = _head(f"{STEPS} steps, all guidance branches, seconds", list(models := by_model(rows)))
-    configs: dict[str, tuple[AdaSpaConfig, float | Sequence[float]]] = {"paper": (AdaSpaConfig.paper(), 0.2)}
+    totals = {label: [_dense_total(own, label) for own in models.values()] for label in DENSE}
+    configs: dict[str, tuple[AdaSpaConfig, float | Sequence[float]]] = {
+        "preset exact": (AdaSpaConfig.preset("exact"), 1.0),
+        "the paper's schedule and sparsity, blocks of 128 x 64": (AdaSpaConfig.paper(), 0.2),
+    }
     for intent in get_args(Preset):
         if densities.get(intent):
-            configs[intent] = (AdaSpaConfig.preset(intent), densities[intent])
-    for attention, spoken in ATTENTIONS.items():
-        dense = {name: _dense_total(own, attention) for name, own in models.items()}
-        if not any(dense.values()):
+            configs[f"preset {intent}"] = (AdaSpaConfig.preset(intent), densities[intent])
+    for label, (config, density) in configs.items():
+        totals[label] = [_total(own, config, density) for own in models.values()]
+    for label, seconds in totals.items():
+        if not any(seconds):
             continue
-        lines.append(_line(f"dense, {spoken}", [f"{total:.0f}" if total else "" for total in dense.values()]))
-        for label, (config, density) in configs.items():
-            cells = []
-            for name, own in models.items():
-                total = _sparse_total(own, attention, config, density)
-                cells.append(f"{total:.0f} ({(dense[name] or 0) / total:.2f}x)" if total else "")
-            lines.append(_line(f"{label}, dense steps by {spoken}", cells))
+        pairs = zip(seconds, totals[REFERENCE], strict=True)
+        cells = [f"{own:.0f}" + (f" ({base / own:.2f}x)" if base else "") if own else "" for own, base in pairs]
+        lines.append(_line(label, cells))
     return "\n".join(lines)
 
 
@@ -117,7 +121,7 @@ def _beside_dense(result: dict[str, Any]) -> str:
     if density is None or not dense or len(search) < 2 or not sparse:
         return ""
     usual = median(dense)
-    seconds = StepSeconds(usual, usual, search[0], median(search[1:]), density, {density: median(sparse)})
+    seconds = StepSeconds(usual, search[0], median(search[1:]), density, {density: median(sparse)})
     paper = total_seconds(AdaSpaConfig.paper(), seconds, density, steps)
     return (
         f"\nA dense step of it took {usual:.1f} s, a sparse one {median(sparse):.1f} s: {steps} dense ones are "
@@ -126,15 +130,15 @@ def _beside_dense(result: dict[str, Any]) -> str:
     )
 
 
-def _dense_total(rows: Rows, attention: str) -> float | None:
-    seconds = [row["seconds"] for row in rows if row.get("attention") == attention and "seconds" in row]
+def _dense_total(rows: Rows, label: str) -> float | None:
+    seconds = [row["seconds"] for row in rows if _label(row) == label and "seconds" in row]
     return float(STEPS * rows[0]["calls"] * seconds[0]) if seconds else None
 
 
-def _sparse_total(rows: Rows, attention: str, config: AdaSpaConfig, density: float | Sequence[float]) -> float | None:
+def _total(rows: Rows, config: AdaSpaConfig, density: float | Sequence[float]) -> float | None:
     """None where the run was cut before every kind of step that the schedule needs was measured."""
     try:
-        return float(rows[0]["calls"] * total_seconds(config, StepSeconds.of(rows, attention), density, STEPS))
+        return float(rows[0]["calls"] * total_seconds(config, StepSeconds.of(rows), density, STEPS))
     except (KeyError, ValueError):
         return None
 

@@ -15,7 +15,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -53,16 +53,20 @@ WALK = replace(AdaSpaConfig.paper(), query_block_size=128, steps=8, warmup=1, se
 WALK_STEPS = ("dense_with_lse", "fused_search", "sparse", "cached_search", "sparse", "sampled_search", "sparse")
 
 
-def dense_by(name: str) -> AbstractContextManager[Any]:
-    """Dense steps by one of `peers.DENSE`, or as diffusers has it for ``diffusers``."""
-    if name == "diffusers":
-        return nullcontext()
+@contextmanager
+def dense_by(name: str) -> Iterator[None]:
+    """Plain dense steps by one of `peers.DENSE`, by what ``diffusers`` takes by itself, or by ``adaspa`` as always."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> torch.Tensor:
         out: torch.Tensor = peers.dense(name, (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)))()
         return out if name == "fa3" else out.transpose(1, 2)
 
-    return patch.object(processor, "dispatch_attention_fn", attend)
+    with ExitStack() as changes:
+        if name != "adaspa":
+            changes.enter_context(patch.object(processor.AdaSpaProcessor, "backend_is_chosen", new=True))
+        if name in peers.DENSE:
+            changes.enter_context(patch.object(processor, "dispatch_attention_fn", attend))
+        yield
 
 
 def forward_row(transformer: Any, inputs: Inputs, timestep: float) -> dict[str, Any]:

@@ -12,11 +12,14 @@ COLUMNS = 4  # of panels
 
 def table(result: dict[str, Any]) -> str:
     """All rows as one Markdown table; what failed shows its reason."""
-    lines = ["| shape | operation | pattern | blocks | density | ms | TFLOP/s |", "|---|---|---|---|---|---|---|"]
+    head = ("shape", "operation", "pattern", "blocks", "density", "imbalance", "ms", "TFLOP/s", "rounds")
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in result["rows"]:
         ms = f"{row['ms']:.3f}" if "ms" in row else row["error"]
-        cells = [row["shape"], row["op"], row.get("pattern", ""), row.get("block", ""), row.get("density", "")]
-        lines.append("| " + " | ".join(str(cell) for cell in [*cells, ms, row.get("tflops", "")]) + " |")
+        blocks = " x ".join(str(side) for side in row.get("block", ()))
+        known = [row.get(name, "") for name in ("density", "imbalance")]
+        cells = [row["shape"], row["op"], row.get("pattern", ""), blocks, *known, ms, row.get("tflops", "")]
+        lines.append("| " + " | ".join(str(cell) for cell in [*cells, len(row.get("rounds_ms", ()))]) + " |")
     return "\n".join(lines)
 
 

@@ -18,8 +18,7 @@ class StepSeconds:
     """Seconds of one forward by what its self-attention does.
 
     Args:
-        dense: a plain dense step.
-        dense_with_lse: the dense step before the first search.
+        dense: a dense step by our kernel, which leaves its LSE or does not.
         fused_search: a search with an LSE from the step before: dense output, one pass.
         cached_search: at density ``searched_at``, the scoring pass and the sparse attention behind it.
         sparse: by density.
@@ -28,7 +27,6 @@ class StepSeconds:
     """
 
     dense: float
-    dense_with_lse: float
     fused_search: float
     cached_search: float
     searched_at: float
@@ -37,18 +35,16 @@ class StepSeconds:
     sampled_search: float | None = None
 
     @classmethod
-    def of(cls, rows: list[dict[str, Any]], attention: str) -> StepSeconds:
-        """From a model's rows, the dense steps by ``attention``.
+    def of(cls, rows: list[dict[str, Any]]) -> StepSeconds:
+        """From a model's rows.
 
         Raises:
             KeyError: a kind of step was not measured.
         """
         measured = [row for row in rows if "seconds" in row]
         by_kind = {row["step"]: row["seconds"] for row in measured if row["step"] not in {"dense", "sparse"}}
-        dense = {row["attention"]: row["seconds"] for row in measured if row["step"] == "dense"}
         sparse = [row for row in measured if row["step"] == "sparse" and row["pattern"] != "skewed"]
         return cls(
-            dense[attention],
             by_kind["dense_with_lse"],
             by_kind["fused_search"],
             by_kind["cached_search"],
@@ -81,7 +77,7 @@ def step_kinds(config: AdaSpaConfig, steps: int) -> list[str]:
     for step in range(steps):
         kind = schedule.kind(step)
         if kind is StepKind.DENSE:
-            kinds.append("dense_with_lse" if schedule.leaves_lse(step) else "dense")
+            kinds.append("dense")
         elif kind is StepKind.SPARSE:
             kinds.append("sparse")
         elif step == schedule.searches[0]:

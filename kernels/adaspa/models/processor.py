@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
 
 from adaspa import ops
 from adaspa.attention import attention
@@ -45,6 +49,12 @@ class AdaSpaProcessor:
     @_attention_backend.setter
     def _attention_backend(self, backend: Any) -> None:
         self.original._attention_backend = backend
+
+    @property
+    def backend_is_chosen(self) -> bool:
+        """True where the model, the context (`attention_backend`) or the environment names a backend of diffusers."""
+        active, _ = _AttentionBackendRegistry.get_active_backend()
+        return self._attention_backend is not None or active != AttentionBackendName.NATIVE
 
     @property
     def _parallel_config(self) -> None:
@@ -93,9 +103,9 @@ class AdaSpaProcessor:
     def _attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, video: int, sample: int | None = None
     ) -> torch.Tensor:
-        """Attention over the whole of a sequence; a plain dense step is diffusers' own."""
+        """Attention over the whole of a sequence; plain dense steps by the backend of diffusers that was chosen."""
         state = self.handle.state
-        if state is None or state.action(self.layer, sample) is Action.DENSE:
+        if state is None or (self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE):
             return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

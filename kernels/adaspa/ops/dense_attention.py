@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from adaspa.ops.check import check_qkv, softmax_scale
-from adaspa.ops.dispatch import uses_triton
+from adaspa.ops.dispatch import MAX_HEAD_DIM, has_hopper_kernel
 
 
 def dense_attention(
@@ -28,17 +28,14 @@ def dense_attention(
     """
     check_qkv(q, k, v)
     scale = softmax_scale(scale, q)
-    if uses_triton(q):
-        from adaspa.ops.kernels.launch import runs_on_hopper  # noqa: PLC0415 - works without Triton
+    if has_hopper_kernel(q, k, v):
+        from adaspa.ops.kernels.hopper.attention import dense_attention as kernel  # noqa: PLC0415 - works without Triton
 
-        if runs_on_hopper(q, k, v):
-            from adaspa.ops.kernels.hopper.attention import dense_attention as kernel  # noqa: PLC0415
-
-            return kernel(q, k, v, scale)
+        return kernel(q, k, v, scale)
     # scaled_dot_product_attention keeps the LSE to itself; the kernels under it return it.
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
-    elif q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
+    elif uses_flash(q):
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[:2]
     elif q.device.type == "cuda" and q.dtype == torch.float32 and q.shape[-1] % 4 == 0:
         out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)[:2]
@@ -48,3 +45,9 @@ def dense_attention(
 
         out, _, lse = reference(q, k, v, None, query_block=128, block=128, scale=scale)
     return out, lse
+
+
+def uses_flash(q: torch.Tensor) -> bool:
+    """True for what PyTorch's FlashAttention takes."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return q.device.type == "cuda" and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= MAX_HEAD_DIM

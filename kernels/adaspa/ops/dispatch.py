@@ -20,6 +20,15 @@ def uses_triton(q: torch.Tensor) -> bool:
     )
 
 
+def has_hopper_kernel(*tensors: torch.Tensor) -> bool:
+    """True for what our kernels for Hopper GPUs take: fp16 or bf16 of head_dim 64 or 128, in a layout for TMA."""
+    if not all(uses_triton(x) for x in tensors):
+        return False
+    from adaspa.ops.kernels.launch import runs_on_hopper  # noqa: PLC0415 - works without Triton
+
+    return runs_on_hopper(*tensors)
+
+
 def triton_runs_on(x: torch.Tensor) -> bool:
     """True for tensors on a GPU where Triton is installed."""
     return x.is_cuda and TRITON_IS_INSTALLED

@@ -13,8 +13,9 @@ from typing import Any
 
 from adaspa_service.simulation.phases import Times
 
-KINDS = {"dense": ("dense",), "search": ("fused_search", "cached_search"), "sparse": ("sparse",)}
-"""Rows of the benchmark for each kind of step here; of two searches, one is of the first kind and one of the second."""
+KINDS = {"dense": ("dense_with_lse",), "search": ("fused_search", "cached_search"), "sparse": ("sparse",)}
+"""Rows of the benchmark for each kind of step here, all with AdaSpa's own kernels; of two searches, one is of the first
+kind and one of the second."""
 
 
 def steps(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -34,9 +35,7 @@ def steps(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _seconds(rows: Sequence[dict[str, Any]], step: str) -> float | None:
-    """Of one forward: the fastest of several ways of dense attention, else the median of the model's own patterns."""
-    if step == "dense":
-        return min((row["seconds"] for row in rows if row["step"] == step), default=None)
+    """Of one forward: the median of the model's own patterns."""
     own = [row["seconds"] for row in rows if row["step"] == step and row["pattern"] == "searched"]
     return median(own) if own else None
 
@@ -44,8 +43,7 @@ def _seconds(rows: Sequence[dict[str, Any]], step: str) -> float | None:
 def _describe(rows: Sequence[dict[str, Any]], kind: str) -> str:
     calls = "" if rows[0]["calls"] == 1 else f", {rows[0]['calls']} forward passes a step"
     if kind == "dense":
-        fastest = min((row for row in rows if row["step"] == kind), key=lambda row: float(row["seconds"]))
-        return f"{fastest['attention']}{calls}"
+        return f"our kernel{calls}"
     if kind == "sparse":
         return f"density {next(row['density'] for row in rows if row['step'] == kind):.2f}{calls}"
     return f"the mean of a fused and a cached search{calls}"
