@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +53,13 @@ def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> A
     handle = AdaSpaHandle(AdaSpaConfig())
     handle.configure(config)
     hook = import_module("adaspa.hook").StepHook(handle, family, transformer)
-    registry = _registry(transformer)
     layers = family.layers(transformer)
     processors = [family.processor(attn.processor, handle, layer) for layer, attn in enumerate(layers)]
     for attn, processor in zip(layers, processors, strict=True):
         attn.processor = processor
     hook.tile_hooks = import_module("adaspa.models.tile_order").install_hooks(transformer, handle, family.embeddings)
-    registry.register_hook(hook, HOOK)
+    with _under_accelerate(transformer):
+        _registry(transformer).register_hook(hook, HOOK)
     transformer.adaspa = handle  # type: ignore[assignment]
     return handle
 
@@ -79,9 +81,26 @@ def remove(transformer: torch.nn.Module) -> None:
     registry = _registry(transformer)
     for tile_hook in registry.get_hook(HOOK).tile_hooks:
         tile_hook.remove()
-    registry.remove_hook(HOOK, recurse=False)
+    with _under_accelerate(transformer):
+        registry.remove_hook(HOOK, recurse=False)
     handle.reset()
     del transformer.adaspa
+
+
+@contextmanager
+def _under_accelerate(transformer: Any) -> Iterator[None]:
+    """Change the forward that accelerate's wrapper calls, where there is one (CPU offload), and not what is around it.
+
+    Offloading takes its wrapper off and puts it on again with every pipeline call, and what lies around it is lost.
+    """
+    if not (hasattr(transformer, "_hf_hook") and hasattr(transformer, "_old_forward")):
+        yield
+        return
+    wrapper, transformer.forward = transformer.forward, transformer._old_forward
+    try:
+        yield
+    finally:
+        transformer._old_forward, transformer.forward = transformer.forward, wrapper
 
 
 def _family(transformer: torch.nn.Module) -> Family:
@@ -91,6 +110,10 @@ def _family(transformer: torch.nn.Module) -> Family:
             # diffusers is imported only here, so that the attention functions work without it.
             family: Family = getattr(import_module(f"adaspa.models.{module}"), name)()
             return family
+    if type(transformer).__name__ == "OptimizedModule":
+        raise ValueError(
+            "transformer must not be wrapped by torch.compile: adaspa.apply it, then transformer.compile()"
+        )
     raise ValueError(
         f"transformer must be one of {', '.join(SUPPORTED)}, got {type(transformer).__name__}"
         " (of a pipeline, pass its transformer)"
