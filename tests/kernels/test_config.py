@@ -17,6 +17,13 @@ def test_presets_go_from_exact_to_fast():
         AdaSpaConfig.preset("best")
 
 
+def test_a_preset_with_one_thing_changed():
+    fast, changed = AdaSpaConfig.preset("fast"), AdaSpaConfig.preset("fast", warmup=2, searches=[2, 10])
+    assert (changed.warmup, changed.searches, changed.mass) == (2, (2, 10), fast.mass)
+    with pytest.raises(ValueError, match=r"^mass must be"):
+        AdaSpaConfig.preset("fast", mass=2)
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [

@@ -24,6 +24,13 @@ def test_an_operator_who_says_nothing_gets_the_balanced_preset(params: Callable[
     assert attention_config({}, params()) == AdaSpaConfig.preset("balanced")
 
 
+def test_an_operator_may_change_one_thing_of_a_preset(params: Callable[..., JobParams]) -> None:
+    config = attention_config({"preset": "fast", "dense_layers": [0]}, params())
+    assert config == AdaSpaConfig.preset("fast", dense_layers=(0,))
+    with pytest.raises(ValueError, match=r"^intent must be one of"):
+        attention_config({"preset": "best"}, params())
+
+
 @pytest.mark.parametrize("quality", list(Quality))
 def test_a_preset_decides_how_sparse_and_the_operator_the_rest(
     params: Callable[..., JobParams], quality: Quality

@@ -12,19 +12,23 @@ DECIDED = ("sparsity", "selection", "mass", "steps", "warmup", "searches", "warm
 
 
 def operator_config(operator: Mapping[str, Any]) -> AdaSpaConfig:
-    """What a catalog's ``attention`` says; the preset ``balanced`` where it says nothing.
+    """What a catalog's ``attention`` says: fields of ``AdaSpaConfig``, and as ``preset`` the one that they change.
+
+    Where it says nothing it is the preset ``balanced``.
 
     Raises:
         ValueError, TypeError: the settings are none.
     """
-    return AdaSpaConfig(**operator) if operator else AdaSpaConfig.preset("balanced")
+    fields = dict(operator)
+    preset = fields.pop("preset", None if fields else "balanced")
+    return AdaSpaConfig(**fields) if preset is None else AdaSpaConfig.preset(preset, **fields)
 
 
 def attention_config(operator: Mapping[str, Any], params: JobParams) -> AdaSpaConfig:
     """The configuration of one job.
 
     Args:
-        operator: keyword arguments of ``AdaSpaConfig`` from the catalog.
+        operator: the catalog's ``attention``.
         params: of the job; a preset or settings within the catalog's limits.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -45,10 +46,8 @@ class AdaSpaNode:
         name = type(model.get_model_object("diffusion_model")).__name__
         if name not in VIDEO_ONLY:
             raise ValueError(f"model must be one of {', '.join(VIDEO_ONLY)} for AdaSpa, got {name}")
-        if preset == "paper":
-            config = AdaSpaConfig(sparsity=sparsity, warmup=10, searches=(10, 30))
-        else:
-            config = AdaSpaConfig.preset(preset)  # type: ignore[arg-type] # one of the widget's choices
+        paper = replace(AdaSpaConfig.paper(), sparsity=sparsity)
+        config = paper if preset == "paper" else AdaSpaConfig.preset(preset)  # type: ignore[arg-type] # of the widget
         clone, sampling = model.clone(), Sampling(config)
         options = clone.model_options
         options["transformer_options"] = {

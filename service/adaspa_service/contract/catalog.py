@@ -75,7 +75,10 @@ class ModelSpec(BaseModel):
     """A request that costs more than this waits in the bulk queue; the default request costs 1."""
     memory: Memory = Memory()
     attention: dict[str, Any] = {}
-    """Keyword arguments of ``adaspa.AdaSpaConfig``: the operator's default; the preset ``balanced`` if empty."""
+    """The operator's default: fields of ``adaspa.AdaSpaConfig``, and as ``preset`` the one that they change.
+
+    ``balanced`` if empty.
+    """
     compile: bool = False
     """Compile the transformer's blocks with ``torch.compile``: less time for each step, and up to a minute more for a
     worker's first clip and its first ones of other sizes and lengths. Not for ``cogvideox`` and ``mochi``; needs a C
