@@ -68,8 +68,9 @@ def _draw_maps(figure: Figure, maps: dict[tuple[int, int], Any], shown: list[int
             axes.set_xticks([])
             axes.set_yticks([])
             if (layer, step) in maps:
-                axes.imshow(maps[layer, step], vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+                image = axes.imshow(maps[layer, step], vmin=0, vmax=1, aspect="equal", interpolation="nearest")
                 axes.set_title(f"layer {layer}, step {step}", fontsize="small")
+    figure.colorbar(image, ax=grid, label="share of the heads")
 
 
 def _maps(record: RequestRecord) -> dict[tuple[int, int], Any]:

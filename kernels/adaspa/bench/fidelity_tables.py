@@ -49,7 +49,8 @@ def table(rows: list[Row], groups: tuple[str, ...]) -> str:
 
 def plot(rows: list[Row], path: Path) -> None:
     """Density against PSNR: a line for each method, AdaSpa's own in full."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
+    from matplotlib import colormaps  # noqa: PLC0415 - an optional dependency
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
@@ -57,7 +58,7 @@ def plot(rows: list[Row], path: Path) -> None:
     for row in rows:
         if {"curves", "patterns"} & set(row["groups"]):
             methods.setdefault(row["method"], []).append(row)
-    for method, points in methods.items():
+    for (method, points), color in zip(methods.items(), colormaps["tab20"](range(20)), strict=False):
         points.sort(key=lambda row: row["density"])
         ours = any("curves" in row["groups"] for row in points)
         axes.errorbar(
@@ -65,6 +66,7 @@ def plot(rows: list[Row], path: Path) -> None:
             [row["psnr"] for row in points],
             yerr=[row["psnr_error"] for row in points],
             label=method,
+            color=color,
             marker="o" if ours else "x",
             linestyle="-" if ours else "--",
             capsize=2,
@@ -72,7 +74,9 @@ def plot(rows: list[Row], path: Path) -> None:
     presets = [row for row in rows if "presets" in row["groups"] and row.get("recall") is not None]
     for row in presets:
         axes.plot(row["density"], row["psnr"], marker="*", color="black", markersize=10)
-        axes.annotate(row["name"], (row["density"], row["psnr"]), xytext=(6, 4), textcoords="offset points")
+        axes.annotate(
+            row["name"], (row["density"], row["psnr"]), xytext=(0, -14), textcoords="offset points", ha="center"
+        )
     axes.set(xlabel="density of the sparse steps", ylabel="PSNR against the dense video, dB", xlim=(0, None))
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)

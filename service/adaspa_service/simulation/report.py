@@ -60,6 +60,7 @@ def _draw_scaling(axes: Any, rows: Rows) -> None:
         mine = [row for row in rows if row["policy"] == policy]
         axes.plot([row[PER_HOUR] for row in mine], [row["gpu_hours_a_job"] for row in mine], marker="o", label=policy)
     axes.set(xscale="log", yscale="log", xlabel="requests an hour", ylabel="GPU hours a job")
+    axes.set_yticks([0.2, 0.5, 1, 2, 5])  # less than a decade: the usual ticks would leave one number
     axes.set_title("What a way of scaling costs")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3, which="both")
