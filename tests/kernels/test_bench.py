@@ -25,7 +25,7 @@ def test_a_table_and_a_plot_of_the_rows(tmp_path):
     result.write_text(json.dumps({"rows": ROWS}))
     done = run("adaspa.bench.report", result, "--plot", tmp_path / "bench.png")
     assert done.returncode == 0, done.stderr
-    assert "| 8k | block_sparse_attention |  | [128, 64] | 0.2 | 0.613 | 580.5 |" in done.stdout
+    assert "| 8k | block_sparse_attention |  | 128 x 64 | 0.2 |  | 0.613 | 580.5 | 0 |" in done.stdout
     assert "No module named 'fa3_fwd_interface'" in done.stdout
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 

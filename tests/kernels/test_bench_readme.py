@@ -104,13 +104,14 @@ def test_sections_are_written_from_their_files(written):
     compiled = {"rows": [row | {"seconds": row.get("seconds", 0) / 2} for row in model_rows("m", 1)]}
     runs = {"denoise": run, "denoise_fast": fast | {"compile": True}}
     text, out, folder = written(kernels=KERNELS, models=models, compiled=compiled, fidelity=FIDELITY, **runs)
-    assert "| 8k | block_sparse_attention |  | [128, 64] | 0.2 | 0.600 | 580.5 |" in text
+    assert "| 8k | block_sparse_attention |  | 128 x 64 | 0.2 |  | 0.600 | 580.5 | 0 |" in text
     assert "| dense, FlashAttention-3 | 20.00 | 20.00 |" in text
     assert "| dense, cuDNN | RuntimeError | RuntimeError |" in text
     assert "| sparse, scattered, density 0.1 | 6.00 | 6.00 |" in text
-    # 9 * 20 + 21 + 22 + 38 * 8 + 16 = 543 seconds of 1000, once and for two guidance branches.
-    assert "| paper, dense steps by FlashAttention-3 | 543 (1.84x) | 1086 (1.84x) |" in text
-    assert "| quality, dense steps by FlashAttention-3 |" in text
+    # 10 * 21 + 22 + 38 * 8 + 16 = 552 seconds of 1000, once and for two guidance branches.
+    assert "| the paper's schedule and sparsity, blocks of 128 x 64 | 552 (1.81x) | 1104 (1.81x) |" in text
+    assert "| dense, FlashAttention-3 | 1000 (1.00x) | 2000 (1.00x) |" in text
+    assert "| preset exact | 1050 (0.95x) | 2100 (0.95x) |" in text and "| preset quality |" in text
     assert "With the blocks compiled" in text and "| dense, FlashAttention-3 | 10.00 |" in text
     assert "dense steps by FlashAttention-3: 536 s on one H100" in text
     assert "fast at density 0.2, blocks compiled, dense steps by FlashAttention-3: 500 s on one H100" in text
