@@ -5,6 +5,7 @@ import naive_attention as naive
 import pytest
 import torch
 from adaspa.state import Action
+from nan_query import nan_query_harms_no_other
 
 CONFIG = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False)
 
@@ -174,6 +175,12 @@ def test_text_is_kept_whole():
     mask = state.cache.index(state.key(0)).to_mask()
     assert mask[..., 8:].all()
     assert mask[:, :, 8:].all()
+
+
+@pytest.mark.parametrize("text", [None, (130, 150)], ids=["video", "text"])
+@pytest.mark.parametrize("selection", ["top_k", "retained_mass"])
+def test_a_query_that_is_not_a_number_harms_no_other(selection, text):
+    nan_query_harms_no_other(selection, text, torch.float32)
 
 
 def test_another_shape_in_the_same_request_is_refused():
