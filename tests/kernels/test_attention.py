@@ -148,6 +148,21 @@ def test_the_cache_is_accounted_and_dropped():
     assert record.report()["cache_bytes"] == lse + index
 
 
+@pytest.mark.parametrize("over_budget", ["host", "dense"])
+def test_all_lists_are_held_before_any_lse(over_budget):
+    lists, lses = 4 * 200, 4 * 2 * 150 * 4
+    wanted = run(adaspa.AdaSpaState(CONFIG), 4, layers=4)
+    state = adaspa.AdaSpaState(replace(CONFIG, cache_budget=2 * lists, over_budget=over_budget))
+    results = run(state, 4, layers=4)
+    assert state.cache.nbytes == lists
+    assert state.cache.host_nbytes == (lses if over_budget == "host" else 0)
+    report = state.drop().report()
+    assert report["refused_layers"] == [] and report["cache_bytes"] <= 2 * lists
+    assert [layer["layer"] for layer in report["layers"]] == [0, 1, 2, 3]
+    if over_budget == "host":
+        assert all(torch.equal(results[place][0], wanted[place][0]) for place in wanted)
+
+
 def test_measured_recall_is_that_of_the_step_in_use():
     config = adaspa.AdaSpaConfig(
         sparsity=0.6, block_size=16, warmup=0, searches=(0,), head_adaptive=False, measure_recall=True
