@@ -124,12 +124,6 @@ class RequestCache:
         self._kept[key] = kept
         self._account(key, on_device, on_host)
 
-    def has_index(self, branch: str) -> bool:
-        """True once a search of a layer of ``branch`` has ended in a pattern, or in a refusal to keep it."""
-        return any(key.branch == branch for key in self.refused) or any(
-            key.branch == branch and kept.index is not None for key, kept in self._kept.items()
-        )
-
     def drop(self) -> None:
         """Let go of every tensor. The peaks stay readable."""
         self._kept.clear()

@@ -47,8 +47,9 @@ class AdaSpaConfig:
             neighbourhood in time and space. The result is the same but for which blocks there are.
         cache_budget: most bytes of a request's caches to hold on the GPU, or None for no limit. With a limit all
             block lists are kept without padding, not only large ones, and laid out anew in every step.
-        over_budget: what happens to a layer's cache that does not fit: ``host`` keeps it in host memory and fetches it
-            at every step; ``dense`` lets it go, and the layer stays dense.
+        over_budget: what happens to a layer's cache that does not fit, LSEs before block lists: ``host`` keeps it in
+            host memory and fetches it for each use; ``dense`` lets it go: without its lists the layer stays dense,
+            without its LSE it searches by two dense passes.
         record_maps: keep a small picture of every pattern in the record, for `adaspa.plot`.
         measure_recall: score every sparse step anew and report the recall of the pattern in use, instead of the recall
             at its search. Costs two dense passes a layer and step: for evaluation.
