@@ -102,9 +102,9 @@ class AdaSpaConfig:
         _check_searches(self.searches, self.warmup, self.steps)
 
     def _check_blocks(self) -> None:
-        if self.block_size not in BLOCK_SIZES:
+        if not is_block_size(self.block_size):
             raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}")
-        if self.query_block not in BLOCK_SIZES or self.query_block % self.block_size:
+        if not is_block_size(self.query_block) or self.query_block % self.block_size:
             raise ValueError(
                 f"query_block_size must be None, or one of {BLOCK_SIZES} and a multiple of "
                 f"block_size={self.block_size}, got {self.query_block_size!r}"
@@ -151,6 +151,11 @@ class AdaSpaConfig:
     def is_dense(self) -> bool:
         """True when no step is sparse whatever the schedule says."""
         return self.selection == "top_k" and self.sparsity == 0
+
+
+def is_block_size(value: object) -> bool:
+    """Whether a block may have that many tokens; 64.0 is not a number of them."""
+    return isinstance(value, int) and value in BLOCK_SIZES
 
 
 def _is_number(value: object) -> bool:
