@@ -51,13 +51,14 @@ class _Kept:
     device: torch.device
     lse: torch.Tensor | None = None
     index: BlockIndex | PackedIndex | None = None
+    lse_on_host: bool = False
 
 
 class RequestCache:
     """The entries of one request, with their bytes accounted.
 
     Large block lists are kept without their padding, with a budget the small ones too; what still does not fit the
-    budget goes to the host or is let go.
+    budget goes to the host or is let go: the LSEs, which only searches read, before any index.
 
     Args:
         budget: most bytes to hold on the device of the tensors, or None for no limit.
@@ -97,7 +98,8 @@ class RequestCache:
     def put(self, key: CacheKey, entry: CacheEntry) -> None:
         """Replace the entry of ``key``: the index first, which every sparse step reads, then the LSE.
 
-        An index that is neither within the budget nor spilled is refused, and its layer stays dense.
+        An index that is neither within the budget, if need be in the place of LSEs of other keys, nor spilled is
+        refused, and its layer stays dense.
         """
         self._kept.pop(key, None)
         self._account(key, 0, 0)
@@ -105,7 +107,7 @@ class RequestCache:
         on_device = on_host = 0
         if entry.index is not None:
             index = self._compact(entry.index)
-            if self._fits(index.nbytes):
+            if self._make_room(index.nbytes):
                 kept.index, on_device = index, index.nbytes
             elif self.spill:
                 assert isinstance(index, PackedIndex), "with a budget it is"
@@ -117,15 +119,10 @@ class RequestCache:
             if self._fits(on_device + entry.lse.nbytes):
                 kept.lse, on_device = entry.lse, on_device + entry.lse.nbytes
             elif self.spill:
-                kept.lse, on_host = _pinned(entry.lse), on_host + entry.lse.nbytes
+                kept.lse, kept.lse_on_host = _pinned(entry.lse), True
+                on_host += entry.lse.nbytes
         self._kept[key] = kept
         self._account(key, on_device, on_host)
-
-    def has_index(self, branch: str) -> bool:
-        """True once a search of a layer of ``branch`` has ended in a pattern, or in a refusal to keep it."""
-        return any(key.branch == branch for key in self.refused) or any(
-            key.branch == branch and kept.index is not None for key, kept in self._kept.items()
-        )
 
     def drop(self) -> None:
         """Let go of every tensor. The peaks stay readable."""
@@ -139,6 +136,27 @@ class RequestCache:
             return index
         packed = PackedIndex.pack(index)
         return index if self.budget is None and packed.ids.nbytes > 0.8 * index.ids.nbytes else packed
+
+    def _make_room(self, nbytes: int) -> bool:
+        """Whether an index of ``nbytes`` fits, LSEs having gone to the host or been let go if that was enough."""
+        # The newest goes first: it is the last to be read.
+        lses = [
+            (key, kept, kept.lse)
+            for key, kept in reversed(self._kept.items())
+            if kept.lse is not None and not kept.lse_on_host
+        ]
+        if not self._fits(nbytes - sum(lse.nbytes for _, _, lse in lses)):
+            return False
+        for key, kept, lse in lses:
+            if self._fits(nbytes):
+                break
+            on_device, on_host = self._bytes[key]
+            if self.spill:
+                kept.lse, kept.lse_on_host, on_host = _pinned(lse), True, on_host + lse.nbytes
+            else:
+                kept.lse = None
+            self._account(key, on_device - lse.nbytes, on_host)
+        return True
 
     def _fits(self, nbytes: int) -> bool:
         return self.budget is None or self.nbytes + nbytes <= self.budget

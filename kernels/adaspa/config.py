@@ -50,8 +50,9 @@ class AdaSpaConfig:
             neighbourhood in time and space. The result is the same but for which blocks there are.
         cache_budget: most bytes of a request's caches to hold on the GPU, or None for no limit. With a limit all
             block lists are kept without padding, not only large ones, and laid out anew in every step.
-        over_budget: what happens to a layer's cache that does not fit: ``host`` keeps it in host memory and fetches it
-            at every step; ``dense`` lets it go, and the layer stays dense.
+        over_budget: what happens to a layer's cache that does not fit, LSEs before block lists: ``host`` keeps it in
+            host memory and fetches it for each use; ``dense`` lets it go: without its lists the layer stays dense,
+            without its LSE it searches by two dense passes.
         record_maps: keep a small picture of every pattern in the record, for `adaspa.plot`.
         measure_recall: score every sparse step anew and report the recall of the pattern in use, instead of the recall
             at its search. Costs two dense passes a layer and step: for evaluation.
@@ -104,9 +105,9 @@ class AdaSpaConfig:
         _check_searches(self.searches, self.warmup, self.steps)
 
     def _check_blocks(self) -> None:
-        if self.block_size not in BLOCK_SIZES:
+        if not is_block_size(self.block_size):
             raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {self.block_size!r}")
-        if self.query_block not in BLOCK_SIZES or self.query_block % self.block_size:
+        if not is_block_size(self.query_block) or self.query_block % self.block_size:
             raise ValueError(
                 f"query_block_size must be None, or one of {BLOCK_SIZES} and a multiple of "
                 f"block_size={self.block_size}, got {self.query_block_size!r}"
@@ -154,6 +155,11 @@ class AdaSpaConfig:
     def is_dense(self) -> bool:
         """True when no step is sparse whatever the schedule says."""
         return self.selection == "top_k" and self.sparsity == 0
+
+
+def is_block_size(value: object) -> bool:
+    """Whether a block may have that many tokens; 64.0 is not a number of them."""
+    return isinstance(value, int) and value in BLOCK_SIZES
 
 
 def _is_number(value: object) -> bool:

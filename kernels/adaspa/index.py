@@ -7,6 +7,8 @@ from functools import cached_property
 
 import torch
 
+from adaspa.config import BLOCK_SIZES, is_block_size
+
 MAX_BLOCKS = 2**15 - 1
 
 
@@ -26,11 +28,11 @@ class BlockIndex:
             rest is padding (valid ids, never read). A row with ``counts == nk`` keeps every block and its ids are never
             read, so that a few full rows (text queries) do not widen the lists of all the others.
         counts: int32 ``[B, H, nq]``, the number of kept key blocks, 0 to ``nk``. Only full rows may exceed ``kmax``.
-        query_block, key_block: tokens in a block.
+        query_block, key_block: tokens in a block: 16, 32, 64 or 128.
         query_tokens, key_tokens: tokens in the sequences; the last block of each may be partial.
 
     Raises:
-        ValueError: when shapes, dtypes or devices do not fit the geometry.
+        ValueError: when a block is not supported, or shapes, dtypes or devices do not fit the geometry.
     """
 
     ids: torch.Tensor
@@ -41,6 +43,7 @@ class BlockIndex:
     key_tokens: int
 
     def __post_init__(self) -> None:
+        _check_blocks(self.query_block, self.key_block)
         if self.ids.dtype != torch.int16 or self.ids.ndim != 4:
             raise ValueError(f"ids must be int16 [B, H, nq, kmax], got {self.ids.dtype} {tuple(self.ids.shape)}")
         if self.counts.dtype != torch.int32 or self.counts.shape != self.ids.shape[:3]:
@@ -66,6 +69,7 @@ class BlockIndex:
         cls, mask: torch.Tensor, *, query_block: int, key_block: int, query_tokens: int, key_tokens: int
     ) -> BlockIndex:
         """The index of a boolean block mask ``[B, H, nq, nk]``. Synchronises with the device."""
+        _check_blocks(query_block, key_block)
         if mask.dtype != torch.bool or mask.ndim != 4:
             raise ValueError(f"mask must be bool [B, H, nq, nk], got {mask.dtype} {tuple(mask.shape)}")
         if mask.shape[-1] != num_blocks(key_tokens, key_block):
@@ -113,3 +117,9 @@ class BlockIndex:
         """
         counts, order = self.counts.flatten().sort(descending=True, stable=True)
         return order, counts.tolist()
+
+
+def _check_blocks(query_block: int, key_block: int) -> None:
+    for name, block in (("query_block", query_block), ("key_block", key_block)):
+        if not is_block_size(block):
+            raise ValueError(f"{name} must be one of {BLOCK_SIZES}, got {block!r}")

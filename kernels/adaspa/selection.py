@@ -67,7 +67,8 @@ def select_blocks(weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometr
     """Choose the key blocks to keep from block weights ``[B, H, nq, nk]`` (section 4.1 to 4.3).
 
     In a joint sequence the text sink holds: text queries keep every block, all queries keep the text blocks, and
-    sparsity or retained mass chooses among the rest.
+    sparsity or retained mass chooses among the rest. A row whose weights sum to no positive number, as those of a query
+    block with a NaN in it, keeps every block.
 
     Raises:
         ValueError: when ``weights`` does not have the geometry's blocks.

@@ -40,24 +40,30 @@ class AdaSpaState:
         self.branch = ""
         self.kind = StepKind.DENSE
         self._in_use: dict[CacheKey, PatternRecord] = {}
+        self._searched: set[str] = set()
 
     def begin_step(self, step: int, branch: str = "") -> StepKind:
         """Move to denoising step ``step`` (0 is the first) of CFG branch ``branch``; to be called before its forward.
 
-        A sparse step of a branch that has no pattern yet becomes a search: a second expert that takes over in the
+        A sparse step of a branch that has not searched yet becomes a search: a second expert that takes over in the
         middle, or a guidance branch that starts late.
         """
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
         kind = self.schedule.kind(step)
-        if kind is StepKind.SPARSE and not self.cache.has_index(branch):
+        if kind is StepKind.SPARSE and branch not in self._searched:
             kind = StepKind.SEARCH
+        if kind is StepKind.SEARCH:
+            self._searched.add(branch)
         self.step, self.branch, self.kind = step, branch, kind
         self.record.step_kinds.setdefault(step, kind)
         return kind
 
     def action(self, layer: int, sample: int | None = None) -> Action:
-        """What ``layer`` does now (for one sample of the batch, where its samples differ in length)."""
+        """What ``layer`` does now (for one sample of the batch, where its samples differ in length).
+
+        It searches once in a step, however often it is called.
+        """
         if self.step is None or layer in self.config.dense_layers:
             return Action.DENSE
         if self.kind is StepKind.DENSE:
@@ -68,8 +74,9 @@ class AdaSpaState:
         has_lse, has_index = self.cache.has(key)
         if not has_index:
             return Action.FUSED_SEARCH
-        if self.kind is StepKind.SEARCH and has_lse:
-            return Action.CACHED_SEARCH
+        if self.kind is StepKind.SEARCH and self._in_use[key].step < self.step:
+            # Where the budget had no room for the LSE, the search takes its own again.
+            return Action.CACHED_SEARCH if has_lse else Action.FUSED_SEARCH
         return Action.SPARSE
 
     def select(

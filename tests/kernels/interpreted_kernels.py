@@ -1,6 +1,8 @@
 """The Triton kernels in Triton's interpreter, on the CPU. Run by test_kernels.py in a process of its own, because
 TRITON_INTERPRET counts when the kernels are imported."""
 
+import sys
+
 import naive_attention as naive
 import pytest
 import torch
@@ -13,6 +15,7 @@ from adaspa.ops.kernels.block_sparse_attention import block_sparse_attention
 from adaspa.ops.kernels.keep_blocks import keep_blocks
 from adaspa.ops.kernels.rotary import rotary
 from adaspa.ops.rotary import reference as rotary_reference
+from nan_query import nan_query_harms_no_other
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3}
 CASES = [
@@ -98,6 +101,44 @@ def test_keep_blocks(limits, text):
     got = keep_blocks(weights, torch.tensor([limits]), by_mass, [text.start, text.stop, 3, 5], 12)
     wanted = keep_blocks_reference(weights, torch.tensor([limits]), **arguments)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", [range(0), range(19, 21)])
+@pytest.mark.parametrize("limits", [[3.0, 5.0], [0.3, 0.9]])
+def test_rows_that_tell_nothing_are_kept_whole(limits, text):
+    weights = torch.rand(1, 2, 21, 21, generator=torch.Generator().manual_seed(1))
+    weights[0, 0, 3] = torch.nan
+    weights[0, 1, 4, 5] = torch.nan
+    weights[0, 0, 5] = torch.inf
+    weights[0, 1, 6, 20] = torch.inf
+    weights[0, 0, 7] = 1e38  # their sum overflows
+    weights[0, 1, 8] = 0.0
+    weights[0, 0, 9] = 1e-40
+    by_mass = limits[1] < 1
+    arguments = {"by_mass": by_mass, "text": text, "text_rows": range(0), "width": 21}
+    ids, counts, shares = keep_blocks(weights, torch.tensor([limits]), by_mass, [text.start, text.stop, 0, 0], 21)
+    wanted = keep_blocks_reference(weights, torch.tensor([limits]), **arguments)
+    torch.testing.assert_close((ids, counts, shares), wanted, rtol=1e-5, atol=1e-6)
+    whole = torch.zeros_like(counts, dtype=torch.bool)
+    whole[0, 0, [3, 5, 7, 9]] = whole[0, 1, [4, 6, 8]] = True
+    assert torch.equal(counts == 21, whole)
+    assert shares[whole].eq(1).all() and shares[~whole].lt(1).all()
+
+
+@pytest.fixture
+def on_triton(monkeypatch):
+    """The operations of `adaspa.attention` by their kernels, in half precision as on a GPU."""
+    for name in ("attention_with_scores", "block_sparse_attention", "keep_blocks"):
+        module = sys.modules[f"adaspa.ops.{name}"]
+        choice = "triton_runs_on" if name == "keep_blocks" else "uses_triton"
+        monkeypatch.setattr(module, choice, lambda x: True)
+
+
+@pytest.mark.usefixtures("on_triton")
+@pytest.mark.parametrize("text", [None, (130, 150)], ids=["video", "text"])
+@pytest.mark.parametrize("selection", ["top_k", "retained_mass"])
+def test_a_query_that_is_not_a_number_harms_no_other(selection, text):
+    nan_query_harms_no_other(selection, text, torch.float16)
 
 
 @pytest.mark.parametrize("op", ["keep", "sparse", "with_scores", "scores"])

@@ -5,6 +5,7 @@ import naive_attention as naive
 import pytest
 import torch
 from adaspa.state import Action
+from nan_query import nan_query_harms_no_other
 
 CONFIG = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False)
 
@@ -126,6 +127,24 @@ def test_a_branch_that_starts_late_searches_first():
     assert state.action(0) is Action.FUSED_SEARCH
 
 
+def test_a_layer_searches_once_in_a_step():
+    state = adaspa.AdaSpaState(CONFIG)
+    for step in (2, 3, 4):
+        state.begin_step(step)
+        adaspa.attention(*naive.qkv(), state)
+        state.begin_step(step)
+        assert state.action(0) is Action.SPARSE
+    assert [pattern.step for pattern in state.record.patterns] == [2, 4]
+
+
+def test_a_step_is_no_search_for_want_of_layers_that_search():
+    state = adaspa.AdaSpaState(replace(CONFIG, dense_layers=(0,)))
+    run(state, 6)
+    report = state.record.report()
+    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 2)
+    assert report["density"] == 1
+
+
 def test_dense_layers_stay_dense():
     state = adaspa.AdaSpaState(adaspa.AdaSpaConfig(warmup=0, searches=(0,), dense_layers=(1,)))
     state.begin_step(0)
@@ -145,6 +164,38 @@ def test_the_cache_is_accounted_and_dropped():
     record = state.drop()
     assert state.cache.nbytes == 0
     assert record.report()["cache_bytes"] == lse + index
+
+
+def test_an_lse_that_was_let_go_is_taken_anew_by_the_next_search():
+    state = adaspa.AdaSpaState(replace(CONFIG, cache_budget=250, over_budget="dense"))  # room for the lists, 200 bytes
+    results = run(state, 6)
+    masks = {}
+    for step in (2, 4):
+        out, (q, k, v) = results[step, "", 0]
+        torch.testing.assert_close(out.double(), naive.attend(q, k, v)[0], rtol=1e-4, atol=1e-5)
+        masks[step] = wanted_mask(q, k, naive.lse(q, k))
+    for step in (3, 5):
+        out, (q, k, v) = results[step, "", 0]
+        wanted, _ = naive.attend(q, k, v, naive.token_mask(masks[step - 1], 16, 150))
+        torch.testing.assert_close(out.double(), wanted, rtol=1e-4, atol=1e-5)
+    report = state.drop().report()
+    assert (report["searches"], report["refused_layers"], report["cache_bytes"]) == (2, [], 200)
+    assert [pattern.step for pattern in state.record.patterns] == [2, 4]
+
+
+@pytest.mark.parametrize("over_budget", ["host", "dense"])
+def test_all_lists_are_held_before_any_lse(over_budget):
+    lists, lses = 4 * 200, 4 * 2 * 150 * 4
+    wanted = run(adaspa.AdaSpaState(CONFIG), 4, layers=4)
+    state = adaspa.AdaSpaState(replace(CONFIG, cache_budget=2 * lists, over_budget=over_budget))
+    results = run(state, 4, layers=4)
+    assert state.cache.nbytes == lists
+    assert state.cache.host_nbytes == (lses if over_budget == "host" else 0)
+    report = state.drop().report()
+    assert report["refused_layers"] == [] and report["cache_bytes"] <= 2 * lists
+    assert [layer["layer"] for layer in report["layers"]] == [0, 1, 2, 3]
+    if over_budget == "host":
+        assert all(torch.equal(results[place][0], wanted[place][0]) for place in wanted)
 
 
 def test_measured_recall_is_that_of_the_step_in_use():
@@ -174,6 +225,12 @@ def test_text_is_kept_whole():
     mask = state.cache.index(state.key(0)).to_mask()
     assert mask[..., 8:].all()
     assert mask[:, :, 8:].all()
+
+
+@pytest.mark.parametrize("text", [None, (130, 150)], ids=["video", "text"])
+@pytest.mark.parametrize("selection", ["top_k", "retained_mass"])
+def test_a_query_that_is_not_a_number_harms_no_other(selection, text):
+    nan_query_harms_no_other(selection, text, torch.float32)
 
 
 def test_another_shape_in_the_same_request_is_refused():

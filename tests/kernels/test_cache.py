@@ -57,6 +57,32 @@ def test_over_budget_layers_stay_dense_where_that_is_wanted(pipe):
     assert report["density"] < 0.5
 
 
+@pytest.mark.parametrize("spill", [True, False])
+def test_an_index_takes_the_place_of_the_newest_lses(spill):
+    mask = torch.eye(16, dtype=torch.bool).expand(1, 1, 16, 16)
+    index = adaspa.BlockIndex.from_mask(mask, query_block=16, key_block=16, query_tokens=256, key_tokens=256)
+    lse = torch.arange(5.0).reshape(1, 1, 5)  # 20 bytes; the index has 64 without padding
+    cache = RequestCache(100, spill=spill)
+    for layer in range(5):
+        cache.put(CacheKey("", layer), CacheEntry(lse=lse + layer))
+    cache.put(CacheKey("", 0), CacheEntry(lse=lse, index=index))
+    assert torch.equal(cache.index(CacheKey("", 0)).to_mask(), mask)
+    # Of the others the oldest stays, and there is no room for its own.
+    assert [cache.has(CacheKey("", layer))[0] for layer in range(5)] == (
+        [True] * 5 if spill else [False, True] + 3 * [False]
+    )
+    assert (cache.nbytes, cache.host_nbytes) == (64 + 20, 4 * 20 if spill else 0)
+    if spill:
+        assert all(torch.equal(cache.lse(CacheKey("", layer)), lse + layer) for layer in range(5))
+    # An index that does not fit anyway displaces nothing.
+    cache.put(CacheKey("", 1), CacheEntry(index=index))
+    cache.put(CacheKey("", 2), CacheEntry(lse=lse))
+    before = cache.nbytes
+    cache.put(CacheKey("", 3), CacheEntry(index=index))
+    assert cache.nbytes == before
+    assert cache.refused == (set() if spill else {CacheKey("", 1), CacheKey("", 3)})
+
+
 def test_a_packed_index_is_the_index_without_its_padding():
     generator = torch.Generator().manual_seed(0)
     mask = torch.rand(2, 3, 7, 9, generator=generator) < torch.tensor([0.1, 0.4, 0.8]).view(3, 1, 1)

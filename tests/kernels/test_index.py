@@ -36,6 +36,11 @@ def test_full_rows_need_no_list():
         ("counts", {"counts": torch.zeros(1, 1, 3)}),
         ("counts", {"counts": torch.zeros(1, 2, 3, dtype=torch.int32)}),
         ("key_tokens", {"key_tokens": 2**21}),
+        ("query_block", {"query_block": 0}),
+        ("query_block", {"query_block": 16.0}),
+        ("query_block", {"query_block": 48}),
+        ("key_block", {"key_block": -32}),
+        ("key_block", {"key_block": 256}),
     ],
 )
 def test_a_bad_index_is_named(argument, change):
@@ -49,3 +54,9 @@ def test_a_bad_index_is_named(argument, change):
 def test_a_bad_mask_is_named(mask):
     with pytest.raises(ValueError, match=r"^mask must "):
         BlockIndex.from_mask(mask, **GEOMETRY)
+
+
+@pytest.mark.parametrize("argument", ["query_block", "key_block"])
+def test_a_bad_block_is_named_before_it_is_divided_by(argument):
+    with pytest.raises(ValueError, match=rf"^{argument} must be one of \(16, 32, 64, 128\), got 0$"):
+        BlockIndex.from_mask(torch.ones(1, 1, 3, 4, dtype=torch.bool), **{**GEOMETRY, argument: 0})

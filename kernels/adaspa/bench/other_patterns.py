@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from adaspa.config import AdaSpaConfig
 from adaspa.handle import AdaSpaHandle
-from adaspa.schedule import StepKind
 from adaspa.selection import Geometry, Selected, index_recall, select_blocks
 from adaspa.state import Action, AdaSpaState
 
@@ -25,9 +24,7 @@ class FreshSearch(AdaSpaState):
 
     def action(self, layer: int, sample: int | None = None) -> Action:
         action = super().action(layer, sample)
-        if action is Action.DENSE_WITH_LSE:
-            return Action.DENSE
-        return Action.FUSED_SEARCH if action is Action.SPARSE and self.kind is StepKind.SEARCH else action
+        return Action.DENSE if action is Action.DENSE_WITH_LSE else action
 
     @property
     def keeps_lse(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from adaspa.config import BLOCK_SIZES
+from adaspa.config import BLOCK_SIZES, is_block_size
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -38,7 +38,7 @@ def check_lse(lse: torch.Tensor, q: torch.Tensor) -> None:
 
 def check_block(block: int) -> None:
     """Raise ValueError unless block is a supported number of tokens."""
-    if block not in BLOCK_SIZES:
+    if not is_block_size(block):
         raise ValueError(f"block must be one of {BLOCK_SIZES}, got {block!r}")
 
 
@@ -47,7 +47,7 @@ def check_blocks(block: int, query_block: int | None) -> int:
     check_block(block)
     if query_block is None:
         return block
-    if query_block not in BLOCK_SIZES or query_block % block:
+    if not is_block_size(query_block) or query_block % block:
         raise ValueError(
             f"query_block must be one of {BLOCK_SIZES} and a multiple of block={block}, got {query_block!r}"
         )

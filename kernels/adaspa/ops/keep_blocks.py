@@ -6,11 +6,16 @@ import torch
 
 from adaspa.ops.dispatch import triton_runs_on
 
+LEAST_MASS = 1e-30
+"""A row of weights sums to about its number of query rows; from less than this no shares can be told."""
+
 
 def keep_blocks(
     weights: torch.Tensor, limits: torch.Tensor, *, by_mass: bool, text: range, text_rows: range, width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The heaviest key blocks of each row, of equal ones the first; blocks of ``text`` before all others.
+
+    A row whose sum is NaN, infinite or next to nothing tells nothing of its blocks, and keeps everything.
 
     Args:
         weights: fp32 ``[B, H, nq, nk]``, none negative.
@@ -38,7 +43,8 @@ def reference(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The operation in PyTorch, by sorting every row."""
     nk = weights.shape[-1]
-    shares = weights / weights.sum(-1, keepdim=True)
+    mass = weights.sum(-1)
+    shares = weights / mass.unsqueeze(-1)
     ranking = shares.clone()
     ranking[..., text.start : text.stop] = torch.inf
     ranked = ranking.argsort(dim=-1, descending=True, stable=True)
@@ -50,6 +56,7 @@ def reference(
     else:
         counts = limits.long().expand(weights.shape[:3]).clone()
     counts[..., text_rows.start : text_rows.stop] = nk
+    counts.masked_fill_(~((mass > LEAST_MASS) & (mass < torch.inf)), nk)
     kept = torch.arange(nk, device=weights.device) < counts.unsqueeze(-1)
     share = torch.where(counts == nk, 1.0, (ordered * kept).sum(-1))
     ids = torch.where(kept & (counts < nk).unsqueeze(-1), ranked, nk).sort(dim=-1).values[..., :width]

@@ -8,6 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
+from adaspa.ops.keep_blocks import LEAST_MASS
+
+LEAST = tl.constexpr(LEAST_MASS)
+
 
 @triton.jit(do_not_specialize=["nq", "nk", "width", "text_start", "text_stop", "rows_start", "rows_stop"])
 def keep_blocks_kernel(
@@ -19,6 +23,10 @@ def keep_blocks_kernel(
     inside = column < nk
     weight = tl.load(weights + row * nk + column, mask=inside, other=0.0)
     mass = tl.sum(weight, 0)
+    # A row that tells nothing is kept whole; what is reckoned from it must only be numbers.
+    known = (mass > LEAST) & (mass < float("inf"))
+    weight = tl.where(known, weight, 0.0)
+    mass = tl.where(known, mass, 1.0)
     ranking = tl.where((column >= text_start) & (column < text_stop), float("inf"), weight)
     # The bits of floats that are not negative order as the floats do.
     bits = tl.where(inside, ranking.to(tl.int32, bitcast=True), -1)
@@ -39,7 +47,7 @@ def keep_blocks_kernel(
     needed = tl.where(threshold >= 0x7F800000, nk, tl.ceil(missing / tl.where(each > 0, each, 1.0)).to(tl.int32))
     kept = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= tl.maximum(needed, 1)))
     query = (row % nq).to(tl.int32)
-    whole = (query >= rows_start) & (query < rows_stop)
+    whole = ((query >= rows_start) & (query < rows_stop)) | (known == 0)
     count = tl.where(whole, nk, tl.sum(kept.to(tl.int32), 0))
     whole = count == nk
     tl.store(counts + row, count)
