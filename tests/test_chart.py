@@ -336,6 +336,39 @@ def test_secrets_are_only_named() -> None:
     assert worker["envFrom"] == [{"secretRef": {"name": "adaspa-s3"}}]
 
 
+def secrets_in(part: Any) -> set[tuple[str, str | None]]:
+    """Name and key of each Secret that a rendered object asks for; without a key where it takes all of them."""
+    if isinstance(part, list):
+        return {found for inner in part for found in secrets_in(inner)}
+    if not isinstance(part, dict):
+        return set()
+    references = [part[kind] for kind in ("secretKeyRef", "secretRef") if kind in part]
+    here = {(found["name"], found.get("key")) for found in references}
+    if "secretName" in part:
+        here.add((part["secretName"], None))
+    return here.union(*(secrets_in(inner) for inner in part.values()))
+
+
+def test_the_guide_makes_the_secrets_that_the_values_ask_for() -> None:
+    guide = (CHART.parents[1] / "docs" / "operations.md").read_text().replace("\\\n", " ")
+    made: dict[str, list[str]] = {
+        name: re.findall(r"--from-literal=([\w-]+)=", rest)
+        for name, rest in re.findall(r"^ *kubectl create secret \w+ (\S+) (.*)$", guide, re.M)
+    }
+    asked = secrets_in(render(FILES["s3-production"]))
+    assert {name for name, _ in asked} == set(made)
+    assert all(key in made[name] for name, key in asked if key)
+    assert "AWS_ACCESS_KEY_ID" in made["adaspa-s3"]
+    for values in ("cpu-trial", "single-gpu"):
+        objects = render(FILES[values])
+        own = {item["metadata"]["name"] for item in objects if item["kind"] == "Secret"}
+        assert {name for name, _ in secrets_in(objects)} == own, "no Secret of the user's is needed"
+        claims = {item["metadata"]["name"] for item in objects if item["kind"] == "PersistentVolumeClaim"}
+        volumes = [volume for pod in pods(objects) for volume in pod.get("volumes", [])]
+        named = {each["persistentVolumeClaim"]["claimName"] for each in volumes if "persistentVolumeClaim" in each}
+        assert named <= claims, "no volume of the user's is needed"
+
+
 def test_the_first_api_key_is_drawn_unless_it_is_given_or_the_service_is_open() -> None:
     drawn = render({})
     secret = one(drawn, "Secret")
