@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo serve test lint format cli-docs setup clean
+.PHONY: demo serve test lint format cli-docs field-tables setup clean
 
 demo: setup          ## one prompt through the whole service: writes demo.mp4 and demo.png
 	$(BIN)/adaspa demo
@@ -26,6 +26,9 @@ format: setup
 
 cli-docs: setup      ## bring docs/cli.md up to the commands' own help
 	$(BIN)/python tests/cli_reference.py
+
+field-tables: setup  ## bring the tables of docs/settings.md and docs/models.md up to the fields' own descriptions
+	$(BIN)/python tests/field_tables.py
 
 setup: $(VENV)/.installed
 

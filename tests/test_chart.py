@@ -18,7 +18,7 @@ import promql_parser
 import pytest
 import yaml
 from adaspa_service.contract.catalog import Catalog, ModelSpec
-from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.settings import SECRET, Settings
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_worker import metrics as worker_metrics
 from prometheus_client import Counter, Gauge, Histogram
@@ -35,6 +35,13 @@ CACHE = {"size": "60Gi", "accessMode": "ReadWriteMany", "tokenSecret": {"name": 
 CACHED = [TWO_MODELS[0] | {"modelCache": CACHE, "runtimeClassName": "nvidia"}]
 SCALED = {"enabled": True, "minReplicas": 0, "maxReplicas": 4}
 QUICK = TWO_MODELS[1] | {"only": "interactive"}
+MILLION = {"replicas": 10**6, "startFailures": 10**6, "terminationGraceSeconds": 10**6}
+LARGE = {
+    "settings": {"result_ttl_seconds": 2_592_000, "bulk_share": 0.25, "webhook_http": True},
+    "gateway": {"autoscaling": {"enabled": True, "minReplicas": 10**6, "maxReplicas": 10**6}},
+    "models": [TWO_MODELS[1] | MILLION, TWO_MODELS[0] | {"autoscaling": SCALED | {"maxReplicas": 10**6}}],
+    "catalog": [DEMO, WAN],
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     **FILES,
@@ -46,6 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "signed": {"secretSettings": {"webhook_secrets": {"name": "hooks", "key": "secrets"}}},
     "labelled": {"monitoring": {"monitors": True, "rules": True, "labels": {"release": "prometheus"}}},
     "guarded": {"networkPolicy": {"enabled": True}, "imagePullSecrets": [{"name": "pull"}]},
+    "large": LARGE,
     "own-account": {"serviceAccount": {"create": False, "name": "mine"}},
 }
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
@@ -103,6 +111,17 @@ def test_every_variable_is_a_setting_and_can_be_read(values: dict[str, Any], mon
                 Settings()
 
 
+def test_a_large_number_is_written_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helm's own way to write a million is 1e+06."""
+    objects = render(LARGE)
+    assert "e+" not in yaml.safe_dump_all(objects)
+    env = {entry["name"]: entry.get("value") for entry in container(objects, "gateway")["env"]}
+    for name in ("ADASPA_RESULT_TTL_SECONDS", "ADASPA_BULK_SHARE", "ADASPA_WEBHOOK_HTTP"):
+        monkeypatch.setenv(name, env[name])
+    settings = Settings()
+    assert (settings.result_ttl_seconds, settings.bulk_share, settings.webhook_http) == (2_592_000, 0.25, True)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -127,6 +146,8 @@ def test_every_variable_is_a_setting_and_can_be_read(values: dict[str, Any], mon
         ({"models": [QUICK]}, "nobody would serve the bulk queue of demo"),
         ({"models": [TWO_MODELS[1], QUICK | {"autoscaling": SCALED}]}, "models.only: demo is scaled by"),
         ({"models": [TWO_MODELS[1] | {"autoscaling": SCALED}, QUICK]}, "allowed beside them: any"),
+        ({"settings": {"lease_secnds": 3}}, "lease_secnds"),
+        ({"settings": {"storage_url": "s3://videos"}}, "storage_url"),
         ({"settings": {"webhook_secrets": "whsec_x"}}, "settings.webhook_secrets: is a secret"),
         ({"secretSettings": {"queue_cap": {"name": "x", "key": "y"}}}, "queue_cap"),
         ({"httpRoute": {"enabled": True, "parentRefs": [{"gateway": "public"}]}}, "gateway"),
@@ -167,6 +188,16 @@ def test_the_schema_knows_every_field_of_the_catalog() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["catalog"]["items"]
     assert set(schema["properties"]) == set(ModelSpec.model_fields), "catalog.items in the chart's values.schema.json"
     assert set(schema["required"]) == {name for name, field in ModelSpec.model_fields.items() if field.is_required()}
+
+
+def test_the_schema_knows_every_setting_but_those_that_the_chart_makes_itself() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
+    ours = {"ADASPA_PORT"}  # 8000, to which probes and Service lead
+    for values in (VARIANTS["open"], VARIANTS["cached"]):
+        ours |= {entry["name"] for name in ("gateway", "worker") for entry in container(render(values), name)["env"]}
+    secrets = SECRET | {"redis_url"}  # refused by the template, which says where they belong
+    known = {name for name in Settings.model_fields if f"ADASPA_{name.upper()}" not in ours}
+    assert set(schema["propertyNames"]["enum"]) == known | secrets
 
 
 def test_the_catalog_comes_to_gateway_and_worker_as_they_read_it(tmp_path: Path) -> None:
@@ -303,6 +334,39 @@ def test_secrets_are_only_named() -> None:
     redis_url = next(entry for entry in worker["env"] if entry["name"] == "ADASPA_REDIS_URL")
     assert redis_url["valueFrom"] == {"secretKeyRef": {"name": "adaspa-redis", "key": "url"}}
     assert worker["envFrom"] == [{"secretRef": {"name": "adaspa-s3"}}]
+
+
+def secrets_in(part: Any) -> set[tuple[str, str | None]]:
+    """Name and key of each Secret that a rendered object asks for; without a key where it takes all of them."""
+    if isinstance(part, list):
+        return {found for inner in part for found in secrets_in(inner)}
+    if not isinstance(part, dict):
+        return set()
+    references = [part[kind] for kind in ("secretKeyRef", "secretRef") if kind in part]
+    here = {(found["name"], found.get("key")) for found in references}
+    if "secretName" in part:
+        here.add((part["secretName"], None))
+    return here.union(*(secrets_in(inner) for inner in part.values()))
+
+
+def test_the_guide_makes_the_secrets_that_the_values_ask_for() -> None:
+    guide = (CHART.parents[1] / "docs" / "operations.md").read_text().replace("\\\n", " ")
+    made: dict[str, list[str]] = {
+        name: re.findall(r"--from-literal=([\w-]+)=", rest)
+        for name, rest in re.findall(r"^ *kubectl create secret \w+ (\S+) (.*)$", guide, re.M)
+    }
+    asked = secrets_in(render(FILES["s3-production"]))
+    assert {name for name, _ in asked} == set(made)
+    assert all(key in made[name] for name, key in asked if key)
+    assert "AWS_ACCESS_KEY_ID" in made["adaspa-s3"]
+    for values in ("cpu-trial", "single-gpu"):
+        objects = render(FILES[values])
+        own = {item["metadata"]["name"] for item in objects if item["kind"] == "Secret"}
+        assert {name for name, _ in secrets_in(objects)} == own, "no Secret of the user's is needed"
+        claims = {item["metadata"]["name"] for item in objects if item["kind"] == "PersistentVolumeClaim"}
+        volumes = [volume for pod in pods(objects) for volume in pod.get("volumes", [])]
+        named = {each["persistentVolumeClaim"]["claimName"] for each in volumes if "persistentVolumeClaim" in each}
+        assert named <= claims, "no volume of the user's is needed"
 
 
 def test_the_first_api_key_is_drawn_unless_it_is_given_or_the_service_is_open() -> None:

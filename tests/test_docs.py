@@ -3,9 +3,11 @@
 What it tells to type is run by tests/e2e/test_docs.py.
 """
 
+import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,11 +42,33 @@ def test_a_module_in_a_sentence_is_there(command: str) -> None:
     assert find_spec(command.split()[2]) is not None
 
 
+def test_an_extra_in_a_sentence_is_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = [re.findall(r"\[([\w,]+)\]", command) for command in told(r"(?:python -m )?pip install ")]
+    assert {extra for found in asked for names in found for extra in names.split(",")} == {"worker"} <= set(extras)
+
+
+def test_the_system_packages_that_are_told_are_those_that_the_tests_get() -> None:
+    told_packages = re.findall(r"apt-get install ([^`]+)`", (ROOT / "README.md").read_text())
+    (got,) = re.findall(r"^packages=\((.*)\)$", (ROOT / ".ci" / "run").read_text(), re.M)
+    assert " ".join(told_packages) == got
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_gpu_memory_that_is_told_is_that_of_the_figures() -> None:
+    peaks: dict[str, int] = {}
+    for file in (ROOT / "docs" / "kernels").glob("models-*.json"):
+        for row in json.loads(file.read_text())["rows"]:
+            if "cache_bytes" in row:
+                peaks[row["model"]] = max(peaks.get(row["model"], 0), row["peak_bytes"])
+    told = re.findall(r"(\d+) GiB\s+for", (ROOT / "docs" / "models.md").read_text())
+    assert sorted(map(int, told)) == sorted(round(peak / 2**30) for peak in peaks.values())
 
 
 def test_the_plain_diffusers_example_runs(tmp_path: Path) -> None:

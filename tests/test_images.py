@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from adaspa_service.contract.catalog import Catalog
 from adaspa_service.contract.settings import Settings
 from adaspa_service.local.supervisor import free_port
 from dockerfile_parse import DockerfileParser
@@ -194,6 +195,33 @@ def test_any_setting_can_be_given_in_a_file(tmp_path: Path) -> None:
     environment = compose("cpu", tmp_path)["services"]["gateway"]["environment"]
     assert environment["ADASPA_QUEUE_CAP"] == "5"
     assert environment["ADASPA_STORAGE_URL"] == "/videos", "what the file itself says comes first"
+
+
+def test_catalog_models_and_bucket_may_be_ones_own(tmp_path: Path) -> None:
+    config = compose("gpu")["services"]
+    (mounted,) = [volume for volume in config["gateway"]["volumes"] if volume["type"] == "bind"]
+    assert Catalog.load(Path(mounted["source"])).models == Catalog.load(None).models
+    assert config["gateway"]["environment"]["AWS_ENDPOINT"] == "http://s3:9000"
+    own = {
+        "ADASPA_MODEL": "wan",
+        "ADASPA_CATALOG": "./catalog.json",
+        "MODELS": "/srv/models",
+        "AWS_ENDPOINT": "https://s3.eu-central-1.amazonaws.com",
+        "AWS_REGION": "eu-central-1",
+    }
+    example = (ROOT / ".env.example").read_text()
+    for name, value in own.items():
+        example = re.sub(f"^{name}=.*$", f"{name}={value}", example, flags=re.M)
+    (tmp_path / ".env.example").write_text(example)
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    config = compose("gpu", tmp_path)["services"]
+    for name in ("gateway", "worker-gpu"):
+        service = config[name]
+        bucket = {variable: value for variable, value in own.items() if variable.startswith("AWS_")}
+        assert bucket.items() <= service["environment"].items()
+        sources = {volume["target"]: volume["source"] for volume in service["volumes"]}
+        assert sources[service["environment"]["ADASPA_CATALOG"]] == str(tmp_path / "catalog.json")
+    assert sources["/models"] == "/srv/models" and config["worker-gpu"]["command"] == ["--model", "wan"]
 
 
 def test_the_example_names_every_variable_of_the_compose_file() -> None:

@@ -38,6 +38,7 @@ TESTED_BY = {
     "sh": "tests/e2e/test_docs.py",
     "console": "tests/service/test_cli_reference.py",
     "yaml": "tests/test_chart.py",
+    "json": "tests/service/test_field_tables.py",
 }
 """By a block's language."""
 
@@ -127,6 +128,13 @@ def renders(desk: Desk, command: str) -> None:
     assert settings and all(value in text for _, value in settings)
 
 
+def names_a_secret(_: Desk, command: str) -> None:
+    """One that the values for production ask for."""
+    words = shlex.split(command, comments=True)
+    values = yaml.safe_load((ROOT / "helm/adaspa-serve/values/s3-production.yaml").read_text())
+    assert words[4] in yaml.safe_dump_all(render(values))
+
+
 def has_a_test(_: Desk, __: str) -> None:
     """The chart has what ``helm test`` runs."""
     assert any(item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test" for item in render({}))
@@ -146,6 +154,10 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
     "make format": ("rewrites the sources", is_a_target),
     "adaspa serve": ("runs until Ctrl-C; the service of these tests is one", is_understood),
     "ADASPA_CATALOG=catalog.json .venv/bin/adaspa serve": ("needs a large model and a GPU", is_understood),
+    "ADASPA_CATALOG=catalog.json .venv/bin/python -m adaspa_worker.source": (
+        "fetches a large model; tests/worker/test_source.py",
+        has_these_options,
+    ),
     "PYTHONPATH=tests .venv/bin/python -m chaos --jobs": (
         "takes minutes; tests/e2e/test_chaos.py runs a smaller one",
         has_these_options,
@@ -165,6 +177,7 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
     ),
     "python -m adaspa_worker.demo_model.evaluation": ("needs a GPU; tests/e2e/test_demo_model.py", has_these_options),
     "docker build": ("needs a Docker engine; tests/test_images.py runs the steps that can be", names_a_file),
+    "kubectl create secret": ("needs a cluster; tests/test_chart.py looks at all of them", names_a_secret),
     "helm install": ("needs a cluster", renders),
     "helm test": ("needs a cluster; tests/e2e/test_chart_commands.py runs the chart's commands", has_a_test),
     "ffprobe": ("FFmpeg's own program, which the project does not install", has_the_tag),

@@ -1,8 +1,10 @@
 """The demo model's training: what replaces a library's computes the same, and the text encoder learns to bind words."""
 
 import random
+from pathlib import Path
 
 import torch
+from adaspa_worker.demo_model import PIPELINE_FOLDER
 from adaspa_worker.demo_model.architecture import build_text_encoder, build_tokenizer, build_vae
 from adaspa_worker.demo_model.binding import (
     ATTRIBUTES,
@@ -15,6 +17,7 @@ from adaspa_worker.demo_model.binding import (
 )
 from adaspa_worker.demo_model.muon import StackedMuon
 from adaspa_worker.demo_model.scenes import caption, sample_scenes
+from adaspa_worker.demo_model.training import Log, load_work, save_work
 from adaspa_worker.demo_model.whole_clip import allow_whole_clips, decode_clip, encode_clip
 
 
@@ -74,3 +77,12 @@ def test_the_text_encoder_learns_which_words_belong_together() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert share_bound(encoder, reader, tokens, answers) > 0.9
+
+
+def test_a_saved_pipeline_does_not_say_where_it_lay(tmp_path: Path) -> None:
+    for _ in range(2):  # a new one, then one that was loaded
+        pipe = load_work(tmp_path, "vae")[0]
+        save_work(pipe, tmp_path, Log(tmp_path / "training.json", "vae"))
+    load_work(tmp_path, "vae")
+    for folder in (tmp_path / "pipeline", PIPELINE_FOLDER):
+        assert [file for file in folder.rglob("*.json") if "_name_or_path" in file.read_text()] == []

@@ -106,9 +106,10 @@ capabilities: {drop: [ALL]}
 - name: ADASPA_CATALOG
   value: /etc/adaspa/catalog.json
 {{- end }}
+{{- /* A number is a float64 here, which toString and a bare action write as 2.592e+06; JSON has 2592000. */}}
 {{- range $name, $value := .Values.settings }}
 - name: ADASPA_{{ upper $name }}
-  value: {{ $value | toString | quote }}
+  value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
 {{- end }}
 {{- with .Values.tracing.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT

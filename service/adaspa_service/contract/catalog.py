@@ -22,39 +22,50 @@ class CatalogError(Exception):
 class Memory(BaseModel):
     """How a worker holds a model that its GPU has little room for."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     cpu_offload: bool = False
     """Keep in the GPU only the part at work (text encoder, transformer or VAE), the others in host memory."""
     vae_tiling: bool = False
     """Decode the video tile by tile: less memory, more time."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    """Of the weights; None is bfloat16 on a GPU and float32 without one."""
+    """Of the weights; ``null`` is bfloat16 on a GPU and float32 without one."""
 
 
 class ModelSpec(BaseModel):
     """One served model. Nothing outside its limits reaches a worker."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The descriptions make the table of docs/models.md: make field-tables.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    """What clients name as ``model``: lower-case letters, digits, ``.``, ``_`` and ``-``."""
     family: Literal["wan", "hunyuan_video", "hunyuan_video15", "cogvideox", "ltx", "mochi"]
     """Which adapter of the worker runs it."""
     source: str = Field(min_length=1)
-    """``builtin:<name>``, a folder, or a hub name; the worker resolves it, clients do not see it."""
+    """``builtin:demo``, a folder in diffusers format, or a name at the Hugging Face hub; clients do not see it."""
     description: str
+    """A line about it for clients."""
     sizes: list[Size] = Field(min_length=1)
     """``WIDTHxHEIGHT`` in pixels; the first is the default."""
     frames: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    """The numbers of frames that a clip may have."""
     default_frames: int
+    """The one of them that is taken when the client does not say."""
     fps: int
     """Frames per second when the client does not say."""
     fps_range: tuple[int, int]
+    """Least and most frames per second."""
     steps_range: tuple[int, int]
+    """Least and most denoising steps."""
     default_steps: int
+    """Denoising steps when the client does not say."""
     guidance_range: tuple[float, float]
+    """Least and greatest guidance scale."""
     default_guidance: float
+    """The guidance scale when the client does not say."""
     max_prompt_chars: int = Field(default=2000, ge=1)
+    """Characters of a prompt, and of a negative prompt."""
     negative_prompt: bool = True
     """Whether a negative prompt has an effect; where it has none, it is refused."""
     prompt_examples: list[str] = []
@@ -62,11 +73,13 @@ class ModelSpec(BaseModel):
     qualities: list[Quality] = Field(default=list(Quality), min_length=1)
     """AdaSpa's presets that a client may choose."""
     sparsity_range: tuple[Sparsity, Sparsity] = (0.0, 0.99)
+    """Least and greatest ``sparsity`` that a client may choose."""
     retained_mass_range: tuple[Mass, Mass] = (0.5, 0.999)
+    """Least and greatest ``retained_mass`` that a client may choose."""
     warmup_range: tuple[Share, Share] = (0.0, 1.0)
-    """Share of the steps that may be dense at the start."""
+    """Least and greatest share of the steps that a client may have dense at the start (``warmup``)."""
     output_formats: list[OutputFormat] = Field(default=list(OutputFormat), min_length=1)
-    """The first is the default."""
+    """Of the video's file; the first is the default."""
     max_batch: int = Field(default=8, ge=1)
     """Videos that one request may ask for, where ``ADASPA_QUEUE_CAP`` is not less."""
     time_limit_seconds: int | None = Field(default=None, ge=1)
@@ -74,6 +87,7 @@ class ModelSpec(BaseModel):
     bulk_above: float = Field(default=4.0, ge=1)
     """A request that costs more than this waits in the bulk queue; the default request costs 1."""
     memory: Memory = Memory()
+    """How a worker holds it where the GPU has little room: the fields of ``memory``."""
     attention: dict[str, Any] = {}
     """The operator's default: fields of ``adaspa.AdaSpaConfig``, and as ``preset`` the one that they change.
 

@@ -30,34 +30,40 @@ def split(value: object) -> object:
 class Settings(BaseSettings):
     """The defaults fit one machine. Each field is read from ``ADASPA_<NAME>``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    # The descriptions make the table of docs/settings.md: make field-tables.
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
-    """Redis or Valkey, one server and not a cluster: ``redis://``, ``rediss://`` or ``unix:///path.sock?db=0``."""
+    """Redis or Valkey, one server and not a cluster: ``redis://``, ``rediss://`` or ``unix:///path.sock?db=0``. Where
+    it is not set, ``adaspa serve`` starts a server of its own."""
     storage_url: str = Field(default="./data/objects", min_length=1)
-    """A folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``, ``memory:///``."""
+    """Where videos and checkpoints lie: a folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``,
+    ``memory:///``. Where it is not set, ``adaspa serve`` takes ``objects`` in its data folder."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     """A denoising is checkpointed to storage after this long, and when its worker is stopped; 0 is every step."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
-    """Also after this many denoising steps; None leaves it to the time."""
+    """Also after this many denoising steps; unset: the time alone decides."""
     upload_retry_seconds: float = Field(default=120.0, ge=0)
     """How long a worker waits for a storage that is away before it fails the job with ``storage_unavailable``."""
     catalog: Path | None = None
-    """JSON file of the served models; None is the built-in one."""
+    """JSON file of the served models; unset: the built-in one."""
     host: str = Field(default="127.0.0.1", min_length=1)
+    """Address that the gateway listens on."""
     port: int = Field(default=8000, ge=1, le=65535)
+    """Port that the gateway listens on."""
     open_access: bool | None = None
-    """Whether anybody may use the gateway without an API key. None: as long as no key was ever made and only this
-    machine reaches ``host``."""
+    """Whether anybody may use the gateway without an API key. Unset: as long as no key was ever made and only this
+    machine reaches ``ADASPA_HOST``."""
     bootstrap_key: SecretStr | None = Field(default=None, min_length=32)
     """An API key of the operator's choice, with every scope, that is not kept in Redis."""
     signing_secret: SecretStr | None = Field(default=None, min_length=32)
-    """What links to files are signed with. None: drawn once and kept in Redis."""
+    """What links to files are signed with. Unset: drawn once and kept in Redis."""
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(default=())
     """Origins, such as ``https://app.example.com``, between commas, whose pages may use the API in a browser."""
     max_connections: int = Field(default=2000, ge=1)
     """Connections of one gateway at one time, event streams included; more are told to come again."""
     data_dir: Path = Path("./data")
+    """Folder of ``adaspa serve``: its Redis-compatible server's files, videos, logs."""
     lease_seconds: float = Field(default=30.0, ge=0.1)
     """A job whose worker has not been heard of for this long goes back to the queue."""
     max_attempts: int = Field(default=3, ge=1)
@@ -76,20 +82,23 @@ class Settings(BaseSettings):
     webhook_http: bool = False
     """Also take a ``webhook_url`` that is http and not https."""
     webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
-    """Networks that are not public and may be called nevertheless: ``10.0.0.0/8``, and for tests ``127.0.0.0/8``."""
+    """Networks that are not public and may be called nevertheless, between commas: ``10.0.0.0/8``, and for tests
+    ``127.0.0.0/8``."""
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)] = ()
-    """Each ``whsec_`` and the base64 of 24 to 64 bytes; several sign at once while one is replaced. None: one is made
-    and kept in Redis."""
+    """What signs webhooks, between commas: each ``whsec_`` and the base64 of 24 to 64 bytes; several sign at once while
+    one is replaced. Unset: one is made and kept in Redis."""
     webhook_retry_seconds: Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, BeforeValidator(split)] = (
         *(5, 30, 120, 600),
         *(1800, 3600, 2 * 3600, 4 * 3600, 6 * 3600, 10 * 3600),
     )
     """Between an attempt at delivering an event and the next; after the last of these it is given up."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged: this and worse."""
     log_format: Literal["auto", "json", "text"] = "auto"
-    """``auto``: text in a terminal, else one JSON object a line."""
+    """``auto``: text in a terminal, else one JSON object a line. Where it is not set, the logs of ``adaspa serve`` are
+    text."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
-    """Where ``/metrics`` is served. None: by the gateway at its own port, by a worker nowhere."""
+    """Where ``/metrics`` is served. Unset: by the gateway at its own port, by a worker nowhere."""
     heartbeat_file: Path | None = None
     """A worker touches it every few seconds while it takes or runs jobs; its age says whether the worker is alive."""
 

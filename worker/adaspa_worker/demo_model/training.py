@@ -256,8 +256,17 @@ def save_work(pipe: WanPipeline, work: Path, log: Log) -> None:
     for module in modules:
         module.half()
     pipe.save_pretrained(work / "pipeline", safe_serialization=True)
+    remove_paths(work / "pipeline")
     log.save()
     print("saved", work / "pipeline", flush=True)
+
+
+def remove_paths(pipeline: Path) -> None:
+    """Take out of the configurations which folder each part was loaded from: nobody else has it."""
+    for file in pipeline.rglob("*.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None):
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def main() -> None:

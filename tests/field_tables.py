@@ -1,0 +1,62 @@
+"""The tables of settings and of a catalog's fields: ``python tests/field_tables.py`` brings docs/settings.md and
+docs/models.md up to the fields' own descriptions."""
+
+import json
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from adaspa_service.contract.catalog import Memory, ModelSpec
+from adaspa_service.contract.settings import PREFIX, Settings
+from pydantic import BaseModel
+
+DOCS = Path(__file__).parents[1] / "docs"
+TABLES: dict[str, list[type[BaseModel]]] = {"settings.md": [Settings], "models.md": [ModelSpec, Memory]}
+"""By page, whose fields it has a table of, each behind a mark."""
+
+
+def as_variable(value: Any) -> str:
+    """A value as an environment variable has it."""
+    if value is None or value == ():
+        return "unset"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    parts = value if isinstance(value, tuple) else [value]
+    return f"`{','.join(str(part).removesuffix('.0') for part in parts)}`"
+
+
+def as_json(value: Any) -> str:
+    """A value as the catalog file has it."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_defaults=True)
+    return f"`{json.dumps(value, default=lambda other: other.value if isinstance(other, Enum) else str(other))}`"
+
+
+def table(model: type[BaseModel]) -> str:
+    """Name, default and meaning of each field."""
+    rows = [f"| {'setting' if model is Settings else 'field'} | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        assert field.description, f"{model.__name__}.{name} has no description"
+        meaning = re.sub(r"\s+", " ", field.description).replace("``", "`")
+        if model is Settings:
+            rows.append(f"| `{PREFIX}{name.upper()}` | {as_variable(field.default)} | {meaning} |")
+        else:
+            rows.append(f"| `{name}` | {'required' if field.is_required() else as_json(field.default)} | {meaning} |")
+    return "\n".join(rows)
+
+
+def filled(page: str) -> str:
+    """The page with its tables as they should be."""
+    text = (DOCS / page).read_text()
+    for model in TABLES[page]:
+        mark = f"<!-- From the descriptions of {model.__name__}: make field-tables -->\n\n"
+        assert text.count(mark) == 1, f"docs/{page} has no mark {mark}"
+        before, after = text.split(mark)
+        text = before + mark + table(model) + "\n" + re.sub(r"\A(\|.*\n)*", "", after)
+    return text
+
+
+if __name__ == "__main__":
+    for page in TABLES:
+        (DOCS / page).write_text(filled(page))
