@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -14,7 +15,14 @@ from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectS
 
 from adaspa_service.contract.job import Artifact
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
 CHUNK_BYTES = 256 * 1024
+ANSWER_SECONDS = 10.0
+"""A storage that sends nothing for so long, while something is asked of it or read from it, counts as away."""
+UPLOAD_SECONDS = 300.0
+"""An upload, or one part of a large file's, may take so long."""
 CHECKPOINTS = "checkpoints/"
 """Key prefix of all checkpoints; no object of a job that has ended belongs there."""
 
@@ -52,7 +60,7 @@ class ObjectStorage:
     def __init__(self, url: str) -> None:
         self.url = url
         with self._reaching():
-            self._store = _open(url)
+            self._store, self._uploads = _open(url)
 
     def put_file(self, key: str, path: Path, content_type: str) -> Artifact:
         """Store a file, in parts if it is large; an object of the same key is replaced. Raises StorageUnavailable."""
@@ -61,14 +69,14 @@ class ObjectStorage:
         local = isinstance(self._store, LocalStore)  # which keeps no attributes; the record has the type anyway
         attributes = None if local else {"Content-Type": content_type}
         with self._reaching():
-            obstore.put(self._store, key, path, attributes=attributes)
+            obstore.put(self._uploads, key, path, attributes=attributes)
         return Artifact(key=key, content_type=content_type, bytes=path.stat().st_size, sha256=digest)
 
     def create(self, key: str, content: bytes) -> bool:
         """Store bytes under a new key; False if there is one, which stays as it is. Raises StorageUnavailable."""
         with self._reaching():
             try:
-                obstore.put(self._store, key, content, mode="create")
+                obstore.put(self._uploads, key, content, mode="create")
             except AlreadyExistsError:
                 return False
         return True
@@ -151,16 +159,22 @@ class ObjectStorage:
             raise StorageUnavailable(f"storage {self.url}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _open(url: str) -> ObjectStore:
+def _open(url: str) -> tuple[ObjectStore, ObjectStore]:
+    """The store, and the same for uploads: while one is sent, nothing comes back."""
     parts = urlsplit(url)
     if parts.scheme == "memory":
-        return MemoryStore()
+        return (MemoryStore(),) * 2
     if parts.scheme == "file" or "://" not in url:
         folder = Path(unquote(parts.path) if parts.scheme == "file" else url).expanduser().resolve()
-        return LocalStore(folder, automatic_cleanup=True, mkdir=True)
-    return from_url(
-        url,
-        # An endpoint is https unless it is written otherwise, and then it is meant.
-        client_options={"connect_timeout": "5s", "timeout": "300s", "allow_http": True},
-        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+        return (LocalStore(folder, automatic_cleanup=True, mkdir=True),) * 2
+    # An endpoint is https unless it is written otherwise, and then it is meant.
+    client: ClientConfig = {"connect_timeout": "5s", "timeout": timedelta(seconds=UPLOAD_SECONDS), "allow_http": True}
+    answer = timedelta(seconds=ANSWER_SECONDS)
+    return (
+        from_url(
+            url,
+            client_options={**client, "read_timeout": answer},
+            retry_config={"max_retries": 3, "retry_timeout": answer},  # so that one wait for an answer is the only one
+        ),
+        from_url(url, client_options=client, retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)}),
     )
