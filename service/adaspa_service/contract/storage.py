@@ -1,6 +1,9 @@
 """Object storage by URL: a local folder, memory, S3, GCS or Azure."""
 
 import hashlib
+import math
+import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +28,9 @@ UPLOAD_SECONDS = 300.0
 """An upload, or one part of a large file's, may take so long."""
 CHECKPOINTS = "checkpoints/"
 """Key prefix of all checkpoints; no object of a job that has ended belongs there."""
+
+UNFINISHED = re.compile(r"#\d+$")
+"""Names of the files that a local folder's writers have under way; no key may end so."""
 
 
 def video_prefix(job_id: str) -> str:
@@ -126,9 +132,40 @@ class ObjectStorage:
             return obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
 
     def delete_prefix(self, prefix: str) -> None:
-        """Remove every object below ``prefix``; none is no error. Raises StorageUnavailable."""
+        """Remove every object below ``prefix``, and what was never finished there; none is no error.
+
+        Raises StorageUnavailable.
+        """
         for key in self.keys(prefix):
             self.delete(key)
+        self.remove_unfinished(prefix)
+
+    def remove_unfinished(self, prefix: str, written_before: float = math.inf) -> None:
+        """Remove what processes left in a local folder that were killed while they wrote: no listing shows it.
+
+        Elsewhere what is not finished is not there, or is the bucket's own matter.
+
+        Args:
+            prefix: below which it is looked for; links that lead out of the folder are not followed.
+            written_before: Unix time before which it was last written to.
+
+        Raises:
+            StorageUnavailable.
+        """
+        if not isinstance(self._store, LocalStore):
+            return
+        root = Path(self._store.prefix or "/")
+        with self._reaching():
+            top = (root / prefix).resolve()
+            if root not in top.parents:
+                return
+            for folder, _, names in os.walk(top, topdown=False, onerror=_raise_unless_gone):
+                for path in (Path(folder, name) for name in names if UNFINISHED.search(name)):
+                    with suppress(FileNotFoundError):  # another process removes the same, or has just finished it
+                        if path.lstat().st_mtime < written_before:
+                            path.unlink()
+                with suppress(OSError):  # it is not empty
+                    Path(folder).rmdir()
 
     def delete(self, key: str) -> None:
         """Remove an object; none is no error, another process may be removing the same. Raises StorageUnavailable."""
@@ -157,6 +194,11 @@ class ObjectStorage:
             raise ObjectMissing(f"storage {self.url}: no such object") from error
         except (BaseError, OSError, ValueError, RuntimeError) as error:
             raise StorageUnavailable(f"storage {self.url}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _open(url: str) -> tuple[ObjectStore, ObjectStore]:
