@@ -1,5 +1,6 @@
 """What clients are told while a part of the service is away, and that nothing is lost or half done."""
 
+import asyncio
 import base64
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 from adaspa_service.contract.job import JobError
 from adaspa_service.contract.queue import TASK, QueueUnavailable
 from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.gateway import admission
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
@@ -182,25 +184,26 @@ def test_messages_name_the_task_and_the_job(service: Service) -> None:
 
 
 @pytest.fixture
-def silent_server() -> Iterator[str]:
-    """Address of a server that takes connections and answers nothing, as one that was stopped with SIGSTOP does."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+def hanging_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of a storage that takes connections and answers nothing, as a server that was stopped with SIGSTOP does."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield "s3://bucket/prefix"
 
 
 def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
-    settings: Settings, tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, hanging_storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"ENDPOINT_URL": silent_server, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr("adaspa_service.contract.storage.ANSWER_SECONDS", 3.0)
-    changes = {"storage_url": "s3://bucket/prefix", "lease_seconds": 1.0}
-    with serving(settings.model_copy(update=changes), tmp_path) as service, ThreadPoolExecutor(8) as others:
+    changes = {"storage_url": hanging_storage, "lease_seconds": 1.0}
+    with serving(settings.model_copy(update=changes), tmp_path) as service, ThreadPoolExecutor(51) as others:
         deleted = service.create()["id"]
         service.store.fail(service.claim(deleted), JobError(code="generation_failed", message="over"))
         threading.Event().wait(1.5)  # the janitor has begun to wait for storage
         lost = service.claim(service.create()["id"]).job.id
-        probes = [others.submit(httpx.get, f"{service.url}/readyz", timeout=20) for _ in range(7)]
+        probes = [others.submit(httpx.get, f"{service.url}/readyz", timeout=20) for _ in range(50)]
         deletion = others.submit(httpx.delete, f"{service.url}/videos/{deleted}", timeout=20)
 
         def queued() -> bool:
@@ -215,3 +218,10 @@ def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
         assert deletion.result().status_code == 200
         assert service.http.get(f"/videos/{deleted}").status_code == 404
         assert service.store.get(deleted) is not None, "the record must not go before the files"
+
+
+def test_a_probe_ends_however_long_storage_may_take(hanging_storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = ObjectStorage(hanging_storage)
+    monkeypatch.setattr("adaspa_service.contract.storage.ANSWER_SECONDS", 0.2)  # by far less than its client waits
+    with pytest.raises(StorageUnavailable, match="does not answer"):
+        asyncio.run(storage.ping())

@@ -1,5 +1,6 @@
 """Object storage on a local folder and in memory."""
 
+import asyncio
 import hashlib
 import os
 import subprocess
@@ -67,7 +68,7 @@ def test_a_prefix_is_removed_with_all_below_it_and_nothing_else(storage: ObjectS
 
 def test_a_check_leaves_nothing(storage: ObjectStorage) -> None:
     storage.check()
-    storage.ping()
+    asyncio.run(storage.ping())
 
 
 def test_a_local_folder_shows_whole_files_only(tmp_path: Path, file: Path) -> None:

@@ -1,5 +1,6 @@
 """Object storage by URL: a local folder, memory, S3, GCS or Azure."""
 
+import asyncio
 import hashlib
 import math
 import os
@@ -179,12 +180,17 @@ class ObjectStorage:
             obstore.put(self._store, key, b"adaspa")
             obstore.delete(self._store, key)
 
-    def ping(self) -> None:
-        """Ask for an object that is not there: costs little, writes nothing. Raises StorageUnavailable."""
-        try:
-            self.head(".probe/ping")
-        except ObjectMissing:
-            return
+    async def ping(self) -> None:
+        """Ask for an object that is not there: costs little, writes nothing, and holds up no thread.
+
+        Raises StorageUnavailable.
+        """
+        with suppress(ObjectMissing), self._reaching():
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):  # a folder on a server that hangs has no limit of its own
+                    await obstore.head_async(self._store, ".probe/ping")
+            except TimeoutError:
+                raise TimeoutError("it does not answer") from None
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
