@@ -68,6 +68,11 @@ class S3Server:
             self.process.kill()
             self.process.wait()
 
+    def signal(self, number: int) -> None:
+        """Signal the running server."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
     def store(self) -> S3Store:
         """A client of the bucket, beside the service."""
         env = self.environment

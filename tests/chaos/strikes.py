@@ -55,6 +55,7 @@ class Striker(threading.Thread):
             "valkey killed": (2, self._kill_valkey),
             "valkey stopped": (1, self._stop_valkey),
             "storage away": (2, self._take_storage_away),
+            "storage stopped": (2, self._stop_storage),
             "messages doubled": (4, self._double_messages),
         }
 
@@ -133,6 +134,14 @@ class Striker(threading.Thread):
         self.fleet.storage.stop()
         time.sleep(self.random.uniform(0.5, 4))
         self.fleet.storage.start()
+        return strike
+
+    def _stop_storage(self) -> Strike:
+        """It takes connections and answers nothing, also for longer than a lease."""
+        strike = Strike("storage stopped", "storage", time.time(), self._running())
+        self.fleet.storage.signal(signal.SIGSTOP)
+        time.sleep(self.random.uniform(0.5, 2 * LEASE_SECONDS))
+        self.fleet.storage.signal(signal.SIGCONT)
         return strike
 
     def _double_messages(self) -> Strike:

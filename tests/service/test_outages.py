@@ -1,19 +1,26 @@
 """What clients are told while a part of the service is away, and that nothing is lost or half done."""
 
+import asyncio
 import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 import pytest
+from adaspa_service.contract.job import JobError
 from adaspa_service.contract.queue import TASK, QueueUnavailable
 from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.gateway import admission
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
@@ -174,3 +181,47 @@ def test_messages_name_the_task_and_the_job(service: Service) -> None:
     message = json.loads(service.store.client.lindex("generate.demo", 0))  # type: ignore[arg-type]
     assert (message["headers"]["task"], message["headers"]["id"]) == (TASK, video_id)
     assert json.loads(base64.b64decode(message["body"]))[0] == [video_id]
+
+
+@pytest.fixture
+def hanging_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of a storage that takes connections and answers nothing, as a server that was stopped with SIGSTOP does."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield "s3://bucket/prefix"
+
+
+def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
+    settings: Settings, tmp_path: Path, hanging_storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_service.contract.storage.ANSWER_SECONDS", 3.0)
+    changes = {"storage_url": hanging_storage, "lease_seconds": 1.0}
+    with serving(settings.model_copy(update=changes), tmp_path) as service, ThreadPoolExecutor(51) as others:
+        deleted = service.create()["id"]
+        service.store.fail(service.claim(deleted), JobError(code="generation_failed", message="over"))
+        threading.Event().wait(1.5)  # the janitor has begun to wait for storage
+        lost = service.claim(service.create()["id"]).job.id
+        probes = [others.submit(httpx.get, f"{service.url}/readyz", timeout=20) for _ in range(50)]
+        deletion = others.submit(httpx.delete, f"{service.url}/videos/{deleted}", timeout=20)
+
+        def queued() -> bool:
+            began = time.monotonic()
+            status = service.http.get(f"/videos/{lost}").json()["status"]
+            assert time.monotonic() - began < 1, "polls do not wait for storage"
+            return bool(status == "queued")
+
+        until(queued, "the job whose worker is not heard of is queued", seconds=5)
+        for probe in probes:
+            check_away(probe.result())
+        assert deletion.result().status_code == 200
+        assert service.http.get(f"/videos/{deleted}").status_code == 404
+        assert service.store.get(deleted) is not None, "the record must not go before the files"
+
+
+def test_a_probe_ends_however_long_storage_may_take(hanging_storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = ObjectStorage(hanging_storage)
+    monkeypatch.setattr("adaspa_service.contract.storage.ANSWER_SECONDS", 0.2)  # by far less than its client waits
+    with pytest.raises(StorageUnavailable, match="does not answer"):
+        asyncio.run(storage.ping())

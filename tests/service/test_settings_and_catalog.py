@@ -1,6 +1,7 @@
 """Settings and catalog: what they hold, and what they say of a value that cannot be used."""
 
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ MODEL = {
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("REDIS_URL", "localhost"),
         ("PORT", "eighty"),
         ("PORT", "70000"),
         ("LEASE_SECONDS", "0"),
@@ -47,6 +47,16 @@ def test_a_bad_variable_is_named_in_one_line(name: str, value: str, monkeypatch:
         get_settings()
     assert f"ADASPA_{name}" in str(caught.value) and repr(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["valkey://:hunter2@redis:6379/0", "redis://:hunter2/x@redis:6379/0", ":hunter2@redis"])
+def test_a_bad_address_of_redis_is_named_without_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADASPA_REDIS_URL", url)
+    get_settings.cache_clear()
+    with pytest.raises(SettingsError) as caught:
+        get_settings()
+    assert "ADASPA_REDIS_URL" in str(caught.value) and "\n" not in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_settings_come_from_the_environment_and_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

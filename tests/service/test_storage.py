@@ -1,6 +1,12 @@
 """Object storage on a local folder and in memory."""
 
+import asyncio
 import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,7 +68,7 @@ def test_a_prefix_is_removed_with_all_below_it_and_nothing_else(storage: ObjectS
 
 def test_a_check_leaves_nothing(storage: ObjectStorage) -> None:
     storage.check()
-    storage.ping()
+    asyncio.run(storage.ping())
 
 
 def test_a_local_folder_shows_whole_files_only(tmp_path: Path, file: Path) -> None:
@@ -73,6 +79,80 @@ def test_a_local_folder_shows_whole_files_only(tmp_path: Path, file: Path) -> No
     assert written == [Path("videos/x/1/video.mp4")]
     storage.delete_prefix("videos/x/")
     assert list((tmp_path / "objects").iterdir()) == []
+
+
+WRITER = """
+import sys, time
+import obstore
+from obstore.store import LocalStore
+
+def content():
+    yield bytes(20 * 1024 * 1024)
+    print("writing", flush=True)
+    time.sleep(60)
+
+obstore.put(LocalStore(sys.argv[1]), sys.argv[2], content())
+"""
+
+
+@pytest.fixture
+def kill_while_writing(tmp_path: Path) -> Callable[[str], Path]:
+    """Kills a process that writes an object into the folder ``objects``; gives the file that it leaves there."""
+
+    def kill(key: str) -> Path:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, tmp_path / "objects", key], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None and writer.stdout.readline() == b"writing\n"
+            writer.kill()
+        left = tmp_path / "objects" / f"{key}#1"
+        assert left.exists()
+        return left
+
+    return kill
+
+
+def test_what_a_killed_writer_left_is_removed_with_its_prefix(
+    tmp_path: Path, file: Path, kill_while_writing: Callable[[str], Path]
+) -> None:
+    storage = ObjectStorage(str(tmp_path / "objects"))
+    storage.put_file("videos/x/2/video.mp4", file, "video/mp4")
+    left, other = kill_while_writing("videos/x/1/video.mp4"), kill_while_writing("videos/xy/1/video.mp4")
+    assert storage.keys("videos/") == ["videos/x/2/video.mp4"], "it is not shown"
+    storage.delete_prefix("videos/x/1/")
+    assert not left.parent.exists()
+    storage.head("videos/x/2/video.mp4")
+    storage.delete_prefix("videos/x/")
+    assert not left.parents[1].exists()
+    assert other.exists()
+
+
+def test_what_is_being_written_stays(tmp_path: Path, kill_while_writing: Callable[[str], Path]) -> None:
+    storage = ObjectStorage(str(tmp_path / "objects"))
+    left, writing = (kill_while_writing(f"checkpoints/{name}/000001-000008") for name in "xy")
+    storage.create("checkpoints/z/000001-000008", b"latents")
+    an_hour_ago = time.time() - 3600
+    os.utime(left, (an_hour_ago, an_hour_ago))
+    storage.remove_unfinished("checkpoints/", written_before=time.time() - 1800)
+    assert not left.parent.exists() and writing.exists()
+    storage.remove_unfinished("checkpoints/")
+    assert not writing.parent.exists()
+    assert storage.keys("") == ["checkpoints/z/000001-000008"]
+
+
+def test_nothing_outside_the_folder_is_removed(tmp_path: Path) -> None:
+    storage = ObjectStorage(str(tmp_path / "objects"))
+    outside = tmp_path / "outside" / "1" / "video.mp4#1"
+    outside.parent.mkdir(parents=True)
+    outside.write_bytes(CONTENT)
+    (tmp_path / "objects" / "videos" / "y").mkdir(parents=True)
+    for link in ("linked", "videos/x", "videos/y/1"):
+        (tmp_path / "objects" / link).symlink_to(tmp_path / "outside")
+    for prefix in ("linked/", "linked/1/", "videos/x/", "videos/", "../outside/", str(tmp_path / "outside")):
+        storage.remove_unfinished(prefix)
+    assert outside.exists()
+    storage.remove_unfinished("")
+    assert (tmp_path / "objects").is_dir(), "the folder itself stays"
 
 
 def test_keys_cannot_lead_out_of_the_folder(tmp_path: Path, file: Path) -> None:

@@ -1,5 +1,6 @@
 """Object storage on real S3-compatible servers."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def test_what_is_not_there_is_missing(storage: ObjectStorage) -> None:
         storage.head("nothing")
     with pytest.raises(ObjectMissing):
         storage.read("nothing")
-    storage.ping()
+    asyncio.run(storage.ping())
     storage.check()
 
 

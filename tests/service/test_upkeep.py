@@ -1,5 +1,6 @@
 """What the gateway does by itself when a worker is lost or a job is over, as seen over HTTP."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def test_checkpoints_of_jobs_that_ended_or_are_gone_are_removed(
         running = service.claim(service.create()["id"]).job.id
         for video_id in (running, ended, f"video_{0:032x}"):
             storage.create(f"checkpoints/{video_id}/000001-000008", b"latents")
+        unfinished = tmp_path / "objects" / "checkpoints" / f"video_{1:032x}" / "000001-000008#1"
+        unfinished.parent.mkdir()
+        unfinished.write_bytes(b"late")
+        os.utime(unfinished, (0, 0))
         left = [f"checkpoints/{running}/000001-000008"]
         until(lambda: storage.keys("checkpoints/") == left, "only the running job's is left")
+        until(lambda: not unfinished.parent.exists(), "what a killed worker left is removed")
         service.http.delete(f"/videos/{running}")

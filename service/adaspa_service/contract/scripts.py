@@ -36,6 +36,9 @@ def reaching() -> Iterator[None]:
 class Scripts:
     """The scripts of ``lua/``, each with what they share put before it.
 
+    A full Redis refuses what would make it fuller; for it to get emptier, those that end, remove or keep going what is
+    there begin with ``#!lua flags=allow-oom``.
+
     Args:
         client: of the server they run on.
         limits: JSON that every script gets as its first argument.
@@ -45,9 +48,15 @@ class Scripts:
         self._limits = limits
         sources = {item.name.removesuffix(".lua"): item.read_text() for item in (files(__package__) / "lua").iterdir()}
         shared = sources.pop("_shared")
-        self._scripts = {name: client.register_script(f"{shared}\n{source}") for name, source in sources.items()}
+        self._scripts = {name: client.register_script(_joined(shared, source)) for name, source in sources.items()}
 
     def run(self, name: str, *arguments: str | int | float | bytes) -> Any:
         """Run one script. Raises StoreUnavailable."""
         with reaching():
             return self._scripts[name](args=[self._limits, *arguments])
+
+
+def _joined(shared: str, source: str) -> str:
+    """One script of both; a ``#!`` has to be its very beginning."""
+    flags, body = source.split("\n", 1) if source.startswith("#!") else ("", source)
+    return f"{flags}\n{shared}\n{body}"

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "ADASPA_"
-SECRET = frozenset({"bootstrap_key", "signing_secret", "webhook_secrets"})
+SECRET = frozenset({"redis_url", "bootstrap_key", "signing_secret", "webhook_secrets"})
 """Fields whose values no message shows."""
 SECRET_PREFIX = "whsec_"
 Network = IPv4Network | IPv6Network
@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     """The defaults fit one machine. Each field is read from ``ADASPA_<NAME>``."""
 
     # The descriptions make the table of docs/settings.md: make field-tables.
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
     """Redis or Valkey, one server and not a cluster: ``redis://``, ``rediss://`` or ``unix:///path.sock?db=0``. Where
@@ -101,6 +103,15 @@ class Settings(BaseSettings):
     """Where ``/metrics`` is served. Unset: by the gateway at its own port, by a worker nowhere."""
     heartbeat_file: Path | None = None
     """A worker touches it every few seconds while it takes or runs jobs; its age says whether the worker is alive."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _can_be_read(cls, url: str) -> str:
+        try:
+            urlsplit(url).port  # noqa: B018  what of a password is taken for a port would be in the error
+        except ValueError:
+            raise ValueError("its port is no number; in a password / ? # @ : are written %2F %3F %23 %40 %3A") from None
+        return url
 
     @field_validator("cors_origins")
     @classmethod

@@ -1,11 +1,16 @@
 """Object storage by URL: a local folder, memory, S3, GCS or Azure."""
 
+import asyncio
 import hashlib
+import math
+import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -14,9 +19,19 @@ from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectS
 
 from adaspa_service.contract.job import Artifact
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
 CHUNK_BYTES = 256 * 1024
+ANSWER_SECONDS = 10.0
+"""A storage that sends nothing for so long, while something is asked of it or read from it, counts as away."""
+UPLOAD_SECONDS = 300.0
+"""An upload, or one part of a large file's, may take so long."""
 CHECKPOINTS = "checkpoints/"
 """Key prefix of all checkpoints; no object of a job that has ended belongs there."""
+
+UNFINISHED = re.compile(r"#\d+$")
+"""Names of the files that a local folder's writers have under way; no key may end so."""
 
 
 def video_prefix(job_id: str) -> str:
@@ -52,7 +67,7 @@ class ObjectStorage:
     def __init__(self, url: str) -> None:
         self.url = url
         with self._reaching():
-            self._store = _open(url)
+            self._store, self._uploads = _open(url)
 
     def put_file(self, key: str, path: Path, content_type: str) -> Artifact:
         """Store a file, in parts if it is large; an object of the same key is replaced. Raises StorageUnavailable."""
@@ -61,14 +76,14 @@ class ObjectStorage:
         local = isinstance(self._store, LocalStore)  # which keeps no attributes; the record has the type anyway
         attributes = None if local else {"Content-Type": content_type}
         with self._reaching():
-            obstore.put(self._store, key, path, attributes=attributes)
+            obstore.put(self._uploads, key, path, attributes=attributes)
         return Artifact(key=key, content_type=content_type, bytes=path.stat().st_size, sha256=digest)
 
     def create(self, key: str, content: bytes) -> bool:
         """Store bytes under a new key; False if there is one, which stays as it is. Raises StorageUnavailable."""
         with self._reaching():
             try:
-                obstore.put(self._store, key, content, mode="create")
+                obstore.put(self._uploads, key, content, mode="create")
             except AlreadyExistsError:
                 return False
         return True
@@ -118,9 +133,40 @@ class ObjectStorage:
             return obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
 
     def delete_prefix(self, prefix: str) -> None:
-        """Remove every object below ``prefix``; none is no error. Raises StorageUnavailable."""
+        """Remove every object below ``prefix``, and what was never finished there; none is no error.
+
+        Raises StorageUnavailable.
+        """
         for key in self.keys(prefix):
             self.delete(key)
+        self.remove_unfinished(prefix)
+
+    def remove_unfinished(self, prefix: str, written_before: float = math.inf) -> None:
+        """Remove what processes left in a local folder that were killed while they wrote: no listing shows it.
+
+        Elsewhere what is not finished is not there, or is the bucket's own matter.
+
+        Args:
+            prefix: below which it is looked for; links that lead out of the folder are not followed.
+            written_before: Unix time before which it was last written to.
+
+        Raises:
+            StorageUnavailable.
+        """
+        if not isinstance(self._store, LocalStore):
+            return
+        root = Path(self._store.prefix or "/")
+        with self._reaching():
+            top = (root / prefix).resolve()
+            if root not in top.parents:
+                return
+            for folder, _, names in os.walk(top, topdown=False, onerror=_raise_unless_gone):
+                for path in (Path(folder, name) for name in names if UNFINISHED.search(name)):
+                    with suppress(FileNotFoundError):  # another process removes the same, or has just finished it
+                        if path.lstat().st_mtime < written_before:
+                            path.unlink()
+                with suppress(OSError):  # it is not empty
+                    Path(folder).rmdir()
 
     def delete(self, key: str) -> None:
         """Remove an object; none is no error, another process may be removing the same. Raises StorageUnavailable."""
@@ -134,12 +180,17 @@ class ObjectStorage:
             obstore.put(self._store, key, b"adaspa")
             obstore.delete(self._store, key)
 
-    def ping(self) -> None:
-        """Ask for an object that is not there: costs little, writes nothing. Raises StorageUnavailable."""
-        try:
-            self.head(".probe/ping")
-        except ObjectMissing:
-            return
+    async def ping(self) -> None:
+        """Ask for an object that is not there: costs little, writes nothing, and holds up no thread.
+
+        Raises StorageUnavailable.
+        """
+        with suppress(ObjectMissing), self._reaching():
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):  # a folder on a server that hangs has no limit of its own
+                    await obstore.head_async(self._store, ".probe/ping")
+            except TimeoutError:
+                raise TimeoutError("it does not answer") from None
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -151,16 +202,27 @@ class ObjectStorage:
             raise StorageUnavailable(f"storage {self.url}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _open(url: str) -> ObjectStore:
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _open(url: str) -> tuple[ObjectStore, ObjectStore]:
+    """The store, and the same for uploads: while one is sent, nothing comes back."""
     parts = urlsplit(url)
     if parts.scheme == "memory":
-        return MemoryStore()
+        return (MemoryStore(),) * 2
     if parts.scheme == "file" or "://" not in url:
         folder = Path(unquote(parts.path) if parts.scheme == "file" else url).expanduser().resolve()
-        return LocalStore(folder, automatic_cleanup=True, mkdir=True)
-    return from_url(
-        url,
-        # An endpoint is https unless it is written otherwise, and then it is meant.
-        client_options={"connect_timeout": "5s", "timeout": "300s", "allow_http": True},
-        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+        return (LocalStore(folder, automatic_cleanup=True, mkdir=True),) * 2
+    # An endpoint is https unless it is written otherwise, and then it is meant.
+    client: ClientConfig = {"connect_timeout": "5s", "timeout": timedelta(seconds=UPLOAD_SECONDS), "allow_http": True}
+    answer = timedelta(seconds=ANSWER_SECONDS)
+    return (
+        from_url(
+            url,
+            client_options={**client, "read_timeout": answer},
+            retry_config={"max_retries": 3, "retry_timeout": answer},  # so that one wait for an answer is the only one
+        ),
+        from_url(url, client_options=client, retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)}),
     )

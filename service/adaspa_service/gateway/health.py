@@ -1,6 +1,7 @@
 """Probes."""
 
 from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service.gateway.parts import PartsOf
 from adaspa_service.gateway.schemas import Health
@@ -15,8 +16,8 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz")
-def readyz(parts: PartsOf) -> Health:
+async def readyz(parts: PartsOf) -> Health:
     """Redis and storage can be reached, else 503."""
-    parts.store.ping()
-    parts.storage.ping()
+    await run_in_threadpool(parts.store.ping)
+    await parts.storage.ping()
     return Health()

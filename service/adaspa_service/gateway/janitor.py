@@ -6,6 +6,7 @@ Every gateway runs one. They are not in each other's way, because scripts hand o
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterable
 
 from adaspa_service.contract.queue import QueueUnavailable, enqueue
 from adaspa_service.contract.scripts import StoreUnavailable
@@ -19,41 +20,55 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
 ORPHANS_SECONDS = 60.0
 """Between two looks for checkpoints that nobody will resume: they cost a listing."""
+STOP_SECONDS = 5.0
+"""A chore that then still waits for storage or Redis ends with the process; another gateway does it again."""
 
 
 class Janitor:
-    """A thread that sweeps every second, for the length of a ``with`` block."""
+    """Two threads that each make a round every second, for the length of a ``with`` block: one for what Redis knows,
+    one for what lies in storage. A storage that hangs must not keep lost jobs from being brought back."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self._chores: dict[str, tuple[Callable[[], None], ...]] = {
+            "janitor": (
+                self._follow_models,
+                self._adopt,
+                self._requeue_lost,
+                self._time_out,
+                self._send,
+                self._expire,
+                self._trim_deliveries,
+            ),
+            "janitor-storage": (self._purge, self._remove_orphans),
+        }
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(chores,), name=name, daemon=True)
+            for name, chores in self._chores.items()
+        ]
         self._away: set[str] = set()
         """Chores that failed in the latest round."""
         self._orphans_due = 0.0
 
     def __enter__(self) -> "Janitor":
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
 
     def sweep(self) -> None:
-        """One round. A chore that cannot be done keeps none of the others from being done; it is tried again in the
-        next round."""
-        for chore in (
-            self._follow_models,
-            self._adopt,
-            self._requeue_lost,
-            self._time_out,
-            self._send,
-            self._expire,
-            self._purge,
-            self._remove_orphans,
-            self._trim_deliveries,
-        ):
+        """One round of each thread, one after the other."""
+        for chores in self._chores.values():
+            self._do(chores)
+
+    def _do(self, chores: Iterable[Callable[[], None]]) -> None:
+        """A chore that cannot be done keeps none of the others from being done; it is tried again in the next round."""
+        for chore in chores:
             name = chore.__name__.strip("_")
             try:
                 chore()
@@ -106,13 +121,13 @@ class Janitor:
 
     def _remove_orphans(self) -> None:
         if time.monotonic() >= self._orphans_due:
-            self._orphans_due = time.monotonic() + ORPHANS_SECONDS
             remove_orphaned_checkpoints(self.parts)
+            self._orphans_due = time.monotonic() + ORPHANS_SECONDS
 
     def _trim_deliveries(self) -> None:
         for job_id in self.parts.deliveries.trim():
             log.error("%s: its webhook was dropped: too many wait", job_id)
 
-    def _run(self) -> None:
+    def _run(self, chores: Iterable[Callable[[], None]]) -> None:
         while not self._stopping.wait(EVERY_SECONDS):
-            self.sweep()
+            self._do(chores)

@@ -1,6 +1,7 @@
 """Removing a discarded job: its files first, then its record, so that a crash between the two loses neither."""
 
 import logging
+import time
 
 from adaspa_service.contract.job import TERMINAL
 from adaspa_service.contract.record import RecordUnreadable
@@ -9,6 +10,9 @@ from adaspa_service.contract.storage import CHECKPOINTS, StorageUnavailable, che
 from adaspa_service.gateway.parts import Parts
 
 log = logging.getLogger(__name__)
+
+UNFINISHED_SECONDS = 3600.0
+"""A checkpoint that nobody has written to for so long will not be finished."""
 
 
 def remove(parts: Parts, job_id: str) -> None:
@@ -19,7 +23,11 @@ def remove(parts: Parts, job_id: str) -> None:
 
 
 def remove_orphaned_checkpoints(parts: Parts) -> None:
-    """Remove checkpoints whose job has ended or is gone. Raises StorageUnavailable, StoreUnavailable."""
+    """Remove checkpoints whose job has ended or is gone, and such as were never finished.
+
+    Raises StorageUnavailable, StoreUnavailable.
+    """
+    parts.storage.remove_unfinished(CHECKPOINTS, written_before=time.time() - UNFINISHED_SECONDS)
     for job_id in {key.removeprefix(CHECKPOINTS).split("/")[0] for key in parts.storage.keys(CHECKPOINTS)}:
         try:
             job = parts.store.get(job_id)

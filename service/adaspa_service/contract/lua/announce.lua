@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A worker says which model it serves.
 -- ARGV: 2 model, 3 its catalog entry (JSON), 4 for how long that holds (ms), 5 worker, 6 for how long it counts (ms)
 redis.call('HSET', PREFIX .. 'served', ARGV[2], ARGV[3])

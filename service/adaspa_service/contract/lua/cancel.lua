@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- queued -> cancelled at once; in_progress -> the worker is asked to stop; an ended job stays as it is.
 -- ARGV: 2 id
 local id = ARGV[2]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Delete a job for its owner: hidden at once, removed when no worker holds it. Its event is no longer sent.
 -- ARGV: 2 id
 local id = ARGV[2]

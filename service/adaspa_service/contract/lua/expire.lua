@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Discard ended jobs whose time is over.
 local ids = redis.call('ZRANGE', PREFIX .. 'expiry', '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, 100)
 for _, id in ipairs(ids) do

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- in_progress -> failed, by the attempt that holds the lease.
 -- ARGV: 2 id, 3 attempt, 4 error (JSON)
 local id, attempt = ARGV[2], ARGV[3]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- in_progress -> queued, by a worker that stops. It does not count as a lost attempt.
 -- ARGV: 2 id, 3 attempt
 local id, attempt = ARGV[2], ARGV[3]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Remove the record of a discarded job that has ended. Its files have to be gone before.
 -- ARGV: 2 id
 local id = ARGV[2]

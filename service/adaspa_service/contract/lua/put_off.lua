@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- in_progress -> queued, where it was, when the worker was at fault; failed once that has happened too often.
 -- ARGV: 2 id, 3 attempt, 4 error of a job that is given up (JSON)
 local id, attempt = ARGV[2], ARGV[3]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- in_progress -> cancelled, by the attempt that holds the lease and heard of the cancel.
 -- ARGV: 2 id, 3 attempt
 local id, attempt = ARGV[2], ARGV[3]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Renew a lease and, when there is any, publish progress.
 -- ARGV: 2 id, 3 attempt, 4 progress (JSON) or ''
 local id, attempt, progress = ARGV[2], ARGV[3], ARGV[4]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Jobs whose lease ran out: their workers are lost.
 -- Janitors look every second. If none has for longer than a third of a lease, neither they nor the workers may have
 -- been able to: Redis was away, and whoever still runs a job gets the time of a lease to say so.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Ids of a time-ordered set that are due. Each is put off, so that no other gateway takes it at the same time, and so
 -- that it comes up again if the one that took it dies.
 -- ARGV: 2 set, 3 at most, 4 put off by (ms)

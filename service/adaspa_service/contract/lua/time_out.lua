@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Fail jobs that have waited too long for a worker. Up to 100 of a queue a call.
 -- ARGV: 2 how long a job may wait (ms), 3 their error (JSON)
 local failed = {}

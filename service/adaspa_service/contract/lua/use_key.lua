@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Count a request of a key: 0, or the ms until its limit allows one. A token bucket kept as one number: the time (ms) at
 -- which it is full again. Notes the key's latest use, now and then.
 -- ARGV: 2 id, 3 requests a minute or 0, 4 the latest use is noted this often (s)

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- What came of an attempt: the delivery is done, waits for its next attempt, or is dead.
 -- ARGV: 2 id, 3 attempt, 4 lane, 5 outcome, 6 what was wrong, 7 body or '' if none was made,
 --       8 next attempt in (ms) or '' for none, 9 a dead one is kept for (ms), 10 owner

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Forget dead deliveries whose time is over, and what is beyond the number that is kept: the oldest dead ones first,
 -- then those whose next attempt is farthest off, which have failed most often.
 -- ARGV: 2 a dead one is kept for (ms), 3 deliveries that are kept

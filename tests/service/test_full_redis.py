@@ -1,0 +1,125 @@
+"""A Redis that has used all its memory: it takes nothing new, and gets emptier by what ends and what is removed."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from adaspa_service.contract.deliveries import DeliveryStore, Outcome
+from adaspa_service.contract.job import JobParams
+from adaspa_service.contract.keys import Scope
+from adaspa_service.contract.settings import Settings
+from adaspa_service.contract.store import JobCancelled, JobStore, StoreUnavailable
+from claiming import FAILURE, VIDEO, claimed, record
+from running_gateway import REPORT, serving, until
+from valkey_process import start_valkey
+
+PROMPT = {"prompt": "a red circle " * 20}
+ROOM = 300_000
+"""Bytes that are left for clients to fill."""
+
+
+@pytest.fixture
+def own(short_folder: Path) -> Iterator[redis.Redis]:
+    """A client of a server of the test's own, which refuses when it is full."""
+    server = start_valkey(short_folder, "--maxmemory-policy", "noeviction")
+    with redis.Redis(unix_socket_path=str(short_folder / "valkey.sock")) as client:
+        yield client
+    server.kill()
+    server.wait()
+
+
+def leave(client: redis.Redis, room: int) -> None:
+    """Let the server use so many bytes more, or less, than it does."""
+    client.config_set("maxmemory", client.info("memory")["used_memory"] + room)  # type: ignore[index]
+
+
+def test_running_jobs_complete_and_deleted_ones_make_room_for_new_ones(
+    own: redis.Redis, settings: Settings, tmp_path: Path, short_folder: Path
+) -> None:
+    url = f"unix://{short_folder}/valkey.sock?db=0"
+    with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
+        scopes = frozenset({Scope.read, Scope.write})
+        _, token = service.parts.keys.create("test", scopes, requests_per_minute=10_000)
+        service.http.headers["Authorization"] = f"Bearer {token}"
+        running, cancelled = (service.claim(service.create(**PROMPT)["id"]) for _ in range(2))
+        ended = [service.completed(**PROMPT) for _ in range(40)]
+        until(lambda: own.exists("adaspa:swept_at"), "a janitor has swept: its scripts need memory too")
+        leave(own, ROOM)
+        while (answer := service.http.post("/videos", json=PROMPT)).is_success:
+            pass
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+
+        service.store.announce(service.parts.catalog.default, "worker-1")
+        service.step(running, 1)
+        assert service.complete(running).status == "completed"
+        assert service.http.get(f"/videos/{running.job.id}/content").status_code == 200
+        assert service.http.post(f"/videos/{cancelled.job.id}/cancel").json()["status"] == "in_progress"
+        with pytest.raises(JobCancelled):
+            service.step(cancelled, 1)
+        service.store.release_cancelled(cancelled)
+        for video_id in ended:
+            assert service.http.delete(f"/videos/{video_id}").status_code == 200
+            assert service.store.get(video_id) is None
+        until(lambda: service.http.post("/videos", json=PROMPT).is_success, "there is room again")
+
+
+def test_an_expired_job_is_removed_and_makes_room(
+    own: redis.Redis, settings: Settings, tmp_path: Path, short_folder: Path
+) -> None:
+    changes = {"redis_url": f"unix://{short_folder}/valkey.sock?db=0", "result_ttl_seconds": 4}
+    with serving(settings.model_copy(update=changes), tmp_path) as service:
+        until(lambda: own.exists("adaspa:swept_at"), "a janitor has swept: its scripts need memory too")
+        ended = [service.completed(**PROMPT) for _ in range(40)]
+        leave(own, 0)
+        with pytest.raises(StoreUnavailable):
+            service.store.create(record(service.store, ended[-1]).params)
+        until(lambda: not any(service.store.get(video_id) for video_id in ended), "they expire")
+        until(lambda: service.http.post("/videos", json=PROMPT).is_success, "there is room again")
+
+
+def test_every_end_is_taken(own: redis.Redis, params: Callable[..., JobParams]) -> None:
+    store = JobStore(own, lease_seconds=1.0, max_attempts=1, queue_seconds=0.1)
+    names = ("completed", "failed", "cancelled", "given back", "put off", "lost")
+    leases = {name: claimed(store, store.create(params())) for name in names}
+    waiting = store.create(params())
+    store.requeue_expired()
+    leave(own, -ROOM)
+    with pytest.raises(StoreUnavailable):
+        store.create(params())
+
+    store.complete(leases["completed"], VIDEO, REPORT, {})
+    store.fail(leases["failed"], FAILURE)
+    store.request_cancel(leases["cancelled"].job.id)
+    store.release_cancelled(leases["cancelled"])
+    store.put_off(leases["put off"], FAILURE)
+    store.give_back(leases["given back"])
+    deadline = time.monotonic() + 10
+    while record(store, leases["lost"].job.id).status != "failed":
+        assert time.monotonic() < deadline
+        store.requeue_expired()
+        time.sleep(0.05)
+    assert set(store.time_out()) == {waiting.id, leases["given back"].job.id}
+    found = {name: record(store, lease.job.id) for name, lease in leases.items()}
+    assert {name: job.status for name, job in found.items()} == {
+        "completed": "completed",
+        "cancelled": "cancelled",
+        **dict.fromkeys(("failed", "given back", "put off", "lost"), "failed"),
+    }
+
+
+def test_an_event_is_delivered_once(own: redis.Redis, params: Callable[..., JobParams]) -> None:
+    store, deliveries = JobStore(own), DeliveryStore(own, attempt_seconds=0.2)
+    for receiver in ("one", "other"):
+        job, _ = store.admit(params(), webhook_url=f"https://{receiver}.example.com/")
+        store.request_cancel(job.id)
+    leave(own, -ROOM)
+    delivered, refused = deliveries.take(2)
+    deliveries.note(delivered, Outcome.delivered, body="{}")
+    deliveries.note(refused, Outcome.rejected, error="HTTP 500", body="{}", again_in=60.0)
+    time.sleep(0.3)
+    assert deliveries.take(2) == []
+    assert [job_id for job_id, _ in deliveries.ids("waiting")] == [refused.job_id]
+    assert DeliveryStore(own, kept=0).trim() == [refused.job_id]
