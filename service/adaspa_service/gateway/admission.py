@@ -44,7 +44,8 @@ def submit(
     Raises:
         ApiError: 400 priority not offered or more jobs than the caller may ever have, 429 queue full or too many of
             the caller's jobs in flight, 422 key used with another request.
-        StoreUnavailable: nothing was accepted.
+        StoreUnavailable: it is not known whether anything was accepted, because a Redis that does not answer in time
+            may still do as it was asked. With an Idempotency-Key the same request can be sent again.
     """
     spec = parts.catalog.models[wanted.params[0].model]
     cost = spec.cost(wanted.params[0])

@@ -1,5 +1,6 @@
 """``/videos``: create, remix, look up, list, cancel, delete."""
 
+import logging
 import time
 from typing import Annotated, Any, Literal
 
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service.contract.job import Job, Priority
-from adaspa_service.contract.store import VIDEO_ID
+from adaspa_service.contract.store import VIDEO_ID, StoreUnavailable
 from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
 from adaspa_service.gateway.admission import Wanted, submit
 from adaspa_service.gateway.body import openapi, read_body
@@ -15,10 +16,12 @@ from adaspa_service.gateway.errors import ErrorBody, bad_field
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.parts import Parts, PartsOf
-from adaspa_service.gateway.places import places
+from adaspa_service.gateway.places import Place, places
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.schemas import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
 from adaspa_service.gateway.webhooks.targets import check_webhook
+
+log = logging.getLogger(__name__)
 
 FIRST_ID_US = 1_735_689_600_000_000
 """No id is older than 2025."""
@@ -89,9 +92,18 @@ async def remix_video(
 def admit(
     parts: Parts, caller: Caller, asked: str, wanted: Wanted, idempotency_key: str | None
 ) -> tuple[VideoList, bool]:
-    """Admit the jobs that are wanted; the jobs, and whether they are new."""
+    """Admit the jobs that are wanted; the jobs, and whether they are new.
+
+    Once they are accepted their places are left out rather than waited for: a client that was told to try again would
+    make them twice.
+    """
     jobs, new = submit(parts, caller, asked, wanted, idempotency_key)
-    return listed(parts, jobs, more=False), new
+    try:
+        found = places(parts, jobs)
+    except StoreUnavailable as error:
+        log.warning("%s: accepted; its place is not told: %s", jobs[0].id, error)
+        found = {}
+    return listed(jobs, found, more=False), new
 
 
 def note_replay(response: Response, new: bool) -> None:
@@ -121,7 +133,7 @@ def list_videos(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
     jobs, more = parts.store.page(after, limit, order, caller.owner)
-    return listed(parts, [without_layers(job) for job in jobs], more)
+    return listed([without_layers(job) for job in jobs], places(parts, jobs), more)
 
 
 @router.post("/videos/{video_id}/cancel")
@@ -150,9 +162,8 @@ def delete_video(video_id: str, parts: PartsOf, caller: Writer) -> VideoDeleted:
     return VideoDeleted(id=video_id)
 
 
-def listed(parts: Parts, jobs: list[Job], more: bool) -> VideoList:
-    """Jobs as clients see them, and whether more follow."""
-    found = places(parts, jobs)
+def listed(jobs: list[Job], found: dict[str, Place], more: bool) -> VideoList:
+    """Jobs as clients see them with the places that were found, and whether more follow."""
     data = [Video.of(job, found.get(job.id)) for job in jobs]
     return VideoList(
         data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
