@@ -33,10 +33,20 @@ class Wanted:
     """Where the event of each job's end is sent."""
 
 
-def submit(
-    parts: Parts, caller: Caller, asked: str, wanted: Wanted, idempotency_key: str | None
-) -> tuple[list[Job], bool]:
-    """Admit jobs and send their messages; the jobs, and whether they are new. ``asked`` is the request as text.
+def repeated(parts: Parts, caller: Caller, idempotency: tuple[str, str]) -> list[Job] | None:
+    """The jobs that the caller's same request led to before; None if its key is new.
+
+    Raises:
+        ApiError: 422 key used with another request.
+    """
+    try:
+        return parts.store.repeated(idempotency, caller.owner)
+    except IdempotencyConflict as error:
+        raise key_reused() from error
+
+
+def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str, str] | None) -> tuple[list[Job], bool]:
+    """Admit jobs and send their messages; the jobs, and whether they are new.
 
     A job whose message cannot be sent is accepted all the same: it waits in the outbox, and the janitor sends it when
     the broker is there again. Nothing is taken back: another request with the same key may have been told of it.
@@ -53,7 +63,7 @@ def submit(
     try:
         jobs, new = parts.store.admit_all(
             wanted.params,
-            idempotency(asked, idempotency_key),
+            idempotency,
             caller.owner,
             max_in_flight=caller.max_in_flight,
             priority=priority,
@@ -65,8 +75,7 @@ def submit(
     except TooManyInFlight as error:
         raise too_many(parts, caller, len(wanted.params)) from error
     except IdempotencyConflict as error:
-        message = "Idempotency-Key: was used with another request; allowed: a new key for each request"
-        raise ApiError(422, "idempotency_key_reused", message, "Idempotency-Key") from error
+        raise key_reused() from error
     for job in jobs if new else ():
         try:
             enqueue(parts.celery, job)
@@ -77,8 +86,18 @@ def submit(
     return jobs, new
 
 
-def idempotency(asked: str, key: str | None) -> tuple[str, str] | None:
-    """The key as it is stored, and the digest of what was asked."""
+def key_reused() -> ApiError:
+    """422 for a key that another request came with."""
+    message = "Idempotency-Key: was used with another request; allowed: a new key for each request"
+    return ApiError(422, "idempotency_key_reused", message, "Idempotency-Key")
+
+
+def idempotency_of(asked: str, key: str | None) -> tuple[str, str] | None:
+    """The key as it is stored, and the digest of what was asked, which is the request as text.
+
+    Raises:
+        ApiError: 400 for the key's length.
+    """
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARS:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -10,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from adaspa_service.contract.job import Job, Priority
 from adaspa_service.contract.store import VIDEO_ID, StoreUnavailable
 from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
-from adaspa_service.gateway.admission import Wanted, submit
+from adaspa_service.gateway.admission import Wanted, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody, bad_field
 from adaspa_service.gateway.lookup import find, not_found
@@ -49,16 +50,11 @@ async def create_video(
     """
     asked = await read_body(request, VideoCreate, parts.catalog)
     text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
-    webhook_url = await check_webhook(parts, asked.webhook_url)
-    videos, new = await run_in_threadpool(
-        lambda: admit(
-            parts,
-            caller,
-            text,
-            Wanted(batch(asked, parts.catalog), asked.priority, webhook_url),
-            idempotency_key,
-        )
-    )
+
+    def wanted(webhook_url: str | None) -> Wanted:
+        return Wanted(batch(asked, parts.catalog), asked.priority, webhook_url)
+
+    videos, new = await admit(parts, caller, idempotency_of(text, idempotency_key), asked.webhook_url, wanted)
     note_replay(response, new)
     return videos.data[0] if asked.n is None else videos
 
@@ -76,34 +72,51 @@ async def remix_video(
     """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
     asked = await read_body(request, VideoRemix, parts.catalog)
     text = f"{video_id} {asked.model_dump_json(exclude_none=True)}"
-    webhook_url = await check_webhook(parts, asked.webhook_url)
 
-    def admit_remix() -> tuple[VideoList, bool]:
+    def wanted(webhook_url: str | None) -> Wanted:
         source = find(parts, caller, video_id)
         params = remix(source, asked.prompt, parts.catalog)
-        priority = source.priority if source.priority is Priority.bulk else None
-        return admit(parts, caller, text, Wanted([params], priority, webhook_url), idempotency_key)
+        return Wanted([params], source.priority if source.priority is Priority.bulk else None, webhook_url)
 
-    videos, new = await run_in_threadpool(admit_remix)
+    videos, new = await admit(parts, caller, idempotency_of(text, idempotency_key), asked.webhook_url, wanted)
     note_replay(response, new)
     return videos.data[0]
 
 
-def admit(
-    parts: Parts, caller: Caller, asked: str, wanted: Wanted, idempotency_key: str | None
+async def admit(
+    parts: Parts,
+    caller: Caller,
+    idempotency: tuple[str, str] | None,
+    webhook_url: str | None,
+    wanted: Callable[[str | None], Wanted],
 ) -> tuple[VideoList, bool]:
-    """Admit the jobs that are wanted; the jobs, and whether they are new.
+    """Admit the jobs that are wanted, with the checked webhook_url; the jobs, and whether they are new.
 
-    Once they are accepted their places are left out rather than waited for: a client that was told to try again would
-    make them twice.
+    A request that was accepted before is not judged again: its receiver's name may be gone meanwhile, or the video that
+    it is a remix of.
     """
-    jobs, new = submit(parts, caller, asked, wanted, idempotency_key)
+    if idempotency is not None:
+        known = await run_in_threadpool(repeated, parts, caller, idempotency)
+        if known is not None:
+            return await run_in_threadpool(accepted, parts, known), False
+    url = await check_webhook(parts, webhook_url)
+
+    def admit_new() -> tuple[VideoList, bool]:
+        jobs, new = submit(parts, caller, wanted(url), idempotency)
+        return accepted(parts, jobs), new
+
+    return await run_in_threadpool(admit_new)
+
+
+def accepted(parts: Parts, jobs: list[Job]) -> VideoList:
+    """Accepted jobs as clients see them. Their places are left out where Redis is lost just now: a client that was told
+    to try again would make the jobs twice."""
     try:
         found = places(parts, jobs)
     except StoreUnavailable as error:
         log.warning("%s: accepted; its place is not told: %s", jobs[0].id, error)
         found = {}
-    return listed(jobs, found, more=False), new
+    return listed(jobs, found, more=False)
 
 
 def note_replay(response: Response, new: bool) -> None:

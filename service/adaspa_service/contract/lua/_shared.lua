@@ -228,6 +228,25 @@ local function forget_webhook(id)
   redis.call('DEL', PREFIX .. 'webhook:' .. id)
 end
 
+-- The answer to a request whose idempotency key ('{owner}:{key}') is known: its jobs as they stand, without those that
+-- were deleted, or that the key was used with another request. Nil if it is not known.
+local function repeated(idempotency, digest)
+  local known = redis.call('HMGET', PREFIX .. 'idempotency:' .. idempotency, 'id', 'digest', 'batch')
+  if not known[1] then
+    return nil
+  end
+  if known[2] ~= digest then
+    return { 'conflict', known[1] }
+  end
+  local answer = { 'known' }
+  for id in string.gmatch(known[3] or known[1], '[^,]+') do
+    if get(id, 'status') and get(id, 'discarded') ~= '1' then
+      answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
+    end
+  end
+  return answer
+end
+
 -- What every end has in common.
 local function finish(id, status)
   local model, failure = get(id, 'model'), get(id, 'error')

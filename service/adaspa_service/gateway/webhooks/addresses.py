@@ -21,6 +21,8 @@ Resolve = Callable[[str, int], Sequence[str]]
 RESOLVE_SECONDS = 5.0
 RESOLVERS = 32
 """Names that are looked up at a time: a slow name server of one receiver does not hold up the others."""
+NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM)
+"""Of a lookup that says nothing of the name."""
 ADDRESSES_TRIED = 4
 """Of a host at most: a name with many addresses does not make the gateway knock at all of them."""
 CONNECT_SECONDS = 4.0
@@ -49,6 +51,10 @@ INSIDE = (IPv6Network("64:ff9b:1::/48"), IPv6Network("fec0::/10"))
 
 class AddressRefused(Exception):
     """A host is at no address that may be called; the message says which."""
+
+
+class LookupFailed(Exception):
+    """Whether a host may be called is not known: its lookup got no answer; a later one may."""
 
 
 def system_resolve(host: str, port: int) -> list[str]:
@@ -94,13 +100,18 @@ class Addresses:
 
         Raises:
             AddressRefused: it has none, or one that may not be.
+            LookupFailed: that cannot be told now.
         """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 found = list(dict.fromkeys(await loop.run_in_executor(self._threads, self._resolve, host, port)))
-        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
-            raise AddressRefused(f"{host} is not found: {error or 'no answer'}") from error
+        except TimeoutError as error:
+            raise LookupFailed(f"{host} is not looked up within {RESOLVE_SECONDS:g} s") from error
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, OSError) and error.errno in NO_ANSWER:
+                raise LookupFailed(f"{host} cannot be looked up: {error}") from error
+            raise AddressRefused(f"{host} is not found: {error}") from error
         refused = [address for address in found if not permitted(address, self._networks)]
         if refused or not found:
             raise AddressRefused(f"{host} is at {', '.join(refused) or 'no address'}, which may not be called")
@@ -125,7 +136,11 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """To the first of a few addresses that takes the connection. Raises AddressRefused, httpcore.ConnectError."""
+        """To the first of a few addresses that takes the connection.
+
+        Raises:
+            AddressRefused, LookupFailed, httpcore.ConnectError.
+        """
         failed: Exception | None = None
         for address in (await self._addresses.of(host, port))[:ADDRESSES_TRIED]:
             try:

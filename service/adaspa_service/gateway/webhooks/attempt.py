@@ -12,7 +12,7 @@ import httpx
 from pydantic import HttpUrl
 
 from adaspa_service.contract.deliveries import Outcome
-from adaspa_service.gateway.webhooks.addresses import Addresses, AddressRefused, CheckedConnections
+from adaspa_service.gateway.webhooks.addresses import Addresses, AddressRefused, CheckedConnections, LookupFailed
 
 TOTAL_SECONDS = 15.0
 """From the lookup of the host to the end of the answer's headers. Nothing behind them is read."""
@@ -55,6 +55,8 @@ class Sender:
                 return judge(response.status, response.headers)
         except AddressRefused as error:
             return Result(Outcome.forbidden, str(error))
+        except LookupFailed as error:
+            return Result(Outcome.unreachable, str(error))
         except (TimeoutError, httpcore.TimeoutException):
             return Result(Outcome.timed_out, f"no answer within {TOTAL_SECONDS:g} s")
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:  # OSError: of TLS, once it stands
