@@ -99,7 +99,7 @@ async def admit(
         known = await run_in_threadpool(repeated, parts, caller, idempotency)
         if known is not None:
             return await run_in_threadpool(accepted, parts, known), False
-    url = await check_webhook(parts, webhook_url)
+    url = await check_webhook(parts, webhook_url, caller.owner)
 
     def admit_new() -> tuple[VideoList, bool]:
         jobs, new = submit(parts, caller, wanted(url), idempotency)

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from weakref import WeakValueDictionary
 
 import httpcore
 
@@ -20,7 +21,10 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 RESOLVE_SECONDS = 5.0
 RESOLVERS = 32
-"""Names that are looked up at a time: a slow name server of one receiver does not hold up the others."""
+"""Names that are looked up at a time."""
+OWNER_LOOKUPS = 4
+"""Those of one owner. Python cannot break a lookup off: it keeps its thread beyond RESOLVE_SECONDS, and is counted
+until it ends, so an owner's slow name servers do not hold up the others' receivers."""
 NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM)
 """Of a lookup that says nothing of the name."""
 ADDRESSES_TRIED = 4
@@ -94,18 +98,20 @@ class Addresses:
     def __init__(self, networks: Iterable[Network], resolve: Resolve = system_resolve) -> None:
         self._networks, self._resolve = tuple(networks), resolve
         self._threads = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def of(self, host: str, port: int) -> list[str]:
-        """The host's addresses, each of which may be called.
+    async def of(self, host: str, port: int, owner: str) -> list[str]:
+        """The host's addresses, each of which may be called, for an owner of jobs.
 
         Raises:
             AddressRefused: it has none, or one that may not be.
             LookupFailed: that cannot be told now.
         """
-        loop = asyncio.get_running_loop()
+        turns = self._turns.setdefault(owner, asyncio.Semaphore(OWNER_LOOKUPS))
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
-                found = list(dict.fromkeys(await loop.run_in_executor(self._threads, self._resolve, host, port)))
+                await turns.acquire()
+                found = list(dict.fromkeys(await asyncio.shield(self._look_up(host, port, turns))))
         except TimeoutError as error:
             raise LookupFailed(f"{host} is not looked up within {RESOLVE_SECONDS:g} s") from error
         except (OSError, UnicodeError) as error:
@@ -117,16 +123,28 @@ class Addresses:
             raise AddressRefused(f"{host} is at {', '.join(refused) or 'no address'}, which may not be called")
         return found
 
+    def _look_up(self, host: str, port: int, turns: asyncio.Semaphore) -> asyncio.Future[Sequence[str]]:
+        """A lookup, which gives its turn back when it ends and not when nobody waits for it any longer."""
+
+        def end(lookup: asyncio.Future[Sequence[str]]) -> None:
+            turns.release()
+            if not lookup.cancelled():
+                lookup.exception()  # is known, also when nobody waits for it any longer
+
+        lookup = asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, host, port)
+        lookup.add_done_callback(end)
+        return lookup
+
     def close(self) -> None:
         """Wait for no lookup any longer."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class CheckedConnections(httpcore.AsyncNetworkBackend):
-    """Connects to a host's judged addresses. TLS and the Host header still go by the name."""
+    """Connects to a host's judged addresses, for an owner of jobs. TLS and the Host header still go by the name."""
 
-    def __init__(self, addresses: Addresses) -> None:
-        self._addresses, self._network = addresses, httpcore.AnyIOBackend()
+    def __init__(self, addresses: Addresses, owner: str) -> None:
+        self._addresses, self._owner, self._network = addresses, owner, httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -142,7 +160,7 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
             AddressRefused, LookupFailed, httpcore.ConnectError.
         """
         failed: Exception | None = None
-        for address in (await self._addresses.of(host, port))[:ADDRESSES_TRIED]:
+        for address in (await self._addresses.of(host, port, self._owner))[:ADDRESSES_TRIED]:
             try:
                 return await self._network.connect_tcp(
                     address, port, timeout or CONNECT_SECONDS, local_address, socket_options

@@ -22,7 +22,7 @@ def allowed(settings: Settings) -> str:
     return f"{scheme} of up to {MAX_URL_CHARS} characters, without user, password and fragment, at public addresses"
 
 
-async def check_webhook(parts: Parts, text: str | None) -> str | None:
+async def check_webhook(parts: Parts, text: str | None, owner: str) -> str | None:
     """The URL in its normal form, whose host may be called now; it is looked up again at each attempt.
 
     Raises:
@@ -45,7 +45,7 @@ async def check_webhook(parts: Parts, text: str | None) -> str | None:
     if url.host is None or not url.port:
         raise bad_field(FIELD, f"{FIELD}: has no host, or port 0; {limits}")
     try:
-        await parts.addresses.of(url.host.strip("[]"), url.port)
+        await parts.addresses.of(url.host.strip("[]"), url.port, owner)
     except AddressRefused as error:
         raise _refused(f"{FIELD}: its host is not found, or not at public addresses only; {limits}") from error
     except LookupFailed as error:
