@@ -5,6 +5,7 @@ import logging
 import math
 from dataclasses import dataclass
 
+from adaspa_service.contract.counts import Load
 from adaspa_service.contract.job import Job, JobParams, Priority
 from adaspa_service.contract.queue import QueueUnavailable, enqueue
 from adaspa_service.contract.scripts import StoreUnavailable
@@ -71,7 +72,7 @@ def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str,
             webhook_url=wanted.webhook_url,
         )
     except QueueFull as error:
-        raise full(parts, spec.id, priority) from error
+        raise full(parts, spec.id, priority, len(wanted.params)) from error
     except TooManyInFlight as error:
         raise too_many(parts, caller, len(wanted.params)) from error
     except IdempotencyConflict as error:
@@ -105,13 +106,12 @@ def idempotency_of(asked: str, key: str | None) -> tuple[str, str] | None:
     return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, asked))  # type: ignore[return-value]
 
 
-def full(parts: Parts, model: str, priority: Priority) -> ApiError:
-    """429 with the time until the queue's first job is expected to begin, which makes room for another."""
+def full(parts: Parts, model: str, priority: Priority, count: int) -> ApiError:
+    """429 with the time until so many of the queue's jobs are expected to have begun that ``count`` more have room."""
     load = parts.store.load(model)
-    starts_in = load.starts_in(priority, 1)
+    waiting, cap = load.queues[priority].waiting, parts.settings.queue_cap
+    starts_in = load.starts_in(priority, max(1, waiting + count - cap))
     wait = UNMEASURED_SECONDS if starts_in is None else starts_in
-    waiting = load.queues[priority].waiting
-    cap = parts.settings.queue_cap
     message = f"{waiting} {priority} jobs wait for model {model}; allowed: {cap}. Try again later."
     return ApiError(429, "queue_full", message, "model", {"Retry-After": str(max(1, math.ceil(wait)))})
 
@@ -124,19 +124,19 @@ def too_many(parts: Parts, caller: Caller, count: int) -> ApiError:
     limit = caller.max_in_flight or 0
     if count > limit:
         return bad_field("n", f"n: {count} jobs; allowed: 1 to {limit}, as many as this key may have in flight")
-    left = sorted(seconds_left(parts, job) for job in parts.store.unfinished(caller.owner))
+    jobs = parts.store.unfinished(caller.owner)
+    positions = parts.store.queue_positions(jobs)
+    left = sorted(seconds_left(parts.loads.get(job.params.model), job, positions.get(job.id)) for job in jobs)
     enough = len(left) + count - limit
     wait = left[enough - 1] if enough > 0 else 0.0
     message = f"{len(left)} jobs of this key wait or run; allowed: {limit}. Try again later."
     return ApiError(429, "too_many_in_flight", message, None, {"Retry-After": str(max(1, math.ceil(wait)))})
 
 
-def seconds_left(parts: Parts, job: Job) -> float:
-    """Until a job is expected to end: from its own steps, else from the model's latest jobs and its queue."""
+def seconds_left(load: Load, job: Job, position: int | None) -> float:
+    """Until a job is expected to end: from its own steps, else from the model's latest jobs and its place in line."""
     if job.progress.eta_seconds is not None:
         return job.progress.eta_seconds
-    load = parts.store.load(job.params.model)
-    position = parts.store.queue_position(job)
     starts_in = load.starts_in(job.priority, position) if position else 0.0
     return UNMEASURED_SECONDS if load.pace is None or starts_in is None else starts_in + job.cost * load.pace
 

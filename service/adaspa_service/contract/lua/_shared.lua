@@ -26,6 +26,7 @@
 --   served           hash    catalog entries that workers announced, by model
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   workers:{model}  zset    its workers, the same way
+--   elsewhere:{queue} zset   those of them that do not serve this queue; earlier versions' workers are in none
 --   events:{id}      stream  a job's transitions and steps
 --   preview:{id}     hash    the latest preview of a running job: its step and its WebP
 --   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
