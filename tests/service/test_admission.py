@@ -1,10 +1,12 @@
 """Idempotency keys and the full queue, over HTTP."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adaspa_service.contract.catalog import Catalog, ModelSpec
+from adaspa_service.contract.job import JobParams
 from adaspa_service.contract.settings import Settings
 from running_gateway import Service, serving
 
@@ -73,6 +75,23 @@ def test_a_full_queue_gives_the_expected_time_until_its_first_job_begins(
         assert 5 <= retry_after(priority="bulk") <= 11
         service.complete(running[0])
         assert retry_after() == 1, "a worker is free"
+
+
+def test_a_full_queue_is_priced_by_the_jobs_that_have_to_begin_first(
+    settings: Settings, tmp_path: Path, model: ModelSpec, params: Callable[..., JobParams]
+) -> None:
+    with serving(settings.model_copy(update={"queue_cap": 10}), tmp_path) as service:
+        for count, owner in ((10, "a"), (5, "b"), (3, "c"), (2, "d"), (2, "e")):  # each within its even part
+            for _ in range(count):
+                service.store.admit(params(), None, owner)
+        service.store.client.rpush("adaspa:paces:demo", "10")
+        service.store.announce(model, "worker")
+        open_to_all = service.http.post("/videos", json={"prompt": "x", "n": 2})
+        assert (open_to_all.status_code, open_to_all.headers["retry-after"]) == (429, "130"), "14 of 22 have to begin"
+        one = service.http.post("/videos", json={"prompt": "x"})
+        assert one.status_code == 200, "its own part of the queue"
+        again = service.http.post("/videos", json={"prompt": "x"})
+        assert (again.status_code, again.headers["retry-after"]) == (429, "130"), "14 of 23"
 
 
 def test_a_replay_is_answered_even_when_the_queue_is_full(settings: Settings, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from adaspa_service.contract.settings import Settings
 from adaspa_service.contract.storage import video_prefix
 from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost
 from adaspa_service.gateway.access import Caller
-from adaspa_service.gateway.admission import Wanted, submit
+from adaspa_service.gateway.admission import Wanted, idempotency_of, submit
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.params import resolve
@@ -140,7 +140,7 @@ class Jobs(RuleBasedStateMachine):
         full = self.store.load("demo").waiting + count > CAP
         with self.outside.struck_by(fault):
             try:
-                jobs, new = submit(parts, Caller(OPEN_OWNER), str(count), Wanted(params, priority), key)
+                jobs, new = submit(parts, Caller(OPEN_OWNER), Wanted(params, priority), idempotency_of(str(count), key))
             except ApiError as error:
                 assert (error.code == "queue_full" and full) or (error.code == "idempotency_key_reused" and key)
             except AWAY:

@@ -80,6 +80,31 @@ def test_without_redis_every_route_says_so_and_comes_back_by_itself(
         assert service.messages() == 2
 
 
+def test_a_job_that_was_accepted_is_never_answered_with_try_again(
+    settings: Settings,
+    tmp_path: Path,
+    own_valkey: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client without an Idempotency-Key would make it twice."""
+    server = own_valkey()
+    url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
+    note_sent = admission.note_sent
+
+    def note_and_lose_redis(parts: Parts, job_id: str) -> None:
+        note_sent(parts, job_id)
+        server.kill()
+        server.wait()
+
+    monkeypatch.setattr(admission, "note_sent", note_and_lose_redis)
+    with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
+        answer = service.create()
+        assert (answer["status"], answer["queue_position"], answer["starts_in_seconds"]) == ("queued", None, None)
+        own_valkey()
+        assert service.http.get(f"/videos/{answer['id']}").json()["queue_position"] == 1
+        assert len(service.http.get("/videos").json()["data"]) == 1
+
+
 def test_without_storage_the_gateway_is_not_ready(service: Service, settings: Settings) -> None:
     video_id = service.completed()
     folder = Path(settings.storage_url)

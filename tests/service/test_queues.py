@@ -138,6 +138,28 @@ def test_a_worker_serves_only_the_queue_it_is_told_to(store: JobStore, params: P
     assert begin(priorities=[Priority.bulk]).job.id == bulk.id
 
 
+def test_a_message_that_led_to_the_other_queues_job_is_replaced(store: JobStore, params: Params, begin: Any) -> None:
+    """A worker that serves interactive jobs alone hears of the one that is left, whoever took its message."""
+    sent = [admit(store, params()), admit(store, params()), admit(store, params(), bulk=True)]
+    for job in sent:
+        store.mark_sent(job.id)
+    store.client.rpush("generate.demo:bulk", "the bulk job's message")
+    begun = [begin().job.priority for _ in range(2)]  # by workers for both, who took the interactive jobs' messages
+    assert sorted(begun) == ["bulk", "interactive"]
+    left = next(job for job in sent if store.queue_position(job))
+    assert [job.id for job in store.take_unsent()] == [left.id], "at once"
+
+
+def test_a_claim_sends_no_message_too_many(store: JobStore, params: Params, begin: Any) -> None:
+    for bulk in (False, True):
+        for _ in range(3):
+            store.mark_sent(admit(store, params(), bulk=bulk).id)
+            store.client.rpush("generate.demo:bulk" if bulk else "generate.demo", "a message")
+    while lease := begin():
+        store.client.lpop("generate.demo:bulk" if lease.job.priority is Priority.bulk else "generate.demo")
+        assert store.take_unsent() == []
+
+
 def test_each_queue_has_its_own_cap(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, queue_cap=2)
     for bulk in (False, True):
@@ -209,3 +231,29 @@ def test_a_queued_job_shows_when_it_is_expected_to_begin(service: Service) -> No
         service.claim(job["id"])
     until(lambda: 5 < (expected()[2] or 0) < 10, "a worker has got on with its job")
     assert expected()[:2] == [None, None]
+
+
+def test_workers_are_counted_for_the_queues_that_they_serve(store: JobStore, params: Params, begin: Any) -> None:
+    demo = Catalog.load(None).default
+    store.client.rpush("adaspa:paces:demo", "10")
+
+    def expected(position: int) -> dict[str, float | None]:
+        load = store.load("demo")
+        return {priority: load.starts_in(priority, position) for priority in Priority}
+
+    for worker in ("worker-0", "reserved"):
+        store.announce(demo, worker, [Priority.interactive])
+    assert expected(1) == {"interactive": 0, "bulk": None}, "nobody serves bulk jobs"
+    store.announce(demo, "worker-1")
+    assert expected(4) == {"interactive": 10, "bulk": 30}, "by three workers, and by one"
+    for bulk in (False, True):
+        for _ in range(2):
+            admit(store, params(), bulk=bulk)
+    assert expected(3) == pytest.approx({"interactive": 20 / 2.4, "bulk": 20 / 0.6}), "shares of three workers"
+    assert begin(priorities=[Priority.interactive]) and begin()
+    assert 9 < (expected(1)["bulk"] or 0) <= 10, "the idle worker is not one of its own"
+    assert expected(1)["interactive"] == 0
+    store.announce(demo, "worker-1", [Priority.interactive])
+    assert expected(1)["bulk"] is None, "a worker may be started anew for another queue"
+    store.client.zadd("adaspa:workers:demo", {"of an earlier version": 1e15})
+    assert store.load("demo").queues[Priority.bulk].workers == 1, "which says nothing of its queues"

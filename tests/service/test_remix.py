@@ -107,3 +107,16 @@ def test_what_the_catalog_no_longer_allows_is_refused(settings: Settings, tmp_pa
         with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
             error = service.http.post(f"/videos/{source}/remix", json={"prompt": "x"}).json()["error"]
         assert error["param"] == param and allowed in error["message"]
+
+
+def test_a_remix_is_answered_again_when_its_source_is_gone(service: Service) -> None:
+    source = service.create()["id"]
+    asked: dict[str, Any] = {"json": {"prompt": "a blue circle"}, "headers": {"Idempotency-Key": "order-1"}}
+    first = service.http.post(f"/videos/{source}/remix", **asked)
+    assert service.http.delete(f"/videos/{source}").status_code == 200
+    again = service.http.post(f"/videos/{source}/remix", **asked)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert again.headers["idempotent-replayed"] == "true"
+    asked["json"] = {"prompt": "a green circle"}
+    assert service.http.post(f"/videos/{source}/remix", **asked).status_code == 422
+    assert service.http.post(f"/videos/{source}/remix", json={"prompt": "a blue circle"}).status_code == 404

@@ -1,17 +1,18 @@
 """Clients that are slow, or many: each costs the gateway little, and not for long."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from adaspa_service.contract.settings import Settings
 from adaspa_service.gateway import body, connections
-from running_gateway import Service, serving
+from running_gateway import Service, serving, until
 
 POST = b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 26\r\n\r\n"
 BODY = b'{"prompt": "a red circle"}'
@@ -55,7 +56,9 @@ def drip(wire: socket.socket, text: bytes, seconds: float = 3) -> None:
 
 
 def test_a_connection_that_asks_nothing_is_closed(wire: socket.socket) -> None:
-    assert rest(wire).startswith(b"HTTP/1.1 408 ")
+    head, _, body = rest(wire).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["error"]["code"] == "request_timeout"
 
 
 def test_a_head_that_trickles_in_is_cut_off(wire: socket.socket) -> None:
@@ -115,11 +118,29 @@ def test_more_connections_than_allowed_are_told_to_come_again(settings: Settings
     with serving(settings.model_copy(update={"max_connections": 8}), tmp_path) as service:
         url = httpx.URL(service.url)
         held = [socket.create_connection((url.host, url.port or 0)) for _ in range(10)]
-        assert httpx.get(f"{service.url}/healthz").status_code == 503
+        refused = httpx.get(f"{service.url}/healthz")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_connections")
+        assert int(refused.headers["retry-after"]) >= 1 and refused.headers["connection"] == "close"
         for connection in held:
             connection.close()
         time.sleep(0.2)
         assert httpx.get(f"{service.url}/healthz").status_code == 200
+
+
+def test_one_callers_event_streams_leave_connections_to_others(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"max_connections": 16}), tmp_path) as service, ExitStack() as opened:
+        follow = f"/videos/{service.create()['id']}/events"
+
+        def begin() -> httpx.Response:
+            return opened.enter_context(service.http.stream("GET", follow))
+
+        for _ in range(4):
+            assert begin().status_code == 200
+        refused = service.http.get(follow, timeout=5)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams")
+        assert int(refused.headers["retry-after"]) >= 1
+        opened.close()
+        until(lambda: begin().status_code == 200, "a stream that has ended makes room")
 
 
 @pytest.mark.parametrize(("pauses", "whole"), [((0.3, 0.3, 0.3), True), ((4.0,), False)])

@@ -2,15 +2,19 @@
 
 import os
 import ssl
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
+from adaspa_service.contract.job import JobParams
 from adaspa_service.contract.settings import Settings
-from adaspa_service.gateway.webhooks.addresses import permitted
+from adaspa_service.gateway.webhooks.addresses import RESOLVERS, permitted
+from claiming import claimed
 from names import Names
 from receiver import receiving
-from running_gateway import serving, until
+from running_gateway import Service, serving, until
 
 REFUSED = {
     "loopback": "127.0.0.1",
@@ -117,6 +121,35 @@ def test_a_name_is_looked_up_once_for_each_attempt_and_the_connection_goes_to_th
         until(lambda: receiver.calls, "the event comes")
         assert receiver.calls[0].headers["host"] == f"hooks.example.com:{port}"
         assert asked == ["hooks.example.com"] * 2, "once at admission, once at delivery"
+
+
+def test_slow_name_servers_of_one_owner_hold_up_no_others_events(
+    quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Callable[..., JobParams]
+) -> None:
+    monkeypatch.setattr("adaspa_service.gateway.webhooks.addresses.RESOLVE_SECONDS", 0.5)
+    http = Settings.model_validate(quick.model_dump() | {"webhook_http": True})
+    released = threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        if host.startswith("slow"):
+            released.wait()
+            raise OSError("Name or service not known")
+        return ["127.0.0.1"]
+
+    def end(service: Service, owner: str, url: str) -> None:
+        service.complete(claimed(service.store, service.store.admit(params(), None, owner, webhook_url=url)[0]))
+
+    with receiving() as receiver, serving(http, tmp_path, resolve) as service:
+        try:
+            for number in range(RESOLVERS + 8):
+                end(service, "slow", f"http://slow{number}.example.com/")
+            until(lambda: service.parts.deliveries.counts().attempts, "the first of them had no answer")
+            for _ in range(8):
+                end(service, "good", f"http://hooks.example.com:{receiver.url.rpartition(':')[2]}/")
+            until(lambda: len(receiver.calls) == 8, "the other owner's events come", 5)
+            assert set(service.parts.deliveries.counts().attempts) <= {"unreachable", "delivered"}
+        finally:
+            released.set()
 
 
 def test_the_next_address_is_tried_where_one_does_not_answer(quick: Settings, tmp_path: Path) -> None:

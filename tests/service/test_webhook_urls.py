@@ -1,5 +1,6 @@
 """A webhook_url at admission: which are taken, and what the refusal of another says."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,15 @@ def test_a_public_host_is_accepted_and_its_url_shown_nowhere(
         )
 
 
+def unknown_for_now(service: Service) -> None:
+    """Nothing is said of the host: its lookup had no answer."""
+    response = service.http.post("/videos", json={"prompt": "x", "webhook_url": "https://hooks.example.com/"})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (503, "service_unavailable", "webhook_url")
+    assert int(response.headers["retry-after"]) >= 1
+    assert service.http.get("/videos").json()["data"] == []
+
+
 def test_a_name_server_that_does_not_answer_costs_one_bounded_wait(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +141,30 @@ def test_a_name_server_that_does_not_answer_costs_one_bounded_wait(
         return []
 
     with serving(settings, tmp_path, silent) as service:
-        error = refusal(service, "https://hooks.example.com/")
-        assert error["code"] == "webhook_url_not_allowed"
+        unknown_for_now(service)
         assert service.http.get("/healthz").status_code == 200
         released.set()
+
+
+def test_a_name_server_that_is_away_is_not_the_clients_fault(settings: Settings, tmp_path: Path) -> None:
+    def away(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with serving(settings, tmp_path, away) as service:
+        unknown_for_now(service)
+
+
+def test_a_request_that_was_accepted_is_answered_again_when_its_host_is_gone(
+    gateway: Service, valkey: redis.Redis, names: Names
+) -> None:
+    names.answers = {"hooks.example.com": ["8.8.8.8"]}
+    asked: Any = {
+        "json": {"prompt": "x", "webhook_url": "https://hooks.example.com/"},
+        "headers": {"Idempotency-Key": "order-1"},
+    }
+    first = gateway.http.post("/videos", **asked)
+    names.answers = {}
+    again = gateway.http.post("/videos", **asked)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert again.headers["idempotent-replayed"] == "true"
+    assert gateway.http.post("/videos", **asked | {"headers": {"Idempotency-Key": "order-2"}}).status_code == 400

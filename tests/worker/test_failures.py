@@ -97,7 +97,7 @@ def test_a_gpu_that_runs_out_of_memory_is_as_before_for_the_next_job(
 
 
 def test_a_storage_that_cannot_be_written_fails_the_job_with_its_own_code(
-    bench: Bench, params: Callable[..., JobParams]
+    bench: Bench, params: Callable[..., JobParams], caplog: pytest.LogCaptureFixture
 ) -> None:
     videos = bench.objects / "videos"
     videos.parent.mkdir(exist_ok=True)
@@ -105,6 +105,8 @@ def test_a_storage_that_cannot_be_written_fails_the_job_with_its_own_code(
     job = bench.run(params())
     assert job.status is JobStatus.failed and job.error is not None
     assert job.error.code == "storage_unavailable"
+    assert str(bench.objects) not in job.error.message, "clients are not told of the inside"
+    assert str(bench.objects) in caplog.text, "the operator is"
     videos.unlink()
     assert bench.run(params()).status is JobStatus.completed
 
@@ -186,12 +188,12 @@ def test_a_worker_whose_disk_is_full_leaves_its_jobs_to_others(bench: Bench, par
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ModelUnavailable("tiny: cannot be loaded"), "model_unavailable"),
+        (ModelUnavailable("/models/of-ours: cannot be loaded"), "model_unavailable"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
     ],
 )
 def test_a_worker_that_cannot_load_its_model_leaves_the_jobs_to_one_that_can(
-    bench: Bench, params: Callable[..., JobParams], error: Exception, code: str
+    bench: Bench, params: Callable[..., JobParams], error: Exception, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_: str) -> Engine:
         raise error
@@ -207,6 +209,8 @@ def test_a_worker_that_cannot_load_its_model_leaves_the_jobs_to_one_that_can(
     assert waits[0] >= 0.3 and min(waits[1:]) >= 0.6, "it rests longer each time"
     failed = bench.job(jobs[0].id)
     assert failed.status is JobStatus.failed and failed.error is not None and failed.error.code == code
+    assert str(error) not in failed.error.message, "what a model's source is, is not the client's business"
+    assert str(error) in caplog.text
     bad.run("tiny")
     for _ in range(2):
         good.run("tiny")

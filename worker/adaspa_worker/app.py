@@ -81,7 +81,7 @@ def runner() -> Runner:
         checkpoint_steps=settings.checkpoint_steps,
         checkpoint_seconds=settings.checkpoint_seconds,
         upload_retry_seconds=settings.upload_retry_seconds,
-        priorities=[Priority(name) for name in os.environ["ADASPA_WORKER_PRIORITIES"].split(",")],
+        priorities=priorities(),
     )
 
 
@@ -103,6 +103,11 @@ def served() -> ModelSpec:
     return spec
 
 
+def priorities() -> list[Priority]:
+    """The queues of the model that this worker serves."""
+    return [Priority(name) for name in os.environ["ADASPA_WORKER_PRIORITIES"].split(",")]
+
+
 class Heartbeat(bootsteps.StartStopStep):
     """Step of Celery's consumer: beats, and announces the model, from the moment that the worker takes jobs."""
 
@@ -116,7 +121,7 @@ class Heartbeat(bootsteps.StartStopStep):
     def _beat(self) -> None:
         heartbeat.beat()
         try:
-            self._store.announce(self._spec, os.environ["ADASPA_WORKER_NAME"])
+            self._store.announce(self._spec, os.environ["ADASPA_WORKER_NAME"], priorities())
         except StoreUnavailable as error:
             log.warning("not announced: %s", error)
 

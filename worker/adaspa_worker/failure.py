@@ -15,6 +15,11 @@ PLAIN = {
     ErrorCode.out_of_memory: "The worker ran out of memory generating this video.",
 }
 """Messages of errors whose own say nothing to the one who asked."""
+INSIDE = {
+    ErrorCode.storage_unavailable: "The service's storage could not be used for this video.",
+    ErrorCode.model_unavailable: "The worker could not load the model.",
+}
+"""Messages of errors whose own name the operator's addresses, buckets and folders; the worker's log has those."""
 MAX_MESSAGE = 500
 """Characters of an error's message that go into the job record."""
 
@@ -39,12 +44,12 @@ def is_disk_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
-def describe(error: Exception) -> JobError:
-    """The error of a failed job: a documented code, and a message for the one who asked."""
+def describe(error: Exception, *, to_operator: bool = False) -> JobError:
+    """The error of a failed job: a documented code, and a message for the one who asked, who may be the operator."""
     cause = error.__cause__ if isinstance(error, NotLoaded) and isinstance(error.__cause__, Exception) else error
     code = code_of(cause)
-    if code in PLAIN:
-        return JobError(code=code, message=PLAIN[code])
+    if plain := (PLAIN if to_operator else PLAIN | INSIDE).get(code):
+        return JobError(code=code, message=plain)
     name = f"{type(cause).__name__}: " if code is ErrorCode.generation_failed else ""
     return JobError(code=code, message=f"{name}{first_line(cause)}"[:MAX_MESSAGE])
 

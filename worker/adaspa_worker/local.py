@@ -133,7 +133,7 @@ def main() -> None:
     except (SettingsError, CatalogError) as error:
         raise SystemExit(str(error)) from error
     except Exception as error:
-        tell({"error": describe(error).model_dump(mode="json")})
+        tell({"error": describe(error, to_operator=True).model_dump(mode="json")})
         raise SystemExit(1) from error
 
 

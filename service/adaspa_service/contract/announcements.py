@@ -1,10 +1,12 @@
 """Which models are served: workers announce theirs while they are there."""
 
 import logging
+from collections.abc import Collection
 
 from pydantic import ValidationError
 
 from adaspa_service.contract.catalog import ModelSpec
+from adaspa_service.contract.job import Priority
 from adaspa_service.contract.scripts import Scripts
 
 log = logging.getLogger(__name__)
@@ -21,8 +23,8 @@ class Announcements:
     _scripts: Scripts
     _unreadable: set[bytes]
 
-    def announce(self, spec: ModelSpec, worker: str) -> None:
-        """Say that a worker serves this model; to be repeated well within ``COUNTED_SECONDS``."""
+    def announce(self, spec: ModelSpec, worker: str, priorities: Collection[Priority] = tuple(Priority)) -> None:
+        """Say that a worker serves this model's queues; to be repeated well within ``COUNTED_SECONDS``."""
         self._scripts.run(
             "announce",
             spec.id,
@@ -30,6 +32,7 @@ class Announcements:
             round(ANNOUNCED_SECONDS * 1000),
             worker,
             round(COUNTED_SECONDS * 1000),
+            *priorities,
         )
 
     def announced(self) -> list[ModelSpec]:

@@ -22,6 +22,10 @@ class QueueLoad:
     """Their sum, in units of the model's default request."""
     oldest_seconds: float
     """How long the job that came first has waited; 0 if none waits."""
+    workers: int
+    """Those that serve it, of the model's that were heard of lately."""
+    elapsed: list[tuple[float, float]]
+    """Of each job that one of them runs, of whichever queue: the seconds since its attempt began, and its cost."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,10 @@ class Load:
     """Those that were heard of lately."""
     pace: float | None
     """Median seconds for a unit of cost, of the latest completed jobs; None: none yet."""
-    elapsed: list[tuple[float, float]]
-    """Of each running job, the seconds since its attempt began, and its cost."""
+    running: int
+    """Jobs that a worker holds."""
     queues: dict[Priority, QueueLoad]
     bulk_share: float
-
-    @property
-    def running(self) -> int:
-        """Jobs that a worker holds."""
-        return len(self.elapsed)
 
     @property
     def waiting(self) -> int:
@@ -55,17 +54,19 @@ class Load:
     def starts_in(self, priority: Priority, position: int) -> float | None:
         """Seconds until the job at this position of its queue is expected to begin; None if nothing is known.
 
-        The first worker that is free takes the first job; then the queue goes on at its share of all workers.
+        The first of the queue's workers that is free takes the first job; then the queue goes on at its share of all
+        workers, by those that serve it.
         """
-        if self.pace is None or not self.workers:
-            return None
-        left = [max(0.0, cost * self.pace - seconds) for seconds, cost in self.elapsed]
-        first = min(left) if len(left) >= self.workers else 0.0
         queue, rival = self.queues[priority], self.queues[other(priority)]
+        if self.pace is None or not queue.workers:
+            return None
+        left = [max(0.0, cost * self.pace - seconds) for seconds, cost in queue.elapsed]
+        first = min(left) if len(left) >= queue.workers else 0.0
         shares = {Priority.bulk: self.bulk_share, Priority.interactive: 1 - self.bulk_share}
-        share = shares[priority] if rival.waiting else 1.0
+        own = max(shares[priority] * self.workers, self.workers - rival.workers)  # some may serve no other queue
+        at_once = min(own, queue.workers) if rival.waiting else queue.workers
         mean = queue.cost / queue.waiting if queue.waiting else 1.0
-        return first + (position - 1) * mean * self.pace / (self.workers * share)
+        return first + (position - 1) * mean * self.pace / at_once
 
 
 def other(priority: Priority) -> Priority:
@@ -121,10 +122,18 @@ class Counts:
         return Load(
             workers=workers,
             pace=median(map(float, paces)) if paces else None,
-            elapsed=[(float(seconds), float(cost)) for seconds, cost in running],
+            running=len(running),
             queues={
-                priority: QueueLoad(waiting, max(0.0, float(cost)), max(0.0, int(oldest_ms) / 1000))
-                for priority, (waiting, cost, oldest_ms) in zip(Priority, queues, strict=True)
+                priority: QueueLoad(
+                    waiting,
+                    max(0.0, float(cost)),
+                    max(0.0, int(oldest_ms) / 1000),
+                    serving,
+                    [(float(seconds), float(of)) for seconds, of, *serves in running if serves[number]],
+                )
+                for number, (priority, (waiting, cost, oldest_ms, serving)) in enumerate(
+                    zip(Priority, queues, strict=True)
+                )
             },
             bulk_share=self.bulk_share,
         )

@@ -180,12 +180,11 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             IdempotencyConflict: the key is known with another digest; nothing was written.
         """
         key, digest = idempotency or ("", "")
-        scoped = f"{owner}:{key}" if key else ""
         outcome, *rest = self._scripts.run(
             "admit",
             params[0].model,
             owner,
-            scoped,
+            f"{owner}:{key}" if key else "",
             digest,
             max(WEBHOOK_SINCE if webhook_url else 1, *(each.needs for each in params)),
             "" if max_in_flight is None else max_in_flight,
@@ -202,6 +201,18 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         if outcome == b"conflict":
             raise IdempotencyConflict(rest[0].decode())
         return [job_from_pairs(*each) for each in rest], outcome == b"created"
+
+    def repeated(self, idempotency: tuple[str, str], owner: str = OPEN_OWNER) -> list[Job] | None:
+        """The jobs that the same request led to before, as ``admit_all`` gives them again; None if its key is new.
+
+        Raises:
+            IdempotencyConflict: the key is known with another digest.
+        """
+        key, digest = idempotency
+        outcome, *rest = self._scripts.run("repeated", f"{owner}:{key}", digest)
+        if outcome == b"conflict":
+            raise IdempotencyConflict(rest[0].decode())
+        return [job_from_pairs(*each) for each in rest] if outcome == b"known" else None
 
     def get(self, job_id: str) -> Job | None:
         """The record, also of a discarded job; None if there is none. Raises RecordUnreadable."""

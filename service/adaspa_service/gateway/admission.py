@@ -5,6 +5,7 @@ import logging
 import math
 from dataclasses import dataclass
 
+from adaspa_service.contract.counts import Load
 from adaspa_service.contract.job import Job, JobParams, Priority
 from adaspa_service.contract.queue import QueueUnavailable, enqueue
 from adaspa_service.contract.scripts import StoreUnavailable
@@ -33,10 +34,20 @@ class Wanted:
     """Where the event of each job's end is sent."""
 
 
-def submit(
-    parts: Parts, caller: Caller, asked: str, wanted: Wanted, idempotency_key: str | None
-) -> tuple[list[Job], bool]:
-    """Admit jobs and send their messages; the jobs, and whether they are new. ``asked`` is the request as text.
+def repeated(parts: Parts, caller: Caller, idempotency: tuple[str, str]) -> list[Job] | None:
+    """The jobs that the caller's same request led to before; None if its key is new.
+
+    Raises:
+        ApiError: 422 key used with another request.
+    """
+    try:
+        return parts.store.repeated(idempotency, caller.owner)
+    except IdempotencyConflict as error:
+        raise key_reused() from error
+
+
+def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str, str] | None) -> tuple[list[Job], bool]:
+    """Admit jobs and send their messages; the jobs, and whether they are new.
 
     A job whose message cannot be sent is accepted all the same: it waits in the outbox, and the janitor sends it when
     the broker is there again. Nothing is taken back: another request with the same key may have been told of it.
@@ -44,7 +55,8 @@ def submit(
     Raises:
         ApiError: 400 priority not offered or more jobs than the caller may ever have, 429 queue full or too many of
             the caller's jobs in flight, 422 key used with another request.
-        StoreUnavailable: nothing was accepted.
+        StoreUnavailable: it is not known whether anything was accepted, because a Redis that does not answer in time
+            may still do as it was asked. With an Idempotency-Key the same request can be sent again.
     """
     spec = parts.catalog.models[wanted.params[0].model]
     cost = spec.cost(wanted.params[0])
@@ -52,7 +64,7 @@ def submit(
     try:
         jobs, new = parts.store.admit_all(
             wanted.params,
-            idempotency(asked, idempotency_key),
+            idempotency,
             caller.owner,
             max_in_flight=caller.max_in_flight,
             priority=priority,
@@ -60,12 +72,11 @@ def submit(
             webhook_url=wanted.webhook_url,
         )
     except QueueFull as error:
-        raise full(parts, spec.id, priority) from error
+        raise full(parts, spec.id, priority, len(wanted.params)) from error
     except TooManyInFlight as error:
         raise too_many(parts, caller, len(wanted.params)) from error
     except IdempotencyConflict as error:
-        message = "Idempotency-Key: was used with another request; allowed: a new key for each request"
-        raise ApiError(422, "idempotency_key_reused", message, "Idempotency-Key") from error
+        raise key_reused() from error
     for job in jobs if new else ():
         try:
             enqueue(parts.celery, job)
@@ -76,8 +87,18 @@ def submit(
     return jobs, new
 
 
-def idempotency(asked: str, key: str | None) -> tuple[str, str] | None:
-    """The key as it is stored, and the digest of what was asked."""
+def key_reused() -> ApiError:
+    """422 for a key that another request came with."""
+    message = "Idempotency-Key: was used with another request; allowed: a new key for each request"
+    return ApiError(422, "idempotency_key_reused", message, "Idempotency-Key")
+
+
+def idempotency_of(asked: str, key: str | None) -> tuple[str, str] | None:
+    """The key as it is stored, and the digest of what was asked, which is the request as text.
+
+    Raises:
+        ApiError: 400 for the key's length.
+    """
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARS:
@@ -85,13 +106,12 @@ def idempotency(asked: str, key: str | None) -> tuple[str, str] | None:
     return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, asked))  # type: ignore[return-value]
 
 
-def full(parts: Parts, model: str, priority: Priority) -> ApiError:
-    """429 with the time until the queue's first job is expected to begin, which makes room for another."""
+def full(parts: Parts, model: str, priority: Priority, count: int) -> ApiError:
+    """429 with the time until so many of the queue's jobs are expected to have begun that ``count`` more have room."""
     load = parts.store.load(model)
-    starts_in = load.starts_in(priority, 1)
+    waiting, cap = load.queues[priority].waiting, parts.settings.queue_cap
+    starts_in = load.starts_in(priority, max(1, waiting + count - cap))
     wait = UNMEASURED_SECONDS if starts_in is None else starts_in
-    waiting = load.queues[priority].waiting
-    cap = parts.settings.queue_cap
     message = f"{waiting} {priority} jobs wait for model {model}; allowed: {cap}. Try again later."
     return ApiError(429, "queue_full", message, "model", {"Retry-After": str(max(1, math.ceil(wait)))})
 
@@ -104,19 +124,19 @@ def too_many(parts: Parts, caller: Caller, count: int) -> ApiError:
     limit = caller.max_in_flight or 0
     if count > limit:
         return bad_field("n", f"n: {count} jobs; allowed: 1 to {limit}, as many as this key may have in flight")
-    left = sorted(seconds_left(parts, job) for job in parts.store.unfinished(caller.owner))
+    jobs = parts.store.unfinished(caller.owner)
+    positions = parts.store.queue_positions(jobs)
+    left = sorted(seconds_left(parts.loads.get(job.params.model), job, positions.get(job.id)) for job in jobs)
     enough = len(left) + count - limit
     wait = left[enough - 1] if enough > 0 else 0.0
     message = f"{len(left)} jobs of this key wait or run; allowed: {limit}. Try again later."
     return ApiError(429, "too_many_in_flight", message, None, {"Retry-After": str(max(1, math.ceil(wait)))})
 
 
-def seconds_left(parts: Parts, job: Job) -> float:
-    """Until a job is expected to end: from its own steps, else from the model's latest jobs and its queue."""
+def seconds_left(load: Load, job: Job, position: int | None) -> float:
+    """Until a job is expected to end: from its own steps, else from the model's latest jobs and its place in line."""
     if job.progress.eta_seconds is not None:
         return job.progress.eta_seconds
-    load = parts.store.load(job.params.model)
-    position = parts.store.queue_position(job)
     starts_in = load.starts_in(job.priority, position) if position else 0.0
     return UNMEASURED_SECONDS if load.pace is None or starts_in is None else starts_in + job.cost * load.pace
 

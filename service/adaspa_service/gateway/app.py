@@ -75,6 +75,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     )
     app.state.parts = parts
     app.state.stopping = threading.Event()
+    app.state.streams = events.OpenStreams(max(1, settings.max_connections // events.STREAMS_SHARE))
     errors.install(app)
     app.state.metrics = metrics.make_registry(parts)
     app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)

@@ -10,6 +10,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adaspa_service.contract.settings import Settings
+from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, respond
+from adaspa_service.gateway.headers import SecurityHeaders
 
 HEAD_SECONDS = 15.0
 """How long a connection may take to send the head of a request. While none has begun after an answer, uvicorn's own
@@ -21,6 +23,19 @@ STOP_SECONDS = 10
 """How long open answers have to end when the gateway stops."""
 OTHER_FILES = 256
 """Open files that no client brings."""
+CROWDED = SecurityHeaders(
+    respond(
+        ApiError(
+            503,
+            "too_many_connections",
+            "The gateway has as many connections as it takes; try again.",
+            headers={"Retry-After": str(RETRY_SECONDS), "Connection": "close"},
+        )
+    )
+)
+"""What a connection beyond those that are allowed gets in place of the application."""
+TOO_SLOW = ApiError(408, "request_timeout", "the head of the request did not come in time")
+TOO_LONG = ApiError(431, "headers_too_large", f"the head of the request is over {MAX_HEAD_BYTES} bytes")
 
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -49,6 +64,7 @@ def allow_open_files(max_connections: int) -> None:
 class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
     """uvicorn's protocol, with limits for the head of each request and for clients that do not take their answer."""
 
+    limit_concurrency: int | None
     _timer: TimerHandle | None = None
     _received = 0
     _in_body = False
@@ -56,6 +72,9 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
 
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
+        self.limit_concurrency = None  # uvicorn would refuse by itself, and not with one of this API's errors
+        if len(self.connections) > self.config.limit_concurrency:
+            self.app = CROWDED
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -70,7 +89,7 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
             return
         self._received += len(data)
         if self._received > MAX_HEAD_BYTES:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            self._refuse(TOO_LONG)
 
     def on_headers_complete(self) -> None:
         """httptools: a head is over."""
@@ -103,7 +122,7 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
             self._stall = None
 
     def _expect_head(self) -> None:
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, TOO_SLOW)
 
     def _head_is_over(self) -> None:
         self._received = 0
@@ -111,8 +130,13 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
             self._timer.cancel()
             self._timer = None
 
-    def _refuse(self, status: HTTPStatus) -> None:
+    def _refuse(self, error: ApiError) -> None:
+        """Answer in the place of an application that has not been asked yet."""
         if not self.transport.is_closing():
-            line = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            self.transport.write(line.encode())
+            body = bytes(respond(error).body)
+            head = (
+                f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
             self.transport.close()

@@ -4,17 +4,20 @@ import json
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from adaspa_service.contract.job import TERMINAL, Job, JobStatus, Progress, percent
+from adaspa_service.contract.job import OPEN_OWNER, TERMINAL, Job, JobStatus, Progress, percent
 from adaspa_service.contract.scripts import PREFIX, StoreUnavailable, reaching
 from adaspa_service.gateway.access import Caller, Reader, is_still_let_in
-from adaspa_service.gateway.errors import bad_field
+from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.parts import Parts, PartsOf
 from adaspa_service.gateway.places import places
@@ -26,6 +29,8 @@ BLOCK_SECONDS = 1.0
 """How long one read waits: a gateway that stops is heard of within this time."""
 RECHECK_SECONDS = 5.0
 """How often an open stream makes sure that its caller may still follow it."""
+STREAMS_SHARE = 4
+"""One caller's streams may take the gateway's connections divided by this."""
 BATCH = 100
 EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 START = "0-0"
@@ -69,7 +74,53 @@ async def follow_video(
     if job.status in TERMINAL and not await stream.read(wait=False):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream.text(request, caller), media_type="text/event-stream", headers=headers)
+    address = request.client.host if request.client else ""
+    who = address if caller.owner == OPEN_OWNER else caller.owner  # everybody is that owner
+    return CountedStream(stream.text(request, caller), request.app.state.streams, who, headers)
+
+
+class OpenStreams:
+    """The event streams that this gateway serves: one caller's leave connections to others.
+
+    Args:
+        most: of one caller.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._open = most, Counter[str]()
+
+    @contextmanager
+    def another(self, caller: str) -> Iterator[None]:
+        """Count one while it is open. Raises ApiError: 429, where the caller has as many as it may."""
+        if self._open[caller] >= self._most:
+            message = f"{self._most} event streams of this caller are open; allowed: no more. End one, or poll."
+            raise ApiError(429, "too_many_streams", message, headers={"Retry-After": str(RETRY_SECONDS)})
+        self._open[caller] += 1
+        try:
+            yield
+        finally:
+            self._open[caller] -= 1
+            if not self._open[caller]:
+                del self._open[caller]
+
+
+class CountedStream(StreamingResponse):
+    """An event stream that is counted from before its first byte until it is over, however it ends.
+
+    Args:
+        text: the events.
+        streams: those that are open.
+        caller: whose it is.
+        headers: of the answer.
+    """
+
+    def __init__(self, text: AsyncIterator[str], streams: OpenStreams, caller: str, headers: dict[str, str]) -> None:
+        super().__init__(text, media_type="text/event-stream", headers=headers)
+        self._streams, self._caller = streams, caller
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._streams.another(self._caller):
+            await super().__call__(scope, receive, send)
 
 
 class Stream:

@@ -119,7 +119,9 @@ class Video(BaseModel):
     step: int = Field(description="Finished denoising steps.")
     step_kind: StepKind | None = Field(description="Kind of attention in the last finished step.")
     priority: Priority = Field(description="The queue it waits, or waited, in.")
-    queue_position: int | None = Field(description="While queued: the place in its queue, 1 is next.")
+    queue_position: int | None = Field(
+        description="While queued: the place in its queue, 1 is next; null if it is not known yet."
+    )
     starts_in_seconds: float | None = Field(
         description="While queued: when a worker is expected to begin it, once jobs of the model have been timed."
     )

@@ -1,24 +1,28 @@
 """``/videos``: create, remix, look up, list, cancel, delete."""
 
+import logging
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service.contract.job import Job, Priority
-from adaspa_service.contract.store import VIDEO_ID
+from adaspa_service.contract.store import VIDEO_ID, StoreUnavailable
 from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
-from adaspa_service.gateway.admission import Wanted, submit
+from adaspa_service.gateway.admission import Wanted, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody, bad_field
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.parts import Parts, PartsOf
-from adaspa_service.gateway.places import places
+from adaspa_service.gateway.places import Place, places
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.schemas import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
 from adaspa_service.gateway.webhooks.targets import check_webhook
+
+log = logging.getLogger(__name__)
 
 FIRST_ID_US = 1_735_689_600_000_000
 """No id is older than 2025."""
@@ -46,16 +50,11 @@ async def create_video(
     """
     asked = await read_body(request, VideoCreate, parts.catalog)
     text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
-    webhook_url = await check_webhook(parts, asked.webhook_url)
-    videos, new = await run_in_threadpool(
-        lambda: admit(
-            parts,
-            caller,
-            text,
-            Wanted(batch(asked, parts.catalog), asked.priority, webhook_url),
-            idempotency_key,
-        )
-    )
+
+    def wanted(webhook_url: str | None) -> Wanted:
+        return Wanted(batch(asked, parts.catalog), asked.priority, webhook_url)
+
+    videos, new = await admit(parts, caller, idempotency_of(text, idempotency_key), asked.webhook_url, wanted)
     note_replay(response, new)
     return videos.data[0] if asked.n is None else videos
 
@@ -73,25 +72,51 @@ async def remix_video(
     """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
     asked = await read_body(request, VideoRemix, parts.catalog)
     text = f"{video_id} {asked.model_dump_json(exclude_none=True)}"
-    webhook_url = await check_webhook(parts, asked.webhook_url)
 
-    def admit_remix() -> tuple[VideoList, bool]:
+    def wanted(webhook_url: str | None) -> Wanted:
         source = find(parts, caller, video_id)
         params = remix(source, asked.prompt, parts.catalog)
-        priority = source.priority if source.priority is Priority.bulk else None
-        return admit(parts, caller, text, Wanted([params], priority, webhook_url), idempotency_key)
+        return Wanted([params], source.priority if source.priority is Priority.bulk else None, webhook_url)
 
-    videos, new = await run_in_threadpool(admit_remix)
+    videos, new = await admit(parts, caller, idempotency_of(text, idempotency_key), asked.webhook_url, wanted)
     note_replay(response, new)
     return videos.data[0]
 
 
-def admit(
-    parts: Parts, caller: Caller, asked: str, wanted: Wanted, idempotency_key: str | None
+async def admit(
+    parts: Parts,
+    caller: Caller,
+    idempotency: tuple[str, str] | None,
+    webhook_url: str | None,
+    wanted: Callable[[str | None], Wanted],
 ) -> tuple[VideoList, bool]:
-    """Admit the jobs that are wanted; the jobs, and whether they are new."""
-    jobs, new = submit(parts, caller, asked, wanted, idempotency_key)
-    return listed(parts, jobs, more=False), new
+    """Admit the jobs that are wanted, with the checked webhook_url; the jobs, and whether they are new.
+
+    A request that was accepted before is not judged again: its receiver's name may be gone meanwhile, or the video that
+    it is a remix of.
+    """
+    if idempotency is not None:
+        known = await run_in_threadpool(repeated, parts, caller, idempotency)
+        if known is not None:
+            return await run_in_threadpool(accepted, parts, known), False
+    url = await check_webhook(parts, webhook_url, caller.owner)
+
+    def admit_new() -> tuple[VideoList, bool]:
+        jobs, new = submit(parts, caller, wanted(url), idempotency)
+        return accepted(parts, jobs), new
+
+    return await run_in_threadpool(admit_new)
+
+
+def accepted(parts: Parts, jobs: list[Job]) -> VideoList:
+    """Accepted jobs as clients see them. Their places are left out where Redis is lost just now: a client that was told
+    to try again would make the jobs twice."""
+    try:
+        found = places(parts, jobs)
+    except StoreUnavailable as error:
+        log.warning("%s: accepted; its place is not told: %s", jobs[0].id, error)
+        found = {}
+    return listed(jobs, found, more=False)
 
 
 def note_replay(response: Response, new: bool) -> None:
@@ -121,7 +146,7 @@ def list_videos(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
     jobs, more = parts.store.page(after, limit, order, caller.owner)
-    return listed(parts, [without_layers(job) for job in jobs], more)
+    return listed([without_layers(job) for job in jobs], places(parts, jobs), more)
 
 
 @router.post("/videos/{video_id}/cancel")
@@ -150,9 +175,8 @@ def delete_video(video_id: str, parts: PartsOf, caller: Writer) -> VideoDeleted:
     return VideoDeleted(id=video_id)
 
 
-def listed(parts: Parts, jobs: list[Job], more: bool) -> VideoList:
-    """Jobs as clients see them, and whether more follow."""
-    found = places(parts, jobs)
+def listed(jobs: list[Job], found: dict[str, Place], more: bool) -> VideoList:
+    """Jobs as clients see them with the places that were found, and whether more follow."""
     data = [Video.of(job, found.get(job.id)) for job in jobs]
     return VideoList(
         data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more

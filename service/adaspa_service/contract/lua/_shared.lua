@@ -26,6 +26,7 @@
 --   served           hash    catalog entries that workers announced, by model
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   workers:{model}  zset    its workers, the same way
+--   elsewhere:{queue} zset   those of them that do not serve this queue; earlier versions' workers are in none
 --   events:{id}      stream  a job's transitions and steps
 --   preview:{id}     hash    the latest preview of a running job: its step and its WebP
 --   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
@@ -226,6 +227,25 @@ local function forget_webhook(id)
   redis.call('ZREM', PREFIX .. 'webhooks', id)
   redis.call('ZREM', PREFIX .. 'webhooks_dead', id)
   redis.call('DEL', PREFIX .. 'webhook:' .. id)
+end
+
+-- The answer to a request whose idempotency key ('{owner}:{key}') is known: its jobs as they stand, without those that
+-- were deleted, or that the key was used with another request. Nil if it is not known.
+local function repeated(idempotency, digest)
+  local known = redis.call('HMGET', PREFIX .. 'idempotency:' .. idempotency, 'id', 'digest', 'batch')
+  if not known[1] then
+    return nil
+  end
+  if known[2] ~= digest then
+    return { 'conflict', known[1] }
+  end
+  local answer = { 'known' }
+  for id in string.gmatch(known[3] or known[1], '[^,]+') do
+    if get(id, 'status') and get(id, 'discarded') ~= '1' then
+      answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
+    end
+  end
+  return answer
 end
 
 -- What every end has in common.

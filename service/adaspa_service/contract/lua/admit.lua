@@ -6,22 +6,10 @@ local model, owner, idempotency, digest, version, in_flight = ARGV[2], ARGV[3], 
 local priority, cost, webhook_url = ARGV[8], ARGV[9], ARGV[10]
 local FIRST = 12  -- argument of the first job
 local count = (#ARGV - FIRST + 1) / 2
-local idempotency_key = PREFIX .. 'idempotency:' .. idempotency
 
-if idempotency ~= '' then
-  local known = redis.call('HMGET', idempotency_key, 'id', 'digest', 'batch')
-  if known[1] then
-    if known[2] ~= digest then
-      return { 'conflict', known[1] }
-    end
-    local answer = { 'known' }
-    for id in string.gmatch(known[3] or known[1], '[^,]+') do
-      if get(id, 'status') and get(id, 'discarded') ~= '1' then
-        answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
-      end
-    end
-    return answer
-  end
+local known = idempotency ~= '' and repeated(idempotency, digest)
+if known then
+  return known
 end
 if in_flight ~= '' and redis.call('SCARD', PREFIX .. 'unfinished:' .. owner) + count > tonumber(in_flight) then
   return { 'in_flight' }
@@ -62,6 +50,6 @@ for i = FIRST, #ARGV, 2 do
   answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
 end
 if idempotency ~= '' then
-  redis.call('HSET', idempotency_key, 'id', ids[1], 'digest', digest, 'batch', table.concat(ids, ','))
+  redis.call('HSET', PREFIX .. 'idempotency:' .. idempotency, 'id', ids[1], 'digest', digest, 'batch', table.concat(ids, ','))
 end
 return answer

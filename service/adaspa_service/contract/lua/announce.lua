@@ -1,8 +1,22 @@
 #!lua flags=allow-oom
--- A worker says which model it serves.
--- ARGV: 2 model, 3 its catalog entry (JSON), 4 for how long that holds (ms), 5 worker, 6 for how long it counts (ms)
-redis.call('HSET', PREFIX .. 'served', ARGV[2], ARGV[3])
-redis.call('ZADD', PREFIX .. 'served_until', int(NOW + ARGV[4]), ARGV[2])
-redis.call('ZADD', PREFIX .. 'workers:' .. ARGV[2], int(NOW + ARGV[6]), ARGV[5])
-redis.call('ZREMRANGEBYSCORE', PREFIX .. 'workers:' .. ARGV[2], '-inf', int(NOW))
+-- A worker says which model it serves, and which of its priorities.
+-- ARGV: 2 model, 3 its catalog entry (JSON), 4 for how long that holds (ms), 5 worker, 6 for how long it counts (ms),
+--       7... the priorities
+local model, worker, counts = ARGV[2], ARGV[5], int(NOW + ARGV[6])
+redis.call('HSET', PREFIX .. 'served', model, ARGV[3])
+redis.call('ZADD', PREFIX .. 'served_until', int(NOW + ARGV[4]), model)
+redis.call('ZADD', PREFIX .. 'workers:' .. model, counts, worker)
+redis.call('ZREMRANGEBYSCORE', PREFIX .. 'workers:' .. model, '-inf', int(NOW))
+for _, priority in ipairs({ 'interactive', 'bulk' }) do
+  local elsewhere, serves = PREFIX .. 'elsewhere:' .. queue_of(model, priority), false
+  for i = 7, #ARGV do
+    serves = serves or ARGV[i] == priority
+  end
+  if serves then
+    redis.call('ZREM', elsewhere, worker)
+  else
+    redis.call('ZADD', elsewhere, counts, worker)
+  end
+  redis.call('ZREMRANGEBYSCORE', elsewhere, '-inf', int(NOW))
+end
 return 'ok'

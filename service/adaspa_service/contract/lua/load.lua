@@ -1,20 +1,33 @@
--- How busy a model is: workers, the paces of its latest jobs, seconds that each running job has run and its cost; then
--- for each of its queues the jobs that wait, their summed cost, and how long (ms) the first that came has waited.
+-- How busy a model is: workers, the paces of its latest jobs, seconds that each running job has run, its cost, and for
+-- each queue whether its worker serves it (0 or 1); then for each of the queues the jobs that wait, their summed cost, how
+-- long (ms) the first that came has waited, and the workers that serve it.
 -- ARGV: 2 model
 local model = ARGV[2]
-local running = {}
-local began = redis.call('ZRANGE', PREFIX .. 'running:' .. model, 0, -1, 'WITHSCORES')
-for i = 1, #began, 2 do
-  running[#running + 1] = { real((NOW - began[i + 1]) / 1000), real(cost_of(began[i])) }
-end
-local queues = {}
-for _, queue in ipairs({ model, model .. ':bulk' }) do
+local names = { model, model .. ':bulk' }
+local workers = redis.call('ZCOUNT', PREFIX .. 'workers:' .. model, int(NOW), '+inf')
+local elsewhere, queues = {}, {}
+for i, queue in ipairs(names) do
+  elsewhere[i] = {}
+  local away = redis.call('ZRANGE', PREFIX .. 'elsewhere:' .. queue, int(NOW), '+inf', 'BYSCORE')
+  for _, worker in ipairs(away) do
+    elsewhere[i][worker] = true
+  end
   local oldest = redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, 0, 0, 'WITHSCORES')[2]
-  queues[#queues + 1] = {
+  queues[i] = {
     redis.call('ZCARD', PREFIX .. 'waiting:' .. queue),
     redis.call('HGET', PREFIX .. 'backlog', queue) or '0',
     int(oldest and NOW - oldest or 0),
+    math.max(0, workers - #away),
   }
 end
-local workers = redis.call('ZCOUNT', PREFIX .. 'workers:' .. model, int(NOW), '+inf')
+local running = {}
+local began = redis.call('ZRANGE', PREFIX .. 'running:' .. model, 0, -1, 'WITHSCORES')
+for i = 1, #began, 2 do
+  local worker = get(began[i], 'worker') or ''
+  local job = { real((NOW - began[i + 1]) / 1000), real(cost_of(began[i])) }
+  for j = 1, #names do
+    job[#job + 1] = elsewhere[j][worker] and 0 or 1
+  end
+  running[#running + 1] = job
+end
 return { workers, redis.call('LRANGE', PREFIX .. 'paces:' .. model, 0, -1), running, queues }

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from weakref import WeakValueDictionary
 
 import httpcore
 
@@ -20,7 +21,12 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 RESOLVE_SECONDS = 5.0
 RESOLVERS = 32
-"""Names that are looked up at a time: a slow name server of one receiver does not hold up the others."""
+"""Names that are looked up at a time."""
+OWNER_LOOKUPS = 4
+"""Those of one owner. Python cannot break a lookup off: it keeps its thread beyond RESOLVE_SECONDS, and is counted
+until it ends, so an owner's slow name servers do not hold up the others' receivers."""
+NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM)
+"""Of a lookup that says nothing of the name."""
 ADDRESSES_TRIED = 4
 """Of a host at most: a name with many addresses does not make the gateway knock at all of them."""
 CONNECT_SECONDS = 4.0
@@ -49,6 +55,10 @@ INSIDE = (IPv6Network("64:ff9b:1::/48"), IPv6Network("fec0::/10"))
 
 class AddressRefused(Exception):
     """A host is at no address that may be called; the message says which."""
+
+
+class LookupFailed(Exception):
+    """Whether a host may be called is not known: its lookup got no answer; a later one may."""
 
 
 def system_resolve(host: str, port: int) -> list[str]:
@@ -88,23 +98,42 @@ class Addresses:
     def __init__(self, networks: Iterable[Network], resolve: Resolve = system_resolve) -> None:
         self._networks, self._resolve = tuple(networks), resolve
         self._threads = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def of(self, host: str, port: int) -> list[str]:
-        """The host's addresses, each of which may be called.
+    async def of(self, host: str, port: int, owner: str) -> list[str]:
+        """The host's addresses, each of which may be called, for an owner of jobs.
 
         Raises:
             AddressRefused: it has none, or one that may not be.
+            LookupFailed: that cannot be told now.
         """
-        loop = asyncio.get_running_loop()
+        turns = self._turns.setdefault(owner, asyncio.Semaphore(OWNER_LOOKUPS))
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
-                found = list(dict.fromkeys(await loop.run_in_executor(self._threads, self._resolve, host, port)))
-        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
-            raise AddressRefused(f"{host} is not found: {error or 'no answer'}") from error
+                await turns.acquire()
+                found = list(dict.fromkeys(await asyncio.shield(self._look_up(host, port, turns))))
+        except TimeoutError as error:
+            raise LookupFailed(f"{host} is not looked up within {RESOLVE_SECONDS:g} s") from error
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, OSError) and error.errno in NO_ANSWER:
+                raise LookupFailed(f"{host} cannot be looked up: {error}") from error
+            raise AddressRefused(f"{host} is not found: {error}") from error
         refused = [address for address in found if not permitted(address, self._networks)]
         if refused or not found:
             raise AddressRefused(f"{host} is at {', '.join(refused) or 'no address'}, which may not be called")
         return found
+
+    def _look_up(self, host: str, port: int, turns: asyncio.Semaphore) -> asyncio.Future[Sequence[str]]:
+        """A lookup, which gives its turn back when it ends and not when nobody waits for it any longer."""
+
+        def end(lookup: asyncio.Future[Sequence[str]]) -> None:
+            turns.release()
+            if not lookup.cancelled():
+                lookup.exception()  # is known, also when nobody waits for it any longer
+
+        lookup = asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, host, port)
+        lookup.add_done_callback(end)
+        return lookup
 
     def close(self) -> None:
         """Wait for no lookup any longer."""
@@ -112,10 +141,10 @@ class Addresses:
 
 
 class CheckedConnections(httpcore.AsyncNetworkBackend):
-    """Connects to a host's judged addresses. TLS and the Host header still go by the name."""
+    """Connects to a host's judged addresses, for an owner of jobs. TLS and the Host header still go by the name."""
 
-    def __init__(self, addresses: Addresses) -> None:
-        self._addresses, self._network = addresses, httpcore.AnyIOBackend()
+    def __init__(self, addresses: Addresses, owner: str) -> None:
+        self._addresses, self._owner, self._network = addresses, owner, httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -125,9 +154,13 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """To the first of a few addresses that takes the connection. Raises AddressRefused, httpcore.ConnectError."""
+        """To the first of a few addresses that takes the connection.
+
+        Raises:
+            AddressRefused, LookupFailed, httpcore.ConnectError.
+        """
         failed: Exception | None = None
-        for address in (await self._addresses.of(host, port))[:ADDRESSES_TRIED]:
+        for address in (await self._addresses.of(host, port, self._owner))[:ADDRESSES_TRIED]:
             try:
                 return await self._network.connect_tcp(
                     address, port, timeout or CONNECT_SECONDS, local_address, socket_options

@@ -12,7 +12,7 @@ import httpx
 from pydantic import HttpUrl
 
 from adaspa_service.contract.deliveries import Outcome
-from adaspa_service.gateway.webhooks.addresses import Addresses, AddressRefused, CheckedConnections
+from adaspa_service.gateway.webhooks.addresses import Addresses, AddressRefused, CheckedConnections, LookupFailed
 
 TOTAL_SECONDS = 15.0
 """From the lookup of the host to the end of the answer's headers. Nothing behind them is read."""
@@ -36,33 +36,28 @@ class Sender:
     """
 
     def __init__(self, addresses: Addresses) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(),
-            max_connections=None,  # the deliverer counts its attempts itself
-            max_keepalive_connections=0,
-            network_backend=CheckedConnections(addresses),
-        )
+        self._addresses, self._tls = addresses, httpx.create_ssl_context()
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Result:
-        """POST the body; whatever the receiver does, this ends in a result."""
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes, owner: str) -> Result:
+        """POST the body for an owner of jobs; whatever the receiver does, this ends in a result."""
         target, host = split(url)
+        connections = CheckedConnections(self._addresses, owner)
         fields = {"Host": host, "Content-Type": "application/json", "User-Agent": USER_AGENT, **headers}
         try:
             async with (
                 asyncio.timeout(TOTAL_SECONDS),
-                self._pool.stream("POST", target, headers=list(fields.items()), content=body) as response,
+                httpcore.AsyncConnectionPool(self._tls, network_backend=connections) as pool,
+                pool.stream("POST", target, headers=list(fields.items()), content=body) as response,
             ):
                 return judge(response.status, response.headers)
         except AddressRefused as error:
             return Result(Outcome.forbidden, str(error))
+        except LookupFailed as error:
+            return Result(Outcome.unreachable, str(error))
         except (TimeoutError, httpcore.TimeoutException):
             return Result(Outcome.timed_out, f"no answer within {TOTAL_SECONDS:g} s")
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:  # OSError: of TLS, once it stands
             return Result(Outcome.unreachable, f"{type(error).__name__}: {error}")
-
-    async def close(self) -> None:
-        """Close what is open."""
-        await self._pool.aclose()
 
 
 def split(url: str) -> tuple[httpcore.URL, str]:

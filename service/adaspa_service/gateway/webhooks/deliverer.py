@@ -70,7 +70,6 @@ class Deliverer:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await sender.close()
         self._addresses.close()
 
     async def _take(self, room: int) -> list[Delivery]:
@@ -97,7 +96,7 @@ class Deliverer:
             body = body or VideoEvent.of(delivery.type, delivery.job()).model_dump_json()
             secrets = await asyncio.to_thread(signing.secrets_of, delivery.owner, self._settings, self._store)
             headers = signing.headers(delivery.event_id, int(time.time()), body.encode(), secrets)
-            result = await sender.send(delivery.url, headers, body.encode())
+            result = await sender.send(delivery.url, headers, body.encode(), delivery.owner)
         except asyncio.CancelledError:
             result = Result(Outcome.interrupted, "the gateway stopped")
         except StoreUnavailable as error:

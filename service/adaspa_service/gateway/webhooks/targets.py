@@ -1,12 +1,16 @@
 """The check of a ``webhook_url`` when its job is admitted."""
 
+import logging
+
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from adaspa_service.contract.settings import Settings
-from adaspa_service.gateway.errors import ApiError, bad_field
+from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.schemas import MAX_URL_CHARS
-from adaspa_service.gateway.webhooks.addresses import AddressRefused
+from adaspa_service.gateway.webhooks.addresses import AddressRefused, LookupFailed
+
+log = logging.getLogger(__name__)
 
 FIELD = "webhook_url"
 _url = TypeAdapter(HttpUrl)
@@ -18,12 +22,12 @@ def allowed(settings: Settings) -> str:
     return f"{scheme} of up to {MAX_URL_CHARS} characters, without user, password and fragment, at public addresses"
 
 
-async def check_webhook(parts: Parts, text: str | None) -> str | None:
+async def check_webhook(parts: Parts, text: str | None, owner: str) -> str | None:
     """The URL in its normal form, whose host may be called now; it is looked up again at each attempt.
 
     Raises:
-        ApiError: 400. A name that is not found and one at a private address get the same words: what names the
-            operator's network knows is not the client's business.
+        ApiError: 400, or 503 where the lookup of the host gets no answer. A name that is not found and one at a private
+            address get the same words: what names the operator's network knows is not the client's business.
     """
     if text is None:
         return None
@@ -41,9 +45,13 @@ async def check_webhook(parts: Parts, text: str | None) -> str | None:
     if url.host is None or not url.port:
         raise bad_field(FIELD, f"{FIELD}: has no host, or port 0; {limits}")
     try:
-        await parts.addresses.of(url.host.strip("[]"), url.port)
+        await parts.addresses.of(url.host.strip("[]"), url.port, owner)
     except AddressRefused as error:
         raise _refused(f"{FIELD}: its host is not found, or not at public addresses only; {limits}") from error
+    except LookupFailed as error:
+        log.warning("%s: %s", FIELD, error)
+        message = f"{FIELD}: its host cannot be looked up at the moment; try again"
+        raise ApiError(503, "service_unavailable", message, FIELD, {"Retry-After": str(RETRY_SECONDS)}) from error
     return str(url)
 
 
