@@ -37,7 +37,8 @@ def test_a_command_in_a_sentence_is_there(command: str) -> None:
     check_parses(command)
 
 
-@pytest.mark.parametrize("command", told(r"python -m "))
+# Not pip, at whose mere mention setuptools' import hook gives up, and with it torch.compile in this process.
+@pytest.mark.parametrize("command", told(r"python -m (?!pip )"))
 def test_a_module_in_a_sentence_is_there(command: str) -> None:
     assert find_spec(command.split()[2]) is not None
 
