@@ -10,6 +10,7 @@ Only the owner's key makes links to a job's files, so that the job tells which k
 import base64
 import hashlib
 import hmac
+import math
 import time
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -50,12 +51,12 @@ def link(
     revoked. One of the storage's own cannot be taken back before its time.
     """
     artifact = find_artifact(find(parts, caller, video_id), variant)
-    now = int(time.time())
+    now = math.ceil(time.time())  # a link of one second lives for one
     expires = now + expires_in
     if caller.expires_at is not None:
         expires = min(expires, caller.expires_at)
     if via == "storage":
-        url = parts.storage.signed_url(artifact.key, expires - now)
+        url = parts.storage.signed_url(artifact.key, max(1, expires - now))
         if url is None:
             raise bad_field("via", "via: this service's storage signs no addresses; allowed: gateway")
     else:
