@@ -36,7 +36,7 @@ def test_a_job_whose_worker_vanished_is_queued_again_and_given_up_at_the_limit(
 
 
 def test_an_expired_job_is_removed_with_its_files(settings: Settings, tmp_path: Path) -> None:
-    with serving(changed(settings, result_ttl_seconds=1), tmp_path) as service:
+    with serving(changed(settings, result_ttl_seconds=3), tmp_path) as service:
         video_id = service.completed()
         files = tmp_path / "objects" / "videos" / video_id
         assert len([path for path in files.rglob("*") if path.is_file()]) == len(FILES)
