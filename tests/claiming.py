@@ -2,9 +2,9 @@
 
 import itertools
 
-from adaspa_service.contract.job import Artifact, ErrorCode, Job, JobError
-from adaspa_service.contract.queue import queue_key
-from adaspa_service.contract.store import JobStore, Lease
+from adaspa_jobs.job import Artifact, ErrorCode, Job, JobError
+from adaspa_jobs.queue import queue_key
+from adaspa_jobs.store import JobStore, Lease
 
 # What attempts end with.
 VIDEO = {"video": Artifact(key="videos/x/1/video.mp4", content_type="video/mp4", bytes=5, sha256="ab" * 32)}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.job import JobParams
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.store import JobStore
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from records import PARAMS

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import redis
-from adaspa_service.contract.queue import QueueUnavailable
-from adaspa_service.contract.scripts import StoreUnavailable
-from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
+from adaspa_jobs.queue import QueueUnavailable
+from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 

@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from adaspa_service.contract.catalog import Memory, ModelSpec
-from adaspa_service.contract.settings import PREFIX, Settings
+from adaspa_jobs.catalog import Memory, ModelSpec
+from adaspa_jobs.settings import PREFIX, Settings
 from pydantic import BaseModel
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
-from adaspa_service.contract.job import Job, JobParams, Progress
-from adaspa_service.contract.store import JobStore, Lease
+from adaspa_jobs.job import Job, JobParams, Progress
+from adaspa_jobs.store import JobStore, Lease
 from adaspa_worker.generate import Runner
 
 

@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import redis
-from adaspa_service.contract.job import Artifact, ErrorCode, Job, JobError, JobParams, Progress
-from adaspa_service.contract.queue import enqueue, make_celery
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import JobStore, Lease
+from adaspa_jobs.job import Artifact, ErrorCode, Job, JobError, JobParams, Progress
+from adaspa_jobs.queue import enqueue, make_celery
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import JobStore, Lease
 from claiming import claim as claim_job
 from running_gateway import REPORT
 from valkey_process import start_valkey

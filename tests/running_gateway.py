@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import openai
 import uvicorn
-from adaspa_service.contract.job import AttentionReport, Job, Progress
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import JobStore, Lease
+from adaspa_jobs.job import AttentionReport, Job, Progress
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import JobStore, Lease
 from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.parts import Parts

@@ -17,8 +17,8 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
-from adaspa_service.contract.catalog import Catalog, ModelSpec
-from adaspa_service.contract.settings import SECRET, Settings
+from adaspa_jobs.catalog import Catalog, ModelSpec
+from adaspa_jobs.settings import SECRET, Settings
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_worker import metrics as worker_metrics
 from prometheus_client import Counter, Gauge, Histogram
@@ -28,7 +28,7 @@ from rendered_chart import CHART, container, one, pods, render
 from running_gateway import Service, serving
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CHART / "values").glob("*.yaml"))}
-DEMO = json.loads(files("adaspa_service.contract").joinpath("catalog.json").read_text())[0]
+DEMO = json.loads(files("adaspa_jobs").joinpath("catalog.json").read_text())[0]
 WAN = DEMO | {"id": "wan2.1-1.3b", "source": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}
 TWO_MODELS = [{"id": name, "replicas": 1, "resources": {}} for name in ("wan2.1-1.3b", "demo")]
 CACHE = {"size": "60Gi", "accessMode": "ReadWriteMany", "tokenSecret": {"name": "hub", "key": "token"}}

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_service.contract.catalog import Catalog
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.settings import Settings
 from adaspa_service.local.supervisor import free_port
 from dockerfile_parse import DockerfileParser
 from rendered_chart import container, render
@@ -62,7 +62,12 @@ def gateway_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_that_lies_beside_the_code_is_installed(gateway_venv: Path) -> None:
     """Page, scripts, catalog, the demo model."""
     (packages,) = gateway_venv.glob("lib/python*/site-packages")
-    for room, package in (("kernels", "adaspa"), ("service", "adaspa_service"), ("worker", "adaspa_worker")):
+    for room, package in (
+        ("kernels", "adaspa"),
+        ("service", "adaspa_jobs"),
+        ("service", "adaspa_service"),
+        ("worker", "adaspa_worker"),
+    ):
         files = [path for path in (ROOT / room / package).rglob("*") if path.is_file() and path.suffix != ".pyc"]
         missing = [path for path in files if not (packages / path.relative_to(ROOT / room)).is_file()]
         assert files and not missing

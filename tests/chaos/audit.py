@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
-from adaspa_service.contract.job import TERMINAL, Job, JobParams, JobStatus
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.job import TERMINAL, Job, JobParams, JobStatus
+from adaspa_jobs.store import JobStore
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.recipe import write_recipe
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import redis
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.settings import Settings
 from adaspa_service.local.supervisor import free_port
 from s3_servers import URL, S3Server, s3_server
 from tiny_wan import model_spec, write_catalog

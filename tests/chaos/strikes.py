@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 import redis
-from adaspa_service.contract.queue import enqueue, make_celery
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.queue import enqueue, make_celery
+from adaspa_jobs.store import JobStore
 
 from chaos.fleet import LEASE_SECONDS, MODEL, Fleet, Part
 

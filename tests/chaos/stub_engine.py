@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 
 STEP_SECONDS = 0.02
 SIZE = 64

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from adaspa_service.contract.queue import TRANSPORT_OPTIONS
+from adaspa_jobs.queue import TRANSPORT_OPTIONS
 from adaspa_worker import app as worker
 from adaspa_worker.app import app
 

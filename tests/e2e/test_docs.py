@@ -20,7 +20,7 @@ from typing import Any
 import av
 import pytest
 import yaml
-from adaspa_service.contract.catalog import Catalog
+from adaspa_jobs.catalog import Catalog
 from adaspa_worker.demo_model import PIPELINE_FOLDER
 from diffusers import WanPipeline
 from pages import PAGES, ROOT, blocks, check_parses, commands, name

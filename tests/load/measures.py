@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from adaspa_service.contract.job import Progress
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.job import Progress
+from adaspa_jobs.store import JobStore
 
 from load.requests import Followers, at_rate, get, post
 from load.service import Service, running

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import redis
-from adaspa_service.contract.job import Job, JobParams
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.job import Job, JobParams
+from adaspa_jobs.store import JobStore
 from adaspa_service.local.supervisor import free_port
 from records import PARAMS
 from running_gateway import REPORT

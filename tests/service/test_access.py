@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_service.contract.job import Progress
-from adaspa_service.contract.keys import ApiKey, Scope
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.job import Progress
+from adaspa_jobs.keys import ApiKey, Scope
+from adaspa_jobs.settings import Settings
 from adaspa_service.gateway import events
 from pydantic import SecretStr
 from running_gateway import Service, serving

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_service.contract.catalog import Catalog, ModelSpec
-from adaspa_service.contract.job import JobParams
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.catalog import Catalog, ModelSpec
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.settings import Settings
 from running_gateway import Service, serving
 
 KEY = {"Idempotency-Key": "order-1"}

@@ -3,7 +3,7 @@
 import json
 
 import redis
-from adaspa_service.contract.catalog import ModelSpec
+from adaspa_jobs.catalog import ModelSpec
 from running_gateway import Service, until
 from tiny_wan import SIZE, model_spec
 

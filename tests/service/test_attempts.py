@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.job import (
+from adaspa_jobs.job import (
     ErrorCode,
     JobParams,
     JobStatus,
     Progress,
 )
-from adaspa_service.contract.store import (
+from adaspa_jobs.store import (
     JobCancelled,
     JobStore,
     Lease,

@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import redis
-from adaspa_service.contract.job import Job, JobParams, JobStatus
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import JobStore, Lease
+from adaspa_jobs.job import Job, JobParams, JobStatus
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import JobStore, Lease
 from claiming import claim
 from running_gateway import REPORT, serving, until
 from valkey_process import start_valkey

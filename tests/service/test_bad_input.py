@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.settings import Settings
 from running_gateway import Service, serving
 
 BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [

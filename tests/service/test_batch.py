@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_service.contract.catalog import Catalog
-from adaspa_service.contract.keys import Scope
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.keys import Scope
+from adaspa_jobs.settings import Settings
 from running_gateway import Service, serving, until
 
 

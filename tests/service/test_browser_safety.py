@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.settings import Settings
 from running_gateway import Service, serving
 
 ORIGIN = "https://app.example.com"

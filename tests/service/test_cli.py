@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from adaspa_command import ADASPA, adaspa, clean_environment
-from adaspa_service.contract.job import ErrorCode, JobError
-from adaspa_service.contract.keys import Scope
+from adaspa_jobs.job import ErrorCode, JobError
+from adaspa_jobs.keys import Scope
 from running_gateway import FILES, Service
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from adaspa_jobs.settings import Settings
 from adaspa_service import client as package
 from adaspa_service.client import AsyncClient, Client, Event
-from adaspa_service.contract.settings import Settings
 from flaky_proxy import flaky
 from running_gateway import FILES, Service, serving
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.settings import Settings
 from claiming import FAILURE
 from event_stream import following, parse
 from running_gateway import Service, serving, until

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from adaspa_service.contract.catalog import Catalog, Memory, ModelSpec
-from adaspa_service.contract.settings import PREFIX, Settings
+from adaspa_jobs.catalog import Catalog, Memory, ModelSpec
+from adaspa_jobs.settings import PREFIX, Settings
 from adaspa_worker.source import is_hub_name
 from field_tables import DOCS, TABLES, filled
 from pages import PAGES, ROOT

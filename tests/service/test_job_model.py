@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import redis
-from adaspa_service.contract.job import (
+from adaspa_jobs.job import (
     OPEN_OWNER,
     TERMINAL,
     Artifact,
@@ -19,10 +19,10 @@ from adaspa_service.contract.job import (
     Priority,
     Progress,
 )
-from adaspa_service.contract.queue import queue_name
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.storage import video_prefix
-from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost
+from adaspa_jobs.queue import queue_name
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import video_prefix
+from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.admission import Wanted, idempotency_of, submit
 from adaspa_service.gateway.errors import ApiError

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 LINE = """
-from adaspa_service.contract import logs
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs import logs
+from adaspa_jobs.settings import Settings
 import logging
 logs.configure(Settings())
 with logs.bound(job="video_1", attempt=2):

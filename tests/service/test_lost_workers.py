@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.job import JobError, JobParams, JobStatus
-from adaspa_service.contract.queue import QueueUnavailable
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.storage import StorageUnavailable
-from adaspa_service.contract.store import JobStore, LeaseLost
+from adaspa_jobs.job import JobError, JobParams, JobStatus
+from adaspa_jobs.queue import QueueUnavailable
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.store import JobStore, LeaseLost
 from adaspa_service.gateway import janitor
 from running_gateway import Service, serving, until
 from valkey_process import start_valkey

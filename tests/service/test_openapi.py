@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.app import create_app
 from jsonschema import Draft202012Validator
 from running_gateway import Service

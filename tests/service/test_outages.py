@@ -17,10 +17,10 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_service.contract.job import JobError
-from adaspa_service.contract.queue import TASK, QueueUnavailable
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
+from adaspa_jobs.job import JobError
+from adaspa_jobs.queue import TASK, QueueUnavailable
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.gateway import admission
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
@@ -190,7 +190,7 @@ def test_a_redis_that_hangs_is_away_too(
 ) -> None:
     server = own_valkey()
     url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
-    monkeypatch.setattr("adaspa_service.contract.store.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("adaspa_jobs.store.ANSWER_SECONDS", 0.2)
     with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
         os.kill(server.pid, signal.SIGSTOP)
         try:
@@ -221,7 +221,7 @@ def hanging_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
     settings: Settings, tmp_path: Path, hanging_storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adaspa_service.contract.storage.ANSWER_SECONDS", 3.0)
+    monkeypatch.setattr("adaspa_jobs.storage.ANSWER_SECONDS", 3.0)
     changes = {"storage_url": hanging_storage, "lease_seconds": 1.0}
     with serving(settings.model_copy(update=changes), tmp_path) as service, ThreadPoolExecutor(51) as others:
         deleted = service.create()["id"]
@@ -247,6 +247,6 @@ def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
 
 def test_a_probe_ends_however_long_storage_may_take(hanging_storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = ObjectStorage(hanging_storage)
-    monkeypatch.setattr("adaspa_service.contract.storage.ANSWER_SECONDS", 0.2)  # by far less than its client waits
+    monkeypatch.setattr("adaspa_jobs.storage.ANSWER_SECONDS", 0.2)  # by far less than its client waits
     with pytest.raises(StorageUnavailable, match="does not answer"):
         asyncio.run(storage.ping())

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from adaspa_service.contract.job import JobParams
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.store import JobStore
 
 Params = Callable[..., JobParams]
 

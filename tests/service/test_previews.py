@@ -4,8 +4,8 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
-from adaspa_service.contract.job import Progress
-from adaspa_service.contract.store import JobCancelled, Lease, LeaseLost
+from adaspa_jobs.job import Progress
+from adaspa_jobs.store import JobCancelled, Lease, LeaseLost
 from claiming import FAILURE
 from event_stream import following
 from running_gateway import Service, until

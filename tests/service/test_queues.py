@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.catalog import Catalog
-from adaspa_service.contract.job import Job, JobParams, Priority
-from adaspa_service.contract.store import JobStore, Lease, QueueFull
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.job import Job, JobParams, Priority
+from adaspa_jobs.store import JobStore, Lease, QueueFull
 from running_gateway import REPORT, Service, until
 
 Params = Callable[..., JobParams]

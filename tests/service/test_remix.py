@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_service.contract.catalog import Catalog
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.settings import Settings
 from running_gateway import Service, serving
 
 ASKED = {

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_service.contract.catalog import Catalog, CatalogError
-from adaspa_service.contract.queue import broker_url
-from adaspa_service.contract.settings import SettingsError, get_settings
+from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.queue import broker_url
+from adaspa_jobs.settings import SettingsError, get_settings
 
 MODEL = {
     "id": "tiny",

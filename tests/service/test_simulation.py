@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.settings import Settings
 from adaspa_service.simulation import __main__ as simulation
 from adaspa_service.simulation import redis_cost
 from adaspa_service.simulation.bottlenecks import RedisCost, demand, most_workers

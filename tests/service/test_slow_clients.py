@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.settings import Settings
 from adaspa_service.gateway import body, connections
 from running_gateway import Service, serving, until
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from adaspa_service.contract.keys import KeyStore, Scope
+from adaspa_jobs.keys import KeyStore, Scope
 from running_gateway import until
 
 COMMAND = [sys.executable, "-m", "adaspa_service.gateway"]

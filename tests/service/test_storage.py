@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from adaspa_service.contract.storage import ObjectMissing, ObjectStorage, StorageUnavailable
+from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
 
 CONTENT = bytes(range(256)) * 4096
 

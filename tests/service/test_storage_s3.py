@@ -8,7 +8,7 @@ from pathlib import Path
 
 import obstore
 import pytest
-from adaspa_service.contract.storage import ObjectMissing, ObjectStorage, StorageUnavailable
+from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
 from s3_servers import KINDS, URL, S3Server, s3_server
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.job import (
+from adaspa_jobs.job import (
     Job,
     JobParams,
     JobStatus,
     Progress,
 )
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import (
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import (
     VIDEO_ID,
     IdempotencyConflict,
     JobCancelled,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.job import SCHEMA_VERSION, Job, JobParams, JobStatus, since
-from adaspa_service.contract.record import RecordUnreadable
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.job import SCHEMA_VERSION, Job, JobParams, JobStatus, since
+from adaspa_jobs.record import RecordUnreadable
+from adaspa_jobs.store import JobStore
 from pydantic import Field
 from records import PARAMS, capture, restore
 from running_gateway import Service, until

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_service.contract.job import ErrorCode, JobError, Progress
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import JobCancelled
+from adaspa_jobs.job import ErrorCode, JobError, Progress
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import JobCancelled
 from claiming import claim
 from running_gateway import Service, serving, until
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from adaspa_service.contract.job import JobParams
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.webhooks.addresses import RESOLVERS, permitted
 from claiming import claimed
 from names import Names

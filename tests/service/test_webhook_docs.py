@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
-from adaspa_service.contract.deliveries import Outcome
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.deliveries import Outcome
+from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.webhooks.event import EventType
 from adaspa_service.gateway.webhooks.signing import headers
 

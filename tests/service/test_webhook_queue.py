@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from adaspa_service.contract.deliveries import Delivery, DeliveryStore, Outcome
-from adaspa_service.contract.job import JobParams
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.deliveries import Delivery, DeliveryStore, Outcome
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.store import JobStore
 
 FAILURES = [Outcome.rejected, Outcome.unreachable, Outcome.timed_out, Outcome.interrupted]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.settings import Settings
 from names import Names
 from running_gateway import Service, serving
 

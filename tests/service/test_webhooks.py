@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.contract.deliveries import DeliveryStore, Outcome
-from adaspa_service.contract.job import ErrorCode, JobError, JobParams
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.deliveries import DeliveryStore, Outcome
+from adaspa_jobs.job import ErrorCode, JobError, JobParams
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import JobStore
 from prometheus_text import value
 from receiver import Answer, Receiver, close, drip, receiving
 from running_gateway import Service, serving, until

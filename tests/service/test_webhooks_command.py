@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_service.contract.keys import Scope
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.keys import Scope
+from adaspa_jobs.settings import Settings
 from pydantic import ValidationError
 from receiver import Receiver, receiving
 from running_gateway import Service, serving, until

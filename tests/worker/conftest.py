@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 import torch
-from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.storage import ObjectStorage
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.storage import ObjectStorage
 from adaspa_worker.generate import Runner
 from adaspa_worker.pipeline import Engine, load
 from job_bench import Bench, Spy

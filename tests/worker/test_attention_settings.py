@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 from adaspa import AdaSpaConfig
 from adaspa.config import Preset
-from adaspa_service.contract.job import JobParams, Quality
+from adaspa_jobs.job import JobParams, Quality
 from adaspa_worker.attention import attention_config
 
 OPERATOR = {"block_size": 16, "sparsity": 0.5, "head_adaptive": False, "dense_layers": [0], "warmup": 5}

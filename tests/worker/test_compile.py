@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import Job, JobParams, JobStatus
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import Job, JobParams, JobStatus
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine, load
 from job_bench import Bench

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 import torch
-from adaspa_service.contract.job import JobParams, JobStatus
-from adaspa_service.contract.store import Lease, StoreUnavailable
+from adaspa_jobs.job import JobParams, JobStatus
+from adaspa_jobs.store import Lease, StoreUnavailable
 from adaspa_worker.pipeline import Engine
 from adaspa_worker.scratch import clear, scratch
 from adaspa_worker.source import ModelUnavailable

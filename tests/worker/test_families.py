@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
 from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB

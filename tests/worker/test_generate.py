@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from adaspa_service.contract import tracing
-from adaspa_service.contract.job import Job, JobParams, JobStatus
-from adaspa_service.contract.store import Lease
+from adaspa_jobs import tracing
+from adaspa_jobs.job import Job, JobParams, JobStatus
+from adaspa_jobs.store import Lease
 from adaspa_worker.checkpoint import pack
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.lease import WorkerStopping

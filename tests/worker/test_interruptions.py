@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from adaspa_service.contract.job import JobParams, JobStatus
-from adaspa_service.contract.storage import ObjectStorage
-from adaspa_service.contract.store import Lease
+from adaspa_jobs.job import JobParams, JobStatus
+from adaspa_jobs.storage import ObjectStorage
+from adaspa_jobs.store import Lease
 from adaspa_worker.lease import LeaseKeeper
 from adaspa_worker.pipeline import Engine
 from job_bench import Bench

@@ -6,8 +6,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
 from adaspa_worker.pipeline import FAMILIES, Engine, load
 from adaspa_worker.source import ModelUnavailable
 from tiny_wan import FRAMES, SIZE, model_spec

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.latent_rgb import PATCH, LatentRGB, fit_to, random_clips
 from adaspa_worker.pipeline import Engine

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from adaspa_service.contract.job import JobParams, since
+from adaspa_jobs.job import JobParams, since
 from adaspa_worker.checkpoint import BadCheckpoint, pack, unpack
 from adaspa_worker.pipeline import Engine
 

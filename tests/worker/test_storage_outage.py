@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from adaspa_service.contract.job import Job, JobParams, Progress
-from adaspa_service.contract.storage import ObjectStorage
-from adaspa_service.contract.store import JobStore, Lease
+from adaspa_jobs.job import Job, JobParams, Progress
+from adaspa_jobs.storage import ObjectStorage
+from adaspa_jobs.store import JobStore, Lease
 from adaspa_worker.generate import Runner
 from adaspa_worker.pipeline import Engine
 from s3_servers import URL, S3Server, s3_server

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_service.contract.catalog import Catalog
-from adaspa_service.contract.job import Job, Priority
-from adaspa_service.contract.queue import enqueue, make_celery, queue_name
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.job import Job, Priority
+from adaspa_jobs.queue import enqueue, make_celery, queue_name
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import JobStore
 from running_gateway import until
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 from adaspa_worker import app as worker
 from adaspa_worker.app import app
 

@@ -7,12 +7,12 @@ import socket
 import sys
 from typing import NoReturn
 
-from adaspa_service.contract.catalog import Catalog, CatalogError
-from adaspa_service.contract.job import Priority
-from adaspa_service.contract.queue import queue_name
-from adaspa_service.contract.settings import SettingsError, get_settings
-from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
-from adaspa_service.contract.store import JobStore, StoreUnavailable
+from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.job import Priority
+from adaspa_jobs.queue import queue_name
+from adaspa_jobs.settings import SettingsError, get_settings
+from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
+from adaspa_jobs.store import JobStore, StoreUnavailable
 
 from adaspa_worker import metrics
 from adaspa_worker.source import ModelUnavailable, resolve

@@ -14,13 +14,13 @@ from functools import lru_cache
 from multiprocessing.sharedctypes import RawValue
 from typing import TYPE_CHECKING, Any
 
-from adaspa_service.contract import logs, tracing
-from adaspa_service.contract.catalog import Catalog, ModelSpec
-from adaspa_service.contract.job import Priority
-from adaspa_service.contract.queue import TASK, make_celery
-from adaspa_service.contract.settings import get_settings
-from adaspa_service.contract.storage import ObjectStorage
-from adaspa_service.contract.store import JobStore, StoreUnavailable
+from adaspa_jobs import logs, tracing
+from adaspa_jobs.catalog import Catalog, ModelSpec
+from adaspa_jobs.job import Priority
+from adaspa_jobs.queue import TASK, make_celery
+from adaspa_jobs.settings import get_settings
+from adaspa_jobs.storage import ObjectStorage
+from adaspa_jobs.store import JobStore, StoreUnavailable
 from billiard.util import get_logger
 from celery import bootsteps
 from celery.exceptions import Reject

@@ -12,9 +12,9 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaspa_service.contract.job import Artifact, AttentionReport, JobParams, OutputFormat, Phase, Progress, StepKind
-from adaspa_service.contract.storage import StorageUnavailable
-from adaspa_service.contract.store import Lease
+from adaspa_jobs.job import Artifact, AttentionReport, JobParams, OutputFormat, Phase, Progress, StepKind
+from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.store import Lease
 from opentelemetry import trace
 
 from adaspa_worker import metrics

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from adaspa import AdaSpaConfig
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 
 DECIDED = ("sparsity", "selection", "mass", "steps", "warmup", "searches", "warmup_mass")
 """What a preset decides; the rest (block size, memory, token order, ...) suits the model and stays the operator's."""

@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from adaspa_service.contract.job import JobParams
-from adaspa_service.contract.storage import ObjectMissing, ObjectStorage, StorageUnavailable, checkpoint_prefix
-from adaspa_service.contract.store import Lease
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable, checkpoint_prefix
+from adaspa_jobs.store import Lease
 from pydantic import ValidationError
 
 log = logging.getLogger(__name__)

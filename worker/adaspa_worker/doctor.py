@@ -10,9 +10,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from adaspa_service.contract.catalog import Catalog, CatalogError, ModelSpec
-from adaspa_service.contract.job import OutputFormat
-from adaspa_service.contract.settings import SettingsError, get_settings
+from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
+from adaspa_jobs.job import OutputFormat
+from adaspa_jobs.settings import SettingsError, get_settings
 
 from adaspa_worker.source import ModelUnavailable, first_line, is_hub_name, resolve
 

@@ -3,8 +3,8 @@
 import errno
 import sys
 
-from adaspa_service.contract.job import ErrorCode, JobError
-from adaspa_service.contract.storage import StorageUnavailable
+from adaspa_jobs.job import ErrorCode, JobError
+from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_worker.lease import TimeLimitExceeded
 from adaspa_worker.source import ModelUnavailable, first_line

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from adaspa_service.contract import logs, tracing
-from adaspa_service.contract.job import ErrorCode, Priority
-from adaspa_service.contract.storage import ObjectStorage
-from adaspa_service.contract.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
+from adaspa_jobs import logs, tracing
+from adaspa_jobs.job import ErrorCode, Priority
+from adaspa_jobs.storage import ObjectStorage
+from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
 from adaspa_worker import metrics
 from adaspa_worker.attempt import Attempt

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adaspa_service.contract.catalog import Catalog, CatalogError
-from adaspa_service.contract.job import JobParams, Phase, Progress, StepKind
-from adaspa_service.contract.settings import SettingsError, get_settings
+from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.job import JobParams, Phase, Progress, StepKind
+from adaspa_jobs.settings import SettingsError, get_settings
 from pydantic import BaseModel, TypeAdapter
 
 from adaspa_worker.failure import describe

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from adaspa_service.contract.job import AttentionReport
+from adaspa_jobs.job import AttentionReport
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 

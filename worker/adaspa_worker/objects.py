@@ -2,9 +2,9 @@
 
 import logging
 
-from adaspa_service.contract.job import TERMINAL, JobStatus
-from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable, checkpoint_prefix, video_prefix
-from adaspa_service.contract.store import JobStore, Lease, StoreUnavailable
+from adaspa_jobs.job import TERMINAL, JobStatus
+from adaspa_jobs.storage import ObjectStorage, StorageUnavailable, checkpoint_prefix, video_prefix
+from adaspa_jobs.store import JobStore, Lease, StoreUnavailable
 
 log = logging.getLogger(__name__)
 

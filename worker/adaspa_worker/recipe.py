@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
-from adaspa_service.contract.job import JobParams, OutputFormat
+from adaspa_jobs.job import JobParams, OutputFormat
 from PIL import Image
 
 PACKAGES = ("adaspa-serve", "torch", "diffusers", "transformers", "av")

@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from adaspa_service.contract.catalog import Catalog, CatalogError
-from adaspa_service.contract.settings import SettingsError, get_settings
+from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.settings import SettingsError, get_settings
 from safetensors import SafetensorError, safe_open
 
 BUNDLED = {"demo": Path(__file__).parent / "demo_model" / "pipeline"}

@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx
 import typer
+from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.settings import Settings, SettingsError, get_settings
+from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from redis import Redis, RedisError
 
 from adaspa_service.cli.serve import DataDir, Port
 from adaspa_service.cli.terminal import Exit, Json, console, print_json, print_table
-from adaspa_service.contract.catalog import Catalog, CatalogError
-from adaspa_service.contract.settings import Settings, SettingsError, get_settings
-from adaspa_service.contract.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.local.folder import LocalError, answers_ping
 from adaspa_service.local.supervisor import check_port
 from adaspa_service.local.valkey import socket_path

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from adaspa_jobs.keys import ApiKey, KeyStore, Scope
+from adaspa_jobs.store import JobStore
 
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
-from adaspa_service.contract.keys import ApiKey, KeyStore, Scope
-from adaspa_service.contract.store import JobStore
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 COLUMNS = ("ID", "NAME", "SCOPES", "IN FLIGHT", "PER MINUTE", "CREATED", "EXPIRES", "LAST USED")

@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.job import JobParams, JobStatus, Progress, percent
+from adaspa_jobs.settings import get_settings
+
 from adaspa_service.cli.progress import NotCompleted, shown
 from adaspa_service.cli.terminal import fail
 from adaspa_service.client import Video, VideoFields
-from adaspa_service.contract.catalog import Catalog, CatalogError
-from adaspa_service.contract.job import JobParams, JobStatus, Progress, percent
-from adaspa_service.contract.settings import get_settings
 
 NEEDED = ("fastapi", "adaspa_worker", "torch", "diffusers")
 MODULE = "adaspa_worker.local"

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from adaspa_jobs.job import JobStatus
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from adaspa_service.cli.terminal import console
 from adaspa_service.client import Client, Video
-from adaspa_service.contract.job import JobStatus
 
 
 class NotCompleted(Exception):

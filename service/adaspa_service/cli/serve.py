@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from adaspa_jobs.job import Priority
+from adaspa_jobs.keys import KeyStore
+from adaspa_jobs.open_access import check_bind
+from adaspa_jobs.settings import get_settings
 
 from adaspa_service.cli.terminal import say
-from adaspa_service.contract.job import Priority
-from adaspa_service.contract.keys import KeyStore
-from adaspa_service.contract.open_access import check_bind
-from adaspa_service.contract.settings import get_settings
 from adaspa_service.local import Supervisor
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on (default: ADASPA_HOST or 127.0.0.1).")]

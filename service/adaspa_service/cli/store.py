@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from adaspa_service.contract.settings import get_settings
-from adaspa_service.contract.store import JobStore
+from adaspa_jobs.settings import get_settings
+from adaspa_jobs.store import JobStore
+
 from adaspa_service.local.folder import reachable_redis
 
 

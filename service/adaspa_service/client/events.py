@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from adaspa_jobs.job import TERMINAL, JobStatus
+
 from adaspa_service.client.objects import Video
-from adaspa_service.contract.job import TERMINAL, JobStatus
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from typing import Literal, TypedDict
 
+from adaspa_jobs.job import TERMINAL, AttentionReport, JobError, JobStatus
 from pydantic import BaseModel
-
-from adaspa_service.contract.job import TERMINAL, AttentionReport, JobError, JobStatus
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
 

@@ -10,15 +10,15 @@ from types import FrameType
 from typing import NoReturn
 
 import uvicorn
+from adaspa_jobs import logs, tracing
+from adaspa_jobs.catalog import CatalogError
+from adaspa_jobs.open_access import check_bind
+from adaspa_jobs.settings import Settings, SettingsError, get_settings
+from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.store import StoreUnavailable
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, start_http_server
 
-from adaspa_service.contract import logs, tracing
-from adaspa_service.contract.catalog import CatalogError
-from adaspa_service.contract.open_access import check_bind
-from adaspa_service.contract.settings import Settings, SettingsError, get_settings
-from adaspa_service.contract.storage import StorageUnavailable
-from adaspa_service.contract.store import StoreUnavailable
 from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
 

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Annotated
 from urllib.parse import urlsplit
 
+from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER
+from adaspa_jobs.keys import ApiKey, KeyStore, Scope, digest
+from adaspa_jobs.open_access import is_loopback, is_open
+from adaspa_jobs.settings import Settings
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from adaspa_service.contract.job import BOOTSTRAP_OWNER, OPEN_OWNER
-from adaspa_service.contract.keys import ApiKey, KeyStore, Scope, digest
-from adaspa_service.contract.open_access import is_loopback, is_open
-from adaspa_service.contract.settings import Settings
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import Parts, PartsOf
 

@@ -5,11 +5,12 @@ import logging
 import math
 from dataclasses import dataclass
 
-from adaspa_service.contract.counts import Load
-from adaspa_service.contract.job import Job, JobParams, Priority
-from adaspa_service.contract.queue import QueueUnavailable, enqueue
-from adaspa_service.contract.scripts import StoreUnavailable
-from adaspa_service.contract.store import IdempotencyConflict, QueueFull, TooManyInFlight
+from adaspa_jobs.counts import Load
+from adaspa_jobs.job import Job, JobParams, Priority
+from adaspa_jobs.queue import QueueUnavailable, enqueue
+from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.store import IdempotencyConflict, QueueFull, TooManyInFlight
+
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError, bad_field
 from adaspa_service.gateway.params import resolve_priority

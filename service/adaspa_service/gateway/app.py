@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+from adaspa_jobs.settings import Settings
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from adaspa_service.contract.settings import Settings
 from adaspa_service.gateway import (
     content,
     errors,

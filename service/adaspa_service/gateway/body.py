@@ -5,13 +5,13 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any, NoReturn, TypeVar
 
+from adaspa_jobs.catalog import Catalog
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from adaspa_service.contract.catalog import Catalog
 from adaspa_service.gateway.errors import ApiError, bad_field
 from adaspa_service.gateway.params import allowed
 

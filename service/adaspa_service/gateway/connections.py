@@ -5,11 +5,11 @@ from asyncio import TimerHandle, Transport
 from http import HTTPStatus
 
 import uvicorn
+from adaspa_jobs.settings import Settings
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from adaspa_service.contract.settings import Settings
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, respond
 from adaspa_service.gateway.headers import SecurityHeaders
 

@@ -4,11 +4,11 @@ import logging
 from pathlib import PurePosixPath
 from typing import Any
 
+from adaspa_jobs.job import Artifact, OutputFormat
+from adaspa_jobs.storage import ObjectMissing
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from adaspa_service.contract.job import Artifact, OutputFormat
-from adaspa_service.contract.storage import ObjectMissing
 from adaspa_service.gateway.errors import ApiError, ErrorBody
 from adaspa_service.gateway.links import ReadableJob
 from adaspa_service.gateway.lookup import Variant, find_artifact

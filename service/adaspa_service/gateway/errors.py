@@ -4,16 +4,15 @@ import logging
 from collections.abc import Mapping
 from typing import Literal
 
+from adaspa_jobs.queue import QueueUnavailable
+from adaspa_jobs.record import RecordUnreadable
+from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.storage import StorageUnavailable
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-
-from adaspa_service.contract.queue import QueueUnavailable
-from adaspa_service.contract.record import RecordUnreadable
-from adaspa_service.contract.scripts import StoreUnavailable
-from adaspa_service.contract.storage import StorageUnavailable
 
 log = logging.getLogger(__name__)
 

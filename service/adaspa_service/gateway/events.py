@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
+from adaspa_jobs.job import OPEN_OWNER, TERMINAL, Job, JobStatus, Progress, percent
+from adaspa_jobs.scripts import PREFIX, StoreUnavailable, reaching
 from fastapi import APIRouter, Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from adaspa_service.contract.job import OPEN_OWNER, TERMINAL, Job, JobStatus, Progress, percent
-from adaspa_service.contract.scripts import PREFIX, StoreUnavailable, reaching
 from adaspa_service.gateway.access import Caller, Reader, is_still_let_in
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.lookup import find

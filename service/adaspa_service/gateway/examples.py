@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.job import AttentionReport, Job, JobParams, JobStatus, LayerReport, Progress, Quality
 from pydantic import BaseModel
 
-from adaspa_service.contract.catalog import Catalog
-from adaspa_service.contract.job import AttentionReport, Job, JobParams, JobStatus, LayerReport, Progress, Quality
 from adaspa_service.gateway.places import Place
 from adaspa_service.gateway.schemas import (
     EXAMPLE,

@@ -1,10 +1,9 @@
 """Headers against what browsers are made to do: on every answer, and CORS for the origins that are configured."""
 
+from adaspa_jobs.settings import Settings
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from adaspa_service.contract.settings import Settings
 
 DEFAULTS = {
     b"cache-control": b"no-store",

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from adaspa_service.contract.queue import QueueUnavailable, enqueue
-from adaspa_service.contract.scripts import StoreUnavailable
-from adaspa_service.contract.storage import StorageUnavailable
+from adaspa_jobs.queue import QueueUnavailable, enqueue
+from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.storage import StorageUnavailable
+
 from adaspa_service.gateway.admission import note_sent
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints

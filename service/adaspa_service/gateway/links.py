@@ -15,10 +15,10 @@ import time
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
+from adaspa_jobs.job import OPEN_OWNER, Job
+from adaspa_jobs.keys import Scope
 from fastapi import APIRouter, Depends, Query, Request
 
-from adaspa_service.contract.job import OPEN_OWNER, Job
-from adaspa_service.contract.keys import Scope
 from adaspa_service.gateway.access import Caller, Credentials, Reader, identify, is_still_let_in
 from adaspa_service.gateway.errors import ApiError, ErrorBody, bad_field
 from adaspa_service.gateway.lookup import Variant, find, find_artifact, find_linked

@@ -2,8 +2,9 @@
 
 from enum import StrEnum
 
-from adaspa_service.contract.job import Artifact, Job, JobStatus
-from adaspa_service.contract.store import VIDEO_ID
+from adaspa_jobs.job import Artifact, Job, JobStatus
+from adaspa_jobs.store import VIDEO_ID
+
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import Parts

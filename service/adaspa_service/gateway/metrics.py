@@ -6,6 +6,8 @@ Every gateway reports the same jobs, since all read one store: queries take the 
 import time
 from collections.abc import Iterator
 
+from adaspa_jobs.queue import queue_name
+from adaspa_jobs.scripts import StoreUnavailable
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,8 +15,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adaspa_service.contract.queue import queue_name
-from adaspa_service.contract.scripts import StoreUnavailable
 from adaspa_service.gateway.access import Admin
 from adaspa_service.gateway.parts import Parts
 

@@ -1,8 +1,8 @@
 """``/models``: what is served, and what may be asked of it."""
 
+from adaspa_jobs.catalog import ModelSpec
 from fastapi import APIRouter
 
-from adaspa_service.contract.catalog import ModelSpec
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import Parts, PartsOf

@@ -5,8 +5,9 @@ import secrets
 from collections.abc import Sequence
 from typing import TypeVar
 
-from adaspa_service.contract.catalog import Catalog, ModelSpec
-from adaspa_service.contract.job import Job, JobParams, OutputFormat, Priority, Quality
+from adaspa_jobs.catalog import Catalog, ModelSpec
+from adaspa_jobs.job import Job, JobParams, OutputFormat, Priority, Quality
+
 from adaspa_service.gateway.errors import bad_field
 from adaspa_service.gateway.schemas import MAX_URL_CHARS, VideoCreate, seconds_text
 

@@ -4,18 +4,18 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Self
 
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.counts import Load
+from adaspa_jobs.deliveries import DeliveryStore
+from adaspa_jobs.keys import KeyStore
+from adaspa_jobs.queue import make_celery
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import ObjectStorage
+from adaspa_jobs.store import ANSWER_SECONDS, JobStore
 from celery import Celery
 from fastapi import Depends, Request
 from redis.asyncio import Redis as AsyncRedis
 
-from adaspa_service.contract.catalog import Catalog
-from adaspa_service.contract.counts import Load
-from adaspa_service.contract.deliveries import DeliveryStore
-from adaspa_service.contract.keys import KeyStore
-from adaspa_service.contract.queue import make_celery
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.storage import ObjectStorage
-from adaspa_service.contract.store import ANSWER_SECONDS, JobStore
 from adaspa_service.gateway.webhooks.addresses import Addresses, Resolve, system_resolve
 
 LOAD_SECONDS = 0.5

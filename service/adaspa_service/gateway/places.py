@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from adaspa_service.contract.job import Job
+from adaspa_jobs.job import Job
+
 from adaspa_service.gateway.parts import Parts
 
 

@@ -3,10 +3,11 @@
 import logging
 import time
 
-from adaspa_service.contract.job import TERMINAL
-from adaspa_service.contract.record import RecordUnreadable
-from adaspa_service.contract.scripts import StoreUnavailable
-from adaspa_service.contract.storage import CHECKPOINTS, StorageUnavailable, checkpoint_prefix, video_prefix
+from adaspa_jobs.job import TERMINAL
+from adaspa_jobs.record import RecordUnreadable
+from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.storage import CHECKPOINTS, StorageUnavailable, checkpoint_prefix, video_prefix
+
 from adaspa_service.gateway.parts import Parts
 
 log = logging.getLogger(__name__)

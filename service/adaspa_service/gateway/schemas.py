@@ -2,11 +2,8 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
-
-from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import (
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import (
     AttentionReport,
     Job,
     JobError,
@@ -17,6 +14,9 @@ from adaspa_service.contract.job import (
     Quality,
     StepKind,
 )
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
 from adaspa_service.gateway.places import Place
 
 EXAMPLE: JsonDict = {

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+from adaspa_jobs.job import Job, Priority
+from adaspa_jobs.store import VIDEO_ID, StoreUnavailable
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from adaspa_service.contract.job import Job, Priority
-from adaspa_service.contract.store import VIDEO_ID, StoreUnavailable
 from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
 from adaspa_service.gateway.admission import Wanted, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adaspa_jobs.settings import Settings
 from rich.console import Console
 
-from adaspa_service.contract.settings import Settings
 from adaspa_service.simulation.bottlenecks import RedisCost, demand, most_workers
 from adaspa_service.simulation.cluster import Fleet
 from adaspa_service.simulation.page import fill

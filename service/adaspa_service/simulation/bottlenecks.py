@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaspa_jobs.settings import Settings
 from pydantic import BaseModel, ConfigDict
 
-from adaspa_service.contract.settings import Settings
 from adaspa_service.gateway.janitor import EVERY_SECONDS
 from adaspa_service.simulation.phases import Limits, ModelTimes
 

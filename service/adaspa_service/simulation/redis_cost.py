@@ -17,10 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from prometheus_client import generate_latest
-from redis.asyncio import Redis as AsyncRedis
-
-from adaspa_service.contract.job import (
+from adaspa_jobs.job import (
     Artifact,
     AttentionReport,
     Job,
@@ -30,9 +27,12 @@ from adaspa_service.contract.job import (
     Priority,
     Progress,
 )
-from adaspa_service.contract.queue import enqueue, queue_name
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import Lease
+from adaspa_jobs.queue import enqueue, queue_name
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import Lease
+from prometheus_client import generate_latest
+from redis.asyncio import Redis as AsyncRedis
+
 from adaspa_service.gateway.events import START, Stream
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.metrics import make_registry

@@ -7,8 +7,8 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import httpx
-from adaspa_service.contract.job import ErrorCode, JobError, Progress
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.job import ErrorCode, JobError, Progress
+from adaspa_jobs.settings import Settings
 from browser import PLAYED, OpenTab, assert_accessible, clip, finished, webp
 from playwright.sync_api import Page, expect
 from receiver import receiving

@@ -13,8 +13,8 @@ from typing import Any
 import adaspa
 import numpy as np
 import torch
-from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
 from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config

@@ -1,7 +1,7 @@
 """CogVideoX and CogVideoX 1.5."""
 
 import torch
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 from diffusers import CogVideoXPipeline
 from torch import Tensor
 

@@ -1,7 +1,7 @@
 """HunyuanVideo."""
 
 import torch
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 from diffusers import HunyuanVideoPipeline
 from torch import Tensor
 

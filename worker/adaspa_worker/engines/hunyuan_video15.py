@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 from diffusers import HunyuanVideo15Pipeline
 from torch import Tensor
 

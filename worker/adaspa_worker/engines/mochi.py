@@ -1,7 +1,7 @@
 """Mochi 1."""
 
 import torch
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 from diffusers import MochiPipeline
 from torch import Tensor
 

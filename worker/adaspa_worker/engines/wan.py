@@ -1,7 +1,7 @@
 """Wan 2.1, and 2.2 with its two experts."""
 
 import torch
-from adaspa_service.contract.job import JobParams
+from adaspa_jobs.job import JobParams
 from diffusers import WanPipeline
 from torch import Tensor
 

@@ -13,8 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from weakref import WeakValueDictionary
 
 import httpcore
-
-from adaspa_service.contract.settings import Network
+from adaspa_jobs.settings import Network
 
 Resolve = Callable[[str, int], Sequence[str]]
 """Host and port to addresses. Raises OSError when there are none."""

@@ -9,9 +9,9 @@ from importlib.metadata import version
 
 import httpcore
 import httpx
+from adaspa_jobs.deliveries import Outcome
 from pydantic import HttpUrl
 
-from adaspa_service.contract.deliveries import Outcome
 from adaspa_service.gateway.webhooks.addresses import Addresses, AddressRefused, CheckedConnections, LookupFailed
 
 TOTAL_SECONDS = 15.0

@@ -9,9 +9,10 @@ import random
 import threading
 import time
 
-from adaspa_service.contract.deliveries import Delivery, DeliveryStore, Outcome
-from adaspa_service.contract.scripts import StoreUnavailable
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.deliveries import Delivery, DeliveryStore, Outcome
+from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.settings import Settings
+
 from adaspa_service.gateway.webhooks import signing
 from adaspa_service.gateway.webhooks.addresses import Addresses
 from adaspa_service.gateway.webhooks.attempt import Result, Sender

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+from adaspa_jobs.job import Job
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, Field
 
-from adaspa_service.contract.job import Job
 from adaspa_service.gateway.schemas import Video
 
 EventType = Literal["video.completed", "video.failed", "video.cancelled"]

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
+from adaspa_jobs.job import OPEN_OWNER
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from adaspa_service.contract.job import OPEN_OWNER
 from adaspa_service.gateway.access import Writer
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import PartsOf

@@ -4,9 +4,9 @@ import hmac
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 
-from adaspa_service.contract.deliveries import DeliveryStore
-from adaspa_service.contract.job import OPEN_OWNER
-from adaspa_service.contract.settings import SECRET_PREFIX, Settings
+from adaspa_jobs.deliveries import DeliveryStore
+from adaspa_jobs.job import OPEN_OWNER
+from adaspa_jobs.settings import SECRET_PREFIX, Settings
 
 
 def secrets_of(owner: str, settings: Settings, store: DeliveryStore) -> list[str]:

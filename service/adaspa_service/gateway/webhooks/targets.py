@@ -2,9 +2,9 @@
 
 import logging
 
+from adaspa_jobs.settings import Settings
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
-from adaspa_service.contract.settings import Settings
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.schemas import MAX_URL_CHARS

@@ -17,7 +17,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 from redis import Redis
 
-from adaspa_service.contract.scripts import PREFIX, Scripts, reaching
+from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 
 LIST = PREFIX + "keys"
 """A sorted set: key ids by the time of their creation."""

@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
-from adaspa_service.contract.job import Artifact
+from adaspa_jobs.job import Artifact
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from opentelemetry import context, trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from adaspa_service.contract.settings import SettingsError
+from adaspa_jobs.settings import SettingsError
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 

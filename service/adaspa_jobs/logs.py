@@ -10,8 +10,8 @@ from typing import Any
 from opentelemetry import trace
 from pythonjsonlogger.json import JsonFormatter
 
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.store import VIDEO_ID
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import VIDEO_ID
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _bound: ContextVar[Mapping[str, Any] | None] = ContextVar("bound", default=None)

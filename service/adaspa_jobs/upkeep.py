@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from adaspa_service.contract.attempts import given_up
-from adaspa_service.contract.job import ErrorCode, Job, JobError, Priority
-from adaspa_service.contract.queue import queue_key, queue_name
-from adaspa_service.contract.scripts import Scripts
+from adaspa_jobs.attempts import given_up
+from adaspa_jobs.job import ErrorCode, Job, JobError, Priority
+from adaspa_jobs.queue import queue_key, queue_name
+from adaspa_jobs.scripts import Scripts
 
 SEND_SECONDS = 10.0
 """A job that was accepted but not sent to the queue after this long is sent by the janitor."""

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from adaspa_service.contract.job import Job
+from adaspa_jobs.job import Job
 
 log = logging.getLogger(__name__)
 

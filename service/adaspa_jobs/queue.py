@@ -11,8 +11,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from adaspa_service.contract.job import Job, Priority
-from adaspa_service.contract.settings import Settings
+from adaspa_jobs.job import Job, Priority
+from adaspa_jobs.settings import Settings
 
 TASK = "adaspa.generate"
 VISIBILITY_SECONDS = 3600

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from adaspa_service.contract.job import (
+from adaspa_jobs.job import (
     SCHEMA_VERSION,
     Artifact,
     AttentionReport,
@@ -15,8 +15,8 @@ from adaspa_service.contract.job import (
     Priority,
     Progress,
 )
-from adaspa_service.contract.record import job_from_pairs
-from adaspa_service.contract.scripts import Scripts
+from adaspa_jobs.record import job_from_pairs
+from adaspa_jobs.scripts import Scripts
 
 log = logging.getLogger(__name__)
 

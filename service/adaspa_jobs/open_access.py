@@ -2,8 +2,8 @@
 
 import ipaddress
 
-from adaspa_service.contract.keys import KeyStore
-from adaspa_service.contract.settings import Settings, SettingsError
+from adaspa_jobs.keys import KeyStore
+from adaspa_jobs.settings import Settings, SettingsError
 
 
 def is_open(settings: Settings, keys: KeyStore) -> bool:

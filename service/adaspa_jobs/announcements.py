@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 from pydantic import ValidationError
 
-from adaspa_service.contract.catalog import ModelSpec
-from adaspa_service.contract.job import Priority
-from adaspa_service.contract.scripts import Scripts
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import Priority
+from adaspa_jobs.scripts import Scripts
 
 log = logging.getLogger(__name__)
 

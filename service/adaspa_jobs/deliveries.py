@@ -14,10 +14,10 @@ from typing import Any, Literal
 from pydantic_core import from_json
 from redis import Redis
 
-from adaspa_service.contract.job import Job
-from adaspa_service.contract.record import job_from_hash
-from adaspa_service.contract.scripts import PREFIX, Scripts, reaching
-from adaspa_service.contract.settings import SECRET_PREFIX
+from adaspa_jobs.job import Job
+from adaspa_jobs.record import job_from_hash
+from adaspa_jobs.scripts import PREFIX, Scripts, reaching
+from adaspa_jobs.settings import SECRET_PREFIX
 
 ATTEMPT_SECONDS = 30.0
 """An attempt whose outcome is not noted by then was lost with its process, and another is made."""

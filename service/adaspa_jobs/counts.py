@@ -7,9 +7,9 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from adaspa_service.contract.job import Job, JobStatus, Priority
-from adaspa_service.contract.queue import queue_key
-from adaspa_service.contract.scripts import PREFIX, Scripts, reaching
+from adaspa_jobs.job import Job, JobStatus, Priority
+from adaspa_jobs.queue import queue_key
+from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 
 
 @dataclass(frozen=True)

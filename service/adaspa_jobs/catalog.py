@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from adaspa_service.contract.job import JobParams, OutputFormat, Quality
+from adaspa_jobs.job import JobParams, OutputFormat, Quality
 
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]

@@ -12,11 +12,11 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from adaspa_service.contract import tracing
-from adaspa_service.contract.announcements import Announcements
-from adaspa_service.contract.attempts import Attempts, JobCancelled, Lease, LeaseLost
-from adaspa_service.contract.counts import Counts
-from adaspa_service.contract.job import (
+from adaspa_jobs import tracing
+from adaspa_jobs.announcements import Announcements
+from adaspa_jobs.attempts import Attempts, JobCancelled, Lease, LeaseLost
+from adaspa_jobs.counts import Counts
+from adaspa_jobs.job import (
     OPEN_OWNER,
     TERMINAL,
     WEBHOOK_SINCE,
@@ -25,10 +25,10 @@ from adaspa_service.contract.job import (
     JobStatus,
     Priority,
 )
-from adaspa_service.contract.record import job_from_hash, job_from_pairs, readable
-from adaspa_service.contract.scripts import PREFIX, Scripts, StoreUnavailable, reaching
-from adaspa_service.contract.settings import Settings
-from adaspa_service.contract.upkeep import SEND_SECONDS, Upkeep
+from adaspa_jobs.record import job_from_hash, job_from_pairs, readable
+from adaspa_jobs.scripts import PREFIX, Scripts, StoreUnavailable, reaching
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.upkeep import SEND_SECONDS, Upkeep
 
 __all__ = [
     "VIDEO_ID",
