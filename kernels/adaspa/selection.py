@@ -99,9 +99,15 @@ def head_shift(recall: torch.Tensor) -> torch.Tensor:
     return (rank < moved).int() - (rank >= heads - moved).int()
 
 
-def shifted_sparsity(sparsity: float) -> tuple[float, float]:
-    """Sparsity of the heads that give, ``(1 + s) / 2``, and of those that receive, ``(3 s - 1) / 2`` but at least 0."""
-    return (1 + sparsity) / 2, max(0.0, (3 * sparsity - 1) / 2)
+def blocks_moved(sparsity: float, blocks: int) -> int:
+    """Blocks that a row of a giving head has fewer, and one of a receiving head more, than ``blocks_kept`` (section 4.3).
+
+    At sparsity s that is ``(1 - s) / 2`` of them, which takes the heads to ``(1 + s) / 2`` and ``(3 s - 1) / 2``. Below
+    a third no head can receive so many, and all that it lacks is moved. It is the same number for both, so that the
+    mean stays as it was asked for; a giving head keeps at least one block.
+    """
+    kept = blocks_kept(sparsity, blocks)
+    return max(0, min(int((1 - sparsity) / 2 * blocks + 0.5), kept - 1, blocks - kept))
 
 
 def index_recall(weights: torch.Tensor, index: BlockIndex) -> torch.Tensor:
@@ -119,17 +125,16 @@ def _top_k(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, counts and kept shares of the row-uniform top-k. Nothing waits for the device."""
     text = {"text": geometry.key_text, "text_rows": geometry.query_text}
-    base, fewest, most = (
-        len(geometry.key_text) + blocks_kept(sparsity, geometry.key_blocks - len(geometry.key_text))
-        for sparsity in (config.sparsity, *shifted_sparsity(config.sparsity))
-    )
+    video = geometry.key_blocks - len(geometry.key_text)
+    base = len(geometry.key_text) + blocks_kept(config.sparsity, video)
     limits = torch.full(weights.shape[:2], base, dtype=torch.float32, device=weights.device)
     width = base
     if config.head_adaptive:
         shares = keep_blocks(weights, limits, by_mass=False, width=0, **text)[2]
         shift = head_shift(_mean_over_rows(shares, geometry))
-        limits = limits.masked_fill(shift > 0, fewest).masked_fill(shift < 0, most)
-        width = most
+        moved = blocks_moved(config.sparsity, video)
+        limits = limits - moved * shift
+        width = base + moved
     return keep_blocks(weights, limits, by_mass=False, width=width, **text)
 
 

@@ -2,7 +2,7 @@ import naive_attention as naive
 import pytest
 import torch
 from adaspa import AdaSpaConfig
-from adaspa.selection import Geometry, blocks_kept, head_shift, index_recall, select_blocks
+from adaspa.selection import Geometry, blocks_kept, blocks_moved, head_shift, index_recall, select_blocks
 
 TOKENS, BLOCK = 600, 32
 ROWS = [32] * 18 + [24]
@@ -35,21 +35,33 @@ def test_ids_ascend(weights):
     assert (ids[..., 1:] > ids[..., :-1]).all()
 
 
-@pytest.mark.parametrize("sparsity", [0.8, 0.5])
-def test_head_adaptive_sparsity(weights, sparsity):
-    base = blocks_kept(sparsity, 19)
+@pytest.mark.parametrize(
+    ("sparsity", "fewest", "base", "most"),
+    # The last two are below a third: no head can receive more blocks than it lacks.
+    [(0.8, 2, 4, 6), (0.5, 5, 10, 15), (0.25, 9, 14, 19), (0.1, 15, 17, 19)],
+)
+def test_head_adaptive_sparsity_moves_blocks_between_heads_and_keeps_the_mean(weights, sparsity, fewest, base, most):
     recall = naive.recall(weights, naive.top_k_mask(weights, [[base] * 5] * 2), ROWS)
     counts = [[base] * 5 for _ in range(2)]
     for b in range(2):
         moved = min(sum(float(r) > 0.8 for r in recall[b]), 2)
         ranked = sorted(range(5), key=lambda h, row=recall[b]: -float(row[h]))
         for h in ranked[:moved]:
-            counts[b][h] = blocks_kept((1 + sparsity) / 2, 19)
+            counts[b][h] = fewest
         for h in ranked[5 - moved :]:
-            counts[b][h] = blocks_kept((3 * sparsity - 1) / 2, 19)
+            counts[b][h] = most
     selected = select(weights, sparsity=sparsity, head_adaptive=True)
     assert torch.equal(selected.index.to_mask(), naive.top_k_mask(weights, counts))
     assert len({count for row in counts for count in row}) > 1, "the case must have heads that differ"
+    assert selected.index.density() == pytest.approx(base / 19)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, 19, 36])
+def test_head_adaptive_sparsity_leaves_each_head_a_block_and_gives_none_more_than_there_are(blocks):
+    for sparsity in (0.0, 0.05, 0.2, 0.33, 0.34, 0.6, 0.8, 0.95):
+        kept, moved = blocks_kept(sparsity, blocks), blocks_moved(sparsity, blocks)
+        assert moved >= 0
+        assert 1 <= kept - moved and kept + moved <= blocks
 
 
 def test_head_shift_is_capped_at_half_of_the_heads():
