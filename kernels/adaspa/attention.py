@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from adaspa import ops
 from adaspa.cache import CacheEntry, CacheKey
 from adaspa.index import BlockIndex
+from adaspa.ledger import SCORING, query_key_pairs
+from adaspa.ops.attention_with_scores import dense_passes
 from adaspa.ops.check import check_qkv
 from adaspa.ops.dispatch import has_hopper_kernel
 from adaspa.record import PatternRecord, pattern_map
+from adaspa.schedule import StepKind
 from adaspa.selection import Geometry, index_recall
 from adaspa.state import Action, AdaSpaState
 
@@ -55,19 +58,22 @@ def attention(
         raise ValueError(f"k must have the shape of q in self-attention, {tuple(q.shape)}, got {tuple(k.shape)}")
     config = state.config
     geometry = Geometry(q.shape[2], config.query_block, config.block_size, _checked_text(text, q.shape[2]))
-    site = _Site(state, state.key(layer, sample), geometry, scale)
+    site = _Site(state, state.key(layer, sample), geometry, q.shape[0] * q.shape[1], scale)
     action = state.action(layer, sample)
-    if action is Action.DENSE:
-        return _dense(q, k, v, scale)
-    if action is Action.DENSE_WITH_LSE:
-        out, lse = ops.dense_attention(q, k, v, scale=scale)
-        state.cache.put(site.key, CacheEntry(lse=lse))
-        return out
     if action is Action.FUSED_SEARCH:
         return _fused_search(q, k, v, site)
     if action is Action.CACHED_SEARCH:
         _cached_search(q, k, site)
-    return _sparse(q, k, v, site)
+        return _sparse(q, k, v, site)
+    if action is Action.SPARSE:
+        site.ran(StepKind.SPARSE, 0)
+        return _sparse(q, k, v, site)
+    site.ran(StepKind.DENSE, 1)
+    if action is Action.DENSE:
+        return _dense(q, k, v, scale)
+    out, lse = ops.dense_attention(q, k, v, scale=scale)
+    state.cache.put(site.key, CacheEntry(lse=lse))
+    return out
 
 
 class _Site(NamedTuple):
@@ -76,7 +82,18 @@ class _Site(NamedTuple):
     state: AdaSpaState
     key: CacheKey
     geometry: Geometry
+    sequences: int
+    """Over batch and heads."""
     scale: float | None
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs of a dense call."""
+        return query_key_pairs(self.sequences, self.geometry.tokens)
+
+    def ran(self, kind: StepKind, cost: float) -> None:
+        """Account for what runs here now, by its cost in dense calls but for its sparse part."""
+        self.state.ran(self.key, kind, self.pairs, cost)
 
     @property
     def lse(self) -> torch.Tensor | None:
@@ -97,7 +114,9 @@ def _dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | Non
 
 def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
     """Dense output and a pattern from one pass; the LSE is that of the dense step before where there was one."""
-    out, weights, lse = ops.attention_with_scores(q, k, v, site.lse, scale=site.scale, **site.blocks)
+    cached = site.lse
+    site.ran(StepKind.SEARCH, dense_passes(q, cached))
+    out, weights, lse = ops.attention_with_scores(q, k, v, cached, scale=site.scale, **site.blocks)
     _select(q, k, weights, lse, site)
     return out
 
@@ -107,11 +126,14 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     lse = site.lse
     assert lse is not None, "the action was chosen because there is an LSE"
     every = site.state.config.score_every
+    site.ran(StepKind.SEARCH, SCORING / every)
     weights = ops.block_scores(q, k, lse, scale=site.scale, every=every, **site.blocks)
-    _select(q, k, weights, lse, site)
+    _select(q, k, weights, lse, site, estimated=every > 1)
 
 
-def _select(q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
+def _select(
+    q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, lse: torch.Tensor, site: _Site, *, estimated: bool = False
+) -> None:
     state = site.state
     assert state.step is not None, "a search happens within a step"
     config = state.config
@@ -120,8 +142,9 @@ def _select(q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, lse: torch.
     selected = state.select(q, k, weights, config, site.geometry)
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
     small_map = pattern_map(selected.index) if state.config.record_maps else None
+    density = selected.index.head_density()
     state.add_pattern(
-        site.key, PatternRecord(site.key.layer, state.step, selected.index.head_density(), selected.recall, small_map)
+        site.key, PatternRecord(site.key.layer, state.step, density, selected.recall, small_map, estimated)
     )
 
 
@@ -131,6 +154,7 @@ def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> t
     out, _ = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
     pattern = site.state.pattern(site.key)
     pattern.uses += 1
+    pattern.pairs += site.pairs
     if site.state.config.measure_recall:
         pattern.measured.append(_recall_now(q, k, v, index, site.scale))
     return out

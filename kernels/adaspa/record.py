@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from adaspa.index import BlockIndex
+from adaspa.ledger import Ledger
 from adaspa.schedule import StepKind
 
 MAP_SIDE = 64
@@ -21,7 +22,8 @@ MAP_SIDE = 64
 class PatternRecord:
     """One pattern of one layer and CFG branch; ``density`` and ``recall`` are fp32 ``[B, H]``.
 
-    ``map`` is its `pattern_map`, where the config asks for one.
+    ``map`` is its `pattern_map`, where the config asks for one. ``estimated`` says that the search scored some rows
+    only (``score_every``), so that ``recall`` is an estimate, as a rule a little too high.
     """
 
     layer: int
@@ -29,7 +31,10 @@ class PatternRecord:
     density: torch.Tensor
     recall: torch.Tensor
     map: torch.Tensor | None = None
+    estimated: bool = False
     uses: int = 0
+    pairs: float = 0.0
+    """Query-key pairs that the calls which used it would have had if dense."""
     measured: list[torch.Tensor] = field(default_factory=list)
 
     def mean_recall(self) -> torch.Tensor:
@@ -53,6 +58,7 @@ class RequestRecord:
         self.cache_bytes = 0
         self.host_bytes = 0
         self.refused_layers: list[int] = []
+        self.ledger = Ledger()
         self._seconds = dict.fromkeys(StepKind, 0.0)
         self._events: list[tuple[StepKind, torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -73,11 +79,22 @@ class RequestRecord:
     def report(self) -> dict[str, Any]:
         """The figures as JSON-ready values. On a GPU it waits for the work that was timed.
 
-        Keys: ``density`` (mean over sparse steps and layers; 1.0 when none was sparse), ``recall`` (the same mean, or
-        None), ``searches``, ``dense_steps``, ``search_steps``, ``sparse_steps``, ``dense_seconds``,
-        ``search_seconds``, ``sparse_seconds`` (time in the transformer by kind of step), ``cache_bytes`` and
-        ``host_bytes`` (peaks on the device and spilled), ``refused_layers`` (kept dense by the cache budget), and
-        ``layers``: for each layer with a pattern its index and the ``density`` and ``recall`` of every head.
+        Keys:
+
+        - ``attention_work``: see the method; None before any attention ran.
+        - ``density``: share of the blocks in the patterns, a mean over the calls that used one; 1.0 when none did. It
+          leaves out all that had no pattern: dense steps, dense and refused layers, the passes of the searches.
+        - ``recall``: share of the softmax mass in those blocks, the same mean, or None. ``recall_is_estimate``: True
+          when part of it comes from searches that scored some rows only (``score_every``).
+        - ``attention_calls``: calls of the attention by what they did, ``dense``, ``search`` or ``sparse``, and
+          ``skipped``: those that a step cache or skip-layer guidance left out. One a layer and forward, or one a sample
+          where the texts of a batch differ in length.
+        - ``fell_back``: what did not run as the schedule has it, one sentence for each reason; empty if all did.
+        - ``searches``, ``dense_steps``, ``search_steps``, ``sparse_steps``; ``dense_seconds``, ``search_seconds``,
+          ``sparse_seconds``: time in the transformer by kind of step.
+        - ``cache_bytes`` and ``host_bytes``: peaks on the device and spilled. ``refused_layers``: kept dense by the
+          cache budget.
+        - ``layers``: for each layer with a pattern its index and the ``density`` and ``recall`` of every head.
         """
         for kind, start, stop in self._events:
             stop.synchronize()
@@ -87,8 +104,15 @@ class RequestRecord:
         layers = self._layers()
         used = sum(pattern.uses for pattern in self.patterns)
         return {
+            "attention_work": self.attention_work(),
             "density": self._mean([pattern.density.mean() for pattern in self.patterns]) if used else 1.0,
             "recall": self._mean([pattern.mean_recall().mean() for pattern in self.patterns]) if used else None,
+            "recall_is_estimate": any(p.uses and p.estimated and not p.measured for p in self.patterns),
+            "attention_calls": {
+                **{str(kind): self.ledger.calls[kind] for kind in StepKind},
+                "skipped": self.ledger.skipped,
+            },
+            "fell_back": self.ledger.reasons(),
             "searches": kinds.count(StepKind.SEARCH),
             **{f"{kind}_steps": kinds.count(kind) for kind in StepKind},
             **{f"{kind}_seconds": seconds for kind, seconds in self._seconds.items()},
@@ -97,6 +121,22 @@ class RequestRecord:
             "refused_layers": self.refused_layers,
             "layers": layers,
         }
+
+    def attention_work(self) -> float | None:
+        """The attention that ran, as a share of what the same forwards would have taken if they had been dense.
+
+        Counted in multiplications at the attention, call by call; waits for the device. A dense call is 1. So is the
+        first search, whose scores come with its dense pass; it is 2 where it had to take its own LSE by a pass before.
+        A later search is half a dense call, the product of queries and keys, over ``score_every``, and its sparse
+        attention. A sparse call is its density, text included. What another hook skipped counts as nothing done, and
+        the recall that ``measure_recall`` measures is left out. None when no attention has run.
+        """
+        sparse = [(pattern.pairs, pattern.density.mean()) for pattern in self.patterns if pattern.uses]
+        done = self.ledger.pairs
+        if sparse:
+            pairs, densities = zip(*sparse, strict=True)
+            done += float(torch.stack(densities).cpu().double() @ torch.tensor(pairs, dtype=torch.float64))
+        return done / self.ledger.dense_pairs if self.ledger.dense_pairs else None
 
     def _mean(self, values: list[torch.Tensor]) -> float:
         uses = torch.tensor([pattern.uses for pattern in self.patterns], dtype=torch.float32)

@@ -100,7 +100,7 @@ def head_shift(recall: torch.Tensor) -> torch.Tensor:
 
 
 def blocks_moved(sparsity: float, blocks: int) -> int:
-    """Blocks that a row of a giving head has fewer, and one of a receiving head more, than ``blocks_kept`` (section 4.3).
+    """How many blocks fewer than ``blocks_kept`` a row of a giving head has, and one of a receiving head more (4.3).
 
     At sparsity s that is ``(1 - s) / 2`` of them, which takes the heads to ``(1 + s) / 2`` and ``(3 s - 1) / 2``. Below
     a third no head can receive so many, and all that it lacks is moved. It is the same number for both, so that the

@@ -57,6 +57,7 @@ class AdaSpaState:
             self._searched.add(branch)
         self.step, self.branch, self.kind = step, branch, kind
         self.record.step_kinds.setdefault(step, kind)
+        self.record.ledger.begin_forward()
         return kind
 
     def action(self, layer: int, sample: int | None = None) -> Action:
@@ -84,6 +85,11 @@ class AdaSpaState:
     ) -> Selected:
         """The pattern of a search, from its block weights; a state with patterns from elsewhere has its own."""
         return select_blocks(weights, config, geometry)
+
+    def ran(self, key: CacheKey, kind: StepKind, pairs: int, cost: float) -> None:
+        """Account for a call of the attention of ``key``, of so many query-key pairs: see `Ledger.ran`."""
+        why = "stayed dense: no room for their block lists in cache_budget" if key in self.cache.refused else None
+        self.record.ledger.ran(key.layer, kind, pairs, cost, why)
 
     def key(self, layer: int, sample: int | None = None) -> CacheKey:
         """Where ``layer`` of the current branch keeps its entry."""

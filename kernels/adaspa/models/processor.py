@@ -13,7 +13,9 @@ from diffusers.models.attention_dispatch import (
 
 from adaspa import ops
 from adaspa.attention import attention
+from adaspa.ledger import query_key_pairs
 from adaspa.models.opaque import layer_attention, register_site
+from adaspa.schedule import StepKind
 from adaspa.state import Action
 
 if TYPE_CHECKING:
@@ -106,6 +108,9 @@ class AdaSpaProcessor:
         """Attention over the whole of a sequence; plain dense steps by the backend of diffusers that was chosen."""
         state = self.handle.state
         if state is None or (self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE):
+            if state is not None:
+                pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
+                state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
             return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

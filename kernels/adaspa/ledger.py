@@ -1,0 +1,126 @@
+"""What ran at the attention in one request, call by call: what it cost, and where it was not what the schedule has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from adaspa.schedule import StepKind
+
+SCORING = 0.5
+"""Cost of scoring every row, in dense calls: the product of queries and keys without that of weights and values."""
+
+
+def query_key_pairs(sequences: int, tokens: int) -> int:
+    """Query-key pairs of a dense call; its multiplications are these times twice the head_dim."""
+    return sequences * tokens**2
+
+
+@dataclass
+class Ledger:
+    """The calls of the attention and their cost in query-key pairs, a dense call having all of its own.
+
+    Sparse work is left to the patterns, whose density may still be on its way from the device (`PatternRecord.pairs`).
+    """
+
+    calls: Counter[StepKind] = field(default_factory=Counter)
+    skipped: int = 0
+    """Calls that another hook left out: a step cache that reused an output, or guidance that skips layers."""
+    pairs: float = 0.0
+    """Done by dense calls and searches."""
+    dense_pairs: float = 0.0
+    """What the same forwards would have done if they had been dense."""
+    _reasons: dict[str, tuple[set[int], int]] = field(default_factory=dict)
+    _forward: dict[int, set[StepKind]] = field(default_factory=dict)
+    _why: dict[int, str] = field(default_factory=dict)
+    _owed: set[tuple[str, int]] = field(default_factory=set)
+    _searched: dict[tuple[str, int], int] = field(default_factory=dict)
+    _size: float = 0.0
+
+    def begin_forward(self) -> None:
+        """Open the account of a forward of the transformer."""
+        self._forward.clear()
+        self._why.clear()
+
+    def ran(self, layer: int, kind: StepKind, size: float, cost: float, why: str | None = None) -> None:
+        """Enter a call of the attention of ``layer``.
+
+        Args:
+            size: query-key pairs of the call if dense, over batch and heads.
+            cost: what it did, in units of that, but for its sparse part.
+            why: what made it dense, if not the schedule.
+        """
+        self.calls[kind] += 1
+        self.pairs += cost * size
+        self.dense_pairs += size
+        self._size = size
+        self._forward.setdefault(layer, set()).add(kind)
+        if why is not None:
+            self._why[layer] = why
+
+    def end_forward(
+        self, step: int, branch: str, expected: list[StepKind], may_skip: Callable[[int], bool], dense: Collection[int]
+    ) -> None:
+        """Close the account of a forward that has ended well, and compare it with the schedule.
+
+        Args:
+            expected: what the schedule has each layer do.
+            may_skip: whether a hook of others stands before the attention of a layer, which may leave its call out.
+            dense: layers whose attention the model ran by itself, by another way than ours.
+        """
+        for layer, wanted in enumerate(expected):
+            site = (branch, layer)
+            ran = self._forward.get(layer, set())
+            if layer in dense:
+                self.ran(layer, StepKind.DENSE, self._size, 1.0)
+                if wanted is not StepKind.DENSE:
+                    self._note(layer, "attended under a mask between video tokens, which is dense")
+            elif not ran:
+                self._left_out(site, wanted, explained=may_skip(layer))
+            elif StepKind.DENSE in ran:
+                if wanted is not StepKind.DENSE:
+                    self._note(layer, self._why.get(layer, f"ran dense in a {wanted} step"))
+            elif StepKind.SEARCH in ran:
+                if wanted is StepKind.SPARSE and site not in self._owed:
+                    self._note(layer, "searched in a sparse step, for want of a pattern")
+                self._owed.discard(site)
+                self._searched[site] = step
+            # A step searches once, however many evaluations it has.
+            elif wanted is StepKind.DENSE or (wanted is StepKind.SEARCH and self._searched.get(site) != step):
+                self._note(layer, f"ran sparse in a {wanted} step")
+
+    def fall_back(self, reason: str) -> None:
+        """Note why the request did not run as the schedule has it."""
+        self._reasons.setdefault(reason, (set(), 0))
+
+    def reasons(self) -> list[str]:
+        """What did not run as the schedule has it, and why; empty if all did."""
+        return [
+            f"layers {_ranges(layers)} {reason} ({calls} calls)" if layers else reason
+            for reason, (layers, calls) in self._reasons.items()
+        ]
+
+    def _left_out(self, site: tuple[str, int], wanted: StepKind, *, explained: bool) -> None:
+        self.dense_pairs += self._size
+        if explained:
+            self.skipped += 1
+            if wanted is StepKind.SEARCH:
+                self._owed.add(site)
+        else:
+            self._note(site[1], "did not run through AdaSpa")
+
+    def _note(self, layer: int, reason: str) -> None:
+        layers, calls = self._reasons.get(reason, (set(), 0))
+        self._reasons[reason] = ({*layers, layer}, calls + 1)
+
+
+def _ranges(layers: Collection[int]) -> str:
+    """``0-3, 7`` of 0, 1, 2, 3 and 7."""
+    parts: list[list[int]] = []
+    for layer in sorted(layers):
+        if parts and layer == parts[-1][-1] + 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
