@@ -61,7 +61,7 @@ def make_celery(settings: Settings) -> Celery:
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
-        worker_enable_remote_control=True,
+        worker_enable_remote_control=False,  # one message of anyone who reaches Redis would end every worker
         broker_connection_retry_on_startup=True,
         broker_transport_options=TRANSPORT_OPTIONS,
         result_backend_transport_options={"visibility_timeout": VISIBILITY_SECONDS},

@@ -64,6 +64,14 @@ def ended(store: JobStore, redis_url: str, params: Any) -> Callable[..., Job]:
     return submit
 
 
+def order_about(redis_url: str) -> None:
+    """Send the commands by which Celery lets anyone who reaches Redis end a worker; none may be listening."""
+    with make_celery(Settings(redis_url=redis_url)) as celery:
+        assert celery.control.ping(timeout=2) == []
+        celery.control.cancel_consumer(queue_name("demo", Priority.interactive))
+        celery.control.shutdown()
+
+
 def test_a_job_that_hangs_fails_at_its_limit_and_the_next_one_runs_in_a_new_process(
     redis_url: str, store: JobStore, tmp_path: Path, ended: Callable[..., Job]
 ) -> None:
@@ -71,6 +79,7 @@ def test_a_job_that_hangs_fails_at_its_limit_and_the_next_one_runs_in_a_new_proc
         hung = ended("hang")
         assert hung.error is not None and hung.error.code == "time_limit"
         assert (hung.attempt, hung.lost_attempts) == (1, 0)
+        order_about(redis_url)
         following = ended("go on")
         assert following.error is not None and following.error.code == "out_of_memory"
         assert following.attempt == 1
