@@ -60,7 +60,7 @@ def gateway_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_that_lies_beside_the_code_is_installed(gateway_venv: Path) -> None:
-    """Page, scripts, catalog, the demo model."""
+    """Page, scripts, catalog."""
     (packages,) = gateway_venv.glob("lib/python*/site-packages")
     for room, package in (
         ("kernels", "adaspa"),
@@ -110,7 +110,7 @@ def test_the_workers_pip_lines_agree_with_what_is_tested_here(tmp_path: Path) ->
         shlex.split(line.split("-c constraints.txt")[1].replace('${TORCH_INDEX:+--index-url "$TORCH_INDEX"}', ""))
         for line in lines
     ]
-    assert asked == [["torch"], [".[worker,tracing]"]]
+    assert asked == [["torch"], ["./demo_model", ".[worker,tracing]"]]
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "-c", "constraints.txt"]
     subprocess.run(
@@ -120,7 +120,7 @@ def test_the_workers_pip_lines_agree_with_what_is_tested_here(tmp_path: Path) ->
         capture_output=True,
     )
     installed = json.loads(report.read_text())["install"]
-    assert [item["metadata"]["name"] for item in installed] == ["adaspa-serve"]
+    assert {item["metadata"]["name"] for item in installed} == {"adaspa-demo-model", "adaspa-serve"}
 
 
 def test_a_model_can_be_put_into_the_workers_image(tmp_path: Path) -> None:

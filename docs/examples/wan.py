@@ -15,7 +15,7 @@ from pathlib import Path
 import adaspa
 import av
 import torch
-from adaspa_worker.demo_model import PIPELINE_FOLDER
+from adaspa_demo_model import PIPELINE_FOLDER
 from diffusers import WanPipeline
 
 

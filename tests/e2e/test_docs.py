@@ -20,8 +20,8 @@ from typing import Any
 import av
 import pytest
 import yaml
+from adaspa_demo_model import PIPELINE_FOLDER
 from adaspa_jobs.catalog import Catalog
-from adaspa_worker.demo_model import PIPELINE_FOLDER
 from diffusers import WanPipeline
 from pages import PAGES, ROOT, blocks, check_parses, commands, name
 from receiver import receiving
@@ -31,7 +31,7 @@ from service_process import Service, children, environment
 RECEIVER = "https://example.com/hooks/videos"
 SMALL = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 3, "max_sequence_length": 64}
 """What the snippets that leave size and steps to the pipeline get: Wan's own defaults need a GPU."""
-WRITTEN, READ = ("docs", "tests"), ("Makefile", "constraints.txt", "docker", "helm", "pyproject.toml")
+WRITTEN, READ = ("docs", "tests"), ("Makefile", "constraints.txt", "demo_model", "docker", "helm", "pyproject.toml")
 """The parts of the checkout that the commands write into, and those that they only read."""
 TESTED_BY = {
     "python": "tests/e2e/test_docs.py",
@@ -171,11 +171,11 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
         "takes most of a minute; tests/service/test_simulation.py runs it in small",
         has_these_options,
     ),
-    "python -m adaspa_worker.demo_model.training": (
+    "python -m demo_model.training": (
         "trains on a GPU; tests/worker/test_training.py",
         has_these_options,
     ),
-    "python -m adaspa_worker.demo_model.evaluation": ("needs a GPU; tests/e2e/test_demo_model.py", has_these_options),
+    "python -m demo_model.evaluation": ("needs a GPU; tests/e2e/test_demo_model.py", has_these_options),
     "docker build": ("needs a Docker engine; tests/test_images.py runs the steps that can be", names_a_file),
     "kubectl create secret": ("needs a cluster; tests/test_chart.py looks at all of them", names_a_secret),
     "helm install": ("needs a cluster", renders),

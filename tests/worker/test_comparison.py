@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from adaspa_worker.demo_model.comparison import IDENTICAL, psnr, ssim
+from adaspa_worker.comparison import IDENTICAL, psnr, ssim
 
 
 def noise(seed: int) -> torch.Tensor:

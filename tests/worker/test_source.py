@@ -56,6 +56,12 @@ def test_an_unknown_bundled_model_is_refused_with_the_known_ones() -> None:
         resolve("builtin:nope")
 
 
+def test_a_bundled_model_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "adaspa_demo_model", None)
+    with pytest.raises(ModelUnavailable, match=r"^builtin:demo: adaspa-demo-model is not installed$"):
+        resolve("builtin:demo")
+
+
 def test_a_component_that_the_index_leaves_out_is_not_looked_for(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     assert index["transformer_2"] == [None, None]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from adaspa_worker.demo_model.comparison import psnr, ssim
+from adaspa_worker.comparison import psnr, ssim
 from adaspa_worker.encode import VideoWriter, encode
 
 GAP, BAR = 8, 24

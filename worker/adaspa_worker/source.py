@@ -7,13 +7,15 @@ python -m adaspa_worker.source --source owner/name
 import argparse
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.settings import SettingsError, get_settings
 from safetensors import SafetensorError, safe_open
 
-BUNDLED = {"demo": Path(__file__).parent / "demo_model" / "pipeline"}
+BUNDLED = {"demo": "adaspa_demo_model"}
+"""Names of models that are distributions of their own, each with the package that knows its folder."""
 WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")
 """Component names (or their beginnings) that have files but no weights."""
 
@@ -25,22 +27,32 @@ class ModelUnavailable(Exception):
 def resolve(source: str) -> Path:
     """The folder of a catalog entry's ``source``, checked to be a whole diffusers pipeline.
 
-    ``builtin:<name>`` is a model bundled with the worker; an existing folder, or anything written like a path,
+    ``builtin:<name>`` is a model that is installed as a package; an existing folder, or anything written like a path,
     is that folder; ``owner/name`` is fetched from the Hugging Face hub, or taken from its local cache.
 
     Raises:
-        ModelUnavailable: unknown bundled name, missing or broken folder, hub not reachable.
+        ModelUnavailable: unknown bundled name, its package not installed, missing or broken folder, hub not reachable.
     """
     if source.startswith("builtin:"):
         name = source.removeprefix("builtin:")
         if name not in BUNDLED:
             raise ModelUnavailable(f"{source}: no such bundled model; there is {', '.join(BUNDLED)}")
-        folder = BUNDLED[name]
+        folder = bundled(name)
     elif is_hub_name(source):
         folder = fetch(source)
     else:
         folder = Path(source).expanduser()
     check_folder(folder)
+    return folder
+
+
+def bundled(name: str) -> Path:
+    """The pipeline's folder of a bundled model."""
+    try:
+        folder: Path = import_module(BUNDLED[name]).PIPELINE_FOLDER
+    except ModuleNotFoundError as error:
+        distribution = BUNDLED[name].replace("_", "-")
+        raise ModelUnavailable(f"builtin:{name}: {distribution} is not installed") from error
     return folder
 
 

@@ -79,7 +79,7 @@ def random_index(density: float, shape: Shape, tile: tuple[int, int], pattern: s
 def demo_index(shape: Shape, tile: tuple[int, int], device: str = "cuda") -> BlockIndex:
     """The patterns of the demo model's heads, in turn, each as large as the shape: one of its blocks is an area here.
 
-    `python -m adaspa_worker.demo_model.pattern` recorded them.
+    `python -m demo_model.pattern` recorded them.
     """
     heads = json.loads(DEMO_PATTERN.read_text())["heads"]
     kept = torch.tensor([[list(map(int, row)) for row in head] for head in heads], dtype=torch.bool, device=device)

@@ -3,7 +3,7 @@
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
 kernels.json (`adaspa.bench`), ``models`` from models*.json, compiled*.json (the same with ``--compile``) and
 denoise*.json (`adaspa.bench.models`, `.denoise`), ``fidelity`` from fidelity.json
-(`adaspa_worker.demo_model.fidelity`). A section without its file stays as it is.
+(`demo_model.fidelity`). A section without its file stays as it is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Train the demo model from nothing on one GPU: the VAE, the text encoder, then the transformer.
 
-    python -m adaspa_worker.demo_model.training vae --minutes 5 --work DIR
-    python -m adaspa_worker.demo_model.training text --minutes 1 --work DIR
-    python -m adaspa_worker.demo_model.training dit --minutes 30 --work DIR --stop-after 9
+    python -m demo_model.training vae --minutes 5 --work DIR
+    python -m demo_model.training text --minutes 1 --work DIR
+    python -m demo_model.training dit --minutes 30 --work DIR --stop-after 9
 
 Lengths are in minutes of training; learning rates follow the share of `--minutes` that is spent. `vae` and `dit`
 checkpoint to `DIR` and go on from the checkpoint they find there, so a run may be cut into pieces by `--stop-after`.
@@ -24,12 +24,12 @@ from diffusers import WanPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .architecture import FLOW_SHIFT, TEXT_LENGTHS, build_pipeline, build_text_encoder
-from .binding import PhraseReader, binding_loss, draw_captions, share_bound, text_groups
-from .latents import LatentPool, measure
-from .muon import StackedMuon
-from .scenes import draw, find_actors, sample_scenes
-from .whole_clip import allow_whole_clips, decode_clip, encode_clip
+from demo_model.architecture import FLOW_SHIFT, TEXT_LENGTHS, build_pipeline, build_text_encoder
+from demo_model.binding import PhraseReader, binding_loss, draw_captions, share_bound, text_groups
+from demo_model.latents import LatentPool, measure
+from demo_model.muon import StackedMuon
+from demo_model.scenes import draw, find_actors, sample_scenes
+from demo_model.whole_clip import allow_whole_clips, decode_clip, encode_clip
 
 KL_WEIGHT, EDGE_WEIGHT = 2e-4, 2.0
 ACTOR_WEIGHT = 7.0  # how much more than the background an actor's pixels count in the VAE's loss

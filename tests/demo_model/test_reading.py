@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adaspa_worker.demo_model.reading import read_video
-from adaspa_worker.demo_model.scenes import (
+
+from demo_model.reading import read_video
+from demo_model.scenes import (
     COLORS,
     MOTIONS,
     SHAPES,

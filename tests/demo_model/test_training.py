@@ -4,9 +4,10 @@ import random
 from pathlib import Path
 
 import torch
-from adaspa_worker.demo_model import PIPELINE_FOLDER
-from adaspa_worker.demo_model.architecture import build_text_encoder, build_tokenizer, build_vae
-from adaspa_worker.demo_model.binding import (
+from adaspa_demo_model import PIPELINE_FOLDER
+
+from demo_model.architecture import build_text_encoder, build_tokenizer, build_vae
+from demo_model.binding import (
     ATTRIBUTES,
     PhraseReader,
     binding_loss,
@@ -15,10 +16,10 @@ from adaspa_worker.demo_model.binding import (
     share_bound,
     text_groups,
 )
-from adaspa_worker.demo_model.muon import StackedMuon
-from adaspa_worker.demo_model.scenes import caption, sample_scenes
-from adaspa_worker.demo_model.training import Log, load_work, save_work
-from adaspa_worker.demo_model.whole_clip import allow_whole_clips, decode_clip, encode_clip
+from demo_model.muon import StackedMuon
+from demo_model.scenes import caption, sample_scenes
+from demo_model.training import Log, load_work, save_work
+from demo_model.whole_clip import allow_whole_clips, decode_clip, encode_clip
 
 
 def test_a_whole_clip_gives_what_the_vae_gives_in_chunks() -> None:

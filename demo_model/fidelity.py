@@ -1,6 +1,6 @@
 """How close AdaSpa stays to dense attention on the demo model, by its settings, and how close other patterns do.
 
-    python -m adaspa_worker.demo_model.fidelity --output fidelity.json --lpips alexnet.ckpt
+    python -m demo_model.fidelity --output fidelity.json --lpips alexnet.ckpt
 
 Every variant makes the videos of the same held-out captions from the same noise. Each is compared with the dense video
 of its caption (PSNR, SSIM, LPIPS) and read back (`reading`). The recall is measured in every sparse step, so seconds
@@ -30,16 +30,16 @@ import numpy as np
 import torch
 from adaspa import RequestRecord
 from adaspa.bench.other_patterns import ScoredPatterns
+from adaspa_demo_model import PIPELINE_FOLDER
+from adaspa_worker.comparison import psnr, ssim
 from diffusers import WanPipeline
 from torch import Tensor
 
-from . import PIPELINE_FOLDER
-from .comparison import psnr, ssim
-from .evaluation import generate, share_right
-from .perceptual import Lpips
-from .reading import read_video
-from .scenes import Scene, caption, sample_scenes
-from .variants import Variant, variants
+from demo_model.evaluation import generate, share_right
+from demo_model.perceptual import Lpips
+from demo_model.reading import read_video
+from demo_model.scenes import Scene, caption, sample_scenes
+from demo_model.variants import Variant, variants
 
 Marks = list[dict[str, list[bool]]]
 

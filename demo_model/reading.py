@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .motion import ActorPath, classify_motion
-from .scenes import BACKGROUNDS, COLORS, SHAPES, Scene, signed_distance
+from demo_model.motion import ActorPath, classify_motion
+from demo_model.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, signed_distance
 
 FOUND_SHARE = 0.6  # of the frames must show an actor's colour
 CORE_PIXELS = 10  # that must have only pixels of their own colour around them

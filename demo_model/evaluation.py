@@ -1,6 +1,6 @@
 """Measure the demo model: does a video show what its caption says, with dense attention and with AdaSpa?
 
-    python -m adaspa_worker.demo_model.evaluation --pipeline DIR --captions 64 --output eval.json --sheet eval.png
+    python -m demo_model.evaluation --pipeline DIR --captions 64 --output eval.json --sheet eval.png
 
 The captions are held out of training (`scenes.is_held_out`). Every mode generates the same captions from the same
 noise; the videos are read back by image analysis (`reading`), the sparse ones compared with the dense ones too.
@@ -22,14 +22,14 @@ import adaspa
 import diffusers
 import torch
 from adaspa import AdaSpaConfig
+from adaspa_worker.comparison import psnr, ssim
 from diffusers import WanPipeline
 from torch import Tensor
 
-from .architecture import TEXT_LENGTHS
-from .comparison import psnr, ssim
-from .reading import Reading, read_video
-from .scenes import FRAMES, SIDE, Scene, caption, sample_scenes
-from .sheet import save_sheet
+from demo_model.architecture import TEXT_LENGTHS
+from demo_model.reading import Reading, read_video
+from demo_model.scenes import FRAMES, SIDE, Scene, caption, sample_scenes
+from demo_model.sheet import save_sheet
 
 DENSE = "dense"
 MODES: dict[str, AdaSpaConfig | None] = {

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from adaspa_worker.demo_model import evaluation, fidelity
-from adaspa_worker.demo_model.perceptual import CONVOLUTIONS, Lpips
-from adaspa_worker.demo_model.variants import variants
+
+from demo_model import evaluation, fidelity
+from demo_model.perceptual import CONVOLUTIONS, Lpips
+from demo_model.variants import variants
 
 SOME = ["every block kept", "no LSE reuse", "sliding window, sparsity 0.5"]
 

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipe
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from .scenes import BACKGROUNDS, COLORS, MOTIONS, SHAPES, SIZES
+from demo_model.scenes import BACKGROUNDS, COLORS, MOTIONS, SHAPES, SIZES
 
 LATENT_CHANNELS = 16
 TEXT_LENGTHS = (64, 512)  # the prompt is zero-padded to one of these; 512 is WanPipeline's default

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from .latents import CAPTION_TOKENS
-from .scenes import COLORS, MOTIONS, SHAPES, SIZES, Scene, caption, sample_scenes
+from demo_model.latents import CAPTION_TOKENS
+from demo_model.scenes import COLORS, MOTIONS, SHAPES, SIZES, Scene, caption, sample_scenes
 
 BIAS_FASTER = 20.0  # learning rate of the relative position bias, in that of the other weights
 PAIRS = 0.7  # share of captions with two phrases

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .scenes import TRANSLATIONS
+from demo_model.scenes import TRANSLATIONS
 
 MOVED = 0.4  # half frames from the first frame to the last: a translation has 1.24
 STRAIGHT = math.tan(math.pi / 8)  # share of the larger component that makes a direction diagonal

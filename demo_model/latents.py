@@ -9,8 +9,8 @@ from diffusers import WanPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
-from .scenes import Scene, caption, draw, find_actors, sample_scenes
-from .whole_clip import encode_clip
+from demo_model.scenes import Scene, caption, draw, find_actors, sample_scenes
+from demo_model.whole_clip import encode_clip
 
 EMPTY_CAPTIONS = 0.1  # share of unconditional samples, for classifier-free guidance
 CAPTION_TOKENS = 40  # no caption is longer

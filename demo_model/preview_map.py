@@ -1,16 +1,16 @@
-"""Fit the demo VAE's map from latents to preview frames: ``python -m adaspa_worker.demo_model.preview_map``."""
+"""Fit the demo VAE's map from latents to preview frames: ``python -m demo_model.preview_map``."""
 
 from __future__ import annotations
 
 import random
 
 import torch
+from adaspa_demo_model import PIPELINE_FOLDER
+from adaspa_worker.latent_rgb import LatentRGB, small_frames
 from diffusers import AutoencoderKLWan
 
-from ..latent_rgb import LatentRGB, small_frames
-from . import PIPELINE_FOLDER
-from .scenes import draw, sample_scenes
-from .whole_clip import allow_whole_clips, encode_clip
+from demo_model.scenes import draw, sample_scenes
+from demo_model.whole_clip import allow_whole_clips, encode_clip
 
 FITTED, HELD_OUT = 48, 16
 """Clips that the map is fitted to, and others that it is judged by."""

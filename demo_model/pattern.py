@@ -1,6 +1,6 @@
 """Record which blocks the demo model's heads keep, for the benchmark of the kernels to have a real pattern too.
 
-    python -m adaspa_worker.demo_model.pattern
+    python -m demo_model.pattern
 
 The last search of one clip at retained mass 0.9, a picture of zeros and ones for each of the 40 heads.
 """
@@ -12,10 +12,10 @@ import json
 import adaspa
 import torch
 from adaspa.bench.inputs import DEMO_PATTERN
+from adaspa_demo_model import PIPELINE_FOLDER
 from diffusers import WanPipeline
 
-from . import PIPELINE_FOLDER
-from .evaluation import generate
+from demo_model.evaluation import generate
 
 PROMPT, SEED, STEPS, GUIDANCE = (
     "a large red circle moves left and a blue star rotates on a white background",
