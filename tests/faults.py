@@ -17,6 +17,19 @@ Kind = Literal["killed", "cut", "interposed"]
 AWAY = (StoreUnavailable, QueueUnavailable, StorageUnavailable)
 
 
+def remembered(client: redis.Redis) -> Callable[[], None]:
+    """What Redis holds now; makes it forget all that came after, as one does that lost the end of its append-only
+    file, or that a replica has replaced which had not heard of it yet."""
+    kept = {key: client.dump(key) for key in client.scan_iter()}
+
+    def go_back() -> None:
+        client.flushall()
+        for key, content in kept.items():
+            client.restore(key, 0, content)
+
+    return go_back
+
+
 class Killed(BaseException):
     """The process is dead: none of its handlers may reach the outside any more."""
 

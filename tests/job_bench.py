@@ -8,6 +8,7 @@ from pathlib import Path
 import redis
 from adaspa_jobs.job import Job, JobParams, Progress
 from adaspa_jobs.store import JobStore, Lease
+from adaspa_service.gateway.removal import tidy
 from adaspa_worker.generate import Runner
 
 
@@ -53,7 +54,9 @@ class Bench:
         return job
 
     def files(self) -> list[str]:
-        """Every object in storage and every temporary file."""
+        """Every object in storage, once a janitor has been there, and every temporary file."""
+        for job_id in self.store.take_untidy():
+            tidy(self.store, self.runner.storage, job_id)
         return sorted(
             str(path.relative_to(root))
             for root in (self.objects, self.scratch)

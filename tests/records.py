@@ -107,7 +107,7 @@ def make_jobs(store: JobStore, broker_url: str) -> dict[str, str]:
         return lease
 
     def video(lease: Lease) -> dict[str, Artifact]:
-        key = f"videos/{lease.job.id}/1/video.mp4"
+        key = f"videos/{lease.job.id}/{lease.token}/video.mp4"
         return {"video": Artifact(key=key, content_type="video/mp4", bytes=5, sha256="ab" * 32)}
 
     send(job("queued", ("key", "digest"), negative_prompt="grey", sparsity=0.5))

@@ -14,6 +14,7 @@ import openai
 import uvicorn
 from adaspa_jobs.job import AttentionReport, Job, Progress
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobStore, Lease
 from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
@@ -80,7 +81,7 @@ class Service:
         for variant, (name, content_type, content) in FILES.items():
             path = self.scratch / name
             path.write_bytes(video if variant == "video" else content)
-            key = f"videos/{lease.job.id}/{lease.attempt}/{name}"
+            key = f"{attempt_prefix(lease.job.id, lease.token)}{name}"
             artifacts[variant] = self.parts.storage.put_file(key, path, content_type)
         self.store.complete(lease, artifacts, report, {"denoising": 1.5})
         job = self.store.get(lease.job.id)

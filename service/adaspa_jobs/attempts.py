@@ -2,6 +2,7 @@
 
 import json
 import logging
+import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from adaspa_jobs.scripts import Scripts
 
 log = logging.getLogger(__name__)
 
+NONCE_BYTES = 6
+
 
 class LeaseLost(Exception):
     """The job is with another attempt, or has ended."""
@@ -31,10 +34,20 @@ class JobCancelled(Exception):
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to run a job. ``attempt`` fences: once a later attempt began, this one is refused everything."""
+    """The right to run a job. Its token fences: once another attempt began, this one is refused everything."""
 
     job: Job
-    attempt: int
+    """As it was claimed."""
+
+    @property
+    def attempt(self) -> int:
+        """How many attempts at the job began, this one included."""
+        return self.job.attempt
+
+    @property
+    def token(self) -> str:
+        """What no other attempt has."""
+        return self.job.token
 
 
 def given_up(max_attempts: int) -> JobError:
@@ -66,14 +79,20 @@ class Attempts:
             priorities: the queues that the worker serves.
         """
         found = self._scripts.run(
-            "claim", model, worker, process, SCHEMA_VERSION, given_up(self.max_attempts).model_dump_json(), *priorities
+            "claim",
+            model,
+            worker,
+            process,
+            secrets.token_hex(NONCE_BYTES),
+            SCHEMA_VERSION,
+            given_up(self.max_attempts).model_dump_json(),
+            *priorities,
         )
         if isinstance(found, bytes):
             log.warning("%s: needs a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
         if not isinstance(found, list):
             return None
-        job = job_from_pairs(*found)
-        return Lease(job, job.attempt)
+        return Lease(job_from_pairs(*found))
 
     def report_progress(self, lease: Lease, progress: Progress) -> None:
         """Publish progress and renew the lease. Raises LeaseLost, JobCancelled."""
@@ -118,7 +137,7 @@ class Attempts:
         self._transition("give_back", lease)
 
     def _transition(self, script: str, lease: Lease, *arguments: str | int | bytes) -> None:
-        outcome = self._scripts.run(script, lease.job.id, lease.attempt, *arguments)
+        outcome = self._scripts.run(script, lease.job.id, lease.token, *arguments)
         if outcome == b"lost":
             raise LeaseLost(f"{lease.job.id}: attempt {lease.attempt} no longer holds the lease")
         if outcome == b"cancelled":

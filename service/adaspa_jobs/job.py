@@ -231,7 +231,9 @@ class Job(BaseModel):
     """When the record and its files are removed."""
     progress: Progress = Progress()
     attempt: int = 0
-    """Fencing number of the latest attempt; each claim raises it."""
+    """How many attempts began."""
+    token: str = ""
+    """What fences the latest attempt, and names its folder in storage: its number and a nonce."""
     lost_attempts: int = 0
     """Attempts whose lease ran out."""
     ran_ms: int = 0

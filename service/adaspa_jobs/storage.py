@@ -6,7 +6,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +37,11 @@ UNFINISHED = re.compile(r"#\d+$")
 def video_prefix(job_id: str) -> str:
     """Key prefix of the files that a job's attempts write."""
     return f"videos/{job_id}/"
+
+
+def attempt_prefix(job_id: str, token: str) -> str:
+    """Key prefix of the files that one attempt writes."""
+    return f"{video_prefix(job_id)}{token}/"
 
 
 def checkpoint_prefix(job_id: str) -> str:
@@ -132,13 +137,19 @@ class ObjectStorage:
         with self._reaching():
             return obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
 
-    def delete_prefix(self, prefix: str) -> None:
+    def delete_prefix(self, prefix: str, but: Collection[str] = ()) -> None:
         """Remove every object below ``prefix``, and what was never finished there; none is no error.
 
-        Raises StorageUnavailable.
+        Args:
+            prefix: of their keys.
+            but: keys of objects that stay.
+
+        Raises:
+            StorageUnavailable.
         """
         for key in self.keys(prefix):
-            self.delete(key)
+            if key not in but:
+                self.delete(key)
         self.remove_unfinished(prefix)
 
     def remove_unfinished(self, prefix: str, written_before: float = math.inf) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
+from redis import Redis
+
 from adaspa_jobs.attempts import given_up
 from adaspa_jobs.job import ErrorCode, Job, JobError, Priority
 from adaspa_jobs.queue import queue_key, queue_name
-from adaspa_jobs.scripts import Scripts
+from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 
 SEND_SECONDS = 10.0
 """A job that was accepted but not sent to the queue after this long is sent by the janitor."""
@@ -20,6 +22,7 @@ class Upkeep:
 
     max_attempts: int
     queue_seconds: float
+    client: Redis
     _scripts: Scripts
 
     def readable(self, ids: list[str]) -> list[Job]:
@@ -70,8 +73,19 @@ class Upkeep:
 
     def take_purgeable(self, limit: int = 100) -> list[str]:
         """Discarded jobs that have ended; no other janitor gets them for a while."""
-        ids = self._scripts.run("take_due", "purge", limit, round(SEND_SECONDS * 1000))
-        return [job_id.decode() for job_id in ids]
+        return self._take_due("purge", limit)
+
+    def take_untidy(self, limit: int = 100) -> list[str]:
+        """Ended jobs whose attempts may have left files beside the result; no other janitor gets them for a while."""
+        return self._take_due("leavings", limit)
+
+    def note_tidy(self, job_id: str) -> None:
+        """Only the result's files of this job are left."""
+        with reaching():
+            self.client.zrem(PREFIX + "leavings", job_id)
+
+    def _take_due(self, name: str, limit: int) -> list[str]:
+        return [job_id.decode() for job_id in self._scripts.run("take_due", name, limit, round(SEND_SECONDS * 1000))]
 
     def purge(self, job_id: str) -> bool:
         """Remove the record of a discarded job, after its files. False if it still runs."""

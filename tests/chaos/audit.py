@@ -73,7 +73,16 @@ class Audit:
     def _queues(self) -> list[str]:
         """Whatever still waits, runs or is held."""
         client, left = self.store.client, []
-        for pattern in ("waiting:*", "arrivals:*", "running:*", "leases", "outbox", "purge", "unfinished:*"):
+        for pattern in (
+            "waiting:*",
+            "arrivals:*",
+            "running:*",
+            "leases",
+            "outbox",
+            "purge",
+            "leavings",
+            "unfinished:*",
+        ):
             left += [key.decode() for key in client.scan_iter(f"adaspa:{pattern}")]
         left += [key.decode() for key in client.scan_iter(f"generate.{MODEL}*")]
         return left + [f"unacked {tag.decode()}" for tag in client.hkeys("unacked")]
@@ -126,7 +135,7 @@ class Audit:
             except FileNotFoundError:
                 self.violations.append(f"{job.id}: its {variant} is missing")
                 continue
-            if artifact.key.split("/")[2] != str(job.attempt):
+            if artifact.key.split("/")[2] != job.token:
                 self.violations.append(f"{job.id}: its {variant} is of another attempt")
             if hashlib.sha256(content).hexdigest() != artifact.sha256:
                 self.violations.append(f"{job.id}: its {variant} is not what was written")

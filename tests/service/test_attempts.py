@@ -20,6 +20,7 @@ from adaspa_jobs.store import (
     LeaseLost,
 )
 from claiming import FAILURE, VIDEO, claimed, nothing_is_held, record
+from faults import remembered
 from running_gateway import REPORT
 
 Params = Callable[..., JobParams]
@@ -133,6 +134,34 @@ def test_an_earlier_attempt_is_refused_everything(store: JobStore, params: Param
         with pytest.raises(LeaseLost):
             call()
     assert record(store, first.job.id).status is JobStatus.completed
+
+
+def test_an_attempt_that_redis_forgot_is_refused_though_the_next_has_its_number(
+    store: JobStore, params: Params
+) -> None:
+    job = store.create(params())
+    forget = remembered(store.client)
+    first = claimed(store, job)
+    forget()
+    second = claimed(store, job)
+    assert first.attempt == second.attempt == 1
+    calls: list[Callable[[], Any]] = [
+        lambda: store.renew(first),
+        lambda: store.report_progress(first, Progress(phase="denoising", step=9, steps=10)),
+        lambda: store.report_preview(first, Progress(preview_step=9), b"RIFF"),
+        lambda: store.complete(first, VIDEO, REPORT, {}),
+        lambda: store.fail(first, FAILURE),
+        lambda: store.put_off(first, FAILURE),
+        lambda: store.release_cancelled(first),
+        lambda: store.give_back(first),
+    ]
+    for call in calls:
+        with pytest.raises(LeaseLost):
+            call()
+    store.complete(second, VIDEO, REPORT, {})
+    with pytest.raises(LeaseLost):
+        store.complete(first, {}, REPORT, {})
+    assert record(store, job.id).artifacts == VIDEO
 
 
 def test_the_end_of_an_attempt_can_be_told_twice(store: JobStore, params: Params) -> None:

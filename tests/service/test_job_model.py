@@ -21,7 +21,7 @@ from adaspa_jobs.job import (
 )
 from adaspa_jobs.queue import queue_name
 from adaspa_jobs.settings import Settings
-from adaspa_jobs.storage import video_prefix
+from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.admission import Wanted, idempotency_of, submit
@@ -239,7 +239,7 @@ class Jobs(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 11.0, 31.0, 61.0]))
     def let_time_pass(self, seconds: float) -> None:
         """By moving every moment that is to come nearer."""
-        for name in ("leases", "outbox", "expiry", "purge", "arrivals:demo", "arrivals:demo:bulk"):
+        for name in ("leases", "outbox", "expiry", "purge", "leavings", "arrivals:demo", "arrivals:demo:bulk"):
             for member, score in self.client.zrange(f"adaspa:{name}", 0, -1, withscores=True):
                 self.client.zadd(f"adaspa:{name}", {member: score - seconds * 1000})
         for key in self.client.scan_iter("adaspa:job:*"):
@@ -332,6 +332,7 @@ class Jobs(RuleBasedStateMachine):
         ended = having(*TERMINAL)
         assert self._members("expiry") == {job_id for job_id in ended if not self.seen[job_id].discarded}
         assert self._members("purge") == {job_id for job_id in ended if self.seen[job_id].discarded}
+        assert self._members("leavings") <= self._members("expiry")
         counted = self.store.totals().ended
         assert counted.get(("demo", "completed", ""), 0) == len(self.completions)
         for key in self.client.scan_iter("adaspa:idempotency:*"):
@@ -402,7 +403,7 @@ class Jobs(RuleBasedStateMachine):
 
     def _written(self, lease: Lease) -> Artifact:
         """The attempt's file, in storage; a worker whose job is gone removes what it wrote."""
-        key = f"{video_prefix(lease.job.id)}{lease.attempt}/video.mp4"
+        key = f"{attempt_prefix(lease.job.id, lease.token)}video.mp4"
         if self.store.get(lease.job.id) is not None:
             self.parts[0].storage.create(key, b"video")
         return Artifact(key=key, content_type="video/mp4", bytes=5, sha256="ab" * 32)
@@ -428,7 +429,7 @@ def suppress_away(fault: Fault | None) -> Iterator[None]:
 def expected_refusal(before: Job | None, lease: Lease, act: str) -> type[Exception] | None:
     """What a worker is told that holds, or held, this lease."""
     ends = {"complete": "completed", "fail": "failed", "release_cancelled": "cancelled", "give_back": "queued"}
-    if before is None or before.attempt != lease.attempt:
+    if before is None or before.token != lease.token:
         return LeaseLost
     if before.status == ends.get(act):
         return None  # said before, and said again

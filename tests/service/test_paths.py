@@ -75,11 +75,13 @@ def test_no_field_becomes_a_name(service: Service, settings: Settings, tmp_path:
     prompt, key = "../../prompt.txt\0; rm -rf /", "../../key.txt"
     answer = service.http.post("/videos", json={"prompt": prompt.replace("\0", "")}, headers={"Idempotency-Key": key})
     video_id = answer.raise_for_status().json()["id"]
-    service.complete(service.claim(video_id))
+    token = service.complete(service.claim(video_id)).token
     made = files(tmp_path) - before
     objects = Path(settings.storage_url).relative_to(tmp_path)
-    known = {f"{objects}/videos/{video_id}/1/{name}" for name in ("video.mp4", "thumbnail.webp", "spritesheet.webp")}
-    assert made - {"video.mp4", "thumbnail.webp", "spritesheet.webp"} == known, "the id is ours, the rest is fixed"
+    names = {"video.mp4", "thumbnail.webp", "spritesheet.webp"}
+    assert made - names == {f"{objects}/videos/{video_id}/{token}/{name}" for name in names}, (
+        "the id is ours, the rest is fixed"
+    )
     names = service.http.get(f"/videos/{video_id}/content").headers["content-disposition"]
     assert names == f'inline; filename="{video_id}.mp4"'
 

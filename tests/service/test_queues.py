@@ -194,7 +194,7 @@ def test_nothing_but_counters_is_left_of_the_queues(store: JobStore, params: Par
         admit(store, params(), owner, cost=1.7, bulk=owner == "b")
     store.request_cancel(admit(store, params(), "a", cost=0.3).id)
     for job in order():
-        store.complete(Lease(job, job.attempt), {}, REPORT, {})
+        store.complete(Lease(job), {}, REPORT, {})
     for kind in ("waiting", "arrivals", "owned", "mine"):
         assert not list(store.client.scan_iter(f"adaspa:{kind}:*"))
     assert not store.client.exists("adaspa:backlog") and not store.client.exists("adaspa:holds")

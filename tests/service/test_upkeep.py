@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import Lease
 from running_gateway import FILES, Service, serving, until
 
 
@@ -42,6 +43,32 @@ def test_an_expired_job_is_removed_with_its_files(settings: Settings, tmp_path: 
         assert len([path for path in files.rglob("*") if path.is_file()]) == len(FILES)
         until(lambda: status(service, video_id) is None, "the job expires")
         until(lambda: not files.exists() and service.store.get(video_id) is None, "files and record are removed")
+
+
+@pytest.mark.parametrize("end", ["completed", "cancelled", "worker_lost"])
+def test_what_lost_workers_left_of_a_job_is_removed_when_it_ends(settings: Settings, tmp_path: Path, end: str) -> None:
+    with serving(changed(settings, lease_seconds=0.2, max_attempts=2), tmp_path) as service:
+        video_id, storage = service.create()["id"], service.parts.storage
+
+        def leave(lease: Lease) -> None:
+            storage.create(f"videos/{video_id}/{lease.token}/video.mp4", b"half a video")
+            storage.create(f"checkpoints/{video_id}/{lease.token}", b"latents")
+
+        leave(service.claim(video_id))
+        until(lambda: status(service, video_id) == "queued", "the worker is lost")
+        lease = service.claim(video_id)
+        if end == "completed":
+            service.complete(lease)
+        else:
+            leave(lease)
+            if end == "cancelled":
+                service.http.post(f"/videos/{video_id}/cancel")
+        until(lambda: status(service, video_id) in ("completed", "cancelled", "failed"), "the job ends")
+        job = service.store.get(video_id)
+        assert job is not None
+        left = sorted(artifact.key for artifact in job.artifacts.values())
+        until(lambda: sorted(storage.keys("")) == left, "only the result is left")
+        assert len(left) == (len(FILES) if end == "completed" else 0)
 
 
 def test_checkpoints_of_jobs_that_ended_or_are_gone_are_removed(

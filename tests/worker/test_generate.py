@@ -2,16 +2,20 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from adaspa_jobs import tracing
-from adaspa_jobs.job import Job, JobParams, JobStatus
+from adaspa_jobs.job import Artifact, Job, JobParams, JobStatus
+from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import Lease
 from adaspa_worker.checkpoint import pack
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine
+from faults import remembered
 from job_bench import Bench
 from opentelemetry import trace
 
@@ -19,7 +23,8 @@ from opentelemetry import trace
 def test_a_job_completes_with_its_files_report_and_timings(bench: Bench, params: Callable[..., JobParams]) -> None:
     job = bench.run(params(steps=6))
     assert (job.status, job.attempt, job.worker, job.error) == (JobStatus.completed, 1, "worker-1", None)
-    prefix = f"videos/{job.id}/1"
+    prefix = f"videos/{job.id}/{job.token}"
+    assert job.token.startswith("1-")
     assert bench.files() == [f"{prefix}/spritesheet.webp", f"{prefix}/thumbnail.webp", f"{prefix}/video.mp4"]
     assert {name: a.key for name, a in job.artifacts.items()} == {
         "video": f"{prefix}/video.mp4",
@@ -78,7 +83,34 @@ def test_an_attempt_that_lost_its_lease_stops_and_removes_only_its_own_files(
     bench.store.at_step[3] = run_elsewhere
     job = bench.run(params(steps=10))
     assert (job.status, job.attempt) == (JobStatus.completed, 2)
-    assert {file.split("/")[2] for file in bench.files()} == {"2"}
+    assert {file.split("/")[2] for file in bench.files()} == {job.token}
+
+
+def test_two_workers_with_the_same_attempt_do_not_write_to_the_same_place(
+    bench: Bench, params: Callable[..., JobParams]
+) -> None:
+    """Redis lost the first one's claim; the second completes the job just before the first uploads."""
+    job, put_file = bench.store.create(params()), bench.runner.storage.put_file
+    forget = remembered(bench.store.client)
+    written: dict[str, int] = {}
+
+    def inodes() -> dict[str, int]:
+        keys = [artifact.key for artifact in bench.job(job.id).artifacts.values()]
+        return {key: (bench.objects / key).stat().st_ino for key in keys}
+
+    def put_late(*arguments: Any) -> Artifact:
+        if not written:
+            forget()
+            replace(bench.runner, name="worker-2", storage=ObjectStorage(str(bench.objects))).run("tiny")
+            written.update(inodes())
+        return put_file(*arguments)
+
+    bench.runner.storage.put_file = put_late  # type: ignore[method-assign]
+    bench.runner.run("tiny")
+    job = bench.job(job.id)
+    assert (job.status, job.attempt, job.worker) == (JobStatus.completed, 1, "worker-2")
+    assert written and inodes() == written, "nothing was replaced"
+    assert bench.files() == sorted(written)
 
 
 def frames(bench: Bench, job: Job) -> bytes:
@@ -98,7 +130,9 @@ def test_a_stopping_worker_gives_its_job_back_and_another_one_goes_on_to_the_sam
         bench.runner.run("tiny")
     assert bench.job(job.id).status is JobStatus.queued
     stopped_at = 14  # the step in which it heard of the stop
-    assert [file for file in bench.files() if job.id in file] == [f"checkpoints/{job.id}/000001-{stopped_at:06d}"]
+    nonce = bench.job(job.id).token.partition("-")[2]
+    left = [file for file in bench.files() if job.id in file]
+    assert left == [f"checkpoints/{job.id}/000001-{stopped_at:06d}-{nonce}"]
     bench.stopping.clear()
     bench.store.seen.clear()
     bench.runner.run("tiny")
@@ -144,7 +178,9 @@ def test_a_job_whose_worker_was_lost_goes_on_from_its_last_good_checkpoint(
 
     bench.store.at_step[10] = run_elsewhere
     job = bench.run(params(steps=12))
-    assert before == [[f"checkpoints/{job.id}/000001-000008"]], "the older one is gone"
+    assert [[file.rpartition("-")[0] for file in files] for files in before] == [
+        [f"checkpoints/{job.id}/000001-000008"]
+    ]
     assert (job.status, job.attempt) == (JobStatus.completed, 2)
     assert job.progress.resumed_from_step == (8 if damage == "none" else None)
     assert min(step for step in bench.steps() if step) == (8 if damage == "none" else 1)
@@ -161,21 +197,6 @@ def test_a_cancelled_and_a_failed_job_leave_no_checkpoint(bench: Bench, params: 
         bench.store.at_step[5] = act
         assert bench.run(params(steps=20)).status in (JobStatus.cancelled, JobStatus.failed)
         assert bench.files() == []
-
-
-def test_what_a_killed_attempt_uploaded_is_removed_by_the_one_that_completes(
-    bench: Bench, params: Callable[..., JobParams]
-) -> None:
-    job = bench.store.create(params())
-    lease = bench.store.claim("tiny", "worker-0")
-    assert lease is not None
-    orphan = bench.objects / "videos" / job.id / "1" / "video.mp4"
-    orphan.parent.mkdir(parents=True)
-    orphan.write_bytes(b"half a job")
-    bench.store.client.zadd("adaspa:leases", {job.id: 0})
-    bench.store.requeue_expired()
-    bench.runner.run("tiny")
-    assert {file.split("/")[2] for file in bench.files()} == {"2"}
 
 
 def test_a_second_delivery_is_left_alone(bench: Bench, params: Callable[..., JobParams]) -> None:

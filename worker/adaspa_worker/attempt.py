@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaspa_jobs.job import Artifact, AttentionReport, JobParams, OutputFormat, Phase, Progress, StepKind
-from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
 from adaspa_jobs.store import Lease
 from opentelemetry import trace
 
@@ -22,7 +22,6 @@ from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping, insist
-from adaspa_worker.objects import attempt_prefix
 from adaspa_worker.preview import Previews
 from adaspa_worker.recipe import write_recipe
 from adaspa_worker.scratch import scratch
@@ -177,7 +176,7 @@ class Attempt:
 
     def put(self, path: Path) -> Artifact:
         content_type = CONTENT_TYPES[path.suffix]
-        key = f"{attempt_prefix(self.lease.job.id, self.lease.attempt)}{path.name}"
+        key = f"{attempt_prefix(self.lease.job.id, self.lease.token)}{path.name}"
         return self.runner.storage.put_file(key, path, content_type)
 
     @contextmanager

@@ -1,7 +1,7 @@
 """Checkpoints of a denoising in storage: a later attempt goes on where one was lost, instead of at step 0.
 
-A checkpoint is one object, ``checkpoints/{job}/{attempt}-{step}``, created whole and never written again. Its attempt
-number fences: what a stalled worker still writes never replaces, and never outranks, what a later attempt wrote.
+A checkpoint is one object, ``checkpoints/{job}/{attempt}-{step}-{nonce}``, created whole and never written again: what
+a stalled worker still writes never replaces, and never outranks, what a later attempt wrote.
 Layout: SHA-256 of what follows (32 bytes), then ``torch.save`` of the engine's snapshot with the job it belongs to.
 """
 
@@ -70,7 +70,8 @@ class Checkpoints:
     def save(self, snapshot: dict[str, Any]) -> None:
         """Store a snapshot, then remove the older ones. Without storage the job goes on, without a checkpoint."""
         job, step = self.lease.job, snapshot["step"]
-        key = f"{checkpoint_prefix(job.id)}{self.lease.attempt:06d}-{step:06d}"
+        nonce = self.lease.token.rpartition("-")[2]
+        key = f"{checkpoint_prefix(job.id)}{self.lease.attempt:06d}-{step:06d}-{nonce}"
         self._last_step, self._last_time = step, time.monotonic()
         try:
             self.storage.create(key, pack(snapshot, job.params.identity))

@@ -20,7 +20,7 @@ from adaspa_worker import metrics
 from adaspa_worker.attempt import Attempt
 from adaspa_worker.failure import describe, is_the_workers
 from adaspa_worker.lease import Interruption, LeaseKeeper, WorkerStopping, insist
-from adaspa_worker.objects import remove_earlier, remove_unused
+from adaspa_worker.objects import remove_unused
 
 if TYPE_CHECKING:
     from adaspa_worker.pipeline import Engine
@@ -100,7 +100,6 @@ class Runner:
                 attempt.run(keeper)
             ended("completed")
             log.info("%s: completed", job_id)
-            remove_earlier(self.storage, lease)
             self._own_failures = 0
         except JobCancelled:
             self._end(lease, self.store.release_cancelled)

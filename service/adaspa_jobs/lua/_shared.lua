@@ -20,6 +20,7 @@
 --   outbox           zset    queued jobs whose message may not have been sent, by the time (ms) to send it
 --   expiry           zset    ended jobs by the time (ms) they are to be removed
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
+--   leavings         zset    other ended jobs whose attempts may have left files that are not the result, the same way
 --   paces:{model}    list    seconds that the latest completed jobs took for each unit of their cost
 --   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''}
 --   leases_lost      hash    leases that ran out, by model
@@ -90,10 +91,10 @@ local function owner_of(id)
   return get(id, 'owner') or OPEN
 end
 
--- Why this attempt may not act on the job, or nil.
-local function refusal(id, attempt)
-  local fields = redis.call('HMGET', record(id), 'status', 'attempt', 'cancel_requested')
-  if fields[1] ~= 'in_progress' or fields[2] ~= attempt then
+-- Why the attempt with this token may not act on the job, or nil.
+local function refusal(id, token)
+  local fields = redis.call('HMGET', record(id), 'status', 'token', 'cancel_requested')
+  if fields[1] ~= 'in_progress' or fields[2] ~= token then
     return 'lost'
   end
   if fields[3] == '1' then
@@ -102,9 +103,15 @@ local function refusal(id, attempt)
 end
 
 -- Whether this attempt has already brought the job into this state: its answer was lost, and it asks again.
-local function already(id, attempt, status)
-  local fields = redis.call('HMGET', record(id), 'status', 'attempt')
-  return fields[1] == status and fields[2] == attempt
+local function already(id, token, status)
+  local fields = redis.call('HMGET', record(id), 'status', 'token')
+  return fields[1] == status and fields[2] == token
+end
+
+-- Begin the job's next attempt. Its number alone does not fence: a Redis that lost its latest writes counts it again. So
+-- the token has a nonce of the worker that claimed it.
+local function begin_attempt(id, nonce)
+  redis.call('HSET', record(id), 'token', redis.call('HINCRBY', record(id), 'attempt', 1) .. '-' .. nonce)
 end
 
 local function leave_running(id)
@@ -267,6 +274,9 @@ local function finish(id, status)
     redis.call('ZADD', PREFIX .. 'purge', int(NOW), id)
   else
     redis.call('ZADD', PREFIX .. 'expiry', int(expires), id)
+    if get(id, 'attempt') ~= '0' then
+      redis.call('ZADD', PREFIX .. 'leavings', int(NOW), id)
+    end
   end
   owe_webhook(id, status)
   emit(id, status)
@@ -278,6 +288,7 @@ local function discard(id)
   redis.call('HSET', record(id), 'discarded', '1')
   redis.call('ZREM', PREFIX .. 'jobs:' .. owner_of(id), id)
   redis.call('ZREM', PREFIX .. 'expiry', id)
+  redis.call('ZREM', PREFIX .. 'leavings', id)
   local key = get(id, 'idempotency')
   if key and key ~= '' then
     local known = redis.call('HMGET', PREFIX .. 'idempotency:' .. key, 'id', 'batch')

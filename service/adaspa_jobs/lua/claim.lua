@@ -1,22 +1,22 @@
--- queued -> in_progress: the model's job that is next begins an attempt, under a lease with the next attempt number.
+-- queued -> in_progress: the model's job that is next begins an attempt, under a lease with a token of its own.
 -- Of two priorities with waiting jobs, the one goes first that has had less for its share; within one, the lowest place.
 -- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
 -- A job for workers of a later version is passed over; its id is the answer if there is no other.
--- ARGV: 2 model, 3 worker, 4 the worker's process, 5 its version of the record, 6 error of a job that is given up
---       (JSON), 7... the priorities it serves
-local model, worker, process, version = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+-- ARGV: 2 model, 3 worker, 4 the worker's process, 5 a nonce for the token, 6 its version of the record, 7 error of a
+--       job that is given up (JSON), 8... the priorities it serves
+local model, worker, process, nonce, version = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local LOOKED_AT = 100
 
 -- An attempt of this worker, if it has one, is not running: a worker runs one at a time, and this one asks for another.
 local held = redis.call('HGET', PREFIX .. 'holds', worker)
 if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == worker then
   if get(held, 'process') == process then  -- the answer to its claim, or to what ended its attempt, was lost
-    redis.call('HINCRBY', record(held), 'attempt', 1)
+    begin_attempt(held, nonce)
     redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), held)
     emit(held, 'in_progress')
     return { held, redis.call('HGETALL', record(held)) }
   end
-  lose_worker(held, ARGV[6])  -- its process died
+  lose_worker(held, ARGV[7])  -- its process died
 end
 
 -- The message that led here may have been another queue's than that of the job that was begun: where a queue has fewer
@@ -57,7 +57,7 @@ local function begin(id, priority, queue)
   local had = redis.call('HMGET', shares, priority, 'present')
   redis.call('HSET', shares, 'present', real(math.max(tonumber(had[1] or 0), tonumber(had[2] or 0))))
   redis.call('HINCRBYFLOAT', shares, priority, real(cost / share))
-  redis.call('HINCRBY', record(id), 'attempt', 1)
+  begin_attempt(id, nonce)
   redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker, 'process', process)
   redis.call('HSETNX', record(id), 'started_at', seconds(NOW))
   redis.call('ZADD', PREFIX .. 'running:' .. model, int(NOW), id)
@@ -68,7 +68,7 @@ local function begin(id, priority, queue)
   return { id, redis.call('HGETALL', record(id)) }
 end
 
-local served = { unpack(ARGV, 7) }
+local served = { unpack(ARGV, 8) }
 local function had(priority)
   return tonumber(redis.call('HGET', PREFIX .. 'share:' .. model, priority) or 0)
 end

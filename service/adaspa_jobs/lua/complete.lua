@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- in_progress -> completed, by the attempt that holds the lease.
--- ARGV: 2 id, 3 attempt, 4 artifacts, 5 report, 6 timings (JSON)
-local id, attempt = ARGV[2], ARGV[3]
-if already(id, attempt, 'completed') then
+-- ARGV: 2 id, 3 token, 4 artifacts, 5 report, 6 timings (JSON)
+local id, token = ARGV[2], ARGV[3]
+if already(id, token, 'completed') then
   return 'ok'
 end
-local refused = refusal(id, attempt)
+local refused = refusal(id, token)
 if refused then
   return refused
 end

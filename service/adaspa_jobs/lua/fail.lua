@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- in_progress -> failed, by the attempt that holds the lease.
--- ARGV: 2 id, 3 attempt, 4 error (JSON)
-local id, attempt = ARGV[2], ARGV[3]
-if already(id, attempt, 'failed') then
+-- ARGV: 2 id, 3 token, 4 error (JSON)
+local id, token = ARGV[2], ARGV[3]
+if already(id, token, 'failed') then
   return 'ok'
 end
-local refused = refusal(id, attempt)
+local refused = refusal(id, token)
 if refused then
   return refused
 end

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- in_progress -> queued, by a worker that stops. It does not count as a lost attempt.
--- ARGV: 2 id, 3 attempt
-local id, attempt = ARGV[2], ARGV[3]
-if already(id, attempt, 'queued') then
+-- ARGV: 2 id, 3 token
+local id, token = ARGV[2], ARGV[3]
+if already(id, token, 'queued') then
   return 'ok'
 end
-local refused = refusal(id, attempt)
+local refused = refusal(id, token)
 if refused then
   return refused
 end

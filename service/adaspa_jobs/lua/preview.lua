@@ -1,7 +1,7 @@
 -- Keep the latest preview of a running job, and tell those that follow it.
--- ARGV: 2 id, 3 attempt, 4 progress (JSON), 5 step, 6 WebP
-local id, attempt = ARGV[2], ARGV[3]
-local refused = refusal(id, attempt)
+-- ARGV: 2 id, 3 token, 4 progress (JSON), 5 step, 6 WebP
+local id, token = ARGV[2], ARGV[3]
+local refused = refusal(id, token)
 if refused then
   return refused
 end

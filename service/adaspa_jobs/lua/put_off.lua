@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- in_progress -> queued, where it was, when the worker was at fault; failed once that has happened too often.
--- ARGV: 2 id, 3 attempt, 4 error of a job that is given up (JSON)
-local id, attempt = ARGV[2], ARGV[3]
-if already(id, attempt, 'queued') or already(id, attempt, 'failed') then
+-- ARGV: 2 id, 3 token, 4 error of a job that is given up (JSON)
+local id, token = ARGV[2], ARGV[3]
+if already(id, token, 'queued') or already(id, token, 'failed') then
   return 'ok'
 end
-local refused = refusal(id, attempt)
+local refused = refusal(id, token)
 if refused then
   return refused
 end

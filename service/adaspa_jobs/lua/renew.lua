@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Renew a lease and, when there is any, publish progress.
--- ARGV: 2 id, 3 attempt, 4 progress (JSON) or ''
-local id, attempt, progress = ARGV[2], ARGV[3], ARGV[4]
-local refused = refusal(id, attempt)
+-- ARGV: 2 id, 3 token, 4 progress (JSON) or ''
+local id, token, progress = ARGV[2], ARGV[3], ARGV[4]
+local refused = refusal(id, token)
 if refused then
   return refused
 end

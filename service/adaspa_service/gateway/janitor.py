@@ -14,7 +14,7 @@ from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_service.gateway.admission import note_sent
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints
+from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints, tidy
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Janitor:
                 self._expire,
                 self._trim_deliveries,
             ),
-            "janitor-storage": (self._purge, self._remove_orphans),
+            "janitor-storage": (self._purge, self._tidy, self._remove_orphans),
         }
         self._stopping = threading.Event()
         self._threads = [
@@ -119,6 +119,10 @@ class Janitor:
     def _purge(self) -> None:
         for job_id in self.parts.store.take_purgeable():
             remove(self.parts, job_id)
+
+    def _tidy(self) -> None:
+        for job_id in self.parts.store.take_untidy():
+            tidy(self.parts.store, self.parts.storage, job_id)
 
     def _remove_orphans(self) -> None:
         if time.monotonic() >= self._orphans_due:

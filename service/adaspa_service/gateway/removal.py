@@ -6,7 +6,8 @@ import time
 from adaspa_jobs.job import TERMINAL
 from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.scripts import StoreUnavailable
-from adaspa_jobs.storage import CHECKPOINTS, StorageUnavailable, checkpoint_prefix, video_prefix
+from adaspa_jobs.storage import CHECKPOINTS, ObjectStorage, StorageUnavailable, checkpoint_prefix, video_prefix
+from adaspa_jobs.store import JobStore
 
 from adaspa_service.gateway.parts import Parts
 
@@ -21,6 +22,21 @@ def remove(parts: Parts, job_id: str) -> None:
     parts.storage.delete_prefix(video_prefix(job_id))
     parts.storage.delete_prefix(checkpoint_prefix(job_id))
     parts.store.purge(job_id)
+
+
+def tidy(store: JobStore, storage: ObjectStorage, job_id: str) -> None:
+    """Remove what attempts at an ended job left beside its result: those whose worker was killed cannot.
+
+    Raises StorageUnavailable, StoreUnavailable.
+    """
+    try:
+        job = store.get(job_id)
+    except RecordUnreadable:  # a later version's, whose gateways look after it
+        return
+    if job is not None and job.status in TERMINAL:
+        storage.delete_prefix(video_prefix(job_id), but={artifact.key for artifact in job.artifacts.values()})
+        storage.delete_prefix(checkpoint_prefix(job_id))
+    store.note_tidy(job_id)
 
 
 def remove_orphaned_checkpoints(parts: Parts) -> None:

@@ -29,6 +29,7 @@ from adaspa_jobs.job import (
 )
 from adaspa_jobs.queue import enqueue, queue_name
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import Lease
 from prometheus_client import generate_latest
 from redis.asyncio import Redis as AsyncRedis
@@ -157,7 +158,7 @@ def progress(step: int) -> Progress:
 
 def artifacts(lease: Lease) -> dict[str, Artifact]:
     """Of a finished video."""
-    key = f"videos/{lease.job.id}/1/"
+    key = attempt_prefix(lease.job.id, lease.token)
     return {
         name: Artifact(key=key + name, content_type=kind, bytes=12_345_678, sha256="ab" * 32)
         for name, kind in VARIANTS.items()
