@@ -147,7 +147,8 @@ def test_previews_come_near_the_end(
 ) -> None:
     params = asked(quality="exact")
     channels = denoise(engine, params).shape[1]
-    latent_rgb = LatentRGB(torch.randn(channels + 1, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0)) / 4)
+    weight = torch.randn(channels + 1, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0)) / 4
+    latent_rgb = LatentRGB(weight).to(engine.device)
     monkeypatch.setattr(engine, "_latent_rgb", latent_rgb)
     shown: list[np.ndarray] = []
 
@@ -156,7 +157,7 @@ def test_previews_come_near_the_end(
         assert frames is not None
         shown.append(frames)
 
-    final = latent_rgb(engine.denoise(params, engine.encode_prompt(params), show)).numpy()
+    final = latent_rgb(engine.denoise(params, engine.encode_prompt(params), show)).cpu().numpy()
     errors = [np.abs(frames.astype(int) - final).mean() for frames in shown]
     assert shown[0].shape == final.shape and errors[-1] < 1 and errors[0] > errors[-1]
     engine.reset()

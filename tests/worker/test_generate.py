@@ -213,7 +213,8 @@ def test_previews_are_published_while_the_job_runs(
     monkeypatch.setattr("adaspa_worker.preview.EVERY_SECONDS", 0)
     monkeypatch.setattr("adaspa_worker.preview.SHARE", 1000)
     engine = bench.runner.engine("tiny")
-    monkeypatch.setattr(engine, "_latent_rgb", LatentRGB(torch.randn(5, 3 * PATCH * PATCH) / 4))
+    latent_rgb = LatentRGB(torch.randn(5, 3 * PATCH * PATCH) / 4).to(engine.device)  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine, "_latent_rgb", latent_rgb)
     seen: list[tuple[int, bytes] | None] = []
     bench.store.at_step[3] = lambda lease: seen.append(bench.store.preview(lease.job.id))
     job = bench.run(params(steps=5))

@@ -108,13 +108,14 @@ def test_an_engine_shows_where_the_denoising_goes(tiny_engine: Engine, params: C
     asked = params(steps=6)
     shown: list[np.ndarray | None] = []
     tiny_engine.reset()  # other tests leave it after a denoising
-    tiny_engine._latent_rgb = LatentRGB(torch.randn(5, 3 * PATCH * PATCH) / 4)  # type: ignore[attr-defined]
+    latent_rgb = LatentRGB(torch.randn(5, 3 * PATCH * PATCH) / 4).to(tiny_engine.device)  # type: ignore[attr-defined]
+    tiny_engine._latent_rgb = latent_rgb  # type: ignore[attr-defined]
     try:
         assert tiny_engine.preview() is None
         latents = tiny_engine.denoise(
             asked, tiny_engine.encode_prompt(asked), lambda *_: shown.append(tiny_engine.preview())
         )
-        final = tiny_engine._latent_rgb(latents).numpy()  # type: ignore[attr-defined]
+        final = latent_rgb(latents).cpu().numpy()
     finally:
         tiny_engine._latent_rgb = None  # type: ignore[attr-defined]
         tiny_engine.reset()

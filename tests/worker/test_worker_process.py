@@ -58,7 +58,7 @@ def ended(store: JobStore, redis_url: str, params: Any) -> Callable[..., Job]:
             found[:] = [current for current in [store.get(job.id)] if current]
             return found[0].completed_at is not None
 
-        until(is_over, f"the job {prompt!r} has ended", 60)
+        until(is_over, f"the job {prompt!r} has ended", 240)
         return found[0]
 
     return submit
@@ -72,6 +72,7 @@ def order_about(redis_url: str) -> None:
         celery.control.shutdown()
 
 
+@pytest.mark.timeout(600)  # several processes that load PyTorch, where that may take half a minute each
 def test_a_job_that_hangs_fails_at_its_limit_and_the_next_one_runs_in_a_new_process(
     redis_url: str, store: JobStore, tmp_path: Path, ended: Callable[..., Job]
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_job_that_hangs_fails_at_its_limit_and_the_next_one_runs_in_a_new_proc
         assert following.attempt == 1
 
 
+@pytest.mark.timeout(600)
 def test_a_job_that_kills_its_worker_is_given_up_within_seconds_and_the_next_one_runs(
     redis_url: str, store: JobStore, tmp_path: Path, ended: Callable[..., Job]
 ) -> None:

@@ -24,7 +24,8 @@ class CogVideoXEngine(DiffusersEngine):
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         # CogVideoX 1.5 denoises a whole number of its patches in time; what is too much comes first.
         wanted = (params.num_frames - 1) // self.pipe.vae_scale_factor_temporal + 1
-        return latents[:, latents.shape[1] - wanted :].transpose(1, 2) / float(self.pipe.vae_scaling_factor_image)
+        # Multiplied as the pipeline does it: in bfloat16 a division rounds to other latents.
+        return latents[:, latents.shape[1] - wanted :].transpose(1, 2) * (1 / self.pipe.vae_scaling_factor_image)
 
     def multiples(self) -> tuple[int, int]:
         patch = self.transformers[0].config.patch_size
