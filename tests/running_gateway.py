@@ -29,8 +29,12 @@ FILES = {
 }
 """Name, type and bytes of what the stand-in makes."""
 REPORT = AttentionReport(
+    attention_work=0.65,
     density=0.3,
     recall=0.9,
+    recall_is_estimate=True,
+    attention_calls={"dense": 16, "search": 8, "sparse": 16, "skipped": 0},
+    fell_back=["layers 0 did not run through AdaSpa (2 calls)"],
     searches=2,
     dense_steps=4,
     search_steps=2,

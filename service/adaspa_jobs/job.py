@@ -185,10 +185,20 @@ class LayerReport(BaseModel):
 class AttentionReport(BaseModel):
     """What AdaSpa did in one job."""
 
+    attention_work: Share | None = None
+    """Attention that ran, as a share of what dense attention would have taken. It counts everything: dense steps and
+    layers, the searches' passes, sparse steps. None in reports from before there was this number."""
     density: float
-    """Mean share of the blocks computed in sparse steps, over steps and layers; 1 is dense."""
+    """Mean share of the blocks computed in sparse steps, over steps and layers; 1 is dense. It leaves out dense steps,
+    dense layers and the searches' passes: `attention_work` has them."""
     recall: float | None = None
     """Mean share of the attention mass that those blocks hold."""
+    recall_is_estimate: bool = False
+    """Whether part of the recall comes from searches that scored only some rows (`score_every`)."""
+    attention_calls: dict[str, int] = {}
+    """Calls of the attention that were `dense`, searched or were sparse, and those that a step cache skipped."""
+    fell_back: list[str] = []
+    """What did not run as the schedule has it, and why; empty when all did."""
     searches: int = 0
     dense_steps: int
     search_steps: int

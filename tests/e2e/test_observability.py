@@ -84,7 +84,9 @@ def test_a_scrape_shows_what_jobs_did(service: Service, worker_metrics: Scrape, 
         for kind in ("dense", "search", "sparse")
     ]
     assert sum(steps) >= 6
-    assert worker_metrics("adaspa_density_count", model="tiny") == attempts + 1
+    for figure in ("adaspa_density_count", "adaspa_attention_work_count"):
+        assert worker_metrics(figure, model="tiny") == attempts + 1, figure
+    assert worker_metrics("adaspa_fell_back_total", model="tiny") == 0
     created = gateway_metrics("adaspa_http_requests_total", method="POST", route="/videos", status="200")
     assert created is not None and created >= 1
     assert gateway_metrics("adaspa_store_up") == 1

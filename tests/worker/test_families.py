@@ -98,7 +98,10 @@ def test_steps_are_told_with_their_kind_and_reported(
     report = engine.report()
     for kind in ("dense", "search", "sparse"):
         assert report[f"{kind}_steps"] == kinds.count(kind)
-    assert 0 < report["density"] < 1 and 0 < report["recall"] <= 1
+    # The few blocks of so short a clip may cost more to search than they save.
+    assert 0 < report["density"] < 1 and report["density"] < report["attention_work"] < 1.1
+    assert 0 < report["recall"] <= 1
+    assert report["fell_back"] == [] and sum(report["attention_calls"].values()) % STEPS == 0
     assert [layer["layer"] for layer in report["layers"]] == sorted({layer["layer"] for layer in report["layers"]})
     engine.reset()
 

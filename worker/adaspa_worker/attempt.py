@@ -103,6 +103,8 @@ class Attempt:
             latents = self.denoise(engine, params, embeddings)
         report = AttentionReport.model_validate(engine.report())
         metrics.observe_report(params.model, report)
+        for reason in report.fell_back:
+            log.warning("%s: attention fell back: %s", self.lease.job.id, reason)
         with scratch(self.runner.name) as folder:
             with self.phase("decoding"):
                 files = self.write_files(engine, params, latents, Path(folder))

@@ -26,6 +26,10 @@ step_seconds = Histogram("adaspa_denoising_step_seconds", "Seconds of a step.", 
 density = Histogram(
     "adaspa_density", "Share of the blocks computed in a job's sparse steps.", ["model"], buckets=SHARES
 )
+work = Histogram(
+    "adaspa_attention_work", "Attention that ran in a job, as a share of dense.", ["model"], buckets=SHARES
+)
+fell_back = Counter("adaspa_fell_back", "Jobs whose attention did not all run as scheduled.", ["model"])
 recall = Histogram("adaspa_recall", "Share of the attention mass in those blocks.", ["model"], buckets=SHARES)
 cache_bytes = Gauge(
     "adaspa_cache_bytes",
@@ -63,6 +67,9 @@ def remove() -> None:
 def observe_report(model: str, report: AttentionReport) -> None:
     """What AdaSpa did in a job that completed, and the GPU's memory after it."""
     density.labels(model).observe(report.density)
+    if report.attention_work is not None:
+        work.labels(model).observe(report.attention_work)
+    fell_back.labels(model).inc(bool(report.fell_back))
     if report.recall is not None:
         recall.labels(model).observe(report.recall)
     cache_bytes.labels(model).set(report.cache_bytes)

@@ -20,7 +20,7 @@ from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
 from adaspa_service.client import Video
 
 PROMPT = "a large yellow star moves right on a navy background"
-COLUMNS = ("PRESET", "DENOISING", "DENSE STEP", "SEARCH STEP", "SPARSE STEP", "DENSITY", "RECALL", "SPEED-UP")
+COLUMNS = ("PRESET", "DENOISING", "DENSE STEP", "SEARCH STEP", "SPARSE STEP", "WORK", "DENSITY", "RECALL", "SPEED-UP")
 KINDS = ("dense", "search", "sparse")
 WARMUP_STEPS = 2
 
@@ -121,7 +121,13 @@ def figures(preset: Quality, videos: list[Video]) -> dict[str, Any]:
             if getattr(report, f"{kind}_steps")
         ]
         row[f"{kind}_step_s"] = round(median(each), 4) if each else None
-    return row | {"density": round(reports[0].density, 4), "recall": reports[0].recall}
+    first = reports[0]
+    return row | {
+        "attention_work": first.attention_work,
+        "density": round(first.density, 4),
+        "recall": first.recall,
+        "recall_is_estimate": first.recall_is_estimate,
+    }
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -132,6 +138,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         row["preset"],
         f"{row['denoising_s']:.1f} s",
         *steps,
+        "" if row["attention_work"] is None else f"{row['attention_work']:.2f}",
         f"{row['density']:.2f}",
         recall,
         f"{row['speedup']:.2f}",

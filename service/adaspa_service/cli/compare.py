@@ -19,7 +19,7 @@ from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
 from adaspa_service.client import Video, VideoFields
 
-COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "DENSITY", "RECALL")
+COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "WORK", "DENSITY", "RECALL")
 NEEDED = ("adaspa_worker", "av", "torch", "PIL")
 
 
@@ -106,12 +106,13 @@ def row(name: str, video: Video) -> tuple[str, ...]:
     """One of the two in the table."""
     found = video.attention
     if found is None:
-        return (name, f"{video.timings['denoising']:.1f} s", "", "", "", "")
+        return (name, f"{video.timings['denoising']:.1f} s", "", "", "", "", "")
     return (
         name,
         f"{video.timings['denoising']:.1f} s",
         each(found.dense_seconds, found.dense_steps),
         each(found.sparse_seconds, found.sparse_steps),
+        "" if found.attention_work is None else f"{found.attention_work:.2f}",
         f"{found.density:.2f}",
         "" if found.recall is None else f"{found.recall:.3f}",
     )

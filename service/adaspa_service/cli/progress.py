@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from adaspa_jobs.job import JobStatus
+from adaspa_jobs.job import AttentionReport, JobStatus
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -115,11 +115,19 @@ def summary(video: Video) -> str:
             "AdaSpa: "
             + ", ".join(f"{count} {name} steps in {seconds:.1f} s" for name, count, seconds in steps if count)
         )
-        recall = "" if report.recall is None else f", recall {report.recall:.3f}"
+        work = "" if report.attention_work is None else f"attention work {report.attention_work:.2f} of dense, "
         lines.append(
-            f"        density of the sparse steps {report.density:.2f}{recall}, "
+            f"        {work}density of the sparse steps {report.density:.2f}{recall(report)}, "
             f"caches {report.cache_bytes / 2**20:.1f} MiB"
         )
+        lines += [f"        fell back: {reason}" for reason in report.fell_back]
     if video.timings:
         lines.append("Time:   " + ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in video.timings.items()))
     return "\n".join(lines)
+
+
+def recall(report: AttentionReport) -> str:
+    """The recall, if patterns were searched, and whether it is an estimate."""
+    if report.recall is None:
+        return ""
+    return f", recall {report.recall:.3f}{' (estimate)' if report.recall_is_estimate else ''}"

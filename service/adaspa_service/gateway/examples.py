@@ -90,8 +90,11 @@ def job(number: int = 0, /, **state: Any) -> Job:
 def videos() -> dict[str, Video]:
     """The example job at three times, and another that was made from it."""
     report = AttentionReport(
+        attention_work=0.43,
         density=0.31,
         recall=0.952,
+        recall_is_estimate=True,
+        attention_calls={"dense": 12, "search": 8, "sparse": 76, "skipped": 0},
         searches=2,
         dense_steps=3,
         search_steps=2,

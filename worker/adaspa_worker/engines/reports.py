@@ -5,10 +5,13 @@ from typing import Any
 
 SUMMED = ("searches", *(f"{kind}_{what}" for kind in ("dense", "search", "sparse") for what in ("steps", "seconds")))
 MEANS = ("density", "recall")
+CALLS = ("dense", "search", "sparse", "skipped")
 
 
 def merged(reports: Sequence[dict[str, Any]], layers: Sequence[int]) -> dict[str, Any]:
-    """One report of them all: steps and seconds added up, means weighted by the steps with a pattern.
+    """One report of them all: steps, calls and seconds added up, means weighted by the steps with a pattern.
+
+    The attention work is weighted by the calls: the transformers of a pipeline have the same sequence.
 
     Args:
         reports: of ``transformer.adaspa.report()``, in the order in which the transformers run.
@@ -23,6 +26,14 @@ def merged(reports: Sequence[dict[str, Any]], layers: Sequence[int]) -> dict[str
         total = sum(n for _, n in weighted)
         whole[name] = sum(value * n for value, n in weighted) / total if total else None
     whole["density"] = 1.0 if whole["density"] is None else whole["density"]
+    calls = [sum(report["attention_calls"].values()) for report in reports]
+    work = [(r["attention_work"], n) for r, n in zip(reports, calls, strict=True) if r["attention_work"] is not None]
+    whole["attention_work"] = sum(value * n for value, n in work) / sum(n for _, n in work) if work else None
+    whole["attention_calls"] = {kind: sum(report["attention_calls"][kind] for report in reports) for kind in CALLS}
+    whole["recall_is_estimate"] = any(report["recall_is_estimate"] for report in reports)
+    whole["fell_back"] = [
+        f"transformer {place}: {reason}" for place, report in enumerate(reports, 1) for reason in report["fell_back"]
+    ]
     whole["cache_bytes"] = max(report["cache_bytes"] for report in reports)
     starts = [sum(layers[:i]) for i in range(len(reports))]
     whole["layers"] = [
