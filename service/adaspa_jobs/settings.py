@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     catalog: Path | None = None
     """JSON file of the served models; unset: the built-in one."""
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address that the gateway listens on."""
+    """Address that the gateway listens on; ``::`` is every address of the machine, of IPv6 and IPv4."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port that the gateway listens on."""
     open_access: bool | None = None
@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     """Origins, such as ``https://app.example.com``, between commas, whose pages may use the API in a browser."""
     max_connections: int = Field(default=2000, ge=1)
     """Connections of one gateway at one time, event streams included; more are told to come again."""
+    keep_alive_seconds: int = Field(default=75, ge=1)
+    """A connection on which nothing has come for this long after an answer is closed: longer than a proxy before the
+    gateway keeps it (60 s is usual, 600 s at Google's load balancers), or requests fail on connections just closed."""
+    drain_seconds: float = Field(default=0.0, ge=0)
+    """A gateway that gets SIGTERM serves for this long before it closes its port, while ``/readyz`` says 503: time for
+    a load balancer to turn to another one. 0: it stops at once, as at a second signal."""
     data_dir: Path = Path("./data")
     """Folder of ``adaspa serve``: its Redis-compatible server's files, videos, logs."""
     lease_seconds: float = Field(default=30.0, ge=0.1)

@@ -1,6 +1,7 @@
 """A job's events over HTTP."""
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ def test_a_job_is_followed_from_its_beginning_to_its_end(service: Service) -> No
         rest = list(events)
     assert [event["event"] for event in rest] == ["completed"]
     assert rest[0]["data"] == service.http.get(f"/videos/{video_id}").json()
+
+
+def test_a_client_of_http_1_0_follows_too(service: Service) -> None:
+    """As proxies do that speak 1.0 to what is behind them, such as nginx by default: they know no chunks."""
+    lease = service.claim(service.create()["id"])
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port or 0), timeout=20) as wire, wire.makefile("rb") as answer:
+        wire.send(f"GET /videos/{lease.job.id}/events HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        head = list(iter(answer.readline, b"\r\n"))
+        assert b"connection: close\r\n" in head and not [line for line in head if line.startswith(b"transfer-encoding")]
+        events = parse(line.decode().rstrip("\n") for line in answer)
+        assert [next(events)["event"] for _ in range(2)] == ["queued", "in_progress"]
+        service.complete(lease)
+        assert [event["event"] for event in events] == ["completed"], "and there the connection ends"
 
 
 def test_a_client_that_comes_again_goes_on_where_it_was(service: Service) -> None:

@@ -127,6 +127,15 @@ def test_more_connections_than_allowed_are_told_to_come_again(settings: Settings
         assert httpx.get(f"{service.url}/healthz").status_code == 200
 
 
+def test_connections_that_wait_for_their_next_request_leave_room_for_new_ones(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with serving(settings.model_copy(update={"max_connections": 8}), tmp_path) as service, ExitStack() as opened:
+        kept = [opened.enter_context(httpx.Client(base_url=service.url)) for _ in range(12)]
+        assert [client.get("/healthz").status_code for client in kept] == [200] * 12
+        assert kept[-1].get("/healthz").status_code == 200, "those that have waited longest were closed"
+
+
 def test_one_callers_event_streams_leave_connections_to_others(settings: Settings, tmp_path: Path) -> None:
     with serving(settings.model_copy(update={"max_connections": 16}), tmp_path) as service, ExitStack() as opened:
         follow = f"/videos/{service.create()['id']}/events"

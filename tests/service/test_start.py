@@ -1,28 +1,14 @@
 """``python -m adaspa_service.gateway`` as a process: it serves, or it ends with one clear line."""
 
-import os
 import signal
-import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import redis
 from adaspa_jobs.keys import KeyStore, Scope
-from running_gateway import until
-
-COMMAND = [sys.executable, "-m", "adaspa_service.gateway"]
-
-
-def environment(tmp_path: Path, settings: dict[str, str]) -> dict[str, str]:
-    """The gateway's environment; nothing of the developer's own settings comes through."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
-    ours = {"storage_url": str(tmp_path / "objects"), **settings}
-    return clean | {f"ADASPA_{name.upper()}": value for name, value in ours.items()}
+from gateway_process import COMMAND, environment, running, taken_port
 
 
 def refused(env: dict[str, str]) -> str:
@@ -32,38 +18,6 @@ def refused(env: dict[str, str]) -> str:
     assert ended.stdout == "" and ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stderr.startswith("adaspa gateway: ")
     return ended.stderr
-
-
-@contextmanager
-def taken_port() -> Iterator[int]:
-    """A port that somebody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-@contextmanager
-def running(tmp_path: Path, redis_url: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway's process and its address, once it is ready. Its log is ``gateway.log``."""
-    with taken_port() as port:
-        pass
-    env = environment(tmp_path, {"redis_url": redis_url, "port": str(port), **settings})
-    with (tmp_path / "gateway.log").open("wb") as log:
-        process = subprocess.Popen(COMMAND, env=env, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-
-    def ready() -> bool:
-        assert process.poll() is None, "the gateway ended at its start"
-        try:
-            return httpx.get(f"{url}/readyz").is_success
-        except httpx.TransportError:
-            return False
-
-    try:
-        until(ready, "the gateway is ready")
-        yield process, url
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from adaspa_jobs.job import AttentionReport
+from adaspa_jobs.listening import EVERYWHERE, bindable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -49,7 +50,7 @@ def serve(port: int) -> None:
     """Serve ``/metrics`` from a thread of the parent. Raises OSError."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
-    start_http_server(port, registry=registry)
+    start_http_server(port, addr=bindable(EVERYWHERE), registry=registry)
 
 
 def forget_earlier_child() -> None:

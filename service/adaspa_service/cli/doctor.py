@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import typer
 from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.listening import local_url
 from adaspa_jobs.settings import Settings, SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from redis import Redis, RedisError
@@ -209,7 +210,7 @@ def listening(host: str, port: int) -> Finding:
     try:
         check_port(host, port)
     except LocalError as error:
-        return answering(check, f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}", str(error))
+        return answering(check, local_url(host, port), str(error))
     return Finding(check, State.ok, "free")
 
 

@@ -1,17 +1,14 @@
 """Run the gateway: ``python -m adaspa_service.gateway``, configured by ``ADASPA_*`` variables."""
 
 import logging
-import os
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
 from typing import NoReturn
 
-import uvicorn
 from adaspa_jobs import logs, tracing
 from adaspa_jobs.catalog import CatalogError
+from adaspa_jobs.listening import bindable, listener, reason
 from adaspa_jobs.open_access import check_bind
 from adaspa_jobs.settings import Settings, SettingsError, get_settings
 from adaspa_jobs.storage import StorageUnavailable
@@ -21,6 +18,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
+from adaspa_service.gateway.draining import Server
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +42,17 @@ def main() -> None:
         app.state.parts.storage.check()
     except (SettingsError, CatalogError, StoreUnavailable, StorageUnavailable) as error:
         fail(error)
-    listener = listen(settings)
+    listening = listen(settings)
     log.log(logging.WARNING if settings.open_access else logging.INFO, "access: %s", access)
     if settings.metrics_port:
         serve_metrics(app.state.metrics, settings)
     connections.allow_open_files(settings.max_connections)
+    server = Server(
+        connections.configure(app, settings), app.state.draining, app.state.stopping, settings.drain_seconds
+    )
     # Once it has stopped, uvicorn raises the signal again that stopped it.
     with suppress(KeyboardInterrupt):
-        Server(connections.configure(app, settings), app.state.stopping.set).run(sockets=[listener])
+        server.run(sockets=[listening])
 
 
 def trace_requests(app: FastAPI) -> None:
@@ -64,36 +65,19 @@ def trace_requests(app: FastAPI) -> None:
 def serve_metrics(registry: CollectorRegistry, settings: Settings) -> None:
     """Serve ``/metrics`` at a port of its own, which the outside need not reach."""
     try:
-        start_http_server(settings.metrics_port or 0, addr=settings.host, registry=registry)
+        start_http_server(settings.metrics_port or 0, addr=bindable(settings.host), registry=registry)
     except OSError as error:
         fail(f"port {settings.metrics_port} on {settings.host} cannot be used ({error.strerror}): ADASPA_METRICS_PORT")
 
 
-class Server(uvicorn.Server):
-    """A server that says when it begins to stop: it waits for open answers, and event streams have no end of their own.
-
-    Args:
-        config: uvicorn's.
-        on_stop: called at the first signal.
-    """
-
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_stop = on_stop
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._on_stop()
-        super().handle_exit(sig, frame)
-
-
 def listen(settings: Settings) -> socket.socket:
     """The listening socket, bound here so that a port in use is one line."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return listener(settings.host, settings.port)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
-        fail(f"port {settings.port} on {settings.host} cannot be used ({reason}); set ADASPA_PORT or ADASPA_HOST")
+        fail(
+            f"port {settings.port} on {settings.host} cannot be used ({reason(error)}); set ADASPA_PORT or ADASPA_HOST"
+        )
 
 
 if __name__ == "__main__":

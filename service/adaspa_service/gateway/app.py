@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from adaspa_service.gateway import (
     content,
+    draining,
     errors,
     events,
     headers,
@@ -47,7 +48,10 @@ WITH_KEY: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI:
-    """The gateway. Its janitor runs while the application does; setting ``state.stopping`` ends the event streams.
+    """The gateway. Its janitor runs while the application does.
+
+    Setting ``state.draining`` makes each answer the last one of its connection; ``state.stopping`` ends the event
+    streams.
 
     Args:
         settings: of the whole process.
@@ -74,12 +78,13 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
         redirect_slashes=False,
     )
     app.state.parts = parts
-    app.state.stopping = threading.Event()
+    app.state.draining, app.state.stopping = threading.Event(), threading.Event()
     app.state.streams = events.OpenStreams(max(1, settings.max_connections // events.STREAMS_SHARE))
     errors.install(app)
     app.state.metrics = metrics.make_registry(parts)
     app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)
     headers.install(app, settings)
+    app.add_middleware(draining.LastAnswers, draining=app.state.draining)
     if settings.metrics_port is None:
         app.include_router(metrics.router)
     for prefix in ("/v1", ""):

@@ -1,12 +1,19 @@
-"""Connections: how many there may be, and how slow. uvicorn itself waits for ever for the head of a request."""
+"""Connections: how many there may be, how slow, and how an answer of unknown length ends on those of HTTP/1.0.
+
+uvicorn itself waits for ever for the head of a request, and sends chunks to clients that know none.
+"""
 
 import resource
 from asyncio import TimerHandle, Transport
+from functools import partial
 from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 import uvicorn
 from adaspa_jobs.settings import Settings
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -14,8 +21,8 @@ from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, respond
 from adaspa_service.gateway.headers import SecurityHeaders
 
 HEAD_SECONDS = 15.0
-"""How long a connection may take to send the head of a request. While none has begun after an answer, uvicorn's own
-time to keep a connection alive holds, which is shorter."""
+"""How long a connection may take to send the head of a request; while none has begun after an answer,
+``ADASPA_KEEP_ALIVE_SECONDS`` holds."""
 MAX_HEAD_BYTES = 64 * 1024
 STALL_SECONDS = 60.0
 """How long a client may take none of an answer that waits for it: a slow one goes on, one that has stopped does not."""
@@ -48,6 +55,7 @@ def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=settings.log_level == "debug",
         server_header=False,
         limit_concurrency=settings.max_connections,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
 
@@ -64,6 +72,8 @@ def allow_open_files(max_connections: int) -> None:
 class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
     """uvicorn's protocol, with limits for the head of each request and for clients that do not take their answer."""
 
+    app: ASGIApp
+    client: tuple[str, int] | None
     limit_concurrency: int | None
     _timer: TimerHandle | None = None
     _received = 0
@@ -73,7 +83,8 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         self.limit_concurrency = None  # uvicorn would refuse by itself, and not with one of this API's errors
-        if len(self.connections) > self.config.limit_concurrency:
+        self.client = as_it_is_known(self.client)
+        if len(self.connections) > self.config.limit_concurrency and not self._takes_an_idle_ones_place():
             self.app = CROWDED
         self._expect_head()
 
@@ -94,6 +105,8 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
     def on_headers_complete(self) -> None:
         """httptools: a head is over."""
         self._in_body = True
+        if self.parser.get_http_version() == "1.0":  # this request is the connection's last one
+            self.app = partial(answer_without_chunks, self, self.app)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -115,6 +128,14 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         self._head_is_over()
         self._end_stall()
         super().connection_lost(exc)
+
+    def _takes_an_idle_ones_place(self) -> bool:
+        """Close the connection that has waited longest for its next request, if any does."""
+        waiting = [other for other in self.connections if other.timeout_keep_alive_task]
+        idle = [other for other in waiting if not other.transport.is_closing()]
+        if idle:
+            min(idle, key=lambda other: other.timeout_keep_alive_task.when()).transport.close()
+        return bool(idle)
 
     def _end_stall(self) -> None:
         if self._stall is not None:
@@ -140,3 +161,35 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
             )
             self.transport.write(head.encode() + body)
             self.transport.close()
+
+
+def as_it_is_known(client: tuple[str, int] | None) -> tuple[str, int] | None:
+    """A client's address and port: an IPv4 client of a socket for both kinds comes as ``::ffff:192.0.2.1``."""
+    if client is None:
+        return None
+    address = ip_address(client[0])
+    return str((isinstance(address, IPv6Address) and address.ipv4_mapped) or address), client[1]
+
+
+async def answer_without_chunks(
+    protocol: GuardedProtocol, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Run the application for a client of HTTP/1.0: an answer that tells no length ends with its connection.
+
+    httptools' protocol would send chunks, which such a client takes for content. It counts bytes instead where it is
+    told that there are no chunks, so each part is announced as all that is expected.
+    """
+    cycle: Any = protocol.cycle
+    unmeasured = False
+
+    async def unchunked(message: Message) -> None:
+        nonlocal unmeasured
+        if message["type"] == "http.response.start":
+            unmeasured = all(name.lower() != b"content-length" for name, _ in message["headers"])
+            if unmeasured:
+                cycle.chunked_encoding = False
+        elif unmeasured:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    await app(scope, receive, unchunked)

@@ -1,8 +1,9 @@
 """Probes."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
+from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import PartsOf
 from adaspa_service.gateway.schemas import Health
 
@@ -16,8 +17,10 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz")
-async def readyz(parts: PartsOf) -> Health:
-    """Redis and storage can be reached, else 503."""
+async def readyz(request: Request, parts: PartsOf) -> Health:
+    """Redis and storage can be reached, and the gateway was not told to stop; else 503."""
+    if request.app.state.draining.is_set():
+        raise ApiError(503, "draining", "the gateway was told to stop, and takes requests for a short time only")
     await run_in_threadpool(parts.store.ping)
     await parts.storage.ping()
     return Health()

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import httpx
+from adaspa_jobs.listening import listener, local_url, reason
 
 from adaspa_service.local.folder import LocalError, claim, valkey_child, valkey_url, wait_until_ready
 from adaspa_service.local.process import Child
@@ -42,8 +43,7 @@ class Supervisor:
     @property
     def url(self) -> str:
         """Where a client on this machine reaches the gateway."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return local_url(self.host, self.port)
 
     @property
     def redis_url(self) -> str:
@@ -147,12 +147,9 @@ class Supervisor:
 def check_port(host: str, port: int) -> None:
     """Raise LocalError if the gateway could not listen there."""
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
+        listener(host, port).close()
     except OSError as error:
-        raise LocalError(
-            f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); use --port"
-        ) from error
+        raise LocalError(f"port {port} on {host} cannot be used ({reason(error)}); use --port") from error
 
 
 def free_port(host: str) -> int:

@@ -1,0 +1,144 @@
+"""Gateways that are replaced while clients use them: ``python -m adaspa_service.gateway`` told to stop under load."""
+
+import http.client
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+from adaspa_jobs.settings import Settings
+from event_stream import parse
+from gateway_process import running
+from running_gateway import serving, until
+
+
+class Balancer:
+    """What stands before the gateways: sends new connections to those whose ``/readyz`` it has last seen well.
+
+    Args:
+        urls: of the gateways.
+    """
+
+    def __init__(self, urls: list[str]) -> None:
+        self.ready = list(urls)
+        self._urls = urls
+        self.ended = threading.Event()
+
+    def probe(self) -> None:
+        while not self.ended.wait(0.1):
+            self.ready = [url for url in self._urls if self._is_ready(url)]
+
+    @staticmethod
+    def _is_ready(url: str) -> bool:
+        try:
+            return httpx.get(f"{url}/readyz", timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+
+class User:
+    """Sends one request after the other, on one connection for as long as the gateway does not say that it ends.
+
+    Args:
+        balancer: leads to gateways.
+        place: of this user's gateway among those that are ready.
+        pause: seconds between two requests.
+    """
+
+    def __init__(self, balancer: Balancer, place: int, pause: float) -> None:
+        self.balancer, self.place, self.pause = balancer, place, pause
+        self.served, self.failed = Counter[str](), list[str]()
+
+    def ask(self) -> None:
+        url, connection = "", None
+        while not self.balancer.ended.is_set():
+            if connection is None:
+                url = self.balancer.ready[self.place % len(self.balancer.ready)]
+                connection = http.client.HTTPConnection(httpx.URL(url).netloc.decode(), timeout=30)
+            try:
+                body = json.dumps({"prompt": "a red circle"})
+                connection.request("POST", "/videos", body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.failed.append(repr(error))
+                return
+            if answer.status != 200:
+                self.failed.append(f"{answer.status} of {url}")
+            self.served[url] += 1
+            if answer.will_close:
+                connection.close()
+                connection = None
+            time.sleep(self.pause)
+
+
+def test_no_request_fails_while_a_gateway_is_replaced(tmp_path: Path, redis_url: str) -> None:
+    with ExitStack() as started:
+
+        def start(name: str) -> tuple[subprocess.Popen[bytes], str]:
+            (tmp_path / name).mkdir()
+            storage = str(tmp_path / "objects")
+            return started.enter_context(
+                running(tmp_path / name, redis_url, storage_url=storage, queue_cap="100000", drain_seconds="4")
+            )
+
+        (leaving, old), (_, new) = start("old"), start("new")
+        balancer = Balancer([old, new])
+        users = [User(balancer, place, pause) for place in (0, 1) for pause in (0.01, 0.02, 0.5, 0.7)]
+        threads = [threading.Thread(target=work) for work in (balancer.probe, *(user.ask for user in users))]
+        for thread in threads:
+            thread.start()
+        started.callback(lambda: [thread.join() for thread in threads])
+        started.callback(balancer.ended.set)
+
+        def served(url: str) -> int:
+            return sum(user.served[url] for user in users)
+
+        until(lambda: served(old) > 20 and served(new) > 20, "the old one is used")
+        leaving.send_signal(signal.SIGTERM)
+        until(lambda: balancer.ready == [new], "the balancer has seen that the old one goes")
+        assert leaving.poll() is None, "and it still serves"
+        assert leaving.wait(timeout=60) == -signal.SIGTERM
+        until(
+            lambda: all(user.failed or user.served[new] > 20 for user in users if user.pause < 0.1),
+            "all go on at the new one",
+        )
+        balancer.ended.set()
+        assert [failure for user in users for failure in user.failed] == []
+
+
+def test_while_it_drains_all_is_served_until_a_second_signal(tmp_path: Path, redis_url: str) -> None:
+    with (
+        running(tmp_path, redis_url, drain_seconds="3600") as (process, url),
+        httpx.Client(base_url=url) as kept,
+    ):
+        video_id = kept.post("/videos", json={"prompt": "a red circle"}).json()["id"]
+        with httpx.stream("GET", f"{url}/videos/{video_id}/events", timeout=60) as response:
+            events = parse(response.iter_lines())
+            assert next(events)["event"] == "queued"
+            process.send_signal(signal.SIGTERM)
+            until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "it says that it goes")
+            assert httpx.get(f"{url}/readyz").json()["error"]["code"] == "draining"
+            assert httpx.get(f"{url}/healthz").status_code == 200, "a pod that drains is not to be killed"
+            answer = kept.get("/models")
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            kept.delete(f"/videos/{video_id}")
+            assert [event["event"] for event in events if "id" in event] == ["cancelled"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+def test_a_connection_is_kept_for_as_long_as_is_set(settings: Settings, tmp_path: Path) -> None:
+    assert settings.keep_alive_seconds > 60, "which is how long proxies keep theirs"
+    with serving(settings.model_copy(update={"keep_alive_seconds": 1}), tmp_path) as service:
+        connection = http.client.HTTPConnection(httpx.URL(service.url).netloc.decode(), timeout=60)
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+        begin = time.monotonic()
+        assert connection.sock.recv(1) == b"", "closed"
+        assert time.monotonic() - begin > 0.9
