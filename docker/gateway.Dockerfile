@@ -12,7 +12,7 @@ COPY --from=build /venv /venv
 # Writes nothing but below /tmp: runs on a read-only root file system.
 USER 10001:10001
 WORKDIR /tmp
-ENV PATH=/venv/bin:$PATH HOME=/tmp ADASPA_HOST=0.0.0.0
+ENV PATH=/venv/bin:$PATH HOME=/tmp ADASPA_HOST=::
 EXPOSE 8000 9100
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
 ENTRYPOINT ["python", "-m", "adaspa_service.gateway"]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from adaspa_jobs.listening import local_url
 from running_gateway import until
 
 COMMAND = [sys.executable, "-m", "adaspa_service.gateway"]
@@ -33,10 +34,10 @@ def running(tmp_path: Path, redis_url: str, **settings: str) -> Iterator[tuple[s
     """A gateway's process and its address, once it is ready. Its log is ``gateway.log``."""
     with taken_port() as port:
         pass
-    env = environment(tmp_path, {"redis_url": redis_url, "port": str(port), **settings})
+    env = environment(tmp_path, {"redis_url": redis_url, "host": "127.0.0.1", "port": str(port), **settings})
     with (tmp_path / "gateway.log").open("wb") as log:
         process = subprocess.Popen(COMMAND, env=env, stderr=log)
-    url = f"http://127.0.0.1:{port}"
+    url = local_url(env["ADASPA_HOST"], port)
 
     def ready() -> bool:
         assert process.poll() is None, "the gateway ended at its start"

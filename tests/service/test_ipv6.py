@@ -1,0 +1,44 @@
+"""Gateways on machines and in clusters that have IPv6, beside IPv4 or alone."""
+
+import json
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+from adaspa_command import adaspa
+from adaspa_jobs.listening import listener
+from adaspa_service.client import Client
+from gateway_process import running, taken_port
+
+KEY = "k" * 40
+
+
+def test_every_address_is_that_of_both_kinds(tmp_path: Path, redis_url: str) -> None:
+    with taken_port() as metrics_port:
+        pass
+    settings = {"host": "::", "open_access": "true", "metrics_port": str(metrics_port), "log_level": "debug"}
+    with running(tmp_path, redis_url, **settings) as (_, url):
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx.get(f"http://{host}:{httpx.URL(url).port}/readyz").is_success
+            assert "adaspa_jobs_waiting" in httpx.get(f"http://{host}:{metrics_port}/metrics").text
+        log = (tmp_path / "gateway.log").read_text()
+    assert "127.0.0.1:" in log and "::ffff:" not in log, "clients of IPv4 are known by their own address"
+
+
+def test_one_address_of_ipv6_serves_clients_and_the_command_line(tmp_path: Path, redis_url: str) -> None:
+    with running(tmp_path, redis_url, host="::1", bootstrap_key=KEY) as (_, url):
+        assert url.startswith("http://[::1]:")
+        with Client(url, api_key=KEY) as client:
+            video = client.create("a red circle")
+        done = adaspa("jobs", "--json", server=url, ADASPA_API_KEY=KEY)
+        assert done.returncode == 0, done.stderr
+        assert video.id in done.stdout
+        done = adaspa("doctor", "--json", "--port", httpx.URL(url).port, ADASPA_HOST="::1", ADASPA_REDIS_URL=redis_url)
+        assert "a gateway answers and is ready" in [finding["found"] for finding in json.loads(done.stdout)]
+
+
+def test_a_machine_without_ipv6_has_its_own_addresses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with listener("::", 0) as listening:
+        assert listening.family == socket.AF_INET and listening.getsockname()[0] == "0.0.0.0"
