@@ -115,7 +115,11 @@ class Attempts:
     def complete(
         self, lease: Lease, artifacts: dict[str, Artifact], report: AttentionReport, timings: dict[str, float]
     ) -> None:
-        """in_progress -> completed. May be repeated. Raises LeaseLost, JobCancelled."""
+        """in_progress -> completed; also if the lease ran out, as long as no other attempt has begun. May be repeated.
+
+        Raises:
+            LeaseLost, JobCancelled.
+        """
         described = json.dumps({name: artifact.model_dump() for name, artifact in artifacts.items()})
         self._transition("complete", lease, described, report.model_dump_json(), json.dumps(timings))
 

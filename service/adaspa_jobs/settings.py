@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """Also after this many denoising steps; unset: the time alone decides."""
     upload_retry_seconds: float = Field(default=120.0, ge=0)
-    """How long a worker waits for a storage that is away before it fails the job with ``storage_unavailable``."""
+    """How long a worker waits for a storage that is away before it leaves the job to another worker."""
     catalog: Path | None = None
     """JSON file of the served models; unset: the built-in one."""
     host: str = Field(default="127.0.0.1", min_length=1)

@@ -188,6 +188,22 @@ def test_a_lease_that_is_renewed_does_not_run_out(valkey: redis.Redis, params: P
         assert store.requeue_expired() == []
 
 
+def test_a_video_that_is_done_counts_though_the_lease_ran_out_unless_another_attempt_has_begun(
+    store: JobStore, params: Params
+) -> None:
+    first, other = claimed(store, store.create(params())), store.create(params())
+    let_lease_run_out(store, first)
+    assert store.requeue_expired() == [first.job.id]
+    with pytest.raises(LeaseLost):
+        store.renew(first)
+    for _ in range(2):  # the answer may be lost
+        store.complete(first, VIDEO, REPORT, {})
+    done = record(store, first.job.id)
+    assert (done.status, done.artifacts, done.attempt) == (JobStatus.completed, VIDEO, 1)
+    assert store.queue_position(other) == 1
+    assert store.request_cancel(other.id) and nothing_is_held(store)
+
+
 def test_a_lease_runs_out_by_itself(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, lease_seconds=0.1)
     lease = claimed(store, store.create(params()))

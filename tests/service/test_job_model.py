@@ -433,6 +433,8 @@ def expected_refusal(before: Job | None, lease: Lease, act: str) -> type[Excepti
         return LeaseLost
     if before.status == ends.get(act):
         return None  # said before, and said again
+    if act == "complete" and before.status is JobStatus.queued:
+        return None  # the lease ran out, but no other attempt has begun
     if before.status is not JobStatus.in_progress:
         return LeaseLost
     if act == "release_cancelled":

@@ -96,15 +96,18 @@ def test_a_gpu_that_runs_out_of_memory_is_as_before_for_the_next_job(
     assert torch.cuda.memory_allocated() <= before
 
 
-def test_a_storage_that_cannot_be_written_fails_the_job_with_its_own_code(
+def test_a_storage_that_takes_no_video_fails_the_job_with_its_own_code_after_three_attempts(
     bench: Bench, params: Callable[..., JobParams], caplog: pytest.LogCaptureFixture
 ) -> None:
     videos = bench.objects / "videos"
     videos.parent.mkdir(exist_ok=True)
     videos.write_text("a file where the folder should be")
-    job = bench.run(params())
+    job = bench.store.create(params())
+    for _ in range(3):
+        bench.runner.run("tiny")
+    job = bench.job(job.id)
     assert job.status is JobStatus.failed and job.error is not None
-    assert job.error.code == "storage_unavailable"
+    assert (job.error.code, job.put_off) == ("storage_unavailable", 3)
     assert str(bench.objects) not in job.error.message, "clients are not told of the inside"
     assert str(bench.objects) in caplog.text, "the operator is"
     videos.unlink()

@@ -10,12 +10,16 @@ from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore, Lease
 from adaspa_worker.generate import Runner
 from adaspa_worker.pipeline import Engine
+from claiming import record
 from s3_servers import URL, S3Server, s3_server
+
+Params = Callable[..., JobParams]
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """nanio, which keeps its objects over a restart."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with s3_server("nanio", tmp_path / "server") as running:
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
@@ -23,30 +27,24 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server
 
 
 @pytest.fixture
-def run(
-    store: JobStore, server: S3Server, tiny_engine: Engine, params: Callable[..., JobParams]
-) -> Callable[[float], Job]:
-    """Runs a job to its end with so many seconds of patience for the storage; gives its record."""
+def worker(store: JobStore, server: S3Server, tiny_engine: Engine) -> Callable[..., Runner]:
+    """Makes a worker's runner, with so many seconds of patience for the storage."""
 
-    def to_the_end(patience: float) -> Job:
-        runner = Runner(
+    def make(name: str = "worker-1", patience: float = 1.0) -> Runner:
+        return Runner(
             store=store,
             storage=ObjectStorage(URL),
             engine=lambda _: tiny_engine,
-            name="worker-1",
+            name=name,
             stopping=lambda: False,
             end_process=lambda: None,
             renew_seconds=0.05,
             time_limit_seconds=600,
             upload_retry_seconds=patience,
+            back_off_seconds=(0.0,),
         )
-        job = store.create(params())
-        runner.run("tiny")
-        ended = store.get(job.id)
-        assert ended is not None
-        return ended
 
-    return to_the_end
+    return make
 
 
 @pytest.fixture
@@ -64,7 +62,11 @@ def at_upload(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> list[Callable
 
 
 def test_an_upload_waits_for_a_storage_that_comes_back(
-    server: S3Server, run: Callable[[float], Job], at_upload: list[Callable[[], object]]
+    store: JobStore,
+    params: Params,
+    server: S3Server,
+    worker: Callable[..., Runner],
+    at_upload: list[Callable[[], object]],
 ) -> None:
     back: list[threading.Timer] = []
 
@@ -74,18 +76,58 @@ def test_an_upload_waits_for_a_storage_that_comes_back(
         back[0].start()
 
     at_upload.append(outage)
-    job = run(60)
+    job = store.create(params())
+    worker(patience=60).run("tiny")
     back[0].join()
+    job = record(store, job.id)
     assert (job.status, job.attempt) == ("completed", 1)
     assert server.objects() == sorted(f"service/{artifact.key}" for artifact in job.artifacts.values())
 
 
-def test_a_storage_that_stays_away_fails_its_job_and_the_next_one_completes(
-    server: S3Server, run: Callable[[float], Job], at_upload: list[Callable[[], object]]
+def test_a_storage_that_stays_away_costs_a_job_one_attempt_and_no_other_is_begun_before_it_is_back(
+    store: JobStore,
+    params: Params,
+    server: S3Server,
+    worker: Callable[..., Runner],
+    at_upload: list[Callable[[], object]],
 ) -> None:
+    jobs = [store.create(params()) for _ in range(2)]
     at_upload.append(server.stop)
-    job = run(1)
-    assert job.status == "failed" and job.error is not None
-    assert job.error.code == "storage_unavailable"
+    runner = worker()
+    for _ in range(4):
+        runner.run("tiny")
+
+    def stand() -> list[tuple[str, int, int]]:
+        return [(job.status, job.attempt, job.put_off) for job in (record(store, job.id) for job in jobs)]
+
+    assert stand() == [("queued", 1, 1), ("queued", 0, 0)]
     server.start()
-    assert run(1).status == "completed"
+    for _ in jobs:
+        runner.run("tiny")
+    assert stand() == [("completed", 2, 1), ("completed", 1, 0)]
+
+
+def test_a_worker_whose_own_storage_is_broken_leaves_the_jobs_to_those_whose_is_not(
+    store: JobStore,
+    params: Params,
+    worker: Callable[..., Runner],
+    at_upload: list[Callable[[], object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good, bad = worker("good"), worker("bad")
+    jobs = [store.create(params()) for _ in range(2)]
+
+    def lose_secret() -> None:
+        with monkeypatch.context() as context:
+            context.setenv("AWS_SECRET_ACCESS_KEY", "another since this morning")
+            bad.storage = ObjectStorage(URL)
+
+    at_upload.append(lose_secret)
+    for _ in range(4):
+        bad.run("tiny")
+    assert [job.status for job in store.unfinished("open")] == ["queued", "queued"]
+    for _ in jobs:
+        good.run("tiny")
+    found: list[Job] = [record(store, job.id) for job in jobs]
+    assert [(job.status, job.worker) for job in found] == [("completed", "good")] * 2
+    assert [job.put_off for job in found] == [1, 0]

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from adaspa_jobs.job import Artifact, AttentionReport, JobParams, OutputFormat, Phase, Progress, StepKind
 from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
@@ -21,7 +20,7 @@ from adaspa_worker import metrics
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.failure import NotLoaded
-from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping, insist
+from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping
 from adaspa_worker.preview import Previews
 from adaspa_worker.recipe import write_recipe
 from adaspa_worker.scratch import scratch
@@ -72,14 +71,14 @@ class Attempt:
             preview_step=self.preview_step,
         )
 
-    def run(self, keeper: LeaseKeeper) -> None:
+    def run(self, keeper: LeaseKeeper) -> "Result":
         """Raises NotLoaded, and whatever ends the job or the attempt."""
         self.keeper = keeper
         params = self.lease.job.params
         with self.phase("loading"):
             self.engine = engine = self.load(params.model)
         try:
-            self.generate(engine, params)
+            return self.generate(engine, params)
         except WorkerStopping:
             if snapshot := engine.snapshot():
                 self.checkpoints.save(snapshot)
@@ -96,7 +95,7 @@ class Attempt:
         if self.engine is not None:
             self.engine.reset()
 
-    def generate(self, engine: "Engine", params: JobParams) -> None:
+    def generate(self, engine: "Engine", params: JobParams) -> "Result":
         with self.phase("encoding_prompt"), engine.checked(self.keeper.check):
             embeddings = engine.encode_prompt(params)
         with self.phase("denoising"):
@@ -111,7 +110,7 @@ class Attempt:
             with self.phase("uploading"):
                 artifacts = {name: self.upload(name, path) for name, path in files.items()}
         self.keeper.check()
-        insist(partial(self.runner.store.complete, self.lease, artifacts, report, self.timings))
+        return Result(artifacts, report, self.timings)
 
     def denoise(self, engine: "Engine", params: JobParams, embeddings: "dict[str, torch.Tensor]") -> "torch.Tensor":
         """Denoise, from the last good checkpoint if there is one, and leave checkpoints on the way."""
@@ -195,6 +194,14 @@ class Attempt:
         """Note the seconds of a phase; or of the previews and the encoding, which are part of one."""
         self.timings[phase] = round(seconds, 3)
         metrics.phase_seconds.labels(self.lease.job.params.model, phase).observe(seconds)
+
+
+class Result(NamedTuple):
+    """What a completed attempt came to."""
+
+    artifacts: dict[str, Artifact]
+    report: AttentionReport
+    timings: dict[str, float]
 
 
 class Decoding:

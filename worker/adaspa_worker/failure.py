@@ -29,8 +29,8 @@ class NotLoaded(Exception):
 
 
 def is_the_workers(error: Exception) -> bool:
-    """Whether another worker may well run the job: this one has a broken model or device, or a full disk."""
-    return isinstance(error, NotLoaded) or is_device_failure(error) or is_disk_full(error)
+    """Whether another worker may well run the job: this one has a broken model, device or storage, or a full disk."""
+    return isinstance(error, NotLoaded | StorageUnavailable) or is_device_failure(error) or is_disk_full(error)
 
 
 def is_device_failure(error: Exception) -> bool:

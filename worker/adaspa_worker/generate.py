@@ -4,6 +4,7 @@ Nothing here imports torch: the first job of a worker is claimed, and shown as l
 """
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from adaspa_jobs import logs, tracing
 from adaspa_jobs.job import ErrorCode, Priority
-from adaspa_jobs.storage import ObjectStorage
+from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
 from adaspa_worker import metrics
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 UNWIND_SECONDS = 30.0
 BACK_OFF_SECONDS = (1.0, 5.0, 15.0, 60.0)
+STORED_SECONDS = 60.0
+"""A storage that took something so recently is not probed before the next job."""
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Runner:
         back_off_seconds: how long the worker takes no jobs after its first, second, ... failure in a row that was its
             own; the last of these goes on.
         checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
-        upload_retry_seconds: how long an upload is tried again while storage is away.
+        upload_retry_seconds: how long an upload is tried again while storage is away, before the job is left to others.
         priorities: the queues that are served.
         process: tells this process from an earlier one of the same worker.
     """
@@ -69,6 +72,8 @@ class Runner:
     process: str = field(default_factory=lambda: secrets.token_hex(8))
     _own_failures: int = 0
     """In a row."""
+    _stored_at: float = -math.inf
+    """When storage took something last."""
 
     def run(self, model: str) -> None:
         """Run the model's job that is next, if one waits.
@@ -77,6 +82,9 @@ class Runner:
             WorkerStopping: the job went back to the queue; its message has to go there too.
             StoreUnavailable: the store cannot be reached; the lease runs out and a later attempt takes over.
         """
+        if not self._can_store():
+            self._recover(ErrorCode.storage_unavailable)
+            return
         lease = self.store.claim(model, self.name, self.process, self.priorities)
         if lease is None:
             log.info("nothing to do")
@@ -97,10 +105,11 @@ class Runner:
         log.info("%s: attempt %d", job_id, lease.attempt)
         try:
             with self._keeper(lease) as keeper:
-                attempt.run(keeper)
+                result = attempt.run(keeper)
+            insist(partial(self.store.complete, lease, *result), self.stopping)
             ended("completed")
             log.info("%s: completed", job_id)
-            self._own_failures = 0
+            self._own_failures, self._stored_at = 0, time.monotonic()
         except JobCancelled:
             self._end(lease, self.store.release_cancelled)
             ended("cancelled")
@@ -127,6 +136,19 @@ class Runner:
             remove_unused(self.store, self.storage, lease)
         return None
 
+    def _can_store(self) -> bool:
+        """Whether storage takes files, asked unless it took some a moment ago: no job is begun whose video could not be
+        kept, because another worker's storage may be better off."""
+        if time.monotonic() - self._stored_at < STORED_SECONDS:
+            return True
+        try:
+            self.storage.check()
+        except StorageUnavailable as error:
+            log.error("no job is taken: %s", error)
+            return False
+        self._stored_at = time.monotonic()
+        return True
+
     def _keeper(self, lease: Lease) -> LeaseKeeper:
         return LeaseKeeper(
             self.store,
@@ -149,6 +171,7 @@ class Runner:
         """After a failure that was this worker's own, take no job for a while: another worker may be better off."""
         delay = self.back_off_seconds[min(self._own_failures, len(self.back_off_seconds) - 1)]
         self._own_failures += 1
+        self._stored_at = -math.inf
         log.warning("taking no job for %.0f s", delay)
         until = time.monotonic() + delay
         while time.monotonic() < until and not self.stopping():
@@ -174,8 +197,8 @@ class Runner:
         """Make a final transition; a cancel or a lost lease that comes first wins."""
         try:
             try:
-                insist(partial(transition, lease))
+                insist(partial(transition, lease), self.stopping)
             except JobCancelled:
-                insist(partial(self.store.release_cancelled, lease))
+                insist(partial(self.store.release_cancelled, lease), self.stopping)
         except LeaseLost:
             log.warning("%s: attempt %d lost its lease at the end", lease.job.id, lease.attempt)

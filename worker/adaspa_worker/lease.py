@@ -1,6 +1,7 @@
 """Keeping a job's lease alive, and hearing of the reasons to stop, during phases that have no steps."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,10 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Between the tries of what must not fail for a short outage."""
+INSIST_SECONDS = 1.0
+"""Between the tries to tell the store how an attempt ended."""
+STOPPING_SECONDS = 15.0
+"""How long a worker that is to stop goes on trying that."""
 MISSED_SECONDS = 1.0
 """After a renewal that failed, the next one comes this soon: the outage may have used up most of the lease."""
 
@@ -149,12 +154,22 @@ class LeaseKeeper:
         return self._told_at + self.unwind
 
 
-def insist(transition: Callable[[], None]) -> None:
-    """Make a transition that ends an attempt, again for a while when the store is away: hours of work hang on it."""
-    for delay in RETRY_SECONDS:
+def insist(transition: Callable[[], None], stopping: Callable[[], bool]) -> None:
+    """Make a transition that ends an attempt, again until the store has heard of it: hours of work hang on it, and
+    there is no other job to be had meanwhile.
+
+    Raises StoreUnavailable once the worker has been stopping for ``STOPPING_SECONDS``.
+    """
+    away, until = False, math.inf
+    while True:
         try:
             return transition()
         except StoreUnavailable as error:
-            log.warning("the store is away, trying again in %s s: %s", delay, error)
-            time.sleep(delay)
-    return transition()
+            if not away:
+                log.warning("the store is away; trying again until it is back: %s", error)
+            away = True
+            if stopping():
+                until = min(until, time.monotonic() + STOPPING_SECONDS)
+            if time.monotonic() >= until:
+                raise
+        time.sleep(INSIST_SECONDS)

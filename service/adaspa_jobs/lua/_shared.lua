@@ -91,10 +91,12 @@ local function owner_of(id)
   return get(id, 'owner') or OPEN
 end
 
--- Why the attempt with this token may not act on the job, or nil.
-local function refusal(id, token)
+-- Why the attempt with this token may not act on the job, or nil. A completed one may also if its lease ran out, as long
+-- as no other attempt has begun.
+local function refusal(id, token, completed)
   local fields = redis.call('HMGET', record(id), 'status', 'token', 'cancel_requested')
-  if fields[1] ~= 'in_progress' or fields[2] ~= token then
+  local holds = fields[1] == 'in_progress' or (completed and fields[1] == 'queued')
+  if not holds or fields[2] ~= token then
     return 'lost'
   end
   if fields[3] == '1' then
