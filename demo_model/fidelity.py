@@ -29,12 +29,12 @@ import diffusers
 import numpy as np
 import torch
 from adaspa import RequestRecord
-from adaspa.bench.other_patterns import ScoredPatterns
 from adaspa_demo_model import PIPELINE_FOLDER
 from adaspa_worker.comparison import psnr, ssim
 from diffusers import WanPipeline
 from torch import Tensor
 
+from benchmarks.fidelity.other_patterns import ScoredPatterns
 from demo_model.evaluation import generate, share_right
 from demo_model.perceptual import Lpips
 from demo_model.reading import read_video

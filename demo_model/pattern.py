@@ -11,10 +11,10 @@ import json
 
 import adaspa
 import torch
-from adaspa.bench.inputs import DEMO_PATTERN
 from adaspa_demo_model import PIPELINE_FOLDER
 from diffusers import WanPipeline
 
+from benchmarks.attention.inputs import DEMO_PATTERN
 from demo_model.evaluation import generate
 
 PROMPT, SEED, STEPS, GUIDANCE = (

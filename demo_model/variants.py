@@ -8,8 +8,9 @@ from itertools import product
 from typing import Any, get_args
 
 from adaspa import AdaSpaConfig, AdaSpaState
-from adaspa.bench import other_patterns as other
 from adaspa.config import Preset, TokenOrder
+
+from benchmarks.fidelity import other_patterns as other
 
 PAPER = AdaSpaConfig.paper()
 EVERY_STEP = tuple(range(10, 50))

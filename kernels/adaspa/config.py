@@ -128,7 +128,7 @@ class AdaSpaConfig:
 
         ``exact``: dense attention throughout. ``quality``, ``balanced`` and ``fast`` keep ever less of the softmax
         mass. Of many settings they have the least attention work at 50 dB PSNR to the dense video, at 40 dB, and at the
-        PSNR of the paper's settings, as measured on the demo model (`adaspa.bench.fidelity_tables`).
+        PSNR of the paper's settings, as measured on the demo model (`benchmarks.fidelity.tables`).
 
         Raises:
             ValueError: naming the presets there are, or a field and what is allowed.

@@ -31,7 +31,10 @@ from service_process import Service, children, environment
 RECEIVER = "https://example.com/hooks/videos"
 SMALL = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 3, "max_sequence_length": 64}
 """What the snippets that leave size and steps to the pipeline get: Wan's own defaults need a GPU."""
-WRITTEN, READ = ("docs", "tests"), ("Makefile", "constraints.txt", "demo_model", "docker", "helm", "pyproject.toml")
+WRITTEN, READ = (
+    ("docs", "tests"),
+    ("Makefile", "benchmarks", "constraints.txt", "demo_model", "docker", "helm", "pyproject.toml"),
+)
 """The parts of the checkout that the commands write into, and those that they only read."""
 TESTED_BY = {
     "python": "tests/e2e/test_docs.py",

@@ -47,8 +47,8 @@ def device() -> Finding:
 def kernels() -> Finding:
     """Which kernels run here, checked against their references."""
     import torch  # noqa: PLC0415
-    from adaspa.bench.checks import deviations  # noqa: PLC0415
     from adaspa.ops import dense_attention  # noqa: PLC0415
+    from adaspa.self_check import deviations  # noqa: PLC0415
 
     if not torch.cuda.is_available():
         q, k, v = torch.randn(3, 1, 2, 200, 64).unbind()

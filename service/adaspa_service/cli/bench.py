@@ -53,11 +53,11 @@ def kernels(
     with TemporaryDirectory(prefix="adaspa-bench-") as folder:
         result = Path(folder) / "kernels.json"
         options = ["--minutes", str(minutes), "--dtype", dtype.value, *(["--shapes", *shape] if shape else [])]
-        run("adaspa.bench", "--output", str(result), *options)
+        run("benchmarks.attention", "--output", str(result), *options)
         if output:
             output.write_text(result.read_text())
         drawn = ["--plot", str(plot)] if plot else []
-        table = run("adaspa.bench.report", str(result), *drawn)
+        table = run("benchmarks.attention.report", str(result), *drawn)
         say_result(json.loads(result.read_text()), table, as_json, output, plot)
 
 

@@ -1,4 +1,4 @@
-"""Take the seconds of denoising steps from the GPU benchmark's files (``python -m adaspa.bench.models``).
+"""Take the seconds of denoising steps from the GPU benchmark's files (``python -m benchmarks.models.steps``).
 
 python -m adaspa_service.simulation.measured_steps docs/scaling/phases.json docs/kernels/models-*.json
 """

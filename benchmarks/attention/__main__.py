@@ -1,4 +1,4 @@
-"""`python -m adaspa.bench --output bench.json`: our operations and their peers, in one run on this GPU.
+"""`python -m benchmarks.attention --output bench.json`: our operations and their peers, in one run on this GPU.
 
 TFLOP/s are effective: ``4 * S**2 * H * D * density`` of the blocks that are computed. Every timing is the median over
 rounds in which all rows take turns, each of repeated launches with a cold L2 cache. The seconds of the first launch,
@@ -17,25 +17,15 @@ from statistics import median
 from typing import Any, get_args
 
 import torch
-
 from adaspa import ops
-from adaspa.bench import peers
-from adaspa.bench.checks import deviations
-from adaspa.bench.inputs import (
-    PATTERNS,
-    SHAPES,
-    Shape,
-    Tensors,
-    demo_index,
-    imbalance,
-    random_index,
-    random_qkv,
-    random_weights,
-)
-from adaspa.bench.tune import launches
 from adaspa.config import AdaSpaConfig, Selection
 from adaspa.index import BlockIndex
 from adaspa.selection import Geometry, select_blocks
+from adaspa.self_check import Shape, Tensors, deviations, random_index, random_qkv, random_weights
+
+from benchmarks.attention import peers
+from benchmarks.attention.inputs import PATTERNS, SHAPES, demo_index, imbalance
+from benchmarks.attention.tune import launches
 
 DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
 # What is to be timed, how much of the dense work it does (None: no attention), and how its launch is made.
@@ -136,7 +126,7 @@ def all_jobs(arguments: argparse.Namespace, shape: Shape, qkv: Tensors) -> Itera
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m adaspa.bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
     parser.add_argument("--minutes", type=float, default=4.0, help="time nothing after this time")
     parser.add_argument("--rounds", type=int, default=5, help="times that every row is timed, in turns")

@@ -1,14 +1,18 @@
-"""The shapes that are timed, and their random inputs and patterns."""
+"""Each kernel beside its reference on this GPU, on random inputs."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
+from adaspa import ops
 from adaspa.index import BlockIndex, num_blocks
+from adaspa.ops.attention_with_scores import reference as attention_with_scores_reference
+from adaspa.ops.block_scores import reference as block_scores_reference
+from adaspa.ops.block_sparse_attention import reference as block_sparse_attention_reference
+from adaspa.ops.check import softmax_scale
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -22,18 +26,39 @@ class Shape(NamedTuple):
     dim: int
 
 
-SHAPES = (
-    Shape("hunyuan-video-720p", 24, 115_200, 128),
-    Shape("wan-14b-720p", 40, 75_600, 128),
-    Shape("cogvideox1.5-5b", 30, 45_000, 64),
-    Shape("wan-1.3b-480p", 12, 32_760, 128),
-    Shape("16k", 24, 16_384, 128),
-    Shape("8k", 24, 8_192, 128),
-    Shape("4k", 24, 4_096, 128),
-    Shape("2k", 24, 2_048, 128),
-)
-PATTERNS = ("uniform", "skewed")
-DEMO_PATTERN = Path(__file__).with_name("demo_pattern.json")
+TILES = ((64, 64), (128, 64), (128, 128))
+
+
+def deviations(dtype: torch.dtype) -> list[dict[str, Any]]:
+    """The largest difference of each kernel from its reference, at a shape with partial blocks."""
+    rows = []
+    for dim in (64, 128):
+        shape = Shape("check", 3, 1_000, dim)
+        q, k, v = random_qkv(shape, dtype)
+        scale = softmax_scale(None, q)
+        out, lse = ops.dense_attention(q, k, v)
+        pairs: dict[str, tuple[Any, Any]] = {
+            "dense_attention": ((out, lse), (F.scaled_dot_product_attention(q, k, v),))
+        }
+        for block in (64, 128):
+            pairs[f"attention_with_scores {block}"] = (
+                ops.attention_with_scores(q, k, v, lse, block=block),
+                attention_with_scores_reference(q, k, v, lse, query_block=block, block=block, scale=scale),
+            )
+            pairs[f"block_scores {block}"] = (
+                (ops.block_scores(q, k, lse, block=block),),
+                (block_scores_reference(q, k, lse, query_block=block, block=block, scale=scale),),
+            )
+        for tile in TILES:
+            index = random_index(0.4, shape, tile, "skewed")
+            pairs[f"block_sparse_attention {tile[0]}x{tile[1]}"] = (
+                ops.block_sparse_attention(q, k, v, index),
+                block_sparse_attention_reference(q, k, v, index, scale=scale),
+            )
+        for name, (got, wanted) in pairs.items():
+            worst = [float((a.float() - b.float()).abs().max()) for a, b in zip(got, wanted, strict=False)]
+            rows.append({"op": name, "dim": dim, "max_abs_difference": [round(value, 6) for value in worst]})
+    return rows
 
 
 def random_qkv(shape: Shape, dtype: torch.dtype) -> Tensors:
@@ -74,26 +99,3 @@ def random_index(density: float, shape: Shape, tile: tuple[int, int], pattern: s
     listed = torch.arange(width, device="cuda") < counts.unsqueeze(-1)
     ids = torch.where(listed, ranked, nk).sort(dim=-1).values.clamp_(max=nk - 1).to(torch.int16)
     return BlockIndex(ids, counts, *tile, shape.tokens, shape.tokens)
-
-
-def demo_index(shape: Shape, tile: tuple[int, int], device: str = "cuda") -> BlockIndex:
-    """The patterns of the demo model's heads, in turn, each as large as the shape: one of its blocks is an area here.
-
-    `python -m demo_model.pattern` recorded them.
-    """
-    heads = json.loads(DEMO_PATTERN.read_text())["heads"]
-    kept = torch.tensor([[list(map(int, row)) for row in head] for head in heads], dtype=torch.bool, device=device)
-    rows, columns = (
-        torch.arange(blocks, device=device) * size // blocks
-        for blocks, size in zip((num_blocks(shape.tokens, block) for block in tile), kept.shape[1:], strict=True)
-    )
-    mask = kept[torch.arange(shape.heads, device=device) % len(kept)][:, rows][:, :, columns]
-    return BlockIndex.from_mask(
-        mask[None], query_block=tile[0], key_block=tile[1], query_tokens=shape.tokens, key_tokens=shape.tokens
-    )
-
-
-def imbalance(index: BlockIndex) -> float:
-    """The longest list over the mean one: 1 where every query block has equal work."""
-    counts = index.counts.float()
-    return round(float(counts.max() / counts.mean()), 3)

@@ -1,11 +1,11 @@
-"""`python -m adaspa.bench.models --output models.json`: a denoising step of full-size models by kind of step.
+"""`python -m benchmarks.models.steps --output models.json`: a denoising step of full-size models by kind of step.
 
 Seconds and peak memory of one forward (one guidance branch; CogVideoX runs both as a batch of two) with random weights.
 Random weights give nearly uniform attention, of which retained mass would keep nearly all: every pattern here has a
 given density instead. The searches keep the top 20 % (`AdaSpaConfig.paper`); the other sparse rows are given random
 patterns, ``scattered`` (equal rows, blocks anywhere) or ``skewed`` (diagonals and columns, heads from half to one and a
 half times the mean). With ``--compile`` the blocks are compiled (`compile_repeated_blocks`), for dense and sparse steps
-alike. Totals of 50 steps are the work of `adaspa.bench.readme`.
+alike. Totals of 50 steps are the work of `benchmarks.readme`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import adaspa
 import diffusers
 import torch
-
-import adaspa
-from adaspa.bench import peers
-from adaspa.bench.full_models import MODELS, FullModel, Inputs
 from adaspa.cache import CacheEntry
 from adaspa.config import AdaSpaConfig
 from adaspa.index import BlockIndex
@@ -36,6 +33,9 @@ from adaspa.models import processor
 from adaspa.ops.keep_blocks import keep_blocks
 from adaspa.record import PatternRecord
 from adaspa.selection import Geometry, blocks_kept
+
+from benchmarks.attention import peers
+from benchmarks.models.full_models import MODELS, FullModel, Inputs
 
 # Density and kind of the random patterns, the most telling first.
 PATTERNS = (
@@ -219,7 +219,7 @@ def model_rows(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m adaspa.bench.models", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.steps", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--compile", action="store_true", help="compile the transformer's repeated blocks")

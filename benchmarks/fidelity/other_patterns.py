@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-
 from adaspa.config import AdaSpaConfig
 from adaspa.handle import AdaSpaHandle
 from adaspa.selection import Geometry, Selected, index_recall, select_blocks

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from adaspa.index import BlockIndex
+from adaspa.self_check import Tensors
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-
-from adaspa.bench.inputs import Tensors
-from adaspa.index import BlockIndex
 
 DENSE = ("sdpa-cudnn", "sdpa-fa2", "fa3")
 

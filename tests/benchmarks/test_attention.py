@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from adaspa.bench.inputs import DEMO_PATTERN, Shape, demo_index
+from adaspa.self_check import Shape
 
+from benchmarks.attention.inputs import DEMO_PATTERN, demo_index
+
+ROOT = Path(__file__).parents[2]
 ROWS = [
     {"shape": "8k", "op": "fa3", "density": 1.0, "error": "ModuleNotFoundError: No module named 'fa3_fwd_interface'"},
     {"shape": "8k", "op": "sdpa-cudnn", "density": 1.0, "ms": 2.5, "tflops": 600.0},
@@ -17,13 +21,13 @@ ROWS = [
 
 def run(module, *arguments):
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_a_table_and_a_plot_of_the_rows(tmp_path):
     result = tmp_path / "bench.json"
     result.write_text(json.dumps({"rows": ROWS}))
-    done = run("adaspa.bench.report", result, "--plot", tmp_path / "bench.png")
+    done = run("benchmarks.attention.report", result, "--plot", tmp_path / "bench.png")
     assert done.returncode == 0, done.stderr
     assert "| 8k | block_sparse_attention |  | 128 x 64 | 0.2 |  | 0.613 | 580.5 | 0 |" in done.stdout
     assert "No module named 'fa3_fwd_interface'" in done.stdout
@@ -32,7 +36,7 @@ def test_a_table_and_a_plot_of_the_rows(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_it_says_so(tmp_path):
-    done = run("adaspa.bench", "--output", tmp_path / "bench.json")
+    done = run("benchmarks.attention", "--output", tmp_path / "bench.json")
     assert done.returncode == 2
     assert "a GPU is needed" in done.stderr
 

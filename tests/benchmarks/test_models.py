@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 from adaspa import AdaSpaConfig
-from adaspa.bench import denoise, models
-from adaspa.bench.full_models import MODELS
-from adaspa.bench.totals import StepSeconds, step_kinds, total_seconds
+
+from benchmarks.models import denoise, steps
+from benchmarks.models.full_models import MODELS
+from benchmarks.models.totals import StepSeconds, step_kinds, total_seconds
 
 SECONDS = StepSeconds(
     dense=20.0,
@@ -94,7 +95,7 @@ def test_every_model_has_the_tokens_and_parameters_of_the_published_one():
 
 @pytest.mark.parametrize("name", ["hunyuan-video-13b-720p-129f", "cogvideox1.5-5b-720p-81f"])
 def test_a_run_with_tiny_models_gives_what_the_totals_need(run, name):
-    result = run(models, "--models", name)
+    result = run(steps, "--models", name)
     assert result["complete"]
     assert not [row for row in result["rows"] if "error" in row]
     assert {row["model"] for row in result["rows"]} == {name}

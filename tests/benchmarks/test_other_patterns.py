@@ -5,10 +5,11 @@ from dataclasses import replace
 import adaspa
 import pytest
 import torch
-from adaspa.bench import other_patterns as other
 from adaspa.layout import Layout
 from adaspa.selection import Geometry
 from tiny_pipelines import SPARSE, generate, make_pipeline
+
+from benchmarks.fidelity import other_patterns as other
 
 ALL = [
     other.SlidingWindow,

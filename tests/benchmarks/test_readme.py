@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from adaspa import AdaSpaConfig
-from adaspa.bench import readme
-from adaspa.bench.fidelity_tables import attention_work, choose_presets
+
+from benchmarks import readme
+from benchmarks.fidelity.tables import attention_work, choose_presets
 
 ROOT = Path(__file__).parents[2]
 KERNELS = {

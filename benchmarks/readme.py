@@ -1,8 +1,8 @@
-"""`python -m adaspa.bench.readme`: the tables and plots of kernels/README.md, from the JSON files of the benchmarks.
+"""`python -m benchmarks.readme`: the tables and plots of kernels/README.md, from the JSON files of the benchmarks.
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
-kernels.json (`adaspa.bench`), ``models`` from models*.json, compiled*.json (the same with ``--compile``) and
-denoise*.json (`adaspa.bench.models`, `.denoise`), ``fidelity`` from fidelity.json
+kernels.json (`benchmarks.attention`), ``models`` from models*.json, compiled*.json (the same with ``--compile``) and
+denoise*.json (`benchmarks.models.steps`, `.denoise`), ``fidelity`` from fidelity.json
 (`demo_model.fidelity`). A section without its file stays as it is.
 """
 
@@ -15,7 +15,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from adaspa.bench import fidelity_tables, model_tables, report
+from benchmarks.attention import report
+from benchmarks.fidelity import tables as fidelity_tables
+from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
 DENSITIES_FROM = """ The presets' densities are
@@ -85,7 +87,7 @@ def replaced(text: str, name: str, section: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m adaspa.bench.readme", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
     parser.add_argument("--results", type=Path, default=Path("docs/kernels"), help="folder of the JSON files and plots")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Tables of what `adaspa.bench.models` measured: seconds by kind of step, and whole denoisings by the schedule."""
+"""Tables of what `benchmarks.models.steps` measured: seconds by kind of step, and whole denoisings by the schedule."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, get_args
 
-from adaspa.bench.totals import StepSeconds, total_seconds
 from adaspa.config import AdaSpaConfig, Preset
+
+from benchmarks.models.totals import StepSeconds, total_seconds
 
 Rows = list[dict[str, Any]]
 STEPS = 50

@@ -7,9 +7,8 @@ from itertools import product
 from typing import Any
 
 import torch
-
-from adaspa.bench.inputs import Shape, Tensors, random_index
 from adaspa.ops.check import softmax_scale
+from adaspa.self_check import Shape, Tensors, random_index
 
 TILES = ((128, 64), (64, 64), (128, 128))
 

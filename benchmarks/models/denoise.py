@@ -1,4 +1,4 @@
-"""`python -m adaspa.bench.denoise --output run.json`: one whole denoising of a full-size model, for real.
+"""`python -m benchmarks.models.denoise --output run.json`: one whole denoising of a full-size model, for real.
 
 Random weights, so the attention is nearly uniform and retained mass would keep nearly all of it: with ``--density`` a
 preset keeps its schedule and takes the top share of the blocks instead. The pattern of every step is searched and used
@@ -16,15 +16,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
+import adaspa
 import torch
+from adaspa.config import AdaSpaConfig, Preset
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.logging import tqdm
 
-import adaspa
-from adaspa.bench import peers
-from adaspa.bench.full_models import MODELS, FullModel
-from adaspa.bench.models import compiling_row, dense_by
-from adaspa.config import AdaSpaConfig, Preset
+from benchmarks.attention import peers
+from benchmarks.models.full_models import MODELS, FullModel
+from benchmarks.models.steps import compiling_row, dense_by
 
 
 def configuration(name: str, density: float | None) -> AdaSpaConfig:
@@ -57,7 +57,7 @@ def denoise(transformer: Any, model: FullModel, steps: int, device: torch.device
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m adaspa.bench.denoise", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.denoise", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every step")
     parser.add_argument("--model", choices=list(MODELS), default=next(iter(MODELS)))
     parser.add_argument("--config", choices=["paper", *get_args(Preset)], default="paper")

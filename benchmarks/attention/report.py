@@ -1,4 +1,4 @@
-"""A table and a plot of a benchmark's JSON: `python -m adaspa.bench.report bench.json --plot bench.png`."""
+"""A table and a plot of a benchmark's JSON: `python -m benchmarks.attention.report bench.json --plot bench.png`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("result", type=Path, help="the JSON that adaspa.bench wrote")
+    parser.add_argument("result", type=Path, help="the JSON that benchmarks.attention wrote")
     parser.add_argument("--plot", type=Path, help="the picture to write; its ending says the format")
     arguments = parser.parse_args()
     result = json.loads(arguments.result.read_text())

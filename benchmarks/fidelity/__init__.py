@@ -1,0 +1,1 @@
+"""What sparsity costs: other methods' patterns, and tables of what `demo_model.fidelity` measured."""

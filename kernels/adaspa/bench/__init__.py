@@ -1,1 +1,0 @@
-"""Time the operations on this GPU beside the kernels a user would pick instead: `python -m adaspa.bench`."""
