@@ -165,13 +165,13 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
         "takes minutes; tests/e2e/test_chaos.py runs a smaller one",
         has_these_options,
     ),
-    "PYTHONPATH=tests .venv/bin/python -m load": ("takes minutes, and a machine of its own", has_these_options),
-    "python -m adaspa_service.simulation.redis_cost": (
-        "takes minutes; tests/service/test_simulation.py runs it in small",
+    ".venv/bin/python -m benchmarks.load": ("takes minutes, and a machine of its own", has_these_options),
+    "python -m benchmarks.capacity.redis_cost": (
+        "takes minutes; tests/benchmarks/test_capacity.py runs it in small",
         has_these_options,
     ),
-    "python -m adaspa_service.simulation": (
-        "takes most of a minute; tests/service/test_simulation.py runs it in small",
+    "python -m benchmarks.capacity": (
+        "takes most of a minute; tests/benchmarks/test_capacity.py runs it in small",
         has_these_options,
     ),
     "python -m demo_model.training": (

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 from adaspa_jobs.settings import Settings
-from adaspa_service.simulation import __main__ as simulation
-from adaspa_service.simulation import redis_cost
-from adaspa_service.simulation.bottlenecks import RedisCost, demand, most_workers
-from adaspa_service.simulation.cluster import Fleet, poisson, simulate
-from adaspa_service.simulation.measured_steps import take, text
-from adaspa_service.simulation.page import fill
-from adaspa_service.simulation.phases import Times
-from adaspa_service.simulation.questions import MOST_BUSY, row, workers_for
+
+from benchmarks.capacity import __main__ as simulation
+from benchmarks.capacity import redis_cost
+from benchmarks.capacity.bottlenecks import RedisCost, demand, most_workers
+from benchmarks.capacity.cluster import Fleet, poisson, simulate
+from benchmarks.capacity.measured_steps import take, text
+from benchmarks.capacity.page import fill
+from benchmarks.capacity.phases import Times
+from benchmarks.capacity.questions import MOST_BUSY, row, workers_for
 
 JOBS = 40_000
 FILES = Path(__file__).parents[2] / "docs" / "scaling"

@@ -12,15 +12,37 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import redis
-from adaspa_jobs.job import Job, JobParams
+from adaspa_jobs.job import AttentionReport, Job, JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_service.local.supervisor import free_port
-from records import PARAMS
-from running_gateway import REPORT
-from valkey_process import start_valkey
+
+from benchmarks.redis_server import Server
 
 TICKS = os.sysconf("SC_CLK_TCK")
 BATCH = 1000
+PARAMS = JobParams(
+    model="demo",
+    prompt="a red circle moves right",
+    width=128,
+    height=128,
+    num_frames=33,
+    fps=8,
+    steps=10,
+    guidance_scale=4.0,
+    seed=1,
+)
+REPORT = AttentionReport(
+    density=0.3,
+    recall=0.9,
+    searches=2,
+    dense_steps=4,
+    search_steps=2,
+    sparse_steps=4,
+    dense_seconds=1.0,
+    search_seconds=0.6,
+    sparse_seconds=0.5,
+    cache_bytes=1000,
+)
 
 
 @dataclass
@@ -38,11 +60,11 @@ class Service:
 
     def queue(self, count: int) -> list[str]:
         """Let so many jobs wait."""
-        return [self.store.create(JobParams.model_validate(PARAMS)).id for _ in range(count)]
+        return [self.store.create(PARAMS).id for _ in range(count)]
 
     def completed(self) -> Job:
         """A job that has run to its end."""
-        self.store.create(JobParams.model_validate(PARAMS))
+        self.store.create(PARAMS)
         lease = self.store.claim("demo", "worker")
         assert lease is not None
         self.store.complete(lease, {}, REPORT, {"denoising": 1.5})
@@ -54,6 +76,7 @@ class Service:
         """Have so many completed jobs in the store, copies of one; the latest of their ids."""
         client, last = self.store.client, self.completed().id
         record, ids = client.dump(f"adaspa:job:{last}"), [last]
+        assert record is not None
         for start in range(1, count, BATCH):
             some = [f"video_{int(last[6:20], 16) - n:014x}{n:018x}" for n in range(start, min(start + BATCH, count))]
             with client.pipeline(transaction=False) as pipe:
@@ -70,10 +93,10 @@ def running(gateways: int) -> Iterator[Service]:
     """A service with nothing in it."""
     with TemporaryDirectory(prefix="load-") as name:
         folder = Path(name)
-        valkey = start_valkey(folder, "--appendonly", "yes", "--appendfsync", "everysec")
+        server = Server(folder)
         ports = [free_port("127.0.0.1") for _ in range(gateways)]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
-        url = f"unix://{folder}/valkey.sock?db=0"
+        url = f"unix://{server.socket}?db=0"
         env = clean | {"ADASPA_REDIS_URL": url, "ADASPA_STORAGE_URL": str(folder / "objects")}
         env |= {"ADASPA_QUEUE_CAP": "100000", "ADASPA_LOG_LEVEL": "warning"}
         command = [sys.executable, "-m", "adaspa_service.gateway"]
@@ -83,9 +106,10 @@ def running(gateways: int) -> Iterator[Service]:
                 wait_until_ready(port)
             yield Service(JobStore(redis.Redis.from_url(url), queue_cap=100_000), processes, ports)
         finally:
-            for process in [*processes, valkey]:
+            for process in processes:
                 process.kill()
                 process.wait()
+            server.stop()
 
 
 def wait_until_ready(port: int) -> None:

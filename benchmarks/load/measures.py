@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from adaspa_jobs.job import Progress
 from adaspa_jobs.store import JobStore
 
-from load.requests import Followers, at_rate, get, post
-from load.service import Service, running
+from benchmarks.load.requests import Followers, at_rate, get, post
+from benchmarks.load.service import Service, running
 
 FOLLOWERS, RUNNING = 200, 8
 STEP_SECONDS = 0.5

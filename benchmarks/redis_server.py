@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import redis
-
 from adaspa_service.local import valkey
 
 WAIT_SECONDS = 180.0

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from adaspa_service.simulation.cluster import Fleet, Outcome, poisson, simulate
+from benchmarks.capacity.cluster import Fleet, Outcome, poisson, simulate
 
 JOBS = 20_000
 SEEDS = (1, 2, 3)

@@ -1,6 +1,6 @@
 """Take the seconds of denoising steps from the GPU benchmark's files (``python -m benchmarks.models.steps``).
 
-python -m adaspa_service.simulation.measured_steps docs/scaling/phases.json docs/kernels/models-*.json
+python -m benchmarks.capacity.measured_steps docs/scaling/phases.json docs/kernels/models-*.json
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from adaspa_service.simulation.phases import Times
+from benchmarks.capacity.phases import Times
 
 KINDS = {"dense": ("dense_with_lse",), "search": ("fused_search", "cached_search"), "sparse": ("sparse",)}
 """Rows of the benchmark for each kind of step here, all with AdaSpa's own kernels; of two searches, one is of the first
@@ -68,7 +68,7 @@ def text(times: dict[str, Any]) -> str:
 
 def main() -> None:
     """Rewrite the file."""
-    parser = argparse.ArgumentParser(prog="python -m adaspa_service.simulation.measured_steps", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity.measured_steps", description=__doc__)
     parser.add_argument("phases", type=Path, help="the file to write the steps into")
     parser.add_argument("benchmarks", type=Path, nargs="+", help="files of the benchmark")
     asked = parser.parse_args()

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaspa_jobs.settings import Settings
+from adaspa_service.gateway.janitor import EVERY_SECONDS
 from pydantic import BaseModel, ConfigDict
 
-from adaspa_service.gateway.janitor import EVERY_SECONDS
-from adaspa_service.simulation.phases import Limits, ModelTimes
+from benchmarks.capacity.phases import Limits, ModelTimes
 
 SCRAPE_SECONDS = 15.0
 GATEWAYS = 2

@@ -1,4 +1,4 @@
-"""``python -m adaspa_service.simulation docs/scaling``: answer, from ``phases.json`` and ``redis.json`` in that folder.
+"""``python -m benchmarks.capacity docs/scaling``: answer, from ``phases.json`` and ``redis.json`` in that folder.
 
 Prints tables, writes ``results.json`` and ``scaling.png`` beside them, and the tables into the page ``README.md``.
 """
@@ -11,12 +11,12 @@ from typing import Any
 from adaspa_jobs.settings import Settings
 from rich.console import Console
 
-from adaspa_service.simulation.bottlenecks import RedisCost, demand, most_workers
-from adaspa_service.simulation.cluster import Fleet
-from adaspa_service.simulation.page import fill
-from adaspa_service.simulation.phases import ModelTimes, Times
-from adaspa_service.simulation.questions import cost, row, workers_for
-from adaspa_service.simulation.report import plot, print_table
+from benchmarks.capacity.bottlenecks import RedisCost, demand, most_workers
+from benchmarks.capacity.cluster import Fleet
+from benchmarks.capacity.page import fill
+from benchmarks.capacity.phases import ModelTimes, Times
+from benchmarks.capacity.questions import cost, row, workers_for
+from benchmarks.capacity.report import plot, print_table
 
 REQUESTS = (1, 5, 20, 100, 500, 2000)
 """An hour."""
@@ -73,7 +73,7 @@ def sharing(times: Times, redis: RedisCost, settings: Settings) -> list[dict[str
 
 def main() -> None:
     """Answer everything."""
-    parser = argparse.ArgumentParser(prog="python -m adaspa_service.simulation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity", description=__doc__)
     parser.add_argument("folder", type=Path, help="where phases.json and redis.json are")
     folder = parser.parse_args().folder
     times, redis = Times.load(folder / "phases.json"), RedisCost.load(folder / "redis.json")
