@@ -1,7 +1,10 @@
-"""Each kernel beside its reference on this GPU, on random inputs."""
+"""Whether the kernels are right on this GPU, and how fast: `python -m adaspa.self_check` prints both as JSON."""
 
 from __future__ import annotations
 
+import argparse
+import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +30,8 @@ class Shape(NamedTuple):
 
 
 TILES = ((64, 64), (128, 64), (128, 128))
+TIMED = Shape("16k", 24, 16_384, 128)
+DENSITY = 0.2
 
 
 def deviations(dtype: torch.dtype) -> list[dict[str, Any]]:
@@ -58,6 +63,25 @@ def deviations(dtype: torch.dtype) -> list[dict[str, Any]]:
         for name, (got, wanted) in pairs.items():
             worst = [float((a.float() - b.float()).abs().max()) for a, b in zip(got, wanted, strict=False)]
             rows.append({"op": name, "dim": dim, "max_abs_difference": [round(value, 6) for value in worst]})
+    return rows
+
+
+def timings(dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Milliseconds of our dense and sparse attention and of PyTorch's, and TFLOP/s of the blocks computed."""
+    import triton  # noqa: PLC0415 - the module is imported without it
+
+    q, k, v = random_qkv(TIMED, dtype)
+    index = random_index(DENSITY, TIMED, (128, 64), "uniform")
+    calls: dict[str, tuple[float, Callable[[], Any]]] = {
+        "scaled_dot_product_attention (PyTorch)": (1.0, lambda: F.scaled_dot_product_attention(q, k, v)),
+        "dense_attention": (1.0, lambda: ops.dense_attention(q, k, v)),
+        "block_sparse_attention 128x64": (index.density(), lambda: ops.block_sparse_attention(q, k, v, index)),
+    }
+    rows = []
+    for name, (density, call) in calls.items():
+        ms = float(triton.testing.do_bench(call, return_mode="median"))
+        tflops = 4 * TIMED.tokens**2 * TIMED.heads * TIMED.dim * density / ms / 1e9
+        rows.append({"op": name, "density": round(density, 3), "ms": round(ms, 3), "tflops": round(tflops, 1)})
     return rows
 
 
@@ -99,3 +123,18 @@ def random_index(density: float, shape: Shape, tile: tuple[int, int], pattern: s
     listed = torch.arange(width, device="cuda") < counts.unsqueeze(-1)
     ids = torch.where(listed, ranked, nk).sort(dim=-1).values.clamp_(max=nk - 1).to(torch.int16)
     return BlockIndex(ids, counts, *tile, shape.tokens, shape.tokens)
+
+
+def main() -> None:
+    """Check and time, and print one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m adaspa.self_check", description=__doc__.splitlines()[0])
+    parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
+    dtype = getattr(torch, parser.parse_args().dtype)
+    if not torch.cuda.is_available():
+        parser.error("a GPU is needed")
+    result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "shape": TIMED._asdict()}
+    print(json.dumps(result | {"deviations": deviations(dtype), "rows": timings(dtype)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """The kernels on a real GPU, against their references in PyTorch."""
 
 import gc
+import json
 
 import adaspa
 import naive_attention as naive
@@ -11,6 +12,7 @@ from adaspa.ops.attention_with_scores import reference as attention_with_scores_
 from adaspa.ops.block_scores import reference as block_scores_reference
 from adaspa.ops.block_sparse_attention import reference as block_sparse_reference
 from adaspa.ops.rotary import reference as rotary_reference
+from adaspa_command import adaspa as adaspa_command
 from tiny_pipelines import SPARSE, cancel, generate, make_pipeline
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -135,6 +137,16 @@ def test_an_index_on_the_cpu_is_refused():
     index = BlockIndex.from_mask(mask, query_block=64, key_block=64, query_tokens=128, key_tokens=128)
     with pytest.raises(ValueError, match=r"^index must be on the device of q"):
         ops.block_sparse_attention(q, k, v, index)
+
+
+def test_the_bench_command_compares_and_times_the_kernels():
+    ended = adaspa_command("bench", "kernels", "--json")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert len(found["deviations"]) == 16
+    assert all(max(row["max_abs_difference"]) < 0.05 for row in found["deviations"])
+    dense, sparse = found["rows"][1:]
+    assert sparse["density"] == pytest.approx(0.2, abs=0.01) and 0 < sparse["ms"] < dense["ms"]
 
 
 def test_memory_after_twenty_requests_is_that_after_one():

@@ -21,6 +21,7 @@ from adaspa_service.client import Video
 
 PROMPT = "a large yellow star moves right on a navy background"
 COLUMNS = ("PRESET", "DENOISING", "DENSE STEP", "SEARCH STEP", "SPARSE STEP", "WORK", "DENSITY", "RECALL", "SPEED-UP")
+KERNEL_COLUMNS = ("OPERATION", "DENSITY", "MS", "TFLOP/S")
 KINDS = ("dense", "search", "sparse")
 WARMUP_STEPS = 2
 
@@ -40,25 +41,24 @@ class Dtype(StrEnum):
 @bench.command()
 def kernels(
     *,
-    shape: Annotated[list[str] | None, typer.Option(help="Only this shape; can be given more than once.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time nothing after this.")] = 4.0,
     dtype: Annotated[Dtype, typer.Option(help="Of the tensors.")] = Dtype.bfloat16,
     output: Output = None,
-    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Time the Triton kernels, and what else computes attention, on this GPU."""
+    """Compare the kernels with their references on this GPU, and time them beside PyTorch's attention."""
     need(("adaspa", "torch", "triton"), "bench kernels")
-    check_outputs(output, plot)
-    with TemporaryDirectory(prefix="adaspa-bench-") as folder:
-        result = Path(folder) / "kernels.json"
-        options = ["--minutes", str(minutes), "--dtype", dtype.value, *(["--shapes", *shape] if shape else [])]
-        run("benchmarks.attention", "--output", str(result), *options)
-        if output:
-            output.write_text(result.read_text())
-        drawn = ["--plot", str(plot)] if plot else []
-        table = run("benchmarks.attention.report", str(result), *drawn)
-        say_result(json.loads(result.read_text()), table, as_json, output, plot)
+    check_outputs(output, None)
+    found = json.loads(run("adaspa.self_check", "--dtype", dtype.value))
+    if output:
+        output.write_text(json.dumps(found, indent=1))
+    if as_json:
+        return print_json(found)
+    print_table(KERNEL_COLUMNS, [[row["op"], row["density"], row["ms"], row["tflops"]] for row in found["rows"]])
+    worst = max(max(row["max_abs_difference"]) for row in found["deviations"])
+    shape = found["shape"]
+    say(f"{found['device']}, {shape['heads']} heads, {shape['tokens']} tokens, head dimension {shape['dim']}")
+    say(f"Largest difference of {len(found['deviations'])} kernels from their references: {worst:.3g}")
+    return say_files(output)
 
 
 @bench.command()
@@ -174,14 +174,6 @@ def check_outputs(output: Path | None, plot: Path | None) -> None:
         check_output(path)
     if plot and find_spec("matplotlib") is None:
         fail("--plot: needs matplotlib; pip install matplotlib")
-
-
-def say_result(result: Any, table: str, as_json: bool, output: Path | None, plot: Path | None) -> None:
-    """The result as it was asked for."""
-    if as_json:
-        return print_json(result)
-    say(table.rstrip())
-    return say_files(output, plot)
 
 
 def say_files(*files: Path | None) -> None:
