@@ -10,10 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 """The newest record that this version can run."""
-WEBHOOK_SINCE = 2
-"""Jobs with a ``webhook_url`` are for workers from this version on: an earlier one ends them without their event."""
 
 StepKind = Literal["dense", "search", "sparse"]
 Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
@@ -117,16 +115,16 @@ class JobParams(BaseModel):
     """Denoising steps."""
     guidance_scale: float
     seed: int = Field(ge=0, lt=2**63)
-    quality: Quality | None = Field(default=None, json_schema_extra={"since": 2})
+    quality: Quality | None = None
     """AdaSpa's preset; None, with the three fields below unset, is the model's own configuration."""
     sparsity: float | None = Field(default=None, ge=0, lt=1)
     """Share of the blocks that sparse steps leave out; 0 is dense attention."""
-    retained_mass: float | None = Field(default=None, gt=0, lt=1, json_schema_extra={"since": 2})
+    retained_mass: float | None = Field(default=None, gt=0, lt=1)
     """Share of each row's attention mass that sparse steps keep, with as few blocks as hold it."""
-    warmup: int | None = Field(default=None, ge=0, json_schema_extra={"since": 2})
+    warmup: int | None = Field(default=None, ge=0)
     """Dense steps at the start."""
-    output_format: OutputFormat = Field(default=OutputFormat.mp4, json_schema_extra={"since": 2})
-    remixed_from: str | None = Field(default=None, json_schema_extra={"since": 2})
+    output_format: OutputFormat = OutputFormat.mp4
+    remixed_from: str | None = None
     """The job whose parameters these are but for the prompt."""
 
     @property

@@ -2,7 +2,7 @@
 
 A message says that there is work in its queue; which job that is, the store decides when a worker claims one: so a
 job's place is known, owners share the workers fairly, and a message that comes twice does no harm. It carries the id
-of the job that it was sent for, for logs and traces, and because workers of version 1 run that one.
+of the job that it was sent for, for logs and traces.
 """
 
 from urllib.parse import parse_qs, urlsplit
@@ -30,7 +30,7 @@ class QueueUnavailable(Exception):
 
 
 def queue_key(model_id: str, priority: Priority) -> str:
-    """The name of a queue within the store; interactive jobs wait where all jobs did in version 1."""
+    """The name of a queue within the store."""
     return f"{model_id}:bulk" if priority is Priority.bulk else model_id
 
 

@@ -19,7 +19,6 @@ from adaspa_jobs.counts import Counts
 from adaspa_jobs.job import (
     OPEN_OWNER,
     TERMINAL,
-    WEBHOOK_SINCE,
     Job,
     JobParams,
     JobStatus,
@@ -186,7 +185,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             owner,
             f"{owner}:{key}" if key else "",
             digest,
-            max(WEBHOOK_SINCE if webhook_url else 1, *(each.needs for each in params)),
+            max(each.needs for each in params),
             "" if max_in_flight is None else max_in_flight,
             priority,
             cost,

@@ -1,7 +1,5 @@
 """What the janitor asks of the store: work that was lost, messages to send, jobs that are over."""
 
-from collections.abc import Iterable
-
 from redis import Redis
 
 from adaspa_jobs.attempts import given_up
@@ -28,10 +26,6 @@ class Upkeep:
     def readable(self, ids: list[str]) -> list[Job]:
         """Records; the store's own."""
         raise NotImplementedError
-
-    def adopt(self, models: Iterable[str]) -> int:
-        """Bring what gateways of an earlier version left, or still write, into this version's form; jobs adopted."""
-        return int(self._scripts.run("adopt", *models))
 
     def requeue_expired(self) -> list[str]:
         """Take jobs from workers that are not heard of; those that go back to the queue. Up to 100 a call.

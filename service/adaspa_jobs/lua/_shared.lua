@@ -27,7 +27,7 @@
 --   served           hash    catalog entries that workers announced, by model
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   workers:{model}  zset    its workers, the same way
---   elsewhere:{queue} zset   those of them that do not serve this queue; earlier versions' workers are in none
+--   serving:{queue}  zset    those of them that serve this queue
 --   events:{id}      stream  a job's transitions and steps
 --   preview:{id}     hash    the latest preview of a running job: its step and its WebP
 --   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
@@ -49,7 +49,6 @@
 --   webhook_secrets  zset    signing secrets by the time (ms) until which they hold
 local PREFIX = 'adaspa:'
 local LIMITS = cjson.decode(ARGV[1])
-local OPEN = 'open'  -- OPEN_OWNER of job.py
 local EVENTS_KEPT = 1000
 local MOVED_UP = 1000
 
@@ -86,9 +85,8 @@ local function emit(id, kind)
     'type', kind, 'status', fields[1], 'attempt', fields[2], 'progress', fields[3])
 end
 
--- Records of version 1 have no owner: they were made while every caller saw every job.
 local function owner_of(id)
-  return get(id, 'owner') or OPEN
+  return get(id, 'owner')
 end
 
 -- Why the attempt with this token may not act on the job, or nil. A completed one may also if its lease ran out, as long
@@ -129,18 +127,16 @@ local function leave_running(id)
   end
 end
 
--- Interactive jobs have the names that all jobs had in version 1.
 local function queue_of(model, priority)
   return priority == 'bulk' and model .. ':bulk' or model
 end
 
--- Version 1 had one queue, and no costs.
 local function priority_of(id)
-  return get(id, 'priority') or 'interactive'
+  return get(id, 'priority')
 end
 
 local function cost_of(id)
-  return tonumber(get(id, 'cost') or 1)
+  return tonumber(get(id, 'cost'))
 end
 
 -- Start-time fair queueing: an owner's jobs follow each other at their costs, from the present on; so one with a

@@ -8,15 +8,11 @@ redis.call('ZADD', PREFIX .. 'served_until', int(NOW + ARGV[4]), model)
 redis.call('ZADD', PREFIX .. 'workers:' .. model, counts, worker)
 redis.call('ZREMRANGEBYSCORE', PREFIX .. 'workers:' .. model, '-inf', int(NOW))
 for _, priority in ipairs({ 'interactive', 'bulk' }) do
-  local elsewhere, serves = PREFIX .. 'elsewhere:' .. queue_of(model, priority), false
-  for i = 7, #ARGV do
-    serves = serves or ARGV[i] == priority
-  end
-  if serves then
-    redis.call('ZREM', elsewhere, worker)
-  else
-    redis.call('ZADD', elsewhere, counts, worker)
-  end
-  redis.call('ZREMRANGEBYSCORE', elsewhere, '-inf', int(NOW))
+  redis.call('ZREM', PREFIX .. 'serving:' .. queue_of(model, priority), worker)
+end
+for i = 7, #ARGV do
+  local serving = PREFIX .. 'serving:' .. queue_of(model, ARGV[i])
+  redis.call('ZADD', serving, counts, worker)
+  redis.call('ZREMRANGEBYSCORE', serving, '-inf', int(NOW))
 end
 return 'ok'

@@ -31,13 +31,10 @@ end
 local newer
 local function first_of(queue)
   for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, LOOKED_AT - 1)) do
-    if get(id, 'status') ~= 'queued' then  -- begun or ended by a script of version 1
-      leave_queue(id, queue)
-    elseif tonumber(get(id, 'schema_version') or 1) <= version then
+    if tonumber(get(id, 'schema_version')) <= version then
       return id
-    else
-      newer = id
     end
+    newer = id
   end
 end
 
@@ -46,10 +43,8 @@ local function begin(id, priority, queue)
   local share = priority == 'bulk' and LIMITS.bulk_share or 1 - LIMITS.bulk_share
   local present = tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0)
   local place = tonumber(redis.call('ZSCORE', PREFIX .. 'waiting:' .. queue, id))
-  if place < 1e11 then  -- else it is a time, of version 1, and not adopted yet
-    present = math.max(present, place)
-    redis.call('HSET', record(id), 'place', real(place))
-  end
+  present = math.max(present, place)
+  redis.call('HSET', record(id), 'place', real(place))
   redis.call('HSET', PREFIX .. 'virtual', queue, real(present))
   leave_queue(id, queue)
   redis.call('ZREMRANGEBYSCORE', owners, '-inf', real(present))

@@ -5,19 +5,14 @@
 local model = ARGV[2]
 local names = { model, model .. ':bulk' }
 local workers = redis.call('ZCOUNT', PREFIX .. 'workers:' .. model, int(NOW), '+inf')
-local elsewhere, queues = {}, {}
+local queues = {}
 for i, queue in ipairs(names) do
-  elsewhere[i] = {}
-  local away = redis.call('ZRANGE', PREFIX .. 'elsewhere:' .. queue, int(NOW), '+inf', 'BYSCORE')
-  for _, worker in ipairs(away) do
-    elsewhere[i][worker] = true
-  end
   local oldest = redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, 0, 0, 'WITHSCORES')[2]
   queues[i] = {
     redis.call('ZCARD', PREFIX .. 'waiting:' .. queue),
     redis.call('HGET', PREFIX .. 'backlog', queue) or '0',
     int(oldest and NOW - oldest or 0),
-    math.max(0, workers - #away),
+    redis.call('ZCOUNT', PREFIX .. 'serving:' .. queue, int(NOW), '+inf'),
   }
 end
 local running = {}
@@ -25,8 +20,8 @@ local began = redis.call('ZRANGE', PREFIX .. 'running:' .. model, 0, -1, 'WITHSC
 for i = 1, #began, 2 do
   local worker = get(began[i], 'worker') or ''
   local job = { real((NOW - began[i + 1]) / 1000), real(cost_of(began[i])) }
-  for j = 1, #names do
-    job[#job + 1] = elsewhere[j][worker] and 0 or 1
+  for _, queue in ipairs(names) do
+    job[#job + 1] = redis.call('ZSCORE', PREFIX .. 'serving:' .. queue, worker) and 1 or 0
   end
   running[#running + 1] = job
 end

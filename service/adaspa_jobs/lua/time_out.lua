@@ -5,13 +5,9 @@ local failed = {}
 for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
   local arrivals = PREFIX .. 'arrivals:' .. queue
   for _, id in ipairs(redis.call('ZRANGE', arrivals, '-inf', int(NOW - ARGV[2]), 'BYSCORE', 'LIMIT', 0, 100)) do
-    if get(id, 'status') == 'queued' then
-      redis.call('HSET', record(id), 'error', ARGV[3])
-      finish(id, 'failed')
-      failed[#failed + 1] = id
-    else
-      leave_queue(id, queue)  -- begun or ended by a script of version 1
-    end
+    redis.call('HSET', record(id), 'error', ARGV[3])
+    finish(id, 'failed')
+    failed[#failed + 1] = id
   end
 end
 return failed

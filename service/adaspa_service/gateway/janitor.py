@@ -34,7 +34,6 @@ class Janitor:
         self._chores: dict[str, tuple[Callable[[], None], ...]] = {
             "janitor": (
                 self._follow_models,
-                self._adopt,
                 self._requeue_lost,
                 self._time_out,
                 self._send,
@@ -93,10 +92,6 @@ class Janitor:
 
     def _follow_models(self) -> None:
         self.parts.catalog.follow(self.parts.store.announced())
-
-    def _adopt(self) -> None:
-        if adopted := self.parts.store.adopt(self.parts.catalog.models):
-            log.info("%d jobs of an earlier version adopted", adopted)
 
     def _requeue_lost(self) -> None:
         for job_id in self.parts.store.requeue_expired():
