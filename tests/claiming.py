@@ -43,6 +43,6 @@ def record(store: JobStore, job_id: str) -> Job:
 
 
 def nothing_is_held(store: JobStore) -> bool:
-    """No job waits, runs, or holds a lease, and no message is to be sent."""
-    keys = ["adaspa:waiting:demo", "adaspa:running:demo", "adaspa:leases", "adaspa:outbox"]
+    """No job waits, runs, or holds a lease."""
+    keys = ["adaspa:waiting:demo", "adaspa:running:demo", "adaspa:leases"]
     return not any(store.client.exists(key) for key in keys)

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 from adaspa_jobs.job import Artifact, ErrorCode, Job, JobError, JobParams, Progress
-from adaspa_jobs.queue import enqueue, make_celery
+from adaspa_jobs.queue import make_celery, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore, Lease
 from claiming import claim as claim_job
@@ -98,8 +98,7 @@ def make_jobs(store: JobStore, broker_url: str) -> dict[str, str]:
         return made_job
 
     def send(job: Job) -> None:
-        enqueue(celery, job)
-        store.mark_sent(job.id)
+        ring(celery, job.params.model, job.priority)
 
     def claim(state: str) -> Lease:
         lease = claim_job(store, job(state).id)
@@ -111,7 +110,7 @@ def make_jobs(store: JobStore, broker_url: str) -> dict[str, str]:
         return {"video": Artifact(key=key, content_type="video/mp4", bytes=5, sha256="ab" * 32)}
 
     send(job("queued", ("key", "digest"), negative_prompt="grey", sparsity=0.5))
-    job("unsent")
+    job("without_bell")
     store.report_progress(claim("in_progress"), Progress(phase="denoising", step=3, steps=10, step_kind="sparse"))
     lease = claim("completed")
     store.complete(lease, video(lease), REPORT, {"denoising": 1.5})

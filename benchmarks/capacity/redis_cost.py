@@ -27,7 +27,7 @@ from adaspa_jobs.job import (
     Priority,
     Progress,
 )
-from adaspa_jobs.queue import enqueue, queue_name
+from adaspa_jobs.queue import queue_name, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import Lease
@@ -123,8 +123,7 @@ def usual_params(parts: Parts) -> JobParams:
 def submit(parts: Parts, params: JobParams) -> Job:
     """As the gateway's ``POST /videos``."""
     job = parts.store.create(params)
-    enqueue(parts.celery, job)
-    parts.store.mark_sent(job.id)
+    ring(parts.celery, job.params.model, job.priority)
     return job
 
 

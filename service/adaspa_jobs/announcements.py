@@ -23,9 +23,15 @@ class Announcements:
     _scripts: Scripts
     _unreadable: set[bytes]
 
-    def announce(self, spec: ModelSpec, worker: str, priorities: Collection[Priority] = tuple(Priority)) -> None:
-        """Say that a worker serves this model's queues; to be repeated well within ``COUNTED_SECONDS``."""
-        self._scripts.run(
+    def announce(
+        self, spec: ModelSpec, worker: str, priorities: Collection[Priority] = tuple(Priority)
+    ) -> dict[Priority, int]:
+        """Say that a worker serves this model's queues; to be repeated well within ``COUNTED_SECONDS``.
+
+        Returns:
+            For each of the queues how many bells the worker is to ring: more jobs wait than have one.
+        """
+        bells = self._scripts.run(
             "announce",
             spec.id,
             spec.model_dump_json(),
@@ -34,6 +40,7 @@ class Announcements:
             round(COUNTED_SECONDS * 1000),
             *priorities,
         )
+        return dict(zip(priorities, bells, strict=True))
 
     def announced(self) -> list[ModelSpec]:
         """The models that workers serve now. Fields that a later version added are passed over; an entry that this

@@ -1,8 +1,8 @@
 """The Celery queues, two for each model. Job state is ours, and so is the order of the jobs.
 
-A message says that there is work in its queue; which job that is, the store decides when a worker claims one: so a
-job's place is known, owners share the workers fairly, and a message that comes twice does no harm. It carries the id
-of the job that it was sent for, for logs and traces.
+A message is a bell: it says that there is work in its queue. Which job that is, the store decides when a worker claims
+one: so a job's place is known, owners share the workers fairly, and a bell too many does no harm. One that is lost
+costs seconds: workers compare bells and waiting jobs at each heartbeat, and ring for themselves.
 """
 
 from urllib.parse import parse_qs, urlsplit
@@ -11,7 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from adaspa_jobs.job import Job, Priority
+from adaspa_jobs.job import Priority
 from adaspa_jobs.settings import Settings
 
 TASK = "adaspa.generate"
@@ -70,14 +70,14 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def enqueue(app: Celery, job: Job) -> None:
-    """Send the message of a job to its queue.
+def ring(app: Celery, model_id: str, priority: Priority, times: int = 1) -> None:
+    """Tell the workers of a queue that it has jobs.
 
     Raises:
-        QueueUnavailable: nothing was sent.
+        QueueUnavailable: not all bells were rung.
     """
     try:
-        queue = queue_name(job.params.model, job.priority)
-        app.send_task(TASK, args=[job.id], queue=queue, task_id=job.id, ignore_result=True)
+        for _ in range(times):
+            app.send_task(TASK, queue=queue_name(model_id, priority), ignore_result=True)
     except (OperationalError, RedisError, OSError) as error:
         raise QueueUnavailable(f"the queue cannot be reached: {error}") from error

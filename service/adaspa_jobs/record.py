@@ -12,7 +12,7 @@ from adaspa_jobs.job import Job
 log = logging.getLogger(__name__)
 
 NESTED = frozenset({"params", "progress", "error", "report", "timings", "artifacts"})
-INTERNAL = frozenset({"model", "idempotency", "sent_at", "place", "process", "webhook_url"})
+INTERNAL = frozenset({"model", "idempotency", "place", "process", "webhook_url"})
 """Fields of the hash that only the scripts read."""
 
 

@@ -6,7 +6,7 @@ Here is what a job's owner asks of the store; workers' and janitors' parts are i
 import json
 import re
 import secrets
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -27,10 +27,11 @@ from adaspa_jobs.job import (
 from adaspa_jobs.record import job_from_hash, job_from_pairs, readable
 from adaspa_jobs.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_jobs.settings import Settings
-from adaspa_jobs.upkeep import SEND_SECONDS, Upkeep
+from adaspa_jobs.upkeep import Upkeep
 
 __all__ = [
     "VIDEO_ID",
+    "Admitted",
     "IdempotencyConflict",
     "JobCancelled",
     "JobStore",
@@ -56,6 +57,17 @@ class TooManyInFlight(Exception):
 
 class IdempotencyConflict(Exception):
     """The idempotency key was used with another request."""
+
+
+class Admitted(NamedTuple):
+    """What came of a request for jobs."""
+
+    jobs: list[Job]
+    """In the order in which they were asked for."""
+    new: bool
+    """Whether they were made, and not found again by an idempotency key."""
+    bells: int
+    """Bells that are to be rung for them: none where enough messages are in the queue."""
 
 
 class JobStore(Attempts, Announcements, Counts, Upkeep):
@@ -84,7 +96,6 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         result_ttl_seconds: float = 7 * 86400,
         queue_seconds: float = 86400,
         bulk_share: float = 0.2,
-        send_seconds: float = SEND_SECONDS,
     ) -> None:
         self.client = client
         self.lease_seconds, self.max_attempts, self.queue_seconds = lease_seconds, max_attempts, queue_seconds
@@ -94,7 +105,6 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             "max_attempts": max_attempts,
             "queue_cap": queue_cap,
             "ttl_ms": round(result_ttl_seconds * 1000),
-            "send_ms": round(send_seconds * 1000),
             "bulk_share": bulk_share,
         }
         self._scripts = Scripts(client, json.dumps(limits))
@@ -137,7 +147,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         webhook_url: str | None = None,
     ) -> tuple[Job, bool]:
         """Accept a job: ``admit_all`` of one."""
-        jobs, new = self.admit_all(
+        admitted = self.admit_all(
             [params],
             idempotency,
             owner,
@@ -146,7 +156,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             cost=cost,
             webhook_url=webhook_url,
         )
-        return jobs[0], new
+        return admitted.jobs[0], admitted.new
 
     def admit_all(
         self,
@@ -158,8 +168,8 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         priority: Priority = Priority.interactive,
         cost: float = 1.0,
         webhook_url: str | None = None,
-    ) -> tuple[list[Job], bool]:
-        """Accept jobs, all of them or none: records and places in the queue in one step. Messages are still to be sent.
+    ) -> Admitted:
+        """Accept jobs, all of them or none: records and places in the queue in one step. Bells are still to be rung.
 
         Args:
             params: what was asked for each, of one model.
@@ -170,9 +180,6 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             priority: which of the model's queues they wait in.
             cost: the work of each, in units of the model's default request.
             webhook_url: where the event of each job's end is sent.
-
-        Returns:
-            The jobs in the same order, and whether they are new.
 
         Raises:
             QueueFull, TooManyInFlight: nothing was written.
@@ -199,7 +206,8 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             raise QueueFull(params[0].model)
         if outcome == b"conflict":
             raise IdempotencyConflict(rest[0].decode())
-        return [job_from_pairs(*each) for each in rest], outcome == b"created"
+        bells = rest.pop(0) if outcome == b"created" else 0
+        return Admitted([job_from_pairs(*each) for each in rest], outcome == b"created", bells)
 
     def repeated(self, idempotency: tuple[str, str], owner: str = OPEN_OWNER) -> list[Job] | None:
         """The jobs that the same request led to before, as ``admit_all`` gives them again; None if its key is new.

@@ -78,7 +78,6 @@ class Audit:
             "arrivals:*",
             "running:*",
             "leases",
-            "outbox",
             "purge",
             "leavings",
             "unfinished:*",

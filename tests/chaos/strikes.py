@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 import redis
-from adaspa_jobs.queue import enqueue, make_celery
+from adaspa_jobs.job import Priority
+from adaspa_jobs.queue import make_celery, queue_name, ring
 from adaspa_jobs.store import JobStore
 
 from chaos.fleet import LEASE_SECONDS, MODEL, Fleet, Part
@@ -57,6 +58,7 @@ class Striker(threading.Thread):
             "storage away": (2, self._take_storage_away),
             "storage stopped": (2, self._stop_storage),
             "messages doubled": (4, self._double_messages),
+            "messages lost": (4, self._lose_messages),
         }
 
     def run(self) -> None:
@@ -145,8 +147,17 @@ class Striker(threading.Thread):
         return strike
 
     def _double_messages(self) -> Strike:
-        """Messages for jobs that run or wait, which have had theirs."""
+        """Bells too many: two for each job that runs."""
         running = self._running()
-        for job in self._store.readable(running) * 2:
-            enqueue(self._celery, job)
+        ring(self._celery, MODEL, Priority.interactive, 2 * len(running))
         return Strike("messages doubled", "queue", time.time(), running)
+
+    def _lose_messages(self) -> Strike:
+        """Every bell that waits is lost, for a while."""
+        strike = Strike("messages lost", "queue", time.time())
+        until = time.monotonic() + self.random.uniform(0.1, 2)
+        while time.monotonic() < until:
+            with suppress(redis.RedisError):
+                self._store.client.delete(*(queue_name(MODEL, priority) for priority in Priority))
+            time.sleep(0.01)
+        return strike

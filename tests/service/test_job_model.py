@@ -19,7 +19,7 @@ from adaspa_jobs.job import (
     Priority,
     Progress,
 )
-from adaspa_jobs.queue import queue_name
+from adaspa_jobs.queue import queue_name, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
@@ -58,6 +58,12 @@ STAYING = {
     "ended",
     "leases_lost",
     "queues",
+    "served",
+    "served_until",
+    "workers:demo",
+    "serving:demo",
+    "serving:demo:bulk",
+    "rung",
     "virtual",
     "backlog",
     "share:demo",
@@ -236,15 +242,21 @@ class Jobs(RuleBasedStateMachine):
     def lose_a_message(self) -> None:
         self._pop()
 
+    @rule()
+    def beat(self) -> None:
+        """A worker's heartbeat, a while after another's, rings for jobs without a bell."""
+        self.client.delete("adaspa:rung")
+        for priority, bells in self.store.announce(self.parts[0].catalog.default, "a worker").items():
+            ring(self.parts[0].celery, "demo", priority, bells)
+        for priority, queue in self.store.load("demo").queues.items():
+            assert self.client.llen(queue_name("demo", priority)) >= queue.waiting
+
     @rule(seconds=st.sampled_from([1.0, 11.0, 31.0, 61.0]))
     def let_time_pass(self, seconds: float) -> None:
         """By moving every moment that is to come nearer."""
-        for name in ("leases", "outbox", "expiry", "purge", "leavings", "arrivals:demo", "arrivals:demo:bulk"):
+        for name in ("leases", "expiry", "purge", "leavings", "arrivals:demo", "arrivals:demo:bulk"):
             for member, score in self.client.zrange(f"adaspa:{name}", 0, -1, withscores=True):
                 self.client.zadd(f"adaspa:{name}", {member: score - seconds * 1000})
-        for key in self.client.scan_iter("adaspa:job:*"):
-            if sent := self.client.hget(key, "sent_at"):
-                self.client.hset(key, "sent_at", int(sent) - round(seconds * 1000))
 
     @rule(fault=fault_in(12))
     def sweep(self, fault: Fault | None) -> None:
@@ -325,7 +337,6 @@ class Jobs(RuleBasedStateMachine):
         for name in ("waiting", "arrivals"):
             assert self._members(f"{name}:demo") | self._members(f"{name}:demo:bulk") == having(JobStatus.queued)
         assert self._members("running:demo") == self._members("leases") == having(JobStatus.in_progress)
-        assert self._members("outbox") <= having(JobStatus.queued)
         unfinished = {member.decode() for member in self.client.smembers(f"adaspa:unfinished:{OPEN_OWNER}")}
         assert unfinished == having(JobStatus.queued, JobStatus.in_progress)
         assert self._members(f"jobs:{OPEN_OWNER}") == {job.id for job in self.seen.values() if not job.discarded}
@@ -346,6 +357,7 @@ class Jobs(RuleBasedStateMachine):
         for _ in range(3 * MAX_ATTEMPTS):
             self.let_time_pass(61.0)
             self.janitors[0].sweep()
+            self.beat()
             while self._pop():
                 if lease := self.store.claim("demo", "the last worker"):
                     self._say("complete", lease)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import redis
 from adaspa_jobs.job import JobError, JobParams, JobStatus
-from adaspa_jobs.queue import QueueUnavailable
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobStore, LeaseLost
@@ -87,29 +86,26 @@ def test_a_job_whose_worker_has_a_new_process_is_queued_at_once_and_given_up_at_
     assert store.totals().leases_lost == {"demo": 2}
 
 
-@pytest.mark.parametrize("failing", ["enqueue", "remove", "unexpected"])
+@pytest.mark.parametrize("failing", ["remove", "unexpected"])
 def test_a_chore_that_fails_keeps_no_other_from_being_done(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Any, failing: str
 ) -> None:
-    error = {"enqueue": QueueUnavailable("away"), "remove": StorageUnavailable("away"), "unexpected": OSError("?")}
+    error = {"remove": StorageUnavailable("away"), "unexpected": OSError("?")}
 
     def fail(*_: object) -> None:
         raise error[failing]
 
-    monkeypatch.setattr(janitor, "remove" if failing == "remove" else "enqueue", fail)
+    monkeypatch.setattr(janitor, "remove" if failing == "remove" else "tidy", fail)
     with serving(settings, tmp_path) as service:
         store = service.store
-        unsent, lost, ended = store.create(params()), service.claim(service.create()["id"]).job.id, service.completed()
+        lost, ended = service.claim(service.create()["id"]).job.id, service.completed()
         deleted = service.completed()
         store.discard(deleted)
-        store.client.zadd("adaspa:outbox", {unsent.id: 0}, xx=True)
         store.client.zadd("adaspa:leases", {lost: 0}, xx=True)
         store.client.zadd("adaspa:expiry", {ended: 0}, xx=True)
         until(lambda: status(service, lost) == "queued", "the lost job is queued")
         until(lambda: status(service, ended) is None, "the expired job is hidden")
-        if failing == "remove":
-            until(lambda: service.messages() >= 2, "messages are sent")
-        else:
+        if failing != "remove":
             until(lambda: store.get(deleted) is None, "the deleted job is removed")
 
 

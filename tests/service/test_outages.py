@@ -1,8 +1,6 @@
 """What clients are told while a part of the service is away, and that nothing is lost or half done."""
 
 import asyncio
-import base64
-import json
 import os
 import signal
 import socket
@@ -18,12 +16,10 @@ from typing import Any
 import httpx
 import pytest
 from adaspa_jobs.job import JobError
-from adaspa_jobs.queue import TASK, QueueUnavailable
+from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.gateway import admission
-from adaspa_service.gateway.janitor import Janitor
-from adaspa_service.gateway.parts import Parts
 from running_gateway import Service, serving, until
 from valkey_process import start_valkey
 
@@ -89,20 +85,22 @@ def test_a_job_that_was_accepted_is_never_answered_with_try_again(
     """A client without an Idempotency-Key would make it twice."""
     server = own_valkey()
     url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
-    note_sent = admission.note_sent
 
-    def note_and_lose_redis(parts: Parts, job_id: str) -> None:
-        note_sent(parts, job_id)
+    def lose_redis_and_ring(*arguments: Any) -> None:
         server.kill()
         server.wait()
+        ring(*arguments)
 
-    monkeypatch.setattr(admission, "note_sent", note_and_lose_redis)
+    monkeypatch.setattr(admission, "ring", lose_redis_and_ring)
     with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
         answer = service.create()
         assert (answer["status"], answer["queue_position"], answer["starts_in_seconds"]) == ("queued", None, None)
         own_valkey()
         assert service.http.get(f"/videos/{answer['id']}").json()["queue_position"] == 1
         assert len(service.http.get("/videos").json()["data"]) == 1
+        assert service.messages() == 0
+        bells = service.store.announce(service.parts.catalog.default, "worker-1")
+        assert bells == {"interactive": 1, "bulk": 0}, "a worker's heartbeat finds it"
 
 
 def test_without_storage_the_gateway_is_not_ready(service: Service, settings: Settings) -> None:
@@ -115,13 +113,13 @@ def test_without_storage_the_gateway_is_not_ready(service: Service, settings: Se
     assert service.http.get(f"/videos/{video_id}").status_code == 200
 
 
-def test_a_job_whose_message_cannot_be_sent_waits_in_the_outbox(
+def test_a_job_whose_bell_cannot_be_rung_is_accepted_and_found_again(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: Any) -> None:
         raise QueueUnavailable("the broker is away")
 
-    monkeypatch.setattr(admission, "enqueue", away)
+    monkeypatch.setattr(admission, "ring", away)
     request: Any = {"json": {"prompt": "a red circle"}, "headers": {"Idempotency-Key": "k"}}
     first = service.http.post("/videos", **request)
     assert (first.status_code, service.messages()) == (200, 0)
@@ -129,57 +127,31 @@ def test_a_job_whose_message_cannot_be_sent_waits_in_the_outbox(
     again = service.http.post("/videos", **request)
     assert again.headers["idempotent-replayed"] == "true", "whoever was told of the job was told the truth"
     assert again.json()["id"] == first.json()["id"]
-    assert service.messages() == 0
-    service.store.client.zadd("adaspa:outbox", {first.json()["id"]: 0}, xx=True)
-    until(lambda: service.messages() == 1, "the janitor sends it")
     service.claim(first.json()["id"])
 
 
-def test_an_accepted_job_that_was_never_sent_is_sent_by_the_janitor(service: Service, params: Any) -> None:
-    """As after a crash between record and message."""
-    job = service.store.create(params())
-    assert service.messages() == 0
-    service.store.client.zadd("adaspa:outbox", {job.id: 0}, xx=True)
-    until(lambda: service.messages() == 1, "the janitor sends it")
-    until(lambda: not service.store.client.zcard("adaspa:outbox"), "and notes that")
-
-
-def test_the_message_of_a_job_whose_worker_was_lost_is_sent_again(service: Service) -> None:
-    lease = service.claim(service.create()["id"])
-    service.store.client.delete("generate.demo")  # the message that the lost worker took
-    service.store.client.zadd("adaspa:leases", {lease.job.id: 0}, xx=True)
-    until(lambda: service.messages() == 1, "the janitor sends another")
-    video = service.http.get(f"/videos/{lease.job.id}").json()
-    assert (video["status"], video["attempt"], video["queue_position"]) == ("queued", 1, 1)
-    assert service.claim(lease.job.id).attempt == 2
-
-
-def test_several_janitors_send_one_message(settings: Settings, service: Service, params: Any) -> None:
-    jobs = [service.store.create(params()) for _ in range(20)]
-    service.store.client.zadd("adaspa:outbox", {job.id: 0 for job in jobs}, xx=True)
-    janitors = [Janitor(Parts.of(settings)) for _ in range(4)]
-    threads = [threading.Thread(target=janitor.sweep) for janitor in janitors]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    until(lambda: service.messages() == len(jobs), "every message is there")
-    assert service.store.take_unsent() == []
+def test_jobs_that_come_and_go_leave_no_more_messages_than_jobs_may_wait(service: Service) -> None:
+    for _ in range(20):
+        ids = [service.create()["id"] for _ in range(2)]
+        assert service.messages() == 2
+        for video_id in ids:
+            service.http.delete(f"/videos/{video_id}").raise_for_status()
+    assert service.messages() == 2
 
 
 def test_the_janitor_outlives_an_outage(
-    settings: Settings, tmp_path: Path, own_valkey: Callable[[], subprocess.Popen[bytes]], params: Any
+    settings: Settings, tmp_path: Path, own_valkey: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
     server = own_valkey()
     url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
     with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
-        job = service.store.create(params())
+        job_id = service.completed()
         server.kill()
         server.wait()
         threading.Event().wait(1.5)  # a round of the janitor falls into the outage
         own_valkey()
-        service.store.client.zadd("adaspa:outbox", {job.id: 0}, xx=True)
-        until(lambda: service.messages() == 1, "the janitor works again")
+        service.store.client.zadd("adaspa:expiry", {job_id: 0}, xx=True)
+        until(lambda: service.store.get(job_id) is None, "the janitor works again")
 
 
 def test_a_redis_that_hangs_is_away_too(
@@ -198,14 +170,6 @@ def test_a_redis_that_hangs_is_away_too(
         finally:
             os.kill(server.pid, signal.SIGCONT)
         until(lambda: service.http.get("/videos").status_code == 200, "it answers again")
-
-
-def test_messages_name_the_task_and_the_job(service: Service) -> None:
-    """What the worker relies on."""
-    video_id = service.create()["id"]
-    message = json.loads(service.store.client.lindex("generate.demo", 0))  # type: ignore[arg-type]
-    assert (message["headers"]["task"], message["headers"]["id"]) == (TASK, video_id)
-    assert json.loads(base64.b64decode(message["body"]))[0] == [video_id]
 
 
 @pytest.fixture

@@ -132,32 +132,21 @@ def test_a_queue_that_was_empty_has_not_saved_up_its_share(
 
 def test_a_worker_serves_only_the_queue_it_is_told_to(store: JobStore, params: Params, begin: Any) -> None:
     bulk = admit(store, params(), bulk=True)
-    store.mark_sent(bulk.id)
     assert begin(priorities=[Priority.interactive]) is None
-    assert store.client.zscore("adaspa:outbox", bulk.id) is not None, "the message may have been the bulk job's"
     assert begin(priorities=[Priority.bulk]).job.id == bulk.id
 
 
-def test_a_message_that_led_to_the_other_queues_job_is_replaced(store: JobStore, params: Params, begin: Any) -> None:
-    """A worker that serves interactive jobs alone hears of the one that is left, whoever took its message."""
-    sent = [admit(store, params()), admit(store, params()), admit(store, params(), bulk=True)]
-    for job in sent:
-        store.mark_sent(job.id)
-    store.client.rpush("generate.demo:bulk", "the bulk job's message")
-    begun = [begin().job.priority for _ in range(2)]  # by workers for both, who took the interactive jobs' messages
+def test_a_worker_rings_for_a_job_whose_bell_led_to_the_other_queues(
+    store: JobStore, params: Params, begin: Any
+) -> None:
+    """One that serves interactive jobs alone would not hear of the one that is left, whoever took its bell."""
+    for bulk in (False, False, True):
+        admit(store, params(), bulk=bulk)
+    store.client.rpush("generate.demo:bulk", "the bulk job's bell")
+    begun = [begin().job.priority for _ in range(2)]  # by workers for both, who took the interactive jobs' bells
     assert sorted(begun) == ["bulk", "interactive"]
-    left = next(job for job in sent if store.queue_position(job))
-    assert [job.id for job in store.take_unsent()] == [left.id], "at once"
-
-
-def test_a_claim_sends_no_message_too_many(store: JobStore, params: Params, begin: Any) -> None:
-    for bulk in (False, True):
-        for _ in range(3):
-            store.mark_sent(admit(store, params(), bulk=bulk).id)
-            store.client.rpush("generate.demo:bulk" if bulk else "generate.demo", "a message")
-    while lease := begin():
-        store.client.lpop("generate.demo:bulk" if lease.job.priority is Priority.bulk else "generate.demo")
-        assert store.take_unsent() == []
+    bells = store.announce(Catalog.load(None).default, "worker-9", [Priority.interactive])
+    assert bells == {Priority.interactive: 1}
 
 
 def test_each_queue_has_its_own_cap(valkey: redis.Redis, params: Params) -> None:

@@ -1,4 +1,4 @@
-"""The job store for owners and janitors: admission, pages, deletion, what becomes of messages; on a real Valkey."""
+"""The job store for owners and janitors: admission, pages, deletion, bells; on a real Valkey."""
 
 import time
 from collections.abc import Callable
@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import (
     Job,
     JobParams,
     JobStatus,
+    Priority,
     Progress,
 )
 from adaspa_jobs.settings import Settings
@@ -86,7 +88,7 @@ def test_an_idempotency_key_gives_the_first_job_again(store: JobStore, params: P
 
 
 def test_a_deletion_leaves_a_key_alone_that_stands_for_other_jobs_by_now(store: JobStore, params: Params) -> None:
-    (first, second), _ = store.admit_all([params(), params()], ("key", "digest"))
+    first, second = store.admit_all([params(), params()], ("key", "digest")).jobs
     store.discard(first.id)
     again, new = store.admit(params(), ("key", "digest"))
     assert new
@@ -168,26 +170,32 @@ def test_an_ended_job_expires(valkey: redis.Redis, params: Params) -> None:
     assert [job.id for job in store.page()[0]] == [queued.id]
 
 
-def test_a_job_is_sent_by_the_janitor_only_when_nobody_else_has(valkey: redis.Redis, params: Params) -> None:
-    prompt, late = JobStore(valkey), JobStore(valkey, send_seconds=0)
-    sent, unsent, being_sent = late.create(params()), late.create(params()), prompt.create(params())
-    prompt.mark_sent(sent.id)
-    assert [job.id for job in prompt.take_unsent()] == [unsent.id]
-    assert prompt.take_unsent() == [], "another janitor must not send the same message"
-    prompt.mark_sent(unsent.id)
-    assert valkey.zrange("adaspa:outbox", 0, -1) == [being_sent.id.encode()]
+def test_a_bell_is_rung_for_each_job_unless_enough_are_there(store: JobStore, params: Params) -> None:
+    def bells(count: int) -> int:
+        return store.admit_all([params()] * count).bells
+
+    def rung(count: int) -> None:
+        store.client.rpush("generate.demo", *["a bell"] * count)
+
+    assert (bells(1), bells(2)) == (1, 2)
+    rung(3)
+    assert bells(1) == 1
+    rung(3)
+    assert bells(1) == 0, "two are too many"
+    for job in store.page(limit=100)[0]:
+        store.discard(job.id)
+    assert bells(5) == 0 and bells(3) == 2
 
 
-def test_a_message_that_vanished_from_the_queue_is_sent_again(store: JobStore, params: Params) -> None:
-    vanished, queued = store.create(params()), store.create(params())
-    for job in (vanished, queued):
-        store.mark_sent(job.id)
-    store.client.lpush("generate.demo", "the other message")
-    assert store.resend_lost("demo") == 0, "it may be on its way to a worker"
-    store.client.hset(f"adaspa:job:{vanished.id}", "sent_at", 1)
-    assert store.resend_lost("demo") == 1
-    assert [job.id for job in store.take_unsent()] == [vanished.id]
-    assert store.resend_lost("demo") == 0
+def test_a_worker_learns_how_many_bells_its_queues_lack(store: JobStore, params: Params) -> None:
+    demo = Catalog.load(None).default
+    for number in range(3):
+        store.admit(params(), priority=Priority.bulk if number else Priority.interactive)
+    assert store.announce(demo, "worker-1", [Priority.bulk]) == {Priority.bulk: 2}
+    assert store.announce(demo, "worker-2") == {Priority.interactive: 1, Priority.bulk: 0}, "one worker rings at a time"
+    store.client.delete("adaspa:rung")  # that was long ago, and nobody came to it
+    store.client.rpush("generate.demo", "a bell")
+    assert store.announce(demo, "worker-2") == {Priority.interactive: 0, Priority.bulk: 2}
 
 
 def test_a_redis_that_is_away_is_said_to_be(tmp_path: Any, params: Params) -> None:

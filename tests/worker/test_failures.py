@@ -179,7 +179,6 @@ def full_disk(bench: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
 def test_a_worker_whose_disk_is_full_leaves_its_jobs_to_others(bench: Bench, params: Callable[..., JobParams]) -> None:
     job = bench.run(params())
     assert (job.status, job.put_off, job.lost_attempts, job.error) == (JobStatus.queued, 1, 0, None)
-    assert bench.store.take_unsent() == [job], "another worker is to hear of it at once"
     for _ in range(2):
         bench.runner.run("tiny")
     failed = bench.job(job.id)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Job, Priority
-from adaspa_jobs.queue import enqueue, make_celery, queue_name
+from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from running_gateway import until
@@ -46,12 +47,10 @@ def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[
 
 @pytest.fixture
 def ended(store: JobStore, redis_url: str, params: Any) -> Callable[..., Job]:
-    """Submits a job, without any janitor, and waits for its end."""
+    """Submits a job, without a bell and without any janitor, and waits for its end."""
 
     def submit(prompt: str, priority: Priority = Priority.interactive) -> Job:
         job = store.admit(params(model="demo", prompt=prompt), priority=priority)[0]
-        with make_celery(Settings(redis_url=redis_url)) as celery:
-            enqueue(celery, job)
         found: list[Job] = []
 
         def is_over() -> bool:
@@ -97,6 +96,19 @@ def test_a_job_that_kills_its_worker_is_given_up_within_seconds_and_the_next_one
         assert (deadly.attempt, deadly.lost_attempts) == (3, 3)
         following = ended("go on", Priority.bulk)
         assert following.error is not None and following.error.code == "out_of_memory", log()
+
+
+@pytest.mark.timeout(600)
+def test_jobs_whose_bells_were_all_lost_are_run(
+    redis_url: str, store: JobStore, tmp_path: Path, params: Any, valkey: redis.Redis
+) -> None:
+    """The worker compares its queues with the bells at each heartbeat, also while it works."""
+    jobs = [store.admit(params(model="demo"), priority=priority)[0] for priority in Priority for _ in range(10)]
+    with working(redis_url, tmp_path) as log:
+        until(lambda: not store.unfinished("open"), "every job has ended", 240)
+    ends = [store.get(job.id) for job in jobs]
+    assert [job.attempt for job in ends if job and job.error and job.error.code == "out_of_memory"] == [1] * 20, log()
+    assert not valkey.llen("generate.demo") and not valkey.llen("generate.demo:bulk"), "and no bell is left over"
 
 
 def test_a_models_own_limit_holds_where_it_is_lower() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from adaspa_jobs.job import JobParams
 from adaspa_worker import app as worker
+from adaspa_worker import heartbeat
 from adaspa_worker.app import app
 
 __all__ = ["app"]
@@ -45,3 +46,4 @@ def runner() -> Any:
 
 
 worker.runner = runner
+heartbeat.EVERY_SECONDS = 0.5

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from adaspa_jobs import logs, tracing
 from adaspa_jobs.catalog import Catalog, ModelSpec
 from adaspa_jobs.job import Priority
-from adaspa_jobs.queue import TASK, make_celery
+from adaspa_jobs.queue import TASK, QueueUnavailable, make_celery, ring
 from adaspa_jobs.settings import get_settings
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore, StoreUnavailable
@@ -56,8 +56,8 @@ app.conf.task_time_limit = get_settings().time_limit_seconds + LAST_SECONDS
 _stopping = RawValue(ctypes.c_bool, False)
 
 
-@app.task(name=TASK, bind=True, acks_late=True)
-def generate(self: Any, _: str) -> None:
+@app.task(name=TASK, acks_late=True)
+def generate() -> None:
     """Run the job that is next. Everything about it is in its record; a failed job is a successful task."""
     try:
         runner().run(os.environ["ADASPA_WORKER_MODEL"])
@@ -109,7 +109,8 @@ def priorities() -> list[Priority]:
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Step of Celery's consumer: beats, and announces the model, from the moment that the worker takes jobs."""
+    """Step of Celery's consumer: from the moment that the worker takes jobs it beats, announces the model, and rings
+    for jobs that wait without a bell."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -121,9 +122,11 @@ class Heartbeat(bootsteps.StartStopStep):
     def _beat(self) -> None:
         heartbeat.beat()
         try:
-            self._store.announce(self._spec, os.environ["ADASPA_WORKER_NAME"], priorities())
-        except StoreUnavailable as error:
-            log.warning("not announced: %s", error)
+            bells = self._store.announce(self._spec, os.environ["ADASPA_WORKER_NAME"], priorities())
+            for priority, times in bells.items():
+                ring(app, self._spec.id, priority, times)
+        except (StoreUnavailable, QueueUnavailable) as error:
+            log.warning("no heartbeat: %s", error)
 
     def stop(self, consumer: Any) -> None:
         self._timer.cancel()

@@ -17,7 +17,6 @@
 --   leases           zset    jobs in progress by the time (ms) their lease runs out
 --   swept_at         string  when (ms) a janitor last looked for leases that ran out
 --   holds            hash    by worker, the job it has a lease of
---   outbox           zset    queued jobs whose message may not have been sent, by the time (ms) to send it
 --   expiry           zset    ended jobs by the time (ms) they are to be removed
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
 --   leavings         zset    other ended jobs whose attempts may have left files that are not the result, the same way
@@ -28,6 +27,7 @@
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   workers:{model}  zset    its workers, the same way
 --   serving:{queue}  zset    those of them that serve this queue
+--   rung             hash    by queue, when (ms) a worker was last told to ring its bells
 --   events:{id}      stream  a job's transitions and steps
 --   preview:{id}     hash    the latest preview of a running job: its step and its WebP
 --   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
@@ -149,8 +149,8 @@ local function next_place(id, queue)
   return place
 end
 
--- place: where it waits, nil to wait behind its owner's others; send_at: when the outbox is to send its message.
-local function join_queue(id, place, send_at)
+-- place: where it waits, nil to wait behind its owner's others.
+local function join_queue(id, place)
   local model, priority = get(id, 'model'), priority_of(id)
   local queue, shares = queue_of(model, priority), PREFIX .. 'share:' .. model
   if redis.call('EXISTS', PREFIX .. 'waiting:' .. queue) == 0 then
@@ -167,7 +167,6 @@ local function join_queue(id, place, send_at)
   redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(NOW), id)
   redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, cost_of(id))
   redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner_of(id), 1)
-  redis.call('ZADD', PREFIX .. 'outbox', int(send_at), id)
   emit(id, 'queued')
 end
 
@@ -175,7 +174,6 @@ end
 local function leave_queue(id, queue)
   redis.call('ZREM', PREFIX .. 'mine:' .. queue .. ':' .. owner_of(id), id)
   redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
-  redis.call('ZREM', PREFIX .. 'outbox', id)
   if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 0 then
     return false
   end
@@ -188,6 +186,13 @@ local function leave_queue(id, queue)
     redis.call('HDEL', PREFIX .. 'owned:' .. queue, owner_of(id))
   end
   return true
+end
+
+-- A message in the broker's list is a bell for whichever job is next. How many a queue has too few: of those that were
+-- rung, some may be lost, some have led to the other queue's jobs, and some are those of jobs that were cancelled.
+local function lacking_bells(queue)
+  local rung = redis.call('LLEN', 'generate.' .. queue)  -- queue_name of queue.py
+  return math.max(0, redis.call('ZCARD', PREFIX .. 'waiting:' .. queue) - rung)
 end
 
 -- A job that leaves the queue unrun costs its owner nothing: the owner's later jobs move up, as many as may follow at a
@@ -316,7 +321,7 @@ local function lose_worker(id, failure)
     finish(id, 'failed')
   else
     leave_running(id)
-    join_queue(id, nil, NOW)
+    join_queue(id)
     return true
   end
 end

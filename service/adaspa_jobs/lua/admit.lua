@@ -33,7 +33,7 @@ local function new_id(random)
   return string.format('video_%06x%08x%s', high, us - high * 4294967296, random)
 end
 
-local ids, answer = {}, { 'created' }
+local ids, answer = {}, { 'created', 0 }
 for i = FIRST, #ARGV, 2 do
   local id = new_id(ARGV[i + 1])
   redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', model, 'params', ARGV[i],
@@ -45,11 +45,12 @@ for i = FIRST, #ARGV, 2 do
   end
   redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
   redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)
-  join_queue(id, nil, NOW + LIMITS.send_ms)
+  join_queue(id)
   ids[#ids + 1] = id
   answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
 end
 if idempotency ~= '' then
   redis.call('HSET', PREFIX .. 'idempotency:' .. idempotency, 'id', ids[1], 'digest', digest, 'batch', table.concat(ids, ','))
 end
+answer[2] = math.min(count, lacking_bells(queue))
 return answer

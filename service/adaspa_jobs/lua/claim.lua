@@ -19,15 +19,6 @@ if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == work
   lose_worker(held, ARGV[7])  -- its process died
 end
 
--- The message that led here may have been another queue's than that of the job that was begun: where a queue has fewer
--- messages left than jobs that wait, one is sent at once. Workers that serve it alone would wait for it.
-local function replace_message(queue)
-  local waiting = PREFIX .. 'waiting:' .. queue
-  if redis.call('ZCARD', waiting) > redis.call('LLEN', 'generate.' .. queue) then  -- queue_name of queue.py
-    redis.call('ZADD', PREFIX .. 'outbox', 'NX', int(NOW), redis.call('ZRANGE', waiting, 0, 0)[1])
-  end
-end
-
 local newer
 local function first_of(queue)
   for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, LOOKED_AT - 1)) do
@@ -59,7 +50,6 @@ local function begin(id, priority, queue)
   redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), id)
   redis.call('HSET', PREFIX .. 'holds', worker, id)
   emit(id, 'in_progress')
-  replace_message(queue_of(model, priority == 'bulk' and 'interactive' or 'bulk'))
   return { id, redis.call('HGETALL', record(id)) }
 end
 
@@ -78,14 +68,6 @@ for _, priority in ipairs(served) do
   local id = first_of(queue)
   if id then
     return begin(id, priority, queue)
-  end
-end
-
--- This worker's message ends here, and may have been that of a job it cannot run: another one is sent.
-for _, queue in ipairs({ model, model .. ':bulk' }) do
-  local id = redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, 0)[1]
-  if id then
-    redis.call('ZADD', PREFIX .. 'outbox', 'NX', int(NOW + LIMITS.send_ms), id)
   end
 end
 return newer or false

@@ -10,6 +10,5 @@ if refused then
   return refused
 end
 leave_running(id)
--- The worker returns its message to the head of the queue; if it does not come to that, the outbox sends another.
-join_queue(id, get(id, 'place'), NOW + LIMITS.send_ms)
+join_queue(id, get(id, 'place'))
 return 'ok'

@@ -14,6 +14,6 @@ if redis.call('HINCRBY', record(id), 'put_off', 1) >= LIMITS.max_attempts then
   finish(id, 'failed')
 else
   leave_running(id)
-  join_queue(id, get(id, 'place'), NOW)  -- another worker is to hear of it while this one rests
+  join_queue(id, get(id, 'place'))
 end
 return 'ok'

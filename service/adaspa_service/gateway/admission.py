@@ -1,4 +1,4 @@
-"""Admitting a job: record and queue place first, then its message."""
+"""Admitting a job: record and queue place first, then its bell."""
 
 import hashlib
 import logging
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from adaspa_jobs.counts import Load
 from adaspa_jobs.job import Job, JobParams, Priority
-from adaspa_jobs.queue import QueueUnavailable, enqueue
-from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.store import IdempotencyConflict, QueueFull, TooManyInFlight
 
 from adaspa_service.gateway.access import Caller
@@ -48,10 +47,10 @@ def repeated(parts: Parts, caller: Caller, idempotency: tuple[str, str]) -> list
 
 
 def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str, str] | None) -> tuple[list[Job], bool]:
-    """Admit jobs and send their messages; the jobs, and whether they are new.
+    """Admit jobs and ring for them; the jobs, and whether they are new.
 
-    A job whose message cannot be sent is accepted all the same: it waits in the outbox, and the janitor sends it when
-    the broker is there again. Nothing is taken back: another request with the same key may have been told of it.
+    A job whose bell cannot be rung is accepted all the same: workers find it by themselves. Nothing is taken back:
+    another request with the same key may have been told of it.
 
     Raises:
         ApiError: 400 priority not offered or more jobs than the caller may ever have, 429 queue full or too many of
@@ -63,7 +62,7 @@ def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str,
     cost = spec.cost(wanted.params[0])
     priority = resolve_priority(wanted.priority, spec, cost)
     try:
-        jobs, new = parts.store.admit_all(
+        admitted = parts.store.admit_all(
             wanted.params,
             idempotency,
             caller.owner,
@@ -78,14 +77,11 @@ def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str,
         raise too_many(parts, caller, len(wanted.params)) from error
     except IdempotencyConflict as error:
         raise key_reused() from error
-    for job in jobs if new else ():
-        try:
-            enqueue(parts.celery, job)
-        except QueueUnavailable as error:
-            log.warning("%s: its message is sent later: %s", job.id, error)
-        else:
-            note_sent(parts, job.id)
-    return jobs, new
+    try:
+        ring(parts.celery, spec.id, priority, admitted.bells)
+    except QueueUnavailable as error:
+        log.warning("%s: a worker has to find it by itself: %s", admitted.jobs[0].id, error)
+    return admitted.jobs, admitted.new
 
 
 def key_reused() -> ApiError:
@@ -140,11 +136,3 @@ def seconds_left(load: Load, job: Job, position: int | None) -> float:
         return job.progress.eta_seconds
     starts_in = load.starts_in(job.priority, position) if position else 0.0
     return UNMEASURED_SECONDS if load.pace is None or starts_in is None else starts_in + job.cost * load.pace
-
-
-def note_sent(parts: Parts, job_id: str) -> None:
-    """Take the job out of the outbox; if that fails its message is sent twice, which does no harm."""
-    try:
-        parts.store.mark_sent(job_id)
-    except StoreUnavailable as error:
-        log.warning("%s: its message may be sent twice: %s", job_id, error)

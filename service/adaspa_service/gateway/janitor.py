@@ -8,11 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from adaspa_jobs.queue import QueueUnavailable, enqueue
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable
 
-from adaspa_service.gateway.admission import note_sent
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints, tidy
 
@@ -36,7 +34,6 @@ class Janitor:
                 self._follow_models,
                 self._requeue_lost,
                 self._time_out,
-                self._send,
                 self._expire,
                 self._trim_deliveries,
             ),
@@ -73,7 +70,7 @@ class Janitor:
             try:
                 chore()
                 self._away.discard(name)
-            except (StoreUnavailable, QueueUnavailable, StorageUnavailable) as error:
+            except (StoreUnavailable, StorageUnavailable) as error:
                 if name not in self._away:  # once, not every second of an outage
                     log.warning("janitor: %s: %s", name, error)
                 self._away.add(name)
@@ -100,13 +97,6 @@ class Janitor:
     def _time_out(self) -> None:
         for job_id in self.parts.store.time_out():
             log.warning("%s: no worker took it in time", job_id)
-
-    def _send(self) -> None:
-        for model in self.parts.catalog.models:
-            self.parts.store.resend_lost(model)
-        for job in self.parts.store.take_unsent():
-            enqueue(self.parts.celery, job)
-            note_sent(self.parts, job.id)
 
     def _expire(self) -> None:
         self.parts.store.expire()
