@@ -2,7 +2,6 @@
 FROM python:3.11.13-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY kernels kernels
 COPY service service
 COPY worker worker
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[service,tracing]'

