@@ -1,5 +1,5 @@
-"""The tables of settings and of a catalog's fields: ``python tests/field_tables.py`` brings docs/settings.md and
-docs/models.md up to the fields' own descriptions."""
+"""What the fields of settings and catalog say of themselves, where else it stands: ``python tests/field_tables.py``
+brings docs/settings.md, docs/models.md and the chart's schema up to it."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from adaspa_jobs.settings import PREFIX, Settings
 from pydantic import BaseModel
 
 DOCS = Path(__file__).parents[1] / "docs"
+CHART_SCHEMA = DOCS.parent / "helm" / "adaspa-serve" / "values.schema.json"
 TABLES: dict[str, list[type[BaseModel]]] = {"settings.md": [Settings], "models.md": [ModelSpec, Memory]}
 """By page, whose fields it has a table of, each behind a mark."""
 
@@ -57,6 +58,36 @@ def filled(page: str) -> str:
     return text
 
 
+def as_draft_7(part: Any, definitions: dict[str, Any]) -> Any:
+    """A part of pydantic's JSON schema as Helm reads it: no references, no tuples, no titles and defaults."""
+    if isinstance(part, list):
+        return [as_draft_7(inner, definitions) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        found = definitions[part["$ref"].rpartition("/")[2]]
+        return as_draft_7(found | {name: text for name, text in part.items() if name == "description"}, definitions)
+    kept = {name: inner for name, inner in part.items() if name not in ("title", "default")}
+    if "prefixItems" in kept:
+        kept["items"] = kept.pop("prefixItems")
+    if "properties" in kept:
+        fields = {name: as_draft_7(inner, definitions) for name, inner in kept.pop("properties").items()}
+        return {**as_draft_7(kept, definitions), "properties": fields}
+    if "description" in kept:
+        kept["description"] = re.sub(r"\s+", " ", kept["description"]).replace("``", "`")
+    return {name: as_draft_7(inner, definitions) for name, inner in kept.items()}
+
+
+def chart_schema() -> str:
+    """The chart's schema with the catalog's fields as they should be."""
+    schema = json.loads(CHART_SCHEMA.read_text())
+    model = ModelSpec.model_json_schema()
+    schema["properties"]["catalog"]["items"] = as_draft_7(model, model["$defs"])
+    del schema["properties"]["catalog"]["items"]["$defs"]
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
     for page in TABLES:
         (DOCS / page).write_text(filled(page))
+    CHART_SCHEMA.write_text(chart_schema())

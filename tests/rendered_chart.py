@@ -1,5 +1,7 @@
 """The Helm chart as Helm renders it."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ import yaml
 CHART = Path(__file__).parents[1] / "helm" / "adaspa-serve"
 
 
-def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+def render(values: dict[str, Any], folder: Path = CHART) -> list[dict[str, Any]]:
     """Every object of a release named ``r``."""
-    with helm.Chart.load(CHART) as chart:
+    with helm.Chart.load(folder) as chart:
         texts = chart.render(values, name="r", namespace="videos")
     return [item for name, text in texts.items() if name.endswith(".yaml") for item in yaml.safe_load_all(text) if item]
 
@@ -25,6 +27,15 @@ def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The spec of every pod."""
     owned = [item["spec"]["template"]["spec"] for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
     return owned + [item["spec"] for item in objects if item["kind"] == "Pod"]
+
+
+def variables(item: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, str]:
+    """A container's variables as the kubelet sets them; ``secrets`` by the variable that takes one, others are k's."""
+    found: dict[str, str] = {}
+    for entry in item.get("env", []):
+        value = entry["value"] if "value" in entry else secrets.get(entry["name"], "k" * 48)
+        found[entry["name"]] = re.sub(r"\$\((\w+)\)", lambda name: found.get(name[1], name[0]), value)
+    return found
 
 
 def container(objects: list[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -17,14 +17,15 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
-from adaspa_jobs.catalog import Catalog, ModelSpec
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import SECRET, Settings
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_worker import metrics as worker_metrics
+from field_tables import CHART_SCHEMA, chart_schema
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_text import value
-from rendered_chart import CHART, container, one, pods, render
+from rendered_chart import CHART, container, one, pods, render, variables
 from running_gateway import Service, serving
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CHART / "values").glob("*.yaml"))}
@@ -42,6 +43,14 @@ LARGE = {
     "models": [TWO_MODELS[1] | MILLION, TWO_MODELS[0] | {"autoscaling": SCALED | {"maxReplicas": 10**6}}],
     "catalog": [DEMO, WAN],
 }
+NEAR = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}}
+EXTRAS = {
+    "podAnnotations": {"team": "video"},
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/own"}],
+}
+FILLED = {"existingClaim": "weights", "readOnly": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     **FILES,
@@ -52,7 +61,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one-queue": {"models": [TWO_MODELS[1], QUICK]},
     "signed": {"secretSettings": {"webhook_secrets": {"name": "hooks", "key": "secrets"}}},
     "labelled": {"monitoring": {"monitors": True, "rules": True, "labels": {"release": "prometheus"}}},
-    "guarded": {"networkPolicy": {"enabled": True}, "imagePullSecrets": [{"name": "pull"}]},
+    "unguarded": {"networkPolicy": {"enabled": False}, "imagePullSecrets": [{"name": "pull"}]},
+    "extended": {
+        "gateway": EXTRAS | {"affinity": NEAR},
+        "worker": EXTRAS,
+        "models": [TWO_MODELS[1] | {"affinity": NEAR}],
+    },
+    "many-nodes": {"storage": {"volume": {"accessMode": "ReadWriteMany"}}, "gateway": {"affinity": NEAR}},
+    "filled": {"models": [TWO_MODELS[0] | {"replicas": 3, "modelCache": FILLED}], "catalog": [WAN]},
     "large": LARGE,
     "own-account": {"serviceAccount": {"create": False, "name": "mine"}},
 }
@@ -66,11 +82,20 @@ STANDARD_VARIABLES = {
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "ADASPA_API_KEY",
     "FORWARDED_ALLOW_IPS",
+    "HTTPS_PROXY",
+    "REDIS_PASSWORD",
+    "REDISCLI_AUTH",
 }
 SECRETS = {
     "ADASPA_REDIS_URL": "redis://secret:6379/0",
     "ADASPA_WEBHOOK_SECRETS": "whsec_" + base64.b64encode(b"k" * 24).decode(),
 }
+
+
+def cached(**fields: Any) -> dict[str, Any]:
+    """Values with a volume for the demo model; its workers' fields among those of the volume."""
+    workers = {name: fields.pop(name) for name in ("replicas", "autoscaling") if name in fields}
+    return {"models": [TWO_MODELS[1] | workers | {"modelCache": fields}], "storage": {"url": "s3://videos"}}
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
@@ -106,8 +131,8 @@ def test_every_variable_is_a_setting_and_can_be_read(values: dict[str, Any], mon
             known = {f"ADASPA_{name.upper()}" for name in Settings.model_fields}
             assert names <= known | STANDARD_VARIABLES
             with monkeypatch.context() as context:
-                for entry in item.get("env", []):
-                    context.setenv(entry["name"], entry.get("value", SECRETS.get(entry["name"], "k" * 48)))
+                for name, value in variables(item, SECRETS).items():
+                    context.setenv(name, value)
                 Settings()
 
 
@@ -134,8 +159,25 @@ def test_a_large_number_is_written_in_full(monkeypatch: pytest.MonkeyPatch) -> N
         ({"models": TWO_MODELS, "catalog": [WAN]}, "demo is not in the catalog; there is wan2.1-1.3b"),
         ({"catalog": [WAN | {"invented": 1}]}, "invented"),
         ({"catalog": [{"id": "wan"}]}, "source"),
-        ({"models": [TWO_MODELS[1] | {"modelCache": {}}]}, "modelCache"),
-        ({"models": [TWO_MODELS[1] | {"modelCache": {"existingClaim": "x", "size": "1Gi"}}]}, "existingClaim and size"),
+        ({"catalog": [WAN | {"family": "wann"}]}, "'/catalog/0/family': value must be one of 'wan', 'hunyuan_video'"),
+        ({"catalog": [WAN | {"sizes": "832x480"}]}, "/catalog/0/sizes"),
+        ({"catalog": [WAN | {"steps_range": [1, 2, 3]}]}, "/catalog/0/steps_range"),
+        (cached(), "modelCache"),
+        (cached(existingClaim="x", size="1Gi"), "existingClaim and size"),
+        (cached(existingClaim="x", accessMode="ReadWriteMany"), "accessMode and storageClass are of a new volume"),
+        (cached(size="1Gi", accessMode="ReadOnlyMany"), "value must be one of 'ReadWriteOnce', 'ReadWriteMany'"),
+        (cached(size="1Gi", readOnly=True), "models.modelCache.readOnly: a new volume is empty"),
+        (
+            cached(size="1Gi", replicas=3),
+            "a ReadWriteOnce volume is for one node, and demo may have 3 workers; allowed",
+        ),
+        (cached(size="1Gi", autoscaling=SCALED), "demo may have 4 workers; allowed: ReadWriteMany, or one worker"),
+        ({"models": [TWO_MODELS[1] | {"replicas": 0}]}, "storage.volume.accessMode: with ReadWriteOnce gateways run"),
+        ({"models": [TWO_MODELS[1] | {"autoscaling": SCALED}]}, "allowed: ReadWriteMany, a storage.url, or a model"),
+        ({"models": [TWO_MODELS[1] | {"id": "demo-"}]}, "/models/0/id"),
+        ({"gateway": {"autoscaling": {"minReplicas": 9}}}, "gateway.autoscaling: maxReplicas is below minReplicas"),
+        ({"worker": {"extraEnv": [{"name": "ADASPA_QUEUE_CAP"}]}}, "worker.extraEnv: ADASPA_QUEUE_CAP is a setting"),
+        ({"gateway": {"affinity": {"nodeAfinity": {}}}}, "nodeAfinity"),
         ({"models": [TWO_MODELS[1] | {"autoscaling": SCALED | {"scaleDown": "never"}}]}, "scaleDown"),
         (
             {"models": [TWO_MODELS[1] | {"autoscaling": SCALED | {"minReplicas": 9}}]},
@@ -174,7 +216,7 @@ def test_the_schema_is_strict_throughout() -> None:
                 assert "additionalProperties" in part, where
             assert "properties" not in part or part["additionalProperties"] is False, where
             for name, inner in part.get("properties", {}).items():
-                assert inner.get("description") or where.endswith("catalog.items"), f"{where}.{name}"
+                assert inner.get("description"), f"{where}.{name}"
             for key, inner in part.items():
                 check(inner, f"{where}.{key}")
         elif isinstance(part, list):
@@ -184,10 +226,8 @@ def test_the_schema_is_strict_throughout() -> None:
     check(schema, "values")
 
 
-def test_the_schema_knows_every_field_of_the_catalog() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["catalog"]["items"]
-    assert set(schema["properties"]) == set(ModelSpec.model_fields), "catalog.items in the chart's values.schema.json"
-    assert set(schema["required"]) == {name for name, field in ModelSpec.model_fields.items() if field.is_required()}
+def test_the_schema_says_of_the_catalog_what_its_fields_say() -> None:
+    assert chart_schema() == CHART_SCHEMA.read_text(), "run: make field-tables"
 
 
 def test_the_schema_knows_every_setting_but_those_that_the_chart_makes_itself() -> None:
@@ -250,7 +290,7 @@ def test_the_command_that_fetches_a_model_runs(tmp_path: Path) -> None:
 
 
 def test_every_object_can_be_found_by_its_labels() -> None:
-    for item in render(VARIANTS["labelled"] | {"networkPolicy": {"enabled": True}}):
+    for item in render(VARIANTS["labelled"]):
         labels = item["metadata"]["labels"]
         assert (labels["app.kubernetes.io/name"], labels["app.kubernetes.io/instance"]) == ("adaspa-serve", "r")
         assert labels["app.kubernetes.io/version"] and labels["helm.sh/chart"].startswith("adaspa-serve-")
@@ -261,7 +301,7 @@ def test_every_object_can_be_found_by_its_labels() -> None:
 
 
 def test_workers_follow_the_gateways_own_count_and_only_idle_ones_are_ended() -> None:
-    scaled = one(render(FILES["single-gpu"]), "ScaledObject")["spec"]
+    scaled = one(render(FILES["scale-to-zero"]), "ScaledObject")["spec"]
     trigger = scaled["triggers"][0]["metadata"]
     assert scaled["scaleTargetRef"]["name"] == "r-worker-demo"
     assert (scaled["minReplicaCount"], scaled["cooldownPeriod"]) == (0, 900)
@@ -269,7 +309,7 @@ def test_workers_follow_the_gateways_own_count_and_only_idle_ones_are_ended() ->
     assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 900
     assert trigger["url"] == "http://r-gateway.videos.svc:9100/metrics"
     assert trigger["valueLocation"] == 'adaspa_workers_wanted{model="demo"}'
-    deployment = next(d for d in render(FILES["single-gpu"]) if d["metadata"]["name"] == "r-worker-demo")
+    deployment = next(d for d in render(FILES["scale-to-zero"]) if d["metadata"]["name"] == "r-worker-demo")
     assert "replicas" not in deployment["spec"]
     freely = one(render(FILES["s3-production"]), "ScaledObject")["spec"]
     assert freely["triggers"][0]["metadata"]["valueLocation"] == 'adaspa_jobs_unfinished{model="demo"}'
@@ -283,7 +323,7 @@ def test_what_the_scaler_asks_the_gateway_for_is_answered(service: Service) -> N
         name, model = re.fullmatch(r'(\w+)\{model="(\w+)"\}', where).groups()  # type: ignore[union-attr]
         return value(service.http.get("/metrics").text, name, model=model)
 
-    idle, freely = FILES["single-gpu"], FILES["s3-production"]
+    idle, freely = FILES["scale-to-zero"], FILES["s3-production"]
     assert (asked_of(idle), asked_of(freely)) == (0, 0)
     for worker in ("a", "b", "c"):
         service.store.announce(service.parts.catalog.default, worker)
@@ -371,14 +411,14 @@ def test_the_guide_makes_the_secrets_that_the_values_ask_for() -> None:
 
 def test_the_first_api_key_is_drawn_unless_it_is_given_or_the_service_is_open() -> None:
     drawn = render({})
-    secret = one(drawn, "Secret")
+    secret = next(item for item in drawn if item["metadata"]["name"] == "r-api-key")
     (data,) = secret["data"].values()
     assert len(base64.b64decode(data)) == 48
     reference = {"secretKeyRef": {"name": secret["metadata"]["name"], "key": "api-key"}}
     for name, variable in (("gateway", "ADASPA_BOOTSTRAP_KEY"), ("client", "ADASPA_API_KEY")):
         assert {"name": variable, "valueFrom": reference} in container(drawn, name)["env"]
     for values in (FILES["s3-production"], VARIANTS["open"]):
-        assert all(item["kind"] != "Secret" for item in render(values))
+        assert all(item["metadata"]["name"] != "r-api-key" for item in render(values))
     assert {"name": "ADASPA_OPEN_ACCESS", "value": "true"} in container(render(VARIANTS["open"]), "gateway")["env"]
     given = {entry["name"]: entry for entry in container(render(FILES["s3-production"]), "gateway")["env"]}
     assert given["ADASPA_BOOTSTRAP_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "adaspa-api-key"

@@ -46,7 +46,12 @@ def test_gateway_and_worker_pods_make_a_video_together(service: Service, catalog
         "redis_url": f"unix://{socket_path(service.data_dir)}?db=5",
         "storage_url": str(tmp_path / "objects"),
     }
-    gateway_settings = {"port": str(port), "metrics_port": str(gateway_metrics), "host": "127.0.0.1"}
+    gateway_settings = {
+        "port": str(port),
+        "metrics_port": str(gateway_metrics),
+        "host": "127.0.0.1",
+        "drain_seconds": "1",
+    }
     heartbeat = tmp_path / "heartbeat"
     worker_settings = {"metrics_port": str(worker_metrics), "heartbeat_file": str(heartbeat)}
     started = [

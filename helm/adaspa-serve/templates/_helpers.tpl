@@ -29,10 +29,88 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 
+{{/* A secret, drawn once: what the cluster has under this name and key already, else a new one. */}}
+{{- define "adaspa.drawn" -}}
+{{- $before := lookup "v1" "Secret" .root.Release.Namespace .name | default dict }}
+{{- dig "data" .key "" $before | default (randAlphaNum 48 | b64enc) }}
+{{- end }}
+
+{{/* Not empty where all that mounts the videos' volume has to be on one node. */}}
+{{- define "adaspa.oneNode" -}}
+{{- if and (not .Values.storage.url) (eq .Values.storage.volume.accessMode "ReadWriteOnce") }}true{{ end }}
+{{- end }}
+
+{{- /* The affinity of gateway or workers. On one node, the first worker finds it, and the others follow; the only one
+       comes back to where the gateway has the volume. */}}
+{{- define "adaspa.affinity" -}}
+{{- $affinity := deepCopy .own }}
+{{- if include "adaspa.oneNode" .root }}
+{{- $labels := dict "app.kubernetes.io/instance" .root.Release.Name }}
+{{- $pods := $affinity.podAffinity | default dict }}
+{{- $terms := $pods.requiredDuringSchedulingIgnoredDuringExecution | default list }}
+{{- $worker := dict "matchLabels" (merge (dict "adaspa-serve/role" "worker") $labels) }}
+{{- $terms = append $terms (dict "topologyKey" "kubernetes.io/hostname" "labelSelector" $worker) }}
+{{- $_ := set $pods "requiredDuringSchedulingIgnoredDuringExecution" $terms }}
+{{- if .isWorker }}
+{{- $wishes := $pods.preferredDuringSchedulingIgnoredDuringExecution | default list }}
+{{- $gateway := dict "matchLabels" (merge (dict "app.kubernetes.io/component" "gateway") $labels) }}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" $gateway }}
+{{- $_ := set $pods "preferredDuringSchedulingIgnoredDuringExecution" (append $wishes (dict "weight" 100 "podAffinityTerm" $term)) }}
+{{- end }}
+{{- $_ := set $affinity "podAffinity" $pods }}
+{{- end }}
+{{- toYaml $affinity }}
+{{- end }}
+
+{{- /* Taints that a model's workers bear: those that it names, and that of a device among its limits, as clouds put on
+       the nodes that have one. */}}
+{{- define "adaspa.workerTolerations" -}}
+{{- $borne := .tolerations | default list }}
+{{- range $resource, $_ := .resources.limits }}
+{{- if contains "/" $resource }}{{ $borne = append $borne (dict "key" $resource "operator" "Exists" "effect" "NoSchedule") }}{{ end }}
+{{- end }}
+{{- toYaml $borne }}
+{{- end }}
+
+{{/* Taints that a gateway bears: on one node, those of the workers too. */}}
+{{- define "adaspa.gatewayTolerations" -}}
+{{- $borne := .Values.gateway.tolerations }}
+{{- if include "adaspa.oneNode" . }}
+{{- range .Values.models }}{{ $borne = concat $borne (include "adaspa.workerTolerations" . | fromYamlArray) }}{{ end }}
+{{- end }}
+{{- toYaml (uniq $borne) }}
+{{- end }}
+
+{{/* How many workers an entry of models may have. */}}
+{{- define "adaspa.mostWorkers" -}}
+{{- if and .autoscaling .autoscaling.enabled }}{{ int .autoscaling.maxReplicas }}{{ else }}{{ int .replicas }}{{ end }}
+{{- end }}
+
+{{- define "adaspa.fewestWorkers" -}}
+{{- if and .autoscaling .autoscaling.enabled }}{{ int .autoscaling.minReplicas }}{{ else }}{{ int .replicas }}{{ end }}
+{{- end }}
+
+{{- define "adaspa.checkCache" -}}
+{{- $cache := .modelCache }}
+{{- if and $cache.existingClaim $cache.size }}{{ fail "models.modelCache: existingClaim and size are both there; name a volume that is there or the size of a new one" }}{{ end }}
+{{- if and $cache.existingClaim (or $cache.accessMode $cache.storageClass) }}{{ fail "models.modelCache: accessMode and storageClass are of a new volume; existingClaim names one that is there" }}{{ end }}
+{{- if and $cache.readOnly $cache.size }}{{ fail "models.modelCache.readOnly: a new volume is empty; allowed with existingClaim, for a volume that holds the model" }}{{ end }}
+{{- $most := include "adaspa.mostWorkers" . | int }}
+{{- if and $cache.size (gt $most 1) (ne ($cache.accessMode | default "ReadWriteOnce") "ReadWriteMany") }}
+{{- fail (printf "models.modelCache.accessMode: a ReadWriteOnce volume is for one node, and %s may have %d workers; allowed: ReadWriteMany, or one worker" .id $most) }}
+{{- end }}
+{{- end }}
+
 {{/* What the schema cannot say. */}}
 {{- define "adaspa.check" -}}
 {{- if and (not .Values.redis.embedded.enabled) (not .Values.redis.existingSecret.name) }}
 {{- fail "redis.existingSecret.name: is empty; name a Secret with the Redis URL, or set redis.embedded.enabled to true" }}
+{{- end }}
+{{- with .Values.gateway.autoscaling }}{{ if lt (int .maxReplicas) (int .minReplicas) }}{{ fail "gateway.autoscaling: maxReplicas is below minReplicas" }}{{ end }}{{ end }}
+{{- range $part := list "gateway" "worker" }}
+{{- range (get $.Values $part).extraEnv }}
+{{- if hasPrefix "ADASPA_" .name }}{{ fail (printf "%s.extraEnv: %s is a setting; it belongs into settings or secretSettings" $part .name) }}{{ end }}
+{{- end }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}{{ fail "ingress.host: is empty; name the host that the ingress serves" }}{{ end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs: is empty; name the Gateway to attach to" }}{{ end }}
@@ -46,6 +124,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- $names := list }}
 {{- $queues := dict }}
+{{- $fewest := 0 }}
 {{- range .Values.models }}
 {{- $model := . }}
 {{- if not (has .id $served) }}{{ fail (printf "models: %s is not in the catalog; there is %s" .id (join ", " $served)) }}{{ end }}
@@ -53,9 +132,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if has $name $names }}{{ fail (printf "models: worker-%s is there twice; an id may be there once without only, and once with each queue" $name) }}{{ end }}
 {{- $names = append $names $name }}
 {{- $_ := set $queues .id (concat (get $queues .id | default list) (ternary (list "interactive" "bulk") (list .only) (empty .only))) }}
-{{- with .modelCache }}
-{{- if and .existingClaim .size }}{{ fail "models.modelCache: existingClaim and size are both there; name a volume that is there or the size of a new one" }}{{ end }}
-{{- end }}
+{{- if .modelCache }}{{ include "adaspa.checkCache" . }}{{ end }}
+{{- $fewest = add $fewest (include "adaspa.fewestWorkers" .) }}
 {{- with .autoscaling }}{{ if lt (int .maxReplicas) (int .minReplicas) }}{{ fail "models.autoscaling: maxReplicas is below minReplicas" }}{{ end }}{{ end }}
 {{- if and .autoscaling .autoscaling.enabled }}
 {{- if .only }}{{ fail (printf "models.only: %s is scaled by the jobs of both queues; say replicas, without autoscaling" .id) }}{{ end }}
@@ -65,6 +143,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- if and (include "adaspa.oneNode" .) (not $fewest) }}
+{{- fail "storage.volume.accessMode: with ReadWriteOnce gateways run where a worker does, and all models may have none; allowed: ReadWriteMany, a storage.url, or a model with replicas or minReplicas of at least 1" }}
 {{- end }}
 {{- range $id, $queuesServed := $queues }}
 {{- range list "interactive" "bulk" }}
@@ -87,10 +168,21 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* The password of the chart's own Redis, under the name that its reader gives it. */}}
+{{- define "adaspa.redisPassword" -}}
+{{- with .root.Values.redis.embedded.existingSecret -}}
+- name: {{ $.name }}
+  valueFrom: {secretKeyRef: {name: {{ .name | default (printf "%s-redis" $.root.Release.Name) | quote }}, key: {{ .key | quote }}}}
+{{- end }}
+{{- end }}
+
 {{- define "adaspa.env" -}}
+{{- if .Values.redis.embedded.enabled }}
+{{- include "adaspa.redisPassword" (dict "root" . "name" "REDIS_PASSWORD") }}
+{{- end }}
 - name: ADASPA_REDIS_URL
 {{- if .Values.redis.embedded.enabled }}
-  value: redis://{{ .Release.Name }}-redis:6379/0
+  value: redis://:$(REDIS_PASSWORD)@{{ .Release.Name }}-redis:6379/0
 {{- else }}
   valueFrom: {secretKeyRef: {name: {{ .Values.redis.existingSecret.name | quote }}, key: {{ .Values.redis.existingSecret.key | quote }}}}
 {{- end }}
