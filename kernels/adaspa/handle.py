@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from adaspa.config import AdaSpaConfig
-from adaspa.layout import Layout
+from adaspa.layout import Layout, Permutation
 from adaspa.record import RequestRecord
 from adaspa.state import AdaSpaState
-
-if TYPE_CHECKING:
-    from adaspa.models.tile_order import Permutation
 
 
 class AdaSpaHandle:

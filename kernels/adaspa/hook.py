@@ -9,8 +9,9 @@ import torch
 from diffusers.hooks.hooks import BaseState, CacheContext, ModelHook, StateManager
 
 from adaspa.handle import AdaSpaHandle
+from adaspa.layout import Permutation
 from adaspa.models.family import Family
-from adaspa.models.tile_order import Permutation, reordered, tile_permutation
+from adaspa.models.tile_order import reordered, tile_permutation
 
 
 class StepHook(ModelHook):

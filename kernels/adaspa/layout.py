@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 
 class Layout(NamedTuple):
     """The self-attention sequence of one forward: the video tokens, then the text tokens of a joint sequence.
@@ -17,3 +19,10 @@ class Layout(NamedTuple):
     text_tokens: int = 0
     text_lengths: tuple[int, ...] | None = None
     grid: tuple[int, int, int] | None = None
+
+
+class Permutation(NamedTuple):
+    """Both int64 ``[video tokens]``: where each token of the tile order comes from, and the way back."""
+
+    order: torch.Tensor
+    inverse: torch.Tensor

@@ -18,6 +18,7 @@ from opentelemetry import trace
 
 from adaspa_worker import metrics
 from adaspa_worker.checkpoint import Checkpoints
+from adaspa_worker.context import Context
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from adaspa_worker.generate import Runner
     from adaspa_worker.pipeline import Engine
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Attempt:
     two uploads. What cannot be interrupted: the loading, one call of the device, and the upload of one file.
     """
 
-    runner: "Runner"
+    context: Context
     lease: Lease
     timings: dict[str, float] = field(default_factory=dict)
     resumed_from: int | None = None
@@ -56,8 +56,10 @@ class Attempt:
     """Once it is loaded."""
 
     def __post_init__(self) -> None:
-        runner = self.runner
-        self.checkpoints = Checkpoints(runner.storage, self.lease, runner.checkpoint_steps, runner.checkpoint_seconds)
+        context = self.context
+        self.checkpoints = Checkpoints(
+            context.storage, self.lease, context.checkpoint_steps, context.checkpoint_seconds
+        )
 
     def progress(self, phase: Phase, step: int, kind: StepKind | None = None, eta: float | None = None) -> Progress:
         """Where this attempt stands."""
@@ -86,7 +88,7 @@ class Attempt:
 
     def load(self, model: str) -> "Engine":
         try:
-            return self.runner.engine(model)
+            return self.context.engine(model)
         except Exception as error:
             raise NotLoaded from error
 
@@ -104,7 +106,7 @@ class Attempt:
         metrics.observe_report(params.model, report)
         for reason in report.fell_back:
             log.warning("%s: attention fell back: %s", self.lease.job.id, reason)
-        with scratch(self.runner.name) as folder:
+        with scratch(self.context.name) as folder:
             with self.phase("decoding"):
                 files = self.write_files(engine, params, latents, Path(folder))
             with self.phase("uploading"):
@@ -162,7 +164,7 @@ class Attempt:
 
     def upload(self, variant: str, path: Path) -> Artifact:
         """Store a file; while storage is away, again and again for a while: the video is done but for this."""
-        deadline = time.monotonic() + self.runner.upload_retry_seconds
+        deadline = time.monotonic() + self.context.upload_retry_seconds
         delays = chain(RETRY_SECONDS, repeat(RETRY_SECONDS[-1]))
         while True:
             self.keeper.check()
@@ -178,7 +180,7 @@ class Attempt:
     def put(self, path: Path) -> Artifact:
         content_type = CONTENT_TYPES[path.suffix]
         key = f"{attempt_prefix(self.lease.job.id, self.lease.token)}{path.name}"
-        return self.runner.storage.put_file(key, path, content_type)
+        return self.context.storage.put_file(key, path, content_type)
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:

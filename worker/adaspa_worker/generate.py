@@ -10,21 +10,18 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 from adaspa_jobs import logs, tracing
 from adaspa_jobs.job import ErrorCode, Priority
-from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
+from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
 from adaspa_worker import metrics
 from adaspa_worker.attempt import Attempt
+from adaspa_worker.context import Context
 from adaspa_worker.failure import describe, is_the_workers
 from adaspa_worker.lease import Interruption, LeaseKeeper, WorkerStopping, insist
 from adaspa_worker.objects import remove_unused
-
-if TYPE_CHECKING:
-    from adaspa_worker.pipeline import Engine
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +31,12 @@ STORED_SECONDS = 60.0
 """A storage that took something so recently is not probed before the next job."""
 
 
-@dataclass
-class Runner:
-    """What every job of this worker shares.
+@dataclass(kw_only=True)
+class Runner(Context):
+    """What every job of this worker shares, beside what an attempt has of it.
 
     Args:
-        store, storage: where records and objects live.
-        engine: returns the loaded engine of a model, loading it at the first call; raises ModelUnavailable.
-        name: the worker's, which no other has.
+        store: where records live.
         stopping: True once the worker is shutting down.
         end_process: ends this process at once, to be replaced by a new one; does not return.
         renew_seconds: how often the lease is renewed, well below its length.
@@ -49,25 +44,17 @@ class Runner:
         unwind_seconds: how long an attempt may take to end once it is to.
         back_off_seconds: how long the worker takes no jobs after its first, second, ... failure in a row that was its
             own; the last of these goes on.
-        checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
-        upload_retry_seconds: how long an upload is tried again while storage is away, before the job is left to others.
         priorities: the queues that are served.
         process: tells this process from an earlier one of the same worker.
     """
 
     store: JobStore
-    storage: ObjectStorage
-    engine: Callable[[str], "Engine"]
-    name: str
     stopping: Callable[[], bool]
     end_process: Callable[[], None]
     renew_seconds: float
     time_limit_seconds: float
     unwind_seconds: float = UNWIND_SECONDS
     back_off_seconds: Sequence[float] = BACK_OFF_SECONDS
-    checkpoint_steps: int | None = None
-    checkpoint_seconds: float = 30.0
-    upload_retry_seconds: float = 120.0
     priorities: Collection[Priority] = tuple(Priority)
     process: str = field(default_factory=lambda: secrets.token_hex(8))
     _own_failures: int = 0

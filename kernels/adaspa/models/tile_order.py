@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from adaspa.layout import Permutation
 
 if TYPE_CHECKING:
     from adaspa.handle import AdaSpaHandle
@@ -21,13 +23,6 @@ Reorder = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # Frames, rows and columns of a tile, by tokens.
 TILES: dict[int, Grid] = {16: (1, 4, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8)}
-
-
-class Permutation(NamedTuple):
-    """Both int64 ``[video tokens]``: where each token of the tile order comes from, and the way back."""
-
-    order: torch.Tensor
-    inverse: torch.Tensor
 
 
 @lru_cache(maxsize=8)
