@@ -17,6 +17,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 from redis import Redis
 
+from adaspa_jobs.connections import connections
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 
 LIST = PREFIX + "keys"
@@ -73,7 +74,7 @@ class KeyStore:
     @contextmanager
     def at(cls, redis_url: str) -> Iterator[Self]:
         """The keys of a server, with a connection of their own for the length of a ``with`` block."""
-        with Redis.from_url(redis_url, socket_connect_timeout=3) as client:
+        with connections(redis_url).client() as client:
             yield cls(client)
 
     def create(
@@ -107,9 +108,15 @@ class KeyStore:
         return key, f"adaspa_{key_id}_{secret}"
 
     def rotate(self, key_id: str, grace_seconds: int) -> str | None:
-        """Give a key a new secret; the one before holds on for a while. The new token, None if there is no such key."""
+        """Give a key a new secret; those before hold on for a while, and no longer than this one's grace.
+
+        Where the answer was lost (StoreUnavailable), it may be asked again: every secret that somebody has still holds.
+
+        Returns:
+            The new token, None if there is no such key.
+        """
         secret = secrets.token_urlsafe(SECRET_BYTES)
-        done = self._scripts.run("rotate_key", id=key_id, digest=digest(secret), grace=grace_seconds)
+        done = self._scripts.run("rotate_key", key_id, digest(secret), grace_seconds)
         return f"adaspa_{key_id}_{secret}" if done else None
 
     def revoke(self, key_id: str) -> bool:
@@ -140,9 +147,11 @@ class KeyStore:
             pipe.time()
             fields, (now, microseconds) = pipe.execute()
         given = digest(match["secret"]).encode()
-        current = hmac.compare_digest(given, fields.get(b"digest", b""))
-        previous = hmac.compare_digest(given, fields.get(b"previous_digest", b""))
-        if not current and not (previous and now * 1000 + microseconds // 1000 < int(fields[b"previous_until"])):
+        holding = [fields.get(b"digest", b"")]
+        for old, _, ends in (entry.partition(b":") for entry in fields.get(b"previous", b"").split()):
+            if now * 1000 + microseconds // 1000 < int(ends):
+                holding.append(old)
+        if not any(hmac.compare_digest(given, each) for each in holding):
             return None
         key = _key(match["id"], fields)
         return key if _holds(key, now) else None
@@ -162,7 +171,7 @@ class KeyStore:
         """
         if key.requests_per_minute is None and time.time() - (key.last_used_at or 0) < NOTED_SECONDS:
             return None
-        wait = int(self._scripts.run("use_key", id=key.id, limit=key.requests_per_minute, noted_seconds=NOTED_SECONDS))
+        wait = int(self._scripts.run("use_key", key.id, key.requests_per_minute or 0, NOTED_SECONDS))
         return wait / 1000 if wait else None
 
     def exist(self) -> bool:
