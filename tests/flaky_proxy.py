@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections, for clients that have to bear it."""
+"""A TCP proxy that cuts connections or forgets them, for clients that have to bear it."""
 
 import socket
 import threading
@@ -17,10 +17,16 @@ class FlakyProxy:
     def __init__(self, target: tuple[str, int], cuts: list[int]) -> None:
         self.target, self.cuts = target, cuts
         self.requests: list[bytes] = []
+        self._accepted = self._forgotten = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
+
+    def forget(self) -> None:
+        """Let nothing through on the connections that there are, and close none: as a NAT forgets them."""
+        self._forgotten = self._accepted
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -32,21 +38,29 @@ class FlakyProxy:
             while True:
                 client, _ = self._listener.accept()
                 left = self.cuts.pop(0) if self.cuts else None
-                server = socket.create_connection(self.target)
-                threading.Thread(target=self._relay, args=(client, server), daemon=True).start()
-                threading.Thread(target=self._answer, args=(server, client, left), daemon=True).start()
+                self._accepted += 1
+                try:
+                    server = socket.create_connection(self.target)
+                except OSError:  # nobody is there
+                    client.close()
+                    continue
+                both = client, server, self._accepted
+                threading.Thread(target=self._relay, args=both, daemon=True).start()
+                threading.Thread(target=self._answer, args=(*both, left), daemon=True).start()
 
-    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+    def _relay(self, client: socket.socket, server: socket.socket, number: int) -> None:
         with suppress(OSError):
             while data := client.recv(65536):
-                self.requests.append(data)
-                server.sendall(data)
+                if number > self._forgotten:
+                    self.requests.append(data)
+                    server.sendall(data)
             server.shutdown(socket.SHUT_WR)
 
-    def _answer(self, server: socket.socket, client: socket.socket, left: int | None) -> None:
+    def _answer(self, client: socket.socket, server: socket.socket, number: int, left: int | None) -> None:
         with suppress(OSError):
             while left != 0 and (data := server.recv(1024 if left is None else min(1024, left))):
-                client.sendall(data)
+                if number > self._forgotten:
+                    client.sendall(data)
                 left = None if left is None else left - len(data)
         for end in (client, server):
             with suppress(OSError):

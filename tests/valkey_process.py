@@ -1,5 +1,6 @@
 """A real Valkey server as a process, on a unix socket."""
 
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -21,6 +22,12 @@ def start_valkey(folder: Path, *options: str) -> subprocess.Popen[bytes]:
         assert server.poll() is None and time.monotonic() < deadline, "Valkey did not start"
         time.sleep(0.01)
     return server
+
+
+def free_port() -> int:
+    """A port of this machine that is free right now, for a server's ``--port``."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _answers(sock: Path) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from adaspa_jobs.connections import connections
 from adaspa_jobs.job import (
     Artifact,
     AttentionReport,
@@ -36,7 +37,6 @@ from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_service.gateway.parts import Parts
 from prometheus_client import generate_latest
-from redis.asyncio import Redis as AsyncRedis
 
 from benchmarks.redis_server import Costs, Server, await_true
 
@@ -188,7 +188,7 @@ async def idle_workers(costs: Costs, parts: Parts) -> None:
     wakes a server that sleeps."""
     spec = parts.catalog.default
     queues = [queue_name(spec.id, priority) for priority in Priority]
-    client = AsyncRedis.from_url(parts.settings.redis_url, max_connections=IDLE_WORKERS)
+    client = connections(parts.settings.redis_url).async_client(IDLE_WORKERS)
     lists = [f"{queue}{step}" for step in STEPS_OF_PRIORITY for queue in queues]
 
     async def wait(worker: str) -> None:

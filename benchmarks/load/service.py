@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
-import redis
+from adaspa_jobs.connections import connections
 from adaspa_jobs.job import AttentionReport, Job, JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_service.local.supervisor import free_port
@@ -104,7 +104,7 @@ def running(gateways: int) -> Iterator[Service]:
         try:
             for port in ports:
                 wait_until_ready(port)
-            yield Service(JobStore(redis.Redis.from_url(url), queue_cap=100_000), processes, ports)
+            yield Service(JobStore(connections(url).client(), queue_cap=100_000), processes, ports)
         finally:
             for process in processes:
                 process.kill()

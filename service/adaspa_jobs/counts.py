@@ -118,7 +118,7 @@ class Counts:
 
     def load(self, model: str) -> Load:
         """How busy a model is."""
-        workers, paces, running, queues = self._scripts.run("load", model=model)
+        workers, paces, running, queues = self._scripts.run("load", model)
         return Load(
             workers=workers,
             pace=median(map(float, paces)) if paces else None,
@@ -140,11 +140,11 @@ class Counts:
 
     def room(self) -> Room | None:
         """How much room Redis has left; None where its user may not ask."""
-        try:
-            with reaching():
+        with reaching():
+            try:
                 found: Any = self.client.info("memory", "clients")
-        except NoPermissionError:  # INFO counts as dangerous in Redis' access lists
-            return None
+            except NoPermissionError:  # INFO counts as dangerous in Redis' access lists
+                return None
         return Room(found["used_memory"], found["maxmemory"], found["connected_clients"], found.get("maxclients", 0))
 
     def totals(self) -> Totals:

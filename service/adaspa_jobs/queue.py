@@ -5,24 +5,18 @@ one: so a job's place is known, owners share the workers fairly, and a bell too 
 costs seconds: workers compare bells and waiting jobs at each heartbeat, and ring for themselves.
 """
 
-from urllib.parse import parse_qs, urlsplit
-
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from adaspa_jobs.broker import transport_options
+from adaspa_jobs.connections import connections
 from adaspa_jobs.job import Priority
 from adaspa_jobs.settings import Settings
 
 TASK = "adaspa.generate"
 VISIBILITY_SECONDS = 3600
 """After this long without an acknowledgement Redis gives a message to another worker; leases act much earlier."""
-TRANSPORT_OPTIONS = {
-    "visibility_timeout": VISIBILITY_SECONDS,
-    "socket_connect_timeout": 3,
-    "socket_timeout": 30,
-    "socket_keepalive": True,
-}
 
 
 class QueueUnavailable(Exception):
@@ -39,18 +33,9 @@ def queue_name(model_id: str, priority: Priority) -> str:
     return f"generate.{queue_key(model_id, priority)}"
 
 
-def broker_url(redis_url: str) -> str:
-    """Kombu's way of writing a Redis address: unix sockets are spelled differently there."""
-    parts = urlsplit(redis_url)
-    if parts.scheme != "unix":
-        return redis_url
-    database = parse_qs(parts.query).get("db", ["0"])[0]
-    return f"redis+socket://{parts.path}?virtual_host={database}"
-
-
 def make_celery(settings: Settings) -> Celery:
     """The Celery application, configured alike in gateway and workers."""
-    app = Celery("adaspa", broker=broker_url(settings.redis_url), set_as_current=False)
+    app = Celery("adaspa", broker="redis://", set_as_current=False)  # where it is, the transport knows
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -63,7 +48,8 @@ def make_celery(settings: Settings) -> Celery:
         worker_disable_prefetch=True,
         worker_enable_remote_control=False,  # one message of anyone who reaches Redis would end every worker
         broker_connection_retry_on_startup=True,
-        broker_transport_options=TRANSPORT_OPTIONS,
+        broker_transport="adaspa_jobs.broker:Transport",
+        broker_transport_options=transport_options(connections(settings.redis_url), VISIBILITY_SECONDS),
         result_backend_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
         visibility_timeout=VISIBILITY_SECONDS,
     )

@@ -1,6 +1,5 @@
 """The store's Lua scripts: loaded once, run by name, with connection errors in the store's own words."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -8,12 +7,12 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 PREFIX = "adaspa:"
 """Of every key; the scripts have the same."""
-REFUSING = ("MISCONF ", "NOREPLICAS ", "MASTERDOWN ", "BUSY ")
+REFUSING = ("MISCONF ", "NOREPLICAS ", "BUSY ")
 """Beginnings of the answers of a server that takes no writes, or none now, and that the client has no type for."""
 
 
@@ -26,7 +25,7 @@ def reaching() -> Iterator[None]:
     """Turn the errors of a Redis that cannot be used into StoreUnavailable; mistakes of ours stay what they are."""
     try:
         yield
-    except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError) as error:
+    except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, NoPermissionError) as error:
         raise StoreUnavailable(f"Redis cannot be used: {error}") from error
     except ResponseError as error:
         if not str(error).startswith(REFUSING):
@@ -51,20 +50,10 @@ class Scripts:
         shared = sources.pop("_shared")
         self._scripts = {name: client.register_script(_joined(shared, source)) for name, source in sources.items()}
 
-    def run(self, name: str, /, *, content: bytes = b"", **arguments: Any) -> Any:
-        """Run one script.
-
-        Args:
-            name: of its file.
-            content: bytes for a script that takes some.
-            arguments: what it reads as ``A.{name}``: all that JSON has; those that are None are left out.
-
-        Raises:
-            StoreUnavailable.
-        """
-        given = json.dumps({key: value for key, value in arguments.items() if value is not None})
+    def run(self, name: str, *arguments: str | int | float | bytes) -> Any:
+        """Run one script. Raises StoreUnavailable."""
         with reaching():
-            return self._scripts[name](args=[self._limits, given, content])
+            return self._scripts[name](args=[self._limits, *arguments])
 
 
 def _joined(shared: str, source: str) -> str:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from adaspa_jobs.redis_url import RedisAddress
+
 PREFIX = "ADASPA_"
 SECRET = frozenset({"redis_url", "bootstrap_key", "signing_secret", "webhook_secrets"})
 """Fields whose values no message shows."""
@@ -35,9 +37,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
     )
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
-    """Redis or Valkey, one server and not a cluster: ``redis://``, ``rediss://`` or ``unix:///path.sock?db=0``. Where
-    it is not set, ``adaspa serve`` starts a server of its own."""
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0")
+    """Redis or Valkey, one server and not a cluster: ``redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]``, ``rediss://`` for
+    TLS, ``unix:///PATH?db=0``, ``redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB``. Where it is not set, ``adaspa serve``
+    starts a server of its own. [Its options](operations.md#redis)."""
     storage_url: str = Field(default="./data/objects", min_length=1)
     """Where videos and checkpoints lie: a folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``,
     ``memory:///``. Where it is not set, ``adaspa serve`` takes ``objects`` in its data folder."""
@@ -91,7 +94,7 @@ class Settings(BaseSettings):
     """Also take a ``webhook_url`` that is http and not https."""
     webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
     """Networks that are not public and may be called nevertheless, between commas: ``10.0.0.0/8``, and for tests
-    ``127.0.0.0/8,::1/128``."""
+    ``127.0.0.0/8``."""
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)] = ()
     """What signs webhooks, between commas: each ``whsec_`` and the base64 of 24 to 64 bytes; several sign at once while
     one is replaced. Unset: one is made and kept in Redis."""
@@ -113,10 +116,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _can_be_read(cls, url: str) -> str:
-        try:
-            urlsplit(url).port  # noqa: B018  what of a password is taken for a port would be in the error
-        except ValueError:
-            raise ValueError("its port is no number; in a password / ? # @ : are written %2F %3F %23 %40 %3A") from None
+        RedisAddress.of(url)
         return url
 
     @field_validator("cors_origins")

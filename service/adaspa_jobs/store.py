@@ -9,12 +9,11 @@ import secrets
 from typing import Any, Literal, NamedTuple, cast
 
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from adaspa_jobs import tracing
 from adaspa_jobs.announcements import Announcements
 from adaspa_jobs.attempts import Attempts, JobCancelled, Lease, LeaseLost
+from adaspa_jobs.connections import NOTHING, connections
 from adaspa_jobs.counts import Counts
 from adaspa_jobs.job import (
     OPEN_OWNER,
@@ -42,8 +41,6 @@ __all__ = [
     "TooManyInFlight",
 ]
 
-ANSWER_SECONDS = 10.0
-"""A Redis that takes longer to answer counts as away."""
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
 
 
@@ -113,11 +110,8 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
     @classmethod
     def from_settings(cls, settings: Settings) -> "JobStore":
         """A store with its own connections; nothing is connected yet."""
-        client = Redis.from_url(
-            settings.redis_url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0)
-        )
         return cls(
-            client,
+            connections(settings.redis_url).client(),
             lease_seconds=settings.lease_seconds,
             max_attempts=settings.max_attempts,
             queue_cap=settings.queue_cap,
@@ -127,9 +121,9 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         )
 
     def ping(self) -> None:
-        """Raise StoreUnavailable if Redis does not answer."""
+        """Raise StoreUnavailable if Redis does not answer, or would refuse to write."""
         with reaching():
-            self.client.ping()
+            self.client.delete(NOTHING)
 
     def create(self, params: JobParams) -> Job:
         """Accept a job, as ``admit`` does, without an idempotency key."""
@@ -185,20 +179,20 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             QueueFull, TooManyInFlight: nothing was written.
             IdempotencyConflict: the key is known with another digest; nothing was written.
         """
+        key, digest = idempotency or ("", "")
         outcome, *rest = self._scripts.run(
             "admit",
-            model=params[0].model,
-            owner=owner,
-            priority=priority,
-            cost=cost,
-            version=max(each.needs for each in params),
-            max_in_flight=max_in_flight,
-            idempotency=f"{owner}:{idempotency[0]}" if idempotency else None,
-            digest=idempotency[1] if idempotency else None,
-            webhook_url=webhook_url,
-            trace=tracing.current(),
-            params=[each.model_dump_json() for each in params],
-            random=[secrets.token_hex(9) for _ in params],
+            params[0].model,
+            owner,
+            f"{owner}:{key}" if key else "",
+            digest,
+            max(each.needs for each in params),
+            "" if max_in_flight is None else max_in_flight,
+            priority,
+            cost,
+            webhook_url or "",
+            tracing.current(),
+            *(text for each in params for text in (each.model_dump_json(), secrets.token_hex(9))),
         )
         if outcome == b"in_flight":
             raise TooManyInFlight(owner)
@@ -216,7 +210,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             IdempotencyConflict: the key is known with another digest.
         """
         key, digest = idempotency
-        outcome, *rest = self._scripts.run("repeated", idempotency=f"{owner}:{key}", digest=digest)
+        outcome, *rest = self._scripts.run("repeated", f"{owner}:{key}", digest)
         if outcome == b"conflict":
             raise IdempotencyConflict(rest[0].decode())
         return [job_from_pairs(*each) for each in rest] if outcome == b"known" else None
@@ -277,10 +271,10 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
 
     def request_cancel(self, job_id: str) -> JobStatus | None:
         """A queued job is cancelled at once, a running one is asked to stop; the status now, None if unknown."""
-        status = self._scripts.run("cancel", id=job_id)
+        status = self._scripts.run("cancel", job_id)
         return JobStatus(status.decode()) if status else None
 
     def discard(self, job_id: str) -> bool:
         """Delete a job for its owner: it is cancelled if it has not ended, no longer listed, and removed by
         ``purge`` once no worker holds it. False if there is none."""
-        return bool(self._scripts.run("discard", id=job_id))
+        return bool(self._scripts.run("discard", job_id))

@@ -162,7 +162,7 @@ def test_a_redis_that_hangs_is_away_too(
 ) -> None:
     server = own_valkey()
     url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
-    monkeypatch.setattr("adaspa_jobs.store.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("adaspa_jobs.connections.ANSWER_SECONDS", 0.2)
     with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
         os.kill(server.pid, signal.SIGSTOP)
         try:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from adaspa_jobs.catalog import Catalog, CatalogError
-from adaspa_jobs.queue import broker_url
 from adaspa_jobs.settings import SettingsError, get_settings
 
 MODEL = {
@@ -65,19 +64,6 @@ def test_settings_come_from_the_environment_and_are_read_once(monkeypatch: pytes
     settings = get_settings()
     assert settings.port == 9000 and settings.storage_url == "./data/objects" and get_settings() is settings
     get_settings.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("redis://h:1/2", "redis://h:1/2"),
-        ("rediss://:secret@h/0", "rediss://:secret@h/0"),
-        ("unix:///run/valkey.sock", "redis+socket:///run/valkey.sock?virtual_host=0"),
-        ("unix:///run/valkey.sock?db=3", "redis+socket:///run/valkey.sock?virtual_host=3"),
-    ],
-)
-def test_celery_gets_the_same_server_in_its_own_words(url: str, expected: str) -> None:
-    assert broker_url(url) == expected
 
 
 def test_the_built_in_catalog_serves_the_demo_model() -> None:

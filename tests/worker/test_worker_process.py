@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import redis
 from adaspa_jobs.catalog import Catalog
-from adaspa_jobs.job import Job, Priority
+from adaspa_jobs.connections import connections
+from adaspa_jobs.job import Job, JobParams, Priority
 from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
+from redis_pair import running_pair
 from running_gateway import until
 
 
@@ -45,20 +47,27 @@ def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[
         process.wait(30)
 
 
-@pytest.fixture
-def ended(store: JobStore, redis_url: str, params: Any) -> Callable[..., Job]:
-    """Submits a job, without a bell and without any janitor, and waits for its end."""
-
-    def submit(prompt: str, priority: Priority = Priority.interactive) -> Job:
-        job = store.admit(params(model="demo", prompt=prompt), priority=priority)[0]
+def run(redis_url: str, params: JobParams, priority: Priority = Priority.interactive) -> Job:
+    """Submit a job, without a bell and without any janitor, and wait for its end."""
+    with connections(redis_url).client() as client:
+        store = JobStore(client)
+        job = store.admit(params, priority=priority)[0]
         found: list[Job] = []
 
         def is_over() -> bool:
             found[:] = [current for current in [store.get(job.id)] if current]
             return found[0].completed_at is not None
 
-        until(is_over, f"the job {prompt!r} has ended", 240)
+        until(is_over, f"the job {params.prompt!r} has ended", 240)
         return found[0]
+
+
+@pytest.fixture
+def ended(redis_url: str, params: Any) -> Callable[..., Job]:
+    """Runs a job with a prompt."""
+
+    def submit(prompt: str, priority: Priority = Priority.interactive) -> Job:
+        return run(redis_url, params(model="demo", prompt=prompt), priority)
 
     return submit
 
@@ -109,6 +118,24 @@ def test_jobs_whose_bells_were_all_lost_are_run(
     ends = [store.get(job.id) for job in jobs]
     assert [job.attempt for job in ends if job and job.error and job.error.code == "out_of_memory"] == [1] * 20, log()
     assert not valkey.llen("generate.demo") and not valkey.llen("generate.demo:bulk"), "and no bell is left over"
+
+
+def test_a_worker_finds_the_primary_again_and_leaves_connections_that_died_without_a_word(
+    short_folder: Path, tmp_path: Path, params: Any
+) -> None:
+    with running_pair(short_folder) as pair, working(f"{pair.url}?health_check_interval=1", tmp_path) as log:
+
+        def code() -> str | None:
+            job = run(pair.url, params(model="demo", prompt="go on"))
+            return job.error.code if job.error else None
+
+        assert code() == "out_of_memory"
+        pair.proxy.forget()
+        assert code() == "out_of_memory", log()
+        pair.fail_over()
+        until(lambda: "leads to a read-only replica" in log(), "the worker says what it cannot go on with")
+        pair.point_to_second()
+        assert code() == "out_of_memory", log()
 
 
 def test_a_models_own_limit_holds_where_it_is_lower() -> None:

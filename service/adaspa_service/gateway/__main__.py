@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from adaspa_jobs import logs, tracing
+from adaspa_jobs import logs, redis_check, tracing
 from adaspa_jobs.catalog import CatalogError
 from adaspa_jobs.listening import bindable, listener, reason
 from adaspa_jobs.open_access import check_bind
@@ -23,10 +23,19 @@ from adaspa_service.gateway.draining import Server
 log = logging.getLogger(__name__)
 
 
-def fail(message: object) -> NoReturn:
-    """End with one line and exit status 1."""
-    print(f"adaspa gateway: {message}", file=sys.stderr, flush=True)
+def fail(*messages: object) -> NoReturn:
+    """End with a line for each, and exit status 1."""
+    for message in messages:
+        print(f"adaspa gateway: {message}", file=sys.stderr, flush=True)
     raise SystemExit(1)
+
+
+def check_redis(settings: Settings) -> list[redis_check.Problem]:
+    """Fail with what nothing can run with; what else is wrong."""
+    problems = redis_check.look(settings).problems
+    if fatal := [problem for problem in problems if problem.fatal]:
+        fail(*fatal)
+    return problems
 
 
 def main() -> None:
@@ -37,12 +46,14 @@ def main() -> None:
         app = create_app(settings)
         if tracing.start("adaspa-gateway"):
             trace_requests(app)
-        app.state.parts.store.ping()
+        problems = check_redis(settings)
         access = check_bind(settings, app.state.parts.keys)
         app.state.parts.storage.check()
     except (SettingsError, CatalogError, StoreUnavailable, StorageUnavailable) as error:
         fail(error)
     listening = listen(settings)
+    for problem in problems:
+        log.warning("%s", problem)
     log.log(logging.WARNING if settings.open_access else logging.INFO, "access: %s", access)
     if settings.metrics_port:
         serve_metrics(app.state.metrics, settings)

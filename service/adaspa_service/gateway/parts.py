@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.connections import connections
 from adaspa_jobs.counts import Load
 from adaspa_jobs.deliveries import DeliveryStore
 from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage
-from adaspa_jobs.store import ANSWER_SECONDS, JobStore
+from adaspa_jobs.store import JobStore
 from celery import Celery
 from fastapi import Depends, Request
 from redis.asyncio import Redis as AsyncRedis
@@ -65,12 +66,7 @@ class Parts:
             store,
             RecentLoads(store),
             KeyStore(store.client),
-            AsyncRedis.from_url(
-                settings.redis_url,
-                decode_responses=True,
-                socket_timeout=ANSWER_SECONDS,
-                max_connections=settings.max_connections,  # the library's own limit is 100
-            ),
+            connections(settings.redis_url).async_client(settings.max_connections),
             ObjectStorage(settings.storage_url),
             make_celery(settings),
             DeliveryStore(store.client),

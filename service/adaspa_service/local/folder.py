@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import quote
 
 import redis
+from adaspa_jobs.connections import connections
 
 from adaspa_service.local import valkey
 from adaspa_service.local.process import Child
@@ -45,7 +47,12 @@ def claim(data_dir: Path) -> TextIO:
 
 def valkey_url(data_dir: Path) -> str:
     """The address of the folder's server."""
-    return f"unix://{valkey.socket_path(data_dir)}?db=0"
+    return socket_url(valkey.socket_path(data_dir))
+
+
+def socket_url(sock: Path) -> str:
+    """The address of a server on a socket."""
+    return f"unix://{quote(str(sock))}?db=0"
 
 
 def valkey_child(data_dir: Path, environment: Mapping[str, str], lock: TextIO) -> Child:
@@ -102,7 +109,7 @@ def reachable_redis(data_dir: Path) -> Iterator[str]:
 def answers_ping(sock: Path) -> bool:
     """Whether a server listens there and is ready."""
     try:
-        with redis.Redis(unix_socket_path=str(sock), socket_timeout=2) as client:
+        with connections(f"{socket_url(sock)}&socket_timeout=2").client() as client:
             return bool(client.ping())
     except redis.RedisError:  # not yet there, or still loading its append-only file
         return False

@@ -127,7 +127,7 @@ class Deliverer:
             delivery,
             result.outcome,
             error=result.error[:MAX_ERROR_CHARS],
-            body=body or None,
+            body=body,
             again_in=again_in,
         )
 

@@ -1,0 +1,82 @@
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# ruff: noqa: PLR0917 - a kernel takes its tensors and sizes one by one
+"""The heaviest blocks of a row without sorting it: one program per row finds their threshold bit by bit."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from adaspa.ops.keep_blocks import LEAST_MASS
+
+LEAST = tl.constexpr(LEAST_MASS)
+
+
+@triton.jit(do_not_specialize=["nq", "nk", "width", "text_start", "text_stop", "rows_start", "rows_stop"])
+def keep_blocks_kernel(
+    weights, limits, ids, counts, shares, nq, nk, width, text_start, text_stop, rows_start, rows_stop,
+    BLOCKS: tl.constexpr, BY_MASS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCKS)
+    inside = column < nk
+    weight = tl.load(weights + row * nk + column, mask=inside, other=0.0)
+    mass = tl.sum(weight, 0)
+    # A row that tells nothing is kept whole; what is reckoned from it must only be numbers.
+    known = (mass > LEAST) & (mass < float("inf"))
+    weight = tl.where(known, weight, 0.0)
+    mass = tl.where(known, mass, 1.0)
+    ranking = tl.where((column >= text_start) & (column < text_stop), float("inf"), weight)
+    # The bits of floats that are not negative order as the floats do.
+    bits = tl.where(inside, ranking.to(tl.int32, bitcast=True), -1)
+    value = weight if BY_MASS else inside.to(tl.float32)
+    limit = tl.load(limits + row // nq)
+    if BY_MASS:
+        limit *= mass
+    # The largest threshold at or above which there is enough.
+    threshold = tl.full([], 0, tl.int32)
+    for i in range(0, 31):
+        tried = threshold | (1 << (30 - i))
+        threshold = tl.where(tl.sum(tl.where(bits >= tried, value, 0.0), 0) >= limit, tried, threshold)
+    above = bits > threshold
+    equal = bits == threshold
+    missing = limit - tl.sum(tl.where(above, value, 0.0), 0)
+    each = tl.max(tl.where(equal, value, 0.0), 0)
+    # Blocks of text are equal in rank, whatever they weigh, and all of them are kept.
+    needed = tl.where(threshold >= 0x7F800000, nk, tl.ceil(missing / tl.where(each > 0, each, 1.0)).to(tl.int32))
+    kept = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= tl.maximum(needed, 1)))
+    query = (row % nq).to(tl.int32)
+    whole = ((query >= rows_start) & (query < rows_stop)) | (known == 0)
+    count = tl.where(whole, nk, tl.sum(kept.to(tl.int32), 0))
+    whole = count == nk
+    tl.store(counts + row, count)
+    tl.store(shares + row, tl.where(whole, 1.0, tl.sum(tl.where(kept, weight, 0.0), 0) / mass))
+    place = tl.cumsum(kept.to(tl.int32), 0) - 1
+    tl.store(ids + row * width + place, column.to(tl.int16), mask=kept & (place < width) & (count < nk))
+
+
+@torch.library.custom_op("adaspa::keep_blocks", mutates_args=())
+def keep_blocks(
+    weights: torch.Tensor, limits: torch.Tensor, by_mass: bool, text: list[int], width: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`adaspa.ops.keep_blocks` on fp32 weights; ``text`` holds start and stop of the text's key and query blocks."""
+    weights = weights.contiguous()
+    *rows, nk = weights.shape
+    ids = torch.zeros(*rows, width, dtype=torch.int16, device=weights.device)
+    counts = torch.empty(rows, dtype=torch.int32, device=weights.device)
+    shares = torch.empty(rows, dtype=torch.float32, device=weights.device)
+    blocks = triton.next_power_of_2(nk)
+    with torch.cuda.device_of(weights):
+        keep_blocks_kernel[(counts.numel(),)](
+            weights, limits.float().contiguous(), ids, counts, shares, rows[2], nk, width, *text,
+            BLOCKS=blocks, BY_MASS=by_mass, num_warps=4 if blocks <= 2**12 else 8,
+        )  # fmt: skip
+    return ids, counts, shares
+
+
+@keep_blocks.register_fake
+def _(weights, limits, by_mass, text, width):
+    rows = weights.shape[:3]
+    ids = weights.new_empty((*rows, width), dtype=torch.int16)
+    return ids, weights.new_empty(rows, dtype=torch.int32), weights.new_empty(rows, dtype=torch.float32)

@@ -1,0 +1,48 @@
+"""A primary and its replica, for failovers in which the old primary lives on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from flaky_proxy import FlakyProxy, flaky
+from running_gateway import until
+from valkey_process import free_port, start_valkey
+
+
+class Pair:
+    """A primary and its replica, behind an address that leads to one of them."""
+
+    def __init__(self, proxy: FlakyProxy, ports: tuple[int, int]) -> None:
+        self.proxy, self.ports = proxy, ports
+        self.first, self.second = (redis.Redis(port=port) for port in ports)
+        self.url = f"redis://127.0.0.1:{proxy.port}/0"
+
+    def fail_over(self) -> None:
+        """Make the second the primary; the first serves it as a replica. The address still leads to the first."""
+        self.second.replicaof("NO", "ONE")
+        self.first.replicaof("127.0.0.1", self.ports[1])
+        until(lambda: self.first.info("replication")["master_link_status"] == "up", "the old primary is a replica")
+
+    def point_to_second(self) -> None:
+        """Let new connections to the address reach the new primary, as its name's next resolving does."""
+        self.proxy.target = ("127.0.0.1", self.ports[1])
+
+
+@contextmanager
+def running_pair(folder: Path) -> Iterator[Pair]:
+    """Both as processes, whose data lies in the folder."""
+    ports = free_port(), free_port()
+    servers = []
+    for port in ports:
+        own = folder / str(port)
+        own.mkdir()
+        servers.append(start_valkey(own, "--port", str(port), "--repl-diskless-sync-delay", "0"))
+    with flaky(f"http://127.0.0.1:{ports[0]}") as proxy:
+        pair = Pair(proxy, ports)
+        pair.second.replicaof("127.0.0.1", str(ports[0]))
+        until(lambda: pair.second.info("replication")["master_link_status"] == "up", "the replica follows")
+        yield pair
+    for server in servers:
+        server.kill()
+        server.wait()
