@@ -161,6 +161,23 @@ def test_what_the_chart_ships_runs_there(name: str, cluster: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("cpu-trial", set()),
+        ("single-gpu", set()),
+        ("scale-to-zero", {"keda.sh"}),
+        ("s3-production", {"keda.sh", "monitoring.coreos.com"}),
+    ],
+)
+def test_no_more_has_to_be_installed_there_than_the_file_says(name: str, needed: set[str]) -> None:
+    groups = {item["apiVersion"].partition("/")[0] for item in render(FILES[name])}
+    assert {group for group in groups if "." in group and not group.endswith(".k8s.io")} == needed
+    said = {"keda.sh": "KEDA", "monitoring.coreos.com": "Prometheus operator"}
+    head = (CHART / "values" / f"{name}.yaml").read_text().partition("\n")[0]
+    assert {group for group, word in said.items() if word in head} == needed
+
+
+@pytest.mark.parametrize(
     ("values", "what"),
     [
         ({"storage": {"volume": {"accessMode": "ReadWriteMany"}}}, {"r-videos"}),

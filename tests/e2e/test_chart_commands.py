@@ -1,5 +1,6 @@
 """The commands of the chart's pods, run for real with the pods' own environment."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,9 +9,9 @@ from pathlib import Path
 import httpx
 from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
-from rendered_chart import container, render
+from rendered_chart import container, pods, render
 from service_process import Service, environment, until
-from tiny_wan import SIZE
+from tiny_wan import SIZE, write_catalog
 
 WORKERS = {"id": "demo", "replicas": 1, "resources": {}}
 
@@ -29,6 +30,12 @@ def pod_environment(name: str, catalog: Path | None, **settings: str) -> dict[st
     return environment(catalog) | variables | environment(catalog, **settings)
 
 
+def grace() -> float:
+    """Seconds that the chart gives a worker to stop."""
+    (pod,) = [pod for pod in pods(render({})) if pod["containers"][0]["name"] == "worker"]
+    return float(pod["terminationGracePeriodSeconds"])
+
+
 def test_the_helm_test_makes_a_video(service: Service, tmp_path: Path) -> None:
     found = container(render({}), "client")
     *script, _, _, _ = found["command"]
@@ -40,7 +47,9 @@ def test_the_helm_test_makes_a_video(service: Service, tmp_path: Path) -> None:
     assert done.stdout.startswith("video_")
 
 
-def test_gateway_and_worker_pods_make_a_video_together(service: Service, catalog: Path, tmp_path: Path) -> None:
+def test_gateway_and_worker_pods_make_a_video_together_and_stop_in_time(
+    service: Service, catalog: Path, tmp_path: Path
+) -> None:
     port, gateway_metrics, worker_metrics = (free_port("127.0.0.1") for _ in range(3))
     shared = {
         "redis_url": f"unix://{socket_path(service.data_dir)}?db=5",
@@ -52,12 +61,14 @@ def test_gateway_and_worker_pods_make_a_video_together(service: Service, catalog
         "host": "127.0.0.1",
         "drain_seconds": "1",
     }
+    spec = json.loads(catalog.read_text())[0] | {"bulk_above": 1000}  # so that long jobs come to this worker too
+    own_catalog = write_catalog(tmp_path / "catalog.json", spec)
     heartbeat = tmp_path / "heartbeat"
     worker_settings = {"metrics_port": str(worker_metrics), "heartbeat_file": str(heartbeat)}
     started = [
         subprocess.Popen(command("gateway"), env=pod_environment("gateway", None, **shared, **gateway_settings)),
         subprocess.Popen(
-            command("worker", demo="tiny"), env=pod_environment("worker", catalog, **shared, **worker_settings)
+            command("worker", demo="tiny"), env=pod_environment("worker", own_catalog, **shared, **worker_settings)
         ),
     ]
     try:
@@ -72,12 +83,19 @@ def test_gateway_and_worker_pods_make_a_video_together(service: Service, catalog
             assert http.get(f"/videos/{bulk}").json()["status"] == "queued", "this worker serves the other queue"
             assert http.delete(f"/videos/{bulk}").is_success
             assert http.get("/metrics").status_code == 404  # only at the port that the outside does not reach
-        scraped = httpx.get(f"http://127.0.0.1:{gateway_metrics}/metrics").text
-        assert 'adaspa_jobs_unfinished{model="tiny"} 0.0' in scraped
-        until(
-            lambda: "adaspa_attempts_total" in httpx.get(f"http://127.0.0.1:{worker_metrics}/metrics").text,
-            "the worker has counted the attempt",
-        )
+            scraped = httpx.get(f"http://127.0.0.1:{gateway_metrics}/metrics").text
+            assert 'adaspa_jobs_unfinished{model="tiny"} 0.0' in scraped
+            until(
+                lambda: "adaspa_attempts_total" in httpx.get(f"http://127.0.0.1:{worker_metrics}/metrics").text,
+                "the worker has counted the attempt",
+            )
+            # An update ends the worker before another one comes: its job waits for that, with what was done.
+            job = http.post("/videos", json=body | {"steps": 2000}).raise_for_status().json()["id"]
+            until(lambda: http.get(f"/videos/{job}").json()["step"] > 2, "the job is denoised")
+            started[1].terminate()
+            assert started[1].wait(timeout=grace()) == 0
+            assert http.get(f"/videos/{job}").json()["status"] == "queued"
+            assert list((tmp_path / "objects" / "checkpoints" / job).rglob("*"))
     finally:
         for process in started:
             process.terminate()
