@@ -108,6 +108,12 @@ def test_every_object_is_one_that_kubernetes_takes(values: dict[str, Any]) -> No
     assert len(names) == len(set(names))
 
 
+def test_helm_finds_nothing_in_the_chart_but_that_it_has_no_icon() -> None:
+    for values in ({}, *FILES.values()):
+        report = helm.lint(CHART, values, strict=True)
+        assert [found["error"] for found in report["messages"]] == ["icon is recommended"] and not report["errors"]
+
+
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
 def test_every_pod_keeps_to_the_restricted_standard(values: dict[str, Any]) -> None:
     for pod in pods(render(values)):

@@ -133,7 +133,8 @@ def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: 
     assert subprocess.check_output([python, "-c", absent], cwd=tmp_path, text=True) == "[None, None, None]\n"
     port = free_port("127.0.0.1")
     settings = {"redis_url": redis_url, "storage_url": str(tmp_path / "o"), "port": str(port), "open_access": "true"}
-    env = {"PATH": f"{gateway_venv}/bin", "HOME": "/tmp", "ADASPA_HOST": "127.0.0.1"}
+    (host,) = re.findall(r"ADASPA_HOST=(\S+)", " ".join(values("gateway", "ENV")))
+    env = {"PATH": f"{gateway_venv}/bin", "HOME": "/tmp", "ADASPA_HOST": host}
     env |= {f"ADASPA_{name.upper()}": value for name, value in settings.items()}
     (entry,), (health,) = values("gateway", "ENTRYPOINT"), values("gateway", "HEALTHCHECK")
     probe = json.loads(health[health.index("[") :].replace(":8000", f":{port}"))

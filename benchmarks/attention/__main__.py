@@ -21,7 +21,7 @@ from adaspa import ops
 from adaspa.config import AdaSpaConfig, Selection
 from adaspa.index import BlockIndex
 from adaspa.selection import Geometry, select_blocks
-from adaspa.self_check import Shape, Tensors, deviations, random_index, random_qkv, random_weights
+from adaspa.self_check import Shape, Tensors, deviations, random_block_mass, random_index, random_qkv
 
 from benchmarks.attention import peers
 from benchmarks.attention.inputs import PATTERNS, SHAPES, demo_index, imbalance
@@ -77,14 +77,14 @@ def search_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
     block: dict[str, Any] = {"block": [128, 64]}
     yield {"op": "dense_attention", "density": 1.0}, 1.0, lambda: lambda: ops.dense_attention(q, k, v)
     yield (
-        {"op": "attention_with_scores", "density": 1.0} | block,
+        {"op": "attention_with_block_mass", "density": 1.0} | block,
         1.0,
-        lambda: lambda: ops.attention_with_scores(q, k, v, lse, query_block=128),
+        lambda: lambda: ops.attention_with_block_mass(q, k, v, lse, query_block=128),
     )
     for every in (1, 4):
-        row: dict[str, Any] = {"op": f"block_scores, every {every}"} | block
-        yield row, None, lambda every=every: lambda: ops.block_scores(q, k, lse, query_block=128, every=every)  # type: ignore[misc]
-    weights, geometry = random_weights(shape, (128, 64), "skewed"), Geometry(shape.tokens, 128, 64)
+        row: dict[str, Any] = {"op": f"block_mass, every {every}"} | block
+        yield row, None, lambda every=every: lambda: ops.block_mass(q, k, lse, query_block=128, query_stride=every)  # type: ignore[misc]
+    weights, geometry = random_block_mass(shape, (128, 64), "skewed"), Geometry(shape.tokens, 128, 64)
     for selection in get_args(Selection):
         config = AdaSpaConfig(selection=selection)
         row = {"op": f"select_blocks, {selection}"} | block

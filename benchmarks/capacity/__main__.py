@@ -15,8 +15,9 @@ from benchmarks.capacity.bottlenecks import RedisCost, demand, most_workers
 from benchmarks.capacity.cluster import Fleet
 from benchmarks.capacity.page import fill
 from benchmarks.capacity.phases import ModelTimes, Times
-from benchmarks.capacity.questions import cost, row, workers_for
+from benchmarks.capacity.questions import cost, row
 from benchmarks.capacity.report import plot, print_table
+from benchmarks.capacity.sizing import workers_for
 
 REQUESTS = (1, 5, 20, 100, 500, 2000)
 """An hour."""

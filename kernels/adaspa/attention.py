@@ -6,22 +6,18 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from adaspa import ops
 from adaspa.cache import CacheEntry, CacheKey
 from adaspa.index import BlockIndex
 from adaspa.ledger import SCORING, query_key_pairs
-from adaspa.ops.attention_with_scores import dense_passes
+from adaspa.ops import backends
+from adaspa.ops.attention_with_block_mass import dense_passes
 from adaspa.ops.check import check_qkv
-from adaspa.ops.dispatch import has_hopper_kernel
 from adaspa.record import PatternRecord, pattern_map
 from adaspa.schedule import StepKind
 from adaspa.selection import Geometry, index_recall
 from adaspa.state import Action, AdaSpaState
-
-# Tokens from which our dense kernel is faster than what PyTorch chooses; below, its launch shows (kernels.json).
-OURS_FROM = 8192
 
 
 def attention(
@@ -59,7 +55,11 @@ def attention(
     config = state.config
     geometry = Geometry(q.shape[2], config.query_block, config.block_size, _checked_text(text, q.shape[2]))
     site = _Site(state, state.key(layer, sample), geometry, q.shape[0] * q.shape[1], scale)
-    action = state.action(layer, sample)
+    with backends.counted(state.record.ledger.kernels):
+        return _act(state.action(layer, sample), q, k, v, site)
+
+
+def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
     if action is Action.FUSED_SEARCH:
         return _fused_search(q, k, v, site)
     if action is Action.CACHED_SEARCH:
@@ -70,9 +70,9 @@ def attention(
         return _sparse(q, k, v, site)
     site.ran(StepKind.DENSE, 1)
     if action is Action.DENSE:
-        return _dense(q, k, v, scale)
-    out, lse = ops.dense_attention(q, k, v, scale=scale)
-    state.cache.put(site.key, CacheEntry(lse=lse))
+        return ops.attention(q, k, v, scale=site.scale)
+    out, lse = ops.dense_attention(q, k, v, scale=site.scale)
+    site.state.cache.put(site.key, CacheEntry(lse=lse))
     return out
 
 
@@ -103,21 +103,15 @@ class _Site(NamedTuple):
     @property
     def blocks(self) -> dict[str, int]:
         """The blocks as the scoring operations take them."""
-        return {"block": self.geometry.key_block, "query_block": self.geometry.query_block}
-
-
-def _dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None) -> torch.Tensor:
-    if q.shape[2] >= OURS_FROM and has_hopper_kernel(q, k, v):
-        return ops.dense_attention(q, k, v, scale=scale)[0]
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return {"key_block": self.geometry.key_block, "query_block": self.geometry.query_block}
 
 
 def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
     """Dense output and a pattern from one pass; the LSE is that of the dense step before where there was one."""
     cached = site.lse
-    site.ran(StepKind.SEARCH, dense_passes(q, cached))
-    out, weights, lse = ops.attention_with_scores(q, k, v, cached, scale=site.scale, **site.blocks)
-    _select(q, k, weights, lse, site)
+    site.ran(StepKind.SEARCH, dense_passes(q, k, v, cached, **site.blocks))
+    out, mass, lse = ops.attention_with_block_mass(q, k, v, cached, scale=site.scale, **site.blocks)
+    _select(q, k, mass, lse, site)
     return out
 
 
@@ -125,21 +119,21 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     """A new pattern from the LSE of the earlier search."""
     lse = site.lse
     assert lse is not None, "the action was chosen because there is an LSE"
-    every = site.state.config.score_every
-    site.ran(StepKind.SEARCH, SCORING / every)
-    weights = ops.block_scores(q, k, lse, scale=site.scale, every=every, **site.blocks)
-    _select(q, k, weights, lse, site, estimated=every > 1)
+    stride = site.state.config.score_every
+    site.ran(StepKind.SEARCH, SCORING / stride)
+    mass = ops.block_mass(q, k, lse, scale=site.scale, query_stride=stride, **site.blocks)
+    _select(q, k, mass, lse, site, estimated=stride > 1)
 
 
 def _select(
-    q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, lse: torch.Tensor, site: _Site, *, estimated: bool = False
+    q: torch.Tensor, k: torch.Tensor, mass: torch.Tensor, lse: torch.Tensor, site: _Site, *, estimated: bool = False
 ) -> None:
     state = site.state
     assert state.step is not None, "a search happens within a step"
     config = state.config
     if config.warmup_mass is not None and state.step < state.schedule.warmup:
         config = replace(config, selection="retained_mass", mass=config.warmup_mass)
-    selected = state.select(q, k, weights, config, site.geometry)
+    selected = state.select(q, k, mass, config, site.geometry)
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
     small_map = pattern_map(selected.index) if state.config.record_maps else None
     density = selected.index.head_density()
@@ -166,7 +160,7 @@ def _recall_now(
     """The recall of a pattern in the current step, from its true LSE: fp32 ``[B, H]``."""
     _, lse = ops.dense_attention(q, k, v, scale=scale)
     return index_recall(
-        ops.block_scores(q, k, lse, block=index.key_block, query_block=index.query_block, scale=scale), index
+        ops.block_mass(q, k, lse, key_block=index.key_block, query_block=index.query_block, scale=scale), index
     )
 
 

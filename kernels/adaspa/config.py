@@ -33,7 +33,7 @@ class AdaSpaConfig:
         steps: the number of denoising steps that ``warmup`` and ``searches`` are written for.
         warmup: number of dense steps at the start.
         searches: the steps that search the pattern, in ascending order, none before ``warmup``. The first is a fused
-            search (dense output and block weights in one pass), the later ones score from the cached LSE and already
+            search (dense output and block mass in one pass), the later ones score from the cached LSE and already
             run sparse. All steps before the first are dense.
         selection: ``top_k`` keeps the same number of blocks in every row (section 4.1); ``retained_mass`` keeps the
             fewest blocks of each row that hold ``mass`` of its softmax mass.
@@ -43,7 +43,7 @@ class AdaSpaConfig:
         head_adaptive: move sparsity from the heads with the lowest recall to those with the highest, the mean staying
             as it is (section 4.3). Used by ``top_k`` only: retained mass is adaptive by nature.
         score_every: in the LSE-cached searches, score only every so many-th query row of a block; a divisor of
-            ``block_size``. Cheaper by that factor, but weights and reported recall become estimates.
+            ``block_size``. Cheaper by that factor, but block mass and reported recall become estimates.
         dense_layers: indices of the layers that stay dense.
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from adaspa.ops.backends import KernelCounts
 from adaspa.schedule import StepKind
 
 SCORING = 0.5
@@ -25,6 +26,8 @@ class Ledger:
     """
 
     calls: Counter[StepKind] = field(default_factory=Counter)
+    kernels: KernelCounts = field(default_factory=Counter)
+    """Calls of the operations by the backend that ran them."""
     skipped: int = 0
     """Calls that another hook left out: a step cache that reused an output, or guidance that skips layers."""
     pairs: float = 0.0

@@ -89,6 +89,8 @@ class RequestRecord:
         - ``attention_calls``: calls of the attention by what they did, ``dense``, ``search`` or ``sparse``, and
           ``skipped``: those that a step cache or skip-layer guidance left out. One a layer and forward, or one a sample
           where the texts of a batch differ in length.
+        - ``kernels``: for each operation of ours its calls by the backend that ran them (`adaspa.ops.backends`);
+          ``diffusers`` where a backend of theirs was chosen for dense attention.
         - ``fell_back``: what did not run as the schedule has it, one sentence for each reason; empty if all did.
         - ``searches``, ``dense_steps``, ``search_steps``, ``sparse_steps``; ``dense_seconds``, ``search_seconds``,
           ``sparse_seconds``: time in the transformer by kind of step.
@@ -112,6 +114,7 @@ class RequestRecord:
                 **{str(kind): self.ledger.calls[kind] for kind in StepKind},
                 "skipped": self.ledger.skipped,
             },
+            "kernels": self._kernels(),
             "fell_back": self.ledger.reasons(),
             "searches": kinds.count(StepKind.SEARCH),
             **{f"{kind}_steps": kinds.count(kind) for kind in StepKind},
@@ -137,6 +140,12 @@ class RequestRecord:
             pairs, densities = zip(*sparse, strict=True)
             done += float(torch.stack(densities).cpu().double() @ torch.tensor(pairs, dtype=torch.float64))
         return done / self.ledger.dense_pairs if self.ledger.dense_pairs else None
+
+    def _kernels(self) -> dict[str, dict[str, int]]:
+        kernels: dict[str, dict[str, int]] = {}
+        for (op, backend), calls in sorted(self.ledger.kernels.items()):
+            kernels.setdefault(op, {})[backend] = calls
+        return kernels
 
     def _mean(self, values: list[torch.Tensor]) -> float:
         uses = torch.tensor([pattern.uses for pattern in self.patterns], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""From block weights to the block index: which key blocks each query block keeps."""
+"""From block mass to the block index: which key blocks each query block keeps."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ class Selected:
     recall: torch.Tensor
 
 
-def select_blocks(weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry) -> Selected:
-    """Choose the key blocks to keep from block weights ``[B, H, nq, nk]`` (section 4.1 to 4.3).
+def select_blocks(block_mass: torch.Tensor, config: AdaSpaConfig, geometry: Geometry) -> Selected:
+    """Choose the key blocks to keep from block mass ``[B, H, nq, nk]`` (section 4.1 to 4.3).
 
     In a joint sequence the text sink holds: text queries keep every block, all queries keep the text blocks, and
-    sparsity or retained mass chooses among the rest. A row whose weights sum to no positive number, as those of a query
-    block with a NaN in it, keeps every block.
+    sparsity or retained mass chooses among the rest. A row whose block mass sums to no positive number, as those of a
+    query block with a NaN in it, keeps every block.
 
     Raises:
-        ValueError: when ``weights`` does not have the geometry's blocks.
+        ValueError: when ``block_mass`` does not have the geometry's blocks.
     """
     nq, nk = geometry.query_blocks, geometry.key_blocks
-    if weights.ndim != 4 or weights.shape[2:] != (nq, nk):
-        raise ValueError(f"weights must be [B, H, {nq}, {nk}] for {geometry}, got {tuple(weights.shape)}")
+    if block_mass.ndim != 4 or block_mass.shape[2:] != (nq, nk):
+        raise ValueError(f"block_mass must be [B, H, {nq}, {nk}] for {geometry}, got {tuple(block_mass.shape)}")
     select = _retained_mass if config.selection == "retained_mass" else _top_k
-    ids, counts, shares = select(weights, config, geometry)
+    ids, counts, shares = select(block_mass, config, geometry)
     index = BlockIndex(ids, counts, geometry.query_block, geometry.key_block, geometry.tokens, geometry.tokens)
     return Selected(index, _mean_over_rows(shares, geometry))
 
@@ -110,46 +110,46 @@ def blocks_moved(sparsity: float, blocks: int) -> int:
     return max(0, min(int((1 - sparsity) / 2 * blocks + 0.5), kept - 1, blocks - kept))
 
 
-def index_recall(weights: torch.Tensor, index: BlockIndex) -> torch.Tensor:
+def index_recall(block_mass: torch.Tensor, index: BlockIndex) -> torch.Tensor:
     """Recall of each head, fp32 ``[B, H]``: the share of the softmax mass that ``index`` keeps.
 
     A row is normalised by its measured sum, which a stale LSE makes differ from its number of query rows.
     """
-    weights = weights.float()
-    kept = (weights * index.to_mask()).sum(-1) / weights.sum(-1)
+    block_mass = block_mass.float()
+    kept = (block_mass * index.to_mask()).sum(-1) / block_mass.sum(-1)
     return _mean_over_rows(kept, Geometry(index.query_tokens, index.query_block, index.key_block))
 
 
 def _top_k(
-    weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
+    block_mass: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, counts and kept shares of the row-uniform top-k. Nothing waits for the device."""
     text = {"text": geometry.key_text, "text_rows": geometry.query_text}
     video = geometry.key_blocks - len(geometry.key_text)
     base = len(geometry.key_text) + blocks_kept(config.sparsity, video)
-    limits = torch.full(weights.shape[:2], base, dtype=torch.float32, device=weights.device)
+    limits = torch.full(block_mass.shape[:2], base, dtype=torch.float32, device=block_mass.device)
     width = base
     if config.head_adaptive:
-        shares = keep_blocks(weights, limits, by_mass=False, width=0, **text)[2]
+        shares = keep_blocks(block_mass, limits, by_mass=False, width=0, **text)[2]
         shift = head_shift(_mean_over_rows(shares, geometry))
         moved = blocks_moved(config.sparsity, video)
         limits = limits - moved * shift
         width = base + moved
-    return keep_blocks(weights, limits, by_mass=False, width=width, **text)
+    return keep_blocks(block_mass, limits, by_mass=False, width=width, **text)
 
 
 def _retained_mass(
-    weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
+    block_mass: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, counts and kept shares of the fewest blocks that hold the mass.
 
     Waits for the device once: the lists are as wide as the longest row that is not full, which no one knows before.
     """
-    limits = torch.full(weights.shape[:2], config.mass, dtype=torch.float32, device=weights.device)
+    limits = torch.full(block_mass.shape[:2], config.mass, dtype=torch.float32, device=block_mass.device)
     text = {"text": geometry.key_text, "text_rows": geometry.query_text}
-    counts = keep_blocks(weights, limits, by_mass=True, width=0, **text)[1]
+    counts = keep_blocks(block_mass, limits, by_mass=True, width=0, **text)[1]
     width = max(1, int(torch.where(counts == geometry.key_blocks, 0, counts).max()))
-    return keep_blocks(weights, limits, by_mass=True, width=width, **text)
+    return keep_blocks(block_mass, limits, by_mass=True, width=width, **text)
 
 
 def _mean_over_rows(per_block: torch.Tensor, geometry: Geometry) -> torch.Tensor:

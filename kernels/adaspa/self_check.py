@@ -12,10 +12,8 @@ import torch.nn.functional as F
 
 from adaspa import ops
 from adaspa.index import BlockIndex, num_blocks
-from adaspa.ops.attention_with_scores import reference as attention_with_scores_reference
-from adaspa.ops.block_scores import reference as block_scores_reference
-from adaspa.ops.block_sparse_attention import reference as block_sparse_attention_reference
 from adaspa.ops.check import softmax_scale
+from adaspa.ops.reference import kernels as reference
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -46,19 +44,19 @@ def deviations(dtype: torch.dtype) -> list[dict[str, Any]]:
             "dense_attention": ((out, lse), (F.scaled_dot_product_attention(q, k, v),))
         }
         for block in (64, 128):
-            pairs[f"attention_with_scores {block}"] = (
-                ops.attention_with_scores(q, k, v, lse, block=block),
-                attention_with_scores_reference(q, k, v, lse, query_block=block, block=block, scale=scale),
+            pairs[f"attention_with_block_mass {block}"] = (
+                ops.attention_with_block_mass(q, k, v, lse, key_block=block),
+                reference.attention_with_block_mass(q, k, v, lse, block, block, scale),
             )
-            pairs[f"block_scores {block}"] = (
-                (ops.block_scores(q, k, lse, block=block),),
-                (block_scores_reference(q, k, lse, query_block=block, block=block, scale=scale),),
+            pairs[f"block_mass {block}"] = (
+                (ops.block_mass(q, k, lse, key_block=block),),
+                (reference.block_mass(q, k, lse, block, block, scale, 1),),
             )
         for tile in TILES:
             index = random_index(0.4, shape, tile, "skewed")
             pairs[f"block_sparse_attention {tile[0]}x{tile[1]}"] = (
                 ops.block_sparse_attention(q, k, v, index),
-                block_sparse_attention_reference(q, k, v, index, scale=scale),
+                reference.block_sparse_attention(q, k, v, index.ids, index.counts, *tile, scale),
             )
         for name, (got, wanted) in pairs.items():
             worst = [float((a.float() - b.float()).abs().max()) for a, b in zip(got, wanted, strict=False)]
@@ -93,16 +91,16 @@ def random_qkv(shape: Shape, dtype: torch.dtype) -> Tensors:
     return q, k, v
 
 
-def random_weights(shape: Shape, tile: tuple[int, int], pattern: str) -> torch.Tensor:
-    """Block weights ``[1, H, nq, nk]`` whose largest are anywhere, or along diagonals and columns as in a video."""
+def random_block_mass(shape: Shape, tile: tuple[int, int], pattern: str) -> torch.Tensor:
+    """Block mass ``[1, H, nq, nk]`` whose largest are anywhere, or along diagonals and columns as in a video."""
     nq, nk = (num_blocks(shape.tokens, block) for block in tile)
     generator = torch.Generator("cuda").manual_seed(1)
-    weights = torch.rand(1, shape.heads, nq, nk, generator=generator, device="cuda")
+    mass = torch.rand(1, shape.heads, nq, nk, generator=generator, device="cuda")
     if pattern == "skewed":
         rows, columns = (torch.arange(n, device="cuda") / n for n in (nq, nk))
-        weights += 4 * torch.exp(-32 * (rows.unsqueeze(1) - columns).abs())
-        weights += 2 * (torch.rand(1, shape.heads, 1, nk, generator=generator, device="cuda") > 0.97)
-    return weights
+        mass += 4 * torch.exp(-32 * (rows.unsqueeze(1) - columns).abs())
+        mass += 2 * (torch.rand(1, shape.heads, 1, nk, generator=generator, device="cuda") > 0.97)
+    return mass
 
 
 def random_index(density: float, shape: Shape, tile: tuple[int, int], pattern: str) -> BlockIndex:
@@ -111,15 +109,15 @@ def random_index(density: float, shape: Shape, tile: tuple[int, int], pattern: s
     The heads of a skewed index differ most and its rows half as much, as under head-adaptive and retained-mass
     selection.
     """
-    weights = random_weights(shape, tile, pattern)
-    nk = weights.shape[-1]
-    factors = torch.ones(weights.shape[:3], device="cuda")
+    mass = random_block_mass(shape, tile, pattern)
+    nk = mass.shape[-1]
+    factors = torch.ones(mass.shape[:3], device="cuda")
     if pattern == "skewed":
         factors += torch.linspace(-0.5, 0.5, shape.heads, device="cuda").unsqueeze(-1)
-        factors += torch.linspace(-0.25, 0.25, weights.shape[2], device="cuda")
+        factors += torch.linspace(-0.25, 0.25, mass.shape[2], device="cuda")
     counts = (factors * density * nk).round().int().clamp(1, nk)
     width = int(counts.max())
-    ranked = weights.topk(width, dim=-1).indices
+    ranked = mass.topk(width, dim=-1).indices
     listed = torch.arange(width, device="cuda") < counts.unsqueeze(-1)
     ids = torch.where(listed, ranked, nk).sort(dim=-1).values.clamp_(max=nk - 1).to(torch.int16)
     return BlockIndex(ids, counts, *tile, shape.tokens, shape.tokens)

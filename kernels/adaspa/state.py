@@ -81,10 +81,10 @@ class AdaSpaState:
         return Action.SPARSE
 
     def select(
-        self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
+        self, q: torch.Tensor, k: torch.Tensor, block_mass: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
     ) -> Selected:
-        """The pattern of a search, from its block weights; a state with patterns from elsewhere has its own."""
-        return select_blocks(weights, config, geometry)
+        """The pattern of a search, from its block mass; a state with patterns from elsewhere has its own."""
+        return select_blocks(block_mass, config, geometry)
 
     def ran(self, key: CacheKey, kind: StepKind, pairs: int, cost: float) -> None:
         """Account for a call of the attention of ``key``, of so many query-key pairs: see `Ledger.ran`."""

@@ -33,12 +33,12 @@ class Announcements:
         """
         bells = self._scripts.run(
             "announce",
-            spec.id,
-            spec.model_dump_json(),
-            round(ANNOUNCED_SECONDS * 1000),
-            worker,
-            round(COUNTED_SECONDS * 1000),
-            *priorities,
+            model=spec.id,
+            spec=spec.model_dump_json(),
+            holds_ms=round(ANNOUNCED_SECONDS * 1000),
+            worker=worker,
+            counts_ms=round(COUNTED_SECONDS * 1000),
+            priorities=list(priorities),
         )
         return dict(zip(priorities, bells, strict=True))
 

@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from adaspa_jobs.job import (
     SCHEMA_VERSION,
@@ -80,13 +81,13 @@ class Attempts:
         """
         found = self._scripts.run(
             "claim",
-            model,
-            worker,
-            process,
-            secrets.token_hex(NONCE_BYTES),
-            SCHEMA_VERSION,
-            given_up(self.max_attempts).model_dump_json(),
-            *priorities,
+            model=model,
+            priorities=list(priorities),
+            worker=worker,
+            process=process,
+            version=SCHEMA_VERSION,
+            nonce=secrets.token_hex(NONCE_BYTES),
+            given_up=given_up(self.max_attempts).model_dump_json(),
         )
         if isinstance(found, bytes):
             log.warning("%s: needs a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
@@ -96,7 +97,7 @@ class Attempts:
 
     def report_progress(self, lease: Lease, progress: Progress) -> None:
         """Publish progress and renew the lease. Raises LeaseLost, JobCancelled."""
-        self._transition("renew", lease, progress.model_dump_json(exclude_none=True))
+        self._transition("renew", lease, progress=progress.model_dump_json(exclude_none=True))
 
     def report_preview(self, lease: Lease, progress: Progress, image: bytes) -> None:
         """Publish a WebP of what ``progress.preview_step`` led to; it replaces the one before.
@@ -106,11 +107,12 @@ class Attempts:
         """
         step = progress.preview_step
         assert step is not None
-        self._transition("preview", lease, progress.model_dump_json(exclude_none=True), step, image)
+        told = progress.model_dump_json(exclude_none=True)
+        self._transition("preview", lease, progress=told, step=step, content=image)
 
     def renew(self, lease: Lease) -> None:
         """Renew the lease. Raises LeaseLost, JobCancelled."""
-        self._transition("renew", lease, "")
+        self._transition("renew", lease)
 
     def complete(
         self, lease: Lease, artifacts: dict[str, Artifact], report: AttentionReport, timings: dict[str, float]
@@ -121,27 +123,30 @@ class Attempts:
             LeaseLost, JobCancelled.
         """
         described = json.dumps({name: artifact.model_dump() for name, artifact in artifacts.items()})
-        self._transition("complete", lease, described, report.model_dump_json(), json.dumps(timings))
+        self._end(lease, "completed", artifacts=described, report=report.model_dump_json(), timings=json.dumps(timings))
 
     def fail(self, lease: Lease, error: JobError) -> None:
         """in_progress -> failed. May be repeated. Raises LeaseLost, JobCancelled."""
-        self._transition("fail", lease, error.model_dump_json())
+        self._end(lease, "failed", error=error.model_dump_json())
 
     def put_off(self, lease: Lease, error: JobError) -> None:
         """in_progress -> queued, after an error that was the worker's and not the job's; failed with it once that has
         happened ``max_attempts`` times. May be repeated. Raises LeaseLost, JobCancelled."""
-        self._transition("put_off", lease, error.model_dump_json())
+        self._end(lease, "put_off", error=error.model_dump_json())
 
     def release_cancelled(self, lease: Lease) -> None:
         """in_progress -> cancelled, after JobCancelled. May be repeated. Raises LeaseLost."""
-        self._transition("release_cancelled", lease)
+        self._end(lease, "cancelled")
 
     def give_back(self, lease: Lease) -> None:
         """in_progress -> queued, when the worker stops. May be repeated. Raises LeaseLost, JobCancelled."""
-        self._transition("give_back", lease)
+        self._end(lease, "given_back")
 
-    def _transition(self, script: str, lease: Lease, *arguments: str | int | bytes) -> None:
-        outcome = self._scripts.run(script, lease.job.id, lease.token, *arguments)
+    def _end(self, lease: Lease, outcome: str, **what: str) -> None:
+        self._transition("end", lease, outcome=outcome, **what)
+
+    def _transition(self, script: str, lease: Lease, **arguments: Any) -> None:
+        outcome = self._scripts.run(script, id=lease.job.id, token=lease.token, **arguments)
         if outcome == b"lost":
             raise LeaseLost(f"{lease.job.id}: attempt {lease.attempt} no longer holds the lease")
         if outcome == b"cancelled":

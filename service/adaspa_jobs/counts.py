@@ -118,7 +118,7 @@ class Counts:
 
     def load(self, model: str) -> Load:
         """How busy a model is."""
-        workers, paces, running, queues = self._scripts.run("load", model)
+        workers, paces, running, queues = self._scripts.run("load", model=model)
         return Load(
             workers=workers,
             pace=median(map(float, paces)) if paces else None,

@@ -131,32 +131,40 @@ class DeliveryStore:
 
     def take(self, limit: int) -> list[Delivery]:
         """Begin an attempt at deliveries that are due, one in a lane; nobody else gets them meanwhile."""
-        found = self._scripts.run("webhook_take", limit, self._attempt_ms, self._owner_attempts)
+        found = self._scripts.run(
+            "webhook_take", limit=limit, attempt_ms=self._attempt_ms, owner_attempts=self._owner_attempts
+        )
         return [
             _delivery(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for job_id, fields in found
         ]
 
     def note(
-        self, delivery: Delivery, outcome: Outcome, *, error: str = "", body: str = "", again_in: float | None = None
+        self,
+        delivery: Delivery,
+        outcome: Outcome,
+        *,
+        error: str = "",
+        body: str | None = None,
+        again_in: float | None = None,
     ) -> None:
         """Say what came of an attempt. Without ``again_in`` (seconds) an undelivered event is given up."""
-        again_ms = "" if again_in is None else round(again_in * 1000)
         self._scripts.run(
             "webhook_note",
-            delivery.job_id,
-            delivery.attempts,
-            delivery.lane,
-            outcome,
-            error,
-            body,
-            again_ms,
-            self._dead_ms,
-            delivery.owner,
+            id=delivery.job_id,
+            attempt=delivery.attempts,
+            lane=delivery.lane,
+            owner=delivery.owner,
+            outcome=outcome,
+            error=error,
+            body=body,
+            again_in_ms=None if again_in is None else round(again_in * 1000),
+            dead_ms=self._dead_ms,
         )
 
     def trim(self) -> list[str]:
         """Forget what is kept no longer; the jobs whose event had not been given up before. Up to 100 a call."""
-        return [job_id.decode() for job_id in self._scripts.run("webhook_trim", self._dead_ms, self._kept)]
+        found = self._scripts.run("webhook_trim", dead_ms=self._dead_ms, kept=self._kept)
+        return [job_id.decode() for job_id in found]
 
     # Looking
 
@@ -195,22 +203,20 @@ class DeliveryStore:
 
     def redeliver(self, job_id: str) -> bool:
         """Begin a dead delivery anew, or make a waiting one's next attempt now; False if there is none."""
-        return bool(self._scripts.run("webhook_redeliver", job_id))
+        return bool(self._scripts.run("webhook_redeliver", id=job_id))
 
     def secrets(self) -> list[str]:
         """The signing secrets that hold, the current one first; one is made where there is none."""
-        return self._secrets("0", 0.0)
+        return self._secrets(None)
 
     def rotate_secret(self, keep_seconds: float) -> list[str]:
         """Make a new signing secret; the one before it holds for so much longer."""
-        return self._secrets("1", keep_seconds)
+        return self._secrets(keep_seconds)
 
-    def _secrets(self, rotate: str, keep_seconds: float) -> list[str]:
+    def _secrets(self, keep_seconds: float | None) -> list[str]:
         fresh = SECRET_PREFIX + b64encode(random.token_bytes(32)).decode()
-        return [
-            secret.decode()
-            for secret in self._scripts.run("webhook_secrets", fresh, rotate, round(keep_seconds * 1000))
-        ]
+        keep_ms = None if keep_seconds is None else round(keep_seconds * 1000)
+        return [secret.decode() for secret in self._scripts.run("webhook_secrets", fresh=fresh, keep_ms=keep_ms)]
 
 
 def _delivery(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:

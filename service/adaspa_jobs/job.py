@@ -195,6 +195,9 @@ class AttentionReport(BaseModel):
     """Whether part of the recall comes from searches that scored only some rows (`score_every`)."""
     attention_calls: dict[str, int] = {}
     """Calls of the attention that were `dense`, searched or were sparse, and those that a step cache skipped."""
+    kernels: dict[str, dict[str, int]] = {}
+    """For each attention operation its calls by the backend that ran them: `hopper`, `triton`, `pytorch`, `reference`;
+    `diffusers` for dense attention by a backend of theirs."""
     fell_back: list[str] = []
     """What did not run as the schedule has it, and why; empty when all did."""
     searches: int = 0

@@ -116,7 +116,7 @@ class KeyStore:
             The new token, None if there is no such key.
         """
         secret = secrets.token_urlsafe(SECRET_BYTES)
-        done = self._scripts.run("rotate_key", key_id, digest(secret), grace_seconds)
+        done = self._scripts.run("rotate_key", id=key_id, digest=digest(secret), grace=grace_seconds)
         return f"adaspa_{key_id}_{secret}" if done else None
 
     def revoke(self, key_id: str) -> bool:
@@ -171,7 +171,7 @@ class KeyStore:
         """
         if key.requests_per_minute is None and time.time() - (key.last_used_at or 0) < NOTED_SECONDS:
             return None
-        wait = int(self._scripts.run("use_key", key.id, key.requests_per_minute or 0, NOTED_SECONDS))
+        wait = int(self._scripts.run("use_key", id=key.id, limit=key.requests_per_minute, noted_seconds=NOTED_SECONDS))
         return wait / 1000 if wait else None
 
     def exist(self) -> bool:

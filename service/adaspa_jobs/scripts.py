@@ -1,5 +1,6 @@
 """The store's Lua scripts: loaded once, run by name, with connection errors in the store's own words."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -50,10 +51,20 @@ class Scripts:
         shared = sources.pop("_shared")
         self._scripts = {name: client.register_script(_joined(shared, source)) for name, source in sources.items()}
 
-    def run(self, name: str, *arguments: str | int | float | bytes) -> Any:
-        """Run one script. Raises StoreUnavailable."""
+    def run(self, name: str, /, *, content: bytes = b"", **arguments: Any) -> Any:
+        """Run one script.
+
+        Args:
+            name: of its file.
+            content: bytes for a script that takes some.
+            arguments: what it reads as ``A.{name}``: all that JSON has; those that are None are left out.
+
+        Raises:
+            StoreUnavailable.
+        """
+        given = json.dumps({key: value for key, value in arguments.items() if value is not None})
         with reaching():
-            return self._scripts[name](args=[self._limits, *arguments])
+            return self._scripts[name](args=[self._limits, given, content])
 
 
 def _joined(shared: str, source: str) -> str:

@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     """Also take a ``webhook_url`` that is http and not https."""
     webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
     """Networks that are not public and may be called nevertheless, between commas: ``10.0.0.0/8``, and for tests
-    ``127.0.0.0/8``."""
+    ``127.0.0.0/8,::1/128``."""
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)] = ()
     """What signs webhooks, between commas: each ``whsec_`` and the base64 of 24 to 64 bytes; several sign at once while
     one is replaced. Unset: one is made and kept in Redis."""

@@ -179,20 +179,20 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             QueueFull, TooManyInFlight: nothing was written.
             IdempotencyConflict: the key is known with another digest; nothing was written.
         """
-        key, digest = idempotency or ("", "")
         outcome, *rest = self._scripts.run(
             "admit",
-            params[0].model,
-            owner,
-            f"{owner}:{key}" if key else "",
-            digest,
-            max(each.needs for each in params),
-            "" if max_in_flight is None else max_in_flight,
-            priority,
-            cost,
-            webhook_url or "",
-            tracing.current(),
-            *(text for each in params for text in (each.model_dump_json(), secrets.token_hex(9))),
+            model=params[0].model,
+            owner=owner,
+            priority=priority,
+            cost=cost,
+            version=max(each.needs for each in params),
+            max_in_flight=max_in_flight,
+            idempotency=f"{owner}:{idempotency[0]}" if idempotency else None,
+            digest=idempotency[1] if idempotency else None,
+            webhook_url=webhook_url,
+            trace=tracing.current(),
+            params=[each.model_dump_json() for each in params],
+            random=[secrets.token_hex(9) for _ in params],
         )
         if outcome == b"in_flight":
             raise TooManyInFlight(owner)
@@ -210,7 +210,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             IdempotencyConflict: the key is known with another digest.
         """
         key, digest = idempotency
-        outcome, *rest = self._scripts.run("repeated", f"{owner}:{key}", digest)
+        outcome, *rest = self._scripts.run("repeated", idempotency=f"{owner}:{key}", digest=digest)
         if outcome == b"conflict":
             raise IdempotencyConflict(rest[0].decode())
         return [job_from_pairs(*each) for each in rest] if outcome == b"known" else None
@@ -271,10 +271,10 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
 
     def request_cancel(self, job_id: str) -> JobStatus | None:
         """A queued job is cancelled at once, a running one is asked to stop; the status now, None if unknown."""
-        status = self._scripts.run("cancel", job_id)
+        status = self._scripts.run("cancel", id=job_id)
         return JobStatus(status.decode()) if status else None
 
     def discard(self, job_id: str) -> bool:
         """Delete a job for its owner: it is cancelled if it has not ended, no longer listed, and removed by
         ``purge`` once no worker holds it. False if there is none."""
-        return bool(self._scripts.run("discard", job_id))
+        return bool(self._scripts.run("discard", id=job_id))

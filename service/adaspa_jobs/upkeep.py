@@ -25,7 +25,8 @@ class Upkeep:
 
         To be called every second or so: after a longer gap workers are given the time of a lease to be heard again.
         """
-        found = self._scripts.run("requeue", given_up(self.max_attempts).model_dump_json(), round(GAP_SECONDS * 1000))
+        given = given_up(self.max_attempts).model_dump_json()
+        found = self._scripts.run("requeue", given_up=given, gap_ms=round(GAP_SECONDS * 1000))
         return [job_id.decode() for job_id in found]
 
     def time_out(self) -> list[str]:
@@ -33,7 +34,7 @@ class Upkeep:
         error = JobError(
             code=ErrorCode.queue_timeout, message=f"No worker took the job within {self.queue_seconds:.0f} s."
         )
-        found = self._scripts.run("time_out", round(self.queue_seconds * 1000), error.model_dump_json())
+        found = self._scripts.run("time_out", wait_ms=round(self.queue_seconds * 1000), error=error.model_dump_json())
         return [job_id.decode() for job_id in found]
 
     def expire(self) -> int:
@@ -54,8 +55,9 @@ class Upkeep:
             self.client.zrem(PREFIX + "leavings", job_id)
 
     def _take_due(self, name: str, limit: int) -> list[str]:
-        return [job_id.decode() for job_id in self._scripts.run("take_due", name, limit, round(TAKEN_SECONDS * 1000))]
+        found = self._scripts.run("take_due", set=name, limit=limit, put_off_ms=round(TAKEN_SECONDS * 1000))
+        return [job_id.decode() for job_id in found]
 
     def purge(self, job_id: str) -> bool:
         """Remove the record of a discarded job, after its files. False if it still runs."""
-        return bool(self._scripts.run("purge", job_id))
+        return bool(self._scripts.run("purge", id=job_id))

@@ -19,7 +19,8 @@ from benchmarks.capacity.cluster import Fleet, poisson, simulate
 from benchmarks.capacity.measured_steps import take, text
 from benchmarks.capacity.page import fill
 from benchmarks.capacity.phases import Times
-from benchmarks.capacity.questions import MOST_BUSY, row, workers_for
+from benchmarks.capacity.questions import row
+from benchmarks.capacity.sizing import MOST_BUSY, erlang_c, wait, workers_for
 
 JOBS = 40_000
 FILES = Path(__file__).parents[2] / "docs" / "scaling"
@@ -31,25 +32,17 @@ def exponential(per_hour: float, mean_seconds: float, seed: int) -> Iterator[tup
         yield gap, numbers.expovariate(1 / mean_seconds)
 
 
-def erlang_c(workers: int, load: float) -> float:
-    """The probability that a job has to wait in M/M/c."""
-    waiting = load**workers / math.factorial(workers) * workers / (workers - load)
-    return waiting / (sum(load**k / math.factorial(k) for k in range(workers)) + waiting)
-
-
 @pytest.mark.parametrize(("workers", "busy"), [(1, 0.7), (4, 0.8), (12, 0.8)])
 def test_waits_are_those_of_m_m_c(workers: int, busy: float) -> None:
     seconds, load = 100.0, workers * busy
     expected = erlang_c(workers, load) * seconds / (workers - load)
     fleet, per_hour = Fleet(workers, workers), load / seconds * 3600
     outcomes = [simulate(exponential(per_hour, seconds, seed), fleet, JOBS) for seed in range(4)]
-    waits = sorted(wait for outcome in outcomes for wait in outcome.waits)
+    waits = sorted(waited for outcome in outcomes for waited in outcome.waits)
     assert sum(waits) / len(waits) == pytest.approx(expected, rel=0.1)
-    assert sum(wait > 0 for wait in waits) / len(waits) == pytest.approx(erlang_c(workers, load), rel=0.05)
+    assert sum(waited > 0 for waited in waits) / len(waits) == pytest.approx(erlang_c(workers, load), rel=0.05)
     assert outcomes[0].busy_seconds / outcomes[0].gpu_seconds == pytest.approx(busy, rel=0.02)
-    # a job that waits in M/M/c waits for an exponential time
-    p95 = math.log(erlang_c(workers, load) / 0.05) * seconds / (workers - load)
-    assert waits[int(0.95 * len(waits))] == pytest.approx(p95, rel=0.1)
+    assert waits[int(0.95 * len(waits))] == pytest.approx(wait(0.95, workers, load, seconds), rel=0.1)
 
 
 @pytest.mark.parametrize("busy", [0.5, 0.8])
@@ -70,7 +63,7 @@ def test_the_share_of_cold_starts_is_that_of_gaps_longer_than_the_cooldown() -> 
     cooldown, per_hour = 1800.0, 0.5
     fleet = Fleet(0, 1, start_seconds=60, load_seconds=30, poll_seconds=30, cooldown_seconds=cooldown)
     outcome = simulate(poisson(per_hour, 10, seed=1), fleet, 2000)
-    cold = sum(wait >= 60 for wait in outcome.waits) / 2000
+    cold = sum(waited >= 60 for waited in outcome.waits) / 2000
     assert cold == pytest.approx(math.exp(-per_hour / 3600 * (cooldown + 10)), rel=0.05)
     assert outcome.starts == pytest.approx(cold * 2000, rel=0.02)  # two may come during one start
 
@@ -92,10 +85,23 @@ def test_every_job_is_run_once_and_the_accounts_agree() -> None:
 
 
 def test_one_worker_less_would_break_the_promise() -> None:
-    found = workers_for(100, 600, target_seconds=120, jobs=4000)
+    found = workers_for(100, 600, target_seconds=120)
     assert found.p95_seconds <= 120 and found.utilisation <= MOST_BUSY
-    fewer = simulate(poisson(100, 600, seed=1), Fleet(found.workers - 2, found.workers - 2), 4000)
-    assert fewer.wait(0.95) > 120
+    for workers, kept in ((found.workers, True), (found.workers - 1, False)):
+        outcome = simulate(exponential(100, 600, seed=1), Fleet(workers, workers), 20_000)
+        assert (outcome.wait(0.95) <= 120) is kept
+
+
+def test_jobs_that_are_equally_long_never_wait_longer_than_promised() -> None:
+    for per_hour, target in ((5, 300), (20, 60), (100, 60)):
+        found = workers_for(per_hour, 533, target)
+        outcome = simulate(poisson(per_hour, 533, seed=1), Fleet(found.workers, found.workers), 4000)
+        assert outcome.wait(0.95) <= target
+
+
+def test_a_fleet_of_hundreds_is_sized_too() -> None:
+    assert erlang_c(2, 1.0) == pytest.approx(1 / 3)
+    assert workers_for(2000, 533, 60).workers == 312
 
 
 def test_a_jobs_seconds_are_those_of_its_schedule() -> None:

@@ -8,10 +8,7 @@ import naive_attention as naive
 import pytest
 import torch
 from adaspa import BlockIndex, ops
-from adaspa.ops.attention_with_scores import reference as attention_with_scores_reference
-from adaspa.ops.block_scores import reference as block_scores_reference
-from adaspa.ops.block_sparse_attention import reference as block_sparse_reference
-from adaspa.ops.rotary import reference as rotary_reference
+from adaspa.ops.reference import kernels as reference
 from adaspa_command import adaspa as adaspa_command
 from tiny_pipelines import SPARSE, cancel, generate, make_pipeline
 
@@ -24,6 +21,11 @@ def inputs(dtype, dim, tokens=1000):
     """q, k, v as a projection leaves them: ``[B, S, H, D]`` seen as ``[B, H, S, D]``."""
     qkv = naive.qkv(batch=2, heads=3, tokens=tokens, dim=dim, dtype=dtype)
     return tuple(x.cuda().transpose(1, 2).contiguous().transpose(1, 2) for x in qkv)
+
+
+def sparse_reference(q, k, v, index):
+    blocks = index.query_block, index.key_block
+    return reference.block_sparse_attention(q, k, v, index.ids, index.counts, *blocks, q.shape[-1] ** -0.5)
 
 
 def close(got, wanted, tolerance=2e-2):
@@ -44,7 +46,7 @@ def test_block_sparse_attention(dtype, dim, tile, tokens):
         mask.cuda(), query_block=tile[0], key_block=tile[1], query_tokens=tokens, key_tokens=tokens
     )
     out, lse = ops.block_sparse_attention(q, k, v, index)
-    wanted, wanted_lse = block_sparse_reference(q, k, v, index, scale=dim**-0.5)
+    wanted, wanted_lse = sparse_reference(q, k, v, index)
     close(out, wanted)
     close(lse, wanted_lse, 1e-3)
 
@@ -56,15 +58,15 @@ def test_block_sparse_attention(dtype, dim, tile, tokens):
 def test_scores(dtype, dim, blocks, every):
     q, k, v = inputs(dtype, dim)
     scale = dim**-0.5
-    blocks = {"query_block": blocks[0], "block": blocks[1]}
+    blocks = {"query_block": blocks[0], "key_block": blocks[1]}
     _, cached = ops.dense_attention(q * 0.95, k, v)
-    got = ops.attention_with_scores(q, k, v, cached, **blocks)
-    wanted = attention_with_scores_reference(q, k, v, cached, **blocks, scale=scale)
+    got = ops.attention_with_block_mass(q, k, v, cached, **blocks)
+    wanted = reference.attention_with_block_mass(q, k, v, cached, **blocks, scale=scale)
     for a, b, tolerance in zip(got, wanted, (2e-2, 1e-3, 1e-3), strict=True):
         close(a, b, tolerance)
     close(
-        ops.block_scores(q, k, cached, **blocks, every=every),
-        block_scores_reference(q, k, cached, **blocks, every=every, scale=scale),
+        ops.block_mass(q, k, cached, **blocks, query_stride=every),
+        reference.block_mass(q, k, cached, **blocks, query_stride=every, scale=scale),
         1e-3,
     )
 
@@ -81,7 +83,7 @@ def test_scores_may_rise_far_above_the_first_ones(dtype, dim, tokens):
     mask[..., 0] = mask[..., -1] = True
     index = BlockIndex.from_mask(mask.cuda(), query_block=128, key_block=64, query_tokens=tokens, key_tokens=tokens)
     out, lse = ops.block_sparse_attention(q, k, v, index)
-    wanted, wanted_lse = block_sparse_reference(q, k, v, index, scale=dim**-0.5)
+    wanted, wanted_lse = sparse_reference(q, k, v, index)
     close(out, wanted)
     close(lse, wanted_lse, 1e-3)
     out, lse = ops.dense_attention(q, k, v)
@@ -128,7 +130,7 @@ def test_rotary(dtype, dim):
     x = naive.qkv(batch=2, heads=3, tokens=1000, dim=dim, dtype=dtype)[0].cuda().transpose(1, 2)
     angles = torch.rand(1000, dim // 2, device="cuda").repeat_interleave(2, dim=1) * 6
     cos, sin = angles.cos()[:, ::2], angles.sin()[:, ::2]
-    close(ops.rotary(x, cos, sin), rotary_reference(x.double(), cos.unsqueeze(1), sin.unsqueeze(1)), 1e-2)
+    close(ops.rotary(x, cos, sin), reference.rotary(x.double(), cos, sin), 1e-2)
 
 
 def test_an_index_on_the_cpu_is_refused():

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import triton
-from adaspa.ops.kernels.attention_with_scores import attention_with_scores_kernel
-from adaspa.ops.kernels.block_scores import block_scores_kernel
-from adaspa.ops.kernels.block_sparse_attention import block_sparse_kernel
-from adaspa.ops.kernels.hopper import attention as hopper_attention
-from adaspa.ops.kernels.hopper import block_scores as hopper_block_scores
-from adaspa.ops.kernels.keep_blocks import keep_blocks_kernel
+from adaspa.ops.hopper import attention as hopper_attention
+from adaspa.ops.hopper import block_mass as hopper_block_mass
+from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass_kernel
+from adaspa.ops.triton.block_mass import block_mass_kernel
+from adaspa.ops.triton.block_sparse_attention import block_sparse_kernel
+from adaspa.ops.triton.keep_blocks import keep_blocks_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource
@@ -20,10 +20,10 @@ from triton.experimental.gluon.language import NVMMASharedLayout
 
 KERNELS = {
     "sparse": (block_sparse_kernel, {"BLOCK_M": 64, "BLOCK_N": 64}),
-    "with_scores": (attention_with_scores_kernel, {"BLOCK_M": 128, "BLOCK": 64}),
-    "scores": (block_scores_kernel, {"BLOCK_M": 128, "BLOCK_ROWS": 64, "BLOCK": 64}),
+    "with_block_mass": (attention_with_block_mass_kernel, {"BLOCK_M": 128, "BLOCK_N": 64}),
+    "block_mass": (block_mass_kernel, {"BLOCK_M": 128, "BLOCK_ROWS": 64, "BLOCK_N": 64}),
 }
-POINTERS = {"ids": "*i16", "counts": "*i32", "lse": "*fp32", "cached_lse": "*fp32", "weights": "*fp32"}
+POINTERS = {"ids": "*i16", "counts": "*i32", "lse": "*fp32", "cached_lse": "*fp32", "block_mass": "*fp32"}
 TILED = {"q", "k", "v"}
 DATA = {*TILED, "out"}
 
@@ -43,12 +43,12 @@ def test_results_in_the_interpreter():
 def compiled(name, capability, dim=128, dtype="bf16"):
     """The kernel as it is launched: strides and pointers are multiples of 16, everything else is not specialised."""
     kernel, blocks = KERNELS[name]
-    width, described = triton.next_power_of_2(dim), capability >= 90
-    constants = {**blocks, "D": dim, "BLOCK_D": width, "PRECISION": "tf32", "DESCRIBED": described}
+    width, use_tma = triton.next_power_of_2(dim), capability >= 90
+    constants = {**blocks, "D": dim, "BLOCK_D": width, "PRECISION": "tf32", "USE_TMA": use_tma}
     signature, attrs = {}, {}
     for i, argument in enumerate(kernel.arg_names):
         aligned = (
-            (argument in DATA and not (argument in TILED and described))
+            (argument in DATA and not (argument in TILED and use_tma))
             or argument in POINTERS
             or argument.startswith("stride")
         )
@@ -56,7 +56,7 @@ def compiled(name, capability, dim=128, dtype="bf16"):
             "constexpr"
             if argument in constants
             else f"tensordesc<{dtype}[1, 1, {blocks['BLOCK_M'] if argument == 'q' else 64}, {width}]>"
-            if argument in TILED and described
+            if argument in TILED and use_tma
             else f"*{dtype}"
             if argument in DATA
             else POINTERS.get(argument, "fp32" if argument == "scale" else "i32")
@@ -81,19 +81,19 @@ def test_compiles_for_every_head_dim(dim):
     assert "wgmma" in compiled("sparse", 90, dim, "fp16").asm["ptx"]
 
 
-SPARSE = {"SPAN": 1, "LISTED": True, "SCORES": False, "RUNNING": False}
+SPARSE = {"SPAN": 1, "LISTED": True, "BLOCK_MASS": False, "RUNNING": False}
 HOPPER_KERNELS = {
     "sparse": (hopper_attention, "attention_kernel", SPARSE),
     "sparse-running-maximum": (hopper_attention, "attention_kernel", SPARSE | {"RUNNING": True}),
     "sparse-wide-keys": (hopper_attention, "attention_kernel", SPARSE | {"SPAN": 2}),
     "dense": (hopper_attention, "attention_kernel", SPARSE | {"LISTED": False}),
-    "with-scores": (
+    "with-block-mass": (
         hopper_attention,
         "attention_kernel",
-        SPARSE | {"LISTED": False, "SCORES": True, "RUNNING": True},
+        SPARSE | {"LISTED": False, "BLOCK_MASS": True, "RUNNING": True},
     ),
-    "scores": (hopper_block_scores, "block_scores_kernel", {"ROWS": 16}),
-    "sampled-scores": (hopper_block_scores, "block_scores_kernel", {"ROWS": 4}),
+    "block_mass": (hopper_block_mass, "block_mass_kernel", {"ROWS": 16}),
+    "sampled-block-mass": (hopper_block_mass, "block_mass_kernel", {"ROWS": 4}),
 }
 
 
@@ -118,7 +118,7 @@ def test_hopper_kernels_compile(name, dim, dtype):
 
 @pytest.mark.parametrize("by_mass", [False, True])
 def test_selection_compiles(by_mass):
-    pointers = {"weights": "*fp32", "limits": "*fp32", "ids": "*i16", "counts": "*i32", "shares": "*fp32"}
+    pointers = {"block_mass": "*fp32", "limits": "*fp32", "ids": "*i16", "counts": "*i32", "shares": "*fp32"}
     constants = {"BLOCKS": 2048, "BY_MASS": by_mass}
     names = keep_blocks_kernel.arg_names
     signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}

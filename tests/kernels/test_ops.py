@@ -45,9 +45,9 @@ def test_dense_attention(shape, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("block", [16, 64])
-def test_attention_with_scores(shape, dtype, block):
+def test_attention_with_block_mass(shape, dtype, block):
     q, k, v = naive.qkv(**shape, dtype=dtype)
-    out, weights, lse = ops.attention_with_scores(q, k, v, block=block)
+    out, weights, lse = ops.attention_with_block_mass(q, k, v, key_block=block)
     wanted, wanted_lse = naive.attend(q, k, v)
     assert out.dtype == dtype
     close(out, wanted, dtype)
@@ -57,14 +57,14 @@ def test_attention_with_scores(shape, dtype, block):
 
 def test_a_row_of_weights_sums_to_its_query_rows():
     q, k, v = naive.qkv(tokens=150)
-    _, weights, _ = ops.attention_with_scores(q, k, v, block=64)
+    _, weights, _ = ops.attention_with_block_mass(q, k, v, key_block=64)
     close(weights.sum(-1), torch.tensor([64.0, 64.0, 22.0]).expand(1, 2, 3))
 
 
 def test_weights_from_a_cached_lse_leave_the_output_exact():
     q, k, v = naive.qkv(tokens=150)
     earlier = naive.lse(*naive.qkv(tokens=150, seed=1)[:2]).float()
-    out, weights, lse = ops.attention_with_scores(q, k, v, earlier, block=32)
+    out, weights, lse = ops.attention_with_block_mass(q, k, v, earlier, key_block=32)
     wanted, wanted_lse = naive.attend(q, k, v)
     close(out, wanted)
     torch.testing.assert_close(lse.double(), wanted_lse, rtol=1e-4, atol=1e-4)
@@ -74,10 +74,10 @@ def test_weights_from_a_cached_lse_leave_the_output_exact():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("block", [32, 128])
 @pytest.mark.parametrize("every", [1, 4])
-def test_block_scores(shape, block, every):
+def test_block_mass(shape, block, every):
     q, k, _ = naive.qkv(**shape)
     earlier = naive.lse(q * 0.9, k).float()
-    weights = ops.block_scores(q, k, earlier, block=block, every=every)
+    weights = ops.block_mass(q, k, earlier, key_block=block, query_stride=every)
     close(weights, naive.block_weights(q, k, earlier, block, every=every))
 
 
@@ -117,7 +117,7 @@ def test_a_query_block_without_keys_gives_zeros():
 def test_the_work_is_done_in_groups_of_rows(monkeypatch):
     q, k, v = naive.qkv(heads=3, tokens=600)
     mask, index = random_index(q, k, query_block=64, key_block=64)
-    module = __import__("sys").modules["adaspa.ops.block_sparse_attention"]
+    module = __import__("sys").modules["adaspa.ops.reference.block_sparse_attention"]
     monkeypatch.setattr(module, "GATHERED_TOKENS", {"cpu": 256})
     out, _ = ops.block_sparse_attention(q, k, v, index)
     close(out, naive.attend(q, k, v, naive.token_mask(mask, 64, 600))[0])
@@ -131,8 +131,8 @@ def test_strided_inputs_and_a_scale(dtype):
     tokens = naive.token_mask(mask, 64, 150)
     close(ops.block_sparse_attention(q, k, v, index, scale=0.3)[0], naive.attend(q, k, v, tokens, 0.3)[0], dtype)
     lse = naive.lse(q, k, 0.3).float()
-    close(ops.attention_with_scores(q, k, v, scale=0.3)[0], naive.attend(q, k, v, scale=0.3)[0], dtype)
-    close(ops.block_scores(q, k, lse, scale=0.3), naive.block_weights(q, k, lse, 64, 0.3))
+    close(ops.attention_with_block_mass(q, k, v, scale=0.3)[0], naive.attend(q, k, v, scale=0.3)[0], dtype)
+    close(ops.block_mass(q, k, lse, scale=0.3), naive.block_weights(q, k, lse, 64, 0.3))
 
 
 def test_nan_in_one_block_stays_out_of_the_rows_that_skip_it():
@@ -161,17 +161,17 @@ INDEX = random_index(Q, K)[1]
         ("q", lambda: ops.dense_attention(Q[0], K, V)),
         ("q", lambda: ops.dense_attention(Q.int(), K.int(), V.int())),
         ("k", lambda: ops.dense_attention(Q, K[:, :1], V)),
-        ("k", lambda: ops.attention_with_scores(Q, K.half(), V)),
+        ("k", lambda: ops.attention_with_block_mass(Q, K.half(), V)),
         ("v", lambda: ops.block_sparse_attention(Q, K, V[:, :, :64], INDEX)),
-        ("lse", lambda: ops.attention_with_scores(Q, K, V, LSE[..., :64])),
-        ("lse", lambda: ops.block_scores(Q, K, LSE.int())),
-        ("block", lambda: ops.block_scores(Q, K, LSE, block=48)),
-        ("block", lambda: ops.attention_with_scores(Q, K, V, block=64.0)),
-        ("query_block", lambda: ops.block_scores(Q, K, LSE, query_block=128.0)),
-        ("query_block", lambda: ops.block_scores(Q, K, LSE, query_block=32)),
-        ("every", lambda: ops.block_scores(Q, K, LSE, every=3)),
-        ("every", lambda: ops.block_scores(Q, K, LSE, every=0)),
-        ("scale", lambda: ops.block_scores(Q, K, LSE, scale=-1.0)),
+        ("lse", lambda: ops.attention_with_block_mass(Q, K, V, LSE[..., :64])),
+        ("lse", lambda: ops.block_mass(Q, K, LSE.int())),
+        ("key_block", lambda: ops.block_mass(Q, K, LSE, key_block=48)),
+        ("key_block", lambda: ops.attention_with_block_mass(Q, K, V, key_block=64.0)),
+        ("query_block", lambda: ops.block_mass(Q, K, LSE, query_block=128.0)),
+        ("query_block", lambda: ops.block_mass(Q, K, LSE, query_block=32)),
+        ("query_stride", lambda: ops.block_mass(Q, K, LSE, query_stride=3)),
+        ("query_stride", lambda: ops.block_mass(Q, K, LSE, query_stride=0)),
+        ("scale", lambda: ops.block_mass(Q, K, LSE, scale=-1.0)),
         ("scale", lambda: ops.dense_attention(Q, K, V, scale=float("nan"))),
         ("x", lambda: ops.rotary(Q[..., :3], TABLE, TABLE)),
         ("cos", lambda: ops.rotary(Q.transpose(1, 2), TABLE[:5], TABLE)),

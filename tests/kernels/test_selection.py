@@ -115,5 +115,5 @@ def test_index_recall_of_a_full_index_is_one(weights):
 
 
 def test_weights_of_another_geometry_are_refused(weights):
-    with pytest.raises(ValueError, match=r"^weights must be \[B, H, 19, 19\]"):
+    with pytest.raises(ValueError, match=r"^block_mass must be \[B, H, 19, 19\]"):
         select(weights[..., :18])

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import adaspa
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from adaspa.ops import backends
 from diffusers.models.attention_dispatch import attention_backend
 from tiny_pipelines import STEPS, cancel, generate, make_pipeline, make_wan, make_wan_pipeline
 
@@ -247,13 +249,11 @@ def test_our_dense_kernel_serves_a_dense_step_unless_a_backend_is_chosen(pipe, m
 
     def dense_attention(q, k, v, scale):
         calls.append(q.shape)
-        return F.scaled_dot_product_attention(q, k, v, scale=scale), None
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
     # As on a Hopper GPU with a long sequence; the kernel itself is tested there.
-    core = sys.modules["adaspa.attention"]
-    monkeypatch.setattr(core, "OURS_FROM", 0)
-    monkeypatch.setattr(core, "has_hopper_kernel", lambda *_: True)
-    monkeypatch.setattr(core.ops, "dense_attention", dense_attention)
+    ours = SimpleNamespace(name="hopper", takes=lambda call: call.op == "attention", kernel=lambda _: dense_attention)
+    monkeypatch.setattr(backends, "BACKENDS", (ours, *backends.BACKENDS))
     adaspa.apply(pipe.transformer, adaspa.AdaSpaConfig.preset("exact"))
     # diffusers keeps the last backend that any model was given, for all models.
     with attention_backend("_native_math" if chosen == "context" else "native"):

@@ -5,7 +5,6 @@ from dataclasses import replace
 import adaspa
 import naive_attention as naive
 import pytest
-import torch.nn.functional as F
 from adaspa import ops
 from tiny_pipelines import SPARSE, STEPS, generate, make_pipeline
 
@@ -32,11 +31,11 @@ def done(monkeypatch):
     def listed(q, k, v, index, **_):
         return int(index.to_mask().sum()) * index.query_block * index.key_block
 
-    counting(F, "scaled_dot_product_attention", dense)
+    counting(ops, "attention", dense)
     counting(ops, "dense_attention", dense)
-    counting(ops, "attention_with_scores", dense)
+    counting(ops, "attention_with_block_mass", dense)
     counting(ops, "block_sparse_attention", listed)
-    counting(ops, "block_scores", lambda q, *_, every=1, **__: dense(q) / every / 2)
+    counting(ops, "block_mass", lambda q, *_, query_stride=1, **__: dense(q) / query_stride / 2)
     return points
 
 
@@ -78,6 +77,7 @@ def test_dense_layers_count_in_the_work_and_not_in_the_density():
     # Half of the work is the dense layer's; of the other's four calls the first is as good as dense.
     assert report["attention_work"] == pytest.approx((1 + (1 + 3 * 0.4) / 4) / 2)
     assert report["attention_calls"] == {"dense": 8, "search": 2, "sparse": 6, "skipped": 0}
+    assert report["kernels"]["block_sparse_attention"] == {"reference": 6}
 
 
 def test_a_recall_from_some_of_the_rows_is_marked_as_an_estimate():

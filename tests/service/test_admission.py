@@ -66,8 +66,8 @@ def test_a_full_queue_gives_the_expected_time_until_its_first_job_begins(
         assert retry_after() == 60, "nothing is known yet"
         service.store.client.rpush("adaspa:paces:demo", "30.5", "41", "1000")
         assert retry_after() == 60, "no worker runs"
-        for worker in ("a", "b"):
-            service.store.announce(model, worker)
+        for lease in running:
+            service.store.announce(model, str(lease.job.worker))
         assert 35 <= retry_after() <= 41, "both workers have just begun a job that takes 41 s"
         service.store.client.zincrby("adaspa:running:demo", -30_000, running[0].job.id)
         assert 5 <= retry_after() <= 11, "one of them began 30 s ago"

@@ -101,6 +101,9 @@ def test_steps_are_told_with_their_kind_and_reported(
     # The few blocks of so short a clip may cost more to search than they save.
     assert 0 < report["density"] < 1 and report["density"] < report["attention_work"] < 1.1
     assert 0 < report["recall"] <= 1
+    assert report["kernels"]["block_sparse_attention"].keys() == {
+        "triton" if engine.device.type == "cuda" else "reference"
+    }
     assert report["fell_back"] == [] and sum(report["attention_calls"].values()) % STEPS == 0
     assert [layer["layer"] for layer in report["layers"]] == sorted({layer["layer"] for layer in report["layers"]})
     engine.reset()

@@ -17,7 +17,7 @@ from adaspa.models.processor import (
     split_heads,
 )
 from adaspa.models.tile_order import along, over_frames
-from adaspa.ops.rotary import reference as rotate_pairs
+from adaspa.ops.reference.rotary import rotate_pairs
 
 
 class MochiProcessor(AdaSpaProcessor):

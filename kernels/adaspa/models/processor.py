@@ -111,6 +111,7 @@ class AdaSpaProcessor:
             if state is not None:
                 pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
                 state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
+                state.record.ledger.kernels["attention", "diffusers"] += 1
             return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

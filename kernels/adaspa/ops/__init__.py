@@ -1,15 +1,17 @@
-"""The attention operations, one a file."""
+"""The attention operations, one a file; `backends` says which kernel runs each."""
 
-from adaspa.ops.attention_with_scores import attention_with_scores
-from adaspa.ops.block_scores import block_scores
+from adaspa.ops.attention import attention
+from adaspa.ops.attention_with_block_mass import attention_with_block_mass
+from adaspa.ops.block_mass import block_mass
 from adaspa.ops.block_sparse_attention import block_sparse_attention
 from adaspa.ops.dense_attention import dense_attention
 from adaspa.ops.keep_blocks import keep_blocks
 from adaspa.ops.rotary import rotary
 
 __all__ = [
-    "attention_with_scores",
-    "block_scores",
+    "attention",
+    "attention_with_block_mass",
+    "block_mass",
     "block_sparse_attention",
     "dense_attention",
     "keep_blocks",

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
-
 import torch
-import torch.nn.functional as F
 
 from adaspa.index import BlockIndex
+from adaspa.ops import backends
+from adaspa.ops.call import Call
 from adaspa.ops.check import check_qkv, softmax_scale
-from adaspa.ops.dispatch import uses_triton
-
-# Key tokens that the reference gathers at a time: on a CPU about what its caches hold.
-GATHERED_TOKENS = {"cpu": 2**14, "cuda": 2**19}
+from adaspa.ops.device import unit_stride
 
 
 def block_sparse_attention(
@@ -39,38 +34,40 @@ def block_sparse_attention(
     check_qkv(q, k, v)
     _check_index(index, q, k)
     scale = softmax_scale(scale, q)
-    if uses_triton(q):
-        from adaspa.ops.kernels.block_sparse_attention import block_sparse_attention as kernel  # noqa: PLC0415 - works without Triton
+    found: tuple[torch.Tensor, torch.Tensor] = _run(
+        q, k, v, index.ids, index.counts, index.query_block, index.key_block, scale
+    )
+    return found
 
-        return kernel(q, k, v, index.ids, index.counts, index.query_block, index.key_block, scale)
-    return reference(q, k, v, index, scale=scale)
 
-
-def reference(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, *, scale: float
+@torch.library.custom_op("adaspa::block_sparse_attention", mutates_args=())
+def _run(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ids: torch.Tensor,
+    counts: torch.Tensor,
+    query_block: int,
+    key_block: int,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The operation in PyTorch: gather the listed key blocks of a group of rows, and attend to those.
+    call = Call("block_sparse_attention", (q, k, v), query_block, key_block)
+    found: tuple[torch.Tensor, torch.Tensor] = backends.run(call, q, k, v, ids, counts, query_block, key_block, scale)
+    return found
 
-    The rows of a group have lists of one length, so that nothing is padded.
-    """
-    batch, heads, tokens, dim = q.shape
-    queries = _blocks(q, index.query_block)
-    keys, values = _blocks(k, index.key_block), _blocks(v, index.key_block)
-    out = torch.zeros_like(queries)
-    lse = torch.full(out.shape[:2], -torch.inf, dtype=torch.float32, device=q.device)
-    for rows, width in _row_groups(index, GATHERED_TOKENS.get(q.device.type, 2**14)):
-        ids = _listed_blocks(index, rows, width)
-        blocks = (rows // index.num_query_blocks * index.num_key_blocks).unsqueeze(-1) + ids
-        gathered = (len(rows), width * index.key_block, dim)
-        out[rows], lse[rows] = _attend(
-            queries[rows],
-            keys.index_select(0, blocks.flatten()).view(gathered),
-            values.index_select(0, blocks.flatten()).view(gathered),
-            _real_tokens(index, ids),
-            scale,
-        )
-    shape = (batch, heads, index.num_query_blocks * index.query_block)
-    return out.view(*shape, dim)[:, :, :tokens], lse.view(shape)[:, :, :tokens]
+
+@_run.register_fake
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ids: torch.Tensor,
+    counts: torch.Tensor,
+    query_block: int,
+    key_block: int,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(unit_stride(q)), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 def _check_index(index: BlockIndex, q: torch.Tensor, k: torch.Tensor) -> None:
@@ -80,57 +77,3 @@ def _check_index(index: BlockIndex, q: torch.Tensor, k: torch.Tensor) -> None:
     got = (*index.ids.shape[:2], index.query_tokens, index.key_tokens)
     if got != wanted:
         raise ValueError(f"index must be for (B, H, Sq, Sk) = {wanted}, got one for {got}")
-
-
-def _blocks(x: torch.Tensor, block: int) -> torch.Tensor:
-    """``[B, H, S, D]`` as contiguous blocks ``[B * H * blocks, block, D]``, the last one padded with zeros."""
-    padding = -x.shape[2] % block
-    x = F.pad(x, (0, 0, 0, padding)) if padding else x
-    return x.contiguous().view(-1, block, x.shape[-1])
-
-
-def _row_groups(index: BlockIndex, tokens: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """Rows whose lists have the same length, and that length; rows with an empty list are left out."""
-    order, counts = index.rows_by_count
-    start = 0
-    for width, same in groupby(counts):
-        stop = start + len(list(same))
-        step = max(1, tokens // max(1, width * index.key_block))
-        for first in range(start, stop if width else start, step):
-            yield order[first : min(first + step, stop)], width
-        start = stop
-
-
-def _listed_blocks(index: BlockIndex, rows: torch.Tensor, width: int) -> torch.Tensor:
-    """Key block ids ``[rows, width]``."""
-    if width == index.num_key_blocks:
-        return torch.arange(width, device=rows.device).expand(len(rows), width)
-    return index.ids.flatten(0, 2)[rows, :width].long()
-
-
-def _real_tokens(index: BlockIndex, ids: torch.Tensor) -> torch.Tensor | None:
-    """Which of the gathered tokens are in the sequence, bool ``[rows, width * block]``; None if all are."""
-    if index.key_tokens % index.key_block == 0:
-        return None
-    token = ids.unsqueeze(-1) * index.key_block + torch.arange(index.key_block, device=ids.device)
-    return (token < index.key_tokens).flatten(1)
-
-
-def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor | None, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of ``[R, M, D]`` to ``[R, N, D]``, each row to its own keys."""
-    if q.device.type == "cpu":
-        mask = None
-        if visible is not None:
-            mask = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, -torch.inf)[:, None, None]
-            mask = mask.expand(-1, 1, q.shape[1], -1)
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), attn_mask=mask, scale=scale
-        )
-        return out.squeeze(1), lse.squeeze(1).float()
-    scores = (q.float() * scale) @ k.float().transpose(-1, -2)
-    if visible is not None:
-        scores.masked_fill_(~visible.unsqueeze(1), -torch.inf)
-    lse = scores.logsumexp(-1)
-    return (scores.sub_(lse.unsqueeze(-1)).exp_() @ v.float()).to(q.dtype), lse

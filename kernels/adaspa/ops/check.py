@@ -36,20 +36,20 @@ def check_lse(lse: torch.Tensor, q: torch.Tensor) -> None:
         raise ValueError(f"lse must be on the device of q, {q.device}, got {lse.device}")
 
 
-def check_block(block: int) -> None:
-    """Raise ValueError unless block is a supported number of tokens."""
-    if not is_block_size(block):
-        raise ValueError(f"block must be one of {BLOCK_SIZES}, got {block!r}")
+def check_key_block(key_block: int) -> None:
+    """Raise ValueError unless key_block is a supported number of tokens."""
+    if not is_block_size(key_block):
+        raise ValueError(f"key_block must be one of {BLOCK_SIZES}, got {key_block!r}")
 
 
-def check_blocks(block: int, query_block: int | None) -> int:
+def check_blocks(key_block: int, query_block: int | None) -> int:
     """The tokens of a query block; ValueError unless both blocks are supported and it is a multiple of the other."""
-    check_block(block)
+    check_key_block(key_block)
     if query_block is None:
-        return block
-    if not is_block_size(query_block) or query_block % block:
+        return key_block
+    if not is_block_size(query_block) or query_block % key_block:
         raise ValueError(
-            f"query_block must be one of {BLOCK_SIZES} and a multiple of block={block}, got {query_block!r}"
+            f"query_block must be one of {BLOCK_SIZES} and a multiple of key_block={key_block}, got {query_block!r}"
         )
     return query_block
 

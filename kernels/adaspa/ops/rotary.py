@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from adaspa.ops.dispatch import triton_runs_on
+from adaspa.ops import backends
+from adaspa.ops.call import Call
 
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -28,14 +29,16 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
                 f"{name} must be [{x.shape[1]}, {x.shape[3] // 2}] on {x.device} for x {tuple(x.shape)}, "
                 f"got {tuple(table.shape)} on {table.device}"
             )
-    if triton_runs_on(x) and x.dtype != torch.float64:
-        from adaspa.ops.kernels.rotary import rotary as kernel  # noqa: PLC0415 - works without Triton
-
-        return kernel(x, cos, sin)
-    return reference(x, cos.unsqueeze(1), sin.unsqueeze(1))
+    turned: torch.Tensor = _run(x, cos, sin)
+    return turned
 
 
-def reference(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """The operation in PyTorch, with tables that broadcast over ``[B, S, H, D / 2]``."""
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
+@torch.library.custom_op("adaspa::rotary", mutates_args=())
+def _run(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    turned: torch.Tensor = backends.run(Call("rotary", (x,)), x, cos, sin)
+    return turned
+
+
+@_run.register_fake
+def _(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)

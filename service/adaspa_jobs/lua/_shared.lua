@@ -1,4 +1,5 @@
--- Put before every script. ARGV[1] holds the store's limits as JSON; a script's own arguments follow it.
+-- Put before every script. ARGV: the store's limits and the script's own arguments, both as JSON. Each script says which it
+-- has; those that are marked ? may be missing.
 -- Keys are built here, so one server is needed and not a cluster.
 --   job:{id}         hash    the record
 --   jobs:{owner}     zset    ids that are listed, all with score 0: ids sort by their time of creation
@@ -48,7 +49,7 @@
 --   webhook_counts   hash    attempts|{outcome} and ended|{delivered, dead, dropped}, since the store was made
 --   webhook_secrets  zset    signing secrets by the time (ms) until which they hold
 local PREFIX = 'adaspa:'
-local LIMITS = cjson.decode(ARGV[1])
+local LIMITS, A = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local EVENTS_KEPT = 1000
 local MOVED_UP = 1000
 
@@ -89,23 +90,15 @@ local function owner_of(id)
   return get(id, 'owner')
 end
 
--- Why the attempt with this token may not act on the job, or nil. A completed one may also if its lease ran out, as long
--- as no other attempt has begun.
-local function refusal(id, token, completed)
+-- Why the attempt with this token may not go on, or nil.
+local function refusal(id, token)
   local fields = redis.call('HMGET', record(id), 'status', 'token', 'cancel_requested')
-  local holds = fields[1] == 'in_progress' or (completed and fields[1] == 'queued')
-  if not holds or fields[2] ~= token then
+  if fields[1] ~= 'in_progress' or fields[2] ~= token then
     return 'lost'
   end
   if fields[3] == '1' then
     return 'cancelled'
   end
-end
-
--- Whether this attempt has already brought the job into this state: its answer was lost, and it asks again.
-local function already(id, token, status)
-  local fields = redis.call('HMGET', record(id), 'status', 'token')
-  return fields[1] == status and fields[2] == token
 end
 
 -- Begin the job's next attempt. Its number alone does not fence: a Redis that lost its latest writes counts it again. So

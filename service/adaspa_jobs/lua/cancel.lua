@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- queued -> cancelled at once; in_progress -> the worker is asked to stop; an ended job stays as it is.
--- ARGV: 2 id
-local id = ARGV[2]
+-- id
+local id = A.id
 local status = get(id, 'status')
 if not status then
   return false

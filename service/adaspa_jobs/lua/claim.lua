@@ -2,27 +2,27 @@
 -- Of two priorities with waiting jobs, the one goes first that has had less for its share; within one, the lowest place.
 -- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
 -- A job for workers of a later version is passed over; its id is the answer if there is no other.
--- ARGV: 2 model, 3 worker, 4 the worker's process, 5 a nonce for the token, 6 its version of the record, 7 error of a
---       job that is given up (JSON), 8... the priorities it serves
-local model, worker, process, nonce, version = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+-- model, priorities (that it serves), worker, process (of it), version (of the record), nonce (for the token), given_up
+-- (error of a job that is given up, JSON)
+local model, worker = A.model, A.worker
 local LOOKED_AT = 100
 
 -- An attempt of this worker, if it has one, is not running: a worker runs one at a time, and this one asks for another.
 local held = redis.call('HGET', PREFIX .. 'holds', worker)
 if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == worker then
-  if get(held, 'process') == process then  -- the answer to its claim, or to what ended its attempt, was lost
-    begin_attempt(held, nonce)
+  if get(held, 'process') == A.process then  -- the answer to its claim, or to what ended its attempt, was lost
+    begin_attempt(held, A.nonce)
     redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), held)
     emit(held, 'in_progress')
     return { held, redis.call('HGETALL', record(held)) }
   end
-  lose_worker(held, ARGV[7])  -- its process died
+  lose_worker(held, A.given_up)  -- its process died
 end
 
 local newer
 local function first_of(queue)
   for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, LOOKED_AT - 1)) do
-    if tonumber(get(id, 'schema_version')) <= version then
+    if tonumber(get(id, 'schema_version')) <= A.version then
       return id
     end
     newer = id
@@ -43,8 +43,8 @@ local function begin(id, priority, queue)
   local had = redis.call('HMGET', shares, priority, 'present')
   redis.call('HSET', shares, 'present', real(math.max(tonumber(had[1] or 0), tonumber(had[2] or 0))))
   redis.call('HINCRBYFLOAT', shares, priority, real(cost / share))
-  begin_attempt(id, nonce)
-  redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker, 'process', process)
+  begin_attempt(id, A.nonce)
+  redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker, 'process', A.process)
   redis.call('HSETNX', record(id), 'started_at', seconds(NOW))
   redis.call('ZADD', PREFIX .. 'running:' .. model, int(NOW), id)
   redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), id)
@@ -53,17 +53,16 @@ local function begin(id, priority, queue)
   return { id, redis.call('HGETALL', record(id)) }
 end
 
-local served = { unpack(ARGV, 8) }
 local function had(priority)
   return tonumber(redis.call('HGET', PREFIX .. 'share:' .. model, priority) or 0)
 end
-table.sort(served, function(a, b)
+table.sort(A.priorities, function(a, b)
   if had(a) == had(b) then
     return a == 'interactive' and b == 'bulk'
   end
   return had(a) < had(b)
 end)
-for _, priority in ipairs(served) do
+for _, priority in ipairs(A.priorities) do
   local queue = queue_of(model, priority)
   local id = first_of(queue)
   if id then

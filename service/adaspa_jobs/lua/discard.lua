@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Delete a job for its owner: hidden at once, removed when no worker holds it. Its event is no longer sent.
--- ARGV: 2 id
-local id = ARGV[2]
+-- id
+local id = A.id
 if not get(id, 'status') or get(id, 'discarded') == '1' then
   return 0
 end

@@ -1,8 +1,8 @@
 -- How busy a model is: workers, the paces of its latest jobs, seconds that each running job has run, its cost, and for
 -- each queue whether its worker serves it (0 or 1); then for each of the queues the jobs that wait, their summed cost, how
 -- long (ms) the first that came has waited, and the workers that serve it.
--- ARGV: 2 model
-local model = ARGV[2]
+-- model
+local model = A.model
 local names = { model, model .. ':bulk' }
 local workers = redis.call('ZCOUNT', PREFIX .. 'workers:' .. model, int(NOW), '+inf')
 local queues = {}

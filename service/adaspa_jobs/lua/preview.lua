@@ -1,11 +1,11 @@
 -- Keep the latest preview of a running job, and tell those that follow it.
--- ARGV: 2 id, 3 token, 4 progress (JSON), 5 step, 6 WebP
-local id, token = ARGV[2], ARGV[3]
-local refused = refusal(id, token)
+-- id, token, progress (JSON), step; ARGV[3]: WebP
+local id = A.id
+local refused = refusal(id, A.token)
 if refused then
   return refused
 end
-redis.call('HSET', PREFIX .. 'preview:' .. id, 'step', ARGV[5], 'image', ARGV[6])
-redis.call('HSET', record(id), 'progress', ARGV[4])
+redis.call('HSET', PREFIX .. 'preview:' .. id, 'step', int(A.step), 'image', ARGV[3])
+redis.call('HSET', record(id), 'progress', A.progress)
 emit(id, 'preview')
 return 'ok'

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Remove the record of a discarded job that has ended. Its files have to be gone before.
--- ARGV: 2 id
-local id = ARGV[2]
+-- id
+local id = A.id
 local fields = redis.call('HMGET', record(id), 'status', 'discarded')
 if fields[1] == 'queued' or fields[1] == 'in_progress' or (fields[1] and fields[2] ~= '1') then
   return 0

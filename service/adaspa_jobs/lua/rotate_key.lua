@@ -1,20 +1,20 @@
 -- A new secret for a key; each one before holds on for the rest of its grace, and for no longer than this one gives.
 -- The same secret again changes nothing, so that whoever lost the answer can ask again. 0 if there is no such key.
--- ARGV: 2 id, 3 digest of the new secret, 4 how long the old one holds (s)
-local key = PREFIX .. 'key:' .. ARGV[2]
+-- id, digest (of the new secret), grace (s, how long the old one holds)
+local key = PREFIX .. 'key:' .. A.id
 local digest = redis.call('HGET', key, 'digest')
 if not digest then
   return 0
 end
-if digest == ARGV[3] then
+if digest == A.digest then
   return 1
 end
-local ends = NOW + tonumber(ARGV[4]) * 1000
-local previous = {digest .. ':' .. int(ends)}
+local ends = NOW + A.grace * 1000
+local previous = { digest .. ':' .. int(ends) }
 for old, its_end in string.gmatch(redis.call('HGET', key, 'previous') or '', '(%x+):(%d+)') do
   if tonumber(its_end) > NOW then
     table.insert(previous, old .. ':' .. int(math.min(tonumber(its_end), ends)))
   end
 end
-redis.call('HSET', key, 'digest', ARGV[3], 'previous', table.concat(previous, ' '))
+redis.call('HSET', key, 'digest', A.digest, 'previous', table.concat(previous, ' '))
 return 1

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Ids of a time-ordered set that are due. Each is put off, so that no other gateway takes it at the same time, and so
 -- that it comes up again if the one that took it dies.
--- ARGV: 2 set, 3 at most, 4 put off by (ms)
-local set = PREFIX .. ARGV[2]
-local ids = redis.call('ZRANGE', set, '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, ARGV[3])
+-- set, limit (at most), put_off_ms
+local set = PREFIX .. A.set
+local ids = redis.call('ZRANGE', set, '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, A.limit)
 for _, id in ipairs(ids) do
-  redis.call('ZADD', set, int(NOW + ARGV[4]), id)
+  redis.call('ZADD', set, int(NOW + A.put_off_ms), id)
 end
 return ids

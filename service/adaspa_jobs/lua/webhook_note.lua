@@ -1,38 +1,38 @@
 #!lua flags=allow-oom
 -- What came of an attempt: the delivery is done, waits for its next attempt, or is dead.
--- ARGV: 2 id, 3 attempt, 4 lane, 5 outcome, 6 what was wrong, 7 body or '' if none was made,
---       8 next attempt in (ms) or '' for none, 9 a dead one is kept for (ms), 10 owner
-local id, attempt, lane, outcome = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- id, attempt, lane, owner, outcome, error (what was wrong), body? (that was made), again_in_ms? (next attempt), dead_ms
+-- (a dead one is kept for)
+local id, lane, outcome = A.id, A.lane, A.outcome
 local key = PREFIX .. 'webhook:' .. id
 local counts = PREFIX .. 'webhook_counts'
 redis.call('HINCRBY', counts, 'attempts|' .. outcome, 1)
 
 local latest = redis.call('HGET', key, 'attempts')
-local overtaken = latest and latest ~= attempt  -- this attempt's time was over, and another has begun
+local overtaken = latest and tonumber(latest) ~= A.attempt  -- this attempt's time was over, and another has begun
 if latest and outcome == 'delivered' then
   redis.call('HINCRBY', counts, 'ended|delivered', 1)
   forget_webhook(id)
 elseif latest and not overtaken then
-  redis.call('HSET', key, 'error', ARGV[6], 'tried_at', seconds(NOW))
-  if ARGV[7] ~= '' then
-    redis.call('HSET', key, 'body', ARGV[7])
+  redis.call('HSET', key, 'error', A.error, 'tried_at', seconds(NOW))
+  if A.body then
+    redis.call('HSET', key, 'body', A.body)
     redis.call('HDEL', key, 'record')
   end
-  if ARGV[8] ~= '' then
-    schedule_webhook(id, lane, NOW + ARGV[8])
+  if A.again_in_ms then
+    schedule_webhook(id, lane, NOW + A.again_in_ms)
   else
     redis.call('HINCRBY', counts, 'ended|dead', 1)
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
     redis.call('ZREM', PREFIX .. 'webhooks', id)
     redis.call('ZADD', PREFIX .. 'webhooks_dead', int(NOW), id)
-    redis.call('PEXPIRE', key, ARGV[9])
+    redis.call('PEXPIRE', key, int(A.dead_ms))
   end
 end
 
 if not overtaken then
   -- The lane goes behind those that are due, so that none comes twice before another once.
   redis.call('DEL', PREFIX .. 'webhook_busy:' .. lane)
-  redis.call('ZREM', PREFIX .. 'webhook_trying:' .. ARGV[10], id)
+  redis.call('ZREM', PREFIX .. 'webhook_trying:' .. A.owner, id)
   local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
   if first[1] then
     redis.call('ZADD', PREFIX .. 'webhook_lanes', int(math.max(NOW, tonumber(first[2]))), lane)

@@ -1,6 +1,6 @@
 -- Begin a dead delivery's attempts anew, or make a waiting one's next attempt now.
--- ARGV: 2 id
-local id = ARGV[2]
+-- id
+local id = A.id
 local key = PREFIX .. 'webhook:' .. id
 local lane = redis.call('HGET', key, 'lane')
 if not lane then

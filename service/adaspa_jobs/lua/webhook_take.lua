@@ -2,20 +2,20 @@
 -- Begin an attempt at due deliveries, one in a lane. A lane is busy until the outcome is noted (webhook_note.lua), or
 -- until the attempt's time is over because whoever made it died; then another makes the next.
 -- An owner gets so many attempts at a time: receivers of one that all hang hold up no other's.
--- ARGV: 2 deliveries at most, 3 time of an attempt (ms), 4 attempts of one owner at most
+-- limit (deliveries at most), attempt_ms (time of an attempt), owner_attempts (of one owner at most)
 local LOOKED_AT, PUT_OFF = 1000, 500
-local over = int(NOW + ARGV[3])
+local over = int(NOW + A.attempt_ms)
 local taken = {}
 
 local function may_try(owner)
   local trying = PREFIX .. 'webhook_trying:' .. owner
   redis.call('ZREMRANGEBYSCORE', trying, '-inf', int(NOW))
-  return redis.call('ZCARD', trying) < tonumber(ARGV[4])
+  return redis.call('ZCARD', trying) < A.owner_attempts
 end
 
 local lanes = redis.call('ZRANGE', PREFIX .. 'webhook_lanes', '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, LOOKED_AT)
 for _, lane in ipairs(lanes) do
-  if #taken == tonumber(ARGV[2]) then
+  if #taken == A.limit then
     break
   end
   local busy = redis.call('PTTL', PREFIX .. 'webhook_busy:' .. lane)
@@ -36,7 +36,7 @@ for _, lane in ipairs(lanes) do
   else
     redis.call('ZADD', PREFIX .. 'webhook_trying:' .. owner, over, id)
     redis.call('HINCRBY', PREFIX .. 'webhook:' .. id, 'attempts', 1)
-    redis.call('SET', PREFIX .. 'webhook_busy:' .. lane, id, 'PX', ARGV[3])
+    redis.call('SET', PREFIX .. 'webhook_busy:' .. lane, id, 'PX', int(A.attempt_ms))
     redis.call('ZADD', PREFIX .. 'webhook_lanes', over, lane)
     redis.call('ZADD', PREFIX .. 'webhook_lane:' .. lane, over, id)
     redis.call('ZADD', PREFIX .. 'webhooks', over, id)

@@ -95,6 +95,13 @@ def videos() -> dict[str, Video]:
         recall=0.952,
         recall_is_estimate=True,
         attention_calls={"dense": 12, "search": 8, "sparse": 76, "skipped": 0},
+        kernels={
+            "attention": {"hopper": 8},
+            "dense_attention": {"hopper": 4},
+            "attention_with_block_mass": {"hopper": 4},
+            "block_mass": {"hopper": 4},
+            "block_sparse_attention": {"hopper": 80},
+        },
         searches=2,
         dense_steps=3,
         search_steps=2,

@@ -104,9 +104,14 @@ class Supervisor:
             environment["ADASPA_REDIS_URL"] = self.redis_url
             plan.append(valkey_child(self.data_dir, environment, self._lock))
         python = [sys.executable, "-m"]
-        # ADASPA_METRICS_PORT is the worker's here: two cannot listen there, and the gateway has a port anyway.
-        own_port = {name: value for name, value in environment.items() if name != "ADASPA_METRICS_PORT"}
-        plan.append(Child("gateway", [*python, "adaspa_service.gateway"], logs, own_port, ready=self._gateway_ready))
+        # ADASPA_METRICS_PORT is the worker's here: two cannot listen there, and the gateway has a port anyway. Draining
+        # would help nobody: everything ends at once.
+        gateways = {
+            name: value
+            for name, value in environment.items()
+            if name not in ("ADASPA_METRICS_PORT", "ADASPA_DRAIN_SECONDS")
+        }
+        plan.append(Child("gateway", [*python, "adaspa_service.gateway"], logs, gateways, ready=self._gateway_ready))
         if self.with_worker:
             heartbeat = self.data_dir / "run" / "worker.heartbeat"
             heartbeat.unlink(missing_ok=True)

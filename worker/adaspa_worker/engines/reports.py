@@ -1,5 +1,6 @@
 """The report of a denoising that more than one transformer had a part in."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,10 @@ def merged(reports: Sequence[dict[str, Any]], layers: Sequence[int]) -> dict[str
     work = [(r["attention_work"], n) for r, n in zip(reports, calls, strict=True) if r["attention_work"] is not None]
     whole["attention_work"] = sum(value * n for value, n in work) / sum(n for _, n in work) if work else None
     whole["attention_calls"] = {kind: sum(report["attention_calls"][kind] for report in reports) for kind in CALLS}
+    whole["kernels"] = {
+        op: dict(sum((Counter(report["kernels"].get(op, {})) for report in reports), Counter()))
+        for op in sorted({op for report in reports for op in report["kernels"]})
+    }
     whole["recall_is_estimate"] = any(report["recall_is_estimate"] for report in reports)
     whole["fell_back"] = [
         f"transformer {place}: {reason}" for place, report in enumerate(reports, 1) for reason in report["fell_back"]

@@ -127,7 +127,7 @@ class Deliverer:
             delivery,
             result.outcome,
             error=result.error[:MAX_ERROR_CHARS],
-            body=body,
+            body=body or None,
             again_in=again_in,
         )
 

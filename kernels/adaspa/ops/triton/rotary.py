@@ -1,4 +1,3 @@
-# ruff: noqa: PLR0917 - a kernel takes its tensors, strides and sizes one by one
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Rotary embedding: read once, written once, the angles of a token kept for all of its heads."""
 
@@ -34,7 +33,6 @@ def rotary_kernel(
         tl.store(target + head * D, turned.to(out.dtype.element_ty), mask=there)
 
 
-@torch.library.custom_op("adaspa::rotary", mutates_args=())
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """`adaspa.ops.rotary` on checked arguments."""
     x = x if x.stride(-1) == 1 else x.contiguous()
@@ -48,8 +46,3 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
             D=dim, PAIRS=triton.next_power_of_2(dim // 2), ROWS=ROWS, num_warps=4,
         )  # fmt: skip
     return out
-
-
-@rotary.register_fake
-def _(x, cos, sin):
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)

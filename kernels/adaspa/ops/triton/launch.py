@@ -8,7 +8,7 @@ import torch
 import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from adaspa.ops.kernels.tiles import head_tile
+from adaspa.ops.triton.tiles import head_tile
 
 
 def launch_options(rows: int, keys: int, q: torch.Tensor, four_warps_hold: int = 2**13) -> dict[str, int]:
@@ -24,44 +24,11 @@ def launch_options(rows: int, keys: int, q: torch.Tensor, four_warps_hold: int =
     return {"num_warps": 4 if rows * width <= four_warps_hold else 8, "num_stages": max(1, min(3, room // stage))}
 
 
-def describable(*tensors: torch.Tensor) -> bool:
-    """True where the device loads tiles by descriptor (TMA), and the layout of the tensors allows it.
-
-    Elsewhere descriptors would be taken apart into loads that are not pipelined.
-    """
-    return all(
-        _has_tma(x.device)
-        and x.data_ptr() % 16 == 0
-        and x.stride(-1) == 1
-        and all(stride > 0 and stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
-        for x in tensors
-    )
-
-
-def tile_source(x: torch.Tensor, rows: int, described: bool) -> torch.Tensor | TensorDescriptor:
+def tile_operand(x: torch.Tensor, rows: int, use_tma: bool) -> torch.Tensor | TensorDescriptor:
     """What a kernel loads tiles of ``rows`` rows of ``[B, H, S, D]`` from."""
-    if not described:
+    if not use_tma:
         return x
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, head_tile(x.shape[-1])])
-
-
-def runs_on_hopper(*tensors: torch.Tensor) -> bool:
-    """True for what the kernels in ``hopper`` take: fp16 or bf16 of head_dim 64 or 128 on a Hopper GPU."""
-    return all(
-        _capability(x.device)[0] == 9 and x.dtype in (torch.float16, torch.bfloat16) and x.shape[-1] in (64, 128)
-        for x in tensors
-    ) and describable(*tensors)
-
-
-def _has_tma(device: torch.device) -> bool:
-    return _capability(device) >= (9, 0)
-
-
-@cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    """The compute capability of an NVIDIA GPU; (0, 0) of anything else."""
-    known = device.type == "cuda" and torch.version.hip is None
-    return torch.cuda.get_device_capability(device) if known else (0, 0)
 
 
 @cache

@@ -1,6 +1,5 @@
-# ruff: noqa: PLR0917 - a kernel takes its tensors, strides and sizes one by one
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-"""What the Hopper kernels share: their tiles in shared memory, and the block weights they leave."""
+"""What the Hopper kernels share: their tiles in shared memory, and the block mass they leave."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 KEYS = 64  # of the smallest key block
-STRIP = 16  # query rows whose weights one warp sums up by itself; a block's strips are added up afterwards
+STRIP = 16  # query rows whose mass one warp sums up by itself; a block's strips are added up afterwards
 
 
 def panels(x: torch.Tensor) -> TensorDescriptor:
@@ -21,11 +20,11 @@ def panels(x: torch.Tensor) -> TensorDescriptor:
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, 64, 64], layout)
 
 
-def merge_strips(weights: torch.Tensor, strips: int, query_blocks: int, key_parts: int) -> torch.Tensor:
-    """Block weights ``[B, H, nq, nk]`` from those of strips and of 64 keys: ``strips`` x ``key_parts`` make a block."""
+def merge_strips(block_mass: torch.Tensor, strips: int, query_blocks: int, key_parts: int) -> torch.Tensor:
+    """Block mass ``[B, H, nq, nk]`` from those of strips and of 64 keys: ``strips`` x ``key_parts`` make a block."""
     if key_parts > 1:
-        weights = F.pad(weights, (0, -weights.shape[-1] % key_parts)).unflatten(-1, (-1, key_parts)).sum(-1)
-    return weights.unflatten(2, (query_blocks, strips)).sum(3) if strips > 1 else weights
+        block_mass = F.pad(block_mass, (0, -block_mass.shape[-1] % key_parts)).unflatten(-1, (-1, key_parts)).sum(-1)
+    return block_mass.unflatten(2, (query_blocks, strips)).sum(3) if strips > 1 else block_mass
 
 
 @gluon.jit
@@ -64,11 +63,11 @@ def start_scores(q, k_tiles, k_full, j, STAGES: gl.constexpr, layout: gl.constex
 
 
 @gluon.jit
-def store_weights(sums, weights, head, first_row, first_key_block, strips, nk, ROWS: gl.constexpr):
+def store_block_mass(sums, block_mass, head, first_row, first_key_block, strips, nk, ROWS: gl.constexpr):
     """Store the mass ``[rows, 2]`` that query rows have in two key blocks, summed over strips of ROWS rows."""
     N: gl.constexpr = sums.shape[0] // ROWS
     mass = gl.sum(gl.reshape(sums, [N, ROWS, 2]), 1)
     strip = first_row // ROWS + gl.arange(0, N, layout=gl.SliceLayout(1, mass.type.layout))
     column = first_key_block + gl.arange(0, 2, layout=gl.SliceLayout(0, mass.type.layout))
-    at = weights + (head.to(gl.int64) * strips + strip.to(gl.int64)[:, None]) * nk + column[None, :]
+    at = block_mass + (head.to(gl.int64) * strips + strip.to(gl.int64)[:, None]) * nk + column[None, :]
     gl.store(at, mass, mask=(strip < strips)[:, None] & (column < nk)[None, :])

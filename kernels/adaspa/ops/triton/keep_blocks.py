@@ -1,5 +1,4 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-# ruff: noqa: PLR0917 - a kernel takes its tensors and sizes one by one
 """The heaviest blocks of a row without sorting it: one program per row finds their threshold bit by bit."""
 
 from __future__ import annotations
@@ -8,20 +7,20 @@ import torch
 import triton
 import triton.language as tl
 
-from adaspa.ops.keep_blocks import LEAST_MASS
+from adaspa.ops.reference.keep_blocks import LEAST_MASS
 
 LEAST = tl.constexpr(LEAST_MASS)
 
 
 @triton.jit(do_not_specialize=["nq", "nk", "width", "text_start", "text_stop", "rows_start", "rows_stop"])
 def keep_blocks_kernel(
-    weights, limits, ids, counts, shares, nq, nk, width, text_start, text_stop, rows_start, rows_stop,
+    block_mass, limits, ids, counts, shares, nq, nk, width, text_start, text_stop, rows_start, rows_stop,
     BLOCKS: tl.constexpr, BY_MASS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCKS)
     inside = column < nk
-    weight = tl.load(weights + row * nk + column, mask=inside, other=0.0)
+    weight = tl.load(block_mass + row * nk + column, mask=inside, other=0.0)
     mass = tl.sum(weight, 0)
     # A row that tells nothing is kept whole; what is reckoned from it must only be numbers.
     known = (mass > LEAST) & (mass < float("inf"))
@@ -56,27 +55,19 @@ def keep_blocks_kernel(
     tl.store(ids + row * width + place, column.to(tl.int16), mask=kept & (place < width) & (count < nk))
 
 
-@torch.library.custom_op("adaspa::keep_blocks", mutates_args=())
 def keep_blocks(
-    weights: torch.Tensor, limits: torch.Tensor, by_mass: bool, text: list[int], width: int
+    block_mass: torch.Tensor, limits: torch.Tensor, by_mass: bool, text: list[int], width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`adaspa.ops.keep_blocks` on fp32 weights; ``text`` holds start and stop of the text's key and query blocks."""
-    weights = weights.contiguous()
-    *rows, nk = weights.shape
-    ids = torch.zeros(*rows, width, dtype=torch.int16, device=weights.device)
-    counts = torch.empty(rows, dtype=torch.int32, device=weights.device)
-    shares = torch.empty(rows, dtype=torch.float32, device=weights.device)
+    """`adaspa.ops.keep_blocks` on fp32 block mass; ``text`` holds start and stop of the text's key and query blocks."""
+    block_mass = block_mass.contiguous()
+    *rows, nk = block_mass.shape
+    ids = torch.zeros(*rows, width, dtype=torch.int16, device=block_mass.device)
+    counts = torch.empty(rows, dtype=torch.int32, device=block_mass.device)
+    shares = torch.empty(rows, dtype=torch.float32, device=block_mass.device)
     blocks = triton.next_power_of_2(nk)
-    with torch.cuda.device_of(weights):
+    with torch.cuda.device_of(block_mass):
         keep_blocks_kernel[(counts.numel(),)](
-            weights, limits.float().contiguous(), ids, counts, shares, rows[2], nk, width, *text,
+            block_mass, limits.float().contiguous(), ids, counts, shares, rows[2], nk, width, *text,
             BLOCKS=blocks, BY_MASS=by_mass, num_warps=4 if blocks <= 2**12 else 8,
         )  # fmt: skip
     return ids, counts, shares
-
-
-@keep_blocks.register_fake
-def _(weights, limits, by_mass, text, width):
-    rows = weights.shape[:3]
-    ids = weights.new_empty((*rows, width), dtype=torch.int16)
-    return ids, weights.new_empty(rows, dtype=torch.int32), weights.new_empty(rows, dtype=torch.float32)

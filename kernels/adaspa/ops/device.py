@@ -1,0 +1,38 @@
+"""What a device and the layout of tensors allow; asked without Triton."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+MAX_HEAD_DIM = 256
+HALF = (torch.float16, torch.bfloat16)
+TRITON_IS_INSTALLED = find_spec("triton") is not None
+
+
+def can_use_tma(*tensors: torch.Tensor) -> bool:
+    """True if the device loads tiles by descriptor (TMA), and the layout of the tensors allows it.
+
+    Elsewhere descriptors would be taken apart into loads that are not pipelined.
+    """
+    return all(
+        capability(x.device) >= (9, 0)
+        and x.data_ptr() % 16 == 0
+        and x.stride(-1) == 1
+        and all(stride > 0 and stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
+        for x in tensors
+    )
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of an NVIDIA GPU; (0, 0) of anything else."""
+    known = device.type == "cuda" and torch.version.hip is None
+    return torch.cuda.get_device_capability(device) if known else (0, 0)
+
+
+def unit_stride(x: torch.Tensor) -> torch.Tensor:
+    """``x`` itself if its last dimension is contiguous, as from every projection, else a copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()

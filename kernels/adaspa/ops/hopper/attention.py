@@ -1,0 +1,440 @@
+# ruff: noqa: SIM102 - a kernel takes its tensors and sizes one by one; an `if` of constants is its own
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+"""Attention on Hopper GPUs: block-sparse, dense, and dense with block mass.
+
+A program attends 128 query rows to a list of key blocks, 128 keys at a time: blocks of 64 that lie apart in memory come
+to lie side by side in shared memory, so that the tensor cores see wide tiles whatever the pattern is. The list is
+walked from its end, where the one block may be that is partial or has no neighbour; all others need no mask.
+
+In bf16, whose exponents reach as far as those of fp32, a row takes all its exponents to the maximum of its first tile:
+a running maximum costs a tenth of the time, and none is needed unless later scores exceed the first ones by more than
+`HEADROOM` allows. Where they do, the program walks its list once more, with a running maximum. The two warpgroups take
+turns at the tensor cores, or both would come to do their exponentials at the same time.
+"""
+
+import torch
+import triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+# Gluon's own name for it is private; its tutorials import it from here.
+from triton.language.core import _aggregate as aggregate
+
+from adaspa.ops.device import unit_stride
+from adaspa.ops.hopper.tiles import (
+    KEYS,
+    STRIP,
+    load_blocks,
+    load_queries,
+    merge_strips,
+    panels,
+    start_scores,
+    store_block_mass,
+)
+from adaspa.ops.triton.tiles import LN_2, LOG2_E
+
+STAGES = {64: 4, 128: 3}  # tiles of keys and of values in shared memory, by head_dim
+QUERY_TILE = gl.constexpr(128)  # query rows of a program, half of them in each warpgroup
+REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
+# Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times any value, and the largest one of the first
+# tile is 2**-START, so that most of the room is above it: scores may rise by 84 within a row.
+HEADROOM, START = gl.constexpr(100.0), gl.constexpr(22.0)
+
+
+@aggregate
+class Buffers:
+    """Tiles in shared memory, and the barriers by which loads and products wait for each other."""
+
+    q: gl.shared_memory_descriptor  # [2, 64, D]
+    k: gl.shared_memory_descriptor  # [STAGES, 128, D]
+    v: gl.shared_memory_descriptor
+    q_full: gl.shared_memory_descriptor
+    k_full: gl.shared_memory_descriptor
+    k_empty: gl.shared_memory_descriptor
+    v_full: gl.shared_memory_descriptor
+    v_empty: gl.shared_memory_descriptor
+    pingpong_bars: gl.shared_memory_descriptor
+    """Whose turn it is at the tensor cores."""
+    overflow_flag: gl.shared_memory_descriptor
+    """Of each warpgroup: not 0 if it asks for the list again, with a running maximum."""
+    overflow_bar: gl.shared_memory_descriptor
+
+    @gluon.constexpr_function
+    def __init__(
+        self, q, k, v, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar
+    ):  # fmt: skip
+        self.q, self.k, self.v = q, k, v
+        self.q_full = q_full
+        self.k_full, self.k_empty = k_full, k_empty
+        self.v_full, self.v_empty = v_full, v_empty
+        self.pingpong_bars = pingpong_bars
+        self.overflow_flag, self.overflow_bar = overflow_flag, overflow_bar
+
+
+@aggregate
+class Work:
+    """What a program attends to: its rows, and the list of their key blocks."""
+
+    batch: gl.tensor
+    head: gl.tensor
+    row_of_heads: gl.tensor
+    """``batch * heads + head``."""
+    first_row: gl.tensor
+    ids: gl.tensor
+    count: gl.tensor
+    whole: gl.tensor
+    """Whether all key blocks are kept, so that ``ids`` is not read."""
+
+    @gluon.constexpr_function
+    def __init__(self, batch, head, row_of_heads, first_row, ids, count, whole):
+        self.batch, self.head, self.row_of_heads, self.first_row = batch, head, row_of_heads, first_row
+        self.ids, self.count, self.whole = ids, count, whole
+
+
+@aggregate
+class Sequence:
+    """Sizes of the whole call."""
+
+    q_tokens: gl.tensor
+    k_tokens: gl.tensor
+    strips: gl.tensor
+    nk: gl.tensor
+    scale: gl.tensor
+
+    @gluon.constexpr_function
+    def __init__(self, q_tokens, k_tokens, strips, nk, scale):
+        self.q_tokens, self.k_tokens, self.strips, self.nk, self.scale = q_tokens, k_tokens, strips, nk, scale
+
+
+@aggregate
+class Memory:
+    """Pointers to what is read beside the tiles, and to what is written."""
+
+    out: gl.tensor
+    lse: gl.tensor
+    cached_lse: gl.tensor
+    block_mass: gl.tensor
+    stride_b: gl.tensor
+    stride_h: gl.tensor
+    stride: gl.tensor
+
+    @gluon.constexpr_function
+    def __init__(self, out, lse, cached_lse, block_mass, stride_b, stride_h, stride):
+        self.out, self.lse, self.cached_lse, self.block_mass = out, lse, cached_lse, block_mass
+        self.stride_b, self.stride_h, self.stride = stride_b, stride_h, stride
+
+
+@gluon.jit
+def _pair(ids, i, count, whole, SPAN: gl.constexpr):
+    """The two blocks of 64 keys that make the ``i``-th tile of a list; the last of an odd list comes twice."""
+    if SPAN == 2:
+        block = gl.where(whole, i, gl.load(ids + i, mask=(i < count) & ~whole, other=0).to(gl.int32))
+        first, second = 2 * block, 2 * block + 1
+    else:
+        last = gl.minimum(2 * i + 1, gl.maximum(count - 1, 0))
+        first = gl.where(whole, 2 * i, gl.load(ids + 2 * i, mask=(2 * i < count) & ~whole, other=0).to(gl.int32))
+        second = gl.where(whole, last, gl.load(ids + last, mask=(last < count) & ~whole, other=0).to(gl.int32))
+    return first, second
+
+
+@gluon.jit
+def _tiles_of(count, SPAN: gl.constexpr):
+    """Tiles of 128 keys in a list; an empty one has a tile too, of which nothing is seen."""
+    return gl.maximum(count if SPAN == 2 else (count + 1) // 2, 1)
+
+
+@gluon.jit
+def _load_list(k_desc, v_desc, buffers, work, base, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr):
+    """Load the keys and values of the list as stages become free; ``base`` tiles went through them before."""
+    tiles = _tiles_of(work.count, SPAN)
+    first, second = _pair(work.ids, tiles - 1, work.count, work.whole, SPAN)
+    for j in range(tiles):
+        stage, phase = (base + j) % STAGES, ((base + j) // STAGES) & 1
+        # The list is read one tile ahead: its latency would stall the loads.
+        next_first, next_second = _pair(work.ids, gl.maximum(tiles - 2 - j, 0), work.count, work.whole, SPAN)
+        mbarrier.wait(buffers.k_empty.index(stage), phase ^ 1)
+        tile, bar = buffers.k.index(stage), buffers.k_full.index(stage)
+        load_blocks(k_desc, tile, bar, work.batch, work.head, first * 64, second * 64, D)
+        mbarrier.wait(buffers.v_empty.index(stage), phase ^ 1)
+        tile, bar = buffers.v.index(stage), buffers.v_full.index(stage)
+        load_blocks(v_desc, tile, bar, work.batch, work.head, first * 64, second * 64, D)
+        first, second = next_first, next_second
+
+
+@gluon.jit
+def _load(
+    q_desc, k_desc, v_desc, buffers, work,
+    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, RUNNING: gl.constexpr,
+):  # fmt: skip
+    """The warp that loads: queries once, then keys and values, and these again if the warpgroups ask for it."""
+    load_queries(q_desc, buffers.q, buffers.q_full.index(0), work.batch, work.head, work.first_row, D)
+    _load_list(k_desc, v_desc, buffers, work, 0, D, STAGES, SPAN)
+    if not RUNNING:
+        if _overflowed(buffers, 1):
+            _load_list(k_desc, v_desc, buffers, work, _tiles_of(work.count, SPAN), D, STAGES, SPAN)
+
+
+@gluon.jit
+def _overflowed(buffers, WARPS: gl.constexpr):
+    """Whether one of the two warpgroups asks for the list again; waits for both."""
+    mbarrier.wait(buffers.overflow_bar.index(0), 0)
+    return gl.max(buffers.overflow_flag.load(gl.BlockedLayout([1], [32], [WARPS], [0])), 0) > 0
+
+
+@gluon.jit
+def _row_sums(p, m_i, cached, memory, work, sequence, row, key_block, BLOCK_MASS: gl.constexpr):
+    """The sums of the rows of ``p [64, 128]``, which taken to the cached LSE are the mass of two key blocks."""
+    if BLOCK_MASS:
+        halves = gl.sum(gl.reshape(p, [64, 2, 64]), 2)
+        factor = gl.convert_layout(gl.exp2(m_i - cached), gl.SliceLayout(1, halves.type.layout))
+        mass, strips, nk = halves * factor[:, None], sequence.strips, sequence.nk
+        store_block_mass(mass, memory.block_mass, work.row_of_heads, row, key_block, strips, nk, 16)
+        sums = gl.convert_layout(gl.sum(halves, 1), gl.SliceLayout(1, p.type.layout))
+    else:
+        sums = gl.sum(p, 1)
+    return sums
+
+
+@gluon.jit
+def _walk(
+    buffers, work, sequence, memory, q, cached, base, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
+    BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr,
+):  # fmt: skip
+    """The softmax of 64 query rows over all tiles of the list: output, sums, and what the exponents were taken to."""
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
+    dtype: gl.constexpr = buffers.k.dtype
+    scale = sequence.scale
+    first_row = work.first_row + HALF * 64
+    tiles = _tiles_of(work.count, SPAN)
+
+    # The last tile of the list comes first, with its mask.
+    s = warpgroup_mma_wait(0, deps=[start_scores(q, buffers.k, buffers.k_full, base, STAGES, s_layout)])
+    mbarrier.arrive(buffers.k_empty.index(base % STAGES), count=1)
+    first, second = _pair(work.ids, tiles - 1, work.count, work.whole, SPAN)
+    column = gl.arange(0, 128, layout=gl.SliceLayout(0, s_layout))
+    key = gl.where(column < 64, first * 64, second * 64) + column % 64
+    listed = (work.count > 0) if SPAN == 2 else 2 * (tiles - 1) + column // 64 < work.count
+    s = gl.where((listed & (key < sequence.k_tokens))[None, :], s, float("-inf"))
+    m_i = gl.max(s, 1) * scale
+    if not RUNNING:
+        m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + START
+    p = gl.exp2(s * scale - gl.where(m_i == float("-inf"), 0.0, m_i)[:, None])
+    l_i = _row_sums(p, m_i, cached, memory, work, sequence, first_row, 2 * (tiles - 1), BLOCK_MASS)
+    acc = gl.zeros([64, D], gl.float32, o_layout)
+    for j in range(1, tiles):
+        stage = (base + j - 1) % STAGES
+        p_operand = gl.convert_layout(p.to(dtype), p_layout)
+        if not RUNNING:
+            mbarrier.wait(buffers.pingpong_bars.index(HALF), ((j - 1) & 1) ^ (1 - HALF))
+        scores = start_scores(q, buffers.k, buffers.k_full, base + j, STAGES, s_layout)
+        mbarrier.wait(buffers.v_full.index(stage), ((base + j - 1) // STAGES) & 1)
+        product = warpgroup_mma(p_operand, buffers.v.index(stage), acc, is_async=True)
+        if not RUNNING:
+            mbarrier.arrive(buffers.pingpong_bars.index(1 - HALF), count=1)
+        s = warpgroup_mma_wait(1, deps=[scores])
+        mbarrier.arrive(buffers.k_empty.index((base + j) % STAGES), count=1)
+        if RUNNING:
+            m_new = gl.maximum(m_i, gl.max(s, 1) * scale)
+            alpha = gl.exp2(m_i - m_new)
+            m_i, l_i = m_new, l_i * alpha
+        p = gl.exp2(s * scale - m_i[:, None])
+        l_i += _row_sums(p, m_i, cached, memory, work, sequence, first_row, 2 * (tiles - 1 - j), BLOCK_MASS)
+        acc = warpgroup_mma_wait(0, deps=[product])
+        mbarrier.arrive(buffers.v_empty.index(stage), count=1)
+        if RUNNING:
+            acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, o_layout))[:, None]
+    stage = (base + tiles - 1) % STAGES
+    mbarrier.wait(buffers.v_full.index(stage), ((base + tiles - 1) // STAGES) & 1)
+    p_operand = gl.convert_layout(p.to(dtype), p_layout)
+    acc = warpgroup_mma(p_operand, buffers.v.index(stage), acc)
+    mbarrier.arrive(buffers.v_empty.index(stage), count=1)
+    return acc, l_i, m_i
+
+
+@gluon.jit
+def _attend(
+    buffers, work, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
+    BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr,
+):  # fmt: skip
+    """The warpgroup of 64 of the query rows."""
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
+
+    row = work.first_row + HALF * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, s_layout))
+    row_of_heads = work.row_of_heads.to(gl.int64)
+    cached = gl.zeros([64], gl.float32, gl.SliceLayout(1, s_layout))
+    if BLOCK_MASS:
+        # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
+        cached = gl.load(
+            memory.cached_lse + row_of_heads * sequence.q_tokens + row, mask=row < sequence.q_tokens, other=float("inf")
+        )
+        cached *= LOG2_E
+    mbarrier.wait(buffers.q_full.index(0), 0)
+    q = buffers.q.index(HALF)
+    acc, l_i, m_i = _walk(
+        buffers, work, sequence, memory, q, cached, 0, D, STAGES, SPAN, BLOCK_MASS, RUNNING, HALF
+    )  # fmt: skip
+    if not RUNNING:
+        # Sums that are not numbers would stay so with a running maximum, too.
+        beyond = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
+        buffers.overflow_flag.slice(HALF, 1).store(
+            gl.full([1], beyond, gl.int32, gl.BlockedLayout([1], [32], [4], [0]))
+        )
+        mbarrier.arrive(buffers.overflow_bar.index(0), count=1)
+        if _overflowed(buffers, 4):
+            acc, l_i, m_i = _walk(
+                buffers, work, sequence, memory, q, cached, _tiles_of(work.count, SPAN), D, STAGES, SPAN, BLOCK_MASS,
+                True, HALF,
+            )  # fmt: skip
+
+    # An empty row has zeros, and log2(0) is its LSE.
+    acc = acc / gl.convert_layout(gl.where(l_i > 0, l_i, 1.0), o_rows)[:, None]
+    o_row = work.first_row + HALF * 64 + gl.arange(0, 64, layout=o_rows)
+    o_column = gl.arange(0, D, layout=gl.SliceLayout(0, o_layout))
+    at = memory.out + work.batch.to(gl.int64) * memory.stride_b + work.head.to(gl.int64) * memory.stride_h
+    at += o_row.to(gl.int64)[:, None] * memory.stride + o_column[None, :]
+    gl.store(at, acc.to(buffers.q.dtype), mask=(o_row < sequence.q_tokens)[:, None])
+    values = (m_i + gl.log2(l_i)) * LN_2
+    gl.store(memory.lse + row_of_heads * sequence.q_tokens + row, values, mask=row < sequence.q_tokens)
+
+
+@gluon.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "strips", "nk", "tiles", "width"])
+def attention_kernel(
+    q_desc, k_desc, v_desc, ids, counts, out, lse, cached_lse, block_mass, stride_b, stride_h, stride,
+    heads, q_tokens, k_tokens, strips, nk, tiles, width, scale,
+    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, LISTED: gl.constexpr, BLOCK_MASS: gl.constexpr,
+    RUNNING: gl.constexpr,
+):  # fmt: skip
+    program = gl.program_id(0)
+    head, tile = program // tiles, program % tiles
+    count = nk
+    if LISTED:
+        count = gl.load(counts + program)
+        ids += program.to(gl.int64) * width
+    work = Work(head // heads, head % heads, head, tile * QUERY_TILE, ids, count, count == nk)
+    sequence = Sequence(q_tokens, k_tokens, strips, nk, scale)
+    memory = Memory(out, lse, cached_lse, block_mass, stride_b, stride_h, stride)
+    dtype: gl.constexpr = q_desc.dtype
+    layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, rank=2)
+    q_tiles = gl.allocate_shared_memory(dtype, [2, QUERY_TILE // 2, D], layout)
+    k_tiles = gl.allocate_shared_memory(dtype, [STAGES, 128, D], layout)
+    v_tiles = gl.allocate_shared_memory(dtype, [STAGES, 128, D], layout)
+    q_full = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(q_full.index(0), count=1)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_empty.index(i), count=2)  # both warpgroups have read it
+        mbarrier.init(v_empty.index(i), count=2)
+    pingpong_bars = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(pingpong_bars.index(0), count=1)
+    mbarrier.init(pingpong_bars.index(1), count=1)
+    overflow_flag = gl.allocate_shared_memory(gl.int32, [2], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    overflow_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(overflow_bar.index(0), count=2)
+    fence_async_shared()
+    buffers = Buffers(
+        q_tiles, k_tiles, v_tiles, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar
+    )
+    gl.warp_specialize(
+        [
+            (_attend, (buffers, work, sequence, memory, D, STAGES, SPAN, BLOCK_MASS, RUNNING, 0)),
+            (_attend, (buffers, work, sequence, memory, D, STAGES, SPAN, BLOCK_MASS, RUNNING, 1)),
+            (_load, (q_desc, k_desc, v_desc, buffers, work, D, STAGES, SPAN, RUNNING)),
+        ],
+        [4, 1],
+        [240, 24],
+    )
+
+
+def block_sparse_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ids: torch.Tensor,
+    counts: torch.Tensor,
+    query_block: int,
+    key_block: int,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and LSE over the listed key blocks, of query blocks of 128 and key blocks of 64 or 128."""
+    assert query_block == QUERY_TILE.value, "`takes` has no others"
+    q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
+    out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    _launch(q, k, v, out, lse, scale, ids=ids.contiguous(), counts=counts.contiguous(), span=key_block // KEYS)
+    return out, lse
+
+
+def dense_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and LSE over all keys."""
+    q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
+    out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    _launch(q, k, v, out, lse, scale)
+    return out, lse
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """Output over all keys."""
+    return dense_attention(q, k, v, scale)[0]
+
+
+def attention_with_block_mass(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cached_lse: torch.Tensor,
+    query_block: int,
+    key_block: int,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Dense output, block mass from the cached LSE, and LSE; the blocks are multiples of 16 rows and of 64 keys."""
+    q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
+    out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    query_blocks, strips = triton.cdiv(q.shape[2], query_block), query_block // STRIP
+    shape = (*q.shape[:2], query_blocks * strips, triton.cdiv(k.shape[2], KEYS))
+    block_mass = torch.empty(shape, dtype=torch.float32, device=q.device)
+    _launch(q, k, v, out, lse, scale, cached_lse=cached_lse.float().contiguous(), block_mass=block_mass)
+    return out, merge_strips(block_mass, strips, query_blocks, key_block // KEYS), lse
+
+
+def _launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    scale: float,
+    *,
+    ids: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
+    span: int = 1,
+    cached_lse: torch.Tensor | None = None,
+    block_mass: torch.Tensor | None = None,
+) -> None:
+    batch, heads, tokens, dim = q.shape
+    tiles = triton.cdiv(tokens, QUERY_TILE.value)
+    # What a variant does not read is given as ``lse``, so that each has the one signature.
+    with torch.cuda.device_of(q):
+        attention_kernel[(batch * heads * tiles,)](
+            panels(q), panels(k), panels(v), lse if ids is None else ids, lse if counts is None else counts, out, lse,
+            lse if cached_lse is None else cached_lse, lse if block_mass is None else block_mass, *out.stride()[:3],
+            heads, tokens, k.shape[2], 0 if block_mass is None else block_mass.shape[2],
+            triton.cdiv(k.shape[2], KEYS * span), tiles, 0 if ids is None else ids.shape[-1], scale * LOG2_E.value,
+            D=dim, STAGES=STAGES[dim], SPAN=span, LISTED=ids is not None, BLOCK_MASS=block_mass is not None,
+            RUNNING=q.dtype != torch.bfloat16, **REGISTERS,
+        )  # fmt: skip

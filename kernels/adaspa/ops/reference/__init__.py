@@ -1,0 +1,10 @@
+"""Each operation in plain PyTorch: what all kernels must agree with, and what runs where there is no kernel."""
+
+from __future__ import annotations
+
+from adaspa.ops.call import Call
+
+
+def takes(call: Call) -> bool:
+    """Whether a call runs here: every one."""
+    return True

@@ -1,0 +1,16 @@
+"""Rotary embedding of interleaved pairs, in PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+
+def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`adaspa.ops.rotary`."""
+    return rotate_pairs(x, cos.unsqueeze(1), sin.unsqueeze(1))
+
+
+def rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """The rotation with tables that broadcast over ``[B, S, H, D / 2]``."""
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)

@@ -1,0 +1,9 @@
+"""What the Triton backend runs, by the name of the operation."""
+
+from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass
+from adaspa.ops.triton.block_mass import block_mass
+from adaspa.ops.triton.block_sparse_attention import block_sparse_attention
+from adaspa.ops.triton.keep_blocks import keep_blocks
+from adaspa.ops.triton.rotary import rotary
+
+__all__ = ["attention_with_block_mass", "block_mass", "block_sparse_attention", "keep_blocks", "rotary"]
