@@ -169,7 +169,7 @@ class KeyStore:
 
         The limit is a token bucket: a minute's requests may come at once, and each comes back in its share of a minute.
         """
-        if key.requests_per_minute is None and time.time() - (key.last_used_at or 0) < NOTED_SECONDS:
+        if key.requests_per_minute is None and abs(time.time() - (key.last_used_at or 0)) < NOTED_SECONDS:
             return None
         wait = int(self._scripts.run("use_key", id=key.id, limit=key.requests_per_minute, noted_seconds=NOTED_SECONDS))
         return wait / 1000 if wait else None

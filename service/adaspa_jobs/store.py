@@ -26,7 +26,7 @@ from adaspa_jobs.job import (
 from adaspa_jobs.record import job_from_hash, job_from_pairs, readable
 from adaspa_jobs.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_jobs.settings import Settings
-from adaspa_jobs.upkeep import Upkeep
+from adaspa_jobs.upkeep import GAP_SECONDS, Upkeep
 
 __all__ = [
     "VIDEO_ID",
@@ -99,6 +99,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         self.bulk_share = bulk_share
         limits = {
             "lease_ms": round(lease_seconds * 1000),
+            "gap_ms": round(GAP_SECONDS * 1000),
             "max_attempts": max_attempts,
             "queue_cap": queue_cap,
             "ttl_ms": round(result_ttl_seconds * 1000),
@@ -124,6 +125,12 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         """Raise StoreUnavailable if Redis does not answer, or would refuse to write."""
         with reaching():
             self.client.delete(NOTHING)
+
+    def now(self) -> float:
+        """Unix seconds by the store's clock, which is the only one that gateways have in common."""
+        with reaching():
+            seconds, microseconds = self.client.time()
+        return seconds + microseconds / 1e6
 
     def create(self, params: JobParams) -> Job:
         """Accept a job, as ``admit`` does, without an idempotency key."""

@@ -25,8 +25,7 @@ class Upkeep:
 
         To be called every second or so: after a longer gap workers are given the time of a lease to be heard again.
         """
-        given = given_up(self.max_attempts).model_dump_json()
-        found = self._scripts.run("requeue", given_up=given, gap_ms=round(GAP_SECONDS * 1000))
+        found = self._scripts.run("requeue", given_up=given_up(self.max_attempts).model_dump_json())
         return [job_id.decode() for job_id in found]
 
     def time_out(self) -> list[str]:

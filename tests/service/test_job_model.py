@@ -55,6 +55,7 @@ QUEUES = [queue_name("demo", priority) for priority in Priority]
 STAYING = {
     "last_id",
     "swept_at",
+    "skipped",
     "ended",
     "leases_lost",
     "queues",

@@ -16,7 +16,8 @@
 --                            what the priority of the job that was begun last had before it
 --   running:{model}  zset    jobs in progress by the time (ms) their attempt began
 --   leases           zset    jobs in progress by the time (ms) their lease runs out
---   swept_at         string  when (ms) a janitor last looked for leases that ran out
+--   swept_at         string  when (ms, by the clock) a janitor last looked
+--   skipped          string  how much (ms) the clock went on, or back, while no janitor looked
 --   holds            hash    by worker, the job it has a lease of
 --   expiry           zset    ended jobs by the time (ms) they are to be removed
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
@@ -68,6 +69,24 @@ end
 
 local NOW = math.floor(now_us() / 1000)  -- ms
 
+-- What is told to people is told by the clock, and so is when a webhook is due. How long jobs wait, run and are kept is
+-- counted by the time (ms) that passes while janitors look: a clock that is set a day ahead, or a machine that was
+-- suspended, must not fail what waits and delete what is kept. All zsets by time are by this one, but for webhooks'.
+local STEADY = NOW - tonumber(redis.call('GET', PREFIX .. 'skipped') or 0)
+
+-- Janitors look every second. If none has for longer than a third of a lease, neither they nor the workers may have been
+-- able to, or the clock was set: that time does not count, and whoever still runs a job gets a lease's time to say so.
+local function look()
+  local passed = NOW - tonumber(redis.call('GET', PREFIX .. 'swept_at') or NOW)
+  redis.call('SET', PREFIX .. 'swept_at', int(NOW))
+  if passed < 0 or passed > math.max(LIMITS.lease_ms / 3, LIMITS.gap_ms) then
+    STEADY = NOW - redis.call('INCRBY', PREFIX .. 'skipped', int(passed))
+    for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', 0, -1)) do
+      redis.call('ZADD', PREFIX .. 'leases', int(STEADY + LIMITS.lease_ms), id)
+    end
+  end
+end
+
 local function seconds(ms)
   return int(math.floor(ms / 1000))
 end
@@ -111,7 +130,7 @@ local function leave_running(id)
   local running, worker = PREFIX .. 'running:' .. get(id, 'model'), get(id, 'worker')
   local began = redis.call('ZSCORE', running, id)
   if began then
-    redis.call('HINCRBY', record(id), 'ran_ms', int(math.max(0, NOW - began)))
+    redis.call('HINCRBY', record(id), 'ran_ms', int(math.max(0, STEADY - began)))
   end
   redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)
@@ -157,7 +176,7 @@ local function join_queue(id, place)
   redis.call('SADD', PREFIX .. 'queues', queue)
   redis.call('ZADD', PREFIX .. 'waiting:' .. queue, real(place), id)
   redis.call('ZADD', PREFIX .. 'mine:' .. queue .. ':' .. owner_of(id), real(place), id)
-  redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(NOW), id)
+  redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(STEADY), id)
   redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, cost_of(id))
   redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner_of(id), 1)
   emit(id, 'queued')
@@ -264,14 +283,13 @@ local function finish(id, status)
   redis.call('HINCRBY', PREFIX .. 'ended', model .. '|' .. status .. '|' .. code, 1)
   redis.call('SREM', PREFIX .. 'unfinished:' .. owner_of(id), id)
   redis.call('DEL', PREFIX .. 'preview:' .. id)
-  local expires = NOW + LIMITS.ttl_ms
-  redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(NOW), 'expires_at', seconds(expires))
+  redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(NOW), 'expires_at', seconds(NOW + LIMITS.ttl_ms))
   if get(id, 'discarded') == '1' then
-    redis.call('ZADD', PREFIX .. 'purge', int(NOW), id)
+    redis.call('ZADD', PREFIX .. 'purge', int(STEADY), id)
   else
-    redis.call('ZADD', PREFIX .. 'expiry', int(expires), id)
+    redis.call('ZADD', PREFIX .. 'expiry', int(STEADY + LIMITS.ttl_ms), id)
     if get(id, 'attempt') ~= '0' then
-      redis.call('ZADD', PREFIX .. 'leavings', int(NOW), id)
+      redis.call('ZADD', PREFIX .. 'leavings', int(STEADY), id)
     end
   end
   owe_webhook(id, status)
@@ -298,7 +316,7 @@ local function discard(id)
   elseif status == 'in_progress' then
     redis.call('HSET', record(id), 'cancel_requested', '1')
   else
-    redis.call('ZADD', PREFIX .. 'purge', int(NOW), id)
+    redis.call('ZADD', PREFIX .. 'purge', int(STEADY), id)
   end
 end
 

@@ -3,11 +3,11 @@
 -- worker at a time is told, and not so many that it would be busy for long.
 -- model, spec (its catalog entry, JSON), holds_ms (for how long that holds), worker, counts_ms (for how long it counts),
 -- priorities
-local model, worker, counts = A.model, A.worker, int(NOW + A.counts_ms)
+local model, worker, counts = A.model, A.worker, int(STEADY + A.counts_ms)
 redis.call('HSET', PREFIX .. 'served', model, A.spec)
-redis.call('ZADD', PREFIX .. 'served_until', int(NOW + A.holds_ms), model)
+redis.call('ZADD', PREFIX .. 'served_until', int(STEADY + A.holds_ms), model)
 redis.call('ZADD', PREFIX .. 'workers:' .. model, counts, worker)
-redis.call('ZREMRANGEBYSCORE', PREFIX .. 'workers:' .. model, '-inf', int(NOW))
+redis.call('ZREMRANGEBYSCORE', PREFIX .. 'workers:' .. model, '-inf', int(STEADY))
 for _, priority in ipairs({ 'interactive', 'bulk' }) do
   redis.call('ZREM', PREFIX .. 'serving:' .. queue_of(model, priority), worker)
 end
@@ -23,6 +23,6 @@ for i, priority in ipairs(A.priorities) do
   end
   bells[i] = math.min(lacking, AT_ONCE)
   redis.call('ZADD', serving, counts, worker)
-  redis.call('ZREMRANGEBYSCORE', serving, '-inf', int(NOW))
+  redis.call('ZREMRANGEBYSCORE', serving, '-inf', int(STEADY))
 end
 return bells

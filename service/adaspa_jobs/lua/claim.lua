@@ -12,7 +12,7 @@ local held = redis.call('HGET', PREFIX .. 'holds', worker)
 if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == worker then
   if get(held, 'process') == A.process then  -- the answer to its claim, or to what ended its attempt, was lost
     begin_attempt(held, A.nonce)
-    redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), held)
+    redis.call('ZADD', PREFIX .. 'leases', int(STEADY + LIMITS.lease_ms), held)
     emit(held, 'in_progress')
     return { held, redis.call('HGETALL', record(held)) }
   end
@@ -46,8 +46,8 @@ local function begin(id, priority, queue)
   begin_attempt(id, A.nonce)
   redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker, 'process', A.process)
   redis.call('HSETNX', record(id), 'started_at', seconds(NOW))
-  redis.call('ZADD', PREFIX .. 'running:' .. model, int(NOW), id)
-  redis.call('ZADD', PREFIX .. 'leases', int(NOW + LIMITS.lease_ms), id)
+  redis.call('ZADD', PREFIX .. 'running:' .. model, int(STEADY), id)
+  redis.call('ZADD', PREFIX .. 'leases', int(STEADY + LIMITS.lease_ms), id)
   redis.call('HSET', PREFIX .. 'holds', worker, id)
   emit(id, 'in_progress')
   return { id, redis.call('HGETALL', record(id)) }

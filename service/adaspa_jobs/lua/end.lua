@@ -25,7 +25,7 @@ local function note_pace()
   local model = get(id, 'model')
   local began = redis.call('ZSCORE', PREFIX .. 'running:' .. model, id)
   if began and not cjson.decode(get(id, 'progress')).resumed_from_step then  -- else this attempt did not do all the work
-    redis.call('LPUSH', PREFIX .. 'paces:' .. model, string.format('%.6g', (NOW - began) / 1000 / cost_of(id)))
+    redis.call('LPUSH', PREFIX .. 'paces:' .. model, string.format('%.6g', (STEADY - began) / 1000 / cost_of(id)))
     redis.call('LTRIM', PREFIX .. 'paces:' .. model, 0, 49)
   end
 end

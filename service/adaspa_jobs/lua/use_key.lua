@@ -5,7 +5,11 @@
 local id, limit, key = A.id, A.limit, PREFIX .. 'key:' .. A.id
 if limit then
   local rate = PREFIX .. 'rate:' .. id
-  local full_at = math.max(tonumber(redis.call('GET', rate) or '0'), NOW) + 60000 / limit
+  local full_at = tonumber(redis.call('GET', rate) or '0')
+  if full_at < NOW or full_at > NOW + 120000 then  -- so far off only if the clock was set back
+    full_at = NOW
+  end
+  full_at = full_at + 60000 / limit
   local wait = full_at - NOW - 60000
   if wait > 1 then  -- less is rounding
     return math.ceil(wait)

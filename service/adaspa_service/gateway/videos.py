@@ -1,7 +1,6 @@
 """``/videos``: create, remix, look up, list, cancel, delete."""
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -141,7 +140,7 @@ def list_videos(
     order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
 ) -> VideoList:
     """A page of jobs. Jobs that come or go meanwhile neither repeat nor hide others: a cursor is a place in time."""
-    if after is not None and not was_an_id(after):
+    if after is not None and not was_an_id(after, parts.store.now()):
         raise bad_field(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
@@ -195,6 +194,6 @@ def without_layers(job: Job) -> Job:
     return job.model_copy(update={"report": job.report.model_copy(update={"layers": []})})
 
 
-def was_an_id(text: str) -> bool:
-    """Whether this may have been a video's id: well formed, and from a time that has been."""
-    return bool(VIDEO_ID.fullmatch(text)) and FIRST_ID_US <= int(text[6:20], 16) <= (time.time() + 3600) * 1e6
+def was_an_id(text: str, now: float) -> bool:
+    """Whether this may have been a video's id: well formed, and from a time that has been by the store's clock."""
+    return bool(VIDEO_ID.fullmatch(text)) and FIRST_ID_US <= int(text[6:20], 16) <= (now + 3600) * 1e6

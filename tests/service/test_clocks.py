@@ -1,0 +1,74 @@
+"""Clocks that are set, or wrong: Redis' own, and a gateway's. Only what passes while janitors look is counted."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from adaspa_jobs.job import JobParams, JobStatus
+from adaspa_jobs.keys import KeyStore, Scope
+from adaspa_jobs.store import JobStore, LeaseLost
+from claiming import FAILURE, claimed, record
+from faults import set_clock_on
+from running_gateway import Service
+
+Params = Callable[..., JobParams]
+DAY = 86400.0
+SETTINGS = [pytest.param(9 * DAY, id="ahead"), pytest.param(-9 * DAY, id="back")]
+
+
+@pytest.fixture
+def store(valkey: redis.Redis) -> JobStore:
+    """A store with little patience."""
+    return JobStore(valkey, lease_seconds=0.3, queue_seconds=0.3, result_ttl_seconds=0.3)
+
+
+def sweep(store: JobStore) -> tuple[list[str], list[str], int]:
+    """What a janitor finds: lost jobs, jobs that waited too long, ended ones whose time is over."""
+    return store.requeue_expired(), store.time_out(), store.expire()
+
+
+@pytest.mark.parametrize("seconds", SETTINGS)
+@pytest.mark.parametrize("first", ["requeue_expired", "time_out", "expire"])
+def test_a_clock_that_is_set_costs_no_job_anything(store: JobStore, params: Params, seconds: float, first: str) -> None:
+    ended = claimed(store, store.create(params()))
+    store.fail(ended, FAILURE)
+    running = claimed(store, store.create(params()))
+    waiting = store.create(params())
+    assert sweep(store) == ([], [], 0)
+    set_clock_on(store.client, seconds)
+    assert not getattr(store, first)(), "whichever chore comes first after it"
+    assert sweep(store) == ([], [], 0)
+    store.renew(running)
+    assert record(store, waiting.id).status is JobStatus.queued
+    time.sleep(0.4)  # the time that they have is over
+    assert sweep(store) == ([running.job.id], [waiting.id], 1)
+    with pytest.raises(LeaseLost):
+        store.renew(running)
+    again = claimed(store, running.job)
+    assert again.job.ran_ms < 60_000, "what an attempt ran is not counted by the clock either"
+
+
+def test_a_clock_that_is_set_back_locks_no_key_out(valkey: redis.Redis) -> None:
+    keys = KeyStore(valkey)
+    key, _ = keys.create("studio", frozenset({Scope.read}), requests_per_minute=2)
+    assert [keys.use(key) is None for _ in range(3)] == [True, True, False]
+    valkey.incrbyfloat(f"adaspa:rate:{key.id}", DAY * 1000)
+    assert keys.use(key) is None
+
+
+@pytest.mark.parametrize("off", [DAY, -DAY])
+def test_links_and_cursors_do_not_go_by_the_gateways_own_clock(
+    service: Service, monkeypatch: pytest.MonkeyPatch, off: float
+) -> None:
+    video_id, real = service.completed(), time.time
+
+    def wrong() -> float:
+        return real() + off
+
+    monkeypatch.setattr(time, "time", wrong)
+    answer: Any = service.http.get(f"/videos/{video_id}/link", params={"expires_in": 60}).json()
+    assert 0 < answer["expires_at"] - real() <= 61
+    assert service.http.get(answer["url"]).status_code == 200
+    assert service.http.get("/videos", params={"after": video_id}).status_code == 200
