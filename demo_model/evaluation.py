@@ -14,7 +14,6 @@ import json
 import platform
 import random
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +164,7 @@ def evaluate(args: argparse.Namespace) -> None:
         config = MODES[mode]
         videos[mode], figures = run_mode(pipe, mode, scenes, args)
         judged, details[mode] = judge_mode(videos[mode], videos[DENSE] if config is not None else None, scenes)
-        result["modes"][mode] = {"config": asdict(config) if config else None, **figures, **judged}
+        result["modes"][mode] = {"config": config.to_dict() if config else None, **figures, **judged}
         print(mode, json.dumps({**figures, **judged}), flush=True)
         # Every mode is written as soon as it is known: a later one may fail.
         args.output.write_text(json.dumps({**result, "captions": details}, indent=1) + "\n")

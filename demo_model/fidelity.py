@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,7 +34,6 @@ from adaspa_worker.comparison import psnr, ssim
 from diffusers import WanPipeline
 from torch import Tensor
 
-from benchmarks.fidelity.other_patterns import ScoredPatterns
 from demo_model.evaluation import generate, share_right
 from demo_model.perceptual import Lpips
 from demo_model.reading import read_video
@@ -48,11 +47,6 @@ Marks = list[dict[str, list[bool]]]
 def applied(transformer: Any, variant: Variant) -> Iterator[adaspa.AdaSpaHandle]:
     """AdaSpa as the variant has it."""
     handle = adaspa.apply(transformer, replace(variant.config, measure_recall=True))
-    state = variant.state
-    if state is not None and issubclass(state, ScoredPatterns):
-        handle.new_state = lambda config, steps: state(config, steps, handle)
-    elif state is not None:
-        handle.new_state = state
     try:
         yield handle
     finally:
@@ -201,7 +195,7 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
                 break
             videos, figures = run(pipe, variant, scenes, args)
             row = {"name": variant.name, "method": variant.method, "groups": list(variant.groups), **figures}
-            row |= distances(videos.to(device), on_device, lpips) | {"config": asdict(variant.config)}
+            row |= distances(videos.to(device), on_device, lpips) | {"config": variant.config.to_dict()}
             record(row, videos)
         rows.finish()
 

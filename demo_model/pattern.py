@@ -23,7 +23,8 @@ PROMPT, SEED, STEPS, GUIDANCE = (
     24,
     4.0,
 )
-CONFIG = adaspa.AdaSpaConfig(selection="retained_mass", mass=0.9, record_maps=True)
+MASS = 0.9
+CONFIG = adaspa.AdaSpaConfig(selection="retained_mass", mass=MASS, record_maps=True)
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
         for _, layer in sorted(maps.items())
         for head in layer.tolist()
     ]
-    source = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "guidance": GUIDANCE, "mass": CONFIG.mass}
+    source = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "guidance": GUIDANCE, "mass": MASS}
     DEMO_PATTERN.write_text(json.dumps({**source, "heads": heads}, indent=1) + "\n")
     print("wrote", DEMO_PATTERN.name, "with", len(heads), "heads")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
 
-from adaspa import AdaSpaConfig, AdaSpaState
+from adaspa import AdaSpaConfig
 from adaspa.config import Preset, TokenOrder
 
 from benchmarks.fidelity import other_patterns as other
@@ -27,14 +27,12 @@ class Variant:
         name: unique.
         method: the line of the plot that it is a point of.
         groups: what it belongs to: `paper`, `presets`, `ablations`, `curves`, `patterns` or `grid`.
-        state: where its patterns come from, if not from AdaSpa's own search.
     """
 
     name: str
     method: str
     groups: tuple[str, ...]
     config: AdaSpaConfig
-    state: type[AdaSpaState] | None = None
 
 
 def variants() -> dict[str, Variant]:
@@ -47,7 +45,7 @@ def variants() -> dict[str, Variant]:
 
 def _paper_and_presets() -> Iterator[Variant]:
     yield Variant("paper", "top-k, head-adaptive", ("paper", "curves"), PAPER)
-    nothing_skipped = replace(PAPER, sparsity=0.001, head_adaptive=False)
+    nothing_skipped = PAPER.replace(sparsity=0.001, head_adaptive=False)
     yield Variant("every block kept", "top-k, head-adaptive", ("paper",), nothing_skipped)
     for intent in get_args(Preset):
         yield Variant(f"preset {intent}", "presets", ("presets",), AdaSpaConfig.preset(intent))
@@ -70,40 +68,39 @@ def _ablations() -> Iterator[Variant]:
         "first and last layer dense": {"dense_layers": (0, 9)},
     }
     for name, change in changes.items():
-        yield Variant(name, name, ("ablations",), replace(PAPER, **change))
-    yield Variant("no LSE reuse", "no LSE reuse", ("ablations",), PAPER, other.FreshSearch)
+        yield Variant(name, name, ("ablations",), PAPER.replace(**change))
+    yield Variant("no LSE reuse", "no LSE reuse", ("ablations",), PAPER.replace(selection=other.FreshSearch()))
 
 
 def _curves() -> Iterator[Variant]:
     """AdaSpa's own density against its fidelity, at the paper's schedule."""
     for sparsity, order in product(SPARSITIES, get_args(TokenOrder)):
-        config = replace(PAPER, sparsity=sparsity, token_order=order)
+        config = PAPER.replace(sparsity=sparsity, token_order=order)
         ending = ", tile order" if order == "tile" else ""
         adaptive = f"top-k, head-adaptive{ending}"
         name = "paper" if config == PAPER else f"{adaptive}, sparsity {sparsity}"
         yield Variant(name, adaptive, ("curves",), config)
-        uniform = replace(config, head_adaptive=False)
+        uniform = config.replace(head_adaptive=False)
         yield Variant(f"top-k{ending}, sparsity {sparsity}", f"top-k{ending}", ("curves",), uniform)
     for mass, order in product(MASSES, get_args(TokenOrder)):
-        config = replace(PAPER, selection="retained_mass", mass=mass, token_order=order)
+        config = PAPER.replace(selection="retained_mass", mass=mass, token_order=order)
         method = "retained mass" + (", tile order" if order == "tile" else "")
         yield Variant(f"{method} {mass}", method, ("curves",), config)
 
 
 def _patterns() -> Iterator[Variant]:
     """Other methods' patterns with equal rows, at the paper's schedule; those estimated are so in every step."""
-    sources: dict[str, tuple[type[AdaSpaState], AdaSpaConfig]] = {
+    sources: dict[str, tuple[type[other.Scored], AdaSpaConfig]] = {
         "sliding window": (other.SlidingWindow, PAPER),
         "spatial or temporal stripes by head": (other.StripesByHead, PAPER),
-        "mean-pooled scores": (other.MeanPooled, replace(PAPER, searches=EVERY_STEP)),
-        "antidiagonal scores": (other.Antidiagonal, replace(PAPER, searches=EVERY_STEP)),
+        "mean-pooled scores": (other.MeanPooled, PAPER.replace(searches=EVERY_STEP)),
+        "antidiagonal scores": (other.Antidiagonal, PAPER.replace(searches=EVERY_STEP)),
         "spatial stripes": (other.SpatialStripes, PAPER),
         "temporal stripes": (other.TemporalStripes, PAPER),
     }
-    for sparsity, (method, (state, config)) in product(SPARSITIES, sources.items()):
-        yield Variant(
-            f"{method}, sparsity {sparsity}", method, ("patterns",), replace(config, sparsity=sparsity), state
-        )
+    for sparsity, (method, (policy, config)) in product(SPARSITIES, sources.items()):
+        chosen = config.replace(selection=policy(sparsity))
+        yield Variant(f"{method}, sparsity {sparsity}", method, ("patterns",), chosen)
 
 
 def _grid() -> Iterator[Variant]:
@@ -116,4 +113,4 @@ def _grid() -> Iterator[Variant]:
     }
     for (warmup, steps), mass, (way, change) in product(searches.items(), (0.8, 0.9, 0.95, 0.98), ways.items()):
         config = AdaSpaConfig(selection="retained_mass", mass=mass, warmup=warmup, searches=steps)
-        yield Variant(f"mass {mass}, warm-up {warmup}, {way}", "grid", ("grid",), replace(config, **change))
+        yield Variant(f"mass {mass}, warm-up {warmup}, {way}", "grid", ("grid",), config.replace(**change))

@@ -12,15 +12,15 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from adaspa import ops
-from adaspa.config import AdaSpaConfig, Selection
 from adaspa.index import BlockIndex
-from adaspa.selection import Geometry, select_blocks
+from adaspa.selection import POLICIES, Geometry, Search
 from adaspa.self_check import Shape, Tensors, deviations, random_block_mass, random_index, random_qkv
 
 from benchmarks.attention import peers
@@ -84,11 +84,10 @@ def search_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
     for every in (1, 4):
         row: dict[str, Any] = {"op": f"block_mass, every {every}"} | block
         yield row, None, lambda every=every: lambda: ops.block_mass(q, k, lse, query_block=128, query_stride=every)  # type: ignore[misc]
-    weights, geometry = random_block_mass(shape, (128, 64), "skewed"), Geometry(shape.tokens, 128, 64)
-    for selection in get_args(Selection):
-        config = AdaSpaConfig(selection=selection)
-        row = {"op": f"select_blocks, {selection}"} | block
-        yield row, None, lambda config=config: lambda: select_blocks(weights, config, geometry)  # type: ignore[misc]
+    mass, geometry = random_block_mass(shape, (128, 64), "skewed"), Geometry(shape.tokens, 128, 64)
+    for name, policy in POLICIES.items():
+        row = {"op": f"select_blocks, {name}"} | block
+        yield row, None, lambda policy=policy: partial(policy().select, Search(q, k, mass, geometry))  # type: ignore[misc]
 
 
 def started(shape: Shape, job: Job) -> tuple[dict[str, Any], Callable[[], Any] | None]:

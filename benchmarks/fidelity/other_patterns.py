@@ -1,135 +1,128 @@
 """Patterns as other methods find them, at AdaSpa's schedule: what its own are compared with.
 
-Each is a state that keeps the same number of blocks in every row, those of the highest score by another measure than
-the softmax mass. The recall is that of the true mass all the same. Used as
-``handle.new_state = lambda config, steps: SlidingWindow(config, steps, handle)``.
+Each is a selection policy that keeps the same number of blocks in every row, those of the highest score by another
+measure than the softmax mass. The recall is that of the true mass all the same.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from adaspa.config import AdaSpaConfig
-from adaspa.handle import AdaSpaHandle
-from adaspa.selection import Geometry, Selected, index_recall, select_blocks
-from adaspa.state import Action, AdaSpaState
+from adaspa.selection import Policy, Search, Selected, TopK, index_recall
 
 
-class FreshSearch(AdaSpaState):
+@dataclass(frozen=True)
+class FreshSearch(TopK):
     """AdaSpa without reuse of the LSE: every search takes its own, at the cost of two dense passes."""
 
-    def action(self, layer: int, sample: int | None = None) -> Action:
-        action = super().action(layer, sample)
-        return Action.DENSE if action is Action.DENSE_WITH_LSE else action
-
-    @property
-    def keeps_lse(self) -> bool:
-        return False
+    name: ClassVar[str] = "fresh_search"
+    reuses_lse: ClassVar[bool] = False
 
 
-class ScoredPatterns(AdaSpaState):
-    """Row-uniform top-k of other scores, with the sparsity of the config.
+@dataclass(frozen=True)
+class Scored(Policy):
+    """Row-uniform top-k of other scores.
 
     Args:
-        handle: of the transformer, for the grid of its video tokens.
+        sparsity: share of the key blocks that each query block skips, in [0, 1).
     """
 
-    def __init__(self, config: AdaSpaConfig, steps: int | None, handle: AdaSpaHandle) -> None:
-        super().__init__(config, steps)
-        self.handle = handle
+    sparsity: float = 0.8
 
     @abstractmethod
-    def scores(self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        """Of every block, none negative: ``[B, H, nq, nk]``."""
+    def scores(self, search: Search) -> torch.Tensor:
+        """Of every block, none negative: ``[B, H, nq, nk]`` or what broadcasts to it."""
 
-    def select(
-        self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
-    ) -> Selected:
-        return self.top(self.scores(q, k, weights, geometry), weights, config, geometry)
+    def choose(self, search: Search) -> Selected:
+        return self.highest(self.scores(search), search)
 
-    def top(self, scores: torch.Tensor, weights: torch.Tensor, config: AdaSpaConfig, geometry: Geometry) -> Selected:
-        """The pattern of the highest scores."""
-        config = replace(config, selection="top_k", head_adaptive=False)
-        index = select_blocks(scores.expand(weights.shape).contiguous(), config, geometry).index
-        return Selected(index, index_recall(weights, index))
-
-    def centres(self, geometry: Geometry, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frame, row and column of the middle of each query block and of each key block: fp32 ``[n, 3]`` each."""
-        assert self.handle.layout.grid is not None, "the video is a grid"
-        axes = torch.meshgrid(*(torch.arange(n, device=device) for n in self.handle.layout.grid), indexing="ij")
-        places = torch.stack([axis.flatten() for axis in axes], dim=-1).float()
-        query, key = (
-            torch.stack([part.mean(0) for part in places.split(block)])
-            for block in (geometry.query_block, geometry.key_block)
-        )
-        return query, key
+    def highest(self, scores: torch.Tensor, search: Search) -> Selected:
+        """The pattern of the highest scores, with the recall of the true mass."""
+        scores = scores.expand(search.block_mass.shape).contiguous()
+        index = TopK(self.sparsity, head_adaptive=False).choose(search._replace(block_mass=scores)).index
+        return Selected(index, index_recall(search.block_mass, index))
 
 
-class SlidingWindow(ScoredPatterns):
+@dataclass(frozen=True)
+class SlidingWindow(Scored):
     """The blocks nearest in the order of the sequence."""
 
-    def scores(self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    name: ClassVar[str] = "sliding_window"
+
+    def scores(self, search: Search) -> torch.Tensor:
         query, key = (
-            (torch.arange(n, device=q.device) + 0.5) * block
+            (torch.arange(n, device=search.q.device) + 0.5) * block
             for n, block in (
-                (geometry.query_blocks, geometry.query_block),
-                (geometry.key_blocks, geometry.key_block),
+                (search.geometry.query_blocks, search.geometry.query_block),
+                (search.geometry.key_blocks, search.geometry.key_block),
             )
         )
         return 1 / (1 + (query.unsqueeze(1) - key).abs())
 
 
-class SpatialStripes(ScoredPatterns):
+@dataclass(frozen=True)
+class SpatialStripes(Scored):
     """The whole of the own frame first, then that of the frames next to it."""
 
-    def scores(self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        frames, places = self.distances(geometry, q.device)
+    name: ClassVar[str] = "spatial_stripes"
+
+    def scores(self, search: Search) -> torch.Tensor:
+        frames, places = distances(search)
         return 1 / (1 + frames + 0.001 * places)
 
-    def distances(self, geometry: Geometry, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Between all query and key blocks, in frames and in tokens within the frame: ``[nq, nk]`` each."""
-        query, key = self.centres(geometry, device)
-        apart = query.unsqueeze(1) - key
-        return apart[..., 0].abs(), apart[..., 1:].norm(dim=-1)
 
-
-class TemporalStripes(SpatialStripes):
+@dataclass(frozen=True)
+class TemporalStripes(Scored):
     """The own place in every frame first, those of the nearest frames before others; then the places next to it."""
 
-    def scores(self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        frames, places = self.distances(geometry, q.device)
+    name: ClassVar[str] = "temporal_stripes"
+
+    def scores(self, search: Search) -> torch.Tensor:
+        frames, places = distances(search)
         return 1 / (1 + places + 0.001 * frames)
 
 
-class StripesByHead(SpatialStripes):
+@dataclass(frozen=True)
+class StripesByHead(Scored):
     """For each head the spatial or the temporal stripes, whichever hold more of its mass, as in Sparse VideoGen."""
 
-    def scores(self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        frames, places = self.distances(geometry, q.device)
+    name: ClassVar[str] = "stripes_by_head"
+
+    def scores(self, search: Search) -> torch.Tensor:
+        frames, places = distances(search)
         spatial, temporal = (
-            (1 / (1 + score)).expand(weights.shape) for score in (frames + 0.001 * places, places + 0.001 * frames)
+            (1 / (1 + score)).expand(search.block_mass.shape)
+            for score in (frames + 0.001 * places, places + 0.001 * frames)
         )
-        recall_s, recall_t = (self.top(x, weights, self.config, geometry).recall for x in (spatial, temporal))
+        recall_s, recall_t = (self.highest(x, search).recall for x in (spatial, temporal))
         return torch.where((recall_s >= recall_t)[..., None, None], spatial, temporal)
 
 
-class MeanPooled(ScoredPatterns):
+@dataclass(frozen=True)
+class MeanPooled(Scored):
     """Softmax over the products of the mean query of a block with the mean keys, as SpargeAttn estimates the mass."""
 
-    def scores(self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        query, key = _pooled(q, geometry.query_block), _pooled(k, geometry.key_block)
-        return ((query @ key.transpose(-1, -2)) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    name: ClassVar[str] = "mean_pooled"
+
+    def scores(self, search: Search) -> torch.Tensor:
+        query, key = _pooled(search.q, search.geometry.query_block), _pooled(search.k, search.geometry.key_block)
+        return ((query @ key.transpose(-1, -2)) * search.q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-class Antidiagonal(ScoredPatterns):
+@dataclass(frozen=True)
+class Antidiagonal(Scored):
     """Softmax mass along antidiagonals of every 8 x 8 tokens, summed over the block, as in XAttention."""
 
-    STRIDE = 8
+    name: ClassVar[str] = "antidiagonal"
 
-    def scores(self, q: torch.Tensor, k: torch.Tensor, weights: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    STRIDE: ClassVar[int] = 8
+
+    def scores(self, search: Search) -> torch.Tensor:
+        q, k, geometry = search.q, search.k, search.geometry
         queries, keys = (F.pad(x.float(), (0, 0, 0, -x.shape[2] % 128)).unflatten(2, (-1, self.STRIDE)) for x in (q, k))
         # Of a group of tokens the first query meets the last key, the second the last but one, and so on.
         products = queries.flatten(3) @ keys.flip(3).flatten(3).transpose(-1, -2)
@@ -143,3 +136,16 @@ class Antidiagonal(ScoredPatterns):
 def _pooled(x: torch.Tensor, block: int) -> torch.Tensor:
     """The mean of each block of tokens: fp32 ``[B, H, blocks, D]``."""
     return torch.stack([part.float().mean(2) for part in x.split(block, dim=2)], dim=2)
+
+
+def distances(search: Search) -> tuple[torch.Tensor, torch.Tensor]:
+    """Between all query and key blocks, in frames and in tokens within the frame: ``[nq, nk]`` each."""
+    assert search.grid is not None, "the video is a grid"
+    axes = torch.meshgrid(*(torch.arange(n, device=search.q.device) for n in search.grid), indexing="ij")
+    places = torch.stack([axis.flatten() for axis in axes], dim=-1).float()
+    query, key = (
+        torch.stack([part.mean(0) for part in places.split(block)])
+        for block in (search.geometry.query_block, search.geometry.key_block)
+    )
+    apart = query.unsqueeze(1) - key
+    return apart[..., 0].abs(), apart[..., 1:].norm(dim=-1)

@@ -11,7 +11,6 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -30,7 +29,7 @@ from benchmarks.models.steps import compiling_row, dense_by
 def configuration(name: str, density: float | None) -> AdaSpaConfig:
     """The paper's settings or a preset's; with a density as row-uniform top-k of that share."""
     config = AdaSpaConfig.paper() if name == "paper" else AdaSpaConfig.preset(name)  # type: ignore[arg-type]
-    return config if density is None else replace(config, selection="top_k", sparsity=1 - density)
+    return config if density is None else config.replace(selection="top_k", sparsity=1 - density)
 
 
 def denoise(transformer: Any, model: FullModel, steps: int, device: torch.device) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,8 @@ from adaspa.index import BlockIndex
 from adaspa.models import processor
 from adaspa.ops.keep_blocks import keep_blocks
 from adaspa.record import PatternRecord
-from adaspa.selection import Geometry, blocks_kept
+from adaspa.selection import Geometry
+from adaspa.selection.top_k import blocks_kept
 
 from benchmarks.attention import peers
 from benchmarks.models.full_models import MODELS, FullModel, Inputs

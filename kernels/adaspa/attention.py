@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from adaspa.ops.attention_with_block_mass import dense_passes
 from adaspa.ops.check import check_qkv
 from adaspa.record import PatternRecord, pattern_map
 from adaspa.schedule import StepKind
-from adaspa.selection import Geometry, index_recall
+from adaspa.selection import Geometry, Search, index_recall
 from adaspa.state import Action, AdaSpaState
 
 
@@ -30,6 +29,7 @@ def attention(
     text: tuple[int, int] | None = None,
     sample: int | None = None,
     scale: float | None = None,
+    grid: tuple[int, int, int] | None = None,
 ) -> torch.Tensor:
     """Self-attention of ``layer`` as the schedule of ``state`` has it for the current step (section 4.2).
 
@@ -42,6 +42,8 @@ def attention(
         text: ``(start, stop)`` token range of the text in a joint sequence: all its blocks are kept (text sink).
         sample: which sample of the batch this is, where samples of different lengths are called one by one.
         scale: factor of q.k; ``D ** -0.5`` by default.
+        grid: frames, rows and columns of the video tokens, for selection policies that look at places; None where the
+            video is not such a grid.
 
     Returns:
         out ``[B, H, S, D]`` in the dtype of q.
@@ -54,7 +56,7 @@ def attention(
         raise ValueError(f"k must have the shape of q in self-attention, {tuple(q.shape)}, got {tuple(k.shape)}")
     config = state.config
     geometry = Geometry(q.shape[2], config.query_block, config.block_size, _checked_text(text, q.shape[2]))
-    site = _Site(state, state.key(layer, sample), geometry, q.shape[0] * q.shape[1], scale)
+    site = _Site(state, state.key(layer, sample), geometry, q.shape[0] * q.shape[1], scale, grid)
     with backends.counted(state.record.ledger.kernels):
         return _act(state.action(layer, sample), q, k, v, site)
 
@@ -85,6 +87,7 @@ class _Site(NamedTuple):
     sequences: int
     """Over batch and heads."""
     scale: float | None
+    grid: tuple[int, int, int] | None
 
     @property
     def pairs(self) -> int:
@@ -130,10 +133,7 @@ def _select(
 ) -> None:
     state = site.state
     assert state.step is not None, "a search happens within a step"
-    config = state.config
-    if config.warmup_mass is not None and state.step < state.schedule.warmup:
-        config = replace(config, selection="retained_mass", mass=config.warmup_mass)
-    selected = state.select(q, k, mass, config, site.geometry)
+    selected = state.policy.select(Search(q, k, mass, site.geometry, site.grid))
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
     small_map = pattern_map(selected.index) if state.config.record_maps else None
     density = selected.index.head_density()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-Selection = Literal["top_k", "retained_mass"]
+from adaspa.index import BLOCK_SIZES, is_block_size
+from adaspa.selection.policy import Policy, check_share
+from adaspa.selection.registry import policy
+
 OverBudget = Literal["host", "dense"]
 TokenOrder = Literal["raster", "tile"]
 Preset = Literal["exact", "quality", "balanced", "fast"]
-BLOCK_SIZES = (16, 32, 64, 128)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class AdaSpaConfig:
     """The settings of AdaSpa (arXiv 2502.21079, section 4).
 
@@ -25,8 +27,9 @@ class AdaSpaConfig:
     To change one thing of a preset: ``AdaSpaConfig.preset("balanced", dense_layers=(0,))``.
 
     Args:
-        sparsity: share of the key blocks that each query block skips, in [0, 1). 0 is dense attention throughout.
-            Used by ``top_k`` only.
+        selection: the policy that chooses the blocks, or the name of one in `adaspa.selection.POLICIES` (``top_k``,
+            ``retained_mass``); its own settings may be given beside the others:
+            ``AdaSpaConfig(selection="retained_mass", mass=0.9)``.
         block_size: tokens in a key block: 16, 32, 64 or 128.
         query_block_size: tokens in a query block: one of the same, and a multiple of ``block_size``. None takes 128 for
             key blocks of 64 or more, which is what the kernels are fastest at, and ``block_size`` for smaller ones.
@@ -35,13 +38,8 @@ class AdaSpaConfig:
         searches: the steps that search the pattern, in ascending order, none before ``warmup``. The first is a fused
             search (dense output and block mass in one pass), the later ones score from the cached LSE and already
             run sparse. All steps before the first are dense.
-        selection: ``top_k`` keeps the same number of blocks in every row (section 4.1); ``retained_mass`` keeps the
-            fewest blocks of each row that hold ``mass`` of its softmax mass.
-        mass: the softmax mass to keep, in (0, 1). Used by ``retained_mass`` only.
         warmup_mass: softmax mass to keep in a warm-up that is partly sparse, in (0, 1): the first step searches, and
             the others up to the first of ``searches`` run sparse by what it found. None leaves the warm-up dense.
-        head_adaptive: move sparsity from the heads with the lowest recall to those with the highest, the mean staying
-            as it is (section 4.3). Used by ``top_k`` only: retained mass is adaptive by nature.
         score_every: in the LSE-cached searches, score only every so many-th query row of a block; a divisor of
             ``block_size``. Cheaper by that factor, but block mass and reported recall become estimates.
         dense_layers: indices of the layers that stay dense.
@@ -59,18 +57,16 @@ class AdaSpaConfig:
 
     Raises:
         ValueError: naming the argument and what is allowed.
+        TypeError: for an argument that neither it nor the policy has.
     """
 
-    sparsity: float = 0.8
+    selection: Policy
     block_size: int = 64
     query_block_size: int | None = None
     steps: int = 50
     warmup: int = 10
     searches: tuple[int, ...] = (10, 30)
-    selection: Selection = "top_k"
-    mass: float = 0.95
     warmup_mass: float | None = None
-    head_adaptive: bool = True
     score_every: int = 1
     dense_layers: tuple[int, ...] = ()
     token_order: TokenOrder = "raster"
@@ -79,23 +75,27 @@ class AdaSpaConfig:
     record_maps: bool = False
     measure_recall: bool = False
 
-    def __post_init__(self) -> None:
+    def __init__(self, selection: Policy | str = "top_k", **settings: Any) -> None:
+        own = {field.name: field.default for field in fields(self) if field.name != "selection"}
+        of_policy = {name: settings[name] for name in settings if name not in own}
+        for name, default in own.items():
+            object.__setattr__(self, name, settings.get(name, default))
+        object.__setattr__(self, "selection", policy(selection, **of_policy))
         # JSON catalogs and command lines give lists; the frozen record holds tuples.
         object.__setattr__(self, "searches", _step_tuple("searches", self.searches))
         object.__setattr__(self, "dense_layers", _step_tuple("dense_layers", self.dense_layers))
-        for name in ("head_adaptive", "record_maps", "measure_recall"):
+        self._check()
+
+    def _check(self) -> None:
+        for name in ("record_maps", "measure_recall"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if not _is_number(self.sparsity) or not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must be a number in [0, 1), got {self.sparsity!r}")
-        if not _is_number(self.mass) or not 0 < self.mass < 1:
-            raise ValueError(f"mass must be a number in (0, 1), got {self.mass!r}")
-        if self.warmup_mass is not None and (not _is_number(self.warmup_mass) or not 0 < self.warmup_mass < 1):
-            raise ValueError(f"warmup_mass must be a number in (0, 1) or None, got {self.warmup_mass!r}")
+        if self.warmup_mass is not None:
+            check_share("warmup_mass", self.warmup_mass)
         self._check_blocks()
         if self.cache_budget is not None and not _is_count(self.cache_budget):
             raise ValueError(f"cache_budget must be an integer of at least 0 or None, got {self.cache_budget!r}")
-        for name, choices in (("selection", Selection), ("token_order", TokenOrder), ("over_budget", OverBudget)):
+        for name, choices in (("token_order", TokenOrder), ("over_budget", OverBudget)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
         if not _is_count(self.steps) or self.steps < 1:
@@ -154,16 +154,15 @@ class AdaSpaConfig:
     @property
     def is_dense(self) -> bool:
         """True when no step is sparse whatever the schedule says."""
-        return self.selection == "top_k" and self.sparsity == 0
+        return self.selection.is_dense
 
+    def replace(self, **changes: Any) -> AdaSpaConfig:
+        """The settings with ``changes``, also in the policy's own; another ``selection`` begins with its defaults."""
+        return replace(self, **changes)
 
-def is_block_size(value: object) -> bool:
-    """Whether a block may have that many tokens; 64.0 is not a number of them."""
-    return isinstance(value, int) and value in BLOCK_SIZES
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as JSON-ready values, the policy by its name with its own settings beside the others."""
+        return {**asdict(self), "selection": self.selection.name, **asdict(self.selection)}
 
 
 def _is_count(value: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,14 +19,12 @@ class AdaSpaHandle:
     or else from the timestep, where a change is a new step, the same again is the next CFG branch, and a rise is a new
     request. The caches are dropped when the pipeline is done, when the transformer raises, and by ``reset``.
 
-    ``new_state`` makes the state of a request from the config and the number of steps.
     """
 
     def __init__(self, config: AdaSpaConfig) -> None:
         self.config = config
         self.layout = Layout()
         self.tiles: Permutation | None = None
-        self.new_state: Callable[[AdaSpaConfig, int | None], AdaSpaState] = AdaSpaState
         self._state: AdaSpaState | None = None
         self._steps: int | None = None
         self._timestep: float | None = None
@@ -104,7 +101,7 @@ class AdaSpaHandle:
             if self.step is not None and (step < self.step or (step == self.step and branch in self._branches)):
                 self.reset()
         if self._state is None:
-            self._state = self.new_state(self.config, self._steps if self._steps is not None else steps)
+            self._state = AdaSpaState(self.config, self._steps if self._steps is not None else steps)
         if step != self._state.step:
             self._branches.clear()
         self._branches.add(branch)

@@ -7,9 +7,13 @@ from functools import cached_property
 
 import torch
 
-from adaspa.config import BLOCK_SIZES, is_block_size
-
+BLOCK_SIZES = (16, 32, 64, 128)
 MAX_BLOCKS = 2**15 - 1
+
+
+def is_block_size(value: object) -> bool:
+    """Whether a block may have that many tokens; 64.0 is not a number of them."""
+    return isinstance(value, int) and value in BLOCK_SIZES
 
 
 def num_blocks(tokens: int, block: int) -> int:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-import torch
-
 from adaspa.cache import CacheKey, RequestCache
 from adaspa.config import AdaSpaConfig
 from adaspa.record import PatternRecord, RequestRecord
 from adaspa.schedule import Schedule, StepKind
-from adaspa.selection import Geometry, Selected, select_blocks
+from adaspa.selection import Policy, RetainedMass
 
 
 class Action(Enum):
@@ -68,7 +66,8 @@ class AdaSpaState:
         if self.step is None or layer in self.config.dense_layers:
             return Action.DENSE
         if self.kind is StepKind.DENSE:
-            return Action.DENSE_WITH_LSE if self.schedule.leaves_lse(self.step) else Action.DENSE
+            leaves_lse = self.schedule.leaves_lse(self.step) and self.policy.reuses_lse
+            return Action.DENSE_WITH_LSE if leaves_lse else Action.DENSE
         key = self.key(layer, sample)
         if key in self.cache.refused:
             return Action.DENSE
@@ -80,11 +79,12 @@ class AdaSpaState:
             return Action.CACHED_SEARCH if has_lse else Action.FUSED_SEARCH
         return Action.SPARSE
 
-    def select(
-        self, q: torch.Tensor, k: torch.Tensor, block_mass: torch.Tensor, config: AdaSpaConfig, geometry: Geometry
-    ) -> Selected:
-        """The pattern of a search, from its block mass; a state with patterns from elsewhere has its own."""
-        return select_blocks(block_mass, config, geometry)
+    @property
+    def policy(self) -> Policy:
+        """What chooses the blocks of a search in the current step: in a partly sparse warm-up its own retained mass."""
+        if self.config.warmup_mass is not None and self.step is not None and self.step < self.schedule.warmup:
+            return RetainedMass(self.config.warmup_mass)
+        return self.config.selection
 
     def ran(self, key: CacheKey, kind: StepKind, pairs: int, cost: float) -> None:
         """Account for a call of the attention of ``key``, of so many query-key pairs: see `Ledger.ran`."""
@@ -97,8 +97,8 @@ class AdaSpaState:
 
     @property
     def keeps_lse(self) -> bool:
-        """True while a later step of this request will search."""
-        return self.step is not None and self.schedule.searches_after(self.step)
+        """True while a later step of this request will search with it."""
+        return self.step is not None and self.policy.reuses_lse and self.schedule.searches_after(self.step)
 
     def add_pattern(self, key: CacheKey, pattern: PatternRecord) -> None:
         """Record the new pattern of ``key``."""

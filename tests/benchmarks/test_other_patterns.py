@@ -5,8 +5,7 @@ from dataclasses import replace
 import adaspa
 import pytest
 import torch
-from adaspa.layout import Layout
-from adaspa.selection import Geometry
+from adaspa.selection import Geometry, Search
 from tiny_pipelines import SPARSE, generate, make_pipeline
 
 from benchmarks.fidelity import other_patterns as other
@@ -21,17 +20,14 @@ ALL = [
 ]
 
 
-def kept(state_type, grid, block, sparsity, *, q=None, k=None, weights=None):
+def kept(policy, grid, block, sparsity, *, q=None, k=None, weights=None):
     """The block mask ``[H, nq, nk]`` of a search of the first sample."""
     tokens = grid[0] * grid[1] * grid[2]
     blocks = -(-tokens // block)
-    handle = adaspa.AdaSpaHandle(adaspa.AdaSpaConfig())
-    handle.layout = Layout(grid=grid)
-    config = adaspa.AdaSpaConfig(sparsity=sparsity, block_size=block, query_block_size=block)
     q = torch.randn(1, 2, tokens, 8, generator=torch.Generator().manual_seed(0)) if q is None else q
-    weights = torch.ones(1, 2, blocks, blocks) if weights is None else weights
-    state = state_type(config, None, handle)
-    selected = state.select(q, q if k is None else k, weights, config, Geometry(tokens, block, block))
+    mass = torch.ones(1, 2, blocks, blocks) if weights is None else weights
+    search = Search(q, q if k is None else k, mass, Geometry(tokens, block, block), grid)
+    selected = policy(sparsity).select(search)
     return selected.index.to_mask()[0], selected.recall[0]
 
 
@@ -60,20 +56,20 @@ def test_each_head_gets_the_stripes_that_hold_more_of_its_mass():
     assert (recall > 0.9).all()
 
 
-@pytest.mark.parametrize("state_type", [other.MeanPooled, other.Antidiagonal])
-def test_estimates_find_blocks_that_are_alike(state_type):
+@pytest.mark.parametrize("policy", [other.MeanPooled, other.Antidiagonal])
+def test_estimates_find_blocks_that_are_alike(policy):
     """Every block of queries looks for one block of keys, two further on."""
     directions = torch.eye(8).repeat_interleave(16, dim=0).expand(1, 2, 128, 8) * 20
-    mask, _ = kept(state_type, (8, 4, 4), 16, 1 - 1 / 8, q=directions, k=directions.roll(32, dims=2))
+    mask, _ = kept(policy, (8, 4, 4), 16, 1 - 1 / 8, q=directions, k=directions.roll(32, dims=2))
     assert torch.equal(mask[0], torch.eye(8, dtype=torch.bool).roll(2, dims=1))
 
 
-@pytest.mark.parametrize("state_type", ALL)
-def test_they_run_at_adaspas_schedule(state_type):
+@pytest.mark.parametrize("policy", ALL)
+def test_they_run_at_adaspas_schedule(policy):
     pipe = make_pipeline("wan")
     handle = adaspa.apply(pipe.transformer, SPARSE)
     own = generate(pipe)
-    handle.new_state = lambda config, steps: state_type(config, steps, handle)
+    handle.configure(replace(SPARSE, selection=policy(0.6)))
     assert not torch.allclose(generate(pipe), own, atol=1e-4)
     report = handle.report()
     assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 4)
@@ -85,8 +81,7 @@ def test_without_reuse_every_search_is_a_whole_one():
     """Full density hides the patterns: only the searches' own LSE is to be seen."""
     pipe = make_pipeline("wan")
     plain = generate(pipe)
-    handle = adaspa.apply(pipe.transformer, replace(SPARSE, sparsity=0.001, head_adaptive=False))
-    handle.new_state = other.FreshSearch
+    handle = adaspa.apply(pipe.transformer, replace(SPARSE, selection=other.FreshSearch(0.001, head_adaptive=False)))
     held = []
     hook = pipe.transformer.register_forward_hook(
         lambda *_: held.extend(handle.state.cache.has(key)[0] for key in handle.state.cache.held())

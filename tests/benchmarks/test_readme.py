@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -150,8 +149,9 @@ def test_the_presets_are_those_that_were_measured_to_be_best():
     chosen = choose_presets(measured["rows"])
     assert list(chosen) == ["quality", "balanced", "fast"]
     for preset, row in chosen.items():
-        config = json.loads(json.dumps(asdict(AdaSpaConfig.preset(preset))))
-        assert config == row["config"], row["name"]
+        config = json.loads(json.dumps(AdaSpaConfig.preset(preset).to_dict()))
+        # Rows from before policies had settings of their own hold those of the others, too.
+        assert config == {name: row["config"][name] for name in config}, row["name"]
 
 
 def test_a_readme_without_the_marks_is_refused():

@@ -1,17 +1,21 @@
+from dataclasses import replace
+
 import pytest
 from adaspa import AdaSpaConfig, Schedule, StepKind
+from adaspa.selection import RetainedMass, TopK
 
 
 def test_paper_settings():
     paper = AdaSpaConfig.paper()
-    assert (paper.sparsity, paper.block_size, paper.steps, paper.warmup, paper.searches) == (0.8, 64, 50, 10, (10, 30))
-    assert paper.head_adaptive and paper.selection == "top_k"
+    assert (paper.block_size, paper.steps, paper.warmup, paper.searches) == (64, 50, 10, (10, 30))
+    assert paper.selection == TopK(0.8, head_adaptive=True)
 
 
 def test_presets_go_from_exact_to_fast():
     presets = [AdaSpaConfig.preset(intent) for intent in ("exact", "quality", "balanced", "fast")]
     assert presets[0].is_dense and not any(preset.is_dense for preset in presets[1:])
-    assert [preset.mass for preset in presets[1:]] == sorted((preset.mass for preset in presets[1:]), reverse=True)
+    masses = [preset.selection.mass for preset in presets[1:]]
+    assert masses == sorted(masses, reverse=True)
     assert [preset.warmup for preset in presets[1:]] == sorted((preset.warmup for preset in presets[1:]), reverse=True)
     with pytest.raises(ValueError, match=r"^intent must be one of \('exact', 'quality', 'balanced', 'fast'\)"):
         AdaSpaConfig.preset("best")
@@ -19,7 +23,7 @@ def test_presets_go_from_exact_to_fast():
 
 def test_a_preset_with_one_thing_changed():
     fast, changed = AdaSpaConfig.preset("fast"), AdaSpaConfig.preset("fast", warmup=2, searches=[2, 10])
-    assert (changed.warmup, changed.searches, changed.mass) == (2, (2, 10), fast.mass)
+    assert (changed.warmup, changed.searches, changed.selection) == (2, (2, 10), fast.selection)
     with pytest.raises(ValueError, match=r"^mass must be"):
         AdaSpaConfig.preset("fast", mass=2)
 
@@ -31,8 +35,6 @@ def test_a_preset_with_one_thing_changed():
         ("sparsity", -0.1),
         ("sparsity", float("nan")),
         ("sparsity", "0.8"),
-        ("mass", 0),
-        ("mass", 1),
         ("warmup_mass", 1.0),
         ("warmup_mass", "most"),
         ("block_size", 48),
@@ -65,6 +67,26 @@ def test_a_preset_with_one_thing_changed():
 def test_a_bad_setting_is_named(argument, value):
     with pytest.raises(ValueError, match=f"^{argument} must be "):
         AdaSpaConfig(**{argument: value})
+
+
+@pytest.mark.parametrize("mass", [0, 1, "most"])
+def test_a_bad_setting_of_a_policy_is_named(mass):
+    with pytest.raises(ValueError, match=r"^mass must be "):
+        AdaSpaConfig(selection="retained_mass", mass=mass)
+
+
+def test_a_setting_that_the_policy_does_not_have_is_refused():
+    with pytest.raises(TypeError, match=r"^sparsity is not a setting of retained_mass, which has mass$"):
+        AdaSpaConfig(selection="retained_mass", sparsity=0.8)
+    with pytest.raises(TypeError, match=r"^steps_ is not a setting of top_k, which has sparsity, head_adaptive$"):
+        AdaSpaConfig(steps_=30)
+
+
+def test_the_settings_of_a_policy_stand_beside_the_others():
+    config = AdaSpaConfig(selection="retained_mass", mass=0.9)
+    assert config == AdaSpaConfig(selection=RetainedMass(0.9)) == AdaSpaConfig(**config.to_dict())
+    assert replace(config, mass=0.8, warmup=5).selection == RetainedMass(0.8)
+    assert replace(config, selection="top_k", sparsity=0.5).selection == TopK(0.5)
 
 
 def test_lists_are_taken_as_from_json():

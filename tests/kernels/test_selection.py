@@ -1,8 +1,8 @@
 import naive_attention as naive
 import pytest
 import torch
-from adaspa import AdaSpaConfig
-from adaspa.selection import Geometry, blocks_kept, blocks_moved, head_shift, index_recall, select_blocks
+from adaspa.selection import Geometry, Search, index_recall, policy
+from adaspa.selection.top_k import blocks_kept, blocks_moved, head_shift
 
 TOKENS, BLOCK = 600, 32
 ROWS = [32] * 18 + [24]
@@ -16,9 +16,11 @@ def weights():
     return logits.softmax(-1) * torch.tensor(ROWS).view(19, 1)
 
 
-def select(weights, text=None, **config):
-    config.setdefault("head_adaptive", False)
-    return select_blocks(weights, AdaSpaConfig(block_size=BLOCK, **config), Geometry(TOKENS, BLOCK, BLOCK, text))
+def select(weights, text=None, selection="top_k", **settings):
+    if selection == "top_k":
+        settings.setdefault("head_adaptive", False)
+    nothing = torch.empty(0)
+    return policy(selection, **settings).select(Search(nothing, nothing, weights, Geometry(TOKENS, BLOCK, BLOCK, text)))
 
 
 @pytest.mark.parametrize(("sparsity", "kept"), [(0.8, 4), (0.5, 10), (0.99, 1), (0.01, 19)])
@@ -84,10 +86,16 @@ def test_retained_mass_keeps_the_fewest_blocks(weights, mass):
 
 
 @pytest.mark.parametrize("text", [(0, 40), (560, 600)], ids=["first", "last"])
-@pytest.mark.parametrize("selection", ["top_k", "retained_mass"])
-@pytest.mark.parametrize("head_adaptive", [False, True])
-def test_text_sink(weights, text, selection, head_adaptive):
-    selected = select(weights, text, selection=selection, sparsity=0.8, mass=0.6, head_adaptive=head_adaptive)
+@pytest.mark.parametrize(
+    ("selection", "settings"),
+    [
+        ("top_k", {"sparsity": 0.8}),
+        ("top_k", {"sparsity": 0.8, "head_adaptive": True}),
+        ("retained_mass", {"mass": 0.6}),
+    ],
+)
+def test_text_sink(weights, text, selection, settings):
+    selected = select(weights, text, selection, **settings)
     mask = selected.index.to_mask()
     blocks = slice(text[0] // BLOCK, -(-text[1] // BLOCK))
     video = [b for b in range(19) if b not in range(19)[blocks]]
@@ -95,7 +103,7 @@ def test_text_sink(weights, text, selection, head_adaptive):
     assert mask[:, :, blocks].all()
     among_video = mask[:, :, video][..., video]
     assert among_video.float().mean() < 0.6
-    if selection == "top_k" and not head_adaptive:
+    if settings == {"sparsity": 0.8}:
         assert (among_video.sum(-1) == blocks_kept(0.8, len(video))).all()
     # Full text rows do not widen the lists of the video rows.
     assert selected.index.ids.shape[-1] < 19

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 from adaspa import AdaSpaConfig
 from adaspa.config import Preset
+from adaspa.selection import RetainedMass, TopK
 from adaspa_jobs.job import JobParams, Quality
 from adaspa_worker.attention import attention_config
 
@@ -36,17 +37,19 @@ def test_a_preset_decides_how_sparse_and_the_operator_the_rest(
     params: Callable[..., JobParams], quality: Quality
 ) -> None:
     config, preset = attention_config(OPERATOR, params(quality=quality)), AdaSpaConfig.preset(quality.value)
-    for name in ("sparsity", "selection", "mass", "steps", "warmup", "searches", "warmup_mass"):
+    for name in ("selection", "steps", "warmup", "searches", "warmup_mass"):
         assert getattr(config, name) == getattr(preset, name)
-    assert (config.block_size, config.head_adaptive, config.dense_layers) == (16, False, (0,))
+    assert (config.block_size, config.dense_layers) == (16, (0,))
     assert config.is_dense == (quality is Quality.exact)
 
 
 def test_settings_of_its_own_choose_the_selection(params: Callable[..., JobParams]) -> None:
     config = attention_config({"selection": "retained_mass"}, params(sparsity=0.7))
-    assert (config.selection, config.sparsity) == ("top_k", 0.7)
+    assert config.selection == TopK(0.7)
+    config = attention_config(OPERATOR, params(sparsity=0.7))
+    assert config.selection == TopK(0.7, head_adaptive=False)
     config = attention_config(OPERATOR, params(retained_mass=0.9))
-    assert (config.selection, config.mass) == ("retained_mass", 0.9)
+    assert config.selection == RetainedMass(0.9)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from adaspa import AdaSpaConfig
+from adaspa.selection import RetainedMass, TopK
 from adaspa_jobs.job import JobParams
 
-DECIDED = ("sparsity", "selection", "mass", "steps", "warmup", "searches", "warmup_mass")
+DECIDED = ("selection", "steps", "warmup", "searches", "warmup_mass")
 """What a preset decides; the rest (block size, memory, token order, ...) suits the model and stays the operator's."""
 
 
@@ -39,9 +40,10 @@ def attention_config(operator: Mapping[str, Any], params: JobParams) -> AdaSpaCo
         preset = AdaSpaConfig.preset(params.quality.value)
         config = replace(config, **{name: getattr(preset, name) for name in DECIDED})
     if params.sparsity is not None:
-        config = replace(config, sparsity=params.sparsity, selection="top_k")
+        policy = config.selection if isinstance(config.selection, TopK) else TopK()
+        config = replace(config, selection=replace(policy, sparsity=params.sparsity))
     if params.retained_mass is not None:
-        config = replace(config, mass=params.retained_mass, selection="retained_mass")
+        config = replace(config, selection=RetainedMass(params.retained_mass))
     if params.warmup is not None:
         config = with_warmup(config, params.warmup, params.steps)
     return config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -46,7 +45,7 @@ class AdaSpaNode:
         name = type(model.get_model_object("diffusion_model")).__name__
         if name not in VIDEO_ONLY:
             raise ValueError(f"model must be one of {', '.join(VIDEO_ONLY)} for AdaSpa, got {name}")
-        paper = replace(AdaSpaConfig.paper(), sparsity=sparsity)
+        paper = AdaSpaConfig.paper().replace(sparsity=sparsity)
         config = paper if preset == "paper" else AdaSpaConfig.preset(preset)  # type: ignore[arg-type] # of the widget
         clone, sampling = model.clone(), Sampling(config)
         options = clone.model_options

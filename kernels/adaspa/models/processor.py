@@ -116,7 +116,9 @@ class AdaSpaProcessor:
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         text = (video, q.shape[2]) if video < q.shape[2] else None
-        return attention(q, k, v, state, layer=self.layer, text=text, sample=sample).transpose(1, 2)
+        return attention(
+            q, k, v, state, layer=self.layer, text=text, sample=sample, grid=self.handle.layout.grid
+        ).transpose(1, 2)
 
 
 def project(attn: Any, x: torch.Tensor) -> QKV:

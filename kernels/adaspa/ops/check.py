@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from adaspa.config import BLOCK_SIZES, is_block_size
+from adaspa.index import BLOCK_SIZES, is_block_size
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +183,7 @@ class DiffusersEngine(ABC):
         return self._denoising.snapshot() if self._denoising else None
 
     def attention(self, params: JobParams) -> dict[str, Any]:
-        return asdict(attention_config(self.spec.attention, params))
+        return attention_config(self.spec.attention, params).to_dict()
 
     def report(self) -> dict[str, Any]:
         reports = [transformer.adaspa.report() for transformer in self.transformers]

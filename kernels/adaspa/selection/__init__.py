@@ -1,0 +1,19 @@
+"""Which key blocks each query block keeps: one policy a file, and `registry` that lists them."""
+
+from adaspa.selection.geometry import Geometry
+from adaspa.selection.policy import Policy, Search, Selected, index_recall
+from adaspa.selection.registry import POLICIES, policy
+from adaspa.selection.retained_mass import RetainedMass
+from adaspa.selection.top_k import TopK
+
+__all__ = [
+    "POLICIES",
+    "Geometry",
+    "Policy",
+    "RetainedMass",
+    "Search",
+    "Selected",
+    "TopK",
+    "index_recall",
+    "policy",
+]

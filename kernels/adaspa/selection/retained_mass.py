@@ -1,0 +1,41 @@
+"""The fewest blocks of each row that hold a given softmax mass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from adaspa.ops.keep_blocks import keep_blocks
+from adaspa.selection.policy import Policy, Search, Selected, check_share, listed
+
+
+@dataclass(frozen=True)
+class RetainedMass(Policy):
+    """Keeps the fewest blocks of each row that hold ``mass`` of it; adaptive by nature. *Ours*, not the paper's.
+
+    Waits for the device once a search: the lists are as wide as the longest row that is not full, which no one knows
+    before.
+
+    Args:
+        mass: the softmax mass to keep, in (0, 1).
+
+    Raises:
+        ValueError: naming the setting and what is allowed.
+    """
+
+    name: ClassVar[str] = "retained_mass"
+
+    mass: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_share("mass", self.mass)
+
+    def choose(self, search: Search) -> Selected:
+        found, geometry = search.block_mass, search.geometry
+        limits = torch.full(found.shape[:2], self.mass, dtype=torch.float32, device=found.device)
+        text = {"text": geometry.key_text, "text_rows": geometry.query_text}
+        counts = keep_blocks(found, limits, by_mass=True, width=0, **text)[1]
+        width = max(1, int(torch.where(counts == geometry.key_blocks, 0, counts).max()))
+        return listed(*keep_blocks(found, limits, by_mass=True, width=width, **text), geometry)
