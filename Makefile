@@ -32,10 +32,10 @@ field-tables: setup  ## bring docs/settings.md, docs/models.md and the chart's s
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml kernels/pyproject.toml demo_model/pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml kernels/pyproject.toml service/client/pyproject.toml demo_model/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it with PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "python3-venv is needed: apt-get install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ./kernels -e ./demo_model -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ./kernels -e ./service/client -e ./demo_model -e '.[dev]'
 	@touch $@
 
 clean:

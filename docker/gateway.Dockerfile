@@ -4,7 +4,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY service service
 COPY worker worker
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[service,tracing]'
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir -c constraints.txt ./service/client '.[service,tracing]'
 
 FROM python:3.11.13-slim-bookworm
 COPY --from=build /venv /venv

@@ -11,7 +11,7 @@ COPY kernels kernels
 COPY service service
 COPY worker worker
 COPY demo_model demo_model
-RUN /venv/bin/pip install --no-cache-dir -c constraints.txt ./kernels ./demo_model '.[worker,tracing]'
+RUN /venv/bin/pip install --no-cache-dir -c constraints.txt ./kernels ./service/client ./demo_model '.[worker,tracing]'
 ARG MODEL=""
 ENV HF_HOME=/models
 RUN mkdir -p "$HF_HOME" && if [ -n "$MODEL" ]; then /venv/bin/python -m adaspa_worker.source --source "$MODEL"; fi

@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
-from adaspa_jobs.job import AttentionReport, LayerReport
+from adaspa_api.report import AttentionReport, LayerReport
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright

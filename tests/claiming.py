@@ -2,7 +2,9 @@
 
 import itertools
 
-from adaspa_jobs.job import Artifact, ErrorCode, Job, JobError
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
+from adaspa_jobs.job import Artifact, Job
 from adaspa_jobs.queue import queue_key
 from adaspa_jobs.store import JobStore, Lease
 

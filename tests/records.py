@@ -12,7 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import redis
-from adaspa_jobs.job import Artifact, ErrorCode, Job, JobError, JobParams, Progress
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
+from adaspa_jobs.job import Artifact, Job, JobParams, Progress
 from adaspa_jobs.queue import make_celery, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore, Lease

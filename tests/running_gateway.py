@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import openai
 import uvicorn
-from adaspa_jobs.job import AttentionReport, Job, Progress
+from adaspa_api.report import AttentionReport
+from adaspa_jobs.job import Job, Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobStore, Lease

@@ -47,7 +47,7 @@ def test_a_module_in_a_sentence_is_there(command: str) -> None:
 def test_what_a_sentence_tells_to_install_from_the_checkout_is_there() -> None:
     told_paths = [re.findall(r"(\./[\w/]*|\.)(?:\[(\w+)\])?(?= |'|`)", command + "`") for command in told(PIP)]
     asked = {path_and_extra for found in told_paths for path_and_extra in found}
-    assert asked == {("./kernels", ""), ("./kernels", "diffusers")}
+    assert asked == {("./kernels", ""), ("./kernels", "diffusers"), ("./service/client", "")}
     for folder, extra in asked:
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
         assert not extra or extra in project["optional-dependencies"]

@@ -88,7 +88,7 @@ def worker_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("image", "rooms"),
     [
-        ("gateway", ["service/adaspa_jobs", "service/adaspa_service"]),
+        ("gateway", ["service/adaspa_jobs", "service/adaspa_service", "service/client/adaspa_client"]),
         (
             "worker",
             ["kernels/adaspa", "service/adaspa_jobs", "worker/adaspa_worker", "demo_model/weights/adaspa_demo_model"],
@@ -159,7 +159,14 @@ def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: 
 
 def test_the_workers_image_has_what_is_tested_here(worker_venv: Path) -> None:
     """Its pip lines bring our own distributions; of all others they take the versions that these tests run with."""
-    assert installed(worker_venv) == {"adaspa", "adaspa-demo-model", "adaspa-serve", "pip", "setuptools"}
+    assert installed(worker_venv) == {
+        "adaspa",
+        "adaspa-client",
+        "adaspa-demo-model",
+        "adaspa-serve",
+        "pip",
+        "setuptools",
+    }
 
 
 def test_a_model_can_be_put_into_the_workers_image(worker_venv: Path, tmp_path: Path) -> None:

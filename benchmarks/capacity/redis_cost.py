@@ -17,17 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from adaspa_api.report import AttentionReport, LayerReport
+from adaspa_api.words import JobStatus, Priority
 from adaspa_jobs.connections import connections
-from adaspa_jobs.job import (
-    Artifact,
-    AttentionReport,
-    Job,
-    JobParams,
-    JobStatus,
-    LayerReport,
-    Priority,
-    Progress,
-)
+from adaspa_jobs.job import Artifact, Job, JobParams, Progress
 from adaspa_jobs.queue import queue_name, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix

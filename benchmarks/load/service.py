@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
+from adaspa_api.report import AttentionReport
 from adaspa_jobs.connections import connections
-from adaspa_jobs.job import AttentionReport, Job, JobParams
+from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_service.local.supervisor import free_port
 

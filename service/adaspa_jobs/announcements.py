@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Collection
 
+from adaspa_api.words import Priority
 from pydantic import ValidationError
 
 from adaspa_jobs.catalog import ModelSpec
-from adaspa_jobs.job import Priority
 from adaspa_jobs.scripts import Scripts
 
 log = logging.getLogger(__name__)

@@ -7,16 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from adaspa_jobs.job import (
-    SCHEMA_VERSION,
-    Artifact,
-    AttentionReport,
-    ErrorCode,
-    Job,
-    JobError,
-    Priority,
-    Progress,
-)
+from adaspa_api.report import AttentionReport, JobError
+from adaspa_api.words import ErrorCode, Priority
+
+from adaspa_jobs.job import SCHEMA_VERSION, Artifact, Job, Progress
 from adaspa_jobs.record import job_from_pairs
 from adaspa_jobs.scripts import Scripts
 

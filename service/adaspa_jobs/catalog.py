@@ -5,9 +5,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from adaspa_api.words import OutputFormat, Quality
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from adaspa_jobs.job import JobParams, OutputFormat, Quality
+from adaspa_jobs.job import JobParams
 
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from adaspa_api.words import JobStatus, Priority
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from adaspa_jobs.job import Job, JobStatus, Priority
+from adaspa_jobs.job import Job
 from adaspa_jobs.queue import queue_key
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 

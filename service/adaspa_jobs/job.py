@@ -4,95 +4,17 @@ Gateways and workers of two versions share one Redis during a rolling update, so
 docs/job_records.md says what to do when it changes.
 """
 
-from enum import StrEnum
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from adaspa_api.report import AttentionReport, JobError
+from adaspa_api.words import JobStatus, OutputFormat, Phase, Priority, Quality, StepKind
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 SCHEMA_VERSION = 1
 """The newest record that this version can run."""
-
-StepKind = Literal["dense", "search", "sparse"]
-Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
-
-
 OPEN_OWNER = "open"
 """The owner of every job of a service that asks for no key."""
 BOOTSTRAP_OWNER = "bootstrap"
 """The owner of the jobs that ADASPA_BOOTSTRAP_KEY creates."""
-
-
-class JobStatus(StrEnum):
-    """queued -> in_progress -> completed | failed | cancelled; back to queued when a worker is lost or stops."""
-
-    queued = "queued"
-    in_progress = "in_progress"
-    completed = "completed"
-    failed = "failed"
-    cancelled = "cancelled"
-
-
-class Priority(StrEnum):
-    """Which of its model's two queues a job waits in."""
-
-    interactive = "interactive"
-    """Short jobs, which somebody waits for."""
-    bulk = "bulk"
-    """Long or patient ones: they get a share of the workers, and all of them while nothing interactive waits."""
-
-
-TERMINAL = frozenset({JobStatus.completed, JobStatus.failed, JobStatus.cancelled})
-
-
-class ErrorCode(StrEnum):
-    """Why a job failed."""
-
-    generation_failed = "generation_failed"
-    """The pipeline raised an error."""
-    out_of_memory = "out_of_memory"
-    """The device or the host ran out of memory."""
-    model_unavailable = "model_unavailable"
-    """The model's files are missing or broken."""
-    storage_unavailable = "storage_unavailable"
-    """The files could not be written."""
-    not_finite = "not_finite"
-    """The denoising came to values that are no numbers; another seed or configuration may not."""
-    disk_full = "disk_full"
-    """The worker's own disk has no room for the video's files."""
-    worker_lost = "worker_lost"
-    """Every allowed attempt lost its worker."""
-    device_failed = "device_failed"
-    """The GPU reported an error, on every worker that tried."""
-    time_limit = "time_limit"
-    """The job ran for as long as jobs of its model may."""
-    queue_timeout = "queue_timeout"
-    """No worker took the job for as long as jobs may wait."""
-
-
-class OutputFormat(StrEnum):
-    """The video's file."""
-
-    mp4 = "mp4"
-    """H.264."""
-    webm = "webm"
-    """VP9."""
-    gif = "gif"
-    """256 colours a frame; plays where no video does."""
-
-    @property
-    def content_type(self) -> str:
-        """Of the file over HTTP."""
-        return "image/gif" if self is OutputFormat.gif else f"video/{self.value}"
-
-
-class Quality(StrEnum):
-    """Names of AdaSpa's presets: ever less of the attention is computed, from all of it (``exact``) down."""
-
-    exact = "exact"
-    quality = "quality"
-    balanced = "balanced"
-    fast = "fast"
 
 
 class JobParams(BaseModel):
@@ -145,13 +67,6 @@ def since(field: FieldInfo) -> int:
     return int(str(extra["since"])) if isinstance(extra, dict) and "since" in extra else 1
 
 
-class JobError(BaseModel):
-    """Why a job failed, for the one who asked for it."""
-
-    code: ErrorCode
-    message: str
-
-
 class Progress(BaseModel):
     """Where a job stands."""
 
@@ -167,50 +82,6 @@ class Progress(BaseModel):
     """Seconds that are left of the denoising, from the steps measured so far."""
     preview_step: int | None = None
     """The step whose preview can be had."""
-
-
-Share = Annotated[float, AfterValidator(lambda value: round(value, 4))]
-
-
-class LayerReport(BaseModel):
-    """One layer's patterns, by head: means over its sparse steps."""
-
-    layer: int
-    density: list[Share]
-    recall: list[Share]
-
-
-class AttentionReport(BaseModel):
-    """What AdaSpa did in one job."""
-
-    attention_work: Share | None = None
-    """Attention that ran, as a share of what dense attention would have taken. It counts everything: dense steps and
-    layers, the searches' passes, sparse steps. None in reports from before there was this number."""
-    density: float
-    """Mean share of the blocks computed in sparse steps, over steps and layers; 1 is dense. It leaves out dense steps,
-    dense layers and the searches' passes: `attention_work` has them."""
-    recall: float | None = None
-    """Mean share of the attention mass that those blocks hold."""
-    recall_is_estimate: bool = False
-    """Whether part of the recall comes from searches that scored only some rows (`score_every`)."""
-    attention_calls: dict[str, int] = {}
-    """Calls of the attention that were `dense`, searched or were sparse, and those that a step cache skipped."""
-    kernels: dict[str, dict[str, int]] = {}
-    """For each attention operation its calls by the backend that ran them: `hopper`, `triton`, `pytorch`, `reference`;
-    `diffusers` for dense attention by a backend of theirs."""
-    fell_back: list[str] = []
-    """What did not run as the schedule has it, and why; empty when all did."""
-    searches: int = 0
-    dense_steps: int
-    search_steps: int
-    sparse_steps: int
-    dense_seconds: float
-    search_seconds: float
-    sparse_seconds: float
-    cache_bytes: int = 0
-    """Peak size of the request's LSE and index caches."""
-    layers: list[LayerReport] = []
-    """Layers with a pattern; empty in a page of jobs."""
 
 
 class Artifact(BaseModel):

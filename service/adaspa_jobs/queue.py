@@ -5,13 +5,13 @@ one: so a job's place is known, owners share the workers fairly, and a bell too 
 costs seconds: workers compare bells and waiting jobs at each heartbeat, and ring for themselves.
 """
 
+from adaspa_api.words import Priority
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from adaspa_jobs.broker import transport_options
 from adaspa_jobs.connections import connections
-from adaspa_jobs.job import Priority
 from adaspa_jobs.settings import Settings
 
 TASK = "adaspa.generate"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
 
+from adaspa_api.words import Priority
 from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import (
@@ -25,7 +26,6 @@ from redis.exceptions import (
 
 from adaspa_jobs import connections as clients
 from adaspa_jobs.connections import NotPrimary, connections
-from adaspa_jobs.job import Priority
 from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.scripts import PREFIX
 from adaspa_jobs.settings import Settings

@@ -8,6 +8,7 @@ import re
 import secrets
 from typing import Any, Literal, NamedTuple, cast
 
+from adaspa_api.words import TERMINAL, JobStatus, Priority
 from redis import Redis
 
 from adaspa_jobs import tracing
@@ -15,14 +16,7 @@ from adaspa_jobs.announcements import Announcements
 from adaspa_jobs.attempts import Attempts, JobCancelled, Lease, LeaseLost
 from adaspa_jobs.connections import NOTHING, connections
 from adaspa_jobs.counts import Counts
-from adaspa_jobs.job import (
-    OPEN_OWNER,
-    TERMINAL,
-    Job,
-    JobParams,
-    JobStatus,
-    Priority,
-)
+from adaspa_jobs.job import OPEN_OWNER, Job, JobParams
 from adaspa_jobs.record import job_from_hash, job_from_pairs, readable
 from adaspa_jobs.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_jobs.settings import Settings

@@ -1,9 +1,10 @@
 """What the janitor asks of the store: work that was lost, jobs that are over."""
 
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
 from redis import Redis
 
 from adaspa_jobs.attempts import given_up
-from adaspa_jobs.job import ErrorCode, JobError
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 
 TAKEN_SECONDS = 10.0

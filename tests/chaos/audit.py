@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
-from adaspa_jobs.job import TERMINAL, Job, JobParams, JobStatus
+from adaspa_api.words import TERMINAL, JobStatus
+from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.recipe import write_recipe

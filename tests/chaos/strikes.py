@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 import redis
-from adaspa_jobs.job import Priority
+from adaspa_api.words import Priority
 from adaspa_jobs.queue import make_celery, queue_name, ring
 from adaspa_jobs.store import JobStore
 

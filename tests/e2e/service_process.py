@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from adaspa_service.client import Client, Video
+from adaspa_client import Client, Video
 from adaspa_service.local.supervisor import free_port
 
 ADASPA = Path(sys.executable).with_name("adaspa")

@@ -56,7 +56,7 @@ def test_code_that_is_not_installed_is_named_too(tmp_path: Path) -> None:
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if not entry.name.startswith("adaspa_serve"):
             (tmp_path / entry.name).symlink_to(entry)
-    code = [tmp_path, *(ROOT / part for part in ("service", "worker", "kernels"))]
+    code = [tmp_path, *(ROOT / part for part in ("service", "service/client", "worker", "kernels"))]
     run = "from adaspa_service.cli import main; main()"
     ended = subprocess.run(
         # Without what would find it where it is installed.

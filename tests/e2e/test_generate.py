@@ -6,7 +6,7 @@ import av
 import numpy as np
 import openai
 import pytest
-from adaspa_service.client import ApiError, Video
+from adaspa_client import ApiError, Video
 from PIL import Image
 from service_process import Service, children
 from tiny_wan import FAILING_SIZE, FRAMES, SIZE

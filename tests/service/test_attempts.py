@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_jobs.job import (
-    ErrorCode,
-    JobParams,
-    JobStatus,
-    Progress,
-)
+from adaspa_api.words import ErrorCode, JobStatus
+from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.store import (
     JobCancelled,
     JobStore,

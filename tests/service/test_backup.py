@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import redis
-from adaspa_jobs.job import Job, JobParams, JobStatus
+from adaspa_api.words import JobStatus
+from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore, Lease
 from claiming import claim

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
 from adaspa_command import ADASPA, adaspa, clean_environment
-from adaspa_jobs.job import ErrorCode, JobError
 from adaspa_jobs.keys import Scope
 from running_gateway import FILES, Service
 

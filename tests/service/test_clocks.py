@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_jobs.job import JobParams, JobStatus
+from adaspa_api.words import JobStatus
+from adaspa_jobs.job import JobParams
 from adaspa_jobs.keys import KeyStore, Scope
 from adaspa_jobs.store import JobStore, LeaseLost
 from claiming import FAILURE, claimed, record

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from adaspa_client import Client
 from adaspa_command import adaspa
 from adaspa_jobs.listening import listener
-from adaspa_service.client import Client
 from gateway_process import running, taken_port
 
 KEY = "k" * 40

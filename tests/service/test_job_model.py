@@ -10,15 +10,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import redis
-from adaspa_jobs.job import (
-    OPEN_OWNER,
-    TERMINAL,
-    Artifact,
-    Job,
-    JobStatus,
-    Priority,
-    Progress,
-)
+from adaspa_api.videos import VideoCreate
+from adaspa_api.words import TERMINAL, JobStatus, Priority
+from adaspa_jobs.job import OPEN_OWNER, Artifact, Job, Progress
 from adaspa_jobs.queue import queue_name, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
@@ -30,7 +24,6 @@ from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.params import resolve
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import remove_if_ended
-from adaspa_service.gateway.schemas import VideoCreate
 from claiming import FAILURE
 from faults import AWAY, Fault, FaultyBroker, FaultyRedis, FaultyStorage, Outside
 from hypothesis import strategies as st

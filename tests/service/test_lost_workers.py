@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_jobs.job import JobError, JobParams, JobStatus
+from adaspa_api.report import JobError
+from adaspa_api.words import JobStatus
+from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobStore, LeaseLost

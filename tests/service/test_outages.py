@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_jobs.job import JobError
+from adaspa_api.report import JobError
 from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog
-from adaspa_jobs.job import Job, JobParams, Priority
+from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.store import JobStore, Lease, QueueFull
 from running_gateway import REPORT, Service, until
 

@@ -8,14 +8,9 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_api.words import JobStatus, Priority
 from adaspa_jobs.catalog import Catalog
-from adaspa_jobs.job import (
-    Job,
-    JobParams,
-    JobStatus,
-    Priority,
-    Progress,
-)
+from adaspa_jobs.job import Job, JobParams, Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import (
     VIDEO_ID,

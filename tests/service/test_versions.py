@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_jobs.job import SCHEMA_VERSION, Job, JobParams, JobStatus, since
+from adaspa_api.words import JobStatus
+from adaspa_jobs.job import SCHEMA_VERSION, Job, JobParams, since
 from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.store import JobStore
 from pydantic import Field

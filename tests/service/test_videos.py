@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_jobs.job import ErrorCode, JobError, Progress
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
+from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled
 from claiming import claim

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
 from adaspa_jobs.deliveries import DeliveryStore, Outcome
-from adaspa_jobs.job import ErrorCode, JobError, JobParams
+from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from prometheus_text import value

@@ -7,7 +7,8 @@ import pytest
 from adaspa import AdaSpaConfig
 from adaspa.config import Preset
 from adaspa.selection import RetainedMass, TopK
-from adaspa_jobs.job import JobParams, Quality
+from adaspa_api.words import Quality
+from adaspa_jobs.job import JobParams
 from adaspa_worker.attention import attention_config
 
 OPERATOR = {"block_size": 16, "sparsity": 0.5, "head_adaptive": False, "dense_layers": [0], "warmup": 5}

@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from adaspa_api.words import JobStatus
 from adaspa_jobs.catalog import ModelSpec
-from adaspa_jobs.job import Job, JobParams, JobStatus
+from adaspa_jobs.job import Job, JobParams
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine, load
 from job_bench import Bench

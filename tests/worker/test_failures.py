@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 import torch
-from adaspa_jobs.job import JobParams, JobStatus
+from adaspa_api.words import JobStatus
+from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import Lease, StoreUnavailable
 from adaspa_worker.pipeline import Engine
 from adaspa_worker.scratch import clear, scratch

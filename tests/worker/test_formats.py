@@ -6,7 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from adaspa_jobs.job import JobParams, OutputFormat
+from adaspa_api.words import OutputFormat
+from adaspa_jobs.job import JobParams
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.recipe import NoRecipe, read_recipe, write_recipe
 from PIL import Image

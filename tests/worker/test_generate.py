@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from adaspa_api.words import JobStatus
 from adaspa_jobs import tracing
-from adaspa_jobs.job import Artifact, Job, JobParams, JobStatus
+from adaspa_jobs.job import Artifact, Job, JobParams
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import Lease
 from adaspa_worker.checkpoint import pack

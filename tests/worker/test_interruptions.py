@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from adaspa_jobs.job import JobParams, JobStatus
+from adaspa_api.words import JobStatus
+from adaspa_jobs.job import JobParams
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import Lease
 from adaspa_worker.lease import LeaseKeeper

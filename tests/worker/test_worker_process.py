@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.connections import connections
-from adaspa_jobs.job import Job, JobParams, Priority
+from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore

@@ -7,9 +7,9 @@ import socket
 import sys
 from typing import NoReturn
 
+from adaspa_api.words import Priority
 from adaspa_jobs import redis_check
 from adaspa_jobs.catalog import Catalog, CatalogError
-from adaspa_jobs.job import Priority
 from adaspa_jobs.queue import queue_name
 from adaspa_jobs.settings import SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable

@@ -14,9 +14,9 @@ from functools import lru_cache
 from multiprocessing.sharedctypes import RawValue
 from typing import TYPE_CHECKING, Any
 
+from adaspa_api.words import Priority
 from adaspa_jobs import logs, tracing
 from adaspa_jobs.catalog import Catalog, ModelSpec
-from adaspa_jobs.job import Priority
 from adaspa_jobs.queue import TASK, QueueUnavailable, make_celery, ring
 from adaspa_jobs.settings import get_settings
 from adaspa_jobs.storage import ObjectStorage

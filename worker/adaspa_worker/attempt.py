@@ -11,7 +11,9 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from adaspa_jobs.job import Artifact, AttentionReport, JobParams, OutputFormat, Phase, Progress, StepKind
+from adaspa_api.report import AttentionReport
+from adaspa_api.words import OutputFormat, Phase, StepKind
+from adaspa_jobs.job import Artifact, JobParams, Progress
 from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
 from adaspa_jobs.store import Lease
 from opentelemetry import trace

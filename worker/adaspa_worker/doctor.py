@@ -10,8 +10,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+from adaspa_api.words import OutputFormat
 from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
-from adaspa_jobs.job import OutputFormat
 from adaspa_jobs.settings import SettingsError, get_settings
 
 from adaspa_worker.source import ModelUnavailable, first_line, is_hub_name, resolve

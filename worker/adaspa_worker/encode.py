@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from adaspa_jobs.job import OutputFormat
+from adaspa_api.words import OutputFormat
 from PIL import Image
 
 from adaspa_worker.formats import open_encoder

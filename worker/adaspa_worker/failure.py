@@ -3,7 +3,8 @@
 import errno
 import sys
 
-from adaspa_jobs.job import ErrorCode, JobError
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
 from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_worker.lease import TimeLimitExceeded

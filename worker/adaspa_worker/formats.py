@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from adaspa_jobs.job import OutputFormat
+from adaspa_api.words import OutputFormat
 
 GIF_TIME_BASE = Fraction(1, 100)
 """A GIF's frames last whole hundredths of a second."""

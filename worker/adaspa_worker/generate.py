@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from adaspa_api.words import ErrorCode, Priority
 from adaspa_jobs import logs, tracing
-from adaspa_jobs.job import ErrorCode, Priority
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextvars import copy_context
 from types import TracebackType
 
-from adaspa_jobs.job import Phase, Progress
+from adaspa_api.words import Phase
+from adaspa_jobs.job import Progress
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
 from adaspa_worker.heartbeat import beat

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adaspa_api.words import Phase, StepKind
 from adaspa_jobs.catalog import Catalog, CatalogError
-from adaspa_jobs.job import JobParams, Phase, Progress, StepKind
+from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.settings import SettingsError, get_settings
 from pydantic import BaseModel, TypeAdapter
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from adaspa_jobs.job import AttentionReport
+from adaspa_api.report import AttentionReport
 from adaspa_jobs.listening import EVERYWHERE, bindable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector

@@ -2,7 +2,7 @@
 
 import logging
 
-from adaspa_jobs.job import JobStatus
+from adaspa_api.words import JobStatus
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable, attempt_prefix
 from adaspa_jobs.store import JobStore, Lease, StoreUnavailable
 

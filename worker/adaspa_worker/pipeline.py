@@ -10,8 +10,9 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from adaspa_api.words import StepKind
 from adaspa_jobs.catalog import ModelSpec
-from adaspa_jobs.job import JobParams, StepKind
+from adaspa_jobs.job import JobParams
 
 StepCallback = Callable[[int, StepKind | None], None]
 """Called after each denoising step with the number of finished steps and the kind of the last one."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import av
-from adaspa_jobs.job import JobParams, OutputFormat
+from adaspa_api.words import OutputFormat
+from adaspa_jobs.job import JobParams
 from PIL import Image
 
 PACKAGES = ("adaspa-serve", "adaspa", "torch", "diffusers", "transformers", "av")

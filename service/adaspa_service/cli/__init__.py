@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import typer
+from adaspa_client import ApiError
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import SettingsError
 
@@ -23,7 +24,6 @@ from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.cli.serve import gateway, serve, worker
 from adaspa_service.cli.terminal import Exit, fail
 from adaspa_service.cli.webhooks import webhooks
-from adaspa_service.client import ApiError
 from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {

@@ -11,13 +11,13 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
-from adaspa_jobs.job import Quality
+from adaspa_api.words import Quality
+from adaspa_client import Video
 
 from adaspa_service.cli import params
 from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.local import generate_here, need, resolved
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
-from adaspa_service.client import Video
 
 PROMPT = "a large yellow star moves right on a navy background"
 COLUMNS = ("PRESET", "DENOISING", "DENSE STEP", "SEARCH STEP", "SPARSE STEP", "WORK", "DENSITY", "RECALL", "SPEED-UP")

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
-from adaspa_jobs.job import Quality
+from adaspa_api.words import Quality
+from adaspa_client import Video, VideoFields
 
 from adaspa_service.cli import params
 from adaspa_service.cli.generate import fetch
@@ -17,7 +18,6 @@ from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.local import generate_here, need, resolved
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
-from adaspa_service.client import Video, VideoFields
 
 COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "WORK", "DENSITY", "RECALL")
 NEEDED = ("adaspa_worker", "av", "torch", "PIL")

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 import httpx
+from adaspa_client import ApiError, Client
 from pydantic import ValidationError
 
 from adaspa_service.cli.server import SERVER
-from adaspa_service.client import ApiError, Client
 
 LATEST = 100
 """Jobs whose ids are offered."""

@@ -5,12 +5,12 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from adaspa_client import Client
 
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.serve import DataDir, Model, Port
 from adaspa_service.cli.server import ApiKey
 from adaspa_service.cli.terminal import fail, say
-from adaspa_service.client import Client
 from adaspa_service.local import Supervisor
 from adaspa_service.local.supervisor import free_port
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from adaspa_jobs.job import OutputFormat
+from adaspa_api.words import OutputFormat
+from adaspa_client import Client, Video
 
 from adaspa_service.cli import params
 from adaspa_service.cli.jobs import check_output
@@ -12,7 +13,6 @@ from adaspa_service.cli.local import generate_here, resolved
 from adaspa_service.cli.progress import NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, say
-from adaspa_service.client import Client, Video
 
 Output = Annotated[
     Path | None,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from adaspa_jobs.job import JobStatus
+from adaspa_api.words import JobStatus
+from adaspa_client import Variant, Video
 
 from adaspa_service.cli.completion import video_ids
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, console, fail, print_json, print_table, say
-from adaspa_service.client import Variant, Video
 
 COLUMNS = ("ID", "STATUS", "DONE", "CREATED", "MODEL", "SEED", "PROMPT")
 BRIEF = ("ID", "STATUS", "CREATED", "PROMPT")

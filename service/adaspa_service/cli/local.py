@@ -10,13 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from adaspa_api.words import JobStatus
+from adaspa_client import Video, VideoFields
 from adaspa_jobs.catalog import Catalog, CatalogError
-from adaspa_jobs.job import JobParams, JobStatus, Progress, percent
+from adaspa_jobs.job import Job, JobParams, Progress
 from adaspa_jobs.settings import get_settings
 
 from adaspa_service.cli.progress import NotCompleted, shown
 from adaspa_service.cli.terminal import fail
-from adaspa_service.client import Video, VideoFields
 
 NEEDED = ("fastapi", "adaspa_worker", "torch", "diffusers")
 MODULE = "adaspa_worker.local"
@@ -25,9 +26,10 @@ MODULE = "adaspa_worker.local"
 def resolved(prompt: str, number: int, asked: VideoFields) -> list[JobParams]:
     """The jobs of a request, as the gateway would make them of the catalog here. Ends the command if it is wrong."""
     need(NEEDED, "--local")
+    from adaspa_api.videos import VideoCreate  # noqa: PLC0415
+
     from adaspa_service.gateway.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
     from adaspa_service.gateway.params import batch  # noqa: PLC0415
-    from adaspa_service.gateway.schemas import VideoCreate  # noqa: PLC0415
 
     try:
         return batch(
@@ -60,7 +62,7 @@ def generate_here(jobs: list[JobParams], outputs: list[Path], *, quiet: bool) ->
                 show(described(jobs[number], Progress.model_validate(event["progress"])))
             else:
                 done = Progress(phase="decoding", step=jobs[number].steps, steps=jobs[number].steps)
-                report = {"attention": event["attention"], "timings": event["timings"]}
+                report = {"report": event["attention"], "timings": event["timings"]}
                 finished[number] = described(jobs[number], done, status=JobStatus.completed, **report)
                 show(finished[number])
     return [finished[number] for number in range(len(jobs))]
@@ -93,22 +95,11 @@ def events(jobs: list[JobParams], outputs: list[Path]) -> Iterator[dict[str, Any
 
 def described(params: JobParams, progress: Progress, status: JobStatus = JobStatus.in_progress, **report: Any) -> Video:
     """A job of this machine as a server would describe it."""
-    asked = params.model_dump(mode="json")
-    done = status is JobStatus.completed
-    return Video.model_validate(
-        {
-            **asked,
-            **progress.model_dump(),
-            **report,
-            "id": "local",
-            "status": status,
-            "progress": 100 if done else percent(progress),
-            "size": f"{params.width}x{params.height}",
-            "seconds": f"{params.num_frames / params.fps:g}",
-            "created_at": int(time.time()),
-            "attempt": 1,
-        }
-    )
+    from adaspa_service.gateway.views import video  # noqa: PLC0415  only an install with the gateway has them
+
+    now = int(time.time())
+    job = Job(id="local", status=status, params=params, progress=progress, created_at=now, attempt=1, **report)
+    return video(job, None)
 
 
 def last_line(said: IO[str]) -> str:

@@ -3,10 +3,10 @@
 from typing import Annotated, cast
 
 import typer
-from adaspa_jobs.job import Priority, Quality
+from adaspa_api.words import Priority, Quality
+from adaspa_client import VideoFields
 
 from adaspa_service.cli.completion import model_ids
-from adaspa_service.client import VideoFields
 
 Prompt = Annotated[str, typer.Argument(help="What the video shows.")]
 Model = Annotated[str | None, typer.Option(help="Default: the first of `adaspa models`.", autocompletion=model_ids)]

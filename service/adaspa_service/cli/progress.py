@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from adaspa_jobs.job import AttentionReport, JobStatus
+from adaspa_api.report import AttentionReport
+from adaspa_api.words import JobStatus
+from adaspa_client import Client, Video
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from adaspa_service.cli.terminal import console
-from adaspa_service.client import Client, Video
 
 
 class NotCompleted(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from adaspa_jobs.job import Priority
+from adaspa_api.words import Priority
 from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.open_access import check_bind
 from adaspa_jobs.settings import get_settings

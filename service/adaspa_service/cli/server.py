@@ -3,8 +3,7 @@
 from typing import Annotated
 
 import typer
-
-from adaspa_service.client import Client
+from adaspa_client import Client
 
 Server = Annotated[
     str, typer.Option(envvar="ADASPA_SERVER", metavar="URL", help="Address of the gateway.", show_envvar=True)

@@ -5,8 +5,9 @@ import logging
 import math
 from dataclasses import dataclass
 
+from adaspa_api.words import Priority
 from adaspa_jobs.counts import Load
-from adaspa_jobs.job import Job, JobParams, Priority
+from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.store import IdempotencyConflict, QueueFull, TooManyInFlight
 

@@ -4,7 +4,8 @@ import logging
 from pathlib import PurePosixPath
 from typing import Any
 
-from adaspa_jobs.job import Artifact, OutputFormat
+from adaspa_api.words import OutputFormat
+from adaspa_jobs.job import Artifact
 from adaspa_jobs.storage import ObjectMissing
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse

@@ -9,19 +9,20 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from adaspa_jobs.job import OPEN_OWNER, TERMINAL, Job, JobStatus, Progress, percent
+from adaspa_api.words import TERMINAL, JobStatus
+from adaspa_jobs.job import OPEN_OWNER, Job, Progress, percent
 from adaspa_jobs.scripts import PREFIX, StoreUnavailable, reaching
 from fastapi import APIRouter, Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from adaspa_service.gateway import views
 from adaspa_service.gateway.access import Caller, Reader, is_still_let_in
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.parts import Parts, PartsOf
 from adaspa_service.gateway.places import places
-from adaspa_service.gateway.schemas import Video
 
 HEARTBEAT_SECONDS = 15.0
 """Proxies close a connection on which nothing comes for longer."""
@@ -216,5 +217,5 @@ class Stream:
                 return None
             data["preview"] = f"data:image/webp;base64,{b64encode(found[1]).decode()}"
         job = await run_in_threadpool(self.parts.store.get, self.video_id) if status in TERMINAL else None
-        body = Video.of(job, None).model_dump_json() if job else json.dumps(data)
+        body = views.video(job, None).model_dump_json() if job else json.dumps(data)
         return f"id: {event_id}\nevent: {fields['type']}\ndata: {body}\n\n"

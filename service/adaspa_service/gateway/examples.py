@@ -3,21 +3,17 @@
 import json
 from typing import Any
 
+from adaspa_api.models import ModelList
+from adaspa_api.report import AttentionReport, LayerReport
+from adaspa_api.videos import EXAMPLE, Link, Video, VideoDeleted, VideoList
+from adaspa_api.words import JobStatus, Quality
 from adaspa_jobs.catalog import Catalog
-from adaspa_jobs.job import AttentionReport, Job, JobParams, JobStatus, LayerReport, Progress, Quality
+from adaspa_jobs.job import Job, JobParams, Progress
 from pydantic import BaseModel
 
+from adaspa_service.gateway import views
+from adaspa_service.gateway.health import Health
 from adaspa_service.gateway.places import Place
-from adaspa_service.gateway.schemas import (
-    EXAMPLE,
-    Health,
-    Link,
-    Model,
-    ModelList,
-    Video,
-    VideoDeleted,
-    VideoList,
-)
 from adaspa_service.gateway.webhooks.event import VideoEvent
 from adaspa_service.gateway.webhooks.secret import WebhookSecret
 
@@ -122,11 +118,11 @@ def videos() -> dict[str, Video]:
     timings = {"loading": 2.1, "encoding_prompt": 0.1, "denoising": 24.2, "decoding": 4.9, "uploading": 0.1}
     remixed = {"prompt": "a small red star moves left", "seed": 7, "remixed_from": IDS[0]}
     return {
-        "queued": Video.of(job(), Place(1, 12.5)),
-        "completed": Video.of(job(status=JobStatus.completed, report=report, timings=timings, **ended), None),
-        "cancelled": Video.of(job(status=JobStatus.cancelled, cancel_requested=True, **ended), None),
-        "remix": Video.of(job(1, params=remixed), Place(2, 46.0)),
-        "second": Video.of(job(1), Place(2, 46.0)),
+        "queued": views.video(job(), Place(1, 12.5)),
+        "completed": views.video(job(status=JobStatus.completed, report=report, timings=timings, **ended), None),
+        "cancelled": views.video(job(status=JobStatus.cancelled, cancel_requested=True, **ended), None),
+        "remix": views.video(job(1, params=remixed), Place(2, 46.0)),
+        "second": views.video(job(1), Place(2, 46.0)),
     }
 
 
@@ -138,7 +134,7 @@ def page(*data: Video) -> VideoList:
 def answers() -> dict[str, BaseModel]:
     """An example by the name of its schema, and by method and path where there is a better one."""
     shown = videos()
-    model = Model.of(Catalog.load(None).default, waiting=2, running=1)
+    model = views.model(Catalog.load(None).default, waiting=2, running=1)
     event = job(status=JobStatus.completed, completed_at=CREATED + 35)
     return {
         "Video": shown["completed"],

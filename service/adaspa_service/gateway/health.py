@@ -1,13 +1,21 @@
 """Probes."""
 
+from typing import Literal
+
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
 
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import PartsOf
-from adaspa_service.gateway.schemas import Health
 
 router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The answer of a probe."""
+
+    status: Literal["ok"] = "ok"
 
 
 @router.get("/healthz")

@@ -14,6 +14,7 @@ import math
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
+from adaspa_api.videos import Link
 from adaspa_jobs.job import OPEN_OWNER, Job
 from adaspa_jobs.keys import Scope
 from fastapi import APIRouter, Depends, Query, Request
@@ -22,7 +23,6 @@ from adaspa_service.gateway.access import Caller, Credentials, Reader, identify,
 from adaspa_service.gateway.errors import ApiError, ErrorBody, bad_field
 from adaspa_service.gateway.lookup import Variant, find, find_artifact, find_linked
 from adaspa_service.gateway.parts import Parts, PartsOf
-from adaspa_service.gateway.schemas import Link
 
 MAX_SECONDS = 7 * 86400
 """The object stores sign for no longer."""

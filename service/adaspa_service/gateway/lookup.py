@@ -2,7 +2,8 @@
 
 from enum import StrEnum
 
-from adaspa_jobs.job import Artifact, Job, JobStatus
+from adaspa_api.words import JobStatus
+from adaspa_jobs.job import Artifact, Job
 from adaspa_jobs.store import VIDEO_ID
 
 from adaspa_service.gateway.access import Caller

@@ -1,12 +1,13 @@
 """``/models``: what is served, and what may be asked of it."""
 
+from adaspa_api.models import Model, ModelList
 from adaspa_jobs.catalog import ModelSpec
 from fastapi import APIRouter
 
+from adaspa_service.gateway import views
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import Parts, PartsOf
-from adaspa_service.gateway.schemas import Model, ModelList
 
 router = APIRouter(tags=["models"])
 
@@ -30,4 +31,4 @@ def get_model(model_id: str, parts: PartsOf, _: Reader) -> Model:
 def view(parts: Parts, spec: ModelSpec) -> Model:
     """A model with how busy it is."""
     load = parts.store.load(spec.id)
-    return Model.of(spec, load.waiting, load.running)
+    return views.model(spec, load.waiting, load.running)

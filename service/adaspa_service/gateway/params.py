@@ -5,11 +5,13 @@ import secrets
 from collections.abc import Sequence
 from typing import TypeVar
 
+from adaspa_api.videos import MAX_URL_CHARS, VideoCreate
+from adaspa_api.words import OutputFormat, Priority, Quality
 from adaspa_jobs.catalog import Catalog, ModelSpec
-from adaspa_jobs.job import Job, JobParams, OutputFormat, Priority, Quality
+from adaspa_jobs.job import Job, JobParams
 
 from adaspa_service.gateway.errors import bad_field
-from adaspa_service.gateway.schemas import MAX_URL_CHARS, VideoCreate, seconds_text
+from adaspa_service.gateway.views import seconds_text
 
 Number = TypeVar("Number", int, float)
 Default = TypeVar("Default", int, float, str, None)

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from adaspa_jobs.job import TERMINAL
+from adaspa_api.words import TERMINAL
 from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import CHECKPOINTS, ObjectStorage, StorageUnavailable, checkpoint_prefix, video_prefix

@@ -4,11 +4,14 @@ import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from adaspa_jobs.job import Job, Priority
+from adaspa_api.videos import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
+from adaspa_api.words import Priority
+from adaspa_jobs.job import Job
 from adaspa_jobs.store import VIDEO_ID, StoreUnavailable
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from adaspa_service.gateway import views
 from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
 from adaspa_service.gateway.admission import Wanted, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
@@ -18,7 +21,6 @@ from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.parts import Parts, PartsOf
 from adaspa_service.gateway.places import Place, places
 from adaspa_service.gateway.removal import remove_if_ended
-from adaspa_service.gateway.schemas import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
 from adaspa_service.gateway.webhooks.targets import check_webhook
 
 log = logging.getLogger(__name__)
@@ -176,7 +178,7 @@ def delete_video(video_id: str, parts: PartsOf, caller: Writer) -> VideoDeleted:
 
 def listed(jobs: list[Job], found: dict[str, Place], more: bool) -> VideoList:
     """Jobs as clients see them with the places that were found, and whether more follow."""
-    data = [Video.of(job, found.get(job.id)) for job in jobs]
+    data = [views.video(job, found.get(job.id)) for job in jobs]
     return VideoList(
         data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
     )
@@ -184,7 +186,7 @@ def listed(jobs: list[Job], found: dict[str, Place], more: bool) -> VideoList:
 
 def view(parts: Parts, job: Job) -> Video:
     """The job as clients see it."""
-    return Video.of(job, places(parts, [job]).get(job.id))
+    return views.video(job, places(parts, [job]).get(job.id))
 
 
 def without_layers(job: Job) -> Job:

@@ -7,7 +7,9 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import httpx
-from adaspa_jobs.job import ErrorCode, JobError, Progress
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
+from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
 from browser import PLAYED, OpenTab, assert_accessible, clip, finished, webp
 from playwright.sync_api import Page, expect

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+from adaspa_api.videos import Video
 from adaspa_jobs.job import Job
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, Field
 
-from adaspa_service.gateway.schemas import Video
+from adaspa_service.gateway import views
 
 EventType = Literal["video.completed", "video.failed", "video.cancelled"]
 
@@ -25,7 +26,7 @@ class VideoEvent(BaseModel):
     def of(cls, kind: str, job: Job) -> "VideoEvent":
         """The event of an ended job."""
         report = job.report and job.report.model_copy(update={"layers": []})
-        video = Video.of(job.model_copy(update={"report": report}), None)
+        video = views.video(job.model_copy(update={"report": report}), None)
         return cls(type=kind, timestamp=datetime.fromtimestamp(job.completed_at or 0, UTC), data=video)  # type: ignore[arg-type]
 
 

@@ -2,12 +2,12 @@
 
 import logging
 
+from adaspa_api.videos import MAX_URL_CHARS
 from adaspa_jobs.settings import Settings
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.gateway.schemas import MAX_URL_CHARS
 from adaspa_service.gateway.webhooks.addresses import AddressRefused, LookupFailed
 
 log = logging.getLogger(__name__)

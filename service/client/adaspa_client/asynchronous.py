@@ -9,14 +9,15 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
 import httpx
+from adaspa_api.models import Model
+from adaspa_api.videos import Variant, Video, VideoFields
 
-from adaspa_service.client import plans
-from adaspa_service.client.download import Download
-from adaspa_service.client.errors import ApiError, api_error
-from adaspa_service.client.events import Event, EventReader
-from adaspa_service.client.objects import Model, Variant, Video, VideoFields
-from adaspa_service.client.plans import Answer, Pause, Plan
-from adaspa_service.client.sync import NO_CONTENT, QUIET_SECONDS
+from adaspa_client import plans
+from adaspa_client.download import Download
+from adaspa_client.errors import ApiError, api_error
+from adaspa_client.events import Event, EventReader
+from adaspa_client.plans import Answer, Pause, Plan
+from adaspa_client.sync import NO_CONTENT, QUIET_SECONDS
 
 Result = TypeVar("Result")
 

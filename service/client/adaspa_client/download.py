@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import httpx
 
-from adaspa_service.client.errors import api_error
+from adaspa_client.errors import api_error
 
 
 class Download:

@@ -1,24 +1,17 @@
-"""What clients send and get: OpenAI's video objects, with our fields on top."""
+"""What clients send and get: OpenAI's video objects, with our fields on top.
 
-from typing import Annotated, Literal, Self
+A field that a later version adds to an answer has a default: the gateway may be of an earlier one.
+"""
 
-from adaspa_jobs.catalog import ModelSpec
-from adaspa_jobs.job import (
-    AttentionReport,
-    Job,
-    JobError,
-    JobStatus,
-    OutputFormat,
-    Phase,
-    Priority,
-    Quality,
-    StepKind,
-)
+from typing import Annotated, Literal, TypedDict
+
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from adaspa_service.gateway.places import Place
+from adaspa_api.report import AttentionReport, JobError
+from adaspa_api.words import TERMINAL, JobStatus, Open, OutputFormat, Phase, Priority, Quality, StepKind
 
+Variant = Literal["video", "thumbnail", "spritesheet"]
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
     "model": "demo",
@@ -78,6 +71,27 @@ class VideoCreate(BaseModel):
     webhook_url: WebhookUrl = None
 
 
+class VideoFields(TypedDict, total=False):
+    """What may be asked beside the prompt; ``models`` tells what each model takes."""
+
+    model: str
+    size: str
+    seconds: str | float
+    num_frames: int
+    fps: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    seed: int
+    quality: Literal["exact", "quality", "balanced", "fast"]
+    sparsity: float
+    retained_mass: float
+    warmup: int
+    output_format: Literal["mp4", "webm", "gif"]
+    priority: Literal["interactive", "bulk"]
+    webhook_url: str
+
+
 class VideoRemix(BaseModel):
     """What ``POST /videos/{id}/remix`` takes."""
 
@@ -93,7 +107,7 @@ class Video(BaseModel):
     id: str
     object: Literal["video"] = "video"
     model: str
-    status: JobStatus
+    status: Open[JobStatus]
     progress: int = Field(ge=0, le=100, description="Percent; 100 only when completed.")
     prompt: str
     seconds: str = Field(description="Length of the clip.")
@@ -110,15 +124,15 @@ class Video(BaseModel):
     guidance_scale: float
     negative_prompt: str | None
     seed: int
-    quality: Quality | None
+    quality: Open[Quality] | None
     sparsity: float | None
     retained_mass: float | None
     warmup: int | None
-    output_format: OutputFormat
-    phase: Phase = Field(description="What the job is doing, or did last.")
+    output_format: Open[OutputFormat]
+    phase: Open[Phase] = Field(description="What the job is doing, or did last.")
     step: int = Field(description="Finished denoising steps.")
-    step_kind: StepKind | None = Field(description="Kind of attention in the last finished step.")
-    priority: Priority = Field(description="The queue it waits, or waited, in.")
+    step_kind: Open[StepKind] | None = Field(description="Kind of attention in the last finished step.")
+    priority: Open[Priority] = Field(description="The queue it waits, or waited, in.")
     queue_position: int | None = Field(
         description="While queued: the place in its queue, 1 is next; null if it is not known yet."
     )
@@ -133,48 +147,10 @@ class Video(BaseModel):
     attention: AttentionReport | None = Field(description="Once completed: what AdaSpa did.")
     timings: dict[str, float] = Field(description="Seconds by phase.")
 
-    @classmethod
-    def of(cls, job: Job, place: Place | None) -> Self:
-        """The view of a job; ``place`` is a queued one's."""
-        asked, running = job.params, job.status is JobStatus.in_progress
-        return cls(
-            id=job.id,
-            model=asked.model,
-            status=job.status,
-            progress=job.percent,
-            prompt=asked.prompt,
-            seconds=seconds_text(asked.num_frames / asked.fps),
-            size=f"{asked.width}x{asked.height}",
-            created_at=job.created_at,
-            completed_at=job.completed_at,
-            expires_at=job.expires_at,
-            error=job.error,
-            remixed_from_video_id=asked.remixed_from,
-            num_frames=asked.num_frames,
-            fps=asked.fps,
-            steps=asked.steps,
-            guidance_scale=asked.guidance_scale,
-            negative_prompt=asked.negative_prompt,
-            seed=asked.seed,
-            quality=asked.quality,
-            sparsity=asked.sparsity,
-            retained_mass=asked.retained_mass,
-            warmup=asked.warmup,
-            output_format=asked.output_format,
-            phase=job.progress.phase,
-            step=job.progress.step,
-            step_kind=job.progress.step_kind,
-            priority=job.priority,
-            queue_position=place.position if place else None,
-            starts_in_seconds=place.starts_in if place else None,
-            eta_seconds=job.progress.eta_seconds if running else None,
-            preview_url=preview_url(job) if running else None,
-            started_at=job.started_at,
-            resumed_from_step=job.progress.resumed_from_step,
-            attempt=job.attempt,
-            attention=job.report,
-            timings=job.timings,
-        )
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended, one way or another."""
+        return self.status in TERMINAL
 
 
 class VideoList(BaseModel):
@@ -195,69 +171,9 @@ class VideoDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-class Model(BaseModel):
-    """A served model and what may be asked of it."""
-
-    id: str
-    object: Literal["model"] = "model"
-    owned_by: Literal["adaspa-serve"] = "adaspa-serve"
-    description: str
-    sizes: list[str]
-    default_size: str
-    frames: list[int]
-    default_frames: int
-    fps_range: tuple[int, int]
-    default_fps: int
-    steps_range: tuple[int, int]
-    default_steps: int
-    guidance_range: tuple[float, float]
-    default_guidance: float
-    max_prompt_chars: int
-    negative_prompt: bool = Field(description="Whether it takes one.")
-    prompt_examples: list[str]
-    qualities: list[Quality]
-    sparsity_range: tuple[float, float]
-    retained_mass_range: tuple[float, float]
-    warmup_range: tuple[float, float] = Field(description="Share of the steps that may be dense at the start.")
-    output_formats: list[OutputFormat] = Field(description="The first is the default.")
-    max_batch: int = Field(description="The largest n.")
-    waiting: int = Field(description="Jobs in the queue.")
-    running: int = Field(description="Jobs in progress.")
-
-    @classmethod
-    def of(cls, spec: ModelSpec, waiting: int, running: int) -> Self:
-        """The view of a catalog entry."""
-        shared = spec.model_dump(include=set(cls.model_fields) & set(ModelSpec.model_fields))
-        return cls(**shared, default_size=spec.sizes[0], default_fps=spec.fps, waiting=waiting, running=running)
-
-
-class ModelList(BaseModel):
-    """The served models; the first is the default."""
-
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
 class Link(BaseModel):
     """An address that needs no key."""
 
     object: Literal["video.link"] = "video.link"
     url: str
     expires_at: int = Field(description="When it ends: as asked for, or with the API key if that is earlier.")
-
-
-class Health(BaseModel):
-    """The answer of a probe."""
-
-    status: Literal["ok"] = "ok"
-
-
-def preview_url(job: Job) -> str | None:
-    """Where the latest preview is; another one has another address."""
-    step = job.progress.preview_step
-    return None if step is None else f"/v1/videos/{job.id}/preview?step={step}"
-
-
-def seconds_text(seconds: float) -> str:
-    """Seconds as OpenAI's clients expect them: a string, with three decimals at most."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".")

@@ -1,6 +1,6 @@
 """Clients of a gateway for other programs, sync and async; they need httpx and pydantic, nothing heavier.
 
-from adaspa_service.client import Client
+from adaspa_client import Client
 
 with Client("http://127.0.0.1:8000", api_key="...") as client:
     video = client.create("a red circle moves left", quality="balanced")
@@ -9,8 +9,11 @@ with Client("http://127.0.0.1:8000", api_key="...") as client:
     client.download(video.id, Path("out.mp4"))
 """
 
-from adaspa_service.client.asynchronous import AsyncClient
-from adaspa_service.client.errors import (
+from adaspa_api.models import Model
+from adaspa_api.videos import Variant, Video, VideoFields
+
+from adaspa_client.asynchronous import AsyncClient
+from adaspa_client.errors import (
     ApiError,
     BadRequest,
     Conflict,
@@ -20,9 +23,8 @@ from adaspa_service.client.errors import (
     TooManyRequests,
     Unauthorized,
 )
-from adaspa_service.client.events import Event
-from adaspa_service.client.objects import Model, Variant, Video, VideoFields
-from adaspa_service.client.sync import Client
+from adaspa_client.events import Event
+from adaspa_client.sync import Client
 
 __all__ = [
     "ApiError",

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from adaspa_jobs.job import TERMINAL, JobStatus
-
-from adaspa_service.client.objects import Video
+from adaspa_api.videos import Video
+from adaspa_api.words import TERMINAL, JobStatus
 
 
 @dataclass(frozen=True)

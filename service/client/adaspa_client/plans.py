@@ -10,9 +10,10 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import httpx
+from adaspa_api.models import Model
+from adaspa_api.videos import Video, VideoList
 
-from adaspa_service.client.errors import ApiError, NotFound, api_error
-from adaspa_service.client.objects import Model, Page, Video
+from adaspa_client.errors import ApiError, NotFound, api_error
 
 Result = TypeVar("Result")
 DELAYS = (0.5, 1.0, 2.0, 4.0)
@@ -78,7 +79,7 @@ def create(prompt: str, fields: Mapping[str, Any], key: str | None, retries: int
 def create_batch(prompt: str, n: int, fields: Mapping[str, Any], key: str | None, retries: int) -> Plan[list[Video]]:
     """Submit a prompt with several seeds."""
     send = Send("POST", "/videos", {"prompt": prompt, "n": n, **fields}, headers=once(key))
-    return Page.model_validate((yield from call(send, retries)).json()).data
+    return VideoList.model_validate((yield from call(send, retries)).json()).data
 
 
 def remix(video_id: str, prompt: str, webhook_url: str | None, key: str | None, retries: int) -> Plan[Video]:
@@ -122,9 +123,9 @@ def delete(video_id: str, retries: int) -> Plan[None]:
         lost = lost or isinstance(answer, httpx.TransportError)
 
 
-def page(query: Mapping[str, Any], retries: int) -> Plan[Page]:
+def page(query: Mapping[str, Any], retries: int) -> Plan[VideoList]:
     """A page of jobs."""
-    return Page.model_validate((yield from call(Send("GET", "/videos", query=query), retries)).json())
+    return VideoList.model_validate((yield from call(Send("GET", "/videos", query=query), retries)).json())
 
 
 def models(retries: int) -> Plan[list[Model]]:

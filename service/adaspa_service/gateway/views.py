@@ -1,0 +1,55 @@
+"""What clients see of jobs and models."""
+
+from typing import Any
+
+from adaspa_api.models import Model
+from adaspa_api.videos import Video
+from adaspa_api.words import JobStatus
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import Job
+from pydantic import BaseModel
+
+from adaspa_service.gateway.places import Place
+
+
+def video(job: Job, place: Place | None) -> Video:
+    """The view of a job; ``place`` is a queued one's."""
+    asked, running = job.params, job.status is JobStatus.in_progress
+    return Video.model_validate(
+        shared(job.progress, Video)
+        | shared(asked, Video)
+        | shared(job, Video)
+        | {
+            "progress": job.percent,
+            "seconds": seconds_text(asked.num_frames / asked.fps),
+            "size": f"{asked.width}x{asked.height}",
+            "remixed_from_video_id": asked.remixed_from,
+            "queue_position": place.position if place else None,
+            "starts_in_seconds": place.starts_in if place else None,
+            "eta_seconds": job.progress.eta_seconds if running else None,
+            "preview_url": preview_url(job) if running else None,
+            "attention": job.report,
+        }
+    )
+
+
+def model(spec: ModelSpec, waiting: int, running: int) -> Model:
+    """The view of a catalog entry."""
+    own = {"default_size": spec.sizes[0], "default_fps": spec.fps, "waiting": waiting, "running": running}
+    return Model.model_validate(shared(spec, Model) | own)
+
+
+def shared(source: BaseModel, view: type[BaseModel]) -> dict[str, Any]:
+    """The fields that both have, of the source."""
+    return {name: getattr(source, name) for name in view.model_fields.keys() & type(source).model_fields.keys()}
+
+
+def preview_url(job: Job) -> str | None:
+    """Where the latest preview is; another one has another address."""
+    step = job.progress.preview_step
+    return None if step is None else f"/v1/videos/{job.id}/preview?step={step}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as OpenAI's clients expect them: a string, with three decimals at most."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")

@@ -1,0 +1,44 @@
+"""The models that a gateway serves, and what may be asked of each."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from adaspa_api.words import Open, OutputFormat, Quality
+
+
+class Model(BaseModel):
+    """A served model and what may be asked of it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    owned_by: Literal["adaspa-serve"] = "adaspa-serve"
+    description: str
+    sizes: list[str]
+    default_size: str
+    frames: list[int]
+    default_frames: int
+    fps_range: tuple[int, int]
+    default_fps: int
+    steps_range: tuple[int, int]
+    default_steps: int
+    guidance_range: tuple[float, float]
+    default_guidance: float
+    max_prompt_chars: int
+    negative_prompt: bool = Field(description="Whether it takes one.")
+    prompt_examples: list[str]
+    qualities: list[Open[Quality]]
+    sparsity_range: tuple[float, float]
+    retained_mass_range: tuple[float, float]
+    warmup_range: tuple[float, float] = Field(description="Share of the steps that may be dense at the start.")
+    output_formats: list[Open[OutputFormat]] = Field(description="The first is the default.")
+    max_batch: int = Field(description="The largest n.")
+    waiting: int = Field(description="Jobs in the queue.")
+    running: int = Field(description="Jobs in progress.")
+
+
+class ModelList(BaseModel):
+    """The served models; the first is the default."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]

@@ -1,0 +1,58 @@
+"""What came of a job: why it failed, or what AdaSpa did."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel
+
+from adaspa_api.words import ErrorCode, Open
+
+
+class JobError(BaseModel):
+    """Why a job failed, for the one who asked for it."""
+
+    code: Open[ErrorCode]
+    message: str
+
+
+Share = Annotated[float, AfterValidator(lambda value: round(value, 4))]
+
+
+class LayerReport(BaseModel):
+    """One layer's patterns, by head: means over its sparse steps."""
+
+    layer: int
+    density: list[Share]
+    recall: list[Share]
+
+
+class AttentionReport(BaseModel):
+    """What AdaSpa did in one job."""
+
+    attention_work: Share | None = None
+    """Attention that ran, as a share of what dense attention would have taken. It counts everything: dense steps and
+    layers, the searches' passes, sparse steps. None in reports from before there was this number."""
+    density: float
+    """Mean share of the blocks computed in sparse steps, over steps and layers; 1 is dense. It leaves out dense steps,
+    dense layers and the searches' passes: `attention_work` has them."""
+    recall: float | None = None
+    """Mean share of the attention mass that those blocks hold."""
+    recall_is_estimate: bool = False
+    """Whether part of the recall comes from searches that scored only some rows (`score_every`)."""
+    attention_calls: dict[str, int] = {}
+    """Calls of the attention that were `dense`, searched or were sparse, and those that a step cache skipped."""
+    kernels: dict[str, dict[str, int]] = {}
+    """For each attention operation its calls by the backend that ran them: `hopper`, `triton`, `pytorch`, `reference`;
+    `diffusers` for dense attention by a backend of theirs."""
+    fell_back: list[str] = []
+    """What did not run as the schedule has it, and why; empty when all did."""
+    searches: int = 0
+    dense_steps: int
+    search_steps: int
+    sparse_steps: int
+    dense_seconds: float
+    search_seconds: float
+    sparse_seconds: float
+    cache_bytes: int = 0
+    """Peak size of the request's LSE and index caches."""
+    layers: list[LayerReport] = []
+    """Layers with a pattern; empty in a page of jobs."""

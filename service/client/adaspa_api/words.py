@@ -1,0 +1,95 @@
+"""The words of the API: where a job stands, why it failed, what it may be asked for."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import PlainSerializer, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+StepKind = Literal["dense", "search", "sparse"]
+Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
+
+
+class JobStatus(StrEnum):
+    """queued -> in_progress -> completed | failed | cancelled; back to queued when a worker is lost or stops."""
+
+    queued = "queued"
+    in_progress = "in_progress"
+    completed = "completed"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+class Priority(StrEnum):
+    """Which of its model's two queues a job waits in."""
+
+    interactive = "interactive"
+    """Short jobs, which somebody waits for."""
+    bulk = "bulk"
+    """Long or patient ones: they get a share of the workers, and all of them while nothing interactive waits."""
+
+
+TERMINAL = frozenset({JobStatus.completed, JobStatus.failed, JobStatus.cancelled})
+
+
+class ErrorCode(StrEnum):
+    """Why a job failed."""
+
+    generation_failed = "generation_failed"
+    """The pipeline raised an error."""
+    out_of_memory = "out_of_memory"
+    """The device or the host ran out of memory."""
+    model_unavailable = "model_unavailable"
+    """The model's files are missing or broken."""
+    storage_unavailable = "storage_unavailable"
+    """The files could not be written."""
+    not_finite = "not_finite"
+    """The denoising came to values that are no numbers; another seed or configuration may not."""
+    disk_full = "disk_full"
+    """The worker's own disk has no room for the video's files."""
+    worker_lost = "worker_lost"
+    """Every allowed attempt lost its worker."""
+    device_failed = "device_failed"
+    """The GPU reported an error, on every worker that tried."""
+    time_limit = "time_limit"
+    """The job ran for as long as jobs of its model may."""
+    queue_timeout = "queue_timeout"
+    """No worker took the job for as long as jobs may wait."""
+
+
+class OutputFormat(StrEnum):
+    """The video's file."""
+
+    mp4 = "mp4"
+    """H.264."""
+    webm = "webm"
+    """VP9."""
+    gif = "gif"
+    """256 colours a frame; plays where no video does."""
+
+    @property
+    def content_type(self) -> str:
+        """Of the file over HTTP."""
+        return "image/gif" if self is OutputFormat.gif else f"video/{self.value}"
+
+
+class Quality(StrEnum):
+    """Names of AdaSpa's presets: ever less of the attention is computed, from all of it (``exact``) down."""
+
+    exact = "exact"
+    quality = "quality"
+    balanced = "balanced"
+    fast = "fast"
+
+
+def _or_as_it_is(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return known(value)
+    except ValidationError:
+        if isinstance(value, str):
+            return value
+        raise
+
+
+W = TypeVar("W")
+Open = Annotated[W, WrapValidator(_or_as_it_is), PlainSerializer(lambda value: value)]
+"""Words of which a later version may know more: one that this version does not know is kept as the string it is."""
