@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from adaspa.bound import Bound
 from adaspa.config import AdaSpaConfig
 from adaspa.layout import Layout, Permutation
 from adaspa.record import RequestRecord
 from adaspa.state import AdaSpaState
 
 
-class AdaSpaHandle:
+class AdaSpaHandle(Bound):
     """Follows the denoising of a transformer, and holds the state of the request in progress.
 
     It finds the steps by itself: from what the pipeline says in ``cache_context`` (step, number of steps, CFG branch),
@@ -25,6 +26,8 @@ class AdaSpaHandle:
         self.config = config
         self.layout = Layout()
         self.tiles: Permutation | None = None
+        self.running = False
+        """Whether a forward of the transformer is under way that our hook knows of."""
         self._state: AdaSpaState | None = None
         self._steps: int | None = None
         self._timestep: float | None = None

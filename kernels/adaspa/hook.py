@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from diffusers.hooks.hooks import BaseState, CacheContext, ModelHook, StateManager
 
+from adaspa.guard import Guard
 from adaspa.handle import AdaSpaHandle
 from adaspa.layout import Permutation
-from adaspa.models.family import Family
 from adaspa.models.tile_order import reordered, tile_permutation
 
 
@@ -22,10 +22,11 @@ class StepHook(ModelHook):
 
     _is_stateful = True
 
-    def __init__(self, handle: AdaSpaHandle, family: Family, module: torch.nn.Module) -> None:
+    def __init__(self, handle: AdaSpaHandle, guard: Guard, module: torch.nn.Module) -> None:
         super().__init__()
         self.handle = handle
-        self.family = family
+        self.guard = guard
+        self.family = guard.family
         # A StateManager among the attributes is where `cache_context` leaves the context; nothing is stored in it.
         self.location = StateManager(BaseState)
         self.tile_hooks: list[Any] = []
@@ -35,6 +36,7 @@ class StepHook(ModelHook):
     @torch.compiler.disable(recursive=False)
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        self.guard.check_processors()
         context = self._context()
         self.handle.layout = self.family.layout(module, given)
         state = self.handle.begin_forward(
@@ -43,15 +45,21 @@ class StepHook(ModelHook):
             context.step_index if context else None,
             context.num_inference_steps if context else None,
         )
+        state.for_batch(len(given["hidden_states"]))
         try:
+            self.handle.running = True
             self.handle.tiles = tiles = self._tiles(given["hidden_states"].device)
             if tiles is not None:
                 args, kwargs = (), self._in_tile_order(given, tiles)
             with state.record.timed(state.kind, given["hidden_states"].device):
-                return self.fn_ref.original_forward(*args, **kwargs)
+                out = self.fn_ref.original_forward(*args, **kwargs)
+            self.guard.close(state, given)
+            return out
         except BaseException:
             self.handle.reset()
             raise
+        finally:
+            self.handle.running = False
 
     def _tiles(self, device: torch.device) -> Permutation | None:
         config, grid = self.handle.config, self.handle.layout.grid

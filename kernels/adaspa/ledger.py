@@ -100,7 +100,7 @@ class Ledger:
     def reasons(self) -> list[str]:
         """What did not run as the schedule has it, and why; empty if all did."""
         return [
-            f"layers {_ranges(layers)} {reason} ({calls} calls)" if layers else reason
+            f"{_named(layers)} {reason} ({calls} call{'s' * (calls > 1)})" if layers else reason
             for reason, (layers, calls) in self._reasons.items()
         ]
 
@@ -118,12 +118,13 @@ class Ledger:
         self._reasons[reason] = ({*layers, layer}, calls + 1)
 
 
-def _ranges(layers: Collection[int]) -> str:
-    """``0-3, 7`` of 0, 1, 2, 3 and 7."""
+def _named(layers: Collection[int]) -> str:
+    """``layers 0-3, 7`` of 0, 1, 2, 3 and 7."""
     parts: list[list[int]] = []
     for layer in sorted(layers):
         if parts and layer == parts[-1][-1] + 1:
             parts[-1].append(layer)
         else:
             parts.append([layer])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    ranges = ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    return f"layer{'s' * (len(layers) > 1)} {ranges}"

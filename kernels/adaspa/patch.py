@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adaspa import innermost
 from adaspa.config import AdaSpaConfig
+from adaspa.guard import Guard
 from adaspa.handle import AdaSpaHandle
 
 if TYPE_CHECKING:
@@ -42,24 +42,23 @@ def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> A
         The handle, also at ``transformer.adaspa``.
 
     Raises:
-        ValueError: when the model is not supported, naming those that are.
+        ValueError: when the model is not supported, naming those that are, or when an attention processor of somebody
+            else would be lost.
     """
     family = _family(transformer)
     config = AdaSpaConfig.preset("balanced") if config is None else config
     handle = getattr(transformer, "adaspa", None)
     if handle is not None:
+        _install_processors(Guard(transformer, family), handle)
         handle.configure(config)
         return handle
     handle = AdaSpaHandle(AdaSpaConfig())
     handle.configure(config)
-    hook = import_module("adaspa.hook").StepHook(handle, family, transformer)
-    layers = family.layers(transformer)
-    processors = [family.processor(attn.processor, handle, layer) for layer, attn in enumerate(layers)]
-    for attn, processor in zip(layers, processors, strict=True):
-        attn.processor = processor
+    guard = Guard(transformer, family)
+    _install_processors(guard, handle)
+    hook = import_module("adaspa.hook").StepHook(handle, guard, transformer)
     hook.tile_hooks = import_module("adaspa.models.tile_order").install_hooks(transformer, handle, family.embeddings)
-    with _under_accelerate(transformer):
-        _registry(transformer).register_hook(hook, HOOK)
+    innermost.install(transformer, hook, HOOK)
     transformer.adaspa = handle  # type: ignore[assignment]
     return handle
 
@@ -76,31 +75,37 @@ def remove(transformer: torch.nn.Module) -> None:
     family = _family(transformer)
     for attn in family.layers(transformer):
         # Fusing the projections of CogVideoX replaces the processors.
-        if isinstance(attn.processor, family.processor):
-            attn.processor = attn.processor.original
-    registry = _registry(transformer)
-    for tile_hook in registry.get_hook(HOOK).tile_hooks:
-        tile_hook.remove()
-    with _under_accelerate(transformer):
-        registry.remove_hook(HOOK, recurse=False)
+        attn.processor = _without(family, attn.processor)
+    # What it replaced comes back when they are unfused.
+    replaced: dict[str, Any] = vars(transformer).get("original_attn_processors") or {}
+    replaced.update({name: _without(family, processor) for name, processor in replaced.items()})
+    if (hook := innermost.take_out(transformer, HOOK)) is not None:
+        for tile_hook in hook.tile_hooks:
+            tile_hook.remove()
     handle.reset()
+    handle.tiles = None
     del transformer.adaspa
 
 
-@contextmanager
-def _under_accelerate(transformer: Any) -> Iterator[None]:
-    """Change the forward that accelerate's wrapper calls, where there is one (CPU offload), and not what is around it.
+def _install_processors(guard: Guard, handle: AdaSpaHandle) -> None:
+    """Put AdaSpa's attention processors in the place of diffusers' own, in all layers or in none."""
+    family = guard.family
+    processors = []
+    for layer, (attn, name) in enumerate(zip(guard.layers, guard.names, strict=True)):
+        if not isinstance(attn.processor, family.processor):
+            if type(attn.processor) not in family.originals:
+                raise ValueError(
+                    f"{name} must have {' or '.join(original.__name__ for original in family.originals)} as its "
+                    f"attention processor, which AdaSpa replaces; got {type(attn.processor).__name__}"
+                )
+            processors.append((attn, family.processor(attn.processor, handle, layer)))
+    for attn, processor in processors:
+        attn.processor = processor
 
-    Offloading takes its wrapper off and puts it on again with every pipeline call, and what lies around it is lost.
-    """
-    if not (hasattr(transformer, "_hf_hook") and hasattr(transformer, "_old_forward")):
-        yield
-        return
-    wrapper, transformer.forward = transformer.forward, transformer._old_forward
-    try:
-        yield
-    finally:
-        transformer._old_forward, transformer.forward = transformer.forward, wrapper
+
+def _without(family: Family, processor: Any) -> Any:
+    """The processor that AdaSpa's replaced, or one that is not AdaSpa's."""
+    return processor.original if isinstance(processor, family.processor) else processor
 
 
 def _family(transformer: torch.nn.Module) -> Family:
@@ -118,10 +123,3 @@ def _family(transformer: torch.nn.Module) -> Family:
         f"transformer must be one of {', '.join(SUPPORTED)}, got {type(transformer).__name__}"
         " (of a pipeline, pass its transformer)"
     )
-
-
-def _registry(transformer: torch.nn.Module) -> Any:
-    registry = import_module("diffusers.hooks").HookRegistry.check_if_exists_or_initialize(transformer)
-    # A registry that is new, or emptied, must not be hidden by the list that cache_context remembers.
-    registry.invalidate_child_registries_cache()
-    return registry

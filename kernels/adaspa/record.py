@@ -139,7 +139,9 @@ class RequestRecord:
         if sparse:
             pairs, densities = zip(*sparse, strict=True)
             done += float(torch.stack(densities).cpu().double() @ torch.tensor(pairs, dtype=torch.float64))
-        return done / self.ledger.dense_pairs if self.ledger.dense_pairs else None
+        if not self.ledger.dense_pairs:  # nothing ran, or the model did all of it by itself
+            return 1.0 if self.ledger.calls else None
+        return done / self.ledger.dense_pairs
 
     def _kernels(self) -> dict[str, dict[str, int]]:
         kernels: dict[str, dict[str, int]] = {}

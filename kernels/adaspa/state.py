@@ -39,6 +39,7 @@ class AdaSpaState:
         self.kind = StepKind.DENSE
         self._in_use: dict[CacheKey, PatternRecord] = {}
         self._searched: set[str] = set()
+        self._batches: dict[str, int] = {}
 
     def begin_step(self, step: int, branch: str = "") -> StepKind:
         """Move to denoising step ``step`` (0 is the first) of CFG branch ``branch``; to be called before its forward.
@@ -86,9 +87,21 @@ class AdaSpaState:
             return RetainedMass(self.config.warmup_mass)
         return self.config.selection
 
+    def expected(self, layer: int) -> StepKind:
+        """What the schedule has ``layer`` do in the current step."""
+        return StepKind.DENSE if layer in self.config.dense_layers else self.kind
+
+    def for_batch(self, batch: int) -> None:
+        """Take the forward that begins for one of another branch, if its batch is not that of the branch before.
+
+        FasterCache leaves out the unconditional half of a batch in some steps: what remains has patterns of its own.
+        """
+        if self.step is not None and self._batches.setdefault(self.branch, batch) != batch:
+            self.begin_step(self.step, f"{self.branch}, batch of {batch}")
+
     def ran(self, key: CacheKey, kind: StepKind, pairs: int, cost: float) -> None:
         """Account for a call of the attention of ``key``, of so many query-key pairs: see `Ledger.ran`."""
-        why = "stayed dense: no room for their block lists in cache_budget" if key in self.cache.refused else None
+        why = "stayed dense: no room for block lists in cache_budget" if key in self.cache.refused else None
         self.record.ledger.ran(key.layer, kind, pairs, cost, why)
 
     def key(self, layer: int, sample: int | None = None) -> CacheKey:

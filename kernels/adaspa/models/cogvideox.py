@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0, FusedCogVideoXAttnProcessor2_0
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
@@ -40,6 +41,10 @@ class CogVideoX(Family):
     """`CogVideoXTransformer3DModel`."""
 
     processor = CogVideoXProcessor
+    originals = (
+        CogVideoXAttnProcessor2_0,
+        FusedCogVideoXAttnProcessor2_0,
+    )
     embeddings: ClassVar = {"patch_embed": along(-2)}
     arguments: ClassVar = {"image_rotary_emb": along(-2)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -14,13 +15,15 @@ from adaspa.models.tile_order import Reorder
 class Family:
     """A transformer class of diffusers, and its like.
 
-    ``processor`` is the class of its self-attention. For the tile order, ``embeddings`` are the modules and
-    ``arguments`` the arguments of its forward (where given) that hold something for each video token.
+    ``processor`` is the class of its self-attention, in the place of diffusers' own, ``originals``. For the tile order,
+    ``embeddings`` are the modules and ``arguments`` the arguments of its forward (where given) that hold something for
+    each video token.
     """
 
     processor: type[AdaSpaProcessor]
     embeddings: ClassVar[dict[str, Reorder]]
     arguments: ClassVar[dict[str, Reorder]] = {}
+    originals: ClassVar[tuple[type, ...]]
 
     def layers(self, transformer: Any) -> list[Any]:
         """The self-attention modules, in the order in which they run."""
@@ -33,6 +36,14 @@ class Family:
     def timestep(self, given: dict[str, Any]) -> torch.Tensor | float | None:
         """The timestep of a forward, such that it falls from step to step."""
         return given.get("timestep")
+
+    def is_masked(self, given: dict[str, Any]) -> bool:
+        """Whether a forward with these arguments has a mask between video tokens, under which all layers are dense."""
+        return False
+
+    def passed_on(self, given: dict[str, Any]) -> Collection[int]:
+        """The layers that pass their values on without attention in a forward with these arguments (STG)."""
+        return ()
 
 
 def patch_grid(latents: torch.Tensor, frames: int, rows: int, columns: int) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
@@ -43,6 +44,7 @@ class HunyuanVideo(Family):
     """`HunyuanVideoTransformer3DModel`: the padding of the text is behind its valid tokens."""
 
     processor = HunyuanVideoProcessor
+    originals = (HunyuanVideoAttnProcessor2_0,)
     embeddings: ClassVar = {"x_embedder": along(-2), "rope": along(-2)}
 
     def layers(self, transformer: Any) -> list[Any]:

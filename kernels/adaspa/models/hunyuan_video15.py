@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.transformers.transformer_hunyuan_video15 import HunyuanVideo15AttnProcessor2_0
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
@@ -16,6 +17,7 @@ class HunyuanVideo15(Family):
     """`HunyuanVideo15Transformer3DModel`: it gathers the valid tokens of the three texts in front of the padding."""
 
     processor = HunyuanVideoProcessor
+    originals = (HunyuanVideo15AttnProcessor2_0,)
     embeddings: ClassVar = {"x_embedder": along(-2), "rope": along(-2)}
 
     def layers(self, transformer: Any) -> list[Any]:

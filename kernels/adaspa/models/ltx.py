@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.transformers.transformer_ltx import apply_rotary_emb
+from diffusers.models.transformers.transformer_ltx import LTXVideoAttnProcessor, apply_rotary_emb
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family
@@ -39,6 +39,7 @@ class LTX(Family):
     """`LTXVideoTransformer3DModel`."""
 
     processor = LTXProcessor
+    originals = (LTXVideoAttnProcessor,)
     embeddings: ClassVar = {"proj_in": along(-2), "rope": along(-2)}
     arguments: ClassVar = {"timestep": along(-1)}  # one for each token where frames are given
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.transformers.transformer_ltx2 import apply_interleaved_rotary_emb, apply_split_rotary_emb
+from diffusers.models.transformers.transformer_ltx2 import (
+    LTX2AudioVideoAttnProcessor,
+    LTX2PerturbedAttnProcessor,
+    apply_interleaved_rotary_emb,
+    apply_split_rotary_emb,
+)
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family
@@ -61,6 +67,7 @@ class LTX2(Family):
     """`LTX2VideoTransformer3DModel`."""
 
     processor = LTX2Processor
+    originals = (LTX2AudioVideoAttnProcessor, LTX2PerturbedAttnProcessor)
     embeddings: ClassVar = {"proj_in": along(-2), "rope": along(-2), "cross_attn_rope": along(-2)}
     arguments: ClassVar = {
         "timestep": along(-1),
@@ -69,4 +76,11 @@ class LTX2(Family):
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         layout = packed_layout(given)
-        return layout if given.get("video_self_attention_mask") is None else layout._replace(grid=None)
+        return layout._replace(grid=None) if self.is_masked(given) else layout
+
+    def is_masked(self, given: dict[str, Any]) -> bool:
+        return given.get("video_self_attention_mask") is not None
+
+    def passed_on(self, given: dict[str, Any]) -> Collection[int]:
+        mask = given.get("perturbation_mask")
+        return given.get("spatio_temporal_guidance_blocks") or () if mask is None or not mask.any() else ()

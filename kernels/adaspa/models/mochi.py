@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.attention_processor import MochiAttnProcessor2_0
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
@@ -49,6 +50,7 @@ class Mochi(Family):
     """`MochiTransformer3DModel`. Its timesteps rise."""
 
     processor = MochiProcessor
+    originals = (MochiAttnProcessor2_0,)
     embeddings: ClassVar = {"patch_embed": over_frames, "rope": along(-3)}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:

@@ -13,6 +13,7 @@ from diffusers.models.attention_dispatch import (
 
 from adaspa import ops
 from adaspa.attention import attention
+from adaspa.bound import Bound
 from adaspa.ledger import query_key_pairs
 from adaspa.models.opaque import layer_attention, register_site
 from adaspa.schedule import StepKind
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class AdaSpaProcessor:
+class AdaSpaProcessor(Bound):
     """Self-attention of one layer. A family adds ``__call__``: its projections, norms and rotary embedding.
 
     Args:
@@ -107,11 +108,15 @@ class AdaSpaProcessor:
     ) -> torch.Tensor:
         """Attention over the whole of a sequence; plain dense steps by the backend of diffusers that was chosen."""
         state = self.handle.state
-        if state is None or (self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE):
-            if state is not None:
-                pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
-                state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
-                state.record.ledger.kernels["attention", "diffusers"] += 1
+        if state is None or not self.handle.running:
+            raise RuntimeError(
+                "the transformer was called past AdaSpa's hook, which has to see each of its forwards: what replaces "
+                "its forward, or its hooks, must come before adaspa.apply (which adaspa.remove undoes)"
+            )
+        if self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE:
+            pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
+            state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
+            state.record.ledger.kernels["attention", "diffusers"] += 1
             return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

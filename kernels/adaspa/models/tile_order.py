@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adaspa.bound import Bound
 from adaspa.layout import Permutation
 
 if TYPE_CHECKING:
@@ -76,17 +77,31 @@ def reordered(value: Any, reorder: Reorder, order: torch.Tensor) -> Any:
 def install_hooks(transformer: torch.nn.Module, handle: AdaSpaHandle, embeddings: dict[str, Reorder]) -> list[Any]:
     """Hooks that reorder what ``embeddings`` give out, and what ``proj_out`` does back; inert in raster order."""
 
-    def into(reorder: Reorder) -> Callable[..., Any]:
-        def hook(module: torch.nn.Module, args: Any, value: Any) -> Any:
-            tiles = handle.tiles
-            return value if tiles is None else reordered(value, reorder, tiles.order)
-
-        return hook
-
-    def back(module: torch.nn.Module, args: Any, value: torch.Tensor) -> torch.Tensor:
-        return value if handle.tiles is None else value.index_select(1, handle.tiles.inverse)
-
     hooks = [
-        transformer.get_submodule(name).register_forward_hook(into(reorder)) for name, reorder in embeddings.items()
+        transformer.get_submodule(name).register_forward_hook(_Into(handle, reorder))
+        for name, reorder in embeddings.items()
     ]
-    return [*hooks, transformer.get_submodule("proj_out").register_forward_hook(back)]
+    return [*hooks, transformer.get_submodule("proj_out").register_forward_hook(_Back(handle))]
+
+
+class _Into(Bound):
+    """The tokens that a module gives out in the order of the tiles."""
+
+    def __init__(self, handle: AdaSpaHandle, reorder: Reorder) -> None:
+        self.handle = handle
+        self.reorder = reorder
+
+    def __call__(self, module: torch.nn.Module, args: Any, value: Any) -> Any:
+        tiles = self.handle.tiles
+        return value if tiles is None else reordered(value, self.reorder, tiles.order)
+
+
+class _Back(Bound):
+    """The tokens that a module gives out in raster order again."""
+
+    def __init__(self, handle: AdaSpaHandle) -> None:
+        self.handle = handle
+
+    def __call__(self, module: torch.nn.Module, args: Any, value: torch.Tensor) -> torch.Tensor:
+        tiles = self.handle.tiles
+        return value if tiles is None else value.index_select(1, tiles.inverse)

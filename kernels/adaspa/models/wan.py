@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
@@ -41,6 +42,7 @@ class Wan(Family):
     """`WanTransformer3DModel`."""
 
     processor = WanProcessor
+    originals = (WanAttnProcessor,)
     embeddings: ClassVar = {"patch_embedding": over_grid, "rope": along(-3)}
     arguments: ClassVar = {"timestep": along(-1)}  # one for each token in image-to-video with Wan 2.2 5B
 
