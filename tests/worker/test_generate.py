@@ -51,6 +51,18 @@ def test_a_job_completes_with_its_files_report_and_timings(bench: Bench, params:
     assert etas[:2] == [None, None] and None not in etas[2:] and etas[-1] == 0
 
 
+def test_what_did_not_run_as_scheduled_is_in_the_record(
+    bench: Bench, params: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    transformer = bench.runner.engine("tiny").pipe.transformer  # type: ignore[attr-defined]
+    monkeypatch.setattr(transformer.blocks[1].attn1, "forward", lambda hidden_states, *_, **__: hidden_states)
+    job = bench.run(params(steps=6))
+    assert job.status is JobStatus.completed and job.report is not None
+    (reason,) = job.report.fell_back
+    assert reason.startswith("layer 1 did not run through AdaSpa (")
+    assert f"{job.id}: attention fell back: {reason}" in caplog.text
+
+
 def test_a_cancelled_job_stops_within_one_step_and_the_next_one_completes(
     bench: Bench, params: Callable[..., JobParams]
 ) -> None:

@@ -73,7 +73,7 @@ def test_the_report_says_what_its_speed_up_is_an_estimate_of(page: Page, service
     page.goto(f"{service.url}/#{finished(service, tmp_path)}")
     expect(page.locator(".figures")).to_contain_text("Attention work65 %")
     expect(page.locator(".figures")).to_contain_text("by an estimate from some of the rows")
-    expect(page.get_by_text("Fell back: layers 0 did not run through AdaSpa (2 calls).")).to_be_visible()
+    expect(page.get_by_text("Fell back: layer 0 did not run through AdaSpa (2 calls).")).to_be_visible()
     # 4 dense steps in 1.0 s: all 10 would have taken 2.5 s, and took 1.0 + 0.6 + 0.5 s.
     expect(page.locator(".figures")).to_contain_text("1.19")
     expect(page.locator(".figures")).to_contain_text("Estimated from this job's own dense steps")
