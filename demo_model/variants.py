@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from adaspa import AdaSpaConfig
 from adaspa.config import Preset, TokenOrder
+from adaspa.selection import Scored
 
 from benchmarks.fidelity import other_patterns as other
 
@@ -90,7 +91,7 @@ def _curves() -> Iterator[Variant]:
 
 def _patterns() -> Iterator[Variant]:
     """Other methods' patterns with equal rows, at the paper's schedule; those estimated are so in every step."""
-    sources: dict[str, tuple[type[other.Scored], AdaSpaConfig]] = {
+    sources: dict[str, tuple[type[Scored], AdaSpaConfig]] = {
         "sliding window": (other.SlidingWindow, PAPER),
         "spatial or temporal stripes by head": (other.StripesByHead, PAPER),
         "mean-pooled scores": (other.MeanPooled, PAPER.replace(searches=EVERY_STEP)),

@@ -6,13 +6,13 @@ measure than the softmax mass. The recall is that of the true mass all the same.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from adaspa.selection import Policy, Search, Selected, TopK, index_recall
+from adaspa.selection import Scored, Search, TopK
+from adaspa.selection.scored import pooled
 
 
 @dataclass(frozen=True)
@@ -21,30 +21,6 @@ class FreshSearch(TopK):
 
     name: ClassVar[str] = "fresh_search"
     reuses_lse: ClassVar[bool] = False
-
-
-@dataclass(frozen=True)
-class Scored(Policy):
-    """Row-uniform top-k of other scores.
-
-    Args:
-        sparsity: share of the key blocks that each query block skips, in [0, 1).
-    """
-
-    sparsity: float = 0.8
-
-    @abstractmethod
-    def scores(self, search: Search) -> torch.Tensor:
-        """Of every block, none negative: ``[B, H, nq, nk]`` or what broadcasts to it."""
-
-    def choose(self, search: Search) -> Selected:
-        return self.highest(self.scores(search), search)
-
-    def highest(self, scores: torch.Tensor, search: Search) -> Selected:
-        """The pattern of the highest scores, with the recall of the true mass."""
-        scores = scores.expand(search.block_mass.shape).contiguous()
-        index = TopK(self.sparsity, head_adaptive=False).choose(search._replace(block_mass=scores)).index
-        return Selected(index, index_recall(search.block_mass, index))
 
 
 @dataclass(frozen=True)
@@ -109,7 +85,7 @@ class MeanPooled(Scored):
     name: ClassVar[str] = "mean_pooled"
 
     def scores(self, search: Search) -> torch.Tensor:
-        query, key = _pooled(search.q, search.geometry.query_block), _pooled(search.k, search.geometry.key_block)
+        query, key = pooled(search.q, search.geometry.query_block), pooled(search.k, search.geometry.key_block)
         return ((query @ key.transpose(-1, -2)) * search.q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
@@ -131,11 +107,6 @@ class Antidiagonal(Scored):
         rows, columns = geometry.query_block // self.STRIDE, geometry.key_block // self.STRIDE
         mass = F.pad(mass, (0, -groups % columns, 0, -groups % rows))
         return mass.unflatten(-1, (-1, columns)).sum(-1).unflatten(-2, (-1, rows)).sum(-2)
-
-
-def _pooled(x: torch.Tensor, block: int) -> torch.Tensor:
-    """The mean of each block of tokens: fp32 ``[B, H, blocks, D]``."""
-    return torch.stack([part.float().mean(2) for part in x.split(block, dim=2)], dim=2)
 
 
 def distances(search: Search) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,6 +4,7 @@ from adaspa.selection.geometry import Geometry
 from adaspa.selection.policy import Policy, Search, Selected, index_recall
 from adaspa.selection.registry import POLICIES, policy
 from adaspa.selection.retained_mass import RetainedMass
+from adaspa.selection.scored import Scored
 from adaspa.selection.top_k import TopK
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Geometry",
     "Policy",
     "RetainedMass",
+    "Scored",
     "Search",
     "Selected",
     "TopK",

@@ -1,0 +1,50 @@
+"""Row-uniform top-k of other scores than the softmax mass: what methods that estimate it have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from adaspa.selection.policy import Policy, Search, Selected, check_share, index_recall
+from adaspa.selection.top_k import TopK
+
+
+@dataclass(frozen=True)
+class Scored(Policy):
+    """Keeps the same number of blocks in every row, those of the highest score. The recall is that of the true mass.
+
+    Args:
+        sparsity: share of the key blocks that each query block skips, in [0, 1). 0 is dense attention throughout.
+
+    Raises:
+        ValueError: naming the setting and what is allowed.
+    """
+
+    sparsity: float = 0.8
+
+    def __post_init__(self) -> None:
+        check_share("sparsity", self.sparsity, zero=True)
+
+    @property
+    def is_dense(self) -> bool:
+        return self.sparsity == 0
+
+    @abstractmethod
+    def scores(self, search: Search) -> torch.Tensor:
+        """Of every block, none negative: ``[B, H, nq, nk]`` or what broadcasts to it."""
+
+    def choose(self, search: Search) -> Selected:
+        return self.highest(self.scores(search), search)
+
+    def highest(self, scores: torch.Tensor, search: Search) -> Selected:
+        """The pattern of the highest scores, with the recall of the true mass."""
+        scores = scores.expand(search.block_mass.shape).contiguous()
+        index = TopK(self.sparsity, head_adaptive=False).choose(search._replace(block_mass=scores)).index
+        return Selected(index, index_recall(search.block_mass, index))
+
+
+def pooled(x: torch.Tensor, block: int) -> torch.Tensor:
+    """The mean of each block of tokens: ``[B, H, S, D]`` to fp32 ``[B, H, blocks, D]``."""
+    return torch.stack([part.float().mean(2) for part in x.split(block, dim=2)], dim=2)
