@@ -125,3 +125,29 @@ def test_index_recall_of_a_full_index_is_one(weights):
 def test_weights_of_another_geometry_are_refused(weights):
     with pytest.raises(ValueError, match=r"^block_mass must be \[B, H, 19, 19\]"):
         select(weights[..., :18])
+
+
+@pytest.mark.parametrize("tokens", [590, 600, 608])
+def test_sub_blocks_are_scored_by_the_log_sum_exp_of_their_mean_products(tokens):
+    q, k, _ = (x.float() * 3 for x in naive.qkv(heads=2, tokens=tokens, dim=16))
+    search = Search(q, k, torch.ones(*q.shape[:2], 19, 19), Geometry(tokens, BLOCK, BLOCK))
+    kept = policy("sub_block", sparsity=0.8).select(search).index.to_mask()
+    starts = range(0, tokens, 16)
+    means = [[x[0, 1, start : start + 16].mean(0) for start in starts] for x in (q, k)]
+    for p in range(19):
+        sums = [
+            sum(
+                float(torch.exp(means[0][i] @ means[1][j] / 4))
+                for i in (2 * p, 2 * p + 1)
+                for j in (2 * c, 2 * c + 1)
+                if max(i, j) < len(starts)
+            )
+            for c in range(19)
+        ]
+        assert set(kept[0, 1, p].nonzero().flatten().tolist()) == set(sorted(range(19), key=lambda c: -sums[c])[:4])
+
+
+def test_sub_blocks_must_divide_the_blocks():
+    search = Search(torch.ones(1, 1, 64, 8), torch.ones(1, 1, 64, 8), torch.ones(1, 1, 2, 2), Geometry(64, 32, 32))
+    with pytest.raises(ValueError, match=r"^tokens must be a divisor of the blocks of 32 and 32 tokens, got 24$"):
+        policy("sub_block", tokens=24).select(search)
