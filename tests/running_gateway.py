@@ -20,7 +20,7 @@ from adaspa_jobs.store import JobStore, Lease
 from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.gateway.webhooks.addresses import Resolve, system_resolve
+from adaspa_service.webhooks.addresses import Resolve, system_resolve
 from claiming import claim
 
 FILES = {

@@ -13,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 PREFIX = "adaspa:"
 """Of every key; the scripts have the same."""
+SHARED = "_shared.lua"
 REFUSING = ("MISCONF ", "NOREPLICAS ", "BUSY ")
 """Beginnings of the answers of a server that takes no writes, or none now, and that the client has no type for."""
 
@@ -35,7 +36,7 @@ def reaching() -> Iterator[None]:
 
 
 class Scripts:
-    """The scripts of ``lua/``, each with what they share put before it.
+    """The scripts in a package's ``lua/``, each with what all of them share, ``lua/_shared.lua``, put before it.
 
     A full Redis refuses what would make it fuller; for it to get emptier, those that end, remove or keep going what is
     there begin with ``#!lua flags=allow-oom``.
@@ -43,12 +44,17 @@ class Scripts:
     Args:
         client: of the server they run on.
         limits: JSON that every script gets as its first argument.
+        package: whose scripts they are.
     """
 
-    def __init__(self, client: Redis, limits: str) -> None:
+    def __init__(self, client: Redis, limits: str, package: str = __package__) -> None:
         self._limits = limits
-        sources = {item.name.removesuffix(".lua"): item.read_text() for item in (files(__package__) / "lua").iterdir()}
-        shared = sources.pop("_shared")
+        shared = (files(__package__) / "lua" / SHARED).read_text()
+        sources = {
+            item.name.removesuffix(".lua"): item.read_text()
+            for item in (files(package) / "lua").iterdir()
+            if item.name != SHARED
+        }
         self._scripts = {name: client.register_script(_joined(shared, source)) for name, source in sources.items()}
 
     def run(self, name: str, /, *, content: bytes = b"", **arguments: Any) -> Any:

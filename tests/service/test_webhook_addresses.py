@@ -10,7 +10,7 @@ import pytest
 import trustme
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
-from adaspa_service.gateway.webhooks.addresses import RESOLVERS, permitted
+from adaspa_service.webhooks.addresses import RESOLVERS, permitted
 from claiming import claimed
 from names import Names
 from receiver import receiving
@@ -82,7 +82,7 @@ def test_networks_that_the_operator_allows_are_permitted_without_their_metadata(
 @pytest.fixture
 def quick(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings with attempts that follow each other at once, for receivers on this machine."""
-    monkeypatch.setattr("adaspa_service.gateway.webhooks.deliverer.EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("adaspa_service.webhooks.deliverer.EVERY_SECONDS", 0.05)
     changes = {"webhook_networks": "127.0.0.0/8", "webhook_retry_seconds": (0.05, 0.05)}
     return Settings.model_validate(settings.model_dump() | changes)
 
@@ -126,7 +126,7 @@ def test_a_name_is_looked_up_once_for_each_attempt_and_the_connection_goes_to_th
 def test_slow_name_servers_of_one_owner_hold_up_no_others_events(
     quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Callable[..., JobParams]
 ) -> None:
-    monkeypatch.setattr("adaspa_service.gateway.webhooks.addresses.RESOLVE_SECONDS", 0.5)
+    monkeypatch.setattr("adaspa_service.webhooks.addresses.RESOLVE_SECONDS", 0.5)
     http = Settings.model_validate(quick.model_dump() | {"webhook_http": True})
     released = threading.Event()
 

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
-from adaspa_jobs.deliveries import Outcome
 from adaspa_jobs.settings import Settings
-from adaspa_service.gateway.webhooks.event import EventType
-from adaspa_service.gateway.webhooks.signing import headers
+from adaspa_service.webhooks.deliveries import Outcome
+from adaspa_service.webhooks.event import EventType
+from adaspa_service.webhooks.signing import headers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
 SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXM="

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from adaspa_jobs.deliveries import Delivery, DeliveryStore, Outcome
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore
+from adaspa_service.webhooks.deliveries import Delivery, DeliveryStore, Outcome
 
 FAILURES = [Outcome.rejected, Outcome.unreachable, Outcome.timed_out, Outcome.interrupted]
 

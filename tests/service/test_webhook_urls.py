@@ -133,7 +133,7 @@ def unknown_for_now(service: Service) -> None:
 def test_a_name_server_that_does_not_answer_costs_one_bounded_wait(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adaspa_service.gateway.webhooks.addresses.RESOLVE_SECONDS", 0.2)
+    monkeypatch.setattr("adaspa_service.webhooks.addresses.RESOLVE_SECONDS", 0.2)
     released = threading.Event()
 
     def silent(host: str, port: int) -> list[str]:

@@ -9,10 +9,10 @@ import pytest
 import redis
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
-from adaspa_jobs.deliveries import DeliveryStore, Outcome
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
+from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
 from prometheus_text import value
 from receiver import Answer, Receiver, close, drip, receiving
 from running_gateway import Service, serving, until
@@ -33,9 +33,9 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture(autouse=True)
 def short_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody wants to wait for a hanging receiver here."""
-    monkeypatch.setattr("adaspa_service.gateway.webhooks.attempt.TOTAL_SECONDS", 0.5)
-    monkeypatch.setattr("adaspa_service.gateway.webhooks.deliverer.EVERY_SECONDS", 0.05)
-    monkeypatch.setattr("adaspa_service.gateway.webhooks.deliverer.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("adaspa_service.webhooks.attempt.TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr("adaspa_service.webhooks.deliverer.EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("adaspa_service.webhooks.deliverer.STOP_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_a_job_that_expires_before_its_event_is_delivered_loses_nothing(
 
 
 def test_a_hanging_receiver_holds_up_nobody_else(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaspa_service.gateway.webhooks.attempt.TOTAL_SECONDS", 20.0)
+    monkeypatch.setattr("adaspa_service.webhooks.attempt.TOTAL_SECONDS", 20.0)
     with receiving() as one, receiving() as two, receiving() as three, receiving() as four, receiving() as quick:
         for hanging in (one, two, three, four):
             hanging.answers = [hanging.hang] * 100

@@ -95,7 +95,7 @@ def events(jobs: list[JobParams], outputs: list[Path]) -> Iterator[dict[str, Any
 
 def described(params: JobParams, progress: Progress, status: JobStatus = JobStatus.in_progress, **report: Any) -> Video:
     """A job of this machine as a server would describe it."""
-    from adaspa_service.gateway.views import video  # noqa: PLC0415  only an install with the gateway has them
+    from adaspa_service.views import video  # noqa: PLC0415  only an install with the gateway has them
 
     now = int(time.time())
     job = Job(id="local", status=status, params=params, progress=progress, created_at=now, attempt=1, **report)

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from adaspa_jobs.deliveries import STATES, Delivery, DeliveryStore, State
 from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER
 from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.settings import get_settings
@@ -14,7 +13,8 @@ from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
-from adaspa_service.gateway.webhooks.signing import secrets_of
+from adaspa_service.webhooks.deliveries import STATES, Delivery, DeliveryStore, State
+from adaspa_service.webhooks.signing import secrets_of
 
 COLUMNS = ("VIDEO", "STATE", "WHEN", "EVENT", "RECEIVER", "ATTEMPTS", "ERROR")
 

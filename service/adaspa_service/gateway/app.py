@@ -23,14 +23,15 @@ from adaspa_service.gateway import (
     page,
     preview,
     videos,
+    webhook_secret,
 )
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.examples import illustrate
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.gateway.webhooks import event, secret
-from adaspa_service.gateway.webhooks.addresses import Addresses, Resolve, system_resolve
-from adaspa_service.gateway.webhooks.deliverer import Deliverer
+from adaspa_service.webhooks import event
+from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
+from adaspa_service.webhooks.deliverer import Deliverer
 
 DESCRIPTION = """Text in, video out. Every route is also there without `/v1`.
 
@@ -89,7 +90,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
         app.include_router(metrics.router)
     for prefix in ("/v1", ""):
         shown = bool(prefix)
-        for module in (videos, content, links, preview, events, models, secret):
+        for module in (videos, content, links, preview, events, models, webhook_secret):
             app.include_router(module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY)
         app.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
     app.include_router(page.router)

@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from adaspa_service.gateway import views
+from adaspa_service import views
 from adaspa_service.gateway.access import Caller, Reader, is_still_let_in
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.lookup import find

@@ -11,11 +11,11 @@ from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Job, JobParams, Progress
 from pydantic import BaseModel
 
-from adaspa_service.gateway import views
+from adaspa_service import views
 from adaspa_service.gateway.health import Health
-from adaspa_service.gateway.places import Place
-from adaspa_service.gateway.webhooks.event import VideoEvent
-from adaspa_service.gateway.webhooks.secret import WebhookSecret
+from adaspa_service.gateway.webhook_secret import WebhookSecret
+from adaspa_service.views import Place
+from adaspa_service.webhooks.event import VideoEvent
 
 IDS = ("video_06611cfb2682ffb607d12a592291f64d", "video_06611cfd91f13dc25d17f6ec9a2fb2e7")
 CREATED = 1_764_090_000

@@ -4,7 +4,7 @@ from adaspa_api.models import Model, ModelList
 from adaspa_jobs.catalog import ModelSpec
 from fastapi import APIRouter
 
-from adaspa_service.gateway import views
+from adaspa_service import views
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import Parts, PartsOf

@@ -11,7 +11,7 @@ from adaspa_jobs.catalog import Catalog, ModelSpec
 from adaspa_jobs.job import Job, JobParams
 
 from adaspa_service.gateway.errors import bad_field
-from adaspa_service.gateway.views import seconds_text
+from adaspa_service.views import seconds_text
 
 Number = TypeVar("Number", int, float)
 Default = TypeVar("Default", int, float, str, None)

@@ -7,7 +7,6 @@ from typing import Annotated, Self
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.connections import connections
 from adaspa_jobs.counts import Load
-from adaspa_jobs.deliveries import DeliveryStore
 from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
@@ -17,7 +16,8 @@ from celery import Celery
 from fastapi import Depends, Request
 from redis.asyncio import Redis as AsyncRedis
 
-from adaspa_service.gateway.webhooks.addresses import Addresses, Resolve, system_resolve
+from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
+from adaspa_service.webhooks.deliveries import DeliveryStore
 
 LOAD_SECONDS = 0.5
 """When a job begins is estimated from how busy its model was up to this long ago: many ask at once."""

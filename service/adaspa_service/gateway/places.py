@@ -1,20 +1,9 @@
 """Where queued jobs stand: their place in the queue, and when a worker is expected to begin them."""
 
-from dataclasses import dataclass
-
 from adaspa_jobs.job import Job
 
 from adaspa_service.gateway.parts import Parts
-
-
-@dataclass(frozen=True)
-class Place:
-    """A queued job's."""
-
-    position: int
-    """1 is next."""
-    starts_in: float | None
-    """Seconds; None: no worker runs, or no job of the model has been timed."""
+from adaspa_service.views import Place
 
 
 def places(parts: Parts, jobs: list[Job]) -> dict[str, Place]:

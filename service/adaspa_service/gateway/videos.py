@@ -11,7 +11,7 @@ from adaspa_jobs.store import VIDEO_ID, StoreUnavailable
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from adaspa_service.gateway import views
+from adaspa_service import views
 from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
 from adaspa_service.gateway.admission import Wanted, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
@@ -21,7 +21,7 @@ from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.parts import Parts, PartsOf
 from adaspa_service.gateway.places import Place, places
 from adaspa_service.gateway.removal import remove_if_ended
-from adaspa_service.gateway.webhooks.targets import check_webhook
+from adaspa_service.gateway.webhook_url import check_webhook
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.parts import Parts
-from adaspa_service.gateway.webhooks.addresses import AddressRefused, LookupFailed
+from adaspa_service.webhooks.addresses import AddressRefused, LookupFailed
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ import random
 import threading
 import time
 
-from adaspa_jobs.deliveries import Delivery, DeliveryStore, Outcome
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import Settings
 
-from adaspa_service.gateway.webhooks import signing
-from adaspa_service.gateway.webhooks.addresses import Addresses
-from adaspa_service.gateway.webhooks.attempt import Result, Sender
-from adaspa_service.gateway.webhooks.event import VideoEvent
+from adaspa_service.webhooks import signing
+from adaspa_service.webhooks.addresses import Addresses
+from adaspa_service.webhooks.attempt import Result, Sender
+from adaspa_service.webhooks.deliveries import Delivery, DeliveryStore, Outcome
+from adaspa_service.webhooks.event import VideoEvent
 
 log = logging.getLogger(__name__)
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Begin an attempt at due deliveries, one in a lane. A lane is busy until the outcome is noted (webhook_note.lua), or
+-- Begin an attempt at due deliveries, one in a lane. A lane is busy until the outcome is noted (note.lua), or
 -- until the attempt's time is over because whoever made it died; then another makes the next.
 -- An owner gets so many attempts at a time: receivers of one that all hang hold up no other's.
 -- limit (deliveries at most), attempt_ms (time of an attempt), owner_attempts (of one owner at most)

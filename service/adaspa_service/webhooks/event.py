@@ -8,7 +8,7 @@ from adaspa_jobs.job import Job
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, Field
 
-from adaspa_service.gateway import views
+from adaspa_service import views
 
 EventType = Literal["video.completed", "video.failed", "video.cancelled"]
 

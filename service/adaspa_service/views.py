@@ -1,5 +1,6 @@
 """What clients see of jobs and models."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from adaspa_api.models import Model
@@ -9,7 +10,15 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import Job
 from pydantic import BaseModel
 
-from adaspa_service.gateway.places import Place
+
+@dataclass(frozen=True)
+class Place:
+    """Where a queued job stands."""
+
+    position: int
+    """1 is next."""
+    starts_in: float | None
+    """Seconds; None: no worker runs, or no job of the model has been timed."""
 
 
 def video(job: Job, place: Place | None) -> Video:

@@ -4,9 +4,10 @@ import hmac
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 
-from adaspa_jobs.deliveries import DeliveryStore
 from adaspa_jobs.job import OPEN_OWNER
 from adaspa_jobs.settings import SECRET_PREFIX, Settings
+
+from adaspa_service.webhooks.deliveries import DeliveryStore
 
 
 def secrets_of(owner: str, settings: Settings, store: DeliveryStore) -> list[str]:

@@ -9,10 +9,10 @@ from importlib.metadata import version
 
 import httpcore
 import httpx
-from adaspa_jobs.deliveries import Outcome
 from pydantic import HttpUrl
 
-from adaspa_service.gateway.webhooks.addresses import Addresses, AddressRefused, CheckedConnections, LookupFailed
+from adaspa_service.webhooks.addresses import Addresses, AddressRefused, CheckedConnections, LookupFailed
+from adaspa_service.webhooks.deliveries import Outcome
 
 TOTAL_SECONDS = 15.0
 """From the lookup of the host to the end of the answer's headers. Nothing behind them is read."""

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic_core import from_json
-from redis import Redis
-
 from adaspa_jobs.job import Job
 from adaspa_jobs.record import job_from_hash
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 from adaspa_jobs.settings import SECRET_PREFIX
+from pydantic_core import from_json
+from redis import Redis
 
 ATTEMPT_SECONDS = 30.0
 """An attempt whose outcome is not noted by then was lost with its process, and another is made."""
@@ -125,15 +124,13 @@ class DeliveryStore:
     ) -> None:
         self.client, self._owner_attempts = client, owner_attempts
         self._attempt_ms, self._dead_ms, self._kept = round(attempt_seconds * 1000), round(dead_seconds * 1000), kept
-        self._scripts = Scripts(client, "{}")
+        self._scripts = Scripts(client, "{}", __package__)
 
     # Delivering
 
     def take(self, limit: int) -> list[Delivery]:
         """Begin an attempt at deliveries that are due, one in a lane; nobody else gets them meanwhile."""
-        found = self._scripts.run(
-            "webhook_take", limit=limit, attempt_ms=self._attempt_ms, owner_attempts=self._owner_attempts
-        )
+        found = self._scripts.run("take", limit=limit, attempt_ms=self._attempt_ms, owner_attempts=self._owner_attempts)
         return [
             _delivery(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for job_id, fields in found
         ]
@@ -149,7 +146,7 @@ class DeliveryStore:
     ) -> None:
         """Say what came of an attempt. Without ``again_in`` (seconds) an undelivered event is given up."""
         self._scripts.run(
-            "webhook_note",
+            "note",
             id=delivery.job_id,
             attempt=delivery.attempts,
             lane=delivery.lane,
@@ -163,7 +160,7 @@ class DeliveryStore:
 
     def trim(self) -> list[str]:
         """Forget what is kept no longer; the jobs whose event had not been given up before. Up to 100 a call."""
-        found = self._scripts.run("webhook_trim", dead_ms=self._dead_ms, kept=self._kept)
+        found = self._scripts.run("trim", dead_ms=self._dead_ms, kept=self._kept)
         return [job_id.decode() for job_id in found]
 
     # Looking
@@ -203,7 +200,7 @@ class DeliveryStore:
 
     def redeliver(self, job_id: str) -> bool:
         """Begin a dead delivery anew, or make a waiting one's next attempt now; False if there is none."""
-        return bool(self._scripts.run("webhook_redeliver", id=job_id))
+        return bool(self._scripts.run("redeliver", id=job_id))
 
     def secrets(self) -> list[str]:
         """The signing secrets that hold, the current one first; one is made where there is none."""
@@ -216,7 +213,7 @@ class DeliveryStore:
     def _secrets(self, keep_seconds: float | None) -> list[str]:
         fresh = SECRET_PREFIX + b64encode(random.token_bytes(32)).decode()
         keep_ms = None if keep_seconds is None else round(keep_seconds * 1000)
-        return [secret.decode() for secret in self._scripts.run("webhook_secrets", fresh=fresh, keep_ms=keep_ms)]
+        return [secret.decode() for secret in self._scripts.run("secrets", fresh=fresh, keep_ms=keep_ms)]
 
 
 def _delivery(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from adaspa_service.gateway.access import Writer
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import PartsOf
-from adaspa_service.gateway.webhooks.signing import secrets_of
+from adaspa_service.webhooks.signing import secrets_of
 
 router = APIRouter(tags=["webhooks"])
 
