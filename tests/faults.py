@@ -130,7 +130,9 @@ class FaultyRedis(redis.Redis):
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> Any:
         made = super().pipeline(transaction, shard_hint)
         execute = made.execute
-        made.execute = lambda: self.outside.call(execute, lambda: redis.ConnectionError("cut"))  # type: ignore[method-assign]
+        made.execute = lambda **options: self.outside.call(  # type: ignore[method-assign]
+            lambda: execute(**options), lambda: redis.ConnectionError("cut")
+        )
         return made
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from adaspa_api.report import AttentionReport, JobError
 from adaspa_api.words import ErrorCode, Priority
 
+from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.job import SCHEMA_VERSION, Artifact, Job, Progress
 from adaspa_jobs.record import job_from_pairs
 from adaspa_jobs.scripts import Scripts
@@ -56,6 +57,7 @@ class Attempts:
     """The workers' part of a JobStore."""
 
     max_attempts: int
+    file: AppendOnlyFile
     _scripts: Scripts
 
     def claim(
@@ -118,6 +120,7 @@ class Attempts:
         """
         described = json.dumps({name: artifact.model_dump() for name, artifact in artifacts.items()})
         self._end(lease, "completed", artifacts=described, report=report.model_dump_json(), timings=json.dumps(timings))
+        self.file.synced()
 
     def fail(self, lease: Lease, error: JobError) -> None:
         """in_progress -> failed. May be repeated. Raises LeaseLost, JobCancelled."""

@@ -17,6 +17,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 from redis import Redis
 
+from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.connections import connections
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 
@@ -67,7 +68,7 @@ class KeyStore:
     """
 
     def __init__(self, client: Redis) -> None:
-        self.client = client
+        self.client, self.file = client, AppendOnlyFile(client)
         self._scripts = Scripts(client, "{}")
 
     @classmethod
@@ -117,6 +118,7 @@ class KeyStore:
         """
         secret = secrets.token_urlsafe(SECRET_BYTES)
         done = self._scripts.run("rotate_key", id=key_id, digest=digest(secret), grace=grace_seconds)
+        self.file.synced()
         return f"adaspa_{key_id}_{secret}" if done else None
 
     def revoke(self, key_id: str) -> bool:
@@ -125,7 +127,9 @@ class KeyStore:
             pipe.delete(_record(key_id))
             pipe.zrem(LIST, key_id)
             pipe.delete(f"{PREFIX}rate:{key_id}")
-            return bool(pipe.execute()[0])
+            known = bool(pipe.execute()[0])
+        self.file.synced()
+        return known
 
     def all(self) -> list[ApiKey]:
         """Every key, the oldest first, those that have expired included."""

@@ -1,6 +1,7 @@
 """Object storage by URL: a local folder, memory, S3, GCS or Azure."""
 
 import asyncio
+import errno
 import hashlib
 import math
 import os
@@ -75,14 +76,27 @@ class ObjectStorage:
             self._store, self._uploads = _open(url)
 
     def put_file(self, key: str, path: Path, content_type: str) -> Artifact:
-        """Store a file, in parts if it is large; an object of the same key is replaced. Raises StorageUnavailable."""
+        """Store a file, in parts if it is large, and make sure that it is kept; an object of the same key is replaced.
+
+        Raises StorageUnavailable.
+        """
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         local = isinstance(self._store, LocalStore)  # which keeps no attributes; the record has the type anyway
         attributes = None if local else {"Content-Type": content_type}
+        size = path.stat().st_size
         with self._reaching():
             obstore.put(self._uploads, key, path, attributes=attributes)
-        return Artifact(key=key, content_type=content_type, bytes=path.stat().st_size, sha256=digest)
+        try:
+            with self._reaching():
+                if isinstance(self._store, LocalStore):
+                    _sync(Path(self._store.prefix or "/"), key)
+                kept = obstore.head(self._store, key)["size"]
+        except ObjectMissing:
+            kept = 0
+        if kept != size:  # no answer says so, only a look
+            raise StorageUnavailable(f"storage {self.url}: {key}: of {size} bytes that it took it has {kept}")
+        return Artifact(key=key, content_type=content_type, bytes=size, sha256=digest)
 
     def create(self, key: str, content: bytes) -> bool:
         """Store bytes under a new key; False if there is one, which stays as it is. Raises StorageUnavailable."""
@@ -211,6 +225,21 @@ class ObjectStorage:
             raise ObjectMissing(f"storage {self.url}: no such object") from error
         except (BaseError, OSError, ValueError, RuntimeError) as error:
             raise StorageUnavailable(f"storage {self.url}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _sync(root: Path, key: str) -> None:
+    """Have a local folder's file, and the folders that lead to it, on the disk: its name may be written before its
+    bytes are, and neither is before the system comes to it."""
+    path = root / key
+    for each in (path, *(folder for folder in path.parents if folder == root or root in folder.parents)):
+        file = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some network file systems sync no folders
+                raise
+        finally:
+            os.close(file)
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -13,6 +13,7 @@ from redis import Redis
 
 from adaspa_jobs import tracing
 from adaspa_jobs.announcements import Announcements
+from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.attempts import Attempts, JobCancelled, Lease, LeaseLost
 from adaspa_jobs.connections import NOTHING, connections
 from adaspa_jobs.counts import Counts
@@ -88,7 +89,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         queue_seconds: float = 86400,
         bulk_share: float = 0.2,
     ) -> None:
-        self.client = client
+        self.client, self.file = client, AppendOnlyFile(client)
         self.lease_seconds, self.max_attempts, self.queue_seconds = lease_seconds, max_attempts, queue_seconds
         self.bulk_share = bulk_share
         limits = {
@@ -273,9 +274,12 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
     def request_cancel(self, job_id: str) -> JobStatus | None:
         """A queued job is cancelled at once, a running one is asked to stop; the status now, None if unknown."""
         status = self._scripts.run("cancel", id=job_id)
+        self.file.synced()
         return JobStatus(status.decode()) if status else None
 
     def discard(self, job_id: str) -> bool:
         """Delete a job for its owner: it is cancelled if it has not ended, no longer listed, and removed by
         ``purge`` once no worker holds it. False if there is none."""
-        return bool(self._scripts.run("discard", id=job_id))
+        known = bool(self._scripts.run("discard", id=job_id))
+        self.file.synced()
+        return known

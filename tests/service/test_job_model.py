@@ -49,6 +49,7 @@ STAYING = {
     "last_id",
     "swept_at",
     "skipped",
+    "synced",
     "ended",
     "leases_lost",
     "queues",

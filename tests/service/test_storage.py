@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
 from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
 
@@ -37,6 +39,39 @@ def test_a_file_is_stored_and_described(storage: ObjectStorage, file: Path) -> N
     size, etag = storage.head(artifact.key)
     assert size == len(CONTENT) and etag
     assert file.exists()
+
+
+def test_a_stored_file_is_on_the_disk_with_the_folders_that_lead_to_it(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, synced, fsync = tmp_path / "objects", list[Path](), os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    ObjectStorage(str(objects)).put_file("videos/x/1/video.mp4", file, "video/mp4")
+    video = objects / "videos" / "x" / "1" / "video.mp4"
+    assert synced == [video, *video.parents[:4]] and synced[-1] == objects
+
+
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_storage_that_keeps_nothing_or_a_part_has_not_stored_the_file(
+    storage: ObjectStorage, file: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    put = obstore.put
+
+    def lose(store: Any, key: str, *rest: Any, **options: Any) -> Any:
+        answer = put(store, key, *rest, **options)
+        obstore.delete(store, key)
+        if left:
+            put(store, key, CONTENT[:left])
+        return answer
+
+    monkeypatch.setattr(obstore, "put", lose)
+    with pytest.raises(StorageUnavailable, match=f"of {len(CONTENT)} bytes that it took it has {left}"):
+        storage.put_file("videos/x/1/video.mp4", file, "video/mp4")
 
 
 @pytest.mark.parametrize(

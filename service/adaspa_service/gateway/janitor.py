@@ -102,7 +102,9 @@ class Janitor:
         self.parts.store.expire()
 
     def _purge(self) -> None:
-        for job_id in self.parts.store.take_purgeable():
+        if ids := self.parts.store.take_purgeable():
+            self.parts.store.file.synced()  # a deletion that Redis forgot would leave a video without its files
+        for job_id in ids:
             remove(self.parts, job_id)
 
     def _tidy(self) -> None:
