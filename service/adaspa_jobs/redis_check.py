@@ -175,6 +175,8 @@ def _problem(error: Exception) -> Problem:
     said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, NoPermissionError):
         return _lacking(said)
+    if "without MULTI" in said:
+        return _lacking("MULTI")
     if isinstance(error, ClusterDownError | ClusterError | MovedError) or "hash to the same slot" in said:
         return _clustered()
     mend = "see the server's log" if isinstance(error, ResponseError) else "start it, or name the right address"

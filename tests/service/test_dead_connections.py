@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,12 +42,23 @@ class Server:
 
     @contextmanager
     def stalled(self) -> Iterator[None]:
-        """It runs, its connections are there, and it does nothing for the length of a ``with`` block."""
+        """It runs, its connections are there, and it does nothing for the length of a ``with`` block; or until a client
+        connects anew, which one that repeats its command does."""
         os.kill(self.process.pid, signal.SIGSTOP)
+        accepted, over = self.proxy.accepted, threading.Event()
+
+        def go_on() -> None:
+            while self.proxy.accepted == accepted and not over.wait(0.01):
+                pass
+            os.kill(self.process.pid, signal.SIGCONT)
+
+        watching = threading.Thread(target=go_on)
+        watching.start()
         try:
             yield
         finally:
-            os.kill(self.process.pid, signal.SIGCONT)
+            over.set()
+            watching.join()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from running_gateway import until
 from valkey_process import start_valkey
 
 ROOT = Path(__file__).parents[2]
-CELERY = {"BRPOP", "EVALSHA", "ZREM", "HDEL", "LPUSH", "RPOP"}
+CELERY = {"BRPOP", "WATCH", "MULTI", "EVALSHA", "ZREM", "HDEL", "LPUSH", "RPOP"}
 
 
 @pytest.fixture(scope="module")
