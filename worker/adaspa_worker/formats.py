@@ -11,6 +11,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from adaspa_api.words import OutputFormat
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 GIF_TIME_BASE = Fraction(1, 100)
 """A GIF's frames last whole hundredths of a second."""
@@ -72,7 +73,10 @@ CODECS = {
 
 
 class VideoEncoder(Encoder):
-    """H.264 in MP4 or VP9 in WebM, yuv420p. The comment is a tag of the container."""
+    """H.264 in MP4 or VP9 in WebM, yuv420p. The comment is a tag of the container.
+
+    The colours are BT.709's at every size, and said to be: players guess where nothing is said.
+    """
 
     def __init__(self, path: Path, codec: Codec, *, width: int, height: int, fps: int, comment: str) -> None:
         super().__init__(path, width=width, height=height, fps=fps, comment=comment)
@@ -83,13 +87,25 @@ class VideoEncoder(Encoder):
             assert isinstance(stream, av.VideoStream)
             self._stream = stream
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-            self._stream.codec_context.thread_count = codec.threads
+            context = self._stream.codec_context
+            context.thread_count = codec.threads
+            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         except BaseException:
             self._container.close()
             raise
 
     def write(self, frame: np.ndarray) -> None:
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        rgb = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        picture = rgb.reformat(
+            format="yuv420p",
+            src_color_range=ColorRange.JPEG,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            dst_color_primaries=ColorPrimaries.BT709,
+            dst_color_trc=ColorTrc.BT709,
+        )
+        self._container.mux(self._stream.encode(picture))
 
     def finish(self) -> None:
         self._container.mux(self._stream.encode(None))
