@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from adaspa_api.words import OutputFormat, Quality
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import from_json
 
 from adaspa_jobs.job import JobParams
 
@@ -99,7 +100,10 @@ class ModelSpec(BaseModel):
     worker's first clip and its first ones of other sizes and lengths. Not for ``cogvideox`` and ``mochi``; needs a C
     compiler, on a CPU a C++ compiler."""
     call: dict[str, Any] = {}
-    """Further keyword arguments of the pipeline call."""
+    """Further keyword arguments of the pipeline's call; what is not given is as it is by default in diffusers."""
+    flow_shift: float | None = Field(default=None, gt=0)
+    """How far the steps are shifted towards noise, where the model's own scheduler is to be changed: Wan 2.1 wants 3
+    at 480p and 5 at 720p. ``null`` leaves it."""
 
     @model_validator(mode="after")
     def _defaults_are_allowed(self) -> Self:
@@ -116,7 +120,16 @@ class ModelSpec(BaseModel):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a range")
+        if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):
+            scale = "true_cfg_scale in call" if self.family == "hunyuan_video" else "guidance_range"
+            raise ValueError(f"negative_prompt: has no effect; allowed: false, or a {scale} that goes over 1")
         return self
+
+    def heeds_negative(self, guidance_scale: float) -> bool:
+        """Whether a negative prompt has an effect at this guidance scale."""
+        # HunyuanVideo is distilled: its guidance scale is an input, and another one weighs the negative prompt.
+        scale = self.call.get("true_cfg_scale", 1) if self.family == "hunyuan_video" else guidance_scale
+        return self.negative_prompt and isinstance(scale, int | float) and scale > 1
 
     def limit(self, general: float) -> float:
         """Seconds that a job may run, where ``general`` is the limit of every model."""
@@ -174,11 +187,22 @@ class Catalog:
             raise CatalogError(f"catalog {path}: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise CatalogError(f"catalog {path}: {where + ': ' if where else ''}{first['msg']}") from error
+            where = named(source.read_bytes(), first["loc"])
+            message = first["msg"].removeprefix("Value error, ")
+            raise CatalogError(": ".join([f"catalog {path}", *where, message])) from error
         catalog = cls(models, queue_cap)
         if not models:
             raise CatalogError(f"catalog {path}: holds no models")
         if len(catalog.models) < len(models):
             raise CatalogError(f"catalog {path}: a model id is there twice")
         return catalog
+
+
+def named(text: bytes, place: tuple[int | str, ...]) -> list[str]:
+    """Where in a catalog file something is wrong: the model, by its id if it has one, and the field."""
+    if not place:
+        return []
+    index, *field = place
+    entry = from_json(text)[index]
+    name = entry.get("id", index) if isinstance(entry, dict) else index
+    return [f"model {name}", *([".".join(map(str, field))] if field else [])]

@@ -4,7 +4,7 @@ Gateways and workers of two versions share one Redis during a rolling update, so
 docs/job_records.md says what to do when it changes.
 """
 
-from adaspa_api.report import AttentionReport, JobError
+from adaspa_api.report import AttentionReport, JobError, TokenCount
 from adaspa_api.words import JobStatus, OutputFormat, Phase, Priority, Quality, StepKind
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -82,6 +82,10 @@ class Progress(BaseModel):
     """Seconds that are left of the denoising, from the steps measured so far."""
     preview_step: int | None = None
     """The step whose preview can be had."""
+    prompt_tokens: TokenCount | None = None
+    """Once the texts are encoded."""
+    negative_prompt_tokens: TokenCount | None = None
+    """Once the texts are encoded, if there is a negative prompt."""
 
 
 class Artifact(BaseModel):

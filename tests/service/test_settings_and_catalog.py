@@ -98,6 +98,10 @@ def test_a_catalog_of_ones_own(tmp_path: Path) -> None:
         ({"fps_range": [0, 30]}, "fps_range"),
         ({"default_guidance": 11}, "guidance"),
         ({"colour": "red"}, "colour"),
+        ({"guidance_range": [1, 1], "default_guidance": 1}, "negative_prompt"),
+        ({"family": "hunyuan_video"}, "negative_prompt"),
+        ({"family": "hunyuan_video", "call": {"true_cfg_scale": "2"}}, "negative_prompt"),
+        ({"flow_shift": 0}, "flow_shift"),
     ],
     ids=str,
 )
@@ -106,7 +110,9 @@ def test_a_bad_entry_is_named_in_one_line(tmp_path: Path, changes: dict[str, Any
     path.write_text(json.dumps([{**MODEL, **changes}]))
     with pytest.raises(CatalogError) as caught:
         Catalog.load(path)
-    assert str(path) in str(caught.value) and named in str(caught.value) and "\n" not in str(caught.value)
+    model = changes.get("id", "tiny")
+    assert str(caught.value).startswith(f"catalog {path}: model {model}: ")
+    assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[", "[]", "null"])

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_api.report import JobError
+from adaspa_api.report import JobError, TokenCount
+from adaspa_api.videos import Video
 from adaspa_api.words import ErrorCode
 from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled
+from adaspa_service.cli.progress import summary
 from claiming import claim
 from running_gateway import Service, serving, until
 
@@ -65,7 +67,7 @@ def test_everything_that_is_asked_for_reaches_the_record(service: Service) -> No
         "guidance_scale": 2.5,
         "negative_prompt": "grey",
         "seed": 2**63 - 1,
-        "sparsity": 0.0,
+        "sparsity": 0.25,
         "warmup": 2,
         "output_format": "webm",
     }
@@ -102,6 +104,20 @@ def test_a_job_is_seen_step_by_step_to_its_end(service: Service) -> None:
     assert done["attention"]["density"] == 0.3 and done["attention"]["sparse_seconds"] == 0.5
     assert done["timings"] == {"denoising": 1.5}
     assert done["expires_at"] - done["completed_at"] == 7 * 86400
+
+
+def test_what_the_model_took_of_the_texts_is_told_from_their_encoding_on(service: Service) -> None:
+    video_id = service.create(negative_prompt="grey")["id"]
+    lease = service.claim(video_id)
+    assert service.http.get(f"/videos/{video_id}").json()["prompt_tokens"] is None
+    counts = {"used": 226, "cut": 74, "limit": 226}, {"used": 2, "cut": 0, "limit": 226}
+    tokens = {"prompt_tokens": TokenCount(**counts[0]), "negative_prompt_tokens": TokenCount(**counts[1])}
+    service.store.report_progress(lease, Progress(phase="denoising", step=1, steps=24, **tokens))
+    service.complete(lease)
+    video = service.http.get(f"/videos/{video_id}").json()
+    assert (video["prompt_tokens"], video["negative_prompt_tokens"]) == counts
+    told = summary(Video.model_validate(video))
+    assert "the prompt has 300 tokens; the last 74 had no room" in told and "negative" not in told
 
 
 def test_a_failed_job_shows_code_and_message(service: Service) -> None:

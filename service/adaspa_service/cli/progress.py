@@ -106,8 +106,12 @@ def eta(video: Video) -> str:
 
 
 def summary(video: Video) -> str:
-    """What AdaSpa did, and where the time went."""
+    """What of the texts had no effect, what AdaSpa did, and where the time went."""
     lines = []
+    for name, tokens in (("prompt", video.prompt_tokens), ("negative prompt", video.negative_prompt_tokens)):
+        if tokens and tokens.cut:
+            total = tokens.used + tokens.cut
+            lines.append(f"Cut:    the {name} has {total} tokens; the last {tokens.cut} had no room and no effect")
     if report := video.attention:
         steps = (
             (n, getattr(report, f"{n}_steps"), getattr(report, f"{n}_seconds")) for n in ("dense", "search", "sparse")

@@ -33,8 +33,8 @@ def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
     width, height = map(int, one_of("size", asked.size, spec.sizes[0], spec.sizes).split("x"))
     steps = within("steps", asked.steps, spec.default_steps, spec.steps_range)
     check_one_way(asked)
-    if asked.negative_prompt and not spec.negative_prompt:
-        raise bad_field("negative_prompt", f"negative_prompt: has no effect with model {spec.id}; allowed: none")
+    guidance = within("guidance_scale", asked.guidance_scale, spec.default_guidance, spec.guidance_range)
+    check_negative(asked, spec, guidance)
     quality = one_of("quality", asked.quality, None, spec.qualities)
     return JobParams(
         model=spec.id,
@@ -47,7 +47,7 @@ def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
         num_frames=frame_count(asked, spec, fps),
         fps=fps,
         steps=steps,
-        guidance_scale=within("guidance_scale", asked.guidance_scale, spec.default_guidance, spec.guidance_range),
+        guidance_scale=guidance,
         seed=within("seed", asked.seed, secrets.randbelow(2**32), (0, MAX_SEED)),
         quality=None if quality is None else Quality(quality),
         sparsity=within("sparsity", asked.sparsity, None, spec.sparsity_range),
@@ -91,6 +91,18 @@ def check_one_way(asked: VideoCreate) -> None:
         raise bad_field("quality", f"quality: comes with {', '.join(settings)}; allowed: a preset or settings")
     if asked.sparsity is not None and asked.retained_mass is not None:
         raise bad_field("retained_mass", "retained_mass: comes with sparsity; allowed: one of the two")
+    if asked.sparsity == 0 and asked.warmup is not None:
+        raise bad_field("warmup", "warmup: has no effect with sparsity 0, which is dense throughout; allowed: none")
+
+
+def check_negative(asked: VideoCreate, spec: ModelSpec, guidance: float) -> None:
+    """Refuse a negative prompt where the model takes none, or only at another guidance scale."""
+    if not asked.negative_prompt or spec.heeds_negative(guidance):
+        return
+    if not spec.negative_prompt:
+        raise bad_field("negative_prompt", f"negative_prompt: has no effect with model {spec.id}; allowed: none")
+    why = f"has no effect with guidance_scale {guidance:g}; allowed: none, or a guidance_scale over 1"
+    raise bad_field("negative_prompt", f"negative_prompt: {why}")
 
 
 def warmup_limits(spec: ModelSpec, steps: int) -> tuple[int, int]:

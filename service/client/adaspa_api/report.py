@@ -1,4 +1,4 @@
-"""What came of a job: why it failed, or what AdaSpa did."""
+"""What came of a job: why it failed, what the model took of its texts, what AdaSpa did."""
 
 from typing import Annotated
 
@@ -12,6 +12,16 @@ class JobError(BaseModel):
 
     code: Open[ErrorCode]
     message: str
+
+
+class TokenCount(BaseModel):
+    """How much of a text the model's text encoder took, in the tokens that it counts, its end marker among them."""
+
+    used: int
+    cut: int
+    """Tokens at the end of the text that had no room, and so no effect."""
+    limit: int
+    """The most tokens that it takes."""
 
 
 Share = Annotated[float, AfterValidator(lambda value: round(value, 4))]

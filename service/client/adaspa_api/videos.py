@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from adaspa_api.report import AttentionReport, JobError
+from adaspa_api.report import AttentionReport, JobError, TokenCount
 from adaspa_api.words import TERMINAL, JobStatus, Open, OutputFormat, Phase, Priority, Quality, StepKind
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
@@ -142,6 +142,14 @@ class Video(BaseModel):
     eta_seconds: float | None = Field(description="Seconds left of the denoising, once steps are timed.")
     preview_url: str | None = Field(description="While in progress: a small moving picture of what it is coming to.")
     started_at: int | None
+    prompt_tokens: TokenCount | None = Field(
+        default=None,
+        description="Once it is encoded: how many of the prompt's tokens the model took, and how many at its end had "
+        "no room and no effect.",
+    )
+    negative_prompt_tokens: TokenCount | None = Field(
+        default=None, description="The same of the negative prompt, if there is one."
+    )
     resumed_from_step: int | None = Field(description="The checkpoint's step that the latest attempt went on from.")
     attempt: int = Field(description="How many times a worker began the job.")
     attention: AttentionReport | None = Field(description="Once completed: what AdaSpa did.")

@@ -43,7 +43,7 @@ class ErrorCode(StrEnum):
     storage_unavailable = "storage_unavailable"
     """The files could not be written."""
     not_finite = "not_finite"
-    """The denoising came to values that are no numbers; another seed or configuration may not."""
+    """The denoising or the decoding came to values that are no numbers; another seed or configuration may not."""
     disk_full = "disk_full"
     """The worker's own disk has no room for the video's files."""
     worker_lost = "worker_lost"

@@ -36,6 +36,8 @@ function recipe(video) {
     Attention: attention(video),
     Priority: video.priority,
     "Not in it": video.negative_prompt,
+    "Prompt cut": cut(video.prompt_tokens),
+    "Negative prompt cut": cut(video.negative_prompt_tokens),
     "Remixed from": video.remixed_from_video_id && el("a", { href: `#${video.remixed_from_video_id}`, textContent: "this video" }),
     Created: new Date(1000 * video.created_at).toLocaleString(),
     "Kept until": video.expires_at && new Date(1000 * video.expires_at).toLocaleString(),
@@ -43,6 +45,10 @@ function recipe(video) {
   };
   return el("dl", { className: "facts" }, ...Object.entries(facts).filter(([, value]) => value != null && value !== "")
     .map(([name, value]) => el("div", {}, el("dt", { textContent: name }), el("dd", {}, value))));
+}
+
+function cut(tokens) {
+  return tokens?.cut ? `the last ${tokens.cut} of its ${tokens.used + tokens.cut} tokens had no effect` : null;
 }
 
 function attention(video) {
