@@ -1,7 +1,8 @@
 """A tiny pipeline of random weights for each model family, whole: with text encoders, tokenizer and VAE."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import tiny_pipelines as tiny
@@ -48,13 +49,17 @@ BLOCKS = (8, 8, 8, 8)
 
 
 class Family(NamedTuple):
-    """How to build a family's pipeline, and what its catalog entry has."""
+    """How to build a family's pipeline, and what its catalog entry has.
+
+    ``shorter`` shortens its texts, which would be most of a tiny model's tokens; ``call`` is the rest of the entry's.
+    """
 
     pipeline: Callable[[], Any]
     family: str
     size: str
     frames: int
-    call: dict[str, Any]
+    shorter: dict[str, Any]
+    call: Mapping[str, Any] = MappingProxyType({})
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -65,7 +70,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def wan() -> WanPipeline:
+def wan(words: Any = tokenizer, count: int = len(WORDS)) -> WanPipeline:
     vae = AutoencoderKLWan(
         base_dim=4,
         z_dim=4,
@@ -76,8 +81,8 @@ def wan() -> WanPipeline:
         latents_std=[0.9] * 4,
     )
     return WanPipeline(
-        text_encoder=UMT5EncoderModel(UMT5Config(**T5)),
-        tokenizer=tokenizer(),
+        text_encoder=UMT5EncoderModel(UMT5Config(**T5 | {"vocab_size": count})),
+        tokenizer=words(),
         vae=vae,
         scheduler=tiny.flow(),
         transformer=tiny.make_wan(),
@@ -126,7 +131,7 @@ def cogvideox(scheduler: Any, transformer: Callable[[], Any]) -> Callable[[], Co
     )
 
 
-def ltx() -> LTXPipeline:
+def ltx(**vae: Any) -> LTXPipeline:
     return LTXPipeline(
         text_encoder=T5EncoderModel(T5Config(**T5)),
         tokenizer=tokenizer(),
@@ -136,6 +141,7 @@ def ltx() -> LTXPipeline:
             decoder_block_out_channels=BLOCKS,
             layers_per_block=(1, 1, 1, 1, 1),
             decoder_layers_per_block=(1, 1, 1, 1, 1),
+            **vae,
         ),
         scheduler=tiny.flow(),
         transformer=tiny.make_ltx(),
@@ -182,7 +188,7 @@ FAMILIES = {
     "wan": Family(wan, "wan", "80x48", 17, TEXT),
     "wan-2.2": Family(wan22, "wan", "80x48", 17, TEXT),
     "hunyuan-video": Family(hunyuan_video, "hunyuan_video", "80x48", 17, TEXT),
-    "hunyuan-video-guided": Family(hunyuan_video, "hunyuan_video", "80x48", 17, TEXT | {"true_cfg_scale": 2.0}),
+    "hunyuan-video-guided": Family(hunyuan_video, "hunyuan_video", "80x48", 17, TEXT, {"true_cfg_scale": 2.0}),
     "hunyuan-video-1.5": Family(hunyuan_video15, "hunyuan_video15", "80x48", 17, {}),
     "cogvideox": Family(cogvideox(CogVideoXDDIMScheduler, tiny.make_cogvideox_rotary), "cogvideox", "80x48", 17, TEXT),
     "cogvideox-1.5": Family(
@@ -190,15 +196,29 @@ FAMILIES = {
         "cogvideox",
         "80x48",
         17,
-        TEXT | {"use_dynamic_cfg": True},
+        TEXT,
+        {"use_dynamic_cfg": True},
     ),
     "ltx": Family(ltx, "ltx", "160x96", 33, TEXT),
     "mochi": Family(mochi, "mochi", "80x48", 25, TEXT),
 }
 
 
+KINDRED = {
+    "wan-bytes": FAMILIES["wan"]._replace(pipeline=lambda: wan(ByT5Tokenizer, 384)),
+    "cogvideox-2b": FAMILIES["cogvideox"]._replace(
+        pipeline=cogvideox(CogVideoXDDIMScheduler, lambda: tiny.make_cogvideox(max_text_seq_length=226)), shorter={}
+    ),
+    "ltx-denoising-vae": FAMILIES["ltx"]._replace(
+        pipeline=lambda: ltx(timestep_conditioning=True),
+        call={"decode_timestep": 0.05, "decode_noise_scale": 0.3},
+    ),
+}
+"""Models that differ from their family's in a few of the worker's matters only."""
+
+
 def save_family(name: str, folder: Path) -> Path:
-    """Write a family's pipeline."""
+    """Write a family's pipeline, or that of a kindred model."""
     torch.manual_seed(0)
-    FAMILIES[name].pipeline().save_pretrained(folder)
+    (FAMILIES | KINDRED)[name].pipeline().save_pretrained(folder)
     return folder

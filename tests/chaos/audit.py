@@ -160,7 +160,7 @@ def expected_sha256(params: str) -> str:
     """The video that these parameters have to give, made here, without any interruption."""
     asked = JobParams.model_validate_json(params)
     engine = StubEngine()
-    latents = engine.denoise(asked, {}, lambda *_: None)
+    latents = engine.denoise(asked, engine.encode_prompt(asked), lambda *_: None)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         writer = VideoWriter(

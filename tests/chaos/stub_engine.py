@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ class StubEngine:
     def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def encode_prompt(self, params: JobParams) -> dict[str, Any]:
-        return {}
+    def encode_prompt(self, params: JobParams) -> SimpleNamespace:
+        return SimpleNamespace(tokens={})
 
     def denoise(
         self,
         params: JobParams,
-        embeddings: dict[str, Any],
+        encoded: SimpleNamespace,
         on_step: Callable[[int, Any], None],
         resume: dict[str, Any] | None = None,
     ) -> np.ndarray:

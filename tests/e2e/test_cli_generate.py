@@ -10,7 +10,7 @@ import av
 import pytest
 from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment
 from service_process import Service, until
-from tiny_wan import FAILING_SIZE
+from tiny_wan import FAILING_PROMPT
 
 
 def frames(path: Path) -> int:
@@ -69,20 +69,20 @@ def test_the_same_seed_gives_the_same_file_with_and_without_a_server(
 
 
 @pytest.mark.parametrize(
-    ("changes", "arguments", "named"),
+    ("changes", "prompt", "named"),
     [
-        ({}, ["--size", FAILING_SIZE], "generation_failed"),
-        ({"source": "/nowhere/model"}, [], "/nowhere/model: no such model folder (model_unavailable)"),
+        ({}, FAILING_PROMPT, "generation_failed"),
+        ({"source": "/nowhere/model"}, "a star", "/nowhere/model: no such model folder (model_unavailable)"),
     ],
     ids=["a job that fails", "a model that is not there"],
 )
 def test_a_failure_without_a_server_is_one_line(
-    catalog: Path, tmp_path: Path, changes: dict[str, str], arguments: list[str], named: str
+    catalog: Path, tmp_path: Path, changes: dict[str, str], prompt: str, named: str
 ) -> None:
     own = tmp_path / "catalog.json"
     own.write_text(json.dumps([model | changes for model in json.loads(catalog.read_text())]))
     out = tmp_path / "out.mp4"
-    ended = adaspa("generate", "a star", "--local", "-o", out, *arguments, ADASPA_CATALOG=str(own), OMP_NUM_THREADS="1")
+    ended = adaspa("generate", prompt, "--local", "-o", out, ADASPA_CATALOG=str(own), OMP_NUM_THREADS="1")
     assert ended.returncode == 4
     assert named in ended.stderr and ended.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["catalog.json"]

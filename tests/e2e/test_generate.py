@@ -9,7 +9,7 @@ import pytest
 from adaspa_client import ApiError, Video
 from PIL import Image
 from service_process import Service, children
-from tiny_wan import FAILING_SIZE, FRAMES, SIZE
+from tiny_wan import FAILING_PROMPT, FRAMES, SIZE
 
 
 def frames_of(path: Path) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_a_running_job_stops_when_cancelled_and_the_next_one_succeeds(service: S
 
 
 def test_a_failing_job_says_why_and_the_next_one_succeeds(service: Service) -> None:
-    failed = service.run(size=FAILING_SIZE)
+    failed = service.run(FAILING_PROMPT)
     assert failed.status == "failed" and failed.error is not None
     assert (failed.error.code, failed.attempt) == ("generation_failed", 1)
     assert failed.error.message

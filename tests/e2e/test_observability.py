@@ -15,7 +15,7 @@ from adaspa_service.local.supervisor import free_port
 from collector import Collector, collecting
 from prometheus_text import value
 from service_process import Service, children, environment, until
-from tiny_wan import FAILING_SIZE
+from tiny_wan import FAILING_PROMPT
 
 PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading")
 
@@ -108,7 +108,7 @@ def test_waiting_and_running_jobs_are_counted(
 
 
 def test_a_failure_is_counted_by_its_code(service: Service, worker_metrics: Scrape, gateway_metrics: Scrape) -> None:
-    assert service.run(size=FAILING_SIZE).status == "failed"
+    assert service.run(FAILING_PROMPT).status == "failed"
     labels = {"model": "tiny", "status": "failed", "code": "generation_failed"}
     assert gateway_metrics("adaspa_jobs_ended_total", **labels) == 1
     until(lambda: worker_metrics("adaspa_attempts_total", model="tiny", outcome="failed") == 1, "the attempt too", 10)

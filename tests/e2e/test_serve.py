@@ -11,7 +11,7 @@ import pytest
 from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
 from service_process import ADASPA, Service, children, environment, until
-from tiny_wan import FAILING_SIZE, SIZE, model_spec, write_catalog
+from tiny_wan import FAILING_PROMPT, model_spec, write_catalog
 
 
 def adaspa(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -153,11 +153,16 @@ def test_demo_shows_a_progress_bar_in_a_terminal(catalog: Path, tmp_path: Path) 
 
 
 def test_demo_fails_with_the_jobs_error(catalog: Path, tmp_path: Path) -> None:
-    pipeline = Path(catalog).parent / "tiny"
-    failing = write_catalog(tmp_path / "catalog.json", model_spec(pipeline, sizes=[FAILING_SIZE, f"{SIZE}x{SIZE}"]))
-    result = adaspa("demo", "--output", tmp_path / "out.mp4", env=environment(failing))
+    result = adaspa("demo", "--prompt", FAILING_PROMPT, "--output", tmp_path / "out.mp4", env=environment(catalog))
     assert_one_clear_line(result, "failed", "generation_failed", status=4)
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_catalog_that_the_model_cannot_keep_ends_the_start_before_any_job(catalog: Path, tmp_path: Path) -> None:
+    pipeline = Path(catalog).parent / "tiny"
+    wrong = write_catalog(tmp_path / "catalog.json", model_spec(pipeline, call={"max_seq_length": 16}))
+    result = adaspa("serve", "--port", free_port("127.0.0.1"), "--data-dir", tmp_path / "data", env=environment(wrong))
+    assert_one_clear_line(result, "tiny", "call.max_seq_length", "max_sequence_length")
 
 
 def read_terminal(fd: int) -> bytes:

@@ -141,6 +141,7 @@ def make_hunyuan_video15_pipeline():
 
 
 def make_cogvideox(**settings):
+    settings = {"max_text_seq_length": TEXT, **settings}
     return prepare(
         CogVideoXTransformer3DModel(
             num_attention_heads=2,
@@ -152,7 +153,6 @@ def make_cogvideox(**settings):
             sample_width=10,
             sample_height=6,
             sample_frames=17,
-            max_text_seq_length=TEXT,
             **settings,
         )
     )

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_engine(tiny_pipeline: Path) -> Engine:
     """The tiny pipeline, loaded."""
     return load(ModelSpec.model_validate(model_spec(tiny_pipeline)), tiny_pipeline)
+
+
+@pytest.fixture
+def elsewhere(bench: Bench, tiny_pipeline: Path) -> Runner:
+    """Another worker, with an engine of its own."""
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline))
+    return replace(bench.runner, name="worker-2", process="other", engine=lambda _: load(spec, tiny_pipeline))
 
 
 @pytest.fixture

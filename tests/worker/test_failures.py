@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 import torch
 from adaspa_api.words import JobStatus
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import Lease, StoreUnavailable
+from adaspa_worker.encode import VideoWriter
 from adaspa_worker.pipeline import Engine
 from adaspa_worker.scratch import clear, scratch
 from adaspa_worker.source import ModelUnavailable
@@ -125,6 +127,25 @@ def test_latents_that_are_no_numbers_fail_the_job_with_its_own_code(
     assert job.error is not None and job.error.code == "not_finite"
     assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed
+
+
+def test_frames_that_are_no_numbers_fail_the_job_before_one_is_encoded(
+    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, write = [], VideoWriter.write
+
+    def spy(writer: VideoWriter, frame: np.ndarray) -> None:
+        written.append(frame)
+        write(writer, frame)
+
+    monkeypatch.setattr(VideoWriter, "write", spy)
+    last = tiny_engine.pipe.vae.decoder.conv_out  # type: ignore[attr-defined]
+    hook = last.register_forward_hook(lambda _, __, out: out.index_fill(3, torch.tensor(5), float("nan")))
+    job = bench.run(params())
+    hook.remove()
+    assert job.error is not None and job.error.code == "not_finite" and "frames" in job.error.message
+    assert written == [] and bench.files() == []
+    assert bench.run(params()).status is JobStatus.completed and written
 
 
 @pytest.mark.usefixtures("no_logs")

@@ -15,6 +15,7 @@ from adaspa_jobs.settings import SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 
 from adaspa_worker import metrics
+from adaspa_worker.offer import check
 from adaspa_worker.source import ModelUnavailable, resolve
 
 
@@ -46,7 +47,7 @@ def main() -> None:
         spec = catalog.get(asked) if asked else catalog.default
         if spec is None:
             fail(f"--model: {asked!r} is not in the catalog; there is {', '.join(catalog.models)}")
-        resolve(spec.source)
+        check(spec, resolve(spec.source))
         if fatal := [problem for problem in redis_check.look(settings).problems if problem.fatal]:
             fail(*fatal)
         ObjectStorage(settings.storage_url).check()

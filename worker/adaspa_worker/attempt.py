@@ -11,7 +11,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from adaspa_api.report import AttentionReport
+from adaspa_api.report import AttentionReport, TokenCount
 from adaspa_api.words import OutputFormat, Phase, StepKind
 from adaspa_jobs.job import Artifact, JobParams, Progress
 from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from adaspa_worker.pipeline import Engine
+    from adaspa_worker.pipeline import Encoded, Engine
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -54,6 +54,8 @@ class Attempt:
     timings: dict[str, float] = field(default_factory=dict)
     resumed_from: int | None = None
     preview_step: int | None = None
+    tokens: dict[str, TokenCount] = field(default_factory=dict)
+    """Of the texts, once they are encoded."""
     engine: "Engine | None" = None
     """Once it is loaded."""
 
@@ -73,6 +75,7 @@ class Attempt:
             step_kind=kind,
             eta_seconds=eta,
             preview_step=self.preview_step,
+            **self.tokens,
         )
 
     def run(self, keeper: LeaseKeeper) -> "Result":
@@ -101,9 +104,10 @@ class Attempt:
 
     def generate(self, engine: "Engine", params: JobParams) -> "Result":
         with self.phase("encoding_prompt"), engine.checked(self.keeper.check):
-            embeddings = engine.encode_prompt(params)
+            encoded = engine.encode_prompt(params)
+        self.tokens = encoded.tokens
         with self.phase("denoising"):
-            latents = self.denoise(engine, params, embeddings)
+            latents = self.denoise(engine, params, encoded)
         report = AttentionReport.model_validate(engine.report())
         metrics.observe_report(params.model, report)
         for reason in report.fell_back:
@@ -116,7 +120,7 @@ class Attempt:
         self.keeper.check()
         return Result(artifacts, report, self.timings)
 
-    def denoise(self, engine: "Engine", params: JobParams, embeddings: "dict[str, torch.Tensor]") -> "torch.Tensor":
+    def denoise(self, engine: "Engine", params: JobParams, encoded: "Encoded") -> "torch.Tensor":
         """Denoise, from the last good checkpoint if there is one, and leave checkpoints on the way."""
         resume = self.checkpoints.load()
         if resume:
@@ -134,7 +138,7 @@ class Attempt:
                 self.keeper.check()
                 self.checkpoints.save(snapshot)
 
-        latents = engine.denoise(params, embeddings, after_step, resume)
+        latents = engine.denoise(params, encoded, after_step, resume)
         self.record("previews", previews.spent)
         return latents
 

@@ -14,6 +14,7 @@ from adaspa_api.words import OutputFormat
 from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
 from adaspa_jobs.settings import SettingsError, get_settings
 
+from adaspa_worker import offer
 from adaspa_worker.source import ModelUnavailable, first_line, is_hub_name, resolve
 
 TOLERANCE = 0.05
@@ -80,14 +81,19 @@ def encoders() -> Finding:
 
 
 def model(spec: ModelSpec) -> Finding:
-    """Whether a model's files are there and whole. Nothing is downloaded."""
+    """Whether a model's files are there and whole, and can do what its catalog entry offers. Nothing is downloaded."""
     check = f"model {spec.id}"
     if is_hub_name(spec.source):
         return finding(check, "ok", f"{spec.source}: from the Hugging Face hub, fetched at its worker's first start")
     try:
-        return finding(check, "ok", f"{spec.source}: whole, in {resolve(spec.source)}")
+        folder = resolve(spec.source)
     except ModelUnavailable as error:
         return finding(check, "broken", str(error), "put its diffusers folder there, or mend `source` in the catalog")
+    try:
+        offer.check(spec, folder)
+    except ModelUnavailable as error:
+        return finding(check, "broken", str(error), "mend the field in the catalog")
+    return finding(check, "ok", f"{spec.source}: whole, in {folder}")
 
 
 def guarded(check: str, look: Callable[[], Finding]) -> Finding:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adaspa_api.report import TokenCount
 from adaspa_api.words import Phase, StepKind
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.job import JobParams, Progress
@@ -22,6 +23,7 @@ from adaspa_jobs.settings import SettingsError, get_settings
 from pydantic import BaseModel, TypeAdapter
 
 from adaspa_worker.failure import describe
+from adaspa_worker.offer import check
 from adaspa_worker.source import ModelUnavailable, resolve
 
 Tell = Callable[[dict[str, Any]], None]
@@ -40,6 +42,7 @@ class Run:
     def __init__(self, job: LocalJob, number: int, tell: Tell) -> None:
         self.params, self.output, self.number, self.tell = job.params, job.output, number, tell
         self.timings: dict[str, float] = {}
+        self.tokens: dict[str, TokenCount] = {}
         self._seconds: list[float] = []
         self._last = 0.0
 
@@ -51,10 +54,11 @@ class Run:
         asked = self.params
         try:
             with self.phase("encoding_prompt"):
-                embeddings = engine.encode_prompt(asked)
+                encoded = engine.encode_prompt(asked)
+            self.tokens = encoded.tokens
             with self.phase("denoising"):
                 self._last = time.monotonic()
-                latents = engine.denoise(asked, embeddings, self.after_step)
+                latents = engine.denoise(asked, encoded, self.after_step)
             report = engine.report()
             part = self.output.with_name(f".part-{self.output.name}")
             writer = VideoWriter(
@@ -94,6 +98,7 @@ class Run:
 
     def progress(self, phase: Phase, step: int, kind: StepKind | None = None, eta: float | None = None) -> None:
         moved = Progress(phase=phase, step=step, steps=self.params.steps, step_kind=kind, eta_seconds=eta)
+        moved = moved.model_copy(update=self.tokens)
         self.tell({"job": self.number, "progress": moved.model_dump(exclude_none=True)})
 
 
@@ -111,7 +116,9 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
         spec = Catalog.load(get_settings().catalog).get(name)
         if spec is None:
             raise ModelUnavailable(f"{name}: not in the catalog")
-        engine = load(spec, resolve(spec.source))
+        folder = resolve(spec.source)
+        check(spec, folder)
+        engine = load(spec, folder)
     for number, job in enumerate(jobs):
         run = first if number == 0 else Run(job, number, tell)
         run.make(engine)

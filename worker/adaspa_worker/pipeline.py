@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from adaspa_api.report import TokenCount
 from adaspa_api.words import StepKind
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
@@ -19,7 +21,20 @@ StepCallback = Callable[[int, StepKind | None], None]
 
 
 class NotFinite(Exception):
-    """The latents hold NaN or infinity: the frames would be black or noise."""
+    """The latents, or the frames, hold NaN or infinity: the clip would be black or noise."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The encoded texts of one job.
+
+    Args:
+        answers: what each call of the pipeline's ``encode_prompt`` gave.
+        tokens: of each text, by the field of ``Progress`` that tells it.
+    """
+
+    answers: tuple[tuple[torch.Tensor | None, ...], ...]
+    tokens: dict[str, TokenCount]
 
 
 class Engine(Protocol):
@@ -28,13 +43,13 @@ class Engine(Protocol):
     def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         """Within the block ``check``, which may raise, is called before each layer of a text encoder."""
 
-    def encode_prompt(self, params: JobParams) -> dict[str, torch.Tensor]:
-        """Text embeddings, as keyword arguments of ``denoise``."""
+    def encode_prompt(self, params: JobParams) -> Encoded:
+        """The encoded texts, for ``denoise``."""
 
     def denoise(
         self,
         params: JobParams,
-        embeddings: dict[str, torch.Tensor],
+        encoded: Encoded,
         on_step: StepCallback,
         resume: dict[str, Any] | None = None,
     ) -> torch.Tensor:
@@ -55,7 +70,11 @@ class Engine(Protocol):
         None if this cannot be told."""
 
     def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
-        """The clip's frames, uint8 RGB [height, width, 3]; ``check`` is called now and then and may raise."""
+        """The clip's frames, uint8 RGB [height, width, 3]; ``check`` is called now and then and may raise.
+
+        Raises:
+            NotFinite: some value in one of them is no number; no frame comes then.
+        """
 
     def attention(self, params: JobParams) -> dict[str, Any]:
         """The settings of a job's attention, in full."""

@@ -17,10 +17,12 @@ from adaspa_jobs.job import JobParams
 from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config
+from adaspa_worker.engines import own_call
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
-from adaspa_worker.pipeline import NotFinite, StepCallback
+from adaspa_worker.offer import limits_of, shift_field
+from adaspa_worker.pipeline import Encoded, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
 from adaspa_worker.source import ModelUnavailable, first_line
 
@@ -36,8 +38,7 @@ class DiffusersEngine(ABC):
             another type.
 
     Raises:
-        ModelUnavailable: the folder does not load, or the catalog offers sizes or frames the model cannot make, or has
-            it compiled, which it cannot be.
+        ModelUnavailable: the folder does not load.
     """
 
     pipeline: type
@@ -49,6 +50,7 @@ class DiffusersEngine(ABC):
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
+            self.limits = limits_of(spec.family, folder)
             self.pipe = self._load(folder)
             self.transformers: list[Any] = [
                 part
@@ -67,44 +69,29 @@ class DiffusersEngine(ABC):
         self.pipe.set_progress_bar_config(disable=True)
         self._denoising: Denoising | None = None
         self._params: JobParams | None = None
-        self._check_offer()
+        self._decode_with: list[Tensor] = []
         self._latent_rgb = self._find_latent_rgb(folder)
 
     # What a family has of its own
 
     @abstractmethod
-    def encode_prompt(self, params: JobParams) -> dict[str, Tensor]:
-        """Text embeddings, as keyword arguments of the pipeline."""
-
-    @abstractmethod
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
-        """The pipeline's latents as the VAE's decoder takes them, [1, C, T, h, w]."""
-
-    @abstractmethod
-    def multiples(self) -> tuple[int, int]:
-        """What height and width are multiples of, and the number of frames less one."""
+        """Latents of a step as the VAE has them, [1, C, T, h, w], for a preview."""
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         """Further keyword arguments of the pipeline's call."""
         return {"guidance_scale": params.guidance_scale}
 
-    def text_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the pipeline's ``encode_prompt`` beside the texts."""
-        length = {name: value for name, value in self.spec.call.items() if name == "max_sequence_length"}
-        return {"device": self.device, **length}
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Frames [1, 3, F, H, W] in [-1, 1] of ``to_vae``'s latents."""
-        decoded: Tensor = self.pipe.vae.decode(latents, return_dict=False)[0]
-        return decoded
-
     # The engine
 
-    @torch.no_grad()
+    def encode_prompt(self, params: JobParams) -> Encoded:
+        texts = ["prompt_tokens", "negative_prompt_tokens"] if params.negative_prompt else ["prompt_tokens"]
+        return own_call.encode(self.pipe, lambda: self._call(params, torch.Generator()), texts)
+
     def denoise(
         self,
         params: JobParams,
-        embeddings: dict[str, Tensor],
+        encoded: Encoded,
         on_step: StepCallback,
         resume: dict[str, Any] | None = None,
     ) -> Tensor:
@@ -119,23 +106,27 @@ class DiffusersEngine(ABC):
 
         self._params = params
         denoising = self._denoising = Denoising(self.pipe.scheduler, self.transformers, generator, resume, after_step)
-        with denoising:
-            self.pipe(
-                height=params.height,
-                width=params.width,
-                num_frames=params.num_frames,
-                num_inference_steps=params.steps,
-                generator=generator,
-                output_type="latent",
-                **self.arguments(params),
-                **embeddings,
-                **self.spec.call,
-            )
-        assert denoising.last is not None
-        latents = denoising.last.result[0]
+        with denoising, own_call.encoded_before(self.pipe, encoded):
+            latents, *self._decode_with = own_call.denoise(self.pipe.vae, lambda: self._call(params, generator))
         if not latents.isfinite().all():
             raise NotFinite(f"the latents after {params.steps} steps are not finite")
-        return self.to_vae(latents, params)
+        return latents
+
+    def _call(self, params: JobParams, generator: torch.Generator) -> None:
+        """Call the pipeline as anyone would for this job."""
+        negative = {} if params.negative_prompt is None else {"negative_prompt": params.negative_prompt}
+        self.pipe(
+            prompt=params.prompt,
+            height=params.height,
+            width=params.width,
+            num_frames=params.num_frames,
+            num_inference_steps=params.steps,
+            generator=generator,
+            output_type="pt",
+            **negative,
+            **self.arguments(params),
+            **self.spec.call,
+        )
 
     @contextmanager
     def checked(self, check: Callable[[], None]) -> Iterator[None]:
@@ -154,13 +145,16 @@ class DiffusersEngine(ABC):
         # The decoder runs once for each latent frame, or tile: the place to hear of a cancel in a long decode.
         hook = vae.decoder.register_forward_pre_hook(lambda *_: check())
         try:
-            video = self.decode(latents.to(self.device, vae.dtype))
+            video = vae.decode(latents.to(self.device, vae.dtype), *self._decode_with, return_dict=False)[0]
         finally:
             hook.remove()
             if clear := getattr(vae, "clear_cache", None):
                 clear()
             self.pipe.maybe_free_model_hooks()
-        for frame in video[0].unbind(dim=1):  # [3, height, width] in [-1, 1]
+        frames = video[0].unbind(dim=1)  # [3, height, width] in [-1, 1]
+        if not all(frame.isfinite().all() for frame in frames):
+            raise NotFinite("the decoded frames are not finite")
+        for frame in frames:
             scaled = (frame.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
             yield scaled.permute(1, 2, 0).contiguous().cpu().numpy()
 
@@ -191,6 +185,7 @@ class DiffusersEngine(ABC):
 
     def reset(self) -> None:
         self._denoising = self._params = None
+        self._decode_with = []
         for transformer in self.transformers:
             transformer.adaspa.reset()
         gc.collect()  # an exception's traceback cycles may hold the last request's tensors
@@ -202,9 +197,12 @@ class DiffusersEngine(ABC):
         if (named := self.spec.memory.dtype) is not None:
             low = getattr(torch, named)
         dtype = {"default": low, "vae": torch.float32 if self.vae_in_float32 else low}
-        return self.pipeline.from_pretrained(  # type: ignore[attr-defined]
+        pipe = self.pipeline.from_pretrained(  # type: ignore[attr-defined]
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )
+        if self.spec.flow_shift is not None:
+            pipe.scheduler = shifted(pipe.scheduler, self.spec.flow_shift)
+        return pipe
 
     def _place(self) -> None:
         if self.spec.memory.vae_tiling:
@@ -216,28 +214,10 @@ class DiffusersEngine(ABC):
 
     def _compile(self) -> None:
         for transformer in self.transformers:
-            try:
-                # Not dynamic=False: every size and length would compile again, up to PyTorch's limit for one function,
-                # and those after that would run uncompiled. By default what turns out to change becomes a variable:
-                # the first size has a graph of its own, and after a few others one serves them all.
-                transformer.compile_repeated_blocks()
-            except ValueError as error:
-                raise ModelUnavailable(
-                    f"{self.spec.id}: compile in the catalog must be false: "
-                    f"diffusers names no blocks of {type(transformer).__name__} to compile"
-                ) from error
-
-    def _check_offer(self) -> None:
-        """The catalog must offer only what comes out as asked: the pipelines themselves round silently."""
-        side, every = self.multiples()
-        for size in self.spec.sizes:
-            if any(int(pixels) % side for pixels in size.split("x")):
-                raise ModelUnavailable(f"{self.spec.id}: size {size} in the catalog is not in steps of {side}x{side}")
-        for count in self.spec.frames:
-            if (count - 1) % every:
-                raise ModelUnavailable(
-                    f"{self.spec.id}: {count} frames in the catalog is not a multiple of {every}, plus 1"
-                )
+            # Not dynamic=False: every size and length would compile again, up to PyTorch's limit for one function,
+            # and those after that would run uncompiled. By default what turns out to change becomes a variable:
+            # the first size has a graph of its own, and after a few others one serves them all.
+            transformer.compile_repeated_blocks()
 
     def _find_latent_rgb(self, folder: Path) -> LatentRGB | None:
         if brought := LatentRGB.load(folder):
@@ -257,4 +237,11 @@ class DiffusersEngine(ABC):
             latents: Tensor = vae.encode(clip.to(self.device, vae.dtype)).latent_dist.mode()
             return latents.float()
 
-        return fit_to(encode, 1 + self.multiples()[1], self.device)
+        return fit_to(encode, 1 + self.limits.every, self.device)
+
+
+def shifted(scheduler: Any, shift: float) -> Any:
+    """A scheduler whose schedule is shifted so far; ``offer.shift_field`` is the one that says whether it can be."""
+    field = shift_field(scheduler.config)
+    assert field is not None
+    return type(scheduler).from_config(scheduler.config, **{field: shift})

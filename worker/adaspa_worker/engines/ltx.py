@@ -2,14 +2,11 @@
 
 from typing import Any
 
-import torch
 from adaspa_jobs.job import JobParams
 from diffusers import LTXPipeline
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
-
-NAMES = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 
 
 class LTXEngine(DiffusersEngine):
@@ -17,14 +14,6 @@ class LTXEngine(DiffusersEngine):
     from ``decode_timestep`` and ``decode_noise_scale`` of the catalog's ``call``."""
 
     pipeline = LTXPipeline
-
-    @torch.no_grad()
-    def encode_prompt(self, params: JobParams) -> dict[str, Tensor]:
-        guided = params.guidance_scale > 1
-        found = self.pipe.encode_prompt(
-            params.prompt, params.negative_prompt, do_classifier_free_guidance=guided, **self.text_arguments()
-        )
-        return dict(list(zip(NAMES, found, strict=True))[: 4 if guided else 2])
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         return {"guidance_scale": params.guidance_scale, "frame_rate": params.fps}
@@ -44,22 +33,3 @@ class LTXEngine(DiffusersEngine):
             unpacked, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
         )
         return normal
-
-    def decode(self, latents: Tensor) -> Tensor:
-        timestep = None
-        if self.pipe.vae.config.timestep_conditioning:
-            assert self._params is not None
-            at = float(self.spec.call.get("decode_timestep", 0.0))
-            scale = float(self.spec.call.get("decode_noise_scale", at))
-            generator = torch.Generator().manual_seed(self._params.seed)
-            noise = torch.randn(latents.shape, generator=generator, dtype=latents.dtype).to(latents.device)
-            latents, timestep = (1 - scale) * latents + scale * noise, latents.new_tensor([at])
-        decoded: Tensor = self.pipe.vae.decode(latents, timestep, return_dict=False)[0]
-        return decoded
-
-    def multiples(self) -> tuple[int, int]:
-        pipe = self.pipe
-        return (
-            pipe.vae_spatial_compression_ratio * pipe.transformer_spatial_patch_size,
-            pipe.vae_temporal_compression_ratio * pipe.transformer_temporal_patch_size,
-        )

@@ -7,21 +7,11 @@ from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
 
-NAMES = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
-
 
 class MochiEngine(DiffusersEngine):
     """Mochi text-to-video pipelines."""
 
     pipeline = MochiPipeline
-
-    @torch.no_grad()
-    def encode_prompt(self, params: JobParams) -> dict[str, Tensor]:
-        guided = params.guidance_scale > 1
-        found = self.pipe.encode_prompt(
-            params.prompt, params.negative_prompt, do_classifier_free_guidance=guided, **self.text_arguments()
-        )
-        return dict(list(zip(NAMES, found, strict=True))[: 4 if guided else 2])
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         config = self.pipe.vae.config
@@ -33,6 +23,3 @@ class MochiEngine(DiffusersEngine):
             for values in (config.latents_mean, config.latents_std)
         )
         return scaled * std + mean
-
-    def multiples(self) -> tuple[int, int]:
-        return self.pipe.vae_spatial_scale_factor * self.pipe.patch_size, self.pipe.vae_temporal_scale_factor

@@ -14,21 +14,9 @@ class WanEngine(DiffusersEngine):
     pipeline = WanPipeline
     vae_in_float32 = True
 
-    @torch.no_grad()
-    def encode_prompt(self, params: JobParams) -> dict[str, Tensor]:
-        guided = params.guidance_scale > 1
-        positive, negative = self.pipe.encode_prompt(
-            params.prompt, params.negative_prompt, do_classifier_free_guidance=guided, **self.text_arguments()
-        )
-        return {"prompt_embeds": positive} | ({"negative_prompt_embeds": negative} if guided else {})
-
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         mean, std = (
             torch.tensor(values, device=latents.device).view(1, -1, 1, 1, 1)
             for values in (self.pipe.vae.config.latents_mean, self.pipe.vae.config.latents_std)
         )
         return latents * std + mean
-
-    def multiples(self) -> tuple[int, int]:
-        patch = self.transformers[0].config.patch_size[1]
-        return self.pipe.vae_scale_factor_spatial * patch, self.pipe.vae_scale_factor_temporal

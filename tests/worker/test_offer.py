@@ -1,0 +1,167 @@
+"""A catalog entry that its model cannot keep is refused before a worker takes a job, with the model and the field."""
+
+import inspect
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
+from adaspa_worker import pipeline
+from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.families import FAMILIES
+from adaspa_worker.offer import call_arguments, check
+from adaspa_worker.source import ModelUnavailable
+from tiny_families import FAMILIES as TINY
+from tiny_families import KINDRED, save_family
+from tiny_wan import model_spec
+
+MODELS = ("wan", "wan-2.2", "hunyuan-video", "hunyuan-video-1.5", "cogvideox", "cogvideox-1.5", "ltx", "mochi")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model, written once."""
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = save_family(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return folder
+
+
+def spec(name: str, folder: Path, **changes: Any) -> ModelSpec:
+    """A good entry for a tiny model, but for the changes."""
+    own = (TINY | KINDRED)[name]
+    entry = {"family": own.family, "sizes": [own.size], "frames": [own.frames], "default_frames": own.frames}
+    guided = {"steps_range": [2, 50], "negative_prompt": own.family != "hunyuan_video", "call": dict(own.call)}
+    return ModelSpec.model_validate(model_spec(folder, **entry | guided | changes))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_model_can_keep_is_taken(folders: Callable[[str], Path], name: str) -> None:
+    check(spec(name, folders(name)), folders(name))
+
+
+MISTAKES: list[tuple[str, dict[str, Any], str]] = [
+    ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not in steps of 16x16"),
+    ("wan", {"sizes": ["528x48"]}, "sizes: 528x48 is too large; allowed: up to 512x512"),
+    ("wan", {"frames": [17, 129]}, "frames: 129 is too many; allowed: up to 125"),
+    ("wan", {"frames": [17, 18]}, "frames: 18 is not a multiple of 4, plus 1"),
+    (
+        "wan",
+        {"call": {"max_seq_length": 64}},
+        "call.max_seq_length: WanPipeline takes no such argument; allowed: att",
+    ),
+    ("wan", {"call": {"max_sequence_length": "64"}}, "call.max_sequence_length: '64' is no int"),
+    ("wan", {"call": {"height": 64}}, "call.height: comes from the job"),
+    ("wan", {"call": {"num_videos_per_prompt": 2}}, "call.num_videos_per_prompt: comes from the job or the worker"),
+    ("wan", {"call": {"guidance_scale_2": 3.0}}, "call.guidance_scale_2: the model has no second expert"),
+    ("wan", {"attention": {"sparsity": 2}}, "attention: sparsity must be"),
+    ("wan", {"attention": {"nonsense": 1}}, "attention: .*nonsense"),
+    ("wan", {"family": "mochi"}, "family: mochi has a MochiTransformer3DModel, and .* a WanTransformer3DModel"),
+    ("hunyuan-video", {"call": {"sigmas": [1.0, 0.5]}}, "steps_range: call.sigmas has 2 steps; allowed: .2, 2."),
+    ("hunyuan-video-1.5", {"sizes": ["88x48"]}, "sizes: 88x48 is not in steps of 16x16"),
+    ("cogvideox", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
+    ("cogvideox", {"flow_shift": 5.0}, "flow_shift: the model's scheduler has no shift"),
+    ("cogvideox", {"compile": True}, "compile: diffusers names no blocks of cogvideox"),
+    ("cogvideox-1.5", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
+    ("cogvideox-1.5", {"sizes": ["48x80"]}, "sizes: 48x80 is too large; allowed: up to 80x48"),
+    ("cogvideox-2b", {"call": {"max_sequence_length": 64}}, "call.max_sequence_length: 64 .* allowed: 226"),
+    ("ltx", {"sizes": ["176x96"]}, "sizes: 176x96 is not in steps of 32x32"),
+    ("ltx", {"frames": [29], "default_frames": 29}, "frames: 29 is not a multiple of 8, plus 1"),
+    ("mochi", {"frames": [17], "default_frames": 17}, "frames: 17 is not a multiple of 6, plus 1"),
+    ("mochi", {"steps_range": [1, 50]}, "steps_range: 1 is too few; allowed: 2 and more"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), MISTAKES, ids=str)
+def test_what_the_model_cannot_keep_is_refused_with_its_name_and_the_field(
+    folders: Callable[[str], Path], name: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=f"^catalog: model tiny: {message}") as caught:
+        check(spec(name, folders(name), **changes), folders(name))
+    assert "\n" not in str(caught.value)
+
+
+def with_config(folder: Path, tmp_path: Path, part: str, **changes: Any) -> Path:
+    """A folder that has only the configurations of another one, one of them changed."""
+    for file in folder.glob("**/*.json"):
+        there = tmp_path / file.relative_to(folder)
+        there.parent.mkdir(exist_ok=True)
+        found = json.loads(file.read_text())
+        there.write_text(json.dumps(found | changes if file.parent.name == part else found))
+    return tmp_path
+
+
+def test_positions_that_were_learned_are_for_one_size(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = with_config(folders("cogvideox-2b"), tmp_path, "transformer", use_learned_positional_embeddings=True)
+    check(spec("cogvideox-2b", folder), folder)
+    with pytest.raises(ModelUnavailable, match="sizes: 64x48 is not the one that the model knows; allowed: 80x48"):
+        check(spec("cogvideox-2b", folder, sizes=["64x48"]), folder)
+
+
+def test_a_model_without_guidance_is_offered_with_one_scale(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = with_config(folders("hunyuan-video"), tmp_path, "transformer", guidance_embeds=False)
+    with pytest.raises(ModelUnavailable, match="guidance_range: the model knows no guidance"):
+        check(spec("hunyuan-video", folder), folder)
+    check(spec("hunyuan-video", folder, guidance_range=[1, 1], default_guidance=1), folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pipelines_arguments_are_read_as_they_are(family: str) -> None:
+    row = FAMILIES[family]
+    parameters = inspect.signature(getattr(diffusers, row.pipeline).__call__).parameters
+    found = call_arguments(row.pipeline)
+    assert set(found) < set(parameters) and "attention_kwargs" in found and "latents" not in found
+    for name, default in found.items():
+        if default is not None:
+            assert parameters[name].default == default
+    engine = getattr(import_module(f"adaspa_worker.engines.{family}"), pipeline.FAMILIES[family])
+    assert engine.pipeline.__name__ == row.pipeline
+    transformer = inspect.signature(engine.pipeline.__init__).parameters["transformer"].annotation
+    classes = [kind for kind in getattr(transformer, "__args__", [transformer]) if kind is not type(None)]
+    assert [bool(getattr(kind, "_repeated_blocks", None)) for kind in classes] == [row.compiles]
+
+
+@pytest.mark.parametrize("name", ["wan", "ltx"])
+def test_a_shift_of_the_schedule_is_the_schedulers(
+    folders: Callable[[str], Path], params: Callable[..., JobParams], name: str
+) -> None:
+    """As that of a model whose folder has it."""
+    folder = folders(name)
+    engine = pipeline.load(spec(name, folder, flow_shift=7.0), folder)
+    assert isinstance(engine, DiffusersEngine)
+    own = type(engine.pipe.scheduler).from_pretrained(folder / "scheduler")
+    wanted = type(own).from_config(own.config, shift=7.0)
+    for scheduler in (own, wanted, engine.pipe.scheduler):
+        scheduler.set_timesteps(5)
+    assert torch.equal(engine.pipe.scheduler.sigmas, wanted.sigmas)
+    assert not torch.equal(engine.pipe.scheduler.sigmas, own.sigmas)
+
+
+def test_a_shift_has_each_schedulers_name_and_none_where_it_would_have_no_effect(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    multistep = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3)
+    for changes, taken in (
+        (dict(multistep.config), True),
+        (dict(multistep.config) | {"use_flow_sigmas": False}, False),
+        ({"use_dynamic_shifting": True}, False),
+    ):
+        folder = with_config(folders("wan"), tmp_path, "scheduler", **changes)
+        if "flow_shift" in changes:
+            (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(changes))
+        entry = spec("wan", folder, flow_shift=5.0)
+        if taken:
+            check(entry, folder)
+        else:
+            with pytest.raises(ModelUnavailable, match="flow_shift"):
+                check(entry, folder)

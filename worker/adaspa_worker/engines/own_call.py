@@ -1,0 +1,123 @@
+"""Parts of a pipeline's own call, up to its texts and up to its VAE: whatever is done by default is the pipeline's."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any
+
+from adaspa_api.report import TokenCount
+from torch import Tensor
+
+from adaspa_worker.pipeline import Encoded
+
+
+class _Reached(Exception):
+    """The call came as far as it was to."""
+
+
+def encode(pipe: Any, call: Callable[[], object], texts: Sequence[str]) -> Encoded:
+    """Run a pipeline's call up to its timesteps, which every pipeline sets once its texts are encoded.
+
+    Args:
+        pipe: the pipeline.
+        call: calls it, with all the arguments of the denoising to come.
+        texts: the fields of ``Progress`` for those whose tokens are told, in the order in which they are encoded.
+    """
+    answers: list[tuple[Tensor | None, ...]] = []
+    encode_prompt, set_timesteps = pipe.encode_prompt, pipe.scheduler.set_timesteps
+
+    @wraps(encode_prompt)
+    def note(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        answers.append(encode_prompt(*args, **kwargs))
+        return answers[-1]
+
+    @wraps(set_timesteps)  # pipelines look at what it takes
+    def stop(*_: Any, **__: Any) -> None:
+        raise _Reached
+
+    with (
+        lengths_of(pipe.tokenizer) as lengths,
+        replaced(pipe, "encode_prompt", note),
+        replaced(pipe.scheduler, "set_timesteps", stop),
+        suppress(_Reached),
+    ):
+        call()
+    embeddings = answers[0][0]
+    assert embeddings is not None
+    counts = (count(whole, cut_to, limit=embeddings.shape[1]) for whole, cut_to in lengths)
+    return Encoded(tuple(answers), dict(zip(texts, counts, strict=False)))  # an empty negative prompt is encoded too
+
+
+@contextmanager
+def encoded_before(pipe: Any, encoded: Encoded) -> Iterator[None]:
+    """Within the block the pipeline's call gets the texts of ``encode``, and runs no encoder."""
+    answers = iter(encoded.answers)
+    with replaced(pipe, "encode_prompt", lambda *_, **__: next(answers)):
+        yield
+
+
+def denoise(vae: Any, call: Callable[[], object]) -> tuple[Tensor, ...]:
+    """Run a pipeline's call up to its VAE: what that is to decode, latents [1, C, T, h, w] and, with some, a timestep.
+
+    Args:
+        vae: the pipeline's.
+        call: calls it.
+    """
+    found: list[tuple[Tensor, ...]] = []
+
+    def stop(*args: Tensor, **_: Any) -> None:
+        found.append(args)
+        raise _Reached
+
+    with replaced(vae, "decode", stop), suppress(_Reached):
+        call()
+    return found[0]
+
+
+@contextmanager
+def lengths_of(tokenizer: Any) -> Iterator[list[tuple[int, int]]]:
+    """Within the block, each text that the tokenizer is to cut: how many tokens it has, and how many are to be left."""
+    found: list[tuple[int, int]] = []
+    plain = type(tokenizer)
+
+    class Counting(plain):  # type: ignore[misc, valid-type]
+        """The tokenizer's own class: ``__call__`` is looked up there, and chat templates come by it too."""
+
+        def __call__(self, text: Any, **kwargs: Any) -> Any:
+            if kwargs.get("truncation"):
+                whole = super().__call__(
+                    text, **kwargs | {"truncation": False, "padding": False, "max_length": None, "return_tensors": None}
+                )
+                found.append((len(whole.input_ids[0]), kwargs["max_length"]))
+            return super().__call__(text, **kwargs)
+
+    tokenizer.__class__ = Counting
+    try:
+        yield found
+    finally:
+        tokenizer.__class__ = plain
+
+
+def count(whole: int, cut_to: int, limit: int) -> TokenCount:
+    """The tokens of a text.
+
+    Args:
+        whole: what it has, with all that a template puts around it.
+        cut_to: how many of these are left.
+        limit: how many of those have embeddings: a template's first ones have none.
+    """
+    before = cut_to - limit
+    return TokenCount(used=min(whole, cut_to) - before, cut=max(whole - cut_to, 0), limit=limit)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Within the block the object has this attribute of its own."""
+    own = vars(owner)
+    before = {name: own[name]} if name in own else {}
+    own[name] = value
+    try:
+        yield
+    finally:
+        del own[name]
+        own.update(before)

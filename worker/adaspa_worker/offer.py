@@ -1,0 +1,168 @@
+"""What a catalog entry offers, held against its model's folder before a worker takes a job.
+
+The pipelines round sizes and frames without a word, or fail after minutes of work; both would be the first client's.
+"""
+
+import ast
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from adaspa_jobs.catalog import ModelSpec
+
+from adaspa_worker.families import FAMILIES, Config, Limits
+from adaspa_worker.source import ModelUnavailable, first_line
+
+TAKEN = {
+    *("self", "prompt", "negative_prompt", "height", "width", "num_frames", "frame_rate"),
+    *("num_inference_steps", "guidance_scale", "num_videos_per_prompt", "output_type", "return_dict"),
+}
+"""Arguments of a pipeline's call that come from the job or from the worker."""
+NOT_JSON = ("Tensor", "Generator", "Callback")
+"""Types of arguments that no catalog can give; and lists of names for a callback are of no use without one."""
+
+
+def check(spec: ModelSpec, folder: Path) -> None:
+    """Check that a model can do all that its catalog entry offers.
+
+    Args:
+        spec: the entry.
+        folder: of its model, whole.
+
+    Raises:
+        ModelUnavailable: one line with the model, the field and what is allowed.
+    """
+    wanted, found = FAMILIES[spec.family].transformer, read(folder / "transformer" / "config.json").get("_class_name")
+    if found != wanted:
+        raise wrong(spec, "family", f"{spec.family} has a {wanted}, and {folder} a {found}")
+    try:
+        limits = limits_of(spec.family, folder)
+    except KeyError as error:
+        raise wrong(spec, "source", f"the configurations of {folder} lack {error}") from error
+    check_sizes(spec, limits)
+    check_frames(spec, limits)
+    if spec.steps_range[0] < limits.steps:
+        raise wrong(spec, "steps_range", f"{spec.steps_range[0]} is too few; allowed: {limits.steps} and more")
+    if not limits.guided and spec.guidance_range[0] < spec.guidance_range[1]:
+        raise wrong(spec, "guidance_range", "the model knows no guidance; allowed: one number, twice")
+    if spec.compile and not FAMILIES[spec.family].compiles:
+        raise wrong(spec, "compile", f"diffusers names no blocks of {spec.family} to compile; allowed: false")
+    check_call(spec, limits, folder)
+    if spec.flow_shift is not None and shift_field(read(folder / "scheduler" / "scheduler_config.json")) is None:
+        raise wrong(spec, "flow_shift", "the model's scheduler has no shift to set; allowed: null")
+    check_attention(spec)
+
+
+def limits_of(family: str, folder: Path) -> Limits:
+    """What the model in a folder can make. Raises KeyError where its configurations lack something."""
+    return FAMILIES[family].limits(read(folder / "vae" / "config.json"), read(folder / "transformer" / "config.json"))
+
+
+def check_sizes(spec: ModelSpec, limits: Limits) -> None:
+    for size in spec.sizes:
+        width, height = map(int, size.split("x"))
+        if width % limits.side or height % limits.side:
+            raise wrong(spec, "sizes", f"{size} is not in steps of {limits.side}x{limits.side}")
+        if width > limits.width or height > limits.height:
+            raise wrong(spec, "sizes", f"{size} is too large; allowed: up to {limits.width}x{limits.height}")
+        if limits.only_size not in (None, size):
+            raise wrong(spec, "sizes", f"{size} is not the one that the model knows; allowed: {limits.only_size}")
+
+
+def check_frames(spec: ModelSpec, limits: Limits) -> None:
+    for count in spec.frames:
+        if (count - 1) % limits.every:
+            raise wrong(spec, "frames", f"{count} is not a multiple of {limits.every}, plus 1")
+        if count > limits.frames:
+            raise wrong(spec, "frames", f"{count} is too many; allowed: up to {limits.frames}")
+
+
+def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
+    """The arguments that the catalog adds to the pipeline's call."""
+    pipeline = FAMILIES[spec.family].pipeline
+    known = call_arguments(pipeline)
+    free = {name: value for name, value in known.items() if name not in TAKEN}
+    for name, value in spec.call.items():
+        field, default = f"call.{name}", free.get(name)
+        if name in TAKEN and name in known:
+            raise wrong(spec, field, "comes from the job or the worker; allowed: other arguments")
+        if name not in free:
+            raise wrong(spec, field, f"{pipeline} takes no such argument; allowed: {', '.join(sorted(free))}")
+        if default is not None and not fits(value, default):
+            raise wrong(spec, field, f"{value!r} is no {type(default).__name__}")
+        if name in ("sigmas", "timesteps") and value is not None and set(spec.steps_range) != {len(value)}:
+            raise wrong(spec, "steps_range", f"{field} has {len(value)} steps; allowed: {[len(value)] * 2}")
+    if (
+        spec.call.get("guidance_scale_2") is not None
+        and read(folder / "model_index.json").get("boundary_ratio") is None
+    ):
+        raise wrong(spec, "call.guidance_scale_2", "the model has no second expert (boundary_ratio)")
+    text = spec.call.get("max_sequence_length", known.get("max_sequence_length"))
+    if limits.text not in (None, text):
+        raise wrong(spec, "call.max_sequence_length", f"{text} does not fit the model; allowed: {limits.text}")
+
+
+def call_arguments(pipeline: str) -> dict[str, Any]:
+    """The arguments that a catalog can give to a pipeline of diffusers, with their defaults where those are plain."""
+    diffusers = find_spec("diffusers")
+    assert diffusers is not None and diffusers.origin is not None
+    for file in sorted(Path(diffusers.origin).parent.glob("pipelines/*/pipeline_*.py")):
+        if f"\nclass {pipeline}(" in (source := file.read_text(encoding="utf-8")):
+            break
+    bodies = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == pipeline]
+    (call,) = [node for node in bodies[0] if isinstance(node, ast.FunctionDef) and node.name == "__call__"]
+    names, values = call.args.args, call.args.defaults
+    defaults = [None] * (len(names) - len(values)) + [plain(value) for value in values]
+    return {
+        name.arg: default
+        for name, default in zip(names, defaults, strict=True)
+        if "callback" not in name.arg and not (name.annotation and mentions(ast.unparse(name.annotation)))
+    }
+
+
+def mentions(annotation: str) -> bool:
+    return any(name in annotation for name in NOT_JSON)
+
+
+def plain(node: ast.expr) -> Any:
+    """The value of a literal; None of anything else."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def fits(value: object, default: object) -> bool:
+    """Whether a value is of the default's kind; a whole number is also a float."""
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
+
+
+def shift_field(scheduler: Config) -> str | None:
+    """What a scheduler calls the shift of its schedule, by its configuration; None if it has none, or uses none."""
+    if "shift" in scheduler and not scheduler.get("use_dynamic_shifting"):
+        return "shift"
+    return "flow_shift" if scheduler.get("use_flow_sigmas") else None
+
+
+def check_attention(spec: ModelSpec) -> None:
+    from adaspa_worker.attention import operator_config  # noqa: PLC0415  torch: two seconds, which the rest goes without
+
+    try:
+        operator_config(spec.attention)
+    except (ValueError, TypeError) as error:
+        raise wrong(spec, "attention", first_line(error)) from error
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A JSON file's object."""
+    found = json.loads(file.read_text())
+    if not isinstance(found, dict):
+        raise TypeError(f"{file} holds no JSON object")
+    return found
+
+
+def wrong(spec: ModelSpec, field: str, why: str) -> ModelUnavailable:
+    """What is wrong with a catalog entry, in one line."""
+    return ModelUnavailable(f"catalog: model {spec.id}: {field}: {why}")
