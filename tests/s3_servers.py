@@ -1,5 +1,6 @@
 """Real S3-compatible servers as processes: moto honours conditional writes, nanio checks signatures."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import boto3
 import httpx
 from obstore.store import S3Store
 
@@ -72,6 +74,23 @@ class S3Server:
         """Signal the running server."""
         assert self.process is not None
         self.process.send_signal(number)
+
+    @contextmanager
+    def allowing(self, *actions: str) -> Iterator[dict[str, str]]:
+        """The environment of a user who may do no more than this; of moto only, which then looks at rights."""
+        url, keys = self.environment["AWS_ENDPOINT_URL"], {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
+        iam = boto3.client("iam", endpoint_url=url, region_name="us-east-1", **keys)
+        iam.create_user(UserName="limited")
+        rights = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [rights]})
+        iam.put_user_policy(UserName="limited", PolicyName="rights", PolicyDocument=policy)
+        key = iam.create_access_key(UserName="limited")["AccessKey"]
+        httpx.post(f"{url}/moto-api/reset-auth", content="0").raise_for_status()
+        try:
+            own = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+            yield self.environment | own
+        finally:
+            httpx.post(f"{url}/moto-api/reset-auth", content="inf").raise_for_status()
 
     def store(self) -> S3Store:
         """A client of the bucket, beside the service."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -28,8 +28,11 @@ ANSWER_SECONDS = 10.0
 """A storage that sends nothing for so long, while something is asked of it or read from it, counts as away."""
 UPLOAD_SECONDS = 300.0
 """An upload, or one part of a large file's, may take so long."""
+VIDEOS = "videos/"
+"""Key prefix of all videos."""
 CHECKPOINTS = "checkpoints/"
 """Key prefix of all checkpoints; no object of a job that has ended belongs there."""
+PROBES = ".probe/"
 
 UNFINISHED = re.compile(r"#\d+$")
 """Names of the files that a local folder's writers have under way; no key may end so."""
@@ -37,7 +40,7 @@ UNFINISHED = re.compile(r"#\d+$")
 
 def video_prefix(job_id: str) -> str:
     """Key prefix of the files that a job's attempts write."""
-    return f"videos/{job_id}/"
+    return f"{VIDEOS}{job_id}/"
 
 
 def attempt_prefix(job_id: str, token: str) -> str:
@@ -56,6 +59,15 @@ class StorageUnavailable(Exception):
 
 class ObjectMissing(Exception):
     """There is no object of that key."""
+
+
+class Stored(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    bytes: int
+    written_at: float
+    """Unix seconds, by the storage's clock."""
 
 
 class ObjectStorage:
@@ -114,8 +126,16 @@ class ObjectStorage:
 
     def keys(self, prefix: str) -> list[str]:
         """The keys of all objects below ``prefix``. Raises StorageUnavailable."""
+        return [stored.key for stored in self.entries(prefix)]
+
+    def entries(self, prefix: str) -> list[Stored]:
+        """All objects below ``prefix``. Raises StorageUnavailable."""
         with self._reaching():
-            return [item["path"] for page in obstore.list(self._store, prefix) for item in page]
+            return [
+                Stored(item["path"], item["size"], item["last_modified"].timestamp())
+                for page in obstore.list(self._store, prefix)
+                for item in page
+            ]
 
     def head(self, key: str) -> tuple[int, str]:
         """Size in bytes and the store's own entity tag. Raises ObjectMissing, StorageUnavailable."""
@@ -199,11 +219,16 @@ class ObjectStorage:
             obstore.delete(self._store, key)
 
     def check(self) -> None:
-        """Write a small object and remove it again. Raises StorageUnavailable."""
-        key = f".probe/{uuid.uuid4().hex}"
+        """Write a small object, list it, and remove it again: all three are needed. Raises StorageUnavailable."""
+        key = f"{PROBES}{uuid.uuid4().hex}"
         with self._reaching():
             obstore.put(self._store, key, b"adaspa")
-            obstore.delete(self._store, key)
+        try:
+            self.keys(PROBES)
+        except StorageUnavailable as error:
+            raise StorageUnavailable(f"{error}; objects have to be listed to be removed") from error
+        finally:
+            self.delete(key)
 
     async def ping(self) -> None:
         """Ask for an object that is not there: costs little, writes nothing, and holds up no thread.
@@ -213,7 +238,7 @@ class ObjectStorage:
         with suppress(ObjectMissing), self._reaching():
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):  # a folder on a server that hangs has no limit of its own
-                    await obstore.head_async(self._store, ".probe/ping")
+                    await obstore.head_async(self._store, f"{PROBES}ping")
             except TimeoutError:
                 raise TimeoutError("it does not answer") from None
 

@@ -223,6 +223,13 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             fields: Any = self.client.hgetall(PREFIX + "job:" + job_id)
         return job_from_hash(job_id, fields) if fields else None
 
+    def known(self, job_ids: list[str]) -> set[str]:
+        """Those of the ids that have a record."""
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.exists(PREFIX + "job:" + job_id)
+            return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if there}
+
     def preview(self, job_id: str) -> tuple[int, bytes] | None:
         """The latest preview of a running job, and its step."""
         with reaching():

@@ -29,7 +29,7 @@ def test_beside_a_running_service_nothing_is_broken(service: Service, catalog: P
     assert status == 0, found
     assert "answers and is ready" in found[f"port {service.port} on 127.0.0.1"]["found"]
     assert found["Redis"]["found"].endswith("noeviction, append-only file on")
-    assert "writes and deletes" in found["storage"]["found"]
+    assert "writes, lists and deletes" in found["storage"]["found"]
     assert found["model tiny"]["state"] == found["kernels"]["state"] == found["video encoders"]["state"] == "ok"
     assert all(item["mend"] for item in found.values() if item["state"] != "ok")
 

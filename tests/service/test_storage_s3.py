@@ -8,7 +8,9 @@ from pathlib import Path
 
 import obstore
 import pytest
+from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
+from running_gateway import serving, until
 from s3_servers import KINDS, URL, S3Server, s3_server
 
 
@@ -67,6 +69,31 @@ def test_a_new_key_is_written_once(storage: ObjectStorage, server: S3Server) -> 
     assert storage.create("key", b"first")
     assert not storage.create("key", b"second")
     assert storage.read("key") == b"first"
+
+
+def test_without_the_right_to_list_no_part_starts_and_a_deleted_video_goes_all_the_same(
+    server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if server.kind == "nanio":
+        pytest.skip("nanio knows no rights")
+    with server.allowing("s3:PutObject", "s3:GetObject", "s3:DeleteObject") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(StorageUnavailable, match=f"{URL}.*403 Forbidden.*; objects have to be listed") as caught:
+            ObjectStorage(URL).check()
+        assert "\n" not in str(caught.value)
+        with serving(
+            settings.model_copy(update={"storage_url": URL}), tmp_path
+        ) as service:  # its right was taken later
+            video_id = service.completed()
+            assert service.http.delete(f"/videos/{video_id}").status_code == 200
+            until(lambda: "janitor: purge: storage" in caplog.text, "what may be left is reported")
+            assert service.store.get(video_id) is not None, "and not forgotten"
+    assert server.objects() == []
 
 
 def test_a_wrong_secret_is_refused(storage: ObjectStorage, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

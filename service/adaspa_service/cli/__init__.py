@@ -22,6 +22,7 @@ from adaspa_service.cli.keys import keys
 from adaspa_service.cli.models import models
 from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.cli.serve import gateway, serve, worker
+from adaspa_service.cli.storage import storage
 from adaspa_service.cli.terminal import Exit, fail
 from adaspa_service.cli.webhooks import webhooks
 from adaspa_service.local import LocalError
@@ -33,7 +34,7 @@ COMMANDS: dict[str, list[Callable[..., Any]]] = {
 """By the heading under which the help lists them."""
 GROUPS: dict[str, dict[str, typer.Typer]] = {
     "The service on this machine": {"bench": bench},
-    "Operators": {"keys": keys, "webhooks": webhooks},
+    "Operators": {"keys": keys, "storage": storage, "webhooks": webhooks},
 }
 
 app = typer.Typer(

@@ -162,7 +162,7 @@ def set_redis(settings: Settings) -> Iterator[Finding]:
 
 
 def storage(settings: Settings, folder: Path) -> Finding:
-    """Write a small object and remove it."""
+    """Write a small object, list it and remove it."""
     url = settings.storage_url if "ADASPA_STORAGE_URL" in os.environ else str(folder / "objects")
     if "://" not in url and not Path(url).exists():
         return Finding("storage", *writable(Path(url)))
@@ -170,7 +170,7 @@ def storage(settings: Settings, folder: Path) -> Finding:
         ObjectStorage(url).check()
     except StorageUnavailable as error:
         return Finding("storage", State.broken, str(error), "set ADASPA_STORAGE_URL and its credentials right")
-    return Finding("storage", State.ok, f"{url}: writes and deletes")
+    return Finding("storage", State.ok, f"{url}: writes, lists and deletes")
 
 
 def writable(folder: Path) -> tuple[State, str, str]:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 
 from adaspa_api.words import TERMINAL
 from adaspa_jobs.record import RecordUnreadable
@@ -18,7 +19,14 @@ UNFINISHED_SECONDS = 3600.0
 
 
 def remove(parts: Parts, job_id: str) -> None:
-    """Remove a discarded job that has ended. Raises StorageUnavailable, StoreUnavailable."""
+    """Remove a discarded job that has ended. Raises StorageUnavailable, StoreUnavailable.
+
+    The files that its record names go first: they also go where storage refuses to list what else there may be.
+    """
+    with suppress(RecordUnreadable):
+        job = parts.store.get(job_id)
+        for artifact in job.artifacts.values() if job else ():
+            parts.storage.delete(artifact.key)
     parts.storage.delete_prefix(video_prefix(job_id))
     parts.storage.delete_prefix(checkpoint_prefix(job_id))
     parts.store.purge(job_id)

@@ -1,0 +1,80 @@
+"""``adaspa storage``: what lies in storage and belongs to nobody."""
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from adaspa_jobs.settings import get_settings
+from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
+
+from adaspa_service.cli.keys import duration
+from adaspa_service.cli.serve import DataDir
+from adaspa_service.cli.store import job_store
+from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
+from adaspa_service.gateway.orphans import Orphan, find_orphans, remove_orphan
+
+COLUMNS = ("VIDEO", "FILES", "BYTES", "LAST WRITTEN")
+
+storage = typer.Typer(help="Storage: see and remove files that belong to no job.", no_args_is_help=True)
+
+
+@storage.command()
+def orphans(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove them, for good.")] = False,
+    older_than: Annotated[
+        int, typer.Option(parser=duration, metavar="TIME", help="Only those that nothing was written to for so long.")
+    ] = "1d",  # type: ignore[assignment]
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the files of jobs that Redis does not know, such as those of a Redis that was emptied or restored."""
+    try:
+        _orphans(ObjectStorage(storage_url(data_dir)), older_than, data_dir, remove=remove, yes=yes, as_json=as_json)
+    except StorageUnavailable as error:
+        fail(error)
+
+
+def _orphans(
+    files: ObjectStorage, older_than: int, data_dir: Path | None, *, remove: bool, yes: bool, as_json: bool
+) -> None:
+    with job_store(data_dir) as jobs:
+        found, known = find_orphans(files, jobs, older_than)
+    if as_json:
+        print_json([described(orphan) for orphan in found])
+    else:
+        print_table(COLUMNS, [row(orphan) for orphan in found])
+    if not remove or not found:
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            fail("storage orphans: nobody is there to be asked; use --yes", Exit.usage)
+        asked = f"Remove the files of {len(found)} jobs for good? Storage has those of {known} that Redis knows."
+        typer.confirm(asked, abort=True)
+    for orphan in found:
+        remove_orphan(files, orphan)
+    if not as_json:
+        say(f"removed: {len(found)} jobs, {sum(orphan.bytes for orphan in found):,} bytes")
+
+
+def storage_url(data_dir: Path | None) -> str:
+    """The storage of the service that ADASPA_STORAGE_URL names, or of the one on this data folder."""
+    settings = get_settings()
+    if "ADASPA_STORAGE_URL" in os.environ:
+        return settings.storage_url
+    return str((data_dir or settings.data_dir) / "objects")
+
+
+def described(orphan: Orphan) -> dict[str, Any]:
+    """A job in the list, for programs."""
+    written = int(orphan.written_at)
+    return {"video_id": orphan.job_id, "files": orphan.files, "bytes": orphan.bytes, "written_at": written}
+
+
+def row(orphan: Orphan) -> tuple[object, ...]:
+    """A job in the table."""
+    when = datetime.fromtimestamp(orphan.written_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return orphan.job_id, orphan.files, f"{orphan.bytes:,}", when
