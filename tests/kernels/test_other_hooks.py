@@ -8,6 +8,7 @@ from dataclasses import replace
 import adaspa
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers.hooks import (
     FasterCacheConfig,
     HookRegistry,
@@ -284,6 +285,31 @@ def test_a_copy_needs_an_apply_of_its_own():
         parameter.data.zero_()
     torch.testing.assert_close(generate(pipe), plain, rtol=1e-4, atol=1e-5)
     assert original.adaspa.report()["sparse_steps"] == 0
+
+
+@pytest.mark.parametrize("order", ["cache, offload", "offload, cache"])
+def test_cpu_offload_around_or_within_a_cache_leaves_it_in_place(order):
+    """What enable_model_cpu_offload does, and does again behind every pipeline call, without a device to move to."""
+    family = "hunyuan-video"
+    pipe = make_pipeline(family)
+    plain = generate(pipe, family)
+    for what in order.split(", "):
+        if what == "cache":
+            pipe.transformer.enable_cache(CACHES["sea"]())
+        else:
+            add_hook_to_module(pipe.transformer, ModelHook())
+    handle = adaspa.apply(pipe.transformer, FULL)
+    for _ in range(2):
+        torch.testing.assert_close(run(pipe, family), plain, rtol=1e-4, atol=1e-4)
+        assert handle.report()["sparse_steps"] == 4
+        remove_hook_from_module(pipe.transformer, recurse=True)
+        add_hook_to_module(pipe.transformer, ModelHook())
+    pipe.transformer.disable_cache()
+    torch.testing.assert_close(run(pipe, family), plain, rtol=1e-4, atol=1e-4)
+    assert handle.report()["sparse_steps"] == 4
+    remove_hook_from_module(pipe.transformer, recurse=True)
+    adaspa.remove(pipe.transformer)
+    assert torch.equal(generate(pipe, family), plain)
 
 
 def test_group_offloading_and_layerwise_casting_compose():
