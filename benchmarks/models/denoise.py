@@ -41,7 +41,7 @@ def denoise(transformer: Any, model: FullModel, steps: int, device: torch.device
     for branch in branches[1:]:
         branch["encoder_hidden_states"] = torch.randn_like(branch["encoder_hidden_states"])
     latents = branches[0]["hidden_states"].float()
-    handle.begin(steps)
+    handle.begin(steps, branches=model.calls)
     for step, timestep in enumerate(scheduler.timesteps):
         start = time.perf_counter()
         outs = []

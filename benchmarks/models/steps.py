@@ -104,7 +104,7 @@ def median_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
 
 def dense_row(transformer: Any, inputs: Inputs, attention: str) -> dict[str, Any]:
     """A dense step, patched, by ``attention``."""
-    adaspa.apply(transformer, AdaSpaConfig.preset("exact")).begin()
+    adaspa.apply(transformer, AdaSpaConfig.preset("exact")).begin(WALK.steps, branches=1)
     with dense_by(attention):
         return median_row(transformer, inputs)
 
@@ -112,7 +112,7 @@ def dense_row(transformer: Any, inputs: Inputs, attention: str) -> dict[str, Any
 def walk_rows(transformer: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
     """One forward of each kind of step, with the searches of the paper."""
     handle = adaspa.apply(transformer, WALK)
-    handle.begin()
+    handle.begin(WALK.steps, branches=1)
     for step, kind in enumerate(WALK_STEPS):
         if kind == "sampled_search":
             assert handle.state is not None, "a request is in progress"
@@ -128,7 +128,7 @@ def walk_rows(transformer: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
 
 def first_search_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
     """A search in the very first step, which has no LSE from a step before."""
-    adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,))).begin()
+    adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,))).begin(WALK.steps, branches=1)
     return forward_row(transformer, inputs, 999.0)
 
 
@@ -155,8 +155,8 @@ def random_pattern(
 def sparse_row(transformer: Any, inputs: Inputs, density: float, pattern: str) -> dict[str, Any]:
     """A sparse step with one random pattern in every layer."""
     handle = adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,)))
-    handle.begin()
-    state = handle.begin_forward(999.0, None, None, None)
+    handle.begin(WALK.steps, branches=1)
+    state = handle.begin_forward(999.0)
     # The layout is that of the forward before.
     frames, rows, columns = handle.layout.grid or (0, 0, 0)
     video, text = frames * rows * columns, handle.layout.text_tokens

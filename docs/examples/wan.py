@@ -46,7 +46,7 @@ def main() -> None:
     width, height = map(int, arguments.size.split("x"))
     for name in ("dense", "sparse"):
         if name == "sparse":
-            adaspa.apply(pipe.transformer, adaspa.AdaSpaConfig.preset(arguments.preset))
+            adaspa.apply(pipe, adaspa.AdaSpaConfig.preset(arguments.preset))
         start = time.perf_counter()
         frames = pipe(
             arguments.prompt,

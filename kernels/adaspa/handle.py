@@ -10,28 +10,35 @@ from adaspa.bound import Bound
 from adaspa.config import AdaSpaConfig
 from adaspa.layout import Layout, Permutation
 from adaspa.record import RequestRecord
+from adaspa.sampler import Forward
 from adaspa.state import AdaSpaState
+from adaspa.steps import Begins, Moment, StepFollower
 
 
 class AdaSpaHandle(Bound):
     """Follows the denoising of a transformer, and holds the state of the request in progress.
 
-    It finds the steps by itself: from what the pipeline says in ``cache_context`` (step, number of steps, CFG branch),
-    or else from the timestep, where a change is a new step, the same again is the next CFG branch, and a rise is a new
-    request. The caches are dropped when the pipeline is done, when the transformer raises, and by ``reset``.
+    It finds the steps by itself: from the scheduler of a pipeline (`follow`, which ``adaspa.apply(pipe)`` calls), or
+    else from what the pipeline says in ``cache_context`` (step, number of steps, guidance branch), or else from the
+    timestep: another one is a new step, and so is the same one once more in a branch that ``cache_context`` names; a
+    rise is a new request. Where branches have no names either, the request is dense, and its report says so in
+    ``fell_back``, unless `begin` told its steps and branches.
 
+    The caches are dropped when the pipeline is done, when the transformer raises, and by ``reset``.
+
+    Args:
+        config: the settings.
+        timesteps_rise: whether the model's timesteps rise from step to step (Mochi), instead of falling.
     """
 
-    def __init__(self, config: AdaSpaConfig) -> None:
+    def __init__(self, config: AdaSpaConfig, timesteps_rise: bool = False) -> None:
         self.config = config
         self.layout = Layout()
         self.tiles: Permutation | None = None
         self.running = False
         """Whether a forward of the transformer is under way that our hook knows of."""
+        self._steps = StepFollower(timesteps_rise)
         self._state: AdaSpaState | None = None
-        self._steps: int | None = None
-        self._timestep: float | None = None
-        self._branches: set[str] = set()
         self._last = RequestRecord()
 
     @property
@@ -49,16 +56,36 @@ class AdaSpaHandle(Bound):
         """``dense``, ``search`` or ``sparse`` for the current step; None outside a request."""
         return self._state.kind.value if self._state else None
 
-    def begin(self, steps: int | None = None) -> None:
-        """Start a new request of ``steps`` denoising steps, or of a number that the pipeline tells.
+    @property
+    def sigma(self) -> float | None:
+        """The noise level of the current evaluation, where a scheduler that has sigmas is followed; None otherwise."""
+        place = self._steps.place
+        return None if place is None or place.sigmas is None else float(place.sigmas[place.evaluation])
 
-        Not needed with a pipeline that tells the steps in its ``cache_context``, or for a schedule as it stands.
+    def follow(self, pipe: Any) -> None:
+        """Follow the scheduler of ``pipe``, whichever it has at the time, and of other pipelines that were given."""
+        self._steps.follow(pipe)
+
+    def begin(self, steps: int | None = None, branches: int | None = None) -> None:
+        """Start a new request, and tell what nothing else does: a followed scheduler overrides it.
+
+        Args:
+            steps: the number of denoising steps. Without it, and without a pipeline that tells it, the config's
+                ``warmup`` and ``searches`` are taken as they stand.
+            branches: the forwards in each step, for a transformer whose guidance branches have no names: 2 with
+                classifier-free guidance by two calls. Needs ``steps``.
+
+        Raises:
+            ValueError: for numbers below 1, or ``branches`` alone.
         """
-        if steps is not None and (not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"steps must be an integer of at least 1 or None, got {steps!r}")
+        for name, value in (("steps", steps), ("branches", branches)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be an integer of at least 1 or None, got {value!r}")
+        if branches is not None and steps is None:
+            raise ValueError("steps must be given with branches: a request ends with its last step")
         self.reset()
         self._last = RequestRecord()
-        self._steps = steps
+        self._steps.tell(steps, branches)
 
     def configure(self, config: AdaSpaConfig) -> None:
         """Use ``config`` from the next request on; a request in progress ends."""
@@ -69,12 +96,8 @@ class AdaSpaHandle(Bound):
 
     def reset(self) -> None:
         """End the request in progress, if any, and drop its caches. Its report stays."""
-        if self._state is not None:
-            self._last = self._state.drop()
-        self._state = None
-        self._steps = None
-        self._timestep = None
-        self._branches.clear()
+        self._drop()
+        self._steps.forget()
 
     @property
     def record(self) -> RequestRecord:
@@ -89,43 +112,40 @@ class AdaSpaHandle(Bound):
         return self.record.report()
 
     def begin_forward(
-        self, timestep: torch.Tensor | float | None, branch: str | None, step: int | None, steps: int | None
+        self,
+        timestep: torch.Tensor | float | None,
+        branch: str | None = None,
+        step: int | None = None,
+        steps: int | None = None,
     ) -> AdaSpaState:
         """Find the step and branch of the forward that comes now, and move the request there.
 
         Args:
-            timestep: the scheduler's timestep; read only where the pipeline tells no ``step``.
-            branch, step, steps: CFG branch, step and number of steps as the pipeline tells them, or None.
-        """
-        if step is None:
-            step, branch = self._follow_timestep(timestep, branch)
-        else:
-            branch = branch or ""
-            if self.step is not None and (step < self.step or (step == self.step and branch in self._branches)):
-                self.reset()
-        if self._state is None:
-            self._state = AdaSpaState(self.config, self._steps if self._steps is not None else steps)
-        if step != self._state.step:
-            self._branches.clear()
-        self._branches.add(branch)
-        self._state.begin_step(step, branch)
-        return self._state
+            timestep: of the forward, for each sample or each token.
+            branch, step, steps: guidance branch, step and number of steps as the pipeline tells them, or None.
 
-    def _follow_timestep(self, timestep: torch.Tensor | float | None, branch: str | None) -> tuple[int, str]:
-        """The step and branch by the change of the timestep."""
-        if timestep is None:
-            raise ValueError("timestep must be given: the denoising steps are counted by it")
-        # With a timestep per token the conditioning frames have 0; a denoising step has one value otherwise.
-        now = float(timestep.max()) if isinstance(timestep, torch.Tensor) else float(timestep)
-        repeated = now == self._timestep
-        if self._timestep is not None and (now > self._timestep or (repeated and branch in self._branches)):
-            self.reset()
-            repeated = False
-        if self._state is None or self._state.step is None:
-            step = 0
-        else:
-            step = self._state.step if repeated else self._state.step + 1
-        self._timestep = now
-        if branch is None:
-            branch = str(len(self._branches) if repeated else 0)
-        return step, branch
+        Raises:
+            ValueError: when ``timestep`` is None and the steps have to be counted by it.
+        """
+        moment = self._steps.next(Forward(timestep, branch, step, steps))
+        state = self._state
+        if state is None or moment.begins is not Begins.NOTHING:
+            state = self._state = self._begun(moment)
+        if moment.place.dense_because is not None:
+            state.fall_back(moment.place.dense_because)
+        state.begin_step(moment.place.step, moment.branch)
+        return state
+
+    def _begun(self, moment: Moment) -> AdaSpaState:
+        """The state of the request, or of the window of the request in progress, that begins at ``moment``."""
+        before = self._state
+        self._drop()
+        state = AdaSpaState(self.config, moment.place.steps)
+        if before is not None and moment.begins is Begins.WINDOW:
+            state.go_on_from(before)
+        return state
+
+    def _drop(self) -> None:
+        if self._state is not None:
+            self._last = self._state.drop()
+        self._state = None

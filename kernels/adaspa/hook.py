@@ -40,7 +40,7 @@ class StepHook(ModelHook):
         context = self._context()
         self.handle.layout = self.family.layout(module, given)
         state = self.handle.begin_forward(
-            self.family.timestep(given),
+            given.get("timestep"),
             context.name if context else None,
             context.step_index if context else None,
             context.num_inference_steps if context else None,

@@ -1,9 +1,9 @@
-"""Install AdaSpa in a diffusers transformer, and take it out again."""
+"""Install AdaSpa in a diffusers pipeline or transformer, and take it out again."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import torch
 
@@ -28,23 +28,95 @@ SUPPORTED = {
 HOOK = "adaspa"
 
 
-def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> AdaSpaHandle:
-    """Replace the self-attention of a diffusers video transformer by AdaSpa.
+class Pipeline(Protocol):
+    """A pipeline of diffusers, modular or not."""
 
-    Every pipeline call then follows the schedule of ``config`` by itself. Pipelines with two experts (Wan 2.2) have two
-    transformers: apply it to each, they share nothing. Applying it again replaces the config.
+    scheduler: Any
+
+    @property
+    def components(self) -> dict[str, Any]: ...
+
+
+@overload
+def apply(model: torch.nn.Module, config: AdaSpaConfig | None = None) -> AdaSpaHandle: ...
+
+
+@overload
+def apply(model: Pipeline, config: AdaSpaConfig | None = None) -> tuple[AdaSpaHandle, ...]: ...
+
+
+def apply(
+    model: torch.nn.Module | Pipeline, config: AdaSpaConfig | None = None
+) -> AdaSpaHandle | tuple[AdaSpaHandle, ...]:
+    """Replace the self-attention of a diffusers video pipeline by AdaSpa.
+
+    Every call of the pipeline then follows the schedule of ``config``, over the steps that its scheduler tells: of
+    first or second order, from the middle (``strength``), in windows, with two experts (Wan 2.2). The scheduler is only
+    read, and may be replaced later. Pipelines that share a transformer are applied each; applying again replaces the
+    config.
+
+    A transformer alone is taken too. Without a scheduler it counts the steps by what the pipeline tells it, and may
+    need `AdaSpaHandle.begin`.
 
     Args:
-        transformer: the transformer of a pipeline, in place.
+        model: a pipeline, whose transformers are changed in place, or one transformer.
         config: the settings; the preset ``balanced`` by default.
 
     Returns:
-        The handle, also at ``transformer.adaspa``.
+        The handle of the transformer, also at ``transformer.adaspa``; for a pipeline those of all its transformers.
 
     Raises:
         ValueError: when the model is not supported, naming those that are, or when an attention processor of somebody
             else would be lost.
     """
+    if isinstance(model, torch.nn.Module):
+        return _install(model, config)
+    transformers = _transformers(model)
+    new = [transformer for transformer in transformers if getattr(transformer, "adaspa", None) is None]
+    try:
+        handles = tuple(_install(transformer, config) for transformer in transformers)
+    except Exception:
+        for transformer in new:
+            if hasattr(transformer, "adaspa"):
+                remove(transformer)
+        raise
+    for handle in handles:
+        handle.follow(model)
+    return handles
+
+
+def remove(model: torch.nn.Module | Pipeline) -> None:
+    """Put the original attention processors back and drop everything that `apply` added.
+
+    Args:
+        model: a pipeline, or one transformer.
+
+    Raises:
+        ValueError: when AdaSpa is not applied to ``model``.
+    """
+    if isinstance(model, torch.nn.Module):
+        _uninstall(model)
+        return
+    applied = [part for part in _transformers(model) if hasattr(part, "adaspa")]
+    if not applied:
+        raise ValueError(f"model must be one that adaspa.apply was called on, got {type(model).__name__}")
+    for transformer in applied:
+        _uninstall(transformer)
+
+
+def _transformers(pipe: Pipeline) -> list[torch.nn.Module]:
+    """The transformers of a pipeline that AdaSpa is for, by name."""
+    parts = getattr(pipe, "components", None)
+    if not isinstance(parts, dict):
+        raise ValueError(f"model must be a pipeline or a transformer of diffusers, got {type(pipe).__name__}")
+    modules = [parts[name] for name in sorted(parts) if isinstance(parts[name], torch.nn.Module)]
+    found = [part for part in modules if _described(getattr(part, "_orig_mod", part)) is not None]
+    if not found:
+        raise ValueError(f"model must have a transformer of {', '.join(SUPPORTED)}; {type(pipe).__name__} has none")
+    return found
+
+
+def _install(transformer: torch.nn.Module, config: AdaSpaConfig | None) -> AdaSpaHandle:
     family = _family(transformer)
     config = AdaSpaConfig.preset("balanced") if config is None else config
     handle = getattr(transformer, "adaspa", None)
@@ -52,7 +124,7 @@ def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> A
         _install_processors(Guard(transformer, family), handle)
         handle.configure(config)
         return handle
-    handle = AdaSpaHandle(AdaSpaConfig())
+    handle = AdaSpaHandle(AdaSpaConfig(), family.timesteps_rise)
     handle.configure(config)
     guard = Guard(transformer, family)
     _install_processors(guard, handle)
@@ -63,15 +135,10 @@ def apply(transformer: torch.nn.Module, config: AdaSpaConfig | None = None) -> A
     return handle
 
 
-def remove(transformer: torch.nn.Module) -> None:
-    """Put the original attention processors back and drop everything that `apply` added.
-
-    Raises:
-        ValueError: when AdaSpa is not applied to ``transformer``.
-    """
+def _uninstall(transformer: torch.nn.Module) -> None:
     handle = getattr(transformer, "adaspa", None)
     if not isinstance(handle, AdaSpaHandle):
-        raise ValueError(f"transformer must be one that adaspa.apply was called on, got {type(transformer).__name__}")
+        raise ValueError(f"model must be one that adaspa.apply was called on, got {type(transformer).__name__}")
     family = _family(transformer)
     for attn in family.layers(transformer):
         # Fusing the projections of CogVideoX replaces the processors.
@@ -108,18 +175,19 @@ def _without(family: Family, processor: Any) -> Any:
     return processor.original if isinstance(processor, family.processor) else processor
 
 
+def _described(transformer: torch.nn.Module) -> tuple[str, str] | None:
+    """Module and class that describe the transformer's family, or None."""
+    return next((SUPPORTED[cls.__name__] for cls in type(transformer).__mro__ if cls.__name__ in SUPPORTED), None)
+
+
 def _family(transformer: torch.nn.Module) -> Family:
-    for cls in type(transformer).__mro__:
-        if cls.__name__ in SUPPORTED:
-            module, name = SUPPORTED[cls.__name__]
-            # diffusers is imported only here, so that the attention functions work without it.
-            family: Family = getattr(import_module(f"adaspa.models.{module}"), name)()
-            return family
+    if described := _described(transformer):
+        module, name = described
+        # diffusers is imported only here, so that the attention functions work without it.
+        family: Family = getattr(import_module(f"adaspa.models.{module}"), name)()
+        return family
     if type(transformer).__name__ == "OptimizedModule":
         raise ValueError(
             "transformer must not be wrapped by torch.compile: adaspa.apply it, then transformer.compile()"
         )
-    raise ValueError(
-        f"transformer must be one of {', '.join(SUPPORTED)}, got {type(transformer).__name__}"
-        " (of a pipeline, pass its transformer)"
-    )
+    raise ValueError(f"transformer must be one of {', '.join(SUPPORTED)}, got {type(transformer).__name__}")

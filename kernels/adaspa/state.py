@@ -31,6 +31,7 @@ class AdaSpaState:
 
     def __init__(self, config: AdaSpaConfig, steps: int | None = None) -> None:
         self.config = config
+        self.steps = steps
         self.schedule = Schedule.of(config, steps)
         self.cache = RequestCache(config.cache_budget, spill=config.over_budget == "host")
         self.record = RequestRecord()
@@ -40,6 +41,18 @@ class AdaSpaState:
         self._in_use: dict[CacheKey, PatternRecord] = {}
         self._searched: set[str] = set()
         self._batches: dict[str, int] = {}
+        self._before = 0
+
+    def go_on_from(self, window: AdaSpaState) -> None:
+        """Continue the record of an earlier window of the same request, which is dropped."""
+        self.record = window.record
+        self._before = 1 + max(self.record.step_kinds, default=-1)
+
+    def fall_back(self, reason: str) -> None:
+        """Stay dense from the next step on, and say in the record why. A dense config has nothing to fall back from."""
+        if not self.config.is_dense:
+            self.schedule = Schedule(())
+            self.record.ledger.fall_back(reason)
 
     def begin_step(self, step: int, branch: str = "") -> StepKind:
         """Move to denoising step ``step`` (0 is the first) of CFG branch ``branch``; to be called before its forward.
@@ -55,7 +68,7 @@ class AdaSpaState:
         if kind is StepKind.SEARCH:
             self._searched.add(branch)
         self.step, self.branch, self.kind = step, branch, kind
-        self.record.step_kinds.setdefault(step, kind)
+        self.record.step_kinds.setdefault(self._before + step, kind)
         self.record.ledger.begin_forward()
         return kind
 
@@ -123,13 +136,19 @@ class AdaSpaState:
         return self._in_use[key]
 
     def drop(self) -> RequestRecord:
-        """Let go of the caches; the record that remains."""
+        """Let go of the caches; the record that remains. It says where the schedule was for another number of steps."""
         self.note_cache()
+        if self.steps is None and self.schedule.searches and len(self.record.step_kinds) != self.config.steps:
+            self.record.ledger.fall_back(
+                "the number of steps was not known: warm-up and searches were taken as they stand, for "
+                f"{self.config.steps} steps"
+            )
         self.cache.drop()
         return self.record
 
     def note_cache(self) -> None:
         """Bring the record's figures of the cache up to date."""
-        self.record.cache_bytes = self.cache.peak_nbytes
-        self.record.host_bytes = self.cache.peak_host_nbytes
-        self.record.refused_layers = sorted({key.layer for key in self.cache.refused})
+        record, refused = self.record, {key.layer for key in self.cache.refused}
+        record.cache_bytes = max(record.cache_bytes, self.cache.peak_nbytes)
+        record.host_bytes = max(record.host_bytes, self.cache.peak_host_nbytes)
+        record.refused_layers = sorted({*record.refused_layers, *refused})

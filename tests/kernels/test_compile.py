@@ -18,7 +18,7 @@ def compiler():
 
 def test_one_compiled_graph_serves_every_block_and_step(compiler):
     pipe = make_pipeline("wan")
-    adaspa.apply(pipe.transformer, SPARSE)
+    adaspa.apply(pipe, SPARSE)
     wanted = generate(pipe)
     pipe.transformer.compile_repeated_blocks(backend="eager", fullgraph=True)
     torch.testing.assert_close(generate(pipe), wanted)
@@ -30,7 +30,7 @@ def test_one_compiled_graph_serves_every_block_and_step(compiler):
 @pytest.mark.parametrize("order", ["raster", "tile"])
 def test_a_compiled_transformer(family, order, compiler):
     pipe = make_pipeline(family)
-    adaspa.apply(pipe.transformer, replace(SPARSE, token_order=order))
+    adaspa.apply(pipe, replace(SPARSE, token_order=order))
     wanted = generate(pipe, family)
     pipe.transformer.compile(backend="eager")
     torch.testing.assert_close(generate(pipe, family), wanted, rtol=1e-4, atol=1e-4)

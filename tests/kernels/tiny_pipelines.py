@@ -141,12 +141,11 @@ def make_hunyuan_video15_pipeline():
 
 
 def make_cogvideox(**settings):
-    settings = {"max_text_seq_length": TEXT, **settings}
+    settings = {**CHANNELS, "max_text_seq_length": TEXT, **settings}
     return prepare(
         CogVideoXTransformer3DModel(
             num_attention_heads=2,
             attention_head_dim=16,
-            **CHANNELS,
             time_embed_dim=16,
             text_embed_dim=16,
             num_layers=2,

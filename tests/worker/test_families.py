@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from adaspa import Schedule, StepKind
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from adaspa_worker.attention import attention_config
 from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
@@ -87,6 +89,26 @@ def test_steps_are_told_with_their_kind_and_reported(
     engine.reset()
 
 
+@pytest.mark.parametrize(("steps", "dense"), [(4, 1), (8, 2), (30, 6)])
+def test_a_job_has_the_schedule_of_its_own_steps(
+    engine: DiffusersEngine, asked: Callable[..., JobParams], steps: int, dense: int
+) -> None:
+    """``quality`` has 10 dense steps of 50."""
+    params = asked(quality="quality").model_copy(update={"steps": steps})
+    schedule = Schedule.of(attention_config(engine.spec.attention, params), steps)
+    kinds: list[str | None] = []
+    engine.denoise(params, engine.encode_prompt(params), lambda _, kind: kinds.append(kind))
+    wanted = [str(schedule.kind(step)) for step in range(steps)]
+    if len(engine.transformers) == 2:  # the second expert searches first
+        for step in [step for step in range(steps) if kinds[step] != wanted[step]][:1]:
+            wanted[step] = "search"
+    assert kinds == wanted
+    report = engine.report()
+    assert [report[f"{kind}_steps"] for kind in StepKind] == [kinds.count(kind) for kind in StepKind]
+    assert kinds.count("dense") == dense
+    engine.reset()
+
+
 def test_a_stop_comes_through_and_leaves_nothing(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> None:
     class Stop(Exception):
         pass
@@ -123,6 +145,32 @@ def test_a_resumed_denoising_comes_to_the_same_latents(
     checkpoint = unpack(kept[0], params.model_dump_json())
     resumed = engine.denoise(params, embeddings, lambda done, _: steps.append(done), checkpoint)
     assert steps == list(range(at + 1, STEPS + 1)) and torch.equal(resumed, whole)
+    engine.reset()
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_resumed_denoising_goes_on_in_its_schedule(
+    engine: DiffusersEngine, asked: Callable[..., JobParams], at: int
+) -> None:
+    """In the warm-up, and behind the first search, where the patterns are lost and searched again at once."""
+    params = asked(quality="quality").model_copy(update={"steps": 8})
+    kept: list[bytes] = []
+    unbroken: list[str | None] = []
+
+    def keep(done: int, kind: str | None) -> None:
+        unbroken.append(kind)
+        if done == at:
+            kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
+
+    embeddings = engine.encode_prompt(params)
+    engine.denoise(params, embeddings, keep)
+    engine.reset()
+    resumed: list[str | None] = []
+    checkpoint = unpack(kept[0], params.model_dump_json())
+    engine.denoise(params, embeddings, lambda _, kind: resumed.append(kind), checkpoint)
+    again = ["search"] if unbroken[at] == "sparse" else []
+    assert resumed == again + unbroken[at + len(again) :]
+    assert engine.report()["fell_back"] == []
     engine.reset()
 
 

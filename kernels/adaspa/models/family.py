@@ -15,12 +15,13 @@ from adaspa.models.tile_order import Reorder
 class Family:
     """A transformer class of diffusers, and its like.
 
-    ``processor`` is the class of its self-attention, in the place of diffusers' own, ``originals``. For the tile order,
-    ``embeddings`` are the modules and ``arguments`` the arguments of its forward (where given) that hold something for
-    each video token.
+    ``processor`` is the class of its self-attention, in the place of diffusers' own, ``originals``; ``timesteps_rise``
+    where they do from step to step, instead of falling. For the tile order, ``embeddings`` are the modules and
+    ``arguments`` the arguments of its forward (where given) that hold something for each video token.
     """
 
     processor: type[AdaSpaProcessor]
+    timesteps_rise: ClassVar[bool] = False
     embeddings: ClassVar[dict[str, Reorder]]
     arguments: ClassVar[dict[str, Reorder]] = {}
     originals: ClassVar[tuple[type, ...]]
@@ -32,10 +33,6 @@ class Family:
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         """The sequence of a forward with the arguments ``given``, by name."""
         return Layout()
-
-    def timestep(self, given: dict[str, Any]) -> torch.Tensor | float | None:
-        """The timestep of a forward, such that it falls from step to step."""
-        return given.get("timestep")
 
     def is_masked(self, given: dict[str, Any]) -> bool:
         """Whether a forward with these arguments has a mask between video tokens, under which all layers are dense."""

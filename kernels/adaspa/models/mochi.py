@@ -47,10 +47,11 @@ class MochiProcessor(AdaSpaProcessor):
 
 
 class Mochi(Family):
-    """`MochiTransformer3DModel`. Its timesteps rise."""
+    """`MochiTransformer3DModel`."""
 
     processor = MochiProcessor
     originals = (MochiAttnProcessor2_0,)
+    timesteps_rise = True
     embeddings: ClassVar = {"patch_embed": over_frames, "rope": along(-3)}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
@@ -61,6 +62,3 @@ class Mochi(Family):
             raise ValueError("encoder_attention_mask must have the valid tokens of a text in front of its padding")
         patch = transformer.config.patch_size
         return Layout(mask.shape[1], tuple(lengths.tolist()), patch_grid(given["hidden_states"], 1, patch, patch))
-
-    def timestep(self, given: dict[str, Any]) -> torch.Tensor:
-        return -given["timestep"]

@@ -57,8 +57,7 @@ class DiffusersEngine(ABC):
                 for name in ("transformer", "transformer_2")
                 if (part := getattr(self.pipe, name, None)) is not None
             ]
-            for transformer in self.transformers:
-                adaspa.apply(transformer, operator_config(spec.attention))
+            adaspa.apply(self.pipe, operator_config(spec.attention))
             self._place()
         except torch.OutOfMemoryError:
             raise
