@@ -27,6 +27,14 @@ hypothesis_settings.load_profile("suite")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Gateways leave their tokens in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def valkey_socket() -> Iterator[Path]:
     """Socket of a running server. The path is short, because the kernel allows no long ones."""

@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "adaspa_service.gateway"]
 def environment(tmp_path: Path, settings: dict[str, str]) -> dict[str, str]:
     """The gateway's environment; nothing of the developer's own settings comes through."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
-    ours = {"storage_url": str(tmp_path / "objects"), **settings}
+    ours = {"storage_url": str(tmp_path / "objects"), "data_dir": str(tmp_path / "data"), **settings}
     return clean | {f"ADASPA_{name.upper()}": value for name, value in ours.items()}
 
 

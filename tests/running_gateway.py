@@ -58,6 +58,11 @@ class Service:
     stopping: threading.Event
 
     @property
+    def token(self) -> str:
+        """What it asks for as long as there are no keys, unless it is open."""
+        return self.parts.open_token.get_secret_value()
+
+    @property
     def store(self) -> JobStore:
         return self.parts.store
 
@@ -120,7 +125,10 @@ def serving(settings: Settings, scratch: Path, resolve: Resolve = system_resolve
     try:
         until(lambda: server.started, "the gateway serves")
         with httpx.Client(base_url=url, timeout=20) as http:
-            yield Service(url, app.state.parts, http, scratch, app.state.stopping)
+            service = Service(url, app.state.parts, http, scratch, app.state.stopping)
+            if not settings.open_access:
+                http.headers["Authorization"] = f"Bearer {service.token}"
+            yield service
     finally:
         app.state.stopping.set()
         server.should_exit = True

@@ -19,6 +19,8 @@ import pytest
 import yaml
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import SECRET, Settings
+from adaspa_service.gateway.errors import ApiError
+from adaspa_service.gateway.hosts import check_name
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_worker import metrics as worker_metrics
 from field_tables import CHART_SCHEMA, chart_schema
@@ -238,10 +240,10 @@ def test_the_schema_says_of_the_catalog_what_its_fields_say() -> None:
 
 def test_the_schema_knows_every_setting_but_those_that_the_chart_makes_itself() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
-    ours = {"ADASPA_PORT"}  # 8000, to which probes and Service lead
+    ours = {"ADASPA_PORT", "ADASPA_OPEN_TOKEN"}  # 8000, to which probes and Service lead; asked for on loopback alone
     for values in (VARIANTS["open"], VARIANTS["cached"]):
         ours |= {entry["name"] for name in ("gateway", "worker") for entry in container(render(values), name)["env"]}
-    secrets = SECRET | {"redis_url"}  # refused by the template, which says where they belong
+    secrets = SECRET - {"open_token"}  # refused by the template, which says where they belong
     known = {name for name in Settings.model_fields if f"ADASPA_{name.upper()}" not in ours}
     assert set(schema["propertyNames"]["enum"]) == known | secrets
 
@@ -428,6 +430,20 @@ def test_the_first_api_key_is_drawn_unless_it_is_given_or_the_service_is_open() 
     assert {"name": "ADASPA_OPEN_ACCESS", "value": "true"} in container(render(VARIANTS["open"]), "gateway")["env"]
     given = {entry["name"]: entry for entry in container(render(FILES["s3-production"]), "gateway")["env"]}
     assert given["ADASPA_BOOTSTRAP_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "adaspa-api-key"
+
+
+def test_an_open_gateway_answers_under_its_own_names() -> None:
+    """Those of the Service, as pods write them, and those that lead in from outside."""
+    outside = {"ingress": {"enabled": True, "host": "videos.example.com"}, "httpRoute": VARIANTS["route"]["httpRoute"]}
+    values = VARIANTS["open"] | outside | {"access": {"open": True, "hosts": ["*.lab.example"]}}
+    given = {entry["name"]: entry.get("value") for entry in container(render(values), "gateway")["env"]}
+    settings = Settings(open_access=True, allowed_hosts=given["ADASPA_ALLOWED_HOSTS"])  # type: ignore[arg-type]
+    asked = ("r-gateway", "r-gateway.videos.svc.cluster.local", "videos.example.com", "a.example.com", "x.lab.example")
+    for name in asked:
+        check_name(settings, name)
+    with pytest.raises(ApiError, match="no name of this service"):
+        check_name(settings, "evil.example")
+    assert "ADASPA_ALLOWED_HOSTS" not in {entry["name"] for entry in container(render({}), "gateway")["env"]}
 
 
 def test_queries_of_dashboard_and_alerts_name_only_metrics_that_exist(service: Service) -> None:

@@ -99,7 +99,7 @@ def running(gateways: int) -> Iterator[Service]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
         url = f"unix://{server.socket}?db=0"
         env = clean | {"ADASPA_REDIS_URL": url, "ADASPA_STORAGE_URL": str(folder / "objects")}
-        env |= {"ADASPA_QUEUE_CAP": "100000", "ADASPA_LOG_LEVEL": "warning"}
+        env |= {"ADASPA_QUEUE_CAP": "100000", "ADASPA_OPEN_ACCESS": "true", "ADASPA_LOG_LEVEL": "warning"}
         command = [sys.executable, "-m", "adaspa_service.gateway"]
         processes = [subprocess.Popen(command, env=env | {"ADASPA_PORT": str(port)}, cwd=folder) for port in ports]
         try:

@@ -1,6 +1,7 @@
 """Settings of gateway and workers, from ``ADASPA_*`` environment variables."""
 
 import binascii
+import re
 from base64 import b64decode
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
@@ -14,9 +15,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from adaspa_jobs.redis_url import RedisAddress
 
 PREFIX = "ADASPA_"
-SECRET = frozenset({"redis_url", "bootstrap_key", "signing_secret", "webhook_secrets"})
+SECRET = frozenset({"redis_url", "open_token", "bootstrap_key", "signing_secret", "webhook_secrets"})
 """Fields whose values no message shows."""
 SECRET_PREFIX = "whsec_"
+TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
+HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 Network = IPv4Network | IPv6Network
 
 
@@ -57,14 +60,20 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     """Port that the gateway listens on."""
     open_access: bool | None = None
-    """Whether anybody may use the gateway without an API key. Unset: as long as no key was ever made and only this
-    machine reaches ``ADASPA_HOST``."""
+    """``true``: anybody who reaches the gateway may use it; ``false``: only with an API key. Unset: as long as no
+    key was ever made and only this machine reaches ``ADASPA_HOST``, with the gateway's token; else only with a key."""
+    open_token: SecretStr | None = None
+    """That token. Unset: ``adaspa serve``, or else the gateway, draws one when it starts."""
     bootstrap_key: SecretStr | None = Field(default=None, min_length=32)
     """An API key of the operator's choice, with every scope, that is not kept in Redis."""
     signing_secret: SecretStr | None = Field(default=None, min_length=32)
     """What links to files are signed with. Unset: drawn once and kept in Redis."""
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(default=())
     """Origins, such as ``https://app.example.com``, between commas, whose pages may use the API in a browser."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(default=())
+    """Names, between commas, under which clients may ask for the gateway, besides ``localhost``, IP addresses and
+    ``ADASPA_HOST``: ``videos.example.com``, ``*.example.com`` for all below it, ``*`` for any. Unset: no others as
+    long as no API key is asked for, any where one is."""
     max_connections: int = Field(default=2000, ge=1)
     """Connections of one gateway at one time, event streams included; more are told to come again."""
     keep_alive_seconds: int = Field(default=75, ge=1)
@@ -74,7 +83,8 @@ class Settings(BaseSettings):
     """A gateway that gets SIGTERM serves for this long before it closes its port, while ``/readyz`` says 503: time for
     a load balancer to turn to another one. 0: it stops at once, as at a second signal."""
     data_dir: Path = Path("./data")
-    """Folder of ``adaspa serve``: its Redis-compatible server's files, videos, logs."""
+    """Folder of ``adaspa serve``: its Redis-compatible server's files, videos, logs. A gateway notes there, in
+    ``keys_required``, that API keys were made, so that an emptied Redis does not open it."""
     lease_seconds: float = Field(default=30.0, ge=0.1)
     """A job whose worker has not been heard of for this long goes back to the queue."""
     max_attempts: int = Field(default=3, ge=1)
@@ -127,6 +137,21 @@ class Settings(BaseSettings):
             if scheme not in ("http", "https") or not host or origin != f"{scheme}://{host}":
                 raise ValueError(f"{origin!r} is no origin; allowed: scheme://host or scheme://host:port, no wildcard")
         return origins
+
+    @field_validator("open_token")
+    @classmethod
+    def _fits_into_an_address(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not TOKEN.fullmatch(token.get_secret_value()):
+            raise ValueError("it is 16 or more letters, digits, - and _")
+        return token
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no host name; allowed: name.example, *.example or *, without a port")
+        return names
 
     @model_validator(mode="after")
     def _is_open_or_not(self) -> Self:

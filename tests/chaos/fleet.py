@@ -97,6 +97,7 @@ class Fleet:
             "CATALOG": str(catalog),
             "LEASE_SECONDS": str(LEASE_SECONDS),
             "MAX_ATTEMPTS": "20",
+            "OPEN_ACCESS": "true",
             "CHECKPOINT_STEPS": "4",
             "WEBHOOK_HTTP": "true",
             "WEBHOOK_NETWORKS": "127.0.0.0/8",

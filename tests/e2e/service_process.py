@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 from adaspa_client import Client, Video
+from adaspa_client.local_token import read_token
 from adaspa_service.local.supervisor import free_port
 
 ADASPA = Path(sys.executable).with_name("adaspa")
@@ -52,6 +54,16 @@ class Service:
     def __init__(self, data_dir: Path, env: dict[str, str], port: int | None = None) -> None:
         self.data_dir, self.env, self.port = data_dir, env, port or free_port("127.0.0.1")
         self.client = Client(f"http://127.0.0.1:{self.port}")
+
+    @property
+    def token(self) -> str:
+        """What it asks for, as its user's programs find it."""
+        return read_token(httpx.URL(f"http://127.0.0.1:{self.port}")) or ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of a request that is let in."""
+        return {"Authorization": f"Bearer {self.token}"}
 
     def start(self) -> "Service":
         """Start it and wait until it serves."""

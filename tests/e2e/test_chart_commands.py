@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import httpx
+from adaspa_client.local_token import read_token
 from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
 from rendered_chart import container, pods, render
@@ -41,7 +42,11 @@ def test_the_helm_test_makes_a_video(service: Service, tmp_path: Path) -> None:
     *script, _, _, _ = found["command"]
     arguments = [f"http://127.0.0.1:{service.port}", "tiny", str(tmp_path / "video.mp4")]
     done = subprocess.run(
-        [sys.executable, *script[1:], *arguments], env=service.env, capture_output=True, text=True, check=False
+        [sys.executable, *script[1:], *arguments],
+        env=service.env | {"ADASPA_API_KEY": service.token},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("video_")
@@ -75,6 +80,7 @@ def test_gateway_and_worker_pods_make_a_video_together_and_stop_in_time(
         until(heartbeat.exists, "the worker takes jobs")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
             until(lambda: http.get("/readyz").is_success, "the gateway is ready")
+            http.headers["Authorization"] = f"Bearer {read_token(http.base_url)}"  # the pod has a key, from a Secret
             until(lambda: http.get("/models/tiny").is_success, "the worker's model is known")
             body = {"prompt": "a red circle", "model": "tiny", "size": f"{SIZE}x{SIZE}"}
             bulk = http.post("/videos", json=body | {"priority": "bulk"}).raise_for_status().json()["id"]

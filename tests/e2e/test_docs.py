@@ -33,7 +33,7 @@ SMALL = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 3,
 """What the snippets that leave size and steps to the pipeline get: Wan's own defaults need a GPU."""
 WRITTEN, READ = (
     ("docs", "tests"),
-    ("Makefile", "benchmarks", "constraints.txt", "demo_model", "docker", "helm", "pyproject.toml"),
+    ("Makefile", "benchmarks", "constraints.txt", "demo_model", "docker", "helm", "kernels", "pyproject.toml"),
 )
 """The parts of the checkout that the commands write into, and those that they only read."""
 TESTED_BY = {
@@ -233,12 +233,16 @@ def test_a_page_does_what_it_says(page: Path, desk: Desk, monkeypatch: pytest.Mo
     for language, code in blocks(page):
         if language == "python":
             exec(compile(desk.filled(code), name(page), "exec"), names)
+        variables = ""
         for command in commands(code) if language == "sh" else ():
             listed = elsewhere(command)
             for beginning in listed:
                 ELSEWHERE[beginning][1](desk, command)
             if not listed:
-                desk.run(desk.filled(command))
+                desk.run(variables + desk.filled(command))
+            words = shlex.split(command, comments=True)
+            if len(words) == 1 and re.match(r"\w+=", words[0]):  # a variable of the commands after it
+                variables += f"{command}\n"
 
 
 def test_no_block_and_no_exception_is_forgotten() -> None:

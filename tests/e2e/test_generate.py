@@ -92,7 +92,7 @@ def test_a_failing_job_says_why_and_the_next_one_succeeds(service: Service) -> N
 
 
 def test_the_openai_client_creates_polls_and_downloads(service: Service, tmp_path: Path) -> None:
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{service.port}/v1", api_key="none", max_retries=0)
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{service.port}/v1", api_key=service.token, max_retries=0)
     video = client.videos.create_and_poll(model="tiny", prompt="a blue circle", size="64x64", poll_interval_ms=50)  # type: ignore[arg-type]
     assert (video.status, video.progress, video.size) == ("completed", 100, "64x64")
     client.videos.download_content(video.id).write_to_file(tmp_path / "video.mp4")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -52,17 +52,17 @@ def worker_metrics(service: Service, metrics_port: int) -> "Scrape":
 
 @pytest.fixture
 def gateway_metrics(service: Service) -> "Scrape":
-    return Scrape(f"http://127.0.0.1:{service.port}/metrics")
+    return Scrape(f"http://127.0.0.1:{service.port}/metrics", service.headers)
 
 
 class Scrape:
     """Samples of one target, scraped anew each time."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        self.url, self.headers = url, headers
 
     def __call__(self, name: str, **labels: str) -> float | None:
-        answer = httpx.get(self.url, timeout=10)
+        answer = httpx.get(self.url, headers=self.headers, timeout=10)
         assert answer.headers["Content-Type"].startswith("text/plain")
         return value(answer.raise_for_status().text, name, **labels)
 

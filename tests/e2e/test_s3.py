@@ -20,7 +20,7 @@ def test_a_video_is_made_downloaded_and_deleted(catalog: Path, tmp_path: Path, k
             assert names == ["spritesheet.webp", "thumbnail.webp", "video.mp4"]
             whole = service.client.download(video.id, tmp_path / "video.mp4").read_bytes()
             url = f"http://127.0.0.1:{service.port}/videos/{video.id}/content"
-            part = httpx.get(url, headers={"Range": "bytes=100-199"})
+            part = httpx.get(url, headers=service.headers | {"Range": "bytes=100-199"})
             assert (part.status_code, part.content) == (206, whole[100:200])
             service.client.delete(video.id)
             until(lambda: server.objects() == [], "the objects are gone", 20)

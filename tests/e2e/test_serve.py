@@ -7,6 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
@@ -39,6 +40,16 @@ def test_no_process_outlives_the_server_whatever_ends_it(catalog: Path, tmp_path
     status = service.stop(number)
     assert status == (-number if number == signal.SIGKILL else 0)
     until(lambda: not children(service.data_dir), "every process has ended", 10)
+
+
+def test_the_pages_address_with_the_token_is_printed_and_stands_nowhere_else(service: Service) -> None:
+    url = f"http://127.0.0.1:{service.port}"
+    until(lambda: f"Page: {url}/#token={service.token}\n" in service.output.read_text(), "it is printed")
+    assert httpx.get(f"{url}/videos").status_code == 401
+    assert httpx.post(f"{url}/videos", json={"prompt": "x"}).status_code == 401
+    assert httpx.get(f"{url}/videos", headers=service.headers).status_code == 200
+    for log in (service.data_dir / "logs").iterdir():
+        assert service.token not in log.read_text()
 
 
 def test_jobs_survive_a_stop_and_a_start_of_the_whole_service(catalog: Path, tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ from running_gateway import Service, serving
 
 
 @pytest.fixture
-def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a gateway with everything of its own."""
+def settings(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Settings:
+    """Settings of a gateway with everything of its own. It asks for nothing but where a test is marked ``asks``: there
+    for its token, and from the first key on for keys."""
     monkeypatch.chdir(tmp_path)
-    return Settings(redis_url=redis_url, storage_url=str(tmp_path / "objects"))
+    opened = None if request.node.get_closest_marker("asks") else True
+    return Settings(redis_url=redis_url, storage_url=str(tmp_path / "objects"), open_access=opened)
 
 
 @pytest.fixture

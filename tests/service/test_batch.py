@@ -82,6 +82,7 @@ def test_no_more_is_offered_than_an_empty_queue_takes(settings: Settings, tmp_pa
         assert service.messages() == 0 and len(service.create(n=4)["data"]) == 4
 
 
+@pytest.mark.asks
 def test_more_than_the_key_may_have_in_flight_is_refused_for_good(service: Service) -> None:
     _, token = service.parts.keys.create("small", frozenset(Scope), max_in_flight=3)
     service.http.headers["Authorization"] = f"Bearer {token}"

@@ -148,6 +148,7 @@ def test_a_server_that_does_not_answer_has_its_own_status() -> None:
     assert ended.stderr.startswith("adaspa: ") and ended.stderr.count("\n") == 1
 
 
+@pytest.mark.asks
 def test_the_key_is_taken_from_the_environment(service: Service) -> None:
     _, token = service.parts.keys.create("a person", frozenset({Scope.read}))
     refused = adaspa("jobs", server=service.url)

@@ -16,7 +16,9 @@ import httpx
 import pytest
 from adaspa_client import AsyncClient, Client, Event, Video
 from adaspa_jobs.settings import Settings
+from adaspa_service.gateway import open_token
 from flaky_proxy import flaky
+from pydantic import SecretStr
 from running_gateway import FILES, Service, serving
 
 CONTENT = FILES["video"][2]
@@ -178,6 +180,28 @@ def test_a_key_is_sent(service: Service, connect: Any) -> None:
     with flaky(service.url) as proxy, connect(proxy.url, api_key="sk-1") as client, suppress(package.Unauthorized):
         client.models()
     assert b"authorization: bearer sk-1" in proxy.requests[0].lower()
+
+
+@pytest.mark.asks
+def test_the_token_of_a_gateway_on_this_machine_is_found_and_sent_to_no_other(
+    service: Service, connect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = httpx.URL(service.url).port or 0
+    with connect(service.url) as client:
+        with pytest.raises(package.Unauthorized, match="the token that the service printed"):
+            client.models()
+        open_token.leave(SecretStr("x" * 40), port)  # of a gateway that has ended
+        with pytest.raises(package.Unauthorized, match="not the token"):
+            client.models()
+        open_token.leave(service.parts.open_token, port)
+        video = client.create("a red circle")
+        service.complete(service.claim(video.id))
+        client.download(video.id, tmp_path / "out.mp4")
+        assert [event.type for event in client.events(video.id)][-1] == "completed"
+    monkeypatch.setattr("adaspa_client.local_token.is_here", lambda host: host != "127.0.0.1")
+    with flaky(service.url) as proxy, connect(proxy.url) as client, pytest.raises(package.Unauthorized):
+        client.models()
+    assert b"authorization" not in proxy.requests[0].lower()
 
 
 def test_it_needs_nothing_heavy() -> None:

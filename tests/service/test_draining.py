@@ -84,7 +84,14 @@ def test_no_request_fails_while_a_gateway_is_replaced(tmp_path: Path, redis_url:
             (tmp_path / name).mkdir()
             storage = str(tmp_path / "objects")
             return started.enter_context(
-                running(tmp_path / name, redis_url, storage_url=storage, queue_cap="100000", drain_seconds="4")
+                running(
+                    tmp_path / name,
+                    redis_url,
+                    storage_url=storage,
+                    queue_cap="100000",
+                    drain_seconds="4",
+                    open_access="true",
+                )
             )
 
         (leaving, old), (_, new) = start("old"), start("new")
@@ -114,7 +121,7 @@ def test_no_request_fails_while_a_gateway_is_replaced(tmp_path: Path, redis_url:
 
 def test_while_it_drains_all_is_served_until_a_second_signal(tmp_path: Path, redis_url: str) -> None:
     with (
-        running(tmp_path, redis_url, drain_seconds="3600") as (process, url),
+        running(tmp_path, redis_url, drain_seconds="3600", open_access="true") as (process, url),
         httpx.Client(base_url=url) as kept,
     ):
         video_id = kept.post("/videos", json={"prompt": "a red circle"}).json()["id"]

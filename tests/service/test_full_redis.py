@@ -35,6 +35,7 @@ def leave(client: redis.Redis, room: int) -> None:
     client.config_set("maxmemory", client.info("memory")["used_memory"] + room)  # type: ignore[index]
 
 
+@pytest.mark.asks
 def test_running_jobs_complete_and_deleted_ones_make_room_for_new_ones(
     own: redis.Redis, settings: Settings, tmp_path: Path, short_folder: Path
 ) -> None:

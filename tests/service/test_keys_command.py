@@ -2,13 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from adaspa_jobs.keys import KeyStore
+from adaspa_jobs.settings import Settings, SettingsError
+from adaspa_service.access.open_access import Entrance
+from adaspa_service.local.folder import reachable_redis
 from running_gateway import Service
 
+pytestmark = pytest.mark.asks
 ADASPA = Path(sys.executable).with_name("adaspa")
 CREATE = ("create", "--name", "studio")
 
@@ -55,6 +61,15 @@ def test_the_first_key_is_made_before_the_service_runs(tmp_path: Path) -> None:
     folder = ("--data-dir", tmp_path / "data")
     keys(*CREATE, "--scope", "read", *folder)
     assert "studio" in keys("list", *folder), "and is kept in the data folder"
+    shutil.rmtree(tmp_path / "data" / "valkey")
+    with pytest.raises(SettingsError, match="Redis knows of none"), reachable_redis(tmp_path / "data") as url:
+        check_entrance(url, tmp_path / "data")
+
+
+def check_entrance(redis_url: str, data_dir: Path) -> str:
+    """What a gateway says of who is let in."""
+    with KeyStore.at(redis_url) as store:
+        return Entrance(Settings(redis_url=redis_url, data_dir=data_dir), store).check()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from running_gateway import FILES, Service, serving, until
 from s3_servers import URL, s3_server
 
+pytestmark = pytest.mark.asks
 VIDEO = FILES["video"][2]
 Ask = Callable[..., dict[str, Any]]
 

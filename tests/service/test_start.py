@@ -7,6 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+from adaspa_api.token_file import token_file
+from adaspa_client import Client
+from adaspa_client.local_token import read_token
+from adaspa_command import adaspa
 from adaspa_jobs.keys import KeyStore, Scope
 from gateway_process import COMMAND, environment, running, taken_port
 
@@ -23,7 +27,8 @@ def refused(env: dict[str, str]) -> str:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_and_stops_when_told_to(tmp_path: Path, redis_url: str, number: signal.Signals) -> None:
     with running(tmp_path, redis_url) as (process, url):
-        assert httpx.post(f"{url}/videos", json={"prompt": "a red circle"}).status_code == 200
+        with Client(url) as client:
+            assert client.create("a red circle").status == "queued"
         process.send_signal(number)
         # An interrupt from the keyboard is a wish, not an error: no traceback, exit status 0.
         assert process.wait(timeout=30) in ((0, -signal.SIGTERM) if number == signal.SIGTERM else (0,))
@@ -50,21 +55,14 @@ def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
         ({"host": "::"}, "adaspa keys create"),
         ({"host": "gateway.example"}, "ADASPA_BOOTSTRAP_KEY"),
         ({"bootstrap_key": "k" * 40, "open_access": "true"}, "ADASPA_OPEN_ACCESS is true"),
+        ({"allowed_hosts": "a.example, b.example:8000"}, "ADASPA_ALLOWED_HOSTS: 'b.example:8000' is no host name"),
+        ({"open_token": "0123456789abcdef/"}, "ADASPA_OPEN_TOKEN: it is 16 or more letters"),
         ({"cors_origins": "https://a.example, *"}, "ADASPA_CORS_ORIGINS: '*' is no origin"),
     ],
     ids=str,
 )
 def test_what_is_missing_is_named(tmp_path: Path, redis_url: str, settings: dict[str, str], named: str) -> None:
     assert named in refused(environment(tmp_path, {"redis_url": redis_url, **settings}))
-
-
-def test_a_user_of_redis_that_lacks_rights_is_told(tmp_path: Path, valkey: redis.Redis, redis_url: str) -> None:
-    valkey.execute_command("ACL", "SETUSER", "weak", "on", ">secret", "~*", "+@all", "-xadd")
-    try:
-        line = refused(environment(tmp_path, {"redis_url": redis_url.replace("unix://", "unix://weak:secret@")}))
-    finally:
-        valkey.execute_command("ACL", "DELUSER", "weak")
-    assert "ADASPA_REDIS_URL: its user lacks rights (XADD)" in line and "secret" not in line
 
 
 def test_a_password_is_not_told(tmp_path: Path) -> None:
@@ -79,7 +77,7 @@ def test_a_secret_that_is_too_short_is_not_told(tmp_path: Path, redis_url: str) 
 @pytest.mark.parametrize(
     ("settings", "said", "status"),
     [
-        ({}, "open without a key, to this machine alone", 200),
+        ({}, "for this machine's user", 401),
         ({"open_access": "false"}, "every request needs an API key", 401),
         ({"host": "0.0.0.0", "open_access": "true"}, "open to everyone who reaches 0.0.0.0", 200),
         ({"host": "0.0.0.0", "bootstrap_key": "k" * 40}, "every request needs an API key", 401),
@@ -105,12 +103,58 @@ def test_with_a_key_in_the_store_it_may_be_reached_from_outside(
         assert httpx.get(f"{url}/videos", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
+def test_the_token_is_left_for_its_user_alone_and_no_longer_than_the_gateway_runs(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with running(tmp_path, redis_url) as (process, url):
+        file = token_file(httpx.URL(url).port or 0)
+        assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        token = file.read_text().strip()
+        assert len(token) >= 32 and f"page: {url}/#token={token}" in (tmp_path / "gateway.log").read_text()
+        assert adaspa("token", server=url).stdout == f"{token}\n"
+        assert adaspa("jobs", server=url).returncode == 0
+        assert adaspa("jobs", server=url.replace("127.0.0.1", "localhost")).returncode == 0
+        refused = adaspa("jobs", server=url, ADASPA_API_KEY="none")
+        assert refused.returncode == 1 and "not the token" in refused.stderr
+        process.terminate()
+        process.wait(timeout=30)
+        assert list(file.parent.iterdir()) == []
+    assert "no service without API keys" in adaspa("token", server=url).stderr
+
+
+def test_a_token_that_cannot_be_left_is_one_line_with_the_ways_out(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/state")
+    with taken_port() as port:
+        pass
+    line = refused(environment(tmp_path, {"redis_url": redis_url, "port": str(port), "log_level": "error"}))
+    assert "/dev/null/state" in line and "XDG_STATE_HOME" in line and "ADASPA_OPEN_ACCESS=true" in line
+
+
+def test_a_redis_that_has_lost_the_keys_is_not_started_on(tmp_path: Path, valkey: redis.Redis, redis_url: str) -> None:
+    data = tmp_path / "data"
+    settings = {"redis_url": redis_url, "data_dir": str(data)}
+    KeyStore(valkey).create("test", frozenset({Scope.read}))
+    with running(tmp_path, **settings) as (_, url):
+        assert httpx.get(f"{url}/videos").status_code == 401
+    valkey.flushall()
+    line = refused(environment(tmp_path, settings))
+    assert str(data / "keys_required") in line and "adaspa keys create" in line and "remove that file" in line
+    (data / "keys_required").unlink()
+    with running(tmp_path, **settings) as (_, url), Client(url) as client:
+        assert list(client.list()) == []
+
+
 def test_event_streams_do_not_hold_up_the_stop(tmp_path: Path, redis_url: str) -> None:
     with running(tmp_path, redis_url) as (process, url):
-        video_id = httpx.post(f"{url}/videos", json={"prompt": "a red circle"}).json()["id"]
-        with httpx.stream("GET", f"{url}/videos/{video_id}/events", timeout=30) as response:
-            lines = response.iter_lines()
-            assert next(lines).startswith("id: ")
-            process.send_signal(signal.SIGTERM)
-            list(lines)  # ends as it should, not as a connection that breaks
+        token = {"Authorization": f"Bearer {read_token(httpx.URL(url))}"}
+        with httpx.Client(base_url=url, headers=token, timeout=30) as http:
+            video_id = http.post("/videos", json={"prompt": "a red circle"}).json()["id"]
+            with http.stream("GET", f"/videos/{video_id}/events") as response:
+                lines = response.iter_lines()
+                assert next(lines).startswith("id: ")
+                process.send_signal(signal.SIGTERM)
+                list(lines)  # ends as it should, not as a connection that breaks
         assert process.wait(timeout=30) in (0, -signal.SIGTERM)

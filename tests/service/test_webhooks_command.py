@@ -122,6 +122,7 @@ def test_secrets_of_the_settings_are_changed_there(webhooks: Command) -> None:
     assert "ADASPA_WEBHOOK_SECRETS: each is whsec_" in refused and SECRET not in refused
 
 
+@pytest.mark.asks
 def test_the_events_of_a_key_are_signed_with_its_own_secret(
     service: Service, receiver: Receiver, webhooks: Command
 ) -> None:

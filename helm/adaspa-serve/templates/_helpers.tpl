@@ -209,6 +209,16 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{/* The names under which the gateway may be asked for, between commas: of its Service, of what leads there, and others. */}}
+{{- define "adaspa.hosts" -}}
+{{- $service := printf "%s-gateway" .Release.Name }}
+{{- $inside := printf "%s.%s" $service .Release.Namespace }}
+{{- $names := list $service $inside (printf "%s.svc" $inside) (printf "%s.svc.cluster.local" $inside) }}
+{{- if .Values.ingress.enabled }}{{ $names = append $names .Values.ingress.host }}{{ end }}
+{{- if .Values.httpRoute.enabled }}{{ $names = concat $names .Values.httpRoute.hostnames }}{{ end }}
+{{- concat $names .Values.access.hosts | join "," }}
+{{- end }}
+
 {{/* The first API key, under the name that its reader gives it. */}}
 {{- define "adaspa.apiKey" -}}
 {{- with .root.Values.access.existingSecret -}}

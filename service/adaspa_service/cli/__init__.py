@@ -24,12 +24,13 @@ from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.cli.serve import gateway, serve, worker
 from adaspa_service.cli.storage import storage
 from adaspa_service.cli.terminal import Exit, fail
+from adaspa_service.cli.token import token
 from adaspa_service.cli.webhooks import webhooks
 from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
     "Videos": [generate, compare, jobs, show, download, cancel, delete, models],
-    "The service on this machine": [serve, demo, doctor, gateway, worker],
+    "The service on this machine": [serve, demo, token, doctor, gateway, worker],
 }
 """By the heading under which the help lists them."""
 GROUPS: dict[str, dict[str, typer.Typer]] = {

@@ -1,5 +1,6 @@
 """``adaspa keys``: make, list, rotate and revoke API keys, in the service's Redis itself."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from typing import Annotated
 
 import typer
 from adaspa_jobs.keys import ApiKey, KeyStore, Scope
+from adaspa_jobs.settings import get_settings
 from adaspa_jobs.store import JobStore
 
+from adaspa_service.access.open_access import KeysRequired
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
@@ -58,6 +61,8 @@ def create(
             requests_per_minute=requests_per_minute,
             lifetime_seconds=expires_in,
         )
+    if "ADASPA_REDIS_URL" not in os.environ:  # else the gateway notes it, which may run elsewhere
+        KeysRequired(data_dir or get_settings().data_dir).note()
     show(key.id, token, as_json)
 
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from adaspa_api.words import Priority
 from adaspa_jobs.keys import KeyStore
-from adaspa_jobs.open_access import check_bind
 from adaspa_jobs.settings import get_settings
 
+from adaspa_service.access.open_access import Access, Entrance
 from adaspa_service.cli.terminal import say
 from adaspa_service.local import Supervisor
 
@@ -29,15 +29,17 @@ def serve(
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
     settings = get_settings()
-    if host:
-        settings = settings.model_copy(update={"host": host})
     folder = data_dir or settings.data_dir
+    settings = settings.model_copy(update={"host": host or settings.host, "data_dir": folder})
     supervisor = Supervisor(folder, settings.host, port or settings.port, model=model, worker=worker, say=say)
     try:
         with supervisor:
             say(f"AdaSpa serves on {supervisor.url} (data and logs in {folder}); Ctrl-C stops it")
             with KeyStore.at(supervisor.redis_url) as keys:
-                say(f"Access: {check_bind(settings, keys)}")
+                entrance = Entrance(settings, keys)
+                say(f"Access: {entrance.check()}")
+                if entrance.now() is Access.token:
+                    say(f"Page: {supervisor.page}")
             supervisor.serve()
     except KeyboardInterrupt:
         say("stopped")

@@ -9,14 +9,14 @@ from typing import NoReturn
 from adaspa_jobs import logs, redis_check, tracing
 from adaspa_jobs.catalog import CatalogError
 from adaspa_jobs.listening import bindable, listener, reason
-from adaspa_jobs.open_access import check_bind
 from adaspa_jobs.settings import Settings, SettingsError, get_settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import StoreUnavailable
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, start_http_server
 
-from adaspa_service.gateway import connections
+from adaspa_service.access.open_access import Access
+from adaspa_service.gateway import connections, open_token
 from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.draining import Server
 
@@ -44,11 +44,12 @@ def main() -> None:
         settings = get_settings()
         logs.configure(settings)
         app = create_app(settings)
+        parts = app.state.parts
         if tracing.start("adaspa-gateway"):
             trace_requests(app)
         problems = check_redis(settings)
-        access = check_bind(settings, app.state.parts.keys)
-        app.state.parts.storage.check()
+        access = parts.entrance.check()
+        parts.storage.check()
     except (SettingsError, CatalogError, StoreUnavailable, StorageUnavailable) as error:
         fail(error)
     listening = listen(settings)
@@ -57,6 +58,14 @@ def main() -> None:
     log.log(logging.WARNING if settings.open_access else logging.INFO, "access: %s", access)
     if settings.metrics_port:
         serve_metrics(app.state.metrics, settings)
+    try:
+        if parts.entrance.now() is Access.token:
+            open_token.leave(parts.open_token, settings.port)
+            if settings.open_token is None:  # else whoever drew it tells of it
+                log.info("page: %s", open_token.page(settings, parts.open_token))
+    except (SettingsError, StoreUnavailable) as error:
+        fail(error)
+
     connections.allow_open_files(settings.max_connections)
     server = Server(
         connections.configure(app, settings), app.state.draining, app.state.stopping, settings.drain_seconds

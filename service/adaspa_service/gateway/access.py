@@ -1,4 +1,4 @@
-"""Who asks, and what they may do: API keys, or everybody on a service that is open."""
+"""Who asks, and what they may do: by an API key, by this machine's token, or as everybody on a service that is open."""
 
 import hmac
 import math
@@ -6,16 +6,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER
 from adaspa_jobs.keys import ApiKey, KeyStore, Scope, digest
-from adaspa_jobs.open_access import is_loopback, is_open
 from adaspa_jobs.settings import Settings
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import SecretStr
 
-from adaspa_service.gateway.errors import ApiError
+from adaspa_service.access.open_access import Access
+from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError
+from adaspa_service.gateway.hosts import check_name, host_name
 from adaspa_service.gateway.parts import Parts, PartsOf
 
 bearer = HTTPBearer(auto_error=False, description="An API key, as `adaspa keys create` prints it.")
@@ -71,17 +72,17 @@ def identify(parts: Parts, request: Request, token: str | None, scope: Scope) ->
     """The caller of a request.
 
     Raises:
-        ApiError: 401 without a key or with a wrong one, 403 for a missing scope or a request to an open service that
-            is not meant for it, 429 over the key's rate limit.
+        ApiError: 401 without a key or with a wrong one, 403 for a missing scope or another site's page, 429 over the
+            key's rate limit, 503 where Redis has lost the keys.
     """
-    if token is not None and is_bootstrap_key(parts.settings, token):
-        return Caller(BOOTSTRAP_OWNER)
-    key = None if token is None or parts.settings.open_access else parts.keys.authenticate(token)
-    if key is None:
-        if not is_open(parts.settings, parts.keys):
-            raise unauthorized(token)
-        refuse_strangers(request, parts.settings)
+    if parts.settings.open_access:
+        refuse_other_sites(request, parts.settings)
         return Caller(OPEN_OWNER)
+    if token is not None and is_same(parts.settings.bootstrap_key, token):
+        return Caller(BOOTSTRAP_OWNER)
+    key = None if token is None else parts.keys.authenticate(token)
+    if key is None:
+        return without_key(parts, request, token)
     check_rate(parts.keys, key)
     if scope not in key.scopes:
         challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
@@ -90,26 +91,45 @@ def identify(parts: Parts, request: Request, token: str | None, scope: Scope) ->
     return Caller(key.id, key.max_in_flight, key.expires_at)
 
 
+def without_key(parts: Parts, request: Request, token: str | None) -> Caller:
+    """Who comes without a valid API key: this machine's user, as long as there are none. Raises ApiError."""
+    access = parts.entrance.now()
+    if access is Access.lost:
+        raise keys_lost()
+    if access is Access.token:
+        check_name(parts.settings, host_name(request.scope["headers"]))
+        if token is not None and is_same(parts.open_token, token):
+            return Caller(OPEN_OWNER)
+    raise unauthorized(access, token)
+
+
 def is_still_let_in(parts: Parts, caller: Caller) -> bool:
     """Whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
     if caller.owner == OPEN_OWNER:
-        return is_open(parts.settings, parts.keys)
+        return parts.entrance.now() in (Access.everybody, Access.token)
     return caller.owner == BOOTSTRAP_OWNER or parts.keys.is_valid(caller.owner)
 
 
-def unauthorized(token: str | None) -> ApiError:
+def unauthorized(access: Access, token: str | None) -> ApiError:
     """401 for a request without a key, or with one that is not valid."""
+    what = "the token that the service printed when it started" if access is Access.token else "API key"
     if token is None:
-        message = "Authorization: missing; every request needs the header 'Authorization: Bearer <API key>'"
+        message = f"Authorization: missing; every request needs the header 'Authorization: Bearer <{what}>'"
         return ApiError(401, "missing_api_key", message, "Authorization", {"WWW-Authenticate": "Bearer"})
     challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-    return ApiError(401, "invalid_api_key", "Authorization: no valid API key", "Authorization", challenge)
+    message = f"Authorization: not {what}" if access is Access.token else "Authorization: no valid API key"
+    return ApiError(401, "invalid_api_key", message, "Authorization", challenge)
 
 
-def is_bootstrap_key(settings: Settings, token: str) -> bool:
-    """Whether this is the key that the operator set."""
-    own = settings.bootstrap_key
-    return own is not None and hmac.compare_digest(digest(own.get_secret_value()), digest(token))
+def keys_lost() -> ApiError:
+    """503 where keys were made and Redis knows of none; the operator reads in the log what to do."""
+    message = "The service has lost its API keys, and lets nobody in until they are back; its operator's log says more."
+    return ApiError(503, "keys_lost", message, headers={"Retry-After": str(RETRY_SECONDS)})
+
+
+def is_same(secret: SecretStr | None, token: str) -> bool:
+    """Whether a token is this secret; the time that it takes does not tell how much of it is right."""
+    return secret is not None and hmac.compare_digest(digest(secret.get_secret_value()), digest(token))
 
 
 def check_rate(keys: KeyStore, key: ApiKey) -> None:
@@ -120,23 +140,12 @@ def check_rate(keys: KeyStore, key: ApiKey) -> None:
         raise ApiError(429, "rate_limit_exceeded", message, None, {"Retry-After": str(math.ceil(wait))})
 
 
-def refuse_strangers(request: Request, settings: Settings) -> None:
-    """Keep an open service from what other sites' pages make a browser send.
-
-    Raises:
-        ApiError: 403 for a request from another site's page, and, where only this machine is meant, for one under the
-            name of another: through a proxy, or from a page whose name was made to lead here.
-    """
+def refuse_other_sites(request: Request, settings: Settings) -> None:
+    """Keep a service that asks for nothing from what other sites' pages make a browser send. Raises ApiError 403."""
     origin = request.headers.get("origin")
     if is_from_elsewhere(request, origin) and origin not in settings.cors_origins:
         message = "Origin: pages of other sites may not use this service; allowed: ADASPA_CORS_ORIGINS"
         raise ApiError(403, "cross_origin", message, "Origin")
-    if settings.open_access is None and not is_loopback(host_name(request)):
-        message = (
-            "Host: without API keys the service is for its own machine alone; make one with `adaspa keys create`, "
-            "or let everybody in with ADASPA_OPEN_ACCESS=true"
-        )
-        raise ApiError(403, "not_open", message, "Host")
 
 
 def is_from_elsewhere(request: Request, origin: str | None) -> bool:
@@ -145,11 +154,3 @@ def is_from_elsewhere(request: Request, origin: str | None) -> bool:
     if site is None:
         return origin is not None and origin.partition("://")[2] != request.headers.get("host")
     return site in ("cross-site", "same-site")
-
-
-def host_name(request: Request) -> str:
-    """The host that the client asked for, without the port; '' if that cannot be read."""
-    try:
-        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    except ValueError:
-        return ""

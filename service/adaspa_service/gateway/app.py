@@ -17,9 +17,11 @@ from adaspa_service.gateway import (
     events,
     headers,
     health,
+    hosts,
     links,
     metrics,
     models,
+    open_token,
     page,
     preview,
     videos,
@@ -39,6 +41,7 @@ OpenAI's clients work with the base URL `/v1`; fields that theirs do not have go
 EVERYWHERE: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is not as it has to be; `param` names it", "model": ErrorBody},
     404: {"description": "There is no such thing", "model": ErrorBody},
+    421: {"description": "The Host is no name of this service", "model": ErrorBody},
     503: {"description": "A part of the service is away; try again", "model": ErrorBody},
 }
 WITH_KEY: dict[int | str, dict[str, Any]] = {
@@ -67,6 +70,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with Janitor(parts), Deliverer(parts.deliveries, settings, Addresses(settings.webhook_networks, resolve)):
             yield
+        open_token.take_away(parts.open_token, settings.port)
         await parts.close()
 
     app = FastAPI(
@@ -83,6 +87,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     app.state.streams = events.OpenStreams(max(1, settings.max_connections // events.STREAMS_SHARE))
     errors.install(app)
     app.state.metrics = metrics.make_registry(parts)
+    app.add_middleware(hosts.Hosts, settings=settings)
     app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)
     headers.install(app, settings)
     app.add_middleware(draining.LastAnswers, draining=app.state.draining)

@@ -45,6 +45,13 @@ ERRORS = {
         "Range",
         "range_not_satisfiable",
     ),
+    421: (
+        "Host: 'example.com' is no name of this service; allowed: localhost, an IP address, 127.0.0.1. "
+        "ADASPA_ALLOWED_HOSTS adds others",
+        "invalid_request_error",
+        "Host",
+        "wrong_host",
+    ),
     422: (
         "Idempotency-Key: was used with another request; allowed: a new key for each request",
         "invalid_request_error",

@@ -6,6 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
+from adaspa_service.access.open_access import Access
+from adaspa_service.gateway.access import keys_lost
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.parts import PartsOf
 
@@ -26,9 +28,11 @@ async def healthz() -> Health:
 
 @router.get("/readyz")
 async def readyz(request: Request, parts: PartsOf) -> Health:
-    """Redis and storage can be reached, and the gateway was not told to stop; else 503."""
+    """Redis and storage can be reached, no API keys are lost, and the gateway was not told to stop; else 503."""
     if request.app.state.draining.is_set():
         raise ApiError(503, "draining", "the gateway was told to stop, and takes requests for a short time only")
+    if await run_in_threadpool(parts.entrance.now) is Access.lost:
+        raise keys_lost()
     await run_in_threadpool(parts.store.ping)
     await parts.storage.ping()
     return Health()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable
 
+from adaspa_service.access.open_access import Access
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints, tidy
 
@@ -31,6 +32,7 @@ class Janitor:
         self.parts = parts
         self._chores: dict[str, tuple[Callable[[], None], ...]] = {
             "janitor": (
+                self._watch_keys,
                 self._follow_models,
                 self._requeue_lost,
                 self._time_out,
@@ -47,6 +49,7 @@ class Janitor:
         self._away: set[str] = set()
         """Chores that failed in the latest round."""
         self._orphans_due = 0.0
+        self._access: Access | None = None
 
     def __enter__(self) -> "Janitor":
         for thread in self._threads:
@@ -86,6 +89,11 @@ class Janitor:
         except StoreUnavailable:
             return False
         return True
+
+    def _watch_keys(self) -> None:
+        before, self._access = self._access, self.parts.entrance.now()
+        if self._access is Access.lost and before is not Access.lost:
+            log.error("nobody is let in: %s", self.parts.entrance.lost())
 
     def _follow_models(self) -> None:
         self.parts.catalog.follow(self.parts.store.announced())

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from secrets import token_urlsafe
 from typing import Annotated, Self
 
 from adaspa_jobs.catalog import Catalog
@@ -14,8 +15,10 @@ from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore
 from celery import Celery
 from fastapi import Depends, Request
+from pydantic import SecretStr
 from redis.asyncio import Redis as AsyncRedis
 
+from adaspa_service.access.open_access import Entrance
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.webhooks.deliveries import DeliveryStore
 
@@ -48,6 +51,9 @@ class Parts:
     store: JobStore
     loads: RecentLoads
     keys: KeyStore
+    entrance: Entrance
+    open_token: SecretStr
+    """What it asks for on its own machine as long as there are no keys."""
     follower: AsyncRedis
     """Waits for events; each client that follows a job has one of its connections."""
     storage: ObjectStorage
@@ -60,12 +66,15 @@ class Parts:
     def of(cls, settings: Settings, resolve: Resolve = system_resolve) -> Self:
         """Raises CatalogError, StorageUnavailable."""
         store = JobStore.from_settings(settings)
+        keys = KeyStore(store.client)
         return cls(
             settings,
             Catalog.load(settings.catalog, settings.queue_cap),
             store,
             RecentLoads(store),
-            KeyStore(store.client),
+            keys,
+            Entrance(settings, keys),
+            settings.open_token or SecretStr(token_urlsafe()),
             connections(settings.redis_url).async_client(settings.max_connections),
             ObjectStorage(settings.storage_url),
             make_celery(settings),

@@ -1,6 +1,7 @@
 """The supervisor: starts Valkey, gateway and worker, keeps them running, and stops all of them."""
 
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -36,6 +37,7 @@ class Supervisor:
     ) -> None:
         self.data_dir, self.host, self.port = data_dir.resolve(), host, port
         self.model, self.with_worker, self.say = model, worker, say
+        self.token = os.environ.get("ADASPA_OPEN_TOKEN") or secrets.token_urlsafe()
         self.children: list[Child] = []
         self._signals: dict[int, Any] = {}
         self._hurry = False
@@ -44,6 +46,11 @@ class Supervisor:
     def url(self) -> str:
         """Where a client on this machine reaches the gateway."""
         return local_url(self.host, self.port)
+
+    @property
+    def page(self) -> str:
+        """The page's address with the token, behind the # that a browser sends to nobody."""
+        return f"{self.url}/#token={self.token}"
 
     @property
     def redis_url(self) -> str:
@@ -94,6 +101,7 @@ class Supervisor:
             "ADASPA_DATA_DIR": str(self.data_dir),
             "ADASPA_HOST": self.host,
             "ADASPA_PORT": str(self.port),
+            "ADASPA_OPEN_TOKEN": self.token,  # the same when the gateway starts again
             "PYTHONUNBUFFERED": "1",
         }
         environment.setdefault("ADASPA_LOG_FORMAT", "text")  # the log files are for people

@@ -16,6 +16,7 @@ from adaspa_client import plans
 from adaspa_client.download import Download
 from adaspa_client.errors import ApiError, api_error
 from adaspa_client.events import Event, EventReader
+from adaspa_client.local_token import LocalToken
 from adaspa_client.plans import Answer, Pause, Plan
 from adaspa_client.sync import NO_CONTENT, QUIET_SECONDS
 
@@ -27,7 +28,8 @@ class AsyncClient:
 
     def __init__(self, base_url: str, timeout: float = 30.0, api_key: str | None = None, retries: int = 2) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, headers=headers)
+        auth = None if api_key else LocalToken.of(base_url)
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, headers=headers, auth=auth)
         self._retries = retries
 
     async def __aenter__(self) -> Self:

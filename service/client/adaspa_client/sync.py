@@ -15,6 +15,7 @@ from adaspa_client import plans
 from adaspa_client.download import Download
 from adaspa_client.errors import ApiError, api_error
 from adaspa_client.events import Event, EventReader
+from adaspa_client.local_token import LocalToken
 from adaspa_client.plans import Answer, Pause, Plan
 
 Result = TypeVar("Result")
@@ -29,7 +30,8 @@ class Client:
     Args:
         base_url: the gateway's address, such as ``http://127.0.0.1:8000``.
         timeout: seconds for one request.
-        api_key: sent with every request.
+        api_key: sent with every request. Without one, a gateway on this machine gets the token that it has left for
+            its user.
         retries: further tries of a request that got no answer, or was told that the gateway is busy or away. What
             creates something is sent with an Idempotency-Key, so that it is created once.
 
@@ -39,7 +41,8 @@ class Client:
 
     def __init__(self, base_url: str, timeout: float = 30.0, api_key: str | None = None, retries: int = 2) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=base_url, timeout=timeout, headers=headers)
+        auth = None if api_key else LocalToken.of(base_url)
+        self._http = httpx.Client(base_url=base_url, timeout=timeout, headers=headers, auth=auth)
         self._retries = retries
 
     def __enter__(self) -> Self:

@@ -8,6 +8,8 @@ from browser import PLAYED, assert_accessible, clip, finished
 from playwright.sync_api import Page, expect
 from running_gateway import Service
 
+pytestmark = pytest.mark.asks
+
 
 @pytest.fixture
 def token(service: Service) -> str:
@@ -47,6 +49,29 @@ def test_the_key_is_asked_for_and_opens_everything(page: Page, service: Service,
     assert Path(download.value.path()).read_bytes() == (tmp_path / "clip.mp4").read_bytes()
     page.reload()
     assert page.locator("video").evaluate(PLAYED) > 0
+
+
+def test_the_address_with_the_token_opens_everything_and_does_not_keep_it(
+    page: Page, service: Service, tmp_path: Path
+) -> None:
+    """Of a service without keys, which prints it when it starts."""
+    page.goto(service.url)
+    expect(page.get_by_role("dialog")).to_contain_text("printed when it started")
+    page.goto(f"{service.url}/#token={service.token}")  # in the same tab, which is not loaded anew
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_text("None yet")).to_be_visible()
+    assert page.url == f"{service.url}/"
+    video_id = finished(service, tmp_path)
+    page.goto(f"{service.url}/#{video_id}")
+    assert page.locator("video").evaluate(PLAYED) > 0
+    page.reload()
+    assert page.locator("video").evaluate(PLAYED) > 0
+    fresh = page.context.browser
+    assert fresh is not None
+    with fresh.new_context() as other, other.new_page() as tab:
+        tab.goto(f"{service.url}/#token={service.token}")
+        expect(tab.locator("#gallery img[src*='signature=']")).to_have_count(1)
+        assert service.token not in tab.content()
 
 
 def test_a_link_can_be_opened_by_itself(page: Page, service: Service, token: str, tmp_path: Path) -> None:

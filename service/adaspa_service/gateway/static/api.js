@@ -1,6 +1,15 @@
-// The API over fetch. The key stays in this tab's session.
+// The API over fetch. The key, or the service's token, stays in this tab's session.
 export const DONE = ["completed", "failed", "cancelled"];
 export const key = { get: () => sessionStorage.getItem("key") || "", set: (value) => sessionStorage.setItem("key", value) };
+
+// The address that a service without keys prints when it starts brings its token along, which does not stay there.
+export function takeToken() {
+  const [, token] = location.hash.match(/^#token=([\w-]+)$/) || [];
+  if (!token) return false;
+  key.set(token);
+  history.replaceState(null, "", location.pathname);
+  return true;
+}
 
 const RETRY_MS = 1000;
 let onRefusedKey = () => {};

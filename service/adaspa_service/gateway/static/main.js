@@ -1,5 +1,5 @@
 // The page: which job is shown is the address's hash, so that a reload comes back to it.
-import { whenKeyIsRefused } from "./api.js";
+import { takeToken, whenKeyIsRefused } from "./api.js";
 import { askKey, onKey } from "./dialogs.js";
 import { $ } from "./dom.js";
 import * as form from "./form.js";
@@ -64,6 +64,10 @@ $("#form").onsubmit = async (event) => {
   location.hash = created.id;
 };
 addEventListener("hashchange", () => {
+  if (takeToken()) {
+    $("#key-dialog").close();
+    return again();
+  }
   if (!video() && location.hash) return; // a link within the page
   open();
   if (video()) $("#stage").focus({ preventScroll: true });
@@ -74,13 +78,14 @@ setInterval(() => document.hidden || refresh(), REFRESH_MS);
 whenKeyIsRefused(() => {
   if (!locked) askKey(true);
   locked = true;
-  banner("The server asks for an API key.");
+  banner("The server asks for an API key, or for its token.");
 });
-onKey(() => {
+function again() {
   locked = false;
   gallery.forget();
   start();
-});
+}
+onKey(again);
 
 $("#theme").value = document.documentElement.dataset.theme;
 $("#theme").onchange = () => {
@@ -89,5 +94,6 @@ $("#theme").onchange = () => {
     localStorage.setItem("theme", $("#theme").value);
   } catch { /* then it holds until the page is left */ }
 };
+takeToken();
 clear();
 start();

@@ -1,0 +1,41 @@
+"""The token of a gateway on this machine that has no API keys: it leaves it in a file that only its user can read."""
+
+import ipaddress
+from collections.abc import Generator
+from typing import Self
+
+import httpx
+from adaspa_api.token_file import token_file
+
+
+def read_token(url: httpx.URL) -> str | None:
+    """The token of the gateway at that address; None where it is another machine's, or has left none for this user."""
+    if not is_here(url.host):
+        return None
+    try:
+        return token_file(url.port or (443 if url.scheme == "https" else 80)).read_text().strip() or None
+    except (OSError, RuntimeError):  # no such file, another user's, or a user without a home
+        return None
+
+
+def is_here(host: str) -> bool:
+    """Whether that name or address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class LocalToken(httpx.Auth):
+    """Sends the token with each request. It is read each time: a gateway that starts again may have another."""
+
+    @classmethod
+    def of(cls, base_url: str) -> Self | None:
+        """For a gateway on this machine; None for another, and for an address that names a user itself."""
+        url = httpx.URL(base_url)
+        return cls() if is_here(url.host) and not url.userinfo else None
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if token := read_token(request.url):
+            request.headers["Authorization"] = f"Bearer {token}"
+        yield request

@@ -1,0 +1,43 @@
+"""A reverse proxy as a plain ``proxy_pass`` makes one: the upstream's name is the Host, and nothing is added."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import urlsplit
+
+
+@contextmanager
+def plain_proxy(upstream: str) -> Iterator[str]:
+    """Its address, while it runs before the server at ``upstream``."""
+    target = urlsplit(upstream).netloc
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_request(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            passed = {name: value for name, value in self.headers.items() if name not in ("Host", "Connection")}
+            connection = HTTPConnection(target, timeout=20)
+            connection.request(self.command, self.path, body, passed)
+            answer = connection.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+            connection.close()
+
+        do_GET = do_POST = handle_request
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: pytest shows what matters."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
