@@ -11,6 +11,7 @@ MAX_SOCKET_PATH = 100
 
 def socket_path(data_dir: Path) -> Path:
     """Where the server of this data folder listens: in it, or in a short private folder if its path is too long."""
+    data_dir = data_dir.resolve()
     path = data_dir / "run" / "valkey.sock"
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
