@@ -4,8 +4,10 @@ Gateways and workers of two versions share one Redis during a rolling update, so
 docs/job_records.md says what to do when it changes.
 """
 
+from typing import cast
+
 from adaspa_api.report import AttentionReport, JobError, TokenCount
-from adaspa_api.words import JobStatus, OutputFormat, Phase, Priority, Quality, StepKind
+from adaspa_api.words import TERMINAL, End, JobStatus, OutputFormat, Phase, Priority, Quality, StepKind
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
@@ -140,6 +142,11 @@ class Job(BaseModel):
     """By variant: video, thumbnail, spritesheet."""
     schema_version: int = 1
     """The lowest version that can run the job; a worker of an earlier one leaves it to others."""
+
+    @property
+    def phase(self) -> Phase | End:
+        """What the job is doing; once it has ended, its status. ``progress`` tells how far it had come."""
+        return cast(End, self.status.value) if self.status in TERMINAL else self.progress.phase
 
     @property
     def percent(self) -> int:

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     """Waiting jobs of one model and priority; more are refused."""
     queue_seconds: int = Field(default=86400, ge=1)
     """A job that no worker has taken for this long fails with ``queue_timeout``."""
+    unserved_seconds: int = Field(default=6 * 3600, ge=1)
+    """A job that has waited for this long, and no worker has served its queue meanwhile, fails with
+    ``model_not_served``: longer than a worker takes to start where there is none."""
     time_limit_seconds: int = Field(default=7200, ge=1)
     """A job that has run for this long, over all its attempts, fails with ``time_limit``; a model may have less."""
     bulk_share: float = Field(default=0.2, gt=0, lt=1)

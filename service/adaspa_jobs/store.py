@@ -75,6 +75,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         queue_cap: waiting jobs of one model and priority.
         result_ttl_seconds: how long an ended job is kept.
         queue_seconds: how long a job may wait for a worker.
+        unserved_seconds: how long it may wait while no worker serves its queue.
         bulk_share: of the workers' time, for bulk jobs while interactive ones wait too.
     """
 
@@ -87,10 +88,12 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         queue_cap: int = 1000,
         result_ttl_seconds: float = 7 * 86400,
         queue_seconds: float = 86400,
+        unserved_seconds: float = 6 * 3600,
         bulk_share: float = 0.2,
     ) -> None:
         self.client, self.file = client, AppendOnlyFile(client)
-        self.lease_seconds, self.max_attempts, self.queue_seconds = lease_seconds, max_attempts, queue_seconds
+        self.lease_seconds, self.max_attempts = lease_seconds, max_attempts
+        self.queue_seconds, self.unserved_seconds = queue_seconds, unserved_seconds
         self.bulk_share = bulk_share
         limits = {
             "lease_ms": round(lease_seconds * 1000),
@@ -113,6 +116,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             queue_cap=settings.queue_cap,
             result_ttl_seconds=settings.result_ttl_seconds,
             queue_seconds=settings.queue_seconds,
+            unserved_seconds=settings.unserved_seconds,
             bulk_share=settings.bulk_share,
         )
 

@@ -18,6 +18,7 @@ class Upkeep:
 
     max_attempts: int
     queue_seconds: float
+    unserved_seconds: float
     client: Redis
     _scripts: Scripts
 
@@ -30,11 +31,19 @@ class Upkeep:
         return [job_id.decode() for job_id in found]
 
     def time_out(self) -> list[str]:
-        """Fail jobs that have waited for a worker too long; those. Up to 100 of a queue a call."""
-        error = JobError(
-            code=ErrorCode.queue_timeout, message=f"No worker took the job within {self.queue_seconds:.0f} s."
+        """Fail jobs that have waited for their turn, or for any worker that serves their queue, too long; those.
+
+        Up to 100 of a queue a call.
+        """
+        timed_out = f"No worker took the job within {self.queue_seconds:.0f} s."
+        unserved = f"No worker has served the model's queue for {self.unserved_seconds:.0f} s."
+        found = self._scripts.run(
+            "time_out",
+            wait_ms=round(self.queue_seconds * 1000),
+            unserved_ms=round(self.unserved_seconds * 1000),
+            timed_out=JobError(code=ErrorCode.queue_timeout, message=timed_out).model_dump_json(),
+            unserved=JobError(code=ErrorCode.model_not_served, message=unserved).model_dump_json(),
         )
-        found = self._scripts.run("time_out", wait_ms=round(self.queue_seconds * 1000), error=error.model_dump_json())
         return [job_id.decode() for job_id in found]
 
     def expire(self) -> int:

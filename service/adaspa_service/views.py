@@ -19,6 +19,8 @@ class Place:
     """1 is next."""
     starts_in: float | None
     """Seconds; None: no worker runs, or no job of the model has been timed."""
+    workers: int
+    """Those that serve its queue."""
 
 
 def video(job: Job, place: Place | None) -> Video:
@@ -30,10 +32,12 @@ def video(job: Job, place: Place | None) -> Video:
         | shared(job, Video)
         | {
             "progress": job.percent,
+            "phase": job.phase,
             "seconds": seconds_text(asked.num_frames / asked.fps),
             "size": f"{asked.width}x{asked.height}",
             "remixed_from_video_id": asked.remixed_from,
             "queue_position": place.position if place else None,
+            "workers": place.workers if place else None,
             "starts_in_seconds": place.starts_in if place else None,
             "eta_seconds": job.progress.eta_seconds if running else None,
             "preview_url": preview_url(job) if running else None,
@@ -42,10 +46,11 @@ def video(job: Job, place: Place | None) -> Video:
     )
 
 
-def model(spec: ModelSpec, waiting: int, running: int) -> Model:
-    """The view of a catalog entry."""
-    own = {"default_size": spec.sizes[0], "default_fps": spec.fps, "waiting": waiting, "running": running}
-    return Model.model_validate(shared(spec, Model) | own)
+def model(spec: ModelSpec, *, waiting: int, running: int, workers: int) -> Model:
+    """The view of a catalog entry, and of how busy the model is."""
+    own = {"default_size": spec.sizes[0], "default_fps": spec.fps}
+    busy = {"waiting": waiting, "running": running, "workers": workers}
+    return Model.model_validate(shared(spec, Model) | own | busy)
 
 
 def shared(source: BaseModel, view: type[BaseModel]) -> dict[str, Any]:

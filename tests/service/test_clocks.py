@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_api.words import JobStatus
+from adaspa_api.words import JobStatus, Priority
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.keys import KeyStore, Scope
 from adaspa_jobs.store import JobStore, LeaseLost
@@ -49,6 +50,25 @@ def test_a_clock_that_is_set_costs_no_job_anything(store: JobStore, params: Para
         store.renew(running)
     again = claimed(store, running.job)
     assert again.job.ran_ms < 60_000, "what an attempt ran is not counted by the clock either"
+
+
+def test_jobs_of_a_model_that_no_worker_serves_fail_in_their_own_time_and_with_their_own_code(
+    valkey: redis.Redis, params: Params
+) -> None:
+    store, demo = JobStore(valkey, unserved_seconds=0.3), Catalog.load(None).default
+    first = store.create(params())
+    store.announce(demo, "worker-1", [Priority.interactive])
+    bulk = store.admit(params(), priority=Priority.bulk)[0]
+    assert store.time_out() == []
+    time.sleep(0.4)
+    store.announce(demo, "worker-1", [Priority.interactive])
+    assert store.time_out() == [bulk.id], "a queue that is served may take its time"
+    failed = record(store, bulk.id)
+    assert failed.error is not None and failed.error.code == "model_not_served"
+    time.sleep(0.4)
+    late = store.create(params())
+    assert store.time_out() == [first.id], "its worker has gone; a new job waits for another to start"
+    assert record(store, late.id).status is JobStatus.queued
 
 
 def test_a_clock_that_is_set_back_locks_no_key_out(valkey: redis.Redis) -> None:

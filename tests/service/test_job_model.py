@@ -54,6 +54,7 @@ STAYING = {
     "leases_lost",
     "queues",
     "served",
+    "served_at",
     "served_until",
     "workers:demo",
     "serving:demo",

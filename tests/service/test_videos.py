@@ -12,7 +12,7 @@ from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled
 from adaspa_service.cli.progress import summary
-from claiming import claim
+from claiming import FAILURE, claim
 from running_gateway import Service, serving, until
 
 
@@ -265,3 +265,37 @@ def test_the_document_has_an_example_and_typed_answers(service: Service) -> None
     assert [answer["$ref"].rsplit("/", 1)[1] for answer in answers] == ["Video", "VideoList"]
     assert {"400", "413", "415", "429", "503"} <= set(post["responses"])
     assert "422" not in document["paths"]["/v1/videos/{video_id}"]["get"]["responses"]
+
+
+def test_the_phase_agrees_with_the_status(service: Service) -> None:
+    def stand(video_id: str) -> tuple[str, str]:
+        video = service.http.get(f"/videos/{video_id}").json()
+        return video["status"], video["phase"]
+
+    cancelled, running = service.create()["id"], service.create()["id"]
+    assert stand(cancelled) == ("queued", "queued")
+    service.http.post(f"/videos/{cancelled}/cancel").raise_for_status()
+    assert stand(cancelled) == ("cancelled", "cancelled")
+    lease = service.claim(running)
+    assert stand(running) == ("in_progress", "loading"), "before the worker has told of anything"
+    service.store.report_progress(lease, Progress(phase="uploading", step=10, steps=10))
+    service.complete(lease)
+    assert stand(running) == ("completed", "completed")
+    last = service.http.get(f"/videos/{running}/events").text
+    assert (
+        '"phase":"completed"' in last and '"phase":"uploading"' not in last.replace(" ", "").split("event:completed")[1]
+    )
+    failed = service.claim(service.create()["id"])
+    service.store.fail(failed, FAILURE)
+    assert stand(failed.job.id) == ("failed", "failed")
+
+
+def test_a_job_of_a_model_that_no_worker_serves_says_so_from_the_first_answer_on(service: Service) -> None:
+    video = service.create()
+    assert (video["status"], video["workers"]) == ("queued", 0)
+    assert service.http.get("/models").json()["data"][0]["workers"] == 0
+    service.store.announce(service.parts.catalog.default, "worker-1")
+    until(lambda: service.http.get(f"/videos/{video['id']}").json()["workers"] == 1, "a worker has started")
+    service.claim(video["id"])
+    assert service.http.get(f"/videos/{video['id']}").json()["workers"] is None
+    assert service.http.get("/models").json()["data"][0]["workers"] == 1

@@ -25,6 +25,7 @@
 --   paces:{model}    list    seconds that the latest completed jobs took for each unit of their cost
 --   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''}
 --   leases_lost      hash    leases that ran out, by model
+--   served_at        hash    by queue, when (ms) a worker last said that it serves it
 --   served           hash    catalog entries that workers announced, by model
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   workers:{model}  zset    its workers, the same way
@@ -123,7 +124,9 @@ end
 -- Begin the job's next attempt. Its number alone does not fence: a Redis that lost its latest writes counts it again. So
 -- the token has a nonce of the worker that claimed it.
 local function begin_attempt(id, nonce)
-  redis.call('HSET', record(id), 'token', redis.call('HINCRBY', record(id), 'attempt', 1) .. '-' .. nonce)
+  local steps = cjson.decode(get(id, 'params')).steps
+  redis.call('HSET', record(id), 'token', redis.call('HINCRBY', record(id), 'attempt', 1) .. '-' .. nonce,
+    'progress', cjson.encode({ phase = 'loading', step = 0, steps = steps }))
 end
 
 local function leave_running(id)

@@ -23,6 +23,7 @@ for i, priority in ipairs(A.priorities) do
   end
   bells[i] = math.min(lacking, AT_ONCE)
   redis.call('ZADD', serving, counts, worker)
+  redis.call('HSET', PREFIX .. 'served_at', queue, int(STEADY))
   redis.call('ZREMRANGEBYSCORE', serving, '-inf', int(STEADY))
 end
 return bells

@@ -1,14 +1,20 @@
 #!lua flags=allow-oom
--- Fail jobs that have waited too long for a worker. Up to 100 of a queue a call.
--- wait_ms (how long a job may wait), error (theirs, JSON)
+-- Fail jobs that have waited too long: for their turn, or for any worker that serves their queue. Up to 100 of a queue a
+-- call.
+-- wait_ms (how long a job may wait), unserved_ms (how long for any worker), timed_out, unserved (their errors, JSON)
 look()
 local failed = {}
-for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
-  local arrivals = PREFIX .. 'arrivals:' .. queue
-  for _, id in ipairs(redis.call('ZRANGE', arrivals, '-inf', int(STEADY - A.wait_ms), 'BYSCORE', 'LIMIT', 0, 100)) do
-    redis.call('HSET', record(id), 'error', A.error)
+local function fail(queue, before, failure)
+  for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, '-inf', int(before), 'BYSCORE', 'LIMIT', 0, 100)) do
+    redis.call('HSET', record(id), 'error', failure)
     finish(id, 'failed')
     failed[#failed + 1] = id
+  end
+end
+for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
+  fail(queue, STEADY - A.wait_ms, A.timed_out)
+  if STEADY - tonumber(redis.call('HGET', PREFIX .. 'served_at', queue) or 0) > A.unserved_ms then
+    fail(queue, STEADY - A.unserved_ms, A.unserved)
   end
 end
 return failed

@@ -96,7 +96,9 @@ class PlainLines:
 
 def label(video: Video) -> str:
     """What the job is doing, in a few words."""
-    phase = video.phase.replace("_", " ") if not video.done else str(video.status)
+    phase = video.phase.replace("_", " ")
+    if video.phase == "queued" and video.workers == 0:
+        return f"{phase} (no worker serves the model yet)"
     return f"{phase} ({video.step_kind})" if video.phase == "denoising" and video.step_kind else phase
 
 

@@ -135,7 +135,7 @@ class Stream:
 
     def __init__(self, parts: Parts, job: Job, last_id: str) -> None:
         self.parts, self.video_id, self.last_id = parts, job.id, last_id
-        self._job, self._position = job, 0
+        self._job, self._told = job, (0, 0)
 
     async def text(self, request: Request, caller: Caller) -> AsyncIterator[str]:
         """The events as the protocol writes them, up to the last one.
@@ -182,7 +182,7 @@ class Stream:
         return list(found)
 
     async def write_position(self) -> str | None:
-        """An event of the place in the queue, if it is another than the one told last.
+        """An event of the place in the queue and the workers that serve it, if either is not as it was told last.
 
         It has no id, because nothing happened to this job. Asked for when a second has passed without an event, it
         costs one look-up a second of a client whose job waits.
@@ -190,11 +190,11 @@ class Stream:
         if self._job.status is not JobStatus.queued:
             return None
         place = (await run_in_threadpool(places, self.parts, [self._job])).get(self.video_id)
-        if place is None or place.position == self._position:
+        if place is None or (place.position, place.workers) == self._told:
             return None
-        self._position = place.position
+        self._told = (place.position, place.workers)
         data = {"id": self.video_id, "object": "video", "status": "queued", "progress": 0, "phase": "queued"}
-        told = {"queue_position": place.position, "starts_in_seconds": place.starts_in}
+        told = {"queue_position": place.position, "workers": place.workers, "starts_in_seconds": place.starts_in}
         return f"event: progress\ndata: {json.dumps(data | told)}\n\n"
 
     async def write(self, event_id: str, fields: Mapping[str, str]) -> str | None:
@@ -210,7 +210,9 @@ class Stream:
             "attempt": int(fields["attempt"]),
             **progress.model_dump(mode="json"),
         }
-        self._job, self._position = self._job.model_copy(update={"status": status}), 0
+        if status in TERMINAL:
+            data["phase"] = status
+        self._job, self._told = self._job.model_copy(update={"status": status}), (0, 0)
         if fields["type"] == "preview":
             found = await run_in_threadpool(self.parts.store.preview, self.video_id)
             if found is None or found[0] != progress.preview_step:

@@ -125,11 +125,11 @@ def videos() -> dict[str, Video]:
     timings = {"loading": 2.1, "encoding_prompt": 0.1, "denoising": 24.2, "decoding": 4.9, "uploading": 0.1}
     remixed = {"prompt": "a small red star moves left", "seed": 7, "remixed_from": IDS[0]}
     return {
-        "queued": views.video(job(), Place(1, 12.5)),
+        "queued": views.video(job(), Place(1, 12.5, 2)),
         "completed": views.video(job(status=JobStatus.completed, report=report, timings=timings, **ended), None),
         "cancelled": views.video(job(status=JobStatus.cancelled, cancel_requested=True, **ended), None),
-        "remix": views.video(job(1, params=remixed), Place(2, 46.0)),
-        "second": views.video(job(1), Place(2, 46.0)),
+        "remix": views.video(job(1, params=remixed), Place(2, 46.0, 2)),
+        "second": views.video(job(1), Place(2, 46.0, 2)),
     }
 
 
@@ -141,7 +141,7 @@ def page(*data: Video) -> VideoList:
 def answers() -> dict[str, BaseModel]:
     """An example by the name of its schema, and by method and path where there is a better one."""
     shown = videos()
-    model = views.model(Catalog.load(None).default, waiting=2, running=1)
+    model = views.model(Catalog.load(None).default, waiting=2, running=1, workers=2)
     event = job(status=JobStatus.completed, completed_at=CREATED + 35)
     return {
         "Video": shown["completed"],

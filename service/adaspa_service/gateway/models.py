@@ -31,4 +31,4 @@ def get_model(model_id: str, parts: PartsOf, _: Reader) -> Model:
 def view(parts: Parts, spec: ModelSpec) -> Model:
     """A model with how busy it is."""
     load = parts.store.load(spec.id)
-    return views.model(spec, load.waiting, load.running)
+    return views.model(spec, waiting=load.waiting, running=load.running, workers=load.workers)

@@ -13,6 +13,8 @@ def places(parts: Parts, jobs: list[Job]) -> dict[str, Place]:
     loads = {model: parts.loads.get(model) for model in {job.params.model for job in waiting}}
     found = {}
     for job in waiting:
-        starts_in = loads[job.params.model].starts_in(job.priority, positions[job.id])
-        found[job.id] = Place(positions[job.id], None if starts_in is None else round(starts_in, 1))
+        load = loads[job.params.model]
+        starts_in = load.starts_in(job.priority, positions[job.id])
+        workers = load.queues[job.priority].workers
+        found[job.id] = Place(positions[job.id], None if starts_in is None else round(starts_in, 1), workers)
     return found

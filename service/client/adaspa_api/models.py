@@ -35,6 +35,7 @@ class Model(BaseModel):
     max_batch: int = Field(description="The largest n.")
     waiting: int = Field(description="Jobs in the queue.")
     running: int = Field(description="Jobs in progress.")
+    workers: int = Field(default=0, description="Workers that serve it now. With 0 its jobs wait for one to start.")
 
 
 class ModelList(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from adaspa_api.report import AttentionReport, JobError, TokenCount
-from adaspa_api.words import TERMINAL, JobStatus, Open, OutputFormat, Phase, Priority, Quality, StepKind
+from adaspa_api.words import TERMINAL, End, JobStatus, Open, OutputFormat, Phase, Priority, Quality, StepKind
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
 EXAMPLE: JsonDict = {
@@ -129,12 +129,16 @@ class Video(BaseModel):
     retained_mass: float | None
     warmup: int | None
     output_format: Open[OutputFormat]
-    phase: Open[Phase] = Field(description="What the job is doing, or did last.")
+    phase: Open[Phase | End] = Field(description="What the job is doing; once it has ended, its status.")
     step: int = Field(description="Finished denoising steps.")
     step_kind: Open[StepKind] | None = Field(description="Kind of attention in the last finished step.")
     priority: Open[Priority] = Field(description="The queue it waits, or waited, in.")
     queue_position: int | None = Field(
         description="While queued: the place in its queue, 1 is next; null if it is not known yet."
+    )
+    workers: int | None = Field(
+        default=None,
+        description="While queued: the workers that serve its queue now. With 0 it waits for one to start.",
     )
     starts_in_seconds: float | None = Field(
         description="While queued: when a worker is expected to begin it, once jobs of the model have been timed."

@@ -7,6 +7,9 @@ from pydantic import PlainSerializer, ValidationError, ValidatorFunctionWrapHand
 
 StepKind = Literal["dense", "search", "sparse"]
 Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
+"""What a job that has not ended is doing."""
+End = Literal["completed", "failed", "cancelled"]
+"""How it ended; of the same name as its status."""
 
 
 class JobStatus(StrEnum):
@@ -54,6 +57,8 @@ class ErrorCode(StrEnum):
     """The job ran for as long as jobs of its model may."""
     queue_timeout = "queue_timeout"
     """No worker took the job for as long as jobs may wait."""
+    model_not_served = "model_not_served"
+    """No worker ran that serves the job's queue, for as long as jobs wait for one to start."""
 
 
 class OutputFormat(StrEnum):

@@ -57,7 +57,8 @@ export function running(video, signal, onProgress) {
 
 function sentence(now) {
   const again = now.attempt > 1 ? ` Attempt ${now.attempt}${now.resumed_from_step ? `, going on from step ${now.resumed_from_step}` : ""}.` : "";
-  if (now.phase === "queued") return `Queued${now.priority === "bulk" ? " as bulk" : ""}${now.queue_position ? `, place ${now.queue_position}` : ""}${now.starts_in_seconds ? `, begins in about ${seconds(now.starts_in_seconds)}` : ""}.${again}`;
+  const unserved = now.workers === 0 ? ", waits for a worker to start" : "";
+  if (now.phase === "queued") return `Queued${now.priority === "bulk" ? " as bulk" : ""}${now.queue_position ? `, place ${now.queue_position}` : ""}${unserved}${now.starts_in_seconds ? `, begins in about ${seconds(now.starts_in_seconds)}` : ""}.${again}`;
   if (now.phase !== "denoising") return `${capital(words(now.phase))}.${again}`;
   const kind = now.step_kind ? ` (${now.step_kind})` : "";
   const left = now.eta_seconds ? `, about ${seconds(now.eta_seconds)} left` : "";
