@@ -17,7 +17,7 @@ class FlakyProxy:
     def __init__(self, target: tuple[str, int], cuts: list[int]) -> None:
         self.target, self.cuts = target, cuts
         self.requests: list[bytes] = []
-        self._accepted = self._forgotten = 0
+        self.accepted = self._forgotten = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -26,7 +26,7 @@ class FlakyProxy:
 
     def forget(self) -> None:
         """Let nothing through on the connections that there are, and close none: as a NAT forgets them."""
-        self._forgotten = self._accepted
+        self._forgotten = self.accepted
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -38,13 +38,13 @@ class FlakyProxy:
             while True:
                 client, _ = self._listener.accept()
                 left = self.cuts.pop(0) if self.cuts else None
-                self._accepted += 1
+                self.accepted += 1
                 try:
                     server = socket.create_connection(self.target)
                 except OSError:  # nobody is there
                     client.close()
                     continue
-                both = client, server, self._accepted
+                both = client, server, self.accepted
                 threading.Thread(target=self._relay, args=both, daemon=True).start()
                 threading.Thread(target=self._answer, args=(*both, left), daemon=True).start()
 

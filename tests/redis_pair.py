@@ -1,5 +1,6 @@
 """A primary and its replica, for failovers in which the old primary lives on."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,14 +10,20 @@ from flaky_proxy import FlakyProxy, flaky
 from running_gateway import until
 from valkey_process import free_port, start_valkey
 
+GUIDE = Path(__file__).parents[1] / "docs" / "operations.md"
+RIGHTS: list[str] = re.findall(r"^ACL SETUSER adaspa on >PASSWORD (.*)$", GUIDE.read_text(), re.MULTILINE)[0].split()
+"""Those that the guide says are enough."""
+
 
 class Pair:
-    """A primary and its replica, behind an address that leads to one of them."""
+    """A primary and its replica, behind an address that leads to one of them, with a user that has few rights."""
 
     def __init__(self, proxy: FlakyProxy, ports: tuple[int, int]) -> None:
         self.proxy, self.ports = proxy, ports
         self.first, self.second = (redis.Redis(port=port) for port in ports)
-        self.url = f"redis://127.0.0.1:{proxy.port}/0"
+        for server in (self.first, self.second):
+            server.execute_command("ACL", "SETUSER", "adaspa", "on", ">secret", *RIGHTS)
+        self.url = f"redis://adaspa:secret@127.0.0.1:{proxy.port}/0"
 
     def fail_over(self) -> None:
         """Make the second the primary; the first serves it as a replica. The address still leads to the first."""

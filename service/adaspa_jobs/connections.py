@@ -274,7 +274,7 @@ class Connections:
             "socket_timeout": ANSWER_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "health_check_interval": IDLE_SECONDS,
-            # With these on, which is the default, the library does not look whether an idle connection was closed.
+            # Of one vendor's servers. With them on, the library goes on with a connection that has an old answer in it.
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
         if self.address.scheme == "unix":

@@ -6,6 +6,7 @@ is needed is tried once with keys of its own: the commands, a script, a message 
 
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
@@ -116,7 +117,9 @@ def _server(client: Redis, _: Settings, found: Look) -> Iterator[Problem]:
 
 
 def _writes(client: Redis, _: Settings, __: Look) -> Iterator[Problem]:
-    client.delete(clients.NOTHING)
+    """Whether it would write."""
+    with suppress(NoPermissionError):  # of rights it is said more below
+        client.delete(clients.NOTHING)
     yield from ()
 
 
@@ -132,7 +135,7 @@ def _rights(client: Redis, _: Settings, __: Look) -> Iterator[Problem]:
             pipe.execute_command(*command)
         answers = pipe.execute(raise_on_error=False)
     lacking = {
-        f"key {command[1]}" if "access a key" in str(answer) else command[0]
+        _key(command[1]) if "access a key" in str(answer) else command[0]
         for command, answer in zip(commands, answers, strict=True)
         if isinstance(answer, NoPermissionError)
     }
@@ -144,6 +147,10 @@ def _rights(client: Redis, _: Settings, __: Look) -> Iterator[Problem]:
         pipe.exists(keys["h"])
         pipe.execute()
     client.register_script(TWO_KEYS)(args=[keys["h"], keys["z"]])
+
+
+def _key(name: str) -> str:
+    return f"keys {PREFIX}*" if name.startswith(PREFIX) else f"key {name}"
 
 
 def _message(client: Redis, settings: Settings, found: Look) -> Iterator[Problem]:
@@ -168,6 +175,8 @@ def _problem(error: Exception) -> Problem:
     said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, NoPermissionError):
         return _lacking(said)
+    if "without MULTI" in said:
+        return _lacking("MULTI")
     if isinstance(error, ClusterDownError | ClusterError | MovedError) or "hash to the same slot" in said:
         return _clustered()
     mend = "see the server's log" if isinstance(error, ResponseError) else "start it, or name the right address"

@@ -65,6 +65,15 @@ def test_what_is_missing_is_named(tmp_path: Path, redis_url: str, settings: dict
     assert named in refused(environment(tmp_path, {"redis_url": redis_url, **settings}))
 
 
+def test_a_user_of_redis_that_lacks_rights_is_told(tmp_path: Path, valkey: redis.Redis, redis_url: str) -> None:
+    valkey.execute_command("ACL", "SETUSER", "weak", "on", ">secret", "~*", "+@all", "-xadd")
+    try:
+        line = refused(environment(tmp_path, {"redis_url": redis_url.replace("unix://", "unix://weak:secret@")}))
+    finally:
+        valkey.execute_command("ACL", "DELUSER", "weak")
+    assert "ADASPA_REDIS_URL: its user lacks rights (XADD)" in line and "secret" not in line
+
+
 def test_a_password_is_not_told(tmp_path: Path) -> None:
     assert "secret" not in refused(environment(tmp_path, {"redis_url": "redis://user:secret@127.0.0.1:1/0"}))
 
