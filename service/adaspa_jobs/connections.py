@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import connection as waiting
-from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MasterDownError, ReadOnlyError, ResponseError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
+from adaspa_jobs.primary import NOTHING, Primary
 from adaspa_jobs.redis_url import RedisAddress
 
 CONNECT_SECONDS = 3.0
@@ -37,57 +36,6 @@ PING_SECONDS = 3.0
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 8000}
 """Probes of the kernel, where it has them: they keep a NAT's entry alive, and end a connection whose other side is gone
 within 20 seconds, or 8 if something was sent. A server that is only slow still acknowledges."""
-
-
-NOTHING = "adaspa:nothing"
-"""A key that is never there. Deleting it is refused by a replica as every writing command is; but it is not by a Redis
-that is full, which has to go on for what makes it emptier."""
-
-
-class NotPrimary(RedisConnectionError):
-    """What the address leads to is a replica, and takes no writes."""
-
-
-class Primary:
-    """What all connections of a process to one Redis know of its primary.
-
-    Args:
-        address: of the server, or of the Sentinels that know it.
-    """
-
-    def __init__(self, address: RedisAddress) -> None:
-        self.address = address
-        self.lost = 0
-        """How often a replica was met in its place."""
-
-    def place(self) -> tuple[str, int]:
-        """Host and port now."""
-        if not self.address.service:
-            return self.address.places[0]
-        with Sentinel(self.address.places, sentinel_kwargs=self._sentinel_options()) as sentinel:
-            found: tuple[str, int] = sentinel.discover_master(self.address.service)
-        return found
-
-    async def place_soon(self) -> tuple[str, int]:
-        """``place``, without a thread."""
-        if not self.address.service:
-            return self.address.places[0]
-        async with AsyncSentinel(self.address.places, sentinel_kwargs=self._sentinel_options()) as sentinel:
-            found: tuple[str, int] = await sentinel.discover_master(self.address.service)
-        return found
-
-    def _sentinel_options(self) -> dict[str, Any]:
-        times = {"socket_timeout": PING_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, "retry": never()}
-        tls = {name: value for name, value in self.address.options.items() if name.startswith("ssl_")}
-        return {**times, **self.address.sentinel_login, "ssl": self.address.transport == "tls", **tls}
-
-    def judge(self, error: ResponseError) -> NotPrimary | None:
-        """What an answer says of the server, if it is that it is no primary, or is one no longer."""
-        if not isinstance(error, ReadOnlyError | MasterDownError) and not str(error).startswith("UNBLOCKED "):
-            return None
-        self.lost += 1
-        return NotPrimary(f"{self.address} leads to a read-only replica ({error})")
-
 
 if TYPE_CHECKING:  # what stands behind ours in each class
     from redis.asyncio.connection import Connection as AsyncBase
@@ -228,11 +176,6 @@ class AsyncPool(waiting.ConnectionPool):
         return await super().get_connection(*arguments, **options)
 
 
-def never() -> Retry:
-    """No command is repeated."""
-    return Retry(NoBackoff(), 0)
-
-
 class Connections:
     """Makes the clients of one Redis.
 
@@ -270,7 +213,7 @@ class Connections:
         ours: dict[str, Any] = {
             "primary": self.primary,
             "db": self.address.db,
-            "retry": never(),
+            "retry": Retry(NoBackoff(), 0),
             "socket_timeout": ANSWER_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "health_check_interval": IDLE_SECONDS,

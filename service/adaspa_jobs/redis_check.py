@@ -26,7 +26,8 @@ from redis.exceptions import (
 )
 
 from adaspa_jobs import connections as clients
-from adaspa_jobs.connections import NotPrimary, connections
+from adaspa_jobs.connections import connections
+from adaspa_jobs.primary import NOTHING, NotPrimary
 from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.scripts import PREFIX
 from adaspa_jobs.settings import Settings
@@ -101,9 +102,9 @@ def _server(client: Redis, _: Settings, found: Look) -> Iterator[Problem]:
     except NoPermissionError:
         yield Problem("whether it evicts, or forgets, it may not tell its user", "give the user +info", fatal=False)
         return
-    version = about.get("valkey_version", about["redis_version"])
-    found.server = f"{about.get('server_name', 'redis')} {version}"
-    if int(about["redis_version"].split(".")[0]) < 7:
+    version = about.get("redis_version", "7")
+    found.server = f"{about.get('server_name', 'redis')} {about.get('valkey_version', version)}"
+    if int(version.split(".")[0]) < 7:
         yield Problem(f"{found.server} is too old", "use Redis 7 or newer, or Valkey")
     if about.get("cluster_enabled"):
         yield _clustered()
@@ -116,11 +117,11 @@ def _server(client: Redis, _: Settings, found: Look) -> Iterator[Problem]:
         yield Problem("it forgets jobs when it restarts", "set appendonly to yes", fatal=False)
 
 
-def _writes(client: Redis, _: Settings, __: Look) -> Iterator[Problem]:
+def _writes(client: Redis, _: Settings, __: Look) -> list[Problem]:
     """Whether it would write."""
     with suppress(NoPermissionError):  # of rights it is said more below
-        client.delete(clients.NOTHING)
-    yield from ()
+        client.delete(NOTHING)
+    return []
 
 
 def _rights(client: Redis, _: Settings, __: Look) -> Iterator[Problem]:
@@ -153,10 +154,10 @@ def _key(name: str) -> str:
     return f"keys {PREFIX}*" if name.startswith(PREFIX) else f"key {name}"
 
 
-def _message(client: Redis, settings: Settings, found: Look) -> Iterator[Problem]:
+def _message(client: Redis, settings: Settings, found: Look) -> list[Problem]:
     """A message through Celery's own connection: sent, taken, put back, taken again, acknowledged."""
     if any(problem.found == "it is full" for problem in found.problems):
-        return
+        return []
     name = f"{queue_name('trial', Priority.interactive)}-{secrets.token_hex(8)}"
     seconds = clients.ANSWER_SECONDS
     with make_celery(settings) as celery, celery.connection_for_write() as connection:
@@ -167,7 +168,7 @@ def _message(client: Redis, settings: Settings, found: Look) -> Iterator[Problem
             queue.get(timeout=seconds).requeue()
             queue.get(timeout=seconds).ack()
             queue.queue.delete()
-    yield from ()
+    return []
 
 
 def _problem(error: Exception) -> Problem:

@@ -15,9 +15,10 @@ from adaspa_jobs import tracing
 from adaspa_jobs.announcements import Announcements
 from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.attempts import Attempts, JobCancelled, Lease, LeaseLost
-from adaspa_jobs.connections import NOTHING, connections
+from adaspa_jobs.connections import connections
 from adaspa_jobs.counts import Counts
 from adaspa_jobs.job import OPEN_OWNER, Job, JobParams
+from adaspa_jobs.primary import NOTHING
 from adaspa_jobs.record import job_from_hash, job_from_pairs, readable
 from adaspa_jobs.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_jobs.settings import Settings

@@ -72,7 +72,7 @@ def needed() -> set[str]:
     methods = re.findall(r"\b(?:self\.client|pipe|parts\.follower)\.([a-z]+)\(", code)
     others = {"execute", "pipeline", "close", "aclose", "info", "register_script"}
     renamed = {"delete": "DEL"}
-    assert len(called) > 200 and len(methods) > 20
+    assert len(called) > 100 and len(methods) > 20
     return (
         set(called) | {renamed.get(name, name.upper()) for name in methods if name not in others} | CELERY | {"EVALSHA"}
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
+from kombu.exceptions import OperationalError
 from redis_pair import Pair, running_pair
 from running_gateway import serving, until
 from valkey_process import free_port
@@ -68,10 +70,17 @@ def through_a_failover(pair: Pair, settings: Settings, tmp_path: Path, lead_to_s
         pair.fail_over()
         assert service.http.post("/videos", json={"prompt": "a red circle"}).status_code == 503
         assert service.http.get("/readyz").status_code == 503, "nothing can be written there"
+        with (
+            make_celery(settings) as celery,
+            celery.connection_for_read() as broker,
+            pytest.raises(OperationalError, match="leads to a read-only replica"),
+        ):
+            broker.ensure_connection(max_retries=1, interval_start=0)  # so a worker waits before it tries again
         lead_to_second()
         until(lambda: service.http.get("/readyz").status_code == 200, "the gateway is ready", 5)
-        answers = [service.http.post("/videos", json={"prompt": "a red circle"}).status_code for _ in range(8)]
-        assert answers == [200] * 8
+        with ThreadPoolExecutor(8) as many:  # as many connections again
+            posted = many.map(lambda _: service.http.post("/videos", json={"prompt": "a red circle"}), range(8))
+            assert [answer.status_code for answer in posted] == [200] * 8
         assert pair.second.llen("generate.demo") == 9, "and their messages are there too"
         pair.first.replicaof("NO", "ONE")
         pair.first.flushall()  # whoever still asked there would not hear of it

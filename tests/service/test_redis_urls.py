@@ -13,6 +13,8 @@ from adaspa_jobs.redis_url import RedisAddress
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.events import Stream
 from adaspa_service.gateway.parts import Parts
+from adaspa_service.local.folder import valkey_url
+from adaspa_service.local.valkey import socket_path
 from valkey_process import free_port, start_valkey
 
 SECRET = "hunter2/?#@:%"
@@ -116,6 +118,11 @@ def test_what_cannot_be_meant_is_refused_with_what_is_allowed(url: str, said: st
         RedisAddress.of(url)
     assert said in str(caught.value), caught.value
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_server_of_a_data_folder_has_an_address_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "a #b?c%20d@e"
+    assert RedisAddress.of(valkey_url(folder)).path == str(socket_path(folder))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Which server is the primary of a Redis that has replicas, and how it is noticed that one is it no longer."""
+
+from typing import Any
+
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MasterDownError, ReadOnlyError, ResponseError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from adaspa_jobs.redis_url import RedisAddress
+
+SENTINEL_SECONDS = 3.0
+"""A Sentinel that takes longer to be reached, or to answer, is passed over."""
+NOTHING = "adaspa:nothing"
+"""A key that is never there. Deleting it is refused by a replica as every writing command is; but it is not by a Redis
+that is full, which has to go on for what makes it emptier."""
+
+
+class NotPrimary(RedisConnectionError):
+    """What the address leads to is a replica, and takes no writes."""
+
+
+class Primary:
+    """What all connections of a process to one Redis know of its primary.
+
+    Args:
+        address: of the server, or of the Sentinels that know it.
+    """
+
+    def __init__(self, address: RedisAddress) -> None:
+        self.address = address
+        self.lost = 0
+        """How often a replica was met in its place."""
+
+    def place(self) -> tuple[str, int]:
+        """Host and port now."""
+        if not self.address.service:
+            return self.address.places[0]
+        with Sentinel(self.address.places, sentinel_kwargs=self._sentinel_options()) as sentinel:
+            found: tuple[str, int] = sentinel.discover_master(self.address.service)
+        return found
+
+    async def place_soon(self) -> tuple[str, int]:
+        """``place``, without a thread."""
+        if not self.address.service:
+            return self.address.places[0]
+        async with AsyncSentinel(self.address.places, sentinel_kwargs=self._sentinel_options()) as sentinel:
+            found: tuple[str, int] = await sentinel.discover_master(self.address.service)
+        return found
+
+    def _sentinel_options(self) -> dict[str, Any]:
+        ours = {
+            "socket_timeout": SENTINEL_SECONDS,
+            "socket_connect_timeout": SENTINEL_SECONDS,
+            "retry": Retry(NoBackoff(), 0),  # there is the next one to ask
+            "ssl": self.address.transport == "tls",
+        }
+        tls = {name: value for name, value in self.address.options.items() if name.startswith("ssl_")}
+        return ours | tls | dict(self.address.sentinel_login)
+
+    def judge(self, error: ResponseError) -> NotPrimary | None:
+        """What an answer says of the server, if it is that it is no primary, or is one no longer."""
+        if not isinstance(error, ReadOnlyError | MasterDownError) and not str(error).startswith("UNBLOCKED "):
+            return None
+        self.lost += 1
+        return NotPrimary(f"{self.address} leads to a read-only replica ({error})")
