@@ -36,8 +36,10 @@ def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[
         **named,
     }
     queues = ",".join(queue_name("demo", priority) for priority in Priority)
-    one_child = ["--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    command = [sys.executable, "-m", "celery", "--app", "unruly_worker", "worker", "--queues", queues, *one_child]
+    one_child = ["--pool", "prefork", "--concurrency", "1"]
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # as the worker's own
+    celery = [sys.executable, "-m", "celery", "--app", "unruly_worker", "worker"]
+    command = [*celery, "--queues", queues, *one_child, *quiet]
     log = folder / "worker.log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)

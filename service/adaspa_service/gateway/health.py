@@ -28,7 +28,7 @@ async def healthz() -> Health:
 
 @router.get("/readyz")
 async def readyz(request: Request, parts: PartsOf) -> Health:
-    """Redis takes writes, storage can be reached, no API keys are lost, and the gateway was not told to stop; else 503."""
+    """Redis takes writes, storage is there, no API keys are lost, and the gateway was not told to stop; else 503."""
     if request.app.state.draining.is_set():
         raise ApiError(503, "draining", "the gateway was told to stop, and takes requests for a short time only")
     if await run_in_threadpool(parts.entrance.now) is Access.lost:
