@@ -161,6 +161,7 @@ def test_layers_under_a_mask_are_told():
     given = {name: torch.randn(1, *shape, generator=generator) for name, shape in shapes.items()}
     given |= {"timestep": torch.tensor([900.0]), "num_frames": 5, "height": 3, "width": 5, "audio_num_frames": 6}
     handle = adaspa.apply(transformer, replace(SPARSE, warmup=0, searches=(0,)))
+    handle.begin(steps=STEPS, branches=1)
     with torch.no_grad(), transformer.cache_context("cond", step_index=0, num_inference_steps=STEPS):
         transformer(**given, video_self_attention_mask=torch.ones(1, 75, 75))
     report = handle.report()

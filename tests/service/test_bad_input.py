@@ -221,6 +221,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(service: Service) ->
     with socket.create_connection((host, int(port)), timeout=20) as raw:
         head = (
             b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1073741824"
+            b"\r\nAuthorization: Bearer " + service.token.encode()
         )
         raw.sendall(head + b"\r\n\r\n")  # and no body at all
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")

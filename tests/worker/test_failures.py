@@ -140,7 +140,8 @@ def test_frames_that_are_no_numbers_fail_the_job_before_one_is_encoded(
 
     monkeypatch.setattr(VideoWriter, "write", spy)
     last = tiny_engine.pipe.vae.decoder.conv_out  # type: ignore[attr-defined]
-    hook = last.register_forward_hook(lambda _, __, out: out.index_fill(3, torch.tensor(5), float("nan")))
+    row = torch.tensor(5, device=tiny_engine.device)  # type: ignore[attr-defined]
+    hook = last.register_forward_hook(lambda _, __, out: out.index_fill(3, row, float("nan")))
     job = bench.run(params())
     hook.remove()
     assert job.error is not None and job.error.code == "not_finite" and "frames" in job.error.message
