@@ -13,6 +13,8 @@ from pythonjsonlogger.json import JsonFormatter
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import VIDEO_ID
 
+AUDIT = "adaspa.audit"
+"""Of the log of who did what, which is kept at every level."""
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _bound: ContextVar[Mapping[str, Any] | None] = ContextVar("bound", default=None)
 
@@ -36,6 +38,7 @@ def configure(settings: Settings) -> None:
     json = JsonFormatter(["levelname", "name", "message"], rename_fields=names, timestamp="time")
     handler.setFormatter(logging.Formatter(TEXT) if text else json)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger(AUDIT).setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 

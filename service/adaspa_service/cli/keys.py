@@ -15,7 +15,7 @@ from adaspa_jobs.store import JobStore
 
 from adaspa_service.access.open_access import KeysRequired
 from adaspa_service.cli.serve import DataDir
-from adaspa_service.cli.store import job_store
+from adaspa_service.cli.store import job_store, tell_auditors
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -61,6 +61,7 @@ def create(
             requests_per_minute=requests_per_minute,
             lifetime_seconds=expires_in,
         )
+        tell_auditors(store.client, "key.created", key=key.id, key_name=name, scopes=" ".join(sorted(scope)))
     if "ADASPA_REDIS_URL" not in os.environ:  # else the gateway notes it, which may run elsewhere
         KeysRequired(data_dir or get_settings().data_dir).note()
     show(key.id, token, as_json)
@@ -88,6 +89,8 @@ def rotate(
     """Give a key a new secret. Its jobs, scopes and limits stay as they are."""
     with key_store(data_dir) as (store, _):
         token = store.rotate(key_id, grace)
+        if token is not None:
+            tell_auditors(store.client, "key.rotated", key=key_id)
     if token is None:
         fail(f"there is no key {key_id!r}; `adaspa keys list` shows them")
     show(key_id, token, as_json)
@@ -103,9 +106,11 @@ def revoke(
     with key_store(data_dir) as (store, jobs):
         if not store.revoke(key_id):
             fail(f"there is no key {key_id!r}; `adaspa keys list` shows them")
+        tell_auditors(store.client, "key.revoked", key=key_id)
         unfinished = jobs.unfinished(key_id) if cancel_jobs else []
         for job in unfinished:
             jobs.request_cancel(job.id)
+            tell_auditors(store.client, "job.cancelled", job=job.id)
     say(f"revoked {key_id}" + (f", cancelled {len(unfinished)} jobs" if cancel_jobs else ""))
 
 

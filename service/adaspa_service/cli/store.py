@@ -1,12 +1,16 @@
 """Commands that work in the service's Redis itself, without a server."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import get_settings
 from adaspa_jobs.store import JobStore
+from redis import Redis
 
+from adaspa_service.access.acts import OperatorActs
 from adaspa_service.local.folder import reachable_redis
 
 
@@ -18,3 +22,11 @@ def job_store(data_dir: Path | None) -> Iterator[JobStore]:
         jobs = JobStore.from_settings(settings.model_copy(update={"redis_url": url}))
         with jobs.client:
             yield jobs
+
+
+def tell_auditors(client: Redis, event: str, **about: str) -> None:
+    """Leave a line for the gateways' audit log. What was done is done: a Redis that takes no line is only told of."""
+    try:
+        OperatorActs(client).add(event, **about)
+    except StoreUnavailable as error:
+        print(f"adaspa: done, but the audit log will not have it ({event}): {error}", file=sys.stderr)

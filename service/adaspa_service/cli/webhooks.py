@@ -11,7 +11,7 @@ from adaspa_jobs.settings import get_settings
 
 from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
-from adaspa_service.cli.store import job_store
+from adaspa_service.cli.store import job_store, tell_auditors
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
 from adaspa_service.webhooks.deliveries import STATES, Delivery, DeliveryStore, State
 from adaspa_service.webhooks.signing import secrets_of
@@ -82,6 +82,9 @@ def redeliver(
         store = DeliveryStore(jobs.client)
         wanted = video_ids or [job_id for job_id, _ in store.ids("dead")]
         unknown = [video_id for video_id in wanted if not store.redeliver(video_id)]
+        for video_id in wanted:
+            if video_id not in unknown:
+                tell_auditors(jobs.client, "webhook.redelivered", job=video_id)
     say(f"{len(wanted) - len(unknown)} to be sent")
     if unknown and not all_dead:  # of all, one may have gone meanwhile
         fail("; ".join(nothing(video_id) for video_id in unknown))
@@ -113,7 +116,9 @@ def rotate(
     if get_settings().webhook_keys:
         fail("the secrets come from ADASPA_WEBHOOK_SECRETS; put a new one there, before the old one")
     with job_store(data_dir) as jobs:
-        say(DeliveryStore(jobs.client).rotate_secret(keep)[0])
+        fresh = DeliveryStore(jobs.client).rotate_secret(keep)[0]
+        tell_auditors(jobs.client, "webhook_secret.rotated")
+    say(fresh)
 
 
 def described(state: State, moment: float, delivery: Delivery) -> dict[str, Any]:

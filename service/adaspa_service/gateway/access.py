@@ -31,11 +31,13 @@ class Caller:
         owner: whose jobs these are: the id of the API key.
         max_in_flight: queued and running jobs that it may have; None: as many as the queues take.
         expires_at: when its key ends, in Unix seconds; None: never.
+        name: what its key is for.
     """
 
     owner: str
     max_in_flight: int | None = None
     expires_at: int | None = None
+    name: str = ""
 
 
 def needs(scope: Scope) -> Callable[..., Caller]:
@@ -88,7 +90,7 @@ def identify(parts: Parts, request: Request, token: str | None, scope: Scope) ->
         challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
         has = ", ".join(sorted(key.scopes))
         raise ApiError(403, "missing_scope", f"this needs the scope {scope}; the key has {has}", None, challenge)
-    return Caller(key.id, key.max_in_flight, key.expires_at)
+    return Caller(key.id, key.max_in_flight, key.expires_at, key.name)
 
 
 def without_key(parts: Parts, request: Request, token: str | None) -> Caller:

@@ -24,6 +24,7 @@ from adaspa_service.gateway import (
     open_token,
     page,
     preview,
+    request_ids,
     videos,
     webhook_secret,
 )
@@ -91,6 +92,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)
     headers.install(app, settings)
     app.add_middleware(draining.LastAnswers, draining=app.state.draining)
+    app.add_middleware(request_ids.RequestIds)
     if settings.metrics_port is None:
         app.include_router(metrics.router)
     for prefix in ("/v1", ""):

@@ -17,7 +17,7 @@ DEFAULTS = {
 }
 """For answers that do not say otherwise themselves, as the page's files and the videos do."""
 TAKEN = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range")
-GIVEN = ("Content-Range", "ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate")
+GIVEN = ("Content-Range", "ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate", "X-Request-ID")
 """What a page of a configured origin may send and read."""
 OVER_TLS = {b"strict-transport-security": b"max-age=31536000"}
 

@@ -12,6 +12,7 @@ from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_service.access.open_access import Access
+from adaspa_service.gateway import audit
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints, tidy
 
@@ -33,6 +34,7 @@ class Janitor:
         self._chores: dict[str, tuple[Callable[[], None], ...]] = {
             "janitor": (
                 self._watch_keys,
+                self._write_acts,
                 self._follow_models,
                 self._requeue_lost,
                 self._time_out,
@@ -94,6 +96,10 @@ class Janitor:
         before, self._access = self._access, self.parts.entrance.now()
         if self._access is Access.lost and before is not Access.lost:
             log.error("nobody is let in: %s", self.parts.entrance.lost())
+
+    def _write_acts(self) -> None:
+        for act in self.parts.acts.take():
+            audit.write(act)
 
     def _follow_models(self) -> None:
         self.parts.catalog.follow(self.parts.store.announced())

@@ -18,6 +18,7 @@ from fastapi import Depends, Request
 from pydantic import SecretStr
 from redis.asyncio import Redis as AsyncRedis
 
+from adaspa_service.access.acts import OperatorActs
 from adaspa_service.access.open_access import Entrance
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.webhooks.deliveries import DeliveryStore
@@ -52,6 +53,7 @@ class Parts:
     loads: RecentLoads
     keys: KeyStore
     entrance: Entrance
+    acts: OperatorActs
     open_token: SecretStr
     """What it asks for on its own machine as long as there are no keys."""
     follower: AsyncRedis
@@ -74,6 +76,7 @@ class Parts:
             RecentLoads(store),
             keys,
             Entrance(settings, keys),
+            OperatorActs(store.client),
             settings.open_token or SecretStr(token_urlsafe()),
             connections(settings.redis_url).async_client(settings.max_connections),
             ObjectStorage(settings.storage_url),

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from adaspa_api.videos import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
-from adaspa_api.words import Priority
+from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
 from adaspa_jobs.store import VIDEO_ID, StoreUnavailable
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service import views
+from adaspa_service.gateway import audit
 from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
 from adaspa_service.gateway.admission import Wanted, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
@@ -55,7 +56,8 @@ async def create_video(
     def wanted(webhook_url: str | None) -> Wanted:
         return Wanted(batch(asked, parts.catalog), asked.priority, webhook_url)
 
-    videos, new = await admit(parts, caller, idempotency_of(text, idempotency_key), asked.webhook_url, wanted)
+    once = idempotency_of(text, idempotency_key)
+    videos, new = await admit(request, parts, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
     note_replay(response, new)
     return videos.data[0] if asked.n is None else videos
 
@@ -79,14 +81,17 @@ async def remix_video(
         params = remix(source, asked.prompt, parts.catalog)
         return Wanted([params], source.priority if source.priority is Priority.bulk else None, webhook_url)
 
-    videos, new = await admit(parts, caller, idempotency_of(text, idempotency_key), asked.webhook_url, wanted)
+    once = idempotency_of(text, idempotency_key)
+    videos, new = await admit(request, parts, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
     note_replay(response, new)
     return videos.data[0]
 
 
 async def admit(
+    request: Request,
     parts: Parts,
     caller: Caller,
+    *,
     idempotency: tuple[str, str] | None,
     webhook_url: str | None,
     wanted: Callable[[str | None], Wanted],
@@ -104,6 +109,8 @@ async def admit(
 
     def admit_new() -> tuple[VideoList, bool]:
         jobs, new = submit(parts, caller, wanted(url), idempotency)
+        for job in jobs if new else ():
+            audit.note(request, caller, "job.created", job=job.id)
         return accepted(parts, jobs), new
 
     return await run_in_threadpool(admit_new)
@@ -151,18 +158,20 @@ def list_videos(
 
 
 @router.post("/videos/{video_id}/cancel")
-def cancel_video(video_id: str, parts: PartsOf, caller: Writer) -> Video:
+def cancel_video(video_id: str, request: Request, parts: PartsOf, caller: Writer) -> Video:
     """Stop a job and keep its record: a queued one is cancelled at once, a running one within a denoising step.
 
     A job that has ended stays as it is.
     """
-    find(parts, caller, video_id)
+    before = find(parts, caller, video_id)
     parts.store.request_cancel(video_id)
+    if before.status not in TERMINAL:
+        audit.note(request, caller, "job.cancelled", job=video_id)
     return view(parts, find(parts, caller, video_id))
 
 
 @router.delete("/videos/{video_id}")
-def delete_video(video_id: str, parts: PartsOf, caller: Writer) -> VideoDeleted:
+def delete_video(video_id: str, request: Request, parts: PartsOf, caller: Writer) -> VideoDeleted:
     """Delete a job in whatever state: from now on its id is unknown, and no video will come of it.
 
     A queued job leaves the queue. A running one is stopped within a denoising step; GET /models shows when it is no
@@ -172,6 +181,7 @@ def delete_video(video_id: str, parts: PartsOf, caller: Writer) -> VideoDeleted:
     find(parts, caller, video_id)
     if not parts.store.discard(video_id):
         raise not_found(video_id)
+    audit.note(request, caller, "job.deleted", job=video_id)
     remove_if_ended(parts, video_id)
     return VideoDeleted(id=video_id)
 

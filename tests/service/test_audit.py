@@ -1,0 +1,104 @@
+"""The audit log: who created, cancelled and deleted what, of the API and of operators' commands."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from adaspa_client.local_token import read_token
+from adaspa_command import adaspa
+from adaspa_jobs.keys import Scope
+from adaspa_jobs.logs import AUDIT
+from gateway_process import running
+from running_gateway import Service, until
+
+PROMPT = "a circle that is nobody's business"
+FIELDS = ("event", "job", "key", "actor", "actor_name", "address", "request_id")
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Lines:
+    """The lines so far, by their fields."""
+    caplog.set_level(logging.INFO, AUDIT)
+
+    def found() -> list[dict[str, Any]]:
+        records = [record.__dict__ for record in caplog.records if record.name == AUDIT]
+        return [{name: record[name] for name in FIELDS if name in record} for record in records]
+
+    return found
+
+
+@pytest.mark.asks
+def test_who_created_cancelled_and_deleted_what(
+    service: Service, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = service.create(prompt=PROMPT)["id"]
+    key, token = service.parts.keys.create("the studio", frozenset({Scope.read, Scope.write}))
+    service.http.headers.update({"Authorization": f"Bearer {token}", "X-Request-ID": "order-17"})
+    once = {"Idempotency-Key": "order-17"}
+    asked = {"prompt": PROMPT, "n": 2}
+    two = [video["id"] for video in service.http.post("/videos", json=asked, headers=once).json()["data"]]
+    service.http.post("/videos", json=asked, headers=once)  # which creates nothing
+    other = service.http.post(f"/videos/{two[0]}/remix", json={"prompt": PROMPT}).json()["id"]
+    for _ in range(2):  # the second time there is nothing to cancel
+        service.http.post(f"/videos/{two[0]}/cancel")
+    service.http.delete(f"/videos/{two[1]}")
+    for path in (f"/videos/{two[1]}", f"/videos/{first}"):  # gone, and another's
+        assert service.http.delete(path).status_code == 404
+    assert service.http.post("/videos", json={"prompt": ""}).status_code == 400
+    by_token, *by_key = lines()
+    assert len(by_token.pop("request_id")) == 32
+    assert by_token == {"event": "job.created", "job": first, "actor": "open", "address": "127.0.0.1"}
+    who = {"actor": key.id, "actor_name": "the studio", "address": "127.0.0.1", "request_id": "order-17"}
+    done = [*(("created", job) for job in (*two, other)), ("cancelled", two[0]), ("deleted", two[1])]
+    assert by_key == [{"event": f"job.{what}", "job": job} | who for what, job in done]
+    for secret in (PROMPT, token, service.token):
+        assert secret not in caplog.text
+
+
+def test_an_answer_names_its_request(service: Service) -> None:
+    for path in ("/models", "/nowhere", "/healthz", "/static/main.js"):
+        answers = [service.http.get(path, headers=given) for given in ({}, {}, {"X-Request-ID": "a b"})]
+        ids = {answer.headers["x-request-id"] for answer in answers}
+        assert len(ids) == 3 and all(len(name) == 32 for name in ids), path
+        own = {"X-Request-ID": "1-67891233/abc"}
+        assert service.http.get(path, headers=own).headers["x-request-id"] == "1-67891233/abc"
+
+
+def test_the_log_as_json_has_what_operators_did_and_whatever_the_level(tmp_path: Path, redis_url: str) -> None:
+    with running(tmp_path, redis_url, log_level="error", log_format="json") as (_, url):
+        token = {"Authorization": f"Bearer {read_token(httpx.URL(url))}"}
+        video_id = httpx.post(f"{url}/videos", json={"prompt": PROMPT}, headers=token).json()["id"]
+        made = json.loads(adaspa("keys", "create", "--name", "a = b", "--json", ADASPA_REDIS_URL=redis_url).stdout)
+        adaspa("keys", "rotate", made["id"], ADASPA_REDIS_URL=redis_url)
+        adaspa("keys", "revoke", made["id"], ADASPA_REDIS_URL=redis_url)
+        fresh = adaspa("webhooks", "rotate", ADASPA_REDIS_URL=redis_url).stdout.strip()
+        log = tmp_path / "gateway.log"
+        until(lambda: "webhook_secret.rotated" in log.read_text(), "everything is written down")
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["event"], line.get("job"), line.get("key")) for line in found] == [
+        ("job.created", video_id, None),
+        *((f"key.{what}", None, made["id"]) for what in ("created", "rotated", "revoked")),
+        ("webhook_secret.rotated", None, None),
+    ]
+    assert {(line["logger"], line["level"]) for line in found} == {(AUDIT, "INFO")}
+    assert all("@" in line["actor"] and line["at"] for line in found[1:])
+    assert (found[1]["key_name"], found[1]["scopes"]) == ("a = b", "read write")
+    assert 'key_name="a = b" scopes="read write"' in found[1]["message"]
+    assert all(secret not in log.read_text() for secret in (PROMPT, made["key"], fresh))
+
+
+def test_what_could_not_be_noted_is_told(service: Service, redis_url: str) -> None:
+    key, _ = service.parts.keys.create("test", frozenset({Scope.read}))
+    client: Any = service.store.client
+    client.config_set("maxmemory", 1)
+    try:
+        done = adaspa("keys", "revoke", key.id, ADASPA_REDIS_URL=redis_url)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert done.returncode == 0 and "revoked" in done.stdout
+    assert "the audit log will not have it (key.revoked)" in done.stderr
