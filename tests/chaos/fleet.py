@@ -61,7 +61,7 @@ class Part:
 
     def signal(self, number: int, who: str = "group") -> None:
         """Signal the whole group, its first process (``parent``), or what that has started (``child``)."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, FileNotFoundError):  # it has just ended
             if who == "group":
                 os.killpg(self.process.pid, number)
             elif who == "parent":

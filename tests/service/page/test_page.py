@@ -40,7 +40,7 @@ def open_settings(page: Page, service: Service) -> None:
 
 def test_a_prompt_becomes_a_playing_video_also_after_a_reload(page: Page, service: Service, tmp_path: Path) -> None:
     video_id = submit(page, service)
-    expect(page.locator(".line")).to_have_text("Queued, place 1.")
+    expect(page.locator(".line")).to_have_text("Queued, place 1, waits for a worker to start.")
     lease = service.claim(video_id)
     service.step(lease, 1)
     expect(page.locator(".line")).to_contain_text("step 1 of 24 (sparse)")
@@ -153,7 +153,7 @@ def test_a_bulk_job_with_a_webhook(page: Page, settings: Settings, tmp_path: Pat
         assert_accessible(page)
         page.get_by_label("Webhook").fill(f"{receiver.url}/hooks")
         page.get_by_role("button", name="Generate video").click()
-        expect(page.locator(".line")).to_have_text("Queued as bulk, place 1.")
+        expect(page.locator(".line")).to_have_text("Queued as bulk, place 1, waits for a worker to start.")
         service.complete(service.claim(page.url.split("#")[1]), clip(tmp_path / "clip.mp4"))
         expect(page.locator(".facts")).to_contain_text("Prioritybulk")
         until(lambda: receiver.calls, "the event is sent")
