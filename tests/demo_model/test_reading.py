@@ -41,7 +41,7 @@ def share_right(scenes: list[Scene], noise: float = 0.0) -> dict[str, float]:
 @pytest.mark.parametrize("noise", [0.0, 6.0])
 def test_drawn_videos_read_as_what_was_drawn(noise: float) -> None:
     rng = random.Random(7)
-    shares = share_right([sample_scene(rng) for _ in range(60)], noise)
+    shares = share_right([sample_scene(rng) for _ in range(30)], noise)
     assert set(shares) == {"color", "shape", "motion", "background"}
     assert min(shares.values()) >= 0.97, shares
 
