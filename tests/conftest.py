@@ -1,5 +1,6 @@
 """What all tests share: a real Valkey server on a unix socket, empty at the start of each test."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ hypothesis_settings.register_profile(
     "long", hypothesis_settings.get_profile("suite"), derandomize=False, max_examples=2000
 )
 hypothesis_settings.load_profile("suite")
+
+# Tiny tensors, and another file of tests on the other core: two threads of PyTorch only wait for one another. So in all
+# processes that the tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A shell starts background processes with Ctrl-C ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -26,10 +26,10 @@ def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> 
 
 def environment(catalog: Path | None, **settings: str) -> dict[str, str]:
     """The environment of a service that serves this catalog, or the built-in one; nothing of the developer's own
-    settings comes through. One thread, because the tiny model's operations are too small to share."""
+    settings comes through."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
     extra = {f"ADASPA_{name.upper()}": value for name, value in settings.items()}
-    served = {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"} if catalog else {}
+    served = {"ADASPA_CATALOG": str(catalog)} if catalog else {}
     return clean | served | extra
 
 

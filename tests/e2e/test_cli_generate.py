@@ -49,7 +49,7 @@ def test_interrupting_it_cancels_the_job(service: Service, tmp_path: Path) -> No
 def test_without_a_server(catalog: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.webm"
     local = ("generate", "a red circle", "--local", "-o", target, "--seed", 7, "--quality", "fast")
-    ended = adaspa(*local, ADASPA_CATALOG=str(catalog), OMP_NUM_THREADS="1")
+    ended = adaspa(*local, ADASPA_CATALOG=str(catalog))
     assert ended.returncode == 0, ended.stderr
     assert "loading" in ended.stdout and "AdaSpa:" in ended.stdout
     assert frames(target) > 1
@@ -61,7 +61,7 @@ def test_the_same_seed_gives_the_same_file_with_and_without_a_server(
 ) -> None:
     here, there = tmp_path / "here.mp4", tmp_path / "there.mp4"
     asked = ("generate", "a red circle", "--seed", 7)
-    env = {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"}
+    env = {"ADASPA_CATALOG": str(catalog)}
     said = json.loads(adaspa(*asked, "--local", "-o", here, "--json", **env).stdout)
     adaspa(*asked, "-o", there, server=f"http://127.0.0.1:{service.port}")
     assert here.read_bytes() == there.read_bytes()
@@ -82,7 +82,7 @@ def test_a_failure_without_a_server_is_one_line(
     own = tmp_path / "catalog.json"
     own.write_text(json.dumps([model | changes for model in json.loads(catalog.read_text())]))
     out = tmp_path / "out.mp4"
-    ended = adaspa("generate", prompt, "--local", "-o", out, ADASPA_CATALOG=str(own), OMP_NUM_THREADS="1")
+    ended = adaspa("generate", prompt, "--local", "-o", out, ADASPA_CATALOG=str(own))
     assert ended.returncode == 4
     assert named in ended.stderr and ended.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["catalog.json"]
@@ -91,7 +91,7 @@ def test_a_failure_without_a_server_is_one_line(
 def test_interrupting_it_without_a_server_leaves_nothing(catalog: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     command = [ADASPA, "generate", "a star", "--local", "--steps", "2000", "-o", out]
-    env = clean_environment(ADASPA_SERVER=NOWHERE, ADASPA_CATALOG=str(catalog), OMP_NUM_THREADS="1")
+    env = clean_environment(ADASPA_SERVER=NOWHERE, ADASPA_CATALOG=str(catalog))
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     while "step 2/2000" not in process.stdout.readline():

@@ -13,7 +13,7 @@ from tiny_wan import SIZE
 @pytest.fixture
 def here(catalog: Path) -> dict[str, str]:
     """The environment of a command that loads the tiny model itself."""
-    return {"ADASPA_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"}
+    return {"ADASPA_CATALOG": str(catalog)}
 
 
 def test_compare_writes_both_side_by_side_with_times_and_metrics(service: Service, tmp_path: Path) -> None:

@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 import redis
-import torch
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_worker.generate import Runner
 from adaspa_worker.pipeline import Engine, load
 from job_bench import Bench, Spy
 from tiny_wan import FRAMES, SIZE, model_spec, save_pipeline
-
-torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for one another
 
 
 @pytest.fixture(scope="session")
