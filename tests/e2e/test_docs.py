@@ -33,7 +33,17 @@ SMALL = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 3,
 """What the snippets that leave size and steps to the pipeline get: Wan's own defaults need a GPU."""
 WRITTEN, READ = (
     ("docs", "tests"),
-    ("Makefile", "benchmarks", "constraints.txt", "demo_model", "docker", "helm", "kernels", "pyproject.toml"),
+    (
+        "Makefile",
+        "benchmarks",
+        "constraints.txt",
+        "demo_model",
+        "docker",
+        "helm",
+        "kernels",
+        "pyproject.toml",
+        "service",
+    ),
 )
 """The parts of the checkout that the commands write into, and those that they only read."""
 TESTED_BY = {
