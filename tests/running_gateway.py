@@ -135,7 +135,7 @@ def serving(settings: Settings, scratch: Path, resolve: Resolve = system_resolve
         thread.join()
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
     """Wait for a condition; AssertionError names it when it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():

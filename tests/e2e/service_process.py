@@ -16,7 +16,7 @@ from adaspa_service.local.supervisor import free_port
 ADASPA = Path(sys.executable).with_name("adaspa")
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
     """Wait for a condition; AssertionError names it when it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -111,7 +111,7 @@ def test_a_failure_is_counted_by_its_code(service: Service, worker_metrics: Scra
     assert service.run(FAILING_PROMPT).status == "failed"
     labels = {"model": "tiny", "status": "failed", "code": "generation_failed"}
     assert gateway_metrics("adaspa_jobs_ended_total", **labels) == 1
-    until(lambda: worker_metrics("adaspa_attempts_total", model="tiny", outcome="failed") == 1, "the attempt too", 10)
+    until(lambda: worker_metrics("adaspa_attempts_total", model="tiny", outcome="failed") == 1, "the attempt too")
 
 
 def test_a_killed_child_is_no_longer_busy_and_its_lease_is_counted(
@@ -140,7 +140,7 @@ def test_one_trace_leads_from_the_request_through_the_queue_into_the_phases(
         spans = list(collector.spans)
         return any(wanted <= {(s, name) for s, name, other in spans if other == trace} for _, _, trace in spans)
 
-    until(traced, "a whole trace has come", 20)
+    until(traced, "a whole trace has come")
     assert not [name for _, name, _ in collector.spans if "healthz" in name]
 
 
@@ -160,7 +160,7 @@ def test_the_probe_follows_the_heartbeat(service: Service) -> None:
     video = service.client.create("a red circle", steps=2000)
     service.until_step(video.id, 1)
     before = file.stat().st_mtime
-    until(lambda: file.stat().st_mtime > before, "a busy worker's heart beats", 20)
+    until(lambda: file.stat().st_mtime > before, "a busy worker's heart beats")
     service.client.delete(video.id)
 
 

@@ -23,6 +23,6 @@ def test_a_video_is_made_downloaded_and_deleted(catalog: Path, tmp_path: Path, k
             part = httpx.get(url, headers=service.headers | {"Range": "bytes=100-199"})
             assert (part.status_code, part.content) == (206, whole[100:200])
             service.client.delete(video.id)
-            until(lambda: server.objects() == [], "the objects are gone", 20)
+            until(lambda: server.objects() == [], "the objects are gone")
         finally:
             service.stop()

@@ -39,7 +39,7 @@ def test_no_process_outlives_the_server_whatever_ends_it(catalog: Path, tmp_path
     assert len(children(service.data_dir)) == 4  # Valkey, gateway, the worker and its child
     status = service.stop(number)
     assert status == (-number if number == signal.SIGKILL else 0)
-    until(lambda: not children(service.data_dir), "every process has ended", 10)
+    until(lambda: not children(service.data_dir), "every process has ended")
 
 
 def test_the_pages_address_with_the_token_is_printed_and_stands_nowhere_else(service: Service) -> None:

@@ -297,7 +297,7 @@ def test_an_owner_whose_receivers_all_hang_holds_up_no_other(store: JobStore, pa
     assert sorted(delivery.owner for delivery in taken) == ["one"] * 5 + ["other"]
     assert deliveries.take(64) == []
     deliveries.note(taken[0], Outcome.rejected, error="HTTP 500", body="{}", again_in=60)
-    until(lambda: len(deliveries.take(64)) == 1, "the next one's turn comes", 5)
+    until(lambda: len(deliveries.take(64)) == 1, "the next one's turn comes")
 
 
 def test_several_gateways_deliver_each_event_once(settings: Settings, tmp_path: Path, receiver: Receiver) -> None:
