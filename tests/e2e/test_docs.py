@@ -52,6 +52,7 @@ TESTED_BY = {
     "console": "tests/service/test_cli_reference.py",
     "yaml": "tests/test_chart.py",
     "json": "tests/service/test_field_tables.py",
+    "redis": "tests/service/test_redis_check.py",
 }
 """By a block's language."""
 

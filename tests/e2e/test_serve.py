@@ -122,7 +122,7 @@ def test_an_unknown_model_is_one_clear_line_with_the_known_ones(catalog: Path, t
 
 def test_a_worker_alone_says_in_one_line_what_it_cannot_reach(catalog: Path, tmp_path: Path) -> None:
     env = environment(catalog, redis_url=f"redis://127.0.0.1:{free_port('127.0.0.1')}/0", storage_url=str(tmp_path))
-    assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "Redis", "127.0.0.1")
+    assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "ADASPA_REDIS_URL", "127.0.0.1")
 
 
 def test_a_worker_alone_says_in_one_line_that_the_storage_cannot_be_written(
