@@ -116,12 +116,13 @@ class Fleet:
         self._tender = threading.Thread(target=self._tend, daemon=True)
 
     def start(self) -> None:
-        """Start everything, and wait until the gateways are ready."""
+        """Start everything, and wait until the gateways are ready and know every worker."""
         self.start_valkey()
         for part in self.gateways + self.workers:
             part.start()
-        self._tender.start()
         self.wait_until_ready()
+        self._wait_for_workers()
+        self._tender.start()
 
     def start_valkey(self) -> None:
         """Start Valkey on the data that it had."""
@@ -132,6 +133,15 @@ class Fleet:
         deadline = time.monotonic() + seconds
         while not all(gateway.answers() for gateway in self.gateways):
             assert time.monotonic() < deadline, "the gateways do not come back"
+            time.sleep(0.1)
+
+    def _wait_for_workers(self) -> None:
+        """Until all have announced themselves: one that cannot start would be started again for ever."""
+        url = f"http://127.0.0.1:{self.gateways[0].port}/models"
+        while httpx.get(url).json()["data"][0]["workers"] < WORKERS:
+            for part in self.workers:
+                log = (self.folder / f"{part.name}.log").read_text()
+                assert part.process.poll() is None, f"{part.name} has ended by itself:\n{log[-2000:]}"
             time.sleep(0.1)
 
     def client(self) -> redis.Redis:

@@ -2,7 +2,6 @@
 
 from functools import lru_cache
 
-from adaspa_jobs.queue import TRANSPORT_OPTIONS
 from adaspa_worker import app as worker
 from adaspa_worker.app import app
 
@@ -22,4 +21,4 @@ fast_redelivery = {
     "unacked_restore_throttle": 1,
     "unacked_mutex_expire": 10,  # kombu's lock on the sweep: a worker that dies while it sweeps keeps it for so long
 }
-app.conf.update(broker_transport_options=TRANSPORT_OPTIONS | fast_redelivery, visibility_timeout=4)
+app.conf.update(broker_transport_options=app.conf.broker_transport_options | fast_redelivery, visibility_timeout=4)
