@@ -94,6 +94,7 @@ def rates(workers: int, model: ModelTimes, settings: Settings) -> dict[str, floa
         "step": jobs * model.steps,
         "renew": workers / (settings.lease_seconds / 3),
         "complete": jobs,
+        "tidy": jobs,
         "follow": jobs * FOLLOWERS,
         "look": workers * FOLLOWERS,  # the place of a job that waits, every second
         "follower_second": 2 * workers * FOLLOWERS,

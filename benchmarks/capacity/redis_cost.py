@@ -22,6 +22,7 @@ from adaspa_api.words import JobStatus, Priority
 from adaspa_jobs.connections import connections
 from adaspa_jobs.job import Artifact, Job, JobParams, Progress
 from adaspa_jobs.queue import queue_name, ring
+from adaspa_jobs.scripts import PREFIX
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import Lease
@@ -29,6 +30,7 @@ from adaspa_service.gateway.events import START, Stream
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.removal import tidy
 from prometheus_client import generate_latest
 
 from benchmarks.redis_server import Costs, Server, await_true
@@ -83,7 +85,14 @@ def run_jobs(costs: Costs, parts: Parts) -> None:
 
 
 def run_upkeep(costs: Costs, parts: Parts) -> None:
-    """What goes on without jobs: announcements, the janitor's sweep, a scrape."""
+    """What goes on without jobs: announcements, the janitor's sweep, a scrape.
+
+    What the janitor has to do for each ended job is apart: no sweep is to count it.
+    """
+    with costs.of("tidy", parts.store.client.zcard(f"{PREFIX}leavings")):
+        while ended := parts.store.take_untidy():
+            for job_id in ended:
+                tidy(parts.store, parts.storage, job_id)
     with costs.of("announce", JOBS):
         for _ in range(JOBS):
             parts.store.announce(parts.catalog.default, "worker-1")

@@ -63,27 +63,39 @@ local function real(number)
   return string.format('%.17g', number)
 end
 
+-- The clock, in us and in ms; and how much of it did not count. Read when first asked for: not every script needs them.
+local us, skipped
+
 local function now_us()
-  local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
+  if not us then
+    local time = redis.call('TIME')
+    us = time[1] * 1000000 + time[2]
+  end
+  return us
 end
 
-local NOW = math.floor(now_us() / 1000)  -- ms
+local function now()
+  return math.floor(now_us() / 1000)
+end
 
 -- What is told to people is told by the clock, and so is when a webhook is due. How long jobs wait, run and are kept is
 -- counted by the time (ms) that passes while janitors look: a clock that is set a day ahead, or a machine that was
--- suspended, must not fail what waits and delete what is kept. All zsets by time are by this one, but for webhooks'.
-local STEADY = NOW - tonumber(redis.call('GET', PREFIX .. 'skipped') or 0)
+-- suspended, must not fail what waits and delete what is kept. All zsets by time are by this one, but for webhooks' and
+-- leases, which janitors give anew once time was skipped.
+local function steady()
+  skipped = skipped or tonumber(redis.call('GET', PREFIX .. 'skipped') or 0)
+  return now() - skipped
+end
 
 -- Janitors look every second. If none has for longer than a third of a lease, neither they nor the workers may have been
 -- able to, or the clock was set: that time does not count, and whoever still runs a job gets a lease's time to say so.
 local function look()
-  local passed = NOW - tonumber(redis.call('GET', PREFIX .. 'swept_at') or NOW)
-  redis.call('SET', PREFIX .. 'swept_at', int(NOW))
+  local passed = now() - tonumber(redis.call('GET', PREFIX .. 'swept_at') or now())
+  redis.call('SET', PREFIX .. 'swept_at', int(now()))
   if passed < 0 or passed > math.max(LIMITS.lease_ms / 3, LIMITS.gap_ms) then
-    STEADY = NOW - redis.call('INCRBY', PREFIX .. 'skipped', int(passed))
+    skipped = redis.call('INCRBY', PREFIX .. 'skipped', int(passed))
     for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', 0, -1)) do
-      redis.call('ZADD', PREFIX .. 'leases', int(STEADY + LIMITS.lease_ms), id)
+      redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
     end
   end
 end
@@ -100,14 +112,30 @@ local function get(id, field)
   return redis.call('HGET', record(id), field)
 end
 
+local function queue_of(model, priority)
+  return priority == 'bulk' and model .. ':bulk' or model
+end
+
+-- What a job is from its beginning to its end, read once: owner, model, priority, queue, cost.
+local read_jobs = {}
+local function job(id)
+  if not read_jobs[id] then
+    local fields = redis.call('HMGET', record(id), 'owner', 'model', 'priority', 'cost')
+    read_jobs[id] = {
+      owner = fields[1],
+      model = fields[2],
+      priority = fields[3],
+      queue = queue_of(fields[2], fields[3]),
+      cost = tonumber(fields[4]),
+    }
+  end
+  return read_jobs[id]
+end
+
 local function emit(id, kind)
   local fields = redis.call('HMGET', record(id), 'status', 'attempt', 'progress')
   redis.call('XADD', PREFIX .. 'events:' .. id, 'MAXLEN', '~', EVENTS_KEPT, '*',
     'type', kind, 'status', fields[1], 'attempt', fields[2], 'progress', fields[3])
-end
-
-local function owner_of(id)
-  return get(id, 'owner')
 end
 
 -- Why the attempt with this token may not go on, or nil.
@@ -130,10 +158,10 @@ local function begin_attempt(id, nonce)
 end
 
 local function leave_running(id)
-  local running, worker = PREFIX .. 'running:' .. get(id, 'model'), get(id, 'worker')
+  local running, worker = PREFIX .. 'running:' .. job(id).model, get(id, 'worker')
   local began = redis.call('ZSCORE', running, id)
   if began then
-    redis.call('HINCRBY', record(id), 'ran_ms', int(math.max(0, STEADY - began)))
+    redis.call('HINCRBY', record(id), 'ran_ms', int(math.max(0, steady() - began)))
   end
   redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)
@@ -142,32 +170,20 @@ local function leave_running(id)
   end
 end
 
-local function queue_of(model, priority)
-  return priority == 'bulk' and model .. ':bulk' or model
-end
-
-local function priority_of(id)
-  return get(id, 'priority')
-end
-
-local function cost_of(id)
-  return tonumber(get(id, 'cost'))
-end
-
 -- Start-time fair queueing: an owner's jobs follow each other at their costs, from the present on; so one with a
 -- thousand jobs does not keep another, who has one, from being next.
 local function next_place(id, queue)
-  local owners, owner = PREFIX .. 'owners:' .. queue, owner_of(id)
+  local owners, owner = PREFIX .. 'owners:' .. queue, job(id).owner
   local present = tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0)
   local place = math.max(present, tonumber(redis.call('ZSCORE', owners, owner) or 0))
-  redis.call('ZADD', owners, real(place + cost_of(id)), owner)
+  redis.call('ZADD', owners, real(place + job(id).cost), owner)
   return place
 end
 
 -- place: where it waits, nil to wait behind its owner's others.
 local function join_queue(id, place)
-  local model, priority = get(id, 'model'), priority_of(id)
-  local queue, shares = queue_of(model, priority), PREFIX .. 'share:' .. model
+  local priority, queue, owner = job(id).priority, job(id).queue, job(id).owner
+  local shares = PREFIX .. 'share:' .. job(id).model
   if redis.call('EXISTS', PREFIX .. 'waiting:' .. queue) == 0 then
     -- A priority that has had no jobs for a while has not saved up its share: it goes on from the present.
     local had = redis.call('HMGET', shares, priority, 'present')
@@ -178,27 +194,28 @@ local function join_queue(id, place)
     'progress', cjson.encode({ phase = 'queued', step = 0, steps = cjson.decode(get(id, 'params')).steps }))
   redis.call('SADD', PREFIX .. 'queues', queue)
   redis.call('ZADD', PREFIX .. 'waiting:' .. queue, real(place), id)
-  redis.call('ZADD', PREFIX .. 'mine:' .. queue .. ':' .. owner_of(id), real(place), id)
-  redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(STEADY), id)
-  redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, cost_of(id))
-  redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner_of(id), 1)
+  redis.call('ZADD', PREFIX .. 'mine:' .. queue .. ':' .. owner, real(place), id)
+  redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(steady()), id)
+  redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, job(id).cost)
+  redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner, 1)
   emit(id, 'queued')
 end
 
 -- True if it was in the queue.
-local function leave_queue(id, queue)
-  redis.call('ZREM', PREFIX .. 'mine:' .. queue .. ':' .. owner_of(id), id)
+local function leave_queue(id)
+  local queue, owner = job(id).queue, job(id).owner
+  redis.call('ZREM', PREFIX .. 'mine:' .. queue .. ':' .. owner, id)
   redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
   if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 0 then
     return false
   end
   if redis.call('EXISTS', PREFIX .. 'waiting:' .. queue) == 1 then
-    redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, -cost_of(id))
+    redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, -job(id).cost)
   else
     redis.call('HDEL', PREFIX .. 'backlog', queue)
   end
-  if redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner_of(id), -1) <= 0 then
-    redis.call('HDEL', PREFIX .. 'owned:' .. queue, owner_of(id))
+  if redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner, -1) <= 0 then
+    redis.call('HDEL', PREFIX .. 'owned:' .. queue, owner)
   end
   return true
 end
@@ -212,8 +229,8 @@ end
 
 -- A job that leaves the queue unrun costs its owner nothing: the owner's later jobs move up, as many as may follow at a
 -- bounded cost; those beyond keep their distance.
-local function move_up_behind(id, queue, place)
-  local owner, cost = owner_of(id), cost_of(id)
+local function move_up_behind(id, place)
+  local owner, queue, cost = job(id).owner, job(id).queue, job(id).cost
   local mine = PREFIX .. 'mine:' .. queue .. ':' .. owner
   local later = redis.call('ZRANGE', mine, '(' .. place, '+inf', 'BYSCORE', 'LIMIT', 0, MOVED_UP)
   for _, other in ipairs(later) do
@@ -239,9 +256,9 @@ local function owe_webhook(id, status)
     return
   end
   local lane = (url:match('^%a+://([^/?#]+)') or url) .. '#' .. tonumber(id:sub(-1), 16) % 4
-  redis.call('HSET', PREFIX .. 'webhook:' .. id, 'type', 'video.' .. status, 'owner', owner_of(id), 'url', url, 'lane', lane,
+  redis.call('HSET', PREFIX .. 'webhook:' .. id, 'type', 'video.' .. status, 'owner', job(id).owner, 'url', url, 'lane', lane,
     'attempts', '0', 'record', cjson.encode(redis.call('HGETALL', record(id))))
-  schedule_webhook(id, lane, NOW)
+  schedule_webhook(id, lane, now())
 end
 
 local function forget_webhook(id)
@@ -275,24 +292,23 @@ end
 
 -- What every end has in common.
 local function finish(id, status)
-  local model, failure = get(id, 'model'), get(id, 'error')
-  local queue = queue_of(model, priority_of(id))
   leave_running(id)
-  local place = redis.call('ZSCORE', PREFIX .. 'waiting:' .. queue, id)
-  if leave_queue(id, queue) then
-    move_up_behind(id, queue, place)
+  local place = redis.call('ZSCORE', PREFIX .. 'waiting:' .. job(id).queue, id)
+  if leave_queue(id) then
+    move_up_behind(id, place)
   end
-  local code = status == 'failed' and failure and cjson.decode(failure).code or ''
-  redis.call('HINCRBY', PREFIX .. 'ended', model .. '|' .. status .. '|' .. code, 1)
-  redis.call('SREM', PREFIX .. 'unfinished:' .. owner_of(id), id)
+  local failure = status == 'failed' and get(id, 'error')
+  local code = failure and cjson.decode(failure).code or ''
+  redis.call('HINCRBY', PREFIX .. 'ended', job(id).model .. '|' .. status .. '|' .. code, 1)
+  redis.call('SREM', PREFIX .. 'unfinished:' .. job(id).owner, id)
   redis.call('DEL', PREFIX .. 'preview:' .. id)
-  redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(NOW), 'expires_at', seconds(NOW + LIMITS.ttl_ms))
+  redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(now()), 'expires_at', seconds(now() + LIMITS.ttl_ms))
   if get(id, 'discarded') == '1' then
-    redis.call('ZADD', PREFIX .. 'purge', int(STEADY), id)
+    redis.call('ZADD', PREFIX .. 'purge', int(steady()), id)
   else
-    redis.call('ZADD', PREFIX .. 'expiry', int(STEADY + LIMITS.ttl_ms), id)
+    redis.call('ZADD', PREFIX .. 'expiry', int(steady() + LIMITS.ttl_ms), id)
     if get(id, 'attempt') ~= '0' then
-      redis.call('ZADD', PREFIX .. 'leavings', int(STEADY), id)
+      redis.call('ZADD', PREFIX .. 'leavings', int(steady()), id)
     end
   end
   owe_webhook(id, status)
@@ -303,7 +319,7 @@ end
 local function discard(id)
   local status = get(id, 'status')
   redis.call('HSET', record(id), 'discarded', '1')
-  redis.call('ZREM', PREFIX .. 'jobs:' .. owner_of(id), id)
+  redis.call('ZREM', PREFIX .. 'jobs:' .. job(id).owner, id)
   redis.call('ZREM', PREFIX .. 'expiry', id)
   redis.call('ZREM', PREFIX .. 'leavings', id)
   local key = get(id, 'idempotency')
@@ -319,7 +335,7 @@ local function discard(id)
   elseif status == 'in_progress' then
     redis.call('HSET', record(id), 'cancel_requested', '1')
   else
-    redis.call('ZADD', PREFIX .. 'purge', int(STEADY), id)
+    redis.call('ZADD', PREFIX .. 'purge', int(steady()), id)
   end
 end
 
@@ -327,7 +343,7 @@ end
 -- attempts were lost, else queued. True if it is queued.
 local function lose_worker(id, failure)
   local lost = redis.call('HINCRBY', record(id), 'lost_attempts', 1)
-  redis.call('HINCRBY', PREFIX .. 'leases_lost', get(id, 'model'), 1)
+  redis.call('HINCRBY', PREFIX .. 'leases_lost', job(id).model, 1)
   if get(id, 'cancel_requested') == '1' then
     finish(id, 'cancelled')
   elseif lost >= LIMITS.max_attempts then

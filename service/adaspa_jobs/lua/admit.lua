@@ -34,7 +34,7 @@ local ids, answer = {}, { 'created', 0 }
 for i, params in ipairs(A.params) do
   local id = new_id(A.random[i])
   redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', A.model, 'params', params,
-    'created_at', seconds(NOW), 'attempt', '0', 'lost_attempts', '0', 'schema_version', int(A.version),
+    'created_at', seconds(now()), 'attempt', '0', 'lost_attempts', '0', 'schema_version', int(A.version),
     'priority', A.priority, 'cost', real(A.cost), 'trace', A.trace,
     'idempotency', i == 1 and idempotency or '')  -- of several the first: with it the key is forgotten
   if A.webhook_url then

@@ -3,11 +3,11 @@
 -- worker at a time is told, and not so many that it would be busy for long.
 -- model, spec (its catalog entry, JSON), holds_ms (for how long that holds), worker, counts_ms (for how long it counts),
 -- priorities
-local model, worker, counts = A.model, A.worker, int(STEADY + A.counts_ms)
+local model, worker, counts = A.model, A.worker, int(steady() + A.counts_ms)
 redis.call('HSET', PREFIX .. 'served', model, A.spec)
-redis.call('ZADD', PREFIX .. 'served_until', int(STEADY + A.holds_ms), model)
+redis.call('ZADD', PREFIX .. 'served_until', int(steady() + A.holds_ms), model)
 redis.call('ZADD', PREFIX .. 'workers:' .. model, counts, worker)
-redis.call('ZREMRANGEBYSCORE', PREFIX .. 'workers:' .. model, '-inf', int(STEADY))
+redis.call('ZREMRANGEBYSCORE', PREFIX .. 'workers:' .. model, '-inf', int(steady()))
 for _, priority in ipairs({ 'interactive', 'bulk' }) do
   redis.call('ZREM', PREFIX .. 'serving:' .. queue_of(model, priority), worker)
 end
@@ -16,14 +16,14 @@ local bells = {}
 for i, priority in ipairs(A.priorities) do
   local queue = queue_of(model, priority)
   local serving, lacking = PREFIX .. 'serving:' .. queue, lacking_bells(queue)
-  if lacking > 0 and math.abs(NOW - tonumber(redis.call('HGET', PREFIX .. 'rung', queue) or 0)) < RUNG_MS then
+  if lacking > 0 and math.abs(now() - tonumber(redis.call('HGET', PREFIX .. 'rung', queue) or 0)) < RUNG_MS then
     lacking = 0
   elseif lacking > 0 then
-    redis.call('HSET', PREFIX .. 'rung', queue, int(NOW))
+    redis.call('HSET', PREFIX .. 'rung', queue, int(now()))
   end
   bells[i] = math.min(lacking, AT_ONCE)
   redis.call('ZADD', serving, counts, worker)
-  redis.call('HSET', PREFIX .. 'served_at', queue, int(STEADY))
-  redis.call('ZREMRANGEBYSCORE', serving, '-inf', int(STEADY))
+  redis.call('HSET', PREFIX .. 'served_at', queue, int(steady()))
+  redis.call('ZREMRANGEBYSCORE', serving, '-inf', int(steady()))
 end
 return bells

@@ -1,5 +1,5 @@
 -- The catalog entries of the models that a worker has lately said to serve.
-for _, model in ipairs(redis.call('ZRANGE', PREFIX .. 'served_until', '-inf', int(STEADY), 'BYSCORE')) do
+for _, model in ipairs(redis.call('ZRANGE', PREFIX .. 'served_until', '-inf', int(steady()), 'BYSCORE')) do
   redis.call('HDEL', PREFIX .. 'served', model)
   redis.call('ZREM', PREFIX .. 'served_until', model)
 end

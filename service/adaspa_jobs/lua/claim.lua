@@ -12,7 +12,7 @@ local held = redis.call('HGET', PREFIX .. 'holds', worker)
 if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == worker then
   if get(held, 'process') == A.process then  -- the answer to its claim, or to what ended its attempt, was lost
     begin_attempt(held, A.nonce)
-    redis.call('ZADD', PREFIX .. 'leases', int(STEADY + LIMITS.lease_ms), held)
+    redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), held)
     emit(held, 'in_progress')
     return { held, redis.call('HGETALL', record(held)) }
   end
@@ -30,14 +30,14 @@ local function first_of(queue)
 end
 
 local function begin(id, priority, queue)
-  local cost, owners = cost_of(id), PREFIX .. 'owners:' .. queue
+  local cost, owners = job(id).cost, PREFIX .. 'owners:' .. queue
   local share = priority == 'bulk' and LIMITS.bulk_share or 1 - LIMITS.bulk_share
   local present = tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0)
   local place = tonumber(redis.call('ZSCORE', PREFIX .. 'waiting:' .. queue, id))
   present = math.max(present, place)
   redis.call('HSET', record(id), 'place', real(place))
   redis.call('HSET', PREFIX .. 'virtual', queue, real(present))
-  leave_queue(id, queue)
+  leave_queue(id)
   redis.call('ZREMRANGEBYSCORE', owners, '-inf', real(present))
   local shares = PREFIX .. 'share:' .. model
   local had = redis.call('HMGET', shares, priority, 'present')
@@ -45,9 +45,9 @@ local function begin(id, priority, queue)
   redis.call('HINCRBYFLOAT', shares, priority, real(cost / share))
   begin_attempt(id, A.nonce)
   redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker, 'process', A.process)
-  redis.call('HSETNX', record(id), 'started_at', seconds(NOW))
-  redis.call('ZADD', PREFIX .. 'running:' .. model, int(STEADY), id)
-  redis.call('ZADD', PREFIX .. 'leases', int(STEADY + LIMITS.lease_ms), id)
+  redis.call('HSETNX', record(id), 'started_at', seconds(now()))
+  redis.call('ZADD', PREFIX .. 'running:' .. model, int(steady()), id)
+  redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
   redis.call('HSET', PREFIX .. 'holds', worker, id)
   emit(id, 'in_progress')
   return { id, redis.call('HGETALL', record(id)) }

@@ -22,10 +22,10 @@ if cancelled ~= (outcome == 'cancelled') then
 end
 
 local function note_pace()
-  local model = get(id, 'model')
+  local model, cost = job(id).model, job(id).cost
   local began = redis.call('ZSCORE', PREFIX .. 'running:' .. model, id)
   if began and not cjson.decode(get(id, 'progress')).resumed_from_step then  -- else this attempt did not do all the work
-    redis.call('LPUSH', PREFIX .. 'paces:' .. model, string.format('%.6g', (STEADY - began) / 1000 / cost_of(id)))
+    redis.call('LPUSH', PREFIX .. 'paces:' .. model, string.format('%.6g', (steady() - began) / 1000 / cost))
     redis.call('LTRIM', PREFIX .. 'paces:' .. model, 0, 49)
   end
 end

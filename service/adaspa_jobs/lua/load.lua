@@ -4,25 +4,25 @@
 -- model
 local model = A.model
 local names = { model, model .. ':bulk' }
-local workers = redis.call('ZCOUNT', PREFIX .. 'workers:' .. model, int(STEADY), '+inf')
+local workers = redis.call('ZCOUNT', PREFIX .. 'workers:' .. model, int(steady()), '+inf')
 local queues = {}
 for i, queue in ipairs(names) do
   local oldest = redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, 0, 0, 'WITHSCORES')[2]
   queues[i] = {
     redis.call('ZCARD', PREFIX .. 'waiting:' .. queue),
     redis.call('HGET', PREFIX .. 'backlog', queue) or '0',
-    int(oldest and STEADY - oldest or 0),
-    redis.call('ZCOUNT', PREFIX .. 'serving:' .. queue, int(STEADY), '+inf'),
+    int(oldest and steady() - oldest or 0),
+    redis.call('ZCOUNT', PREFIX .. 'serving:' .. queue, int(steady()), '+inf'),
   }
 end
 local running = {}
 local began = redis.call('ZRANGE', PREFIX .. 'running:' .. model, 0, -1, 'WITHSCORES')
 for i = 1, #began, 2 do
-  local worker = get(began[i], 'worker') or ''
-  local job = { real((STEADY - began[i + 1]) / 1000), real(cost_of(began[i])) }
+  local fields = redis.call('HMGET', record(began[i]), 'worker', 'cost')
+  local one = { real((steady() - began[i + 1]) / 1000), real(tonumber(fields[2])) }
   for _, queue in ipairs(names) do
-    job[#job + 1] = redis.call('ZSCORE', PREFIX .. 'serving:' .. queue, worker) and 1 or 0
+    one[#one + 1] = redis.call('ZSCORE', PREFIX .. 'serving:' .. queue, fields[1] or '') and 1 or 0
   end
-  running[#running + 1] = job
+  running[#running + 1] = one
 end
 return { workers, redis.call('LRANGE', PREFIX .. 'paces:' .. model, 0, -1), running, queues }

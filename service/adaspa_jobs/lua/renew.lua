@@ -6,7 +6,7 @@ local refused = refusal(id, A.token)
 if refused then
   return refused
 end
-redis.call('ZADD', PREFIX .. 'leases', int(STEADY + LIMITS.lease_ms), id)
+redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
 if A.progress then
   redis.call('HSET', record(id), 'progress', A.progress)
   emit(id, 'progress')

@@ -3,7 +3,7 @@
 -- given_up (error of a job that is given up, JSON)
 look()
 local requeued = {}
-for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', '-inf', int(STEADY), 'BYSCORE', 'LIMIT', 0, 100)) do
+for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', '-inf', int(now()), 'BYSCORE', 'LIMIT', 0, 100)) do
   if get(id, 'status') ~= 'in_progress' then  -- a lease without its job, such as a restored backup may hold
     redis.call('ZREM', PREFIX .. 'leases', id)
   elseif lose_worker(id, A.given_up) then

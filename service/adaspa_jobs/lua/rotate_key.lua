@@ -9,10 +9,10 @@ end
 if digest == A.digest then
   return 1
 end
-local ends = NOW + A.grace * 1000
+local ends = now() + A.grace * 1000
 local previous = { digest .. ':' .. int(ends) }
 for old, its_end in string.gmatch(redis.call('HGET', key, 'previous') or '', '(%x+):(%d+)') do
-  if tonumber(its_end) > NOW then
+  if tonumber(its_end) > now() then
     table.insert(previous, old .. ':' .. int(math.min(tonumber(its_end), ends)))
   end
 end

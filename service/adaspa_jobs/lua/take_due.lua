@@ -3,8 +3,8 @@
 -- that it comes up again if the one that took it dies.
 -- set, limit (at most), put_off_ms
 local set = PREFIX .. A.set
-local ids = redis.call('ZRANGE', set, '-inf', int(STEADY), 'BYSCORE', 'LIMIT', 0, A.limit)
+local ids = redis.call('ZRANGE', set, '-inf', int(steady()), 'BYSCORE', 'LIMIT', 0, A.limit)
 for _, id in ipairs(ids) do
-  redis.call('ZADD', set, int(STEADY + A.put_off_ms), id)
+  redis.call('ZADD', set, int(steady() + A.put_off_ms), id)
 end
 return ids

@@ -12,9 +12,9 @@ local function fail(queue, before, failure)
   end
 end
 for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
-  fail(queue, STEADY - A.wait_ms, A.timed_out)
-  if STEADY - tonumber(redis.call('HGET', PREFIX .. 'served_at', queue) or 0) > A.unserved_ms then
-    fail(queue, STEADY - A.unserved_ms, A.unserved)
+  fail(queue, steady() - A.wait_ms, A.timed_out)
+  if steady() - tonumber(redis.call('HGET', PREFIX .. 'served_at', queue) or 0) > A.unserved_ms then
+    fail(queue, steady() - A.unserved_ms, A.unserved)
   end
 end
 return failed

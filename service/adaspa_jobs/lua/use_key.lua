@@ -6,18 +6,18 @@ local id, limit, key = A.id, A.limit, PREFIX .. 'key:' .. A.id
 if limit then
   local rate = PREFIX .. 'rate:' .. id
   local full_at = tonumber(redis.call('GET', rate) or '0')
-  if full_at < NOW or full_at > NOW + 120000 then  -- so far off only if the clock was set back
-    full_at = NOW
+  if full_at < now() or full_at > now() + 120000 then  -- so far off only if the clock was set back
+    full_at = now()
   end
   full_at = full_at + 60000 / limit
-  local wait = full_at - NOW - 60000
+  local wait = full_at - now() - 60000
   if wait > 1 then  -- less is rounding
     return math.ceil(wait)
   end
-  redis.call('SET', rate, string.format('%.3f', full_at), 'PX', int(math.ceil(full_at - NOW)))
+  redis.call('SET', rate, string.format('%.3f', full_at), 'PX', int(math.ceil(full_at - now())))
 end
 local used = tonumber(redis.call('HGET', key, 'last_used_at') or '0')
-if NOW / 1000 - used >= A.noted_seconds and redis.call('EXISTS', key) == 1 then
-  redis.call('HSET', key, 'last_used_at', seconds(NOW))
+if now() / 1000 - used >= A.noted_seconds and redis.call('EXISTS', key) == 1 then
+  redis.call('HSET', key, 'last_used_at', seconds(now()))
 end
 return 0

@@ -13,18 +13,18 @@ if latest and outcome == 'delivered' then
   redis.call('HINCRBY', counts, 'ended|delivered', 1)
   forget_webhook(id)
 elseif latest and not overtaken then
-  redis.call('HSET', key, 'error', A.error, 'tried_at', seconds(NOW))
+  redis.call('HSET', key, 'error', A.error, 'tried_at', seconds(now()))
   if A.body then
     redis.call('HSET', key, 'body', A.body)
     redis.call('HDEL', key, 'record')
   end
   if A.again_in_ms then
-    schedule_webhook(id, lane, NOW + A.again_in_ms)
+    schedule_webhook(id, lane, now() + A.again_in_ms)
   else
     redis.call('HINCRBY', counts, 'ended|dead', 1)
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
     redis.call('ZREM', PREFIX .. 'webhooks', id)
-    redis.call('ZADD', PREFIX .. 'webhooks_dead', int(NOW), id)
+    redis.call('ZADD', PREFIX .. 'webhooks_dead', int(now()), id)
     redis.call('PEXPIRE', key, int(A.dead_ms))
   end
 end
@@ -35,7 +35,7 @@ if not overtaken then
   redis.call('ZREM', PREFIX .. 'webhook_trying:' .. A.owner, id)
   local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
   if first[1] then
-    redis.call('ZADD', PREFIX .. 'webhook_lanes', int(math.max(NOW, tonumber(first[2]))), lane)
+    redis.call('ZADD', PREFIX .. 'webhook_lanes', int(math.max(now(), tonumber(first[2]))), lane)
   else
     redis.call('ZREM', PREFIX .. 'webhook_lanes', lane)
   end

@@ -10,5 +10,5 @@ if redis.call('ZREM', PREFIX .. 'webhooks_dead', id) == 1 then
   redis.call('HSET', key, 'attempts', '0')
   redis.call('PERSIST', key)
 end
-schedule_webhook(id, lane, NOW)
+schedule_webhook(id, lane, now())
 return 1

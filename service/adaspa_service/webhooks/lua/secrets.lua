@@ -3,10 +3,10 @@
 local key = PREFIX .. 'webhook_secrets'
 if A.keep_ms then
   for _, secret in ipairs(redis.call('ZRANGE', key, 'inf', 'inf', 'BYSCORE')) do
-    redis.call('ZADD', key, int(NOW + A.keep_ms), secret)
+    redis.call('ZADD', key, int(now() + A.keep_ms), secret)
   end
 end
-redis.call('ZREMRANGEBYSCORE', key, '-inf', int(NOW))
+redis.call('ZREMRANGEBYSCORE', key, '-inf', int(now()))
 if A.keep_ms or redis.call('ZCARD', key) == 0 then
   redis.call('ZADD', key, 'inf', A.fresh)
 end

@@ -4,16 +4,16 @@
 -- An owner gets so many attempts at a time: receivers of one that all hang hold up no other's.
 -- limit (deliveries at most), attempt_ms (time of an attempt), owner_attempts (of one owner at most)
 local LOOKED_AT, PUT_OFF = 1000, 500
-local over = int(NOW + A.attempt_ms)
+local over = int(now() + A.attempt_ms)
 local taken = {}
 
 local function may_try(owner)
   local trying = PREFIX .. 'webhook_trying:' .. owner
-  redis.call('ZREMRANGEBYSCORE', trying, '-inf', int(NOW))
+  redis.call('ZREMRANGEBYSCORE', trying, '-inf', int(now()))
   return redis.call('ZCARD', trying) < A.owner_attempts
 end
 
-local lanes = redis.call('ZRANGE', PREFIX .. 'webhook_lanes', '-inf', int(NOW), 'BYSCORE', 'LIMIT', 0, LOOKED_AT)
+local lanes = redis.call('ZRANGE', PREFIX .. 'webhook_lanes', '-inf', int(now()), 'BYSCORE', 'LIMIT', 0, LOOKED_AT)
 for _, lane in ipairs(lanes) do
   if #taken == A.limit then
     break
@@ -28,11 +28,11 @@ for _, lane in ipairs(lanes) do
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
     redis.call('ZREM', PREFIX .. 'webhooks', id)
   elseif busy > 0 then
-    redis.call('ZADD', PREFIX .. 'webhook_lanes', int(NOW + busy), lane)
-  elseif due > NOW then
+    redis.call('ZADD', PREFIX .. 'webhook_lanes', int(now() + busy), lane)
+  elseif due > now() then
     redis.call('ZADD', PREFIX .. 'webhook_lanes', int(due), lane)
   elseif not may_try(owner) then
-    redis.call('ZADD', PREFIX .. 'webhook_lanes', int(NOW + PUT_OFF), lane)
+    redis.call('ZADD', PREFIX .. 'webhook_lanes', int(now() + PUT_OFF), lane)
   else
     redis.call('ZADD', PREFIX .. 'webhook_trying:' .. owner, over, id)
     redis.call('HINCRBY', PREFIX .. 'webhook:' .. id, 'attempts', 1)

@@ -3,7 +3,7 @@
 -- then those whose next attempt is farthest off, which have failed most often.
 -- dead_ms (a dead one is kept for), kept (deliveries)
 local waiting, dead = PREFIX .. 'webhooks', PREFIX .. 'webhooks_dead'
-for _, id in ipairs(redis.call('ZRANGE', dead, '-inf', int(NOW - A.dead_ms), 'BYSCORE', 'LIMIT', 0, 100)) do
+for _, id in ipairs(redis.call('ZRANGE', dead, '-inf', int(now() - A.dead_ms), 'BYSCORE', 'LIMIT', 0, 100)) do
   forget_webhook(id)
 end
 local excess = redis.call('ZCARD', waiting) + redis.call('ZCARD', dead) - A.kept
