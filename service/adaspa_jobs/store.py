@@ -61,6 +61,8 @@ class Admitted(NamedTuple):
     """Whether they were made, and not found again by an idempotency key."""
     bells: int
     """Bells that are to be rung for them: none where enough messages are in the queue."""
+    positions: dict[str, int] | None
+    """Of new jobs, by id: 1 for the one that is next in its queue."""
 
 
 class JobStore(Attempts, Announcements, Counts, Upkeep):
@@ -207,8 +209,10 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             raise QueueFull(params[0].model)
         if outcome == b"conflict":
             raise IdempotencyConflict(rest[0].decode())
-        bells = rest.pop(0) if outcome == b"created" else 0
-        return Admitted([job_from_pairs(*each) for each in rest], outcome == b"created", bells)
+        bells, positions, *rest = rest if outcome == b"created" else (0, None, *rest)
+        jobs = [job_from_pairs(*each) for each in rest]
+        found = None if positions is None else {job.id: at for job, at in zip(jobs, positions, strict=True)}
+        return Admitted(jobs, positions is not None, bells, found)
 
     def repeated(self, idempotency: tuple[str, str], owner: str = OPEN_OWNER) -> list[Job] | None:
         """The jobs that the same request led to before, as ``admit_all`` gives them again; None if its key is new.

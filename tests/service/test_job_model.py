@@ -142,7 +142,8 @@ class Jobs(RuleBasedStateMachine):
         full = self.store.load("demo").waiting + count > CAP
         with self.outside.struck_by(fault):
             try:
-                jobs, new = submit(parts, Caller(OPEN_OWNER), Wanted(params, priority), idempotency_of(str(count), key))
+                once = idempotency_of(str(count), key)
+                jobs, new, *_ = submit(parts, Caller(OPEN_OWNER), Wanted(params, priority), once)
             except ApiError as error:
                 assert (error.code == "queue_full" and full) or (error.code == "idempotency_key_reused" and key)
             except AWAY:

@@ -30,7 +30,7 @@ local function new_id(random)
   return string.format('video_%06x%08x%s', high, us - high * 4294967296, random)
 end
 
-local ids, answer = {}, { 'created', 0 }
+local ids, answer = {}, { 'created', 0, {} }
 for i, params in ipairs(A.params) do
   local id = new_id(A.random[i])
   redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', A.model, 'params', params,
@@ -50,4 +50,7 @@ if idempotency then
   redis.call('HSET', PREFIX .. 'idempotency:' .. idempotency, 'id', ids[1], 'digest', A.digest, 'batch', table.concat(ids, ','))
 end
 answer[2] = math.min(count, lacking_bells(queue))
+for i, id in ipairs(ids) do
+  answer[3][i] = redis.call('ZRANK', PREFIX .. 'waiting:' .. queue, id) + 1
+end
 return answer

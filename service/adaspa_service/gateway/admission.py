@@ -9,7 +9,7 @@ from adaspa_api.words import Priority
 from adaspa_jobs.counts import Load
 from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.queue import QueueUnavailable, ring
-from adaspa_jobs.store import IdempotencyConflict, QueueFull, TooManyInFlight
+from adaspa_jobs.store import Admitted, IdempotencyConflict, QueueFull, TooManyInFlight
 
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError, bad_field
@@ -47,8 +47,8 @@ def repeated(parts: Parts, caller: Caller, idempotency: tuple[str, str]) -> list
         raise key_reused() from error
 
 
-def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str, str] | None) -> tuple[list[Job], bool]:
-    """Admit jobs and ring for them; the jobs, and whether they are new.
+def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str, str] | None) -> Admitted:
+    """Admit jobs and ring for them.
 
     A job whose bell cannot be rung is accepted all the same: workers find it by themselves. Nothing is taken back:
     another request with the same key may have been told of it.
@@ -82,7 +82,7 @@ def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str,
         ring(parts.celery, spec.id, priority, admitted.bells)
     except QueueUnavailable as error:
         log.warning("%s: a worker has to find it by itself: %s", admitted.jobs[0].id, error)
-    return admitted.jobs, admitted.new
+    return admitted
 
 
 def key_reused() -> ApiError:

@@ -6,9 +6,16 @@ from adaspa_service.gateway.parts import Parts
 from adaspa_service.views import Place
 
 
-def places(parts: Parts, jobs: list[Job]) -> dict[str, Place]:
-    """The places of those of the jobs that wait, by id."""
-    positions = parts.store.queue_positions(jobs)
+def places(parts: Parts, jobs: list[Job], positions: dict[str, int] | None = None) -> dict[str, Place]:
+    """The places of those of the jobs that wait, by id.
+
+    Args:
+        parts: the gateway's.
+        jobs: those that are asked for.
+        positions: theirs, where they are known; else the store is asked.
+    """
+    if positions is None:
+        positions = parts.store.queue_positions(jobs)
     waiting = [job for job in jobs if job.id in positions]
     loads = {model: parts.loads.get(model) for model in {job.params.model for job in waiting}}
     found = {}

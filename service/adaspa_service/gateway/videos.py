@@ -108,19 +108,22 @@ async def admit(
     url = await check_webhook(parts, webhook_url, caller.owner)
 
     def admit_new() -> tuple[VideoList, bool]:
-        jobs, new = submit(parts, caller, wanted(url), idempotency)
-        for job in jobs if new else ():
+        admitted = submit(parts, caller, wanted(url), idempotency)
+        for job in admitted.jobs if admitted.new else ():
             audit.note(request, caller, "job.created", job=job.id)
-        return accepted(parts, jobs), new
+        return accepted(parts, admitted.jobs, admitted.positions), admitted.new
 
     return await run_in_threadpool(admit_new)
 
 
-def accepted(parts: Parts, jobs: list[Job]) -> VideoList:
-    """Accepted jobs as clients see them. Their places are left out where Redis is lost just now: a client that was told
-    to try again would make the jobs twice."""
+def accepted(parts: Parts, jobs: list[Job], positions: dict[str, int] | None = None) -> VideoList:
+    """Accepted jobs as clients see them, with their positions where these are known.
+
+    Their places are left out where Redis is lost just now: a client that was told to try again would make the jobs
+    twice.
+    """
     try:
-        found = places(parts, jobs)
+        found = places(parts, jobs, positions)
     except StoreUnavailable as error:
         log.warning("%s: accepted; its place is not told: %s", jobs[0].id, error)
         found = {}
