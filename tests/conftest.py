@@ -34,9 +34,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Gateways leave their tokens in a folder of the tests."""
+    """Gateways leave their tokens in a folder of the tests, and nobody is trusted: to read the usual authorities takes
+    each HTTP client of the tests, and of the processes they start, longer than most tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("no-authorities")))
+        patch.delenv("SSL_CERT_FILE", raising=False)
         yield
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 from adaspa_jobs.listening import local_url
-from running_gateway import until
+from waiting import until
 
 COMMAND = [sys.executable, "-m", "adaspa_service.gateway"]
 

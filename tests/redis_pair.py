@@ -7,8 +7,8 @@ from pathlib import Path
 
 import redis
 from flaky_proxy import FlakyProxy, flaky
-from running_gateway import until
 from valkey_process import free_port, start_valkey
+from waiting import until
 
 GUIDE = Path(__file__).parents[1] / "docs" / "operations.md"
 RIGHTS: list[str] = re.findall(r"^ACL SETUSER adaspa on >PASSWORD (.*)$", GUIDE.read_text(), re.MULTILINE)[0].split()

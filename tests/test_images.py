@@ -19,11 +19,13 @@ from adaspa_jobs.settings import Settings
 from adaspa_service.local.supervisor import free_port
 from dockerfile_parse import DockerfileParser
 from rendered_chart import container, render
-from running_gateway import until
+from waiting import until
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 TOOLS = Path(sys.executable).parent
+OURS = dict(os.environ)
+"""As it is before the tests begin, which trust no certificate: pip asks real servers."""
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
@@ -61,7 +63,7 @@ def build(name: str, folder: Path, shared: str = "") -> Path:
     lines = [line for line in values(name, "RUN") if "/venv/bin/pip install" in line]
     for line in lines:
         shell = line.removeprefix("python -m venv /venv && ").replace("/venv", str(venv))
-        subprocess.run(shell, shell=True, cwd=source, env=os.environ | {"TORCH_INDEX": ""}, check=True)
+        subprocess.run(shell, shell=True, cwd=source, env=OURS | {"TORCH_INDEX": ""}, check=True)
     shutil.rmtree(source)  # the image does not have it either
     return venv
 
@@ -121,7 +123,7 @@ def test_the_library_alone_brings_nothing_of_the_service(tmp_path: Path) -> None
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
     command += ["-c", "constraints.txt", "--report", report, "./kernels"]
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(command, cwd=ROOT, env=OURS, check=True)
     brought = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
     assert {"adaspa", "torch", "triton"} <= brought
     assert not brought & {"adaspa-serve", "celery", "diffusers", "fastapi", "httpx", "redis", "typer", "uvicorn"}

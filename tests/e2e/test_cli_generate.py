@@ -9,8 +9,9 @@ from pathlib import Path
 import av
 import pytest
 from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment
-from service_process import Service, until
+from service_process import Service
 from tiny_wan import FAILING_PROMPT
+from waiting import until
 
 
 def frames(path: Path) -> int:

@@ -14,8 +14,9 @@ import pytest
 from adaspa_service.local.supervisor import free_port
 from collector import Collector, collecting
 from prometheus_text import value
-from service_process import Service, children, environment, until
+from service_process import Service, children, environment
 from tiny_wan import FAILING_PROMPT
+from waiting import until
 
 PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading")
 

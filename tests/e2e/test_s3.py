@@ -5,7 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 from s3_servers import KINDS, URL, s3_server
-from service_process import Service, environment, until
+from service_process import Service, environment
+from waiting import until
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,8 +11,9 @@ import httpx
 import pytest
 from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
-from service_process import ADASPA, Service, children, environment, until
+from service_process import ADASPA, Service, children, environment
 from tiny_wan import FAILING_PROMPT, model_spec, write_catalog
+from waiting import until
 
 
 def adaspa(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 from receiver import receiving
-from service_process import ADASPA, Service, environment, until
+from service_process import ADASPA, Service, environment
+from waiting import until
 
 LOCAL = {"webhook_http": "true", "webhook_networks": "127.0.0.0/8"}
 

@@ -17,7 +17,8 @@ from adaspa_jobs.settings import Settings
 from adaspa_service.gateway import events
 from plain_proxy import plain_proxy
 from pydantic import SecretStr
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 pytestmark = pytest.mark.asks
 BOTH = frozenset({Scope.read, Scope.write})

@@ -4,8 +4,9 @@ import json
 
 import redis
 from adaspa_jobs.catalog import ModelSpec
-from running_gateway import Service, until
+from running_gateway import Service
 from tiny_wan import SIZE, model_spec
+from waiting import until
 
 
 def served(service: Service) -> list[str]:

@@ -13,7 +13,8 @@ from adaspa_command import adaspa
 from adaspa_jobs.keys import Scope
 from adaspa_jobs.logs import AUDIT
 from gateway_process import running
-from running_gateway import Service, until
+from running_gateway import Service
+from waiting import until
 
 PROMPT = "a circle that is nobody's business"
 FIELDS = ("event", "job", "key", "actor", "actor_name", "address", "request_id")

@@ -13,8 +13,9 @@ from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore, Lease
 from claiming import claim
-from running_gateway import REPORT, serving, until
+from running_gateway import REPORT, serving
 from valkey_process import start_valkey
+from waiting import until
 
 Params = Callable[..., JobParams]
 

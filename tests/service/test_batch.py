@@ -7,7 +7,8 @@ import pytest
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.keys import Scope
 from adaspa_jobs.settings import Settings
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 
 def test_n_makes_so_many_jobs_with_seeds_that_follow_one_another(service: Service) -> None:

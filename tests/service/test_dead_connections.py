@@ -23,8 +23,8 @@ from adaspa_service.gateway.events import Stream
 from adaspa_service.gateway.parts import Parts
 from flaky_proxy import FlakyProxy, flaky
 from kombu.simple import SimpleQueue
-from running_gateway import until
 from valkey_process import free_port, start_valkey
+from waiting import until
 
 
 @dataclass

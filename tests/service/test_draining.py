@@ -14,7 +14,8 @@ import httpx
 from adaspa_jobs.settings import Settings
 from event_stream import parse
 from gateway_process import running
-from running_gateway import serving, until
+from running_gateway import serving
+from waiting import until
 
 
 class Balancer:

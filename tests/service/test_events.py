@@ -11,7 +11,8 @@ import pytest
 from adaspa_jobs.settings import Settings
 from claiming import FAILURE
 from event_stream import following, parse
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 
 def test_a_job_is_followed_from_its_beginning_to_its_end(service: Service) -> None:

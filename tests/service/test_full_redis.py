@@ -12,8 +12,9 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled, JobStore, StoreUnavailable
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
 from claiming import FAILURE, VIDEO, claimed, record
-from running_gateway import REPORT, serving, until
+from running_gateway import REPORT, serving
 from valkey_process import start_valkey
+from waiting import until
 
 PROMPT = {"prompt": "a red circle " * 20}
 ROOM = 300_000

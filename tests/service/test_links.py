@@ -10,8 +10,9 @@ import pytest
 from adaspa_jobs.keys import Scope
 from adaspa_jobs.settings import Settings
 from pydantic import SecretStr
-from running_gateway import FILES, Service, serving, until
+from running_gateway import FILES, Service, serving
 from s3_servers import URL, s3_server
+from waiting import until
 
 pytestmark = pytest.mark.asks
 VIDEO = FILES["video"][2]

@@ -16,8 +16,9 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobStore, LeaseLost
 from adaspa_service.gateway import janitor
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
 from valkey_process import start_valkey
+from waiting import until
 
 LEASE_SECONDS = 3.0
 

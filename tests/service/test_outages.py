@@ -20,8 +20,9 @@ from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.gateway import admission
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
 from valkey_process import start_valkey
+from waiting import until
 
 
 @pytest.fixture

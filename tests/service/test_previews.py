@@ -8,7 +8,8 @@ from adaspa_jobs.job import Progress
 from adaspa_jobs.store import JobCancelled, Lease, LeaseLost
 from claiming import FAILURE
 from event_stream import following
-from running_gateway import Service, until
+from running_gateway import Service
+from waiting import until
 
 
 def show(service: Service, lease: Lease, step: int, image: bytes) -> None:

@@ -11,7 +11,8 @@ from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.store import JobStore, Lease, QueueFull
-from running_gateway import REPORT, Service, until
+from running_gateway import REPORT, Service
+from waiting import until
 
 Params = Callable[..., JobParams]
 

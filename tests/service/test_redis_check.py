@@ -10,8 +10,8 @@ from adaspa_jobs import redis_check
 from adaspa_jobs.settings import Settings
 from adaspa_service.cli.doctor import State, set_redis
 from redis_pair import RIGHTS
-from running_gateway import until
 from valkey_process import start_valkey
+from waiting import until
 
 ROOT = Path(__file__).parents[2]
 CELERY = {"BRPOP", "WATCH", "MULTI", "EVALSHA", "ZREM", "HDEL", "LPUSH", "RPOP"}

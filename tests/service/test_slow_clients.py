@@ -12,7 +12,8 @@ import httpx
 import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway import body, connections
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 POST = b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 26\r\n\r\n"
 BODY = b'{"prompt": "a red circle"}'

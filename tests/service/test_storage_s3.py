@@ -10,8 +10,9 @@ import obstore
 import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
-from running_gateway import serving, until
+from running_gateway import serving
 from s3_servers import KINDS, URL, S3Server, s3_server
+from waiting import until
 
 
 @pytest.fixture(scope="module", params=KINDS)

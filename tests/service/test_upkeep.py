@@ -8,7 +8,8 @@ import pytest
 import redis
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import Lease
-from running_gateway import FILES, Service, serving, until
+from running_gateway import FILES, Service, serving
+from waiting import until
 
 
 def changed(settings: Settings, **changes: Any) -> Settings:

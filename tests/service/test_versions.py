@@ -13,7 +13,8 @@ from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.store import JobStore
 from pydantic import Field
 from records import PARAMS, capture, make_jobs, restore
-from running_gateway import Service, until
+from running_gateway import Service
+from waiting import until
 
 CAPTURED = sorted((Path(__file__).parent / "records").glob("version_*.json"))
 PRESENT = "present"

@@ -13,7 +13,8 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled
 from adaspa_service.cli.progress import summary
 from claiming import FAILURE, claim
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])

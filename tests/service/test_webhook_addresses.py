@@ -14,7 +14,8 @@ from adaspa_service.webhooks.addresses import RESOLVERS, permitted
 from claiming import claimed
 from names import Names
 from receiver import receiving
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 REFUSED = {
     "loopback": "127.0.0.1",

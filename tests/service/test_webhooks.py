@@ -15,7 +15,8 @@ from adaspa_jobs.store import JobStore
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
 from prometheus_text import value
 from receiver import Answer, Receiver, close, drip, receiving
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 SECRET, OTHER_SECRET = (
     "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXM=",
@@ -221,6 +222,15 @@ def test_an_attempt_that_a_stopping_gateway_breaks_off_is_made_again(settings: S
         with serving(settings, tmp_path) as service:
             until(lambda: service.parts.deliveries.counts().ended == {"delivered": 1}, "the next gateway delivers it")
             assert len(receiver.calls) == 2 and len(set(receiver.ids())) == 1
+
+
+@pytest.mark.timeout(120)
+def test_a_gateway_with_nothing_to_deliver_stops_without_another_look(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_service.webhooks.deliverer.EVERY_SECONDS", 3600.0)
+    with serving(settings, tmp_path) as service:
+        assert service.http.get("/readyz").status_code == 200
 
 
 def test_an_attempt_that_was_lost_with_its_gateway_is_made_again(

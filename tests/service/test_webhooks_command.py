@@ -13,8 +13,9 @@ from adaspa_jobs.keys import Scope
 from adaspa_jobs.settings import Settings
 from pydantic import ValidationError
 from receiver import Receiver, receiving
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
 from standardwebhooks import WebhookVerificationError
+from waiting import until
 
 ADASPA = Path(sys.executable).with_name("adaspa")
 SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXM="

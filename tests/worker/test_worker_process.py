@@ -18,7 +18,7 @@ from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from redis_pair import running_pair
-from running_gateway import until
+from waiting import until
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class Deliverer:
             if running:
                 _, running = await asyncio.wait(running, timeout=EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             else:
-                await asyncio.sleep(EVERY_SECONDS)
+                await asyncio.to_thread(self._stopping.wait, EVERY_SECONDS)
         if running:
             _, late = await asyncio.wait(running, timeout=STOP_SECONDS)
             for task in late:

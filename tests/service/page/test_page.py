@@ -14,7 +14,8 @@ from adaspa_jobs.settings import Settings
 from browser import PLAYED, OpenTab, assert_accessible, clip, finished, webp
 from playwright.sync_api import Page, expect
 from receiver import receiving
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 NOT_COVERED = """element => {
   const { x, top, bottom } = element.getBoundingClientRect();

@@ -1,0 +1,12 @@
+"""Waiting for an event: patient, because a machine that is busy is no failure."""
+
+import time
+from collections.abc import Callable
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    """Wait for a condition; AssertionError names it when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.01)
