@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+import trustme
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore
 from hypothesis import HealthCheck
@@ -34,12 +35,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Gateways leave their tokens in a folder of the tests, and nobody is trusted: to read the usual authorities takes
-    each HTTP client of the tests, and of the processes they start, longer than most tests."""
+    """Gateways leave their tokens in a folder of the tests. One authority is trusted: to read the usual ones takes each
+    HTTP client of the tests, and of the processes that they start, longer than most tests."""
+    folder = tmp_path_factory.mktemp("state")
+    trustme.CA(key_type=trustme.KeyType.ECDSA).cert_pem.write_to_path(folder / "authority.pem")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("no-authorities")))
-        patch.delenv("SSL_CERT_FILE", raising=False)
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        patch.setenv("SSL_CERT_FILE", str(folder / "authority.pem"))
+        patch.delenv("SSL_CERT_DIR", raising=False)
         yield
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 TOOLS = Path(sys.executable).parent
 OURS = dict(os.environ)
-"""As it is before the tests begin, which trust no certificate: pip asks real servers."""
+"""As it is before the tests begin, which trust no server: pip asks real ones."""
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)

@@ -78,7 +78,7 @@ def through_a_failover(pair: Pair, settings: Settings, tmp_path: Path, lead_to_s
         ):
             broker.ensure_connection(max_retries=1, interval_start=0)  # so a worker waits before it tries again
         lead_to_second()
-        until(lambda: service.http.get("/readyz").status_code == 200, "the gateway is ready", 5)
+        until(lambda: service.http.get("/readyz").status_code == 200, "the gateway is ready")
         with ThreadPoolExecutor(8) as many:  # as many connections again
             posted = many.map(lambda _: service.http.post("/videos", json={"prompt": "a red circle"}), range(8))
             assert [answer.status_code for answer in posted] == [200] * 8
