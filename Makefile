@@ -27,7 +27,7 @@ format: setup
 cli-docs: setup      ## bring docs/cli.md up to the commands' own help
 	$(BIN)/python tests/cli_reference.py
 
-field-tables: setup  ## bring docs/settings.md, docs/models.md and the chart's schema up to the fields' own descriptions
+field-tables: setup  ## bring tables of docs, the chart's schema and the client's VideoFields up to the fields
 	$(BIN)/python tests/field_tables.py
 
 setup: $(VENV)/.installed

@@ -1,19 +1,27 @@
 """What the fields of settings and catalog say of themselves, where else it stands: ``python tests/field_tables.py``
-brings docs/settings.md, docs/models.md and the chart's schema up to it."""
+brings docs/settings.md, docs/models.md, docs/api.md, the chart's schema and the client's keyword arguments up to it."""
 
 import json
 import re
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
+from adaspa_api.fields import VideoCreate, rows
+from adaspa_api.limits import Choice
 from adaspa_jobs.catalog import Memory, ModelSpec
 from adaspa_jobs.settings import PREFIX, Settings
 from pydantic import BaseModel
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHART_SCHEMA = DOCS.parent / "helm" / "adaspa-serve" / "values.schema.json"
-TABLES: dict[str, list[type[BaseModel]]] = {"settings.md": [Settings], "models.md": [ModelSpec, Memory]}
+VIDEO_FIELDS = DOCS.parent / "service" / "client" / "adaspa_api" / "video_fields.py"
+TABLES: dict[str, list[type[BaseModel]]] = {
+    "settings.md": [Settings],
+    "models.md": [ModelSpec, Memory],
+    "api.md": [VideoCreate],
+}
 """By page, whose fields it has a table of, each behind a mark."""
 
 
@@ -36,15 +44,20 @@ def as_json(value: Any) -> str:
 
 def table(model: type[BaseModel]) -> str:
     """Name, default and meaning of each field."""
-    rows = [f"| {'setting' if model is Settings else 'field'} | default | meaning |", "|---|---|---|"]
+    if model is VideoCreate:
+        lines = ["| field | meaning |", "|---|---|"]
+    else:
+        lines = [f"| {'setting' if model is Settings else 'field'} | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         assert field.description, f"{model.__name__}.{name} has no description"
         meaning = re.sub(r"\s+", " ", field.description).replace("``", "`")
-        if model is Settings:
-            rows.append(f"| `{PREFIX}{name.upper()}` | {as_variable(field.default)} | {meaning} |")
+        if model is VideoCreate:
+            lines.append(f"| `{name}` | {meaning} |")
+        elif model is Settings:
+            lines.append(f"| `{PREFIX}{name.upper()}` | {as_variable(field.default)} | {meaning} |")
         else:
-            rows.append(f"| `{name}` | {'required' if field.is_required() else as_json(field.default)} | {meaning} |")
-    return "\n".join(rows)
+            lines.append(f"| `{name}` | {'required' if field.is_required() else as_json(field.default)} | {meaning} |")
+    return "\n".join(lines)
 
 
 def filled(page: str) -> str:
@@ -87,7 +100,33 @@ def chart_schema() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
+def as_written(kind: Any) -> str:
+    """A type as it stands in a program."""
+    if isinstance(kind, UnionType):
+        return " | ".join(as_written(part) for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is Literal:
+        return f"Literal[{', '.join(json.dumps(word) for word in get_args(kind))}]"
+    return str(kind.__name__)
+
+
+def video_fields() -> str:
+    """The client's keyword arguments as a module: a type checker reads no class that is made at run time."""
+    lines = [
+        '"""What may be asked beside the prompt. Made of the rows of ``fields.py``: ``make field-tables``."""\n',
+        "from typing import Literal, TypedDict\n\n",
+        "class VideoFields(TypedDict, total=False):",
+        '    """What may be asked beside the prompt; ``models`` tells what each model takes."""\n',
+    ]
+    for name, row in rows(VideoCreate).items():
+        words = row.limits.words if isinstance(row.limits, Choice) else None
+        kind = Literal[*words] if words else VideoCreate.model_fields[name].annotation
+        if name not in ("prompt", "n"):
+            lines.append(f"    {name}: {as_written(kind)}")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     for page in TABLES:
         (DOCS / page).write_text(filled(page))
     CHART_SCHEMA.write_text(chart_schema())
+    VIDEO_FIELDS.write_text(video_fields())

@@ -9,11 +9,11 @@ from adaspa_api.words import OutputFormat, Quality
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json
 
+from adaspa_jobs import fields
+from adaspa_jobs.fields import with_limits
 from adaspa_jobs.job import JobParams
 
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
-Sparsity = Annotated[float, Field(ge=0, lt=1)]
-Mass = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -34,6 +34,7 @@ class Memory(BaseModel):
     """Of the weights; ``null`` is bfloat16 on a GPU and float32 without one."""
 
 
+@with_limits
 class ModelSpec(BaseModel):
     """One served model. Nothing outside its limits reaches a worker."""
 
@@ -74,10 +75,6 @@ class ModelSpec(BaseModel):
     """Prompts that the page offers to start from."""
     qualities: list[Quality] = Field(default=list(Quality), min_length=1)
     """AdaSpa's presets that a client may choose."""
-    sparsity_range: tuple[Sparsity, Sparsity] = (0.0, 0.99)
-    """Least and greatest ``sparsity`` that a client may choose."""
-    retained_mass_range: tuple[Mass, Mass] = (0.5, 0.999)
-    """Least and greatest ``retained_mass`` that a client may choose."""
     warmup_range: tuple[Share, Share] = (0.0, 1.0)
     """Least and greatest share of the steps that a client may have dense at the start (``warmup``)."""
     output_formats: list[OutputFormat] = Field(default=list(OutputFormat), min_length=1)
@@ -116,8 +113,8 @@ class ModelSpec(BaseModel):
                 raise ValueError(f"{name}_range: [{low}, {high}] is not a range")
             if not low <= defaults[name] <= high:
                 raise ValueError(f"the default of {name}, {defaults[name]}, is not within [{low}, {high}]")
-        for name in ("sparsity_range", "retained_mass_range", "warmup_range"):
-            low, high = getattr(self, name)
+        for name in ("warmup_range", *(str(limits.limits) for limits in fields.made().values())):
+            low, high = getattr(self, name) or (0, 0)
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a range")
         if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):

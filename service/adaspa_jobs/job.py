@@ -6,10 +6,13 @@ docs/job_records.md says what to do when it changes.
 
 from typing import cast
 
+from adaspa_api.fields import Settled
 from adaspa_api.report import AttentionReport, JobError, TokenCount
-from adaspa_api.words import TERMINAL, End, JobStatus, OutputFormat, Phase, Priority, Quality, StepKind
-from pydantic import BaseModel, ConfigDict, Field
+from adaspa_api.words import TERMINAL, End, JobStatus, OutputFormat, Phase, Priority, StepKind
+from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
+
+from adaspa_jobs.fields import of_rows
 
 SCHEMA_VERSION = 1
 """The newest record that this version can run."""
@@ -19,34 +22,18 @@ BOOTSTRAP_OWNER = "bootstrap"
 """The owner of the jobs that ADASPA_BOOTSTRAP_KEY creates."""
 
 
-class JobParams(BaseModel):
+@of_rows
+class JobParams(Settled):
     """What was asked for, with every default filled in.
 
-    A parameter that came after version 1 has a default and names its version:
-    ``Field(default=None, json_schema_extra={"since": 2})``.
+    A parameter that came after version 1 has a default and names its version: ``since`` in its row, or
+    ``Field(default=None, json_schema_extra={"since": 2})`` for one that no client names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
-    prompt: str
-    negative_prompt: str | None = None
     width: int
     height: int
-    num_frames: int
-    fps: int
-    steps: int
-    """Denoising steps."""
-    guidance_scale: float
-    seed: int = Field(ge=0, lt=2**63)
-    quality: Quality | None = None
-    """AdaSpa's preset; None, with the three fields below unset, is the model's own configuration."""
-    sparsity: float | None = Field(default=None, ge=0, lt=1)
-    """Share of the blocks that sparse steps leave out; 0 is dense attention."""
-    retained_mass: float | None = Field(default=None, gt=0, lt=1)
-    """Share of each row's attention mass that sparse steps keep, with as few blocks as hold it."""
-    warmup: int | None = Field(default=None, ge=0)
-    """Dense steps at the start."""
     output_format: OutputFormat = OutputFormat.mp4
     remixed_from: str | None = None
     """The job whose parameters these are but for the prompt."""

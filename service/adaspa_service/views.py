@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from adaspa_api.limits import seconds_text
 from adaspa_api.models import Model
 from adaspa_api.videos import Video
 from adaspa_api.words import JobStatus
@@ -62,8 +63,3 @@ def preview_url(job: Job) -> str | None:
     """Where the latest preview is; another one has another address."""
     step = job.progress.preview_step
     return None if step is None else f"/v1/videos/{job.id}/preview?step={step}"
-
-
-def seconds_text(seconds: float) -> str:
-    """Seconds as OpenAI's clients expect them: a string, with three decimals at most."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".")

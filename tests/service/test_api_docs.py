@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from adaspa_api.videos import VideoCreate
+from adaspa_api.fields import VideoCreate
 from running_gateway import Service
 
 TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text()

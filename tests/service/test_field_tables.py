@@ -8,7 +8,7 @@ import pytest
 from adaspa_jobs.catalog import Catalog, Memory, ModelSpec
 from adaspa_jobs.settings import PREFIX, Settings
 from adaspa_worker.source import is_hub_name
-from field_tables import DOCS, TABLES, filled
+from field_tables import DOCS, TABLES, VIDEO_FIELDS, filled, video_fields
 from pages import PAGES, ROOT
 
 ROW = re.compile(r"^\| `(\w+)` \| `?(.*?)`? \| \S.* \|$", re.M)
@@ -18,6 +18,10 @@ ROW = re.compile(r"^\| `(\w+)` \| `?(.*?)`? \| \S.* \|$", re.M)
 @pytest.mark.parametrize("page", TABLES)
 def test_the_tables_are_what_the_fields_say(page: str) -> None:
     assert filled(page) == (DOCS / page).read_text(), "run: make field-tables"
+
+
+def test_the_clients_keyword_arguments_are_what_the_rows_say() -> None:
+    assert video_fields() == VIDEO_FIELDS.read_text(), "run: make field-tables"
 
 
 def test_every_setting_is_there_with_its_default_as_a_variable_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import redis
-from adaspa_api.videos import VideoCreate
+from adaspa_api.fields import VideoCreate
 from adaspa_api.words import TERMINAL, JobStatus, Priority
 from adaspa_jobs.job import OPEN_OWNER, Artifact, Job, Progress
 from adaspa_jobs.queue import queue_name, ring

@@ -26,7 +26,7 @@ MODULE = "adaspa_worker.local"
 def resolved(prompt: str, number: int, asked: VideoFields) -> list[JobParams]:
     """The jobs of a request, as the gateway would make them of the catalog here. Ends the command if it is wrong."""
     need(NEEDED, "--local")
-    from adaspa_api.videos import VideoCreate  # noqa: PLC0415
+    from adaspa_api.fields import VideoCreate  # noqa: PLC0415
 
     from adaspa_service.gateway.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
     from adaspa_service.gateway.params import batch  # noqa: PLC0415

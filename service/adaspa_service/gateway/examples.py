@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
+from adaspa_api.fields import EXAMPLE
 from adaspa_api.models import ModelList
 from adaspa_api.report import AttentionReport, LayerReport
-from adaspa_api.videos import EXAMPLE, Link, Video, VideoDeleted, VideoList
+from adaspa_api.videos import Link, Video, VideoDeleted, VideoList
 from adaspa_api.words import JobStatus, Quality
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Job, JobParams, Progress

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from adaspa_api.videos import Video, VideoCreate, VideoDeleted, VideoList, VideoRemix
+from adaspa_api.fields import VideoCreate
+from adaspa_api.videos import Video, VideoDeleted, VideoList, VideoRemix
 from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
 from adaspa_jobs.store import VIDEO_ID, StoreUnavailable

@@ -2,7 +2,7 @@
 
 import logging
 
-from adaspa_api.videos import MAX_URL_CHARS
+from adaspa_api.fields import MAX_URL_CHARS
 from adaspa_jobs.settings import Settings
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 

@@ -3,93 +3,16 @@
 A field that a later version adds to an answer has a default: the gateway may be of an earlier one.
 """
 
-from typing import Annotated, Literal, TypedDict
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from adaspa_api.fields import Settled, WebhookUrl
 from adaspa_api.report import AttentionReport, JobError, TokenCount
 from adaspa_api.words import TERMINAL, End, JobStatus, Open, OutputFormat, Phase, Priority, Quality, StepKind
 
 Variant = Literal["video", "thumbnail", "spritesheet"]
-EXAMPLE: JsonDict = {
-    "prompt": "a large yellow star moves right on a navy background",
-    "model": "demo",
-    "steps": 24,
-    "seed": 7,
-}
-MAX_URL_CHARS = 2048
-WebhookUrl = Annotated[
-    str | None,
-    Field(
-        max_length=MAX_URL_CHARS,
-        description="An https URL that gets the event of the job's end, signed: see `webhooks`. It is shown nowhere.",
-    ),
-]
-
-
-class VideoCreate(BaseModel):
-    """What ``POST /videos`` takes; only the prompt is required. ``GET /models`` tells what a model allows."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": EXAMPLE})
-
-    prompt: str = Field(description="What the video shows.")
-    model: str | None = Field(default=None, description="Default: the first of GET /models.")
-    size: str | None = Field(default=None, description="WIDTHxHEIGHT in pixels.")
-    seconds: str | float | None = Field(
-        default=None, description="Length of the clip; it has to come out at an allowed number of frames."
-    )
-    num_frames: int | None = None
-    fps: int | None = Field(default=None, description="Frames per second.")
-    steps: int | None = Field(default=None, description="Denoising steps.")
-    guidance_scale: float | None = None
-    negative_prompt: str | None = Field(default=None, description="What the video does not show.")
-    seed: int | None = Field(default=None, description="The same seed gives the same video; default: drawn.")
-    quality: str | None = Field(
-        default=None, description=f"AdaSpa's preset: {', '.join(Quality)}. Default: the model's own settings."
-    )
-    sparsity: float | None = Field(
-        default=None, description="Instead of a preset: share of the attention blocks that sparse steps leave out."
-    )
-    retained_mass: float | None = Field(
-        default=None, description="Instead of a preset: share of the attention mass that sparse steps keep."
-    )
-    warmup: int | None = Field(default=None, description="Instead of a preset's: dense steps at the start.")
-    output_format: str | None = Field(
-        default=None, description=f"The video's file: {', '.join(OutputFormat)}. Default: the model's first."
-    )
-    n: int | None = Field(
-        default=None,
-        description="So many videos, with this seed and those that follow it, all accepted or none. The answer is then "
-        "a list, also for 1.",
-    )
-    priority: Literal["interactive", "bulk"] | None = Field(
-        default=None,
-        description="The queue to wait in. Bulk jobs get a share of the workers while interactive ones wait. "
-        "Default: bulk if the request is much more work than the model's default one, which may not be interactive.",
-    )
-    webhook_url: WebhookUrl = None
-
-
-class VideoFields(TypedDict, total=False):
-    """What may be asked beside the prompt; ``models`` tells what each model takes."""
-
-    model: str
-    size: str
-    seconds: str | float
-    num_frames: int
-    fps: int
-    steps: int
-    guidance_scale: float
-    negative_prompt: str
-    seed: int
-    quality: Literal["exact", "quality", "balanced", "fast"]
-    sparsity: float
-    retained_mass: float
-    warmup: int
-    output_format: Literal["mp4", "webm", "gif"]
-    priority: Literal["interactive", "bulk"]
-    webhook_url: str
 
 
 class VideoRemix(BaseModel):
@@ -101,15 +24,21 @@ class VideoRemix(BaseModel):
     webhook_url: WebhookUrl = None
 
 
-class Video(BaseModel):
+def _with_all_that_was_asked(schema: JsonDict) -> None:
+    required = schema["required"]
+    assert isinstance(required, list)
+    schema["required"] = list(dict.fromkeys([*Settled.model_fields, *required]))
+
+
+class Video(Settled):
     """A video job."""
+
+    model_config = ConfigDict(json_schema_extra=_with_all_that_was_asked)
 
     id: str
     object: Literal["video"] = "video"
-    model: str
     status: Open[JobStatus]
     progress: int = Field(ge=0, le=100, description="Percent; 100 only when completed.")
-    prompt: str
     seconds: str = Field(description="Length of the clip.")
     size: str
     created_at: int
@@ -118,16 +47,7 @@ class Video(BaseModel):
     error: JobError | None
     remixed_from_video_id: str | None = Field(description="The video that this one was remixed from.")
 
-    num_frames: int
-    fps: int
-    steps: int
-    guidance_scale: float
-    negative_prompt: str | None
-    seed: int
-    quality: Open[Quality] | None
-    sparsity: float | None
-    retained_mass: float | None
-    warmup: int | None
+    quality: Open[Quality] | None = None
     output_format: Open[OutputFormat]
     phase: Open[Phase | End] = Field(description="What the job is doing; once it has ended, its status.")
     step: int = Field(description="Finished denoising steps.")

@@ -9,7 +9,8 @@ from typing import Literal, Self, TypeVar, Unpack
 
 import httpx
 from adaspa_api.models import Model
-from adaspa_api.videos import Variant, Video, VideoFields
+from adaspa_api.video_fields import VideoFields
+from adaspa_api.videos import Variant, Video
 
 from adaspa_client import plans
 from adaspa_client.download import Download

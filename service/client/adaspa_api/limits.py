@@ -1,0 +1,266 @@
+"""What the value of a job field may be. Each kind of limit checks a value, and says in words and as JSON Schema what is
+allowed.
+
+The limits themselves stand in the catalog: a kind has the name of the entry's field, and is given the entry.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+Entry = Any
+"""A model's entry of the catalog, ``adaspa_jobs.catalog.ModelSpec``: it is itself made with these."""
+
+
+class Refused(ValueError):
+    """A value that is not allowed; the message says why, and what is."""
+
+
+class Limit(Protocol):
+    """A kind of limit."""
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        """The value, or the model's default if there is none.
+
+        Args:
+            settled: the fields before this one, by name.
+
+        Raises:
+            Refused: it is not allowed.
+        """
+
+    def allowed(self, entry: Entry) -> str:
+        """What is allowed, in words."""
+
+    def schema(self, entry: Entry) -> dict[str, Any] | None:
+        """What is allowed, as keywords of JSON Schema; None where the model does not take the field."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number from the least to the greatest.
+
+    Args:
+        limits: the entry's field that has both, or the two; each is a number or the entry's field. Where the entry's
+            field is None, the model does not take this one.
+        default: the entry's field that has it, or a number.
+        each: the type of both, where the entry's field is made of the row.
+        usual: the default of the entry's field.
+    """
+
+    limits: str | tuple[int | str, int | str]
+    default: str | int | None = None
+    each: Any = None
+    usual: tuple[float, float] | None = None
+
+    def of(self, entry: Entry) -> tuple[Any, Any] | None:
+        """Least and greatest with this model."""
+        if isinstance(self.limits, tuple):
+            return _value(entry, self.limits[0]), _value(entry, self.limits[1])
+        found: tuple[Any, Any] | None = getattr(entry, self.limits)
+        return found
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        return _value(entry, self.default) if value is None else _within(value, self.of(entry), entry)
+
+    def allowed(self, entry: Entry) -> str:
+        return _words(self.of(entry))
+
+    def schema(self, entry: Entry) -> dict[str, Any] | None:
+        limits = self.of(entry)
+        return limits and _given({"minimum": limits[0], "maximum": limits[1], "default": _value(entry, self.default)})
+
+
+@dataclass(frozen=True)
+class StepsRange:
+    """A number of the job's steps, of which one at least is left.
+
+    Args:
+        limits: the entry's field that has the least and the greatest share of them.
+    """
+
+    limits: str
+
+    def of(self, entry: Entry, steps: int) -> tuple[int, int]:
+        """Least and most for a job of so many steps."""
+        low, high = getattr(entry, self.limits)
+        most = min(math.floor(high * steps), steps - 1)
+        return min(math.ceil(low * steps), most), most
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        return None if value is None else _within(value, self.of(entry, settled["steps"]), entry)
+
+    def allowed(self, entry: Entry) -> str:
+        return _words(self.of(entry, entry.default_steps))
+
+    def schema(self, entry: Entry) -> dict[str, Any]:
+        fewest, most = (self.of(entry, steps) for steps in entry.steps_range)
+        return {"minimum": fewest[0], "maximum": most[1]}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some.
+
+    Args:
+        choices: the entry's field that has them.
+        default: the entry's field that has it.
+        first: whether the first is the default.
+        words: all that any model may offer.
+    """
+
+    choices: str | None = None
+    default: str | None = None
+    first: bool = False
+    words: type[StrEnum] | None = None
+
+    def of(self, entry: Entry) -> Sequence[Any]:
+        """Those that the model offers."""
+        return list(self.words or ()) if self.choices is None else getattr(entry, self.choices)
+
+    def otherwise(self, entry: Entry) -> Any:
+        """The default."""
+        return self.of(entry)[0] if self.first else _value(entry, self.default)
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        if value is None:
+            return self.otherwise(entry)
+        if value not in self.of(entry):
+            raise Refused(f"{shown(value)} is not offered; allowed: {self.allowed(entry)}")
+        return value
+
+    def allowed(self, entry: Entry) -> str:
+        return ", ".join(map(str, self.of(entry)))
+
+    def schema(self, entry: Entry) -> dict[str, Any]:
+        return _given({"enum": list(self.of(entry)), "default": self.otherwise(entry)})
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, more than blanks where it has to be.
+
+    Args:
+        least: characters.
+        taken: the entry's field that says whether the model takes it; None: every model does.
+    """
+
+    least: int
+    taken: str | None = None
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        if value is None:
+            return None
+        limits = f"allowed: {self.least} to {entry.max_prompt_chars} characters"
+        if len(value) > entry.max_prompt_chars:
+            raise Refused(f"{len(value)} characters; {limits}")
+        if self.least and not value.strip():
+            raise Refused(f"is empty; {limits}")
+        return value
+
+    def allowed(self, entry: Entry) -> str:
+        return f"a text of {self.least} to {entry.max_prompt_chars} characters"
+
+    def schema(self, entry: Entry) -> dict[str, Any] | None:
+        if self.taken and not getattr(entry, self.taken):
+            return None
+        return {"minLength": self.least, "maxLength": entry.max_prompt_chars}
+
+
+@dataclass(frozen=True)
+class Url:
+    """An address.
+
+    Args:
+        most: characters.
+    """
+
+    most: int
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        return value
+
+    def allowed(self, entry: Entry) -> str:
+        return f"a URL of up to {self.most} characters"
+
+    def schema(self, entry: Entry) -> dict[str, Any]:
+        return {"format": "uri", "maxLength": self.most}
+
+
+@dataclass(frozen=True)
+class Length:
+    """A clip's length in seconds, which has to come out at a number of frames that the model makes.
+
+    A clip of n frames lasts n / fps seconds, which is what a video object reports; counted from its first to its
+    last frame that is (n - 1) / fps, so that 33 frames at 8 a second may also be asked for as 4 seconds.
+    """
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> list[int] | None:
+        """The numbers of frames that it may be."""
+        if value is None:
+            return None
+        fps = settled["fps"]
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        fitting = [n for n in entry.frames if any(abs(k / fps - seconds) < 0.001 for k in (n, n - 1))]
+        if not fitting:
+            raise Refused(f"{shown(value)} is not offered; allowed at {fps} fps: {self._lengths(entry, fps)}")
+        return fitting
+
+    def allowed(self, entry: Entry) -> str:
+        return self._lengths(entry, entry.fps)
+
+    def schema(self, entry: Entry) -> dict[str, Any]:
+        return {}
+
+    def _lengths(self, entry: Entry, fps: int) -> str:
+        return ", ".join(f"{seconds_text(n / fps)} ({n} frames)" for n in entry.frames)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model of the catalog: this one, where no other is known."""
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        return entry.id
+
+    def allowed(self, entry: Entry) -> str:
+        return str(entry.id)
+
+    def schema(self, entry: Entry) -> dict[str, Any]:
+        return {"const": entry.id}
+
+
+def shown(value: object) -> str:
+    """A value of the client's, short enough to repeat to it."""
+    words = repr(value)
+    return words if len(words) <= 60 else f"{words[:57]}..."
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as OpenAI's clients expect them: a string, with three decimals at most."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
+
+
+def _value(entry: Entry, named: Any) -> Any:
+    return getattr(entry, named) if isinstance(named, str) else named
+
+
+def _within(value: Any, limits: tuple[Any, Any] | None, entry: Entry) -> Any:
+    if limits is None:
+        raise Refused(f"is not offered with model {entry.id}; allowed: none")
+    if not limits[0] <= value <= limits[1]:
+        raise Refused(f"{shown(value)} is out of range; allowed: {_words(limits)}")
+    return value
+
+
+def _words(limits: tuple[Any, Any] | None) -> str:
+    return "none" if limits is None else "{} to {}".format(*limits)
+
+
+def _given(keywords: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in keywords.items() if value is not None}

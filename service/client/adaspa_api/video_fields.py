@@ -1,0 +1,24 @@
+"""What may be asked beside the prompt. Made of the rows of ``fields.py``: ``make field-tables``."""
+
+from typing import Literal, TypedDict
+
+
+class VideoFields(TypedDict, total=False):
+    """What may be asked beside the prompt; ``models`` tells what each model takes."""
+
+    model: str
+    size: str
+    seconds: str | float
+    num_frames: int
+    fps: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    seed: int
+    quality: Literal["exact", "quality", "balanced", "fast"]
+    sparsity: float
+    retained_mass: float
+    warmup: int
+    output_format: Literal["mp4", "webm", "gif"]
+    priority: Literal["interactive", "bulk"]
+    webhook_url: str
