@@ -60,7 +60,7 @@ def _ablations() -> Iterator[Variant]:
         "search 10 only": {"searches": (10,)},
         "searches 10, 20, 30": {"searches": (10, 20, 30)},
         "search in every step": {"searches": EVERY_STEP},
-        "every 4th row scored": {"score_every": 4},
+        "every 4th row scored": {"query_stride": 4},
         "block 32": {"block_size": 32, "query_block_size": 32},
         "block 128": {"block_size": 128, "query_block_size": 128},
         "query block 128": {"query_block_size": 128},
@@ -110,7 +110,7 @@ def _grid() -> Iterator[Variant]:
     ways: dict[str, dict[str, Any]] = {
         "raster": {},
         "tile": {"token_order": "tile"},
-        "every 4th row": {"score_every": 4},
+        "every 4th row": {"query_stride": 4},
     }
     for (warmup, steps), mass, (way, change) in product(searches.items(), (0.8, 0.9, 0.95, 0.98), ways.items()):
         config = AdaSpaConfig(selection="retained_mass", mass=mass, warmup=warmup, searches=steps)

@@ -26,6 +26,6 @@ def launches(shape: Shape, qkv: Tensors, density: float) -> Iterator[tuple[dict[
             options = {"num_warps": warps, "num_stages": stages}
 
             def call(index: Any = index, tile: Any = tile, use_tma: bool = use_tma, options: Any = options) -> None:
-                launch(q, k, v, index.ids, index.counts, out, lse, tile[0], tile[1], scale, use_tma, options)
+                launch(q, k, v, index, out, lse, scale, use_tma, options)
 
             yield {"op": "tune", "block": list(tile), "density": density, "descriptors": use_tma} | options, call

@@ -18,7 +18,7 @@ def attention_work(row: Row) -> float:
         return 1.0
     sparse, searches, dense = row["sparse_steps"], row["search_steps"], row["dense_steps"]
     scored = max(0, searches - 1)
-    scoring = SCORING / row["config"]["score_every"]
+    scoring = SCORING / row["config"]["query_stride"]
     work = dense + FUSED * min(1, searches) + scoring * scored + row["density"] * (sparse + scored)
     return float(work / (dense + searches + sparse))
 
@@ -111,7 +111,7 @@ def choice(rows: list[Row]) -> str:
     lines = []
     for preset, row in choose_presets(rows).items():
         config = row["config"]
-        fields = ("selection", "mass", "warmup", "searches", "token_order", "score_every")
+        fields = ("selection", "mass", "warmup", "searches", "token_order", "query_stride")
         settings = ", ".join(f"{name}={config[name]!r}" for name in fields)
         figures = f"{row['psnr']:.2f} dB, density {row['density']:.3f}, work {attention_work(row):.2f}"
         lines.append(f"{preset}: {row['name']} ({figures}): {settings}")

@@ -31,6 +31,7 @@ from adaspa.config import AdaSpaConfig
 from adaspa.index import BlockIndex
 from adaspa.models import processor
 from adaspa.ops.keep_blocks import keep_blocks
+from adaspa.patch import family_of
 from adaspa.record import PatternRecord
 from adaspa.selection import Geometry
 from adaspa.selection.top_k import blocks_kept
@@ -116,7 +117,7 @@ def walk_rows(transformer: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
     for step, kind in enumerate(WALK_STEPS):
         if kind == "sampled_search":
             assert handle.state is not None, "a request is in progress"
-            handle.state.config = replace(WALK, score_every=4)
+            handle.state.plan = replace(WALK, query_stride=4).resolve(WALK.steps)
         row = forward_row(transformer, inputs, 999.0 - step)
         record = handle.record
         dense = kind in {"dense_with_lse", "fused_search"}
@@ -157,9 +158,9 @@ def sparse_row(transformer: Any, inputs: Inputs, density: float, pattern: str) -
     handle = adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,)))
     handle.begin(WALK.steps, branches=1)
     state = handle.begin_forward(999.0)
-    # The layout is that of the forward before.
-    frames, rows, columns = handle.layout.grid or (0, 0, 0)
-    video, text = frames * rows * columns, handle.layout.text_tokens
+    layout = family_of(transformer).layout(transformer, inputs)
+    frames, rows, columns = layout.grid or (0, 0, 0)
+    video, text = frames * rows * columns, layout.text_tokens
     blocks = (WALK.query_block, WALK.block_size)
     geometry = Geometry(video + text, *blocks, (video, video + text) if text else None)
     hidden = inputs["hidden_states"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from adaspa.config import AdaSpaConfig
-from adaspa.schedule import Schedule, StepKind
+from adaspa.schedule import StepKind
 
 SAME = 0.01  # densities that differ by less are the same: the text adds a little to what was asked
 
@@ -72,7 +72,7 @@ class StepSeconds:
 
 def step_kinds(config: AdaSpaConfig, steps: int) -> list[str]:
     """What each of ``steps`` denoising steps does, in the words of `StepSeconds`."""
-    schedule = Schedule.of(config, steps)
+    schedule = config.resolve(steps).schedule
     kinds = []
     for step in range(steps):
         kind = schedule.kind(step)
@@ -83,7 +83,7 @@ def step_kinds(config: AdaSpaConfig, steps: int) -> list[str]:
         elif step == schedule.searches[0]:
             kinds.append("fused_search" if step else "first_search")
         else:
-            kinds.append("sampled_search" if config.score_every > 1 else "cached_search")
+            kinds.append("sampled_search" if config.query_stride > 1 else "cached_search")
     return kinds
 
 
@@ -95,7 +95,7 @@ def total_seconds(
     Args:
         density: the kept share of blocks, one for all patterns or one for each search of the schedule.
     """
-    searches = len(Schedule.of(config, steps).searches)
+    searches = len(config.resolve(steps).schedule.searches)
     densities = [density] * searches if isinstance(density, int | float) else list(density)
     if len(densities) != searches:
         raise ValueError(f"density must be one number, or one for each of {searches} searches, got {density!r}")
@@ -107,7 +107,7 @@ def total_seconds(
         elif kind in {"cached_search", "sampled_search"}:
             search = getattr(seconds, kind)
             if search is None:
-                raise ValueError(f"{kind} must have been measured for score_every={config.score_every}")
+                raise ValueError(f"{kind} must have been measured for query_stride={config.query_stride}")
             total += search - seconds.sparse_at(seconds.searched_at) + seconds.sparse_at(densities[found])
         elif getattr(seconds, kind) is None:
             raise ValueError(f"{kind} must have been measured for warmup={config.warmup}")

@@ -6,6 +6,7 @@ from adaspa.config import AdaSpaConfig
 from adaspa.handle import AdaSpaHandle
 from adaspa.index import BlockIndex
 from adaspa.patch import apply, remove
+from adaspa.plan import Plan
 from adaspa.plot import plot
 from adaspa.record import RequestRecord
 from adaspa.schedule import Schedule, StepKind
@@ -16,6 +17,7 @@ __all__ = [
     "AdaSpaHandle",
     "AdaSpaState",
     "BlockIndex",
+    "Plan",
     "RequestRecord",
     "Schedule",
     "StepKind",

@@ -54,8 +54,8 @@ def attention(
     check_qkv(q, k, v)
     if q.shape != k.shape:
         raise ValueError(f"k must have the shape of q in self-attention, {tuple(q.shape)}, got {tuple(k.shape)}")
-    config = state.config
-    geometry = Geometry(q.shape[2], config.query_block, config.block_size, _checked_text(text, q.shape[2]))
+    plan = state.plan
+    geometry = Geometry(q.shape[2], plan.query_block, plan.key_block, _checked_text(text, q.shape[2]))
     site = _Site(state, state.key(layer, sample), geometry, q.shape[0] * q.shape[1], scale, grid)
     with backends.counted(state.record.ledger.kernels):
         return _act(state.action(layer, sample), q, k, v, site)
@@ -122,7 +122,7 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     """A new pattern from the LSE of the earlier search."""
     lse = site.lse
     assert lse is not None, "the action was chosen because there is an LSE"
-    stride = site.state.config.score_every
+    stride = site.state.plan.query_stride
     site.ran(StepKind.SEARCH, SCORING / stride)
     mass = ops.block_mass(q, k, lse, scale=site.scale, query_stride=stride, **site.blocks)
     _select(q, k, mass, lse, site, estimated=stride > 1)
@@ -135,7 +135,7 @@ def _select(
     assert state.step is not None, "a search happens within a step"
     selected = state.policy.select(Search(q, k, mass, site.geometry, site.grid))
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
-    small_map = pattern_map(selected.index) if state.config.record_maps else None
+    small_map = pattern_map(selected.index) if state.plan.record_maps else None
     density = selected.index.head_density()
     state.add_pattern(
         site.key, PatternRecord(site.key.layer, state.step, density, selected.recall, small_map, estimated)
@@ -149,7 +149,7 @@ def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> t
     pattern = site.state.pattern(site.key)
     pattern.uses += 1
     pattern.pairs += site.pairs
-    if site.state.config.measure_recall:
+    if site.state.plan.measure_recall:
         pattern.measured.append(_recall_now(q, k, v, index, site.scale))
     return out
 

@@ -7,8 +7,11 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from adaspa.index import BLOCK_SIZES, is_block_size
+from adaspa.plan import Plan
+from adaspa.schedule import Schedule
 from adaspa.selection.policy import Policy, check_share
 from adaspa.selection.registry import policy
+from adaspa.selection.retained_mass import RetainedMass
 
 OverBudget = Literal["host", "dense"]
 TokenOrder = Literal["raster", "tile"]
@@ -40,8 +43,8 @@ class AdaSpaConfig:
             run sparse. All steps before the first are dense.
         warmup_mass: softmax mass to keep in a warm-up that is partly sparse, in (0, 1): the first step searches, and
             the others up to the first of ``searches`` run sparse by what it found. None leaves the warm-up dense.
-        score_every: in the LSE-cached searches, score only every so many-th query row of a block; a divisor of
-            ``block_size``. Cheaper by that factor, but block mass and reported recall become estimates.
+        query_stride: rows from one query row that an LSE-cached search scores to the next; a divisor of
+            ``block_size``. Above 1 it is cheaper by that factor, but block mass and reported recall become estimates.
         dense_layers: indices of the layers that stay dense.
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
@@ -67,7 +70,7 @@ class AdaSpaConfig:
     warmup: int = 10
     searches: tuple[int, ...] = (10, 30)
     warmup_mass: float | None = None
-    score_every: int = 1
+    query_stride: int = 1
     dense_layers: tuple[int, ...] = ()
     token_order: TokenOrder = "raster"
     cache_budget: int | None = None
@@ -112,8 +115,10 @@ class AdaSpaConfig:
                 f"query_block_size must be None, or one of {BLOCK_SIZES} and a multiple of "
                 f"block_size={self.block_size}, got {self.query_block_size!r}"
             )
-        if not _is_count(self.score_every) or self.score_every < 1 or self.block_size % self.score_every:
-            raise ValueError(f"score_every must be a divisor of block_size={self.block_size}, got {self.score_every!r}")
+        if not _is_count(self.query_stride) or self.query_stride < 1 or self.block_size % self.query_stride:
+            raise ValueError(
+                f"query_stride must be a divisor of block_size={self.block_size}, got {self.query_stride!r}"
+            )
 
     @classmethod
     def paper(cls) -> AdaSpaConfig:
@@ -136,9 +141,9 @@ class AdaSpaConfig:
         """
         presets = {
             "exact": cls(sparsity=0),
-            "quality": cls(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30), score_every=4),
-            "balanced": cls(selection="retained_mass", mass=0.95, warmup=3, searches=(3, 10, 25), score_every=4),
-            "fast": cls(selection="retained_mass", mass=0.9, warmup=3, searches=(3, 10, 25), score_every=4),
+            "quality": cls(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30), query_stride=4),
+            "balanced": cls(selection="retained_mass", mass=0.95, warmup=3, searches=(3, 10, 25), query_stride=4),
+            "fast": cls(selection="retained_mass", mass=0.9, warmup=3, searches=(3, 10, 25), query_stride=4),
         }
         if intent not in presets:
             raise ValueError(f"intent must be one of {tuple(presets)}, got {intent!r}")
@@ -155,6 +160,40 @@ class AdaSpaConfig:
     def is_dense(self) -> bool:
         """True when no step is sparse whatever the schedule says."""
         return self.selection.is_dense
+
+    def resolve(self, steps: int | None = None) -> Plan:
+        """The plan of a request of ``steps`` denoising steps, or of unknown length.
+
+        The configured steps are scaled by ``steps / self.steps`` and rounded; a configured warm-up keeps at least one
+        dense step, and searches that fall on the same step become one.
+        """
+        length = self.steps if steps is None else steps
+        return Plan(
+            schedule=self._schedule(length),
+            steps=length,
+            knows_steps=steps is not None,
+            selection=self.selection,
+            warmup_selection=self.selection if self.warmup_mass is None else RetainedMass(self.warmup_mass),
+            query_block=self.query_block,
+            key_block=self.block_size,
+            query_stride=self.query_stride,
+            dense_layers=self.dense_layers,
+            in_tiles=self.token_order == "tile",
+            cache_budget=self.cache_budget,
+            spill=self.over_budget == "host",
+            record_maps=self.record_maps,
+            measure_recall=self.measure_recall,
+        )
+
+    def _schedule(self, steps: int) -> Schedule:
+        if self.is_dense:
+            return Schedule()
+        searches = self.searches
+        if steps != self.steps:
+            first_allowed = min(1, self.warmup)
+            searches = tuple(sorted({max(first_allowed, int(s * steps / self.steps + 0.5)) for s in searches}))
+        in_warmup = (0,) if self.warmup_mass is not None and searches[0] else ()
+        return Schedule((*in_warmup, *searches), warmup=searches[0])
 
     def replace(self, **changes: Any) -> AdaSpaConfig:
         """The settings with ``changes``, also in the policy's own; another ``selection`` begins with its defaults."""

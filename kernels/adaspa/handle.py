@@ -8,9 +8,9 @@ import torch
 
 from adaspa.bound import Bound
 from adaspa.config import AdaSpaConfig
-from adaspa.layout import Layout, Permutation
+from adaspa.forward import Forward
 from adaspa.record import RequestRecord
-from adaspa.sampler import Forward
+from adaspa.sampler import Cue
 from adaspa.state import AdaSpaState
 from adaspa.steps import Begins, Moment, StepFollower
 
@@ -32,11 +32,9 @@ class AdaSpaHandle(Bound):
     """
 
     def __init__(self, config: AdaSpaConfig, timesteps_rise: bool = False) -> None:
-        self.config = config
-        self.layout = Layout()
-        self.tiles: Permutation | None = None
-        self.running = False
-        """Whether a forward of the transformer is under way that our hook knows of."""
+        self.config = _checked(config)
+        self.forward: Forward | None = None
+        """The forward of the transformer that is under way, as its hook opened it."""
         self._steps = StepFollower(timesteps_rise)
         self._state: AdaSpaState | None = None
         self._last = RequestRecord()
@@ -89,8 +87,7 @@ class AdaSpaHandle(Bound):
 
     def configure(self, config: AdaSpaConfig) -> None:
         """Use ``config`` from the next request on; a request in progress ends."""
-        if not isinstance(config, AdaSpaConfig):
-            raise ValueError(f"config must be an AdaSpaConfig, got {type(config).__name__}")
+        _checked(config)
         self.reset()
         self.config = config
 
@@ -127,7 +124,7 @@ class AdaSpaHandle(Bound):
         Raises:
             ValueError: when ``timestep`` is None and the steps have to be counted by it.
         """
-        moment = self._steps.next(Forward(timestep, branch, step, steps))
+        moment = self._steps.next(Cue(timestep, branch, step, steps))
         state = self._state
         if state is None or moment.begins is not Begins.NOTHING:
             state = self._state = self._begun(moment)
@@ -140,7 +137,7 @@ class AdaSpaHandle(Bound):
         """The state of the request, or of the window of the request in progress, that begins at ``moment``."""
         before = self._state
         self._drop()
-        state = AdaSpaState(self.config, moment.place.steps)
+        state = AdaSpaState(self.config.resolve(moment.place.steps))
         if before is not None and moment.begins is Begins.WINDOW:
             state.go_on_from(before)
         return state
@@ -149,3 +146,9 @@ class AdaSpaHandle(Bound):
         if self._state is not None:
             self._last = self._state.drop()
         self._state = None
+
+
+def _checked(config: AdaSpaConfig) -> AdaSpaConfig:
+    if not isinstance(config, AdaSpaConfig):
+        raise ValueError(f"config must be an AdaSpaConfig, got {type(config).__name__}")
+    return config

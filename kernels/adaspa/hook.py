@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from diffusers.hooks.hooks import BaseState, CacheContext, ModelHook, StateManager
 
+from adaspa.forward import Forward
 from adaspa.guard import Guard
 from adaspa.handle import AdaSpaHandle
-from adaspa.layout import Permutation
+from adaspa.layout import Layout, Permutation
 from adaspa.models.tile_order import reordered, tile_permutation
+from adaspa.plan import Plan
 
 
 class StepHook(ModelHook):
@@ -38,20 +40,21 @@ class StepHook(ModelHook):
         given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
         self.guard.check_processors()
         context = self._context()
-        self.handle.layout = self.family.layout(module, given)
+        layout = self.family.layout(module, given)
         state = self.handle.begin_forward(
             given.get("timestep"),
             context.name if context else None,
             context.step_index if context else None,
             context.num_inference_steps if context else None,
         )
+        device = given["hidden_states"].device
         state.for_batch(len(given["hidden_states"]))
         try:
-            self.handle.running = True
-            self.handle.tiles = tiles = self._tiles(given["hidden_states"].device)
+            tiles = _tiles(state.plan, layout, device)
+            self.handle.forward = Forward(state, layout, tiles)
             if tiles is not None:
                 args, kwargs = (), self._in_tile_order(given, tiles)
-            with state.record.timed(state.kind, given["hidden_states"].device):
+            with state.record.timed(state.kind, device):
                 out = self.fn_ref.original_forward(*args, **kwargs)
             self.guard.close(state, given)
             return out
@@ -59,15 +62,7 @@ class StepHook(ModelHook):
             self.handle.reset()
             raise
         finally:
-            self.handle.running = False
-
-    def _tiles(self, device: torch.device) -> Permutation | None:
-        config, grid = self.handle.config, self.handle.layout.grid
-        if config.token_order == "raster":
-            return None
-        if grid is None:
-            raise ValueError("token_order must be 'raster' for a video with conditioning frames or tokens of its own")
-        return tile_permutation(grid, config.block_size, device)
+            self.handle.forward = None
 
     def _in_tile_order(self, given: dict[str, Any], tiles: Permutation) -> dict[str, Any]:
         """The arguments with those reordered that hold something for each video token, and not one for each sample."""
@@ -88,3 +83,11 @@ class StepHook(ModelHook):
         except ValueError:
             # The pipeline calls the transformer without a context.
             return None
+
+
+def _tiles(plan: Plan, layout: Layout, device: torch.device) -> Permutation | None:
+    if not plan.in_tiles:
+        return None
+    if layout.grid is None:
+        raise ValueError("token_order must be 'raster' for a video with conditioning frames or tokens of its own")
+    return tile_permutation(layout.grid, plan.key_block, device)

@@ -117,15 +117,14 @@ def _transformers(pipe: Pipeline) -> list[torch.nn.Module]:
 
 
 def _install(transformer: torch.nn.Module, config: AdaSpaConfig | None) -> AdaSpaHandle:
-    family = _family(transformer)
+    family = family_of(transformer)
     config = AdaSpaConfig.preset("balanced") if config is None else config
     handle = getattr(transformer, "adaspa", None)
     if handle is not None:
         _install_processors(Guard(transformer, family), handle)
         handle.configure(config)
         return handle
-    handle = AdaSpaHandle(AdaSpaConfig(), family.timesteps_rise)
-    handle.configure(config)
+    handle = AdaSpaHandle(config, family.timesteps_rise)
     guard = Guard(transformer, family)
     _install_processors(guard, handle)
     hook = import_module("adaspa.hook").StepHook(handle, guard, transformer)
@@ -139,7 +138,7 @@ def _uninstall(transformer: torch.nn.Module) -> None:
     handle = getattr(transformer, "adaspa", None)
     if not isinstance(handle, AdaSpaHandle):
         raise ValueError(f"model must be one that adaspa.apply was called on, got {type(transformer).__name__}")
-    family = _family(transformer)
+    family = family_of(transformer)
     for attn in family.layers(transformer):
         # Fusing the projections of CogVideoX replaces the processors.
         attn.processor = _without(family, attn.processor)
@@ -150,7 +149,6 @@ def _uninstall(transformer: torch.nn.Module) -> None:
         for tile_hook in hook.tile_hooks:
             tile_hook.remove()
     handle.reset()
-    handle.tiles = None
     del transformer.adaspa
 
 
@@ -180,7 +178,8 @@ def _described(transformer: torch.nn.Module) -> tuple[str, str] | None:
     return next((SUPPORTED[cls.__name__] for cls in type(transformer).__mro__ if cls.__name__ in SUPPORTED), None)
 
 
-def _family(transformer: torch.nn.Module) -> Family:
+def family_of(transformer: torch.nn.Module) -> Family:
+    """What describes the transformer's family. Raises ValueError, naming those that there are, if it has none."""
     if described := _described(transformer):
         module, name = described
         # diffusers is imported only here, so that the attention functions work without it.

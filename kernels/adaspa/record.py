@@ -23,7 +23,7 @@ class PatternRecord:
     """One pattern of one layer and CFG branch; ``density`` and ``recall`` are fp32 ``[B, H]``.
 
     ``map`` is its `pattern_map`, where the config asks for one. ``estimated`` says that the search scored some rows
-    only (``score_every``), so that ``recall`` is an estimate, as a rule a little too high.
+    only (``query_stride``), so that ``recall`` is an estimate, as a rule a little too high.
     """
 
     layer: int
@@ -85,7 +85,7 @@ class RequestRecord:
         - ``density``: share of the blocks in the patterns, a mean over the calls that used one; 1.0 when none did. It
           leaves out all that had no pattern: dense steps, dense and refused layers, the passes of the searches.
         - ``recall``: share of the softmax mass in those blocks, the same mean, or None. ``recall_is_estimate``: True
-          when part of it comes from searches that scored some rows only (``score_every``).
+          when part of it comes from searches that scored some rows only (``query_stride``).
         - ``attention_calls``: calls of the attention by what they did, ``dense``, ``search`` or ``sparse``, and
           ``skipped``: those that a step cache or skip-layer guidance left out. One a layer and forward, or one a sample
           where the texts of a batch differ in length.
@@ -130,7 +130,7 @@ class RequestRecord:
 
         Counted in multiplications at the attention, call by call; waits for the device. A dense call is 1. So is the
         first search, whose scores come with its dense pass; it is 2 where it had to take its own LSE by a pass before.
-        A later search is half a dense call, the product of queries and keys, over ``score_every``, and its sparse
+        A later search is half a dense call, the product of queries and keys, over ``query_stride``, and its sparse
         attention. A sparse call is its density, text included. What another hook skipped counts as nothing done, and
         the recall that ``measure_recall`` measures is left out. None when no attention has run.
         """

@@ -19,8 +19,8 @@ AMBIGUOUS = (
 
 
 @dataclass(frozen=True)
-class Forward:
-    """A forward of the transformer, as the pipeline calls it; None is what it does not tell."""
+class Cue:
+    """What a pipeline tells of the forward that comes now; None is what it does not tell."""
 
     timestep: torch.Tensor | float | None
     branch: str | None = None
@@ -106,11 +106,11 @@ class Sampler:
         before, self._schedule = self._schedule, self._timesteps()
         return self._schedule is not before
 
-    def place(self, forward: Forward, last: Place | None, seen: Collection[str | None]) -> Place | None:
-        """Where ``forward`` stands; None if this scheduler does not drive it.
+    def place(self, cue: Cue, last: Place | None, seen: Collection[str | None]) -> Place | None:
+        """Where ``cue`` stands; None if this scheduler does not drive it.
 
         Args:
-            forward: with the timestep.
+            cue: of the forward, with the timestep.
             last: the place of the forward before, or None.
             seen: the guidance branches that had a forward in that evaluation.
         """
@@ -122,7 +122,7 @@ class Sampler:
         # A schedule with sigmas may end with the timestep of the last of them, which nothing is evaluated at.
         evaluations = len(timesteps) if sigmas is None else min(len(timesteps), len(sigmas) - 1)
         last = last if last is not None and last.schedule is timesteps else None
-        evaluation, certain = self._evaluation(forward, self._numbers(timesteps)[:evaluations], last, seen)
+        evaluation, certain = self._evaluation(cue, self._numbers(timesteps)[:evaluations], last, seen)
         if evaluation is None:
             return None
         # Second order: 2 n - 1 evaluations for n steps. PNDM's: n + 1, of which the first step has two.
@@ -132,7 +132,7 @@ class Sampler:
         )
 
     def _evaluation(
-        self, forward: Forward, values: list[float], last: Place | None, seen: Collection[str | None]
+        self, cue: Cue, values: list[float], last: Place | None, seen: Collection[str | None]
     ) -> tuple[int | None, bool]:
         """Which of the timesteps is evaluated now, if any, and whether that is certain."""
         scheduler = self.scheduler
@@ -140,14 +140,14 @@ class Sampler:
         if index is None:
             index = getattr(scheduler, "begin_index", None)
         if index is not None:
-            known = 0 <= index < len(values) and (forward.per_token or forward.is_near(values[index]))
+            known = 0 <= index < len(values) and (cue.per_token or cue.is_near(values[index]))
             return (index if known else None), True
-        places = forward.places(values)
+        places = cue.places(values)
         if places and hasattr(scheduler, "step_index"):
             # Before its first step. The schedulers themselves take the second of two that are equal.
             equal = len(places) > 1 and values[places[0]] == values[places[1]]
             return places[1 if equal else 0], True
-        return _uncounted(places, forward.branch, last, seen)
+        return _uncounted(places, cue.branch, last, seen)
 
     def _timesteps(self) -> torch.Tensor | None:
         return getattr(self.scheduler, "timesteps", None)

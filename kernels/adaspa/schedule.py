@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from adaspa.config import AdaSpaConfig
-
 
 class StepKind(StrEnum):
     """What self-attention does in a denoising step."""
@@ -24,27 +22,8 @@ class Schedule:
     searches.
     """
 
-    searches: tuple[int, ...]
+    searches: tuple[int, ...] = ()
     warmup: int = 0
-
-    @classmethod
-    def of(cls, config: AdaSpaConfig, steps: int | None = None) -> Schedule:
-        """The schedule of a request of ``steps`` denoising steps, or of unknown length.
-
-        The configured steps are scaled by ``steps / config.steps`` and rounded; a configured warm-up keeps at least one
-        dense step, and searches that fall on the same step become one.
-        """
-        if config.is_dense:
-            return cls(())
-        searches = config.searches
-        if steps is not None and steps != config.steps:
-            first_allowed = min(1, config.warmup)
-            scaled = {max(first_allowed, int(step * steps / config.steps + 0.5)) for step in searches}
-            searches = tuple(sorted(scaled))
-        warmup = searches[0]
-        if config.warmup_mass is not None and warmup:
-            searches = (0, *searches)
-        return cls(searches, warmup)
 
     def kind(self, step: int) -> StepKind:
         """The kind of denoising step ``step`` (0 is the first)."""

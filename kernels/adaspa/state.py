@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 
 from adaspa.cache import CacheKey, RequestCache
-from adaspa.config import AdaSpaConfig
+from adaspa.plan import Plan
 from adaspa.record import PatternRecord, RequestRecord
 from adaspa.schedule import Schedule, StepKind
-from adaspa.selection import Policy, RetainedMass
+from adaspa.selection import Policy
 
 
 class Action(Enum):
@@ -25,15 +26,12 @@ class AdaSpaState:
     """One request, used from one thread.
 
     Args:
-        config: the settings.
-        steps: the request's number of denoising steps, or None if it is not known.
+        plan: what it does in which step: ``config.resolve(steps)``.
     """
 
-    def __init__(self, config: AdaSpaConfig, steps: int | None = None) -> None:
-        self.config = config
-        self.steps = steps
-        self.schedule = Schedule.of(config, steps)
-        self.cache = RequestCache(config.cache_budget, spill=config.over_budget == "host")
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.cache = RequestCache(plan.cache_budget, spill=plan.spill)
         self.record = RequestRecord()
         self.step: int | None = None
         self.branch = ""
@@ -49,9 +47,9 @@ class AdaSpaState:
         self._before = 1 + max(self.record.step_kinds, default=-1)
 
     def fall_back(self, reason: str) -> None:
-        """Stay dense from the next step on, and say in the record why. A dense config has nothing to fall back from."""
-        if not self.config.is_dense:
-            self.schedule = Schedule(())
+        """Stay dense from the next step on, and say in the record why. A dense plan has nothing to fall back from."""
+        if not self.plan.selection.is_dense:
+            self.plan = replace(self.plan, schedule=Schedule())
             self.record.ledger.fall_back(reason)
 
     def begin_step(self, step: int, branch: str = "") -> StepKind:
@@ -62,7 +60,7 @@ class AdaSpaState:
         """
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
-        kind = self.schedule.kind(step)
+        kind = self.plan.schedule.kind(step)
         if kind is StepKind.SPARSE and branch not in self._searched:
             kind = StepKind.SEARCH
         if kind is StepKind.SEARCH:
@@ -77,10 +75,10 @@ class AdaSpaState:
 
         It searches once in a step, however often it is called.
         """
-        if self.step is None or layer in self.config.dense_layers:
+        if self.step is None or layer in self.plan.dense_layers:
             return Action.DENSE
         if self.kind is StepKind.DENSE:
-            leaves_lse = self.schedule.leaves_lse(self.step) and self.policy.reuses_lse
+            leaves_lse = self.plan.schedule.leaves_lse(self.step) and self.policy.reuses_lse
             return Action.DENSE_WITH_LSE if leaves_lse else Action.DENSE
         key = self.key(layer, sample)
         if key in self.cache.refused:
@@ -95,14 +93,13 @@ class AdaSpaState:
 
     @property
     def policy(self) -> Policy:
-        """What chooses the blocks of a search in the current step: in a partly sparse warm-up its own retained mass."""
-        if self.config.warmup_mass is not None and self.step is not None and self.step < self.schedule.warmup:
-            return RetainedMass(self.config.warmup_mass)
-        return self.config.selection
+        """What chooses the blocks of a search in the current step."""
+        assert self.step is not None, "begin_step comes first"
+        return self.plan.policy(self.step)
 
     def expected(self, layer: int) -> StepKind:
         """What the schedule has ``layer`` do in the current step."""
-        return StepKind.DENSE if layer in self.config.dense_layers else self.kind
+        return StepKind.DENSE if layer in self.plan.dense_layers else self.kind
 
     def for_batch(self, batch: int) -> None:
         """Take the forward that begins for one of another branch, if its batch is not that of the branch before.
@@ -124,7 +121,7 @@ class AdaSpaState:
     @property
     def keeps_lse(self) -> bool:
         """True while a later step of this request will search with it."""
-        return self.step is not None and self.policy.reuses_lse and self.schedule.searches_after(self.step)
+        return self.step is not None and self.policy.reuses_lse and self.plan.schedule.searches_after(self.step)
 
     def add_pattern(self, key: CacheKey, pattern: PatternRecord) -> None:
         """Record the new pattern of ``key``."""
@@ -138,10 +135,11 @@ class AdaSpaState:
     def drop(self) -> RequestRecord:
         """Let go of the caches; the record that remains. It says where the schedule was for another number of steps."""
         self.note_cache()
-        if self.steps is None and self.schedule.searches and len(self.record.step_kinds) != self.config.steps:
+        plan = self.plan
+        if not plan.knows_steps and plan.schedule.searches and len(self.record.step_kinds) != plan.steps:
             self.record.ledger.fall_back(
                 "the number of steps was not known: warm-up and searches were taken as they stand, for "
-                f"{self.config.steps} steps"
+                f"{plan.steps} steps"
             )
         self.cache.drop()
         return self.record

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from adaspa.sampler import Forward, Place, Sampler
+from adaspa.sampler import Cue, Place, Sampler
 
 UNNAMED = (
     "no scheduler is followed and the forwards name no guidance branch, so that steps and branches look alike: "
@@ -63,17 +63,17 @@ class StepFollower:
         """Take the number of steps of the request that comes, and of its forwards in each of them."""
         self._steps, self._branches, self._forwards = steps, branches, 0
 
-    def next(self, forward: Forward) -> Moment:
+    def next(self, cue: Cue) -> Moment:
         """The place of the forward that comes now.
 
         Raises:
             ValueError: when it has no timestep, and the steps have to be counted by it.
         """
         last = self.place
-        place = self._by_scheduler(forward)
+        place = self._by_scheduler(cue)
         windows = place is not None and self._sampler is not None and self._sampler.tells_its_end
         if place is None:
-            place = self._counted(forward) if forward.step is None else self._told(forward, forward.step)
+            place = self._counted(cue) if cue.step is None else self._told(cue, cue.step)
         if last is None or place.schedule is not last.schedule or place.evaluation < last.evaluation:
             # A pipeline that tells its end and has not is still in the same call, unless that was given up half-way.
             begins = Begins.WINDOW if windows and _at_its_end(last) else Begins.REQUEST
@@ -82,7 +82,7 @@ class StepFollower:
         if begins is not Begins.NOTHING or (last is not None and place.evaluation != last.evaluation):
             self._seen.clear()
         self.place = place
-        return Moment(place, self._branch(forward.branch), begins)
+        return Moment(place, self._branch(cue.branch), begins)
 
     def _branch(self, name: str | None) -> str:
         """The branch by its name, or by its number in this evaluation; a name that comes twice has a number too."""
@@ -92,49 +92,49 @@ class StepFollower:
             return str(number)
         return f"{name}.{number}" if number else name
 
-    def _by_scheduler(self, forward: Forward) -> Place | None:
+    def _by_scheduler(self, cue: Cue) -> Place | None:
         set_now = [sampler for sampler in self._samplers if sampler.was_set()]
         if set_now:
             self._sampler = set_now[-1]
         if self._sampler is None:
             return None
-        place = self._sampler.place(forward, self.place, self._seen)
+        place = self._sampler.place(cue, self.place, self._seen)
         if place is None:  # another loop runs the transformer, until the scheduler is set again
             self._sampler = None
         return place
 
-    def _told(self, forward: Forward, step: int) -> Place:
+    def _told(self, cue: Cue, step: int) -> Place:
         """The place by the pipeline's own word; what it counts are the evaluations of its sampler."""
         last = self._reached()
-        if last is None or step < last or (step == last and forward.branch in self._seen):
+        if last is None or step < last or (step == last and cue.branch in self._seen):
             self._run = object()
-        return Place(self._run, step, step, forward.steps if forward.steps is not None else self._steps)
+        return Place(self._run, step, step, cue.steps if cue.steps is not None else self._steps)
 
-    def _counted(self, forward: Forward) -> Place:
+    def _counted(self, cue: Cue) -> Place:
         """The place by counting: the forwards, where their number in a step was told, or changes of the timestep."""
         last = self._reached()
-        if forward.branch is None and self._branches is not None:
+        if cue.branch is None and self._branches is not None:
             step = self._forwards // self._branches
             self._forwards += 1
             new = last is None
         else:
-            step, new = self._by_timestep(forward, last)
+            step, new = self._by_timestep(cue, last)
         if self._steps is not None and step >= self._steps:  # the next request, of which nothing was told
             self.tell(None, None)
             step, new = 0, True
         if new:
             self._run = object()
-        blind = forward.branch is None and self._branches is None
+        blind = cue.branch is None and self._branches is None
         return Place(self._run, step, step, self._steps, dense_because=UNNAMED if blind else None)
 
-    def _by_timestep(self, forward: Forward, last: int | None) -> tuple[int, bool]:
+    def _by_timestep(self, cue: Cue, last: int | None) -> tuple[int, bool]:
         """The step, and whether it begins a request: another timestep is another step, and so is the same one once
         more in a named branch, as neighbours may be equal where they are rounded."""
-        before, now = self._value, forward.value
+        before, now = self._value, cue.value
         self._value = now
         if last is None:
             return 0, True
-        if now == before and (forward.branch is None or forward.branch not in self._seen):
+        if now == before and (cue.branch is None or cue.branch not in self._seen):
             return last, False
         back = now < before if self.timesteps_rise else now > before
         return (0, True) if back and self._steps is None else (last + 1, False)

@@ -52,7 +52,7 @@ def test_totals_by_the_schedule():
     assert total_seconds(paper, SECONDS, 0.2) == 10 * 20 + 22 + 38 * 8 + 16
     # 19 sparse steps after each search; the scoring pass of the second one takes 8 s, its attention 12.
     assert total_seconds(paper, SECONDS, [0.2, 0.4]) == 10 * 20 + 22 + 19 * 8 + (8 + 12) + 19 * 12
-    assert total_seconds(replace(paper, score_every=4), SECONDS, 0.2) == total_seconds(paper, SECONDS, 0.2) - 6
+    assert total_seconds(replace(paper, query_stride=4), SECONDS, 0.2) == total_seconds(paper, SECONDS, 0.2) - 6
     at_once = replace(paper, warmup=0, searches=(0,))
     assert total_seconds(at_once, SECONDS, 0.1) == 30 + 49 * 6
     partly = replace(paper, warmup_mass=0.99)

@@ -52,7 +52,7 @@ def fidelity_row(name, density, psnr, right, *groups, **more):
     row = {"name": name, "method": more.pop("method", name), "groups": list(groups), "density": density, **figures}
     steps = {"dense_steps": 5, "search_steps": 2, "sparse_steps": 18, "density_by_search": [density, density]}
     config = {"selection": "retained_mass", "mass": 0.9, "warmup": 5, "searches": [5, 15]}
-    config |= {"token_order": "tile", "score_every": 1}
+    config |= {"token_order": "tile", "query_stride": 1}
     return row | steps | {"right": {"all_attributes": right}, "config": config} | more
 
 
@@ -140,7 +140,7 @@ def test_presets_have_the_least_work_that_keeps_their_promise():
     assert attention_work(FIDELITY_ROWS[0]) == 1
     fast = chosen["fast"]
     assert attention_work(fast) == pytest.approx((5 + 1.05 + 0.57 + 0.1 * 19) / 25)
-    sampled = fast | {"config": fast["config"] | {"score_every": 4}}
+    sampled = fast | {"config": fast["config"] | {"query_stride": 4}}
     assert attention_work(sampled) == pytest.approx(attention_work(fast) - 0.57 * 3 / 4 / 25)
 
 

@@ -56,7 +56,7 @@ def test_block_sparse_attention(shape, blocks, dtype, use_tma):
     )
     # A full row is read without its list.
     index.ids[-1, -1, -1] = 0
-    out, lse = block_sparse_attention(q, k, v, index.ids, index.counts, *blocks, 0.2)
+    out, lse = block_sparse_attention(q, k, v, index, 0.2)
     tokens = naive.token_mask(mask, blocks[0], q.shape[2], k.shape[2], blocks[1])
     wanted, wanted_lse = naive.attend(q, k, v, tokens, 0.2)
     assert out.dtype == dtype and out.stride() == q.stride()

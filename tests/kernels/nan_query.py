@@ -12,7 +12,7 @@ def nan_query_harms_no_other(selection, text, dtype):
     q, k, v = naive.qkv(tokens=150, dtype=dtype)
     nan = q.clone()
     nan[0, 1, 70] = torch.nan
-    clean, got = adaspa.AdaSpaState(config), adaspa.AdaSpaState(config)
+    clean, got = adaspa.AdaSpaState(config.resolve()), adaspa.AdaSpaState(config.resolve())
     for step in range(2):
         clean.begin_step(step)
         got.begin_step(step)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from adaspa import AdaSpaConfig, Schedule, StepKind, ops
+from adaspa import AdaSpaConfig, StepKind, ops
 
 SEARCHES = ("attention_with_block_mass", "block_mass")
 
@@ -68,7 +68,7 @@ def scheduled(
     Second order: two evaluations in each step but the last, of which only one searches. What begins behind the warm-up
     searches first.
     """
-    schedule = Schedule.of(config, steps)
+    schedule = config.resolve(steps).schedule
     kinds = []
     for step in range(first, steps if last is None else last):
         kind = schedule.kind(step)

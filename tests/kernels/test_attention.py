@@ -30,7 +30,7 @@ def wanted_mask(q, k, lse):
 
 
 def test_each_step_does_what_the_schedule_says():
-    state = adaspa.AdaSpaState(CONFIG)
+    state = adaspa.AdaSpaState(CONFIG.resolve())
     results = run(state, 6)
     for step in (0, 1, 2):
         out, (q, k, v) = results[step, "", 0]
@@ -61,7 +61,7 @@ def test_a_search_from_every_fourth_row_loses_little_recall():
     weights = naive.block_weights(q, k, naive.lse(q, k), 16)
 
     def recall_of_search(every):
-        state = adaspa.AdaSpaState(replace(CONFIG, score_every=every))
+        state = adaspa.AdaSpaState(replace(CONFIG, query_stride=every).resolve())
         for step in (2, 4):
             state.begin_step(step)
             adaspa.attention(q, k, v, state)
@@ -77,7 +77,7 @@ def test_a_search_from_every_fourth_row_loses_little_recall():
 
 def test_without_a_dense_step_before_the_search_takes_its_own_lse():
     config = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, warmup=0, searches=(0,), head_adaptive=False)
-    results = run(adaspa.AdaSpaState(config), 2)
+    results = run(adaspa.AdaSpaState(config.resolve()), 2)
     q, k, _ = results[0, "", 0][1]
     out, (q1, k1, v1) = results[1, "", 0]
     tokens = naive.token_mask(wanted_mask(q, k, naive.lse(q, k)), 16, 150)
@@ -88,7 +88,7 @@ def test_a_partly_sparse_warmup_keeps_its_own_mass():
     config = adaspa.AdaSpaConfig(
         sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False, warmup_mass=0.9
     )
-    results = run(adaspa.AdaSpaState(config), 4)
+    results = run(adaspa.AdaSpaState(config.resolve()), 4)
     q, k, _ = results[0, "", 0][1]
     shares = naive.block_weights(q, k, naive.lse(q, k), 16)
     shares /= shares.sum(-1, keepdim=True)
@@ -107,10 +107,10 @@ def test_a_partly_sparse_warmup_keeps_its_own_mass():
 
 
 def test_branches_and_layers_do_not_share():
-    both = run(adaspa.AdaSpaState(CONFIG), 6, ("cond", "uncond"), layers=2)
+    both = run(adaspa.AdaSpaState(CONFIG.resolve()), 6, ("cond", "uncond"), layers=2)
     for b, branch in enumerate(("cond", "uncond")):
         for layer in range(2):
-            alone = adaspa.AdaSpaState(CONFIG)
+            alone = adaspa.AdaSpaState(CONFIG.resolve())
             for step in range(6):
                 alone.begin_step(step)
                 inputs = tuple(x + 0.02 * step for x in naive.qkv(tokens=150, seed=100 * b + 10 * layer))
@@ -119,7 +119,7 @@ def test_branches_and_layers_do_not_share():
 
 
 def test_a_branch_that_starts_late_searches_first():
-    state = adaspa.AdaSpaState(CONFIG)
+    state = adaspa.AdaSpaState(CONFIG.resolve())
     state.begin_step(2, "cond")
     adaspa.attention(*naive.qkv(), state)
     assert state.begin_step(3, "cond") is adaspa.StepKind.SPARSE
@@ -128,7 +128,7 @@ def test_a_branch_that_starts_late_searches_first():
 
 
 def test_a_layer_searches_once_in_a_step():
-    state = adaspa.AdaSpaState(CONFIG)
+    state = adaspa.AdaSpaState(CONFIG.resolve())
     for step in (2, 3, 4):
         state.begin_step(step)
         adaspa.attention(*naive.qkv(), state)
@@ -138,7 +138,7 @@ def test_a_layer_searches_once_in_a_step():
 
 
 def test_a_step_is_no_search_for_want_of_layers_that_search():
-    state = adaspa.AdaSpaState(replace(CONFIG, dense_layers=(0,)))
+    state = adaspa.AdaSpaState(replace(CONFIG, dense_layers=(0,)).resolve())
     run(state, 6)
     report = state.record.report()
     assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 2)
@@ -146,13 +146,13 @@ def test_a_step_is_no_search_for_want_of_layers_that_search():
 
 
 def test_dense_layers_stay_dense():
-    state = adaspa.AdaSpaState(adaspa.AdaSpaConfig(warmup=0, searches=(0,), dense_layers=(1,)))
+    state = adaspa.AdaSpaState(adaspa.AdaSpaConfig(warmup=0, searches=(0,), dense_layers=(1,)).resolve())
     state.begin_step(0)
     assert [state.action(layer) for layer in range(3)] == [Action.FUSED_SEARCH, Action.DENSE, Action.FUSED_SEARCH]
 
 
 def test_the_cache_is_accounted_and_dropped():
-    state = adaspa.AdaSpaState(CONFIG)
+    state = adaspa.AdaSpaState(CONFIG.resolve())
     lse, index = 2 * 150 * 4, 2 * 10 * (4 * 2 + 4)
     held = []
     for step in range(6):
@@ -167,7 +167,9 @@ def test_the_cache_is_accounted_and_dropped():
 
 
 def test_an_lse_that_was_let_go_is_taken_anew_by_the_next_search():
-    state = adaspa.AdaSpaState(replace(CONFIG, cache_budget=250, over_budget="dense"))  # room for the lists, 200 bytes
+    state = adaspa.AdaSpaState(
+        replace(CONFIG, cache_budget=250, over_budget="dense").resolve()
+    )  # room for the lists, 200 bytes
     results = run(state, 6)
     masks = {}
     for step in (2, 4):
@@ -186,8 +188,8 @@ def test_an_lse_that_was_let_go_is_taken_anew_by_the_next_search():
 @pytest.mark.parametrize("over_budget", ["host", "dense"])
 def test_all_lists_are_held_before_any_lse(over_budget):
     lists, lses = 4 * 200, 4 * 2 * 150 * 4
-    wanted = run(adaspa.AdaSpaState(CONFIG), 4, layers=4)
-    state = adaspa.AdaSpaState(replace(CONFIG, cache_budget=2 * lists, over_budget=over_budget))
+    wanted = run(adaspa.AdaSpaState(CONFIG.resolve()), 4, layers=4)
+    state = adaspa.AdaSpaState(replace(CONFIG, cache_budget=2 * lists, over_budget=over_budget).resolve())
     results = run(state, 4, layers=4)
     assert state.cache.nbytes == lists
     assert state.cache.host_nbytes == (lses if over_budget == "host" else 0)
@@ -202,7 +204,7 @@ def test_measured_recall_is_that_of_the_step_in_use():
     config = adaspa.AdaSpaConfig(
         sparsity=0.6, block_size=16, warmup=0, searches=(0,), head_adaptive=False, measure_recall=True
     )
-    state = adaspa.AdaSpaState(config)
+    state = adaspa.AdaSpaState(config.resolve())
     state.begin_step(0)
     q, k, v = naive.qkv(tokens=150)
     adaspa.attention(q, k, v, state)
@@ -219,7 +221,7 @@ def test_measured_recall_is_that_of_the_step_in_use():
 
 def test_text_is_kept_whole():
     config = adaspa.AdaSpaConfig(sparsity=0.8, block_size=16, warmup=0, searches=(0,))
-    state = adaspa.AdaSpaState(config)
+    state = adaspa.AdaSpaState(config.resolve())
     state.begin_step(0)
     adaspa.attention(*naive.qkv(tokens=150), state, text=(130, 150))
     mask = state.cache.index(state.key(0)).to_mask()
@@ -234,7 +236,7 @@ def test_a_query_that_is_not_a_number_harms_no_other(selection, text):
 
 
 def test_another_shape_in_the_same_request_is_refused():
-    state = adaspa.AdaSpaState(CONFIG)
+    state = adaspa.AdaSpaState(CONFIG.resolve())
     state.begin_step(2)
     adaspa.attention(*naive.qkv(tokens=150), state)
     state.begin_step(3)
@@ -244,7 +246,7 @@ def test_another_shape_in_the_same_request_is_refused():
 
 @pytest.mark.parametrize("text", [(-1, 10), (10, 5), (100, 200)])
 def test_a_bad_text_range_is_named(text):
-    state = adaspa.AdaSpaState(CONFIG)
+    state = adaspa.AdaSpaState(CONFIG.resolve())
     state.begin_step(2)
     with pytest.raises(ValueError, match=r"^text must be "):
         adaspa.attention(*naive.qkv(tokens=150), state, text=text)
@@ -252,4 +254,4 @@ def test_a_bad_text_range_is_named(text):
 
 def test_cross_attention_is_refused():
     with pytest.raises(ValueError, match=r"^k must have the shape of q"):
-        adaspa.attention(*naive.qkv(tokens=150, key_tokens=20), adaspa.AdaSpaState(CONFIG))
+        adaspa.attention(*naive.qkv(tokens=150, key_tokens=20), adaspa.AdaSpaState(CONFIG.resolve()))

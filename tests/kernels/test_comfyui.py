@@ -89,8 +89,8 @@ def states(monkeypatch):
     made = []
     original = node_module.AdaSpaState
 
-    def make(config, steps):
-        made.append(original(config, steps))
+    def make(plan):
+        made.append(original(plan))
         return made[-1]
 
     monkeypatch.setattr(node_module, "AdaSpaState", make)

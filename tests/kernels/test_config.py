@@ -1,7 +1,8 @@
 from dataclasses import replace
 
 import pytest
-from adaspa import AdaSpaConfig, Schedule, StepKind
+from adaspa import AdaSpaConfig, StepKind
+from adaspa.selection import RetainedMass
 from adaspa.selection import RetainedMass, TopK
 
 
@@ -42,8 +43,8 @@ def test_a_preset_with_one_thing_changed():
         ("block_size", "64"),
         ("query_block_size", 96),
         ("query_block_size", 128.0),
-        ("score_every", 3),
-        ("score_every", 0),
+        ("query_stride", 3),
+        ("query_stride", 0),
         ("steps", 0),
         ("warmup", -1),
         ("warmup", 2.5),
@@ -98,7 +99,7 @@ def kinds(schedule, steps):
 
 
 def test_schedule_of_the_paper():
-    schedule = Schedule.of(AdaSpaConfig.paper(), 50)
+    schedule = AdaSpaConfig.paper().resolve(50).schedule
     by_kind = {kind: [step for step in range(50) if schedule.kind(step) is kind] for kind in StepKind}
     assert by_kind[StepKind.DENSE] == list(range(10))
     assert by_kind[StepKind.SEARCH] == [10, 30]
@@ -111,17 +112,21 @@ def test_schedule_of_the_paper():
     ("steps", "searches"), [(None, (10, 30)), (50, (10, 30)), (24, (5, 14)), (25, (5, 15)), (4, (1, 2)), (1, (1,))]
 )
 def test_schedule_keeps_its_fractions_at_another_length(steps, searches):
-    assert Schedule.of(AdaSpaConfig.paper(), steps).searches == searches
+    assert AdaSpaConfig.paper().resolve(steps).schedule.searches == searches
 
 
 def test_without_warmup_the_first_step_searches():
-    schedule = Schedule.of(AdaSpaConfig(warmup=0, searches=(0, 30)), 5)
+    schedule = AdaSpaConfig(warmup=0, searches=(0, 30)).resolve(5).schedule
     assert schedule.searches == (0, 3)
     assert schedule.kind(0) is StepKind.SEARCH
 
 
-def test_a_partly_sparse_warmup_searches_at_once():
-    schedule = Schedule.of(AdaSpaConfig(warmup_mass=0.98), 10)
+def test_a_partly_sparse_warmup_searches_at_once_and_by_its_own_mass():
+    config = AdaSpaConfig(warmup_mass=0.98)
+    plan = config.resolve(10)
+    assert [plan.policy(step) for step in (0, 1)] == [RetainedMass(0.98)] * 2
+    assert [plan.policy(step) for step in (2, 9)] == [config.selection] * 2
+    schedule = plan.schedule
     assert schedule.searches == (0, 2, 6)
     assert [schedule.kind(step) for step in (0, 1, 2, 3)] == [
         StepKind.SEARCH,
@@ -132,6 +137,6 @@ def test_a_partly_sparse_warmup_searches_at_once():
 
 
 def test_sparsity_zero_is_dense_throughout():
-    schedule = Schedule.of(AdaSpaConfig(sparsity=0))
+    schedule = AdaSpaConfig(sparsity=0).resolve().schedule
     assert {schedule.kind(step) for step in range(50)} == {StepKind.DENSE}
     assert not any(schedule.leaves_lse(step) or schedule.searches_after(step) for step in range(50))

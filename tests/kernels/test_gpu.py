@@ -121,7 +121,10 @@ def test_dense_attention(dtype, dim):
 @pytest.mark.parametrize("dim", [96, 128, 512])
 def test_a_plain_dense_step(dim, tokens):
     q, k, v = inputs(torch.bfloat16, dim, tokens)
-    close(adaspa.attention(q, k, v, adaspa.AdaSpaState(adaspa.AdaSpaConfig.preset("exact"))), naive.attend(q, k, v)[0])
+    close(
+        adaspa.attention(q, k, v, adaspa.AdaSpaState(adaspa.AdaSpaConfig.preset("exact").resolve())),
+        naive.attend(q, k, v)[0],
+    )
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])

@@ -40,7 +40,7 @@ def done(monkeypatch):
 
 
 def run(config, *, steps=6, layers=2, branches=("cond", "uncond"), text=None, sample=None):
-    state = adaspa.AdaSpaState(config)
+    state = adaspa.AdaSpaState(config.resolve())
     for step in range(steps):
         for branch in branches:
             state.begin_step(step, branch)
@@ -54,7 +54,7 @@ def run(config, *, steps=6, layers=2, branches=("cond", "uncond"), text=None, sa
     [
         ({}, {}),
         ({"dense_layers": (0,)}, {}),
-        ({"score_every": 4}, {}),
+        ({"query_stride": 4}, {}),
         ({"warmup": 0, "searches": (0,)}, {}),
         ({"warmup_mass": 0.9}, {}),
         ({"selection": "retained_mass", "mass": 0.7}, {}),
@@ -83,9 +83,9 @@ def test_dense_layers_count_in_the_work_and_not_in_the_density():
 def test_a_recall_from_some_of_the_rows_is_marked_as_an_estimate():
     assert run(CONFIG)["recall_is_estimate"] is False
     # The first search scores all rows; what the second scored counts only where it is used.
-    assert run(replace(CONFIG, score_every=4), steps=4)["recall_is_estimate"] is False
-    assert run(replace(CONFIG, score_every=4))["recall_is_estimate"] is True
-    assert run(replace(CONFIG, score_every=4, measure_recall=True))["recall_is_estimate"] is False
+    assert run(replace(CONFIG, query_stride=4), steps=4)["recall_is_estimate"] is False
+    assert run(replace(CONFIG, query_stride=4))["recall_is_estimate"] is True
+    assert run(replace(CONFIG, query_stride=4, measure_recall=True))["recall_is_estimate"] is False
 
 
 def test_measuring_the_recall_is_not_part_of_the_work():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adaspa import Schedule, StepKind
+from adaspa import StepKind
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_worker.attention import attention_config
@@ -95,7 +95,7 @@ def test_a_job_has_the_schedule_of_its_own_steps(
 ) -> None:
     """``quality`` has 10 dense steps of 50."""
     params = asked(quality="quality").model_copy(update={"steps": steps})
-    schedule = Schedule.of(attention_config(engine.spec.attention, params), steps)
+    schedule = attention_config(engine.spec.attention, params).resolve(steps).schedule
     kinds: list[str | None] = []
     engine.denoise(params, engine.encode_prompt(params), lambda _, kind: kinds.append(kind))
     wanted = [str(schedule.kind(step)) for step in range(steps)]

@@ -99,7 +99,7 @@ class Sampling:
         reached = self.state.step if self.state is not None else None
         if self.state is None or schedule != self._schedule or (reached is not None and step < reached):
             self.end()
-            self.state, self._schedule = AdaSpaState(self.config, steps), schedule
+            self.state, self._schedule = AdaSpaState(self.config.resolve(steps)), schedule
         self.state.begin_step(step, branch)
         self._layer = 0
 

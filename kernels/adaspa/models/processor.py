@@ -20,6 +20,7 @@ from adaspa.schedule import StepKind
 from adaspa.state import Action
 
 if TYPE_CHECKING:
+    from adaspa.forward import Forward
     from adaspa.handle import AdaSpaHandle
 
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -86,11 +87,17 @@ class AdaSpaProcessor(Bound):
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The attention of the current step over the valid tokens, ``[B, S, H, D]``; padded text gets zeros."""
-        layout = self.handle.layout
+        forward = self.handle.forward
+        if forward is None:
+            raise RuntimeError(
+                "the transformer was called past AdaSpa's hook, which has to see each of its forwards: what replaces "
+                "its forward, or its hooks, must come before adaspa.apply (which adaspa.remove undoes)"
+            )
+        layout = forward.layout
         video = q.shape[1] - layout.text_tokens
         lengths = layout.text_lengths
         if lengths is None or min(lengths) == layout.text_tokens:
-            return self._attend(q, k, v, video)
+            return self._attend(forward, (q, k, v), video)
         if len(set(lengths)) == 1:
             parts: list[tuple[slice, int | None]] = [(slice(None), None)]
         else:
@@ -99,20 +106,13 @@ class AdaSpaProcessor(Bound):
         out = torch.empty_like(q)
         for rows, sample in parts:
             stop = video + lengths[sample or 0]
-            out[rows, :stop] = self._attend(q[rows, :stop], k[rows, :stop], v[rows, :stop], video, sample)
+            out[rows, :stop] = self._attend(forward, (q[rows, :stop], k[rows, :stop], v[rows, :stop]), video, sample)
             out[rows, stop:] = 0
         return out
 
-    def _attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, video: int, sample: int | None = None
-    ) -> torch.Tensor:
+    def _attend(self, forward: Forward, qkv: QKV, video: int, sample: int | None = None) -> torch.Tensor:
         """Attention over the whole of a sequence; plain dense steps by the backend of diffusers that was chosen."""
-        state = self.handle.state
-        if state is None or not self.handle.running:
-            raise RuntimeError(
-                "the transformer was called past AdaSpa's hook, which has to see each of its forwards: what replaces "
-                "its forward, or its hooks, must come before adaspa.apply (which adaspa.remove undoes)"
-            )
+        state, (q, k, v) = forward.state, qkv
         if self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE:
             pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
             state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
@@ -122,7 +122,7 @@ class AdaSpaProcessor(Bound):
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         text = (video, q.shape[2]) if video < q.shape[2] else None
         return attention(
-            q, k, v, state, layer=self.layer, text=text, sample=sample, grid=self.handle.layout.grid
+            q, k, v, state, layer=self.layer, text=text, sample=sample, grid=forward.layout.grid
         ).transpose(1, 2)
 
 

@@ -92,7 +92,7 @@ class _Into(Bound):
         self.reorder = reorder
 
     def __call__(self, module: torch.nn.Module, args: Any, value: Any) -> Any:
-        tiles = self.handle.tiles
+        tiles = _tiles(self.handle)
         return value if tiles is None else reordered(value, self.reorder, tiles.order)
 
 
@@ -103,5 +103,10 @@ class _Back(Bound):
         self.handle = handle
 
     def __call__(self, module: torch.nn.Module, args: Any, value: torch.Tensor) -> torch.Tensor:
-        tiles = self.handle.tiles
+        tiles = _tiles(self.handle)
         return value if tiles is None else value.index_select(1, tiles.inverse)
+
+
+def _tiles(handle: AdaSpaHandle) -> Permutation | None:
+    """The order of the forward that is under way."""
+    return None if handle.forward is None else handle.forward.tiles

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from adaspa.index import num_blocks
@@ -82,13 +84,7 @@ def _run(
 
 @_run.register_fake
 def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    lse: torch.Tensor | None,
-    query_block: int,
-    key_block: int,
-    scale: float,
+    q: torch.Tensor, k: torch.Tensor, _v: Any, _lse: Any, query_block: int, key_block: int, _scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     blocks = (num_blocks(q.shape[2], query_block), num_blocks(k.shape[2], key_block))
     mass = q.new_empty((*q.shape[:2], *blocks), dtype=torch.float32)

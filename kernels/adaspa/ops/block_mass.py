@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from adaspa.index import num_blocks
@@ -66,14 +68,6 @@ def _run(
 
 
 @_run.register_fake
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    lse: torch.Tensor,
-    query_block: int,
-    key_block: int,
-    scale: float,
-    query_stride: int,
-) -> torch.Tensor:
+def _(q: torch.Tensor, k: torch.Tensor, _lse: Any, query_block: int, key_block: int, *_: Any) -> torch.Tensor:
     blocks = (num_blocks(q.shape[2], query_block), num_blocks(k.shape[2], key_block))
     return q.new_empty((*q.shape[:2], *blocks), dtype=torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from adaspa.index import BlockIndex
@@ -52,21 +54,13 @@ def _run(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     call = Call("block_sparse_attention", (q, k, v), query_block, key_block)
-    found: tuple[torch.Tensor, torch.Tensor] = backends.run(call, q, k, v, ids, counts, query_block, key_block, scale)
+    index = BlockIndex(ids, counts, query_block, key_block, q.shape[2], k.shape[2])
+    found: tuple[torch.Tensor, torch.Tensor] = backends.run(call, q, k, v, index, scale)
     return found
 
 
 @_run.register_fake
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    ids: torch.Tensor,
-    counts: torch.Tensor,
-    query_block: int,
-    key_block: int,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _(q: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(unit_stride(q)), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 

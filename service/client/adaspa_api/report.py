@@ -47,7 +47,7 @@ class AttentionReport(BaseModel):
     recall: float | None = None
     """Mean share of the attention mass that those blocks hold."""
     recall_is_estimate: bool = False
-    """Whether part of the recall comes from searches that scored only some rows (`score_every`)."""
+    """Whether part of the recall comes from searches that scored only some rows (`query_stride`)."""
     attention_calls: dict[str, int] = {}
     """Calls of the attention that were `dense`, searched or were sparse, and those that a step cache skipped."""
     kernels: dict[str, dict[str, int]] = {}

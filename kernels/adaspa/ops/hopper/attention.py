@@ -26,6 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 # Gluon's own name for it is private; its tutorials import it from here.
 from triton.language.core import _aggregate as aggregate
 
+from adaspa.index import BlockIndex
 from adaspa.ops.device import unit_stride
 from adaspa.ops.hopper.tiles import (
     KEYS,
@@ -361,20 +362,14 @@ def attention_kernel(
 
 
 def block_sparse_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    ids: torch.Tensor,
-    counts: torch.Tensor,
-    query_block: int,
-    key_block: int,
-    scale: float,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output and LSE over the listed key blocks, of query blocks of 128 and key blocks of 64 or 128."""
-    assert query_block == QUERY_TILE.value, "`takes` has no others"
+    assert index.query_block == QUERY_TILE.value, "`takes` has no others"
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
     out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    _launch(q, k, v, out, lse, scale, ids=ids.contiguous(), counts=counts.contiguous(), span=key_block // KEYS)
+    ids, counts = index.ids.contiguous(), index.counts.contiguous()
+    _launch(q, k, v, out, lse, scale, ids=ids, counts=counts, span=index.key_block // KEYS)
     return out, lse
 
 

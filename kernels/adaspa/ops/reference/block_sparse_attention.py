@@ -15,20 +15,12 @@ GATHERED_TOKENS = {"cpu": 2**14, "cuda": 2**19}
 
 
 def block_sparse_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    ids: torch.Tensor,
-    counts: torch.Tensor,
-    query_block: int,
-    key_block: int,
-    scale: float,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`adaspa.ops.block_sparse_attention`: gathers the listed key blocks of a group of rows, and attends to those.
 
     The rows of a group have lists of one length, so that nothing is padded.
     """
-    index = BlockIndex(ids, counts, query_block, key_block, q.shape[2], k.shape[2])
     batch, heads, tokens, dim = q.shape
     queries = _blocks(q, index.query_block)
     keys, values = _blocks(k, index.key_block), _blocks(v, index.key_block)

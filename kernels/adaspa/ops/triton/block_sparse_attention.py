@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from adaspa.index import BlockIndex
 from adaspa.ops.device import can_use_tma, unit_stride
 from adaspa.ops.triton.launch import launch_options, tile_operand
 from adaspa.ops.triton.tiles import LOG2_E, attend, dot_precision, head_tile, load_tile, store_rows
@@ -53,14 +54,7 @@ def block_sparse_kernel(
 
 
 def block_sparse_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    ids: torch.Tensor,
-    counts: torch.Tensor,
-    query_block: int,
-    key_block: int,
-    scale: float,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`adaspa.ops.block_sparse_attention` on checked arguments."""
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
@@ -68,9 +62,9 @@ def block_sparse_attention(
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     use_tma = can_use_tma(q, k, v)
     # Descriptors leave no pointers to hold, which makes room for twice the accumulator.
-    hold = 2**14 if use_tma and key_block <= 64 else 2**13
-    options = launch_options(query_block, key_block, q, hold)
-    launch(q, k, v, ids, counts, out, lse, query_block, key_block, scale, use_tma, options)
+    hold = 2**14 if use_tma and index.key_block <= 64 else 2**13
+    options = launch_options(index.query_block, index.key_block, q, hold)
+    launch(q, k, v, index, out, lse, scale, use_tma, options)
     return out, lse
 
 
@@ -78,25 +72,23 @@ def launch(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    ids: torch.Tensor,
-    counts: torch.Tensor,
+    index: BlockIndex,
     out: torch.Tensor,
     lse: torch.Tensor,
-    query_block: int,
-    key_block: int,
     scale: float,
     use_tma: bool,
     options: dict[str, int],
 ) -> None:
     """Start the kernel, loading tiles by descriptor or by pointer, with these warps and stages."""
-    batch, heads, tokens, dim = q.shape
-    nq, nk = triton.cdiv(tokens, query_block), triton.cdiv(k.shape[2], key_block)
+    _, heads, tokens, dim = q.shape
+    query_block, key_block = index.query_block, index.key_block
     with torch.cuda.device_of(q):
-        block_sparse_kernel[(batch * heads * nq,)](
+        block_sparse_kernel[(index.counts.numel(),)](
             tile_operand(q, query_block, use_tma), tile_operand(k, key_block, use_tma),
-            tile_operand(v, key_block, use_tma), ids.contiguous(), counts.contiguous(), out, lse,
+            tile_operand(v, key_block, use_tma), index.ids.contiguous(), index.counts.contiguous(), out, lse,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-            heads, tokens, k.shape[2], nq, nk, ids.shape[-1], scale * LOG2_E.value,
+            heads, tokens, k.shape[2], index.num_query_blocks, index.num_key_blocks, index.ids.shape[-1],
+            scale * LOG2_E.value,
             D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
             USE_TMA=use_tma, **options,
         )  # fmt: skip

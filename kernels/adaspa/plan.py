@@ -1,0 +1,48 @@
+"""What one request does: the settings as `AdaSpaConfig.resolve` makes them for its number of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adaspa.schedule import Schedule
+from adaspa.selection.policy import Policy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one request. All that attention asks for, whoever counts the steps and calls the layers.
+
+    Args:
+        schedule: what each step does, in the request's own steps.
+        steps: the number of denoising steps; the one that the config is written for where it is not known.
+        knows_steps: whether ``steps`` is the request's own.
+        selection: what chooses the blocks of a search.
+        warmup_selection: what chooses them in a warm-up that is partly sparse.
+        query_block, key_block: tokens in a block.
+        query_stride: rows from one query row that an LSE-cached search scores to the next.
+        dense_layers: indices of the layers that stay dense.
+        in_tiles: whether the video tokens come in compact 3-D tiles of ``key_block`` tokens.
+        cache_budget: most bytes of the caches to hold on the GPU, or None for no limit.
+        spill: whether caches over the budget go to host memory; they are let go otherwise.
+        record_maps: whether the record keeps a small picture of every pattern.
+        measure_recall: whether every sparse step measures the recall of its pattern anew.
+    """
+
+    schedule: Schedule
+    steps: int
+    knows_steps: bool
+    selection: Policy
+    warmup_selection: Policy
+    query_block: int
+    key_block: int
+    query_stride: int = 1
+    dense_layers: tuple[int, ...] = ()
+    in_tiles: bool = False
+    cache_budget: int | None = None
+    spill: bool = True
+    record_maps: bool = False
+    measure_recall: bool = False
+
+    def policy(self, step: int) -> Policy:
+        """What chooses the blocks of a search in denoising step ``step``."""
+        return self.warmup_selection if step < self.schedule.warmup else self.selection
