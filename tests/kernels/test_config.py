@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 from adaspa import AdaSpaConfig, StepKind
-from adaspa.selection import RetainedMass
 from adaspa.selection import RetainedMass, TopK
 
 
