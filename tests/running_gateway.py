@@ -18,7 +18,7 @@ from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobStore, Lease
 from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 from adaspa_service.webhooks.addresses import Resolve, system_resolve
 from claiming import claim
 from waiting import until
@@ -52,7 +52,7 @@ class Service:
     """A running gateway, and its parts as a worker would have them."""
 
     url: str
-    parts: Parts
+    parts: AppState
     http: httpx.Client
     scratch: Path
     stopping: threading.Event
@@ -125,7 +125,7 @@ def serving(settings: Settings, scratch: Path, resolve: Resolve = system_resolve
     try:
         until(lambda: server.started, "the gateway serves")
         with httpx.Client(base_url=url, timeout=20) as http:
-            service = Service(url, app.state.parts, http, scratch, app.state.stopping)
+            service = Service(url, app.state.shared, http, scratch, app.state.stopping)
             if not settings.open_access:
                 http.headers["Authorization"] = f"Bearer {service.token}"
             yield service

@@ -29,8 +29,8 @@ from adaspa_jobs.store import Lease
 from adaspa_service.gateway.events import START, Stream
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.metrics import make_registry
-from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import tidy
+from adaspa_service.gateway.state import AppState
 from prometheus_client import generate_latest
 
 from benchmarks.redis_server import Costs, Server, await_true
@@ -60,16 +60,16 @@ REPORT = AttentionReport(
 VARIANTS = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/webp"}
 
 
-def run_jobs(costs: Costs, parts: Parts) -> None:
+def run_jobs(costs: Costs, state: AppState) -> None:
     """Bring jobs from their admission to their end, as gateway and workers do."""
-    store, params = parts.store, usual_params(parts)
+    store, params = state.store, usual_params(state)
     with costs.of("submit", JOBS):
-        jobs = [submit(parts, params) for _ in range(JOBS)]
+        jobs = [submit(state, params) for _ in range(JOBS)]
     with costs.of("look", JOBS):
         for job in jobs:
             store.queue_position(store.get(job.id) or job)
     with costs.of("take", JOBS):
-        leases = take(parts, jobs)
+        leases = take(state, jobs)
     with costs.of("step", JOBS * STEPS):
         for lease in leases:
             for step in range(1, STEPS + 1):
@@ -78,25 +78,25 @@ def run_jobs(costs: Costs, parts: Parts) -> None:
         for lease in leases:
             store.renew(lease)
     with costs.of("follow", JOBS):
-        asyncio.run(follow(parts, jobs))
+        asyncio.run(follow(state, jobs))
     with costs.of("complete", JOBS):
         for lease in leases:
             store.complete(lease, artifacts(lease), REPORT, {"denoising": 612.345, "decoding": 31.02})
 
 
-def run_upkeep(costs: Costs, parts: Parts) -> None:
+def run_upkeep(costs: Costs, state: AppState) -> None:
     """What goes on without jobs: announcements, the janitor's sweep, a scrape.
 
     What the janitor has to do for each ended job is apart: no sweep is to count it.
     """
-    with costs.of("tidy", parts.store.client.zcard(f"{PREFIX}leavings")):
-        while ended := parts.store.take_untidy():
+    with costs.of("tidy", state.store.client.zcard(f"{PREFIX}leavings")):
+        while ended := state.store.take_untidy():
             for job_id in ended:
-                tidy(parts.store, parts.storage, job_id)
+                tidy(state.store, state.storage, job_id)
     with costs.of("announce", JOBS):
         for _ in range(JOBS):
-            parts.store.announce(parts.catalog.default, "worker-1")
-    janitor, registry = Janitor(parts), make_registry(parts)
+            state.store.announce(state.catalog.default, "worker-1")
+    janitor, registry = Janitor(state), make_registry(state)
     with costs.of("sweep", 50):
         for _ in range(50):
             janitor.sweep()
@@ -105,9 +105,9 @@ def run_upkeep(costs: Costs, parts: Parts) -> None:
             generate_latest(registry)
 
 
-def usual_params(parts: Parts) -> JobParams:
+def usual_params(state: AppState) -> JobParams:
     """A job of the built-in model, with a prompt of usual length."""
-    spec = parts.catalog.default
+    spec = state.catalog.default
     width, height = map(int, spec.sizes[0].split("x"))
     return JobParams(
         model=spec.id,
@@ -122,22 +122,22 @@ def usual_params(parts: Parts) -> JobParams:
     )
 
 
-def submit(parts: Parts, params: JobParams) -> Job:
+def submit(state: AppState, params: JobParams) -> Job:
     """As the gateway's ``POST /videos``."""
-    job = parts.store.create(params)
-    ring(parts.celery, job.params.model, job.priority)
+    job = state.store.create(params)
+    ring(state.celery, job.params.model, job.priority)
     return job
 
 
-def take(parts: Parts, jobs: list[Job]) -> list[Lease]:
+def take(state: AppState, jobs: list[Job]) -> list[Lease]:
     """Take each message as a worker does, claim its job and acknowledge."""
     leases = []
-    with parts.celery.connection_for_read() as connection:
+    with state.celery.connection_for_read() as connection:
         model = jobs[0].params.model
         queue = connection.SimpleQueue(queue_name(model, jobs[0].priority))
         for number in range(len(jobs)):
             message = queue.get(timeout=10)
-            lease = parts.store.claim(model, f"{model}-{number}@worker-{number}.workers")
+            lease = state.store.claim(model, f"{model}-{number}@worker-{number}.workers")
             if lease is None:
                 raise RuntimeError(f"{len(jobs) - number} jobs are gone")
             message.ack()
@@ -145,11 +145,11 @@ def take(parts: Parts, jobs: list[Job]) -> list[Lease]:
     return leases
 
 
-async def follow(parts: Parts, jobs: list[Job]) -> None:
+async def follow(state: AppState, jobs: list[Job]) -> None:
     """Read a job's events, as a client that follows it has them read."""
     for job in jobs:
-        await Stream(parts, job, START).read(wait=False)
-    await parts.follower.aclose()
+        await Stream(state, job, START).read(wait=False)
+    await state.follower.aclose()
 
 
 def progress(step: int) -> Progress:
@@ -166,38 +166,38 @@ def artifacts(lease: Lease) -> dict[str, Artifact]:
     }
 
 
-def run_clients(costs: Costs, parts: Parts) -> None:
+def run_clients(costs: Costs, state: AppState) -> None:
     """Clients that follow a job of which nothing is heard."""
-    waiting = parts.store.create(usual_params(parts))
-    asyncio.run(idle_followers(costs, parts, waiting))
-    parts.store.request_cancel(waiting.id)
+    waiting = state.store.create(usual_params(state))
+    asyncio.run(idle_followers(costs, state, waiting))
+    state.store.request_cancel(waiting.id)
 
 
-async def idle_followers(costs: Costs, parts: Parts, job: Job) -> None:
+async def idle_followers(costs: Costs, state: AppState, job: Job) -> None:
     """So many clients for so many seconds."""
-    streams = [Stream(parts, job, START) for _ in range(FOLLOWERS)]
+    streams = [Stream(state, job, START) for _ in range(FOLLOWERS)]
     for stream in streams:  # reads what there is
         stream.last_id = (await stream.read(wait=False))[-1][0]
     await asyncio.gather(*(stream.read(wait=True) for stream in streams))  # connects
     with costs.of("follower_second", FOLLOWERS * FOLLOWED_SECONDS):
         for _ in range(FOLLOWED_SECONDS):
             await asyncio.gather(*(stream.read(wait=True) for stream in streams))
-    await parts.follower.aclose()
+    await state.follower.aclose()
 
 
-async def idle_workers(costs: Costs, parts: Parts) -> None:
+async def idle_workers(costs: Costs, state: AppState) -> None:
     """Wait for jobs and announce, in the rhythm of a real worker: one alone says little, because each of its calls
     wakes a server that sleeps."""
-    spec = parts.catalog.default
+    spec = state.catalog.default
     queues = [queue_name(spec.id, priority) for priority in Priority]
-    client = connections(parts.settings.redis_url).async_client(IDLE_WORKERS)
+    client = connections(state.settings.redis_url).async_client(IDLE_WORKERS)
     lists = [f"{queue}{step}" for step in STEPS_OF_PRIORITY for queue in queues]
 
     async def wait(worker: str) -> None:
         for _ in range(ROUNDS):
             for _ in range(round(BEAT_SECONDS / POLL_SECONDS)):
                 await client.brpop(lists, timeout=POLL_SECONDS)
-            await asyncio.to_thread(parts.store.announce, spec, worker)
+            await asyncio.to_thread(state.store.announce, spec, worker)
 
     await asyncio.gather(*(client.ping() for _ in range(IDLE_WORKERS)))
     with costs.of("idle_worker_second", IDLE_WORKERS * ROUNDS * BEAT_SECONDS):
@@ -205,13 +205,13 @@ async def idle_workers(costs: Costs, parts: Parts) -> None:
     await client.aclose()
 
 
-def connections_of_a_worker(server: Server, parts: Parts) -> dict[str, int]:
+def connections_of_a_worker(server: Server, state: AppState) -> dict[str, int]:
     """Start a real worker and count its connections, idle and busy."""
     with TemporaryDirectory(prefix="adaspa-") as folder:
         heartbeat = Path(folder) / "heartbeat"
         env = os.environ | {
-            "ADASPA_REDIS_URL": parts.settings.redis_url,
-            "ADASPA_STORAGE_URL": parts.settings.storage_url,
+            "ADASPA_REDIS_URL": state.settings.redis_url,
+            "ADASPA_STORAGE_URL": state.settings.storage_url,
             "ADASPA_HEARTBEAT_FILE": str(heartbeat),
         }
         before = server.connections()
@@ -223,9 +223,9 @@ def connections_of_a_worker(server: Server, parts: Parts) -> dict[str, int]:
             idle = server.connections() - before
             held: Any = server.client.client_list()
             memory_bytes = sum(int(client["tot-mem"]) for client in held) // len(held)
-            job = submit(parts, usual_params(parts).model_copy(update={"steps": 2}))
+            job = submit(state, usual_params(state).model_copy(update={"steps": 2}))
             busy = 0
-            while (now := parts.store.get(job.id)) is not None and now.status is not JobStatus.completed:
+            while (now := state.store.get(job.id)) is not None and now.status is not JobStatus.completed:
                 busy = max(busy, server.connections() - before)
                 time.sleep(0.1)
         finally:
@@ -234,18 +234,18 @@ def connections_of_a_worker(server: Server, parts: Parts) -> dict[str, int]:
     return {"idle": idle, "busy": busy, "memory_bytes": memory_bytes}
 
 
-def memory(server: Server, parts: Parts) -> dict[str, float]:
+def memory(server: Server, state: AppState) -> dict[str, float]:
     """Bytes of a job while it waits, after all its steps, and when it has ended."""
     before = server.counters()["memory_bytes"]
-    jobs = [submit(parts, usual_params(parts)) for _ in range(JOBS)]
+    jobs = [submit(state, usual_params(state)) for _ in range(JOBS)]
     waiting = server.counters()["memory_bytes"]
-    leases = take(parts, jobs)
+    leases = take(state, jobs)
     for lease in leases:
         for step in range(1, STEPS + 1):
-            parts.store.report_progress(lease, progress(step))
+            state.store.report_progress(lease, progress(step))
     running = server.counters()["memory_bytes"]
     for lease in leases:
-        parts.store.complete(lease, artifacts(lease), REPORT, {"denoising": 612.345, "decoding": 31.02})
+        state.store.complete(lease, artifacts(lease), REPORT, {"denoising": 612.345, "decoding": 31.02})
     ended = server.counters()["memory_bytes"]
     states = {"waiting": waiting, "running": running, "ended": ended}
     return {state: round((after - before) / JOBS) for state, after in states.items()}
@@ -260,14 +260,14 @@ def main() -> None:
         server = Server(Path(folder))
         try:
             settings = Settings(redis_url=f"unix://{server.socket}?db=0", storage_url=str(Path(folder) / "objects"))
-            parts = Parts.of(settings)
+            state = AppState.of(settings)
             costs = Costs(server, IDLE_SECONDS)
-            used = memory(server, parts)
-            run_jobs(costs, parts)
-            run_upkeep(costs, parts)
-            run_clients(costs, parts)
-            asyncio.run(idle_workers(costs, parts))
-            connections = connections_of_a_worker(server, parts)
+            used = memory(server, state)
+            run_jobs(costs, state)
+            run_upkeep(costs, state)
+            run_clients(costs, state)
+            asyncio.run(idle_workers(costs, state))
+            connections = connections_of_a_worker(server, state)
             version = server.client.info("server")["valkey_version"]
         finally:
             server.stop()

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 
 @dataclass(frozen=True)
-class Place:
+class QueuePosition:
     """Where a queued job stands."""
 
     position: int
@@ -24,7 +24,7 @@ class Place:
     """Those that serve its queue."""
 
 
-def video(job: Job, place: Place | None) -> Video:
+def video(job: Job, place: QueuePosition | None) -> Video:
     """The view of a job; ``place`` is a queued one's."""
     asked, running = job.params, job.status is JobStatus.in_progress
     return Video.model_validate(

@@ -10,10 +10,10 @@ from adaspa_jobs.catalog import Catalog, ModelSpec
 from adaspa_jobs.job import OPEN_OWNER, JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
-from adaspa_service.gateway import parts as gateway_parts
+from adaspa_service.gateway import state as gateway_state
 from adaspa_service.gateway.access import Caller
-from adaspa_service.gateway.admission import Wanted, submit
-from adaspa_service.gateway.parts import Parts, RecentLoads
+from adaspa_service.gateway.admission import JobRequest, submit
+from adaspa_service.gateway.state import AppState, RecentLoads
 from adaspa_service.gateway.videos import accepted
 from faults import FaultyBroker, FaultyRedis, Outside
 from running_gateway import Service, serving
@@ -124,14 +124,14 @@ def test_a_full_queue_stores_nothing_and_takes_jobs_again_later(settings: Settin
 def test_a_request_goes_to_redis_for_its_job_and_its_bell_and_seldom_for_how_busy_the_model_is(
     settings: Settings, valkey_socket: Path, params: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_parts, "LOAD_SECONDS", 600.0)
-    outside, parts = Outside(), Parts.of(settings)
+    monkeypatch.setattr(gateway_state, "LOAD_SECONDS", 600.0)
+    outside, parts = Outside(), AppState.of(settings)
     store = JobStore(FaultyRedis(valkey_socket, outside))
     parts = replace(parts, store=store, loads=RecentLoads(store), celery=FaultyBroker(parts.celery, outside))
     calls = []
     for place in (1, 3):
         before = outside.calls
-        admitted = submit(parts, Caller(OPEN_OWNER), Wanted([params(), params()], None), None)
+        admitted = submit(parts, Caller(OPEN_OWNER), JobRequest([params(), params()], None), None)
         shown = accepted(parts, admitted.jobs, admitted.positions).data
         assert [video.queue_position for video in shown] == [place, place + 1]
         calls.append(outside.calls - before)

@@ -20,7 +20,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.events import Stream
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 from flaky_proxy import FlakyProxy, flaky
 from kombu.simple import SimpleQueue
 from valkey_process import free_port, start_valkey
@@ -74,7 +74,7 @@ def server(short_folder: Path) -> Iterator[Server]:
 def test_clients_leave_connections_that_died_while_they_were_idle(
     server: Server, settings: Settings, params: Callable[..., JobParams]
 ) -> None:
-    parts = Parts.of(settings.model_copy(update={"redis_url": server.url}))
+    parts = AppState.of(settings.model_copy(update={"redis_url": server.url}))
 
     async def use() -> list[str]:
         job = await asyncio.to_thread(parts.store.create, params())

@@ -18,12 +18,12 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
 from adaspa_service.gateway.access import Caller
-from adaspa_service.gateway.admission import Wanted, idempotency_of, submit
+from adaspa_service.gateway.admission import JobRequest, idempotency_of, submit
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.params import resolve
-from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import remove_if_ended
+from adaspa_service.gateway.state import AppState
 from claiming import FAILURE
 from faults import AWAY, Fault, FaultyBroker, FaultyRedis, FaultyStorage, Outside
 from hypothesis import strategies as st
@@ -109,8 +109,8 @@ class Jobs(RuleBasedStateMachine):
         self.deleted: set[str] = set()
 
     @staticmethod
-    def _gateway(valkey: Path, settings: Settings, outside: Outside) -> Parts:
-        parts = Parts.of(settings)
+    def _gateway(valkey: Path, settings: Settings, outside: Outside) -> AppState:
+        parts = AppState.of(settings)
         return replace(
             parts,
             store=JobStore(
@@ -143,7 +143,7 @@ class Jobs(RuleBasedStateMachine):
         with self.outside.struck_by(fault):
             try:
                 once = idempotency_of(str(count), key)
-                jobs, new, *_ = submit(parts, Caller(OPEN_OWNER), Wanted(params, priority), once)
+                jobs, new, *_ = submit(parts, Caller(OPEN_OWNER), JobRequest(params, priority), once)
             except ApiError as error:
                 assert (error.code == "queue_full" and full) or (error.code == "idempotency_key_reused" and key)
             except AWAY:

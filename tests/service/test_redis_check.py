@@ -69,7 +69,7 @@ def needed() -> set[str]:
     rooms = [*jobs.glob("*.py"), *(ROOT / "service" / "adaspa_service").rglob("*.py")]
     code = "".join(path.read_text() for path in rooms)
     called = re.findall(r"redis\.p?call\('([A-Z]+)'", scripts)
-    methods = re.findall(r"\b(?:self\.client|pipe|parts\.follower)\.([a-z]+)\(", code)
+    methods = re.findall(r"\b(?:self\.client|pipe|state\.follower)\.([a-z]+)\(", code)
     others = {"execute", "pipeline", "close", "aclose", "info", "register_script"}
     renamed = {"delete": "DEL"}
     assert len(called) > 100 and len(methods) > 20

@@ -12,7 +12,7 @@ from adaspa_jobs.queue import ring
 from adaspa_jobs.redis_url import RedisAddress
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.events import Stream
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 from adaspa_service.local.folder import valkey_url
 from adaspa_service.local.valkey import socket_path
 from valkey_process import free_port, start_valkey
@@ -66,7 +66,7 @@ def test_a_job_its_message_and_its_events_are_where_the_address_says(
 ) -> None:
     server.client.flushall()
     address = url.format(port=server.port, socket=server.socket)
-    parts = Parts.of(settings.model_copy(update={"redis_url": address}))
+    parts = AppState.of(settings.model_copy(update={"redis_url": address}))
     job = parts.store.create(params())
     ring(parts.celery, job.params.model, job.priority)
 

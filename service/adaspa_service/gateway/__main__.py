@@ -44,12 +44,12 @@ def main() -> None:
         settings = get_settings()
         logs.configure(settings)
         app = create_app(settings)
-        parts = app.state.parts
+        state = app.state.shared
         if tracing.start("adaspa-gateway"):
             trace_requests(app)
         problems = check_redis(settings)
-        access = parts.entrance.check()
-        parts.storage.check()
+        access = state.entrance.check()
+        state.storage.check()
     except (SettingsError, CatalogError, StoreUnavailable, StorageUnavailable) as error:
         fail(error)
     listening = listen(settings)
@@ -59,10 +59,10 @@ def main() -> None:
     if settings.metrics_port:
         serve_metrics(app.state.metrics, settings)
     try:
-        if parts.entrance.now() is Access.token:
-            open_token.leave(parts.open_token, settings.port)
+        if state.entrance.now() is Access.token:
+            open_token.leave(state.open_token, settings.port)
             if settings.open_token is None:  # else whoever drew it tells of it
-                log.info("page: %s", open_token.page(settings, parts.open_token))
+                log.info("page: %s", open_token.page(settings, state.open_token))
     except (SettingsError, StoreUnavailable) as error:
         fail(error)
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from adaspa_service.access.open_access import Access
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError
 from adaspa_service.gateway.hosts import check_name, host_name
-from adaspa_service.gateway.parts import Parts, PartsOf
+from adaspa_service.gateway.state import AppState, StateDep
 
 bearer = HTTPBearer(auto_error=False, description="An API key, as `adaspa keys create` prints it.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
@@ -43,8 +43,8 @@ class Caller:
 def needs(scope: Scope) -> Callable[..., Caller]:
     """A dependency: the caller, who has this scope."""
 
-    def caller(request: Request, parts: PartsOf, credentials: Credentials) -> Caller:
-        return identify(parts, request, credentials.credentials if credentials else None, scope)
+    def caller(request: Request, state: StateDep, credentials: Credentials) -> Caller:
+        return identify(state, request, credentials.credentials if credentials else None, scope)
 
     return caller
 
@@ -55,37 +55,37 @@ def later(scope: Scope) -> Callable[..., Awaitable[Callable[[], Caller]]]:
     For a route that is asked often: it does so in the thread that it runs in anyhow, where ``needs`` takes another.
     """
 
-    async def prepared(request: Request, parts: PartsOf, credentials: Credentials) -> Callable[[], Caller]:
-        return partial(identify, parts, request, credentials.credentials if credentials else None, scope)
+    async def prepared(request: Request, state: StateDep, credentials: Credentials) -> Callable[[], Caller]:
+        return partial(identify, state, request, credentials.credentials if credentials else None, scope)
 
     return prepared
 
 
 Reader = Annotated[Caller, Depends(needs(Scope.read))]
 """May look jobs up, follow them and download their files."""
-ReaderLater = Annotated[Callable[[], Caller], Depends(later(Scope.read))]
+LazyReader = Annotated[Callable[[], Caller], Depends(later(Scope.read))]
 Writer = Annotated[Caller, Depends(needs(Scope.write))]
 """May create, cancel and delete jobs."""
 Admin = Annotated[Caller, Depends(needs(Scope.admin))]
 """May use the operator's routes."""
 
 
-def identify(parts: Parts, request: Request, token: str | None, scope: Scope) -> Caller:
+def identify(state: AppState, request: Request, token: str | None, scope: Scope) -> Caller:
     """The caller of a request.
 
     Raises:
         ApiError: 401 without a key or with a wrong one, 403 for a missing scope or another site's page, 429 over the
             key's rate limit, 503 where Redis has lost the keys.
     """
-    if parts.settings.open_access:
-        refuse_other_sites(request, parts.settings)
+    if state.settings.open_access:
+        refuse_other_sites(request, state.settings)
         return Caller(OPEN_OWNER)
-    if token is not None and is_same(parts.settings.bootstrap_key, token):
+    if token is not None and is_same(state.settings.bootstrap_key, token):
         return Caller(BOOTSTRAP_OWNER)
-    key = None if token is None else parts.keys.authenticate(token)
+    key = None if token is None else state.keys.authenticate(token)
     if key is None:
-        return without_key(parts, request, token)
-    check_rate(parts.keys, key)
+        return without_key(state, request, token)
+    check_rate(state.keys, key)
     if scope not in key.scopes:
         challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
         has = ", ".join(sorted(key.scopes))
@@ -93,23 +93,23 @@ def identify(parts: Parts, request: Request, token: str | None, scope: Scope) ->
     return Caller(key.id, key.max_in_flight, key.expires_at, key.name)
 
 
-def without_key(parts: Parts, request: Request, token: str | None) -> Caller:
+def without_key(state: AppState, request: Request, token: str | None) -> Caller:
     """Who comes without a valid API key: this machine's user, as long as there are none. Raises ApiError."""
-    access = parts.entrance.now()
+    access = state.entrance.now()
     if access is Access.lost:
         raise keys_lost()
     if access is Access.token:
-        check_name(parts.settings, host_name(request.scope["headers"]))
-        if token is not None and is_same(parts.open_token, token):
+        check_name(state.settings, host_name(request.scope["headers"]))
+        if token is not None and is_same(state.open_token, token):
             return Caller(OPEN_OWNER)
     raise unauthorized(access, token)
 
 
-def is_still_let_in(parts: Parts, caller: Caller) -> bool:
+def is_still_let_in(state: AppState, caller: Caller) -> bool:
     """Whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
     if caller.owner == OPEN_OWNER:
-        return parts.entrance.now() in (Access.everybody, Access.token)
-    return caller.owner == BOOTSTRAP_OWNER or parts.keys.is_valid(caller.owner)
+        return state.entrance.now() in (Access.everybody, Access.token)
+    return caller.owner == BOOTSTRAP_OWNER or state.keys.is_valid(caller.owner)
 
 
 def unauthorized(access: Access, token: str | None) -> ApiError:

@@ -14,7 +14,7 @@ from adaspa_jobs.store import Admitted, IdempotencyConflict, QueueFull, TooManyI
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError, bad_field
 from adaspa_service.gateway.params import resolve_priority
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ UNMEASURED_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Wanted:
+class JobRequest:
     """The jobs that a request comes to."""
 
     params: list[JobParams]
@@ -35,19 +35,19 @@ class Wanted:
     """Where the event of each job's end is sent."""
 
 
-def repeated(parts: Parts, caller: Caller, idempotency: tuple[str, str]) -> list[Job] | None:
+def repeated(state: AppState, caller: Caller, idempotency: tuple[str, str]) -> list[Job] | None:
     """The jobs that the caller's same request led to before; None if its key is new.
 
     Raises:
         ApiError: 422 key used with another request.
     """
     try:
-        return parts.store.repeated(idempotency, caller.owner)
+        return state.store.repeated(idempotency, caller.owner)
     except IdempotencyConflict as error:
         raise key_reused() from error
 
 
-def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str, str] | None) -> Admitted:
+def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tuple[str, str] | None) -> Admitted:
     """Admit jobs and ring for them.
 
     A job whose bell cannot be rung is accepted all the same: workers find it by themselves. Nothing is taken back:
@@ -59,11 +59,11 @@ def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str,
         StoreUnavailable: it is not known whether anything was accepted, because a Redis that does not answer in time
             may still do as it was asked. With an Idempotency-Key the same request can be sent again.
     """
-    spec = parts.catalog.models[wanted.params[0].model]
+    spec = state.catalog.models[wanted.params[0].model]
     cost = spec.cost(wanted.params[0])
     priority = resolve_priority(wanted.priority, spec, cost)
     try:
-        admitted = parts.store.admit_all(
+        admitted = state.store.admit_all(
             wanted.params,
             idempotency,
             caller.owner,
@@ -73,13 +73,13 @@ def submit(parts: Parts, caller: Caller, wanted: Wanted, idempotency: tuple[str,
             webhook_url=wanted.webhook_url,
         )
     except QueueFull as error:
-        raise full(parts, spec.id, priority, len(wanted.params)) from error
+        raise full(state, spec.id, priority, len(wanted.params)) from error
     except TooManyInFlight as error:
-        raise too_many(parts, caller, len(wanted.params)) from error
+        raise too_many(state, caller, len(wanted.params)) from error
     except IdempotencyConflict as error:
         raise key_reused() from error
     try:
-        ring(parts.celery, spec.id, priority, admitted.bells)
+        ring(state.celery, spec.id, priority, admitted.bells)
     except QueueUnavailable as error:
         log.warning("%s: a worker has to find it by itself: %s", admitted.jobs[0].id, error)
     return admitted
@@ -104,17 +104,17 @@ def idempotency_of(asked: str, key: str | None) -> tuple[str, str] | None:
     return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, asked))  # type: ignore[return-value]
 
 
-def full(parts: Parts, model: str, priority: Priority, count: int) -> ApiError:
+def full(state: AppState, model: str, priority: Priority, count: int) -> ApiError:
     """429 with the time until so many of the queue's jobs are expected to have begun that ``count`` more have room."""
-    load = parts.store.load(model)
-    waiting, cap = load.queues[priority].waiting, parts.settings.queue_cap
+    load = state.store.load(model)
+    waiting, cap = load.queues[priority].waiting, state.settings.queue_cap
     starts_in = load.starts_in(priority, max(1, waiting + count - cap))
     wait = UNMEASURED_SECONDS if starts_in is None else starts_in
     message = f"{waiting} {priority} jobs wait for model {model}; allowed: {cap}. Try again later."
     return ApiError(429, "queue_full", message, "model", {"Retry-After": str(max(1, math.ceil(wait)))})
 
 
-def too_many(parts: Parts, caller: Caller, count: int) -> ApiError:
+def too_many(state: AppState, caller: Caller, count: int) -> ApiError:
     """429 with the time until enough of the caller's jobs are expected to have ended for ``count`` more.
 
     400 where the caller may never have so many.
@@ -122,9 +122,9 @@ def too_many(parts: Parts, caller: Caller, count: int) -> ApiError:
     limit = caller.max_in_flight or 0
     if count > limit:
         return bad_field("n", f"n: {count} jobs; allowed: 1 to {limit}, as many as this key may have in flight")
-    jobs = parts.store.unfinished(caller.owner)
-    positions = parts.store.queue_positions(jobs)
-    left = sorted(seconds_left(parts.loads.get(job.params.model), job, positions.get(job.id)) for job in jobs)
+    jobs = state.store.unfinished(caller.owner)
+    positions = state.store.queue_positions(jobs)
+    left = sorted(seconds_left(state.loads.get(job.params.model), job, positions.get(job.id)) for job in jobs)
     enough = len(left) + count - limit
     wait = left[enough - 1] if enough > 0 else 0.0
     message = f"{len(left)} jobs of this key wait or run; allowed: {limit}. Try again later."

@@ -31,7 +31,7 @@ from adaspa_service.gateway import (
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.examples import illustrate
 from adaspa_service.gateway.janitor import Janitor
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 from adaspa_service.webhooks import event
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.webhooks.deliverer import Deliverer
@@ -65,14 +65,14 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     Raises:
         CatalogError, StorageUnavailable: the settings lead nowhere.
     """
-    parts = Parts.of(settings, resolve)
+    state = AppState.of(settings, resolve)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with Janitor(parts), Deliverer(parts.deliveries, settings, Addresses(settings.webhook_networks, resolve)):
+        with Janitor(state), Deliverer(state.deliveries, settings, Addresses(settings.webhook_networks, resolve)):
             yield
-        open_token.take_away(parts.open_token, settings.port)
-        await parts.close()
+        open_token.take_away(state.open_token, settings.port)
+        await state.close()
 
     app = FastAPI(
         title="AdaSpa serve",
@@ -83,11 +83,11 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts = parts
+    app.state.shared = state
     app.state.draining, app.state.stopping = threading.Event(), threading.Event()
     app.state.streams = events.OpenStreams(max(1, settings.max_connections // events.STREAMS_SHARE))
     errors.install(app)
-    app.state.metrics = metrics.make_registry(parts)
+    app.state.metrics = metrics.make_registry(state)
     app.add_middleware(hosts.Hosts, settings=settings)
     app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)
     headers.install(app, settings)

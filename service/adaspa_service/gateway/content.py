@@ -13,8 +13,8 @@ from fastapi.responses import Response, StreamingResponse
 from adaspa_service.gateway.errors import ApiError, ErrorBody
 from adaspa_service.gateway.links import ReadableJob
 from adaspa_service.gateway.lookup import Variant, find_artifact
-from adaspa_service.gateway.parts import PartsOf
 from adaspa_service.gateway.ranges import select
+from adaspa_service.gateway.state import StateDep
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["videos"])
@@ -41,7 +41,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     openapi_extra={"security": [{}]},  # a link needs no key
 )
 def download(
-    video_id: str, request: Request, parts: PartsOf, job: ReadableJob, variant: Variant = Variant.video
+    video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = Variant.video
 ) -> Response:
     """A file of a completed video, for its owner's key or for whoever has a link to it.
 
@@ -61,7 +61,7 @@ def download(
     if selected.status == 206:
         headers["Content-Range"] = f"bytes {selected.start}-{selected.end - 1}/{artifact.bytes}"
     try:
-        chunks = parts.storage.read_range(artifact.key, selected.start, selected.end)
+        chunks = state.storage.read_range(artifact.key, selected.start, selected.end)
     except ObjectMissing as error:
         raise gone(video_id, variant) from error
     return StreamingResponse(chunks, selected.status, headers)
@@ -69,7 +69,7 @@ def download(
 
 @router.head("/videos/{video_id}/content", response_class=Response, include_in_schema=False)
 def describe(
-    video_id: str, request: Request, parts: PartsOf, job: ReadableJob, variant: Variant = Variant.video
+    video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = Variant.video
 ) -> Response:
     """The headers of the whole file, or 304; ranges have no meaning here."""
     artifact = find_artifact(job, variant)
@@ -78,7 +78,7 @@ def describe(
     if select(request.headers, artifact.bytes, etag).status == 304:
         return not_modified(headers)
     try:
-        parts.storage.head(artifact.key)
+        state.storage.head(artifact.key)
     except ObjectMissing as error:
         raise gone(video_id, variant) from error
     return Response(headers=headers | {"Content-Length": str(artifact.bytes)})

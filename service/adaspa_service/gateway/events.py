@@ -21,8 +21,8 @@ from adaspa_service import views
 from adaspa_service.gateway.access import Caller, Reader, is_still_let_in
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.lookup import find
-from adaspa_service.gateway.parts import Parts, PartsOf
-from adaspa_service.gateway.places import places
+from adaspa_service.gateway.queue_positions import queue_positions
+from adaspa_service.gateway.state import AppState, StateDep
 
 HEARTBEAT_SECONDS = 15.0
 """Proxies close a connection on which nothing comes for longer."""
@@ -62,7 +62,7 @@ router = APIRouter(tags=["videos"])
 async def follow_video(
     video_id: str,
     request: Request,
-    parts: PartsOf,
+    state: StateDep,
     caller: Reader,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -70,8 +70,8 @@ async def follow_video(
     if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
         message = f"Last-Event-ID: {last_event_id[:60]!r} is none; allowed: the id of an event of this video"
         raise bad_field("Last-Event-ID", message)
-    job = await run_in_threadpool(find, parts, caller, video_id)
-    stream = Stream(parts, job, last_event_id or START)
+    job = await run_in_threadpool(find, state, caller, video_id)
+    stream = Stream(state, job, last_event_id or START)
     if job.status in TERMINAL and not await stream.read(wait=False):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -128,13 +128,13 @@ class Stream:
     """One client's way through a job's events.
 
     Args:
-        parts: the gateway's.
+        state: the gateway's.
         job: as it stands.
         last_id: of the event that the client had last.
     """
 
-    def __init__(self, parts: Parts, job: Job, last_id: str) -> None:
-        self.parts, self.video_id, self.last_id = parts, job.id, last_id
+    def __init__(self, state: AppState, job: Job, last_id: str) -> None:
+        self.state, self.video_id, self.last_id = state, job.id, last_id
         self._job, self._told = job, (0, 0)
 
     async def text(self, request: Request, caller: Caller) -> AsyncIterator[str]:
@@ -148,7 +148,7 @@ class Stream:
             try:
                 if time.monotonic() - checked > RECHECK_SECONDS:
                     checked = time.monotonic()
-                    if not await run_in_threadpool(is_still_let_in, self.parts, caller):
+                    if not await run_in_threadpool(is_still_let_in, self.state, caller):
                         return
                 events = await self.read(wait=True)
                 for event_id, fields in events:
@@ -165,7 +165,7 @@ class Stream:
                 elif time.monotonic() - heard > HEARTBEAT_SECONDS:
                     heard = time.monotonic()
                     yield ": heartbeat\n\n"
-                    if await run_in_threadpool(self.parts.store.get, self.video_id) is None:
+                    if await run_in_threadpool(self.state.store.get, self.video_id) is None:
                         return
             except StoreUnavailable:
                 return
@@ -174,11 +174,11 @@ class Stream:
         """The next events after the last one, in order; none if none come in time."""
         key = f"{PREFIX}events:{self.video_id}"
         with reaching():
-            if wait and not await self.parts.follower.xread(
+            if wait and not await self.state.follower.xread(
                 {key: self.last_id}, count=1, block=round(BLOCK_SECONDS * 1000)
             ):
                 return []
-            found: Any = await self.parts.follower.xrange(key, min=f"({self.last_id}", count=BATCH)
+            found: Any = await self.state.follower.xrange(key, min=f"({self.last_id}", count=BATCH)
         return list(found)
 
     async def write_position(self) -> str | None:
@@ -189,7 +189,7 @@ class Stream:
         """
         if self._job.status is not JobStatus.queued:
             return None
-        place = (await run_in_threadpool(places, self.parts, [self._job])).get(self.video_id)
+        place = (await run_in_threadpool(queue_positions, self.state, [self._job])).get(self.video_id)
         if place is None or (place.position, place.workers) == self._told:
             return None
         self._told = (place.position, place.workers)
@@ -214,10 +214,10 @@ class Stream:
             data["phase"] = status
         self._job, self._told = self._job.model_copy(update={"status": status}), (0, 0)
         if fields["type"] == "preview":
-            found = await run_in_threadpool(self.parts.store.preview, self.video_id)
+            found = await run_in_threadpool(self.state.store.preview, self.video_id)
             if found is None or found[0] != progress.preview_step:
                 return None
             data["preview"] = f"data:image/webp;base64,{b64encode(found[1]).decode()}"
-        job = await run_in_threadpool(self.parts.store.get, self.video_id) if status in TERMINAL else None
+        job = await run_in_threadpool(self.state.store.get, self.video_id) if status in TERMINAL else None
         body = views.video(job, None).model_dump_json() if job else json.dumps(data)
         return f"id: {event_id}\nevent: {fields['type']}\ndata: {body}\n\n"

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from adaspa_service import views
 from adaspa_service.gateway.health import Health
 from adaspa_service.gateway.webhook_secret import WebhookSecret
-from adaspa_service.views import Place
+from adaspa_service.views import QueuePosition
 from adaspa_service.webhooks.event import VideoEvent
 
 IDS = ("video_06611cfb2682ffb607d12a592291f64d", "video_06611cfd91f13dc25d17f6ec9a2fb2e7")
@@ -126,11 +126,11 @@ def videos() -> dict[str, Video]:
     timings = {"loading": 2.1, "encoding_prompt": 0.1, "denoising": 24.2, "decoding": 4.9, "uploading": 0.1}
     remixed = {"prompt": "a small red star moves left", "seed": 7, "remixed_from": IDS[0]}
     return {
-        "queued": views.video(job(), Place(1, 12.5, 2)),
+        "queued": views.video(job(), QueuePosition(1, 12.5, 2)),
         "completed": views.video(job(status=JobStatus.completed, report=report, timings=timings, **ended), None),
         "cancelled": views.video(job(status=JobStatus.cancelled, cancel_requested=True, **ended), None),
-        "remix": views.video(job(1, params=remixed), Place(2, 46.0, 2)),
-        "second": views.video(job(1), Place(2, 46.0, 2)),
+        "remix": views.video(job(1, params=remixed), QueuePosition(2, 46.0, 2)),
+        "second": views.video(job(1), QueuePosition(2, 46.0, 2)),
     }
 
 

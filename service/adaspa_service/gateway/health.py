@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from adaspa_service.access.open_access import Access
 from adaspa_service.gateway.access import keys_lost
 from adaspa_service.gateway.errors import ApiError
-from adaspa_service.gateway.parts import PartsOf
+from adaspa_service.gateway.state import StateDep
 
 router = APIRouter(tags=["health"])
 
@@ -27,12 +27,12 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz")
-async def readyz(request: Request, parts: PartsOf) -> Health:
+async def readyz(request: Request, state: StateDep) -> Health:
     """Redis takes writes, storage is there, no API keys are lost, and the gateway was not told to stop; else 503."""
     if request.app.state.draining.is_set():
         raise ApiError(503, "draining", "the gateway was told to stop, and takes requests for a short time only")
-    if await run_in_threadpool(parts.entrance.now) is Access.lost:
+    if await run_in_threadpool(state.entrance.now) is Access.lost:
         raise keys_lost()
-    await run_in_threadpool(parts.store.ping)
-    await parts.storage.ping()
+    await run_in_threadpool(state.store.ping)
+    await state.storage.ping()
     return Health()

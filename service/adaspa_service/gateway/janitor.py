@@ -13,8 +13,8 @@ from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_service.access.open_access import Access
 from adaspa_service.gateway import audit
-from adaspa_service.gateway.parts import Parts
 from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints, tidy
+from adaspa_service.gateway.state import AppState
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class Janitor:
     """Two threads that each make a round every second, for the length of a ``with`` block: one for what Redis knows,
     one for what lies in storage. A storage that hangs must not keep lost jobs from being brought back."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, state: AppState) -> None:
+        self.state = state
         self._chores: dict[str, tuple[Callable[[], None], ...]] = {
             "janitor": (
                 self._watch_keys,
@@ -87,51 +87,51 @@ class Janitor:
     def _store_answers(self) -> bool:
         """Whether it is worth asking for the other chores: each would wait for a Redis that does not answer."""
         try:
-            self.parts.store.ping()
+            self.state.store.ping()
         except StoreUnavailable:
             return False
         return True
 
     def _watch_keys(self) -> None:
-        before, self._access = self._access, self.parts.entrance.now()
+        before, self._access = self._access, self.state.entrance.now()
         if self._access is Access.lost and before is not Access.lost:
-            log.error("nobody is let in: %s", self.parts.entrance.lost())
+            log.error("nobody is let in: %s", self.state.entrance.lost())
 
     def _write_acts(self) -> None:
-        for act in self.parts.acts.take():
+        for act in self.state.acts.take():
             audit.write(act)
 
     def _follow_models(self) -> None:
-        self.parts.catalog.follow(self.parts.store.announced())
+        self.state.catalog.follow(self.state.store.announced())
 
     def _requeue_lost(self) -> None:
-        for job_id in self.parts.store.requeue_expired():
+        for job_id in self.state.store.requeue_expired():
             log.warning("%s: its worker was lost; back in the queue", job_id)
 
     def _time_out(self) -> None:
-        for job_id in self.parts.store.time_out():
+        for job_id in self.state.store.time_out():
             log.warning("%s: no worker took it in time", job_id)
 
     def _expire(self) -> None:
-        self.parts.store.expire()
+        self.state.store.expire()
 
     def _purge(self) -> None:
-        if ids := self.parts.store.take_purgeable():
-            self.parts.store.file.synced()  # a deletion that Redis forgot would leave a video without its files
+        if ids := self.state.store.take_purgeable():
+            self.state.store.file.synced()  # a deletion that Redis forgot would leave a video without its files
         for job_id in ids:
-            remove(self.parts, job_id)
+            remove(self.state, job_id)
 
     def _tidy(self) -> None:
-        for job_id in self.parts.store.take_untidy():
-            tidy(self.parts.store, self.parts.storage, job_id)
+        for job_id in self.state.store.take_untidy():
+            tidy(self.state.store, self.state.storage, job_id)
 
     def _remove_orphans(self) -> None:
         if time.monotonic() >= self._orphans_due:
-            remove_orphaned_checkpoints(self.parts)
+            remove_orphaned_checkpoints(self.state)
             self._orphans_due = time.monotonic() + ORPHANS_SECONDS
 
     def _trim_deliveries(self) -> None:
-        for job_id in self.parts.deliveries.trim():
+        for job_id in self.state.deliveries.trim():
             log.error("%s: its webhook was dropped: too many wait", job_id)
 
     def _run(self, chores: Iterable[Callable[[], None]]) -> None:

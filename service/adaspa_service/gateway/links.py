@@ -22,7 +22,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from adaspa_service.gateway.access import Caller, Credentials, Reader, identify, is_still_let_in
 from adaspa_service.gateway.errors import ApiError, ErrorBody, bad_field
 from adaspa_service.gateway.lookup import Variant, find, find_artifact, find_linked
-from adaspa_service.gateway.parts import Parts, PartsOf
+from adaspa_service.gateway.state import AppState, StateDep
 
 MAX_SECONDS = 7 * 86400
 """The object stores sign for no longer."""
@@ -36,7 +36,7 @@ def link(
     *,
     video_id: str,
     request: Request,
-    parts: PartsOf,
+    state: StateDep,
     caller: Reader,
     variant: Variant = Variant.video,
     expires_in: Annotated[int, Query(ge=1, le=MAX_SECONDS, description="Seconds.")] = 3600,
@@ -49,25 +49,25 @@ def link(
     It expires with the key that it was asked for with at the latest, and ends with the video or when that key is
     revoked. One of the storage's own cannot be taken back before its time.
     """
-    artifact = find_artifact(find(parts, caller, video_id), variant)
-    now = math.ceil(parts.store.now())  # a link of one second lives for one
+    artifact = find_artifact(find(state, caller, video_id), variant)
+    now = math.ceil(state.store.now())  # a link of one second lives for one
     expires = now + expires_in
     if caller.expires_at is not None:
         expires = min(expires, caller.expires_at)
     if via == "storage":
-        url = parts.storage.signed_url(artifact.key, max(1, expires - now))
+        url = state.storage.signed_url(artifact.key, max(1, expires - now))
         if url is None:
             raise bad_field("via", "via: this service's storage signs no addresses; allowed: gateway")
     else:
-        query = {"variant": variant, "expires": expires, "signature": sign(parts, video_id, variant, expires)}
+        query = {"variant": variant, "expires": expires, "signature": sign(state, video_id, variant, expires)}
         url = f"{request.base_url}v1/videos/{video_id}/content?{urlencode(query)}"
     return Link(url=url, expires_at=expires)
 
 
-def sign(parts: Parts, video_id: str, variant: str, expires: int) -> str:
+def sign(state: AppState, video_id: str, variant: str, expires: int) -> str:
     """The signature of a link. Raises StoreUnavailable."""
-    own = parts.settings.signing_secret
-    secret = own.get_secret_value().encode() if own else parts.keys.signing_secret()
+    own = state.settings.signing_secret
+    secret = own.get_secret_value().encode() if own else state.keys.signing_secret()
     mac = hmac.digest(secret, f"{video_id} {variant} {expires}".encode(), hashlib.sha256)
     return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
@@ -76,22 +76,22 @@ def _by_link_or_key(
     *,
     video_id: str,
     request: Request,
-    parts: PartsOf,
+    state: StateDep,
     credentials: Credentials,
     variant: Variant = Variant.video,
     expires: Annotated[int | None, Query(ge=0, le=10**11, description="Of a link.")] = None,
     signature: Annotated[str | None, Query(max_length=64, description="Of a link.")] = None,
 ) -> Job:
     if signature is None:
-        caller = identify(parts, request, credentials.credentials if credentials else None, Scope.read)
-        return find(parts, caller, video_id)
-    genuine = sign(parts, video_id, variant, expires or 0)
+        caller = identify(state, request, credentials.credentials if credentials else None, Scope.read)
+        return find(state, caller, video_id)
+    genuine = sign(state, video_id, variant, expires or 0)
     if not hmac.compare_digest(genuine.encode(), signature.encode()):
         raise ApiError(403, "invalid_link", "signature: this service made no such link", "signature")
-    if parts.store.now() >= (expires or 0):
+    if state.store.now() >= (expires or 0):
         raise ApiError(403, "link_expired", "expires: the link has expired; ask for another", "expires")
-    job = find_linked(parts, video_id)
-    if job.owner != OPEN_OWNER and not is_still_let_in(parts, Caller(job.owner)):
+    job = find_linked(state, video_id)
+    if job.owner != OPEN_OWNER and not is_still_let_in(state, Caller(job.owner)):
         message = "signature: the API key that the link was made with has been revoked or has expired"
         raise ApiError(403, "link_revoked", message, "signature")
     return job

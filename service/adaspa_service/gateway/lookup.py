@@ -8,7 +8,7 @@ from adaspa_jobs.store import VIDEO_ID
 
 from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.errors import ApiError
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 
 
 class Variant(StrEnum):
@@ -19,17 +19,17 @@ class Variant(StrEnum):
     spritesheet = "spritesheet"
 
 
-def find(parts: Parts, caller: Caller, video_id: str) -> Job:
+def find(state: AppState, caller: Caller, video_id: str) -> Job:
     """The caller's job of that id. Raises ApiError 404 if there is none, it is another's, or it was deleted."""
-    job = find_linked(parts, video_id)
+    job = find_linked(state, video_id)
     if job.owner != caller.owner:
         raise not_found(video_id)
     return job
 
 
-def find_linked(parts: Parts, video_id: str) -> Job:
+def find_linked(state: AppState, video_id: str) -> Job:
     """The job of that id, whoever its owner is: for one whose right was proved otherwise. Raises ApiError 404."""
-    job = parts.store.get(video_id) if VIDEO_ID.fullmatch(video_id) else None
+    job = state.store.get(video_id) if VIDEO_ID.fullmatch(video_id) else None
     if job is None or job.discarded:
         raise not_found(video_id)
     return job

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.gateway.access import Admin
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -29,10 +29,10 @@ def metrics(request: Request, _: Admin) -> Response:
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
-def make_registry(parts: Parts) -> CollectorRegistry:
+def make_registry(state: AppState) -> CollectorRegistry:
     """The metrics of one gateway."""
     registry = CollectorRegistry()
-    registry.register(JobCollector(parts))
+    registry.register(JobCollector(state))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry
@@ -41,8 +41,8 @@ def make_registry(parts: Parts) -> CollectorRegistry:
 class JobCollector(Collector):
     """The store's counts, asked for at each scrape. A store that is away leaves only ``adaspa_store_up`` 0."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, state: AppState) -> None:
+        self.state = state
 
     def describe(self) -> list[Metric]:
         """Nothing: otherwise the registry would ask the store to learn the names."""
@@ -72,8 +72,8 @@ class JobCollector(Collector):
             "adaspa_queue_oldest_seconds", "How long the job that came first has waited.", labels=labels
         )
         workers = GaugeMetricFamily("adaspa_workers", "Workers that were heard of lately.", labels=["model"])
-        for model in self.parts.catalog.models:
-            load = self.parts.store.load(model)
+        for model in self.state.catalog.models:
+            load = self.state.store.load(model)
             for priority, queue in load.queues.items():
                 where = [model, priority, queue_name(model, priority)]
                 waiting.add_metric(where, queue.waiting)
@@ -85,7 +85,7 @@ class JobCollector(Collector):
         return [waiting, running, unfinished, oldest, workers, wanted]
 
     def _totals(self) -> list[Metric]:
-        totals = self.parts.store.totals()
+        totals = self.state.store.totals()
         ended = CounterMetricFamily("adaspa_jobs_ended", "Jobs that ended.", labels=["model", "status", "code"])
         for key, count in totals.ended.items():
             ended.add_metric(key, count)
@@ -95,7 +95,7 @@ class JobCollector(Collector):
         return [ended, lost]
 
     def _room(self) -> list[Metric]:
-        room = self.parts.store.room()
+        room = self.state.store.room()
         if room is None:
             return []
         memory = GaugeMetricFamily("adaspa_redis_memory_bytes", "Redis' memory; limit 0: none.", labels=["kind"])
@@ -109,7 +109,7 @@ class JobCollector(Collector):
         return [memory, connections]
 
     def _webhooks(self) -> list[Metric]:
-        counts = self.parts.deliveries.counts()
+        counts = self.state.deliveries.counts()
         attempts = CounterMetricFamily("adaspa_webhook_attempts", "Attempts to deliver an event.", labels=["outcome"])
         for outcome, count in counts.attempts.items():
             attempts.add_metric([outcome], count)

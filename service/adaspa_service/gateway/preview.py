@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.lookup import find
-from adaspa_service.gateway.parts import PartsOf
+from adaspa_service.gateway.state import StateDep
 
 router = APIRouter(tags=["videos"])
 
@@ -21,9 +21,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/videos/{video_id}/preview", response_class=Response, responses=RESPONSES)
-def get_preview(video_id: str, parts: PartsOf, caller: Reader) -> Response:
+def get_preview(video_id: str, state: StateDep, caller: Reader) -> Response:
     """The latest preview of a job in progress. Once it has ended there is none, but a thumbnail and the video."""
-    found = parts.store.preview(find(parts, caller, video_id).id)
+    found = state.store.preview(find(state, caller, video_id).id)
     if found is None:
         raise ApiError(404, "preview_not_found", f"video {video_id} has no preview at the moment", "video_id")
     return Response(found[1], media_type="image/webp", headers={"Cache-Control": "no-store"})

@@ -10,7 +10,7 @@ from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import CHECKPOINTS, ObjectStorage, StorageUnavailable, checkpoint_prefix, video_prefix
 from adaspa_jobs.store import JobStore
 
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 
 log = logging.getLogger(__name__)
 
@@ -18,18 +18,18 @@ UNFINISHED_SECONDS = 3600.0
 """A checkpoint that nobody has written to for so long will not be finished."""
 
 
-def remove(parts: Parts, job_id: str) -> None:
+def remove(state: AppState, job_id: str) -> None:
     """Remove a discarded job that has ended. Raises StorageUnavailable, StoreUnavailable.
 
     The files that its record names go first: they also go where storage refuses to list what else there may be.
     """
     with suppress(RecordUnreadable):
-        job = parts.store.get(job_id)
+        job = state.store.get(job_id)
         for artifact in job.artifacts.values() if job else ():
-            parts.storage.delete(artifact.key)
-    parts.storage.delete_prefix(video_prefix(job_id))
-    parts.storage.delete_prefix(checkpoint_prefix(job_id))
-    parts.store.purge(job_id)
+            state.storage.delete(artifact.key)
+    state.storage.delete_prefix(video_prefix(job_id))
+    state.storage.delete_prefix(checkpoint_prefix(job_id))
+    state.store.purge(job_id)
 
 
 def tidy(store: JobStore, storage: ObjectStorage, job_id: str) -> None:
@@ -47,26 +47,26 @@ def tidy(store: JobStore, storage: ObjectStorage, job_id: str) -> None:
     store.note_tidy(job_id)
 
 
-def remove_orphaned_checkpoints(parts: Parts) -> None:
+def remove_orphaned_checkpoints(state: AppState) -> None:
     """Remove checkpoints whose job has ended or is gone, and such as were never finished.
 
     Raises StorageUnavailable, StoreUnavailable.
     """
-    parts.storage.remove_unfinished(CHECKPOINTS, written_before=time.time() - UNFINISHED_SECONDS)
-    for job_id in {key.removeprefix(CHECKPOINTS).split("/")[0] for key in parts.storage.keys(CHECKPOINTS)}:
+    state.storage.remove_unfinished(CHECKPOINTS, written_before=time.time() - UNFINISHED_SECONDS)
+    for job_id in {key.removeprefix(CHECKPOINTS).split("/")[0] for key in state.storage.keys(CHECKPOINTS)}:
         try:
-            job = parts.store.get(job_id)
+            job = state.store.get(job_id)
         except RecordUnreadable:  # a later version's, whose gateways look after it
             continue
         if job is None or job.status in TERMINAL:
-            parts.storage.delete_prefix(checkpoint_prefix(job_id))
+            state.storage.delete_prefix(checkpoint_prefix(job_id))
 
 
-def remove_if_ended(parts: Parts, job_id: str) -> None:
+def remove_if_ended(state: AppState, job_id: str) -> None:
     """Remove a discarded job at once if nothing is in the way; the janitor does what is left."""
     try:
-        job = parts.store.get(job_id)
+        job = state.store.get(job_id)
         if job is not None and job.status in TERMINAL:
-            remove(parts, job_id)
+            remove(state, job_id)
     except (StorageUnavailable, StoreUnavailable) as error:
         log.warning("%s: removed later: %s", job_id, error)

@@ -14,15 +14,15 @@ from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service import views
 from adaspa_service.gateway import audit
-from adaspa_service.gateway.access import Caller, Reader, ReaderLater, Writer
-from adaspa_service.gateway.admission import Wanted, idempotency_of, repeated, submit
+from adaspa_service.gateway.access import Caller, LazyReader, Reader, Writer
+from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody, bad_field
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import batch, remix
-from adaspa_service.gateway.parts import Parts, PartsOf
-from adaspa_service.gateway.places import Place, places
+from adaspa_service.gateway.queue_positions import QueuePosition, queue_positions
 from adaspa_service.gateway.removal import remove_if_ended
+from adaspa_service.gateway.state import AppState, StateDep
 from adaspa_service.gateway.webhook_url import check_webhook
 
 log = logging.getLogger(__name__)
@@ -45,20 +45,20 @@ IdempotencyKey = Annotated[str | None, Header(description="The same key and body
 
 @router.post("/videos", responses=REFUSED, openapi_extra=openapi(VideoCreate))
 async def create_video(
-    request: Request, response: Response, parts: PartsOf, caller: Writer, idempotency_key: IdempotencyKey = None
+    request: Request, response: Response, state: StateDep, caller: Writer, idempotency_key: IdempotencyKey = None
 ) -> Video | VideoList:
     """Put a video into its model's queue. The job can be polled, followed, cancelled and deleted by its id.
 
     With `n`, several videos are accepted at once, and the answer is the list of them.
     """
-    asked = await read_body(request, VideoCreate, parts.catalog)
+    asked = await read_body(request, VideoCreate, state.catalog)
     text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
 
-    def wanted(webhook_url: str | None) -> Wanted:
-        return Wanted(batch(asked, parts.catalog), asked.priority, webhook_url)
+    def wanted(webhook_url: str | None) -> JobRequest:
+        return JobRequest(batch(asked, state.catalog), asked.priority, webhook_url)
 
     once = idempotency_of(text, idempotency_key)
-    videos, new = await admit(request, parts, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
+    videos, new = await admit(request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
     note_replay(response, new)
     return videos.data[0] if asked.n is None else videos
 
@@ -69,33 +69,33 @@ async def remix_video(
     request: Request,
     response: Response,
     *,
-    parts: PartsOf,
+    state: StateDep,
     caller: Writer,
     idempotency_key: IdempotencyKey = None,
 ) -> Video:
     """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
-    asked = await read_body(request, VideoRemix, parts.catalog)
+    asked = await read_body(request, VideoRemix, state.catalog)
     text = f"{video_id} {asked.model_dump_json(exclude_none=True)}"
 
-    def wanted(webhook_url: str | None) -> Wanted:
-        source = find(parts, caller, video_id)
-        params = remix(source, asked.prompt, parts.catalog)
-        return Wanted([params], source.priority if source.priority is Priority.bulk else None, webhook_url)
+    def wanted(webhook_url: str | None) -> JobRequest:
+        source = find(state, caller, video_id)
+        params = remix(source, asked.prompt, state.catalog)
+        return JobRequest([params], source.priority if source.priority is Priority.bulk else None, webhook_url)
 
     once = idempotency_of(text, idempotency_key)
-    videos, new = await admit(request, parts, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
+    videos, new = await admit(request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
     note_replay(response, new)
     return videos.data[0]
 
 
 async def admit(
     request: Request,
-    parts: Parts,
+    state: AppState,
     caller: Caller,
     *,
     idempotency: tuple[str, str] | None,
     webhook_url: str | None,
-    wanted: Callable[[str | None], Wanted],
+    wanted: Callable[[str | None], JobRequest],
 ) -> tuple[VideoList, bool]:
     """Admit the jobs that are wanted, with the checked webhook_url; the jobs, and whether they are new.
 
@@ -103,28 +103,28 @@ async def admit(
     it is a remix of.
     """
     if idempotency is not None:
-        known = await run_in_threadpool(repeated, parts, caller, idempotency)
+        known = await run_in_threadpool(repeated, state, caller, idempotency)
         if known is not None:
-            return await run_in_threadpool(accepted, parts, known), False
-    url = await check_webhook(parts, webhook_url, caller.owner)
+            return await run_in_threadpool(accepted, state, known), False
+    url = await check_webhook(state, webhook_url, caller.owner)
 
     def admit_new() -> tuple[VideoList, bool]:
-        admitted = submit(parts, caller, wanted(url), idempotency)
+        admitted = submit(state, caller, wanted(url), idempotency)
         for job in admitted.jobs if admitted.new else ():
             audit.note(request, caller, "job.created", job=job.id)
-        return accepted(parts, admitted.jobs, admitted.positions), admitted.new
+        return accepted(state, admitted.jobs, admitted.positions), admitted.new
 
     return await run_in_threadpool(admit_new)
 
 
-def accepted(parts: Parts, jobs: list[Job], positions: dict[str, int] | None = None) -> VideoList:
+def accepted(state: AppState, jobs: list[Job], positions: dict[str, int] | None = None) -> VideoList:
     """Accepted jobs as clients see them, with their positions where these are known.
 
     Their places are left out where Redis is lost just now: a client that was told to try again would make the jobs
     twice.
     """
     try:
-        found = places(parts, jobs, positions)
+        found = queue_positions(state, jobs, positions)
     except StoreUnavailable as error:
         log.warning("%s: accepted; its place is not told: %s", jobs[0].id, error)
         found = {}
@@ -138,59 +138,59 @@ def note_replay(response: Response, new: bool) -> None:
 
 
 @router.get("/videos/{video_id}", response_model=Video)
-def get_video(video_id: str, parts: PartsOf, caller: ReaderLater) -> Response:
+def get_video(video_id: str, state: StateDep, caller: LazyReader) -> Response:
     """A job as it stands."""
-    video = view(parts, find(parts, caller(), video_id))
+    video = view(state, find(state, caller(), video_id))
     return Response(video.model_dump_json(), media_type="application/json")  # checked when it was made
 
 
 @router.get("/videos")
 def list_videos(
-    parts: PartsOf,
+    state: StateDep,
     caller: Reader,
     after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
 ) -> VideoList:
     """A page of jobs. Jobs that come or go meanwhile neither repeat nor hide others: a cursor is a place in time."""
-    if after is not None and not was_an_id(after, parts.store.now()):
+    if after is not None and not was_an_id(after, state.store.now()):
         raise bad_field(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
-    jobs, more = parts.store.page(after, limit, order, caller.owner)
-    return listed([without_layers(job) for job in jobs], places(parts, jobs), more)
+    jobs, more = state.store.page(after, limit, order, caller.owner)
+    return listed([without_layers(job) for job in jobs], queue_positions(state, jobs), more)
 
 
 @router.post("/videos/{video_id}/cancel")
-def cancel_video(video_id: str, request: Request, parts: PartsOf, caller: Writer) -> Video:
+def cancel_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> Video:
     """Stop a job and keep its record: a queued one is cancelled at once, a running one within a denoising step.
 
     A job that has ended stays as it is.
     """
-    before = find(parts, caller, video_id)
-    parts.store.request_cancel(video_id)
+    before = find(state, caller, video_id)
+    state.store.request_cancel(video_id)
     if before.status not in TERMINAL:
         audit.note(request, caller, "job.cancelled", job=video_id)
-    return view(parts, find(parts, caller, video_id))
+    return view(state, find(state, caller, video_id))
 
 
 @router.delete("/videos/{video_id}")
-def delete_video(video_id: str, request: Request, parts: PartsOf, caller: Writer) -> VideoDeleted:
+def delete_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> VideoDeleted:
     """Delete a job in whatever state: from now on its id is unknown, and no video will come of it.
 
     A queued job leaves the queue. A running one is stopped within a denoising step; GET /models shows when it is no
     longer running. The files of a finished one are removed, then its record; if storage cannot be reached at the
     moment, that is made up for as soon as it can.
     """
-    find(parts, caller, video_id)
-    if not parts.store.discard(video_id):
+    find(state, caller, video_id)
+    if not state.store.discard(video_id):
         raise not_found(video_id)
     audit.note(request, caller, "job.deleted", job=video_id)
-    remove_if_ended(parts, video_id)
+    remove_if_ended(state, video_id)
     return VideoDeleted(id=video_id)
 
 
-def listed(jobs: list[Job], found: dict[str, Place], more: bool) -> VideoList:
+def listed(jobs: list[Job], found: dict[str, QueuePosition], more: bool) -> VideoList:
     """Jobs as clients see them with the places that were found, and whether more follow."""
     data = [views.video(job, found.get(job.id)) for job in jobs]
     return VideoList(
@@ -198,9 +198,9 @@ def listed(jobs: list[Job], found: dict[str, Place], more: bool) -> VideoList:
     )
 
 
-def view(parts: Parts, job: Job) -> Video:
+def view(state: AppState, job: Job) -> Video:
     """The job as clients see it."""
-    return views.video(job, places(parts, [job]).get(job.id))
+    return views.video(job, queue_positions(state, [job]).get(job.id))
 
 
 def without_layers(job: Job) -> Job:

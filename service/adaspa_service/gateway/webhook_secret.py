@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from adaspa_service.gateway.access import Writer
 from adaspa_service.gateway.errors import ApiError
-from adaspa_service.gateway.parts import PartsOf
+from adaspa_service.gateway.state import StateDep
 from adaspa_service.webhooks.signing import secrets_of
 
 router = APIRouter(tags=["webhooks"])
@@ -23,7 +23,7 @@ class WebhookSecret(BaseModel):
 
 
 @router.get("/webhooks/secret")
-def get_webhook_secret(parts: PartsOf, caller: Writer) -> WebhookSecret:
+def get_webhook_secret(state: StateDep, caller: Writer) -> WebhookSecret:
     """The secret that signs the events of the key's jobs; no other key's events are signed with it.
 
     A service that asks for no keys has one secret, which its operator's command shows.
@@ -31,5 +31,5 @@ def get_webhook_secret(parts: PartsOf, caller: Writer) -> WebhookSecret:
     if caller.owner == OPEN_OWNER:
         message = "a service without API keys shows its secret to its operator alone: adaspa webhooks secret"
         raise ApiError(404, "no_secret", message)
-    current, *replaced = secrets_of(caller.owner, parts.settings, parts.deliveries)
+    current, *replaced = secrets_of(caller.owner, state.settings, state.deliveries)
     return WebhookSecret(secret=current, replaced=replaced)

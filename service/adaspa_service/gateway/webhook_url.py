@@ -7,7 +7,7 @@ from adaspa_jobs.settings import Settings
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
-from adaspa_service.gateway.parts import Parts
+from adaspa_service.gateway.state import AppState
 from adaspa_service.webhooks.addresses import AddressRefused, LookupFailed
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def allowed(settings: Settings) -> str:
     return f"{scheme} of up to {MAX_URL_CHARS} characters, without user, password and fragment, at public addresses"
 
 
-async def check_webhook(parts: Parts, text: str | None, owner: str) -> str | None:
+async def check_webhook(state: AppState, text: str | None, owner: str) -> str | None:
     """The URL in its normal form, whose host may be called now; it is looked up again at each attempt.
 
     Raises:
@@ -31,12 +31,12 @@ async def check_webhook(parts: Parts, text: str | None, owner: str) -> str | Non
     """
     if text is None:
         return None
-    limits = f"allowed: {allowed(parts.settings)}"
+    limits = f"allowed: {allowed(state.settings)}"
     try:
         url = _url.validate_python(text)
     except ValidationError as error:
         raise bad_field(FIELD, f"{FIELD}: is no URL; {limits}") from error
-    if url.scheme != "https" and not parts.settings.webhook_http:
+    if url.scheme != "https" and not state.settings.webhook_http:
         raise _refused(f"{FIELD}: is not https; {limits}")
     if url.username is not None or url.password is not None or url.fragment is not None:
         raise bad_field(FIELD, f"{FIELD}: has a user, a password or a fragment; {limits}")
@@ -45,7 +45,7 @@ async def check_webhook(parts: Parts, text: str | None, owner: str) -> str | Non
     if url.host is None or not url.port:
         raise bad_field(FIELD, f"{FIELD}: has no host, or port 0; {limits}")
     try:
-        await parts.addresses.of(url.host.strip("[]"), url.port, owner)
+        await state.addresses.of(url.host.strip("[]"), url.port, owner)
     except AddressRefused as error:
         raise _refused(f"{FIELD}: its host is not found, or not at public addresses only; {limits}") from error
     except LookupFailed as error:

@@ -1,4 +1,4 @@
-"""The parts that every request handler works with, made once for each application."""
+"""The application's state: what every request handler works with, made once."""
 
 import time
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class RecentLoads:
 
 
 @dataclass(frozen=True)
-class Parts:
+class AppState:
     """Settings, and what they lead to. Nothing is connected until it is used."""
 
     settings: Settings
@@ -93,9 +93,9 @@ class Parts:
         self.addresses.close()
 
 
-async def _of_request(request: Request) -> Parts:  # not in a thread, because it does not wait for anything
-    parts: Parts = request.app.state.parts
-    return parts
+async def _of_request(request: Request) -> AppState:  # not in a thread, because it does not wait for anything
+    state: AppState = request.app.state.shared
+    return state
 
 
-PartsOf = Annotated[Parts, Depends(_of_request)]
+StateDep = Annotated[AppState, Depends(_of_request)]
