@@ -43,6 +43,7 @@ def video(job: Job, place: QueuePosition | None) -> Video:
             "eta_seconds": job.progress.eta_seconds if running else None,
             "preview_url": preview_url(job) if running else None,
             "attention": job.report,
+            "content_type": file.content_type if (file := job.artifacts.get("video")) else None,
         }
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from adaspa_api.report import AttentionReport, TokenCount
-from adaspa_api.words import OutputFormat, Phase, StepKind
+from adaspa_api.words import Phase, StepKind
 from adaspa_jobs.job import Artifact, JobParams, Progress
 from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
 from adaspa_jobs.store import Lease
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
-CONTENT_TYPES = {f".{output}": output.content_type for output in OutputFormat} | {".webp": "image/webp"}
+PICTURES = "image/webp"
+"""Content type of thumbnail and spritesheet."""
 
 
 @dataclass
@@ -175,7 +176,7 @@ class Attempt:
         while True:
             self.keeper.check()
             try:
-                return self.put(path)
+                return self.put(variant, path)
             except StorageUnavailable as error:
                 delay = next(delays)
                 if time.monotonic() + delay > deadline:
@@ -183,8 +184,9 @@ class Attempt:
                 log.warning("%s: %s not stored, trying again in %s s: %s", self.lease.job.id, variant, delay, error)
             self.keeper.wait(delay)
 
-    def put(self, path: Path) -> Artifact:
-        content_type = CONTENT_TYPES[path.suffix]
+    def put(self, variant: str, path: Path) -> Artifact:
+        video = self.lease.job.params.output_format.content_type
+        content_type = video if variant == "video" else PICTURES
         key = f"{attempt_prefix(self.lease.job.id, self.lease.token)}{path.name}"
         return self.context.storage.put_file(key, path, content_type)
 

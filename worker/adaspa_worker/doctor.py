@@ -72,7 +72,9 @@ def encoders() -> Finding:
     """Which files can be written."""
     import av  # noqa: PLC0415
 
-    needed = {OutputFormat.mp4: "libx264", OutputFormat.webm: "libvpx-vp9"}
+    from adaspa_worker import formats  # noqa: PLC0415
+
+    needed = {output: formats.of(output).codec for output in OutputFormat}
     missing = [f"{name} ({codec})" for name, codec in needed.items() if codec not in av.codecs_available]
     if missing:
         found = f"PyAV {av.__version__} cannot write {', '.join(missing)}"

@@ -8,7 +8,7 @@ import numpy as np
 from adaspa_api.words import OutputFormat
 from PIL import Image
 
-from adaspa_worker.formats import open_encoder
+from adaspa_worker import formats
 
 SHEET_COLUMNS = 4
 SHEET_FRAMES = 16
@@ -25,13 +25,13 @@ class VideoWriter:
     Args:
         path: file to write. It is complete only after the ``with`` block ended without an exception.
         output_format: of the file.
-        width, height: pixels; both even, because yuv420p halves the colour planes.
+        width, height: pixels.
         fps: frames per second.
         num_frames: how many frames will come, at least 1; the spritesheet takes its frames evenly from them.
         comment: text that the file carries.
 
     Raises:
-        ValueError: a size yuv420p cannot hold, a frame of another shape or dtype, or another number of frames.
+        ValueError: a size that the format cannot hold, a frame of another shape or dtype, or another number of frames.
     """
 
     def __init__(
@@ -45,18 +45,15 @@ class VideoWriter:
         num_frames: int,
         comment: str = "",
     ) -> None:
-        if width < 2 or height < 2 or width % 2 or height % 2:
-            raise ValueError(f"width and height must be even and at least 2 for yuv420p, got {width}x{height}")
-        self.path, self.output_format, self.comment = path, output_format, comment
+        self.path, self.format, self.comment = path, formats.of(output_format), comment
+        self.format.check_size(width, height)
         self.width, self.height, self.fps, self.num_frames = width, height, fps, num_frames
         self.written = 0
         self._sheet_at = set(sheet_indices(num_frames))
         self._sheet: list[Image.Image] = []
 
     def __enter__(self) -> "VideoWriter":
-        self._encoder = open_encoder(
-            self.path, self.output_format, width=self.width, height=self.height, fps=self.fps, comment=self.comment
-        )
+        self._file = self.format(self.path, width=self.width, height=self.height, fps=self.fps, comment=self.comment)
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -65,7 +62,7 @@ class VideoWriter:
             raise ValueError(
                 f"a frame must be uint8 of shape ({self.height}, {self.width}, 3), got {frame.dtype} of {frame.shape}"
             )
-        self._encoder.write(frame)
+        self._file.write(frame)
         if self.written == 0:
             self._first = Image.fromarray(frame)
         if self.written in self._sheet_at:
@@ -77,9 +74,9 @@ class VideoWriter:
             if kind is None:
                 if self.written != self.num_frames:
                     raise ValueError(f"the clip must have {self.num_frames} frames, got {self.written}")
-                self._encoder.finish()
+                self._file.finish()
         finally:
-            self._encoder.close()
+            self._file.close()
 
     def write_thumbnail(self, path: Path) -> None:
         """Write the first frame, at full size, as WebP; only after the ``with`` block."""

@@ -6,11 +6,13 @@ The pipelines round sizes and frames without a word, or fail after minutes of wo
 import ast
 import json
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from adaspa_jobs.catalog import ModelSpec
 
+from adaspa_worker import formats
 from adaspa_worker.families import FAMILIES, Config, Limits
 from adaspa_worker.source import ModelUnavailable, first_line
 
@@ -41,6 +43,7 @@ def check(spec: ModelSpec, folder: Path) -> None:
     except KeyError as error:
         raise wrong(spec, "source", f"the configurations of {folder} lack {error}") from error
     check_sizes(spec, limits)
+    check_formats(spec)
     check_frames(spec, limits)
     if spec.steps_range[0] < limits.steps:
         raise wrong(spec, "steps_range", f"{spec.steps_range[0]} is too few; allowed: {limits.steps} and more")
@@ -68,6 +71,14 @@ def check_sizes(spec: ModelSpec, limits: Limits) -> None:
             raise wrong(spec, "sizes", f"{size} is too large; allowed: up to {limits.width}x{limits.height}")
         if limits.only_size not in (None, size):
             raise wrong(spec, "sizes", f"{size} is not the one that the model knows; allowed: {limits.only_size}")
+
+
+def check_formats(spec: ModelSpec) -> None:
+    for output_format, size in product(spec.output_formats, spec.sizes):
+        try:
+            formats.of(output_format).check_size(*map(int, size.split("x")))
+        except ValueError as error:
+            raise wrong(spec, "output_formats", f"{output_format}: {error}") from error
 
 
 def check_frames(spec: ModelSpec, limits: Limits) -> None:

@@ -1,7 +1,6 @@
 """The recipe of a video, which its file carries: all that is needed to make it again.
 
-It is JSON in ASCII: the ``comment`` tag of an MP4 or WebM (``ffprobe -show_entries format_tags=comment``), the comment
-of a GIF.
+It is JSON in ASCII, where each format has its comment: ``read_comment`` in ``formats``.
 """
 
 import json
@@ -9,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import av
 from adaspa_api.words import OutputFormat
 from adaspa_jobs.job import JobParams
-from PIL import Image
+
+from adaspa_worker import formats
 
 PACKAGES = ("adaspa-serve", "adaspa", "torch", "diffusers", "transformers", "av")
 """Those whose version may show in the video."""
@@ -36,15 +35,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe that a video file carries.
 
     Raises:
-        NoRecipe: it has no comment, or one that is not a recipe.
+        NoRecipe: it is no such file, has no comment, or one that is not a recipe.
     """
-    if path.suffix == f".{OutputFormat.gif}":
-        with Image.open(path) as image:
-            text = image.info.get("comment", b"")
-    else:
-        with av.open(str(path)) as container:
-            tags = {name.lower(): value for name, value in container.metadata.items()}
-        text = tags.get("comment", "")
+    if path.suffix[1:] not in list(OutputFormat):
+        raise NoRecipe(f"{path}: its name must end in {', '.join(f'.{name}' for name in OutputFormat)}")
+    text = formats.of(OutputFormat[path.suffix[1:]]).read_comment(path)
     try:
         found = json.loads(text)
     except ValueError as error:

@@ -14,11 +14,10 @@ from adaspa_service.cli.progress import NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, say
 
+ENDINGS = ", ".join(f".{name}" for name in OutputFormat)
 Output = Annotated[
     Path | None,
-    typer.Option(
-        "--output", "-o", help="File to write: .mp4, .webm or .gif (default: in this folder, under the job's id)."
-    ),
+    typer.Option("--output", "-o", help=f"File to write: {ENDINGS} (default: in this folder, under the job's id)."),
 ]
 
 
@@ -126,8 +125,8 @@ def format_of(output: Path | None) -> OutputFormat | None:
         return None
     ending = output.suffix.removeprefix(".").lower()
     if ending not in list(OutputFormat):
-        fail(f"--output: {output} must end in {', '.join(f'.{name}' for name in OutputFormat)}", Exit.usage)
-    return OutputFormat(ending)
+        fail(f"--output: {output} must end in {ENDINGS}", Exit.usage)
+    return OutputFormat[ending]
 
 
 def file_for(output: Path | None, default: Path, seed: int, count: int) -> Path:

@@ -7,9 +7,9 @@ from adaspa_api.fields import EXAMPLE
 from adaspa_api.models import ModelList
 from adaspa_api.report import AttentionReport, LayerReport
 from adaspa_api.videos import Link, Video, VideoDeleted, VideoList
-from adaspa_api.words import JobStatus, Quality
+from adaspa_api.words import JobStatus, OutputFormat, Quality
 from adaspa_jobs.catalog import Catalog
-from adaspa_jobs.job import Job, JobParams, Progress
+from adaspa_jobs.job import Artifact, Job, JobParams, Progress
 from pydantic import BaseModel
 
 from adaspa_service import views
@@ -123,11 +123,14 @@ def videos() -> dict[str, Video]:
         "attempt": 1,
         "progress": Progress(phase="uploading", step=24, steps=24, step_kind="sparse"),
     }
+    file = Artifact(key="", content_type=OutputFormat.mp4.content_type, bytes=184_320, sha256="")
     timings = {"loading": 2.1, "encoding_prompt": 0.1, "denoising": 24.2, "decoding": 4.9, "uploading": 0.1}
     remixed = {"prompt": "a small red star moves left", "seed": 7, "remixed_from": IDS[0]}
     return {
         "queued": views.video(job(), QueuePosition(1, 12.5, 2)),
-        "completed": views.video(job(status=JobStatus.completed, report=report, timings=timings, **ended), None),
+        "completed": views.video(
+            job(status=JobStatus.completed, report=report, timings=timings, artifacts={"video": file}, **ended), None
+        ),
         "cancelled": views.video(job(status=JobStatus.cancelled, cancel_requested=True, **ended), None),
         "remix": views.video(job(1, params=remixed), QueuePosition(2, 46.0, 2)),
         "second": views.video(job(1), QueuePosition(2, 46.0, 2)),

@@ -78,6 +78,7 @@ class Video(Settled):
     attempt: int = Field(description="How many times a worker began the job.")
     attention: AttentionReport | None = Field(description="Once completed: what AdaSpa did.")
     timings: dict[str, float] = Field(description="Seconds by phase.")
+    content_type: str | None = Field(default=None, description="Once completed: of the video's file.")
 
     @property
     def done(self) -> bool:

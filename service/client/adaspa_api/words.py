@@ -1,7 +1,7 @@
 """The words of the API: where a job stands, why it failed, what it may be asked for."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import PlainSerializer, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -62,19 +62,19 @@ class ErrorCode(StrEnum):
 
 
 class OutputFormat(StrEnum):
-    """The video's file."""
+    """The video's file. Each has its content type over HTTP; the worker has a module of its name that writes it."""
 
-    mp4 = "mp4"
-    """H.264."""
-    webm = "webm"
-    """VP9."""
-    gif = "gif"
-    """256 colours a frame; plays where no video does."""
+    content_type: str
 
-    @property
-    def content_type(self) -> str:
-        """Of the file over HTTP."""
-        return "image/gif" if self is OutputFormat.gif else f"video/{self.value}"
+    def __new__(cls, name: str, content_type: str) -> Self:
+        """Make the word of a format."""
+        word = str.__new__(cls, name)
+        word._value_, word.content_type = name, content_type
+        return word
+
+    mp4 = "mp4", "video/mp4"
+    webm = "webm", "video/webm"
+    gif = "gif", "image/gif"
 
 
 class Quality(StrEnum):

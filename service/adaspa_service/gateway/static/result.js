@@ -17,7 +17,7 @@ async function picture(video) {
   if (video.status === "cancelled") return el("p", { className: "quiet", textContent: "Cancelled. There is no video." });
   const src = await source(video.id, "video");
   const [width, height] = video.size.split("x");
-  const player = video.output_format === "gif" ? el("img", { src, alt: video.prompt })
+  const player = video.content_type.startsWith("image/") ? el("img", { src, alt: video.prompt })
     : el("video", { src, controls: true, loop: true, muted: true, autoplay: true, playsInline: true, aria: { label: video.prompt } });
   const viewer = el("div", { className: "viewer" }, player);
   viewer.style.setProperty("--shape", `${width} / ${height}`);

@@ -1,0 +1,13 @@
+"""The video's file formats: a module each, of the name that ``OutputFormat`` has for it."""
+
+from importlib import import_module
+
+from adaspa_api.words import OutputFormat
+
+from adaspa_worker.formats.base import Format
+
+
+def of(output_format: OutputFormat) -> type[Format]:
+    """Return a format's class, the ``FORMAT`` of its module."""
+    found: type[Format] = import_module(f"adaspa_worker.formats.{output_format}").FORMAT
+    return found

@@ -1,0 +1,52 @@
+"""What a file format is: frames in, one by one, a file out that carries a comment."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+
+class Format(ABC):
+    """An open file that takes frames.
+
+    Args:
+        path: file to write.
+        width, height: pixels.
+        fps: frames per second.
+        comment: ASCII text that the file carries, for ``read_comment``.
+    """
+
+    codec: ClassVar[str]
+    """FFmpeg's encoder, which PyAV has to bring."""
+    step: ClassVar[int] = 1
+    """Width and height are multiples of it, in pixels."""
+    longest: ClassVar[int]
+    """The most pixels that width and height may have."""
+
+    def __init__(self, path: Path, *, width: int, height: int, fps: int, comment: str) -> None:
+        self.path, self.width, self.height, self.fps, self.comment = path, width, height, fps, comment
+
+    @abstractmethod
+    def write(self, frame: np.ndarray) -> None:
+        """Append one frame: uint8 RGB, shape [height, width, 3]."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what the encoder still holds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file; it is whole only after ``finish``."""
+
+    @staticmethod
+    @abstractmethod
+    def read_comment(path: Path) -> str:
+        """Return the comment of a file of this format; "" if it has none."""
+
+    @classmethod
+    def check_size(cls, width: int, height: int) -> None:
+        """Raise ValueError for a size that the format cannot hold."""
+        if any(side < cls.step or side % cls.step or side > cls.longest for side in (width, height)):
+            allowed = f"multiples of {cls.step} up to {cls.longest}"
+            raise ValueError(f"{width}x{height} is no size for {cls.codec}; width and height must be {allowed}")
