@@ -85,14 +85,16 @@ class Service:
         progress = Progress(phase="denoising", step=step, steps=steps, step_kind="sparse", eta_seconds=1.5)
         self.store.report_progress(lease, progress)
 
-    def complete(self, lease: Lease, video: bytes = FILES["video"][2], report: AttentionReport = REPORT) -> Job:
+    def complete(
+        self, lease: Lease, video: bytes = FILES["video"][2], report: AttentionReport = REPORT, kind: str = "video/mp4"
+    ) -> Job:
         """Put files into storage and end the attempt."""
         artifacts = {}
         for variant, (name, content_type, content) in FILES.items():
             path = self.scratch / name
             path.write_bytes(video if variant == "video" else content)
             key = f"{attempt_prefix(lease.job.id, lease.token)}{name}"
-            artifacts[variant] = self.parts.storage.put_file(key, path, content_type)
+            artifacts[variant] = self.parts.storage.put_file(key, path, kind if variant == "video" else content_type)
         self.store.complete(lease, artifacts, report, {"denoising": 1.5})
         job = self.store.get(lease.job.id)
         assert job is not None

@@ -122,7 +122,7 @@ def test_a_detached_prompt_prints_its_id(service: Service) -> None:
     ("arguments", "named", "status"),
     [
         (["generate", "a star", "--steps", "5000"], "allowed: 1 to 100", 1),
-        (["generate", "a star", "-o", "out.avi"], ".mp4, .webm, .gif", 2),
+        (["generate", "a star", "-o", "out.avi"], ".mp4, .webm, .gif, .webp", 2),
         (["generate", "a star", "-o", "no/such/folder.mp4"], "no folder no/such", 2),
         (["generate", "a star", "--local", "--detach"], "--detach", 2),
         (["generate", "a star", "--local", "--webhook-url", "https://example.com"], "--webhook-url", 2),

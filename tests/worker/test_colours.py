@@ -10,6 +10,7 @@ from adaspa_api.words import OutputFormat
 from adaspa_worker.encode import VideoWriter, encode
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from browser import chromium
+from clips import frames_of
 from PIL import Image
 
 COLOURS = [(0, 255, 0), (255, 0, 0), (0, 0, 255), (200, 100, 50), (20, 90, 160), (128, 128, 128), (255, 255, 255)]
@@ -89,8 +90,7 @@ def test_the_pictures_beside_a_video_have_its_colours(tmp_path: Path, output: Ou
     path, writer = write(tmp_path, output, 640, 480)
     writer.write_thumbnail(tmp_path / "thumbnail.webp")
     writer.write_spritesheet(tmp_path / "sheet.webp")
-    with av.open(str(path)) as container:
-        video = middles(next(container.decode(video=0)).to_ndarray(format="rgb24"))
+    video = middles(frames_of(path)[0])
     thumbnail = np.asarray(Image.open(tmp_path / "thumbnail.webp").convert("RGB"))
     sheet = np.asarray(Image.open(tmp_path / "sheet.webp").convert("RGB"))
     for picture in (thumbnail, sheet[:, : sheet.shape[1] // 2]):

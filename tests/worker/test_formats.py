@@ -1,5 +1,8 @@
 """Each format's file: what it holds, at what rate, and the recipe that can be read back from it."""
 
+import base64
+import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +11,11 @@ import numpy as np
 import pytest
 from adaspa_api.words import OutputFormat
 from adaspa_jobs.job import JobParams
+from adaspa_worker import formats
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.recipe import NoRecipe, read_recipe, write_recipe
+from browser import chromium
+from clips import durations_of, frames_of
 from PIL import Image
 
 LEVELS = [10, 60, 110, 160, 210, 240, 30]
@@ -21,35 +27,71 @@ def write(path: Path, output: OutputFormat, fps: int = 5, comment: str = "") -> 
     return path
 
 
-@pytest.mark.parametrize(("output", "codec"), [("mp4", "h264"), ("webm", "vp9"), ("gif", "gif")])
-def test_every_frame_is_there_in_order_at_the_asked_rate(tmp_path: Path, output: str, codec: str) -> None:
-    path = write(tmp_path / f"video.{output}", OutputFormat(output))
-    with av.open(str(path)) as container:
+@pytest.mark.parametrize("output", OutputFormat)
+def test_every_frame_is_there_in_order(tmp_path: Path, output: OutputFormat) -> None:
+    decoded = frames_of(write(tmp_path / f"video.{output}", output))
+    assert decoded.shape == (len(LEVELS), 48, 64, 3)
+    assert np.abs(decoded.mean(axis=(1, 2, 3)) - LEVELS).max() < 4
+
+
+@pytest.mark.parametrize(("output", "codec"), [("mp4", "h264"), ("webm", "vp9")])
+def test_a_video_has_the_asked_rate(tmp_path: Path, output: str, codec: str) -> None:
+    with av.open(str(write(tmp_path / f"video.{output}", OutputFormat(output)))) as container:
         stream = container.streams.video[0]
-        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         assert (stream.codec_context.name.removeprefix("lib"), stream.average_rate) == (codec, 5)
-    assert [frame.shape for frame in decoded] == [(48, 64, 3)] * len(LEVELS)
-    assert np.abs(np.array([frame.mean() for frame in decoded]) - LEVELS).max() < 4
 
 
-def test_a_gif_repeats_for_ever_and_keeps_a_rate_that_is_no_whole_hundredth(tmp_path: Path) -> None:
-    path = write(tmp_path / "video.gif", OutputFormat.gif, fps=30)
+@pytest.mark.parametrize(("output", "lasting"), [("gif", {30, 40}), ("webp", {33, 34})])
+def test_a_picture_repeats_for_ever_and_keeps_a_rate_that_is_no_whole_number(
+    tmp_path: Path, output: str, lasting: set[int]
+) -> None:
+    path = write(tmp_path / f"video.{output}", OutputFormat(output), fps=30)
     with Image.open(path) as image:
-        assert (image.n_frames, image.info["loop"]) == (len(LEVELS), 0)  # type: ignore[attr-defined]
-        durations = []
-        for index in range(len(LEVELS)):
-            image.seek(index)
-            durations.append(image.info["duration"])
-    assert set(durations) == {30, 40} and abs(sum(durations) - 1000 * len(LEVELS) / 30) <= 10
+        assert image.info["loop"] == 0
+    durations = durations_of(path)
+    assert set(durations) == lasting and abs(sum(durations) - 1000 * len(LEVELS) / 30) <= 10
 
 
-def test_a_gif_keeps_the_colours_of_a_frame_with_many(tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", ["gif", "webp"])
+def test_a_picture_keeps_the_colours_of_a_frame_with_many(tmp_path: Path, output: str) -> None:
     y, x = np.mgrid[0:48, 0:64]
     frame = np.stack([x * 4, y * 5, 255 - x * 4], -1).astype(np.uint8)
-    writer = VideoWriter(tmp_path / "video.gif", OutputFormat.gif, width=64, height=48, fps=8, num_frames=2)
+    path = tmp_path / f"video.{output}"
+    writer = VideoWriter(path, OutputFormat(output), width=64, height=48, fps=8, num_frames=2)
     encode([frame, frame[::-1].copy()], writer)
-    with Image.open(tmp_path / "video.gif") as image:
-        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frame).mean() < 5
+    assert np.abs(frames_of(path)[0].astype(int) - frame).mean() < 5
+
+
+def test_a_browser_plays_every_format(tmp_path: Path) -> None:
+    levels = [20, 120, 220]
+    with chromium() as browser:
+        page = browser.new_page()
+        for output in OutputFormat:
+            path = tmp_path / f"video.{output}"
+            writer = VideoWriter(path, output, width=64, height=48, fps=4, num_frames=len(levels))
+            encode((np.full((48, 64, 3), level, np.uint8) for level in levels), writer)
+            source = f"data:{output.content_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+            image = output.content_type.startswith("image/")
+            page.set_content(
+                f"<img src='{source}'>" if image else f"<video src='{source}' muted autoplay loop></video>"
+            )
+            box = page.locator("img, video").bounding_box()
+            seen: set[int] = set()
+            deadline = time.monotonic() + 120
+            while len(seen) < len(levels):
+                assert time.monotonic() < deadline, (output, seen)
+                shown = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=box))).convert("L")).mean()
+                seen |= {level for level in levels if abs(level - shown) < 6}
+
+
+@pytest.mark.parametrize("output", OutputFormat)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_clip_that_stands_still_carries_its_recipe_too(tmp_path: Path, output: OutputFormat, count: int) -> None:
+    path = tmp_path / f"video.{output}"
+    writer = VideoWriter(path, output, width=64, height=48, fps=8, num_frames=count, comment="kept")
+    encode([np.full((48, 64, 3), 90, np.uint8)] * count, writer)
+    assert formats.of(output).read_comment(path) == "kept"
+    assert np.abs(frames_of(path).astype(int) - 90).max() < 4
 
 
 @pytest.mark.parametrize("output", list(OutputFormat))

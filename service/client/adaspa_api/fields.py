@@ -150,7 +150,7 @@ class Kept(Scene):
     output_format: Annotated[
         str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "File", metavar="NAME")
     ] = None
-    """The video's file: `mp4` (H.264), `webm` (VP9) or `gif`. Default: the model's first."""
+    """The format of the video's file, one of the model's `output_formats`. Default: the first of them."""
 
 
 class Settled(Kept):

@@ -19,6 +19,6 @@ class VideoFields(TypedDict, total=False):
     sparsity: float
     retained_mass: float
     warmup: int
-    output_format: Literal["mp4", "webm", "gif"]
+    output_format: Literal["mp4", "webm", "gif", "webp"]
     priority: Literal["interactive", "bulk"]
     webhook_url: str

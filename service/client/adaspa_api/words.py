@@ -75,6 +75,7 @@ class OutputFormat(StrEnum):
     mp4 = "mp4", "video/mp4"
     webm = "webm", "video/webm"
     gif = "gif", "image/gif"
+    webp = "webp", "image/webp"
 
 
 class Quality(StrEnum):

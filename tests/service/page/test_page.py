@@ -83,6 +83,15 @@ def test_a_job_is_cancelled_in_one_tab_and_seen_in_another(page: Page, service: 
     expect(other.locator("#jobs")).to_contain_text("cancelled")
 
 
+def test_a_moving_picture_is_shown_as_one(page: Page, service: Service) -> None:
+    lease = service.claim(service.create(prompt="a circle", output_format="webp")["id"])
+    service.complete(lease, webp(90), kind="image/webp")
+    page.goto(f"{service.url}/#{lease.job.id}")
+    shown = page.get_by_role("img", name="a circle")
+    expect(shown).to_be_visible()
+    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 32
+
+
 def test_two_tabs_follow_two_jobs(page: Page, service: Service) -> None:
     first = submit(page, service)
     other = page.context.new_page()
