@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from adaspa_api.words import OutputFormat, Quality
+from adaspa_api.words import OutputFormat, Quality, Task
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json
 
@@ -49,6 +49,8 @@ class ModelSpec(BaseModel):
     """``builtin:demo``, a folder in diffusers format, or a name at the Hugging Face hub; clients do not see it."""
     description: str
     """A line about it for clients."""
+    tasks: list[Task] = Field(default=[Task.text_to_video], min_length=1)
+    """What it can be asked for: ``text_to_video``, ``image_to_video``, ``first_last_frame``."""
     sizes: list[Size] = Field(min_length=1)
     """``WIDTHxHEIGHT`` in pixels; the first is the default."""
     frames: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)

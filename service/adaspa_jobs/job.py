@@ -8,7 +8,7 @@ from typing import cast
 
 from adaspa_api.fields import Settled
 from adaspa_api.report import AttentionReport, JobError, TokenCount
-from adaspa_api.words import TERMINAL, End, JobStatus, OutputFormat, Phase, Priority, StepKind
+from adaspa_api.words import TERMINAL, End, JobStatus, OutputFormat, Phase, Priority, Role, StepKind, Task
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
@@ -20,6 +20,23 @@ OPEN_OWNER = "open"
 """The owner of every job of a service that asks for no key."""
 BOOTSTRAP_OWNER = "bootstrap"
 """The owner of the jobs that ADASPA_BOOTSTRAP_KEY creates."""
+
+
+class Artifact(BaseModel):
+    """One file of a job in storage."""
+
+    key: str
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class Input(Artifact):
+    """An image of a request: a PNG of the video's size. The jobs of one request, and remixes of them, share it."""
+
+    role: Role
+    width: int
+    height: int
 
 
 @of_rows
@@ -37,6 +54,18 @@ class JobParams(Settled):
     output_format: OutputFormat = OutputFormat.mp4
     remixed_from: str | None = None
     """The job whose parameters these are but for the prompt."""
+    inputs: tuple[Input, ...] = ()
+    """What the video is made of beside the texts, one of a role."""
+
+    @property
+    def task(self) -> Task:
+        """What the model is asked for."""
+        return Task.of(each.role for each in self.inputs)
+
+    @property
+    def inputs_folder(self) -> str | None:
+        """The folder below ``inputs/`` in storage that the images lie in; None without any."""
+        return self.inputs[0].key.split("/")[1] if self.inputs else None
 
     @property
     def needs(self) -> int:
@@ -75,15 +104,6 @@ class Progress(BaseModel):
     """Once the texts are encoded."""
     negative_prompt_tokens: TokenCount | None = None
     """Once the texts are encoded, if there is a negative prompt."""
-
-
-class Artifact(BaseModel):
-    """One file of a finished job."""
-
-    key: str
-    content_type: str
-    bytes: int
-    sha256: str
 
 
 class Job(BaseModel):

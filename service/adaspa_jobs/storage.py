@@ -32,6 +32,8 @@ VIDEOS = "videos/"
 """Key prefix of all videos."""
 CHECKPOINTS = "checkpoints/"
 """Key prefix of all checkpoints; no object of a job that has ended belongs there."""
+INPUTS = "inputs/"
+"""Key prefix of the images that requests came with."""
 PROBES = ".probe/"
 
 UNFINISHED = re.compile(r"#\d+$")
@@ -51,6 +53,11 @@ def attempt_prefix(job_id: str, token: str) -> str:
 def checkpoint_prefix(job_id: str) -> str:
     """Key prefix of a job's checkpoints."""
     return f"{CHECKPOINTS}{job_id}/"
+
+
+def inputs_prefix(folder: str) -> str:
+    """Key prefix of the images of one request."""
+    return f"{INPUTS}{folder}/"
 
 
 class StorageUnavailable(Exception):

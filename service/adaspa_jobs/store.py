@@ -28,6 +28,7 @@ __all__ = [
     "VIDEO_ID",
     "Admitted",
     "IdempotencyConflict",
+    "InputsGone",
     "JobCancelled",
     "JobStore",
     "Lease",
@@ -50,6 +51,10 @@ class TooManyInFlight(Exception):
 
 class IdempotencyConflict(Exception):
     """The idempotency key was used with another request."""
+
+
+class InputsGone(Exception):
+    """The job whose images were to be shared was removed meanwhile."""
 
 
 class Admitted(NamedTuple):
@@ -175,7 +180,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         """Accept jobs, all of them or none: records and places in the queue in one step. Bells are still to be rung.
 
         Args:
-            params: what was asked for each, of one model.
+            params: what was asked for each, of one model and of the same images.
             idempotency: a key and the digest of the request; the same pair again, from the same owner, gives the first
                 jobs as they stand, those left out that were deleted.
             owner: id of the API key that asks.
@@ -187,9 +192,12 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         Raises:
             QueueFull, TooManyInFlight: nothing was written.
             IdempotencyConflict: the key is known with another digest; nothing was written.
+            InputsGone: so are the images of a remix; nothing was written.
         """
         outcome, *rest = self._scripts.run(
             "admit",
+            inputs=params[0].inputs_folder,
+            shared=params[0].remixed_from is not None,
             model=params[0].model,
             owner=owner,
             priority=priority,
@@ -205,6 +213,8 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
         )
         if outcome == b"in_flight":
             raise TooManyInFlight(owner)
+        if outcome == b"no_inputs":
+            raise InputsGone(params[0].remixed_from)
         if outcome == b"full":
             raise QueueFull(params[0].model)
         if outcome == b"conflict":
@@ -238,6 +248,13 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             for job_id in job_ids:
                 pipe.exists(PREFIX + "job:" + job_id)
             return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if there}
+
+    def inputs_in_use(self, folders: list[str]) -> set[str]:
+        """Those of the folders of images that some job is made of."""
+        with reaching(), self.client.pipeline(transaction=False) as pipe:
+            for folder in folders:
+                pipe.exists(PREFIX + "inputs:" + folder)
+            return {folder for folder, there in zip(folders, pipe.execute(), strict=True) if there}
 
     def preview(self, job_id: str) -> tuple[int, bytes] | None:
         """The latest preview of a running job, and its step."""

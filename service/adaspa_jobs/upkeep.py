@@ -67,6 +67,11 @@ class Upkeep:
         found = self._scripts.run("take_due", set=name, limit=limit, put_off_ms=round(TAKEN_SECONDS * 1000))
         return [job_id.decode() for job_id in found]
 
+    def leave_inputs(self, job_id: str) -> str | None:
+        """Have a discarded job that has ended share its images no longer; their folder, if no other job does."""
+        folder = self._scripts.run("leave_inputs", id=job_id)
+        return folder.decode() if folder else None
+
     def purge(self, job_id: str) -> bool:
         """Remove the record of a discarded job, after its files. False if it still runs."""
         return bool(self._scripts.run("purge", id=job_id))

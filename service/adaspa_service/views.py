@@ -5,10 +5,10 @@ from typing import Any
 
 from adaspa_api.limits import seconds_text
 from adaspa_api.models import Model
-from adaspa_api.videos import Video
+from adaspa_api.videos import Video, VideoInput
 from adaspa_api.words import JobStatus
 from adaspa_jobs.catalog import ModelSpec
-from adaspa_jobs.job import Job
+from adaspa_jobs.job import Input, Job
 from pydantic import BaseModel
 
 
@@ -32,6 +32,8 @@ def video(job: Job, place: QueuePosition | None) -> Video:
         | shared(asked, Video)
         | shared(job, Video)
         | {
+            "task": asked.task,
+            "inputs": [shared(each, VideoInput) | {"url": input_url(job, each)} for each in asked.inputs],
             "progress": job.percent,
             "phase": job.phase,
             "seconds": seconds_text(asked.num_frames / asked.fps),
@@ -58,6 +60,11 @@ def model(spec: ModelSpec, *, waiting: int, running: int, workers: int) -> Model
 def shared(source: BaseModel, view: type[BaseModel]) -> dict[str, Any]:
     """The fields that both have, of the source."""
     return {name: getattr(source, name) for name in view.model_fields.keys() & type(source).model_fields.keys()}
+
+
+def input_url(job: Job, image: Input) -> str:
+    """Where an image of the request is."""
+    return f"/v1/videos/{job.id}/content?variant={image.role}_frame"
 
 
 def preview_url(job: Job) -> str | None:

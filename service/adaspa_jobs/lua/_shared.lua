@@ -22,6 +22,7 @@
 --   expiry           zset    ended jobs by the time (ms) they are to be removed
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
 --   leavings         zset    other ended jobs whose attempts may have left files that are not the result, the same way
+--   inputs:{folder}  set     ids of the jobs that are made of the images in this folder of storage
 --   paces:{model}    list    seconds that the latest completed jobs took for each unit of their cost
 --   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''}
 --   leases_lost      hash    leases that ran out, by model

@@ -1,12 +1,16 @@
 -- Accept one job or several: idempotency, limits, records and places in the queue, all or nothing.
 -- model, owner, priority, cost (of each), version (the lowest that can run them), max_in_flight? (unfinished jobs that
 -- the owner may have), idempotency? ('{owner}:{key}'), digest? (of the request), webhook_url?, trace (of the request or
--- ''), params (JSON of each), random (of each, a part of its id)
+-- ''), inputs? (folder of the images that they are made of), shared (whether it is another job's, which may be gone),
+-- params (JSON of each), random (of each, a part of its id)
 local owner, idempotency, count = A.owner, A.idempotency, #A.params
 
 local known = idempotency and repeated(idempotency, A.digest)
 if known then
   return known
+end
+if A.inputs and A.shared and redis.call('EXISTS', PREFIX .. 'inputs:' .. A.inputs) == 0 then
+  return { 'no_inputs' }
 end
 if A.max_in_flight and redis.call('SCARD', PREFIX .. 'unfinished:' .. owner) + count > A.max_in_flight then
   return { 'in_flight' }
@@ -39,6 +43,10 @@ for i, params in ipairs(A.params) do
     'idempotency', i == 1 and idempotency or '')  -- of several the first: with it the key is forgotten
   if A.webhook_url then
     redis.call('HSET', record(id), 'webhook_url', A.webhook_url)
+  end
+  if A.inputs then
+    redis.call('HSET', record(id), 'inputs', A.inputs)
+    redis.call('SADD', PREFIX .. 'inputs:' .. A.inputs, id)
   end
   redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
   redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)

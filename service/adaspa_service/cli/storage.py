@@ -31,7 +31,7 @@ def orphans(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the files of jobs that Redis does not know, such as those of a Redis that was emptied or restored."""
+    """List the files of jobs that Redis does not know, as after it was emptied or restored, and images of no job."""
     try:
         _orphans(ObjectStorage(storage_url(data_dir)), older_than, data_dir, remove=remove, yes=yes, as_json=as_json)
     except StorageUnavailable as error:
@@ -71,10 +71,16 @@ def storage_url(data_dir: Path | None) -> str:
 def described(orphan: Orphan) -> dict[str, Any]:
     """A job in the list, for programs."""
     written = int(orphan.written_at)
-    return {"video_id": orphan.job_id, "files": orphan.files, "bytes": orphan.bytes, "written_at": written}
+    return {
+        "video_id": orphan.job_id,
+        "prefix": orphan.prefix,
+        "files": orphan.files,
+        "bytes": orphan.bytes,
+        "written_at": written,
+    }
 
 
 def row(orphan: Orphan) -> tuple[object, ...]:
     """A job in the table."""
     when = datetime.fromtimestamp(orphan.written_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    return orphan.job_id, orphan.files, f"{orphan.bytes:,}", when
+    return orphan.name, orphan.files, f"{orphan.bytes:,}", when

@@ -12,11 +12,17 @@ from adaspa_service.gateway.state import AppState
 
 
 class Variant(StrEnum):
-    """A file of a finished job."""
+    """A file of a job."""
 
     video = "video"
     thumbnail = "thumbnail"
     spritesheet = "spritesheet"
+    first_frame = "first_frame"
+    """As it was asked for."""
+    last_frame = "last_frame"
+
+
+OF_THE_REQUEST = frozenset({Variant.first_frame, Variant.last_frame})
 
 
 def find(state: AppState, caller: Caller, video_id: str) -> Job:
@@ -36,12 +42,18 @@ def find_linked(state: AppState, video_id: str) -> Job:
 
 
 def find_artifact(job: Job, variant: Variant) -> Artifact:
-    """The file's description. Raises ApiError: 409 while there is none, 404 if there never will be."""
-    if job.status is not JobStatus.completed:
+    """The file's description. Raises ApiError: 409 while there is none, 404 if there never will be.
+
+    The images of a request are there from the beginning, those of its result once it is completed.
+    """
+    given = {Variant(f"{each.role}_frame"): each for each in job.params.inputs}
+    if variant in given:
+        return given[variant]
+    if variant not in OF_THE_REQUEST and job.status is not JobStatus.completed:
         message = f"video {job.id} is {job.status}; its files can be had once it is completed"
         raise ApiError(409, "video_not_ready", message, "video_id")
     if variant not in job.artifacts:
-        message = f"variant: {variant} was not made; allowed: {', '.join(job.artifacts)}"
+        message = f"variant: {variant} was not made; allowed: {', '.join([*job.artifacts, *given])}"
         raise ApiError(404, "variant_not_found", message, "variant")
     return job.artifacts[variant]
 

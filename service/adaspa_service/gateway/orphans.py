@@ -1,4 +1,5 @@
-"""Videos in storage whose job Redis does not know: it was emptied, or restored from before the job.
+"""Files in storage whose job Redis does not know: it was emptied, or restored from before the job. And images whose
+request a gateway stored and did not live to admit.
 
 The janitor leaves them alone, because Redis may be the wrong one, or come back; of checkpoints it removes such ones.
 """
@@ -6,23 +7,36 @@ The janitor leaves them alone, because Redis may be the wrong one, or come back;
 import time
 from dataclasses import dataclass
 
-from adaspa_jobs.storage import VIDEOS, ObjectStorage, video_prefix
+from adaspa_jobs.storage import INPUTS, VIDEOS, ObjectStorage
 from adaspa_jobs.store import VIDEO_ID, JobStore
+
+from adaspa_service.inputs.keep import FOLDER
 
 
 @dataclass
 class Orphan:
-    """The files under the id of one job."""
+    """The files under the id of one job, or those of one request."""
 
-    job_id: str
+    prefix: str
+    """Of their keys."""
     files: int = 0
     bytes: int = 0
     written_at: float = 0.0
     """When the latest of them was written, in Unix seconds by the storage's clock."""
 
+    @property
+    def name(self) -> str:
+        """The job's id, or the folder of the request's images."""
+        return self.prefix.split("/")[1]
+
+    @property
+    def job_id(self) -> str | None:
+        """The job's id; None of images."""
+        return self.name if self.prefix.startswith(VIDEOS) else None
+
 
 def find_orphans(storage: ObjectStorage, store: JobStore, older_than: float) -> tuple[list[Orphan], int]:
-    """The jobs that have files and no record, and how many that have files have one.
+    """What belongs to no job, and how many jobs and requests that have files are known.
 
     Args:
         storage: what is listed.
@@ -32,20 +46,23 @@ def find_orphans(storage: ObjectStorage, store: JobStore, older_than: float) -> 
     Raises:
         StorageUnavailable, StoreUnavailable.
     """
-    found: dict[str, Orphan] = {}
-    for stored in storage.entries(VIDEOS):
-        job_id = stored.key.removeprefix(VIDEOS).split("/")[0]
-        if VIDEO_ID.fullmatch(job_id):  # what else lies there is not ours
-            orphan = found.setdefault(job_id, Orphan(job_id))
-            orphan.files += 1
-            orphan.bytes += stored.bytes
-            orphan.written_at = max(orphan.written_at, stored.written_at)
-    known = store.known(sorted(found))
+    orphans, known = [], 0
     before = time.time() - older_than
-    unknown = [found[job_id] for job_id in sorted(found.keys() - known)]
-    return [orphan for orphan in unknown if orphan.written_at < before], len(known)
+    for top, names, in_use in ((VIDEOS, VIDEO_ID, store.known), (INPUTS, FOLDER, store.inputs_in_use)):
+        found: dict[str, Orphan] = {}
+        for stored in storage.entries(top):
+            name = stored.key.removeprefix(top).split("/")[0]
+            if names.fullmatch(name):  # what else lies there is not ours
+                orphan = found.setdefault(name, Orphan(f"{top}{name}/"))
+                orphan.files += 1
+                orphan.bytes += stored.bytes
+                orphan.written_at = max(orphan.written_at, stored.written_at)
+        used = in_use(sorted(found))
+        orphans += [orphan for name, orphan in sorted(found.items()) if name not in used and orphan.written_at < before]
+        known += len(used)
+    return orphans, known
 
 
 def remove_orphan(storage: ObjectStorage, orphan: Orphan) -> None:
     """Remove all that lies under its id. Raises StorageUnavailable."""
-    storage.delete_prefix(video_prefix(orphan.job_id))
+    storage.delete_prefix(orphan.prefix)

@@ -7,7 +7,14 @@ from contextlib import suppress
 from adaspa_api.words import TERMINAL
 from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.scripts import StoreUnavailable
-from adaspa_jobs.storage import CHECKPOINTS, ObjectStorage, StorageUnavailable, checkpoint_prefix, video_prefix
+from adaspa_jobs.storage import (
+    CHECKPOINTS,
+    ObjectStorage,
+    StorageUnavailable,
+    checkpoint_prefix,
+    inputs_prefix,
+    video_prefix,
+)
 from adaspa_jobs.store import JobStore
 
 from adaspa_service.gateway.state import AppState
@@ -29,6 +36,8 @@ def remove(state: AppState, job_id: str) -> None:
             state.storage.delete(artifact.key)
     state.storage.delete_prefix(video_prefix(job_id))
     state.storage.delete_prefix(checkpoint_prefix(job_id))
+    if folder := state.store.leave_inputs(job_id):
+        state.storage.delete_prefix(inputs_prefix(folder))
     state.store.purge(job_id)
 
 

@@ -20,6 +20,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from adaspa_service.access.acts import OperatorActs
 from adaspa_service.access.open_access import Entrance
+from adaspa_service.inputs.keep import Inputs
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.webhooks.deliveries import DeliveryStore
 
@@ -60,6 +61,7 @@ class AppState:
     """Waits for events; each client that follows a job has one of its connections."""
     storage: ObjectStorage
     celery: Celery
+    inputs: Inputs
     deliveries: DeliveryStore
     addresses: Addresses
     """Of the hosts of webhooks."""
@@ -68,7 +70,7 @@ class AppState:
     def of(cls, settings: Settings, resolve: Resolve = system_resolve) -> Self:
         """Raises CatalogError, StorageUnavailable."""
         store = JobStore.from_settings(settings)
-        keys = KeyStore(store.client)
+        keys, storage = KeyStore(store.client), ObjectStorage(settings.storage_url)
         return cls(
             settings,
             Catalog.load(settings.catalog, settings.queue_cap),
@@ -79,8 +81,9 @@ class AppState:
             OperatorActs(store.client),
             settings.open_token or SecretStr(token_urlsafe()),
             connections(settings.redis_url).async_client(settings.max_connections),
-            ObjectStorage(settings.storage_url),
+            storage,
             make_celery(settings),
+            Inputs(settings, storage, resolve),
             DeliveryStore(store.client),
             Addresses(settings.webhook_networks, resolve),
         )
@@ -91,6 +94,7 @@ class AppState:
         self.store.client.close()
         self.celery.close()
         self.addresses.close()
+        self.inputs.close()
 
 
 async def _of_request(request: Request) -> AppState:  # not in a thread, because it does not wait for anything

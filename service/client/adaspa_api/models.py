@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from adaspa_api.words import Open, OutputFormat, Quality
+from adaspa_api.words import Open, OutputFormat, Quality, Task
 
 
 class Model(BaseModel):
@@ -14,6 +14,7 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     owned_by: Literal["adaspa-serve"] = "adaspa-serve"
     description: str
+    tasks: list[Open[Task]] = Field(default=[Task.text_to_video], description="What it can be asked for.")
     sizes: list[str]
     default_size: str
     frames: list[int]

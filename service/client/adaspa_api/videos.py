@@ -10,9 +10,21 @@ from pydantic.config import JsonDict
 
 from adaspa_api.fields import Settled, WebhookUrl
 from adaspa_api.report import AttentionReport, JobError, TokenCount
-from adaspa_api.words import TERMINAL, End, JobStatus, Open, OutputFormat, Phase, Priority, Quality, StepKind
+from adaspa_api.words import (
+    TERMINAL,
+    End,
+    JobStatus,
+    Open,
+    OutputFormat,
+    Phase,
+    Priority,
+    Quality,
+    Role,
+    StepKind,
+    Task,
+)
 
-Variant = Literal["video", "thumbnail", "spritesheet"]
+Variant = Literal["video", "thumbnail", "spritesheet", "first_frame", "last_frame"]
 
 
 class VideoRemix(BaseModel):
@@ -22,6 +34,17 @@ class VideoRemix(BaseModel):
 
     prompt: str = Field(description="What the new video shows; everything else, the seed included, stays.")
     webhook_url: WebhookUrl = None
+
+
+class VideoInput(BaseModel):
+    """An image that a video is made of, as the model gets it: turned upright and fitted to the video's size."""
+
+    role: Open[Role]
+    url: str = Field(description="Where it is, for the owner's key; `GET /videos/{id}/link` makes it one without.")
+    content_type: str
+    width: int
+    height: int
+    sha256: str = Field(description="Of the file.")
 
 
 def _with_all_that_was_asked(schema: JsonDict) -> None:
@@ -47,6 +70,8 @@ class Video(Settled):
     error: JobError | None
     remixed_from_video_id: str | None = Field(description="The video that this one was remixed from.")
 
+    task: Open[Task] = Field(default=Task.text_to_video, description="What the model was asked for.")
+    inputs: list[VideoInput] = Field(default=[], description="The images that it is made of.")
     quality: Open[Quality] | None = None
     output_format: Open[OutputFormat]
     phase: Open[Phase | End] = Field(description="What the job is doing; once it has ended, its status.")

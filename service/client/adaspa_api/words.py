@@ -1,5 +1,6 @@
 """The words of the API: where a job stands, why it failed, what it may be asked for."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -29,6 +30,38 @@ class Priority(StrEnum):
     """Short jobs, which somebody waits for."""
     bulk = "bulk"
     """Long or patient ones: they get a share of the workers, and all of them while nothing interactive waits."""
+
+
+class Role(StrEnum):
+    """What an image of a request is to the video."""
+
+    first = "first"
+    """It begins with it."""
+    last = "last"
+    """It ends with it."""
+
+
+class Task(StrEnum):
+    """What a model is asked to make a video of."""
+
+    text_to_video = "text_to_video"
+    """The prompt alone."""
+    image_to_video = "image_to_video"
+    """The prompt and the first frame."""
+    first_last_frame = "first_last_frame"
+    """The prompt, the first frame and the last one."""
+
+    @classmethod
+    def of(cls, roles: Iterable[Role]) -> "Task":
+        """The task of a request with images of these roles. Raises KeyError: there is none."""
+        return BY_ROLES[frozenset(roles)]
+
+
+BY_ROLES = {
+    frozenset[Role](): Task.text_to_video,
+    frozenset({Role.first}): Task.image_to_video,
+    frozenset({Role.first, Role.last}): Task.first_last_frame,
+}
 
 
 TERMINAL = frozenset({JobStatus.completed, JobStatus.failed, JobStatus.cancelled})

@@ -1,0 +1,12 @@
+#!lua flags=allow-oom
+-- Have a discarded job that has ended share its images no longer. The folder that they lie in, if no job is left that
+-- does; then nobody can come to share them, and they can go.
+-- id
+local id = A.id
+local fields = redis.call('HMGET', record(id), 'status', 'discarded', 'inputs')
+local folder = fields[3]
+if not folder or fields[1] == 'queued' or fields[1] == 'in_progress' or fields[2] ~= '1' then
+  return false
+end
+redis.call('SREM', PREFIX .. 'inputs:' .. folder, id)
+return redis.call('EXISTS', PREFIX .. 'inputs:' .. folder) == 0 and folder

@@ -1,0 +1,98 @@
+"""An image from a URL: bounded in time, in bytes and in redirects, and never from an address inside.
+
+As webhooks do it: every host is looked up here, judged, and called at the address that was judged, also behind a
+redirect.
+"""
+
+import asyncio
+import re
+from typing import IO
+from urllib.parse import urljoin
+
+import httpcore
+import httpx
+from pydantic import HttpUrl, TypeAdapter, ValidationError
+
+from adaspa_service.inputs.source import TAKEN, ImageRefused, scratch, too_large
+from adaspa_service.webhooks.addresses import Addresses, AddressRefused, CheckedConnections, LookupFailed
+from adaspa_service.webhooks.attempt import USER_AGENT, split
+
+TOTAL_SECONDS = 20.0
+"""From the lookup of the first host to the last byte."""
+REDIRECTS = 3
+MOVED = (301, 302, 303, 307, 308)
+TYPES = re.compile(r"(image/.*|application/octet-stream|binary/octet-stream)?", re.IGNORECASE)
+"""Content types of what may be an image; whether it is one, its bytes say."""
+RULES = "allowed: an http or https URL without user and password, at public addresses"
+_url = TypeAdapter(HttpUrl)
+
+
+async def fetch(url: str, addresses: Addresses, owner: str, limit: int) -> IO[bytes]:
+    """The bytes at a URL.
+
+    Args:
+        url: of the client.
+        addresses: who says which hosts may be called. A name that is not found and one at a private address get the
+            same words: what names the operator's network knows is not the client's business.
+        owner: whose request it is.
+        limit: bytes.
+
+    Raises:
+        ImageRefused: there is none to be had.
+    """
+    tls = httpx.create_ssl_context()
+    connections = CheckedConnections(addresses, owner)
+    try:
+        async with (
+            asyncio.timeout(TOTAL_SECONDS),
+            httpcore.AsyncConnectionPool(tls, network_backend=connections) as pool,
+        ):
+            for _ in range(REDIRECTS + 1):
+                answer = await _get(pool, checked(url), limit)
+                if not isinstance(answer, str):
+                    return answer
+                url = urljoin(url, answer)
+            raise ImageRefused(f"its URL redirects more than {REDIRECTS} times")
+    except AddressRefused as error:
+        raise ImageRefused(f"its host is not found, or not at public addresses only; {RULES}") from error
+    except LookupFailed as error:
+        raise ImageRefused("its host cannot be looked up at the moment; try again") from error
+    except (TimeoutError, httpcore.TimeoutException) as error:
+        raise ImageRefused(f"did not come from its URL within {TOTAL_SECONDS:g} s") from error
+    except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+        raise ImageRefused("its URL does not answer, or breaks off") from error
+
+
+def checked(text: str) -> str:
+    """A URL that may be called if its host may. Raises ImageRefused."""
+    try:
+        url = _url.validate_python(text)
+    except ValidationError as error:
+        raise ImageRefused(f"is no URL; {RULES}") from error
+    if url.username is not None or url.password is not None or not url.host or not url.port:
+        raise ImageRefused(f"its URL has a user, a password or no host; {RULES}")
+    return str(url)
+
+
+async def _get(pool: httpcore.AsyncConnectionPool, url: str, limit: int) -> IO[bytes] | str:
+    """The bytes, or where they have moved to."""
+    target, host = split(url)
+    fields = {"Host": host, "Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
+    async with pool.stream("GET", target, headers=list(fields.items())) as response:
+        named = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+        if response.status in MOVED and "location" in named:
+            return named["location"]
+        if response.status != 200:
+            raise ImageRefused(f"its URL answers HTTP {response.status}")
+        kind = named.get("content-type", "").split(";")[0].strip()
+        if not TYPES.fullmatch(kind):
+            raise ImageRefused(f"its URL answers {kind[:60]!r}; allowed: {TAKEN}")
+        length = named.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length[:18]) > limit:
+            raise too_large(limit)
+        found = scratch()
+        async for chunk in response.aiter_stream():
+            found.write(chunk)
+            if found.tell() > limit:
+                raise too_large(limit)
+        return found

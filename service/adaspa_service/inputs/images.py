@@ -1,0 +1,119 @@
+"""A still image from a client: checked, turned upright, and fitted to a video's size."""
+
+import struct
+import warnings
+from io import BytesIO
+from typing import IO
+
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from adaspa_service.inputs.source import TAKEN, ImageRefused
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, LookupError, TypeError),
+    *(RuntimeError, ArithmeticError, AttributeError),
+)
+"""What Pillow raises at files that are cut off or broken."""
+SIDEWAYS = range(5, 9)
+"""Orientations (Exif) of an image that lies on its side."""
+
+# It warns of half as many pixels as it refuses; the limit here is the service's own.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
+    """An image by its first bytes alone: nothing of it is decoded.
+
+    Raises:
+        ImageRefused: it is none of the formats, moves, or has too many pixels.
+    """
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageRefused(f"has too many pixels; allowed: up to {max_pixels}", code="image_too_large") from error
+    except UnidentifiedImageError as error:
+        raise ImageRefused(f"is no image, or a broken one; allowed: {TAKEN}") from error
+    except DAMAGE as error:
+        raise ImageRefused(f"is a broken image; allowed: {TAKEN}") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        why = f"is {width}x{height}, {width * height} pixels; allowed: up to {max_pixels}"
+        raise ImageRefused(why, code="image_too_large")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a phone's JPEG with a second picture for depth or brightness
+        raise ImageRefused(f"moves: it has {frames} frames; allowed: a still image")
+    return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height once it is turned as its orientation tag says."""
+    return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
+
+
+def orientation(image: Image.Image) -> int:
+    """The orientation tag; 1, which is upright, without one."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except DAMAGE:  # the tags are broken, the image need not be
+        return 1
+
+
+def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image.Image:
+    """The image, turned upright, in RGB and of exactly this size; what is transparent is white.
+
+    It covers the size, and what is too much at two sides is cut off evenly; or it is contained in it, with black at two
+    sides. It is scaled before it is turned, so that little is held of a large one.
+
+    Args:
+        image: as ``opened`` gives it.
+        size: width and height of the result.
+        contain: which of the two.
+
+    Raises:
+        ImageRefused: it is broken, or cut off.
+    """
+    turned = orientation(image)
+    target = size[::-1] if turned in SIDEWAYS else size
+    try:
+        image.draft("RGB", target)  # a JPEG that is much larger is decoded at half of it, a quarter, an eighth
+        image.load()
+        scale = ImageOps.contain if contain else ImageOps.fit
+        scaled = _in_srgb(_flat(scale(_plain(image), target, Image.Resampling.LANCZOS)))
+    except DAMAGE as error:
+        raise ImageRefused("is broken or cut off; allowed: a whole image") from error
+    if contain:
+        canvas = Image.new("RGB", target)
+        canvas.paste(scaled, ((target[0] - scaled.width) // 2, (target[1] - scaled.height) // 2))
+        scaled = canvas
+    scaled.getexif()[ExifTags.Base.Orientation] = turned
+    upright = ImageOps.exif_transpose(scaled)
+    upright.info.clear()  # where it was taken, and by whom, is nobody's business
+    return upright
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """In a mode that can be scaled: palettes, 16 bits and ink cannot."""
+    if image.mode.startswith("I"):
+        return image.convert("I").point(lambda level: level / 256).convert("L")
+    if image.has_transparency_data:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """In the colours that models know; as it is if it says nothing of its own, or nothing that can be used."""
+    try:
+        own = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB")) or image
+    except (KeyError, OSError, ImageCms.PyCMSError):
+        return image
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    paper = Image.new("RGBA", image.size, "white")
+    paper.alpha_composite(image)
+    return paper.convert("RGB")

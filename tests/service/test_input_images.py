@@ -1,0 +1,154 @@
+"""What becomes of images that clients send: formats, orientation, shape, colours; and what is refused, the large ones
+before a pixel of them is decoded."""
+
+import struct
+import zlib
+from io import BytesIO
+
+import pytest
+from adaspa_service.inputs.images import fitted, opened, upright_size
+from adaspa_service.inputs.source import ImageRefused
+from drawn import CORNERS, corners, encoded, picture
+from PIL import ExifTags, Image, ImageCms, ImageColor
+
+PIXELS = 1_000_000
+
+
+def prepared(content: bytes, size: tuple[int, int], *, contain: bool = False) -> Image.Image:
+    return fitted(opened(BytesIO(content), PIXELS), size, contain=contain)
+
+
+def close(found: object, colour: str) -> bool:
+    assert isinstance(found, tuple)
+    return all(abs(a - b) < 24 for a, b in zip(found, ImageColor.getrgb(colour), strict=True))
+
+
+def assert_corners(image: Image.Image) -> None:
+    """Each colour is in its quarter."""
+    for colour, (right, below) in CORNERS.items():
+        at = (image.width * (1 + 2 * right) // 4, image.height * (1 + 2 * below) // 4)
+        assert close(image.getpixel(at), colour), (colour, image.getpixel(at))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_of_each_format_is_turned_as_its_tag_says(kind: str, orientation: int) -> None:
+    upright = corners(96, 64)
+    stored = upright
+    for method in {  # what undoes the turn that the tag asks for
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }.get(orientation, []):
+        stored = stored.transpose(method)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Artist] = "somebody"
+    content = encoded(stored, kind, exif=exif)
+    assert upright_size(opened(BytesIO(content), PIXELS)) == (96, 64)
+    for size in ((48, 32), (192, 128), (64, 64)):
+        image = prepared(content, size)
+        assert (image.size, image.mode) == (size, "RGB")
+        assert_corners(image)
+        assert b"somebody" not in encoded(image)
+
+
+def test_it_covers_the_size_and_is_cut_at_its_centre_or_is_contained_in_it() -> None:
+    wide = picture(200, 100)
+    covered = prepared(wide, (64, 64))
+    assert_corners(covered)
+    contained = prepared(wide, (64, 64), contain=True)
+    assert [close(contained.getpixel(at), "black") for at in ((32, 8), (32, 56))] == [True, True]
+    assert_corners(contained.crop((0, 16, 64, 48)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
+def test_images_of_every_kind_of_pixel_become_rgb(mode: str) -> None:
+    grey = Image.new("L", (64, 64), 128).convert("RGB")
+    if mode == "I;16":
+        image = Image.new("I;16", (64, 64), 128 * 256)
+    elif mode == "1":
+        image = Image.new("1", (64, 64), 1)
+    else:
+        image = grey.convert(mode)
+    content = encoded(image, "JPEG" if mode == "CMYK" else "PNG")
+    found = prepared(content, (32, 32)).getpixel((16, 16))
+    assert close(found, "white" if mode == "1" else "rgb(128,128,128)"), found
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
+def test_what_is_transparent_is_white(mode: str) -> None:
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0)).convert(mode)
+    options = {"transparency": 0} if mode == "P" else {}
+    if mode == "P":
+        image = Image.new("P", (64, 64), 0)
+    assert close(prepared(encoded(image, **options), (32, 32)).getpixel((16, 16)), "white")
+
+
+def test_colours_are_those_of_the_images_own_profile() -> None:
+    """A profile with the primaries swapped would show red as something else, were it passed over."""
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    red, green = lab.index(b"rXYZ", 132), lab.index(b"gXYZ", 132)
+    swapped = bytearray(lab)
+    swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
+    found = prepared(picture(icc_profile=bytes(swapped)), (32, 32)).getpixel((8, 8))
+    assert not close(found, "red"), found
+    assert_corners(prepared(picture(icc_profile=lab), (32, 32)))
+    assert_corners(prepared(picture(icc_profile=b"no profile"), (32, 32)))
+
+
+def test_a_phones_jpeg_with_a_second_picture_is_its_first() -> None:
+    second = Image.new("RGB", (96, 64), "black")
+    assert_corners(prepared(picture(kind="MPO", save_all=True, append_images=[second]), (48, 32)))
+
+
+def claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it is so large, with one line of it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+MOVING = {"save_all": True, "append_images": [Image.new("RGB", (96, 64), "black")]}
+REFUSED = {
+    "no image": (b"a red circle", "is no image"),
+    "nothing": (b"", "is no image"),
+    "a page": (b"<!doctype html><html></html>", "is no image"),
+    "a drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image"),
+    "a video": (b"\0\0\0 ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(100), "is no image"),
+    "another format": (picture(kind="BMP"), "is no image"),
+    "a gif": (picture(kind="GIF"), "is no image"),
+    "a moving png": (picture(**MOVING), "moves: it has 2 frames"),
+    "a moving webp": (picture(kind="WEBP", **MOVING), "moves: it has 2 frames"),
+    "a moving avif": (picture(kind="AVIF", **MOVING), "moves: it has 2 frames"),
+    "100 megapixels": (claims(10_000, 10_000), "is 10000x10000, 100000000 pixels; allowed: up to 1000000"),
+    "more than Pillow opens": (claims(60_000, 60_000), "too many pixels; allowed: up to 1000000"),
+    "a line of 1000": (claims(900, 900), "broken or cut off"),
+    **{f"a {kind} cut off": (picture(kind=kind)[:-40], "broken|no image") for kind in ("JPEG", "PNG", "WEBP", "AVIF")},
+    **{f"a {kind}'s head": (picture(kind=kind)[:60], "broken|no image") for kind in ("JPEG", "PNG", "WEBP", "AVIF")},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_still_image_of_an_allowed_size_is_refused(name: str) -> None:
+    content, why = REFUSED[name]
+    with pytest.raises(ImageRefused, match=why):
+        prepared(content, (32, 32))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_broken_bytes_are_refused_or_shown_but_never_an_error_of_ours(kind: str) -> None:
+    whole = picture(kind=kind)
+    for at in range(0, len(whole), max(1, len(whole) // 150)):
+        for broken in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
+            try:
+                assert prepared(broken, (16, 16)).size == (16, 16)
+            except ImageRefused:
+                continue
