@@ -1,5 +1,6 @@
 """What the rows of ``adaspa_api.fields`` make of a job's parameters, of a catalog entry, and of what a model takes."""
 
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from adaspa_api.fields import Kept, Row, VideoCreate, rows
@@ -62,12 +63,15 @@ def json_schema(entry: BaseModel) -> dict[str, Any]:
         limits = row.limits.schema(entry)
         if limits is not None:
             help = " ".join((VideoCreate.model_fields[name].description or "").split())
-            properties[name] = {"title": row.label, "description": help, "type": kind_of(name), **limits}
+            properties[name] = {"title": row.label, "description": help, "type": kinds()[name], **limits}
     return {"type": "object", "properties": properties, "required": ["prompt"], "additionalProperties": False}
 
 
-def kind_of(name: str) -> str | list[str]:
-    """The JSON type of a field of a request."""
-    schema = VideoCreate.model_json_schema()["properties"][name]
-    kinds = [part["type"] for part in schema.get("anyOf", [schema]) if part["type"] != "null"]
-    return kinds[0] if len(kinds) == 1 else kinds
+@cache
+def kinds() -> dict[str, str | list[str]]:
+    """The JSON type of each field of a request; of one that takes several, the list of them."""
+    found = {}
+    for name, schema in VideoCreate.model_json_schema()["properties"].items():
+        types = [part["type"] for part in schema.get("anyOf", [schema]) if part["type"] != "null"]
+        found[name] = types[0] if len(types) == 1 else types
+    return found

@@ -8,6 +8,7 @@ from adaspa_api.models import Model
 from adaspa_api.videos import Video, VideoInput
 from adaspa_api.words import JobStatus
 from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.fields import json_schema
 from adaspa_jobs.job import Input, Job
 from pydantic import BaseModel
 
@@ -52,7 +53,7 @@ def video(job: Job, place: QueuePosition | None) -> Video:
 
 def model(spec: ModelSpec, *, waiting: int, running: int, workers: int) -> Model:
     """The view of a catalog entry, and of how busy the model is."""
-    own = {"default_size": spec.sizes[0], "default_fps": spec.fps}
+    own = {"default_size": spec.sizes[0], "default_fps": spec.fps, "parameters": json_schema(spec)}
     busy = {"waiting": waiting, "running": running, "workers": workers}
     return Model.model_validate(shared(spec, Model) | own | busy)
 

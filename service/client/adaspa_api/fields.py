@@ -132,7 +132,7 @@ class Kept(Scene):
             by_hand=True,
         ),
     ] = None
-    """Instead of a preset: share of the attention blocks that sparse steps leave out. 0 is dense attention."""
+    """Share of the attention blocks that sparse steps leave out. Instead of a preset; 0 is dense attention."""
     retained_mass: Annotated[
         float | None,
         Row(
@@ -142,11 +142,11 @@ class Kept(Scene):
             clash=_one_way,
         ),
     ] = None
-    """Instead of a preset or `sparsity`: share of the attention mass that sparse steps keep."""
+    """Share of the attention mass that sparse steps keep. Instead of a preset or `sparsity`."""
     warmup: Annotated[
         int | None, Row(StepsRange("warmup_range"), "Dense steps at the start", by_hand=True, clash=_not_dense)
     ] = None
-    """Instead of a preset's: dense steps at the start."""
+    """Dense steps, before the first search. Instead of a preset's."""
     output_format: Annotated[
         str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "File", metavar="NAME")
     ] = None
@@ -182,8 +182,8 @@ class VideoCreate(Kept, Frame):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": EXAMPLE})
 
     n: Annotated[int | None, Row(Range((1, "max_batch"), default=1), "Videos")] = None
-    """Number of videos, up to the model's `max_batch`, with this seed and those that follow it, all accepted or none.
-    The answer is then a list, also for 1."""
+    """Number of videos, each with the next seed. All are accepted or none, up to the model's `max_batch`; the answer is
+    then a list, also for 1."""
     priority: Annotated[Literal["interactive", "bulk"] | None, Row(Choice(words=Priority), "Priority")] = None
     """The queue to wait in. Bulk jobs get a share of the workers while interactive ones wait. Default: bulk if the
     request is much more work than the model's default one, which may not be interactive."""

@@ -1,6 +1,6 @@
 """The models that a gateway serves, and what may be asked of each."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -34,6 +34,10 @@ class Model(BaseModel):
     warmup_range: tuple[float, float] = Field(description="Share of the steps that may be dense at the start.")
     output_formats: list[Open[OutputFormat]] = Field(description="The first is the default.")
     max_batch: int = Field(description="The largest n.")
+    parameters: dict[str, Any] = Field(
+        default={},
+        description="What ``POST /videos`` takes with this model, as JSON Schema: each field with its limits.",
+    )
     waiting: int = Field(description="Jobs in the queue.")
     running: int = Field(description="Jobs in progress.")
     workers: int = Field(default=0, description="Workers that serve it now. With 0 its jobs wait for one to start.")

@@ -140,7 +140,7 @@ def test_every_setting_of_the_form_arrives(page: Page, service: Service) -> None
     page.get_by_role("radio", name="Fast").check()
     page.get_by_label("Frames a second").fill("16")
     page.get_by_label("Guidance").fill("2.5")
-    page.get_by_label("Not in the video").fill("a star")
+    page.get_by_label("Negative prompt").fill("a star")
     page.get_by_label("File").select_option("webm")
     page.get_by_role("button", name="Generate video").click()
     page.wait_for_url("**/#video_*")

@@ -2,9 +2,7 @@
 import { DONE, json, key, source } from "./api.js";
 import { confirmed } from "./dialogs.js";
 import { copy, el, note } from "./dom.js";
-import { remix, reuse } from "./form.js";
-
-const BODY = ["prompt", "model", "size", "num_frames", "fps", "steps", "guidance_scale", "negative_prompt", "seed", "quality", "sparsity", "retained_mass", "warmup", "output_format", "priority"];
+import { remix, reuse, rules } from "./form.js";
 
 export function actions(video) {
   const done = DONE.includes(video.status);
@@ -46,7 +44,8 @@ async function remove(video) {
 }
 
 function curl(video) {
-  const body = JSON.stringify(Object.fromEntries(BODY.filter((name) => video[name] != null).map((name) => [name, video[name]])));
+  const asked = Object.keys(rules(video.model)).filter((name) => name !== "seconds" && video[name] != null); // its frames say it
+  const body = JSON.stringify(Object.fromEntries(asked.map((name) => [name, video[name]])));
   const auth = key.get() ? ` -H "Authorization: Bearer $ADASPA_API_KEY"` : "";
   return `curl ${location.origin}/videos -H 'Content-Type: application/json'${auth} -d '${body.replaceAll("'", "'\\''")}'`;
 }

@@ -9,10 +9,14 @@ const QUALITY = {
   balanced: "Noticeably faster, hardly different.",
   fast: "The fewest blocks: the fastest, for drafts.",
 };
-const text = (number) => String(Number(number));
-const range = (limits) => `${text(limits[0])} to ${text(limits[1])}`;
-const options = (values, chosen, label = String) => values.map((value) => el("option", { value, textContent: label(value), selected: value === chosen }));
-const number = (limits, value = "", step = 1) => el("input", { type: "number", inputMode: step === 1 ? "numeric" : "decimal", min: limits[0], max: limits[1], step, value });
+// Those that are not folded away, in their order.
+const FIRST = ["model", "size", "num_frames", "steps", "seed", "quality"];
+const CLEAR = ["fps", "steps", "guidance_scale"]; // their label says it
+const ELSEWHERE = ["prompt", "seconds"]; // the clip's length is told by its frames
+
+const options = (values, chosen, label = (value) => value === "" ? "Default" : String(value)) => values.map((value) => el("option", { value, textContent: label(value), selected: value === chosen }));
+const isNumber = ({ type }) => type === "number" || type === "integer";
+export const read = (rule, value) => (isNumber(rule) ? Number(value) : value);
 
 // A label, its control, a hint and a place for its error.
 export function field(name, label, control, hint = "", kind = "") {
@@ -25,31 +29,45 @@ export function field(name, label, control, hint = "", kind = "") {
 const below = (name, hint) => [
   el("p", { className: "hint", id: `${name}-hint`, textContent: hint }), el("p", { className: "error", id: `${name}-error` })];
 
-export function promptField(model) {
-  const area = el("textarea", { rows: 4, placeholder: "What the video shows", maxLength: model.max_prompt_chars, required: true });
+export function promptField({ maxLength }) {
+  const area = el("textarea", { rows: 4, placeholder: "What the video shows", maxLength, required: true });
   return [...field("prompt", "Prompt", area, "").children];
 }
 
-// Every setting that the model takes; what is seldom changed is folded away.
+// Every setting that the model takes, drawn by its rule in the model's JSON Schema.
 export function settings(model, models) {
-  const size = field("size", "Size", el("select", {}, ...options(model.sizes, model.default_size, (size) => size.replace("x", " × "))), "pixels");
-  const frames = field("num_frames", "Frames", el("select", {}, ...options(model.frames, model.default_frames)));
+  const rules = model.parameters.properties;
+  const own = {
+    model: (rule) => field("model", rule.title, el("select", {}, ...options(models.map((m) => m.id), model.id)), model.description, "wide"),
+    size: (rule) => field("size", rule.title, el("select", {}, ...options(rule.enum, rule.default, (size) => size.replace("x", " × "))), "pixels"),
+    num_frames: (rule) => field("num_frames", rule.title, control(rule)), // its hint is the clip's length
+    seed: (rule) => field("seed", rule.title, seed(), "empty: drawn"),
+    quality: (rule) => quality(rule.enum),
+  };
+  const draw = (name) => (own[name] ?? ((rule) => field(name, rule.title, control(rule), hint(name, rule), isText(rule) ? "wide" : "")))(rules[name]);
+  const folded = Object.keys(rules).filter((name) => !FIRST.includes(name) && !ELSEWHERE.includes(name));
   return [
-    field("model", "Model", el("select", {}, ...options(models.map((m) => m.id), model.id)), model.description, "wide"),
-    size, frames,
-    field("steps", "Steps", number(model.steps_range, model.default_steps), range(model.steps_range)),
-    field("seed", "Seed", seed(), "empty: drawn"),
-    quality(model.qualities),
-    el("details", { className: "wide", id: "more" }, el("summary", { textContent: "More settings" }), el("div", { className: "fields" },
-      field("fps", "Frames a second", number(model.fps_range, model.default_fps), range(model.fps_range)),
-      field("guidance_scale", "Guidance", number(model.guidance_range, model.default_guidance, "any"), range(model.guidance_range)),
-      field("negative_prompt", "Not in the video", el("input", { maxLength: model.max_prompt_chars, autocomplete: "off" }), "", "wide"),
-      field("output_format", "File", el("select", {}, ...options(model.output_formats, model.output_formats[0]))),
-      field("n", "Videos", number([1, model.max_batch], 1), `1 to ${model.max_batch}, each with the next seed`),
-      ...byHand(model),
-      field("priority", "Priority", el("select", {}, ...options(["", "interactive", "bulk"], "", (name) => name ? capital(name) : "Default")), "bulk lets others go first"),
-      field("webhook_url", "Webhook", el("input", { type: "url", inputMode: "url", autocomplete: "off", spellcheck: false, placeholder: "https://" }), "an address that is told when the video has ended", "wide"))),
+    ...FIRST.filter((name) => name in rules).map(draw),
+    el("details", { className: "wide", id: "more" }, el("summary", { textContent: "More settings" }), el("div", { className: "fields" }, ...folded.map(draw))),
   ];
+}
+
+const isText = (rule) => !rule.enum && !isNumber(rule);
+
+function control(rule) {
+  if (rule.enum) return el("select", {}, ...options("default" in rule ? rule.enum : ["", ...rule.enum], rule.default ?? ""));
+  if (isNumber(rule)) {
+    const whole = rule.type === "integer";
+    return el("input", { type: "number", inputMode: whole ? "numeric" : "decimal", min: rule.minimum, max: rule.maximum, step: whole ? 1 : "any", value: rule.default ?? "" });
+  }
+  const address = rule.format === "uri" ? { type: "url", inputMode: "url", spellcheck: false, placeholder: "https://" } : {};
+  return el("input", { autocomplete: "off", maxLength: rule.maxLength, ...address });
+}
+
+// The first sentence of what the field is, and its limits.
+function hint(name, rule) {
+  const help = CLEAR.includes(name) ? "" : rule.description.replaceAll("`", "").match(/.*?\.(?=\s|$)/)[0];
+  return "minimum" in rule ? `${help} ${rule.minimum} to ${rule.maximum}`.trim() : help;
 }
 
 function seed() {
@@ -70,13 +88,4 @@ function quality(names) {
   };
   return el("fieldset", { className: "field wide", aria: { describedby: "quality-hint quality-error" } }, el("legend", { textContent: "Attention" }),
     el("div", { className: "segments" }, radio(""), ...names.map(radio)), hint, el("p", { className: "error", id: "quality-error" }));
-}
-
-// AdaSpa's own settings, for those who want no preset.
-function byHand(model) {
-  return [
-    field("sparsity", "Sparsity", number(model.sparsity_range, "", "any"), `share of the blocks left out, ${range(model.sparsity_range)}`),
-    field("retained_mass", "Retained mass", number(model.retained_mass_range, "", "any"), `or: share of the attention kept, ${range(model.retained_mass_range)}`),
-    field("warmup", "Dense at first", number([0, model.steps_range[1]]), "steps before the search"),
-  ];
 }

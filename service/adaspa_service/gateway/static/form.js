@@ -1,17 +1,19 @@
 // The form: the chosen model's settings, what was typed before a reload, and the API's errors beside their fields.
 import { ApiError, json } from "./api.js";
 import { $, el } from "./dom.js";
-import { promptField, settings } from "./fields.js";
+import { promptField, read, settings } from "./fields.js";
 import { seconds } from "./format.js";
 
-const TEXTS = ["prompt", "model", "size", "negative_prompt", "quality", "output_format", "priority", "webhook_url"];
 const REMIX = ["prompt", "webhook_url"]; // what a remix takes
 let models = [];
+let drawn = null; // the model whose settings stand there
 let remixed = null;
 
 const inputs = () => [...$("#form").querySelectorAll("[name]")];
 const offered = () => inputs().filter((input) => !remixed || REMIX.includes(input.name));
 const current = () => models.find((model) => model.id === $("#model").value);
+// What a model takes, by the field's name; of one that is no longer served, what the first takes.
+export const rules = (id) => (models.find((model) => model.id === id) || models[0]).parameters.properties;
 
 export async function load() {
   models = (await json("GET", "/models")).data;
@@ -21,7 +23,8 @@ export async function load() {
 }
 
 function draw(model) {
-  $("#prompt-field").replaceChildren(...promptField(model));
+  drawn = model.id;
+  $("#prompt-field").replaceChildren(...promptField(model.parameters.properties.prompt));
   $("#examples").replaceChildren(...model.prompt_examples.map(example));
   $("#parameters").replaceChildren($("#parameters legend"), ...settings(model, models));
   shape();
@@ -59,9 +62,9 @@ function told() {
 
 function values(among = inputs()) {
   const found = {};
+  const known = rules(drawn); // not those of a model that was chosen just now
   for (const input of among)
-    if (input.value !== "" && (input.type !== "radio" || input.checked))
-      found[input.name] = TEXTS.includes(input.name) ? input.value : Number(input.value);
+    if (input.value !== "" && (input.type !== "radio" || input.checked)) found[input.name] = read(known[input.name], input.value);
   return found;
 }
 

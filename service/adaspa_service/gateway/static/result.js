@@ -2,8 +2,11 @@
 import { actions } from "./actions.js";
 import { source } from "./api.js";
 import { el } from "./dom.js";
-import { seconds, words } from "./format.js";
+import { rules } from "./form.js";
+import { seconds } from "./format.js";
 import { report } from "./report.js";
+
+const TOLD = ["prompt", "model", "size", "seconds", "num_frames", "fps"]; // above, or in a line of their own
 
 export async function result(video) {
   return [await picture(video), actions(video), recipe(video), ...(video.attention ? report(video) : [])];
@@ -30,12 +33,7 @@ function recipe(video) {
     Model: video.model,
     Size: video.size.replace("x", " × "),
     Clip: `${video.num_frames} frames at ${video.fps} a second, ${seconds(video.num_frames / video.fps)}`,
-    Steps: video.steps,
-    Guidance: video.guidance_scale,
-    Seed: video.seed,
-    Attention: attention(video),
-    Priority: video.priority,
-    "Not in it": video.negative_prompt,
+    ...settings(video),
     "Prompt cut": cut(video.prompt_tokens),
     "Negative prompt cut": cut(video.negative_prompt_tokens),
     "Remixed from": video.remixed_from_video_id && el("a", { href: `#${video.remixed_from_video_id}`, textContent: "this video" }),
@@ -51,8 +49,8 @@ function cut(tokens) {
   return tokens?.cut ? `the last ${tokens.cut} of its ${tokens.used + tokens.cut} tokens had no effect` : null;
 }
 
-function attention(video) {
-  if (video.quality) return video.quality;
-  const byHand = ["sparsity", "retained_mass", "warmup"].filter((name) => video[name] != null);
-  return byHand.map((name) => `${words(name)} ${video[name]}`).join(", ") || "the model's default";
+// Whatever else was asked for, under the names that the form has for it.
+function settings(video) {
+  const others = Object.entries(rules(video.model)).filter(([name]) => !TOLD.includes(name));
+  return Object.fromEntries(others.map(([name, rule]) => [rule.title, video[name]]));
 }

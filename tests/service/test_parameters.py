@@ -1,0 +1,67 @@
+"""``GET /models`` tells as JSON Schema what ``POST /videos`` takes with a model: what the schema allows is accepted,
+and nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from adaspa_api.fields import VideoCreate
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.settings import Settings
+from jsonschema import Draft202012Validator
+from running_gateway import Service, serving
+
+NEEDED: dict[str, dict[str, Any]] = {"warmup": {"steps": 100}}
+"""With what else a field may go up to its limits."""
+
+
+def edges(rule: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Values that a rule just allows, and such that it just does not."""
+    if "enum" in rule:
+        return rule["enum"], ["none of them" if rule["type"] == "string" else 0]
+    if "minimum" in rule:
+        return [rule["minimum"], rule["maximum"]], [rule["minimum"] - 1, rule["maximum"] + 1]
+    if "maxLength" in rule and "format" not in rule:
+        return ["x" * rule["maxLength"]], ["x" * (rule["maxLength"] + 1)]
+    return ([rule["const"]], ["another"]) if "const" in rule else ([], [])
+
+
+def schema_of(service: Service) -> dict[str, Any]:
+    """What the default model takes."""
+    schema: dict[str, Any] = service.http.get("/models").json()["data"][0]["parameters"]
+    Draft202012Validator.check_schema(schema)
+    return schema
+
+
+def test_what_the_schema_allows_is_accepted_and_nothing_else(service: Service) -> None:
+    schema = schema_of(service)
+    assert list(schema["properties"]) == list(VideoCreate.model_fields)
+    allowed = Draft202012Validator(schema)
+    tried = 0
+    for name, rule in schema["properties"].items():
+        good, bad = edges(rule)
+        for value in [*good, *bad]:
+            body = {"prompt": "a red circle", **NEEDED.get(name, {}), name: value}
+            answer = service.http.post("/videos", json=body)
+            assert answer.is_success == (value in good) == allowed.is_valid(body), (body, answer.text)
+            assert answer.is_success or answer.json()["error"]["param"] == name
+            tried += 1
+    assert tried > 50
+
+
+def test_it_has_the_defaults_of_a_job_that_names_none(service: Service) -> None:
+    job = service.create()
+    rules = schema_of(service)["properties"]
+    assert {name: job[name] for name, rule in rules.items() if "default" in rule and name != "n"} == {
+        name: rule["default"] for name, rule in rules.items() if "default" in rule and name != "n"
+    }
+
+
+def test_a_field_that_a_model_does_not_take_is_left_out(settings: Settings, tmp_path: Path) -> None:
+    demo = Catalog.load(None).default.model_dump(mode="json")
+    catalog = tmp_path / "catalog.json"
+    catalog.write_text(json.dumps([demo | {"negative_prompt": False, "sparsity_range": [0.2, 0.4]}]))
+    with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
+        rules = schema_of(service)["properties"]
+    assert "negative_prompt" not in rules
+    assert (rules["sparsity"]["minimum"], rules["sparsity"]["maximum"]) == (0.2, 0.4)
