@@ -19,8 +19,8 @@ import pytest
 import yaml
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import SECRET, Settings
-from adaspa_service.gateway.errors import ApiError
-from adaspa_service.gateway.hosts import check_name
+from adaspa_service.access.hosts import check_name
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.metrics import make_registry
 from adaspa_worker import metrics as worker_metrics
 from field_tables import CHART_SCHEMA, chart_schema

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from adaspa_jobs.job import Progress
-from adaspa_jobs.keys import ApiKey, Scope
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import ApiKey, Scope
 from adaspa_service.gateway import events
 from plain_proxy import plain_proxy
 from pydantic import SecretStr

@@ -10,8 +10,8 @@ from adaspa_jobs.catalog import Catalog, ModelSpec
 from adaspa_jobs.job import OPEN_OWNER, JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
+from adaspa_service.access.caller import Caller
 from adaspa_service.gateway import state as gateway_state
-from adaspa_service.gateway.access import Caller
 from adaspa_service.gateway.admission import JobRequest, submit
 from adaspa_service.gateway.state import AppState, RecentLoads
 from adaspa_service.gateway.videos import accepted

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from adaspa_client.local_token import read_token
 from adaspa_command import adaspa
-from adaspa_jobs.keys import Scope
 from adaspa_jobs.logs import AUDIT
+from adaspa_service.access.keys import Scope
 from gateway_process import running
 from running_gateway import Service
 from waiting import until

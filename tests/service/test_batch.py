@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from adaspa_jobs.catalog import Catalog
-from adaspa_jobs.keys import Scope
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import Scope
 from running_gateway import Service, serving
 from waiting import until
 

@@ -10,7 +10,7 @@ import pytest
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
 from adaspa_command import ADASPA, adaspa, clean_environment
-from adaspa_jobs.keys import Scope
+from adaspa_service.access.keys import Scope
 from running_gateway import FILES, Service
 
 

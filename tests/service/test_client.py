@@ -16,7 +16,7 @@ import httpx
 import pytest
 from adaspa_client import AsyncClient, Client, Event, Video
 from adaspa_jobs.settings import Settings
-from adaspa_service.gateway import open_token
+from adaspa_service.access import open_token
 from flaky_proxy import flaky
 from pydantic import SecretStr
 from running_gateway import FILES, Service, serving

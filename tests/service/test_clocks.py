@@ -9,8 +9,8 @@ import redis
 from adaspa_api.words import JobStatus, Priority
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import JobParams
-from adaspa_jobs.keys import KeyStore, Scope
 from adaspa_jobs.store import JobStore, LeaseLost
+from adaspa_service.access.keys import KeyStore, Scope
 from claiming import FAILURE, claimed, record
 from faults import set_clock_on
 from running_gateway import Service

@@ -9,8 +9,8 @@ import pytest
 import redis
 from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.job import JobParams
-from adaspa_jobs.keys import KeyStore, Scope
 from adaspa_jobs.store import JobStore
+from adaspa_service.access.keys import KeyStore, Scope
 from claiming import VIDEO, claimed
 from running_gateway import REPORT
 from valkey_process import start_valkey

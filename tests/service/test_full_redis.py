@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import redis
 from adaspa_jobs.job import JobParams
-from adaspa_jobs.keys import Scope
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled, JobStore, StoreUnavailable
+from adaspa_service.access.keys import Scope
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
 from claiming import FAILURE, VIDEO, claimed, record
 from running_gateway import REPORT, serving

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from adaspa_jobs.keys import Scope
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import Scope
 from running_gateway import Service, serving
 
 OWN = [

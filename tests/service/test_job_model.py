@@ -17,9 +17,9 @@ from adaspa_jobs.queue import queue_name, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
-from adaspa_service.gateway.access import Caller
+from adaspa_service.access.caller import Caller
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.admission import JobRequest, idempotency_of, submit
-from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.params import resolve
 from adaspa_service.gateway.removal import remove_if_ended

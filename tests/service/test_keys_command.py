@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.settings import Settings, SettingsError
+from adaspa_service.access.keys import KeyStore
 from adaspa_service.access.open_access import Entrance
 from adaspa_service.local.folder import reachable_redis
 from running_gateway import Service

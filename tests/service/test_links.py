@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_jobs.keys import Scope
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import Scope
 from pydantic import SecretStr
 from running_gateway import FILES, Service, serving
 from s3_servers import URL, s3_server

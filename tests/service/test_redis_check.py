@@ -64,10 +64,10 @@ def test_the_documented_rights_are_enough_and_each_one_that_lacks_is_named(serve
 
 def needed() -> set[str]:
     """The commands of the scripts and of the store's methods, as they stand in the code, and some of Celery's."""
-    jobs = ROOT / "service/adaspa_jobs"
-    scripts = "".join(path.read_text() for path in (jobs / "lua").iterdir())
-    rooms = [*jobs.glob("*.py"), *(ROOT / "service" / "adaspa_service").rglob("*.py")]
-    code = "".join(path.read_text() for path in rooms)
+    rooms = [ROOT / "service/adaspa_jobs", ROOT / "service/adaspa_service"]
+    scripts, code = (
+        "".join(path.read_text() for room in rooms for path in room.rglob(f"*.{kind}")) for kind in ("lua", "py")
+    )
     called = re.findall(r"redis\.p?call\('([A-Z]+)'", scripts)
     methods = re.findall(r"\b(?:self\.client|pipe|state\.follower)\.([a-z]+)\(", code)
     others = {"execute", "pipeline", "close", "aclose", "info", "register_script"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from adaspa_jobs.keys import KeyStore, Scope
 from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_service.access.keys import KeyStore, Scope
 from faults import Fault, FaultyRedis, Outside
 
 

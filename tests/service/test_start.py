@@ -11,7 +11,7 @@ from adaspa_api.token_file import token_file
 from adaspa_client import Client
 from adaspa_client.local_token import read_token
 from adaspa_command import adaspa
-from adaspa_jobs.keys import KeyStore, Scope
+from adaspa_service.access.keys import KeyStore, Scope
 from gateway_process import COMMAND, environment, running, taken_port
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_jobs.keys import Scope
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import Scope
 from pydantic import ValidationError
 from receiver import Receiver, receiving
 from running_gateway import Service, serving

@@ -9,8 +9,9 @@ import logging
 from enum import StrEnum
 from pathlib import Path
 
-from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.settings import Settings, SettingsError
+
+from adaspa_service.access.keys import KeyStore
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from adaspa_jobs.keys import ApiKey, KeyStore, Scope
 from adaspa_jobs.settings import get_settings
 from adaspa_jobs.store import JobStore
 
+from adaspa_service.access.keys import ApiKey, KeyStore, Scope
 from adaspa_service.access.open_access import KeysRequired
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store, tell_auditors

@@ -28,7 +28,7 @@ def resolved(prompt: str, number: int, asked: VideoFields) -> list[JobParams]:
     need(NEEDED, "--local")
     from adaspa_api.fields import VideoCreate  # noqa: PLC0415
 
-    from adaspa_service.gateway.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
+    from adaspa_service.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
     from adaspa_service.gateway.params import batch  # noqa: PLC0415
 
     try:

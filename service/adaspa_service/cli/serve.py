@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 from adaspa_api.words import Priority
-from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.settings import get_settings
 
+from adaspa_service.access.keys import KeyStore
 from adaspa_service.access.open_access import Access, Entrance
 from adaspa_service.cli.terminal import say
 from adaspa_service.local import Supervisor

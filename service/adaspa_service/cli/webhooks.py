@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER
-from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.settings import get_settings
 
+from adaspa_service.access.keys import KeyStore
 from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store, tell_auditors

@@ -15,8 +15,9 @@ from adaspa_jobs.store import StoreUnavailable
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, start_http_server
 
+from adaspa_service.access import open_token
 from adaspa_service.access.open_access import Access
-from adaspa_service.gateway import connections, open_token
+from adaspa_service.gateway import connections
 from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.draining import Server
 

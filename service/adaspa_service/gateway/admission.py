@@ -11,8 +11,8 @@ from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.store import Admitted, IdempotencyConflict, QueueFull, TooManyInFlight
 
-from adaspa_service.gateway.access import Caller
-from adaspa_service.gateway.errors import ApiError, bad_field
+from adaspa_service.access.caller import Caller
+from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.params import resolve_priority
 from adaspa_service.gateway.state import AppState
 

@@ -10,6 +10,7 @@ from adaspa_jobs.settings import Settings
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from adaspa_service.access import open_token
 from adaspa_service.gateway import (
     content,
     draining,
@@ -21,7 +22,6 @@ from adaspa_service.gateway import (
     links,
     metrics,
     models,
-    open_token,
     page,
     preview,
     request_ids,

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from adaspa_service.gateway.errors import ApiError, bad_field
+from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.params import allowed
 
 Fields = TypeVar("Fields", bound=BaseModel)

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, respond
+from adaspa_service.errors import RETRY_SECONDS, ApiError
+from adaspa_service.gateway.errors import respond
 from adaspa_service.gateway.headers import SecurityHeaders
 
 HEAD_SECONDS = 15.0

@@ -10,7 +10,8 @@ from adaspa_jobs.storage import ObjectMissing
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from adaspa_service.gateway.errors import ApiError, ErrorBody
+from adaspa_service.errors import ApiError
+from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.links import ReadableJob
 from adaspa_service.gateway.lookup import Variant, find_artifact
 from adaspa_service.gateway.ranges import select

@@ -1,7 +1,6 @@
 """Every error in the shape that OpenAI's clients read: ``{"error": {message, type, param, code}}``."""
 
 import logging
-from collections.abc import Mapping
 from typing import Literal
 
 from adaspa_jobs.queue import QueueUnavailable
@@ -14,10 +13,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-log = logging.getLogger(__name__)
+from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
 
-RETRY_SECONDS = 5
-"""What a client is told to wait while a part of the service is away."""
+log = logging.getLogger(__name__)
 
 
 class ErrorDetail(BaseModel):
@@ -35,27 +33,6 @@ class ErrorBody(BaseModel):
     """The body of every answer from 400 on."""
 
     error: ErrorDetail
-
-
-class ApiError(Exception):
-    """A refusal with its HTTP status."""
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        param: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.param = status, code, message, param
-        self.headers = dict(headers or {})
-
-
-def bad_field(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
-    """A 400 that names the field."""
-    return ApiError(400, code, message, param)
 
 
 def respond(error: ApiError) -> JSONResponse:

@@ -18,8 +18,9 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from adaspa_service import views
-from adaspa_service.gateway.access import Caller, Reader, is_still_let_in
-from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.access.caller import Caller
+from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.queue_positions import queue_positions
 from adaspa_service.gateway.state import AppState, StateDep
@@ -148,7 +149,7 @@ class Stream:
             try:
                 if time.monotonic() - checked > RECHECK_SECONDS:
                     checked = time.monotonic()
-                    if not await run_in_threadpool(is_still_let_in, self.state, caller):
+                    if not await run_in_threadpool(self.state.callers.still_has_access, caller):
                         return
                 events = await self.read(wait=True)
                 for event_id, fields in events:

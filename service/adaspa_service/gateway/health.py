@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
+from adaspa_service.access.caller import keys_lost
 from adaspa_service.access.open_access import Access
-from adaspa_service.gateway.access import keys_lost
-from adaspa_service.gateway.errors import ApiError
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.state import StateDep
 
 router = APIRouter(tags=["health"])

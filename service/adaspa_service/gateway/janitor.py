@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable
 
+from adaspa_service.access import audit
 from adaspa_service.access.open_access import Access
-from adaspa_service.gateway import audit
 from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints, tidy
 from adaspa_service.gateway.state import AppState
 

@@ -1,28 +1,26 @@
 """``GET /videos/{id}/link``: an address of a file that needs no key and holds for a while.
 
-The gateway's own are signed: ``HMAC-SHA256(secret, "{video id} {variant} {expires}")``. An element of a page, which can
-send no header, loads its file by one. Where the object store signs addresses itself, a client may ask for one of those,
-and the file does not pass through the gateway.
+The gateway's own are signed. Where the object store signs addresses itself, a client may ask for one of those, and the
+file does not pass through the gateway.
 
 Only the owner's key makes links to a job's files, so that the job tells which key a link came from: it ends with that.
 """
 
-import base64
-import hashlib
-import hmac
 import math
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from adaspa_api.videos import Link
 from adaspa_jobs.job import OPEN_OWNER, Job
-from adaspa_jobs.keys import Scope
 from fastapi import APIRouter, Depends, Query, Request
 
-from adaspa_service.gateway.access import Caller, Credentials, Reader, identify, is_still_let_in
-from adaspa_service.gateway.errors import ApiError, ErrorBody, bad_field
+from adaspa_service.access.caller import Caller
+from adaspa_service.access.keys import Scope
+from adaspa_service.errors import ApiError, bad_field
+from adaspa_service.gateway.access import Reader, Token
+from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.lookup import Variant, find, find_artifact, find_linked
-from adaspa_service.gateway.state import AppState, StateDep
+from adaspa_service.gateway.state import StateDep
 
 MAX_SECONDS = 7 * 86400
 """The object stores sign for no longer."""
@@ -59,17 +57,9 @@ def link(
         if url is None:
             raise bad_field("via", "via: this service's storage signs no addresses; allowed: gateway")
     else:
-        query = {"variant": variant, "expires": expires, "signature": sign(state, video_id, variant, expires)}
+        query = {"variant": variant, "expires": expires, "signature": state.links.sign(video_id, variant, expires)}
         url = f"{request.base_url}v1/videos/{video_id}/content?{urlencode(query)}"
     return Link(url=url, expires_at=expires)
-
-
-def sign(state: AppState, video_id: str, variant: str, expires: int) -> str:
-    """The signature of a link. Raises StoreUnavailable."""
-    own = state.settings.signing_secret
-    secret = own.get_secret_value().encode() if own else state.keys.signing_secret()
-    mac = hmac.digest(secret, f"{video_id} {variant} {expires}".encode(), hashlib.sha256)
-    return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
 
 def _by_link_or_key(
@@ -77,21 +67,16 @@ def _by_link_or_key(
     video_id: str,
     request: Request,
     state: StateDep,
-    credentials: Credentials,
+    token: Token,
     variant: Variant = Variant.video,
     expires: Annotated[int | None, Query(ge=0, le=10**11, description="Of a link.")] = None,
     signature: Annotated[str | None, Query(max_length=64, description="Of a link.")] = None,
 ) -> Job:
     if signature is None:
-        caller = identify(state, request, credentials.credentials if credentials else None, Scope.read)
-        return find(state, caller, video_id)
-    genuine = sign(state, video_id, variant, expires or 0)
-    if not hmac.compare_digest(genuine.encode(), signature.encode()):
-        raise ApiError(403, "invalid_link", "signature: this service made no such link", "signature")
-    if state.store.now() >= (expires or 0):
-        raise ApiError(403, "link_expired", "expires: the link has expired; ask for another", "expires")
+        return find(state, state.callers.identify(request, token, Scope.read), video_id)
+    state.links.check(video_id, variant, expires or 0, signature, state.store.now())
     job = find_linked(state, video_id)
-    if job.owner != OPEN_OWNER and not is_still_let_in(state, Caller(job.owner)):
+    if job.owner != OPEN_OWNER and not state.callers.still_has_access(Caller(job.owner)):
         message = "signature: the API key that the link was made with has been revoked or has expired"
         raise ApiError(403, "link_revoked", message, "signature")
     return job

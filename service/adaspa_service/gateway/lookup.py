@@ -6,8 +6,8 @@ from adaspa_api.words import JobStatus
 from adaspa_jobs.job import Artifact, Job
 from adaspa_jobs.store import VIDEO_ID
 
-from adaspa_service.gateway.access import Caller
-from adaspa_service.gateway.errors import ApiError
+from adaspa_service.access.caller import Caller
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.state import AppState
 
 

@@ -5,8 +5,8 @@ from adaspa_jobs.catalog import ModelSpec
 from fastapi import APIRouter
 
 from adaspa_service import views
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.access import Reader
-from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.state import AppState, StateDep
 
 router = APIRouter(tags=["models"])

@@ -9,7 +9,7 @@ from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog, ModelSpec
 from adaspa_jobs.job import Job, JobParams
 
-from adaspa_service.gateway.errors import bad_field
+from adaspa_service.errors import bad_field
 
 
 def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:

@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.access import Reader
-from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.state import StateDep
 

@@ -8,7 +8,6 @@ from typing import Annotated, Self
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.connections import connections
 from adaspa_jobs.counts import Load
-from adaspa_jobs.keys import KeyStore
 from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage
@@ -19,6 +18,9 @@ from pydantic import SecretStr
 from redis.asyncio import Redis as AsyncRedis
 
 from adaspa_service.access.acts import OperatorActs
+from adaspa_service.access.caller import Callers
+from adaspa_service.access.keys import KeyStore
+from adaspa_service.access.links import Links
 from adaspa_service.access.open_access import Entrance
 from adaspa_service.inputs.keep import Inputs
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
@@ -54,6 +56,8 @@ class AppState:
     loads: RecentLoads
     keys: KeyStore
     entrance: Entrance
+    callers: Callers
+    links: Links
     acts: OperatorActs
     open_token: SecretStr
     """What it asks for on its own machine as long as there are no keys."""
@@ -71,15 +75,18 @@ class AppState:
         """Raises CatalogError, StorageUnavailable."""
         store = JobStore.from_settings(settings)
         keys, storage = KeyStore(store.client), ObjectStorage(settings.storage_url)
+        entrance, open_token = Entrance(settings, keys), settings.open_token or SecretStr(token_urlsafe())
         return cls(
             settings,
             Catalog.load(settings.catalog, settings.queue_cap),
             store,
             RecentLoads(store),
             keys,
-            Entrance(settings, keys),
+            entrance,
+            Callers(settings, keys, entrance, open_token),
+            Links(settings, keys),
             OperatorActs(store.client),
-            settings.open_token or SecretStr(token_urlsafe()),
+            open_token,
             connections(settings.redis_url).async_client(settings.max_connections),
             storage,
             make_celery(settings),

@@ -13,11 +13,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service import views
-from adaspa_service.gateway import audit
-from adaspa_service.gateway.access import Caller, LazyReader, Reader, Writer
+from adaspa_service.access import audit
+from adaspa_service.access.caller import Caller
+from adaspa_service.errors import bad_field
+from adaspa_service.gateway.access import LazyReader, Reader, Writer
 from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
-from adaspa_service.gateway.errors import ErrorBody, bad_field
+from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.queue_positions import QueuePosition, queue_positions

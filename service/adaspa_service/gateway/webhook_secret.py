@@ -6,8 +6,8 @@ from adaspa_jobs.job import OPEN_OWNER
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.access import Writer
-from adaspa_service.gateway.errors import ApiError
 from adaspa_service.gateway.state import StateDep
 from adaspa_service.webhooks.signing import secrets_of
 

@@ -6,7 +6,7 @@ from adaspa_api.fields import MAX_URL_CHARS
 from adaspa_jobs.settings import Settings
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
-from adaspa_service.gateway.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.state import AppState
 from adaspa_service.webhooks.addresses import AddressRefused, LookupFailed
 

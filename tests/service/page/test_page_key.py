@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from adaspa_jobs.keys import Scope
+from adaspa_service.access.keys import Scope
 from browser import PLAYED, assert_accessible, clip, finished
 from playwright.sync_api import Page, expect
 from running_gateway import Service

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Mapping
 
 from adaspa_jobs.logs import AUDIT
-from fastapi import Request
+from starlette.requests import Request
 
-from adaspa_service.gateway.access import Caller
+from adaspa_service.access.caller import Caller
 
 log = logging.getLogger(AUDIT)
 

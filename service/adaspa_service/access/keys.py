@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Self
 
-from pydantic import BaseModel
-from redis import Redis
-
 from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.connections import connections
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
+from pydantic import BaseModel
+from redis import Redis
 
 LIST = PREFIX + "keys"
 """A sorted set: key ids by the time of their creation."""
@@ -69,7 +68,7 @@ class KeyStore:
 
     def __init__(self, client: Redis) -> None:
         self.client, self.file = client, AppendOnlyFile(client)
-        self._scripts = Scripts(client, "{}")
+        self._scripts = Scripts(client, "{}", __package__)
 
     @classmethod
     @contextmanager

@@ -1,0 +1,130 @@
+"""Who asks, and what they may do: by an API key, by this machine's token, or as everybody on a service that is open."""
+
+import hmac
+import math
+from dataclasses import dataclass
+
+from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER
+from adaspa_jobs.settings import Settings
+from pydantic import SecretStr
+from starlette.requests import Request
+
+from adaspa_service.access.hosts import check_name, host_name
+from adaspa_service.access.keys import ApiKey, KeyStore, Scope, digest
+from adaspa_service.access.open_access import Access, Entrance
+from adaspa_service.errors import RETRY_SECONDS, ApiError
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The one who asks.
+
+    Args:
+        owner: whose jobs these are: the id of the API key.
+        max_in_flight: queued and running jobs that it may have; None: as many as the queues take.
+        expires_at: when its key ends, in Unix seconds; None: never.
+        name: what its key is for.
+    """
+
+    owner: str
+    max_in_flight: int | None = None
+    expires_at: int | None = None
+    name: str = ""
+
+
+class Callers:
+    """Finds out who asks. All methods raise StoreUnavailable when Redis cannot be reached.
+
+    Args:
+        settings: of the gateway.
+        keys: its key store.
+        entrance: says whether keys are asked for.
+        open_token: what is asked for on its own machine as long as there are no keys.
+    """
+
+    def __init__(self, settings: Settings, keys: KeyStore, entrance: Entrance, open_token: SecretStr) -> None:
+        self._settings, self._keys, self._entrance, self._open_token = settings, keys, entrance, open_token
+
+    def identify(self, request: Request, token: str | None, scope: Scope) -> Caller:
+        """The caller of a request.
+
+        Raises:
+            ApiError: 401 without a key or with a wrong one, 403 for a missing scope or another site's page, 429 over
+                the key's rate limit, 503 where Redis has lost the keys.
+        """
+        if self._settings.open_access:
+            refuse_other_sites(request, self._settings)
+            return Caller(OPEN_OWNER)
+        if token is not None and is_same(self._settings.bootstrap_key, token):
+            return Caller(BOOTSTRAP_OWNER)
+        key = None if token is None else self._keys.authenticate(token)
+        if key is None:
+            return self._without_key(request, token)
+        self._check_rate(key)
+        if scope not in key.scopes:
+            challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
+            has = ", ".join(sorted(key.scopes))
+            raise ApiError(403, "missing_scope", f"this needs the scope {scope}; the key has {has}", None, challenge)
+        return Caller(key.id, key.max_in_flight, key.expires_at, key.name)
+
+    def still_has_access(self, caller: Caller) -> bool:
+        """Whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
+        if caller.owner == OPEN_OWNER:
+            return self._entrance.now() in (Access.everybody, Access.token)
+        return caller.owner == BOOTSTRAP_OWNER or self._keys.is_valid(caller.owner)
+
+    def _without_key(self, request: Request, token: str | None) -> Caller:
+        """Who comes without a valid API key: this machine's user, as long as there are none."""
+        access = self._entrance.now()
+        if access is Access.lost:
+            raise keys_lost()
+        if access is Access.token:
+            check_name(self._settings, host_name(request.scope["headers"]))
+            if token is not None and is_same(self._open_token, token):
+                return Caller(OPEN_OWNER)
+        raise unauthorized(access, token)
+
+    def _check_rate(self, key: ApiKey) -> None:
+        """Count a request. Raises ApiError 429 with the time until the next one."""
+        wait = self._keys.use(key)
+        if wait is not None:
+            message = f"the key may send {key.requests_per_minute} requests a minute; try again in {wait:.1f} s"
+            raise ApiError(429, "rate_limit_exceeded", message, None, {"Retry-After": str(math.ceil(wait))})
+
+
+def unauthorized(access: Access, token: str | None) -> ApiError:
+    """401 for a request without a key, or with one that is not valid."""
+    what = "the token that the service printed when it started" if access is Access.token else "API key"
+    if token is None:
+        message = f"Authorization: missing; every request needs the header 'Authorization: Bearer <{what}>'"
+        return ApiError(401, "missing_api_key", message, "Authorization", {"WWW-Authenticate": "Bearer"})
+    challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    message = f"Authorization: not {what}" if access is Access.token else "Authorization: no valid API key"
+    return ApiError(401, "invalid_api_key", message, "Authorization", challenge)
+
+
+def keys_lost() -> ApiError:
+    """503 where keys were made and Redis knows of none; the operator reads in the log what to do."""
+    message = "The service has lost its API keys, and lets nobody in until they are back; its operator's log says more."
+    return ApiError(503, "keys_lost", message, headers={"Retry-After": str(RETRY_SECONDS)})
+
+
+def is_same(secret: SecretStr | None, token: str) -> bool:
+    """Whether a token is this secret; the time that it takes does not tell how much of it is right."""
+    return secret is not None and hmac.compare_digest(digest(secret.get_secret_value()), digest(token))
+
+
+def refuse_other_sites(request: Request, settings: Settings) -> None:
+    """Keep a service that asks for nothing from what other sites' pages make a browser send. Raises ApiError 403."""
+    origin = request.headers.get("origin")
+    if is_from_elsewhere(request, origin) and origin not in settings.cors_origins:
+        message = "Origin: pages of other sites may not use this service; allowed: ADASPA_CORS_ORIGINS"
+        raise ApiError(403, "cross_origin", message, "Origin")
+
+
+def is_from_elsewhere(request: Request, origin: str | None) -> bool:
+    """Whether another site's page sends this: browsers say so, over plain HTTP some by the origin alone."""
+    site = request.headers.get("sec-fetch-site")
+    if site is None:
+        return origin is not None and origin.partition("://")[2] != request.headers.get("host")
+    return site in ("cross-site", "same-site")
