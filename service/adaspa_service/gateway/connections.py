@@ -1,6 +1,11 @@
 """Connections: how many there may be, how slow, and how an answer of unknown length ends on those of HTTP/1.0.
 
-uvicorn itself waits for ever for the head of a request, and sends chunks to clients that know none.
+uvicorn itself waits for ever for the head of a request, keeps a connection whose client takes none of its answer, and
+sends chunks to clients that know none. It has no settings for that, and a gateway on a laptop has no proxy before it.
+
+GuardedProtocol overrides what uvicorn does not promise to keep: it is the one piece here that a release of uvicorn can
+break. So ``pyproject.toml`` names the releases that it is made for, and tests/service/test_slow_clients.py says whether
+another one will do.
 """
 
 import resource

@@ -14,7 +14,8 @@ from adaspa_jobs.job import OPEN_OWNER, Job, Progress, percent
 from adaspa_jobs.scripts import PREFIX, StoreUnavailable, reaching
 from fastapi import APIRouter, Header, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
+from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from adaspa_service import views
@@ -106,7 +107,7 @@ class OpenStreams:
                 del self._open[caller]
 
 
-class CountedStream(StreamingResponse):
+class CountedStream(EventSourceResponse):
     """An event stream that is counted from before its first byte until it is over, however it ends.
 
     Args:
@@ -116,8 +117,8 @@ class CountedStream(StreamingResponse):
         headers: of the answer.
     """
 
-    def __init__(self, text: AsyncIterator[str], streams: OpenStreams, caller: str, headers: dict[str, str]) -> None:
-        super().__init__(text, media_type="text/event-stream", headers=headers)
+    def __init__(self, text: AsyncIterator[bytes], streams: OpenStreams, caller: str, headers: dict[str, str]) -> None:
+        super().__init__(text, headers=headers)
         self._streams, self._caller = streams, caller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,7 +139,7 @@ class Stream:
         self.state, self.video_id, self.last_id = state, job.id, last_id
         self._job, self._told = job, (0, 0)
 
-    async def text(self, request: Request, caller: Caller) -> AsyncIterator[str]:
+    async def text(self, request: Request, caller: Caller) -> AsyncIterator[bytes]:
         """The events as the protocol writes them, up to the last one.
 
         The stream just ends when Redis is lost, the gateway stops or the caller's key has ended: the client comes
@@ -165,7 +166,7 @@ class Stream:
                     yield text
                 elif time.monotonic() - heard > HEARTBEAT_SECONDS:
                     heard = time.monotonic()
-                    yield ": heartbeat\n\n"
+                    yield format_sse_event(comment="heartbeat")
                     if await run_in_threadpool(self.state.store.get, self.video_id) is None:
                         return
             except StoreUnavailable:
@@ -182,7 +183,7 @@ class Stream:
             found: Any = await self.state.follower.xrange(key, min=f"({self.last_id}", count=BATCH)
         return list(found)
 
-    async def write_position(self) -> str | None:
+    async def write_position(self) -> bytes | None:
         """An event of the place in the queue and the workers that serve it, if either is not as it was told last.
 
         It has no id, because nothing happened to this job. Asked for when a second has passed without an event, it
@@ -196,9 +197,9 @@ class Stream:
         self._told = (place.position, place.workers)
         data = {"id": self.video_id, "object": "video", "status": "queued", "progress": 0, "phase": "queued"}
         told = {"queue_position": place.position, "workers": place.workers, "starts_in_seconds": place.starts_in}
-        return f"event: progress\ndata: {json.dumps(data | told)}\n\n"
+        return format_sse_event(event="progress", data_str=json.dumps(data | told))
 
-    async def write(self, event_id: str, fields: Mapping[str, str]) -> str | None:
+    async def write(self, event_id: str, fields: Mapping[str, str]) -> bytes | None:
         """One event. The last one carries the whole video, unless that is already gone; a preview that another one
         has replaced is none."""
         status = JobStatus(fields["status"])
@@ -221,4 +222,4 @@ class Stream:
             data["preview"] = f"data:image/webp;base64,{b64encode(found[1]).decode()}"
         job = await run_in_threadpool(self.state.store.get, self.video_id) if status in TERMINAL else None
         body = views.video(job, None).model_dump_json() if job else json.dumps(data)
-        return f"id: {event_id}\nevent: {fields['type']}\ndata: {body}\n\n"
+        return format_sse_event(id=event_id, event=fields["type"], data_str=body)
