@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo serve test lint format cli-docs field-tables setup clean
+.PHONY: demo serve test lint format cli-docs field-tables sync-client setup clean
 
 demo: setup          ## one prompt through the whole service: writes demo.mp4 and demo.png
 	$(BIN)/adaspa demo
@@ -29,6 +29,9 @@ cli-docs: setup      ## bring docs/cli.md up to the commands' own help
 
 field-tables: setup  ## bring tables of docs, the chart's schema and the client's VideoFields up to the fields
 	$(BIN)/python tests/field_tables.py
+
+sync-client: setup   ## make the synchronous client anew from the asynchronous one
+	$(BIN)/python tests/sync_client.py
 
 setup: $(VENV)/.installed
 

@@ -20,6 +20,7 @@ from adaspa_service.access import open_token
 from flaky_proxy import flaky
 from pydantic import SecretStr
 from running_gateway import FILES, Service, serving
+from sync_client import MADE, sync_client
 
 CONTENT = FILES["video"][2]
 
@@ -222,3 +223,7 @@ def test_words_of_a_later_gateway_are_read_as_they_are(service: Service) -> None
     video = Video.model_validate(later | {"a_field": 1})
     assert (video.phase, video.output_format, video.error and video.error.code) == ("upscaling", "apng", "melted")
     assert not video.done and video.model_dump(mode="json") == later
+
+
+def test_the_synchronous_client_is_what_the_asynchronous_one_makes_it() -> None:
+    assert sync_client() == MADE.read_text(), "run: make sync-client"

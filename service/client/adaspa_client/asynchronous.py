@@ -1,10 +1,10 @@
-"""The asynchronous client: the synchronous one's methods, to be awaited."""
+"""The client for programs that await. ``sync.py`` is made of this file: ``make sync-client``."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
@@ -19,13 +19,27 @@ from adaspa_client.errors import ApiError, api_error
 from adaspa_client.events import Event, EventReader
 from adaspa_client.local_token import LocalToken
 from adaspa_client.plans import Answer, Pause, Plan
-from adaspa_client.sync import NO_CONTENT, QUIET_SECONDS
 
 Result = TypeVar("Result")
+QUIET_SECONDS = 45.0
+"""Without even a heartbeat for this long, an event stream is taken for lost."""
+NO_CONTENT = 204
 
 
 class AsyncClient:
-    """Create, follow and download videos; arguments and errors are those of ``Client``."""
+    """Create, follow and download videos.
+
+    Args:
+        base_url: the gateway's address, such as ``http://127.0.0.1:8000``.
+        timeout: seconds for one request.
+        api_key: sent with every request. Without one, a gateway on this machine gets the token that it has left for
+            its user.
+        retries: further tries of a request that got no answer, or was told that the gateway is busy or away. What
+            creates something is sent with an Idempotency-Key, so that it is created once.
+
+    Raises (all methods): ApiError, by its kinds, when the gateway refuses; httpx.TransportError when it cannot be
+        reached.
+    """
 
     def __init__(self, base_url: str, timeout: float = 30.0, api_key: str | None = None, retries: int = 2) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -130,7 +144,7 @@ class AsyncClient:
             patience: seconds for which a gateway that is away is tried again.
         """
         reader = EventReader(last_event_id)
-        heard = time.monotonic()
+        heard = monotonic()
         while True:
             try:
                 async with self._stream(f"/videos/{video_id}/events", headers=reader.headers()) as response:
@@ -138,14 +152,14 @@ class AsyncClient:
                         return
                     reader.begin()
                     async for text in response.aiter_text():
-                        heard = time.monotonic()
+                        heard = monotonic()
                         for event in reader.feed(text):
                             yield event
                             if event.last:
                                 return
             except (httpx.TransportError, ApiError) as error:
                 refused = isinstance(error, ApiError) and error.status not in plans.RETRIED
-                if refused or time.monotonic() - heard > patience:
+                if refused or monotonic() - heard > patience:
                     raise
             await asyncio.sleep(plans.DELAYS[0])
 

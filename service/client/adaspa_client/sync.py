@@ -1,9 +1,10 @@
-"""The synchronous client."""
+"""The client for programs that do not await. Made of ``asynchronous.py``: ``make sync-client``."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
@@ -140,7 +141,7 @@ class Client:
             patience: seconds for which a gateway that is away is tried again.
         """
         reader = EventReader(last_event_id)
-        heard = time.monotonic()
+        heard = monotonic()
         while True:
             try:
                 with self._stream(f"/videos/{video_id}/events", headers=reader.headers()) as response:
@@ -148,14 +149,14 @@ class Client:
                         return
                     reader.begin()
                     for text in response.iter_text():
-                        heard = time.monotonic()
+                        heard = monotonic()
                         for event in reader.feed(text):
                             yield event
                             if event.last:
                                 return
             except (httpx.TransportError, ApiError) as error:
                 refused = isinstance(error, ApiError) and error.status not in plans.RETRIED
-                if refused or time.monotonic() - heard > patience:
+                if refused or monotonic() - heard > patience:
                     raise
             time.sleep(plans.DELAYS[0])
 
