@@ -9,7 +9,7 @@ import redis
 from adaspa_jobs.job import Job, JobParams, Progress
 from adaspa_jobs.store import JobStore, Lease
 from adaspa_service.gateway.removal import tidy
-from adaspa_worker.generate import Runner
+from adaspa_worker.runner import Runner
 
 
 class Spy(JobStore):

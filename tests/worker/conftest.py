@@ -10,8 +10,8 @@ import pytest
 import redis
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.storage import ObjectStorage
-from adaspa_worker.generate import Runner
 from adaspa_worker.pipeline import Engine, load
+from adaspa_worker.runner import Runner
 from job_bench import Bench, Spy
 from tiny_wan import FRAMES, SIZE, model_spec, save_pipeline
 

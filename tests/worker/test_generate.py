@@ -13,10 +13,10 @@ from adaspa_jobs.job import Artifact, Job, JobParams
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import Lease
 from adaspa_worker.checkpoint import pack
-from adaspa_worker.generate import Runner
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine
+from adaspa_worker.runner import Runner
 from faults import remembered
 from job_bench import Bench
 from opentelemetry import trace

@@ -96,7 +96,7 @@ def test_a_job_fails_in_whatever_phase_its_time_is_over(
     def let_time_pass() -> None:
         keepers[0].deadline = time.monotonic()
 
-    monkeypatch.setattr("adaspa_worker.generate.LeaseKeeper", Kept)
+    monkeypatch.setattr("adaspa_worker.runner.LeaseKeeper", Kept)
     slow.at(phase, let_time_pass)
     failed = bench.run(params())
     assert failed.error is not None and failed.error.code == "time_limit"

@@ -8,8 +8,8 @@ import pytest
 from adaspa_jobs.job import Job, JobParams, Progress
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore, Lease
-from adaspa_worker.generate import Runner
 from adaspa_worker.pipeline import Engine
+from adaspa_worker.runner import Runner
 from claiming import record
 from s3_servers import URL, S3Server, s3_server
 

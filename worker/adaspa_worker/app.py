@@ -35,8 +35,8 @@ from celery.signals import (
 )
 
 from adaspa_worker import heartbeat, metrics, scratch
-from adaspa_worker.generate import Runner
 from adaspa_worker.lease import WorkerStopping
+from adaspa_worker.runner import Runner
 from adaspa_worker.source import ModelUnavailable, resolve
 
 if TYPE_CHECKING:

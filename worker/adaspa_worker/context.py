@@ -1,30 +1,46 @@
-"""What an attempt has of the worker that makes it."""
+"""What a task has of whoever runs it: an attempt at a job, or a run without any service."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from adaspa_jobs.storage import ObjectStorage
+from adaspa_api.report import AttentionReport
+from adaspa_api.words import StepKind
+from adaspa_jobs.job import JobParams
+
+from adaspa_worker.course import Course
 
 if TYPE_CHECKING:
     from adaspa_worker.pipeline import Engine
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Context:
-    """What an attempt has of the worker that makes it.
+    """What a task has of whoever runs it.
 
     Args:
-        storage: where objects live.
-        engine: returns the loaded engine of a model, loading it at the first call; raises ModelUnavailable.
-        name: the worker's, which no other has.
-        checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
-        upload_retry_seconds: how long an upload is tried again while storage is away, before the job is left to others.
+        params: what was asked.
+        engine: the loaded model's.
+        folder: an empty one, for the task's files.
+        course: is told of phases and steps.
+        check: raises if the job has to stop; called wherever it can.
+        snapshot: returns what an earlier attempt's denoising goes on from, or None.
+        on_step: called after each denoising step with the number of finished steps and the kind of the last one.
     """
 
-    storage: ObjectStorage
-    engine: Callable[[str], "Engine"]
-    name: str
-    checkpoint_steps: int | None = None
-    checkpoint_seconds: float = 30.0
-    upload_retry_seconds: float = 120.0
+    params: JobParams
+    engine: "Engine"
+    folder: Path
+    course: Course
+    on_step: Callable[[int, StepKind | None], None]
+    check: Callable[[], None] = lambda: None
+    snapshot: Callable[[], dict[str, Any] | None] = lambda: None
+
+
+class Made(NamedTuple):
+    """What a task has made."""
+
+    files: dict[str, Path]
+    """By variant; ``video`` is one of them."""
+    report: AttentionReport

@@ -7,21 +7,22 @@ JSON object a line: ``{"job": n, "progress": Progress}`` as a job moves on, ``{"
 
 import json
 import os
-import statistics
+import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from adaspa_api.report import TokenCount
-from adaspa_api.words import Phase, StepKind
+from adaspa_api.report import AttentionReport
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.settings import SettingsError, get_settings
 from pydantic import BaseModel, TypeAdapter
 
+from adaspa_worker.context import Context
+from adaspa_worker.course import Course
 from adaspa_worker.failure import describe
 from adaspa_worker.offer import check
 from adaspa_worker.source import ModelUnavailable, resolve
@@ -36,70 +37,18 @@ class LocalJob(BaseModel):
     output: Path
 
 
-class Run:
-    """One job in this process."""
+def make(job: LocalJob, course: Course, engine: Any) -> AttentionReport:
+    """Write a job's file, and return what AdaSpa did. The file is there only when it is whole."""
+    from adaspa_worker.tasks import text_to_video  # noqa: PLC0415  slow to import, with all it needs
 
-    def __init__(self, job: LocalJob, number: int, tell: Tell) -> None:
-        self.params, self.output, self.number, self.tell = job.params, job.output, number, tell
-        self.timings: dict[str, float] = {}
-        self.tokens: dict[str, TokenCount] = {}
-        self._seconds: list[float] = []
-        self._last = 0.0
-
-    def make(self, engine: Any) -> None:
-        """Write the file, and tell what AdaSpa did. It is there only when it is whole."""
-        from adaspa_worker.encode import VideoWriter, encode  # noqa: PLC0415  slow to import, with all it needs
-        from adaspa_worker.recipe import write_recipe  # noqa: PLC0415
-
-        asked = self.params
+    with TemporaryDirectory(prefix=f".part-{job.output.name}-", dir=job.output.parent) as folder:
+        context = Context(params=job.params, engine=engine, folder=Path(folder), course=course, on_step=course.step)
         try:
-            with self.phase("encoding_prompt"):
-                encoded = engine.encode_prompt(asked)
-            self.tokens = encoded.tokens
-            with self.phase("denoising"):
-                self._last = time.monotonic()
-                latents = engine.denoise(asked, encoded, self.after_step)
-            report = engine.report()
-            part = self.output.with_name(f".part-{self.output.name}")
-            writer = VideoWriter(
-                part,
-                asked.output_format,
-                width=asked.width,
-                height=asked.height,
-                fps=asked.fps,
-                num_frames=asked.num_frames,
-                comment=write_recipe(asked, engine.attention(asked)),
-            )
-            try:
-                with self.phase("decoding"):
-                    encode(engine.frames(latents, lambda: None), writer)
-                part.replace(self.output)
-            finally:
-                part.unlink(missing_ok=True)
+            files, report = text_to_video.run(context)
         finally:
             engine.reset()
-        self.tell({"job": self.number, "attention": report, "timings": self.timings})
-
-    def after_step(self, done: int, kind: StepKind | None) -> None:
-        """Tell of a denoising step, with the time that is left by the median of the last ones."""
-        now = time.monotonic()
-        self._seconds.append(now - self._last)
-        self._last = now
-        left = (self.params.steps - done) * statistics.median(self._seconds[-5:])
-        self.progress("denoising", done, kind, round(left, 1) if done >= 2 else None)
-
-    @contextmanager
-    def phase(self, name: Phase) -> Iterator[None]:
-        """Tell of a phase, and time it in seconds."""
-        self.progress(name, self.params.steps if name == "decoding" else 0)
-        start = time.monotonic()
-        yield
-        self.timings[name] = round(time.monotonic() - start, 3)
-
-    def progress(self, phase: Phase, step: int, kind: StepKind | None = None, eta: float | None = None) -> None:
-        moved = Progress(phase=phase, step=step, steps=self.params.steps, step_kind=kind, eta_seconds=eta)
-        moved = moved.model_copy(update=self.tokens)
-        self.tell({"job": self.number, "progress": moved.model_dump(exclude_none=True)})
+        files["video"].replace(job.output)
+    return report
 
 
 def make_all(jobs: list[LocalJob], tell: Tell) -> None:
@@ -108,8 +57,8 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
     Raises:
         ModelUnavailable: it is not in the catalog, or does not load.
     """
-    first = Run(jobs[0], 0, tell)
-    with first.phase("loading"):
+    courses = [Course(job.params, partial(tell_progress, tell, number)) for number, job in enumerate(jobs)]
+    with courses[0].phase("loading"):
         from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, which takes its seconds
 
         name = jobs[0].params.model
@@ -119,9 +68,13 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
         folder = resolve(spec.source)
         check(spec, folder)
         engine = load(spec, folder)
-    for number, job in enumerate(jobs):
-        run = first if number == 0 else Run(job, number, tell)
-        run.make(engine)
+    for number, (job, course) in enumerate(zip(jobs, courses, strict=True)):
+        report = make(job, course, engine)
+        tell({"job": number, "attention": report.model_dump(mode="json"), "timings": course.timings})
+
+
+def tell_progress(tell: Tell, number: int, progress: Progress) -> None:
+    tell({"job": number, "progress": progress.model_dump(exclude_none=True)})
 
 
 def main() -> None:
@@ -133,6 +86,7 @@ def main() -> None:
     def tell(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=out, flush=True)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half written is removed
     jobs = TypeAdapter(list[LocalJob]).validate_json(sys.stdin.buffer.read())
     try:
         make_all(jobs, tell)

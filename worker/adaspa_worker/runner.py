@@ -18,10 +18,10 @@ from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUna
 
 from adaspa_worker import metrics
 from adaspa_worker.attempt import Attempt
-from adaspa_worker.context import Context
 from adaspa_worker.failure import describe, is_the_workers
 from adaspa_worker.lease import Interruption, LeaseKeeper, WorkerStopping, insist
 from adaspa_worker.objects import remove_unused
+from adaspa_worker.resources import Resources
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ STORED_SECONDS = 60.0
 
 
 @dataclass(kw_only=True)
-class Runner(Context):
+class Runner(Resources):
     """What every job of this worker shares, beside what an attempt has of it.
 
     Args:

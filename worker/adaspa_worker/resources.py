@@ -1,0 +1,30 @@
+"""What the attempts of a worker share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adaspa_jobs.storage import ObjectStorage
+
+if TYPE_CHECKING:
+    from adaspa_worker.pipeline import Engine
+
+
+@dataclass(kw_only=True)
+class Resources:
+    """What the attempts of a worker share.
+
+    Args:
+        storage: where objects live.
+        engine: returns the loaded engine of a model, loading it at the first call; raises ModelUnavailable.
+        name: the worker's, which no other has.
+        checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
+        upload_retry_seconds: how long an upload is tried again while storage is away, before the job is left to others.
+    """
+
+    storage: ObjectStorage
+    engine: Callable[[str], "Engine"]
+    name: str
+    checkpoint_steps: int | None = None
+    checkpoint_seconds: float = 30.0
+    upload_retry_seconds: float = 120.0

@@ -1,0 +1,1 @@
+"""What jobs come to: a module each, whose ``run`` makes the files of one."""
