@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack, cast
 
 import typer
 from adaspa_api.words import Quality
-from adaspa_client import Video
+from adaspa_client import Video, VideoFields
 
 from adaspa_service.cli import params
 from adaspa_service.cli.jobs import check_output
@@ -62,12 +62,9 @@ def kernels(
 
 
 @bench.command()
+@params.options(["model", "size", "num_frames", "steps"])
 def model(
     *,
-    model: params.Model = None,
-    size: params.Size = None,
-    frames: params.Frames = None,
-    steps: params.Steps = None,
     prompt: Annotated[str, typer.Option(help="What the clips show.")] = PROMPT,
     preset: Annotated[
         list[Quality] | None, typer.Option(help="Only these beside exact; can be given more than once.")
@@ -76,15 +73,13 @@ def model(
     output: Output = None,
     plot: Plot = None,
     as_json: Json = False,
+    **asked: Unpack[VideoFields],
 ) -> None:
     """Time whole clips end to end, with each of AdaSpa's presets, in this machine's own process."""
     check_outputs(output, plot)
     presets = [Quality.exact, *(name for name in preset or Quality if name is not Quality.exact)]
-    asked = [
-        params.given(model=model, size=size, num_frames=frames, steps=steps, seed=0, quality=name.value)
-        for name in presets
-    ]
-    jobs = [job for fields in asked for job in resolved(prompt, 1, fields)]
+    each = [cast(VideoFields, {**params.given(asked), "seed": 0, "quality": name.value}) for name in presets]
+    jobs = [job for fields in each for job in resolved(prompt, 1, fields)]
     warmup = jobs[0].model_copy(update={"steps": min(WARMUP_STEPS, jobs[0].steps)})
     planned = [warmup, *(jobs * rounds)]
     with TemporaryDirectory(prefix="adaspa-bench-") as folder:

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack, cast
 
 import typer
+from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.words import Quality
 from adaspa_client import Video, VideoFields
 
@@ -20,48 +21,34 @@ from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
 
 COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "WORK", "DENSITY", "RECALL")
+ALIKE = ("fps", "priority", "webhook_url")
+"""Options of ``generate`` that make no difference here."""
 NEEDED = ("adaspa_worker", "av", "torch", "PIL")
 
 
+@params.options([name for name in params.OPTIONS if name not in ALIKE])
 def compare(
     prompt: params.Prompt,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 of both, side by side.")] = Path(
         "compare.mp4"
     ),
     *,
-    model: params.Model = None,
-    size: params.Size = None,
-    frames: params.Frames = None,
-    steps: params.Steps = None,
-    guidance: params.Guidance = None,
-    negative: params.Negative = None,
-    seed: params.Seed = None,
-    quality: params.QualityPreset = None,
-    sparsity: params.Sparsity = None,
-    retained_mass: params.RetainedMass = None,
-    warmup: params.Warmup = None,
     local: Annotated[bool, typer.Option("--local", help="Without any server: load the model here.")] = False,
     server: Server = SERVER,
     api_key: ApiKey = None,
     as_json: Json = False,
+    **asked: Unpack[VideoFields],
 ) -> None:
     """Compare dense attention with AdaSpa: the same prompt and seed, side by side, with PSNR, SSIM and times."""
     if output.suffix != ".mp4":
         fail(f"--output: {output} must end in .mp4", Exit.usage)
     check_output(output)
     need(NEEDED, "compare")
-    asked = params.given(
-        model=model,
-        size=size,
-        num_frames=frames,
-        steps=steps,
-        guidance_scale=guidance,
-        negative_prompt=negative,
-        seed=secrets.randbelow(2**32) if seed is None else seed,
-        output_format="mp4",
-    )
-    ours = params.given(quality=quality, sparsity=sparsity, retained_mass=retained_mass, warmup=warmup)
-    pair: list[VideoFields] = [{**asked, "quality": Quality.exact.value}, {**asked, **ours}]
+    ours = params.given(asked)
+    ours["output_format"] = "mp4"
+    ours.setdefault("seed", secrets.randbelow(2**32))
+    dense = {name: value for name, value in ours.items() if not rows(VideoCreate)[name].by_hand}
+    pair = [cast(VideoFields, dense | {"quality": Quality.exact.value}), ours]
     with TemporaryDirectory(prefix="adaspa-compare-") as folder:
         files = [Path(folder) / "dense.mp4", Path(folder) / "adaspa.mp4"]
         if local:

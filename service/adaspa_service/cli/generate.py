@@ -1,11 +1,11 @@
 """``adaspa generate``: a prompt to a video file, through a server or in this machine's own process."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 from adaspa_api.words import OutputFormat
-from adaspa_client import Client, Video
+from adaspa_client import Client, Video, VideoFields
 
 from adaspa_service.cli import params
 from adaspa_service.cli.jobs import check_output
@@ -21,24 +21,11 @@ Output = Annotated[
 ]
 
 
+@params.options(params.OPTIONS)
 def generate(
     prompt: params.Prompt,
     output: Output = None,
     *,
-    model: params.Model = None,
-    size: params.Size = None,
-    frames: params.Frames = None,
-    fps: params.Fps = None,
-    steps: params.Steps = None,
-    guidance: params.Guidance = None,
-    negative: params.Negative = None,
-    seed: params.Seed = None,
-    quality: params.QualityPreset = None,
-    sparsity: params.Sparsity = None,
-    retained_mass: params.RetainedMass = None,
-    warmup: params.Warmup = None,
-    priority: params.JobPriority = None,
-    webhook_url: params.WebhookUrl = None,
     number: Annotated[
         int, typer.Option("-n", min=1, help="So many videos, each with the next seed; the seed goes into the name.")
     ] = 1,
@@ -47,26 +34,12 @@ def generate(
     server: Server = SERVER,
     api_key: ApiKey = None,
     as_json: Json = False,
+    **asked: Unpack[VideoFields],
 ) -> None:
     """Generate a video. Ctrl-C cancels it, unless it was detached."""
-    asked = params.given(
-        model=model,
-        size=size,
-        num_frames=frames,
-        fps=fps,
-        steps=steps,
-        guidance_scale=guidance,
-        negative_prompt=negative,
-        seed=seed,
-        quality=quality,
-        sparsity=sparsity,
-        retained_mass=retained_mass,
-        warmup=warmup,
-        priority=priority,
-        webhook_url=webhook_url,
-        output_format=format_of(output),
-    )
-    for name, given in (("--detach", detach), ("--priority", priority), ("--webhook-url", webhook_url)):
+    asked = params.given({**asked, "output_format": format_of(output)})
+    server_only = (("--priority", "priority" in asked), ("--webhook-url", "webhook_url" in asked))
+    for name, given in (("--detach", detach), *server_only):
         if local and given:
             fail(f"{name}: is for a server; with --local there is none", Exit.usage)
     if output is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from adaspa_api.fields import Kept, rows
 from adaspa_api.words import JobStatus
 from adaspa_client import Variant, Video
 
@@ -18,6 +19,8 @@ from adaspa_service.cli.terminal import Exit, Json, console, fail, print_json, p
 COLUMNS = ("ID", "STATUS", "DONE", "CREATED", "MODEL", "SEED", "PROMPT")
 BRIEF = ("ID", "STATUS", "CREATED", "PROMPT")
 """What fits into a terminal, one line a job."""
+TOLD = ("prompt", "model", "num_frames", "fps", "steps")
+"""Fields that stand in a line of their own, or share one."""
 SIDE_FILES = {"thumbnail": ".webp", "spritesheet": ".webp"}
 
 VideoId = Annotated[str, typer.Argument(metavar="ID", help="As `adaspa jobs` shows it.", autocompletion=video_ids)]
@@ -129,7 +132,7 @@ def brief(job: Video) -> tuple[object, ...]:
 
 def facts(video: Video) -> dict[str, object]:
     """What there is to know of a job, by name; None where there is nothing."""
-    attention = {"quality": video.quality, "sparsity": video.sparsity, "retained mass": video.retained_mass}
+    others = {row.label.lower(): getattr(video, name) for name, row in rows(Kept).items() if name not in TOLD}
     return {
         "id": video.id,
         "status": video.status,
@@ -140,14 +143,9 @@ def facts(video: Video) -> dict[str, object]:
         "step": f"{video.step} of {video.steps}",
         "model": video.model,
         "prompt": video.prompt,
-        "negative prompt": video.negative_prompt,
         "size": video.size,
         "clip": f"{video.num_frames} frames at {video.fps} a second",
-        "guidance": video.guidance_scale,
-        "seed": video.seed,
-        **attention,
-        "dense steps at the start": video.warmup,
-        "file": video.output_format,
+        **others,
         "remixed from": video.remixed_from_video_id,
         "created": when(video.created_at),
         "ended": when(video.completed_at) if video.completed_at else None,

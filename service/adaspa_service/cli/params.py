@@ -1,32 +1,53 @@
-"""What a video is asked for with, as options. Defaults and limits are the model's: the catalog has them."""
+"""What a video is asked for with, as options: one for each row of ``adaspa_api.fields``. Defaults and limits are the
+model's: the catalog has them."""
 
-from typing import Annotated, cast
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
-from adaspa_api.words import Priority, Quality
+from adaspa_api.fields import VideoCreate, rows
+from adaspa_api.limits import Choice
 from adaspa_client import VideoFields
 
 from adaspa_service.cli.completion import model_ids
 
+Command = TypeVar("Command", bound=Callable[..., None])
+
 Prompt = Annotated[str, typer.Argument(help="What the video shows.")]
-Model = Annotated[str | None, typer.Option(help="Default: the first of `adaspa models`.", autocompletion=model_ids)]
-Size = Annotated[str | None, typer.Option(metavar="WxH", help="Pixels.")]
-Frames = Annotated[int | None, typer.Option(metavar="N", help="Number of frames.")]
-Fps = Annotated[int | None, typer.Option(help="Frames a second.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale.")]
-Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What the video does not show.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same video (default: drawn).")]
-QualityPreset = Annotated[Quality | None, typer.Option(help="AdaSpa's preset (default: the model's own settings).")]
-Sparsity = Annotated[float | None, typer.Option(help="Instead of a preset: share of the blocks left out; 0 is dense.")]
-RetainedMass = Annotated[float | None, typer.Option(help="Instead of a preset: share of the attention mass kept.")]
-Warmup = Annotated[int | None, typer.Option(help="Instead of a preset's: dense steps at the start.")]
-JobPriority = Annotated[Priority | None, typer.Option(help="Which queue the job waits in.")]
-WebhookUrl = Annotated[
-    str | None, typer.Option(metavar="URL", help="An https address that gets a signed event at the job's end.")
-]
+OTHERWISE = {"prompt", "seconds", "n", "output_format"}
+"""Fields that commands ask for in another way, or not at all."""
+OPTIONS = [name for name in rows(VideoCreate) if name not in OTHERWISE]
+COMPLETED = {"model": model_ids}
 
 
-def given(**fields: object) -> VideoFields:
+def options(names: Iterable[str]) -> Callable[[Command], Command]:
+    """Give a command an option for each of these fields of a request; it gets them by ``**asked``."""
+
+    def with_options(command: Command) -> Command:
+        own = inspect.signature(command).parameters.values()
+        before = [part for part in own if part.kind is part.POSITIONAL_OR_KEYWORD]
+        behind = [part for part in own if part.kind is part.KEYWORD_ONLY]
+        found = [*before, *map(option, names), *behind]
+        command.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+        command.__annotations__ = {part.name: part.annotation for part in found}
+        return command
+
+    return with_options
+
+
+def option(name: str) -> inspect.Parameter:
+    """A field as an option: what its row says, and of its help the first sentence."""
+    row, field = rows(VideoCreate)[name], VideoCreate.model_fields[name]
+    words = row.limits.words if isinstance(row.limits, Choice) else None
+    help = re.sub(r"(?<=\.)\s.*", "", field.description or "", flags=re.S).replace("``", "`")
+    flag = row.option or f"--{name.replace('_', '-')}"
+    said = typer.Option(flag, metavar=row.metavar, help=help, autocompletion=COMPLETED.get(name))
+    kind: Any = words | None if words else field.annotation
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, said])
+
+
+def given(asked: Mapping[str, object]) -> VideoFields:
     """Those that were given: the others are left to the model."""
-    return cast(VideoFields, {name: value for name, value in fields.items() if value is not None})
+    return cast(VideoFields, {name: value for name, value in asked.items() if value is not None})

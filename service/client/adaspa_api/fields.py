@@ -81,7 +81,7 @@ class Scene(BaseModel):
     prompt: Annotated[str, Row(Text(least=1), "Prompt")]
     """What the video shows."""
     model: Annotated[str | None, Row(Served(), "Model")] = None
-    """A model of `GET /models`; default: the first."""
+    """One of the served models; default: the first."""
 
 
 class Frame(Scene):
@@ -147,9 +147,7 @@ class Kept(Scene):
         int | None, Row(StepsRange("warmup_range"), "Dense steps at the start", by_hand=True, clash=_not_dense)
     ] = None
     """Dense steps, before the first search. Instead of a preset's."""
-    output_format: Annotated[
-        str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "File", metavar="NAME")
-    ] = None
+    output_format: Annotated[str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "File")] = None
     """The format of the video's file, one of the model's `output_formats`. Default: the first of them."""
 
 
