@@ -108,9 +108,9 @@ class Service:
         """The public client, as it comes."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
-    def messages(self) -> int:
-        """Messages in the demo model's queue."""
-        return int(self.store.client.llen("generate.demo"))  # type: ignore[arg-type]
+    def messages(self, model: str = "demo") -> int:
+        """Messages in a model's queue."""
+        return int(self.store.client.llen(f"generate.{model}"))  # type: ignore[arg-type]
 
 
 @contextmanager

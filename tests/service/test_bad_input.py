@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 from adaspa_jobs.settings import Settings
+from refusals import check_refused
 from running_gateway import Service, serving
 
 BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
@@ -72,7 +73,12 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"output_format": "MP4"}, "output_format", "allowed: mp4, webm, gif, webp"),
     ({"output_format": 4}, "output_format", "allowed: mp4, webm, gif, webp"),
     ({"colour": "red"}, "colour", "allowed: prompt, model, size"),
-    ({"input_reference": {"image_url": "x"}}, "input_reference", "allowed: prompt, model, size"),
+    ({"input_reference": {"image_url": "x"}}, "input_reference", "a URL with http or https"),
+    (
+        {"input_reference": "http://127.0.0.1/"},
+        "input_reference",
+        "model demo takes none; allowed with it: text_to_video",
+    ),
     ({"__class__": "x"}, "__class__", "allowed: prompt, model, size"),
 ]
 
@@ -90,19 +96,6 @@ def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def service(gateway: Service, valkey: redis.Redis) -> Service:
     """The gateway with an empty store."""
     return gateway
-
-
-def check_refused(service: Service, response: Any, status: int, param: str | None, allowed: str = "") -> None:
-    """The error shape, the field, what is allowed; and no trace in store and queue."""
-    assert response.status_code == status, response.text
-    assert set(response.json()) == {"error"}
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert error["code"] and allowed in error["message"] and len(error["message"]) < 600
-    keys: Any = service.store.client.keys("*")
-    janitors = (b"adaspa:swept_at", b"adaspa:skipped")
-    assert [key for key in keys if not key.startswith(b"_kombu") and key not in janitors] == []
 
 
 @pytest.mark.parametrize(("fields", "param", "allowed"), BAD_FIELDS, ids=lambda value: str(value)[:40])
@@ -159,7 +152,13 @@ def test_a_name_that_is_given_twice_is_refused(service: Service) -> None:
     check_refused(service, service.http.post("/videos", files=form), 400, "prompt", "more than once")
 
 
-@pytest.mark.parametrize("name", ["input_reference", "prompt", "file"])
+def test_an_image_to_a_model_that_takes_none_is_refused(service: Service) -> None:
+    files = {"input_reference": ("a.png", b"\x89PNG", "image/png")}
+    response = service.http.post("/v1/videos", data={"prompt": "x"}, files=files)
+    check_refused(service, response, 400, "input_reference", "model demo takes none; allowed with it: text_to_video")
+
+
+@pytest.mark.parametrize("name", ["mask", "prompt", "file"])
 def test_a_file_is_refused_under_its_fields_name(service: Service, name: str) -> None:
     fields = {"prompt": "x"} if name != "prompt" else {}
     files = {name: ("a.png", b"\x89PNG", "image/png")}

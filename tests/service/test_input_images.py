@@ -1,33 +1,19 @@
 """What becomes of images that clients send: formats, orientation, shape, colours; and what is refused, the large ones
 before a pixel of them is decoded."""
 
-import struct
-import zlib
 from io import BytesIO
 
 import pytest
 from adaspa_service.inputs.images import fitted, opened, upright_size
 from adaspa_service.inputs.source import ImageRefused
-from drawn import CORNERS, corners, encoded, picture
-from PIL import ExifTags, Image, ImageCms, ImageColor
+from drawn import MOVING, assert_corners, claims, close, corners, encoded, picture
+from PIL import ExifTags, Image, ImageCms
 
 PIXELS = 1_000_000
 
 
 def prepared(content: bytes, size: tuple[int, int], *, contain: bool = False) -> Image.Image:
     return fitted(opened(BytesIO(content), PIXELS), size, contain=contain)
-
-
-def close(found: object, colour: str) -> bool:
-    assert isinstance(found, tuple)
-    return all(abs(a - b) < 24 for a, b in zip(found, ImageColor.getrgb(colour), strict=True))
-
-
-def assert_corners(image: Image.Image) -> None:
-    """Each colour is in its quarter."""
-    for colour, (right, below) in CORNERS.items():
-        at = (image.width * (1 + 2 * right) // 4, image.height * (1 + 2 * below) // 4)
-        assert close(image.getpixel(at), colour), (colour, image.getpixel(at))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
@@ -106,17 +92,6 @@ def test_a_phones_jpeg_with_a_second_picture_is_its_first() -> None:
     assert_corners(prepared(picture(kind="MPO", save_all=True, append_images=[second]), (48, 32)))
 
 
-def claims(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is so large, with one line of it."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-
-
-MOVING = {"save_all": True, "append_images": [Image.new("RGB", (96, 64), "black")]}
 REFUSED = {
     "no image": (b"a red circle", "is no image"),
     "nothing": (b"", "is no image"),

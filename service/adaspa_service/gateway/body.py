@@ -2,72 +2,159 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from typing import Any, NoReturn, TypeVar
+import time
+from collections.abc import AsyncGenerator, Mapping
+from io import BytesIO
+from typing import IO, Any, NoReturn, TypeVar
 
+from adaspa_api.fields import rows
+from adaspa_api.limits import Picture
+from adaspa_api.words import Role
 from adaspa_jobs.catalog import Catalog
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from adaspa_service.errors import ApiError, bad_field
+from adaspa_service.gateway.form import FormParser, in_base64, too_large
+from adaspa_service.gateway.json_text import JsonText, TextTooLarge
 from adaspa_service.gateway.params import allowed
+from adaspa_service.inputs.source import ImageRefused, Source, from_text, uploaded
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
 MAX_BODY_BYTES = 1024 * 1024
-MAX_FIELDS = 64
+"""Of all but the images."""
 BODY_SECONDS = 20.0
-"""How long a body may take to come."""
+"""How long a body may take to come, and how long ..."""
+BYTES_A_SECOND = 128 * 1024
+"""... a further one of so many bytes a second."""
+OTHER_NAMES = {"reference_url": "input_reference", "image_reference": "input_reference"}
+"""Of SGLang's clients, and of vLLM-Omni's."""
+IMAGE_URL = "image_url"
 
 
 def openapi(fields: type[BaseModel]) -> dict[str, Any]:
     """What FastAPI cannot see, because the body is read here."""
-    kinds = ("application/json", "multipart/form-data")
-    content = {kind: {"schema": fields.model_json_schema()} for kind in kinds}
-    return {"requestBody": {"required": True, "content": content}}
+    schema = fields.model_json_schema()
+    as_json, as_form = ({**schema, "properties": dict(schema["properties"])} for _ in range(2))
+    for name in image_fields(fields):
+        about = {"description": schema["properties"][name]["description"]}
+        url = {"type": "object", "properties": {IMAGE_URL: {"type": "string"}}, "required": [IMAGE_URL]}
+        as_json["properties"][name] = about | {"anyOf": [{"type": "string"}, url]}
+        as_form["properties"][name] = about | {"type": "string", "format": "binary"}
+    kinds = {"application/json": as_json, "multipart/form-data": as_form}
+    return {"requestBody": {"required": True, "content": {kind: {"schema": each} for kind, each in kinds.items()}}}
 
 
-async def read_body(request: Request, fields: type[Fields], catalog: Catalog) -> Fields:
+def image_fields(fields: type[BaseModel]) -> dict[str, Role]:
+    """What each of the fields that are images is to the video, by name."""
+    return {name: row.limits.role for name, row in rows(fields).items() if isinstance(row.limits, Picture)}
+
+
+async def read_body(
+    request: Request, fields: type[Fields], catalog: Catalog, image_bytes: int
+) -> tuple[Fields, dict[Role, Source]]:
     """Read the body, and check the fields' names and types.
+
+    Args:
+        request: whose body.
+        fields: what it has.
+        catalog: who says what is allowed.
+        image_bytes: of one image.
+
+    Returns:
+        The fields, with the identity of each image in its place, and the images.
 
     Raises:
         ApiError: 413 too large, 408 too slow, 415 another content type, 400 with the field.
     """
+    images = image_fields(fields)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    pieces = incoming(request, MAX_BODY_BYTES + len(images) * in_base64(image_bytes))
     if kind == "application/json":
-        return validate(parse_json(await read_limited(request)), fields, catalog, strings=False)
-    if kind == "multipart/form-data":
-        return validate(await parse_form(request, await read_limited(request)), fields, catalog, strings=True)
-    message = f"Content-Type {kind or '(none)'} is not taken; allowed: application/json, multipart/form-data"
-    raise ApiError(415, "unsupported_media_type", message)
+        data, given = await parse_json(pieces, images, image_bytes)
+    elif kind == "multipart/form-data":
+        data, given = await parse_form(request, pieces, images, image_bytes)
+    else:
+        message = f"Content-Type {kind or '(none)'} is not taken; allowed: application/json, multipart/form-data"
+        raise ApiError(415, "unsupported_media_type", message)
+    found: dict[Role, Source] = {}
+    for name, image in given.items():
+        try:
+            found[images[name]] = await run_in_threadpool(source_of, image, image_bytes)
+        except ImageRefused as error:
+            raise refused(name, error) from error
+        data[name] = found[images[name]].identity
+    return validate(data, fields, catalog, strings=kind != "application/json"), found
 
 
-async def read_limited(request: Request) -> bytes:
-    """The body, of 1 MiB at most and within 20 s. Raises ApiError: 413, 408."""
-    too_large = ApiError(
-        413, "request_too_large", f"the request body is over {MAX_BODY_BYTES} bytes", headers={"Connection": "close"}
-    )
-    if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
-        raise too_large
-    body = bytearray()
+def refused(name: str, why: ImageRefused) -> ApiError:
+    """The answer to an image that cannot be taken."""
+    return ApiError(why.status, why.code, f"{name}: {why}", name)
+
+
+async def incoming(request: Request, most: int) -> AsyncGenerator[bytes, None]:
+    """The body piece by piece, of so many bytes at most. Raises ApiError: 413, 408, 400."""
+    if int(request.headers.get("content-length", 0)) > most:
+        raise too_large(most)
+    stream = request.stream()
+    began, received = time.monotonic(), 0
+    while True:
+        left = began + BODY_SECONDS + received / BYTES_A_SECOND - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                piece = await anext(stream, None)
+        except ClientDisconnect as error:
+            raise ApiError(400, "incomplete_body", "the connection ended before the body did") from error
+        except TimeoutError as error:
+            message = f"the request body did not come within {BODY_SECONDS + received / BYTES_A_SECOND:.0f} s"
+            raise ApiError(408, "request_timeout", message, headers={"Connection": "close"}) from error
+        if piece is None:
+            return
+        received += len(piece)
+        if received > most:
+            raise too_large(most)
+        yield piece
+
+
+Given = dict[str, UploadFile | IO[bytes]]
+"""Images by their field's name: files, and texts in files."""
+
+
+async def parse_json(
+    pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], image_bytes: int
+) -> tuple[dict[str, Any], Given]:
+    """A JSON object, and the images in it."""
+    body = JsonText(MAX_BODY_BYTES, in_base64(image_bytes) + 4096, len(images))
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
-    except ClientDisconnect as error:
-        raise ApiError(400, "incomplete_body", "the connection ended before the body did") from error
-    except TimeoutError as error:
-        message = f"the request body did not come within {BODY_SECONDS:g} s"
-        raise ApiError(408, "request_timeout", message, headers={"Connection": "close"}) from error
-    return bytes(body)
+        async for piece in pieces:
+            body.feed(piece)
+    except TextTooLarge as error:
+        raise too_large(MAX_BODY_BYTES) from error
+    data = json_object(bytes(body.text))
+    given: Given = {}
+    for name in [name for name in data if OTHER_NAMES.get(name, name) in images]:
+        value, field = data.pop(name), OTHER_NAMES.get(name, name)
+        if isinstance(value, dict) and set(value) == {IMAGE_URL}:
+            value = value[IMAGE_URL]
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            only = f"a URL or a data URI, alone or as {IMAGE_URL} of an object"
+            raise bad_field(field, f"{field}: is no image; allowed: {only}", "invalid_type")
+        if field in given:
+            raise bad_field(field, f"{field}: given more than once", "duplicate_parameter")
+        given[field] = body.files.pop(value) if value in body.files else BytesIO(value.encode())
+    if body.files:  # a long data URI where none belongs
+        raise too_large(MAX_BODY_BYTES)
+    return data, given
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
     """A JSON object, by the standard: no NaN, no name twice, and no half of a surrogate pair, which is no text."""
     try:
         data = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
@@ -80,32 +167,52 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return data
 
 
-async def parse_form(request: Request, body: bytes) -> dict[str, str]:
-    """The fields of a multipart form; a file is refused under its field's name."""
+async def parse_form(
+    request: Request, pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], image_bytes: int
+) -> tuple[dict[str, Any], Given]:
+    """The fields of a multipart form, and the images in it; any other file is refused under its field's name."""
+    fields_of = {name: name for name in images}
+    fields_of |= {name: field for name, field in OTHER_NAMES.items() if field in images}
+    fields_of |= {f"{name}[{IMAGE_URL}]": field for name, field in fields_of.items()}
 
     async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+        async for piece in pieces:
+            yield piece
         yield b""
 
-    parser = MultiPartParser(
-        request.headers, stream(), max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_BODY_BYTES
-    )
     try:
-        form = await parser.parse()
+        form = await FormParser(request.headers, stream(), fields_of, MAX_BODY_BYTES, image_bytes).parse()
     except (MultiPartException, KeyError, ValueError) as error:
         reason = getattr(error, "message", error)
         raise bad_field(None, f"the body is not a multipart form: {reason}", "invalid_multipart") from error
-    fields: dict[str, str] = {}
-    try:
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                raise bad_field(name, f"{name}: files are not taken; allowed: text fields", "file_not_allowed")
-            if name in fields:
-                raise bad_field(name, f"{name}: given more than once", "duplicate_parameter")
-            fields[name] = value
-    finally:
-        await form.close()
-    return fields
+    fields: dict[str, Any] = {}
+    given: Given = {}
+    for name, value in form.multi_items():
+        field = fields_of.get(name, name)
+        if field in fields or field in given:
+            raise bad_field(field, f"{field}: given more than once", "duplicate_parameter")
+        if isinstance(value, UploadFile):
+            given[field] = value
+        else:
+            fields[field] = value
+    return fields, given
+
+
+def source_of(given: UploadFile | IO[bytes], most: int) -> Source:
+    """An image of a request, from its file or its text. Raises ImageRefused."""
+    if isinstance(given, UploadFile) and given.filename:
+        found = uploaded(given.file)
+        if not given.size:
+            raise ImageRefused("is empty; allowed: an image")
+        return found
+    text = given.file if isinstance(given, UploadFile) else given
+    if text.read(1) == b"{":  # as vLLM-Omni's clients write it into a form
+        text.seek(0)
+        url = json_object(text.read()).get(IMAGE_URL)
+        if not isinstance(url, str):
+            raise ImageRefused(f"has no {IMAGE_URL}; allowed: a URL, a data URI or a file")
+        text = BytesIO(url.encode())
+    return from_text(text, most)
 
 
 def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, strings: bool) -> Fields:

@@ -3,7 +3,7 @@
 import secrets
 from typing import Any
 
-from adaspa_api.fields import MAX_SEED, Frame, Kept, VideoCreate, rows
+from adaspa_api.fields import MAX_SEED, ROLES, Frame, Kept, VideoCreate, rows
 from adaspa_api.limits import Refused, shown
 from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog, ModelSpec
@@ -76,8 +76,10 @@ def remix(source: Job, prompt: str, catalog: Catalog) -> JobParams:
     """
     kept = source.params.model_dump(mode="json", include=set(VideoCreate.model_fields))
     size = f"{source.params.width}x{source.params.height}"
-    asked = VideoCreate.model_validate({**kept, "prompt": prompt, "size": size})
-    return resolve(asked, catalog).model_copy(update={"remixed_from": source.id})
+    inputs = source.params.inputs
+    images = {name: each.sha256 for name, role in ROLES.items() for each in inputs if each.role is role}
+    asked = VideoCreate.model_validate({**kept, **images, "prompt": prompt, "size": size})
+    return resolve(asked, catalog).model_copy(update={"remixed_from": source.id, "inputs": inputs})
 
 
 def allowed(field: str, catalog: Catalog, model: object) -> str:

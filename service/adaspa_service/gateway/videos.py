@@ -1,7 +1,7 @@
 """``/videos``: create, remix, look up, list, cancel, delete."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 from adaspa_api.fields import VideoCreate
@@ -15,17 +15,19 @@ from fastapi.concurrency import run_in_threadpool
 from adaspa_service import views
 from adaspa_service.access import audit
 from adaspa_service.access.caller import Caller
-from adaspa_service.errors import bad_field
+from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.access import LazyReader, Reader, Writer
 from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody
+from adaspa_service.gateway.images import drop_images, with_images
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.queue_positions import QueuePosition, queue_positions
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.state import AppState, StateDep
 from adaspa_service.gateway.webhook_url import check_webhook
+from adaspa_service.inputs.source import closing_all
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +55,18 @@ async def create_video(
 
     With `n`, several videos are accepted at once, and the answer is the list of them.
     """
-    asked = await read_body(request, VideoCreate, state.catalog)
+    asked, images = await read_body(request, VideoCreate, state.catalog, state.settings.image_bytes)
     text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
 
-    def wanted(webhook_url: str | None) -> JobRequest:
-        return JobRequest(batch(asked, state.catalog), asked.priority, webhook_url)
+    async def wanted(webhook_url: str | None) -> JobRequest:
+        found = JobRequest(batch(asked, state.catalog), asked.priority, webhook_url)
+        return await with_images(state, caller, found, asked, images) if images else found
 
     once = idempotency_of(text, idempotency_key)
-    videos, new = await admit(request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
+    with closing_all(images.values()):
+        videos, new = await admit(
+            request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted
+        )
     note_replay(response, new)
     return videos.data[0] if asked.n is None else videos
 
@@ -76,11 +82,11 @@ async def remix_video(
     idempotency_key: IdempotencyKey = None,
 ) -> Video:
     """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
-    asked = await read_body(request, VideoRemix, state.catalog)
+    asked, _ = await read_body(request, VideoRemix, state.catalog, state.settings.image_bytes)
     text = f"{video_id} {asked.model_dump_json(exclude_none=True)}"
 
-    def wanted(webhook_url: str | None) -> JobRequest:
-        source = find(state, caller, video_id)
+    async def wanted(webhook_url: str | None) -> JobRequest:
+        source = await run_in_threadpool(find, state, caller, video_id)
         params = remix(source, asked.prompt, state.catalog)
         return JobRequest([params], source.priority if source.priority is Priority.bulk else None, webhook_url)
 
@@ -97,7 +103,7 @@ async def admit(
     *,
     idempotency: tuple[str, str] | None,
     webhook_url: str | None,
-    wanted: Callable[[str | None], JobRequest],
+    wanted: Callable[[str | None], Awaitable[JobRequest]],
 ) -> tuple[VideoList, bool]:
     """Admit the jobs that are wanted, with the checked webhook_url; the jobs, and whether they are new.
 
@@ -109,9 +115,16 @@ async def admit(
         if known is not None:
             return await run_in_threadpool(accepted, state, known), False
     url = await check_webhook(state, webhook_url, caller.owner)
+    jobs = await wanted(url)
 
     def admit_new() -> tuple[VideoList, bool]:
-        admitted = submit(state, caller, wanted(url), idempotency)
+        try:
+            admitted = submit(state, caller, jobs, idempotency)
+        except ApiError:
+            drop_images(state, jobs)
+            raise
+        if not admitted.new:  # another request with the same key was faster, with images of its own
+            drop_images(state, jobs)
         for job in admitted.jobs if admitted.new else ():
             audit.note(request, caller, "job.created", job=job.id)
         return accepted(state, admitted.jobs, admitted.positions), admitted.new

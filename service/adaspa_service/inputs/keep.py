@@ -5,10 +5,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import anyio
-from adaspa_api.words import Role
+from adaspa_api.words import Fit, Role
 from adaspa_jobs.job import Input
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage, inputs_prefix
@@ -21,7 +20,6 @@ from adaspa_service.webhooks.addresses import Addresses, Resolve
 FOLDER = re.compile(r"[0-9a-f]{32}")
 AT_A_TIME = 1
 """Images that are decoded: one may take some hundred MB."""
-Fit = Literal["cover", "contain"]
 Sizes = Callable[[int, int], tuple[int, int]]
 """From the first image's width and height to the video's."""
 
@@ -48,9 +46,7 @@ class Inputs:
         self._addresses = Addresses(settings.image_networks, resolve)
         self._decoding = anyio.CapacityLimiter(AT_A_TIME)
 
-    async def take(
-        self, sources: Mapping[Role, Source], owner: str, size_of: Sizes, fit: Fit = "cover"
-    ) -> tuple[Input, ...]:
+    async def take(self, sources: Mapping[Role, Source], owner: str, size_of: Sizes, fit: Fit) -> tuple[Input, ...]:
         """Store the images as the model is to get them; in one new folder, all of them or none.
 
         Args:
@@ -84,7 +80,7 @@ class Inputs:
                     with opened(upload.file, self._pixels) as image:
                         size = size or size_of(*upright_size(image))
                         files[role] = Path(scratch, f"{role}.png")
-                        fitted(image, size, contain=fit == "contain").save(files[role])
+                        fitted(image, size, contain=fit is Fit.contain).save(files[role])
                 except ImageRefused as error:
                     raise BadImage(role, error) from error
             assert size is not None

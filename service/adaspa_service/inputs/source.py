@@ -4,6 +4,8 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -53,6 +55,17 @@ class Url:
 
 
 Source = Upload | Url
+
+
+@contextmanager
+def closing_all(sources: Iterable[Source]) -> Iterator[None]:
+    """Close the images' files after the ``with`` block."""
+    try:
+        yield
+    finally:
+        for source in sources:
+            if isinstance(source, Upload):
+                source.file.close()
 
 
 def too_large(limit: int) -> ImageRefused:
@@ -115,6 +128,8 @@ def decoded(file: IO[bytes], limit: int) -> IO[bytes]:
     found.write(_bytes(rest))
     if found.tell() > limit:
         raise too_large(limit)
+    if not found.tell():
+        raise ImageRefused("is empty; allowed: an image")
     return found
 
 

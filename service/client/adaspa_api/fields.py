@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from adaspa_api.limits import Choice, Entry, Length, Limit, Range, Served, StepsRange, Text, Url
-from adaspa_api.words import OutputFormat, Priority, Quality
+from adaspa_api.limits import Choice, Entry, Length, Limit, Picture, Range, Served, StepsRange, Text, Url
+from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
 MAX_SEED = 2**63 - 1
 MAX_URL_CHARS = 2048
+ROLES = {"input_reference": Role.first, "last_frame": Role.last}
+"""What an image is to the video, by its field."""
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
     "model": "demo",
@@ -73,6 +75,20 @@ def _not_dense(asked: Asked, entry: Entry) -> str | None:
     return "has no effect with sparsity 0, which is dense throughout; allowed: none" if asked["sparsity"] == 0 else None
 
 
+def _one_task(asked: Asked, entry: Entry) -> str | None:
+    """Of the last frame, and where there is none of the first."""
+    given = frozenset(role for name, role in ROLES.items() if asked[name] is not None)
+    if given in {task.roles for task in entry.tasks}:
+        return None
+    if Role.first not in given:
+        return "comes without input_reference, the first frame; allowed: both"
+    return f"is not offered so with model {entry.id}; allowed with it: {', '.join(entry.tasks)}"
+
+
+def _an_image(asked: Asked, entry: Entry) -> str | None:
+    return None if any(asked[name] for name in ROLES) else "has no effect without an image; allowed: none"
+
+
 class Scene(BaseModel):
     """What is made, by which model."""
 
@@ -91,6 +107,18 @@ class Frame(Scene):
     """WIDTHxHEIGHT in pixels."""
     seconds: Annotated[str | float | None, Row(Length(), "Seconds")] = None
     """Length of the clip; it has to come out at an allowed number of frames."""
+    input_reference: Annotated[
+        str | None, Row(Picture(Role.first), "First frame", option="--image", metavar="FILE|URL", clash=_one_task)
+    ] = None
+    """The image that the video begins with, with models whose `tasks` take one: a file of a form, a data URI or a URL.
+    Without `size` its shape chooses one of the model's sizes."""
+    last_frame: Annotated[
+        str | None, Row(Picture(Role.last), "Last frame", option="--last-image", metavar="FILE|URL", clash=_one_task)
+    ] = None
+    """The image that the video ends with, given the same ways, beside `input_reference`."""
+    fit: Annotated[str | None, Row(Choice(words=Fit), "Fit", clash=_an_image)] = None
+    """How an image of another shape gets the video's size: `cover` cuts it off evenly at two sides, `contain` leaves
+    two sides black. Default: `cover`."""
 
 
 class Kept(Scene):

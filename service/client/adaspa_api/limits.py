@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from adaspa_api.words import Role, Task
+
 Entry = Any
 """A model's entry of the catalog, ``adaspa_jobs.catalog.ModelSpec``: it is itself made with these."""
 
@@ -187,6 +189,35 @@ class Url:
 
     def schema(self, entry: Entry) -> dict[str, Any]:
         return {"format": "uri", "maxLength": self.most}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, with models that have a task for it.
+
+    Args:
+        role: what it is to the video.
+    """
+
+    role: Role
+
+    def of(self, entry: Entry) -> list[Task]:
+        """The model's tasks that take it."""
+        return [task for task in entry.tasks if self.role in task.roles]
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        if value is None and len(self.of(entry)) == len(entry.tasks):
+            raise Refused(f"required: model {entry.id} does {', '.join(entry.tasks)}; allowed: {self.allowed(entry)}")
+        if value is not None and not self.of(entry):
+            raise Refused(f"model {entry.id} takes none; allowed with it: {', '.join(entry.tasks)}")
+        return value
+
+    def allowed(self, entry: Entry) -> str:
+        taken = "a JPEG, PNG, WebP or AVIF image as a file, a data URI or a URL"
+        return taken if self.of(entry) else f"none with model {entry.id}, which does {', '.join(entry.tasks)}"
+
+    def schema(self, entry: Entry) -> dict[str, Any] | None:
+        return {"contentMediaType": "image/*"} if self.of(entry) else None
 
 
 @dataclass(frozen=True)

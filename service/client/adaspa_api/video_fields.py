@@ -9,6 +9,9 @@ class VideoFields(TypedDict, total=False):
     model: str
     size: str
     seconds: str | float
+    input_reference: str
+    last_frame: str
+    fit: Literal["cover", "contain"]
     num_frames: int
     fps: int
     steps: int

@@ -41,6 +41,15 @@ class Role(StrEnum):
     """It ends with it."""
 
 
+class Fit(StrEnum):
+    """How an image of another shape gets the video's size."""
+
+    cover = "cover"
+    """It covers it, and is cut off evenly at two sides."""
+    contain = "contain"
+    """It is contained in it whole, with black at two sides."""
+
+
 class Task(StrEnum):
     """What a model is asked to make a video of."""
 
@@ -55,6 +64,11 @@ class Task(StrEnum):
     def of(cls, roles: Iterable[Role]) -> "Task":
         """The task of a request with images of these roles. Raises KeyError: there is none."""
         return BY_ROLES[frozenset(roles)]
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The images that it takes, all of them."""
+        return next(roles for roles, task in BY_ROLES.items() if task is self)
 
 
 BY_ROLES = {

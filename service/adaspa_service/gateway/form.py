@@ -1,0 +1,80 @@
+"""The multipart form that OpenAI's clients send: texts, and images that go into files as they come."""
+
+from collections.abc import AsyncGenerator, Collection
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartParser
+
+from adaspa_service.errors import ApiError, bad_field
+
+MAX_FIELDS = 64
+AS_TEXT = b'; filename=""'
+"""Of a part whose image is a text: it goes into a file all the same."""
+
+
+class FormParser(MultiPartParser):
+    """starlette's, with one limit for all texts together and one for each image.
+
+    Args:
+        headers: of the request.
+        stream: its body; the last piece is empty.
+        images: names of the fields that are images. Any other file is refused under its field's name.
+        most_text: bytes of all other fields.
+        most_of_one: bytes of an image.
+
+    Raises (by ``parse``):
+        ApiError: 400 a file that is not taken, 413 too large.
+        MultiPartException, KeyError, ValueError: it is no form.
+    """
+
+    def __init__(
+        self,
+        headers: Headers,
+        stream: AsyncGenerator[bytes, None],
+        images: Collection[str],
+        most_text: int,
+        most_of_one: int,
+    ) -> None:
+        super().__init__(headers, stream, max_files=len(images) + 1, max_fields=MAX_FIELDS, max_part_size=most_text)
+        self._images, self._most_text, self._most_of_one = images, most_text, most_of_one
+        self._text_bytes = self._image_bytes = 0
+
+    def on_headers_finished(self) -> None:
+        """A part begins: a file of another field is refused before it comes."""
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        name = options.get(b"name", b"").decode(errors="replace")
+        if b"filename" not in options and name in self._images:
+            part.content_disposition = (part.content_disposition or b"") + AS_TEXT
+        elif b"filename" in options and name and name not in self._images:
+            raise bad_field(name, f"{name}: files are not taken; allowed: text fields", "file_not_allowed")
+        self._image_bytes = 0
+        super().on_headers_finished()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """More of a part."""
+        if self._current_part.file is None:
+            self._text_bytes += end - start
+            if self._text_bytes > self._most_text:
+                raise too_large(self._most_text)
+            return super().on_part_data(data, start, end)
+        self._image_bytes += end - start
+        most = self._most_of_one
+        if self._image_bytes > (most if self._current_part.file.filename else in_base64(most)):
+            name = self._current_part.field_name
+            raise ApiError(
+                *(413, "image_too_large", f"{name}: is over {most} bytes; allowed: up to {most}", name),
+                headers={"Connection": "close"},
+            )
+        return super().on_part_data(data, start, end)
+
+
+def in_base64(most: int) -> int:
+    """Bytes that a data URI of so many bytes may take."""
+    return most * 4 // 3 + most // 32 + 1024  # and line breaks, and escaped slashes in JSON
+
+
+def too_large(most: int) -> ApiError:
+    """413 for a body."""
+    return ApiError(413, "request_too_large", f"the request body is over {most} bytes", headers={"Connection": "close"})

@@ -1,0 +1,65 @@
+"""From a request's images to those of its jobs, and back if the request comes to nothing."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from adaspa_api.fields import ROLES, VideoCreate
+from adaspa_api.words import Fit, Role
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.storage import StorageUnavailable
+
+from adaspa_service.access.caller import Caller
+from adaspa_service.gateway.admission import JobRequest
+from adaspa_service.gateway.body import refused
+from adaspa_service.gateway.state import AppState
+from adaspa_service.inputs.keep import BadImage
+from adaspa_service.inputs.source import Source
+
+log = logging.getLogger(__name__)
+
+ALIKE = 1.05
+"""Shapes (width by height) that differ by no more than this factor are one."""
+
+
+async def with_images(
+    state: AppState, caller: Caller, wanted: JobRequest, asked: VideoCreate, sources: Mapping[Role, Source]
+) -> JobRequest:
+    """The jobs, made of these images, which are stored now.
+
+    Raises:
+        ApiError: 400 or 413 for an image; nothing is stored.
+        StorageUnavailable.
+    """
+    first = wanted.params[0]
+    spec = state.catalog.models[first.model]
+
+    def size_of(width: int, height: int) -> tuple[int, int]:
+        return (first.width, first.height) if asked.size else fitting_size(spec, width, height)
+
+    try:
+        inputs = await state.inputs.take(sources, caller.owner, size_of, Fit(asked.fit or Fit.cover))
+    except BadImage as error:
+        name = next(name for name, role in ROLES.items() if role is error.role)
+        raise refused(name, error.why) from error
+    own = {"inputs": inputs, "width": inputs[0].width, "height": inputs[0].height}
+    return replace(wanted, params=[each.model_copy(update=own) for each in wanted.params])
+
+
+def fitting_size(spec: ModelSpec, width: int, height: int) -> tuple[int, int]:
+    """The first of the model's sizes that has the image's shape, or else the closest one to it."""
+    sizes = [(int(w), int(h)) for w, h in (size.split("x") for size in spec.sizes)]
+    apart = [abs(math.log(width / height * h / w)) for w, h in sizes]
+    return next(size for size, far in zip(sizes, apart, strict=True) if far <= min(apart) + math.log(ALIKE))
+
+
+def drop_images(state: AppState, wanted: JobRequest) -> None:
+    """Remove the images of a request that no job was made of."""
+    folder = wanted.params[0].inputs_folder
+    if folder is None or wanted.params[0].remixed_from:
+        return
+    try:
+        state.inputs.remove(folder)
+    except StorageUnavailable as error:
+        log.warning("the images of a refused request stay in storage, see adaspa storage orphans: %s", error)

@@ -1,0 +1,89 @@
+"""JSON as it comes, its images beside it: a long data URI goes into a file on the way, and a mark stands for it."""
+
+import re
+import secrets
+from typing import IO
+
+from adaspa_service.inputs.source import scratch
+
+LONG_BYTES = 64 * 1024
+"""A string that begins as a data URI and is longer goes into a file."""
+ENDING = re.compile(rb'["\\]')
+
+
+class TextTooLarge(Exception):
+    """There is more text than is taken."""
+
+
+class JsonText:
+    """Takes JSON in piece by piece.
+
+    Args:
+        most: bytes of all that does not go into files.
+        most_of_one: bytes that are kept of a data URI. Of a longer one so much is kept that it is seen to be too long.
+        most_files: data URIs that go into files; others are text.
+    """
+
+    def __init__(self, most: int, most_of_one: int, most_files: int) -> None:
+        self.text = bytearray()
+        self.files: dict[str, IO[bytes]] = {}
+        """Data URIs as they stood there, by the marks that stand there now."""
+        self._most, self._most_of_one, self._most_files = most, most_of_one, most_files
+        self._string: bytearray | None = None
+        """What has come of a string, if that has not gone into a file."""
+        self._file: IO[bytes] | None = None
+        self._escaped = False
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes. Raises TextTooLarge."""
+        at = 0
+        while at < len(piece):
+            if self._string is None and self._file is None:
+                end = piece.find(b'"', at) + 1 or len(piece)
+                self._keep(piece[at:end])
+                if piece[end - 1 : end] == b'"':
+                    self._string = bytearray()
+            elif self._escaped:
+                end = at + 1
+                self._add(piece[at:end])
+                self._escaped = False
+            else:
+                found = ENDING.search(piece, at)
+                end = found.end() if found else len(piece)
+                if found and found.group() == b'"':
+                    self._add(piece[at : end - 1])
+                    self._close()
+                else:
+                    self._add(piece[at:end])
+                    self._escaped = found is not None
+            at = end
+
+    def _keep(self, piece: bytes | bytearray) -> None:
+        self.text += piece
+        if len(self.text) > self._most:
+            raise TextTooLarge
+
+    def _add(self, piece: bytes) -> None:
+        """To the string that is open."""
+        if self._file is not None:
+            if self._file.tell() < self._most_of_one:
+                self._file.write(piece)
+            return
+        assert self._string is not None
+        self._string += piece
+        long = len(self._string) > LONG_BYTES and self._string[:5].lower() == b"data:"
+        if long and len(self.files) < self._most_files:
+            self._file, string, self._string = scratch(), self._string, None
+            self._file.write(string)
+        elif len(self.text) + len(self._string) > self._most:
+            raise TextTooLarge
+
+    def _close(self) -> None:
+        if self._file is not None:
+            mark = secrets.token_hex(16)
+            self.files[mark] = self._file
+            self._keep(mark.encode() + b'"')
+        else:
+            assert self._string is not None
+            self._keep(self._string + b'"')
+        self._string = self._file = None

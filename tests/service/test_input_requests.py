@@ -1,0 +1,460 @@
+"""Images in requests: as each kind of client sends them, what becomes of them, and how bad ones are refused."""
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import redis
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.settings import Settings
+from adaspa_service.gateway.orphans import find_orphans, remove_orphan
+from adaspa_service.gateway.removal import remove
+from drawn import MOVING, assert_corners, claims, picture
+from PIL import Image
+from refusals import check_refused
+from running_gateway import Service, serving, until
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+LIMIT = 300_000
+MODELS = {
+    "both": {"tasks": ["text_to_video", "image_to_video", "first_last_frame"], "sizes": ["64x64", "128x64", "64x128"]},
+    "image": {"tasks": ["image_to_video"]},
+    "text": {},
+}
+WIDE = picture(200, 104)
+
+
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@pytest.fixture(scope="module")
+def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One gateway with models of several tasks; images may come from this machine, under one name."""
+    folder = tmp_path_factory.mktemp("gateway")
+    demo = next(iter(Catalog.load(None).models.values())).model_dump(mode="json")
+    (folder / "catalog.json").write_text(json.dumps([demo | own | {"id": name} for name, own in MODELS.items()]))
+    settings = Settings(
+        redis_url=f"unix://{valkey_socket}?db=0",
+        storage_url=str(folder / "objects"),
+        catalog=folder / "catalog.json",
+        image_bytes=LIMIT,
+        image_pixels=1_000_000,
+        image_networks="127.0.0.1/32",
+        open_access=True,
+    )
+    addresses = {"images.example.com": ["127.0.0.1"], "inside.example.com": ["127.0.0.2"]}
+
+    def resolve(host: str, port: int) -> list[str]:
+        if host[:1].isdigit():
+            return [host]
+        if host not in addresses:
+            raise OSError("Name or service not known")
+        return addresses[host]
+
+    with serving(settings, folder, resolve) as running:
+        yield running
+
+
+@pytest.fixture
+def service(gateway: Service, valkey: redis.Redis) -> Service:
+    """The gateway with nothing in its store and its storage."""
+    gateway.parts.storage.delete_prefix("")
+    return gateway
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[str]:
+    """The address of a server of images, under a name: good ones, and such as misbehave."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            getattr(self, f"send_{self.path[1:].split('?')[0]}")()
+
+        def answer(self, content: bytes, kind: str = "image/png", status: int = 200, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def send_good(self) -> None:
+            self.answer(WIDE)
+
+        def send_moved(self) -> None:
+            self.answer(b"", status=302, Location="/good")
+
+        def send_inside(self) -> None:
+            self.answer(b"", status=302, Location=f"http://127.0.0.2:{self.server.server_port}/good")
+
+        def send_metadata(self) -> None:
+            self.answer(b"", status=307, Location="http://169.254.169.254/latest/meta-data")
+
+        def send_file(self) -> None:
+            self.answer(b"", status=302, Location="file:///etc/passwd")
+
+        def send_round(self) -> None:
+            self.answer(b"", status=302, Location="/round")
+
+        def send_page(self) -> None:
+            self.answer(b"<html>no image</html>", "text/html")
+
+        def send_lie(self) -> None:
+            self.answer(b"<html>no image</html>", "image/png")
+
+        def send_missing(self) -> None:
+            self.answer(WIDE, status=404)
+
+        def send_large(self) -> None:
+            self.answer(b"x" * (LIMIT + 1))
+
+        def send_endless(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b"x" * 65536)
+
+        def send_slow(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+
+        def send_cut(self) -> None:
+            self.answer(WIDE[:50], **{"Content-Length": str(len(WIDE))})
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://images.example.com:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def stored(service: Service) -> list[str]:
+    return service.parts.storage.keys("inputs/")
+
+
+def shown(service: Service, video: dict[str, Any], role: str = "first") -> Image.Image:
+    """The image that a video is made of, by its URL."""
+    (url,) = [each["url"] for each in video["inputs"] if each["role"] == role]
+    response = service.http.get(url)
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/png"), response.text
+    return Image.open(BytesIO(response.content))
+
+
+def post(service: Service, **fields: Any) -> httpx.Response:
+    return service.http.post("/v1/videos", json={"prompt": "a red circle", **fields})
+
+
+WAYS = ["file", "form text", "form url", "form object", "form field of object", "json", "json object", "json url"]
+OTHERS = ["reference_url", "image_reference", "image_reference in a form", "long json", "upper case"]
+
+
+@pytest.mark.parametrize("way", [*WAYS, *OTHERS])
+def test_an_image_is_taken_as_each_client_sends_it(service: Service, images: str, way: str) -> None:
+    noisy = Image.effect_noise((400, 208), 90).convert("RGB")
+    long = BytesIO()
+    noisy.save(long, "PNG")
+    uri, url = data_uri(WIDE), f"{images}/good"
+    form: dict[str, Any] = {
+        "file": {"input_reference": ("a.png", WIDE, "image/png")},
+        "form text": {"input_reference": (None, uri)},
+        "form url": {"input_reference": (None, url)},
+        "form object": {"input_reference": (None, json.dumps({"image_url": uri}))},
+        "form field of object": {"input_reference[image_url]": (None, uri)},
+        "image_reference in a form": {"image_reference": (None, json.dumps({"image_url": uri}))},
+    }
+    fields: dict[str, Any] = {
+        "json": {"input_reference": uri},
+        "json object": {"input_reference": {"image_url": uri}},
+        "json url": {"input_reference": url},
+        "reference_url": {"reference_url": url},
+        "image_reference": {"image_reference": {"image_url": uri}},
+        "long json": {"input_reference": data_uri(long.getvalue())},
+        "upper case": {"input_reference": uri.replace("data:image/png", "DATA:Image/PNG")},
+    }
+    if way in form:
+        response = service.http.post("/videos", data={"prompt": "a red circle"}, files=form[way])
+    else:
+        response = post(service, **fields[way])
+    assert response.status_code == 200, response.text
+    video = response.json()
+    assert (video["task"], video["size"]) == ("image_to_video", "128x64")
+    image = shown(service, video)
+    assert image.size == (128, 64)
+    if way != "long json":
+        assert_corners(image)
+    job = service.store.get(video["id"])
+    assert job is not None and [each.key for each in job.params.inputs] == stored(service)
+    assert job.params.needs == 1 and service.messages("both") == 1
+
+
+def test_openais_client_sends_a_file_and_a_reference(service: Service, images: str, tmp_path: Path) -> None:
+    path = tmp_path / "start.png"
+    path.write_bytes(WIDE)
+    with service.openai() as client:
+        ways: list[dict[str, Any]] = [
+            *({"input_reference": given} for given in (path, WIDE, ("start.png", WIDE, "image/png"))),
+            {"extra_body": {"input_reference": {"image_url": f"{images}/good"}}},
+        ]
+        for given in ways:
+            video = client.videos.create(prompt="a red circle", **given)
+            assert video.to_dict()["task"] == "image_to_video", given
+            assert_corners(shown(service, video.to_dict()))
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.videos.create(prompt="a red circle", extra_body={"input_reference": {"file_id": "file_1"}})
+        assert caught.value.param == "input_reference[file_id]"
+
+
+def test_first_and_last_frame_and_how_they_fit(service: Service) -> None:
+    high = picture(64, 160)
+    both = {"input_reference": data_uri(WIDE), "last_frame": data_uri(high)}
+    video = post(service, **both, size="64x64", fit="contain").json()
+    assert (video["task"], video["size"]) == ("first_last_frame", "64x64")
+    assert_corners(shown(service, video).crop((0, 16, 64, 48)))
+    last = shown(service, video, "last")
+    assert last.getpixel((2, 32)) == (0, 0, 0) and last.size == (64, 64)
+    assert post(service, input_reference=data_uri(high)).json()["size"] == "64x128"
+    assert post(service, input_reference=data_uri(picture(50, 50))).json()["size"] == "64x64"
+    assert_corners(shown(service, post(service, **both, size="64x64").json(), "last"))
+
+
+def test_an_image_is_shown_to_its_owner_and_by_a_link_and_to_nobody_else(service: Service) -> None:
+    video = post(service, input_reference=data_uri(WIDE)).json()
+    link = service.http.get(f"/videos/{video['id']}/link", params={"variant": "first_frame"}).json()["url"]
+    whole = httpx.get(link)
+    assert whole.status_code == 200 and whole.headers["content-type"] == "image/png"
+    assert httpx.get(link, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+    assert httpx.get(link.replace("first_frame", "last_frame")).status_code == 403
+    missing = service.http.get(f"/videos/{video['id']}/content", params={"variant": "last_frame"})
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "variant_not_found")
+    assert service.http.get(f"/videos/{video['id']}/content").status_code == 409
+
+
+def test_images_are_shared_by_a_batch_and_by_remixes_and_go_with_the_last(service: Service) -> None:
+    batch = post(service, input_reference=data_uri(WIDE), n=2).json()["data"]
+    remixed = service.http.post(f"/videos/{batch[0]['id']}/remix", json={"prompt": "a blue circle"}).json()
+    again = service.http.post(f"/videos/{remixed['id']}/remix", json={"prompt": "a green circle"}).json()
+    assert again["inputs"][0]["sha256"] == batch[0]["inputs"][0]["sha256"] and again["task"] == "image_to_video"
+    assert len(stored(service)) == 1
+    assert not [
+        value for key in service.store.client.keys("*") for value in [service.store.client.dump(key)] if b"PNG" in value
+    ]
+    for video in (batch[0], remixed, again):
+        service.http.delete(f"/videos/{video['id']}")
+        until(lambda video=video: service.store.get(video["id"]) is None, "it is removed")
+        assert len(stored(service)) == 1
+    assert_corners(shown(service, batch[1]))
+    service.http.delete(f"/videos/{batch[1]['id']}")
+    until(lambda: not stored(service), "the image goes with the last job")
+    assert service.store.client.keys("adaspa:inputs:*") == []
+
+
+def test_a_running_job_keeps_its_image_until_it_has_ended(service: Service) -> None:
+    video = post(service, input_reference=data_uri(WIDE)).json()
+    lease = service.store.claim("both", "worker", "process")
+    assert lease is not None
+    service.http.delete(f"/videos/{video['id']}")
+    remove(service.parts, video["id"])
+    assert len(stored(service)) == 1
+    service.store.release_cancelled(lease)
+    until(lambda: not stored(service), "it goes once the worker has let go")
+
+
+def test_the_same_image_is_the_same_request(service: Service) -> None:
+    def send(content: bytes, *, form: bool = False) -> httpx.Response:
+        headers = {"Idempotency-Key": "one"}
+        if form:
+            files = {"input_reference": ("any name.jpg", content)}
+            return service.http.post("/videos", data={"prompt": "a red circle"}, files=files, headers=headers)
+        body = {"prompt": "a red circle", "input_reference": data_uri(content)}
+        return service.http.post("/videos", json=body, headers=headers)
+
+    first = send(WIDE)
+    for again in (send(WIDE), send(WIDE, form=True)):
+        assert again.json()["id"] == first.json()["id"] and again.headers["idempotent-replayed"] == "true"
+    other = send(picture(104, 200))
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert len(stored(service)) == 1
+
+
+def test_images_of_no_job_are_orphans(service: Service) -> None:
+    kept = post(service, input_reference=data_uri(WIDE)).json()
+    forgotten = post(service, input_reference=data_uri(WIDE)).json()
+    job = service.store.get(forgotten["id"])
+    assert job is not None and job.params.inputs_folder
+    service.store.client.delete(f"adaspa:inputs:{job.params.inputs_folder}")
+    found, _ = find_orphans(service.parts.storage, service.store, 0)
+    assert [(each.prefix, each.job_id, each.files) for each in found] == [
+        (f"inputs/{job.params.inputs_folder}/", None, 1)
+    ]
+    remove_orphan(service.parts.storage, found[0])
+    assert_corners(shown(service, kept))
+    assert len(stored(service)) == 1
+
+
+BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "no image": ({"input_reference": data_uri(b"a red circle")}, "input_reference", "is no image"),
+    "empty": ({"input_reference": ""}, "input_reference", "is no image"),
+    "an empty uri": ({"input_reference": "data:image/png;base64,"}, "input_reference", "is empty"),
+    "cut off": ({"input_reference": data_uri(WIDE[:-40])}, "input_reference", "broken or cut off"),
+    "broken base64": ({"input_reference": data_uri(WIDE)[:-3] + "!!!"}, "input_reference", "base64 is broken"),
+    "short base64": ({"input_reference": data_uri(WIDE) + "A"}, "input_reference", "base64 is broken"),
+    "no base64": ({"input_reference": "data:image/png,abc"}, "input_reference", "no data URI in base64"),
+    "a video": ({"input_reference": data_uri(WIDE, "video/mp4")}, "input_reference", "is 'video/mp4'"),
+    "100 megapixels": ({"input_reference": data_uri(claims(10_000, 10_000))}, "input_reference", "up to 1000000"),
+    "moves": ({"input_reference": data_uri(picture(**MOVING))}, "input_reference", "moves: it has 2 frames"),
+    "too large": ({"input_reference": data_uri(bytes(LIMIT + 1))}, "input_reference", f"is over {LIMIT} bytes"),
+    "a number": ({"input_reference": 5}, "input_reference", "a URL or a data URI"),
+    "a list": ({"input_reference": [data_uri(WIDE)]}, "input_reference", "a URL or a data URI"),
+    "a kept file": ({"input_reference": {"file_id": "file_1"}}, "input_reference", "a URL or a data URI"),
+    "a path": ({"input_reference": "/etc/passwd"}, "input_reference", "a URL with http or https"),
+    "another scheme": ({"input_reference": "file:///etc/passwd"}, "input_reference", "a URL with http or https"),
+    "two first frames": (
+        {"input_reference": data_uri(WIDE), "reference_url": "http://images.example.com/"},
+        "input_reference",
+        "more than once",
+    ),
+    "the second is bad": (
+        {"input_reference": data_uri(WIDE), "last_frame": data_uri(b"x")},
+        "last_frame",
+        "is no image",
+    ),
+    "only the last": ({"last_frame": data_uri(WIDE)}, "last_frame", "allowed: both"),
+    "a model of texts": (
+        {"model": "text", "input_reference": data_uri(WIDE)},
+        "input_reference",
+        "allowed with it: text_to_video",
+    ),
+    "a model of one image": (
+        {"model": "image", "input_reference": data_uri(WIDE), "last_frame": data_uri(WIDE)},
+        "last_frame",
+        "allowed with it: image_to_video",
+    ),
+    "a model of images": ({"model": "image"}, "input_reference", "model image does image_to_video"),
+    "another fit": ({"input_reference": data_uri(WIDE), "fit": "stretch"}, "fit", "allowed: cover, contain"),
+    "nothing to fit": ({"fit": "cover"}, "fit", "no effect without an image"),
+    "another size": ({"input_reference": data_uri(WIDE), "size": "200x104"}, "size", "allowed: 64x64, 128x64"),
+    "another field": ({"input_reference": data_uri(WIDE), "steps": 0}, "steps", "allowed: 1 to 100"),
+    "an image in a text": ({"prompt": data_uri(bytes(30_000))}, "prompt", "1 to 300 characters"),
+    "a large image in a text": ({"prompt": data_uri(bytes(90_000))}, None, "over 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_image_is_refused_and_nothing_stays(service: Service, name: str) -> None:
+    fields, param, allowed = BAD[name]
+    response = post(service, **fields)
+    check_refused(service, response, 413 if "large" in name else 400, param, allowed)
+    assert service.parts.storage.keys("") == []
+
+
+FORMS: dict[str, tuple[list[tuple[str, Any]], int, str | None, str]] = {
+    "no image": ([("input_reference", ("a.png", b"x"))], 400, "input_reference", "is no image"),
+    "empty": ([("input_reference", ("a.png", b""))], 400, "input_reference", "is empty"),
+    "too large": ([("input_reference", ("a.png", bytes(LIMIT + 1)))], 413, "input_reference", f"over {LIMIT} bytes"),
+    "two first frames": (
+        [("input_reference", ("a.png", WIDE)), ("input_reference", ("b.png", WIDE))],
+        *(400, "input_reference", "more than once"),
+    ),
+    "another file": ([("mask", ("a.png", WIDE))], 400, "mask", "files are not taken"),
+    "much text": (
+        [("input_reference", ("a.png", WIDE)), ("negative_prompt", (None, "x" * 1_100_000))],
+        413,
+        None,
+        "1048576",
+    ),
+    "much in several": ([(f"a{n}", (None, "x" * 300_000)) for n in range(4)], 413, None, "1048576"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_bad_form_is_refused_and_nothing_stays(service: Service, name: str) -> None:
+    parts, status, param, allowed = FORMS[name]
+    check_refused(service, service.http.post("/videos", data={"prompt": "x"}, files=parts), status, param, allowed)
+    assert service.parts.storage.keys("") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/inside", "not at public addresses only"),
+        ("/metadata", "not at public addresses only"),
+        ("/file", "an http or https URL"),
+        ("/round", "redirects more than 3 times"),
+        ("/page", "answers 'text/html'"),
+        ("/lie", "is no image"),
+        ("/missing", "answers HTTP 404"),
+        ("/large", f"is over {LIMIT} bytes"),
+        ("/endless", f"is over {LIMIT} bytes"),
+        ("/slow", "did not come from its URL within 1 s"),
+        ("/cut", "breaks off"),
+    ],
+)
+def test_a_url_that_misbehaves_is_refused_and_nothing_stays(
+    service: Service, images: str, path: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path == "/slow":
+        monkeypatch.setattr("adaspa_service.inputs.fetch.TOTAL_SECONDS", 1.0)
+    response = post(service, input_reference=images + path)
+    check_refused(service, response, 413 if "over" in allowed else 400, "input_reference", allowed)
+    assert service.parts.storage.keys("") == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://inside.example.com/", "http://127.0.0.2/", "http://10.0.0.1/", "http://169.254.169.254/"),
+        *("http://unknown.example.com/", "http://user:secret@images.example.com/", "http://", "http://[/"),
+    ],
+)
+def test_a_url_inside_is_refused_and_so_is_none(service: Service, url: str) -> None:
+    check_refused(service, post(service, input_reference=url), 400, "input_reference", "public addresses")
+
+
+def test_a_redirect_to_a_public_address_is_followed(service: Service, images: str) -> None:
+    assert_corners(shown(service, post(service, input_reference=f"{images}/moved").json()))
+
+
+def test_a_body_that_is_cut_off_in_the_middle_leaves_nothing(service: Service) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    head = "POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\nContent-Length: 200000\r\n\r\n"
+    form = b'--b\r\nContent-Disposition: form-data; name="input_reference"; filename="a.png"\r\n\r\n' + WIDE
+    text = b'{"prompt": "x", "input_reference": "' + data_uri(bytes(90_000)).encode()
+    for kind, body in (("multipart/form-data; boundary=b", form), ("application/json", text)):
+        with socket.create_connection((host, int(port)), timeout=20) as raw:
+            raw.sendall(head.format(kind).encode() + body)
+    assert service.http.get("/healthz").status_code == 200
+    assert service.parts.storage.keys("") == [] and service.messages("both") == 0
+
+
+def test_a_request_that_is_refused_after_its_image_was_taken_leaves_none(service: Service) -> None:
+    asked = {"input_reference": data_uri(WIDE), "steps": 100, "priority": "interactive"}
+    check_refused(service, post(service, **asked), 400, "priority", "allowed: bulk")
+    assert stored(service) == []
+
+
+def test_models_say_what_they_do(service: Service) -> None:
+    models = {model["id"]: model for model in service.http.get("/models").json()["data"]}
+    assert {name: model["tasks"] for name, model in models.items()} == {
+        name: own.get("tasks", ["text_to_video"]) for name, own in MODELS.items()
+    }
+    takes = {name: "input_reference" in model["parameters"]["properties"] for name, model in models.items()}
+    assert takes == {"both": True, "image": True, "text": False}
