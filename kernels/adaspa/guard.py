@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from adaspa.forward import Forward
     from adaspa.models.family import Family
-    from adaspa.state import AdaSpaState
 
 
 class Guard:
@@ -42,11 +42,12 @@ class Guard:
                 )
 
     @torch.compiler.disable
-    def close(self, state: AdaSpaState, given: dict[str, Any]) -> None:
+    def close(self, forward: Forward, given: dict[str, Any]) -> None:
         """Compare the calls of a forward that has ended well with the schedule."""
         passed_on: Collection[int] = self.family.passed_on(given)
+        state = forward.state
         expected = [state.expected(layer) for layer in range(len(self.layers))]
-        dense = range(len(self.layers)) if self.family.is_masked(given) else ()
+        dense = range(len(self.layers)) if forward.layout.masked else ()
         state.record.ledger.end_forward(
             state.step or 0,
             state.branch,

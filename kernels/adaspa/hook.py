@@ -42,21 +42,21 @@ class StepHook(ModelHook):
         context = self._context()
         layout = self.family.layout(module, given)
         state = self.handle.begin_forward(
-            given.get("timestep"),
+            self.family.timestep(given),
             context.name if context else None,
             context.step_index if context else None,
             context.num_inference_steps if context else None,
         )
         device = given["hidden_states"].device
-        state.for_batch(len(given["hidden_states"]))
+        state.for_latents(given["hidden_states"].shape)
         try:
             tiles = _tiles(state.plan, layout, device)
-            self.handle.forward = Forward(state, layout, tiles)
+            self.handle.forward = forward = Forward(state, layout, tiles)
             if tiles is not None:
                 args, kwargs = (), self._in_tile_order(given, tiles)
             with state.record.timed(state.kind, device):
                 out = self.fn_ref.original_forward(*args, **kwargs)
-            self.guard.close(state, given)
+            self.guard.close(forward, given)
             return out
         except BaseException:
             self.handle.reset()

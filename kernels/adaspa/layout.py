@@ -8,17 +8,39 @@ import torch
 
 
 class Layout(NamedTuple):
-    """The self-attention sequence of one forward: the video tokens, then the text tokens of a joint sequence.
+    """The self-attention sequence of one forward: rows of other kinds, the video tokens, then text or other rows.
+
+    Rows that are not video (text, conditioning frames, sound) stay dense as queries and are kept as keys by all.
 
     Args:
-        text_tokens: text tokens in the sequence, with their padding; 0 where the text comes by cross-attention.
-        text_lengths: valid text tokens of each sample, the padding behind them; None if all are valid.
-        grid: frames, rows and columns of the video tokens; None where the video is not such a grid.
+        text_tokens: rows behind the video, with their padding; 0 where the text comes by cross-attention.
+        text_lengths: valid ones of them for each sample, the padding behind them; None if all are valid.
+        grid: frames, rows and columns of the video tokens; None where the video is not such a grid, or where the model
+            itself goes by its order.
+        before: rows before the video.
+        masked: whether the model has a mask between video tokens, under which all layers attend as without AdaSpa.
     """
 
     text_tokens: int = 0
     text_lengths: tuple[int, ...] | None = None
     grid: tuple[int, int, int] | None = None
+    before: int = 0
+    masked: bool = False
+
+    def video_first(self, x: torch.Tensor) -> torch.Tensor:
+        """``[B, S, ...]`` with the rows before the video behind it, so that the blocks start where the video starts."""
+        if not self.before:
+            return x
+        end = x.shape[1] - self.text_tokens
+        return torch.cat((x[:, self.before : end], x[:, : self.before], x[:, end:]), dim=1)
+
+    def as_it_was(self, x: torch.Tensor) -> torch.Tensor:
+        """``[B, S, ...]`` in the model's own order again."""
+        if not self.before:
+            return x
+        end = x.shape[1] - self.text_tokens
+        video = end - self.before
+        return torch.cat((x[:, video:end], x[:, :video], x[:, end:]), dim=1)
 
 
 class Permutation(NamedTuple):

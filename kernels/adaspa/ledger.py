@@ -78,7 +78,7 @@ class Ledger:
             if layer in dense:
                 self.ran(layer, StepKind.DENSE, self._size, 1.0)
                 if wanted is not StepKind.DENSE:
-                    self._note(layer, "attended under a mask between video tokens, which is dense")
+                    self._note(layer, "attended under a mask of the model's own between video tokens")
             elif not ran:
                 self._left_out(site, wanted, explained=may_skip(layer))
             elif StepKind.DENSE in ran:

@@ -24,6 +24,19 @@ SUPPORTED = {
     "LTXVideoTransformer3DModel": ("ltx", "LTX"),
     "LTX2VideoTransformer3DModel": ("ltx2", "LTX2"),
     "MochiTransformer3DModel": ("mochi", "Mochi"),
+    "MiniMaxH3Transformer3DModel": ("minimax_h3", "MiniMaxH3"),
+    "Kandinsky5Transformer3DModel": ("kandinsky5", "Kandinsky5"),
+    "Kandinsky6Transformer3DModel": ("kandinsky6", "Kandinsky6"),
+    "SkyReelsV2Transformer3DModel": ("skyreels_v2", "SkyReelsV2"),
+    "WanVACETransformer3DModel": ("wan_vace", "WanVACE"),
+    "WanAnimateTransformer3DModel": ("wan_animate", "WanAnimate"),
+    "ChronoEditTransformer3DModel": ("chronoedit", "ChronoEdit"),
+    "CosmosTransformer3DModel": ("cosmos", "Cosmos"),
+    "HunyuanVideoFramepackTransformer3DModel": ("hunyuan_video_framepack", "HunyuanVideoFramepack"),
+    "MotifVideoTransformer3DModel": ("motif_video", "MotifVideo"),
+    "EasyAnimateTransformer3DModel": ("easyanimate", "EasyAnimate"),
+    "AllegroTransformer3DModel": ("allegro", "Allegro"),
+    "ConsisIDTransformer3DModel": ("consisid", "ConsisID"),
 }
 HOOK = "adaspa"
 
@@ -128,7 +141,9 @@ def _install(transformer: torch.nn.Module, config: AdaSpaConfig | None) -> AdaSp
     guard = Guard(transformer, family)
     _install_processors(guard, handle)
     hook = import_module("adaspa.hook").StepHook(handle, guard, transformer)
-    hook.tile_hooks = import_module("adaspa.models.tile_order").install_hooks(transformer, handle, family.embeddings)
+    hook.tile_hooks = import_module("adaspa.models.tile_order").install_hooks(
+        transformer, handle, family.embeddings, family.outputs
+    )
     innermost.install(transformer, hook, HOOK)
     transformer.adaspa = handle  # type: ignore[assignment]
     return handle

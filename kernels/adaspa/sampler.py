@@ -85,7 +85,7 @@ class Sampler:
         self._pipe = ref(pipe)
         self._scheduler = getattr(pipe, "scheduler", None)
         self._schedule = self._timesteps()
-        self._values: tuple[object, list[float]] = (None, [])
+        self._values: tuple[object, list[list[float]]] = (None, [])
         self.tells_its_end = hasattr(pipe, "maybe_free_model_hooks")
         """Whether the pipeline resets its hooks behind each call; modular ones do not."""
 
@@ -122,7 +122,7 @@ class Sampler:
         # A schedule with sigmas may end with the timestep of the last of them, which nothing is evaluated at.
         evaluations = len(timesteps) if sigmas is None else min(len(timesteps), len(sigmas) - 1)
         last = last if last is not None and last.schedule is timesteps else None
-        evaluation, certain = self._evaluation(cue, self._numbers(timesteps)[:evaluations], last, seen)
+        evaluation, certain = self._evaluation(cue, self._numbers(timesteps, sigmas, evaluations), last, seen)
         if evaluation is None:
             return None
         # Second order: 2 n - 1 evaluations for n steps. PNDM's: n + 1, of which the first step has two.
@@ -132,17 +132,18 @@ class Sampler:
         )
 
     def _evaluation(
-        self, cue: Cue, values: list[float], last: Place | None, seen: Collection[str | None]
+        self, cue: Cue, tables: list[list[float]], last: Place | None, seen: Collection[str | None]
     ) -> tuple[int | None, bool]:
         """Which of the timesteps is evaluated now, if any, and whether that is certain."""
+        values = tables[0]
         scheduler = self.scheduler
         index = getattr(scheduler, "step_index", None)
         if index is None:
             index = getattr(scheduler, "begin_index", None)
         if index is not None:
-            known = 0 <= index < len(values) and (cue.per_token or cue.is_near(values[index]))
+            known = 0 <= index < len(values) and (cue.per_token or any(cue.is_near(table[index]) for table in tables))
             return (index if known else None), True
-        places = cue.places(values)
+        places = next((places for table in tables if (places := cue.places(table))), [])
         if places and hasattr(scheduler, "step_index"):
             # Before its first step. The schedulers themselves take the second of two that are equal.
             equal = len(places) > 1 and values[places[0]] == values[places[1]]
@@ -152,9 +153,11 @@ class Sampler:
     def _timesteps(self) -> torch.Tensor | None:
         return getattr(self.scheduler, "timesteps", None)
 
-    def _numbers(self, timesteps: torch.Tensor) -> list[float]:
+    def _numbers(self, timesteps: torch.Tensor, sigmas: torch.Tensor | None, evaluations: int) -> list[list[float]]:
+        """What a model may be called with, by evaluation: the timestep; in Cosmos the noise level s, or s / (s + 1)."""
         if self._values[0] is not timesteps:
-            self._values = (timesteps, timesteps.tolist())
+            levels = [] if sigmas is None else [sigmas, sigmas / (sigmas + 1)]
+            self._values = (timesteps, [table[:evaluations].tolist() for table in (timesteps, *levels)])
         return self._values[1]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum, auto
 
+import torch
+
 from adaspa.cache import CacheKey, RequestCache
 from adaspa.plan import Plan
 from adaspa.record import PatternRecord, RequestRecord
@@ -38,7 +40,7 @@ class AdaSpaState:
         self.kind = StepKind.DENSE
         self._in_use: dict[CacheKey, PatternRecord] = {}
         self._searched: set[str] = set()
-        self._batches: dict[str, int] = {}
+        self._shapes: dict[str, torch.Size] = {}
         self._before = 0
 
     def go_on_from(self, window: AdaSpaState) -> None:
@@ -101,13 +103,14 @@ class AdaSpaState:
         """What the schedule has ``layer`` do in the current step."""
         return StepKind.DENSE if layer in self.plan.dense_layers else self.kind
 
-    def for_batch(self, batch: int) -> None:
-        """Take the forward that begins for one of another branch, if its batch is not that of the branch before.
+    def for_latents(self, shape: torch.Size) -> None:
+        """Take the forward that begins for one of another branch, if its latents do not have the branch's shape.
 
-        FasterCache leaves out the unconditional half of a batch in some steps: what remains has patterns of its own.
+        FasterCache leaves out the unconditional half of a batch in some steps, ChronoEdit frames behind some: what
+        remains has patterns of its own.
         """
-        if self.step is not None and self._batches.setdefault(self.branch, batch) != batch:
-            self.begin_step(self.step, f"{self.branch}, batch of {batch}")
+        if self.step is not None and self._shapes.setdefault(self.branch, shape) != shape:
+            self.begin_step(self.step, f"{self.branch}, {tuple(shape)}")
 
     def ran(self, key: CacheKey, kind: StepKind, pairs: int, cost: float) -> None:
         """Account for a call of the attention of ``key``, of so many query-key pairs: see `Ledger.ran`."""

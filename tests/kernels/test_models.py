@@ -9,6 +9,7 @@ from adaspa.patch import SUPPORTED
 from diffusers.hooks import FirstBlockCacheConfig
 from peft import LoraConfig
 from tiny_pipelines import SPARSE, STEPS, TINY, generate, make_hunyuan_video, make_ltx2, make_pipeline
+from tiny_transformers import FAMILIES
 
 FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
 JOINT = [family for family, tiny in TINY.items() if tiny.joint]
@@ -25,7 +26,8 @@ def pipe(family):
 
 
 def test_every_supported_model_is_tested():
-    assert {type(tiny.transformer()).__name__ for tiny in TINY.values()} == set(SUPPORTED)
+    built = [tiny.transformer() for tiny in (*TINY.values(), *FAMILIES.values())]
+    assert {type(transformer).__name__ for transformer in built} == set(SUPPORTED)
 
 
 @pytest.mark.parametrize("prompts", [1, 2])

@@ -167,7 +167,7 @@ def test_layers_under_a_mask_are_told():
     report = handle.report()
     assert report["attention_work"] == 1
     assert report["attention_calls"] == {"dense": 2, "search": 0, "sparse": 0, "skipped": 0}
-    assert report["fell_back"] == ["layers 0-1 attended under a mask between video tokens, which is dense (2 calls)"]
+    assert report["fell_back"] == ["layers 0-1 attended under a mask of the model's own between video tokens (2 calls)"]
 
 
 def test_attention_that_ran_elsewhere_is_told():

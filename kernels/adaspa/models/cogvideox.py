@@ -50,5 +50,5 @@ class CogVideoX(Family):
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         latents, patch = given["hidden_states"].transpose(1, 2), transformer.config.patch_size
-        grid = patch_grid(latents, transformer.config.patch_size_t or 1, patch, patch)
+        grid = patch_grid(latents, transformer.config.get("patch_size_t") or 1, patch, patch)
         return Layout(given["encoder_hidden_states"].shape[1], grid=grid)

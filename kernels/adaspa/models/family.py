@@ -9,7 +9,7 @@ import torch
 
 from adaspa.layout import Layout
 from adaspa.models.processor import AdaSpaProcessor
-from adaspa.models.tile_order import Reorder
+from adaspa.models.tile_order import Reorder, along
 
 
 class Family:
@@ -17,12 +17,14 @@ class Family:
 
     ``processor`` is the class of its self-attention, in the place of diffusers' own, ``originals``; ``timesteps_rise``
     where they do from step to step, instead of falling. For the tile order, ``embeddings`` are the modules and
-    ``arguments`` the arguments of its forward (where given) that hold something for each video token.
+    ``arguments`` the arguments of its forward (where given) that hold something for each video token; behind
+    ``outputs`` the tokens are in raster order again.
     """
 
     processor: type[AdaSpaProcessor]
     timesteps_rise: ClassVar[bool] = False
     embeddings: ClassVar[dict[str, Reorder]]
+    outputs: ClassVar[dict[str, Reorder]] = {"proj_out": along(1)}
     arguments: ClassVar[dict[str, Reorder]] = {}
     originals: ClassVar[tuple[type, ...]]
 
@@ -34,9 +36,10 @@ class Family:
         """The sequence of a forward with the arguments ``given``, by name."""
         return Layout()
 
-    def is_masked(self, given: dict[str, Any]) -> bool:
-        """Whether a forward with these arguments has a mask between video tokens, under which all layers are dense."""
-        return False
+    def timestep(self, given: dict[str, Any]) -> torch.Tensor | float | None:
+        """The timestep of the video in a forward with these arguments."""
+        timestep: torch.Tensor | float | None = given.get("timestep")
+        return timestep
 
     def passed_on(self, given: dict[str, Any]) -> Collection[int]:
         """The layers that pass their values on without attention in a forward with these arguments (STG)."""
@@ -46,3 +49,16 @@ class Family:
 def patch_grid(latents: torch.Tensor, frames: int, rows: int, columns: int) -> tuple[int, int, int]:
     """The grid of video tokens of latents ``[..., frames, rows, columns]``, in patches of the given size."""
     return latents.shape[-3] // frames, latents.shape[-2] // rows, latents.shape[-1] // columns
+
+
+def valid_in_front(mask: torch.Tensor) -> tuple[int, ...]:
+    """The valid tokens of each text of a mask ``[B, tokens]``.
+
+    Raises:
+        ValueError: when they do not stand in front of the padding.
+    """
+    mask = mask.bool()
+    lengths = mask.sum(dim=1, dtype=torch.int)
+    if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths.unsqueeze(1)):
+        raise ValueError("encoder_attention_mask must have the valid tokens of a text in front of its padding")
+    return tuple(lengths.tolist())

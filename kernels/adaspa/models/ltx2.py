@@ -76,10 +76,8 @@ class LTX2(Family):
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         layout = packed_layout(given)
-        return layout._replace(grid=None) if self.is_masked(given) else layout
-
-    def is_masked(self, given: dict[str, Any]) -> bool:
-        return given.get("video_self_attention_mask") is not None
+        masked = given.get("video_self_attention_mask") is not None
+        return layout._replace(grid=None, masked=True) if masked else layout
 
     def passed_on(self, given: dict[str, Any]) -> Collection[int]:
         mask = given.get("perturbation_mask")

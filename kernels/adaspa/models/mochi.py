@@ -8,7 +8,7 @@ import torch
 from diffusers.models.attention_processor import MochiAttnProcessor2_0
 
 from adaspa.layout import Layout
-from adaspa.models.family import Family, patch_grid
+from adaspa.models.family import Family, patch_grid, valid_in_front
 from adaspa.models.processor import (
     AdaSpaProcessor,
     norm_heads,
@@ -55,10 +55,5 @@ class Mochi(Family):
     embeddings: ClassVar = {"patch_embed": over_frames, "rope": along(-3)}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
-        mask = given["encoder_attention_mask"].bool()
-        lengths = mask.sum(dim=1, dtype=torch.int)
-        in_front = torch.arange(mask.shape[1], device=mask.device) < lengths.unsqueeze(1)
-        if not torch.equal(mask, in_front):
-            raise ValueError("encoder_attention_mask must have the valid tokens of a text in front of its padding")
-        patch = transformer.config.patch_size
-        return Layout(mask.shape[1], tuple(lengths.tolist()), patch_grid(given["hidden_states"], 1, patch, patch))
+        mask, patch = given["encoder_attention_mask"], transformer.config.patch_size
+        return Layout(mask.shape[1], valid_in_front(mask), patch_grid(given["hidden_states"], 1, patch, patch))

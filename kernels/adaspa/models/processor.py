@@ -86,7 +86,10 @@ class AdaSpaProcessor(Bound):
         return out_video, out_text
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The attention of the current step over the valid tokens, ``[B, S, H, D]``; padded text gets zeros."""
+        """The attention of the current step over the valid tokens, ``[B, S, H, D]``; padded text gets zeros.
+
+        Its blocks start where the video starts, whatever stands before it.
+        """
         forward = self.handle.forward
         if forward is None:
             raise RuntimeError(
@@ -94,8 +97,13 @@ class AdaSpaProcessor(Bound):
                 "its forward, or its hooks, must come before adaspa.apply (which adaspa.remove undoes)"
             )
         layout = forward.layout
-        video = q.shape[1] - layout.text_tokens
-        lengths = layout.text_lengths
+        q, k, v = (layout.video_first(x) for x in (q, k, v))
+        return layout.as_it_was(self._over_valid(forward, q, k, v))
+
+    def _over_valid(self, forward: Forward, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        layout = forward.layout
+        others = q.shape[1] - layout.text_tokens
+        video, lengths = others - layout.before, layout.text_lengths
         if lengths is None or min(lengths) == layout.text_tokens:
             return self._attend(forward, (q, k, v), video)
         if len(set(lengths)) == 1:
@@ -105,7 +113,7 @@ class AdaSpaProcessor(Bound):
             parts = [(slice(sample, sample + 1), sample) for sample in range(len(lengths))]
         out = torch.empty_like(q)
         for rows, sample in parts:
-            stop = video + lengths[sample or 0]
+            stop = others + lengths[sample or 0]
             out[rows, :stop] = self._attend(forward, (q[rows, :stop], k[rows, :stop], v[rows, :stop]), video, sample)
             out[rows, stop:] = 0
         return out

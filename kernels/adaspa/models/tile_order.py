@@ -67,46 +67,51 @@ def over_frames(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return x.reshape(-1, len(order), x.shape[-1]).index_select(1, order).view(x.shape)
 
 
+def over_maps(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Reorder ``[B * frames, C, rows, columns]``, which the model flattens later."""
+    tokens = x.flatten(2).transpose(1, 2)
+    return over_frames(tokens, order).transpose(1, 2).reshape(x.shape)
+
+
+def over_cells(batch_dims: int) -> Reorder:
+    """Reorder ``[..., frames, rows, columns, ...]`` behind so many dimensions, which the model flattens later."""
+
+    def reorder(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        return x.flatten(batch_dims, batch_dims + 2).index_select(batch_dims, order).view(x.shape)
+
+    return reorder
+
+
 def reordered(value: Any, reorder: Reorder, order: torch.Tensor) -> Any:
-    """A tensor, or each of a tuple of tensors, in another order."""
+    """A tensor, or each of those in tuples or lists of tensors, in another order."""
     if isinstance(value, torch.Tensor):
         return reorder(value, order)
-    return tuple(reorder(x, order) for x in value)
+    return tuple(reordered(x, reorder, order) for x in value)
 
 
-def install_hooks(transformer: torch.nn.Module, handle: AdaSpaHandle, embeddings: dict[str, Reorder]) -> list[Any]:
-    """Hooks that reorder what ``embeddings`` give out, and what ``proj_out`` does back; inert in raster order."""
+def install_hooks(
+    transformer: torch.nn.Module, handle: AdaSpaHandle, embeddings: dict[str, Reorder], outputs: dict[str, Reorder]
+) -> list[Any]:
+    """Hooks that reorder what ``embeddings`` give out, as far as the model has them, and what ``outputs`` do back.
 
-    hooks = [
-        transformer.get_submodule(name).register_forward_hook(_Into(handle, reorder))
-        for name, reorder in embeddings.items()
-    ]
-    return [*hooks, transformer.get_submodule("proj_out").register_forward_hook(_Back(handle))]
+    They do nothing in raster order.
+    """
+    modules = dict(transformer.named_modules())
+    hooks = [_Hook(modules[name], handle, reorder) for name, reorder in embeddings.items() if name in modules]
+    return [*hooks, *(_Hook(modules[name], handle, reorder, back=True) for name, reorder in outputs.items())]
 
 
-class _Into(Bound):
-    """The tokens that a module gives out in the order of the tiles."""
+class _Hook(Bound):
+    """Reorders the tokens that a module gives out: into the order of the tiles, or ``back``."""
 
-    def __init__(self, handle: AdaSpaHandle, reorder: Reorder) -> None:
+    def __init__(self, module: torch.nn.Module, handle: AdaSpaHandle, reorder: Reorder, back: bool = False) -> None:
         self.handle = handle
         self.reorder = reorder
+        self.back = back
+        self.remove = module.register_forward_hook(self).remove
 
     def __call__(self, module: torch.nn.Module, args: Any, value: Any) -> Any:
-        tiles = _tiles(self.handle)
-        return value if tiles is None else reordered(value, self.reorder, tiles.order)
-
-
-class _Back(Bound):
-    """The tokens that a module gives out in raster order again."""
-
-    def __init__(self, handle: AdaSpaHandle) -> None:
-        self.handle = handle
-
-    def __call__(self, module: torch.nn.Module, args: Any, value: torch.Tensor) -> torch.Tensor:
-        tiles = _tiles(self.handle)
-        return value if tiles is None else value.index_select(1, tiles.inverse)
-
-
-def _tiles(handle: AdaSpaHandle) -> Permutation | None:
-    """The order of the forward that is under way."""
-    return None if handle.forward is None else handle.forward.tiles
+        forward = self.handle.forward
+        if forward is None or forward.tiles is None:
+            return value
+        return reordered(value, self.reorder, forward.tiles.inverse if self.back else forward.tiles.order)

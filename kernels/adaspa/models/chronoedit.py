@@ -1,0 +1,13 @@
+"""ChronoEdit: Wan's image-to-video, with a rotary embedding that skips in time."""
+
+from __future__ import annotations
+
+from diffusers.models.transformers.transformer_chronoedit import WanAttnProcessor
+
+from adaspa.models.wan import Wan
+
+
+class ChronoEdit(Wan):
+    """`ChronoEditTransformer3DModel`."""
+
+    originals = (WanAttnProcessor,)

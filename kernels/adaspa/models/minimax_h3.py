@@ -1,0 +1,61 @@
+"""MiniMax-H3: one packed sequence of text, conditions, sound and video, with the same weights for all."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers.models.transformers.transformer_minimax_h3 import MiniMaxH3AttnProcessor, _apply_rotary_emb
+
+from adaspa.layout import Layout
+from adaspa.models.family import Family
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, split_heads
+from adaspa.models.tile_order import along
+
+
+class MiniMaxH3Processor(AdaSpaProcessor):
+    """Norms over each head, rotary embedding of a part of its channels."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Args: hidden_states ``[B, S, C]``; rotary_emb cos and sin ``[S, rotated channels]``."""
+        if attention_mask is not None:
+            raise ValueError("attention_mask must be None in the self-attention of MiniMax-H3")
+        query, key, value = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
+        if rotary_emb is not None:
+            query, key = (_apply_rotary_emb(x, *rotary_emb) for x in (query, key))
+        return project_out(attn, self.attention(query, key, value))
+
+
+class MiniMaxH3(Family):
+    """`MiniMaxH3Transformer3DModel`. Its timesteps rise from noise, 0, to the video, 1."""
+
+    processor = MiniMaxH3Processor
+    originals = (MiniMaxH3AttnProcessor,)
+    timesteps_rise = True
+    embeddings: ClassVar = {"proj_in": along(-2), "rope": along(-2)}
+
+    def layers(self, transformer: Any) -> list[Any]:
+        return [block.attn for block in transformer.transformer_blocks]
+
+    def timestep(self, given: dict[str, Any]) -> torch.Tensor:
+        """That of the video's last row; conditions and sound have others in the same forward."""
+        timestep: torch.Tensor = given["timestep"][given["timestep_indices"][given["video_indices"][-1]]]
+        return timestep
+
+    def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
+        """The video to be made is the last run of video rows of one timestep; those before are conditions."""
+        rows, indices = given["video_indices"].cpu(), given["timestep_indices"].cpu()
+        new = (rows.diff() != 1) | (indices[rows].diff() != 0)
+        start = int(rows[0 if not new.any() else int(new.nonzero()[-1]) + 1])
+        stop = int(rows[-1]) + 1
+        behind = len(indices) - stop
+        places = given["position_ids"][start:stop]
+        frames, lines, columns = (len(axis.unique()) for axis in places.unbind(1))
+        in_grid = frames * lines * columns == len(places) and not behind
+        return Layout(behind, grid=(frames, lines, columns) if in_grid else None, before=start)

@@ -1,0 +1,229 @@
+"""AdaSpa in a tiny transformer of every model family that has no tiny pipeline."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import adaspa
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, MiniMaxH3Scheduler, SkyReelsV2Transformer3DModel
+from diffusers.modular_pipelines import MiniMaxH3ModularPipeline, SequentialPipelineBlocks
+from diffusers.modular_pipelines.minimax_h3.before_denoise import MiniMaxH3SetTimestepsStep
+from diffusers.modular_pipelines.minimax_h3.denoise import MiniMaxH3DenoiseStep
+from tiny_pipelines import SPARSE, STEPS, prepare
+from tiny_transformers import (
+    CONDITIONS,
+    FAMILIES,
+    GRID,
+    SMALLER,
+    WAN,
+    Inputs,
+    allegro,
+    by_text,
+    denoise,
+    packed,
+    packed_latents,
+)
+
+FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
+PACKED = [name for name, tiny in FAMILIES.items() if sum(tiny.others)]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def transformer(family):
+    return FAMILIES[family].transformer()
+
+
+def close(got, wanted, family):
+    # Kandinsky 5 rounds queries and keys to bfloat16, where the last bit may fall either way.
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3 if family == "kandinsky-5" else 1e-4)
+
+
+def kinds(handle):
+    report = handle.report()
+    assert report["fell_back"] == []
+    return report["dense_steps"], report["search_steps"], report["sparse_steps"]
+
+
+def test_density_one_equals_the_unpatched_transformer_and_remove_restores_it(transformer, family):
+    plain = denoise(transformer, family)
+    processors = [module.processor for module in transformer.modules() if hasattr(module, "processor")]
+    handle = adaspa.apply(transformer, FULL)
+    close(denoise(transformer, family), plain, family)
+    report = handle.report()
+    assert (report["density"], report["recall"]) == (1, pytest.approx(1))
+    assert kinds(handle) == (2, 2, 4)
+    adaspa.remove(transformer)
+    assert [module.processor for module in transformer.modules() if hasattr(module, "processor")] == processors
+    assert torch.equal(denoise(transformer, family), plain)
+
+
+def test_sparse_requests_of_other_sizes_follow_each_other(transformer, family):
+    plain = denoise(transformer, family)
+    handle = adaspa.apply(transformer, SPARSE)
+    first = denoise(transformer, family)
+    assert not torch.allclose(first, plain, atol=1e-3)
+    assert kinds(handle) == (2, 2, 4)
+    assert 0.3 < handle.report()["density"] < 0.9
+    denoise(transformer, family, SMALLER)
+    assert kinds(handle) == (2, 2, 4)
+    assert torch.equal(denoise(transformer, family), first)
+
+
+def test_tile_order_changes_the_blocks_and_not_the_attention(transformer, family):
+    plain = denoise(transformer, family)
+    handle = adaspa.apply(transformer, replace(FULL, token_order="tile"))
+    if not FAMILIES[family].tiles:
+        with pytest.raises(ValueError, match=r"^token_order must be 'raster'"):
+            denoise(transformer, family)
+        return
+    close(denoise(transformer, family), plain, family)
+    handle.configure(SPARSE)
+    raster = denoise(transformer, family)
+    handle.configure(replace(SPARSE, token_order="tile"))
+    assert not torch.allclose(denoise(transformer, family), raster, atol=1e-3)
+
+
+def patterns(transformer, family, seed=0):
+    """The block masks ``[H, nq, nk]`` of each layer at the first sparse step, by guidance branch."""
+    handle, found = transformer.adaspa, {}
+
+    def look():
+        if handle.step == 3:
+            cache = handle.state.cache
+            found.update({(key.layer, key.branch): cache.index(key).to_mask()[0] for key in cache.held()})
+
+    denoise(transformer, family, seed=seed, look=look)
+    return found
+
+
+def test_guidance_branches_have_patterns_of_their_own(transformer, family):
+    adaspa.apply(transformer, SPARSE)
+    differ = []
+    for seed in range(4):
+        found = patterns(transformer, family, seed)
+        # The first layer sees the same video in both branches: only behind it the text has made a difference.
+        last = max(layer for layer, _ in found)
+        differ.append(not torch.equal(found[last, "0"], found[last, "1"]))
+    assert any(differ)
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_rows_that_are_not_video_are_dense_queries_and_kept_keys(transformer, family):
+    """The blocks start where the video starts, whatever stands before it: 4 of 16 rows hold nothing but video."""
+    adaspa.apply(transformer, SPARSE)
+    for mask in patterns(transformer, family).values():
+        assert mask.shape[-1] == -(-(75 + sum(FAMILIES[family].others)) // 16)
+        assert mask[:, 4:].all() and mask[:, :, 4:].all()
+        assert not mask[:, :4, :4].all()
+
+
+@pytest.mark.parametrize("family", ["minimax-h3", "framepack"])
+def test_a_sparse_video_never_changes_what_other_rows_attend_to(transformer, family):
+    """Whatever the layer gets, in a sparse step, the rows before and behind the video come out as if it were dense."""
+    adaspa.apply(transformer, SPARSE)
+    before, behind = FAMILIES[family].others
+    qkv = torch.randn(3, 1, before + 75 + behind, 2, 24, generator=torch.Generator().manual_seed(1)) * 2
+    dense = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in qkv)).transpose(1, 2)
+    handle, seen = transformer.adaspa, []
+    layers = [module.processor for module in transformer.modules() if hasattr(module, "processor")]
+    processor = next(processor for processor in layers if hasattr(processor, "handle") and processor.layer == 1)
+
+    def within(*_):
+        if handle.step == 3:
+            seen.append(processor.attend(*qkv))
+
+    registration = transformer.proj_out.register_forward_hook(within)
+    denoise(transformer, family)
+    registration.remove()
+    assert len(seen) == 2
+    for out in seen:
+        others = [slice(0, before), slice(before + 75, None)]
+        for rows in others:
+            torch.testing.assert_close(out[:, rows], dense[:, rows])
+        assert not torch.allclose(out[:, before : before + 75], dense[:, before : before + 75], atol=1e-3)
+
+
+def a_request(transformer, *forwards):
+    """The outputs of forwards, each a step of its own, of a request that searches in its first step."""
+    handle = adaspa.apply(transformer, replace(SPARSE, warmup=0, searches=(0,)))
+    handle.begin(STEPS, branches=1)
+    with torch.no_grad():
+        return handle, [transformer(**given, return_dict=False)[0] for given in forwards]
+
+
+MASKED = {
+    "skyreels-v2": lambda: (prepare(SkyReelsV2Transformer3DModel(**WAN, num_frame_per_block=2)), {}),
+    "allegro": lambda: (allegro(), {"attention_mask": torch.ones(1, 4, 6, 8)}),
+}
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_a_mask_between_video_tokens_stays_the_models_own(family):
+    transformer, mask = MASKED[family]()
+    inputs = Inputs((4, 3, 4))
+    given = {"hidden_states": inputs.latents(), "timestep": torch.tensor([900.0]), **mask}
+    given |= FAMILIES[family].branches(inputs)[0]
+    with torch.no_grad():
+        plain = transformer(**given, return_dict=False)[0]
+    handle, outputs = a_request(transformer, given, given)
+    assert all(torch.equal(output, plain) for output in outputs)
+    assert handle.report()["fell_back"] == [
+        "layers 0-1 attended under a mask of the model's own between video tokens (4 calls)"
+    ]
+
+
+def test_frames_that_leave_during_a_request_have_patterns_of_their_own():
+    """As in ChronoEdit, which reasons in all frames at first, and then goes on with the first and the last."""
+    transformer = FAMILIES["chronoedit"].transformer()
+    inputs = Inputs(GRID)
+    given = {"hidden_states": inputs.latents(), "timestep": torch.tensor([900.0]), **by_text(inputs)[0]}
+    shorter = given | {"hidden_states": given["hidden_states"][:, :, [0, -1]]}
+    handle, _ = a_request(transformer, given, given, shorter, shorter)
+    assert handle.report()["attention_calls"] == {"dense": 0, "search": 4, "sparse": 4, "skipped": 0}
+
+
+class Pipe(SimpleNamespace):
+    """As much of a pipeline as is asked for."""
+
+
+@pytest.mark.parametrize("called_with", [lambda sigma: sigma, lambda sigma: sigma / (sigma + 1)])
+def test_a_model_that_is_called_with_noise_levels_follows_its_scheduler(called_with):
+    """As in Cosmos 2.5 and 2, in two calls without names for their branches."""
+    transformer, scheduler = FAMILIES["cosmos"].transformer(), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = Pipe(components={"transformer": transformer}, scheduler=scheduler)
+    (handle,) = adaspa.apply(pipe, SPARSE)
+    inputs = Inputs(GRID)
+    latents, branches = inputs.latents(), by_text(inputs)
+    scheduler.set_timesteps(STEPS)
+    with torch.no_grad():
+        for step, timestep in enumerate(scheduler.timesteps):
+            sigma = called_with(scheduler.sigmas[step]).expand(1)
+            first, second = (transformer(latents, sigma, **branch, return_dict=False)[0] for branch in branches)
+            latents = scheduler.step(first + second, timestep, latents, return_dict=False)[0]
+    assert kinds(handle) == (2, 2, 4)
+
+
+def test_minimax_h3_follows_the_video_schedule_of_its_pipeline():
+    """Its own denoising loop: one forward a step for video and sound, each with a schedule."""
+    steps = {"set_timesteps": MiniMaxH3SetTimestepsStep(), "denoise": MiniMaxH3DenoiseStep()}
+    pipe = MiniMaxH3ModularPipeline(blocks=SequentialPipelineBlocks.from_blocks_dict(steps))
+    schedulers = {"scheduler": MiniMaxH3Scheduler(shift=12.0), "audio_scheduler": MiniMaxH3Scheduler(shift=3.0)}
+    pipe.update_components(transformer=FAMILIES["minimax-h3"].transformer(), **schedulers)
+    pipe.set_progress_bar_config(disable=True)
+    (handle,) = adaspa.apply(pipe, SPARSE)
+    inputs = Inputs(GRID)
+    latents, layout = packed_latents(inputs), packed(inputs)[0]
+    given = {"prompt_embeds": layout.pop("encoder_hidden_states"), "num_condition_video_rows": CONDITIONS}
+    sound, _ = layout.pop("audio_hidden_states"), layout.pop("timestep_indices")
+    given |= {name: layout[name] for name in ("video_indices", "audio_indices", "text_indices")}
+    # Nothing is evaluated at the last of the noise levels.
+    for levels, wanted in ((STEPS + 1, (2, 2, 4)), (2 * STEPS + 1, (4, 2, 10))):
+        rows = {"latents": latents[0].clone(), "audio_latents": sound[0].clone()}
+        pipe(num_inference_steps=levels, **rows, **given, denoiser_input_fields=layout)
+        assert kinds(handle) == wanted
