@@ -126,18 +126,18 @@ class Attempts:
         """in_progress -> failed. May be repeated. Raises LeaseLost, JobCancelled."""
         self._end(lease, "failed", error=error.model_dump_json())
 
-    def put_off(self, lease: Lease, error: JobError) -> None:
+    def requeue_after_worker_error(self, lease: Lease, error: JobError) -> None:
         """in_progress -> queued, after an error that was the worker's and not the job's; failed with it once that has
         happened ``max_attempts`` times. May be repeated. Raises LeaseLost, JobCancelled."""
-        self._end(lease, "put_off", error=error.model_dump_json())
+        self._end(lease, "worker_error", error=error.model_dump_json())
 
     def release_cancelled(self, lease: Lease) -> None:
         """in_progress -> cancelled, after JobCancelled. May be repeated. Raises LeaseLost."""
         self._end(lease, "cancelled")
 
-    def give_back(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         """in_progress -> queued, when the worker stops. May be repeated. Raises LeaseLost, JobCancelled."""
-        self._end(lease, "given_back")
+        self._end(lease, "released")
 
     def _end(self, lease: Lease, outcome: str, **what: str) -> None:
         self._transition("end", lease, outcome=outcome, **what)

@@ -135,7 +135,7 @@ class Job(BaseModel):
     """How long earlier attempts ran."""
     trace: str | None = None
     """Trace context of the request that created it, as W3C's ``traceparent``."""
-    put_off: int = 0
+    worker_errors: int = 0
     """Attempts that failed by their worker's fault."""
     worker: str | None = None
     cancel_requested: bool = False

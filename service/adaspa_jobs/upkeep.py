@@ -64,7 +64,7 @@ class Upkeep:
             self.client.zrem(PREFIX + "leavings", job_id)
 
     def _take_due(self, name: str, limit: int) -> list[str]:
-        found = self._scripts.run("take_due", set=name, limit=limit, put_off_ms=round(TAKEN_SECONDS * 1000))
+        found = self._scripts.run("take_due", set=name, limit=limit, again_in_ms=round(TAKEN_SECONDS * 1000))
         return [job_id.decode() for job_id in found]
 
     def leave_inputs(self, job_id: str) -> str | None:

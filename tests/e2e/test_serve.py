@@ -60,7 +60,7 @@ def test_jobs_survive_a_stop_and_a_start_of_the_whole_service(catalog: Path, tmp
     waiting = service.client.create("a blue square")
     service.until_step(running.id, 2)
     service.stop()
-    assert f"{running.id}: given back" in service.log("worker")
+    assert f"{running.id}: released" in service.log("worker")
     service.start()
     try:
         for video in (running, waiting):

@@ -89,7 +89,7 @@ def test_a_running_job_hears_of_its_cancel_in_every_call(store: JobStore, params
         lambda: store.report_progress(lease, Progress()),
         lambda: store.complete(lease, VIDEO, REPORT, {}),
         lambda: store.fail(lease, FAILURE),
-        lambda: store.give_back(lease),
+        lambda: store.release(lease),
     ]
     for call in calls:
         with pytest.raises(JobCancelled):
@@ -120,7 +120,7 @@ def test_an_earlier_attempt_is_refused_everything(store: JobStore, params: Param
     ]
     second = claimed(store, first.job)
     assert second.attempt == 2
-    for call in [*calls, lambda: store.give_back(first)]:
+    for call in [*calls, lambda: store.release(first)]:
         with pytest.raises(LeaseLost):
             call()
     after = record(store, first.job.id)
@@ -147,9 +147,9 @@ def test_an_attempt_that_redis_forgot_is_refused_though_the_next_has_its_number(
         lambda: store.report_preview(first, Progress(preview_step=9), b"RIFF"),
         lambda: store.complete(first, VIDEO, REPORT, {}),
         lambda: store.fail(first, FAILURE),
-        lambda: store.put_off(first, FAILURE),
+        lambda: store.requeue_after_worker_error(first, FAILURE),
         lambda: store.release_cancelled(first),
-        lambda: store.give_back(first),
+        lambda: store.release(first),
     ]
     for call in calls:
         with pytest.raises(LeaseLost):
@@ -165,7 +165,7 @@ def test_the_end_of_an_attempt_can_be_told_twice(store: JobStore, params: Params
     ends: dict[JobStatus, Callable[[Lease], None]] = {
         JobStatus.completed: lambda lease: store.complete(lease, VIDEO, REPORT, {}),
         JobStatus.failed: lambda lease: store.fail(lease, FAILURE),
-        JobStatus.queued: store.give_back,
+        JobStatus.queued: store.release,
     }
     for status, end in ends.items():
         lease = claimed(store, store.create(params()))
@@ -241,13 +241,13 @@ def test_a_lease_without_a_running_job_is_dropped(store: JobStore, params: Param
     assert record(store, queued.id) == queued
 
 
-def test_a_job_that_was_given_back_keeps_its_place_and_its_attempts(valkey: redis.Redis, params: Params) -> None:
+def test_a_job_that_was_released_keeps_its_place_and_its_attempts(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, max_attempts=1)
     job, other = store.create(params()), store.create(params())
     for attempt in (1, 2, 3):
         lease = claimed(store, job)
         assert lease.attempt == attempt
-        store.give_back(lease)
+        store.release(lease)
         back = record(store, job.id)
         assert (back.status, back.lost_attempts, store.queue_position(job)) == (JobStatus.queued, 0, 1)
     assert store.queue_position(other) == 2

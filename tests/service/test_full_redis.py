@@ -96,8 +96,8 @@ def test_every_end_is_taken(own: redis.Redis, params: Callable[..., JobParams]) 
     store.fail(leases["failed"], FAILURE)
     store.request_cancel(leases["cancelled"].job.id)
     store.release_cancelled(leases["cancelled"])
-    store.put_off(leases["put off"], FAILURE)
-    store.give_back(leases["given back"])
+    store.requeue_after_worker_error(leases["put off"], FAILURE)
+    store.release(leases["given back"])
     deadline = time.monotonic() + 10
     while record(store, leases["lost"].job.id).status != "failed":
         assert time.monotonic() < deadline

@@ -192,7 +192,7 @@ class Jobs(RuleBasedStateMachine):
     @rule(
         fault=fault_in(1),
         pick=PICK,
-        act=st.sampled_from(["renew", "report", "complete", "complete", "fail", "release_cancelled", "give_back"]),
+        act=st.sampled_from(["renew", "report", "complete", "complete", "fail", "release_cancelled", "release"]),
         insists=st.booleans(),
     )
     def act_on_a_lease(self, fault: Fault | None, pick: int, act: str, insists: bool) -> None:
@@ -209,7 +209,7 @@ class Jobs(RuleBasedStateMachine):
                 done = self._say(act, lease)
             if act not in ("renew", "report") or not done:
                 self.taken.remove((message, lease))
-            if done and act == "give_back":
+            if done and act == "release":
                 self.client.rpush(*message)
 
     @precondition(lambda self: self.taken)
@@ -398,7 +398,7 @@ class Jobs(RuleBasedStateMachine):
             "complete": lambda: store.complete(lease, {"video": self._written(lease)}, REPORT, {}),
             "fail": lambda: store.fail(lease, FAILURE),
             "release_cancelled": lambda: store.release_cancelled(lease),
-            "give_back": lambda: store.give_back(lease),
+            "release": lambda: store.release(lease),
         }
         try:
             says[act]()
@@ -437,7 +437,7 @@ def suppress_away(fault: Fault | None) -> Iterator[None]:
 
 def expected_refusal(before: Job | None, lease: Lease, act: str) -> type[Exception] | None:
     """What a worker is told that holds, or held, this lease."""
-    ends = {"complete": "completed", "fail": "failed", "release_cancelled": "cancelled", "give_back": "queued"}
+    ends = {"complete": "completed", "fail": "failed", "release_cancelled": "cancelled", "release": "queued"}
     if before is None or before.token != lease.token:
         return LeaseLost
     if before.status == ends.get(act):

@@ -78,7 +78,7 @@ def test_an_ended_job_leaves_no_preview(service: Service, end: str) -> None:
 
 def test_an_attempt_that_lost_its_lease_shows_nothing(service: Service) -> None:
     lease = service.claim(service.create(steps=10)["id"])
-    service.store.give_back(lease)
+    service.store.release(lease)
     with pytest.raises(LeaseLost):
         progress = Progress(phase="denoising", step=1, steps=10, preview_step=1)
         service.store.report_preview(lease, progress, b"x")
@@ -98,7 +98,7 @@ def test_a_waiting_job_hears_of_its_place_as_others_leave(service: Service, monk
         assert next(events)["data"]["queue_position"] == 1
         own = service.claim(third)
         assert next(events)["event"] == "in_progress"
-        service.store.give_back(own)
+        service.store.release(own)
         assert next(events)["event"] == "queued"
         assert next(events)["data"]["queue_position"] == 1
         until(lambda: service.store.request_cancel(third), "the job is cancelled")

@@ -89,11 +89,11 @@ def test_jobs_that_are_cancelled_while_they_wait_cost_their_owner_nothing(
     assert {job.id for job in itertools.islice(order(), 2)} == {last.id, others[0].id}
 
 
-def test_a_job_that_was_given_back_is_next_again(store: JobStore, params: Params, begin: Any) -> None:
+def test_a_job_that_was_released_is_next_again(store: JobStore, params: Params, begin: Any) -> None:
     for owner in "aabb":
         admit(store, params(), owner)
     lease = begin()
-    store.give_back(lease)
+    store.release(lease)
     back = store.get(lease.job.id)
     assert back is not None and store.queue_position(back) == 1
     assert begin().job.id == lease.job.id
@@ -186,9 +186,9 @@ def test_nothing_but_counters_is_left_of_the_queues(store: JobStore, params: Par
     store.request_cancel(admit(store, params(), "a", cost=0.3).id)
     for job in order():
         store.complete(Lease(job), {}, REPORT, {})
-    for kind in ("waiting", "arrivals", "owned", "mine"):
+    for kind in ("waiting", "arrivals", "owned", "waiting_by_owner"):
         assert not list(store.client.scan_iter(f"adaspa:{kind}:*"))
-    assert not store.client.exists("adaspa:backlog") and not store.client.exists("adaspa:holds")
+    assert not store.client.exists("adaspa:backlog") and not store.client.exists("adaspa:leases_by_worker")
 
 
 def test_a_request_waits_in_the_queue_that_its_work_or_its_sender_says(service: Service) -> None:

@@ -70,7 +70,7 @@ def test_the_jobs_of_an_earlier_version_are_shown(earlier: dict[str, str], servi
 def test_the_waiting_jobs_of_an_earlier_version_are_claimed_and_completed(
     earlier: dict[str, str], service: Service
 ) -> None:
-    for state in ("queued", "without_bell", "given_back"):
+    for state in ("queued", "without_bell", "released"):
         job = service.complete(service.claim(earlier[state]))
         assert (job.status, job.params.prompt) == (JobStatus.completed, f"a red circle, {state}")
 

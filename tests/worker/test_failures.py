@@ -110,7 +110,7 @@ def test_a_storage_that_takes_no_video_fails_the_job_with_its_own_code_after_thr
         bench.runner.run("tiny")
     job = bench.job(job.id)
     assert job.status is JobStatus.failed and job.error is not None
-    assert (job.error.code, job.put_off) == ("storage_unavailable", 3)
+    assert (job.error.code, job.worker_errors) == ("storage_unavailable", 3)
     assert str(bench.objects) not in job.error.message, "clients are not told of the inside"
     assert str(bench.objects) in caplog.text, "the operator is"
     videos.unlink()
@@ -201,11 +201,11 @@ def full_disk(bench: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
 @pytest.mark.usefixtures("full_disk")
 def test_a_worker_whose_disk_is_full_leaves_its_jobs_to_others(bench: Bench, params: Callable[..., JobParams]) -> None:
     job = bench.run(params())
-    assert (job.status, job.put_off, job.lost_attempts, job.error) == (JobStatus.queued, 1, 0, None)
+    assert (job.status, job.worker_errors, job.lost_attempts, job.error) == (JobStatus.queued, 1, 0, None)
     for _ in range(2):
         bench.runner.run("tiny")
     failed = bench.job(job.id)
-    assert (failed.status, failed.put_off) == (JobStatus.failed, 3)
+    assert (failed.status, failed.worker_errors) == (JobStatus.failed, 3)
     assert failed.error is not None and failed.error.code == "disk_full"
     assert bench.files() == []
 
@@ -261,7 +261,7 @@ def test_a_device_error_ends_the_process_and_leaves_the_job_to_another(
 
     bench.store.at_step[2] = fail
     job = bench.run(params())
-    assert (job.status, job.put_off) == (JobStatus.queued, 1)
+    assert (job.status, job.worker_errors) == (JobStatus.queued, 1)
     assert bench.ended.is_set()
     replace(bench.runner, name="worker-2").run("tiny")
     assert bench.job(job.id).status is JobStatus.completed

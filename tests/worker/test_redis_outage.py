@@ -17,7 +17,7 @@ from valkey_process import start_valkey
 def test_a_video_that_is_done_while_redis_is_away_is_kept_until_redis_is_back(
     short_folder: Path, bench: Bench, params: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "INSIST_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "STORE_RETRY_SECONDS", 0.05)
     options = ("--appendonly", "yes", "--appendfsync", "always")
     servers = [start_valkey(short_folder, *options)]
     settings = Settings(redis_url=f"unix://{short_folder}/valkey.sock?db=0", lease_seconds=0.4)
@@ -49,7 +49,7 @@ def test_a_video_that_is_done_while_redis_is_away_is_kept_until_redis_is_back(
 
 
 def test_a_worker_that_stops_while_redis_is_away_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "INSIST_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "STORE_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(lease, "STOPPING_SECONDS", 0.1)
     tries: list[int] = []
 
@@ -58,5 +58,5 @@ def test_a_worker_that_stops_while_redis_is_away_gives_up(monkeypatch: pytest.Mo
         raise StoreUnavailable("away")
 
     with pytest.raises(StoreUnavailable):
-        lease.insist(away, lambda: len(tries) > 20)
+        lease.retry(away, lambda: len(tries) > 20)
     assert len(tries) > 20

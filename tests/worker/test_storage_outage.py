@@ -98,7 +98,7 @@ def test_a_storage_that_stays_away_costs_a_job_one_attempt_and_no_other_is_begun
         runner.run("tiny")
 
     def stand() -> list[tuple[str, int, int]]:
-        return [(job.status, job.attempt, job.put_off) for job in (record(store, job.id) for job in jobs)]
+        return [(job.status, job.attempt, job.worker_errors) for job in (record(store, job.id) for job in jobs)]
 
     assert stand() == [("queued", 1, 1), ("queued", 0, 0)]
     server.start()
@@ -130,4 +130,4 @@ def test_a_worker_whose_own_storage_is_broken_leaves_the_jobs_to_those_whose_is_
         good.run("tiny")
     found: list[Job] = [record(store, job.id) for job in jobs]
     assert [(job.status, job.worker) for job in found] == [("completed", "good")] * 2
-    assert [job.put_off for job in found] == [1, 0]
+    assert [job.worker_errors for job in found] == [1, 0]

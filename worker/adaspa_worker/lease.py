@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Between the tries of what must not fail for a short outage."""
-INSIST_SECONDS = 1.0
+STORE_RETRY_SECONDS = 1.0
 """Between the tries to tell the store how an attempt ended."""
 STOPPING_SECONDS = 15.0
 """How long a worker that is to stop goes on trying that."""
@@ -122,15 +122,17 @@ class LeaseKeeper:
         while not self._done.wait(min(self.every, MISSED_SECONDS, max(0.05, self.deadline - time.monotonic()))):
             now = time.monotonic()
             if now >= self.deadline and not isinstance(self._reason, TimeLimitExceeded):
-                self._tell(TimeLimitExceeded("The job did not end within the time that jobs of this model may take."))
+                self._interrupt(
+                    TimeLimitExceeded("The job did not end within the time that jobs of this model may take.")
+                )
             if now >= renew_at:
                 beat()
                 renew_at = now + (self.every if self._renew() else min(self.every, MISSED_SECONDS))
-            if self._reason is not None and now >= self._patience():
+            if self._reason is not None and now >= self._grace_until():
                 self.abandon(self._reason)
                 return
 
-    def _tell(self, reason: Interruption) -> None:
+    def _interrupt(self, reason: Interruption) -> None:
         """Note why the job has to stop. What was told first stays, because its end is the job's, too."""
         if self._reason is None:
             self._reason, self._told_at = reason, time.monotonic()
@@ -142,20 +144,20 @@ class LeaseKeeper:
         try:
             self.store.renew(self.lease)
         except (JobCancelled, LeaseLost) as reason:
-            self._tell(reason)
+            self._interrupt(reason)
         except StoreUnavailable as error:
             log.warning("%s: lease not renewed: %s", self.lease.job.id, error)
             return False
         return True
 
-    def _patience(self) -> float:
+    def _grace_until(self) -> float:
         """Until when the attempt may take to end."""
         if self._phase == "loading":
             return max(self._told_at, self.deadline) + self.unwind
         return self._told_at + self.unwind
 
 
-def insist(transition: Callable[[], None], stopping: Callable[[], bool]) -> None:
+def retry(transition: Callable[[], None], stopping: Callable[[], bool]) -> None:
     """Make a transition that ends an attempt, again until the store has heard of it: hours of work hang on it, and
     there is no other job to be had meanwhile.
 
@@ -173,4 +175,4 @@ def insist(transition: Callable[[], None], stopping: Callable[[], bool]) -> None
                 until = min(until, time.monotonic() + STOPPING_SECONDS)
             if time.monotonic() >= until:
                 raise
-        time.sleep(INSIST_SECONDS)
+        time.sleep(STORE_RETRY_SECONDS)

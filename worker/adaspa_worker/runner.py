@@ -1,4 +1,4 @@
-"""Run one job from its claim to its end: completed, failed, cancelled, given back, or left to a later attempt.
+"""Run one job from its claim to its end: completed, failed, cancelled, released, or left to a later attempt.
 
 Nothing here imports torch: the first job of a worker is claimed, and shown as loading, before that takes its seconds.
 """
@@ -19,7 +19,7 @@ from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUna
 from adaspa_worker import metrics
 from adaspa_worker.attempt import Attempt
 from adaspa_worker.failure import describe, is_the_workers
-from adaspa_worker.lease import Interruption, LeaseKeeper, WorkerStopping, insist
+from adaspa_worker.lease import Interruption, LeaseKeeper, WorkerStopping, retry
 from adaspa_worker.objects import remove_unused
 from adaspa_worker.resources import Resources
 
@@ -93,7 +93,7 @@ class Runner(Resources):
         try:
             with self._keeper(lease) as keeper:
                 result = attempt.run(keeper)
-            insist(partial(self.store.complete, lease, *result), self.stopping)
+            retry(partial(self.store.complete, lease, *result), self.stopping)
             ended("completed")
             log.info("%s: completed", job_id)
             self._own_failures, self._stored_at = 0, time.monotonic()
@@ -105,9 +105,9 @@ class Runner(Resources):
             ended("lease_lost")
             log.warning("%s: attempt %d lost its lease", job_id, lease.attempt)
         except WorkerStopping:
-            self._end(lease, self.store.give_back)
-            ended("given_back")
-            log.info("%s: given back", job_id)
+            self._end(lease, self.store.release)
+            ended("released")
+            log.info("%s: released", job_id)
             raise
         except StoreUnavailable:
             ended("store_unavailable")
@@ -115,9 +115,10 @@ class Runner(Resources):
             raise
         except Exception as error:
             job_error, own = describe(error), is_the_workers(error)
-            ended("put_off" if own else "failed")
+            ended("worker_error" if own else "failed")
             log.exception("%s: %s", job_id, job_error.code)
-            self._end(lease, partial(self.store.put_off if own else self.store.fail, error=job_error))
+            end = self.store.requeue_after_worker_error if own else self.store.fail
+            self._end(lease, partial(end, error=job_error))
             return job_error.code if own else None
         finally:
             remove_unused(self.store, self.storage, lease)
@@ -184,8 +185,8 @@ class Runner(Resources):
         """Make a final transition; a cancel or a lost lease that comes first wins."""
         try:
             try:
-                insist(partial(transition, lease), self.stopping)
+                retry(partial(transition, lease), self.stopping)
             except JobCancelled:
-                insist(partial(self.store.release_cancelled, lease), self.stopping)
+                retry(partial(self.store.release_cancelled, lease), self.stopping)
         except LeaseLost:
             log.warning("%s: attempt %d lost its lease at the end", lease.job.id, lease.attempt)

@@ -7,7 +7,7 @@
 --   queues           set     every {queue} that ever held a job: '{model}', and '{model}:bulk' for its bulk jobs
 --   waiting:{queue}  zset    queued jobs by their place: the owner's virtual time at which the job is to begin
 --   arrivals:{queue} zset    the same jobs by the time (ms) they joined the queue
---   mine:{queue}:{owner} zset  an owner's part of waiting:{queue}
+--   waiting_by_owner:{queue}:{owner} zset  an owner's part of waiting:{queue}
 --   owners:{queue}   zset    owners by the virtual time at which their last job is to end
 --   owned:{queue}    hash    by owner, how many of its jobs wait
 --   virtual          hash    by queue, the place of the job that was begun last
@@ -18,7 +18,7 @@
 --   leases           zset    jobs in progress by the time (ms) their lease runs out
 --   swept_at         string  when (ms, by the clock) a janitor last looked
 --   skipped          string  how much (ms) the clock went on, or back, while no janitor looked
---   holds            hash    by worker, the job it has a lease of
+--   leases_by_worker hash    by worker, the job it has a lease of
 --   expiry           zset    ended jobs by the time (ms) they are to be removed
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
 --   leavings         zset    other ended jobs whose attempts may have left files that are not the result, the same way
@@ -166,8 +166,8 @@ local function leave_running(id)
   end
   redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)
-  if worker and redis.call('HGET', PREFIX .. 'holds', worker) == id then
-    redis.call('HDEL', PREFIX .. 'holds', worker)
+  if worker and redis.call('HGET', PREFIX .. 'leases_by_worker', worker) == id then
+    redis.call('HDEL', PREFIX .. 'leases_by_worker', worker)
   end
 end
 
@@ -195,7 +195,7 @@ local function join_queue(id, place)
     'progress', cjson.encode({ phase = 'queued', step = 0, steps = cjson.decode(get(id, 'params')).steps }))
   redis.call('SADD', PREFIX .. 'queues', queue)
   redis.call('ZADD', PREFIX .. 'waiting:' .. queue, real(place), id)
-  redis.call('ZADD', PREFIX .. 'mine:' .. queue .. ':' .. owner, real(place), id)
+  redis.call('ZADD', PREFIX .. 'waiting_by_owner:' .. queue .. ':' .. owner, real(place), id)
   redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(steady()), id)
   redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, job(id).cost)
   redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner, 1)
@@ -205,7 +205,7 @@ end
 -- True if it was in the queue.
 local function leave_queue(id)
   local queue, owner = job(id).queue, job(id).owner
-  redis.call('ZREM', PREFIX .. 'mine:' .. queue .. ':' .. owner, id)
+  redis.call('ZREM', PREFIX .. 'waiting_by_owner:' .. queue .. ':' .. owner, id)
   redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
   if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 0 then
     return false
@@ -232,7 +232,7 @@ end
 -- bounded cost; those beyond keep their distance.
 local function move_up_behind(id, place)
   local owner, queue, cost = job(id).owner, job(id).queue, job(id).cost
-  local mine = PREFIX .. 'mine:' .. queue .. ':' .. owner
+  local mine = PREFIX .. 'waiting_by_owner:' .. queue .. ':' .. owner
   local later = redis.call('ZRANGE', mine, '(' .. place, '+inf', 'BYSCORE', 'LIMIT', 0, MOVED_UP)
   for _, other in ipairs(later) do
     redis.call('ZINCRBY', mine, real(-cost), other)

@@ -8,7 +8,7 @@ local model, worker = A.model, A.worker
 local LOOKED_AT = 100
 
 -- An attempt of this worker, if it has one, is not running: a worker runs one at a time, and this one asks for another.
-local held = redis.call('HGET', PREFIX .. 'holds', worker)
+local held = redis.call('HGET', PREFIX .. 'leases_by_worker', worker)
 if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == worker then
   if get(held, 'process') == A.process then  -- the answer to its claim, or to what ended its attempt, was lost
     begin_attempt(held, A.nonce)
@@ -48,7 +48,7 @@ local function begin(id, priority, queue)
   redis.call('HSETNX', record(id), 'started_at', seconds(now()))
   redis.call('ZADD', PREFIX .. 'running:' .. model, int(steady()), id)
   redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
-  redis.call('HSET', PREFIX .. 'holds', worker, id)
+  redis.call('HSET', PREFIX .. 'leases_by_worker', worker, id)
   emit(id, 'in_progress')
   return { id, redis.call('HGETALL', record(id)) }
 end

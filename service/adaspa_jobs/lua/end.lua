@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
--- End an attempt: in_progress -> completed, failed, cancelled; or back to queued, given_back by a worker that stops, or
--- put_off by one that was at fault itself. The answer may be lost, so the same end may be told again.
--- id, token, outcome; for completed artifacts, report, timings, for failed and put_off error: JSON
+-- End an attempt: in_progress -> completed, failed, cancelled; or back to queued, released by a worker that stops, or
+-- after a worker_error, which was no fault of the job. The answer may be lost, so the same end may be told again.
+-- id, token, outcome; for completed artifacts, report, timings, for failed and worker_error error: JSON
 local id, outcome = A.id, A.outcome
-local STATUS = { given_back = 'queued', put_off = 'queued' }
+local STATUS = { released = 'queued', worker_error = 'queued' }
 
 local fields = redis.call('HMGET', record(id), 'status', 'token', 'cancel_requested')
 local status, cancelled = fields[1], fields[3] == '1'
 if fields[2] ~= A.token then
   return 'lost'
 end
-if status == (STATUS[outcome] or outcome) or (outcome == 'put_off' and status == 'failed') then
+if status == (STATUS[outcome] or outcome) or (outcome == 'worker_error' and status == 'failed') then
   return 'ok'
 end
 -- What is completed counts even if the lease ran out: no other attempt has begun.
@@ -33,7 +33,7 @@ end
 if outcome == 'completed' then
   redis.call('HSET', record(id), 'artifacts', A.artifacts, 'report', A.report, 'timings', A.timings)
   note_pace()
-elseif outcome == 'put_off' and redis.call('HINCRBY', record(id), 'put_off', 1) >= LIMITS.max_attempts then
+elseif outcome == 'worker_error' and redis.call('HINCRBY', record(id), 'worker_errors', 1) >= LIMITS.max_attempts then
   outcome = 'failed'
 end
 if STATUS[outcome] then
