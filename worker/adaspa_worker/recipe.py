@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from adaspa_api.fields import Kept, rows
 from adaspa_api.words import OutputFormat
 from adaspa_jobs.job import JobParams
 
@@ -15,10 +16,13 @@ from adaspa_worker import formats
 
 PACKAGES = ("adaspa-serve", "adaspa", "torch", "diffusers", "transformers", "av")
 """Those whose version may show in the video."""
-ASKED = {
-    *("model", "prompt", "negative_prompt", "seed", "steps", "guidance_scale"),
-    *("width", "height", "num_frames", "fps"),
+ASKED = {"width", "height", *(name for name, row in rows(Kept).items() if not row.by_hand)} - {
+    "quality",
+    "output_format",
 }
+"""All that was asked for but the attention's settings, which stand there in full, and the file's format."""
+NEEDED = {"model", "prompt", "seed", "attention"}
+"""What every recipe has, also those of files that an earlier version wrote."""
 
 
 class NoRecipe(Exception):
@@ -44,6 +48,6 @@ def read_recipe(path: Path) -> dict[str, Any]:
         found = json.loads(text)
     except ValueError as error:
         raise NoRecipe(f"{path}: its comment is no recipe") from error
-    if not isinstance(found, dict) or not set(found) >= ASKED:
+    if not isinstance(found, dict) or not set(found) >= NEEDED:
         raise NoRecipe(f"{path}: its comment is no recipe")
     return found

@@ -78,7 +78,7 @@ class DiffusersEngine(ABC):
         """Latents of a step as the VAE has them, [1, C, T, h, w], for a preview."""
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
-        """Further keyword arguments of the pipeline's call."""
+        """Further keyword arguments of the pipeline's call; they win over the catalog's ``call``."""
         return {"guidance_scale": params.guidance_scale}
 
     # The engine
@@ -123,8 +123,7 @@ class DiffusersEngine(ABC):
             generator=generator,
             output_type="pt",
             **negative,
-            **self.arguments(params),
-            **self.spec.call,
+            **self.spec.call | self.arguments(params),
         )
 
     @contextmanager
