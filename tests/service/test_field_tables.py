@@ -44,6 +44,7 @@ def test_every_field_of_the_catalog_is_there_with_its_default() -> None:
     given = {name: json.loads(told[name]) for name in ModelSpec.model_fields if name not in required}
     given["memory"] = {name: json.loads(told[name]) for name in Memory.model_fields}
     (example,) = example_of_a_catalog()
+    example = {name: value for name, value in example.items() if name in required}
     assert ModelSpec.model_validate(example | given) == ModelSpec.model_validate(example)
 
 

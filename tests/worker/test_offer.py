@@ -72,6 +72,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("hunyuan-video-1.5", {"sizes": ["88x48"]}, "sizes: 88x48 is not in steps of 16x16"),
     ("cogvideox", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
     ("cogvideox", {"flow_shift": 5.0}, "flow_shift: the model's scheduler has no shift"),
+    ("cogvideox", {"flow_shift_range": [1, 9]}, "flow_shift_range: the model's scheduler has no shift"),
     ("cogvideox", {"compile": True}, "compile: diffusers names no blocks of cogvideox"),
     ("cogvideox-1.5", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
     ("cogvideox-1.5", {"sizes": ["48x80"]}, "sizes: 48x80 is too large; allowed: up to 80x48"),
@@ -146,6 +147,25 @@ def test_a_shift_of_the_schedule_is_the_schedulers(
         scheduler.set_timesteps(5)
     assert torch.equal(engine.pipe.scheduler.sigmas, wanted.sigmas)
     assert not torch.equal(engine.pipe.scheduler.sigmas, own.sigmas)
+
+
+@pytest.mark.parametrize("name", ["wan", "ltx"])
+def test_a_jobs_shift_is_its_own(folders: Callable[[str], Path], params: Callable[..., JobParams], name: str) -> None:
+    """It wins over the catalog's, which the jobs after it have again."""
+    folder = folders(name)
+    width, height = map(int, (TINY | KINDRED)[name].size.split("x"))
+
+    def latents(engine: pipeline.Engine, **asked: Any) -> torch.Tensor:
+        frames = (TINY | KINDRED)[name].frames
+        job = params(width=width, height=height, num_frames=frames, steps=3, quality="exact", **asked)
+        made = engine.denoise(job, engine.encode_prompt(job), lambda *_: None)
+        engine.reset()
+        return made
+
+    mild, strong = (pipeline.load(spec(name, folder, flow_shift=shift), folder) for shift in (2.0, 7.0))
+    assert torch.equal(latents(mild, flow_shift=7.0), latents(strong))
+    assert torch.equal(latents(mild), latents(strong, flow_shift=2.0))
+    assert not torch.equal(latents(mild), latents(strong))
 
 
 def test_a_shift_has_each_schedulers_name_and_none_where_it_would_have_no_effect(

@@ -52,8 +52,10 @@ def check(spec: ModelSpec, folder: Path) -> None:
     if spec.compile and not FAMILIES[spec.family].compiles:
         raise wrong(spec, "compile", f"diffusers names no blocks of {spec.family} to compile; allowed: false")
     check_call(spec, limits, folder)
-    if spec.flow_shift is not None and shift_field(read(folder / "scheduler" / "scheduler_config.json")) is None:
-        raise wrong(spec, "flow_shift", "the model's scheduler has no shift to set; allowed: null")
+    for name in ("flow_shift", "flow_shift_range"):
+        told = getattr(spec, name)
+        if told is not None and shift_field(read(folder / "scheduler" / "scheduler_config.json")) is None:
+            raise wrong(spec, name, "the model's scheduler has no shift to set; allowed: null")
     check_attention(spec)
 
 

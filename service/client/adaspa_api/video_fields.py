@@ -22,6 +22,7 @@ class VideoFields(TypedDict, total=False):
     sparsity: float
     retained_mass: float
     warmup: int
+    flow_shift: float
     output_format: Literal["mp4", "webm", "gif", "webp"]
     priority: Literal["interactive", "bulk"]
     webhook_url: str

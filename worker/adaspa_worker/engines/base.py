@@ -66,6 +66,7 @@ class DiffusersEngine(ABC):
         if spec.compile:
             self._compile()
         self.pipe.set_progress_bar_config(disable=True)
+        self._scheduler = self.pipe.scheduler
         self._denoising: Denoising | None = None
         self._params: JobParams | None = None
         self._decode_with: list[Tensor] = []
@@ -104,6 +105,8 @@ class DiffusersEngine(ABC):
             on_step(step.number, max(handles, key=lambda handle: -1 if handle.step is None else handle.step).step_kind)
 
         self._params = params
+        own, shift = self._scheduler, params.flow_shift
+        self.pipe.scheduler = own if shift is None else shifted(own, shift)
         denoising = self._denoising = Denoising(self.pipe.scheduler, self.transformers, generator, resume, after_step)
         with denoising, own_call.encoded_before(self.pipe, encoded):
             latents, *self._decode_with = own_call.denoise(self.pipe.vae, lambda: self._call(params, generator))
@@ -239,7 +242,12 @@ class DiffusersEngine(ABC):
 
 
 def shifted(scheduler: Any, shift: float) -> Any:
-    """A scheduler whose schedule is shifted so far; ``offer.shift_field`` is the one that says whether it can be."""
+    """A scheduler whose schedule is shifted so far.
+
+    Raises:
+        ValueError: ``offer.shift_field`` says that it cannot be.
+    """
     field = shift_field(scheduler.config)
-    assert field is not None
+    if field is None:
+        raise ValueError("flow_shift: the model's scheduler has no shift to set; allowed: none")
     return type(scheduler).from_config(scheduler.config, **{field: shift})
