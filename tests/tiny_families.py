@@ -55,7 +55,6 @@ class Family(NamedTuple):
     """
 
     pipeline: Callable[[], Any]
-    family: str
     size: str
     frames: int
     shorter: dict[str, Any]
@@ -185,22 +184,21 @@ def wan22() -> WanPipeline:
 
 TEXT = {"max_sequence_length": tiny.TEXT}
 FAMILIES = {
-    "wan": Family(wan, "wan", "80x48", 17, TEXT),
-    "wan-2.2": Family(wan22, "wan", "80x48", 17, TEXT),
-    "hunyuan-video": Family(hunyuan_video, "hunyuan_video", "80x48", 17, TEXT),
-    "hunyuan-video-guided": Family(hunyuan_video, "hunyuan_video", "80x48", 17, TEXT, {"true_cfg_scale": 2.0}),
-    "hunyuan-video-1.5": Family(hunyuan_video15, "hunyuan_video15", "80x48", 17, {}),
-    "cogvideox": Family(cogvideox(CogVideoXDDIMScheduler, tiny.make_cogvideox_rotary), "cogvideox", "80x48", 17, TEXT),
+    "wan": Family(wan, "80x48", 17, TEXT),
+    "wan-2.2": Family(wan22, "80x48", 17, TEXT),
+    "hunyuan-video": Family(hunyuan_video, "80x48", 17, TEXT),
+    "hunyuan-video-guided": Family(hunyuan_video, "80x48", 17, TEXT, {"true_cfg_scale": 2.0}),
+    "hunyuan-video-1.5": Family(hunyuan_video15, "80x48", 17, {}),
+    "cogvideox": Family(cogvideox(CogVideoXDDIMScheduler, tiny.make_cogvideox_rotary), "80x48", 17, TEXT),
     "cogvideox-1.5": Family(
         cogvideox(lambda: CogVideoXDPMScheduler(prediction_type="v_prediction"), tiny.make_cogvideox15),
-        "cogvideox",
         "80x48",
         17,
         TEXT,
         {"use_dynamic_cfg": True},
     ),
-    "ltx": Family(ltx, "ltx", "160x96", 33, TEXT),
-    "mochi": Family(mochi, "mochi", "80x48", 25, TEXT),
+    "ltx": Family(ltx, "160x96", 33, TEXT),
+    "mochi": Family(mochi, "80x48", 25, TEXT),
 }
 
 

@@ -71,7 +71,6 @@ def model_spec(source: Path | str, **changes: Any) -> dict[str, Any]:
     """A catalog entry for the tiny pipeline."""
     spec: dict[str, Any] = {
         "id": "tiny",
-        "family": "wan",
         "source": str(source),
         "description": "Untrained, for tests",
         "sizes": [f"{SIZE}x{SIZE}"],

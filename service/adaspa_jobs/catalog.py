@@ -1,6 +1,8 @@
 """The model catalog: which models are served, and what may be asked of each."""
 
+import logging
 import math
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +14,8 @@ from pydantic_core import from_json
 from adaspa_jobs import fields
 from adaspa_jobs.fields import with_limits
 from adaspa_jobs.job import JobParams
+
+log = logging.getLogger(__name__)
 
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -43,8 +47,6 @@ class ModelSpec(BaseModel):
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     """What clients name as ``model``: lower-case letters, digits, ``.``, ``_`` and ``-``."""
-    family: Literal["wan", "hunyuan_video", "hunyuan_video15", "cogvideox", "ltx", "mochi"]
-    """Which adapter of the worker runs it."""
     source: str = Field(min_length=1)
     """``builtin:demo``, a folder in diffusers format, or a name at the Hugging Face hub; clients do not see it."""
     description: str
@@ -96,13 +98,16 @@ class ModelSpec(BaseModel):
     """
     compile: bool = False
     """Compile the transformer's blocks with ``torch.compile``: less time for each step, and up to a minute more for a
-    worker's first clip and its first ones of other sizes and lengths. Not for ``cogvideox`` and ``mochi``; needs a C
+    worker's first clip and its first ones of other sizes and lengths. Not for CogVideoX and Mochi; needs a C
     compiler, on a CPU a C++ compiler."""
     call: dict[str, Any] = {}
     """Further keyword arguments of the pipeline's call; what is not given is as it is by default in diffusers."""
     flow_shift: float | None = Field(default=None, gt=0)
     """How far the steps are shifted towards noise, where the model's own scheduler is to be changed: Wan 2.1 wants 3
     at 480p and 5 at 720p. ``null`` leaves it."""
+
+    family: str | None = Field(default=None, exclude=True, deprecated=True)
+    """Had a meaning in earlier versions, and has none: the worker reads in the model's folder which pipeline it is."""
 
     @model_validator(mode="after")
     def _defaults_are_allowed(self) -> Self:
@@ -120,14 +125,14 @@ class ModelSpec(BaseModel):
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a range")
         if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):
-            scale = "true_cfg_scale in call" if self.family == "hunyuan_video" else "guidance_range"
+            scale = "true_cfg_scale in call" if "true_cfg_scale" in self.call else "guidance_range"
             raise ValueError(f"negative_prompt: has no effect; allowed: false, or a {scale} that goes over 1")
         return self
 
     def heeds_negative(self, guidance_scale: float) -> bool:
         """Whether a negative prompt has an effect at this guidance scale."""
-        # HunyuanVideo is distilled: its guidance scale is an input, and another one weighs the negative prompt.
-        scale = self.call.get("true_cfg_scale", 1) if self.family == "hunyuan_video" else guidance_scale
+        # A distilled model's guidance scale is an input, and another one, if it has that, weighs the negative prompt.
+        scale = self.call.get("true_cfg_scale", guidance_scale)
         return self.negative_prompt and isinstance(scale, int | float) and scale > 1
 
     def limit(self, general: float) -> float:
@@ -194,7 +199,16 @@ class Catalog:
             raise CatalogError(f"catalog {path}: holds no models")
         if len(catalog.models) < len(models):
             raise CatalogError(f"catalog {path}: a model id is there twice")
+        for model in models:
+            if "family" in model.model_fields_set:
+                _note_family(f"{path}", model.id)
         return catalog
+
+
+@cache
+def _note_family(catalog: str, model: str) -> None:
+    """Log, once in a process, that an entry has a field that nobody reads."""
+    log.warning("catalog %s: model %s: family has no effect any more; leave it out", catalog, model)
 
 
 def named(text: bytes, place: tuple[int | str, ...]) -> list[str]:

@@ -11,7 +11,6 @@ from adaspa_jobs.settings import SettingsError, get_settings
 
 MODEL = {
     "id": "tiny",
-    "family": "wan",
     "source": "/models/tiny",
     "description": "A tiny model.",
     "sizes": ["64x64", "128x64"],
@@ -86,7 +85,6 @@ def test_a_catalog_of_ones_own(tmp_path: Path) -> None:
     [
         ({"id": "Has Spaces"}, "id"),
         ({"id": "../up"}, "id"),
-        ({"family": "unknown"}, "family"),
         ({"sizes": []}, "sizes"),
         ({"sizes": ["64 x 64"]}, "sizes"),
         ({"sizes": ["0x64"]}, "sizes"),
@@ -99,8 +97,8 @@ def test_a_catalog_of_ones_own(tmp_path: Path) -> None:
         ({"default_guidance": 11}, "guidance"),
         ({"colour": "red"}, "colour"),
         ({"guidance_range": [1, 1], "default_guidance": 1}, "negative_prompt"),
-        ({"family": "hunyuan_video"}, "negative_prompt"),
-        ({"family": "hunyuan_video", "call": {"true_cfg_scale": "2"}}, "negative_prompt"),
+        ({"call": {"true_cfg_scale": 1}}, "negative_prompt"),
+        ({"call": {"true_cfg_scale": "2"}}, "negative_prompt"),
         ({"flow_shift": 0}, "flow_shift"),
     ],
     ids=str,
@@ -113,6 +111,15 @@ def test_a_bad_entry_is_named_in_one_line(tmp_path: Path, changes: dict[str, Any
     model = changes.get("id", "tiny")
     assert str(caught.value).startswith(f"catalog {path}: model {model}: ")
     assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_family_of_an_earlier_version_is_noted_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "catalog.json"
+    path.write_text(json.dumps([MODEL | {"family": "wan"}]))
+    for _ in range(2):
+        spec = Catalog.load(path).default
+    assert caplog.messages == [f"catalog {path}: model tiny: family has no effect any more; leave it out"]
+    assert "family" not in spec.model_dump_json()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[", "[]", "null"])

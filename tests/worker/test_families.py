@@ -34,7 +34,6 @@ def spec(family: str, folder: Path, **changes: object) -> ModelSpec:
     """Its catalog entry."""
     own = FAMILIES[family]
     entry: dict[str, object] = {
-        "family": own.family,
         "sizes": [own.size],
         "frames": [own.frames],
         "default_frames": own.frames,

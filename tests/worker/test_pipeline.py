@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
-from adaspa_worker.pipeline import FAMILIES, Engine, load
+from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from tiny_wan import FRAMES, SIZE, model_spec
 
@@ -91,8 +90,10 @@ def test_a_stop_in_mid_decode_comes_through_and_the_next_clip_is_right(
     assert np.array_equal(generate(tiny_engine, params()), before)
 
 
-def test_every_family_of_the_catalog_has_an_engine() -> None:
-    assert set(get_args(ModelSpec.model_fields["family"].annotation)) == set(FAMILIES)
+def test_a_pipeline_without_an_engine_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "AllegroPipeline"}')
+    with pytest.raises(ModelUnavailable, match="holds a AllegroPipeline; there are engines for CogVideoXPipeline, "):
+        load(ModelSpec.model_validate(model_spec(tmp_path)), tmp_path)
 
 
 def test_a_folder_that_does_not_load_is_refused(tmp_path: Path) -> None:

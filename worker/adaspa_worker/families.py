@@ -1,9 +1,16 @@
-"""What models of each family can make, by their configurations alone: importing a pipeline takes many seconds."""
+"""Which engine a model has, by its pipeline's class, and what it can make.
 
+All of it comes from the configurations in the model's folder alone: importing a pipeline takes many seconds.
+"""
+
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from adaspa_worker.source import ModelUnavailable, first_line
 
 Config = Mapping[str, Any]
 
@@ -20,6 +27,7 @@ class Limits:
         text: the one length that encoded texts may have, in tokens.
         steps: the fewest denoising steps.
         guided: whether a guidance scale has an effect.
+        distilled: whether that is an input of the model, so that a negative prompt needs a ``true_cfg_scale``.
     """
 
     side: int
@@ -31,6 +39,7 @@ class Limits:
     text: int | None = None
     steps: int = 1
     guided: bool = True
+    distilled: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,13 @@ class Family:
     """A model family.
 
     Args:
-        pipeline: its class of diffusers.
-        transformer: likewise.
+        engine: its class, after its module in ``engines``.
+        transformer: its class of diffusers.
         limits: of a model, by the configurations of its VAE and its transformer.
         compiles: whether diffusers knows which blocks of its transformer to compile.
     """
 
-    pipeline: str
+    engine: str
     transformer: str
     limits: Callable[[Config, Config], Limits]
     compiles: bool = True
@@ -61,7 +70,8 @@ def wan(vae: Config, transformer: Config) -> Limits:
 
 def hunyuan_video(vae: Config, transformer: Config) -> Limits:
     side = vae["spatial_compression_ratio"] * transformer["patch_size"]
-    return Limits(side, vae["temporal_compression_ratio"], guided=transformer.get("guidance_embeds", True))
+    guided = transformer.get("guidance_embeds", True)
+    return Limits(side, vae["temporal_compression_ratio"], guided=guided, distilled=True)
 
 
 def hunyuan_video15(vae: Config, transformer: Config) -> Limits:
@@ -95,10 +105,38 @@ def mochi(vae: Config, transformer: Config) -> Limits:
 
 
 FAMILIES = {
-    "wan": Family("WanPipeline", "WanTransformer3DModel", wan),
-    "hunyuan_video": Family("HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel", hunyuan_video),
-    "hunyuan_video15": Family("HunyuanVideo15Pipeline", "HunyuanVideo15Transformer3DModel", hunyuan_video15),
-    "cogvideox": Family("CogVideoXPipeline", "CogVideoXTransformer3DModel", cogvideox, compiles=False),
-    "ltx": Family("LTXPipeline", "LTXVideoTransformer3DModel", ltx),
-    "mochi": Family("MochiPipeline", "MochiTransformer3DModel", mochi, compiles=False),
+    "CogVideoXPipeline": Family("cogvideox.CogVideoXEngine", "CogVideoXTransformer3DModel", cogvideox, compiles=False),
+    "HunyuanVideo15Pipeline": Family(
+        "hunyuan_video15.HunyuanVideo15Engine", "HunyuanVideo15Transformer3DModel", hunyuan_video15
+    ),
+    "HunyuanVideoPipeline": Family("hunyuan_video.HunyuanVideoEngine", "HunyuanVideoTransformer3DModel", hunyuan_video),
+    "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx),
+    "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),
+    "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan),
 }
+"""By the pipeline's class of diffusers, which a model's folder names."""
+
+
+def pipeline_of(folder: Path) -> str:
+    """Return the pipeline's class of a model's folder, one of ``FAMILIES``. Raises ModelUnavailable."""
+    try:
+        name = read(folder / "model_index.json").get("_class_name")
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelUnavailable(f"{folder}: cannot be loaded ({first_line(error)})") from error
+    if name not in FAMILIES:
+        raise ModelUnavailable(f"{folder}: holds a {name}; there are engines for {', '.join(FAMILIES)}")
+    return str(name)
+
+
+def limits_of(folder: Path) -> Limits:
+    """Return what the model in a folder can make. Raises KeyError where its configurations lack something."""
+    limits = FAMILIES[pipeline_of(folder)].limits
+    return limits(read(folder / "vae" / "config.json"), read(folder / "transformer" / "config.json"))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return a JSON file's object."""
+    found = json.loads(file.read_text())
+    if not isinstance(found, dict):
+        raise TypeError(f"{file} holds no JSON object")
+    return found

@@ -4,7 +4,6 @@ The pipelines round sizes and frames without a word, or fail after minutes of wo
 """
 
 import ast
-import json
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
-from adaspa_worker.families import FAMILIES, Config, Limits
+from adaspa_worker.families import FAMILIES, Config, Limits, limits_of, pipeline_of, read
 from adaspa_worker.source import ModelUnavailable, first_line
 
 TAKEN = {
@@ -35,11 +34,12 @@ def check(spec: ModelSpec, folder: Path) -> None:
     Raises:
         ModelUnavailable: one line with the model, the field and what is allowed.
     """
-    wanted, found = FAMILIES[spec.family].transformer, read(folder / "transformer" / "config.json").get("_class_name")
-    if found != wanted:
-        raise wrong(spec, "family", f"{spec.family} has a {wanted}, and {folder} a {found}")
+    pipeline = pipeline_of(folder)
+    family, found = FAMILIES[pipeline], read(folder / "transformer" / "config.json").get("_class_name")
+    if found != family.transformer:
+        raise wrong(spec, "source", f"{pipeline} has a {family.transformer}, and {folder} a {found}")
     try:
-        limits = limits_of(spec.family, folder)
+        limits = limits_of(folder)
     except KeyError as error:
         raise wrong(spec, "source", f"the configurations of {folder} lack {error}") from error
     check_sizes(spec, limits)
@@ -49,19 +49,17 @@ def check(spec: ModelSpec, folder: Path) -> None:
         raise wrong(spec, "steps_range", f"{spec.steps_range[0]} is too few; allowed: {limits.steps} and more")
     if not limits.guided and spec.guidance_range[0] < spec.guidance_range[1]:
         raise wrong(spec, "guidance_range", "the model knows no guidance; allowed: one number, twice")
-    if spec.compile and not FAMILIES[spec.family].compiles:
-        raise wrong(spec, "compile", f"diffusers names no blocks of {spec.family} to compile; allowed: false")
+    if limits.distilled and spec.negative_prompt and "true_cfg_scale" not in spec.call:
+        allowed = "allowed: false, or a true_cfg_scale in call that goes over 1"
+        raise wrong(spec, "negative_prompt", f"has no effect; {allowed}")
+    if spec.compile and not family.compiles:
+        raise wrong(spec, "compile", f"diffusers names no blocks of a {family.transformer} to compile; allowed: false")
     check_call(spec, limits, folder)
     for name in ("flow_shift", "flow_shift_range"):
         told = getattr(spec, name)
         if told is not None and shift_field(read(folder / "scheduler" / "scheduler_config.json")) is None:
             raise wrong(spec, name, "the model's scheduler has no shift to set; allowed: null")
     check_attention(spec)
-
-
-def limits_of(family: str, folder: Path) -> Limits:
-    """What the model in a folder can make. Raises KeyError where its configurations lack something."""
-    return FAMILIES[family].limits(read(folder / "vae" / "config.json"), read(folder / "transformer" / "config.json"))
 
 
 def check_sizes(spec: ModelSpec, limits: Limits) -> None:
@@ -93,7 +91,7 @@ def check_frames(spec: ModelSpec, limits: Limits) -> None:
 
 def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
     """The arguments that the catalog adds to the pipeline's call."""
-    pipeline = FAMILIES[spec.family].pipeline
+    pipeline = pipeline_of(folder)
     known = call_arguments(pipeline)
     free = {name: value for name, value in known.items() if name not in TAKEN}
     for name, value in spec.call.items():
@@ -166,14 +164,6 @@ def check_attention(spec: ModelSpec) -> None:
         operator_config(spec.attention)
     except (ValueError, TypeError) as error:
         raise wrong(spec, "attention", first_line(error)) from error
-
-
-def read(file: Path) -> dict[str, Any]:
-    """A JSON file's object."""
-    found = json.loads(file.read_text())
-    if not isinstance(found, dict):
-        raise TypeError(f"{file} holds no JSON object")
-    return found
 
 
 def wrong(spec: ModelSpec, field: str, why: str) -> ModelUnavailable:

@@ -16,6 +16,8 @@ from adaspa_api.words import StepKind
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 
+from adaspa_worker.families import FAMILIES, pipeline_of
+
 StepCallback = Callable[[int, StepKind | None], None]
 """Called after each denoising step with the number of finished steps and the kind of the last one."""
 
@@ -86,17 +88,6 @@ class Engine(Protocol):
         """Drop every cache of the request that ended."""
 
 
-FAMILIES = {
-    "wan": "WanEngine",
-    "hunyuan_video": "HunyuanVideoEngine",
-    "hunyuan_video15": "HunyuanVideo15Engine",
-    "cogvideox": "CogVideoXEngine",
-    "ltx": "LTXEngine",
-    "mochi": "MochiEngine",
-}
-"""The class of each family, in the module of ``engines`` of the same name."""
-
-
 def load(spec: ModelSpec, folder: Path) -> Engine:
     """Load a model by its catalog entry.
 
@@ -105,6 +96,6 @@ def load(spec: ModelSpec, folder: Path) -> Engine:
     """
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # it would fill the worker's log
-    family = import_module(f"adaspa_worker.engines.{spec.family}")
-    engine: Engine = getattr(family, FAMILIES[spec.family])(spec, folder)
+    module, _, name = FAMILIES[pipeline_of(folder)].engine.partition(".")
+    engine: Engine = getattr(import_module(f"adaspa_worker.engines.{module}"), name)(spec, folder)
     return engine

@@ -20,8 +20,9 @@ from adaspa_worker.attention import attention_config, operator_config
 from adaspa_worker.engines import own_call
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
+from adaspa_worker.families import limits_of
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
-from adaspa_worker.offer import limits_of, shift_field
+from adaspa_worker.offer import shift_field
 from adaspa_worker.pipeline import Encoded, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
 from adaspa_worker.source import ModelUnavailable, first_line
@@ -50,7 +51,7 @@ class DiffusersEngine(ABC):
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            self.limits = limits_of(spec.family, folder)
+            self.limits = limits_of(folder)
             self.pipe = self._load(folder)
             self.transformers: list[Any] = [
                 part
