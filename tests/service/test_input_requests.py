@@ -1,5 +1,6 @@
 """Images in requests: as each kind of client sends them, what becomes of them, and how bad ones are refused."""
 
+import asyncio
 import base64
 import json
 import socket
@@ -15,6 +16,8 @@ import httpx
 import openai
 import pytest
 import redis
+from adaspa_client import AsyncClient, Client, Video
+from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.orphans import find_orphans, remove_orphan
@@ -221,6 +224,41 @@ def test_openais_client_sends_a_file_and_a_reference(service: Service, images: s
         with pytest.raises(openai.BadRequestError) as caught:
             client.videos.create(prompt="a red circle", extra_body={"input_reference": {"file_id": "file_1"}})
         assert caught.value.param == "input_reference[file_id]"
+
+
+def test_the_clients_send_a_path_bytes_or_a_url(service: Service, images: str, tmp_path: Path) -> None:
+    path = tmp_path / "start.png"
+    path.write_bytes(WIDE)
+    asked: dict[str, Any] = {"last_image": WIDE, "steps": 7, "guidance_scale": 2.5, "size": "128x64", "fit": "contain"}
+
+    async def awaited(image: Path | str | bytes) -> list[Video]:
+        async with AsyncClient(service.url) as client:
+            return [await client.create("a red circle", image=image), *await client.create_batch("x", 2, image=image)]
+
+    for image in (path, str(path), WIDE, f"{images}/good", data_uri(WIDE)):
+        with Client(service.url) as client:
+            both = client.create("a red circle", image=image, **asked)
+        assert (both.task, both.steps, both.guidance_scale, both.size) == ("first_last_frame", 7, 2.5, "128x64")
+        for video in (both, *asyncio.run(awaited(image))):
+            assert_corners(shown(service, video.model_dump()))
+
+
+def test_the_command_sends_an_image(service: Service, images: str, tmp_path: Path) -> None:
+    path = tmp_path / "start.png"
+    path.write_bytes(WIDE)
+    asked = ("generate", "a red circle", "--detach", "--json", "--server", service.url)
+    for image in (str(path), f"{images}/good"):
+        made = adaspa(*asked, "--image", image, "--last-image", str(path), "--fit", "contain")
+        video = json.loads(made.stdout)
+        assert video["task"] == "first_last_frame"
+        assert_corners(shown(service, video))
+    for more, said in (
+        (("--image", str(tmp_path / "none.png")), "--image: "),
+        (("--image", str(path), "--local"), "--image: is for a server"),
+        (("--image", str(path), "--model", "text"), "model text takes none"),
+    ):
+        refused = adaspa(*[word for word in asked if word != "--detach" or "--local" not in more], *more)
+        assert refused.returncode and said in refused.stderr, refused.stderr
 
 
 def test_first_and_last_frame_and_how_they_fit(service: Service) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from adaspa_api.fields import ROLES, VideoCreate, rows
 from adaspa_api.words import JobStatus
 from adaspa_client import Video, VideoFields
 from adaspa_jobs.catalog import Catalog, CatalogError
@@ -17,7 +18,7 @@ from adaspa_jobs.job import Job, JobParams, Progress
 from adaspa_jobs.settings import get_settings
 
 from adaspa_service.cli.progress import NotCompleted, shown
-from adaspa_service.cli.terminal import fail
+from adaspa_service.cli.terminal import Exit, fail
 
 NEEDED = ("fastapi", "adaspa_worker", "torch", "diffusers")
 MODULE = "adaspa_worker.local"
@@ -26,8 +27,9 @@ MODULE = "adaspa_worker.local"
 def resolved(prompt: str, number: int, asked: VideoFields) -> list[JobParams]:
     """The jobs of a request, as the gateway would make them of the catalog here. Ends the command if it is wrong."""
     need(NEEDED, "--local")
-    from adaspa_api.fields import VideoCreate  # noqa: PLC0415
-
+    for name in ROLES:
+        if name in asked:
+            fail(f"{rows(VideoCreate)[name].option}: is for a server; with --local there is none", Exit.usage)
     from adaspa_service.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
     from adaspa_service.gateway.params import batch  # noqa: PLC0415
 

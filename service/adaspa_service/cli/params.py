@@ -4,14 +4,17 @@ model's: the catalog has them."""
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
-from adaspa_api.fields import VideoCreate, rows
+from adaspa_api.fields import ROLES, VideoCreate, rows
 from adaspa_api.limits import Choice
 from adaspa_client import VideoFields
+from adaspa_client.images import is_url
 
 from adaspa_service.cli.completion import model_ids
+from adaspa_service.cli.terminal import Exit, fail
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -49,5 +52,9 @@ def option(name: str) -> inspect.Parameter:
 
 
 def given(asked: Mapping[str, object]) -> VideoFields:
-    """Those that were given: the others are left to the model."""
+    """Those that were given: the others are left to the model. Ends the command where an image is no file."""
+    for name in ROLES:
+        image = asked.get(name)
+        if isinstance(image, str) and not is_url(image) and not Path(image).is_file():
+            fail(f"{rows(VideoCreate)[name].option}: {image}: no such file; allowed: a file or a URL", Exit.usage)
     return cast(VideoFields, {name: value for name, value in asked.items() if value is not None})

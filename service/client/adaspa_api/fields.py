@@ -110,15 +110,15 @@ class Frame(Scene):
     input_reference: Annotated[
         str | None, Row(Picture(Role.first), "First frame", option="--image", metavar="FILE|URL", clash=_one_task)
     ] = None
-    """The image that the video begins with, with models whose `tasks` take one: a file of a form, a data URI or a URL.
+    """The image that the video begins with. A file of a form, a data URI or a URL, with models whose `tasks` take one.
     Without `size` its shape chooses one of the model's sizes."""
     last_frame: Annotated[
         str | None, Row(Picture(Role.last), "Last frame", option="--last-image", metavar="FILE|URL", clash=_one_task)
     ] = None
-    """The image that the video ends with, given the same ways, beside `input_reference`."""
+    """The image that the video ends with. Given the same ways, beside `input_reference`."""
     fit: Annotated[str | None, Row(Choice(words=Fit), "Fit", clash=_an_image)] = None
-    """How an image of another shape gets the video's size: `cover` cuts it off evenly at two sides, `contain` leaves
-    two sides black. Default: `cover`."""
+    """How an image of another shape gets the video's size: `cover` cuts two sides off, `contain` leaves two black.
+    Default: `cover`."""
 
 
 class Kept(Scene):

@@ -29,7 +29,8 @@ class Send:
 
     method: str
     path: str
-    body: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """As arguments of httpx."""
     query: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,22 +71,22 @@ def call(send: Send, retries: int) -> Plan[httpx.Response]:
     raise AssertionError("the last try has no delay")
 
 
-def create(prompt: str, fields: Mapping[str, Any], key: str | None, retries: int) -> Plan[Video]:
+def create(body: Mapping[str, Any], key: str | None, retries: int) -> Plan[Video]:
     """Submit a prompt."""
-    send = Send("POST", "/videos", {"prompt": prompt, **fields}, headers=once(key))
+    send = Send("POST", "/videos", body, headers=once(key))
     return Video.model_validate((yield from call(send, retries)).json())
 
 
-def create_batch(prompt: str, n: int, fields: Mapping[str, Any], key: str | None, retries: int) -> Plan[list[Video]]:
+def create_batch(body: Mapping[str, Any], key: str | None, retries: int) -> Plan[list[Video]]:
     """Submit a prompt with several seeds."""
-    send = Send("POST", "/videos", {"prompt": prompt, "n": n, **fields}, headers=once(key))
+    send = Send("POST", "/videos", body, headers=once(key))
     return VideoList.model_validate((yield from call(send, retries)).json()).data
 
 
 def remix(video_id: str, prompt: str, webhook_url: str | None, key: str | None, retries: int) -> Plan[Video]:
     """Submit another prompt with the rest of a video's recipe."""
     asked = {"prompt": prompt} | ({"webhook_url": webhook_url} if webhook_url else {})
-    send = Send("POST", f"/videos/{video_id}/remix", asked, headers=once(key))
+    send = Send("POST", f"/videos/{video_id}/remix", {"json": asked}, headers=once(key))
     return Video.model_validate((yield from call(send, retries)).json())
 
 

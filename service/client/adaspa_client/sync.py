@@ -17,6 +17,7 @@ from adaspa_client import plans
 from adaspa_client.download import Download
 from adaspa_client.errors import ApiError, api_error
 from adaspa_client.events import Event, EventReader
+from adaspa_client.images import Image, body_of
 from adaspa_client.local_token import LocalToken
 from adaspa_client.plans import Answer, Pause, Plan
 
@@ -59,15 +60,32 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def create(self, prompt: str, *, idempotency_key: str | None = None, **fields: Unpack[VideoFields]) -> Video:
-        """Submit a prompt."""
-        return self._run(plans.create(prompt, fields, idempotency_key, self._retries))
+    def create(
+        self,
+        prompt: str,
+        *,
+        image: Image | None = None,
+        last_image: Image | None = None,
+        idempotency_key: str | None = None,
+        **fields: Unpack[VideoFields],
+    ) -> Video:
+        """Submit a prompt, and the images that the video begins and ends with: each a path, bytes or a URL."""
+        body = body_of({"prompt": prompt, **fields}, image, last_image)
+        return self._run(plans.create(body, idempotency_key, self._retries))
 
     def create_batch(
-        self, prompt: str, n: int, *, idempotency_key: str | None = None, **fields: Unpack[VideoFields]
+        self,
+        prompt: str,
+        n: int,
+        *,
+        image: Image | None = None,
+        last_image: Image | None = None,
+        idempotency_key: str | None = None,
+        **fields: Unpack[VideoFields],
     ) -> list[Video]:
         """Submit a prompt with ``n`` seeds that follow one another: all are accepted or none."""
-        return self._run(plans.create_batch(prompt, n, fields, idempotency_key, self._retries))
+        body = body_of({"prompt": prompt, "n": n, **fields}, image, last_image)
+        return self._run(plans.create_batch(body, idempotency_key, self._retries))
 
     def remix(
         self, video_id: str, prompt: str, *, webhook_url: str | None = None, idempotency_key: str | None = None
@@ -211,7 +229,7 @@ class Client:
                 continue
             try:
                 answer = self._http.request(
-                    asked.method, asked.path, json=asked.body, params=asked.query, headers=asked.headers
+                    asked.method, asked.path, params=asked.query, headers=asked.headers, **asked.body
                 )
             except httpx.TransportError as error:
                 answer = error

@@ -1,0 +1,46 @@
+"""Images of a request: a file goes in a form, the address of one as it is."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Image = str | Path | bytes
+"""A file's path or bytes, or a URL: http, https or data."""
+URLS = ("http://", "https://", "data:")
+
+
+def is_url(image: Image) -> bool:
+    """Whether it is an address, and not a file's path or bytes."""
+    return isinstance(image, str) and image.lower().startswith(URLS)
+
+
+def body_of(fields: Mapping[str, Any], image: Image | None, last_image: Image | None) -> dict[str, Any]:
+    """What is sent for the fields of a request and its images, as arguments of httpx.
+
+    Args:
+        fields: by name; an image among them is what ``image`` may be, too.
+        image, last_image: what the video begins and ends with.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    given = {"input_reference": image, "last_frame": last_image}
+    images = {name: each for name in given if (each := given[name] or fields.get(name)) is not None}
+    urls = {name: each for name, each in images.items() if is_url(each)}
+    files = {name: named(each) for name, each in images.items() if name not in urls}
+    asked = {name: value for name, value in fields.items() if name not in images} | urls
+    if not files:
+        return {"json": asked}
+    texts = {name: (None, as_text(value)) for name, value in asked.items() if value is not None}
+    return {"files": {**texts, **files}}
+
+
+def named(image: Image) -> tuple[str, bytes]:
+    """A file's name and bytes."""
+    return ("image", image) if isinstance(image, bytes) else (Path(image).name, Path(image).read_bytes())
+
+
+def as_text(value: object) -> str:
+    """A field's value as a form has it."""
+    return value if isinstance(value, str) else json.dumps(value)
