@@ -4,6 +4,7 @@ import logging
 from pathlib import PurePosixPath
 from typing import Any
 
+from adaspa_api.videos import Variant
 from adaspa_api.words import OutputFormat
 from adaspa_jobs.job import Artifact
 from adaspa_jobs.storage import ObjectMissing
@@ -13,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.links import ReadableJob
-from adaspa_service.gateway.lookup import Variant, find_artifact
+from adaspa_service.gateway.lookup import find_artifact
 from adaspa_service.gateway.ranges import select
 from adaspa_service.gateway.state import StateDep
 
@@ -42,7 +43,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     openapi_extra={"security": [{}]},  # a link needs no key
 )
 def download(
-    video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = Variant.video
+    video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = "video"
 ) -> Response:
     """A file of a completed video, for its owner's key or for whoever has a link to it.
 
@@ -70,7 +71,7 @@ def download(
 
 @router.head("/videos/{video_id}/content", response_class=Response, include_in_schema=False)
 def describe(
-    video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = Variant.video
+    video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = "video"
 ) -> Response:
     """The headers of the whole file, or 304; ranges have no meaning here."""
     artifact = find_artifact(job, variant)

@@ -10,7 +10,7 @@ import math
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from adaspa_api.videos import Link
+from adaspa_api.videos import Link, Variant
 from adaspa_jobs.job import OPEN_OWNER, Job
 from fastapi import APIRouter, Depends, Query, Request
 
@@ -19,7 +19,7 @@ from adaspa_service.access.keys import Scope
 from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.access import Reader, Token
 from adaspa_service.gateway.errors import ErrorBody
-from adaspa_service.gateway.lookup import Variant, find, find_artifact, find_linked
+from adaspa_service.gateway.lookup import find, find_artifact, find_linked
 from adaspa_service.gateway.state import StateDep
 
 MAX_SECONDS = 7 * 86400
@@ -36,7 +36,7 @@ def link(
     request: Request,
     state: StateDep,
     caller: Reader,
-    variant: Variant = Variant.video,
+    variant: Variant = "video",
     expires_in: Annotated[int, Query(ge=1, le=MAX_SECONDS, description="Seconds.")] = 3600,
     via: Annotated[
         Literal["gateway", "storage"], Query(description="Who serves the file; storage only where it signs addresses.")
@@ -68,7 +68,7 @@ def _by_link_or_key(
     request: Request,
     state: StateDep,
     token: Token,
-    variant: Variant = Variant.video,
+    variant: Variant = "video",
     expires: Annotated[int | None, Query(ge=0, le=10**11, description="Of a link.")] = None,
     signature: Annotated[str | None, Query(max_length=64, description="Of a link.")] = None,
 ) -> Job:

@@ -1,7 +1,6 @@
 """Finding a job and its files."""
 
-from enum import StrEnum
-
+from adaspa_api.videos import Variant
 from adaspa_api.words import JobStatus
 from adaspa_jobs.job import Artifact, Job
 from adaspa_jobs.store import VIDEO_ID
@@ -10,19 +9,8 @@ from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.state import AppState
 
-
-class Variant(StrEnum):
-    """A file of a job."""
-
-    video = "video"
-    thumbnail = "thumbnail"
-    spritesheet = "spritesheet"
-    first_frame = "first_frame"
-    """As it was asked for."""
-    last_frame = "last_frame"
-
-
-OF_THE_REQUEST = frozenset({Variant.first_frame, Variant.last_frame})
+OF_THE_REQUEST = ("first_frame", "last_frame")
+"""Variants that are images as they were asked for."""
 
 
 def find(state: AppState, caller: Caller, video_id: str) -> Job:
@@ -46,7 +34,7 @@ def find_artifact(job: Job, variant: Variant) -> Artifact:
 
     The images of a request are there from the beginning, those of its result once it is completed.
     """
-    given = {Variant(f"{each.role}_frame"): each for each in job.params.inputs}
+    given = {f"{each.role}_frame": each for each in job.params.inputs}
     if variant in given:
         return given[variant]
     if variant not in OF_THE_REQUEST and job.status is not JobStatus.completed:
