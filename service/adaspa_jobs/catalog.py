@@ -129,6 +129,11 @@ class ModelSpec(BaseModel):
             raise ValueError(f"negative_prompt: has no effect; allowed: false, or a {scale} that goes over 1")
         return self
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether it makes videos of images too."""
+        return any(task.roles for task in self.tasks)
+
     def heeds_negative(self, guidance_scale: float) -> bool:
         """Whether a negative prompt has an effect at this guidance scale."""
         # A distilled model's guidance scale is an input, and another one, if it has that, weighs the negative prompt.

@@ -116,7 +116,7 @@ class Frame(Scene):
         str | None, Row(Picture(Role.last), "Last frame", option="--last-image", metavar="FILE|URL", clash=_one_task)
     ] = None
     """The image that the video ends with. Given the same ways, beside `input_reference`."""
-    fit: Annotated[str | None, Row(Choice(words=Fit), "Fit", clash=_an_image)] = None
+    fit: Annotated[str | None, Row(Choice(words=Fit, taken="takes_images"), "Fit", clash=_an_image)] = None
     """How an image of another shape gets the video's size: `cover` cuts two sides off, `contain` leaves two black.
     Default: `cover`."""
 

@@ -111,12 +111,14 @@ class Choice:
         default: the entry's field that has it.
         first: whether the first is the default.
         words: all that any model may offer.
+        taken: the entry's field that says whether the model takes it; None: every model does.
     """
 
     choices: str | None = None
     default: str | None = None
     first: bool = False
     words: type[StrEnum] | None = None
+    taken: str | None = None
 
     def of(self, entry: Entry) -> Sequence[Any]:
         """Those that the model offers."""
@@ -136,7 +138,9 @@ class Choice:
     def allowed(self, entry: Entry) -> str:
         return ", ".join(map(str, self.of(entry)))
 
-    def schema(self, entry: Entry) -> dict[str, Any]:
+    def schema(self, entry: Entry) -> dict[str, Any] | None:
+        if self.taken and not getattr(entry, self.taken):
+            return None
         return _given({"enum": list(self.of(entry)), "default": self.otherwise(entry)})
 
 
