@@ -69,6 +69,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"warmup": -1}, "warmup", "allowed: 0 to 23"),
     ({"warmup": 10, "steps": 10}, "warmup", "allowed: 0 to 9"),
     ({"warmup": 0.5}, "warmup", "allowed: 0 to 23"),
+    ({"guidance_scale_2": 3.0}, "guidance_scale_2", "is not offered with model demo; allowed: none"),
     ({"flow_shift": 3.0}, "flow_shift", "is not offered with model demo; allowed: none"),
     ({"flow_shift": "far"}, "flow_shift", "allowed: none"),
     ({"output_format": "avi"}, "output_format", "allowed: mp4, webm, gif, webp"),

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adaspa_api.fields import VideoCreate, rows
 from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from running_gateway import Service, serving
 
-FIELDS = ["flow_shift"]
+FIELDS = ["flow_shift", "guidance_scale_2"]
 
 
 @pytest.fixture
@@ -63,4 +64,11 @@ def test_it_is_an_option_of_the_command_line(service: Service, name: str) -> Non
     video = json.loads(made.stdout)
     assert video[name] == 4.5, made.stderr
     shown = adaspa("show", video["id"], server=service.url).stdout
-    assert f"{name.replace('_', ' ')}\t4.5" in shown
+    assert f"{rows(VideoCreate)[name].label.lower()}\t4.5" in shown
+
+
+def test_a_second_guidance_without_the_first_is_refused(service: Service) -> None:
+    answer = service.http.post("/videos", json={"prompt": "x", "guidance_scale": 1, "guidance_scale_2": 3})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "guidance_scale_2")
+    assert "has no effect with guidance_scale 1; allowed: none, or a guidance_scale over 1" in error["message"]

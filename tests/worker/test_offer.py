@@ -65,6 +65,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("wan", {"call": {"height": 64}}, "call.height: comes from the job"),
     ("wan", {"call": {"num_videos_per_prompt": 2}}, "call.num_videos_per_prompt: comes from the job or the worker"),
     ("wan", {"call": {"guidance_scale_2": 3.0}}, "call.guidance_scale_2: the model has no second expert"),
+    ("wan", {"guidance_scale_2_range": [1, 9]}, "guidance_scale_2_range: the model has no second expert"),
     ("wan", {"attention": {"sparsity": 2}}, "attention: sparsity must be"),
     ("wan", {"attention": {"nonsense": 1}}, "attention: .*nonsense"),
     ("hunyuan-video", {"negative_prompt": True}, "negative_prompt: has no effect; allowed: false, or a true_cfg_scale"),
@@ -150,23 +151,39 @@ def test_a_shift_of_the_schedule_is_the_schedulers(
     assert not torch.equal(engine.pipe.scheduler.sigmas, own.sigmas)
 
 
-@pytest.mark.parametrize("name", ["wan", "ltx"])
-def test_a_jobs_shift_is_its_own(folders: Callable[[str], Path], params: Callable[..., JobParams], name: str) -> None:
-    """It wins over the catalog's, which the jobs after it have again."""
-    folder = folders(name)
-    width, height = map(int, (TINY | KINDRED)[name].size.split("x"))
+@pytest.mark.parametrize(
+    ("name", "mild", "strong"),
+    [
+        ("wan", {"flow_shift": 2.0}, {"flow_shift": 7.0}),
+        ("ltx", {"flow_shift": 2.0}, {"flow_shift": 7.0}),
+        ("wan-2.2", {"guidance_scale_2": 2.0}, {"guidance_scale_2": 7.0}),
+    ],
+)
+def test_what_a_job_names_wins_over_the_catalog(
+    folders: Callable[[str], Path],
+    params: Callable[..., JobParams],
+    name: str,
+    mild: dict[str, float],
+    strong: dict[str, float],
+) -> None:
+    """The jobs after it have the catalog's again."""
+    folder, tiny = folders(name), (TINY | KINDRED)[name]
+    width, height = map(int, tiny.size.split("x"))
+
+    def loaded(told: dict[str, float]) -> pipeline.Engine:
+        entry = told if "flow_shift" in told else {"call": {**tiny.call, **told}}
+        return pipeline.load(spec(name, folder, **entry), folder)
 
     def latents(engine: pipeline.Engine, **asked: Any) -> torch.Tensor:
-        frames = (TINY | KINDRED)[name].frames
-        job = params(width=width, height=height, num_frames=frames, steps=3, quality="exact", **asked)
+        job = params(width=width, height=height, num_frames=tiny.frames, steps=4, quality="exact", **asked)
         made = engine.denoise(job, engine.encode_prompt(job), lambda *_: None)
         engine.reset()
         return made
 
-    mild, strong = (pipeline.load(spec(name, folder, flow_shift=shift), folder) for shift in (2.0, 7.0))
-    assert torch.equal(latents(mild, flow_shift=7.0), latents(strong))
-    assert torch.equal(latents(mild), latents(strong, flow_shift=2.0))
-    assert not torch.equal(latents(mild), latents(strong))
+    one, other = loaded(mild), loaded(strong)
+    assert torch.equal(latents(one, **strong), latents(other))
+    assert torch.equal(latents(one), latents(other, **mild))
+    assert not torch.equal(latents(one), latents(other))
 
 
 def test_a_shift_has_each_schedulers_name_and_none_where_it_would_have_no_effect(

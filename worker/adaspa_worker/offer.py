@@ -104,11 +104,12 @@ def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
             raise wrong(spec, field, f"{value!r} is no {type(default).__name__}")
         if name in ("sigmas", "timesteps") and value is not None and set(spec.steps_range) != {len(value)}:
             raise wrong(spec, "steps_range", f"{field} has {len(value)} steps; allowed: {[len(value)] * 2}")
-    if (
-        spec.call.get("guidance_scale_2") is not None
-        and read(folder / "model_index.json").get("boundary_ratio") is None
-    ):
-        raise wrong(spec, "call.guidance_scale_2", "the model has no second expert (boundary_ratio)")
+    two = read(folder / "model_index.json").get("boundary_ratio") is not None
+    told = {"call.guidance_scale_2": spec.call.get("guidance_scale_2")}
+    told |= spec.model_dump(include={"guidance_scale_2_range"})
+    for field, value in told.items():
+        if value is not None and not two:
+            raise wrong(spec, field, "the model has no second expert (boundary_ratio)")
     text = spec.call.get("max_sequence_length", known.get("max_sequence_length"))
     if limits.text not in (None, text):
         raise wrong(spec, "call.max_sequence_length", f"{text} does not fit the model; allowed: {limits.text}")

@@ -62,6 +62,13 @@ def _needs_guidance(asked: Asked, entry: Entry) -> str | None:
     return f"has no effect with guidance_scale {scale:g}; allowed: none, or a guidance_scale over 1"
 
 
+def _needs_the_first(asked: Asked, entry: Entry) -> str | None:
+    scale = asked["guidance_scale"]
+    if scale > 1:
+        return None
+    return f"has no effect with guidance_scale {scale:g}; allowed: none, or a guidance_scale over 1"
+
+
 def _preset_or_settings(asked: Asked, entry: Entry) -> str | None:
     settings = [name for name, row in rows(Kept).items() if row.by_hand and asked[name] is not None]
     return f"comes with {', '.join(settings)}; allowed: a preset or settings" if settings else None
@@ -136,6 +143,16 @@ class Kept(Scene):
         float | None, Row(Range("guidance_range", "default_guidance"), "Guidance", option="--guidance")
     ] = None
     """Guidance scale."""
+    guidance_scale_2: Annotated[
+        float | None,
+        Row(
+            Range("guidance_scale_2_range", each=Annotated[float, Field(ge=0)]),
+            "Guidance of the second expert",
+            clash=_needs_the_first,
+        ),
+    ] = None
+    """Guidance scale of Wan 2.2's second expert, which takes over at low noise. Default: the model's own. It is refused
+    where it would have no effect: with a `guidance_scale` of 1."""
     negative_prompt: Annotated[
         str | None,
         Row(

@@ -16,6 +16,7 @@ class VideoFields(TypedDict, total=False):
     fps: int
     steps: int
     guidance_scale: float
+    guidance_scale_2: float
     negative_prompt: str
     seed: int
     quality: Literal["exact", "quality", "balanced", "fast"]

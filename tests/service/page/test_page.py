@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
 from browser import PLAYED, OpenTab, assert_accessible, clip, finished, webp
@@ -147,6 +148,30 @@ def test_every_setting_of_the_form_arrives(page: Page, service: Service) -> None
     job = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
     wanted = {"steps": 12, "seed": 7, "quality": "fast", "fps": 16, "guidance_scale": 2.5, "output_format": "webm"}
     assert {name: job[name] for name in wanted} == wanted and job["negative_prompt"] == "a star"
+
+
+def test_a_field_that_only_the_catalog_offers_stands_in_the_form(
+    page: Page, settings: Settings, tmp_path: Path
+) -> None:
+    """The page knows no name of it: it draws what ``GET /models`` tells."""
+    demo = Catalog.load(None).default.model_dump(mode="json")
+    catalog = tmp_path / "catalog.json"
+    catalog.write_text(json.dumps([demo | {"flow_shift_range": [1, 9]}, demo | {"id": "plain"}]))
+    with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
+        open_settings(page, service)
+        page.get_by_label("Flow shift").fill("9.5")
+        page.get_by_role("button", name="Generate video").click()
+        expect(page.locator("#flow_shift-error")).to_contain_text("allowed: 1.0 to 9.0")
+        assert_accessible(page)
+        page.get_by_label("Flow shift").fill("4.5")
+        page.get_by_role("button", name="Generate video").click()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator(".facts")).to_contain_text("Flow shift4.5")
+        assert service.http.get(f"/videos/{page.url.split('#')[1]}").json()["flow_shift"] == 4.5
+        page.get_by_label("Model").select_option("plain")
+        expect(page.get_by_label("Flow shift")).to_have_count(0)
+        page.get_by_role("button", name="Use settings").click()
+        expect(page.get_by_label("Flow shift")).to_have_value("4.5")
 
 
 def test_a_bulk_job_with_a_webhook(page: Page, settings: Settings, tmp_path: Path) -> None:
