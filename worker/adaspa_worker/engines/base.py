@@ -117,7 +117,8 @@ class DiffusersEngine(ABC):
 
     def _call(self, params: JobParams, generator: torch.Generator) -> None:
         """Call the pipeline as anyone would for this job."""
-        negative = {} if params.negative_prompt is None else {"negative_prompt": params.negative_prompt}
+        asked = {"negative_prompt": params.negative_prompt, "guidance_scale_2": params.guidance_scale_2}
+        given = {name: value for name, value in asked.items() if value is not None}  # few pipelines have both
         self.pipe(
             prompt=params.prompt,
             height=params.height,
@@ -126,8 +127,7 @@ class DiffusersEngine(ABC):
             num_inference_steps=params.steps,
             generator=generator,
             output_type="pt",
-            **negative,
-            **self.spec.call | self.arguments(params),
+            **self.spec.call | self.arguments(params) | given,
         )
 
     @contextmanager
