@@ -4,6 +4,8 @@ import { confirmed } from "./dialogs.js";
 import { copy, el, note } from "./dom.js";
 import { remix, reuse, rules } from "./form.js";
 
+const FIELDS = { first: "input_reference", last: "last_frame" }; // of an image, by its role
+
 export function actions(video) {
   const done = DONE.includes(video.status);
   return el("div", { className: "actions" },
@@ -45,7 +47,14 @@ async function remove(video) {
 
 function curl(video) {
   const asked = Object.keys(rules(video.model)).filter((name) => name !== "seconds" && video[name] != null); // its frames say it
-  const body = JSON.stringify(Object.fromEntries(asked.map((name) => [name, video[name]])));
   const auth = key.get() ? ` -H "Authorization: Bearer $ADASPA_API_KEY"` : "";
-  return `curl ${location.origin}/videos -H 'Content-Type: application/json'${auth} -d '${body.replaceAll("'", "'\\''")}'`;
+  if (video.inputs.length) {
+    const texts = asked.map((name) => ` --form-string ${quoted(`${name}=${video[name]}`)}`);
+    const images = video.inputs.map(({ role }) => ` -F ${FIELDS[role]}=@${role}_frame.png`);
+    return `curl ${location.origin}/videos${auth}${texts.join("")}${images.join("")}`;
+  }
+  const body = JSON.stringify(Object.fromEntries(asked.map((name) => [name, video[name]])));
+  return `curl ${location.origin}/videos -H 'Content-Type: application/json'${auth} -d ${quoted(body)}`;
 }
+
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;

@@ -24,10 +24,11 @@ export class ApiError extends Error {
 
 export async function call(method, path, { body, headers = {}, signal } = {}) {
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
-  if (body) headers["Content-Type"] = "application/json";
+  const form = body instanceof FormData; // whose type the browser names, with its boundary
+  if (body && !form) headers["Content-Type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
+    answer = await fetch(path, { method, headers, signal, body: body && !form ? JSON.stringify(body) : body });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new ApiError(0, { message: "The service cannot be reached." });

@@ -1,6 +1,7 @@
 // The form's fields for one model, with its limits.
 import { el } from "./dom.js";
 import { capital } from "./format.js";
+import { chooseSize, picker } from "./image.js";
 
 const QUALITY = {
   "": "The model's own settings, as the operator chose them.",
@@ -10,7 +11,7 @@ const QUALITY = {
   fast: "The fewest blocks: the fastest, for drafts.",
 };
 // Those that are not folded away, in their order.
-const FIRST = ["model", "size", "num_frames", "steps", "seed", "quality"];
+const FIRST = ["input_reference", "last_frame", "model", "size", "num_frames", "steps", "seed", "quality"];
 const CLEAR = ["fps", "steps", "guidance_scale"]; // their label says it
 const ELSEWHERE = ["prompt", "seconds"]; // the clip's length is told by its frames
 
@@ -38,6 +39,8 @@ export function promptField({ maxLength }) {
 export function settings(model, models) {
   const rules = model.parameters.properties;
   const own = {
+    input_reference: image("input_reference", chooseSize),
+    last_frame: image("last_frame"),
     model: (rule) => field("model", rule.title, el("select", {}, ...options(models.map((m) => m.id), model.id)), model.description, "wide"),
     size: (rule) => field("size", rule.title, el("select", {}, ...options(rule.enum, rule.default, (size) => size.replace("x", " × "))), "pixels"),
     num_frames: (rule) => field("num_frames", rule.title, control(rule)), // its hint is the clip's length
@@ -52,6 +55,7 @@ export function settings(model, models) {
   ];
 }
 
+const image = (name, onShown = () => {}) => (rule) => field(name, rule.title, picker(rule.title, onShown), "JPEG, PNG, WebP or AVIF: choose, drop or paste it", "wide");
 const isText = (rule) => !rule.enum && !isNumber(rule);
 
 function control(rule) {

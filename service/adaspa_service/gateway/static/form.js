@@ -1,13 +1,16 @@
 // The form: the chosen model's settings, what was typed before a reload, and the API's errors beside their fields.
-import { ApiError, json } from "./api.js";
+import { ApiError, call, fileUrl, json } from "./api.js";
 import { $, el } from "./dom.js";
 import { promptField, read, settings } from "./fields.js";
 import { seconds } from "./format.js";
+import { fileOf, give } from "./image.js";
 
 const REMIX = ["prompt", "webhook_url"]; // what a remix takes
 let models = [];
 let drawn = null; // the model whose settings stand there
 let remixed = null;
+
+const ROLES = { input_reference: "first", last_frame: "last" };
 
 const inputs = () => [...$("#form").querySelectorAll("[name]")];
 const offered = () => inputs().filter((input) => !remixed || REMIX.includes(input.name));
@@ -44,7 +47,7 @@ function example(text) {
 function put(values) {
   for (const input of inputs()) {
     const value = values[input.name];
-    if (value === undefined) continue;
+    if (value === undefined || input.type === "file") continue;
     if (input.type === "radio") input.checked = input.value === (value ?? "");
     else if (!input.options || [...input.options].some((option) => option.value === String(value))) input.value = value ?? "";
   }
@@ -64,7 +67,7 @@ function values(among = inputs()) {
   const found = {};
   const known = rules(drawn); // not those of a model that was chosen just now
   for (const input of among)
-    if (input.value !== "" && (input.type !== "radio" || input.checked)) found[input.name] = read(known[input.name], input.value);
+    if (input.value !== "" && input.type !== "file" && (input.type !== "radio" || input.checked)) found[input.name] = read(known[input.name], input.value);
   return found;
 }
 
@@ -78,8 +81,10 @@ $("#form").addEventListener("keydown", (event) => {
 $("#form").addEventListener("change", ({ target }) => {
   if (target.name !== "model") return;
   const { prompt, seed } = values();
+  const images = chosen();
   draw(current());
   put({ prompt, seed });
+  for (const input of inputs()) if (images[input.name]) give(input, images[input.name]);
   $("#model").focus();
 });
 
@@ -88,8 +93,18 @@ export function reuse(video) {
   endRemix();
   draw(models.find((model) => model.id === video.model) || models[0]);
   put({ ...video, priority: video.priority === "bulk" ? "bulk" : null }); // interactive may be what the model gave it
+  for (const { role } of video.inputs) takeOver(video, role);
   $("#prompt").focus();
 }
+
+async function takeOver(video, role) {
+  const file = await (await call("GET", fileUrl(video.id, `${role}_frame`))).blob();
+  const input = inputs().find(({ name }) => ROLES[name] === role);
+  if (input) give(input, new File([file], `${role}.png`, { type: file.type }));
+}
+
+// The images that stand in the form, by the field's name.
+const chosen = (among = inputs()) => Object.fromEntries(among.filter(fileOf).map((input) => [input.name, fileOf(input)]));
 
 // Another prompt for a job, everything else as it was.
 export function remix(video) {
@@ -126,7 +141,7 @@ export async function submit() {
   $("#generate").disabled = true;
   try {
     const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
-    const made = await json("POST", path, { body, headers });
+    const made = await json("POST", path, { body: withImages(body, chosen(offered())), headers });
     endRemix();
     return made.object === "list" ? made.data[0] : made;
   } catch (error) {
@@ -135,6 +150,14 @@ export async function submit() {
   } finally {
     $("#generate").disabled = false;
   }
+}
+
+// As JSON, or with images as a form.
+function withImages(body, images) {
+  if (!Object.keys(images).length) return body;
+  const form = new FormData();
+  for (const [name, value] of Object.entries({ ...body, ...images })) form.append(name, value);
+  return form;
 }
 
 function clearErrors() {

@@ -1,0 +1,105 @@
+"""Images on the page: chosen, dropped and pasted, shown, sent, and seen again with the job."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.settings import Settings
+from browser import assert_accessible, clip
+from drawn import picture
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+from running_gateway import Service
+
+WIDE = picture(200, 104)
+FILE = {"name": "start.png", "mimeType": "image/png", "buffer": WIDE}
+HAND_OVER = """(element, [kind, bytes]) => {
+  const held = new DataTransfer();
+  held.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+  const given = { bubbles: true, cancelable: true, dataTransfer: held, clipboardData: held };
+  element.dispatchEvent(new (kind === "paste" ? ClipboardEvent : DragEvent)(kind, given));
+}"""
+"""What a browser does when a file is dropped or pasted; its own hands are not to be had."""
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """Of a gateway with a model that takes images, and one that does not."""
+    demo = next(iter(Catalog.load(None).models.values())).model_dump(mode="json")
+    tasks = ["text_to_video", "image_to_video", "first_last_frame"]
+    both = {"id": "both", "tasks": tasks, "sizes": ["64x64", "128x64"]}
+    catalog = tmp_path / "catalog.json"
+    catalog.write_text(json.dumps([demo | both, demo]))
+    return settings.model_copy(update={"catalog": catalog})
+
+
+def loaded(image: Locator) -> int:
+    """The width of an image, once it is there."""
+    expect(image).to_be_visible()
+    width: int = image.evaluate("image => image.decode().then(() => image.naturalWidth)")
+    return width
+
+
+def stored(service: Service, video: dict[str, Any], role: str) -> Image.Image:
+    content = service.http.get(f"/videos/{video['id']}/content", params={"variant": f"{role}_frame"}).content
+    return Image.open(BytesIO(content))
+
+
+def test_an_image_is_chosen_dropped_or_pasted_and_seen_with_its_video(
+    page: Page, service: Service, tmp_path: Path
+) -> None:
+    page.goto(service.url)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    first, last = page.get_by_label("First frame", exact=True), page.get_by_label("Last frame", exact=True)
+    shown = page.locator(".drop img:visible")
+    first.set_input_files(FILE)  # type: ignore[arg-type]
+    assert loaded(page.get_by_role("img", name="First frame")) == 200
+    page.get_by_role("button", name="Remove: First frame").click()
+    expect(shown).to_have_count(0)
+    page.locator("#prompt").evaluate(HAND_OVER, ["paste", list(WIDE)])
+    assert loaded(page.get_by_role("img", name="First frame")) == 200
+    page.locator(".drop", has=last).evaluate(HAND_OVER, ["drop", list(picture(60, 60))])
+    assert loaded(page.get_by_role("img", name="Last frame")) == 60
+    page.locator("#form").evaluate(HAND_OVER, ["drop", list(picture(220, 104))])
+    assert loaded(page.get_by_role("img", name="First frame")) == 220
+    assert_accessible(page)
+    page.get_by_text("More settings").click()
+    page.get_by_label("Fit", exact=True).select_option("contain")
+    expect(page.get_by_label("Size", exact=True)).to_have_value("128x64")  # by the image's shape
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    video = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert (video["task"], video["size"]) == ("first_last_frame", "128x64")
+    assert stored(service, video, "last").getpixel((4, 32)) == (0, 0, 0)
+    lease = service.store.claim("both", "worker", "process")
+    assert lease is not None
+    service.complete(lease, clip(tmp_path / "clip.mp4"))
+    expect(page.locator(".inputs img")).to_have_count(2)
+    assert [loaded(image) for image in page.locator(".inputs img").all()] == [128, 128]
+    assert_accessible(page)
+    page.locator("#form").evaluate("form => { for (const b of form.querySelectorAll('.drop button')) b.click(); }")
+    page.get_by_role("button", name="Use settings").click()
+    assert loaded(page.get_by_role("img", name="Last frame")) == 128
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url(lambda url: video["id"] not in url)
+    again = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert again["task"] == "first_last_frame" and again["id"] != video["id"]
+
+
+def test_a_refused_image_stands_at_its_field_and_a_model_of_texts_has_none(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    first = page.get_by_label("First frame", exact=True)
+    first.set_input_files({**FILE, "buffer": b"no image"})  # type: ignore[typeddict-item]
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#input_reference-error")).to_contain_text("is no image")
+    expect(first).to_be_focused()
+    page.get_by_label("Model", exact=True).select_option("demo")
+    expect(first).to_have_count(0)
+    page.locator("#prompt").evaluate(HAND_OVER, ["paste", list(WIDE)])
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    assert service.messages() == 1
