@@ -168,6 +168,7 @@ def post(service: Service, **fields: Any) -> httpx.Response:
 
 WAYS = ["file", "form text", "form url", "form object", "form field of object", "json", "json object", "json url"]
 OTHERS = ["reference_url", "image_reference", "image_reference in a form", "long json", "upper case"]
+OTHERS += ["conditions", "conditions in a form"]
 
 
 @pytest.mark.parametrize("way", [*WAYS, *OTHERS])
@@ -182,12 +183,14 @@ def test_an_image_is_taken_as_each_client_sends_it(service: Service, images: str
         "form url": {"input_reference": (None, url)},
         "form object": {"input_reference": (None, json.dumps({"image_url": uri}))},
         "form field of object": {"input_reference[image_url]": (None, uri)},
+        "conditions in a form": {"conditions": (None, json.dumps([{"role": "first", "kind": "image", "url": uri}]))},
         "image_reference in a form": {"image_reference": (None, json.dumps({"image_url": uri}))},
     }
     fields: dict[str, Any] = {
         "json": {"input_reference": uri},
         "json object": {"input_reference": {"image_url": uri}},
         "json url": {"input_reference": url},
+        "conditions": {"conditions": [{"role": "first", "url": uri}]},
         "reference_url": {"reference_url": url},
         "image_reference": {"image_reference": {"image_url": uri}},
         "long json": {"input_reference": data_uri(long.getvalue())},
@@ -370,6 +373,19 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
         "input_reference",
         "more than once",
     ),
+    "two first frames by role": (
+        {"conditions": [{"role": "first", "url": data_uri(WIDE)}, {"role": "first", "url": data_uri(WIDE)}]},
+        "input_reference",
+        "more than once",
+    ),
+    "another role": ({"conditions": [{"role": "reference", "url": "x"}]}, "conditions", "allowed: first, last"),
+    "another kind": (
+        {"conditions": [{"role": "first", "kind": "video", "url": "x"}]},
+        "conditions",
+        "conditions[0].kind: 'video' is not offered; allowed: image",
+    ),
+    "no list": ({"conditions": {"role": "first"}}, "conditions", "allowed: a list of objects"),
+    "no url": ({"conditions": [{"role": "first"}]}, "conditions", "kind (image) and url"),
     "the second is bad": (
         {"input_reference": data_uri(WIDE), "last_frame": data_uri(b"x")},
         "last_frame",
@@ -412,6 +428,7 @@ FORMS: dict[str, tuple[list[tuple[str, Any]], int, str | None, str]] = {
         [("input_reference", ("a.png", WIDE)), ("input_reference", ("b.png", WIDE))],
         *(400, "input_reference", "more than once"),
     ),
+    "a broken list": ([("conditions", (None, "[{"))], 400, None, "not JSON"),
     "another file": ([("mask", ("a.png", WIDE))], 400, "mask", "files are not taken"),
     "much text": (
         [("input_reference", ("a.png", WIDE)), ("negative_prompt", (None, "x" * 1_100_000))],

@@ -1,11 +1,10 @@
 """The body of a request for a video: JSON, or the multipart form that OpenAI's clients send."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from io import BytesIO
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, TypeVar
 
 from adaspa_api.fields import rows
 from adaspa_api.limits import Picture
@@ -19,8 +18,9 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from adaspa_service.errors import ApiError, bad_field
+from adaspa_service.gateway import conditions
 from adaspa_service.gateway.form import FormParser, in_base64, too_large
-from adaspa_service.gateway.json_text import JsonText, TextTooLarge
+from adaspa_service.gateway.json_text import JsonText, TextTooLarge, json_object
 from adaspa_service.gateway.params import allowed
 from adaspa_service.inputs.source import ImageRefused, Source, from_text, uploaded
 
@@ -46,6 +46,8 @@ def openapi(fields: type[BaseModel]) -> dict[str, Any]:
         url = {"type": "object", "properties": {IMAGE_URL: {"type": "string"}}, "required": [IMAGE_URL]}
         as_json["properties"][name] = about | {"anyOf": [{"type": "string"}, url]}
         as_form["properties"][name] = about | {"type": "string", "format": "binary"}
+        for each in (as_json, as_form):
+            each["properties"][conditions.NAME] = conditions.schema(image_fields(fields))
     kinds = {"application/json": as_json, "multipart/form-data": as_form}
     return {"requestBody": {"required": True, "content": {kind: {"schema": each} for kind, each in kinds.items()}}}
 
@@ -137,34 +139,27 @@ async def parse_json(
         raise too_large(MAX_BODY_BYTES) from error
     data = json_object(bytes(body.text))
     given: Given = {}
-    for name in [name for name in data if OTHER_NAMES.get(name, name) in images]:
-        value, field = data.pop(name), OTHER_NAMES.get(name, name)
+    listed = data.pop(conditions.NAME, []) if images else []
+    plain = [(field, data.pop(name)) for name in list(data) if (field := OTHER_NAMES.get(name, name)) in images]
+    for field, value in (*plain, *conditions.by_field(listed, images)):
         if isinstance(value, dict) and set(value) == {IMAGE_URL}:
-            value = value[IMAGE_URL]
+            value = value[IMAGE_URL]  # noqa: PLW2901
         if value is None:
             continue
         if not isinstance(value, str):
             only = f"a URL or a data URI, alone or as {IMAGE_URL} of an object"
             raise bad_field(field, f"{field}: is no image; allowed: {only}", "invalid_type")
-        if field in given:
-            raise bad_field(field, f"{field}: given more than once", "duplicate_parameter")
-        given[field] = body.files.pop(value) if value in body.files else BytesIO(value.encode())
+        add(given, field, body.files.pop(value) if value in body.files else BytesIO(value.encode()))
     if body.files:  # a long data URI where none belongs
         raise too_large(MAX_BODY_BYTES)
     return data, given
 
 
-def json_object(body: bytes) -> dict[str, Any]:
-    """A JSON object, by the standard: no NaN, no name twice, and no half of a surrogate pair, which is no text."""
-    try:
-        data = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-        json.dumps(data, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise bad_field(None, f"the body is not JSON: {reason}", "invalid_json") from error
-    if not isinstance(data, dict):
-        raise bad_field(None, "the body has to be a JSON object", "invalid_json")
-    return data
+def add(given: Given, field: str, image: UploadFile | IO[bytes]) -> None:
+    """Note an image of a request. Raises ApiError: 400, there is one."""
+    if field in given:
+        raise bad_field(field, f"{field}: given more than once", "duplicate_parameter")
+    given[field] = image
 
 
 async def parse_form(
@@ -188,13 +183,16 @@ async def parse_form(
     fields: dict[str, Any] = {}
     given: Given = {}
     for name, value in form.multi_items():
-        field = fields_of.get(name, name)
-        if field in fields or field in given:
-            raise bad_field(field, f"{field}: given more than once", "duplicate_parameter")
         if isinstance(value, UploadFile):
-            given[field] = value
+            add(given, fields_of[name], value)
+        elif name in fields:
+            raise bad_field(name, f"{name}: given more than once", "duplicate_parameter")
         else:
-            fields[field] = value
+            fields[name] = value
+    if images and conditions.NAME in fields:
+        listed = json_object(b'{"listed":' + fields.pop(conditions.NAME).encode() + b"}")["listed"]
+        for field, url in conditions.by_field(listed, images):
+            add(given, field, BytesIO(str(url).encode()))
     return fields, given
 
 
@@ -232,16 +230,3 @@ def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, st
             raise bad_field(name, f"{name}: required; {limits}", "missing_required_parameter") from error
         message = f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}; {limits}"
         raise bad_field(name, message, "invalid_type") from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise bad_field(twice, f"{twice}: given more than once", "duplicate_parameter")
-    return data

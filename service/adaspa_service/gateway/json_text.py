@@ -1,9 +1,11 @@
 """JSON as it comes, its images beside it: a long data URI goes into a file on the way, and a mark stands for it."""
 
+import json
 import re
 import secrets
-from typing import IO
+from typing import IO, Any, NoReturn
 
+from adaspa_service.errors import bad_field
 from adaspa_service.inputs.source import scratch
 
 LONG_BYTES = 64 * 1024
@@ -87,3 +89,29 @@ class JsonText:
             assert self._string is not None
             self._keep(self._string + b'"')
         self._string = self._file = None
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A JSON object, by the standard: no NaN, no name twice, and no half of a surrogate pair, which is no text."""
+    try:
+        data = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        json.dumps(data, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise bad_field(None, f"the body is not JSON: {reason}", "invalid_json") from error
+    if not isinstance(data, dict):
+        raise bad_field(None, "the body has to be a JSON object", "invalid_json")
+    return data
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise bad_field(twice, f"{twice}: given more than once", "duplicate_parameter")
+    return data
