@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
+from adaspa_service.cli import main
+
 ADASPA = Path(sys.executable).with_name("adaspa")
 NOWHERE = "http://127.0.0.1:1"
 
@@ -15,9 +18,5 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def adaspa(*arguments: object, server: str = NOWHERE, **extra: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, in a pipe; ``extra`` are environment variables."""
-    command = [ADASPA, *map(str, arguments)]
-    env = clean_environment(ADASPA_SERVER=server, **extra)
-    return subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL
-    )
+    """Run the command to its end, without a terminal; ``extra`` are environment variables."""
+    return forked.run(main, ["adaspa", *map(str, arguments)], clean_environment(ADASPA_SERVER=server, **extra))

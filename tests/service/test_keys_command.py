@@ -1,13 +1,11 @@
 """``adaspa keys``, as an operator runs it."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from adaspa_command import adaspa
 from adaspa_jobs.settings import Settings, SettingsError
 from adaspa_service.access.keys import KeyStore
 from adaspa_service.access.open_access import Entrance
@@ -15,16 +13,12 @@ from adaspa_service.local.folder import reachable_redis
 from running_gateway import Service
 
 pytestmark = pytest.mark.asks
-ADASPA = Path(sys.executable).with_name("adaspa")
 CREATE = ("create", "--name", "studio")
 
 
 def keys(*arguments: object, redis_url: str | None = None, status: int = 0) -> str:
     """What a command prints; on standard error, when it has to fail."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
-    env = clean | ({"ADASPA_REDIS_URL": redis_url} if redis_url else {})
-    line = [ADASPA, "keys", *map(str, arguments)]
-    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = adaspa("keys", *arguments, **({"ADASPA_REDIS_URL": redis_url} if redis_url else {}))
     assert done.returncode == status, done.stderr
     return (done.stderr if status else done.stdout).strip()
 

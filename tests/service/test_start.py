@@ -1,9 +1,9 @@
 """``python -m adaspa_service.gateway`` as a process: it serves, or it ends with one clear line."""
 
 import signal
-import subprocess
 from pathlib import Path
 
+import forked
 import httpx
 import pytest
 import redis
@@ -12,12 +12,13 @@ from adaspa_client import Client
 from adaspa_client.local_token import read_token
 from adaspa_command import adaspa
 from adaspa_service.access.keys import KeyStore, Scope
-from gateway_process import COMMAND, environment, running, taken_port
+from adaspa_service.gateway.__main__ import main
+from gateway_process import environment, running, taken_port
 
 
 def refused(env: dict[str, str]) -> str:
     """The one line that a gateway ends with."""
-    ended = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = forked.run(main, ["gateway"], env)
     assert ended.returncode == 1, ended.stderr
     assert ended.stdout == "" and ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stderr.startswith("adaspa gateway: ")

@@ -1,14 +1,12 @@
 """``adaspa webhooks``, as an operator runs it, beside a running gateway and a real receiver."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from adaspa_command import adaspa
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.keys import Scope
 from pydantic import ValidationError
@@ -17,7 +15,6 @@ from running_gateway import Service, serving
 from standardwebhooks import WebhookVerificationError
 from waiting import until
 
-ADASPA = Path(sys.executable).with_name("adaspa")
 SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXM="
 Command = Callable[..., str]
 
@@ -40,10 +37,7 @@ def webhooks(redis_url: str) -> Command:
     """Runs a command; gives what it prints, on standard error when it has to fail."""
 
     def run(*arguments: object, status: int = 0, **variables: str) -> str:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
-        line = [ADASPA, "webhooks", *map(str, arguments)]
-        env = clean | {"ADASPA_REDIS_URL": redis_url} | variables
-        done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=60, check=False)
+        done = adaspa("webhooks", *arguments, **{"ADASPA_REDIS_URL": redis_url, **variables})
         assert done.returncode == status, done.stderr
         return (done.stderr if status else done.stdout).strip()
 
