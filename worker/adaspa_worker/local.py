@@ -59,13 +59,13 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
     """
     courses = [Course(job.params, partial(tell_progress, tell, number)) for number, job in enumerate(jobs)]
     with courses[0].phase("loading"):
-        from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, which takes its seconds
-
         name = jobs[0].params.model
         spec = Catalog.load(get_settings().catalog).get(name)
         if spec is None:
             raise ModelUnavailable(f"{name}: not in the catalog")
         folder = resolve(spec.source)
+        from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, which takes its seconds
+
         check(spec, folder)
         engine = load(spec, folder)
     for number, (job, course) in enumerate(zip(jobs, courses, strict=True)):
