@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a tiny model, a catalog, and a running service for each module."""
+"""What the end-to-end tests share: a tiny model, a catalog, and a running service."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +16,12 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_catalog(folder / "catalog.json", model_spec(pipeline))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A running service, shared by the tests of one module; nothing of it may be left at the end."""
+    """A running service, which all share that need none of their own; nothing of it may be left at the end."""
     data_dir = tmp_path_factory.mktemp("serve") / "data"
-    running = Service(data_dir, environment(catalog, lease_seconds="3")).start()
+    settings = {"webhook_http": "true", "webhook_networks": "127.0.0.0/8", "webhook_retry_seconds": "4,1"}
+    running = Service(data_dir, environment(catalog, lease_seconds="3", log_format="json", **settings)).start()
     yield running
     running.stop()
     assert children(data_dir) == {}

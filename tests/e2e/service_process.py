@@ -3,16 +3,14 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 from adaspa_client import Client, Video
 from adaspa_client.local_token import read_token
+from adaspa_command import ADASPA
 from adaspa_service.local.supervisor import free_port
 from waiting import until
-
-ADASPA = Path(sys.executable).with_name("adaspa")
 
 
 def environment(catalog: Path | None, **settings: str) -> dict[str, str]:

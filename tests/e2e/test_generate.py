@@ -42,7 +42,7 @@ def test_prompt_becomes_a_playable_video_with_thumbnail_and_spritesheet(service:
 
 def test_progress_is_seen_step_by_step(service: Service) -> None:
     seen: list[Video] = []
-    created = service.client.create("a blue square", steps=400)
+    created = service.client.create("a blue square", steps=100)
     final = service.client.wait(created.id, seen.append, poll=0.01)
     denoising = [video for video in seen if video.phase == "denoising" and video.step]
     steps = [video.step for video in denoising]

@@ -25,7 +25,8 @@ from adaspa_service.gateway.removal import remove
 from drawn import MOVING, assert_corners, claims, picture
 from PIL import Image
 from refusals import check_refused
-from running_gateway import Service, serving, until
+from running_gateway import Service, serving
+from waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 LIMIT = 300_000
