@@ -39,6 +39,8 @@ SUPPORTED = {
     "ConsisIDTransformer3DModel": ("consisid", "ConsisID"),
 }
 HOOK = "adaspa"
+RESET = "_reset_stateful_cache"
+"""What a pipeline calls behind its last step, of those of its models that have it; not all that we take do."""
 
 
 class Pipeline(Protocol):
@@ -145,6 +147,8 @@ def _install(transformer: torch.nn.Module, config: AdaSpaConfig | None) -> AdaSp
         transformer, handle, family.embeddings, family.outputs
     )
     innermost.install(transformer, hook, HOOK)
+    if not hasattr(transformer, RESET):
+        setattr(transformer, RESET, handle.reset)
     transformer.adaspa = handle  # type: ignore[assignment]
     return handle
 
@@ -164,6 +168,7 @@ def _uninstall(transformer: torch.nn.Module) -> None:
         for tile_hook in hook.tile_hooks:
             tile_hook.remove()
     handle.reset()
+    vars(transformer).pop(RESET, None)
     del transformer.adaspa
 
 

@@ -6,11 +6,17 @@ from types import SimpleNamespace
 import adaspa
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, MiniMaxH3Scheduler, SkyReelsV2Transformer3DModel
+from diffusers import (
+    AutoencoderKLMagvit,
+    EasyAnimatePipeline,
+    FlowMatchEulerDiscreteScheduler,
+    MiniMaxH3Scheduler,
+    SkyReelsV2Transformer3DModel,
+)
 from diffusers.modular_pipelines import MiniMaxH3ModularPipeline, SequentialPipelineBlocks
 from diffusers.modular_pipelines.minimax_h3.before_denoise import MiniMaxH3SetTimestepsStep
 from diffusers.modular_pipelines.minimax_h3.denoise import MiniMaxH3DenoiseStep
-from tiny_pipelines import SPARSE, STEPS, prepare
+from tiny_pipelines import SPARSE, STEPS, TEXT, prepare
 from tiny_transformers import (
     CONDITIONS,
     FAMILIES,
@@ -207,6 +213,28 @@ def test_a_model_that_is_called_with_noise_levels_follows_its_scheduler(called_w
             first, second = (transformer(latents, sigma, **branch, return_dict=False)[0] for branch in branches)
             latents = scheduler.step(first + second, timestep, latents, return_dict=False)[0]
     assert kinds(handle) == (2, 2, 4)
+
+
+def test_a_pipeline_ends_the_request_of_a_transformer_that_diffusers_does_not_reset():
+    """EasyAnimate's has no cache of diffusers; behind two calls each has its report, and no cache is left."""
+    vae = AutoencoderKLMagvit(latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4)
+    transformer = FAMILIES["easyanimate"].transformer()
+    pipe = EasyAnimatePipeline(
+        vae=vae, text_encoder=None, tokenizer=None, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler()
+    )
+    pipe.set_progress_bar_config(disable=True)
+    (handle,) = adaspa.apply(pipe, SPARSE)
+    texts, mask = Inputs(GRID).texts(), torch.ones(1, TEXT, dtype=torch.long)
+    for _ in range(2):
+        pipe(
+            **dict(zip(("prompt_embeds", "negative_prompt_embeds"), texts, strict=True)),
+            **dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), mask),
+            **{"height": 48, "width": 80, "num_frames": 17, "num_inference_steps": STEPS, "output_type": "latent"},
+        )
+        assert handle.state is None
+        assert kinds(handle) == (2, 2, 4)
+    adaspa.remove(pipe)
+    assert not hasattr(transformer, "_reset_stateful_cache")
 
 
 def test_minimax_h3_follows_the_video_schedule_of_its_pipeline():
