@@ -15,7 +15,7 @@ from adaspa.ops.attention_with_block_mass import dense_passes
 from adaspa.ops.check import check_qkv
 from adaspa.record import PatternRecord, pattern_map
 from adaspa.schedule import StepKind
-from adaspa.selection import Geometry, Search, index_recall
+from adaspa.selection import Geometry, Search, Selected, index_recall
 from adaspa.state import Action, AdaSpaState
 
 
@@ -59,6 +59,36 @@ def attention(
     site = _Site(state, state.key(layer, sample), geometry, q.shape[0] * q.shape[1], scale, grid)
     with backends.counted(state.record.ledger.kernels):
         return _act(state.action(layer, sample), q, k, v, site)
+
+
+def attention_by_pattern(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, state: AdaSpaState, selected: Selected, *, layer: int = 0
+) -> torch.Tensor:
+    """Self-attention of ``layer`` by a pattern of the model's own for this call, whatever the schedule has.
+
+    Args:
+        q, k, v: ``[B, H, S, D]``, any strides.
+        state: the request, after ``state.begin_step``.
+        selected: the pattern, with its recall as the model estimates it.
+        layer: index of the layer.
+
+    Returns:
+        out ``[B, H, S, D]`` in the dtype of q.
+
+    Raises:
+        ValueError: when shapes, dtypes or devices do not match.
+    """
+    assert state.step is not None, "begin_step comes first"
+    index = selected.index
+    pairs = query_key_pairs(q.shape[0] * q.shape[1], q.shape[2])
+    state.ran(state.key(layer), StepKind.SPARSE, pairs, 0)
+    with backends.counted(state.record.ledger.kernels):
+        out, _ = ops.block_sparse_attention(q, k, v, index)
+    small_map = pattern_map(index) if state.plan.record_maps else None
+    pattern = PatternRecord(layer, state.step, index.head_density(), selected.recall, small_map, estimated=True)
+    pattern.uses, pattern.pairs = 1, pairs
+    state.record.patterns.append(pattern)
+    return out
 
 
 def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:

@@ -47,13 +47,14 @@ class Guard:
         passed_on: Collection[int] = self.family.passed_on(given)
         state = forward.state
         expected = [state.expected(layer) for layer in range(len(self.layers))]
-        dense = range(len(self.layers)) if forward.layout.masked else ()
+        layout = forward.layout
+        own = range(len(self.layers)) if layout.masked or layout.pattern is not None else ()
         state.record.ledger.end_forward(
             state.step or 0,
             state.branch,
             expected,
             lambda layer: layer in passed_on or self._may_be_skipped(layer),
-            dense,
+            own,
         )
 
     def _may_be_skipped(self, layer: int) -> bool:

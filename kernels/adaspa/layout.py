@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+from adaspa.selection import Selected
 
 
 class Layout(NamedTuple):
@@ -19,6 +22,8 @@ class Layout(NamedTuple):
             itself goes by its order.
         before: rows before the video.
         masked: whether the model has a mask between video tokens, under which all layers attend as without AdaSpa.
+        pattern: what chooses the blocks from queries and keys ``[B, H, S, D]`` in every step and layer, in a model that
+            was trained with a sparse pattern; None where the schedule has it.
     """
 
     text_tokens: int = 0
@@ -26,6 +31,7 @@ class Layout(NamedTuple):
     grid: tuple[int, int, int] | None = None
     before: int = 0
     masked: bool = False
+    pattern: Callable[[torch.Tensor, torch.Tensor], Selected] | None = None
 
     def video_first(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, S, ...]`` with the rows before the video behind it, so that the blocks start where the video starts."""

@@ -63,21 +63,22 @@ class Ledger:
             self._why[layer] = why
 
     def end_forward(
-        self, step: int, branch: str, expected: list[StepKind], may_skip: Callable[[int], bool], dense: Collection[int]
+        self, step: int, branch: str, expected: list[StepKind], may_skip: Callable[[int], bool], own: Collection[int]
     ) -> None:
         """Close the account of a forward that has ended well, and compare it with the schedule.
 
         Args:
             expected: what the schedule has each layer do.
             may_skip: whether a hook of others stands before the attention of a layer, which may leave its call out.
-            dense: layers whose attention the model ran by itself, by another way than ours.
+            own: layers that attend under a mask or pattern of the model's own, by ours or another way.
         """
         for layer, wanted in enumerate(expected):
             site = (branch, layer)
             ran = self._forward.get(layer, set())
-            if layer in dense:
-                self.ran(layer, StepKind.DENSE, self._size, 1.0)
-                if wanted is not StepKind.DENSE:
+            if layer in own:
+                if not ran:
+                    self.ran(layer, StepKind.DENSE, self._size, 1.0)
+                if ran or wanted is not StepKind.DENSE:
                     self._note(layer, "attended under a mask of the model's own between video tokens")
             elif not ran:
                 self._left_out(site, wanted, explained=may_skip(layer))

@@ -10,9 +10,12 @@ from diffusers import (
     AutoencoderKLMagvit,
     EasyAnimatePipeline,
     FlowMatchEulerDiscreteScheduler,
+    Kandinsky5T2VPipeline,
     MiniMaxH3Scheduler,
     SkyReelsV2Transformer3DModel,
 )
+from diffusers.models.transformers import transformer_kandinsky
+from diffusers.models.transformers.transformer_kandinsky import nablaT_v2
 from diffusers.modular_pipelines import MiniMaxH3ModularPipeline, SequentialPipelineBlocks
 from diffusers.modular_pipelines.minimax_h3.before_denoise import MiniMaxH3SetTimestepsStep
 from diffusers.modular_pipelines.minimax_h3.denoise import MiniMaxH3DenoiseStep
@@ -26,9 +29,12 @@ from tiny_transformers import (
     Inputs,
     allegro,
     by_text,
+    channels_last,
     denoise,
+    kandinsky5,
     packed,
     packed_latents,
+    placed,
 )
 
 FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
@@ -182,6 +188,37 @@ def test_a_mask_between_video_tokens_stays_the_models_own(family):
     assert handle.report()["fell_back"] == [
         "layers 0-1 attended under a mask of the model's own between video tokens (4 calls)"
     ]
+
+
+def test_nabla_of_kandinsky_runs_on_our_kernel(monkeypatch):
+    """Its pattern in every step, against diffusers' own mask, token by token: 2 x 16 x 16 tokens in blocks of 8 x 8.
+
+    Flex attention, which diffusers gives the mask to, is dense unless it is compiled.
+    """
+
+    def by_token(*args, **kwargs):
+        blocks = nablaT_v2(*args, **kwargs).to_dense().bool()
+        return blocks.repeat_interleave(64, -1).repeat_interleave(64, -2)
+
+    monkeypatch.setattr(transformer_kandinsky, "nablaT_v2", by_token)
+    transformer = kandinsky5(attention_type="nabla", attention_P=0.6, attention_wT=1, attention_wH=1, attention_wW=1)
+    pipe = Kandinsky5T2VPipeline(transformer, *[None] * 5, scheduler=FlowMatchEulerDiscreteScheduler())
+    inputs = Inputs((2, 16, 16))
+    latents = channels_last(inputs)
+    given = {"hidden_states": latents, "timestep": torch.tensor([900.0]), **placed(inputs)[0]}
+    given["sparse_params"] = pipe.get_sparse_params(latents, latents.device)
+    with torch.no_grad():
+        plain = transformer(**given, return_dict=False)[0]
+    handle, outputs = a_request(transformer, given, given)
+    for output in outputs:
+        close(output, plain, "kandinsky-5")
+    report = handle.report()
+    assert report["kernels"] == {"block_sparse_attention": {"reference": 4}}
+    assert report["attention_calls"] == {"dense": 0, "search": 0, "sparse": 4, "skipped": 0}
+    assert report["attention_work"] == pytest.approx(report["density"], abs=1e-6)
+    assert 0.2 < report["density"] < 0.95 and report["recall_is_estimate"]
+    reason = "layers 0-1 attended under a mask of the model's own between video tokens (4 calls)"
+    assert report["fell_back"] == [reason]
 
 
 def test_frames_that_leave_during_a_request_have_patterns_of_their_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from adaspa.layout import Layout
 from adaspa.models.family import Family
 from adaspa.models.processor import AdaSpaProcessor
 from adaspa.models.tile_order import over_cells
+from adaspa.selection.nabla import nabla
 
 
 class Kandinsky5Processor(AdaSpaProcessor):
@@ -26,11 +28,8 @@ class Kandinsky5Processor(AdaSpaProcessor):
     ) -> torch.Tensor:
         """Args: hidden_states ``[B, S, C]``; rotary_emb turns each pair of channels, ``[B, S, 1, D / 2, 2, 2]``.
 
-        With NABLA's parameters the layer stays as it was.
+        NABLA's parameters are in the layout of the forward.
         """
-        if sparse_params is not None:
-            dense: torch.Tensor = self.original(attn, hidden_states, encoder_hidden_states, rotary_emb, sparse_params)
-            return dense
         query, key, value = (
             project(hidden_states).unflatten(-1, (attn.num_heads, -1))
             for project in (attn.to_query, attn.to_key, attn.to_value)
@@ -49,7 +48,7 @@ def turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 
 class Kandinsky5(Family):
-    """`Kandinsky5Transformer3DModel`."""
+    """`Kandinsky5Transformer3DModel`. Its long-video models are trained with NABLA, and keep it in every step."""
 
     processor = Kandinsky5Processor
     originals = (Kandinsky5AttnProcessor,)
@@ -60,8 +59,9 @@ class Kandinsky5(Family):
         return [block.self_attention for block in transformer.visual_transformer_blocks]
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
-        masked = given.get("sparse_params") is not None
-        return Layout(grid=None if masked else channels_last_grid(transformer, given), masked=masked)
+        if sparse := given.get("sparse_params"):
+            return Layout(pattern=partial(nabla, share=sparse["P"], near=sparse["sta_mask"]))
+        return Layout(grid=channels_last_grid(transformer, given))
 
 
 def channels_last_grid(transformer: Any, given: dict[str, Any]) -> tuple[int, int, int]:

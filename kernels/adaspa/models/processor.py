@@ -12,7 +12,7 @@ from diffusers.models.attention_dispatch import (
 )
 
 from adaspa import ops
-from adaspa.attention import attention
+from adaspa.attention import attention, attention_by_pattern
 from adaspa.bound import Bound
 from adaspa.ledger import query_key_pairs
 from adaspa.models.opaque import layer_attention, register_site
@@ -120,7 +120,10 @@ class AdaSpaProcessor(Bound):
 
     def _attend(self, forward: Forward, qkv: QKV, video: int, sample: int | None = None) -> torch.Tensor:
         """Attention over the whole of a sequence; plain dense steps by the backend of diffusers that was chosen."""
-        state, (q, k, v) = forward.state, qkv
+        state, layout, (q, k, v) = forward.state, forward.layout, qkv
+        if layout.pattern is not None:
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            return attention_by_pattern(q, k, v, state, layout.pattern(q, k), layer=self.layer).transpose(1, 2)
         if self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE:
             pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
             state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
@@ -129,9 +132,7 @@ class AdaSpaProcessor(Bound):
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         text = (video, q.shape[2]) if video < q.shape[2] else None
-        return attention(
-            q, k, v, state, layer=self.layer, text=text, sample=sample, grid=forward.layout.grid
-        ).transpose(1, 2)
+        return attention(q, k, v, state, layer=self.layer, text=text, sample=sample, grid=layout.grid).transpose(1, 2)
 
 
 def project(attn: Any, x: torch.Tensor) -> QKV:
