@@ -27,6 +27,7 @@ SUPPORTED = {
     "MiniMaxH3Transformer3DModel": ("minimax_h3", "MiniMaxH3"),
     "Kandinsky5Transformer3DModel": ("kandinsky5", "Kandinsky5"),
     "Kandinsky6Transformer3DModel": ("kandinsky6", "Kandinsky6"),
+    "Kandinsky6SRTransformer3DModel": ("kandinsky6_sr", "Kandinsky6SR"),
     "SkyReelsV2Transformer3DModel": ("skyreels_v2", "SkyReelsV2"),
     "WanVACETransformer3DModel": ("wan_vace", "WanVACE"),
     "WanAnimateTransformer3DModel": ("wan_animate", "WanAnimate"),

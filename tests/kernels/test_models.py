@@ -9,7 +9,7 @@ from adaspa.patch import SUPPORTED
 from diffusers.hooks import FirstBlockCacheConfig
 from peft import LoraConfig
 from tiny_pipelines import SPARSE, STEPS, TINY, generate, make_hunyuan_video, make_ltx2, make_pipeline
-from tiny_transformers import FAMILIES
+from tiny_transformers import FAMILIES, kandinsky6_sr
 
 FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
 JOINT = [family for family, tiny in TINY.items() if tiny.joint]
@@ -26,7 +26,7 @@ def pipe(family):
 
 
 def test_every_supported_model_is_tested():
-    built = [tiny.transformer() for tiny in (*TINY.values(), *FAMILIES.values())]
+    built = [tiny.transformer() for tiny in (*TINY.values(), *FAMILIES.values())] + [kandinsky6_sr()]
     assert {type(transformer).__name__ for transformer in built} == set(SUPPORTED)
 
 

@@ -14,8 +14,7 @@ from diffusers import (
     MiniMaxH3Scheduler,
     SkyReelsV2Transformer3DModel,
 )
-from diffusers.models.transformers import transformer_kandinsky
-from diffusers.models.transformers.transformer_kandinsky import nablaT_v2
+from diffusers.models.transformers import transformer_kandinsky, transformer_kandinsky6_sr
 from diffusers.modular_pipelines import MiniMaxH3ModularPipeline, SequentialPipelineBlocks
 from diffusers.modular_pipelines.minimax_h3.before_denoise import MiniMaxH3SetTimestepsStep
 from diffusers.modular_pipelines.minimax_h3.denoise import MiniMaxH3DenoiseStep
@@ -32,6 +31,7 @@ from tiny_transformers import (
     channels_last,
     denoise,
     kandinsky5,
+    kandinsky6_sr,
     packed,
     packed_latents,
     placed,
@@ -190,23 +190,37 @@ def test_a_mask_between_video_tokens_stays_the_models_own(family):
     ]
 
 
-def test_nabla_of_kandinsky_runs_on_our_kernel(monkeypatch):
-    """Its pattern in every step, against diffusers' own mask, token by token: 2 x 16 x 16 tokens in blocks of 8 x 8.
-
-    Flex attention, which diffusers gives the mask to, is dense unless it is compiled.
-    """
-
-    def by_token(*args, **kwargs):
-        blocks = nablaT_v2(*args, **kwargs).to_dense().bool()
-        return blocks.repeat_interleave(64, -1).repeat_interleave(64, -2)
-
-    monkeypatch.setattr(transformer_kandinsky, "nablaT_v2", by_token)
+def nabla_5():
     transformer = kandinsky5(attention_type="nabla", attention_P=0.6, attention_wT=1, attention_wH=1, attention_wW=1)
     pipe = Kandinsky5T2VPipeline(transformer, *[None] * 5, scheduler=FlowMatchEulerDiscreteScheduler())
     inputs = Inputs((2, 16, 16))
     latents = channels_last(inputs)
-    given = {"hidden_states": latents, "timestep": torch.tensor([900.0]), **placed(inputs)[0]}
-    given["sparse_params"] = pipe.get_sparse_params(latents, latents.device)
+    given = {**placed(inputs)[0], "sparse_params": pipe.get_sparse_params(latents, latents.device)}
+    return transformer, {"hidden_states": latents, **given}
+
+
+def nabla_6():
+    return kandinsky6_sr(), {"hidden_states": Inputs((2, 16, 16)).latents(9).movedim(1, -1)}
+
+
+@pytest.mark.parametrize(
+    ("made", "module", "mask"),
+    [(nabla_5, transformer_kandinsky, "nablaT_v2"), (nabla_6, transformer_kandinsky6_sr, "nabla_block_mask")],
+)
+def test_nabla_of_kandinsky_runs_on_our_kernel(made, module, mask, monkeypatch):
+    """Its pattern in every step, against diffusers' own mask, token by token: 2 x 16 x 16 tokens in blocks of 8 x 8.
+
+    Flex attention, which diffusers gives the mask to, goes by tokens unless it is compiled.
+    """
+    by_block = getattr(module, mask)
+
+    def by_token(*args, **kwargs):
+        blocks = by_block(*args, **kwargs).to_dense().bool()
+        return blocks.repeat_interleave(64, -1).repeat_interleave(64, -2)
+
+    monkeypatch.setattr(module, mask, by_token)
+    transformer, given = made()
+    given["timestep"] = torch.tensor([900.0])
     with torch.no_grad():
         plain = transformer(**given, return_dict=False)[0]
     handle, outputs = a_request(transformer, given, given)

@@ -12,6 +12,7 @@ from diffusers import (
     EasyAnimateTransformer3DModel,
     HunyuanVideoFramepackTransformer3DModel,
     Kandinsky5Transformer3DModel,
+    Kandinsky6SRTransformer3DModel,
     Kandinsky6Transformer3DModel,
     MiniMaxH3Transformer3DModel,
     MotifVideoTransformer3DModel,
@@ -174,6 +175,13 @@ KANDINSKY |= {"model_dim": 48, "ff_dim": 64, "num_text_blocks": 1, "num_visual_b
 
 def kandinsky5(**settings: Any) -> Any:
     return prepare(Kandinsky5Transformer3DModel(**KANDINSKY, **settings))
+
+
+def kandinsky6_sr() -> Any:
+    """With NABLA alone, which the tests of the others do not suit."""
+    settings = {"in_visual_dim": 4, "out_visual_dim": 4, "time_dim": 16, "model_dim": 48, "ff_dim": 64}
+    settings |= {"num_visual_blocks": 2, "axes_dims": (8, 8, 8), "nabla_threshold": 0.6, "nabla_window": (1, 1, 1)}
+    return prepare(Kandinsky6SRTransformer3DModel(**settings))
 
 
 def placed(inputs: Inputs) -> tuple[dict[str, Any], ...]:
