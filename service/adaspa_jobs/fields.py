@@ -4,7 +4,7 @@ from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from adaspa_api.fields import Kept, Row, VideoCreate, rows
-from adaspa_api.limits import Range
+from adaspa_api.limits import Range, StepsRange
 from pydantic import BaseModel, Field, create_model
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -22,6 +22,8 @@ def of_rows(record: type[Made]) -> type[Made]:
 
 def bounds(row: Row) -> list[Any]:
     """What holds for a field of every model."""
+    if isinstance(row.limits, StepsRange):
+        return [Field(ge=0)]
     if not isinstance(row.limits, Range):
         return []
     if isinstance(row.limits.limits, tuple):

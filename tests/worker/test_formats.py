@@ -105,13 +105,14 @@ def test_the_recipe_is_read_back_from_the_file(
     tmp_path: Path, params: Callable[..., JobParams], output: OutputFormat
 ) -> None:
     prompt = 'a "red" circle; für 赤い円 🔴\n\x00 = \\ ' + "x" * 600
-    asked = params(prompt=prompt, negative_prompt="grey", seed=2**63 - 1, output_format=output)
+    asked = params(prompt=prompt, negative_prompt="grey", seed=2**63 - 1, flow_shift=3.5, output_format=output)
     attention = {"sparsity": 0.8, "searches": [10, 30]}
     found = read_recipe(write(tmp_path / f"video.{output}", output, comment=write_recipe(asked, attention)))
-    assert {name: found[name] for name in ("prompt", "negative_prompt", "seed")} == {
+    assert {name: found[name] for name in ("prompt", "negative_prompt", "seed", "flow_shift")} == {
         "prompt": prompt,
         "negative_prompt": "grey",
         "seed": 2**63 - 1,
+        "flow_shift": 3.5,
     }
     assert found["attention"] == attention and set(found["versions"]) >= {"adaspa-serve", "torch", "diffusers"}
     assert JobParams.model_validate({name: found[name] for name in JobParams.model_fields if name in found})
