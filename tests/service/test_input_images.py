@@ -87,6 +87,16 @@ def test_colours_are_those_of_the_images_own_profile() -> None:
     assert_corners(prepared(picture(icc_profile=b"no profile"), (32, 32)))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_an_image_with_broken_tags_is_taken_as_it_lies(kind: str) -> None:
+    for tags in (b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0"):
+        try:
+            content = picture(kind=kind, exif=tags)
+        except ValueError:  # this kind's own writer refuses them
+            continue
+        assert_corners(prepared(content, (48, 32)))
+
+
 def test_a_phones_jpeg_with_a_second_picture_is_its_first() -> None:
     second = Image.new("RGB", (96, 64), "black")
     assert_corners(prepared(picture(kind="MPO", save_all=True, append_images=[second]), (48, 32)))

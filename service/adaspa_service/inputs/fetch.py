@@ -6,11 +6,11 @@ redirect.
 
 import asyncio
 import re
+import ssl
 from typing import IO
 from urllib.parse import urljoin
 
 import httpcore
-import httpx
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from adaspa_service.inputs.source import TAKEN, ImageRefused, scratch, too_large
@@ -27,11 +27,12 @@ RULES = "allowed: an http or https URL without user and password, at public addr
 _url = TypeAdapter(HttpUrl)
 
 
-async def fetch(url: str, addresses: Addresses, owner: str, limit: int) -> IO[bytes]:
+async def fetch(url: str, tls: ssl.SSLContext, addresses: Addresses, owner: str, limit: int) -> IO[bytes]:
     """The bytes at a URL.
 
     Args:
         url: of the client.
+        tls: whose authorities are trusted.
         addresses: who says which hosts may be called. A name that is not found and one at a private address get the
             same words: what names the operator's network knows is not the client's business.
         owner: whose request it is.
@@ -40,7 +41,6 @@ async def fetch(url: str, addresses: Addresses, owner: str, limit: int) -> IO[by
     Raises:
         ImageRefused: there is none to be had.
     """
-    tls = httpx.create_ssl_context()
     connections = CheckedConnections(addresses, owner)
     try:
         async with (

@@ -17,6 +17,16 @@ DAMAGE = (
 """What Pillow raises at files that are cut off or broken."""
 SIDEWAYS = range(5, 9)
 """Orientations (Exif) of an image that lies on its side."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes each orientation upright."""
 
 # It warns of half as many pixels as it refuses; the limit here is the service's own.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -87,8 +97,7 @@ def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image
         canvas = Image.new("RGB", target)
         canvas.paste(scaled, ((target[0] - scaled.width) // 2, (target[1] - scaled.height) // 2))
         scaled = canvas
-    scaled.getexif()[ExifTags.Base.Orientation] = turned
-    upright = ImageOps.exif_transpose(scaled)
+    upright = scaled.transpose(TURNS[turned]) if turned in TURNS else scaled
     upright.info.clear()  # where it was taken, and by whom, is nobody's business
     return upright
 

@@ -1,12 +1,16 @@
 """Images of a request on their way into its jobs: had, fitted, and stored in a folder that the jobs share."""
 
+import asyncio
 import re
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import anyio
+import httpx
 from adaspa_api.words import Fit, Role
 from adaspa_jobs.job import Input
 from adaspa_jobs.settings import Settings
@@ -20,6 +24,8 @@ from adaspa_service.webhooks.addresses import Addresses, Resolve
 FOLDER = re.compile(r"[0-9a-f]{32}")
 AT_A_TIME = 1
 """Images that are decoded: one may take some hundred MB."""
+FETCHED_AT_A_TIME = 16
+"""Images that are fetched from URLs; further ones wait."""
 Sizes = Callable[[int, int], tuple[int, int]]
 """From the first image's width and height to the video's."""
 
@@ -44,7 +50,7 @@ class Inputs:
     def __init__(self, settings: Settings, storage: ObjectStorage, resolve: Resolve) -> None:
         self._storage, self._bytes, self._pixels = storage, settings.image_bytes, settings.image_pixels
         self._addresses = Addresses(settings.image_networks, resolve)
-        self._decoding = anyio.CapacityLimiter(AT_A_TIME)
+        self._decoding, self._fetching = anyio.CapacityLimiter(AT_A_TIME), asyncio.Semaphore(FETCHED_AT_A_TIME)
 
     async def take(self, sources: Mapping[Role, Source], owner: str, size_of: Sizes, fit: Fit) -> tuple[Input, ...]:
         """Store the images as the model is to get them; in one new folder, all of them or none.
@@ -68,7 +74,12 @@ class Inputs:
         return await anyio.to_thread.run_sync(self._store, images, size_of, fit, limiter=self._decoding)
 
     async def _fetched(self, url: str, owner: str) -> Upload:
-        return uploaded(await fetch(url, self._addresses, owner, self._bytes))
+        async with self._fetching:
+            return uploaded(await fetch(url, self._tls, self._addresses, owner, self._bytes))
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return httpx.create_ssl_context()  # reading the authorities takes its time
 
     def _store(self, images: Mapping[Role, Upload], size_of: Sizes, fit: Fit) -> tuple[Input, ...]:
         folder = secrets.token_hex(16)
