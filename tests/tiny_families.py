@@ -22,14 +22,19 @@ from diffusers import (
     LTXPipeline,
     MochiPipeline,
     MochiTransformer3DModel,
+    WanImageToVideoPipeline,
     WanPipeline,
+    WanTransformer3DModel,
 )
 from diffusers.guiders import ClassifierFreeGuidance
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     ByT5Tokenizer,
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
@@ -182,6 +187,39 @@ def wan22() -> WanPipeline:
     return pipe
 
 
+def wan_image(**own: Any) -> WanImageToVideoPipeline:
+    """It takes an image beside the latents: 4 channels of mask, 4 of latents."""
+    parts = {name: part for name, part in wan().components.items() if name != "transformer"}
+    return WanImageToVideoPipeline(**parts | {"transformer": wide_wan()} | own)
+
+
+def wide_wan(seed: int = 0, **own: Any) -> WanTransformer3DModel:
+    config = {"text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32}
+    return tiny.prepare(WanTransformer3DModel(**tiny.HEADS, in_channels=12, out_channels=4, **config, **own), seed)
+
+
+def wan21_image() -> WanImageToVideoPipeline:
+    """An encoder sees the image too."""
+    layers = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    inner = tiny.HEADS["num_attention_heads"] * tiny.HEADS["attention_head_dim"]
+    return wan_image(
+        transformer=wide_wan(image_dim=16, added_kv_proj_dim=inner),
+        image_encoder=CLIPVisionModel(CLIPVisionConfig(**layers, image_size=32, patch_size=8)),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+    )
+
+
+def wan22_image() -> WanImageToVideoPipeline:
+    return wan_image(transformer_2=wide_wan(seed=1), boundary_ratio=0.8)
+
+
+def wan22_5b() -> WanPipeline:
+    """A timestep for each token: text or an image."""
+    pipe = wan()
+    pipe.register_to_config(expand_timesteps=True)
+    return pipe
+
+
 TEXT = {"max_sequence_length": tiny.TEXT}
 FAMILIES = {
     "wan": Family(wan, "80x48", 17, TEXT),
@@ -215,8 +253,16 @@ KINDRED = {
 """Models that differ from their family's in a few of the worker's matters only."""
 
 
+IMAGES = {
+    "wan-2.1-image": Family(wan21_image, "80x48", 17, {}),  # 512 tokens of text, as the transformer has it written down
+    "wan-2.2-image": Family(wan22_image, "80x48", 17, TEXT),
+    "wan-2.2-5b": Family(wan22_5b, "80x48", 17, TEXT),
+}
+"""Models that take an image."""
+
+
 def save_family(name: str, folder: Path) -> Path:
-    """Write a family's pipeline, or that of a kindred model."""
+    """Write a family's pipeline, or that of a kindred model or of one that takes images."""
     torch.manual_seed(0)
-    (FAMILIES | KINDRED)[name].pipeline().save_pretrained(folder)
+    (FAMILIES | KINDRED | IMAGES)[name].pipeline().save_pretrained(folder)
     return folder

@@ -23,7 +23,7 @@ class StubEngine:
     def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def encode_prompt(self, params: JobParams) -> SimpleNamespace:
+    def encode_prompt(self, params: JobParams, images: object = None) -> SimpleNamespace:
         return SimpleNamespace(tokens={})
 
     def denoise(

@@ -22,7 +22,7 @@ class Unruly:
     def checked(self, _: object) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def encode_prompt(self, params: JobParams) -> dict[str, Any]:
+    def encode_prompt(self, params: JobParams, images: object) -> dict[str, Any]:
         if params.prompt == "hang":
             time.sleep(600)
         if params.prompt == "die":

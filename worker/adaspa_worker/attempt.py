@@ -1,5 +1,6 @@
 """One attempt at one job: its task, from the loading of the model to the upload."""
 
+import hashlib
 import logging
 import time
 from dataclasses import dataclass
@@ -8,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from adaspa_api.report import AttentionReport
-from adaspa_api.words import StepKind
+from adaspa_api.words import Role, StepKind
 from adaspa_jobs.job import Artifact
-from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
+from adaspa_jobs.storage import ObjectMissing, StorageUnavailable, attempt_prefix
 from adaspa_jobs.store import Lease
 
-from adaspa_worker import metrics
+from adaspa_worker import metrics, tasks
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.context import Context
 from adaspa_worker.course import Course
@@ -22,7 +23,6 @@ from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping
 from adaspa_worker.preview import Previews
 from adaspa_worker.resources import Resources
 from adaspa_worker.scratch import scratch
-from adaspa_worker.tasks import text_to_video
 
 if TYPE_CHECKING:
     from adaspa_worker.pipeline import Engine
@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 PICTURES = "image/webp"
 """Content type of thumbnail and spritesheet."""
+
+
+class InputLost(Exception):
+    """An image of the job is not to be had."""
 
 
 @dataclass
@@ -74,11 +78,12 @@ class Attempt:
                 folder=Path(folder),
                 course=course,
                 on_step=on_step,
+                inputs=self.fetch(Path(folder)),
                 check=keeper.check,
                 snapshot=checkpoints.load,
             )
             try:
-                files, report = text_to_video.run(context)
+                files, report = tasks.run(context)
                 course.record("previews", previews.spent)
                 self.observe(report)
                 with course.phase("uploading"):
@@ -95,6 +100,20 @@ class Attempt:
             return self.resources.engine(model)
         except Exception as error:
             raise NotLoaded from error
+
+    def fetch(self, folder: Path) -> dict[Role, Path]:
+        """Bring the job's images. Raises StorageUnavailable, and InputLost where one is not what was stored."""
+        files = {}
+        for given in self.lease.job.params.inputs:
+            try:
+                content = self.resources.storage.read(given.key)
+            except ObjectMissing as error:
+                raise InputLost(f"the image of the {given.role} frame is no longer in storage") from error
+            if hashlib.sha256(content).hexdigest() != given.sha256:
+                raise InputLost(f"the image of the {given.role} frame is not the one that was stored")
+            files[given.role] = folder / f"{given.role}.png"
+            files[given.role].write_bytes(content)
+        return files
 
     def reset(self) -> None:
         """Drop what the engine holds of the job."""

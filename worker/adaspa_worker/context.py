@@ -1,12 +1,12 @@
 """What a task has of whoever runs it: an attempt at a job, or a run without any service."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adaspa_api.report import AttentionReport
-from adaspa_api.words import StepKind
+from adaspa_api.words import Role, StepKind
 from adaspa_jobs.job import JobParams
 
 from adaspa_worker.course import Course
@@ -24,6 +24,7 @@ class Context:
         engine: the loaded model's.
         folder: an empty one, for the task's files.
         course: is told of phases and steps.
+        inputs: the files of the job's images by what they are to the video, of its size.
         check: raises if the job has to stop; called wherever it can.
         snapshot: returns what an earlier attempt's denoising goes on from, or None.
         on_step: called after each denoising step with the number of finished steps and the kind of the last one.
@@ -34,6 +35,7 @@ class Context:
     folder: Path
     course: Course
     on_step: Callable[[int, StepKind | None], None]
+    inputs: Mapping[Role, Path] = field(default_factory=dict)
     check: Callable[[], None] = lambda: None
     snapshot: Callable[[], dict[str, Any] | None] = lambda: None
 

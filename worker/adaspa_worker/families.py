@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaspa_api.words import Task
+
 from adaspa_worker.source import ModelUnavailable, first_line
 
 Config = Mapping[str, Any]
+Tasks = frozenset[Task]
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Family:
         engine: its class, after its module in ``engines``.
         transformer: its class of diffusers.
         limits: of a model, by the configurations of its VAE and its transformer.
+        tasks: what it can be asked for, by the configurations of the pipeline and the transformer.
         compiles: whether diffusers knows which blocks of its transformer to compile.
     """
 
     engine: str
     transformer: str
     limits: Callable[[Config, Config], Limits]
+    tasks: Callable[[Config, Config], Tasks] = lambda pipeline, transformer: frozenset({Task.text_to_video})
     compiles: bool = True
 
 
@@ -66,6 +71,18 @@ def wan(vae: Config, transformer: Config) -> Limits:
     return Limits(
         side, every, width=places * side, height=places * side, frames=(places * patch_frames - 1) * every + 1
     )
+
+
+def wan_text_tasks(pipeline: Config, transformer: Config) -> Tasks:
+    with_image = {Task.image_to_video} if pipeline.get("expand_timesteps") else set()  # the 5B
+    return frozenset({Task.text_to_video, *with_image})
+
+
+def wan_image_tasks(pipeline: Config, transformer: Config) -> Tasks:
+    # Where an encoder sees the image, the transformer has to know places for a second one.
+    one = transformer.get("image_dim") is not None and transformer.get("pos_embed_seq_len") is None
+    with_last = set() if one or pipeline.get("expand_timesteps") else {Task.first_last_frame}
+    return frozenset({Task.image_to_video, *with_last})
 
 
 def hunyuan_video(vae: Config, transformer: Config) -> Limits:
@@ -112,7 +129,8 @@ FAMILIES = {
     "HunyuanVideoPipeline": Family("hunyuan_video.HunyuanVideoEngine", "HunyuanVideoTransformer3DModel", hunyuan_video),
     "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx),
     "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),
-    "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan),
+    "WanImageToVideoPipeline": Family("wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks),
+    "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks),
 }
 """By the pipeline's class of diffusers, which a model's folder names."""
 

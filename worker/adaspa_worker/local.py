@@ -39,12 +39,12 @@ class LocalJob(BaseModel):
 
 def make(job: LocalJob, course: Course, engine: Any) -> AttentionReport:
     """Write a job's file, and return what AdaSpa did. The file is there only when it is whole."""
-    from adaspa_worker.tasks import text_to_video  # noqa: PLC0415  slow to import, with all it needs
+    from adaspa_worker import tasks  # noqa: PLC0415  slow to import, with all it needs
 
     with TemporaryDirectory(prefix=f".part-{job.output.name}-", dir=job.output.parent) as folder:
         context = Context(params=job.params, engine=engine, folder=Path(folder), course=course, on_step=course.step)
         try:
-            files, report = text_to_video.run(context)
+            files, report = tasks.run(context)
         finally:
             engine.reset()
         files["video"].replace(job.output)

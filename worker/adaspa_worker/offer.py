@@ -16,7 +16,7 @@ from adaspa_worker.families import FAMILIES, Config, Limits, limits_of, pipeline
 from adaspa_worker.source import ModelUnavailable, first_line
 
 TAKEN = {
-    *("self", "prompt", "negative_prompt", "height", "width", "num_frames", "frame_rate"),
+    *("self", "image", "prompt", "negative_prompt", "height", "width", "num_frames", "frame_rate"),
     *("num_inference_steps", "guidance_scale", "num_videos_per_prompt", "output_type", "return_dict"),
 }
 """Arguments of a pipeline's call that come from the job or from the worker."""
@@ -42,6 +42,9 @@ def check(spec: ModelSpec, folder: Path) -> None:
         limits = limits_of(folder)
     except KeyError as error:
         raise wrong(spec, "source", f"the configurations of {folder} lack {error}") from error
+    tasks = family.tasks(read(folder / "model_index.json"), read(folder / "transformer" / "config.json"))
+    if more := sorted(set(spec.tasks) - tasks):
+        raise wrong(spec, "tasks", f"the model does not do {', '.join(more)}; allowed: {', '.join(sorted(tasks))}")
     check_sizes(spec, limits)
     check_formats(spec)
     check_frames(spec, limits)

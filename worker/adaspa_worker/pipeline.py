@@ -1,8 +1,8 @@
 """A loaded text-to-video pipeline with AdaSpa on its transformer: prompt in, frames out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 import transformers
 from adaspa_api.report import TokenCount
-from adaspa_api.words import StepKind
+from adaspa_api.words import Role, StepKind
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from PIL.Image import Image
 
 from adaspa_worker.families import FAMILIES, pipeline_of
 
@@ -28,15 +29,17 @@ class NotFinite(Exception):
 
 @dataclass(frozen=True)
 class Encoded:
-    """The encoded texts of one job.
+    """The encoded texts of one job, and its images.
 
     Args:
+        images: by what they are to the video.
         answers: what each call of the pipeline's ``encode_prompt`` gave.
         tokens: of each text, by the field of ``Progress`` that tells it.
     """
 
     answers: tuple[tuple[torch.Tensor | None, ...], ...]
     tokens: dict[str, TokenCount]
+    images: Mapping[Role, Image] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -45,8 +48,8 @@ class Engine(Protocol):
     def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         """Within the block ``check``, which may raise, is called before each layer of a text encoder."""
 
-    def encode_prompt(self, params: JobParams) -> Encoded:
-        """The encoded texts, for ``denoise``."""
+    def encode_prompt(self, params: JobParams, images: Mapping[Role, Image]) -> Encoded:
+        """The encoded texts, and the images with them, for ``denoise``."""
 
     def denoise(
         self,

@@ -30,9 +30,14 @@ class NoRecipe(Exception):
 
 
 def write_recipe(params: JobParams, attention: dict[str, Any]) -> str:
-    """What was asked, the attention's settings in full, and the versions of what made it, as files carry it."""
+    """What was asked, the attention's settings in full, and the versions of what made it, as files carry it.
+
+    Of an image it has the SHA-256.
+    """
     asked = params.model_dump(mode="json", include=ASKED)
-    return json.dumps({**asked, "attention": attention, "versions": {name: version(name) for name in PACKAGES}})
+    inputs = {"inputs": {each.role: {"sha256": each.sha256} for each in params.inputs}} if params.inputs else {}
+    versions = {name: version(name) for name in PACKAGES}
+    return json.dumps({**asked, **inputs, "attention": attention, "versions": versions})
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

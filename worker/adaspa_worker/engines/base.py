@@ -4,16 +4,21 @@ import gc
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import adaspa
 import numpy as np
 import torch
+from adaspa_api.words import Role
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from PIL.Image import Image
 from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config
@@ -29,9 +34,14 @@ from adaspa_worker.source import ModelUnavailable, first_line
 
 log = logging.getLogger(__name__)
 
+IMAGES = {Role.first: "image", Role.last: "last_image"}
+"""What diffusers' pipelines call the images of a job."""
+ENCODERS = ("text_encoder", "image_encoder")
+"""How the names of a pipeline's encoders begin."""
+
 
 class DiffusersEngine(ABC):
-    """A family's text-to-video pipeline.
+    """A family's pipeline.
 
     Args:
         spec: the catalog entry.
@@ -44,8 +54,8 @@ class DiffusersEngine(ABC):
 
     pipeline: type
     """The class of diffusers."""
-    vae_in_float32 = False
-    """Whether the VAE needs full precision on a GPU too."""
+    in_float32: tuple[str, ...] = ()
+    """Parts of the pipeline that need full precision on a GPU too."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.spec = spec
@@ -83,11 +93,18 @@ class DiffusersEngine(ABC):
         """Further keyword arguments of the pipeline's call; they win over the catalog's ``call``."""
         return {"guidance_scale": params.guidance_scale}
 
+    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
+        """The pipeline for a job with these images; it shares all parts of ``pipe``."""
+        assert not images  # the catalog entry has no task that takes one: offer.check
+        return self.pipe
+
     # The engine
 
-    def encode_prompt(self, params: JobParams) -> Encoded:
+    def encode_prompt(self, params: JobParams, images: Mapping[Role, Image] = MappingProxyType({})) -> Encoded:
         texts = ["prompt_tokens", "negative_prompt_tokens"] if params.negative_prompt else ["prompt_tokens"]
-        return own_call.encode(self.pipe, lambda: self._call(params, torch.Generator()), texts)
+        pipe = self.pipe_with(images)
+        encoded = own_call.encode(pipe, lambda: self._call(pipe, params, images, torch.Generator()), texts)
+        return replace(encoded, images=images)
 
     def denoise(
         self,
@@ -108,18 +125,20 @@ class DiffusersEngine(ABC):
         self._params = params
         own, shift = self._scheduler, params.flow_shift
         self.pipe.scheduler = own if shift is None else shifted(own, shift)
-        denoising = self._denoising = Denoising(self.pipe.scheduler, self.transformers, generator, resume, after_step)
-        with denoising, own_call.encoded_before(self.pipe, encoded):
-            latents, *self._decode_with = own_call.denoise(self.pipe.vae, lambda: self._call(params, generator))
+        pipe, images = self.pipe_with(encoded.images), encoded.images
+        denoising = self._denoising = Denoising(pipe.scheduler, self.transformers, generator, resume, after_step)
+        with denoising, own_call.encoded_before(pipe, encoded):
+            call = partial(self._call, pipe, params, images, generator)
+            latents, *self._decode_with = own_call.denoise(pipe.vae, call)
         if not latents.isfinite().all():
             raise NotFinite(f"the latents after {params.steps} steps are not finite")
         return latents
 
-    def _call(self, params: JobParams, generator: torch.Generator) -> None:
-        """Call the pipeline as anyone would for this job."""
+    def _call(self, pipe: Any, params: JobParams, images: Mapping[Role, Image], generator: torch.Generator) -> None:
+        """Call a pipeline as anyone would for this job."""
         asked = {"negative_prompt": params.negative_prompt, "guidance_scale_2": params.guidance_scale_2}
         given = {name: value for name, value in asked.items() if value is not None}  # few pipelines have both
-        self.pipe(
+        pipe(
             prompt=params.prompt,
             height=params.height,
             width=params.width,
@@ -127,12 +146,13 @@ class DiffusersEngine(ABC):
             num_inference_steps=params.steps,
             generator=generator,
             output_type="pt",
+            **{IMAGES[role]: image for role, image in images.items()},
             **self.spec.call | self.arguments(params) | given,
         )
 
     @contextmanager
     def checked(self, check: Callable[[], None]) -> Iterator[None]:
-        encoders = [part for name, part in self.pipe.components.items() if name.startswith("text_encoder") and part]
+        encoders = [part for name, part in self.pipe.components.items() if name.startswith(ENCODERS) and part]
         lists = [part for encoder in encoders for part in encoder.modules() if isinstance(part, torch.nn.ModuleList)]
         hooks = [layer.register_forward_pre_hook(lambda *_: check()) for layers in lists for layer in layers]
         try:
@@ -198,7 +218,7 @@ class DiffusersEngine(ABC):
         low = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         if (named := self.spec.memory.dtype) is not None:
             low = getattr(torch, named)
-        dtype = {"default": low, "vae": torch.float32 if self.vae_in_float32 else low}
+        dtype = {"default": low, **dict.fromkeys(self.in_float32, torch.float32)}
         pipe = self.pipeline.from_pretrained(  # type: ignore[attr-defined]
             folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )

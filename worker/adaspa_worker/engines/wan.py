@@ -1,18 +1,30 @@
-"""Wan 2.1, and 2.2 with its two experts."""
+"""Wan 2.1, and 2.2 with its two experts or, in the 5B, with a timestep for each token."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
+from PIL.Image import Image
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
 
 
 class WanEngine(DiffusersEngine):
-    """Wan text-to-video pipelines."""
+    """Wan text-to-video pipelines; the 5B's takes a first frame too."""
 
     pipeline = WanPipeline
-    vae_in_float32 = True
+    in_float32: tuple[str, ...] = ("vae",)
+
+    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
+        if not images:
+            return self.pipe
+        pipe = WanImageToVideoPipeline(**self.pipe.components, expand_timesteps=True)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         mean, std = (
@@ -20,3 +32,13 @@ class WanEngine(DiffusersEngine):
             for values in (self.pipe.vae.config.latents_mean, self.pipe.vae.config.latents_std)
         )
         return latents * std + mean
+
+
+class WanImageEngine(WanEngine):
+    """Wan image-to-video pipelines, with the first frame or with both."""
+
+    pipeline = WanImageToVideoPipeline
+    in_float32 = ("vae", "image_encoder")
+
+    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
+        return self.pipe

@@ -1,1 +1,17 @@
-"""What jobs come to: a module each, whose ``run`` makes the files of one."""
+"""What jobs come to: a module each, whose ``run`` makes a job's files."""
+
+from adaspa_api.words import Task
+
+from adaspa_worker.context import Context, Made
+from adaspa_worker.tasks import image_to_video, text_to_video
+
+TASKS = {
+    Task.text_to_video: text_to_video.run,
+    Task.image_to_video: image_to_video.run,
+    Task.first_last_frame: image_to_video.run,
+}
+
+
+def run(context: Context) -> Made:
+    """Do the task that a job's images make it."""
+    return TASKS[Task.of(context.inputs)](context)

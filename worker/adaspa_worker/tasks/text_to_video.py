@@ -1,76 +1,9 @@
-"""Text to video: the prompt is encoded and denoised, the clip decoded and written with its pictures."""
-
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from adaspa_api.report import AttentionReport
+"""Text to video: a clip of the prompt alone."""
 
 from adaspa_worker.context import Context, Made
-from adaspa_worker.encode import VideoWriter, encode
-from adaspa_worker.recipe import write_recipe
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
+from adaspa_worker.tasks.clip import make
 
 
 def run(context: Context) -> Made:
-    """Make a clip of a job's prompt. Raises whatever ends the job or the attempt."""
-    engine, params, course = context.engine, context.params, context.course
-    with course.phase("encoding_prompt"), engine.checked(context.check):
-        encoded = engine.encode_prompt(params)
-    course.tokens = encoded.tokens
-    with course.phase("denoising"):
-        if snapshot := context.snapshot():
-            course.resume(snapshot["step"])
-        latents = engine.denoise(params, encoded, context.on_step, snapshot)
-    report = AttentionReport.model_validate(engine.report())
-    with course.phase("decoding"):
-        files = write_files(context, latents)
-    return Made(files, report)
-
-
-def write_files(context: Context, latents: "torch.Tensor") -> dict[str, Path]:
-    """Decode and encode; returns the files by variant."""
-    engine, params, folder = context.engine, context.params, context.folder
-    files = {
-        "video": folder / f"video.{params.output_format}",
-        "thumbnail": folder / "thumbnail.webp",
-        "spritesheet": folder / "spritesheet.webp",
-    }
-    writer = VideoWriter(
-        files["video"],
-        params.output_format,
-        width=params.width,
-        height=params.height,
-        fps=params.fps,
-        num_frames=params.num_frames,
-        comment=write_recipe(params, engine.attention(params)),
-    )
-    frames = Decoding(engine.frames(latents, context.check), context.check)
-    start = time.monotonic()
-    encode(frames, writer)
-    context.course.record("encoding", time.monotonic() - start - frames.seconds)
-    writer.write_thumbnail(files["thumbnail"])
-    writer.write_spritesheet(files["spritesheet"])
-    return files
-
-
-class Decoding:
-    """Iterates over frames and adds up the seconds that they take to come; before each, ``check`` may raise."""
-
-    def __init__(self, frames: "Iterator[np.ndarray]", check: Callable[[], None]) -> None:
-        self._frames, self._check, self.seconds = frames, check, 0.0
-
-    def __iter__(self) -> "Iterator[np.ndarray]":
-        return self
-
-    def __next__(self) -> "np.ndarray":
-        self._check()
-        start = time.monotonic()
-        try:
-            return next(self._frames)
-        finally:
-            self.seconds += time.monotonic() - start
+    """Make a job's clip. Raises whatever ends the job or the attempt."""
+    return make(context, {})

@@ -1,0 +1,233 @@
+"""Models that begin, or also end, a clip with an image: what the pipeline makes of it, with all that jobs have."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adaspa_api.words import ErrorCode, JobStatus, Role, Task
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import Input, JobParams
+from adaspa_worker.checkpoint import pack, unpack
+from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.latent_rgb import PATCH, LatentRGB
+from adaspa_worker.offer import check
+from adaspa_worker.pipeline import load
+from adaspa_worker.recipe import read_recipe
+from adaspa_worker.source import ModelUnavailable
+from diffusers import WanImageToVideoPipeline
+from drawn import corners, encoded
+from job_bench import Bench
+from PIL import Image
+from tiny_families import IMAGES, save_family
+from tiny_wan import model_spec
+
+WIDTH, HEIGHT, FRAMES, STEPS = 80, 48, 17, 4
+FIRST, LAST = corners(WIDTH, HEIGHT), Image.new("RGB", (WIDTH, HEIGHT), "navy")
+CASES = {
+    "wan-2.1-image": {Role.first: FIRST},
+    "wan-2.2-image": {Role.first: FIRST},
+    "wan-2.2-image, both frames": {Role.first: FIRST, Role.last: LAST},
+    "wan-2.2-5b": {Role.first: FIRST},
+}
+TASKS = {
+    "wan-2.1-image": [Task.image_to_video],
+    "wan-2.2-image": [Task.image_to_video, Task.first_last_frame],
+    "wan-2.2-5b": [Task.text_to_video, Task.image_to_video],
+}
+
+Images = Mapping[Role, Image.Image]
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[DiffusersEngine, Path]]:
+    """A tiny model and its folder, loaded once."""
+    made: dict[str, tuple[DiffusersEngine, Path]] = {}
+
+    def engine(name: str) -> tuple[DiffusersEngine, Path]:
+        if name not in made:
+            folder = save_family(name, tmp_path_factory.mktemp(name))
+            entry = spec(name, folder)
+            check(entry, folder)
+            loaded = load(entry, folder)
+            assert isinstance(loaded, DiffusersEngine)
+            made[name] = loaded, folder
+        return made[name]
+
+    return engine
+
+
+def spec(name: str, folder: Path, **changes: object) -> ModelSpec:
+    entry = {"sizes": [f"{WIDTH}x{HEIGHT}"], "frames": [FRAMES], "default_frames": FRAMES, "tasks": TASKS[name]}
+    own = {"call": IMAGES[name].shorter, "memory": {"dtype": "float32"}}
+    return ModelSpec.model_validate(model_spec(folder, **entry, **own) | changes)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, engines: Callable[[str], tuple[DiffusersEngine, Path]]) -> tuple:
+    """An engine, its folder and the images of a job."""
+    return (*engines(request.param.partition(",")[0]), CASES[request.param])
+
+
+@pytest.fixture
+def asked(params: Callable[..., JobParams]) -> Callable[..., JobParams]:
+    usual = {"width": WIDTH, "height": HEIGHT, "num_frames": FRAMES, "steps": STEPS, "quality": "exact"}
+    return lambda **changes: params(**usual | changes)
+
+
+def test_the_clip_is_that_of_the_pipeline_called_plainly(case: tuple, asked: Callable[..., JobParams]) -> None:
+    engine, folder, images = case
+    params = asked(negative_prompt="a blue square")
+    latents = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: None)
+    clip = np.stack(list(engine.frames(latents, lambda: None)))
+    engine.reset()
+    pipe = WanImageToVideoPipeline.from_pretrained(folder).to(engine.device)
+    pipe.set_progress_bar_config(disable=True)
+    plain = pipe(
+        image=images[Role.first],
+        last_image=images.get(Role.last),
+        prompt=params.prompt,
+        negative_prompt=params.negative_prompt,
+        height=HEIGHT,
+        width=WIDTH,
+        num_frames=FRAMES,
+        num_inference_steps=STEPS,
+        guidance_scale=params.guidance_scale,
+        generator=torch.Generator().manual_seed(params.seed),
+        **engine.spec.call,
+    ).frames[0]
+    assert clip.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    assert np.abs(clip - plain * 255).max() <= 2
+    other = {role: Image.new("RGB", (WIDTH, HEIGHT), "white") for role in images}
+    changed = engine.denoise(params, engine.encode_prompt(params, other), lambda *_: None)
+    assert not torch.allclose(changed, latents, atol=1e-3), "the image has a part in it"
+    engine.reset()
+
+
+def test_sparse_steps_a_stop_a_resumption_and_previews(
+    case: tuple, asked: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _, images = case
+    weight = torch.randn(5, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(engine, "_latent_rgb", LatentRGB(weight).to(engine.device))
+    params = asked(quality="fast", steps=8)
+    kinds: list[str | None] = []
+    engine.denoise(params, engine.encode_prompt(params, images), lambda _, kind: kinds.append(kind))
+    assert len(kinds) == 8 and {"search", "sparse"} < set(kinds) and engine.report()["fell_back"] == []
+    engine.reset()
+
+    class Stop(Exception):
+        pass
+
+    kept: list[bytes] = []
+
+    def stop(done: int, _: str | None) -> None:
+        if done == 2:
+            preview = engine.preview()
+            assert preview is not None and preview.shape[1:] == (HEIGHT // 8 * PATCH, WIDTH // 8 * PATCH, 3)
+            kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
+            raise Stop
+
+    params = asked()
+    whole = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: None)
+    engine.reset()
+    with pytest.raises(Stop):
+        engine.denoise(params, engine.encode_prompt(params, images), stop)
+    engine.reset()
+    steps: list[int] = []
+    resume = unpack(kept[0], params.model_dump_json())
+    encoded_again = engine.encode_prompt(params, images)
+    resumed = engine.denoise(params, encoded_again, lambda done, _: steps.append(done), resume)
+    assert steps == [3, 4] and torch.equal(resumed, whole)
+    engine.reset()
+
+
+def test_a_model_for_both_tasks_still_makes_clips_of_text(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams]
+) -> None:
+    engine, folder = engines("wan-2.2-5b")
+    params = asked()
+    latents = engine.denoise(params, engine.encode_prompt(params), lambda *_: None)
+    clip = np.stack(list(engine.frames(latents, lambda: None)))
+    engine.reset()
+    pipe = engine.pipeline.from_pretrained(folder).to(engine.device)  # type: ignore[attr-defined]
+    pipe.set_progress_bar_config(disable=True)
+    size = {"height": HEIGHT, "width": WIDTH, "num_frames": FRAMES, "num_inference_steps": STEPS}
+    generator = torch.Generator().manual_seed(params.seed)
+    own = {"guidance_scale": params.guidance_scale, **engine.spec.call}
+    plain = pipe(params.prompt, **size, generator=generator, **own).frames[0]
+    assert np.abs(clip - plain * 255).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "named"),
+    [
+        (
+            "wan-2.1-image",
+            [Task.image_to_video, Task.first_last_frame],
+            "do first_last_frame; allowed: image_to_video$",
+        ),
+        ("wan-2.2-image", [Task.text_to_video], "do text_to_video; allowed: first_last_frame, image_to_video$"),
+        ("wan-2.2-5b", [Task.first_last_frame], "do first_last_frame; allowed: image_to_video, text_to_video$"),
+    ],
+)
+def test_a_task_that_the_model_does_not_do_is_not_offered(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]], name: str, tasks: list[Task], named: str
+) -> None:
+    _, folder = engines(name)
+    with pytest.raises(ModelUnavailable, match=f"tasks: the model does not {named}"):
+        check(spec(name, folder, tasks=tasks), folder)
+
+
+def given(bench: Bench, role: Role = Role.first) -> Input:
+    """A job's image in storage, as a gateway puts it there."""
+    content, key = encoded(FIRST), f"inputs/{'0' * 32}/{role}.png"
+    path = bench.objects / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    size = {"width": WIDTH, "height": HEIGHT}
+    return Input(key=key, content_type="image/png", bytes=len(content), sha256=digest, role=role, **size)
+
+
+@pytest.fixture
+def image_bench(bench: Bench, engines: Callable[[str], tuple[DiffusersEngine, Path]]) -> Bench:
+    """The bench, with a worker of a model that takes an image."""
+    engine, _ = engines("wan-2.2-5b")
+    return replace(bench, runner=replace(bench.runner, engine=lambda _: engine))
+
+
+def test_a_job_with_an_image_completes_and_its_file_names_the_image(
+    image_bench: Bench, asked: Callable[..., JobParams]
+) -> None:
+    image = given(image_bench)
+    job = image_bench.run(asked(inputs=(image,)))
+    assert (job.status, job.error) == (JobStatus.completed, None)
+    recipe = read_recipe(image_bench.objects / job.artifacts["video"].key)
+    assert recipe["inputs"] == {"first": {"sha256": image.sha256}}
+    plain = image_bench.run(asked())
+    assert "inputs" not in read_recipe(image_bench.objects / plain.artifacts["video"].key)
+    assert plain.artifacts["video"].sha256 != job.artifacts["video"].sha256
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_job_whose_image_is_gone_or_another_fails_and_says_so(
+    image_bench: Bench, asked: Callable[..., JobParams], lost: bool
+) -> None:
+    image = given(image_bench)
+    path = image_bench.objects / image.key
+    path.unlink() if lost else path.write_bytes(encoded(LAST))
+    job = image_bench.run(asked(inputs=(image,)))
+    assert job.status is JobStatus.failed and job.error is not None
+    said = "is no longer in storage" if lost else "is not the one that was stored"
+    assert job.error.code is ErrorCode.generation_failed and f"the image of the first frame {said}" in job.error.message
+    assert image_bench.run(asked(inputs=(given(image_bench),))).status is JobStatus.completed
+
+
+def test_a_cancelled_job_with_an_image_stops_within_a_step(image_bench: Bench, asked: Callable[..., JobParams]) -> None:
+    image_bench.store.at_step[2] = lambda lease: image_bench.store.request_cancel(lease.job.id)
+    job = image_bench.run(asked(inputs=(given(image_bench),), steps=20))
+    assert job.status is JobStatus.cancelled and max(image_bench.steps()) <= 3

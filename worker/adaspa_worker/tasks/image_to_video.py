@@ -1,0 +1,15 @@
+"""Image to video: a clip of the prompt that begins with an image, and may end with one."""
+
+from PIL import Image
+
+from adaspa_worker.context import Context, Made
+from adaspa_worker.tasks.clip import make
+
+
+def run(context: Context) -> Made:
+    """Make a job's clip. Raises whatever ends the job or the attempt."""
+    images = {}
+    for role, path in context.inputs.items():
+        with Image.open(path) as image:
+            images[role] = image.convert("RGB")
+    return make(context, images)
