@@ -105,8 +105,9 @@ class Settings(BaseSettings):
     """How long an ended job and its files are kept."""
     image_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
     """Largest file of an image that comes with a request."""
-    image_pixels: int = Field(default=50_000_000, ge=1, le=178_000_000)
-    """Most pixels of such an image. Decoding one takes up to 8 bytes for each; a gateway decodes one at a time."""
+    image_pixels: int = Field(default=32_000_000, ge=1, le=178_000_000)
+    """Most pixels of such an image. Decoding one takes up to 16 bytes for each (WebP; a JPEG less than 1); a gateway
+    decodes one at a time."""
     image_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
     """Networks that are not public and from which images may be fetched nevertheless when a request gives a URL,
     between commas."""

@@ -74,10 +74,12 @@ def test_an_image_is_chosen_dropped_or_pasted_and_seen_with_its_video(
     video = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
     assert (video["task"], video["size"]) == ("first_last_frame", "128x64")
     assert stored(service, video, "last").getpixel((4, 32)) == (0, 0, 0)
+    expect(page.locator(".inputs figure")).to_have_count(2)
+    assert loaded(page.locator(".inputs img").first) == 128  # while it waits
     lease = service.store.claim("both", "worker", "process")
     assert lease is not None
     service.complete(lease, clip(tmp_path / "clip.mp4"))
-    expect(page.locator(".inputs img")).to_have_count(2)
+    expect(page.get_by_role("heading", name="What AdaSpa did")).to_be_visible()
     assert [loaded(image) for image in page.locator(".inputs img").all()] == [128, 128]
     assert_accessible(page)
     page.locator("#form").evaluate("form => { for (const b of form.querySelectorAll('.drop button')) b.click(); }")

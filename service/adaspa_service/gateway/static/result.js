@@ -3,13 +3,14 @@ import { actions } from "./actions.js";
 import { source } from "./api.js";
 import { el } from "./dom.js";
 import { rules } from "./form.js";
-import { capital, seconds } from "./format.js";
+import { seconds } from "./format.js";
+import { given } from "./given.js";
 import { report } from "./report.js";
 
 const TOLD = ["prompt", "model", "size", "seconds", "num_frames", "fps"]; // above, or in a line of their own
 
 export async function result(video) {
-  return [await picture(video), actions(video), recipe(video), await images(video), ...(video.attention ? report(video) : [])];
+  return [await picture(video), actions(video), recipe(video), given(video), ...(video.attention ? report(video) : [])];
 }
 
 async function picture(video) {
@@ -26,13 +27,6 @@ async function picture(video) {
   viewer.style.setProperty("--shape", `${width} / ${height}`);
   player.addEventListener("error", () => viewer.replaceChildren(el("p", { className: "error", textContent: "This browser cannot play the file; download it instead." })), { once: true });
   return viewer;
-}
-
-// What it was made of.
-async function images(video) {
-  const shown = video.inputs.map(async ({ role }) => el("figure", {},
-    el("img", { src: await source(video.id, `${role}_frame`), alt: "" }), el("figcaption", { textContent: `${capital(role)} frame` })));
-  return el("div", { className: "inputs" }, ...(await Promise.all(shown)));
 }
 
 function recipe(video) {

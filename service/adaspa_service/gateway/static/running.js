@@ -3,6 +3,7 @@ import { actions } from "./actions.js";
 import { DONE, follow } from "./api.js";
 import { $, el } from "./dom.js";
 import { capital, seconds, words } from "./format.js";
+import { given } from "./given.js";
 import { KINDS } from "./steps.js";
 
 const PHASES = { queued: "Queue", loading: "Model", encoding_prompt: "Prompt", denoising: "Denoising", decoding: "Decoding", uploading: "Upload" };
@@ -52,7 +53,7 @@ export function running(video, signal, onProgress) {
     viewer.classList.remove("waiting");
   };
   const ended = follow(video.id, onEvent, signal).then(() => last);
-  return { elements: [viewer, phases, bar, line, track, legend, actions(video)], ended };
+  return { elements: [viewer, phases, bar, line, track, legend, actions(video), given(video)], ended };
 }
 
 function sentence(now) {
