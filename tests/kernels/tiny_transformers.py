@@ -137,8 +137,8 @@ def with_history(inputs: Inputs) -> tuple[dict[str, Any], ...]:
     return tuple({**branch, **given, "encoder_attention_mask": mask} for branch in by_text(inputs))
 
 
-def motif() -> Any:
-    settings = {**HEADS, **CHANNELS, "num_layers": 1, "num_single_layers": 3, "num_decoder_layers": 1}
+def motif(**changes: Any) -> Any:
+    settings = {**HEADS, **CHANNELS, "num_layers": 1, "num_single_layers": 3, "num_decoder_layers": 1, **changes}
     return prepare(MotifVideoTransformer3DModel(**settings, text_embed_dim=16, rope_axes_dim=(8, 8, 8)))
 
 
@@ -190,9 +190,9 @@ def placed(inputs: Inputs) -> tuple[dict[str, Any], ...]:
     return tuple({**branch, **given} for branch in by_text(inputs))
 
 
-def kandinsky6() -> Any:
-    sound = {"in_audio_dim": 6, "out_audio_dim": 6, "axes_dims_a": (8, 8, 8), "visual_cond": False}
-    return prepare(Kandinsky6Transformer3DModel(**KANDINSKY, **sound))
+def kandinsky6(visual_cond: bool = False) -> Any:
+    sound = {"in_audio_dim": 6, "out_audio_dim": 6, "axes_dims_a": (8, 8, 8)}
+    return prepare(Kandinsky6Transformer3DModel(**KANDINSKY, **sound, visual_cond=visual_cond))
 
 
 def with_sound(inputs: Inputs) -> tuple[dict[str, Any], ...]:

@@ -5,14 +5,19 @@ from typing import Any, NamedTuple
 
 import tiny_families as whole
 import tiny_pipelines as tiny
+import tiny_transformers as others
 import torch
 from diffusers import (
+    AllegroPipeline,
     CogVideoXFunControlPipeline,
     CogVideoXImageToVideoPipeline,
     CogVideoXVideoToVideoPipeline,
+    EulerAncestralDiscreteScheduler,
     HunyuanSkyreelsImageToVideoPipeline,
     HunyuanVideoImageToVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    Kandinsky5T2VPipeline,
+    Kandinsky6TI2VAPipeline,
     LTX2ConditionPipeline,
     LTX2HDRPipeline,
     LTX2InContextPipeline,
@@ -21,11 +26,16 @@ from diffusers import (
     LTXI2VLongMultiPromptPipeline,
     LTXImageToVideoPipeline,
     LucyEditPipeline,
+    MotifVideoPipeline,
+    SkyReelsV2Pipeline,
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
     WanVideoToVideoPipeline,
 )
+from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.modular_pipelines import WanBlocks
 from PIL import Image
 
@@ -119,7 +129,43 @@ def ltx2_call(**more: Any) -> dict[str, Any]:
     return call
 
 
+def by_embeddings(cls: type, transformer: Callable[[], Any], *without: str, vae: Any = None, **parts: Any) -> Any:
+    """A pipeline that gets its texts as embeddings; ``without`` are its further components."""
+    missing = dict.fromkeys(("text_encoder", "tokenizer", *without))
+    return lambda: cls(**missing, vae=vae and vae(), transformer=transformer(), **{"scheduler": tiny.flow(), **parts})
+
+
+def embeddings(**shapes: tuple[int, ...]) -> dict[str, Any]:
+    """Random ones of both branches."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        sign + name: torch.randn(1, *shape, generator=generator)
+        for sign in ("", "negative_")
+        for name, shape in shapes.items()
+    }
+
+
+def masks() -> dict[str, Any]:
+    return {f"{sign}prompt_attention_mask": torch.ones(1, tiny.TEXT, dtype=torch.long) for sign in ("", "negative_")}
+
+
+def wan_vae() -> Any:
+    return whole.wan().vae
+
+
+def vace() -> Any:
+    return tiny.prepare(WanVACETransformer3DModel(**others.WAN, vace_layers=[0], vace_in_channels=72))
+
+
+def motif() -> Any:
+    return others.motif(in_channels=9)
+
+
 WAN = PROMPTS | TEXT
+EMBEDS = embeddings(prompt_embeds=(tiny.TEXT, 16))
+QWEN = embeddings(prompt_embeds_qwen=(tiny.TEXT, 16), prompt_embeds_clip=(8,))
+QWEN |= {f"{sign}prompt_cu_seqlens": torch.tensor([0, tiny.TEXT]) for sign in ("", "negative_")}
+SQUARE = {"height": 128, "width": 128, "num_frames": 17}
 LTX = {**PROMPTS, **TEXT, "height": 96, "width": 160}
 VARIANTS = {
     "wan-image": Variant(
@@ -159,6 +205,27 @@ VARIANTS = {
     "ltx-2-condition": Variant(ltx2(LTX2ConditionPipeline), ltx2_call(spatio_temporal_guidance_blocks=[1])),
     "ltx-2-in-context": Variant(ltx2(LTX2InContextPipeline), ltx2_call(spatio_temporal_guidance_blocks=[1])),
     "ltx-2-hdr": Variant(ltx2(LTX2HDRPipeline), ltx2_call()),
+    "skyreels-v2": Variant(
+        by_embeddings(SkyReelsV2Pipeline, others.FAMILIES["skyreels-v2"].transformer), {**FRAMES, **EMBEDS}
+    ),
+    "wan-vace": Variant(by_embeddings(WanVACEPipeline, vace, vae=wan_vae), {**FRAMES, **EMBEDS}),
+    "kandinsky-5": Variant(
+        by_embeddings(Kandinsky5T2VPipeline, others.kandinsky5, "text_encoder_2", "tokenizer_2"), {**SQUARE, **QWEN}
+    ),
+    "kandinsky-6": Variant(
+        by_embeddings(
+            Kandinsky6TI2VAPipeline, lambda: others.kandinsky6(visual_cond=True), "text_encoder_2", "tokenizer_2"
+        ),
+        {**SQUARE, **embeddings(prompt_embeds=(tiny.TEXT, 16), pooled_prompt_embeds=(8,)), "sample_audio": False},
+    ),
+    "allegro": Variant(
+        by_embeddings(AllegroPipeline, others.allegro, scheduler=EulerAncestralDiscreteScheduler()),
+        {**FRAMES, **EMBEDS, **masks(), "negative_prompt": None},
+    ),
+    "motif-video": Variant(
+        by_embeddings(MotifVideoPipeline, motif, vae=wan_vae, guider=ClassifierFreeGuidance(guidance_scale=3.0)),
+        {**FRAMES, **EMBEDS, **masks()},
+    ),
 }
 """Those of one schedule."""
 LONG_CALL = {"num_frames": 65, "temporal_tile_size": 40, "temporal_overlap": 16, "guidance_scale": 3.0, **LTX}
