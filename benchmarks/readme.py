@@ -6,8 +6,6 @@ denoise*.json (`benchmarks.models.steps`, `.denoise`), ``fidelity`` from fidelit
 (`demo_model.fidelity`). A section without its file stays as it is.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

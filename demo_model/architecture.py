@@ -1,7 +1,5 @@
 """The untrained demo pipeline: an ordinary `WanPipeline`, every part of it small."""
 
-from __future__ import annotations
-
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel

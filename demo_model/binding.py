@@ -6,8 +6,6 @@ position bias, whose gradient is small, and at the other weights' learning rate 
 word of a phrase has to tell the whole phrase, and the bias learns faster than the rest.
 """
 
-from __future__ import annotations
-
 import random
 
 import torch

@@ -6,8 +6,6 @@ The captions are held out of training (`scenes.is_held_out`). Every mode generat
 noise; the videos are read back by image analysis (`reading`), the sparse ones compared with the dense ones too.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json

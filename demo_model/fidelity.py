@@ -7,8 +7,6 @@ of its caption (PSNR, SSIM, LPIPS) and read back (`reading`). The recall is meas
 would say nothing here. Rows are written one by one; a variant that the file already has is not run again.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -1,7 +1,5 @@
 """Latents of drawn scenes, as the transformer is trained on them."""
 
-from __future__ import annotations
-
 import random
 
 import torch

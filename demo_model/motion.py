@@ -1,7 +1,5 @@
 """Classifies the motion of an outline among `scenes.MOTIONS` from its path, its size and its angle over time."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

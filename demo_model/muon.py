@@ -4,8 +4,6 @@ For a transformer as narrow as the demo's those launches take as long as the bac
 shape go through the Newton-Schulz iteration together.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@
 The last search of one clip at retained mass 0.9, a picture of zeros and ones for each of the 40 heads.
 """
 
-from __future__ import annotations
-
 import json
 
 import adaspa

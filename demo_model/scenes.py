@@ -4,8 +4,6 @@ A `Scene` is the description; `caption(scene)` says it in words, `draw(scenes)` 
 evaluation start from scenes, so what a caption promises is known exactly.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import zlib

@@ -1,7 +1,5 @@
 """The contact sheet of an evaluation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -9,8 +9,6 @@ checkpoint to `DIR` and go on from the checkpoint they find there, so a run may 
 Each piece ends with a diffusers folder in `DIR/pipeline` and its loss curve in `DIR/training.json`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

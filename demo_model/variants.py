@@ -1,7 +1,5 @@
 """What the fidelity of the demo model is measured for: AdaSpa's settings, ablations, and other methods' patterns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product

@@ -5,8 +5,6 @@ the memory of a long clip and launches thousands of small kernels for a short on
 pass over the whole clip computes the same; only the temporal resampling has to know that the first frame stands alone.
 """
 
-from __future__ import annotations
-
 from types import MethodType
 from typing import Any
 

@@ -5,8 +5,6 @@ rounds in which all rows take turns, each of repeated launches with a cold L2 ca
 compilation included, stand beside it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

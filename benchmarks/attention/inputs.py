@@ -1,7 +1,5 @@
 """The shapes that are timed, and their random inputs and patterns."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

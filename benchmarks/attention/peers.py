@@ -1,7 +1,5 @@
 """The kernels of others that ours are timed against. What is not installed says so when it is called."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path

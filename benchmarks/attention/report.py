@@ -1,7 +1,5 @@
 """A table and a plot of a benchmark's JSON: `python -m benchmarks.attention.report bench.json --plot bench.png`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

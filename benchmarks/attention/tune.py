@@ -1,7 +1,5 @@
 """The launch parameters of block-sparse attention, tried one by one: how the rule in `launch_options` was found."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import product
 from typing import Any

@@ -4,8 +4,6 @@ Each is a selection policy that keeps the same number of blocks in every row, th
 measure than the softmax mass. The recall is that of the true mass all the same.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

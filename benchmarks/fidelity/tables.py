@@ -1,7 +1,5 @@
 """Table, plot and choice of presets from the fidelity that was measured on the demo model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

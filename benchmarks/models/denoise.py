@@ -5,8 +5,6 @@ preset keeps its schedule and takes the top share of the blocks instead. The pat
 as in earnest; only the video is noise. With ``--compile`` the blocks are compiled, by one forward that is not counted.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

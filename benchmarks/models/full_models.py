@@ -1,7 +1,5 @@
 """Published video transformers at their full size, with random weights, and inputs as their pipelines give them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -38,12 +36,12 @@ class FullModel:
     small: tuple[dict[str, Any], tuple[int, ...]]
     frame_axis: int = 2
 
-    def quick(self) -> FullModel:
+    def quick(self) -> "FullModel":
         """The small model: to try the benchmark itself."""
         config, latents = self.small
         return replace(self, config={**self.config, **config}, latents=latents, text=(8, 32))
 
-    def one_frame(self) -> FullModel:
+    def one_frame(self) -> "FullModel":
         """The same model for a video of one frame of tokens: to compile the kernels."""
         before, after = self.latents[: self.frame_axis], self.latents[self.frame_axis + 1 :]
         return replace(self, latents=(*before, self.config.get("patch_size_t", 1), *after))

@@ -8,8 +8,6 @@ half times the mean). With ``--compile`` the blocks are compiled (`compile_repea
 alike. Totals of 50 steps are the work of `benchmarks.readme`.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

@@ -1,7 +1,5 @@
 """Tables of what `benchmarks.models.steps` measured: seconds by kind of step, and whole denoisings by the schedule."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import median
 from typing import Any, get_args

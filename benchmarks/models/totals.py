@@ -1,7 +1,5 @@
 """What a whole denoising takes, from the seconds of its kinds of step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,7 +33,7 @@ class StepSeconds:
     sampled_search: float | None = None
 
     @classmethod
-    def of(cls, rows: list[dict[str, Any]]) -> StepSeconds:
+    def of(cls, rows: list[dict[str, Any]]) -> "StepSeconds":
         """From a model's rows.
 
         Raises:

@@ -6,8 +6,6 @@
 Writes dense.mp4 and sparse.mp4, and prints the seconds of both and what AdaSpa did. The default is the demo model.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The functional core: self-attention of one layer in one denoising step."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -91,7 +89,7 @@ def attention_by_pattern(
     return out
 
 
-def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
+def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: "_Site") -> torch.Tensor:
     if action is Action.FUSED_SEARCH:
         return _fused_search(q, k, v, site)
     if action is Action.CACHED_SEARCH:

@@ -1,7 +1,5 @@
 """What belongs to one transformer and cannot go along with a copy of it."""
 
-from __future__ import annotations
-
 from typing import Any, NoReturn, SupportsIndex
 
 _UNCOPYABLE = (

@@ -1,7 +1,5 @@
 """What one request keeps between denoising steps: LSE and block index, per layer and CFG branch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What a user may choose: how sparse, in which blocks, at which denoising steps."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -121,14 +119,14 @@ class AdaSpaConfig:
             )
 
     @classmethod
-    def paper(cls) -> AdaSpaConfig:
+    def paper(cls) -> "AdaSpaConfig":
         """The settings of the paper's main table (section 5.1)."""
         return cls(
             sparsity=0.8, block_size=64, query_block_size=64, steps=50, warmup=10, searches=(10, 30), head_adaptive=True
         )
 
     @classmethod
-    def preset(cls, intent: Preset, **changes: Any) -> AdaSpaConfig:
+    def preset(cls, intent: Preset, **changes: Any) -> "AdaSpaConfig":
         """The settings for what a user wants, with ``changes`` in other fields; *ours*, not the paper's.
 
         ``exact``: dense attention throughout. ``quality``, ``balanced`` and ``fast`` keep ever less of the softmax
@@ -195,7 +193,7 @@ class AdaSpaConfig:
         in_warmup = (0,) if self.warmup_mass is not None and searches[0] else ()
         return Schedule((*in_warmup, *searches), warmup=searches[0])
 
-    def replace(self, **changes: Any) -> AdaSpaConfig:
+    def replace(self, **changes: Any) -> "AdaSpaConfig":
         """The settings with ``changes``, also in the policy's own; another ``selection`` begins with its defaults."""
         return replace(self, **changes)
 

@@ -1,7 +1,5 @@
 """One forward of a transformer, as its attention layers see it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from adaspa.layout import Layout, Permutation

@@ -1,7 +1,5 @@
 """What others may do to a transformer behind AdaSpa's back: noticed before each forward, or in its account."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,7 @@ class Guard:
         family: of the transformer.
     """
 
-    def __init__(self, transformer: torch.nn.Module, family: Family) -> None:
+    def __init__(self, transformer: torch.nn.Module, family: "Family") -> None:
         self.family = family
         self.layers = family.layers(transformer)
         names = {id(module): name for name, module in transformer.named_modules()}
@@ -42,7 +40,7 @@ class Guard:
                 )
 
     @torch.compiler.disable
-    def close(self, forward: Forward, given: dict[str, Any]) -> None:
+    def close(self, forward: "Forward", given: dict[str, Any]) -> None:
         """Compare the calls of a forward that has ended well with the schedule."""
         passed_on: Collection[int] = self.family.passed_on(given)
         state = forward.state

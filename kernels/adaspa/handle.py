@@ -1,7 +1,5 @@
 """`transformer.adaspa`: the requests of one transformer, one after the other."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The one diffusers hook that follows the forwards of a transformer."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The compact list of the key blocks that each query block attends to."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,7 +69,7 @@ class BlockIndex:
     @classmethod
     def from_mask(
         cls, mask: torch.Tensor, *, query_block: int, key_block: int, query_tokens: int, key_tokens: int
-    ) -> BlockIndex:
+    ) -> "BlockIndex":
         """The index of a boolean block mask ``[B, H, nq, nk]``. Synchronises with the device."""
         _check_blocks(query_block, key_block)
         if mask.dtype != torch.bool or mask.ndim != 4:

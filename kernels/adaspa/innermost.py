@@ -5,8 +5,6 @@ when diffusers removes a hook, the one around it loses a ``new_forward`` of its 
 the wrapper of accelerate's CPU offload, which comes off and on again with every pipeline call, without what was around.
 """
 
-from __future__ import annotations
-
 import functools
 from importlib import import_module
 from typing import Any

@@ -1,7 +1,5 @@
 """How the tokens of a forward lie in its self-attention sequence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What ran at the attention in one request, call by call: what it cost, and where it was not what the schedule has."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field

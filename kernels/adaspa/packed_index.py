@@ -1,7 +1,5 @@
 """A block index without the padding of its lists: what a request keeps of it where memory is short (*ours*)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +25,7 @@ class PackedIndex:
     key_tokens: int
 
     @classmethod
-    def pack(cls, index: BlockIndex) -> PackedIndex:
+    def pack(cls, index: BlockIndex) -> "PackedIndex":
         """Leave the padding out. Synchronises with the device."""
         geometry = (index.query_block, index.key_block, index.query_tokens, index.key_tokens)
         width = index.ids.shape[-1]

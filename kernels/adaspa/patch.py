@@ -1,7 +1,5 @@
 """Install AdaSpa in a diffusers pipeline or transformer, and take it out again."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
@@ -189,7 +187,7 @@ def _install_processors(guard: Guard, handle: AdaSpaHandle) -> None:
         attn.processor = processor
 
 
-def _without(family: Family, processor: Any) -> Any:
+def _without(family: "Family", processor: Any) -> Any:
     """The processor that AdaSpa's replaced, or one that is not AdaSpa's."""
     return processor.original if isinstance(processor, family.processor) else processor
 
@@ -199,7 +197,7 @@ def _described(transformer: torch.nn.Module) -> tuple[str, str] | None:
     return next((SUPPORTED[cls.__name__] for cls in type(transformer).__mro__ if cls.__name__ in SUPPORTED), None)
 
 
-def family_of(transformer: torch.nn.Module) -> Family:
+def family_of(transformer: torch.nn.Module) -> "Family":
     """What describes the transformer's family. Raises ValueError, naming those that there are, if it has none."""
     if described := _described(transformer):
         module, name = described

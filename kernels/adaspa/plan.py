@@ -1,7 +1,5 @@
 """What one request does: the settings as `AdaSpaConfig.resolve` makes them for its number of steps."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from adaspa.schedule import Schedule

@@ -1,7 +1,5 @@
 """A picture of what AdaSpa did in a request."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +55,7 @@ def _draw_heads(figure: Any, layers: list[dict[str, Any]]) -> None:
         figure.colorbar(image, ax=axes)
 
 
-def _draw_maps(figure: Figure, maps: dict[tuple[int, int], Any], shown: list[int]) -> None:
+def _draw_maps(figure: "Figure", maps: dict[tuple[int, int], Any], shown: list[int]) -> None:
     """Kept blocks, layers down and searches across."""
     steps = sorted({step for _, step in maps})
     figure.suptitle("kept blocks, mean over the heads (query block down, key block across)", fontsize="medium")

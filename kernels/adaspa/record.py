@@ -1,7 +1,5 @@
 """What AdaSpa did in one request: the figures of the report."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

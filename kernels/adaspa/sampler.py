@@ -1,7 +1,5 @@
 """The scheduler of a pipeline, read and never changed: which of its steps comes now, and how many there are."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Which denoising step is dense, searches, or runs sparse."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

@@ -1,7 +1,5 @@
 """Whether the kernels are right on this GPU, and how fast: `python -m adaspa.self_check` prints both as JSON."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The state of one request: where it stands in its schedule, its caches and its record."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -43,7 +41,7 @@ class AdaSpaState:
         self._shapes: dict[str, torch.Size] = {}
         self._before = 0
 
-    def go_on_from(self, window: AdaSpaState) -> None:
+    def go_on_from(self, window: "AdaSpaState") -> None:
         """Continue the record of an earlier window of the same request, which is dropped."""
         self.record = window.record
         self._before = 1 + max(self.record.step_kinds, default=-1)

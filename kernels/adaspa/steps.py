@@ -1,7 +1,5 @@
 """Which denoising step and guidance branch a forward is of: by the scheduler, the pipeline's word, or counting."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any

@@ -1,7 +1,5 @@
 """How close two videos are: PSNR and SSIM."""
 
-from __future__ import annotations
-
 import math
 
 import torch

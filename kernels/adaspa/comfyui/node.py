@@ -1,7 +1,5 @@
 """The node that gives a ComfyUI model AdaSpa, by the hooks that ComfyUI has for it; nothing of ComfyUI is imported."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, get_args
 

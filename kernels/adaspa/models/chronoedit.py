@@ -1,7 +1,5 @@
 """ChronoEdit: Wan's image-to-video, with a rotary embedding that skips in time."""
 
-from __future__ import annotations
-
 from diffusers.models.transformers.transformer_chronoedit import WanAttnProcessor
 
 from adaspa.models.wan import Wan

@@ -1,7 +1,5 @@
 """CogVideoX and CogVideoX 1.5: joint attention over text and video with the same projections for both."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """ConsisID: CogVideoX with a face attended to between its blocks."""
 
-from __future__ import annotations
-
 from adaspa.models.cogvideox import CogVideoX
 
 

@@ -1,7 +1,5 @@
 """Cosmos Predict 1, 2 and 2.5: self-attention ``attn1`` over the video tokens. Cross-attention stays as it is."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

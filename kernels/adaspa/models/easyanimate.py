@@ -1,7 +1,5 @@
 """EasyAnimate: joint attention over text and video, with projections for the text in most blocks."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from diffusers.models.transformers.transformer_easyanimate import EasyAnimateAttnProcessor2_0

@@ -1,7 +1,5 @@
 """What AdaSpa has to know of a model family."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """HunyuanVideo: joint attention over video and text, in two-stream blocks and then in single-stream blocks."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

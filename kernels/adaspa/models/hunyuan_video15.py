@@ -1,7 +1,5 @@
 """HunyuanVideo 1.5: joint attention over video and three texts: image, glyph (ByT5) and prompt (Qwen) tokens."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

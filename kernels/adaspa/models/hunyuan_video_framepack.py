@@ -1,7 +1,5 @@
 """HunyuanVideo Framepack: HunyuanVideo with the frames that came before, coarser the older they are."""
 
-from __future__ import annotations
-
 from math import ceil
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Kandinsky 5: self-attention over the video tokens. Cross-attention and the text's own attention stay as they are."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, ClassVar
 

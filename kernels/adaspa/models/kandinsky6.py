@@ -1,7 +1,5 @@
 """Kandinsky 6: self-attention over the video tokens. The sound's own attention and all cross-attention stay."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

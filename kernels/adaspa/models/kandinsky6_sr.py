@@ -1,7 +1,5 @@
 """Kandinsky 6's upscaler: self-attention over the video tokens by NABLA's pattern, in every layer and step."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, ClassVar
 

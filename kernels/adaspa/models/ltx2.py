@@ -1,7 +1,5 @@
 """LTX-2: self-attention ``attn1`` over the video tokens. The audio's and all cross-attention stays as it is."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """MiniMax-H3: one packed sequence of text, conditions, sound and video, with the same weights for all."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

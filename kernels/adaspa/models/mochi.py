@@ -1,7 +1,5 @@
 """Mochi: joint attention over the video and the valid text of each sample."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Motif-Video: joint attention over video and text as in HunyuanVideo; its decoder reads the encoder's video."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from diffusers.models.transformers.transformer_motif_video import MotifVideoAttnProcessor2_0

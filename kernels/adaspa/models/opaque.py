@@ -4,8 +4,6 @@
 state of the request. The layer is told by a tensor, because an integer would be compiled in, once for each layer.
 """
 
-from __future__ import annotations
-
 from itertools import count
 from typing import Protocol
 from weakref import WeakValueDictionary

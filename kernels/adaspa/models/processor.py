@@ -1,7 +1,5 @@
 """The attention processor that every model family shares: dense or sparse by step, over video and text tokens."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,7 +36,7 @@ class AdaSpaProcessor(Bound):
         ValueError: when the transformer runs with context parallelism.
     """
 
-    def __init__(self, original: Any, handle: AdaSpaHandle, layer: int) -> None:
+    def __init__(self, original: Any, handle: "AdaSpaHandle", layer: int) -> None:
         self.original = original
         self.handle = handle
         self.layer = layer
@@ -100,7 +98,7 @@ class AdaSpaProcessor(Bound):
         q, k, v = (layout.video_first(x) for x in (q, k, v))
         return layout.as_it_was(self._over_valid(forward, q, k, v))
 
-    def _over_valid(self, forward: Forward, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def _over_valid(self, forward: "Forward", q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         layout = forward.layout
         others = q.shape[1] - layout.text_tokens
         video, lengths = others - layout.before, layout.text_lengths
@@ -118,7 +116,7 @@ class AdaSpaProcessor(Bound):
             out[rows, stop:] = 0
         return out
 
-    def _attend(self, forward: Forward, qkv: QKV, video: int, sample: int | None = None) -> torch.Tensor:
+    def _attend(self, forward: "Forward", qkv: QKV, video: int, sample: int | None = None) -> torch.Tensor:
         """Attention over the whole of a sequence; plain dense steps by the backend of diffusers that was chosen."""
         state, layout, (q, k, v) = forward.state, forward.layout, qkv
         if layout.pattern is not None:

@@ -1,7 +1,5 @@
 """SkyReels V2: Wan's blocks; with diffusion forcing each frame has a timestep of its own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

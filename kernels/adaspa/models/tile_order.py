@@ -4,8 +4,6 @@ The tokens are put in order once, behind the patch embedding, and all that goes 
 for each token. Attention and all else within do not mind the order of the tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -90,7 +88,7 @@ def reordered(value: Any, reorder: Reorder, order: torch.Tensor) -> Any:
 
 
 def install_hooks(
-    transformer: torch.nn.Module, handle: AdaSpaHandle, embeddings: dict[str, Reorder], outputs: dict[str, Reorder]
+    transformer: torch.nn.Module, handle: "AdaSpaHandle", embeddings: dict[str, Reorder], outputs: dict[str, Reorder]
 ) -> list[Any]:
     """Hooks that reorder what ``embeddings`` give out, as far as the model has them, and what ``outputs`` do back.
 
@@ -104,7 +102,7 @@ def install_hooks(
 class _Hook(Bound):
     """Reorders the tokens that a module gives out: into the order of the tiles, or ``back``."""
 
-    def __init__(self, module: torch.nn.Module, handle: AdaSpaHandle, reorder: Reorder, back: bool = False) -> None:
+    def __init__(self, module: torch.nn.Module, handle: "AdaSpaHandle", reorder: Reorder, back: bool = False) -> None:
         self.handle = handle
         self.reorder = reorder
         self.back = back

@@ -1,7 +1,5 @@
 """Wan 2.1 and 2.2: self-attention ``attn1`` over the video tokens. Cross-attention ``attn2`` stays as it is."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

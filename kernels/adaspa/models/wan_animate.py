@@ -1,7 +1,5 @@
 """Wan Animate: Wan with a pose added to its tokens, and a face attended to between its blocks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from diffusers.models.transformers.transformer_wan_animate import WanAttnProcessor

@@ -1,7 +1,5 @@
 """Wan VACE: Wan with a second stack of blocks that reads the control video, before those of the video."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from adaspa.layout import Layout

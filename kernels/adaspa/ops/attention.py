@@ -1,7 +1,5 @@
 """Dense attention."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.ops import backends

@@ -1,7 +1,5 @@
 """Dense attention and block mass in one pass: the fused online search (section 4.2)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

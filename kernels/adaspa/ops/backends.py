@@ -4,8 +4,6 @@ A new backend is a package with ``takes(call)`` in its ``__init__``, a module ``
 operation that it takes, named as the operation, and a line in `BACKENDS`.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Block mass from a cached LSE, without the attention: the LSE-cached search (section 4.2)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Attention over the key blocks of an index only."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

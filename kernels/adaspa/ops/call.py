@@ -1,7 +1,5 @@
 """One call of an operation, as a backend is asked about it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

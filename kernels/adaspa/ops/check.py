@@ -1,7 +1,5 @@
 """What every operation demands of its tensors."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.index import BLOCK_SIZES, is_block_size

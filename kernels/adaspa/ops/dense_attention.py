@@ -1,7 +1,5 @@
 """Dense attention that also gives the LSE."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.ops import backends

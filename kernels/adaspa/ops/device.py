@@ -1,7 +1,5 @@
 """What a device and the layout of tensors allow; asked without Triton."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
 

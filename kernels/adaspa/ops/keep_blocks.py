@@ -1,7 +1,5 @@
 """The heaviest blocks of each row of block mass, straight to the lists of a block index."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.ops import backends

@@ -1,7 +1,5 @@
 """Rotary embedding of queries and keys in interleaved pairs, in one pass over the memory."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.ops import backends

@@ -1,7 +1,5 @@
 """The self-attention sequence in blocks."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """NABLA, the pattern that Kandinsky's long-video models are trained with, made anew from every call's tokens."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.index import BlockIndex

@@ -1,7 +1,5 @@
 """What a selection policy is: from the block mass of a search to a pattern."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple

@@ -1,7 +1,5 @@
 """The selection policies by name. A new one is a file with its `Policy`, and a line here."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any
 

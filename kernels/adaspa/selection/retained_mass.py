@@ -1,7 +1,5 @@
 """The fewest blocks of each row that hold a given softmax mass."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Row-uniform top-k of other scores than the softmax mass: what methods that estimate it have in common."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Log-sum-exp scores over sub-blocks: the estimate of the SubBlock router in SGLang (pull request 34148)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

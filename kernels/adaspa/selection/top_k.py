@@ -1,7 +1,5 @@
 """Row-uniform top-k with head-adaptive sparsity: the paper's selection."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -5,8 +5,6 @@ each other. Here each warpgroup starts its next matrix product before the softma
 warpgroups fill each other's gaps (the schedule of FlashAttention-3, arXiv 2407.08608, section 3).
 """
 
-from __future__ import annotations
-
 from adaspa.ops.call import Call
 from adaspa.ops.device import HALF, TRITON_IS_INSTALLED, can_use_tma, capability, unit_stride
 

@@ -1,8 +1,6 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """What the Hopper kernels share: their tiles in shared memory, and the block mass they leave."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from triton.experimental import gluon

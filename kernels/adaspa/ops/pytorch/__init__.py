@@ -1,7 +1,5 @@
 """PyTorch's own fused attention, on any device."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.ops.call import Call

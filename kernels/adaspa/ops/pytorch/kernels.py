@@ -1,7 +1,5 @@
 """What PyTorch's own kernels run. `scaled_dot_product_attention` keeps the LSE to itself; those under it return it."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

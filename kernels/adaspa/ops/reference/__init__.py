@@ -1,7 +1,5 @@
 """Each operation in plain PyTorch: what all kernels must agree with, and what runs where there is no kernel."""
 
-from __future__ import annotations
-
 from adaspa.ops.call import Call
 
 

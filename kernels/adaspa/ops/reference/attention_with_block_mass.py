@@ -1,7 +1,5 @@
 """Dense attention and the softmax mass inside each block, in PyTorch."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

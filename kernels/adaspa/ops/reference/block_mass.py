@@ -1,7 +1,5 @@
 """The softmax mass inside each block from a cached LSE, in PyTorch."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.index import num_blocks

@@ -1,7 +1,5 @@
 """Attention over the key blocks of an index only, in PyTorch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import groupby
 

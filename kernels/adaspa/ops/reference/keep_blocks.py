@@ -1,7 +1,5 @@
 """The heaviest blocks of each row, in PyTorch."""
 
-from __future__ import annotations
-
 import torch
 
 LEAST_MASS = 1e-30

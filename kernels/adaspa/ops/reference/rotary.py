@@ -1,7 +1,5 @@
 """Rotary embedding of interleaved pairs, in PyTorch."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -1,7 +1,5 @@
 """The operations as Triton kernels, one a file, for every GPU that Triton compiles for."""
 
-from __future__ import annotations
-
 import torch
 
 from adaspa.ops.call import Call

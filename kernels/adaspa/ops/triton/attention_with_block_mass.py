@@ -1,8 +1,6 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Dense attention with block mass: the row sums of the online softmax, taken to a cached LSE, are the mass."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

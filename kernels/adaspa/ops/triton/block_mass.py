@@ -1,8 +1,6 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Block mass from a cached LSE: query-key products only, no values, no running maximum."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,8 +1,6 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Block-sparse attention: one program per query block walks the list of its key blocks."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

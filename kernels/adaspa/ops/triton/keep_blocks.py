@@ -1,8 +1,6 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """The heaviest blocks of a row without sorting it: one program per row finds their threshold bit by bit."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

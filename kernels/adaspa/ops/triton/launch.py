@@ -1,7 +1,5 @@
 """How a kernel is launched: computed from shapes and device, so that no request waits for autotuning."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch

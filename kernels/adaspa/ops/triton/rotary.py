@@ -1,8 +1,6 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Rotary embedding: read once, written once, the angles of a token kept for all of its heads."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

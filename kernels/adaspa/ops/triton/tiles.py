@@ -1,8 +1,6 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """What the kernels share: tiles in and out of memory, and the online softmax over one block of keys."""
 
-from __future__ import annotations
-
 import math
 
 import torch
