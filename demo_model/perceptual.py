@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Stride, padding, and whether pooling comes before: torchvision's AlexNet, up to its fifth convolution.
 CONVOLUTIONS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
+"""Stride, padding, and whether pooling comes before: torchvision's AlexNet, up to its fifth convolution."""
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 

@@ -37,7 +37,6 @@ from adaspa.selection.top_k import blocks_kept
 from benchmarks.attention import peers
 from benchmarks.models.full_models import MODELS, FullModel, Inputs
 
-# Density and kind of the random patterns, the most telling first.
 PATTERNS = (
     (0.2, "scattered"),
     (0.2, "skewed"),
@@ -46,10 +45,11 @@ PATTERNS = (
     (0.05, "scattered"),
     (0.5, "scattered"),
 )
+"""Density and kind of the random patterns, the most telling first."""
 BLOCK = 64
 LONG = 4.0  # seconds of a forward that is run once
-# One forward for each kind of step.
 WALK = replace(AdaSpaConfig.paper(), query_block_size=128, steps=8, warmup=1, searches=(1, 3, 5))
+"""One forward for each kind of step."""
 WALK_STEPS = ("dense_with_lse", "fused_search", "sparse", "cached_search", "sparse", "sampled_search", "sparse")
 
 

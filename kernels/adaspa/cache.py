@@ -8,8 +8,8 @@ import torch
 from adaspa.index import BlockIndex
 from adaspa.packed_index import PackedIndex
 
-# Lists of fewer bytes stay as they are where there is no budget: laying them out anew in every step takes its time.
 WORTH_PACKING = 2**22
+"""Lists of fewer bytes stay as they are where there is no budget: laying them out anew in every step takes its time."""
 
 
 class CacheKey(NamedTuple):

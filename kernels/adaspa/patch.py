@@ -13,7 +13,6 @@ from adaspa.handle import AdaSpaHandle
 if TYPE_CHECKING:
     from adaspa.models.family import Family
 
-# The transformer's class, and the module and class that describe its family.
 SUPPORTED = {
     "WanTransformer3DModel": ("wan", "Wan"),
     "HunyuanVideoTransformer3DModel": ("hunyuan_video", "HunyuanVideo"),
@@ -37,6 +36,7 @@ SUPPORTED = {
     "AllegroTransformer3DModel": ("allegro", "Allegro"),
     "ConsisIDTransformer3DModel": ("consisid", "ConsisID"),
 }
+"""The transformer's class, and the module and class that describe its family."""
 HOOK = "adaspa"
 RESET = "_reset_stateful_cache"
 """What a pipeline calls behind its last step, of those of its models that have it; not all that we take do."""

@@ -20,8 +20,8 @@ Grid = tuple[int, int, int]
 Reorder = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """A tensor with its video tokens in another order: the n-th is the one that was at ``order[n]``."""
 
-# Frames, rows and columns of a tile, by tokens.
 TILES: dict[int, Grid] = {16: (1, 4, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8)}
+"""Frames, rows and columns of a tile, by tokens."""
 
 
 @lru_cache(maxsize=8)

@@ -8,8 +8,8 @@ import torch
 from adaspa.ops.keep_blocks import keep_blocks
 from adaspa.selection.policy import Policy, Search, Selected, check_share, listed
 
-# Section 4.3: a head whose recall at the base sparsity is above this can give blocks away.
 HIGH_RECALL = 0.8
+"""Section 4.3: a head whose recall at the base sparsity is above this can give blocks away."""
 
 
 @dataclass(frozen=True)

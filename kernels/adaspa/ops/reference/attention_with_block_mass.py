@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 from adaspa.index import num_blocks
 
-# Scores of one chunk of query rows that are held at a time.
 CHUNK_SCORES = 2**23
+"""Scores of one chunk of query rows that are held at a time."""
 
 
 def dense_attention(

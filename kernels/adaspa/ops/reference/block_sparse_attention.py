@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from adaspa.index import BlockIndex
 
-# Key tokens that are gathered at a time: on a CPU about what its caches hold.
 GATHERED_TOKENS = {"cpu": 2**14, "cuda": 2**19}
+"""Key tokens that are gathered at a time: on a CPU about what its caches hold."""
 
 
 def block_sparse_attention(
