@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from adaspa_api.words import ErrorCode, JobStatus, Role, Task
+from adaspa_client import Client
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import Input, JobParams
+from adaspa_jobs.settings import Settings
 from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
@@ -22,8 +25,9 @@ from diffusers import WanImageToVideoPipeline
 from drawn import corners, encoded
 from job_bench import Bench
 from PIL import Image
+from running_gateway import serving
 from tiny_families import IMAGES, save_family
-from tiny_wan import model_spec
+from tiny_wan import model_spec, write_catalog
 
 WIDTH, HEIGHT, FRAMES, STEPS = 80, 48, 17, 4
 FIRST, LAST = corners(WIDTH, HEIGHT), Image.new("RGB", (WIDTH, HEIGHT), "navy")
@@ -231,3 +235,28 @@ def test_a_cancelled_job_with_an_image_stops_within_a_step(image_bench: Bench, a
     image_bench.store.at_step[2] = lambda lease: image_bench.store.request_cancel(lease.job.id)
     job = image_bench.run(asked(inputs=(given(image_bench),), steps=20))
     assert job.status is JobStatus.cancelled and max(image_bench.steps()) <= 3
+
+
+def test_an_image_that_a_client_sends_begins_its_clip_and_that_of_a_remix(
+    image_bench: Bench, engines: Callable[[str], tuple[DiffusersEngine, Path]], redis_url: str, tmp_path: Path
+) -> None:
+    """Through a gateway and a worker, from the client's file to the video's."""
+    _, folder = engines("wan-2.2-5b")
+    catalog = write_catalog(tmp_path / "catalog.json", spec("wan-2.2-5b", folder).model_dump(mode="json"))
+    settings = Settings(redis_url=redis_url, storage_url=str(image_bench.objects), catalog=catalog, open_access=True)
+    clips = {}
+    with serving(settings, tmp_path) as service, Client(service.url) as client:
+        for colour in ("red", "navy"):
+            image = encoded(Image.new("RGB", (3 * WIDTH, 2 * HEIGHT), colour), "JPEG")
+            first = client.create("a red circle", image=image, seed=7, steps=STEPS)
+            again = client.remix(first.id, "a red circle")
+            for video in (first, again):
+                image_bench.runner.run("tiny")
+                done = client.get(video.id)
+                assert (done.status, done.task, done.error) == ("completed", "image_to_video", None)
+                file = client.download(video.id, tmp_path / f"{video.id}.mp4")
+                assert read_recipe(file)["inputs"] == {"first": {"sha256": done.inputs[0].sha256}}
+                with av.open(str(file)) as container:
+                    clips[colour, video is again] = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert all(np.array_equal(clips[colour, True], clips[colour, False]) for colour in ("red", "navy"))
+    assert not np.array_equal(clips["red", False], clips["navy", False])
