@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from adaspa_api.fields import VideoCreate, rows
 from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog
@@ -15,14 +16,22 @@ from running_gateway import Service, serving
 FIELDS = ["flow_shift", "guidance_scale_2"]
 
 
-@pytest.fixture
-def service(settings: Settings, tmp_path: Path) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A gateway whose default model takes them, from 1 to 9."""
+    folder = tmp_path_factory.mktemp("gateway")
     demo = Catalog.load(None).default.model_dump(mode="json")
-    catalog = tmp_path / "catalog.json"
+    catalog = folder / "catalog.json"
     catalog.write_text(json.dumps([demo | {f"{name}_range": [1, 9] for name in FIELDS}]))
-    with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as running:
+    own: dict[str, Any] = {"catalog": catalog, "storage_url": str(folder / "objects"), "open_access": True}
+    with serving(Settings(redis_url=f"unix://{valkey_socket}?db=0", **own), folder) as running:
         yield running
+
+
+@pytest.fixture
+def service(gateway: Service, valkey: redis.Redis) -> Service:
+    """The gateway with an empty store."""
+    return gateway
 
 
 @pytest.mark.parametrize("name", FIELDS)
