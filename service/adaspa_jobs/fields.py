@@ -4,7 +4,7 @@ from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from adaspa_api.fields import Kept, Row, VideoCreate, rows
-from adaspa_api.limits import Range, StepsRange
+from adaspa_api.limits import Picture, Range, StepsRange
 from pydantic import BaseModel, Field, create_model
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -61,12 +61,15 @@ def json_schema(entry: BaseModel) -> dict[str, Any]:
         entry: of the catalog.
     """
     properties: dict[str, Any] = {}
+    required = [name for name, field in VideoCreate.model_fields.items() if field.is_required()]
     for name, row in rows(VideoCreate).items():
+        if isinstance(row.limits, Picture) and row.limits.needed(entry):
+            required.append(name)
         limits = row.limits.schema(entry)
         if limits is not None:
             help = " ".join((VideoCreate.model_fields[name].description or "").split())
             properties[name] = {"title": row.label, "description": help, "type": kinds()[name], **limits}
-    return {"type": "object", "properties": properties, "required": ["prompt"], "additionalProperties": False}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 @cache

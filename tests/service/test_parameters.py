@@ -69,6 +69,23 @@ def test_a_field_that_a_model_does_not_take_is_left_out(settings: Settings, tmp_
     catalog = tmp_path / "catalog.json"
     catalog.write_text(json.dumps([demo | {"negative_prompt": False, "sparsity_range": [0.2, 0.4]}]))
     with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
-        rules = schema_of(service)["properties"]
-    assert "negative_prompt" not in rules
+        schema = schema_of(service)
+    rules = schema["properties"]
+    assert "negative_prompt" not in rules and schema["required"] == ["prompt"]
     assert (rules["sparsity"]["minimum"], rules["sparsity"]["maximum"]) == (0.2, 0.4)
+
+
+def test_an_image_is_required_by_a_model_that_does_nothing_without(settings: Settings, tmp_path: Path) -> None:
+    demo = Catalog.load(None).default.model_dump(mode="json")
+    catalog = tmp_path / "catalog.json"
+    for tasks, required in (
+        (["image_to_video", "first_last_frame"], ["prompt", "input_reference"]),
+        (["first_last_frame"], ["prompt", "input_reference", "last_frame"]),
+        (["text_to_video", "image_to_video"], ["prompt"]),
+    ):
+        catalog.write_text(json.dumps([demo | {"tasks": tasks}]))
+        with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
+            schema = schema_of(service)
+            without = service.http.post("/videos", json={"prompt": "a red circle"})
+        assert schema["required"] == required and without.is_success == (required == ["prompt"])
+        assert {"input_reference", "fit"} <= schema["properties"].keys()

@@ -209,8 +209,12 @@ class Picture:
         """The model's tasks that take it."""
         return [task for task in entry.tasks if self.role in task.roles]
 
+    def needed(self, entry: Entry) -> bool:
+        """Whether the model does nothing without it."""
+        return len(self.of(entry)) == len(entry.tasks)
+
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
-        if value is None and len(self.of(entry)) == len(entry.tasks):
+        if value is None and self.needed(entry):
             raise Refused(f"required: model {entry.id} does {', '.join(entry.tasks)}; allowed: {self.allowed(entry)}")
         if value is not None and not self.of(entry):
             raise Refused(f"model {entry.id} takes none; allowed with it: {', '.join(entry.tasks)}")
