@@ -11,6 +11,7 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLMochi,
     AutoencoderKLWan,
@@ -19,6 +20,7 @@ from diffusers import (
     CogVideoXPipeline,
     HunyuanVideo15Pipeline,
     HunyuanVideoPipeline,
+    LTX2Pipeline,
     LTXPipeline,
     MochiPipeline,
     MochiTransformer3DModel,
@@ -27,6 +29,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     ByT5Tokenizer,
@@ -35,6 +38,8 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
@@ -152,6 +157,31 @@ def ltx(**vae: Any) -> LTXPipeline:
     )
 
 
+def ltx2() -> LTX2Pipeline:
+    parts = tiny.make_pipeline("ltx-2.3").components
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_learnable_registers": None}
+    own = {f"{kind}_connector_{name}": value for kind in ("video", "audio") for name, value in heads.items()}
+    gemma = {"head_dim": 8, "layer_types": ["full_attention"], "num_hidden_layers": 1}
+    return LTX2Pipeline(
+        scheduler=tiny.flow(),
+        vae=AutoencoderKLLTX2Video(
+            latent_channels=4,
+            block_out_channels=(8, 16, 32, 64),
+            decoder_block_out_channels=(8, 16, 32),
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1),
+            spatial_compression_ratio=32,
+            temporal_compression_ratio=8,
+        ),
+        audio_vae=parts["audio_vae"],
+        text_encoder=Gemma3TextModel(Gemma3TextConfig(**DECODER, vocab_size=len(WORDS), **gemma)),
+        tokenizer=tokenizer(),
+        connectors=tiny.prepare(LTX2TextConnectors(caption_channels=16, text_proj_in_factor=2, **own)),
+        transformer=parts["transformer"],
+        vocoder=LTX2Vocoder(hidden_channels=32),
+    )
+
+
 def mochi() -> MochiPipeline:
     return MochiPipeline(
         text_encoder=T5EncoderModel(T5Config(**T5)),
@@ -236,6 +266,8 @@ FAMILIES = {
         {"use_dynamic_cfg": True},
     ),
     "ltx": Family(ltx, "160x96", 33, TEXT),
+    # The layer that spatio-temporal guidance leaves out is the 29th where nothing is said.
+    "ltx-2": Family(ltx2, "160x96", 33, TEXT, {"spatio_temporal_guidance_blocks": [1]}),
     "mochi": Family(mochi, "80x48", 25, TEXT),
 }
 

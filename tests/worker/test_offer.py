@@ -21,7 +21,7 @@ from tiny_families import FAMILIES as TINY
 from tiny_families import KINDRED, save_family
 from tiny_wan import model_spec
 
-MODELS = ("wan", "wan-2.2", "hunyuan-video", "hunyuan-video-1.5", "cogvideox", "cogvideox-1.5", "ltx", "mochi")
+MODELS = ("wan", "wan-2.2", "hunyuan-video", "hunyuan-video-1.5", "cogvideox", "cogvideox-1.5", "ltx", "ltx-2", "mochi")
 
 
 @pytest.fixture(scope="module")

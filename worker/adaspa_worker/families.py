@@ -127,6 +127,7 @@ FAMILIES = {
         "hunyuan_video15.HunyuanVideo15Engine", "HunyuanVideo15Transformer3DModel", hunyuan_video15
     ),
     "HunyuanVideoPipeline": Family("hunyuan_video.HunyuanVideoEngine", "HunyuanVideoTransformer3DModel", hunyuan_video),
+    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx),
     "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx),
     "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),
     "WanImageToVideoPipeline": Family("wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks),

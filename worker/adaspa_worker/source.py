@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 BUNDLED = {"demo": "adaspa_demo_model"}
 """Names of models that are distributions of their own, each with the package that knows its folder."""
-WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor")
 """Component names (or their beginnings) that have files but no weights."""
 
 

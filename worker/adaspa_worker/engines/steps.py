@@ -54,17 +54,10 @@ class Denoising:
         self.resume, self.on_step = resume, on_step
         self.last: Step | None = None
         self._number = 0
+        self.streams = [_Stream(self, scheduler)]
 
     def __enter__(self) -> "Denoising":
-        self._original = partial(type(self.scheduler).step, self.scheduler)
-        self._signature = inspect.signature(self._original)
-
-        def step(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-            return self._step(*args, **kwargs)
-
-        # Pipelines look at what it takes: a generator, for one.
-        step.__signature__ = self._signature  # type: ignore[attr-defined]
-        self.scheduler.step = step
+        vars(self.scheduler)["step"] = self.streams[0]
         self._forwards = [transformer.forward for transformer in self.transformers]
         if self.resume:
             for transformer in self.transformers:
@@ -75,49 +68,78 @@ class Denoising:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         vars(self.scheduler).pop("step", None)
-        if self.resume and self._number < self.resume["step"]:
-            self._run_transformers()
+        self._run_transformers()
 
     def snapshot(self) -> dict[str, Any] | None:
         """What a later denoising needs to go on after the last step; None before the first."""
         if self.last is None:
             return None
-        own = {n: value for n, value in vars(self.scheduler).items() if n != "step" and not n.startswith("_int")}
-        return {
-            "step": self.last.number,
-            "result": list(self.last.result),
-            "generator": self.generator.get_state(),
-            "scheduler": own,
-        }
+        first, *others = [{"result": list(stream.result), "scheduler": stream.state()} for stream in self.streams]
+        generator = {"generator": self.generator.get_state()}
+        return {"step": self.last.number, **first, **generator, **({"others": others} if others else {})}
 
-    def _step(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        given = self._signature.bind(*args, **kwargs).arguments
-        self._number += 1
+    def take(self, stream: "_Stream", args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Do, or walk through, a step of one stream."""
+        if stream is self.streams[0]:
+            self._number += 1
+        given = stream.signature.bind(*args, **kwargs).arguments
         if self.resume and self._number <= self.resume["step"]:
-            return self._walk(given["sample"])
-        result: tuple[Tensor, ...] = self._original(*args, **kwargs)
+            return self._walk(stream, given["sample"])
+        result = stream.result = stream.original(*args, **kwargs)
         if result[0].device.type == "cuda":
             torch.cuda.synchronize()  # otherwise the step is only queued, and progress and cancel run ahead of it
-        index = getattr(self.scheduler, "step_index", None)
-        clean = _Clean(self.scheduler, given, result, None if index is None else index - 1)
-        self.last = Step(self._number, result, clean)
-        self.on_step(self.last)
+        if stream is self.streams[0]:
+            index = getattr(self.scheduler, "step_index", None)
+            clean = _Clean(self.scheduler, given, result, None if index is None else index - 1)
+            self._now = Step(self._number, result, clean)
+        if stream is self.streams[-1]:
+            self.last = self._now
+            self.on_step(self.last)
         return result
 
-    def _walk(self, sample: Tensor) -> tuple[Tensor, ...]:
+    def _walk(self, stream: "_Stream", sample: Tensor) -> tuple[Tensor, ...]:
         """A step that was done before; after the last of them everything is as it was then."""
         assert self.resume is not None
-        result = tuple(each.to(sample.device) for each in self.resume["result"])
+        place = self.streams.index(stream)
+        kept = [self.resume, *self.resume.get("others", [])][place]
+        result = stream.result = tuple(each.to(sample.device) for each in kept["result"])
         if self._number == self.resume["step"]:
-            self._run_transformers()
-            self.generator.set_state(self.resume["generator"])
-            vars(self.scheduler).update(self.resume["scheduler"])
-            self.last = Step(self._number, result, lambda: result[0])
+            vars(stream.scheduler).update(kept["scheduler"])
+            if place == 0:
+                self._now = Step(self._number, result, lambda: result[0])
+            if stream is self.streams[-1]:
+                self._run_transformers()
+                self.generator.set_state(self.resume["generator"])
+                self.last = self._now
         return result
 
     def _run_transformers(self) -> None:
         for transformer, forward in zip(self.transformers, self._forwards, strict=True):
             transformer.forward = forward
+
+
+class _Stream:
+    """The ``step`` of a scheduler for what it denoises. LTX-2 copies its scheduler for the sound beside the video: the
+    copy's is a stream of its own, and a step is finished when the last of them is."""
+
+    def __init__(self, denoising: Denoising, scheduler: Any) -> None:
+        self.denoising, self.scheduler = denoising, scheduler
+        self.original = partial(type(scheduler).step, scheduler)
+        # Pipelines look at what it takes: a generator, for one.
+        self.signature = self.__signature__ = inspect.signature(self.original)
+        self.result: tuple[Tensor, ...] = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return self.denoising.take(self, args, kwargs)
+
+    def __deepcopy__(self, copies: dict[int, Any]) -> "_Stream":
+        other = _Stream(self.denoising, copies[id(self.scheduler)])
+        self.denoising.streams.append(other)
+        return other
+
+    def state(self) -> dict[str, Any]:
+        """What the scheduler knows of the steps that it has done."""
+        return {n: value for n, value in vars(self.scheduler).items() if n != "step" and not n.startswith("_int")}
 
 
 @dataclass(frozen=True)
@@ -145,5 +167,5 @@ class _Clean:
         return self.result[0]
 
 
-def _no_forward(hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
-    return (torch.zeros_like(hidden_states),)
+def _no_forward(hidden_states: Tensor, audio_hidden_states: Tensor | None = None, **_: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.zeros_like(each) for each in (hidden_states, audio_hidden_states) if each is not None)
