@@ -9,8 +9,11 @@ from pathlib import Path
 import av
 import pytest
 from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment
+from adaspa_worker.recipe import read_recipe
+from drawn import picture
 from service_process import Service
-from tiny_wan import FAILING_PROMPT
+from tiny_families import save_family
+from tiny_wan import FAILING_PROMPT, model_spec, write_catalog
 from waiting import until
 
 
@@ -67,6 +70,28 @@ def test_the_same_seed_gives_the_same_file_with_and_without_a_server(
     adaspa(*asked, "-o", there, server=f"http://127.0.0.1:{service.port}")
     assert here.read_bytes() == there.read_bytes()
     assert said["status"] == "completed" and said["attention"]["dense_steps"] > 0 and said["seed"] == 7
+
+
+def test_with_an_image_and_without_a_server(tmp_path: Path) -> None:
+    pipeline = save_family("wan-2.2-5b", tmp_path / "model")
+    own = {
+        "tasks": ["text_to_video", "image_to_video"],
+        "sizes": ["48x48", "80x48"],
+        "frames": [5],
+        "default_frames": 5,
+    }
+    catalog = write_catalog(tmp_path / "catalog.json", model_spec(pipeline, **own))
+    image, out = tmp_path / "start.jpg", tmp_path / "out.mp4"
+    image.write_bytes(picture(160, 96, "JPEG"))
+    asked = ("generate", "a red circle", "--local", "--steps", 2, "-o", out, "--json")
+    made = adaspa(*asked, "--image", image, ADASPA_CATALOG=str(catalog))
+    assert made.returncode == 0, made.stderr
+    video = json.loads(made.stdout)
+    assert (video["task"], video["size"]) == ("image_to_video", "80x48")
+    assert read_recipe(out)["inputs"] == {"first": {"sha256": video["inputs"][0]["sha256"]}}
+    image.write_bytes(b"no image")
+    refused = adaspa(*asked, "--image", image, ADASPA_CATALOG=str(catalog))
+    assert refused.returncode == 1 and "is no image" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Clips without any service: ``python -m adaspa_worker.local`` runs jobs in this process, one after the other.
 
-Standard input is a JSON array of ``{"params": JobParams, "output": path}``, all of one model. Standard output has a
-JSON object a line: ``{"job": n, "progress": Progress}`` as a job moves on, ``{"job": n, "attention": AttentionReport,
-"timings": {...}}`` when its file is there, ``{"error": JobError}`` as the last line when one fails.
+Standard input is a JSON array of ``{"params": JobParams, "output": path, "images": folder}``, all of one model.
+Standard output has a JSON object a line: ``{"job": n, "progress": Progress}`` as a job moves on, ``{"job": n,
+"attention": AttentionReport, "timings": {...}}`` when its file is there, ``{"error": JobError}`` as the last line when
+one fails.
 """
 
 import json
@@ -35,6 +36,8 @@ class LocalJob(BaseModel):
 
     params: JobParams
     output: Path
+    images: Path | None = None
+    """The folder in which those of the job lie under their keys."""
 
 
 def make(job: LocalJob, course: Course, engine: Any) -> AttentionReport:
@@ -42,7 +45,15 @@ def make(job: LocalJob, course: Course, engine: Any) -> AttentionReport:
     from adaspa_worker import tasks  # noqa: PLC0415  slow to import, with all it needs
 
     with TemporaryDirectory(prefix=f".part-{job.output.name}-", dir=job.output.parent) as folder:
-        context = Context(params=job.params, engine=engine, folder=Path(folder), course=course, on_step=course.step)
+        inputs = {each.role: job.images / each.key for each in job.params.inputs} if job.images else {}
+        context = Context(
+            params=job.params,
+            engine=engine,
+            folder=Path(folder),
+            course=course,
+            on_step=course.step,
+            inputs=inputs,
+        )
         try:
             files, report = tasks.run(context)
         finally:

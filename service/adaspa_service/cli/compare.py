@@ -52,8 +52,8 @@ def compare(
     with TemporaryDirectory(prefix="adaspa-compare-") as folder:
         files = [Path(folder) / "dense.mp4", Path(folder) / "adaspa.mp4"]
         if local:
-            jobs = [job for fields in pair for job in resolved(prompt, 1, fields)]
-            videos = generate_here(jobs, files, quiet=as_json)
+            jobs = [job for fields in pair for job in resolved(prompt, 1, fields, Path(folder))]
+            videos = generate_here(jobs, files, Path(folder), quiet=as_json)
         else:
             with connect(server, api_key) as client:
                 videos = fetch(client, [client.create(prompt, **fields) for fields in pair], files, quiet=as_json)

@@ -1,6 +1,7 @@
 """``adaspa generate``: a prompt to a video file, through a server or in this machine's own process."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Unpack
 
 import typer
@@ -45,9 +46,11 @@ def generate(
     if output is not None:
         check_output(output)
     if local:
-        jobs = resolved(prompt, number, asked)
-        files = [file_for(output, Path(f"video-{job.seed}.{job.output_format}"), job.seed, len(jobs)) for job in jobs]
-        videos = generate_here(jobs, files, quiet=as_json)
+        with TemporaryDirectory(prefix="adaspa-images-") as images:
+            jobs = resolved(prompt, number, asked, Path(images))
+            named = [(Path(f"video-{job.seed}.{job.output_format}"), job.seed) for job in jobs]
+            files = [file_for(output, default, seed, len(jobs)) for default, seed in named]
+            videos = generate_here(jobs, files, Path(images), quiet=as_json)
     else:
         with connect(server, api_key) as client:
             videos = client.create_batch(prompt, number, **asked)

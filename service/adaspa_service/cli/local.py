@@ -1,44 +1,77 @@
 """``--local``: clips without a server. The worker's engine runs in a process of its own, because torch is not ours."""
 
+import asyncio
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from adaspa_api.fields import ROLES, VideoCreate, rows
-from adaspa_api.words import JobStatus
+from adaspa_api.fields import ROLES, VideoCreate
+from adaspa_api.words import JobStatus, Role
 from adaspa_client import Video, VideoFields
-from adaspa_jobs.catalog import Catalog, CatalogError
-from adaspa_jobs.job import Job, JobParams, Progress
+from adaspa_client.images import is_url
+from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
+from adaspa_jobs.job import OPEN_OWNER, Job, JobParams, Progress
 from adaspa_jobs.settings import get_settings
+from adaspa_jobs.storage import ObjectStorage
 
 from adaspa_service.cli.progress import NotCompleted, shown
-from adaspa_service.cli.terminal import Exit, fail
+from adaspa_service.cli.terminal import fail
 
 NEEDED = ("fastapi", "adaspa_worker", "torch", "diffusers")
 MODULE = "adaspa_worker.local"
 
 
-def resolved(prompt: str, number: int, asked: VideoFields) -> list[JobParams]:
-    """The jobs of a request, as the gateway would make them of the catalog here. Ends the command if it is wrong."""
+def resolved(prompt: str, number: int, asked: VideoFields, folder: Path | None = None) -> list[JobParams]:
+    """The jobs of a request, as the gateway would make them of the catalog here. Ends the command if it is wrong.
+
+    Args:
+        folder: where its images are put, for as long as the jobs run.
+    """
     need(NEEDED, "--local")
-    for name in ROLES:
-        if name in asked:
-            fail(f"{rows(VideoCreate)[name].option}: is for a server; with --local there is none", Exit.usage)
     from adaspa_service.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
     from adaspa_service.gateway.params import batch  # noqa: PLC0415
 
     try:
-        return batch(
-            VideoCreate.model_validate({"prompt": prompt, "n": number, **asked}), Catalog.load(get_settings().catalog)
-        )
+        request = VideoCreate.model_validate({"prompt": prompt, "n": number, **asked})
+        catalog = Catalog.load(get_settings().catalog)
+        jobs = batch(request, catalog)
+        if any(getattr(request, name) for name in ROLES):
+            assert folder is not None
+            jobs = made_of_images(jobs, request, catalog.models[jobs[0].model], folder)
     except (ApiError, CatalogError) as error:
         fail(error)
+    return jobs
+
+
+def made_of_images(jobs: list[JobParams], request: VideoCreate, spec: ModelSpec, folder: Path) -> list[JobParams]:
+    """The jobs with the request's images, which are files or URLs here, in the folder. Raises ApiError."""
+    from adaspa_service.gateway.body import refused  # noqa: PLC0415
+    from adaspa_service.gateway.images import made_of  # noqa: PLC0415
+    from adaspa_service.inputs.keep import Inputs  # noqa: PLC0415
+    from adaspa_service.inputs.source import ImageRefused, Source, from_text, uploaded  # noqa: PLC0415
+    from adaspa_service.webhooks.addresses import system_resolve  # noqa: PLC0415
+
+    settings, sources = get_settings(), dict[Role, Source]()
+    for name, role in ROLES.items():
+        if (given := getattr(request, name)) is None:
+            continue
+        try:
+            url = from_text(BytesIO(given.encode()), settings.image_bytes) if is_url(given) else None
+        except ImageRefused as error:
+            raise refused(name, error) from error
+        sources[role] = url or uploaded(BytesIO(Path(given).read_bytes()))
+    inputs = Inputs(settings, ObjectStorage(str(folder)), system_resolve)
+    try:
+        return asyncio.run(made_of(sources, jobs, request, inputs=inputs, spec=spec, owner=OPEN_OWNER))
+    finally:
+        inputs.close()
 
 
 def need(modules: tuple[str, ...], what: str) -> None:
@@ -48,15 +81,20 @@ def need(modules: tuple[str, ...], what: str) -> None:
         fail(f"{what}: {', '.join(missing)} not installed here; pip install 'adaspa-serve[local]'")
 
 
-def generate_here(jobs: list[JobParams], outputs: list[Path], *, quiet: bool) -> list[Video]:
+def generate_here(
+    jobs: list[JobParams], outputs: list[Path], images: Path | None = None, *, quiet: bool
+) -> list[Video]:
     """Make the clips, and show the progress of each; the jobs as a server would describe them.
+
+    Args:
+        images: the folder that ``resolved`` put the jobs' images into.
 
     Raises:
         NotCompleted: one failed; those before it are written.
     """
     finished: dict[int, Video] = {}
     with shown(quiet) as show:
-        for event in events(jobs, outputs):
+        for event in events(jobs, outputs, images):
             if "error" in event:
                 raise NotCompleted(f"{event['error']['message']} ({event['error']['code']})")
             number = event["job"]
@@ -70,10 +108,10 @@ def generate_here(jobs: list[JobParams], outputs: list[Path], *, quiet: bool) ->
     return [finished[number] for number in range(len(jobs))]
 
 
-def events(jobs: list[JobParams], outputs: list[Path]) -> Iterator[dict[str, Any]]:
+def events(jobs: list[JobParams], outputs: list[Path], images: Path | None) -> Iterator[dict[str, Any]]:
     """What the worker's process tells, as it runs; it is stopped when nobody listens any more."""
     asked = [
-        {"params": params.model_dump(mode="json"), "output": str(output.resolve())}
+        {"params": params.model_dump(mode="json"), "output": str(output.resolve()), "images": images and str(images)}
         for params, output in zip(jobs, outputs, strict=True)
     ]
     with TemporaryFile("w+", errors="replace") as said:

@@ -3,18 +3,17 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 from adaspa_api.fields import ROLES, VideoCreate
 from adaspa_api.words import Fit, Role
 from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
 from adaspa_jobs.storage import StorageUnavailable
 
-from adaspa_service.access.caller import Caller
 from adaspa_service.gateway.admission import JobRequest
 from adaspa_service.gateway.body import refused
 from adaspa_service.gateway.state import AppState
-from adaspa_service.inputs.keep import BadImage
+from adaspa_service.inputs.keep import BadImage, Inputs
 from adaspa_service.inputs.source import Source
 
 log = logging.getLogger(__name__)
@@ -23,28 +22,40 @@ ALIKE = 1.05
 """Shapes (width by height) that differ by no more than this factor are one."""
 
 
-async def with_images(
-    state: AppState, caller: Caller, wanted: JobRequest, asked: VideoCreate, sources: Mapping[Role, Source]
-) -> JobRequest:
-    """The jobs, made of these images, which are stored now.
+async def made_of(
+    sources: Mapping[Role, Source],
+    params: list[JobParams],
+    asked: VideoCreate,
+    *,
+    inputs: Inputs,
+    spec: ModelSpec,
+    owner: str,
+) -> list[JobParams]:
+    """The parameters of jobs that are made of these images, which are stored now.
+
+    Args:
+        sources: what the request gave.
+        params: of its jobs.
+        asked: the request.
+        inputs: takes the images in.
+        spec: the model's.
+        owner: whose request it is.
 
     Raises:
         ApiError: 400 or 413 for an image; nothing is stored.
         StorageUnavailable.
     """
-    first = wanted.params[0]
-    spec = state.catalog.models[first.model]
 
     def size_of(width: int, height: int) -> tuple[int, int]:
-        return (first.width, first.height) if asked.size else fitting_size(spec, width, height)
+        return (params[0].width, params[0].height) if asked.size else fitting_size(spec, width, height)
 
     try:
-        inputs = await state.inputs.take(sources, caller.owner, size_of, Fit(asked.fit or Fit.cover))
+        taken = await inputs.take(sources, owner, size_of, Fit(asked.fit or Fit.cover))
     except BadImage as error:
         name = next(name for name, role in ROLES.items() if role is error.role)
         raise refused(name, error.why) from error
-    own = {"inputs": inputs, "width": inputs[0].width, "height": inputs[0].height}
-    return replace(wanted, params=[each.model_copy(update=own) for each in wanted.params])
+    own = {"inputs": taken, "width": taken[0].width, "height": taken[0].height}
+    return [each.model_copy(update=own) for each in params]
 
 
 def fitting_size(spec: ModelSpec, width: int, height: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from adaspa_service.gateway.access import LazyReader, Reader, Writer
 from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody
-from adaspa_service.gateway.images import drop_images, with_images
+from adaspa_service.gateway.images import drop_images, made_of
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import batch, remix
 from adaspa_service.gateway.queue_positions import QueuePosition, queue_positions
@@ -59,8 +59,11 @@ async def create_video(
     text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
 
     async def wanted(webhook_url: str | None) -> JobRequest:
-        found = JobRequest(batch(asked, state.catalog), asked.priority, webhook_url)
-        return await with_images(state, caller, found, asked, images) if images else found
+        params = batch(asked, state.catalog)
+        if images:
+            spec = state.catalog.models[params[0].model]
+            params = await made_of(images, params, asked, inputs=state.inputs, spec=spec, owner=caller.owner)
+        return JobRequest(params, asked.priority, webhook_url)
 
     once = idempotency_of(text, idempotency_key)
     with closing_all(images.values()):
