@@ -99,6 +99,7 @@ class AdaSpaProcessor(Bound):
         return layout.as_it_was(self._over_valid(forward, q, k, v))
 
     def _over_valid(self, forward: "Forward", q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Attention over the valid tokens of each sample, the video first."""
         layout = forward.layout
         others = q.shape[1] - layout.text_tokens
         video, lengths = others - layout.before, layout.text_lengths
