@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from importlib.metadata import distributions
+from importlib.metadata import distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from adaspa_service.local.supervisor import free_port
 from dockerfile_parse import DockerfileParser
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from rendered_chart import container, render
 from waiting import until
 
@@ -63,6 +65,8 @@ def build(name: str, folder: Path, shared: str = "") -> Path:
     lines = [line for line in values(name, "RUN") if "/venv/bin/pip install" in line]
     for line in lines:
         shell = line.removeprefix("python -m venv /venv && ").replace("/venv", str(venv))
+        # The same files in less time: what was downloaded before is taken, and nothing is compiled.
+        shell = shell.replace("--no-cache-dir", "--no-compile")
         subprocess.run(shell, shell=True, cwd=source, env=OURS | {"TORCH_INDEX": ""}, check=True)
     shutil.rmtree(source)  # the image does not have it either
     return venv
@@ -118,13 +122,17 @@ def test_no_weights_are_in_the_service_and_no_figures_in_the_library(gateway_ven
     assert sizes["adaspa-serve"] < 2e6 and sizes["adaspa"] < 1e6
 
 
-def test_the_library_alone_brings_nothing_of_the_service(tmp_path: Path) -> None:
-    """What pip would install into an empty environment."""
-    report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-    command += ["-c", "constraints.txt", "--report", report, "./kernels"]
-    subprocess.run(command, cwd=ROOT, env=OURS, check=True)
-    brought = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
+def test_the_library_alone_brings_nothing_of_the_service() -> None:
+    """By what it and all that it needs say they need."""
+    brought: set[str] = set()
+    asked = [Requirement("adaspa")]
+    while asked:
+        one = asked.pop()
+        if (name := canonicalize_name(one.name)) not in brought:
+            brought.add(name)
+            needed = map(Requirement, requires(name) or ())
+            extras = one.extras or {""}
+            asked += [x for x in needed if not x.marker or any(x.marker.evaluate({"extra": e}) for e in extras)]
     assert {"adaspa", "torch", "triton"} <= brought
     assert not brought & {"adaspa-serve", "celery", "diffusers", "fastapi", "httpx", "redis", "typer", "uvicorn"}
 
