@@ -102,7 +102,15 @@ def test_a_phones_jpeg_with_a_second_picture_is_its_first() -> None:
     assert_corners(prepared(picture(kind="MPO", save_all=True, append_images=[second]), (48, 32)))
 
 
+def test_a_progressive_jpeg_is_taken() -> None:
+    assert_corners(prepared(PROGRESSIVE, (48, 32)))
+
+
+PROGRESSIVE = picture(kind="JPEG", progressive=True)
+LAST_SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
 REFUSED = {
+    "a jpeg of many scans": (PROGRESSIVE[:-2] + LAST_SCAN * 60 + PROGRESSIVE[-2:], "over 64 scans"),
+    "a jpeg of many tags": (PROGRESSIVE[:2] + b"\xff\xef\0\2" * 1000 + PROGRESSIVE[2:], "1000 segments"),
     "no image": (b"a red circle", "is no image"),
     "nothing": (b"", "is no image"),
     "a page": (b"<!doctype html><html></html>", "is no image"),

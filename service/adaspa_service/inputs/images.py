@@ -7,6 +7,7 @@ from typing import IO
 
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from adaspa_service.inputs.jpeg import check_cost
 from adaspa_service.inputs.source import TAKEN, ImageRefused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
@@ -36,8 +37,9 @@ def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
     """An image by its first bytes alone: nothing of it is decoded.
 
     Raises:
-        ImageRefused: it is none of the formats, moves, or has too many pixels.
+        ImageRefused: it is none of the formats, moves, has too many pixels, or is a JPEG of very many scans.
     """
+    check_cost(file)
     file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
