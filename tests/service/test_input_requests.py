@@ -110,6 +110,9 @@ def images() -> Iterator[str]:
         def send_round(self) -> None:
             self.answer(b"", status=302, Location="/round")
 
+        def send_nowhere(self) -> None:
+            self.answer(b"", status=302, Location="http://[")
+
         def send_page(self) -> None:
             self.answer(b"<html>no image</html>", "text/html")
 
@@ -211,6 +214,26 @@ def test_an_image_is_taken_as_each_client_sends_it(service: Service, images: str
     job = service.store.get(video["id"])
     assert job is not None and [each.key for each in job.params.inputs] == stored(service)
     assert job.params.needs == 1 and service.messages("both") == 1
+
+
+def test_a_long_data_uri_may_be_escaped_as_each_encoder_of_json_does(service: Service) -> None:
+    noisy = BytesIO()
+    Image.effect_noise((400, 208), 90).convert("RGB").save(noisy, "PNG")
+    uri = data_uri(noisy.getvalue())
+    plain = json.dumps({"prompt": "a red circle", "input_reference": uri})
+    wrapped = "\\r\\n".join(uri[at : at + 76] for at in range(0, len(uri), 76))
+    escaped = {
+        "as it is": plain,
+        "PHP": plain.replace("/", "\\/"),
+        "Gson": plain.replace("=", "\\u003d"),
+        "lines": plain.replace(uri, wrapped),
+    }
+    found = {
+        name: service.http.post("/videos", content=body, headers={"Content-Type": "application/json"})
+        for name, body in escaped.items()
+    }
+    assert {name: response.status_code for name, response in found.items()} == dict.fromkeys(escaped, 200)
+    assert len({response.json()["inputs"][0]["sha256"] for response in found.values()}) == 1
 
 
 def test_openais_client_sends_a_file_and_a_reference(service: Service, images: str, tmp_path: Path) -> None:
@@ -447,12 +470,24 @@ def test_a_bad_form_is_refused_and_nothing_stays(service: Service, name: str) ->
     assert service.parts.storage.keys("") == []
 
 
+def test_a_form_that_breaks_off_is_refused_and_makes_no_video_without_its_image(service: Service) -> None:
+    """Its length is right, so that only its last boundary tells."""
+    part = "--b\r\nContent-Disposition: form-data; name="
+    form = f'{part}"prompt"\r\n\r\na red circle\r\n{part}"input_reference"; filename="a.png"\r\n\r\n'.encode()
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    for cut in (b"", form, form + WIDE, form + WIDE + b"\r\n--b\r\n"):
+        response = service.http.post("/videos", content=cut, headers=headers)
+        check_refused(service, response, 400, None, "breaks off before its last boundary")
+    assert service.http.post("/videos", content=form + WIDE + b"\r\n--b--", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
         ("/inside", "not at public addresses only"),
         ("/metadata", "not at public addresses only"),
         ("/file", "an http or https URL"),
+        ("/nowhere", "redirects to no URL"),
         ("/round", "redirects more than 3 times"),
         ("/page", "answers 'text/html'"),
         ("/lie", "is no image"),

@@ -3,8 +3,8 @@
 from collections.abc import AsyncGenerator, Collection
 
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers
-from starlette.formparsers import MultiPartParser
+from starlette.datastructures import FormData, Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from adaspa_service.errors import ApiError, bad_field
 
@@ -39,6 +39,18 @@ class FormParser(MultiPartParser):
         super().__init__(headers, stream, max_files=len(images) + 1, max_fields=MAX_FIELDS, max_part_size=most_text)
         self._images, self._most_text, self._most_of_one = images, most_text, most_of_one
         self._text_bytes = self._image_bytes = 0
+        self._ended = False
+
+    async def parse(self) -> FormData:
+        """The fields. A part that breaks off would be left out, and an image with it: such a form is none."""
+        form = await super().parse()
+        if not self._ended:
+            raise MultiPartException("it breaks off before its last boundary")
+        return form
+
+    def on_end(self) -> None:
+        """The last boundary has come."""
+        self._ended = True
 
     def on_headers_finished(self) -> None:
         """A part begins: a file of another field is refused before it comes."""

@@ -11,6 +11,9 @@ from adaspa_service.inputs.source import scratch
 LONG_BYTES = 64 * 1024
 """A string that begins as a data URI and is longer goes into a file."""
 ENDING = re.compile(rb'["\\]')
+ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|[^u])")
+ESCAPE_BYTES = 6
+"""Of the longest escape."""
 
 
 class TextTooLarge(Exception):
@@ -29,12 +32,14 @@ class JsonText:
     def __init__(self, most: int, most_of_one: int, most_files: int) -> None:
         self.text = bytearray()
         self.files: dict[str, IO[bytes]] = {}
-        """Data URIs as they stood there, by the marks that stand there now."""
+        """Data URIs without their escapes, by the marks that stand there now."""
         self._most, self._most_of_one, self._most_files = most, most_of_one, most_files
         self._string: bytearray | None = None
         """What has come of a string, if that has not gone into a file."""
         self._file: IO[bytes] | None = None
         self._escaped = False
+        self._partial = b""
+        """The beginning of an escape that goes on, of a string that goes into a file."""
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes. Raises TextTooLarge."""
@@ -69,19 +74,30 @@ class JsonText:
         """To the string that is open."""
         if self._file is not None:
             if self._file.tell() < self._most_of_one:
-                self._file.write(piece)
+                self._write(piece)
             return
         assert self._string is not None
         self._string += piece
         long = len(self._string) > LONG_BYTES and self._string[:5].lower() == b"data:"
         if long and len(self.files) < self._most_files:
             self._file, string, self._string = scratch(), self._string, None
-            self._file.write(string)
+            self._write(string)
         elif len(self.text) + len(self._string) > self._most:
             raise TextTooLarge
 
+    def _write(self, piece: bytes | bytearray) -> None:
+        """To the file, as text: some encoders escape slashes, some equals signs, and line breaks always are."""
+        assert self._file is not None
+        text = self._partial + piece
+        last = text.rfind(b"\\", max(0, len(text) - ESCAPE_BYTES + 1))
+        end = len(text) if last < 0 else last
+        self._partial = text[end:]
+        self._file.write(ESCAPE.sub(_unescaped, text[:end]))
+
     def _close(self) -> None:
         if self._file is not None:
+            self._file.write(ESCAPE.sub(_unescaped, self._partial))
+            self._partial = b""
             mark = secrets.token_hex(16)
             self.files[mark] = self._file
             self._keep(mark.encode() + b'"')
@@ -89,6 +105,14 @@ class JsonText:
             assert self._string is not None
             self._keep(self._string + b'"')
         self._string = self._file = None
+
+
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    """What an escape stands for; itself if that is nothing, and then it is no base64 either."""
+    try:
+        return str(json.loads(b'"%s"' % escape.group())).encode(errors="replace")
+    except ValueError:
+        return escape.group()
 
 
 def json_object(body: bytes) -> dict[str, Any]:

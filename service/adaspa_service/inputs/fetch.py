@@ -51,7 +51,7 @@ async def fetch(url: str, tls: ssl.SSLContext, addresses: Addresses, owner: str,
                 answer = await _get(pool, checked(url), limit)
                 if not isinstance(answer, str):
                     return answer
-                url = urljoin(url, answer)
+                url = joined(url, answer)
             raise ImageRefused(f"its URL redirects more than {REDIRECTS} times")
     except AddressRefused as error:
         raise ImageRefused(f"its host is not found, or not at public addresses only; {RULES}") from error
@@ -61,6 +61,14 @@ async def fetch(url: str, tls: ssl.SSLContext, addresses: Addresses, owner: str,
         raise ImageRefused(f"did not come from its URL within {TOTAL_SECONDS:g} s") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
         raise ImageRefused("its URL does not answer, or breaks off") from error
+
+
+def joined(url: str, location: str) -> str:
+    """Where a redirect leads. Raises ImageRefused."""
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise ImageRefused(f"its URL redirects to no URL; {RULES}") from error
 
 
 def checked(text: str) -> str:

@@ -91,7 +91,7 @@ def from_text(file: IO[bytes], limit: int) -> Source:
     """An image that was given as text: a data URI, or a URL.
 
     Args:
-        file: the text, as it stood in JSON without its quotes, or in a form.
+        file: the text, as JSON or a form had it.
         limit: bytes of the image.
 
     Raises:
@@ -119,7 +119,7 @@ def decoded(file: IO[bytes], limit: int) -> IO[bytes]:
     """The bytes of the base64 that is left in a file. Raises ImageRefused."""
     found, rest = scratch(), b""
     while chunk := file.read(CHUNK_BYTES):
-        rest += b"".join(chunk.replace(b"\\/", b"/").split())
+        rest += b"".join(chunk.split())
         whole = len(rest) // 4 * 4 - 4  # the last four are the only ones that may be filled up with "="
         found.write(_bytes(rest[: max(0, whole)]))
         rest = rest[max(0, whole) :]
