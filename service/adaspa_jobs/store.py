@@ -29,6 +29,7 @@ __all__ = [
     "Admitted",
     "IdempotencyConflict",
     "InputsGone",
+    "InputsLate",
     "JobCancelled",
     "JobStore",
     "Lease",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
+AWAITED_SECONDS = 3600.0
+"""After images were noted, jobs may be made of them for this long."""
 
 
 class QueueFull(Exception):
@@ -55,6 +58,10 @@ class IdempotencyConflict(Exception):
 
 class InputsGone(Exception):
     """The job whose images were to be shared was removed meanwhile."""
+
+
+class InputsLate(Exception):
+    """The images of a request were waited for no longer, and are being removed."""
 
 
 class Admitted(NamedTuple):
@@ -193,6 +200,7 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             QueueFull, TooManyInFlight: nothing was written.
             IdempotencyConflict: the key is known with another digest; nothing was written.
             InputsGone: so are the images of a remix; nothing was written.
+            InputsLate: ``await_inputs`` was too long ago, or is not known; nothing was written.
         """
         outcome, *rest = self._scripts.run(
             "admit",
@@ -215,6 +223,8 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             raise TooManyInFlight(owner)
         if outcome == b"no_inputs":
             raise InputsGone(params[0].remixed_from)
+        if outcome == b"late_inputs":
+            raise InputsLate(params[0].inputs_folder)
         if outcome == b"full":
             raise QueueFull(params[0].model)
         if outcome == b"conflict":
@@ -250,11 +260,18 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if there}
 
     def inputs_in_use(self, folders: list[str]) -> set[str]:
-        """Those of the folders of images that some job is made of."""
+        """Those of the folders of images that some job is made of, or may still be."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             for folder in folders:
                 pipe.exists(PREFIX + "inputs:" + folder)
-            return {folder for folder, there in zip(folders, pipe.execute(), strict=True) if there}
+                pipe.zscore(PREFIX + "awaited_inputs", folder)
+            found = pipe.execute()
+        used = [bool(there) or until is not None for there, until in zip(found[::2], found[1::2], strict=True)]
+        return {folder for folder, each in zip(folders, used, strict=True) if each}
+
+    def await_inputs(self, folder: str) -> None:
+        """Note that images come into a folder of storage; ``admit_all`` makes jobs of them, within AWAITED_SECONDS."""
+        self._scripts.run("await_inputs", folder=folder, wait_ms=round(AWAITED_SECONDS * 1000))
 
     def preview(self, job_id: str) -> tuple[int, bytes] | None:
         """The latest preview of a running job, and its step."""

@@ -72,6 +72,17 @@ class Upkeep:
         folder = self._scripts.run("leave_inputs", id=job_id)
         return folder.decode() if folder else None
 
+    def take_lost_inputs(self, limit: int = 100) -> list[str]:
+        """Folders of images whose request was not admitted in time, and no longer can be; until they are forgotten."""
+        return [folder.decode() for folder in self._scripts.run("give_up_inputs", limit=limit)]
+
+    def forget_inputs(self, folder: str) -> None:
+        """The images that no job was made of are removed."""
+        with reaching(), self.client.pipeline() as pipe:
+            pipe.zrem(PREFIX + "awaited_inputs", folder)
+            pipe.zrem(PREFIX + "lost_inputs", folder)
+            pipe.execute()
+
     def purge(self, job_id: str) -> bool:
         """Remove the record of a discarded job, after its files. False if it still runs."""
         return bool(self._scripts.run("purge", id=job_id))

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -16,12 +17,18 @@ import httpx
 import openai
 import pytest
 import redis
+from adaspa_api.words import Fit, Role
 from adaspa_client import AsyncClient, Client, Video
 from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import InputsLate
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.orphans import find_orphans, remove_orphan
-from adaspa_service.gateway.removal import remove
+from adaspa_service.gateway.removal import remove, remove_lost_inputs
+from adaspa_service.inputs.keep import Inputs
+from adaspa_service.inputs.source import uploaded
+from adaspa_service.inputs.turns import AT_A_TIME, OF_AN_OWNER, Turns
 from drawn import MOVING, assert_corners, claims, picture
 from PIL import Image
 from refusals import check_refused
@@ -533,6 +540,87 @@ def test_a_body_that_is_cut_off_in_the_middle_leaves_nothing(service: Service) -
             raw.sendall(head.format(kind).encode() + body)
     assert service.http.get("/healthz").status_code == 200
     assert service.parts.storage.keys("") == [] and service.messages("both") == 0
+
+
+def test_images_that_come_slowly_wait_for_a_turn_and_keep_no_text_out(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    head = (
+        b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 400000\r\n\r\n"
+    )
+    monkeypatch.setattr("adaspa_service.inputs.turns.WAIT_SECONDS", 0.5)
+    with ExitStack() as open_ones:
+        for _ in range(OF_AN_OWNER):
+            raw = open_ones.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            raw.sendall(head + b'{"input_reference": "data:image/png;base64,' + b"A" * 300_000)
+        refused: list[httpx.Response] = []
+
+        def is_full() -> bool:
+            refused[:] = [post(service, input_reference=data_uri(WIDE))]
+            return refused[0].status_code == 503
+
+        until(is_full, "all turns are taken")
+        assert refused[0].json()["error"]["code"] == "too_many_images" and refused[0].headers["retry-after"]
+        assert post(service).status_code == 200
+    until(lambda: post(service, input_reference=data_uri(WIDE)).status_code == 200, "the turns are free again")
+
+
+def test_an_owner_has_a_part_of_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaspa_service.inputs.turns.WAIT_SECONDS", 0.1)
+
+    async def take_all() -> None:
+        turns = Turns()
+        with ExitStack() as held:
+
+            async def take(owner: str) -> None:
+                await held.enter_context(turns.of(owner)).take()
+
+            for _ in range(OF_AN_OWNER):
+                await take("one")
+            with pytest.raises(ApiError, match="try again"):
+                await take("one")
+            for n in range(AT_A_TIME - OF_AN_OWNER):
+                await take(f"other {n}")
+            with pytest.raises(ApiError, match="try again"):
+                await take("late")
+        with turns.of("late") as turn:
+            await turn.take()
+            await turn.take()  # is the same
+
+    asyncio.run(take_all())
+
+
+def test_a_janitor_removes_images_that_no_job_was_admitted_for(service: Service) -> None:
+    """What a gateway leaves that is killed between the two."""
+    kept = post(service, input_reference=data_uri(WIDE)).json()
+    store, storage = service.store, service.parts.storage
+    inputs = Inputs(service.parts.settings, storage, lambda *_: [], store.await_inputs)
+    source = {Role.first: uploaded(BytesIO(WIDE))}
+    taken = asyncio.run(inputs.take(source, "open", lambda *_: (64, 64), Fit.cover))
+    inputs.close()
+    folder = taken[0].key.split("/")[1]
+    remove_lost_inputs(service.parts)
+    assert len(stored(service)) == 2 and find_orphans(storage, store, 0)[0] == []  # it may still be admitted
+    store.client.zadd("adaspa:awaited_inputs", {folder: 0})
+    remove_lost_inputs(service.parts)
+    assert len(stored(service)) == 1
+    assert_corners(shown(service, kept))
+    job = store.get(kept["id"])
+    assert job is not None
+    with pytest.raises(InputsLate):
+        store.create(job.params.model_copy(update={"inputs": taken}))
+    assert store.client.keys("adaspa:*_inputs") == []
+
+
+def test_a_request_whose_images_redis_forgot_is_refused_and_leaves_none(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failover to a replica that had not heard of them."""
+    monkeypatch.setattr(service.parts.inputs, "_note", None)
+    response = post(service, input_reference=data_uri(WIDE))
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "service_unavailable")
+    assert stored(service) == [] and service.messages("both") == 0
 
 
 def test_a_request_that_is_refused_after_its_image_was_taken_leaves_none(service: Service) -> None:

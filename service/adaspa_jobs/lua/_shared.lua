@@ -23,6 +23,8 @@
 --   purge            zset    discarded, ended jobs whose files and record are to be removed, by time (ms)
 --   leavings         zset    other ended jobs whose attempts may have left files that are not the result, the same way
 --   inputs:{folder}  set     ids of the jobs that are made of the images in this folder of storage
+--   awaited_inputs   zset    folders of images whose request is not admitted yet, by the time (ms) until which it may be
+--   lost_inputs      zset    those whose request was not: their images are to be removed
 --   paces:{model}    list    seconds that the latest completed jobs took for each unit of their cost
 --   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''}
 --   leases_lost      hash    leases that ran out, by model

@@ -12,6 +12,9 @@ end
 if A.inputs and A.shared and redis.call('EXISTS', PREFIX .. 'inputs:' .. A.inputs) == 0 then
   return { 'no_inputs' }
 end
+if A.inputs and not A.shared and not redis.call('ZSCORE', PREFIX .. 'awaited_inputs', A.inputs) then
+  return { 'late_inputs' }  -- a janitor may have removed them
+end
 if A.max_in_flight and redis.call('SCARD', PREFIX .. 'unfinished:' .. owner) + count > A.max_in_flight then
   return { 'in_flight' }
 end
@@ -34,6 +37,9 @@ local function new_id(random)
   return string.format('video_%06x%08x%s', high, us - high * 4294967296, random)
 end
 
+if A.inputs and not A.shared then
+  redis.call('ZREM', PREFIX .. 'awaited_inputs', A.inputs)
+end
 local ids, answer = {}, { 'created', 0, {} }
 for i, params in ipairs(A.params) do
   local id = new_id(A.random[i])

@@ -9,10 +9,10 @@ from adaspa_api.words import Priority
 from adaspa_jobs.counts import Load
 from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.queue import QueueUnavailable, ring
-from adaspa_jobs.store import Admitted, IdempotencyConflict, InputsGone, QueueFull, TooManyInFlight
+from adaspa_jobs.store import Admitted, IdempotencyConflict, InputsGone, InputsLate, QueueFull, TooManyInFlight
 
 from adaspa_service.access.caller import Caller
-from adaspa_service.errors import ApiError, bad_field
+from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.lookup import not_found
 from adaspa_service.gateway.params import resolve_priority
 from adaspa_service.gateway.state import AppState
@@ -56,8 +56,8 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
 
     Raises:
         ApiError: 400 priority not offered or more jobs than the caller may ever have, 404 a remix of a video whose
-            images went just now, 429 queue full or too many of
-            the caller's jobs in flight, 422 key used with another request.
+            images went just now, 429 queue full or too many of the caller's jobs in flight, 422 key used with another
+            request, 503 its images were stored too long ago.
         StoreUnavailable: it is not known whether anything was accepted, because a Redis that does not answer in time
             may still do as it was asked. With an Idempotency-Key the same request can be sent again.
     """
@@ -82,6 +82,9 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
         raise key_reused() from error
     except InputsGone as error:
         raise not_found(str(error)) from error
+    except InputsLate as error:
+        message = "The request took too long to be accepted; try again."
+        raise ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}) from error
     try:
         ring(state.celery, spec.id, priority, admitted.bells)
     except QueueUnavailable as error:

@@ -22,7 +22,8 @@ from adaspa_service.gateway import conditions
 from adaspa_service.gateway.form import FormParser, in_base64, too_large
 from adaspa_service.gateway.json_text import JsonText, TextTooLarge, json_object
 from adaspa_service.gateway.params import allowed
-from adaspa_service.inputs.source import ImageRefused, Source, from_text, uploaded
+from adaspa_service.inputs.source import IN_MEMORY_BYTES, ImageRefused, Source, from_text, uploaded
+from adaspa_service.inputs.turns import Turn
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -58,7 +59,7 @@ def image_fields(fields: type[BaseModel]) -> dict[str, Role]:
 
 
 async def read_body(
-    request: Request, fields: type[Fields], catalog: Catalog, image_bytes: int
+    request: Request, fields: type[Fields], catalog: Catalog, image_bytes: int, turn: Turn
 ) -> tuple[Fields, dict[Role, Source]]:
     """Read the body, and check the fields' names and types.
 
@@ -67,16 +68,17 @@ async def read_body(
         fields: what it has.
         catalog: who says what is allowed.
         image_bytes: of one image.
+        turn: which the body waits for once it is so long that it has to have images.
 
     Returns:
         The fields, with the identity of each image in its place, and the images.
 
     Raises:
-        ApiError: 413 too large, 408 too slow, 415 another content type, 400 with the field.
+        ApiError: 413 too large, 408 too slow, 415 another content type, 503 its turn did not come, 400 with the field.
     """
     images = image_fields(fields)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    pieces = incoming(request, MAX_BODY_BYTES + len(images) * in_base64(image_bytes))
+    pieces = incoming(request, MAX_BODY_BYTES + len(images) * in_base64(image_bytes), turn)
     if kind == "application/json":
         data, given = await parse_json(pieces, images, image_bytes)
     elif kind == "multipart/form-data":
@@ -99,8 +101,8 @@ def refused(name: str, why: ImageRefused) -> ApiError:
     return ApiError(why.status, why.code, f"{name}: {why}", name)
 
 
-async def incoming(request: Request, most: int) -> AsyncGenerator[bytes, None]:
-    """The body piece by piece, of so many bytes at most. Raises ApiError: 413, 408, 400."""
+async def incoming(request: Request, most: int, turn: Turn) -> AsyncGenerator[bytes, None]:
+    """The body piece by piece, of so many bytes at most. Raises ApiError: 413, 408, 503, 400."""
     if int(request.headers.get("content-length", 0)) > most:
         raise too_large(most)
     stream = request.stream()
@@ -120,6 +122,10 @@ async def incoming(request: Request, most: int) -> AsyncGenerator[bytes, None]:
         received += len(piece)
         if received > most:
             raise too_large(most)
+        if received > IN_MEMORY_BYTES:
+            stopped = time.monotonic()
+            await turn.take()
+            began += time.monotonic() - stopped  # it is not the client's fault
         yield piece
 
 

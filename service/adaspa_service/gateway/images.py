@@ -8,6 +8,7 @@ from adaspa_api.fields import ROLES, VideoCreate
 from adaspa_api.words import Fit, Role
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_service.gateway.admission import JobRequest
@@ -43,7 +44,7 @@ async def made_of(
 
     Raises:
         ApiError: 400 or 413 for an image; nothing is stored.
-        StorageUnavailable.
+        StorageUnavailable, StoreUnavailable.
     """
 
     def size_of(width: int, height: int) -> tuple[int, int]:
@@ -72,5 +73,6 @@ def drop_images(state: AppState, wanted: JobRequest) -> None:
         return
     try:
         state.inputs.remove(folder)
-    except StorageUnavailable as error:
-        log.warning("the images of a refused request stay in storage, see adaspa storage orphans: %s", error)
+        state.store.forget_inputs(folder)
+    except (StorageUnavailable, StoreUnavailable) as error:
+        log.warning("the images of a refused request are removed later: %s", error)

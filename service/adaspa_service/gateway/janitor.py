@@ -13,14 +13,14 @@ from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_service.access import audit
 from adaspa_service.access.open_access import Access
-from adaspa_service.gateway.removal import remove, remove_orphaned_checkpoints, tidy
+from adaspa_service.gateway.removal import remove, remove_lost_inputs, remove_orphaned_checkpoints, tidy
 from adaspa_service.gateway.state import AppState
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 ORPHANS_SECONDS = 60.0
-"""Between two looks for checkpoints that nobody will resume: they cost a listing."""
+"""Between two looks for checkpoints that nobody will resume: they cost a listing. And for images of no job."""
 STOP_SECONDS = 5.0
 """A chore that then still waits for storage or Redis ends with the process; another gateway does it again."""
 
@@ -127,6 +127,7 @@ class Janitor:
 
     def _remove_orphans(self) -> None:
         if time.monotonic() >= self._orphans_due:
+            remove_lost_inputs(self.state)
             remove_orphaned_checkpoints(self.state)
             self._orphans_due = time.monotonic() + ORPHANS_SECONDS
 

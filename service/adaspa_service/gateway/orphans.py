@@ -1,7 +1,7 @@
-"""Files in storage whose job Redis does not know: it was emptied, or restored from before the job. And images whose
-request a gateway stored and did not live to admit.
+"""Files and images in storage whose jobs Redis does not know: it was emptied, or restored from before the jobs.
 
-The janitor leaves them alone, because Redis may be the wrong one, or come back; of checkpoints it removes such ones.
+The janitor leaves them alone, because Redis may be the wrong one, or come back. It removes checkpoints of no job, and
+images of which Redis itself says that no job was admitted for them.
 """
 
 import time

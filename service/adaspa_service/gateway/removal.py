@@ -71,6 +71,18 @@ def remove_orphaned_checkpoints(state: AppState) -> None:
             state.storage.delete_prefix(checkpoint_prefix(job_id))
 
 
+def remove_lost_inputs(state: AppState) -> None:
+    """Remove images whose request came to nothing: Redis was away, or the gateway killed, before it was admitted.
+
+    Redis itself says which: a gateway on a wrong one or an emptied one removes nothing.
+
+    Raises StorageUnavailable, StoreUnavailable.
+    """
+    for folder in state.store.take_lost_inputs():
+        state.storage.delete_prefix(inputs_prefix(folder))
+        state.store.forget_inputs(folder)
+
+
 def remove_if_ended(state: AppState, job_id: str) -> None:
     """Remove a discarded job at once if nothing is in the way; the janitor does what is left."""
     try:

@@ -23,6 +23,7 @@ from adaspa_service.access.keys import KeyStore
 from adaspa_service.access.links import Links
 from adaspa_service.access.open_access import Entrance
 from adaspa_service.inputs.keep import Inputs
+from adaspa_service.inputs.turns import Turns
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.webhooks.deliveries import DeliveryStore
 
@@ -66,6 +67,8 @@ class AppState:
     storage: ObjectStorage
     celery: Celery
     inputs: Inputs
+    turns: Turns
+    """Of requests with images."""
     deliveries: DeliveryStore
     addresses: Addresses
     """Of the hosts of webhooks."""
@@ -90,7 +93,8 @@ class AppState:
             connections(settings.redis_url).async_client(settings.max_connections),
             storage,
             make_celery(settings),
-            Inputs(settings, storage, resolve),
+            Inputs(settings, storage, resolve, store.await_inputs),
+            Turns(),
             DeliveryStore(store.client),
             Addresses(settings.webhook_networks, resolve),
         )

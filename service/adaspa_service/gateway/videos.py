@@ -55,21 +55,23 @@ async def create_video(
 
     With `n`, several videos are accepted at once, and the answer is the list of them.
     """
-    asked, images = await read_body(request, VideoCreate, state.catalog, state.settings.image_bytes)
-    text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
+    with state.turns.of(caller.owner) as turn:
+        asked, images = await read_body(request, VideoCreate, state.catalog, state.settings.image_bytes, turn)
 
-    async def wanted(webhook_url: str | None) -> JobRequest:
-        params = batch(asked, state.catalog)
-        if images:
-            spec = state.catalog.models[params[0].model]
-            params = await made_of(images, params, asked, inputs=state.inputs, spec=spec, owner=caller.owner)
-        return JobRequest(params, asked.priority, webhook_url)
+        async def wanted(webhook_url: str | None) -> JobRequest:
+            params = batch(asked, state.catalog)
+            if images:
+                await turn.take()
+                spec = state.catalog.models[params[0].model]
+                params = await made_of(images, params, asked, inputs=state.inputs, spec=spec, owner=caller.owner)
+            return JobRequest(params, asked.priority, webhook_url)
 
-    once = idempotency_of(text, idempotency_key)
-    with closing_all(images.values()):
-        videos, new = await admit(
-            request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted
-        )
+        with closing_all(images.values()):
+            text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
+            once = idempotency_of(text, idempotency_key)
+            videos, new = await admit(
+                request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted
+            )
     note_replay(response, new)
     return videos.data[0] if asked.n is None else videos
 
@@ -85,7 +87,8 @@ async def remix_video(
     idempotency_key: IdempotencyKey = None,
 ) -> Video:
     """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
-    asked, _ = await read_body(request, VideoRemix, state.catalog, state.settings.image_bytes)
+    with state.turns.of(caller.owner) as turn:
+        asked, _ = await read_body(request, VideoRemix, state.catalog, state.settings.image_bytes, turn)
     text = f"{video_id} {asked.model_dump_json(exclude_none=True)}"
 
     async def wanted(webhook_url: str | None) -> JobRequest:

@@ -1,6 +1,5 @@
 """Images of a request on their way into its jobs: had, fitted, and stored in a folder that the jobs share."""
 
-import asyncio
 import re
 import secrets
 import ssl
@@ -24,8 +23,6 @@ from adaspa_service.webhooks.addresses import Addresses, Resolve
 FOLDER = re.compile(r"[0-9a-f]{32}")
 AT_A_TIME = 1
 """Images that are decoded: one may take some hundred MB."""
-FETCHED_AT_A_TIME = 16
-"""Images that are fetched from URLs; further ones wait."""
 Sizes = Callable[[int, int], tuple[int, int]]
 """From the first image's width and height to the video's."""
 
@@ -45,12 +42,16 @@ class Inputs:
         settings: how large one may be.
         storage: where they lie.
         resolve: how hosts of URLs are looked up.
+        note: is told of a folder before anything lies in it, so that it is known if nothing comes of it.
     """
 
-    def __init__(self, settings: Settings, storage: ObjectStorage, resolve: Resolve) -> None:
+    def __init__(
+        self, settings: Settings, storage: ObjectStorage, resolve: Resolve, note: Callable[[str], None] | None = None
+    ) -> None:
+        self._note = note
         self._storage, self._bytes, self._pixels = storage, settings.image_bytes, settings.image_pixels
         self._addresses = Addresses(settings.image_networks, resolve)
-        self._decoding, self._fetching = anyio.CapacityLimiter(AT_A_TIME), asyncio.Semaphore(FETCHED_AT_A_TIME)
+        self._decoding = anyio.CapacityLimiter(AT_A_TIME)
 
     async def take(self, sources: Mapping[Role, Source], owner: str, size_of: Sizes, fit: Fit) -> tuple[Input, ...]:
         """Store the images as the model is to get them; in one new folder, all of them or none.
@@ -63,7 +64,7 @@ class Inputs:
 
         Raises:
             BadImage: nothing is stored.
-            StorageUnavailable.
+            StorageUnavailable, StoreUnavailable.
         """
         images: dict[Role, Upload] = {}
         for role, source in sources.items():
@@ -74,8 +75,7 @@ class Inputs:
         return await anyio.to_thread.run_sync(self._store, images, size_of, fit, limiter=self._decoding)
 
     async def _fetched(self, url: str, owner: str) -> Upload:
-        async with self._fetching:
-            return uploaded(await fetch(url, self._tls, self._addresses, owner, self._bytes))
+        return uploaded(await fetch(url, self._tls, self._addresses, owner, self._bytes))
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -95,6 +95,8 @@ class Inputs:
                 except ImageRefused as error:
                     raise BadImage(role, error) from error
             assert size is not None
+            if self._note is not None:
+                self._note(folder)
             try:
                 return tuple(self._put(folder, role, path, size) for role, path in files.items())
             except BaseException:
