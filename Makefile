@@ -11,8 +11,8 @@ demo: setup          ## one prompt through the whole service: writes demo.mp4 an
 serve: setup         ## leave the service running on this machine; Ctrl-C stops all of it
 	$(BIN)/adaspa serve
 
-test: setup lint     ## linters, types, import contracts, then every test, two files at a time
-	$(BIN)/pytest -n 2 --dist loadfile
+test: setup lint     ## linters, types, import contracts, then every test, three files at a time, since they wait more than they work
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check

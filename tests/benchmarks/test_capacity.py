@@ -70,9 +70,9 @@ def test_the_share_of_cold_starts_is_that_of_gaps_longer_than_the_cooldown() -> 
 
 def test_no_busy_worker_is_ended_unless_that_is_allowed() -> None:
     fleet = Fleet(0, 10, start_seconds=60, load_seconds=30, cooldown_seconds=300)
-    assert simulate(poisson(30, 600, seed=1), fleet, 2000).released == 0
+    assert simulate(poisson(30, 600, seed=1), fleet, 2000).given_back == 0
     hit = simulate(poisson(30, 600, seed=1), Fleet(1, 10, 60, 30, cooldown_seconds=300, ending="any"), 2000)
-    assert hit.released > 0
+    assert hit.given_back > 0
     assert hit.gpu_seconds < simulate(poisson(30, 600, seed=1), fleet, 2000).gpu_seconds
     # a job that is given back loses no work, but for the loading of the model
     assert 600 * 2000 - 1 < hit.busy_seconds < 600 * 2000 + 30 * hit.starts

@@ -99,6 +99,8 @@ def load(spec: ModelSpec, folder: Path) -> Engine:
     """
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # it would fill the worker's log
+        library.utils.logging.disable_default_handler()  # it writes lines of its own form between the log's
+        library.utils.logging.enable_propagation()
     module, _, name = FAMILIES[pipeline_of(folder)].engine.partition(".")
     engine: Engine = getattr(import_module(f"adaspa_worker.engines.{module}"), name)(spec, folder)
     return engine

@@ -15,7 +15,7 @@ from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from adaspa_service.inputs.source import TAKEN, ImageRefused, scratch, too_large
 from adaspa_service.webhooks.addresses import Addresses, AddressRefused, CheckedConnections, LookupFailed
-from adaspa_service.webhooks.attempt import USER_AGENT, split
+from adaspa_service.webhooks.attempt import split, user_agent
 
 TOTAL_SECONDS = 20.0
 """From the lookup of the first host to the last byte."""
@@ -85,7 +85,7 @@ def checked(text: str) -> str:
 async def _get(pool: httpcore.AsyncConnectionPool, url: str, limit: int) -> IO[bytes] | str:
     """The bytes, or where they have moved to."""
     target, host = split(url)
-    fields = {"Host": host, "Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
+    fields = {"Host": host, "Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": user_agent()}
     async with pool.stream("GET", target, headers=list(fields.items())) as response:
         named = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         if response.status in MOVED and "location" in named:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from importlib.metadata import version
 
 import httpcore
@@ -16,7 +17,12 @@ from adaspa_service.webhooks.deliveries import Outcome
 
 TOTAL_SECONDS = 15.0
 """From the lookup of the host to the end of the answer's headers. Nothing behind them is read."""
-USER_AGENT = f"adaspa-serve/{version('adaspa-serve')}"
+
+
+@cache
+def user_agent() -> str:
+    """What this service calls itself to the servers that it asks."""
+    return f"adaspa-serve/{version('adaspa-serve')}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Sender:
         """POST the body for an owner of jobs; whatever the receiver does, this ends in a result."""
         target, host = split(url)
         connections = CheckedConnections(self._addresses, owner)
-        fields = {"Host": host, "Content-Type": "application/json", "User-Agent": USER_AGENT, **headers}
+        fields = {"Host": host, "Content-Type": "application/json", "User-Agent": user_agent(), **headers}
         try:
             async with (
                 asyncio.timeout(TOTAL_SECONDS),
