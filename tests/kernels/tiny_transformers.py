@@ -21,7 +21,7 @@ from diffusers import (
     WanVACETransformer3DModel,
 )
 from diffusers.models.embeddings import get_3d_rotary_pos_embed, get_3d_rotary_pos_embed_allegro
-from tiny_pipelines import CHANNELS, HEADS, STEPS, TEXT, prepare
+from tiny_pipelines import CHANNELS, HEADS, STEPS, TEXT, make_ltx, prepare
 
 Grid = tuple[int, int, int]
 GRID: Grid = (5, 3, 5)
@@ -245,6 +245,28 @@ def packed_timestep(step: int) -> torch.Tensor:
     return torch.tensor([step / STEPS, (step + 0.5) / STEPS, 1.0])
 
 
+LAST_FRAME = GRID[1] * GRID[2]
+"""Rows of the frame to which a clip of LTX is to come, in front of the video."""
+
+
+def with_last_frame(inputs: Inputs) -> tuple[dict[str, Any], ...]:
+    """``[last frame | video]``, of eight frames and 32 x 32 pixels to a token."""
+    frames, rows, columns = inputs.grid
+    axes = (torch.arange(size) * scale for size, scale in zip(inputs.grid, (8, 32, 32), strict=True))
+    video = torch.cartesian_prod(*axes).T
+    video[0] = (video[0] - 7).clamp(min=0)
+    last = video[:, : rows * columns].clone()
+    last[0] = 8 * (frames - 1)
+    coordinates = torch.cat((last, video), dim=1).unsqueeze(0).float()
+    given = {"video_coords": coordinates, "encoder_attention_mask": torch.ones(1, TEXT, dtype=torch.long)}
+    return tuple({**branch, **given} for branch in by_text(inputs))
+
+
+def ltx_latents(inputs: Inputs) -> torch.Tensor:
+    frames, rows, columns = inputs.grid
+    return inputs.noise((frames + 1) * rows * columns, 4)
+
+
 FAMILIES = {
     "minimax-h3": Family(
         minimax_h3, packed, packed_latents, others=(TEXT + CONDITIONS + SOUND, 0), timestep=packed_timestep
@@ -260,6 +282,7 @@ FAMILIES = {
     "motif-video": Family(motif, masked_text, others=(0, TEXT - 2)),
     "easyanimate": Family(easyanimate, by_text, others=(0, TEXT)),
     "allegro": Family(allegro, with_places),
+    "ltx-condition": Family(make_ltx, with_last_frame, ltx_latents, others=(LAST_FRAME, 0), tiles=False),
     "consisid": Family(consisid, rotated, frames_first, others=(0, TEXT)),
 }
 

@@ -42,7 +42,11 @@ class LTX(Family):
     arguments: ClassVar = {"timestep": along(-1)}  # one for each token where frames are given
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
-        return packed_layout(given)
+        coordinates = given.get("video_coords")  # [B, 3, S]
+        if coordinates is None:
+            return packed_layout(given)
+        # Frames that the clip is to come to stand before it, and have its later times.
+        return Layout(before=int((coordinates[0] == 0).all(dim=0).int().argmax()))
 
 
 def packed_layout(given: dict[str, Any]) -> Layout:
