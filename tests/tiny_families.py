@@ -17,10 +17,14 @@ from diffusers import (
     AutoencoderKLWan,
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
+    CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
+    HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideo15Pipeline,
+    HunyuanVideoImageToVideoPipeline,
     HunyuanVideoPipeline,
     LTX2Pipeline,
+    LTXConditionPipeline,
     LTXPipeline,
     MochiPipeline,
     MochiTransformer3DModel,
@@ -42,7 +46,12 @@ from transformers import (
     Gemma3TextModel,
     LlamaConfig,
     LlamaModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -56,12 +65,23 @@ CHAT = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 T5 = {"vocab_size": len(WORDS), "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 DECODER = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
 BLOCKS = (8, 8, 8, 8)
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+MARKS = ["<image>", "<|end_header_id|>", "<|eot_id|>"]
+LLAVA_TEMPLATE = {
+    "template": "<image> a <|end_header_id|> a <|end_header_id|> {} <|eot_id|> a a <|end_header_id|>",
+    "crop_start": 5,
+    "image_emb_start": 0,
+    "image_emb_end": 4,
+    "image_emb_len": 4,
+}
+"""What is around a text for HunyuanVideo's image models, of which the pipeline cuts away all but the text itself."""
 
 
 class Family(NamedTuple):
     """How to build a family's pipeline, and what its catalog entry has.
 
-    ``shorter`` shortens its texts, which would be most of a tiny model's tokens; ``call`` is the rest of the entry's.
+    ``shorter`` shortens its texts, which would be most of a tiny model's tokens; ``call`` is the rest of the entry's,
+    and ``entry`` the rest of the entry.
     """
 
     pipeline: Callable[[], Any]
@@ -69,6 +89,7 @@ class Family(NamedTuple):
     frames: int
     shorter: dict[str, Any]
     call: Mapping[str, Any] = MappingProxyType({})
+    entry: Mapping[str, Any] = MappingProxyType({})
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -230,11 +251,10 @@ def wide_wan(seed: int = 0, **own: Any) -> WanTransformer3DModel:
 
 def wan21_image() -> WanImageToVideoPipeline:
     """An encoder sees the image too."""
-    layers = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     inner = tiny.HEADS["num_attention_heads"] * tiny.HEADS["attention_head_dim"]
     return wan_image(
         transformer=wide_wan(image_dim=16, added_kv_proj_dim=inner),
-        image_encoder=CLIPVisionModel(CLIPVisionConfig(**layers, image_size=32, patch_size=8)),
+        image_encoder=CLIPVisionModel(CLIPVisionConfig(**VISION, image_size=32)),
         image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
     )
 
@@ -248,6 +268,43 @@ def wan22_5b() -> WanPipeline:
     pipe = wan()
     pipe.register_to_config(expand_timesteps=True)
     return pipe
+
+
+def cogvideox_image(scheduler: Any, **own: Any) -> CogVideoXImageToVideoPipeline:
+    """It takes an image beside the latents."""
+    transformer = tiny.make_cogvideox(use_rotary_positional_embeddings=True, in_channels=8, **own)
+    parts = cogvideox(lambda: scheduler, lambda: transformer)().components
+    return CogVideoXImageToVideoPipeline(**parts)
+
+
+def hunyuan_video_image(**own: Any) -> HunyuanVideoImageToVideoPipeline:
+    """Its text encoder sees the image too, which becomes 4 tokens."""
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": MARKS})
+    llava = LlavaConfig(
+        text_config=LlamaConfig(**DECODER, vocab_size=len(words), num_hidden_layers=2, pad_token_id=0),
+        vision_config=CLIPVisionConfig(**VISION, image_size=16),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        pad_token_id=0,
+    )
+    return HunyuanVideoImageToVideoPipeline(
+        **hunyuan_video().components
+        | {
+            "text_encoder": LlavaForConditionalGeneration(llava),
+            "tokenizer": words,
+            "image_processor": CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+            "transformer": tiny.make_hunyuan_video(**own),
+        }
+    )
+
+
+def hunyuan_video15_image() -> HunyuanVideo15ImageToVideoPipeline:
+    """The size nearest to 64 x 64 pixels in a 5:3 image's shape is 80 x 48."""
+    return HunyuanVideo15ImageToVideoPipeline(
+        **hunyuan_video15().components | {"transformer": tiny.make_hunyuan_video15(target_size=64, image_embed_dim=16)},
+        image_encoder=SiglipVisionModel(SiglipVisionConfig(**VISION, image_size=16)),
+        feature_extractor=SiglipImageProcessor(size={"height": 16, "width": 16}),
+    )
 
 
 TEXT = {"max_sequence_length": tiny.TEXT}
@@ -289,6 +346,35 @@ IMAGES = {
     "wan-2.1-image": Family(wan21_image, "80x48", 17, {}),  # 512 tokens of text, as the transformer has it written down
     "wan-2.2-image": Family(wan22_image, "80x48", 17, TEXT),
     "wan-2.2-5b": Family(wan22_5b, "80x48", 17, TEXT),
+    "cogvideox-image": Family(lambda: cogvideox_image(CogVideoXDDIMScheduler()), "80x48", 17, TEXT),
+    "cogvideox-1.5-image": Family(
+        lambda: cogvideox_image(
+            CogVideoXDPMScheduler(prediction_type="v_prediction"), patch_size_t=2, patch_bias=False, ofs_embed_dim=16
+        ),
+        "80x48",
+        17,
+        TEXT,
+        {"use_dynamic_cfg": True},
+    ),
+    "hunyuan-video-image": Family(
+        lambda: hunyuan_video_image(image_condition_type="token_replace"),
+        "80x48",
+        17,
+        TEXT,
+        {"prompt_template": LLAVA_TEMPLATE, "true_cfg_scale": 2.0},
+    ),
+    "hunyuan-video-image-beside": Family(
+        lambda: hunyuan_video_image(image_condition_type="latent_concat", in_channels=9, guidance_embeds=False),
+        "80x48",
+        17,
+        TEXT,
+        {"prompt_template": LLAVA_TEMPLATE, "true_cfg_scale": 2.0},
+        {"guidance_range": [1, 1], "default_guidance": 1},
+    ),
+    "hunyuan-video-1.5-image": Family(hunyuan_video15_image, "80x48", 17, {}),
+    "ltx": FAMILIES["ltx"],
+    "ltx-condition": FAMILIES["ltx"]._replace(pipeline=lambda: LTXConditionPipeline(**ltx().components)),
+    "ltx-2": FAMILIES["ltx-2"],
 }
 """Models that take an image."""
 

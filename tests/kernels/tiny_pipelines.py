@@ -87,10 +87,10 @@ def make_wan_pipeline(**experts):
 
 
 def make_hunyuan_video(**settings):
+    settings = {**CHANNELS, **settings}
     return prepare(
         HunyuanVideoTransformer3DModel(
             **HEADS,
-            **CHANNELS,
             num_layers=1,
             num_single_layers=2,
             num_refiner_layers=1,
@@ -111,7 +111,8 @@ def make_hunyuan_video_pipeline():
     )
 
 
-def make_hunyuan_video15():
+def make_hunyuan_video15(**settings):
+    settings = {"image_embed_dim": 8, **settings}
     return prepare(
         HunyuanVideo15Transformer3DModel(
             **HEADS,
@@ -121,8 +122,8 @@ def make_hunyuan_video15():
             num_refiner_layers=1,
             text_embed_dim=16,
             text_embed_2_dim=16,
-            image_embed_dim=8,
             rope_axes_dim=(8, 8, 8),
+            **settings,
         )
     )
 

@@ -4,11 +4,13 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import pytest
 import torch
+from adaspa_api.report import TokenCount
 from adaspa_api.words import ErrorCode, JobStatus, Role, Task
 from adaspa_client import Client
 from adaspa_jobs.catalog import ModelSpec
@@ -21,7 +23,16 @@ from adaspa_worker.offer import check
 from adaspa_worker.pipeline import load
 from adaspa_worker.recipe import read_recipe
 from adaspa_worker.source import ModelUnavailable
-from diffusers import WanImageToVideoPipeline
+from diffusers import (
+    CogVideoXImageToVideoPipeline,
+    HunyuanVideo15ImageToVideoPipeline,
+    HunyuanVideoImageToVideoPipeline,
+    LTX2ImageToVideoPipeline,
+    LTXConditionPipeline,
+    LTXImageToVideoPipeline,
+    WanImageToVideoPipeline,
+)
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from drawn import corners, encoded
 from job_bench import Bench
 from PIL import Image
@@ -31,17 +42,32 @@ from tiny_wan import model_spec, write_catalog
 
 WIDTH, HEIGHT, FRAMES, STEPS = 80, 48, 17, 4
 FIRST, LAST = corners(WIDTH, HEIGHT), Image.new("RGB", (WIDTH, HEIGHT), "navy")
-CASES = {
-    "wan-2.1-image": {Role.first: FIRST},
-    "wan-2.2-image": {Role.first: FIRST},
-    "wan-2.2-image, both frames": {Role.first: FIRST, Role.last: LAST},
-    "wan-2.2-5b": {Role.first: FIRST},
+FROM_IMAGE, BOTH_FRAMES = [Task.image_to_video], [Task.image_to_video, Task.first_last_frame]
+TEXT_OR_IMAGE = [Task.text_to_video, Task.image_to_video]
+
+
+class Model(NamedTuple):
+    """What a model of ``IMAGES`` can be asked for, and the pipeline with which anyone does it in diffusers."""
+
+    pipeline: Any
+    tasks: list[Task]
+
+
+MODELS = {
+    "wan-2.1-image": Model(WanImageToVideoPipeline, FROM_IMAGE),
+    "wan-2.2-image": Model(WanImageToVideoPipeline, BOTH_FRAMES),
+    "wan-2.2-5b": Model(WanImageToVideoPipeline, TEXT_OR_IMAGE),
+    "cogvideox-image": Model(CogVideoXImageToVideoPipeline, FROM_IMAGE),
+    "cogvideox-1.5-image": Model(CogVideoXImageToVideoPipeline, FROM_IMAGE),
+    "hunyuan-video-image": Model(HunyuanVideoImageToVideoPipeline, FROM_IMAGE),
+    "hunyuan-video-image-beside": Model(HunyuanVideoImageToVideoPipeline, FROM_IMAGE),
+    "hunyuan-video-1.5-image": Model(HunyuanVideo15ImageToVideoPipeline, FROM_IMAGE),
+    "ltx": Model(LTXImageToVideoPipeline, TEXT_OR_IMAGE),
+    "ltx-condition": Model(LTXConditionPipeline, [Task.text_to_video, *BOTH_FRAMES]),
+    "ltx-2": Model(LTX2ImageToVideoPipeline, TEXT_OR_IMAGE),
 }
-TASKS = {
-    "wan-2.1-image": [Task.image_to_video],
-    "wan-2.2-image": [Task.image_to_video, Task.first_last_frame],
-    "wan-2.2-5b": [Task.text_to_video, Task.image_to_video],
-}
+CASES = [(name, (Role.first,)) for name in MODELS]
+CASES += [(name, (Role.first, Role.last)) for name in ("wan-2.2-image", "ltx-condition")]
 
 Images = Mapping[Role, Image.Image]
 
@@ -58,6 +84,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[D
             check(entry, folder)
             loaded = load(entry, folder)
             assert isinstance(loaded, DiffusersEngine)
+            shorten(loaded.pipe)
             made[name] = loaded, folder
         return made[name]
 
@@ -65,15 +92,25 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[D
 
 
 def spec(name: str, folder: Path, **changes: object) -> ModelSpec:
-    entry = {"sizes": [f"{WIDTH}x{HEIGHT}"], "frames": [FRAMES], "default_frames": FRAMES, "tasks": TASKS[name]}
-    own = {"call": IMAGES[name].shorter, "memory": {"dtype": "float32"}}
-    return ModelSpec.model_validate(model_spec(folder, **entry, **own) | changes)
+    own = IMAGES[name]
+    entry = {"sizes": [own.size], "frames": [own.frames], "default_frames": own.frames, "tasks": MODELS[name].tasks}
+    entry |= {"call": own.shorter | dict(own.call), "memory": {"dtype": "float32"}, **own.entry}
+    return ModelSpec.model_validate(model_spec(folder, **entry) | changes)
 
 
-@pytest.fixture(params=CASES)
+def shorten(pipe: Any) -> None:
+    """Leave away most of the padding of a text of HunyuanVideo 1.5: no argument of its call does."""
+    if isinstance(pipe, HunyuanVideo15ImageToVideoPipeline):
+        pipe.tokenizer_max_length = 16
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{'-'.join(case[1])}")
 def case(request: pytest.FixtureRequest, engines: Callable[[str], tuple[DiffusersEngine, Path]]) -> tuple:
-    """An engine, its folder and the images of a job."""
-    return (*engines(request.param.partition(",")[0]), CASES[request.param])
+    """A model's name, its engine and folder, and the images of a job."""
+    name, roles = request.param
+    size = tuple(map(int, IMAGES[name].size.split("x")))
+    both = {Role.first: corners(*size), Role.last: Image.new("RGB", size, "navy")}
+    return (name, *engines(name), {role: both[role] for role in roles})
 
 
 @pytest.fixture
@@ -82,42 +119,67 @@ def asked(params: Callable[..., JobParams]) -> Callable[..., JobParams]:
     return lambda **changes: params(**usual | changes)
 
 
+def of(name: str) -> dict[str, int]:
+    """The size and the length of a model's clips."""
+    width, height = map(int, IMAGES[name].size.split("x"))
+    return {"width": width, "height": height, "num_frames": IMAGES[name].frames}
+
+
+def plain_arguments(name: str, params: JobParams, images: Images) -> dict[str, Any]:
+    """Those of its pipeline that differ from model to model."""
+    size = {name: getattr(params, name) for name in ("width", "height", "num_frames")}
+    arguments: dict[str, Any] = {"image": images[Role.first], "guidance_scale": params.guidance_scale} | size
+    if name == "hunyuan-video-1.5-image":  # its pipeline takes the size from the image
+        return {"image": images[Role.first], "num_frames": params.num_frames}
+    if name == "hunyuan-video-image-beside":  # its pipeline leaves four frames out
+        arguments["num_frames"] += 4
+    if name.startswith("ltx"):
+        arguments["frame_rate"] = params.fps
+    if name == "ltx-condition":
+        places = {Role.first: 0, Role.last: params.num_frames - 1}
+        arguments.pop("image")
+        given = [LTXVideoCondition(image=image, frame_index=places[role]) for role, image in images.items()]
+        return arguments | {"conditions": given}
+    return arguments | ({"last_image": images[Role.last]} if Role.last in images else {})
+
+
 def test_the_clip_is_that_of_the_pipeline_called_plainly(case: tuple, asked: Callable[..., JobParams]) -> None:
-    engine, folder, images = case
-    params = asked(negative_prompt="a blue square")
+    name, engine, folder, images = case
+    params = asked(negative_prompt="a blue square", **of(name) | {"steps": 2})
     latents = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: None)
     clip = np.stack(list(engine.frames(latents, lambda: None)))
     engine.reset()
-    pipe = WanImageToVideoPipeline.from_pretrained(folder).to(engine.device)
+    pipe = MODELS[name].pipeline.from_pretrained(folder).to(engine.device)
     pipe.set_progress_bar_config(disable=True)
+    shorten(pipe)
+    if hasattr(pipe, "guider"):
+        pipe.guider.guidance_scale = params.guidance_scale
     plain = pipe(
-        image=images[Role.first],
-        last_image=images.get(Role.last),
         prompt=params.prompt,
         negative_prompt=params.negative_prompt,
-        height=HEIGHT,
-        width=WIDTH,
-        num_frames=FRAMES,
-        num_inference_steps=STEPS,
-        guidance_scale=params.guidance_scale,
+        num_inference_steps=params.steps,
         generator=torch.Generator().manual_seed(params.seed),
+        output_type="np",
+        **plain_arguments(name, params, images),
         **engine.spec.call,
     ).frames[0]
-    assert clip.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    assert clip.shape == (params.num_frames, params.height, params.width, 3)
     assert np.abs(clip - plain * 255).max() <= 2
-    other = {role: Image.new("RGB", (WIDTH, HEIGHT), "white") for role in images}
-    changed = engine.denoise(params, engine.encode_prompt(params, other), lambda *_: None)
-    assert not torch.allclose(changed, latents, atol=1e-3), "the image has a part in it"
+    for role in images:
+        other = images | {role: Image.new("RGB", (params.width, params.height), "white")}
+        changed = engine.denoise(params, engine.encode_prompt(params, other), lambda *_: None)
+        assert not torch.allclose(changed, latents, atol=1e-3), "the image has a part in it"
     engine.reset()
 
 
 def test_sparse_steps_a_stop_a_resumption_and_previews(
     case: tuple, asked: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, _, images = case
-    weight = torch.randn(5, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(engine, "_latent_rgb", LatentRGB(weight).to(engine.device))
-    params = asked(quality="fast", steps=8)
+    name, engine, _, images = case
+    weight = torch.randn(5, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0)) / 4
+    latent_rgb = LatentRGB(weight).to(engine.device)
+    monkeypatch.setattr(engine, "_latent_rgb", latent_rgb)
+    params = asked(quality="fast", **of(name) | {"steps": 8})
     kinds: list[str | None] = []
     engine.denoise(params, engine.encode_prompt(params, images), lambda _, kind: kinds.append(kind))
     assert len(kinds) == 8 and {"search", "sparse"} < set(kinds) and engine.report()["fell_back"] == []
@@ -130,13 +192,15 @@ def test_sparse_steps_a_stop_a_resumption_and_previews(
 
     def stop(done: int, _: str | None) -> None:
         if done == 2:
-            preview = engine.preview()
-            assert preview is not None and preview.shape[1:] == (HEIGHT // 8 * PATCH, WIDTH // 8 * PATCH, 3)
             kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
             raise Stop
 
-    params = asked()
-    whole = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: None)
+    params = asked(**of(name))
+    previews: list[np.ndarray] = []
+    whole = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: previews.append(preview(engine)))
+    # Without the latents of a given first frame, or of frames that are left out before the clip.
+    errors = [np.abs(each - latent_rgb(whole).cpu().numpy()[-len(each) :].astype(int)).mean() for each in previews]
+    assert errors[-1] < 1 < errors[0] and len(previews[-1]) in (whole.shape[2], whole.shape[2] - 1)
     engine.reset()
     with pytest.raises(Stop):
         engine.denoise(params, engine.encode_prompt(params, images), stop)
@@ -149,20 +213,39 @@ def test_sparse_steps_a_stop_a_resumption_and_previews(
     engine.reset()
 
 
-def test_a_model_for_both_tasks_still_makes_clips_of_text(
+def preview(engine: DiffusersEngine) -> np.ndarray:
+    frames = engine.preview()
+    assert frames is not None
+    return frames
+
+
+def test_the_text_beside_an_image_is_counted_without_it(
     engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams]
 ) -> None:
-    engine, folder = engines("wan-2.2-5b")
-    params = asked()
+    """The text encoder of HunyuanVideo's image models gives rows of both."""
+    engine, _ = engines("hunyuan-video-image")
+    counts = {"a red circle": (3, 0), 9 * " red": (4, 5)}
+    for prompt, (used, cut) in counts.items():
+        encoded_text = engine.encode_prompt(asked(prompt=prompt), {Role.first: FIRST})
+        assert encoded_text.tokens == {"prompt_tokens": TokenCount(used=used, cut=cut, limit=4)}
+
+
+@pytest.mark.parametrize("name", ["wan-2.2-5b", "ltx-condition"])
+def test_a_model_for_both_tasks_still_makes_clips_of_text(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams], name: str
+) -> None:
+    engine, folder = engines(name)
+    params = asked(**of(name))
     latents = engine.denoise(params, engine.encode_prompt(params), lambda *_: None)
     clip = np.stack(list(engine.frames(latents, lambda: None)))
     engine.reset()
     pipe = engine.pipeline.from_pretrained(folder).to(engine.device)  # type: ignore[attr-defined]
     pipe.set_progress_bar_config(disable=True)
-    size = {"height": HEIGHT, "width": WIDTH, "num_frames": FRAMES, "num_inference_steps": STEPS}
     generator = torch.Generator().manual_seed(params.seed)
     own = {"guidance_scale": params.guidance_scale, **engine.spec.call}
-    plain = pipe(params.prompt, **size, generator=generator, **own).frames[0]
+    own |= {"frame_rate": params.fps} if name == "ltx-condition" else {}
+    given = of(name) | {"num_inference_steps": STEPS, "output_type": "np"}
+    plain = pipe(prompt=params.prompt, **given, generator=generator, **own).frames[0]
     assert np.abs(clip - plain * 255).max() <= 2
 
 
@@ -176,6 +259,8 @@ def test_a_model_for_both_tasks_still_makes_clips_of_text(
         ),
         ("wan-2.2-image", [Task.text_to_video], "do text_to_video; allowed: first_last_frame, image_to_video$"),
         ("wan-2.2-5b", [Task.first_last_frame], "do first_last_frame; allowed: image_to_video, text_to_video$"),
+        ("cogvideox-image", [Task.text_to_video], "do text_to_video; allowed: image_to_video$"),
+        ("ltx", [Task.first_last_frame], "do first_last_frame; allowed: image_to_video, text_to_video$"),
     ],
 )
 def test_a_task_that_the_model_does_not_do_is_not_offered(

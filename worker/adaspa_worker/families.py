@@ -73,6 +73,18 @@ def wan(vae: Config, transformer: Config) -> Limits:
     )
 
 
+def image_only(pipeline: Config, transformer: Config) -> Tasks:
+    return frozenset({Task.image_to_video})
+
+
+def text_or_image(pipeline: Config, transformer: Config) -> Tasks:
+    return frozenset({Task.text_to_video, Task.image_to_video})
+
+
+def all_tasks(pipeline: Config, transformer: Config) -> Tasks:
+    return frozenset({Task.text_to_video, Task.image_to_video, Task.first_last_frame})
+
+
 def wan_text_tasks(pipeline: Config, transformer: Config) -> Tasks:
     with_image = {Task.image_to_video} if pipeline.get("expand_timesteps") else set()  # the 5B
     return frozenset({Task.text_to_video, *with_image})
@@ -83,6 +95,10 @@ def wan_image_tasks(pipeline: Config, transformer: Config) -> Tasks:
     one = transformer.get("image_dim") is not None and transformer.get("pos_embed_seq_len") is None
     with_last = set() if one or pipeline.get("expand_timesteps") else {Task.first_last_frame}
     return frozenset({Task.image_to_video, *with_last})
+
+
+def hunyuan_video_image_tasks(pipeline: Config, transformer: Config) -> Tasks:
+    return image_only(pipeline, transformer) if transformer.get("image_condition_type") else frozenset()
 
 
 def hunyuan_video(vae: Config, transformer: Config) -> Limits:
@@ -122,13 +138,28 @@ def mochi(vae: Config, transformer: Config) -> Limits:
 
 
 FAMILIES = {
+    "CogVideoXImageToVideoPipeline": Family(
+        "cogvideox.CogVideoXImageEngine", "CogVideoXTransformer3DModel", cogvideox, image_only, compiles=False
+    ),
     "CogVideoXPipeline": Family("cogvideox.CogVideoXEngine", "CogVideoXTransformer3DModel", cogvideox, compiles=False),
+    "HunyuanVideo15ImageToVideoPipeline": Family(
+        "hunyuan_video15.HunyuanVideo15ImageEngine", "HunyuanVideo15Transformer3DModel", hunyuan_video15, image_only
+    ),
     "HunyuanVideo15Pipeline": Family(
         "hunyuan_video15.HunyuanVideo15Engine", "HunyuanVideo15Transformer3DModel", hunyuan_video15
     ),
+    "HunyuanVideoImageToVideoPipeline": Family(
+        "hunyuan_video.HunyuanVideoImageEngine",
+        "HunyuanVideoTransformer3DModel",
+        hunyuan_video,
+        hunyuan_video_image_tasks,
+    ),
     "HunyuanVideoPipeline": Family("hunyuan_video.HunyuanVideoEngine", "HunyuanVideoTransformer3DModel", hunyuan_video),
-    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx),
-    "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx),
+    "LTX2ImageToVideoPipeline": Family("ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, image_only),
+    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, text_or_image),
+    "LTXConditionPipeline": Family("ltx.LTXConditionEngine", "LTXVideoTransformer3DModel", ltx, all_tasks),
+    "LTXImageToVideoPipeline": Family("ltx.LTXImageEngine", "LTXVideoTransformer3DModel", ltx, image_only),
+    "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, text_or_image),
     "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),
     "WanImageToVideoPipeline": Family("wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks),
     "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks),

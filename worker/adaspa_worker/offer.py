@@ -16,8 +16,9 @@ from adaspa_worker.families import FAMILIES, Config, Limits, limits_of, pipeline
 from adaspa_worker.source import ModelUnavailable, first_line
 
 TAKEN = {
-    *("self", "image", "prompt", "negative_prompt", "height", "width", "num_frames", "frame_rate"),
-    *("num_inference_steps", "guidance_scale", "num_videos_per_prompt", "output_type", "return_dict"),
+    *("self", "image", "last_image", "video", "conditions", "frame_index", "prompt", "negative_prompt"),
+    *("height", "width", "num_frames", "frame_rate", "num_inference_steps", "guidance_scale"),
+    *("num_videos_per_prompt", "output_type", "return_dict"),
 }
 """Arguments of a pipeline's call that come from the job or from the worker."""
 NOT_JSON = ("Tensor", "Generator", "Callback")

@@ -56,6 +56,8 @@ class DiffusersEngine(ABC):
     """The class of diffusers."""
     in_float32: tuple[str, ...] = ()
     """Parts of the pipeline that need full precision on a GPU too."""
+    image_rows = 0
+    """Rows of an image in front of a text's own, in what the pipeline encodes of the two."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.spec = spec
@@ -80,6 +82,7 @@ class DiffusersEngine(ABC):
         self._scheduler = self.pipe.scheduler
         self._denoising: Denoising | None = None
         self._params: JobParams | None = None
+        self._images: Mapping[Role, Image] = {}
         self._decode_with: list[Tensor] = []
         self._latent_rgb = self._find_latent_rgb(folder)
 
@@ -93,17 +96,25 @@ class DiffusersEngine(ABC):
         """Further keyword arguments of the pipeline's call; they win over the catalog's ``call``."""
         return {"guidance_scale": params.guidance_scale}
 
+    def shape(self, params: JobParams) -> dict[str, int]:
+        """The clip's size and length as the pipeline's call has them."""
+        return {"height": params.height, "width": params.width, "num_frames": params.num_frames}
+
     def pipe_with(self, images: Mapping[Role, Image]) -> Any:
-        """The pipeline for a job with these images; it shares all parts of ``pipe``."""
-        assert not images  # the catalog entry has no task that takes one: offer.check
+        """The pipeline for a job with these images, maybe none; it shares all parts of ``pipe``."""
         return self.pipe
+
+    def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
+        """A job's images as the pipeline's call has them."""
+        return {IMAGES[role]: image for role, image in images.items()}
 
     # The engine
 
     def encode_prompt(self, params: JobParams, images: Mapping[Role, Image] = MappingProxyType({})) -> Encoded:
         texts = ["prompt_tokens", "negative_prompt_tokens"] if params.negative_prompt else ["prompt_tokens"]
         pipe = self.pipe_with(images)
-        encoded = own_call.encode(pipe, lambda: self._call(pipe, params, images, torch.Generator()), texts)
+        call = partial(self._call, pipe, params, images, torch.Generator())
+        encoded = own_call.encode(pipe, call, texts, self.image_rows)
         return replace(encoded, images=images)
 
     def denoise(
@@ -122,7 +133,7 @@ class DiffusersEngine(ABC):
         def after_step(step: Step) -> None:
             on_step(step.number, max(handles, key=lambda handle: -1 if handle.step is None else handle.step).step_kind)
 
-        self._params = params
+        self._params, self._images = params, encoded.images
         own, shift = self._scheduler, params.flow_shift
         self.pipe.scheduler = own if shift is None else shifted(own, shift)
         pipe, images = self.pipe_with(encoded.images), encoded.images
@@ -140,13 +151,11 @@ class DiffusersEngine(ABC):
         given = {name: value for name, value in asked.items() if value is not None}  # few pipelines have both
         pipe(
             prompt=params.prompt,
-            height=params.height,
-            width=params.width,
-            num_frames=params.num_frames,
             num_inference_steps=params.steps,
             generator=generator,
             output_type="pt",
-            **{IMAGES[role]: image for role, image in images.items()},
+            **self.shape(params),
+            **self.pictures(params, images),
             **self.spec.call | self.arguments(params) | given,
         )
 
@@ -188,6 +197,8 @@ class DiffusersEngine(ABC):
         try:
             latents = self.to_vae(self._denoising.last.clean(), self._params)
             frames = latents.shape[2]
+            if not frames:  # a clip of its given first frame alone
+                return None
             some = torch.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().long()
             shown: np.ndarray = self._latent_rgb(latents[:1, :, some.to(latents.device)]).cpu().numpy()
         except torch.OutOfMemoryError as error:  # the job has just enough for itself
@@ -207,7 +218,7 @@ class DiffusersEngine(ABC):
 
     def reset(self) -> None:
         self._denoising = self._params = None
-        self._decode_with = []
+        self._images, self._decode_with = {}, []
         for transformer in self.transformers:
             transformer.adaspa.reset()
         gc.collect()  # an exception's traceback cycles may hold the last request's tensors

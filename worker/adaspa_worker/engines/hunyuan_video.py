@@ -1,10 +1,22 @@
 """HunyuanVideo."""
 
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
-from diffusers import HunyuanVideoPipeline
+from diffusers import HunyuanVideoImageToVideoPipeline, HunyuanVideoPipeline
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import DEFAULT_PROMPT_TEMPLATE
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
+
+IN_FRONT = 4
+"""Frames that image-to-video pipelines leave out in front of a clip, where the image is beside the latents."""
+EVERY = {"latent_concat": 2, "token_replace": 4}
+"""One of so many rows of an image is kept in front of the text's, by how the transformer gets the image."""
 
 
 class HunyuanVideoEngine(DiffusersEngine):
@@ -19,3 +31,27 @@ class HunyuanVideoEngine(DiffusersEngine):
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         return latents / float(self.pipe.vae.config.scaling_factor)
+
+
+class HunyuanVideoImageEngine(HunyuanVideoEngine):
+    """HunyuanVideo image-to-video pipelines: the image is beside the latents of all frames, or is the first of them."""
+
+    pipeline = HunyuanVideoImageToVideoPipeline
+
+    def __init__(self, spec: ModelSpec, folder: Path) -> None:
+        super().__init__(spec, folder)
+        kind = self.pipe.transformer.config.image_condition_type
+        self._in_front = IN_FRONT if kind == "latent_concat" else 0
+        template = spec.call.get("prompt_template") or DEFAULT_PROMPT_TEMPLATE
+        every = spec.call.get("image_embed_interleave") or EVERY[kind]
+        self.image_rows = len(range(0, template["image_emb_len"], every))
+
+    def shape(self, params: JobParams) -> dict[str, int]:
+        shape = super().shape(params)
+        return shape | {"num_frames": shape["num_frames"] + self._in_front}
+
+    def frames(self, latents: Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
+        return islice(super().frames(latents, check), self._in_front, None)
+
+    def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
+        return super().to_vae(latents[:, :, 1:] if self._in_front else latents, params)

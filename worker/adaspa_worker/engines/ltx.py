@@ -1,35 +1,78 @@
 """LTX-Video."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
-from diffusers import LTXPipeline
+from diffusers import LTXConditionPipeline, LTXImageToVideoPipeline, LTXPipeline
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+from PIL.Image import Image
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
 
 
 class LTXEngine(DiffusersEngine):
-    """LTX text-to-video pipelines. Their latents are a sequence of tokens, and some of their VAEs denoise once more,
-    from ``decode_timestep`` and ``decode_noise_scale`` of the catalog's ``call``."""
+    """LTX text-to-video pipelines, which take a first frame too. Their latents are a sequence of tokens, and some of
+    their VAEs denoise once more, from ``decode_timestep`` and ``decode_noise_scale`` of the catalog's ``call``."""
 
     pipeline = LTXPipeline
+    with_image: type = LTXImageToVideoPipeline
+    """The pipeline for a job with an image, of the same parts."""
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         return {"guidance_scale": params.guidance_scale, "frame_rate": params.fps}
 
+    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
+        if not images:
+            return self.pipe
+        pipe = self.with_image(**self.pipe.components)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         pipe, vae = self.pipe, self.pipe.vae
-        side = pipe.vae_spatial_compression_ratio
-        unpacked = pipe._unpack_latents(
-            latents,
-            (params.num_frames - 1) // pipe.vae_temporal_compression_ratio + 1,
-            params.height // side,
-            params.width // side,
-            pipe.transformer_spatial_patch_size,
-            pipe.transformer_temporal_patch_size,
-        )
+        if latents.ndim == 3:  # with an image they are all but the first frame, and no tokens any more
+            latents = self._unpacked(latents, params)
         normal: Tensor = pipe._denormalize_latents(
-            unpacked, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+            latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
         )
         return normal
+
+    def _unpacked(self, latents: Tensor, params: JobParams) -> Tensor:
+        pipe = self.pipe
+        side, patch = pipe.vae_spatial_compression_ratio, pipe.transformer_spatial_patch_size
+        frames = (params.num_frames - 1) // pipe.vae_temporal_compression_ratio + 1
+        rows, columns = params.height // side, params.width // side
+        tokens = frames * rows * columns // (patch**2 * pipe.transformer_temporal_patch_size)
+        unpacked: Tensor = pipe._unpack_latents(
+            latents[:, -tokens:],  # those of a last frame come first
+            frames,
+            rows,
+            columns,
+            patch,
+            pipe.transformer_temporal_patch_size,
+        )
+        return unpacked
+
+
+class LTXImageEngine(LTXEngine):
+    """LTX image-to-video pipelines."""
+
+    pipeline = LTXImageToVideoPipeline
+
+
+class LTXConditionEngine(LTXEngine):
+    """LTX pipelines of text, of a first frame or of both; ``strength`` in the catalog's ``call`` is that of both."""
+
+    pipeline = LTXConditionPipeline
+
+    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
+        return self.pipe
+
+    def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
+        places = {Role.first: 0, Role.last: params.num_frames - 1}
+        strength = self.spec.call.get("strength", 1.0)
+        conditions = [LTXVideoCondition(image, None, places[role], strength) for role, image in images.items()]
+        return {"conditions": conditions or None}

@@ -15,13 +15,14 @@ class _Reached(Exception):
     """The call came as far as it was to."""
 
 
-def encode(pipe: Any, call: Callable[[], object], texts: Sequence[str]) -> Encoded:
+def encode(pipe: Any, call: Callable[[], object], texts: Sequence[str], image_rows: int = 0) -> Encoded:
     """Run a pipeline's call up to its timesteps, which every pipeline sets once its texts are encoded.
 
     Args:
         pipe: the pipeline.
         call: calls it, with all the arguments of the denoising to come.
         texts: the fields of ``Progress`` for those whose tokens are told, in the order in which they are encoded.
+        image_rows: of the embeddings, those of an image.
     """
     answers: list[tuple[Tensor | None, ...]] = []
     encode_prompt, set_timesteps = pipe.encode_prompt, pipe.scheduler.set_timesteps
@@ -44,7 +45,8 @@ def encode(pipe: Any, call: Callable[[], object], texts: Sequence[str]) -> Encod
         call()
     embeddings = answers[0][0]
     assert embeddings is not None
-    counts = (count(whole, cut_to, limit=embeddings.shape[1]) for whole, cut_to in lengths)
+    limit = embeddings.shape[1] - image_rows
+    counts = (count(whole, cut_to, limit) for whole, cut_to in lengths)
     return Encoded(tuple(answers), dict(zip(texts, counts, strict=False)))  # an empty negative prompt is encoded too
 
 

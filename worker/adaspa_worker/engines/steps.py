@@ -158,6 +158,8 @@ class _Clean:
         kept = getattr(self.scheduler, "model_outputs", None)
         if kept and (config.get("predict_x0") or "++" in config.get("algorithm_type", "")):
             return kept[-1]
+        if (tokens := self.given.get("per_token_timesteps")) is not None:  # LTX's, which gives its output negated
+            return sample + (tokens / config.num_train_timesteps).unsqueeze(-1) * output
         if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
             sigmas = self.scheduler.sigmas.to(sample.device, torch.float32)
             return sample + (sigmas[-1] - sigmas[self.index]) * output

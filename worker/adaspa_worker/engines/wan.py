@@ -27,6 +27,8 @@ class WanEngine(DiffusersEngine):
         return pipe
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
+        if self._images and self.pipe.config.expand_timesteps:
+            latents = latents[:, :, 1:]  # the given frame gets into its place behind the last step
         mean, std = (
             torch.tensor(values, device=latents.device).view(1, -1, 1, 1, 1)
             for values in (self.pipe.vae.config.latents_mean, self.pipe.vae.config.latents_std)
