@@ -15,6 +15,8 @@ from adaspa_jobs.store import VIDEO_ID
 
 AUDIT = "adaspa.audit"
 """Of the log of who did what, which is kept at every level."""
+HTTP_CALLS = "httpcore"
+"""Of the client of webhooks and images. At debug it writes every header: a redirect's address has others' secrets."""
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _bound: ContextVar[Mapping[str, Any] | None] = ContextVar("bound", default=None)
 
@@ -39,6 +41,7 @@ def configure(settings: Settings) -> None:
     handler.setFormatter(logging.Formatter(TEXT) if text else json)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger(AUDIT).setLevel(logging.INFO)
+    logging.getLogger(HTTP_CALLS).setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 

@@ -43,3 +43,21 @@ def test_the_setting_wins() -> None:
     assert json.loads(in_a_terminal(ADASPA_LOG_FORMAT="json"))["job"] == "video_1"
     env = os.environ | {"ADASPA_LOG_FORMAT": "text"}
     assert "WARNING adaspa: video_1" in subprocess.run(RUN, env=env, capture_output=True, text=True, check=True).stderr
+
+
+CALL = r"""
+import httpcore, logging
+from adaspa_jobs import logs
+from adaspa_jobs.settings import Settings
+logs.configure(Settings())
+answer = b"HTTP/1.1 302 Found\r\nLocation: http://user:secret@a.example/\r\nContent-Length: 0\r\n\r\n"
+with httpcore.ConnectionPool(network_backend=httpcore.MockBackend([answer])) as pool:
+    print(pool.request("GET", "http://a.example/").status)
+logging.getLogger("adaspa").debug("a line")
+"""
+
+
+def test_where_a_call_is_redirected_to_is_not_logged() -> None:
+    env = os.environ | {"ADASPA_LOG_LEVEL": "debug"}
+    made = subprocess.run([sys.executable, "-c", CALL], env=env, capture_output=True, text=True, check=True)
+    assert made.stdout == "302\n" and "a line" in made.stderr and "secret" not in made.stderr
