@@ -219,6 +219,23 @@ def preview(engine: DiffusersEngine) -> np.ndarray:
     return frames
 
 
+def test_a_clip_of_its_first_frame_alone_has_no_preview(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]],
+    asked: Callable[..., JobParams],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """LTX leaves the given frame out of its steps: nothing else is there to be shown."""
+    engine, _ = engines("ltx")
+    weight = torch.zeros(5, 3 * PATCH * PATCH)
+    monkeypatch.setattr(engine, "_latent_rgb", LatentRGB(weight).to(engine.device))
+    params = asked(**of("ltx") | {"num_frames": 1, "steps": 2})
+    shown: list[np.ndarray | None] = []
+    encoded_text = engine.encode_prompt(params, {Role.first: FIRST})
+    latents = engine.denoise(params, encoded_text, lambda *_: shown.append(engine.preview()))
+    assert shown == [None, None] and len(list(engine.frames(latents, lambda: None))) == 1
+    engine.reset()
+
+
 def test_the_text_beside_an_image_is_counted_without_it(
     engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams]
 ) -> None:
@@ -269,6 +286,17 @@ def test_a_task_that_the_model_does_not_do_is_not_offered(
     _, folder = engines(name)
     with pytest.raises(ModelUnavailable, match=f"tasks: the model does not {named}"):
         check(spec(name, folder, tasks=tasks), folder)
+
+
+@pytest.mark.parametrize("change", [{"flow_shift": 5.0}, {"flow_shift_range": [1, 9]}])
+def test_the_schedule_of_ltx_with_conditions_is_not_to_be_shifted(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]], change: dict[str, Any]
+) -> None:
+    """Its pipeline gives the scheduler timesteps, beside which shifted noise levels would be others."""
+    _, folder = engines("ltx-condition")
+    field = next(iter(change))
+    with pytest.raises(ModelUnavailable, match=f"{field}: LTXConditionPipeline has a schedule of its own"):
+        check(spec("ltx-condition", folder, **change), folder)
 
 
 def given(bench: Bench, role: Role = Role.first) -> Input:

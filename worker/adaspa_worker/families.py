@@ -55,6 +55,7 @@ class Family:
         limits: of a model, by the configurations of its VAE and its transformer.
         tasks: what it can be asked for, by the configurations of the pipeline and the transformer.
         compiles: whether diffusers knows which blocks of its transformer to compile.
+        own_schedule: whether the pipeline gives the scheduler its noise levels, which no shift is to move.
     """
 
     engine: str
@@ -62,6 +63,7 @@ class Family:
     limits: Callable[[Config, Config], Limits]
     tasks: Callable[[Config, Config], Tasks] = lambda pipeline, transformer: frozenset({Task.text_to_video})
     compiles: bool = True
+    own_schedule: bool = False
 
 
 def wan(vae: Config, transformer: Config) -> Limits:
@@ -157,7 +159,9 @@ FAMILIES = {
     "HunyuanVideoPipeline": Family("hunyuan_video.HunyuanVideoEngine", "HunyuanVideoTransformer3DModel", hunyuan_video),
     "LTX2ImageToVideoPipeline": Family("ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, image_only),
     "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, text_or_image),
-    "LTXConditionPipeline": Family("ltx.LTXConditionEngine", "LTXVideoTransformer3DModel", ltx, all_tasks),
+    "LTXConditionPipeline": Family(
+        "ltx.LTXConditionEngine", "LTXVideoTransformer3DModel", ltx, all_tasks, own_schedule=True
+    ),
     "LTXImageToVideoPipeline": Family("ltx.LTXImageEngine", "LTXVideoTransformer3DModel", ltx, image_only),
     "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, text_or_image),
     "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),

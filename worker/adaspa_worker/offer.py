@@ -61,6 +61,8 @@ def check(spec: ModelSpec, folder: Path) -> None:
     check_call(spec, limits, folder)
     for name in ("flow_shift", "flow_shift_range"):
         told = getattr(spec, name)
+        if told is not None and family.own_schedule:
+            raise wrong(spec, name, f"{pipeline} has a schedule of its own; allowed: null")
         if told is not None and shift_field(read(folder / "scheduler" / "scheduler_config.json")) is None:
             raise wrong(spec, name, "the model's scheduler has no shift to set; allowed: null")
     check_attention(spec)
