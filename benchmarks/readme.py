@@ -45,6 +45,8 @@ def models_section(
         "Whole denoisings, added up from these by the schedule of each configuration, AdaSpa's dense steps by its own\n"
         "kernel; in brackets the speed over dense FlashAttention-3." + (DENSITIES_FROM if densities else ""),
         model_tables.total_table(rows, dict(densities)),
+        "The same of few-step models, by the schedule of `fast` as it is, and with `few_steps` (added up, not run):",
+        model_tables.few_steps_table(rows),
         *(_compiled_parts(compiled_rows, densities) if compiled_rows else ()),
         *(model_tables.denoise_line(run) for run in runs),
         model_tables.memory_table(rows),

@@ -15,7 +15,7 @@ from adaspa.selection.scored import pooled
 
 @dataclass(frozen=True)
 class FreshSearch(TopK):
-    """AdaSpa without reuse of the LSE: every search takes its own, at the cost of two dense passes."""
+    """AdaSpa without reuse of the LSE: every search takes its own, at the cost of a dense pass and a scoring."""
 
     name: ClassVar[str] = "fresh_search"
     reuses_lse: ClassVar[bool] = False

@@ -15,10 +15,17 @@ def attention_work(row: Row) -> float:
     if "sparse_steps" not in row:
         return 1.0
     sparse, searches, dense = row["sparse_steps"], row["search_steps"], row["dense_steps"]
-    scored = max(0, searches - 1)
+    later = max(0, searches - 1)
     scoring = SCORING / row["config"]["query_stride"]
-    work = dense + FUSED * min(1, searches) + scoring * scored + row["density"] * (sparse + scored)
+    first = (1 + scoring if _searches_at_once(row) else FUSED) * min(1, searches)
+    work = dense + first + scoring * later + row["density"] * (sparse + later)
     return float(work / (dense + searches + sparse))
+
+
+def _searches_at_once(row: Row) -> bool:
+    """True if the first search has no dense step before it, and scores by the LSE of its own pass."""
+    config, steps = row["config"], sum(row[f"{kind}_steps"] for kind in ("dense", "search", "sparse"))
+    return not config["warmup"] or config.get("warmup_mass") is not None or steps <= config.get("few_steps", 0)
 
 
 def table(rows: list[Row], groups: tuple[str, ...]) -> str:

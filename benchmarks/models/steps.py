@@ -125,7 +125,7 @@ def walk_rows(transformer: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
     handle.reset()
 
 
-def first_search_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+def search_at_once_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
     """A search in the very first step, which has no LSE from a step before."""
     adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,))).begin(WALK.steps, branches=1)
     return forward_row(transformer, inputs, 999.0)
@@ -213,7 +213,7 @@ def model_rows(
     for density, pattern in PATTERNS:
         row = {"step": "sparse", "pattern": pattern, "asked": density}
         yield attempt(row, partial(sparse_row, transformer, inputs, density, pattern))
-    yield attempt({"step": "first_search", "density": 1.0}, partial(first_search_row, transformer, inputs))
+    yield attempt({"step": "search_at_once", "density": 1.0}, partial(search_at_once_row, transformer, inputs))
     if not compiled:
         yield attempt({"step": "unpatched", "density": 1.0}, partial(unpatched_row, transformer, inputs))
 

@@ -10,6 +10,8 @@ from benchmarks.models.totals import StepSeconds, total_seconds
 
 Rows = list[dict[str, Any]]
 STEPS = 50
+FEW = (4, 8)
+SET = 0.2  # the density of the few-step totals
 ATTENTIONS = {
     "fa3": "FlashAttention-3",
     "sdpa-cudnn": "cuDNN",
@@ -20,7 +22,7 @@ ATTENTIONS = {
 KINDS = {
     "unpatched": "dense, as diffusers runs it",
     "dense_with_lse": "dense, AdaSpa's own",
-    "first_search": "first search, no LSE before",
+    "search_at_once": "search in the very first step",
     "fused_search": "first search",
     "cached_search": "LSE-cached search, then sparse",
     "sampled_search": "the same, every 4th row scored",
@@ -89,9 +91,20 @@ def total_table(rows: Rows, densities: dict[str, Sequence[float]]) -> str:
     for label, seconds in totals.items():
         if not any(seconds):
             continue
-        pairs = zip(seconds, totals[REFERENCE], strict=True)
-        cells = [f"{own:.0f}" + (f" ({base / own:.2f}x)" if base else "") if own else "" for own, base in pairs]
-        lines.append(_line(label, cells))
+        lines.append(_line(label, _with_speed(seconds, totals[REFERENCE])))
+    return "\n".join(lines)
+
+
+def few_steps_table(rows: Rows) -> str:
+    """Seconds of denoisings of few steps at density 0.2, and how many times as fast as dense FlashAttention-3."""
+    lines = _head(f"density {SET}, all guidance branches, seconds", list(models := by_model(rows)))
+    fast, at_once = (AdaSpaConfig.preset("fast", few_steps=few_steps) for few_steps in (0, max(FEW)))
+    for steps in FEW:
+        dense = [_dense_total(own, REFERENCE, steps) for own in models.values()]
+        lines.append(_line(f"{steps} steps, {REFERENCE}", _with_speed(dense, dense)))
+        for label, config in (("`fast`", fast), (f"`fast` with `few_steps={max(FEW)}`", at_once)):
+            totals = [_total(own, config, SET, steps) for own in models.values()]
+            lines.append(_line(f"{steps} steps, {label}", _with_speed(totals, dense)))
     return "\n".join(lines)
 
 
@@ -129,15 +142,24 @@ def _beside_dense(result: dict[str, Any]) -> str:
     )
 
 
-def _dense_total(rows: Rows, label: str) -> float | None:
+def _with_speed(seconds: list[float | None], reference: list[float | None]) -> list[str]:
+    """Cells of seconds, with the speed over the reference behind them."""
+    pairs = zip(seconds, reference, strict=True)
+    return [
+        f"{own:.{0 if own >= 20 else 1}f}" + (f" ({base / own:.2f}x)" if base else "") if own else ""
+        for own, base in pairs
+    ]
+
+
+def _dense_total(rows: Rows, label: str, steps: int = STEPS) -> float | None:
     seconds = [row["seconds"] for row in rows if _label(row) == label and "seconds" in row]
-    return float(STEPS * rows[0]["calls"] * seconds[0]) if seconds else None
+    return float(steps * rows[0]["calls"] * seconds[0]) if seconds else None
 
 
-def _total(rows: Rows, config: AdaSpaConfig, density: float | Sequence[float]) -> float | None:
+def _total(rows: Rows, config: AdaSpaConfig, density: float | Sequence[float], steps: int = STEPS) -> float | None:
     """None where the run was cut before every kind of step that the schedule needs was measured."""
     try:
-        return float(rows[0]["calls"] * total_seconds(config, StepSeconds.of(rows), density, STEPS))
+        return float(rows[0]["calls"] * total_seconds(config, StepSeconds.of(rows), density, steps))
     except (KeyError, ValueError):
         return None
 

@@ -20,7 +20,6 @@ class StepSeconds:
         fused_search: a search with an LSE from the step before: dense output, one pass.
         cached_search: at density ``searched_at``, the scoring pass and the sparse attention behind it.
         sparse: by density.
-        first_search: a search without an LSE from the step before: dense output, two passes; None if not measured.
         sampled_search: as cached_search, with every fourth query row scored; None if not measured.
     """
 
@@ -29,7 +28,6 @@ class StepSeconds:
     cached_search: float
     searched_at: float
     sparse: dict[float, float]
-    first_search: float | None = None
     sampled_search: float | None = None
 
     @classmethod
@@ -49,9 +47,19 @@ class StepSeconds:
             next(row["density"] for row in measured if row["step"] == "cached_search"),
             # The random patterns come last and stand for the searched ones of their density.
             {round(row["density"], 2): row["seconds"] for row in sparse},
-            by_kind.get("first_search"),
             by_kind.get("sampled_search"),
         )
+
+    def scoring(self, query_stride: int) -> float:
+        """The scoring pass of a search, by the LSE of an earlier step or of its own dense pass.
+
+        Raises:
+            ValueError: a search that scores only some rows was not measured.
+        """
+        search = self.cached_search if query_stride == 1 else self.sampled_search
+        if search is None:
+            raise ValueError(f"sampled_search must have been measured for query_stride={query_stride}")
+        return search - self.sparse_at(self.searched_at)
 
     def sparse_at(self, density: float) -> float:
         """Between the two nearest densities that were measured, or on the line through the outermost two.
@@ -81,7 +89,7 @@ def step_kinds(config: AdaSpaConfig, steps: int) -> list[str]:
         elif step == schedule.searches[0]:
             kinds.append("fused_search" if step else "first_search")
         else:
-            kinds.append("sampled_search" if config.query_stride > 1 else "cached_search")
+            kinds.append("cached_search")
     return kinds
 
 
@@ -102,13 +110,10 @@ def total_seconds(
         found += kind.endswith("search")
         if kind == "sparse":
             total += seconds.sparse_at(densities[found])
-        elif kind in {"cached_search", "sampled_search"}:
-            search = getattr(seconds, kind)
-            if search is None:
-                raise ValueError(f"{kind} must have been measured for query_stride={config.query_stride}")
-            total += search - seconds.sparse_at(seconds.searched_at) + seconds.sparse_at(densities[found])
-        elif getattr(seconds, kind) is None:
-            raise ValueError(f"{kind} must have been measured for warmup={config.warmup}")
+        elif kind == "first_search":
+            total += seconds.dense + seconds.scoring(config.query_stride)
+        elif kind == "cached_search":
+            total += seconds.scoring(config.query_stride) + seconds.sparse_at(densities[found])
         else:
             total += getattr(seconds, kind)
     return total

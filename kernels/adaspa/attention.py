@@ -9,7 +9,6 @@ from adaspa.cache import CacheEntry, CacheKey
 from adaspa.index import BlockIndex
 from adaspa.ledger import SCORING, query_key_pairs
 from adaspa.ops import backends
-from adaspa.ops.attention_with_block_mass import dense_passes
 from adaspa.ops.check import check_qkv
 from adaspa.record import PatternRecord, pattern_map
 from adaspa.schedule import StepKind
@@ -31,7 +30,7 @@ def attention(
 ) -> torch.Tensor:
     """Self-attention of ``layer`` as the schedule of ``state`` has it for the current step (section 4.2).
 
-    Dense, dense with LSE, fused search, LSE-cached search or sparse; the caches in ``state`` are updated.
+    Dense, dense with LSE, first or fused search, LSE-cached search or sparse; the caches in ``state`` are updated.
 
     Args:
         q, k, v: ``[B, H, S, D]``, any strides.
@@ -90,6 +89,8 @@ def attention_by_pattern(
 
 
 def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: "_Site") -> torch.Tensor:
+    if action is Action.FIRST_SEARCH:
+        return _first_search(q, k, v, site)
     if action is Action.FUSED_SEARCH:
         return _fused_search(q, k, v, site)
     if action is Action.CACHED_SEARCH:
@@ -127,6 +128,11 @@ class _Site(NamedTuple):
         self.state.ran(self.key, kind, self.pairs, cost)
 
     @property
+    def scoring(self) -> float:
+        """Cost of an LSE-cached scoring, in dense calls."""
+        return SCORING / self.state.plan.query_stride
+
+    @property
     def lse(self) -> torch.Tensor | None:
         """As an earlier step left it."""
         return self.state.cache.lse(self.key)
@@ -138,11 +144,23 @@ class _Site(NamedTuple):
 
 
 def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
-    """Dense output and a pattern from one pass; the LSE is that of the dense step before where there was one."""
+    """Dense output and a pattern from one pass, by the LSE of the dense step before."""
     cached = site.lse
-    site.ran(StepKind.SEARCH, dense_passes(q, k, v, cached, **site.blocks))
+    assert cached is not None, "the action was chosen because there is an LSE"
+    site.ran(StepKind.SEARCH, 1)
     out, mass, lse = ops.attention_with_block_mass(q, k, v, cached, scale=site.scale, **site.blocks)
     _select(q, k, mass, lse, site)
+    return out
+
+
+def _first_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
+    """Dense output, and a pattern by the LSE that its pass leaves, where no earlier step has left one.
+
+    Scoring costs less than the second dense pass of a fused search, and with a ``query_stride`` next to nothing.
+    """
+    site.ran(StepKind.SEARCH, 1 + site.scoring)
+    out, lse = ops.dense_attention(q, k, v, scale=site.scale)
+    _select_by_scoring(q, k, lse, site)
     return out
 
 
@@ -150,8 +168,12 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     """A new pattern from the LSE of the earlier search."""
     lse = site.lse
     assert lse is not None, "the action was chosen because there is an LSE"
+    site.ran(StepKind.SEARCH, site.scoring)
+    _select_by_scoring(q, k, lse, site)
+
+
+def _select_by_scoring(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
     stride = site.state.plan.query_stride
-    site.ran(StepKind.SEARCH, SCORING / stride)
     mass = ops.block_mass(q, k, lse, scale=site.scale, query_stride=stride, **site.blocks)
     _select(q, k, mass, lse, site, estimated=stride > 1)
 

@@ -20,9 +20,9 @@ Preset = Literal["exact", "quality", "balanced", "fast"]
 class AdaSpaConfig:
     """The settings of AdaSpa (arXiv 2502.21079, section 4).
 
-    ``warmup`` and ``searches`` are denoising steps of a request of ``steps`` steps. A request of another length keeps
-    the same *fractions* of its trajectory: what makes the early steps need dense attention is their noise level, not
-    their number. Where the length of a request is unknown they are taken as they stand.
+    ``warmup``, ``searches`` and ``dense_tail`` are denoising steps of a request of ``steps`` steps. A request of
+    another length keeps the same *fractions* of its trajectory: what makes the early steps need dense attention is
+    their noise level, not their number. Where the length of a request is unknown they are taken as they stand.
 
     The defaults are the paper's but for longer query blocks, which lose 5 dB at a sparsity of 0.8 on the demo model.
     To change one thing of a preset: ``AdaSpaConfig.preset("balanced", dense_layers=(0,))``.
@@ -34,15 +34,21 @@ class AdaSpaConfig:
         block_size: tokens in a key block: 16, 32, 64 or 128.
         query_block_size: tokens in a query block: one of the same, and a multiple of ``block_size``. None takes 128 for
             key blocks of 64 or more, which is what the kernels are fastest at, and ``block_size`` for smaller ones.
-        steps: the number of denoising steps that ``warmup`` and ``searches`` are written for.
+        steps: the number of denoising steps that ``warmup``, ``searches`` and ``dense_tail`` are written for.
         warmup: number of dense steps at the start.
-        searches: the steps that search the pattern, in ascending order, none before ``warmup``. The first is a fused
-            search (dense output and block mass in one pass), the later ones score from the cached LSE and already
-            run sparse. All steps before the first are dense.
+        searches: the steps that search the pattern, in ascending order, none before ``warmup`` or in the dense tail.
+            The first has dense output and is a fused search (output and block mass in one pass); where no dense step
+            comes before it, it scores behind its dense pass. The later ones score from the cached LSE and already run
+            sparse. All steps before the first are dense.
+        dense_tail: number of dense steps at the end.
+        few_steps: the most steps of a request that counts as one of a few-step model. It has no warm-up: its first step
+            searches, with dense output as any first search, and the second is sparse. Later searches and the dense
+            tail stay where they are. 0 gives every request its warm-up.
         warmup_mass: softmax mass to keep in a warm-up that is partly sparse, in (0, 1): the first step searches, and
             the others up to the first of ``searches`` run sparse by what it found. None leaves the warm-up dense.
-        query_stride: rows from one query row that an LSE-cached search scores to the next; a divisor of
-            ``block_size``. Above 1 it is cheaper by that factor, but block mass and reported recall become estimates.
+        query_stride: rows from one query row to the next that a search scores, unless it is a fused one; a divisor of
+            ``block_size``. Above 1 scoring is cheaper by that factor, but block mass and reported recall become
+            estimates.
         dense_layers: indices of the layers that stay dense.
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
@@ -51,7 +57,7 @@ class AdaSpaConfig:
             block lists are kept without padding, not only large ones, and laid out anew in every step.
         over_budget: what happens to a layer's cache that does not fit, LSEs before block lists: ``host`` keeps it in
             host memory and fetches it for each use; ``dense`` lets it go: without its lists the layer stays dense,
-            without its LSE it searches by two dense passes.
+            without its LSE it searches by a dense pass and a scoring of its own.
         record_maps: keep a small picture of every pattern in the record, for `adaspa.plot`.
         measure_recall: score every sparse step anew and report the recall of the pattern in use, instead of the recall
             at its search. Costs two dense passes a layer and step: for evaluation.
@@ -67,6 +73,8 @@ class AdaSpaConfig:
     steps: int = 50
     warmup: int = 10
     searches: tuple[int, ...] = (10, 30)
+    dense_tail: int = 0
+    few_steps: int = 0
     warmup_mass: float | None = None
     query_stride: int = 1
     dense_layers: tuple[int, ...] = ()
@@ -103,7 +111,12 @@ class AdaSpaConfig:
             raise ValueError(f"steps must be an integer of at least 1, got {self.steps!r}")
         if not _is_count(self.warmup) or self.warmup >= self.steps:
             raise ValueError(f"warmup must be an integer in [0, steps={self.steps}), got {self.warmup!r}")
-        _check_searches(self.searches, self.warmup, self.steps)
+        if not _is_count(self.dense_tail) or self.dense_tail >= self.steps - self.warmup:
+            most = self.steps - self.warmup
+            raise ValueError(f"dense_tail must be an integer in [0, steps-warmup={most}), got {self.dense_tail!r}")
+        if not _is_count(self.few_steps):
+            raise ValueError(f"few_steps must be an integer of at least 0, got {self.few_steps!r}")
+        _check_searches(self.searches, self.warmup, self.steps - self.dense_tail)
 
     def _check_blocks(self) -> None:
         if not is_block_size(self.block_size):
@@ -162,8 +175,9 @@ class AdaSpaConfig:
     def resolve(self, steps: int | None = None) -> Plan:
         """The plan of a request of ``steps`` denoising steps, or of unknown length.
 
-        The configured steps are scaled by ``steps / self.steps`` and rounded; a configured warm-up keeps at least one
-        dense step, and searches that fall on the same step become one.
+        The configured steps are scaled by ``steps / self.steps`` and rounded; a configured warm-up or tail keeps at
+        least one dense step, and searches that fall on the same step become one. Those that the tail of a short request
+        swallows are left out, and so is a first search with no sparse step behind it.
         """
         length = self.steps if steps is None else steps
         return Plan(
@@ -186,12 +200,22 @@ class AdaSpaConfig:
     def _schedule(self, steps: int) -> Schedule:
         if self.is_dense:
             return Schedule()
-        searches = self.searches
-        if steps != self.steps:
-            first_allowed = min(1, self.warmup)
-            searches = tuple(sorted({max(first_allowed, int(s * steps / self.steps + 0.5)) for s in searches}))
-        in_warmup = (0,) if self.warmup_mass is not None and searches[0] else ()
-        return Schedule((*in_warmup, *searches), warmup=searches[0])
+        tail = self.tail(steps)
+        first, *later = (max(min(1, self.warmup), self._scaled(search, steps)) for search in self.searches)
+        if steps <= self.few_steps:
+            first = 0
+        in_warmup = {0} if self.warmup_mass is not None else set()
+        searches = tuple(sorted(step for step in {*in_warmup, first, *later} if step < steps - tail))
+        if not searches or searches == (steps - tail - 1,):
+            return Schedule()
+        return Schedule(searches, warmup=first, dense_from=steps - tail if tail else None)
+
+    def tail(self, steps: int) -> int:
+        """Dense steps at the end of a request of ``steps``."""
+        return max(min(1, self.dense_tail), self._scaled(self.dense_tail, steps))
+
+    def _scaled(self, step: int, steps: int) -> int:
+        return int(step * steps / self.steps + 0.5)
 
     def replace(self, **changes: Any) -> "AdaSpaConfig":
         """The settings with ``changes``, also in the policy's own; another ``selection`` begins with its defaults."""
@@ -212,10 +236,10 @@ def _step_tuple(name: str, values: object) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _check_searches(searches: tuple[int, ...], warmup: int, steps: int) -> None:
+def _check_searches(searches: tuple[int, ...], warmup: int, tail: int) -> None:
     ascending = all(a < b for a, b in pairwise(searches))
-    if not searches or not ascending or searches[0] < warmup or searches[-1] >= steps:
+    if not searches or not ascending or searches[0] < warmup or searches[-1] >= tail:
         raise ValueError(
-            f"searches must be at least one step, in ascending order, from warmup={warmup} to steps-1={steps - 1}, "
-            f"got {searches!r}"
+            f"searches must be at least one step, in ascending order, from warmup={warmup} to "
+            f"steps-dense_tail-1={tail - 1}, got {searches!r}"
         )

@@ -17,7 +17,7 @@ class Plan:
         selection: what chooses the blocks of a search.
         warmup_selection: what chooses them in a warm-up that is partly sparse.
         query_block, key_block: tokens in a block.
-        query_stride: rows from one query row that an LSE-cached search scores to the next.
+        query_stride: rows from one query row to the next that a search scores, unless it is a fused one.
         dense_layers: indices of the layers that stay dense.
         in_tiles: whether the video tokens come in compact 3-D tiles of ``key_block`` tokens.
         cache_budget: most bytes of the caches to hold on the GPU, or None for no limit.

@@ -127,10 +127,11 @@ class RequestRecord:
         """The attention that ran, as a share of what the same forwards would have taken if they had been dense.
 
         Counted in multiplications at the attention, call by call; waits for the device. A dense call is 1. So is the
-        first search, whose scores come with its dense pass; it is 2 where it had to take its own LSE by a pass before.
-        A later search is half a dense call, the product of queries and keys, over ``query_stride``, and its sparse
-        attention. A sparse call is its density, text included. What another hook skipped counts as nothing done, and
-        the recall that ``measure_recall`` measures is left out. None when no attention has run.
+        first search behind a dense step, whose scores come with its dense pass. A later search is half a dense call,
+        the product of queries and keys, over ``query_stride``, and its sparse attention; a search without the LSE of an
+        earlier step is that half, over ``query_stride``, and a dense call. A sparse call is its density, text
+        included. What another hook skipped counts as nothing done, and the recall that ``measure_recall`` measures is
+        left out. None when no attention has run.
         """
         sparse = [(pattern.pairs, pattern.density.mean()) for pattern in self.patterns if pattern.uses]
         done = self.ledger.pairs

@@ -17,15 +17,16 @@ class Schedule:
     """The schedule of one request, in its own denoising steps (section 4.2).
 
     ``searches`` empty means dense throughout. Steps before ``warmup`` are dense, or partly sparse where the first step
-    searches.
+    searches. Steps from ``dense_from`` on are dense again; None where there is no such tail.
     """
 
     searches: tuple[int, ...] = ()
     warmup: int = 0
+    dense_from: int | None = None
 
     def kind(self, step: int) -> StepKind:
         """The kind of denoising step ``step`` (0 is the first)."""
-        if not self.searches or step < self.searches[0]:
+        if not self.searches or step < self.searches[0] or (self.dense_from is not None and step >= self.dense_from):
             return StepKind.DENSE
         return StepKind.SEARCH if step in self.searches else StepKind.SPARSE
 

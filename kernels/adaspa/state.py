@@ -17,6 +17,8 @@ class Action(Enum):
 
     DENSE = auto()
     DENSE_WITH_LSE = auto()
+    FIRST_SEARCH = auto()
+    """Without an LSE from an earlier step."""
     FUSED_SEARCH = auto()
     CACHED_SEARCH = auto()
     SPARSE = auto()
@@ -85,10 +87,10 @@ class AdaSpaState:
             return Action.DENSE
         has_lse, has_index = self.cache.has(key)
         if not has_index:
-            return Action.FUSED_SEARCH
+            return Action.FUSED_SEARCH if has_lse else Action.FIRST_SEARCH
         if self.kind is StepKind.SEARCH and self._in_use[key].step < self.step:
             # Where the budget had no room for the LSE, the search takes its own again.
-            return Action.CACHED_SEARCH if has_lse else Action.FUSED_SEARCH
+            return Action.CACHED_SEARCH if has_lse else Action.FIRST_SEARCH
         return Action.SPARSE
 
     @property

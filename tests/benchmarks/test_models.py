@@ -20,7 +20,6 @@ SECONDS = StepSeconds(
     cached_search=16.0,
     searched_at=0.2,
     sparse={0.1: 6.0, 0.2: 8.0, 0.4: 12.0},
-    first_search=30.0,
     sampled_search=10.0,
 )
 
@@ -54,7 +53,11 @@ def test_totals_by_the_schedule():
     assert total_seconds(paper, SECONDS, [0.2, 0.4]) == 10 * 20 + 22 + 19 * 8 + (8 + 12) + 19 * 12
     assert total_seconds(replace(paper, query_stride=4), SECONDS, 0.2) == total_seconds(paper, SECONDS, 0.2) - 6
     at_once = replace(paper, warmup=0, searches=(0,))
-    assert total_seconds(at_once, SECONDS, 0.1) == 30 + 49 * 6
+    # A dense pass of 20 s, and a scoring as that of a later search: 16 - 8, or 10 - 8 with every fourth row.
+    assert total_seconds(at_once, SECONDS, 0.1) == 20 + 8 + 49 * 6
+    assert total_seconds(replace(at_once, query_stride=4), SECONDS, 0.1) == 20 + 2 + 49 * 6
+    few = replace(paper, few_steps=8, query_stride=4, dense_tail=5)
+    assert total_seconds(few, SECONDS, 0.2, steps=8) == (20 + 2) + 5 * 8 + (8 + 2) + 20
     partly = replace(paper, warmup_mass=0.99)
     assert step_kinds(partly, 50)[:11] == ["first_search", *["sparse"] * 9, "cached_search"]
     with pytest.raises(ValueError, match=r"^density must be one number, or one for each of 2 searches"):
@@ -69,13 +72,13 @@ def test_seconds_between_and_beyond_the_densities_measured():
 
 
 def test_a_run_that_was_cut_serves_the_schedules_it_is_enough_for():
-    cut = replace(SECONDS, sparse={0.2: 8.0}, first_search=None)
+    cut = replace(SECONDS, sparse={0.2: 8.0}, sampled_search=None)
     paper = AdaSpaConfig.paper()
     assert total_seconds(paper, cut, 0.2046) == total_seconds(paper, SECONDS, 0.2)
     with pytest.raises(ValueError, match=r"^density must be 0.2, the only one measured"):
         total_seconds(paper, cut, 0.4)
-    with pytest.raises(ValueError, match=r"^first_search must have been measured"):
-        total_seconds(replace(paper, warmup=0, searches=(0,)), cut, 0.2)
+    with pytest.raises(ValueError, match=r"^sampled_search must have been measured for query_stride=4"):
+        total_seconds(replace(paper, query_stride=4), cut, 0.2)
 
 
 def test_every_model_has_the_tokens_and_parameters_of_the_published_one():

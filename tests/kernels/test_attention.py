@@ -84,6 +84,21 @@ def test_without_a_dense_step_before_the_search_takes_its_own_lse():
     torch.testing.assert_close(out.double(), naive.attend(q1, k1, v1, tokens)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_few_step_request_is_sparse_from_its_second_step_and_dense_in_its_tail():
+    config = replace(CONFIG, steps=50, warmup=10, searches=(10,), dense_tail=10, few_steps=4)
+    state = adaspa.AdaSpaState(config.resolve(4))
+    results = run(state, 4)
+    q, k, _ = results[0, "", 0][1]
+    found = naive.token_mask(wanted_mask(q, k, naive.lse(q, k)), 16, 150)
+    for step, mask in enumerate((None, found, found, None)):
+        out, inputs = results[step, "", 0]
+        torch.testing.assert_close(out.double(), naive.attend(*inputs, mask)[0], rtol=1e-4, atol=1e-5)
+    report = state.record.report()
+    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (1, 1, 2)
+    # A dense call and all rows scored, two sparse calls and a dense one.
+    assert report["attention_work"] == pytest.approx((1.5 + 2 * 0.4 + 1) / 4)
+
+
 def test_a_partly_sparse_warmup_keeps_its_own_mass():
     config = adaspa.AdaSpaConfig(
         sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False, warmup_mass=0.9
@@ -124,7 +139,7 @@ def test_a_branch_that_starts_late_searches_first():
     adaspa.attention(*naive.qkv(), state)
     assert state.begin_step(3, "cond") is adaspa.StepKind.SPARSE
     assert state.begin_step(3, "uncond") is adaspa.StepKind.SEARCH
-    assert state.action(0) is Action.FUSED_SEARCH
+    assert state.action(0) is Action.FIRST_SEARCH
 
 
 def test_a_layer_searches_once_in_a_step():
@@ -148,7 +163,7 @@ def test_a_step_is_no_search_for_want_of_layers_that_search():
 def test_dense_layers_stay_dense():
     state = adaspa.AdaSpaState(adaspa.AdaSpaConfig(warmup=0, searches=(0,), dense_layers=(1,)).resolve())
     state.begin_step(0)
-    assert [state.action(layer) for layer in range(3)] == [Action.FUSED_SEARCH, Action.DENSE, Action.FUSED_SEARCH]
+    assert [state.action(layer) for layer in range(3)] == [Action.FIRST_SEARCH, Action.DENSE, Action.FIRST_SEARCH]
 
 
 def test_the_cache_is_accounted_and_dropped():

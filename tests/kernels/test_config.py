@@ -47,6 +47,11 @@ def test_a_preset_with_one_thing_changed():
         ("steps", 0),
         ("warmup", -1),
         ("warmup", 2.5),
+        ("dense_tail", -1),
+        ("dense_tail", 40),
+        ("dense_tail", 1.5),
+        ("few_steps", -1),
+        ("few_steps", True),
         ("searches", ()),
         ("searches", (5,)),
         ("searches", (20, 15)),
@@ -93,8 +98,22 @@ def test_lists_are_taken_as_from_json():
     assert AdaSpaConfig(searches=[10, 20], dense_layers=[0]).searches == (10, 20)
 
 
-def kinds(schedule, steps):
-    return "".join(schedule.kind(step)[2] for step in range(steps))
+def test_searches_and_the_dense_tail_must_fit_beside_each_other():
+    assert AdaSpaConfig(dense_tail=19).dense_tail == 19
+    with pytest.raises(
+        ValueError, match=r"^searches must be .* from warmup=10 to steps-dense_tail-1=29, got \(10, 30\)"
+    ):
+        AdaSpaConfig(dense_tail=20)
+    with pytest.raises(ValueError, match=r"^dense_tail must be an integer in \[0, steps-warmup=2\), got 2$"):
+        AdaSpaConfig(steps=4, warmup=2, searches=(2,), dense_tail=2)
+    with pytest.raises(ValueError, match=r"^searches must be .* from warmup=3 to steps-dense_tail-1=24"):
+        AdaSpaConfig.preset("fast", dense_tail=25)
+
+
+def kinds(config, steps):
+    """A letter a step: ``D`` dense, ``S`` search, ``.`` sparse."""
+    schedule, letters = config.resolve(steps).schedule, {"dense": "D", "search": "S", "sparse": "."}
+    return "".join(letters[schedule.kind(step)] for step in range(steps))
 
 
 def test_schedule_of_the_paper():
@@ -108,7 +127,8 @@ def test_schedule_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("steps", "searches"), [(None, (10, 30)), (50, (10, 30)), (24, (5, 14)), (25, (5, 15)), (4, (1, 2)), (1, (1,))]
+    ("steps", "searches"),
+    [(None, (10, 30)), (50, (10, 30)), (24, (5, 14)), (25, (5, 15)), (4, (1, 2)), (3, (1, 2)), (1, ())],
 )
 def test_schedule_keeps_its_fractions_at_another_length(steps, searches):
     assert AdaSpaConfig.paper().resolve(steps).schedule.searches == searches
@@ -118,6 +138,48 @@ def test_without_warmup_the_first_step_searches():
     schedule = AdaSpaConfig(warmup=0, searches=(0, 30)).resolve(5).schedule
     assert schedule.searches == (0, 3)
     assert schedule.kind(0) is StepKind.SEARCH
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted"),
+    [(50, "D" * 10 + "S" + "." * 19 + "S" + "." * 14 + "D" * 5), (10, "DDS...S..D"), (4, "DSSD"), (3, "DDD"), (1, "D")],
+)
+def test_a_dense_tail_keeps_its_fraction_and_at_least_one_step(steps, wanted):
+    assert kinds(AdaSpaConfig(dense_tail=5), steps) == wanted
+
+
+def test_without_its_length_a_request_has_the_tail_where_it_was_written():
+    schedule = AdaSpaConfig(dense_tail=5).resolve().schedule
+    assert [step for step in range(60) if schedule.kind(step) is StepKind.DENSE] == [*range(10), *range(45, 60)]
+
+
+def test_a_first_search_with_no_sparse_step_behind_it_is_left_out():
+    late = AdaSpaConfig(steps=4, warmup=3, searches=(3,))
+    assert kinds(late, 4) == "DDDD"
+    assert kinds(late, 8) == "DDDDDDS."
+    assert kinds(AdaSpaConfig.preset("fast"), 2) == "DD"
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "usual", "few"),
+    [
+        ("fast", 4, "DSS.", "SSS."),
+        ("balanced", 8, "DSS.S...", "S.S.S..."),
+        ("quality", 4, "DSS.", "S.S."),
+        ("quality", 8, "DDS..S..", "S....S.."),
+        ("fast", 9, "DSS..S...", "DSS..S..."),
+    ],
+)
+def test_a_few_step_request_searches_in_its_first_step(preset, steps, usual, few):
+    assert kinds(AdaSpaConfig.preset(preset), steps) == usual
+    assert kinds(AdaSpaConfig.preset(preset, few_steps=8), steps) == few
+
+
+def test_a_few_step_request_keeps_its_tail_and_has_no_partly_sparse_warmup():
+    config = AdaSpaConfig.preset("quality", few_steps=8, dense_tail=5, warmup_mass=0.99)
+    assert kinds(config, 8) == "S....S.D"
+    plan = config.resolve(8)
+    assert [plan.policy(step) for step in range(8)] == [config.selection] * 8
 
 
 def test_a_partly_sparse_warmup_searches_at_once_and_by_its_own_mass():

@@ -63,6 +63,18 @@ def test_text_to_video(family, steps):
     check(pipe, seen, scheduled(SCALED, steps))
 
 
+@pytest.mark.parametrize("family", ["wan", "hunyuan-video"])
+def test_few_steps_and_a_dense_tail(family):
+    config = replace(SCALED, few_steps=4, dense_tail=3)
+    pipe = make_pipeline(family)
+    adaspa.apply(pipe, config)
+    for steps, letters in ((4, "sea spa spa den"), (STEPS, "den den sea spa spa sea spa den")):
+        wanted = [next(kind for kind in StepKind if kind.startswith(name)) for name in letters.split()]
+        with watched(pipe) as seen:
+            generate(pipe, family, steps=steps)
+        check(pipe, seen, wanted, config)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants(name):
     variant = VARIANTS[name]

@@ -56,6 +56,7 @@ def run(config, *, steps=6, layers=2, branches=("cond", "uncond"), text=None, sa
         ({"dense_layers": (0,)}, {}),
         ({"query_stride": 4}, {}),
         ({"warmup": 0, "searches": (0,)}, {}),
+        ({"few_steps": 6, "query_stride": 4, "dense_tail": 1}, {}),
         ({"warmup_mass": 0.9}, {}),
         ({"selection": "retained_mass", "mass": 0.7}, {}),
         ({"head_adaptive": True}, {"text": (130, 160)}),
@@ -74,17 +75,18 @@ def test_attention_work_is_what_ran_at_the_attention(done, changes, where):
 def test_dense_layers_count_in_the_work_and_not_in_the_density():
     report = run(replace(CONFIG, warmup=0, searches=(0,), dense_layers=(0,)), steps=4)
     assert report["density"] == pytest.approx(0.4)
-    # Half of the work is the dense layer's; of the other's four calls the first is as good as dense.
-    assert report["attention_work"] == pytest.approx((1 + (1 + 3 * 0.4) / 4) / 2)
+    # Half of the work is the dense layer's; of the other's four calls the first is dense and scores all rows.
+    assert report["attention_work"] == pytest.approx((1 + (1.5 + 3 * 0.4) / 4) / 2)
     assert report["attention_calls"] == {"dense": 8, "search": 2, "sparse": 6, "skipped": 0}
     assert report["kernels"]["block_sparse_attention"] == {"reference": 6}
 
 
 def test_a_recall_from_some_of_the_rows_is_marked_as_an_estimate():
     assert run(CONFIG)["recall_is_estimate"] is False
-    # The first search scores all rows; what the second scored counts only where it is used.
+    # A fused search scores all rows; what the second scored counts only where it is used.
     assert run(replace(CONFIG, query_stride=4), steps=4)["recall_is_estimate"] is False
     assert run(replace(CONFIG, query_stride=4))["recall_is_estimate"] is True
+    assert run(replace(CONFIG, query_stride=4, few_steps=6), steps=4)["recall_is_estimate"] is True
     assert run(replace(CONFIG, query_stride=4, measure_recall=True))["recall_is_estimate"] is False
 
 

@@ -4,14 +4,22 @@ from collections.abc import Callable
 from typing import get_args
 
 import pytest
-from adaspa import AdaSpaConfig
+from adaspa import AdaSpaConfig, StepKind
 from adaspa.config import Preset
 from adaspa.selection import RetainedMass, TopK
 from adaspa_api.words import Quality
 from adaspa_jobs.job import JobParams
 from adaspa_worker.attention import attention_config
 
-OPERATOR = {"block_size": 16, "sparsity": 0.5, "head_adaptive": False, "dense_layers": [0], "warmup": 5}
+OPERATOR = {
+    "block_size": 16,
+    "sparsity": 0.5,
+    "head_adaptive": False,
+    "dense_layers": [0],
+    "warmup": 5,
+    "dense_tail": 5,
+    "few_steps": 8,
+}
 
 
 def test_the_contract_offers_the_librarys_presets() -> None:
@@ -38,9 +46,9 @@ def test_a_preset_decides_how_sparse_and_the_operator_the_rest(
     params: Callable[..., JobParams], quality: Quality
 ) -> None:
     config, preset = attention_config(OPERATOR, params(quality=quality)), AdaSpaConfig.preset(quality.value)
-    for name in ("selection", "steps", "warmup", "searches", "warmup_mass"):
+    for name in ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass"):
         assert getattr(config, name) == getattr(preset, name)
-    assert (config.block_size, config.dense_layers) == (16, (0,))
+    assert (config.block_size, config.dense_layers, config.few_steps) == (16, (0,), 8)
     assert config.is_dense == (quality is Quality.exact)
 
 
@@ -62,3 +70,17 @@ def test_a_warmup_moves_the_first_search_to_its_end(
 ) -> None:
     config = attention_config({"searches": [10, 30]}, params(warmup=warmup, steps=steps))
     assert (config.warmup, config.steps, config.searches) == (warmup, steps, searches)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "searches", "tail"),
+    [(10, 50, (10, 30), 5), (1, 4, (1, 2), 1), (0, 4, (0, 2), 1), (38, 40, (38,), 1), (3, 4, (3,), 0), (0, 1, (0,), 0)],
+)
+def test_a_warmup_takes_the_place_of_the_few_step_schedule_and_leaves_the_tail(
+    params: Callable[..., JobParams], warmup: int, steps: int, searches: tuple[int, ...], tail: int
+) -> None:
+    operator = {"searches": [10, 30], "dense_tail": 5, "few_steps": 8}
+    config = attention_config(operator, params(warmup=warmup, steps=steps))
+    assert (config.warmup, config.searches, config.dense_tail) == (warmup, searches, tail)
+    schedule = config.resolve(steps).schedule
+    assert [schedule.kind(step) for step in range(warmup)] == [StepKind.DENSE] * warmup

@@ -8,7 +8,7 @@ from adaspa import AdaSpaConfig
 from adaspa.selection import RetainedMass, TopK
 from adaspa_jobs.job import JobParams
 
-DECIDED = ("selection", "steps", "warmup", "searches", "warmup_mass")
+DECIDED = ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass")
 """What a preset decides; the rest (block size, memory, token order, ...) suits the model and stays the operator's."""
 
 
@@ -50,9 +50,13 @@ def attention_config(operator: Mapping[str, Any], params: JobParams) -> AdaSpaCo
 
 
 def with_warmup(config: AdaSpaConfig, warmup: int, steps: int) -> AdaSpaConfig:
-    """The configuration with so many dense steps at the start of a request of ``steps``.
+    """The configuration with so many dense steps at the start of a request of ``steps``, however few those are.
 
-    Its searches stay where they are in the trajectory; those that the warm-up swallows become one at its end.
+    Its searches stay where they are in the trajectory; those that the warm-up swallows become one at its end. The dense
+    tail stays too, as far as the warm-up leaves room for it and a search.
     """
-    scaled = {max(warmup, min(round(search * steps / config.steps), steps - 1)) for search in config.searches[1:]}
-    return replace(config, steps=steps, warmup=warmup, searches=tuple(sorted({warmup, *scaled})))
+    tail = min(config.tail(steps), steps - warmup - 1)
+    last = steps - tail - 1
+    scaled = {max(warmup, min(round(search * steps / config.steps), last)) for search in config.searches[1:]}
+    searches = tuple(sorted({warmup, *scaled}))
+    return replace(config, steps=steps, warmup=warmup, searches=searches, dense_tail=tail, few_steps=0)

@@ -46,21 +46,10 @@ def attention_with_block_mass(
     if lse is not None:
         check_lse(lse, q)
     scale = softmax_scale(scale, q)
-    if lse is None and _backend(q, k, v, query_block, key_block).needs_lse:
+    if lse is None and backends.pick(Call("attention_with_block_mass", (q, k, v), query_block, key_block)).needs_lse:
         lse = backends.run(Call("dense_attention", (q, k, v)), q, k, v, scale)[1]
     found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _run(q, k, v, lse, query_block, key_block, scale)
     return found
-
-
-def dense_passes(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lse: torch.Tensor | None, *, query_block: int, key_block: int
-) -> int:
-    """Passes over all of queries and keys that `attention_with_block_mass` takes with this LSE, or without one."""
-    return 2 if lse is None and _backend(q, k, v, query_block, key_block).needs_lse else 1
-
-
-def _backend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, query_block: int, key_block: int) -> backends.Backend:
-    return backends.pick(Call("attention_with_block_mass", (q, k, v), query_block, key_block))
 
 
 @torch.library.custom_op("adaspa::attention_with_block_mass", mutates_args=())
