@@ -44,6 +44,8 @@ class Bench:
 
     def run(self, params: JobParams) -> Job:
         """Create and run a job; its record afterwards."""
+        if params.inputs_folder:
+            self.store.await_inputs(params.inputs_folder)  # as the gateway does
         job = self.store.create(params)
         self.runner.run(params.model)
         return self.job(job.id)
