@@ -1,4 +1,4 @@
-"""The frames of a video file of any format, as its players show them."""
+"""The frames and the sound of a file of any format, as its players show and play them."""
 
 from pathlib import Path
 
@@ -18,6 +18,15 @@ def frames_of(path: Path) -> np.ndarray:
             image.seek(index)
             frames.append(np.asarray(image.convert("RGB")))
     return np.stack(frames)
+
+
+def sound_of(path: Path) -> tuple[np.ndarray, int]:
+    """Decode a video file's sound: float32 [channels, samples], as long as players play it, and samples a second."""
+    with av.open(str(path)) as container:
+        (stream,) = container.streams.audio
+        samples = np.concatenate([frame.to_ndarray() for frame in container.decode(stream)], axis=1)
+        # MP4 says where it ends, within the last packet; of WebM the decoder gives no more than there is.
+        return samples[:, : stream.duration], stream.rate
 
 
 def durations_of(path: Path) -> list[int]:

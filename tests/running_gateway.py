@@ -86,7 +86,12 @@ class Service:
         self.store.report_progress(lease, progress)
 
     def complete(
-        self, lease: Lease, video: bytes = FILES["video"][2], report: AttentionReport = REPORT, kind: str = "video/mp4"
+        self,
+        lease: Lease,
+        video: bytes = FILES["video"][2],
+        report: AttentionReport = REPORT,
+        kind: str = "video/mp4",
+        has_audio: bool = False,
     ) -> Job:
         """Put files into storage and end the attempt."""
         artifacts = {}
@@ -95,6 +100,7 @@ class Service:
             path.write_bytes(video if variant == "video" else content)
             key = f"{attempt_prefix(lease.job.id, lease.token)}{name}"
             artifacts[variant] = self.parts.storage.put_file(key, path, kind if variant == "video" else content_type)
+        artifacts["video"].has_audio = has_audio
         self.store.complete(lease, artifacts, report, {"denoising": 1.5})
         job = self.store.get(lease.job.id)
         assert job is not None

@@ -199,8 +199,15 @@ def ltx2() -> LTX2Pipeline:
         tokenizer=tokenizer(),
         connectors=tiny.prepare(LTX2TextConnectors(caption_channels=16, text_proj_in_factor=2, **own)),
         transformer=parts["transformer"],
-        vocoder=LTX2Vocoder(hidden_channels=32),
+        vocoder=audible(LTX2Vocoder(hidden_channels=32)),
     )
+
+
+def audible(vocoder: LTX2Vocoder) -> LTX2Vocoder:
+    """With random weights as they come it hums one tone far too low to be heard, whatever it is given."""
+    for name, parameter in vocoder.named_parameters():
+        parameter.data.mul_(0.0 if name.endswith("bias") else 2.0)
+    return vocoder
 
 
 def mochi() -> MochiPipeline:

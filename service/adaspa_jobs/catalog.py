@@ -83,6 +83,8 @@ class ModelSpec(BaseModel):
     """Least and greatest share of the steps that a client may have dense at the start (``warmup``)."""
     output_formats: list[OutputFormat] = Field(default=list(OutputFormat), min_length=1)
     """Of the video's file; the first is the default."""
+    audio: bool = False
+    """Whether its videos have sound, as LTX-2's do; where they have none, ``audio`` is refused."""
     max_batch: int = Field(default=8, ge=1)
     """Videos that one request may ask for, where ``ADASPA_QUEUE_CAP`` is not less."""
     time_limit_seconds: int | None = Field(default=None, ge=1)
@@ -139,6 +141,10 @@ class ModelSpec(BaseModel):
         # A distilled model's guidance scale is an input, and another one, if it has that, weighs the negative prompt.
         scale = self.call.get("true_cfg_scale", guidance_scale)
         return self.negative_prompt and isinstance(scale, int | float) and scale > 1
+
+    def gives_sound(self, params: JobParams) -> bool:
+        """Whether the file of a job gets a sound: the model makes one, the format holds it, nobody asked for none."""
+        return self.audio and params.output_format.holds_sound and params.audio is not False
 
     def limit(self, general: float) -> float:
         """Seconds that a job may run, where ``general`` is the limit of every model."""

@@ -29,6 +29,8 @@ class Artifact(BaseModel):
     content_type: str
     bytes: int
     sha256: str
+    has_audio: bool = False
+    """Whether it is a video with a sound."""
 
 
 class Input(Artifact):

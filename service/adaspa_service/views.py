@@ -47,6 +47,7 @@ def video(job: Job, place: QueuePosition | None) -> Video:
             "preview_url": preview_url(job) if running else None,
             "attention": job.report,
             "content_type": file.content_type if (file := job.artifacts.get("video")) else None,
+            "has_audio": file.has_audio if file else None,
         }
     )
 

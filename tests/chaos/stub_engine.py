@@ -61,6 +61,9 @@ class StubEngine:
             check()
             yield np.kron((frame * 127.5 + 127.5).astype(np.uint8), np.ones((SIZE // 8, SIZE // 8, 1), np.uint8))
 
+    def sound(self, params: JobParams) -> None:
+        """There is nothing to hear."""
+
     def attention(self, params: JobParams) -> dict[str, Any]:
         return {}
 

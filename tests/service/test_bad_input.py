@@ -75,6 +75,9 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"output_format": "avi"}, "output_format", "allowed: mp4, webm, gif, webp"),
     ({"output_format": "MP4"}, "output_format", "allowed: mp4, webm, gif, webp"),
     ({"output_format": 4}, "output_format", "allowed: mp4, webm, gif, webp"),
+    ({"audio": True}, "audio", "model demo makes no sound; allowed: none"),
+    ({"audio": False}, "audio", "model demo makes no sound; allowed: none"),
+    ({"audio": "loud"}, "audio", "allowed: none"),
     ({"colour": "red"}, "colour", "allowed: prompt, model, size"),
     ({"input_reference": {"image_url": "x"}}, "input_reference", "a URL with http or https"),
     (

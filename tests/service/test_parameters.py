@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from adaspa_api.fields import VideoCreate
+from adaspa_client import Client
+from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from jsonschema import Draft202012Validator
@@ -13,7 +15,12 @@ from running_gateway import Service, serving
 
 NEEDED: dict[str, dict[str, Any]] = {"warmup": {"steps": 100}}
 """With what else a field may go up to its limits."""
-TEXTS = {"input_reference": "https://example.com/a.png", "last_frame": "https://example.com/a.png", "fit": "cover"}
+OTHERS = {
+    "input_reference": "https://example.com/a.png",
+    "last_frame": "https://example.com/a.png",
+    "fit": "cover",
+    "audio": True,
+}
 """Values of fields that are no numbers, and that not every model takes."""
 
 
@@ -51,7 +58,7 @@ def test_what_the_schema_allows_is_accepted_and_nothing_else(service: Service) -
             tried += 1
     assert tried > 50
     for name in VideoCreate.model_fields.keys() - schema["properties"].keys():
-        answer = service.http.post("/videos", json={"prompt": "a red circle", name: TEXTS.get(name, 2)})
+        answer = service.http.post("/videos", json={"prompt": "a red circle", name: OTHERS.get(name, 2)})
         error = answer.json()["error"]
         assert (answer.status_code, error["param"], error["code"]) == (400, name, "invalid_value")
 
@@ -73,6 +80,38 @@ def test_a_field_that_a_model_does_not_take_is_left_out(settings: Settings, tmp_
     rules = schema["properties"]
     assert "negative_prompt" not in rules and schema["required"] == ["prompt"]
     assert (rules["sparsity"]["minimum"], rules["sparsity"]["maximum"]) == (0.2, 0.4)
+
+
+def test_sound_is_offered_where_the_model_makes_it_and_told_once_it_is_there(
+    settings: Settings, tmp_path: Path
+) -> None:
+    demo = Catalog.load(None).default.model_dump(mode="json")
+    catalog = tmp_path / "catalog.json"
+    catalog.write_text(json.dumps([demo | {"audio": True}, demo | {"id": "silent"}]))
+    with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
+        sounds, silent = service.http.get("/models").json()["data"]
+        assert sounds["audio"] and sounds["parameters"]["properties"]["audio"]["type"] == "boolean"
+        assert not silent["audio"] and "audio" not in silent["parameters"]["properties"]
+        for wanted in (None, True, False):
+            assert service.create(audio=wanted)["audio"] is wanted
+        form = service.http.post("/videos", files={"prompt": (None, "a star"), "audio": (None, "false")}).json()
+        assert form["audio"] is False and service.create(output_format="gif")["audio"] is None
+        assert service.create(audio=False, output_format="webp")["audio"] is False
+        for asked, allowed in (
+            ({"audio": True, "output_format": "gif"}, "false, or an output_format of mp4, webm"),
+            ({"audio": "loud"}, "true, false"),
+            ({"audio": 1}, "true, false"),
+        ):
+            answer = service.http.post("/videos", json={"prompt": "a star", **asked})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, "audio")
+            assert error["message"].endswith(f"allowed: {allowed}")
+        ended = adaspa("generate", "a star", "--no-audio", "--detach", server=service.url)
+        with Client(service.url) as client:
+            assert client.get(ended.stdout.strip()).audio is False
+            done = service.complete(service.claim(client.create("a star", audio=True).id), has_audio=True)
+            assert client.get(done.id).has_audio
+            assert client.remix(done.id, "a moon").audio
 
 
 def test_an_image_is_required_by_a_model_that_does_nothing_without(settings: Settings, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_a_job_is_seen_step_by_step_to_its_end(service: Service) -> None:
     assert (done["status"], done["progress"], done["eta_seconds"]) == ("completed", 100, None)
     assert done["attention"]["density"] == 0.3 and done["attention"]["sparse_seconds"] == 0.5
     assert (done["timings"], seen[0]["content_type"], done["content_type"]) == ({"denoising": 1.5}, None, "video/mp4")
+    assert (seen[0]["has_audio"], done["has_audio"]) == (None, False)
     assert done["expires_at"] - done["completed_at"] == 7 * 86400
 
 

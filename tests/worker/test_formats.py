@@ -14,17 +14,59 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker import formats
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.recipe import NoRecipe, read_recipe, write_recipe
+from adaspa_worker.sound import Sound
 from browser import chromium
-from clips import durations_of, frames_of
+from clips import durations_of, frames_of, sound_of
 from PIL import Image
 
+HEARD = """async source => {
+    const file = await (await fetch(source)).arrayBuffer();
+    const sound = await new OfflineAudioContext(2, 1, 48000).decodeAudioData(file);
+    const squares = sound.getChannelData(0).map(sample => sample ** 2);
+    return [sound.length, squares.reduce((sum, square) => sum + square) / sound.length];
+}"""
+"""Samples at 48 kHz, and the mean of their squares, of a file that a browser decodes."""
 LEVELS = [10, 60, 110, 160, 210, 240, 30]
 
 
-def write(path: Path, output: OutputFormat, fps: int = 5, comment: str = "") -> Path:
+def write(path: Path, output: OutputFormat, fps: int = 5, comment: str = "", sound: Sound | None = None) -> Path:
     writer = VideoWriter(path, output, width=64, height=48, fps=fps, num_frames=len(LEVELS), comment=comment)
-    encode((np.full((48, 64, 3), level, np.uint8) for level in LEVELS), writer)
+    encode((np.full((48, 64, 3), level, np.uint8) for level in LEVELS), writer, sound)
     return path
+
+
+def tones(seconds: float, rate: int, channels: int = 2) -> Sound:
+    """A tone for each channel."""
+    times = np.arange(round(seconds * rate)) / rate
+    waves = [np.sin(2 * np.pi * 440 * (1 + channel) * times) / 2 for channel in range(channels)]
+    return Sound(np.stack(waves).astype(np.float32), rate)
+
+
+@pytest.mark.parametrize("output", ["mp4", "webm"])
+@pytest.mark.parametrize(("given", "channels"), [(24_000, 2), (48_000, 2), (16_000, 1)])
+@pytest.mark.parametrize("seconds", [0.5, 3.0])
+def test_a_sound_is_as_long_as_the_frames_to_the_sample(
+    tmp_path: Path, output: str, given: int, channels: int, seconds: float
+) -> None:
+    """One that is shorter ends in silence, one that is longer is cut off; frames are no whole numbers of samples."""
+    sound = tones(seconds, given, channels)
+    path = write(tmp_path / f"video.{output}", OutputFormat(output), fps=13, sound=sound)
+    heard, rate = sound_of(path)
+    length = len(LEVELS) / 13
+    assert rate == (48_000 if output == "webm" else given)
+    assert heard.shape == (channels, round(length * rate))
+    wanted = tones(min(seconds, length), rate, channels).samples
+    sounding = heard[:, : wanted.shape[1]]
+    assert np.square(sounding - wanted).mean() < np.square(wanted).mean() / 100  # 20 dB
+    assert np.abs(heard[:, wanted.shape[1] + rate // 50 :]).max(initial=0) < 0.02
+    assert len(frames_of(path)) == len(LEVELS)
+
+
+@pytest.mark.parametrize("output", ["gif", "webp"])
+def test_a_moving_picture_holds_no_sound(tmp_path: Path, output: str) -> None:
+    assert not OutputFormat(output).holds_sound
+    with pytest.raises(ValueError, match="holds no sound"):
+        write(tmp_path / f"video.{output}", OutputFormat(output), sound=tones(1, 24_000))
 
 
 @pytest.mark.parametrize("output", OutputFormat)
@@ -69,7 +111,8 @@ def test_a_browser_plays_every_format(tmp_path: Path) -> None:
         for output in OutputFormat:
             path = tmp_path / f"video.{output}"
             writer = VideoWriter(path, output, width=64, height=48, fps=4, num_frames=len(levels))
-            encode((np.full((48, 64, 3), level, np.uint8) for level in levels), writer)
+            sound = tones(1, 48_000) if output.holds_sound else None
+            encode((np.full((48, 64, 3), level, np.uint8) for level in levels), writer, sound)
             source = f"data:{output.content_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
             image = output.content_type.startswith("image/")
             page.set_content(
@@ -82,6 +125,10 @@ def test_a_browser_plays_every_format(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline, (output, seen)
                 shown = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=box))).convert("L")).mean()
                 seen |= {level for level in levels if abs(level - shown) < 6}
+            if sound is not None:
+                samples, loudness = page.evaluate(HEARD, source)
+                assert abs(samples - 48_000 * len(levels) / 4) < 48, "it has WebM's times in milliseconds"
+                assert abs(loudness - 0.125) < 0.01
 
 
 @pytest.mark.parametrize("output", OutputFormat)
@@ -96,7 +143,8 @@ def test_a_clip_that_stands_still_carries_its_recipe_too(tmp_path: Path, output:
 
 @pytest.mark.parametrize("output", list(OutputFormat))
 def test_the_same_frames_give_the_same_file(tmp_path: Path, output: OutputFormat) -> None:
-    first, second = (write(tmp_path / f"{name}.{output}", output) for name in "ab")
+    sound = tones(1, 24_000) if output.holds_sound else None
+    first, second = (write(tmp_path / f"{name}.{output}", output, sound=sound) for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 

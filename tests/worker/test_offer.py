@@ -78,6 +78,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("cogvideox-1.5", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
     ("cogvideox-1.5", {"sizes": ["48x80"]}, "sizes: 48x80 is too large; allowed: up to 80x48"),
     ("cogvideox-2b", {"call": {"max_sequence_length": 64}}, "call.max_sequence_length: 64 .* allowed: 226"),
+    ("ltx", {"audio": True}, "audio: the model makes no sound; allowed: false"),
     ("ltx", {"sizes": ["176x96"]}, "sizes: 176x96 is not in steps of 32x32"),
     ("ltx", {"frames": [29], "default_frames": 29}, "frames: 29 is not a multiple of 8, plus 1"),
     ("mochi", {"frames": [17], "default_frames": 17}, "frames: 17 is not a multiple of 6, plus 1"),

@@ -83,17 +83,18 @@ class Attempt:
                 snapshot=checkpoints.load,
             )
             try:
-                files, report = tasks.run(context)
+                made = tasks.run(context)
                 course.record("previews", previews.spent)
-                self.observe(report)
+                self.observe(made.report)
                 with course.phase("uploading"):
-                    artifacts = {name: self.upload(name, path, keeper) for name, path in files.items()}
+                    artifacts = {name: self.upload(name, path, keeper) for name, path in made.files.items()}
+                    artifacts["video"].has_audio = made.has_audio
                 keeper.check()
             except WorkerStopping:
                 if snapshot := engine.snapshot():
                     checkpoints.save(snapshot)
                 raise
-        return Result(artifacts, report, course.timings)
+        return Result(artifacts, made.report, course.timings)
 
     def load(self, model: str) -> "Engine":
         try:

@@ -46,3 +46,5 @@ class Made(NamedTuple):
     files: dict[str, Path]
     """By variant; ``video`` is one of them."""
     report: AttentionReport
+    has_audio: bool
+    """Whether the video has a sound."""

@@ -9,6 +9,7 @@ from adaspa_api.words import OutputFormat
 from PIL import Image
 
 from adaspa_worker import formats
+from adaspa_worker.sound import Sound
 
 SHEET_COLUMNS = 4
 SHEET_FRAMES = 16
@@ -55,6 +56,10 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         self._file = self.format(self.path, width=self.width, height=self.height, fps=self.fps, comment=self.comment)
         return self
+
+    def add_sound(self, sound: Sound) -> None:
+        """Take a sound, before the first frame: cut off where the frames end, silent where it ends earlier."""
+        self._file.add_sound(sound)
 
     def write(self, frame: np.ndarray) -> None:
         """Append one frame: uint8 RGB, shape [height, width, 3]."""
@@ -110,8 +115,10 @@ def shrink(image: Image.Image) -> Image.Image:
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
-def encode(frames: Iterable[np.ndarray], writer: VideoWriter) -> None:
-    """Write every frame of an iterator as it comes, and finish the file."""
+def encode(frames: Iterable[np.ndarray], writer: VideoWriter, sound: Sound | None = None) -> None:
+    """Write a sound, and every frame of an iterator as it comes, and finish the file."""
     with writer:
+        if sound is not None:
+            writer.add_sound(sound)
         for frame in frames:
             writer.write(frame)

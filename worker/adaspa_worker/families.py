@@ -56,6 +56,7 @@ class Family:
         tasks: what it can be asked for, by the configurations of the pipeline and the transformer.
         compiles: whether diffusers knows which blocks of its transformer to compile.
         own_schedule: whether the pipeline gives the scheduler its noise levels, which no shift is to move.
+        sound: whether it makes a sound beside the video.
     """
 
     engine: str
@@ -64,6 +65,7 @@ class Family:
     tasks: Callable[[Config, Config], Tasks] = lambda pipeline, transformer: frozenset({Task.text_to_video})
     compiles: bool = True
     own_schedule: bool = False
+    sound: bool = False
 
 
 def wan(vae: Config, transformer: Config) -> Limits:
@@ -157,8 +159,10 @@ FAMILIES = {
         hunyuan_video_image_tasks,
     ),
     "HunyuanVideoPipeline": Family("hunyuan_video.HunyuanVideoEngine", "HunyuanVideoTransformer3DModel", hunyuan_video),
-    "LTX2ImageToVideoPipeline": Family("ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, image_only),
-    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, text_or_image),
+    "LTX2ImageToVideoPipeline": Family(
+        "ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, image_only, sound=True
+    ),
+    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, text_or_image, sound=True),
     "LTXConditionPipeline": Family(
         "ltx.LTXConditionEngine", "LTXVideoTransformer3DModel", ltx, all_tasks, own_schedule=True
     ),

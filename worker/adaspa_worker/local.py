@@ -55,11 +55,11 @@ def make(job: LocalJob, course: Course, engine: Any) -> AttentionReport:
             inputs=inputs,
         )
         try:
-            files, report = tasks.run(context)
+            made = tasks.run(context)
         finally:
             engine.reset()
-        files["video"].replace(job.output)
-    return report
+        made.files["video"].replace(job.output)
+    return made.report
 
 
 def make_all(jobs: list[LocalJob], tell: Tell) -> None:

@@ -58,6 +58,8 @@ def check(spec: ModelSpec, folder: Path) -> None:
         raise wrong(spec, "negative_prompt", f"has no effect; {allowed}")
     if spec.compile and not family.compiles:
         raise wrong(spec, "compile", f"diffusers names no blocks of a {family.transformer} to compile; allowed: false")
+    if spec.audio and not family.sound:
+        raise wrong(spec, "audio", "the model makes no sound; allowed: false")
     check_call(spec, limits, folder)
     for name in ("flow_shift", "flow_shift_range"):
         told = getattr(spec, name)

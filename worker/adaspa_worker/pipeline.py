@@ -18,13 +18,14 @@ from adaspa_jobs.job import JobParams
 from PIL.Image import Image
 
 from adaspa_worker.families import FAMILIES, pipeline_of
+from adaspa_worker.sound import Sound
 
 StepCallback = Callable[[int, StepKind | None], None]
 """Called after each denoising step with the number of finished steps and the kind of the last one."""
 
 
 class NotFinite(Exception):
-    """The latents, or the frames, hold NaN or infinity: the clip would be black or noise."""
+    """The latents, the frames or the sound hold NaN or infinity: the clip would be black or noise."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,13 @@ class Engine(Protocol):
 
         Raises:
             NotFinite: some value in one of them is no number; no frame comes then.
+        """
+
+    def sound(self, params: JobParams) -> Sound | None:
+        """The clip's sound, after the denoising; None where its file gets none: ``ModelSpec.gives_sound``.
+
+        Raises:
+            NotFinite: some value in it is no number.
         """
 
     def attention(self, params: JobParams) -> dict[str, Any]:

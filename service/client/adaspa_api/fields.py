@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from adaspa_api.limits import Choice, Entry, Length, Limit, Picture, Range, Served, StepsRange, Text, Url
+from adaspa_api.limits import Choice, Entry, Length, Limit, Picture, Range, Served, StepsRange, Switch, Text, Url
 from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
 MAX_SEED = 2**63 - 1
@@ -94,6 +94,15 @@ def _one_task(asked: Asked, entry: Entry) -> str | None:
 
 def _an_image(asked: Asked, entry: Entry) -> str | None:
     return None if any(asked[name] for name in ROLES) else "has no effect without an image; allowed: none"
+
+
+def _a_sound(asked: Asked, entry: Entry) -> str | None:
+    if not entry.audio:
+        return f"model {entry.id} makes no sound; allowed: none"
+    holding = [name for name in OutputFormat if name.holds_sound]
+    if not asked["audio"] or asked["output_format"] in holding:
+        return None
+    return f"{asked['output_format']} holds no sound; allowed: false, or an output_format of {', '.join(holding)}"
 
 
 class Scene(BaseModel):
@@ -198,6 +207,9 @@ class Kept(Scene):
     """How far the steps are shifted towards noise. Wan 2.1 wants 3 at 480p and 5 at 720p; default: the model's own."""
     output_format: Annotated[str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "File")] = None
     """The format of the video's file, one of the model's `output_formats`. Default: the first of them."""
+    audio: Annotated[bool | None, Row(Switch("audio"), "Sound", option="--audio/--no-audio", clash=_a_sound)] = None
+    """Whether the video has sound. Default: the model's own, where the format holds it; `false` leaves it out. It is
+    refused with models that make none."""
 
 
 class Settled(Kept):

@@ -145,6 +145,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Switch:
+    """Yes or no; a row's ``clash`` refuses it where a model has nothing to switch.
+
+    Args:
+        taken: the entry's field that says whether it has.
+    """
+
+    taken: str
+
+    def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
+        return value
+
+    def allowed(self, entry: Entry) -> str:
+        return "true, false" if getattr(entry, self.taken) else "none"
+
+    def schema(self, entry: Entry) -> dict[str, Any] | None:
+        return {} if getattr(entry, self.taken) else None
+
+
+@dataclass(frozen=True)
 class Text:
     """A text, more than blanks where it has to be.
 

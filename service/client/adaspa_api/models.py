@@ -33,6 +33,7 @@ class Model(BaseModel):
     retained_mass_range: tuple[float, float]
     warmup_range: tuple[float, float] = Field(description="Share of the steps that may be dense at the start.")
     output_formats: list[Open[OutputFormat]] = Field(description="The first is the default.")
+    audio: bool = Field(default=False, description="Whether its videos have sound, in formats that hold it.")
     max_batch: int = Field(description="The largest n.")
     parameters: dict[str, Any] = Field(
         default={},

@@ -25,5 +25,6 @@ class VideoFields(TypedDict, total=False):
     warmup: int
     flow_shift: float
     output_format: Literal["mp4", "webm", "gif", "webp"]
+    audio: bool
     priority: Literal["interactive", "bulk"]
     webhook_url: str

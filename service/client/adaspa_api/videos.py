@@ -104,6 +104,7 @@ class Video(Settled):
     attention: AttentionReport | None = Field(description="Once completed: what AdaSpa did.")
     timings: dict[str, float] = Field(description="Seconds by phase.")
     content_type: str | None = Field(default=None, description="Once completed: of the video's file.")
+    has_audio: bool | None = Field(default=None, description="Once completed: whether the video's file has sound.")
 
     @property
     def done(self) -> bool:

@@ -124,6 +124,11 @@ class OutputFormat(StrEnum):
     gif = "gif", "image/gif"
     webp = "webp", "image/webp"
 
+    @property
+    def holds_sound(self) -> bool:
+        """Whether it has room for one: moving pictures have none."""
+        return self.content_type.startswith("video/")
+
 
 class Quality(StrEnum):
     """Names of AdaSpa's presets: ever less of the attention is computed, from all of it (``exact``) down."""

@@ -150,6 +150,28 @@ def test_every_setting_of_the_form_arrives(page: Page, service: Service) -> None
     assert {name: job[name] for name in wanted} == wanted and job["negative_prompt"] == "a star"
 
 
+def test_a_models_sound_can_be_left_out_and_a_video_tells_whether_it_has_one(
+    page: Page, settings: Settings, tmp_path: Path
+) -> None:
+    demo = Catalog.load(None).default.model_dump(mode="json")
+    catalog = tmp_path / "catalog.json"
+    catalog.write_text(json.dumps([demo | {"audio": True}]))
+    with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
+        open_settings(page, service)
+        page.get_by_label("Sound").select_option("No")
+        page.get_by_role("button", name="Generate video").click()
+        page.wait_for_url("**/#video_*")
+        silent = page.url.split("#")[1]
+        assert service.http.get(f"/videos/{silent}").json()["audio"] is False
+        service.complete(service.claim(silent))
+        expect(page.locator(".facts")).to_contain_text("Soundnone")
+        page.get_by_role("button", name="Use settings").click()
+        expect(page.get_by_label("Sound")).to_have_value("false")
+        sounding = service.complete(service.claim(service.create()["id"]), has_audio=True).id
+        page.goto(f"{service.url}/#{sounding}")
+        expect(page.locator(".facts")).to_contain_text("Soundyes")
+
+
 def test_a_field_that_only_the_catalog_offers_stands_in_the_form(
     page: Page, settings: Settings, tmp_path: Path
 ) -> None:

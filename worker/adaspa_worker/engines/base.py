@@ -30,6 +30,7 @@ from adaspa_worker.latent_rgb import LatentRGB, fit_to
 from adaspa_worker.offer import shift_field
 from adaspa_worker.pipeline import Encoded, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
+from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable, first_line
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class DiffusersEngine(ABC):
     """Parts of the pipeline that need full precision on a GPU too."""
     image_rows = 0
     """Rows of an image in front of a text's own, in what the pipeline encodes of the two."""
+    vaes: tuple[str, ...] = ("vae",)
+    """Parts of the pipeline that decode, in their order."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.spec = spec
@@ -84,6 +87,8 @@ class DiffusersEngine(ABC):
         self._params: JobParams | None = None
         self._images: Mapping[Role, Image] = {}
         self._decode_with: list[Tensor] = []
+        self._beside: list[tuple[Tensor, ...]] = []
+        """What the other VAEs are to decode."""
         self._latent_rgb = self._find_latent_rgb(folder)
 
     # What a family has of its own
@@ -99,6 +104,10 @@ class DiffusersEngine(ABC):
     def shape(self, params: JobParams) -> dict[str, int]:
         """The clip's size and length as the pipeline's call has them."""
         return {"height": params.height, "width": params.width, "num_frames": params.num_frames}
+
+    def sound(self, params: JobParams) -> Sound | None:
+        """As ``Engine`` has it; most families make none."""
+        return None
 
     def pipe_with(self, images: Mapping[Role, Image]) -> Any:
         """The pipeline for a job with these images, maybe none; it shares all parts of ``pipe``."""
@@ -140,7 +149,8 @@ class DiffusersEngine(ABC):
         denoising = self._denoising = Denoising(pipe.scheduler, self.transformers, generator, resume, after_step)
         with denoising, own_call.encoded_before(pipe, encoded):
             call = partial(self._call, pipe, params, images, generator)
-            latents, *self._decode_with = own_call.denoise(pipe.vae, call)
+            vaes = [getattr(pipe, name) for name in self.vaes]
+            (latents, *self._decode_with), *self._beside = own_call.denoise(vaes, call)
         if not latents.isfinite().all():
             raise NotFinite(f"the latents after {params.steps} steps are not finite")
         return latents
@@ -218,7 +228,7 @@ class DiffusersEngine(ABC):
 
     def reset(self) -> None:
         self._denoising = self._params = None
-        self._images, self._decode_with = {}, []
+        self._images, self._decode_with, self._beside = {}, [], []
         for transformer in self.transformers:
             transformer.adaspa.reset()
         gc.collect()  # an exception's traceback cycles may hold the last request's tensors

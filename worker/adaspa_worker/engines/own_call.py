@@ -1,7 +1,7 @@
-"""Parts of a pipeline's own call, up to its texts and up to its VAE: whatever is done by default is the pipeline's."""
+"""Parts of a pipeline's own call, up to its texts and up to its VAEs: whatever is done by default is the pipeline's."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from typing import Any
 
@@ -58,22 +58,28 @@ def encoded_before(pipe: Any, encoded: Encoded) -> Iterator[None]:
         yield
 
 
-def denoise(vae: Any, call: Callable[[], object]) -> tuple[Tensor, ...]:
-    """Run a pipeline's call up to its VAE: what that is to decode, latents [1, C, T, h, w] and, with some, a timestep.
+def denoise(vaes: Sequence[Any], call: Callable[[], object]) -> list[tuple[Tensor, ...]]:
+    """Run a pipeline's call up to its last VAE: what each is to decode, latents [1, C, T, h, w] of the video and, with
+    some, a timestep.
 
     Args:
-        vae: the pipeline's.
+        vaes: the pipeline's, in the order in which they decode.
         call: calls it.
     """
     found: list[tuple[Tensor, ...]] = []
 
-    def stop(*args: Tensor, **_: Any) -> None:
+    def note(*args: Tensor, **_: Any) -> tuple[Tensor]:
         found.append(args)
-        raise _Reached
+        if len(found) == len(vaes):
+            raise _Reached
+        return (args[0].new_zeros(1, 3, 1, 1, 1),)  # a pixel: the call goes on with what it takes for the video
 
-    with replaced(vae, "decode", stop), suppress(_Reached):
+    with ExitStack() as stack:
+        for vae in vaes:
+            stack.enter_context(replaced(vae, "decode", note))
+        stack.enter_context(suppress(_Reached))
         call()
-    return found[0]
+    return found
 
 
 @contextmanager

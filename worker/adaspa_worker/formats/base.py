@@ -1,10 +1,12 @@
-"""What a file format is: frames in, one by one, a file out that carries a comment."""
+"""What a file format is: frames in, one by one, and with some a sound; a file out that carries a comment."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+
+from adaspa_worker.sound import Sound
 
 
 class Format(ABC):
@@ -30,6 +32,10 @@ class Format(ABC):
     @abstractmethod
     def write(self, frame: np.ndarray) -> None:
         """Append one frame: uint8 RGB, shape [height, width, 3]."""
+
+    def add_sound(self, sound: Sound) -> None:
+        """Take a sound, before the first frame. Raises ValueError where the format holds none."""
+        raise ValueError(f"{self.codec} holds no sound")
 
     @abstractmethod
     def finish(self) -> None:

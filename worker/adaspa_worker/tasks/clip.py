@@ -11,6 +11,7 @@ from adaspa_api.words import Role
 from adaspa_worker.context import Context, Made
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.recipe import write_recipe
+from adaspa_worker.sound import Sound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,11 +31,12 @@ def make(context: Context, images: "Mapping[Role, Image]") -> Made:
         latents = engine.denoise(params, encoded, context.on_step, snapshot)
     report = AttentionReport.model_validate(engine.report())
     with course.phase("decoding"):
-        files = write_files(context, latents)
-    return Made(files, report)
+        sound = engine.sound(params)
+        files = write_files(context, latents, sound)
+    return Made(files, report, has_audio=sound is not None)
 
 
-def write_files(context: Context, latents: "torch.Tensor") -> dict[str, Path]:
+def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) -> dict[str, Path]:
     """Decode and encode; returns the files by variant."""
     engine, params, folder = context.engine, context.params, context.folder
     files = {
@@ -53,7 +55,7 @@ def write_files(context: Context, latents: "torch.Tensor") -> dict[str, Path]:
     )
     frames = Decoding(engine.frames(latents, context.check), context.check)
     start = time.monotonic()
-    encode(frames, writer)
+    encode(frames, writer, sound)
     context.course.record("encoding", time.monotonic() - start - frames.seconds)
     writer.write_thumbnail(files["thumbnail"])
     writer.write_spritesheet(files["spritesheet"])

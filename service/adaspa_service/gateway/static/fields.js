@@ -17,7 +17,7 @@ const ELSEWHERE = ["prompt", "seconds"]; // the clip's length is told by its fra
 
 const options = (values, chosen, label = (value) => value === "" ? "Default" : String(value)) => values.map((value) => el("option", { value, textContent: label(value), selected: value === chosen }));
 const isNumber = ({ type }) => type === "number" || type === "integer";
-export const read = (rule, value) => (isNumber(rule) ? Number(value) : value);
+export const read = (rule, value) => (isNumber(rule) ? Number(value) : rule.type === "boolean" ? value === "true" : value);
 
 // A label, its control, a hint and a place for its error.
 export function field(name, label, control, hint = "", kind = "") {
@@ -56,9 +56,10 @@ export function settings(model, models) {
 }
 
 const image = (name, onShown = () => {}) => (rule) => field(name, rule.title, picker(rule.title, onShown), "JPEG, PNG, WebP or AVIF: choose, drop or paste it", "wide");
-const isText = (rule) => !rule.enum && !isNumber(rule);
+const isText = (rule) => !rule.enum && !isNumber(rule) && rule.type !== "boolean";
 
 function control(rule) {
+  if (rule.type === "boolean") return el("select", {}, ...options(["", true, false], "", (value) => ({ true: "Yes", false: "No" })[value] ?? "Default"));
   if (rule.enum) return el("select", {}, ...options("default" in rule ? rule.enum : ["", ...rule.enum], rule.default ?? ""));
   if (isNumber(rule)) {
     const whole = rule.type === "integer";

@@ -7,7 +7,7 @@ import { seconds } from "./format.js";
 import { given } from "./given.js";
 import { report } from "./report.js";
 
-const TOLD = ["prompt", "model", "size", "seconds", "num_frames", "fps"]; // above, or in a line of their own
+const TOLD = ["prompt", "model", "size", "seconds", "num_frames", "fps", "audio"]; // above, or in a line of their own
 
 export async function result(video) {
   return [await picture(video), actions(video), recipe(video), given(video), ...(video.attention ? report(video) : [])];
@@ -34,6 +34,7 @@ function recipe(video) {
     Model: video.model,
     Size: video.size.replace("x", " × "),
     Clip: `${video.num_frames} frames at ${video.fps} a second, ${seconds(video.num_frames / video.fps)}`,
+    Sound: video.has_audio == null ? null : video.has_audio ? "yes" : "none",
     ...settings(video),
     "Prompt cut": cut(video.prompt_tokens),
     "Negative prompt cut": cut(video.negative_prompt_tokens),

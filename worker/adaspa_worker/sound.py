@@ -1,0 +1,45 @@
+"""The sound of a clip, for a file: at a rate that it can have, and as long as the frames."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+
+LAYOUTS = {1: "mono", 2: "stereo"}
+"""By the number of channels."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound.
+
+    Args:
+        samples: float32 in [-1, 1], shape [channels, samples], of one channel or two.
+        rate: samples a second.
+    """
+
+    samples: np.ndarray
+    rate: int
+
+    @property
+    def layout(self) -> str:
+        """FFmpeg's word for its channels."""
+        return LAYOUTS[len(self.samples)]
+
+    def at(self, rate: int) -> "Sound":
+        """The sound with another number of samples a second."""
+        if rate == self.rate:
+            return self
+        resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=rate)
+        frames = [*resampler.resample(self.part(0, self.samples.shape[1])), *resampler.resample(None)]
+        return Sound(np.concatenate([frame.to_ndarray() for frame in frames], axis=1), rate)
+
+    def part(self, begin: int, end: int) -> av.AudioFrame:
+        """The samples from one place up to another; where the sound has none any more, it is silent."""
+        samples = self.samples[:, begin:end]
+        missing = end - begin - samples.shape[1]
+        whole = np.pad(samples, ((0, 0), (0, missing)))
+        frame = av.AudioFrame.from_ndarray(whole, format="fltp", layout=self.layout)
+        frame.sample_rate, frame.pts, frame.time_base = self.rate, begin, Fraction(1, self.rate)
+        return frame
