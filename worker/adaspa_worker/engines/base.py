@@ -57,6 +57,10 @@ class DiffusersEngine(ABC):
     """The class of diffusers."""
     in_float32: tuple[str, ...] = ()
     """Parts of the pipeline that need full precision on a GPU too."""
+    with_image: type | None = None
+    """The class of the pipeline for a job with images, where that is another one, of the same parts."""
+    with_image_options: Mapping[str, Any] = MappingProxyType({})
+    """Its own arguments."""
     image_rows = 0
     """Rows of an image in front of a text's own, in what the pipeline encodes of the two."""
     vaes: tuple[str, ...] = ("vae",)
@@ -111,7 +115,11 @@ class DiffusersEngine(ABC):
 
     def pipe_with(self, images: Mapping[Role, Image]) -> Any:
         """The pipeline for a job with these images, maybe none; it shares all parts of ``pipe``."""
-        return self.pipe
+        if not images or self.with_image is None:
+            return self.pipe
+        pipe = self.with_image(**self.pipe.components, **self.with_image_options)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
         """A job's images as the pipeline's call has them."""

@@ -18,18 +18,10 @@ class LTXEngine(DiffusersEngine):
     their VAEs denoise once more, from ``decode_timestep`` and ``decode_noise_scale`` of the catalog's ``call``."""
 
     pipeline = LTXPipeline
-    with_image: type = LTXImageToVideoPipeline
-    """The pipeline for a job with an image, of the same parts."""
+    with_image: type | None = LTXImageToVideoPipeline
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         return {"guidance_scale": params.guidance_scale, "frame_rate": params.fps}
-
-    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
-        if not images:
-            return self.pipe
-        pipe = self.with_image(**self.pipe.components)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         pipe, vae = self.pipe, self.pipe.vae
@@ -61,15 +53,14 @@ class LTXImageEngine(LTXEngine):
     """LTX image-to-video pipelines."""
 
     pipeline = LTXImageToVideoPipeline
+    with_image = None
 
 
 class LTXConditionEngine(LTXEngine):
     """LTX pipelines of text, of a first frame or of both; ``strength`` in the catalog's ``call`` is that of both."""
 
     pipeline = LTXConditionPipeline
-
-    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
-        return self.pipe
+    with_image = None
 
     def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
         places = {Role.first: 0, Role.last: params.num_frames - 1}

@@ -14,7 +14,7 @@ class LTX2Engine(LTXEngine):
     file gets it or not."""
 
     pipeline = LTX2Pipeline
-    with_image = LTX2ImageToVideoPipeline
+    with_image: type | None = LTX2ImageToVideoPipeline
     vaes = ("vae", "audio_vae")
 
     @torch.no_grad()
@@ -37,3 +37,4 @@ class LTX2ImageEngine(LTX2Engine):
     """LTX-2 image-to-video pipelines."""
 
     pipeline = LTX2ImageToVideoPipeline
+    with_image = None

@@ -1,13 +1,10 @@
 """Wan 2.1, and 2.2 with its two experts or, in the 5B, with a timestep for each token."""
 
-from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
 
 import torch
-from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
 from diffusers import WanImageToVideoPipeline, WanPipeline
-from PIL.Image import Image
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
@@ -17,14 +14,9 @@ class WanEngine(DiffusersEngine):
     """Wan text-to-video pipelines; the 5B's takes a first frame too."""
 
     pipeline = WanPipeline
+    with_image: type | None = WanImageToVideoPipeline
+    with_image_options = MappingProxyType({"expand_timesteps": True})
     in_float32: tuple[str, ...] = ("vae",)
-
-    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
-        if not images:
-            return self.pipe
-        pipe = WanImageToVideoPipeline(**self.pipe.components, expand_timesteps=True)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         if self._images and self.pipe.config.expand_timesteps:
@@ -40,7 +32,5 @@ class WanImageEngine(WanEngine):
     """Wan image-to-video pipelines, with the first frame or with both."""
 
     pipeline = WanImageToVideoPipeline
+    with_image = None
     in_float32 = ("vae", "image_encoder")
-
-    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
-        return self.pipe
