@@ -30,7 +30,7 @@ class S3Server:
     port: int = field(init=False)
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     before: Callable[[], None] | None = None
-    """What its process does first, as ``tied()``."""
+    """What its process does first, as ``adaspa_service.local.process.tied()``."""
 
     def __post_init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:

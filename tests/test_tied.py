@@ -9,7 +9,7 @@ from waiting import until
 
 PARENT = """
 import subprocess, sys
-from tied import tied
+from adaspa_service.local.process import tied
 print(subprocess.Popen(["sleep", "1000"], preexec_fn=tied()).pid, flush=True)
 sys.stdin.read()
 """

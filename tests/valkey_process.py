@@ -14,7 +14,7 @@ def start_valkey(folder: Path, *options: str, before: Callable[[], None] | None 
     """Start a server whose data and socket (``valkey.sock``) lie in the folder, and wait until it answers.
 
     The folder's path has to be short: the kernel allows a socket some 100 characters. ``before`` is what its process
-    does first, as ``tied()``.
+    does first, as ``adaspa_service.local.process.tied()``.
     """
     sock = folder / "valkey.sock"
     command = [get_binary_path(), "--port", "0", "--unixsocket", sock, "--dir", folder, "--save", "", *options]

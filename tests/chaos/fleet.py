@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 import httpx
 import redis
 from adaspa_jobs.settings import Settings
+from adaspa_service.local.process import tied
 from adaspa_service.local.supervisor import free_port
 from s3_servers import URL, S3Server, s3_server
-from tied import tied
 from tiny_wan import model_spec, write_catalog
 from valkey_process import start_valkey
 

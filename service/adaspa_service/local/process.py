@@ -19,6 +19,19 @@ STEADY_SECONDS = 120.0
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
+def tied(orphan_signal: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+    """A ``preexec_fn`` with which the kernel signals the process once the thread that starts it has ended."""
+    parent, number = os.getpid(), int(orphan_signal)
+
+    def tie() -> None:
+        if _prctl is not None:
+            _prctl(PR_SET_PDEATHSIG, number)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return tie
+
+
 @dataclass
 class Child:
     """A program that runs for as long as the supervisor does.
@@ -58,14 +71,6 @@ class Child:
 
     def start(self) -> None:
         """Start the program; does not wait for it to be ready."""
-        supervisor, orphan_signal = os.getpid(), int(self.orphan_signal)
-
-        def tie_to_supervisor() -> None:
-            if _prctl is not None:
-                _prctl(PR_SET_PDEATHSIG, orphan_signal)
-                if os.getppid() != supervisor:
-                    os._exit(1)
-
         self.was_ready, self.restart_at, self._started = False, None, time.monotonic()
         with self.log.open("ab") as log:
             self._log_start = log.tell()
@@ -76,7 +81,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=dict(self.environment),
                 start_new_session=True,
-                preexec_fn=tie_to_supervisor,  # noqa: PLW1509
+                preexec_fn=tied(self.orphan_signal),  # noqa: PLW1509
                 pass_fds=self.keep_open,
             )
 
