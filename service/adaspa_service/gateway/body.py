@@ -42,13 +42,15 @@ def openapi(fields: type[BaseModel]) -> dict[str, Any]:
     """What FastAPI cannot see, because the body is read here."""
     schema = fields.model_json_schema()
     as_json, as_form = ({**schema, "properties": dict(schema["properties"])} for _ in range(2))
-    for name in image_fields(fields):
+    images = image_fields(fields)
+    for name in images:
         about = {"description": schema["properties"][name]["description"]}
         url = {"type": "object", "properties": {IMAGE_URL: {"type": "string"}}, "required": [IMAGE_URL]}
         as_json["properties"][name] = about | {"anyOf": [{"type": "string"}, url]}
         as_form["properties"][name] = about | {"type": "string", "format": "binary"}
+    if images:
         for each in (as_json, as_form):
-            each["properties"][conditions.NAME] = conditions.schema(image_fields(fields))
+            each["properties"][conditions.NAME] = conditions.schema(images)
     kinds = {"application/json": as_json, "multipart/form-data": as_form}
     return {"requestBody": {"required": True, "content": {kind: {"schema": each} for kind, each in kinds.items()}}}
 

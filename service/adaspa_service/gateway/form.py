@@ -7,6 +7,7 @@ from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from adaspa_service.errors import ApiError, bad_field
+from adaspa_service.inputs.source import too_large as image_too_large
 
 MAX_FIELDS = 64
 AS_TEXT = b'; filename=""'
@@ -74,11 +75,8 @@ class FormParser(MultiPartParser):
         self._image_bytes += end - start
         most = self._most_of_one
         if self._image_bytes > (most if self._current_part.file.filename else in_base64(most)):
-            name = self._current_part.field_name
-            raise ApiError(
-                *(413, "image_too_large", f"{name}: is over {most} bytes; allowed: up to {most}", name),
-                headers={"Connection": "close"},
-            )
+            name, why = self._current_part.field_name, image_too_large(most)
+            raise ApiError(why.status, why.code, f"{name}: {why}", name, {"Connection": "close"})
         return super().on_part_data(data, start, end)
 
 

@@ -13,6 +13,7 @@ from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_service.gateway.admission import JobRequest
 from adaspa_service.gateway.body import refused
+from adaspa_service.gateway.removal import remove_inputs
 from adaspa_service.gateway.state import AppState
 from adaspa_service.inputs.keep import BadImage, Inputs
 from adaspa_service.inputs.source import Source
@@ -72,7 +73,6 @@ def drop_images(state: AppState, wanted: JobRequest) -> None:
     if folder is None or wanted.params[0].remixed_from:
         return
     try:
-        state.inputs.remove(folder)
-        state.store.forget_inputs(folder)
+        remove_inputs(state, folder)
     except (StorageUnavailable, StoreUnavailable) as error:
         log.warning("the images of a refused request are removed later: %s", error)

@@ -79,8 +79,13 @@ def remove_lost_inputs(state: AppState) -> None:
     Raises StorageUnavailable, StoreUnavailable.
     """
     for folder in state.store.take_lost_inputs():
-        state.storage.delete_prefix(inputs_prefix(folder))
-        state.store.forget_inputs(folder)
+        remove_inputs(state, folder)
+
+
+def remove_inputs(state: AppState, folder: str) -> None:
+    """Remove the images of a request that came to nothing. Raises StorageUnavailable, StoreUnavailable."""
+    state.storage.delete_prefix(inputs_prefix(folder))
+    state.store.forget_inputs(folder)
 
 
 def remove_if_ended(state: AppState, job_id: str) -> None:

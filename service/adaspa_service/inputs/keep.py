@@ -100,16 +100,12 @@ class Inputs:
             try:
                 return tuple(self._put(folder, role, path, size) for role, path in files.items())
             except BaseException:
-                self.remove(folder)
+                self._storage.delete_prefix(inputs_prefix(folder))
                 raise
 
     def _put(self, folder: str, role: Role, path: Path, size: tuple[int, int]) -> Input:
         stored = self._storage.put_file(f"{inputs_prefix(folder)}{path.name}", path, "image/png")
         return Input(**stored.model_dump(), role=role, width=size[0], height=size[1])
-
-    def remove(self, folder: str) -> None:
-        """Remove the images of a request that came to nothing. Raises StorageUnavailable."""
-        self._storage.delete_prefix(inputs_prefix(folder))
 
     def close(self) -> None:
         """Look up no more hosts."""

@@ -11,6 +11,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from adaspa_api.fields import MAX_URL_CHARS
+from adaspa_api.limits import shown
 
 IN_MEMORY_BYTES = 256 * 1024
 """A larger image lies in a file, which has no name and goes when it is closed."""
@@ -104,15 +105,16 @@ def from_text(file: IO[bytes], limit: int) -> Source:
         if header is None:
             raise ImageRefused(f"is no data URI in base64; allowed: {TAKEN} as data:image/png;base64,...")
         if not header["kind"].lower().startswith(b"image/"):
-            raise ImageRefused(f"is {shown(header['kind'])}; allowed: {TAKEN}")
+            raise ImageRefused(f"is {shown(header['kind'].decode(errors='replace'))}; allowed: {TAKEN}")
         file.seek(header.end())
         return uploaded(decoded(file, limit))
     text = start + file.read(MAX_URL_CHARS + 1 - len(start))
     if len(text) > MAX_URL_CHARS:
         raise ImageRefused(f"is longer than {MAX_URL_CHARS} characters; allowed: a URL, a data URI or a file")
+    url = text.decode(errors="replace")
     if not re.match(rb"https?://", text, re.IGNORECASE):
-        raise ImageRefused(f"{shown(text)} is no image; allowed: a URL with http or https, a data URI or a file")
-    return Url(text.decode(errors="replace"))
+        raise ImageRefused(f"{shown(url)} is no image; allowed: a URL with http or https, a data URI or a file")
+    return Url(url)
 
 
 def decoded(file: IO[bytes], limit: int) -> IO[bytes]:
@@ -138,9 +140,3 @@ def _bytes(text: bytes) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ImageRefused(f"its base64 is broken; allowed: {TAKEN} as data:image/png;base64,...") from error
-
-
-def shown(text: bytes) -> str:
-    """A client's words, short enough to repeat to it."""
-    words = repr(text.decode(errors="replace"))
-    return words if len(words) <= 60 else f"{words[:57]}..."
