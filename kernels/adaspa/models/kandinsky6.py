@@ -7,7 +7,7 @@ from diffusers.models.transformers.transformer_kandinsky6 import Kandinsky6AttnP
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family
-from adaspa.models.kandinsky5 import channels_last_grid, turned
+from adaspa.models.kandinsky5 import channels_last_grid, projected, turned
 from adaspa.models.processor import AdaSpaProcessor
 from adaspa.models.tile_order import over_cells
 
@@ -27,10 +27,7 @@ class Kandinsky6Processor(AdaSpaProcessor):
         """Args: hidden_states ``[B, S, C]``; rotary_emb turns each pair of channels, ``[S, 1, D / 2, 2, 2]``."""
         if encoder_hidden_states is not None or attn_mask is not None:
             raise ValueError("encoder_hidden_states and attn_mask must be None in the self-attention of Kandinsky 6")
-        query, key, value = (
-            project(hidden_states).unflatten(-1, (attn.num_heads, -1))
-            for project in (attn.to_query, attn.to_key, attn.to_value)
-        )
+        query, key, value = projected(attn, hidden_states)
         query, key = attn.query_norm(query), attn.key_norm(key)
         if rotary_emb is not None:
             query = turned(query, rotary_emb).type_as(query)

@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_kandinsky6_sr import (
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family
-from adaspa.models.kandinsky5 import channels_last_grid, turned
+from adaspa.models.kandinsky5 import channels_last_grid, projected, turned
 from adaspa.models.processor import AdaSpaProcessor
 from adaspa.selection.nabla import nabla
 
@@ -24,10 +24,7 @@ class Kandinsky6SRProcessor(AdaSpaProcessor):
         self, attn: Any, hidden_states: torch.Tensor, rotary_emb: torch.Tensor, sparse_params: dict[str, Any]
     ) -> torch.Tensor:
         """Args: as `Kandinsky5Processor`; NABLA's parameters are in the layout of the forward."""
-        query, key, value = (
-            project(hidden_states).unflatten(-1, (attn.num_heads, -1))
-            for project in (attn.to_query, attn.to_key, attn.to_value)
-        )
+        query, key, value = projected(attn, hidden_states)
         query, key = (
             turned(norm(x.float()).type_as(x), rotary_emb).type_as(x)
             for norm, x in ((attn.query_norm, query), (attn.key_norm, key))
