@@ -12,8 +12,8 @@ import av
 from adaspa_api.words import TERMINAL, JobStatus
 from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.store import JobStore
-from adaspa_worker.encode import VideoWriter, encode
-from adaspa_worker.recipe import write_recipe
+from adaspa_worker.encode import encode
+from adaspa_worker.tasks.clip import writer_of
 
 from chaos.clients import Ask
 from chaos.fleet import MODEL, Fleet
@@ -163,16 +163,7 @@ def expected_sha256(params: str) -> str:
     latents = engine.denoise(asked, engine.encode_prompt(asked), lambda *_: None)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        writer = VideoWriter(
-            path,
-            asked.output_format,
-            width=asked.width,
-            height=asked.height,
-            fps=asked.fps,
-            num_frames=asked.num_frames,
-            comment=write_recipe(asked, engine.attention(asked)),
-        )
-        encode(engine.frames(latents, lambda: None), writer)
+        encode(engine.frames(latents, lambda: None), writer_of(path, asked, engine.attention(asked)))
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adaspa_api.report import AttentionReport
 from adaspa_api.words import Role
+from adaspa_jobs.job import JobParams
 
 from adaspa_worker.context import Context, Made
 from adaspa_worker.encode import VideoWriter, encode
@@ -44,15 +45,7 @@ def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) 
         "thumbnail": folder / "thumbnail.webp",
         "spritesheet": folder / "spritesheet.webp",
     }
-    writer = VideoWriter(
-        files["video"],
-        params.output_format,
-        width=params.width,
-        height=params.height,
-        fps=params.fps,
-        num_frames=params.num_frames,
-        comment=write_recipe(params, engine.attention(params)),
-    )
+    writer = writer_of(files["video"], params, engine.attention(params))
     frames = Decoding(engine.frames(latents, context.check), context.check)
     start = time.monotonic()
     encode(frames, writer, sound)
@@ -60,6 +53,25 @@ def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) 
     writer.write_thumbnail(files["thumbnail"])
     writer.write_spritesheet(files["spritesheet"])
     return files
+
+
+def writer_of(path: Path, params: JobParams, attention: dict[str, Any]) -> VideoWriter:
+    """The writer of a job's video, which carries the recipe.
+
+    Args:
+        path: of the file.
+        params: what was asked.
+        attention: the settings of the job's attention, in full.
+    """
+    return VideoWriter(
+        path,
+        params.output_format,
+        width=params.width,
+        height=params.height,
+        fps=params.fps,
+        num_frames=params.num_frames,
+        comment=write_recipe(params, attention),
+    )
 
 
 class Decoding:
