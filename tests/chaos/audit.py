@@ -15,7 +15,8 @@ from adaspa_jobs.store import JobStore
 from adaspa_worker.encode import encode
 from adaspa_worker.tasks.clip import writer_of
 
-from chaos.clients import Ask
+from chaos.checker import check
+from chaos.clients import Clients
 from chaos.fleet import MODEL, Fleet
 from chaos.receiver import Receiver
 from chaos.stub_engine import StubEngine
@@ -32,12 +33,12 @@ class Audit:
 
     Args:
         fleet: at rest, with every part running.
-        asks: what clients asked for.
+        clients: what they asked for and saw.
         receiver: of the webhooks.
     """
 
-    def __init__(self, fleet: Fleet, asks: list[Ask], receiver: Receiver) -> None:
-        self.fleet, self.asks, self.receiver = fleet, asks, receiver
+    def __init__(self, fleet: Fleet, clients: Clients, receiver: Receiver) -> None:
+        self.fleet, self.asks, self.history, self.receiver = fleet, clients.asks, clients.history, receiver
         self.store = JobStore(fleet.client())
         self.jobs: dict[str, Job] = {}
         self.ends: dict[str, float] = {}
@@ -47,6 +48,7 @@ class Audit:
 
     def run(self) -> None:
         """Look at everything."""
+        self.violations += [str(violation) for violation in check(self.history.entries)]
         self._come_to_rest("every queue is empty", self._queues)
         self._load()
         self._each_ask_has_one_job()
@@ -82,6 +84,10 @@ class Audit:
             "purge",
             "leavings",
             "unfinished:*",
+            "leases_by_worker",
+            "webhooks",
+            "webhook_lane:*",
+            "preview:*",
         ):
             left += [key.decode() for key in client.scan_iter(f"adaspa:{pattern}")]
         left += [key.decode() for key in client.scan_iter(f"generate.{MODEL}*")]
@@ -146,13 +152,14 @@ class Audit:
                 self.violations.append(f"{job.id}: its video does not decode")
 
     def _missing_webhooks(self) -> list[str]:
-        return [job_id for job_id in self.jobs if job_id not in self.receiver.ids]
+        return [job_id for job_id in self.jobs if job_id not in self.receiver.got]
 
     def _webhooks_have_one_id(self) -> None:
         for job_id, job in self.jobs.items():
             ids, types = self.receiver.ids.get(job_id, set()), self.receiver.types.get(job_id, set())
             if len(ids) > 1 or types - {f"video.{job.status}"}:
                 self.violations.append(f"{job_id}: webhooks {ids} of {types}")
+        self.violations += self.receiver.forged
 
 
 @lru_cache

@@ -1,32 +1,17 @@
-"""Clients: each asks for one video after another, with an Idempotency-Key, and again whenever it gets no answer."""
+"""Many clients of two tenants: each asks for one video after another, and looks at what the service says of it."""
 
 import threading
 import time
-from dataclasses import dataclass
 from itertools import count
 from random import Random
-from typing import Any
 
-import httpx
-
-from chaos.fleet import Fleet
+from chaos.client import Ask, Client
+from chaos.fleet import TENANTS, Fleet
+from chaos.history import History
+from chaos.receiver import Receiver
 
 SEEDS = 20
 STEPS = (4, 8, 16)
-
-
-@dataclass
-class Ask:
-    """What one client asked for, and what it was told."""
-
-    key: str
-    seed: int
-    steps: int
-    video_id: str = ""
-    cancelled: bool = False
-    deleted: bool = False
-    final: str = ""
-    """The last status that it was told; none of a deleted job."""
 
 
 class Clients:
@@ -36,17 +21,27 @@ class Clients:
         fleet: whom to ask.
         jobs: how many videos are asked for.
         at_once: number of clients.
-        hook: where webhooks are to go.
+        receiver: where webhooks are to go.
         seed: decides what they ask for.
     """
 
-    def __init__(self, fleet: Fleet, jobs: int, at_once: int, hook: str, seed: int) -> None:
-        self.fleet, self.jobs, self.hook, self.seed = fleet, jobs, hook, seed
+    def __init__(self, fleet: Fleet, jobs: int, at_once: int, receiver: Receiver, seed: int) -> None:
+        self.fleet, self.jobs, self.seed = fleet, jobs, seed
+        self.history = History()
         self.asks: list[Ask] = []
         self.complaints: list[str] = []
-        self.retries = 0
-        self._numbers = count()
-        self._threads = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(at_once)]
+        self._numbers, self._keys = count(), {tenant: count() for tenant in TENANTS}
+        self.clients = [
+            Client(f"client-{n}", tenant, fleet, self.history, Random(f"{seed}-{n}"), receiver.url(tenant))
+            for n in range(at_once)
+            for tenant in [TENANTS[n % len(TENANTS)]]
+        ]
+        self._threads = [threading.Thread(target=self._work, args=(each,), daemon=True) for each in self.clients]
+
+    @property
+    def retries(self) -> int:
+        """Requests that were sent again."""
+        return sum(client.retries for client in self.clients)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -60,54 +55,50 @@ class Clients:
         if stuck := [ask.video_id for ask in self.asks if not ask.final and not ask.deleted]:
             self.complaints.append(f"not ended within {seconds:.0f} s: {stuck[:10]}")
 
-    def _work(self, client: int) -> None:
-        random = Random(f"{self.seed}-{client}")
-        with httpx.Client(timeout=5) as http:
-            while (number := next(self._numbers)) < self.jobs:
-                ask = Ask(f"{self.seed}-{number}", random.randrange(SEEDS), random.choice(STEPS))
-                self.asks.append(ask)
-                try:
-                    self._see_through(http, random, ask)
-                except Exception as error:
-                    self.complaints.append(f"{ask.video_id or ask.key}: {error!r}")
+    def _work(self, client: Client) -> None:
+        random = client.random
+        while next(self._numbers) < self.jobs:
+            # Both tenants use the same keys: they are each tenant's own.
+            key = f"{self.seed}-{next(self._keys[client.tenant])}"
+            ask = Ask(key, client.tenant, random.randrange(SEEDS), random.choice(STEPS))
+            self.asks.append(ask)
+            try:
+                self._see_through(client, ask)
+            except Exception as error:
+                self.complaints.append(f"{ask.video_id or ask.key}: {error!r}")
 
-    def _see_through(self, http: httpx.Client, random: Random, ask: Ask) -> None:
-        body = {"prompt": "a red circle", "seed": ask.seed, "steps": ask.steps, "webhook_url": self.hook}
-        headers = {"Idempotency-Key": ask.key}
-        path = "/videos"
-        ask.video_id = self._insist(http, random, "POST", path, json=body, headers=headers)["id"]
+    def _see_through(self, client: Client, ask: Ask) -> None:
+        random = client.random
+        client.create(ask)
         if random.random() < 0.1:
-            again = self._insist(http, random, "POST", path, json=body, headers=headers)["id"]
-            assert again == ask.video_id, f"doubled by {again}"
+            client.create(ask)
+        if random.random() < 0.05:
+            self._reuse_the_key(client, ask)
+        if random.random() < 0.1:
+            self._spy(random.choice([other for other in self.clients if other.tenant != client.tenant]), ask)
         fate = random.random()
         if fate < 0.07:
             time.sleep(random.uniform(0, 1))
-            ask.deleted, ask.cancelled = fate < 0.03, fate >= 0.03
-            method, end = ("DELETE", "") if ask.deleted else ("POST", "/cancel")
-            self._insist(http, random, method, f"{path}/{ask.video_id}{end}", allow_missing=ask.deleted)
-        while not ask.deleted:
-            found = self._insist(http, random, "GET", f"{path}/{ask.video_id}")
-            if found["status"] in ("completed", "failed", "cancelled"):
-                ask.final = found["status"]
+            if fate < 0.03:
+                ask.deleted = True
+                client.delete(ask.video_id)
+                client.look(ask.video_id)
                 return
-            time.sleep(0.2)
+            ask.cancelled = True
+            client.cancel(ask.video_id)
+        if client.see_to_its_end(ask) == "completed":
+            client.download(ask.video_id)
+            client.download(ask.video_id)
+        client.read_events(ask.video_id)
+        if random.random() < 0.1:
+            client.walk(f"{client.name}-after-{ask.key}")
 
-    def _insist(
-        self, http: httpx.Client, random: Random, method: str, path: str, *, allow_missing: bool = False, **options: Any
-    ) -> dict[str, Any]:
-        """Ask either gateway until one answers."""
-        deadline = time.monotonic() + 120
-        while True:
-            gateway = random.choice(self.fleet.gateways)
-            try:
-                answer = http.request(method, f"http://127.0.0.1:{gateway.port}{path}", **options)
-            except httpx.TransportError:
-                answer = None
-            if answer is not None and (answer.is_success or (allow_missing and answer.status_code == 404)):
-                found: dict[str, Any] = answer.json()
-                return found
-            if answer is not None and answer.status_code not in (429, 503):
-                raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
-            assert time.monotonic() < deadline, f"{method} {path}: no answer within 120 s"
-            self.retries += 1
-            time.sleep(random.uniform(0.05, 0.3))
+    def _reuse_the_key(self, client: Client, ask: Ask) -> None:
+        """With another request, which is refused."""
+        other = Ask(ask.key, ask.tenant, ask.seed + SEEDS, ask.steps)
+        client.insist(lambda: client.try_create(other), "create", 422)
+
+    def _spy(self, other: Client, ask: Ask) -> None:
+        """Another tenant looks for the video."""
+        spy = Client(f"spy-{other.name}", other.tenant, self.fleet, self.history, Random(ask.key))
+        spy.look(ask.video_id)

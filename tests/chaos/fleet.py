@@ -14,10 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import redis
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.local.process import tied
 from adaspa_service.local.supervisor import free_port
 from s3_servers import URL, S3Server, s3_server
@@ -25,6 +27,8 @@ from tiny_wan import model_spec, write_catalog
 from valkey_process import start_valkey
 
 MODEL = "tiny"
+TENANTS = ("a", "b")
+"""Each has an API key."""
 LEASE_SECONDS = 3.0
 GATEWAYS, WORKERS = 2, 3
 ROOT = Path(__file__).parents[1]
@@ -104,7 +108,6 @@ class Fleet:
             "CATALOG": str(catalog),
             "LEASE_SECONDS": str(LEASE_SECONDS),
             "MAX_ATTEMPTS": "20",
-            "OPEN_ACCESS": "true",
             "CHECKPOINT_STEPS": "4",
             "WEBHOOK_HTTP": "true",
             "WEBHOOK_NETWORKS": "127.0.0.0/8",
@@ -119,6 +122,8 @@ class Fleet:
         self.settings = Settings.model_validate({"redis_url": settings["REDIS_URL"], "catalog": catalog})
         self.gateways = [Part(f"gateway-{n}", folder, env, free_port("127.0.0.1")) for n in range(GATEWAYS)]
         self.workers = [Part(f"worker-{n}", folder, env) for n in range(WORKERS)]
+        self.keys: dict[str, str] = {}
+        """The API keys' tokens by tenant."""
         self._stopping = threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
         self._starter = ThreadPoolExecutor(1)
@@ -127,6 +132,8 @@ class Fleet:
     def start(self) -> None:
         """Start everything, and wait until the gateways are ready and know every worker."""
         self.start_valkey()
+        store = KeyStore(self.client())
+        self.keys = {tenant: store.create(tenant, frozenset({Scope.read, Scope.write}))[1] for tenant in TENANTS}
         for part in self.gateways + self.workers:
             part.start()
         self.wait_until_ready()
@@ -151,12 +158,19 @@ class Fleet:
 
     def _wait_for_workers(self) -> None:
         """Until all have announced themselves: one that cannot start would be started again for ever."""
-        url = f"http://127.0.0.1:{self.gateways[0].port}/models"
-        while httpx.get(url).json()["data"][0]["workers"] < WORKERS:
+        while self.ask(TENANTS[0], "/models")["data"][0]["workers"] < WORKERS:
             for part in self.workers:
                 log = (self.folder / f"{part.name}.log").read_text()
                 assert part.process.poll() is None, f"{part.name} has ended by itself:\n{log[-2000:]}"
             time.sleep(0.1)
+
+    def ask(self, tenant: str, path: str) -> Any:
+        """What the first gateway answers to a tenant."""
+        url, headers = (
+            f"http://127.0.0.1:{self.gateways[0].port}{path}",
+            {"Authorization": f"Bearer {self.keys[tenant]}"},
+        )
+        return httpx.get(url, headers=headers, timeout=20).raise_for_status().json()
 
     def client(self) -> redis.Redis:
         """A client of Valkey, beside the service."""

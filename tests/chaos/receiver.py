@@ -1,4 +1,4 @@
-"""A receiver of webhooks that refuses some of them, and keeps which ids came for which job."""
+"""A receiver of webhooks that refuses some of them, checks who signed them, and keeps which ids came for which job."""
 
 import json
 import threading
@@ -6,30 +6,35 @@ from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 
+from standardwebhooks import Webhook, WebhookVerificationError
+
 
 class Receiver:
-    """An HTTP server on a free port, in a thread.
+    """An HTTP server on a free port, in a thread, with a path for each tenant.
 
     Args:
         random: decides which deliveries are refused.
     """
 
     def __init__(self, random: Random) -> None:
+        self.secrets: dict[str, str] = {}
+        """By tenant."""
         self.ids: dict[str, set[str]] = defaultdict(set)
-        """Webhook ids by job."""
+        """Webhook ids by job, also those of deliveries that were refused."""
         self.types: dict[str, set[str]] = defaultdict(set)
+        self.got: set[str] = set()
+        """Jobs whose event was taken."""
+        self.forged: list[str] = []
+        """What was wrong with signatures."""
         self.refused = self.taken = 0
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 refuses = random.random() < 0.1
-                receiver.refused += refuses
-                if not refuses:
-                    receiver.taken += 1
-                    receiver.ids[event["data"]["id"]].add(self.headers["webhook-id"])
-                    receiver.types[event["data"]["id"]].add(event["type"])
+                receiver.take(
+                    self.path, self.rfile.read(int(self.headers["Content-Length"])), dict(self.headers), refuses
+                )
                 self.send_response(503 if refuses else 204)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -38,8 +43,26 @@ class Receiver:
                 """Nothing on the terminal."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def url(self, tenant: str) -> str:
+        """Where a tenant's events are to go."""
+        return f"http://127.0.0.1:{self._server.server_port}/{tenant}"
+
+    def take(self, path: str, body: bytes, headers: dict[str, str], refuses: bool) -> None:
+        """Note one delivery."""
+        event = json.loads(body)
+        job_id = event["data"]["id"]
+        try:
+            Webhook(self.secrets[path.strip("/")]).verify(body, headers)
+        except WebhookVerificationError as error:
+            self.forged.append(f"{job_id}: its webhook: {error}")
+        self.ids[job_id].add(headers["webhook-id"])
+        self.types[job_id].add(event["type"])
+        self.refused += refuses
+        self.taken += not refuses
+        if not refuses:
+            self.got.add(job_id)
 
     def close(self) -> None:
         """Stop listening."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from chaos.audit import Audit
 from chaos.clients import Clients
-from chaos.fleet import running_fleet
+from chaos.fleet import TENANTS, running_fleet
 from chaos.receiver import Receiver
 from chaos.report import make_report
 from chaos.strikes import Striker
@@ -32,17 +32,19 @@ def run(jobs: int, seed: int, *, pause: float, fsync: str, patience: float, logs
     began = time.monotonic()
     receiver = Receiver(Random(f"{seed}-receiver"))
     with running_fleet(fsync) as fleet:
-        clients = Clients(fleet, jobs, CLIENTS, receiver.url, seed)
+        receiver.secrets = {tenant: fleet.ask(tenant, "/webhooks/secret")["secret"] for tenant in TENANTS}
+        clients = Clients(fleet, jobs, CLIENTS, receiver, seed)
         striker = Striker(fleet, Random(f"{seed}-strikes"), pause)
         clients.start()
         striker.start()
         clients.wait(patience)
         striker.stop()
         fleet.wait_until_ready()
-        audit = Audit(fleet, clients.asks, receiver)
+        audit = Audit(fleet, clients, receiver)
         audit.run()
         report = make_report(audit, clients, striker.done, time.monotonic() - began)
         if logs:
             copytree(fleet.folder, logs, ignore=lambda _, names: [n for n in names if not n.endswith(".log")])
+            clients.history.write(logs / "history.jsonl")
     receiver.close()
     return report
