@@ -136,6 +136,20 @@ def test_rows_that_are_not_video_are_dense_queries_and_kept_keys(transformer, fa
 
 
 @pytest.mark.parametrize("family", ["minimax-h3", "framepack"])
+def test_plain_dense_steps_copy_no_rows_to_bring_the_video_first(transformer, family):
+    def joined():
+        with torch.profiler.profile() as profile:
+            denoise(transformer, family)
+        return sum(event.count for event in profile.key_averages() if event.key == "aten::cat")
+
+    plain = joined()
+    handle = adaspa.apply(transformer, adaspa.AdaSpaConfig.preset("exact"))
+    assert joined() == plain
+    handle.configure(SPARSE)
+    assert joined() > plain
+
+
+@pytest.mark.parametrize("family", ["minimax-h3", "framepack"])
 def test_a_sparse_video_never_changes_what_other_rows_attend_to(transformer, family):
     """Whatever the layer gets, in a sparse step, the rows before and behind the video come out as if it were dense."""
     adaspa.apply(transformer, SPARSE)

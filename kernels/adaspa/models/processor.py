@@ -1,5 +1,6 @@
 """The attention processor that every model family shares: dense or sparse by step, over video and text tokens."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,6 +96,10 @@ class AdaSpaProcessor(Bound):
                 "its forward, or its hooks, must come before adaspa.apply (which adaspa.remove undoes)"
             )
         layout = forward.layout
+        if layout.before and layout.pattern is None and forward.state.action(self.layer) is Action.DENSE:
+            # Neither blocks nor an LSE for them come of it: the rows stay where they are.
+            layout = layout._replace(before=0)
+            forward = replace(forward, layout=layout)
         q, k, v = (layout.video_first(x) for x in (q, k, v))
         return layout.as_it_was(self._over_valid(forward, q, k, v))
 
