@@ -21,7 +21,7 @@ from diffusers.utils.logging import tqdm
 
 from benchmarks.attention import peers
 from benchmarks.models.full_models import MODELS, FullModel
-from benchmarks.models.steps import compiling_row, dense_by
+from benchmarks.models.steps import Subject, compiling_row, dense_by
 
 
 def configuration(name: str, density: float | None) -> AdaSpaConfig:
@@ -88,7 +88,7 @@ def main() -> None:
     }
     with torch.no_grad(), dense_by(arguments.attention), tqdm(total=arguments.steps, desc=arguments.model) as bar:
         if arguments.compile:
-            result["compiling"] = compiling_row(transformer, model.inputs(device, torch.bfloat16))
+            result["compiling"] = compiling_row(Subject(transformer, model.inputs(device, torch.bfloat16)))
         for row in denoise(transformer, model, arguments.steps, device):
             result["rows"].append(row)
             bar.update()

@@ -46,6 +46,10 @@ class FullModel:
         before, after = self.latents[: self.frame_axis], self.latents[self.frame_axis + 1 :]
         return replace(self, latents=(*before, self.config.get("patch_size_t", 1), *after))
 
+    def few_blocks(self, count: int) -> "FullModel":
+        """The same model with so few blocks."""
+        return replace(self, config={**self.config, "num_layers": count})
+
     def build(self, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
         """The transformer with PyTorch's usual random initialisation, made on the device itself.
 

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -69,54 +69,69 @@ def dense_by(name: str) -> Iterator[None]:
         yield
 
 
-def forward_row(transformer: Any, inputs: Inputs, timestep: float) -> dict[str, Any]:
-    """Seconds and peak bytes of one forward. FloatingPointError unless what comes out is finite."""
-    hidden = inputs["hidden_states"]
-    on_gpu = hidden.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    out = transformer(**inputs, timestep=torch.full(hidden.shape[:1], timestep, device=hidden.device)).sample
-    finite = bool(out.isfinite().all())  # waits for the device
-    row: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 4)}
-    if not finite:
-        raise FloatingPointError("the output is not finite")
-    return row | {"peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None}
+@dataclass(frozen=True)
+class Subject:
+    """A transformer, and the arguments of its forwards but for the timestep (a tensor to fill, where it is not one for
+    each sample)."""
+
+    transformer: Any
+    inputs: Inputs
+
+    def forward_row(self, timestep: float) -> dict[str, Any]:
+        """Seconds and peak bytes of one forward. FloatingPointError unless what comes out is finite.
+
+        Args:
+            timestep: from 1000, noise, to 0; models whose timesteps rise get theirs from 0 to 1.
+        """
+        hidden = self.inputs["hidden_states"]
+        on_gpu = hidden.device.type == "cuda"
+        rises = family_of(self.transformer).timesteps_rise
+        like = self.inputs.get("timestep", torch.empty(hidden.shape[:1], device=hidden.device))
+        given = self.inputs | {"timestep": torch.full_like(like, 1 - timestep / 1000 if rises else timestep)}
+        if on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        out = self.transformer(**given).sample
+        finite = bool(out.isfinite().all())  # waits for the device
+        row: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 4)}
+        if not finite:
+            raise FloatingPointError("the output is not finite")
+        return row | {"peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None}
 
 
-def compiling_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+def compiling_row(subject: Subject) -> dict[str, Any]:
     """Compile the repeated blocks by one forward, of which no request is left."""
-    transformer.compile_repeated_blocks(dynamic=False)
-    row = forward_row(transformer, inputs, 1000.0)
-    transformer.adaspa.reset()
+    subject.transformer.compile_repeated_blocks(dynamic=False)
+    row = subject.forward_row(1000.0)
+    subject.transformer.adaspa.reset()
     return row
 
 
-def median_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+def median_row(subject: Subject) -> dict[str, Any]:
     """The median of three forwards, or a single one where it is long enough to stand for itself."""
-    rows = [forward_row(transformer, inputs, 998.0)]
+    rows = [subject.forward_row(998.0)]
     if rows[0]["seconds"] < LONG:
-        rows += [forward_row(transformer, inputs, timestep) for timestep in (997.0, 996.0)]
+        rows += [subject.forward_row(timestep) for timestep in (997.0, 996.0)]
     return sorted(rows, key=lambda row: row["seconds"])[len(rows) // 2]
 
 
-def dense_row(transformer: Any, inputs: Inputs, attention: str) -> dict[str, Any]:
+def dense_row(subject: Subject, attention: str) -> dict[str, Any]:
     """A dense step, patched, by ``attention``."""
-    adaspa.apply(transformer, AdaSpaConfig.preset("exact")).begin(WALK.steps, branches=1)
+    adaspa.apply(subject.transformer, AdaSpaConfig.preset("exact")).begin(WALK.steps, branches=1)
     with dense_by(attention):
-        return median_row(transformer, inputs)
+        return median_row(subject)
 
 
-def walk_rows(transformer: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
+def walk_rows(subject: Subject) -> Iterator[dict[str, Any]]:
     """One forward of each kind of step, with the searches of the paper."""
-    handle = adaspa.apply(transformer, WALK)
+    handle = adaspa.apply(subject.transformer, WALK)
     handle.begin(WALK.steps, branches=1)
     for step, kind in enumerate(WALK_STEPS):
         if kind == "sampled_search":
             assert handle.state is not None, "a request is in progress"
             handle.state.plan = replace(WALK, query_stride=4).resolve(WALK.steps)
-        row = forward_row(transformer, inputs, 999.0 - step)
+        row = subject.forward_row(999.0 - step)
         record = handle.record
         dense = kind in {"dense_with_lse", "fused_search"}
         density = 1.0 if dense else round(float(record.patterns[-1].density.mean()), 4)
@@ -125,10 +140,10 @@ def walk_rows(transformer: Any, inputs: Inputs) -> Iterator[dict[str, Any]]:
     handle.reset()
 
 
-def search_at_once_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+def search_at_once_row(subject: Subject) -> dict[str, Any]:
     """A search in the very first step, which has no LSE from a step before."""
-    adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,))).begin(WALK.steps, branches=1)
-    return forward_row(transformer, inputs, 999.0)
+    adaspa.apply(subject.transformer, replace(WALK, warmup=0, searches=(0,))).begin(WALK.steps, branches=1)
+    return subject.forward_row(999.0)
 
 
 def random_pattern(
@@ -151,14 +166,15 @@ def random_pattern(
     return BlockIndex(ids, counts, geometry.query_block, geometry.key_block, geometry.tokens, geometry.tokens)
 
 
-def sparse_row(transformer: Any, inputs: Inputs, density: float, pattern: str) -> dict[str, Any]:
+def sparse_row(subject: Subject, density: float, pattern: str) -> dict[str, Any]:
     """A sparse step with one random pattern in every layer."""
+    transformer, inputs = subject.transformer, subject.inputs
     handle = adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,)))
     handle.begin(WALK.steps, branches=1)
     state = handle.begin_forward(999.0)
     layout = family_of(transformer).layout(transformer, inputs)
     frames, rows, columns = layout.grid or (0, 0, 0)
-    video, text = frames * rows * columns, layout.text_tokens
+    video, text = frames * rows * columns, layout.before + (layout.text_lengths or (layout.text_tokens,))[0]
     blocks = (WALK.query_block, WALK.block_size)
     geometry = Geometry(video + text, *blocks, (video, video + text) if text else None)
     hidden = inputs["hidden_states"]
@@ -168,15 +184,15 @@ def sparse_row(transformer: Any, inputs: Inputs, density: float, pattern: str) -
     for layer in range(len(layers)):
         state.cache.put(state.key(layer), CacheEntry(index=index))
         state.add_pattern(state.key(layer), PatternRecord(layer, 0, index.head_density(), index.head_density()))
-    row = median_row(transformer, inputs)
+    row = median_row(subject)
     handle.reset()
     return {"density": round(index.density(), 4)} | row
 
 
-def unpatched_row(transformer: Any, inputs: Inputs) -> dict[str, Any]:
+def unpatched_row(subject: Subject) -> dict[str, Any]:
     """A step as diffusers runs the model, with whatever masks it makes."""
-    adaspa.remove(transformer)
-    return median_row(transformer, inputs)
+    adaspa.remove(subject.transformer)
+    return median_row(subject)
 
 
 def attempt(row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -184,7 +200,12 @@ def attempt(row: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[
     try:
         return row | measure()
     except Exception as error:  # out of memory, a peer that is not installed or refuses: the row says which
-        return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        return failed(row, error)
+
+
+def failed(row: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """The row with the reason why it was not measured."""
+    return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
 
 
 def model_rows(
@@ -196,26 +217,26 @@ def model_rows(
     billions = sum(parameter.numel() for parameter in transformer.parameters()) / 1e9
     yield {"step": "build", "seconds": round(time.perf_counter() - start, 2), "billion_parameters": round(billions, 3)}
     start = time.perf_counter()
-    list(walk_rows(transformer, model.one_frame().inputs(device, dtype)))
+    list(walk_rows(Subject(transformer, model.one_frame().inputs(device, dtype))))
     yield {"step": "warm-up, one frame", "seconds": round(time.perf_counter() - start, 2)}
-    inputs = model.inputs(device, dtype)
+    subject = Subject(transformer, model.inputs(device, dtype))
     if compiled:
-        yield {"step": "warm-up, compiled"} | compiling_row(transformer, inputs)
+        yield {"step": "warm-up, compiled"} | compiling_row(subject)
     seconds = []
     for attention in tuple(reversed(peers.DENSE)) if device.type == "cuda" else ("diffusers",):
         described = {"step": "dense", "attention": attention, "density": 1.0}
-        row = attempt(described, partial(dense_row, transformer, inputs, attention))
+        row = attempt(described, partial(dense_row, subject, attention))
         yield row
         seconds.append(row.get("seconds", LONG))
     if min(seconds) < LONG:
-        list(walk_rows(transformer, inputs))  # the first time memory is laid out
-    yield from walk_rows(transformer, inputs)
+        list(walk_rows(subject))  # the first time memory is laid out
+    yield from walk_rows(subject)
     for density, pattern in PATTERNS:
         row = {"step": "sparse", "pattern": pattern, "asked": density}
-        yield attempt(row, partial(sparse_row, transformer, inputs, density, pattern))
-    yield attempt({"step": "search_at_once", "density": 1.0}, partial(search_at_once_row, transformer, inputs))
+        yield attempt(row, partial(sparse_row, subject, density, pattern))
+    yield attempt({"step": "search_at_once", "density": 1.0}, partial(search_at_once_row, subject))
     if not compiled:
-        yield attempt({"step": "unpatched", "density": 1.0}, partial(unpatched_row, transformer, inputs))
+        yield attempt({"step": "unpatched", "density": 1.0}, partial(unpatched_row, subject))
 
 
 def main() -> None:

@@ -108,6 +108,32 @@ def few_steps_table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def blocks_table(rows: Rows) -> str:
+    """Models measured by a few of their blocks, a line each: seconds of one forward by kind of step, and totals of 50,
+    8 and 4 steps of all guidance branches at density 0.2, with how many times as fast that is as FlashAttention-3."""
+    few = AdaSpaConfig.preset("fast", few_steps=max(FEW))
+    schedules = {STEPS: AdaSpaConfig.preset("fast"), **dict.fromkeys(reversed(FEW), few)}
+    columns = {
+        KINDS["unpatched"]: "diffusers, dense",
+        REFERENCE: "FlashAttention-3",
+        f"dense, {ATTENTIONS['adaspa']}": "AdaSpa, dense",
+        KINDS["fused_search"]: "first search",
+        KINDS["cached_search"]: "later search",
+        f"sparse, scattered, density {SET}": f"sparse, {SET}",
+    }
+    totals = [f"{steps} steps, {label}" for steps in schedules for label in ("FlashAttention-3", "AdaSpa")]
+    lines = _head("", ["video tokens", *columns.values(), *totals])
+    for model, own in by_model(rows).items():
+        measured = {label: row for row in own if (label := _label(row)) is not None}
+        cells = [f"{own[0]['video_tokens']:,}" if "video_tokens" in own[0] else ""]
+        cells += [_cell(measured[label]) if label in measured else "" for label in columns]
+        for steps, config in schedules.items():
+            dense = [_dense_total(own, REFERENCE, steps)]
+            cells += [*_with_speed(dense, [None]), *_with_speed([_total(own, config, SET, steps)], dense)]
+        lines.append(_line(model, cells))
+    return "\n".join(lines)
+
+
 def denoise_line(result: dict[str, Any]) -> str:
     """One sentence on a whole denoising that was run."""
     counts = result["report"]
@@ -142,7 +168,7 @@ def _beside_dense(result: dict[str, Any]) -> str:
     )
 
 
-def _with_speed(seconds: list[float | None], reference: list[float | None]) -> list[str]:
+def _with_speed(seconds: Sequence[float | None], reference: Sequence[float | None]) -> list[str]:
     """Cells of seconds, with the speed over the reference behind them."""
     pairs = zip(seconds, reference, strict=True)
     return [

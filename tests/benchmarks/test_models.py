@@ -10,8 +10,10 @@ import pytest
 import torch
 from adaspa import AdaSpaConfig
 
-from benchmarks.models import denoise, steps
+from benchmarks.models import blocks, denoise, steps
+from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
+from benchmarks.models.tables import blocks_table
 from benchmarks.models.totals import StepSeconds, step_kinds, total_seconds
 
 SECONDS = StepSeconds(
@@ -107,6 +109,31 @@ def test_a_run_with_tiny_models_gives_what_the_totals_need(run, name):
     assert math.isfinite(total_seconds(AdaSpaConfig.paper(), seconds, 0.3))
     assert {row["pattern"] for row in result["rows"] if row["step"] == "sparse"} == {"searched", "scattered", "skewed"}
     assert all(row["cache_bytes"] > 0 for row in result["rows"] if row["step"] == "fused_search")
+
+
+def test_every_model_measured_by_blocks_has_the_published_parameters():
+    wanted = {"minimax-h3": 33.1, "wan2.2-a14b": 14.29, "hunyuan-video1.5": 8.33, "ltx2": 18.88}
+    tokens = {"minimax-h3-33b-768p-5s": 37_296, "minimax-h3-33b-768p-10s": 72_576, "minimax-h3-33b-768p-15s": 107_856}
+    for name, model in BLOCK_MODELS.items():
+        transformer = model.build(torch.device("meta"), torch.bfloat16)
+        billions = sum(parameter.numel() for parameter in transformer.parameters()) / 1e9
+        assert billions == pytest.approx(next(b for start, b in wanted.items() if name.startswith(start)), 0.01)
+    for name, wanted_tokens in tokens.items():
+        assert math.prod(BLOCK_MODELS[name].latents[2:]) // 4 == wanted_tokens
+
+
+def test_a_forward_reckoned_from_two_blocks_has_the_seconds_of_all(run):
+    """All kinds of rows of the sequence: MiniMax-H3's, packed, are those that differ most from other models'."""
+    name = "minimax-h3-33b-768p-5s"
+    result = run(blocks, "--models", name)
+    assert result["complete"]
+    size, *rows = result["rows"]
+    assert (size["layers"], size["video_tokens"]) == (50, 448)
+    assert not [row for row in rows if "error" in row]
+    assert all(row["seconds"] > 50 * row["block_seconds"] > 0 for row in rows)
+    header, _, line = blocks_table(result["rows"]).splitlines()
+    assert f"| {name} | 448 |" in line
+    assert header.count("|") == line.count("|")
 
 
 def test_a_whole_denoising_of_a_tiny_model(run):

@@ -1,0 +1,132 @@
+"""`python -m benchmarks.models.blocks --output blocks.json`: steps of models with images and sound, by two blocks.
+
+Models of full size with random weights, of which two blocks are built and run: a forward's seconds are those of what
+stands around the blocks, and as many times a block's as the model has. One model then takes seconds, whatever its size,
+and one that does not fit the GPU can be told too. The rows are those of `benchmarks.models.steps`: a dense step as
+diffusers runs the model, by FlashAttention-3 (the wheel `fa3-fwd`) and by AdaSpa's own kernel, its searches, and a
+sparse step at density 0.2. The table, with totals of 50, 8 and 4 steps, is the work of `benchmarks.readme`.
+"""
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from adaspa.patch import family_of
+
+from benchmarks.models.block_models import BLOCK_MODELS
+from benchmarks.models.full_models import FullModel
+from benchmarks.models.steps import Subject, attempt, dense_row, failed, sparse_row, unpatched_row, walk_rows
+
+BLOCKS = 2
+DENSITY = 0.2
+
+
+@dataclass(frozen=True)
+class FewBlocks(Subject):
+    """A transformer that stands for one of ``layers`` blocks."""
+
+    layers: int
+    seconds: list[float] = field(default_factory=list)
+    """Of each block in the last forward."""
+
+    def __post_init__(self) -> None:
+        for block in blocks_of(self.transformer):
+            block.register_forward_pre_hook(lambda *_: self.seconds.append(-self._now()))
+            block.register_forward_hook(self._end)
+
+    def forward_row(self, timestep: float) -> dict[str, Any]:
+        self.seconds.clear()
+        row = super().forward_row(timestep)
+        block = sum(self.seconds) / len(self.seconds)
+        around = row["seconds"] - sum(self.seconds)
+        return {"seconds": round(around + self.layers * block, 4), "block_seconds": round(block, 5)}
+
+    def _end(self, *_: Any) -> None:
+        self.seconds[-1] += self._now()
+
+    def _now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def blocks_of(transformer: Any) -> list[torch.nn.Module]:
+    """The modules that hold the self-attention layers."""
+    layers = {id(layer) for layer in family_of(transformer).layers(transformer)}
+    return [module for module in transformer.modules() if any(id(child) in layers for child in module.children())]
+
+
+def model_rows(model: FullModel, device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """All rows of a model, the most telling first."""
+    few, layers = model.few_blocks(BLOCKS), model.config["num_layers"]
+    transformer: Any = few.build(device, dtype)
+    small = Subject(transformer, few.one_frame().inputs(device, dtype))
+    list(walk_rows(small))  # compiles the kernels
+    subject = FewBlocks(transformer, few.inputs(device, dtype), layers)
+    grid = family_of(transformer).layout(transformer, subject.inputs).grid
+    assert grid is not None, "every model here has a whole grid of video"
+    frames, rows, columns = grid
+    yield {"step": "size", "layers": layers, "video_tokens": frames * rows * columns}
+    for attention in ("fa3", "adaspa") if device.type == "cuda" else ("diffusers",):
+        row = {"step": "dense", "attention": attention, "density": 1.0}
+        yield attempt(row, partial(dense_row, subject, attention))
+    list(walk_rows(subject))  # the first time memory is laid out
+    for row in walk_rows(subject):
+        yield {name: row[name] for name in ("step", "density", "pattern", "seconds", "block_seconds")}
+    row = {"step": "sparse", "pattern": "scattered", "asked": DENSITY}
+    yield attempt(row, partial(sparse_row, subject, DENSITY, "scattered"))
+    yield attempt({"step": "unpatched", "density": 1.0}, partial(unpatched_row, subject))
+
+
+def rows_or_error(model: FullModel, device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """A model's rows; where it cannot be run any further, the last one says why, and the next model has its turn."""
+    try:
+        yield from model_rows(model, device, dtype)
+    except Exception as error:
+        yield failed({"step": "stopped"}, error)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.blocks", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--models", nargs="+", choices=list(BLOCK_MODELS), default=list(BLOCK_MODELS))
+    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
+    arguments = parser.parse_args()
+    if not arguments.quick and not torch.cuda.is_available():
+        parser.error("a GPU is needed, or --quick")
+    device, dtype = torch.device("cpu" if arguments.quick else "cuda"), torch.bfloat16
+    result: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "device": "CPU" if arguments.quick else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "dtype": str(dtype),
+        "quick": arguments.quick,
+        "blocks": BLOCKS,
+        "complete": False,
+        "rows": [],
+    }
+    with torch.no_grad():
+        for name in arguments.models:
+            model = BLOCK_MODELS[name].quick() if arguments.quick else BLOCK_MODELS[name]
+            for row in rows_or_error(model, device, dtype):
+                result["rows"].append({"model": name, "calls": model.calls} | row)
+                arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+                print(json.dumps(result["rows"][-1]), flush=True)
+            gc.collect()  # a patched transformer is part of a cycle
+            torch.cuda.empty_cache()
+    result["complete"] = not any(row["step"] == "stopped" for row in result["rows"])
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
