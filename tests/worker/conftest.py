@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 import redis
+import torch
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.runner import Runner
 from job_bench import Bench, Spy
 from tiny_wan import FRAMES, SIZE, model_spec, save_pipeline
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_float32() -> None:
+    """On a GPU, cuDNN would cut the numbers of a float32 convolution to TF32, with other cuts for other shapes."""
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(scope="session")

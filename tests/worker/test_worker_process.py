@@ -45,6 +45,9 @@ def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield log.read_text
+    except BaseException as error:
+        error.add_note(log.read_text())
+        raise
     finally:
         process.terminate()
         process.wait(30)
