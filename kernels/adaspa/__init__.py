@@ -5,6 +5,7 @@ from adaspa.attention import attention
 from adaspa.config import AdaSpaConfig
 from adaspa.handle import AdaSpaHandle
 from adaspa.index import BlockIndex
+from adaspa.parallelize import parallelize
 from adaspa.patch import apply, remove
 from adaspa.plan import Plan
 from adaspa.plot import plot
@@ -24,6 +25,7 @@ __all__ = [
     "apply",
     "attention",
     "ops",
+    "parallelize",
     "plot",
     "remove",
 ]

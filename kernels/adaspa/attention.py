@@ -6,6 +6,7 @@ import torch
 
 from adaspa import ops
 from adaspa.cache import CacheEntry, CacheKey
+from adaspa.heads import ALL_HEADS, Heads
 from adaspa.index import BlockIndex
 from adaspa.ledger import SCORING, query_key_pairs
 from adaspa.ops import backends
@@ -27,6 +28,7 @@ def attention(
     sample: int | None = None,
     scale: float | None = None,
     grid: tuple[int, int, int] | None = None,
+    heads: Heads = ALL_HEADS,
 ) -> torch.Tensor:
     """Self-attention of ``layer`` as the schedule of ``state`` has it for the current step (section 4.2).
 
@@ -41,6 +43,7 @@ def attention(
         scale: factor of q.k; ``D ** -0.5`` by default.
         grid: frames, rows and columns of the video tokens, for selection policies that look at places; None where the
             video is not such a grid.
+        heads: which heads of the layer these are, where ranks share them; all by default.
 
     Returns:
         out ``[B, H, S, D]`` in the dtype of q.
@@ -53,7 +56,8 @@ def attention(
         raise ValueError(f"k must have the shape of q in self-attention, {tuple(q.shape)}, got {tuple(k.shape)}")
     plan = state.plan
     geometry = Geometry(q.shape[2], plan.query_block, plan.key_block, _checked_text(text, q.shape[2]))
-    site = _Site(state, state.key(layer, sample), geometry, q.shape[0] * q.shape[1], scale, grid)
+    sequences = q.shape[0] * heads.total(q.shape[1])
+    site = _Site(state, state.key(layer, sample), geometry, sequences, scale, grid, heads)
     with backends.counted(state.record.ledger.kernels):
         return _act(state.action(layer, sample), q, k, v, site)
 
@@ -114,9 +118,10 @@ class _Site(NamedTuple):
     key: CacheKey
     geometry: Geometry
     sequences: int
-    """Over batch and heads."""
+    """Over batch and heads, those of other ranks included."""
     scale: float | None
     grid: tuple[int, int, int] | None
+    heads: Heads
 
     @property
     def pairs(self) -> int:
@@ -183,13 +188,15 @@ def _select(
 ) -> None:
     state = site.state
     assert state.step is not None, "a search happens within a step"
-    selected = state.policy.select(Search(q, k, mass, site.geometry, site.grid))
+    heads, plan = site.heads, state.plan
+    selected = state.policy.select(Search(q, k, mass, site.geometry, site.grid, heads))
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
-    small_map = pattern_map(selected.index) if state.plan.record_maps else None
-    density = selected.index.head_density()
-    state.add_pattern(
-        site.key, PatternRecord(site.key.layer, state.step, density, selected.recall, small_map, estimated)
-    )
+    # A layer is dense in all ranks or in none: they search together.
+    if plan.cache_budget is not None and not plan.spill and heads.any(site.key in state.cache.refused):
+        state.cache.refuse(site.key)
+    small_map = heads.gather(pattern_map(selected.index).unsqueeze(0))[0] if plan.record_maps else None
+    density, recall = (heads.gather(figure) for figure in (selected.index.head_density(), selected.recall))
+    state.add_pattern(site.key, PatternRecord(site.key.layer, state.step, density, recall, small_map, estimated))
 
 
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
@@ -200,7 +207,7 @@ def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> t
     pattern.uses += 1
     pattern.pairs += site.pairs
     if site.state.plan.measure_recall:
-        pattern.measured.append(_recall_now(q, k, v, index, site.scale))
+        pattern.measured.append(site.heads.gather(_recall_now(q, k, v, index, site.scale)))
     return out
 
 

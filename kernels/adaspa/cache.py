@@ -122,6 +122,12 @@ class RequestCache:
         self._kept[key] = kept
         self._account(key, on_device, on_host)
 
+    def refuse(self, key: CacheKey) -> None:
+        """Let go of the entry of ``key`` for the rest of the request: its layer stays dense."""
+        self._kept.pop(key, None)
+        self._account(key, 0, 0)
+        self.refused.add(key)
+
     def drop(self) -> None:
         """Let go of every tensor. The peaks stay readable."""
         self._kept.clear()

@@ -1,5 +1,6 @@
 """`transformer.adaspa`: the requests of one transformer, one after the other."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class AdaSpaHandle(Bound):
         self.config = _checked(config)
         self.forward: Forward | None = None
         """The forward of the transformer that is under way, as its hook opened it."""
+        self.undo: list[Callable[[], None]] = []
+        """What `adaspa.remove` has to undo besides, in the order in which it was done."""
         self._steps = StepFollower(timesteps_rise)
         self._state: AdaSpaState | None = None
         self._last = RequestRecord()

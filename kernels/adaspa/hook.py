@@ -11,6 +11,9 @@ from adaspa.guard import Guard
 from adaspa.handle import AdaSpaHandle
 from adaspa.layout import Layout, Permutation
 from adaspa.models.tile_order import reordered, tile_permutation
+from adaspa.parallel.ranks import Ranks
+from adaspa.parallel.share import Share
+from adaspa.parallelize import ranks_of
 from adaspa.plan import Plan
 
 
@@ -30,6 +33,7 @@ class StepHook(ModelHook):
         # A StateManager among the attributes is where `cache_context` leaves the context; nothing is stored in it.
         self.location = StateManager(BaseState)
         self.tile_hooks: list[Any] = []
+        self._parallel: tuple[Any, Ranks | None] = (None, None)
         self.parameters = list(inspect.signature(type(module).forward).parameters)[1:]
 
     # The steps are counted in Python; what torch.compile compiles is the forward below.
@@ -38,7 +42,10 @@ class StepHook(ModelHook):
         given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
         self.guard.check_processors()
         context = self._context()
-        layout = self.family.layout(module, given)
+        share = self._share(module)
+        layout = self.family.layout(module, share.as_whole(module, given) if share else given)
+        if share and self.family.plan(module) is not None:
+            share.whole = layout.text_tokens
         state = self.handle.begin_forward(
             self.family.timestep(given),
             context.name if context else None,
@@ -48,8 +55,9 @@ class StepHook(ModelHook):
         device = given["hidden_states"].device
         state.for_latents(given["hidden_states"].shape)
         try:
-            tiles = _tiles(state.plan, layout, device)
-            self.handle.forward = forward = Forward(state, layout, tiles)
+            tiles = _tiles(state.plan, layout, share, device)
+            state.record.ranks = share.ranks.size if share else 1
+            self.handle.forward = forward = Forward(state, layout, tiles, share)
             if tiles is not None:
                 args, kwargs = (), self._in_tile_order(given, tiles)
             with state.record.timed(state.kind, device):
@@ -75,6 +83,14 @@ class StepHook(ModelHook):
         self.handle.reset()
         return module
 
+    def _share(self, module: Any) -> Share | None:
+        """What this rank has of the forward that comes, where the transformer runs with context parallelism."""
+        config = getattr(module, "_parallel_config", None)
+        if config is not self._parallel[0]:
+            self._parallel = (config, ranks_of(module, self.family))
+        ranks = self._parallel[1]
+        return None if ranks is None else Share(ranks, self.family.heads(module))
+
     def _context(self) -> CacheContext | None:
         try:
             return self.location.context
@@ -83,9 +99,11 @@ class StepHook(ModelHook):
             return None
 
 
-def _tiles(plan: Plan, layout: Layout, device: torch.device) -> Permutation | None:
+def _tiles(plan: Plan, layout: Layout, share: Share | None, device: torch.device) -> Permutation | None:
     if not plan.in_tiles:
         return None
+    if share is not None:
+        raise ValueError("token_order must be 'raster' under context parallelism: the ranks split tokens in that order")
     if layout.grid is None:
         raise ValueError("token_order must be 'raster' for a video with conditioning frames or tokens of its own")
     return tile_permutation(layout.grid, plan.key_block, device)

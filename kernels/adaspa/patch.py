@@ -108,14 +108,21 @@ def remove(model: torch.nn.Module | Pipeline) -> None:
     Raises:
         ValueError: when AdaSpa is not applied to ``model``.
     """
-    if isinstance(model, torch.nn.Module):
-        _uninstall(model)
-        return
-    applied = [part for part in _transformers(model) if hasattr(part, "adaspa")]
+    for transformer in applied_to(model):
+        _uninstall(transformer)
+
+
+def applied_to(model: torch.nn.Module | Pipeline) -> list[Any]:
+    """The transformers of a pipeline that AdaSpa is applied to, or the one that is given.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    parts = [model] if isinstance(model, torch.nn.Module) else _transformers(model)
+    applied = [part for part in parts if isinstance(getattr(part, "adaspa", None), AdaSpaHandle)]
     if not applied:
         raise ValueError(f"model must be one that adaspa.apply was called on, got {type(model).__name__}")
-    for transformer in applied:
-        _uninstall(transformer)
+    return applied
 
 
 def _transformers(pipe: Pipeline) -> list[torch.nn.Module]:
@@ -153,9 +160,9 @@ def _install(transformer: torch.nn.Module, config: AdaSpaConfig | None) -> AdaSp
 
 
 def _uninstall(transformer: torch.nn.Module) -> None:
-    handle = getattr(transformer, "adaspa", None)
-    if not isinstance(handle, AdaSpaHandle):
-        raise ValueError(f"model must be one that adaspa.apply was called on, got {type(transformer).__name__}")
+    handle: AdaSpaHandle = transformer.adaspa  # type: ignore[assignment]
+    while handle.undo:
+        handle.undo.pop()()
     family = family_of(transformer)
     for attn in family.layers(transformer):
         # Fusing the projections of CogVideoX replaces the processors.

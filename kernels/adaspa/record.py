@@ -57,6 +57,10 @@ class RequestRecord:
         self.host_bytes = 0
         self.refused_layers: list[int] = []
         self.ledger = Ledger()
+        self.ranks = 1
+        """Processes that share the sequence."""
+        self.imbalances: list[tuple[float, float]] = []
+        """For each pattern the blocks of the busiest rank over the mean: with heads dealt evenly, and as dealt."""
         self._seconds = dict.fromkeys(StepKind, 0.0)
         self._events: list[tuple[StepKind, torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -94,6 +98,9 @@ class RequestRecord:
           ``sparse_seconds``: time in the transformer by kind of step.
         - ``cache_bytes`` and ``host_bytes``: peaks on the device and spilled. ``refused_layers``: kept dense by the
           cache budget.
+        - ``ranks``: processes that share the sequence, 1 without context parallelism; all of them report the same
+          patterns. ``imbalance``: the blocks kept by the busiest rank over the mean, as the heads were dealt, and
+          ``even_imbalance`` had they been dealt evenly; means over patterns, None without any.
         - ``layers``: for each layer with a pattern its index and the ``density`` and ``recall`` of every head.
         """
         for kind, start, stop in self._events:
@@ -120,6 +127,9 @@ class RequestRecord:
             "cache_bytes": self.cache_bytes,
             "host_bytes": self.host_bytes,
             "refused_layers": self.refused_layers,
+            "ranks": self.ranks,
+            "even_imbalance": _mean_of([even for even, _ in self.imbalances]),
+            "imbalance": _mean_of([dealt for _, dealt in self.imbalances]),
             "layers": layers,
         }
 
@@ -165,6 +175,10 @@ class RequestRecord:
             }
             for layer, patterns in sorted(layers.items())
         ]
+
+
+def _mean_of(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _per_head(values: list[torch.Tensor], uses: list[int]) -> list[float]:

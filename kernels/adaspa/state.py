@@ -6,6 +6,7 @@ from enum import Enum, auto
 import torch
 
 from adaspa.cache import CacheKey, RequestCache
+from adaspa.deal import Deal
 from adaspa.plan import Plan
 from adaspa.record import PatternRecord, RequestRecord
 from adaspa.schedule import Schedule, StepKind
@@ -38,6 +39,9 @@ class AdaSpaState:
         self.step: int | None = None
         self.branch = ""
         self.kind = StepKind.DENSE
+        self.deals: dict[CacheKey, Deal] = {}
+        """Of each layer's heads to the ranks that share the sequence; see `adaspa.parallel.redeal`."""
+        self.dealt_for: dict[CacheKey, tuple[int, ...]] = {}
         self._in_use: dict[CacheKey, PatternRecord] = {}
         self._searched: set[str] = set()
         self._shapes: dict[str, torch.Size] = {}
@@ -134,6 +138,11 @@ class AdaSpaState:
     def pattern(self, key: CacheKey) -> PatternRecord:
         """The record of the pattern in use at ``key``."""
         return self._in_use[key]
+
+    def patterns_of(self, layer: int) -> dict[CacheKey, PatternRecord]:
+        """The patterns in use of ``layer`` in the current branch; none where a key of it was refused."""
+        keys = [key for key in self._in_use if (key.branch, key.layer) == (self.branch, layer)]
+        return {} if any(key in self.cache.refused for key in keys) else {key: self._in_use[key] for key in keys}
 
     def drop(self) -> RequestRecord:
         """Let go of the caches; the record that remains. It says where the schedule was for another number of steps."""

@@ -279,18 +279,6 @@ def test_a_compiled_wrapper_is_refused(pipe):
         adaspa.apply(torch.compile(pipe.transformer), SPARSE)
 
 
-def test_context_parallelism_is_refused(pipe):
-    processor = pipe.transformer.blocks[0].attn1.processor
-    processor._parallel_config = object()
-    with pytest.raises(ValueError, match=r"^context parallelism must be off"):
-        adaspa.apply(pipe.transformer, SPARSE)
-    processor._parallel_config = None
-    assert not hasattr(pipe.transformer, "adaspa")
-    adaspa.apply(pipe.transformer, SPARSE)
-    with pytest.raises(ValueError, match=r"^context parallelism must be off"):
-        pipe.transformer.blocks[0].attn1.processor._parallel_config = object()
-
-
 def test_two_experts_share_nothing():
     pipe = make_wan_pipeline(transformer_2=make_wan(seed=1), boundary_ratio=0.6)
     plain = generate(pipe)

@@ -7,6 +7,7 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0, Fuse
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
+from adaspa.models.plans import GATHERED, split_before
 from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, rotate, split_heads
 from adaspa.models.tile_order import along
 
@@ -45,6 +46,15 @@ class CogVideoX(Family):
     )
     embeddings: ClassVar = {"patch_embed": along(-2)}
     arguments: ClassVar = {"image_rotary_emb": along(-2)}
+
+    def plan(self, transformer: Any) -> dict[str, Any] | None:
+        tables = [split_before(2, 0), split_before(2, 0)]
+        return {
+            "transformer_blocks.0": {"hidden_states": split_before(3, 1)},
+            # All blocks are given the same tables.
+            "transformer_blocks.*": {"image_rotary_emb": tables},
+            **GATHERED,
+        }
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         latents, patch = given["hidden_states"].transpose(1, 2), transformer.config.patch_size

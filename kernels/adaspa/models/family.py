@@ -16,7 +16,8 @@ class Family:
     ``processor`` is the class of its self-attention, in the place of diffusers' own, ``originals``; ``timesteps_rise``
     where they do from step to step, instead of falling. For the tile order, ``embeddings`` are the modules and
     ``arguments`` the arguments of its forward (where given) that hold something for each video token; behind
-    ``outputs`` the tokens are in raster order again.
+    ``outputs`` the tokens are in raster order again. ``exchanging`` names the other attention modules that go over all
+    video tokens: under our own `plan` those exchange with other ranks as diffusers does it.
     """
 
     processor: type[AdaSpaProcessor]
@@ -24,11 +25,24 @@ class Family:
     embeddings: ClassVar[dict[str, Reorder]]
     outputs: ClassVar[dict[str, Reorder]] = {"proj_out": along(1)}
     arguments: ClassVar[dict[str, Reorder]] = {}
+    exchanging: ClassVar[tuple[str, ...]] = ()
     originals: ClassVar[tuple[type, ...]]
 
     def layers(self, transformer: Any) -> list[Any]:
         """The self-attention modules, in the order in which they run."""
         return [block.attn1 for block in transformer.transformer_blocks]
+
+    def plan(self, transformer: Any) -> dict[str, Any] | None:
+        """How ranks share the video tokens, all of them having the whole text; None where diffusers has a plan or none.
+
+        In the terms of diffusers' own context parallelism: what is split behind or before a module, and gathered again.
+        """
+        return None
+
+    def heads(self, transformer: Any) -> int:
+        """The heads of each layer."""
+        heads: int = self.layers(transformer)[0].heads
+        return heads
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         """The sequence of a forward with the arguments ``given``, by name."""

@@ -7,6 +7,7 @@ from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideo
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
+from adaspa.models.plans import GATHERED, rotary, split_behind
 from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, project_text, rotate, split_heads
 from adaspa.models.tile_order import along
 
@@ -47,6 +48,11 @@ class HunyuanVideo(Family):
 
     def layers(self, transformer: Any) -> list[Any]:
         return [block.attn for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks)]
+
+    def plan(self, transformer: Any) -> dict[str, Any] | None:
+        if transformer.config.get("image_condition_type") == "token_replace":
+            return None  # it modulates the first frame by its place in front
+        return {"x_embedder": {0: split_behind(3, 1)}, "rope": rotary(2), **GATHERED}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         mask = given["encoder_attention_mask"]

@@ -8,6 +8,7 @@ from diffusers.models.transformers.transformer_hunyuan_video15 import HunyuanVid
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
 from adaspa.models.hunyuan_video import HunyuanVideoProcessor
+from adaspa.models.plans import GATHERED, rotary, split_behind
 from adaspa.models.tile_order import along
 
 
@@ -20,6 +21,9 @@ class HunyuanVideo15(Family):
 
     def layers(self, transformer: Any) -> list[Any]:
         return [block.attn for block in transformer.transformer_blocks]
+
+    def plan(self, transformer: Any) -> dict[str, Any] | None:
+        return {"x_embedder": {0: split_behind(3, 1)}, "rope": rotary(2), **GATHERED}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         masks = (given["encoder_attention_mask"], given["encoder_attention_mask_2"])

@@ -16,6 +16,9 @@ class HunyuanVideoFramepack(HunyuanVideo):
     A single sample has no padding behind its text.
     """
 
+    def plan(self, transformer: Any) -> dict[str, Any] | None:
+        return None  # earlier frames come by embeddings of their own
+
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         before = sum(_tokens(given, name, patch) for name, patch in HISTORY.items())
         image, mask = given["image_embeds"].shape[1], given["encoder_attention_mask"]

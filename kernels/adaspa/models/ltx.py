@@ -7,6 +7,7 @@ from diffusers.models.transformers.transformer_ltx import LTXVideoAttnProcessor,
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family
+from adaspa.models.plans import GATHERED, PER_TOKEN, rotary, split_behind
 from adaspa.models.processor import AdaSpaProcessor, project, project_out, split_heads
 from adaspa.models.tile_order import along
 
@@ -40,6 +41,10 @@ class LTX(Family):
     originals = (LTXVideoAttnProcessor,)
     embeddings: ClassVar = {"proj_in": along(-2), "rope": along(-2)}
     arguments: ClassVar = {"timestep": along(-1)}  # one for each token where frames are given
+
+    def plan(self, transformer: Any) -> dict[str, Any] | None:
+        # Diffusers' own splits the text too, and cannot where its length does not divide.
+        return {**PER_TOKEN, "proj_in": {0: split_behind(3, 1)}, "rope": rotary(3, 1), **GATHERED}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         coordinates = given.get("video_coords")  # [B, 3, S]

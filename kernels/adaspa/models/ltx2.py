@@ -14,6 +14,7 @@ from diffusers.models.transformers.transformer_ltx2 import (
 from adaspa.layout import Layout
 from adaspa.models.family import Family
 from adaspa.models.ltx import packed_layout
+from adaspa.models.plans import GATHERED, PER_TOKEN, rotary, split_behind
 from adaspa.models.processor import AdaSpaProcessor, project, project_out, split_heads
 from adaspa.models.tile_order import along
 
@@ -71,6 +72,19 @@ class LTX2(Family):
         "timestep": along(-1),
         "video_keyframes_mask": along(-2),
     }
+
+    exchanging = ("video_to_audio_attn",)
+
+    def plan(self, transformer: Any) -> dict[str, Any] | None:
+        """Every rank has the whole sound, which attends to the video of all by diffusers' own exchange."""
+        tables = rotary(4, 2) if transformer.config.rope_type == "split" else rotary(3, 1)
+        return {
+            **PER_TOKEN,
+            "proj_in": {0: split_behind(3, 1)},
+            "rope": tables,
+            "cross_attn_rope": tables,
+            **GATHERED,
+        }
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         layout = packed_layout(given)

@@ -7,6 +7,7 @@ from diffusers.models.attention_processor import MochiAttnProcessor2_0
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid, valid_in_front
+from adaspa.models.plans import GATHERED, rotary, split_before
 from adaspa.models.processor import (
     AdaSpaProcessor,
     norm_heads,
@@ -51,6 +52,9 @@ class Mochi(Family):
     originals = (MochiAttnProcessor2_0,)
     timesteps_rise = True
     embeddings: ClassVar = {"patch_embed": over_frames, "rope": along(-3)}
+
+    def plan(self, transformer: Any) -> dict[str, Any] | None:
+        return {"transformer_blocks.0": {"hidden_states": split_before(3, 1)}, "rope": rotary(3), **GATHERED}
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         mask, patch = given["encoder_attention_mask"], transformer.config.patch_size

@@ -15,6 +15,7 @@ from adaspa.attention import attention, attention_by_pattern
 from adaspa.bound import Bound
 from adaspa.ledger import query_key_pairs
 from adaspa.models.opaque import layer_attention, register_site
+from adaspa.parallel.ranks import check_kind
 from adaspa.schedule import StepKind
 from adaspa.state import Action
 
@@ -34,7 +35,7 @@ class AdaSpaProcessor(Bound):
         layer: index of the layer.
 
     Raises:
-        ValueError: when the transformer runs with context parallelism.
+        ValueError: when the transformer runs with a context parallelism that leaves no rank whole rows of attention.
     """
 
     def __init__(self, original: Any, handle: "AdaSpaHandle", layer: int) -> None:
@@ -42,7 +43,7 @@ class AdaSpaProcessor(Bound):
         self.handle = handle
         self.layer = layer
         self.site = register_site(self)
-        self._parallel_config = getattr(original, "_parallel_config", None)
+        self._parallel_config = self._parallel_config
 
     @property
     def _attention_backend(self) -> Any:
@@ -60,16 +61,16 @@ class AdaSpaProcessor(Bound):
         return self._attention_backend is not None or active != AttentionBackendName.NATIVE
 
     @property
-    def _parallel_config(self) -> None:
-        """Where diffusers puts the settings of context parallelism; a pattern of part of the tokens would be wrong."""
-        return
+    def _parallel_config(self) -> Any:
+        """Where diffusers puts the settings of context parallelism, for the attention that stays as it was."""
+        return getattr(self.original, "_parallel_config", None)
 
     @_parallel_config.setter
     def _parallel_config(self, config: Any) -> None:
-        if config is not None:
-            raise ValueError(
-                "context parallelism must be off while AdaSpa is applied: adaspa.remove(transformer) first"
-            )
+        if (context := getattr(config, "context_parallel_config", None)) is not None:
+            check_kind(context)
+        if hasattr(self.original, "_parallel_config"):
+            self.original._parallel_config = config
 
     def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """``[B, S, H, D]`` to ``[B, S, H * D]``."""
@@ -95,6 +96,14 @@ class AdaSpaProcessor(Bound):
                 "the transformer was called past AdaSpa's hook, which has to see each of its forwards: what replaces "
                 "its forward, or its hooks, must come before adaspa.apply (which adaspa.remove undoes)"
             )
+        if forward.share is None:
+            return self._in_order(forward, q, k, v)
+        exchange = forward.share.exchange(forward.state, self.layer, q)
+        out = self._in_order(replace(forward, heads=exchange.heads), *exchange.to_heads(q, k, v))
+        return exchange.to_tokens(out)
+
+    def _in_order(self, forward: "Forward", q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Attention over a whole sequence in the model's own order."""
         layout = forward.layout
         if layout.before and layout.pattern is None and forward.state.action(self.layer) is Action.DENSE:
             # Neither blocks nor an LSE for them come of it: the rows stay where they are.
@@ -129,14 +138,17 @@ class AdaSpaProcessor(Bound):
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             return attention_by_pattern(q, k, v, state, layout.pattern(q, k), layer=self.layer).transpose(1, 2)
         if self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE:
-            pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
+            pairs = query_key_pairs(q.shape[0] * forward.heads.total(q.shape[2]), q.shape[1])
             state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
             state.record.ledger.kernels["attention", "diffusers"] += 1
             return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         text = (video, q.shape[2]) if video < q.shape[2] else None
-        return attention(q, k, v, state, layer=self.layer, text=text, sample=sample, grid=layout.grid).transpose(1, 2)
+        out = attention(
+            q, k, v, state, layer=self.layer, text=text, sample=sample, grid=layout.grid, heads=forward.heads
+        )
+        return out.transpose(1, 2)
 
 
 def project(attn: Any, x: torch.Tensor) -> QKV:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from adaspa.heads import ALL_HEADS, Heads
 from adaspa.index import BlockIndex
 from adaspa.selection.geometry import Geometry
 
@@ -18,6 +19,7 @@ class Search(NamedTuple):
         block_mass: fp32 ``[B, H, nq, nk]``.
         geometry: of the blocks.
         grid: frames, rows and columns of the video tokens; None where the video is not such a grid.
+        heads: which heads of the layer these are, for policies that compare them.
     """
 
     q: torch.Tensor
@@ -25,6 +27,7 @@ class Search(NamedTuple):
     block_mass: torch.Tensor
     geometry: Geometry
     grid: tuple[int, int, int] | None = None
+    heads: Heads = ALL_HEADS
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,8 @@ class TopK(Policy):
         if self.head_adaptive:
             shares = keep_blocks(mass, limits, by_mass=False, width=0, **text)[2]
             moved = blocks_moved(self.sparsity, video)
-            limits = limits - moved * head_shift(geometry.mean_over_rows(shares))
+            recall = search.heads.gather(geometry.mean_over_rows(shares))
+            limits = limits - moved * search.heads.own(head_shift(recall))
             width = base + moved
         return listed(*keep_blocks(mass, limits, by_mass=False, width=width, **text), geometry)
 

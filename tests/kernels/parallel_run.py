@@ -1,0 +1,239 @@
+"""Several gloo processes that make tiny videos together, and one of them each alone; JSON of how they differ.
+
+``python parallel_run.py FILE [cuda]``: forked from one process, which imports once for all of them.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import adaspa
+import tiny_transformers
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig, WanTransformer3DModel
+from tiny_pipelines import CHANNELS, SPARSE, TINY, generate, make_pipeline, prepare
+
+FULL = SPARSE.replace(sparsity=0.001, head_adaptive=False)
+MASS = SPARSE.replace(selection="retained_mass", mass=0.6)
+TRANSFORMERS = ("minimax-h3", "chronoedit", "consisid", "ltx-condition")
+ON_GPUS = sys.argv[2:] == ["cuda"]
+FAMILIES = tuple(TINY) if ON_GPUS else (*TINY, *TRANSFORMERS)
+EVEN = {"height": 64, "width": 80, "num_frames": 17}
+"""100 video tokens; those of the other pipelines, 75, do not divide."""
+
+
+def four_heads() -> Any:
+    """Of heads that differ: the queries of the first are larger, so that its attention is peaked."""
+    heads = {"num_attention_heads": 4, "attention_head_dim": 12}
+    model = prepare(
+        WanTransformer3DModel(
+            **heads, **CHANNELS, text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32
+        )
+    )
+    for block in model.blocks:
+        block.attn1.norm_q.weight.data.view(4, 12).mul_(torch.tensor([[3.0], [2.0], [0.3], [0.1]]))
+    return model
+
+
+class Made:
+    """A model, and what it makes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        if name in TRANSFORMERS:
+            self.model = self.transformer = tiny_transformers.FAMILIES[name].transformer()
+        else:
+            self.model = make_pipeline(name)
+            self.transformer = self.model.transformer
+        if ON_GPUS:
+            self.model.to("cuda")
+
+    def video(self, **changes: Any) -> torch.Tensor:
+        if self.name in TRANSFORMERS:
+            return tiny_transformers.denoise(self.transformer, self.name)
+        return generate(self.model, self.name, steps=5, **changes).cpu()
+
+    def sparse(self, config: adaspa.AdaSpaConfig = SPARSE, **changes: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+        adaspa.apply(self.model, config)
+        return self.video(**changes), self.transformer.adaspa.report()
+
+
+def alone(make: Callable[[], Any], rank: int) -> Any:
+    """What one rank makes alone, for all of them."""
+    made = [make() if dist.get_rank() == rank else None]
+    dist.broadcast_object_list(made, src=rank)
+    return made[0]
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference, 0 within the tolerance of the order of sums."""
+    return float(((one - other).abs() - 1e-4 - 1e-4 * other.abs()).clamp(min=0).max())
+
+
+def same_figures(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    keys = ("density", "recall", "attention_work", "attention_calls", "fell_back", "layers")
+    figures = [torch.tensor(_numbers([report[key] for key in keys])) for report in (one, other)]
+    return torch.allclose(*figures, rtol=1e-4, atol=1e-4)
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for part in value for number in _numbers(part)]
+    return [float(value)]
+
+
+def of_family(name: str, rank: int) -> dict[str, Any]:
+    """Of two ranks: videos at density 1 and sparse, both beside those of one process."""
+    plain = alone(lambda: Made(name).video(), rank)
+    sparse, report = alone(lambda: Made(name).sparse(), rank)
+    made = Made(name)
+    adaspa.apply(made.model, FULL)
+    adaspa.parallelize(made.model, ulysses=2)
+    found = {"full": apart(made.video(), plain)}
+    together, figures = made.sparse()
+    found |= {"sparse": apart(together, sparse), "figures": same_figures(figures, report), "ranks": figures["ranks"]}
+    found["is sparse"] = not torch.allclose(sparse, plain, atol=1e-3)
+    if name in ("wan", "hunyuan-video"):  # of diffusers' plan, and of ours
+        adaspa.remove(made.model)
+        found["removed"] = apart(made.video(), plain)
+    return found
+
+
+def dealt(config: adaspa.AdaSpaConfig, rank: int) -> dict[str, Any]:
+    """Of four heads of unequal density, dealt anew after each search."""
+
+    def make() -> Made:
+        made = Made("wan")
+        made.model.register_modules(transformer=four_heads().to(made.transformer.device))
+        made.transformer = made.model.transformer
+        return made
+
+    sparse, report = alone(lambda: make().sparse(config), rank)
+    made = make()
+    adaspa.apply(made.model, config)
+    adaspa.parallelize(made.model, ulysses=2)
+    together, figures = made.sparse(config)
+    return {
+        "sparse": apart(together, sparse),
+        "figures": same_figures(figures, report),
+        "even": figures["even_imbalance"],
+        "dealt": figures["imbalance"],
+    }
+
+
+def by_diffusers(first: bool) -> dict[str, Any]:
+    """With diffusers' own call for context parallelism, before `adaspa.apply` and behind it."""
+    sparse, report = alone(lambda: Made("wan").sparse(**EVEN), 0)
+    made = Made("wan")
+    if not ON_GPUS:
+        torch.accelerator.device_count = lambda: 1  # it asks for an accelerator, whatever the mesh is of
+    if not first:
+        adaspa.apply(made.model, SPARSE)
+    made.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+    together, figures = made.sparse(**EVEN)
+    return {"sparse": apart(together, sparse), "figures": same_figures(figures, report)}
+
+
+def refused(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def refusals() -> dict[str, str]:
+    made = Made("wan")
+    found = {"not applied": refused(lambda: adaspa.parallelize(made.model, ulysses=2))}
+    adaspa.apply(made.model, SPARSE)
+    found["world"] = refused(lambda: adaspa.parallelize(made.model, ulysses=3))
+    ring = Made("wan")
+    ring.transformer.enable_parallelism(config=ContextParallelConfig(ring_degree=2))
+    found["ring"] = refused(lambda: adaspa.apply(ring.model, SPARSE))
+    adaspa.parallelize(made.model, ulysses=2)
+    tiles = SPARSE.replace(token_order="tile")
+    found["tiles"] = refused(lambda: made.sparse(tiles))
+    other = tiny_transformers.FAMILIES["cosmos"].transformer()
+    adaspa.apply(other, SPARSE)
+    found["plan"] = refused(lambda: adaspa.parallelize(other, ulysses=2))
+    return found
+
+
+def of_two() -> dict[str, Any]:
+    found: dict[str, Any] = {name: of_family(name, number % 2) for number, name in enumerate(FAMILIES)}
+    found["dealt"] = {"top_k": dealt(SPARSE, 0), "retained_mass": dealt(MASS, 1)}
+    found["by diffusers"] = [by_diffusers(first) for first in (True, False)]
+    return found if ON_GPUS else {**found, "refusals": refusals()}
+
+
+def of_four() -> dict[str, Any]:
+    """Guidance branches side by side, each by two ranks."""
+    found: dict[str, Any] = {}
+    for number, name in enumerate(("wan", "ltx")):
+        sparse, _ = alone(lambda name=name: Made(name).sparse(), number)
+        plain, _ = alone(lambda name=name: Made(name).sparse(guidance=1.0), number + 2)
+        made = Made(name)
+        adaspa.apply(made.model, SPARSE)
+        adaspa.parallelize(made.model, ulysses=2, guidance=2)
+        together = [made.sparse()[0] for _ in range(2)]
+        found[name] = {
+            "sparse": max(apart(one, sparse) for one in together),
+            "unguided": apart(made.sparse(guidance=1.0)[0], plain),
+        }
+    whole = Made("wan")
+    adaspa.apply(whole.model, SPARSE)
+    found["degree"] = refused(lambda: adaspa.parallelize(whole.model, ulysses=4))
+    return found
+
+
+def run(world: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What rank 0 of so many processes finds."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, result = Path(folder) / "store", Path(folder) / "result.json"
+        children = [_forked(rank, world, store, work, result) for rank in range(world)]
+        ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        if any(ended):
+            sys.exit(f"ranks ended with {ended}")
+        found: dict[str, Any] = json.loads(result.read_text())
+        return found
+
+
+def _forked(rank: int, world: int, store: Path, work: Callable[[], dict[str, Any]], result: Path) -> int:
+    if child := os.fork():
+        return child
+    status = 1
+    try:
+        if ON_GPUS:
+            torch.cuda.set_device(rank)
+        dist.init_process_group(
+            "nccl" if ON_GPUS else "gloo",
+            init_method=f"file://{store}",
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=120),
+        )
+        found = work()
+        if rank == 0:
+            result.write_text(json.dumps(found))
+        dist.destroy_process_group()
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    found = {"two": run(2, of_two)} if ON_GPUS else {"two": run(2, of_two), "four": run(4, of_four)}
+    Path(sys.argv[1]).write_text(json.dumps(found, indent=1))
