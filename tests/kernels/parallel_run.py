@@ -219,6 +219,7 @@ def _forked(rank: int, world: int, store: Path, work: Callable[[], dict[str, Any
             rank=rank,
             world_size=world,
             timeout=timedelta(seconds=120),
+            device_id=torch.device("cuda", rank) if ON_GPUS else None,
         )
         found = work()
         if rank == 0:
