@@ -6,13 +6,18 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import tiny_pipelines as tiny
+import tiny_transformers as transformers
 import torch
+from adaspa_api.words import Task
+from adaspa_worker.engines.minimax_h3 import ImageProcessor
 from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
+    AutoencoderKLMiniMaxH3,
+    AutoencoderKLMiniMaxH3Audio,
     AutoencoderKLMochi,
     AutoencoderKLWan,
     CogVideoXDDIMScheduler,
@@ -26,6 +31,9 @@ from diffusers import (
     LTX2Pipeline,
     LTXConditionPipeline,
     LTXPipeline,
+    MiniMaxH3Blocks,
+    MiniMaxH3ModularPipeline,
+    MiniMaxH3Scheduler,
     MochiPipeline,
     MochiTransformer3DModel,
     WanImageToVideoPipeline,
@@ -49,6 +57,9 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -66,6 +77,8 @@ T5 = {"vocab_size": len(WORDS), "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layer
 DECODER = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
 BLOCKS = (8, 8, 8, 8)
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+QWEN_MARKS = {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
+QWEN_MARKS |= {kind: f"<|{kind}_pad|>" for kind in ("image", "video")}
 MARKS = ["<image>", "<|end_header_id|>", "<|eot_id|>"]
 LLAVA_TEMPLATE = {
     "template": "<image> a <|end_header_id|> a <|end_header_id|> {} <|eot_id|> a a <|end_header_id|>",
@@ -208,6 +221,50 @@ def audible(vocoder: LTX2Vocoder) -> LTX2Vocoder:
     for name, parameter in vocoder.named_parameters():
         parameter.data.mul_(0.0 if name.endswith("bias") else 2.0)
     return vocoder
+
+
+def minimax_h3() -> MiniMaxH3ModularPipeline:
+    """Its text encoder, of the 51 layers that the pipeline wants, sees the images too."""
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": list(QWEN_MARKS.values())})
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+    text = {**DECODER, "head_dim": 8, "vocab_size": len(words), "num_hidden_layers": 51, "rope_parameters": rope}
+    sees = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 8}
+    sees |= {"out_hidden_size": 16, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+    marks = {f"{name}_token_id": words.convert_tokens_to_ids(mark) for name, mark in QWEN_MARKS.items()}
+    pixels = {"shortest_edge": 256, "longest_edge": 1024}
+    normal = {"latents_mean": [0.1] * 4, "latents_std": [0.9] * 4}
+    pipe = MiniMaxH3ModularPipeline(blocks=MiniMaxH3Blocks())
+    pipe.update_components(
+        text_encoder=Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=sees, **marks)),
+        tokenizer=words,
+        processor=ImageProcessor(Qwen2VLImageProcessor(patch_size=8, size=pixels), words),
+        transformer=transformers.minimax_h3(),
+        vae=AutoencoderKLMiniMaxH3(
+            latent_channels=4,
+            block_out_channels=(4,) * 6,
+            layers_per_block=1,
+            norm_num_groups=2,
+            decoder_num_layers=1,
+            decoder_num_attention_heads=2,
+            decoder_attention_head_dim=16,
+            **normal,
+        ),
+        audio_vae=AutoencoderKLMiniMaxH3Audio(
+            encoder_dim=4,
+            latent_dim=48,
+            latent_channels=6,
+            num_attention_heads=2,
+            decoder_dim=128,
+            resblock_kernel_sizes=(3,),
+            resblock_dilation_sizes=((1,),),
+            latents_mean=[0.1] * 6,
+            latents_std=[0.9] * 6,
+        ),
+        scheduler=MiniMaxH3Scheduler(shift=12.0),
+        audio_scheduler=MiniMaxH3Scheduler(shift=3.0),
+    )
+    return pipe
 
 
 def mochi() -> MochiPipeline:
@@ -386,8 +443,25 @@ IMAGES = {
 """Models that take an image."""
 
 
+MODULAR = {
+    "minimax-h3": Family(
+        minimax_h3,
+        "96x64",
+        124,
+        {},
+        entry={"fps": 24, "fps_range": [24, 24], "guidance_range": [1, 1], "default_guidance": 1}
+        | {"negative_prompt": False, "audio": True, "tasks": list(Task)},
+    ),
+}
+"""Modular pipelines."""
+
+
 def save_family(name: str, folder: Path) -> Path:
-    """Write a family's pipeline, or that of a kindred model or of one that takes images."""
+    """Write a family's pipeline, or that of a kindred model, of one that takes images or of a modular one."""
     torch.manual_seed(0)
-    (FAMILIES | KINDRED | IMAGES)[name].pipeline().save_pretrained(folder)
+    pipe = (FAMILIES | KINDRED | IMAGES | MODULAR)[name].pipeline()
+    if name in MODULAR:
+        pipe.save_pretrained(str(folder), overwrite_modular_index=True)
+    else:
+        pipe.save_pretrained(folder)
     return folder

@@ -122,16 +122,24 @@ def test_a_model_without_guidance_is_offered_with_one_scale(folders: Callable[[s
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_pipelines_arguments_are_read_as_they_are(name: str) -> None:
     row = FAMILIES[name]
-    parameters = inspect.signature(getattr(diffusers, name).__call__).parameters
+    pipeline_class = getattr(diffusers, name)
+    modular = issubclass(pipeline_class, diffusers.ModularPipeline)
+    if modular:
+        defaults = pipeline_class().default_call_parameters
+    else:
+        defaults = {each.name: each.default for each in inspect.signature(pipeline_class.__call__).parameters.values()}
     found = call_arguments(name)
-    assert set(found) < set(parameters) and "attention_kwargs" in found and "latents" not in found
+    assert set(found) < set(defaults) and "attention_kwargs" in found and "latents" not in found
     for argument, default in found.items():
         if default is not None:
-            assert parameters[argument].default == default
+            assert defaults[argument] == default
     module, _, engine_name = row.engine.partition(".")
     engine = getattr(import_module(f"adaspa_worker.engines.{module}"), engine_name)
     assert engine.pipeline.__name__ == name
-    transformer = inspect.signature(engine.pipeline.__init__).parameters["transformer"].annotation
+    if modular:
+        transformer = pipeline_class().get_component_spec("transformer").type_hint
+    else:
+        transformer = inspect.signature(engine.pipeline.__init__).parameters["transformer"].annotation
     classes = [kind for kind in getattr(transformer, "__args__", [transformer]) if kind is not type(None)]
     assert [bool(getattr(kind, "_repeated_blocks", None)) for kind in classes] == [row.compiles]
 

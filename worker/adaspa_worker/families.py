@@ -12,7 +12,7 @@ from typing import Any
 
 from adaspa_api.words import Task
 
-from adaspa_worker.source import ModelUnavailable, first_line
+from adaspa_worker.source import ModelUnavailable, first_line, index_of
 
 Config = Mapping[str, Any]
 Tasks = frozenset[Task]
@@ -24,8 +24,10 @@ class Limits:
 
     Args:
         side: height and width are multiples of it, in pixels.
-        every: the number of frames less one is a multiple of it.
+        every, first: the number of frames is ``first`` and a multiple of ``every``.
+        least: the fewest frames.
         width, height, frames: at most.
+        fps: the one number of frames a second that it makes.
         only_size: the one that there is, as WIDTHxHEIGHT.
         text: the one length that encoded texts may have, in tokens.
         steps: the fewest denoising steps.
@@ -35,9 +37,12 @@ class Limits:
 
     side: int
     every: int
+    first: int = 1
+    least: int = 1
     width: float = math.inf
     height: float = math.inf
     frames: float = math.inf
+    fps: int | None = None
     only_size: str | None = None
     text: int | None = None
     steps: int = 1
@@ -136,6 +141,15 @@ def ltx(vae: Config, transformer: Config) -> Limits:
     return Limits(side * transformer["patch_size"], every * transformer["patch_size_t"])
 
 
+def minimax_h3(vae: Config, transformer: Config) -> Limits:
+    side = math.prod(vae["spatial_downsample_factors"]) * transformer["patch_size"][-1]
+    clip = vae["clip_length"]  # frames that become one group of latents; behind the last there is a rest of them
+    rest = math.ceil(clip / math.prod(vae["temporal_downsample_factors"]))
+    fps, seconds = 24, (5, 15)  # the pipeline has these written down
+    least, most = (time * fps for time in seconds)
+    return Limits(side, clip, first=rest, least=least, frames=most, fps=fps, guided=False, distilled=True)
+
+
 def mochi(vae: Config, transformer: Config) -> Limits:
     # The pipeline has the first two written down, and its schedule divides by half the steps, rounded down.
     return Limits(side=16, every=6, steps=2)
@@ -168,6 +182,9 @@ FAMILIES = {
     ),
     "LTXImageToVideoPipeline": Family("ltx.LTXImageEngine", "LTXVideoTransformer3DModel", ltx, image_only),
     "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, text_or_image),
+    "MiniMaxH3ModularPipeline": Family(
+        "minimax_h3.MiniMaxH3Engine", "MiniMaxH3Transformer3DModel", minimax_h3, all_tasks, sound=True
+    ),
     "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),
     "WanImageToVideoPipeline": Family("wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks),
     "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks),
@@ -178,7 +195,7 @@ FAMILIES = {
 def pipeline_of(folder: Path) -> str:
     """Return the pipeline's class of a model's folder, one of ``FAMILIES``. Raises ModelUnavailable."""
     try:
-        name = read(folder / "model_index.json").get("_class_name")
+        name = read(index_of(folder)).get("_class_name")
     except (OSError, ValueError, TypeError) as error:
         raise ModelUnavailable(f"{folder}: cannot be loaded ({first_line(error)})") from error
     if name not in FAMILIES:

@@ -13,7 +13,7 @@ from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
 from adaspa_worker.families import FAMILIES, Config, Limits, limits_of, pipeline_of, read
-from adaspa_worker.source import ModelUnavailable, first_line
+from adaspa_worker.source import ModelUnavailable, first_line, index_of
 
 TAKEN = {
     *("self", "image", "last_image", "video", "conditions", "frame_index", "prompt", "negative_prompt"),
@@ -21,6 +21,8 @@ TAKEN = {
     *("num_videos_per_prompt", "output_type", "return_dict"),
 }
 """Arguments of a pipeline's call that come from the job or from the worker."""
+PLAIN = (bool, int, float, str, dict, dict[str, Any])
+"""Types of a modular pipeline's arguments that a catalog can give."""
 NOT_JSON = ("Tensor", "Generator", "Callback")
 """Types of arguments that no catalog can give; and lists of names for a callback are of no use without one."""
 
@@ -43,12 +45,14 @@ def check(spec: ModelSpec, folder: Path) -> None:
         limits = limits_of(folder)
     except KeyError as error:
         raise wrong(spec, "source", f"the configurations of {folder} lack {error}") from error
-    tasks = family.tasks(read(folder / "model_index.json"), read(folder / "transformer" / "config.json"))
+    tasks = family.tasks(read(index_of(folder)), read(folder / "transformer" / "config.json"))
     if more := sorted(set(spec.tasks) - tasks):
         raise wrong(spec, "tasks", f"the model does not do {', '.join(more)}; allowed: {', '.join(sorted(tasks))}")
     check_sizes(spec, limits)
     check_formats(spec)
     check_frames(spec, limits)
+    if limits.fps is not None and set(spec.fps_range) != {limits.fps}:
+        raise wrong(spec, "fps_range", f"the model makes {limits.fps} frames a second; allowed: {[limits.fps] * 2}")
     if spec.steps_range[0] < limits.steps:
         raise wrong(spec, "steps_range", f"{spec.steps_range[0]} is too few; allowed: {limits.steps} and more")
     if not limits.guided and spec.guidance_range[0] < spec.guidance_range[1]:
@@ -91,8 +95,10 @@ def check_formats(spec: ModelSpec) -> None:
 
 def check_frames(spec: ModelSpec, limits: Limits) -> None:
     for count in spec.frames:
-        if (count - 1) % limits.every:
-            raise wrong(spec, "frames", f"{count} is not a multiple of {limits.every}, plus 1")
+        if (count - limits.first) % limits.every:
+            raise wrong(spec, "frames", f"{count} is not a multiple of {limits.every}, plus {limits.first}")
+        if count < limits.least:
+            raise wrong(spec, "frames", f"{count} is too few; allowed: {limits.least} and more")
         if count > limits.frames:
             raise wrong(spec, "frames", f"{count} is too many; allowed: up to {limits.frames}")
 
@@ -112,7 +118,7 @@ def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
             raise wrong(spec, field, f"{value!r} is no {type(default).__name__}")
         if name in ("sigmas", "timesteps") and value is not None and set(spec.steps_range) != {len(value)}:
             raise wrong(spec, "steps_range", f"{field} has {len(value)} steps; allowed: {[len(value)] * 2}")
-    two = read(folder / "model_index.json").get("boundary_ratio") is not None
+    two = read(index_of(folder)).get("boundary_ratio") is not None
     told = {"call.guidance_scale_2": spec.call.get("guidance_scale_2")}
     told |= spec.model_dump(include={"guidance_scale_2_range"})
     for field, value in told.items():
@@ -125,6 +131,8 @@ def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
 
 def call_arguments(pipeline: str) -> dict[str, Any]:
     """The arguments that a catalog can give to a pipeline of diffusers, with their defaults where those are plain."""
+    if pipeline.endswith("ModularPipeline"):
+        return block_inputs(pipeline)
     diffusers = find_spec("diffusers")
     assert diffusers is not None and diffusers.origin is not None
     for file in sorted(Path(diffusers.origin).parent.glob("pipelines/*/pipeline_*.py")):
@@ -139,6 +147,14 @@ def call_arguments(pipeline: str) -> dict[str, Any]:
         for name, default in zip(names, defaults, strict=True)
         if "callback" not in name.arg and not (name.annotation and mentions(ast.unparse(name.annotation)))
     }
+
+
+def block_inputs(pipeline: str) -> dict[str, Any]:
+    """The same of a modular pipeline, whose arguments are what its blocks take and no other block makes."""
+    import diffusers  # noqa: PLC0415  no file of it tells them all: the blocks are asked
+
+    blocks = getattr(diffusers, getattr(diffusers, pipeline).default_blocks_name)()
+    return {each.name: each.default for each in blocks.inputs if each.name and each.type_hint in PLAIN}
 
 
 def mentions(annotation: str) -> bool:

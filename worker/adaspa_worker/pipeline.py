@@ -34,11 +34,11 @@ class Encoded:
 
     Args:
         images: by what they are to the video.
-        answers: what each call of the pipeline's ``encode_prompt`` gave.
+        answers: what each call of the pipeline's ``encode_prompt`` gave; of a modular pipeline, its state.
         tokens: of each text, by the field of ``Progress`` that tells it.
     """
 
-    answers: tuple[tuple[torch.Tensor | None, ...], ...]
+    answers: tuple[Any, ...]
     tokens: dict[str, TokenCount]
     images: Mapping[Role, Image] = field(default_factory=dict)
 

@@ -16,8 +16,12 @@ from safetensors import SafetensorError, safe_open
 
 BUNDLED = {"demo": "adaspa_demo_model"}
 """Names of models that are distributions of their own, each with the package that knows its folder."""
-WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor")
+WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor", "audio_scheduler")
 """Component names (or their beginnings) that have files but no weights."""
+
+
+UNUSED = ("transformer_ref",)
+"""Components that no engine runs, and that need not be there: MiniMax-H3's transformer for references."""
 
 
 class ModelUnavailable(Exception):
@@ -68,18 +72,26 @@ def fetch(name: str) -> Path:
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        unused = [f"{part}/*" for part in UNUSED]
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=unused))
     except Exception as error:  # the hub client raises a dozen unrelated types; each means that there is no model
         raise ModelUnavailable(f"{name}: neither a folder nor to be had from the hub ({first_line(error)})") from error
 
 
+def index_of(folder: Path) -> Path:
+    """The file that names the pipeline of a model's folder and its components: that of a modular pipeline where there
+    is none of another."""
+    plain, modular = folder / "model_index.json", folder / "modular_model_index.json"
+    return modular if modular.is_file() and not plain.is_file() else plain
+
+
 def check_folder(folder: Path) -> None:
-    """Check that every component named in ``model_index.json`` is there and that its weight files are whole.
+    """Check that every component that ``index_of`` names is there and that its weight files are whole.
 
     Raises:
         ModelUnavailable: naming the file or folder at fault.
     """
-    index = folder / "model_index.json"
+    index = index_of(folder)
     if not folder.is_dir():
         raise ModelUnavailable(f"{folder}: no such model folder")
     try:
@@ -91,7 +103,7 @@ def check_folder(folder: Path) -> None:
     if not isinstance(components, dict):
         raise ModelUnavailable(f"{index}: must hold a JSON object")
     for name, kind in components.items():
-        if isinstance(kind, list) and kind and kind[0] is not None:
+        if isinstance(kind, list) and kind and kind[0] is not None and name not in UNUSED:
             check_component(folder / name)
 
 

@@ -65,6 +65,8 @@ class DiffusersEngine(ABC):
     """Rows of an image in front of a text's own, in what the pipeline encodes of the two."""
     vaes: tuple[str, ...] = ("vae",)
     """Parts of the pipeline that decode, in their order."""
+    schedulers: tuple[str, ...] = ("scheduler",)
+    """Parts of the pipeline that say what a step is, that of the video first."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.spec = spec
@@ -108,6 +110,14 @@ class DiffusersEngine(ABC):
     def shape(self, params: JobParams) -> dict[str, int]:
         """The clip's size and length as the pipeline's call has them."""
         return {"height": params.height, "width": params.width, "num_frames": params.num_frames}
+
+    def for_vae(self, clip: Tensor) -> Tensor:
+        """A clip [1, 3, frames, height, width] in [-1, 1] as the VAE encodes it."""
+        return clip
+
+    def pixels(self, frame: Tensor) -> Tensor:
+        """A frame [3, height, width] as the VAE decodes it, black at 0 and white at 1."""
+        return frame / 2 + 0.5
 
     def sound(self, params: JobParams) -> Sound | None:
         """As ``Engine`` has it; most families make none."""
@@ -153,15 +163,22 @@ class DiffusersEngine(ABC):
         self._params, self._images = params, encoded.images
         own, shift = self._scheduler, params.flow_shift
         self.pipe.scheduler = own if shift is None else shifted(own, shift)
-        pipe, images = self.pipe_with(encoded.images), encoded.images
-        denoising = self._denoising = Denoising(pipe.scheduler, self.transformers, generator, resume, after_step)
-        with denoising, own_call.encoded_before(pipe, encoded):
-            call = partial(self._call, pipe, params, images, generator)
-            vaes = [getattr(pipe, name) for name in self.vaes]
+        pipe = self.pipe_with(encoded.images)
+        schedulers, vaes = ([getattr(pipe, name) for name in names] for names in (self.schedulers, self.vaes))
+        denoising = self._denoising = Denoising(schedulers, self.transformers, generator, resume, after_step)
+        with denoising, self.goes_on(pipe, params, encoded, generator) as call:
             (latents, *self._decode_with), *self._beside = own_call.denoise(vaes, call)
         if not latents.isfinite().all():
             raise NotFinite(f"the latents after {params.steps} steps are not finite")
         return latents
+
+    @contextmanager
+    def goes_on(
+        self, pipe: Any, params: JobParams, encoded: Encoded, generator: torch.Generator
+    ) -> Iterator[Callable[[], None]]:
+        """Within the block, what makes the pipeline denoise and decode what is encoded."""
+        with own_call.encoded_before(pipe, encoded):
+            yield partial(self._call, pipe, params, encoded.images, generator)
 
     def _call(self, pipe: Any, params: JobParams, images: Mapping[Role, Image], generator: torch.Generator) -> None:
         """Call a pipeline as anyone would for this job."""
@@ -199,12 +216,12 @@ class DiffusersEngine(ABC):
             hook.remove()
             if clear := getattr(vae, "clear_cache", None):
                 clear()
-            self.pipe.maybe_free_model_hooks()
-        frames = video[0].unbind(dim=1)  # [3, height, width] in [-1, 1]
+            self.let_go()
+        frames = video[0].unbind(dim=1)  # [3, height, width]
         if not all(frame.isfinite().all() for frame in frames):
             raise NotFinite("the decoded frames are not finite")
         for frame in frames:
-            scaled = (frame.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+            scaled = self.pixels(frame.float()).clamp(0, 1).mul(255).round().to(torch.uint8)
             yield scaled.permute(1, 2, 0).contiguous().cpu().numpy()
 
     @torch.no_grad()
@@ -243,13 +260,20 @@ class DiffusersEngine(ABC):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _load(self, folder: Path) -> Any:
+    def let_go(self) -> None:
+        """Take the part that was at work last from the GPU, where parts are kept in host memory."""
+        self.pipe.maybe_free_model_hooks()
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Of the parts' weights, by name; ``default`` is that of all others."""
         low = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         if (named := self.spec.memory.dtype) is not None:
             low = getattr(torch, named)
-        dtype = {"default": low, **dict.fromkeys(self.in_float32, torch.float32)}
+        return {"default": low, **dict.fromkeys(self.in_float32, torch.float32)}
+
+    def _load(self, folder: Path) -> Any:
         pipe = self.pipeline.from_pretrained(  # type: ignore[attr-defined]
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder, dtype=self.dtypes(), use_safetensors=True, local_files_only=True
         )
         if self.spec.flow_shift is not None:
             pipe.scheduler = shifted(pipe.scheduler, self.spec.flow_shift)
@@ -285,10 +309,11 @@ class DiffusersEngine(ABC):
         vae = self.pipe.vae
 
         def encode(clip: Tensor) -> Tensor:
-            latents: Tensor = vae.encode(clip.to(self.device, vae.dtype)).latent_dist.mode()
+            given = self.for_vae(clip.to(self.device))
+            latents: Tensor = vae.encode(given.to(vae.dtype)).latent_dist.mode()
             return latents.float()
 
-        return fit_to(encode, 1 + self.limits.every, self.device)
+        return fit_to(encode, self.limits.first + self.limits.every, self.device)
 
 
 def shifted(scheduler: Any, shift: float) -> Any:

@@ -27,7 +27,7 @@ class LTX2Engine(LTXEngine):
             spectrograms = vae.decode(latents.to(self.device, vae.dtype), return_dict=False)[0]
             waveform = vocoder(spectrograms)[0].float()
         finally:
-            self.pipe.maybe_free_model_hooks()
+            self.let_go()
         if not waveform.isfinite().all():
             raise NotFinite("the decoded sound is not finite")
         return Sound(waveform.clamp(-1, 1).cpu().numpy(), vocoder.config.output_sampling_rate)

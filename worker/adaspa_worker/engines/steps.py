@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, MiniMaxH3Scheduler
 from torch import Tensor
 
 
@@ -35,7 +35,7 @@ class Denoising:
     timesteps are its own, and gets the latents where the work goes on.
 
     Args:
-        scheduler: the pipeline's.
+        schedulers: the pipeline's, one for each stream that it denoises, that of the video first.
         transformers: all of the pipeline's; they are not run in the steps that are done.
         generator: the pipeline's, for what the scheduler draws.
         resume: of ``snapshot``, or None to begin at the beginning.
@@ -44,20 +44,21 @@ class Denoising:
 
     def __init__(
         self,
-        scheduler: Any,
+        schedulers: Sequence[Any],
         transformers: Sequence[torch.nn.Module],
         generator: torch.Generator,
         resume: dict[str, Any] | None,
         on_step: Callable[[Step], None],
     ) -> None:
-        self.scheduler, self.transformers, self.generator = scheduler, transformers, generator
+        self.schedulers, self.transformers, self.generator = schedulers, transformers, generator
         self.resume, self.on_step = resume, on_step
         self.last: Step | None = None
         self._number = 0
-        self.streams = [_Stream(self, scheduler)]
+        self.streams = [_Stream(self, scheduler) for scheduler in schedulers]
 
     def __enter__(self) -> "Denoising":
-        vars(self.scheduler)["step"] = self.streams[0]
+        for stream in self.streams:
+            vars(stream.scheduler)["step"] = stream
         self._forwards = [transformer.forward for transformer in self.transformers]
         if self.resume:
             for transformer in self.transformers:
@@ -67,7 +68,8 @@ class Denoising:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        vars(self.scheduler).pop("step", None)
+        for scheduler in self.schedulers:
+            vars(scheduler).pop("step", None)
         self._run_transformers()
 
     def snapshot(self) -> dict[str, Any] | None:
@@ -89,8 +91,8 @@ class Denoising:
         if result[0].device.type == "cuda":
             torch.cuda.synchronize()  # otherwise the step is only queued, and progress and cancel run ahead of it
         if stream is self.streams[0]:
-            index = getattr(self.scheduler, "step_index", None)
-            clean = _Clean(self.scheduler, given, result, None if index is None else index - 1)
+            index = getattr(stream.scheduler, "step_index", None)
+            clean = _Clean(stream.scheduler, given, result, None if index is None else index - 1)
             self._now = Step(self._number, result, clean)
         if stream is self.streams[-1]:
             self.last = self._now
@@ -119,8 +121,8 @@ class Denoising:
 
 
 class _Stream:
-    """The ``step`` of a scheduler for what it denoises. LTX-2 copies its scheduler for the sound beside the video: the
-    copy's is a stream of its own, and a step is finished when the last of them is."""
+    """The ``step`` of a scheduler for what it denoises. Where sound is denoised beside the video, it is a stream of its
+    own, and a step is finished when the last of them is: MiniMax-H3 has a scheduler for each, LTX-2 copies its own."""
 
     def __init__(self, denoising: Denoising, scheduler: Any) -> None:
         self.denoising, self.scheduler = denoising, scheduler
@@ -160,9 +162,13 @@ class _Clean:
             return kept[-1]
         if (tokens := self.given.get("per_token_timesteps")) is not None:  # LTX's, which gives its output negated
             return sample + (tokens / config.num_train_timesteps).unsqueeze(-1) * output
-        if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
+        if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler | MiniMaxH3Scheduler):
             sigmas = self.scheduler.sigmas.to(sample.device, torch.float32)
-            return sample + (sigmas[-1] - sigmas[self.index]) * output
+            left = sigmas[-1] - sigmas
+            assert self.index is not None, "both count their steps"
+            # MiniMax-H3's output has the other sign, and its pipeline writes the result over the sample.
+            other = isinstance(self.scheduler, MiniMaxH3Scheduler)
+            return self.result[0] - left[self.index + 1] * output if other else sample + left[self.index] * output
         if config.get("prediction_type") == "v_prediction":
             share = self.scheduler.alphas_cumprod[int(self.given["timestep"])].to(sample)
             return share.sqrt() * sample - (1 - share).sqrt() * output

@@ -1,0 +1,114 @@
+"""What all modular pipelines of diffusers share: blocks that hand a state on, of which ``denoise`` is one."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from adaspa_api.words import Role
+from adaspa_jobs.job import JobParams
+from diffusers import ComponentsManager
+from diffusers.modular_pipelines import PipelineState
+from PIL.Image import Image
+
+from adaspa_worker.engines.base import DiffusersEngine, shifted
+from adaspa_worker.pipeline import Encoded
+from adaspa_worker.source import UNUSED, ModelUnavailable
+
+DENOISE = "denoise"
+"""The block behind which nothing is encoded any more; before it, all is."""
+
+
+class ModularEngine(DiffusersEngine):
+    """A modular pipeline. The blocks before ``denoise`` encode a job; the others go on from the state they leave."""
+
+    def _load(self, folder: Path) -> Any:
+        offloads = self.spec.memory.cpu_offload and self.device.type == "cuda"
+        self._manager = ComponentsManager() if offloads else None
+        pipe = self.pipeline.from_pretrained(  # type: ignore[attr-defined]
+            folder, components_manager=self._manager, local_files_only=True
+        )
+        names = [name for name in pipe.pretrained_component_names if (folder / name).is_dir() and name not in UNUSED]
+        others = self.own_components(folder)
+        pipe.register_components(**others)
+        pipe.load_components(
+            [name for name in names if name not in others],
+            pretrained_model_name_or_path=str(folder),  # wherever else the index has them from
+            dtype=self.dtypes(),
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        for name in names:
+            if getattr(pipe, name) is None:  # diffusers has logged why, and goes on without
+                raise ModelUnavailable(f"{folder}: {name} cannot be loaded")
+        if self.spec.flow_shift is not None:
+            pipe.scheduler = shifted(pipe.scheduler, self.spec.flow_shift)
+        self.state = PipelineState()
+        """Of the job that is denoised."""
+        self._blocks = pipe.blocks.sub_blocks
+        _without_bars(self._blocks)
+        return pipe
+
+    def own_components(self, folder: Path) -> dict[str, Any]:
+        """Components that the pipeline does not load itself."""
+        return {}
+
+    def _place(self) -> None:
+        if self._manager is None:
+            super()._place()
+            return
+        if self.spec.memory.vae_tiling:
+            self.pipe.vae.enable_tiling()
+        self._manager.enable_auto_cpu_offload(device=self.device)
+
+    def let_go(self) -> None:
+        """Nothing: whichever part is next makes itself room."""
+
+    def encode_prompt(self, params: JobParams, images: Mapping[Role, Image] = MappingProxyType({})) -> Encoded:
+        asked = {"prompt": params.prompt, "negative_prompt": params.negative_prompt, "output_type": "pt"}
+        given = asked | self.shape(params) | self.pictures(params, images) | {"num_inference_steps": params.steps}
+        given |= self.spec.call | self.arguments(params)
+        given["generator"] = torch.Generator().manual_seed(params.seed)
+        state = PipelineState()
+        for each in self.pipe.blocks.inputs:
+            state.set(each.name, given.get(each.name, each.default), each.kwargs_type)
+        names = list(self._blocks)
+        self._run(names[: names.index(DENOISE)], state)
+        return Encoded((state,), {}, images)
+
+    @contextmanager
+    def goes_on(
+        self, pipe: Any, params: JobParams, encoded: Encoded, generator: torch.Generator
+    ) -> Iterator[Callable[[], None]]:
+        (before,) = encoded.answers
+        generator.set_state(before.get("generator").get_state())
+        state = PipelineState(dict(before.values), {kind: list(names) for kind, names in before.kwargs_mapping.items()})
+        state.set("generator", generator)
+        names = list(self._blocks)
+        self.state = state
+        yield lambda: self._run(names[names.index(DENOISE) :], state)
+
+    def reset(self) -> None:
+        self.state = PipelineState()
+        super().reset()
+
+    @torch.no_grad()
+    def _run(self, names: list[str], state: PipelineState) -> None:
+        # What a block raises comes through; diffusers writes it into the log besides, a stop as well as an error.
+        theirs = logging.getLogger("diffusers.modular_pipelines.modular_pipeline")
+        theirs.disabled = True
+        try:
+            for name in names:
+                self._blocks[name](self.pipe, state)
+        finally:
+            theirs.disabled = False
+
+
+def _without_bars(blocks: Mapping[str, Any]) -> None:
+    for block in blocks.values():
+        if hasattr(block, "set_progress_bar_config"):
+            block.set_progress_bar_config(disable=True)
+        _without_bars(block.sub_blocks)
