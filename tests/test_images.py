@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from importlib.metadata import distributions, requires
+from importlib.metadata import distribution, distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,11 @@ def values(name: str, instruction: str) -> list[str]:
     return [value for kind, value in stage(name) if kind == instruction]
 
 
-def build(name: str, folder: Path, shared: str = "") -> Path:
+def build(name: str, folder: Path, shared: Path) -> Path:
     """The environment that an image's RUN lines make of the files that its COPY lines bring.
 
-    ``shared``: a folder of packages that count as installed there.
+    ``shared``: a folder of packages that count as installed there; pip takes those that have the version asked for, and
+    downloads what is not there.
     """
     source, venv = folder / "src", folder / "venv"
     for copied in values(name, "COPY"):
@@ -59,13 +60,14 @@ def build(name: str, folder: Path, shared: str = "") -> Path:
             copy = shutil.copytree if (ROOT / item).is_dir() else shutil.copy
             where.parent.mkdir(parents=True, exist_ok=True)
             copy(ROOT / item, where)
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    # The same files in less time: pip comes from here, takes what was downloaded before, and compiles nothing.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (packages,) = venv.glob("lib/python*/site-packages")
-    (packages / "shared.pth").write_text(shared)
+    (packages / "shared.pth").write_text(str(shared))
+    pip = f"{TOOLS / 'pip'} --python {venv / 'bin' / 'python'} install"
     lines = [line for line in values(name, "RUN") if "/venv/bin/pip install" in line]
     for line in lines:
-        shell = line.removeprefix("python -m venv /venv && ").replace("/venv", str(venv))
-        # The same files in less time: what was downloaded before is taken, and nothing is compiled.
+        shell = line.removeprefix("python -m venv /venv && ").replace("/venv/bin/pip install", pip)
         shell = shell.replace("--no-cache-dir", "--no-compile")
         subprocess.run(shell, shell=True, cwd=source, env=OURS | {"TORCH_INDEX": ""}, check=True)
     shutil.rmtree(source)  # the image does not have it either
@@ -74,21 +76,47 @@ def build(name: str, folder: Path, shared: str = "") -> Path:
 
 def installed(venv: Path) -> set[str]:
     """The names of the distributions in an environment itself."""
-    command = [venv / "bin" / "pip", "list", "--format", "json", "--path", *venv.glob("lib/python*/site-packages")]
-    return {item["name"] for item in json.loads(subprocess.check_output(command))}
+    return {found.name for found in distributions(path=[str(path) for path in venv.glob("lib/python*/site-packages")])}
+
+
+def brought(*asked: str) -> set[str]:
+    """The names of distributions, and of all that they need by what they say of it."""
+    found: set[str] = set()
+    left = list(map(Requirement, asked))
+    done: set[tuple[str, str]] = set()
+    while left:
+        one = left.pop()
+        name = canonicalize_name(one.name)
+        for extra in {"", *one.extras}:
+            if (name, extra) not in done:
+                done.add((name, extra))
+                needed = map(Requirement, requires(name) or ())
+                left += [x for x in needed if not x.marker or x.marker.evaluate({"extra": extra})]
+        found.add(name)
+    return found
+
+
+def only(names: set[str], folder: Path) -> Path:
+    """A folder with these of the distributions that the tests run with, as links."""
+    packages = Path(sysconfig.get_path("purelib"))
+    for item in map(distribution, names):
+        for top in {path.parts[0] for path in item.files or ()} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(packages / top)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def gateway_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the gateway's image installs."""
-    return build("gateway", tmp_path_factory.mktemp("gateway"))
+    """What the gateway's image installs, beside what our distributions say that they need."""
+    needed = brought("adaspa-client", "adaspa-serve[service,tracing]") - {"adaspa-client", "adaspa-serve"}
+    return build("gateway", tmp_path_factory.mktemp("gateway"), only(needed, tmp_path_factory.mktemp("needed")))
 
 
 @pytest.fixture(scope="module")
 def worker_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the worker's image installs, but for what these tests run with: torch and its CUDA libraries are gigabytes.
-    pip finds those there, and would download what is not of the version that it is asked for."""
-    return build("worker", tmp_path_factory.mktemp("worker"), sysconfig.get_path("purelib"))
+    """What the worker's image installs, beside all that these tests run with; torch alone is gigabytes."""
+    return build("worker", tmp_path_factory.mktemp("worker"), Path(sysconfig.get_path("purelib")))
 
 
 @pytest.mark.parametrize(
@@ -124,17 +152,9 @@ def test_no_weights_are_in_the_service_and_no_figures_in_the_library(gateway_ven
 
 def test_the_library_alone_brings_nothing_of_the_service() -> None:
     """By what it and all that it needs say they need."""
-    brought: set[str] = set()
-    asked = [Requirement("adaspa")]
-    while asked:
-        one = asked.pop()
-        if (name := canonicalize_name(one.name)) not in brought:
-            brought.add(name)
-            needed = map(Requirement, requires(name) or ())
-            extras = one.extras or {""}
-            asked += [x for x in needed if not x.marker or any(x.marker.evaluate({"extra": e}) for e in extras)]
-    assert {"adaspa", "torch", "triton"} <= brought
-    assert not brought & {"adaspa-serve", "celery", "diffusers", "fastapi", "httpx", "redis", "typer", "uvicorn"}
+    names = brought("adaspa")
+    assert {"adaspa", "torch", "triton"} <= names
+    assert not names & {"adaspa-serve", "celery", "diffusers", "fastapi", "httpx", "redis", "typer", "uvicorn"}
 
 
 def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: str, tmp_path: Path) -> None:
@@ -167,16 +187,10 @@ def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: 
     assert subprocess.run(probe, executable=python, env=env, check=False, stderr=subprocess.DEVNULL).returncode == 1
 
 
-def test_the_workers_image_has_what_is_tested_here(worker_venv: Path) -> None:
-    """Its pip lines bring our own distributions; of all others they take the versions that these tests run with."""
-    assert installed(worker_venv) == {
-        "adaspa",
-        "adaspa-client",
-        "adaspa-demo-model",
-        "adaspa-serve",
-        "pip",
-        "setuptools",
-    }
+def test_the_images_have_what_is_tested_here(gateway_venv: Path, worker_venv: Path) -> None:
+    """Their pip lines bring our own distributions; of all others they take the versions that these tests run with."""
+    assert installed(gateway_venv) == {"adaspa-client", "adaspa-serve"}
+    assert installed(worker_venv) == {"adaspa", "adaspa-client", "adaspa-demo-model", "adaspa-serve"}
 
 
 def test_a_model_can_be_put_into_the_workers_image(worker_venv: Path, tmp_path: Path) -> None:
