@@ -32,7 +32,7 @@ def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[
         "ADASPA_WORKER_NAME": "worker-1",
         "ADASPA_WORKER_MODEL": "demo",
         "ADASPA_WORKER_PRIORITIES": ",".join(Priority),
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))),
         **named,
     }
     queues = ",".join(queue_name("demo", priority) for priority in Priority)
