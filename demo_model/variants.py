@@ -47,7 +47,7 @@ def _paper_and_presets() -> Iterator[Variant]:
     nothing_skipped = PAPER.replace(sparsity=0.001, head_adaptive=False)
     yield Variant("every block kept", "top-k, head-adaptive", ("paper",), nothing_skipped)
     for intent in get_args(Preset):
-        yield Variant(f"preset {intent}", "presets", ("presets",), AdaSpaConfig.preset(intent))
+        yield Variant(f"preset {intent}", "presets", ("presets",), AdaSpaConfig.preset(intent, skip_short=False))
 
 
 def _ablations() -> Iterator[Variant]:

@@ -183,7 +183,7 @@ def sparse_row(subject: Subject, density: float, pattern: str) -> dict[str, Any]
     layers = [m for m in transformer.modules() if isinstance(getattr(m, "processor", None), processor.AdaSpaProcessor)]
     for layer in range(len(layers)):
         state.cache.put(state.key(layer), CacheEntry(index=index))
-        state.add_pattern(state.key(layer), PatternRecord(layer, 0, index.head_density(), index.head_density()))
+        state.add_pattern(state.key(layer), PatternRecord.of(index, layer, 0, recall=index.head_density()))
     row = median_row(subject)
     handle.reset()
     return {"density": round(index.density(), 4)} | row

@@ -58,8 +58,9 @@ def attention(
     geometry = Geometry(q.shape[2], plan.query_block, plan.key_block, _checked_text(text, q.shape[2]))
     sequences = q.shape[0] * heads.total(q.shape[1])
     site = _Site(state, state.key(layer, sample), geometry, sequences, scale, grid, heads)
-    with backends.counted(state.record.ledger.kernels):
-        return _act(state.action(layer, sample), q, k, v, site)
+    action = state.action(layer, sample)
+    with backends.counted(state.record.ledger.kernels[action.kind]):
+        return _act(action, q, k, v, site)
 
 
 def attention_by_pattern(
@@ -83,11 +84,12 @@ def attention_by_pattern(
     index = selected.index
     pairs = query_key_pairs(q.shape[0] * q.shape[1], q.shape[2])
     state.ran(state.key(layer), StepKind.SPARSE, pairs, 0)
-    with backends.counted(state.record.ledger.kernels):
+    with backends.counted(state.record.ledger.kernels[StepKind.SPARSE]):
         out, _ = ops.block_sparse_attention(q, k, v, index)
     small_map = pattern_map(index) if state.plan.record_maps else None
-    pattern = PatternRecord(layer, state.step, index.head_density(), selected.recall, small_map, estimated=True)
-    pattern.uses, pattern.pairs = 1, pairs
+    pattern = PatternRecord.of(index, layer, state.step, selected.recall)
+    pattern.map, pattern.estimated = small_map, True
+    pattern.used(StepKind.SPARSE, pairs)
     state.record.patterns.append(pattern)
     return out
 
@@ -99,10 +101,10 @@ def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site
         return _fused_search(q, k, v, site)
     if action is Action.CACHED_SEARCH:
         _cached_search(q, k, site)
-        return _sparse(q, k, v, site)
+        return _sparse(q, k, v, site, StepKind.SEARCH)
     if action is Action.SPARSE:
         site.ran(StepKind.SPARSE, 0)
-        return _sparse(q, k, v, site)
+        return _sparse(q, k, v, site, StepKind.SPARSE)
     site.ran(StepKind.DENSE, 1)
     if action is Action.DENSE:
         return ops.attention(q, k, v, scale=site.scale)
@@ -195,17 +197,17 @@ def _select(
     if plan.cache_budget is not None and not plan.spill and heads.any(site.key in state.cache.refused):
         state.cache.refuse(site.key)
     small_map = heads.gather(pattern_map(selected.index).unsqueeze(0))[0] if plan.record_maps else None
-    density, recall = (heads.gather(figure) for figure in (selected.index.head_density(), selected.recall))
-    state.add_pattern(site.key, PatternRecord(site.key.layer, state.step, density, recall, small_map, estimated))
+    pattern = PatternRecord.of(selected.index, site.key.layer, state.step, selected.recall, heads=heads)
+    pattern.map, pattern.estimated = small_map, estimated
+    state.add_pattern(site.key, pattern)
 
 
-def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
+def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind: StepKind) -> torch.Tensor:
     index = site.state.cache.index(site.key)
     assert index is not None, "the action was chosen because there is an index"
     out, _ = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
     pattern = site.state.pattern(site.key)
-    pattern.uses += 1
-    pattern.pairs += site.pairs
+    pattern.used(kind, site.pairs)
     if site.state.plan.measure_recall:
         pattern.measured.append(site.heads.gather(_recall_now(q, k, v, index, site.scale)))
     return out

@@ -59,6 +59,8 @@ class AdaSpaConfig:
             host memory and fetches it for each use; ``dense`` lets it go: without its lists the layer stays dense,
             without its LSE it searches by a dense pass and a scoring of its own.
         record_maps: keep a small picture of every pattern in the record, for `adaspa.plot`.
+        skip_short: leave a request dense whose sequence is so short that sparse attention does not pay on its GPU, as
+            measured (`adaspa.ops.backends.least_tokens`), and say so in the report. The presets do.
         measure_recall: score every sparse step anew and report the recall of the pattern in use, instead of the recall
             at its search. Costs two dense passes a layer and step: for evaluation.
 
@@ -82,6 +84,7 @@ class AdaSpaConfig:
     cache_budget: int | None = None
     over_budget: OverBudget = "host"
     record_maps: bool = False
+    skip_short: bool = False
     measure_recall: bool = False
 
     def __init__(self, selection: Policy | str = "top_k", **settings: Any) -> None:
@@ -96,7 +99,7 @@ class AdaSpaConfig:
         self._check()
 
     def _check(self) -> None:
-        for name in ("record_maps", "measure_recall"):
+        for name in ("record_maps", "skip_short", "measure_recall"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.warmup_mass is not None:
@@ -143,8 +146,9 @@ class AdaSpaConfig:
         """The settings for what a user wants, with ``changes`` in other fields; *ours*, not the paper's.
 
         ``exact``: dense attention throughout. ``quality``, ``balanced`` and ``fast`` keep ever less of the softmax
-        mass. Of many settings they have the least attention work at 50 dB PSNR to the dense video, at 40 dB, and at the
-        PSNR of the paper's settings, as measured on the demo model (`benchmarks.fidelity.tables`).
+        mass, and leave sequences dense that are too short to gain (``skip_short``). Of many settings they have the
+        least attention work at 50 dB PSNR to the dense video, at 40 dB, and at the PSNR of the paper's settings, as
+        measured on the demo model (`benchmarks.fidelity.tables`).
 
         Raises:
             ValueError: naming the presets there are, or a field and what is allowed.
@@ -158,7 +162,7 @@ class AdaSpaConfig:
         }
         if intent not in presets:
             raise ValueError(f"intent must be one of {tuple(presets)}, got {intent!r}")
-        return replace(presets[intent], **changes)
+        return replace(presets[intent], **{"skip_short": True, **changes})
 
     @property
     def query_block(self) -> int:
@@ -194,6 +198,7 @@ class AdaSpaConfig:
             cache_budget=self.cache_budget,
             spill=self.over_budget == "host",
             record_maps=self.record_maps,
+            skip_short=self.skip_short,
             measure_recall=self.measure_recall,
         )
 

@@ -60,7 +60,7 @@ class StepHook(ModelHook):
             self.handle.forward = forward = Forward(state, layout, tiles, share)
             if tiles is not None:
                 args, kwargs = (), self._in_tile_order(given, tiles)
-            with state.record.timed(state.kind, device):
+            with state.record.timed(lambda: state.kind, device):
                 out = self.fn_ref.original_forward(*args, **kwargs)
             self.guard.close(forward, given)
             return out

@@ -98,6 +98,19 @@ class BlockIndex:
         """The kept share of the blocks of each head: fp32 ``[B, H]``."""
         return self.counts.float().mean(-1) / self.num_key_blocks
 
+    def head_share(self) -> torch.Tensor:
+        """The kept share of the query-key pairs of each head: fp32 ``[B, H]``.
+
+        It differs from the density where the last block of queries or keys is partial, as in short sequences.
+        """
+        nk, short = self.num_key_blocks, -self.key_tokens % self.key_block
+        last = self.ids.gather(-1, (self.counts.long() - 1).clamp(0, self.ids.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+        keeps_last = (self.counts == nk) | ((last == nk - 1) & (self.counts > 0))
+        keys = self.counts * self.key_block - keeps_last * short
+        queries = torch.full_like(keys[0, 0], self.query_block)
+        queries[-1] -= -self.query_tokens % self.query_block
+        return (keys.float() @ queries.float()) / (self.query_tokens * self.key_tokens)
+
     def density(self) -> float:
         """The kept share of all blocks. Synchronises with the device."""
         return float(self.head_density().mean())

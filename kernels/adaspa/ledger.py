@@ -24,11 +24,11 @@ class Ledger:
     """
 
     calls: Counter[StepKind] = field(default_factory=Counter)
-    kernels: KernelCounts = field(default_factory=Counter)
-    """Calls of the operations by the backend that ran them."""
+    kernels: dict[StepKind, KernelCounts] = field(default_factory=lambda: {kind: Counter() for kind in StepKind})
+    """The operations as they ran, by what the call of the attention did."""
     skipped: int = 0
     """Calls that another hook left out: a step cache that reused an output, or guidance that skips layers."""
-    pairs: float = 0.0
+    pairs: dict[StepKind, float] = field(default_factory=lambda: dict.fromkeys(StepKind, 0.0))
     """Done by dense calls and searches."""
     dense_pairs: float = 0.0
     """What the same forwards would have done if they had been dense."""
@@ -53,7 +53,7 @@ class Ledger:
             why: what made it dense, if not the schedule.
         """
         self.calls[kind] += 1
-        self.pairs += cost * size
+        self.pairs[kind] += cost * size
         self.dense_pairs += size
         self._size = size
         self._forward.setdefault(layer, set()).add(kind)

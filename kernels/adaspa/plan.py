@@ -23,6 +23,7 @@ class Plan:
         cache_budget: most bytes of the caches to hold on the GPU, or None for no limit.
         spill: whether caches over the budget go to host memory; they are let go otherwise.
         record_maps: whether the record keeps a small picture of every pattern.
+        skip_short: whether a request stays dense whose sequence is too short for sparse attention to pay on its GPU.
         measure_recall: whether every sparse step measures the recall of its pattern anew.
     """
 
@@ -39,6 +40,7 @@ class Plan:
     cache_budget: int | None = None
     spill: bool = True
     record_maps: bool = False
+    skip_short: bool = False
     measure_recall: bool = False
 
     def policy(self, step: int) -> Policy:

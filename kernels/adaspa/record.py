@@ -1,7 +1,8 @@
 """What AdaSpa did in one request: the figures of the report."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from adaspa.heads import ALL_HEADS, Heads
 from adaspa.index import BlockIndex
 from adaspa.ledger import Ledger
 from adaspa.schedule import StepKind
@@ -18,8 +20,9 @@ MAP_SIDE = 64
 
 @dataclass(eq=False)
 class PatternRecord:
-    """One pattern of one layer and CFG branch; ``density`` and ``recall`` are fp32 ``[B, H]``.
+    """One pattern of one layer and CFG branch; ``density``, ``share`` and ``recall`` are fp32 ``[B, H]``.
 
+    ``density`` counts blocks, ``share`` query-key pairs: the last block of a sequence may be partial.
     ``map`` is its `pattern_map`, where the config asks for one. ``estimated`` says that the search scored some rows
     only (``query_stride``), so that ``recall`` is an estimate, as a rule a little too high.
     """
@@ -27,13 +30,44 @@ class PatternRecord:
     layer: int
     step: int
     density: torch.Tensor
+    share: torch.Tensor
     recall: torch.Tensor
     map: torch.Tensor | None = None
     estimated: bool = False
-    uses: int = 0
-    pairs: float = 0.0
-    """Query-key pairs that the calls which used it would have had if dense."""
+    calls: Counter[StepKind] = field(default_factory=Counter)
+    """Calls that used it; the first use of a later search is the search's own."""
+    dense_pairs: Counter[StepKind] = field(default_factory=Counter)
+    """Query-key pairs that those calls would have had if dense."""
     measured: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        index: BlockIndex,
+        layer: int,
+        step: int,
+        recall: torch.Tensor,
+        *,
+        heads: Heads = ALL_HEADS,
+    ) -> "PatternRecord":
+        """The record of a pattern that was chosen in denoising step ``step``, of all heads.
+
+        Args:
+            recall: of the heads of this process, fp32 ``[B, H]``.
+        """
+        own = torch.stack([index.head_density(), index.head_share(), recall], dim=-1)
+        density, share, all_recall = heads.gather(own).unbind(-1)
+        return cls(layer, step, density, share, all_recall)
+
+    @property
+    def uses(self) -> int:
+        """Calls that used it."""
+        return self.calls.total()
+
+    def used(self, kind: StepKind, pairs: int) -> None:
+        """Enter a call that used it, of so many query-key pairs if dense."""
+        self.calls[kind] += 1
+        self.dense_pairs[kind] += pairs
 
     def mean_recall(self) -> torch.Tensor:
         """The recall measured in use where it was, else that of the search."""
@@ -65,18 +99,19 @@ class RequestRecord:
         self._events: list[tuple[StepKind, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
-    def timed(self, kind: StepKind, device: torch.device) -> Iterator[None]:
-        """Count the time of the enclosed work as ``kind``. On a GPU by events, read only when the report is."""
+    def timed(self, kind: Callable[[], StepKind], device: torch.device) -> Iterator[None]:
+        """Count the time of the enclosed work as what ``kind`` tells behind it. On a GPU by events, read only when the
+        report is."""
         if device.type == "cuda":
             start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             yield
             stop.record()
-            self._events.append((kind, start, stop))
+            self._events.append((kind(), start, stop))
         else:
             begin = time.perf_counter()
             yield
-            self._seconds[kind] += time.perf_counter() - begin
+            self._seconds[kind()] += time.perf_counter() - begin
 
     def report(self) -> dict[str, Any]:
         """The figures as JSON-ready values. On a GPU it waits for the work that was timed.
@@ -92,7 +127,11 @@ class RequestRecord:
           ``skipped``: those that a step cache or skip-layer guidance left out. One a layer and forward, or one a sample
           where the texts of a batch differ in length.
         - ``kernels``: for each operation of ours its calls by the backend that ran them (`adaspa.ops.backends`);
-          ``diffusers`` where a backend of theirs was chosen for dense attention.
+          ``diffusers: NAME`` where a backend of theirs was chosen for dense attention.
+        - ``kinds``: what ``dense``, ``search`` and ``sparse`` calls were, each with ``calls``; ``work``, their part of
+          ``attention_work``; ``kernels``, the operations as they ran (``op``, ``backend``, ``dtype``, ``calls``);
+          ``patterns``, how many lists of blocks they read; ``density``, the share of the blocks in these, a mean over
+          the calls; ``reuse``, calls for each list. The last two are None where none was read, as in dense calls.
         - ``fell_back``: what did not run as the schedule has it, one sentence for each reason; empty if all did.
         - ``searches``, ``dense_steps``, ``search_steps``, ``sparse_steps``; ``dense_seconds``, ``search_seconds``,
           ``sparse_seconds``: time in the transformer by kind of step.
@@ -120,6 +159,7 @@ class RequestRecord:
                 "skipped": self.ledger.skipped,
             },
             "kernels": self._kernels(),
+            "kinds": self._kinds(),
             "fell_back": self.ledger.reasons(),
             "searches": kinds.count(StepKind.SEARCH),
             **{f"{kind}_steps": kinds.count(kind) for kind in StepKind},
@@ -139,23 +179,47 @@ class RequestRecord:
         Counted in multiplications at the attention, call by call; waits for the device. A dense call is 1. So is the
         first search behind a dense step, whose scores come with its dense pass. A later search is half a dense call,
         the product of queries and keys, over ``query_stride``, and its sparse attention; a search without the LSE of an
-        earlier step is that half, over ``query_stride``, and a dense call. A sparse call is its density, text
-        included. What another hook skipped counts as nothing done, and the recall that ``measure_recall`` measures is
-        left out. None when no attention has run.
+        earlier step is that half, over ``query_stride``, and a dense call. A sparse call is the share of the query-key
+        pairs in its blocks, text included. What another hook skipped counts as nothing done, and the recall that
+        ``measure_recall`` measures is left out. None when no attention has run.
         """
-        sparse = [(pattern.pairs, pattern.density.mean()) for pattern in self.patterns if pattern.uses]
-        done = self.ledger.pairs
-        if sparse:
-            pairs, densities = zip(*sparse, strict=True)
-            done += float(torch.stack(densities).cpu().double() @ torch.tensor(pairs, dtype=torch.float64))
         if not self.ledger.dense_pairs:  # nothing ran, or the model did all of it by itself
             return 1.0 if self.ledger.calls else None
-        return done / self.ledger.dense_pairs
+        return sum(self._pairs().values()) / self.ledger.dense_pairs
+
+    def _pairs(self) -> dict[StepKind, float]:
+        """Query-key pairs that ran, by what the calls did."""
+        shares = _means([pattern.share for pattern in self.patterns])
+        return {
+            kind: self.ledger.pairs[kind]
+            + sum(pattern.dense_pairs[kind] * mean for pattern, mean in zip(self.patterns, shares, strict=True))
+            for kind in StepKind
+        }
+
+    def _kinds(self) -> dict[str, dict[str, Any]]:
+        pairs, densities = self._pairs(), _means([pattern.density for pattern in self.patterns])
+        whole = self.ledger.dense_pairs
+        kinds = {}
+        for kind in StepKind:
+            read = [(p.calls[kind], mean) for p, mean in zip(self.patterns, densities, strict=True) if p.calls[kind]]
+            calls = sum(count for count, _ in read)
+            kinds[str(kind)] = {
+                "calls": self.ledger.calls[kind],
+                "work": pairs[kind] / whole if whole else 0.0,
+                "kernels": [
+                    {**ran._asdict(), "calls": count} for ran, count in sorted(self.ledger.kernels[kind].items())
+                ],
+                "patterns": len(read),
+                "density": sum(count * mean for count, mean in read) / calls if calls else None,
+                "reuse": calls / len(read) if read else None,
+            }
+        return kinds
 
     def _kernels(self) -> dict[str, dict[str, int]]:
         kernels: dict[str, dict[str, int]] = {}
-        for (op, backend), calls in sorted(self.ledger.kernels.items()):
-            kernels.setdefault(op, {})[backend] = calls
+        for ran, calls in sorted(sum(self.ledger.kernels.values(), Counter()).items()):
+            by_backend = kernels.setdefault(ran.op, {})
+            by_backend[ran.backend] = by_backend.get(ran.backend, 0) + calls
         return kernels
 
     def _mean(self, values: list[torch.Tensor]) -> float:
@@ -179,6 +243,12 @@ class RequestRecord:
 
 def _mean_of(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _means(values: list[torch.Tensor]) -> list[float]:
+    """The mean of each, from the device at once."""
+    means: list[float] = torch.stack([value.mean() for value in values]).double().tolist() if values else []
+    return means
 
 
 def _per_head(values: list[torch.Tensor], uses: list[int]) -> list[float]:

@@ -7,6 +7,8 @@ import torch
 
 from adaspa.cache import CacheKey, RequestCache
 from adaspa.deal import Deal
+from adaspa.ops import backends
+from adaspa.ops.call import Call
 from adaspa.plan import Plan
 from adaspa.record import PatternRecord, RequestRecord
 from adaspa.schedule import Schedule, StepKind
@@ -23,6 +25,13 @@ class Action(Enum):
     FUSED_SEARCH = auto()
     CACHED_SEARCH = auto()
     SPARSE = auto()
+
+    @property
+    def kind(self) -> StepKind:
+        """What a call of the attention counts as."""
+        if self in (Action.DENSE, Action.DENSE_WITH_LSE):
+            return StepKind.DENSE
+        return StepKind.SPARSE if self is Action.SPARSE else StepKind.SEARCH
 
 
 class AdaSpaState:
@@ -46,6 +55,7 @@ class AdaSpaState:
         self._searched: set[str] = set()
         self._shapes: dict[str, torch.Size] = {}
         self._before = 0
+        self._length_is_known = False
 
     def go_on_from(self, window: "AdaSpaState") -> None:
         """Continue the record of an earlier window of the same request, which is dropped."""
@@ -57,6 +67,25 @@ class AdaSpaState:
         if not self.plan.selection.is_dense:
             self.plan = replace(self.plan, schedule=Schedule())
             self.record.ledger.fall_back(reason)
+
+    def skip_if_short(self, q: torch.Tensor, heads: int) -> None:
+        """Stay dense from this call on if sparse attention of such a sequence does not pay; the first call decides.
+
+        Args:
+            q: ``[B, H, S, D]``, of the call that comes now.
+            heads: of the layer, of which this process may have some.
+        """
+        if self._length_is_known or not self.plan.skip_short:
+            return
+        self._length_is_known = True
+        call = Call("block_sparse_attention", (q, q, q), self.plan.query_block, self.plan.key_block)
+        tokens, least = q.shape[2], backends.least_tokens(call, heads)
+        if tokens < least and self.step is not None:
+            self.fall_back(
+                f"stayed dense: {tokens} tokens are too few for sparse attention to pay, "
+                f"which on this GPU it does from {least}"
+            )
+            self.kind = self.record.step_kinds[self._before + self.step] = StepKind.DENSE
 
     def begin_step(self, step: int, branch: str = "") -> StepKind:
         """Move to denoising step ``step`` (0 is the first) of CFG branch ``branch``; to be called before its forward.

@@ -3,7 +3,7 @@
 import json
 import logging
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,12 @@ class Attempts:
         self._transition("renew", lease)
 
     def complete(
-        self, lease: Lease, artifacts: dict[str, Artifact], report: AttentionReport, timings: dict[str, float]
+        self,
+        lease: Lease,
+        artifacts: dict[str, Artifact],
+        report: AttentionReport,
+        timings: dict[str, float],
+        warnings: Sequence[str] = (),
     ) -> None:
         """in_progress -> completed; also if the lease ran out, as long as no other attempt has begun. May be repeated.
 
@@ -119,7 +124,14 @@ class Attempts:
             LeaseLost, JobCancelled.
         """
         described = json.dumps({name: artifact.model_dump() for name, artifact in artifacts.items()})
-        self._end(lease, "completed", artifacts=described, report=report.model_dump_json(), timings=json.dumps(timings))
+        self._end(
+            lease,
+            "completed",
+            artifacts=described,
+            report=report.model_dump_json(),
+            timings=json.dumps(timings),
+            warnings=json.dumps(list(warnings)),
+        )
         self.file.synced()
 
     def fail(self, lease: Lease, error: JobError) -> None:

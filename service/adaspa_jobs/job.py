@@ -147,6 +147,8 @@ class Job(BaseModel):
     report: AttentionReport | None = None
     timings: dict[str, float] = {}
     """Seconds by phase."""
+    warnings: list[str] = []
+    """What is odd about the clip."""
     artifacts: dict[str, Artifact] = {}
     """By variant: video, thumbnail, spritesheet."""
     schema_version: int = 1

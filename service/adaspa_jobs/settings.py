@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     """Also after this many denoising steps; unset: the time alone decides."""
     upload_retry_seconds: float = Field(default=120.0, ge=0)
     """How long a worker waits for a storage that is away before it leaves the job to another worker."""
+    fail_blank: bool = False
+    """Fail a job with ``blank_clip`` where more than half of its frames are of one colour, or have no values but the
+    least and the greatest. It otherwise completes with a warning, because that can be what was asked for."""
     catalog: Path | None = None
     """JSON file of the served models; unset: the built-in one."""
     host: str = Field(default="127.0.0.1", min_length=1)

@@ -17,6 +17,9 @@ def test_mask_round_trip():
     assert torch.equal(index.to_mask(), mask)
     assert index.density() == pytest.approx(mask.float().mean().item())
     assert torch.allclose(index.head_density(), mask.float().mean((-1, -2)))
+    pairs = mask.repeat_interleave(index.query_block, 2).repeat_interleave(index.key_block, 3)
+    kept = pairs[:, :, : index.query_tokens, : index.key_tokens].float().mean((-1, -2))
+    torch.testing.assert_close(index.head_share(), kept)
     assert index.nbytes == index.ids.numel() * 2 + index.counts.numel() * 4
 
 

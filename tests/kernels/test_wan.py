@@ -241,7 +241,9 @@ def test_our_dense_kernel_serves_a_dense_step_unless_a_backend_is_chosen(pipe, m
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
     # As on a Hopper GPU with a long sequence; the kernel itself is tested there.
-    ours = SimpleNamespace(name="hopper", takes=lambda call: call.op == "attention", kernel=lambda _: dense_attention)
+    ours = SimpleNamespace(
+        name="hopper", takes=lambda call: call.op == "attention", why_not=None, kernel=lambda _: dense_attention
+    )
     monkeypatch.setattr(backends, "BACKENDS", (ours, *backends.BACKENDS))
     adaspa.apply(pipe.transformer, adaspa.AdaSpaConfig.preset("exact"))
     # diffusers keeps the last backend that any model was given, for all models.

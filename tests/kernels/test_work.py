@@ -5,7 +5,11 @@ from dataclasses import replace
 import adaspa
 import naive_attention as naive
 import pytest
+import torch
 from adaspa import ops
+from adaspa.ops import backends, hopper
+from adaspa.ops.call import Call
+from diffusers import FirstBlockCacheConfig
 from tiny_pipelines import SPARSE, STEPS, generate, make_pipeline
 
 CONFIG = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False)
@@ -29,7 +33,8 @@ def done(monkeypatch):
         return q.shape[0] * q.shape[1] * q.shape[2] ** 2
 
     def listed(q, k, v, index, **_):
-        return int(index.to_mask().sum()) * index.query_block * index.key_block
+        listed = index.to_mask().repeat_interleave(index.query_block, 2).repeat_interleave(index.key_block, 3)
+        return int(listed[:, :, : q.shape[2], : k.shape[2]].sum())
 
     counting(ops, "attention", dense)
     counting(ops, "dense_attention", dense)
@@ -79,6 +84,15 @@ def test_dense_layers_count_in_the_work_and_not_in_the_density():
     assert report["attention_work"] == pytest.approx((1 + (1.5 + 3 * 0.4) / 4) / 2)
     assert report["attention_calls"] == {"dense": 8, "search": 2, "sparse": 6, "skipped": 0}
     assert report["kernels"]["block_sparse_attention"] == {"reference": 6}
+    dense, search, sparse = (report["kinds"][kind] for kind in ("dense", "search", "sparse"))
+    assert dense["kernels"] == [
+        {"op": "attention", "backend": "pytorch", "dtype": "float32", "passed_over": "", "calls": 8}
+    ]
+    assert [row["op"] for row in search["kernels"]] == ["block_mass", "dense_attention", "keep_blocks"]
+    # Each guidance branch has its list, read three times.
+    assert (sparse["patterns"], sparse["reuse"], sparse["density"]) == (2, 3, pytest.approx(0.4))
+    assert dense["density"] is dense["reuse"] is search["density"] is None
+    assert sum(report["kinds"][kind]["work"] for kind in report["kinds"]) == pytest.approx(report["attention_work"])
 
 
 def test_a_recall_from_some_of_the_rows_is_marked_as_an_estimate():
@@ -97,6 +111,48 @@ def test_measuring_the_recall_is_not_part_of_the_work():
 
 def test_no_attention_is_no_work():
     assert adaspa.RequestRecord().report()["attention_work"] is None
+
+
+def test_the_work_of_a_pipeline_with_guidance_and_a_step_cache_is_what_ran(done):
+    pipe = make_pipeline("wan")
+    handle = adaspa.apply(pipe, SPARSE)[0]
+    generate(pipe)
+    everything = handle.report()["kinds"]
+    calls = sum(kind["calls"] for kind in everything.values())
+    assert handle.report()["attention_work"] == pytest.approx(sum(done) / (calls * 2 * 75**2), rel=0.01)
+    done.clear()
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=10.0))
+    generate(pipe)
+    report = handle.report()
+    assert 0 < report["attention_calls"]["skipped"] < calls == sum(report["attention_calls"].values())
+    assert report["attention_work"] == pytest.approx(sum(done) / (calls * 2 * 75**2), rel=0.01)
+
+
+def test_a_sequence_too_short_to_gain_stays_dense_and_says_so(monkeypatch):
+    pipe = make_pipeline("wan")
+    plain = generate(pipe)
+    slow = replace(backends.BACKENDS[-1], pays_from=2 * 24 * 100.0**2)  # as if measured: 100 tokens of 2 heads of 24
+    monkeypatch.setattr(backends, "BACKENDS", (*backends.BACKENDS[:-1], slow))
+    handle = adaspa.apply(pipe, replace(SPARSE, few_steps=STEPS, skip_short=True))[0]
+    torch.testing.assert_close(generate(pipe), plain, rtol=1e-4, atol=1e-4)
+    report = handle.report()
+    told = "stayed dense: 75 tokens are too few for sparse attention to pay, which on this GPU it does from 100"
+    assert report["fell_back"] == [told]
+    assert report["dense_steps"] == STEPS and report["search_seconds"] == 0 and report["attention_work"] == 1
+    handle.configure(SPARSE)  # which does as it says
+    generate(pipe)
+    assert handle.report()["fell_back"] == [] and handle.report()["sparse_steps"] > 0
+
+
+def test_the_report_says_why_a_faster_kernel_was_passed_over(monkeypatch):
+    monkeypatch.setattr(hopper, "capability", lambda _: (9, 0))  # as on an H100
+    report = run(replace(CONFIG, block_size=32))
+    (sparse,) = report["kinds"]["sparse"]["kernels"]
+    assert (sparse["backend"], sparse["dtype"]) == ("reference", "float32")
+    assert sparse["passed_over"] == "hopper: torch.float32 is not float16 or bfloat16"
+    q = torch.zeros(1, 2, 128, 96, dtype=torch.bfloat16)
+    head, blocks = (hopper.why_not(Call("block_sparse_attention", (x, x, x), 64, 64)) for x in (q, q[..., :64]))
+    assert (head, blocks) == ("head_dim 96 is not one of (64, 128)", "no kernel for blocks of 64 x 64 tokens")
 
 
 @pytest.mark.parametrize("family", ["wan", "hunyuan-video"])

@@ -23,6 +23,7 @@ from adaspa_worker.pipeline import Engine
 from adaspa_worker.scratch import clear, scratch
 from adaspa_worker.source import ModelUnavailable
 from job_bench import Bench
+from tiny_wan import FRAMES
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,22 @@ def test_latents_that_are_no_numbers_fail_the_job_with_its_own_code(
     assert job.error is not None and job.error.code == "not_finite"
     assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed
+
+
+def test_a_clip_of_one_colour_is_noted_and_fails_where_it_is_to(
+    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine
+) -> None:
+    last = tiny_engine.pipe.vae.decoder.conv_out  # type: ignore[attr-defined]
+    hook = last.register_forward_hook(lambda _, __, out: out.clamp(0.3, 0.3))
+    noted = bench.run(params())
+    bench.runner.fail_blank = True
+    failed = bench.run(params())
+    hook.remove()
+    assert noted.status is JobStatus.completed
+    assert noted.warnings == [f"{FRAMES} of {FRAMES} frames are of one colour"]
+    assert failed.error is not None and (failed.error.code, failed.error.message) == ("blank_clip", noted.warnings[0])
+    fine = bench.run(params())
+    assert fine.status is JobStatus.completed and fine.warnings == []
 
 
 def test_frames_that_are_no_numbers_fail_the_job_before_one_is_encoded(

@@ -81,6 +81,7 @@ def runner() -> Runner:
         checkpoint_steps=settings.checkpoint_steps,
         checkpoint_seconds=settings.checkpoint_seconds,
         upload_retry_seconds=settings.upload_retry_seconds,
+        fail_blank=settings.fail_blank,
         priorities=priorities(),
     )
 

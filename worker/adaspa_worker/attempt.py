@@ -16,7 +16,7 @@ from adaspa_jobs.store import Lease
 
 from adaspa_worker import metrics, tasks
 from adaspa_worker.checkpoint import Checkpoints
-from adaspa_worker.context import Context
+from adaspa_worker.context import Context, Made
 from adaspa_worker.course import Course
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.lease import RETRY_SECONDS, LeaseKeeper, WorkerStopping
@@ -79,13 +79,14 @@ class Attempt:
                 course=course,
                 on_step=on_step,
                 inputs=self.fetch(Path(folder)),
+                fail_blank=resources.fail_blank,
                 check=keeper.check,
                 snapshot=checkpoints.load,
             )
             try:
                 made = tasks.run(context)
                 course.record("previews", previews.spent)
-                self.observe(made.report)
+                self.observe(made)
                 with course.phase("uploading"):
                     artifacts = {name: self.upload(name, path, keeper) for name, path in made.files.items()}
                     artifacts["video"].has_audio = made.has_audio
@@ -94,7 +95,7 @@ class Attempt:
                 if snapshot := engine.snapshot():
                     checkpoints.save(snapshot)
                 raise
-        return Result(artifacts, made.report, course.timings)
+        return Result(artifacts, made.report, course.timings, made.warnings)
 
     def load(self, model: str) -> "Engine":
         try:
@@ -121,10 +122,12 @@ class Attempt:
         if self.engine is not None:
             self.engine.reset()
 
-    def observe(self, report: AttentionReport) -> None:
-        metrics.observe_report(self.lease.job.params.model, report)
-        for reason in report.fell_back:
+    def observe(self, made: Made) -> None:
+        metrics.observe_report(self.lease.job.params.model, made.report)
+        for reason in made.report.fell_back:
             log.warning("%s: attention fell back: %s", self.lease.job.id, reason)
+        for warning in made.warnings:
+            log.warning("%s: %s", self.lease.job.id, warning)
 
     def upload(self, variant: str, path: Path, keeper: LeaseKeeper) -> Artifact:
         """Store a file; while storage is away, again and again for a while: the video is done but for this."""
@@ -154,3 +157,4 @@ class Result(NamedTuple):
     artifacts: dict[str, Artifact]
     report: AttentionReport
     timings: dict[str, float]
+    warnings: list[str]

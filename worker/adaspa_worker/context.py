@@ -27,6 +27,7 @@ class Context:
         inputs: the files of the job's images by what they are to the video, of its size.
         check: raises if the job has to stop; called wherever it can.
         snapshot: returns what an earlier attempt's denoising goes on from, or None.
+        fail_blank: whether a clip that shows nothing fails.
         on_step: called after each denoising step with the number of finished steps and the kind of the last one.
     """
 
@@ -36,6 +37,7 @@ class Context:
     course: Course
     on_step: Callable[[int, StepKind | None], None]
     inputs: Mapping[Role, Path] = field(default_factory=dict)
+    fail_blank: bool = False
     check: Callable[[], None] = lambda: None
     snapshot: Callable[[], dict[str, Any] | None] = lambda: None
 
@@ -48,3 +50,5 @@ class Made(NamedTuple):
     report: AttentionReport
     has_audio: bool
     """Whether the video has a sound."""
+    warnings: list[str]
+    """What is odd about it."""

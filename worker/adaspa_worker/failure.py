@@ -7,6 +7,7 @@ from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
 from adaspa_jobs.storage import StorageUnavailable
 
+from adaspa_worker.blank import BlankClip
 from adaspa_worker.lease import TimeLimitExceeded
 from adaspa_worker.source import ModelUnavailable, first_line
 
@@ -62,6 +63,7 @@ def code_of(error: Exception) -> ErrorCode:
         ModelUnavailable: ErrorCode.model_unavailable,
         StorageUnavailable: ErrorCode.storage_unavailable,
         MemoryError: ErrorCode.out_of_memory,
+        BlankClip: ErrorCode.blank_clip,
     }
     for kind, code in known.items():
         if isinstance(error, kind):

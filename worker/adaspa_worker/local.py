@@ -2,8 +2,8 @@
 
 Standard input is a JSON array of ``{"params": JobParams, "output": path, "images": folder}``, all of one model.
 Standard output has a JSON object a line: ``{"job": n, "progress": Progress}`` as a job moves on, ``{"job": n,
-"attention": AttentionReport, "timings": {...}}`` when its file is there, ``{"error": JobError}`` as the last line when
-one fails.
+"attention": AttentionReport, "timings": {...}, "warnings": [...]}`` when its file is there, ``{"error": JobError}`` as
+the last line when one fails.
 """
 
 import json
@@ -16,13 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from adaspa_api.report import AttentionReport
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.settings import SettingsError, get_settings
 from pydantic import BaseModel, TypeAdapter
 
-from adaspa_worker.context import Context
+from adaspa_worker.context import Context, Made
 from adaspa_worker.course import Course
 from adaspa_worker.failure import describe
 from adaspa_worker.offer import check
@@ -40,8 +39,8 @@ class LocalJob(BaseModel):
     """The folder in which those of the job lie under their keys."""
 
 
-def make(job: LocalJob, course: Course, engine: Any) -> AttentionReport:
-    """Write a job's file, and return what AdaSpa did. The file is there only when it is whole."""
+def make(job: LocalJob, course: Course, engine: Any) -> Made:
+    """Write a job's file, and return what was made. The file is there only when it is whole."""
     from adaspa_worker import tasks  # noqa: PLC0415  slow to import, with all it needs
 
     with TemporaryDirectory(prefix=f".part-{job.output.name}-", dir=job.output.parent) as folder:
@@ -53,13 +52,14 @@ def make(job: LocalJob, course: Course, engine: Any) -> AttentionReport:
             course=course,
             on_step=course.step,
             inputs=inputs,
+            fail_blank=get_settings().fail_blank,
         )
         try:
             made = tasks.run(context)
         finally:
             engine.reset()
         made.files["video"].replace(job.output)
-    return made.report
+    return made
 
 
 def make_all(jobs: list[LocalJob], tell: Tell) -> None:
@@ -80,8 +80,9 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
         check(spec, folder)
         engine = load(spec, folder)
     for number, (job, course) in enumerate(zip(jobs, courses, strict=True)):
-        report = make(job, course, engine)
-        tell({"job": number, "attention": report.model_dump(mode="json"), "timings": course.timings})
+        made = make(job, course, engine)
+        report = made.report.model_dump(mode="json")
+        tell({"job": number, "attention": report, "timings": course.timings, "warnings": made.warnings})
 
 
 def tell_progress(tell: Tell, number: int, progress: Progress) -> None:

@@ -19,6 +19,7 @@ class Resources:
         engine: returns the loaded engine of a model, loading it at the first call; raises ModelUnavailable.
         name: the worker's, which no other has.
         checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
+        fail_blank: whether a clip that shows nothing fails, and is not only noted in its record.
         upload_retry_seconds: how long an upload is tried again while storage is away, before the job is left to others.
     """
 
@@ -28,3 +29,4 @@ class Resources:
     checkpoint_steps: int | None = None
     checkpoint_seconds: float = 30.0
     upload_retry_seconds: float = 120.0
+    fail_blank: bool = False

@@ -15,6 +15,7 @@ from adaspa.attention import attention, attention_by_pattern
 from adaspa.bound import Bound
 from adaspa.ledger import query_key_pairs
 from adaspa.models.opaque import layer_attention, register_site
+from adaspa.ops.backends import Ran, dtype_name
 from adaspa.parallel.ranks import check_kind
 from adaspa.schedule import StepKind
 from adaspa.state import Action
@@ -59,6 +60,12 @@ class AdaSpaProcessor(Bound):
         """True where the model, the context (`attention_backend`) or the environment names a backend of diffusers."""
         active, _ = _AttentionBackendRegistry.get_active_backend()
         return self._attention_backend is not None or active != AttentionBackendName.NATIVE
+
+    @property
+    def _backend_name(self) -> str:
+        """The backend of diffusers that dense steps run by where one is chosen."""
+        active, _ = _AttentionBackendRegistry.get_active_backend()
+        return AttentionBackendName(self._attention_backend or active).value
 
     @property
     def _parallel_config(self) -> Any:
@@ -137,10 +144,12 @@ class AdaSpaProcessor(Bound):
         if layout.pattern is not None:
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             return attention_by_pattern(q, k, v, state, layout.pattern(q, k), layer=self.layer).transpose(1, 2)
+        state.skip_if_short(q.transpose(1, 2), forward.heads.total(q.shape[2]))
         if self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE:
             pairs = query_key_pairs(q.shape[0] * forward.heads.total(q.shape[2]), q.shape[1])
             state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
-            state.record.ledger.kernels["attention", "diffusers"] += 1
+            ran = Ran("attention", f"diffusers: {self._backend_name}", dtype_name(q))
+            state.record.ledger.kernels[StepKind.DENSE][ran] += 1
             return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

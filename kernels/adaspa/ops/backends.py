@@ -4,19 +4,39 @@ A new backend is a package with ``takes(call)`` in its ``__init__``, a module ``
 operation that it takes, named as the operation, and a line in `BACKENDS`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from adaspa.ops import hopper, pytorch, reference, triton
 from adaspa.ops.call import Call
 
-KernelCounts = Counter[tuple[str, str]]
-"""Calls by operation and backend."""
+
+class Ran(NamedTuple):
+    """An operation as it ran.
+
+    Args:
+        op: name of the operation.
+        backend: what ran it; ``diffusers: NAME`` where a backend of theirs was chosen.
+        dtype: of q.
+        passed_over: which faster kernels of the device could not take the call, and why; empty as a rule.
+    """
+
+    op: str
+    backend: str
+    dtype: str
+    passed_over: str = ""
+
+
+KernelCounts = Counter[Ran]
+"""Calls of the operations as they ran."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +46,16 @@ class Backend:
     Args:
         name: of its package in ``adaspa.ops``.
         takes: whether it runs a call; asked without importing its kernels.
+        why_not: for a call that it does not take though it is meant for the device, what is in the way; else None.
+        pays_from: the least size of a dense call, in query-key pairs times head_dim, from which sparse attention pays;
+            0 where that was not measured.
         needs_lse: whether its ``attention_with_block_mass`` takes a dense pass of its own where no LSE is given.
     """
 
     name: str
     takes: Callable[[Call], bool]
+    why_not: Callable[[Call], str | None] | None = None
+    pays_from: float = 0.0
     needs_lse: bool = True
 
     def kernel(self, op: str) -> Callable[..., Any]:
@@ -40,8 +65,8 @@ class Backend:
 
 
 BACKENDS = (
-    Backend("hopper", hopper.takes),
-    Backend("triton", triton.takes),
+    Backend("hopper", hopper.takes, hopper.why_not, hopper.PAYS_FROM),
+    Backend("triton", triton.takes, triton.why_not),
     Backend("pytorch", pytorch.takes),
     Backend("reference", reference.takes, needs_lse=False),
 )
@@ -53,13 +78,36 @@ def pick(call: Call) -> Backend:
     return next(backend for backend in BACKENDS if backend.takes(call))
 
 
+def least_tokens(call: Call, heads: int) -> int:
+    """Tokens from which sparse attention of such heads, in the blocks of ``call``, pays on its device; 0 where all do.
+
+    Args:
+        call: of ``block_sparse_attention``.
+        heads: of the layer.
+    """
+    batch, _, _, head_dim = call.tensors[0].shape
+    return math.ceil(math.sqrt(pick(call).pays_from / (batch * heads * head_dim)))
+
+
 def run(call: Call, *args: Any) -> Any:
     """Run an operation on checked arguments, by the backend that takes the call."""
     backend = pick(call)
     counts = _counts.get()
     if counts is not None:
-        counts[call.op, backend.name] += 1
+        counts[Ran(call.op, backend.name, dtype_name(call.tensors[0]), _passed_over(call, backend))] += 1
     return backend.kernel(call.op)(*args)
+
+
+def dtype_name(x: torch.Tensor) -> str:
+    """The name of a tensor's dtype, as ``bfloat16``."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _passed_over(call: Call, chosen: Backend) -> str:
+    """Why those before the chosen backend that are for the device did not take the call."""
+    before = BACKENDS[: BACKENDS.index(chosen)]
+    reasons = [(backend.name, backend.why_not(call)) for backend in before if backend.why_not is not None]
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons if reason is not None)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- End an attempt: in_progress -> completed, failed, cancelled; or back to queued, released by a worker that stops, or
 -- after a worker_error, which was no fault of the job. The answer may be lost, so the same end may be told again.
--- id, token, outcome; for completed artifacts, report, timings, for failed and worker_error error: JSON
+-- id, token, outcome; for completed artifacts, report, timings, warnings, for failed and worker_error error: JSON
 local id, outcome = A.id, A.outcome
 local STATUS = { released = 'queued', worker_error = 'queued' }
 
@@ -31,7 +31,8 @@ local function note_pace()
 end
 
 if outcome == 'completed' then
-  redis.call('HSET', record(id), 'artifacts', A.artifacts, 'report', A.report, 'timings', A.timings)
+  redis.call('HSET', record(id), 'artifacts', A.artifacts, 'report', A.report, 'timings', A.timings,
+    'warnings', A.warnings)
   note_pace()
 elseif outcome == 'worker_error' and redis.call('HINCRBY', record(id), 'worker_errors', 1) >= LIMITS.max_attempts then
   outcome = 'failed'

@@ -102,7 +102,7 @@ def generate_here(
                 show(described(jobs[number], Progress.model_validate(event["progress"])))
             else:
                 done = Progress(phase="decoding", step=jobs[number].steps, steps=jobs[number].steps)
-                report = {"report": event["attention"], "timings": event["timings"]}
+                report = {"report": event["attention"], "timings": event["timings"], "warnings": event["warnings"]}
                 finished[number] = described(jobs[number], done, status=JobStatus.completed, **report)
                 show(finished[number])
     return [finished[number] for number in range(len(jobs))]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from adaspa_api.report import AttentionReport
+from adaspa_api.report import AttentionReport, KindReport
 from adaspa_api.words import JobStatus
 from adaspa_client import Client, Video
 from rich.console import Console
@@ -127,7 +127,11 @@ def summary(video: Video) -> str:
             f"        {work}density of the sparse steps {report.density:.2f}{recall(report)}, "
             f"caches {report.cache_bytes / 2**20:.1f} MiB"
         )
+        lines += [
+            f"        {kind}: {', '.join(told)}" for kind in report.kinds if (told := kernels(report.kinds[kind]))
+        ]
         lines += [f"        fell back: {reason}" for reason in report.fell_back]
+    lines += [f"Note:   {warning}" for warning in video.warnings]
     if video.timings:
         lines.append("Time:   " + ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in video.timings.items()))
     return "\n".join(lines)
@@ -138,3 +142,14 @@ def recall(report: AttentionReport) -> str:
     if report.recall is None:
         return ""
     return f", recall {report.recall:.3f}{' (estimate)' if report.recall_is_estimate else ''}"
+
+
+def kernels(kind: KindReport) -> list[str]:
+    """What calls of the attention of one kind ran by, each kernel once, and how far their patterns were used again."""
+    ran = {
+        f"{row.op} by {row.backend} in {row.dtype}{f' ({row.passed_over})' if row.passed_over else ''}"
+        for row in kind.kernels
+        if "attention" in row.op
+    }
+    reuse = [] if kind.reuse is None else [f"{kind.reuse:.1f} calls for each list of blocks"]
+    return [*sorted(ran), *reuse]

@@ -35,6 +35,34 @@ class LayerReport(BaseModel):
     recall: list[Share]
 
 
+class KernelReport(BaseModel):
+    """An attention operation as it ran."""
+
+    op: str
+    backend: str
+    """What ran it: `hopper`, `triton`, `pytorch`, `reference`; `diffusers: NAME` for a backend of theirs."""
+    dtype: str
+    """Of queries, keys and values."""
+    passed_over: str = ""
+    """Which faster kernels of the device could not take it, and why; empty as a rule."""
+    calls: int
+
+
+class KindReport(BaseModel):
+    """The calls of the attention of one kind: dense, searches or sparse ones."""
+
+    calls: int
+    work: Share
+    """Their part of `attention_work`."""
+    kernels: list[KernelReport] = []
+    patterns: int = 0
+    """Lists of blocks that they read: one for each search, layer and guidance branch."""
+    density: Share | None = None
+    """Share of the blocks in those lists, a mean over the calls; null where they read none."""
+    reuse: float | None = None
+    """Calls for each list; null where they read none."""
+
+
 class AttentionReport(BaseModel):
     """What AdaSpa did in one job."""
 
@@ -52,7 +80,9 @@ class AttentionReport(BaseModel):
     """Calls of the attention that were `dense`, searched or were sparse, and those that a step cache skipped."""
     kernels: dict[str, dict[str, int]] = {}
     """For each attention operation its calls by the backend that ran them: `hopper`, `triton`, `pytorch`, `reference`;
-    `diffusers` for dense attention by a backend of theirs."""
+    `diffusers: NAME` for dense attention by a backend of theirs."""
+    kinds: dict[str, KindReport] = {}
+    """What `dense`, `search` and `sparse` calls did, by which kernels; empty in reports from before there was this."""
     fell_back: list[str] = []
     """What did not run as the schedule has it, and why; empty when all did."""
     searches: int = 0

@@ -103,6 +103,9 @@ class Video(Settled):
     attempt: int = Field(description="How many times a worker began the job.")
     attention: AttentionReport | None = Field(description="Once completed: what AdaSpa did.")
     timings: dict[str, float] = Field(description="Seconds by phase.")
+    warnings: list[str] = Field(
+        default=[], description="Once completed: what is odd about the clip, as frames of one colour."
+    )
     content_type: str | None = Field(default=None, description="Once completed: of the video's file.")
     has_audio: bool | None = Field(default=None, description="Once completed: whether the video's file has sound.")
 

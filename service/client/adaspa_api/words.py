@@ -94,6 +94,8 @@ class ErrorCode(StrEnum):
     """The files could not be written."""
     not_finite = "not_finite"
     """The denoising or the decoding came to values that are no numbers; another seed or configuration may not."""
+    blank_clip = "blank_clip"
+    """Most frames came out in one colour, or fully black and white, and the operator has such clips fail."""
     disk_full = "disk_full"
     """The worker's own disk has no room for the video's files."""
     worker_lost = "worker_lost"

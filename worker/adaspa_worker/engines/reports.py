@@ -35,6 +35,10 @@ def merged(reports: Sequence[dict[str, Any]], layers: Sequence[int]) -> dict[str
         op: dict(sum((Counter(report["kernels"].get(op, {})) for report in reports), Counter()))
         for op in sorted({op for report in reports for op in report["kernels"]})
     }
+    whole["kinds"] = {
+        kind: _kind([report["kinds"][kind] for report in reports], [n / sum(calls) if sum(calls) else 0 for n in calls])
+        for kind in CALLS[:-1]
+    }
     whole["recall_is_estimate"] = any(report["recall_is_estimate"] for report in reports)
     whole["fell_back"] = [
         f"transformer {place}: {reason}" for place, report in enumerate(reports, 1) for reason in report["fell_back"]
@@ -47,3 +51,21 @@ def merged(reports: Sequence[dict[str, Any]], layers: Sequence[int]) -> dict[str
         for layer in report["layers"]
     ]
     return whole
+
+
+def _kind(parts: Sequence[dict[str, Any]], shares: Sequence[float]) -> dict[str, Any]:
+    """One entry of ``kinds``: counts added up, work weighted by ``shares``, density by the calls with a pattern."""
+    kernels: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for row in (row for part in parts for row in part["kernels"]):
+        kernels[tuple((name, value) for name, value in row.items() if name != "calls")] += row["calls"]
+    patterns = sum(part["patterns"] for part in parts)
+    read = [(part["patterns"] * part["reuse"], part["density"]) for part in parts if part["patterns"]]
+    uses = sum(calls for calls, _ in read)
+    return {
+        "calls": sum(part["calls"] for part in parts),
+        "work": sum(part["work"] * share for part, share in zip(parts, shares, strict=True)),
+        "kernels": [{**dict(row), "calls": count} for row, count in sorted(kernels.items())],
+        "patterns": patterns,
+        "density": sum(calls * density for calls, density in read) / uses if uses else None,
+        "reuse": uses / patterns if patterns else None,
+    }

@@ -9,6 +9,7 @@ from adaspa_api.report import AttentionReport
 from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
 
+from adaspa_worker.blank import BlankClip, Look
 from adaspa_worker.context import Context, Made
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.recipe import write_recipe
@@ -33,12 +34,16 @@ def make(context: Context, images: "Mapping[Role, Image]") -> Made:
     report = AttentionReport.model_validate(engine.report())
     with course.phase("decoding"):
         sound = engine.sound(params)
-        files = write_files(context, latents, sound)
-    return Made(files, report, has_audio=sound is not None)
+        files, warnings = write_files(context, latents, sound)
+    return Made(files, report, has_audio=sound is not None, warnings=warnings)
 
 
-def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) -> dict[str, Path]:
-    """Decode and encode; returns the files by variant."""
+def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) -> tuple[dict[str, Path], list[str]]:
+    """Decode and encode; returns the files by variant, and what is odd about the clip.
+
+    Raises:
+        BlankClip: it shows nothing, and such clips are to fail.
+    """
     engine, params, folder = context.engine, context.params, context.folder
     files = {
         "video": folder / f"video.{params.output_format}",
@@ -50,9 +55,12 @@ def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) 
     start = time.monotonic()
     encode(frames, writer, sound)
     context.course.record("encoding", time.monotonic() - start - frames.seconds)
+    warnings = frames.look.warnings()
+    if warnings and context.fail_blank:
+        raise BlankClip("; ".join(warnings))
     writer.write_thumbnail(files["thumbnail"])
     writer.write_spritesheet(files["spritesheet"])
-    return files
+    return files, warnings
 
 
 def writer_of(path: Path, params: JobParams, attention: dict[str, Any]) -> VideoWriter:
@@ -75,10 +83,11 @@ def writer_of(path: Path, params: JobParams, attention: dict[str, Any]) -> Video
 
 
 class Decoding:
-    """Iterates over frames and adds up the seconds that they take to come; before each, ``check`` may raise."""
+    """Iterates over frames, looks at each, and adds up the seconds that they take to come; before each, ``check`` may
+    raise."""
 
     def __init__(self, frames: "Iterator[np.ndarray]", check: Callable[[], None]) -> None:
-        self._frames, self._check, self.seconds = frames, check, 0.0
+        self._frames, self._check, self.seconds, self.look = frames, check, 0.0, Look()
 
     def __iter__(self) -> "Iterator[np.ndarray]":
         return self
@@ -87,6 +96,8 @@ class Decoding:
         self._check()
         start = time.monotonic()
         try:
-            return next(self._frames)
+            frame = next(self._frames)
         finally:
             self.seconds += time.monotonic() - start
+        self.look.at(frame)
+        return frame

@@ -10,25 +10,45 @@ from adaspa.ops.device import HALF, TRITON_IS_INSTALLED, can_use_tma, capability
 
 MIN_TOKENS = 8192
 """Tokens from which dense attention is faster here than by PyTorch; below, the launch shows (kernels.json)."""
+PAYS_FROM = 2.8e10
+"""Query-key pairs times head_dim of a dense call from which a request with sparse steps is faster than a dense one.
+
+With fewer, launches take longer than the attention that is saved.
+"""
 SPARSE_BLOCKS = ((128, 64), (128, 128))
+HEAD_DIMS = (64, 128)
+OPS = ("attention", "dense_attention", "block_sparse_attention", "attention_with_block_mass", "block_mass")
 
 
 def takes(call: Call) -> bool:
     """Whether a call runs here: fp16 or bf16 of head_dim 64 or 128 on a Hopper GPU, in blocks that the kernels have."""
-    if not TRITON_IS_INSTALLED or not _has_blocks(call):
+    return _is_for(call) and why_not(call) is None
+
+
+def why_not(call: Call) -> str | None:
+    """What is in the way of a call that the kernels are for; None if nothing is, or if they are not."""
+    if not _is_for(call):
+        return None
+    q = call.tensors[0]
+    if q.dtype not in HALF:
+        return f"{q.dtype} is not float16 or bfloat16"
+    if q.shape[-1] not in HEAD_DIMS:
+        return f"head_dim {q.shape[-1]} is not one of {HEAD_DIMS}"
+    if not _has_blocks(call):
+        return f"no kernel for blocks of {call.query_block} x {call.key_block} tokens"
+    if not can_use_tma(*(unit_stride(x)[:, :, :: call.query_stride] for x in call.tensors)):
+        return "strides or addresses that are no multiples of 16 bytes"
+    return None
+
+
+def _is_for(call: Call) -> bool:
+    """Whether the operation of a call is one of these, on a GPU of these, and longer than PyTorch's is faster for."""
+    if not TRITON_IS_INSTALLED or call.op not in OPS or any(capability(x.device)[0] != 9 for x in call.tensors):
         return False
-    on_hopper = all(capability(x.device)[0] == 9 and x.dtype in HALF and x.shape[-1] in (64, 128) for x in call.tensors)
-    return on_hopper and can_use_tma(*(unit_stride(x)[:, :, :: call.query_stride] for x in call.tensors))
+    return call.op != "attention" or call.tensors[0].shape[2] >= MIN_TOKENS
 
 
 def _has_blocks(call: Call) -> bool:
-    match call.op:
-        case "attention":
-            return call.tensors[0].shape[2] >= MIN_TOKENS
-        case "dense_attention":
-            return True
-        case "block_sparse_attention":
-            return (call.query_block, call.key_block) in SPARSE_BLOCKS
-        case "attention_with_block_mass" | "block_mass":
-            return call.key_block % 64 == 0
-    return False
+    if call.op == "block_sparse_attention":
+        return (call.query_block, call.key_block) in SPARSE_BLOCKS
+    return call.key_block % 64 == 0

@@ -14,8 +14,20 @@ def takes(call: Call) -> bool:
     fp32 attention keeps its full precision in the reference.
     """
     q = call.tensors[0]
-    if not TRITON_IS_INSTALLED or not q.is_cuda:
-        return False
     if call.op in ATTENTION:
-        return q.dtype in HALF and q.shape[-1] <= MAX_HEAD_DIM
-    return call.op == "keep_blocks" or (call.op == "rotary" and q.dtype != torch.float64)
+        return _is_for(call) and why_not(call) is None
+    return _is_for(call) and (call.op == "keep_blocks" or q.dtype != torch.float64)
+
+
+def why_not(call: Call) -> str | None:
+    """What is in the way of attention on a GPU; None if nothing is."""
+    if not _is_for(call) or call.op not in ATTENTION:
+        return None
+    q = call.tensors[0]
+    if q.dtype not in HALF:
+        return f"{q.dtype} is not float16 or bfloat16"
+    return None if q.shape[-1] <= MAX_HEAD_DIM else f"head_dim {q.shape[-1]} is over {MAX_HEAD_DIM}"
+
+
+def _is_for(call: Call) -> bool:
+    return TRITON_IS_INSTALLED and call.tensors[0].is_cuda and call.op in (*ATTENTION, "keep_blocks", "rotary")

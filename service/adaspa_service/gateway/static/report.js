@@ -6,10 +6,11 @@ import { KINDS, speedUp } from "./steps.js";
 
 const WITHIN = { previews: "denoising", encoding: "decoding" }; // timings that are part of another
 
-export function report({ attention, timings }) {
+export function report({ attention, timings, warnings }) {
   return [
     el("h3", { textContent: "What AdaSpa did" }),
     figures(attention),
+    ...warnings.map((warning) => el("p", { className: "error", textContent: `${warning}.` })),
     ...attention.fell_back.map((reason) => el("p", { className: "error", textContent: `Fell back: ${reason}.` })),
     el("div", { className: "panels" },
       attention.layers.length ? el("section", {}, el("h3", { textContent: "By layer and head" }), heatMap(attention.layers)) : null,
@@ -41,9 +42,15 @@ function steps(attention) {
   const rows = kinds.map((kind) => {
     const [many, total] = [attention[`${kind}_steps`], attention[`${kind}_seconds`]];
     return el("tr", {}, el("th", { scope: "row" }, el("i", { className: kind }), capital(kind)),
-      ...[many, seconds(total), seconds(total / many)].map((cell) => el("td", { textContent: cell })));
+      ...[many, seconds(total), seconds(total / many), ranBy(attention.kinds[kind])].map((cell) => el("td", { textContent: cell })));
   });
-  return el("div", { className: "times" }, bar, table("Denoising steps by kind", ["Kind", "Steps", "Together", "Each"], rows));
+  return el("div", { className: "times" }, bar, table("Denoising steps by kind", ["Kind", "Steps", "Together", "Each", "Attention by"], rows));
+}
+
+// The backends that a kind's attention ran by, with its precision; reports from before they were told have none.
+function ranBy(kind) {
+  const ran = (kind?.kernels ?? []).filter(({ op }) => op.includes("attention")).map(({ backend, dtype }) => `${backend}, ${dtype}`);
+  return [...new Set(ran)].join("; ") || "–";
 }
 
 function phases(timings) {
