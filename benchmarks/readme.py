@@ -3,7 +3,8 @@
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
 kernels.json (`benchmarks.attention`), ``models`` from models*.json, compiled*.json (the same with ``--compile``) and
 denoise*.json (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`),
-``fidelity`` from fidelity.json (`demo_model.fidelity`). A section without its file stays as it is.
+``parallel`` from parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`).
+A section without its file stays as it is.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 
 from benchmarks.attention import report
 from benchmarks.fidelity import tables as fidelity_tables
+from benchmarks.models import parallel_tables
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
@@ -72,6 +74,17 @@ def blocks_section(result: Json) -> str:
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
 
 
+def parallel_section(result: Json) -> str:
+    text = (
+        f"{result['gpus']} times {result['device']}, PyTorch {result['torch']}, one run. Full size, random weights:\n"
+        "few of the blocks were run, and a denoising step reckoned from them, of both guidance branches. The exchange\n"
+        "is timed by itself, of all layers. Peak memory is that of a process above what it holds between forwards."
+    )
+    dealt = "Heads that keep from half to one and a half times the mean, with as many for each rank and dealt by cost:"
+    parts = [text, parallel_tables.table(result), dealt, parallel_tables.balance_table(result["rows"])]
+    return "\n\n".join(parts) + "\n"
+
+
 def fidelity_section(result: Json, plot: Path, picture: str) -> str:
     fidelity_tables.plot(result["rows"], plot)
     settings = result["settings"]
@@ -106,7 +119,7 @@ def main() -> None:
     def load(pattern: str) -> list[Json]:
         return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
-    names = ("kernels", "models", "compiled", "denoise", "blocks", "fidelity")
+    names = ("kernels", "models", "compiled", "denoise", "blocks", "parallel", "fidelity")
     measured = {name: load(f"{name}*.json") for name in names}
     fidelity = measured["fidelity"][0] if measured["fidelity"] else None
     densities = fidelity_tables.preset_densities(fidelity["rows"]) if fidelity else {}
@@ -119,6 +132,8 @@ def main() -> None:
         sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
     if measured["blocks"]:
         sections["blocks"] = blocks_section(measured["blocks"][0])
+    if measured["parallel"]:
+        sections["parallel"] = parallel_section(measured["parallel"][0])
     if fidelity:
         picture = f"{seen_from_readme}/fidelity.png"
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)

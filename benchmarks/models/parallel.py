@@ -1,9 +1,9 @@
 """`torchrun --nproc-per-node 2 -m benchmarks.models.parallel --output parallel.json`: one video on several GPUs.
 
-Models of full size but with few of their blocks, and random weights: seconds by kind of step on one GPU and on all of
-them, in the same run, with the exchange by itself, the balance of the ranks and peak memory above the weights. Random
-weights give nearly uniform attention: the searches keep the top 20 % of the blocks. Heads that keep from half to one
-and a half times that (``skewed``) show what dealing them by their cost is worth.
+Models of full size but with few of their blocks, and random weights: seconds of a forward, reckoned from these blocks,
+by kind of step on one GPU and on all of them in the same run, with the exchange by itself, the balance of the ranks and
+peak memory above the weights. Random weights give nearly uniform attention: the searches keep the top 20 % of the
+blocks. Heads that keep from half to one and a half times that (``skewed``) show what dealing them by cost is worth.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from adaspa.selection.top_k import TopK, blocks_kept
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
 from benchmarks.models.block_models import BLOCK_MODELS
+from benchmarks.models.blocks import blocks_of
 from benchmarks.models.full_models import MODELS, FullModel
 
 WALK = replace(AdaSpaConfig.paper(), query_block_size=128, steps=8, warmup=1, searches=(1, 3))
@@ -82,14 +83,14 @@ class Part:
 PARTS = (
     Part(
         MODELS["hunyuan-video-13b-720p-129f"],
-        {"num_layers": 2, "num_single_layers": 4},
-        (6, 60),
+        {"num_layers": 1, "num_single_layers": 2},
+        (3, 60),
         ("ulysses",),
         118_800,
         256,
         24,
     ),
-    Part(MODELS["wan2.1-14b-720p-81f"], {"num_layers": 4}, (4, 40), ("guidance", "ulysses"), 75_600, 0, 40),
+    Part(MODELS["wan2.1-14b-720p-81f"], {"num_layers": 2}, (2, 40), ("guidance", "ulysses"), 75_600, 0, 40),
     Part(BLOCK_MODELS["minimax-h3-33b-768p-10s"], {"num_layers": 2}, (2, 50), ("ulysses",), 74_656, 0, 56),
 )
 
@@ -124,6 +125,11 @@ class Bench:
         self.transformer: Any = self.model.build(device, torch.bfloat16)
         self.inputs = self.model.inputs(device, torch.bfloat16)
         self.outputs: dict[str, torch.Tensor] = {}
+        self._marks: list[Any] = []
+        """When blocks begin and end: events of the device, or seconds."""
+        for block in blocks_of(self.transformer):
+            block.register_forward_pre_hook(lambda *_: self._mark())
+            block.register_forward_hook(lambda *_: self._mark())
 
     def walk(self, mode: str) -> Iterator[dict[str, Any]]:
         """A row for each kind of step, of the second of two walks: the first compiles."""
@@ -205,6 +211,7 @@ class Bench:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated() if on_gpu else 0
+        self._marks.clear()
         start = time.perf_counter()
         outs = []
         for name in BRANCHES[: self.model.calls]:
@@ -212,11 +219,29 @@ class Bench:
                 given = {**self.inputs, "timestep": self._timestep(step)}
                 outs.append(self.transformer(**given, return_dict=False)[0])
         synchronize(self.device)
-        seconds = time.perf_counter() - start
+        seconds = self._whole(time.perf_counter() - start)
         peak = torch.cuda.max_memory_allocated() - held if on_gpu else 0
         if not all(out.isfinite().all() for out in outs):
             raise FloatingPointError("the output is not finite")
         return seconds, peak, outs[0]
+
+    def _whole(self, seconds: float) -> float:
+        """The seconds with as many blocks as the model has: as much more as these blocks took."""
+        if self.part.blocks[0] == self.part.blocks[1]:
+            return seconds
+        pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
+        if self.device.type == "cuda":
+            blocks = sum(begin.elapsed_time(end) for begin, end in pairs) / 1000
+        else:
+            blocks = sum(end - begin for begin, end in pairs)
+        return seconds + blocks * (self.part.blocks[1] / self.part.blocks[0] - 1)
+
+    def _mark(self) -> None:
+        if self.device.type == "cuda":
+            self._marks.append(torch.cuda.Event(enable_timing=True))
+            self._marks[-1].record()
+        else:
+            self._marks.append(time.perf_counter())
 
     def _timestep(self, step: int) -> torch.Tensor:
         if "timestep" in self.inputs:  # of MiniMax-H3's video, sound and first frame, rising
@@ -235,7 +260,13 @@ class Bench:
 def rows(part: Part, device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
     """All rows of a model."""
     bench = Bench(part, device, quick=quick)
-    yield {"model": bench.model.name, "step": "blocks", "blocks": part.blocks[0], "of": part.blocks[1]}
+    yield {
+        "model": bench.model.name,
+        "step": "blocks",
+        "blocks": part.blocks[0],
+        "of": part.blocks[1],
+        "calls": part.model.calls,
+    }
     for mode in ("one", *part.modes):
         yield from bench.walk(mode)
     yield bench.exchange()

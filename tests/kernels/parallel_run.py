@@ -23,7 +23,7 @@ FULL = SPARSE.replace(sparsity=0.001, head_adaptive=False)
 MASS = SPARSE.replace(selection="retained_mass", mass=0.6)
 TRANSFORMERS = ("minimax-h3", "chronoedit", "consisid", "ltx-condition")
 ON_GPUS = sys.argv[2:] == ["cuda"]
-FAMILIES = tuple(TINY) if ON_GPUS else (*TINY, *TRANSFORMERS)
+FAMILIES = ("wan", "hunyuan-video", "cogvideox-1.5", "ltx-2", "mochi") if ON_GPUS else (*TINY, *TRANSFORMERS)
 EVEN = {"height": 64, "width": 80, "num_frames": 17}
 """100 video tokens; those of the other pipelines, 75, do not divide."""
 

@@ -88,11 +88,20 @@ def _take(x: torch.Tensor, hand: slice | torch.Tensor, out: torch.Tensor) -> Non
     if isinstance(hand, slice):
         out.copy_(x[:, :, hand])
     else:
-        torch.index_select(x, 2, hand, out=out)
+        torch.index_select(wide(x), 2, hand, out=wide(out))
 
 
 def _put(x: torch.Tensor, hand: slice | torch.Tensor, part: torch.Tensor) -> None:
     if isinstance(hand, slice):
         x[:, :, hand] = part
     else:
-        x.index_copy_(2, hand, part)
+        wide(x).index_copy_(2, hand, wide(part))
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """The same bytes in elements of 16, where they are so laid out: a GPU copies them several times as fast."""
+    elements = 16 // x.element_size()
+    places = (x.shape[-1], x.storage_offset(), *x.stride()[:-1])
+    if x.stride(-1) != 1 or any(place % elements for place in places):
+        return x
+    return x.view(torch.complex128)
