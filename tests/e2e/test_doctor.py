@@ -44,8 +44,11 @@ def test_all_that_is_broken_is_named_with_its_mend(tmp_path: Path) -> None:
             ADASPA_CATALOG=str(catalog),
             ADASPA_REDIS_URL="redis://127.0.0.1:1/0",
             ADASPA_STORAGE_URL=str(tmp_path / "file" / "objects"),
+            ADASPA_QUEU_CAP="3",
         )
     assert status == 1
+    assert found["settings"]["state"] == "warning"
+    assert found["settings"]["mend"] == "ADASPA_QUEU_CAP: did you mean ADASPA_QUEUE_CAP?"
     broken = {check for check, item in found.items() if item["state"] == "broken"}
     assert broken == {"Redis", "storage", f"port {port} on 127.0.0.1", "model tiny"}
     assert all(found[check]["mend"] for check in broken)

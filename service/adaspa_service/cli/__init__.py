@@ -4,7 +4,8 @@ A command on its own goes into COMMANDS; a group with subcommands is a ``typer.T
 """
 
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -41,6 +42,24 @@ GROUPS: dict[str, dict[str, typer.Typer]] = {
 app = typer.Typer(
     help="Self-hosted text-to-video with AdaSpa sparse attention.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+
+
+def tell_version(asked: bool) -> None:
+    """Print the version and end, if asked."""
+    if asked:
+        typer.echo(f"adaspa-serve {version('adaspa-serve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def adaspa(
+    _: Annotated[
+        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 for heading, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=heading)(command)

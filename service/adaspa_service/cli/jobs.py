@@ -155,8 +155,8 @@ def facts(video: Video) -> dict[str, object]:
 
 
 def when(timestamp: int) -> str:
-    """A time as this machine's clock shows it."""
-    return datetime.fromtimestamp(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """A time as this machine's clock shows it, with its zone."""
+    return datetime.fromtimestamp(timestamp).astimezone().isoformat(" ", "seconds")
 
 
 def check_output(path: Path) -> None:
