@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.limits import Choice
-from adaspa_jobs.catalog import Memory, ModelSpec
+from adaspa_jobs.catalog import Lora, Memory, ModelSpec
 from adaspa_jobs.settings import PREFIX, Settings
 from pydantic import BaseModel
 
@@ -20,6 +20,7 @@ VIDEO_FIELDS = DOCS.parent / "service" / "client" / "adaspa_api" / "video_fields
 TABLES: dict[str, list[type[BaseModel]]] = {
     "settings.md": [Settings],
     "models.md": [ModelSpec, Memory],
+    "loras.md": [Lora],
     "api.md": [VideoCreate],
 }
 """By page, whose fields it has a table of, each behind a mark."""
@@ -106,14 +107,17 @@ def as_written(kind: Any) -> str:
         return " | ".join(as_written(part) for part in get_args(kind) if part is not type(None))
     if get_origin(kind) is Literal:
         return f"Literal[{', '.join(json.dumps(word) for word in get_args(kind))}]"
-    return str(kind.__name__)
+    if get_origin(kind) is list:
+        return f"list[{as_written(get_args(kind)[0])}]"
+    return "Mapping[str, Any]" if issubclass(kind, BaseModel) else str(kind.__name__)
 
 
 def video_fields() -> str:
     """The client's keyword arguments as a module: a type checker reads no class that is made at run time."""
     lines = [
         '"""What may be asked beside the prompt. Made of the rows of ``fields.py``: ``make field-tables``."""\n',
-        "from typing import Literal, TypedDict\n\n",
+        "from collections.abc import Mapping",
+        "from typing import Any, Literal, TypedDict\n\n",
         "class VideoFields(TypedDict, total=False):",
         '    """What may be asked beside the prompt; ``models`` tells what each model takes."""\n',
     ]

@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from adaspa_api.limits import Refused
+from adaspa_api.loras import NAME, Loras, LoraUse
 from adaspa_api.words import OutputFormat, Quality, Task
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json
@@ -36,6 +38,34 @@ class Memory(BaseModel):
     """Decode the video tile by tile: less memory, more time."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Of the weights; ``null`` is bfloat16 on a GPU and float32 without one."""
+    lora_cache_bytes: int = Field(default=4 * 1024**3, ge=1)
+    """Host memory for LoRA adapters that were used, the latest of which stay; a larger file is refused."""
+
+
+class Lora(BaseModel):
+    """A LoRA adapter of a model: one file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str = Field(pattern=NAME)
+    """What requests name it by."""
+    description: str = ""
+    """A line about it for clients, such as the words in a prompt that it was trained with."""
+    source: str = Field(min_length=1)
+    """Where its safetensors file lies: a path, ``s3://BUCKET/KEY`` or another object storage's URL, or
+    ``OWNER/NAME@COMMIT/FILE`` at the Hugging Face hub, with all 40 digits of the commit; clients do not see it."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the file. One that has another is refused."""
+    scale: float = 1.0
+    """Its strength when a request does not say."""
+    scale_range: tuple[float, float] = (0.0, 2.0)
+    """Least and greatest strength that a request may ask for."""
+    expert: Literal["both", "first", "second"] = "both"
+    """Of Wan 2.2's two experts the one that the file is for; the first takes the noisier steps."""
+    group: str | None = None
+    """A request may name one adapter at most of those with the same group."""
+    partial: bool = False
+    """Take the file also where some of its weights have no place in the model; the worker's log says which."""
 
 
 @with_limits
@@ -104,6 +134,12 @@ class ModelSpec(BaseModel):
     compiler, on a CPU a C++ compiler."""
     call: dict[str, Any] = {}
     """Further keyword arguments of the pipeline's call; what is not given is as it is by default in diffusers."""
+    loras: list[Lora] = []
+    """[LoRA adapters](loras.md) that requests may name."""
+    default_loras: list[LoraUse] = []
+    """Those that are used unless a request names them with another scale: ``[{"name": "...", "scale": 1.0}]``."""
+    max_loras: int = Field(default=3, ge=1, le=16)
+    """Adapters of one request, the default ones included."""
     flow_shift: float | None = Field(default=None, gt=0)
     """How far the steps are shifted towards noise, where the model's own scheduler is to be changed: Wan 2.1 wants 3
     at 480p and 5 at 720p. ``null`` leaves it."""
@@ -126,10 +162,24 @@ class ModelSpec(BaseModel):
             low, high = getattr(self, name) or (0, 0)
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a range")
+        self._check_loras()
         if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):
             scale = "true_cfg_scale in call" if "true_cfg_scale" in self.call else "guidance_range"
             raise ValueError(f"negative_prompt: has no effect; allowed: false, or a {scale} that goes over 1")
         return self
+
+    def _check_loras(self) -> None:
+        names = [lora.name for lora in self.loras]
+        if len(set(names)) < len(names):
+            raise ValueError("loras: a name is there twice")
+        for lora in self.loras:
+            low, high = lora.scale_range
+            if not low <= lora.scale <= high:
+                raise ValueError(f"loras: {lora.name}: scale {lora.scale} is not within [{low}, {high}]")
+        try:
+            Loras().settle(None, self, {})
+        except Refused as error:
+            raise ValueError(f"default_loras: {error}") from error
 
     @property
     def takes_images(self) -> bool:

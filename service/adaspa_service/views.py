@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaspa_api.limits import seconds_text
-from adaspa_api.models import Model
+from adaspa_api.models import LoraOffer, Model
 from adaspa_api.videos import Video, VideoInput
 from adaspa_api.words import JobStatus
 from adaspa_jobs.catalog import ModelSpec
@@ -55,6 +55,7 @@ def video(job: Job, place: QueuePosition | None) -> Video:
 def model(spec: ModelSpec, *, waiting: int, running: int, workers: int) -> Model:
     """The view of a catalog entry, and of how busy the model is."""
     own = {"default_size": spec.sizes[0], "default_fps": spec.fps, "parameters": json_schema(spec)}
+    own |= {"loras": [shared(lora, LoraOffer) for lora in spec.loras]}
     busy = {"waiting": waiting, "running": running, "workers": workers}
     return Model.model_validate(shared(spec, Model) | own | busy)
 

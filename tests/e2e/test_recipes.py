@@ -31,3 +31,17 @@ def test_a_remix_runs_and_a_batch_differs_by_seed(service: Service, tmp_path: Pa
     assert (remix.seed, remix.steps, remix.remixed_from_video_id) == (4, 3, second.id)
     contents = [service.client.download(video.id, tmp_path / video.id).read_bytes() for video in (first, second, remix)]
     assert contents[1] == contents[2] != contents[0]
+
+
+def test_an_adapter_is_in_its_own_videos_alone_and_in_record_and_recipe(service: Service, tmp_path: Path) -> None:
+    (offer,) = service.client.models()[0].loras
+    asked = [{}, {"loras": "ink"}, {}, {"loras": [{"name": "ink", "scale": 0.7}]}]
+    videos = [service.run("a red circle", seed=3, steps=3, output_format="webp", **loras) for loras in asked]
+    videos.append(service.client.wait(service.client.remix(videos[1].id, "a red circle").id))
+    plain, ink, plain_again, ink_again, remix = (
+        service.client.download(video.id, tmp_path / f"{video.id}.webp").read_bytes() for video in videos
+    )
+    assert plain == plain_again != ink == ink_again == remix
+    wanted = {"name": "ink", "scale": 0.7, "sha256": offer.sha256}
+    assert videos[0].loras is None and [use.model_dump() for use in videos[4].loras or []] == [wanted]
+    assert read_recipe(tmp_path / f"{videos[1].id}.webp")["loras"] == [wanted]

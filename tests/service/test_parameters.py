@@ -20,6 +20,7 @@ OTHERS = {
     "last_frame": "https://example.com/a.png",
     "fit": "cover",
     "audio": True,
+    "loras": [{"name": "watercolor"}],
 }
 """Values of fields that are no numbers, and that not every model takes."""
 

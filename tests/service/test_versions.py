@@ -135,7 +135,7 @@ def test_a_record_that_cannot_be_read_stands_in_nobodys_way(service: Service, va
 def test_parameters_say_which_version_brought_them() -> None:
     """A parameter without a mark would be dropped in silence by the workers of an earlier version."""
     first: set[str] = {*PARAMS, "negative_prompt", "sparsity", "quality", "retained_mass", "warmup", "flow_shift"}
-    first |= {"guidance_scale_2", "output_format", "audio", "remixed_from", "inputs"}
+    first |= {"guidance_scale_2", "loras", "output_format", "audio", "remixed_from", "inputs"}
     versions = {name: since(field) for name, field in JobParams.model_fields.items()}
     assert {name for name, version in versions.items() if version == 1} == first
     assert max(versions.values()) <= SCHEMA_VERSION

@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
+from adaspa_api.loras import LoraUse
 from adaspa_api.words import JobStatus
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import Job, JobParams
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine, load
+from diffusers import WanPipeline
 from job_bench import Bench
+from tiny_loras import WAN, diffusers, entry, low_ranks
 from tiny_wan import model_spec
 
 FULL_PRECISION = {"dtype": "float32"}
@@ -21,17 +25,29 @@ TOLERANCE = 0.1
 """Largest mean difference of two videos, of 255: rounding, and what H.264 makes of it. Dense and sparse are 1 apart."""
 
 
-@pytest.fixture
-def compiled_engine(tiny_pipeline: Path) -> Iterator[Engine]:
+@pytest.fixture(scope="module")
+def loras(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of different ranks, for different layers."""
+    transformer = WanPipeline.from_pretrained(tiny_pipeline).transformer
+    kinds = {"all": (WAN, 4), "some": (WAN[3:8], 2)}
+    low = {name: low_ranks(transformer, *kind) for name, kind in kinds.items()}
+    folder = tmp_path_factory.mktemp("loras")
+    return [entry(folder / f"{name}.safetensors", diffusers(each)) for name, each in low.items()]
+
+
+@pytest.fixture(scope="module")
+def compiled_engine(tiny_pipeline: Path, loras: list[dict[str, Any]]) -> Iterator[Engine]:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    yield load(ModelSpec.model_validate(model_spec(tiny_pipeline, compile=True, memory=FULL_PRECISION)), tiny_pipeline)
+    own = model_spec(tiny_pipeline, compile=True, memory=FULL_PRECISION, loras=loras)
+    yield load(ModelSpec.model_validate(own), tiny_pipeline)
     torch._dynamo.reset()
 
 
-@pytest.fixture
-def plain_engine(tiny_pipeline: Path) -> Engine:
-    return load(ModelSpec.model_validate(model_spec(tiny_pipeline, memory=FULL_PRECISION)), tiny_pipeline)
+@pytest.fixture(scope="module")
+def plain_engine(tiny_pipeline: Path, loras: list[dict[str, Any]]) -> Engine:
+    own = model_spec(tiny_pipeline, memory=FULL_PRECISION, loras=loras)
+    return load(ModelSpec.model_validate(own), tiny_pipeline)
 
 
 def video(bench: Bench, job: Job) -> np.ndarray:
@@ -64,3 +80,21 @@ def test_a_compiled_model_makes_and_resumes_the_same_videos(
     assert resumed.progress.resumed_from_step == 6
     assert np.abs(video(bench, resumed) - plain[2]).mean() < TOLERANCE
     assert graphs["unique_graphs"] == 2, "neither its density nor a resume compiles anew"
+
+
+def test_compiled_blocks_take_one_adapter_after_the_other(
+    params: Callable[..., JobParams], compiled_engine: Engine, plain_engine: Engine
+) -> None:
+    """One graph with adapters beside that without, whatever their ranks and layers are."""
+    graphs, counted = torch._dynamo.utils.counters["stats"], []
+    row: list[dict[str, float]] = [{}, {"all": 1.0}, {"some": 0.5}, {"all": 0.3, "some": 1.0}, {}]
+    for uses in row:
+        named = [LoraUse(name=name, scale=scale) for name, scale in uses.items()]
+        asked = params(steps=2, guidance_scale=1.0, loras=named or None)
+        compiled, plain = (
+            each.denoise(asked, each.encode_prompt(asked, {}), lambda *_: None)
+            for each in (compiled_engine, plain_engine)
+        )
+        torch.testing.assert_close(compiled, plain, atol=1e-3, rtol=1e-3)
+        counted.append(graphs["unique_graphs"])
+    assert [count - counted[0] for count in counted] == [0, 1, 1, 1, 1]

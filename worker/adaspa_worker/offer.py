@@ -72,6 +72,7 @@ def check(spec: ModelSpec, folder: Path) -> None:
         if told is not None and shift_field(read(folder / "scheduler" / "scheduler_config.json")) is None:
             raise wrong(spec, name, "the model's scheduler has no shift to set; allowed: null")
     check_attention(spec)
+    check_loras(spec, folder)
 
 
 def check_sizes(spec: ModelSpec, limits: Limits) -> None:
@@ -189,6 +190,20 @@ def check_attention(spec: ModelSpec) -> None:
         operator_config(spec.attention)
     except (ValueError, TypeError) as error:
         raise wrong(spec, "attention", first_line(error)) from error
+
+
+def check_loras(spec: ModelSpec, folder: Path) -> None:
+    if not spec.loras:
+        return
+    second = read(folder / "model_index.json").get("boundary_ratio") is not None
+    if apart := [lora.name for lora in spec.loras if lora.expert != "both" and not second]:
+        raise wrong(
+            spec, f"loras: {apart[0]}: expert", "the model has no second expert (boundary_ratio); allowed: both"
+        )
+    from adaspa_worker.engines.loras import check_files  # noqa: PLC0415  diffusers: seconds, which others go without
+
+    pipeline = pipeline_of(folder)
+    check_files(spec, pipeline, FAMILIES[pipeline].transformer, read(folder / "transformer" / "config.json"))
 
 
 def wrong(spec: ModelSpec, field: str, why: str) -> ModelUnavailable:

@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 import typer
 from adaspa_api.fields import ROLES, VideoCreate, rows
@@ -48,6 +48,8 @@ def option(name: str) -> inspect.Parameter:
     flag = row.option or f"--{name.replace('_', '-')}"
     said = typer.Option(flag, metavar=row.metavar, help=help, autocompletion=COMPLETED.get(name))
     kind: Any = words | None if words else field.annotation
+    if str in get_args(kind):  # whatever else it may be in JSON
+        kind = str | None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, said])
 
 

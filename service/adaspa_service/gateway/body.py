@@ -229,12 +229,12 @@ def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, st
         return fields.model_validate(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        if first["type"] == "extra_forbidden":
+        name, inside = str(first["loc"][0]), len(first["loc"]) > 1
+        if first["type"] == "extra_forbidden" and not inside:
             message = f"{name}: unknown field; allowed: {', '.join(fields.model_fields)}"
             raise bad_field(name, message, "unknown_parameter") from error
         limits = f"allowed: {allowed(name, catalog, data.get('model'))}"
-        if first["type"] == "missing":
+        if first["type"] == "missing" and not inside:
             raise bad_field(name, f"{name}: required; {limits}", "missing_required_parameter") from error
         message = f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}; {limits}"
         raise bad_field(name, message, "invalid_type") from error

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from adaspa_api.limits import Choice, Entry, Length, Limit, Picture, Range, Served, StepsRange, Switch, Text, Url
+from adaspa_api.loras import Loras, LoraUse
 from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
 MAX_SEED = 2**63 - 1
@@ -205,6 +206,11 @@ class Kept(Scene):
         float | None, Row(Range("flow_shift_range", each=Annotated[float, Field(gt=0)]), "Flow shift")
     ] = None
     """How far the steps are shifted towards noise. Wan 2.1 wants 3 at 480p and 5 at 720p; default: the model's own."""
+    loras: Annotated[
+        list[LoraUse] | str | None, Row(Loras(), "LoRA adapters", option="--lora", metavar="NAME[:SCALE],...")
+    ] = None
+    """LoRA adapters of the model's `loras`. A list of objects with `name` and `scale`, or a text: `NAME:SCALE` between
+    commas. Those that the model has by default stay unless they are named with another scale; 0 is without one."""
     output_format: Annotated[str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "File")] = None
     """The format of the video's file, one of the model's `output_formats`. Default: the first of them."""
     audio: Annotated[bool | None, Row(Switch("audio"), "Sound", option="--audio/--no-audio", clash=_a_sound)] = None
@@ -222,6 +228,7 @@ class Settled(Kept):
     guidance_scale: float
     seed: int
     quality: Quality | None = None
+    loras: list[LoraUse] | None = None
     output_format: OutputFormat
 
 

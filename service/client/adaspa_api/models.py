@@ -4,7 +4,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from adaspa_api.loras import LoraUse
 from adaspa_api.words import Open, OutputFormat, Quality, Task
+
+
+class LoraOffer(BaseModel):
+    """An adapter that a model can be asked to use."""
+
+    name: str
+    description: str
+    scale: float = Field(description="Its strength when the client does not say.")
+    scale_range: tuple[float, float]
+    sha256: str = Field(description="Of its file.")
 
 
 class Model(BaseModel):
@@ -34,6 +45,9 @@ class Model(BaseModel):
     warmup_range: tuple[float, float] = Field(description="Share of the steps that may be dense at the start.")
     output_formats: list[Open[OutputFormat]] = Field(description="The first is the default.")
     audio: bool = Field(default=False, description="Whether its videos have sound, in formats that hold it.")
+    loras: list[LoraOffer] = Field(default=[], description="LoRA adapters that a request may name.")
+    default_loras: list[LoraUse] = Field(default=[], description="Those that are used unless a request says otherwise.")
+    max_loras: int = Field(default=0, description="Adapters of one request, the default ones included.")
     max_batch: int = Field(description="The largest n.")
     parameters: dict[str, Any] = Field(
         default={},

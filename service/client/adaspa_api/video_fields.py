@@ -1,6 +1,7 @@
 """What may be asked beside the prompt. Made of the rows of ``fields.py``: ``make field-tables``."""
 
-from typing import Literal, TypedDict
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
 
 
 class VideoFields(TypedDict, total=False):
@@ -24,6 +25,7 @@ class VideoFields(TypedDict, total=False):
     retained_mass: float
     warmup: int
     flow_shift: float
+    loras: list[Mapping[str, Any]] | str
     output_format: Literal["mp4", "webm", "gif", "webp"]
     audio: bool
     priority: Literal["interactive", "bulk"]

@@ -178,7 +178,8 @@ def test_a_field_that_only_the_catalog_offers_stands_in_the_form(
     """The page knows no name of it: it draws what ``GET /models`` tells."""
     demo = Catalog.load(None).default.model_dump(mode="json")
     catalog = tmp_path / "catalog.json"
-    catalog.write_text(json.dumps([demo | {"flow_shift_range": [1, 9]}, demo | {"id": "plain"}]))
+    ink = {"name": "ink", "source": "ink.safetensors", "sha256": 64 * "0"}
+    catalog.write_text(json.dumps([demo | {"flow_shift_range": [1, 9], "loras": [ink]}, demo | {"id": "plain"}]))
     with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
         open_settings(page, service)
         page.get_by_label("Flow shift").fill("9.5")
@@ -186,14 +187,18 @@ def test_a_field_that_only_the_catalog_offers_stands_in_the_form(
         expect(page.locator("#flow_shift-error")).to_contain_text("allowed: 1.0 to 9.0")
         assert_accessible(page)
         page.get_by_label("Flow shift").fill("4.5")
+        expect(page.locator("#loras-hint")).to_contain_text("ink 0 to 2")
+        page.get_by_label("LoRA adapters").fill("ink:0.5")
         page.get_by_role("button", name="Generate video").click()
         page.get_by_role("button", name="Cancel").click()
+        expect(page.locator(".facts")).to_contain_text("LoRA adaptersink:0.5")
         expect(page.locator(".facts")).to_contain_text("Flow shift4.5")
         assert service.http.get(f"/videos/{page.url.split('#')[1]}").json()["flow_shift"] == 4.5
         page.get_by_label("Model").select_option("plain")
         expect(page.get_by_label("Flow shift")).to_have_count(0)
         page.get_by_role("button", name="Use settings").click()
         expect(page.get_by_label("Flow shift")).to_have_value("4.5")
+        expect(page.get_by_label("LoRA adapters")).to_have_value("ink:0.5")
 
 
 def test_a_bulk_job_with_a_webhook(page: Page, settings: Settings, tmp_path: Path) -> None:

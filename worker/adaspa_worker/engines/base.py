@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import adaspa
 import numpy as np
@@ -25,6 +25,7 @@ from adaspa_worker.attention import attention_config, operator_config
 from adaspa_worker.engines import own_call
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
+from adaspa_worker.failure import NotLoaded
 from adaspa_worker.families import limits_of
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
 from adaspa_worker.offer import shift_field
@@ -32,6 +33,9 @@ from adaspa_worker.pipeline import Encoded, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable, first_line
+
+if TYPE_CHECKING:
+    from adaspa_worker.engines.loras import Loras
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +84,9 @@ class DiffusersEngine(ABC):
                 if (part := getattr(self.pipe, name, None)) is not None
             ]
             adaspa.apply(self.pipe, operator_config(spec.attention))
+            self._loras = self._with_loras()
             self._place()
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, ModelUnavailable):
             raise
         except Exception as error:
             raise ModelUnavailable(f"{folder}: cannot be loaded ({first_line(error)})") from error
@@ -151,6 +156,11 @@ class DiffusersEngine(ABC):
         on_step: StepCallback,
         resume: dict[str, Any] | None = None,
     ) -> Tensor:
+        if self._loras:
+            try:
+                self._loras.use(params.loras or [])
+            except ModelUnavailable as error:
+                raise NotLoaded from error
         handles = [transformer.adaspa for transformer in self.transformers]
         for handle in handles:
             handle.configure(attention_config(self.spec.attention, params))
@@ -278,6 +288,13 @@ class DiffusersEngine(ABC):
         if self.spec.flow_shift is not None:
             pipe.scheduler = shifted(pipe.scheduler, self.spec.flow_shift)
         return pipe
+
+    def _with_loras(self) -> "Loras | None":
+        if not self.spec.loras:
+            return None
+        from adaspa_worker.engines.loras import Loras  # noqa: PLC0415  with PEFT, which others do without
+
+        return Loras(self.spec, self.pipeline, self.transformers)
 
     def _place(self) -> None:
         if self.spec.memory.vae_tiling:

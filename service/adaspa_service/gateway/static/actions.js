@@ -3,6 +3,7 @@ import { DONE, json, key, source } from "./api.js";
 import { confirmed } from "./dialogs.js";
 import { copy, el, note } from "./dom.js";
 import { remix, reuse, rules } from "./form.js";
+import { typed } from "./format.js";
 
 const FIELDS = { first: "input_reference", last: "last_frame" }; // of an image, by its role
 
@@ -49,7 +50,7 @@ function curl(video) {
   const asked = Object.keys(rules(video.model)).filter((name) => name !== "seconds" && video[name] != null); // its frames say it
   const auth = key.get() ? ` -H "Authorization: Bearer $ADASPA_API_KEY"` : "";
   if (video.inputs.length) {
-    const texts = asked.map((name) => ` --form-string ${quoted(`${name}=${video[name]}`)}`);
+    const texts = asked.map((name) => ` --form-string ${quoted(`${name}=${typed(video[name])}`)}`);
     const images = video.inputs.map(({ role }) => ` -F ${FIELDS[role]}=@${role}_frame.png`);
     return `curl ${location.origin}/videos${auth}${texts.join("")}${images.join("")}`;
   }

@@ -66,13 +66,16 @@ function control(rule) {
     return el("input", { type: "number", inputMode: whole ? "numeric" : "decimal", min: rule.minimum, max: rule.maximum, step: whole ? 1 : "any", value: rule.default ?? "" });
   }
   const address = rule.format === "uri" ? { type: "url", inputMode: "url", spellcheck: false, placeholder: "https://" } : {};
-  return el("input", { autocomplete: "off", maxLength: rule.maxLength, ...address });
+  return el("input", { autocomplete: "off", ...("maxLength" in rule && { maxLength: rule.maxLength }), ...address });
 }
+
+const range = ({ minimum, maximum }) => `${minimum} to ${maximum}`;
 
 // The first sentence of what the field is, and its limits.
 function hint(name, rule) {
   const help = CLEAR.includes(name) ? "" : rule.description.replaceAll("`", "").match(/.*?\.(?=\s|$)/)[0];
-  return "minimum" in rule ? `${help} ${rule.minimum} to ${rule.maximum}`.trim() : help;
+  if (rule.items) return `${help} ${rule.items.oneOf.map(({ properties: { name, scale } }) => `${name.const} ${range(scale)}`).join(", ")}`;
+  return "minimum" in rule ? `${help} ${range(rule)}`.trim() : help;
 }
 
 function seed() {

@@ -2,7 +2,7 @@
 import { ApiError, call, fileUrl, json } from "./api.js";
 import { $, el } from "./dom.js";
 import { promptField, read, settings } from "./fields.js";
-import { seconds } from "./format.js";
+import { seconds, typed } from "./format.js";
 import { fileOf, give } from "./image.js";
 
 const REMIX = ["prompt", "webhook_url"]; // what a remix takes
@@ -46,7 +46,7 @@ function example(text) {
 
 function put(values) {
   for (const input of inputs()) {
-    const value = values[input.name];
+    const value = typed(values[input.name]);
     if (value === undefined || input.type === "file") continue;
     if (input.type === "radio") input.checked = input.value === (value ?? "");
     else if (!input.options || [...input.options].some((option) => option.value === String(value))) input.value = value ?? "";

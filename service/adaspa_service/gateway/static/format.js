@@ -14,5 +14,7 @@ export function bytes(value) {
   return `${(value / 1024 ** power).toFixed(power ? 1 : 0)} ${["B", "KiB", "MiB", "GiB"][power]}`;
 }
 
+// A value as one types it: adapters as their names and scales.
+export const typed = (value) => (Array.isArray(value) ? value.map(({ name, scale }) => `${name}:${scale}`).join(", ") : value);
 export const words = (name) => name.replaceAll("_", " ");
 export const capital = (text) => text[0].toUpperCase() + text.slice(1);

@@ -3,7 +3,7 @@ import { actions } from "./actions.js";
 import { source } from "./api.js";
 import { el } from "./dom.js";
 import { rules } from "./form.js";
-import { seconds } from "./format.js";
+import { seconds, typed } from "./format.js";
 import { given } from "./given.js";
 import { report } from "./report.js";
 
@@ -54,5 +54,5 @@ function cut(tokens) {
 // Whatever else was asked for, under the names that the form has for it.
 function settings(video) {
   const others = Object.entries(rules(video.model)).filter(([name]) => !TOLD.includes(name));
-  return Object.fromEntries(others.map(([name, rule]) => [rule.title, video[name]]));
+  return Object.fromEntries(others.map(([name, rule]) => [rule.title, typed(video[name])]));
 }

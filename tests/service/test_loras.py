@@ -1,0 +1,103 @@
+"""LoRA adapters at the gateway: named by a request, settled with the model's own, and refused before the queue."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adaspa_command import adaspa
+from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.settings import Settings
+from running_gateway import Service, serving
+
+NAMES = {"distilled": "steps", "turbo": "steps", "ink": None, "slow": None}
+LORAS = [
+    {"name": name, "source": f"{name}.safetensors", "sha256": 64 * letter, "scale": 0.8, "group": group}
+    for letter, (name, group) in zip("abcd", NAMES.items(), strict=True)
+]
+OWN = [{"name": "distilled", "scale": 1.0, "sha256": 64 * "a"}]
+
+
+def with_loras(path: Path, **changes: Any) -> Path:
+    demo = Catalog.load(None).default.model_dump(mode="json")
+    own = {"loras": LORAS, "default_loras": [{"name": "distilled", "scale": 1.0}], "max_loras": 3}
+    path.write_text(json.dumps([demo | own | changes, demo | {"id": "plain"}]))
+    return path
+
+
+@pytest.fixture
+def lora_service(settings: Settings, tmp_path: Path) -> Iterator[Service]:
+    own = settings.model_copy(update={"catalog": with_loras(tmp_path / "catalog.json")})
+    with serving(own, tmp_path) as service:
+        yield service
+
+
+def test_a_job_has_the_adapters_it_asked_for_beside_the_models_own(lora_service: Service) -> None:
+    http, prompt = lora_service.http, {"prompt": "a red circle"}
+    (model, _) = http.get("/models").json()["data"]
+    assert [lora["name"] for lora in model["loras"]] == list(NAMES) and "source" not in model["loras"][0]
+    assert (model["default_loras"][0]["name"], model["max_loras"]) == ("distilled", 3)
+    assert lora_service.create()["loras"] == OWN
+    ink = {"name": "ink", "scale": 0.8, "sha256": 64 * "c"}
+    asked = http.post("/videos", json=prompt | {"loras": [{"name": "ink"}]}).json()
+    assert asked["loras"] == [*OWN, ink]
+    as_form = http.post("/videos", files={"prompt": (None, "a"), "loras": (None, "ink:0.5, distilled:0")}).json()
+    assert as_form["loras"] == [ink | {"scale": 0.5}, OWN[0] | {"scale": 0.0}]
+    remix = http.post(f"/videos/{asked['id']}/remix", json={"prompt": "a blue circle"}).json()
+    assert remix["loras"] == asked["loras"]
+    job = lora_service.store.get(asked["id"])
+    assert job is not None and job.params.identity != lora_service.store.get(as_form["id"]).params.identity  # type: ignore[union-attr]
+    told = adaspa("generate", "a circle", "--lora", "slow:1.5", "--detach", "--json", "--server", lora_service.url)
+    assert [each["name"] for each in json.loads(told.stdout)["loras"]] == ["distilled", "slow"]
+
+
+def test_the_same_idempotency_key_with_another_adapter_is_another_request(lora_service: Service) -> None:
+    key = {"Idempotency-Key": "once"}
+    bodies = [{"prompt": "a", "loras": [{"name": name}]} for name in ("ink", "ink", "slow")]
+    first, again, other = (lora_service.http.post("/videos", json=body, headers=key) for body in bodies)
+    assert first.json()["id"] == again.json()["id"]
+    assert other.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("loras", "why"),
+    [
+        ([{"name": "oil"}], "'oil' is not offered; allowed: distilled, turbo, ink, slow"),
+        ([{"name": "ink", "scale": 2.1}], "ink: scale 2.1 is out of range; allowed: 0 to 2"),
+        ([{"name": "ink", "scale": -0.1}], "ink: scale -0.1 is out of range; allowed: 0 to 2"),
+        ([{"name": "ink"}, {"name": "ink", "scale": 1}], "ink is there twice; allowed: each once"),
+        ([{"name": "turbo"}], "distilled and turbo do not go together; allowed: one of the two"),
+        ("ink,slow,turbo,distilled:0", "4 of them, 1 of them the model's own; allowed: 3"),
+        ("ink,slow,turbo", "4 of them, 1 of them the model's own; allowed: 3"),
+        ([{"name": "ink", "sha256": 64 * "a"}], "ink: its file is another one now; allowed: without sha256, or cccc"),
+        ("ink:strong", "'ink:strong' is no NAME or NAME:SCALE; allowed: such, between commas"),
+        ([{"scale": 1}], "field required; allowed: up to 3 of distilled (0 to 2), "),
+        ([{"name": "ink", "weight": 1}], "extra inputs are not permitted; allowed: up to 3 of distilled (0 to 2), "),
+        (7, "allowed: up to 3 of distilled (0 to 2), "),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_queue(lora_service: Service, loras: Any, why: str) -> None:
+    answer = lora_service.http.post("/videos", json={"prompt": "a", "loras": loras})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "loras")
+    assert why in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"loras": [*LORAS, LORAS[0]]}, "loras: a name is there twice"),
+        ({"loras": [LORAS[0] | {"scale": 3}]}, r"loras: distilled: scale 3.0 is not within \[0.0, 2.0\]"),
+        ({"default_loras": [{"name": "oil"}]}, "default_loras: 'oil' is not offered"),
+        (
+            {"default_loras": [{"name": "ink"}, {"name": "slow"}], "max_loras": 1},
+            "default_loras: 2 of them.*allowed: 1",
+        ),
+        ({"default_loras": [{"name": "turbo"}, {"name": "distilled"}]}, "turbo and distilled do not go together"),
+        ({"loras": [LORAS[0] | {"sha256": "abc"}]}, "loras.0.sha256"),
+    ],
+)
+def test_a_catalog_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(CatalogError, match=why):
+        Catalog.load(with_loras(tmp_path / "catalog.json", **changes))

@@ -1,0 +1,165 @@
+"""LoRA adapters in the worker: as trainers write them, one after the other, and refused where they do not fit."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adaspa_api.loras import LoraUse
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
+from adaspa_worker.failure import NotLoaded
+from adaspa_worker.offer import check
+from adaspa_worker.pipeline import Engine, load
+from adaspa_worker.source import ModelUnavailable
+from diffusers import WanPipeline
+from tiny_loras import WAN, diffusers, entry, kohya, low_ranks, wans_own
+from tiny_wan import model_spec
+from torch import Tensor
+
+Denoise = Callable[..., Tensor]
+
+
+def with_added(engine: Any, low: Any, scale: float) -> Engine:
+    """The engine with low ranks added to its weights."""
+    with torch.no_grad():
+        for name, (a, b) in low.items():
+            engine.pipe.transformer.get_submodule(name).weight += scale * b @ a
+    return engine  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def low(tiny_pipeline: Path) -> Callable[..., Any]:
+    transformer = WanPipeline.from_pretrained(tiny_pipeline).transformer
+    return lambda layers=WAN, rank=4, seed=0: low_ranks(transformer, layers, rank, seed)
+
+
+@pytest.fixture(scope="module")
+def loras(low: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Adapters of several ranks and layers, one with alphas, one with a bias."""
+    files = {
+        "whole": kohya(low(), wans_own, "diffusion_model."),
+        "other": diffusers(low(WAN[:6], rank=2, seed=1)),
+        "biased": diffusers(low(WAN[5:9], rank=8, seed=2)) | {f"transformer.{WAN[8]}.lora_B.bias": torch.ones(32)},
+    }
+    folder = tmp_path_factory.mktemp("loras")
+    return [entry(folder / f"{name}.safetensors", tensors) for name, tensors in files.items()]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_pipeline: Path, loras: list[dict[str, Any]]) -> Callable[..., Engine]:
+    """Load the tiny model anew, with these adapters or with all."""
+
+    def loaded(own: list[dict[str, Any]] | None = None, **changes: Any) -> Engine:
+        entry = model_spec(tiny_pipeline, loras=loras if own is None else own, **changes)
+        return load(ModelSpec.model_validate(entry), tiny_pipeline)
+
+    return loaded
+
+
+@pytest.fixture
+def denoise(params: Callable[..., JobParams]) -> Denoise:
+    """The latents of a job with adapters."""
+
+    def run(engine: Engine, **uses: float) -> Tensor:
+        named = [LoraUse(name=name, scale=scale) for name, scale in uses.items()]
+        asked = params(steps=2, guidance_scale=1.0, loras=named or None)
+        try:
+            return engine.denoise(asked, engine.encode_prompt(asked, {}), lambda *_: None)
+        finally:
+            engine.reset()
+
+    return run
+
+
+def test_an_adapter_adds_what_its_file_says(
+    engine: Callable[..., Engine], low: Callable[..., Any], denoise: Denoise
+) -> None:
+    served, merged = engine(), with_added(engine([]), low(), 0.5)
+    torch.testing.assert_close(denoise(served, whole=0.5), denoise(merged), atol=1e-3, rtol=1e-3)
+    assert (denoise(served, whole=0.5) - denoise(served)).abs().max() > 0.05
+
+
+def test_jobs_in_a_row_get_what_each_gets_alone(engine: Callable[..., Engine], denoise: Denoise) -> None:
+    row: list[dict[str, float]] = [{"whole": 1.0}, {"other": 0.3, "biased": 1.5}, {}, {"other": 0.0}]
+    shared = engine()
+    first, second, plain, off = (denoise(shared, **uses) for uses in row)
+    assert torch.equal(second, denoise(engine(), **row[1]))
+    assert torch.equal(plain, denoise(engine([]))), "to the bit the model alone"
+    assert torch.equal(off, plain)
+    assert torch.equal(denoise(shared, **row[0]), first)
+    assert len({latents.sum().item() for latents in (first, second, plain)}) == 3
+
+
+def test_the_adapters_used_last_stay_in_memory_and_a_file_that_changed_is_not_used(
+    engine: Callable[..., Engine], loras: list[dict[str, Any]], denoise: Denoise, tmp_path: Path
+) -> None:
+    own = [each | {"source": shutil.copy(each["source"], tmp_path)} for each in loras]
+    largest = max(Path(each["source"]).stat().st_size for each in own)
+    served = engine(own, memory={"lora_cache_bytes": 2 * largest})
+    first = denoise(served, whole=1.0)
+    for each in own:
+        Path(each["source"]).write_bytes(b"another file")
+    denoise(served)
+    assert torch.equal(denoise(served, whole=1.0), first)
+    with pytest.raises(NotLoaded) as refused:
+        denoise(served, other=1.0)
+    assert "loras: other: " in str(refused.value.__cause__) and "its SHA-256 is" in str(refused.value.__cause__)
+    assert torch.equal(denoise(served, whole=1.0), first), "what was refused is not in the slots"
+
+
+def test_a_job_for_another_file_than_the_catalogs_is_not_begun(
+    engine: Callable[..., Engine], loras: list[dict[str, Any]], params: Callable[..., JobParams]
+) -> None:
+    served = engine(loras[1:2])
+    asked = params(loras=[LoraUse(name="other", scale=1.0, sha256=64 * "0")])
+    with pytest.raises(NotLoaded) as refused:
+        served.denoise(asked, served.encode_prompt(asked, {}), lambda *_: None)
+    assert "for a file of SHA-256 000" in str(refused.value.__cause__)
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"sha256": 64 * "0"}, "its SHA-256 is [0-9a-f]{64}; allowed: that of the catalog, 0000"),
+    ({"source": "/nowhere/a.safetensors"}, "/nowhere/a.safetensors: no such file"),
+    ({"source": "someone/something@main/a.safetensors"}, "'main' is no commit; allowed: all 40 digits of one"),
+    ({"source": "memory:///loras/a.safetensors"}, "memory:///loras/a.safetensors: not to be had .*no such object"),
+    ({"source": __file__}, "test_loras.py: is no .safetensors file"),
+    ({"expert": "second"}, "expert: the model has no second expert"),
+]
+
+
+@pytest.mark.parametrize(("changes", "why"), MISTAKES, ids=str)
+def test_a_file_that_cannot_be_taken_is_refused_by_name_before_a_worker_takes_jobs(
+    tiny_pipeline: Path, loras: list[dict[str, Any]], changes: dict[str, Any], why: str
+) -> None:
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=[loras[1] | changes]))
+    with pytest.raises(ModelUnavailable, match=f"^catalog: model tiny: loras: other: .*{why}"):
+        check(spec, tiny_pipeline)
+
+
+def test_files_are_held_against_the_model_and_the_cache(
+    tiny_pipeline: Path,
+    loras: list[dict[str, Any]],
+    low: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def checked(*own: dict[str, Any], **changes: Any) -> None:
+        check(ModelSpec.model_validate(model_spec(tiny_pipeline, loras=own, **changes)), tiny_pipeline)
+
+    checked(*loras)
+    with pytest.raises(ModelUnavailable, match=r"loras: whole: has \d+ bytes; allowed: 9, which is memory.lora_cache_"):
+        checked(*loras, memory={"lora_cache_bytes": 9})
+    half = diffusers(low(WAN[:2])) | {
+        f"transformer.blocks.7.attn1.to_q.lora_{part}.weight": torch.ones(4, 4) for part in "AB"
+    }
+    lost = "2 of its weights have no place in the model (transformer.blocks.7.attn1.to_q.lora_A.weight, "
+    with pytest.raises(ModelUnavailable, match=re.escape(f"loras: half: {lost}")):
+        checked(entry(tmp_path / "half.safetensors", half))
+    checked(entry(tmp_path / "half.safetensors", half, partial=True))
+    assert f"LoRA half: {lost}" in caplog.text
+    with pytest.raises(ModelUnavailable, match="loras: half: none of its 2 weights has a place in the model"):
+        checked(entry(tmp_path / "half.safetensors", dict([*half.items()][-2:]), partial=True))
