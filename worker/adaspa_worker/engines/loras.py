@@ -141,6 +141,8 @@ def check_files(spec: ModelSpec, pipeline: str, transformer: str, config: Mappin
     Raises:
         ModelUnavailable: naming the adapter that cannot be taken, and why.
     """
+    if not hasattr(getattr(diffusers, pipeline), "lora_state_dict"):
+        lora_files.refuse(spec, spec.loras[0], f"diffusers has no loader of adapters for a {pipeline}; allowed: none")
     with init_empty_weights():
         empty = getattr(diffusers, transformer).from_config(config)
     fitted(spec, lora_files.found(spec), getattr(diffusers, pipeline), sizes_of(empty))
