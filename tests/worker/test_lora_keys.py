@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import tiny_pipelines as tiny
 import torch
-from adaspa_worker.engines.lora_keys import Fitted, Unfit, fit
-from adaspa_worker.engines.loras import sizes_of
+from adaspa_worker.loras.keys import Fitted, Unfit, fit
+from adaspa_worker.loras.slots import sizes_of
 from diffusers import CogVideoXPipeline, HunyuanVideoPipeline, LTXPipeline, WanPipeline
 from tiny_loras import HUNYUAN, LTX, WAN, diffusers, hunyuan_files, kohya, low_ranks, plain_files, wan_files
 from torch import Tensor

@@ -200,7 +200,7 @@ def check_loras(spec: ModelSpec, folder: Path) -> None:
         raise wrong(
             spec, f"loras: {apart[0]}: expert", "the model has no second expert (boundary_ratio); allowed: both"
         )
-    from adaspa_worker.engines.loras import check_files  # noqa: PLC0415  diffusers: seconds, which others go without
+    from adaspa_worker.loras.slots import check_files  # noqa: PLC0415  diffusers: seconds, which others go without
 
     pipeline = pipeline_of(folder)
     check_files(spec, pipeline, FAMILIES[pipeline].transformer, read(folder / "transformer" / "config.json"))

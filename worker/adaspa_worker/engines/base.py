@@ -35,7 +35,7 @@ from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable, first_line
 
 if TYPE_CHECKING:
-    from adaspa_worker.engines.loras import Loras
+    from adaspa_worker.loras.slots import Loras
 
 log = logging.getLogger(__name__)
 
@@ -292,7 +292,7 @@ class DiffusersEngine(ABC):
     def _with_loras(self) -> "Loras | None":
         if not self.spec.loras:
             return None
-        from adaspa_worker.engines.loras import Loras  # noqa: PLC0415  with PEFT, which others do without
+        from adaspa_worker.loras.slots import Loras  # noqa: PLC0415  with PEFT, which others do without
 
         return Loras(self.spec, self.pipeline, self.transformers)
 

@@ -21,8 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from adaspa_worker import lora_files
-from adaspa_worker.engines.lora_keys import ADDED, Fitted, Pair, Sizes, Unfit, fit
+from adaspa_worker.loras import files as lora_files
+from adaspa_worker.loras.keys import ADDED, Fitted, Pair, Sizes, Unfit, fit
 
 log = logging.getLogger(__name__)
 
