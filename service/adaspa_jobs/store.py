@@ -146,6 +146,11 @@ class JobStore(Attempts, Announcements, Counts, Upkeep):
             seconds, microseconds = self.client.time()
         return seconds + microseconds / 1e6
 
+    def last_id_us(self) -> int:
+        """The time in the latest id, in microseconds: ahead of ``now`` where the clock was set back."""
+        with reaching():
+            return int(self.client.get(PREFIX + "last_id") or 0)
+
     def create(self, params: JobParams) -> Job:
         """Accept a job, as ``admit`` does, without an idempotency key."""
         return self.admit(params)[0]

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from chaos.playing import ALL
 from chaos.report import show
 from chaos.run import run
 
@@ -19,12 +20,23 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=3.0, help="longest time between two faults, in seconds")
     parser.add_argument("--fsync", choices=["always", "everysec", "no"], default="everysec")
     parser.add_argument("--patience", type=float, default=3600, help="seconds in which every job has to have ended")
+    parser.add_argument("--rest", type=float, default=60, help="seconds in which all has to come to rest at the end")
+    parser.add_argument("--scenes", default="", help="play only those with this in their name; 'none': none")
     parser.add_argument("--out", type=Path, help="where the report is written, as JSON")
     parser.add_argument("--logs", type=Path, help="a new folder for the logs of all parts")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
     print(f"seed {asked.seed}", flush=True)
-    report = run(asked.jobs, asked.seed, pause=asked.pause, fsync=asked.fsync, patience=asked.patience, logs=asked.logs)
+    report = run(
+        asked.jobs,
+        asked.seed,
+        pause=asked.pause,
+        fsync=asked.fsync,
+        patience=asked.patience,
+        rest=asked.rest,
+        scenes=[] if asked.scenes == "none" else [scene for scene in ALL if asked.scenes in scene.name],
+        logs=asked.logs,
+    )
     show(report)
     if asked.out:
         asked.out.write_text(json.dumps(report, indent=2) + "\n")

@@ -21,8 +21,6 @@ from chaos.fleet import MODEL, Fleet
 from chaos.receiver import Receiver
 from chaos.stub_engine import StubEngine
 
-REST_SECONDS = 60.0
-"""What was interrupted at the very end has to be made good by then."""
 PREFIX = "service/"
 SERVERS_OWN = "/.tmp."
 """nanio lists what it had half written when it was killed; nobody was told that it is there."""
@@ -35,9 +33,11 @@ class Audit:
         fleet: at rest, with every part running.
         clients: what they asked for and saw.
         receiver: of the webhooks.
+        rest: seconds in which what was interrupted at the very end has to be made good.
     """
 
-    def __init__(self, fleet: Fleet, clients: Clients, receiver: Receiver) -> None:
+    def __init__(self, fleet: Fleet, clients: Clients, receiver: Receiver, rest: float) -> None:
+        self.rest = rest
         self.fleet, self.asks, self.history, self.receiver = fleet, clients.asks, clients.history, receiver
         self.store = JobStore(fleet.client())
         self.jobs: dict[str, Job] = {}
@@ -67,11 +67,11 @@ class Audit:
         return {status: found.count(status) for status in sorted(set(found))}
 
     def _come_to_rest(self, what: str, left: Callable[[], list[str]]) -> None:
-        deadline = time.monotonic() + REST_SECONDS
+        deadline = time.monotonic() + self.rest
         while (found := left()) and time.monotonic() < deadline:
             time.sleep(0.5)
         if found:
-            self.violations.append(f"not so within {REST_SECONDS:.0f} s: {what}: {found[:5]} ({len(found)})")
+            self.violations.append(f"not so within {self.rest:.0f} s: {what}: {found[:5]} ({len(found)})")
 
     def _queues(self) -> list[str]:
         """Whatever still waits, runs or is held."""
@@ -108,6 +108,9 @@ class Audit:
                 self.violations.append(f"{ask.video_id or ask.key}: lost ({job and job.status})")
             elif job.status != ask.final or (job.params.seed, job.params.steps) != (ask.seed, ask.steps):
                 self.violations.append(f"{job.id}: is {job.status}, not the {ask.final} that its owner was told")
+            elif ask.fails:
+                if job.error is None or job.error.code != ask.fails:
+                    self.violations.append(f"{job.id}: failed with {job.error}, and not with {ask.fails}")
             elif job.status is JobStatus.failed or (job.status is JobStatus.cancelled and not ask.cancelled):
                 self.violations.append(f"{job.id}: {job.status} without a reason: {job.error}")
         known = {ask.video_id for ask in self.asks}

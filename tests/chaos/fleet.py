@@ -26,10 +26,16 @@ from s3_servers import URL, S3Server, s3_server
 from tiny_wan import model_spec, write_catalog
 from valkey_process import start_valkey
 
+from chaos.history import History
+from chaos.points import FOLDER
+from chaos.power import Shim
+
 MODEL = "tiny"
 TENANTS = ("a", "b")
 """Each has an API key."""
 LEASE_SECONDS = 3.0
+MAX_ATTEMPTS = 6
+QUEUE_CAP = 40
 GATEWAYS, WORKERS = 2, 3
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +47,7 @@ class Part:
     name: str
     folder: Path
     env: dict[str, str]
+    shim: Shim
     port: int | None = None
     """Of a gateway; workers have none."""
     identity: str = ""
@@ -51,6 +58,7 @@ class Part:
     def start(self) -> None:
         self.identity = f"{self.name}-{secrets.token_hex(4)}"
         own = {"ADASPA_PORT": str(self.port)} if self.port else {"ADASPA_WORKER_NAME": self.identity}
+        own |= self.shim.environment(self.name)
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command(),
@@ -101,13 +109,17 @@ class Fleet:
     def __init__(self, folder: Path, storage: S3Server, fsync: str) -> None:
         self.folder, self.storage, self.fsync = folder, storage, fsync
         self.socket = folder / "valkey.sock"
+        self.orders = folder / "orders"
+        self.orders.mkdir()
+        self.shim = Shim(folder)
         catalog = write_catalog(folder / "catalog.json", model_spec("builtin:demo"))
         settings = {
             "REDIS_URL": f"unix://{self.socket}?db=0",
             "STORAGE_URL": URL,
             "CATALOG": str(catalog),
             "LEASE_SECONDS": str(LEASE_SECONDS),
-            "MAX_ATTEMPTS": "20",
+            "MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+            "QUEUE_CAP": str(QUEUE_CAP),
             "CHECKPOINT_STEPS": "4",
             "WEBHOOK_HTTP": "true",
             "WEBHOOK_NETWORKS": "127.0.0.0/8",
@@ -118,10 +130,10 @@ class Fleet:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
         own = {f"ADASPA_{name}": value for name, value in settings.items()}
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        env = clean | own | storage.environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        env = clean | own | storage.environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", FOLDER: str(self.orders)}
         self.settings = Settings.model_validate({"redis_url": settings["REDIS_URL"], "catalog": catalog})
-        self.gateways = [Part(f"gateway-{n}", folder, env, free_port("127.0.0.1")) for n in range(GATEWAYS)]
-        self.workers = [Part(f"worker-{n}", folder, env) for n in range(WORKERS)]
+        self.gateways = [Part(f"gateway-{n}", folder, env, self.shim, free_port("127.0.0.1")) for n in range(GATEWAYS)]
+        self.workers = [Part(f"worker-{n}", folder, env, self.shim) for n in range(WORKERS)]
         self.keys: dict[str, str] = {}
         """The API keys' tokens by tenant."""
         self._stopping = threading.Event()
@@ -143,7 +155,45 @@ class Fleet:
     def start_valkey(self) -> None:
         """Start Valkey on the data that it had."""
         options = ("--appendonly", "yes", "--appendfsync", self.fsync)
-        self.valkey = self._starter.submit(start_valkey, self.folder, *options, before=tied()).result()
+        before = self.shim.before("valkey", tied())
+        self.valkey = self._starter.submit(start_valkey, self.folder, *options, before=before).result()
+
+    def kill_valkey(self) -> None:
+        """End Valkey at once. What it had written to its file is the system's, and stays."""
+        self.valkey.kill()
+        self.valkey.wait()
+
+    def cut_power(self, history: History, back_to: int | None = None) -> int:
+        """End Valkey, and leave of its append-only file what was synced, or what there was at an earlier size; start it
+        again. How many bytes are lost."""
+        self.kill_valkey()
+        if back_to is None:
+            lost = self.shim.cut(self.append_only_file)
+        else:
+            lost = self.append_only_file.stat().st_size - back_to
+            os.truncate(self.append_only_file, back_to)
+        history.epoch += 1
+        self.start_valkey()
+        return lost
+
+    @property
+    def append_only_file(self) -> Path:
+        """The one that is written to."""
+        (path,) = (self.folder / "appendonlydir").glob("*.incr.aof")
+        return path
+
+    @contextmanager
+    def workers_stopped(self) -> Iterator[None]:
+        """All workers stand still for the length of a block; they take no job, and beat no more."""
+        stopped = [part.process.pid for part in self.workers]
+        for part in self.workers:
+            part.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for group in stopped:
+                with suppress(ProcessLookupError):  # it was killed meanwhile
+                    os.killpg(group, signal.SIGCONT)
 
     def start_storage(self) -> None:
         """Start the S3 server on the objects that it had."""
@@ -184,8 +234,7 @@ class Fleet:
             part.signal(signal.SIGCONT)
             part.signal(signal.SIGKILL)
             part.process.wait()
-        self.valkey.kill()
-        self.valkey.wait()
+        self.kill_valkey()
         self._starter.shutdown()
 
     def _tend(self) -> None:

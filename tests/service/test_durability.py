@@ -11,6 +11,7 @@ from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_service.access.keys import KeyStore, Scope
+from chaos.power import Shim
 from claiming import VIDEO, claimed
 from running_gateway import REPORT
 from valkey_process import start_valkey
@@ -19,9 +20,15 @@ Params = Callable[..., JobParams]
 
 
 @pytest.fixture
-def on_disk(short_folder: Path) -> Iterator[redis.Redis]:
+def shim(short_folder: Path) -> Shim:
+    """Knows what the server has synced."""
+    return Shim(short_folder)
+
+
+@pytest.fixture
+def on_disk(short_folder: Path, shim: Shim) -> Iterator[redis.Redis]:
     """A client of a Valkey with an append-only file."""
-    server = start_valkey(short_folder, "--appendonly", "yes")
+    server = start_valkey(short_folder, "--appendonly", "yes", before=shim.before("valkey", lambda: None))
     with redis.Redis(unix_socket_path=str(short_folder / "valkey.sock")) as client:
         yield client
     server.terminate()
@@ -37,6 +44,7 @@ def waits(client: redis.Redis) -> int:
 def test_what_must_not_come_back_or_be_done_again_is_on_the_disk_when_it_is_said_to_be_done(
     on_disk: redis.Redis, params: Params
 ) -> None:
+    on_disk.config_set("appendfsync", "always")
     store, keys = JobStore(on_disk), KeyStore(on_disk)
     jobs = [store.create(params()) for _ in range(2)]
     key, _ = keys.create("studio", frozenset({Scope.read}))
@@ -55,6 +63,19 @@ def test_what_must_not_come_back_or_be_done_again_is_on_the_disk_when_it_is_said
         act()
         assert waits(on_disk) == number
     assert AppendOnlyFile(on_disk).synced()
+
+
+def test_what_is_said_to_be_on_the_disk_of_a_server_that_syncs_every_second_is_there(
+    on_disk: redis.Redis, params: Params, shim: Shim
+) -> None:
+    store = JobStore(on_disk)
+    job = store.create(params())
+    time.sleep(1.3)  # the server has synced; for a second it answers WAITAOF too early
+    on_disk.set("another's", 1)
+    time.sleep(0.15)
+    store.request_cancel(job.id)
+    (file,) = (shim.folder / "appendonlydir").glob("*.incr.aof")
+    assert b"cancelled" in file.read_bytes() and shim.synced(file) == file.stat().st_size
 
 
 def test_a_file_that_is_never_synced_is_waited_for_once(

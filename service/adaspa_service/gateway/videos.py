@@ -8,7 +8,7 @@ from adaspa_api.fields import VideoCreate
 from adaspa_api.videos import Video, VideoDeleted, VideoList, VideoRemix
 from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
-from adaspa_jobs.store import VIDEO_ID, StoreUnavailable
+from adaspa_jobs.store import VIDEO_ID, JobStore, StoreUnavailable
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -174,7 +174,7 @@ def list_videos(
     order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
 ) -> VideoList:
     """A page of jobs. Jobs that come or go meanwhile neither repeat nor hide others: a cursor is a place in time."""
-    if after is not None and not was_an_id(after, state.store.now()):
+    if after is not None and not was_an_id(after, state.store):
         raise bad_field(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
@@ -231,6 +231,10 @@ def without_layers(job: Job) -> Job:
     return job.model_copy(update={"report": job.report.model_copy(update={"layers": []})})
 
 
-def was_an_id(text: str, now: float) -> bool:
-    """Whether this may have been a video's id: well formed, and from a time that has been by the store's clock."""
-    return bool(VIDEO_ID.fullmatch(text)) and FIRST_ID_US <= int(text[6:20], 16) <= (now + 3600) * 1e6
+def was_an_id(text: str, store: JobStore) -> bool:
+    """Whether this may have been a video's id: well formed, and from a time that has been by the store's clock, or was
+    before that was set back."""
+    if not VIDEO_ID.fullmatch(text):
+        return False
+    made_us = int(text[6:20], 16)
+    return made_us >= FIRST_ID_US and (made_us <= (store.now() + 3600) * 1e6 or made_us <= store.last_id_us())

@@ -32,6 +32,7 @@ def command(data_dir: Path, socket: Path) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(store),
         "appendonly": "yes",
+        "appendfsync": "always",  # a machine alone: every answer holds, and what must be on the disk is not waited for
         "save": "",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",

@@ -1,0 +1,197 @@
+"""Planted bugs: how many of them the chaos audit catches, and how many the tests that run their lines.
+
+    PYTHONPATH=tests python -m chaos.planted audit --out docs/planted.json     # some 50 minutes on two idle cores
+    PYTHONPATH=tests python -m chaos.planted suite --out docs/planted.json
+
+Each ``mutants/*.patch`` breaks one line of the service. Its head says what is broken, and names the test files that run
+that line. A patch that does not apply fails the command, and so does a service without any that is not found whole.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from shutil import copy2
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from rich.console import Console
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).with_name("mutants")
+PACKAGES = ("tests", "service", "service/client", "worker", "kernels", "demo_model/weights")
+JOBS, PAUSE, PATIENCE, REST = 20, 1.0, 60.0, 20.0
+"""Of one audit: jobs under random faults, the longest pause between two, seconds for all jobs to end and for the
+service to come to rest. Then every scene is played."""
+LIMIT_SECONDS = 600.0
+"""A run that does not end by itself is caught, too."""
+
+
+@dataclass
+class Mutant:
+    """One planted bug."""
+
+    name: str
+    what: str
+    tests: list[str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Mutant":
+        what, tests = path.read_text().split("\n\n", 2)[:2]
+        return cls(path.stem, what, tests.removeprefix("Tests: ").split())
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.name}.patch"
+
+
+class Tree:
+    """A copy of the checkout, as it is now, into which bugs are planted one after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for name in filter(None, names.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                copy2(ROOT / name, folder / name)
+        (folder / ".venv").symlink_to(ROOT / ".venv")
+
+    def apply(self, mutant: Mutant, *options: str) -> str:
+        """Apply its patch; what is wrong with it, or nothing."""
+        return subprocess.run(
+            ["git", "apply", *options, mutant.path],
+            cwd=self.folder,
+            check=False,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"GIT_CEILING_DIRECTORIES": str(self.folder.parent)},
+        ).stderr.strip()
+
+    @contextmanager
+    def planted(self, mutant: Mutant | None) -> Any:
+        """With a bug for the length of a block."""
+        assert mutant is None or not self.apply(mutant)
+        yield
+        assert mutant is None or not self.apply(mutant, "--reverse")
+
+    def run(self, *command: str) -> tuple[int, str]:
+        """The status and the output of a command on this tree; a status of -1: it was ended."""
+        path = os.pathsep.join(str(self.folder / package) for package in PACKAGES)
+        with (self.folder / "run.log").open("w+") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=self.folder,
+                env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                status = process.wait(LIMIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
+                status = -1
+            log.seek(0)
+            return status, log.read()
+
+
+def audit(tree: Tree, mutant: Mutant | None) -> str:
+    """What the chaos run finds: its first violation, or nothing."""
+    report = tree.folder / "report.json"
+    report.unlink(missing_ok=True)
+    options = {"jobs": JOBS, "pause": PAUSE, "patience": PATIENCE, "rest": REST, "out": report}
+    status, output = tree.run(
+        "-m", "chaos", *(text for key, value in options.items() for text in (f"--{key}", f"{value}"))
+    )
+    if report.exists():
+        violations: list[str] = json.loads(report.read_text())["violations"]
+        return violations[0] if violations else ""
+    return f"the run {'did not end' if status == -1 else 'broke off'}: {last_line(output)}"
+
+
+def suite(tree: Tree, mutant: Mutant | None) -> str:
+    """The first test that fails of those that run the line, or nothing."""
+    tests = mutant.tests if mutant else ["tests/service/test_store.py"]
+    status, output = tree.run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "300", *tests)
+    failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert status in (0, 1, -1) or failed, output[-2000:]
+    return failed[0] if failed else ("" if status == 0 else f"ended with {status}")
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1][:200]
+
+
+def main() -> None:
+    """Run one of the two over all mutants; status 1 if a patch does not apply, or the service is not whole."""
+    parser = argparse.ArgumentParser(prog="chaos.planted", description="Planted bugs, and what catches them.")
+    parser.add_argument("by", choices=["audit", "suite"])
+    parser.add_argument("--only", default="", help="mutants with this in their name")
+    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="JSON that the results are added to")
+    asked = parser.parse_args()
+    mutants = [Mutant.read(path) for path in sorted(FOLDER.glob("*.patch")) if asked.only in path.stem]
+    with TemporaryDirectory(prefix="planted-") as name:
+        trees: Queue[Tree] = Queue()
+        for number in range(asked.at_once):
+            (Path(name) / str(number)).mkdir()
+            trees.put(Tree(Path(name) / str(number)))
+        run_all(mutants, trees, asked.by, asked.out)
+
+
+def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: Literal["audit", "suite"], out: Path | None) -> None:
+    """Plant one bug after another, and print what is caught."""
+    console, find = Console(), {"audit": audit, "suite": suite}[by]
+    first = trees.get()
+    if broken := [f"{mutant.name}: {wrong}" for mutant in mutants if (wrong := first.apply(mutant, "--check"))]:
+        raise SystemExit("\n".join(["these do not apply:", *broken]))
+    trees.put(first)
+    if wrong := on_a_tree(trees, find, None)[0]:
+        raise SystemExit(f"without any planted bug: {wrong}")
+
+    def one(mutant: Mutant) -> tuple[Mutant, str, float]:
+        found, seconds = on_a_tree(trees, find, mutant)
+        console.print(f"{mutant.name}: {found or 'NOT CAUGHT'} ({seconds:.0f} s)", highlight=False, markup=False)
+        return mutant, found, seconds
+
+    with ThreadPoolExecutor(trees.qsize()) as pool:
+        results = list(pool.map(one, mutants))
+    caught = sum(bool(found) for _, found, _ in results)
+    console.print(f"{by}: {caught} of {len(results)} caught")
+    if out:
+        known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+        for mutant, found, seconds in results:
+            told = {
+                "caught": bool(found),
+                "by": found.splitlines()[0][:200] if found else "",
+                "seconds": round(seconds),
+            }
+            known.setdefault(mutant.name, {})["what"] = mutant.what
+            known[mutant.name][by] = told
+        out.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def on_a_tree(
+    trees: "Queue[Tree]", find: Callable[[Tree, Mutant | None], str], mutant: Mutant | None
+) -> tuple[str, float]:
+    """What is found with a bug, and in how many seconds."""
+    tree, began = trees.get(), time.monotonic()
+    try:
+        with tree.planted(mutant):
+            return find(tree, mutant), time.monotonic() - began
+    finally:
+        trees.put(tree)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Plays scenes: those of one job several at a time, then those of the whole service one by one."""
+
+import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+
+from chaos.clients import Clients
+from chaos.fleet import Fleet
+from chaos.receiver import Receiver
+from chaos.scenes import OF_A_JOB, Scene
+from chaos.service_scenes import OF_THE_SERVICE
+from chaos.stage import Stage
+
+ALL = OF_A_JOB + OF_THE_SERVICE
+AT_ONCE = 4
+"""Scenes of one job. Workers are fewer, so that some jobs wait."""
+
+
+@dataclass
+class Played:
+    """One scene, and what came of it."""
+
+    scene: Scene
+    seconds: float
+    broken: str
+    """What was not as it has to be; empty if nothing was."""
+
+
+@dataclass
+class Play:
+    """All scenes of a run."""
+
+    scenes: list[Played]
+    measured: dict[str, int]
+
+
+def play(scenes: Collection[Scene], fleet: Fleet, clients: Clients, receiver: Receiver) -> Play:
+    """Play scenes. One that is broken keeps no other from being played."""
+    done, measured, numbers = [], dict[str, int](), count()
+
+    def play_one(scene: Scene) -> Played:
+        began, broken = time.monotonic(), ""
+        try:
+            scene.play(Stage(fleet, clients, receiver, f"scene-{next(numbers)}", measured))
+        except Exception as error:
+            broken = f"{type(error).__name__}: {error}" if not isinstance(error, AssertionError) else str(error)
+        return Played(scene, time.monotonic() - began, broken)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        done += pool.map(play_one, [scene for scene in scenes if scene in OF_A_JOB])
+    done += [play_one(scene) for scene in scenes if scene in OF_THE_SERVICE]
+    return Play(done, measured)

@@ -1,0 +1,215 @@
+"""Scenes of one job: a fault at a named point of its course, and what has to come of the job all the same.
+
+Each acts on jobs of its own, so several play at the same time. What they leave, the audit looks at with all the rest.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from waiting import until
+
+from chaos.fleet import MAX_ATTEMPTS
+from chaos.points import OF_A_WORKER, Deed, Order
+from chaos.stage import Stage
+
+
+class Scene(ABC):
+    """A fault at a moment that is chosen. ``play`` raises what is not as it has to be."""
+
+    promise: ClassVar[str]
+    """What has to hold."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What is done, as the report has it."""
+
+    @abstractmethod
+    def play(self, stage: Stage) -> None:
+        """Do it, and see what comes of it."""
+
+
+@dataclass
+class KilledAt(Scene):
+    """A worker dies at a point of a job."""
+
+    point: str
+    who: Deed = "kill child"
+    promise = "a job whose worker dies completes, with the video that it would have had"
+
+    @property
+    def name(self) -> str:
+        return f"worker killed ({self.who.split()[-1]}): {self.point}"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client()
+        ask, orders = stage.create(client, **{self.point.replace("-", "_"): self.who})
+        orders[self.point.replace("-", "_")].wait()
+        assert client.see_to_its_end(ask) == "completed", ask.final
+        client.download(ask.video_id)
+        events = client.read_events(ask.video_id)
+        resumed = max(event["resumed_from_step"] or 0 for event in events)
+        late = OF_A_WORKER.index(self.point) >= OF_A_WORKER.index("checkpointed")
+        assert self.point == "completed" or not late or resumed, f"{ask.video_id}: began at step 0 again"
+
+
+@dataclass
+class StoppedAt(Scene):
+    """A worker stands still at a point for longer than its lease, and goes on while another has the job."""
+
+    point: str
+    promise = "of two attempts at a job at one time, the earlier one is refused everything"
+
+    @property
+    def name(self) -> str:
+        return f"worker stopped for longer than its lease: {self.point}"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client("b")
+        ask, orders = stage.create(client, 24, **{self.point.replace("-", "_"): "stop"})
+        first = orders[self.point.replace("-", "_")]
+        first.wait()
+        second = stage.order("step-20" if self.point.startswith("step") else "decoding", ask, "hold")
+        second.wait()
+        assert client.get(ask.video_id)["attempt"] == 2
+        first.go_on()
+        for _ in range(8):  # the first attempt does what it can meanwhile
+            client.get(ask.video_id)
+            time.sleep(0.2)
+        second.go_on()
+        assert client.see_to_its_end(ask) == "completed", ask.final
+        client.download(ask.video_id)
+        client.read_events(ask.video_id)
+
+
+@dataclass
+class CancelledAt(Scene):
+    """A job is cancelled while its worker is at a point."""
+
+    point: str
+    promise = "an acknowledged cancel wins, and leaves no file"
+
+    @property
+    def name(self) -> str:
+        return f"cancelled: {self.point}"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client()
+        ask, orders = stage.create(client, **{self.point.replace("-", "_"): "hold"})
+        (order,) = orders.values()
+        order.wait()
+        ask.cancelled = True
+        client.cancel(ask.video_id)
+        order.go_on()
+        assert client.see_to_its_end(ask) == "cancelled", f"{ask.video_id}: is {ask.final} after its cancel"
+        client.read_events(ask.video_id)
+
+
+@dataclass
+class DeletedAt(Scene):
+    """A job is deleted while its worker is at a point."""
+
+    point: str
+    promise = "a deleted id is unknown at once, and nothing of it is left"
+
+    @property
+    def name(self) -> str:
+        return f"deleted: {self.point}"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client("b")
+        ask, orders = stage.create(client, **{self.point.replace("-", "_"): "hold"})
+        (order,) = orders.values()
+        order.wait()
+        ask.deleted = True
+        client.delete(ask.video_id)
+        assert client.look(ask.video_id) == 404, f"{ask.video_id}: is there after its deletion"
+        client.walk(f"{stage.name} {ask.key}")
+        order.go_on()
+        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed", 30)
+
+
+class DeletedWhileItsWorkerStops(Scene):
+    """A worker stands still with its files written; its job is deleted and removed meanwhile."""
+
+    name = "deleted while its worker is stopped"
+    promise = "a deleted id is unknown at once, and nothing of it is left"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client()
+        ask, orders = stage.create(client, uploading="stop")
+        order: Order = orders["uploading"]
+        order.wait()
+        ask.deleted = True
+        client.delete(ask.video_id)
+        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed", 30)
+        order.go_on()
+
+
+@dataclass
+class StorageLies(Scene):
+    """Storage says that it took a file of which it keeps nothing, or a part."""
+
+    deed: Deed
+    promise = "a job is completed only with files that storage has"
+
+    @property
+    def name(self) -> str:
+        return f"storage took a file: {self.deed}"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client()
+        ask, orders = stage.create(client, stored=self.deed)
+        orders["stored"].wait()
+        assert client.see_to_its_end(ask) == "completed", ask.final
+        client.download(ask.video_id)
+
+
+class PoisonJob(Scene):
+    """A job kills every worker that takes it."""
+
+    name = "a job that kills its workers"
+    promise = "a job is given up after its attempts, and others go on"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client()
+        ask, orders = stage.create(client, claimed="kill child")
+        ask.fails = "worker_lost"
+        for _ in range(MAX_ATTEMPTS - 1):
+            orders["claimed"].wait()
+            orders["claimed"] = stage.order("claimed", ask, "kill child")
+        orders["claimed"].wait()
+        assert client.see_to_its_end(ask, 60) == "failed", f"{ask.video_id}: is {ask.final}"
+        read = client.get(ask.video_id)
+        assert (read["code"], read["attempt"]) == ("worker_lost", MAX_ATTEMPTS), f"{ask.video_id}: {read}"
+
+
+class GatewayDiesAnswering(Scene):
+    """A gateway dies when it has accepted a job and not yet answered."""
+
+    name = "gateway killed: admitted"
+    promise = "a request that is repeated with its Idempotency-Key makes one job"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client("b")
+        ask, orders = stage.create(client, admitted="kill group")
+        orders["admitted"].wait()
+        assert client.retries, "its gateway died"
+        assert client.see_to_its_end(ask) == "completed", ask.final
+
+
+OF_A_JOB: list[Scene] = [
+    *(CancelledAt(point) for point in ("claimed", "step-6", "uploading", "completing")),
+    *(DeletedAt(point) for point in ("step-6", "uploaded", "completing")),
+    StorageLies("keep nothing"),
+    StorageLies("keep a part"),
+    GatewayDiesAnswering(),
+    StoppedAt("step-6"),
+    StoppedAt("uploaded"),
+    DeletedWhileItsWorkerStops(),
+    *(KilledAt(point) for point in OF_A_WORKER),
+    KilledAt("step-6", "kill group"),
+    PoisonJob(),
+]
