@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=3600, help="seconds in which every job has to have ended")
     parser.add_argument("--rest", type=float, default=60, help="seconds in which all has to come to rest at the end")
     parser.add_argument("--scenes", default="", help="play only those with this in their name; 'none': none")
+    parser.add_argument("--first", action="store_true", help="end with the first violation")
     parser.add_argument("--out", type=Path, help="where the report is written, as JSON")
     parser.add_argument("--logs", type=Path, help="a new folder for the logs of all parts")
     asked = parser.parse_args()
@@ -35,6 +36,7 @@ def main() -> None:
         patience=asked.patience,
         rest=asked.rest,
         scenes=[] if asked.scenes == "none" else [scene for scene in ALL if asked.scenes in scene.name],
+        first=asked.first,
         logs=asked.logs,
     )
     show(report)

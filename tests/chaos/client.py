@@ -101,7 +101,7 @@ class Client:
         )
         entry.outcome = "ok"
 
-    def see_to_its_end(self, ask: Ask, seconds: float = 3600.0) -> str:
+    def see_to_its_end(self, ask: Ask, seconds: float = 180.0) -> str:
         """Poll until it has ended; its status."""
         deadline = time.monotonic() + seconds
         while (status := self.get(ask.video_id)["status"]) not in ENDS:

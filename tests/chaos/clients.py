@@ -72,9 +72,9 @@ class Clients:
         client.create(ask)
         if random.random() < 0.1:
             client.create(ask)
-        if random.random() < 0.05:
-            self._reuse_the_key(client, ask)
         if random.random() < 0.1:
+            self._reuse_the_key(client, ask)
+        if random.random() < 0.3:
             self._spy(random.choice([other for other in self.clients if other.tenant != client.tenant]), ask)
         fate = random.random()
         if fate < 0.07:
@@ -86,7 +86,7 @@ class Clients:
                 return
             ask.cancelled = True
             client.cancel(ask.video_id)
-        if client.see_to_its_end(ask) == "completed":
+        if client.see_to_its_end(ask, 3600.0) == "completed":
             client.download(ask.video_id)
             client.download(ask.video_id)
         client.read_events(ask.video_id)

@@ -36,19 +36,23 @@ class Play:
     measured: dict[str, int]
 
 
-def play(scenes: Collection[Scene], fleet: Fleet, clients: Clients, receiver: Receiver) -> Play:
-    """Play scenes. One that is broken keeps no other from being played."""
-    done, measured, numbers = [], dict[str, int](), count()
+def play(scenes: Collection[Scene], fleet: Fleet, clients: Clients, receiver: Receiver, first: bool = False) -> Play:
+    """Play scenes. One that is broken keeps no other from being played, unless only the first is looked for."""
+    done, measured, numbers = list[Played](), dict[str, int](), count()
 
-    def play_one(scene: Scene) -> Played:
+    def play_one(scene: Scene) -> None:
+        if first and any(each.broken for each in done):
+            return
         began, broken = time.monotonic(), ""
         try:
             scene.play(Stage(fleet, clients, receiver, f"scene-{next(numbers)}", measured))
         except Exception as error:
             broken = f"{type(error).__name__}: {error}" if not isinstance(error, AssertionError) else str(error)
-        return Played(scene, time.monotonic() - began, broken)
+        done.append(Played(scene, time.monotonic() - began, broken))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        done += pool.map(play_one, [scene for scene in scenes if scene in OF_A_JOB])
-    done += [play_one(scene) for scene in scenes if scene in OF_THE_SERVICE]
+        list(pool.map(play_one, [scene for scene in scenes if scene in OF_A_JOB]))
+    for scene in scenes:
+        if scene in OF_THE_SERVICE:
+            play_one(scene)
     return Play(done, measured)

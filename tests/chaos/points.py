@@ -21,7 +21,9 @@ OF_A_WORKER = (
     *("uploaded", "completing", "completed"),
 )
 """In the order in which a job comes to them."""
-Deed = Literal["kill child", "kill group", "stop", "hold", "keep nothing", "keep a part"]
+SLOW_SECONDS = 30.0
+"""What a decoding takes that is to be slow."""
+Deed = Literal["kill child", "kill group", "stop", "hold", "slow", "keep nothing", "keep a part"]
 """The last two are what storage does with a file that it has just said it took."""
 
 

@@ -9,6 +9,7 @@ from shutil import copytree
 from typing import Any
 
 from chaos.audit import Audit
+from chaos.checker import check
 from chaos.clients import Clients
 from chaos.fleet import TENANTS, running_fleet
 from chaos.playing import play
@@ -29,6 +30,7 @@ def run(
     patience: float,
     rest: float = 60.0,
     scenes: Collection[Scene] = (),
+    first: bool = False,
     logs: Path | None = None,
 ) -> dict[str, Any]:
     """Run the service under faults until every job has ended; the report.
@@ -41,6 +43,7 @@ def run(
         patience: seconds in which every job has to have ended.
         rest: seconds in which everything has to come to rest at the end.
         scenes: that are played afterwards.
+        first: end with the first violation; what then is left is neither played nor looked at.
         logs: where the parts' logs are copied to.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -55,9 +58,10 @@ def run(
         clients.wait(patience)
         striker.stop()
         fleet.wait_until_ready()
-        played = play(scenes, fleet, clients, receiver)
+        enough = first and bool(clients.complaints or check(clients.history.entries))
+        played = play([] if enough else scenes, fleet, clients, receiver, first)
         audit = Audit(fleet, clients, receiver, rest)
-        audit.run()
+        audit.run(only_history=first and (enough or any(each.broken for each in played.scenes)))
         report = make_report(audit, clients, striker.done, played, time.monotonic() - began)
         if logs:
             copytree(fleet.folder, logs, ignore=lambda _, names: [n for n in names if not n.endswith(".log")])

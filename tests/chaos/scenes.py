@@ -5,13 +5,15 @@ Each acts on jobs of its own, so several play at the same time. What they leave,
 
 import time
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
 from waiting import until
 
+from chaos.client import Ask
 from chaos.fleet import MAX_ATTEMPTS
-from chaos.points import OF_A_WORKER, Deed, Order
+from chaos.points import OF_A_WORKER, SLOW_SECONDS, Deed, Order
 from chaos.stage import Stage
 
 
@@ -107,6 +109,24 @@ class CancelledAt(Scene):
         client.read_events(ask.video_id)
 
 
+class CancelledInASlowPhase(Scene):
+    """A job is cancelled in a phase that has no steps and takes long."""
+
+    name = "cancelled: a slow decoding"
+    promise = "a cancel is heard within seconds, in each phase"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client("b")
+        ask, orders = stage.create(client, decoding="slow")
+        orders["decoding"].wait()
+        ask.cancelled = True
+        client.cancel(ask.video_id)
+        began = time.monotonic()
+        assert client.see_to_its_end(ask) == "cancelled", f"{ask.video_id}: is {ask.final} after its cancel"
+        took = time.monotonic() - began
+        assert took < SLOW_SECONDS / 2, f"{ask.video_id}: went on for {took:.0f} s after its cancel"
+
+
 @dataclass
 class DeletedAt(Scene):
     """A job is deleted while its worker is at a point."""
@@ -197,12 +217,31 @@ class GatewayDiesAnswering(Scene):
         ask, orders = stage.create(client, admitted="kill group")
         orders["admitted"].wait()
         assert client.retries, "its gateway died"
+        other = Ask(ask.key, ask.tenant, ask.seed, ask.steps + 1)
+        client.insist(lambda: client.try_create(other), "create", 422)
         assert client.see_to_its_end(ask) == "completed", ask.final
+
+
+class ManyAtOnce(Scene):
+    """One request comes many times at the same time, to both gateways."""
+
+    name = "one request eight times at once"
+    promise = "a request that is repeated with its Idempotency-Key makes one job"
+
+    def play(self, stage: Stage) -> None:
+        for _ in range(5):
+            ask, clients = stage.ask(steps=1), [stage.client() for _ in range(8)]
+            with ThreadPoolExecutor(len(clients)) as pool:
+                found = set(pool.map(lambda client, ask=ask: client.create(ask), clients))
+            assert len(found) == 1, f"{ask.key}: gave {sorted(found)}"
+            clients[0].see_to_its_end(ask)
 
 
 OF_A_JOB: list[Scene] = [
     *(CancelledAt(point) for point in ("claimed", "step-6", "uploading", "completing")),
     *(DeletedAt(point) for point in ("step-6", "uploaded", "completing")),
+    ManyAtOnce(),
+    CancelledInASlowPhase(),
     StorageLies("keep nothing"),
     StorageLies("keep a part"),
     GatewayDiesAnswering(),

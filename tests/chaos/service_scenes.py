@@ -29,6 +29,7 @@ class Backlog(Scene):
             asks = [(one, stage.ask("a")) for _ in range(3)] + [(other, stage.ask("b"))]
             for client, ask in asks:
                 client.create(ask)
+            assert other.look(asks[0][1].video_id) == 404, "another tenant sees it"
             places = [client.get(ask.video_id)["place"] for client, ask in asks]
             assert sorted(places) == [1, 2, 3, 4], f"places in the queue: {places}"
             assert places[3] <= 2, f"who has one job waits behind another's three: {places}"

@@ -1,5 +1,6 @@
 """A worker's Celery application with the stand-in for its model, points to strike at, and a fast broker."""
 
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from adaspa_worker import app as worker
 from adaspa_worker.app import app
 from adaspa_worker.checkpoint import Checkpoints
 
-from chaos.points import around, reach
+from chaos.points import SLOW_SECONDS, around, reach
 from chaos.stub_engine import StubEngine
 
 current = -1
@@ -32,9 +33,11 @@ class Engine(StubEngine):
 
         return super().denoise(params, encoded, step, resume)
 
-    def frames(self, *args: Any) -> Any:
-        reach("decoding", current)
-        return super().frames(*args)
+    def frames(self, latents: Any, check: Any) -> Any:
+        pause = SLOW_SECONDS / len(latents) if reach("decoding", current) == "slow" else 0.0
+        for frame in super().frames(latents, check):
+            time.sleep(pause)
+            yield frame
 
 
 @lru_cache(maxsize=1)

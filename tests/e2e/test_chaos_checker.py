@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from chaos.checker import check
 from chaos.history import Act, Entry, Outcome
+from chaos.page import PAGE, made
 
 A, B = (f"video_{n:032x}" for n in (1, 2))
 
@@ -113,3 +114,7 @@ def test_of_many_entries_the_fewest_are_shown() -> None:
     (violation,) = check([create(0, A), *polls()])
     assert len(violation.shown_by) == 2
     assert len(str(violation).splitlines()) == 3
+
+
+def test_the_tables_of_the_page_are_of_the_latest_runs() -> None:
+    assert made(PAGE.read_text()) == PAGE.read_text(), "run: PYTHONPATH=tests python -m chaos.page"

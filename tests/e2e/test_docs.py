@@ -191,6 +191,11 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
         "takes minutes; tests/e2e/test_chaos.py runs a smaller one",
         has_these_options,
     ),
+    "PYTHONPATH=tests .venv/bin/python -m chaos.simulate": (
+        "takes minutes; tests/service/test_simulation.py runs a shorter one",
+        has_these_options,
+    ),
+    "PYTHONPATH=tests .venv/bin/python -m chaos.planted": ("takes an hour of a machine of its own", has_these_options),
     ".venv/bin/python -m benchmarks.load": ("takes minutes, and a machine of its own", has_these_options),
     "python -m benchmarks.capacity.redis_cost": (
         "takes minutes; tests/benchmarks/test_capacity.py runs it in small",

@@ -307,11 +307,11 @@ local function finish(id, status)
   redis.call('DEL', PREFIX .. 'preview:' .. id)
   redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(now()), 'expires_at', seconds(now() + LIMITS.ttl_ms))
   if get(id, 'discarded') == '1' then
-    redis.call('ZADD', PREFIX .. 'purge', int(steady()), id)
+    redis.call('ZADD', PREFIX .. 'purge', 0, id)
   else
     redis.call('ZADD', PREFIX .. 'expiry', int(steady() + LIMITS.ttl_ms), id)
     if get(id, 'attempt') ~= '0' then
-      redis.call('ZADD', PREFIX .. 'leavings', int(steady()), id)
+      redis.call('ZADD', PREFIX .. 'leavings', 0, id)
     end
   end
   owe_webhook(id, status)
@@ -338,7 +338,7 @@ local function discard(id)
   elseif status == 'in_progress' then
     redis.call('HSET', record(id), 'cancel_requested', '1')
   else
-    redis.call('ZADD', PREFIX .. 'purge', int(steady()), id)
+    redis.call('ZADD', PREFIX .. 'purge', 0, id)
   end
 end
 

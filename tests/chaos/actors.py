@@ -1,0 +1,195 @@
+"""Who acts in a simulation: clients of two tenants, workers, and the janitors of two gateways."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from adaspa_api.fields import VideoCreate
+from adaspa_api.words import TERMINAL, Priority
+from adaspa_jobs.job import Artifact, Job, Progress
+from adaspa_jobs.queue import QueueUnavailable, queue_name, ring
+from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
+from adaspa_jobs.store import JobCancelled, Lease, LeaseLost
+from adaspa_service import views
+from adaspa_service.access.caller import Caller
+from adaspa_service.errors import ApiError
+from adaspa_service.gateway.admission import JobRequest, idempotency_of, submit
+from adaspa_service.gateway.lookup import find, not_found
+from adaspa_service.gateway.params import resolve
+from adaspa_service.gateway.removal import remove_if_ended
+from adaspa_worker.objects import remove_unused
+from claiming import FAILURE
+from running_gateway import REPORT
+
+from chaos.history import Act, Entry
+from chaos.simulation import Actor, World, janitor_of
+
+STEPS, STEP_SECONDS = 4, 0.8
+BEAT_SECONDS = 5.0
+
+
+def everybody(world: World) -> list[Actor]:
+    """All who act."""
+    clients = [Actor(f"client-{tenant}", Client(world, tenant).act) for tenant in ("a", "b")]
+    workers = [Actor(f"worker-{n}", Worker(world).act) for n in range(2)]
+    return clients + workers + [Actor(f"janitor-{n}", lambda _: look_after(world)) for n in range(2)]
+
+
+def look_after(world: World) -> None:
+    """A gateway's janitor."""
+    janitor = janitor_of(world)
+    while True:
+        world.wait(1.0)
+        janitor.sweep()
+
+
+class Client:
+    """Asks for two videos, cancels or deletes some, and pages through its list."""
+
+    def __init__(self, world: World, tenant: str) -> None:
+        self.world, self.caller, self.tenant = world, Caller(tenant), tenant
+
+    def act(self, _: Actor) -> None:
+        asked = [self.create(f"key-{number}", number) for number in range(2)]
+        if self.world.choose(4) == 3:
+            self.create("key-0", 0)
+        for video_id in asked:
+            fate = self.world.choose(4)
+            self.world.wait((0.0, 1.0, 2.5, 4.0)[self.world.choose(4)] if fate > 1 else 0.0)
+            if fate == 2:
+                self.ask("cancel", video_id, lambda video_id=video_id: self.cancel(video_id))
+            elif fate == 3:
+                self.ask("delete", video_id, lambda video_id=video_id: self.delete(video_id), missing_is_done=True)
+                self.ask("get", video_id, lambda video_id=video_id: self.get(video_id))
+        self.ask("list", f"walk-{self.tenant}", self.page)
+        for video_id in asked:
+            while (seen := self.ask("get", video_id, lambda video_id=video_id: self.get(video_id)).seen) and (
+                seen["status"] not in TERMINAL
+            ):
+                self.world.wait(0.7)
+        self.ask("list", f"last-walk-{self.tenant}", self.page)
+
+    def create(self, key: str, seed: int) -> str:
+        def ask() -> dict[str, Any]:
+            params = [resolve(VideoCreate(prompt="a red circle", seed=seed), self.world.parts.catalog)]
+            once = idempotency_of(str(seed), key)
+            admitted = submit(self.world.parts, self.caller, JobRequest(params, None), once)  # type: ignore[arg-type]
+            return {"ids": [job.id for job in admitted.jobs]}
+
+        entry = self.ask("create", key, ask, str(seed))
+        (video_id,) = entry.seen["ids"]
+        return str(video_id)
+
+    def get(self, video_id: str) -> dict[str, Any]:
+        return self.seen(find(self.world.parts, self.caller, video_id))
+
+    def cancel(self, video_id: str) -> dict[str, Any]:
+        find(self.world.parts, self.caller, video_id)
+        self.world.store.request_cancel(video_id)
+        return self.get(video_id)
+
+    def delete(self, video_id: str) -> dict[str, Any]:
+        find(self.world.parts, self.caller, video_id)
+        if not self.world.store.discard(video_id):
+            raise not_found(video_id)
+        remove_if_ended(self.world.parts, video_id)
+        return {}
+
+    def page(self) -> dict[str, Any]:
+        jobs, more = self.world.store.page(owner=self.tenant)
+        return {"ids": [job.id for job in jobs], "more": more}
+
+    def seen(self, job: Job) -> dict[str, Any]:
+        video = views.video(job, None)
+        return {"status": str(video.status), "attempt": video.attempt, "progress": video.progress}
+
+    def ask(
+        self,
+        act: Act,
+        target: str,
+        ask: Callable[[], dict[str, Any]],
+        asked: str = "",
+        *,
+        missing_is_done: bool = False,
+    ) -> Entry:
+        """Send a request until it is answered; each is noted."""
+        while True:
+            entry = Entry(f"client-{self.tenant}", self.tenant, "gateway", act, target, asked, began=self.world.now)
+            self.world.entries.append(entry)
+            try:
+                entry.seen, entry.outcome, entry.status = ask(), "ok", 200
+            except ApiError as error:
+                done = missing_is_done and error.status == 404
+                entry.outcome, entry.status = "ok" if done else "refused", error.status
+            except StoreUnavailable:
+                entry.outcome = "unknown"
+            entry.ended = self.world.now
+            if entry.outcome != "unknown":
+                return entry
+            self.world.wait(1.0)
+
+
+class Worker:
+    """Takes a bell, claims what is next, and takes its steps; what ends an attempt it says until it is heard."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.store = world, world.store
+
+    def act(self, actor: Actor) -> None:
+        beat_at = self.world.now
+        while True:
+            try:
+                if self.world.now >= beat_at:
+                    beat_at = self.world.now + BEAT_SECONDS
+                    for priority, bells in self.store.announce(self.world.parts.catalog.default, actor.name).items():
+                        ring(self.world.parts.celery, "demo", priority, bells)
+                if not self.take():
+                    self.world.wait(1.0)
+                elif lease := self.store.claim("demo", actor.name, f"process-{actor.generation}"):
+                    self.attempt(lease)
+            except (StoreUnavailable, QueueUnavailable):
+                self.world.wait(1.0)
+
+    def take(self) -> bool:
+        """Whether a bell was there."""
+        return any(self.world.client.rpop(queue_name("demo", priority)) for priority in Priority)
+
+    def attempt(self, lease: Lease) -> None:
+        try:
+            for step in range(1, STEPS + 1):
+                self.world.wait(STEP_SECONDS)
+                self.tell(lease, Progress(phase="denoising", step=step, steps=STEPS))
+            key = f"{attempt_prefix(lease.job.id, lease.token)}video.mp4"
+            self.world.storage.create(key, b"video")
+            file = Artifact(key=key, content_type="video/mp4", bytes=5, sha256="ab" * 32)
+            self.insist(lambda: self.store.complete(lease, {"video": file}, REPORT, {}))
+        except JobCancelled:
+            self.end(lease, self.store.release_cancelled)
+        except LeaseLost:
+            pass
+        except StorageUnavailable:
+            self.end(lease, partial(self.store.requeue_after_worker_error, error=FAILURE))
+        remove_unused(self.store, self.world.storage, lease)
+
+    def end(self, lease: Lease, transition: Callable[[Lease], None]) -> None:
+        """As the runner does: a cancel or a lost lease that comes first wins."""
+        with suppress(LeaseLost):
+            try:
+                self.insist(partial(transition, lease))
+            except JobCancelled:
+                self.insist(partial(self.store.release_cancelled, lease))
+
+    def tell(self, lease: Lease, progress: Progress) -> None:
+        try:
+            self.store.report_progress(lease, progress)
+        except StoreUnavailable:
+            return
+
+    def insist(self, transition: Callable[[], None]) -> None:
+        while True:
+            try:
+                return transition()
+            except StoreUnavailable:
+                self.world.wait(1.0)
