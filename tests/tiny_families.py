@@ -28,6 +28,7 @@ from diffusers import (
     HunyuanVideo15Pipeline,
     HunyuanVideoImageToVideoPipeline,
     HunyuanVideoPipeline,
+    LTX2ConditionPipeline,
     LTX2Pipeline,
     LTXConditionPipeline,
     LTXPipeline,
@@ -105,11 +106,11 @@ class Family(NamedTuple):
     entry: Mapping[str, Any] = MappingProxyType({})
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(**own: Any) -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", chat_template=CHAT
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", chat_template=CHAT, **own
     )
 
 
@@ -209,7 +210,7 @@ def ltx2() -> LTX2Pipeline:
         ),
         audio_vae=parts["audio_vae"],
         text_encoder=Gemma3TextModel(Gemma3TextConfig(**DECODER, vocab_size=len(WORDS), **gemma)),
-        tokenizer=tokenizer(),
+        tokenizer=tokenizer(padding_side="left"),  # as Gemma's
         connectors=tiny.prepare(LTX2TextConnectors(caption_channels=16, text_proj_in_factor=2, **own)),
         transformer=parts["transformer"],
         vocoder=audible(LTX2Vocoder(hidden_channels=32)),
@@ -439,6 +440,7 @@ IMAGES = {
     "ltx": FAMILIES["ltx"],
     "ltx-condition": FAMILIES["ltx"]._replace(pipeline=lambda: LTXConditionPipeline(**ltx().components)),
     "ltx-2": FAMILIES["ltx-2"],
+    "ltx-2-condition": FAMILIES["ltx-2"]._replace(pipeline=lambda: LTX2ConditionPipeline(**ltx2().components)),
 }
 """Models that take an image."""
 

@@ -175,7 +175,8 @@ def sparse_row(subject: Subject, density: float, pattern: str) -> dict[str, Any]
     state = handle.begin_forward(999.0)
     layout = family_of(transformer).layout(transformer, inputs)
     frames, rows, columns = layout.grid or (0, 0, 0)
-    video, text = frames * rows * columns, layout.before + (layout.text_lengths or (layout.text_tokens,))[0]
+    valid = (layout.text_lengths or (layout.text_tokens,))[0]
+    video, text = frames * rows * columns, layout.before + layout.behind + valid
     blocks = (WALK.query_block, WALK.block_size)
     geometry = Geometry(video + text, *blocks, (video, video + text) if text else None)
     hidden = inputs["hidden_states"]

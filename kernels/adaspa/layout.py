@@ -9,7 +9,7 @@ from adaspa.selection import Selected
 
 
 class Layout(NamedTuple):
-    """The self-attention sequence of one forward: rows of other kinds, the video tokens, then text or other rows.
+    """The self-attention sequence of one forward: rows of other kinds, the video tokens, other rows, then text.
 
     Rows that are not video (text, conditioning frames, sound) stay dense as queries and are kept as keys by all.
 
@@ -20,6 +20,8 @@ class Layout(NamedTuple):
             itself goes by its order.
         before: rows before the video.
         masked: whether the model has a mask between video tokens, under which all layers attend as without AdaSpa.
+        behind: rows behind the video, before the text, that a model has among its video tokens: frames that the clip
+            comes to.
         pattern: what chooses the blocks from queries and keys ``[B, H, S, D]`` in every step and layer, in a model that
             was trained with a sparse pattern; None where the schedule has it.
     """
@@ -29,6 +31,7 @@ class Layout(NamedTuple):
     grid: tuple[int, int, int] | None = None
     before: int = 0
     masked: bool = False
+    behind: int = 0
     pattern: Callable[[torch.Tensor, torch.Tensor], Selected] | None = None
 
     def video_first(self, x: torch.Tensor) -> torch.Tensor:

@@ -178,6 +178,26 @@ def test_ltx2_under_a_mask_between_video_tokens_stays_dense():
         assert handle.report()["density"] == 1
 
 
+def test_frames_that_a_clip_of_ltx2_comes_to_are_dense_queries_and_kept_keys():
+    """They stand behind its 75 tokens, as LTX-2's condition pipeline puts them."""
+    transformer = make_ltx2()
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"hidden_states": (90, 4), "audio_hidden_states": (6, 128)}
+    shapes |= dict.fromkeys(("encoder_hidden_states", "audio_encoder_hidden_states"), (8, 16))
+    given = {name: torch.randn(1, *shape, generator=generator) for name, shape in shapes.items()}
+    given |= {"video_coords": torch.rand(1, 3, 90, 2, generator=generator), "timestep": torch.tensor([900.0])}
+    sizes = {"num_frames": 5, "height": 3, "width": 5, "audio_num_frames": 6}
+    handle = adaspa.apply(transformer, replace(SPARSE, warmup=0, searches=(0,)))
+    handle.begin(STEPS, branches=1)
+    with torch.no_grad():
+        transformer(**given, **sizes)
+    cache = handle.state.cache
+    for key in cache.held():
+        mask = cache.index(key).to_mask()[0]
+        assert mask[:, 4:].all() and mask[:, :, 4:].all()
+        assert not mask[:, :4, :4].all()
+
+
 def test_a_mask_with_holes_is_refused():
     pipe = make_pipeline("mochi")
     adaspa.apply(pipe.transformer, SPARSE)

@@ -27,12 +27,14 @@ from diffusers import (
     CogVideoXImageToVideoPipeline,
     HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideoImageToVideoPipeline,
+    LTX2ConditionPipeline,
     LTX2ImageToVideoPipeline,
     LTXConditionPipeline,
     LTXImageToVideoPipeline,
     WanImageToVideoPipeline,
 )
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from drawn import corners, encoded
 from job_bench import Bench
 from PIL import Image
@@ -64,10 +66,11 @@ MODELS = {
     "hunyuan-video-1.5-image": Model(HunyuanVideo15ImageToVideoPipeline, FROM_IMAGE),
     "ltx": Model(LTXImageToVideoPipeline, TEXT_OR_IMAGE),
     "ltx-condition": Model(LTXConditionPipeline, [Task.text_to_video, *BOTH_FRAMES]),
-    "ltx-2": Model(LTX2ImageToVideoPipeline, TEXT_OR_IMAGE),
+    "ltx-2": Model(LTX2ImageToVideoPipeline, [Task.text_to_video, *BOTH_FRAMES]),
+    "ltx-2-condition": Model(LTX2ConditionPipeline, [Task.text_to_video, *BOTH_FRAMES]),
 }
-CASES = [(name, (Role.first,)) for name in MODELS]
-CASES += [(name, (Role.first, Role.last)) for name in ("wan-2.2-image", "ltx-condition")]
+CASES = [(name, (Role.first,)) for name in MODELS if name != "ltx-2-condition"]
+CASES += [(name, (Role.first, Role.last)) for name in ("wan-2.2-image", "ltx-condition", "ltx-2")]
 
 Images = Mapping[Role, Image.Image]
 
@@ -135,6 +138,10 @@ def plain_arguments(name: str, params: JobParams, images: Images) -> dict[str, A
         arguments["num_frames"] += 4
     if name.startswith("ltx"):
         arguments["frame_rate"] = params.fps
+    if name == "ltx-2" and Role.last in images:
+        places = {Role.first: 0, Role.last: (params.num_frames - 1) // 8}
+        arguments.pop("image")
+        return arguments | {"conditions": [LTX2VideoCondition(image, places[role]) for role, image in images.items()]}
     if name == "ltx-condition":
         places = {Role.first: 0, Role.last: params.num_frames - 1}
         arguments.pop("image")
@@ -149,7 +156,8 @@ def test_the_clip_is_that_of_the_pipeline_called_plainly(case: tuple, asked: Cal
     latents = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: None)
     clip = np.stack(list(engine.frames(latents, lambda: None)))
     engine.reset()
-    pipe = MODELS[name].pipeline.from_pretrained(folder).to(engine.device)
+    pipeline = LTX2ConditionPipeline if name == "ltx-2" and Role.last in images else MODELS[name].pipeline
+    pipe = pipeline.from_pretrained(folder).to(engine.device)
     pipe.set_progress_bar_config(disable=True)
     shorten(pipe)
     if hasattr(pipe, "guider"):
@@ -247,7 +255,7 @@ def test_the_text_beside_an_image_is_counted_without_it(
         assert encoded_text.tokens == {"prompt_tokens": TokenCount(used=used, cut=cut, limit=4)}
 
 
-@pytest.mark.parametrize("name", ["wan-2.2-5b", "ltx-condition"])
+@pytest.mark.parametrize("name", ["wan-2.2-5b", "ltx-condition", "ltx-2-condition"])
 def test_a_model_for_both_tasks_still_makes_clips_of_text(
     engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams], name: str
 ) -> None:
@@ -260,7 +268,7 @@ def test_a_model_for_both_tasks_still_makes_clips_of_text(
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(params.seed)
     own = {"guidance_scale": params.guidance_scale, **engine.spec.call}
-    own |= {"frame_rate": params.fps} if name == "ltx-condition" else {}
+    own |= {"frame_rate": params.fps} if name.startswith("ltx") else {}
     given = of(name) | {"num_inference_steps": STEPS, "output_type": "np"}
     plain = pipe(prompt=params.prompt, **given, generator=generator, **own).frames[0]
     assert np.abs(clip - plain * 255).max() <= 2

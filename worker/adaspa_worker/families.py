@@ -90,6 +90,10 @@ def text_or_image(pipeline: Config, transformer: Config) -> Tasks:
     return frozenset({Task.text_to_video, Task.image_to_video})
 
 
+def image_or_frames(pipeline: Config, transformer: Config) -> Tasks:
+    return frozenset({Task.image_to_video, Task.first_last_frame})
+
+
 def all_tasks(pipeline: Config, transformer: Config) -> Tasks:
     return frozenset({Task.text_to_video, Task.image_to_video, Task.first_last_frame})
 
@@ -173,10 +177,13 @@ FAMILIES = {
         hunyuan_video_image_tasks,
     ),
     "HunyuanVideoPipeline": Family("hunyuan_video.HunyuanVideoEngine", "HunyuanVideoTransformer3DModel", hunyuan_video),
-    "LTX2ImageToVideoPipeline": Family(
-        "ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, image_only, sound=True
+    "LTX2ConditionPipeline": Family(
+        "ltx2.LTX2ConditionEngine", "LTX2VideoTransformer3DModel", ltx, all_tasks, sound=True
     ),
-    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, text_or_image, sound=True),
+    "LTX2ImageToVideoPipeline": Family(
+        "ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, image_or_frames, sound=True
+    ),
+    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, all_tasks, sound=True),
     "LTXConditionPipeline": Family(
         "ltx.LTXConditionEngine", "LTXVideoTransformer3DModel", ltx, all_tasks, own_schedule=True
     ),

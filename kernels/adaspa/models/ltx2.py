@@ -1,6 +1,7 @@
 """LTX-2: self-attention ``attn1`` over the video tokens. The audio's and all cross-attention stays as it is."""
 
 from collections.abc import Collection
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -88,6 +89,9 @@ class LTX2(Family):
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         layout = packed_layout(given)
+        if layout.grid is None:
+            behind = given["hidden_states"].shape[1] - prod(given[name] for name in ("num_frames", "height", "width"))
+            layout = layout._replace(behind=behind)
         masked = given.get("video_self_attention_mask") is not None
         return layout._replace(grid=None, masked=True) if masked else layout
 

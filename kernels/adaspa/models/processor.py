@@ -123,7 +123,7 @@ class AdaSpaProcessor(Bound):
         """Attention over the valid tokens of each sample, the video first."""
         layout = forward.layout
         others = q.shape[1] - layout.text_tokens
-        video, lengths = others - layout.before, layout.text_lengths
+        video, lengths = others - layout.before - layout.behind, layout.text_lengths
         if lengths is None or min(lengths) == layout.text_tokens:
             return self._attend(forward, (q, k, v), video)
         if len(set(lengths)) == 1:

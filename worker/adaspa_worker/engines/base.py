@@ -128,11 +128,16 @@ class DiffusersEngine(ABC):
         """As ``Engine`` has it; most families make none."""
         return None
 
+    def pipeline_with(self, images: Mapping[Role, Image]) -> type | None:
+        """The class of the pipeline for a job with these images; None where it is the model's own."""
+        return self.with_image
+
     def pipe_with(self, images: Mapping[Role, Image]) -> Any:
         """The pipeline for a job with these images, maybe none; it shares all parts of ``pipe``."""
-        if not images or self.with_image is None:
+        other = self.pipeline_with(images) if images else None
+        if other is None:
             return self.pipe
-        pipe = self.with_image(**self.pipe.components, **self.with_image_options)
+        pipe = other(**self.pipe.components, **self.with_image_options)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

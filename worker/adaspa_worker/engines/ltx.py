@@ -19,6 +19,8 @@ class LTXEngine(DiffusersEngine):
 
     pipeline = LTXPipeline
     with_image: type | None = LTXImageToVideoPipeline
+    last_frame_first = True
+    """Whether the tokens of a given last frame stand before the clip's, or behind them."""
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         return {"guidance_scale": params.guidance_scale, "frame_rate": params.fps}
@@ -39,7 +41,7 @@ class LTXEngine(DiffusersEngine):
         rows, columns = params.height // side, params.width // side
         tokens = frames * rows * columns // (patch**2 * pipe.transformer_temporal_patch_size)
         unpacked: Tensor = pipe._unpack_latents(
-            latents[:, -tokens:],  # those of a last frame come first
+            latents[:, -tokens:] if self.last_frame_first else latents[:, :tokens],
             frames,
             rows,
             columns,

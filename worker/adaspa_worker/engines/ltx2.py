@@ -1,8 +1,14 @@
 """LTX-2, with its sound."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
-from diffusers import LTX2ImageToVideoPipeline, LTX2Pipeline
+from diffusers import LTX2ConditionPipeline, LTX2ImageToVideoPipeline, LTX2Pipeline
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+from PIL.Image import Image
 
 from adaspa_worker.engines.ltx import LTXEngine
 from adaspa_worker.pipeline import NotFinite
@@ -10,12 +16,21 @@ from adaspa_worker.sound import Sound
 
 
 class LTX2Engine(LTXEngine):
-    """LTX-2 text-to-video pipelines, which take a first frame too. They denoise a sound beside the video, whether the
-    file gets it or not."""
+    """LTX-2 text-to-video pipelines, which take a first frame and a last one too. They denoise a sound beside the
+    video, whether the file gets it or not."""
 
     pipeline = LTX2Pipeline
     with_image: type | None = LTX2ImageToVideoPipeline
+    with_last: type | None = LTX2ConditionPipeline
+    """As ``with_image``, for a job with a last frame."""
     vaes = ("vae", "audio_vae")
+    last_frame_first = False
+
+    def pipeline_with(self, images: Mapping[Role, Image]) -> type | None:
+        return self.with_last if Role.last in images else self.with_image
+
+    def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
+        return conditions(images) if Role.last in images else super().pictures(params, images)
 
     @torch.no_grad()
     def sound(self, params: JobParams) -> Sound | None:
@@ -38,3 +53,20 @@ class LTX2ImageEngine(LTX2Engine):
 
     pipeline = LTX2ImageToVideoPipeline
     with_image = None
+
+
+class LTX2ConditionEngine(LTX2Engine):
+    """LTX-2 pipelines of text, of a first frame, of a last one or of both."""
+
+    pipeline = LTX2ConditionPipeline
+    with_image = None
+    with_last = None
+
+    def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
+        return conditions(images)
+
+
+def conditions(images: Mapping[Role, Image]) -> dict[str, Any]:
+    """The argument of the condition pipeline's call."""
+    places = {Role.first: 0, Role.last: -1}  # among the frames of the latents
+    return {"conditions": [LTX2VideoCondition(image, places[role]) for role, image in images.items()] or None}
