@@ -14,6 +14,7 @@ from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.pipeline import load
+from records import PARAMS
 from tiny_families import FAMILIES, save_family
 from tiny_wan import model_spec
 
@@ -54,15 +55,24 @@ def engine(family: str, folder: Path) -> DiffusersEngine:
     return loaded
 
 
-@pytest.fixture
-def asked(family: str, params: Callable[..., JobParams]) -> Callable[..., JobParams]:
+@pytest.fixture(scope="module")
+def asked(family: str) -> Callable[..., JobParams]:
     width, height = map(int, FAMILIES[family].size.split("x"))
-    usual = {"width": width, "height": height, "num_frames": FAMILIES[family].frames, "steps": STEPS}
-    return lambda **changes: params(**usual, negative_prompt="a blue square", **changes)
+    usual = PARAMS | {"model": "tiny", "prompt": "a red circle", "negative_prompt": "a blue square", "steps": STEPS}
+    usual |= {"width": width, "height": height, "num_frames": FAMILIES[family].frames}
+    return lambda **changes: JobParams.model_validate(usual | changes)
 
 
 def denoise(engine: DiffusersEngine, params: JobParams) -> torch.Tensor:
-    return engine.denoise(params, engine.encode_prompt(params), lambda *_: None)
+    made = engine.denoise(params, engine.encode_prompt(params), lambda *_: None)
+    engine.reset()
+    return made
+
+
+@pytest.fixture(scope="module")
+def latents(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> torch.Tensor:
+    """Those of a job that nothing disturbs."""
+    return denoise(engine, asked(quality="exact"))
 
 
 def test_steps_are_told_with_their_kind_and_reported(
@@ -88,7 +98,7 @@ def test_steps_are_told_with_their_kind_and_reported(
     engine.reset()
 
 
-@pytest.mark.parametrize(("steps", "dense"), [(4, 1), (8, 2), (30, 6)])
+@pytest.mark.parametrize(("steps", "dense"), [(4, 1), (15, 3)])
 def test_a_job_has_the_schedule_of_its_own_steps(
     engine: DiffusersEngine, asked: Callable[..., JobParams], steps: int, dense: int
 ) -> None:
@@ -124,61 +134,59 @@ def test_a_stop_comes_through_and_leaves_nothing(engine: DiffusersEngine, asked:
     assert all(transformer.adaspa.state is None for transformer in engine.transformers)
     assert "step" not in vars(engine.pipe.scheduler) and engine.snapshot() is None
     assert torch.equal(denoise(engine, params), before)
-    engine.reset()
 
 
-@pytest.mark.parametrize("at", [4, STEPS])
 def test_a_resumed_denoising_comes_to_the_same_latents(
-    engine: DiffusersEngine, asked: Callable[..., JobParams], at: int
+    engine: DiffusersEngine, asked: Callable[..., JobParams], latents: torch.Tensor
 ) -> None:
-    params, kept = asked(quality="exact"), []
+    """From its middle, and behind its last step."""
+    params, kept = asked(quality="exact"), {}
 
     def keep(done: int, _: str | None) -> None:
-        if done == at:
-            kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
+        kept[done] = pack(engine.snapshot() or {}, params.model_dump_json())
 
     embeddings = engine.encode_prompt(params)
-    whole = engine.denoise(params, embeddings, keep)
+    assert torch.equal(engine.denoise(params, embeddings, keep), latents)
     engine.reset()
-    steps: list[int] = []
-    checkpoint = unpack(kept[0], params.model_dump_json())
-    resumed = engine.denoise(params, embeddings, lambda done, _: steps.append(done), checkpoint)
-    assert steps == list(range(at + 1, STEPS + 1)) and torch.equal(resumed, whole)
-    engine.reset()
+    for at in (4, STEPS):
+        steps: list[int] = []
+        checkpoint = unpack(kept[at], params.model_dump_json())
+        resumed = engine.denoise(params, embeddings, lambda done, _, steps=steps: steps.append(done), checkpoint)
+        assert steps == list(range(at + 1, STEPS + 1)) and torch.equal(resumed, latents)
+        engine.reset()
 
 
-@pytest.mark.parametrize("at", [1, 3])
-def test_a_resumed_denoising_goes_on_in_its_schedule(
-    engine: DiffusersEngine, asked: Callable[..., JobParams], at: int
-) -> None:
+def test_a_resumed_denoising_goes_on_in_its_schedule(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> None:
     """In the warm-up, and behind the first search, where the patterns are lost and searched again at once."""
     params = asked(quality="quality").model_copy(update={"steps": 8})
-    kept: list[bytes] = []
+    kept: dict[int, bytes] = {}
     unbroken: list[str | None] = []
 
     def keep(done: int, kind: str | None) -> None:
         unbroken.append(kind)
-        if done == at:
-            kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
+        kept[done] = pack(engine.snapshot() or {}, params.model_dump_json())
 
     embeddings = engine.encode_prompt(params)
     engine.denoise(params, embeddings, keep)
     engine.reset()
-    resumed: list[str | None] = []
-    checkpoint = unpack(kept[0], params.model_dump_json())
-    engine.denoise(params, embeddings, lambda _, kind: resumed.append(kind), checkpoint)
-    again = ["search"] if unbroken[at] == "sparse" else []
-    assert resumed == again + unbroken[at + len(again) :]
-    assert engine.report()["fell_back"] == []
-    engine.reset()
+    for at in (1, 3):
+        resumed: list[str | None] = []
+        checkpoint = unpack(kept[at], params.model_dump_json())
+        engine.denoise(params, embeddings, lambda _, kind, resumed=resumed: resumed.append(kind), checkpoint)
+        again = ["search"] if unbroken[at] == "sparse" else []
+        assert resumed == again + unbroken[at + len(again) :]
+        assert engine.report()["fell_back"] == []
+        engine.reset()
 
 
 def test_previews_come_near_the_end(
-    engine: DiffusersEngine, asked: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+    engine: DiffusersEngine,
+    asked: Callable[..., JobParams],
+    latents: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     params = asked(quality="exact")
-    channels = denoise(engine, params).shape[1]
-    weight = torch.randn(channels + 1, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0)) / 4
+    weight = torch.randn(latents.shape[1] + 1, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0)) / 4
     latent_rgb = LatentRGB(weight).to(engine.device)
     monkeypatch.setattr(engine, "_latent_rgb", latent_rgb)
     shown: list[np.ndarray] = []
@@ -195,14 +203,12 @@ def test_previews_come_near_the_end(
 
 
 def test_a_map_for_previews_is_fitted_to_its_vae(
-    engine: DiffusersEngine, asked: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+    engine: DiffusersEngine, latents: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adaspa_worker.latent_rgb.CLIPS", 1)
     monkeypatch.setattr("adaspa_worker.latent_rgb.SIDE", 64)
     latent_rgb = engine._fit_latent_rgb()
-    latents = denoise(engine, asked(quality="exact"))
     assert latent_rgb(latents).shape == (latents.shape[2], *(PATCH * side for side in latents.shape[3:]), 3)
-    engine.reset()
 
 
 def test_tiles_bring_the_same_number_of_frames(family: str, folder: Path, asked: Callable[..., JobParams]) -> None:
