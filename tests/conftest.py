@@ -28,6 +28,8 @@ hypothesis_settings.load_profile("suite")
 # Tiny tensors, and another file of tests on the other core: two threads of PyTorch only wait for one another. So in all
 # processes that the tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Nor need each of those processes compile our modules anew, where that is usual.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell starts background processes with Ctrl-C ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

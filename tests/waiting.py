@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
     """Wait for a condition; AssertionError names it when it does not come."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.01
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(pause * 1.25, 0.1)  # asking, often over HTTP, takes time from what is waited for
