@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo serve test lint format cli-docs field-tables sync-client setup clean
+.PHONY: demo serve test every-test lint format cli-docs field-tables sync-client setup clean
 
 demo: setup          ## one prompt through the whole service: writes demo.mp4 and demo.png
 	$(BIN)/adaspa demo
@@ -11,8 +11,11 @@ demo: setup          ## one prompt through the whole service: writes demo.mp4 an
 serve: setup         ## leave the service running on this machine; Ctrl-C stops all of it
 	$(BIN)/adaspa serve
 
-test: setup lint     ## linters, types, import contracts, then every test, three files at a time, since they wait more than they work
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: setup          ## linters, types and import contracts, and every test beside them
+	@$(MAKE) -j 2 lint every-test
+
+every-test: setup    ## four files at a time, since they wait more than they work
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check
