@@ -3,11 +3,12 @@
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 from adaspa_jobs.settings import Settings
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from adaspa_service.access import open_token
@@ -52,6 +53,23 @@ WITH_KEY: dict[int | str, dict[str, Any]] = {
 }
 
 
+@cache
+def _router(with_metrics: bool) -> APIRouter:
+    """Every route. FastAPI prepares each at the first request, and here once for all applications of a process."""
+    router = APIRouter(redirect_slashes=False)
+    if with_metrics:
+        router.include_router(metrics.router)
+    for prefix in ("/v1", ""):
+        shown = bool(prefix)
+        for module in (videos, content, links, preview, events, models, webhook_secret):
+            router.include_router(
+                module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY
+            )
+        router.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
+    router.include_router(page.router)
+    return router
+
+
 def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI:
     """The gateway. Its janitor runs while the application does.
 
@@ -82,6 +100,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
         docs_url=None,  # the pages load their scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        routes=[*_router(settings.metrics_port is None).routes],
     )
     app.state.shared = state
     app.state.draining, app.state.stopping = threading.Event(), threading.Event()
@@ -93,14 +112,6 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     headers.install(app, settings)
     app.add_middleware(draining.LastAnswers, draining=app.state.draining)
     app.add_middleware(request_ids.RequestIds)
-    if settings.metrics_port is None:
-        app.include_router(metrics.router)
-    for prefix in ("/v1", ""):
-        shown = bool(prefix)
-        for module in (videos, content, links, preview, events, models, webhook_secret):
-            app.include_router(module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY)
-        app.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
-    app.include_router(page.router)
     app.webhooks.include_router(event.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
