@@ -51,7 +51,17 @@ EXTRAS = {
     "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
     "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
     "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/own"}],
+    "extraEnvFrom": [{"secretRef": {"name": "proxies"}}],
+    "podLabels": {"team": "video"},
+    "priorityClassName": "videos",
+    "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
 }
+DIGEST = "sha256:" + 64 * "0"
+LEFT_TO_THE_CLUSTER = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+OTHERS = [
+    {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}},
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}-other}",
+]
 FILLED = {"existingClaim": "weights", "readOnly": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -72,6 +82,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "many-nodes": {"storage": {"volume": {"accessMode": "ReadWriteMany"}}, "gateway": {"affinity": NEAR}},
     "filled": {"models": [TWO_MODELS[0] | {"replicas": 3, "modelCache": FILLED}], "catalog": [WAN]},
     "large": LARGE,
+    "pinned": {"gateway": {"image": {"digest": DIGEST}}, "worker": {"image": {"digest": DIGEST}}},
+    "openshift": {"podSecurityContext": LEFT_TO_THE_CLUSTER},
+    "more-objects": {"extraObjects": OTHERS},
     "own-account": {"serviceAccount": {"create": False, "name": "mine"}},
 }
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
@@ -128,6 +141,30 @@ def test_every_pod_keeps_to_the_restricted_standard(values: dict[str, Any]) -> N
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
+
+
+def test_pods_are_placed_labelled_and_pinned_as_asked() -> None:
+    asked = {part: EXTRAS | {"image": {"digest": DIGEST}} for part in ("gateway", "worker")}
+    for item in render(asked | {"storage": {"url": "s3://videos", "existingSecret": "bucket"}}):
+        if item["kind"] == "Deployment":
+            template, pod = item["spec"]["template"], item["spec"]["template"]["spec"]
+            assert template["metadata"]["labels"]["team"] == "video" and pod["priorityClassName"] == "videos"
+            spread = pod["topologySpreadConstraints"][0]
+            assert spread["topologyKey"] == "zone" and spread["labelSelector"] == item["spec"]["selector"]
+            container = pod["containers"][0]
+            assert container["image"].endswith(f"@{DIGEST}")
+            assert [source["secretRef"]["name"] for source in container["envFrom"]] == ["bucket", "proxies"]
+
+
+def test_users_and_groups_can_be_left_to_the_cluster_as_openshift_wants() -> None:
+    for pod in pods(render({"podSecurityContext": LEFT_TO_THE_CLUSTER})):
+        assert not pod["securityContext"].keys() & LEFT_TO_THE_CLUSTER.keys()
+        assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_further_objects_are_of_the_release() -> None:
+    names = [item["metadata"]["name"] for item in render({"extraObjects": OTHERS}) if item["kind"] == "ConfigMap"]
+    assert {"one", "r-other"} <= set(names)
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)

@@ -26,7 +26,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
 {{- define "adaspa.image" -}}
-{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{/* A secret, drawn once: what the cluster has under this name and key already, else a new one. */}}
@@ -154,18 +154,18 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{- define "adaspa.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-seccompProfile: {type: RuntimeDefault}
+{{/* What of a pod's placement is neither labels of nodes nor affinity; selector: the labels of its Deployment's pods. */}}
+{{- define "adaspa.placement" -}}
+{{- with .own.priorityClassName }}
+priorityClassName: {{ . | quote }}
 {{- end }}
-
-{{- define "adaspa.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
+{{- with .own.topologySpreadConstraints }}
+topologySpreadConstraints:
+{{- range . }}
+{{- $ofPods := dict "labelSelector" (dict "matchLabels" (fromYaml $.selector)) }}
+  - {{- merge (deepCopy .) (ternary dict $ofPods (hasKey . "labelSelector")) | toYaml | nindent 4 }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* The password of the chart's own Redis, under the name that its reader gives it. */}}
@@ -236,8 +236,10 @@ capabilities: {drop: [ALL]}
 {{- end }}
 
 {{- define "adaspa.envFrom" -}}
-{{- with .Values.storage.existingSecret }}
-envFrom: [{secretRef: {name: {{ . | quote }}}}]
+{{- $sources := .own.extraEnvFrom }}
+{{- with .root.Values.storage.existingSecret }}{{ $sources = prepend $sources (dict "secretRef" (dict "name" .)) }}{{ end }}
+{{- with $sources }}
+envFrom: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
