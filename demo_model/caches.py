@@ -1,0 +1,156 @@
+"""What diffusers' step caches and AdaSpa come to on the demo model, each alone and together: PSNR against seconds.
+
+    python -m demo_model.caches --output caches.json
+
+Every row makes the videos of the same held-out captions from the same noise, in one batch, once to warm up (a kernel's
+first use compiles it) and once for its seconds. The PSNR is that to the dense videos without a cache. Rows are written
+one by one.
+"""
+
+import argparse
+import io
+import json
+import random
+import re
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import adaspa
+import diffusers
+import torch
+from adaspa import AdaSpaConfig
+from adaspa_demo_model import PIPELINE_FOLDER
+from adaspa_worker.comparison import psnr
+from diffusers import WanPipeline
+from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfig, TaylorSeerCacheConfig
+from torch import Tensor
+
+from demo_model.evaluation import generate
+from demo_model.scenes import caption, sample_scenes
+
+ATTENTION = {
+    "dense": None,
+    "mass 0.95": AdaSpaConfig(selection="retained_mass", mass=0.95, warmup=3, searches=(3, 10, 25), query_stride=4),
+    "mass 0.9": AdaSpaConfig(selection="retained_mass", mass=0.9, warmup=3, searches=(3, 10, 25), query_stride=4),
+    "mass 0.98": AdaSpaConfig(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30), query_stride=4),
+}
+TOGETHER = "mass 0.95"
+"""What every cache is also measured with."""
+
+
+def caches(steps: int, ratios: list[float]) -> Iterator[tuple[str, Any]]:
+    """The caches by name, the most telling first."""
+    for threshold in (0.1, 0.05, 0.2):
+        yield f"first_block {threshold}", FirstBlockCacheConfig(threshold)
+    for interval in (2, 3):
+        yield (
+            f"taylor_seer {interval}",
+            TaylorSeerCacheConfig(cache_interval=interval, disable_cache_before_step=3, use_lite_mode=True),
+        )
+    for threshold in (0.06, 0.2):
+        yield f"mag {threshold}", MagCacheConfig(threshold, num_inference_steps=steps, mag_ratios=list(ratios))
+    for threshold in (0.25, 0.5):
+        yield f"sea {threshold}", SeaCacheConfig(threshold)
+
+
+class Subject:
+    """The demo model, and the captions that it makes videos of."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, torch.device(args.device)
+        low = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.pipe = WanPipeline.from_pretrained(
+            PIPELINE_FOLDER, dtype={"transformer": low, "default": torch.float32}, local_files_only=True
+        ).to(self.device)
+        self.pipe.set_progress_bar_config(disable=True)
+        scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
+        self.texts = [caption(scene) for scene in scenes]
+
+    def videos(self) -> tuple[Tensor, float]:
+        """The videos, and the seconds that they took."""
+        seeds = [self.args.seed + i for i in range(len(self.texts))]
+        begin = time.perf_counter()
+        made = generate(self.pipe, self.texts, seeds, self.args.steps, self.args.guidance)
+        return made, time.perf_counter() - begin
+
+    def run(self, config: AdaSpaConfig | None, cache: Any) -> tuple[Tensor, dict[str, Any]]:
+        """The videos with AdaSpa and a cache, and the figures of a row."""
+        transformer = self.pipe.transformer
+        handle = adaspa.apply(self.pipe, config if config is not None else AdaSpaConfig.preset("exact"))[0]
+        try:
+            if cache is not None:
+                transformer.enable_cache(cache)
+            if self.device.type == "cuda":
+                self.videos()
+            made, seconds = self.videos()
+            report = handle.report()
+        finally:
+            if transformer.is_cache_enabled:
+                transformer.disable_cache()
+            adaspa.remove(self.pipe)
+        figures = {name: report[name] for name in ("attention_work", "density", "attention_calls", "fell_back")}
+        return made, {"seconds": round(seconds, 3), **figures}
+
+    def ratios(self) -> list[float]:
+        """The magnitude ratios that MagCache goes by, of a run that it calibrates itself by."""
+        calibration = MagCacheConfig(calibrate=True, num_inference_steps=self.args.steps)
+        with redirect_stdout(io.StringIO()) as said:
+            self.run(None, calibration)
+        found: list[float] = json.loads(re.findall(r"^\[.*\d\]$", said.getvalue(), re.MULTILINE)[0])
+        return found
+
+
+def measure(args: argparse.Namespace) -> None:
+    subject = Subject(args)
+    result: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if subject.device.type == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "settings": {key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance")},
+        "rows": [],
+    }
+    dense: Tensor | None = None
+
+    def add(attention: str, name: str, cache: Any = None) -> None:
+        nonlocal dense
+        try:
+            made, figures = subject.run(ATTENTION[attention], cache)
+        except Exception as error:  # a cache may not take the model: the others go on
+            figures = {"error": f"{type(error).__name__}: {error}"[:300]}
+        else:
+            dense = made if dense is None else dense
+            figures["psnr"] = round(sum(map(psnr, made, dense)) / len(made), 3)
+        result["rows"].append({"attention": attention, "cache": name, **figures})
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(result["rows"][-1]), flush=True)
+
+    add("dense", "none")
+    add(TOGETHER, "none")
+    known = subject.ratios()
+    result["mag_ratios"] = [round(ratio, 5) for ratio in known]
+    for name, cache in caches(args.steps, known):
+        add("dense", name, cache)
+        add(TOGETHER, name, cache)
+    for attention in list(ATTENTION)[2:]:
+        add(attention, "none")
+    add("dense", "none")  # once more: how much seconds differ by themselves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--captions", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--device", default="cuda")
+    measure(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
