@@ -12,6 +12,7 @@ from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.limits import Choice
 from adaspa_jobs.catalog import Lora, Memory, ModelSpec
 from adaspa_jobs.settings import PREFIX, Settings
+from adaspa_jobs.step_cache import StepCache
 from pydantic import BaseModel
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -19,7 +20,7 @@ CHART_SCHEMA = DOCS.parent / "helm" / "adaspa-serve" / "values.schema.json"
 VIDEO_FIELDS = DOCS.parent / "service" / "client" / "adaspa_api" / "video_fields.py"
 TABLES: dict[str, list[type[BaseModel]]] = {
     "settings.md": [Settings],
-    "models.md": [ModelSpec, Memory],
+    "models.md": [ModelSpec, Memory, StepCache],
     "loras.md": [Lora],
     "api.md": [VideoCreate],
 }

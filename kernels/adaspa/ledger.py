@@ -26,6 +26,10 @@ class Ledger:
     calls: Counter[StepKind] = field(default_factory=Counter)
     kernels: dict[StepKind, KernelCounts] = field(default_factory=lambda: {kind: Counter() for kind in StepKind})
     """The operations as they ran, by what the call of the attention did."""
+    forwards: int = 0
+    """Forwards of the transformer that ended well."""
+    reused: int = 0
+    """Those of them of which another hook left out some calls."""
     skipped: int = 0
     """Calls that another hook left out: a step cache that reused an output, or guidance that skips layers."""
     pairs: dict[StepKind, float] = field(default_factory=lambda: dict.fromkeys(StepKind, 0.0))
@@ -70,6 +74,7 @@ class Ledger:
             may_skip: whether a hook of others stands before the attention of a layer, which may leave its call out.
             own: layers that attend under a mask or pattern of the model's own, by ours or another way.
         """
+        before = self.skipped
         for layer, wanted in enumerate(expected):
             site = (branch, layer)
             ran = self._forward.get(layer, set())
@@ -91,6 +96,8 @@ class Ledger:
             # A step searches once, however many evaluations it has.
             elif wanted is StepKind.DENSE or (wanted is StepKind.SEARCH and self._searched.get(site) != step):
                 self._note(layer, f"ran sparse in a {wanted} step")
+        self.forwards += 1
+        self.reused += self.skipped > before
 
     def fall_back(self, reason: str) -> None:
         """Note why the request did not run as the schedule has it."""

@@ -126,6 +126,8 @@ class RequestRecord:
         - ``attention_calls``: calls of the attention by what they did, ``dense``, ``search`` or ``sparse``, and
           ``skipped``: those that a step cache or skip-layer guidance left out. One a layer and forward, or one a sample
           where the texts of a batch differ in length.
+        - ``forwards``: of the transformer, one a step and guidance branch. ``reused_forwards``: those of which a step
+          cache, or guidance that skips layers, left out attention.
         - ``kernels``: for each operation of ours its calls by the backend that ran them (`adaspa.ops.backends`);
           ``diffusers: NAME`` where a backend of theirs was chosen for dense attention.
         - ``kinds``: what ``dense``, ``search`` and ``sparse`` calls were, each with ``calls``; ``work``, their part of
@@ -158,6 +160,8 @@ class RequestRecord:
                 **{str(kind): self.ledger.calls[kind] for kind in StepKind},
                 "skipped": self.ledger.skipped,
             },
+            "forwards": self.ledger.forwards,
+            "reused_forwards": self.ledger.reused,
             "kernels": self._kernels(),
             "kinds": self._kinds(),
             "fell_back": self.ledger.reasons(),

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from adaspa_jobs import fields
 from adaspa_jobs.fields import with_limits
 from adaspa_jobs.job import JobParams
+from adaspa_jobs.step_cache import StepCache
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,9 @@ class ModelSpec(BaseModel):
 
     ``balanced`` if empty.
     """
+    cache: StepCache | None = None
+    """A step cache that its jobs run with beside AdaSpa: the fields of ``cache``. Not with ``compile``, nor with a
+    scheduler that calls the transformer twice a step."""
     compile: bool = False
     """Compile the transformer's blocks with ``torch.compile``: less time for each step, and up to a minute more for a
     worker's first clip and its first ones of other sizes and lengths. Not for CogVideoX and Mochi; needs a C
@@ -163,6 +167,8 @@ class ModelSpec(BaseModel):
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a range")
         self._check_loras()
+        if self.cache is not None and self.compile:
+            raise ValueError("cache: does not go with compile; allowed: one of them")
         if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):
             scale = "true_cfg_scale in call" if "true_cfg_scale" in self.call else "guidance_range"
             raise ValueError(f"negative_prompt: has no effect; allowed: false, or a {scale} that goes over 1")

@@ -78,6 +78,13 @@ class AttentionReport(BaseModel):
     """Whether part of the recall comes from searches that scored only some rows (`query_stride`)."""
     attention_calls: dict[str, int] = {}
     """Calls of the attention that were `dense`, searched or were sparse, and those that a step cache skipped."""
+    step_cache: str | None = None
+    """Kind of the step cache that the job ran with: `first_block`, `mag`, `sea`, `taylor_seer`."""
+    forwards: int = 0
+    """Forwards of the transformer, one a step and guidance branch."""
+    reused_forwards: int = 0
+    """Those of them of which the step cache took blocks from an earlier step, as counted; `attention_calls` has the
+    blocks, `skipped`."""
     kernels: dict[str, dict[str, int]] = {}
     """For each attention operation its calls by the backend that ran them: `hopper`, `triton`, `pytorch`, `reference`;
     `diffusers: NAME` for dense attention by a backend of theirs."""

@@ -18,11 +18,12 @@ import torch
 from adaspa_api.words import Role
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from adaspa_jobs.step_cache import StepCache
 from PIL.Image import Image
 from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config
-from adaspa_worker.engines import own_call
+from adaspa_worker.engines import own_call, step_cache
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.failure import NotLoaded
@@ -84,6 +85,9 @@ class DiffusersEngine(ABC):
                 if (part := getattr(self.pipe, name, None)) is not None
             ]
             adaspa.apply(self.pipe, operator_config(spec.attention))
+            if spec.cache is not None:
+                pipelines = {type(self.pipe), self.with_image or type(self.pipe)}
+                step_cache.check(spec.cache, self.transformers, self.pipe.scheduler, pipelines)
             self._loras = self._with_loras()
             self._place()
         except (torch.OutOfMemoryError, ModelUnavailable):
@@ -181,7 +185,14 @@ class DiffusersEngine(ABC):
         pipe = self.pipe_with(encoded.images)
         schedulers, vaes = ([getattr(pipe, name) for name in names] for names in (self.schedulers, self.vaes))
         denoising = self._denoising = Denoising(schedulers, self.transformers, generator, resume, after_step)
-        with denoising, self.goes_on(pipe, params, encoded, generator) as call:
+        cache = self._cache(params)
+        done = resume["step"] if resume else 0
+        settings = None if cache is None or done == params.steps else step_cache.config(cache, params.steps, done)
+        with (
+            step_cache.cached(self.transformers, settings),
+            denoising,
+            self.goes_on(pipe, params, encoded, generator) as call,
+        ):
             (latents, *self._decode_with), *self._beside = own_call.denoise(vaes, call)
         if not latents.isfinite().all():
             raise NotFinite(f"the latents after {params.steps} steps are not finite")
@@ -260,11 +271,20 @@ class DiffusersEngine(ABC):
         return self._denoising.snapshot() if self._denoising else None
 
     def attention(self, params: JobParams) -> dict[str, Any]:
-        return attention_config(self.spec.attention, params).to_dict()
+        settings = attention_config(self.spec.attention, params).to_dict()
+        cache = self._cache(params)
+        return settings if cache is None else {**settings, "step_cache": cache.model_dump(exclude_none=True)}
+
+    def _cache(self, params: JobParams) -> StepCache | None:
+        """The step cache that a job runs with."""
+        cache = self.spec.cache
+        return cache if cache is not None and cache.serves(params.quality) else None
 
     def report(self) -> dict[str, Any]:
         reports = [transformer.adaspa.report() for transformer in self.transformers]
-        return merged(reports, [transformer.config.num_layers for transformer in self.transformers])
+        whole = merged(reports, [transformer.config.num_layers for transformer in self.transformers])
+        cache = self._cache(self._params) if self._params is not None else None
+        return whole | {"step_cache": cache.kind if cache is not None else None}
 
     def reset(self) -> None:
         self._denoising = self._params = None

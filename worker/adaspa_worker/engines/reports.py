@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-SUMMED = ("searches", *(f"{kind}_{what}" for kind in ("dense", "search", "sparse") for what in ("steps", "seconds")))
+BY_KIND = tuple(f"{kind}_{what}" for kind in ("dense", "search", "sparse") for what in ("steps", "seconds"))
+SUMMED = ("searches", "forwards", "reused_forwards", *BY_KIND)
 MEANS = ("density", "recall")
 CALLS = ("dense", "search", "sparse", "skipped")
 

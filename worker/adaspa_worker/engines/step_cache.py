@@ -1,0 +1,79 @@
+"""diffusers' step caches on a model's transformers, for one job at a time."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from adaspa_jobs.step_cache import StepCache
+from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfig, TaylorSeerCacheConfig
+
+FIRST_SHARE = 0.2
+IN_A_ROW = 3
+
+
+def config(cache: StepCache, steps: int, done: int) -> Any:
+    """What diffusers takes.
+
+    Args:
+        steps: of the job.
+        done: of them, those that an earlier attempt has done: the cache begins behind them, and knows of none.
+    """
+    share = FIRST_SHARE if cache.first_share is None else cache.first_share
+    first, in_a_row = max(1, round(share * steps) - done), cache.in_a_row or IN_A_ROW
+    match cache.kind:
+        case "first_block":
+            return FirstBlockCacheConfig(cache.threshold)
+        case "sea":
+            return SeaCacheConfig(cache.threshold, retention_steps=first, max_consecutive_cached=in_a_row)
+        case "taylor_seer":
+            return TaylorSeerCacheConfig(
+                cache_interval=cache.interval, disable_cache_before_step=first, use_lite_mode=True
+            )
+    whole = MagCacheConfig(num_inference_steps=steps, mag_ratios=list(cache.ratios or ()))
+    return MagCacheConfig(
+        cache.threshold,
+        max_skip_steps=in_a_row,
+        retention_ratio=first / (steps - done),
+        num_inference_steps=steps - done,
+        mag_ratios=whole.mag_ratios[done:],
+    )
+
+
+@contextmanager
+def cached(transformers: Sequence[Any], settings: Any) -> Iterator[None]:
+    """Within the block the transformers run with a cache, or without one where ``settings`` is None. However the block
+    ends, nothing of the cache is left."""
+    try:
+        if settings is not None:
+            for transformer in transformers:
+                transformer.enable_cache(settings)
+        yield
+    finally:
+        for transformer in transformers:
+            if settings is not None and getattr(transformer, "is_cache_enabled", False):
+                transformer.disable_cache()
+
+
+def check(cache: StepCache, transformers: Sequence[Any], scheduler: Any, pipelines: Iterable[type]) -> None:
+    """Check that a model can run with a cache, by putting it in place once.
+
+    Raises:
+        ValueError: it cannot; one line.
+    """
+    if scheduler.order > 1:
+        raise ValueError(
+            f"cache: {type(scheduler).__name__} calls the transformer {scheduler.order} times a step, which the cache "
+            "would take for steps; allowed: none, or another scheduler"
+        )
+    if cache.kind == "mag" and len(transformers) > 1:
+        raise ValueError("cache: mag counts the steps of one transformer, and the model has two; allowed: other kinds")
+    for pipeline in pipelines:
+        module = inspect.getmodule(pipeline)
+        if module is None or "cache_context(" not in inspect.getsource(module):
+            raise ValueError(f"cache: {pipeline.__name__} does not tell the cache its guidance branches; allowed: none")
+    try:
+        with cached(transformers, config(cache, 50, 0)):
+            pass
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"cache: {cache.kind} does not know this transformer ({error}); allowed: none") from error
