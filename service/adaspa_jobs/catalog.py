@@ -69,6 +69,15 @@ class Lora(BaseModel):
     """Take the file also where some of its weights have no place in the model; the worker's log says which."""
 
 
+class Scheduler(BaseModel):
+    """A scheduler of diffusers in place of a model's own, such as a distilled model's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"]
+    options: dict[str, Any] = {}
+
+
 @with_limits
 class ModelSpec(BaseModel):
     """One served model. Nothing outside its limits reaches a worker."""
@@ -144,6 +153,10 @@ class ModelSpec(BaseModel):
     """Those that are used unless a request names them with another scale: ``[{"name": "...", "scale": 1.0}]``."""
     max_loras: int = Field(default=3, ge=1, le=16)
     """Adapters of one request, the default ones included."""
+    scheduler: Scheduler | None = None
+    """Another scheduler than the model's own: ``name`` is ``FlowMatchEulerDiscreteScheduler``,
+    ``UniPCMultistepScheduler`` or ``DPMSolverMultistepScheduler``, ``options`` what it is told beside the model's own
+    configuration. For flow-matching models; the shift stays. ``null`` leaves the model its own."""
     flow_shift: float | None = Field(default=None, gt=0)
     """How far the steps are shifted towards noise, where the model's own scheduler is to be changed: Wan 2.1 wants 3
     at 480p and 5 at 720p. ``null`` leaves it."""

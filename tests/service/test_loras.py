@@ -1,14 +1,18 @@
 """LoRA adapters at the gateway: named by a request, settled with the model's own, and refused before the queue."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from adaspa_api.fields import VideoCreate
 from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.settings import Settings
+from adaspa_service.gateway.params import resolve
+from field_tables import DOCS
 from running_gateway import Service, serving
 
 NAMES = {"distilled": "steps", "turbo": "steps", "ink": None, "slow": None}
@@ -101,3 +105,13 @@ def test_what_cannot_be_is_refused_before_the_queue(lora_service: Service, loras
 def test_a_catalog_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
     with pytest.raises(CatalogError, match=why):
         Catalog.load(with_loras(tmp_path / "catalog.json", **changes))
+
+
+def test_the_documents_entry_of_a_few_step_model_is_one(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```json\n(.*?)^```$", (DOCS / "loras.md").read_text(), re.M | re.S)
+    (entry,) = (found for block in blocks if "id" in (found := json.loads(block)))
+    (tmp_path / "catalog.json").write_text(json.dumps([entry]))
+    (model,) = Catalog.load(tmp_path / "catalog.json").models.values()
+    params = resolve(VideoCreate(prompt="a"), Catalog([model]))
+    assert (params.steps, params.guidance_scale) == (4, 1.0)
+    assert [use.name for use in params.loras or []] == ["four-steps"]

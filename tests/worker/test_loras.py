@@ -15,7 +15,7 @@ from adaspa_worker.failure import NotLoaded
 from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
-from diffusers import WanPipeline
+from diffusers import UniPCMultistepScheduler, WanPipeline
 from tiny_loras import WAN, diffusers, entry, kohya, low_ranks, wans_own
 from tiny_wan import model_spec
 from torch import Tensor
@@ -92,6 +92,27 @@ def test_jobs_in_a_row_get_what_each_gets_alone(engine: Callable[..., Engine], d
     assert torch.equal(off, plain)
     assert torch.equal(denoise(shared, **row[0]), first)
     assert len({latents.sum().item() for latents in (first, second, plain)}) == 3
+
+
+def test_a_distilled_model_is_an_entry_of_the_catalog(
+    engine: Callable[..., Engine], params: Callable[..., JobParams], low: Callable[..., Any]
+) -> None:
+    """Its adapter, its scheduler and shift, and a search in the first of its four steps."""
+    few = {"scheduler": {"name": "UniPCMultistepScheduler"}, "flow_shift": 5.0}
+    few |= {"attention": {"preset": "fast", "block_size": 16, "few_steps": 8}}
+    served, merged = engine(**few), with_added(engine([]), low(), 1.0)
+    merged.pipe.scheduler = merged._scheduler = UniPCMultistepScheduler(  # type: ignore[attr-defined]
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0
+    )
+    found = []
+    for each, loras in (served, [LoraUse(name="whole", scale=1.0)]), (merged, None):
+        asked = params(steps=4, guidance_scale=1.0, loras=loras, quality=None if loras else "exact")
+        found.append(each.denoise(asked, each.encode_prompt(asked, {}), lambda *_: None))
+        report = each.report()
+        each.reset()
+        if loras:
+            assert report["dense_steps"] == 0 and report["sparse_steps"] > 0, "its first step searches"
+    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)
 
 
 def test_the_adapters_used_last_stay_in_memory_and_a_file_that_changed_is_not_used(

@@ -50,6 +50,7 @@ def test_what_the_model_can_keep_is_taken(folders: Callable[[str], Path], name: 
     check(spec(name, folders(name)), folders(name))
 
 
+UNI_PC = "UniPCMultistepScheduler"
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not in steps of 16x16"),
     ("wan", {"sizes": ["528x48"]}, "sizes: 528x48 is too large; allowed: up to 512x512"),
@@ -74,10 +75,17 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("cogvideox", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
     ("cogvideox", {"flow_shift": 5.0}, "flow_shift: the model's scheduler has no shift"),
     ("cogvideox", {"flow_shift_range": [1, 9]}, "flow_shift_range: the model's scheduler has no shift"),
+    (
+        "cogvideox",
+        {"scheduler": {"name": UNI_PC}},
+        "scheduler: the model's own, a CogVideoXDDIM.*, is none",
+    ),
+    ("wan", {"scheduler": {"name": UNI_PC, "options": {"gift": 3}}}, "scheduler.options.gift: UniPC.* has no such opt"),
     ("cogvideox", {"compile": True}, "compile: diffusers names no blocks of a CogVideoXTransformer3DModel"),
     ("cogvideox-1.5", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
     ("cogvideox-1.5", {"sizes": ["48x80"]}, "sizes: 48x80 is too large; allowed: up to 80x48"),
     ("cogvideox-2b", {"call": {"max_sequence_length": 64}}, "call.max_sequence_length: 64 .* allowed: 226"),
+    ("ltx", {"call": {"timesteps": [1000, 500]}}, "call.timesteps: diffusers' LTXPipeline fails with any"),
     ("ltx", {"audio": True}, "audio: the model makes no sound; allowed: false"),
     ("ltx", {"sizes": ["176x96"]}, "sizes: 176x96 is not in steps of 32x32"),
     ("ltx", {"frames": [29], "default_frames": 29}, "frames: 29 is not a multiple of 8, plus 1"),
@@ -158,6 +166,22 @@ def test_a_shift_of_the_schedule_is_the_schedulers(
         scheduler.set_timesteps(5)
     assert torch.equal(engine.pipe.scheduler.sigmas, wanted.sigmas)
     assert not torch.equal(engine.pipe.scheduler.sigmas, own.sigmas)
+
+
+def test_another_scheduler_keeps_the_shift_of_the_models_own(folders: Callable[[str], Path]) -> None:
+    folder = folders("wan")
+    for options, shift in ({}, 3.0), ({"flow_shift": 5.0}, 5.0):
+        entry = spec("wan", folder, scheduler={"name": UNI_PC, "options": options})
+        check(entry, folder)
+        engine = pipeline.load(entry, folder)
+        assert isinstance(engine, DiffusersEngine)
+        found = engine.pipe.scheduler
+        wanted = diffusers.UniPCMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift
+        )
+        for scheduler in (found, wanted):
+            scheduler.set_timesteps(5)
+        assert torch.equal(found.sigmas, wanted.sigmas) and type(found) is type(wanted)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from typing import Any
 from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
-from adaspa_worker.families import FAMILIES, Config, Limits, limits_of, pipeline_of, read
+from adaspa_worker.families import FAMILIES, Limits, limits_of, pipeline_of, read
+from adaspa_worker.schedulers import flows, options_of, shift_field
 from adaspa_worker.source import ModelUnavailable, first_line, index_of
 
 TAKEN = {
@@ -23,6 +24,10 @@ TAKEN = {
 """Arguments of a pipeline's call that come from the job or from the worker."""
 PLAIN = (bool, int, float, str, dict, dict[str, Any])
 """Types of a modular pipeline's arguments that a catalog can give."""
+WITH_SIGMAS = {
+    *("LTXPipeline", "LTXImageToVideoPipeline", "LTX2Pipeline", "LTX2ImageToVideoPipeline", "MochiPipeline"),
+}
+"""Pipelines that give their scheduler noise levels in any case, beside which it takes no timesteps."""
 NOT_JSON = ("Tensor", "Generator", "Callback")
 """Types of arguments that no catalog can give; and lists of names for a callback are of no use without one."""
 
@@ -65,12 +70,7 @@ def check(spec: ModelSpec, folder: Path) -> None:
     if spec.audio and not family.sound:
         raise wrong(spec, "audio", "the model makes no sound; allowed: false")
     check_call(spec, limits, folder)
-    for name in ("flow_shift", "flow_shift_range"):
-        told = getattr(spec, name)
-        if told is not None and family.own_schedule:
-            raise wrong(spec, name, f"{pipeline} has a schedule of its own; allowed: null")
-        if told is not None and shift_field(read(folder / "scheduler" / "scheduler_config.json")) is None:
-            raise wrong(spec, name, "the model's scheduler has no shift to set; allowed: null")
+    check_scheduler(spec, folder)
     check_attention(spec)
     check_loras(spec, folder)
 
@@ -115,6 +115,10 @@ def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
             raise wrong(spec, field, "comes from the job or the worker; allowed: other arguments")
         if name not in free:
             raise wrong(spec, field, f"{pipeline} takes no such argument; allowed: {', '.join(sorted(free))}")
+        if name == "timesteps" and pipeline in WITH_SIGMAS:
+            raise wrong(
+                spec, field, f"diffusers' {pipeline} fails with any, for it has noise levels too; allowed: none"
+            )
         if default is not None and not fits(value, default):
             raise wrong(spec, field, f"{value!r} is no {type(default).__name__}")
         if name in ("sigmas", "timesteps") and value is not None and set(spec.steps_range) != {len(value)}:
@@ -176,11 +180,27 @@ def fits(value: object, default: object) -> bool:
     return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
 
 
-def shift_field(scheduler: Config) -> str | None:
-    """What a scheduler calls the shift of its schedule, by its configuration; None if it has none, or uses none."""
-    if "shift" in scheduler and not scheduler.get("use_dynamic_shifting"):
-        return "shift"
-    return "flow_shift" if scheduler.get("use_flow_sigmas") else None
+def check_scheduler(spec: ModelSpec, folder: Path) -> None:
+    pipeline = pipeline_of(folder)
+    own = read(folder / "scheduler" / "scheduler_config.json")
+    told = spec.model_dump(include={"flow_shift", "flow_shift_range", "scheduler"}, exclude_none=True)
+    for name in told:
+        if FAMILIES[pipeline].own_schedule:
+            raise wrong(spec, name, f"{pipeline} has a schedule of its own; allowed: null")
+        if name != "scheduler" and shift_field(own) is None and spec.scheduler is None:
+            raise wrong(spec, name, "the model's scheduler has no shift to set; allowed: null")
+    if spec.scheduler is None:
+        return
+    if not flows(own):
+        raise wrong(spec, "scheduler", f"the model's own, a {own.get('_class_name')}, is none of flows; allowed: null")
+    if "audio_scheduler" in read(index_of(folder)):
+        raise wrong(spec, "scheduler", "the model has one for its sound besides; allowed: null")
+    known = options_of(spec.scheduler.name)
+    if others := [name for name in spec.scheduler.options if name not in known]:
+        why = f"{spec.scheduler.name} has no such option; allowed: {', '.join(known)}"
+        raise wrong(spec, f"scheduler.options.{others[0]}", why)
+    if spec.flow_shift is not None and spec.scheduler.options.get("use_dynamic_shifting"):
+        raise wrong(spec, "flow_shift", "scheduler.options has use_dynamic_shifting, which sets its own; allowed: null")
 
 
 def check_attention(spec: ModelSpec) -> None:

@@ -29,9 +29,9 @@ from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.families import limits_of
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
-from adaspa_worker.offer import shift_field
 from adaspa_worker.pipeline import Encoded, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
+from adaspa_worker.schedulers import served, shifted
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable, first_line
 
@@ -310,8 +310,7 @@ class DiffusersEngine(ABC):
         pipe = self.pipeline.from_pretrained(  # type: ignore[attr-defined]
             folder, dtype=self.dtypes(), use_safetensors=True, local_files_only=True
         )
-        if self.spec.flow_shift is not None:
-            pipe.scheduler = shifted(pipe.scheduler, self.spec.flow_shift)
+        pipe.scheduler = served(self.spec, pipe.scheduler)
         return pipe
 
     def _with_loras(self) -> "Loras | None":
@@ -356,15 +355,3 @@ class DiffusersEngine(ABC):
             return latents.float()
 
         return fit_to(encode, self.limits.first + self.limits.every, self.device)
-
-
-def shifted(scheduler: Any, shift: float) -> Any:
-    """A scheduler whose schedule is shifted so far.
-
-    Raises:
-        ValueError: ``offer.shift_field`` says that it cannot be.
-    """
-    field = shift_field(scheduler.config)
-    if field is None:
-        raise ValueError("flow_shift: the model's scheduler has no shift to set; allowed: none")
-    return type(scheduler).from_config(scheduler.config, **{field: shift})

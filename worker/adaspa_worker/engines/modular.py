@@ -14,8 +14,9 @@ from diffusers import ComponentsManager
 from diffusers.modular_pipelines import PipelineState
 from PIL.Image import Image
 
-from adaspa_worker.engines.base import DiffusersEngine, shifted
+from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.pipeline import Encoded
+from adaspa_worker.schedulers import served
 from adaspa_worker.source import UNUSED, ModelUnavailable
 
 DENOISE = "denoise"
@@ -44,8 +45,7 @@ class ModularEngine(DiffusersEngine):
         for name in names:
             if getattr(pipe, name) is None:  # diffusers has logged why, and goes on without
                 raise ModelUnavailable(f"{folder}: {name} cannot be loaded")
-        if self.spec.flow_shift is not None:
-            pipe.scheduler = shifted(pipe.scheduler, self.spec.flow_shift)
+        pipe.scheduler = served(self.spec, pipe.scheduler)
         self.state = PipelineState()
         """Of the job that is denoised."""
         self._blocks = pipe.blocks.sub_blocks

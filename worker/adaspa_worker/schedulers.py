@@ -1,0 +1,65 @@
+"""The scheduler that a model is denoised with: its folder's, or the one that the catalog puts in its place."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from adaspa_jobs.catalog import ModelSpec
+
+Config = Mapping[str, Any]
+IN_FLOWS: dict[str, dict[str, Any]] = {
+    "FlowMatchEulerDiscreteScheduler": {},
+    "UniPCMultistepScheduler": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    "DPMSolverMultistepScheduler": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+}
+"""What each that a catalog may name has to be told, so that it does not take the model's output for noise."""
+
+
+def flows(scheduler: Config) -> bool:
+    """Whether a scheduler is one of a flow-matching model, by its configuration."""
+    return str(scheduler.get("_class_name")).startswith("FlowMatch") or bool(scheduler.get("use_flow_sigmas"))
+
+
+def shift_field(scheduler: Config) -> str | None:
+    """What a scheduler calls the shift of its schedule, by its configuration; None if it has none, or uses none."""
+    if "shift" in scheduler and not scheduler.get("use_dynamic_shifting"):
+        return "shift"
+    return "flow_shift" if scheduler.get("use_flow_sigmas") else None
+
+
+def shifted(scheduler: Any, shift: float) -> Any:
+    """A scheduler whose schedule is shifted so far.
+
+    Raises:
+        ValueError: ``shift_field`` says that it cannot be.
+    """
+    field = shift_field(scheduler.config)
+    if field is None:
+        raise ValueError("flow_shift: the model's scheduler has no shift to set; allowed: none")
+    return type(scheduler).from_config(scheduler.config, **{field: shift})
+
+
+def options_of(name: str) -> list[str]:
+    """The options of a scheduler of diffusers."""
+    import diffusers  # noqa: PLC0415  slow, and most catalogs leave a model its own
+
+    return [option for option in inspect.signature(getattr(diffusers, name).__init__).parameters if option != "self"]
+
+
+def served(spec: ModelSpec, own: Any) -> Any:
+    """The scheduler of a catalog entry, for a model with a scheduler of its own.
+
+    Another kind keeps the shift of the model's own, which it may have another name for.
+    """
+    scheduler = own
+    if spec.scheduler is not None:
+        import diffusers  # noqa: PLC0415  slow, and most catalogs leave a model its own
+
+        kind, known = getattr(diffusers, spec.scheduler.name), options_of(spec.scheduler.name)
+        # What it does not know it would keep in its configuration all the same, such as a shift under another name.
+        kept = {option: value for option, value in own.config.items() if option in known}
+        scheduler = kind(**kept | IN_FLOWS[spec.scheduler.name] | spec.scheduler.options)
+        field, before = shift_field(scheduler.config), shift_field(own.config)
+        if field and before and not {field, "use_dynamic_shifting"} & spec.scheduler.options.keys():
+            scheduler = shifted(scheduler, own.config[before])
+    return scheduler if spec.flow_shift is None else shifted(scheduler, spec.flow_shift)
