@@ -65,11 +65,12 @@ def _compiled_parts(rows: list[Json], densities: dict[str, list[float]]) -> list
 
 
 def blocks_section(result: Json) -> str:
+    note = f" {result['note']}" if "note" in result else ""
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}. Full size, random weights: "
         f"{result['blocks']} blocks of\neach model were run, and a forward reckoned from them. Seconds of one forward, "
         "and totals of all guidance branches at density 0.2: 50 steps\nby `fast`, 8 and 4 with `few_steps=8`; "
-        "in brackets the speed over FlashAttention-3."
+        f"in brackets the speed over FlashAttention-3.{note}"
     )
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
 
