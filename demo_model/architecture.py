@@ -1,12 +1,20 @@
-"""The untrained demo pipeline: an ordinary `WanPipeline`, every part of it small."""
+"""The untrained demo pipelines: an ordinary `WanPipeline` and `WanImageToVideoPipeline`, every part of them small."""
 
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from demo_model.scenes import BACKGROUNDS, COLORS, MOTIONS, SHAPES, SIZES
 
 LATENT_CHANNELS = 16
+CONDITION_CHANNELS = 4 + LATENT_CHANNELS  # of which frames an image is given, and the latents of a clip of it alone
 TEXT_LENGTHS = (64, 512)  # the prompt is zero-padded to one of these; 512 is WanPipeline's default
 FLOW_SHIFT = 3.0
 
@@ -86,3 +94,19 @@ def build_pipeline() -> WanPipeline:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=FLOW_SHIFT),
         transformer=build_transformer(),
     )
+
+
+def build_image_pipeline(pipe: WanPipeline) -> WanImageToVideoPipeline:
+    """The parts of a text-to-video pipeline, its transformer with an input that is wide enough for a first frame.
+
+    The weights of the further channels are zero: at first it draws what it drew before.
+    """
+    narrow = pipe.transformer
+    config = {**narrow.config, "in_channels": LATENT_CHANNELS + CONDITION_CHANNELS}
+    wide = WanTransformer3DModel.from_config(config).to(narrow.dtype)
+    weights = narrow.state_dict()
+    embedding = weights["patch_embedding.weight"]
+    zeros = embedding.new_zeros(len(embedding), CONDITION_CHANNELS, *embedding.shape[2:])
+    wide.load_state_dict(weights | {"patch_embedding.weight": torch.cat([embedding, zeros], dim=1)})
+    parts = {name: getattr(pipe, name) for name in ("tokenizer", "text_encoder", "vae", "scheduler")}
+    return WanImageToVideoPipeline(**parts, transformer=wide)

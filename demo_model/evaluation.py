@@ -3,7 +3,9 @@
     python -m demo_model.evaluation --pipeline DIR --captions 64 --output eval.json --sheet eval.png
 
 The captions are held out of training (`scenes.is_held_out`). Every mode generates the same captions from the same
-noise; the videos are read back by image analysis (`reading`), the sparse ones compared with the dense ones too.
+noise; the videos are read back by image analysis (`reading`), the sparse ones compared with the dense ones too. An
+image-to-video pipeline is also given each scene's first frame, which the video's own is compared with. Weights of one
+ship if `first_frames.shortfalls` finds none; otherwise the command ends with status 1.
 """
 
 import argparse
@@ -20,10 +22,11 @@ import diffusers
 import torch
 from adaspa import AdaSpaConfig
 from adaspa_worker.comparison import psnr, ssim
-from diffusers import WanPipeline
+from diffusers import DiffusionPipeline, WanPipeline
 from torch import Tensor
 
 from demo_model.architecture import TEXT_LENGTHS
+from demo_model.first_frames import FirstFramesPipeline, digest, first_frame, shortfalls
 from demo_model.reading import Reading, read_video
 from demo_model.scenes import FRAMES, SIDE, Scene, caption, sample_scenes
 from demo_model.sheet import save_sheet
@@ -45,9 +48,22 @@ ATTRIBUTES = ("color", "shape", "motion", "background")
 AVERAGED, ADDED = ("density", "recall"), ("dense_seconds", "search_seconds", "sparse_seconds")
 
 
-def generate(pipe: WanPipeline, texts: list[str], seeds: list[int], steps: int, guidance: float) -> Tensor:
-    """Videos of `texts`, each from the noise of its own seed: uint8 [len(texts), FRAMES, SIDE, SIDE, 3] on the CPU."""
+def generate(
+    pipe: DiffusionPipeline,
+    texts: list[str],
+    seeds: list[int],
+    steps: int,
+    guidance: float,
+    *,
+    images: Tensor | None = None,
+) -> Tensor:
+    """Videos of `texts`, each from the noise of its own seed: uint8 [len(texts), FRAMES, SIDE, SIDE, 3] on the CPU.
+
+    `images` are what an image-to-video pipeline begins them with: float32 [len(texts), 3, SIDE, SIDE] in -1..1.
+    """
+    given = {} if images is None else {"image": images}
     frames = pipe(
+        **given,
         prompt=texts,
         height=SIDE,
         width=SIDE,
@@ -62,21 +78,26 @@ def generate(pipe: WanPipeline, texts: list[str], seeds: list[int], steps: int, 
 
 
 def run_mode(
-    pipe: WanPipeline, mode: str, scenes: list[Scene], args: argparse.Namespace
+    pipe: DiffusionPipeline, mode: str, scenes: list[Scene], args: argparse.Namespace, images: Tensor | None
 ) -> tuple[Tensor, dict[str, Any]]:
     """Generate all scenes in one mode: the videos, and the seconds and AdaSpa's figures."""
     config, texts = MODES[mode], [caption(scene) for scene in scenes]
+
+    def shown(start: int) -> Tensor | None:
+        return None if images is None else images[start : start + args.batch]
+
     if config is not None:
         adaspa.apply(pipe.transformer, config)
     try:
         if args.device.startswith("cuda"):  # kernels are compiled and tuned for the batch at its first use
-            generate(pipe, texts[: args.batch], [0] * len(texts[: args.batch]), args.steps, args.guidance)
+            some = texts[: args.batch]
+            generate(pipe, some, [0] * len(some), args.steps, args.guidance, images=shown(0))
         videos, reports, seconds = [], [], 0.0
         for start in range(0, len(texts), args.batch):
             part = texts[start : start + args.batch]
             seeds = [args.seed + start + i for i in range(len(part))]
             begin = time.perf_counter()
-            videos.append(generate(pipe, part, seeds, args.steps, args.guidance))
+            videos.append(generate(pipe, part, seeds, args.steps, args.guidance, images=shown(start)))
             seconds += time.perf_counter() - begin
             if config is not None:
                 reports.append((len(part), pipe.transformer.adaspa.report()))
@@ -111,9 +132,16 @@ def share_right(marks: list[dict[str, list[bool]]]) -> dict[str, float | None]:
 
 
 def judge_mode(
-    videos: Tensor, dense: Tensor | None, scenes: list[Scene]
+    videos: Tensor, dense: Tensor | None, scenes: list[Scene], images: Tensor | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Figures of one mode, and one row per caption; `dense` are the videos to compare with, if any."""
+    """Figures of one mode, and one row per caption.
+
+    Args:
+        videos: of the mode, uint8 [len(scenes), frames, height, width, 3].
+        dense: the videos to compare them with, if any.
+        scenes: what was asked.
+        images: what the videos were to begin with, if anything: uint8 [len(scenes), height, width, 3].
+    """
     marks, rows = [], []
     for i, (video, scene) in enumerate(zip(videos, scenes, strict=True)):
         reading = read_video(video, scene)
@@ -121,10 +149,12 @@ def judge_mode(
         row: dict[str, Any] = {"caption": caption(scene), "right": marks[-1], "read": describe(reading)}
         if dense is not None:
             row |= {"psnr": psnr(video, dense[i]), "ssim": ssim(video, dense[i])}
+        if images is not None:
+            row["first_frame_psnr"] = psnr(video[:1], images[i : i + 1])
         rows.append(row)
     figures: dict[str, Any] = {"right": share_right(marks)}
-    if dense is not None:
-        figures |= {key: round(sum(row[key] for row in rows) / len(rows), 4) for key in ("psnr", "ssim")}
+    compared = [key for key in ("psnr", "ssim", "first_frame_psnr") if key in rows[0]]
+    figures |= {key: round(sum(row[key] for row in rows) / len(rows), 4) for key in compared}
     return figures, rows
 
 
@@ -138,13 +168,22 @@ def describe(reading: Reading) -> str:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Run all modes; write the figures to `args.output` and the contact sheet to `args.sheet`."""
+    """Run all modes; write the figures to `args.output` and the contact sheet to `args.sheet`.
+
+    Raises:
+        SystemExit: an image-to-video pipeline falls short of what it is to reach.
+    """
     dtype = getattr(torch, args.dtype)
-    pipe = WanPipeline.from_pretrained(
+    with_images = json.loads((args.pipeline / "model_index.json").read_text())["_class_name"] != "WanPipeline"
+    pipe = (FirstFramesPipeline if with_images else WanPipeline).from_pretrained(
         args.pipeline, dtype={"transformer": dtype, "default": torch.float32}, local_files_only=True
-    ).to(args.device)
+    )
+    weights = digest(pipe.transformer)
+    pipe.to(args.device)
     pipe.set_progress_bar_config(disable=True)
     scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
+    images = torch.stack([first_frame(scene) for scene in scenes]) if with_images else None
+    given = None if images is None else (images.permute(0, 3, 1, 2) / 127.5 - 1.0)
     result: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or "cpu",
@@ -153,6 +192,7 @@ def evaluate(args: argparse.Namespace) -> None:
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
         },
+        "weights": weights,
         "settings": {key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance", "batch", "dtype")},
         "modes": {},
     }
@@ -160,8 +200,9 @@ def evaluate(args: argparse.Namespace) -> None:
     details: dict[str, Any] = {}
     for mode in dict.fromkeys([DENSE, *args.modes]):
         config = MODES[mode]
-        videos[mode], figures = run_mode(pipe, mode, scenes, args)
-        judged, details[mode] = judge_mode(videos[mode], videos[DENSE] if config is not None else None, scenes)
+        videos[mode], figures = run_mode(pipe, mode, scenes, args, given)
+        dense = videos[DENSE] if config is not None else None
+        judged, details[mode] = judge_mode(videos[mode], dense, scenes, images)
         result["modes"][mode] = {"config": config.to_dict() if config else None, **figures, **judged}
         print(mode, json.dumps({**figures, **judged}), flush=True)
         # Every mode is written as soon as it is known: a later one may fail.
@@ -169,6 +210,8 @@ def evaluate(args: argparse.Namespace) -> None:
     shown = [DENSE, next((mode for mode in videos if mode != DENSE), DENSE)]
     save_sheet(args.sheet, [caption(scene) for scene in scenes], {mode: videos[mode] for mode in shown})
     print("wrote", args.output, "and", args.sheet, flush=True)
+    if with_images and (short := shortfalls(result["modes"])):
+        raise SystemExit("falls short: " + "; ".join(short))
 
 
 def main() -> None:

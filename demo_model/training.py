@@ -194,22 +194,11 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
             latents, shown = latents[:, :, :OPENING_FRAMES], shown[:, :, :OPENING_FRAMES]
         # Both paddings are trained; the shorter is the cheaper.
         length = TEXT_LENGTHS[1 if step % 6 == 5 and not opening else 0]
-        level = torch.sigmoid(torch.randn(batch, device=device))
-        level = FLOW_SHIFT * level / (1.0 + (FLOW_SHIFT - 1.0) * level)
-        noise = torch.randn_like(latents, dtype=torch.float32)
-        mixed = torch.lerp(latents.float(), noise, level.view(-1, 1, 1, 1, 1))
         with torch.autocast(device, torch.bfloat16):
             text = embed_text(pipe.text_encoder, tokens, length)
-            velocity = transformer(mixed, level * 1000.0, text, return_dict=False)[0]
-        error = (velocity.float() - (noise - latents.float())) ** 2
-        weight = 1.0 + (ACTOR_LATENT_WEIGHT - 1.0) * shown.float()
-        (error * (weight / weight.mean())).mean().backward()
-        norm = nn.utils.clip_grad_norm_(weights, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        keep = min(0.5 ** (1.0 / EMA_HALF_LIFE), (step + 1) / (step + 10))
-        torch._foreach_lerp_(ema, list[Tensor](weights), 1.0 - keep)
+            error = velocity_error(transformer, latents, text)
+        norm = descend(error, shown, weights, optimizers)
+        follow(ema, weights, step, EMA_HALF_LIFE)
         log.add(step, clock, loss=error.mean(), grad_norm=norm)
         step += 1
     saved = {
@@ -223,6 +212,44 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     with torch.no_grad():
         torch._foreach_copy_(list[Tensor](weights), ema)
     save_work(pipe, work, log)
+
+
+def velocity_error(transformer: nn.Module, latents: Tensor, text: Tensor, condition: Tensor | None = None) -> Tensor:
+    """The squared error of the velocity at a shifted logit-normal noise level, in the shape of `latents`.
+
+    Args:
+        transformer: takes noisy latents and, behind them, the channels of `condition`.
+        latents: normalised, [B, C, F, H, W].
+        text: encoded, [B, tokens, width].
+        condition: [B, channels, F, H, W].
+    """
+    level = torch.sigmoid(torch.randn(len(latents), device=latents.device))
+    level = FLOW_SHIFT * level / (1.0 + (FLOW_SHIFT - 1.0) * level)
+    noise = torch.randn_like(latents, dtype=torch.float32)
+    mixed = torch.lerp(latents.float(), noise, level.view(-1, 1, 1, 1, 1))
+    if condition is not None:
+        mixed = torch.cat([mixed, condition.float()], dim=1)
+    velocity = transformer(mixed, level * 1000.0, text, return_dict=False)[0]
+    return (velocity.float() - (noise - latents.float())) ** 2
+
+
+def descend(
+    error: Tensor, shown: Tensor, weights: list[nn.Parameter], optimizers: list[torch.optim.Optimizer]
+) -> Tensor:
+    """Take a step down the error, that of latents which show an actor weighed up; returns the gradient's norm."""
+    weight = 1.0 + (ACTOR_LATENT_WEIGHT - 1.0) * shown.float()
+    (error * (weight / weight.mean())).mean().backward()
+    norm = nn.utils.clip_grad_norm_(weights, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def follow(ema: list[Tensor], weights: list[nn.Parameter], step: int, half_life: float) -> None:
+    """Move the running average of the weights on by a step."""
+    keep = min(0.5 ** (1.0 / half_life), (step + 1) / (step + 10))
+    torch._foreach_lerp_(ema, list[Tensor](weights), 1.0 - keep)
 
 
 def build_optimizers(transformer: nn.Module) -> list[torch.optim.Optimizer]:
