@@ -28,7 +28,7 @@ from torch import Tensor
 from demo_model.architecture import TEXT_LENGTHS
 from demo_model.first_frames import FirstFramesPipeline, digest, first_frame, shortfalls
 from demo_model.reading import Reading, read_video
-from demo_model.scenes import FRAMES, SIDE, Scene, caption, sample_scenes
+from demo_model.scenes import FRAMES, SIDE, Scene, brief_caption, caption, sample_scenes
 from demo_model.sheet import save_sheet
 
 DENSE = "dense"
@@ -43,6 +43,7 @@ MODES: dict[str, AdaSpaConfig | None] = {
     "mass-0.95": AdaSpaConfig(selection="retained_mass", mass=0.95),
     "mass-0.99": AdaSpaConfig(selection="retained_mass", mass=0.99),
 }
+SETTINGS = ("captions", "brief", "seed", "steps", "guidance", "batch", "dtype")
 ATTRIBUTES = ("color", "shape", "motion", "background")
 # Of AdaSpa's report, the figures that are averaged over the captions, and those that are added up.
 AVERAGED, ADDED = ("density", "recall"), ("dense_seconds", "search_seconds", "sparse_seconds")
@@ -81,7 +82,8 @@ def run_mode(
     pipe: DiffusionPipeline, mode: str, scenes: list[Scene], args: argparse.Namespace, images: Tensor | None
 ) -> tuple[Tensor, dict[str, Any]]:
     """Generate all scenes in one mode: the videos, and the seconds and AdaSpa's figures."""
-    config, texts = MODES[mode], [caption(scene) for scene in scenes]
+    say = brief_caption if args.brief else caption
+    config, texts = MODES[mode], [say(scene) for scene in scenes]
 
     def shown(start: int) -> Tensor | None:
         return None if images is None else images[start : start + args.batch]
@@ -193,7 +195,7 @@ def evaluate(args: argparse.Namespace) -> None:
             "diffusers": diffusers.__version__,
         },
         "weights": weights,
-        "settings": {key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance", "batch", "dtype")},
+        "settings": {key: getattr(args, key) for key in SETTINGS},
         "modes": {},
     }
     videos: dict[str, Tensor] = {}
@@ -218,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, required=True, help="diffusers folder")
     parser.add_argument("--captions", type=int, default=64)
+    parser.add_argument("--brief", action="store_true", help="tell only what moves how: an image shows the rest")
     parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--guidance", type=float, default=4.0)

@@ -7,10 +7,11 @@ from diffusers import DiffusionPipeline, WanPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
-from demo_model.scenes import FRAMES, Scene, caption, draw, find_actors, sample_scenes
+from demo_model.scenes import FRAMES, Scene, brief_caption, caption, draw, find_actors, sample_scenes
 from demo_model.whole_clip import encode_clip
 
 EMPTY_CAPTIONS = 0.1  # share of unconditional samples, for classifier-free guidance
+BRIEF_CAPTIONS = 0.2  # share of them where an image is given
 CAPTION_TOKENS = 40  # no caption is longer
 TWO_ACTORS = 0.65  # share of pairs in training: who does what is the last thing that is learned
 
@@ -84,9 +85,12 @@ class LatentPool:
     def _encode(self, clips: int) -> tuple[Tensor, ...]:
         return self._parts(sample_scenes(self.rng, clips, two_actors=TWO_ACTORS))
 
+    def _caption(self, scene: Scene) -> str:
+        return caption(scene)
+
     def _parts(self, scenes: list[Scene]) -> tuple[Tensor, ...]:
         latents, shown = encode(self.pipe, scenes, self.device)
-        texts = [caption(scene) for scene in scenes]
+        texts = [self._caption(scene) for scene in scenes]
         tokens = self.pipe.tokenizer(texts, padding="max_length", max_length=CAPTION_TOKENS, return_tensors="pt")
         return normalise(self.pipe, latents), shown, tokens.input_ids.to(self.device)
 
@@ -110,7 +114,13 @@ class LatentPool:
 
 
 class FirstFramePool(LatentPool):
-    """The same; a batch has as its fourth part what the transformer is given of the first frames."""
+    """The same; a batch has as its fourth part what the transformer is given of the first frames.
+
+    Some captions tell no more than the motions: the image shows the rest.
+    """
+
+    def _caption(self, scene: Scene) -> str:
+        return brief_caption(scene) if self.rng.random() < BRIEF_CAPTIONS else caption(scene)
 
     def _parts(self, scenes: list[Scene]) -> tuple[Tensor, ...]:
         return *super()._parts(scenes), encode_first_frames(self.pipe, scenes, self.device)

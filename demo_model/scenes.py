@@ -82,6 +82,11 @@ def caption(scene: Scene) -> str:
     return f"{actors} on a {scene.background} background" if scene.background_named else actors
 
 
+def brief_caption(scene: Scene) -> str:
+    """What moves how, without what an image of the scene shows, e.g. `moves left and rotates`."""
+    return " and ".join(actor.motion for actor in scene.actors)
+
+
 def is_held_out(scene: Scene) -> bool:
     """True for a tenth of all captions (sizes aside): training never shows them, evaluation asks for them."""
     words = [word for word in caption(scene).split() if word not in SIZES]
