@@ -88,7 +88,8 @@ class ModelSpec(BaseModel):
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     """What clients name as ``model``: lower-case letters, digits, ``.``, ``_`` and ``-``."""
     source: str = Field(min_length=1)
-    """``builtin:demo``, a folder in diffusers format, or a name at the Hugging Face hub; clients do not see it."""
+    """``builtin:demo`` or ``builtin:demo-image``, a folder in diffusers format, or a name at the Hugging Face hub;
+    clients do not see it."""
     description: str
     """A line about it for clients."""
     tasks: list[Task] = Field(default=[Task.text_to_video], min_length=1)
@@ -204,6 +205,11 @@ class ModelSpec(BaseModel):
     def takes_images(self) -> bool:
         """Whether it makes videos of images too."""
         return any(task.roles for task in self.tasks)
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether it makes no videos without one."""
+        return all(task.roles for task in self.tasks)
 
     def heeds_negative(self, guidance_scale: float) -> bool:
         """Whether a negative prompt has an effect at this guidance scale."""

@@ -7,15 +7,22 @@ python -m adaspa_worker.source --source owner/name
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.settings import SettingsError, get_settings
 from safetensors import SafetensorError, safe_open
 
-BUNDLED = {"demo": "adaspa_demo_model"}
-"""Names of models that are distributions of their own, each with the package that knows its folder."""
+BUNDLED = "adaspa_demo_model"
+"""The package of the models that come as a distribution of their own."""
+BUNDLED_FOLDERS: dict[str, Callable[[Any], Path]] = {
+    "demo": lambda package: package.PIPELINE_FOLDER,
+    "demo-image": lambda package: package.image_pipeline(),
+}
+"""Their names, each with how the package tells its folder."""
 WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor", "audio_scheduler")
 """Component names (or their beginnings) that have files but no weights."""
 
@@ -39,8 +46,8 @@ def resolve(source: str) -> Path:
     """
     if source.startswith("builtin:"):
         name = source.removeprefix("builtin:")
-        if name not in BUNDLED:
-            raise ModelUnavailable(f"{source}: no such bundled model; there is {', '.join(BUNDLED)}")
+        if name not in BUNDLED_FOLDERS:
+            raise ModelUnavailable(f"{source}: no such bundled model; there is {', '.join(BUNDLED_FOLDERS)}")
         folder = bundled(name)
     elif is_hub_name(source):
         folder = fetch(source)
@@ -53,11 +60,11 @@ def resolve(source: str) -> Path:
 def bundled(name: str) -> Path:
     """The pipeline's folder of a bundled model."""
     try:
-        folder: Path = import_module(BUNDLED[name]).PIPELINE_FOLDER
+        return BUNDLED_FOLDERS[name](import_module(BUNDLED))
     except ModuleNotFoundError as error:
-        distribution = BUNDLED[name].replace("_", "-")
-        raise ModelUnavailable(f"builtin:{name}: {distribution} is not installed") from error
-    return folder
+        raise ModelUnavailable(f"builtin:{name}: {BUNDLED.replace('_', '-')} is not installed") from error
+    except OSError as error:
+        raise ModelUnavailable(f"builtin:{name}: its folder cannot be made ({first_line(error)})") from error
 
 
 def is_hub_name(source: str) -> bool:

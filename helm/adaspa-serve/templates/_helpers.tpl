@@ -117,7 +117,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- range $name := list "bootstrap_key" "signing_secret" "webhook_secrets" "redis_url" }}
 {{- if hasKey $.Values.settings $name }}{{ fail (printf "settings.%s: is a secret; name a Secret that holds it in secretSettings, redis or access" $name) }}{{ end }}
 {{- end }}
-{{- $served := list "demo" }}
+{{- $served := list "demo" "demo-image" }}
 {{- with .Values.catalog }}
 {{- $served = list }}
 {{- range . }}{{ $served = append $served .id }}{{ end }}

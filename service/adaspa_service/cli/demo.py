@@ -1,4 +1,4 @@
-"""``adaspa demo``: one prompt through the whole service, with a progress bar, to a video and a contact sheet."""
+"""``adaspa demo``: a prompt, or one and an image, through the whole service to a video and a contact sheet."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -6,21 +6,34 @@ from typing import Annotated
 
 import typer
 from adaspa_client import Client
+from adaspa_client.images import is_url
+from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
+from adaspa_jobs.settings import get_settings
 
+from adaspa_service.cli import params
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.serve import DataDir, Model, Port
 from adaspa_service.cli.server import ApiKey
-from adaspa_service.cli.terminal import fail, say
+from adaspa_service.cli.terminal import Exit, fail, say
 from adaspa_service.local import Supervisor
 from adaspa_service.local.supervisor import free_port
 
 DEMO_PROMPT = "a large yellow star moves right on a navy background"
+MOTION_PROMPT = "moves right"
+"""For an image of the user's own, which shows the rest."""
 DEMO_OUTPUT = Path("demo.mp4")
 
 
 def demo(
     *,
-    prompt: Annotated[str, typer.Option(help="What the video shows.")] = DEMO_PROMPT,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help=f'What the video shows (default: "{DEMO_PROMPT}", of an image "{MOTION_PROMPT}").'),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|URL", help="What it begins with, by the first model that takes one."),
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="The video to write; a .png of its frames goes beside it.")
     ] = DEMO_OUTPUT,
@@ -32,19 +45,63 @@ def demo(
     """Generate one video through the whole service, and stop it again."""
     if not output.parent.is_dir():
         fail(f"--output: no folder {output.parent}")
+    params.given({"input_reference": image})
+    spec = chosen(model, with_image=image is not None)
+    if image is not None and not is_url(image):
+        check_image(Path(image))
+    prompt = prompt or (MOTION_PROMPT if image else DEMO_PROMPT)
+    image = image or (example_image() if spec.needs_image else None)
     with TemporaryDirectory(prefix="adaspa-demo-") as temporary:
         host = "127.0.0.1"
         folder = data_dir or Path(temporary)
-        supervisor = Supervisor(folder, host, port or free_port(host), model=model, worker=True, say=say)
+        supervisor = Supervisor(folder, host, port or free_port(host), workers=[spec.id], say=say)
         with supervisor, Client(supervisor.url, api_key=api_key) as client:
             say(f"AdaSpa serves on {supervisor.url}")
-            video = client.create(prompt)
+            video = client.create(prompt, model=spec.id, image=image)
             say(f'Prompt: "{prompt}" ({video.model}, {video.size}, {video.num_frames} frames, seed {video.seed})')
+            if image is not None:
+                say(f"Image: {image}")
             video = follow(client, video.id, watch=supervisor.watch)
             client.download(video.id, output)
             sheet = write_contact_sheet(client, video.id, output.with_suffix(".png"))
             say(summary(video))
             say(f"Wrote {output} and {sheet}")
+
+
+def chosen(model: str | None, *, with_image: bool) -> ModelSpec:
+    """The catalog's model of that id; without one, its first, or its first that takes an image. Ends the command if
+    there is none."""
+    try:
+        models = Catalog.load(get_settings().catalog).models
+    except CatalogError as error:
+        fail(error)
+    known = f"there is {', '.join(models)}"
+    if model is not None and model not in models:
+        fail(f"--model: {model!r} is not in the catalog; {known}", Exit.usage)
+    asked = models.values() if model is None else [models[model]]
+    fitting = [spec for spec in asked if spec.takes_images or not with_image]
+    if not fitting:
+        fail(f"--image: {model or 'no model of the catalog'} takes {'none' if model else 'one'}; {known}", Exit.usage)
+    return fitting[0]
+
+
+def check_image(path: Path) -> None:
+    """End the command where a server would refuse a file: starting one takes its time."""
+    from adaspa_service.inputs.images import fitted, opened  # noqa: PLC0415  as Pillow below
+    from adaspa_service.inputs.source import ImageRefused  # noqa: PLC0415
+
+    try:
+        with path.open("rb") as file:
+            fitted(opened(file, get_settings().image_pixels), (16, 16), contain=False)
+    except (ImageRefused, OSError) as error:
+        fail(f"--image: {path}: {error}", Exit.usage)
+
+
+def example_image() -> str:
+    """The path of a first frame that fits ``DEMO_PROMPT``."""
+    from adaspa_demo_model import EXAMPLE_IMAGE  # noqa: PLC0415  an install without the demo model has its own images
+
+    return str(EXAMPLE_IMAGE)
 
 
 def write_contact_sheet(client: Client, video_id: str, path: Path) -> Path:

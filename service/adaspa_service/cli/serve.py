@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from adaspa_api.words import Priority
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import get_settings
 
 from adaspa_service.access.keys import KeyStore
@@ -18,20 +19,30 @@ Host = Annotated[str | None, typer.Option(help="Address to listen on (default: A
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of queue, videos and logs.")]
 Model = Annotated[str | None, typer.Option(help="Model of the catalog to serve (default: its first).")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="Model of the catalog to run a worker for; may be repeated (default: its first, of the built-in one all).",
+    ),
+]
 
 
 def serve(
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
-    model: Model = None,
-    worker: Annotated[bool, typer.Option(help="Run a worker too.")] = True,
+    model: Models = None,
+    worker: Annotated[bool, typer.Option(help="Run workers too.")] = True,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
     settings = get_settings()
     folder = data_dir or settings.data_dir
     settings = settings.model_copy(update={"host": host or settings.host, "data_dir": folder})
-    supervisor = Supervisor(folder, settings.host, port or settings.port, model=model, worker=worker, say=say)
+    # The built-in models are small; of others, one may take all of a GPU.
+    unasked = [None] if settings.catalog else list(Catalog.load(None).models)
+    workers = list(dict.fromkeys(model or unasked)) if worker else []
+    supervisor = Supervisor(folder, settings.host, port or settings.port, workers=workers, say=say)
     try:
         with supervisor:
             say(f"AdaSpa serves on {supervisor.url} (data and logs in {folder}); Ctrl-C stops it")

@@ -1,4 +1,4 @@
-"""The supervisor: starts Valkey, gateway and worker, keeps them running, and stops all of them."""
+"""The supervisor: starts Valkey, gateway and workers, keeps them running, and stops all of them."""
 
 import os
 import secrets
@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,8 +24,7 @@ class Supervisor:
     Args:
         data_dir: folder of everything that stays: Valkey's append-only file, objects, logs. One server at a time.
         host, port: where the gateway listens.
-        model: the model that the worker serves; None is the first of the catalog.
-        worker: whether to run a worker at all.
+        workers: the model of each worker, of which there may be none; None is the first of the catalog.
         say: takes one short line for the user.
 
     Raises:
@@ -33,10 +32,10 @@ class Supervisor:
     """
 
     def __init__(
-        self, data_dir: Path, host: str, port: int, *, model: str | None, worker: bool, say: Callable[[str], None]
+        self, data_dir: Path, host: str, port: int, *, workers: Sequence[str | None], say: Callable[[str], None]
     ) -> None:
         self.data_dir, self.host, self.port = data_dir.resolve(), host, port
-        self.model, self.with_worker, self.say = model, worker, say
+        self.workers, self.say = workers, say
         self.token = os.environ.get("ADASPA_OPEN_TOKEN") or secrets.token_urlsafe()
         self.children: list[Child] = []
         self._signals: dict[int, Any] = {}
@@ -112,27 +111,24 @@ class Supervisor:
             environment["ADASPA_REDIS_URL"] = self.redis_url
             plan.append(valkey_child(self.data_dir, environment, self._lock))
         python = [sys.executable, "-m"]
-        # ADASPA_METRICS_PORT is the worker's here: two cannot listen there, and the gateway has a port anyway. Draining
-        # would help nobody: everything ends at once.
+        # ADASPA_METRICS_PORT is the first worker's here: two cannot listen there, and the gateway has a port anyway.
+        # Draining would help nobody: everything ends at once.
         gateways = {
             name: value
             for name, value in environment.items()
             if name not in ("ADASPA_METRICS_PORT", "ADASPA_DRAIN_SECONDS")
         }
         plan.append(Child("gateway", [*python, "adaspa_service.gateway"], logs, gateways, ready=self._gateway_ready))
-        if self.with_worker:
-            heartbeat = self.data_dir / "run" / "worker.heartbeat"
+        for number, model in enumerate(self.workers, 1):
+            name = "worker" if number == 1 else f"worker-{number}"
+            heartbeat = self.data_dir / "run" / f"{name}.heartbeat"
             heartbeat.unlink(missing_ok=True)
-            serve = ["--model", self.model] if self.model else []
-            plan.append(
-                Child(
-                    "worker",
-                    [*python, "adaspa_worker", *serve],
-                    logs,
-                    environment | {"ADASPA_HEARTBEAT_FILE": str(heartbeat)},
-                    ready=heartbeat.exists,
-                )
-            )
+            own = environment | {"ADASPA_HEARTBEAT_FILE": str(heartbeat)}
+            if number > 1:
+                own.pop("ADASPA_METRICS_PORT", None)
+            serve = ["--model", model] if model else []
+            command = [*python, "adaspa_worker", *serve]
+            plan.append(Child(name, command, logs, own, ready=heartbeat.exists))
         return plan
 
     def _gateway_ready(self) -> bool:
