@@ -60,7 +60,7 @@ def generate(
 ) -> Tensor:
     """Videos of `texts`, each from the noise of its own seed: uint8 [len(texts), FRAMES, SIDE, SIDE, 3] on the CPU.
 
-    `images` are what an image-to-video pipeline begins them with: float32 [len(texts), 3, SIDE, SIDE] in -1..1.
+    `images` are what an image-to-video pipeline begins them with: float32 [len(texts), 3, SIDE, SIDE] in 0..1.
     """
     given = {} if images is None else {"image": images}
     frames = pipe(
@@ -185,7 +185,7 @@ def evaluate(args: argparse.Namespace) -> None:
     pipe.set_progress_bar_config(disable=True)
     scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
     images = torch.stack([first_frame(scene) for scene in scenes]) if with_images else None
-    given = None if images is None else (images.permute(0, 3, 1, 2) / 127.5 - 1.0)
+    given = None if images is None else images.permute(0, 3, 1, 2) / 255.0
     result: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or "cpu",

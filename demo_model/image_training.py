@@ -95,10 +95,10 @@ def load_work(work: Path) -> tuple[WanImageToVideoPipeline, dict[str, Any]]:
     """The pipeline in the working folder, put there where there is none, and the checkpoint, or {}."""
     folder, checkpoint = work / "pipeline", work / "image.pt"
     if not folder.exists():
-        narrow = WanPipeline.from_pretrained(PIPELINE_FOLDER, torch_dtype=torch.float16, local_files_only=True)
+        narrow = WanPipeline.from_pretrained(PIPELINE_FOLDER, dtype=torch.float16, local_files_only=True)
         build_image_pipeline(narrow).save_pretrained(folder, safe_serialization=True)
         remove_paths(folder)
-    pipe = WanImageToVideoPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipe = WanImageToVideoPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else {}
     return pipe, state
 
@@ -112,6 +112,7 @@ def save_average(transformer: nn.Module, ema: list[Tensor], work: Path, log: Log
     average.half().save_pretrained(part, safe_serialization=True, max_shard_size=SHARD)
     shutil.rmtree(folder)
     part.rename(folder)
+    remove_paths(work / "pipeline")
     log.save()
     print("saved", folder, flush=True)
 

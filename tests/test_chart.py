@@ -330,7 +330,7 @@ def test_the_command_that_fetches_a_model_runs(tmp_path: Path) -> None:
     done = subprocess.run([*command, "demo"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("builtin:demo: /")
     done = subprocess.run([*command, "none"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "--model: 'none' is not in the catalog; there is demo\n")
+    assert (done.returncode, done.stderr) == (1, "--model: 'none' is not in the catalog; there is demo, demo-image\n")
 
 
 def test_every_object_can_be_found_by_its_labels() -> None:

@@ -180,7 +180,7 @@ def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: 
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
             assert "AdaSpa" in http.get("/").text
             assert http.post("/videos", json={"prompt": "a red circle"}).status_code == 200
-            assert [model["id"] for model in http.get("/models").json()["data"]] == ["demo"]
+            assert [model["id"] for model in http.get("/models").json()["data"]] == ["demo", "demo-image"]
     finally:
         gateway.terminate()
         gateway.communicate(timeout=30)
@@ -195,11 +195,12 @@ def test_the_images_have_what_is_tested_here(gateway_venv: Path, worker_venv: Pa
 
 def test_a_model_can_be_put_into_the_workers_image(worker_venv: Path, tmp_path: Path) -> None:
     line = values("worker", "RUN")[2].replace("/venv", str(worker_venv))
-    for model in ("", "builtin:demo"):
+    for model in ("", "builtin:demo-image"):
         env = {"MODEL": model, "HF_HOME": str(tmp_path / "models"), "PATH": os.environ["PATH"]}
         done = subprocess.run(line, shell=True, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and done.stdout.startswith(model), done.stderr
-        assert not model or str(worker_venv) in done.stdout
+    folder = Path(done.stdout.split()[-1])
+    assert all(part.resolve().is_relative_to(worker_venv) for part in folder.iterdir()), "links into the image"
     done = subprocess.run(line, shell=True, env=env | {"MODEL": "builtin:none"}, capture_output=True, check=False)
     assert done.returncode == 1
 

@@ -1,5 +1,6 @@
 """``adaspa serve`` and ``adaspa demo`` as commands: start, stop, what is left, and what is said when it cannot be."""
 
+import json
 import os
 import pty
 import signal
@@ -14,7 +15,9 @@ from adaspa_command import ADASPA
 from adaspa_service.cli import main
 from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
+from drawn import picture
 from service_process import Service, children, environment
+from tiny_families import save_family
 from tiny_wan import FAILING_PROMPT, model_spec, write_catalog
 from waiting import until
 
@@ -131,11 +134,17 @@ def test_demo_writes_video_and_contact_sheet_and_says_each_step_in_a_pipe(catalo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "out.png"]
 
 
-def test_demo_shows_a_progress_bar_in_a_terminal(catalog: Path, tmp_path: Path) -> None:
+def test_demo_with_an_image_shows_a_progress_bar_in_a_terminal(catalog: Path, tmp_path: Path) -> None:
+    """By the first model of the catalog that takes one; its size is the one nearest to the image's shape."""
+    (text,) = json.loads(catalog.read_text())
+    own = {"id": "moving", "tasks": ["image_to_video"], "sizes": ["48x48", "80x48"], "frames": [5], "default_frames": 5}
+    moving = model_spec(save_family("wan-2.2-image", tmp_path / "model"), **own)
+    both = write_catalog(tmp_path / "catalog.json", text, moving)
+    (image := tmp_path / "start.webp").write_bytes(picture(160, 96, "WEBP"))
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [ADASPA, "demo", "--output", tmp_path / "out.mp4", "--data-dir", tmp_path / "data"],
-        env=environment(catalog) | {"TERM": "xterm", "COLUMNS": "120"},
+        [ADASPA, "demo", "--image", image, "--output", tmp_path / "out.mp4", "--data-dir", tmp_path / "data"],
+        env=environment(both) | {"TERM": "xterm", "COLUMNS": "120"},
         stdout=follower,
         stderr=follower,
     )
@@ -145,7 +154,25 @@ def test_demo_shows_a_progress_bar_in_a_terminal(catalog: Path, tmp_path: Path) 
         shown += chunk
     assert process.wait(timeout=60) == 0, shown.decode()
     assert b"\x1b[" in shown and b"4/4" in shown
+    assert b'"moves right" (moving, 80x48, 5 frames' in shown
     assert children(tmp_path / "data") == {}
+
+
+def test_demo_says_in_one_line_why_an_image_cannot_be_taken_and_starts_nothing(catalog: Path, tmp_path: Path) -> None:
+    (broken := tmp_path / "broken.png").write_bytes(picture()[:200])
+    (no_image := tmp_path / "text.png").write_text("no image")
+    (whole := tmp_path / "whole.png").write_bytes(picture())
+    demo = ("demo", "--data-dir", tmp_path / "data", "--output", tmp_path / "out.mp4", "--image")
+    built_in, own = environment(None), environment(catalog)
+    for image, env, parts in (
+        (tmp_path / "none.png", built_in, ("--image", "none.png", "no such file")),
+        (broken, built_in, ("--image", "broken.png", "broken or cut off")),
+        (no_image, built_in, ("--image", "text.png", "is no image", "allowed: a JPEG, PNG, WebP or AVIF image")),
+        (whole, own, ("--image", "no model of the catalog takes one", "tiny")),
+    ):
+        assert_one_clear_line(adaspa(*demo, image, env=env), *parts, status=2)
+    assert_one_clear_line(adaspa(*demo, whole, "--model", "demo", env=built_in), "--image", "demo takes none", status=2)
+    assert not (tmp_path / "data").exists()
 
 
 def test_demo_fails_with_the_jobs_error(catalog: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from running_gateway import Service
 from tiny_wan import SIZE, model_spec
 from waiting import until
 
+BUILT_IN = ["demo", "demo-image"]
+
 
 def served(service: Service) -> list[str]:
     return [model["id"] for model in service.http.get("/models").json()["data"]]
@@ -15,15 +17,15 @@ def served(service: Service) -> list[str]:
 
 def test_the_catalog_follows_what_workers_announce(service: Service, valkey: redis.Redis) -> None:
     request = {"prompt": "a red circle", "model": "tiny", "size": f"{SIZE}x{SIZE}"}
-    assert served(service) == ["demo"]
+    assert served(service) == BUILT_IN
     refused = service.http.post("/videos", json=request)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "model_not_found"
     service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")), "worker-1")
-    until(lambda: served(service) == ["demo", "tiny"], "the gateway serves the announced model")
+    until(lambda: served(service) == [*BUILT_IN, "tiny"], "the gateway serves the announced model")
     assert service.http.post("/videos", json=request).status_code == 200
     valkey.zadd("adaspa:served_until", {"tiny": 0})  # its last worker has been silent for long
-    until(lambda: served(service) == ["demo"], "the model is gone")
+    until(lambda: served(service) == BUILT_IN, "the model is gone")
     assert service.http.post("/videos", json=request).status_code == 400
 
 
@@ -39,10 +41,10 @@ def test_an_announcement_of_another_version_is_left_out(service: Service, valkey
     valkey.hset("adaspa:served", "newer", '{"id": "newer", "invented": 1}')
     valkey.zadd("adaspa:served_until", {"newer": 2e15})
     service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")), "worker-1")
-    until(lambda: served(service) == ["demo", "tiny"], "the others are served")
+    until(lambda: served(service) == [*BUILT_IN, "tiny"], "the others are served")
 
 
 def test_what_a_later_version_adds_to_an_announcement_is_passed_over(service: Service, valkey: redis.Redis) -> None:
     valkey.hset("adaspa:served", "tiny", json.dumps(model_spec("/models/tiny") | {"invented": 1}))
     valkey.zadd("adaspa:served_until", {"tiny": 2e15})
-    until(lambda: served(service) == ["demo", "tiny"], "the model is served")
+    until(lambda: served(service) == [*BUILT_IN, "tiny"], "the model is served")

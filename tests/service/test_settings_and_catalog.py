@@ -65,8 +65,10 @@ def test_settings_come_from_the_environment_and_are_read_once(monkeypatch: pytes
     get_settings.cache_clear()
 
 
-def test_the_built_in_catalog_serves_the_demo_model() -> None:
+def test_the_built_in_catalog_serves_the_demo_models() -> None:
     catalog = Catalog.load(None)
+    tasks = {model.id: (model.tasks, model.needs_image) for model in catalog.models.values()}
+    assert tasks == {"demo": (["text_to_video"], False), "demo-image": (["image_to_video"], True)}
     assert catalog.default.id == "demo" and catalog.get("demo") is catalog.default
     assert catalog.get("other") is None
 

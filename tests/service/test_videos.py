@@ -240,8 +240,11 @@ def test_records_outlive_the_gateway(settings: Settings, tmp_path: Path) -> None
 
 def test_models_tell_what_may_be_asked(service: Service) -> None:
     models = service.http.get("/v1/models").json()
-    assert models["object"] == "list" and [model["id"] for model in models["data"]] == ["demo"]
-    demo = models["data"][0]
+    assert models["object"] == "list"
+    demo, moving = models["data"]
+    assert (demo["id"], demo["tasks"]) == ("demo", ["text_to_video"])
+    assert (moving["id"], moving["tasks"]) == ("demo-image", ["image_to_video"])
+    assert "input_reference" in moving["parameters"]["required"]
     assert demo == service.http.get("/models/demo").json()
     assert (demo["sizes"], demo["default_size"], demo["frames"]) == (["128x128"], "128x128", [33])
     assert (demo["steps_range"], demo["default_steps"]) == ([1, 100], 24)

@@ -52,7 +52,7 @@ def test_a_missing_folder_is_refused(source: str) -> None:
 
 
 def test_an_unknown_bundled_model_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ModelUnavailable, match=r"builtin:nope.*there is demo"):
+    with pytest.raises(ModelUnavailable, match=r"builtin:nope.*there is demo, demo-image"):
         resolve("builtin:nope")
 
 
