@@ -146,6 +146,8 @@ class ModelSpec(BaseModel):
     """Compile the transformer's blocks with ``torch.compile``: less time for each step, and up to a minute more for a
     worker's first clip and its first ones of other sizes and lengths. Not for CogVideoX and Mochi; needs a C
     compiler, on a CPU a C++ compiler."""
+    gpus: int = Field(default=1, ge=1)
+    """How many GPUs of one machine make each video together. Not with ``compile``, CPU offload or tiles of tokens."""
     call: dict[str, Any] = {}
     """Further keyword arguments of the pipeline's call; what is not given is as it is by default in diffusers."""
     loras: list[Lora] = []

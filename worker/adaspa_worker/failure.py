@@ -8,6 +8,7 @@ from adaspa_api.words import ErrorCode
 from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_worker.blank import BlankClip
+from adaspa_worker.group import GroupFailed
 from adaspa_worker.lease import TimeLimitExceeded
 from adaspa_worker.source import ModelUnavailable, first_line
 
@@ -32,7 +33,11 @@ class NotLoaded(Exception):
 
 def is_the_workers(error: Exception) -> bool:
     """Whether another worker may well run the job: this one has a broken model, device or storage, or a full disk."""
-    return isinstance(error, NotLoaded | StorageUnavailable) or is_device_failure(error) or is_disk_full(error)
+    return (
+        isinstance(error, NotLoaded | StorageUnavailable | GroupFailed)
+        or is_device_failure(error)
+        or is_disk_full(error)
+    )
 
 
 def is_device_failure(error: Exception) -> bool:
@@ -63,6 +68,7 @@ def code_of(error: Exception) -> ErrorCode:
         ModelUnavailable: ErrorCode.model_unavailable,
         StorageUnavailable: ErrorCode.storage_unavailable,
         MemoryError: ErrorCode.out_of_memory,
+        GroupFailed: ErrorCode.device_failed,
         BlankClip: ErrorCode.blank_clip,
     }
     for kind, code in known.items():

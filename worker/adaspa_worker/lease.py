@@ -12,6 +12,8 @@ from adaspa_api.words import Phase
 from adaspa_jobs.job import Progress
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
+from adaspa_worker import group
+from adaspa_worker.group import GroupFailed
 from adaspa_worker.heartbeat import beat
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ STORE_RETRY_SECONDS = 1.0
 """Between the tries to tell the store how an attempt ended."""
 STOPPING_SECONDS = 15.0
 """How long a worker that is to stop goes on trying that."""
+GROUP_SECONDS = 5.0
+"""A leader whose group has ended waits for it in the device; if it does not hear of the end within this, it hangs."""
 MISSED_SECONDS = 1.0
 """After a renewal that failed, the next one comes this soon: the outage may have used up most of the lease."""
 
@@ -34,16 +38,17 @@ class TimeLimitExceeded(Exception):
     """The job has run for as long as a job may."""
 
 
-Interruption = JobCancelled | LeaseLost | TimeLimitExceeded
+Interruption = JobCancelled | LeaseLost | TimeLimitExceeded | GroupFailed
 
 
 class LeaseKeeper:
     """Renew a lease from a thread, and tell the job's own thread when it has to stop.
 
-    A renewal that finds the job cancelled, or the lease with another attempt, is remembered, and so is the end of the
-    job's time; ``check`` and ``report`` raise it where the job can be unwound. An attempt that then does not end within
-    ``unwind`` hangs, in a kernel or a file system for instance, and is abandoned. One that loads its model is given the
-    whole time of the job to end: loading is slow, cannot be interrupted, and serves the next job.
+    A renewal that finds the job cancelled, or the lease with another attempt, is remembered, and so are the end of the
+    job's time and that of the worker's group; ``check`` and ``report`` raise it where the job can be unwound. An
+    attempt that then does not end within ``unwind`` hangs, in a kernel or a file system for instance, and is abandoned.
+    One that loads its model is given the whole time of the job to end: loading is slow, cannot be interrupted, and
+    serves the next job.
     When the store cannot be reached the job goes on: the lease outlives a short outage, and the final compare-and-set
     decides.
 
@@ -86,8 +91,8 @@ class LeaseKeeper:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise JobCancelled, LeaseLost, TimeLimitExceeded or WorkerStopping if the job has to stop; costs no round
-        trip."""
+        """Raise JobCancelled, LeaseLost, TimeLimitExceeded, GroupFailed or WorkerStopping if the job has to stop; costs
+        no round trip."""
         if self._reason is not None:
             raise self._reason
         if self.stopping():
@@ -125,6 +130,8 @@ class LeaseKeeper:
                 self._interrupt(
                     TimeLimitExceeded("The job did not end within the time that jobs of this model may take.")
                 )
+            if (failure := group.failure()) is not None:
+                self._interrupt(failure)
             if now >= renew_at:
                 beat()
                 renew_at = now + (self.every if self._renew() else min(self.every, MISSED_SECONDS))
@@ -152,6 +159,8 @@ class LeaseKeeper:
 
     def _grace_until(self) -> float:
         """Until when the attempt may take to end."""
+        if isinstance(self._reason, GroupFailed):
+            return self._told_at + min(GROUP_SECONDS, self.unwind)
         if self._phase == "loading":
             return max(self._told_at, self.deadline) + self.unwind
         return self._told_at + self.unwind

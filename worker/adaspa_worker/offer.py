@@ -72,7 +72,11 @@ def check(spec: ModelSpec, folder: Path) -> None:
     check_call(spec, limits, folder)
     check_scheduler(spec, folder)
     check_attention(spec)
+<<<<<<< HEAD
     check_loras(spec, folder)
+=======
+    check_gpus(spec, read(folder / "transformer" / "config.json"))
+>>>>>>> c2f63db (Make each video by several GPUs of one worker, where the catalog says gpus)
 
 
 def check_sizes(spec: ModelSpec, limits: Limits) -> None:
@@ -84,6 +88,21 @@ def check_sizes(spec: ModelSpec, limits: Limits) -> None:
             raise wrong(spec, "sizes", f"{size} is too large; allowed: up to {limits.width}x{limits.height}")
         if limits.only_size not in (None, size):
             raise wrong(spec, "sizes", f"{size} is not the one that the model knows; allowed: {limits.only_size}")
+
+
+def check_gpus(spec: ModelSpec, transformer: Config) -> None:
+    """What several GPUs for one video do not go with; how many there are the child that loads the model finds out."""
+    if spec.gpus == 1:
+        return
+    heads = transformer.get("num_attention_heads")
+    if heads is not None and spec.gpus > heads:
+        raise wrong(spec, "gpus", f"{spec.gpus} is more than the model's attention has heads; allowed: up to {heads}")
+    if spec.compile:
+        raise wrong(spec, "compile", "does not go with several gpus; allowed: false")
+    if spec.memory.cpu_offload:
+        raise wrong(spec, "memory.cpu_offload", "does not go with several gpus; allowed: false")
+    if spec.attention.get("token_order", "raster") != "raster":
+        raise wrong(spec, "attention.token_order", "does not go with several gpus; allowed: raster")
 
 
 def check_formats(spec: ModelSpec) -> None:

@@ -174,7 +174,8 @@ class Runner(Resources):
             if isinstance(reason, JobCancelled):
                 self._end(lease, self.store.release_cancelled)
             elif not isinstance(reason, LeaseLost):
-                self._end(lease, partial(self.store.fail, error=describe(reason)))
+                end = self.store.requeue_after_worker_error if is_the_workers(reason) else self.store.fail
+                self._end(lease, partial(end, error=describe(reason)))
             remove_unused(self.store, self.storage, lease)
         except StoreUnavailable as error:
             log.error("%s: attempt %d could not be ended: %s", lease.job.id, lease.attempt, error)

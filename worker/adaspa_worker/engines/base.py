@@ -90,6 +90,8 @@ class DiffusersEngine(ABC):
                 step_cache.check(spec.cache, self.transformers, self.pipe.scheduler, pipelines)
             self._loras = self._with_loras()
             self._place()
+            if spec.gpus > 1:
+                adaspa.parallelize(self.pipe, ulysses=spec.gpus)
         except (torch.OutOfMemoryError, ModelUnavailable):
             raise
         except Exception as error:

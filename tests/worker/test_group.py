@@ -1,0 +1,146 @@
+"""A worker whose videos two processes make together: the same video, and what becomes of a job when one fails."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from adaspa_api.words import JobStatus
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.store import Lease
+from adaspa_worker import group, offer
+from adaspa_worker.engines.together import Together
+from adaspa_worker.pipeline import Engine, load
+from adaspa_worker.source import ModelUnavailable
+from job_bench import Bench
+from tiny_wan import model_spec
+
+Params = Callable[..., JobParams]
+pytestmark = pytest.mark.timeout(600)  # processes that load PyTorch, where that may take half a minute each
+
+
+class Worker:
+    """A worker of a group; a process that ends takes the group with it, and the next one loads another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.spec = ModelSpec.model_validate(model_spec(folder, gpus=2))
+        self.folder = folder
+        self.loaded: Together | None = None
+
+    def engine(self, model: str = "tiny") -> Together:
+        if self.loaded is None:
+            loaded = load(self.spec, self.folder)
+            assert isinstance(loaded, Together)
+            self.loaded = loaded
+        return self.loaded
+
+    def end(self) -> None:
+        if self.loaded is not None:
+            self.loaded.close()
+        self.loaded = None
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_pipeline: Path) -> Iterator[Worker]:
+    made = Worker(tiny_pipeline)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def grouped(bench: Bench, worker: Worker) -> Bench:
+    return replace(bench, runner=replace(bench.runner, engine=worker.engine))
+
+
+class Stop(Exception):
+    """Ends a denoising."""
+
+
+def test_a_group_makes_the_video_of_one_process_and_resumes_its_snapshot(
+    worker: Worker, tiny_engine: Engine, params: Params
+) -> None:
+    asked = params(steps=6, sparsity=0.6)
+    encoded = tiny_engine.encode_prompt(asked, {})
+    whole = tiny_engine.denoise(asked, encoded, lambda *_: None)
+    alone, together = tiny_engine.report(), worker.engine()
+    steps: list[int] = []
+    latents = together.denoise(asked, together.encode_prompt(asked, {}), lambda done, _: steps.append(done))
+    torch.testing.assert_close(latents, whole, rtol=1e-4, atol=1e-4)
+    assert steps == list(range(1, 7))
+    assert {name: together.report()[name] for name in ("sparse_steps", "fell_back")} == {
+        name: alone[name] for name in ("sparse_steps", "fell_back")
+    }
+
+    dense = params(steps=6, sparsity=0.0)
+    whole = tiny_engine.denoise(dense, encoded, lambda *_: None)
+    kept = []
+
+    def stop(done: int, _: object) -> None:
+        if done == 2:
+            kept.append(tiny_engine.snapshot())
+            raise Stop
+
+    with pytest.raises(Stop):
+        tiny_engine.denoise(dense, encoded, stop)
+    tiny_engine.reset()
+    resumed = together.denoise(dense, encoded, lambda *_: None, kept[0])
+    torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-4)
+    together.reset()
+
+
+def test_a_cancelled_job_leaves_the_group_to_the_next(grouped: Bench, worker: Worker, params: Params) -> None:
+    grouped.store.at_step[2] = lambda lease: grouped.store.request_cancel(lease.job.id)
+    assert grouped.run(params(steps=6)).status is JobStatus.cancelled
+    completed = grouped.run(params(steps=6))
+    assert completed.status is JobStatus.completed
+    assert not grouped.ended.is_set()
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_follower_that_dies_or_hangs_fails_the_attempt_as_the_workers_own(
+    grouped: Bench, worker: Worker, params: Params, fault: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = group.SILENT_SECONDS
+    monkeypatch.setattr(group, "SILENT_SECONDS", 3.0)
+    (follower,) = worker.engine().group.processes
+
+    def strike(_: Lease) -> None:
+        os.kill(follower.pid, fault)
+
+    grouped.store.at_step[2] = strike
+    job = grouped.run(params(steps=12))
+    assert job.status is JobStatus.queued, "another worker may be better off"
+    assert grouped.ended.is_set(), "the process goes, and a new one loads the model"
+    assert follower.poll() is not None
+    worker.end()
+    assert group.failure() is None
+    if fault is signal.SIGKILL:
+        monkeypatch.setattr(group, "SILENT_SECONDS", usual)
+        grouped.runner.run("tiny")
+        assert grouped.job(job.id).status is JobStatus.completed
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"gpus": 3}, "gpus: 3 is more than the model's attention has heads; allowed: up to 2"),
+        ({"gpus": 2, "compile": True}, "compile: does not go with several gpus; allowed: false"),
+        (
+            {"gpus": 2, "memory": {"cpu_offload": True}},
+            "memory.cpu_offload: does not go with several gpus; allowed: false",
+        ),
+        (
+            {"gpus": 2, "attention": {"token_order": "tile"}},
+            "attention.token_order: does not go with several gpus; allowed: raster",
+        ),
+    ],
+)
+def test_what_several_gpus_do_not_go_with_is_said_before_the_model_loads(
+    tiny_pipeline: Path, changes: dict[str, object], why: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=f"^catalog: model tiny: {why}$"):
+        offer.check(ModelSpec.model_validate(model_spec(tiny_pipeline, **changes)), tiny_pipeline)

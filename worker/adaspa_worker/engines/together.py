@@ -1,0 +1,165 @@
+"""A model in several processes of one worker, each with a part of every video: the leader's side of it."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from adaspa_api.words import Role, StepKind
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
+from PIL.Image import Image
+
+from adaspa_worker.families import FAMILIES, pipeline_of
+from adaspa_worker.group import Group, GroupFailed
+from adaspa_worker.pipeline import Encoded, StepCallback
+from adaspa_worker.sound import Sound
+from adaspa_worker.source import ModelUnavailable
+
+if TYPE_CHECKING:
+    from adaspa_worker.engines.base import DiffusersEngine
+
+log = logging.getLogger(__name__)
+
+LOAD_SECONDS = 600.0
+"""How much longer than the leader the others may load."""
+
+
+class Together:
+    """The engine of a leader. It encodes and decodes alone, and denoises with the others.
+
+    The others run the same denoising with the same seed, and wait after each step for the leader, who hears of cancels,
+    writes checkpoints and makes previews. A snapshot holds the whole clip: it resumes in a group of any size.
+
+    Args:
+        spec: the catalog entry, with ``gpus`` above 1.
+        folder: of the model.
+
+    Raises:
+        ModelUnavailable: the model does not load, or the machine has too few GPUs or unequal ones.
+        GroupFailed: one of the others ended.
+    """
+
+    def __init__(self, spec: ModelSpec, folder: Path) -> None:
+        check_gpus(spec)
+        self.group = Group(spec, folder)
+        try:
+            self.engine = join(spec, folder, 0, self.group.store)
+            self.group.settle(LOAD_SECONDS)
+        except Exception as error:
+            failure = self.group.failure
+            self.close()
+            if failure is not None:
+                raise failure from error
+            raise
+
+    def denoise(
+        self, params: JobParams, encoded: Encoded, on_step: StepCallback, resume: dict[str, Any] | None = None
+    ) -> torch.Tensor:
+        """As ``Engine`` has it.
+
+        Raises:
+            GroupFailed: one of the others died, hangs or failed alone.
+        """
+        self.group.tell((params, placed(encoded, torch.device("cpu")), resume))
+
+        def after_step(done: int, kind: StepKind | None) -> None:
+            try:
+                on_step(done, kind)
+            except BaseException:
+                self.group.tell(False)
+                raise
+            self.group.tell(True)
+
+        try:
+            latents = self.engine.denoise(params, encoded, after_step, resume)
+        except Exception as error:
+            if (failure := self._failed_behind(error)) is not None:
+                raise failure from error
+            raise
+        if errors := self.group.settle():
+            raise GroupFailed(f"a process of the group failed alone: {errors[0]}")
+        return latents
+
+    def _failed_behind(self, error: Exception) -> GroupFailed | None:
+        """What ended the others before the leader, whose error came of it; None if the leader's is its own."""
+        own = isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError)
+        try:
+            self.group.settle()
+        except GroupFailed as failure:  # the others, stuck without the leader or dead before it, are killed
+            return None if own else failure
+        return None
+
+    def reset(self) -> None:
+        """As ``Engine`` has it. Raises GroupFailed where there is no group left for another job."""
+        self.engine.reset()
+        if self.group.failure is not None:
+            raise self.group.failure
+
+    def close(self) -> None:
+        """End the group."""
+        self.group.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    # What the leader does alone
+
+    def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
+        return self.engine.checked(check)
+
+    def encode_prompt(self, params: JobParams, images: Mapping[Role, Image]) -> Encoded:
+        return self.engine.encode_prompt(params, images)
+
+    def snapshot(self) -> dict[str, Any] | None:
+        return self.engine.snapshot()
+
+    def preview(self) -> np.ndarray | None:
+        return self.engine.preview()
+
+    def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
+        return self.engine.frames(latents, check)
+
+    def sound(self, params: JobParams) -> Sound | None:
+        return self.engine.sound(params)
+
+    def attention(self, params: JobParams) -> dict[str, Any]:
+        return self.engine.attention(params)
+
+    def report(self) -> dict[str, Any]:
+        return self.engine.report()
+
+
+def join(spec: ModelSpec, folder: Path, rank: int, store: Path) -> "DiffusersEngine":
+    """Load the model as one process of its group: each calls it, and waits for the others."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=f"file://{store}", rank=rank, world_size=spec.gpus
+    )
+    module, _, name = FAMILIES[pipeline_of(folder)].engine.partition(".")
+    engine: DiffusersEngine = getattr(import_module(f"adaspa_worker.engines.{module}"), name)(spec, folder)
+    return engine
+
+
+def placed(encoded: Encoded, device: torch.device) -> Encoded:
+    """The encoded texts on another device."""
+    answers = (tuple(None if tensor is None else tensor.to(device) for tensor in answer) for answer in encoded.answers)
+    return replace(encoded, answers=tuple(answers))
+
+
+def check_gpus(spec: ModelSpec) -> None:
+    """Raise ModelUnavailable unless the machine has as many equal GPUs; on a CPU any number of processes will do."""
+    if not torch.cuda.is_available():
+        return
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    if len(names) < spec.gpus:
+        raise ModelUnavailable(f"{spec.id}: gpus: {spec.gpus} is more than there are; allowed: up to {len(names)}")
+    if len(kinds := set(names[: spec.gpus])) > 1:
+        raise ModelUnavailable(f"{spec.id}: gpus: the first {spec.gpus} are not alike ({', '.join(sorted(kinds))})")

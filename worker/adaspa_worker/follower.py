@@ -1,0 +1,98 @@
+"""A process of a group that follows its leader: ``python -m adaspa_worker.follower FD``, started by `group.Group`.
+
+It loads the model, runs each denoising that the leader runs, and goes on after each step only when the leader says so.
+It knows of no job, no Redis and no storage. When the leader is gone it ends at once.
+"""
+
+import ctypes
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from adaspa_api.words import StepKind
+from adaspa_jobs import logs
+from adaspa_jobs.settings import get_settings
+
+from adaspa_worker.group import BEAT, BEAT_SECONDS
+from adaspa_worker.source import first_line
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """The leader does not go on."""
+
+
+class Leader:
+    """The pipe to the leader."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._sending = connection, threading.Lock()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+
+    def hear(self) -> Any:
+        """The next message; the process ends when the leader is gone."""
+        try:
+            return pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def tell(self, error: str | None) -> None:
+        """That a piece of work has ended, and what went wrong."""
+        self._send(pickle.dumps(error))
+
+    def go_on(self, done: int, kind: StepKind | None) -> None:
+        """Wait for the leader's word on a step."""
+        if not self.hear():
+            raise Stopped
+
+    def _beat(self) -> None:
+        while not threading.Event().wait(BEAT_SECONDS):
+            self._send(BEAT)
+
+    def _send(self, content: bytes) -> None:
+        try:
+            with self._sending:
+                self._connection.send_bytes(content)
+        except OSError:
+            os._exit(0)
+
+
+def follow(leader: Leader) -> None:
+    """Load the model and run what the leader runs, until it is gone."""
+    spec, folder, rank, store = leader.hear()
+    from adaspa_worker.engines import together  # noqa: PLC0415  torch, while the leader hears beats
+
+    engine = together.join(spec, Path(folder), rank, store)
+    leader.tell(None)
+    while True:
+        params, encoded, resume = leader.hear()
+        error = None
+        try:
+            engine.denoise(params, together.placed(encoded, engine.device), leader.go_on, resume)
+        except Stopped:
+            pass
+        except Exception as failed:
+            error = f"{type(failed).__name__}: {first_line(failed)}"
+        finally:
+            engine.reset()
+        leader.tell(error)
+
+
+def main() -> None:
+    """Die with the leader, and leave its signals to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logs.configure(get_settings())
+    follow(Leader(Connection(int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The processes of a worker that make each video together: one leads and starts the others, one for each GPU.
+
+The others hear from the leader by pipes, and all exchange tensors by torch.distributed; only the leader knows of jobs.
+They live and die together: when one is dead or silent, the others are killed.
+"""
+
+import logging
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from adaspa_jobs.catalog import ModelSpec
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+SILENT_SECONDS = 15.0
+"""A process that has beaten before, and not for so long, hangs."""
+ANSWER_SECONDS = 10.0
+"""How far apart the processes may be when they end the same piece of work."""
+BEAT = b"beat"
+
+
+class GroupFailed(Exception):
+    """A process of the group died, hangs, or failed alone: the others cannot go on."""
+
+
+class Group:
+    """The other processes of a leader's group; a process leads one at most.
+
+    Args:
+        spec: the catalog entry of their model.
+        folder: of the model.
+    """
+
+    current: "Group | None" = None
+
+    def __init__(self, spec: ModelSpec, folder: Path) -> None:
+        self.failure: GroupFailed | None = None
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._closed = threading.Event()
+        self._place = TemporaryDirectory(prefix="adaspa-group-")
+        self.store = Path(self._place.name) / "store"
+        """The file by which torch.distributed brings them together."""
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._connections: list[Connection] = []
+        for rank in range(1, spec.gpus):
+            ours, theirs = Pipe()
+            line = [sys.executable, "-m", "adaspa_worker.follower", str(theirs.fileno())]
+            self.processes.append(subprocess.Popen(line, pass_fds=[theirs.fileno()]))
+            theirs.close()
+            self._connections.append(ours)
+            ours.send_bytes(pickle.dumps((spec, folder, rank, self.store)))
+        self._watcher = threading.Thread(target=self._watch, name="group", daemon=True)
+        self._watcher.start()
+        Group.current = self
+
+    def tell(self, message: object) -> None:
+        """Send a message to all.
+
+        Raises:
+            GroupFailed: one of them is not there any more.
+        """
+        content = pickle.dumps(message)
+        try:
+            for connection in self._connections:
+                connection.send_bytes(content)
+        except OSError:
+            self._fail("a process of the group is gone")
+        if self.failure is not None:
+            raise self.failure
+
+    def settle(self, seconds: float = ANSWER_SECONDS) -> list[str]:
+        """Wait until all have ended what this process has ended; what went wrong in them.
+
+        Raises:
+            GroupFailed: they have not, within so many seconds, or are not there any more.
+        """
+        until, errors = time.monotonic() + seconds, []
+        for _ in self._connections:
+            try:
+                answer = self._answers.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                answer = None
+                self._fail(f"a process of the group did not end within {seconds:.0f} s of the leader")
+            if self.failure is not None:
+                raise self.failure
+            errors += [answer] if answer else []
+        return errors
+
+    def close(self) -> None:
+        """Kill the others, and wait for their end."""
+        self._closed.set()
+        self._kill()
+        self._watcher.join()
+        for connection in self._connections:
+            connection.close()
+        self._place.cleanup()
+        if Group.current is self:
+            Group.current = None
+
+    def _watch(self) -> None:
+        """Hear of beats, answers and deaths until the group ends."""
+        heard: dict[Connection, float] = {}
+        left = list(self._connections)
+        while left and not self._closed.is_set():
+            for connection in wait(left, timeout=BEAT_SECONDS):
+                assert isinstance(connection, Connection)
+                rank = 1 + self._connections.index(connection)
+                try:
+                    content = connection.recv_bytes()
+                except (EOFError, OSError):
+                    left.remove(connection)
+                    self._fail(f"process {rank} of the group died")
+                    continue
+                heard[connection] = time.monotonic()
+                if content != BEAT:
+                    self._answers.put(pickle.loads(content))
+            now = time.monotonic()
+            for connection, at in heard.items():
+                if now - at > SILENT_SECONDS:
+                    rank = 1 + self._connections.index(connection)
+                    self._fail(f"process {rank} of the group was silent for {SILENT_SECONDS:.0f} s")
+
+    def _fail(self, reason: str) -> None:
+        """Note why the group cannot go on, and kill the others: what the leader exchanges with them then breaks off."""
+        if self.failure is None and not self._closed.is_set():
+            self.failure = GroupFailed(f"{reason}; the group is ended")
+            log.error("%s", self.failure)
+            self._kill()
+            for _ in self._connections:
+                self._answers.put(None)  # wakes who waits for them
+
+    def _kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+
+
+def failure() -> GroupFailed | None:
+    """Why this process's group cannot go on; None while it can, or where there is none."""
+    return None if Group.current is None else Group.current.failure
