@@ -1,14 +1,14 @@
 """Several gloo processes that make tiny videos together, and one of them each alone; JSON of how they differ.
 
-``python parallel_run.py FILE [cuda]``: forked from one process, which imports once for all of them.
+``python parallel_run.py FILE [cuda]``: without GPUs forked from one process, which imports once for all of them.
 """
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -196,45 +196,39 @@ def of_four() -> dict[str, Any]:
 
 def run(world: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What rank 0 of so many processes finds."""
+    processes = get_context("spawn" if ON_GPUS else "fork")  # CUDA does not survive a fork
     with tempfile.TemporaryDirectory() as folder:
         store, result = Path(folder) / "store", Path(folder) / "result.json"
-        children = [_forked(rank, world, store, work, result) for rank in range(world)]
-        ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        if any(ended):
-            sys.exit(f"ranks ended with {ended}")
+        ranks = [processes.Process(target=_rank, args=(rank, world, store, work, result)) for rank in range(world)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
+        if any(rank.exitcode for rank in ranks):
+            sys.exit(f"ranks ended with {[rank.exitcode for rank in ranks]}")
         found: dict[str, Any] = json.loads(result.read_text())
         return found
 
 
-def _forked(rank: int, world: int, store: Path, work: Callable[[], dict[str, Any]], result: Path) -> int:
-    if child := os.fork():
-        return child
-    status = 1
-    try:
-        if ON_GPUS:
-            torch.cuda.set_device(rank)
-        dist.init_process_group(
-            "nccl" if ON_GPUS else "gloo",
-            init_method=f"file://{store}",
-            rank=rank,
-            world_size=world,
-            timeout=timedelta(seconds=120),
-            device_id=torch.device("cuda", rank) if ON_GPUS else None,
-        )
-        found = work()
-        if rank == 0:
-            result.write_text(json.dumps(found))
-        dist.destroy_process_group()
-        status = 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+def _rank(rank: int, world: int, store: Path, work: Callable[[], dict[str, Any]], result: Path) -> None:
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    if ON_GPUS:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if ON_GPUS else "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=120),
+        device_id=torch.device("cuda", rank) if ON_GPUS else None,
+    )
+    found = work()
+    if rank == 0:
+        result.write_text(json.dumps(found))
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
     found = {"two": run(2, of_two)} if ON_GPUS else {"two": run(2, of_two), "four": run(4, of_four)}
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1))

@@ -72,11 +72,8 @@ def check(spec: ModelSpec, folder: Path) -> None:
     check_call(spec, limits, folder)
     check_scheduler(spec, folder)
     check_attention(spec)
-<<<<<<< HEAD
     check_loras(spec, folder)
-=======
     check_gpus(spec, read(folder / "transformer" / "config.json"))
->>>>>>> c2f63db (Make each video by several GPUs of one worker, where the catalog says gpus)
 
 
 def check_sizes(spec: ModelSpec, limits: Limits) -> None:
