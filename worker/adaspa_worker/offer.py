@@ -87,7 +87,7 @@ def check_sizes(spec: ModelSpec, limits: Limits) -> None:
             raise wrong(spec, "sizes", f"{size} is not the one that the model knows; allowed: {limits.only_size}")
 
 
-def check_gpus(spec: ModelSpec, transformer: Config) -> None:
+def check_gpus(spec: ModelSpec, transformer: dict[str, Any]) -> None:
     """What several GPUs for one video do not go with; how many there are the child that loads the model finds out."""
     if spec.gpus == 1:
         return
