@@ -6,7 +6,7 @@ it. Two entries are in order only if the first had been answered when the second
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from chaos.history import Entry
@@ -75,7 +75,8 @@ def progress_never_falls(entries: list[Entry]) -> Iterator[Violation]:
         for first, then in pairwise(stream.seen["events"]):
             if falls(first, then):
                 what = f"its events tell progress {first['progress']}, then {then['progress']}"
-                yield Violation(f"{stream.target}: {what}", [stream])
+                told = replace(stream, seen={"events": [first, then]})
+                yield Violation(f"{stream.target}: {what}", [told])
 
 
 def what_was_accepted_is_there(entries: list[Entry]) -> Iterator[Violation]:

@@ -35,9 +35,12 @@ class Engine(StubEngine):
 
     def frames(self, latents: Any, check: Any) -> Any:
         pause = SLOW_SECONDS / len(latents) if reach("decoding", current) == "slow" else 0.0
-        for frame in super().frames(latents, check):
-            time.sleep(pause)
-            yield frame
+        try:
+            for frame in super().frames(latents, check):
+                time.sleep(pause)
+                yield frame
+        finally:
+            reach("decoded", current)
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """The checker of the chaos run on histories made by hand: what is broken is found, and shown by the fewest entries."""
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from chaos.checker import check
 from chaos.history import Act, Entry, Outcome
 from chaos.page import PAGE, made
+from chaos.planted import FOLDER, ROOT
 
 A, B = (f"video_{n:032x}" for n in (1, 2))
 
@@ -118,3 +120,11 @@ def test_of_many_entries_the_fewest_are_shown() -> None:
 
 def test_the_tables_of_the_page_are_of_the_latest_runs() -> None:
     assert made(PAGE.read_text()) == PAGE.read_text(), "run: PYTHONPATH=tests python -m chaos.page"
+
+
+def test_every_planted_bug_can_still_be_planted() -> None:
+    for patch in sorted(FOLDER.glob("*.patch")):
+        tried = subprocess.run(
+            ["git", "apply", "--check", patch], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert tried.returncode == 0, f"{patch.stem}: {tried.stderr}"
