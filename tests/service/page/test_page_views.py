@@ -80,8 +80,9 @@ def test_the_report_says_what_its_speed_up_is_an_estimate_of(page: Page, service
     expect(page.get_by_role("table", name="Denoising steps by kind")).to_contain_text("Search20.60 s0.30 s")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, {"width": 1280, "height": 900}], ids=["phone", "desktop"])
+@pytest.mark.parametrize(
+    ("scheme", "size"), [("dark", PHONE), ("light", {"width": 1280, "height": 900})], ids=["phone", "desktop"]
+)
 def test_large_models_fit_and_are_readable(
     tab: OpenTab, service: Service, tmp_path: Path, scheme: str, size: dict[str, int]
 ) -> None:
