@@ -217,6 +217,11 @@ def ltx2() -> LTX2Pipeline:
     )
 
 
+def ltx2_condition() -> LTX2ConditionPipeline:
+    """The sound has a scheduler of its own."""
+    return LTX2ConditionPipeline(**ltx2().components, audio_scheduler=tiny.flow())
+
+
 def audible(vocoder: LTX2Vocoder) -> LTX2Vocoder:
     """With random weights as they come it hums one tone far too low to be heard, whatever it is given."""
     for name, parameter in vocoder.named_parameters():
@@ -440,7 +445,7 @@ IMAGES = {
     "ltx": FAMILIES["ltx"],
     "ltx-condition": FAMILIES["ltx"]._replace(pipeline=lambda: LTXConditionPipeline(**ltx().components)),
     "ltx-2": FAMILIES["ltx-2"],
-    "ltx-2-condition": FAMILIES["ltx-2"]._replace(pipeline=lambda: LTX2ConditionPipeline(**ltx2().components)),
+    "ltx-2-condition": FAMILIES["ltx-2"]._replace(pipeline=ltx2_condition),
 }
 """Models that take an image."""
 

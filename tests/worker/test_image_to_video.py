@@ -274,6 +274,25 @@ def test_a_model_for_both_tasks_still_makes_clips_of_text(
     assert np.abs(clip - plain * 255).max() <= 2
 
 
+def test_a_resumed_sound_goes_on_by_a_scheduler_of_its_own(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams]
+) -> None:
+    engine, _ = engines("ltx-2-condition")
+    params, kept = asked(**of("ltx-2-condition")), []
+
+    def keep(done: int, _: str | None) -> None:
+        if done == 2:
+            kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
+
+    def sound(resume: dict[str, Any] | None = None) -> torch.Tensor:
+        engine.denoise(params, engine.encode_prompt(params, {Role.first: corners(160, 96)}), keep, resume)
+        ((latents,),) = engine._beside
+        engine.reset()
+        return latents
+
+    assert torch.equal(sound(), sound(unpack(kept[0], params.model_dump_json())))
+
+
 @pytest.mark.parametrize(
     ("name", "tasks", "named"),
     [

@@ -71,7 +71,7 @@ class DiffusersEngine(ABC):
     vaes: tuple[str, ...] = ("vae",)
     """Parts of the pipeline that decode, in their order."""
     schedulers: tuple[str, ...] = ("scheduler",)
-    """Parts of the pipeline that say what a step is, that of the video first."""
+    """Parts that say what a step is, where the pipeline has them, that of the video first."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.spec = spec
@@ -185,7 +185,8 @@ class DiffusersEngine(ABC):
         own, shift = self._scheduler, params.flow_shift
         self.pipe.scheduler = own if shift is None else shifted(own, shift)
         pipe = self.pipe_with(encoded.images)
-        schedulers, vaes = ([getattr(pipe, name) for name in names] for names in (self.schedulers, self.vaes))
+        named = (self.schedulers, self.vaes)
+        schedulers, vaes = ([part for name in names if (part := getattr(pipe, name, None))] for names in named)
         denoising = self._denoising = Denoising(schedulers, self.transformers, generator, resume, after_step)
         cache = self._cache(params)
         done = resume["step"] if resume else 0

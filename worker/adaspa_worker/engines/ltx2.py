@@ -24,6 +24,7 @@ class LTX2Engine(LTXEngine):
     with_last: type | None = LTX2ConditionPipeline
     """As ``with_image``, for a job with a last frame."""
     vaes = ("vae", "audio_vae")
+    schedulers = ("scheduler", "audio_scheduler")
     last_frame_first = False
 
     def pipeline_with(self, images: Mapping[Role, Image]) -> type | None:
