@@ -147,7 +147,8 @@ class ModelSpec(BaseModel):
     worker's first clip and its first ones of other sizes and lengths. Not for CogVideoX and Mochi; needs a C
     compiler, on a CPU a C++ compiler."""
     gpus: int = Field(default=1, ge=1)
-    """How many GPUs of one machine make each video together. Not with ``compile``, CPU offload or tiles of tokens."""
+    """How many GPUs of one machine make each video together. Not with ``compile``, ``cache``, CPU offload or tiles of
+    tokens."""
     call: dict[str, Any] = {}
     """Further keyword arguments of the pipeline's call; what is not given is as it is by default in diffusers."""
     loras: list[Lora] = []

@@ -130,6 +130,10 @@ def test_a_follower_that_dies_or_hangs_fails_the_attempt_as_the_workers_own(
         ({"gpus": 3}, "gpus: 3 is more than the model's attention has heads; allowed: up to 2"),
         ({"gpus": 2, "compile": True}, "compile: does not go with several gpus; allowed: false"),
         (
+            {"gpus": 2, "cache": {"kind": "first_block", "threshold": 0.1}},
+            "cache: does not go with several gpus; allowed: null",
+        ),
+        (
             {"gpus": 2, "memory": {"cpu_offload": True}},
             "memory.cpu_offload: does not go with several gpus; allowed: false",
         ),

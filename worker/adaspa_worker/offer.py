@@ -96,6 +96,8 @@ def check_gpus(spec: ModelSpec, transformer: dict[str, Any]) -> None:
         raise wrong(spec, "gpus", f"{spec.gpus} is more than the model's attention has heads; allowed: up to {heads}")
     if spec.compile:
         raise wrong(spec, "compile", "does not go with several gpus; allowed: false")
+    if spec.cache is not None:  # it goes by the tokens that a process has: one would leave out a step alone
+        raise wrong(spec, "cache", "does not go with several gpus; allowed: null")
     if spec.memory.cpu_offload:
         raise wrong(spec, "memory.cpu_offload", "does not go with several gpus; allowed: false")
     if spec.attention.get("token_order", "raster") != "raster":
