@@ -135,6 +135,13 @@ def test_strided_inputs_and_a_scale(dtype):
     close(ops.block_mass(q, k, lse, scale=0.3), naive.block_weights(q, k, lse, 64, 0.3))
 
 
+def test_gradients_are_refused_rather_than_left_out():
+    q, k, v = naive.qkv(tokens=64)
+    out, _ = ops.dense_attention(q.requires_grad_(), k, v)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        out.sum().backward()
+
+
 def test_nan_in_one_block_stays_out_of_the_rows_that_skip_it():
     q, k, v = naive.qkv(heads=1, tokens=256)
     mask = torch.eye(4, dtype=torch.bool)[None, None]

@@ -10,6 +10,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from adaspa.ops.operation import operation
+
 
 class Site(Protocol):
     """A layer's attention, ``[B, S, H, D]`` to ``[B, S, H, D]``."""
@@ -29,7 +31,7 @@ def register_site(site: Site) -> torch.Tensor:
 
 
 # A CUDA graph would replay one step's choice for ever.
-@torch.library.custom_op("adaspa::layer_attention", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+@operation("adaspa::layer_attention", tags=(torch.Tag.cudagraph_unsafe,))
 def layer_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
     """The attention of the registered site: ``[B, S, H, D]``, contiguous."""
     return _sites[int(site)].attend(q, k, v).contiguous()

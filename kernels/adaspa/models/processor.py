@@ -81,7 +81,8 @@ class AdaSpaProcessor(Bound):
 
     def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """``[B, S, H, D]`` to ``[B, S, H * D]``."""
-        return layer_attention(q, k, v, self.site).flatten(2, 3)
+        out: torch.Tensor = layer_attention(q, k, v, self.site)
+        return out.flatten(2, 3)
 
     def joint_attention(self, video: QKV, text: QKV) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention over video and text tokens together, ``[B, S, H, D]`` each to ``[B, S, H * D]`` each.
@@ -181,6 +182,12 @@ def project_out(attn: Any, x: torch.Tensor) -> torch.Tensor:
 def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Rotary embedding of ``[B, S, H, D]`` by cos and sin ``[S, D]``, which hold each angle twice."""
     cos, sin = (table[:, ::2] for table in tables)
+    return ops.rotary(x, cos, sin)
+
+
+def rotate_apart(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotary embedding of ``[B, S, H, D]`` by cos and sin ``[B, S, H * D]``, angles for each head, each held twice."""
+    cos, sin = (table[..., ::2].unflatten(2, (x.shape[2], -1)).expand(x.shape[0], -1, -1, -1) for table in tables)
     return ops.rotary(x, cos, sin)
 
 

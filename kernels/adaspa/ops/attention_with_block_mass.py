@@ -9,6 +9,7 @@ from adaspa.ops import backends
 from adaspa.ops.call import Call
 from adaspa.ops.check import check_blocks, check_lse, check_qkv, softmax_scale
 from adaspa.ops.device import unit_stride
+from adaspa.ops.operation import operation
 
 
 def attention_with_block_mass(
@@ -52,7 +53,7 @@ def attention_with_block_mass(
     return found
 
 
-@torch.library.custom_op("adaspa::attention_with_block_mass", mutates_args=())
+@operation("adaspa::attention_with_block_mass")
 def _run(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -59,9 +61,15 @@ class Backend:
     needs_lse: bool = True
 
     def kernel(self, op: str) -> Callable[..., Any]:
-        """Its function for an operation. Its kernels are imported now, so that the library works without Triton."""
-        function: Callable[..., Any] = getattr(import_module(f"adaspa.ops.{self.name}.kernels"), op)
+        """Its function for an operation."""
+        function: Callable[..., Any] = getattr(_kernels(self.name), op)
         return function
+
+
+@cache
+def _kernels(backend: str) -> ModuleType:
+    """The kernels of a backend, imported when they are used, so that the library works without Triton."""
+    return import_module(f"adaspa.ops.{backend}.kernels")
 
 
 BACKENDS = (

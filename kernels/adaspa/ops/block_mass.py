@@ -8,6 +8,7 @@ from adaspa.index import num_blocks
 from adaspa.ops import backends
 from adaspa.ops.call import Call
 from adaspa.ops.check import check_blocks, check_lse, check_qk, softmax_scale
+from adaspa.ops.operation import operation
 
 
 def block_mass(
@@ -50,7 +51,7 @@ def block_mass(
     return mass
 
 
-@torch.library.custom_op("adaspa::block_mass", mutates_args=())
+@operation("adaspa::block_mass")
 def _run(
     q: torch.Tensor,
     k: torch.Tensor,

@@ -9,6 +9,7 @@ from adaspa.ops import backends
 from adaspa.ops.call import Call
 from adaspa.ops.check import check_qkv, softmax_scale
 from adaspa.ops.device import unit_stride
+from adaspa.ops.operation import is_watched
 
 
 def block_sparse_attention(
@@ -34,14 +35,24 @@ def block_sparse_attention(
     check_qkv(q, k, v)
     _check_index(index, q, k)
     scale = softmax_scale(scale, q)
-    found: tuple[torch.Tensor, torch.Tensor] = _run(
+    if not is_watched(q, k, v):
+        return _run(q, k, v, index, scale)
+    found: tuple[torch.Tensor, torch.Tensor] = _run_watched(
         q, k, v, index.ids, index.counts, index.query_block, index.key_block, scale
     )
     return found
 
 
-@torch.library.custom_op("adaspa::block_sparse_attention", mutates_args=())
 def _run(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    call = Call("block_sparse_attention", (q, k, v), index.query_block, index.key_block)
+    found: tuple[torch.Tensor, torch.Tensor] = backends.run(call, q, k, v, index, scale)
+    return found
+
+
+@torch.library.custom_op("adaspa::block_sparse_attention", mutates_args=())
+def _run_watched(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -51,13 +62,10 @@ def _run(
     key_block: int,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    call = Call("block_sparse_attention", (q, k, v), query_block, key_block)
-    index = BlockIndex(ids, counts, query_block, key_block, q.shape[2], k.shape[2])
-    found: tuple[torch.Tensor, torch.Tensor] = backends.run(call, q, k, v, index, scale)
-    return found
+    return _run(q, k, v, BlockIndex(ids, counts, query_block, key_block, q.shape[2], k.shape[2]), scale)
 
 
-@_run.register_fake
+@_run_watched.register_fake
 def _(q: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(unit_stride(q)), q.new_empty(q.shape[:3], dtype=torch.float32)
 

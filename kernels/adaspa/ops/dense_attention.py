@@ -6,6 +6,7 @@ from adaspa.ops import backends
 from adaspa.ops.call import Call
 from adaspa.ops.check import check_qkv, softmax_scale
 from adaspa.ops.device import unit_stride
+from adaspa.ops.operation import operation
 
 
 def dense_attention(
@@ -29,7 +30,7 @@ def dense_attention(
     return found
 
 
-@torch.library.custom_op("adaspa::dense_attention", mutates_args=())
+@operation("adaspa::dense_attention")
 def _run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     found: tuple[torch.Tensor, torch.Tensor] = backends.run(Call("dense_attention", (q, k, v)), q, k, v, scale)
     return found

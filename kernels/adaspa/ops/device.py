@@ -11,17 +11,19 @@ TRITON_IS_INSTALLED = find_spec("triton") is not None
 
 
 def can_use_tma(*tensors: torch.Tensor) -> bool:
-    """True if the device loads tiles by descriptor (TMA), and the layout of the tensors allows it.
+    """True if the device of the tensors loads tiles by descriptor (TMA), and their layout allows it.
 
     Elsewhere descriptors would be taken apart into loads that are not pipelined.
     """
-    return all(
-        capability(x.device) >= (9, 0)
-        and x.data_ptr() % 16 == 0
-        and x.stride(-1) == 1
-        and all(stride > 0 and stride * x.element_size() % 16 == 0 for stride in x.stride()[:3])
-        for x in tensors
-    )
+    return capability(tensors[0].device) >= (9, 0) and all(_has_aligned_rows(x) for x in tensors)
+
+
+def _has_aligned_rows(x: torch.Tensor) -> bool:
+    """Whether every row of ``[B, H, S, D]`` is contiguous and begins at a multiple of 16 bytes."""
+    size = x.element_size()
+    batch, head, row, channel = x.stride()
+    strides = batch > 0 and head > 0 and row > 0 and channel == 1
+    return strides and x.data_ptr() % 16 == 0 and (batch | head | row) * size % 16 == 0
 
 
 @cache

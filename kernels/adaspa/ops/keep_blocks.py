@@ -4,6 +4,7 @@ import torch
 
 from adaspa.ops import backends
 from adaspa.ops.call import Call
+from adaspa.ops.operation import operation
 
 
 def keep_blocks(
@@ -31,7 +32,7 @@ def keep_blocks(
     return found
 
 
-@torch.library.custom_op("adaspa::keep_blocks", mutates_args=())
+@operation("adaspa::keep_blocks")
 def _run(
     block_mass: torch.Tensor, limits: torch.Tensor, by_mass: bool, text: list[int], width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -36,14 +36,17 @@ def why_not(call: Call) -> str | None:
         return f"head_dim {q.shape[-1]} is not one of {HEAD_DIMS}"
     if not _has_blocks(call):
         return f"no kernel for blocks of {call.query_block} x {call.key_block} tokens"
-    if not can_use_tma(*(unit_stride(x)[:, :, :: call.query_stride] for x in call.tensors)):
+    tensors = [unit_stride(x) for x in call.tensors]
+    if call.query_stride > 1:
+        tensors = [x[:, :, :: call.query_stride] for x in tensors]
+    if not can_use_tma(*tensors):
         return "strides or addresses that are no multiples of 16 bytes"
     return None
 
 
 def _is_for(call: Call) -> bool:
     """Whether the operation of a call is one of these, on a GPU of these, and longer than PyTorch's is faster for."""
-    if not TRITON_IS_INSTALLED or call.op not in OPS or any(capability(x.device)[0] != 9 for x in call.tensors):
+    if not TRITON_IS_INSTALLED or call.op not in OPS or capability(call.tensors[0].device)[0] != 9:
         return False
     return call.op != "attention" or call.tensors[0].shape[2] >= MIN_TOKENS
 

@@ -6,7 +6,6 @@ while some multiply, the others do their exponentials.
 """
 
 import torch
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -18,6 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 # Gluon's own name for it is private; its tutorials import it from here.
 from triton.language.core import _aggregate as aggregate
 
+from adaspa.index import num_blocks
 from adaspa.ops.device import unit_stride
 from adaspa.ops.hopper.tiles import (
     KEYS,
@@ -29,6 +29,7 @@ from adaspa.ops.hopper.tiles import (
     start_scores,
     store_block_mass,
 )
+from adaspa.ops.triton.launch import Launcher
 from adaspa.ops.triton.tiles import LOG2_E
 
 STAGES = {64: 8, 128: 4}  # tiles of keys in shared memory, by head_dim
@@ -166,6 +167,9 @@ def block_mass_kernel(
     )
 
 
+launch_block_mass = Launcher(block_mass_kernel)
+
+
 def block_mass(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -181,14 +185,14 @@ def block_mass(
     batch, heads, tokens, dim = q.shape
     query_rows = query_block // query_stride
     rows = min(STRIP, query_rows)
-    query_blocks, strips = triton.cdiv(tokens, query_rows), query_rows // rows
-    tiles = triton.cdiv(tokens, QUERY_TILE.value)
-    shape = (batch, heads, query_blocks * strips, triton.cdiv(k.shape[2], KEYS))
+    query_blocks, strips = num_blocks(tokens, query_rows), query_rows // rows
+    tiles = num_blocks(tokens, QUERY_TILE.value)
+    shape = (batch, heads, query_blocks * strips, num_blocks(k.shape[2], KEYS))
     mass = torch.empty(shape, dtype=torch.float32, device=q.device)
-    with torch.cuda.device_of(q):
-        block_mass_kernel[(batch * heads * tiles,)](
-            panels(q), panels(k), cached_lse.float().contiguous(), mass,
-            heads, tokens, k.shape[2], *shape[2:], tiles, scale * LOG2_E.value,
-            D=dim, STAGES=STAGES[dim], ROWS=rows, **REGISTERS,
-        )  # fmt: skip
+    launch_block_mass(
+        (batch * heads * tiles, 1, 1),
+        panels(q), panels(k), cached_lse.float().contiguous(), mass,
+        heads, tokens, k.shape[2], *shape[2:], tiles, scale * LOG2_E.value,
+        D=dim, STAGES=STAGES[dim], ROWS=rows, **REGISTERS,
+    )  # fmt: skip
     return merge_strips(mass, strips, query_blocks, key_block // KEYS)

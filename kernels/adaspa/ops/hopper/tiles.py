@@ -12,10 +12,19 @@ KEYS = 64  # of the smallest key block
 STRIP = 16  # query rows whose mass one warp sums up by itself; a block's strips are added up afterwards
 
 
-def panels(x: torch.Tensor) -> TensorDescriptor:
+PANEL = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+
+
+class PanelDescriptor(TensorDescriptor):
+    """A descriptor without Triton's checks, which `can_use_tma` has made."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+def panels(x: torch.Tensor) -> PanelDescriptor:
     """A descriptor of ``[B, H, S, D]`` that loads panels of 64 rows x 64 columns, as the tensor cores want them."""
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, 64, 64], layout)
+    return PanelDescriptor(x, list(x.shape), list(x.stride()), [1, 1, 64, 64], PANEL)
 
 
 def merge_strips(block_mass: torch.Tensor, strips: int, query_blocks: int, key_parts: int) -> torch.Tensor:

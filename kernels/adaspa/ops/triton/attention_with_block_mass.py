@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from adaspa.ops.device import can_use_tma, unit_stride
-from adaspa.ops.triton.launch import launch_options, tile_operand
+from adaspa.ops.triton.launch import Launcher, launch_options, tile_operand
 from adaspa.ops.triton.tiles import (
     LOG2_E,
     attend,
@@ -75,6 +75,9 @@ def attention_with_block_mass_kernel(
     )
 
 
+launch_attention_with_block_mass = Launcher(attention_with_block_mass_kernel)
+
+
 def attention_with_block_mass(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lse: torch.Tensor, query_block: int, key_block: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -88,13 +91,13 @@ def attention_with_block_mass(
     rows = query_tile(key_block, dim)
     tiles = triton.cdiv(tokens, rows)
     use_tma = can_use_tma(q, k, v)
-    with torch.cuda.device_of(q):
-        attention_with_block_mass_kernel[(batch * heads * tiles,)](
-            tile_operand(q, rows, use_tma), tile_operand(k, key_block, use_tma), tile_operand(v, key_block, use_tma),
-            lse.float().contiguous(), out, mass, new_lse,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-            heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E.value,
-            D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
-            USE_TMA=use_tma, **launch_options(rows, key_block, q),
-        )  # fmt: skip
+    launch_attention_with_block_mass(
+        (batch * heads * tiles, 1, 1),
+        tile_operand(q, rows, use_tma), tile_operand(k, key_block, use_tma), tile_operand(v, key_block, use_tma),
+        lse.float().contiguous(), out, mass, new_lse,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E.value,
+        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
+        USE_TMA=use_tma, **launch_options(rows, key_block, q),
+    )  # fmt: skip
     return out, merge_query_blocks(mass, query_block // key_block), new_lse

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from adaspa.ops.device import can_use_tma, unit_stride
-from adaspa.ops.triton.launch import launch_options, tile_operand
+from adaspa.ops.triton.launch import Launcher, launch_options, tile_operand
 from adaspa.ops.triton.tiles import (
     LOG2_E,
     dot_precision,
@@ -59,6 +59,9 @@ def block_mass_kernel(
     )  # fmt: skip
 
 
+launch_block_mass = Launcher(block_mass_kernel)
+
+
 def block_mass(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -78,12 +81,12 @@ def block_mass(
     rows = query_tile(block_rows, dim)
     tiles = triton.cdiv(tokens, rows)
     use_tma = can_use_tma(q, k)
-    with torch.cuda.device_of(q):
-        block_mass_kernel[(batch * heads * tiles,)](
-            tile_operand(q, rows, use_tma), tile_operand(k, key_block, use_tma),
-            lse[:, :, ::query_stride].float().contiguous(), mass, *q.stride()[:3], *k.stride()[:3],
-            heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E.value,
-            D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK_ROWS=block_rows, BLOCK_N=key_block,
-            PRECISION=dot_precision(q.dtype), USE_TMA=use_tma, **launch_options(rows, key_block, q),
-        )  # fmt: skip
+    launch_block_mass(
+        (batch * heads * tiles, 1, 1),
+        tile_operand(q, rows, use_tma), tile_operand(k, key_block, use_tma),
+        lse[:, :, ::query_stride].float().contiguous(), mass, *q.stride()[:3], *k.stride()[:3],
+        heads, tokens, k.shape[2], nq, nk, tiles, scale * LOG2_E.value,
+        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=rows, BLOCK_ROWS=block_rows, BLOCK_N=key_block,
+        PRECISION=dot_precision(q.dtype), USE_TMA=use_tma, **launch_options(rows, key_block, q),
+    )  # fmt: skip
     return merge_query_blocks(mass, query_block // key_block)

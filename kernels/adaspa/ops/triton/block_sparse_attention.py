@@ -7,7 +7,7 @@ import triton.language as tl
 
 from adaspa.index import BlockIndex
 from adaspa.ops.device import can_use_tma, unit_stride
-from adaspa.ops.triton.launch import launch_options, tile_operand
+from adaspa.ops.triton.launch import Launcher, launch_options, tile_operand
 from adaspa.ops.triton.tiles import LOG2_E, attend, dot_precision, head_tile, load_tile, store_rows
 
 
@@ -51,6 +51,9 @@ def block_sparse_kernel(
     )
 
 
+launch_block_sparse = Launcher(block_sparse_kernel)
+
+
 def block_sparse_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,13 +83,13 @@ def launch(
     """Start the kernel, loading tiles by descriptor or by pointer, with these warps and stages."""
     _, heads, tokens, dim = q.shape
     query_block, key_block = index.query_block, index.key_block
-    with torch.cuda.device_of(q):
-        block_sparse_kernel[(index.counts.numel(),)](
-            tile_operand(q, query_block, use_tma), tile_operand(k, key_block, use_tma),
-            tile_operand(v, key_block, use_tma), index.ids.contiguous(), index.counts.contiguous(), out, lse,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-            heads, tokens, k.shape[2], index.num_query_blocks, index.num_key_blocks, index.ids.shape[-1],
-            scale * LOG2_E.value,
-            D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
-            USE_TMA=use_tma, **options,
-        )  # fmt: skip
+    launch_block_sparse(
+        (index.counts.numel(), 1, 1),
+        tile_operand(q, query_block, use_tma), tile_operand(k, key_block, use_tma),
+        tile_operand(v, key_block, use_tma), index.ids.contiguous(), index.counts.contiguous(), out, lse,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        heads, tokens, k.shape[2], index.num_query_blocks, index.num_key_blocks, index.ids.shape[-1],
+        scale * LOG2_E.value,
+        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
+        USE_TMA=use_tma, **options,
+    )  # fmt: skip

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from adaspa.ops.reference.keep_blocks import LEAST_MASS
+from adaspa.ops.triton.launch import Launcher
 
 LEAST = tl.constexpr(LEAST_MASS)
 
@@ -53,6 +54,9 @@ def keep_blocks_kernel(
     tl.store(ids + row * width + place, column.to(tl.int16), mask=kept & (place < width) & (count < nk))
 
 
+launch_keep_blocks = Launcher(keep_blocks_kernel)
+
+
 def keep_blocks(
     block_mass: torch.Tensor, limits: torch.Tensor, by_mass: bool, text: list[int], width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -63,9 +67,9 @@ def keep_blocks(
     counts = torch.empty(rows, dtype=torch.int32, device=block_mass.device)
     shares = torch.empty(rows, dtype=torch.float32, device=block_mass.device)
     blocks = triton.next_power_of_2(nk)
-    with torch.cuda.device_of(block_mass):
-        keep_blocks_kernel[(counts.numel(),)](
-            block_mass, limits.float().contiguous(), ids, counts, shares, rows[2], nk, width, *text,
-            BLOCKS=blocks, BY_MASS=by_mass, num_warps=4 if blocks <= 2**12 else 8,
-        )  # fmt: skip
+    launch_keep_blocks(
+        (counts.numel(), 1, 1),
+        block_mass, limits.float().contiguous(), ids, counts, shares, rows[2], nk, width, *text,
+        BLOCKS=blocks, BY_MASS=by_mass, num_warps=4 if blocks <= 2**12 else 8,
+    )  # fmt: skip
     return ids, counts, shares
