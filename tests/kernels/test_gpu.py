@@ -91,6 +91,65 @@ def test_scores_may_rise_far_above_the_first_ones(dtype, dim, tokens):
     close(lse, wanted_lse, 1e-3)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("rise", [40, 80, 160])
+def test_scores_may_be_sharply_local(dtype, dim, rise):
+    """Each row's scores are some nats higher at its own place than a few tiles from it, and all lists end elsewhere."""
+    q, k, v = inputs(dtype, dim, 2048)
+    angle = torch.arange(2048, device="cuda") / 2048 * 4 * torch.pi
+    q[..., :2] = k[..., :2] = torch.stack([angle.cos(), angle.sin()], -1) * (rise * dim**0.5 / 2) ** 0.5
+    mask = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(3)) < 0.4
+    mask |= torch.arange(16).unsqueeze(1) == torch.arange(32) // 2
+    index = BlockIndex.from_mask(mask.cuda(), query_block=128, key_block=64, query_tokens=2048, key_tokens=2048)
+    wanted, wanted_lse = naive.attend(q, k, v, naive.token_mask(mask, 128, 2048, 2048, 64).cuda())
+    out, lse = ops.block_sparse_attention(q, k, v, index)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+    wanted, wanted_lse = naive.attend(q, k, v)
+    out, lse = ops.dense_attention(q, k, v)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("nats", [-100, -20, 20, 100])
+def test_a_stale_lse_leaves_the_output_right(dtype, nats):
+    q, k, v = inputs(dtype, 128)
+    wanted, wanted_lse = naive.attend(q, k, v)
+    out, _, lse = ops.attention_with_block_mass(q, k, v, wanted_lse.float() + nats, query_block=128)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+
+
+@pytest.mark.parametrize("selection", ["top_k", "retained_mass"])
+def test_sparse_steps_wait_for_nothing_and_run_in_a_cuda_graph(selection):
+    q, k, v = inputs(torch.bfloat16, 128)
+    config = adaspa.AdaSpaConfig(selection=selection, query_block_size=128, steps=4, warmup=1, searches=(1, 2))
+
+    def attend(step):
+        state.begin_step(step)
+        return adaspa.attention(q, k, v, state)
+
+    state = adaspa.AdaSpaState(config.resolve(4))
+    for step in range(4):
+        attend(step)  # compiles
+    state = adaspa.AdaSpaState(config.resolve(4))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(3):
+            attend(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = attend(3)
+    q.copy_(q.flip(2))
+    graph.replay()
+    torch.testing.assert_close(captured, attend(3), rtol=0, atol=0)
+
+
 def test_nan_stays_in_its_head():
     q, k, v = inputs(torch.bfloat16, 128)
     index = BlockIndex.from_mask(
@@ -132,6 +191,9 @@ def test_rotary(dtype, dim):
     x = naive.qkv(batch=2, heads=3, tokens=1000, dim=dim, dtype=dtype)[0].cuda().transpose(1, 2)
     angles = torch.rand(1000, dim // 2, device="cuda").repeat_interleave(2, dim=1) * 6
     cos, sin = angles.cos()[:, ::2], angles.sin()[:, ::2]
+    close(ops.rotary(x, cos, sin), reference.rotary(x.double(), cos, sin), 1e-2)
+    apart = torch.rand(*x.shape[:3], dim // 2, device="cuda") * 6
+    cos, sin = apart.cos(), apart.sin()
     close(ops.rotary(x, cos, sin), reference.rotary(x.double(), cos, sin), 1e-2)
 
 

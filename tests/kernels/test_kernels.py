@@ -87,16 +87,16 @@ def test_compiles_for_every_head_dim(dim):
     assert "wgmma" in compiled("sparse", 90, dim, "fp16").asm["ptx"]
 
 
-SPARSE = {"SPAN": 1, "LISTED": True, "BLOCK_MASS": False, "RUNNING": False}
+SPARSE = {"SPAN": 1, "LISTED": True, "BLOCK_MASS": False, "GUARDED": False}
 HOPPER_KERNELS = {
     "sparse": (hopper_attention, "attention_kernel", SPARSE),
-    "sparse-running-maximum": (hopper_attention, "attention_kernel", SPARSE | {"RUNNING": True}),
+    "sparse-guarded": (hopper_attention, "attention_kernel", SPARSE | {"GUARDED": True}),
     "sparse-wide-keys": (hopper_attention, "attention_kernel", SPARSE | {"SPAN": 2}),
     "dense": (hopper_attention, "attention_kernel", SPARSE | {"LISTED": False}),
     "with-block-mass": (
         hopper_attention,
         "attention_kernel",
-        SPARSE | {"LISTED": False, "BLOCK_MASS": True, "RUNNING": True},
+        SPARSE | {"LISTED": False, "BLOCK_MASS": True, "GUARDED": True},
     ),
     "block_mass": (hopper_block_mass, "block_mass_kernel", {"ROWS": 16}),
     "sampled-block-mass": (hopper_block_mass, "block_mass_kernel", {"ROWS": 4}),

@@ -6,14 +6,15 @@ A program attends 128 query rows to a list of key blocks, 128 keys at a time: bl
 to lie side by side in shared memory, so that the tensor cores see wide tiles whatever the pattern is. The list is
 walked from its end, where the one block may be that is partial or has no neighbour; all others need no mask.
 
-In bf16, whose exponents reach as far as those of fp32, a row takes all its exponents to the maximum of its first tile:
-a running maximum costs a tenth of the time, and none is needed unless later scores exceed the first ones by more than
-`HEADROOM` allows. Where they do, the program walks its list once more, with a running maximum. The two warpgroups take
-turns at the tensor cores, or both would come to do their exponentials at the same time.
+A row takes its exponents to the maximum of its first tile: a running maximum costs a tenth of the time. In bf16, whose
+exponents reach as far as those of fp32, none is needed unless later scores exceed the first ones by more than
+`HEADROOM` allows. Where they do, the program walks its list once more, with a running maximum. fp16 ends at 2**16:
+there the warpgroup looks at the sums of each tile while it multiplies the next one, and takes the exponents anew from
+where they came too far (`_walk_guarded`); that costs half of a running maximum, and no list is walked twice. The two
+warpgroups take turns at the tensor cores, or both would come to do their exponentials at the same time.
 """
 
 import torch
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -26,7 +27,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 # Gluon's own name for it is private; its tutorials import it from here.
 from triton.language.core import _aggregate as aggregate
 
-from adaspa.index import BlockIndex
+from adaspa.index import BlockIndex, num_blocks
 from adaspa.ops.device import unit_stride
 from adaspa.ops.hopper.tiles import (
     KEYS,
@@ -38,6 +39,7 @@ from adaspa.ops.hopper.tiles import (
     start_scores,
     store_block_mass,
 )
+from adaspa.ops.triton.launch import Launcher
 from adaspa.ops.triton.tiles import LN_2, LOG2_E
 
 STAGES = {64: 4, 128: 3}  # tiles of keys and of values in shared memory, by head_dim
@@ -46,6 +48,9 @@ REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those th
 # Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times any value, and the largest one of the first
 # tile is 2**-START, so that most of the room is above it: scores may rise by 84 within a row.
 HEADROOM, START = gl.constexpr(100.0), gl.constexpr(22.0)
+# In fp16 the largest exponential is 2**-GUARDED_START when a row's exponents are taken anew, and its sum over a tile
+# stays below 2**LIMIT: scores may rise by 12, and what is far below the largest keeps its precision.
+GUARDED_START, LIMIT = gl.constexpr(3.0), gl.constexpr(15.0)
 
 
 @aggregate
@@ -65,17 +70,19 @@ class Buffers:
     overflow_flag: gl.shared_memory_descriptor
     """Of each warpgroup: not 0 if it asks for the list again, with a running maximum."""
     overflow_bar: gl.shared_memory_descriptor
+    votes: gl.shared_memory_descriptor
+    """Of each warp, in fp16: not 0 if the sum of a row over the last tile is beyond the limit."""
 
     @gluon.constexpr_function
     def __init__(
-        self, q, k, v, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar
+        self, q, k, v, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar, votes
     ):  # fmt: skip
         self.q, self.k, self.v = q, k, v
         self.q_full = q_full
         self.k_full, self.k_empty = k_full, k_empty
         self.v_full, self.v_empty = v_full, v_empty
         self.pingpong_bars = pingpong_bars
-        self.overflow_flag, self.overflow_bar = overflow_flag, overflow_bar
+        self.overflow_flag, self.overflow_bar, self.votes = overflow_flag, overflow_bar, votes
 
 
 @aggregate
@@ -171,12 +178,12 @@ def _load_list(k_desc, v_desc, buffers, work, base, D: gl.constexpr, STAGES: gl.
 @gluon.jit
 def _load(
     q_desc, k_desc, v_desc, buffers, work,
-    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, RUNNING: gl.constexpr,
+    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, GUARDED: gl.constexpr,
 ):  # fmt: skip
     """The warp that loads: queries once, then keys and values, and these again if the warpgroups ask for it."""
     load_queries(q_desc, buffers.q, buffers.q_full.index(0), work.batch, work.head, work.first_row, D)
     _load_list(k_desc, v_desc, buffers, work, 0, D, STAGES, SPAN)
-    if not RUNNING:
+    if not GUARDED:
         if _overflowed(buffers, 1):
             _load_list(k_desc, v_desc, buffers, work, _tiles_of(work.count, SPAN), D, STAGES, SPAN)
 
@@ -203,6 +210,16 @@ def _row_sums(p, m_i, cached, memory, work, sequence, row, key_block, BLOCK_MASS
 
 
 @gluon.jit
+def _masked(s, work, sequence, tiles, SPAN: gl.constexpr):
+    """The scores of the last tile of the list, minus infinity where it has no key."""
+    first, second = _pair(work.ids, tiles - 1, work.count, work.whole, SPAN)
+    column = gl.arange(0, 128, layout=gl.SliceLayout(0, s.type.layout))
+    key = gl.where(column < 64, first * 64, second * 64) + column % 64
+    listed = (work.count > 0) if SPAN == 2 else 2 * (tiles - 1) + column // 64 < work.count
+    return gl.where((listed & (key < sequence.k_tokens))[None, :], s, float("-inf"))
+
+
+@gluon.jit
 def _walk(
     buffers, work, sequence, memory, q, cached, base, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr,
@@ -219,11 +236,7 @@ def _walk(
     # The last tile of the list comes first, with its mask.
     s = warpgroup_mma_wait(0, deps=[start_scores(q, buffers.k, buffers.k_full, base, STAGES, s_layout)])
     mbarrier.arrive(buffers.k_empty.index(base % STAGES), count=1)
-    first, second = _pair(work.ids, tiles - 1, work.count, work.whole, SPAN)
-    column = gl.arange(0, 128, layout=gl.SliceLayout(0, s_layout))
-    key = gl.where(column < 64, first * 64, second * 64) + column % 64
-    listed = (work.count > 0) if SPAN == 2 else 2 * (tiles - 1) + column // 64 < work.count
-    s = gl.where((listed & (key < sequence.k_tokens))[None, :], s, float("-inf"))
+    s = _masked(s, work, sequence, tiles, SPAN)
     m_i = gl.max(s, 1) * scale
     if not RUNNING:
         m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + START
@@ -261,9 +274,87 @@ def _walk(
 
 
 @gluon.jit
+def _repaired(
+    buffers, work, sequence, memory, q, cached, j, key_block, acc, l_i, m_i,
+    STAGES: gl.constexpr, BLOCK_MASS: gl.constexpr, HALF: gl.constexpr,
+):  # fmt: skip
+    """The ``j``-th tile once more, with exponents to a maximum that it does not exceed, and what came before it."""
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
+    s = warpgroup_mma_wait(0, deps=[start_scores(q, buffers.k, buffers.k_full, j, STAGES, s_layout)])
+    m_new = gl.maximum(m_i, gl.max(s, 1) * sequence.scale + GUARDED_START)
+    alpha = gl.exp2(m_i - m_new)
+    acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, acc.type.layout))[:, None]
+    p = gl.exp2(s * sequence.scale - m_new[:, None])
+    sums = _row_sums(p, m_new, cached, memory, work, sequence, work.first_row + HALF * 64, key_block, BLOCK_MASS)
+    return acc, l_i * alpha, m_new, p, sums
+
+
+@gluon.jit
+def _walk_guarded(
+    buffers, work, sequence, memory, q, cached, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
+    BLOCK_MASS: gl.constexpr, HALF: gl.constexpr,
+):  # fmt: skip
+    """As `_walk`, with exponents that are taken anew where a tile's sums come beyond the limit."""
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
+    v_layout: gl.constexpr = gl.BlockedLayout([4], [32], [4], [0])
+    dtype: gl.constexpr = buffers.k.dtype
+    scale = sequence.scale
+    first_row = work.first_row + HALF * 64
+    tiles = _tiles_of(work.count, SPAN)
+    votes = buffers.votes.slice(HALF * 4, 4)
+
+    s = warpgroup_mma_wait(0, deps=[start_scores(q, buffers.k, buffers.k_full, 0, STAGES, s_layout)])
+    s = _masked(s, work, sequence, tiles, SPAN)
+    m_i = gl.max(s, 1) * scale
+    m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + GUARDED_START
+    p = gl.exp2(s * scale - m_i[:, None])
+    sums = _row_sums(p, m_i, cached, memory, work, sequence, first_row, 2 * (tiles - 1), BLOCK_MASS)
+    l_i = gl.zeros_like(sums)
+    acc = gl.zeros([64, D], gl.float32, o_layout)
+    votes.store(gl.full([4], 0, gl.int32, v_layout))
+    for j in range(1, tiles):
+        stage = (j - 1) % STAGES
+        mbarrier.wait(buffers.pingpong_bars.index(HALF), ((j - 1) & 1) ^ (1 - HALF))
+        scores = start_scores(q, buffers.k, buffers.k_full, j, STAGES, s_layout)
+        # While these are multiplied, the warps look at their votes on the tile before.
+        if gl.max(votes.load(v_layout), 0) > 0:
+            warpgroup_mma_wait(0, deps=[scores])
+            acc, l_i, m_i, p, sums = _repaired(
+                buffers, work, sequence, memory, q, cached, j - 1, 2 * (tiles - j), acc, l_i, m_i,
+                STAGES, BLOCK_MASS, HALF,
+            )  # fmt: skip
+            scores = start_scores(q, buffers.k, buffers.k_full, j, STAGES, s_layout)
+        l_i += sums
+        p_operand = gl.convert_layout(p.to(dtype), p_layout)
+        mbarrier.wait(buffers.v_full.index(stage), ((j - 1) // STAGES) & 1)
+        product = warpgroup_mma(p_operand, buffers.v.index(stage), acc, is_async=True)
+        mbarrier.arrive(buffers.pingpong_bars.index(1 - HALF), count=1)
+        mbarrier.arrive(buffers.k_empty.index(stage), count=1)
+        s = warpgroup_mma_wait(1, deps=[scores])
+        p = gl.exp2(s * scale - m_i[:, None])
+        sums = _row_sums(p, m_i, cached, memory, work, sequence, first_row, 2 * (tiles - 1 - j), BLOCK_MASS)
+        # Sums that are not numbers would stay so with another maximum, too.
+        votes.store(gl.max(gl.reshape(gl.where(sums >= gl.exp2(LIMIT), 1, 0), [4, 16]), 1))
+        acc = warpgroup_mma_wait(0, deps=[product])
+        mbarrier.arrive(buffers.v_empty.index(stage), count=1)
+    if gl.max(votes.load(v_layout), 0) > 0:
+        acc, l_i, m_i, p, sums = _repaired(
+            buffers, work, sequence, memory, q, cached, tiles - 1, 0, acc, l_i, m_i, STAGES, BLOCK_MASS, HALF
+        )  # fmt: skip
+    l_i += sums
+    stage = (tiles - 1) % STAGES
+    mbarrier.wait(buffers.v_full.index(stage), ((tiles - 1) // STAGES) & 1)
+    p_operand = gl.convert_layout(p.to(dtype), p_layout)
+    acc = warpgroup_mma(p_operand, buffers.v.index(stage), acc)
+    return acc, l_i, m_i
+
+
+@gluon.jit
 def _attend(
     buffers, work, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
-    BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr,
+    BLOCK_MASS: gl.constexpr, GUARDED: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
     """The warpgroup of 64 of the query rows."""
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
@@ -281,10 +372,12 @@ def _attend(
         cached *= LOG2_E
     mbarrier.wait(buffers.q_full.index(0), 0)
     q = buffers.q.index(HALF)
-    acc, l_i, m_i = _walk(
-        buffers, work, sequence, memory, q, cached, 0, D, STAGES, SPAN, BLOCK_MASS, RUNNING, HALF
-    )  # fmt: skip
-    if not RUNNING:
+    if GUARDED:
+        acc, l_i, m_i = _walk_guarded(buffers, work, sequence, memory, q, cached, D, STAGES, SPAN, BLOCK_MASS, HALF)
+    else:
+        acc, l_i, m_i = _walk(
+            buffers, work, sequence, memory, q, cached, 0, D, STAGES, SPAN, BLOCK_MASS, False, HALF
+        )  # fmt: skip
         # Sums that are not numbers would stay so with a running maximum, too.
         beyond = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
         buffers.overflow_flag.slice(HALF, 1).store(
@@ -313,7 +406,7 @@ def attention_kernel(
     q_desc, k_desc, v_desc, ids, counts, out, lse, cached_lse, block_mass, stride_b, stride_h, stride,
     heads, q_tokens, k_tokens, strips, nk, tiles, width, scale,
     D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, LISTED: gl.constexpr, BLOCK_MASS: gl.constexpr,
-    RUNNING: gl.constexpr,
+    GUARDED: gl.constexpr,
 ):  # fmt: skip
     program = gl.program_id(0)
     head, tile = program // tiles, program % tiles
@@ -346,19 +439,24 @@ def attention_kernel(
     overflow_flag = gl.allocate_shared_memory(gl.int32, [2], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     overflow_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
     mbarrier.init(overflow_bar.index(0), count=2)
+    votes = gl.allocate_shared_memory(gl.int32, [8], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     fence_async_shared()
     buffers = Buffers(
-        q_tiles, k_tiles, v_tiles, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar
-    )
+        q_tiles, k_tiles, v_tiles, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars,
+        overflow_flag, overflow_bar, votes,
+    )  # fmt: skip
     gl.warp_specialize(
         [
-            (_attend, (buffers, work, sequence, memory, D, STAGES, SPAN, BLOCK_MASS, RUNNING, 0)),
-            (_attend, (buffers, work, sequence, memory, D, STAGES, SPAN, BLOCK_MASS, RUNNING, 1)),
-            (_load, (q_desc, k_desc, v_desc, buffers, work, D, STAGES, SPAN, RUNNING)),
+            (_attend, (buffers, work, sequence, memory, D, STAGES, SPAN, BLOCK_MASS, GUARDED, 0)),
+            (_attend, (buffers, work, sequence, memory, D, STAGES, SPAN, BLOCK_MASS, GUARDED, 1)),
+            (_load, (q_desc, k_desc, v_desc, buffers, work, D, STAGES, SPAN, GUARDED)),
         ],
         [4, 1],
         [240, 24],
     )
+
+
+launch_attention = Launcher(attention_kernel)
 
 
 def block_sparse_attention(
@@ -400,8 +498,8 @@ def attention_with_block_mass(
     """Dense output, block mass from the cached LSE, and LSE; the blocks are multiples of 16 rows and of 64 keys."""
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
     out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    query_blocks, strips = triton.cdiv(q.shape[2], query_block), query_block // STRIP
-    shape = (*q.shape[:2], query_blocks * strips, triton.cdiv(k.shape[2], KEYS))
+    query_blocks, strips = num_blocks(q.shape[2], query_block), query_block // STRIP
+    shape = (*q.shape[:2], query_blocks * strips, num_blocks(k.shape[2], KEYS))
     block_mass = torch.empty(shape, dtype=torch.float32, device=q.device)
     _launch(q, k, v, out, lse, scale, cached_lse=cached_lse.float().contiguous(), block_mass=block_mass)
     return out, merge_strips(block_mass, strips, query_blocks, key_block // KEYS), lse
@@ -422,14 +520,14 @@ def _launch(
     block_mass: torch.Tensor | None = None,
 ) -> None:
     batch, heads, tokens, dim = q.shape
-    tiles = triton.cdiv(tokens, QUERY_TILE.value)
+    tiles = num_blocks(tokens, QUERY_TILE.value)
     # What a variant does not read is given as ``lse``, so that each has the one signature.
-    with torch.cuda.device_of(q):
-        attention_kernel[(batch * heads * tiles,)](
-            panels(q), panels(k), panels(v), lse if ids is None else ids, lse if counts is None else counts, out, lse,
-            lse if cached_lse is None else cached_lse, lse if block_mass is None else block_mass, *out.stride()[:3],
-            heads, tokens, k.shape[2], 0 if block_mass is None else block_mass.shape[2],
-            triton.cdiv(k.shape[2], KEYS * span), tiles, 0 if ids is None else ids.shape[-1], scale * LOG2_E.value,
-            D=dim, STAGES=STAGES[dim], SPAN=span, LISTED=ids is not None, BLOCK_MASS=block_mass is not None,
-            RUNNING=q.dtype != torch.bfloat16, **REGISTERS,
-        )  # fmt: skip
+    launch_attention(
+        (batch * heads * tiles, 1, 1),
+        panels(q), panels(k), panels(v), lse if ids is None else ids, lse if counts is None else counts, out, lse,
+        lse if cached_lse is None else cached_lse, lse if block_mass is None else block_mass, *out.stride()[:3],
+        heads, tokens, k.shape[2], 0 if block_mass is None else block_mass.shape[2],
+        num_blocks(k.shape[2], KEYS * span), tiles, 0 if ids is None else ids.shape[-1], scale * LOG2_E.value,
+        D=dim, STAGES=STAGES[dim], SPAN=span, LISTED=ids is not None, BLOCK_MASS=block_mass is not None,
+        GUARDED=q.dtype != torch.bfloat16, **REGISTERS,
+    )  # fmt: skip
