@@ -156,3 +156,6 @@ def test_rotary(dtype, dim):
     assert got.dtype == dtype and got.is_contiguous()
     close(got, reference.rotary(x.double(), cos, sin), dtype)
     assert torch.equal(rotary(x, cos, sin.contiguous()), got)
+    apart = torch.rand(2, 37, 3, dim, generator=generator) * 6
+    cos, sin = apart.cos()[..., ::2], apart.sin()[..., ::2]
+    close(rotary(x, cos, sin), reference.rotary(x.double(), cos, sin), dtype)

@@ -3,12 +3,12 @@
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.transformers.transformer_ltx import LTXVideoAttnProcessor, apply_rotary_emb
+from diffusers.models.transformers.transformer_ltx import LTXVideoAttnProcessor
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family
 from adaspa.models.plans import GATHERED, PER_TOKEN, rotary, split_behind
-from adaspa.models.processor import AdaSpaProcessor, project, project_out, split_heads
+from adaspa.models.processor import AdaSpaProcessor, project, project_out, rotate_apart, split_heads
 from adaspa.models.tile_order import along
 
 
@@ -28,9 +28,10 @@ class LTXProcessor(AdaSpaProcessor):
             raise ValueError("encoder_hidden_states and attention_mask must be None in the self-attention of LTX")
         query, key, value = project(attn, hidden_states)
         query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key, value = split_heads(attn, (query, key, value))
         if image_rotary_emb is not None:
-            query, key = (apply_rotary_emb(x, image_rotary_emb) for x in (query, key))
-        out = self.attention(*split_heads(attn, (query, key, value)))
+            query, key = (rotate_apart(x, image_rotary_emb) for x in (query, key))
+        out = self.attention(query, key, value)
         return project_out(attn, out)
 
 

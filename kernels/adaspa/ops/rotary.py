@@ -4,6 +4,7 @@ import torch
 
 from adaspa.ops import backends
 from adaspa.ops.call import Call
+from adaspa.ops.operation import operation
 
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -11,7 +12,7 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
     Args:
         x: ``[B, S, H, D]``.
-        cos, sin: ``[S, D / 2]``, each angle once; the same for all heads.
+        cos, sin: each angle once; ``[S, D / 2]``, the same for all heads, or ``[B, S, H, D / 2]``.
 
     Returns:
         ``[B, S, H, D]`` in the dtype of x, contiguous.
@@ -21,17 +22,18 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """
     if x.ndim != 4 or x.shape[3] % 2:
         raise ValueError(f"x must be [B, S, H, D] with an even D, got {tuple(x.shape)}")
+    pairs = (*x.shape[:3], x.shape[3] // 2)
     for name, table in (("cos", cos), ("sin", sin)):
-        if table.shape != (x.shape[1], x.shape[3] // 2) or table.device != x.device:
+        if table.shape not in ((pairs[1], pairs[3]), pairs) or table.device != x.device:
             raise ValueError(
-                f"{name} must be [{x.shape[1]}, {x.shape[3] // 2}] on {x.device} for x {tuple(x.shape)}, "
+                f"{name} must be [{pairs[1]}, {pairs[3]}] or {list(pairs)} on {x.device} for x {tuple(x.shape)}, "
                 f"got {tuple(table.shape)} on {table.device}"
             )
     turned: torch.Tensor = _run(x, cos, sin)
     return turned
 
 
-@torch.library.custom_op("adaspa::rotary", mutates_args=())
+@operation("adaspa::rotary")
 def _run(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     turned: torch.Tensor = backends.run(Call("rotary", (x,)), x, cos, sin)
     return turned

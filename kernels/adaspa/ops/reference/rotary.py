@@ -5,7 +5,7 @@ import torch
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """`adaspa.ops.rotary`."""
-    return rotate_pairs(x, cos.unsqueeze(1), sin.unsqueeze(1))
+    return rotate_pairs(x, *(table.unsqueeze(1) if table.ndim == 2 else table for table in (cos, sin)))
 
 
 def rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
