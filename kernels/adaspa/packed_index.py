@@ -28,10 +28,10 @@ class PackedIndex:
     def pack(cls, index: BlockIndex) -> "PackedIndex":
         """Leave the padding out. Synchronises with the device."""
         geometry = (index.query_block, index.key_block, index.query_tokens, index.key_tokens)
-        width = index.ids.shape[-1]
+        width = max(1, int(_lengths(index.counts, index.num_key_blocks).max()))
         # Flat, because selecting by a mask lists the place of every entry in each of its dimensions.
         listed = _listed(index.counts, width, index.num_key_blocks)
-        ids = index.ids.flatten()[listed.flatten()]
+        ids = index.ids[..., :width].flatten()[listed.flatten()]
         return cls(ids, index.counts.to(torch.int16), width, *geometry)
 
     def unpack(self, device: torch.device) -> BlockIndex:
@@ -50,5 +50,9 @@ class PackedIndex:
 
 def _listed(counts: torch.Tensor, width: int, blocks: int) -> torch.Tensor:
     """Which places of the lists hold a block, bool ``[B, H, nq, width]``."""
-    lengths = torch.where(counts == blocks, 0, counts)
-    return torch.arange(width, device=counts.device) < lengths.unsqueeze(-1)
+    return torch.arange(width, device=counts.device) < _lengths(counts, blocks).unsqueeze(-1)
+
+
+def _lengths(counts: torch.Tensor, blocks: int) -> torch.Tensor:
+    """Entries in the list of each row; full rows have none."""
+    return torch.where(counts == blocks, 0, counts)

@@ -13,8 +13,8 @@ from adaspa.selection.policy import Policy, Search, Selected, check_share, liste
 class RetainedMass(Policy):
     """Keeps the fewest blocks of each row that hold ``mass`` of it; adaptive by nature. *Ours*, not the paper's.
 
-    Waits for the device once a search: the lists are as wide as the longest row that is not full, which no one knows
-    before.
+    It never waits for the device: which row is the longest is not known ahead, so that the lists have room for all
+    blocks. The cache leaves the room of large ones out.
 
     Args:
         mass: the softmax mass to keep, in (0, 1).
@@ -34,6 +34,4 @@ class RetainedMass(Policy):
         found, geometry = search.block_mass, search.geometry
         limits = torch.full(found.shape[:2], self.mass, dtype=torch.float32, device=found.device)
         text = {"text": geometry.key_text, "text_rows": geometry.query_text}
-        counts = keep_blocks(found, limits, by_mass=True, width=0, **text)[1]
-        width = max(1, int(torch.where(counts == geometry.key_blocks, 0, counts).max()))
-        return listed(*keep_blocks(found, limits, by_mass=True, width=width, **text), geometry)
+        return listed(*keep_blocks(found, limits, by_mass=True, width=geometry.key_blocks, **text), geometry)
