@@ -1,10 +1,10 @@
 """`python -m benchmarks.readme`: the tables and plots of kernels/README.md, from the JSON files of the benchmarks.
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
-kernels.json (`benchmarks.attention`), ``models`` from models*.json, compiled*.json (the same with ``--compile``) and
-denoise*.json (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`),
-``parallel`` from parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`).
-A section without its file stays as it is.
+kernels.json (`benchmarks.attention`), ``changes`` from changes.json, ``models`` from models*.json, compiled*.json (the
+same with ``--compile``) and denoise*.json (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json
+(`benchmarks.models.blocks`), ``parallel`` from parallel.json (`benchmarks.models.parallel`), ``fidelity`` from
+fidelity.json (`demo_model.fidelity`). A section without its file stays as it is.
 """
 
 import argparse
@@ -31,6 +31,11 @@ def kernels_section(result: Json, plot: Path, picture: str) -> str:
         "rounds; effective TFLOP/s count the listed blocks only; imbalance is the longest row of blocks over the mean."
     )
     return "\n\n".join([versions, report.table(result), f"![Effective TFLOP/s against density]({picture})"]) + "\n"
+
+
+def changes_section(result: Json) -> str:
+    versions = f"{result['device']}, PyTorch {result['torch']}, Triton {result['triton']}, {result['date']}"
+    return f"{versions}; before: commit {result['before']}.\n\n{report.changes_table(result)}\n"
 
 
 def models_section(
@@ -120,7 +125,7 @@ def main() -> None:
     def load(pattern: str) -> list[Json]:
         return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
-    names = ("kernels", "models", "compiled", "denoise", "blocks", "parallel", "fidelity")
+    names = ("kernels", "changes", "models", "compiled", "denoise", "blocks", "parallel", "fidelity")
     measured = {name: load(f"{name}*.json") for name in names}
     fidelity = measured["fidelity"][0] if measured["fidelity"] else None
     densities = fidelity_tables.preset_densities(fidelity["rows"]) if fidelity else {}
@@ -129,6 +134,8 @@ def main() -> None:
     if measured["kernels"]:
         picture = f"{seen_from_readme}/kernels.png"
         sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
+    if measured["changes"]:
+        sections["changes"] = changes_section(measured["changes"][0])
     if measured["models"]:
         sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
     if measured["blocks"]:

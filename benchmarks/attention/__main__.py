@@ -2,7 +2,7 @@
 
 TFLOP/s are effective: ``4 * S**2 * H * D * density`` of the blocks that are computed. Every timing is the median over
 rounds in which all rows take turns, each of repeated launches with a cold L2 cache. The seconds of the first launch,
-compilation included, stand beside it.
+compilation included, stand beside it, and for short sequences the microseconds that a call takes the host.
 """
 
 import argparse
@@ -22,10 +22,12 @@ from adaspa.selection import POLICIES, Geometry, Search
 from adaspa.self_check import Shape, Tensors, deviations, random_block_mass, random_index, random_qkv
 
 from benchmarks.attention import peers
-from benchmarks.attention.inputs import PATTERNS, SHAPES, demo_index, imbalance
+from benchmarks.attention.inputs import LOCAL, PATTERNS, SHAPES, demo_index, imbalance, sharply_local
 from benchmarks.attention.tune import launches
 
 DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
+SHORT = 4096
+"""Tokens up to which the host's time is measured: beyond, the GPU takes longer than any host."""
 # What is to be timed, how much of the dense work it does (None: no attention), and how its launch is made.
 Job = tuple[dict[str, Any], float | None, Callable[[], Callable[[], Any]]]
 
@@ -43,6 +45,19 @@ def jobs(shape: Shape, qkv: Tensors, full: bool) -> Iterator[Job]:
     if full:
         yield peer_job("flex-attention", peers.flex, shape, qkv, (128, 128))
         yield peer_job("fastvideo-vsa", peers.fastvideo, shape, qkv, (64, 64))
+
+
+def data_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
+    """Dense and sparse attention on data of little and of much range, in both half precisions."""
+    index = random_index(0.2, shape, (128, 64), "uniform")
+    for data, tensors in (("", qkv), (", sharply local", sharply_local(qkv))):
+        for dtype in (torch.bfloat16, torch.float16):
+            given = tuple(x.to(dtype) for x in tensors)
+            name = f", {str(dtype).removeprefix('torch.')}{data}"
+            row, *job = sparse_job(given, index, "uniform")
+            yield row | {"op": row["op"] + name}, *job
+            row = {"op": f"dense_attention{name}", "density": 1.0}
+            yield row, 1.0, lambda given=given: lambda: ops.dense_attention(*given)  # type: ignore[misc]
 
 
 def sparse_job(qkv: Tensors, index: BlockIndex, pattern: str) -> Job:
@@ -99,7 +114,21 @@ def started(shape: Shape, job: Job) -> tuple[dict[str, Any], Callable[[], Any] |
         torch.cuda.synchronize()
     except Exception as error:  # a peer may fail in any way, be missing or run out of memory; the row says how
         return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}, None
-    return row | {"first_s": round(time.perf_counter() - start, 3)}, call
+    row |= {"first_s": round(time.perf_counter() - start, 3)}
+    return row | ({"host_us": host_us(call)} if shape.tokens <= SHORT else {}), call
+
+
+def host_us(call: Callable[[], Any], calls: int = 200) -> float:
+    """Microseconds of the host for a call in a stream of them, the median of five streams."""
+    found = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        found.append((time.perf_counter() - start) / calls * 1e6)
+    torch.cuda.synchronize()
+    return round(median(found), 1)
 
 
 def timed(row: dict[str, Any], shape: Shape, density: float | None, call: Callable[[], Any], milliseconds: int) -> None:
@@ -118,6 +147,8 @@ def all_jobs(arguments: argparse.Namespace, shape: Shape, qkv: Tensors) -> Itera
     if arguments.tune:
         for row, call in launches(shape, qkv, 0.2):
             yield row, 0.2, lambda call=call: call  # type: ignore[misc]
+    elif shape is LOCAL:
+        yield from data_jobs(shape, qkv)
     else:
         yield from jobs(shape, qkv, full=shape is SHAPES[0])
 
@@ -127,7 +158,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
     parser.add_argument("--minutes", type=float, default=4.0, help="time nothing after this time")
     parser.add_argument("--rounds", type=int, default=5, help="times that every row is timed, in turns")
-    names = [shape.name for shape in SHAPES]
+    shapes = (*SHAPES, LOCAL)
+    names = [shape.name for shape in shapes]
     parser.add_argument("--shapes", nargs="+", choices=names, help="all, or for --tune the first")
     parser.add_argument("--tune", action="store_true", help="try launch parameters of block_sparse_attention instead")
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
@@ -146,7 +178,7 @@ def main() -> None:
     result |= {"triton": triton.__version__, "dtype": arguments.dtype, "complete": False, "rows": []}
     if not arguments.tune:
         result["deviations"] = deviations(dtype)
-    for shape in (shape for shape in SHAPES if shape.name in arguments.shapes):
+    for shape in (shape for shape in shapes if shape.name in arguments.shapes):
         qkv, running = random_qkv(shape, dtype), []
         for job in all_jobs(arguments, shape, qkv):
             row, call = started(shape, job)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from adaspa.index import BlockIndex, num_blocks
-from adaspa.self_check import Shape
+from adaspa.self_check import Shape, Tensors
 
 SHAPES = (
     Shape("hunyuan-video-720p", 24, 115_200, 128),
@@ -17,8 +17,19 @@ SHAPES = (
     Shape("4k", 24, 4_096, 128),
     Shape("2k", 24, 2_048, 128),
 )
+LOCAL = Shape("48k", 24, 49_152, 128)
+"""Also timed with sharply local attention."""
 PATTERNS = ("uniform", "skewed")
 DEMO_PATTERN = Path(__file__).with_name("demo_pattern.json")
+
+
+def sharply_local(qkv: Tensors, nats: float = 80.0) -> Tensors:
+    """Inputs whose scores are so much higher at each row's own place than half a turn of 1,024 tokens from it."""
+    q, k, v = (x.clone(memory_format=torch.preserve_format) for x in qkv)
+    angle = torch.arange(q.shape[2], device=q.device) * (2 * torch.pi / 1024)
+    place = torch.stack([angle.cos(), angle.sin()], -1) * (nats * q.shape[3] ** 0.5 / 2) ** 0.5
+    q[..., :2] = k[..., :2] = place
+    return q, k, v
 
 
 def demo_index(shape: Shape, tile: tuple[int, int], device: str = "cuda") -> BlockIndex:

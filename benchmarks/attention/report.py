@@ -10,14 +10,23 @@ COLUMNS = 4  # of panels
 
 def table(result: dict[str, Any]) -> str:
     """All rows as one Markdown table; what failed shows its reason."""
-    head = ("shape", "operation", "pattern", "blocks", "density", "imbalance", "ms", "TFLOP/s", "rounds")
+    host = ["host us"] if any("host_us" in row for row in result["rows"]) else []
+    head = ["shape", "operation", "pattern", "blocks", "density", "imbalance", "ms", "TFLOP/s", *host, "rounds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in result["rows"]:
         ms = f"{row['ms']:.3f}" if "ms" in row else row["error"]
         blocks = " x ".join(str(side) for side in row.get("block", ()))
         known = [row.get(name, "") for name in ("density", "imbalance")]
-        cells = [row["shape"], row["op"], row.get("pattern", ""), blocks, *known, ms, row.get("tflops", "")]
-        lines.append("| " + " | ".join(str(cell) for cell in [*cells, len(row.get("rounds_ms", ()))]) + " |")
+        cells = [row["shape"], row["op"], row.get("pattern", ""), blocks, *known, ms]
+        cells += [row.get("tflops", ""), *([row.get("host_us", "")] if host else []), len(row.get("rounds_ms", ()))]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def changes_table(result: dict[str, Any]) -> str:
+    """What one change of the kernels brought, before and after it in one run, as a Markdown table."""
+    lines = ["| what | before | now | unit |", "|---|---|---|---|"]
+    lines += [f"| {row['what']} | {row['before']:g} | {row['now']:g} | {row['unit']} |" for row in result["rows"]]
     return "\n".join(lines)
 
 

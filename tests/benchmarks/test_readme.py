@@ -125,6 +125,10 @@ def test_sections_are_written_from_their_files(written):
     assert again == text
     changed, _, _ = written(kernels=KERNELS | {"device": "H200"})
     assert "H200, bfloat16" in changed and "H100, bfloat16, PyTorch" not in changed
+    row = {"what": "a call", "before": 201.19, "now": 87.0, "unit": "us"}
+    versions = {"device": "H200", "torch": "2.11", "triton": "3.6", "date": "2026-11-28", "before": "abc"}
+    text, _, _ = written(changes=versions | {"rows": [row]})
+    assert "2026-11-28; before: commit abc." in text and "| a call | 201.19 | 87 | us |" in text
 
 
 def test_nothing_is_changed_without_files(written):
