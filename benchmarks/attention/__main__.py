@@ -52,12 +52,12 @@ def data_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
     index = random_index(0.2, shape, (128, 64), "uniform")
     for data, tensors in (("", qkv), (", sharply local", sharply_local(qkv))):
         for dtype in (torch.bfloat16, torch.float16):
-            given = tuple(x.to(dtype) for x in tensors)
+            q, k, v = (x.to(dtype) for x in tensors)
             name = f", {str(dtype).removeprefix('torch.')}{data}"
-            row, *job = sparse_job(given, index, "uniform")
-            yield row | {"op": row["op"] + name}, *job
+            row, density, make = sparse_job((q, k, v), index, "uniform")
+            yield row | {"op": row["op"] + name}, density, make
             row = {"op": f"dense_attention{name}", "density": 1.0}
-            yield row, 1.0, lambda given=given: lambda: ops.dense_attention(*given)  # type: ignore[misc]
+            yield row, 1.0, lambda given=(q, k, v): lambda: ops.dense_attention(*given)  # type: ignore[misc]
 
 
 def sparse_job(qkv: Tensors, index: BlockIndex, pattern: str) -> Job:
