@@ -52,6 +52,14 @@ def test_a_clock_that_is_set_costs_no_job_anything(store: JobStore, params: Para
     assert again.job.ran_ms < 60_000, "what an attempt ran is not counted by the clock either"
 
 
+def test_a_clock_that_is_set_back_before_anybody_looked_keeps_no_lost_job(store: JobStore, params: Params) -> None:
+    lost = claimed(store, store.create(params()))
+    store.client.zincrby("adaspa:leases", DAY * 1000, lost.job.id)
+    assert sweep(store) == ([], [], 0)
+    time.sleep(0.4)
+    assert store.requeue_expired() == [lost.job.id]
+
+
 def test_jobs_of_a_model_that_no_worker_serves_fail_in_their_own_time_and_with_their_own_code(
     valkey: redis.Redis, params: Params
 ) -> None:

@@ -101,6 +101,10 @@ local function look()
       redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
     end
   end
+  -- One that was set back before anybody looked leaves leases that last longer than any.
+  for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', '(' .. int(now() + LIMITS.lease_ms), '+inf', 'BYSCORE')) do
+    redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
+  end
 end
 
 local function seconds(ms)
