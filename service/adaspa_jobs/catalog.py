@@ -72,10 +72,12 @@ class Lora(BaseModel):
 class Scheduler(BaseModel):
     """A scheduler of diffusers in place of a model's own, such as a distilled model's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: Literal["FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"]
+    """Its class in diffusers."""
     options: dict[str, Any] = {}
+    """What it is told beside the model's own configuration."""
 
 
 @with_limits

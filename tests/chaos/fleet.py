@@ -116,6 +116,7 @@ class Fleet:
         settings = {
             "REDIS_URL": f"unix://{self.socket}?db=0",
             "STORAGE_URL": URL,
+            "DATA_DIR": str(folder / "data"),
             "CATALOG": str(catalog),
             "LEASE_SECONDS": str(LEASE_SECONDS),
             "MAX_ATTEMPTS": str(MAX_ATTEMPTS),

@@ -60,6 +60,7 @@ def test_gateway_and_worker_pods_make_a_video_together_and_stop_in_time(
     shared = {
         "redis_url": f"unix://{socket_path(service.data_dir)}?db=5",
         "storage_url": str(tmp_path / "objects"),
+        "data_dir": str(tmp_path / "data"),
     }
     gateway_settings = {
         "port": str(port),

@@ -63,5 +63,5 @@ def test_it_understands_our_errors(service: Service) -> None:
 
 def test_it_lists_the_models(service: Service) -> None:
     with service.openai() as client:
-        assert [model.id for model in client.models.list()] == ["demo"]
+        assert [model.id for model in client.models.list()] == ["demo", "demo-image"]
         assert client.models.retrieve("demo").id == "demo"

@@ -88,7 +88,7 @@ def test_the_clean_latents_are_those_that_the_scheduler_heads_for(scheduler: tor
     clean, noise = torch.randn(1, 4, 2, 3, 3), torch.randn(1, 4, 2, 3, 3)
     scheduler.set_timesteps(6)  # type: ignore[operator]
     seen: list[Step] = []
-    with Denoising(scheduler, [], torch.Generator(), None, seen.append):
+    with Denoising([scheduler], [], torch.Generator(), None, seen.append):
         latents = noise
         for i, timestep in enumerate(scheduler.timesteps):  # type: ignore[arg-type]
             if isinstance(scheduler, CogVideoXDDIMScheduler):
