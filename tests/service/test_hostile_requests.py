@@ -12,18 +12,24 @@ from running_gateway import Service
 JSON = b'{"prompt": "x"}'
 FORM = b'--abc\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--abc--\r\n'
 CREATED = b"HTTP/1.1 200"
+REFUSED = b"HTTP/1.1 4"
 
 
-def send(service: Service, content: bytes) -> bytes:
-    """The answer to these bytes on a connection of their own; empty if the gateway only closes it."""
+def send(service: Service, content: bytes, half_close: bool = False) -> bytes:
+    """The answer to these bytes on a connection of their own; empty if the gateway only closes it. Bytes that are no
+    whole request must be followed by a half-close; after a whole one the gateway would answer it with nothing."""
     host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as wire:
+    answer = b""
+    with socket.create_connection((host, int(port)), timeout=120) as wire:
         try:
             wire.sendall(content)
-            wire.shutdown(socket.SHUT_WR)
-            return b"".join(iter(lambda: wire.recv(65536), b""))
-        except OSError:
-            return b""
+            if half_close:
+                wire.shutdown(socket.SHUT_WR)
+            while piece := wire.recv(65536):
+                answer += piece
+        except ConnectionError:  # it was closed while there was more to read
+            pass
+    return answer
 
 
 def post(*headers: bytes, body: bytes = JSON) -> bytes:
@@ -68,7 +74,7 @@ def check_harmless(service: Service, answer: bytes) -> None:
     ids=lambda content: repr(content[:60] + content[-40:]),
 )
 def test_what_is_no_http_is_refused(service: Service, content: bytes) -> None:
-    answer = send(service, content)
+    answer = send(service, content, half_close=True)
     check_harmless(service, answer)
     assert not answer.startswith(CREATED) and service.messages() == 0
 
@@ -77,9 +83,7 @@ def test_what_is_no_http_is_refused(service: Service, content: bytes) -> None:
     ("headers", "body"),
     [
         ([b"Content-Type: application/json", b"Content-Encoding: gzip"], gzip.compress(JSON, mtime=0)),
-        ([b"Content-Type: application/json; charset=utf-16"], JSON.decode().encode("utf-16")),
         ([b"Content-Type: application/json; charset=utf-7"], b"+AHs-"),
-        ([b"Content-Type: application/json"], b"\xef\xbb\xbf" + JSON),
         ([b"Content-Type: application/json"], b'{"prompt": "x", "seed": 1e400}'),
         ([b"Content-Type: application/json"], b'{"prompt": "' + b"\\u0000" * 400 + b'"}'),
         ([b"Content-Type: application/json"], b'{"a": ' * 2000 + b"1" + b"}" * 2000),
@@ -96,6 +100,7 @@ def test_what_is_no_http_is_refused(service: Service, content: bytes) -> None:
         ([b"Content-Type: multipart/form-data; boundary=abc"], FORM.replace(b'"prompt"', b'"' + b"p" * 500_000 + b'"')),
         ([b"Content-Type: multipart/form-data; boundary=abc"], FORM.replace(b'"prompt"', b'"\xff"')),
         ([b"Content-Type: multipart/form-data; boundary=abc"], FORM.replace(b"\r\n\r\nx", b"\r\n\r\n\xff\xfe")),
+        ([b"Content-Type: multipart/form-data; boundary=abc; charset=none"], FORM),
         (
             [b"Content-Type: multipart/form-data; boundary=abc"],
             FORM.replace(b'"prompt"', b'"prompt"; filename="../../../etc/passwd"'),
@@ -104,9 +109,15 @@ def test_what_is_no_http_is_refused(service: Service, content: bytes) -> None:
     ids=lambda value: repr(value)[:60],
 )
 def test_an_odd_body_is_refused(service: Service, headers: list[bytes], body: bytes) -> None:
-    answer = send(service, post(*headers, body=body))
+    answer = send(service, post(*headers, b"Connection: close", body=body))
     check_harmless(service, answer)
-    assert not answer.startswith(CREATED) and service.messages() == 0
+    assert answer.startswith(REFUSED) and service.messages() == 0
+
+
+@pytest.mark.parametrize("body", [b"\xef\xbb\xbf" + JSON, JSON.decode().encode("utf-16")])
+def test_json_in_any_unicode_is_read(service: Service, body: bytes) -> None:
+    answer = send(service, post(b"Content-Type: application/json", b"Connection: close", body=body))
+    assert answer.startswith(CREATED) and b'"prompt":"x"' in answer
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.inputs.source import too_large as image_too_large
 
 MAX_FIELDS = 64
+UTF_8 = ("utf-8", "utf8")
 AS_TEXT = b'; filename=""'
 """Of a part whose image is a text: it goes into a file all the same."""
 
@@ -25,7 +26,7 @@ class FormParser(MultiPartParser):
         most_of_one: bytes of an image.
 
     Raises (by ``parse``):
-        ApiError: 400 a file that is not taken, 413 too large.
+        ApiError: 400 a file that is not taken or a text that is none, 413 too large, 415 another charset.
         MultiPartException, KeyError, ValueError: it is no form.
     """
 
@@ -44,6 +45,11 @@ class FormParser(MultiPartParser):
 
     async def parse(self) -> FormData:
         """The fields. A part that breaks off would be left out, and an image with it: such a form is none."""
+        _, options = parse_options_header(self.headers["content-type"])
+        charset = options.get(b"charset", b"utf-8").decode("latin-1")
+        if charset.lower() not in UTF_8:
+            message = f"Content-Type: charset {charset} is not taken; allowed: utf-8"
+            raise ApiError(415, "unsupported_media_type", message)
         form = await super().parse()
         if not self._ended:
             raise MultiPartException("it breaks off before its last boundary")
@@ -64,6 +70,17 @@ class FormParser(MultiPartParser):
             raise bad_field(name, f"{name}: files are not taken; allowed: text fields", "file_not_allowed")
         self._image_bytes = 0
         super().on_headers_finished()
+
+    def on_part_end(self) -> None:
+        """A part is whole: a text of other bytes is refused, which starlette would read as Latin-1."""
+        part = self._current_part
+        if part.file is None:
+            try:
+                part.data.decode()
+            except UnicodeDecodeError as error:
+                message = f"{part.field_name}: is no text; allowed: UTF-8"
+                raise bad_field(part.field_name, message, "invalid_value") from error
+        super().on_part_end()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         """More of a part."""
