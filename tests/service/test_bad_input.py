@@ -199,7 +199,7 @@ def test_a_bad_field_of_a_form_is_named(service: Service, fields: dict[str, str]
         ("multipart/form-data; boundary=abc", b"no parts"),
         ("multipart/form-data; boundary=abc", b'--abc\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx'),
         ("multipart/form-data; boundary=abc", b"--abc\r\nContent-Disposition: form-data\r\n\r\nx\r\n--abc--\r\n"),
-        ("multipart/form-data; boundary=abc; charset=nonsense", b"--abc\r\nA: b\r\n\r\nx\r\n--abc--\r\n"),
+        ("multipart/form-data; boundary=abc", b"--abc\r\nA: b\r\n\r\nx\r\n--abc--\r\n"),
     ],
 )
 def test_a_malformed_form_is_refused(service: Service, content_type: str, body: bytes) -> None:

@@ -27,7 +27,9 @@ def send(service: Service, content: bytes, half_close: bool = False) -> bytes:
                 wire.shutdown(socket.SHUT_WR)
             while piece := wire.recv(65536):
                 answer += piece
-        except ConnectionError:  # it was closed while there was more to read
+        except TimeoutError:
+            raise
+        except OSError:  # the gateway closed it while there was more to read
             pass
     return answer
 
