@@ -53,6 +53,7 @@ def usual_params(usual_params: dict[str, Any]) -> dict[str, Any]:
 def bench(valkey: redis.Redis, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
+    tiny_engine.reset()  # of other tests' denoisings, so that its state at the end is this test's
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     stopping, ended, store = threading.Event(), threading.Event(), Spy(valkey)
     runner = Runner(
