@@ -47,8 +47,8 @@ class KilledAt(Scene):
 
     def play(self, stage: Stage) -> None:
         client = stage.client()
-        ask, orders = stage.create(client, **{self.point.replace("-", "_"): self.who})
-        orders[self.point.replace("-", "_")].wait()
+        ask, orders = stage.create(client, **{self.point: self.who})
+        orders[self.point].wait()
         assert client.see_to_its_end(ask) == "completed", ask.final
         client.download(ask.video_id)
         events = client.read_events(ask.video_id)
@@ -70,17 +70,13 @@ class StoppedAt(Scene):
 
     def play(self, stage: Stage) -> None:
         client = stage.client("b")
-        ask, orders = stage.create(client, 24, **{self.point.replace("-", "_"): "stop"})
-        first = orders[self.point.replace("-", "_")]
+        ask, orders = stage.create(client, 24, **{self.point: "stop"})
+        first = orders[self.point]
         first.wait()
         second = stage.order("step-20" if self.point.startswith("step") else "decoding", ask, "hold")
         second.wait()
         assert client.get(ask.video_id)["attempt"] == 2
-        first.go_on()
-        for _ in range(8):  # the first attempt does what it can meanwhile
-            client.get(ask.video_id)
-            time.sleep(0.2)
-        second.go_on()
+        stage.go_on_beside(first, second, client, ask)
         assert client.see_to_its_end(ask) == "completed", ask.final
         client.download(ask.video_id)
         client.read_events(ask.video_id)
@@ -99,7 +95,7 @@ class CancelledAt(Scene):
 
     def play(self, stage: Stage) -> None:
         client = stage.client()
-        ask, orders = stage.create(client, **{self.point.replace("-", "_"): "hold"})
+        ask, orders = stage.create(client, **{self.point: "hold"})
         (order,) = orders.values()
         order.wait()
         ask.cancelled = True
@@ -142,7 +138,7 @@ class DeletedAt(Scene):
 
     def play(self, stage: Stage) -> None:
         client = stage.client("b")
-        ask, orders = stage.create(client, **{self.point.replace("-", "_"): "hold"})
+        ask, orders = stage.create(client, **{self.point: "hold"})
         (order,) = orders.values()
         order.wait()
         ask.deleted = True

@@ -98,13 +98,13 @@ class ClockSet(Scene):
         client.see_to_its_end(kept)
         running, orders = stage.create(client, decoding="hold")
         orders["decoding"].wait()
-        waiting = [stage.create(client, step_2="hold") for _ in stage.fleet.workers]
+        waiting = [stage.create(client, **{"step-2": "hold"}) for _ in stage.fleet.workers]
         for seconds in (DAY * 9, -120, 0):
             stage.fleet.shim.set_clock("valkey", seconds)
             time.sleep(2.5)  # janitors look
             assert client.look(kept.video_id) == 200, f"{kept.video_id}: expired as the clock was set"
             assert client.get(running.video_id)["attempt"] == 1, "a job that runs was taken from its worker"
-            waiting.append(stage.create(client, step_2="hold"))
+            waiting.append(stage.create(client, **{"step-2": "hold"}))
         orders["decoding"].go_on()
         for ask, held in [(running, orders), *waiting]:
             for order in held.values():
@@ -202,19 +202,15 @@ class LostTail(Scene):
     def play(self, stage: Stage) -> None:
         client = stage.client()
         with stage.fleet.workers_stopped():
-            ask, orders = stage.create(client, 24, step_6="stop")
+            ask, orders = stage.create(client, 24, **{"step-6": "stop"})
             size = stage.fleet.append_only_file.stat().st_size
-        orders["step_6"].wait()
+        orders["step-6"].wait()
         second = stage.order("step-20", ask, "hold")
         stage.fleet.cut_power(stage.clients.history, back_to=size)
         stage.fleet.wait_until_ready()
         second.wait()
         assert client.get(ask.video_id)["attempt"] == 1, "the first claim is forgotten"
-        orders["step_6"].go_on()
-        for _ in range(10):
-            client.get(ask.video_id)
-            time.sleep(0.2)
-        second.go_on()
+        stage.go_on_beside(orders["step-6"], second, client, ask)
         assert client.see_to_its_end(ask, 60) == "completed", ask.final
         client.download(ask.video_id)
         client.read_events(ask.video_id)

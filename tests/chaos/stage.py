@@ -1,5 +1,6 @@
 """What a scene acts with: the running service, clients of both tenants, and orders for the points of a job."""
 
+import time
 from dataclasses import dataclass
 from itertools import count
 from random import Random
@@ -52,11 +53,19 @@ class Stage:
         return asked
 
     def create(self, client: Client, steps: int = 16, **orders: Deed) -> tuple[Ask, dict[str, Order]]:
-        """Ask for a video for whose course there are orders (``step_6="stop"``), and see it accepted."""
+        """Ask for a video for whose course there are orders (``uploading="stop"``), and see it accepted."""
         ask = self.ask(client.tenant, steps)
-        made = {point: self.order(point.replace("_", "-"), ask, deed) for point, deed in orders.items()}
+        made = {point: self.order(point, ask, deed) for point, deed in orders.items()}
         client.create(ask)
         return ask, made
+
+    def go_on_beside(self, first: Order, second: Order, client: Client, ask: Ask) -> None:
+        """Let an attempt that has been replaced go on, and do what it can, before the one that replaced it does."""
+        first.go_on()
+        for _ in range(10):
+            client.get(ask.video_id)
+            time.sleep(0.2)
+        second.go_on()
 
     def order(self, point: str, ask: Ask, deed: Deed) -> Order:
         """Post an order for a video."""

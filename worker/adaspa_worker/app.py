@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from functools import lru_cache
 from multiprocessing.sharedctypes import RawValue
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,7 @@ from celery.signals import (
 
 from adaspa_worker import heartbeat, metrics, scratch
 from adaspa_worker.lease import WorkerStopping
+from adaspa_worker.parent import die_with_parent
 from adaspa_worker.runner import Runner
 from adaspa_worker.source import ModelUnavailable, resolve
 
@@ -180,8 +180,4 @@ def _end_child(**_: object) -> None:
 @worker_process_init.connect
 def _die_with_parent(**_: object) -> None:
     """A child whose parent was killed would go on with a job that another worker takes over."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
+    die_with_parent()

@@ -4,13 +4,13 @@ It loads the model, runs each denoising that the leader runs, and goes on after 
 It knows of no job, no Redis and no storage. When the leader is gone it ends at once.
 """
 
-import ctypes
 import logging
 import os
 import pickle
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from adaspa_jobs import logs
 from adaspa_jobs.settings import get_settings
 
 from adaspa_worker.group import BEAT, BEAT_SECONDS
+from adaspa_worker.parent import die_with_parent
 from adaspa_worker.source import first_line
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ class Leader:
             raise Stopped
 
     def _beat(self) -> None:
-        while not threading.Event().wait(BEAT_SECONDS):
+        while True:
+            time.sleep(BEAT_SECONDS)
             self._send(BEAT)
 
     def _send(self, content: bytes) -> None:
@@ -87,8 +89,7 @@ def follow(leader: Leader) -> None:
 
 def main() -> None:
     """Die with the leader, and leave its signals to it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure(get_settings())
     follow(Leader(Connection(int(sys.argv[1]))))

@@ -141,15 +141,19 @@ def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
             raise wrong(spec, field, f"{value!r} is no {type(default).__name__}")
         if name in ("sigmas", "timesteps") and value is not None and set(spec.steps_range) != {len(value)}:
             raise wrong(spec, "steps_range", f"{field} has {len(value)} steps; allowed: {[len(value)] * 2}")
-    two = read(index_of(folder)).get("boundary_ratio") is not None
     told = {"call.guidance_scale_2": spec.call.get("guidance_scale_2")}
     told |= spec.model_dump(include={"guidance_scale_2_range"})
     for field, value in told.items():
-        if value is not None and not two:
+        if value is not None and not has_two_experts(folder):
             raise wrong(spec, field, "the model has no second expert (boundary_ratio)")
     text = spec.call.get("max_sequence_length", known.get("max_sequence_length"))
     if limits.text not in (None, text):
         raise wrong(spec, "call.max_sequence_length", f"{text} does not fit the model; allowed: {limits.text}")
+
+
+def has_two_experts(folder: Path) -> bool:
+    """Whether one transformer takes the noisier steps and another one the rest, as in Wan 2.2's A14B."""
+    return read(index_of(folder)).get("boundary_ratio") is not None
 
 
 def call_arguments(pipeline: str) -> dict[str, Any]:
@@ -233,8 +237,8 @@ def check_attention(spec: ModelSpec) -> None:
 def check_loras(spec: ModelSpec, folder: Path) -> None:
     if not spec.loras:
         return
-    second = read(folder / "model_index.json").get("boundary_ratio") is not None
-    if apart := [lora.name for lora in spec.loras if lora.expert != "both" and not second]:
+    apart = [lora.name for lora in spec.loras if lora.expert != "both"]
+    if apart and not has_two_experts(folder):
         raise wrong(
             spec, f"loras: {apart[0]}: expert", "the model has no second expert (boundary_ratio); allowed: both"
         )

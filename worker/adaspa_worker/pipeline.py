@@ -109,9 +109,12 @@ def load(spec: ModelSpec, folder: Path) -> Engine:
         library.utils.logging.disable_progress_bar()  # it would fill the worker's log
         library.utils.logging.disable_default_handler()  # it writes lines of its own form between the log's
         library.utils.logging.enable_propagation()
-    if spec.gpus > 1:
-        together: Engine = import_module("adaspa_worker.engines.together").Together(spec, folder)
-        return together
-    module, _, name = FAMILIES[pipeline_of(folder)].engine.partition(".")
-    engine: Engine = getattr(import_module(f"adaspa_worker.engines.{module}"), name)(spec, folder)
+    name = "together.Together" if spec.gpus > 1 else FAMILIES[pipeline_of(folder)].engine
+    engine: Engine = engine_class(name)(spec, folder)
     return engine
+
+
+def engine_class(name: str) -> Any:
+    """A class of ``engines``, as ``module.Class``; what it needs is imported now."""
+    module, _, kind = name.partition(".")
+    return getattr(import_module(f"adaspa_worker.engines.{module}"), kind)

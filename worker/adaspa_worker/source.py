@@ -25,8 +25,6 @@ BUNDLED_FOLDERS: dict[str, Callable[[Any], Path]] = {
 """Their names, each with how the package tells its folder."""
 WEIGHTLESS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "processor", "audio_scheduler")
 """Component names (or their beginnings) that have files but no weights."""
-
-
 UNUSED = ("transformer_ref",)
 """Components that no engine runs, and that need not be there: MiniMax-H3's transformer for references."""
 

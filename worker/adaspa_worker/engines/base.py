@@ -130,9 +130,19 @@ class DiffusersEngine(ABC):
         """A frame [3, height, width] as the VAE decodes it, black at 0 and white at 1."""
         return frame / 2 + 0.5
 
+    @torch.no_grad()
     def sound(self, params: JobParams) -> Sound | None:
-        """As ``Engine`` has it; most families make none."""
-        return None
+        """As ``Engine`` has it."""
+        if not self.spec.gives_sound(params):
+            return None
+        waveform, rate = self.waveform()
+        if not waveform.isfinite().all():
+            raise NotFinite("the decoded sound is not finite")
+        return Sound(waveform.clamp(-1, 1).cpu().numpy(), rate)
+
+    def waveform(self) -> tuple[Tensor, int]:
+        """The decoded sound of the job, fp32 ``[channels, samples]``, and its rate, of a family that makes one."""
+        raise NotImplementedError
 
     def pipeline_with(self, images: Mapping[Role, Image]) -> type | None:
         """The class of the pipeline for a job with these images; None where it is the model's own."""

@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
 from diffusers import LTX2ConditionPipeline, LTX2ImageToVideoPipeline, LTX2Pipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from PIL.Image import Image
+from torch import Tensor
 
 from adaspa_worker.engines.ltx import LTXEngine
-from adaspa_worker.pipeline import NotFinite
-from adaspa_worker.sound import Sound
 
 
 class LTX2Engine(LTXEngine):
@@ -33,20 +31,14 @@ class LTX2Engine(LTXEngine):
     def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
         return conditions(images) if Role.last in images else super().pictures(params, images)
 
-    @torch.no_grad()
-    def sound(self, params: JobParams) -> Sound | None:
-        if not self.spec.gives_sound(params):
-            return None
+    def waveform(self) -> tuple[Tensor, int]:
         vae, vocoder = self.pipe.audio_vae, self.pipe.vocoder
         ((latents,),) = self._beside
         try:
             spectrograms = vae.decode(latents.to(self.device, vae.dtype), return_dict=False)[0]
-            waveform = vocoder(spectrograms)[0].float()
+            return vocoder(spectrograms)[0].float(), vocoder.config.output_sampling_rate
         finally:
             self.let_go()
-        if not waveform.isfinite().all():
-            raise NotFinite("the decoded sound is not finite")
-        return Sound(waveform.clamp(-1, 1).cpu().numpy(), vocoder.config.output_sampling_rate)
 
 
 class LTX2ImageEngine(LTX2Engine):

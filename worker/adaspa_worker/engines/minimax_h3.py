@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from adaspa_jobs.job import JobParams
 from diffusers import MiniMaxH3ModularPipeline
 from torch import Tensor
 from transformers import Qwen3VLProcessor
 
 from adaspa_worker.engines.modular import ModularEngine
-from adaspa_worker.pipeline import NotFinite
-from adaspa_worker.sound import Sound
 
 
 class ImageProcessor(Qwen3VLProcessor):
@@ -53,12 +50,7 @@ class MiniMaxH3Engine(ModularEngine):
         mean, std = (frame.new_tensor(each).view(3, 1, 1) for each in (self.pipe.pixel_mean, self.pipe.pixel_std))
         return frame * std + mean
 
-    @torch.no_grad()
-    def sound(self, params: JobParams) -> Sound | None:
-        if not self.spec.gives_sound(params):
-            return None
+    def waveform(self) -> tuple[Tensor, int]:
         ((latents,),) = self._beside  # a channel of the sound each
-        waveform = self.pipe.audio_vae.decode(latents.to(self.device), return_dict=False)[0].float()[:, 0]
-        if not waveform.isfinite().all():
-            raise NotFinite("the decoded sound is not finite")
-        return Sound(waveform.clamp(-1, 1).cpu().numpy(), self.pipe.audio_sampling_rate)
+        decoded = self.pipe.audio_vae.decode(latents.to(self.device), return_dict=False)[0]
+        return decoded.float()[:, 0], self.pipe.audio_sampling_rate

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from PIL.Image import Image
 
 from adaspa_worker.families import FAMILIES, pipeline_of
 from adaspa_worker.group import Group, GroupFailed
-from adaspa_worker.pipeline import Encoded, StepCallback
+from adaspa_worker.pipeline import Encoded, StepCallback, engine_class
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
 
@@ -143,8 +142,7 @@ def join(spec: ModelSpec, folder: Path, rank: int, store: Path) -> "DiffusersEng
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", init_method=f"file://{store}", rank=rank, world_size=spec.gpus
     )
-    module, _, name = FAMILIES[pipeline_of(folder)].engine.partition(".")
-    engine: DiffusersEngine = getattr(import_module(f"adaspa_worker.engines.{module}"), name)(spec, folder)
+    engine: DiffusersEngine = engine_class(FAMILIES[pipeline_of(folder)].engine)(spec, folder)
     return engine
 
 
