@@ -1,9 +1,17 @@
 """The heads that a deal gave this rank."""
 
+from functools import lru_cache
+
 import torch
 
 from adaspa.deal import Deal
 from adaspa.parallel.ranks import Ranks
+
+
+@lru_cache(1024)
+def indices(heads: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Heads as a tensor, copied to the device once: each layer's attention needs them anew."""
+    return torch.tensor(heads, device=device)
 
 
 class DealtHeads:
@@ -19,16 +27,9 @@ class DealtHeads:
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """Every rank sends its heads to all."""
-        rows = x.transpose(0, 1).contiguous()
-        each = rows[0].numel()
-        received, work = self.ranks.exchange(
-            rows.flatten().repeat(self.ranks.size),
-            [rows.numel()] * self.ranks.size,
-            [each * len(hand) for hand in self.deal.hands],
-        )
-        work.wait()
-        every = torch.empty_like(received).view(-1, *rows.shape[1:])
-        every[torch.tensor(self.deal.order, device=x.device)] = received.view_as(every)
+        received = self.ranks.gather(x.transpose(0, 1).contiguous(), [len(hand) for hand in self.deal.hands])
+        every = torch.empty_like(received)
+        every[indices(tuple(self.deal.order), x.device)] = received
         return every.transpose(0, 1)
 
     def own(self, x: torch.Tensor) -> torch.Tensor:

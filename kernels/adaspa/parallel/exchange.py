@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from adaspa.deal import Deal
-from adaspa.parallel.dealt_heads import DealtHeads
+from adaspa.parallel.dealt_heads import DealtHeads, indices
 from adaspa.parallel.ranks import Ranks
 
 
@@ -81,7 +81,7 @@ def _places(hand: tuple[int, ...], device: torch.device) -> slice | torch.Tensor
     """Heads that follow each other as a slice, which is copied faster."""
     if hand[-1] - hand[0] == len(hand) - 1:
         return slice(hand[0], hand[-1] + 1)
-    return torch.tensor(hand, device=device)
+    return indices(hand, device)
 
 
 def _take(x: torch.Tensor, hand: slice | torch.Tensor, out: torch.Tensor) -> None:

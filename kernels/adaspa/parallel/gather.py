@@ -21,13 +21,7 @@ class Gather(ModelHook):
     def post_forward(self, module: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
         """Args: output, this rank's tokens along ``dim``."""
         rows = output.transpose(0, self.dim).contiguous()
-        each = rows[0].numel()
-        counts = self.ranks.integers(len(rows), rows.device)
-        received, work = self.ranks.exchange(
-            rows.flatten().repeat(self.ranks.size), [rows.numel()] * self.ranks.size, [each * n for n in counts]
-        )
-        work.wait()
-        return received.view(-1, *rows.shape[1:]).transpose(0, self.dim)
+        return self.ranks.gather(rows, self.ranks.integers(len(rows), rows.device)).transpose(0, self.dim)
 
 
 def install(transformer: Any, outputs: dict[str, Any], ranks: Ranks) -> None:

@@ -1,5 +1,6 @@
 """The processes among which context parallelism spreads one sequence."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,13 +44,23 @@ class Ranks:
         work = dist.all_to_all_single(bytes_out, sent, received_sizes, sizes, group=self.group, async_op=True)
         return out, work
 
-    def integers(self, value: int, device: torch.device) -> list[int]:
-        """The number that each rank gives. Waits for the device."""
-        every, work = self.exchange(
-            torch.full((self.size,), value, dtype=torch.int64, device=device), [1] * self.size, [1] * self.size
+    def gather(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """The rows of every rank, in their order.
+
+        Args:
+            rows: ``[own rows, ...]``, contiguous.
+            counts: the rows of each rank.
+        """
+        each = rows[0].numel()
+        received, work = self.exchange(
+            rows.flatten().repeat(self.size), [rows.numel()] * self.size, [each * count for count in counts]
         )
         work.wait()
-        numbers: list[int] = every.tolist()
+        return received.view(-1, *rows.shape[1:])
+
+    def integers(self, value: int, device: torch.device) -> list[int]:
+        """The number that each rank gives. Waits for the device."""
+        numbers: list[int] = self.gather(torch.tensor([value], device=device), [1] * self.size).tolist()
         return numbers
 
 

@@ -22,13 +22,15 @@ OPS = ("attention", "dense_attention", "block_sparse_attention", "attention_with
 
 def takes(call: Call) -> bool:
     """Whether a call runs here: fp16 or bf16 of head_dim 64 or 128 on a Hopper GPU, in blocks that the kernels have."""
-    return _is_for(call) and why_not(call) is None
+    return _is_for(call) and _obstacle(call) is None
 
 
 def why_not(call: Call) -> str | None:
     """What is in the way of a call that the kernels are for; None if nothing is, or if they are not."""
-    if not _is_for(call):
-        return None
+    return _obstacle(call) if _is_for(call) else None
+
+
+def _obstacle(call: Call) -> str | None:
     q = call.tensors[0]
     if q.dtype not in HALF:
         return f"{q.dtype} is not float16 or bfloat16"

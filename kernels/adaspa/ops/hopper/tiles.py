@@ -8,18 +8,15 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from adaspa.ops.triton.launch import Unchecked
+
 KEYS = 64  # of the smallest key block
 STRIP = 16  # query rows whose mass one warp sums up by itself; a block's strips are added up afterwards
-
-
 PANEL = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
 
 
-class PanelDescriptor(TensorDescriptor):
-    """A descriptor without Triton's checks, which `can_use_tma` has made."""
-
-    def __post_init__(self) -> None:
-        pass
+class PanelDescriptor(Unchecked, TensorDescriptor):
+    """A descriptor of panels as Gluon loads them."""
 
 
 def panels(x: torch.Tensor) -> PanelDescriptor:

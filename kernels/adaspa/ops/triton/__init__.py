@@ -13,16 +13,19 @@ def takes(call: Call) -> bool:
 
     fp32 attention keeps its full precision in the reference.
     """
-    q = call.tensors[0]
+    if not _is_for(call):
+        return False
     if call.op in ATTENTION:
-        return _is_for(call) and why_not(call) is None
-    return _is_for(call) and (call.op == "keep_blocks" or q.dtype != torch.float64)
+        return _obstacle(call) is None
+    return call.op == "keep_blocks" or call.tensors[0].dtype != torch.float64
 
 
 def why_not(call: Call) -> str | None:
     """What is in the way of attention on a GPU; None if nothing is."""
-    if not _is_for(call) or call.op not in ATTENTION:
-        return None
+    return _obstacle(call) if _is_for(call) and call.op in ATTENTION else None
+
+
+def _obstacle(call: Call) -> str | None:
     q = call.tensors[0]
     if q.dtype not in HALF:
         return f"{q.dtype} is not float16 or bfloat16"

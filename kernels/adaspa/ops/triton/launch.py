@@ -76,11 +76,15 @@ def launch_options(rows: int, keys: int, q: torch.Tensor, four_warps_hold: int =
     return {"num_warps": 4 if rows * width <= four_warps_hold else 8, "num_stages": max(1, min(3, room // stage))}
 
 
-class TileDescriptor(TensorDescriptor):
-    """A descriptor without Triton's checks, which `can_use_tma` has made."""
+class Unchecked:
+    """Makes a descriptor go without Triton's checks, which `can_use_tma` has made."""
 
     def __post_init__(self) -> None:
         pass
+
+
+class TileDescriptor(Unchecked, TensorDescriptor):
+    """A descriptor of tiles as Triton loads them."""
 
 
 def tile_operand(x: torch.Tensor, rows: int, use_tma: bool) -> torch.Tensor | TensorDescriptor:
