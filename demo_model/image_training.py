@@ -19,20 +19,11 @@ from typing import Any
 import torch
 from adaspa_demo_model import PIPELINE_FOLDER
 from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from demo_model.architecture import TEXT_LENGTHS, build_image_pipeline
 from demo_model.latents import FirstFramePool
-from demo_model.training import (
-    Clock,
-    Log,
-    build_optimizers,
-    descend,
-    embed_text,
-    follow,
-    remove_paths,
-    velocity_error,
-)
+from demo_model.training import Clock, Learner, Log, embed_text, remove_paths, velocity_error
 from demo_model.whole_clip import allow_whole_clips
 
 PEAK = 0.7  # of the learning rates that the transformer was trained with from nothing
@@ -47,48 +38,28 @@ def train(work: Path, minutes: float, stop_after: float | None, batch: int, devi
     for part in (pipe.vae, pipe.text_encoder):
         part.to(device).eval().requires_grad_(False)
     allow_whole_clips(pipe.vae)
-    transformer = pipe.transformer.to(device).train()
-    weights = [p for p in transformer.parameters() if p.requires_grad]
-    optimizers = build_optimizers(transformer)
-    ema = [p.detach().clone() for p in weights]
-    if state:
-        transformer.load_state_dict(state["transformer"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        ema = [e.to(device) for e in state["ema"]]
-    step, clock = state.get("step", 0), Clock(minutes, stop_after, state.get("spent", 0.0))
-    log, rng = Log(work / "training.json", "image"), random.Random(f"image {step} {minutes}")
-    torch.manual_seed(step)
+    learner = Learner(pipe.transformer.to(device), state, EMA_HALF_LIFE)
+    clock = Clock(minutes, stop_after, state.get("spent", 0.0))
+    log, rng = Log(work / "training.json", "image"), random.Random(f"image {learner.step} {minutes}")
+    torch.manual_seed(learner.step)
     pool = FirstFramePool(pipe, rng, device, clips)
-    if device == "cuda":
-        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
     saved_at = time.monotonic()
     while not clock.over:
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = clock.learning_rate(step, PEAK * group["peak"])
-        if step % 8 == 7:
+        learner.set_rates(clock, PEAK)
+        if learner.step % 8 == 7:
             pool.refresh(min(64, clips))
         latents, shown, tokens, condition = pool.batch(batch)
         with torch.autocast(device, torch.bfloat16):
-            text = embed_text(pipe.text_encoder, tokens, TEXT_LENGTHS[1 if step % 6 == 5 else 0])
-            error = velocity_error(transformer, latents, text, condition)
-        norm = descend(error, shown, weights, optimizers)
-        follow(ema, weights, step, EMA_HALF_LIFE)
-        log.add(step, clock, loss=error.mean(), first_frame=error[:, :, 0].mean(), grad_norm=norm)
-        step += 1
+            text = embed_text(pipe.text_encoder, tokens, TEXT_LENGTHS[1 if learner.step % 6 == 5 else 0])
+            error = velocity_error(learner.transformer, latents, text, condition)
+        norm = learner.descend(error, shown)
+        log.add(learner.step, clock, loss=error.mean(), first_frame=error[:, :, 0].mean(), grad_norm=norm)
+        learner.step += 1
         if time.monotonic() - saved_at >= SAVE_SECONDS:
-            save_average(transformer, ema, work, log)
+            save_average(learner, work, log)
             saved_at = time.monotonic()
-    save_average(transformer, ema, work, log)
-    saved = {
-        "transformer": transformer.state_dict(),
-        "optimizers": [o.state_dict() for o in optimizers],
-        "ema": ema,
-        "step": step,
-        "spent": clock.spent,
-    }
-    torch.save(saved, work / "image.pt")
+    save_average(learner, work, log)
+    torch.save(learner.state() | {"spent": clock.spent}, work / "image.pt")
 
 
 def load_work(work: Path) -> tuple[WanImageToVideoPipeline, dict[str, Any]]:
@@ -103,11 +74,11 @@ def load_work(work: Path) -> tuple[WanImageToVideoPipeline, dict[str, Any]]:
     return pipe, state
 
 
-def save_average(transformer: nn.Module, ema: list[Tensor], work: Path, log: Log) -> None:
+def save_average(learner: Learner, work: Path, log: Log) -> None:
     """Put the averaged weights into the pipeline's folder, in half precision, as they ship; and the loss curve."""
-    average = WanTransformer3DModel.from_config(transformer.config)
+    average = WanTransformer3DModel.from_config(learner.transformer.config)
     with torch.no_grad():
-        torch._foreach_copy_(list[Tensor](average.parameters()), [e.cpu() for e in ema])
+        torch._foreach_copy_(list[Tensor](average.parameters()), [e.cpu() for e in learner.ema])
     folder, part = work / "pipeline" / "transformer", work / "transformer.part"
     average.half().save_pretrained(part, safe_serialization=True, max_shard_size=SHARD)
     shutil.rmtree(folder)

@@ -165,27 +165,14 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
     allow_whole_clips(pipe.vae)
     # What the text encoder has learned in its own stage it would lose to the first gradients from here.
     pipe.text_encoder.to(device).eval().requires_grad_(False)
-    transformer = pipe.transformer.to(device).train()
-    weights = [p for p in transformer.parameters() if p.requires_grad]
-    optimizers = build_optimizers(transformer)
-    ema = [p.detach().clone() for p in weights]
-    if state:
-        transformer.load_state_dict(state["transformer"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        ema = [e.to(device) for e in state["ema"]]
-    step, clock = state.get("step", 0), Clock(minutes, stop_after, state.get("spent", 0.0))
-    log, rng = Log(work / "training.json", "dit"), random.Random(f"dit {step} {minutes}")
-    torch.manual_seed(step)
+    learner = Learner(pipe.transformer.to(device), state, EMA_HALF_LIFE)
+    clock = Clock(minutes, stop_after, state.get("spent", 0.0))
+    log, rng = Log(work / "training.json", "dit"), random.Random(f"dit {learner.step} {minutes}")
+    torch.manual_seed(learner.step)
     pool = LatentPool(pipe, rng, device, clips)
-    if device == "cuda":
-        # A graph for each of the few shapes there are is faster than one for any shape.
-        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
     while not clock.over:
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = clock.learning_rate(step, group["peak"])
-        if step % 8 == 7:
+        learner.set_rates(clock)
+        if learner.step % 8 == 7:
             pool.refresh(64)
         latents, shown, tokens = pool.batch(batch)
         # A clip's beginning shows what moves where, and costs a third of the clip.
@@ -193,25 +180,68 @@ def train_dit(work: Path, minutes: float, stop_after: float | None, batch: int, 
         if opening:
             latents, shown = latents[:, :, :OPENING_FRAMES], shown[:, :, :OPENING_FRAMES]
         # Both paddings are trained; the shorter is the cheaper.
-        length = TEXT_LENGTHS[1 if step % 6 == 5 and not opening else 0]
+        length = TEXT_LENGTHS[1 if learner.step % 6 == 5 and not opening else 0]
         with torch.autocast(device, torch.bfloat16):
             text = embed_text(pipe.text_encoder, tokens, length)
-            error = velocity_error(transformer, latents, text)
-        norm = descend(error, shown, weights, optimizers)
-        follow(ema, weights, step, EMA_HALF_LIFE)
-        log.add(step, clock, loss=error.mean(), grad_norm=norm)
-        step += 1
-    saved = {
-        "transformer": transformer.state_dict(),
-        "optimizers": [o.state_dict() for o in optimizers],
-        "ema": ema,
-        "step": step,
-        "spent": clock.spent,
-    }
-    torch.save(saved, work / "dit.pt")
+            error = velocity_error(learner.transformer, latents, text)
+        norm = learner.descend(error, shown)
+        log.add(learner.step, clock, loss=error.mean(), grad_norm=norm)
+        learner.step += 1
+    torch.save(learner.state() | {"spent": clock.spent}, work / "dit.pt")
     with torch.no_grad():
-        torch._foreach_copy_(list[Tensor](weights), ema)
+        torch._foreach_copy_(list[Tensor](learner.weights), learner.ema)
     save_work(pipe, work, log)
+
+
+class Learner:
+    """A transformer that goes down the error, and the running average of its weights.
+
+    Args:
+        transformer: on its device.
+        state: of an earlier piece of the run, which this one goes on from; {} at the beginning.
+        half_life: of the average, in steps.
+    """
+
+    def __init__(self, transformer: nn.Module, state: dict[str, Any], half_life: float):
+        self.transformer, self.half_life, self.step = transformer.train(), half_life, state.get("step", 0)
+        self.weights = [p for p in transformer.parameters() if p.requires_grad]
+        self.optimizers = build_optimizers(transformer)
+        self.ema = [p.detach().clone() for p in self.weights]
+        if state:
+            transformer.load_state_dict(state["transformer"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.ema = [e.to(self.weights[0].device) for e in state["ema"]]
+        if self.weights[0].is_cuda:
+            # A graph for each of the few shapes there are is faster than one for any shape.
+            transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)  # type: ignore[operator]
+
+    def set_rates(self, clock: Clock, share: float = 1.0) -> None:
+        """Set the learning rates of the coming step: a share of each group's peak rate."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = clock.learning_rate(self.step, share * group["peak"])
+
+    def descend(self, error: Tensor, shown: Tensor) -> Tensor:
+        """Take a step down the error, that of latents which show an actor weighed up; returns the gradient's norm."""
+        weight = 1.0 + (ACTOR_LATENT_WEIGHT - 1.0) * shown.float()
+        (error * (weight / weight.mean())).mean().backward()
+        norm = nn.utils.clip_grad_norm_(self.weights, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        keep = min(0.5 ** (1.0 / self.half_life), (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(self.ema, list[Tensor](self.weights), 1.0 - keep)
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """What a later piece of the run goes on from."""
+        return {
+            "transformer": self.transformer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "ema": self.ema,
+            "step": self.step,
+        }
 
 
 def velocity_error(transformer: nn.Module, latents: Tensor, text: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -231,25 +261,6 @@ def velocity_error(transformer: nn.Module, latents: Tensor, text: Tensor, condit
         mixed = torch.cat([mixed, condition.float()], dim=1)
     velocity = transformer(mixed, level * 1000.0, text, return_dict=False)[0]
     return (velocity.float() - (noise - latents.float())) ** 2
-
-
-def descend(
-    error: Tensor, shown: Tensor, weights: list[nn.Parameter], optimizers: list[torch.optim.Optimizer]
-) -> Tensor:
-    """Take a step down the error, that of latents which show an actor weighed up; returns the gradient's norm."""
-    weight = 1.0 + (ACTOR_LATENT_WEIGHT - 1.0) * shown.float()
-    (error * (weight / weight.mean())).mean().backward()
-    norm = nn.utils.clip_grad_norm_(weights, 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return norm
-
-
-def follow(ema: list[Tensor], weights: list[nn.Parameter], step: int, half_life: float) -> None:
-    """Move the running average of the weights on by a step."""
-    keep = min(0.5 ** (1.0 / half_life), (step + 1) / (step + 10))
-    torch._foreach_lerp_(ema, list[Tensor](weights), 1.0 - keep)
 
 
 def build_optimizers(transformer: nn.Module) -> list[torch.optim.Optimizer]:
