@@ -9,7 +9,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,7 @@ from adaspa.self_check import Shape, Tensors, deviations, random_block_mass, ran
 from benchmarks.attention import peers
 from benchmarks.attention.inputs import LOCAL, PATTERNS, SHAPES, demo_index, imbalance, sharply_local
 from benchmarks.attention.tune import launches
+from benchmarks.results import ran_on
 
 DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
 SHORT = 4096
@@ -170,11 +170,7 @@ def main() -> None:
 
     arguments.shapes = arguments.shapes or (names[:1] if arguments.tune else names)
     end, dtype = time.monotonic() + 60 * arguments.minutes, getattr(torch, arguments.dtype)
-    result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-    }
+    result: dict[str, Any] = ran_on()
     result |= {"triton": triton.__version__, "dtype": arguments.dtype, "complete": False, "rows": []}
     if not arguments.tune:
         result["deviations"] = deviations(dtype)

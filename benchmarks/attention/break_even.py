@@ -6,10 +6,8 @@ three. Between two lengths the quotient is taken as a power of the length.
 """
 
 import argparse
-import json
 import math
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import adaspa
 import torch
 from adaspa import AdaSpaConfig
 from adaspa.self_check import Shape, Tensors, random_qkv
+
+from benchmarks.results import add, ran_on
 
 MODELS = {
     "HunyuanVideo": (24, 128),
@@ -76,12 +76,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     args = parser.parse_args()
-    result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "rows": [],
-    }
+    result: dict[str, Any] = {**ran_on(), "rows": []}
     for model in args.models:
         heads, dim = MODELS[model]
         quotients: dict[float, list[float]] = {density: [] for density in DENSITIES}
@@ -96,9 +91,8 @@ def main() -> None:
                 row[f"density_{density}_ms"] = round(1000 * sparse, 3)
             rows.append(row)
         even = {str(density): crossing(list(LENGTHS), quotients[density]) for density in DENSITIES}
-        result["rows"].append({"model": model, "heads": heads, "head_dim": dim, "break_even": even, "lengths": rows})
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
-        print(json.dumps(result["rows"][-1]), flush=True)
+        row = {"model": model, "heads": heads, "head_dim": dim, "break_even": even, "lengths": rows}
+        add(result, row, args.output)
 
 
 if __name__ == "__main__":

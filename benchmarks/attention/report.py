@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
+
 COLUMNS = 4  # of panels
 
 
@@ -12,22 +14,23 @@ def table(result: dict[str, Any]) -> str:
     """All rows as one Markdown table; what failed shows its reason."""
     host = ["host us"] if any("host_us" in row for row in result["rows"]) else []
     head = ["shape", "operation", "pattern", "blocks", "density", "imbalance", "ms", "TFLOP/s", *host, "rounds"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = markdown.head(head)
     for row in result["rows"]:
         ms = f"{row['ms']:.3f}" if "ms" in row else row["error"]
         blocks = " x ".join(str(side) for side in row.get("block", ()))
         known = [row.get(name, "") for name in ("density", "imbalance")]
         cells = [row["shape"], row["op"], row.get("pattern", ""), blocks, *known, ms]
         cells += [row.get("tflops", ""), *([row.get("host_us", "")] if host else []), len(row.get("rounds_ms", ()))]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        lines.append(markdown.line(cells))
     return "\n".join(lines)
 
 
 def changes_table(result: dict[str, Any]) -> str:
     """What one change of the kernels brought, before and after it in one run, as a Markdown table."""
-    lines = ["| what | before | now | unit |", "|---|---|---|---|"]
-    lines += [f"| {row['what']} | {row['before']:g} | {row['now']:g} | {row['unit']} |" for row in result["rows"]]
-    return "\n".join(lines)
+    lines = [
+        markdown.line([row["what"], f"{row['before']:g}", f"{row['now']:g}", row["unit"]]) for row in result["rows"]
+    ]
+    return "\n".join(markdown.head(["what", "before", "now", "unit"]) + lines)
 
 
 def _label(row: dict[str, Any]) -> str:

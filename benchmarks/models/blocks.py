@@ -9,12 +9,10 @@ sparse step at density 0.2. The table, with totals of 50, 8 and 4 steps, is the 
 
 import argparse
 import gc
-import json
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +24,7 @@ from adaspa.patch import family_of
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import FullModel
 from benchmarks.models.steps import Subject, attempt, dense_row, failed, sparse_row, unpatched_row, walk_rows
+from benchmarks.results import add, ran_on, write
 
 BLOCKS = 2
 DENSITY = 0.2
@@ -107,9 +106,7 @@ def main() -> None:
         parser.error("a GPU is needed, or --quick")
     device, dtype = torch.device("cpu" if arguments.quick else "cuda"), torch.bfloat16
     result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": "CPU" if arguments.quick else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
+        **ran_on(quick=arguments.quick),
         "diffusers": diffusers.__version__,
         "dtype": str(dtype),
         "quick": arguments.quick,
@@ -121,13 +118,11 @@ def main() -> None:
         for name in arguments.models:
             model = BLOCK_MODELS[name].quick() if arguments.quick else BLOCK_MODELS[name]
             for row in rows_or_error(model, device, dtype):
-                result["rows"].append({"model": name, "calls": model.calls} | row)
-                arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-                print(json.dumps(result["rows"][-1]), flush=True)
+                add(result, {"model": name, "calls": model.calls} | row, arguments.output)
             gc.collect()  # a patched transformer is part of a cycle
             torch.cuda.empty_cache()
     result["complete"] = not any(row["step"] == "stopped" for row in result["rows"])
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +21,7 @@ from diffusers.utils.logging import tqdm
 from benchmarks.attention import peers
 from benchmarks.models.full_models import MODELS, FullModel
 from benchmarks.models.steps import Subject, compiling_row, dense_by
+from benchmarks.results import ran_on, write
 
 
 def configuration(name: str, density: float | None) -> AdaSpaConfig:
@@ -76,9 +76,7 @@ def main() -> None:
     transformer: Any = model.build(device, torch.bfloat16)
     adaspa.apply(transformer, config)
     result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": "CPU" if arguments.quick else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
+        **ran_on(quick=arguments.quick),
         **{
             name: getattr(arguments, name)
             for name in ("model", "config", "density", "steps", "attention", "compile", "quick")
@@ -99,7 +97,7 @@ def main() -> None:
             result["report"] = {key: value for key, value in report.items() if key != "layers"}
             if device.type == "cuda":
                 result["peak_bytes"] = torch.cuda.max_memory_allocated()
-            arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+            write(result, arguments.output)
             if time.monotonic() - started > 60 * arguments.minutes:
                 break
     summary = {key: value for key, value in result.items() if key != "rows"}

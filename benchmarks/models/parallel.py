@@ -7,13 +7,11 @@ blocks. Heads that keep from half to one and a half times that (``skewed``) show
 """
 
 import argparse
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
@@ -35,6 +33,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.blocks import blocks_of
 from benchmarks.models.full_models import MODELS, FullModel
+from benchmarks.results import add, ran_on
 
 WALK = replace(AdaSpaConfig.paper(), query_block_size=128, steps=8, warmup=1, searches=(1, 3))
 KINDS = ("dense", "first search", "sparse, just dealt", "later search", "sparse, just dealt", "sparse", "sparse")
@@ -286,19 +285,15 @@ def main() -> None:
         torch.cuda.set_device(device)
     dist.init_process_group("gloo" if arguments.quick else "nccl", device_id=None if arguments.quick else device)
     result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": "CPU" if arguments.quick else torch.cuda.get_device_name(),
+        **ran_on(quick=arguments.quick),
         "gpus": dist.get_world_size(),
-        "torch": torch.__version__,
         "rows": [],
     }
     with torch.no_grad():
         for part in PARTS:
             for row in rows(part, device, quick=arguments.quick):
-                result["rows"].append(row)
                 if dist.get_rank() == 0:
-                    print(json.dumps(row), flush=True)
-                    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+                    add(result, row, arguments.output)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     dist.destroy_process_group()

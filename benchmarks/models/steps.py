@@ -10,12 +10,10 @@ alike. Totals of 50 steps are the work of `benchmarks.readme`.
 
 import argparse
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +34,7 @@ from adaspa.selection.top_k import blocks_kept
 
 from benchmarks.attention import peers
 from benchmarks.models.full_models import MODELS, FullModel, Inputs
+from benchmarks.results import add, ran_on, write
 
 PATTERNS = (
     (0.2, "scattered"),
@@ -253,9 +252,7 @@ def main() -> None:
         parser.error("a GPU is needed, or --quick")
     device, dtype = torch.device("cpu" if arguments.quick else "cuda"), torch.bfloat16
     result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": "CPU" if arguments.quick else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
+        **ran_on(quick=arguments.quick),
         "diffusers": diffusers.__version__,
         "dtype": str(dtype),
         "quick": arguments.quick,
@@ -268,16 +265,14 @@ def main() -> None:
         for name in arguments.models:
             model = MODELS[name].quick() if arguments.quick else MODELS[name]
             for row in model_rows(model, device, dtype, compiled=arguments.compile):
-                result["rows"].append({"model": name, "calls": model.calls} | row)
-                arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-                print(json.dumps(result["rows"][-1]), flush=True)
+                add(result, {"model": name, "calls": model.calls} | row, arguments.output)
                 if time.monotonic() - started > 60 * arguments.minutes:
                     parser.exit(message=f"out of time; {arguments.output} holds what was measured\n")
             # A patched transformer is part of a cycle: the next model would not fit beside it.
             gc.collect()
             torch.cuda.empty_cache()
     result["complete"] = True
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from adaspa.config import AdaSpaConfig, Preset
 
+from benchmarks import markdown
 from benchmarks.models.totals import StepSeconds, total_seconds
 
 Rows = list[dict[str, Any]]
@@ -43,7 +44,7 @@ def step_table(rows: Rows) -> str:
     """Seconds of one forward, the kinds of step down and the models across."""
     models = by_model(rows)
     labels = dict.fromkeys(label for row in rows if (label := _label(row)) is not None)
-    lines = _head("one forward, seconds", list(models))
+    lines = markdown.head(["one forward, seconds", *models])
     for label in labels:
         cells = []
         for own in models.values():
@@ -55,7 +56,7 @@ def step_table(rows: Rows) -> str:
 
 def memory_table(rows: Rows) -> str:
     """Peak memory of dense steps and of AdaSpa's, and the bytes of its caches (one guidance branch)."""
-    lines = _head("", list(models := by_model(rows)))
+    lines = markdown.head(["", *(models := by_model(rows))])
     dense, ours, share, caches = [], [], [], []
     for own in models.values():
         plain = [row["peak_bytes"] for row in own if row["step"] == "dense" and row.get("peak_bytes")]
@@ -77,7 +78,7 @@ def total_table(rows: Rows, densities: dict[str, Sequence[float]]) -> str:
     Args:
         densities: by preset, the density behind each of its searches.
     """
-    lines = _head(f"{STEPS} steps, all guidance branches, seconds", list(models := by_model(rows)))
+    lines = markdown.head([f"{STEPS} steps, all guidance branches, seconds", *(models := by_model(rows))])
     totals = {label: [_dense_total(own, label) for own in models.values()] for label in DENSE}
     configs: dict[str, tuple[AdaSpaConfig, float | Sequence[float]]] = {
         "preset exact": (AdaSpaConfig.preset("exact"), 1.0),
@@ -91,20 +92,20 @@ def total_table(rows: Rows, densities: dict[str, Sequence[float]]) -> str:
     for label, seconds in totals.items():
         if not any(seconds):
             continue
-        lines.append(_line(label, _with_speed(seconds, totals[REFERENCE])))
+        lines.append(markdown.line([label, *_with_speed(seconds, totals[REFERENCE])]))
     return "\n".join(lines)
 
 
 def few_steps_table(rows: Rows) -> str:
     """Seconds of denoisings of few steps at density 0.2, and how many times as fast as dense FlashAttention-3."""
-    lines = _head(f"density {SET}, all guidance branches, seconds", list(models := by_model(rows)))
+    lines = markdown.head([f"density {SET}, all guidance branches, seconds", *(models := by_model(rows))])
     fast, at_once = (AdaSpaConfig.preset("fast", few_steps=few_steps) for few_steps in (0, max(FEW)))
     for steps in FEW:
         dense = [_dense_total(own, REFERENCE, steps) for own in models.values()]
-        lines.append(_line(f"{steps} steps, {REFERENCE}", _with_speed(dense, dense)))
+        lines.append(markdown.line([f"{steps} steps, {REFERENCE}", *_with_speed(dense, dense)]))
         for label, config in (("`fast`", fast), (f"`fast` with `few_steps={max(FEW)}`", at_once)):
             totals = [_total(own, config, SET, steps) for own in models.values()]
-            lines.append(_line(f"{steps} steps, {label}", _with_speed(totals, dense)))
+            lines.append(markdown.line([f"{steps} steps, {label}", *_with_speed(totals, dense)]))
     return "\n".join(lines)
 
 
@@ -125,7 +126,7 @@ def blocks_table(rows: Rows) -> str:
         (sparse := f"sparse, scattered, density {SET}"): f"sparse, {SET}",
     }
     totals = [f"{steps} steps, {label}" for steps in schedules for label in ("FlashAttention-3", "AdaSpa")]
-    lines = _head("", ["video tokens", *columns.values(), *totals])
+    lines = markdown.head(["", "video tokens", *columns.values(), *totals])
     for model, own in by_model(rows).items():
         measured = {label: row for row in own if (label := _label(row)) is not None}
         cells = [f"{own[0]['video_tokens']:,}" if "video_tokens" in own[0] else ""]
@@ -134,7 +135,7 @@ def blocks_table(rows: Rows) -> str:
             dense = [_dense_total(own, REFERENCE, steps)]
             ours = _total(own, config, measured.get(sparse, {}).get("density", SET), steps)
             cells += [*_with_speed(dense, [None]), *_with_speed([ours], dense)]
-        lines.append(_line(model, cells))
+        lines.append(markdown.line([model, *cells]))
     return "\n".join(lines)
 
 
@@ -209,11 +210,3 @@ def _cell(row: dict[str, Any]) -> str:
     if "seconds" not in row:
         return row["error"].split(":")[0]
     return f"{row['seconds']:.2f}"
-
-
-def _head(first: str, columns: list[str]) -> list[str]:
-    return ["| " + " | ".join([first, *columns]) + " |", "|" + "---|" * (len(columns) + 1)]
-
-
-def _line(first: str, cells: list[str]) -> str:
-    return "| " + " | ".join([first, *cells]) + " |"
