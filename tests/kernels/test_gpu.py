@@ -31,6 +31,13 @@ def close(got, wanted, tolerance=2e-2):
     torch.testing.assert_close(got.float(), wanted.float(), rtol=tolerance, atol=tolerance)
 
 
+def dense_attention_is_right(q, k, v):
+    out, lse = ops.dense_attention(q, k, v)
+    wanted, wanted_lse = naive.attend(q, k, v)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("tile", [(64, 64), (128, 64), (128, 128), (32, 16)])
@@ -85,10 +92,7 @@ def test_scores_may_rise_far_above_the_first_ones(dtype, dim, tokens):
     wanted, wanted_lse = sparse_reference(q, k, v, index)
     close(out, wanted)
     close(lse, wanted_lse, 1e-3)
-    out, lse = ops.dense_attention(q, k, v)
-    wanted, wanted_lse = naive.attend(q, k, v)
-    close(out, wanted)
-    close(lse, wanted_lse, 1e-3)
+    dense_attention_is_right(q, k, v)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -106,10 +110,7 @@ def test_scores_may_be_sharply_local(dtype, dim, rise):
     out, lse = ops.block_sparse_attention(q, k, v, index)
     close(out, wanted)
     close(lse, wanted_lse, 1e-3)
-    wanted, wanted_lse = naive.attend(q, k, v)
-    out, lse = ops.dense_attention(q, k, v)
-    close(out, wanted)
-    close(lse, wanted_lse, 1e-3)
+    dense_attention_is_right(q, k, v)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -169,10 +170,7 @@ def test_nan_stays_in_its_head():
 @pytest.mark.parametrize("dim", DIMS)
 def test_dense_attention(dtype, dim):
     q, k, v = inputs(dtype, dim)
-    out, lse = ops.dense_attention(q, k, v)
-    wanted, wanted_lse = naive.attend(q, k, v)
-    close(out, wanted)
-    close(lse, wanted_lse, 1e-3)
+    dense_attention_is_right(q, k, v)
 
 
 @pytest.mark.parametrize("tokens", [1000, 9000])

@@ -14,6 +14,7 @@ from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.pipeline import load
+from interrupted import Stop, stop_at
 from records import PARAMS
 from tiny_families import FAMILIES, save_family
 from tiny_wan import model_spec
@@ -119,17 +120,10 @@ def test_a_job_has_the_schedule_of_its_own_steps(
 
 
 def test_a_stop_comes_through_and_leaves_nothing(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(done: int, _: str | None) -> None:
-        if done == 3:
-            raise Stop
-
     params = asked()
     before = denoise(engine, params)
     with pytest.raises(Stop):
-        engine.denoise(params, engine.encode_prompt(params), stop)
+        engine.denoise(params, engine.encode_prompt(params), stop_at(3))
     engine.reset()
     assert all(transformer.adaspa.state is None for transformer in engine.transformers)
     assert "step" not in vars(engine.pipe.scheduler) and engine.snapshot() is None

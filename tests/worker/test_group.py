@@ -13,9 +13,11 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import Lease
 from adaspa_worker import group, offer
+from adaspa_worker.checkpoint import unpack
 from adaspa_worker.engines.together import Together
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
+from interrupted import interrupted
 from job_bench import Bench
 from tiny_wan import model_spec
 
@@ -56,10 +58,6 @@ def grouped(bench: Bench, worker: Worker) -> Bench:
     return replace(bench, runner=replace(bench.runner, engine=worker.engine))
 
 
-class Stop(Exception):
-    """Ends a denoising."""
-
-
 def test_a_group_makes_the_video_of_one_process_and_resumes_its_snapshot(
     worker: Worker, tiny_engine: Engine, params: Params
 ) -> None:
@@ -77,17 +75,8 @@ def test_a_group_makes_the_video_of_one_process_and_resumes_its_snapshot(
 
     dense = params(steps=6, sparsity=0.0)
     whole = tiny_engine.denoise(dense, encoded, lambda *_: None)
-    kept = []
-
-    def stop(done: int, _: object) -> None:
-        if done == 2:
-            kept.append(tiny_engine.snapshot())
-            raise Stop
-
-    with pytest.raises(Stop):
-        tiny_engine.denoise(dense, encoded, stop)
-    tiny_engine.reset()
-    resumed = together.denoise(dense, encoded, lambda *_: None, kept[0])
+    resume = unpack(interrupted(tiny_engine, dense, encoded, 2), dense.model_dump_json())
+    resumed = together.denoise(dense, encoded, lambda *_: None, resume)
     torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-4)
     together.reset()
 

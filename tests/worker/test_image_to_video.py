@@ -36,6 +36,7 @@ from diffusers import (
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from drawn import corners, encoded
+from interrupted import interrupted
 from job_bench import Bench
 from PIL import Image
 from running_gateway import serving
@@ -193,16 +194,6 @@ def test_sparse_steps_a_stop_a_resumption_and_previews(
     assert len(kinds) == 8 and {"search", "sparse"} < set(kinds) and engine.report()["fell_back"] == []
     engine.reset()
 
-    class Stop(Exception):
-        pass
-
-    kept: list[bytes] = []
-
-    def stop(done: int, _: str | None) -> None:
-        if done == 2:
-            kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
-            raise Stop
-
     params = asked(**of(name))
     previews: list[np.ndarray] = []
     whole = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: previews.append(preview(engine)))
@@ -210,11 +201,9 @@ def test_sparse_steps_a_stop_a_resumption_and_previews(
     errors = [np.abs(each - latent_rgb(whole).cpu().numpy()[-len(each) :].astype(int)).mean() for each in previews]
     assert errors[-1] < 1 < errors[0] and len(previews[-1]) in (whole.shape[2], whole.shape[2] - 1)
     engine.reset()
-    with pytest.raises(Stop):
-        engine.denoise(params, engine.encode_prompt(params, images), stop)
-    engine.reset()
+    checkpoint = interrupted(engine, params, engine.encode_prompt(params, images), 2)
     steps: list[int] = []
-    resume = unpack(kept[0], params.model_dump_json())
+    resume = unpack(checkpoint, params.model_dump_json())
     encoded_again = engine.encode_prompt(params, images)
     resumed = engine.denoise(params, encoded_again, lambda done, _: steps.append(done), resume)
     assert steps == [3, 4] and torch.equal(resumed, whole)

@@ -16,7 +16,7 @@ import torch
 from adaspa_api.words import JobStatus, Role
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import Input, JobParams
-from adaspa_worker.checkpoint import pack, unpack
+from adaspa_worker.checkpoint import unpack
 from adaspa_worker.engines.minimax_h3 import ImageProcessor, MiniMaxH3Engine
 from adaspa_worker.engines.modular import ModularEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
@@ -27,6 +27,7 @@ from adaspa_worker.source import ModelUnavailable, check_folder
 from clips import sound_of
 from diffusers import ModularPipeline
 from drawn import corners, encoded
+from interrupted import interrupted
 from job_bench import Bench
 from PIL.Image import Image
 from tiny_families import MODULAR, save_family
@@ -115,16 +116,6 @@ def test_sparse_steps_a_stop_a_resumption_and_previews(
     assert kinds == ["dense", "dense", "search", "sparse", "search", "sparse"] and engine.report()["fell_back"] == []
     engine.reset()
 
-    class Stop(Exception):
-        pass
-
-    kept: list[bytes] = []
-
-    def stop(done: int, _: str | None) -> None:
-        if done == 2:
-            kept.append(pack(engine.snapshot() or {}, params.model_dump_json()))
-            raise Stop
-
     params, previews = asked(), []
     encoded_before = engine.encode_prompt(params, FIRST)
     whole = engine.denoise(params, encoded_before, lambda *_: previews.append(engine.preview()))
@@ -133,13 +124,12 @@ def test_sparse_steps_a_stop_a_resumption_and_previews(
     errors = [np.abs(each - latent_rgb(whole).cpu().numpy()[some].astype(int)).mean() for each in previews]
     assert errors[-1] < 1 < errors[0]
     engine.reset()
-    with pytest.raises(Stop), caplog.at_level(logging.DEBUG):
-        engine.denoise(params, encoded_before, stop)
-    engine.reset()
+    with caplog.at_level(logging.DEBUG):
+        checkpoint = interrupted(engine, params, encoded_before, 2)
     assert "Error in block" not in caplog.text
     assert all("step" not in vars(getattr(engine.pipe, name)) for name in engine.schedulers)
     steps: list[int] = []
-    resume = unpack(kept[0], params.model_dump_json())
+    resume = unpack(checkpoint, params.model_dump_json())
     again = engine.denoise(params, engine.encode_prompt(params, FIRST), lambda done, _: steps.append(done), resume)
     heard = engine.sound(params)
     assert steps == [3] and torch.equal(again, whole)

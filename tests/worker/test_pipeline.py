@@ -9,6 +9,7 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
+from interrupted import Stop, stop_at
 from tiny_wan import FRAMES, SIZE, model_spec
 
 
@@ -58,16 +59,9 @@ def test_a_job_chooses_its_sparsity_and_the_next_one_gets_the_models_own(
 def test_what_a_step_callback_raises_comes_through_and_leaves_nothing(
     tiny_engine: Engine, params: Callable[..., JobParams]
 ) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(done: int, _: str | None) -> None:
-        if done == 5:
-            raise Stop
-
     before = generate(tiny_engine, params(steps=10))
     with pytest.raises(Stop):
-        generate(tiny_engine, params(steps=10), stop)
+        generate(tiny_engine, params(steps=10), stop_at(5))
     tiny_engine.reset()
     assert tiny_engine.pipe.transformer.adaspa.state is None  # type: ignore[attr-defined]
     assert np.array_equal(generate(tiny_engine, params(steps=10)), before)

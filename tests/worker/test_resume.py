@@ -9,29 +9,9 @@ import torch
 from adaspa_jobs.job import JobParams, since
 from adaspa_worker.checkpoint import BadCheckpoint, pack, unpack
 from adaspa_worker.pipeline import Engine
+from interrupted import interrupted
 
 STEPS = 20
-
-
-class Stop(Exception):
-    """Ends a denoising."""
-
-
-def interrupted(engine: Engine, params: JobParams, at: int) -> bytes:
-    """A checkpoint after this many steps of a denoising that is ended there."""
-    kept: list[bytes] = []
-
-    def stop(done: int, _: object) -> None:
-        if done == at:
-            snapshot = engine.snapshot()
-            assert snapshot is not None
-            kept.append(pack(snapshot, params.model_dump_json()))
-            raise Stop
-
-    with pytest.raises(Stop):
-        engine.denoise(params, engine.encode_prompt(params), stop)
-    engine.reset()
-    return kept[0]
 
 
 def denoised(engine: Engine, params: JobParams, checkpoint: bytes | None = None) -> tuple[torch.Tensor, list[int]]:
@@ -53,7 +33,7 @@ def test_dense_attention_resumes_to_equal_latents(
 ) -> None:
     asked = params(steps=STEPS, sparsity=0.0, flow_shift=5.0)
     whole, _ = denoised(tiny_engine, asked)
-    resumed, steps = denoised(tiny_engine, asked, interrupted(tiny_engine, asked, at))
+    resumed, steps = denoised(tiny_engine, asked, interrupted(tiny_engine, asked, tiny_engine.encode_prompt(asked), at))
     assert steps == list(range(at + 1, STEPS + 1))
     assert torch.equal(resumed, whole)
     report = tiny_engine.report()
@@ -66,7 +46,7 @@ def test_sparse_attention_searches_first_and_gives_nearly_the_same_frames(
     asked = params(steps=STEPS)
     whole, _ = denoised(tiny_engine, asked)
     frames = np.stack(list(tiny_engine.frames(whole, lambda: None)))
-    checkpoint = interrupted(tiny_engine, asked, 7)
+    checkpoint = interrupted(tiny_engine, asked, tiny_engine.encode_prompt(asked), 7)
     kinds: list[str | None] = []
     resumed = tiny_engine.denoise(
         asked,
@@ -80,7 +60,7 @@ def test_sparse_attention_searches_first_and_gives_nearly_the_same_frames(
 
 def test_a_broken_or_foreign_checkpoint_is_known_as_one(tiny_engine: Engine, params: Callable[..., JobParams]) -> None:
     asked = params(steps=STEPS)
-    checkpoint = interrupted(tiny_engine, asked, 3)
+    checkpoint = interrupted(tiny_engine, asked, tiny_engine.encode_prompt(asked), 3)
     for broken in (b"", checkpoint[:-1], checkpoint[:-1] + bytes([checkpoint[-1] ^ 1]), checkpoint[:1000]):
         with pytest.raises(BadCheckpoint, match="bytes"):
             unpack(broken, asked.model_dump_json())

@@ -14,6 +14,7 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
+from interrupted import Stop, stop_at
 from pydantic import ValidationError
 from tiny_wan import model_spec
 
@@ -24,18 +25,6 @@ CACHES: dict[str, dict[str, Any]] = {
     "sea": {"threshold": 100.0},
     "taylor_seer": {"interval": 3},
 }
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(step: int) -> Callable[[int, str | None], None]:
-    def on_step(done: int, _: str | None) -> None:
-        if done == step:
-            raise Stop
-
-    return on_step
 
 
 def latents(engine: Engine, params: JobParams, on_step: Callable[..., None] = lambda *_: None) -> torch.Tensor:
