@@ -14,6 +14,7 @@ from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.job import SCHEMA_VERSION, Artifact, Job, Progress
 from adaspa_jobs.record import job_from_pairs
 from adaspa_jobs.scripts import Scripts
+from adaspa_jobs.times import Timed, preset_of
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class Attempts:
         Raises:
             LeaseLost, JobCancelled.
         """
+        preset, timed = preset_of(lease.job.params), Timed.of(lease.job.params, timings)
         described = json.dumps({name: artifact.model_dump() for name, artifact in artifacts.items()})
         self._end(
             lease,
@@ -131,6 +133,8 @@ class Attempts:
             report=report.model_dump_json(),
             timings=json.dumps(timings),
             warnings=json.dumps(list(warnings)),
+            preset=preset,
+            timed=timed.model_dump_json() if preset and timed else None,
         )
         self.file.synced()
 
@@ -151,7 +155,7 @@ class Attempts:
         """in_progress -> queued, when the worker stops. May be repeated. Raises LeaseLost, JobCancelled."""
         self._end(lease, "released")
 
-    def _end(self, lease: Lease, outcome: str, **what: str) -> None:
+    def _end(self, lease: Lease, outcome: str, **what: str | None) -> None:
         self._transition("end", lease, outcome=outcome, **what)
 
     def _transition(self, script: str, lease: Lease, **arguments: Any) -> None:

@@ -22,6 +22,7 @@ from adaspa_jobs.primary import NOTHING
 from adaspa_jobs.record import job_from_hash, job_from_pairs, readable
 from adaspa_jobs.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.times import Times
 from adaspa_jobs.upkeep import GAP_SECONDS, Upkeep
 
 __all__ = [
@@ -77,7 +78,7 @@ class Admitted(NamedTuple):
     """Of new jobs, by id: 1 for the one that is next in its queue."""
 
 
-class JobStore(Attempts, Announcements, Counts, Upkeep):
+class JobStore(Attempts, Announcements, Counts, Times, Upkeep):
     """Records, queue places and leases.
 
     All methods raise StoreUnavailable when Redis cannot be reached. Commands are not repeated behind the caller's

@@ -25,8 +25,8 @@ class QueuePosition:
     """Those that serve its queue."""
 
 
-def video(job: Job, place: QueuePosition | None) -> Video:
-    """The view of a job; ``place`` is a queued one's."""
+def video(job: Job, place: QueuePosition | None, estimated: float | None = None) -> Video:
+    """The view of a job; ``place`` is a queued one's, ``estimated`` the seconds that one takes that has not ended."""
     asked, running = job.params, job.status is JobStatus.in_progress
     return Video.model_validate(
         shared(job.progress, Video)
@@ -43,6 +43,7 @@ def video(job: Job, place: QueuePosition | None) -> Video:
             "queue_position": place.position if place else None,
             "workers": place.workers if place else None,
             "starts_in_seconds": place.starts_in if place else None,
+            "estimated_seconds": estimated,
             "eta_seconds": job.progress.eta_seconds if running else None,
             "preview_url": preview_url(job) if running else None,
             "attention": job.report,

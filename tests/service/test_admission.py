@@ -13,7 +13,7 @@ from adaspa_jobs.store import JobStore
 from adaspa_service.access.caller import Caller
 from adaspa_service.gateway import state as gateway_state
 from adaspa_service.gateway.admission import JobRequest, submit
-from adaspa_service.gateway.state import AppState, RecentLoads
+from adaspa_service.gateway.state import AppState, Recent
 from adaspa_service.gateway.videos import accepted
 from faults import FaultyBroker, FaultyRedis, Outside
 from running_gateway import Service, serving
@@ -124,10 +124,16 @@ def test_a_full_queue_stores_nothing_and_takes_jobs_again_later(settings: Settin
 def test_a_request_goes_to_redis_for_its_job_and_its_bell_and_seldom_for_how_busy_the_model_is(
     settings: Settings, valkey_socket: Path, params: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_state, "LOAD_SECONDS", 600.0)
+    monkeypatch.setattr(gateway_state, "RECENT_SECONDS", 600.0)
     outside, parts = Outside(), AppState.of(settings)
     store = JobStore(FaultyRedis(valkey_socket, outside))
-    parts = replace(parts, store=store, loads=RecentLoads(store), celery=FaultyBroker(parts.celery, outside))
+    parts = replace(
+        parts,
+        store=store,
+        loads=Recent(store.load),
+        times=Recent(store.times),
+        celery=FaultyBroker(parts.celery, outside),
+    )
     calls = []
     for place in (1, 3):
         before = outside.calls
@@ -135,4 +141,4 @@ def test_a_request_goes_to_redis_for_its_job_and_its_bell_and_seldom_for_how_bus
         shown = accepted(parts, admitted.jobs, admitted.positions).data
         assert [video.queue_position for video in shown] == [place, place + 1]
         calls.append(outside.calls - before)
-    assert calls == [1 + 2 + 1, 1 + 2], "one call admits both, each has a bell; the load is not a second old"
+    assert calls == [1 + 2 + 2, 1 + 2], "one call admits both, each has a bell; load and times are not a second old"

@@ -230,7 +230,9 @@ def test_a_cancelled_job_keeps_its_record(service: Service) -> None:
 
 def test_records_outlive_the_gateway(settings: Settings, tmp_path: Path) -> None:
     with serving(settings, tmp_path) as first:
-        queued, done = first.create()["id"], first.completed()
+        done, queued = first.completed(), first.create()["id"]
+        waiting = f"/videos/{queued}"
+        until(lambda: first.http.get(waiting).json()["estimated_seconds"] == 1.5, "it is known what the first job took")
         before = first.http.get("/videos").json()
     with serving(settings, tmp_path) as second:
         assert second.http.get("/videos").json() == before

@@ -26,6 +26,7 @@
 --   awaited_inputs   zset    folders of images whose request is not admitted yet, by the time (ms) until which it may be
 --   lost_inputs      zset    those whose request was not: their images are to be removed
 --   paces:{model}    list    seconds that the latest completed jobs took for each unit of their cost
+--   times:{model}:{preset} list  what the latest completed jobs of a preset took, as JSON; 'default': of the model's own settings
 --   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''}
 --   leases_lost      hash    leases that ran out, by model
 --   served_at        hash    by queue, when (ms) a worker last said that it serves it

@@ -17,6 +17,7 @@ from adaspa_service.cli.bench import bench
 from adaspa_service.cli.compare import compare
 from adaspa_service.cli.demo import demo
 from adaspa_service.cli.doctor import doctor
+from adaspa_service.cli.estimate import estimate
 from adaspa_service.cli.generate import generate
 from adaspa_service.cli.jobs import cancel, delete, download, jobs, show
 from adaspa_service.cli.keys import keys
@@ -30,7 +31,7 @@ from adaspa_service.cli.webhooks import webhooks
 from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
-    "Videos": [generate, compare, jobs, show, download, cancel, delete, models],
+    "Videos": [generate, estimate, compare, jobs, show, download, cancel, delete, models],
     "The service on this machine": [serve, demo, token, doctor, gateway, worker],
 }
 """By the heading under which the help lists them."""

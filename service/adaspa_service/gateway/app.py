@@ -16,6 +16,7 @@ from adaspa_service.gateway import (
     content,
     draining,
     errors,
+    estimates,
     events,
     headers,
     health,
@@ -61,7 +62,7 @@ def _router(with_metrics: bool) -> APIRouter:
         router.include_router(metrics.router)
     for prefix in ("/v1", ""):
         shown = bool(prefix)
-        for module in (videos, content, links, preview, events, models, webhook_secret):
+        for module in (videos, estimates, content, links, preview, events, models, webhook_secret):
             router.include_router(
                 module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY
             )

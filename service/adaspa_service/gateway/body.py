@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway import conditions
+from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.form import FormParser, in_base64, too_large
 from adaspa_service.gateway.json_text import JsonText, TextTooLarge, json_object
 from adaspa_service.gateway.params import allowed
@@ -36,6 +37,11 @@ BYTES_A_SECOND = 128 * 1024
 OTHER_NAMES = {"reference_url": "input_reference", "image_reference": "input_reference"}
 """Of SGLang's clients, and of vLLM-Omni's."""
 IMAGE_URL = "image_url"
+UNREADABLE: dict[int | str, dict[str, Any]] = {
+    408: {"description": "The body did not come in time", "model": ErrorBody},
+    413: {"description": "The body is too large", "model": ErrorBody},
+    415: {"description": "The body is neither JSON nor a form", "model": ErrorBody},
+}
 
 
 def openapi(fields: type[BaseModel]) -> dict[str, Any]:

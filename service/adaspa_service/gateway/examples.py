@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from adaspa_api.estimates import Estimate, Expectation, Measured
 from adaspa_api.fields import EXAMPLE
 from adaspa_api.models import ModelList
 from adaspa_api.report import AttentionReport, LayerReport
@@ -127,7 +128,7 @@ def videos() -> dict[str, Video]:
     timings = {"loading": 2.1, "encoding_prompt": 0.1, "denoising": 24.2, "decoding": 4.9, "uploading": 0.1}
     remixed = {"prompt": "a small red star moves left", "seed": 7, "remixed_from": IDS[0]}
     return {
-        "queued": views.video(job(), QueuePosition(1, 12.5, 2)),
+        "queued": views.video(job(), QueuePosition(1, 12.5, 2), 29.2),
         "completed": views.video(
             job(status=JobStatus.completed, report=report, timings=timings, artifacts={"video": file}, **ended), None
         ),
@@ -135,6 +136,15 @@ def videos() -> dict[str, Video]:
         "remix": views.video(job(1, params=remixed), QueuePosition(2, 46.0, 2)),
         "second": views.video(job(1), QueuePosition(2, 46.0, 2)),
     }
+
+
+def estimate() -> Estimate:
+    """Of the example job."""
+    asked = {"model": "demo", "size": "128x128", "num_frames": 33, "fps": 8, "steps": 24, "quality": Quality.balanced}
+    near = Measured(jobs=10, size="128x128", num_frames=33, steps=24, scaled=False)
+    known = Expectation(estimated_seconds=29.2, denoising_seconds=24.2, measured=near, reason=None)
+    queue = {"priority": "interactive", "starts_in_seconds": 12.5, "workers": 2}
+    return Estimate.model_validate(known.model_dump() | asked | queue | {"qualities": {"balanced": known}})
 
 
 def page(*data: Video) -> VideoList:
@@ -152,6 +162,7 @@ def answers() -> dict[str, BaseModel]:
         "VideoList": page(shown["second"], shown["completed"]),
         "VideoDeleted": VideoDeleted(id=IDS[0]),
         "VideoEvent": VideoEvent.of("video.completed", event),
+        "Estimate": estimate(),
         "WebhookSecret": WebhookSecret(secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", replaced=[]),
         "Link": Link(url=f"http://127.0.0.1:8000/v1/videos/{IDS[0]}/content?signature=...", expires_at=CREATED + 3600),
         "Model": model,

@@ -1,9 +1,10 @@
 """The application's state: what every request handler works with, made once."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_urlsafe
-from typing import Annotated, Self
+from typing import Annotated, Generic, Self, TypeVar
 
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.connections import connections
@@ -12,6 +13,7 @@ from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore
+from adaspa_jobs.times import Timed
 from celery import Celery
 from fastapi import Depends, Request
 from pydantic import SecretStr
@@ -27,24 +29,28 @@ from adaspa_service.inputs.turns import Turns
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.webhooks.deliveries import DeliveryStore
 
-LOAD_SECONDS = 0.5
-"""When a job begins is estimated from how busy its model was up to this long ago: many ask at once."""
+Known = TypeVar("Known")
+RECENT_SECONDS = 0.5
+"""When a job begins and ends is estimated from what was known of its model up to this long ago: many ask at once."""
 
 
-class RecentLoads:
-    """How busy each model is, asked for once in a while however many want to know."""
+class Recent(Generic[Known]):
+    """What is known of each model, asked for once in a while however many want to know.
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._found: dict[str, tuple[float, Load]] = {}
+    Args:
+        ask: the store's method, such as ``load``.
+    """
 
-    def get(self, model: str) -> Load:
-        """As the store's ``load``, and as old as LOAD_SECONDS at most. Raises StoreUnavailable."""
-        at, load = self._found.get(model, (-LOAD_SECONDS, None))
-        if load is None or time.monotonic() - at > LOAD_SECONDS:
-            load = self._store.load(model)
-            self._found[model] = time.monotonic(), load
-        return load
+    def __init__(self, ask: Callable[[str], Known]) -> None:
+        self._ask = ask
+        self._found: dict[str, tuple[float, Known]] = {}
+
+    def get(self, model: str) -> Known:
+        """As the store says it, and as old as RECENT_SECONDS at most. Raises StoreUnavailable."""
+        if model not in self._found or time.monotonic() - self._found[model][0] > RECENT_SECONDS:
+            known = self._ask(model)
+            self._found[model] = time.monotonic(), known
+        return self._found[model][1]
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class AppState:
     settings: Settings
     catalog: Catalog
     store: JobStore
-    loads: RecentLoads
+    loads: Recent[Load]
+    times: Recent[dict[str, list[Timed]]]
     keys: KeyStore
     entrance: Entrance
     callers: Callers
@@ -83,7 +90,8 @@ class AppState:
             settings,
             Catalog.load(settings.catalog, settings.queue_cap),
             store,
-            RecentLoads(store),
+            Recent(store.load),
+            Recent(store.times),
             keys,
             entrance,
             Callers(settings, keys, entrance, open_token),

@@ -18,8 +18,9 @@ from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.access import LazyReader, Reader, Writer
 from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
-from adaspa_service.gateway.body import openapi, read_body
+from adaspa_service.gateway.body import UNREADABLE, openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody
+from adaspa_service.gateway.estimates import estimated
 from adaspa_service.gateway.images import drop_images, made_of
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import batch, remix
@@ -33,10 +34,7 @@ log = logging.getLogger(__name__)
 
 FIRST_ID_US = 1_735_689_600_000_000
 """No id is older than 2025."""
-REFUSED: dict[int | str, dict[str, Any]] = {
-    408: {"description": "The body did not come in time", "model": ErrorBody},
-    413: {"description": "The body is too large", "model": ErrorBody},
-    415: {"description": "The body is neither JSON nor a form", "model": ErrorBody},
+REFUSED: dict[int | str, dict[str, Any]] = UNREADABLE | {
     422: {"description": "The Idempotency-Key was used with another request", "model": ErrorBody},
     429: {"description": "The queue is full, or too many jobs or requests of this key", "model": ErrorBody},
 }
@@ -145,11 +143,11 @@ def accepted(state: AppState, jobs: list[Job], positions: dict[str, int] | None 
     twice.
     """
     try:
-        found = queue_positions(state, jobs, positions)
+        found, times = queue_positions(state, jobs, positions), estimated(state, jobs)
     except StoreUnavailable as error:
         log.warning("%s: accepted; its place is not told: %s", jobs[0].id, error)
-        found = {}
-    return listed(jobs, found, more=False)
+        found, times = {}, {}
+    return listed(jobs, found, times, more=False)
 
 
 def note_replay(response: Response, new: bool) -> None:
@@ -179,7 +177,7 @@ def list_videos(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
     jobs, more = state.store.page(after, limit, order, caller.owner)
-    return listed([without_layers(job) for job in jobs], queue_positions(state, jobs), more)
+    return listed([without_layers(job) for job in jobs], queue_positions(state, jobs), estimated(state, jobs), more)
 
 
 @router.post("/videos/{video_id}/cancel")
@@ -211,9 +209,9 @@ def delete_video(video_id: str, request: Request, state: StateDep, caller: Write
     return VideoDeleted(id=video_id)
 
 
-def listed(jobs: list[Job], found: dict[str, QueuePosition], more: bool) -> VideoList:
-    """Jobs as clients see them with the places that were found, and whether more follow."""
-    data = [views.video(job, found.get(job.id)) for job in jobs]
+def listed(jobs: list[Job], found: dict[str, QueuePosition], times: dict[str, float], more: bool) -> VideoList:
+    """Jobs as clients see them with the places and times that were found, and whether more follow."""
+    data = [views.video(job, found.get(job.id), times.get(job.id)) for job in jobs]
     return VideoList(
         data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
     )
@@ -221,7 +219,7 @@ def listed(jobs: list[Job], found: dict[str, QueuePosition], more: bool) -> Vide
 
 def view(state: AppState, job: Job) -> Video:
     """The job as clients see it."""
-    return views.video(job, queue_positions(state, [job]).get(job.id))
+    return views.video(job, queue_positions(state, [job]).get(job.id), estimated(state, [job]).get(job.id))
 
 
 def without_layers(job: Job) -> Job:

@@ -88,6 +88,11 @@ class Video(Settled):
     starts_in_seconds: float | None = Field(
         description="While queued: when a worker is expected to begin it, once jobs of the model have been timed."
     )
+    estimated_seconds: float | None = Field(
+        default=None,
+        description="Until it has ended: seconds that a worker is expected to take for it, once jobs of its model and "
+        "preset have been timed.",
+    )
     eta_seconds: float | None = Field(description="Seconds left of the denoising, once steps are timed.")
     preview_url: str | None = Field(description="While in progress: a small moving picture of what it is coming to.")
     started_at: int | None

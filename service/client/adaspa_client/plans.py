@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import httpx
+from adaspa_api.estimates import Estimate
 from adaspa_api.models import Model
 from adaspa_api.videos import Video, VideoList
 
@@ -81,6 +82,12 @@ def create_batch(body: Mapping[str, Any], key: str | None, retries: int) -> Plan
     """Submit a prompt with several seeds."""
     send = Send("POST", "/videos", body, headers=once(key))
     return VideoList.model_validate((yield from call(send, retries)).json()).data
+
+
+def estimate(body: Mapping[str, Any], retries: int) -> Plan[Estimate]:
+    """How long a video would take."""
+    send = Send("POST", "/videos/estimate", {"json": body})
+    return Estimate.model_validate((yield from call(send, retries)).json())
 
 
 def remix(video_id: str, prompt: str, webhook_url: str | None, key: str | None, retries: int) -> Plan[Video]:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
 import httpx
+from adaspa_api.estimates import Estimate
 from adaspa_api.models import Model
 from adaspa_api.video_fields import VideoFields
 from adaspa_api.videos import Variant, Video
@@ -86,6 +87,10 @@ class Client:
         """Submit a prompt with ``n`` seeds that follow one another: all are accepted or none."""
         body = body_of({"prompt": prompt, "n": n, **fields}, image, last_image)
         return self._run(plans.create_batch(body, idempotency_key, self._retries))
+
+    def estimate(self, **fields: Unpack[VideoFields]) -> Estimate:
+        """How long a video of these fields would take, and with each preset. Nothing is queued."""
+        return self._run(plans.estimate(fields, self._retries))
 
     def remix(
         self, video_id: str, prompt: str, *, webhook_url: str | None = None, idempotency_key: str | None = None

@@ -1,0 +1,97 @@
+"""``POST /videos/estimate``: how long a video would take, by what was measured; and the same for jobs."""
+
+from adaspa_api.estimates import Estimate, Expectation, Measured, VideoEstimate
+from adaspa_api.fields import rows
+from adaspa_api.limits import Picture
+from adaspa_api.words import TERMINAL
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.job import Job, JobParams
+from adaspa_jobs.times import OWN_SETTINGS, Timed, expected, preset_of
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+
+from adaspa_service.gateway.access import Reader
+from adaspa_service.gateway.body import UNREADABLE, openapi, read_body
+from adaspa_service.gateway.params import resolve, resolve_priority
+from adaspa_service.gateway.state import AppState, StateDep
+from adaspa_service.inputs.source import closing_all
+
+router = APIRouter(tags=["videos"])
+BY_HAND = "settings by hand were not timed; qualities has the presets"
+
+
+@router.post("/videos/estimate", responses=UNREADABLE, openapi_extra=openapi(VideoEstimate))
+async def estimate_video(request: Request, state: StateDep, caller: Reader) -> Estimate:
+    """Tell how long a video would take, with each preset. Nothing is queued.
+
+    It takes what `POST /videos` takes, and refuses what that refuses; a prompt and images may be left out.
+    """
+    with state.turns.of(caller.owner) as turn:
+        asked, images = await read_body(request, VideoEstimate, state.catalog, state.settings.image_bytes, turn)
+        with closing_all(images.values()):
+            params = resolve(with_needed_images(asked, state.catalog), state.catalog)
+    return await run_in_threadpool(estimate, state, params, asked.priority)
+
+
+def with_needed_images(asked: VideoEstimate, catalog: Catalog) -> VideoEstimate:
+    """The same with something for each image that is left out and that the model does nothing without."""
+    spec = catalog.default if asked.model is None else catalog.get(asked.model)
+    images = {name: row.limits for name, row in rows(VideoEstimate).items() if isinstance(row.limits, Picture)}
+    needed = [name for name, image in images.items() if spec and image.needed(spec) and not getattr(asked, name)]
+    return asked.model_copy(update=dict.fromkeys(needed, "left out"))
+
+
+def estimate(state: AppState, params: JobParams, priority: str | None) -> Estimate:
+    """How long a job would take. Raises ApiError: 400 priority not offered; StoreUnavailable."""
+    spec = state.catalog.models[params.model]
+    queue = resolve_priority(priority, spec, spec.cost(params))
+    load, times = state.loads.get(spec.id), state.times.get(spec.id)
+    starts_in = load.starts_in(queue, load.queues[queue].waiting + 1)
+    preset = preset_of(params)
+    own = _expectation(params, times[preset], preset) if preset else _unknown(BY_HAND)
+    return Estimate(
+        **own.model_dump(),
+        model=spec.id,
+        size=f"{params.width}x{params.height}",
+        num_frames=params.num_frames,
+        fps=params.fps,
+        steps=params.steps,
+        quality=params.quality,
+        priority=queue,
+        starts_in_seconds=None if starts_in is None else round(starts_in, 1),
+        workers=load.queues[queue].workers,
+        qualities={name: _expectation(params, times[name], name) for name in (OWN_SETTINGS, *map(str, spec.qualities))},
+    )
+
+
+def estimated(state: AppState, jobs: list[Job]) -> dict[str, float]:
+    """The seconds that those of the jobs that have not ended are expected to take on a worker, where that is known."""
+    found = {}
+    for job in jobs:
+        if job.status not in TERMINAL and (preset := preset_of(job.params)):
+            like = expected(job.params, state.times.get(job.params.model)[preset])
+            if like is not None:
+                found[job.id] = round(like.seconds, 1)
+    return found
+
+
+def _expectation(params: JobParams, timed: list[Timed], preset: str) -> Expectation:
+    like = expected(params, timed)
+    if like is None:
+        settings = "the model's own settings" if preset == OWN_SETTINGS else f"quality {preset}"
+        guidance = "over 1" if params.guidance_scale > 1 else "of 1 or less"
+        return _unknown(f"no video of this model with {settings} and a guidance_scale {guidance} was completed yet")
+    near = like.nearest
+    same = (near.width, near.height, near.num_frames) == (params.width, params.height, params.num_frames)
+    size = f"{near.width}x{near.height}"
+    measured = Measured(jobs=like.jobs, size=size, num_frames=near.num_frames, steps=near.steps, scaled=not same)
+    return Expectation(
+        estimated_seconds=round(like.seconds, 1),
+        denoising_seconds=round(like.denoising, 1),
+        measured=measured,
+        reason=None,
+    )
+
+
+def _unknown(reason: str) -> Expectation:
+    return Expectation(estimated_seconds=None, denoising_seconds=None, measured=None, reason=reason)

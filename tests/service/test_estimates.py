@@ -1,0 +1,90 @@
+"""How long a video is expected to take: from what was measured, and nothing where nothing was."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from adaspa_client import Client
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.store import Lease
+from adaspa_jobs.times import Timed, expected
+from adaspa_service.gateway import state as gateway_state
+from running_gateway import REPORT, Service
+
+
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_state, "RECENT_SECONDS", 0.0)
+
+
+def run(service: Service, denoising: float, rest: float = 2.0, **asked: Any) -> Lease:
+    """A completed job that took these seconds."""
+    lease = service.claim(service.create(**asked)["id"])
+    timings = {"loading": 100.0, "encoding_prompt": 0.5, "denoising": denoising, "decoding": rest - 0.5}
+    service.store.complete(lease, {}, REPORT, timings)
+    return lease
+
+
+def test_an_estimate_is_made_of_completed_jobs_alone(service: Service) -> None:
+    def ask(**asked: Any) -> dict[str, Any]:
+        answer = service.http.post("/v1/videos/estimate", json={"model": "demo", "steps": 20} | asked)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    before = ask(quality="fast")
+    assert (before["estimated_seconds"], before["measured"]) == (None, None)
+    assert "quality fast" in before["reason"] and "completed yet" in before["reason"]
+    assert (before["object"], before["size"], before["workers"]) == ("video.estimate", "128x128", 0)
+    assert set(before["qualities"]) == {"default", "exact", "quality", "balanced", "fast"}
+
+    for seconds in (10.0, 12.0, 90.0):  # the first clip of a worker
+        run(service, seconds, quality="fast", steps=20)
+    run(service, 40.0, quality="exact", steps=20)
+    run(service, 7.0, sparsity=0.5, steps=20)
+    found = ask(quality="fast")
+    assert (found["estimated_seconds"], found["denoising_seconds"], found["reason"]) == (14.0, 12.0, None)
+    assert found["measured"] == {"jobs": 3, "size": "128x128", "num_frames": 33, "steps": 20, "scaled": False}
+    presets = {name: each["estimated_seconds"] for name, each in found["qualities"].items()}
+    assert presets == {"default": None, "exact": 42.0, "quality": None, "balanced": None, "fast": 14.0}
+    assert ask(quality="fast", steps=40)["estimated_seconds"] == 26.0, "the decoding is the same"
+    by_hand = ask(sparsity=0.5)
+    assert by_hand["estimated_seconds"] is None and "by hand" in by_hand["reason"]
+    unguided = ask(quality="fast", guidance_scale=1)
+    assert unguided["estimated_seconds"] is None and "guidance_scale of 1" in unguided["reason"]
+    assert service.http.get("/videos").json()["data"][0]["sparsity"] == 0.5, "nothing was made"
+    with Client(service.url) as client:
+        assert client.estimate(model="demo", steps=20, quality="exact").estimated_seconds == 42.0
+
+
+def test_jobs_tell_what_they_are_expected_to_take_until_they_have_ended(service: Service) -> None:
+    run(service, 10.0, quality="fast", steps=20)
+    waiting, other = service.create(quality="fast", steps=10), service.create(quality="exact")
+    assert (waiting["estimated_seconds"], other["estimated_seconds"]) == (7.0, None)
+    lease = service.claim(waiting["id"])
+    assert service.http.get(f"/videos/{waiting['id']}").json()["estimated_seconds"] == 7.0
+    listed = service.http.get("/videos").json()["data"]
+    assert [job["estimated_seconds"] for job in listed] == [None, 7.0, None]
+    service.complete(lease)
+    assert service.http.get(f"/videos/{waiting['id']}").json()["estimated_seconds"] is None
+
+
+def test_the_nearest_size_is_scaled_where_a_size_was_not_measured(params: Callable[..., JobParams]) -> None:
+    made = [params(num_frames=17), params(), params(width=256, height=256)]
+    times = [
+        Timed.of(one, {"denoising": seconds, "decoding": 1.0}) for one, seconds in zip(made, (3, 8, 50), strict=True)
+    ]
+    found = expected(params(width=256, steps=20), [each for each in times if each])
+    assert found is not None and (found.denoising, found.seconds) == (8 * 2 * 2, 8 * 2 * 2 + 2)
+    assert (found.jobs, found.nearest.width, found.nearest.num_frames) == (1, 128, 33)
+
+
+def test_what_cannot_be_made_is_not_estimated(service: Service) -> None:
+    def refused(**asked: Any) -> str:
+        answer = service.http.post("/videos/estimate", json=asked)
+        assert answer.status_code == 400
+        return str(answer.json()["error"]["param"])
+
+    assert (refused(steps=0), refused(size="1x1"), refused(model="none")) == ("steps", "size", "model")
+    with_image = service.http.post("/videos/estimate", json={"model": "demo-image"})
+    assert with_image.status_code == 200, "an image may be chosen later"
