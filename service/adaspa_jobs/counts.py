@@ -41,6 +41,8 @@ class Load:
     """Jobs that a worker holds."""
     queues: dict[Priority, QueueLoad]
     bulk_share: float
+    since: int | None = None
+    """When a worker announced it first, in Unix seconds; None: none has."""
 
     @property
     def waiting(self) -> int:
@@ -119,7 +121,7 @@ class Counts:
 
     def load(self, model: str) -> Load:
         """How busy a model is."""
-        workers, paces, running, queues = self._scripts.run("load", model=model)
+        workers, paces, running, queues, since = self._scripts.run("load", model=model)
         return Load(
             workers=workers,
             pace=median(map(float, paces)) if paces else None,
@@ -137,6 +139,7 @@ class Counts:
                 )
             },
             bulk_share=self.bulk_share,
+            since=int(since) if since else None,
         )
 
     def room(self) -> Room | None:

@@ -53,9 +53,9 @@ def video(job: Job, place: QueuePosition | None, estimated: float | None = None)
     )
 
 
-def model(spec: ModelSpec, *, waiting: int, running: int, workers: int) -> Model:
+def model(spec: ModelSpec, created: int, *, waiting: int, running: int, workers: int) -> Model:
     """The view of a catalog entry, and of how busy the model is."""
-    own = {"default_size": spec.sizes[0], "default_fps": spec.fps, "parameters": json_schema(spec)}
+    own = {"created": created, "default_size": spec.sizes[0], "default_fps": spec.fps, "parameters": json_schema(spec)}
     own |= {"loras": [shared(lora, LoraOffer) for lora in spec.loras]}
     busy = {"waiting": waiting, "running": running, "workers": workers}
     return Model.model_validate(shared(spec, Model) | own | busy)

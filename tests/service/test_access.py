@@ -311,7 +311,13 @@ def test_a_replay_does_not_count_as_another_job(client: Clients) -> None:
 
 def test_a_key_is_kept_as_its_digest_alone(service: Service, client: Clients) -> None:
     one = client(requests_per_minute=5)
-    one.http.get("/videos")
+    first, second = one.http.get("/videos"), one.http.post("/videos", json={})
+    told = [
+        [answer.headers[f"x-ratelimit-{what}-requests"] for what in ("limit", "remaining")]
+        for answer in (first, second)
+    ]
+    assert told == [["5", "4"], ["5", "3"]], "also with a refusal"
+    assert 12 < float(second.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 24
     secret = one.http.headers["authorization"].split("_", 2)[2].encode()
     store: Any = service.store.client
     for key in store.keys("*"):

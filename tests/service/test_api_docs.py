@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from adaspa_api.fields import VideoCreate
+from adaspa_api.words import ErrorCode
 from running_gateway import Service
 
 TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
@@ -17,3 +18,7 @@ def test_every_route_and_field_is_there(service: Service) -> None:
             )
             assert f"`{name}`" in TEXT, name
     assert [name for name in VideoCreate.model_fields if f"`{name}`" not in TEXT] == []
+
+
+def test_every_reason_why_a_job_fails_is_there() -> None:
+    assert [code for code in ErrorCode if f"| `{code}` |" not in TEXT] == []

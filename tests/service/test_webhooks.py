@@ -65,7 +65,9 @@ def test_an_ended_jobs_event_is_delivered_once_and_verifies(service: Service, re
     until(lambda: receiver.calls, "the event comes")
     call = receiver.calls[0]
     event = call.verify(secret(service))
-    assert set(event) == {"type", "timestamp", "data"}
+    assert set(event) == {"id", "object", "created_at", "type", "timestamp", "data"}
+    assert (event["object"], event["created_at"]) == ("event", event["data"]["completed_at"])
+    assert event["id"] == call.headers["webhook-id"]
     shown = service.http.get(f"/videos/{video_id}").json()
     shown["attention"]["layers"] = []
     assert (event["type"], event["data"]) == ("video.completed", shown)

@@ -31,6 +31,7 @@
 --   leases_lost      hash    leases that ran out, by model
 --   served_at        hash    by queue, when (ms) a worker last said that it serves it
 --   served           hash    catalog entries that workers announced, by model
+--   served_since     hash    by model, when (s) a worker announced it first
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   workers:{model}  zset    its workers, the same way
 --   serving:{queue}  zset    those of them that serve this queue

@@ -5,6 +5,7 @@
 -- priorities
 local model, worker, counts = A.model, A.worker, int(steady() + A.counts_ms)
 redis.call('HSET', PREFIX .. 'served', model, A.spec)
+redis.call('HSETNX', PREFIX .. 'served_since', model, seconds(now()))
 redis.call('ZADD', PREFIX .. 'served_until', int(steady() + A.holds_ms), model)
 redis.call('ZADD', PREFIX .. 'workers:' .. model, counts, worker)
 redis.call('ZREMRANGEBYSCORE', PREFIX .. 'workers:' .. model, '-inf', int(steady()))

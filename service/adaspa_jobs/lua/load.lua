@@ -1,6 +1,6 @@
 -- How busy a model is: workers, the paces of its latest jobs, seconds that each running job has run, its cost, and for
 -- each queue whether its worker serves it (0 or 1); then for each of the queues the jobs that wait, their summed cost, how
--- long (ms) the first that came has waited, and the workers that serve it.
+-- long (ms) the first that came has waited, and the workers that serve it; then when (s) the model was announced first.
 -- model
 local model = A.model
 local names = { model, model .. ':bulk' }
@@ -25,4 +25,5 @@ for i = 1, #began, 2 do
   end
   running[#running + 1] = one
 end
-return { workers, redis.call('LRANGE', PREFIX .. 'paces:' .. model, 0, -1), running, queues }
+return { workers, redis.call('LRANGE', PREFIX .. 'paces:' .. model, 0, -1), running, queues,
+  redis.call('HGET', PREFIX .. 'served_since', model) }

@@ -60,7 +60,7 @@ class Callers:
         key = None if token is None else self._keys.authenticate(token)
         if key is None:
             return self._without_key(request, token)
-        self._check_rate(key)
+        self._check_rate(request, key)
         if scope not in key.scopes:
             challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
             has = ", ".join(sorted(key.scopes))
@@ -84,10 +84,10 @@ class Callers:
                 return Caller(OPEN_OWNER)
         raise unauthorized(access, token)
 
-    def _check_rate(self, key: ApiKey) -> None:
-        """Count a request. Raises ApiError 429 with the time until the next one."""
-        wait = self._keys.use(key)
-        if wait is not None:
+    def _check_rate(self, request: Request, key: ApiKey) -> None:
+        """Count a request, and note for its answer what is left. Raises ApiError: 429, with the time until the next."""
+        request.state.rate = rate = self._keys.use(key)
+        if rate is not None and (wait := rate.wait_seconds) is not None:
             message = f"the key may send {key.requests_per_minute} requests a minute; try again in {wait:.1f} s"
             raise ApiError(429, "rate_limit_exceeded", message, None, {"Retry-After": str(math.ceil(wait))})
 

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
@@ -55,6 +56,20 @@ class ApiKey(BaseModel):
     created_at: int
     expires_at: int | None = None
     last_used_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Where a key stands with its limit of requests."""
+
+    limit: int
+    """Requests a minute."""
+    remaining: int
+    """Requests that it may send now."""
+    reset_seconds: float
+    """Until it may send a minute's at once."""
+    wait_seconds: float | None = None
+    """Until it may send the next one; None: this one was allowed."""
 
 
 class KeyStore:
@@ -167,15 +182,16 @@ class KeyStore:
             fields, (now, _) = pipe.execute()
         return bool(fields) and _holds(_key(key_id, fields), now)
 
-    def use(self, key: ApiKey) -> float | None:
-        """Count a request; None, or the seconds until the key's limit allows another.
+    def use(self, key: ApiKey) -> Rate | None:
+        """Count a request; where the key stands then, None if it has no limit.
 
         The limit is a token bucket: a minute's requests may come at once, and each comes back in its share of a minute.
         """
         if key.requests_per_minute is None and abs(time.time() - (key.last_used_at or 0)) < NOTED_SECONDS:
             return None
-        wait = int(self._scripts.run("use_key", id=key.id, limit=key.requests_per_minute, noted_seconds=NOTED_SECONDS))
-        return wait / 1000 if wait else None
+        limit = key.requests_per_minute
+        wait, left, reset = self._scripts.run("use_key", id=key.id, limit=limit, noted_seconds=NOTED_SECONDS)
+        return None if limit is None else Rate(limit, left, reset / 1000, wait / 1000 if wait else None)
 
     def exist(self) -> bool:
         """Whether a key was ever made."""

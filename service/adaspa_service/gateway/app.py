@@ -24,8 +24,10 @@ from adaspa_service.gateway import (
     links,
     metrics,
     models,
+    not_offered,
     page,
     preview,
+    rate_limits,
     request_ids,
     videos,
     webhook_secret,
@@ -62,7 +64,7 @@ def _router(with_metrics: bool) -> APIRouter:
         router.include_router(metrics.router)
     for prefix in ("/v1", ""):
         shown = bool(prefix)
-        for module in (videos, estimates, content, links, preview, events, models, webhook_secret):
+        for module in (not_offered, videos, estimates, content, links, preview, events, models, webhook_secret):
             router.include_router(
                 module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY
             )
@@ -112,6 +114,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)
     headers.install(app, settings)
     app.add_middleware(draining.LastAnswers, draining=app.state.draining)
+    app.add_middleware(rate_limits.RateLimits)
     app.add_middleware(request_ids.RequestIds)
     app.webhooks.include_router(event.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]

@@ -23,6 +23,7 @@ from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.form import FormParser, in_base64, too_large
 from adaspa_service.gateway.json_text import JsonText, TextTooLarge, json_object
 from adaspa_service.gateway.params import allowed
+from adaspa_service.gateway.similar_names import did_you_mean
 from adaspa_service.inputs.source import IN_MEMORY_BYTES, ImageRefused, Source, from_text, uploaded
 from adaspa_service.inputs.turns import Turn
 
@@ -237,7 +238,8 @@ def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, st
         first = error.errors(include_url=False)[0]
         name, inside = str(first["loc"][0]), len(first["loc"]) > 1
         if first["type"] == "extra_forbidden" and not inside:
-            message = f"{name}: unknown field; allowed: {', '.join(fields.model_fields)}"
+            names = fields.model_fields
+            message = f"{name}: unknown field{did_you_mean(name, names)}; allowed: {', '.join(names)}"
             raise bad_field(name, message, "unknown_parameter") from error
         limits = f"allowed: {allowed(name, catalog, data.get('model'))}"
         if first["type"] == "missing" and not inside:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.gateway.request_ids import HEADER
 
 log = logging.getLogger(__name__)
 
@@ -79,5 +80,8 @@ def install(app: FastAPI) -> None:
         return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
 
     @app.exception_handler(Exception)
-    def unexpected(_: Request, error: Exception) -> JSONResponse:
-        return respond(ApiError(500, "internal_error", "The gateway met an unexpected error; it was logged."))
+    def unexpected(request: Request, error: Exception) -> JSONResponse:
+        request_id: str = request.state.request_id  # its middleware lies within what answers here
+        log.error("%s %s: unexpected error", request.method, request.url.path, extra={"request_id": request_id})
+        message = f"The gateway met an unexpected error; it was logged, with the request id {request_id}."
+        return respond(ApiError(500, "internal_error", message, headers={HEADER: request_id}))

@@ -155,13 +155,13 @@ def page(*data: Video) -> VideoList:
 def answers() -> dict[str, BaseModel]:
     """An example by the name of its schema, and by method and path where there is a better one."""
     shown = videos()
-    model = views.model(Catalog.load(None).default, waiting=2, running=1, workers=2)
+    model = views.model(Catalog.load(None).default, CREATED - 3600, waiting=2, running=1, workers=2)
     event = job(status=JobStatus.completed, completed_at=CREATED + 35)
     return {
         "Video": shown["completed"],
         "VideoList": page(shown["second"], shown["completed"]),
         "VideoDeleted": VideoDeleted(id=IDS[0]),
-        "VideoEvent": VideoEvent.of("video.completed", event),
+        "VideoEvent": VideoEvent.of(f"evt_{IDS[0][6:]}", "video.completed", event),
         "Estimate": estimate(),
         "WebhookSecret": WebhookSecret(secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", replaced=[]),
         "Link": Link(url=f"http://127.0.0.1:8000/v1/videos/{IDS[0]}/content?signature=...", expires_at=CREATED + 3600),

@@ -7,6 +7,7 @@ from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from adaspa_service.errors import ApiError, bad_field
+from adaspa_service.gateway.similar_names import did_you_mean
 from adaspa_service.inputs.source import too_large as image_too_large
 
 MAX_FIELDS = 64
@@ -67,7 +68,8 @@ class FormParser(MultiPartParser):
         if b"filename" not in options and name in self._images:
             part.content_disposition = (part.content_disposition or b"") + AS_TEXT
         elif b"filename" in options and name and name not in self._images:
-            raise bad_field(name, f"{name}: files are not taken; allowed: text fields", "file_not_allowed")
+            meant = did_you_mean(name, self._images)
+            raise bad_field(name, f"{name}: files are not taken{meant}; allowed: text fields", "file_not_allowed")
         self._image_bytes = 0
         super().on_headers_finished()
 

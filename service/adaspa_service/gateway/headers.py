@@ -5,6 +5,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adaspa_service.gateway import polling, rate_limits, request_ids
+
 DEFAULTS = {
     b"cache-control": b"no-store",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
@@ -16,8 +18,27 @@ DEFAULTS = {
     b"x-frame-options": b"DENY",
 }
 """For answers that do not say otherwise themselves, as the page's files and the videos do."""
-TAKEN = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range")
-GIVEN = ("Content-Range", "ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate", "X-Request-ID")
+TAKEN = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "If-Range",
+    "Last-Event-ID",
+    "Prefer",
+    "Range",
+)
+GIVEN = (
+    "Content-Range",
+    "ETag",
+    "Idempotent-Replayed",
+    "Preference-Applied",
+    "Retry-After",
+    "WWW-Authenticate",
+    polling.HEADER,
+    request_ids.HEADER,
+    *rate_limits.NAMES,
+)
 """What a page of a configured origin may send and read."""
 OVER_TLS = {b"strict-transport-security": b"max-age=31536000"}
 

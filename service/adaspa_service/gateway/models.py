@@ -31,4 +31,5 @@ def get_model(model_id: str, state: StateDep, _: Reader) -> Model:
 def view(state: AppState, spec: ModelSpec) -> Model:
     """A model with how busy it is."""
     load = state.store.load(spec.id)
-    return views.model(spec, waiting=load.waiting, running=load.running, workers=load.workers)
+    created = state.started_at if load.since is None else load.since
+    return views.model(spec, created, waiting=load.waiting, running=load.running, workers=load.workers)

@@ -9,7 +9,7 @@ from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog, ModelSpec
 from adaspa_jobs.job import Job, JobParams
 
-from adaspa_service.errors import bad_field
+from adaspa_service.errors import ApiError, bad_field
 
 
 def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
@@ -22,13 +22,28 @@ def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
     if spec is None:
         message = f"model: {shown(asked.model)} is not served; allowed: {', '.join(catalog.models)}"
         raise bad_field("model", message, "model_not_found")
-    settled = settle(asked, spec)
+    try:
+        settled = settle(asked, spec)
+    except ApiError as error:
+        raise ApiError(400, error.code, error.message + elsewhere(error.param, asked, catalog), error.param) from error
     width, height = map(int, settled["size"].split("x"))
     return JobParams.model_validate(
         {name: settled[name] for name in Kept.model_fields}
         | {"width": width, "height": height, "num_frames": frame_count(asked, settled)}
         | ({} if asked.seed is not None else {"seed": secrets.randbelow(2**32)})
     )
+
+
+def elsewhere(field: str | None, asked: VideoCreate, catalog: Catalog) -> str:
+    """Words that name the models that take the image that this one refuses; empty if there are none."""
+    if field not in ROLES or getattr(asked, field) is None:
+        return ""
+    taken = [
+        spec.id
+        for spec in catalog.models.values()
+        if ROLES[field] in {role for task in spec.tasks for role in task.roles}
+    ]
+    return f"; models that take one: {', '.join(taken)}" if taken and asked.model not in taken else ""
 
 
 def settle(asked: VideoCreate, spec: ModelSpec) -> dict[str, Any]:

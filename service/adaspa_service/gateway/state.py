@@ -79,6 +79,8 @@ class AppState:
     deliveries: DeliveryStore
     addresses: Addresses
     """Of the hosts of webhooks."""
+    started_at: int
+    """In Unix seconds, by this machine's clock."""
 
     @classmethod
     def of(cls, settings: Settings, resolve: Resolve = system_resolve) -> Self:
@@ -105,6 +107,7 @@ class AppState:
             Turns(),
             DeliveryStore(store.client),
             Addresses(settings.webhook_networks, resolve),
+            int(time.time()),
         )
 
     async def close(self) -> None:

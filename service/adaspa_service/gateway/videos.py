@@ -16,6 +16,7 @@ from adaspa_service import views
 from adaspa_service.access import audit
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError, bad_field
+from adaspa_service.gateway import polling
 from adaspa_service.gateway.access import LazyReader, Reader, Writer
 from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import UNREADABLE, openapi, read_body
@@ -71,6 +72,7 @@ async def create_video(
                 request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted
             )
     note_replay(response, new)
+    polling.tell(response, videos.data[0])
     return videos.data[0] if asked.n is None else videos
 
 
@@ -97,6 +99,7 @@ async def remix_video(
     once = idempotency_of(text, idempotency_key)
     videos, new = await admit(request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
     note_replay(response, new)
+    polling.tell(response, videos.data[0])
     return videos.data[0]
 
 
@@ -160,7 +163,9 @@ def note_replay(response: Response, new: bool) -> None:
 def get_video(video_id: str, state: StateDep, caller: LazyReader) -> Response:
     """A job as it stands."""
     video = view(state, find(state, caller(), video_id))
-    return Response(video.model_dump_json(), media_type="application/json")  # checked when it was made
+    response = Response(video.model_dump_json(), media_type="application/json")  # checked when it was made
+    polling.tell(response, video)
+    return response
 
 
 @router.get("/videos")

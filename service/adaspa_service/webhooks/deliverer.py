@@ -94,7 +94,7 @@ class Deliverer:
         """Make one attempt, and note what came of it."""
         body = delivery.body or ""
         try:
-            body = body or VideoEvent.of(delivery.type, delivery.job()).model_dump_json()
+            body = body or VideoEvent.of(delivery.event_id, delivery.type, delivery.job()).model_dump_json()
             secrets = await asyncio.to_thread(signing.secrets_of, delivery.owner, self._settings, self._store)
             headers = signing.headers(delivery.event_id, int(time.time()), body.encode(), secrets)
             result = await sender.send(delivery.url, headers, body.encode(), delivery.owner)

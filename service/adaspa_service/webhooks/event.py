@@ -16,6 +16,9 @@ EventType = Literal["video.completed", "video.failed", "video.cancelled"]
 class VideoEvent(BaseModel):
     """A job has ended."""
 
+    id: str = Field(description="As in `webhook-id`: the same for every attempt.")
+    object: Literal["event"] = "event"
+    created_at: int = Field(description="When the job ended, in Unix seconds.")
     type: EventType
     timestamp: datetime = Field(description="When the job ended.")
     data: Video = Field(
@@ -23,11 +26,13 @@ class VideoEvent(BaseModel):
     )
 
     @classmethod
-    def of(cls, kind: str, job: Job) -> "VideoEvent":
+    def of(cls, event_id: str, kind: str, job: Job) -> "VideoEvent":
         """The event of an ended job."""
         report = job.report and job.report.model_copy(update={"layers": []})
         video = views.video(job.model_copy(update={"report": report}), None)
-        return cls(type=kind, timestamp=datetime.fromtimestamp(job.completed_at or 0, UTC), data=video)  # type: ignore[arg-type]
+        ended = job.completed_at or 0
+        at = datetime.fromtimestamp(ended, UTC)
+        return cls(id=event_id, created_at=ended, type=kind, timestamp=at, data=video)  # type: ignore[arg-type]
 
 
 router = APIRouter(tags=["webhooks"])

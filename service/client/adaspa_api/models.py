@@ -23,6 +23,11 @@ class Model(BaseModel):
 
     id: str
     object: Literal["model"] = "model"
+    created: int = Field(
+        default=0,
+        description="When a worker of this service first served it, in Unix seconds; before that, when the gateway "
+        "was started.",
+    )
     owned_by: Literal["adaspa-serve"] = "adaspa-serve"
     description: str
     tasks: list[Open[Task]] = Field(default=[Task.text_to_video], description="What it can be asked for.")

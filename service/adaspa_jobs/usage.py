@@ -1,0 +1,44 @@
+"""What jobs came to, by owner, model and day: counted in the transitions themselves."""
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any
+
+from adaspa_api.usage import UsageRow
+from redis import Redis
+
+from adaspa_jobs.scripts import PREFIX, reaching
+
+MOST_DAYS = 400
+"""Counts of earlier days are gone."""
+DAY_SECONDS = 86400
+
+
+class Usages:
+    """The part of a JobStore that knows what jobs came to."""
+
+    client: Redis
+
+    def usage(self, days: int, owner: str | None = None) -> dict[str, list[UsageRow]]:
+        """What the jobs of each owner came to, or of one, in the latest days, today included; the latest first."""
+        found: dict[str, list[UsageRow]] = defaultdict(list)
+        with reaching():
+            now: Any = self.client.time()
+            today = int(now[0]) // DAY_SECONDS
+            with self.client.pipeline(transaction=False) as pipe:
+                for day in range(today, today - days, -1):
+                    pipe.hgetall(f"{PREFIX}usage:{day}")
+                counted = pipe.execute()
+        for day, counts in zip(range(today, today - days, -1), counted, strict=True):
+            date = datetime.fromtimestamp(day * DAY_SECONDS, UTC).date().isoformat()
+            rows: dict[tuple[str, str], UsageRow] = {}
+            for name, count in sorted(counts.items()):
+                whose, model, what = name.decode().split("|")
+                row = rows.setdefault((whose, model), UsageRow(date=date, model=model))
+                setattr(
+                    row, what.replace("gpu_ms", "gpu_seconds"), int(count) / 1000 if what == "gpu_ms" else int(count)
+                )
+            for (whose, _), row in rows.items():
+                if owner in (None, whose):
+                    found[whose].append(row)
+        return dict(found)

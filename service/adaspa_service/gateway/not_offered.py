@@ -1,0 +1,37 @@
+"""Routes of OpenAI's videos API that this service does not offer: each says so, with the reason."""
+
+from fastapi import APIRouter
+
+from adaspa_service.errors import ApiError
+from adaspa_service.gateway.access import Reader
+
+REASONS = {
+    "edits": "no model here changes a given video. POST /videos/{id}/remix makes one anew with another prompt",
+    "extensions": "no model here continues a given video. Make another with its last frame as input_reference",
+    "characters": "no model here keeps a character. The same seed, or a LoRA adapter (loras), comes closest",
+}
+router = APIRouter(tags=["videos"], include_in_schema=False)
+
+
+def refusal(kind: str) -> ApiError:
+    """501 with the reason."""
+    return ApiError(501, "not_offered", f"/videos/{kind} is not offered: {REASONS[kind]}.")
+
+
+@router.post("/videos/edits")
+def edit(_: Reader) -> None:
+    """Refuse to change a video."""
+    raise refusal("edits")
+
+
+@router.post("/videos/extensions")
+def extend(_: Reader) -> None:
+    """Refuse to continue a video."""
+    raise refusal("extensions")
+
+
+@router.post("/videos/characters")
+@router.get("/videos/characters/{name}")
+def character(_: Reader, name: str = "") -> None:
+    """Refuse to make or show a character."""
+    raise refusal("characters")
