@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,8 @@ class S3Server:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     before: Callable[[], None] | None = None
     """What its process does first, as ``adaspa_service.local.process.tied()``."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of its process's environment, beside the caller's."""
 
     def __post_init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -58,7 +60,7 @@ class S3Server:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
-                env=os.environ | keys,
+                env={**os.environ, **keys, **self.variables},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=self.before,  # noqa: PLW1509
@@ -121,9 +123,11 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(kind: str, folder: Path, before: Callable[[], None] | None = None) -> Iterator[S3Server]:
+def s3_server(
+    kind: str, folder: Path, before: Callable[[], None] | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[S3Server]:
     """A running server."""
-    server = S3Server(kind, folder, before)
+    server = S3Server(kind, folder, before, environment or {})
     server.start()
     try:
         yield server

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from chaos.faults import FAULTS
 from chaos.playing import ALL
 from chaos.report import show
 from chaos.run import run
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--pause", type=float, default=3.0, help="longest time between two faults, in seconds")
+    parser.add_argument("--faults", type=int, default=len(FAULTS), help="so many at random times, or more; or it fails")
     parser.add_argument("--fsync", choices=["always", "everysec", "no"], default="everysec")
     parser.add_argument("--patience", type=float, default=3600, help="seconds in which every job has to have ended")
     parser.add_argument("--rest", type=float, default=60, help="seconds in which all has to come to rest at the end")
@@ -32,6 +34,7 @@ def main() -> None:
         asked.jobs,
         asked.seed,
         pause=asked.pause,
+        faults=asked.faults,
         fsync=asked.fsync,
         patience=asked.patience,
         rest=asked.rest,

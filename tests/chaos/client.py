@@ -82,11 +82,15 @@ class Client:
 
     def get(self, video_id: str) -> dict[str, Any]:
         """The video as it stands: what of it the history keeps."""
-        return self.insist(lambda: self.send("get", video_id, "GET", f"/videos/{video_id}", _seen), "get").seen
+        return self.insist(lambda: self.try_get(video_id), "get").seen
+
+    def try_get(self, video_id: str) -> Entry:
+        """Look at it once; what came of it."""
+        return self.send("get", video_id, "GET", f"/videos/{video_id}", _seen)
 
     def look(self, video_id: str) -> int:
         """The status of the answer to a look at a video that may not be there."""
-        entry = self.insist(lambda: self.send("get", video_id, "GET", f"/videos/{video_id}", _seen), "get", 404)
+        entry = self.insist(lambda: self.try_get(video_id), "get", 404)
         assert entry.status is not None
         return entry.status
 

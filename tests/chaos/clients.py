@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from itertools import count
 from random import Random
 
@@ -23,10 +24,14 @@ class Clients:
         at_once: number of clients.
         receiver: where webhooks are to go.
         seed: decides what they ask for.
+        enough: whether they may then stop; as long as not, they ask for more.
     """
 
-    def __init__(self, fleet: Fleet, jobs: int, at_once: int, receiver: Receiver, seed: int) -> None:
+    def __init__(
+        self, fleet: Fleet, jobs: int, at_once: int, receiver: Receiver, seed: int, *, enough: Callable[[], bool]
+    ) -> None:
         self.fleet, self.jobs, self.seed = fleet, jobs, seed
+        self._enough, self._stop = enough, threading.Event()
         self.history = History()
         self.asks: list[Ask] = []
         self.complaints: list[str] = []
@@ -52,12 +57,13 @@ class Clients:
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._stop.set()
         if stuck := [ask.video_id for ask in self.asks if not ask.final and not ask.deleted]:
             self.complaints.append(f"not ended within {seconds:.0f} s: {stuck[:10]}")
 
     def _work(self, client: Client) -> None:
         random = client.random
-        while next(self._numbers) < self.jobs:
+        while next(self._numbers) < self.jobs or not (self._enough() or self._stop.is_set()):
             # Both tenants use the same keys: they are each tenant's own.
             key = f"{self.seed}-{next(self._keys[client.tenant])}"
             ask = Ask(key, client.tenant, random.randrange(SEEDS), random.choice(STEPS))

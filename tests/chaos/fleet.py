@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from tiny_wan import model_spec, write_catalog
 from valkey_process import start_valkey
 
 from chaos.history import History
+from chaos.links import Link, Network, Way
 from chaos.points import FOLDER
 from chaos.power import Shim
 
@@ -48,6 +49,8 @@ class Part:
     folder: Path
     env: dict[str, str]
     shim: Shim
+    links: dict[str, Link]
+    """Its ways to ``redis`` and ``storage``."""
     port: int | None = None
     """Of a gateway; workers have none."""
     identity: str = ""
@@ -58,6 +61,10 @@ class Part:
     def start(self) -> None:
         self.identity = f"{self.name}-{secrets.token_hex(4)}"
         own = {"ADASPA_PORT": str(self.port)} if self.port else {"ADASPA_WORKER_NAME": self.identity}
+        own |= {
+            "ADASPA_REDIS_URL": f"redis://127.0.0.1:{self.links['redis'].port}/0",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.links['storage'].port}",
+        }
         own |= self.shim.environment(self.name)
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -102,16 +109,17 @@ class Fleet:
 
     Args:
         folder: for logs and data; short, because Valkey's socket lies in it.
-        storage: a running S3 server.
+        storage: an S3 server, whose process has a clock and a disk of its own (``storage``).
         fsync: Valkey's ``appendfsync``.
+        shim: through which clocks and disks are set.
     """
 
-    def __init__(self, folder: Path, storage: S3Server, fsync: str) -> None:
-        self.folder, self.storage, self.fsync = folder, storage, fsync
+    def __init__(self, folder: Path, storage: S3Server, fsync: str, shim: Shim) -> None:
+        self.folder, self.storage, self.fsync, self.shim = folder, storage, fsync, shim
         self.socket = folder / "valkey.sock"
         self.orders = folder / "orders"
         self.orders.mkdir()
-        self.shim = Shim(folder)
+        self.network = Network()
         catalog = write_catalog(folder / "catalog.json", model_spec("builtin:demo"))
         settings = {
             "REDIS_URL": f"unix://{self.socket}?db=0",
@@ -133,8 +141,14 @@ class Fleet:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         env = clean | own | storage.environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", FOLDER: str(self.orders)}
         self.settings = Settings.model_validate({"redis_url": settings["REDIS_URL"], "catalog": catalog})
-        self.gateways = [Part(f"gateway-{n}", folder, env, self.shim, free_port("127.0.0.1")) for n in range(GATEWAYS)]
-        self.workers = [Part(f"worker-{n}", folder, env, self.shim) for n in range(WORKERS)]
+
+        def part(name: str, port: int | None = None) -> Part:
+            ends = {"redis": str(self.socket), "storage": storage.port}
+            links = {server: Link(self.network, end) for server, end in ends.items()}
+            return Part(name, folder, dict(env), shim, links, port)
+
+        self.gateways = [part(f"gateway-{n}", free_port("127.0.0.1")) for n in range(GATEWAYS)]
+        self.workers = [part(f"worker-{n}") for n in range(WORKERS)]
         self.keys: dict[str, str] = {}
         """The API keys' tokens by tenant."""
         self._stopping = threading.Event()
@@ -196,6 +210,14 @@ class Fleet:
                 with suppress(ProcessLookupError):  # it was killed meanwhile
                     os.killpg(group, signal.SIGCONT)
 
+    @contextmanager
+    def cut(self, parts: Sequence[Part], server: str, way: Way) -> Iterator[None]:
+        """Cut parts off from a server for the length of a block."""
+        with ExitStack() as cuts:
+            for part in parts:
+                cuts.enter_context(part.links[server].cut(way))
+            yield
+
     def start_storage(self) -> None:
         """Start the S3 server on the objects that it had."""
         self._starter.submit(self.storage.start).result()
@@ -237,6 +259,7 @@ class Fleet:
             part.process.wait()
         self.kill_valkey()
         self._starter.shutdown()
+        self.network.close()
 
     def _tend(self) -> None:
         """Start again what has ended, as an orchestrator does."""
@@ -250,13 +273,16 @@ class Fleet:
 @contextmanager
 def running_fleet(fsync: str) -> Iterator[Fleet]:
     """A running service with nothing in it; its logs stay if the run fails."""
-    with TemporaryDirectory(prefix="chaos-") as name, s3_server("nanio", Path(name) / "s3", before=tied()) as storage:
-        fleet = Fleet(Path(name), storage, fsync)
-        try:
-            fleet.start()
-            yield fleet
-        finally:
-            fleet.stop()
+    with TemporaryDirectory(prefix="chaos-") as name:
+        folder = Path(name)
+        shim = Shim(folder)
+        with s3_server("nanio", folder / "s3", before=tied(), environment=shim.environment("storage")) as storage:
+            fleet = Fleet(folder, storage, fsync, shim)
+            try:
+                fleet.start()
+                yield fleet
+            finally:
+                fleet.stop()
 
 
 def settings_json(fleet: Fleet) -> dict[str, str]:

@@ -29,9 +29,9 @@ from rich.console import Console
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).with_name("mutants")
 PACKAGES = ("tests", "service", "service/client", "worker", "kernels", "demo_model/weights")
-JOBS, PAUSE, PATIENCE, REST = 20, 1.0, 60.0, 20.0
-"""Of one audit: jobs under random faults, the longest pause between two, seconds for all jobs to end and for the
-service to come to rest. Then every scene is played."""
+JOBS, PAUSE, FAULTS, PATIENCE, REST = 20, 1.0, 6, 60.0, 20.0
+"""Of one audit: jobs under random faults, the longest pause between two, how many there are at least, seconds for all
+jobs to end and for the service to come to rest. Then every scene is played."""
 SIMULATED_MINUTES = 0.5
 LIMIT_SECONDS = 900.0
 """A run that has not ended by then is broken off; what it would have found is not known, and counts for nothing."""
@@ -111,7 +111,7 @@ def audit(tree: Tree, mutant: Mutant | None) -> str:
     """What the chaos run finds: its first violation, or nothing."""
     report = tree.folder / "report.json"
     report.unlink(missing_ok=True)
-    options = {"jobs": JOBS, "pause": PAUSE, "patience": PATIENCE, "rest": REST, "out": report}
+    options = {"jobs": JOBS, "pause": PAUSE, "faults": FAULTS, "patience": PATIENCE, "rest": REST, "out": report}
     status, output = tree.run(
         "-m", "chaos", *(text for key, value in options.items() for text in (f"--{key}", f"{value}"))
     )

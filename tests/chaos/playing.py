@@ -8,12 +8,14 @@ from itertools import count
 
 from chaos.clients import Clients
 from chaos.fleet import Fleet
+from chaos.network_faults import SCENES as OF_THE_NETWORK
 from chaos.receiver import Receiver
 from chaos.scenes import OF_A_JOB, Scene
 from chaos.service_scenes import OF_THE_SERVICE
 from chaos.stage import Stage
 
-ALL = OF_A_JOB + OF_THE_SERVICE
+ONE_BY_ONE = OF_THE_SERVICE + OF_THE_NETWORK
+ALL = OF_A_JOB + ONE_BY_ONE
 AT_ONCE = 4
 """Scenes of one job. Workers are fewer, so that some jobs wait."""
 
@@ -53,6 +55,6 @@ def play(scenes: Collection[Scene], fleet: Fleet, clients: Clients, receiver: Re
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(play_one, [scene for scene in scenes if scene in OF_A_JOB]))
     for scene in scenes:
-        if scene in OF_THE_SERVICE:
+        if scene in ONE_BY_ONE:
             play_one(scene)
     return Play(done, measured)

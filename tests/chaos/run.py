@@ -11,6 +11,7 @@ from typing import Any
 from chaos.audit import Audit
 from chaos.checker import check
 from chaos.clients import Clients
+from chaos.faults import FAULTS
 from chaos.fleet import TENANTS, running_fleet
 from chaos.playing import play
 from chaos.receiver import Receiver
@@ -26,6 +27,7 @@ def run(
     seed: int,
     *,
     pause: float,
+    faults: int,
     fsync: str,
     patience: float,
     rest: float = 60.0,
@@ -39,6 +41,7 @@ def run(
         jobs: how many videos clients ask for.
         seed: decides all that is drawn; processes run as they like, so the same seed is not the same history.
         pause: longest time between two faults, in seconds.
+        faults: at least so many come at random times: clients go on asking until they have. Fewer are a violation.
         fsync: Valkey's ``appendfsync``.
         patience: seconds in which every job has to have ended.
         rest: seconds in which everything has to come to rest at the end.
@@ -51,15 +54,19 @@ def run(
     receiver = Receiver(Random(f"{seed}-receiver"))
     with running_fleet(fsync) as fleet:
         receiver.secrets = {tenant: fleet.ask(tenant, "/webhooks/secret")["secret"] for tenant in TENANTS}
-        clients = Clients(fleet, jobs, CLIENTS, receiver, seed)
-        striker = Striker(fleet, Random(f"{seed}-strikes"), pause)
+        striker = Striker(fleet, Random(f"{seed}-strikes"), pause, FAULTS)
+        clients = Clients(fleet, jobs, CLIENTS, receiver, seed, enough=lambda: len(striker.done) >= faults)
         clients.start()
         striker.start()
         clients.wait(patience)
         striker.stop()
+        if len(striker.done) < faults:
+            clients.complaints.append(f"{len(striker.done)} faults came at random times, and not {faults} as asked")
         fleet.wait_until_ready()
         enough = first and bool(clients.complaints or check(clients.history.entries))
         played = play([] if enough else scenes, fleet, clients, receiver, first)
+        if len(played.scenes) < len(scenes) and not first:
+            clients.complaints.append(f"{len(played.scenes)} scenes were played, and not {len(scenes)} as asked")
         audit = Audit(fleet, clients, receiver, rest)
         audit.run(only_history=first and (enough or any(each.broken for each in played.scenes)))
         report = make_report(audit, clients, striker.done, played, time.monotonic() - began)

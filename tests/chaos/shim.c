@@ -1,9 +1,12 @@
-/* Put before a process's C library: its clock is off by what a file says, and each sync of a file notes how much of the
- * file is then on the disk. So clocks can be set, and power be cut, for one process alone.
- *   CHAOS_CLOCK   file with the seconds (int64) that this process's clock is ahead
- *   CHAOS_SYNCED  folder for {name of the file}.synced, each with a number of bytes */
+/* Put before a process's C library: its clock is off by what a file says, its disk is full or slow if that says so, and
+ * each sync of a file notes how much of the file is then on the disk. So clocks can be set, disks be filled, and power be
+ * cut, for one process alone.
+ *   CHAOS_MACHINE  file with three numbers (int64): seconds that this process's clock is ahead, milliseconds that a sync
+ *                  takes, and whether its disk is full
+ *   CHAOS_SYNCED   folder for {name of the file}.synced, each with a number of bytes */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <stdint.h>
@@ -13,27 +16,32 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-static int64_t ahead(void) {
-  static volatile int64_t *told;
-  static int64_t none;
+struct machine {
+  int64_t ahead, sync_ms, full;
+};
+
+static volatile struct machine *machine(void) {
+  static volatile struct machine *told;
+  static struct machine usual;
   if (!told) {
-    const char *path = getenv("CHAOS_CLOCK");
+    const char *path = getenv("CHAOS_MACHINE");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     void *page = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *told, PROT_READ, MAP_SHARED, file, 0);
-    told = page == MAP_FAILED ? &none : page;
+    told = page == MAP_FAILED ? &usual : page;
     if (file >= 0) close(file);
   }
-  return *told;
+  return told;
 }
 
 int clock_gettime(clockid_t clock, struct timespec *at) {
   static int (*plain)(clockid_t, struct timespec *);
   if (!plain) plain = dlsym(RTLD_NEXT, "clock_gettime");
   int failed = plain(clock, at);
-  if (!failed && clock == CLOCK_REALTIME) at->tv_sec += ahead();
+  if (!failed && clock == CLOCK_REALTIME) at->tv_sec += machine()->ahead;
   return failed;
 }
 
@@ -41,7 +49,7 @@ int gettimeofday(struct timeval *at, void *zone) {
   static int (*plain)(struct timeval *, void *);
   if (!plain) plain = dlsym(RTLD_NEXT, "gettimeofday");
   int failed = plain(at, zone);
-  if (!failed) at->tv_sec += ahead();
+  if (!failed) at->tv_sec += machine()->ahead;
   return failed;
 }
 
@@ -56,6 +64,7 @@ static int synced(int file, int (*sync)(int)) {
   struct stat before;
   const char *folder = getenv("CHAOS_SYNCED");
   int known = folder && !fstat(file, &before);
+  usleep(machine()->sync_ms * 1000);
   int failed = sync(file);
   char link[64], path[4096] = "", note[8192];
   if (!known || failed) return failed;
@@ -81,3 +90,20 @@ int fsync(int file) {
   if (!plain) plain = dlsym(RTLD_NEXT, "fsync");
   return synced(file, plain);
 }
+
+static int refused(int file) {
+  struct stat about;
+  if (!machine()->full || file <= STDERR_FILENO || fstat(file, &about) || !S_ISREG(about.st_mode)) return 0;
+  errno = ENOSPC;
+  return 1;
+}
+
+#define WRITING(name, parameters, arguments)                       \
+  ssize_t name parameters {                                        \
+    static ssize_t(*plain) parameters;                             \
+    if (!plain) plain = (ssize_t(*) parameters)dlsym(RTLD_NEXT, #name); \
+    return refused(file) ? -1 : plain arguments;                   \
+  }
+WRITING(write, (int file, const void *bytes, size_t size), (file, bytes, size))
+WRITING(pwrite64, (int file, const void *bytes, size_t size, off64_t at), (file, bytes, size, at))
+WRITING(writev, (int file, const struct iovec *parts, int count), (file, parts, count))

@@ -67,6 +67,14 @@ class Stage:
             time.sleep(0.2)
         second.go_on()
 
+    def pause(self, seconds: float) -> None:
+        """Let a fault last."""
+        time.sleep(seconds)
+
+    def now(self) -> float:
+        """Seconds of a clock that no fault moves."""
+        return time.monotonic()
+
     def order(self, point: str, ask: Ask, deed: Deed) -> Order:
         """Post an order for a video."""
         return Order(self.fleet.orders, point, ask.seed, deed)

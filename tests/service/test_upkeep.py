@@ -83,7 +83,9 @@ def test_checkpoints_of_jobs_that_ended_or_are_gone_are_removed(
         unfinished.parent.mkdir()
         unfinished.write_bytes(b"late")
         os.utime(unfinished, (0, 0))
+        storage.create(".probe/left", b"adaspa")  # by a worker that was killed, or whose storage went away
         left = [f"checkpoints/{running}/000001-000008"]
         until(lambda: storage.keys("checkpoints/") == left, "only the running job's is left")
+        until(lambda: storage.keys(".probe/") == [], "what a look at storage left is removed")
         until(lambda: not unfinished.parent.exists(), "what a killed worker left is removed")
         service.http.delete(f"/videos/{running}")

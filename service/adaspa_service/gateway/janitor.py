@@ -13,7 +13,13 @@ from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_service.access import audit
 from adaspa_service.access.open_access import Access
-from adaspa_service.gateway.removal import remove, remove_lost_inputs, remove_orphaned_checkpoints, tidy
+from adaspa_service.gateway.removal import (
+    remove,
+    remove_left_probes,
+    remove_lost_inputs,
+    remove_orphaned_checkpoints,
+    tidy,
+)
 from adaspa_service.gateway.state import AppState
 
 log = logging.getLogger(__name__)
@@ -129,6 +135,7 @@ class Janitor:
         if time.monotonic() >= self._orphans_due:
             remove_lost_inputs(self.state)
             remove_orphaned_checkpoints(self.state)
+            remove_left_probes(self.state)
             self._orphans_due = time.monotonic() + ORPHANS_SECONDS
 
     def _trim_deliveries(self) -> None:

@@ -9,6 +9,7 @@ from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import (
     CHECKPOINTS,
+    PROBES,
     ObjectStorage,
     StorageUnavailable,
     checkpoint_prefix,
@@ -22,7 +23,7 @@ from adaspa_service.gateway.state import AppState
 log = logging.getLogger(__name__)
 
 UNFINISHED_SECONDS = 3600.0
-"""A checkpoint that nobody has written to for so long will not be finished."""
+"""A file that nobody has written to for so long will not be finished."""
 
 
 def remove(state: AppState, job_id: str) -> None:
@@ -69,6 +70,16 @@ def remove_orphaned_checkpoints(state: AppState) -> None:
             continue
         if job is None or job.status in TERMINAL:
             state.storage.delete_prefix(checkpoint_prefix(job_id))
+
+
+def remove_left_probes(state: AppState) -> None:
+    """Remove what looks at storage left there that were cut off, or killed, before they could remove it.
+
+    A look that is under way is none the worse for it. Raises StorageUnavailable.
+    """
+    state.storage.remove_unfinished(PROBES, written_before=time.time() - UNFINISHED_SECONDS)
+    for key in state.storage.keys(PROBES):
+        state.storage.delete(key)
 
 
 def remove_lost_inputs(state: AppState) -> None:
