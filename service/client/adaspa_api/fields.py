@@ -145,19 +145,19 @@ class Kept(Scene):
         int | None, Row(Choice("frames", "default_frames"), "Frames", option="--frames", metavar="N")
     ] = None
     """Number of frames."""
-    fps: Annotated[int | None, Row(Range("fps_range", "fps"), "Frames a second")] = None
+    fps: Annotated[int | None, Row(Range("fps_range", "fps"), "FPS")] = None
     """Frames per second."""
     steps: Annotated[int | None, Row(Range("steps_range", "default_steps"), "Steps")] = None
     """Denoising steps."""
     guidance_scale: Annotated[
-        float | None, Row(Range("guidance_range", "default_guidance"), "Guidance", option="--guidance")
+        float | None, Row(Range("guidance_range", "default_guidance"), "Guidance scale", option="--guidance")
     ] = None
     """Guidance scale."""
     guidance_scale_2: Annotated[
         float | None,
         Row(
             Range("guidance_scale_2_range", each=Annotated[float, Field(ge=0)]),
-            "Guidance of the second expert",
+            "Guidance scale of the second expert",
             clash=_needs_the_first,
         ),
     ] = None
@@ -211,7 +211,7 @@ class Kept(Scene):
     ] = None
     """LoRA adapters of the model's `loras`. A list of objects with `name` and `scale`, or a text: `NAME:SCALE` between
     commas. Those that the model has by default stay unless they are named with another scale; 0 is without one."""
-    output_format: Annotated[str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "File")] = None
+    output_format: Annotated[str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "Format")] = None
     """The format of the video's file, one of the model's `output_formats`. Default: the first of them."""
     audio: Annotated[bool | None, Row(Switch("audio"), "Sound", option="--audio/--no-audio", clash=_a_sound)] = None
     """Whether the video has sound. Default: the model's own, where the format holds it; `false` leaves it out. It is

@@ -7,9 +7,9 @@ from browser import OpenTab, chromium, tabs
 from playwright.sync_api import Browser, Page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One browser for a module's tests."""
+    """One browser for all of the page's tests."""
     with chromium() as running:
         yield running
 

@@ -79,7 +79,7 @@ def test_an_image_is_chosen_dropped_or_pasted_and_seen_with_its_video(
     lease = service.store.claim("both", "worker", "process")
     assert lease is not None
     service.complete(lease, clip(tmp_path / "clip.mp4"))
-    expect(page.get_by_role("heading", name="What AdaSpa did")).to_be_visible()
+    expect(page.get_by_text("1.2 times faster than dense.")).to_be_visible()
     assert [loaded(image) for image in page.locator(".inputs img").all()] == [128, 128]
     assert_accessible(page)
     page.locator("#form").evaluate("form => { for (const b of form.querySelectorAll('.drop button')) b.click(); }")
@@ -97,7 +97,7 @@ def test_a_refused_image_stands_at_its_field_and_a_model_of_texts_has_none(page:
     first = page.get_by_label("First frame", exact=True)
     first.set_input_files({**FILE, "buffer": b"no image"})  # type: ignore[typeddict-item]
     page.get_by_role("button", name="Generate video").click()
-    expect(page.locator("#input_reference-error")).to_contain_text("is no image")
+    expect(page.locator("#input_reference-error")).to_contain_text("This is not an image.")
     expect(first).to_be_focused()
     page.get_by_label("Model", exact=True).select_option("demo")
     expect(first).to_have_count(0)

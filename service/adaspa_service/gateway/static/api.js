@@ -16,9 +16,9 @@ let onRefusedKey = () => {};
 export const whenKeyIsRefused = (callback) => (onRefusedKey = callback);
 
 export class ApiError extends Error {
-  constructor(status, { message, param, code }) {
+  constructor(status, { message, param, code }, retry = 0) {
     super(message);
-    Object.assign(this, { status, param, code });
+    Object.assign(this, { status, param, code, retry }); // retry: seconds that the service asks to wait
   }
 }
 
@@ -31,11 +31,11 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
     answer = await fetch(path, { method, headers, signal, body: body && !form ? JSON.stringify(body) : body });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new ApiError(0, { message: "The service cannot be reached." });
+    throw new ApiError(0, { message: "The service does not answer." });
   }
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
-  const error = new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` });
+  const error = new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` }, Number(answer.headers.get("Retry-After")));
   if (answer.status === 401) onRefusedKey();
   throw error;
 }

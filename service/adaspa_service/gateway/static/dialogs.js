@@ -4,9 +4,12 @@ import { $ } from "./dom.js";
 
 for (const button of document.querySelectorAll("[data-close]")) button.onclick = () => button.closest("dialog").close();
 
+// A service that asks for nothing has no use for the button.
+export const offerKey = (needed) => ($("#key-button").hidden = !needed);
+
 export function askKey(refused = false) {
   const dialog = $("#key-dialog");
-  $("#key-error").textContent = refused && key.get() ? "The server does not take this key." : "";
+  $("#key-error").textContent = refused && key.get() ? "This key does not work here." : "";
   if (dialog.open) return;
   $("#key").value = key.get();
   dialog.showModal();

@@ -18,7 +18,7 @@ export function note(text) {
   timer = setTimeout(() => ($("#note").textContent = ""), 5000);
 }
 
-export async function copy(text) {
+export async function copy(text, said = "Copied") {
   try {
     await navigator.clipboard.writeText(text);
   } catch { // no permission, or a page that came over plain HTTP from another machine
@@ -26,7 +26,7 @@ export async function copy(text) {
     area.select();
     const done = document.execCommand("copy");
     area.remove();
-    if (!done) return note("The browser does not let this page copy.");
+    if (!done) return note("Your browser does not let this page copy.");
   }
-  note("Copied");
+  note(said);
 }

@@ -1,18 +1,19 @@
 // The form's fields for one model, with its limits.
-import { el } from "./dom.js";
+import { $, el } from "./dom.js";
 import { capital } from "./format.js";
 import { chooseSize, picker } from "./image.js";
+import { lengths, shapes } from "./shape.js";
 
 const QUALITY = {
-  "": "The model's own settings, as the operator chose them.",
-  exact: "Dense attention throughout: the reference, and the slowest.",
-  quality: "Closest to dense attention.",
-  balanced: "Noticeably faster, hardly different.",
-  fast: "The fewest blocks: the fastest, for drafts.",
+  "": "The settings that suit this model.",
+  exact: "Full attention: the reference, and the slowest.",
+  quality: "Closest to exact.",
+  balanced: "Clearly faster, hardly different.",
+  fast: "The fastest, for drafts.",
 };
 // Those that are not folded away, in their order.
-const FIRST = ["input_reference", "last_frame", "model", "size", "num_frames", "steps", "seed", "quality"];
-const CLEAR = ["fps", "steps", "guidance_scale"]; // their label says it
+const FIRST = ["negative_prompt", "input_reference", "last_frame", "model", "size", "num_frames", "quality", "seed", "n"];
+const CLEAR = ["fps", "steps", "guidance_scale", "n", "output_format", "priority"]; // their label says it
 const ELSEWHERE = ["prompt", "seconds"]; // the clip's length is told by its frames
 
 const options = (values, chosen, label = (value) => value === "" ? "Default" : String(value)) => values.map((value) => el("option", { value, textContent: label(value), selected: value === chosen }));
@@ -21,7 +22,7 @@ export const read = (rule, value) => (isNumber(rule) ? Number(value) : rule.type
 
 // A label, its control, a hint and a place for its error.
 export function field(name, label, control, hint = "", kind = "") {
-  const input = control.matches("input, select, textarea") ? control : control.querySelector("input");
+  const input = control.matches("input, select, textarea") ? control : control.querySelector("input, select");
   Object.assign(input, { id: name, name });
   input.setAttribute("aria-describedby", `${name}-hint ${name}-error`);
   return el("div", { className: `field ${kind}` }, el("label", { htmlFor: name, textContent: label }), control, ...below(name, hint));
@@ -31,7 +32,7 @@ const below = (name, hint) => [
   el("p", { className: "hint", id: `${name}-hint`, textContent: hint }), el("p", { className: "error", id: `${name}-error` })];
 
 export function promptField({ maxLength }) {
-  const area = el("textarea", { rows: 4, placeholder: "What the video shows", maxLength, required: true });
+  const area = el("textarea", { rows: 3, placeholder: "Describe your video", maxLength, required: true });
   return [...field("prompt", "Prompt", area, "").children];
 }
 
@@ -39,12 +40,12 @@ export function promptField({ maxLength }) {
 export function settings(model, models) {
   const rules = model.parameters.properties;
   const own = {
+    negative_prompt: ({ title, maxLength }) => field("negative_prompt", title, el("input", { autocomplete: "off", maxLength, placeholder: "What to leave out" }), "", "wide"),
     input_reference: image("input_reference", chooseSize),
     last_frame: image("last_frame"),
     model: (rule) => field("model", rule.title, el("select", {}, ...options(models.map((m) => m.id), model.id)), model.description, "wide"),
-    size: (rule) => field("size", rule.title, el("select", {}, ...options(rule.enum, rule.default, (size) => size.replace("x", " × "))), "pixels"),
-    num_frames: (rule) => field("num_frames", rule.title, control(rule)), // its hint is the clip's length
-    seed: (rule) => field("seed", rule.title, seed(), "empty: drawn"),
+    size, num_frames: (rule) => frames(rule, rules.fps.default),
+    seed: (rule) => field("seed", rule.title, seed()),
     quality: (rule) => quality(rule.enum),
   };
   const draw = (name) => (own[name] ?? ((rule) => field(name, rule.title, control(rule), hint(name, rule), isText(rule) ? "wide" : "")))(rules[name]);
@@ -55,8 +56,21 @@ export function settings(model, models) {
   ];
 }
 
-const image = (name, onShown = () => {}) => (rule) => field(name, rule.title, picker(rule.title, onShown), "JPEG, PNG, WebP or AVIF: choose, drop or paste it", "wide");
+const image = (name, onShown = () => {}) => (rule) => field(name, rule.title, picker(rule.title, onShown), "JPEG, PNG, WebP or AVIF. Choose, drop or paste it.", "wide");
 const isText = (rule) => !rule.enum && !isNumber(rule) && rule.type !== "boolean";
+
+function size(rule) {
+  const list = el("select", {}, ...options(rule.enum, rule.default, (value) => value.replace("x", " × ")));
+  return beside("size", rule.title, list, shapes(list, rule.enum));
+}
+
+function frames(rule, fps) {
+  const list = el("select", {}, ...options(rule.enum, rule.default, (value) => `${value} frames`));
+  return beside("num_frames", "Length", list, lengths(list, rule.enum, () => Number($("#fps")?.value) || fps)); // its hint is the clip's length
+}
+
+// A list of exact values, with buttons for the usual ones before it.
+const beside = (name, title, list, buttons) => field(name, title, el("div", { className: "beside" }, buttons, list), "", buttons ? "wide" : "");
 
 function control(rule) {
   if (rule.type === "boolean") return el("select", {}, ...options(["", true, false], "", (value) => ({ true: "Yes", false: "No" })[value] ?? "Default"));
@@ -79,8 +93,8 @@ function hint(name, rule) {
 }
 
 function seed() {
-  const input = el("input", { type: "number", inputMode: "numeric", min: 0, step: 1 });
-  const dice = el("button", { type: "button", textContent: "⚄", title: "Draw a seed", aria: { label: "Draw a seed" } });
+  const input = el("input", { type: "number", inputMode: "numeric", min: 0, step: 1, placeholder: "Random" });
+  const dice = el("button", { type: "button", textContent: "⚄", title: "Draw a seed and keep it", aria: { label: "Draw a seed" } });
   dice.onclick = () => {
     input.value = crypto.getRandomValues(new Uint32Array(1))[0];
     input.dispatchEvent(new Event("input", { bubbles: true }));
@@ -92,8 +106,8 @@ function quality(names) {
   const hint = el("p", { className: "hint", id: "quality-hint", textContent: QUALITY[""] });
   const radio = (value) => {
     const input = el("input", { type: "radio", name: "quality", value, checked: !value, onchange: () => (hint.textContent = QUALITY[value]) });
-    return el("label", {}, input, el("span", { textContent: value ? capital(value) : "Default" }));
+    return el("label", {}, input, el("span", {}, value ? capital(value) : "Default", el("small", { className: "expected" })));
   };
-  return el("fieldset", { className: "field wide", aria: { describedby: "quality-hint quality-error" } }, el("legend", { textContent: "Attention" }),
+  return el("fieldset", { className: "field wide", id: "quality-field", aria: { describedby: "quality-hint quality-error" } }, el("legend", { textContent: "Quality" }),
     el("div", { className: "segments" }, radio(""), ...names.map(radio)), hint, el("p", { className: "error", id: "quality-error" }));
 }

@@ -1,10 +1,13 @@
 // The form: the chosen model's settings, what was typed before a reload, and the API's errors beside their fields.
 import { ApiError, call, fileUrl, json } from "./api.js";
 import { $, el } from "./dom.js";
+import { said } from "./errors.js";
+import { estimating, soon } from "./estimate.js";
 import { promptField, read, settings } from "./fields.js";
 import { seconds, typed } from "./format.js";
 import { fileOf, give } from "./image.js";
 
+const NEAR = 0.8; // of a prompt's room, from where on what is left is told
 const REMIX = ["prompt", "webhook_url"]; // what a remix takes
 let models = [];
 let drawn = null; // the model whose settings stand there
@@ -23,6 +26,14 @@ export async function load() {
   const draft = JSON.parse(sessionStorage.getItem("draft") || "{}");
   draw(models.find((model) => model.id === draft.model) || models[0]);
   put(draft);
+  estimating(estimated);
+}
+
+// What an estimate needs to know: no texts, no images, and nothing that has no effect on time.
+function estimated() {
+  if (remixed) return null;
+  const { prompt, negative_prompt, webhook_url, loras, seconds, ...rest } = values();
+  return rest;
 }
 
 function draw(model) {
@@ -58,9 +69,12 @@ function put(values) {
 // What the form says of itself: characters left, the clip's length.
 function told() {
   const model = current();
-  $("#prompt-hint").textContent = `${$("#prompt").value.length} of ${model.max_prompt_chars} characters`;
+  const used = $("#prompt").value.length;
+  $("#prompt-hint").textContent = used > NEAR * model.max_prompt_chars ? `${used} of ${model.max_prompt_chars} characters` : "";
   const length = Number($("#num_frames").value) / Number($("#fps").value);
-  $("#num_frames-hint").textContent = Number.isFinite(length) ? `a clip of ${seconds(length)}` : "";
+  $("#num_frames-hint").textContent = Number.isFinite(length) ? `${seconds(length)} at ${$("#fps").value} FPS` : "";
+  for (const group of $("#form").querySelectorAll(".choices")) group.mark();
+  soon();
 }
 
 function values(among = inputs()) {
@@ -111,7 +125,7 @@ export function remix(video) {
   remixed = video;
   put({ prompt: video.prompt });
   const stop = el("button", { type: "button", textContent: "Not a remix", onclick: endRemix });
-  $("#remix").replaceChildren(el("span", { textContent: `Remix of “${video.prompt}”: a new prompt, everything else, the seed included, as it was. ` }), stop);
+  $("#remix").replaceChildren(el("span", { textContent: `A remix of “${video.prompt}” takes a new prompt and keeps everything else, the seed too. ` }), stop);
   shape();
   $("#prompt").focus();
   $("#prompt").select();
@@ -130,33 +144,34 @@ function shape() {
   $("#generate").textContent = remixed ? "Generate remix" : "Generate video";
 }
 
-// Send the form; the job, or nothing if it was refused, which then stands beside the field at fault.
+// Send the form; the jobs, or none if it was refused, which then stands beside the field at fault.
 export async function submit() {
   clearErrors();
   const bad = offered().find((input) => input.validity.badInput);
   if (bad) return fail(bad.name, "This is not a number.");
-  const body = { prompt: "", ...values(offered()) };
-  if (body.n === 1) delete body.n; // the answer is one job then, not a list
+  const fields = { prompt: "", ...values(offered()) };
+  if (fields.n === 1) delete fields.n; // the answer is one job then, not a list
   const path = remixed ? `/videos/${remixed.id}/remix` : "/videos";
   $("#generate").disabled = true;
   try {
     const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
-    const made = await json("POST", path, { body: withImages(body, chosen(offered())), headers });
+    const made = await json("POST", path, { body: body(fields, chosen(offered())), headers });
     endRemix();
-    return made.object === "list" ? made.data[0] : made;
+    return made.object === "list" ? made.data : [made];
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status !== 401) fail(error.param, error.message);
+    if (error.status !== 401) fail(error.param, said(error, rules(drawn)[error.param], fields[error.param]));
   } finally {
     $("#generate").disabled = false;
   }
+  return [];
 }
 
-// As JSON, or with images as a form.
-function withImages(body, images) {
-  if (!Object.keys(images).length) return body;
+// What POST /videos takes: JSON, or with images a form.
+export function body(fields, images) {
+  if (!Object.keys(images).length) return fields;
   const form = new FormData();
-  for (const [name, value] of Object.entries({ ...body, ...images })) form.append(name, value);
+  for (const [name, value] of Object.entries({ ...fields, ...images })) form.append(name, value);
   return form;
 }
 
@@ -167,10 +182,14 @@ function clearErrors() {
 
 function fail(name, message) {
   const input = offered().find((input) => input.name === name);
-  if (!input) return void ($("#form-error").textContent = message);
+  if (!input) {
+    $("#form-error").textContent = message;
+    return [];
+  }
   for (let outer = input.closest("details"); outer; outer = outer.parentElement.closest("details")) outer.open = true;
   if (input.type !== "radio") input.setAttribute("aria-invalid", "true");
   $(`#${name}-error`).textContent = message;
   input.focus({ preventScroll: true });
   input.closest(".field").scrollIntoView({ block: "nearest" }); // with its error
+  return [];
 }

@@ -1,15 +1,29 @@
-// The page: which job is shown is the address's hash, so that a reload comes back to it.
-import { takeToken, whenKeyIsRefused } from "./api.js";
-import { askKey, onKey } from "./dialogs.js";
+// The page: what is shown is the address's hash, so that a reload comes back to it.
+import { key, takeToken, whenKeyIsRefused } from "./api.js";
+import { batch } from "./batch.js";
+import { compare } from "./compare.js";
+import { askKey, offerKey, onKey } from "./dialogs.js";
 import { $ } from "./dom.js";
+import { said } from "./errors.js";
 import * as form from "./form.js";
 import * as gallery from "./gallery.js";
-import { clear, show } from "./job.js";
+import { job } from "./job.js";
+import { whenDeleted } from "./selection.js";
+import * as stage from "./stage.js";
 
 const REFRESH_MS = 3000;
-const video = () => location.hash.match(/^#(video_[0-9a-f]+)$/)?.[1];
 let shown = null;
 let locked = false; // without a key that the server takes, asking again only fails again
+
+// The view that an address asks for: one video, dense beside AdaSpa, or those of a batch.
+function asked() {
+  const [, id] = location.hash.match(/^#(video_\w+)$/) ?? [];
+  if (id) return job(id, refresh);
+  const [, way, list] = location.hash.match(/^#(compare|batch)=([\w,]+)$/) ?? [];
+  const ids = list?.split(",");
+  if (way === "compare" && ids.length === 2) return compare(ids, refresh);
+  return way === "batch" ? batch(ids, refresh) : null;
+}
 
 // What goes wrong in the background stands above the page until it is mended.
 function banner(text = "") {
@@ -23,16 +37,16 @@ async function refresh() {
     await gallery.refresh();
     banner();
   } catch (error) {
-    if (error.status !== 401) banner(`${error.message} Trying again.`);
+    if (error.status !== 401) banner(`${said(error)} Trying again.`);
   }
 }
 
 function open() {
-  const id = video();
-  if (id !== shown) {
-    shown = id;
-    if (id) show(id, bringStage, refresh);
-    else clear();
+  const view = asked();
+  if (location.hash !== shown) {
+    shown = location.hash;
+    if (view) stage.open(view, bringStage);
+    else stage.clear();
   }
   return refresh();
 }
@@ -43,9 +57,10 @@ async function start() {
     banner();
   } catch (error) {
     if (error.status === 401) return;
-    banner(`${error.message} Trying again.`);
+    banner(`${said(error)} Trying again.`);
     return setTimeout(start, REFRESH_MS);
   }
+  offerKey(Boolean(key.get())); // without one it let us in: it asks for none
   shown = null;
   open();
 }
@@ -58,27 +73,31 @@ function bringStage() {
 
 $("#form").onsubmit = async (event) => {
   event.preventDefault();
-  const created = await form.submit().catch((error) => banner(error.message));
-  if (!created) return;
-  gallery.firstPage();
-  location.hash = created.id;
+  const made = await form.submit().catch((error) => (banner(error.message), []));
+  if (made.length === 1) location.hash = made[0].id;
+  if (made.length > 1) location.hash = `batch=${made.map(({ id }) => id).join()}`;
 };
 addEventListener("hashchange", () => {
   if (takeToken()) {
     $("#key-dialog").close();
     return again();
   }
-  if (!video() && location.hash) return; // a link within the page
+  if (!asked() && location.hash) return; // a link within the page
   open();
-  if (video()) $("#stage").focus({ preventScroll: true });
+  if (asked()) $("#stage").focus({ preventScroll: true });
 });
 addEventListener("visibilitychange", () => document.hidden || refresh());
 setInterval(() => document.hidden || refresh(), REFRESH_MS);
+whenDeleted((ids) => {
+  if (ids.some((id) => location.hash.includes(id))) location.hash = "";
+  refresh();
+});
 
 whenKeyIsRefused(() => {
+  offerKey(true);
   if (!locked) askKey(true);
   locked = true;
-  banner("The server asks for an API key, or for its token.");
+  banner("This service needs an API key or its token.");
 });
 function again() {
   locked = false;
@@ -95,5 +114,5 @@ $("#theme").onchange = () => {
   } catch { /* then it holds until the page is left */ }
 };
 takeToken();
-clear();
+stage.clear();
 start();

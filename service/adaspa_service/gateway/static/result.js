@@ -1,58 +1,38 @@
-// A job that has ended: its video or why there is none, what was asked for, and what AdaSpa did.
+// A job that has ended: its video or why there is none, what one can do with it, and how it was made.
 import { actions } from "./actions.js";
-import { source } from "./api.js";
 import { el } from "./dom.js";
-import { rules } from "./form.js";
-import { seconds, typed } from "./format.js";
+import { failure } from "./errors.js";
+import { facts } from "./facts.js";
+import { seconds } from "./format.js";
 import { given } from "./given.js";
+import { player } from "./player.js";
 import { report } from "./report.js";
-
-const TOLD = ["prompt", "model", "size", "seconds", "num_frames", "fps", "audio"]; // above, or in a line of their own
+import { speedUp, time } from "./steps.js";
 
 export async function result(video) {
-  return [await picture(video), actions(video), recipe(video), given(video), ...(video.attention ? report(video) : [])];
+  const details = el("details", { id: "details" }, summary(video), facts(video), ...(video.attention ? report(video) : []));
+  return [await picture(video), actions(video), details, given(video)];
 }
 
 async function picture(video) {
   if (video.status === "failed") {
-    return el("div", { className: "failed" }, el("strong", { textContent: "This video failed." }),
-      el("p", { textContent: video.error?.message ?? "" }), el("p", { className: "quiet", textContent: video.error?.code ?? "" }));
+    return el("div", { className: "failed" }, el("strong", { textContent: failure(video.error) }),
+      el("p", { className: "quiet", textContent: [video.error?.message, video.error?.code].filter(Boolean).join(" ") }));
   }
   if (video.status === "cancelled") return el("p", { className: "quiet", textContent: "Cancelled. There is no video." });
-  const src = await source(video.id, "video");
-  const [width, height] = video.size.split("x");
-  const player = video.content_type.startsWith("image/") ? el("img", { src, alt: video.prompt })
-    : el("video", { src, controls: true, loop: true, muted: true, autoplay: true, playsInline: true, aria: { label: video.prompt } });
-  const viewer = el("div", { className: "viewer" }, player);
-  viewer.style.setProperty("--shape", `${width} / ${height}`);
-  player.addEventListener("error", () => viewer.replaceChildren(el("p", { className: "error", textContent: "This browser cannot play the file; download it instead." })), { once: true });
-  return viewer;
+  return player(video);
 }
 
-function recipe(video) {
-  const facts = {
-    Model: video.model,
-    Size: video.size.replace("x", " × "),
-    Clip: `${video.num_frames} frames at ${video.fps} a second, ${seconds(video.num_frames / video.fps)}`,
-    Sound: video.has_audio == null ? null : video.has_audio ? "yes" : "none",
-    ...settings(video),
-    "Prompt cut": cut(video.prompt_tokens),
-    "Negative prompt cut": cut(video.negative_prompt_tokens),
-    "Remixed from": video.remixed_from_video_id && el("a", { href: `#${video.remixed_from_video_id}`, textContent: "this video" }),
-    Created: new Date(1000 * video.created_at).toLocaleString(),
-    "Kept until": video.expires_at && new Date(1000 * video.expires_at).toLocaleString(),
-    Id: video.id,
-  };
-  return el("dl", { className: "facts" }, ...Object.entries(facts).filter(([, value]) => value != null && value !== "")
-    .map(([name, value]) => el("div", {}, el("dt", { textContent: name }), el("dd", {}, value))));
+// The report in a line.
+function summary({ attention }) {
+  const text = attention ? gain(attention) : null;
+  return el("summary", {}, text ? el("b", { textContent: text }) : null, el("span", { textContent: text ? " Details" : "Details" }));
 }
 
-function cut(tokens) {
-  return tokens?.cut ? `the last ${tokens.cut} of its ${tokens.used + tokens.cut} tokens had no effect` : null;
-}
-
-// Whatever else was asked for, under the names that the form has for it.
-function settings(video) {
-  const others = Object.entries(rules(video.model)).filter(([name]) => !TOLD.includes(name));
-  return Object.fromEntries(others.map(([name, rule]) => [rule.title, typed(video[name])]));
+function gain(attention) {
+  if (!attention.search_steps && !attention.sparse_steps) return attention.dense_steps ? `Dense attention, ${seconds(time(attention))}.` : null;
+  const found = speedUp(attention);
+  if (!found) return null;
+  if (found.factor >= 1.05) return `${found.factor.toFixed(1)} times faster than dense.`;
+  return found.factor > 0.95 ? "As fast as dense." : `${found.factor.toFixed(1)} times the speed of dense.`;
 }

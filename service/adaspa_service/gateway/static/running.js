@@ -1,12 +1,16 @@
-// A job that has not ended: its phase, its denoising steps by kind, the time left.
+// A job that has not ended: a preview, how far it is, the time left; its steps by kind are folded away.
 import { actions } from "./actions.js";
 import { DONE, follow } from "./api.js";
-import { $, el } from "./dom.js";
-import { capital, seconds, words } from "./format.js";
+import { el } from "./dom.js";
+import { facts } from "./facts.js";
+import { about } from "./format.js";
 import { given } from "./given.js";
+import { frame } from "./player.js";
+import { speak } from "./stage.js";
 import { KINDS } from "./steps.js";
 
 const PHASES = { queued: "Queue", loading: "Model", encoding_prompt: "Prompt", denoising: "Denoising", decoding: "Decoding", uploading: "Upload" };
+const SAID = { loading: "Loading the model.", encoding_prompt: "Reading the prompt.", decoding: "Finishing the video.", uploading: "Saving the video." };
 
 // The elements, and a promise of the job as its last event gives it.
 export function running(video, signal, onProgress) {
@@ -16,10 +20,9 @@ export function running(video, signal, onProgress) {
   const line = el("p", { className: "line" });
   const kinds = Object.fromEntries(KINDS.map((kind) => [kind, el("b", { textContent: "0" })]));
   const legend = el("p", { className: "quiet legend" }, ...KINDS.map((kind) => el("span", {}, el("i", { className: kind }), `${kind} `, kinds[kind])));
-  const [width, height] = video.size.split("x");
   const preview = el("img", { alt: `Preview: ${video.prompt}`, hidden: true });
-  const viewer = el("div", { className: "viewer waiting" }, preview);
-  viewer.style.setProperty("--shape", `${width} / ${height}`);
+  const viewer = frame(video, preview);
+  viewer.classList.add("waiting");
 
   let phase = null;
   let now = video;
@@ -38,7 +41,7 @@ export function running(video, signal, onProgress) {
       if (place === at) item.setAttribute("aria-current", "step");
       else item.removeAttribute("aria-current");
     });
-    if (now.phase !== phase) $("#spoken").textContent = line.textContent; // each step read out would be too much
+    if (now.phase !== phase) speak(line.textContent); // each step read out would be too much
     phase = now.phase;
     onProgress(now);
   };
@@ -53,15 +56,22 @@ export function running(video, signal, onProgress) {
     viewer.classList.remove("waiting");
   };
   const ended = follow(video.id, onEvent, signal).then(() => last);
-  return { elements: [viewer, phases, bar, line, track, legend, actions(video), given(video)], ended };
+  const details = el("details", { id: "details" }, el("summary", { textContent: "Details" }), phases, track, legend, facts(video));
+  return { elements: [viewer, bar, line, actions(video), details, given(video)], ended };
 }
 
-function sentence(now) {
-  const again = now.attempt > 1 ? ` Attempt ${now.attempt}${now.resumed_from_step ? `, going on from step ${now.resumed_from_step}` : ""}.` : "";
-  const unserved = now.workers === 0 ? ", waits for a worker to start" : "";
-  if (now.phase === "queued") return `Queued${now.priority === "bulk" ? " as bulk" : ""}${now.queue_position ? `, place ${now.queue_position}` : ""}${unserved}${now.starts_in_seconds ? `, begins in about ${seconds(now.starts_in_seconds)}` : ""}.${again}`;
-  if (now.phase !== "denoising") return `${capital(words(now.phase))}.${again}`;
-  const kind = now.step_kind ? ` (${now.step_kind})` : "";
-  const left = now.eta_seconds ? `, about ${seconds(now.eta_seconds)} left` : "";
-  return `Denoising, step ${now.step} of ${now.steps}${kind}${left}.${again}`;
+export function sentence(now) {
+  const again = now.attempt > 1 ? ` Attempt ${now.attempt}${now.resumed_from_step ? `, from step ${now.resumed_from_step} on` : ""}.` : "";
+  if (now.phase === "queued") return `${queued(now)}${again}`;
+  if (now.phase !== "denoising") return `${SAID[now.phase] ?? "Working."}${again}`;
+  const left = now.eta_seconds ? `, about ${about(now.eta_seconds)} left` : "";
+  return `Step ${now.step} of ${now.steps}${left}.${again}`;
+}
+
+function queued(now) {
+  const place = now.queue_position ? `, number ${now.queue_position}` : "";
+  const bulk = now.priority === "bulk" ? " as bulk" : "";
+  const start = now.workers === 0 ? " No worker is running for this model: it starts when one does."
+    : now.starts_in_seconds ? ` Starts in about ${about(now.starts_in_seconds)}.` : "";
+  return `Waiting in the queue${bulk}${place}.${start}`;
 }

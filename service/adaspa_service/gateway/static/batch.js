@@ -1,0 +1,51 @@
+// Several videos of one prompt, as a grid.
+import { DONE, json, preview } from "./api.js";
+import { el } from "./dom.js";
+import { failure } from "./errors.js";
+import { frame, media } from "./player.js";
+import { sentence } from "./running.js";
+import { heading, name, put } from "./stage.js";
+
+const LOOK_MS = 1500;
+
+// A view of the stage.
+export const batch = (ids, onEnded) => async (signal, onDrawn) => {
+  const cells = new Map();
+  let open = ids;
+  while (open.length && !signal.aborted) {
+    const videos = await Promise.all(open.map((id) => json("GET", `/videos/${id}`, { signal })));
+    if (!cells.size) {
+      for (const video of videos) cells.set(video.id, cell(video));
+      heading(videos[0].prompt);
+      name(`${ids.length} videos: ${videos[0].prompt}`);
+      put(el("ul", { className: "batch" }, ...[...cells.values()].map(({ element }) => element)));
+      onDrawn();
+    }
+    await Promise.all(videos.map((video) => cells.get(video.id).update(video)));
+    open = videos.filter(({ status }) => !DONE.includes(status)).map(({ id }) => id);
+    if (open.length < videos.length) onEnded();
+    if (open.length) await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
+};
+
+function cell(video) {
+  const picture = el("img", { alt: "", hidden: true });
+  const viewer = frame(video, picture);
+  const state = el("span", { className: "quiet" });
+  const bar = el("progress", { max: 100, value: 0, aria: { label: `Seed ${video.seed}: progress` } });
+  const link = el("a", { href: `#${video.id}` }, viewer, el("b", { textContent: `Seed ${video.seed}` }), state);
+  let seen = null;
+  const update = async (now) => {
+    state.textContent = { completed: "", cancelled: "Cancelled.", failed: failure(now.error) }[now.status] ?? sentence(now);
+    bar.value = now.progress;
+    bar.hidden = DONE.includes(now.status);
+    viewer.classList.toggle("waiting", !bar.hidden && !seen);
+    if (now.status === "completed") viewer.replaceChildren(await media(now, { autoplay: true }));
+    else if (now.preview_url && now.preview_url !== seen) {
+      seen = now.preview_url;
+      picture.src = await preview(seen);
+      picture.hidden = false;
+    }
+  };
+  return { element: el("li", {}, link, bar), update };
+}
