@@ -14,7 +14,7 @@ COPY demo_model demo_model
 RUN /venv/bin/pip install --no-cache-dir -c constraints.txt ./kernels ./service/client ./demo_model '.[worker,tracing]'
 ARG MODEL=""
 ENV HF_HOME=/models
-RUN mkdir -p "$HF_HOME" && if [ -n "$MODEL" ]; then /venv/bin/python -m adaspa_worker.source --source "$MODEL"; fi
+RUN mkdir -p "$HF_HOME" && if [ -n "$MODEL" ]; then /venv/bin/python -m adaspa_worker.fetch_model --source "$MODEL"; fi
 
 FROM python:3.11.13-slim-bookworm
 # Triton compiles a small launcher with the system's C compiler, torch.compile on a CPU its kernels with the C++ one.

@@ -312,7 +312,7 @@ def test_a_model_is_fetched_into_its_volume_before_the_worker_starts() -> None:
     deployment = next(item for item in objects if item["metadata"]["name"] == "r-worker-wan2-1-1-3b")
     pod = deployment["spec"]["template"]["spec"]
     (fetch,) = pod["initContainers"]
-    assert fetch["command"] + fetch["args"] == ["python", "-m", "adaspa_worker.source", "--model", "wan2.1-1.3b"]
+    assert fetch["command"] + fetch["args"] == ["python", "-m", "adaspa_worker.fetch_model", "--model", "wan2.1-1.3b"]
     claim = next(item for item in objects if item["metadata"]["name"] == "r-worker-wan2-1-1-3b-models")
     assert claim["spec"]["resources"]["requests"]["storage"] == "60Gi"
     volume = next(item for item in pod["volumes"] if item["name"] == "models")
@@ -326,7 +326,7 @@ def test_a_model_is_fetched_into_its_volume_before_the_worker_starts() -> None:
 
 
 def test_the_command_that_fetches_a_model_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "adaspa_worker.source", "--model"]
+    command = [sys.executable, "-m", "adaspa_worker.fetch_model", "--model"]
     done = subprocess.run([*command, "demo"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("builtin:demo: /")
     done = subprocess.run([*command, "none"], capture_output=True, text=True, check=False, cwd=tmp_path)

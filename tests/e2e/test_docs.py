@@ -176,9 +176,9 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
     "make format": ("rewrites the sources", is_a_target),
     "adaspa serve": ("runs until Ctrl-C; the service of these tests is one", is_understood),
     "ADASPA_CATALOG=catalog.json .venv/bin/adaspa serve": ("needs a large model and a GPU", is_understood),
-    "ADASPA_CATALOG=catalog.json .venv/bin/python -m adaspa_worker.source": (
-        "fetches a large model; tests/worker/test_source.py",
-        has_these_options,
+    "ADASPA_CATALOG=catalog.json .venv/bin/adaspa fetch-model": (
+        "fetches a large model; tests/worker/test_hub.py",
+        is_understood,
     ),
     "adaspa doctor": ("tests/e2e/test_doctor.py", is_understood),
     ".venv/bin/adaspa doctor": ("tests/e2e/test_doctor.py", is_understood),

@@ -15,7 +15,8 @@ from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
 from adaspa_jobs.settings import SettingsError, get_settings
 
 from adaspa_worker import offer
-from adaspa_worker.source import ModelUnavailable, first_line, is_hub_name, resolve
+from adaspa_worker.hub import first_line
+from adaspa_worker.source import ModelUnavailable, is_hub_name, resolve
 
 TOLERANCE = 0.05
 """Largest difference from its reference that a kernel may show in bfloat16, on values of the size of 1."""

@@ -9,8 +9,9 @@ from adaspa_jobs.storage import StorageUnavailable
 
 from adaspa_worker.blank import BlankClip
 from adaspa_worker.group import GroupFailed
+from adaspa_worker.hub import first_line
 from adaspa_worker.lease import TimeLimitExceeded
-from adaspa_worker.source import ModelUnavailable, first_line
+from adaspa_worker.source import ModelUnavailable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLAIN = {

@@ -12,7 +12,8 @@ from typing import Any
 
 from adaspa_api.words import Task
 
-from adaspa_worker.source import ModelUnavailable, first_line, index_of
+from adaspa_worker.hub import first_line, index_of
+from adaspa_worker.source import ModelUnavailable
 
 Config = Mapping[str, Any]
 Tasks = frozenset[Task]

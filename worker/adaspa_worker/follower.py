@@ -20,8 +20,8 @@ from adaspa_jobs import logs
 from adaspa_jobs.settings import get_settings
 
 from adaspa_worker.group import BEAT, BEAT_SECONDS
+from adaspa_worker.hub import first_line
 from adaspa_worker.parent import die_with_parent
-from adaspa_worker.source import first_line
 
 log = logging.getLogger(__name__)
 

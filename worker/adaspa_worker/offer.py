@@ -13,8 +13,9 @@ from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
 from adaspa_worker.families import FAMILIES, Limits, limits_of, pipeline_of, read
+from adaspa_worker.hub import first_line, index_of
 from adaspa_worker.schedulers import flows, options_of, shift_field
-from adaspa_worker.source import ModelUnavailable, first_line, index_of
+from adaspa_worker.source import ModelUnavailable
 
 TAKEN = {
     *("self", "image", "last_image", "video", "conditions", "frame_index", "prompt", "negative_prompt"),

@@ -21,7 +21,7 @@ from adaspa_service.cli.estimate import estimate
 from adaspa_service.cli.generate import generate
 from adaspa_service.cli.jobs import cancel, delete, download, jobs, show
 from adaspa_service.cli.keys import keys
-from adaspa_service.cli.models import models
+from adaspa_service.cli.models import fetch_model, models
 from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.cli.serve import gateway, serve, worker
 from adaspa_service.cli.storage import storage
@@ -32,7 +32,7 @@ from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
     "Videos": [generate, estimate, compare, jobs, show, download, cancel, delete, models],
-    "The service on this machine": [serve, demo, token, doctor, gateway, worker],
+    "The service on this machine": [serve, demo, token, doctor, gateway, worker, fetch_model],
 }
 """By the heading under which the help lists them."""
 GROUPS: dict[str, dict[str, typer.Typer]] = {

@@ -1,4 +1,10 @@
-"""``adaspa models``: what a server serves."""
+"""``adaspa models``: what a server serves; ``adaspa fetch-model``: a model's files, before a worker starts."""
+
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
 
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Json, print_json, print_table
@@ -30,3 +36,15 @@ def models(server: Server = SERVER, api_key: ApiKey = None, as_json: Json = Fals
 def between(limits: tuple[float, float], default: float) -> str:
     """A range with its default."""
     return f"{limits[0]:g}-{limits[1]:g} ({default:g})"
+
+
+def fetch_model(
+    model: Annotated[str, typer.Argument(help="Model of the catalog (ADASPA_CATALOG).")],
+    resolve: Annotated[
+        bool, typer.Option("--resolve", help="Pin the model: write the commit that was fetched into the catalog file.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how much would be downloaded.")] = False,
+) -> None:
+    """Download a model of the Hugging Face hub, or of a mirror of it, and check that it is whole."""
+    asked = [*(["--resolve"] if resolve else []), *(["--dry-run"] if dry_run else [])]
+    raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_worker.fetch_model", "--model", model, *asked]))

@@ -28,12 +28,13 @@ from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.families import limits_of
+from adaspa_worker.hub import first_line
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
 from adaspa_worker.pipeline import Encoded, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
 from adaspa_worker.schedulers import served, shifted
 from adaspa_worker.sound import Sound
-from adaspa_worker.source import ModelUnavailable, first_line
+from adaspa_worker.source import ModelUnavailable
 
 if TYPE_CHECKING:
     from adaspa_worker.loras.slots import Loras

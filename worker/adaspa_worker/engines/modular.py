@@ -15,9 +15,10 @@ from diffusers.modular_pipelines import PipelineState
 from PIL.Image import Image
 
 from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.hub import UNUSED
 from adaspa_worker.pipeline import Encoded
 from adaspa_worker.schedulers import served
-from adaspa_worker.source import UNUSED, ModelUnavailable
+from adaspa_worker.source import ModelUnavailable
 
 DENOISE = "denoise"
 """The block behind which nothing is encoded any more; before it, all is."""

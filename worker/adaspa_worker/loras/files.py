@@ -14,7 +14,8 @@ from adaspa_jobs.catalog import Lora, ModelSpec
 from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
 from safetensors import SafetensorError, safe_open
 
-from adaspa_worker.source import ModelUnavailable, first_line
+from adaspa_worker.hub import first_line
+from adaspa_worker.source import ModelUnavailable
 
 AT_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<commit>[^/]*)/(?P<file>.+)")
 COMMIT = re.compile(r"[0-9a-f]{40}")

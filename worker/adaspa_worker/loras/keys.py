@@ -15,7 +15,7 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from adaspa_worker.source import first_line
+from adaspa_worker.hub import first_line
 
 Sizes = Mapping[str, tuple[int, int]]
 """Inputs and outputs of each linear layer of a transformer, by its name."""
