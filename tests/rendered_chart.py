@@ -18,6 +18,16 @@ def render(values: dict[str, Any], folder: Path = CHART) -> list[dict[str, Any]]
     return [item for name, text in texts.items() if name.endswith(".yaml") for item in yaml.safe_load_all(text) if item]
 
 
+def merged(*values: dict[str, Any]) -> dict[str, Any]:
+    """Values files on top of each other, as Helm takes several: lists are replaced."""
+    result: dict[str, Any] = {}
+    for each in values:
+        for name, value in each.items():
+            both = isinstance(value, dict) and isinstance(result.get(name), dict)
+            result[name] = merged(result[name], value) if both else value
+    return result
+
+
 def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     (found,) = [item for item in objects if item["kind"] == kind]
     return found

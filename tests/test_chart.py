@@ -69,7 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two-models": {"models": TWO_MODELS, "catalog": [DEMO, WAN]},
     "route": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["a.example.com"]}},
     "open": {"access": {"open": True}},
-    "cached": {"models": CACHED, "catalog": [WAN]},
+    "cached": {"models": CACHED, "catalog": [WAN], "worker": {"extraEnvFrom": EXTRAS["extraEnvFrom"]}},
     "one-queue": {"models": [TWO_MODELS[1], QUICK]},
     "signed": {"secretSettings": {"webhook_secrets": {"name": "hooks", "key": "secrets"}}},
     "labelled": {"monitoring": {"monitors": True, "rules": True, "labels": {"release": "prometheus"}}},
@@ -320,6 +320,7 @@ def test_a_model_is_fetched_into_its_volume_before_the_worker_starts() -> None:
     for item in (fetch, container(objects, "worker")):
         assert {"name": "models", "mountPath": "/models"} in item["volumeMounts"]
         assert {"name": "HF_HOME", "value": "/models"} in item["env"]
+    assert fetch["envFrom"] == EXTRAS["extraEnvFrom"], "such as a proxy's address with its password"
     token = next(entry for entry in fetch["env"] if entry["name"] == "HF_TOKEN")
     assert token["valueFrom"]["secretKeyRef"] == {"name": "hub", "key": "token"}
     assert not [entry for entry in container(objects, "worker")["env"] if entry["name"] == "HF_TOKEN"]

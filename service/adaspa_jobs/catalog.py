@@ -90,8 +90,8 @@ class ModelSpec(BaseModel):
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     """What clients name as ``model``: lower-case letters, digits, ``.``, ``_`` and ``-``."""
     source: str = Field(min_length=1)
-    """``builtin:demo`` or ``builtin:demo-image``, a folder in diffusers format, or a name at the Hugging Face hub;
-    clients do not see it."""
+    """``builtin:demo`` or ``builtin:demo-image``, a folder in diffusers format, or a name at the Hugging Face hub:
+    ``OWNER/NAME``, or ``OWNER/NAME@COMMIT``, which always means the same files. Clients do not see it."""
     description: str
     """A line about it for clients."""
     tasks: list[Task] = Field(default=[Task.text_to_video], min_length=1)

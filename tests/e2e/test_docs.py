@@ -28,7 +28,7 @@ from adaspa_jobs.catalog import Catalog
 from diffusers import WanPipeline
 from pages import PAGES, ROOT, blocks, check_parses, commands, name
 from receiver import receiving
-from rendered_chart import render
+from rendered_chart import merged, render
 from service_process import Service, children, environment
 
 RECEIVER = "https://example.com/hooks/videos"
@@ -138,7 +138,8 @@ def renders(desk: Desk, command: str) -> None:
     """The chart takes the values and knows every one that is set."""
     words = shlex.split(command, comments=True)
     assert (desk.folder / words[3] / "Chart.yaml").is_file()
-    values = yaml.safe_load((desk.folder / words[words.index("-f") + 1]).read_text())
+    files = [words[i + 1] for i, word in enumerate(words) if word == "-f"]
+    values = merged(*(yaml.safe_load((desk.folder / file).read_text()) for file in files))
     settings = [words[i + 1].split("=") for i, word in enumerate(words) if word == "--set"]
     for path, value in settings:
         *parents, last = path.split(".")
@@ -147,7 +148,7 @@ def renders(desk: Desk, command: str) -> None:
             inner = inner.setdefault(parent, {})
         inner[last] = value
     text = yaml.safe_dump_all(render(values))
-    assert settings and all(value in text for _, value in settings)
+    assert all(value in text for _, value in settings)
 
 
 def names_a_secret(_: Desk, command: str) -> None:
@@ -180,6 +181,8 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
         "fetches a large model; tests/worker/test_hub.py",
         is_understood,
     ),
+    ".venv/bin/adaspa fetch-model": ("fetches a large model; tests/worker/test_hub.py", is_understood),
+    ".venv/bin/adaspa serve": ("needs a large model and a GPU", is_understood),
     "adaspa doctor": ("tests/e2e/test_doctor.py", is_understood),
     ".venv/bin/adaspa doctor": ("tests/e2e/test_doctor.py", is_understood),
     "adaspa compare": ("tests/e2e/test_cli_measure.py", is_understood),

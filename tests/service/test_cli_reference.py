@@ -16,4 +16,4 @@ def test_every_exit_status_and_every_command_is_explained() -> None:
     ] == [str(int(status)) for status in Exit]
     named = [command.__name__ for commands in COMMANDS.values() for command in commands]
     for name in [*named, *(name for groups in GROUPS.values() for name in groups)]:
-        assert f"`{name}`" in text
+        assert f"`{name.replace('_', '-')}`" in text

@@ -74,6 +74,7 @@ def test_a_model_comes_from_a_mirror_without_what_lies_beside_it_and_is_pinned(d
     desk.hub.commit, desk.hub.asked[:] = "1" * 40, []
     again = desk.fetch(HF_ENDPOINT="http://127.0.0.1:9")
     assert again.returncode == 0 and "0.0 MB to download" in again.stdout, again.stderr
+    assert desk.fetch(HF_HUB_OFFLINE="1").returncode == 0
 
 
 def test_a_proxy_is_asked_in_the_hubs_place(desk: Desk) -> None:

@@ -1,0 +1,219 @@
+"""`python -m benchmarks.recipes`: the tables of docs/recipes, from recipes.json and the benchmarks' own JSON files.
+
+Minutes are added up by the schedule of each preset from measured steps. Where sparse steps were measured at one density
+only, those of other densities lie on the line to the dense step; a model without measured steps takes those of
+another one, scaled by the operations of attention and of all else.
+"""
+
+import argparse
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+from adaspa.config import AdaSpaConfig, Preset
+
+from benchmarks import markdown
+from benchmarks.fidelity.tables import preset_densities
+from benchmarks.models.totals import StepSeconds, total_seconds
+from benchmarks.readme import replaced
+
+Json = dict[str, Any]
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "docs" / "recipes"
+KERNELS = ROOT / "docs" / "kernels"
+GB = 1e9
+LOADING = 1.25
+"""Host memory that a worker takes while it loads, in units of its weights."""
+BESIDE = 8
+"""GB of host memory for PyTorch, the frames of a clip and its checkpoints."""
+
+
+@cache
+def load(path: Path) -> Json:
+    """A file of results, which is read only."""
+    found: Json = json.loads(path.read_text())
+    return found
+
+
+def recipes() -> list[Json]:
+    found: list[Json] = load(RECIPES / "recipes.json")["recipes"]
+    return found
+
+
+def measured(name: str) -> tuple[list[Json], str]:
+    """A model's rows of the benchmarks, and the GPU that they are from."""
+    for path in sorted(KERNELS.glob("*.json")):
+        result = load(path)
+        if path.stem.startswith(("models", "blocks")):
+            rows = [row for row in result["rows"] if row["model"] == name]
+            if rows:
+                return rows, result["device"].removeprefix("NVIDIA ").split()[0]
+    raise KeyError(name)
+
+
+def on_a_line(seconds: StepSeconds) -> StepSeconds:
+    """The same with the dense step for density 1, so that all densities are known."""
+    return StepSeconds(**vars(seconds) | {"sparse": {**seconds.sparse, 1.0: seconds.dense}})
+
+
+def scaled(seconds: StepSeconds, attention: float, rest: float) -> StepSeconds:
+    """Steps of a model with so many times the attention's operations and so many times the others."""
+    (density, sparse), *_ = sorted(seconds.sparse.items())
+    others = seconds.dense - (seconds.dense - sparse) / (1 - density)
+
+    def other(value: float) -> float:
+        return (value - others) * attention + others * rest
+
+    times = {name: other(value) for name, value in vars(seconds).items() if isinstance(value, float)}
+    kept = {"searched_at": seconds.searched_at}
+    return StepSeconds(**times | kept, sparse={at: other(value) for at, value in seconds.sparse.items()})
+
+
+def operations(shape: Json) -> tuple[float, float]:
+    """Multiplications of attention, and of all else, up to a factor that all models share."""
+    tokens = shape["tokens"]
+    return tokens**2 * shape["channels"] * shape["layers"], tokens * shape["billion_parameters"]
+
+
+def steps_of(recipe: Json) -> tuple[StepSeconds, float, str]:
+    """Seconds of a denoising step's forward, how many of them a step has, and the GPU."""
+    timing = recipe["timing"]
+    rows, gpu = measured(timing["rows"])
+    seconds = on_a_line(StepSeconds.of(rows))
+    if "rows_shape" in timing:
+        own_shape = recipe["shape"] | {"billion_parameters": recipe["parts"][0]["billion_parameters"]}
+        pairs = zip(operations(own_shape), operations(timing["rows_shape"]), strict=True)
+        seconds = scaled(seconds, *(own / other for own, other in pairs))
+    return seconds, timing.get("forwards", rows[0]["calls"]), gpu
+
+
+def densities() -> dict[str, list[float]]:
+    return preset_densities(load(KERNELS / "fidelity.json")["rows"])
+
+
+def minutes(recipe: Json, preset: str) -> float:
+    """Of the denoising of the catalog's default request."""
+    seconds, forwards, _ = steps_of(recipe)
+    steps = catalog(recipe)[0]["default_steps"]
+    density = densities()[preset] or 1.0
+    config = AdaSpaConfig.preset(preset)  # type: ignore[arg-type]
+    searches = len(config.resolve(steps).schedule.searches)
+    each = density if isinstance(density, float) else density[:searches]
+    return forwards * total_seconds(config, seconds, each, steps) / 60
+
+
+def catalog(recipe: Json) -> list[Json]:
+    found: list[Json] = json.loads((RECIPES / f"{recipe['page']}.json").read_text())
+    return found
+
+
+def in_bf16(part: Json) -> float:
+    """GB of a component as a worker holds it: its VAE in float32, all else in bfloat16."""
+    return float(part["billion_parameters"] * (4 if part["part"].endswith("vae") else 2))
+
+
+def weights(recipe: Json) -> float:
+    return sum(map(in_bf16, recipe["parts"]))
+
+
+def host_memory(recipe: Json) -> float:
+    return LOADING * weights(recipe) + BESIDE
+
+
+def working_set(recipe: Json) -> float:
+    """GB that a step of the largest request takes beside the weights, by the most that any model took for each channel
+    of each token."""
+    taken = []
+    for other in recipes():
+        rows = [row for row in measured(other["timing"]["rows"])[0] if row.get("cache_bytes")]
+        shape = other["timing"].get("rows_shape", other["shape"])
+        held = 2 * other["timing"].get("rows_shape", other["parts"][0])["billion_parameters"]
+        taken += [(row["peak_bytes"] / GB - held) / (shape["tokens"] * shape["channels"]) for row in rows]
+    return float(max(taken) * recipe["shape"]["tokens"] * recipe["shape"]["channels"] * largest(catalog(recipe)[0]))
+
+
+def largest(entry: Json) -> float:
+    """The largest request of a catalog entry, in units of its default one."""
+    areas = [math.prod(map(int, size.split("x"))) for size in entry["sizes"]]
+    return max(areas) / areas[0] * max(entry["frames"]) / entry["default_frames"]
+
+
+def gpu_memory(recipe: Json) -> tuple[float, float]:
+    """GB of the largest request, with all weights in the GPU and with one component at a time (``cpu_offload``)."""
+    beside = working_set(recipe)
+    return weights(recipe) + beside, max(map(in_bf16, recipe["parts"])) + beside
+
+
+def memory_table(recipe: Json) -> str:
+    lines = markdown.head(["part", "to download, GB", "in memory, GB", "how it is known"])
+    for part in recipe["parts"]:
+        where = f"[read]({part['source']})" if part["source"].startswith("https://") else part["source"]
+        lines.append(markdown.line([part["part"], f"{part['gigabytes']:.1f}", f"{in_bf16(part):.1f}", where]))
+    whole = sum(part["gigabytes"] for part in recipe["parts"])
+    lines.append(markdown.line(["together", f"about {whole:.0f}", f"{weights(recipe):.0f}", ""]))
+    return "\n".join(lines)
+
+
+def needs_table(recipe: Json) -> str:
+    all_in, one_at_a_time = gpu_memory(recipe)
+    lines = markdown.head(["needs", "GB", "basis"])
+    rows = [
+        ("GPU memory, all weights in the GPU", all_in),
+        ("GPU memory with `cpu_offload`", one_at_a_time),
+        ("host memory", host_memory(recipe)),
+    ]
+    lines += [markdown.line([name, f"{value:.0f}", "modelled"]) for name, value in rows]
+    return "\n".join(lines)
+
+
+def minutes_table(found: list[Json]) -> str:
+    presets = [preset for preset in get_args(Preset) if preset in densities()]
+    lines = markdown.head(["recipe", "steps", "size, frames", "GPU", *(f"`{preset}`" for preset in presets), "basis"])
+    for recipe in found:
+        entry, (_, _, gpu) = catalog(recipe)[0], steps_of(recipe)
+        cells = [f"{minutes(recipe, preset):.1f}" for preset in presets]
+        shown = f"{entry['sizes'][0]}, {entry['default_frames']}"
+        name = f"[{recipe['title']}]({recipe['page']}.md)"
+        lines.append(markdown.line([name, f"{entry['default_steps']}", shown, gpu, *cells, recipe["timing"]["basis"]]))
+    return "\n".join(lines)
+
+
+def overview_table(found: list[Json]) -> str:
+    lines = markdown.head(["recipe", "makes", "to download, GB", "GPU memory, GB", "host memory, GB", "license"])
+    for recipe in found:
+        entry = catalog(recipe)[0]
+        offloads = entry.get("memory", {}).get("cpu_offload", False)
+        taken = gpu_memory(recipe)[offloads]
+        name = f"[{recipe['title']}]({recipe['page']}.md)"
+        whole = f"{sum(part['gigabytes'] for part in recipe['parts']):.0f}"
+        gpu = f"{taken:.0f}{', offloaded' if offloads else ''}"
+        license_ = f"[{recipe['license']['name']}]({recipe['license']['source']})"
+        lines.append(markdown.line([name, recipe["makes"], whole, gpu, f"{host_memory(recipe):.0f}", license_]))
+    return "\n".join(lines)
+
+
+def filled(page: Path) -> str:
+    """The page with its tables as they should be."""
+    found, text = recipes(), page.read_text()
+    own = [recipe for recipe in found if recipe["page"] == page.stem]
+    if not own:
+        return replaced(replaced(text, "overview", overview_table(found)), "minutes", minutes_table(found))
+    text = replaced(text, "parts", memory_table(own[0]))
+    return replaced(replaced(text, "needs", needs_table(own[0])), "minutes", minutes_table(own))
+
+
+def pages() -> list[Path]:
+    return [RECIPES / "README.md", *(RECIPES / f"{recipe['page']}.md" for recipe in recipes())]
+
+
+def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__.splitlines()[0]).parse_args()
+    for page in pages():
+        page.write_text(filled(page))
+        print("wrote", page.name)
+
+
+if __name__ == "__main__":
+    main()
