@@ -1,18 +1,16 @@
-"""``python -m adaspa_service.gateway`` as a process."""
+"""The gateway as a process."""
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import httpx
 from adaspa_jobs.listening import local_url
+from adaspa_service.gateway.__main__ import main
 from waiting import until
-
-COMMAND = [sys.executable, "-m", "adaspa_service.gateway"]
 
 
 def environment(tmp_path: Path, settings: dict[str, str]) -> dict[str, str]:
@@ -30,13 +28,12 @@ def taken_port() -> Iterator[int]:
 
 
 @contextmanager
-def running(tmp_path: Path, redis_url: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def running(tmp_path: Path, redis_url: str, **settings: str) -> Iterator[tuple[forked.Started, str]]:
     """A gateway's process and its address, once it is ready. Its log is ``gateway.log``."""
     with taken_port() as port:
         pass
     env = environment(tmp_path, {"redis_url": redis_url, "host": "127.0.0.1", "port": str(port), **settings})
-    with (tmp_path / "gateway.log").open("wb") as log:
-        process = subprocess.Popen(COMMAND, env=env, stderr=log)
+    process = forked.Started(main, ["gateway"], env, tmp_path / "gateway.out", tmp_path / "gateway.log")
     url = local_url(env["ADASPA_HOST"], port)
 
     def ready() -> bool:

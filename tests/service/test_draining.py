@@ -1,9 +1,8 @@
-"""Gateways that are replaced while clients use them: ``python -m adaspa_service.gateway`` told to stop under load."""
+"""Gateways that are replaced while clients use them: processes told to stop under load."""
 
 import http.client
 import json
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 from adaspa_jobs.settings import Settings
 from event_stream import parse
+from forked import Started
 from gateway_process import running
 from running_gateway import serving
 from waiting import until
@@ -81,7 +81,7 @@ class User:
 def test_no_request_fails_while_a_gateway_is_replaced(tmp_path: Path, redis_url: str) -> None:
     with ExitStack() as started:
 
-        def start(name: str) -> tuple[subprocess.Popen[bytes], str]:
+        def start(name: str) -> tuple[Started, str]:
             (tmp_path / name).mkdir()
             storage = str(tmp_path / "objects")
             return started.enter_context(
@@ -97,7 +97,7 @@ def test_no_request_fails_while_a_gateway_is_replaced(tmp_path: Path, redis_url:
 
         (leaving, old), (_, new) = start("old"), start("new")
         balancer = Balancer([old, new])
-        users = [User(balancer, place, pause) for place in (0, 1) for pause in (0.01, 0.02, 0.5, 0.7)]
+        users = [User(balancer, place, pause) for place in (0, 1) for pause in (0.03, 0.06, 0.5, 0.7)]
         threads = [threading.Thread(target=work) for work in (balancer.probe, *(user.ask for user in users))]
         for thread in threads:
             thread.start()

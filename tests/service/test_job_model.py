@@ -14,6 +14,7 @@ from adaspa_api.fields import VideoCreate
 from adaspa_api.words import TERMINAL, JobStatus, Priority
 from adaspa_jobs.job import OPEN_OWNER, Artifact, Job, Progress
 from adaspa_jobs.queue import queue_name, ring
+from adaspa_jobs.record import job_from_hash
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
@@ -251,9 +252,10 @@ class Jobs(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 11.0, 31.0, 61.0]))
     def let_time_pass(self, seconds: float) -> None:
         """By moving every moment that is to come nearer."""
-        for name in ("leases", "expiry", "purge", "leavings", "arrivals:demo", "arrivals:demo:bulk"):
-            for member, score in self.client.zrange(f"adaspa:{name}", 0, -1, withscores=True):
-                self.client.zadd(f"adaspa:{name}", {member: score - seconds * 1000})
+        names = ("leases", "expiry", "purge", "leavings", "arrivals:demo", "arrivals:demo:bulk")
+        for name, found in zip(names, self._sorted_sets(*names), strict=True):
+            if found:
+                self.client.zadd(f"adaspa:{name}", {member: score - seconds * 1000 for member, score in found})
 
     @rule(fault=fault_in(12))
     def sweep(self, fault: Fault | None) -> None:
@@ -301,8 +303,12 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def each_job_moves_only_as_it_may(self) -> None:
-        keys = self.client.scan_iter("adaspa:job:*")
-        jobs = {job_id: self.store.get(job_id) for job_id in sorted(key.decode().split(":")[2] for key in keys)}
+        ids = sorted(key.split(":")[2] for key in self._keys("adaspa:job:*"))
+        with self.client.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(f"adaspa:job:{job_id}").xrange(f"adaspa:events:{job_id}")
+            found = pipe.execute()
+        jobs = {job_id: job_from_hash(job_id, record) for job_id, record in zip(ids, found[::2], strict=True)}
         for job_id, before in self.seen.items():
             job = jobs.get(job_id)
             if job is None:
@@ -317,9 +323,9 @@ class Jobs(RuleBasedStateMachine):
                 )
             else:
                 assert job.status in LEGAL[before.status]
-        self.seen = {job_id: job for job_id, job in jobs.items() if job is not None}
-        for job in self.seen.values():
-            self._check_events(job)
+        self.seen = jobs
+        for job, entries in zip(jobs.values(), found[1::2], strict=True):
+            self._check_events(job, [fields[b"type"].decode() for _, fields in entries])
             assert job.lost_attempts <= min(job.attempt, MAX_ATTEMPTS)
             assert (job.error is not None) == (job.status is JobStatus.failed)
             assert bool(job.artifacts) == (job.status is JobStatus.completed)
@@ -331,19 +337,22 @@ class Jobs(RuleBasedStateMachine):
         def having(*statuses: JobStatus) -> set[str]:
             return {job.id for job in self.seen.values() if job.status in statuses}
 
+        names = ("waiting:demo", "arrivals:demo", "running:demo", f"jobs:{OPEN_OWNER}", "leases", "expiry", "purge")
+        bulk = ("waiting:demo:bulk", "arrivals:demo:bulk", "leavings")
+        has = dict(zip(names + bulk, map(self._members, self._sorted_sets(*names, *bulk)), strict=True))
         for name in ("waiting", "arrivals"):
-            assert self._members(f"{name}:demo") | self._members(f"{name}:demo:bulk") == having(JobStatus.queued)
-        assert self._members("running:demo") == self._members("leases") == having(JobStatus.in_progress)
+            assert has[f"{name}:demo"] | has[f"{name}:demo:bulk"] == having(JobStatus.queued)
+        assert has["running:demo"] == has["leases"] == having(JobStatus.in_progress)
         unfinished = {member.decode() for member in self.client.smembers(f"adaspa:unfinished:{OPEN_OWNER}")}
         assert unfinished == having(JobStatus.queued, JobStatus.in_progress)
-        assert self._members(f"jobs:{OPEN_OWNER}") == {job.id for job in self.seen.values() if not job.discarded}
+        assert has[f"jobs:{OPEN_OWNER}"] == {job.id for job in self.seen.values() if not job.discarded}
         ended = having(*TERMINAL)
-        assert self._members("expiry") == {job_id for job_id in ended if not self.seen[job_id].discarded}
-        assert self._members("purge") == {job_id for job_id in ended if self.seen[job_id].discarded}
-        assert self._members("leavings") <= self._members("expiry")
+        assert has["expiry"] == {job_id for job_id in ended if not self.seen[job_id].discarded}
+        assert has["purge"] == {job_id for job_id in ended if self.seen[job_id].discarded}
+        assert has["leavings"] <= has["expiry"]
         counted = self.store.totals().ended
         assert counted.get(("demo", "completed", ""), 0) == len(self.completions)
-        for key in self.client.scan_iter("adaspa:idempotency:*"):
+        for key in self._keys("adaspa:idempotency:*"):
             assert self.client.hget(key, "id").decode() in self.seen
 
     # And in the end
@@ -360,6 +369,8 @@ class Jobs(RuleBasedStateMachine):
                     self._say("complete", lease)
             self.each_job_moves_only_as_it_may()
             self.every_index_agrees_with_the_records()
+            if all(job.status in TERMINAL for job in self.seen.values()):
+                break
         unended = [job for job in self.seen.values() if job.status not in TERMINAL]
         assert not unended, "every job ends"
         assert self.store.load("demo").waiting == self.store.load("demo").running == 0
@@ -367,7 +378,7 @@ class Jobs(RuleBasedStateMachine):
         for _ in range(3):
             self.let_time_pass(8 * DAY)
             self.janitors[0].sweep()
-        left = {key.decode().removeprefix("adaspa:") for key in self.client.scan_iter("adaspa:*")}
+        left = {key.removeprefix("adaspa:") for key in self._keys("adaspa:*")}
         assert left <= STAYING, "nothing is left of a job that is over"
         assert self.parts[0].storage.keys("") == []
         self.client.close()
@@ -386,8 +397,19 @@ class Jobs(RuleBasedStateMachine):
         found = next((queue for queue in QUEUES if self.client.llen(queue)), None)
         return (found, self.client.rpop(found)) if found else None
 
-    def _members(self, name: str) -> set[str]:
-        return {member.decode() for member in self.client.zrange(f"adaspa:{name}", 0, -1)}
+    def _keys(self, pattern: str) -> list[str]:
+        return [key.decode() for key in self.client.scan_iter(pattern, count=1000)]
+
+    def _sorted_sets(self, *names: str) -> list[list[tuple[bytes, float]]]:
+        """Members and scores of each, in one round trip: looking at everything is most of what this test does."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.zrange(f"adaspa:{name}", 0, -1, withscores=True)
+            return pipe.execute()
+
+    @staticmethod
+    def _members(found: list[tuple[bytes, float]]) -> set[str]:
+        return {member.decode() for member, _ in found}
 
     def _say(self, act: str, lease: Lease) -> bool:
         """Whether it was taken; if not, that has to be right."""
@@ -417,8 +439,8 @@ class Jobs(RuleBasedStateMachine):
             self.parts[0].storage.create(key, b"video")
         return Artifact(key=key, content_type="video/mp4", bytes=5, sha256="ab" * 32)
 
-    def _check_events(self, job: Job) -> None:
-        events = [fields[b"type"].decode() for _, fields in self.client.xrange(f"adaspa:events:{job.id}")]
+    @staticmethod
+    def _check_events(job: Job, events: list[str]) -> None:
         ends = [event for event in events if event in set(TERMINAL)]
         assert events[0] == "queued"
         assert ends == ([job.status] if job.status in TERMINAL else []), "one end, as the record says"

@@ -3,8 +3,10 @@
 import json
 import os
 import pty
-import subprocess
-import sys
+from functools import partial
+from pathlib import Path
+
+import forked
 
 LINE = """
 from adaspa_jobs import logs
@@ -14,22 +16,29 @@ logs.configure(Settings())
 with logs.bound(job="video_1", attempt=2):
     logging.getLogger("adaspa").warning("%s: a line", "video_1")
 """
-RUN = [sys.executable, "-c", LINE]
 
 
-def in_a_terminal(**settings: str) -> str:
+def said(code: str, **settings: str) -> tuple[str, str]:
+    """What a program says to pipes or files: output and errors."""
+    ended = forked.run(partial(exec, code, {}), ["program"], os.environ | settings)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout, ended.stderr
+
+
+def in_a_terminal(tmp_path: Path, **settings: str) -> str:
     ours, theirs = pty.openpty()
-    subprocess.run(RUN, env=os.environ | settings, stderr=theirs, check=True)
+    run = partial(exec, LINE, {})
+    program = forked.Started(run, ["program"], os.environ | settings, tmp_path / "out", Path(os.ttyname(theirs)))
+    assert program.wait(forked.SECONDS) == 0
     os.close(theirs)
     text = os.read(ours, 10_000).decode()
     os.close(ours)
     return text
 
 
-def test_a_terminal_gets_plain_lines_and_anything_else_json() -> None:
-    assert in_a_terminal().strip().endswith("WARNING adaspa: video_1: a line")
-    piped = subprocess.run(RUN, capture_output=True, text=True, check=True).stderr
-    line = json.loads(piped)
+def test_a_terminal_gets_plain_lines_and_anything_else_json(tmp_path: Path) -> None:
+    assert in_a_terminal(tmp_path).strip().endswith("WARNING adaspa: video_1: a line")
+    line = json.loads(said(LINE)[1])
     assert (line["level"], line["message"], line["job"], line["attempt"]) == (
         "WARNING",
         "video_1: a line",
@@ -39,10 +48,9 @@ def test_a_terminal_gets_plain_lines_and_anything_else_json() -> None:
     assert line["time"]
 
 
-def test_the_setting_wins() -> None:
-    assert json.loads(in_a_terminal(ADASPA_LOG_FORMAT="json"))["job"] == "video_1"
-    env = os.environ | {"ADASPA_LOG_FORMAT": "text"}
-    assert "WARNING adaspa: video_1" in subprocess.run(RUN, env=env, capture_output=True, text=True, check=True).stderr
+def test_the_setting_wins(tmp_path: Path) -> None:
+    assert json.loads(in_a_terminal(tmp_path, ADASPA_LOG_FORMAT="json"))["job"] == "video_1"
+    assert "WARNING adaspa: video_1" in said(LINE, ADASPA_LOG_FORMAT="text")[1]
 
 
 CALL = r"""
@@ -58,6 +66,5 @@ logging.getLogger("adaspa").debug("a line")
 
 
 def test_where_a_call_is_redirected_to_is_not_logged() -> None:
-    env = os.environ | {"ADASPA_LOG_LEVEL": "debug"}
-    made = subprocess.run([sys.executable, "-c", CALL], env=env, capture_output=True, text=True, check=True)
-    assert made.stdout == "302\n" and "a line" in made.stderr and "secret" not in made.stderr
+    output, errors = said(CALL, ADASPA_LOG_LEVEL="debug")
+    assert output == "302\n" and "a line" in errors and "secret" not in errors

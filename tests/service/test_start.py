@@ -1,4 +1,4 @@
-"""``python -m adaspa_service.gateway`` as a process: it serves, or it ends with one clear line."""
+"""The gateway as a process: it serves, or it ends with one clear line."""
 
 import signal
 from pathlib import Path
