@@ -15,7 +15,8 @@ def render(values: dict[str, Any], folder: Path = CHART) -> list[dict[str, Any]]
     """Every object of a release named ``r``."""
     with helm.Chart.load(folder) as chart:
         texts = chart.render(values, name="r", namespace="videos")
-    return [item for name, text in texts.items() if name.endswith(".yaml") for item in yaml.safe_load_all(text) if item]
+    files = [text for name, text in texts.items() if name.endswith(".yaml")]
+    return [item for text in files for item in yaml.load_all(text, yaml.CSafeLoader) if item]
 
 
 def merged(*values: dict[str, Any]) -> dict[str, Any]:

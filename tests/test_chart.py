@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,14 @@ def cached(**fields: Any) -> dict[str, Any]:
     """Values with a volume for the demo model; its workers' fields among those of the volume."""
     workers = {name: fields.pop(name) for name in ("replicas", "autoscaling") if name in fields}
     return {"models": [TWO_MODELS[1] | workers | {"modelCache": fields}], "storage": {"url": "s3://videos"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def schemas_read_once() -> Iterator[None]:
+    """kubernetes_validate reads megabytes of JSON anew for each object."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubernetes_validate.utils, "schema_contents", cache(kubernetes_validate.utils.schema_contents))
+        yield
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from importlib.metadata import distribution, distributions, requires
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,20 @@ def values(name: str, instruction: str) -> list[str]:
     return [value for kind, value in stage(name) if kind == instruction]
 
 
+def build_system(project: Path) -> dict[str, Any]:
+    """What a distribution's wheel is built with."""
+    found: dict[str, Any] = tomllib.loads((project / "pyproject.toml").read_text())["build-system"]
+    return found
+
+
 def build(name: str, folder: Path, shared: Path) -> Path:
     """The environment that an image's RUN lines make of the files that its COPY lines bring.
 
     ``shared``: a folder of packages that count as installed there; pip takes those that have the version asked for, and
     downloads what is not there.
     """
+    (folder / "tools").mkdir()
+    tools = only(brought(*build_system(ROOT)["requires"]), folder / "tools")
     source, venv = folder / "src", folder / "venv"
     for copied in values(name, "COPY"):
         *names, target = copied.split()
@@ -60,7 +69,9 @@ def build(name: str, folder: Path, shared: Path) -> Path:
             copy = shutil.copytree if (ROOT / item).is_dir() else shutil.copy
             where.parent.mkdir(parents=True, exist_ok=True)
             copy(ROOT / item, where)
-    # The same files in less time: pip comes from here, takes what was downloaded before, and compiles nothing.
+    # The same files in less time: pip comes from here, takes what was downloaded before, and compiles nothing. What the
+    # wheels ask for to be built lies here too, and nothing else; pip reads the 0 as "no isolation".
+    env = OURS | {"TORCH_INDEX": "", "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": str(tools)}
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (packages,) = venv.glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text(str(shared))
@@ -69,7 +80,7 @@ def build(name: str, folder: Path, shared: Path) -> Path:
     for line in lines:
         shell = line.removeprefix("python -m venv /venv && ").replace("/venv/bin/pip install", pip)
         shell = shell.replace("--no-cache-dir", "--no-compile")
-        subprocess.run(shell, shell=True, cwd=source, env=OURS | {"TORCH_INDEX": ""}, check=True)
+        subprocess.run(shell, shell=True, cwd=source, env=env, check=True)
     shutil.rmtree(source)  # the image does not have it either
     return venv
 
@@ -138,6 +149,12 @@ def test_everything_that_lies_beside_the_code_is_installed(
         files = [path for path in room.rglob("*") if path.is_file() and path.suffix != ".pyc"]
         missing = [path for path in files if not (packages / path.relative_to(room.parent)).is_file()]
         assert files and not missing
+
+
+def test_the_wheels_are_all_built_alike() -> None:
+    """The gateway's are, here, with nothing but what their build system asks for."""
+    alike = [build_system(ROOT / name) for name in ("kernels", "service/client", "demo_model", ".")]
+    assert alike == 4 * alike[:1]
 
 
 def test_no_weights_are_in_the_service_and_no_figures_in_the_library(gateway_venv: Path, worker_venv: Path) -> None:
