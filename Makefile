@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo serve test every-test lint format cli-docs field-tables sync-client setup clean
+SWAGGER_UI := 5.35.0
+
+.PHONY: demo serve test every-test lint format cli-docs field-tables sync-client api-reference setup clean
 
 demo: setup          ## one prompt through the whole service: writes demo.mp4 and demo.png
 	$(BIN)/adaspa demo
@@ -35,6 +37,12 @@ field-tables: setup  ## bring tables of docs, the chart's schema and the client'
 
 sync-client: setup   ## make the synchronous client anew from the asynchronous one
 	$(BIN)/python tests/sync_client.py
+
+api-reference:       ## fetch the pinned Swagger UI anew, which /docs is made of
+	@folder=$$(mktemp -d) && target=$$PWD/service/adaspa_service/gateway/reference && cd $$folder && \
+	npm pack --silent swagger-ui-dist@$(SWAGGER_UI) && tar xzf *.tgz && cd package && \
+	for file in swagger-ui.css swagger-ui-bundle.js; do grep -v '^//# sourceMappingURL' $$file | gzip -9n > $$target/$$file.gz; done && \
+	cp LICENSE NOTICE $$target/ && cp swagger-ui-bundle.js.LICENSE.txt $$target/THIRD_PARTY && rm -r $$folder
 
 setup: $(VENV)/.installed
 

@@ -12,7 +12,7 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/static/main.js", "/models", "/videos/nothing", "/nowhere", "/healthz", "/openapi.json"]
+    "path", ["/", "/docs", "/static/main.js", "/models", "/videos/nothing", "/nowhere", "/healthz", "/openapi.json"]
 )
 def test_every_answer_has_the_security_headers(service: Service, path: str) -> None:
     headers = service.http.get(path).headers

@@ -28,6 +28,7 @@ from adaspa_service.gateway import (
     page,
     preview,
     rate_limits,
+    reference,
     request_ids,
     videos,
     webhook_secret,
@@ -70,6 +71,7 @@ def _router(with_metrics: bool) -> APIRouter:
             )
         router.include_router(health.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE)
     router.include_router(page.router)
+    router.include_router(reference.router)
     return router
 
 
@@ -100,7 +102,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
         version=version("adaspa-serve"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # the pages load their scripts from elsewhere
+        docs_url=None,  # theirs load scripts from elsewhere; ours are in reference/
         redoc_url=None,
         redirect_slashes=False,
         routes=[*_router(settings.metrics_port is None).routes],

@@ -127,3 +127,19 @@ def test_the_button_is_in_view_before_anybody_scrolls(tab: OpenTab, service: Ser
     page.get_by_label("Webhook").scroll_into_view_if_needed()
     expect(page.get_by_role("button", name="Generate video")).to_be_in_viewport(ratio=1)
     assert page.evaluate("scrollY") == 0
+
+
+def test_the_api_reference_comes_with_the_service(page: Page, service: Service) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(service.url)
+    page.get_by_role("link", name="API").click()
+    page.wait_for_url("**/docs")
+    create = page.locator(".opblock", has_text="/v1/videos").first
+    expect(create).to_be_visible(timeout=60_000)
+    create.get_by_role("button").first.click()
+    expect(page.get_by_role("button", name="Try it out")).to_be_visible()
+    assert all(url.startswith((service.url, "data:")) for url in asked)
+    plain = service.http.get("/docs/swagger-ui.css", headers={"Accept-Encoding": "identity"})
+    assert ".swagger-ui" in plain.text and "content-encoding" not in plain.headers
+    assert service.http.get("/docs/nothing.js").status_code == 404
