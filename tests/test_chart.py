@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ TWO_MODELS = [{"id": name, "replicas": 1, "resources": {}} for name in ("wan2.1-
 CACHE = {"size": "60Gi", "accessMode": "ReadWriteMany", "tokenSecret": {"name": "hub", "key": "token"}}
 CACHED = [TWO_MODELS[0] | {"modelCache": CACHE, "runtimeClassName": "nvidia"}]
 SCALED = {"enabled": True, "minReplicas": 0, "maxReplicas": 4}
+GPU = {"limits": {"nvidia.com/gpu": 1}}
 QUICK = TWO_MODELS[1] | {"only": "interactive"}
 MILLION = {"replicas": 10**6, "startFailures": 10**6, "terminationGraceSeconds": 10**6}
 LARGE = {
@@ -95,6 +97,7 @@ STANDARD_VARIABLES = {
     "HF_HUB_OFFLINE",
     "HF_TOKEN",
     "TRITON_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "ADASPA_API_KEY",
     "FORWARDED_ALLOW_IPS",
@@ -171,6 +174,50 @@ def test_users_and_groups_can_be_left_to_the_cluster_as_openshift_wants() -> Non
         assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
 
 
+def test_a_pods_scratch_is_bounded_and_compiled_kernels_outlive_it_where_they_can() -> None:
+    for pod in pods(render({"gateway": {"tmpSize": "7Gi"}})):
+        for volume in pod.get("volumes", []):
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
+            if pod["containers"][0]["name"] == "gateway" and volume["name"] == "tmp":
+                assert volume["emptyDir"] == {"sizeLimit": "7Gi"}
+    for variant, folder in (("defaults", "/tmp/"), ("cached", "/models/"), ("filled", "/tmp/")):
+        env = {entry["name"]: entry.get("value") for entry in container(render(VARIANTS[variant]), "worker")["env"]}
+        assert env["TRITON_CACHE_DIR"].startswith(folder) and env["TORCHINDUCTOR_CACHE_DIR"].startswith(folder)
+
+
+def test_pods_are_replaced_with_the_secrets_that_they_read(tmp_path: Path) -> None:
+    """Without a cluster Helm looks up nothing, so the chart's copy is told what it would find."""
+    copy = shutil.copytree(CHART, tmp_path / "chart")
+    helpers = copy / "templates" / "_helpers.tpl"
+    text, asked = helpers.read_text(), 'lookup "v1" "Secret" $.root.Release.Namespace .'
+    assert text.count(asked) == 1
+
+    def checksums(changed: str) -> dict[str, str]:
+        version = f'(dict "metadata" (dict "resourceVersion" (ternary "2" "1" (eq . "{changed}"))))'
+        helpers.write_text(text.replace(asked, version))
+        deployments = [item for item in render(FILES["s3-production"], copy) if item["kind"] == "Deployment"]
+        return {
+            item["metadata"]["name"]: item["spec"]["template"]["metadata"]["annotations"]["checksum/secrets"]
+            for item in deployments
+        }
+
+    before = checksums("")
+    for secret, parts in (
+        ("adaspa-redis", {"r-gateway", "r-worker-demo"}),
+        ("adaspa-s3", {"r-gateway", "r-worker-demo"}),
+        ("adaspa-api-key", {"r-gateway"}),
+    ):
+        assert {name for name, found in checksums(secret).items() if found != before[name]} == parts
+
+
+def test_a_model_of_the_catalog_that_no_worker_serves_is_told() -> None:
+    with helm.Chart.load(CHART) as chart:
+        texts = chart.render({"catalog": [DEMO, WAN]}, name="r", namespace="videos")
+    (notes,) = [text for name, text in texts.items() if name.endswith("NOTES.txt")]
+    assert "wan2.1-1.3b is in catalog and not in models: the chart runs no worker for it." in notes
+    assert "demo is in catalog" not in notes
+
+
 def test_further_objects_are_of_the_release() -> None:
     names = [item["metadata"]["name"] for item in render({"extraObjects": OTHERS}) if item["kind"] == "ConfigMap"]
     assert {"one", "r-other"} <= set(names)
@@ -245,6 +292,10 @@ def test_a_large_number_is_written_in_full(monkeypatch: pytest.MonkeyPatch) -> N
         ({"settings": {"storage_url": "s3://videos"}}, "storage_url"),
         ({"settings": {"webhook_secrets": "whsec_x"}}, "settings.webhook_secrets: is a secret"),
         ({"secretSettings": {"queue_cap": {"name": "x", "key": "y"}}}, "queue_cap"),
+        (
+            {"models": [TWO_MODELS[1] | {"resources": GPU}], "catalog": [DEMO | {"gpus": 2}]},
+            "models.resources.limits: demo has 1 of nvidia.com/gpu, and its catalog entry says gpus: 2",
+        ),
         ({"httpRoute": {"enabled": True, "parentRefs": [{"gateway": "public"}]}}, "gateway"),
         ({"storage": {"url": "ftp://nowhere"}}, "url"),
         ({"redis": {"embedded": {"enabled": False}}}, "redis.existingSecret.name"),

@@ -35,6 +35,23 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- dig "data" .key "" $before | default (randAlphaNum 48 | b64enc) }}
 {{- end }}
 
+{{- /* Changes with a Secret that a part of the release reads, where Helm may ask the cluster: an upgrade then replaces its
+       pods. The version, since pods are shown to more people than secrets are; those that the chart draws stay the same. */}}
+{{- define "adaspa.secretVersions" -}}
+{{- $values := .root.Values }}
+{{- $names := list $values.storage.existingSecret (ternary $values.redis.embedded $values.redis $values.redis.embedded.enabled).existingSecret.name }}
+{{- if .isGateway }}
+{{- $names = append $names $values.access.existingSecret.name }}
+{{- range $values.secretSettings }}{{ $names = append $names .name }}{{ end }}
+{{- end }}
+{{- $versions := dict }}
+{{- range compact $names }}
+{{- $found := lookup "v1" "Secret" $.root.Release.Namespace . | default dict }}
+{{- $_ := set $versions . (dig "metadata" "resourceVersion" "" $found) }}
+{{- end }}
+{{- toJson $versions | sha256sum }}
+{{- end }}
+
 {{/* Not empty where all that mounts the videos' volume has to be on one node. */}}
 {{- define "adaspa.oneNode" -}}
 {{- if and (not .Values.storage.url) (eq .Values.storage.volume.accessMode "ReadWriteOnce") }}true{{ end }}
@@ -118,9 +135,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if hasKey $.Values.settings $name }}{{ fail (printf "settings.%s: is a secret; name a Secret that holds it in secretSettings, redis or access" $name) }}{{ end }}
 {{- end }}
 {{- $served := list "demo" "demo-image" }}
+{{- $gpus := dict }}
 {{- with .Values.catalog }}
 {{- $served = list }}
-{{- range . }}{{ $served = append $served .id }}{{ end }}
+{{- range . }}{{ $served = append $served .id }}{{ $_ := set $gpus .id (.gpus | default 1 | int) }}{{ end }}
 {{- end }}
 {{- $names := list }}
 {{- $queues := dict }}
@@ -128,6 +146,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- range .Values.models }}
 {{- $model := . }}
 {{- if not (has .id $served) }}{{ fail (printf "models: %s is not in the catalog; there is %s" .id (join ", " $served)) }}{{ end }}
+{{- range $resource, $count := .resources.limits }}
+{{- if and (contains "/" $resource) (lt (int $count) (get $gpus $model.id | default 1 | int)) }}
+{{- fail (printf "models.resources.limits: %s has %d of %s, and its catalog entry says gpus: %d" $model.id (int $count) $resource (get $gpus $model.id)) }}
+{{- end }}
+{{- end }}
 {{- $name := include "adaspa.workerName" . }}
 {{- if has $name $names }}{{ fail (printf "models: worker-%s is there twice; an id may be there once without only, and once with each queue" $name) }}{{ end }}
 {{- $names = append $names $name }}
@@ -254,11 +277,11 @@ envFrom: {{- toYaml . | nindent 2 }}
 {{- end }}
 
 {{- define "adaspa.volumes" -}}
-- {name: tmp, emptyDir: {}}
-{{- if .Values.catalog }}
-- {name: catalog, configMap: {name: {{ .Release.Name }}-catalog}}
+- {name: tmp, emptyDir: {sizeLimit: {{ .own.tmpSize }}}}
+{{- if .root.Values.catalog }}
+- {name: catalog, configMap: {name: {{ .root.Release.Name }}-catalog}}
 {{- end }}
-{{- if not .Values.storage.url }}
-- {name: videos, persistentVolumeClaim: {claimName: {{ .Release.Name }}-videos}}
+{{- if not .root.Values.storage.url }}
+- {name: videos, persistentVolumeClaim: {claimName: {{ .root.Release.Name }}-videos}}
 {{- end }}
 {{- end }}
