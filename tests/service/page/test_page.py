@@ -282,10 +282,14 @@ def test_several_seeds_at_once_stand_in_a_grid(page: Page, service: Service, tmp
     expect(page.locator("#jobs li")).to_have_count(3)
     grid = page.locator(".batch li")
     expect(grid).to_have_text([re.compile(f"^Seed {seed}Waiting") for seed in (7, 8, 9)])
-    first = page.url.split("batch=")[1].split(",")[0]
+    first, second, third = page.url.split("batch=")[1].split(",")
+    service.http.delete(f"/videos/{third}")
+    expect(grid).to_have_count(2)
     service.complete(service.claim(first), clip(tmp_path / "clip.mp4"))
     assert grid.first.locator("video").evaluate(PLAYED) > 0
     expect(grid.nth(1)).to_contain_text("number 1")
+    service.claim(second)
+    expect(grid.nth(1)).to_contain_text("Loading the model.")
     assert_accessible(page)
     grid.first.get_by_role("link").click()
     page.wait_for_url(f"**/#{first}")

@@ -22,6 +22,10 @@ def test_a_video_is_compared_with_its_dense_twin(page: Page, service: Service, t
     assert (asked["quality"], asked["seed"], asked["steps"]) == ("exact", 5, 9)
     expect(page.locator(".pair")).to_contain_text("Waiting in the queue, number 1.")
     assert_accessible(page)
+    page.route("**/videos/video_*", lambda route: route.abort())
+    with page.expect_event("requestfailed"):
+        pass
+    page.unroute("**/videos/video_*")  # the service was away for a moment
     report = report_of(3, 4).model_copy(update={"search_steps": 0, "sparse_steps": 0, "dense_seconds": 4.2})
     report = report.model_copy(update={"search_seconds": 0.0, "sparse_seconds": 0.0})
     service.complete(service.claim(dense), clip(tmp_path / "clip.mp4"), report)
@@ -44,3 +48,6 @@ def test_a_video_is_compared_with_its_dense_twin(page: Page, service: Service, t
     page.get_by_role("button", name="Compare with AdaSpa").click()  # which is there
     page.wait_for_url(f"**/#compare={dense},{ours}")
     assert len(service.http.get("/videos").json()["data"]) == 2
+    service.http.delete(f"/videos/{ours}")
+    page.reload()
+    expect(page.locator("#job")).to_contain_text("One of these videos does not exist.")

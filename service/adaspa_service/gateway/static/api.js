@@ -42,6 +42,19 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
 
 export const json = async (...request) => (await call(...request)).json();
 
+// A job, asked for again while the service is away. Null when there is none, or no longer.
+export async function look(id, signal) {
+  while (true) {
+    try {
+      return await json("GET", `/videos/${id}`, { signal });
+    } catch (error) {
+      if (signal.aborted || error.status === 401) throw error;
+      if (error.status === 404) return null;
+    }
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
 export const fileUrl = (id, variant) => `/videos/${id}/content?variant=${variant}`;
 
 // An address that an element can load: it cannot send a key, so that it gets a link, which holds for an hour.

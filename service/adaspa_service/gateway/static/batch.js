@@ -1,5 +1,5 @@
 // Several videos of one prompt, as a grid.
-import { DONE, json, preview } from "./api.js";
+import { DONE, look, preview } from "./api.js";
 import { el } from "./dom.js";
 import { failure } from "./errors.js";
 import { frame, media } from "./player.js";
@@ -13,17 +13,20 @@ export const batch = (ids, onEnded) => async (signal, onDrawn) => {
   const cells = new Map();
   let open = ids;
   while (open.length && !signal.aborted) {
-    const videos = await Promise.all(open.map((id) => json("GET", `/videos/${id}`, { signal })));
-    if (!cells.size) {
+    const videos = (await Promise.all(open.map((id) => look(id, signal)))).filter(Boolean); // those that were deleted leave the grid
+    for (const id of open) if (!videos.some((video) => video.id === id)) cells.get(id)?.element.remove();
+    if (!cells.size && videos.length) {
       for (const video of videos) cells.set(video.id, cell(video));
       heading(videos[0].prompt);
-      name(`${ids.length} videos: ${videos[0].prompt}`);
+      name(`${videos.length} videos: ${videos[0].prompt}`);
       put(el("ul", { className: "batch" }, ...[...cells.values()].map(({ element }) => element)));
       onDrawn();
     }
+    if (!cells.size) throw new Error("These videos do not exist. They were deleted, have expired, or belong to another API key.");
     await Promise.all(videos.map((video) => cells.get(video.id).update(video)));
-    open = videos.filter(({ status }) => !DONE.includes(status)).map(({ id }) => id);
-    if (open.length < videos.length) onEnded();
+    const left = videos.filter(({ status }) => !DONE.includes(status)).map(({ id }) => id);
+    if (left.length < open.length) onEnded();
+    open = left;
     if (open.length) await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
   }
 };

@@ -22,7 +22,7 @@ export function together(videos, signal) {
     play();
   };
   toggle.onclick = () => (clock.paused ? play() : videos.forEach((video) => video.pause()));
-  place.oninput = () => seek(place.value * clock.duration);
+  place.oninput = () => seek(place.value * (clock.duration || 0));
   signal.addEventListener("abort", () => videos.forEach((video) => video.pause()));
   Promise.all(videos.map(ready)).then(play);
   return [toggle, place];
