@@ -1,0 +1,117 @@
+"""One request of a server that calls attention layer by layer, with no hook around its transformer."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+
+from adaspa.attention import attention
+from adaspa.layout import Layout
+from adaspa.ledger import query_key_pairs
+from adaspa.ops.backends import Ran, dtype_name
+from adaspa.plugins.settings import Settings
+from adaspa.schedule import StepKind
+from adaspa.state import Action, AdaSpaState
+
+logger = logging.getLogger(__name__)
+
+Dense = Callable[[], torch.Tensor]
+"""The server's own attention of a call, ``[B, S, H, D]``."""
+
+
+class ServedRequest:
+    """The state of one request, found by the step, the layer and the guidance branch of each call.
+
+    Args:
+        settings: what the user chose.
+        steps: the number of denoising steps, or None where the server does not tell.
+        server: its name, for the record.
+        log: takes the line of what ran, at the end.
+    """
+
+    def __init__(
+        self, settings: Settings, steps: int | None, server: str, log: Callable[[str], None] = logger.info
+    ) -> None:
+        self.state = AdaSpaState(settings.resolve(steps))
+        self._server, self._log = server, log
+        self._calls: Counter[tuple[str, int]] = Counter()
+        self._past: Counter[str] = Counter()
+        self._step = -1
+
+    def is_over_at(self, step: int) -> bool:
+        """Whether a call in denoising step ``step`` must be of another request."""
+        return step < self._step
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        dense: Dense,
+        *,
+        layer: int,
+        step: int,
+        layout: Layout,
+        branch: str = "",
+        scale: float | None = None,
+    ) -> torch.Tensor:
+        """The attention of one call; plain dense steps by the server's own.
+
+        Args:
+            q, k, v: ``[B, S, H, D]``, the whole sequence and some or all heads of it.
+            dense: the same attention by the server.
+            layer: index of the layer.
+            step: index of the denoising step, never below that of an earlier call.
+            layout: how the rows lie; those that are no video stay dense, and all queries keep them.
+            branch: guidance branch, where the server names it. Calls of a layer within a step are counted besides.
+            scale: factor of q.k; ``D ** -0.5`` by default.
+
+        Returns:
+            out ``[B, S, H, D]``.
+
+        Raises:
+            ValueError: when shapes or dtypes do not match, or differ from those of the request's earlier steps.
+        """
+        if step != self._step:
+            self._step = step
+            self._calls.clear()
+        name = f"{branch}.{self._calls[branch, layer]}"
+        self._calls[branch, layer] += 1
+        state = self.state
+        if (state.step, state.branch) != (step, name):
+            state.begin_step(step, name)
+        state.skip_if_short(q.transpose(1, 2), q.shape[2])
+        if state.action(layer) is Action.DENSE:
+            pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
+            state.ran(state.key(layer), StepKind.DENSE, pairs, 1)
+            state.record.ledger.kernels[StepKind.DENSE][Ran("attention", self._server, dtype_name(q))] += 1
+            return dense()
+        q, k, v = (layout.video_first(x).transpose(1, 2) for x in (q, k, v))
+        tokens = q.shape[2]
+        others = layout.before + layout.behind + layout.text_tokens
+        text = (tokens - others, tokens) if others else None
+        out = attention(q, k, v, state, layer=layer, text=text, scale=scale, grid=layout.grid)
+        return layout.as_it_was(out.transpose(1, 2))
+
+    def went_past(self, reason: str) -> None:
+        """Count a call that ran dense by the server, and say it the first time."""
+        if not self._past[reason]:
+            self._log(f"AdaSpa: a layer stays dense: {reason}")
+        self._past[reason] += 1
+
+    def end(self) -> None:
+        """Drop the caches, and say what ran."""
+        report = self.state.drop().report()
+        past = [f"{calls} calls past it: {reason}" for reason, calls in self._past.items()]
+        fell_back = [*report["fell_back"], *past]
+        work, recall = report["attention_work"], report["recall"]
+        self._log(
+            f"AdaSpa: {report['dense_steps']} dense, {report['search_steps']} search, {report['sparse_steps']} sparse "
+            f"steps; attention work {_share(work)} of dense; density {_share(report['density'])}; "
+            f"recall {_share(recall)}" + (f"; fell back: {'; '.join(fell_back)}" if fell_back else "")
+        )
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

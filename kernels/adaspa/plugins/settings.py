@@ -1,0 +1,81 @@
+"""What a server's user chooses: `AdaSpaConfig` by its own names, or the few fields that a server has for sparsity."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adaspa.config import AdaSpaConfig
+from adaspa.plan import Plan
+
+VARIABLE = "ADASPA_CONFIG"
+"""Environment variable with a JSON object of `AdaSpaConfig`'s fields; ``preset`` names one of ours to begin with."""
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The server's own words for a sparse backend, in steps of whatever request comes.
+
+    Args:
+        sparsity: share of the blocks that a query block drops.
+        first_steps: dense steps at the start; 0 takes the paper's fifth of the request.
+        last_steps: dense steps at the end.
+        dense_layers: indices of the layers that stay dense.
+    """
+
+    sparsity: float
+    first_steps: int = 0
+    last_steps: int = 0
+    dense_layers: tuple[int, ...] = ()
+
+    def resolve(self, steps: int | None) -> Plan:
+        """The plan of a request of ``steps``: the second search comes half-way from the first to the end."""
+        if steps is None and not (self.first_steps or self.last_steps):
+            return self._config().resolve(None)
+        length = steps or 50
+        first = self.first_steps or length // 5
+        if first + self.last_steps >= length:
+            return AdaSpaConfig(sparsity=0).resolve(steps)
+        last = length - self.last_steps
+        searches = tuple(sorted({first, (first + last) // 2}))
+        config = self._config().replace(steps=length, warmup=first, searches=searches, dense_tail=self.last_steps)
+        return config.resolve(steps)
+
+    def _config(self) -> AdaSpaConfig:
+        return AdaSpaConfig(sparsity=self.sparsity, dense_layers=self.dense_layers, skip_short=True)
+
+
+Settings = AdaSpaConfig | ServerSettings
+
+
+def settings(given: Mapping[str, Any], where: str) -> AdaSpaConfig:
+    """The settings of a JSON object, as a server or the environment has it.
+
+    Args:
+        given: `AdaSpaConfig`'s fields, and ``preset``.
+        where: what it was given as, for the error.
+
+    Raises:
+        ValueError: naming the field and what is allowed.
+    """
+    changes = dict(given)
+    preset = changes.pop("preset", None)
+    try:
+        return AdaSpaConfig.preset(preset, **changes) if preset is not None else AdaSpaConfig(**changes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def from_environment() -> AdaSpaConfig | None:
+    """The settings of `VARIABLE`, or None where it is not set. Raises ValueError."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{VARIABLE} must be a JSON object: {error}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{VARIABLE} must be a JSON object, got {type(given).__name__}")
+    return settings(given, VARIABLE)

@@ -1,0 +1,37 @@
+"""Run the adapters' checks against the servers' wheels: ``PYTHONPATH=tests python -m plugins [vllm_omni]``.
+
+Each server gets an environment of its own, thrown away at the end. It takes minutes and gigabytes, so it is no part of
+the suite.
+"""
+
+import argparse
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+SERVERS = {"vllm_omni": ("vllm==0.30.0", "vllm-omni==0.30.0")}
+"""The wheels of each server, which are installed without what they need; NAME.txt has as much of that as is used."""
+
+
+def check(server: str, wheels: tuple[str, ...]) -> int:
+    """The exit code of the checks of one server."""
+    here = Path(__file__).parent
+    with TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = f"{folder}/bin/python"
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, "-r", str(here / f"{server}.txt")], check=True)
+        subprocess.run([*install, "--no-deps", *wheels, str(here.parents[1] / "kernels")], check=True)
+        plain = ["--noconftest", "-c", "/dev/null", "--rootdir", str(here), "-p", "no:cacheprovider"]
+        checks = [python, "-m", "pytest", "-q", *plain, str(here / f"{server}_checks.py")]
+        return subprocess.run(checks, check=False).returncode
+
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("servers", nargs="*", default=[*SERVERS])
+asked = parser.parse_args().servers
+if unknown := set(asked) - set(SERVERS):
+    parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
+sys.exit(max(check(server, SERVERS[server]) for server in asked))
