@@ -163,6 +163,17 @@ def has_a_test(_: Desk, __: str) -> None:
     assert any(item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test" for item in render({}))
 
 
+def names_a_distribution(desk: Desk, command: str) -> None:
+    """It is there."""
+    assert (desk.folder / command.split()[2] / "pyproject.toml").is_file()
+
+
+def asks_for_the_backend(_: Desk, command: str) -> None:
+    """By the name whose place the adapter takes."""
+    name = command.split("--diffusion-attention-backend ")[1]
+    assert f"DiffusionAttentionBackendEnum.{name}," in (ROOT / "kernels/adaspa/plugins/vllm_omni.py").read_text()
+
+
 def has_the_tag(desk: Desk, _: str) -> None:
     """The file says what the command would print."""
     with av.open(str(desk.folder / "out.mp4")) as container:
@@ -222,6 +233,8 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
     "kubectl create secret": ("needs a cluster; tests/test_chart.py looks at all of them", names_a_secret),
     "helm install": ("needs a cluster", renders),
     "helm test": ("needs a cluster; tests/e2e/test_chart_commands.py runs the chart's commands", has_a_test),
+    "pip install ./kernels": ("goes into the server's environment; tests/plugins", names_a_distribution),
+    "vllm serve": ("needs a GPU; tests/plugins runs the server's attention layers", asks_for_the_backend),
     "ffprobe": ("FFmpeg's own program, which the project does not install", has_the_tag),
 }
 """By how a command begins: why it is not run, and what is looked at instead."""
