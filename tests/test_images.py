@@ -242,12 +242,15 @@ def test_images_are_pinned_staged_and_run_as_nobody(name: str) -> None:
     [
         ("cpu", {"worker-cpu"}),
         ("gpu", {"worker-gpu"}),
+        ("cpu,second", {"worker-cpu", "worker-second"}),
         ("cpu,s3,monitoring", {"worker-cpu", "s3", "bucket", "prometheus", "grafana"}),
     ],
 )
 def test_compose_takes_the_file(profiles: str, services: set[str]) -> None:
     config = compose(profiles)
     assert set(config["services"]) == {"gateway", "redis", "storage"} | services
+    models = {name: config["services"][name]["command"][1] for name in services if name.startswith("worker")}
+    assert set(models.values()) <= set(Catalog.load(None).models) and len(set(models.values())) == len(models)
     for name in ("gateway", *(name for name in config["services"] if name.startswith("worker"))):
         service = config["services"][name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"]

@@ -118,6 +118,16 @@ BLOCK_MODELS = {
             ({**_HEADS, "ffn_dim": 64, "text_dim": 32}, (1, 36, 3, 24, 24)),
         ),
         FullModel(
+            "wan2.2-ti2v-5b-704p-121f",
+            "WanTransformer3DModel",
+            {"num_attention_heads": 24, "in_channels": 48, "out_channels": 48, "ffn_dim": 14336, "num_layers": 30},
+            (1, 48, 31, 44, 80),
+            (512, 4096),
+            _wan_inputs,
+            2,
+            ({**_HEADS, "ffn_dim": 64, "text_dim": 32}, (1, 48, 3, 24, 24)),
+        ),
+        FullModel(
             "hunyuan-video1.5-8b-i2v-720p-121f",
             "HunyuanVideo15Transformer3DModel",
             {"num_layers": 54},
