@@ -18,8 +18,17 @@ NOTHING = "adaspa:nothing"
 that is full, which has to go on for what makes it emptier."""
 
 
+REFUSING = ("MISCONF ", "NOREPLICAS ", "BUSY ")
+"""Beginnings of the answers of a server that takes no writes now: its disk is full, its replicas are too few, a script
+holds it up."""
+
+
 class NotPrimary(RedisConnectionError):
     """What the address leads to is a replica, and takes no writes."""
+
+
+class NoWrites(RedisConnectionError):
+    """The server takes no writes now. For whoever writes it is away: Celery's workers then wait, and do not end."""
 
 
 class Primary:
@@ -60,8 +69,10 @@ class Primary:
         tls = {name: value for name, value in self.address.options.items() if name.startswith("ssl_")}
         return ours | tls | dict(self.address.sentinel_login)
 
-    def judge(self, error: ResponseError) -> NotPrimary | None:
-        """What an answer says of the server, if it is that it is no primary, or is one no longer."""
+    def judge(self, error: ResponseError) -> NotPrimary | NoWrites | None:
+        """What an answer says of the server, if it is that it is no primary, is one no longer, or takes no writes."""
+        if str(error).startswith(REFUSING):
+            return NoWrites(str(error))
         if not isinstance(error, ReadOnlyError | MasterDownError) and not str(error).startswith("UNBLOCKED "):
             return None
         self.lost += 1

@@ -11,11 +11,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from adaspa_jobs.primary import REFUSING
+
 PREFIX = "adaspa:"
 """Of every key; the scripts have the same."""
 SHARED = "_shared.lua"
-REFUSING = ("MISCONF ", "NOREPLICAS ", "BUSY ")
-"""Beginnings of the answers of a server that takes no writes, or none now, and that the client has no type for."""
 
 
 class StoreUnavailable(Exception):

@@ -126,7 +126,7 @@ def test_jobs_whose_bells_were_all_lost_are_run(
     assert [job.attempt for job in ends if job and job.error and job.error.code == "out_of_memory"] == [1] * 20, log()
 
 
-def test_a_worker_finds_the_primary_again_and_leaves_connections_that_died_without_a_word(
+def test_a_worker_finds_the_primary_again_leaves_connections_that_died_without_a_word_and_outlives_refused_writes(
     short_folder: Path, tmp_path: Path, params: Any
 ) -> None:
     with running_pair(short_folder) as pair, working(f"{pair.url}?health_check_interval=1", tmp_path) as log:
@@ -141,6 +141,11 @@ def test_a_worker_finds_the_primary_again_and_leaves_connections_that_died_witho
         pair.fail_over()
         until(lambda: "leads to a read-only replica" in log(), "the worker says what it cannot go on with")
         pair.point_to_second()
+        assert code() == "out_of_memory", log()
+        met = log().count("Connection to broker lost")
+        pair.second.config_set("min-replicas-to-write", 2)  # refused as where the disk of its file is full
+        until(lambda: log().count("Connection to broker lost") > met, "the worker hears that nothing is written")
+        pair.second.config_set("min-replicas-to-write", 0)
         assert code() == "out_of_memory", log()
 
 
