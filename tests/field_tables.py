@@ -108,6 +108,8 @@ def as_written(kind: Any) -> str:
         return " | ".join(as_written(part) for part in get_args(kind) if part is not type(None))
     if get_origin(kind) is Literal:
         return f"Literal[{', '.join(json.dumps(word) for word in get_args(kind))}]"
+    if get_origin(kind) is dict:
+        return f"Mapping[{', '.join(map(as_written, get_args(kind)))}]"
     if get_origin(kind) is list:
         return f"list[{as_written(get_args(kind)[0])}]"
     return "Mapping[str, Any]" if issubclass(kind, BaseModel) else str(kind.__name__)

@@ -108,7 +108,16 @@ class Progress(BaseModel):
     """Once the texts are encoded, if there is a negative prompt."""
 
 
-class Job(BaseModel):
+class Labels(BaseModel):
+    """What a client notes at a job for itself."""
+
+    metadata: dict[str, str] = {}
+    """Pairs of texts."""
+    user: str | None = None
+    """For whom it is."""
+
+
+class Job(Labels):
     """A job as the store holds it. Times are Unix seconds by the store's clock."""
 
     id: str

@@ -11,7 +11,7 @@ from adaspa_jobs.job import Job
 
 log = logging.getLogger(__name__)
 
-NESTED = frozenset({"params", "progress", "error", "report", "timings", "warnings", "artifacts"})
+NESTED = frozenset({"params", "progress", "error", "report", "timings", "warnings", "artifacts", "metadata"})
 INTERNAL = frozenset({"model", "idempotency", "place", "process", "webhook_url", "inputs"})
 """Fields of the hash that only the scripts read."""
 

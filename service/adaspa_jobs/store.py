@@ -17,13 +17,14 @@ from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.attempts import Attempts, JobCancelled, Lease, LeaseLost
 from adaspa_jobs.connections import connections
 from adaspa_jobs.counts import Counts
-from adaspa_jobs.job import OPEN_OWNER, Job, JobParams
+from adaspa_jobs.job import OPEN_OWNER, Job, JobParams, Labels
 from adaspa_jobs.primary import NOTHING
 from adaspa_jobs.record import job_from_hash, job_from_pairs, readable
 from adaspa_jobs.scripts import PREFIX, Scripts, StoreUnavailable, reaching
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.times import Times
 from adaspa_jobs.upkeep import GAP_SECONDS, Upkeep
+from adaspa_jobs.usage import Usages
 
 __all__ = [
     "VIDEO_ID",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
+BATCH, SCANNED = 250, 2000
+"""Jobs whose metadata is read at once, and that one page of a filtered list looks at."""
 AWAITED_SECONDS = 3600.0
 """After images were noted, jobs may be made of them for this long."""
 
@@ -78,7 +81,7 @@ class Admitted(NamedTuple):
     """Of new jobs, by id: 1 for the one that is next in its queue."""
 
 
-class JobStore(Attempts, Announcements, Counts, Times, Upkeep):
+class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
     """Records, queue places and leases.
 
     All methods raise StoreUnavailable when Redis cannot be reached. Commands are not repeated behind the caller's
@@ -189,6 +192,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Upkeep):
         priority: Priority = Priority.interactive,
         cost: float = 1.0,
         webhook_url: str | None = None,
+        labels: Labels | None = None,
     ) -> Admitted:
         """Accept jobs, all of them or none: records and places in the queue in one step. Bells are still to be rung.
 
@@ -201,6 +205,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Upkeep):
             priority: which of the model's queues they wait in.
             cost: the work of each, in units of the model's default request.
             webhook_url: where the event of each job's end is sent.
+            labels: what the client notes at each.
 
         Raises:
             QueueFull, TooManyInFlight: nothing was written.
@@ -221,6 +226,8 @@ class JobStore(Attempts, Announcements, Counts, Times, Upkeep):
             idempotency=f"{owner}:{idempotency[0]}" if idempotency else None,
             digest=idempotency[1] if idempotency else None,
             webhook_url=webhook_url,
+            metadata=json.dumps(labels.metadata) if labels and labels.metadata else None,
+            user=labels and labels.user,
             trace=tracing.current(),
             params=[each.model_dump_json() for each in params],
             random=[secrets.token_hex(9) for _ in params],
@@ -308,16 +315,51 @@ class JobStore(Attempts, Announcements, Counts, Times, Upkeep):
             order: newest first, or oldest first.
             owner: whose jobs.
         """
+        ids = self._ids(after, limit + 1, order, owner)
+        return self.readable(ids[:limit]), len(ids) > limit
+
+    def page_with(
+        self,
+        metadata: dict[str, str],
+        after: str | None = None,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+        owner: str = OPEN_OWNER,
+    ) -> tuple[list[Job], str | None]:
+        """A page, as ``page`` gives it, of the jobs that have all of these pairs.
+
+        Returns:
+            The jobs, and the id behind which more may follow; None: none do. SCANNED jobs are looked at, so that a page
+            may hold fewer than ``limit`` though more follow.
+        """
+        found: list[str] = []
+        for _ in range(0, SCANNED, BATCH):
+            ids = self._ids(after, BATCH, order, owner)
+            with reaching(), self.client.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.hget(PREFIX + "job:" + job_id, "metadata")
+                texts = pipe.execute()
+            for job_id, text in zip(ids, texts, strict=True):
+                if metadata.items() <= json.loads(text or b"{}").items():
+                    if len(found) == limit:
+                        return self.readable(found), after
+                    found.append(job_id)
+                after = job_id
+            if len(ids) < BATCH:
+                return self.readable(found), None
+        return self.readable(found), after
+
+    def _ids(self, after: str | None, limit: int, order: Literal["asc", "desc"], owner: str) -> list[str]:
+        """Ids of an owner's jobs behind one, by time of creation."""
         start = f"({after}" if after else ("-" if order == "asc" else "+")
         key = PREFIX + "jobs:" + owner
         found: Any
         with reaching():
             if order == "asc":
-                found = self.client.zrangebylex(key, start, "+", 0, limit + 1)
+                found = self.client.zrangebylex(key, start, "+", 0, limit)
             else:
-                found = self.client.zrevrangebylex(key, start, "-", 0, limit + 1)
-        ids = [item.decode() for item in found]
-        return self.readable(ids[:limit]), len(ids) > limit
+                found = self.client.zrevrangebylex(key, start, "-", 0, limit)
+        return [item.decode() for item in found]
 
     def readable(self, ids: list[str]) -> list[Job]:
         """Those of the jobs that are there and that this version can read."""

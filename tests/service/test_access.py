@@ -68,6 +68,9 @@ Clients = Callable[..., Client]
 ROUTES = [
     ("GET", "/videos"),
     ("POST", "/videos"),
+    ("POST", "/videos/estimate"),
+    ("POST", "/videos/edits"),
+    ("GET", "/usage"),
     ("GET", "/videos/{id}"),
     ("DELETE", "/videos/{id}"),
     ("POST", "/videos/{id}/cancel"),

@@ -1,12 +1,21 @@
 """What clients of other services expect of an API beside its answers."""
 
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Progress
+from adaspa_service.cli import app
 from adaspa_service.gateway import models
-from running_gateway import Service
+from running_gateway import REPORT, Service
+from typer.testing import CliRunner
 
 
 def test_what_is_not_offered_says_why(service: Service) -> None:
@@ -78,3 +87,55 @@ def test_a_mistake_of_ours_is_found_by_its_request_id(
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "order-17")
     assert "order-17" in answer.json()["error"]["message"]
     assert [record.request_id for record in caplog.records if "unexpected error" in record.message] == ["order-17"]  # type: ignore[attr-defined]
+
+
+def test_an_answer_is_held_until_the_job_has_ended_or_its_time_has_passed(service: Service) -> None:
+    def post(prefer: str, **asked: Any) -> httpx.Response:
+        return service.http.post("/videos", json={"prompt": "x"} | asked, headers={"Prefer": prefer})
+
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(post, "respond-async, wait=40", n=2)
+        leases = []
+        while len(leases) < 2:
+            if lease := service.store.claim("demo", f"worker-{len(leases)}"):
+                leases.append(lease)
+        service.complete(leases[0])
+        service.store.request_cancel(leases[1].job.id)
+        assert not held.done(), "one of the two runs still"
+        service.store.release_cancelled(leases[1])
+        answer = held.result()
+    assert sorted(video["status"] for video in answer.json()["data"]) == ["cancelled", "completed"]
+    assert answer.headers["preference-applied"] == "wait=40"
+    short = post("wait=0")
+    assert (short.json()["status"], short.headers["preference-applied"]) == ("queued", "wait=0")
+    assert "preference-applied" not in post("return=minimal").headers
+    began = time.monotonic()
+    assert (post("wait=1").json()["status"], time.monotonic() - began >= 1) == ("queued", True)
+
+
+def test_what_jobs_came_to_is_counted_by_key_and_day(service: Service) -> None:
+    service.completed()
+    lease = service.claim(service.create()["id"])
+    service.store.client.zincrby("adaspa:running:demo", -30_000, lease.job.id)  # it began 30 s ago
+    service.store.fail(lease, JobError(code=ErrorCode.out_of_memory, message="no room"))
+    service.http.delete(f"/videos/{service.create()['id']}")
+    others = service.store.admit(lease.job.params, owner="another")[0]
+    service.store.complete(service.claim(others.id), {}, REPORT, {})
+    found = service.http.get("/v1/usage").json()
+    (row,) = found["data"]
+    assert [row[name] for name in ("model", "completed", "failed", "cancelled")] == ["demo", 1, 1, 1]
+    assert found["jobs"] == 3 and 30 <= row["gpu_seconds"] == found["gpu_seconds"] < 120
+    assert service.http.get("/usage", params={"days": 401}).json()["error"]["param"] == "days"
+    command = CliRunner(env={"ADASPA_REDIS_URL": service.parts.settings.redis_url})
+    shown = command.invoke(app, ["usage", "--days", "2", "--server", service.url]).output
+    assert re.search(r"demo\s+1\s+1\s+1\s+3\d", shown) and "3 jobs and" in shown, shown
+    by_key = json.loads(command.invoke(app, ["keys", "usage", "--json"]).stdout)
+    assert [(each["id"], each["completed"]) for each in by_key] == [("open", 1), ("another", 1)]
+
+
+def test_several_gpus_count_as_several(service: Service) -> None:
+    service.store.announce(Catalog.load(None).default.model_copy(update={"gpus": 4}), "worker")
+    lease = service.claim(service.create()["id"])
+    service.store.client.zincrby("adaspa:running:demo", -30_000, lease.job.id)
+    service.store.release(lease)
+    assert 120 <= service.http.get("/usage").json()["gpu_seconds"] < 400, "also of an attempt that came to nothing"

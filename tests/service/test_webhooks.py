@@ -61,12 +61,13 @@ def dead(service: Service) -> list[str]:
 
 
 def test_an_ended_jobs_event_is_delivered_once_and_verifies(service: Service, receiver: Receiver) -> None:
-    video_id = service.completed(webhook_url=f"{receiver.url}/hooks/a;b?token=t&x=%20")
+    video_id = service.completed(webhook_url=f"{receiver.url}/hooks/a;b?token=t&x=%20", metadata={"order": "17"})
     until(lambda: receiver.calls, "the event comes")
     call = receiver.calls[0]
     event = call.verify(secret(service))
     assert set(event) == {"id", "object", "created_at", "type", "timestamp", "data"}
     assert (event["object"], event["created_at"]) == ("event", event["data"]["completed_at"])
+    assert event["data"]["metadata"] == {"order": "17"}
     assert event["id"] == call.headers["webhook-id"]
     shown = service.http.get(f"/videos/{video_id}").json()
     shown["attention"]["layers"] = []

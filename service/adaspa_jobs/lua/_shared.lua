@@ -28,6 +28,8 @@
 --   paces:{model}    list    seconds that the latest completed jobs took for each unit of their cost
 --   times:{model}:{preset} list  what the latest completed jobs of a preset took, as JSON; 'default': of the model's own settings
 --   ended            hash    jobs that ended since the store was made, by {model}|{status}|{error code or ''}
+--   usage:{day}      hash    what an owner's jobs of a model came to on that day (since 1970, UTC), by {owner}|{model}|{what}:
+--                            jobs that ended so, and gpu_ms, for which they held GPUs
 --   leases_lost      hash    leases that ran out, by model
 --   served_at        hash    by queue, when (ms) a worker last said that it serves it
 --   served           hash    catalog entries that workers announced, by model
@@ -166,11 +168,25 @@ local function begin_attempt(id, nonce)
     'progress', cjson.encode({ phase = 'loading', step = 0, steps = steps }))
 end
 
+local USAGE_SECONDS = 401 * 86400
+local function note_usage(id, what, amount)
+  local key = PREFIX .. 'usage:' .. int(math.floor(now() / 86400000))
+  redis.call('HINCRBY', key, job(id).owner .. '|' .. job(id).model .. '|' .. what, int(amount))
+  redis.call('EXPIRE', key, USAGE_SECONDS)
+end
+
+local function gpus_of(model)
+  local spec = redis.call('HGET', PREFIX .. 'served', model)
+  return spec and cjson.decode(spec).gpus or 1
+end
+
 local function leave_running(id)
   local running, worker = PREFIX .. 'running:' .. job(id).model, get(id, 'worker')
   local began = redis.call('ZSCORE', running, id)
   if began then
-    redis.call('HINCRBY', record(id), 'ran_ms', int(math.max(0, steady() - began)))
+    local ran = math.max(0, steady() - began)
+    redis.call('HINCRBY', record(id), 'ran_ms', int(ran))
+    note_usage(id, 'gpu_ms', ran * gpus_of(job(id).model))
   end
   redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)
@@ -309,6 +325,7 @@ local function finish(id, status)
   local failure = status == 'failed' and get(id, 'error')
   local code = failure and cjson.decode(failure).code or ''
   redis.call('HINCRBY', PREFIX .. 'ended', job(id).model .. '|' .. status .. '|' .. code, 1)
+  note_usage(id, status, 1)
   redis.call('SREM', PREFIX .. 'unfinished:' .. job(id).owner, id)
   redis.call('DEL', PREFIX .. 'preview:' .. id)
   redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(now()), 'expires_at', seconds(now() + LIMITS.ttl_ms))

@@ -1,7 +1,7 @@
 -- Accept one job or several: idempotency, limits, records and places in the queue, all or nothing.
 -- model, owner, priority, cost (of each), version (the lowest that can run them), max_in_flight? (unfinished jobs that
--- the owner may have), idempotency? ('{owner}:{key}'), digest? (of the request), webhook_url?, trace (of the request or
--- ''), inputs? (folder of the images that they are made of), shared (whether it is another job's, which may be gone),
+-- the owner may have), idempotency? ('{owner}:{key}'), digest? (of the request), webhook_url?, metadata? (JSON), user?, trace (of
+-- the request or ''), inputs? (folder of the images that they are made of), shared (whether it is another job's, which may be gone),
 -- params (JSON of each), random (of each, a part of its id)
 local owner, idempotency, count = A.owner, A.idempotency, #A.params
 
@@ -49,6 +49,12 @@ for i, params in ipairs(A.params) do
     'idempotency', i == 1 and idempotency or '')  -- of several the first: with it the key is forgotten
   if A.webhook_url then
     redis.call('HSET', record(id), 'webhook_url', A.webhook_url)
+  end
+  if A.metadata then
+    redis.call('HSET', record(id), 'metadata', A.metadata)
+  end
+  if A.user then
+    redis.call('HSET', record(id), 'user', A.user)
   end
   if A.inputs then
     redis.call('HSET', record(id), 'inputs', A.inputs)

@@ -27,11 +27,12 @@ from adaspa_service.cli.serve import gateway, serve, worker
 from adaspa_service.cli.storage import storage
 from adaspa_service.cli.terminal import Exit, fail
 from adaspa_service.cli.token import token
+from adaspa_service.cli.usage import usage
 from adaspa_service.cli.webhooks import webhooks
 from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
-    "Videos": [generate, estimate, compare, jobs, show, download, cancel, delete, models],
+    "Videos": [generate, estimate, compare, jobs, show, download, cancel, delete, models, usage],
     "The service on this machine": [serve, demo, token, doctor, gateway, worker, fetch_model],
 }
 """By the heading under which the help lists them."""

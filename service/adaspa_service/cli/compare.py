@@ -21,7 +21,7 @@ from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
 
 COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "WORK", "DENSITY", "RECALL")
-ALIKE = ("fps", "priority", "webhook_url")
+ALIKE = ("fps", "priority", "webhook_url", "metadata", "user")
 """Options of ``generate`` that make no difference here."""
 NEEDED = ("adaspa_worker", "av", "torch", "PIL")
 

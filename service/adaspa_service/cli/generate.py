@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Unpack
 
 import typer
+from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.words import OutputFormat
 from adaspa_client import Client, Video, VideoFields
 
@@ -15,6 +16,8 @@ from adaspa_service.cli.progress import NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, say
 
+SERVER_ONLY = ("priority", "webhook_url", "metadata", "user")
+"""Fields that mean nothing without a server."""
 ENDINGS = ", ".join(f".{name}" for name in OutputFormat)
 Output = Annotated[
     Path | None,
@@ -39,7 +42,9 @@ def generate(
 ) -> None:
     """Generate a video. Ctrl-C cancels it, unless it was detached."""
     asked = params.given({**asked, "output_format": format_of(output)})
-    server_only = (("--priority", "priority" in asked), ("--webhook-url", "webhook_url" in asked))
+    server_only = (
+        (rows(VideoCreate)[name].option or f"--{name.replace('_', '-')}", name in asked) for name in SERVER_ONLY
+    )
     for name, given in (("--detach", detach), *server_only):
         if local and given:
             fail(f"{name}: is for a server; with --local there is none", Exit.usage)

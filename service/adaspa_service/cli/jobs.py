@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 from adaspa_api.fields import Kept, rows
+from adaspa_api.limits import Refused
+from adaspa_api.metadata import read
 from adaspa_api.words import JobStatus
 from adaspa_client import Variant, Video
 
@@ -34,14 +36,21 @@ def jobs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at most.")] = 20,
     after: Annotated[str | None, typer.Option(metavar="ID", help="Those after this one: the next page.")] = None,
     status: Annotated[JobStatus | None, typer.Option(help="Only those that stand so.")] = None,
+    metadata: Annotated[
+        str | None, typer.Option(metavar="KEY=VALUE,...", help="Only those with all of these pairs.")
+    ] = None,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of the newest.")] = False,
     server: Server = SERVER,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
+    try:
+        pairs = read(metadata or "")
+    except Refused as error:
+        fail(f"--metadata: {error}", Exit.usage)
     with connect(server, api_key) as client:
-        found = client.list("asc" if oldest_first else "desc", after=after)
+        found = client.list("asc" if oldest_first else "desc", after=after, metadata=pairs)
         page = list(islice((job for job in found if status in (None, job.status)), limit + 1))
     more, page = len(page) > limit, page[:limit]
     if as_json:
@@ -146,6 +155,8 @@ def facts(video: Video) -> dict[str, object]:
         "size": video.size,
         "clip": f"{video.num_frames} frames at {video.fps} a second",
         **others,
+        "metadata": ", ".join(f"{key}={value}" for key, value in video.metadata.items()) or None,
+        "user": video.user,
         "remixed from": video.remixed_from_video_id,
         "created": when(video.created_at),
         "ended": when(video.completed_at) if video.completed_at else None,

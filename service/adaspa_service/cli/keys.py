@@ -17,9 +17,11 @@ from adaspa_service.access.open_access import KeysRequired
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store, tell_auditors
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
+from adaspa_service.cli.usage import Days
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 COLUMNS = ("ID", "NAME", "SCOPES", "IN FLIGHT", "PER MINUTE", "CREATED", "EXPIRES", "LAST USED")
+USED = ("ID", "NAME", "COMPLETED", "FAILED", "CANCELLED", "GPU SECONDS")
 
 keys = typer.Typer(help="API keys: make, list, rotate and revoke them. A change holds at once.", no_args_is_help=True)
 
@@ -112,6 +114,27 @@ def revoke(
             jobs.request_cancel(job.id)
             tell_auditors(store.client, "job.cancelled", job=job.id)
     say(f"revoked {key_id}" + (f", cancelled {len(unfinished)} jobs" if cancel_jobs else ""))
+
+
+@keys.command()
+def usage(days: Days = 30, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show what the jobs of each key came to, also of keys that were revoked."""
+    with key_store(data_dir) as (store, jobs):
+        names = {key.id: key.name for key in store.all()}
+        found = jobs.usage(days)
+    totals = [
+        {
+            "id": owner,
+            "name": names.get(owner),
+            **{what: sum(getattr(row, what) for row in rows) for what in ("completed", "failed", "cancelled")},
+            "gpu_seconds": round(sum(row.gpu_seconds for row in rows), 3),
+        }
+        for owner, rows in found.items()
+    ]
+    totals.sort(key=lambda total: -total["gpu_seconds"])
+    if as_json:
+        return print_json(totals)
+    return print_table(USED, [["" if cell is None else cell for cell in total.values()] for total in totals])
 
 
 @contextmanager

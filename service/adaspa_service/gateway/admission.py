@@ -3,11 +3,11 @@
 import hashlib
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from adaspa_api.words import Priority
 from adaspa_jobs.counts import Load
-from adaspa_jobs.job import Job, JobParams
+from adaspa_jobs.job import Job, JobParams, Labels
 from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.store import Admitted, IdempotencyConflict, InputsGone, InputsLate, QueueFull, TooManyInFlight
 
@@ -34,6 +34,8 @@ class JobRequest:
     """The queue that was asked for; None leaves it to the catalog."""
     webhook_url: str | None = None
     """Where the event of each job's end is sent."""
+    labels: Labels = field(default_factory=Labels)
+    """What the client notes at each."""
 
 
 def repeated(state: AppState, caller: Caller, idempotency: tuple[str, str]) -> list[Job] | None:
@@ -73,6 +75,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
             priority=priority,
             cost=cost,
             webhook_url=wanted.webhook_url,
+            labels=wanted.labels,
         )
     except QueueFull as error:
         raise full(state, spec.id, priority, len(wanted.params)) from error

@@ -30,6 +30,7 @@ from adaspa_service.gateway import (
     rate_limits,
     reference,
     request_ids,
+    usage,
     videos,
     webhook_secret,
 )
@@ -65,7 +66,7 @@ def _router(with_metrics: bool) -> APIRouter:
         router.include_router(metrics.router)
     for prefix in ("/v1", ""):
         shown = bool(prefix)
-        for module in (not_offered, videos, estimates, content, links, preview, events, models, webhook_secret):
+        for module in (not_offered, videos, estimates, content, links, preview, events, models, usage, webhook_secret):
             router.include_router(
                 module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY
             )

@@ -1,6 +1,7 @@
 """The body of a request for a video: JSON, or the multipart form that OpenAI's clients send."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from io import BytesIO
@@ -38,6 +39,8 @@ BYTES_A_SECOND = 128 * 1024
 OTHER_NAMES = {"reference_url": "input_reference", "image_reference": "input_reference"}
 """Of SGLang's clients, and of vLLM-Omni's."""
 IMAGE_URL = "image_url"
+PAIR = re.compile(r"(metadata)\[(.+)\]", re.S)
+"""A form's field that is one pair of another, as OpenAI's clients write an object."""
 UNREADABLE: dict[int | str, dict[str, Any]] = {
     408: {"description": "The body did not come in time", "model": ErrorBody},
     413: {"description": "The body is too large", "model": ErrorBody},
@@ -200,6 +203,11 @@ async def parse_form(
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             add(given, fields_of[name], value)
+        elif pair := PAIR.fullmatch(name):
+            pairs = fields.setdefault(pair[1], {})
+            if not isinstance(pairs, dict) or pair[2] in pairs:
+                raise bad_field(name, f"{name}: given more than once", "duplicate_parameter")
+            pairs[pair[2]] = value
         elif name in fields:
             raise bad_field(name, f"{name}: given more than once", "duplicate_parameter")
         else:

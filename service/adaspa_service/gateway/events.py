@@ -77,9 +77,28 @@ async def follow_video(
     if job.status in TERMINAL and not await stream.read(wait=False):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    address = request.client.host if request.client else ""
-    who = address if caller.owner == OPEN_OWNER else caller.owner  # everybody is that owner
+    who = streaming_caller(request, caller)
     return CountedStream(stream.text(request, caller), request.app.state.streams, who, headers)
+
+
+def streaming_caller(request: Request, caller: Caller) -> str:
+    """As whose a stream is counted: the key's, and without keys the address's, because everybody is one owner."""
+    address = request.client.host if request.client else ""
+    return address if caller.owner == OPEN_OWNER else caller.owner
+
+
+async def read_events(
+    state: AppState, video_id: str, last_id: str, seconds: float | None
+) -> list[tuple[str, dict[str, str]]]:
+    """A job's next events behind one, in order; none if none come within so many seconds. Raises StoreUnavailable."""
+    key = f"{PREFIX}events:{video_id}"
+    with reaching():
+        if seconds is not None:
+            block = max(1, round(seconds * 1000))  # 0 is for ever
+            if not await state.follower.xread({key: last_id}, count=1, block=block):
+                return []
+        found: Any = await state.follower.xrange(key, min=f"({last_id}", count=BATCH)
+    return list(found)
 
 
 class OpenStreams:
@@ -174,14 +193,7 @@ class Stream:
 
     async def read(self, *, wait: bool) -> list[tuple[str, dict[str, str]]]:
         """The next events after the last one, in order; none if none come in time."""
-        key = f"{PREFIX}events:{self.video_id}"
-        with reaching():
-            if wait and not await self.state.follower.xread(
-                {key: self.last_id}, count=1, block=round(BLOCK_SECONDS * 1000)
-            ):
-                return []
-            found: Any = await self.state.follower.xrange(key, min=f"({self.last_id}", count=BATCH)
-        return list(found)
+        return await read_events(self.state, self.video_id, self.last_id, BLOCK_SECONDS if wait else None)
 
     async def write_position(self) -> bytes | None:
         """An event of the place in the queue and the workers that serve it, if either is not as it was told last.

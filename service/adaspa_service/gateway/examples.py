@@ -7,6 +7,7 @@ from adaspa_api.estimates import Estimate, Expectation, Measured
 from adaspa_api.fields import EXAMPLE
 from adaspa_api.models import ModelList
 from adaspa_api.report import AttentionReport, LayerReport
+from adaspa_api.usage import Usage, UsageRow
 from adaspa_api.videos import Link, Video, VideoDeleted, VideoList
 from adaspa_api.words import JobStatus, OutputFormat, Quality
 from adaspa_jobs.catalog import Catalog
@@ -156,6 +157,7 @@ def answers() -> dict[str, BaseModel]:
     """An example by the name of its schema, and by method and path where there is a better one."""
     shown = videos()
     model = views.model(Catalog.load(None).default, CREATED - 3600, waiting=2, running=1, workers=2)
+    used = UsageRow(date="2026-11-28", model="demo", completed=41, failed=1, cancelled=1, gpu_seconds=1290.5)
     event = job(status=JobStatus.completed, completed_at=CREATED + 35)
     return {
         "Video": shown["completed"],
@@ -163,6 +165,7 @@ def answers() -> dict[str, BaseModel]:
         "VideoDeleted": VideoDeleted(id=IDS[0]),
         "VideoEvent": VideoEvent.of(f"evt_{IDS[0][6:]}", "video.completed", event),
         "Estimate": estimate(),
+        "Usage": Usage(days=30, jobs=43, gpu_seconds=1290.5, data=[used]),
         "WebhookSecret": WebhookSecret(secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", replaced=[]),
         "Link": Link(url=f"http://127.0.0.1:8000/v1/videos/{IDS[0]}/content?signature=...", expires_at=CREATED + 3600),
         "Model": model,

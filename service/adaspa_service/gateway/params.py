@@ -5,9 +5,10 @@ from typing import Any
 
 from adaspa_api.fields import MAX_SEED, ROLES, Frame, Kept, VideoCreate, rows
 from adaspa_api.limits import Refused, shown
+from adaspa_api.videos import VideoRemix
 from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog, ModelSpec
-from adaspa_jobs.job import Job, JobParams
+from adaspa_jobs.job import Job, JobParams, Labels
 
 from adaspa_service.errors import ApiError, bad_field
 
@@ -81,6 +82,17 @@ def batch(asked: VideoCreate, catalog: Catalog) -> list[JobParams]:
     if params.seed > MAX_SEED - (n - 1):
         raise bad_field("seed", f"seed: {params.seed} is out of range; allowed with n {n}: 0 to {MAX_SEED - (n - 1)}")
     return [params.model_copy(update={"seed": params.seed + i}) for i in range(n)]
+
+
+def labels(asked: VideoCreate | VideoRemix, spec: ModelSpec) -> Labels:
+    """What the client notes at the jobs. Raises ApiError: 400."""
+    found = {}
+    for name in Labels.model_fields:
+        try:
+            found[name] = rows(type(asked))[name].limits.settle(getattr(asked, name), spec, {})
+        except Refused as error:
+            raise bad_field(name, f"{name}: {error}") from error
+    return Labels.model_validate(found)
 
 
 def remix(source: Job, prompt: str, catalog: Catalog) -> JobParams:

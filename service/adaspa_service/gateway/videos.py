@@ -16,7 +16,7 @@ from adaspa_service import views
 from adaspa_service.access import audit
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError, bad_field
-from adaspa_service.gateway import polling
+from adaspa_service.gateway import filters, polling, waiting
 from adaspa_service.gateway.access import LazyReader, Reader, Writer
 from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import UNREADABLE, openapi, read_body
@@ -24,7 +24,7 @@ from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.estimates import estimated
 from adaspa_service.gateway.images import drop_images, made_of
 from adaspa_service.gateway.lookup import find, not_found
-from adaspa_service.gateway.params import batch, remix
+from adaspa_service.gateway.params import batch, labels, remix
 from adaspa_service.gateway.queue_positions import QueuePosition, queue_positions
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.state import AppState, StateDep
@@ -52,18 +52,20 @@ async def create_video(
 ) -> Video | VideoList:
     """Put a video into its model's queue. The job can be polled, followed, cancelled and deleted by its id.
 
-    With `n`, several videos are accepted at once, and the answer is the list of them.
+    With `n`, several videos are accepted at once, and the answer is the list of them. With the header `Prefer: wait=N`
+    it is held until they have ended, or N seconds have passed, 50 at most.
     """
     with state.turns.of(caller.owner) as turn:
         asked, images = await read_body(request, VideoCreate, state.catalog, state.settings.image_bytes, turn)
 
         async def wanted(webhook_url: str | None) -> JobRequest:
             params = batch(asked, state.catalog)
+            spec = state.catalog.models[params[0].model]
+            noted = labels(asked, spec)
             if images:
                 await turn.take()
-                spec = state.catalog.models[params[0].model]
                 params = await made_of(images, params, asked, inputs=state.inputs, spec=spec, owner=caller.owner)
-            return JobRequest(params, asked.priority, webhook_url)
+            return JobRequest(params, asked.priority, webhook_url, noted)
 
         with closing_all(images.values()):
             text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
@@ -72,7 +74,7 @@ async def create_video(
                 request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted
             )
     note_replay(response, new)
-    polling.tell(response, videos.data[0])
+    videos = await held(request, response, state, caller, videos)
     return videos.data[0] if asked.n is None else videos
 
 
@@ -94,13 +96,13 @@ async def remix_video(
     async def wanted(webhook_url: str | None) -> JobRequest:
         source = await run_in_threadpool(find, state, caller, video_id)
         params = remix(source, asked.prompt, state.catalog)
-        return JobRequest([params], source.priority if source.priority is Priority.bulk else None, webhook_url)
+        priority = source.priority if source.priority is Priority.bulk else None
+        return JobRequest([params], priority, webhook_url, labels(asked, state.catalog.models[params.model]))
 
     once = idempotency_of(text, idempotency_key)
     videos, new = await admit(request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
     note_replay(response, new)
-    polling.tell(response, videos.data[0])
-    return videos.data[0]
+    return (await held(request, response, state, caller, videos)).data[0]
 
 
 async def admit(
@@ -153,6 +155,16 @@ def accepted(state: AppState, jobs: list[Job], positions: dict[str, int] | None 
     return listed(jobs, found, times, more=False)
 
 
+async def held(request: Request, response: Response, state: AppState, caller: Caller, videos: VideoList) -> VideoList:
+    """The accepted videos, as they stand once the client wants to know, and when it is to ask again."""
+    if waiting.asked_for(request) is not None:
+        jobs = await waiting.wait(request, response, state, caller, [video.id for video in videos.data])
+        if jobs:
+            videos = await run_in_threadpool(accepted, state, jobs)
+    polling.tell(response, videos.data[0])
+    return videos
+
+
 def note_replay(response: Response, new: bool) -> None:
     """Tell a client that its Idempotency-Key gave an earlier job again."""
     if not new:
@@ -168,21 +180,35 @@ def get_video(video_id: str, state: StateDep, caller: LazyReader) -> Response:
     return response
 
 
-@router.get("/videos")
+@router.get("/videos", openapi_extra=filters.OPENAPI)
 def list_videos(
+    request: Request,
     state: StateDep,
     caller: Reader,
+    *,
     after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
 ) -> VideoList:
-    """A page of jobs. Jobs that come or go meanwhile neither repeat nor hide others: a cursor is a place in time."""
+    """A page of jobs. Jobs that come or go meanwhile neither repeat nor hide others: a cursor is a place in time.
+
+    With `metadata[KEY]=VALUE`, also several, those that have all of these pairs. Such a page may hold fewer than
+    `limit`, or none, while `has_more` says to go on behind its `last_id`.
+    """
     if after is not None and not was_an_id(after, state.store):
         raise bad_field(
             "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
         )
-    jobs, more = state.store.page(after, limit, order, caller.owner)
-    return listed([without_layers(job) for job in jobs], queue_positions(state, jobs), estimated(state, jobs), more)
+    wanted = filters.metadata_of(request)
+    if wanted:
+        jobs, cursor = state.store.page_with(wanted, after, limit, order, caller.owner)
+        more = cursor is not None
+    else:
+        jobs, more = state.store.page(after, limit, order, caller.owner)
+        cursor = None
+    found = [without_layers(job) for job in jobs]
+    answer = listed(found, queue_positions(state, jobs), estimated(state, jobs), more)
+    return answer if cursor is None else answer.model_copy(update={"last_id": cursor})
 
 
 @router.post("/videos/{video_id}/cancel")

@@ -15,6 +15,7 @@ from pydantic.config import JsonDict
 
 from adaspa_api.limits import Choice, Entry, Length, Limit, Picture, Range, Served, StepsRange, Switch, Text, Url
 from adaspa_api.loras import Loras, LoraUse
+from adaspa_api.metadata import Name, Pairs
 from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
 MAX_SEED = 2**63 - 1
@@ -241,6 +242,20 @@ WebhookUrl = Annotated[
     ),
 ]
 
+Metadata = Annotated[
+    dict[str, str] | str | None,
+    Row(Pairs(), "Metadata", metavar="KEY=VALUE,..."),
+    Field(
+        description="Up to 16 pairs of texts of the client's own, shown with the job. `GET /videos` can be filtered by "
+        "them. An object, in a form also `metadata[KEY]`, or a text: `KEY=VALUE` between commas."
+    ),
+]
+User = Annotated[
+    str | None,
+    Row(Name(), "User", metavar="NAME"),
+    Field(description="The client's own name for whom the job is; shown with the job, and without any effect."),
+]
+
 
 class VideoCreate(Kept, Frame):
     """What ``POST /videos`` takes; only the prompt is required. ``GET /models`` tells what a model allows."""
@@ -254,6 +269,8 @@ class VideoCreate(Kept, Frame):
     """The queue to wait in. Bulk jobs get a share of the workers while interactive ones wait. Default: bulk if the
     request is much more work than the model's default one, which may not be interactive."""
     webhook_url: WebhookUrl = None
+    metadata: Metadata = None
+    user: User = None
 
 
 @cache

@@ -30,3 +30,5 @@ class VideoFields(TypedDict, total=False):
     audio: bool
     priority: Literal["interactive", "bulk"]
     webhook_url: str
+    metadata: Mapping[str, str] | str
+    user: str

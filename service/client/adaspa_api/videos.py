@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from adaspa_api.fields import Settled, WebhookUrl
+from adaspa_api.fields import Metadata, Settled, User, WebhookUrl
 from adaspa_api.report import AttentionReport, JobError, TokenCount
 from adaspa_api.words import (
     TERMINAL,
@@ -34,6 +34,8 @@ class VideoRemix(BaseModel):
 
     prompt: str = Field(description="What the new video shows; everything else, the seed included, stays.")
     webhook_url: WebhookUrl = None
+    metadata: Metadata = None
+    user: User = None
 
 
 class VideoInput(BaseModel):
@@ -64,6 +66,8 @@ class Video(Settled):
     progress: int = Field(ge=0, le=100, description="Percent; 100 only when completed.")
     seconds: str = Field(description="Length of the clip.")
     size: str
+    metadata: dict[str, str] = Field(default={}, description="Pairs of texts that the client gave the job.")
+    user: str | None = Field(default=None, description="For whom it is, as the client said.")
     created_at: int
     completed_at: int | None = Field(description="When the job ended, however it ended.")
     expires_at: int | None = Field(description="When the job and its files are removed.")

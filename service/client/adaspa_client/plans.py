@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 from adaspa_api.estimates import Estimate
 from adaspa_api.models import Model
+from adaspa_api.usage import Usage
 from adaspa_api.videos import Video, VideoList
 
 from adaspa_client.errors import ApiError, NotFound, api_error
@@ -134,6 +135,11 @@ def delete(video_id: str, retries: int) -> Plan[None]:
 def page(query: Mapping[str, Any], retries: int) -> Plan[VideoList]:
     """A page of jobs."""
     return VideoList.model_validate((yield from call(Send("GET", "/videos", query=query), retries)).json())
+
+
+def usage(days: int, retries: int) -> Plan[Usage]:
+    """What the key's jobs came to."""
+    return Usage.model_validate((yield from call(Send("GET", "/usage", query={"days": days}), retries)).json())
 
 
 def models(retries: int) -> Plan[list[Model]]:

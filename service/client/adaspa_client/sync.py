@@ -11,6 +11,7 @@ from typing import Literal, Self, TypeVar, Unpack
 import httpx
 from adaspa_api.estimates import Estimate
 from adaspa_api.models import Model
+from adaspa_api.usage import Usage
 from adaspa_api.video_fields import VideoFields
 from adaspa_api.videos import Variant, Video
 
@@ -106,11 +107,21 @@ class Client:
         """The served models; the first is the default."""
         return self._run(plans.models(self._retries))
 
+    def usage(self, days: int = 30) -> Usage:
+        """What the key's jobs came to in the latest days, today included, by day and model."""
+        return self._run(plans.usage(days, self._retries))
+
     def list(
-        self, order: Literal["asc", "desc"] = "desc", page_size: int = 100, after: str | None = None
+        self,
+        order: Literal["asc", "desc"] = "desc",
+        page_size: int = 100,
+        after: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Iterator[Video]:
-        """All jobs by time of creation, or those after one; the pages are fetched as they are needed."""
+        """All jobs by time of creation, or those after one, or with these pairs of metadata; the pages are fetched as
+        they are needed."""
         query: dict[str, str | int] = {"order": order, "limit": page_size} | ({"after": after} if after else {})
+        query |= {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
         while True:
             page = self._run(plans.page(query, self._retries))
             yield from page.data

@@ -14,7 +14,8 @@ const QUALITY = {
 // Those that are not folded away, in their order.
 const FIRST = ["negative_prompt", "input_reference", "last_frame", "model", "size", "num_frames", "quality", "seed", "n"];
 const CLEAR = ["fps", "steps", "guidance_scale", "n", "output_format", "priority"]; // their label says it
-const ELSEWHERE = ["prompt", "seconds"]; // the clip's length is told by its frames
+// The clip's length is told by its frames; what a program notes at its jobs is nothing for a person to type.
+const ELSEWHERE = ["prompt", "seconds", "metadata", "user"];
 
 const options = (values, chosen, label = (value) => value === "" ? "Default" : String(value)) => values.map((value) => el("option", { value, textContent: label(value), selected: value === chosen }));
 const isNumber = ({ type }) => type === "number" || type === "integer";

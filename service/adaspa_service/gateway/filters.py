@@ -1,0 +1,36 @@
+"""What a list of jobs is filtered by: ``metadata[KEY]=VALUE``."""
+
+import re
+from typing import Any
+
+from fastapi import Request
+
+from adaspa_service.errors import bad_field
+
+NAME = re.compile(r"metadata\[(.+)\]", re.S)
+OPENAPI: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "description": "Only jobs whose metadata has all of these pairs: `metadata[KEY]=VALUE`.",
+            "style": "deepObject",
+            "explode": True,
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+    ]
+}
+"""What FastAPI cannot see."""
+
+
+def metadata_of(request: Request) -> dict[str, str]:
+    """The pairs that a list's jobs have to have. Raises ApiError: 400."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if not name.startswith("metadata"):
+            continue
+        match = NAME.fullmatch(name)
+        if match is None or match[1] in found:
+            raise bad_field(name, f"{name}: is no filter; allowed: metadata[KEY]=VALUE, each key once")
+        found[match[1]] = value
+    return found

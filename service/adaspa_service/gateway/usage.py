@@ -1,0 +1,24 @@
+"""``GET /usage``: what the jobs of the caller's key came to."""
+
+from typing import Annotated
+
+from adaspa_api.usage import Usage
+from adaspa_jobs.usage import MOST_DAYS
+from fastapi import APIRouter, Query
+
+from adaspa_service.gateway.access import Reader
+from adaspa_service.gateway.state import StateDep
+
+router = APIRouter(tags=["usage"])
+
+
+@router.get("/usage")
+def get_usage(
+    state: StateDep,
+    caller: Reader,
+    days: Annotated[int, Query(ge=1, le=MOST_DAYS, description="So many, today included.")] = 30,
+) -> Usage:
+    """Count the key's ended jobs and their GPU-seconds by day and model; also of jobs that were deleted."""
+    rows = state.store.usage(days, caller.owner).get(caller.owner, [])
+    jobs = sum(row.completed + row.failed + row.cancelled for row in rows)
+    return Usage(days=days, jobs=jobs, gpu_seconds=round(sum(row.gpu_seconds for row in rows), 3), data=rows)

@@ -1,0 +1,56 @@
+"""``Prefer: wait=N`` (RFC 7240): an answer that is held until the jobs have ended, or so many seconds have passed."""
+
+import asyncio
+import re
+import time
+
+from adaspa_api.words import TERMINAL
+from adaspa_jobs.job import Job
+from adaspa_jobs.store import StoreUnavailable
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from adaspa_service.access.caller import Caller
+from adaspa_service.errors import ApiError
+from adaspa_service.gateway.events import BLOCK_SECONDS, START, read_events, streaming_caller
+from adaspa_service.gateway.state import AppState
+
+LONGEST_SECONDS = 50
+"""Proxies give up an answer that does not begin within 60 s, as a rule."""
+WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=$|[,;])", re.I)
+
+
+def asked_for(request: Request) -> int | None:
+    """The seconds that a client would wait, no more than it may; None: it would not."""
+    found = WAIT.search(request.headers.get("prefer", ""))
+    return min(int(found[1]), LONGEST_SECONDS) if found else None
+
+
+async def wait(request: Request, response: Response, state: AppState, caller: Caller, ids: list[str]) -> list[Job]:
+    """The jobs once all of them have ended, or the time has passed that the client would wait; none if it is not to.
+
+    It waits as an event stream does, and is counted as one. A caller who has as many as it may is answered at once,
+    without ``Preference-Applied``; so is one whose jobs went meanwhile, or when Redis is lost.
+    """
+    seconds = asked_for(request) or 0
+    until = time.monotonic() + seconds
+    try:
+        with request.app.state.streams.another(streaming_caller(request, caller)):
+            await asyncio.gather(*(ended(request, state, job_id, until) for job_id in ids))
+            jobs = await run_in_threadpool(state.store.readable, ids)
+    except (ApiError, StoreUnavailable):
+        return []
+    if len(jobs) < len(ids):
+        return []
+    response.headers["Preference-Applied"] = f"wait={seconds}"
+    return jobs
+
+
+async def ended(request: Request, state: AppState, job_id: str, until: float) -> None:
+    """Return once the job has ended, the time has come or the gateway stops. Raises StoreUnavailable."""
+    last = START
+    while (left := until - time.monotonic()) > 0 and not request.app.state.stopping.is_set():
+        events = await read_events(state, job_id, last, min(left, BLOCK_SECONDS))
+        if any(fields["status"] in TERMINAL for _, fields in events):
+            return
+        last = events[-1][0] if events else last
