@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from adaspa_jobs.redis_url import RedisAddress
 
 PREFIX = "ADASPA_"
-SECRET = frozenset({"redis_url", "open_token", "bootstrap_key", "signing_secret", "webhook_secrets"})
+SECRET = frozenset(
+    {"redis_url", "open_token", "bootstrap_key", "signing_secret", "webhook_secrets", "prompt_check_token"}
+)
 """Fields whose values no message shows."""
 SECRET_PREFIX = "whsec_"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
@@ -114,6 +116,16 @@ class Settings(BaseSettings):
     image_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
     """Networks that are not public and from which images may be fetched nevertheless when a request gives a URL,
     between commas."""
+    prompt_check_url: HttpUrl | None = None
+    """A service of the operator's that is asked by POST whether a prompt is allowed, before a job is accepted. Unset:
+    none is."""
+    prompt_check_token: SecretStr | None = None
+    """What it gets as ``Authorization: Bearer``."""
+    prompt_check_seconds: float = Field(default=5.0, gt=0)
+    """How long it may take to answer."""
+    prompt_check_failure: Literal["refuse", "accept"] = "refuse"
+    """What happens to a request when it gives no answer in time, or another than it has to: ``refuse`` (503), or
+    ``accept``, with an error in the log."""
     webhook_http: bool = False
     """Also take a ``webhook_url`` that is http and not https."""
     webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()

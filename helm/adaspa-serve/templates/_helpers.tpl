@@ -131,7 +131,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}{{ fail "ingress.host: is empty; name the host that the ingress serves" }}{{ end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs: is empty; name the Gateway to attach to" }}{{ end }}
-{{- range $name := list "bootstrap_key" "signing_secret" "webhook_secrets" "redis_url" }}
+{{- range $name := list "bootstrap_key" "signing_secret" "webhook_secrets" "prompt_check_token" "redis_url" }}
 {{- if hasKey $.Values.settings $name }}{{ fail (printf "settings.%s: is a secret; name a Secret that holds it in secretSettings, redis or access" $name) }}{{ end }}
 {{- end }}
 {{- $served := list "demo" "demo-image" }}

@@ -33,6 +33,7 @@ def make_registry(state: AppState) -> CollectorRegistry:
     """The metrics of one gateway."""
     registry = CollectorRegistry()
     registry.register(JobCollector(state))
+    state.prompt_check.count_in(registry)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry

@@ -24,6 +24,7 @@ from adaspa_service.access.caller import Callers
 from adaspa_service.access.keys import KeyStore
 from adaspa_service.access.links import Links
 from adaspa_service.access.open_access import Entrance
+from adaspa_service.gateway.prompt_check import PromptCheck
 from adaspa_service.inputs.keep import Inputs
 from adaspa_service.inputs.turns import Turns
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
@@ -79,6 +80,7 @@ class AppState:
     deliveries: DeliveryStore
     addresses: Addresses
     """Of the hosts of webhooks."""
+    prompt_check: PromptCheck
     started_at: int
     """In Unix seconds, by this machine's clock."""
 
@@ -107,12 +109,14 @@ class AppState:
             Turns(),
             DeliveryStore(store.client),
             Addresses(settings.webhook_networks, resolve),
+            PromptCheck(settings),
             int(time.time()),
         )
 
     async def close(self) -> None:
         """Close the connections to Redis, the broker's among them."""
         await self.follower.aclose()
+        await self.prompt_check.close()
         self.store.client.close()
         self.celery.close()
         self.addresses.close()

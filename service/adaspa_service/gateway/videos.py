@@ -62,6 +62,7 @@ async def create_video(
             params = batch(asked, state.catalog)
             spec = state.catalog.models[params[0].model]
             noted = labels(asked, spec)
+            await state.prompt_check.ask(params[0], noted, caller.owner)
             if images:
                 await turn.take()
                 params = await made_of(images, params, asked, inputs=state.inputs, spec=spec, owner=caller.owner)
@@ -96,8 +97,10 @@ async def remix_video(
     async def wanted(webhook_url: str | None) -> JobRequest:
         source = await run_in_threadpool(find, state, caller, video_id)
         params = remix(source, asked.prompt, state.catalog)
+        noted = labels(asked, state.catalog.models[params.model])
+        await state.prompt_check.ask(params, noted, caller.owner)
         priority = source.priority if source.priority is Priority.bulk else None
-        return JobRequest([params], priority, webhook_url, labels(asked, state.catalog.models[params.model]))
+        return JobRequest([params], priority, webhook_url, noted)
 
     once = idempotency_of(text, idempotency_key)
     videos, new = await admit(request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# generate.sh OUTPUT: a video by plain HTTP, as n8n, Make, Zapier and shell scripts do it: submit, ask again, download.
+# ADASPA_SERVER and ADASPA_API_KEY name the service. Needs curl and python3.
+set -euo pipefail
+url=${ADASPA_SERVER:-http://127.0.0.1:8000}/v1/videos
+ask=(curl --silent --show-error --fail-with-body --retry 3 -H "Authorization: Bearer ${ADASPA_API_KEY:-none}")
+field() { python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
+
+# Held for up to 50 s: for a short clip the first answer is the last.
+video=$("${ask[@]}" "$url" -H 'Content-Type: application/json' -H 'Prefer: wait=50' -H "Idempotency-Key: $RANDOM$RANDOM-$$" \
+  -d '{"prompt": "a large red circle moves left", "model": "demo", "steps": 4, "seed": 7, "metadata": {"run": "17"}}')
+id=$(field id <<<"$video")
+until [[ $(field status <<<"$video") =~ completed|failed|cancelled ]]; do
+  sleep 2
+  video=$("${ask[@]}" "$url/$id")
+done
+[ "$(field status <<<"$video")" = completed ] || { echo "$id: $(field error <<<"$video")" >&2; exit 1; }
+"${ask[@]}" "$url/$id/content" -o "$1"
+echo "$id"

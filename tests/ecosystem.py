@@ -1,0 +1,92 @@
+"""The examples for other clients, as they come: LiteLLM, the Vercel AI SDK, plain HTTP.
+
+python tests/ecosystem.py     # a minute or two; outside the suite, because it installs LiteLLM and the AI SDK
+
+Each makes a video through a running gateway, whose jobs a stand-in for the worker completes. Ends with status 1 if the
+file that one of them wrote is not the video.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import venv
+from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
+
+from adaspa_jobs.settings import Settings
+from running_gateway import FILES, Service, serving
+from valkey_process import start_valkey
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+def work(service: Service, stopping: threading.Event) -> None:
+    """Complete each job that comes, after a step that a client may see."""
+    while not stopping.wait(0.1):
+        if lease := service.store.claim("demo", "stand-in"):
+            service.step(lease, 2)
+            service.complete(lease)
+
+
+def installed(folder: Path) -> dict[str, list[str]]:
+    """The command of each example, with what it needs installed into a folder."""
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "litellm"], check=True)
+    copytree(EXAMPLES / "ai-sdk", folder / "ai-sdk", ignore=lambda *_: ["node_modules"])
+    subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=folder / "ai-sdk", check=True)
+    return {
+        "litellm": [str(python), str(EXAMPLES / "litellm_video.py")],
+        "ai-sdk": ["node", str(folder / "ai-sdk" / "generate.mjs")],
+        "http": [str(EXAMPLES / "http" / "generate.sh")],
+    }
+
+
+def run(service: Service, folder: Path) -> list[str]:
+    """Run every example; those that did not write the video."""
+    own = {"ADASPA_SERVER": service.url, "ADASPA_API_KEY": "none", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    failed = []
+    for name, command in installed(folder).items():
+        output = folder / f"{name}.mp4"
+        done = subprocess.run([*command, str(output)], env=os.environ | own, check=False)
+        if done.returncode or output.read_bytes() != FILES["video"][2]:
+            failed.append(name)
+        print(f"{name}: {'FAILED' if name in failed else 'a video'}", flush=True)
+    return failed
+
+
+def loose_ends() -> list[str]:
+    """What the n8n workflow leads to and has not."""
+    flow = json.loads((EXAMPLES / "http" / "n8n.json").read_text())
+    names = {node["name"] for node in flow["nodes"]}
+    links = {link["node"] for ways in flow["connections"].values() for way in ways["main"] for link in way}
+    return sorted((links | set(flow["connections"])) - names)
+
+
+def main() -> None:
+    """Run the examples against a gateway of their own."""
+    with TemporaryDirectory(prefix="adaspa-") as name:
+        folder, stopping = Path(name), threading.Event()
+        valkey = start_valkey(folder)
+        try:
+            redis_url = f"unix://{folder}/valkey.sock?db=0"
+            settings = Settings(redis_url=redis_url, storage_url=str(folder / "objects"), open_access=True)
+            with serving(settings, folder) as service:
+                worker = threading.Thread(target=work, args=(service, stopping))
+                worker.start()
+                try:
+                    failed = run(service, folder) + loose_ends()
+                finally:
+                    stopping.set()
+                    worker.join()
+        finally:
+            valkey.terminate()
+            valkey.wait()
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
