@@ -1,4 +1,4 @@
-"""The examples for other clients, as they come: LiteLLM, the Vercel AI SDK, plain HTTP.
+"""The examples for other clients: LiteLLM, the Vercel AI SDK, plain HTTP; and files that are signed by c2pa-python.
 
 python tests/ecosystem.py     # a minute or two; outside the suite, because it installs LiteLLM and the AI SDK
 
@@ -20,6 +20,8 @@ from adaspa_jobs.settings import Settings
 from running_gateway import FILES, Service, serving
 from valkey_process import start_valkey
 
+SIGNING = ("c2pa-python", "toml")
+"""What signs files, beside what is here anyhow."""
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
@@ -36,6 +38,8 @@ def installed(folder: Path) -> dict[str, list[str]]:
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "litellm"], check=True)
+    to = str(folder / "c2pa")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", to, *SIGNING], check=True)
     copytree(EXAMPLES / "ai-sdk", folder / "ai-sdk", ignore=lambda *_: ["node_modules"])
     subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=folder / "ai-sdk", check=True)
     return {
@@ -55,6 +59,9 @@ def run(service: Service, folder: Path) -> list[str]:
         if done.returncode or output.read_bytes() != FILES["video"][2]:
             failed.append(name)
         print(f"{name}: {'FAILED' if name in failed else 'a video'}", flush=True)
+    tests = [sys.executable, "-m", "pytest", "-q", str(EXAMPLES.parents[1] / "tests" / "worker" / "test_provenance.py")]
+    if subprocess.run(tests, env=os.environ | {"PYTHONPATH": str(folder / "c2pa")}, check=False).returncode:
+        failed.append("c2pa")
     return failed
 
 

@@ -58,6 +58,18 @@ class Settings(BaseSettings):
     fail_blank: bool = False
     """Fail a job with ``blank_clip`` where more than half of its frames are of one colour, or have no values but the
     least and the greatest. It otherwise completes with a warning, because that can be what was asked for."""
+    visible_mark: str = Field(default="", max_length=60)
+    """Words, such as ``AI generated``, that workers draw into the lower left corner of each frame. Empty: none."""
+    provenance_certificate: Path | None = None
+    """PEM file of the certificates, the signer's own first, with which workers sign each video's file (C2PA). Unset: no
+    file is signed. Needs ``c2pa-python``. [How](ecosystem.md#where-a-video-comes-from)."""
+    provenance_key: Path | None = None
+    """PEM file of the certificate's private key (PKCS #8)."""
+    provenance_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = "es256"
+    """Algorithm of the signature, which has to be the key's."""
+    provenance_timestamps: HttpUrl | None = None
+    """A time-stamping authority (RFC 3161) that notes when a file was signed, so that it stays valid beyond the
+    certificate. Unset: none."""
     catalog: Path | None = None
     """JSON file of the served models; unset: the built-in one."""
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -178,6 +190,12 @@ class Settings(BaseSettings):
             if not HOST_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no host name; allowed: name.example, *.example or *, without a port")
         return names
+
+    @model_validator(mode="after")
+    def _has_all_to_sign_with(self) -> Self:
+        if (self.provenance_certificate is None) != (self.provenance_key is None):
+            raise ValueError("ADASPA_PROVENANCE_CERTIFICATE and ADASPA_PROVENANCE_KEY go together; set both or neither")
+        return self
 
     @model_validator(mode="after")
     def _is_open_or_not(self) -> Self:

@@ -16,6 +16,7 @@ from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 
 from adaspa_worker import metrics
 from adaspa_worker.offer import check
+from adaspa_worker.provenance import Provenance, ProvenanceError
 from adaspa_worker.source import ModelUnavailable, resolve
 
 
@@ -48,10 +49,11 @@ def main() -> None:
         if spec is None:
             fail(f"--model: {asked!r} is not in the catalog; there is {', '.join(catalog.models)}")
         check(spec, resolve(spec.source))
+        Provenance.of(settings).check()
         if fatal := [problem for problem in redis_check.look(settings).problems if problem.fatal]:
             fail(*fatal)
         ObjectStorage(settings.storage_url).check()
-    except (SettingsError, CatalogError, ModelUnavailable, StorageUnavailable) as error:
+    except (SettingsError, CatalogError, ModelUnavailable, StorageUnavailable, ProvenanceError) as error:
         fail(error)
 
     if settings.metrics_port:

@@ -37,6 +37,7 @@ from celery.signals import (
 from adaspa_worker import heartbeat, metrics, scratch
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.parent import die_with_parent
+from adaspa_worker.provenance import Provenance
 from adaspa_worker.runner import Runner
 from adaspa_worker.source import ModelUnavailable, resolve
 
@@ -83,6 +84,7 @@ def runner() -> Runner:
         checkpoint_seconds=settings.checkpoint_seconds,
         upload_retry_seconds=settings.upload_retry_seconds,
         fail_blank=settings.fail_blank,
+        provenance=Provenance.of(settings),
         priorities=priorities(),
     )
 

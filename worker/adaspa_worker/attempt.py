@@ -80,6 +80,7 @@ class Attempt:
                 on_step=on_step,
                 inputs=self.fetch(Path(folder)),
                 fail_blank=resources.fail_blank,
+                provenance=resources.provenance,
                 check=keeper.check,
                 snapshot=checkpoints.load,
             )

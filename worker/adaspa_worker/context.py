@@ -10,6 +10,7 @@ from adaspa_api.words import Role, StepKind
 from adaspa_jobs.job import JobParams
 
 from adaspa_worker.course import Course
+from adaspa_worker.provenance import Provenance
 
 if TYPE_CHECKING:
     from adaspa_worker.pipeline import Engine
@@ -28,6 +29,7 @@ class Context:
         check: raises if the job has to stop; called wherever it can.
         snapshot: returns what an earlier attempt's denoising goes on from, or None.
         fail_blank: whether a clip that shows nothing fails.
+        provenance: what the video says of where it comes from.
         on_step: called after each denoising step with the number of finished steps and the kind of the last one.
     """
 
@@ -38,6 +40,7 @@ class Context:
     on_step: Callable[[int, StepKind | None], None]
     inputs: Mapping[Role, Path] = field(default_factory=dict)
     fail_blank: bool = False
+    provenance: Provenance = field(default_factory=Provenance)
     check: Callable[[], None] = lambda: None
     snapshot: Callable[[], dict[str, Any] | None] = lambda: None
 

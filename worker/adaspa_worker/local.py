@@ -25,6 +25,7 @@ from adaspa_worker.context import Context, Made
 from adaspa_worker.course import Course
 from adaspa_worker.failure import describe
 from adaspa_worker.offer import check
+from adaspa_worker.provenance import Provenance
 from adaspa_worker.source import ModelUnavailable, resolve
 
 Tell = Callable[[dict[str, Any]], None]
@@ -53,6 +54,7 @@ def make(job: LocalJob, course: Course, engine: Any) -> Made:
             on_step=course.step,
             inputs=inputs,
             fail_blank=get_settings().fail_blank,
+            provenance=Provenance.of(get_settings()),
         )
         try:
             made = tasks.run(context)

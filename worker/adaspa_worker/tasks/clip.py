@@ -12,6 +12,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker.blank import BlankClip, Look
 from adaspa_worker.context import Context, Made
 from adaspa_worker.encode import VideoWriter, encode
+from adaspa_worker.mark import marked
 from adaspa_worker.recipe import write_recipe
 from adaspa_worker.sound import Sound
 
@@ -43,6 +44,7 @@ def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) 
 
     Raises:
         BlankClip: it shows nothing, and such clips are to fail.
+        ProvenanceError: its file is to be signed, and cannot be.
     """
     engine, params, folder = context.engine, context.params, context.folder
     files = {
@@ -53,14 +55,14 @@ def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) 
     writer = writer_of(files["video"], params, engine.attention(params))
     frames = Decoding(engine.frames(latents, context.check), context.check)
     start = time.monotonic()
-    encode(frames, writer, sound)
+    encode(marked(frames, context.provenance.mark), writer, sound)
     context.course.record("encoding", time.monotonic() - start - frames.seconds)
     warnings = frames.look.warnings()
     if warnings and context.fail_blank:
         raise BlankClip("; ".join(warnings))
     writer.write_thumbnail(files["thumbnail"])
     writer.write_spritesheet(files["spritesheet"])
-    return files, warnings
+    return files, [*warnings, *context.provenance.sign(files["video"], params)]
 
 
 def writer_of(path: Path, params: JobParams, attention: dict[str, Any]) -> VideoWriter:
