@@ -7,10 +7,10 @@ import torch
 
 from adaspa import innermost
 from adaspa.config import AdaSpaConfig
-from adaspa.guard import Guard
 from adaspa.handle import AdaSpaHandle
 
 if TYPE_CHECKING:
+    from adaspa.guard import Guard
     from adaspa.models.family import Family
 
 SUPPORTED = {
@@ -142,11 +142,11 @@ def _install(transformer: torch.nn.Module, config: AdaSpaConfig | None) -> AdaSp
     config = AdaSpaConfig.preset("balanced") if config is None else config
     handle = getattr(transformer, "adaspa", None)
     if handle is not None:
-        _install_processors(Guard(transformer, family), handle)
+        _install_processors(_guard(transformer, family), handle)
         handle.configure(config)
         return handle
     handle = AdaSpaHandle(config, family.timesteps_rise)
-    guard = Guard(transformer, family)
+    guard = _guard(transformer, family)
     _install_processors(guard, handle)
     hook = import_module("adaspa.hook").StepHook(handle, guard, transformer)
     hook.tile_hooks = import_module("adaspa.models.tile_order").install_hooks(
@@ -157,6 +157,12 @@ def _install(transformer: torch.nn.Module, config: AdaSpaConfig | None) -> AdaSp
         setattr(transformer, RESET, handle.reset)
     transformer.adaspa = handle  # type: ignore[assignment]
     return handle
+
+
+def _guard(transformer: torch.nn.Module, family: "Family") -> "Guard":
+    # It brings PyTorch's compiler, which takes as long to import as PyTorch: settings and operations work without it.
+    guard: Guard = import_module("adaspa.guard").Guard(transformer, family)
+    return guard
 
 
 def _uninstall(transformer: torch.nn.Module) -> None:
@@ -178,7 +184,7 @@ def _uninstall(transformer: torch.nn.Module) -> None:
     del transformer.adaspa
 
 
-def _install_processors(guard: Guard, handle: AdaSpaHandle) -> None:
+def _install_processors(guard: "Guard", handle: AdaSpaHandle) -> None:
     """Put AdaSpa's attention processors in the place of diffusers' own, in all layers or in none."""
     family = guard.family
     processors = []
