@@ -98,9 +98,9 @@ def test_block_mass(shape, blocks, dtype, use_tma, every):
     ],
 )
 def test_keep_blocks(limits, text):
-    mass = (torch.randn(1, 2, 11, 21, generator=torch.Generator().manual_seed(1)) * 2).exp()
-    mass[0, 0, 3] = 1.0  # equal mass: the first ones are kept
-    mass[0, 0, 4, 5:] = 0.0
+    mass = (torch.randn(1, 2, 6, 21, generator=torch.Generator().manual_seed(1)) * 2).exp()
+    mass[0, 0, 1] = 1.0  # equal mass: the first ones are kept
+    mass[0, 0, 2, 5:] = 0.0
     by_mass = limits[1] < 1
     bounds, width = [text.start, text.stop, 3, 5], 12
     got = keep_blocks(mass, torch.tensor([limits]), by_mass, bounds, width)
@@ -110,21 +110,21 @@ def test_keep_blocks(limits, text):
 
 @pytest.mark.parametrize(("limits", "text"), [([3.0, 5.0], range(19, 21)), ([0.3, 0.9], range(0))])
 def test_rows_that_tell_nothing_are_kept_whole(limits, text):
-    mass = torch.rand(1, 2, 11, 21, generator=torch.Generator().manual_seed(1))
-    mass[0, 0, 3] = torch.nan
-    mass[0, 1, 4, 5] = torch.nan
-    mass[0, 0, 5] = torch.inf
-    mass[0, 1, 6, 20] = torch.inf
-    mass[0, 0, 7] = 1e38  # their sum overflows
-    mass[0, 1, 8] = 0.0
-    mass[0, 0, 9] = 1e-40
+    mass = torch.rand(1, 2, 5, 21, generator=torch.Generator().manual_seed(1))
+    mass[0, 0, 0] = torch.nan
+    mass[0, 1, 0, 5] = torch.nan
+    mass[0, 0, 1] = torch.inf
+    mass[0, 1, 1, 20] = torch.inf
+    mass[0, 0, 2] = 1e38  # their sum overflows
+    mass[0, 1, 2] = 0.0
+    mass[0, 0, 3] = 1e-40
     by_mass = limits[1] < 1
     bounds, width = [text.start, text.stop, 0, 0], 21
     ids, counts, shares = keep_blocks(mass, torch.tensor([limits]), by_mass, bounds, width)
     wanted = reference.keep_blocks(mass, torch.tensor([limits]), by_mass, bounds, width)
     torch.testing.assert_close((ids, counts, shares), wanted, rtol=1e-5, atol=1e-6)
     whole = torch.zeros_like(counts, dtype=torch.bool)
-    whole[0, 0, [3, 5, 7, 9]] = whole[0, 1, [4, 6, 8]] = True
+    whole[0, 0, :4] = whole[0, 1, :3] = True
     assert torch.equal(counts == 21, whole)
     assert shares[whole].eq(1).all() and shares[~whole].lt(1).all()
 
@@ -139,7 +139,7 @@ def on_triton(monkeypatch):
 
 @pytest.mark.usefixtures("on_triton")
 # The other pairs add nothing here: test_rows_that_tell_nothing_are_kept_whole has them for the kernel that selects.
-@pytest.mark.parametrize(("selection", "text"), [("top_k", None), ("retained_mass", (130, 150))])
+@pytest.mark.parametrize(("selection", "text"), [("top_k", None), ("retained_mass", (70, 90))])
 def test_a_query_that_is_not_a_number_harms_no_other(selection, text):
     nan_query_harms_no_other(selection, text, torch.float16)
 

@@ -37,7 +37,7 @@ DATA = {*TILED, "out"}
 def test_results_in_the_interpreter():
     cases = Path(__file__).with_name("interpreted_kernels.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tb=short", str(cases)],
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", "--noconftest", str(cases)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -103,11 +103,18 @@ HOPPER_KERNELS = {
 }
 
 
+# The variants differ by branches; what the head dimension and the dtype change is in all of a kernel's.
 @pytest.mark.parametrize(
     ("name", "dim", "dtype"),
-    [(name, 128, "bf16") for name in HOPPER_KERNELS]
-    # The variants differ by branches; what the other head dimension changes is in all of a kernel's.
-    + [(name, 64, "fp16") for name in ("sparse", "with-block-mass", "block_mass")],
+    [
+        ("sparse", 128, "bf16"),
+        ("sparse-guarded", 64, "fp16"),
+        ("sparse-wide-keys", 128, "bf16"),
+        ("dense", 64, "fp16"),
+        ("with-block-mass", 128, "bf16"),
+        ("block_mass", 128, "bf16"),
+        ("sampled-block-mass", 64, "fp16"),
+    ],
 )
 def test_hopper_kernels_compile(name, dim, dtype):
     module, kernel_name, constants = HOPPER_KERNELS[name]
