@@ -26,8 +26,10 @@ def test_one_compiled_graph_serves_every_block_and_step(compiler):
     assert compiler["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize("family", ["wan", "cogvideox", "hunyuan-video"])
-@pytest.mark.parametrize("order", ["raster", "tile"])
+# In raster order a model only lacks what tile order adds, which is the same for all of them.
+@pytest.mark.parametrize(
+    ("family", "order"), [("wan", "raster"), ("wan", "tile"), ("cogvideox", "tile"), ("hunyuan-video", "tile")]
+)
 def test_a_compiled_transformer(family, order, compiler):
     pipe = make_pipeline(family)
     adaspa.apply(pipe, replace(SPARSE, token_order=order))

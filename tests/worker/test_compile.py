@@ -40,7 +40,9 @@ def compiled_engine(tiny_pipeline: Path, loras: list[dict[str, Any]]) -> Iterato
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     own = model_spec(tiny_pipeline, compile=True, memory=FULL_PRECISION, loras=loras)
-    yield load(ModelSpec.model_validate(own), tiny_pipeline)
+    # To find out which vectors the processor has takes the compiler as long as the kernels, and they longer with them.
+    with torch._inductor.config.patch({"cpp.vec_isa_ok": False}):
+        yield load(ModelSpec.model_validate(own), tiny_pipeline)
     torch._dynamo.reset()
 
 
