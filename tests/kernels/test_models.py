@@ -13,6 +13,8 @@ from tiny_pipelines import SPARSE, STEPS, TINY, generate, make_hunyuan_video, ma
 from tiny_transformers import FAMILIES, kandinsky6_sr
 
 FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
+SHORT = {"steps": 4, "warmup": 1, "searches": (1, 3)}
+"""A dense step, a search, a sparse step, and a search by an earlier LSE."""
 JOINT = [family for family, tiny in TINY.items() if tiny.joint]
 
 
@@ -27,9 +29,19 @@ def pipe(family):
 
 
 @cache
-def unpatched(family, prompts):
+def unpatched(family, prompts=1, steps=STEPS):
     """What the pipeline comes to without AdaSpa."""
-    return generate(make_pipeline(family), family, prompts=prompts)
+    return generate(make_pipeline(family), family, prompts=prompts, steps=steps)
+
+
+def kinds(handle):
+    report = handle.report()
+    return report["dense_steps"], report["search_steps"], report["sparse_steps"]
+
+
+def is_restored(pipe, family):
+    """Whether the pipeline does as without AdaSpa, which has no schedule then: two steps tell as much as eight."""
+    return torch.equal(generate(pipe, family, steps=2), unpatched(family, steps=2))
 
 
 def test_every_supported_model_is_tested():
@@ -37,16 +49,16 @@ def test_every_supported_model_is_tested():
     assert {type(transformer).__name__ for transformer in built} == set(SUPPORTED)
 
 
-@pytest.mark.parametrize("prompts", [1, 2])
-def test_density_one_equals_the_unpatched_pipeline(pipe, family, prompts):
-    handle = adaspa.apply(pipe.transformer, FULL)
-    torch.testing.assert_close(
-        generate(pipe, family, prompts=prompts), unpatched(family, prompts), rtol=1e-4, atol=1e-4
-    )
+@pytest.mark.parametrize(("prompts", "changes", "wanted"), [(1, {}, (2, 2, 4)), (2, SHORT, (1, 2, 1))])
+def test_density_one_equals_the_unpatched_pipeline(pipe, family, prompts, changes, wanted):
+    config = replace(FULL, **changes)
+    handle = adaspa.apply(pipe.transformer, config)
+    found = generate(pipe, family, prompts=prompts, steps=config.steps)
+    torch.testing.assert_close(found, unpatched(family, prompts, config.steps), rtol=1e-4, atol=1e-4)
     report = handle.report()
     assert report["density"] == 1
     assert report["recall"] == pytest.approx(1)
-    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 4)
+    assert kinds(handle) == wanted
 
 
 def test_bfloat16(pipe, family):
@@ -58,46 +70,44 @@ def test_bfloat16(pipe, family):
     assert handle.report()["sparse_steps"] == 1
     assert difference.norm() < 0.08 * plain.norm()
     handle.configure(SPARSE)
-    generate(pipe, family)
-    assert handle.report()["sparse_steps"] == 4
+    generate(pipe, family, steps=4)
+    assert handle.report()["sparse_steps"] == 1
 
 
 def test_sparse_runs_end_to_end_and_remove_restores(pipe, family):
-    plain = unpatched(family, 1)
     layers = [module for module in pipe.transformer.modules() if hasattr(module, "processor")]
     processors = [layer.processor for layer in layers]
     handle = adaspa.apply(pipe.transformer, SPARSE)
-    sparse = generate(pipe, family)
-    assert not torch.allclose(sparse, plain, atol=1e-3)
+    first = generate(pipe, family)
+    assert not torch.allclose(first, unpatched(family), atol=1e-3)
     report = handle.report()
-    assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 4)
+    assert kinds(handle) == (2, 2, 4)
     assert 0.3 < report["density"] < 0.8
     assert 0 < report["recall"] < 1
     replaced = sum(layer.processor is not processor for layer, processor in zip(layers, processors, strict=True))
     assert replaced == len(report["layers"])
     assert handle.state is None
-    assert torch.equal(generate(pipe, family), sparse)
+    assert torch.equal(generate(pipe, family), first)
     adaspa.remove(pipe.transformer)
     assert [layer.processor for layer in layers] == processors
-    assert torch.equal(generate(pipe, family), plain)
+    assert is_restored(pipe, family)
 
 
 def test_tile_order_changes_the_blocks_and_not_the_attention(pipe, family):
-    plain = unpatched(family, 1)
-    handle = adaspa.apply(pipe.transformer, replace(FULL, token_order="tile"))
-    torch.testing.assert_close(generate(pipe, family), plain, rtol=1e-4, atol=1e-4)
-    assert handle.report()["sparse_steps"] == 4
-    handle.configure(SPARSE)
-    raster = generate(pipe, family)
-    handle.configure(replace(SPARSE, token_order="tile"))
-    assert not torch.allclose(generate(pipe, family), raster, atol=1e-3)
+    handle = adaspa.apply(pipe.transformer, replace(FULL, **SHORT, token_order="tile"))
+    torch.testing.assert_close(generate(pipe, family, steps=4), unpatched(family, steps=4), rtol=1e-4, atol=1e-4)
+    assert kinds(handle) == (1, 2, 1)
+    handle.configure(replace(SPARSE, **SHORT))
+    raster = generate(pipe, family, steps=4)
+    handle.configure(replace(SPARSE, **SHORT, token_order="tile"))
+    assert not torch.allclose(generate(pipe, family, steps=4), raster, atol=1e-3)
     adaspa.remove(pipe.transformer)
-    assert torch.equal(generate(pipe, family), plain)
+    assert is_restored(pipe, family)
 
 
 def patterns(pipe, family, **kwargs):
     """The block masks ``[H, nq, nk]`` of each layer at the first sparse step, one for each CFG branch and sample."""
-    handle = pipe.transformer.adaspa
+    handle = adaspa.apply(pipe.transformer, replace(SPARSE, steps=4, searches=(2,)))
     found = {}
 
     def look(*_):
@@ -108,14 +118,12 @@ def patterns(pipe, family, **kwargs):
                     found.setdefault(key.layer, {})[key.branch, key.sample or row] = masks[row]
 
     registration = pipe.transformer.register_forward_hook(look)
-    generate(pipe, family, **kwargs)
+    generate(pipe, family, steps=4, **kwargs)
     registration.remove()
     return found
 
 
 def test_guidance_branches_have_patterns_of_their_own(pipe, family):
-    adaspa.apply(pipe.transformer, SPARSE)
-
     def differ(seed):
         masks = patterns(pipe, family, seed=seed)
         # The first layer sees the same video in both branches: only behind it the text has made a difference.
@@ -128,7 +136,6 @@ def test_guidance_branches_have_patterns_of_their_own(pipe, family):
 @pytest.mark.parametrize("family", JOINT)
 def test_text_is_a_sink(pipe, family):
     """75 video tokens: the text starts within the fifth block of 16 and ends in the sixth."""
-    adaspa.apply(pipe.transformer, SPARSE)
     for masks in patterns(pipe, family).values():
         for mask in masks.values():
             assert mask[:, 4:].all() and mask[:, :, 4:].all()
@@ -138,7 +145,6 @@ def test_text_is_a_sink(pipe, family):
 @pytest.mark.parametrize("family", ["hunyuan-video", "mochi"])
 def test_samples_of_a_batch_do_not_depend_on_each_other(pipe, family):
     """The texts of the two samples differ in length."""
-    adaspa.apply(pipe.transformer, SPARSE)
     both = patterns(pipe, family, prompts=2)
     assert all(len(masks) == 4 for masks in both.values())
     assert len({mask.shape for masks in both.values() for mask in masks.values()}) > 1

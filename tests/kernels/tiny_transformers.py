@@ -30,7 +30,7 @@ SMALLER: Grid = (3, 4, 4)
 
 
 class Inputs:
-    """Random arguments, and a denoising without a pipeline: two guidance branches of other texts, in `STEPS` steps."""
+    """Random arguments, and a denoising without a pipeline: two guidance branches of other texts."""
 
     def __init__(self, grid: Grid, seed: int = 0) -> None:
         self.grid = grid
@@ -288,15 +288,21 @@ FAMILIES = {
 
 
 def denoise(
-    transformer: Any, family: str, grid: Grid = GRID, *, seed: int = 0, look: Callable[[], Any] = bool
+    transformer: Any,
+    family: str,
+    grid: Grid = GRID,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    look: Callable[[], Any] = bool,
 ) -> torch.Tensor:
-    """The latents behind `STEPS` steps of guidance by two calls; ``look`` is called behind each step."""
+    """The latents behind so many steps of guidance by two calls; ``look`` is called behind each step."""
     tiny, inputs = FAMILIES[family], Inputs(grid, seed)
     latents, branches = tiny.latents(inputs), tiny.branches(inputs)
     if handle := getattr(transformer, "adaspa", None):
-        handle.begin(STEPS, branches=2)
+        handle.begin(steps, branches=2)
     with torch.no_grad():
-        for step in range(STEPS):
+        for step in range(steps):
             timestep = tiny.timestep(step)
             positive, negative = (
                 transformer(hidden_states=latents, timestep=timestep, **branch, return_dict=False)[0]
