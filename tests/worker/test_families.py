@@ -76,12 +76,12 @@ def latents(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> torch.T
     return denoise(engine, asked(quality="exact"))
 
 
-def test_steps_are_told_with_their_kind_and_reported(
-    family: str, engine: DiffusersEngine, asked: Callable[..., JobParams]
+def test_steps_are_told_with_their_kind_and_a_stop_leaves_nothing(
+    engine: DiffusersEngine, asked: Callable[..., JobParams]
 ) -> None:
     steps: list[tuple[int, str | None]] = []
     params = asked()
-    engine.denoise(params, engine.encode_prompt(params), lambda done, kind: steps.append((done, kind)))
+    made = engine.denoise(params, engine.encode_prompt(params), lambda done, kind: steps.append((done, kind)))
     kinds = [kind for _, kind in steps]
     assert [done for done, _ in steps] == list(range(1, STEPS + 1))
     assert kinds[:2] == ["dense", "dense"] and "search" in kinds and "sparse" in kinds
@@ -98,102 +98,86 @@ def test_steps_are_told_with_their_kind_and_reported(
     assert [layer["layer"] for layer in report["layers"]] == sorted({layer["layer"] for layer in report["layers"]})
     engine.reset()
 
-
-@pytest.mark.parametrize(("steps", "dense"), [(4, 1), (15, 3)])
-def test_a_job_has_the_schedule_of_its_own_steps(
-    engine: DiffusersEngine, asked: Callable[..., JobParams], steps: int, dense: int
-) -> None:
-    """``quality`` has 10 dense steps of 50."""
-    params = asked(quality="quality").model_copy(update={"steps": steps})
-    schedule = attention_config(engine.spec.attention, params).resolve(steps).schedule
-    kinds: list[str | None] = []
-    engine.denoise(params, engine.encode_prompt(params), lambda _, kind: kinds.append(kind))
-    wanted = [str(schedule.kind(step)) for step in range(steps)]
-    if len(engine.transformers) == 2:  # the second expert searches first
-        for step in [step for step in range(steps) if kinds[step] != wanted[step]][:1]:
-            wanted[step] = "search"
-    assert kinds == wanted
-    report = engine.report()
-    assert [report[f"{kind}_steps"] for kind in StepKind] == [kinds.count(kind) for kind in StepKind]
-    assert kinds.count("dense") == dense
-    engine.reset()
-
-
-def test_a_stop_comes_through_and_leaves_nothing(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> None:
-    params = asked()
-    before = denoise(engine, params)
     with pytest.raises(Stop):
         engine.denoise(params, engine.encode_prompt(params), stop_at(3))
     engine.reset()
     assert all(transformer.adaspa.state is None for transformer in engine.transformers)
     assert "step" not in vars(engine.pipe.scheduler) and engine.snapshot() is None
-    assert torch.equal(denoise(engine, params), before)
+    assert torch.equal(denoise(engine, params), made)
 
 
-def test_a_resumed_denoising_comes_to_the_same_latents(
-    engine: DiffusersEngine, asked: Callable[..., JobParams], latents: torch.Tensor
+def scheduled(engine: DiffusersEngine, params: JobParams, kinds: list[str | None]) -> list[str | None]:
+    """The kinds of a job's steps by its own schedule, where ``kinds`` are those that ran."""
+    schedule = attention_config(engine.spec.attention, params).resolve(params.steps).schedule
+    wanted: list[str | None] = [str(schedule.kind(step)) for step in range(params.steps)]
+    if len(engine.transformers) == 2:  # the second expert searches first
+        for step in [step for step in range(params.steps) if kinds[step] != wanted[step]][:1]:
+            wanted[step] = "search"
+    return wanted
+
+
+@pytest.mark.parametrize(("steps", "dense", "resumed_at"), [(4, 1, ()), (8, 2, (1, 3))])
+def test_a_job_has_the_schedule_of_its_own_steps_and_goes_on_in_it_when_resumed(
+    engine: DiffusersEngine, asked: Callable[..., JobParams], steps: int, dense: int, resumed_at: tuple[int, ...]
 ) -> None:
-    """From its middle, and behind its last step."""
+    """``quality`` has 10 dense steps of 50. Resumed in the warm-up, and behind the first search, where the patterns
+    are lost and searched again at once."""
+    params = asked(quality="quality").model_copy(update={"steps": steps})
+    kept: dict[int, bytes] = {}
+    kinds: list[str | None] = []
+
+    def keep(done: int, kind: str | None) -> None:
+        kinds.append(kind)
+        kept[done] = pack(engine.snapshot() or {}, params.model_dump_json())
+
+    embeddings = engine.encode_prompt(params)
+    engine.denoise(params, embeddings, keep)
+    assert kinds == scheduled(engine, params, kinds)
+    report = engine.report()
+    assert [report[f"{kind}_steps"] for kind in StepKind] == [kinds.count(kind) for kind in StepKind]
+    assert kinds.count("dense") == dense
+    engine.reset()
+    for at in resumed_at:
+        resumed: list[str | None] = []
+        checkpoint = unpack(kept[at], params.model_dump_json())
+        engine.denoise(params, embeddings, lambda _, kind, resumed=resumed: resumed.append(kind), checkpoint)
+        again = ["search"] if kinds[at] == "sparse" else []
+        assert resumed == again + kinds[at + len(again) :]
+        assert engine.report()["fell_back"] == []
+        engine.reset()
+
+
+def test_a_resumed_denoising_comes_to_the_same_latents_and_previews_come_near_them(
+    engine: DiffusersEngine,
+    asked: Callable[..., JobParams],
+    latents: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From its middle, and behind its last step; and neither snapshots nor previews change a bit of it."""
+    weight = torch.randn(latents.shape[1] + 1, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0)) / 4
+    latent_rgb = LatentRGB(weight).to(engine.device)
+    monkeypatch.setattr(engine, "_latent_rgb", latent_rgb)
     params, kept = asked(quality="exact"), {}
+    shown: list[np.ndarray] = []
 
     def keep(done: int, _: str | None) -> None:
         kept[done] = pack(engine.snapshot() or {}, params.model_dump_json())
+        frames = engine.preview()
+        assert frames is not None
+        shown.append(frames)
 
     embeddings = engine.encode_prompt(params)
     assert torch.equal(engine.denoise(params, embeddings, keep), latents)
     engine.reset()
+    final = latent_rgb(latents).cpu().numpy()
+    errors = [np.abs(frames.astype(int) - final).mean() for frames in shown]
+    assert shown[0].shape == final.shape and errors[-1] < 1 and errors[0] > errors[-1]
     for at in (4, STEPS):
         steps: list[int] = []
         checkpoint = unpack(kept[at], params.model_dump_json())
         resumed = engine.denoise(params, embeddings, lambda done, _, steps=steps: steps.append(done), checkpoint)
         assert steps == list(range(at + 1, STEPS + 1)) and torch.equal(resumed, latents)
         engine.reset()
-
-
-def test_a_resumed_denoising_goes_on_in_its_schedule(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> None:
-    """In the warm-up, and behind the first search, where the patterns are lost and searched again at once."""
-    params = asked(quality="quality").model_copy(update={"steps": 8})
-    kept: dict[int, bytes] = {}
-    unbroken: list[str | None] = []
-
-    def keep(done: int, kind: str | None) -> None:
-        unbroken.append(kind)
-        kept[done] = pack(engine.snapshot() or {}, params.model_dump_json())
-
-    embeddings = engine.encode_prompt(params)
-    engine.denoise(params, embeddings, keep)
-    engine.reset()
-    for at in (1, 3):
-        resumed: list[str | None] = []
-        checkpoint = unpack(kept[at], params.model_dump_json())
-        engine.denoise(params, embeddings, lambda _, kind, resumed=resumed: resumed.append(kind), checkpoint)
-        again = ["search"] if unbroken[at] == "sparse" else []
-        assert resumed == again + unbroken[at + len(again) :]
-        assert engine.report()["fell_back"] == []
-        engine.reset()
-
-
-def test_previews_come_near_the_end(
-    engine: DiffusersEngine,
-    asked: Callable[..., JobParams],
-    latents: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    params = asked(quality="exact")
-    weight = torch.randn(latents.shape[1] + 1, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(0)) / 4
-    latent_rgb = LatentRGB(weight).to(engine.device)
-    monkeypatch.setattr(engine, "_latent_rgb", latent_rgb)
-    shown: list[np.ndarray] = []
-
-    def show(*_: object) -> None:
-        frames = engine.preview()
-        assert frames is not None
-        shown.append(frames)
-
-    final = latent_rgb(engine.denoise(params, engine.encode_prompt(params), show)).cpu().numpy()
-    errors = [np.abs(frames.astype(int) - final).mean() for frames in shown]
-    assert shown[0].shape == final.shape and errors[-1] < 1 and errors[0] > errors[-1]
-    engine.reset()
 
 
 def test_a_map_for_previews_is_fitted_to_its_vae(
@@ -208,5 +192,5 @@ def test_a_map_for_previews_is_fitted_to_its_vae(
 def test_tiles_bring_the_same_number_of_frames(family: str, folder: Path, asked: Callable[..., JobParams]) -> None:
     engine = load(spec(family, folder, memory={"vae_tiling": True, "cpu_offload": True, "dtype": "float32"}), folder)
     assert isinstance(engine, DiffusersEngine) and engine.pipe.vae.use_tiling
-    params = asked()
+    params = asked().model_copy(update={"steps": 2})
     assert len(list(engine.frames(denoise(engine, params), lambda: None))) == params.num_frames
