@@ -150,11 +150,16 @@ class Audit:
                 self.violations.append(f"{job.id}: its {variant} is of another attempt")
             if hashlib.sha256(content).hexdigest() != artifact.sha256:
                 self.violations.append(f"{job.id}: its {variant} is not what was written")
-            if variant == "video" and artifact.sha256 != expected_sha256(job.params.model_dump_json()):
+            if variant == "video" and not self._is_that_of_its_seed(job, content):
                 how = f"attempt {job.attempt}, resumed from step {job.progress.resumed_from_step}"
                 self.violations.append(f"{job.id}: its video is not that of its seed ({how})")
-            if variant == "video" and frames_in(content) != job.params.num_frames:
+            if variant == "video" and len(pictures(content)) != job.params.num_frames:
                 self.violations.append(f"{job.id}: its video does not decode")
+
+    def _is_that_of_its_seed(self, job: Job, content: bytes) -> bool:
+        made = expected(job.params.model_dump_json())
+        earlier = any(ask.earlier for ask in self.asks if ask.video_id == job.id)
+        return pictures(content) == pictures(made) if earlier else content == made
 
     def _missing_webhooks(self) -> list[str]:
         return [job_id for job_id in self.jobs if job_id not in self.receiver.got]
@@ -168,7 +173,7 @@ class Audit:
 
 
 @lru_cache
-def expected_sha256(params: str) -> str:
+def expected(params: str) -> bytes:
     """The video that these parameters have to give, made here, without any interruption."""
     asked = JobParams.model_validate_json(params)
     engine = StubEngine()
@@ -176,10 +181,10 @@ def expected_sha256(params: str) -> str:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         encode(engine.frames(latents, lambda: None), writer_of(path, asked, engine.attention(asked)))
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
 
 
-def frames_in(content: bytes) -> int:
-    """How many frames decode."""
+def pictures(content: bytes) -> list[bytes]:
+    """Its frames, decoded."""
     with av.open(io.BytesIO(content)) as container:
-        return sum(1 for _ in container.decode(video=0))
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]

@@ -33,6 +33,8 @@ class Ask:
     deleted: bool = False
     fails: str = ""
     """The code with which it has to fail."""
+    earlier: bool = False
+    """Whether an earlier version's worker may write its file: then its pictures are held against its seed."""
     final: str = ""
     """The last status that it was told; none of a deleted job."""
 

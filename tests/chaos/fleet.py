@@ -198,10 +198,11 @@ class Fleet:
         return path
 
     @contextmanager
-    def workers_stopped(self) -> Iterator[None]:
-        """All workers stand still for the length of a block; they take no job, and beat no more."""
-        stopped = [part.process.pid for part in self.workers]
-        for part in self.workers:
+    def workers_stopped(self, but: Part | None = None) -> Iterator[None]:
+        """All workers, or all but one, stand still for a block's length; they take no job, and beat no more."""
+        still = [part for part in self.workers if part is not but]
+        stopped = [part.process.pid for part in still]
+        for part in still:
             part.signal(signal.SIGSTOP)
         try:
             yield

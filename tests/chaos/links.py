@@ -33,25 +33,27 @@ class Link:
         self._open = {"there": asyncio.Event(), "back": asyncio.Event()}
         self._writers = set[asyncio.StreamWriter]()
         self.port = network.call(self._listen)
-        self._set("both", True)
+        self.let("both", True)
 
     @contextmanager
     def cut(self, way: Way) -> Iterator[None]:
         """Nothing gets through in this direction for the length of a block; nobody is told."""
-        self._set(way, False)
+        self.let(way, False)
         try:
             yield
         finally:
-            self._set(way, True)
+            self.let(way, True)
 
     def drop(self) -> None:
         """End every connection that there is."""
         self._network.call(self._drop)
 
-    def _set(self, way: Way, is_open: bool) -> None:
+    def let(self, way: Way, through: bool) -> None:
+        """Let everything through in this direction, or nothing from now on."""
+
         async def change() -> None:
             for name in ("there", "back") if way == "both" else (way,):
-                (self._open[name].set if is_open else self._open[name].clear)()
+                (self._open[name].set if through else self._open[name].clear)()
 
         self._network.call(change)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from queue import Queue
 from shutil import copy2
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 from rich.console import Console
@@ -113,7 +114,7 @@ def audit(tree: Tree, mutant: Mutant | None) -> str:
     report.unlink(missing_ok=True)
     options = {"jobs": JOBS, "pause": PAUSE, "faults": FAULTS, "patience": PATIENCE, "rest": REST, "out": report}
     status, output = tree.run(
-        "-m", "chaos", *(text for key, value in options.items() for text in (f"--{key}", f"{value}"))
+        "-m", "chaos", "--first", *(text for key, value in options.items() for text in (f"--{key}", f"{value}"))
     )
     if report.exists():
         violations: list[str] = json.loads(report.read_text())["violations"]
@@ -174,26 +175,28 @@ def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: str, out: Path | No
         raise SystemExit(f"without any planted bug: {wrong}")
     console.print(f"without any planted bug: {seconds:.0f} s")
 
-    def one(mutant: Mutant) -> tuple[Mutant, str, float]:
+    lock = Lock()
+
+    def one(mutant: Mutant) -> bool:
         found, seconds = on_a_tree(trees, find, mutant)
         console.print(f"{mutant.name}: {found or 'NOT CAUGHT'} ({seconds:.0f} s)", highlight=False, markup=False)
-        return mutant, found, seconds
+        if out:
+            with lock:
+                note(out, mutant, by, found, seconds)
+        return bool(found)
 
     with ThreadPoolExecutor(trees.qsize()) as pool:
-        results = list(pool.map(one, mutants))
-    caught = sum(bool(found) for _, found, _ in results)
-    console.print(f"{by}: {caught} of {len(results)} caught")
-    if out:
-        known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-        for mutant, found, seconds in results:
-            told = {
-                "caught": bool(found),
-                "by": found.splitlines()[0][:200] if found else "",
-                "seconds": round(seconds),
-            }
-            known.setdefault(mutant.name, {})["what"] = mutant.what
-            known[mutant.name][by] = told
-        out.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+        caught = list(pool.map(one, mutants))
+    console.print(f"{by}: {sum(caught)} of {len(caught)} caught")
+
+
+def note(out: Path, mutant: Mutant, by: str, found: str, seconds: float) -> None:
+    """Add one result to those that are known: a run that is broken off keeps what it had."""
+    known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    told = {"caught": bool(found), "by": found.splitlines()[0][:200] if found else "", "seconds": round(seconds)}
+    known.setdefault(mutant.name, {})["what"] = mutant.what
+    known[mutant.name][by] = told
+    out.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 
 def on_a_tree(

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from itertools import count
 
 from chaos.clients import Clients
+from chaos.disk_faults import SCENES as OF_DISKS
 from chaos.fleet import Fleet
+from chaos.load_faults import SCENES as OF_LOAD
 from chaos.network_faults import SCENES as OF_THE_NETWORK
 from chaos.receiver import Receiver
+from chaos.replica_faults import SCENES as OF_REPLICAS
 from chaos.scenes import OF_A_JOB, Scene
 from chaos.service_scenes import OF_THE_SERVICE
 from chaos.stage import Stage
+from chaos.version_faults import SCENES as OF_VERSIONS
 
-ONE_BY_ONE = OF_THE_SERVICE + OF_THE_NETWORK
+ONE_BY_ONE = OF_THE_SERVICE + OF_THE_NETWORK + OF_DISKS + OF_LOAD + OF_VERSIONS + OF_REPLICAS
 ALL = OF_A_JOB + ONE_BY_ONE
 AT_ONCE = 4
 """Scenes of one job. Workers are fewer, so that some jobs wait."""

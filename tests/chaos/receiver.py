@@ -1,4 +1,5 @@
-"""A receiver of webhooks that refuses some of them, checks who signed them, and keeps which ids came for which job."""
+"""A receiver of webhooks that refuses some of them, leaves some without an answer, checks who signed them, and keeps
+which ids came for which job."""
 
 import json
 import threading
@@ -8,9 +9,14 @@ from random import Random
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from chaos.fleet import TENANTS
+
+SILENT_SECONDS = 40.0
+"""Longer than a gateway waits."""
+
 
 class Receiver:
-    """An HTTP server on a free port, in a thread, with a path for each tenant.
+    """An HTTP server for each tenant on a free port, in a thread.
 
     Args:
         random: decides which deliveries are refused.
@@ -26,11 +32,19 @@ class Receiver:
         """Jobs whose event was taken."""
         self.forged: list[str] = []
         """What was wrong with signatures."""
-        self.refused = self.taken = 0
+        self.refused = self.taken = self.unanswered = 0
+        self.silent: set[str] = set()
+        """Tenants whose deliveries are accepted and never answered."""
+        self.closing = threading.Event()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                if self.path.strip("/") in receiver.silent or random.random() < 0.02:
+                    receiver.unanswered += 1
+                    receiver.closing.wait(SILENT_SECONDS)
+                    self.close_connection = True
+                    return
                 refuses = random.random() < 0.1
                 receiver.take(
                     self.path, self.rfile.read(int(self.headers["Content-Length"])), dict(self.headers), refuses
@@ -42,12 +56,13 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Nothing on the terminal."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._servers = {tenant: ThreadingHTTPServer(("127.0.0.1", 0), Handler) for tenant in TENANTS}
+        for server in self._servers.values():
+            threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def url(self, tenant: str) -> str:
         """Where a tenant's events are to go."""
-        return f"http://127.0.0.1:{self._server.server_port}/{tenant}"
+        return f"http://127.0.0.1:{self._servers[tenant].server_port}/{tenant}"
 
     def take(self, path: str, body: bytes, headers: dict[str, str], refuses: bool) -> None:
         """Note one delivery."""
@@ -66,5 +81,7 @@ class Receiver:
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
+        self.closing.set()
+        for server in self._servers.values():
+            server.shutdown()
+            server.server_close()

@@ -53,7 +53,12 @@ def make_report(audit: Audit, clients: Clients, strikes: list[Strike], play: Pla
         "attempts": sum(job.attempt for job in audit.jobs.values()),
         "resumed_from_a_checkpoint": audit.resumed,
         "requests_repeated_by_clients": clients.retries,
-        "webhooks": {"taken": receiver.taken, "refused": receiver.refused, "jobs": len(receiver.ids)},
+        "webhooks": {
+            "taken": receiver.taken,
+            "refused": receiver.refused,
+            "unanswered": receiver.unanswered,
+            "jobs": len(receiver.ids),
+        },
         "faults": {
             kind: {
                 "count": sum(strike.kind == kind for strike in strikes),

@@ -67,6 +67,10 @@ class Stage:
             time.sleep(0.2)
         second.go_on()
 
+    def measure(self, what: str, value: float) -> None:
+        """Note a figure for the report; of several with one name the largest."""
+        self.measured[what] = max(round(value), self.measured.get(what, 0))
+
     def pause(self, seconds: float) -> None:
         """Let a fault last."""
         time.sleep(seconds)
