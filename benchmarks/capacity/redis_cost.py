@@ -148,7 +148,7 @@ def take(state: AppState, jobs: list[Job]) -> list[Lease]:
 async def follow(state: AppState, jobs: list[Job]) -> None:
     """Read a job's events, as a client that follows it has them read."""
     for job in jobs:
-        await Stream(state, job, START).read(wait=False)
+        await Stream(state, job, START).read()
     await state.follower.aclose()
 
 
@@ -175,13 +175,17 @@ def run_clients(costs: Costs, state: AppState) -> None:
 
 async def idle_followers(costs: Costs, state: AppState, job: Job) -> None:
     """So many clients for so many seconds."""
-    streams = [Stream(state, job, START) for _ in range(FOLLOWERS)]
-    for stream in streams:  # reads what there is
-        stream.last_id = (await stream.read(wait=False))[-1][0]
-    await asyncio.gather(*(stream.read(wait=True) for stream in streams))  # connects
+
+    async def follow_on() -> None:
+        with state.feed.following(job.id, START) as follower:
+            stream = Stream(state, job, START)
+            for _ in range(1 + FOLLOWED_SECONDS):  # at first it reads what there is
+                if await follower.wait():
+                    stream.last_id = (await stream.read())[-1][0]
+                await stream.write_position()
+
     with costs.of("follower_second", FOLLOWERS * FOLLOWED_SECONDS):
-        for _ in range(FOLLOWED_SECONDS):
-            await asyncio.gather(*(stream.read(wait=True) for stream in streams))
+        await asyncio.gather(*(follow_on() for _ in range(FOLLOWERS)))
     await state.follower.aclose()
 
 

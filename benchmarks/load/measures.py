@@ -11,12 +11,12 @@ from adaspa_jobs.store import JobStore
 from benchmarks.load.requests import Followers, at_rate, get, post
 from benchmarks.load.service import Service, running
 
-FOLLOWERS, RUNNING = 200, 8
+FOLLOWERS, RUNNING = 300, 8
 STEP_SECONDS = 0.5
 
 
 def polls_beside_streams(gateways: int, rate: float, seconds: float) -> dict[str, object]:
-    """Status polls while 200 clients follow jobs, of which a few run and the others wait."""
+    """Status polls while clients follow jobs, of which a few run and the others wait."""
     with running(gateways) as service:
         ids = service.queue(FOLLOWERS)
         with stepping(service.store, RUNNING):
@@ -30,12 +30,15 @@ async def _polls_beside_streams(service: Service, ids: list[str], rate: float, s
     return figures | {"streams": len(ids), "events": followers.events - before, "streams_broken": followers.broken}
 
 
-def posts_into_a_long_queue(gateways: int, queued: int, rate: float, seconds: float) -> dict[str, object]:
-    """Creations while many jobs wait."""
+def posts(gateways: int, queued: int, stored: int, rate: float, seconds: float) -> dict[str, object]:
+    """Creations while many jobs wait, or many that have ended are stored."""
     with running(gateways) as service:
         service.queue(queued)
+        if stored:
+            service.store_completed(stored)
         body: dict[str, object] = {"prompt": "a red circle"}
-        return {"queued": queued} | asyncio.run(_timed(service, rate, seconds, lambda _: post("/v1/videos", body)))
+        made = {"queued": queued, "stored": stored}
+        return made | asyncio.run(_timed(service, rate, seconds, lambda _: post("/v1/videos", body)))
 
 
 def polls_of_a_full_store(gateways: int, stored: int, rate: float, seconds: float) -> dict[str, object]:
@@ -56,6 +59,7 @@ async def _timed(service: Service, rate: float, seconds: float, make: Callable[[
     return timings.figures() | {
         "gateway_cpu_share": round(spent / timings.elapsed, 3),
         "gateway_cpu_ms_per_request": round(1000 * spent / len(timings.seconds), 3),
+        "gateway_memory_mb": service.memory_mb(),
     }
 
 

@@ -59,6 +59,11 @@ class Service:
         stats = [Path(f"/proc/{gateway.pid}/stat").read_text().rsplit(")", 1)[1].split() for gateway in self.gateways]
         return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS
 
+    def memory_mb(self) -> float:
+        """Resident memory of the largest gateway, in units of a million bytes."""
+        pages = [int(Path(f"/proc/{gateway.pid}/statm").read_text().split()[1]) for gateway in self.gateways]
+        return round(max(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
     def queue(self, count: int) -> list[str]:
         """Let so many jobs wait."""
         return [self.store.create(PARAMS).id for _ in range(count)]

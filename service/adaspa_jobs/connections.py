@@ -199,8 +199,8 @@ class Connections:
         return Redis.from_pool(Pool(connection_class=self.connection_class, **self.options()))
 
     def async_client(self, connections: int) -> AsyncRedis:
-        """A client for a loop, of text and not bytes, with so many connections at most. Nothing is connected yet."""
-        options = self.options() | {"max_connections": connections, "decode_responses": True}
+        """A client for a loop, with so many connections at most. Nothing is connected yet."""
+        options = self.options() | {"max_connections": connections}
         return AsyncRedis.from_pool(AsyncPool(connection_class=AWAITED[self.address.transport], **options))
 
     def probe(self) -> None:

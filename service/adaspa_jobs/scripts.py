@@ -68,9 +68,16 @@ class Scripts:
         Raises:
             StoreUnavailable.
         """
-        given = json.dumps({key: value for key, value in arguments.items() if value is not None})
         with reaching():
-            return self._scripts[name](args=[self._limits, given, content])
+            return self._scripts[name](args=self._given(content, arguments))
+
+    def command(self, name: str, /, **arguments: Any) -> tuple[str | int | bytes, ...]:
+        """The same as a command for a pipeline, which a server that has not had the script yet answers by NOSCRIPT."""
+        return "EVALSHA", self._scripts[name].sha, 0, *self._given(b"", arguments)
+
+    def _given(self, content: bytes, arguments: dict[str, Any]) -> list[Any]:
+        given = {key: value for key, value in arguments.items() if value is not None}
+        return [self._limits, json.dumps(given), content]
 
 
 def _joined(shared: str, source: str) -> str:

@@ -36,6 +36,7 @@ __all__ = [
     "JobStore",
     "Lease",
     "LeaseLost",
+    "Look",
     "QueueFull",
     "StoreUnavailable",
     "TooManyInFlight",
@@ -79,6 +80,24 @@ class Admitted(NamedTuple):
     """Bells that are to be rung for them: none where enough messages are in the queue."""
     positions: dict[str, int] | None
     """Of new jobs, by id: 1 for the one that is next in its queue."""
+
+
+class Look(NamedTuple):
+    """A job at one moment."""
+
+    job: Job
+    position: int | None
+    """1 for the one that is next in its queue; None if it does not wait."""
+
+    def is_shown_to(self, owner: str) -> bool:
+        """Whether this owner may see it: it is theirs, and was not deleted."""
+        return self.job.owner == owner and not self.job.discarded
+
+
+def looked(job_id: str, answer: tuple[list[bytes], int | None]) -> Look | None:
+    """What ``look.lua`` says of a job; None if there is none. Raises RecordUnreadable."""
+    fields, rank = answer
+    return Look(job_from_pairs(job_id.encode(), fields), None if rank is None else rank + 1) if fields else None
 
 
 class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
@@ -264,6 +283,14 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         with reaching():
             fields: Any = self.client.hgetall(PREFIX + "job:" + job_id)
         return job_from_hash(job_id, fields) if fields else None
+
+    def look(self, job_id: str) -> Look | None:
+        """The record, also of a discarded job, and its place; None if there is none. Raises RecordUnreadable."""
+        return looked(job_id, self._scripts.run("look", id=job_id))
+
+    def looking(self, job_id: str) -> tuple[str | int | bytes, ...]:
+        """The command whose answer ``looked`` reads, for those who send it themselves."""
+        return self._scripts.command("look", id=job_id)
 
     def known(self, job_ids: list[str]) -> set[str]:
         """Those of the ids that have a record."""

@@ -79,12 +79,12 @@ def test_clients_leave_connections_that_died_while_they_were_idle(
     async def use() -> list[str]:
         job = await asyncio.to_thread(parts.store.create, params())
         stream = Stream(parts, job, "0-0")
-        await stream.read(wait=False)
+        await stream.read()
         server.proxy.forget()
         await asyncio.sleep(1.1)
         began = time.monotonic()
         found = await asyncio.gather(
-            stream.read(wait=False), asyncio.to_thread(parts.store.get, job.id), asyncio.to_thread(parts.store.ping)
+            stream.read(), asyncio.to_thread(parts.store.get, job.id), asyncio.to_thread(parts.store.ping)
         )
         assert time.monotonic() - began < 9, "less than an answer may take: they were asked whether they work"
         await parts.close()

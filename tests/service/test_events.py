@@ -105,7 +105,7 @@ def test_a_quiet_stream_has_heartbeats_and_ends_when_the_record_is_gone(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adaspa_service.gateway.events.HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr("adaspa_service.gateway.events.BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("adaspa_service.gateway.feed.TICK_SECONDS", 0.05)
     video_id = service.create()["id"]
     with following(service, video_id) as events:
         assert [next(events)["event"], next(events)["data"]["queue_position"]] == ["queued", 1]

@@ -86,7 +86,7 @@ def test_an_attempt_that_lost_its_lease_shows_nothing(service: Service) -> None:
 
 
 def test_a_waiting_job_hears_of_its_place_as_others_leave(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaspa_service.gateway.events.BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr("adaspa_service.gateway.feed.TICK_SECONDS", 0.05)
     first, second, third = (service.create()["id"] for _ in range(3))
     with following(service, third) as events:
         assert next(events)["event"] == "queued"

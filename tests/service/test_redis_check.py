@@ -69,7 +69,7 @@ def needed() -> set[str]:
         "".join(path.read_text() for room in rooms for path in room.rglob(f"*.{kind}")) for kind in ("lua", "py")
     )
     called = re.findall(r"redis\.p?call\('([A-Z]+)'", scripts)
-    methods = re.findall(r"\b(?:self\.client|pipe|state\.follower)\.([a-z]+)\(", code)
+    methods = re.findall(r"\b(?:self\._?client|pipe)\.([a-z]+)\(", code)
     others = {"execute", "pipeline", "close", "aclose", "info", "register_script"}
     renamed = {"delete": "DEL"}
     assert len(called) > 100 and len(methods) > 20

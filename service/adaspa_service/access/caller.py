@@ -3,6 +3,7 @@
 import hmac
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER
 from adaspa_jobs.settings import Settings
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 from starlette.requests import Request
 
 from adaspa_service.access.hosts import check_name, host_name
-from adaspa_service.access.keys import ApiKey, KeyStore, Scope, digest
+from adaspa_service.access.keys import ApiKey, KeyStore, Scope, digest, has_to_be_noted, proven, record_of
 from adaspa_service.access.open_access import Access, Entrance
 from adaspa_service.errors import RETRY_SECONDS, ApiError
 
@@ -65,7 +66,37 @@ class Callers:
             challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
             has = ", ".join(sorted(key.scopes))
             raise ApiError(403, "missing_scope", f"this needs the scope {scope}; the key has {has}", None, challenge)
-        return Caller(key.id, key.max_in_flight, key.expires_at, key.name)
+        return _caller(key)
+
+    def asking(self, token: str | None) -> list[tuple[str, ...]] | None:
+        """The commands whose answers ``known`` needs; None where only ``identify`` tells who asks."""
+        if self._settings.open_access or (token is not None and is_same(self._settings.bootstrap_key, token)):
+            return []
+        record = None if token is None else record_of(token)
+        return None if record is None else [("HGETALL", record), ("TIME",)]
+
+    def known(self, request: Request, token: str | None, scope: Scope, found: list[Any]) -> Caller | None:
+        """The caller, if that needs nothing more of Redis; None where ``identify`` has to look, or to refuse.
+
+        Args:
+            request: that is asked about.
+            token: that it came with.
+            scope: that it needs.
+            found: the answers to ``asking``.
+
+        Raises:
+            ApiError: 403 for another site's page.
+        """
+        if self._settings.open_access:
+            refuse_other_sites(request, self._settings)
+            return Caller(OPEN_OWNER)
+        if not found:
+            return Caller(BOOTSTRAP_OWNER)
+        assert token is not None
+        key = proven(token, *found)
+        if key is None or scope not in key.scopes or has_to_be_noted(key):
+            return None
+        return _caller(key)
 
     def still_has_access(self, caller: Caller) -> bool:
         """Whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
@@ -90,6 +121,10 @@ class Callers:
         if rate is not None and (wait := rate.wait_seconds) is not None:
             message = f"the key may send {key.requests_per_minute} requests a minute; try again in {wait:.1f} s"
             raise ApiError(429, "rate_limit_exceeded", message, None, {"Retry-After": str(math.ceil(wait))})
+
+
+def _caller(key: ApiKey) -> Caller:
+    return Caller(key.id, key.max_in_flight, key.expires_at, key.name)
 
 
 def unauthorized(access: Access, token: str | None) -> ApiError:

@@ -7,6 +7,7 @@ is then that site. The name in the request gives it away. An address cannot be m
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from adaspa_jobs.settings import Settings
 
@@ -38,6 +39,7 @@ def own_names(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.lower() for name in (settings.host, *settings.allowed_hosts)))
 
 
+@lru_cache
 def is_of_this_machine(name: str) -> bool:
     """Whether no name server is asked for it: an address, or one of the names that every machine has for itself."""
     try:

@@ -163,16 +163,7 @@ class KeyStore:
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(_record(match["id"]))
             pipe.time()
-            fields, (now, microseconds) = pipe.execute()
-        given = digest(match["secret"]).encode()
-        holding = [fields.get(b"digest", b"")]
-        for old, _, ends in (entry.partition(b":") for entry in fields.get(b"previous", b"").split()):
-            if now * 1000 + microseconds // 1000 < int(ends):
-                holding.append(old)
-        if not any(hmac.compare_digest(given, each) for each in holding):
-            return None
-        key = _key(match["id"], fields)
-        return key if _holds(key, now) else None
+            return proven(token, *pipe.execute())
 
     def is_valid(self, key_id: str) -> bool:
         """Whether there is such a key, and it has not expired."""
@@ -187,7 +178,7 @@ class KeyStore:
 
         The limit is a token bucket: a minute's requests may come at once, and each comes back in its share of a minute.
         """
-        if key.requests_per_minute is None and abs(time.time() - (key.last_used_at or 0)) < NOTED_SECONDS:
+        if not has_to_be_noted(key):
             return None
         limit = key.requests_per_minute
         wait, left, reset = self._scripts.run("use_key", id=key.id, limit=limit, noted_seconds=NOTED_SECONDS)
@@ -210,6 +201,39 @@ class KeyStore:
         with reaching():
             now: Any = self.client.time()
         return int(now[0])
+
+
+def record_of(token: str) -> str | None:
+    """The Redis key of the hash that says whether a token is right; None where it is none at all."""
+    match = TOKEN.fullmatch(token)
+    return _record(match["id"]) if match else None
+
+
+def proven(token: str, fields: Mapping[bytes, bytes], time_now: tuple[int, int]) -> ApiKey | None:
+    """The key of a token, if that is its own and holds.
+
+    Args:
+        token: well formed.
+        fields: its record, empty if there is none.
+        time_now: as Redis tells it, in seconds and microseconds.
+    """
+    match = TOKEN.fullmatch(token)
+    assert match
+    now, microseconds = time_now
+    given = digest(match["secret"]).encode()
+    holding = [fields.get(b"digest", b"")]
+    for old, _, ends in (entry.partition(b":") for entry in fields.get(b"previous", b"").split()):
+        if now * 1000 + microseconds // 1000 < int(ends):
+            holding.append(old)
+    if not any(hmac.compare_digest(given, each) for each in holding):
+        return None
+    key = _key(match["id"], fields)
+    return key if _holds(key, now) else None
+
+
+def has_to_be_noted(key: ApiKey) -> bool:
+    """Whether a request with it is to be counted, or the time of its use to be noted again."""
+    return key.requests_per_minute is not None or abs(time.time() - (key.last_used_at or 0)) >= NOTED_SECONDS
 
 
 def digest(secret: str) -> str:

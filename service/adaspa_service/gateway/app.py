@@ -26,6 +26,7 @@ from adaspa_service.gateway import (
     models,
     not_offered,
     page,
+    polls,
     preview,
     rate_limits,
     reference,
@@ -113,6 +114,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
     app.state.streams = events.OpenStreams(max(1, settings.max_connections // events.STREAMS_SHARE))
     errors.install(app)
     app.state.metrics = metrics.make_registry(state)
+    app.add_middleware(polls.Polls, state=state)
     app.add_middleware(hosts.Hosts, settings=settings)
     app.add_middleware(metrics.RequestMetrics, registry=app.state.metrics)
     headers.install(app, settings)

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.request_ids import HEADER
@@ -44,6 +45,14 @@ def respond(error: ApiError) -> JSONResponse:
     return JSONResponse({"error": detail}, error.status, error.headers)
 
 
+def away(scope: Scope, error: Exception) -> JSONResponse:
+    """The answer to a request for which a part of the service could not be reached; it is logged."""
+    log.error("%s %s: %s", scope["method"], scope["path"], error)
+    what = "storage" if isinstance(error, StorageUnavailable) else "job store"
+    message = f"The {what} cannot be reached at the moment; try again."
+    return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
+
+
 def install(app: FastAPI) -> None:
     """Give the application its exception handlers, those of the framework's own errors included."""
 
@@ -67,11 +76,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StoreUnavailable)
     @app.exception_handler(QueueUnavailable)
     @app.exception_handler(StorageUnavailable)
-    def away(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s: %s", request.method, request.url.path, error)
-        what = "storage" if isinstance(error, StorageUnavailable) else "job store"
-        message = f"The {what} cannot be reached at the moment; try again."
-        return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
+    def part_away(request: Request, error: Exception) -> JSONResponse:
+        return away(request.scope, error)
 
     @app.exception_handler(RecordUnreadable)
     def of_a_later_version(request: Request, error: Exception) -> JSONResponse:

@@ -66,13 +66,21 @@ def estimate(state: AppState, params: JobParams, priority: str | None) -> Estima
 
 def estimated(state: AppState, jobs: list[Job]) -> dict[str, float]:
     """The seconds that those of the jobs that have not ended are expected to take on a worker, where that is known."""
-    found = {}
-    for job in jobs:
-        if job.status not in TERMINAL and (preset := preset_of(job.params)):
-            like = expected(job.params, state.times.get(job.params.model)[preset])
-            if like is not None:
-                found[job.id] = round(like.seconds, 1)
-    return found
+    timed = {job.id: state.times.get(job.params.model) for job in jobs if is_expected(job)}
+    found = {job.id: seconds_of(job, timed[job.id]) for job in jobs if job.id in timed}
+    return {job_id: seconds for job_id, seconds in found.items() if seconds is not None}
+
+
+def is_expected(job: Job) -> bool:
+    """Whether it is of interest how long a job takes, and may be known."""
+    return job.status not in TERMINAL and preset_of(job.params) is not None
+
+
+def seconds_of(job: Job, times: dict[str, list[Timed]]) -> float | None:
+    """The seconds that a job is expected to take on a worker, by its model's times."""
+    preset = preset_of(job.params)
+    like = expected(job.params, times[preset]) if preset else None
+    return None if like is None else round(like.seconds, 1)
 
 
 def _expectation(params: JobParams, timed: list[Timed], preset: str) -> Expectation:

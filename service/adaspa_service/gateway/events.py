@@ -6,12 +6,13 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 from adaspa_api.words import TERMINAL, JobStatus
 from adaspa_jobs.job import OPEN_OWNER, Job, Progress, percent
-from adaspa_jobs.scripts import PREFIX, StoreUnavailable, reaching
+from adaspa_jobs.queue import queue_key
+from adaspa_jobs.scripts import PREFIX, StoreUnavailable
 from fastapi import APIRouter, Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
@@ -21,15 +22,13 @@ from starlette.types import Receive, Scope, Send
 from adaspa_service import views
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.gateway import queue_positions
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.lookup import find
-from adaspa_service.gateway.queue_positions import queue_positions
 from adaspa_service.gateway.state import AppState, StateDep
 
 HEARTBEAT_SECONDS = 15.0
 """Proxies close a connection on which nothing comes for longer."""
-BLOCK_SECONDS = 1.0
-"""How long one read waits: a gateway that stops is heard of within this time."""
 RECHECK_SECONDS = 5.0
 """How often an open stream makes sure that its caller may still follow it."""
 STREAMS_SHARE = 4
@@ -74,7 +73,7 @@ async def follow_video(
         raise bad_field("Last-Event-ID", message)
     job = await run_in_threadpool(find, state, caller, video_id)
     stream = Stream(state, job, last_event_id or START)
-    if job.status in TERMINAL and not await stream.read(wait=False):
+    if job.status in TERMINAL and not await stream.read():
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     who = streaming_caller(request, caller)
@@ -87,18 +86,14 @@ def streaming_caller(request: Request, caller: Caller) -> str:
     return address if caller.owner == OPEN_OWNER else caller.owner
 
 
-async def read_events(
-    state: AppState, video_id: str, last_id: str, seconds: float | None
-) -> list[tuple[str, dict[str, str]]]:
-    """A job's next events behind one, in order; none if none come within so many seconds. Raises StoreUnavailable."""
-    key = f"{PREFIX}events:{video_id}"
-    with reaching():
-        if seconds is not None:
-            block = max(1, round(seconds * 1000))  # 0 is for ever
-            if not await state.follower.xread({key: last_id}, count=1, block=block):
-                return []
-        found: Any = await state.follower.xrange(key, min=f"({last_id}", count=BATCH)
-    return list(found)
+async def read_events(state: AppState, video_id: str, last_id: str) -> list[tuple[str, dict[str, str]]]:
+    """A job's next events behind one, in order, as many as there are or BATCH. Raises StoreUnavailable."""
+    asked = "XRANGE", f"{PREFIX}events:{video_id}", f"({last_id}", "+", "COUNT", BATCH
+    (found,) = await state.rounds.ask([asked])
+    return [
+        (event_id.decode(), {name.decode(): value.decode() for name, value in fields.items()})
+        for event_id, fields in found
+    ]
 
 
 class OpenStreams:
@@ -165,22 +160,24 @@ class Stream:
         again, to this gateway or another, and goes on where it was if it may.
         """
         heard = checked = time.monotonic()
-        while not request.app.state.stopping.is_set():
-            try:
+        with self.state.feed.following(self.video_id, self.last_id) as follower, suppress(StoreUnavailable):
+            while not request.app.state.stopping.is_set():
+                news = await follower.wait()
                 if time.monotonic() - checked > RECHECK_SECONDS:
                     checked = time.monotonic()
                     if not await run_in_threadpool(self.state.callers.still_has_access, caller):
                         return
-                events = await self.read(wait=True)
-                for event_id, fields in events:
-                    if text := await self.write(event_id, fields):
-                        yield text
-                    self.last_id = event_id
-                    if JobStatus(fields["status"]) in TERMINAL:
-                        return
-                if events:
+                while news and (events := await self.read()):
                     heard = time.monotonic()
-                elif text := await self.write_position():
+                    for event_id, fields in events:
+                        if text := await self.write(event_id, fields):
+                            yield text
+                        self.last_id = event_id
+                        if JobStatus(fields["status"]) in TERMINAL:
+                            return
+                if news:
+                    continue
+                if text := await self.write_position():
                     heard = time.monotonic()
                     yield text
                 elif time.monotonic() - heard > HEARTBEAT_SECONDS:
@@ -188,12 +185,10 @@ class Stream:
                     yield format_sse_event(comment="heartbeat")
                     if await run_in_threadpool(self.state.store.get, self.video_id) is None:
                         return
-            except StoreUnavailable:
-                return
 
-    async def read(self, *, wait: bool) -> list[tuple[str, dict[str, str]]]:
-        """The next events after the last one, in order; none if none come in time."""
-        return await read_events(self.state, self.video_id, self.last_id, BLOCK_SECONDS if wait else None)
+    async def read(self) -> list[tuple[str, dict[str, str]]]:
+        """The next events after the last one, in order, as many as there are or BATCH."""
+        return await read_events(self.state, self.video_id, self.last_id)
 
     async def write_position(self) -> bytes | None:
         """An event of the place in the queue and the workers that serve it, if either is not as it was told last.
@@ -203,8 +198,14 @@ class Stream:
         """
         if self._job.status is not JobStatus.queued:
             return None
-        place = (await run_in_threadpool(queue_positions, self.state, [self._job])).get(self.video_id)
-        if place is None or (place.position, place.workers) == self._told:
+        model, priority = self._job.params.model, self._job.priority
+        asked = "ZRANK", f"{PREFIX}waiting:{queue_key(model, priority)}", self.video_id
+        (rank,) = await self.state.rounds.ask([asked])
+        if rank is None:
+            return None
+        load = await self.state.loads.soon(model)
+        place = queue_positions.place(load, self._job, rank + 1)
+        if (place.position, place.workers) == self._told:
             return None
         self._told = (place.position, place.workers)
         data = {"id": self.video_id, "object": "video", "status": "queued", "progress": 0, "phase": "queued"}

@@ -3,7 +3,7 @@
 from adaspa_api.videos import Variant
 from adaspa_api.words import JobStatus
 from adaspa_jobs.job import Artifact, Job
-from adaspa_jobs.store import VIDEO_ID
+from adaspa_jobs.store import VIDEO_ID, Look
 
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
@@ -15,10 +15,15 @@ OF_THE_REQUEST = ("first_frame", "last_frame")
 
 def find(state: AppState, caller: Caller, video_id: str) -> Job:
     """The caller's job of that id. Raises ApiError 404 if there is none, it is another's, or it was deleted."""
-    job = find_linked(state, video_id)
-    if job.owner != caller.owner:
+    return look(state, caller, video_id).job
+
+
+def look(state: AppState, caller: Caller, video_id: str) -> Look:
+    """The same, and its position in the queue."""
+    found = state.store.look(video_id) if VIDEO_ID.fullmatch(video_id) else None
+    if found is None or not found.is_shown_to(caller.owner):
         raise not_found(video_id)
-    return job
+    return found
 
 
 def find_linked(state: AppState, video_id: str) -> Job:

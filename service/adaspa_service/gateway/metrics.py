@@ -5,6 +5,7 @@ Every gateway reports the same jobs, since all read one store: queries take the 
 
 import time
 from collections.abc import Iterator
+from functools import cache
 
 from adaspa_jobs.queue import queue_name
 from adaspa_jobs.scripts import StoreUnavailable
@@ -141,6 +142,7 @@ class RequestMetrics:
             registry=registry,
         )
         self.requests = Counter("adaspa_http_requests", "Requests answered.", labels, registry=registry)
+        self._series = cache(self._find_series)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
@@ -148,8 +150,12 @@ class RequestMetrics:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "none")  # a template: a label per id would never end
-                self.requests.labels(scope["method"], route, message["status"]).inc()
-                self.seconds.labels(scope["method"], route).observe(time.perf_counter() - start)
+                requests, seconds = self._series(scope["method"], route, message["status"])
+                requests.inc()
+                seconds.observe(time.perf_counter() - start)
             await send(message)
 
         await self.app(scope, receive, counted if scope["type"] == "http" else send)
+
+    def _find_series(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        return self.requests.labels(method, route, status), self.seconds.labels(method, route)

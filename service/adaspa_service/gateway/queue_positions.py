@@ -1,5 +1,6 @@
 """Queue positions: where waiting jobs stand, and when a worker is expected to begin each."""
 
+from adaspa_jobs.counts import Load
 from adaspa_jobs.job import Job
 
 from adaspa_service.gateway.state import AppState
@@ -22,8 +23,12 @@ def queue_positions(
     loads = {model: state.loads.get(model) for model in {job.params.model for job in waiting}}
     found = {}
     for job in waiting:
-        load = loads[job.params.model]
-        starts_in = load.starts_in(job.priority, positions[job.id])
-        workers = load.queues[job.priority].workers
-        found[job.id] = QueuePosition(positions[job.id], None if starts_in is None else round(starts_in, 1), workers)
+        found[job.id] = place(loads[job.params.model], job, positions[job.id])
     return found
+
+
+def place(load: Load, job: Job, position: int) -> QueuePosition:
+    """What a waiting job's position comes to while its model is as busy as this."""
+    starts_in = load.starts_in(job.priority, position)
+    workers = load.queues[job.priority].workers
+    return QueuePosition(position, None if starts_in is None else round(starts_in, 1), workers)

@@ -4,11 +4,11 @@ import re
 import uuid
 
 from adaspa_jobs.logs import bound
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "X-Request-ID"
-TAKEN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+NAME = HEADER.lower().encode()
+TAKEN = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 """Another could be taken for something else in a log."""
 
 
@@ -22,13 +22,13 @@ class RequestIds:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if TAKEN.fullmatch(given) else uuid.uuid4().hex
+        given = next((value for name, value in scope["headers"] if name == NAME), b"")
+        request_id = given.decode() if TAKEN.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
+                message["headers"] = [*message["headers"], (NAME, request_id.encode())]
             await send(message)
 
         with bound(request_id=request_id):

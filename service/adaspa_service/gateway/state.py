@@ -1,5 +1,6 @@
 """The application's state: what every request handler works with, made once."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from adaspa_jobs.store import JobStore
 from adaspa_jobs.times import Timed
 from celery import Celery
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import SecretStr
 from redis.asyncio import Redis as AsyncRedis
 
@@ -24,13 +26,17 @@ from adaspa_service.access.caller import Callers
 from adaspa_service.access.keys import KeyStore
 from adaspa_service.access.links import Links
 from adaspa_service.access.open_access import Entrance
+from adaspa_service.gateway.feed import Feed
 from adaspa_service.gateway.prompt_check import PromptCheck
+from adaspa_service.gateway.rounds import Rounds
 from adaspa_service.inputs.keep import Inputs
 from adaspa_service.inputs.turns import Turns
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.webhooks.deliveries import DeliveryStore
 
 Known = TypeVar("Known")
+FOLLOWER_CONNECTIONS = 2
+"""One for the rounds, one for the feed."""
 RECENT_SECONDS = 0.5
 """When a job begins and ends is estimated from what was known of its model up to this long ago: many ask at once."""
 
@@ -48,10 +54,17 @@ class Recent(Generic[Known]):
 
     def get(self, model: str) -> Known:
         """As the store says it, and as old as RECENT_SECONDS at most. Raises StoreUnavailable."""
-        if model not in self._found or time.monotonic() - self._found[model][0] > RECENT_SECONDS:
-            known = self._ask(model)
-            self._found[model] = time.monotonic(), known
-        return self._found[model][1]
+        found = self._found.get(model)
+        if found is None or time.monotonic() - found[0] > RECENT_SECONDS:
+            self._found[model] = found = time.monotonic(), self._ask(model)
+        return found[1]
+
+    async def soon(self, model: str) -> Known:
+        """The same in a loop."""
+        at, known = self._found.get(model, (-math.inf, None))
+        if known is None or time.monotonic() - at > RECENT_SECONDS:
+            return await run_in_threadpool(self.get, model)
+        return known
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,12 @@ class AppState:
     acts: OperatorActs
     open_token: SecretStr
     """What it asks for on its own machine as long as there are no keys."""
+    rounds: Rounds
+    """To Redis, for what many requests ask at a time."""
     follower: AsyncRedis
-    """Waits for events; each client that follows a job has one of its connections."""
+    """Has the connections of rounds and feed."""
+    feed: Feed
+    """Of the jobs that clients follow."""
     storage: ObjectStorage
     celery: Celery
     inputs: Inputs
@@ -89,6 +106,7 @@ class AppState:
         """Raises CatalogError, StorageUnavailable."""
         store = JobStore.from_settings(settings)
         keys, storage = KeyStore(store.client), ObjectStorage(settings.storage_url)
+        follower = connections(settings.redis_url).async_client(FOLLOWER_CONNECTIONS)
         entrance, open_token = Entrance(settings, keys), settings.open_token or SecretStr(token_urlsafe())
         return cls(
             settings,
@@ -102,7 +120,9 @@ class AppState:
             Links(settings, keys),
             OperatorActs(store.client),
             open_token,
-            connections(settings.redis_url).async_client(settings.max_connections),
+            Rounds(follower),
+            follower,
+            Feed(follower),
             storage,
             make_celery(settings),
             Inputs(settings, storage, resolve, store.await_inputs),

@@ -8,7 +8,7 @@ from adaspa_api.fields import VideoCreate
 from adaspa_api.videos import Video, VideoDeleted, VideoList, VideoRemix
 from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
-from adaspa_jobs.store import VIDEO_ID, JobStore, StoreUnavailable
+from adaspa_jobs.store import VIDEO_ID, JobStore, Look, StoreUnavailable
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -23,7 +23,7 @@ from adaspa_service.gateway.body import UNREADABLE, openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.estimates import estimated
 from adaspa_service.gateway.images import drop_images, made_of
-from adaspa_service.gateway.lookup import find, not_found
+from adaspa_service.gateway.lookup import find, look, not_found
 from adaspa_service.gateway.params import batch, labels, remix
 from adaspa_service.gateway.queue_positions import QueuePosition, queue_positions
 from adaspa_service.gateway.removal import remove_if_ended
@@ -177,7 +177,7 @@ def note_replay(response: Response, new: bool) -> None:
 @router.get("/videos/{video_id}", response_model=Video)
 def get_video(video_id: str, state: StateDep, caller: LazyReader) -> Response:
     """A job as it stands."""
-    video = view(state, find(state, caller(), video_id))
+    video = view(state, look(state, caller(), video_id))
     response = Response(video.model_dump_json(), media_type="application/json")  # checked when it was made
     polling.tell(response, video)
     return response
@@ -224,7 +224,7 @@ def cancel_video(video_id: str, request: Request, state: StateDep, caller: Write
     state.store.request_cancel(video_id)
     if before.status not in TERMINAL:
         audit.note(request, caller, "job.cancelled", job=video_id)
-    return view(state, find(state, caller, video_id))
+    return view(state, look(state, caller, video_id))
 
 
 @router.delete("/videos/{video_id}")
@@ -251,9 +251,10 @@ def listed(jobs: list[Job], found: dict[str, QueuePosition], times: dict[str, fl
     )
 
 
-def view(state: AppState, job: Job) -> Video:
+def view(state: AppState, found: Look) -> Video:
     """The job as clients see it."""
-    return views.video(job, queue_positions(state, [job]).get(job.id), estimated(state, [job]).get(job.id))
+    job, positions = found.job, {} if found.position is None else {found.job.id: found.position}
+    return views.video(job, queue_positions(state, [job], positions).get(job.id), estimated(state, [job]).get(job.id))
 
 
 def without_layers(job: Job) -> Job:

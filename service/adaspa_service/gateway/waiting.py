@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from contextlib import suppress
 
 from adaspa_api.words import TERMINAL
 from adaspa_jobs.job import Job
@@ -12,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
-from adaspa_service.gateway.events import BLOCK_SECONDS, START, read_events, streaming_caller
+from adaspa_service.gateway.events import START, read_events, streaming_caller
 from adaspa_service.gateway.state import AppState
 
 LONGEST_SECONDS = 50
@@ -49,8 +50,11 @@ async def wait(request: Request, response: Response, state: AppState, caller: Ca
 async def ended(request: Request, state: AppState, job_id: str, until: float) -> None:
     """Return once the job has ended, the time has come or the gateway stops. Raises StoreUnavailable."""
     last = START
-    while (left := until - time.monotonic()) > 0 and not request.app.state.stopping.is_set():
-        events = await read_events(state, job_id, last, min(left, BLOCK_SECONDS))
-        if any(fields["status"] in TERMINAL for _, fields in events):
-            return
-        last = events[-1][0] if events else last
+    with state.feed.following(job_id, last) as follower, suppress(TimeoutError):
+        while (left := until - time.monotonic()) > 0 and not request.app.state.stopping.is_set():
+            if not await asyncio.wait_for(follower.wait(), left):
+                continue
+            while events := await read_events(state, job_id, last):
+                if any(fields["status"] in TERMINAL for _, fields in events):
+                    return
+                last = events[-1][0]
