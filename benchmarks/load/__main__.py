@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,8 @@ def main() -> None:
         for name in MEASURES if asked.only is None else [asked.only]:
             report[name] = []
             for _ in range(asked.repeats):
-                for commit, tree in {**trees, "now": ROOT}.items() if trees else [("now", None)]:
-                    rows = elsewhere(asked, name, tree) if tree else here(asked, name)
-                    for figures in rows:
+                for commit, tree in ({**trees, "now": ROOT} if trees else {"now": None}).items():
+                    for figures in elsewhere(asked, name, tree) if tree else here(asked, name):
                         report[name].append({"commit": commit} | figures if trees else figures)
                         if trees:
                             print(commit, json.dumps(figures), flush=True)
@@ -52,14 +53,14 @@ def main() -> None:
 def here(asked: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     """One measure's figures of this commit; printed as they come."""
     gateways, seconds = asked.gateways, asked.seconds
-    calls = {
+    calls: dict[str, list[Callable[[], dict[str, object]]]] = {
         "streams": [lambda: measures.polls_beside_streams(gateways, asked.rate, seconds)],
         "posts": [
             lambda: measures.posts(gateways, asked.queued, 0, asked.post_rate, seconds),
             lambda: measures.posts(gateways, 0, 100_000, asked.post_rate, seconds),
         ],
         "stored": [
-            lambda stored=stored: measures.polls_of_a_full_store(gateways, stored, asked.rate / 2, seconds)
+            partial(measures.polls_of_a_full_store, gateways, stored, asked.rate / 2, seconds)
             for stored in (100, 1_000, 10_000, 100_000)
         ],
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PAGE, RUN, PLANTED = (ROOT / "docs" / name for name in ("chaos.md", "chaos.json", "planted.json"))
+PAGE, RUN, PLANTED, SOAK = (ROOT / "docs" / name for name in ("chaos.md", "chaos.json", "planted.json", "soak.json"))
 BEGIN, END = "<!-- {}: made by python -m chaos.page -->", "<!-- end of {} -->"
 
 
@@ -48,12 +48,25 @@ def planted(results: dict[str, Any]) -> Iterator[str]:
     yield f"| all | {' | '.join(f'{caught} of {all_}' for caught, all_ in zip(sums, of, strict=True))} |"
 
 
+def soak(run: dict[str, Any]) -> Iterator[str]:
+    """What grew while the service worked, and what did not."""
+    yield "| figure, in the second half | mean | growth an hour, 95 % interval | |"
+    yield "|---|---|---|---|"
+    for name, found in run["trends"].items():
+        scale = 1e6 if "memory" in name or "bytes" in name and "job" not in name else 1
+        mean = f"{found['mean'] / scale:,.1f}{' MB' if scale > 1 else ''}" if "mean" in found else ""
+        between = "{:+.1f} to {:+.1f} %".format(*found["interval"]) if "interval" in found else ""
+        yield f"| {name} | {mean} | {between} | {found['verdict']} |"
+
+
 def made(page: str) -> str:
     """The page with its tables as the runs' figures have them."""
     run = json.loads(RUN.read_text())
     tables = {"scenes": scenes(run), "faults": faults(run)}
     if PLANTED.exists():
         tables["planted"] = planted(json.loads(PLANTED.read_text()))
+    if SOAK.exists():
+        tables["soak"] = soak(json.loads(SOAK.read_text()))
     for name, rows in tables.items():
         before, begin, rest = page.partition(BEGIN.format(name))
         assert begin, f"docs/chaos.md has no place for {name}"

@@ -10,7 +10,6 @@ import numpy as np
 from adaspa_jobs.job import JobParams
 
 STEP_SECONDS = 0.02
-SIZE = 64
 FRAMES = 9
 
 
@@ -19,6 +18,7 @@ class StubEngine:
 
     def __init__(self) -> None:
         self._last: tuple[int, np.ndarray, np.random.Generator] | None = None
+        self._size = (0, 0)
 
     def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         return nullcontext()
@@ -34,6 +34,7 @@ class StubEngine:
         resume: dict[str, Any] | None = None,
     ) -> np.ndarray:
         random = np.random.Generator(np.random.PCG64(params.seed))
+        self._size = params.height, params.width
         latents, first = random.standard_normal((params.num_frames, 8, 8, 3)), 0
         if resume:
             first, latents = resume["step"], resume["latents"].numpy()
@@ -59,7 +60,8 @@ class StubEngine:
     def frames(self, latents: np.ndarray, check: Callable[[], None]) -> Iterator[np.ndarray]:
         for frame in latents:
             check()
-            yield np.kron((frame * 127.5 + 127.5).astype(np.uint8), np.ones((SIZE // 8, SIZE // 8, 1), np.uint8))
+            pixels = np.ones((self._size[0] // 8, self._size[1] // 8, 1), np.uint8)
+            yield np.kron((frame * 127.5 + 127.5).astype(np.uint8), pixels)
 
     def sound(self, params: JobParams) -> None:
         """There is nothing to hear."""

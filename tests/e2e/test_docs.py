@@ -209,6 +209,10 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
         "takes minutes; tests/service/test_simulation.py runs a shorter one",
         has_these_options,
     ),
+    "PYTHONPATH=tests .venv/bin/python -m chaos.soak": (
+        "takes two hours; its parts are those of chaos",
+        has_these_options,
+    ),
     "PYTHONPATH=tests .venv/bin/python -m chaos.planted": ("takes an hour of a machine of its own", has_these_options),
     ".venv/bin/python -m benchmarks.load": ("takes minutes, and a machine of its own", has_these_options),
     "python -m benchmarks.capacity.redis_cost": (

@@ -1,0 +1,107 @@
+"""Whether a figure grows: its slope over the second half of a soak, with the interval that it is in.
+
+The second half is cut into BLOCKS of equal length, whose means are as good as independent of each other. Through them
+goes a straight line, by least squares: for each life of a process another level and one common slope; for what Redis
+and storage hold, beside time, the number of jobs that are kept. The interval is Student's, at 95 %. Growth is told in
+percent of the mean, an hour.
+
+A figure is *flat* if the whole interval is below ALLOWED. It *grows* if it is not flat and the whole interval is above
+0. It is *open* otherwise: then the run was too short.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from chaos.samples import Sample
+
+BLOCKS = 12
+ALLOWED = 10.0
+WARM_SECONDS = 90.0
+"""A process's memory is looked at from then on."""
+
+Point = tuple[float, float, int, float]
+"""Time, value, life of the process, jobs that are kept."""
+
+
+def trends(samples: list[Sample]) -> dict[str, dict[str, Any]]:
+    """The trend of each figure, by its name."""
+    half = samples[len(samples) // 2 :]
+    found = {}
+    for name in half[0].parts:
+        for figure, place in (("resident memory", 2), ("open files", 3)):
+            points = [
+                (each.at, float(each.parts[name][place]), each.parts[name][0], 0.0)
+                for each in half
+                if each.parts[name][1] > WARM_SECONDS
+            ]
+            found[f"{figure} of {name}"] = trend(points, of_jobs=False)
+    kept: dict[str, Callable[[Sample], float]] = {
+        "Redis keys": lambda each: each.keys,
+        "members of Redis' keys that are no job's own": lambda each: each.members,
+        "Redis bytes": lambda each: each.redis_bytes,
+        "objects in storage": lambda each: each.objects,
+        "bytes in storage": lambda each: each.object_bytes,
+    }
+    for name, value in kept.items():
+        found[name] = trend([(each.at, value(each), 0, float(each.stored)) for each in half], of_jobs=True)
+    found["log bytes a job"] = trend(_log_bytes_a_job(half), of_jobs=False)
+    return found
+
+
+def trend(points: list[Point], *, of_jobs: bool) -> dict[str, Any]:
+    """The trend of one figure.
+
+    Args:
+        points: of the second half.
+        of_jobs: whether it depends on how many jobs are kept.
+    """
+    if not points:
+        return {"verdict": "open"}
+    blocks = np.array([np.mean(block, axis=0) for block in _blocks(points)])
+    times, values, lives, stored = blocks.T
+    columns = [(lives == life).astype(float) for life in sorted(set(lives))]
+    if of_jobs and np.ptp(stored) > 0:
+        columns.append(stored - stored.mean())
+    columns.append((times - times.mean()) / 3600)
+    matrix = np.stack(columns, axis=1)
+    fit, *_ = np.linalg.lstsq(matrix, values, rcond=None)
+    free = len(values) - np.linalg.matrix_rank(matrix)
+    mean = float(values.mean())
+    if free < 1 or not mean:
+        return {"mean": mean, "verdict": "open" if free < 1 else "flat"}
+    spread = float(np.sum((values - matrix @ fit) ** 2)) / free
+    error = float(np.sqrt(spread * np.linalg.pinv(matrix.T @ matrix)[-1, -1])) * student(free)
+    low, slope, high = (100 * each / mean for each in (fit[-1] - error, fit[-1], fit[-1] + error))
+    verdict = "flat" if high < ALLOWED else "grows" if low > 0 else "open"
+    rounded = {"percent_an_hour": round(slope, 2), "interval": [round(low, 2), round(high, 2)]}
+    return {"mean": round(mean, 1), **rounded, "blocks": len(values), "verdict": verdict}
+
+
+def student(free: int) -> float:
+    """The 97.5 % point of Student's distribution, to 1 % from 4 degrees of freedom on (Cornish and Fisher)."""
+    z = NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+
+
+def _blocks(points: list[Point]) -> list[np.ndarray]:
+    """The points of each block and life, in rows."""
+    first, last = points[0][0], points[-1][0]
+    length = (last - first) / BLOCKS or 1.0
+    grouped: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        grouped.setdefault((min(BLOCKS - 1, int((point[0] - first) / length)), point[2]), []).append(point)
+    return [np.array(block) for block in grouped.values()]
+
+
+def _log_bytes_a_job(samples: list[Sample]) -> list[Point]:
+    step = max(1, len(samples) // BLOCKS)
+    marks = samples[::step]
+    return [
+        ((a.at + b.at) / 2, (b.log_bytes - a.log_bytes) / (b.ended - a.ended), 0, 0.0)
+        for a, b in pairwise(marks)
+        if b.ended > a.ended
+    ]
