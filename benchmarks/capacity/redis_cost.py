@@ -180,8 +180,8 @@ async def idle_followers(costs: Costs, state: AppState, job: Job) -> None:
         with state.feed.following(job.id, START) as follower:
             stream = Stream(state, job, START)
             for _ in range(1 + FOLLOWED_SECONDS):  # at first it reads what there is
-                if await follower.wait():
-                    stream.last_id = (await stream.read())[-1][0]
+                if await follower.wait() and (events := await stream.read()):
+                    stream.last_id = events[-1][0]
                 await stream.write_position()
 
     with costs.of("follower_second", FOLLOWERS * FOLLOWED_SECONDS):
