@@ -177,18 +177,23 @@ class Stream:
                             return
                 if news:
                     continue
+                if await self.is_gone():
+                    return
                 if text := await self.write_position():
                     heard = time.monotonic()
                     yield text
                 elif time.monotonic() - heard > HEARTBEAT_SECONDS:
                     heard = time.monotonic()
                     yield format_sse_event(comment="heartbeat")
-                    if await run_in_threadpool(self.state.store.get, self.video_id) is None:
-                        return
 
     async def read(self) -> list[tuple[str, dict[str, str]]]:
         """The next events after the last one, in order, as many as there are or BATCH."""
         return await read_events(self.state, self.video_id, self.last_id)
+
+    async def is_gone(self) -> bool:
+        """Whether the job was removed, and its events with it, maybe before the last one was read."""
+        (records,) = await self.state.rounds.ask([("EXISTS", f"{PREFIX}job:{self.video_id}")])
+        return not records
 
     async def write_position(self) -> bytes | None:
         """An event of the place in the queue and the workers that serve it, if either is not as it was told last.
