@@ -53,7 +53,7 @@ def soak(run: dict[str, Any]) -> Iterator[str]:
     yield "| figure, in the second half | mean | growth an hour, 95 % interval | |"
     yield "|---|---|---|---|"
     for name, found in run["trends"].items():
-        scale = 1e6 if "memory" in name or ("bytes" in name and "job" not in name) else 1
+        scale = 1e6 if "memory" in name or name in ("Redis bytes", "bytes in storage") else 1
         mean = f"{found['mean'] / scale:,.1f}{' MB' if scale > 1 else ''}" if "mean" in found else ""
         between = "{:+.1f} to {:+.1f} %".format(*found["interval"]) if "interval" in found else ""
         yield f"| {name} | {mean} | {between} | {found['verdict']} |"
