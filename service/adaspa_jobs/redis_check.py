@@ -39,8 +39,8 @@ HSET {h} a 1 b 2|HSETNX {h} c 3|HGET {h} a|HMGET {h} a b|HGETALL {h}|HVALS {h}|H
 HINCRBYFLOAT {h} a 0.5|HDEL {h} c|ZADD {z} 1 a|ZINCRBY {z} 1 a|ZSCORE {z} a|ZRANK {z} a|ZCARD {z}|ZCOUNT {z} 0 1
 ZRANGE {z} 0 -1|ZRANGEBYLEX {z} - +|ZREVRANGEBYLEX {z} + -|ZREM {z} b|ZREMRANGEBYSCORE {z} 8 9|LPUSH {l} a
 RPUSH {l} b|LRANGE {l} 0 -1|LTRIM {l} 0 9|LLEN {l}|RPOP {l}|SADD {s} a|SMEMBERS {s}|SCARD {s}|SREM {s} b
-XADD {x} * a 1|XRANGE {x} - +|XREAD COUNT 1 STREAMS {x} 0|SET {v} 1|INCRBY {v} 1|GET {v}|EXISTS {v}|PTTL {v}|PERSIST {v}
-TIME|PING|RENAME {v} {w}
+XADD {x} * a 1|XRANGE {x} - +|XREAD COUNT 1 STREAMS {x} 0|SET {v} 1|INCRBY {v} 1|GET {v}|EXISTS {v}|PTTL {v}
+EXPIRE {v} 9|PERSIST {v}|TIME|PING|RENAME {v} {w}
 """
 """Those of the store's scripts and methods; DEL, PEXPIRE and Celery's own have their turn beside them."""
 TWO_KEYS = "return redis.call('EXISTS', ARGV[1]) + redis.call('EXISTS', ARGV[2])"
