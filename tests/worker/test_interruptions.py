@@ -77,6 +77,7 @@ def test_a_cancel_is_heard_within_the_phase_and_leaves_nothing(
     assert bench.job(job.id).status is JobStatus.cancelled
     reached = [progress.phase for progress in bench.store.seen]
     assert reached[-1] == ("decoding" if phase == "encoding" else phase), "nothing comes after it"
+    assert not [path for path in (bench.objects / "videos").rglob("*") if path.is_file()], "before any janitor comes"
     assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed
     assert not bench.ended.is_set()
