@@ -22,10 +22,12 @@ FROM python:3.11.13-slim-bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=build /venv /venv
 COPY --from=build --chown=10001:10001 /models /models
-# Writes nothing but below /tmp, and below /models when a model is fetched: runs on a read-only root file system.
+RUN install -d -o 10001 -g 10001 /kernels
+# Writes nothing but below /tmp and /kernels, and below /models when a model is fetched: runs on a read-only root file
+# system.
 USER 10001:10001
 WORKDIR /tmp
-ENV PATH=/venv/bin:$PATH HOME=/tmp HF_HOME=/models TRITON_CACHE_DIR=/tmp/triton ADASPA_HEARTBEAT_FILE=/tmp/heartbeat
+ENV PATH=/venv/bin:$PATH HOME=/tmp HF_HOME=/models ADASPA_KERNEL_CACHE=/kernels ADASPA_HEARTBEAT_FILE=/tmp/heartbeat
 EXPOSE 9100
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --retries=8 CMD ["python", "-m", "adaspa_worker.heartbeat", "--max-age", "60"]
 ENTRYPOINT ["python", "-m", "adaspa_worker"]

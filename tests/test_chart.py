@@ -79,7 +79,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "unguarded": {"networkPolicy": {"enabled": False}, "imagePullSecrets": [{"name": "pull"}]},
     "extended": {
         "gateway": EXTRAS | {"affinity": NEAR},
-        "worker": EXTRAS,
+        "worker": EXTRAS | {"kernelCache": {"size": "5Gi"}},
         "models": [TWO_MODELS[1] | {"affinity": NEAR}],
     },
     "many-nodes": {"storage": {"volume": {"accessMode": "ReadWriteMany"}}, "gateway": {"affinity": NEAR}},
@@ -96,8 +96,6 @@ STANDARD_VARIABLES = {
     "HF_HOME",
     "HF_HUB_OFFLINE",
     "HF_TOKEN",
-    "TRITON_CACHE_DIR",
-    "TORCHINDUCTOR_CACHE_DIR",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "ADASPA_API_KEY",
     "FORWARDED_ALLOW_IPS",
@@ -182,7 +180,7 @@ def test_a_pods_scratch_is_bounded_and_compiled_kernels_outlive_it_where_they_ca
                 assert volume["emptyDir"] == {"sizeLimit": "7Gi"}
     for variant, folder in (("defaults", "/tmp/"), ("cached", "/models/"), ("filled", "/tmp/")):
         env = {entry["name"]: entry.get("value") for entry in container(render(VARIANTS[variant]), "worker")["env"]}
-        assert env["TRITON_CACHE_DIR"].startswith(folder) and env["TORCHINDUCTOR_CACHE_DIR"].startswith(folder)
+        assert env["ADASPA_KERNEL_CACHE"].startswith(folder)
 
 
 def test_pods_are_replaced_with_the_secrets_that_they_read(tmp_path: Path) -> None:

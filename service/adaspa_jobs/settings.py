@@ -70,6 +70,14 @@ class Settings(BaseSettings):
     provenance_timestamps: HttpUrl | None = None
     """A time-stamping authority (RFC 3161) that notes when a file was signed, so that it stays valid beyond the
     certificate. Unset: none."""
+    warm: bool | None = None
+    """``true``: a worker takes jobs once it has loaded its model, compiled its kernels and run a short clip of its
+    default size, and ends with the reason where it cannot; ``false``: its first job does so. Unset: ``true`` with a
+    GPU, where that may take minutes."""
+    kernel_cache: Path | None = None
+    """Folder where a worker keeps what Triton and ``torch.compile`` build, so that the next one compiles nothing; those
+    of one image and one kind of GPU may share it. Unset: where these keep it by default, below the home folder and
+    ``/tmp``."""
     catalog: Path | None = None
     """JSON file of the served models; unset: the built-in one."""
     host: str = Field(default="127.0.0.1", min_length=1)

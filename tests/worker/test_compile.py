@@ -14,6 +14,7 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import Job, JobParams
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine, load
+from adaspa_worker.warm_up import warm_up
 from diffusers import WanPipeline
 from job_bench import Bench
 from tiny_loras import WAN, diffusers, entry, low_ranks
@@ -100,3 +101,13 @@ def test_compiled_blocks_take_one_adapter_after_the_other(
         torch.testing.assert_close(compiled, plain, atol=1e-3, rtol=1e-3)
         counted.append(graphs["unique_graphs"])
     assert [count - counted[0] for count in counted] == [0, 1, 1, 1, 1]
+
+
+def test_a_second_start_compiles_nothing(
+    tiny_pipeline: Path, loras: list[dict[str, Any]], compiled_engine: Engine
+) -> None:
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, compile=True, memory=FULL_PRECISION, loras=loras))
+    warm_up(compiled_engine, spec, tiny_pipeline)
+    torch._dynamo.reset()
+    compilations = warm_up(load(spec, tiny_pipeline), spec, tiny_pipeline)
+    assert (compilations.graphs, compilations.graphs_cached) == (0, 1)

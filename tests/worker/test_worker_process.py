@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -21,9 +21,24 @@ from redis_pair import running_pair
 from waiting import until
 
 
+class Worker(NamedTuple):
+    """A process of one, and its log so far."""
+
+    process: subprocess.Popen[bytes]
+    log: Callable[[], str]
+
+
 @contextmanager
 def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[[], str]]:
     """A worker of the demo model with an unruly engine; gives its log."""
+    with started(redis_url, folder, **settings) as worker:
+        yield worker.log
+
+
+@contextmanager
+def started(redis_url: str, folder: Path, warm_up: str | None = None, **settings: str) -> Iterator[Worker]:
+    """The same, maybe with a warm-up."""
+    settings |= {"warm": "true" if warm_up else "false"}
     named = {f"ADASPA_{name.upper()}": value for name, value in settings.items()}
     environment = os.environ | {
         "ADASPA_REDIS_URL": redis_url,
@@ -33,6 +48,7 @@ def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[
         "ADASPA_WORKER_MODEL": "demo",
         "ADASPA_WORKER_PRIORITIES": ",".join(Priority),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))),
+        "UNRULY_WARM_UP": warm_up or "",
         **named,
     }
     queues = ",".join(queue_name("demo", priority) for priority in Priority)
@@ -44,7 +60,7 @@ def working(redis_url: str, folder: Path, **settings: str) -> Iterator[Callable[
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
-        yield log.read_text
+        yield Worker(process, log.read_text)
     except BaseException as error:
         error.add_note(log.read_text())
         raise
@@ -114,12 +130,18 @@ def test_a_job_that_kills_its_worker_is_given_up_within_seconds_and_the_next_one
 
 
 @pytest.mark.timeout(600)
-def test_jobs_whose_bells_were_all_lost_are_run(
+def test_jobs_whose_bells_were_all_lost_are_run_once_the_worker_is_warm(
     redis_url: str, store: JobStore, tmp_path: Path, params: Any, valkey: redis.Redis
 ) -> None:
-    """The worker compares its queues with the bells at each heartbeat, also while it works."""
+    """The worker compares its queues with the bells at each heartbeat, also while it works; but it is not announced and
+    takes no job before it is warm."""
     jobs = [store.admit(params(model="demo"), priority=priority)[0] for priority in Priority for _ in range(10)]
-    with working(redis_url, tmp_path) as log:
+    loaded, heartbeat = tmp_path / "loaded", tmp_path / "heartbeat"
+    with started(redis_url, tmp_path, warm_up=str(loaded), heartbeat_file=str(heartbeat)) as (_, log):
+        until(lambda: "the model is loading" in log(), "the warm-up begins")
+        assert not store.announced()
+        assert not heartbeat.exists()
+        loaded.touch()
         until(lambda: not store.unfinished("open"), "every job has ended", 240)
         until(lambda: not valkey.exists("generate.demo", "generate.demo:bulk"), "no bell is left over")
     ends = [store.get(job.id) for job in jobs]
@@ -147,6 +169,25 @@ def test_a_worker_finds_the_primary_again_leaves_connections_that_died_without_a
         until(lambda: log().count("Connection to broker lost") > met, "the worker hears that nothing is written")
         pair.second.config_set("min-replicas-to-write", 0)
         assert code() == "out_of_memory", log()
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "ends"),
+    [
+        ("fail", (1, "not ready: MemoryError: no room for the model")),
+        ("die", (1, "not ready: the process that loads the model was killed")),
+        ("stop", (0, "the model is loading")),
+    ],
+)
+def test_a_worker_that_does_not_become_warm_ends(
+    redis_url: str, store: JobStore, tmp_path: Path, warm_up: str, ends: tuple[int, str]
+) -> None:
+    with started(redis_url, tmp_path, warm_up=warm_up) as worker:
+        if warm_up == "stop":  # which waits for a file that never comes
+            until(lambda: "the model is loading" in worker.log(), "the warm-up begins")
+            worker.process.terminate()
+        assert (worker.process.wait(120), ends[1] in worker.log()) == (ends[0], True)
+        assert not store.announced()
 
 
 def test_a_models_own_limit_holds_where_it_is_lower() -> None:

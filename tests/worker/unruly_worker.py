@@ -1,4 +1,7 @@
-"""A worker's Celery application with an engine that does what the prompt says: hang, kill its process, or just fail."""
+"""A worker's Celery application with an engine that does what the prompt says: hang, kill its process, or just fail.
+
+Its warm-up does what ``UNRULY_WARM_UP`` says: kill its process, fail, or wait for a file of that path.
+"""
 
 import os
 import signal
@@ -6,6 +9,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from adaspa_jobs.job import JobParams
@@ -48,5 +52,18 @@ def runner() -> Any:
     return replace(made(), engine=lambda _: Unruly(), unwind_seconds=1.0)
 
 
-worker.runner = runner
+def load_warm() -> None:
+    """As the environment says."""
+    match os.environ["UNRULY_WARM_UP"]:
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "fail":
+            raise MemoryError("no room for the model")
+        case path:
+            print("the model is loading", flush=True)
+            while not Path(path).exists():
+                time.sleep(0.02)
+
+
+worker.runner, worker.load_warm = runner, load_warm
 heartbeat.EVERY_SECONDS = 0.5

@@ -14,7 +14,7 @@ from adaspa_jobs.queue import queue_name
 from adaspa_jobs.settings import SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 
-from adaspa_worker import metrics
+from adaspa_worker import kernel_cache, metrics
 from adaspa_worker.offer import check
 from adaspa_worker.provenance import Provenance, ProvenanceError
 from adaspa_worker.source import ModelUnavailable, resolve
@@ -44,6 +44,7 @@ def main() -> None:
     asked, priorities = arguments.model, [Priority(arguments.only)] if arguments.only else list(Priority)
     try:
         settings = get_settings()
+        kernel_cache.use(settings)
         catalog = Catalog.load(settings.catalog)
         spec = catalog.get(asked) if asked else catalog.default
         if spec is None:

@@ -1,8 +1,9 @@
 """The Celery application of a worker: one prefork child that runs one job at a time.
 
-The parent process never imports torch: CUDA does not survive a fork, so the model is loaded in the child, by the
-first job. On SIGTERM (or Ctrl-C) Celery stops taking messages and waits for the running task; the flag below, in
-memory that parent and child share, makes that task give its job back at its next denoising step.
+The parent process never imports torch: CUDA does not survive a fork, so the model is loaded in the child, before the
+worker takes jobs (``readiness``) or by the first of them. On SIGTERM (or Ctrl-C) Celery stops taking messages and waits
+for the running task; the flag below, in memory that parent and child share, makes that task give its job back at its
+next denoising step.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import time
 from functools import lru_cache
 from multiprocessing.sharedctypes import RawValue
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,8 @@ from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore, StoreUnavailable
 from billiard.util import get_logger
 from celery import bootsteps
-from celery.exceptions import Reject
+from celery.exceptions import Reject, WorkerShutdown
+from celery.platforms import EX_FAILURE
 from celery.signals import (
     celeryd_init,
     setup_logging,
@@ -33,11 +36,13 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
+from celery.worker import state
 
 from adaspa_worker import heartbeat, metrics, scratch
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.parent import die_with_parent
 from adaspa_worker.provenance import Provenance
+from adaspa_worker.readiness import Readiness, State, warms_up
 from adaspa_worker.runner import Runner
 from adaspa_worker.source import ModelUnavailable, resolve
 
@@ -55,7 +60,10 @@ this long after the time limit."""
 
 app = make_celery(get_settings())
 app.conf.task_time_limit = get_settings().time_limit_seconds + LAST_SECONDS
+# A child that warms up says that it is there once it is warm, however long that takes.
+app.conf.worker_proc_alive_timeout = 24 * 3600.0
 _stopping = RawValue(ctypes.c_bool, False)
+_readiness = Readiness()
 
 
 @app.task(name=TASK, acks_late=True)
@@ -104,6 +112,20 @@ def engine(model: str) -> "Engine":
     return loaded
 
 
+def load_warm() -> None:
+    """Load the model, and run a short clip. Raises whatever is wrong with it."""
+    from adaspa_worker.warm_up import warm_up  # noqa: PLC0415  torch, only in the child
+
+    spec, start = served(), time.monotonic()
+    log.info("%s: loading", spec.id)
+    loaded = engine(spec.id)
+    took = time.monotonic() - start
+    compilations = warm_up(loaded, spec, resolve(spec.source))
+    log.info(
+        "%s: warm after %.1f s, of which %.1f s loading; %s", spec.id, time.monotonic() - start, took, compilations
+    )
+
+
 def served() -> ModelSpec:
     """The catalog entry of this worker's model."""
     spec = Catalog.load(get_settings().catalog).get(os.environ["ADASPA_WORKER_MODEL"])
@@ -114,6 +136,22 @@ def served() -> ModelSpec:
 def priorities() -> list[Priority]:
     """The queues of the model that this worker serves."""
     return [Priority(name) for name in os.environ["ADASPA_WORKER_PRIORITIES"].split(",")]
+
+
+class WarmFirst(bootsteps.StartStopStep):
+    """Step of Celery's worker, before it connects to Redis: wait until the child is ready, or end with it."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        while _readiness.state is not State.ready:
+            state.maybe_shutdown()
+            if any(child.exitcode is not None for child in worker.pool._pool._pool):
+                log.error("not ready: the process that loads the model was killed")
+                raise WorkerShutdown(EX_FAILURE)
+            if _readiness.state is State.failed:
+                raise WorkerShutdown(EX_FAILURE)
+            time.sleep(0.02)
 
 
 class Heartbeat(bootsteps.StartStopStep):
@@ -129,6 +167,10 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _beat(self) -> None:
         heartbeat.beat()
+        if _readiness.state is State.failed:  # of a child in the place of another one
+            state.should_stop = EX_FAILURE
+        if _readiness.state is not State.ready:
+            return
         try:
             bells = self._store.announce(self._spec, os.environ["ADASPA_WORKER_NAME"], priorities())
             for priority, times in bells.items():
@@ -140,6 +182,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._timer.cancel()
 
 
+app.steps["worker"].add(WarmFirst)
 app.steps["consumer"].add(Heartbeat)
 
 
@@ -183,3 +226,9 @@ def _end_child(**_: object) -> None:
 def _die_with_parent(**_: object) -> None:
     """A child whose parent was killed would go on with a job that another worker takes over."""
     die_with_parent()
+
+
+@worker_process_init.connect
+def _become_ready(**_: object) -> None:
+    """After the others: it may take minutes."""
+    _readiness.reach(load_warm if warms_up(get_settings()) else None, lambda: bool(_stopping.value))

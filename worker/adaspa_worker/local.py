@@ -21,6 +21,7 @@ from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.settings import SettingsError, get_settings
 from pydantic import BaseModel, TypeAdapter
 
+from adaspa_worker import kernel_cache
 from adaspa_worker.context import Context, Made
 from adaspa_worker.course import Course
 from adaspa_worker.failure import describe
@@ -103,6 +104,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half written is removed
     jobs = TypeAdapter(list[LocalJob]).validate_json(sys.stdin.buffer.read())
     try:
+        kernel_cache.use(get_settings())
         make_all(jobs, tell)
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -4,7 +4,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +16,8 @@ from adaspa_jobs.connections import connections
 from adaspa_service.local import valkey
 from adaspa_service.local.process import Child
 
-START_SECONDS = 60.0
+LATE_SECONDS = 5.0
+"""A part that is not ready after this long is spoken of."""
 LOCK_SECONDS = 3.0
 """How long a second server waits for the data folder: a supervisor that was just killed leaves it in about one."""
 
@@ -69,17 +70,28 @@ def valkey_child(data_dir: Path, environment: Mapping[str, str], lock: TextIO) -
     )
 
 
-def wait_until_ready(children: list[Child]) -> None:
-    """Wait for all of them. Raises LocalError if one ends, or is not ready in time."""
-    deadline = time.monotonic() + START_SECONDS
-    while not all(child.is_ready() for child in children):
+def wait_until_ready(children: list[Child], say: Callable[[str], None] = lambda _: None) -> None:
+    """Wait for all of them.
+
+    Args:
+        children: which are started.
+        say: gets a line of those that take longer than usual.
+
+    Raises:
+        LocalError: one ended, or is not ready in time.
+    """
+    begun, told = time.monotonic(), False
+    while late := [child for child in children if not child.is_ready()]:
         for child in children:
             if child.exit_status() is not None:
                 raise LocalError(f"{child.name} did not start: {child.last_words()}")
-        if time.monotonic() > deadline:
-            late = [child for child in children if not child.was_ready]
-            names = ", ".join(child.name for child in late)
-            raise LocalError(f"{names} not ready after {START_SECONDS:.0f} s; see {late[0].log_dir}")
+        waited = time.monotonic() - begun
+        for child in late:
+            if waited > child.start_seconds:
+                raise LocalError(f"{child.name} not ready after {child.start_seconds:.0f} s; see {child.log_dir}")
+        if waited > LATE_SECONDS and not told:
+            told = True
+            say(f"waiting for {', '.join(child.name for child in late)}; see {late[0].log_dir}")
         time.sleep(0.05)
 
 

@@ -47,6 +47,7 @@ class Child:
         environment: its whole environment.
         ready: True once the child does its work; a child that ends before has failed to start.
         orphan_signal: what the kernel sends when the supervisor dies.
+        start_seconds: how long it may take to be ready.
         stop_seconds: how long it may take to end on SIGTERM before its whole group is killed.
         keep_open: file descriptors it inherits.
     """
@@ -57,6 +58,7 @@ class Child:
     environment: Mapping[str, str]
     ready: Callable[[], bool]
     orphan_signal: signal.Signals = signal.SIGKILL
+    start_seconds: float = 60.0
     stop_seconds: float = 10.0
     keep_open: tuple[int, ...] = ()
     was_ready: bool = field(default=False, init=False)

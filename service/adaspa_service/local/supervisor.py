@@ -17,6 +17,9 @@ from adaspa_jobs.listening import listener, local_url, reason
 from adaspa_service.local.folder import LocalError, claim, valkey_child, valkey_url, wait_until_ready
 from adaspa_service.local.process import Child
 
+WORKER_SECONDS = 1800.0
+"""A worker may take so long until it is ready: it may download its model, loads it, and with a GPU compiles it."""
+
 
 class Supervisor:
     """The whole service on one machine, for the length of a ``with`` block.
@@ -66,7 +69,7 @@ class Supervisor:
                 child.start()
                 if child.name == "valkey":
                     wait_until_ready([child])  # the others' first act is to ask it
-            wait_until_ready(self.children)
+            wait_until_ready(self.children, self.say)
         except BaseException:
             self._stop()
             raise
@@ -128,7 +131,7 @@ class Supervisor:
                 own.pop("ADASPA_METRICS_PORT", None)
             serve = ["--model", model] if model else []
             command = [*python, "adaspa_worker", *serve]
-            plan.append(Child(name, command, logs, own, ready=heartbeat.exists))
+            plan.append(Child(name, command, logs, own, ready=heartbeat.exists, start_seconds=WORKER_SECONDS))
         return plan
 
     def _gateway_ready(self) -> bool:

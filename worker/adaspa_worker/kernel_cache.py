@@ -1,0 +1,30 @@
+"""Where Triton and torch.compile keep what they build, if that is set."""
+
+import os
+from pathlib import Path
+
+from adaspa_jobs.settings import Settings, SettingsError
+
+FOLDERS = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
+"""The libraries' own variables, and what each has of the folder."""
+
+
+def use(settings: Settings) -> None:
+    """Have this process, and those that it starts, keep it in the folder of the settings; to be called before PyTorch
+    and Triton are imported. A variable of theirs that is set wins.
+
+    Raises:
+        SettingsError: nothing can be written there.
+    """
+    folder = settings.kernel_cache
+    if folder is None:
+        return
+    for variable, name in FOLDERS.items():
+        place = Path(os.environ.setdefault(variable, str(folder.resolve() / name)))
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            probe = place / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SettingsError(f"ADASPA_KERNEL_CACHE: {place} cannot be written to ({error.strerror})") from error
