@@ -54,6 +54,7 @@ def bench(valkey: redis.Redis, tiny_engine: Engine, tmp_path: Path, monkeypatch:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     tiny_engine.reset()  # of other tests' denoisings, so that its state at the end is this test's
+    tiny_engine.encodings.clear()  # type: ignore[attr-defined]
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     stopping, ended, store = threading.Event(), threading.Event(), Spy(valkey)
     runner = Runner(

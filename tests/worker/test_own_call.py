@@ -123,6 +123,24 @@ def test_the_frames_of_every_length_that_is_accepted_come_out(
     assert len(accepted) >= 3
 
 
+def test_jobs_of_one_prompt_encode_it_once(
+    engine: DiffusersEngine, asked: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = engine.encode_prompt(asked(prompt="a red circle moving"))
+    for name, part in engine.pipe.components.items():
+        if name.startswith("text_encoder"):
+            monkeypatch.setattr(part, "forward", None)
+    second = engine.encode_prompt(asked(prompt="a red circle moving", seed=9, steps=4))
+    assert second.tokens == first.tokens
+    for one, other in zip(first.answers, second.answers, strict=True):
+        assert all(a is b is None or (a is not b and torch.equal(a, b)) for a, b in zip(one, other, strict=True))
+    with pytest.raises(TypeError):
+        engine.encode_prompt(asked(prompt="a blue circle moving"))
+    engine.encodings.clear()
+    with pytest.raises(TypeError):
+        engine.encode_prompt(asked(prompt="a red circle moving"))
+
+
 def test_what_had_no_room_is_told_and_had_no_effect(
     name: str, engine: DiffusersEngine, asked: Callable[..., JobParams]
 ) -> None:

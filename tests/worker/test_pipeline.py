@@ -1,5 +1,6 @@
 """The engine: prompt in, frames out, the same for a seed, with nothing of a request left behind."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,3 +94,26 @@ def test_a_pipeline_without_an_engine_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_load_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):
         load(ModelSpec.model_validate(model_spec(tmp_path)), tmp_path)
+
+
+def test_frames_come_while_the_vae_decodes_on(tiny_engine: Engine, params: Callable[..., JobParams]) -> None:
+    latents = tiny_engine.denoise(params(), tiny_engine.encode_prompt(params(), {}), lambda *_: None)
+    whole = list(tiny_engine.frames(latents, lambda: None))
+    shown, calls = threading.Event(), []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == latents.shape[2]:
+            assert shown.wait(120), "the first frame is there before the last part is decoded"
+
+    frames = tiny_engine.frames(latents, check)
+    first = next(frames)
+    shown.set()
+    assert np.array_equal([first, *frames], whole)
+    calls.clear()
+    shown.clear()
+    left = tiny_engine.frames(latents, check)
+    next(left)
+    threading.Timer(0.2, shown.set).start()
+    left.close()
+    assert not [each for each in threading.enumerate() if each.name == "ahead"]

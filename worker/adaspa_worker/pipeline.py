@@ -1,6 +1,6 @@
 """A loaded text-to-video pipeline with AdaSpa on its transformer: prompt in, frames out."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -75,11 +75,13 @@ class Engine(Protocol):
         """What the clip is coming to after the last step: a few small frames, uint8 RGB [frames, height, width, 3];
         None if this cannot be told."""
 
-    def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
-        """The clip's frames, uint8 RGB [height, width, 3]; ``check`` is called now and then and may raise.
+    def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
+        """The clip's frames, uint8 RGB [height, width, 3], while a thread decodes those to come.
+
+        ``check`` is called now and then, from that thread, and may raise.
 
         Raises:
-            NotFinite: some value in one of them is no number; no frame comes then.
+            NotFinite: some value in one of them is no number.
         """
 
     def sound(self, params: JobParams) -> Sound | None:

@@ -4,7 +4,7 @@ import gc
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config
 from adaspa_worker.engines import own_call, step_cache
+from adaspa_worker.engines.ahead import ahead
+from adaspa_worker.engines.encodings import Encodings
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.failure import NotLoaded
@@ -100,6 +102,7 @@ class DiffusersEngine(ABC):
         if spec.compile:
             self._compile()
         self.pipe.set_progress_bar_config(disable=True)
+        self.encodings = Encodings()
         self._scheduler = self.pipe.scheduler
         self._denoising: Denoising | None = None
         self._params: JobParams | None = None
@@ -130,6 +133,14 @@ class DiffusersEngine(ABC):
     def pixels(self, frame: Tensor) -> Tensor:
         """A frame [3, height, width] as the VAE decodes it, black at 0 and white at 1."""
         return frame / 2 + 0.5
+
+    def decodes_in_parts(self) -> bool:
+        """Whether the VAE's decoder makes one part of the clip after the other, and the whole is these in a row."""
+        return False
+
+    def part(self, output: Tensor) -> Tensor:
+        """What such a decoder gives for a part, as frames [1, 3, frames, height, width] that the VAE would give."""
+        return output
 
     @torch.no_grad()
     def sound(self, params: JobParams) -> Sound | None:
@@ -168,7 +179,7 @@ class DiffusersEngine(ABC):
         texts = ["prompt_tokens", "negative_prompt_tokens"] if params.negative_prompt else ["prompt_tokens"]
         pipe = self.pipe_with(images)
         call = partial(self._call, pipe, params, images, torch.Generator())
-        encoded = own_call.encode(pipe, call, texts, self.image_rows)
+        encoded = own_call.encode(pipe, call, texts, self.encodings, self.image_rows)
         return replace(encoded, images=images)
 
     def denoise(
@@ -245,24 +256,37 @@ class DiffusersEngine(ABC):
             for hook in hooks:
                 hook.remove()
 
+    def frames(self, latents: Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
+        return ahead(partial(self._decode, latents, check))
+
     @torch.no_grad()
-    def frames(self, latents: Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
+    def _decode(self, latents: Tensor, check: Callable[[], None], hand_on: Callable[[np.ndarray], None]) -> None:
+        """Decode a clip, and hand on its frames: part by part where the VAE decodes it so."""
         vae = self.pipe.vae
+        in_parts = self.decodes_in_parts()
         # The decoder runs once for each latent frame, or tile: the place to hear of a cancel in a long decode.
-        hook = vae.decoder.register_forward_pre_hook(lambda *_: check())
+        hooks = [vae.decoder.register_forward_pre_hook(lambda *_: check())]
+        if in_parts:
+            hooks.append(vae.decoder.register_forward_hook(lambda *call: self._show(self.part(call[-1]), hand_on)))
         try:
             video = vae.decode(latents.to(self.device, vae.dtype), *self._decode_with, return_dict=False)[0]
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             if clear := getattr(vae, "clear_cache", None):
                 clear()
             self.let_go()
-        frames = video[0].unbind(dim=1)  # [3, height, width]
+        if not in_parts:
+            self._show(video, hand_on)
+
+    def _show(self, video: Tensor, hand_on: Callable[[np.ndarray], None]) -> None:
+        """Hand on decoded frames, [1, 3, frames, height, width]. Raises NotFinite."""
+        frames = video[0].unbind(dim=1)
         if not all(frame.isfinite().all() for frame in frames):
             raise NotFinite("the decoded frames are not finite")
         for frame in frames:
             scaled = self.pixels(frame.float()).clamp(0, 1).mul(255).round().to(torch.uint8)
-            yield scaled.permute(1, 2, 0).contiguous().cpu().numpy()
+            hand_on(scaled.permute(1, 2, 0).contiguous().cpu().numpy())
 
     @torch.no_grad()
     def preview(self) -> np.ndarray | None:

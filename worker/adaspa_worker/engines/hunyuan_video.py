@@ -1,6 +1,6 @@
 """HunyuanVideo."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import islice
 from pathlib import Path
 
@@ -50,8 +50,8 @@ class HunyuanVideoImageEngine(HunyuanVideoEngine):
         shape = super().shape(params)
         return shape | {"num_frames": shape["num_frames"] + self._in_front}
 
-    def frames(self, latents: Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
-        return islice(super().frames(latents, check), self._in_front, None)
+    def frames(self, latents: Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
+        yield from islice(super().frames(latents, check), self._in_front, None)
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         return super().to_vae(latents[:, :, 1:] if self._in_front else latents, params)

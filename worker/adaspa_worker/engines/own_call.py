@@ -8,6 +8,7 @@ from typing import Any
 from adaspa_api.report import TokenCount
 from torch import Tensor
 
+from adaspa_worker.engines.encodings import Encodings, identity
 from adaspa_worker.pipeline import Encoded
 
 
@@ -15,13 +16,16 @@ class _Reached(Exception):
     """The call came as far as it was to."""
 
 
-def encode(pipe: Any, call: Callable[[], object], texts: Sequence[str], image_rows: int = 0) -> Encoded:
+def encode(
+    pipe: Any, call: Callable[[], object], texts: Sequence[str], encodings: Encodings, image_rows: int = 0
+) -> Encoded:
     """Run a pipeline's call up to its timesteps, which every pipeline sets once its texts are encoded.
 
     Args:
         pipe: the pipeline.
         call: calls it, with all the arguments of the denoising to come.
         texts: the fields of ``Progress`` for those whose tokens are told, in the order in which they are encoded.
+        encodings: what was encoded before, which is not encoded again.
         image_rows: of the embeddings, those of an image.
     """
     answers: list[tuple[Tensor | None, ...]] = []
@@ -29,7 +33,8 @@ def encode(pipe: Any, call: Callable[[], object], texts: Sequence[str], image_ro
 
     @wraps(encode_prompt)
     def note(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
-        answers.append(encode_prompt(*args, **kwargs))
+        key = identity(pipe, args, kwargs)
+        answers.append(encodings.answer(key, lambda: encode_prompt(*args, **kwargs), lengths))
         return answers[-1]
 
     @wraps(set_timesteps)  # pipelines look at what it takes

@@ -1,7 +1,7 @@
 """A model in several processes of one worker, each with a part of every video: the leader's side of it."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +121,7 @@ class Together:
     def preview(self) -> np.ndarray | None:
         return self.engine.preview()
 
-    def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Iterator[np.ndarray]:
+    def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
         return self.engine.frames(latents, check)
 
     def sound(self, params: JobParams) -> Sound | None:

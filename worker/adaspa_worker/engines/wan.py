@@ -5,6 +5,7 @@ from types import MappingProxyType
 import torch
 from adaspa_jobs.job import JobParams
 from diffusers import WanImageToVideoPipeline, WanPipeline
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
@@ -17,6 +18,13 @@ class WanEngine(DiffusersEngine):
     with_image: type | None = WanImageToVideoPipeline
     with_image_options = MappingProxyType({"expand_timesteps": True})
     in_float32: tuple[str, ...] = ("vae",)
+
+    def decodes_in_parts(self) -> bool:
+        return not self.pipe.vae.use_tiling
+
+    def part(self, output: Tensor) -> Tensor:
+        patch = self.pipe.vae.config.patch_size
+        return (output if patch is None else unpatchify(output, patch_size=patch)).clamp(-1, 1)
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         if self._images and self.pipe.config.expand_timesteps:

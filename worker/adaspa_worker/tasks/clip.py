@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,10 @@ def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) 
         "spritesheet": folder / "spritesheet.webp",
     }
     writer = writer_of(files["video"], params, engine.attention(params))
-    frames = Decoding(engine.frames(latents, context.check), context.check)
     start = time.monotonic()
-    encode(marked(frames, context.provenance.mark), writer, sound)
+    with closing(engine.frames(latents, context.check)) as decoded:  # what fails here ends the decoding too
+        frames = Decoding(decoded, context.check)
+        encode(marked(frames, context.provenance.mark), writer, sound)
     context.course.record("encoding", time.monotonic() - start - frames.seconds)
     warnings = frames.look.warnings()
     if warnings and context.fail_blank:
