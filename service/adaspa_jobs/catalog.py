@@ -39,6 +39,9 @@ class Memory(BaseModel):
     """Decode the video tile by tile: less memory, more time."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Of the weights; ``null`` is bfloat16 on a GPU and float32 without one."""
+    storage_dtype: Literal["float8_e4m3fn"] | None = None
+    """Type that the transformer's weights are kept in, each layer's being cast for its own use: ``float8_e4m3fn`` takes
+    half of bfloat16's memory, and changes the video. Not with ``compile``, ``loras`` or several ``gpus``."""
     lora_cache_bytes: int = Field(default=4 * 1024**3, ge=1)
     """Host memory for LoRA adapters that were used, the latest of which stay; a larger file is refused."""
 
@@ -186,12 +189,18 @@ class ModelSpec(BaseModel):
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a range")
         self._check_loras()
+        self._check_storage()
         if self.cache is not None and self.compile:
             raise ValueError("cache: does not go with compile; allowed: one of them")
         if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):
             scale = "true_cfg_scale in call" if "true_cfg_scale" in self.call else "guidance_range"
             raise ValueError(f"negative_prompt: has no effect; allowed: false, or a {scale} that goes over 1")
         return self
+
+    def _check_storage(self) -> None:
+        others = {"compile": self.compile, "loras": bool(self.loras), "several gpus": self.gpus > 1}
+        if self.memory.storage_dtype is not None and (found := [name for name, used in others.items() if used]):
+            raise ValueError(f"memory.storage_dtype: does not go with {' and '.join(found)}; allowed: null")
 
     def _check_loras(self) -> None:
         names = [lora.name for lora in self.loras]

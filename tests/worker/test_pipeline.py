@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from interrupted import Stop, stop_at
+from pydantic import ValidationError
 from tiny_wan import FRAMES, SIZE, model_spec
+
+LORA = {"name": "style", "source": "style.safetensors", "sha256": 64 * "0"}
 
 
 def generate(
@@ -117,3 +121,28 @@ def test_frames_come_while_the_vae_decodes_on(tiny_engine: Engine, params: Calla
     threading.Timer(0.2, shown.set).start()
     left.close()
     assert not [each for each in threading.enumerate() if each.name == "ahead"]
+
+
+def test_weights_that_are_kept_in_float8_take_a_quarter_and_make_nearly_the_same_clip(
+    tiny_engine: Engine, tiny_pipeline: Path, params: Callable[..., JobParams]
+) -> None:
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, memory={"storage_dtype": "float8_e4m3fn"}))
+    small = load(spec, tiny_pipeline)
+    blocks, plain = (engine.pipe.transformer.blocks[0].ffn for engine in (small, tiny_engine))  # type: ignore[attr-defined]
+    kept, whole = (sum(weight.nbytes for weight in each.parameters()) for each in (blocks, plain))
+    assert 4 * kept == whole
+    clip = generate(small, params())
+    small.reset()
+    difference = np.abs(clip.astype(float) - generate(tiny_engine, params())).mean()
+    assert 0 < difference < 1
+    assert np.array_equal(clip, generate(small, params()))
+    assert 4 * sum(weight.nbytes for weight in blocks.parameters()) == whole, "nothing stays cast"
+
+
+@pytest.mark.parametrize(
+    ("changes", "others"),
+    [({"compile": True, "gpus": 2}, "compile and several gpus"), ({"loras": [LORA]}, "loras")],
+)
+def test_what_weights_in_float8_do_not_go_with_is_refused_in_the_catalog(changes: dict[str, Any], others: str) -> None:
+    with pytest.raises(ValidationError, match=f"memory.storage_dtype: does not go with {others}; allowed: null"):
+        ModelSpec.model_validate(model_spec("unused", memory={"storage_dtype": "float8_e4m3fn"}, **changes))

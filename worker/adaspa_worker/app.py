@@ -114,8 +114,12 @@ def engine(model: str) -> "Engine":
 
 def load_warm() -> None:
     """Load the model, and run a short clip. Raises whatever is wrong with it."""
-    from adaspa_worker.warm_up import warm_up  # noqa: PLC0415  torch, only in the child
+    import torch  # noqa: PLC0415  only in the child
 
+    from adaspa_worker.warm_up import warm_up  # noqa: PLC0415
+
+    if get_settings().warm is None and not torch.cuda.is_available():  # a driver, and a PyTorch without CUDA
+        return
     spec, start = served(), time.monotonic()
     log.info("%s: loading", spec.id)
     loaded = engine(spec.id)

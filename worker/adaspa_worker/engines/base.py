@@ -92,6 +92,7 @@ class DiffusersEngine(ABC):
                 pipelines = {type(self.pipe), self.with_image or type(self.pipe)}
                 step_cache.check(spec.cache, self.transformers, self.pipe.scheduler, pipelines)
             self._loras = self._with_loras()
+            self._keep_small()
             self._place()
             if spec.gpus > 1:
                 adaspa.parallelize(self.pipe, ulysses=spec.gpus)
@@ -357,6 +358,11 @@ class DiffusersEngine(ABC):
         from adaspa_worker.loras.slots import Loras  # noqa: PLC0415  with PEFT, which others do without
 
         return Loras(self.spec, self.pipeline, self.transformers)
+
+    def _keep_small(self) -> None:
+        if (name := self.spec.memory.storage_dtype) is not None:
+            for transformer in self.transformers:
+                transformer.enable_layerwise_casting(getattr(torch, name), compute_dtype=transformer.dtype)
 
     def _place(self) -> None:
         if self.spec.memory.vae_tiling:
