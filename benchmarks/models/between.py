@@ -8,7 +8,6 @@ turns: frames encoded while the VAE decodes, or after it; the prompt of the job 
 import argparse
 import statistics
 import time
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from adaspa_worker.warm_up import default_params
 
 from benchmarks.results import add, ran_on
 
-WAYS = list(product((False, True), repeat=2))
+WAYS = [(False, False), (False, True), (True, False), (True, True)]
 """Encoded while the VAE decodes, and of a prompt that was encoded before."""
 
 
