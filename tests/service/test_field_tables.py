@@ -61,6 +61,9 @@ def test_the_example_of_a_catalog_is_one_and_is_what_is_started(tmp_path: Path) 
 def test_no_page_names_a_variable_that_means_nothing() -> None:
     known = set(re.findall(rf"`({PREFIX}\w+)`", (DOCS / "settings.md").read_text()))
     known |= set(re.findall(rf"^({PREFIX}\w+)=", (ROOT / ".env.example").read_text(), re.M))
+    known |= set(
+        re.findall(rf'^VARIABLE = "({PREFIX}\w+)"', (ROOT / "kernels/adaspa/plugins/settings.py").read_text(), re.M)
+    )
     named = {name for page in PAGES for name in re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]", page.read_text())}
     assert named <= known
 

@@ -71,7 +71,7 @@ def test_a_job_its_message_and_its_events_are_where_the_address_says(
     ring(parts.celery, job.params.model, job.priority)
 
     async def follow() -> list[str]:
-        events = await Stream(parts, job, "0-0").read(wait=True)
+        events = await Stream(parts, job, "0-0").read()
         await parts.close()
         return [fields["type"] for _, fields in events]
 

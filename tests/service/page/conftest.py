@@ -7,9 +7,9 @@ from browser import OpenTab, chromium, tabs
 from playwright.sync_api import Browser, Page
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all of the page's tests."""
+    """One browser for a file's tests: while it runs, its event loop does, and no other can in this process."""
     with chromium() as running:
         yield running
 
