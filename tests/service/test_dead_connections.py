@@ -122,6 +122,7 @@ def test_a_connection_that_the_server_closed_is_not_used(server: Server) -> None
     with connections(server.url).client() as client:
         client.ping()
         server.client.client_kill_filter(_type="normal", skipme=True)
+        until(lambda: len(server.client.client_list(_type="normal")) == 1, "the server has closed it")
         assert client.ping()
 
 

@@ -178,6 +178,8 @@ class Stream:
                 if news:
                     continue
                 if await self.is_gone():
+                    for text in await self.rest():
+                        yield text
                     return
                 if text := await self.write_position():
                     heard = time.monotonic()
@@ -189,6 +191,11 @@ class Stream:
     async def read(self) -> list[tuple[str, dict[str, str]]]:
         """The next events after the last one, in order, as many as there are or BATCH."""
         return await read_events(self.state, self.video_id, self.last_id)
+
+    async def rest(self) -> list[bytes]:
+        """How a job ended whose record is gone already; its events stay for a moment longer."""
+        written = [await self.write(event_id, fields) for event_id, fields in await self.read()]
+        return [text for text in written if text]
 
     async def is_gone(self) -> bool:
         """Whether the job was removed, and its events with it, maybe before the last one was read."""
