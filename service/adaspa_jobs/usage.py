@@ -35,9 +35,10 @@ class Usages:
             for name, count in sorted(counts.items()):
                 whose, model, what = name.decode().split("|")
                 row = rows.setdefault((whose, model), UsageRow(date=date, model=model))
-                setattr(
-                    row, what.replace("gpu_ms", "gpu_seconds"), int(count) / 1000 if what == "gpu_ms" else int(count)
-                )
+                if what == "gpu_ms":
+                    row.gpu_seconds = int(count) / 1000
+                else:
+                    setattr(row, what, int(count))
             for (whose, _), row in rows.items():
                 if owner in (None, whose):
                     found[whose].append(row)

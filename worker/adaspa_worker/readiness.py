@@ -16,7 +16,7 @@ from multiprocessing.sharedctypes import RawValue
 
 from adaspa_jobs.settings import Settings
 
-from adaspa_worker.source import first_line
+from adaspa_worker.hub import first_line
 
 log = logging.getLogger(__name__)
 

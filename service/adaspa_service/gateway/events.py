@@ -24,6 +24,7 @@ from adaspa_service.access.caller import Caller
 from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway import queue_positions
 from adaspa_service.gateway.access import Reader
+from adaspa_service.gateway.feed import BATCH
 from adaspa_service.gateway.lookup import find
 from adaspa_service.gateway.state import AppState, StateDep
 
@@ -33,7 +34,6 @@ RECHECK_SECONDS = 5.0
 """How often an open stream makes sure that its caller may still follow it."""
 STREAMS_SHARE = 4
 """One caller's streams may take the gateway's connections divided by this."""
-BATCH = 100
 EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 START = "0-0"
 DESCRIPTION = """Server-sent events: `queued`, `in_progress`, `progress`, `preview`, and at the end `completed`, \
@@ -198,7 +198,7 @@ class Stream:
         return [text for text in written if text]
 
     async def is_gone(self) -> bool:
-        """Whether the job was removed, and its events with it, maybe before the last one was read."""
+        """Whether the job was removed, maybe before its last event was read."""
         (records,) = await self.state.rounds.ask([("EXISTS", f"{PREFIX}job:{self.video_id}")])
         return not records
 

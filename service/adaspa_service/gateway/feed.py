@@ -20,6 +20,7 @@ PAUSE_SECONDS = 0.05
 TICK_SECONDS = 1.0
 """How often followers are woken in any case, all at one time so that what they then ask goes with one round trip."""
 BATCH = 100
+"""Events of a job that are read at once."""
 
 
 class Follower:

@@ -54,17 +54,20 @@ class Recent(Generic[Known]):
 
     def get(self, model: str) -> Known:
         """As the store says it, and as old as RECENT_SECONDS at most. Raises StoreUnavailable."""
-        found = self._found.get(model)
-        if found is None or time.monotonic() - found[0] > RECENT_SECONDS:
-            self._found[model] = found = time.monotonic(), self._ask(model)
-        return found[1]
+        known = self._recent(model)
+        if known is None:
+            asked_at, known = time.monotonic(), self._ask(model)
+            self._found[model] = asked_at, known
+        return known
 
     async def soon(self, model: str) -> Known:
         """The same in a loop."""
-        at, known = self._found.get(model, (-math.inf, None))
-        if known is None or time.monotonic() - at > RECENT_SECONDS:
-            return await run_in_threadpool(self.get, model)
-        return known
+        known = self._recent(model)
+        return await run_in_threadpool(self.get, model) if known is None else known
+
+    def _recent(self, model: str) -> Known | None:
+        asked_at, known = self._found.get(model, (-math.inf, None))
+        return known if time.monotonic() - asked_at <= RECENT_SECONDS else None
 
 
 @dataclass(frozen=True)
