@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from http_server import answering
 from standardwebhooks import Webhook
 
 Answer = int | dict[str, Any] | Callable[[socket.socket], None]
@@ -110,17 +111,9 @@ def receiving(*answers: Answer, port: int = 0, tls: ssl.SSLContext | None = None
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    if tls:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    receiver.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield receiver
-    finally:
-        receiver.released.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(Handler, port, tls) as at_port:
+        receiver.url = f"http{'s' if tls else ''}://127.0.0.1:{at_port}"
+        try:
+            yield receiver
+        finally:
+            receiver.released.set()

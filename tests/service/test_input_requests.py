@@ -4,11 +4,10 @@ import asyncio
 import base64
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from adaspa_service.inputs.keep import Inputs
 from adaspa_service.inputs.source import uploaded
 from adaspa_service.inputs.turns import AT_A_TIME, OF_AN_OWNER, Turns
 from drawn import MOVING, assert_corners, claims, picture
+from http_server import answering
 from PIL import Image
 from refusals import check_refused
 from running_gateway import Service, serving
@@ -151,14 +151,8 @@ def images() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://images.example.com:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Handler) as port:
+        yield f"http://images.example.com:{port}"
 
 
 def stored(service: Service) -> list[str]:

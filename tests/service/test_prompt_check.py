@@ -3,12 +3,13 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adaspa_jobs.settings import Settings
+from http_server import answering
 from pydantic import SecretStr, ValidationError
 from running_gateway import Service, serving
 
@@ -47,15 +48,9 @@ def check() -> Iterator[Check]:
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    check.url = f"http://127.0.0.1:{server.server_address[1]}/check"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield check
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Handler) as port:
+        check.url = f"http://127.0.0.1:{port}/check"
+        yield check
 
 
 @pytest.fixture
