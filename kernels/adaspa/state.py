@@ -7,6 +7,7 @@ import torch
 
 from adaspa.cache import CacheKey, RequestCache
 from adaspa.deal import Deal
+from adaspa.ledger import query_key_pairs
 from adaspa.ops import backends
 from adaspa.ops.call import Call
 from adaspa.plan import Plan
@@ -149,6 +150,17 @@ class AdaSpaState:
         """Account for a call of the attention of ``key``, of so many query-key pairs: see `Ledger.ran`."""
         why = "stayed dense: no room for block lists in cache_budget" if key in self.cache.refused else None
         self.record.ledger.ran(key.layer, kind, pairs, cost, why)
+
+    def ran_elsewhere(self, q: torch.Tensor, by: str, layer: int, heads: int, sample: int | None = None) -> None:
+        """Account for a dense call of ``layer`` that no operation of ours computes.
+
+        Args:
+            q: ``[B, S, H, D]``.
+            by: what computes it, for the record.
+            heads: of the layer, of which q may have some.
+        """
+        self.ran(self.key(layer, sample), StepKind.DENSE, query_key_pairs(q.shape[0] * heads, q.shape[1]), 1)
+        self.record.ledger.kernels[StepKind.DENSE][backends.Ran("attention", by, backends.dtype_name(q))] += 1
 
     def key(self, layer: int, sample: int | None = None) -> CacheKey:
         """Where ``layer`` of the current branch keeps its entry."""

@@ -13,11 +13,8 @@ from diffusers.models.attention_dispatch import (
 from adaspa import ops
 from adaspa.attention import attention, attention_by_pattern
 from adaspa.bound import Bound
-from adaspa.ledger import query_key_pairs
 from adaspa.models.opaque import layer_attention, register_site
-from adaspa.ops.backends import Ran, dtype_name
 from adaspa.parallel.ranks import check_kind
-from adaspa.schedule import StepKind
 from adaspa.state import Action
 
 if TYPE_CHECKING:
@@ -147,10 +144,8 @@ class AdaSpaProcessor(Bound):
             return attention_by_pattern(q, k, v, state, layout.pattern(q, k), layer=self.layer).transpose(1, 2)
         state.skip_if_short(q.transpose(1, 2), forward.heads.total(q.shape[2]))
         if self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE:
-            pairs = query_key_pairs(q.shape[0] * forward.heads.total(q.shape[2]), q.shape[1])
-            state.ran(state.key(self.layer, sample), StepKind.DENSE, pairs, 1)
-            ran = Ran("attention", f"diffusers: {self._backend_name}", dtype_name(q))
-            state.record.ledger.kernels[StepKind.DENSE][ran] += 1
+            heads = forward.heads.total(q.shape[2])
+            state.ran_elsewhere(q, f"diffusers: {self._backend_name}", self.layer, heads, sample)
             return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

@@ -5,7 +5,7 @@ from importlib import import_module, metadata
 
 logger = logging.getLogger(__name__)
 
-TESTED = {"vllm-omni": ("0.30.",), "sglang": ("0.5.23",)}
+TESTED = {"vllm-omni": ("0.30.",)}
 """The versions of each server that its adapter was run with, by how they begin."""
 
 

@@ -8,10 +8,7 @@ import torch
 
 from adaspa.attention import attention
 from adaspa.layout import Layout
-from adaspa.ledger import query_key_pairs
-from adaspa.ops.backends import Ran, dtype_name
 from adaspa.plugins.settings import Settings
-from adaspa.schedule import StepKind
 from adaspa.state import Action, AdaSpaState
 
 logger = logging.getLogger(__name__)
@@ -83,9 +80,7 @@ class ServedRequest:
             state.begin_step(step, name)
         state.skip_if_short(q.transpose(1, 2), q.shape[2])
         if state.action(layer) is Action.DENSE:
-            pairs = query_key_pairs(q.shape[0] * q.shape[2], q.shape[1])
-            state.ran(state.key(layer), StepKind.DENSE, pairs, 1)
-            state.record.ledger.kernels[StepKind.DENSE][Ran("attention", self._server, dtype_name(q))] += 1
+            state.ran_elsewhere(q, self._server, layer, q.shape[2])
             return dense()
         q, k, v = (layout.video_first(x).transpose(1, 2) for x in (q, k, v))
         tokens = q.shape[2]

@@ -2,9 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from adaspa.config import AdaSpaConfig
 from adaspa.plan import Plan
@@ -31,44 +29,24 @@ class ServerSettings:
 
     def resolve(self, steps: int | None) -> Plan:
         """The plan of a request of ``steps``: the second search comes half-way from the first to the end."""
+        config = AdaSpaConfig(sparsity=self.sparsity, dense_layers=self.dense_layers, skip_short=True)
         if steps is None and not (self.first_steps or self.last_steps):
-            return self._config().resolve(None)
-        length = steps or 50
+            return config.resolve(None)
+        length = config.steps if steps is None else steps
         first = self.first_steps or length // 5
         if first + self.last_steps >= length:
             return AdaSpaConfig(sparsity=0).resolve(steps)
         last = length - self.last_steps
         searches = tuple(sorted({first, (first + last) // 2}))
-        config = self._config().replace(steps=length, warmup=first, searches=searches, dense_tail=self.last_steps)
-        return config.resolve(steps)
-
-    def _config(self) -> AdaSpaConfig:
-        return AdaSpaConfig(sparsity=self.sparsity, dense_layers=self.dense_layers, skip_short=True)
+        scaled = config.replace(steps=length, warmup=first, searches=searches, dense_tail=self.last_steps)
+        return scaled.resolve(steps)
 
 
 Settings = AdaSpaConfig | ServerSettings
 
 
-def settings(given: Mapping[str, Any], where: str) -> AdaSpaConfig:
-    """The settings of a JSON object, as a server or the environment has it.
-
-    Args:
-        given: `AdaSpaConfig`'s fields, and ``preset``.
-        where: what it was given as, for the error.
-
-    Raises:
-        ValueError: naming the field and what is allowed.
-    """
-    changes = dict(given)
-    preset = changes.pop("preset", None)
-    try:
-        return AdaSpaConfig.preset(preset, **changes) if preset is not None else AdaSpaConfig(**changes)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
 def from_environment() -> AdaSpaConfig | None:
-    """The settings of `VARIABLE`, or None where it is not set. Raises ValueError."""
+    """The settings of `VARIABLE`, or None where it is not set. Raises ValueError: it names the field."""
     text = os.environ.get(VARIABLE)
     if not text:
         return None
@@ -78,4 +56,8 @@ def from_environment() -> AdaSpaConfig | None:
         raise ValueError(f"{VARIABLE} must be a JSON object: {error}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{VARIABLE} must be a JSON object, got {type(given).__name__}")
-    return settings(given, VARIABLE)
+    preset = given.pop("preset", None)
+    try:
+        return AdaSpaConfig(**given) if preset is None else AdaSpaConfig.preset(preset, **given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{VARIABLE}: {error}") from error

@@ -27,11 +27,11 @@ from vllm_omni.diffusion.forward_context import (
 
 from adaspa.layout import Layout
 from adaspa.plugins.served_request import ServedRequest
-from adaspa.plugins.settings import ServerSettings, Settings, from_environment
+from adaspa.plugins.settings import VARIABLE, ServerSettings, Settings, from_environment
 
 logger = init_logger(__name__)
 
-DEFAULTS = {"sparsity": 0.8, "start_step": 0, "end_step": 0, "precision": "bf16", "skip_layers": ()}
+DEFAULTS: dict[str, Any] = {"sparsity": 0.8, "start_step": 0, "end_step": 0, "precision": "bf16", "skip_layers": ()}
 """Of the fields that the server has under ``block_sparse``."""
 
 
@@ -131,9 +131,10 @@ class AdaSpaImpl(AttentionImpl):
             return dense()
         request = self._request(get_forward_context(), step)
         layout = _lay_out(given, query.shape, key.shape)
-        why = layout if isinstance(layout, str) else self._cannot(get_forward_context())
-        if isinstance(layout, str) or why is not None:
-            request.went_past(str(why))
+        if not isinstance(layout, str):
+            layout = self._cannot(get_forward_context()) or layout
+        if isinstance(layout, str):  # why there is none
+            request.went_past(layout)
             return dense()
         if self.expert is None:
             self.expert = self._layers[self.layer]
@@ -157,21 +158,13 @@ class AdaSpaImpl(AttentionImpl):
         request: ServedRequest | None = getattr(context, "_adaspa", None)
         if request is None or request.is_over_at(step):
             if request is not None:
-                request.end()
+                context._adaspa_end()
             request = ServedRequest(self.settings, context.total_denoise_steps, self.server, logger.info)
             if step:
                 request.state.fall_back(f"stayed dense: step {step} is the first that the server showed of the request")
-            _hang(context, request)
+            context._adaspa = request
+            context._adaspa_end = weakref.finalize(context, request.end)  # once: when it is called, or with the context
         return request
-
-
-def _hang(context: ForwardContext, request: ServedRequest) -> None:
-    """Let the request end with the context."""
-    before = getattr(context, "_adaspa_end", None)
-    if before is not None:
-        before.detach()
-    context._adaspa = request
-    context._adaspa_end = weakref.finalize(context, request.end)
 
 
 def _used(given: AttentionMetadata, tokens: int) -> int:
@@ -210,20 +203,14 @@ def _lay_out(given: AttentionMetadata, queries: torch.Size, keys: torch.Size) ->
 
 def _settings(given: dict[str, Any]) -> Settings:
     """The settings of a layer. Raises ValueError."""
-    ours = from_environment()
-    own = {name: value for name, value in given.items() if name in DEFAULTS and value != DEFAULTS[name]}
+    ours, theirs = from_environment(), {name: given.get(name, default) for name, default in DEFAULTS.items()}
     if ours is not None:
-        if own:
-            raise ValueError(f"ADASPA_CONFIG and block_sparse.{next(iter(own))} are both given; allowed: one of them")
+        if own := [name for name, default in DEFAULTS.items() if theirs[name] != default]:
+            raise ValueError(f"{VARIABLE} and block_sparse.{own[0]} are both given; allowed: one of them")
         return ours
-    if given.get("precision", "bf16") != "bf16":
-        raise ValueError(f"block_sparse.precision must be bf16 with AdaSpa, got {given['precision']!r}")
-    return ServerSettings(
-        sparsity=given.get("sparsity", DEFAULTS["sparsity"]),
-        first_steps=given.get("start_step", 0),
-        last_steps=given.get("end_step", 0),
-        dense_layers=tuple(given.get("skip_layers", ())),
-    )
+    if theirs["precision"] != DEFAULTS["precision"]:
+        raise ValueError(f"block_sparse.precision must be bf16 with AdaSpa, got {theirs['precision']!r}")
+    return ServerSettings(theirs["sparsity"], theirs["start_step"], theirs["end_step"], tuple(theirs["skip_layers"]))
 
 
 class AdaSpaBackend(AttentionBackend):
