@@ -11,6 +11,7 @@ import redis
 import torch
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.storage import ObjectStorage
+from adaspa_worker.engines.encodings import Encodings
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.runner import Runner
 from job_bench import Bench, Spy
@@ -54,7 +55,7 @@ def bench(valkey: redis.Redis, tiny_engine: Engine, tmp_path: Path, monkeypatch:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     tiny_engine.reset()  # of other tests' denoisings, so that its state at the end is this test's
-    tiny_engine.encodings.clear()  # type: ignore[attr-defined]
+    tiny_engine.encodings = Encodings()  # type: ignore[attr-defined]
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     stopping, ended, store = threading.Event(), threading.Event(), Spy(valkey)
     runner = Runner(

@@ -11,6 +11,7 @@ from adaspa_api.report import TokenCount
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.engines.encodings import Encodings
 from adaspa_worker.engines.hunyuan_video15 import HunyuanVideo15Engine
 from adaspa_worker.engines.ltx import LTXEngine
 from adaspa_worker.offer import check, check_frames
@@ -136,7 +137,7 @@ def test_jobs_of_one_prompt_encode_it_once(
         assert all(a is b is None or (a is not b and torch.equal(a, b)) for a, b in zip(one, other, strict=True))
     with pytest.raises(TypeError):
         engine.encode_prompt(asked(prompt="a blue circle moving"))
-    engine.encodings.clear()
+    engine.encodings = Encodings()
     with pytest.raises(TypeError):
         engine.encode_prompt(asked(prompt="a red circle moving"))
 

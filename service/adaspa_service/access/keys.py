@@ -157,11 +157,11 @@ class KeyStore:
 
     def authenticate(self, token: str) -> ApiKey | None:
         """The key of a token; None if there is none, its secret is another, or it has expired."""
-        match = TOKEN.fullmatch(token)
-        if match is None:
+        record = record_of(token)
+        if record is None:
             return None
         with reaching(), self.client.pipeline(transaction=False) as pipe:
-            pipe.hgetall(_record(match["id"]))
+            pipe.hgetall(record)
             pipe.time()
             return proven(token, *pipe.execute())
 

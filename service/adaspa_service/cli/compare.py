@@ -14,14 +14,14 @@ from adaspa_api.words import Quality
 from adaspa_client import Video, VideoFields
 
 from adaspa_service.cli import params
-from adaspa_service.cli.generate import fetch
+from adaspa_service.cli.generate import SERVER_ONLY, fetch
 from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.local import generate_here, need, resolved
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
 
 COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "WORK", "DENSITY", "RECALL")
-ALIKE = ("fps", "priority", "webhook_url", "metadata", "user")
+ALIKE = ("fps", *SERVER_ONLY)
 """Options of ``generate`` that make no difference here."""
 NEEDED = ("adaspa_worker", "av", "torch", "PIL")
 

@@ -1,7 +1,6 @@
 """The body of a request for a video: JSON, or the multipart form that OpenAI's clients send."""
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from io import BytesIO
@@ -9,6 +8,7 @@ from typing import IO, Any, TypeVar
 
 from adaspa_api.fields import rows
 from adaspa_api.limits import Picture
+from adaspa_api.metadata import PAIR
 from adaspa_api.words import Role
 from adaspa_jobs.catalog import Catalog
 from fastapi import Request
@@ -39,8 +39,6 @@ BYTES_A_SECOND = 128 * 1024
 OTHER_NAMES = {"reference_url": "input_reference", "image_reference": "input_reference"}
 """Of SGLang's clients, and of vLLM-Omni's."""
 IMAGE_URL = "image_url"
-PAIR = re.compile(r"(metadata)\[(.+)\]", re.S)
-"""A form's field that is one pair of another, as OpenAI's clients write an object."""
 UNREADABLE: dict[int | str, dict[str, Any]] = {
     408: {"description": "The body did not come in time", "model": ErrorBody},
     413: {"description": "The body is too large", "model": ErrorBody},
@@ -204,10 +202,10 @@ async def parse_form(
         if isinstance(value, UploadFile):
             add(given, fields_of[name], value)
         elif pair := PAIR.fullmatch(name):
-            pairs = fields.setdefault(pair[1], {})
-            if not isinstance(pairs, dict) or pair[2] in pairs:
+            pairs = fields.setdefault("metadata", {})
+            if not isinstance(pairs, dict) or pair[1] in pairs:
                 raise bad_field(name, f"{name}: given more than once", "duplicate_parameter")
-            pairs[pair[2]] = value
+            pairs[pair[1]] = value
         elif name in fields:
             raise bad_field(name, f"{name}: given more than once", "duplicate_parameter")
         else:

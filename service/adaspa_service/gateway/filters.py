@@ -1,13 +1,12 @@
 """What a list of jobs is filtered by: ``metadata[KEY]=VALUE``."""
 
-import re
 from typing import Any
 
+from adaspa_api.metadata import PAIR
 from fastapi import Request
 
 from adaspa_service.errors import bad_field
 
-NAME = re.compile(r"metadata\[(.+)\]", re.S)
 OPENAPI: dict[str, Any] = {
     "parameters": [
         {
@@ -29,7 +28,7 @@ def metadata_of(request: Request) -> dict[str, str]:
     for name, value in request.query_params.multi_items():
         if not name.startswith("metadata"):
             continue
-        match = NAME.fullmatch(name)
+        match = PAIR.fullmatch(name)
         if match is None or match[1] in found:
             raise bad_field(name, f"{name}: is no filter; allowed: metadata[KEY]=VALUE, each key once")
         found[match[1]] = value

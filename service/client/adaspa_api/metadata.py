@@ -1,6 +1,7 @@
 """What a client notes at a job for itself: pairs of texts, and for whom the job is."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from adaspa_api.limits import Entry, Refused, shown
 MOST_PAIRS = 16
 KEY_CHARS, VALUE_CHARS = 64, 512
 USER_CHARS = 256
+PAIR = re.compile(r"metadata\[(.+)\]", re.S)
+"""One pair as the name of a form's field, or of a query's, as OpenAI's clients write an object."""
 
 
 @dataclass(frozen=True)

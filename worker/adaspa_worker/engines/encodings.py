@@ -62,10 +62,6 @@ class Encodings:
             self._kept.popitem(last=False)
         return given
 
-    def clear(self) -> None:
-        """Keep nothing."""
-        self._kept.clear()
-
 
 def identity(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """The same for two calls of ``encode_prompt`` only if they are given the same, images included."""
