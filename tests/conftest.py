@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 import pytest
 import redis
 import trustme
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from records import PARAMS
 from valkey_process import start_valkey
+from waiting import PATIENCE
 from xdist.scheduler import LoadFileScheduling
 
 hypothesis_settings.register_profile(
@@ -32,6 +34,10 @@ hypothesis_settings.load_profile("suite")
 os.environ["OMP_NUM_THREADS"] = "1"
 # Nor need each of those processes compile our modules anew, where that is usual.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# httpx gives up after five seconds if it is not told otherwise, and a machine that is busy is no failure.
+for part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE)
 
 # A shell starts background processes with Ctrl-C ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

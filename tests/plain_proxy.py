@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 from http_server import answering
+from waiting import PATIENCE
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def plain_proxy(upstream: str) -> Iterator[str]:
         def handle_request(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             passed = {name: value for name, value in self.headers.items() if name not in ("Host", "Connection")}
-            connection = HTTPConnection(target, timeout=20)
+            connection = HTTPConnection(target, timeout=PATIENCE)
             connection.request(self.command, self.path, body, passed)
             answer = connection.getresponse()
             content = answer.read()

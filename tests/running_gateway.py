@@ -21,7 +21,7 @@ from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.state import AppState
 from adaspa_service.webhooks.addresses import Resolve, system_resolve
 from claiming import claim
-from waiting import until
+from waiting import PATIENCE, until
 
 FILES = {
     "video": ("video.mp4", "video/mp4", bytes(range(256)) * 40),
@@ -132,7 +132,7 @@ def serving(settings: Settings, scratch: Path, resolve: Resolve = system_resolve
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         until(lambda: server.started, "the gateway serves")
-        with httpx.Client(base_url=url, timeout=20) as http:
+        with httpx.Client(base_url=url, timeout=PATIENCE) as http:
             service = Service(url, app.state.shared, http, scratch, app.state.stopping)
             if not settings.open_access:
                 http.headers["Authorization"] = f"Bearer {service.token}"

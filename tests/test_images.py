@@ -22,7 +22,7 @@ from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from rendered_chart import container, render
-from waiting import until
+from waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
@@ -200,7 +200,7 @@ def test_the_gateways_image_serves_without_torch(gateway_venv: Path, redis_url: 
             assert [model["id"] for model in http.get("/models").json()["data"]] == ["demo", "demo-image"]
     finally:
         gateway.terminate()
-        gateway.communicate(timeout=30)
+        gateway.communicate(timeout=PATIENCE)
     assert subprocess.run(probe, executable=python, env=env, check=False, stderr=subprocess.DEVNULL).returncode == 1
 
 

@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable
 
+PATIENCE = 600.0
+"""Seconds within which anything comes, on a machine however busy; what takes longer hangs."""
 
-def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Wait for a condition; AssertionError names it when it does not come."""
     deadline, pause = time.monotonic() + seconds, 0.01
     while not condition():

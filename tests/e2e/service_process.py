@@ -10,7 +10,7 @@ from adaspa_client import Client, Video
 from adaspa_client.local_token import read_token
 from adaspa_command import ADASPA
 from adaspa_service.local.supervisor import free_port
-from waiting import until
+from waiting import PATIENCE, until
 
 
 def environment(catalog: Path | None, **settings: str) -> dict[str, str]:
@@ -75,7 +75,7 @@ class Service:
         """Signal the supervisor, and wait for its end; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE)
 
     def kill_part(self, module: str) -> None:
         """SIGKILL the process of one part, such as ``adaspa_worker``; its parent process where it has several."""
@@ -88,7 +88,7 @@ class Service:
 
     def run(self, prompt: str = "a red circle moving left", **params: object) -> Video:
         """Submit a prompt and wait for the job's end."""
-        return self.client.wait(self.client.create(prompt, **params).id, poll=0.05, timeout=120)
+        return self.client.wait(self.client.create(prompt, **params).id, poll=0.05, timeout=PATIENCE)
 
     def until_step(self, video_id: str, step: int) -> None:
         """Wait until a running job has finished this many denoising steps."""

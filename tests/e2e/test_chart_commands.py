@@ -13,7 +13,7 @@ from adaspa_service.local.valkey import socket_path
 from rendered_chart import container, pods, render
 from service_process import Service, environment
 from tiny_wan import SIZE, write_catalog
-from waiting import until
+from waiting import PATIENCE, until
 
 WORKERS = {"id": "demo", "replicas": 1, "resources": {}}
 
@@ -108,4 +108,4 @@ def test_gateway_and_worker_pods_make_a_video_together_and_stop_in_time(
         for process in started:
             process.terminate()
         # uvicorn ends in order, and then by the signal that stopped it
-        assert [process.wait(timeout=60) for process in started] == [-signal.SIGTERM, 0]
+        assert [process.wait(timeout=PATIENCE) for process in started] == [-signal.SIGTERM, 0]

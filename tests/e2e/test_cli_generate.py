@@ -14,7 +14,7 @@ from drawn import picture
 from service_process import Service
 from tiny_families import save_family
 from tiny_wan import FAILING_PROMPT, model_spec, write_catalog
-from waiting import until
+from waiting import PATIENCE, until
 
 
 def frames(path: Path) -> int:
@@ -43,7 +43,7 @@ def test_interrupting_it_cancels_the_job(service: Service, tmp_path: Path) -> No
     process = subprocess.Popen(command, env=clean_environment(ADASPA_SERVER=url), stderr=subprocess.PIPE, text=True)
     until(lambda: any(job.steps == 2000 and job.step >= 2 for job in service.client.list()), "the job runs")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=PATIENCE)
     job = next(service.client.list())
     assert process.returncode == 130 and job.id in said
     assert service.client.wait(job.id).status == "cancelled"
@@ -123,7 +123,7 @@ def test_interrupting_it_without_a_server_leaves_nothing(catalog: Path, tmp_path
     while "step 2/2000" not in process.stdout.readline():
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=PATIENCE) == 130
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     assert list(tmp_path.iterdir()) == []

@@ -41,7 +41,7 @@ def assert_a_yellow_star_moves_right_on_navy(clip: np.ndarray) -> None:
 
 
 def test_a_prompt_becomes_a_clip_of_what_it_says(demo_service: Service, tmp_path: Path) -> None:
-    video = demo_service.run("a large yellow star moves right on a navy background", steps=12, seed=7)
+    video = demo_service.run("a large yellow star moves right on a navy background", steps=8, seed=7)
     assert video.model == "demo"
     assert_a_yellow_star_moves_right_on_navy(clip_of(demo_service, video, tmp_path / "video.mp4"))
 

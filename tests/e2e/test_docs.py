@@ -30,6 +30,7 @@ from pages import PAGES, ROOT, blocks, check_parses, commands, name
 from receiver import receiving
 from rendered_chart import merged, render
 from service_process import Service, children, environment
+from waiting import PATIENCE
 
 RECEIVER = "https://example.com/hooks/videos"
 SMALL = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 3, "max_sequence_length": 64}
@@ -93,7 +94,7 @@ class Desk:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
         )
         assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"

@@ -16,7 +16,7 @@ from collector import Collector, collecting
 from prometheus_text import value
 from service_process import Service, children, environment
 from tiny_wan import FAILING_PROMPT
-from waiting import until
+from waiting import PATIENCE, until
 
 PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading")
 
@@ -63,7 +63,7 @@ class Scrape:
         self.url, self.headers = url, headers
 
     def __call__(self, name: str, **labels: str) -> float | None:
-        answer = httpx.get(self.url, headers=self.headers, timeout=10)
+        answer = httpx.get(self.url, headers=self.headers, timeout=PATIENCE)
         assert answer.headers["Content-Type"].startswith("text/plain")
         return value(answer.raise_for_status().text, name, **labels)
 
@@ -177,4 +177,4 @@ def probe(file: Path, max_age: int) -> subprocess.CompletedProcess[str]:
     """The worker's liveness probe, as Kubernetes runs it."""
     command = [sys.executable, "-m", "adaspa_worker.heartbeat", "--max-age", str(max_age)]
     env = os.environ | {"ADASPA_HEARTBEAT_FILE": str(file)}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)

@@ -19,7 +19,7 @@ from drawn import picture
 from service_process import Service, children, environment
 from tiny_families import save_family
 from tiny_wan import FAILING_PROMPT, model_spec, write_catalog
-from waiting import until
+from waiting import PATIENCE, until
 
 
 def adaspa(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -152,7 +152,7 @@ def test_demo_with_an_image_shows_a_progress_bar_in_a_terminal(catalog: Path, tm
     shown = b""
     while chunk := read_terminal(leader):
         shown += chunk
-    assert process.wait(timeout=60) == 0, shown.decode()
+    assert process.wait(timeout=PATIENCE) == 0, shown.decode()
     assert b"\x1b[" in shown and b"4/4" in shown
     assert b'"moves right" (moving, 80x48, 5 frames' in shown
     assert children(tmp_path / "data") == {}

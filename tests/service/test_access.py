@@ -18,7 +18,7 @@ from adaspa_service.gateway import events
 from plain_proxy import plain_proxy
 from pydantic import SecretStr
 from running_gateway import Service, serving
-from waiting import until
+from waiting import PATIENCE, until
 
 pytestmark = pytest.mark.asks
 BOTH = frozenset({Scope.read, Scope.write})
@@ -30,7 +30,7 @@ class Client:
 
     def __init__(self, service: Service, token: str, key: ApiKey | None = None) -> None:
         self.key, self.service = key, service
-        self.http = httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+        self.http = httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE)
 
     def completed(self) -> str:
         video_id: str = self.http.post("/videos", json=BODY).json()["id"]
@@ -45,7 +45,7 @@ class Client:
 @pytest.fixture
 def anonymous(service: Service) -> Iterator[httpx.Client]:
     """Who has neither key nor token."""
-    with httpx.Client(base_url=service.url, timeout=20) as http:
+    with httpx.Client(base_url=service.url, timeout=PATIENCE) as http:
         yield http
 
 
@@ -127,7 +127,7 @@ def test_probes_and_the_page_need_no_key(anonymous: httpx.Client, client: Client
 def test_a_large_request_without_a_key_hears_why_on_a_connection_that_lasts(service: Service, client: Clients) -> None:
     client()
     url = httpx.URL(service.url)
-    connection = HTTPConnection(url.host, url.port, timeout=20)
+    connection = HTTPConnection(url.host, url.port, timeout=PATIENCE)
     asked = (("POST", "/videos", b"x" * 1_000_000, 401), ("GET", "/healthz", b"", 200))
     with closing(connection):
         for _ in range(10):
@@ -354,7 +354,7 @@ def test_behind_a_plain_proxy_on_this_machine_only_an_open_service_is_public(
     with (
         serving(settings.model_copy(update={"open_access": opened}), tmp_path) as service,
         plain_proxy(service.url) as url,
-        httpx.Client(base_url=url, headers={"Host": "videos.example.com"}, timeout=20) as stranger,
+        httpx.Client(base_url=url, headers={"Host": "videos.example.com"}, timeout=PATIENCE) as stranger,
     ):
         seen = {stranger.get("/videos").status_code, stranger.post("/videos", json=BODY).status_code}
         assert seen == ({200} if opened else {401})

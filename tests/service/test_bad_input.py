@@ -11,6 +11,7 @@ import redis
 from adaspa_jobs.settings import Settings
 from refusals import check_refused
 from running_gateway import Service, serving
+from waiting import PATIENCE
 
 BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "sora-2"}, "model", "allowed: demo"),
@@ -223,7 +224,7 @@ def test_another_content_type_is_refused(service: Service, content_type: str) ->
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(service: Service) -> None:
     host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as raw:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as raw:
         head = (
             b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1073741824"
             b"\r\nAuthorization: Bearer " + service.token.encode()

@@ -12,6 +12,7 @@ from adaspa_api.words import ErrorCode
 from adaspa_command import ADASPA, adaspa, clean_environment
 from adaspa_service.access.keys import Scope
 from running_gateway import FILES, Service
+from waiting import PATIENCE
 
 
 def in_terminal(*arguments: object, server: str) -> str:
@@ -26,7 +27,7 @@ def in_terminal(*arguments: object, server: str) -> str:
             shown += chunk
     except OSError:  # its last writer is gone
         pass
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE)
     return shown.decode()
 
 
@@ -80,7 +81,7 @@ def test_following_a_job_that_fails(service: Service) -> None:
     while "step 3/24" not in process.stdout.readline():
         assert process.poll() is None
     service.store.fail(lease, JobError(code=ErrorCode.out_of_memory, message="No memory."))
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 4
     assert said == f"adaspa: {lease.job.id} ended failed: No memory. (out_of_memory)\n"
 

@@ -24,7 +24,7 @@ from adaspa_service.gateway.state import AppState
 from flaky_proxy import FlakyProxy, flaky
 from kombu.simple import SimpleQueue
 from valkey_process import free_port, start_valkey
-from waiting import until
+from waiting import PATIENCE, until
 
 
 @dataclass
@@ -164,12 +164,12 @@ def test_a_worker_that_could_not_acknowledge_a_message_takes_the_next_one(server
 
         def after_a_break() -> Any:
             with pytest.raises(redis.ConnectionError):
-                queue.get(timeout=10)  # a worker begins anew then
-            return queue.get(timeout=10)
+                queue.get(timeout=PATIENCE)  # a worker begins anew then
+            return queue.get(timeout=PATIENCE)
 
         for number in range(3):
             queue.put({"number": number})
-        first = queue.get(timeout=10)
+        first = queue.get(timeout=PATIENCE)
         server.proxy.target = ("127.0.0.1", 1)
         server.client.client_kill_filter(_type="normal", skipme=True)
         with pytest.raises(redis.ConnectionError):

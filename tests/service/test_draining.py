@@ -15,7 +15,7 @@ from event_stream import parse
 from forked import Started
 from gateway_process import running
 from running_gateway import serving
-from waiting import until
+from waiting import PATIENCE, until
 
 
 class Balancer:
@@ -60,7 +60,7 @@ class User:
         while not self.balancer.ended.is_set():
             if connection is None:
                 url = self.balancer.ready[self.place % len(self.balancer.ready)]
-                connection = http.client.HTTPConnection(httpx.URL(url).netloc.decode(), timeout=30)
+                connection = http.client.HTTPConnection(httpx.URL(url).netloc.decode(), timeout=PATIENCE)
             try:
                 body = json.dumps({"prompt": "a red circle"})
                 connection.request("POST", "/videos", body, {"Content-Type": "application/json"})
@@ -111,7 +111,7 @@ def test_no_request_fails_while_a_gateway_is_replaced(tmp_path: Path, redis_url:
         leaving.send_signal(signal.SIGTERM)
         until(lambda: balancer.ready == [new], "the balancer has seen that the old one goes")
         assert leaving.poll() is None, "and it still serves"
-        assert leaving.wait(timeout=60) == -signal.SIGTERM
+        assert leaving.wait(timeout=PATIENCE) == -signal.SIGTERM
         until(
             lambda: all(user.failed or user.served[new] > 20 for user in users if user.pause < 0.1),
             "all go on at the new one",
@@ -126,7 +126,7 @@ def test_while_it_drains_all_is_served_until_a_second_signal(tmp_path: Path, red
         httpx.Client(base_url=url) as kept,
     ):
         video_id = kept.post("/videos", json={"prompt": "a red circle"}).json()["id"]
-        with httpx.stream("GET", f"{url}/videos/{video_id}/events", timeout=60) as response:
+        with httpx.stream("GET", f"{url}/videos/{video_id}/events", timeout=PATIENCE) as response:
             events = parse(response.iter_lines())
             assert next(events)["event"] == "queued"
             process.send_signal(signal.SIGTERM)
@@ -138,13 +138,13 @@ def test_while_it_drains_all_is_served_until_a_second_signal(tmp_path: Path, red
             kept.delete(f"/videos/{video_id}")
             assert [event["event"] for event in events if "id" in event] == ["cancelled"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == -signal.SIGTERM
+        assert process.wait(timeout=PATIENCE) == -signal.SIGTERM
 
 
 def test_a_connection_is_kept_for_as_long_as_is_set(settings: Settings, tmp_path: Path) -> None:
     assert settings.keep_alive_seconds > 60, "which is how long proxies keep theirs"
     with serving(settings.model_copy(update={"keep_alive_seconds": 1}), tmp_path) as service:
-        connection = http.client.HTTPConnection(httpx.URL(service.url).netloc.decode(), timeout=60)
+        connection = http.client.HTTPConnection(httpx.URL(service.url).netloc.decode(), timeout=PATIENCE)
         connection.request("GET", "/healthz")
         connection.getresponse().read()
         begin = time.monotonic()

@@ -87,7 +87,7 @@ def test_a_file_that_is_never_synced_is_waited_for_once(
     began = time.monotonic()
     for _ in range(5):
         store.request_cancel(store.create(params()).id)
-    assert 0.3 <= time.monotonic() - began < 1.4 and waits(on_disk) == 1
+    assert time.monotonic() - began >= 0.3 and waits(on_disk) == 1
 
 
 def test_a_redis_without_the_file_or_the_command_is_not_waited_for(store: JobStore, params: Params) -> None:

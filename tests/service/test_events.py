@@ -12,7 +12,7 @@ from adaspa_jobs.settings import Settings
 from claiming import FAILURE
 from event_stream import following, parse
 from running_gateway import Service, serving
-from waiting import until
+from waiting import PATIENCE, until
 
 
 def test_a_job_is_followed_from_its_beginning_to_its_end(service: Service) -> None:
@@ -36,7 +36,7 @@ def test_a_client_of_http_1_0_follows_too(service: Service) -> None:
     """As proxies do that speak 1.0 to what is behind them, such as nginx by default: they know no chunks."""
     lease = service.claim(service.create()["id"])
     url = httpx.URL(service.url)
-    with socket.create_connection((url.host, url.port or 0), timeout=20) as wire, wire.makefile("rb") as answer:
+    with socket.create_connection((url.host, url.port or 0), timeout=PATIENCE) as wire, wire.makefile("rb") as answer:
         wire.send(f"GET /videos/{lease.job.id}/events HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
         head = list(iter(answer.readline, b"\r\n"))
         assert b"connection: close\r\n" in head and not [line for line in head if line.startswith(b"transfer-encoding")]
@@ -68,7 +68,7 @@ def test_several_clients_see_the_same_events(service: Service) -> None:
     seen: list[list[Any]] = [[], [], []]
 
     def follow(into: list[Any]) -> None:
-        with httpx.stream("GET", f"{service.url}/videos/{video_id}/events", timeout=20) as response:
+        with httpx.stream("GET", f"{service.url}/videos/{video_id}/events", timeout=PATIENCE) as response:
             into.extend(parse(response.iter_lines()))
 
     threads = [threading.Thread(target=follow, args=(into,)) for into in seen]
@@ -165,7 +165,7 @@ def test_clients_that_follow_share_a_connection_to_redis(service: Service) -> No
 
     async def follow_all() -> list[list[str]]:
         limits, begun = httpx.Limits(max_connections=None), list[str]()
-        async with httpx.AsyncClient(base_url=service.url, timeout=60, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=service.url, timeout=PATIENCE, limits=limits) as http:
             following = [asyncio.create_task(follow(http, begun)) for _ in range(130)]
             await asyncio.to_thread(until, lambda: len(begun) == len(following), "all follow")
             assert connections(service) < before + 60, "threads' among them, of which a gateway has 40"

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from waiting import PATIENCE
 
 CHECKS = [
     not_a_server_error,
@@ -51,6 +52,6 @@ def search(service: Service, cases: st.SearchStrategy[Case]) -> Callable[[], Non
         if "video_id" in case.path_parameters and video != "unknown":
             waits = video == "queued" and not case.operation.path.endswith("/events")  # whose answer would not end
             case.path_parameters["video_id"] = service.create()["id"] if waits else service.completed()
-        case.call_and_validate(checks=CHECKS, timeout=20)
+        case.call_and_validate(checks=CHECKS, timeout=PATIENCE)
 
     return check

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 from running_gateway import Service
+from waiting import PATIENCE
 
 JSON = b'{"prompt": "x"}'
 FORM = b'--abc\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--abc--\r\n'
@@ -20,7 +21,7 @@ def send(service: Service, content: bytes, half_close: bool = False) -> bytes:
     whole request must be followed by a half-close; after a whole one the gateway would answer it with nothing."""
     host, port = service.url.removeprefix("http://").split(":")
     answer = b""
-    with socket.create_connection((host, int(port)), timeout=120) as wire:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as wire:
         try:
             wire.sendall(content)
             if half_close:

@@ -11,6 +11,7 @@ import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.keys import Scope
 from running_gateway import Service, serving
+from waiting import PATIENCE
 
 OWN = [
     "localhost",
@@ -40,7 +41,7 @@ PATHS = ("/videos", "/models", "/", "/static/main.js", "/openapi.json", "/metric
 def ask(service: Service, *hosts: str, path: str = "/videos", token: str = "") -> tuple[int, str]:
     """Status and body of a request with just these Host headers."""
     url = httpx.URL(service.url)
-    with closing(HTTPConnection(url.host, url.port, timeout=20)) as connection:
+    with closing(HTTPConnection(url.host, url.port, timeout=PATIENCE)) as connection:
         connection.putrequest("GET", path, skip_host=True)
         for host in hosts:
             connection.putheader("Host", host.encode("latin-1"))
@@ -129,6 +130,6 @@ def test_a_refusal_is_counted_and_has_the_usual_headers(service: Service) -> Non
 def test_a_request_of_http_1_0_names_its_host_too(service: Service) -> None:
     url = httpx.URL(service.url)
     for head, status in ((b"", b"400"), (b"Host: localhost\r\n", b"200")):
-        with socket.create_connection((url.host, url.port or 0), timeout=20) as wire:
+        with socket.create_connection((url.host, url.port or 0), timeout=PATIENCE) as wire:
             wire.sendall(b"GET /models HTTP/1.0\r\n" + head + b"\r\n")
             assert wire.recv(65536).split()[1] == status

@@ -33,7 +33,7 @@ from http_server import answering
 from PIL import Image
 from refusals import check_refused
 from running_gateway import Service, serving
-from waiting import until
+from waiting import PATIENCE, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 LIMIT = 300_000
@@ -530,7 +530,7 @@ def test_a_body_that_is_cut_off_in_the_middle_leaves_nothing(service: Service) -
     form = b'--b\r\nContent-Disposition: form-data; name="input_reference"; filename="a.png"\r\n\r\n' + WIDE
     text = b'{"prompt": "x", "input_reference": "' + data_uri(bytes(90_000)).encode()
     for kind, body in (("multipart/form-data; boundary=b", form), ("application/json", text)):
-        with socket.create_connection((host, int(port)), timeout=20) as raw:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as raw:
             raw.sendall(head.format(kind).encode() + body)
     assert service.http.get("/healthz").status_code == 200
     assert service.parts.storage.keys("") == [] and service.messages("both") == 0
@@ -546,7 +546,7 @@ def test_images_that_come_slowly_wait_for_a_turn_and_keep_no_text_out(
     monkeypatch.setattr("adaspa_service.inputs.turns.WAIT_SECONDS", 0.5)
     with ExitStack() as open_ones:
         for _ in range(OF_AN_OWNER):
-            raw = open_ones.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            raw = open_ones.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE))
             raw.sendall(head + b'{"input_reference": "data:image/png;base64,' + b"A" * 300_000)
         refused: list[httpx.Response] = []
 

@@ -21,7 +21,7 @@ from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.gateway import admission
 from running_gateway import Service, serving
 from valkey_process import start_valkey
-from waiting import until
+from waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -193,8 +193,8 @@ def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
         service.store.fail(service.claim(deleted), JobError(code="generation_failed", message="over"))
         with hanging_storage.accept()[0]:  # the janitor waits for storage
             lost = service.claim(service.create()["id"]).job.id
-            probes = [others.submit(httpx.get, f"{service.url}/readyz", timeout=120) for _ in range(50)]
-            deletion = others.submit(httpx.delete, f"{service.url}/videos/{deleted}", timeout=120)
+            probes = [others.submit(httpx.get, f"{service.url}/readyz", timeout=PATIENCE) for _ in range(50)]
+            deletion = others.submit(httpx.delete, f"{service.url}/videos/{deleted}", timeout=PATIENCE)
             until(
                 lambda: service.http.get(f"/videos/{lost}").json()["status"] == "queued",
                 "the job whose worker is not heard of is queued",

