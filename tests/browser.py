@@ -12,13 +12,16 @@ import numpy as np
 from adaspa_api.report import AttentionReport, LayerReport
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from running_gateway import REPORT, Service
+from waiting import PATIENCE
 
 PLAYED = "video => new Promise(done => video.addEventListener('timeupdate', () => done(video.currentTime)))"
 PHONE = {"width": 390, "height": 844}
 
 OpenTab = Callable[..., Page]
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 @contextmanager
@@ -40,6 +43,7 @@ def tabs(browser: Browser) -> Iterator[OpenTab]:
 
     def tab(**options: Any) -> Page:
         contexts.append(browser.new_context(**options))
+        contexts[-1].set_default_timeout(PATIENCE * 1000)
         contexts[-1].on("weberror", lambda found: problems.append(str(found.error)))
         contexts[-1].on("console", lambda said: problems.append(said.text) if "Security Policy" in said.text else None)
         return contexts[-1].new_page()

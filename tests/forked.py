@@ -9,7 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SECONDS = 120
+from waiting import PATIENCE
+
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["__main__", "adaspa_service.cli", "adaspa_service.gateway.__main__"])
 
@@ -61,7 +62,7 @@ def run(main: Callable[[], object], line: list[str], env: dict[str, str]) -> sub
         said = Path(name) / "stdout", Path(name) / "stderr"
         started = Started(main, line, env, *said)
         try:
-            status = started.wait(SECONDS)
+            status = started.wait(PATIENCE)
         finally:
             started.kill()
             started.wait()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def test_the_probe_says_what_is_wrong(tmp_path: Path) -> None:
     assert "no heartbeat yet" in probe(file, 20).stderr
     file.touch()
     os.utime(file, (time.time() - 100, time.time() - 100))
-    assert "100 s ago" in probe(file, 20).stderr
+    assert re.search(r"was 1\d\d s ago", probe(file, 20).stderr)
 
 
 def probe(file: Path, max_age: int) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig, WanTransformer3DModel
 from tiny_pipelines import CHANNELS, SPARSE, TINY, generate, make_pipeline, prepare
+from waiting import PATIENCE
 
 FULL = SPARSE.replace(sparsity=0.001, head_adaptive=False)
 MASS = SPARSE.replace(selection="retained_mass", mass=0.6)
@@ -231,7 +232,7 @@ def _rank(rank: int, world: int, store: Path, work: Callable[[], dict[str, Any]]
         init_method=f"file://{store}",
         rank=rank,
         world_size=world,
-        timeout=timedelta(seconds=120),
+        timeout=timedelta(seconds=PATIENCE),
         device_id=torch.device("cuda", rank) if ON_GPUS else None,
     )
     found = work()

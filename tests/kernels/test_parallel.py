@@ -11,6 +11,7 @@ import torch
 from adaspa.deal import Deal
 from adaspa.parallel.ranks import check_degree
 from tiny_pipelines import TINY
+from waiting import PATIENCE
 
 HERE = Path(__file__).parent
 FAMILIES = [*TINY, "minimax-h3", "chronoedit", "consisid", "ltx-condition"]
@@ -20,7 +21,7 @@ def program(result, *options):
     paths = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
     line = [sys.executable, str(HERE / "parallel_run.py"), str(result), *options]
     ended = subprocess.run(
-        line, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=600, check=False
+        line, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     return json.loads(result.read_text())

@@ -100,7 +100,7 @@ def test_a_key_that_is_revoked_meanwhile_is_asked_for(page: Page, service: Servi
     expect(page.get_by_text("No videos yet")).to_be_visible()
     (key,) = service.parts.keys.all()
     service.parts.keys.revoke(key.id)
-    expect(page.get_by_role("dialog")).to_be_visible(timeout=8000)
+    expect(page.get_by_role("dialog")).to_be_visible()
     page.get_by_role("button", name="Forget it").click()
     expect(page.locator("#key-error")).to_be_empty()
     assert page.evaluate("sessionStorage.getItem('key')") == ""

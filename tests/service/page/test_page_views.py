@@ -137,7 +137,7 @@ def test_the_api_reference_comes_with_the_service(page: Page, service: Service) 
     page.get_by_role("link", name="API").click()
     page.wait_for_url("**/docs")
     create = page.locator(".opblock", has_text="/v1/videos").first
-    expect(create).to_be_visible(timeout=60_000)
+    expect(create).to_be_visible()
     create.get_by_role("button").first.click()
     expect(page.get_by_role("button", name="Try it out")).to_be_visible()
     assert all(url.startswith((service.url, "data:")) for url in asked)
