@@ -118,11 +118,11 @@ def as_written(kind: Any) -> str:
 def video_fields() -> str:
     """The client's keyword arguments as a module: a type checker reads no class that is made at run time."""
     lines = [
-        '"""What may be asked beside the prompt. Made of the rows of ``fields.py``: ``make field-tables``."""\n',
+        '"""Optional fields of a request. Generated from ``fields.py`` by ``make field-tables``."""\n',
         "from collections.abc import Mapping",
         "from typing import Any, Literal, TypedDict\n\n",
         "class VideoFields(TypedDict, total=False):",
-        '    """What may be asked beside the prompt; ``models`` tells what each model takes."""\n',
+        '    """Optional fields of a request, besides the prompt. ``models`` lists what each model takes."""\n',
     ]
     for name, row in rows(VideoCreate).items():
         words = row.limits.words if isinstance(row.limits, Choice) else None

@@ -1,4 +1,4 @@
-"""What the rows of ``adaspa_api.fields`` make of a job's parameters, of a catalog entry, and of what a model takes."""
+"""Classes and schemas derived from ``adaspa_api.fields``: job parameters, catalog limits, JSON Schema of requests."""
 
 from functools import cache
 from typing import Annotated, Any, TypeVar
@@ -11,7 +11,7 @@ Made = TypeVar("Made", bound=BaseModel)
 
 
 def of_rows(record: type[Made]) -> type[Made]:
-    """The class with the bounds that hold for every model, and with the version that brought each field."""
+    """Return the class with the bounds common to all models, and the version that added each field."""
     fields: dict[str, Any] = {}
     for name, row in rows(Kept).items():
         field = record.model_fields[name]
@@ -21,7 +21,7 @@ def of_rows(record: type[Made]) -> type[Made]:
 
 
 def bounds(row: Row) -> list[Any]:
-    """What holds for a field of every model."""
+    """Return a field's bounds that hold for all models."""
     if isinstance(row.limits, StepsRange):
         return [Field(ge=0)]
     if not isinstance(row.limits, Range):
@@ -32,33 +32,33 @@ def bounds(row: Row) -> list[Any]:
 
 
 def with_limits(entry: type[Made]) -> type[Made]:
-    """The class of catalog entries with the limits that no entry has to name, one for each row that says so."""
+    """Return the class of catalog entries with an optional limit for each row that declares one."""
     fields: dict[str, Any] = {}
     for name, limits in made().items():
         kind = tuple[limits.each, limits.each]  # type: ignore[name-defined]
-        help = f"Least and greatest ``{name}`` that a client may choose."
+        help = f"Minimum and maximum ``{name}`` that clients may choose."
         if limits.usual is None:
-            kind, help = kind | None, f"{help} ``null``: none may be chosen."
+            kind, help = kind | None, f"{help} ``null``: clients cannot set it."
         fields[str(limits.limits)] = (kind, Field(default=limits.usual, description=help))
     return remade(entry, fields)
 
 
 def remade(model: type[Made], fields: dict[str, Any]) -> type[Made]:
-    """The class with other fields, under its own name."""
+    """Return the class with other fields, under the same name."""
     return create_model(model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **fields)
 
 
 def made() -> dict[str, Range]:
-    """The rows that bring limits of the catalog with them, by the field's name."""
+    """Return the limits of rows that add a limit to the catalog, by field name."""
     found = {name: row.limits for name, row in rows(Kept).items()}
     return {name: limits for name, limits in found.items() if isinstance(limits, Range) and limits.each is not None}
 
 
 def json_schema(entry: BaseModel) -> dict[str, Any]:
-    """What a request may ask of a model, as JSON Schema.
+    """Return a JSON Schema of the requests that a model accepts.
 
     Args:
-        entry: of the catalog.
+        entry: the model's catalog entry.
     """
     properties: dict[str, Any] = {}
     required = [name for name, field in VideoCreate.model_fields.items() if field.is_required()]
@@ -74,7 +74,7 @@ def json_schema(entry: BaseModel) -> dict[str, Any]:
 
 @cache
 def kinds() -> dict[str, str | list[str]]:
-    """The JSON type of each field of a request; of one that takes several, the list of them."""
+    """Return the JSON type of each request field, or a list if it takes several."""
     found = {}
     for name, schema in VideoCreate.model_json_schema()["properties"].items():
         types = [part["type"] for part in schema.get("anyOf", [schema]) if part["type"] != "null"]

@@ -1,4 +1,4 @@
-"""Settings of gateway and workers, from ``ADASPA_*`` environment variables."""
+"""Settings of the gateway and workers, read from ``ADASPA_*`` environment variables."""
 
 import binascii
 import re
@@ -18,7 +18,7 @@ PREFIX = "ADASPA_"
 SECRET = frozenset(
     {"redis_url", "open_token", "bootstrap_key", "signing_secret", "webhook_secrets", "prompt_check_token"}
 )
-"""Fields whose values no message shows."""
+"""Fields whose values never appear in messages."""
 SECRET_PREFIX = "whsec_"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
 HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -26,16 +26,16 @@ Network = IPv4Network | IPv6Network
 
 
 class SettingsError(Exception):
-    """An environment variable has a value that cannot be used; the message is one line that names it."""
+    """An environment variable has an invalid value; the message is one line that names it."""
 
 
 def split(value: object) -> object:
-    """The parts of a text between commas."""
+    """Split a comma-separated string."""
     return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
-    """The defaults fit one machine. Each field is read from ``ADASPA_<NAME>``."""
+    """Settings of a service, each read from ``ADASPA_<NAME>``. The defaults suit a single machine."""
 
     # The descriptions make the table of docs/settings.md: make field-tables.
     model_config = SettingsConfigDict(
@@ -43,131 +43,133 @@ class Settings(BaseSettings):
     )
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0")
-    """Redis or Valkey, one server and not a cluster: ``redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]``, ``rediss://`` for
-    TLS, ``unix:///PATH?db=0``, ``redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB``. Where it is not set, ``adaspa serve``
-    starts a server of its own. [Its options](operations.md#redis)."""
+    """Address of the Redis or Valkey server; Redis Cluster is not supported.
+    ``redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]``, ``rediss://`` for TLS, ``unix:///PATH?db=0``,
+    ``redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB``. If unset, ``adaspa serve`` starts its own server.
+    [URL options](operations.md#redis)."""
     storage_url: str = Field(default="./data/objects", min_length=1)
-    """Where videos and checkpoints lie: a folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``,
-    ``memory:///``. Where it is not set, ``adaspa serve`` takes ``objects`` in its data folder."""
+    """Where videos and checkpoints are stored: a folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``,
+    ``az://...``, ``memory:///``. If unset, ``adaspa serve`` uses ``objects`` in its data folder."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)
-    """A denoising is checkpointed to storage after this long, and when its worker is stopped; 0 is every step."""
+    """Seconds between checkpoints of a running job; 0 means every step. A stopping worker also writes a checkpoint."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
-    """Also after this many denoising steps; unset: the time alone decides."""
+    """Also write a checkpoint after this many denoising steps. Unset: only ``ADASPA_CHECKPOINT_SECONDS`` applies."""
     upload_retry_seconds: float = Field(default=120.0, ge=0)
-    """How long a worker waits for a storage that is away before it leaves the job to another worker."""
+    """Seconds that a worker waits for unavailable storage before it returns the job to the queue."""
     fail_blank: bool = False
-    """Fail a job with ``blank_clip`` where more than half of its frames are of one colour, or have no values but the
-    least and the greatest. It otherwise completes with a warning, because that can be what was asked for."""
+    """``true``: fail a job with ``blank_clip`` if more than half of its frames are a single colour, or only black and
+    white. ``false``: complete it with a warning, because the prompt may have asked for such frames."""
     visible_mark: str = Field(default="", max_length=60)
-    """Words, such as ``AI generated``, that workers draw into the lower left corner of each frame. Empty: none."""
+    """Text, such as ``AI generated``, to draw in the lower left corner of each frame. Empty: none."""
     provenance_certificate: Path | None = None
-    """PEM file of the certificates, the signer's own first, with which workers sign each video's file (C2PA). Unset: no
-    file is signed. Needs ``c2pa-python``. [How](ecosystem.md#where-a-video-comes-from)."""
+    """PEM file with the certificate chain, signer first, for signing each video file (C2PA). Unset: files are not
+    signed. Requires ``c2pa-python``. [How to set it up](ecosystem.md#where-a-video-comes-from)."""
     provenance_key: Path | None = None
-    """PEM file of the certificate's private key (PKCS #8)."""
+    """PEM file with the certificate's private key (PKCS #8)."""
     provenance_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = "es256"
-    """Algorithm of the signature, which has to be the key's."""
+    """Signature algorithm; it must match the key."""
     provenance_timestamps: HttpUrl | None = None
-    """A time-stamping authority (RFC 3161) that notes when a file was signed, so that it stays valid beyond the
-    certificate. Unset: none."""
+    """URL of a time-stamping authority (RFC 3161). A time stamp keeps signatures valid after the certificate expires.
+    Unset: none."""
     warm: bool | None = None
-    """``true``: a worker takes jobs once it has loaded its model, compiled its kernels and run a short clip of its
-    default size, and ends with the reason where it cannot; ``false``: its first job does so. Unset: ``true`` with a
-    GPU, where that may take minutes."""
+    """``true``: before it takes jobs, a worker loads its model, compiles its kernels and generates a short clip; it
+    exits with the reason if any of that fails. ``false``: the first job does this work. Unset: ``true`` on a GPU, where
+    it may take minutes."""
     kernel_cache: Path | None = None
-    """Folder where a worker keeps what Triton and ``torch.compile`` build, so that the next one compiles nothing; those
-    of one image and one kind of GPU may share it. Unset: where these keep it by default, below the home folder and
-    ``/tmp``."""
+    """Folder for the output of Triton and ``torch.compile``, so that the next worker need not compile. Workers of the
+    same image and GPU type can share it. Unset: the defaults of both, below the home folder and ``/tmp``."""
     catalog: Path | None = None
-    """JSON file of the served models; unset: the built-in one."""
+    """JSON file of the served models. Unset: the built-in catalog."""
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address that the gateway listens on; ``::`` is every address of the machine, of IPv6 and IPv4."""
+    """Address that the gateway listens on. ``::`` means all IPv6 and IPv4 addresses of the machine."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port that the gateway listens on."""
     open_access: bool | None = None
-    """``true``: anybody who reaches the gateway may use it; ``false``: only with an API key. Unset: as long as no
-    key was ever made and only this machine reaches ``ADASPA_HOST``, with the gateway's token; else only with a key."""
+    """``true``: anyone who can reach the gateway may use it. ``false``: every request needs an API key. Unset: requests
+    need the gateway's token while no key was ever created and ``ADASPA_HOST`` is a loopback address, and otherwise an
+    API key."""
     open_token: SecretStr | None = None
-    """That token. Unset: ``adaspa serve``, or else the gateway, draws one when it starts."""
+    """The token that ``ADASPA_OPEN_ACCESS`` describes. Unset: ``adaspa serve`` or the gateway creates one at start."""
     bootstrap_key: SecretStr | None = Field(default=None, min_length=32)
-    """An API key of the operator's choice, with every scope, that is not kept in Redis."""
+    """An API key that you choose. It has every scope and is not stored in Redis."""
     signing_secret: SecretStr | None = Field(default=None, min_length=32)
-    """What links to files are signed with. Unset: drawn once and kept in Redis."""
+    """Secret that signs links to files. Unset: created once and stored in Redis."""
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(default=())
-    """Origins, such as ``https://app.example.com``, between commas, whose pages may use the API in a browser."""
+    """Comma-separated origins whose pages may call the API from a browser, such as ``https://app.example.com``."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(default=())
-    """Names, between commas, under which clients may ask for the gateway, besides ``localhost``, IP addresses and
-    ``ADASPA_HOST``: ``videos.example.com``, ``*.example.com`` for all below it, ``*`` for any. Unset: no others as
-    long as no API key is asked for, any where one is."""
+    """Comma-separated host names to accept in requests, besides ``localhost``, IP addresses and ``ADASPA_HOST``:
+    ``videos.example.com``, ``*.example.com`` for all subdomains, ``*`` for any. Unset: any name if API keys are
+    required, and no others if not."""
     max_connections: int = Field(default=2000, ge=1)
-    """Connections of one gateway at one time, event streams included; more are told to come again."""
+    """Maximum connections per gateway, including event streams; further ones get 503 with ``Retry-After``."""
     keep_alive_seconds: int = Field(default=75, ge=1)
-    """A connection on which nothing has come for this long after an answer is closed: longer than a proxy before the
-    gateway keeps it (60 s is usual, 600 s at Google's load balancers), or requests fail on connections just closed."""
+    """Seconds after which the gateway closes an idle connection. Set it higher than the idle time-out of the proxy in
+    front (usually 60 s; 600 s for Google's load balancers), or some requests fail on closed connections."""
     drain_seconds: float = Field(default=0.0, ge=0)
-    """A gateway that gets SIGTERM serves for this long before it closes its port, while ``/readyz`` says 503: time for
-    a load balancer to turn to another one. 0: it stops at once, as at a second signal."""
+    """Seconds that a gateway keeps serving after SIGTERM, with ``/readyz`` at 503, so that load balancers can move on.
+    0, or a second signal: it stops at once."""
     data_dir: Path = Path("./data")
-    """Folder of ``adaspa serve``: its Redis-compatible server's files, videos, logs. A gateway notes there, in
-    ``keys_required``, that API keys were made, so that an emptied Redis does not open it."""
+    """Data folder of ``adaspa serve``: database, videos and logs. A gateway also records in its ``keys_required`` file
+    that API keys exist, so that an emptied Redis does not open the service."""
     lease_seconds: float = Field(default=30.0, ge=0.1)
-    """A job whose worker has not been heard of for this long goes back to the queue."""
+    """Seconds without a sign of life from its worker after which a job goes back to the queue."""
     max_attempts: int = Field(default=3, ge=1)
-    """How often a job may lose its worker, the last time included, before it fails with ``worker_lost``; and how often
-    it may fail by a worker's fault, such as a broken model, before it fails with that."""
+    """Number of times that a job may lose its worker before it fails with ``worker_lost``. The same limit applies to
+    failures that a worker causes, such as a broken model."""
     queue_cap: int = Field(default=1000, ge=1)
-    """Waiting jobs of one model and priority; more are refused."""
+    """Maximum number of waiting jobs per model and priority; further ones are rejected."""
     queue_seconds: int = Field(default=86400, ge=1)
-    """A job that no worker has taken for this long fails with ``queue_timeout``."""
+    """Seconds that a job may wait for a worker before it fails with ``queue_timeout``."""
     unserved_seconds: int = Field(default=6 * 3600, ge=1)
-    """A job that has waited for this long, and no worker has served its queue meanwhile, fails with
-    ``model_not_served``: longer than a worker takes to start where there is none."""
+    """Seconds that a job may wait while no worker serves its queue, before it fails with ``model_not_served``. Allow
+    for the time that a new worker takes to start."""
     time_limit_seconds: int = Field(default=7200, ge=1)
-    """A job that has run for this long, over all its attempts, fails with ``time_limit``; a model may have less."""
+    """Seconds that a job may run, over all attempts, before it fails with ``time_limit``. A model can have a lower
+    limit."""
     bulk_share: float = Field(default=0.2, gt=0, lt=1)
-    """Bulk jobs' share of the workers' time while interactive jobs wait too."""
+    """Share of the workers' time for bulk jobs while interactive jobs also wait."""
     result_ttl_seconds: int = Field(default=7 * 86400, ge=1)
-    """How long an ended job and its files are kept."""
+    """Seconds to keep a job and its files after it ends."""
     image_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
-    """Largest file of an image that comes with a request."""
+    """Maximum size of an input image's file, in bytes."""
     image_pixels: int = Field(default=32_000_000, ge=1, le=178_000_000)
-    """Most pixels of such an image. Decoding one takes up to 16 bytes for each (WebP; a JPEG less than 1); a gateway
-    decodes one at a time."""
+    """Maximum number of pixels of an input image. Decoding takes up to 16 bytes per pixel for WebP, and less than 1 for
+    JPEG. A gateway decodes one image at a time."""
     image_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
-    """Networks that are not public and from which images may be fetched nevertheless when a request gives a URL,
-    between commas."""
+    """Comma-separated private networks from which a request may have images fetched by URL."""
     prompt_check_url: HttpUrl | None = None
-    """A service of the operator's that is asked by POST whether a prompt is allowed, before a job is accepted. Unset:
-    none is."""
+    """URL of your own service that decides whether a prompt is allowed. The gateway sends it a POST before it accepts a
+    job. Unset: prompts are not checked."""
     prompt_check_token: SecretStr | None = None
-    """What it gets as ``Authorization: Bearer``."""
+    """Token to send to the prompt check as ``Authorization: Bearer``."""
     prompt_check_seconds: float = Field(default=5.0, gt=0)
-    """How long it may take to answer."""
+    """Seconds to wait for the prompt check's answer."""
     prompt_check_failure: Literal["refuse", "accept"] = "refuse"
-    """What happens to a request when it gives no answer in time, or another than it has to: ``refuse`` (503), or
-    ``accept``, with an error in the log."""
+    """How to treat a request if the prompt check gives no valid answer in time: ``refuse`` it with 503, or ``accept``
+    it and log an error."""
     webhook_http: bool = False
-    """Also take a ``webhook_url`` that is http and not https."""
+    """Allow http as well as https in ``webhook_url``."""
     webhook_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
-    """Networks that are not public and may be called nevertheless, between commas: ``10.0.0.0/8``, and for tests
+    """Comma-separated private networks to which webhooks may be sent, such as ``10.0.0.0/8``; for tests,
     ``127.0.0.0/8,::1/128``."""
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)] = ()
-    """What signs webhooks, between commas: each ``whsec_`` and the base64 of 24 to 64 bytes; several sign at once while
-    one is replaced. Unset: one is made and kept in Redis."""
+    """Comma-separated secrets that sign webhooks, each ``whsec_`` and the base64 of 24 to 64 bytes. Several sign
+    together during a rotation. Unset: one is created and stored in Redis."""
     webhook_retry_seconds: Annotated[tuple[Annotated[float, Field(gt=0)], ...], NoDecode, BeforeValidator(split)] = (
         *(5, 30, 120, 600),
         *(1800, 3600, 2 * 3600, 4 * 3600, 6 * 3600, 10 * 3600),
     )
-    """Between an attempt at delivering an event and the next; after the last of these it is given up."""
+    """Comma-separated delays in seconds between attempts to deliver an event. After the last one, delivery is given
+    up."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is logged: this and worse."""
+    """Minimum level to log."""
     log_format: Literal["auto", "json", "text"] = "auto"
-    """``auto``: text in a terminal, else one JSON object a line. Where it is not set, the logs of ``adaspa serve`` are
-    text."""
+    """``auto``: text in a terminal, otherwise one JSON object per line. If unset, ``adaspa serve`` logs text."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
-    """Where ``/metrics`` is served. Unset: by the gateway at its own port, by a worker nowhere."""
+    """Port that serves ``/metrics``. Unset: the gateway serves it on its own port, and workers do not serve it."""
     heartbeat_file: Path | None = None
-    """A worker touches it every few seconds while it takes or runs jobs; its age says whether the worker is alive."""
+    """File that a worker touches every few seconds while it takes or runs jobs. Its age shows whether the worker is
+    alive."""
 
     @field_validator("redis_url")
     @classmethod
@@ -181,14 +183,14 @@ class Settings(BaseSettings):
         for origin in origins:
             scheme, host = urlsplit(origin)[:2]
             if scheme not in ("http", "https") or not host or origin != f"{scheme}://{host}":
-                raise ValueError(f"{origin!r} is no origin; allowed: scheme://host or scheme://host:port, no wildcard")
+                raise ValueError(f"{origin!r} is not an origin; allowed: scheme://host[:port], without wildcards")
         return origins
 
     @field_validator("open_token")
     @classmethod
     def _fits_into_an_address(cls, token: SecretStr | None) -> SecretStr | None:
         if token is not None and not TOKEN.fullmatch(token.get_secret_value()):
-            raise ValueError("it is 16 or more letters, digits, - and _")
+            raise ValueError("not a token; allowed: 16 or more letters, digits, - and _")
         return token
 
     @field_validator("allowed_hosts")
@@ -196,19 +198,21 @@ class Settings(BaseSettings):
     def _are_host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not HOST_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no host name; allowed: name.example, *.example or *, without a port")
+                raise ValueError(f"{name!r} is not a host name; allowed: name.example, *.example or *, without a port")
         return names
 
     @model_validator(mode="after")
     def _has_all_to_sign_with(self) -> Self:
         if (self.provenance_certificate is None) != (self.provenance_key is None):
-            raise ValueError("ADASPA_PROVENANCE_CERTIFICATE and ADASPA_PROVENANCE_KEY go together; set both or neither")
+            raise ValueError(
+                "ADASPA_PROVENANCE_CERTIFICATE and ADASPA_PROVENANCE_KEY need each other; set both or neither"
+            )
         return self
 
     @model_validator(mode="after")
     def _is_open_or_not(self) -> Self:
         if self.open_access and self.bootstrap_key is not None:
-            raise ValueError("ADASPA_OPEN_ACCESS is true, so that ADASPA_BOOTSTRAP_KEY is never asked for; unset one")
+            raise ValueError("ADASPA_BOOTSTRAP_KEY has no effect while ADASPA_OPEN_ACCESS is true; unset one of them")
         return self
 
     @field_validator("webhook_secrets")
@@ -221,21 +225,21 @@ class Settings(BaseSettings):
             except binascii.Error:
                 fits = False
             if not fits:
-                raise ValueError(f"each is {SECRET_PREFIX} and the base64 of 24 to 64 bytes")
+                raise ValueError(f"not a signing secret; allowed: {SECRET_PREFIX} and the base64 of 24 to 64 bytes")
         return secrets
 
     @property
     def webhook_keys(self) -> list[str]:
-        """The signing secrets of the settings, the current one first."""
+        """The configured signing secrets, current one first."""
         return [secret.get_secret_value() for secret in self.webhook_secrets]
 
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process, read once.
+    """Return the settings of this process, read once.
 
     Raises:
-        SettingsError: naming the variable and what is wrong with its value.
+        SettingsError: a variable has an invalid value; the message names it.
     """
     try:
         return Settings()

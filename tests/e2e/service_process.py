@@ -65,7 +65,7 @@ class Service:
                 stderr=subprocess.STDOUT,
             )
         until(
-            lambda: "serves on" in self.output.read_text() or self.process.poll() is not None,
+            lambda: "is running at" in self.output.read_text() or self.process.poll() is not None,
             "the service is up",
         )
         assert self.process.poll() is None, self.output.read_text()

@@ -29,7 +29,7 @@ def test_beside_a_running_service_nothing_is_broken(service: Service, catalog: P
     assert status == 0, found
     assert "answers and is ready" in found[f"port {service.port} on 127.0.0.1"]["found"]
     assert found["Redis"]["found"].endswith("noeviction, append-only file on")
-    assert "writes, lists and deletes" in found["storage"]["found"]
+    assert "writing, listing and deleting work" in found["storage"]["found"]
     assert found["model tiny"]["state"] == found["kernels"]["state"] == found["video encoders"]["state"] == "ok"
     assert all(item["mend"] for item in found.values() if item["state"] != "ok")
 
@@ -71,7 +71,7 @@ def test_code_that_is_not_installed_is_named_too(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1, ended.stderr
     own = next(item for item in json.loads(ended.stdout) if item["check"] == "adaspa-serve")
-    assert own["state"] == "broken" and own["mend"] == "pip install -e . in its checkout"
+    assert own["state"] == "broken" and own["mend"] == "run pip install -e . in the checkout"
 
 
 def test_a_wrong_setting_ends_the_look_in_plain_lines(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"sparsity": 1}, "sparsity", "allowed: 0.0 to 0.99"),
     ({"sparsity": -0.1}, "sparsity", "allowed: 0.0 to 0.99"),
     ({"sparsity": "high"}, "sparsity", "allowed: 0.0 to 0.99"),
-    ({"sparsity": 0, "warmup": 2}, "warmup", "no effect with sparsity 0, which is dense throughout; allowed: none"),
+    ({"sparsity": 0, "warmup": 2}, "warmup", "no effect with sparsity 0, which is fully dense; allowed: none"),
     ({"quality": "best"}, "quality", "allowed: exact, quality, balanced, fast"),
     ({"quality": 1}, "quality", "allowed: exact, quality, balanced, fast"),
     ({"quality": "fast", "sparsity": 0.5}, "quality", "allowed: a preset or settings"),
@@ -70,21 +70,21 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"warmup": -1}, "warmup", "allowed: 0 to 23"),
     ({"warmup": 10, "steps": 10}, "warmup", "allowed: 0 to 9"),
     ({"warmup": 0.5}, "warmup", "allowed: 0 to 23"),
-    ({"guidance_scale_2": 3.0}, "guidance_scale_2", "is not offered with model demo; allowed: none"),
-    ({"flow_shift": 3.0}, "flow_shift", "is not offered with model demo; allowed: none"),
+    ({"guidance_scale_2": 3.0}, "guidance_scale_2", "is not supported by model demo; allowed: none"),
+    ({"flow_shift": 3.0}, "flow_shift", "is not supported by model demo; allowed: none"),
     ({"flow_shift": "far"}, "flow_shift", "allowed: none"),
     ({"output_format": "avi"}, "output_format", "allowed: mp4, webm, gif, webp"),
     ({"output_format": "MP4"}, "output_format", "allowed: mp4, webm, gif, webp"),
     ({"output_format": 4}, "output_format", "allowed: mp4, webm, gif, webp"),
-    ({"audio": True}, "audio", "model demo makes no sound; allowed: none"),
-    ({"audio": False}, "audio", "model demo makes no sound; allowed: none"),
+    ({"audio": True}, "audio", "model demo does not generate sound; allowed: none"),
+    ({"audio": False}, "audio", "model demo does not generate sound; allowed: none"),
     ({"audio": "loud"}, "audio", "allowed: none"),
     ({"colour": "red"}, "colour", "allowed: prompt, model, size"),
     ({"input_reference": {"image_url": "x"}}, "input_reference", "a URL with http or https"),
     (
         {"input_reference": "http://127.0.0.1/"},
         "input_reference",
-        "model demo takes none; allowed with it: text_to_video",
+        "model demo does not take this image; it supports: text_to_video",
     ),
     ({"__class__": "x"}, "__class__", "allowed: prompt, model, size"),
 ]
@@ -162,7 +162,7 @@ def test_a_name_that_is_given_twice_is_refused(service: Service) -> None:
 def test_an_image_to_a_model_that_takes_none_is_refused(service: Service) -> None:
     files = {"input_reference": ("a.png", b"\x89PNG", "image/png")}
     response = service.http.post("/v1/videos", data={"prompt": "x"}, files=files)
-    check_refused(service, response, 400, "input_reference", "model demo takes none; allowed with it: text_to_video")
+    check_refused(service, response, 400, "input_reference", "model demo does not take this image")
 
 
 @pytest.mark.parametrize("name", ["mask", "prompt", "file"])

@@ -124,7 +124,7 @@ def test_a_detached_prompt_prints_its_id(service: Service) -> None:
     [
         (["generate", "a star", "--steps", "5000"], "allowed: 1 to 100", 1),
         (["generate", "a star", "-o", "out.avi"], ".mp4, .webm, .gif, .webp", 2),
-        (["generate", "a star", "-o", "no/such/folder.mp4"], "no folder no/such", 2),
+        (["generate", "a star", "-o", "no/such/folder.mp4"], "the folder no/such does not exist", 2),
         (["generate", "a star", "--local", "--detach"], "--detach", 2),
         (["generate", "a star", "--local", "--webhook-url", "https://example.com"], "--webhook-url", 2),
         (["generate", "a star", "--webhook-url", "ftp://example.com"], "webhook_url: is no URL; allowed: an https", 1),
@@ -144,9 +144,10 @@ def test_what_is_wrong_is_named(service: Service, arguments: list[str], named: s
 
 
 def test_a_server_that_does_not_answer_has_its_own_status() -> None:
-    ended = adaspa("models")
-    assert ended.returncode == 3
-    assert ended.stderr.startswith("adaspa: ") and ended.stderr.count("\n") == 1
+    for command, told in (("models", "cannot reach the server"), ("open", "start one with `adaspa serve`")):
+        ended = adaspa(command)
+        assert ended.returncode == 3
+        assert ended.stderr.startswith("adaspa: ") and ended.stderr.count("\n") == 1 and told in ended.stderr
 
 
 @pytest.mark.asks

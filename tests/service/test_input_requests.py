@@ -419,12 +419,12 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "a model of texts": (
         {"model": "text", "input_reference": data_uri(WIDE)},
         "input_reference",
-        "allowed with it: text_to_video",
+        "it supports: text_to_video",
     ),
     "a model of one image": (
         {"model": "image", "input_reference": data_uri(WIDE), "last_frame": data_uri(WIDE)},
         "last_frame",
-        "allowed with it: image_to_video",
+        "it supports: image_to_video",
     ),
     "a model of images": ({"model": "image"}, "input_reference", "model image does image_to_video"),
     "another fit": ({"input_reference": data_uri(WIDE), "fit": "stretch"}, "fit", "allowed: cover, contain"),

@@ -56,7 +56,7 @@ def test_the_first_key_is_made_before_the_service_runs(tmp_path: Path) -> None:
     keys(*CREATE, "--scope", "read", *folder)
     assert "studio" in keys("list", *folder), "and is kept in the data folder"
     shutil.rmtree(tmp_path / "data" / "valkey")
-    with pytest.raises(SettingsError, match="Redis knows of none"), reachable_redis(tmp_path / "data") as url:
+    with pytest.raises(SettingsError, match="but Redis has none"), reachable_redis(tmp_path / "data") as url:
         check_entrance(url, tmp_path / "data")
 
 
@@ -71,7 +71,7 @@ def check_entrance(redis_url: str, data_dir: Path) -> str:
     [
         (("revoke", "0123456789ab"), 1, "no key '0123456789ab'"),
         (("rotate", "0123456789ab"), 1, "no key '0123456789ab'"),
-        ((*CREATE, "--expires-in", "a year"), 2, "'a year' is no length of time"),
+        ((*CREATE, "--expires-in", "a year"), 2, "'a year' is not a duration"),
         ((*CREATE, "--scope", "root"), 2, "'root'"),
         ((*CREATE, "--max-in-flight", "0"), 2, "--max-in-flight"),
         (("create",), 2, "--name"),

@@ -67,15 +67,15 @@ def test_the_same_idempotency_key_with_another_adapter_is_another_request(lora_s
 @pytest.mark.parametrize(
     ("loras", "why"),
     [
-        ([{"name": "oil"}], "'oil' is not offered; allowed: distilled, turbo, ink, slow"),
+        ([{"name": "oil"}], "'oil' does not exist; allowed: distilled, turbo, ink, slow"),
         ([{"name": "ink", "scale": 2.1}], "ink: scale 2.1 is out of range; allowed: 0 to 2"),
         ([{"name": "ink", "scale": -0.1}], "ink: scale -0.1 is out of range; allowed: 0 to 2"),
-        ([{"name": "ink"}, {"name": "ink", "scale": 1}], "ink is there twice; allowed: each once"),
-        ([{"name": "turbo"}], "distilled and turbo do not go together; allowed: one of the two"),
-        ("ink,slow,turbo,distilled:0", "4 of them, 1 of them the model's own; allowed: 3"),
-        ("ink,slow,turbo", "4 of them, 1 of them the model's own; allowed: 3"),
-        ([{"name": "ink", "sha256": 64 * "a"}], "ink: its file is another one now; allowed: without sha256, or cccc"),
-        ("ink:strong", "'ink:strong' is no NAME or NAME:SCALE; allowed: such, between commas"),
+        ([{"name": "ink"}, {"name": "ink", "scale": 1}], "ink is named twice; allowed: each adapter once"),
+        ([{"name": "turbo"}], "distilled and turbo cannot be combined; allowed: one of the two"),
+        ("ink,slow,turbo,distilled:0", "4 adapters (1 are the model's defaults); allowed: up to 3"),
+        ("ink,slow,turbo", "4 adapters (1 are the model's defaults); allowed: up to 3"),
+        ([{"name": "ink", "sha256": 64 * "a"}], "ink: the adapter's file has changed; allowed: no sha256, or cccc"),
+        ("ink:strong", "'ink:strong' cannot be read; allowed: NAME or NAME:SCALE, separated by commas"),
         ([{"scale": 1}], "field required; allowed: up to 3 of distilled (0 to 2), "),
         ([{"name": "ink", "weight": 1}], "extra inputs are not permitted; allowed: up to 3 of distilled (0 to 2), "),
         (7, "allowed: up to 3 of distilled (0 to 2), "),
@@ -91,14 +91,14 @@ def test_what_cannot_be_is_refused_before_the_queue(lora_service: Service, loras
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"loras": [*LORAS, LORAS[0]]}, "loras: a name is there twice"),
-        ({"loras": [LORAS[0] | {"scale": 3}]}, r"loras: distilled: scale 3.0 is not within \[0.0, 2.0\]"),
-        ({"default_loras": [{"name": "oil"}]}, "default_loras: 'oil' is not offered"),
+        ({"loras": [*LORAS, LORAS[0]]}, "loras: a name appears twice"),
+        ({"loras": [LORAS[0] | {"scale": 3}]}, r"loras: distilled: scale 3.0 is out of range; allowed: 0.0 to 2.0"),
+        ({"default_loras": [{"name": "oil"}]}, "default_loras: 'oil' does not exist"),
         (
             {"default_loras": [{"name": "ink"}, {"name": "slow"}], "max_loras": 1},
-            "default_loras: 2 of them.*allowed: 1",
+            "default_loras: 2 adapters.*allowed: up to 1",
         ),
-        ({"default_loras": [{"name": "turbo"}, {"name": "distilled"}]}, "turbo and distilled do not go together"),
+        ({"default_loras": [{"name": "turbo"}, {"name": "distilled"}]}, "turbo and distilled cannot be combined"),
         ({"loras": [LORAS[0] | {"sha256": "abc"}]}, "loras.0.sha256"),
     ],
 )

@@ -99,7 +99,7 @@ def test_sound_is_offered_where_the_model_makes_it_and_told_once_it_is_there(
         assert form["audio"] is False and service.create(output_format="gif")["audio"] is None
         assert service.create(audio=False, output_format="webp")["audio"] is False
         for asked, allowed in (
-            ({"audio": True, "output_format": "gif"}, "false, or an output_format of mp4, webm"),
+            ({"audio": True, "output_format": "gif"}, "false, or output_format mp4 or webm"),
             ({"audio": "loud"}, "true, false"),
             ({"audio": 1}, "true, false"),
         ):

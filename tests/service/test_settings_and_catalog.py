@@ -120,7 +120,7 @@ def test_a_family_of_an_earlier_version_is_noted_and_left_out(tmp_path: Path, ca
     path.write_text(json.dumps([MODEL | {"family": "wan"}]))
     for _ in range(2):
         spec = Catalog.load(path).default
-    assert caplog.messages == [f"catalog {path}: model tiny: family has no effect any more; leave it out"]
+    assert caplog.messages == [f"catalog {path}: model tiny: family no longer has an effect; remove it"]
     assert "family" not in spec.model_dump_json()
 
 

@@ -57,9 +57,9 @@ def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
         ({"host": "::"}, "adaspa keys create"),
         ({"host": "gateway.example"}, "ADASPA_BOOTSTRAP_KEY"),
         ({"bootstrap_key": "k" * 40, "open_access": "true"}, "ADASPA_OPEN_ACCESS is true"),
-        ({"allowed_hosts": "a.example, b.example:8000"}, "ADASPA_ALLOWED_HOSTS: 'b.example:8000' is no host name"),
-        ({"open_token": "0123456789abcdef/"}, "ADASPA_OPEN_TOKEN: it is 16 or more letters"),
-        ({"cors_origins": "https://a.example, *"}, "ADASPA_CORS_ORIGINS: '*' is no origin"),
+        ({"allowed_hosts": "a.example, b.example:8000"}, "ADASPA_ALLOWED_HOSTS: 'b.example:8000' is not a host name"),
+        ({"open_token": "0123456789abcdef/"}, "ADASPA_OPEN_TOKEN: not a token; allowed: 16 or more letters"),
+        ({"cors_origins": "https://a.example, *"}, "ADASPA_CORS_ORIGINS: '*' is not an origin"),
     ],
     ids=str,
 )
@@ -88,9 +88,9 @@ def test_a_secret_that_is_too_short_is_not_told(tmp_path: Path, redis_url: str) 
 @pytest.mark.parametrize(
     ("settings", "said", "status"),
     [
-        ({}, "for this machine's user", 401),
+        ({}, "only you, on this machine", 401),
         ({"open_access": "false"}, "every request needs an API key", 401),
-        ({"host": "0.0.0.0", "open_access": "true"}, "open to everyone who reaches 0.0.0.0", 200),
+        ({"host": "0.0.0.0", "open_access": "true"}, "open to everyone who can reach 0.0.0.0", 200),
         ({"host": "0.0.0.0", "bootstrap_key": "k" * 40}, "every request needs an API key", 401),
     ],
     ids=str,
@@ -131,7 +131,7 @@ def test_the_token_is_left_for_its_user_alone_and_no_longer_than_the_gateway_run
         process.terminate()
         process.wait(timeout=PATIENCE)
         assert list(file.parent.iterdir()) == []
-    assert "no service without API keys" in adaspa("token", server=url).stderr
+    assert "there is no token for" in adaspa("token", server=url).stderr
 
 
 def test_a_token_that_cannot_be_left_is_one_line_with_the_ways_out(

@@ -119,7 +119,7 @@ def test_what_the_model_took_of_the_texts_is_told_from_their_encoding_on(service
     video = service.http.get(f"/videos/{video_id}").json()
     assert (video["prompt_tokens"], video["negative_prompt_tokens"]) == counts
     told = summary(Video.model_validate(video))
-    assert "the prompt has 300 tokens; the last 74 had no room" in told and "negative" not in told
+    assert "the prompt has 300 tokens; the model ignored the last 74" in told and "negative" not in told
 
 
 def test_a_failed_job_shows_code_and_message(service: Service) -> None:

@@ -69,7 +69,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("wan", {"guidance_scale_2_range": [1, 9]}, "guidance_scale_2_range: the model has no second expert"),
     ("wan", {"attention": {"sparsity": 2}}, "attention: sparsity must be"),
     ("wan", {"attention": {"nonsense": 1}}, "attention: .*nonsense"),
-    ("hunyuan-video", {"negative_prompt": True}, "negative_prompt: has no effect; allowed: false, or a true_cfg_scale"),
+    ("hunyuan-video", {"negative_prompt": True}, "negative_prompt: has no effect; allowed: false, or true_cfg_scale"),
     ("hunyuan-video", {"call": {"sigmas": [1.0, 0.5]}}, "steps_range: call.sigmas has 2 steps; allowed: .2, 2."),
     ("hunyuan-video-1.5", {"sizes": ["88x48"]}, "sizes: 88x48 is not in steps of 16x16"),
     ("cogvideox", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),

@@ -144,5 +144,5 @@ def test_weights_that_are_kept_in_float8_take_a_quarter_and_make_nearly_the_same
     [({"compile": True, "gpus": 2}, "compile and several gpus"), ({"loras": [LORA]}, "loras")],
 )
 def test_what_weights_in_float8_do_not_go_with_is_refused_in_the_catalog(changes: dict[str, Any], others: str) -> None:
-    with pytest.raises(ValidationError, match=f"memory.storage_dtype: does not go with {others}; allowed: null"):
+    with pytest.raises(ValidationError, match=f"memory.storage_dtype: cannot be combined with {others}; allowed: null"):
         ModelSpec.model_validate(model_spec("unused", memory={"storage_dtype": "float8_e4m3fn"}, **changes))

@@ -52,7 +52,7 @@ def test_the_mark_fits_into_any_frame(width: int, height: int) -> None:
 
 
 def test_a_certificate_without_its_key_is_refused() -> None:
-    with pytest.raises(ValidationError, match="go together"):
+    with pytest.raises(ValidationError, match="need each other"):
         Settings.model_validate({"provenance_certificate": "chain.pem"})
     assert Provenance.of(Settings()) == Provenance()
 

@@ -1,7 +1,7 @@
-"""Whom the service lets in: everybody, who has this machine's token, or who has an API key.
+"""Access to the service: for everyone, with this machine's token, or with an API key.
 
-Without keys the service is for the user who started it. That a request comes from this machine does not say so: a
-proxy here passes on what comes from anywhere, and says nothing of it. So, like a notebook, it asks for a token.
+Without keys, the service is for the user who started it. A local source address does not prove that: a local proxy
+forwards requests from anywhere. So, like a notebook server, it asks for a token.
 """
 
 import ipaddress
@@ -16,29 +16,29 @@ from adaspa_service.access.keys import KeyStore
 log = logging.getLogger(__name__)
 
 MARKER = "keys_required"
-MARKER_TEXT = """API keys were made for the service of this folder. As long as this file is here, nobody gets in without
-one, also when Redis has lost them all. Remove it to start without keys again.
+MARKER_TEXT = """API keys were created for the service of this folder. While this file exists, every request needs one,
+even if Redis has lost them all. Remove it to start without keys again.
 """
 
 
 class Access(StrEnum):
-    """Who is let in."""
+    """Who may use the service."""
 
     everybody = "everybody"
-    """The operator has said so."""
+    """Everyone: the operator allowed it."""
     token = "token"
-    """Who has the token that this machine's user can read."""
+    """Those with the token, which this machine's user can read."""
     keys = "keys"
-    """Who has an API key."""
+    """Those with an API key."""
     lost = "lost"
-    """Nobody: keys were made, and Redis has forgotten them."""
+    """Nobody: keys were created, but Redis has lost them."""
 
 
 class KeysRequired:
-    """That keys were ever made for a deployment, noted where an emptied Redis does not take it away.
+    """A record that keys exist, kept outside Redis so that an emptied Redis does not open the service.
 
     Args:
-        data_dir: holds the file that says so.
+        data_dir: folder of the marker file.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -46,7 +46,7 @@ class KeysRequired:
         self._noted = False
 
     def note(self) -> None:
-        """Keep it, for the life of this process and in the file. A file that cannot be written is told to the log."""
+        """Record that keys exist, in this process and in the file. Logs a warning if the file cannot be written."""
         if self._noted:
             return
         self._noted = True
@@ -55,8 +55,8 @@ class KeysRequired:
             self.file.write_text(MARKER_TEXT)
         except OSError as error:
             log.warning(
-                "%s cannot be written (%s): after a restart nothing but Redis says that API keys were made; "
-                "ADASPA_OPEN_ACCESS=false says so too",
+                "cannot write %s (%s): after a restart, only Redis knows that API keys exist; "
+                "set ADASPA_OPEN_ACCESS=false to be safe",
                 self.file,
                 error.strerror,
             )
@@ -65,15 +65,15 @@ class KeysRequired:
         try:
             return self._noted or self.file.exists()
         except OSError as error:
-            raise SettingsError(f"ADASPA_DATA_DIR: {self.file} cannot be looked at ({error.strerror})") from error
+            raise SettingsError(f"ADASPA_DATA_DIR: cannot read {self.file} ({error.strerror})") from error
 
 
 class Entrance:
-    """Whom a service lets in. It is looked at for each request: the first key closes an open service at once.
+    """Decides who may use the service, for each request: the first key closes an open service at once.
 
     Args:
-        settings: of the gateway.
-        keys: its key store.
+        settings: the gateway's settings.
+        keys: the gateway's key store.
     """
 
     def __init__(self, settings: Settings, keys: KeyStore) -> None:
@@ -81,7 +81,7 @@ class Entrance:
         self.required = KeysRequired(settings.data_dir)
 
     def now(self) -> Access:
-        """Who is let in now. Raises StoreUnavailable."""
+        """Return who may use the service now. Raises StoreUnavailable."""
         settings = self.settings
         if settings.open_access:
             return Access.everybody
@@ -95,42 +95,42 @@ class Entrance:
         return Access.token if asks_for_token(settings) else Access.keys
 
     def check(self) -> str:
-        """Who may use the service, in a line, for its start.
+        """Describe in one line who may use the service, when it starts.
 
         Raises:
-            SettingsError: everybody could and nobody said that they may, or nobody can.
+            SettingsError: the service would be open without permission, or closed to everyone.
             StoreUnavailable: Redis does not answer.
         """
         settings, access = self.settings, self.now()
         if access is Access.everybody:
-            return f"open to everyone who reaches {settings.host}: ADASPA_OPEN_ACCESS is true"
+            return f"open to everyone who can reach {settings.host}, because ADASPA_OPEN_ACCESS is true"
         if access is Access.token:
-            return "for this machine's user, whose programs find its token; `adaspa keys create` asks for keys instead"
+            return "only you, on this machine; to require API keys instead, run `adaspa keys create`"
         if access is Access.lost:
             raise SettingsError(self.lost())
         if settings.bootstrap_key is None and not self.keys.exist() and not is_loopback(settings.host):
             raise SettingsError(
-                f"host {settings.host} can be reached from outside and there is no API key: make one with `adaspa keys "
-                "create`, set ADASPA_BOOTSTRAP_KEY, or let everyone in with ADASPA_OPEN_ACCESS=true"
+                f"host {settings.host} is reachable from other machines, but there is no API key: create one with "
+                "`adaspa keys create`, set ADASPA_BOOTSTRAP_KEY, or let everyone in with ADASPA_OPEN_ACCESS=true"
             )
         return "every request needs an API key"
 
     def lost(self) -> str:
-        """What is wrong where nobody is let in, and the ways out."""
+        """Describe why nobody may use the service, and how to change that."""
         return (
-            f"API keys were made for this service ({self.required.file} says so), and Redis knows of "
-            "none: it was emptied, or is another one. Restore it, make a new key with `adaspa keys create`, or remove "
-            "that file to start without keys"
+            f"API keys were created for this service ({self.required.file} exists), but Redis has none: it was "
+            "emptied, or is another server. Restore it, create a key with `adaspa keys create`, or remove that file "
+            "to start without keys"
         )
 
 
 def asks_for_token(settings: Settings) -> bool:
-    """Whether the service, as long as there is no key, is for who has the machine's token."""
+    """Return whether the service asks for the machine's token while no key exists."""
     return settings.open_access is None and settings.bootstrap_key is None and is_loopback(settings.host)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that address or name."""
+    """Return whether only this machine can reach that address or name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,6 +1,6 @@
-"""The ``adaspa`` command: one file for each group of commands.
+"""The ``adaspa`` command, with one file per group of commands.
 
-A command on its own goes into COMMANDS; a group with subcommands is a ``typer.Typer`` and goes into GROUPS.
+Add a single command to COMMANDS, and a group with subcommands (a ``typer.Typer``) to GROUPS.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from adaspa_service.cli.generate import generate
 from adaspa_service.cli.jobs import cancel, delete, download, jobs, show
 from adaspa_service.cli.keys import keys
 from adaspa_service.cli.models import fetch_model, models
+from adaspa_service.cli.open import open
 from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.cli.serve import gateway, serve, worker
 from adaspa_service.cli.storage import storage
@@ -33,21 +34,23 @@ from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
     "Videos": [generate, estimate, compare, jobs, show, download, cancel, delete, models, usage],
-    "The service on this machine": [serve, demo, token, doctor, gateway, worker, fetch_model],
+    "The service on this machine": [serve, demo, open, token, doctor, gateway, worker, fetch_model],
 }
-"""By the heading under which the help lists them."""
+"""Commands by their heading in the help."""
 GROUPS: dict[str, dict[str, typer.Typer]] = {
     "The service on this machine": {"bench": bench},
     "Operators": {"keys": keys, "storage": storage, "webhooks": webhooks},
 }
 
 app = typer.Typer(
-    help="Self-hosted text-to-video with AdaSpa sparse attention.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Self-hosted video generation with AdaSpa sparse attention.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 
 
 def tell_version(asked: bool) -> None:
-    """Print the version and end, if asked."""
+    """Print the version and exit, if asked."""
     if asked:
         typer.echo(f"adaspa-serve {version('adaspa-serve')}")
         raise typer.Exit
@@ -59,7 +62,7 @@ def adaspa(
         bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Accept the options before a command."""
 
 
 for heading, commands in COMMANDS.items():
@@ -71,13 +74,13 @@ for heading, groups in GROUPS.items():
 
 
 def main() -> None:
-    """Entry point of the console script: expected errors are one line, never a traceback."""
+    """Run the console script. Expected errors print one line, never a traceback."""
     try:
         app()
     except NotCompleted as error:
         fail(error, Exit.not_completed)
     except httpx.TransportError as error:
-        fail(f"the server does not answer: {error}", Exit.unreachable)
+        fail(f"cannot reach the server: {error}; is `adaspa serve` running, and is --server right?", Exit.unreachable)
     except (LocalError, SettingsError, StoreUnavailable, ApiError, TimeoutError) as error:
         fail(error)
     except KeyboardInterrupt:

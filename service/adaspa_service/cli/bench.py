@@ -1,4 +1,4 @@
-"""``adaspa bench``: the kernels, and whole clips end to end, on the machine at hand: as a table, as JSON, as a plot."""
+"""``adaspa bench``: measure kernels or whole clips on this machine, as a table, JSON or a plot."""
 
 import json
 import subprocess
@@ -25,14 +25,16 @@ KERNEL_COLUMNS = ("OPERATION", "DENSITY", "MS", "TFLOP/S")
 KINDS = ("dense", "search", "sparse")
 WARMUP_STEPS = 2
 
-bench = typer.Typer(help="Measure this machine: kernels alone, or whole clips.", no_args_is_help=True)
+bench = typer.Typer(help="Measure this machine: attention kernels or whole clips.", no_args_is_help=True)
 
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON here.")]
-Plot = Annotated[Path | None, typer.Option(help="Also draw a plot here: .png, .svg or .pdf; needs matplotlib.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the results to this JSON file.")]
+Plot = Annotated[
+    Path | None, typer.Option(help="Also draw a plot to this .png, .svg or .pdf file. Requires matplotlib.")
+]
 
 
 class Dtype(StrEnum):
-    """Of the tensors that the kernels are timed on."""
+    """Data types for timing the kernels."""
 
     bfloat16 = "bfloat16"
     float16 = "float16"
@@ -41,11 +43,11 @@ class Dtype(StrEnum):
 @bench.command()
 def kernels(
     *,
-    dtype: Annotated[Dtype, typer.Option(help="Of the tensors.")] = Dtype.bfloat16,
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the tensors.")] = Dtype.bfloat16,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the kernels with their references on this GPU, and time them beside PyTorch's attention."""
+    """Check the kernels against reference implementations on this GPU, and time them beside PyTorch's attention."""
     need(("adaspa", "torch", "triton"), "bench kernels")
     check_outputs(output, None)
     found = json.loads(run("adaspa.self_check", "--dtype", dtype.value))
@@ -57,7 +59,7 @@ def kernels(
     worst = max(max(row["max_abs_difference"]) for row in found["deviations"])
     shape = found["shape"]
     say(f"{found['device']}, {shape['heads']} heads, {shape['tokens']} tokens, head dimension {shape['dim']}")
-    say(f"Largest difference of {len(found['deviations'])} kernels from their references: {worst:.3g}")
+    say(f"Largest difference from the references over {len(found['deviations'])} kernels: {worst:.3g}")
     return say_files(output)
 
 
@@ -65,17 +67,17 @@ def kernels(
 @params.options(["model", "size", "num_frames", "steps"])
 def model(
     *,
-    prompt: Annotated[str, typer.Option(help="What the clips show.")] = PROMPT,
+    prompt: Annotated[str, typer.Option(help="Text that describes the clips.")] = PROMPT,
     preset: Annotated[
-        list[Quality] | None, typer.Option(help="Only these beside exact; can be given more than once.")
+        list[Quality] | None, typer.Option(help="Preset to compare with exact; can be repeated (default: all).")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Clips of each preset, in turns; the medians are shown.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Clips per preset, interleaved; the table shows the medians.")] = 1,
     output: Output = None,
     plot: Plot = None,
     as_json: Json = False,
     **asked: Unpack[VideoFields],
 ) -> None:
-    """Time whole clips end to end, with each of AdaSpa's presets, in this machine's own process."""
+    """Time whole clips with each AdaSpa preset on this machine, without a server."""
     check_outputs(output, plot)
     presets = [Quality.exact, *(name for name in preset or Quality if name is not Quality.exact)]
     each = [cast(VideoFields, {**params.given(asked), "seed": 0, "quality": name.value}) for name in presets]
@@ -102,7 +104,7 @@ def model(
 
 
 def figures(preset: Quality, videos: list[Video]) -> dict[str, Any]:
-    """Medians over the clips of one preset."""
+    """Return medians over the clips of one preset."""
     reports = [video.attention for video in videos if video.attention]
     row: dict[str, Any] = {
         "preset": preset.value,
@@ -126,7 +128,7 @@ def figures(preset: Quality, videos: list[Video]) -> dict[str, Any]:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A row of the table."""
+    """Format a row of the table."""
     steps = ["" if row[f"{kind}_step_s"] is None else f"{row[f'{kind}_step_s']:.2f} s" for kind in KINDS]
     recall = "" if row["recall"] is None else f"{row['recall']:.3f}"
     return [
@@ -141,7 +143,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Seconds of the denoising by preset, with the speed-up over exact."""
+    """Plot denoising seconds by preset, with the speed-up over exact."""
     from matplotlib.figure import Figure  # noqa: PLC0415  an optional dependency
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
@@ -154,24 +156,24 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def run(module: str, *arguments: str) -> str:
-    """A module of the library as a process; its output. What it says as it fails ends this command."""
+    """Run a module of the library in a process and return its output. If it fails, end this command with its error."""
     command = [sys.executable, "-m", module, *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        said = ran.stderr.strip().splitlines() or ["it said nothing"]
+        said = ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}, without an error message"]
         fail(f"bench: {said[-1].rpartition('error: ')[2]}")
     return ran.stdout
 
 
 def check_outputs(output: Path | None, plot: Path | None) -> None:
-    """End here if a file could not be written in the end."""
+    """End the command early if a file could not be written later."""
     for path in filter(None, (output, plot)):
         check_output(path)
     if plot and find_spec("matplotlib") is None:
-        fail("--plot: needs matplotlib; pip install matplotlib")
+        fail("--plot: requires matplotlib; pip install matplotlib")
 
 
 def say_files(*files: Path | None) -> None:
-    """Which files were written."""
+    """Print the names of the files written."""
     for path in filter(None, files):
         say(f"Wrote {path}")

@@ -1,4 +1,4 @@
-"""``adaspa compare``: a prompt and seed with dense attention and with AdaSpa, side by side, with times and metrics."""
+"""``adaspa compare``: the same prompt and seed with dense attention and with AdaSpa, side by side."""
 
 import json
 import secrets
@@ -22,24 +22,24 @@ from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_tabl
 
 COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "WORK", "DENSITY", "RECALL")
 ALIKE = ("fps", *SERVER_ONLY)
-"""Options of ``generate`` that make no difference here."""
+"""Options of ``generate`` that have no effect here."""
 NEEDED = ("adaspa_worker", "av", "torch", "PIL")
 
 
 @params.options([name for name in params.OPTIONS if name not in ALIKE])
 def compare(
     prompt: params.Prompt,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 of both, side by side.")] = Path(
-        "compare.mp4"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .mp4 file to write.")] = Path("compare.mp4"),
     *,
-    local: Annotated[bool, typer.Option("--local", help="Without any server: load the model here.")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Load the model on this machine instead of using a server.")
+    ] = False,
     server: Server = SERVER,
     api_key: ApiKey = None,
     as_json: Json = False,
     **asked: Unpack[VideoFields],
 ) -> None:
-    """Compare dense attention with AdaSpa: the same prompt and seed, side by side, with PSNR, SSIM and times."""
+    """Compare AdaSpa with dense attention: the same clip twice, side by side, with times, PSNR and SSIM."""
     if output.suffix != ".mp4":
         fail(f"--output: {output} must end in .mp4", Exit.usage)
     check_output(output)
@@ -62,7 +62,7 @@ def compare(
 
 
 def join(files: list[Path], output: Path) -> dict[str, float]:
-    """Write the two videos side by side; how close they are."""
+    """Write the two videos side by side and return their PSNR and SSIM."""
     part = output.with_name(f".part-{output.name}")
     command = [sys.executable, "-m", "adaspa_worker.side_by_side", *map(str, files), "--output", str(part)]
     ran = subprocess.run([*command, "--labels", "dense", "AdaSpa"], capture_output=True, text=True, check=False)
@@ -75,7 +75,7 @@ def join(files: list[Path], output: Path) -> dict[str, float]:
 
 
 def report(videos: list[Video], metrics: dict[str, float], output: Path, *, as_json: bool) -> None:
-    """Times of both, and how close they are."""
+    """Print the times of both videos and how close they are."""
     dense, ours = (video.timings["denoising"] for video in videos)
     speedup = round(dense / ours, 3)
     if as_json:
@@ -83,14 +83,14 @@ def report(videos: list[Video], metrics: dict[str, float], output: Path, *, as_j
         both: dict[str, Any] = {name: video.model_dump(mode="json") for name, video in zip(names, videos, strict=True)}
         return print_json({**both, **metrics, "speedup": speedup, "output": str(output)})
     print_table(COLUMNS, [row(name, video) for name, video in zip(("dense", "AdaSpa"), videos, strict=True)])
-    say(f"AdaSpa's denoising took {ours:.1f} s, dense {dense:.1f} s: {speedup:.2f} times as fast.")
-    say(f"PSNR {metrics['psnr_db']:.2f} dB, SSIM {metrics['ssim']:.4f}, of the files as they are compressed.")
+    say(f"Denoising took {ours:.1f} s with AdaSpa and {dense:.1f} s with dense attention: {speedup:.2f} times as fast.")
+    say(f"PSNR {metrics['psnr_db']:.2f} dB, SSIM {metrics['ssim']:.4f}, measured on the compressed files.")
     say(f"Wrote {output} (seed {videos[0].seed})")
     return None
 
 
 def row(name: str, video: Video) -> tuple[str, ...]:
-    """One of the two in the table."""
+    """Format one of the two videos for the table."""
     found = video.attention
     if found is None:
         return (name, f"{video.timings['denoising']:.1f} s", "", "", "", "", "")
@@ -106,5 +106,5 @@ def row(name: str, video: Video) -> tuple[str, ...]:
 
 
 def each(seconds: float, steps: int) -> str:
-    """The mean of one step."""
+    """Format the mean time of one step."""
     return f"{seconds / steps:.2f} s" if steps else ""

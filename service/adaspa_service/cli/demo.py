@@ -1,4 +1,4 @@
-"""``adaspa demo``: a prompt, or one and an image, through the whole service to a video and a contact sheet."""
+"""``adaspa demo``: start the whole service, generate one video and a contact sheet, and stop it."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from adaspa_service.local.supervisor import free_port
 
 DEMO_PROMPT = "a large yellow star moves right on a navy background"
 MOTION_PROMPT = "moves right"
-"""For an image of the user's own, which shows the rest."""
+"""Default prompt for a user's own image, which shows the rest."""
 DEMO_OUTPUT = Path("demo.mp4")
 
 
@@ -28,23 +28,23 @@ def demo(
     *,
     prompt: Annotated[
         str | None,
-        typer.Option(help=f'What the video shows (default: "{DEMO_PROMPT}", of an image "{MOTION_PROMPT}").'),
+        typer.Option(help=f'Text that describes the video (default: "{DEMO_PROMPT}"; with --image "{MOTION_PROMPT}").'),
     ] = None,
     image: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL", help="What it begins with, by the first model that takes one."),
+        typer.Option(metavar="FILE|URL", help="Image to start from. Default model: the first that takes one."),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="The video to write; a .png of its frames goes beside it.")
+        Path, typer.Option(help="Video file to write. A .png with its frames goes next to it.")
     ] = DEMO_OUTPUT,
     port: Port = None,
     data_dir: DataDir = None,
     model: Model = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Generate one video through the whole service, and stop it again."""
+    """Start the whole service, generate one video, and stop it again."""
     if not output.parent.is_dir():
-        fail(f"--output: no folder {output.parent}")
+        fail(f"--output: the folder {output.parent} does not exist")
     params.given({"input_reference": image})
     spec = chosen(model, with_image=image is not None)
     if image is not None and not is_url(image):
@@ -56,7 +56,7 @@ def demo(
         folder = data_dir or Path(temporary)
         supervisor = Supervisor(folder, host, port or free_port(host), workers=[spec.id], say=say)
         with supervisor, Client(supervisor.url, api_key=api_key) as client:
-            say(f"AdaSpa serves on {supervisor.url}")
+            say(f"AdaSpa is running at {supervisor.url}")
             video = client.create(prompt, model=spec.id, image=image)
             say(f'Prompt: "{prompt}" ({video.model}, {video.size}, {video.num_frames} frames, seed {video.seed})')
             if image is not None:
@@ -69,24 +69,24 @@ def demo(
 
 
 def chosen(model: str | None, *, with_image: bool) -> ModelSpec:
-    """The catalog's model of that id; without one, its first, or its first that takes an image. Ends the command if
-    there is none."""
+    """Return the catalog's model with that id, or by default its first that fits. End the command if there is none."""
     try:
         models = Catalog.load(get_settings().catalog).models
     except CatalogError as error:
         fail(error)
-    known = f"there is {', '.join(models)}"
+    known = f"allowed: {', '.join(models)}"
     if model is not None and model not in models:
         fail(f"--model: {model!r} is not in the catalog; {known}", Exit.usage)
     asked = models.values() if model is None else [models[model]]
     fitting = [spec for spec in asked if spec.takes_images or not with_image]
     if not fitting:
-        fail(f"--image: {model or 'no model of the catalog'} takes {'none' if model else 'one'}; {known}", Exit.usage)
+        unfit = f"model {model} does not take images" if model else "no model of the catalog takes images"
+        fail(f"--image: {unfit}; the catalog has {', '.join(models)}", Exit.usage)
     return fitting[0]
 
 
 def check_image(path: Path) -> None:
-    """End the command where a server would refuse a file: starting one takes its time."""
+    """End the command if the service would reject the file, before starting it."""
     from adaspa_service.inputs.images import fitted, opened  # noqa: PLC0415  as Pillow below
     from adaspa_service.inputs.source import ImageRefused  # noqa: PLC0415
 
@@ -98,14 +98,14 @@ def check_image(path: Path) -> None:
 
 
 def example_image() -> str:
-    """The path of a first frame that fits ``DEMO_PROMPT``."""
+    """Return the path of a first frame that fits ``DEMO_PROMPT``."""
     from adaspa_demo_model import EXAMPLE_IMAGE  # noqa: PLC0415  an install without the demo model has its own images
 
     return str(EXAMPLE_IMAGE)
 
 
 def write_contact_sheet(client: Client, video_id: str, path: Path) -> Path:
-    """The job's spritesheet as a PNG file."""
+    """Write the job's spritesheet as a PNG file."""
     from PIL import Image  # noqa: PLC0415  only the demo needs it, and only the worker's extra brings it
 
     webp, part = path.with_suffix(".webp.part"), path.with_suffix(".png.part")

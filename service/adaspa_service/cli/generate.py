@@ -1,4 +1,4 @@
-"""``adaspa generate``: a prompt to a video file, through a server or in this machine's own process."""
+"""``adaspa generate``: generate a video file from a prompt, through a server or on this machine."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +17,11 @@ from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, say
 
 SERVER_ONLY = ("priority", "webhook_url", "metadata", "user")
-"""Fields that mean nothing without a server."""
+"""Fields that have no effect without a server."""
 ENDINGS = ", ".join(f".{name}" for name in OutputFormat)
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help=f"File to write: {ENDINGS} (default: in this folder, under the job's id)."),
+    typer.Option("--output", "-o", help=f"File to write: {ENDINGS} (default: named after the job, in this folder)."),
 ]
 
 
@@ -31,23 +31,25 @@ def generate(
     output: Output = None,
     *,
     number: Annotated[
-        int, typer.Option("-n", min=1, help="So many videos, each with the next seed; the seed goes into the name.")
+        int, typer.Option("-n", min=1, help="Number of videos, with consecutive seeds; file names include the seed.")
     ] = 1,
-    local: Annotated[bool, typer.Option("--local", help="Without any server: load the model here.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Only submit, and print the ids.")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Load the model on this machine instead of using a server.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit, print the ids and exit.")] = False,
     server: Server = SERVER,
     api_key: ApiKey = None,
     as_json: Json = False,
     **asked: Unpack[VideoFields],
 ) -> None:
-    """Generate a video. Ctrl-C cancels it, unless it was detached."""
+    """Generate a video and download it. Ctrl-C cancels the job."""
     asked = params.given({**asked, "output_format": format_of(output)})
     server_only = (
         (rows(VideoCreate)[name].option or f"--{name.replace('_', '-')}", name in asked) for name in SERVER_ONLY
     )
     for name, given in (("--detach", detach), *server_only):
         if local and given:
-            fail(f"{name}: is for a server; with --local there is none", Exit.usage)
+            fail(f"{name}: has no effect with --local, which uses no server; allowed: one of the two", Exit.usage)
     if output is not None:
         check_output(output)
     if local:
@@ -78,10 +80,10 @@ def generate(
 
 
 def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool) -> list[Video]:
-    """Follow the jobs and write their files; cancelled if this is interrupted.
+    """Follow the jobs and write their files. An interruption cancels the jobs.
 
     Raises:
-        NotCompleted: one failed or was cancelled; the others are written.
+        NotCompleted: a job failed or was cancelled; the other files are written.
     """
     finished, lost = [], None
     try:
@@ -101,7 +103,7 @@ def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool
 
 
 def format_of(output: Path | None) -> OutputFormat | None:
-    """The format that the file's ending says; None without a file."""
+    """Return the format that the file's extension names, or None without a file."""
     if output is None:
         return None
     ending = output.suffix.removeprefix(".").lower()
@@ -111,7 +113,7 @@ def format_of(output: Path | None) -> OutputFormat | None:
 
 
 def file_for(output: Path | None, default: Path, seed: int, count: int) -> Path:
-    """Where one of the videos goes: the seed tells several apart."""
+    """Return the path for one of the videos; the seed tells several apart."""
     if output is None:
         return default
     return output if count == 1 else output.with_stem(f"{output.stem}-{seed}")

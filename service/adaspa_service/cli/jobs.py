@@ -1,4 +1,4 @@
-"""``adaspa jobs`` and what is done with one of them: ``show``, ``download``, ``cancel``, ``delete``."""
+"""``adaspa jobs``, and the commands for single jobs: ``show``, ``download``, ``cancel``, ``delete``."""
 
 import sys
 from datetime import datetime
@@ -20,26 +20,28 @@ from adaspa_service.cli.terminal import Exit, Json, console, fail, print_json, p
 
 COLUMNS = ("ID", "STATUS", "DONE", "CREATED", "MODEL", "SEED", "PROMPT")
 BRIEF = ("ID", "STATUS", "CREATED", "PROMPT")
-"""What fits into a terminal, one line a job."""
+"""Columns that fit into a terminal, one line per job."""
 TOLD = ("prompt", "model", "num_frames", "fps", "steps")
-"""Fields that stand in a line of their own, or share one."""
+"""Fields that ``facts`` lists by hand."""
 SIDE_FILES = {"thumbnail": ".webp", "spritesheet": ".webp"}
 
-VideoId = Annotated[str, typer.Argument(metavar="ID", help="As `adaspa jobs` shows it.", autocompletion=video_ids)]
+VideoId = Annotated[
+    str, typer.Argument(metavar="ID", help="Id of the job, as in `adaspa jobs`.", autocompletion=video_ids)
+]
 VideoIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="As `adaspa jobs` shows them.", autocompletion=video_ids)
+    list[str], typer.Argument(metavar="ID...", help="Ids of the jobs, as in `adaspa jobs`.", autocompletion=video_ids)
 ]
 
 
 def jobs(
     *,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Jobs at most.")] = 20,
-    after: Annotated[str | None, typer.Option(metavar="ID", help="Those after this one: the next page.")] = None,
-    status: Annotated[JobStatus | None, typer.Option(help="Only those that stand so.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of jobs.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Start after this job: the next page.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
     metadata: Annotated[
-        str | None, typer.Option(metavar="KEY=VALUE,...", help="Only those with all of these pairs.")
+        str | None, typer.Option(metavar="KEY=VALUE,...", help="Only jobs with all of these pairs.")
     ] = None,
-    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of the newest.")] = False,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="List the oldest jobs first.")] = False,
     server: Server = SERVER,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -60,18 +62,18 @@ def jobs(
     else:
         print_table(COLUMNS, [row(job) for job in page])
     if more and console.is_terminal:
-        say(f"More: adaspa jobs --after {page[-1].id}")
+        say(f"Next page: adaspa jobs --after {page[-1].id}")
     return None
 
 
 def show(
     video_id: VideoId,
-    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Show its progress until it ends.")] = False,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Show the progress until the job ends.")] = False,
     server: Server = SERVER,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Show one job: where it stands, what was asked, what AdaSpa did."""
+    """Show one job: its status, its settings and what AdaSpa did."""
     with connect(server, api_key) as client:
         video = client.get(video_id)
         if follow_it and not video.done:
@@ -87,9 +89,10 @@ def show(
 def download(
     video_id: VideoId,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write (default: its id, in this folder).")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write (default: named after the job, in this folder)."),
     ] = None,
-    variant: Annotated[Variant, typer.Option(help="Which of its files.")] = "video",
+    variant: Annotated[Variant, typer.Option(help="Which of the job's files to download.")] = "video",
     server: Server = SERVER,
     api_key: ApiKey = None,
 ) -> None:
@@ -103,25 +106,25 @@ def download(
 
 
 def cancel(ids: VideoIds, server: Server = SERVER, api_key: ApiKey = None) -> None:
-    """Cancel jobs: a queued one at once, a running one within a denoising step. Their records stay."""
+    """Cancel jobs: queued ones at once, running ones within a denoising step. Their records are kept."""
     with connect(server, api_key) as client:
         for video_id in ids:
             video = client.cancel(video_id)
-            stopping = "" if video.done else " (it stops after its step)"
+            stopping = "" if video.done else " (stops after the current step)"
             say(f"{video_id}: {video.status}{stopping}")
 
 
 def delete(
     ids: VideoIds,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     server: Server = SERVER,
     api_key: ApiKey = None,
 ) -> None:
-    """Delete jobs with their files, for good; those that run are stopped."""
+    """Delete jobs and their files permanently. Running jobs are stopped."""
     if not yes:
         if not sys.stdin.isatty():
-            fail("delete: nobody is there to be asked; use --yes", Exit.usage)
-        typer.confirm(f"Delete {ids[0] if len(ids) == 1 else f'{len(ids)} jobs'} for good?", abort=True)
+            fail("delete: cannot ask for confirmation without a terminal; use --yes", Exit.usage)
+        typer.confirm(f"Permanently delete {ids[0] if len(ids) == 1 else f'{len(ids)} jobs'}?", abort=True)
     with connect(server, api_key) as client:
         for video_id in ids:
             client.delete(video_id)
@@ -129,18 +132,18 @@ def delete(
 
 
 def row(job: Video) -> tuple[object, ...]:
-    """A job's line for a program."""
+    """Format a job's line for a program."""
     return job.id, job.status, f"{job.progress} %", when(job.created_at), job.model, job.seed, job.prompt
 
 
 def brief(job: Video) -> tuple[object, ...]:
-    """A job's line for a terminal."""
+    """Format a job's line for a terminal."""
     state = f"{job.progress} %" if job.status is JobStatus.in_progress else job.status
     return job.id, state, when(job.created_at)[5:16], job.prompt
 
 
 def facts(video: Video) -> dict[str, object]:
-    """What there is to know of a job, by name; None where there is nothing."""
+    """Return the facts about a job by name, None if there is none."""
     others = {row.label.lower(): getattr(video, name) for name, row in rows(Kept).items() if name not in TOLD}
     return {
         "id": video.id,
@@ -148,12 +151,12 @@ def facts(video: Video) -> dict[str, object]:
         "error": f"{video.error.message} ({video.error.code})" if video.error else None,
         "progress": f"{video.progress} %",
         "phase": None if video.done else video.phase.replace("_", " "),
-        "place in queue": video.queue_position,
+        "queue position": video.queue_position,
         "step": f"{video.step} of {video.steps}",
         "model": video.model,
         "prompt": video.prompt,
         "size": video.size,
-        "clip": f"{video.num_frames} frames at {video.fps} a second",
+        "clip": f"{video.num_frames} frames at {video.fps} fps",
         **others,
         "metadata": ", ".join(f"{key}={value}" for key, value in video.metadata.items()) or None,
         "user": video.user,
@@ -166,13 +169,13 @@ def facts(video: Video) -> dict[str, object]:
 
 
 def when(timestamp: int) -> str:
-    """A time as this machine's clock shows it, with its zone."""
+    """Format a time in this machine's time zone."""
     return datetime.fromtimestamp(timestamp).astimezone().isoformat(" ", "seconds")
 
 
 def check_output(path: Path) -> None:
-    """End here if that file could not be written, before any work is done for it."""
+    """End the command if the file could not be written, before any work is done for it."""
     if not path.parent.is_dir():
-        fail(f"--output: no folder {path.parent}", Exit.usage)
+        fail(f"--output: the folder {path.parent} does not exist", Exit.usage)
     if path.is_dir():
-        fail(f"--output: {path} is a folder", Exit.usage)
+        fail(f"--output: {path} is a folder; allowed: a file", Exit.usage)

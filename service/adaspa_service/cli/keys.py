@@ -1,4 +1,4 @@
-"""``adaspa keys``: make, list, rotate and revoke API keys, in the service's Redis itself."""
+"""``adaspa keys``: create, list, rotate and revoke API keys, directly in the service's Redis."""
 
 import os
 import re
@@ -23,38 +23,40 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 COLUMNS = ("ID", "NAME", "SCOPES", "IN FLIGHT", "PER MINUTE", "CREATED", "EXPIRES", "LAST USED")
 USED = ("ID", "NAME", "COMPLETED", "FAILED", "CANCELLED", "GPU SECONDS")
 
-keys = typer.Typer(help="API keys: make, list, rotate and revoke them. A change holds at once.", no_args_is_help=True)
+keys = typer.Typer(help="Create, list, rotate and revoke API keys. Changes apply at once.", no_args_is_help=True)
 
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `adaspa keys list` shows it.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as in `adaspa keys list`.")]
 
 
 def duration(text: str) -> int:
-    """Seconds of a text such as 90s, 15m, 12h or 30d."""
+    """Parse a duration such as 90s, 15m, 12h or 30d into seconds."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no length of time; allowed: a number and s, m, h or d, such as 30d")
+        raise typer.BadParameter(f"{text!r} is not a duration; allowed: a number and s, m, h or d, such as 30d")
     return int(match[1]) * UNITS[match[2]]
 
 
 @keys.command()
 def create(
     *,
-    name: Annotated[str, typer.Option(help="What the key is for.")],
-    scope: Annotated[list[Scope], typer.Option(help="What it may do; can be given more than once.")] = [  # noqa: B006
+    name: Annotated[str, typer.Option(help="Name of the key, such as the program that uses it.")],
+    scope: Annotated[list[Scope], typer.Option(help="What the key may do; can be repeated.")] = [  # noqa: B006
         Scope.read,
         Scope.write,
     ],
     max_in_flight: Annotated[
-        int | None, typer.Option(min=1, help="Jobs that may wait and run at one time (default: any number).")
+        int | None, typer.Option(min=1, help="Maximum number of queued and running jobs (default: no limit).")
     ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute (default: any).")] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Maximum requests per minute (default: no limit).")
+    ] = None,
     expires_in: Annotated[
-        int | None, typer.Option(parser=duration, metavar="TIME", help="Such as 30d (default: never).")
+        int | None, typer.Option(parser=duration, metavar="TIME", help="Lifetime, such as 30d (default: no expiry).")
     ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it. It is shown this once: only its digest is kept."""
+    """Create a key and print it. It is shown only once, because only its digest is stored."""
     with key_store(data_dir) as (store, _):
         key, token = store.create(
             name,
@@ -83,31 +85,31 @@ def list_keys(data_dir: DataDir = None, as_json: Json = False) -> None:
 def rotate(
     key_id: KeyId,
     grace: Annotated[
-        int, typer.Option(parser=duration, metavar="TIME", help="For how long the old secret works too.")
+        int, typer.Option(parser=duration, metavar="TIME", help="How long the old secret keeps working.")
     ] = "1h",  # type: ignore[assignment]
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Give a key a new secret. Its jobs, scopes and limits stay as they are."""
+    """Give a key a new secret. Its jobs, scopes and limits do not change."""
     with key_store(data_dir) as (store, _):
         token = store.rotate(key_id, grace)
         if token is not None:
             tell_auditors(store.client, "key.rotated", key=key_id)
     if token is None:
-        fail(f"there is no key {key_id!r}; `adaspa keys list` shows them")
+        fail(f"there is no key {key_id!r}; `adaspa keys list` shows all keys")
     show(key_id, token, as_json)
 
 
 @keys.command()
 def revoke(
     key_id: KeyId,
-    cancel_jobs: Annotated[bool, typer.Option("--cancel-jobs", help="Cancel its unfinished jobs too.")] = False,
+    cancel_jobs: Annotated[bool, typer.Option("--cancel-jobs", help="Also cancel the key's unfinished jobs.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """End a key at once. Nobody sees its jobs any more; they and their files are removed when they expire."""
+    """Revoke a key at once. Its jobs become inaccessible; they and their files are removed when they expire."""
     with key_store(data_dir) as (store, jobs):
         if not store.revoke(key_id):
-            fail(f"there is no key {key_id!r}; `adaspa keys list` shows them")
+            fail(f"there is no key {key_id!r}; `adaspa keys list` shows all keys")
         tell_auditors(store.client, "key.revoked", key=key_id)
         unfinished = jobs.unfinished(key_id) if cancel_jobs else []
         for job in unfinished:
@@ -118,7 +120,7 @@ def revoke(
 
 @keys.command()
 def usage(days: Days = 30, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """Show what the jobs of each key came to, also of keys that were revoked."""
+    """Show the usage of each key, including revoked keys."""
     with key_store(data_dir) as (store, jobs):
         names = {key.id: key.name for key in store.all()}
         found = jobs.usage(days)
@@ -139,25 +141,25 @@ def usage(days: Days = 30, data_dir: DataDir = None, as_json: Json = False) -> N
 
 @contextmanager
 def key_store(data_dir: Path | None) -> Iterator[tuple[KeyStore, JobStore]]:
-    """The keys and the jobs of the service."""
+    """Open the service's keys and jobs."""
     with job_store(data_dir) as jobs:
         yield KeyStore(jobs.client), jobs
 
 
 def show(key_id: str, token: str, as_json: bool) -> None:
-    """Print a new token: alone on standard output, so that a script can take it."""
+    """Print a new key alone on standard output, so that a script can read it."""
     if as_json:
         return print_json({"id": key_id, "key": token})
     return say(token)
 
 
 def row(key: ApiKey) -> tuple[object, ...]:
-    """A key in the table."""
+    """Format a key for the table."""
     times = (moment(seconds) for seconds in (key.created_at, key.expires_at, key.last_used_at))
     limits = ("any" if limit is None else limit for limit in (key.max_in_flight, key.requests_per_minute))
     return (key.id, key.name, " ".join(sorted(key.scopes)), *limits, *times)
 
 
 def moment(seconds: int | None) -> str:
-    """A time, to the minute."""
+    """Format a time to the minute."""
     return "never" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%MZ")

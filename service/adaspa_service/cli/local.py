@@ -1,4 +1,4 @@
-"""``--local``: clips without a server. The worker's engine runs in a process of its own, because torch is not ours."""
+"""``--local``: generate clips without a server, in a process of the worker's code, because we import no torch."""
 
 import asyncio
 import json
@@ -29,10 +29,10 @@ MODULE = "adaspa_worker.local"
 
 
 def resolved(prompt: str, number: int, asked: VideoFields, folder: Path | None = None) -> list[JobParams]:
-    """The jobs of a request, as the gateway would make them of the catalog here. Ends the command if it is wrong.
+    """Return the jobs that the gateway would create from this request. End the command if the request is invalid.
 
     Args:
-        folder: where its images are put, for as long as the jobs run.
+        folder: receives the request's images for as long as the jobs run.
     """
     need(NEEDED, "--local")
     from adaspa_service.errors import ApiError  # noqa: PLC0415  only an install with the gateway has them
@@ -51,7 +51,7 @@ def resolved(prompt: str, number: int, asked: VideoFields, folder: Path | None =
 
 
 def made_of_images(jobs: list[JobParams], request: VideoCreate, spec: ModelSpec, folder: Path) -> list[JobParams]:
-    """The jobs with the request's images, which are files or URLs here, in the folder. Raises ApiError."""
+    """Copy the request's images (files or URLs) to the folder and return the jobs with them. Raises ApiError."""
     from adaspa_service.gateway.body import refused  # noqa: PLC0415
     from adaspa_service.gateway.images import made_of  # noqa: PLC0415
     from adaspa_service.inputs.keep import Inputs  # noqa: PLC0415
@@ -75,22 +75,22 @@ def made_of_images(jobs: list[JobParams], request: VideoCreate, spec: ModelSpec,
 
 
 def need(modules: tuple[str, ...], what: str) -> None:
-    """End the command if a module is not installed here."""
+    """End the command if a module is not installed."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        fail(f"{what}: {', '.join(missing)} not installed here; pip install 'adaspa-serve[local]'")
+        fail(f"{what}: {', '.join(missing)} not installed; pip install 'adaspa-serve[local]'")
 
 
 def generate_here(
     jobs: list[JobParams], outputs: list[Path], images: Path | None = None, *, quiet: bool
 ) -> list[Video]:
-    """Make the clips, and show the progress of each; the jobs as a server would describe them.
+    """Generate the clips, show their progress, and return the jobs as a server would describe them.
 
     Args:
-        images: the folder that ``resolved`` put the jobs' images into.
+        images: folder in which ``resolved`` put the jobs' images.
 
     Raises:
-        NotCompleted: one failed; those before it are written.
+        NotCompleted: a job failed; the files of earlier jobs are written.
     """
     finished: dict[int, Video] = {}
     with shown(quiet) as show:
@@ -109,7 +109,7 @@ def generate_here(
 
 
 def events(jobs: list[JobParams], outputs: list[Path], images: Path | None) -> Iterator[dict[str, Any]]:
-    """What the worker's process tells, as it runs; it is stopped when nobody listens any more."""
+    """Run the worker's process and yield its events; closing the generator stops the process."""
     asked = [
         {"params": params.model_dump(mode="json"), "output": str(output.resolve()), "images": images and str(images)}
         for params, output in zip(jobs, outputs, strict=True)
@@ -127,14 +127,14 @@ def events(jobs: list[JobParams], outputs: list[Path], images: Path | None) -> I
                 told = json.loads(line)
                 yield told
             if process.wait() and "error" not in told:
-                raise NotCompleted(f"the process that generates ended: {last_line(said)}")
+                raise NotCompleted(f"the generating process ended unexpectedly: {last_line(said)}")
         finally:
             process.terminate()
             process.wait()
 
 
 def described(params: JobParams, progress: Progress, status: JobStatus = JobStatus.in_progress, **report: Any) -> Video:
-    """A job of this machine as a server would describe it."""
+    """Return a local job as a server would describe it."""
     from adaspa_service.views import video  # noqa: PLC0415  only an install with the gateway has them
 
     now = int(time.time())
@@ -143,7 +143,7 @@ def described(params: JobParams, progress: Progress, status: JobStatus = JobStat
 
 
 def last_line(said: IO[str]) -> str:
-    """The last line that a process wrote."""
+    """Return the last line that a process wrote."""
     said.seek(0)
     lines = said.read().strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no error message"

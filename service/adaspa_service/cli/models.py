@@ -1,4 +1,4 @@
-"""``adaspa models``: what a server serves; ``adaspa fetch-model``: a model's files, before a worker starts."""
+"""``adaspa models`` lists a server's models; ``adaspa fetch-model`` downloads a model before a worker starts."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ COLUMNS = ("MODEL", "SIZES", "FRAMES", "STEPS", "GUIDANCE", "WAITING", "RUNNING"
 
 
 def models(server: Server = SERVER, api_key: ApiKey = None, as_json: Json = False) -> None:
-    """List the served models with what each takes, and how busy it is."""
+    """List the served models with their limits, defaults and queues."""
     with connect(server, api_key) as client:
         found = client.models()
     if as_json:
@@ -34,17 +34,17 @@ def models(server: Server = SERVER, api_key: ApiKey = None, as_json: Json = Fals
 
 
 def between(limits: tuple[float, float], default: float) -> str:
-    """A range with its default."""
+    """Format a range with its default."""
     return f"{limits[0]:g}-{limits[1]:g} ({default:g})"
 
 
 def fetch_model(
-    model: Annotated[str, typer.Argument(help="Model of the catalog (ADASPA_CATALOG).")],
+    model: Annotated[str, typer.Argument(help="Id of a model in the catalog (ADASPA_CATALOG).")],
     resolve: Annotated[
-        bool, typer.Option("--resolve", help="Pin the model: write the commit that was fetched into the catalog file.")
+        bool, typer.Option("--resolve", help="Pin the model: write the downloaded commit into the catalog file.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how much would be downloaded.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the download size without downloading.")] = False,
 ) -> None:
-    """Download a model of the Hugging Face hub, or of a mirror of it, and check that it is whole."""
+    """Download a model from the Hugging Face Hub, or a mirror of it, and verify its files."""
     asked = [*(["--resolve"] if resolve else []), *(["--dry-run"] if dry_run else [])]
     raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_worker.fetch_model", "--model", model, *asked]))

@@ -1,5 +1,7 @@
-"""What a video is asked for with, as options: one for each row of ``adaspa_api.fields``. Defaults and limits are the
-model's: the catalog has them."""
+"""Command-line options of a video request, one for each row of ``adaspa_api.fields``.
+
+Defaults and limits come from the model's catalog entry.
+"""
 
 import inspect
 import re
@@ -18,15 +20,15 @@ from adaspa_service.cli.terminal import Exit, fail
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
-Prompt = Annotated[str, typer.Argument(help="What the video shows.")]
+Prompt = Annotated[str, typer.Argument(help="Text that describes the video.")]
 OTHERWISE = {"prompt", "seconds", "n", "output_format"}
-"""Fields that commands ask for in another way, or not at all."""
+"""Fields that have no option, or one defined elsewhere."""
 OPTIONS = [name for name in rows(VideoCreate) if name not in OTHERWISE]
 COMPLETED = {"model": model_ids}
 
 
 def options(names: Iterable[str]) -> Callable[[Command], Command]:
-    """Give a command an option for each of these fields of a request; it gets them by ``**asked``."""
+    """Add an option to a command for each of these request fields; it receives them in ``**asked``."""
 
     def with_options(command: Command) -> Command:
         own = inspect.signature(command).parameters.values()
@@ -41,7 +43,7 @@ def options(names: Iterable[str]) -> Callable[[Command], Command]:
 
 
 def option(name: str) -> inspect.Parameter:
-    """A field as an option: what its row says, and of its help the first sentence."""
+    """Make an option from a field's row; its help is the first sentence of the field's description."""
     row, field = rows(VideoCreate)[name], VideoCreate.model_fields[name]
     words = row.limits.words if isinstance(row.limits, Choice) else None
     help = re.sub(r"(?<=\.)\s.*", "", field.description or "", flags=re.S).replace("``", "`")
@@ -54,9 +56,9 @@ def option(name: str) -> inspect.Parameter:
 
 
 def given(asked: Mapping[str, object]) -> VideoFields:
-    """Those that were given: the others are left to the model. Ends the command where an image is no file."""
+    """Return the options that were given. End the command if an image file does not exist."""
     for name in ROLES:
         image = asked.get(name)
         if isinstance(image, str) and not is_url(image) and not Path(image).is_file():
-            fail(f"{rows(VideoCreate)[name].option}: {image}: no such file; allowed: a file or a URL", Exit.usage)
+            fail(f"{rows(VideoCreate)[name].option}: {image} does not exist; allowed: a file or a URL", Exit.usage)
     return cast(VideoFields, {name: value for name, value in asked.items() if value is not None})

@@ -1,4 +1,4 @@
-"""A job's progress: a bar in a terminal, plain lines in a pipe; and what came of it, in a few lines."""
+"""A job's progress, as a bar in a terminal or plain lines in a pipe, and a summary of its result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +17,11 @@ class NotCompleted(Exception):
 
 
 def follow(client: Client, video_id: str, *, quiet: bool = False, watch: Callable[[], None] = lambda: None) -> Video:
-    """Show a job's progress until it is completed.
+    """Show a job's progress until it completes.
 
     Args:
-        client: of a running gateway.
-        quiet: show nothing.
+        client: client of a running gateway.
+        quiet: whether to show nothing.
         watch: called while waiting.
 
     Raises:
@@ -42,7 +42,7 @@ def follow(client: Client, video_id: str, *, quiet: bool = False, watch: Callabl
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[Callable[[Video], None]]:
-    """Takes a job as often as it changes: a bar in a terminal, lines in a pipe, or nothing."""
+    """Yield a function that shows a job's changes: a bar in a terminal, lines in a pipe, or nothing."""
     if quiet:
         yield lambda video: None
     elif console.is_terminal:
@@ -53,7 +53,7 @@ def shown(quiet: bool) -> Iterator[Callable[[Video], None]]:
 
 
 class ProgressBar:
-    """A bar of the denoising steps with the phase, the kind of step and the ETA."""
+    """A progress bar of the denoising steps, with phase, kind of step and time left."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -80,7 +80,7 @@ class ProgressBar:
 
 
 class PlainLines:
-    """One line for each change of phase or step that is seen."""
+    """Prints one line for each change of phase or step."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._last = console, ""
@@ -95,7 +95,7 @@ class PlainLines:
 
 
 def label(video: Video) -> str:
-    """What the job is doing, in a few words."""
+    """Describe what the job is doing, in a few words."""
     phase = video.phase.replace("_", " ")
     if video.phase == "queued" and video.workers == 0:
         return f"{phase} (no worker serves the model yet)"
@@ -103,17 +103,17 @@ def label(video: Video) -> str:
 
 
 def eta(video: Video) -> str:
-    """The time left for the denoising, as far as it is known."""
+    """Format the denoising time left, if known."""
     return "" if video.done or not video.eta_seconds else f"about {video.eta_seconds:.0f} s left"
 
 
 def summary(video: Video) -> str:
-    """What of the texts had no effect, what AdaSpa did, and where the time went."""
+    """Summarize a finished job: tokens cut off, what AdaSpa did, and the time of each phase."""
     lines = []
     for name, tokens in (("prompt", video.prompt_tokens), ("negative prompt", video.negative_prompt_tokens)):
         if tokens and tokens.cut:
             total = tokens.used + tokens.cut
-            lines.append(f"Cut:    the {name} has {total} tokens; the last {tokens.cut} had no room and no effect")
+            lines.append(f"Cut:    the {name} has {total} tokens; the model ignored the last {tokens.cut}")
     if report := video.attention:
         steps = (
             (n, getattr(report, f"{n}_steps"), getattr(report, f"{n}_seconds")) for n in ("dense", "search", "sparse")
@@ -124,7 +124,7 @@ def summary(video: Video) -> str:
         )
         work = "" if report.attention_work is None else f"attention work {report.attention_work:.2f} of dense, "
         lines.append(
-            f"        {work}density of the sparse steps {report.density:.2f}{recall(report)}, "
+            f"        {work}density in sparse steps {report.density:.2f}{recall(report)}, "
             f"caches {report.cache_bytes / 2**20:.1f} MiB"
         )
         lines += [
@@ -138,18 +138,18 @@ def summary(video: Video) -> str:
 
 
 def recall(report: AttentionReport) -> str:
-    """The recall, if patterns were searched, and whether it is an estimate."""
+    """Format the recall, if there is one, and whether it is an estimate."""
     if report.recall is None:
         return ""
     return f", recall {report.recall:.3f}{' (estimate)' if report.recall_is_estimate else ''}"
 
 
 def kernels(kind: KindReport) -> list[str]:
-    """What calls of the attention of one kind ran by, each kernel once, and how far their patterns were used again."""
+    """List the kernels that ran attention calls of one kind, and how often their block lists were reused."""
     ran = {
         f"{row.op} by {row.backend} in {row.dtype}{f' ({row.passed_over})' if row.passed_over else ''}"
         for row in kind.kernels
         if "attention" in row.op
     }
-    reuse = [] if kind.reuse is None else [f"{kind.reuse:.1f} calls for each list of blocks"]
+    reuse = [] if kind.reuse is None else [f"{kind.reuse:.1f} calls per block list"]
     return [*sorted(ran), *reuse]

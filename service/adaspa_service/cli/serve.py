@@ -1,4 +1,4 @@
-"""``adaspa serve`` and its parts: the whole service, the gateway alone, a worker alone."""
+"""``adaspa serve``, ``adaspa gateway`` and ``adaspa worker``: the whole service, or one part of it."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ from adaspa_service.local import Supervisor
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on (default: ADASPA_HOST or 127.0.0.1).")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of queue, videos and logs.")]
-Model = Annotated[str | None, typer.Option(help="Model of the catalog to serve (default: its first).")]
+DataDir = Annotated[Path | None, typer.Option(help="Data folder: queue, videos and logs.")]
+Model = Annotated[str | None, typer.Option(help="Model of the catalog to serve (default: the first).")]
 Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="Model of the catalog to run a worker for; may be repeated (default: its first, of the built-in one all).",
+        help="Model to run a worker for; can be repeated (default: the first of ADASPA_CATALOG, or all built in).",
     ),
 ]
 
@@ -33,7 +33,7 @@ def serve(
     port: Port = None,
     data_dir: DataDir = None,
     model: Models = None,
-    worker: Annotated[bool, typer.Option(help="Run workers too.")] = True,
+    worker: Annotated[bool, typer.Option(help="Also run workers.")] = True,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
     settings = get_settings()
@@ -45,7 +45,7 @@ def serve(
     supervisor = Supervisor(folder, settings.host, port or settings.port, workers=workers, say=say)
     try:
         with supervisor:
-            say(f"AdaSpa serves on {supervisor.url} (data and logs in {folder}); Ctrl-C stops it")
+            say(f"AdaSpa is running at {supervisor.url} (data and logs in {folder}); press Ctrl-C to stop it")
             with KeyStore.at(supervisor.redis_url) as keys:
                 entrance = Entrance(settings, keys)
                 say(f"Access: {entrance.check()}")
@@ -57,14 +57,14 @@ def serve(
 
 
 def gateway() -> None:
-    """Run only the gateway, configured by ADASPA_* variables."""
+    """Run only the gateway, configured by ADASPA_* environment variables."""
     raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_service.gateway"]))
 
 
 def worker(
     model: Model = None,
-    only: Annotated[Priority | None, typer.Option(help="Serve one of the model's queues (default: both).")] = None,
+    only: Annotated[Priority | None, typer.Option(help="Serve only this queue of the model (default: both).")] = None,
 ) -> None:
-    """Run only a worker, configured by ADASPA_* variables."""
+    """Run only a worker, configured by ADASPA_* environment variables."""
     chosen = [*(["--model", model] if model else []), *(["--only", only] if only else [])]
     raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_worker", *chosen]))

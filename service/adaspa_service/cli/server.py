@@ -1,4 +1,4 @@
-"""Commands that talk to a server: which one, and with which key."""
+"""Options of commands that talk to a server: its address and the API key."""
 
 from typing import Annotated
 
@@ -10,18 +10,23 @@ Server = Annotated[
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="ADASPA_API_KEY", metavar="KEY", help="The key that the gateway asks for.", show_envvar=True),
+    typer.Option(envvar="ADASPA_API_KEY", metavar="KEY", help="API key to send.", show_envvar=True),
 ]
 SERVER = "http://127.0.0.1:8000"
-"""Where ``adaspa serve`` listens."""
+"""Default address of ``adaspa serve``."""
 
 
 def connect(server: str, api_key: str | None) -> Client:
-    """A client of that gateway; nothing is sent yet.
+    """Return a client of the gateway at that address. Sends nothing yet. Raises typer.BadParameter."""
+    return Client(checked(server), api_key=api_key)
+
+
+def checked(server: str) -> str:
+    """Return the gateway's address without a trailing slash.
 
     Raises:
-        typer.BadParameter: the address is none.
+        typer.BadParameter: the address is invalid.
     """
     if not server.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{server!r} is no address; it begins with http:// or https://", param_hint="--server")
-    return Client(server.rstrip("/"), api_key=api_key)
+        raise typer.BadParameter(f"{server!r} is not a URL; allowed: http://... or https://...", param_hint="--server")
+    return server.rstrip("/")

@@ -1,4 +1,4 @@
-"""``adaspa storage``: what lies in storage and belongs to nobody."""
+"""``adaspa storage``: find and remove stored files that belong to no job."""
 
 import os
 import sys
@@ -18,20 +18,20 @@ from adaspa_service.gateway.orphans import Orphan, find_orphans, remove_orphan
 
 COLUMNS = ("VIDEO", "FILES", "BYTES", "LAST WRITTEN")
 
-storage = typer.Typer(help="Storage: see and remove files that belong to no job.", no_args_is_help=True)
+storage = typer.Typer(help="Find and remove stored files that belong to no job.", no_args_is_help=True)
 
 
 @storage.command()
 def orphans(
-    remove: Annotated[bool, typer.Option("--remove", help="Remove them, for good.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the files permanently.")] = False,
     older_than: Annotated[
-        int, typer.Option(parser=duration, metavar="TIME", help="Only those that nothing was written to for so long.")
+        int, typer.Option(parser=duration, metavar="TIME", help="Only files with no writes for this long.")
     ] = "1d",  # type: ignore[assignment]
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the files of jobs that Redis does not know, as after it was emptied or restored, and images of no job."""
+    """List stored files of jobs that Redis does not know, for example after it was emptied or restored."""
     try:
         _orphans(ObjectStorage(storage_url(data_dir)), older_than, data_dir, remove=remove, yes=yes, as_json=as_json)
     except StorageUnavailable as error:
@@ -51,8 +51,8 @@ def _orphans(
         return
     if not yes:
         if not sys.stdin.isatty():
-            fail("storage orphans: nobody is there to be asked; use --yes", Exit.usage)
-        asked = f"Remove the files of {len(found)} jobs for good? Storage has those of {known} that Redis knows."
+            fail("storage orphans: cannot ask for confirmation without a terminal; use --yes", Exit.usage)
+        asked = f"Permanently remove the files of {len(found)} jobs? Storage also has files of {known} known jobs."
         typer.confirm(asked, abort=True)
     for orphan in found:
         remove_orphan(files, orphan)
@@ -61,7 +61,7 @@ def _orphans(
 
 
 def storage_url(data_dir: Path | None) -> str:
-    """The storage of the service that ADASPA_STORAGE_URL names, or of the one on this data folder."""
+    """Return the storage URL of ADASPA_STORAGE_URL, or of the service on this data folder."""
     settings = get_settings()
     if "ADASPA_STORAGE_URL" in os.environ:
         return settings.storage_url
@@ -69,7 +69,7 @@ def storage_url(data_dir: Path | None) -> str:
 
 
 def described(orphan: Orphan) -> dict[str, Any]:
-    """A job in the list, for programs."""
+    """Format a job as JSON."""
     written = int(orphan.written_at)
     return {
         "video_id": orphan.job_id,
@@ -81,6 +81,6 @@ def described(orphan: Orphan) -> dict[str, Any]:
 
 
 def row(orphan: Orphan) -> tuple[object, ...]:
-    """A job in the table."""
+    """Format a job for the table."""
     when = datetime.fromtimestamp(orphan.written_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     return orphan.name, orphan.files, f"{orphan.bytes:,}", when

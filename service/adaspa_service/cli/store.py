@@ -1,4 +1,4 @@
-"""Commands that work in the service's Redis itself, without a server."""
+"""Access of commands to the service's Redis, without a server."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from adaspa_service.local.folder import reachable_redis
 
 @contextmanager
 def job_store(data_dir: Path | None) -> Iterator[JobStore]:
-    """The jobs of the service that ADASPA_REDIS_URL names, or of the one on this data folder. Raises LocalError."""
+    """Open the job store at ADASPA_REDIS_URL, or that of the service on this data folder. Raises LocalError."""
     settings = get_settings()
     with reachable_redis(data_dir or settings.data_dir) as url:
         jobs = JobStore.from_settings(settings.model_copy(update={"redis_url": url}))
@@ -25,8 +25,8 @@ def job_store(data_dir: Path | None) -> Iterator[JobStore]:
 
 
 def tell_auditors(client: Redis, event: str, **about: str) -> None:
-    """Leave a line for the gateways' audit log. What was done is done: a Redis that takes no line is only told of."""
+    """Add a line to the gateways' audit log. If Redis does not take it, only warn: the act itself is done."""
     try:
         OperatorActs(client).add(event, **about)
     except StoreUnavailable as error:
-        print(f"adaspa: done, but the audit log will not have it ({event}): {error}", file=sys.stderr)
+        print(f"adaspa: done, but missing from the audit log ({event}): {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What commands print: lines for people, tables in a terminal or plain in a pipe, JSON, and the exit statuses."""
+"""Output of commands (lines, tables, JSON) and their exit statuses."""
 
 import json
 import sys
@@ -17,40 +17,40 @@ console = Console(highlight=False, soft_wrap=True)
 """Standard output."""
 
 GAP = 2
-"""Columns of the terminal between two of a table."""
+"""Spaces between two columns of a table."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class Exit(IntEnum):
-    """Exit statuses of every command."""
+    """Exit statuses of all commands."""
 
     done = 0
     failed = 1
-    """Refused by the server, not to be done here, or something is broken."""
+    """The server refused the request, or something is broken here."""
     usage = 2
-    """The command line is not as it has to be; Click's own status."""
+    """The command line is invalid; Click uses the same status."""
     unreachable = 3
     """The server does not answer."""
     not_completed = 4
-    """The job ended failed or cancelled."""
+    """The job failed or was cancelled."""
     interrupted = 130
     """Ctrl-C."""
 
 
 def say(line: str) -> None:
-    """One line for the user, without any markup."""
+    """Print one line for the user, without markup."""
     console.print(line, markup=False)
 
 
 def fail(message: object, status: Exit = Exit.failed) -> NoReturn:
-    """End with one line on standard error."""
+    """End the command with one line on standard error."""
     print(f"adaspa: {message}", file=sys.stderr)
     raise SystemExit(int(status))
 
 
 def print_json(value: Any) -> None:
-    """The value as JSON: indented, UTF-8, never wrapped."""
+    """Print the value as JSON: indented, UTF-8, never wrapped."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
@@ -60,11 +60,11 @@ def print_table(
     style: Callable[[Sequence[Any]], str] = lambda row: "",
     cut_last: bool = False,
 ) -> None:
-    """A table in a terminal; in a pipe one line a row, its cells between tabs, without a heading.
+    """Print a table in a terminal, or tab-separated rows without a heading in a pipe.
 
     Args:
-        style: the colour of a row.
-        cut_last: the last column ends where the line does, instead of going on below.
+        style: returns the colour of a row.
+        cut_last: whether to cut the last column at the terminal's width instead of wrapping it.
     """
     if not console.is_terminal:
         for row in rows:
@@ -84,5 +84,5 @@ def print_table(
 
 
 def one_line(value: object) -> str:
-    """A value on one line, without anything that a terminal would obey."""
+    """Format a value on one line, without control characters."""
     return " ".join("".join(mark if mark.isprintable() else " " for mark in str(value)).split())

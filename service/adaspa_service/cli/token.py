@@ -1,4 +1,4 @@
-"""``adaspa token``: what a gateway on this machine without API keys asks for."""
+"""``adaspa token``: print the token of a gateway on this machine that has no API keys."""
 
 import httpx
 from adaspa_client.local_token import read_token
@@ -8,8 +8,8 @@ from adaspa_service.cli.terminal import fail, say
 
 
 def token(server: Server = SERVER) -> None:
-    """Print the token of a service on this machine that has no API keys, for curl and other programs."""
+    """Print the token of your service on this machine, for curl and other programs. With API keys, there is none."""
     found = read_token(httpx.URL(server))
     if found is None:
-        fail(f"no service without API keys that you started is at {server}; one that has keys takes those alone")
+        fail(f"there is no token for {server}: you run no service there, or it requires API keys")
     say(found)

@@ -1,4 +1,4 @@
-"""``adaspa usage``: what one's jobs came to."""
+"""``adaspa usage``: usage of an API key by day and model."""
 
 from typing import Annotated
 
@@ -9,11 +9,11 @@ from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Json, print_json, print_table, say
 
 COLUMNS = ("DAY", "MODEL", "COMPLETED", "FAILED", "CANCELLED", "GPU SECONDS")
-Days = Annotated[int, typer.Option(min=1, max=MOST_DAYS, help="The latest days, today included.")]
+Days = Annotated[int, typer.Option(min=1, max=MOST_DAYS, help="Number of days to show, including today.")]
 
 
 def usage(*, days: Days = 30, server: Server = SERVER, api_key: ApiKey = None, as_json: Json = False) -> None:
-    """Show what the key's jobs came to, by day and model. `adaspa keys usage` shows it of all keys."""
+    """Show an API key's jobs and GPU-seconds by day and model. For all keys, use `adaspa keys usage`."""
     with connect(server, api_key) as client:
         found = client.usage(days)
     if as_json:

@@ -1,4 +1,4 @@
-"""``adaspa webhooks``: events that are not delivered yet, and the secrets that sign them."""
+"""``adaspa webhooks``: undelivered events, and the secrets that sign them."""
 
 import json
 from datetime import UTC, datetime
@@ -19,21 +19,21 @@ from adaspa_service.webhooks.signing import secrets_of
 COLUMNS = ("VIDEO", "STATE", "WHEN", "EVENT", "RECEIVER", "ATTEMPTS", "ERROR")
 
 webhooks = typer.Typer(
-    help="Webhooks: see and send events that wait or were given up, see and replace the signing secret.",
+    help="Inspect and resend undelivered webhook events; show and rotate the signing secret.",
     no_args_is_help=True,
 )
 
-VideoId = Annotated[str, typer.Argument(metavar="VIDEO_ID", help="As `adaspa webhooks list` shows it.")]
+VideoId = Annotated[str, typer.Argument(metavar="VIDEO_ID", help="Id of the video, as in `adaspa webhooks list`.")]
 
 
 @webhooks.command("list")
 def list_deliveries(
-    state: Annotated[State | None, typer.Option(help="Only those on their way, or only those given up.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Of each at most.")] = 50,
+    state: Annotated[State | None, typer.Option(help="Only events with this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of events per state.")] = 50,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List events that are not delivered: until when a waiting one waits, since when a dead one is dead."""
+    """List undelivered events: when a waiting one is next sent, and when a dead one was given up."""
     with job_store(data_dir) as jobs:
         store = DeliveryStore(jobs.client)
         found = [
@@ -49,7 +49,7 @@ def list_deliveries(
 
 @webhooks.command()
 def show(video_id: VideoId, data_dir: DataDir = None) -> None:
-    """Print one event as JSON: where it goes, what was wrong last, and its body once there was an attempt."""
+    """Print one event as JSON: its URL, its last error, and its body after the first attempt."""
     with job_store(data_dir) as jobs:
         delivery = DeliveryStore(jobs.client).get(video_id)
     if delivery is None:
@@ -71,13 +71,15 @@ def show(video_id: VideoId, data_dir: DataDir = None) -> None:
 
 @webhooks.command()
 def redeliver(
-    video_ids: Annotated[list[str] | None, typer.Argument(metavar="[VIDEO_ID]...", help="Of these.")] = None,
-    all_dead: Annotated[bool, typer.Option("--all-dead", help="Of all that were given up.")] = False,
+    video_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIDEO_ID]...", help="Videos whose events to send.")
+    ] = None,
+    all_dead: Annotated[bool, typer.Option("--all-dead", help="Send all events that were given up.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Send events now: a dead one has all its attempts before it again."""
+    """Send events now. A dead event gets all its attempts again."""
     if bool(video_ids) == all_dead:
-        raise typer.BadParameter("allowed: ids of videos, or --all-dead", param_hint="VIDEO_ID")
+        raise typer.BadParameter("allowed: video ids or --all-dead, one of the two", param_hint="VIDEO_ID")
     with job_store(data_dir) as jobs:
         store = DeliveryStore(jobs.client)
         wanted = video_ids or [job_id for job_id, _ in store.ids("dead")]
@@ -85,22 +87,20 @@ def redeliver(
         for video_id in wanted:
             if video_id not in unknown:
                 tell_auditors(jobs.client, "webhook.redelivered", job=video_id)
-    say(f"{len(wanted) - len(unknown)} to be sent")
+    say(f"sending {len(wanted) - len(unknown)} events")
     if unknown and not all_dead:  # of all, one may have gone meanwhile
         fail("; ".join(nothing(video_id) for video_id in unknown))
 
 
 @webhooks.command()
 def secret(
-    key: Annotated[
-        str | None, typer.Option(metavar="ID", help="The secrets of this API key, as `adaspa keys list` shows it.")
-    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="ID", help="Id of the API key whose secrets to print.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Print the secrets that sign, one a line: the current one first, then the replaced ones that still hold."""
+    """Print the signing secrets, one per line: the current one, then replaced ones that are still valid."""
     with job_store(data_dir) as jobs:
         if key and key not in {BOOTSTRAP_OWNER, *(known.id for known in KeyStore(jobs.client).all())}:
-            fail(f"there is no key {key!r}; `adaspa keys list` shows them")
+            fail(f"there is no key {key!r}; `adaspa keys list` shows all keys")
         for each in secrets_of(key or OPEN_OWNER, get_settings(), DeliveryStore(jobs.client)):
             say(each)
 
@@ -108,13 +108,13 @@ def secret(
 @webhooks.command()
 def rotate(
     keep: Annotated[
-        int, typer.Option(parser=duration, metavar="TIME", help="For how long the old secret signs too.")
+        int, typer.Option(parser=duration, metavar="TIME", help="How long the old secret also signs.")
     ] = "24h",  # type: ignore[assignment]
     data_dir: DataDir = None,
 ) -> None:
-    """Make a new signing secret and print it. Every API key's own secret changes with it."""
+    """Create a new signing secret and print it. The secrets of all API keys change with it."""
     if get_settings().webhook_keys:
-        fail("the secrets come from ADASPA_WEBHOOK_SECRETS; put a new one there, before the old one")
+        fail("ADASPA_WEBHOOK_SECRETS sets the secrets; add a new one there, before the old one")
     with job_store(data_dir) as jobs:
         fresh = DeliveryStore(jobs.client).rotate_secret(keep)[0]
         tell_auditors(jobs.client, "webhook_secret.rotated")
@@ -122,7 +122,7 @@ def rotate(
 
 
 def described(state: State, moment: float, delivery: Delivery) -> dict[str, Any]:
-    """An event in the list, for programs. Its URL is left to `show`: it may hold a token."""
+    """Format an event as JSON, without its URL, which may contain a token."""
     return {
         "video_id": delivery.job_id,
         "state": state,
@@ -135,11 +135,11 @@ def described(state: State, moment: float, delivery: Delivery) -> dict[str, Any]
 
 
 def row(state: State, moment: float, delivery: Delivery) -> tuple[object, ...]:
-    """An event in the table."""
+    """Format an event for the table."""
     when = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     return (delivery.job_id, state, when, delivery.type, delivery.receiver, delivery.attempts, delivery.error)
 
 
 def nothing(video_id: str) -> str:
-    """What is said of an id without a waiting or dead event."""
-    return f"no event of {video_id!r} waits or was given up; `adaspa webhooks list` shows them"
+    """Return the error for an id without a waiting or dead event."""
+    return f"{video_id!r} has no undelivered event; `adaspa webhooks list` shows all of them"

@@ -1,4 +1,4 @@
-"""A data folder: who uses it, and the Valkey server that lives in it."""
+"""A data folder: its lock, and the Valkey server that stores its data there."""
 
 import fcntl
 import os
@@ -17,17 +17,17 @@ from adaspa_service.local import valkey
 from adaspa_service.local.process import Child
 
 LATE_SECONDS = 5.0
-"""A part that is not ready after this long is spoken of."""
+"""Time after which the user is told about parts that are not ready."""
 LOCK_SECONDS = 3.0
-"""How long a second server waits for the data folder: a supervisor that was just killed leaves it in about one."""
+"""How long a second service waits for the data folder; a killed supervisor frees it in about one second."""
 
 
 class LocalError(Exception):
-    """The service cannot start or go on; the message is one line."""
+    """The service cannot start or continue; the message is one line."""
 
 
 def claim(data_dir: Path) -> TextIO:
-    """Make the folder, and take it for as long as the answer is open. Raises LocalError."""
+    """Create the folder and lock it for as long as the returned file is open. Raises LocalError."""
     try:
         for name in ("run", "logs"):
             (data_dir / name).mkdir(parents=True, exist_ok=True)
@@ -42,22 +42,22 @@ def claim(data_dir: Path) -> TextIO:
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 lock.close()
-                raise LocalError(f"another server runs on data folder {data_dir}; use --data-dir") from error
+                raise LocalError(f"another service is using data folder {data_dir}; use --data-dir") from error
             time.sleep(0.1)
 
 
 def valkey_url(data_dir: Path) -> str:
-    """The address of the folder's server."""
+    """Return the address of the folder's server."""
     return socket_url(valkey.socket_path(data_dir))
 
 
 def socket_url(sock: Path) -> str:
-    """The address of a server on a socket."""
+    """Return the address of a server on a socket."""
     return f"unix://{quote(str(sock))}?db=0"
 
 
 def valkey_child(data_dir: Path, environment: Mapping[str, str], lock: TextIO) -> Child:
-    """The folder's server, not yet started."""
+    """Return the folder's server, not yet started."""
     sock = valkey.socket_path(data_dir)
     return Child(
         "valkey",
@@ -71,14 +71,14 @@ def valkey_child(data_dir: Path, environment: Mapping[str, str], lock: TextIO) -
 
 
 def wait_until_ready(children: list[Child], say: Callable[[str], None] = lambda _: None) -> None:
-    """Wait for all of them.
+    """Wait until all children are ready.
 
     Args:
-        children: which are started.
-        say: gets a line of those that take longer than usual.
+        children: started children.
+        say: receives a line about children that take longer than usual.
 
     Raises:
-        LocalError: one ended, or is not ready in time.
+        LocalError: a child ended, or is not ready in time.
     """
     begun, told = time.monotonic(), False
     while late := [child for child in children if not child.is_ready()]:
@@ -88,18 +88,18 @@ def wait_until_ready(children: list[Child], say: Callable[[str], None] = lambda 
         waited = time.monotonic() - begun
         for child in late:
             if waited > child.start_seconds:
-                raise LocalError(f"{child.name} not ready after {child.start_seconds:.0f} s; see {child.log_dir}")
+                raise LocalError(f"{child.name} is not ready after {child.start_seconds:.0f} s; see {child.log_dir}")
         if waited > LATE_SECONDS and not told:
             told = True
-            say(f"waiting for {', '.join(child.name for child in late)}; see {late[0].log_dir}")
+            say(f"waiting for {', '.join(child.name for child in late)} to start; logs are in {late[0].log_dir}")
         time.sleep(0.05)
 
 
 @contextmanager
 def reachable_redis(data_dir: Path) -> Iterator[str]:
-    """The address of the service's Redis: the one that is set, else that of the folder's server.
+    """Yield the address of the service's Redis: ADASPA_REDIS_URL, or that of the folder's server.
 
-    If no service runs on the folder, its server runs for the length of the ``with`` block. Raises LocalError.
+    If no service runs on the folder, its server runs for the duration of the ``with`` block. Raises LocalError.
     """
     if url := os.environ.get("ADASPA_REDIS_URL"):
         yield url
@@ -119,7 +119,7 @@ def reachable_redis(data_dir: Path) -> Iterator[str]:
 
 
 def answers_ping(sock: Path) -> bool:
-    """Whether a server listens there and is ready."""
+    """Return whether a server listens there and is ready."""
     try:
         with connections(f"{socket_url(sock)}&socket_timeout=2").client() as client:
             return bool(client.ping())

@@ -1,4 +1,4 @@
-"""One supervised child process: its log, its end, and its tie to the supervisor's life."""
+"""A supervised child process: its log, its restarts, and its tie to the supervisor's life."""
 
 import ctypes
 import os
@@ -14,13 +14,13 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_SECONDS = 120.0
-"""A child that ran for this long begins its back-off anew."""
+"""Run time after which a child's back-off starts over."""
 # Looked up before any fork: between fork and exec nothing may allocate or import.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def tied(orphan_signal: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
-    """A ``preexec_fn`` with which the kernel signals the process once the thread that starts it has ended."""
+    """Return a ``preexec_fn`` that makes the kernel signal the process when the thread that started it ends."""
     parent, number = os.getpid(), int(orphan_signal)
 
     def tie() -> None:
@@ -41,15 +41,15 @@ class Child:
     the thread that forked it.
 
     Args:
-        name: shown to the user; also names the log file.
+        name: name shown to the user and used for the log file.
         command: program and arguments.
         log_dir: folder of ``<name>.log``, which is appended to.
-        environment: its whole environment.
-        ready: True once the child does its work; a child that ends before has failed to start.
-        orphan_signal: what the kernel sends when the supervisor dies.
-        start_seconds: how long it may take to be ready.
-        stop_seconds: how long it may take to end on SIGTERM before its whole group is killed.
-        keep_open: file descriptors it inherits.
+        environment: the whole environment.
+        ready: returns True once the child works; a child that ends before has failed to start.
+        orphan_signal: signal that the kernel sends when the supervisor dies.
+        start_seconds: time limit for becoming ready.
+        stop_seconds: time limit for ending after SIGTERM, before the whole group is killed.
+        keep_open: file descriptors to inherit.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Child:
         return self.log_dir / f"{self.name}.log"
 
     def start(self) -> None:
-        """Start the program; does not wait for it to be ready."""
+        """Start the program without waiting for it to be ready."""
         self.was_ready, self.restart_at, self._started = False, None, time.monotonic()
         with self.log.open("ab") as log:
             self._log_start = log.tell()
@@ -88,26 +88,26 @@ class Child:
             )
 
     def is_ready(self) -> bool:
-        """Whether it runs and does its work."""
+        """Return whether the program is running and ready."""
         if not self.was_ready and self.exit_status() is None:
             self.was_ready = self.ready()
         return self.was_ready
 
     def exit_status(self) -> int | None:
-        """Its exit status (negative: the signal that ended it), or None while it runs."""
+        """Return the exit status (negative: a signal's number), or None while the program runs."""
         return self.process.poll() if self.process else None
 
     def last_words(self) -> str:
-        """What ended it: the signal, or the last line that this run wrote to its log."""
+        """Return what ended the program: a signal's name, or the last line that it logged."""
         if (status := self.exit_status() or 0) < 0:
             return signal.Signals(-status).name
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self.exit_status()}, nothing in {self.log}"
+        return lines[-1] if lines else f"exit status {self.exit_status()}, nothing logged to {self.log}"
 
     def schedule_restart(self) -> float:
-        """Plan the next start; returns the seconds until then, more each time."""
+        """Schedule the next start and return the seconds until then, which grow each time."""
         if time.monotonic() - self._started > STEADY_SECONDS:
             self.restarts = 0
         delay = BACK_OFF_SECONDS[min(self.restarts, len(BACK_OFF_SECONDS) - 1)]
@@ -116,7 +116,7 @@ class Child:
         return delay
 
     def stop(self, hurry: Callable[[], bool]) -> None:
-        """End it: SIGTERM, then SIGKILL to its group after ``stop_seconds`` or as soon as ``hurry()`` is True."""
+        """End the program: SIGTERM, then SIGKILL to its group after ``stop_seconds`` or once ``hurry()`` is True."""
         if self.process is None:
             return
         deadline = time.monotonic() + self.stop_seconds

@@ -1,4 +1,4 @@
-"""The supervisor: starts Valkey, gateway and workers, keeps them running, and stops all of them."""
+"""The supervisor, which starts Valkey, gateway and workers, keeps them running, and stops them."""
 
 import os
 import secrets
@@ -14,24 +14,25 @@ from typing import Any
 import httpx
 from adaspa_jobs.listening import listener, local_url, reason
 
+from adaspa_service.access.open_token import with_token
 from adaspa_service.local.folder import LocalError, claim, valkey_child, valkey_url, wait_until_ready
 from adaspa_service.local.process import Child
 
 WORKER_SECONDS = 1800.0
-"""A worker may take so long until it is ready: it may download its model, loads it, and with a GPU compiles it."""
+"""Time limit for a worker's start, which may download, load and compile its model."""
 
 
 class Supervisor:
-    """The whole service on one machine, for the length of a ``with`` block.
+    """The whole service on one machine, for the duration of a ``with`` block.
 
     Args:
-        data_dir: folder of everything that stays: Valkey's append-only file, objects, logs. One server at a time.
-        host, port: where the gateway listens.
-        workers: the model of each worker, of which there may be none; None is the first of the catalog.
-        say: takes one short line for the user.
+        data_dir: folder for all persistent data: Valkey's append-only file, objects, logs. One service at a time.
+        host, port: address that the gateway listens on.
+        workers: the model of each worker; None means the first of the catalog. May be empty.
+        say: receives short lines for the user.
 
     Raises:
-        LocalError: on entering, if the port is taken, another server uses the folder, or a part does not start.
+        LocalError: on entering, if the port or the folder is in use, or a part does not start.
     """
 
     def __init__(
@@ -46,17 +47,17 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        """Where a client on this machine reaches the gateway."""
+        """Address at which clients on this machine reach the gateway."""
         return local_url(self.host, self.port)
 
     @property
     def page(self) -> str:
-        """The page's address with the token, behind the # that a browser sends to nobody."""
-        return f"{self.url}/#token={self.token}"
+        """The page's address with the token, behind the # that a browser never sends."""
+        return with_token(self.url, self.token)
 
     @property
     def redis_url(self) -> str:
-        """The Redis that is set, else the data folder's own."""
+        """Address of Redis: ADASPA_REDIS_URL, or the data folder's own server."""
         return os.environ.get("ADASPA_REDIS_URL") or valkey_url(self.data_dir)
 
     def __enter__(self) -> "Supervisor":
@@ -79,17 +80,17 @@ class Supervisor:
         self._stop()
 
     def watch(self) -> None:
-        """One look at the children: a dead one is reported and started again, later each time it happens."""
+        """Check the children once. Report a dead one and schedule its restart, later each time."""
         for child in self.children:
             if child.restart_at is not None:
                 if time.monotonic() >= child.restart_at:
                     child.start()
             elif child.exit_status() is not None:
                 delay = child.schedule_restart()
-                self.say(f"{child.name} ended ({child.last_words()}); starting it again in {delay:.0f} s")
+                self.say(f"{child.name} ended ({child.last_words()}); restarting it in {delay:.0f} s")
 
     def serve(self) -> None:
-        """Watch until interrupted (KeyboardInterrupt)."""
+        """Watch the children until interrupted (KeyboardInterrupt)."""
         while True:
             self.watch()
             time.sleep(0.2)
@@ -141,7 +142,7 @@ class Supervisor:
             return False
 
     def _stop(self) -> None:
-        """End the children, last started first; a second signal meanwhile kills what is left at once."""
+        """End the children, last started first. A second signal kills the rest at once."""
 
         def hurry(*_: object) -> None:
             self._hurry = True
@@ -157,15 +158,15 @@ class Supervisor:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise LocalError if the gateway could not listen there."""
+    """Check that the gateway can listen there. Raises LocalError."""
     try:
         listener(host, port).close()
     except OSError as error:
-        raise LocalError(f"port {port} on {host} cannot be used ({reason(error)}); use --port") from error
+        raise LocalError(f"cannot use port {port} on {host} ({reason(error)}); use --port") from error
 
 
 def free_port(host: str) -> int:
-    """A port that is free right now."""
+    """Return a port that is free right now."""
     with socket.create_server((host, 0)) as server:
         return int(server.getsockname()[1])
 

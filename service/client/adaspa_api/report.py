@@ -1,4 +1,4 @@
-"""What came of a job: why it failed, what the model took of its texts, what AdaSpa did."""
+"""A job's outcome: its error, how much of its prompts was used, and what AdaSpa did."""
 
 from typing import Annotated
 
@@ -8,27 +8,27 @@ from adaspa_api.words import ErrorCode, Open
 
 
 class JobError(BaseModel):
-    """Why a job failed, for the one who asked for it."""
+    """Why a job failed."""
 
     code: Open[ErrorCode]
     message: str
 
 
 class TokenCount(BaseModel):
-    """How much of a text the model's text encoder took, in the tokens that it counts, its end marker among them."""
+    """How much of a text the text encoder used, in tokens, including its end marker."""
 
     used: int
     cut: int
-    """Tokens at the end of the text that had no room, and so no effect."""
+    """Number of tokens cut off at the end of the text; they had no effect."""
     limit: int
-    """The most tokens that it takes."""
+    """Maximum number of tokens that the text encoder takes."""
 
 
 Share = Annotated[float, AfterValidator(lambda value: round(value, 4))]
 
 
 class LayerReport(BaseModel):
-    """One layer's patterns, by head: means over its sparse steps."""
+    """Density and recall of one layer by head, as means over its sparse steps."""
 
     layer: int
     density: list[Share]
@@ -36,62 +36,63 @@ class LayerReport(BaseModel):
 
 
 class KernelReport(BaseModel):
-    """An attention operation as it ran."""
+    """An attention operation and the backend that ran it."""
 
     op: str
     backend: str
-    """What ran it: `hopper`, `triton`, `pytorch`, `reference`; `diffusers: NAME` for a backend of theirs."""
+    """Backend that ran the calls: `hopper`, `triton`, `pytorch` or `reference`; `diffusers: NAME` for one of
+    diffusers."""
     dtype: str
-    """Of queries, keys and values."""
+    """Data type of queries, keys and values."""
     passed_over: str = ""
-    """Which faster kernels of the device could not take it, and why; empty as a rule."""
+    """Faster kernels that could not run the calls, and why; usually empty."""
     calls: int
 
 
 class KindReport(BaseModel):
-    """The calls of the attention of one kind: dense, searches or sparse ones."""
+    """Attention calls of one kind: dense, search or sparse."""
 
     calls: int
     work: Share
-    """Their part of `attention_work`."""
+    """Share of `attention_work` from these calls."""
     kernels: list[KernelReport] = []
     patterns: int = 0
-    """Lists of blocks that they read: one for each search, layer and guidance branch."""
+    """Number of block lists that the calls read: one for each search, layer and guidance branch."""
     density: Share | None = None
-    """Share of the blocks in those lists, a mean over the calls; null where they read none."""
+    """Share of the blocks in those lists, averaged over the calls; null if the calls read no list."""
     reuse: float | None = None
-    """Calls for each list; null where they read none."""
+    """Calls per block list; null if the calls read no list."""
 
 
 class AttentionReport(BaseModel):
     """What AdaSpa did in one job."""
 
     attention_work: Share | None = None
-    """Attention that ran, as a share of what dense attention would have taken. It counts everything: dense steps and
-    layers, the searches' passes, sparse steps. None in reports from before there was this number."""
+    """Attention computed, as a share of full dense attention. It counts everything: dense steps and layers, searches
+    and sparse steps. Null in reports of earlier versions."""
     density: float
-    """Mean share of the blocks computed in sparse steps, over steps and layers; 1 is dense. It leaves out dense steps,
-    dense layers and the searches' passes: `attention_work` has them."""
+    """Mean share of the blocks computed in sparse steps; 1 is dense. Excludes dense steps, dense layers and searches,
+    which `attention_work` includes."""
     recall: float | None = None
     """Mean share of the attention mass that those blocks hold."""
     recall_is_estimate: bool = False
     """Whether part of the recall comes from searches that scored only some rows (`query_stride`)."""
     attention_calls: dict[str, int] = {}
-    """Calls of the attention that were `dense`, searched or were sparse, and those that a step cache skipped."""
+    """Number of attention calls by kind: `dense`, `search`, `sparse`, and `skipped` by a step cache."""
     step_cache: str | None = None
-    """Kind of the step cache that the job ran with: `first_block`, `mag`, `sea`, `taylor_seer`."""
+    """Kind of step cache used: `first_block`, `mag`, `sea` or `taylor_seer`."""
     forwards: int = 0
-    """Forwards of the transformer, one a step and guidance branch."""
+    """Forward passes of the transformer, one per step and guidance branch."""
     reused_forwards: int = 0
-    """Those of them of which the step cache took blocks from an earlier step, as counted; `attention_calls` has the
-    blocks, `skipped`."""
+    """Forward passes for which the step cache reused blocks from an earlier step. `skipped` in `attention_calls` counts
+    the blocks."""
     kernels: dict[str, dict[str, int]] = {}
-    """For each attention operation its calls by the backend that ran them: `hopper`, `triton`, `pytorch`, `reference`;
-    `diffusers: NAME` for dense attention by a backend of theirs."""
+    """Number of calls of each attention operation by backend: `hopper`, `triton`, `pytorch`, `reference`, or
+    `diffusers: NAME` for dense attention by diffusers."""
     kinds: dict[str, KindReport] = {}
-    """What `dense`, `search` and `sparse` calls did, by which kernels; empty in reports from before there was this."""
+    """Details of the `dense`, `search` and `sparse` calls; empty in reports of earlier versions."""
     fell_back: list[str] = []
-    """What did not run as the schedule has it, and why; empty when all did."""
+    """What did not run as scheduled, and why; empty if everything did."""
     searches: int = 0
     dense_steps: int
     search_steps: int
@@ -100,6 +101,6 @@ class AttentionReport(BaseModel):
     search_seconds: float
     sparse_seconds: float
     cache_bytes: int = 0
-    """Peak size of the request's LSE and index caches."""
+    """Peak size of the job's LSE and index caches, in bytes."""
     layers: list[LayerReport] = []
-    """Layers with a pattern; empty in a page of jobs."""
+    """Layers with a sparse pattern; empty in lists of jobs."""

@@ -1,4 +1,4 @@
-"""What jobs came to: the answer of ``GET /usage``."""
+"""Usage by day and model: the response of ``GET /usage``."""
 
 from typing import Literal
 
@@ -6,25 +6,25 @@ from pydantic import BaseModel, Field
 
 
 class UsageRow(BaseModel):
-    """What an owner's jobs of one model came to on one day."""
+    """Usage of one model on one day."""
 
-    date: str = Field(description="The day in UTC, as `2026-11-28`.")
+    date: str = Field(description="Day in UTC, such as `2026-11-28`.")
     model: str
-    completed: int = Field(default=0, description="Jobs that ended so on that day.")
+    completed: int = Field(default=0, description="Number of jobs completed on that day.")
     failed: int = 0
     cancelled: int = 0
     gpu_seconds: float = Field(
         default=0.0,
-        description="Seconds that workers held the jobs, times the GPUs of the model, by the day on which an attempt "
-        "ended: attempts that came to nothing are counted too.",
+        description="Seconds that workers ran the jobs, times the model's GPUs. Each attempt counts on the day it "
+        "ended, even if it failed.",
     )
 
 
 class Usage(BaseModel):
-    """What the jobs of the caller's key came to."""
+    """Usage of the caller's API key."""
 
     object: Literal["usage"] = "usage"
-    days: int = Field(description="So many, today included.")
-    jobs: int = Field(description="Those that ended, however they did.")
+    days: int = Field(description="Number of days covered, including today.")
+    jobs: int = Field(description="Number of jobs that ended, with any status.")
     gpu_seconds: float
-    data: list[UsageRow] = Field(description="By day and model, the latest day first.")
+    data: list[UsageRow] = Field(description="Usage by day and model, latest day first.")

@@ -1,11 +1,11 @@
-"""What may be asked beside the prompt. Made of the rows of ``fields.py``: ``make field-tables``."""
+"""Optional fields of a request. Generated from ``fields.py`` by ``make field-tables``."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 
 class VideoFields(TypedDict, total=False):
-    """What may be asked beside the prompt; ``models`` tells what each model takes."""
+    """Optional fields of a request, besides the prompt. ``models`` lists what each model takes."""
 
     model: str
     size: str

@@ -1,6 +1,6 @@
-"""What clients send and get: OpenAI's video objects, with our fields on top.
+"""Video objects of the API: those of the open ``/v1/videos`` API, plus our own fields.
 
-A field that a later version adds to an answer has a default: the gateway may be of an earlier one.
+Fields that a later version adds to a response have defaults, because the gateway may run an earlier version.
 """
 
 from typing import Literal
@@ -28,25 +28,27 @@ Variant = Literal["video", "thumbnail", "spritesheet", "first_frame", "last_fram
 
 
 class VideoRemix(BaseModel):
-    """What ``POST /videos/{id}/remix`` takes."""
+    """The body of ``POST /videos/{id}/remix``."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"prompt": "a small red star moves left"}})
 
-    prompt: str = Field(description="What the new video shows; everything else, the seed included, stays.")
+    prompt: str = Field(description="Text that describes the new video. Everything else, including the seed, is kept.")
     webhook_url: WebhookUrl = None
     metadata: Metadata = None
     user: User = None
 
 
 class VideoInput(BaseModel):
-    """An image that a video is made of, as the model gets it: turned upright and fitted to the video's size."""
+    """An input image as the model receives it: upright, and fitted to the video's size."""
 
     role: Open[Role]
-    url: str = Field(description="Where it is, for the owner's key; `GET /videos/{id}/link` makes it one without.")
+    url: str = Field(
+        description="Address of the image; needs the owner's key. For a public one: `GET /videos/{id}/link`."
+    )
     content_type: str
     width: int
     height: int
-    sha256: str = Field(description="Of the file.")
+    sha256: str = Field(description="SHA-256 of the file.")
 
 
 def _with_all_that_was_asked(schema: JsonDict) -> None:
@@ -63,64 +65,65 @@ class Video(Settled):
     id: str
     object: Literal["video"] = "video"
     status: Open[JobStatus]
-    progress: int = Field(ge=0, le=100, description="Percent; 100 only when completed.")
-    seconds: str = Field(description="Length of the clip.")
+    progress: int = Field(ge=0, le=100, description="Progress in percent; 100 only when completed.")
+    seconds: str = Field(description="Length of the clip in seconds.")
     size: str
-    metadata: dict[str, str] = Field(default={}, description="Pairs of texts that the client gave the job.")
-    user: str | None = Field(default=None, description="For whom it is, as the client said.")
+    metadata: dict[str, str] = Field(default={}, description="Key-value pairs that the client stored with the job.")
+    user: str | None = Field(default=None, description="The client's name for the end user.")
     created_at: int
-    completed_at: int | None = Field(description="When the job ended, however it ended.")
-    expires_at: int | None = Field(description="When the job and its files are removed.")
+    completed_at: int | None = Field(description="Unix time when the job ended, with any status.")
+    expires_at: int | None = Field(description="Unix time when the job and its files are removed.")
     error: JobError | None
-    remixed_from_video_id: str | None = Field(description="The video that this one was remixed from.")
+    remixed_from_video_id: str | None = Field(description="Id of the video that this one was remixed from.")
 
-    task: Open[Task] = Field(default=Task.text_to_video, description="What the model was asked for.")
-    inputs: list[VideoInput] = Field(default=[], description="The images that it is made of.")
+    task: Open[Task] = Field(default=Task.text_to_video, description="What the video is generated from.")
+    inputs: list[VideoInput] = Field(default=[], description="Input images.")
     quality: Open[Quality] | None = None
     output_format: Open[OutputFormat]
-    phase: Open[Phase | End] = Field(description="What the job is doing; once it has ended, its status.")
-    step: int = Field(description="Finished denoising steps.")
+    phase: Open[Phase | End] = Field(description="What the job is doing now; once ended, its status.")
+    step: int = Field(description="Number of finished denoising steps.")
     step_kind: Open[StepKind] | None = Field(description="Kind of attention in the last finished step.")
-    priority: Open[Priority] = Field(description="The queue it waits, or waited, in.")
+    priority: Open[Priority] = Field(description="The job's queue.")
     queue_position: int | None = Field(
-        description="While queued: the place in its queue, 1 is next; null if it is not known yet."
+        description="While queued: position in the queue, where 1 is next. Null if not known yet."
     )
     workers: int | None = Field(
         default=None,
-        description="While queued: the workers that serve its queue now. With 0 it waits for one to start.",
+        description="While queued: number of workers that serve the job's queue now. If 0, the job waits for one.",
     )
     starts_in_seconds: float | None = Field(
-        description="While queued: when a worker is expected to begin it, once jobs of the model have been timed."
+        description="While queued: expected seconds until a worker starts the job. Null until jobs of the model have "
+        "been timed."
     )
     estimated_seconds: float | None = Field(
         default=None,
-        description="Until it has ended: seconds that a worker is expected to take for it, once jobs of its model and "
-        "preset have been timed.",
+        description="Until the job ends: expected seconds on a worker. Null until jobs of its model and preset have "
+        "been timed.",
     )
-    eta_seconds: float | None = Field(description="Seconds left of the denoising, once steps are timed.")
-    preview_url: str | None = Field(description="While in progress: a small moving picture of what it is coming to.")
+    eta_seconds: float | None = Field(description="Expected seconds of denoising left. Null until steps are timed.")
+    preview_url: str | None = Field(description="While in progress: address of a small animated preview.")
     started_at: int | None
     prompt_tokens: TokenCount | None = Field(
         default=None,
-        description="Once it is encoded: how many of the prompt's tokens the model took, and how many at its end had "
-        "no room and no effect.",
+        description="Once the prompt is encoded: how many of its tokens the model used, and how many were cut off at "
+        "the end.",
     )
     negative_prompt_tokens: TokenCount | None = Field(
-        default=None, description="The same of the negative prompt, if there is one."
+        default=None, description="The same counts for the negative prompt, if there is one."
     )
-    resumed_from_step: int | None = Field(description="The checkpoint's step that the latest attempt went on from.")
-    attempt: int = Field(description="How many times a worker began the job.")
+    resumed_from_step: int | None = Field(description="Step from which the latest attempt resumed.")
+    attempt: int = Field(description="Number of times a worker started the job.")
     attention: AttentionReport | None = Field(description="Once completed: what AdaSpa did.")
     timings: dict[str, float] = Field(description="Seconds by phase.")
     warnings: list[str] = Field(
-        default=[], description="Once completed: what is odd about the clip, as frames of one colour."
+        default=[], description="Once completed: what looks wrong with the clip, such as frames of a single colour."
     )
-    content_type: str | None = Field(default=None, description="Once completed: of the video's file.")
-    has_audio: bool | None = Field(default=None, description="Once completed: whether the video's file has sound.")
+    content_type: str | None = Field(default=None, description="Once completed: content type of the video's file.")
+    has_audio: bool | None = Field(default=None, description="Once completed: whether the video has sound.")
 
     @property
     def done(self) -> bool:
-        """Whether the job has ended, one way or another."""
+        """Whether the job has ended, with any status."""
         return self.status in TERMINAL
 
 
@@ -130,12 +133,12 @@ class VideoList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Video]
     first_id: str | None
-    last_id: str | None = Field(description="The cursor (``after``) of the next page.")
+    last_id: str | None = Field(description="Cursor of the next page: pass it as `after`.")
     has_more: bool
 
 
 class VideoDeleted(BaseModel):
-    """The answer to a deletion."""
+    """The response to a deletion."""
 
     id: str
     object: Literal["video.deleted"] = "video.deleted"
@@ -143,8 +146,8 @@ class VideoDeleted(BaseModel):
 
 
 class Link(BaseModel):
-    """An address that needs no key."""
+    """A temporary address that needs no API key."""
 
     object: Literal["video.link"] = "video.link"
     url: str
-    expires_at: int = Field(description="When it ends: as asked for, or with the API key if that is earlier.")
+    expires_at: int = Field(description="Unix time when the link expires: as requested, or earlier with its API key.")

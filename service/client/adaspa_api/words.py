@@ -1,4 +1,4 @@
-"""The words of the API: where a job stands, why it failed, what it may be asked for."""
+"""The enumerations of the API: job status, error codes, formats, presets."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -8,13 +8,16 @@ from pydantic import PlainSerializer, ValidationError, ValidatorFunctionWrapHand
 
 StepKind = Literal["dense", "search", "sparse"]
 Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
-"""What a job that has not ended is doing."""
+"""What an unfinished job is doing."""
 End = Literal["completed", "failed", "cancelled"]
-"""How it ended; of the same name as its status."""
+"""How a job ended; same name as its final status."""
 
 
 class JobStatus(StrEnum):
-    """queued -> in_progress -> completed | failed | cancelled; back to queued when a worker is lost or stops."""
+    """Status of a job: queued, in_progress, then completed, failed or cancelled.
+
+    A job goes back from in_progress to queued if its worker is lost or stops.
+    """
 
     queued = "queued"
     in_progress = "in_progress"
@@ -24,50 +27,50 @@ class JobStatus(StrEnum):
 
 
 class Priority(StrEnum):
-    """Which of its model's two queues a job waits in."""
+    """The two queues of each model."""
 
     interactive = "interactive"
-    """Short jobs, which somebody waits for."""
+    """Short jobs that somebody is waiting for."""
     bulk = "bulk"
-    """Long or patient ones: they get a share of the workers, and all of them while nothing interactive waits."""
+    """Long or patient jobs: they get a share of the workers, or all of them while no interactive job waits."""
 
 
 class Role(StrEnum):
-    """What an image of a request is to the video."""
+    """Where in the video an input image goes."""
 
     first = "first"
-    """It begins with it."""
+    """First frame."""
     last = "last"
-    """It ends with it."""
+    """Last frame."""
 
 
 class Fit(StrEnum):
-    """How an image of another shape gets the video's size."""
+    """How to fit an image of another shape to the video's size."""
 
     cover = "cover"
-    """It covers it, and is cut off evenly at two sides."""
+    """Fill the frame and crop two sides evenly."""
     contain = "contain"
-    """It is contained in it whole, with black at two sides."""
+    """Keep the whole image and add black bars at two sides."""
 
 
 class Task(StrEnum):
-    """What a model is asked to make a video of."""
+    """What a model generates a video from."""
 
     text_to_video = "text_to_video"
     """The prompt alone."""
     image_to_video = "image_to_video"
     """The prompt and the first frame."""
     first_last_frame = "first_last_frame"
-    """The prompt, the first frame and the last one."""
+    """The prompt, the first frame and the last frame."""
 
     @classmethod
     def of(cls, roles: Iterable[Role]) -> "Task":
-        """The task of a request with images of these roles. Raises KeyError: there is none."""
+        """Return the task of a request with images of these roles. Raises KeyError if there is none."""
         return BY_ROLES[frozenset(roles)]
 
     @property
     def roles(self) -> frozenset[Role]:
-        """The images that it takes, all of them."""
+        """The images that the task requires."""
         return next(roles for roles, task in BY_ROLES.items() if task is self)
 
 
@@ -87,36 +90,36 @@ class ErrorCode(StrEnum):
     generation_failed = "generation_failed"
     """The pipeline raised an error."""
     out_of_memory = "out_of_memory"
-    """The device or the host ran out of memory."""
+    """The GPU or the host ran out of memory."""
     model_unavailable = "model_unavailable"
     """The model's files are missing or broken."""
     storage_unavailable = "storage_unavailable"
-    """The files could not be written."""
+    """The video's files could not be written to storage."""
     not_finite = "not_finite"
-    """The denoising or the decoding came to values that are no numbers; another seed or configuration may not."""
+    """Denoising or decoding produced NaN or infinite values; another seed or configuration may work."""
     blank_clip = "blank_clip"
-    """Most frames came out in one colour, or fully black and white, and the operator has such clips fail."""
+    """Most frames are a single colour, or only black and white, and the service is set to fail such clips."""
     disk_full = "disk_full"
-    """The worker's own disk has no room for the video's files."""
+    """The worker's disk is full."""
     worker_lost = "worker_lost"
-    """Every allowed attempt lost its worker."""
+    """The worker was lost on every allowed attempt."""
     device_failed = "device_failed"
-    """The GPU reported an error, on every worker that tried."""
+    """The GPU reported an error on every worker that tried."""
     time_limit = "time_limit"
-    """The job ran for as long as jobs of its model may."""
+    """The job reached its time limit."""
     queue_timeout = "queue_timeout"
-    """No worker took the job for as long as jobs may wait."""
+    """No worker took the job within the queue's time limit."""
     model_not_served = "model_not_served"
-    """No worker ran that serves the job's queue, for as long as jobs wait for one to start."""
+    """No worker started to serve the job's queue in time."""
 
 
 class OutputFormat(StrEnum):
-    """The video's file. Each has its content type over HTTP; the worker has a module of its name that writes it."""
+    """File formats of videos, with their content types. The worker writes each in a module of the same name."""
 
     content_type: str
 
     def __new__(cls, name: str, content_type: str) -> Self:
-        """Make the word of a format."""
+        """Make a format with its content type."""
         word = str.__new__(cls, name)
         word._value_, word.content_type = name, content_type
         return word
@@ -128,12 +131,12 @@ class OutputFormat(StrEnum):
 
     @property
     def holds_sound(self) -> bool:
-        """Whether it has room for one: moving pictures have none."""
+        """Whether the format can hold sound; animated images cannot."""
         return self.content_type.startswith("video/")
 
 
 class Quality(StrEnum):
-    """Names of AdaSpa's presets: ever less of the attention is computed, from all of it (``exact``) down."""
+    """AdaSpa's presets, from most to least attention computed: ``exact`` computes all of it."""
 
     exact = "exact"
     quality = "quality"
@@ -152,4 +155,4 @@ def _or_as_it_is(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
 
 W = TypeVar("W")
 Open = Annotated[W, WrapValidator(_or_as_it_is), PlainSerializer(lambda value: value)]
-"""Words of which a later version may know more: one that this version does not know is kept as the string it is."""
+"""An enumeration that later versions may extend: unknown values are kept as strings."""

@@ -1,25 +1,25 @@
-"""The token of a gateway on this machine that has no API keys: it leaves it in a file that only its user can read."""
+"""The token of a gateway on this machine that has no API keys, read from a file that only its user can read."""
 
 import ipaddress
 from collections.abc import Generator
 from typing import Self
 
 import httpx
-from adaspa_api.token_file import token_file
+from adaspa_api.token_file import port_of, token_file
 
 
 def read_token(url: httpx.URL) -> str | None:
-    """The token of the gateway at that address; None where it is another machine's, or has left none for this user."""
+    """Return the token of the gateway at that address, or None if it is elsewhere or left none for this user."""
     if not is_here(url.host):
         return None
     try:
-        return token_file(url.port or (443 if url.scheme == "https" else 80)).read_text().strip() or None
+        return token_file(port_of(str(url))).read_text().strip() or None
     except (OSError, RuntimeError):  # no such file, another user's, or a user without a home
         return None
 
 
 def is_here(host: str) -> bool:
-    """Whether that name or address is this machine's own."""
+    """Return whether that name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -27,11 +27,11 @@ def is_here(host: str) -> bool:
 
 
 class LocalToken(httpx.Auth):
-    """Sends the token with each request. It is read each time: a gateway that starts again may have another."""
+    """Sends the token with each request. Reads it each time, because a restarted gateway may have another."""
 
     @classmethod
     def of(cls, base_url: str) -> Self | None:
-        """For a gateway on this machine; None for another, and for an address that names a user itself."""
+        """Return the authentication for a gateway on this machine, or None for others and for URLs with a user name."""
         url = httpx.URL(base_url)
         return cls() if is_here(url.host) and not url.userinfo else None
 
