@@ -201,8 +201,8 @@ def test_pods_are_replaced_with_the_secrets_that_they_read(tmp_path: Path) -> No
 
     before = checksums("")
     for secret, parts in (
-        ("adaspa-redis", {"r-gateway", "r-worker-demo"}),
-        ("adaspa-s3", {"r-gateway", "r-worker-demo"}),
+        ("adaspa-redis", {"r-gateway", "r-worker-wan2-2-ti2v-5b"}),
+        ("adaspa-s3", {"r-gateway", "r-worker-wan2-2-ti2v-5b"}),
         ("adaspa-api-key", {"r-gateway"}),
     ):
         assert {name for name, found in checksums(secret).items() if found != before[name]} == parts
@@ -212,7 +212,7 @@ def test_a_model_of_the_catalog_that_no_worker_serves_is_told() -> None:
     with helm.Chart.load(CHART) as chart:
         texts = chart.render({"catalog": [DEMO, WAN]}, name="r", namespace="videos")
     (notes,) = [text for name, text in texts.items() if name.endswith("NOTES.txt")]
-    assert "wan2.1-1.3b is in catalog and not in models: the chart runs no worker for it." in notes
+    assert "wan2.1-1.3b is in catalog but not in models, so no worker serves it." in notes
     assert "demo is in catalog" not in notes
 
 
@@ -406,16 +406,16 @@ def test_every_object_can_be_found_by_its_labels() -> None:
 def test_workers_follow_the_gateways_own_count_and_only_idle_ones_are_ended() -> None:
     scaled = one(render(FILES["scale-to-zero"]), "ScaledObject")["spec"]
     trigger = scaled["triggers"][0]["metadata"]
-    assert scaled["scaleTargetRef"]["name"] == "r-worker-demo"
+    assert scaled["scaleTargetRef"]["name"] == "r-worker-wan2-2-ti2v-5b"
     assert (scaled["minReplicaCount"], scaled["cooldownPeriod"]) == (0, 900)
     behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 900
     assert trigger["url"] == "http://r-gateway.videos.svc:9100/metrics"
-    assert trigger["valueLocation"] == 'adaspa_workers_wanted{model="demo"}'
-    deployment = next(d for d in render(FILES["scale-to-zero"]) if d["metadata"]["name"] == "r-worker-demo")
+    assert trigger["valueLocation"] == 'adaspa_workers_wanted{model="wan2.2-ti2v-5b"}'
+    deployment = next(d for d in render(FILES["scale-to-zero"]) if d["metadata"]["name"] == "r-worker-wan2-2-ti2v-5b")
     assert "replicas" not in deployment["spec"]
     freely = one(render(FILES["s3-production"]), "ScaledObject")["spec"]
-    assert freely["triggers"][0]["metadata"]["valueLocation"] == 'adaspa_jobs_unfinished{model="demo"}'
+    assert freely["triggers"][0]["metadata"]["valueLocation"] == 'adaspa_jobs_unfinished{model="wan2.2-ti2v-5b"}'
     behavior = freely["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 60}]
 
@@ -426,7 +426,10 @@ def test_what_the_scaler_asks_the_gateway_for_is_answered(service: Service) -> N
         name, model = re.fullmatch(r'(\w+)\{model="(\w+)"\}', where).groups()  # type: ignore[union-attr]
         return value(service.http.get("/metrics").text, name, model=model)
 
-    idle, freely = FILES["scale-to-zero"], FILES["s3-production"]
+    def of_demo(values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"catalog": [], "models": [values["models"][0] | {"id": "demo"}]}
+
+    idle, freely = of_demo(FILES["scale-to-zero"]), of_demo(FILES["s3-production"])
     assert (asked_of(idle), asked_of(freely)) == (0, 0)
     for worker in ("a", "b", "c"):
         service.store.announce(service.parts.catalog.default, worker)
@@ -446,7 +449,7 @@ def test_monitors_select_ports_and_pods_that_exist() -> None:
     monitor = one(objects, "ServiceMonitor")["spec"]
     assert monitor["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    worker = next(item for item in objects if item["metadata"]["name"] == "r-worker-demo")["spec"]["template"]
+    worker = next(item for item in objects if item["metadata"]["name"] == "r-worker-wan2-2-ti2v-5b")["spec"]["template"]
     pod_monitor = one(objects, "PodMonitor")["spec"]
     assert pod_monitor["selector"]["matchLabels"].items() <= worker["metadata"]["labels"].items()
     assert pod_monitor["podMetricsEndpoints"][0]["port"] in {

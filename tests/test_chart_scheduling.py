@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from adaspa_service.gateway.connections import STOP_SECONDS
-from rendered_chart import CHART, render
+from rendered_chart import CHART, merged, render
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CHART / "values").glob("*.yaml"))}
 UNITS = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30}
@@ -28,31 +28,31 @@ class Node:
 
 
 CLUSTERS = {
-    "gke": [  # e2-standard-4, g2-standard-8
+    "gke": [  # e2-standard-4, g2-standard-12
         Node({"cloud.google.com/gke-nodepool": "default-pool"}, {}, {"cpu": "3920m", "memory": "13Gi"}),
         Node(
             {"cloud.google.com/gke-accelerator": "nvidia-l4"},
             {"nvidia.com/gpu": "present"},
-            {"cpu": "7910m", "memory": "28Gi", "nvidia.com/gpu": "1"},
+            {"cpu": "11910m", "memory": "43Gi", "nvidia.com/gpu": "1"},
         ),
     ],
-    "eks": [  # m5.xlarge, two g5.2xlarge
+    "eks": [  # m5.xlarge, two g5.4xlarge
         Node({"node.kubernetes.io/instance-type": "m5.xlarge"}, {}, {"cpu": "3920m", "memory": "14Gi"}),
         *(
             Node(
-                {"node.kubernetes.io/instance-type": "g5.2xlarge"},
+                {"node.kubernetes.io/instance-type": "g5.4xlarge"},
                 {"nvidia.com/gpu": "true"},
-                {"cpu": "7910m", "memory": "30Gi", "nvidia.com/gpu": "1"},
+                {"cpu": "15890m", "memory": "60Gi", "nvidia.com/gpu": "1"},
             )
             for _ in range(2)
         ),
     ],
-    "aks": [  # D4s v5, NC8as T4 v3
+    "aks": [  # D4s v5, NV36ads A10 v5
         Node({"kubernetes.azure.com/agentpool": "nodepool1"}, {}, {"cpu": "3860m", "memory": "12Gi"}),
         Node(
             {"accelerator": "nvidia"},
             {"sku": "gpu"},
-            {"cpu": "7820m", "memory": "48Gi", "nvidia.com/gpu": "1"},
+            {"cpu": "35680m", "memory": "420Gi", "nvidia.com/gpu": "1"},
         ),
     ],
 }
@@ -199,9 +199,10 @@ def test_pods_that_share_a_volume_of_one_node_would_not_find_each_other_by_thems
 
 
 def test_several_gpus_of_one_node_share_its_volume() -> None:
-    models = [FILES["single-gpu"]["models"][0] | {"replicas": 2}]
+    model = {name: value for name, value in FILES["single-gpu"]["models"][0].items() if name != "modelCache"}
+    values = merged(FILES["single-gpu"], {"models": [model | {"replicas": 2}]})
     eight = Node({}, {"nvidia.com/gpu": "present"}, {"cpu": "100", "memory": "900Gi", "nvidia.com/gpu": "8"})
-    assert stuck(render({"gateway": {"replicas": 1}, "models": models}), [CLUSTERS["gke"][0], eight]) == set()
+    assert stuck(render(values), [CLUSTERS["gke"][0], eight]) == set()
 
 
 def share(part: object, replicas: int, up: bool) -> int:
@@ -265,12 +266,13 @@ def test_without_a_strategy_workers_would_wait_for_a_gpu_for_ever() -> None:
     for deployment in deployments(objects):
         deployment["spec"].pop("strategy", None)
         ends[deployment["metadata"]["name"]] = is_replaced(deployment, deployed(objects, CLUSTERS["gke"]))
-    assert ends == {"r-gateway": True, "r-worker-demo": False}
+    assert ends == {"r-gateway": True, "r-worker-wan2-2-ti2v-5b": False}
 
 
 def test_an_update_waits_for_what_pods_need_to_stop_and_to_start() -> None:
-    values = {"gateway": {"drainSeconds": 60}, "models": [{**FILES["single-gpu"]["models"][0], "startFailures": 600}]}
-    for item in deployments(render(values)):
+    models = [{**FILES["single-gpu"]["models"][0], "startFailures": 600}]
+    values = {"gateway": {"drainSeconds": 60}, "models": models}
+    for item in deployments(render(merged(FILES["single-gpu"], values))):
         spec = item["spec"]["template"]["spec"]
         (container,) = spec["containers"]
         if container["name"] == "gateway":

@@ -1,6 +1,6 @@
-"""A video through LiteLLM, as it comes: ``pip install litellm``, then ``python litellm_video.py OUTPUT``.
+"""Make a video through LiteLLM: ``pip install litellm``, then ``python litellm_video.py OUTPUT``.
 
-ADASPA_SERVER and ADASPA_API_KEY name the service.
+Set ADASPA_SERVER to the service's address and ADASPA_API_KEY to your key.
 """
 
 import os

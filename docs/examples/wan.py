@@ -3,7 +3,7 @@
     python docs/examples/wan.py "a large red circle moves left" --preset fast
     python docs/examples/wan.py "a cat surfs" --pipeline path/to/wan --frames 81 --size 832x480 --steps 50
 
-Writes dense.mp4 and sparse.mp4, and prints the seconds of both and what AdaSpa did. The default is the demo model.
+Writes dense.mp4 and sparse.mp4. Prints the seconds of both and what AdaSpa did. The default is the demo model.
 """
 
 import argparse

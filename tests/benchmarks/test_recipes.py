@@ -80,6 +80,14 @@ def test_a_recipes_values_are_rendered_and_serve_its_catalog(recipe: dict[str, A
         assert int(memory.removesuffix("Gi")) >= recipes.host_memory(recipe) and int(cache.removesuffix("Gi")) > whole
 
 
+@pytest.mark.parametrize("name", ["single-gpu", "scale-to-zero", "s3-production"])
+def test_the_values_of_an_environment_serve_a_recipe(name: str) -> None:
+    recipe, own = (yaml.safe_load((VALUES / f"{file}.yaml").read_text()) for file in ("recipes/wan2.2-ti2v-5b", name))
+    (asked,), (model,) = recipe["models"], own["models"]
+    assert own["catalog"] == recipe["catalog"]
+    assert (model["id"], model["resources"]) == (asked["id"], asked["resources"])
+
+
 def test_the_tables_are_those_of_the_measurements() -> None:
     for page in recipes.pages():
         assert recipes.filled(page) == page.read_text(), "run: python -m benchmarks.recipes"

@@ -1,7 +1,7 @@
-// A video model of the Vercel AI SDK (specification 3) that is served by AdaSpa. Copy this file into your project.
+// AdaSpa's video models for the Vercel AI SDK (specification 3). Copy this file into your project.
 import { APICallError, UnsupportedFunctionalityError } from "@ai-sdk/provider";
 
-const WAIT_MS = 1000; // unless the service says when to ask again
+const WAIT_MS = 1000; // unless the service says when to poll again
 
 /**
  * @param {{ baseURL: string, apiKey?: string }} settings of the service: its address, such as http://127.0.0.1:8000/v1

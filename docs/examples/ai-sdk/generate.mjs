@@ -1,4 +1,5 @@
-// node generate.mjs OUTPUT: a video by the Vercel AI SDK. ADASPA_SERVER and ADASPA_API_KEY name the service.
+// node generate.mjs OUTPUT: makes a video with the Vercel AI SDK. Set ADASPA_SERVER to the service's address and ADASPA_API_KEY
+// to your key.
 import { writeFile } from "node:fs/promises";
 import { experimental_generateVideo as generateVideo } from "ai";
 import { createAdaSpa } from "./adaspa.mjs";
