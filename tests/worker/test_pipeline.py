@@ -131,6 +131,10 @@ def test_weights_that_are_kept_in_float8_take_a_quarter_and_make_nearly_the_same
     blocks, plain = (engine.pipe.transformer.blocks[0].ffn for engine in (small, tiny_engine))  # type: ignore[attr-defined]
     kept, whole = (sum(weight.nbytes for weight in each.parameters()) for each in (blocks, plain))
     assert 4 * kept == whole
+    transformers = [engine.pipe.transformer for engine in (small, tiny_engine)]  # type: ignore[attr-defined]
+    told = [engine.report()["weights"]["transformer"] for engine in (small, tiny_engine)]
+    assert [sum(types.values()) for types in told] == [sum(w.nbytes for w in t.parameters()) for t in transformers]
+    assert [set(types) for types in told] == [{"float8_e4m3fn", "float32"}, {"float32"}]
     clip = generate(small, params())
     small.reset()
     difference = np.abs(clip.astype(float) - generate(tiny_engine, params())).mean()

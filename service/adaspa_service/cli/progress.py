@@ -131,10 +131,18 @@ def summary(video: Video) -> str:
             f"        {kind}: {', '.join(told)}" for kind in report.kinds if (told := kernels(report.kinds[kind]))
         ]
         lines += [f"        fell back: {reason}" for reason in report.fell_back]
+        if report.weights:
+            told = (f"{part} {types_of(sizes)}" for part, sizes in report.weights.items())
+            lines.append(f"        weights: {', '.join(told)}")
     lines += [f"Note:   {warning}" for warning in video.warnings]
     if video.timings:
         lines.append("Time:   " + ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in video.timings.items()))
     return "\n".join(lines)
+
+
+def types_of(sizes: dict[str, int]) -> str:
+    """The types that a part's weights are kept in, but for those with less than a hundredth of its bytes."""
+    return "/".join(name for name, size in sizes.items() if 100 * size >= sum(sizes.values()))
 
 
 def recall(report: AttentionReport) -> str:

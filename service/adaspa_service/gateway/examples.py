@@ -116,6 +116,11 @@ def videos() -> dict[str, Video]:
         search_seconds=3.0,
         sparse_seconds=15.2,
         cache_bytes=1_843_200,
+        weights={
+            "text_encoder": {"bfloat16": 9_437_184},
+            "transformer": {"bfloat16": 19_922_944},
+            "vae": {"float32": 2_097_152},
+        },
         layers=[LayerReport(layer=0, density=[0.35, 0.27], recall=[0.96, 0.94])],
     )
     ended: dict[str, Any] = {

@@ -93,6 +93,9 @@ class AttentionReport(BaseModel):
     """Details of the `dense`, `search` and `sparse` calls; empty in reports of earlier versions."""
     fell_back: list[str] = []
     """What did not run as scheduled, and why; empty if everything did."""
+    weights: dict[str, dict[str, int]] = {}
+    """Bytes of each component's weights (`transformer`, `text_encoder`, `vae`, ...) by the type in which the loaded
+    model keeps them: `bfloat16`, `float8_e4m3fn`, `int8`, GGUF's `Q4_K`, ... Empty in reports of earlier versions."""
     searches: int = 0
     dense_steps: int
     search_steps: int

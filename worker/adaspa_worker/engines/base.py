@@ -28,6 +28,7 @@ from adaspa_worker.engines.ahead import ahead
 from adaspa_worker.engines.encodings import Encodings
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
+from adaspa_worker.engines.weights import by_type
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.families import limits_of
 from adaspa_worker.hub import first_line
@@ -323,7 +324,11 @@ class DiffusersEngine(ABC):
         reports = [transformer.adaspa.report() for transformer in self.transformers]
         whole = merged(reports, [transformer.config.num_layers for transformer in self.transformers])
         cache = self._cache(self._params) if self._params is not None else None
-        return whole | {"step_cache": cache.kind if cache is not None else None}
+        parts = {name: part for name, part in self.pipe.components.items() if isinstance(part, torch.nn.Module)}
+        return whole | {
+            "step_cache": cache.kind if cache is not None else None,
+            "weights": {name: by_type(part) for name, part in parts.items()},
+        }
 
     def reset(self) -> None:
         self._denoising = self._params = None

@@ -1,0 +1,32 @@
+"""The types that a loaded model keeps its weights in, as told by the weights themselves."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+def by_type(module: nn.Module) -> dict[str, int]:
+    """Bytes of a module's weights by the type that they are kept in, the most first.
+
+    A type is PyTorch's, such as ``bfloat16``, or GGUF's, such as ``Q8_0``. Weights in int8 have scales beside them,
+    which count by their own type.
+    """
+    found: Counter[str] = Counter()
+    for weight in module.parameters():
+        for kind, size in kept(weight):
+            found[kind] += size
+    return dict(found.most_common())
+
+
+def kept(weight: Tensor) -> Iterator[tuple[str, int]]:
+    """The tensors behind a weight: type and bytes of each."""
+    if (packed := getattr(weight, "quant_type", None)) is not None:
+        yield packed.name, weight.nbytes
+    elif is_traceable_wrapper_subclass(weight):  # its own dtype is the one that it computes in
+        names, _ = weight.__tensor_flatten__()
+        for name in names:
+            yield from kept(getattr(weight, name))
+    else:
+        yield str(weight.dtype).removeprefix("torch."), weight.nbytes
