@@ -44,6 +44,7 @@ REPORT = AttentionReport(
     search_seconds=0.6,
     sparse_seconds=0.5,
     cache_bytes=1000,
+    weights={"transformer": {"int8": 900, "bfloat16": 100, "float32": 9}, "vae": {"float32": 50}},
 )
 
 

@@ -66,7 +66,7 @@ def test_a_job_is_shown_with_what_adaspa_did(service: Service) -> None:
     shown = adaspa("show", video_id, server=service.url).stdout
     for part in ("status\tcompleted", "seed\t7", "quality\tfast", "4 dense steps in 1.0 s", "recall 0.900 (estimate)"):
         assert part in shown
-    assert "attention work 0.65 of dense" in shown
+    assert "attention work 0.65 of dense" in shown and "weights: transformer int8/bfloat16, vae float32" in shown
     assert "fell back: layer 0 did not run through AdaSpa (2 calls)" in shown
     assert json.loads(adaspa("show", video_id, "--json", server=service.url).stdout)["attention"]["density"] == 0.3
 

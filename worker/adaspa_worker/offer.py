@@ -73,6 +73,7 @@ def check(spec: ModelSpec, folder: Path) -> None:
     check_call(spec, limits, folder)
     check_scheduler(spec, folder)
     check_attention(spec)
+    check_weights(spec, pipeline)
     check_loras(spec, folder)
     check_gpus(spec, read(folder / "transformer" / "config.json"))
 
@@ -233,6 +234,16 @@ def check_attention(spec: ModelSpec) -> None:
         operator_config(spec.attention)
     except (ValueError, TypeError) as error:
         raise wrong(spec, "attention", first_line(error)) from error
+
+
+def check_weights(spec: ModelSpec, pipeline: str) -> None:
+    if spec.memory.quantization is None:
+        return
+    if pipeline.endswith("ModularPipeline"):
+        raise wrong(spec, "memory.quantization", f"a {pipeline} is loaded without; allowed: null")
+    if find_spec("torchao") is None:
+        why = "needs torchao, which is not installed (adaspa-serve[quantization])"
+        raise wrong(spec, "memory.quantization", f"{why}; without it allowed: null")
 
 
 def check_loras(spec: ModelSpec, folder: Path) -> None:

@@ -19,6 +19,7 @@ from adaspa_api.words import Role
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.step_cache import StepCache
+from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from PIL.Image import Image
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from adaspa_worker.engines.ahead import ahead
 from adaspa_worker.engines.encodings import Encodings
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
-from adaspa_worker.engines.weights import by_type
+from adaspa_worker.engines.weights import by_type, check_moves
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.families import limits_of
 from adaspa_worker.hub import first_line
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 
 IMAGES = {Role.first: "image", Role.last: "last_image"}
 """What diffusers' pipelines call the images of a job."""
+TRANSFORMERS = ("transformer", "transformer_2")
+"""What they call the transformers of a job."""
 ENCODERS = ("text_encoder", "image_encoder")
 """How the names of a pipeline's encoders begin."""
 
@@ -84,9 +87,7 @@ class DiffusersEngine(ABC):
             self.limits = limits_of(folder)
             self.pipe = self._load(folder)
             self.transformers: list[Any] = [
-                part
-                for name in ("transformer", "transformer_2")
-                if (part := getattr(self.pipe, name, None)) is not None
+                part for name in TRANSFORMERS if (part := getattr(self.pipe, name, None)) is not None
             ]
             adaspa.apply(self.pipe, operator_config(spec.attention))
             if spec.cache is not None:
@@ -352,10 +353,19 @@ class DiffusersEngine(ABC):
 
     def _load(self, folder: Path) -> Any:
         pipe = self.pipeline.from_pretrained(  # type: ignore[attr-defined]
-            folder, dtype=self.dtypes(), use_safetensors=True, local_files_only=True
+            folder, dtype=self.dtypes(), use_safetensors=True, local_files_only=True, **self._quantized(folder)
         )
         pipe.scheduler = served(self.spec, pipe.scheduler)
         return pipe
+
+    def _quantized(self, folder: Path) -> dict[str, Any]:
+        """Arguments of ``from_pretrained`` for smaller weights."""
+        if self.spec.memory.quantization is None:
+            return {}
+        from torchao.quantization import Int8WeightOnlyConfig  # noqa: PLC0415  optional
+
+        mapping = {name: TorchAoConfig(Int8WeightOnlyConfig()) for name in TRANSFORMERS if (folder / name).is_dir()}
+        return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
 
     def _with_loras(self) -> "Loras | None":
         if not self.spec.loras:
@@ -373,6 +383,8 @@ class DiffusersEngine(ABC):
         if self.spec.memory.vae_tiling:
             self.pipe.vae.enable_tiling()
         if self.spec.memory.cpu_offload and self.device.type == "cuda":
+            for transformer in self.transformers:
+                check_moves(transformer, self.device)
             self.pipe.enable_model_cpu_offload(device=self.device)
         else:
             self.pipe.to(self.device)

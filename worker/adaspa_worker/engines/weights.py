@@ -3,8 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from adaspa_worker.hub import first_line
+from adaspa_worker.source import ModelUnavailable
 
 
 def by_type(module: nn.Module) -> dict[str, int]:
@@ -30,3 +34,24 @@ def kept(weight: Tensor) -> Iterator[tuple[str, int]]:
             yield from kept(getattr(weight, name))
     else:
         yield str(weight.dtype).removeprefix("torch."), weight.nbytes
+
+
+def check_moves(module: nn.Module, device: torch.device) -> None:
+    """Send one weight of each type to a device and back, as an offload does.
+
+    Raises:
+        ModelUnavailable: it does not come back as it was.
+    """
+    for kind, weight in {next(kept(weight))[0]: weight for weight in module.parameters()}.items():
+        try:
+            same = torch.equal(whole(weight.detach().to(device).to(weight.device)), whole(weight.detach()))
+            why = "it comes back as another one"
+        except Exception as error:  # of whatever library the type is
+            same, why = False, first_line(error)
+        if not same:
+            raise ModelUnavailable(f"memory.cpu_offload: a weight in {kind} cannot be moved ({why}); allowed: false")
+
+
+def whole(weight: Tensor) -> Tensor:
+    """A weight's values, where they are kept in parts that only its own layer puts together."""
+    return weight.dequantize() if is_traceable_wrapper_subclass(weight) else weight  # type: ignore[no-any-return]

@@ -104,11 +104,12 @@ class Loras:
         with_bias = any(pair.bias is not None for pairs in own for pair in pairs.values())
         empty = {}
         for name in names:
-            weight = transformer.get_submodule(name).weight
-            empty[f"{name}.lora_A.weight"] = weight.new_zeros(1, weight.shape[1])
-            empty[f"{name}.lora_B.weight"] = weight.new_zeros(weight.shape[0], 1)
+            inputs, outputs = self._sizes[name]
+            dtype = transformer.get_submodule(name).weight.dtype
+            empty[f"{name}.lora_A.weight"] = torch.zeros(1, inputs, dtype=dtype)
+            empty[f"{name}.lora_B.weight"] = torch.zeros(outputs, 1, dtype=dtype)
             if with_bias:
-                empty[f"{name}.lora_B.bias"] = weight.new_zeros(weight.shape[0])
+                empty[f"{name}.lora_B.bias"] = torch.zeros(outputs, dtype=dtype)
         transformer.load_lora_adapter(empty, prefix=None, adapter_name=SLOT)
         slots = {name: transformer.get_submodule(name) for name in names}
         return slots, sum(ranks[-self.spec.max_loras :])
@@ -159,6 +160,8 @@ def fitted(spec: ModelSpec, files: Mapping[str, Path], pipeline: Any, sizes: Siz
             found[lora.name] = fit(tensors, metadata, pipeline, sizes)
         except Unfit as error:
             lora_files.refuse(spec, lora, str(error))
+        if spec.memory.quantization and any(pair.bias is not None for pair in found[lora.name].pairs.values()):
+            lora_files.refuse(spec, lora, "has biases, which PEFT's layers on int8 weights do not take; allowed: none")
         if lost := found[lora.name].lost:
             some = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
             why = f"{len(lost)} of its weights have no place in the model ({some})"
