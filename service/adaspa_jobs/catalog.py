@@ -46,11 +46,16 @@ class Memory(BaseModel):
     """Rounds the weights of the transformer's linear layers at load. ``int8``, with one scale per output, uses half the
     memory of bfloat16 and changes the video. Needs torchao (``adaspa-serve[quantization]``). Cannot be combined with
     ``storage_dtype``, ``compile`` or several ``gpus``."""
+    gguf: list[str] | None = Field(default=None, min_length=1)
+    """Paths of GGUF files with the transformer's weights, instead of those in the model's folder. One file, or two for
+    Wan 2.2 A14B, the expert of the noisier steps first. For Wan, HunyuanVideo, LTX and Mochi. Needs gguf
+    (``adaspa-serve[quantization]``). Cannot be combined with ``storage_dtype``, ``quantization``, ``compile``, ``loras``
+    or several ``gpus``."""
     lora_cache_bytes: int = Field(default=4 * 1024**3, ge=1)
     """Host memory for recently used LoRA adapters, in bytes; a larger file is rejected."""
 
 
-SMALLER = ("storage_dtype", "quantization")
+SMALLER = ("storage_dtype", "quantization", "gguf")
 """Fields of ``Memory`` that make the transformer's weights smaller, each in its own way."""
 
 
@@ -210,8 +215,8 @@ class ModelSpec(BaseModel):
         small = [name for name in SMALLER if getattr(self.memory, name) is not None]
         if len(small) > 1:
             raise ValueError(f"memory.{small[1]}: cannot be combined with {small[0]}; allowed: one of them")
-        with_loras = "storage_dtype" in small and bool(self.loras)
-        others = {"compile": self.compile, "loras": with_loras, "several gpus": self.gpus > 1}
+        loras = bool(self.loras) and "quantization" not in small
+        others = {"compile": self.compile, "loras": loras, "several gpus": self.gpus > 1}
         if small and (found := [name for name, used in others.items() if used]):
             raise ValueError(f"memory.{small[0]}: cannot be combined with {' and '.join(found)}; allowed: null")
 

@@ -3,15 +3,19 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
 from adaspa_worker.offer import check
+from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from pydantic import ValidationError
+from tiny_gguf import write
 from tiny_wan import model_spec
 
 TORCHAO = Path(sys.prefix) / "torchao"
@@ -47,6 +51,9 @@ def test_int8_without_torchao_is_refused_before_a_worker_takes_a_job(tiny_pipeli
             {},
             "quantization: cannot be combined with storage_dtype; allowed: one of them",
         ),
+        ({"gguf": ["a.gguf"], "quantization": "int8"}, {}, "gguf: cannot be combined with quantization; allowed: one of them"),
+        ({"gguf": ["a.gguf"]}, {"compile": True, "gpus": 2}, "gguf: cannot be combined with compile and several gpus"),
+        ({"gguf": []}, {}, "at least 1 item"),
         ({"quantization": "int4"}, {}, "Input should be 'int8'"),
     ],
 )
@@ -55,3 +62,67 @@ def test_what_does_not_go_together_is_refused_in_the_catalog(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         ModelSpec.model_validate(model_spec("unused", memory=memory, **changes))
+
+
+@pytest.fixture(scope="module")
+def from_gguf(tiny_pipeline: Path, tiny_engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
+    """Load the tiny model with its transformer's weights in a GGUF file."""
+
+    def loaded(**changes: str) -> Engine:
+        file = write(tmp_path_factory.mktemp("gguf") / "tiny.gguf", tiny_engine.pipe.transformer, **changes)
+        spec = ModelSpec.model_validate(model_spec(tiny_pipeline, memory={"gguf": [str(file)]}))
+        check(spec, tiny_pipeline)
+        return load(spec, tiny_pipeline)
+
+    return loaded
+
+
+def test_a_transformer_from_a_gguf_file_runs_with_adaspa_and_makes_nearly_the_same(
+    from_gguf: Callable[..., Engine], tiny_engine: Engine, params: Callable[..., JobParams]
+) -> None:
+    engine, asked = from_gguf(), params(quality="exact")
+    found, plain = (
+        each.denoise(asked, each.encode_prompt(asked, {}), lambda *_: None) for each in (engine, tiny_engine)
+    )
+    assert 0 < (found - plain).std() < 0.02 * plain.std()
+    engine.denoise(params(), engine.encode_prompt(params(), {}), lambda *_: None)
+    report = engine.report()
+    matrices = [
+        weight.numel()
+        for name, weight in tiny_engine.pipe.transformer.named_parameters()  # type: ignore[attr-defined]
+        if name.startswith("blocks.") and name.endswith(".weight") and weight.ndim == 2
+    ]
+    assert report["weights"]["transformer"]["Q8_0"] == sum(matrices) * 34 // 32, "32 values are 34 bytes"
+    assert report["attention_calls"]["sparse"] > 0 and report["fell_back"] == []
+    for each in (engine, tiny_engine):
+        each.reset()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"without": "blocks.1.ffn.0.bias"}, r"lacks weights of the model's .* \(blocks.1.ffn.net.0.proj.bias\)"),
+        ({"added": "img_emb.proj.0.bias"}, r"has weights unknown to the model's .* \(condition_embedder.image_emb"),
+    ],
+)
+def test_a_gguf_file_of_another_transformer_is_refused(
+    from_gguf: Callable[..., Engine], changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=message):
+        from_gguf(**changes)
+
+
+def test_gguf_files_that_cannot_be_meant_are_refused_before_a_worker_takes_a_job(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"{}")
+    missing = str(tmp_path / "missing.gguf")
+    for files, message in (
+        ([missing], "missing.gguf: No such file or directory"),
+        ([str(other)], "other.gguf: is no GGUF file"),
+        ([missing, missing], "names 2 files; allowed: 1"),
+    ):
+        spec = ModelSpec.model_validate(model_spec(tiny_pipeline, memory={"gguf": files}))
+        with pytest.raises(ModelUnavailable, match=f"tiny: memory.gguf: .*{message}"):
+            check(spec, tiny_pipeline)

@@ -17,6 +17,8 @@ from adaspa_worker.source import ModelUnavailable
 
 Config = Mapping[str, Any]
 Tasks = frozenset[Task]
+TRANSFORMERS = ("transformer", "transformer_2")
+"""What diffusers' pipelines call the transformers of a job, in the order in which they run."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
-from adaspa_worker.families import FAMILIES, Limits, limits_of, pipeline_of, read
+from adaspa_worker.families import FAMILIES, TRANSFORMERS, Limits, limits_of, pipeline_of, read
 from adaspa_worker.hub import first_line, index_of
 from adaspa_worker.schedulers import flows, options_of, shift_field
 from adaspa_worker.source import ModelUnavailable
@@ -74,6 +74,7 @@ def check(spec: ModelSpec, folder: Path) -> None:
     check_scheduler(spec, folder)
     check_attention(spec)
     check_weights(spec, pipeline)
+    check_gguf(spec, pipeline, folder)
     check_loras(spec, folder)
     check_gpus(spec, read(folder / "transformer" / "config.json"))
 
@@ -244,6 +245,30 @@ def check_weights(spec: ModelSpec, pipeline: str) -> None:
     if find_spec("torchao") is None:
         why = "needs torchao, which is not installed (adaspa-serve[quantization])"
         raise wrong(spec, "memory.quantization", f"{why}; without it allowed: null")
+
+
+def check_gguf(spec: ModelSpec, pipeline: str, folder: Path) -> None:
+    if spec.memory.gguf is None:
+        return
+    if find_spec("gguf") is None:
+        why = "needs gguf, which is not installed (adaspa-serve[quantization])"
+        raise wrong(spec, "memory.gguf", f"{why}; without it allowed: null")
+    from adaspa_worker.engines.gguf_file import readable  # noqa: PLC0415  diffusers: seconds, which others go without
+
+    transformer = FAMILIES[pipeline].transformer
+    if pipeline.endswith("ModularPipeline") or not readable(transformer):
+        raise wrong(spec, "memory.gguf", f"diffusers reads no {transformer} from one file here; allowed: null")
+    needed = len([name for name in TRANSFORMERS if (folder / name).is_dir()])
+    if len(spec.memory.gguf) != needed:
+        raise wrong(spec, "memory.gguf", f"names {len(spec.memory.gguf)} files; allowed: {needed}, as transformers")
+    for name in spec.memory.gguf:
+        try:
+            with Path(name).expanduser().open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise wrong(spec, "memory.gguf", f"{name}: {error.strerror}") from error
+        if magic != b"GGUF":
+            raise wrong(spec, "memory.gguf", f"{name}: is no GGUF file; allowed: such")
 
 
 def check_loras(spec: ModelSpec, folder: Path) -> None:

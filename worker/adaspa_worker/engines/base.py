@@ -31,7 +31,7 @@ from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.engines.weights import by_type, check_moves
 from adaspa_worker.failure import NotLoaded
-from adaspa_worker.families import limits_of
+from adaspa_worker.families import TRANSFORMERS, limits_of
 from adaspa_worker.hub import first_line
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
 from adaspa_worker.pipeline import Encoded, NotFinite, StepCallback
@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 
 IMAGES = {Role.first: "image", Role.last: "last_image"}
 """What diffusers' pipelines call the images of a job."""
-TRANSFORMERS = ("transformer", "transformer_2")
-"""What they call the transformers of a job."""
 ENCODERS = ("text_encoder", "image_encoder")
 """How the names of a pipeline's encoders begin."""
 
@@ -360,6 +358,14 @@ class DiffusersEngine(ABC):
 
     def _quantized(self, folder: Path) -> dict[str, Any]:
         """Arguments of ``from_pretrained`` for smaller weights."""
+        if (files := self.spec.memory.gguf) is not None:
+            from adaspa_worker.engines import gguf_file  # noqa: PLC0415  optional
+
+            dtype = self.dtypes()["default"]
+            return {
+                name: gguf_file.load(Path(file).expanduser(), folder / name, dtype)
+                for name, file in zip(TRANSFORMERS, files, strict=False)
+            }
         if self.spec.memory.quantization is None:
             return {}
         from torchao.quantization import Int8WeightOnlyConfig  # noqa: PLC0415  optional
