@@ -49,8 +49,8 @@ class Memory(BaseModel):
     gguf: list[str] | None = Field(default=None, min_length=1)
     """Paths of GGUF files with the transformer's weights, instead of those in the model's folder. One file, or two for
     Wan 2.2 A14B, the expert of the noisier steps first. For Wan, HunyuanVideo, LTX and Mochi. Needs gguf
-    (``adaspa-serve[quantization]``). Cannot be combined with ``storage_dtype``, ``quantization``, ``compile``, ``loras``
-    or several ``gpus``."""
+    (``adaspa-serve[quantization]``). Cannot be combined with ``storage_dtype``, ``quantization``, ``compile``,
+    ``loras`` or several ``gpus``."""
     lora_cache_bytes: int = Field(default=4 * 1024**3, ge=1)
     """Host memory for recently used LoRA adapters, in bytes; a larger file is rejected."""
 

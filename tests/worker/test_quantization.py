@@ -51,7 +51,11 @@ def test_int8_without_torchao_is_refused_before_a_worker_takes_a_job(tiny_pipeli
             {},
             "quantization: cannot be combined with storage_dtype; allowed: one of them",
         ),
-        ({"gguf": ["a.gguf"], "quantization": "int8"}, {}, "gguf: cannot be combined with quantization; allowed: one of them"),
+        (
+            {"gguf": ["a.gguf"], "quantization": "int8"},
+            {},
+            "gguf: cannot be combined with quantization; allowed: one of them",
+        ),
         ({"gguf": ["a.gguf"]}, {"compile": True, "gpus": 2}, "gguf: cannot be combined with compile and several gpus"),
         ({"gguf": []}, {}, "at least 1 item"),
         ({"quantization": "int4"}, {}, "Input should be 'int8'"),
