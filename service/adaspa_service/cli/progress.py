@@ -132,8 +132,8 @@ def summary(video: Video) -> str:
         ]
         lines += [f"        fell back: {reason}" for reason in report.fell_back]
         if report.weights:
-            told = (f"{part} {types_of(sizes)}" for part, sizes in report.weights.items())
-            lines.append(f"        weights: {', '.join(told)}")
+            parts = (f"{part} {types_of(sizes)}" for part, sizes in report.weights.items())
+            lines.append(f"        weights: {', '.join(parts)}")
     lines += [f"Note:   {warning}" for warning in video.warnings]
     if video.timings:
         lines.append("Time:   " + ", ".join(f"{name.replace('_', ' ')} {s:.1f} s" for name, s in video.timings.items()))

@@ -54,4 +54,4 @@ def check_moves(module: nn.Module, device: torch.device) -> None:
 
 def whole(weight: Tensor) -> Tensor:
     """A weight's values, where they are kept in parts that only its own layer puts together."""
-    return weight.dequantize() if is_traceable_wrapper_subclass(weight) else weight  # type: ignore[no-any-return]
+    return weight.dequantize() if is_traceable_wrapper_subclass(weight) else weight
