@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.attention import report
 from benchmarks.fidelity import tables as fidelity_tables
-from benchmarks.models import parallel_tables
+from benchmarks.models import parallel_plan, parallel_tables
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
@@ -82,12 +82,20 @@ def blocks_section(result: Json) -> str:
 
 def parallel_section(result: Json) -> str:
     text = (
-        f"{result['gpus']} times {result['device']}, PyTorch {result['torch']}, one run. Full size, random weights:\n"
-        "few of the blocks were run, and a denoising step reckoned from them, of both guidance branches. The exchange\n"
-        "is timed by itself, of all layers. Peak memory is that of a process above what it holds between forwards."
+        f"Up to {result['gpus']} times {result['device']}, PyTorch {result['torch']}, one run. Full size, random\n"
+        "weights: few of the blocks were run, and a denoising step reckoned from them, of both guidance branches. The\n"
+        "exchange is timed by itself, of all layers. Peak memory is that of a process above what it holds between\n"
+        "forwards."
     )
     dealt = "Heads that keep from half to one and a half times the mean, with as many for each rank and dealt by cost:"
-    parts = [text, parallel_tables.table(result), dealt, parallel_tables.balance_table(result["rows"])]
+    parts = [text, parallel_tables.table(result["rows"]), dealt, parallel_tables.balance_table(result["rows"])]
+    if plan := parallel_plan.rows(result["rows"]):
+        measured = "" if any("seconds" in row for row in plan) else ", **none of it measured**"
+        planned = (
+            f"What one and two GPUs let expect of more{measured} (`benchmarks/models/parallel_plan.py`): what two of\n"
+            "them do each whole stays, the rest is divided, and the exchange goes by what a rank sends."
+        )
+        parts += [planned, parallel_tables.plan_table(plan)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -105,7 +105,7 @@ def _cogvideox_inputs(model: FullModel, device: torch.device, dtype: torch.dtype
 
 
 def _wan(name: str, config: dict[str, Any], latents: tuple[int, ...]) -> FullModel:
-    small = {"num_layers": 2, "num_attention_heads": 2, "ffn_dim": 64, "text_dim": 32}
+    small = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "ffn_dim": 64, "text_dim": 32}
     return FullModel(
         name, "WanTransformer3DModel", config, latents, (512, 4096), _wan_inputs, 2, (small, (1, 16, 3, 24, 24))
     )

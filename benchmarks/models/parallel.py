@@ -1,280 +1,104 @@
-"""`torchrun --nproc-per-node 2 -m benchmarks.models.parallel --output parallel.json`: one video on several GPUs.
+"""`torchrun --nproc-per-node 8 -m benchmarks.models.parallel --output parallel.json`: one video on several GPUs.
 
 Models of full size but with few of their blocks, and random weights: seconds of a forward, reckoned from these blocks,
-by kind of step on one GPU and on all of them in the same run, with the exchange by itself, the balance of the ranks and
-peak memory above the weights. Random weights give nearly uniform attention: the searches keep the top 20 % of the
-blocks. Heads that keep from half to one and a half times that (``skewed``) show what dealing them by cost is worth.
+by kind of step on one GPU, on two, on four and so on up to all of them in the same run, with the exchange by itself,
+the balance of the ranks and peak memory above the weights. Random weights give nearly uniform attention: the searches
+keep the top 20 % of the blocks. Heads that keep from half to one and a half times that (``skewed``) show what dealing
+them by cost is worth. Behind the rows stands what one and two GPUs let expect of more, and how far off that was
+(`parallel_plan`).
 """
 
 import argparse
-import math
 import os
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from statistics import median
-from typing import Any, ClassVar
-from unittest.mock import patch
+from typing import Any
 
-import adaspa
 import torch
 import torch.distributed as dist
-from adaspa.config import AdaSpaConfig
-from adaspa.deal import Deal
-from adaspa.ops.keep_blocks import keep_blocks
-from adaspa.parallel import redeal
-from adaspa.parallel.exchange import Exchange
-from adaspa.parallel.ranks import Ranks
-from adaspa.selection.policy import Search, Selected, listed
-from adaspa.selection.top_k import TopK, blocks_kept
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
-from benchmarks.models.block_models import BLOCK_MODELS
-from benchmarks.models.blocks import blocks_of
-from benchmarks.models.full_models import MODELS, FullModel
-from benchmarks.results import add, ran_on
+from benchmarks.models import parallel_plan
+from benchmarks.models.parallel_bench import Bench
+from benchmarks.models.parallel_parts import PARTS, Part
+from benchmarks.results import add, ran_on, write
 
-WALK = replace(AdaSpaConfig.paper(), query_block_size=128, steps=8, warmup=1, searches=(1, 3))
-KINDS = ("dense", "first search", "sparse, just dealt", "later search", "sparse, just dealt", "sparse", "sparse")
-"""What the steps of `WALK` do; behind each search the heads are dealt."""
-BRANCHES = ("cond", "uncond")
+Row = dict[str, Any]
+PATIENCE = timedelta(hours=1)
+"""How long ranks that have no part in a group wait for the next one, which they have a part in."""
 
 
 @dataclass(frozen=True)
-class Skewed(TopK):
-    """Keeps the top share of the blocks, from half as many in the first head to one and a half times in the last."""
+class Machine:
+    """The processes of one machine, one for each GPU, and where they meet."""
 
-    name: ClassVar[str] = "skewed"
+    rank: int
+    world: int
+    store: Any
+    device: torch.device
 
-    def choose(self, search: Search) -> Selected:
-        mass, geometry = search.block_mass, search.geometry
-        kept = blocks_kept(self.sparsity, geometry.key_blocks - len(geometry.key_text))
-        shares = torch.linspace(0.5, 1.5, search.heads.total(mass.shape[1]), device=mass.device)
-        own = search.heads.own(shares.expand(mass.shape[0], -1))
-        limits = len(geometry.key_text) + (kept * own).round().clamp(min=1)
-        text = {"text": geometry.key_text, "text_rows": geometry.query_text}
-        return listed(*keep_blocks(mass, limits, by_mass=False, width=int(limits.max()), **text), geometry)
+    def sizes(self) -> list[int]:
+        """How many GPUs a video is made on: powers of two, and all."""
+        powers = (2**power for power in range(1, self.world.bit_length()))
+        return sorted({size for size in powers if size <= self.world} | {self.world} - {1})
 
-
-@dataclass(frozen=True)
-class Part:
-    """A model with few of its blocks, and how processes make a video with it together.
-
-    Args:
-        model: the whole model.
-        config: what makes it one of few blocks.
-        blocks: how many they are, and how many the model has.
-        modes: ``ulysses``, and ``guidance`` where the model is called once for each branch.
-        tokens, text: of its video, and of its text where that is in the self-attention sequence of every rank.
-        heads: of 128 channels.
-    """
-
-    model: FullModel
-    config: dict[str, Any]
-    blocks: tuple[int, int]
-    modes: tuple[str, ...]
-    tokens: int
-    text: int
-    heads: int
-
-
-PARTS = (
-    Part(
-        MODELS["hunyuan-video-13b-720p-129f"],
-        {"num_layers": 1, "num_single_layers": 2},
-        (3, 60),
-        ("ulysses",),
-        118_800,
-        256,
-        24,
-    ),
-    Part(MODELS["wan2.1-14b-720p-81f"], {"num_layers": 2}, (2, 40), ("guidance", "ulysses"), 75_600, 0, 40),
-    Part(BLOCK_MODELS["minimax-h3-33b-768p-10s"], {"num_layers": 2}, (2, 50), ("ulysses",), 74_656, 0, 56),
-)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def milliseconds(call: Callable[[], object], device: torch.device) -> float:
-    """The median of nine calls that all ranks make together, after three that are not counted."""
-    times = []
-    for _ in range(12):
-        synchronize(device)
-        dist.barrier()
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(1000 * (time.perf_counter() - start))
-    return round(median(times[3:]), 3)
-
-
-class Bench:
-    """One model in this process, alone or with the others."""
-
-    def __init__(self, part: Part, device: torch.device, *, quick: bool) -> None:
-        self.part = replace(part, tokens=128) if quick else part
-        self.device = device
-        model = part.model.quick() if quick else part.model
-        self.model = model if quick else replace(model, config={**model.config, **part.config})
-        torch.manual_seed(0)
-        self.transformer: Any = self.model.build(device, torch.bfloat16)
-        self.inputs = self.model.inputs(device, torch.bfloat16)
-        self.outputs: dict[str, torch.Tensor] = {}
-        self._marks: list[Any] = []
-        """When blocks begin and end: events of the device, or seconds."""
-        for block in blocks_of(self.transformer):
-            block.register_forward_pre_hook(lambda *_: self._mark())
-            block.register_forward_hook(lambda *_: self._mark())
-
-    def walk(self, mode: str) -> Iterator[dict[str, Any]]:
-        """A row for each kind of step, of the second of two walks: the first compiles."""
-        gpus = 1 if mode == "one" else dist.get_world_size()
-        handle = self._together(mode, WALK)
-        for _ in range(2):
-            handle.begin(WALK.steps)
-            steps = [self._step(step) for step in range(len(KINDS))]
-        place = {"model": self.model.name, "gpus": gpus, "mode": mode}
-        for kind in dict.fromkeys(KINDS):
-            found = [step for step, own in zip(steps, KINDS, strict=True) if own == kind]
-            yield {
-                **place,
-                "step": kind,
-                "seconds": round(median(seconds for seconds, _, _ in found), 4),
-                "peak_bytes": max(peak for _, peak, _ in found),
-                "difference": self._difference(kind, found[-1][2], first=mode == "one"),
-            }
-        told = ("density", "attention_work", "fell_back", "ranks", "imbalance", "even_imbalance", "cache_bytes")
-        yield {**place, "step": "report", **{key: handle.report()[key] for key in told}}
-        adaspa.remove(self.transformer)
-
-    def skewed(self) -> Iterator[dict[str, Any]]:
-        """A sparse step of heads that differ, with as many for each rank, and dealt by their cost."""
-        config = replace(WALK, selection=Skewed(), warmup=0, searches=(0,))
-        handle = self._together("ulysses", config)
-        for heads, worth in (("even", math.inf), ("dealt", redeal.WORTH)):
-            with patch.object(redeal, "WORTH", worth):
-                handle.begin(WALK.steps)
-                steps = [self._step(step) for step in range(5)]
-            report = handle.report()
-            yield {
-                "model": self.model.name,
-                "gpus": dist.get_world_size(),
-                "mode": "ulysses",
-                "step": "sparse, skewed",
-                "heads": heads,
-                "seconds": round(median(seconds for seconds, _, _ in steps[2:]), 4),
-                **{key: report[key] for key in ("imbalance", "even_imbalance")},
-            }
-        adaspa.remove(self.transformer)
-
-    def exchange(self) -> dict[str, Any]:
-        """Milliseconds of the exchange of one layer by itself: of heads in order, and of every second head or so."""
-        part, ranks = self.part, Ranks(dist.group.WORLD)
-        own = part.tokens // ranks.size
-        q, k, v = torch.randn(3, 1, own + part.text, part.heads, 128, device=self.device, dtype=torch.bfloat16)
-        row: dict[str, Any] = {"model": self.model.name, "gpus": ranks.size, "mode": "ulysses", "step": "exchange"}
-        mixed = Deal(tuple(tuple(range(rank, part.heads, ranks.size)) for rank in range(ranks.size)))
-        for name, deal in (("even", Deal.even(part.heads, ranks.size)), ("mixed", mixed)):
-            exchange = Exchange(ranks, deal, [own] * ranks.size, part.text, self.device)
-            (out,) = exchange.to_heads(q)
-
-            def there(exchange: Exchange = exchange) -> object:
-                return exchange.to_heads(q, k, v)
-
-            def back(exchange: Exchange = exchange, out: torch.Tensor = out) -> object:
-                return exchange.to_tokens(out)
-
-            row |= {f"{name}_to_heads_ms": milliseconds(there, self.device)}
-            row |= {f"{name}_to_tokens_ms": milliseconds(back, self.device)}
-        return row
-
-    def _together(self, mode: str, config: AdaSpaConfig) -> Any:
-        handle = adaspa.apply(self.transformer, config)
-        if mode == "ulysses":
-            adaspa.parallelize(self.transformer, ulysses=dist.get_world_size())
-        elif mode == "guidance":
-            pipe = WanPipeline(None, None, None, FlowMatchEulerDiscreteScheduler(), self.transformer)
-            pipe._guidance_scale = 5.0  # as its call sets it
-            adaspa.parallelize(pipe, guidance=2, ulysses=dist.get_world_size() // 2)
-        return handle
-
-    def _step(self, step: int) -> tuple[float, int, torch.Tensor]:
-        """Seconds, peak bytes above what is held and the output of one step in all its branches."""
+    @contextmanager
+    def group(self, name: str, size: int) -> Iterator[None]:
+        """Within the block, the first so many processes are all that there are."""
         on_gpu = self.device.type == "cuda"
-        synchronize(self.device)
-        dist.barrier()
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated() if on_gpu else 0
-        self._marks.clear()
-        start = time.perf_counter()
-        outs = []
-        for name in BRANCHES[: self.model.calls]:
-            with self.transformer.cache_context(name):
-                given = {**self.inputs, "timestep": self._timestep(step)}
-                outs.append(self.transformer(**given, return_dict=False)[0])
-        synchronize(self.device)
-        seconds = self._whole(time.perf_counter() - start)
-        peak = torch.cuda.max_memory_allocated() - held if on_gpu else 0
-        if not all(out.isfinite().all() for out in outs):
-            raise FloatingPointError("the output is not finite")
-        return seconds, peak, outs[0]
-
-    def _whole(self, seconds: float) -> float:
-        """The seconds with as many blocks as the model has: as much more as these blocks took."""
-        if self.part.blocks[0] == self.part.blocks[1]:
-            return seconds
-        pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
-        if self.device.type == "cuda":
-            blocks = sum(begin.elapsed_time(end) for begin, end in pairs) / 1000
-        else:
-            blocks = sum(end - begin for begin, end in pairs)
-        return seconds + blocks * (self.part.blocks[1] / self.part.blocks[0] - 1)
-
-    def _mark(self) -> None:
-        if self.device.type == "cuda":
-            self._marks.append(torch.cuda.Event(enable_timing=True))
-            self._marks[-1].record()
-        else:
-            self._marks.append(time.perf_counter())
-
-    def _timestep(self, step: int) -> torch.Tensor:
-        if "timestep" in self.inputs:  # of MiniMax-H3's video, sound and first frame, rising
-            return torch.tensor([0.1 + step / 100, 0.05, 1.0], device=self.device)
-        return torch.full((self.inputs["hidden_states"].shape[0],), 999.0 - step, device=self.device)
-
-    def _difference(self, kind: str, out: torch.Tensor, *, first: bool) -> float | None:
-        """How far the output is from that of one GPU, as a share of its norm."""
-        if first:
-            self.outputs[kind] = out.clone()
-            return None
-        one = self.outputs[kind].float()
-        return round(float((out.float() - one).norm() / one.norm()), 6)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=dist.PrefixStore(name, self.store),
+            rank=self.rank,
+            world_size=size,
+            timeout=PATIENCE,
+            device_id=self.device if on_gpu else None,
+        )
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
 
 
-def rows(part: Part, device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """All rows of a model."""
-    bench = Bench(part, device, quick=quick)
-    yield {
-        "model": bench.model.name,
-        "step": "blocks",
-        "blocks": part.blocks[0],
-        "of": part.blocks[1],
-        "calls": part.model.calls,
-    }
-    for mode in ("one", *part.modes):
-        yield from bench.walk(mode)
-    yield bench.exchange()
-    yield from bench.skewed()
+def rows(part: Part, machine: Machine) -> Iterator[Row]:
+    """All rows of a model. Of a group, its processes yield them together; of the first one they are those to keep."""
+    bench = Bench(part, machine.device)
+    built, of = part.blocks
+    yield {"model": bench.model.name, "step": "blocks", "blocks": built, "of": of, "calls": part.model.calls}
+    with machine.group(f"{part.model.name}/1", machine.world):  # as many GPUs are busy as later
+        yield from bench.walk("one")
+    for size in machine.sizes():
+        if machine.rank >= size:
+            continue
+        with machine.group(f"{part.model.name}/{size}", size):
+            for mode in part.modes if size % 2 == 0 else ("ulysses",):
+                yield from bench.walk(mode)
+            yield bench.exchange()
+            yield from bench.skewed()
+
+
+def measure(machine: Machine, parts: list[Part], output: Path) -> None:
+    """Measure all rows; the first process writes them, and behind the last one the plan."""
+    quick = machine.device.type == "cpu"
+    result: Row = {**ran_on(quick=quick), "gpus": machine.world, "rows": []}
+    keep: Callable[[Row], None] = (lambda row: add(result, row, output)) if machine.rank == 0 else (lambda _: None)
+    with torch.no_grad():
+        for part in parts:
+            for row in rows(part.quick(heads=2 * machine.world) if quick else part, machine):
+                keep(row)
+            if not quick:
+                torch.cuda.empty_cache()
+    if machine.rank == 0:
+        result["plan"] = parallel_plan.rows(result["rows"])
+        write(result, output)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.parallel", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--models", nargs="+", choices=list(PARTS), default=list(PARTS), help="all by default")
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if "LOCAL_RANK" not in os.environ:
@@ -283,20 +107,8 @@ def main() -> None:
     device = torch.device("cpu") if arguments.quick else torch.device("cuda", local)
     if not arguments.quick:
         torch.cuda.set_device(device)
-    dist.init_process_group("gloo" if arguments.quick else "nccl", device_id=None if arguments.quick else device)
-    result: dict[str, Any] = {
-        **ran_on(quick=arguments.quick),
-        "gpus": dist.get_world_size(),
-        "rows": [],
-    }
-    with torch.no_grad():
-        for part in PARTS:
-            for row in rows(part, device, quick=arguments.quick):
-                if dist.get_rank() == 0:
-                    add(result, row, arguments.output)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-    dist.destroy_process_group()
+    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    measure(Machine(rank, world, store, device), [PARTS[name] for name in arguments.models], arguments.output)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 ``python parallel_run.py FILE [cuda]``: without GPUs forked from one process, which imports once for all of them.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,11 @@ import tiny_transformers
 import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig, WanTransformer3DModel
-from tiny_pipelines import CHANNELS, SPARSE, TINY, generate, make_pipeline, prepare
+from tiny_pipelines import CHANNELS, SPARSE, TINY, generate, make_hunyuan_video, make_pipeline, prepare
 from waiting import PATIENCE
+
+from benchmarks.models import parallel
+from benchmarks.models.parallel_parts import PARTS
 
 FULL = SPARSE.replace(sparsity=0.001, head_adaptive=False)
 MASS = SPARSE.replace(selection="retained_mass", mass=0.6)
@@ -29,16 +35,16 @@ EVEN = {"height": 64, "width": 80, "num_frames": 17}
 """100 video tokens; those of the other pipelines, 75, do not divide."""
 
 
-def four_heads() -> Any:
-    """Of heads that differ: the queries of the first are larger, so that its attention is peaked."""
-    heads = {"num_attention_heads": 4, "attention_head_dim": 12}
+def unlike_heads(*queries: float) -> Any:
+    """Of heads that differ: the larger a head's queries, the more peaked is its attention."""
+    heads = {"num_attention_heads": len(queries), "attention_head_dim": 12}
     model = prepare(
         WanTransformer3DModel(
             **heads, **CHANNELS, text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32
         )
     )
     for block in model.blocks:
-        block.attn1.norm_q.weight.data.view(4, 12).mul_(torch.tensor([[3.0], [2.0], [0.3], [0.1]]))
+        block.attn1.norm_q.weight.data.view(len(queries), 12).mul_(torch.tensor(queries)[:, None])
     return model
 
 
@@ -117,23 +123,24 @@ def of_plain(name: str, rank: int) -> dict[str, Any]:
     return {"full": full, "removed": apart(made.video(), plain)}
 
 
-def dealt(config: adaspa.AdaSpaConfig, rank: int) -> dict[str, Any]:
-    """Of four heads of unequal density, dealt anew after each search."""
+def dealt(config: adaspa.AdaSpaConfig, rank: int, *queries: float) -> dict[str, Any]:
+    """Of heads of unequal density, dealt anew after each search."""
 
     def make() -> Made:
         made = Made("wan")
-        made.model.register_modules(transformer=four_heads().to(made.transformer.device))
+        made.model.register_modules(transformer=unlike_heads(*queries).to(made.transformer.device))
         made.transformer = made.model.transformer
         return made
 
     sparse, report = alone(lambda: make().sparse(config), rank)
     made = make()
     adaspa.apply(made.model, config)
-    adaspa.parallelize(made.model, ulysses=2)
+    adaspa.parallelize(made.model, ulysses=dist.get_world_size())
     together, figures = made.sparse(config)
     return {
         "sparse": apart(together, sparse),
         "figures": same_figures(figures, report),
+        "ranks": figures["ranks"],
         "even": figures["even_imbalance"],
         "dealt": figures["imbalance"],
     }
@@ -181,7 +188,8 @@ def of_two() -> dict[str, Any]:
     found: dict[str, Any] = {name: of_family(name, number % 2) for number, name in enumerate(FAMILIES)}
     # Of diffusers' plan, and of ours.
     found["plain"] = {name: of_plain(name, number) for number, name in enumerate(("wan", "hunyuan-video"))}
-    found["dealt"] = {"top_k": dealt(SPARSE, 0), "retained_mass": dealt(MASS, 1)}
+    four = (3.0, 2.0, 0.3, 0.1)
+    found["dealt"] = {"top_k": dealt(SPARSE, 0, *four), "retained_mass": dealt(MASS, 1, *four)}
     found["by diffusers"] = [by_diffusers(first) for first in (True, False)]
     return found if ON_GPUS else {**found, "refusals": refusals()}
 
@@ -200,36 +208,72 @@ def of_four() -> dict[str, Any]:
             "sparse": max(apart(one, sparse) for one in together),
             "unguided": apart(made.sparse(guidance=1.0)[0], plain),
         }
+    # By all four, with more heads for some than for others, and with text that each has whole.
+    found["dealt"] = dealt(SPARSE, 2, 3.0, 2.5, 2.0, 0.5, 0.3, 0.1)
+    found["joint"] = joint(3)
     whole = Made("wan")
     adaspa.apply(whole.model, SPARSE)
     found["degree"] = refused(lambda: adaspa.parallelize(whole.model, ulysses=4))
     return found
 
 
-def run(world: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What rank 0 of so many processes finds."""
+def joint(rank: int) -> dict[str, Any]:
+    """Of a sequence with text, with a head for each rank."""
+
+    def make() -> Made:
+        made = Made("hunyuan-video")
+        made.model.register_modules(transformer=make_hunyuan_video(num_attention_heads=dist.get_world_size()))
+        made.transformer = made.model.transformer
+        return made
+
+    sparse, report = alone(lambda: make().sparse(), rank)
+    made = make()
+    adaspa.apply(made.model, SPARSE)
+    adaspa.parallelize(made.model, ulysses=dist.get_world_size())
+    together, figures = made.sparse()
+    return {"sparse": apart(together, sparse), "figures": same_figures(figures, report), "ranks": figures["ranks"]}
+
+
+def benchmark(rank: int, world: int, folder: Path) -> None:
+    """The benchmark with tiny models on four processes, which meet in groups of their own."""
+    store = dist.FileStore(str(folder / "groups"), world)
+    machine = parallel.Machine(rank, world, store, torch.device("cpu"))
+    one_block = replace(PARTS["wan2.1-14b-720p-81f"], config={"num_layers": 1}, blocks=(1, 40))
+    with contextlib.redirect_stdout(None):
+        parallel.measure(machine, [one_block], folder / "result.json")
+
+
+Ranked = Callable[[int, int, Path], None]
+
+
+def run(world: int, ranked: Ranked) -> dict[str, Any]:
+    """What rank 0 of so many processes leaves in ``result.json`` of the folder that each is given."""
     processes = get_context("spawn" if ON_GPUS else "fork")  # CUDA does not survive a fork
     with tempfile.TemporaryDirectory() as folder:
-        store, result = Path(folder) / "store", Path(folder) / "result.json"
-        ranks = [processes.Process(target=_rank, args=(rank, world, store, work, result)) for rank in range(world)]
+        ranks = [processes.Process(target=_begin, args=(ranked, rank, world, Path(folder))) for rank in range(world)]
         for rank in ranks:
             rank.start()
         for rank in ranks:
             rank.join()
         if any(rank.exitcode for rank in ranks):
             sys.exit(f"ranks ended with {[rank.exitcode for rank in ranks]}")
-        found: dict[str, Any] = json.loads(result.read_text())
+        found: dict[str, Any] = json.loads((Path(folder) / "result.json").read_text())
         return found
 
 
-def _rank(rank: int, world: int, store: Path, work: Callable[[], dict[str, Any]], result: Path) -> None:
+def _begin(ranked: Ranked, rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    ranked(rank, world, folder)
+
+
+def grouped(work: Callable[[], dict[str, Any]], rank: int, world: int, folder: Path) -> None:
+    """Work of all processes as one group."""
     if ON_GPUS:
         torch.cuda.set_device(rank)
     dist.init_process_group(
         "nccl" if ON_GPUS else "gloo",
-        init_method=f"file://{store}",
+        init_method=f"file://{folder / 'store'}",
         rank=rank,
         world_size=world,
         timeout=timedelta(seconds=PATIENCE),
@@ -237,10 +281,12 @@ def _rank(rank: int, world: int, store: Path, work: Callable[[], dict[str, Any]]
     )
     found = work()
     if rank == 0:
-        result.write_text(json.dumps(found))
+        (folder / "result.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    found = {"two": run(2, of_two)} if ON_GPUS else {"two": run(2, of_two), "four": run(4, of_four)}
+    found = {"two": run(2, partial(grouped, of_two))}
+    if not ON_GPUS:
+        found |= {"four": run(4, partial(grouped, of_four)), "benchmark": run(4, benchmark)}
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1))

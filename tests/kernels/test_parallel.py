@@ -58,6 +58,24 @@ def test_guidance_branches_side_by_side_each_by_two_ranks(found):
     assert found["four"]["wan"] == found["four"]["ltx"] == {"sparse": 0, "unguided": 0}
 
 
+def test_four_ranks_share_one_sequence(found):
+    made = found["four"]["dealt"]
+    assert (made["sparse"], made["figures"], made["ranks"]) == (0, True, 4)
+    assert made["dealt"] < made["even"], "six heads, of which two ranks have one only"
+    assert found["four"]["joint"] == {"sparse": 0, "figures": True, "ranks": 4}
+
+
+def test_the_benchmark_measures_two_and_four_beside_one_and_tells_how_far_off_the_plan_was(found):
+    result = found["benchmark"]
+    measured = {(row["mode"], row["gpus"]) for row in result["rows"] if row["step"] == "sparse"}
+    assert measured == {("one", 1), *((mode, gpus) for mode in ("ulysses", "guidance") for gpus in (2, 4))}
+    assert all(row["difference"] < 0.01 for row in result["rows"] if row.get("difference") is not None)
+    assert [row["gpus"] for row in result["rows"] if row["step"] == "sparse, skewed"] == [2, 2, 4, 4]
+    four = [row for row in result["plan"] if row["gpus"] == 4]
+    assert len(four) == 2 * 5 and all(row["seconds_error"] > -1 and row["exchange_share"] > 0 for row in four)
+    assert all("seconds" not in row for row in result["plan"] if row["gpus"] == 8)
+
+
 def test_what_cannot_be_parallel_is_refused_in_one_line(found):
     said = found["two"]["refusals"]
     assert said["not applied"].startswith("model must be one that adaspa.apply was called on")

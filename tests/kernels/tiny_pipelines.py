@@ -87,10 +87,9 @@ def make_wan_pipeline(**experts):
 
 
 def make_hunyuan_video(**settings):
-    settings = {**CHANNELS, **settings}
+    settings = {**HEADS, **CHANNELS, **settings}
     return prepare(
         HunyuanVideoTransformer3DModel(
-            **HEADS,
             num_layers=1,
             num_single_layers=2,
             num_refiner_layers=1,
