@@ -45,9 +45,36 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARING = {
     f"tests/e2e/test_{name}.py"
-    for name in ("chart_commands", "cli_generate", "cli_measure", "doctor", "generate", "recipes", "webhook_delivery")
+    for name in (
+        "chart_commands",
+        "cli_generate",
+        "cli_measure",
+        "doctor",
+        "generate",
+        "recipes",
+        "running_service",
+        "webhook_delivery",
+    )
 }
 """Files whose tests share one running service; to start it takes each process of tests fifteen seconds."""
+
+
+LONGEST = (
+    *sorted(SHARING),
+    *(f"tests/e2e/test_{name}.py" for name in ("serve", "demo_model", "docs")),
+    "tests/service/page/test_page.py",
+    "tests/worker/test_families.py",
+    "tests/worker/test_compile.py",
+    "tests/e2e/test_chaos.py",
+    "tests/worker/test_worker_process.py",
+    *(f"tests/kernels/test_{name}.py" for name in ("steps", "kernels", "transformers", "models", "parallel")),
+    "tests/e2e/test_observability.py",
+    "tests/test_images.py",
+    *(f"tests/service/page/test_page_{name}.py" for name in ("views", "key")),
+    *(f"tests/service/test_{name}.py" for name in ("job_model", "start", "fuzz")),
+)
+"""Files that take the longest, in the order in which they are begun: one that was left for the end would keep a single
+process busy while the others have nothing to do."""
 
 
 class WholeFiles(LoadFileScheduling):
@@ -60,6 +87,12 @@ class WholeFiles(LoadFileScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeFiles:
     return WholeFiles(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; the others stay in their order."""
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 def pytest_collection_finish() -> None:

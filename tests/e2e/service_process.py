@@ -5,10 +5,12 @@ import signal
 import subprocess
 from pathlib import Path
 
+import forked
 import httpx
 from adaspa_client import Client, Video
 from adaspa_client.local_token import read_token
 from adaspa_command import ADASPA
+from adaspa_service.cli import main
 from adaspa_service.local.supervisor import free_port
 from waiting import PATIENCE, until
 
@@ -35,6 +37,20 @@ def children(data_dir: Path) -> dict[int, str]:
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return {pid: command for pid, command in found.items() if command}  # a zombie has no command line
+
+
+def adaspa(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return forked.run(main, ["adaspa", *map(str, arguments)], env)
+
+
+def assert_one_clear_line(result: subprocess.CompletedProcess[str], *parts: str, status: int = 1) -> None:
+    """It failed, and said why in one line, without a traceback."""
+    assert result.returncode == status
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for part in parts:
+        assert part in lines[0]
 
 
 class Service:

@@ -8,32 +8,14 @@ import socket
 import subprocess
 from pathlib import Path
 
-import forked
-import httpx
 import pytest
 from adaspa_command import ADASPA
-from adaspa_service.cli import main
 from adaspa_service.local.supervisor import free_port
-from adaspa_service.local.valkey import socket_path
 from drawn import picture
-from service_process import Service, children, environment
+from service_process import Service, adaspa, assert_one_clear_line, children, environment
 from tiny_families import save_family
 from tiny_wan import FAILING_PROMPT, model_spec, write_catalog
 from waiting import PATIENCE, until
-
-
-def adaspa(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    return forked.run(main, ["adaspa", *map(str, arguments)], env)
-
-
-def assert_one_clear_line(result: subprocess.CompletedProcess[str], *parts: str, status: int = 1) -> None:
-    """It failed, and said why in one line, without a traceback."""
-    assert result.returncode == status
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    for part in parts:
-        assert part in lines[0]
 
 
 def assert_nothing_outlives(service: Service, number: int) -> None:
@@ -41,16 +23,6 @@ def assert_nothing_outlives(service: Service, number: int) -> None:
     assert len(children(service.data_dir)) == 4  # Valkey, gateway, the worker and its child
     assert service.stop(number) == (-number if number == signal.SIGKILL else 0)
     until(lambda: not children(service.data_dir), "every process has ended")
-
-
-def test_the_pages_address_with_the_token_is_printed_and_stands_nowhere_else(service: Service) -> None:
-    url = f"http://127.0.0.1:{service.port}"
-    until(lambda: f"Page: {url}/#token={service.token}\n" in service.output.read_text(), "it is printed")
-    assert httpx.get(f"{url}/videos").status_code == 401
-    assert httpx.post(f"{url}/videos", json={"prompt": "x"}).status_code == 401
-    assert httpx.get(f"{url}/videos", headers=service.headers).status_code == 200
-    for log in (service.data_dir / "logs").iterdir():
-        assert service.token not in log.read_text()
 
 
 @pytest.mark.timeout(600)  # three starts of everything, with PyTorch
@@ -87,13 +59,6 @@ def test_a_taken_port_is_one_clear_line(catalog: Path, tmp_path: Path) -> None:
     assert children(tmp_path) == {}
 
 
-def test_a_second_server_on_one_data_folder_is_one_clear_line(service: Service) -> None:
-    arguments = ("--port", free_port("127.0.0.1"), "--data-dir", service.data_dir)
-    result = adaspa("serve", *arguments, env=service.env)
-    assert_one_clear_line(result, "another server", str(service.data_dir), "--data-dir")
-    assert service.run().status == "completed"
-
-
 def test_a_missing_model_folder_is_one_clear_line(tmp_path: Path) -> None:
     catalog = write_catalog(tmp_path / "catalog.json", model_spec("/nowhere/model"))
     result = adaspa(
@@ -111,18 +76,6 @@ def test_an_unknown_model_is_one_clear_line_with_the_known_ones(catalog: Path, t
 def test_a_worker_alone_says_in_one_line_what_it_cannot_reach(catalog: Path, tmp_path: Path) -> None:
     env = environment(catalog, redis_url=f"redis://127.0.0.1:{free_port('127.0.0.1')}/0", storage_url=str(tmp_path))
     assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "ADASPA_REDIS_URL", "127.0.0.1")
-
-
-def test_a_worker_alone_says_in_one_line_that_the_storage_cannot_be_written(
-    service: Service, catalog: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    env = environment(
-        catalog,
-        redis_url=f"unix://{socket_path(service.data_dir)}?db=0",
-        storage_url=str(tmp_path / "file" / "objects"),
-    )
-    assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "objects")
 
 
 def test_demo_writes_video_and_contact_sheet_and_says_each_step_in_a_pipe(catalog: Path, tmp_path: Path) -> None:
