@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from chaos.faults import FAULTS
-from chaos.playing import ALL
+from chaos.playing import KINDS
 from chaos.report import show
 from chaos.run import run
 
@@ -24,12 +24,14 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=3600, help="seconds in which every job has to have ended")
     parser.add_argument("--rest", type=float, default=60, help="seconds in which all has to come to rest at the end")
     parser.add_argument("--scenes", default="", help="play only those with this in their name; 'none': none")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="play only those about this")
     parser.add_argument("--first", action="store_true", help="end with the first violation")
     parser.add_argument("--out", type=Path, help="where the report is written, as JSON")
     parser.add_argument("--logs", type=Path, help="a new folder for the logs of all parts")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
     print(f"seed {asked.seed}", flush=True)
+    scenes = [scene for kind in asked.kinds for scene in KINDS[kind] if asked.scenes in scene.name]
     report = run(
         asked.jobs,
         asked.seed,
@@ -38,7 +40,7 @@ def main() -> None:
         fsync=asked.fsync,
         patience=asked.patience,
         rest=asked.rest,
-        scenes=[] if asked.scenes == "none" else [scene for scene in ALL if asked.scenes in scene.name],
+        scenes=[] if asked.scenes == "none" else scenes,
         first=asked.first,
         logs=asked.logs,
     )

@@ -18,8 +18,17 @@ from chaos.service_scenes import OF_THE_SERVICE
 from chaos.stage import Stage
 from chaos.version_faults import SCENES as OF_VERSIONS
 
-ONE_BY_ONE = OF_THE_SERVICE + OF_THE_NETWORK + OF_DISKS + OF_LOAD + OF_VERSIONS + OF_REPLICAS
-ALL = OF_A_JOB + ONE_BY_ONE
+KINDS: dict[str, list[Scene]] = {
+    "job": OF_A_JOB,
+    "service": OF_THE_SERVICE,
+    "network": OF_THE_NETWORK,
+    "disks": OF_DISKS,
+    "load": OF_LOAD,
+    "versions": OF_VERSIONS,
+    "replicas": OF_REPLICAS,
+}
+"""By what they are about. Those of jobs play several at a time, all others one by one."""
+ALL = [scene for kind in KINDS.values() for scene in kind]
 AT_ONCE = 4
 """Scenes of one job. Workers are fewer, so that some jobs wait."""
 
@@ -59,6 +68,6 @@ def play(scenes: Collection[Scene], fleet: Fleet, clients: Clients, receiver: Re
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(play_one, [scene for scene in scenes if scene in OF_A_JOB]))
     for scene in scenes:
-        if scene in ONE_BY_ONE:
+        if scene not in OF_A_JOB:
             play_one(scene)
     return Play(done, measured)
