@@ -1,6 +1,8 @@
 """The gateway as a process: it serves, or it ends with one clear line."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import forked
@@ -34,6 +36,25 @@ def test_it_serves_and_stops_when_told_to(tmp_path: Path, redis_url: str, number
         process.send_signal(number)
         # An interrupt from the keyboard is a wish, not an error: no traceback, exit status 0.
         assert process.wait(timeout=PATIENCE) in ((0, -signal.SIGTERM) if number == signal.SIGTERM else (0,))
+
+
+def test_its_threads_do_not_each_keep_free_memory_of_their_own(tmp_path: Path, redis_url: str) -> None:
+    with running(tmp_path, redis_url) as (process, url):
+        with Client(url) as client, ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _: list(client.list()), range(64)))
+        assert process.process.pid is not None
+        assert arenas(process.process.pid) <= 1, "beside the first one"
+
+
+def arenas(pid: int) -> int:
+    """How many places glibc's malloc has beside the first: 64 MiB each, of which it uses the beginning."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    regions = [(*(int(end, 16) for end in line[0].split("-")), line[1]) for line in lines]
+    heap = 64 * 2**20
+    return sum(
+        start % heap == 0 and then[1] == start + heap and (mode, then[2]) == ("rw-p", "---p")
+        for (start, _, mode), then in pairwise(regions)
+    )
 
 
 def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:

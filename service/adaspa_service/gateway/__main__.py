@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from adaspa_service.access import open_token
 from adaspa_service.access.open_access import Access
-from adaspa_service.gateway import connections
+from adaspa_service.gateway import arenas, connections
 from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.draining import Server
 
@@ -41,6 +41,7 @@ def check_redis(settings: Settings) -> list[redis_check.Problem]:
 
 def main() -> None:
     """Check settings, catalog, Redis, storage and the port, then serve."""
+    arenas.limit()
     try:
         settings = get_settings()
         logs.configure(settings)
