@@ -205,8 +205,9 @@ def test_a_revoked_an_expired_and_a_rotated_key_end_at_once_in_every_gateway(
         assert service.parts.keys.rotate("0" * 12, 0) is None
 
 
+@pytest.mark.parametrize("end", ["revoked", "expired"])
 def test_an_open_event_stream_ends_with_its_key(
-    service: Service, client: Clients, monkeypatch: pytest.MonkeyPatch
+    service: Service, client: Clients, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     monkeypatch.setattr(events, "RECHECK_SECONDS", 0.1)
     open_id = service.create()["id"]
@@ -220,7 +221,10 @@ def test_an_open_event_stream_ends_with_its_key(
             assert next(lines) == "event: queued"
             service.step(service.claim(own_id), 1)
             assert any("in_progress" in line for line in lines), "it goes on while the key holds"
-            service.parts.keys.revoke(one.key.id)
+            if end == "revoked":
+                service.parts.keys.revoke(one.key.id)
+            else:
+                service.store.client.hset(f"adaspa:key:{one.key.id}", "expires_at", 1)
             list(lines)
     assert one.error("GET", f"/videos/{own_id}/events")[0] == 401
 

@@ -61,6 +61,7 @@ def test_a_list_is_filtered_by_it_over_all_pages(service: Service, monkeypatch: 
     with Client(service.url) as client:
         found = client.list("asc", page_size=2, metadata={"odd": "1", "shop": "a"})
         assert [video.id for video in found] == odd
+        assert [video.id for video in client.list(page_size=1, metadata={"odd": "1"})] == odd[::-1], "full pages"
         assert [video.id for video in client.list(metadata={"odd": "1"})] == odd[::-1]
         assert list(client.list(metadata={"odd": "1", "shop": "b"})) == []
     short = service.http.get("/videos", params={"metadata[odd]": "2"}).json()
