@@ -1,8 +1,8 @@
-"""How many places malloc takes memory from.
+"""How many arenas malloc takes memory from.
 
-glibc has one for nearly each thread, up to eight a core, and each keeps what its busiest moment took: on 2 cores a gateway whose
-objects stayed the same grew by 14 MB in 3,000 jobs, and had 15 MB of free memory that nobody used. Threads here wait for
-the interpreter's lock more than for malloc's, so that two places do.
+glibc gives nearly every thread an arena of its own, up to eight per core, and each keeps what its busiest moment took. On
+two cores 1,500 jobs left a gateway's objects as they were, and 7 MB more of free memory. Its threads wait for the
+interpreter's lock more than for malloc's, so two arenas do.
 """
 
 import ctypes
