@@ -1,7 +1,7 @@
 """How many arenas malloc takes memory from.
 
-glibc gives nearly every thread an arena of its own, up to eight per core, and each keeps what its busiest moment took. On
-two cores 1,500 jobs left a gateway's objects as they were, and 7 MB more of free memory. Its threads wait for the
+glibc gives nearly every thread an arena of its own, up to eight per core, and each keeps what its busiest moment took.
+On two cores 1,500 jobs left a gateway's objects as they were, and 7 MB more of free memory. Its threads wait for the
 interpreter's lock more than for malloc's, so two arenas do.
 """
 
