@@ -23,6 +23,7 @@ from typing import Any
 import av
 import pytest
 import yaml
+from adaspa.plugins.settings import from_fields
 from adaspa_demo_model import PIPELINE_FOLDER
 from adaspa_jobs.catalog import Catalog
 from diffusers import WanPipeline
@@ -175,6 +176,14 @@ def asks_for_the_backend(_: Desk, command: str) -> None:
     assert f"DiffusionAttentionBackendEnum.{name}," in (ROOT / "kernels/adaspa/plugins/vllm_omni.py").read_text()
 
 
+def asks_sglang_for_the_backend(_: Desk, command: str) -> None:
+    """By the name whose place the adapter takes, with settings that it takes."""
+    words = shlex.split(command)
+    name = words[words.index("--attention-backend") + 1]
+    assert f"AttentionBackendEnum.{name.upper()}\n" in (ROOT / "kernels/adaspa/plugins/sglang_dense.py").read_text()
+    from_fields(json.loads(words[words.index("--attention-backend-config") + 1]), "config")
+
+
 def has_the_tag(desk: Desk, _: str) -> None:
     """The file says what the command would print."""
     with av.open(str(desk.folder / "out.mp4")) as container:
@@ -239,6 +248,7 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
     "helm install": ("needs a cluster", renders),
     "helm test": ("needs a cluster; tests/e2e/test_chart_commands.py runs the chart's commands", has_a_test),
     "pip install ./kernels": ("goes into the server's environment; tests/plugins", names_a_distribution),
+    "sglang serve": ("needs a GPU; tests/plugins runs the server's attention layers", asks_sglang_for_the_backend),
     "vllm serve": ("needs a GPU; tests/plugins runs the server's attention layers", asks_for_the_backend),
     "ffprobe": ("FFmpeg's own program, which the project does not install", has_the_tag),
 }

@@ -1,4 +1,4 @@
-"""Run the adapters' checks against the servers' wheels: ``PYTHONPATH=tests python -m plugins [vllm_omni]``.
+"""Run the adapters' checks against the servers' wheels: ``PYTHONPATH=tests python -m plugins [sglang] [vllm_omni]``.
 
 Each server gets an environment of its own, thrown away at the end. It takes minutes and gigabytes, so it is no part of
 the suite.
@@ -11,7 +11,7 @@ import venv
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SERVERS = {"vllm_omni": ("vllm==0.30.0", "vllm-omni==0.30.0")}
+SERVERS = {"sglang": ("sglang==0.5.23",), "vllm_omni": ("vllm==0.30.0", "vllm-omni==0.30.0")}
 """The wheels of each server, which are installed without what they need; NAME.txt has as much of that as is used."""
 
 

@@ -5,13 +5,19 @@ from importlib import import_module, metadata
 
 logger = logging.getLogger(__name__)
 
-TESTED = {"vllm-omni": ("0.30.",)}
+TESTED = {"sglang": ("0.5.23",), "vllm-omni": ("0.30.",)}
 """The versions of each server that its adapter was run with, by how they begin."""
 
 
 def into_vllm_omni() -> None:
     """Take the place of vLLM-Omni's ``RAINFUSION_ATTN``, its one block-sparse backend, which needs an NPU."""
     adapter = "vllm_omni" if is_tested("vllm-omni") else "vllm_omni_dense"
+    import_module(f"{__name__}.{adapter}").register()
+
+
+def into_sglang() -> None:
+    """Take the place of SGLang's ``rain_fusion_attn``, a block-sparse backend of its own, which needs an NPU."""
+    adapter = "sglang" if is_tested("sglang") else "sglang_dense"
     import_module(f"{__name__}.{adapter}").register()
 
 

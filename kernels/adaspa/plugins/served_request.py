@@ -1,8 +1,10 @@
 """One request of a server that calls attention layer by layer, with no hook around its transformer."""
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 
@@ -106,6 +108,51 @@ class ServedRequest:
             f"steps; attention work {_share(work)} of dense; density {_share(report['density'])}; "
             f"recall {_share(recall)}" + (f"; fell back: {'; '.join(fell_back)}" if fell_back else "")
         )
+
+
+def request_of(owner: Any, step: int, begin: Callable[[], ServedRequest]) -> ServedRequest:
+    """The request that hangs on ``owner``, an object of the server's; another begins where the steps do.
+
+    It ends with its owner, however that goes.
+
+    Args:
+        owner: lives as long as one request at least, or several one after another.
+        step: index of the denoising step.
+        begin: makes the request.
+    """
+    request: ServedRequest | None = getattr(owner, "_adaspa", None)
+    if request is None or request.is_over_at(step):
+        if request is not None:
+            owner._adaspa_end()
+        request = begin()
+        if step:
+            request.state.fall_back(f"stayed dense: step {step} is the first that the server showed of the request")
+        owner._adaspa = request
+        owner._adaspa_end = weakref.finalize(owner, request.end)  # once: when it is called, or with the owner
+    return request
+
+
+class NamedLayer:
+    """A server's attention layer, known by its name alone.
+
+    Args:
+        name: dotted; the first number in it is the layer's index.
+    """
+
+    _called: ClassVar[Counter[int]] = Counter()
+    """How many layers of each index have been called: the second is another expert's."""
+
+    def __init__(self, name: str) -> None:
+        self.index = next((int(part) for part in name.split(".") if part.isdigit()), -1)
+        """-1 where the name has none."""
+        self._expert: int | None = None
+
+    def expert(self) -> int:
+        """Which of the model's experts it belongs to, by the order of their first calls."""
+        if self._expert is None:
+            self._expert = self._called[self.index]
+            self._called[self.index] += 1
+        return self._expert
 
 
 def _share(value: float | None) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from adaspa.config import AdaSpaConfig
 from adaspa.plan import Plan
@@ -56,8 +57,22 @@ def from_environment() -> AdaSpaConfig | None:
         raise ValueError(f"{VARIABLE} must be a JSON object: {error}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{VARIABLE} must be a JSON object, got {type(given).__name__}")
-    preset = given.pop("preset", None)
+    return from_fields(given, VARIABLE)
+
+
+def from_fields(given: dict[str, Any], place: str) -> AdaSpaConfig:
+    """The settings of some of `AdaSpaConfig`'s fields, and of ``preset``.
+
+    Args:
+        given: the fields.
+        place: where they stand, for the error.
+
+    Raises:
+        ValueError: naming the place and the field.
+    """
+    fields = dict(given)
+    preset = fields.pop("preset", None)
     try:
-        return AdaSpaConfig(**given) if preset is None else AdaSpaConfig.preset(preset, **given)
+        return AdaSpaConfig(**fields) if preset is None else AdaSpaConfig.preset(preset, **fields)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{VARIABLE}: {error}") from error
+        raise ValueError(f"{place}: {error}") from error

@@ -8,10 +8,8 @@ layer within a step, and two experts by the layers that both have.
 import functools
 import inspect
 import math
-import weakref
-from collections import Counter
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from vllm.logger import init_logger
@@ -26,7 +24,7 @@ from vllm_omni.diffusion.forward_context import (
 )
 
 from adaspa.layout import Layout
-from adaspa.plugins.served_request import ServedRequest
+from adaspa.plugins.served_request import NamedLayer, ServedRequest, request_of
 from adaspa.plugins.settings import VARIABLE, ServerSettings, Settings, from_environment
 
 logger = init_logger(__name__)
@@ -69,9 +67,6 @@ class AdaSpaImpl(AttentionImpl):
         ValueError: naming the field and what is allowed.
     """
 
-    _layers: ClassVar[Counter[int]] = Counter()
-    """How many layers of each index have been called: the second is another expert's."""
-
     def __init__(
         self,
         num_heads: int,
@@ -87,8 +82,7 @@ class AdaSpaImpl(AttentionImpl):
     ) -> None:
         self.scale = softmax_scale
         self.settings = _settings(backend_kwargs or {})
-        self.layer = next((int(part) for part in prefix.split(".") if part.isdigit()), -1)
-        self.expert: int | None = None
+        self.layer = NamedLayer(prefix)
         self.causal = causal
         default, _ = get_attn_backend_for_role(role, head_size)
         self.server = f"vllm-omni: {default.get_name()}"
@@ -136,10 +130,7 @@ class AdaSpaImpl(AttentionImpl):
         if isinstance(layout, str):  # why there is none
             request.went_past(layout)
             return dense()
-        if self.expert is None:
-            self.expert = self._layers[self.layer]
-            self._layers[self.layer] += 1
-        site = {"layer": self.layer, "step": step, "branch": str(self.expert)}
+        site = {"layer": self.layer.index, "step": step, "branch": str(self.layer.expert())}
         return request.attend(query, key, value, dense, layout=layout, scale=self.scale, **site)
 
     def _cannot(self, context: ForwardContext) -> str | None:
@@ -147,24 +138,16 @@ class AdaSpaImpl(AttentionImpl):
         config = context.omni_diffusion_config
         if self.causal:
             return "it is causal"
-        if self.layer < 0:
+        if self.layer.index < 0:
             return "its name has no index"
         if getattr(config, "cache_backend", None) not in (None, "", "none"):
             return "a step cache skips calls, after which guidance branches cannot be told apart"
         return None
 
     def _request(self, context: ForwardContext, step: int) -> ServedRequest:
-        """The request of a context; another begins where the steps do."""
-        request: ServedRequest | None = getattr(context, "_adaspa", None)
-        if request is None or request.is_over_at(step):
-            if request is not None:
-                context._adaspa_end()
-            request = ServedRequest(self.settings, context.total_denoise_steps, self.server, logger.info)
-            if step:
-                request.state.fall_back(f"stayed dense: step {step} is the first that the server showed of the request")
-            context._adaspa = request
-            context._adaspa_end = weakref.finalize(context, request.end)  # once: when it is called, or with the context
-        return request
+        """The request of a context, with which it goes."""
+        total, log = context.total_denoise_steps, logger.info
+        return request_of(context, step, lambda: ServedRequest(self.settings, total, self.server, log))
 
 
 def _used(given: AttentionMetadata, tokens: int) -> int:
