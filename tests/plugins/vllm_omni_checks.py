@@ -6,6 +6,7 @@ One stand-in: the platform, which without a GPU has no attention backend at all.
 import contextlib
 import json
 import logging
+import sys
 
 import adaspa.plugins
 import pytest
@@ -102,6 +103,12 @@ def denoise(made, blocks, *, steps=50, branches=2, packed=False, until=None, shi
             if until == step:
                 raise InterruptedError
     return found, request
+
+
+def test_what_is_said_goes_where_the_servers_log_goes():
+    logger = logging.getLogger("vllm.adaspa")
+    assert logger.isEnabledFor(logging.INFO) and not logger.handlers and logger.parent.name == "vllm"
+    assert sys.modules["adaspa.plugins.vllm_omni"].logger is logger
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -27,7 +27,7 @@ from adaspa.layout import Layout
 from adaspa.plugins.served_request import NamedLayer, ServedRequest, request_of
 from adaspa.plugins.settings import VARIABLE, ServerSettings, Settings, from_environment
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.adaspa")  # below the one logger that the server sets up: others it does not show
 
 DEFAULTS: dict[str, Any] = {"sparsity": 0.8, "start_step": 0, "end_step": 0, "precision": "bf16", "skip_layers": ()}
 """Of the fields that the server has under ``block_sparse``."""
