@@ -9,6 +9,7 @@ import pytest
 import torch
 from adaspa.self_check import Shape
 
+from benchmarks.attention import servers
 from benchmarks.attention.inputs import DEMO_PATTERN, demo_index
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,19 @@ def test_without_a_gpu_it_says_so(tmp_path):
     done = run("benchmarks.attention", "--output", tmp_path / "bench.json")
     assert done.returncode == 2
     assert "a GPU is needed" in done.stderr
+
+
+def test_a_request_beside_sub_block_is_timed_step_by_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(servers, "QUICK", Shape("tiny", 1, 140, 16))
+    output = tmp_path / "servers.json"
+    monkeypatch.setattr(sys, "argv", ["servers", "--quick", "--rounds", "1", "--output", str(output)])
+    servers.main()
+    (row,) = json.loads(output.read_text())["rows"]
+    assert row["steps"] == {"dense": 10, "search": 2, "sparse": 38}
+    ours = row["search_ms"] + 38 * row["sparse_ms"]
+    theirs = 40 * (row["router_ms"] + row["kernel_ms"])
+    assert row["ratio_without_dense_steps"] == pytest.approx(ours / theirs, rel=0.01)
+    assert row["sub_block_s"] == pytest.approx((10 * row["dense_ms"] + theirs) / 1e3, rel=0.01, abs=0.001)
 
 
 def test_the_demo_models_pattern_is_as_large_as_the_shape():

@@ -1,0 +1,130 @@
+"""`python -m benchmarks.attention.servers --output servers.json`: a request's attention, ours beside SubBlock's.
+
+One layer's attention over the 50 steps of a request, at the shapes of MiniMax-H3 and Wan: dense; AdaSpa, searches and
+selection included; and SubBlock, which chooses anew in every sparse step, at the same density and with the same dense
+steps before. Each step is timed by itself, a request of each in turns; milliseconds are medians over the rounds.
+
+SubBlock is our policy of that name and our kernel under its blocks of 64 x 64. SGLang's own are other programs:
+``router_ms`` and ``kernel_ms`` stand apart, so that theirs, measured elsewhere, can be put in their places.
+"""
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import adaspa
+import torch
+from adaspa import AdaSpaConfig, ops
+from adaspa.index import BlockIndex
+from adaspa.selection import Geometry, Search, TopK
+from adaspa.selection.sub_block import SubBlock
+from adaspa.self_check import Shape, Tensors, random_qkv
+
+from benchmarks.results import add, ran_on
+
+SHAPES = (
+    Shape("minimax-h3-5s", 56, 37_296, 128),
+    Shape("minimax-h3-10s", 56, 72_576, 128),
+    Shape("wan-14b-720p", 40, 75_600, 128),
+)
+QUICK = Shape("quick", 2, 500, 32)
+STEPS, BLOCK = 50, 64
+
+Times = dict[str, list[float]]
+"""Milliseconds by what was timed."""
+
+
+def timed(call: Callable[[], Any], device: str, into: list[float]) -> Any:
+    """What a call gives; its milliseconds go into the list."""
+    synchronize(device)
+    begin = time.perf_counter()
+    out = call()
+    synchronize(device)
+    into.append((time.perf_counter() - begin) * 1e3)
+    return out
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def small_qkv(shape: Shape) -> Tensors:
+    q, k, v = (torch.randn(1, shape.heads, shape.tokens, shape.dim) for _ in range(3))
+    return q, k, v
+
+
+def ours(qkv: Tensors, sparsity: float, times: Times) -> None:
+    """Time each step of a request: dense, search or sparse."""
+    state = adaspa.AdaSpaState(AdaSpaConfig(sparsity=sparsity, block_size=BLOCK).resolve(STEPS))
+    for step in range(STEPS):
+        kind = state.begin_step(step)
+        timed(lambda: adaspa.attention(*qkv, state), qkv[0].device.type, times[kind])
+    state.drop()
+
+
+def theirs(qkv: Tensors, sparsity: float, times: Times) -> None:
+    """Time SubBlock's choice, and the kernel under it."""
+    q, k, _ = qkv
+    geometry = Geometry(q.shape[2], BLOCK, BLOCK)
+
+    def route() -> BlockIndex:
+        search = Search(q, k, torch.empty(0), geometry)
+        scores = SubBlock(sparsity).scores(search).contiguous()
+        return TopK(sparsity, head_adaptive=False).choose(search._replace(block_mass=scores)).index
+
+    index = timed(route, q.device.type, times["router"])
+    timed(lambda: ops.block_sparse_attention(*qkv, index), q.device.type, times["kernel"])
+
+
+def row(shape: Shape, sparsity: float, times: Times) -> dict[str, Any]:
+    """The figures of a shape: over the steps that are not dense, and over all."""
+    ms = {name: median(found) for name, found in times.items()}
+    counts = {name: len(found) for name, found in times.items()}
+    rounds = counts["router"]
+    steps = {kind: counts[kind] // rounds for kind in ("dense", "search", "sparse")}
+    search = sum(times["search"]) / rounds  # the first and the later ones are of two kinds, of which there is no median
+    sparse = steps["sparse"] * ms["sparse"]
+    sub_block = (steps["search"] + steps["sparse"]) * (ms["router"] + ms["kernel"])
+    dense = steps["dense"] * ms["dense"]
+    return {
+        "shape": shape.name,
+        "density": round(1 - sparsity, 4),
+        "steps": steps,
+        "dense_ms": round(ms["dense"], 3),
+        "search_ms": round(search, 3),
+        "sparse_ms": round(ms["sparse"], 3),
+        "router_ms": round(ms["router"], 3),
+        "kernel_ms": round(ms["kernel"], 3),
+        "all_dense_s": round(STEPS * ms["dense"] / 1e3, 3),
+        "ours_s": round((dense + search + sparse) / 1e3, 3),
+        "sub_block_s": round((dense + sub_block) / 1e3, 3),
+        "ratio_without_dense_steps": round((search + sparse) / sub_block, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--sparsity", type=float, default=0.8, help="share of the blocks that are dropped")
+    parser.add_argument("--rounds", type=int, default=3, help="requests of each that are timed, in turns")
+    parser.add_argument("--quick", action="store_true", help="a small shape on the CPU, to try the benchmark itself")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {**ran_on(quick=arguments.quick), "rows": []}
+    for shape in (QUICK,) if arguments.quick else SHAPES:
+        qkv = small_qkv(shape) if arguments.quick else random_qkv(shape, torch.bfloat16)
+        ours(qkv, arguments.sparsity, defaultdict(list))  # the first calls compile
+        theirs(qkv, arguments.sparsity, defaultdict(list))
+        times: Times = defaultdict(list)
+        for _ in range(arguments.rounds):
+            ours(qkv, arguments.sparsity, times)
+            theirs(qkv, arguments.sparsity, times)
+        add(result, row(shape, arguments.sparsity, times), arguments.output)
+
+
+if __name__ == "__main__":
+    main()
