@@ -10,7 +10,7 @@ import pytest
 import torch
 from adaspa import AdaSpaConfig
 
-from benchmarks.models import blocks, denoise, steps
+from benchmarks.models import blocks, denoise, memory, steps
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.tables import blocks_table
@@ -145,3 +145,14 @@ def test_a_whole_denoising_of_a_tiny_model(run):
     kinds = ["dense", "search", "search", "sparse", "sparse", "search", *4 * ["sparse"]]
     assert [row["kind"] for row in result["rows"]] == kinds
     assert result["report"]["density"] == pytest.approx(0.3, abs=0.05)
+
+
+def test_peaks_of_the_parts_of_a_job_are_told_with_the_types_of_the_weights(run):
+    rows = run(memory)["rows"]
+    steps = [row for row in rows if row["part"] == "transformer" and "peak_bytes" in row]
+    assert {row["kept"] for row in steps} >= {"bfloat16", "float8_e4m3fn"}
+    assert all(set(row["peak_bytes"]) == {"dense_with_lse", "fused_search", "sparse"} for row in steps)
+    assert all(row["kept"] in row["weights"] and row["cache_bytes"] > 0 for row in steps)
+    assert [row["kept"] for row in rows if "error" in row] == ["int8"], "torchao is in a folder of its own"
+    decoded = [(row["model"], row["tiled"], row["frames"]) for row in rows if row["part"] == "vae"]
+    assert decoded == [(name, tiled, [1, 3, 5, 128, 128]) for name in memory.VAES for tiled in (False, True)]

@@ -22,6 +22,7 @@ TORCHAO = Path(sys.prefix) / "torchao"
 """Where `make setup` puts it: each process that finds it imports it with diffusers."""
 
 
+@pytest.mark.skipif(not TORCHAO.is_dir(), reason="`make setup` brings torchao")
 def test_weights_in_int8() -> None:
     checks = Path(__file__).with_name("int8_checks.py")
     ran = subprocess.run(

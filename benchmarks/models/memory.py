@@ -1,0 +1,138 @@
+"""`python -m benchmarks.models.memory --output memory.json`: what the parts of a job take of a GPU's memory.
+
+Peak bytes of the kinds of denoising step, and of the VAE's decoding with and without tiles, by model, size and frames,
+all with random weights; beside them the bytes of the weights by the type that they are kept in, and of AdaSpa's caches.
+It is what a formula for a job's peak is to be held against.
+"""
+
+import argparse
+import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from adaspa_worker.engines.weights import by_type
+
+from benchmarks.models.full_models import MODELS, FullModel
+from benchmarks.models.steps import Subject, attempt, walk_rows
+from benchmarks.results import add, ran_on, write
+
+SIZES = {
+    "832x480, 49 frames": (1, 16, 13, 60, 104),
+    "832x480, 81 frames": (1, 16, 21, 60, 104),
+    "1280x720, 81 frames": (1, 16, 21, 90, 160),
+}
+"""Shapes of latents, the smallest first."""
+SMALL_SIZES = {"128x128, 5 frames": (1, 16, 2, 16, 16)}
+TRANSFORMERS = ("wan2.1-1.3b-480p-81f", "wan2.1-14b-720p-81f", "hunyuan-video-13b-720p-129f")
+KEPT = ("bfloat16", "float8_e4m3fn", "int8")
+"""Types that weights are kept in; those but the first for the smallest size alone."""
+WALKED = 3
+"""Forwards: a dense step, a search, a sparse step."""
+VAES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
+    "AutoencoderKLWan": (torch.float32, {"base_dim": 4, "num_res_blocks": 1}),
+    "AutoencoderKLHunyuanVideo": (
+        torch.bfloat16,
+        {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 8},
+    ),
+}
+"""With the type that a worker has them in, and what makes a small one."""
+Row = dict[str, Any]
+Sizes = Mapping[str, tuple[int, ...]]
+
+
+def keep(transformer: Any, kind: str) -> Row:
+    """Keep a transformer's weights as a catalog's ``storage_dtype`` or ``quantization`` has it; their bytes by type."""
+    if kind == "float8_e4m3fn":
+        transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    elif kind == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_  # noqa: PLC0415  optional
+
+        quantize_(transformer, Int8WeightOnlyConfig())
+    return {"weights": by_type(transformer)}
+
+
+def step_peaks(transformer: Any, model: FullModel, device: torch.device) -> Row:
+    """Peak bytes of a forward by its kind, and what is held after them."""
+    subject = Subject(transformer, model.inputs(device, torch.bfloat16))
+    rows = list(islice(walk_rows(subject), WALKED))
+    transformer.adaspa.reset()
+    peaks = {row["step"]: row["peak_bytes"] for row in rows}
+    return {"peak_bytes": peaks, "seconds": [row["seconds"] for row in rows], "cache_bytes": rows[-1]["cache_bytes"]}
+
+
+def transformer_rows(model: FullModel, sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    for kind in KEPT:
+        transformer: Any = model.build(device, torch.bfloat16)
+        row = {"part": "transformer", "model": model.name, "kept": kind}
+        row = attempt(row, partial(keep, transformer, kind))
+        if "error" in row:
+            yield row
+            continue
+        for size, latents in islice(sizes.items(), None if kind == KEPT[0] else 1):
+            yield attempt(
+                row | {"size": size}, partial(step_peaks, transformer, replace(model, latents=latents), device)
+            )
+        del transformer
+        free(device)
+
+
+def decoding_peak(vae: Any, latents: torch.Tensor, device: torch.device) -> Row:
+    """Peak bytes of a decoding."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    frames = vae.decode(latents, return_dict=False)[0]
+    return {
+        "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "frames": list(frames.shape),
+    }
+
+
+def vae_rows(name: str, sizes: Sizes, device: torch.device, *, small: bool) -> Iterator[Row]:
+    dtype, less = VAES[name]
+    with torch.device(device):
+        vae = getattr(diffusers, name)(**less if small else {}).to(dtype).eval()
+    for tiled in (False, True):
+        if tiled:
+            vae.enable_tiling()
+        for size, latents in sizes.items():
+            row = {"part": "vae", "model": name, "weights": by_type(vae), "tiled": tiled, "size": size}
+            given = torch.randn(latents, device=device, dtype=dtype)
+            yield attempt(row, partial(decoding_peak, vae, given, device))
+            free(device)
+
+
+def free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
+    arguments = parser.parse_args()
+    if not arguments.quick and not torch.cuda.is_available():
+        parser.error("a GPU is needed, or --quick")
+    device = torch.device("cpu" if arguments.quick else "cuda")
+    sizes = SMALL_SIZES if arguments.quick else SIZES
+    result: dict[str, Any] = {**ran_on(quick=arguments.quick), "diffusers": diffusers.__version__, "rows": []}
+    write(result, arguments.output)
+    models = [MODELS[name] for name in TRANSFORMERS]
+    if arguments.quick:
+        models = [models[0].quick()]
+    with torch.no_grad():
+        steps = (transformer_rows(model, sizes, device) for model in models)
+        decodings = (vae_rows(name, sizes, device, small=arguments.quick) for name in VAES)
+        for row in chain(*steps, *decodings):
+            add(result, row, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
