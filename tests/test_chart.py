@@ -166,6 +166,18 @@ def test_pods_are_placed_labelled_and_pinned_as_asked() -> None:
             assert [source["secretRef"]["name"] for source in container["envFrom"]] == ["bucket", "proxies"]
 
 
+def test_a_group_of_gpus_is_one_pod_with_memory_that_its_processes_share() -> None:
+    asked = {"models": [TWO_MODELS[1] | {"resources": {"limits": {"nvidia.com/gpu": 2}}}, TWO_MODELS[0]]}
+    objects = render(asked | {"catalog": [DEMO | {"gpus": 2}, WAN]})
+    shared = {}
+    for spec in pods(objects):
+        for volume in spec.get("volumes", []):
+            if volume["name"] == "shm":
+                (worker,) = spec["containers"]
+                shared[worker["args"][1]] = (volume["emptyDir"]["sizeLimit"], worker["resources"].get("limits"))
+    assert shared == {"demo": ("8Gi", {"nvidia.com/gpu": 2}), "wan2.1-1.3b": ("1Gi", None)}
+
+
 def test_users_and_groups_can_be_left_to_the_cluster_as_openshift_wants() -> None:
     for pod in pods(render({"podSecurityContext": LEFT_TO_THE_CLUSTER})):
         assert not pod["securityContext"].keys() & LEFT_TO_THE_CLUSTER.keys()

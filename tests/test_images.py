@@ -323,6 +323,7 @@ def test_catalog_models_and_bucket_may_be_ones_own(tmp_path: Path) -> None:
     assert config["gateway"]["environment"]["AWS_ENDPOINT"] == "http://s3:9000"
     own = {
         "ADASPA_MODEL": "wan",
+        "ADASPA_GPUS": "2",
         "ADASPA_CATALOG": "./catalog.json",
         "MODELS": "/srv/models",
         "AWS_ENDPOINT": "https://s3.eu-central-1.amazonaws.com",
@@ -340,7 +341,10 @@ def test_catalog_models_and_bucket_may_be_ones_own(tmp_path: Path) -> None:
         assert bucket.items() <= service["environment"].items()
         sources = {volume["target"]: volume["source"] for volume in service["volumes"]}
         assert sources[service["environment"]["ADASPA_CATALOG"]] == str(tmp_path / "catalog.json")
-    assert sources["/models"] == "/srv/models" and config["worker-gpu"]["command"] == ["--model", "wan"]
+    worker = config["worker-gpu"]
+    assert sources["/models"] == "/srv/models" and worker["command"] == ["--model", "wan"]
+    assert worker["deploy"]["resources"]["reservations"]["devices"][0]["count"] == 2
+    assert int(worker["shm_size"]) == 8 * 2**30, "for what NCCL's processes share"
 
 
 def test_the_example_names_every_variable_of_the_compose_file() -> None:

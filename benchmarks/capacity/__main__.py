@@ -11,6 +11,7 @@ from typing import Any
 from adaspa_jobs.settings import Settings
 from rich.console import Console
 
+from benchmarks.capacity import groups
 from benchmarks.capacity.bottlenecks import RedisCost, demand, most_workers
 from benchmarks.capacity.cluster import Fleet
 from benchmarks.capacity.page import fill
@@ -90,6 +91,7 @@ def main() -> None:
             }
             for model in times.models
         ],
+        "groups": [row for each in times.models if each.groups for row in groups.beside(each)],
         "sizing": sizing(times),
         "scaling": scaling(times),
         "sharing": sharing(times, redis, usual),

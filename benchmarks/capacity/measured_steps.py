@@ -12,10 +12,14 @@ from statistics import median
 from typing import Any
 
 from benchmarks.capacity.phases import Times
+from benchmarks.models import parallel_plan
 
 KINDS = {"dense": ("dense_with_lse",), "search": ("fused_search", "cached_search"), "sparse": ("sparse",)}
 """Rows of the benchmark for each kind of step here, all with AdaSpa's own kernels; of two searches, one is of the first
 kind and one of the second."""
+
+TOGETHER = {"dense": ("dense",), "search": ("first search", "later search"), "sparse": ("sparse",)}
+"""Rows of the benchmark of several GPUs."""
 
 
 def steps(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -34,6 +38,41 @@ def steps(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
+def groups(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """By model, how much faster its steps are on several GPUs by Ulysses, as the service runs them.
+
+    Two and more that were measured, and four where a plan says what to expect of them.
+    """
+    benchmark = json.loads(path.read_text())
+    source = f"{path.name}: by Ulysses, {benchmark['device']}, torch {benchmark['torch']}"
+    found: dict[str, list[dict[str, Any]]] = {}
+    for model in dict.fromkeys(row["model"] for row in benchmark["rows"]):
+        plan = parallel_plan.Plan([row for row in benchmark["rows"] if row["model"] == model])
+        for gpus in (2, 4):
+            known = ((kind, _speed(plan, gpus, kinds)) for kind, kinds in TOGETHER.items())
+            figures = {
+                kind: {"value": float(f"{speed[0]:.4g}"), "basis": speed[1], "source": source}
+                for kind, speed in known
+                if speed is not None
+            }
+            if len(figures) == len(TOGETHER):
+                found.setdefault(model, []).append({"gpus": gpus, **figures})
+    return found
+
+
+def _speed(plan: parallel_plan.Plan, gpus: int, kinds: Sequence[str]) -> tuple[float, str] | None:
+    """Of steps of some kinds together; measured, or else computed."""
+    one = [plan.measured("one", 1, kind) for kind in kinds]
+    measured = [plan.measured("ulysses", gpus, kind) for kind in kinds]
+    if None in one:
+        return None
+    alone = sum(row["seconds"] for row in one if row)
+    if None not in measured:
+        return alone / sum(row["seconds"] for row in measured if row), "measured"
+    planned = [plan.seconds("ulysses", gpus, kind) for kind in kinds]
+    return None if None in planned else (alone / sum(filter(None, planned)), "computed")
+
+
 def _seconds(rows: Sequence[dict[str, Any]], step: str) -> float | None:
     """Of one forward: the median of the model's own patterns."""
     own = [row["seconds"] for row in rows if row["step"] == step and row["pattern"] == "searched"]
@@ -49,13 +88,17 @@ def _describe(rows: Sequence[dict[str, Any]], kind: str) -> str:
     return f"the mean of a fused and a cached search{calls}"
 
 
-def take(times: dict[str, Any], files: Sequence[Path]) -> dict[str, Any]:
+def take(times: dict[str, Any], files: Sequence[Path], parallel: Path | None = None) -> dict[str, Any]:
     """The content of ``phases.json`` with what was measured in place of what was there."""
     for path in files:
         for name, figures in steps(path).items():
             for model in times["models"]:
                 if model["id"] == name:
                     model["seconds"] |= figures
+    for name, found in groups(parallel).items() if parallel else ():
+        for model in times["models"]:
+            if model["id"] == name:
+                model["groups"] = found
     return times
 
 
@@ -71,8 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity.measured_steps", description=__doc__)
     parser.add_argument("phases", type=Path, help="the file to write the steps into")
     parser.add_argument("benchmarks", type=Path, nargs="+", help="files of the benchmark")
+    parser.add_argument("--parallel", type=Path, help="the file of `benchmarks.models.parallel`")
     asked = parser.parse_args()
-    asked.phases.write_text(text(take(json.loads(asked.phases.read_text()), asked.benchmarks)))
+    asked.phases.write_text(text(take(json.loads(asked.phases.read_text()), asked.benchmarks, asked.parallel)))
     Times.load(asked.phases)
 
 

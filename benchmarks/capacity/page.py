@@ -33,6 +33,7 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
             ("model", "a job with AdaSpa, s", "dense, s"),
             ((row["model"], row["seconds"], row["dense_seconds"]) for row in results["jobs"]),
         ),
+        "groups": groups(results["groups"]),
         "sizing": sizing(results["sizing"]),
         "scaling": scaling(results["scaling"]),
         "sharing": table(
@@ -40,6 +41,27 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         ),
         "most-workers": most_workers(results["most_workers"]),
     }
+
+
+def groups(rows: Rows) -> str:
+    """Seconds until a video is there by GPUs and requests an hour, a column for each size of group."""
+    sizes = {row["group"]: row["basis"] for row in rows}
+    found = {(row["model"], row["gpus"], row["per_hour"], row["group"]): row["seconds"] for row in rows}
+    cases = dict.fromkeys((row["model"], row["gpus"], row["per_hour"]) for row in rows)
+
+    def cell(case: tuple[str, int, float], size: int) -> str:
+        if (*case, size) not in found:
+            return ""
+        seconds = found[(*case, size)]
+        return "too busy" if seconds is None else text(seconds)
+
+    names = {1: "a worker each"}
+    heads = (
+        f"{names.get(size, f'groups of {size}')}, s{'' if how == 'measured' else ' (planned)'}"
+        for size, how in sizes.items()
+    )
+    head = ("model", "GPUs", "requests an hour", *heads)
+    return table(head, ((*case, *(cell(case, size) for size in sizes)) for case in cases))
 
 
 def sizing(rows: Rows) -> str:

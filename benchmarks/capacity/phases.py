@@ -33,6 +33,17 @@ class Seconds(BaseModel):
     uploading: Figure
 
 
+class Group(BaseModel):
+    """How many times as fast as one GPU several are at a denoising step of a video that they make together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gpus: int = Field(ge=2)
+    dense: Figure
+    search: Figure
+    sparse: Figure
+
+
 class ModelTimes(BaseModel):
     """One model at one size on one kind of GPU."""
 
@@ -47,16 +58,24 @@ class ModelTimes(BaseModel):
     video_megabytes: Figure
     checkpoint_megabytes: Figure
     seconds: Seconds
+    groups: list[Group] = []
 
-    def job_seconds(self, sparse: bool = True) -> float:
-        """A job on a worker that has the model loaded, with AdaSpa or with dense attention alone."""
-        step = self.seconds
-        around = sum(getattr(step, phase).value for phase in PHASES)
-        if not sparse:
-            return float(around + self.steps * step.dense.value)
-        rest = self.steps - self.warmup - self.searches
-        denoising = self.warmup * step.dense.value + self.searches * step.search.value + rest * step.sparse.value
-        return float(around + denoising)
+    def job_seconds(self, sparse: bool = True, gpus: int = 1) -> float:
+        """A job on a worker that has the model loaded, with AdaSpa or with dense attention alone.
+
+        Args:
+            gpus: that make the video together: 1, or those of one of ``groups``. Only the steps are faster by them.
+        """
+        group = None if gpus == 1 else next(group for group in self.groups if group.gpus == gpus)
+        counts = {"dense": self.steps}
+        if sparse:
+            rest = self.steps - self.warmup - self.searches
+            counts = {"dense": self.warmup, "search": self.searches, "sparse": rest}
+        seconds = sum(getattr(self.seconds, phase).value for phase in PHASES)
+        for kind, count in counts.items():
+            speed = 1 if group is None else getattr(group, kind).value
+            seconds += count * getattr(self.seconds, kind).value / speed
+        return float(seconds)
 
 
 class Limits(BaseModel):

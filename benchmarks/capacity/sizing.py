@@ -32,6 +32,11 @@ def erlang_c(workers: int, load: float) -> float:
     return blocked / (1 - load / workers * (1 - blocked))
 
 
+def mean_wait(workers: int, load: float, job_seconds: float) -> float:
+    """The seconds that a job waits on average."""
+    return erlang_c(workers, load) * job_seconds / (workers - load)
+
+
 def wait(quantile: float, workers: int, load: float, job_seconds: float) -> float:
     """The seconds that this share of the jobs does not exceed: whoever waits, waits for an exponential time."""
     exceeding = erlang_c(workers, load) / (1 - quantile)

@@ -52,7 +52,7 @@ class Plan:
     def row(self, mode: str, gpus: int, step: str) -> Json | None:
         """Planned and measured; None where two GPUs were not measured."""
         seconds, peak = self.seconds(mode, gpus, step), self.peak(mode, gpus, step)
-        one, measured = self._measured("one", 1, step), self._measured(mode, gpus, step)
+        one, measured = self.measured("one", 1, step), self.measured(mode, gpus, step)
         if seconds is None or peak is None or one is None:
             return None
         row = {
@@ -79,7 +79,7 @@ class Plan:
 
     def seconds(self, mode: str, gpus: int, step: str) -> float | None:
         """Of a denoising step."""
-        one, two = self._measured("one", 1, step), self._measured(mode, 2, step)
+        one, two = self.measured("one", 1, step), self.measured(mode, 2, step)
         if one is None or two is None:
             return None
         if mode == "ulysses":
@@ -92,7 +92,7 @@ class Plan:
 
     def peak(self, mode: str, gpus: int, step: str) -> float | None:
         """Bytes of a rank above what it holds between forwards."""
-        one, two = self._measured("one", 1, step), self._measured(mode, 2, step)
+        one, two = self.measured("one", 1, step), self.measured(mode, 2, step)
         if one is None or two is None:
             return None
         if mode == "ulysses":
@@ -107,7 +107,8 @@ class Plan:
         timed = exchange_seconds(self._rows, "ulysses", 2) / (2 if mode == "guidance" else 1)
         return timed * 4 * (ranks - 1) / ranks**2
 
-    def _measured(self, mode: str, gpus: int, step: str) -> Json | None:
+    def measured(self, mode: str, gpus: int, step: str) -> Json | None:
+        """The row of such steps."""
         rows = (row for row in self._rows if (row.get("mode"), row.get("gpus"), row["step"]) == (mode, gpus, step))
         return next(rows, None)
 

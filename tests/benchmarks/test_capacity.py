@@ -13,7 +13,7 @@ import pytest
 from adaspa_jobs.settings import Settings
 
 from benchmarks.capacity import __main__ as simulation
-from benchmarks.capacity import redis_cost
+from benchmarks.capacity import groups, redis_cost
 from benchmarks.capacity.bottlenecks import RedisCost, demand, most_workers
 from benchmarks.capacity.cluster import Fleet, poisson, simulate
 from benchmarks.capacity.measured_steps import take, text
@@ -114,6 +114,27 @@ def test_a_jobs_seconds_are_those_of_its_schedule() -> None:
     assert model.job_seconds() == pytest.approx(around + steps)
 
 
+def test_a_groups_steps_alone_are_faster() -> None:
+    model = Times.load(FILES / "phases.json").models[0]
+    group = next(group for group in model.groups if group.gpus == 2)
+    seconds = model.seconds
+    around = seconds.encoding_prompt.value + seconds.decoding.value + seconds.uploading.value
+    dense = around + model.steps * seconds.dense.value / group.dense.value
+    assert model.job_seconds(sparse=False, gpus=2) == pytest.approx(dense)
+    assert model.job_seconds() / 2 < model.job_seconds(gpus=2) < model.job_seconds()
+
+
+def test_two_gpus_on_one_video_are_for_latency_and_two_workers_for_throughput() -> None:
+    model = Times.load(FILES / "phases.json").models[0]
+    both, apart = model.job_seconds(gpus=2), model.job_seconds()
+    # One group and Poisson arrivals are M/M/1: a video takes 1 / (1 / both - rate).
+    assert groups.until_done(model, 2, 2, 4.0) == pytest.approx(1 / (1 / both - 4 / 3600), abs=0.1)
+    assert groups.until_done(model, 2, 2, 1.0) < groups.until_done(model, 2, 1, 1.0)  # type: ignore[operator]
+    assert groups.until_done(model, 2, 2, 10.0) > groups.until_done(model, 2, 1, 10.0)  # type: ignore[operator]
+    rate = 0.95 * 2 * 3600 / apart
+    assert groups.until_done(model, 2, 1, rate - 0.01) and groups.until_done(model, 2, 2, rate - 0.01) is None
+
+
 def test_every_number_says_where_it_comes_from() -> None:
     data = json.loads((FILES / "phases.json").read_text())
     for model in data["models"]:
@@ -129,6 +150,7 @@ def test_the_page_shows_the_results_and_these_come_from_the_files() -> None:
     assert results["jobs"][0]["seconds"] == pytest.approx(times.models[0].job_seconds(), abs=0.1)
     asked = demand(10_000, times.models[0], redis, Settings())
     assert results["sharing"][-1] == row(asked)
+    assert results["groups"] == groups.beside(times.models[0])
     assert results["most_workers"]["usual settings"] == most_workers(times.models[0], redis, Settings(), times.limits)
 
 
@@ -149,7 +171,11 @@ def test_the_command_answers_everything(tmp_path: Path, monkeypatch: pytest.Monk
 def test_steps_are_taken_from_the_gpu_benchmark() -> None:
     benchmarks = sorted((FILES.parent / "kernels").glob("models-*.json"))
     written = (FILES / "phases.json").read_text()
-    taken = Times.model_validate_json(text(take(json.loads(written), benchmarks)))
+    taken = Times.model_validate_json(
+        text(take(json.loads(written), benchmarks, FILES.parent / "kernels/parallel.json"))
+    )
+    assert taken.models[0].groups == Times.load(FILES / "phases.json").models[0].groups
+    assert [group.sparse.basis for group in taken.models[0].groups] == ["measured", "computed"]
     for model in taken.models:
         seconds = model.seconds
         assert {figure.basis for figure in (seconds.dense, seconds.search, seconds.sparse)} == {"measured"}

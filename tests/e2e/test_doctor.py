@@ -8,8 +8,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+import torch
 from adaspa_command import adaspa
 from adaspa_service.local.valkey import socket_path
+from adaspa_worker import doctor_gpus
 from service_process import Service
 from tiny_wan import model_spec, write_catalog
 
@@ -31,6 +34,8 @@ def test_beside_a_running_service_nothing_is_broken(service: Service, catalog: P
     assert found["Redis"]["found"].endswith("noeviction, append-only file on")
     assert "writing, listing and deleting work" in found["storage"]["found"]
     assert found["model tiny"]["state"] == found["kernels"]["state"] == found["video encoders"]["state"] == "ok"
+    if not torch.cuda.is_available():
+        assert found["GPUs together"]["found"].startswith("no GPU here: no exchange to measure")
     assert all(item["mend"] for item in found.values() if item["state"] != "ok")
 
 
@@ -79,3 +84,25 @@ def test_a_wrong_setting_ends_the_look_in_plain_lines(tmp_path: Path) -> None:
     assert ended.returncode == 1
     last = ended.stdout.splitlines()[-1].split("\t")
     assert last[:2] == ["settings", "broken"] and "ADASPA_PORT" in last[2] and last[3]
+
+
+MATRIX = """        GPU0    GPU1    GPU2    CPU Affinity    NUMA Affinity
+GPU0     X      NV18    SYS     0-47    0
+GPU1    NV18     X      SYS     0-47    0
+GPU2    SYS     SYS      X      48-95   1
+
+Legend:
+  NV#  = Connection traversing a bonded set of # NVLinks
+"""
+
+
+def test_how_gpus_are_linked_is_read_from_what_nvidia_smi_says() -> None:
+    assert doctor_gpus.linked(MATRIX, 2) == "NVLink, 18 links a pair"
+    assert doctor_gpus.linked(MATRIX, 3) == "not all by NVLink (NV18, SYS)"
+    assert doctor_gpus.linked("", 2) == doctor_gpus.linked(MATRIX, 4) == "linked in a way that nvidia-smi does not tell"
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_exchange_of_two_gpus_is_measured() -> None:
+    state, told, _ = doctor_gpus.found()
+    assert " GB/s from one to another" in told and (state == "ok") is (doctor_gpus.gigabytes_a_second(0, 1) > 50)

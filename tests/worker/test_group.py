@@ -1,6 +1,7 @@
 """A worker whose videos two processes make together: the same video, and what becomes of a job when one fails."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -111,6 +112,19 @@ def test_a_follower_that_dies_or_hangs_fails_the_attempt_as_the_workers_own(
         monkeypatch.setattr(group, "SILENT_SECONDS", usual)
         grouped.runner.run("tiny")
         assert grouped.job(job.id).status is JobStatus.completed
+
+
+def test_processes_of_other_versions_are_refused_before_the_model_loads(
+    tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade under a running worker: what it starts from then on is the new one."""
+    upgraded = group.versions()
+    monkeypatch.setattr(group, "versions", lambda: upgraded | {"torch": "1.0"})
+    spec = ModelSpec.model_validate(model_spec("/nowhere", gpus=2))
+    different = f"torch {upgraded['torch']} and 1.0"
+    with pytest.raises(ModelUnavailable, match=rf"^tiny: gpus: .* different versions \({re.escape(different)}\)"):
+        Together(spec, tiny_pipeline)
+    assert group.Group.current is None
 
 
 @pytest.mark.parametrize(

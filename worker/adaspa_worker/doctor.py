@@ -14,7 +14,7 @@ from adaspa_api.words import OutputFormat
 from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
 from adaspa_jobs.settings import SettingsError, get_settings
 
-from adaspa_worker import offer
+from adaspa_worker import doctor_gpus, offer
 from adaspa_worker.hub import first_line
 from adaspa_worker.source import ModelUnavailable, is_hub_name, resolve
 
@@ -44,6 +44,11 @@ def device() -> Finding:
     if free < total / 2:
         return finding("GPU", "warning", found, "something else uses its memory: see `nvidia-smi`")
     return finding("GPU", "ok", found)
+
+
+def together() -> Finding:
+    """Whether the GPUs of this machine can make one video together."""
+    return finding("GPUs together", *doctor_gpus.found())
 
 
 def kernels() -> Finding:
@@ -109,7 +114,7 @@ def guarded(check: str, look: Callable[[], Finding]) -> Finding:
 
 def findings() -> list[Finding]:
     """Everything a worker needs."""
-    looks: dict[str, Any] = {"GPU": device, "kernels": kernels, "video encoders": encoders}
+    looks: dict[str, Any] = {"GPU": device, "GPUs together": together, "kernels": kernels, "video encoders": encoders}
     found = [guarded(check, look) for check, look in looks.items()]
     try:
         specs = Catalog.load(get_settings().catalog).models.values()

@@ -19,7 +19,7 @@ from adaspa_api.words import StepKind
 from adaspa_jobs import logs
 from adaspa_jobs.settings import get_settings
 
-from adaspa_worker.group import BEAT, BEAT_SECONDS
+from adaspa_worker.group import ALIKE, BEAT, BEAT_SECONDS, versions
 from adaspa_worker.hub import first_line
 from adaspa_worker.parent import die_with_parent
 
@@ -67,7 +67,10 @@ class Leader:
 
 
 def follow(leader: Leader) -> None:
-    """Load the model and run what the leader runs, until it is gone."""
+    """Tell the leader which versions are others here; load the model and run what it runs, until it is gone."""
+    theirs, own = leader.hear(), versions()
+    apart = [f"{name} {own.get(name)} and {theirs.get(name)}" for name in ALIKE if own.get(name) != theirs.get(name)]
+    leader.tell(", ".join(apart))
     spec, folder, rank, store = leader.hear()
     from adaspa_worker.engines import together  # noqa: PLC0415  torch, while the leader hears beats
 

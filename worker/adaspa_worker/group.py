@@ -4,6 +4,7 @@ The others hear from the leader by pipes, and all exchange tensors by torch.dist
 They live and die together: when one is dead or silent, the others are killed.
 """
 
+import contextlib
 import logging
 import pickle
 import queue
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -26,6 +28,8 @@ SILENT_SECONDS = 15.0
 ANSWER_SECONDS = 10.0
 """How far apart the processes may be when they end the same piece of work."""
 BEAT = b"beat"
+ALIKE = ("adaspa-serve", "adaspa", "torch", "diffusers")
+"""Distributions; an upgrade under a running worker changes them for the processes that it starts behind it."""
 
 
 class GroupFailed(Exception):
@@ -57,6 +61,7 @@ class Group:
             self.processes.append(subprocess.Popen(line, pass_fds=[theirs.fileno()]))
             theirs.close()
             self._connections.append(ours)
+            ours.send_bytes(pickle.dumps(versions()))
             ours.send_bytes(pickle.dumps((spec, folder, rank, self.store)))
         self._watcher = threading.Thread(target=self._watch, name="group", daemon=True)
         self._watcher.start()
@@ -143,6 +148,15 @@ class Group:
             process.kill()
         for process in self.processes:
             process.wait()
+
+
+def versions() -> dict[str, str]:
+    """Of what the processes of a group must have alike, as far as it is installed."""
+    found = {}
+    for name in ALIKE:
+        with contextlib.suppress(PackageNotFoundError):  # run from a checkout
+            found[name] = version(name)
+    return found
 
 
 def failure() -> GroupFailed | None:

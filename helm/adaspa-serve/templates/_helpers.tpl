@@ -135,10 +135,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if hasKey $.Values.settings $name }}{{ fail (printf "settings.%s: is a secret; name a Secret that holds it in secretSettings, redis or access" $name) }}{{ end }}
 {{- end }}
 {{- $served := list "demo" "demo-image" }}
-{{- $gpus := dict }}
 {{- with .Values.catalog }}
 {{- $served = list }}
-{{- range . }}{{ $served = append $served .id }}{{ $_ := set $gpus .id (.gpus | default 1 | int) }}{{ end }}
+{{- range . }}{{ $served = append $served .id }}{{ end }}
 {{- end }}
 {{- $names := list }}
 {{- $queues := dict }}
@@ -146,9 +145,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- range .Values.models }}
 {{- $model := . }}
 {{- if not (has .id $served) }}{{ fail (printf "models: %s is not in the catalog; there is %s" .id (join ", " $served)) }}{{ end }}
+{{- $gpus := include "adaspa.gpus" (dict "root" $ "id" .id) | int }}
 {{- range $resource, $count := .resources.limits }}
-{{- if and (contains "/" $resource) (lt (int $count) (get $gpus $model.id | default 1 | int)) }}
-{{- fail (printf "models.resources.limits: %s has %d of %s, and its catalog entry says gpus: %d" $model.id (int $count) $resource (get $gpus $model.id)) }}
+{{- if and (contains "/" $resource) (lt (int $count) $gpus) }}
+{{- fail (printf "models.resources.limits: %s has %d of %s, and its catalog entry says gpus: %d" $model.id (int $count) $resource $gpus) }}
 {{- end }}
 {{- end }}
 {{- $name := include "adaspa.workerName" . }}
@@ -284,4 +284,12 @@ envFrom: {{- toYaml . | nindent 2 }}
 {{- if not .root.Values.storage.url }}
 - {name: videos, persistentVolumeClaim: {claimName: {{ .root.Release.Name }}-videos}}
 {{- end }}
+{{- end }}
+
+{{- /* How many GPUs of a pod make each video of a model together. */}}
+{{- define "adaspa.gpus" -}}
+{{- $id := .id }}
+{{- $gpus := 1 }}
+{{- range .root.Values.catalog }}{{ if eq .id $id }}{{ $gpus = .gpus | default 1 }}{{ end }}{{ end }}
+{{- int $gpus }}
 {{- end }}

@@ -41,7 +41,8 @@ class Together:
         folder: of the model.
 
     Raises:
-        ModelUnavailable: the model does not load, or the machine has too few GPUs or unequal ones.
+        ModelUnavailable: the model does not load, the machine has too few GPUs or unequal ones, or the others are of
+            other versions.
         GroupFailed: one of the others ended.
     """
 
@@ -49,6 +50,10 @@ class Together:
         check_gpus(spec)
         self.group = Group(spec, folder)
         try:
+            if apart := self.group.settle(LOAD_SECONDS):
+                raise ModelUnavailable(
+                    f"{spec.id}: gpus: the processes have different versions ({apart[0]}): restart it"
+                )
             self.engine = join(spec, folder, 0, self.group.store)
             self.group.settle(LOAD_SECONDS)
         except Exception as error:
