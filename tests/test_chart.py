@@ -401,7 +401,7 @@ def test_the_command_that_fetches_a_model_runs(tmp_path: Path) -> None:
     done = subprocess.run([*command, "demo"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("builtin:demo: /")
     done = subprocess.run([*command, "none"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "--model: 'none' is not in the catalog; there is demo, demo-image\n")
+    assert (done.returncode, done.stderr) == (1, "--model: 'none' is not in the catalog; allowed: demo, demo-image\n")
 
 
 def test_every_object_can_be_found_by_its_labels() -> None:
@@ -551,7 +551,7 @@ def test_an_open_gateway_answers_under_its_own_names() -> None:
     asked = ("r-gateway", "r-gateway.videos.svc.cluster.local", "videos.example.com", "a.example.com", "x.lab.example")
     for name in asked:
         check_name(settings, name)
-    with pytest.raises(ApiError, match="no name of this service"):
+    with pytest.raises(ApiError, match="not a name of this service"):
         check_name(settings, "evil.example")
     assert "ADASPA_ALLOWED_HOSTS" not in {entry["name"] for entry in container(render({}), "gateway")["env"]}
 

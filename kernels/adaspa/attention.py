@@ -114,7 +114,7 @@ def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site
 
 
 class _Site(NamedTuple):
-    """Where the attention takes place: which layer of which request, over which sequence."""
+    """Place of an attention call: the request, its layer and its sequence."""
 
     state: AdaSpaState
     key: CacheKey
@@ -141,7 +141,7 @@ class _Site(NamedTuple):
 
     @property
     def lse(self) -> torch.Tensor | None:
-        """As an earlier step left it."""
+        """LSE that an earlier step left."""
         return self.state.cache.lse(self.key)
 
     @property

@@ -25,9 +25,11 @@ class CacheKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CacheEntry:
-    """Args:
-    lse: natural-log LSE of every query row, fp32 ``[B, H, S]``, or None once no later step will search.
-    index: the pattern in use, or None before the first search.
+    """What a layer keeps from its last search.
+
+    Args:
+        lse: natural-log LSE of every query row, fp32 ``[B, H, S]``, or None once no later step will search.
+        index: the pattern in use, or None before the first search.
     """
 
     lse: torch.Tensor | None = None
@@ -35,7 +37,7 @@ class CacheEntry:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are, at least one of which there must be."""
+        """Device of the tensors, of which there must be at least one."""
         if self.lse is not None:
             return self.lse.device
         assert self.index is not None, "an entry holds something"

@@ -1,4 +1,4 @@
-"""What a user may choose: how sparse, in which blocks, at which denoising steps."""
+"""Settings of AdaSpa: how sparse, in which blocks, at which denoising steps."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
@@ -22,10 +22,10 @@ class AdaSpaConfig:
 
     ``warmup``, ``searches`` and ``dense_tail`` are denoising steps of a request of ``steps`` steps. A request of
     another length keeps the same *fractions* of its trajectory: what makes the early steps need dense attention is
-    their noise level, not their number. Where the length of a request is unknown they are taken as they stand.
+    their noise level, not their number. If the length of a request is unknown, they apply unchanged.
 
-    The defaults are the paper's but for longer query blocks, which lose 5 dB at a sparsity of 0.8 on the demo model.
-    To change one thing of a preset: ``AdaSpaConfig.preset("balanced", dense_layers=(0,))``.
+    The defaults are the paper's, except for longer query blocks: these lose 5 dB at sparsity 0.8 on the demo model.
+    To change one setting of a preset: ``AdaSpaConfig.preset("balanced", dense_layers=(0,))``.
 
     Args:
         selection: the policy that chooses the blocks, or the name of one in `adaspa.selection.POLICIES` (``top_k``,

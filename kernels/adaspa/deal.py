@@ -10,15 +10,17 @@ EXHAUSTIVE = 4096
 
 @dataclass(frozen=True)
 class Deal:
-    """Args:
-    hands: the heads of each rank, ascending; every rank has one at least.
+    """A deal of a layer's heads to ranks.
+
+    Args:
+        hands: the heads of each rank, in ascending order, at least one each.
     """
 
     hands: tuple[tuple[int, ...], ...]
 
     @classmethod
     def even(cls, heads: int, ranks: int) -> "Deal":
-        """As many heads for every rank, in order; where they do not divide, the first ranks have one more."""
+        """Deal the heads evenly, in order; if they do not divide, the first ranks get one more."""
         each, more = divmod(heads, ranks)
         stops = [each * rank + min(rank, more) for rank in range(ranks + 1)]
         return cls(tuple(tuple(range(stops[rank], stops[rank + 1])) for rank in range(ranks)))

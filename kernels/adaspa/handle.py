@@ -70,7 +70,7 @@ class AdaSpaHandle(Bound):
 
         Args:
             steps: the number of denoising steps. Without it, and without a pipeline that tells it, the config's
-                ``warmup`` and ``searches`` are taken as they stand.
+                ``warmup`` and ``searches`` apply unchanged.
             branches: the forwards in each step, for a transformer whose guidance branches have no names: 2 with
                 classifier-free guidance by two calls. Needs ``steps``.
 

@@ -46,7 +46,7 @@ def take_out(module: torch.nn.Module, name: str) -> Any:
 
 
 def _innermost(module: torch.nn.Module, registry: Any) -> tuple[Any, str]:
-    """Where the forward of the model itself is: the object that holds it, and the attribute's name."""
+    """Return the object that holds the model's own forward, and the attribute's name."""
     accelerated = hasattr(module, "_hf_hook") and hasattr(module, "_old_forward")
     # Diffusers' hooks are partials: those that were there before the offload are within its wrapper.
     if accelerated and not isinstance(module._old_forward, functools.partial):

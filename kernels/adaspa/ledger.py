@@ -29,7 +29,7 @@ class Ledger:
     forwards: int = 0
     """Forwards of the transformer that ended well."""
     reused: int = 0
-    """Those of them of which another hook left out some calls."""
+    """Forwards of which another hook left out some calls."""
     skipped: int = 0
     """Calls that another hook left out: a step cache that reused an output, or guidance that skips layers."""
     pairs: dict[StepKind, float] = field(default_factory=lambda: dict.fromkeys(StepKind, 0.0))
@@ -82,7 +82,7 @@ class Ledger:
                 if not ran:
                     self.ran(layer, StepKind.DENSE, self._size, 1.0)
                 if ran or wanted is not StepKind.DENSE:
-                    self._note(layer, "attended under a mask of the model's own between video tokens")
+                    self._note(layer, "used the model's own mask between video tokens")
             elif not ran:
                 self._left_out(site, wanted, explained=may_skip(layer))
             elif StepKind.DENSE in ran:
@@ -90,7 +90,7 @@ class Ledger:
                     self._note(layer, self._why.get(layer, f"ran dense in a {wanted} step"))
             elif StepKind.SEARCH in ran:
                 if wanted is StepKind.SPARSE and site not in self._owed:
-                    self._note(layer, "searched in a sparse step, for want of a pattern")
+                    self._note(layer, "searched in a sparse step, because it had no pattern")
                 self._owed.discard(site)
                 self._searched[site] = step
             # A step searches once, however many evaluations it has.

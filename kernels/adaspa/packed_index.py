@@ -9,11 +9,13 @@ from adaspa.index import BlockIndex
 
 @dataclass(frozen=True, eq=False)
 class PackedIndex:
-    """Args:
-    ids: int16 ``[listed]``, the lists of all rows behind each other; full rows have none.
-    counts: int16 ``[B, H, nq]``, as in `BlockIndex`.
-    width: the longest list.
-    query_block, key_block, query_tokens, key_tokens: as in `BlockIndex`.
+    """Block lists without padding, on the GPU or the host.
+
+    Args:
+        ids: int16 ``[listed]``, the lists of all rows behind each other; full rows have none.
+        counts: int16 ``[B, H, nq]``, as in `BlockIndex`.
+        width: the longest list.
+        query_block, key_block, query_tokens, key_tokens: as in `BlockIndex`.
     """
 
     ids: torch.Tensor

@@ -72,7 +72,7 @@ def _draw_maps(figure: "Figure", maps: dict[tuple[int, int], Any], shown: list[i
 
 
 def _maps(record: RequestRecord) -> dict[tuple[int, int], Any]:
-    """By layer and search step, the map of its first pattern."""
+    """Return the map of the first pattern, by layer and search step."""
     found: dict[tuple[int, int], Any] = {}
     for pattern in record.patterns:
         if pattern.map is not None:
@@ -81,7 +81,7 @@ def _maps(record: RequestRecord) -> dict[tuple[int, int], Any]:
 
 
 def _spread(layers: list[int]) -> list[int]:
-    """At most MAPS of the layers, from first to last."""
+    """Return at most MAPS of the layers, from first to last."""
     if len(layers) <= MAPS:
         return layers
     return [layers[round(n * (len(layers) - 1) / (MAPS - 1))] for n in range(MAPS)]

@@ -65,7 +65,7 @@ class PatternRecord:
         return self.calls.total()
 
     def used(self, kind: StepKind, pairs: int) -> None:
-        """Enter a call that used it, of so many query-key pairs if dense."""
+        """Enter a call that used it, with its number of query-key pairs if dense."""
         self.calls[kind] += 1
         self.dense_pairs[kind] += pairs
 
@@ -94,14 +94,16 @@ class RequestRecord:
         self.ranks = 1
         """Processes that share the sequence."""
         self.imbalances: list[tuple[float, float]] = []
-        """For each pattern the blocks of the busiest rank over the mean: with heads dealt evenly, and as dealt."""
+        """Blocks of the busiest rank over the mean, by pattern: with heads dealt evenly, and as dealt."""
         self._seconds = dict.fromkeys(StepKind, 0.0)
         self._events: list[tuple[StepKind, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def timed(self, kind: Callable[[], StepKind], device: torch.device) -> Iterator[None]:
-        """Count the time of the enclosed work as what ``kind`` tells behind it. On a GPU by events, read only when the
-        report is."""
+        """Count the time of the enclosed work under what ``kind`` returns after it.
+
+        On a GPU, events measure it; they are read only when the report is.
+        """
         if device.type == "cuda":
             start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()

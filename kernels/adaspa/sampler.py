@@ -46,7 +46,7 @@ class Cue:
         return abs(timestep - self.value) <= BFLOAT16 * abs(timestep)
 
     def places(self, timesteps: list[float]) -> list[int]:
-        """Where its timestep stands among these, or may have before it was rounded."""
+        """Return the places of its timestep among these, allowing for rounding."""
         rounded = timesteps
         if isinstance(self.timestep, torch.Tensor) and self.timestep.dtype in (torch.bfloat16, torch.float16):
             rounded = torch.tensor(timesteps, dtype=torch.float64).to(self.timestep.dtype).tolist()
@@ -56,7 +56,7 @@ class Cue:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a forward stands in its schedule.
+    """Place of a forward in its schedule.
 
     Args:
         schedule: the schedule, told from others by its identity.
@@ -105,7 +105,7 @@ class Sampler:
         return self._schedule is not before
 
     def place(self, cue: Cue, last: Place | None, seen: Collection[str | None]) -> Place | None:
-        """Where ``cue`` stands; None if this scheduler does not drive it.
+        """Return the place of ``cue``, or None if this scheduler does not drive it.
 
         Args:
             cue: of the forward, with the timestep.

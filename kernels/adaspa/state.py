@@ -50,7 +50,7 @@ class AdaSpaState:
         self.branch = ""
         self.kind = StepKind.DENSE
         self.deals: dict[CacheKey, Deal] = {}
-        """Of each layer's heads to the ranks that share the sequence; see `adaspa.parallel.redeal`."""
+        """Deal of each layer's heads to the ranks that share the sequence; see `adaspa.parallel.redeal`."""
         self.dealt_for: dict[CacheKey, tuple[int, ...]] = {}
         self._in_use: dict[CacheKey, PatternRecord] = {}
         self._searched: set[str] = set()
@@ -83,8 +83,8 @@ class AdaSpaState:
         tokens, least = q.shape[2], backends.least_tokens(call, heads)
         if tokens < least and self.step is not None:
             self.fall_back(
-                f"stayed dense: {tokens} tokens are too few for sparse attention to pay, "
-                f"which on this GPU it does from {least}"
+                f"stayed dense: {tokens} tokens are too few for sparse attention to be faster; "
+                f"on this GPU it needs {least}"
             )
             self.kind = self.record.step_kinds[self._before + self.step] = StepKind.DENSE
 
@@ -147,8 +147,8 @@ class AdaSpaState:
             self.begin_step(self.step, f"{self.branch}, {tuple(shape)}")
 
     def ran(self, key: CacheKey, kind: StepKind, pairs: int, cost: float) -> None:
-        """Account for a call of the attention of ``key``, of so many query-key pairs: see `Ledger.ran`."""
-        why = "stayed dense: no room for block lists in cache_budget" if key in self.cache.refused else None
+        """Account for a call of the attention of ``key`` with this number of query-key pairs: see `Ledger.ran`."""
+        why = "stayed dense: block lists do not fit into cache_budget" if key in self.cache.refused else None
         self.record.ledger.ran(key.layer, kind, pairs, cost, why)
 
     def ran_elsewhere(self, q: torch.Tensor, by: str, layer: int, heads: int, sample: int | None = None) -> None:
@@ -163,7 +163,7 @@ class AdaSpaState:
         self.record.ledger.kernels[StepKind.DENSE][backends.Ran("attention", by, backends.dtype_name(q))] += 1
 
     def key(self, layer: int, sample: int | None = None) -> CacheKey:
-        """Where ``layer`` of the current branch keeps its entry."""
+        """Return the key of the entry of ``layer`` in the current branch."""
         return CacheKey(self.branch, layer, sample)
 
     @property
@@ -191,8 +191,7 @@ class AdaSpaState:
         plan = self.plan
         if not plan.knows_steps and plan.schedule.searches and len(self.record.step_kinds) != plan.steps:
             self.record.ledger.fall_back(
-                "the number of steps was not known: warm-up and searches were taken as they stand, for "
-                f"{plan.steps} steps"
+                f"the number of steps is unknown: warm-up and searches follow the config, for {plan.steps} steps"
             )
         self.cache.drop()
         return self.record

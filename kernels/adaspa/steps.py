@@ -126,8 +126,11 @@ class StepFollower:
         return Place(self._run, step, step, self._steps, dense_because=UNNAMED if blind else None)
 
     def _by_timestep(self, cue: Cue, last: int | None) -> tuple[int, bool]:
-        """The step, and whether it begins a request: another timestep is another step, and so is the same one once
-        more in a named branch, as neighbours may be equal where they are rounded."""
+        """Return the step, and whether it begins a request.
+
+        Another timestep is another step. The same one again in a named branch is one too, because rounding may make
+        neighbours equal.
+        """
         before, now = self._value, cue.value
         self._value = now
         if last is None:

@@ -43,8 +43,10 @@ class Announcements:
         return dict(zip(priorities, bells, strict=True))
 
     def announced(self) -> list[ModelSpec]:
-        """The models that workers serve now. Fields that a later version added are passed over; an entry that this
-        version cannot read is left out, and logged once."""
+        """Return the models that workers serve now.
+
+        Fields that a later version added are ignored. An entry that this version cannot read is skipped and logged.
+        """
         found = []
         for text in self._scripts.run("announced"):
             try:
@@ -52,5 +54,5 @@ class Announcements:
             except ValidationError as error:
                 if text not in self._unreadable:
                     self._unreadable.add(text)
-                    log.warning("a worker announces a model that this version cannot read: %s", error)
+                    log.warning("ignoring a worker's model, which this version cannot read: %s", error)
         return found

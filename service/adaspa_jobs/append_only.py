@@ -31,7 +31,7 @@ class AppendOnlyFile:
         self._client = client
         self._ask_at = 0.0
         self._always_until = 0.0
-        """Until when the server is taken to sync before each answer."""
+        """Time until which the server is assumed to sync before each answer."""
 
     def synced(self) -> bool:
         """Wait until all that Redis did so far is on its disk.

@@ -34,7 +34,7 @@ class Lease:
     """The right to run a job. Its token fences: once another attempt began, this one is refused everything."""
 
     job: Job
-    """As it was claimed."""
+    """Job as it was claimed."""
 
     @property
     def attempt(self) -> int:
@@ -49,9 +49,7 @@ class Lease:
 
 def given_up(max_attempts: int) -> JobError:
     """The error of a job whose attempts are used up."""
-    return JobError(
-        code=ErrorCode.worker_lost, message=f"The job lost its worker {max_attempts} times and was given up."
-    )
+    return JobError(code=ErrorCode.worker_lost, message=f"The job lost its worker {max_attempts} times.")
 
 
 class Attempts:
@@ -87,7 +85,7 @@ class Attempts:
             given_up=given_up(self.max_attempts).model_dump_json(),
         )
         if isinstance(found, bytes):
-            log.warning("%s: needs a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
+            log.warning("%s: requires a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
         if not isinstance(found, list):
             return None
         return Lease(job_from_pairs(*found))
@@ -143,8 +141,11 @@ class Attempts:
         self._end(lease, "failed", error=error.model_dump_json())
 
     def requeue_after_worker_error(self, lease: Lease, error: JobError) -> None:
-        """in_progress -> queued, after an error that was the worker's and not the job's; failed with it once that has
-        happened ``max_attempts`` times. May be repeated. Raises LeaseLost, JobCancelled."""
+        """Return a job to the queue after an error that the worker caused.
+
+        The job fails with the error once that has happened ``max_attempts`` times. May be repeated. Raises LeaseLost,
+        JobCancelled.
+        """
         self._end(lease, "worker_error", error=error.model_dump_json())
 
     def release_cancelled(self, lease: Lease) -> None:

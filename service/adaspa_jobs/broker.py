@@ -70,7 +70,7 @@ class Transport(kombu_redis.Transport):
     can_parse_url = True
 
     def establish_connection(self) -> Any:
-        """As kombu's, which would take a replica too: a worker then tries again, each time after a longer wait."""
+        """Connect like kombu, but refuse a replica: the worker then tries again, each time after a longer wait."""
         self.client.transport_options["connections"].probe()
         return super().establish_connection()
 

@@ -191,7 +191,7 @@ class Connections:
 
     @property
     def connection_class(self) -> type[Connection | UnixDomainSocketConnection]:
-        """Of connections that threads wait for."""
+        """Class of connections for threads."""
         return BLOCKING[self.address.transport]
 
     def client(self) -> Redis:
@@ -199,7 +199,7 @@ class Connections:
         return Redis.from_pool(Pool(connection_class=self.connection_class, **self.options()))
 
     def async_client(self, connections: int) -> AsyncRedis:
-        """A client for a loop, with so many connections at most. Nothing is connected yet."""
+        """Return a client for an event loop, with a maximum number of connections. Nothing is connected yet."""
         options = self.options() | {"max_connections": connections}
         return AsyncRedis.from_pool(AsyncPool(connection_class=AWAITED[self.address.transport], **options))
 
@@ -209,7 +209,7 @@ class Connections:
             client.delete(NOTHING)
 
     def options(self) -> dict[str, Any]:
-        """Of every connection."""
+        """Return the options of every connection."""
         ours: dict[str, Any] = {
             "primary": self.primary,
             "db": self.address.db,
@@ -231,5 +231,5 @@ class Connections:
 
 @lru_cache
 def connections(redis_url: str) -> Connections:
-    """Those of a URL; all clients of a process share what they learn of its primary. Raises ValueError."""
+    """Return the connections of a URL, whose clients in a process share its primary. Raises ValueError."""
     return Connections(RedisAddress.of(redis_url))

@@ -24,9 +24,9 @@ class QueueLoad:
     oldest_seconds: float
     """How long the job that came first has waited; 0 if none waits."""
     workers: int
-    """Those that serve it, of the model's that were heard of lately."""
+    """Number of live workers that serve this queue."""
     elapsed: list[tuple[float, float]]
-    """Of each job that one of them runs, of whichever queue: the seconds since its attempt began, and its cost."""
+    """Seconds since the attempt began, and cost, for each job these workers run, from either queue."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Load:
     """How busy a model is."""
 
     workers: int
-    """Those that were heard of lately."""
+    """Number of live workers."""
     pace: float | None
     """Median seconds for a unit of cost, of the latest completed jobs; None: none yet."""
     running: int
@@ -84,7 +84,7 @@ class Totals:
     ended: dict[tuple[str, str, str], int]
     """Jobs by model, status and error code ('' unless failed)."""
     leases_lost: dict[str, int]
-    """By model."""
+    """Number of leases lost, by model."""
 
 
 @dataclass(frozen=True)

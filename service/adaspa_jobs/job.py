@@ -88,7 +88,7 @@ def since(field: FieldInfo) -> int:
 
 
 class Progress(BaseModel):
-    """Where a job stands."""
+    """Progress of a job."""
 
     phase: Phase = "queued"
     step: int = 0
@@ -114,7 +114,7 @@ class Labels(BaseModel):
     metadata: dict[str, str] = {}
     """Pairs of texts."""
     user: str | None = None
-    """For whom it is."""
+    """The client's name for the end user."""
 
 
 class Job(Labels):
@@ -159,7 +159,7 @@ class Job(Labels):
     warnings: list[str] = []
     """What is odd about the clip."""
     artifacts: dict[str, Artifact] = {}
-    """By variant: video, thumbnail, spritesheet."""
+    """Files by variant: video, thumbnail, spritesheet."""
     schema_version: int = 1
     """The lowest version that can run the job; a worker of an earlier one leaves it to others."""
 

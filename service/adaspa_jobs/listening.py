@@ -1,4 +1,4 @@
-"""Where servers listen, and how a client on the same machine reaches them."""
+"""Addresses that servers listen on, and at which local clients reach them."""
 
 import os
 import socket

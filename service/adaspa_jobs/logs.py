@@ -14,9 +14,9 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import VIDEO_ID
 
 AUDIT = "adaspa.audit"
-"""Of the log of who did what, which is kept at every level."""
+"""Name of the audit log, which is written at every log level."""
 HTTP_CALLS = "httpcore"
-"""Of the client of webhooks and images. At debug it writes every header: a redirect's address has others' secrets."""
+"""Logger of the client for webhooks and images. At debug it writes every header, and redirects contain secrets."""
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _bound: ContextVar[Mapping[str, Any] | None] = ContextVar("bound", default=None)
 

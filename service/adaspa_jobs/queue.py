@@ -66,4 +66,4 @@ def ring(app: Celery, model_id: str, priority: Priority, times: int = 1) -> None
         for _ in range(times):
             app.send_task(TASK, queue=queue_name(model_id, priority), ignore_result=True)
     except (OperationalError, RedisError, OSError) as error:
-        raise QueueUnavailable(f"the queue cannot be reached: {error}") from error
+        raise QueueUnavailable(f"cannot reach the queue: {error}") from error

@@ -42,7 +42,7 @@ RPUSH {l} b|LRANGE {l} 0 -1|LTRIM {l} 0 9|LLEN {l}|RPOP {l}|SADD {s} a|SMEMBERS 
 XADD {x} * a 1|XRANGE {x} - +|XREAD COUNT 1 STREAMS {x} 0|SET {v} 1|INCRBY {v} 1|GET {v}|EXISTS {v}|PTTL {v}
 EXPIRE {v} 9|PERSIST {v}|TIME|PING|RENAME {v} {w}
 """
-"""Those of the store's scripts and methods; DEL, PEXPIRE and Celery's own have their turn beside them."""
+"""Commands of the store's scripts and methods; DEL, PEXPIRE and Celery's own are tried separately."""
 TWO_KEYS = "return redis.call('EXISTS', ARGV[1]) + redis.call('EXISTS', ARGV[2])"
 """A script as ours are: its keys are not declared, and lie wherever they may."""
 CELERY_KEYS = ("_kombu.binding.nothing", "unacked", "unacked_index", "unacked_mutex", "generate.nothing")
@@ -100,7 +100,11 @@ def _server(client: Redis, _: Settings, found: Look) -> Iterator[Problem]:
     try:
         about: Any = client.info()
     except NoPermissionError:
-        yield Problem("whether it evicts, or forgets, it may not tell its user", "give the user +info", fatal=False)
+        yield Problem(
+            "cannot check eviction and persistence, because the user may not run INFO",
+            "give the user +info",
+            fatal=False,
+        )
         return
     version = about.get("redis_version", "7")
     found.server = f"{about.get('server_name', 'redis')} {about.get('valkey_version', version)}"
@@ -112,9 +116,9 @@ def _server(client: Redis, _: Settings, found: Look) -> Iterator[Problem]:
     if policy != "noeviction":
         limit = about.get("maxmemory", 0)
         mend = "set maxmemory-policy to noeviction"
-        yield Problem(f"its eviction policy {policy} drops jobs when it is full", mend, fatal=bool(limit))
+        yield Problem(f"its eviction policy {policy} drops jobs when memory is full", mend, fatal=bool(limit))
     if not about.get("aof_enabled"):
-        yield Problem("it forgets jobs when it restarts", "set appendonly to yes", fatal=False)
+        yield Problem("it loses jobs when it restarts", "set appendonly to yes", fatal=False)
 
 
 def _writes(client: Redis, _: Settings, __: Look) -> list[Problem]:
@@ -180,21 +184,24 @@ def _problem(error: Exception) -> Problem:
         return _lacking("MULTI")
     if isinstance(error, ClusterDownError | ClusterError | MovedError) or "hash to the same slot" in said:
         return _clustered()
-    mend = "see the server's log" if isinstance(error, ResponseError) else "start it, or name the right address"
+    mend = "see the server's log" if isinstance(error, ResponseError) else "start it, or correct the address"
     if isinstance(error, Empty):
-        said, mend = "a message that Celery sent did not come back", "see the server's log"
+        said, mend = "a test message sent by Celery did not arrive", "see the server's log"
     elif isinstance(error, AuthenticationError):
-        mend = "name the right user and password"
+        mend = "correct user and password"
     elif isinstance(error, NotPrimary):
-        mend = "name the primary"
+        mend = "use the primary's address"
     elif "certificate" in said.lower():
-        mend = "name the authority that signed its certificate: ?ssl_ca_certs=FILE"
+        mend = "add the authority that signed its certificate: ?ssl_ca_certs=FILE"
     return Problem(said, mend)
 
 
 def _clustered() -> Problem:
-    return Problem("the server is in cluster mode", "use one without: the scripts need all keys in one place")
+    return Problem(
+        "the server is in cluster mode",
+        "use a server without cluster mode, because the scripts need all keys in one place",
+    )
 
 
 def _lacking(what: str) -> Problem:
-    return Problem(f"its user lacks rights ({what})", "docs/operations.md#redis lists those that are needed")
+    return Problem(f"its user lacks rights ({what})", "docs/operations.md#redis lists the required rights")

@@ -21,13 +21,13 @@ LEAST_ANSWER_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where Redis is and how its clients are let in. Its text has no password."""
+    """Address and credentials of Redis. As text it has no password."""
 
     scheme: str
     places: tuple[tuple[str, int], ...]
     """Host and port of the server, or of each Sentinel; none of a unix socket."""
     path: str = ""
-    """Of a unix socket."""
+    """Path of a unix socket."""
     service: str = ""
     """The name under which Sentinels know the primary."""
     db: int = 0
@@ -78,9 +78,9 @@ def _split(url: str) -> SplitResult:
     if scheme in ("sentinel", "redis-sentinel"):
         raise ValueError(f"{scheme}:// is written redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB here")
     if scheme not in ("redis", "rediss", "unix", *SENTINEL) or "://" not in url:
-        raise ValueError(f"no address of Redis; allowed: {FORMS}")
+        raise ValueError(f"not a Redis URL; allowed: {FORMS}")
     # What urllib says of a broken address may quote a part of the password.
-    misread = ValueError("its port is no number; in a password / ? # @ : are written %2F %3F %23 %40 %3A")
+    misread = ValueError("the port is not a number; in a password, write / ? # @ : as %2F %3F %23 %40 %3A")
     try:
         parts = urlsplit(url)
         if scheme not in SENTINEL:
@@ -90,7 +90,7 @@ def _split(url: str) -> SplitResult:
     if parts.fragment or (scheme != "unix" and "@" in parts.path):
         raise misread
     if scheme == "unix" and not (parts.path and not parts.netloc.rpartition("@")[2]):
-        raise ValueError("a unix socket's path begins with /: unix:///PATH, unix://:PASSWORD@/PATH")
+        raise ValueError("a unix socket's path must begin with /: unix:///PATH, unix://:PASSWORD@/PATH")
     return parts
 
 
@@ -108,7 +108,7 @@ def _login(parts: SplitResult) -> dict[str, str]:
     before, at, _ = parts.netloc.rpartition("@")
     user, _, password = before.partition(":")
     if at and user and not password:
-        raise ValueError("a user without a password; a password alone is written :PASSWORD@ before the host")
+        raise ValueError("a user without a password; write a password alone as :PASSWORD@ before the host")
     return {name: unquote(text) for name, text in (("username", user), ("password", password)) if text}
 
 
@@ -122,7 +122,7 @@ def _places(scheme: str, parts: SplitResult) -> tuple[tuple[str, int], ...]:
     except ValueError:
         places = ()
     if not places or not all(host for host, _ in places):
-        raise ValueError("Sentinels are written HOST:PORT,HOST:PORT")
+        raise ValueError("Sentinels cannot be read; write them as HOST:PORT,HOST:PORT")
     return places
 
 
@@ -134,9 +134,9 @@ def _path(scheme: str, path: str, db: int | None) -> tuple[str, int]:
         if not service:
             raise ValueError(f"the primary's name is missing: {scheme}://HOST:PORT,HOST:PORT/NAME/DB")
     if number and not re.fullmatch("[0-9]{1,9}", number):
-        raise ValueError("what follows the host is no database; allowed: a number, as in /0")
+        raise ValueError("the database after the host is not a number; allowed: a number, such as /0")
     if number and db is not None and int(number) != db:
-        raise ValueError("two databases are given, behind the host and as the option db")
+        raise ValueError("two databases are given, one after the host and one as the option db")
     return unquote(service), int(number) if number else db or 0
 
 
@@ -164,13 +164,13 @@ def _word(text: str, meanings: Mapping[str, Any]) -> Any:
 
 def _file(text: str) -> str:
     if not Path(text).is_file():
-        raise ValueError("a file that is there")
+        raise ValueError("an existing file")
     return text
 
 
 def _text(text: str) -> str:
     if not text:
-        raise ValueError("not nothing")
+        raise ValueError("a value")
     return text
 
 

@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from adaspa_jobs.primary import REFUSING
 
 PREFIX = "adaspa:"
-"""Of every key; the scripts have the same."""
+"""Prefix of every key; the scripts use the same."""
 SHARED = "_shared.lua"
 
 

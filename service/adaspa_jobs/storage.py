@@ -114,7 +114,7 @@ class ObjectStorage:
         except ObjectMissing:
             kept = 0
         if kept != size:  # no answer says so, only a look
-            raise StorageUnavailable(f"storage {self.url}: {key}: of {size} bytes that it took it has {kept}")
+            raise StorageUnavailable(f"storage {self.url}: {key}: kept only {kept} of {size} bytes")
         return Artifact(key=key, content_type=content_type, bytes=size, sha256=digest)
 
     def create(self, key: str, content: bytes) -> bool:
@@ -233,7 +233,7 @@ class ObjectStorage:
         try:
             self.keys(PROBES)
         except StorageUnavailable as error:
-            raise StorageUnavailable(f"{error}; objects have to be listed to be removed") from error
+            raise StorageUnavailable(f"{error}; removing objects requires permission to list them") from error
         finally:
             self.delete(key)
 
@@ -260,8 +260,10 @@ class ObjectStorage:
 
 
 def _sync(root: Path, key: str) -> None:
-    """Have a local folder's file, and the folders that lead to it, on the disk: its name may be written before its
-    bytes are, and neither is before the system comes to it."""
+    """Sync a local folder's file, and the folders that lead to it, to the disk.
+
+    Otherwise its name may be written before its bytes, and neither before the system gets to it.
+    """
     path = root / key
     for each in (path, *(folder for folder in path.parents if folder == root or root in folder.parents)):
         file = os.open(each, os.O_RDONLY)

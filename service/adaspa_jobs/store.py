@@ -50,11 +50,11 @@ AWAITED_SECONDS = 3600.0
 
 
 class QueueFull(Exception):
-    """As many jobs wait for this model as are allowed."""
+    """The model's queue is full."""
 
 
 class TooManyInFlight(Exception):
-    """As many of the owner's jobs wait or run as it may have."""
+    """The owner has the maximum number of jobs in flight."""
 
 
 class IdempotencyConflict(Exception):
@@ -73,13 +73,13 @@ class Admitted(NamedTuple):
     """What came of a request for jobs."""
 
     jobs: list[Job]
-    """In the order in which they were asked for."""
+    """Jobs in the order requested."""
     new: bool
     """Whether they were made, and not found again by an idempotency key."""
     bells: int
     """Bells that are to be rung for them: none where enough messages are in the queue."""
     positions: dict[str, int] | None
-    """Of new jobs, by id: 1 for the one that is next in its queue."""
+    """Queue positions of new jobs by id; 1 is next."""
 
 
 class Look(NamedTuple):
@@ -218,7 +218,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         Args:
             params: what was asked for each, of one model and of the same images.
             idempotency: a key and the digest of the request; the same pair again, from the same owner, gives the first
-                jobs as they stand, those left out that were deleted.
+                current jobs, without deleted ones.
             owner: id of the API key that asks.
             max_in_flight: queued and running jobs that the owner may have.
             priority: which of the model's queues they wait in.
@@ -293,14 +293,14 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         return self._scripts.command("look", id=job_id)
 
     def known(self, job_ids: list[str]) -> set[str]:
-        """Those of the ids that have a record."""
+        """Return the ids that have a record."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.exists(PREFIX + "job:" + job_id)
             return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if there}
 
     def inputs_in_use(self, folders: list[str]) -> set[str]:
-        """Those of the folders of images that some job is made of, or may still be."""
+        """Return the image folders that a job uses, or may still use."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             for folder in folders:
                 pipe.exists(PREFIX + "inputs:" + folder)
@@ -389,7 +389,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         return [item.decode() for item in found]
 
     def readable(self, ids: list[str]) -> list[Job]:
-        """Those of the jobs that are there and that this version can read."""
+        """Return the jobs that exist and that this version can read."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(PREFIX + "job:" + job_id)
@@ -403,8 +403,10 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         return JobStatus(status.decode()) if status else None
 
     def discard(self, job_id: str) -> bool:
-        """Delete a job for its owner: it is cancelled if it has not ended, no longer listed, and removed by
-        ``purge`` once no worker holds it. False if there is none."""
+        """Delete a job for its owner; return False if there is none.
+
+        An unfinished job is cancelled. The job is no longer listed, and ``purge`` removes it once no worker holds it.
+        """
         known = bool(self._scripts.run("discard", id=job_id))
         self.file.synced()
         return known

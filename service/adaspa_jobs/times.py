@@ -18,7 +18,7 @@ OWN_SETTINGS = "default"
 """Instead of a preset: the model's own settings."""
 PRESETS = (OWN_SETTINGS, *Quality)
 LATEST = 10
-"""An estimate is the median of so many jobs at most: a worker's first clip and an earlier GPU tell little."""
+"""Maximum number of jobs for an estimate's median: a worker's first clip and an earlier GPU tell little."""
 
 
 class Timed(BaseModel):
@@ -36,7 +36,7 @@ class Timed(BaseModel):
 
     @property
     def pixels(self) -> int:
-        """Of all frames."""
+        """Number of pixels of all frames."""
         return self.width * self.height * self.num_frames
 
     @classmethod
@@ -115,7 +115,7 @@ class Times:
 
 
 def _readable(texts: list[bytes]) -> list[Timed]:
-    """Those that this version can read: an estimate does without the others."""
+    """Return the times that this version can read; estimates ignore the others."""
     found = []
     for text in texts:
         try:

@@ -38,7 +38,7 @@ def start(service: str) -> bool:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
-        raise SettingsError(f"{named[0]}: needs the extra adaspa-serve[tracing] ({error})") from error
+        raise SettingsError(f"{named[0]}: requires the extra adaspa-serve[tracing] ({error})") from error
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service)})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -36,7 +36,7 @@ class Upkeep:
         Up to 100 of a queue a call.
         """
         timed_out = f"No worker took the job within {self.queue_seconds:.0f} s."
-        unserved = f"No worker has served the model's queue for {self.unserved_seconds:.0f} s."
+        unserved = f"No worker served the model's queue for {self.unserved_seconds:.0f} s."
         found = self._scripts.run(
             "time_out",
             wait_ms=round(self.queue_seconds * 1000),

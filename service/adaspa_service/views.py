@@ -15,14 +15,14 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True)
 class QueuePosition:
-    """Where a queued job stands."""
+    """Position of a queued job."""
 
     position: int
     """1 is next."""
     starts_in: float | None
     """Seconds; None: no worker runs, or no job of the model has been timed."""
     workers: int
-    """Those that serve its queue."""
+    """Number of workers that serve its queue."""
 
 
 def video(job: Job, place: QueuePosition | None, estimated: float | None = None) -> Video:
@@ -67,11 +67,11 @@ def shared(source: BaseModel, view: type[BaseModel]) -> dict[str, Any]:
 
 
 def input_url(job: Job, image: Input) -> str:
-    """Where an image of the request is."""
+    """Return the address of an input image."""
     return f"/v1/videos/{job.id}/content?variant={image.role}_frame"
 
 
 def preview_url(job: Job) -> str | None:
-    """Where the latest preview is; another one has another address."""
+    """Return the address of the latest preview; each preview has its own."""
     step = job.progress.preview_step
     return None if step is None else f"/v1/videos/{job.id}/preview?step={step}"

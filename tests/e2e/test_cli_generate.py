@@ -91,14 +91,14 @@ def test_with_an_image_and_without_a_server(tmp_path: Path) -> None:
     assert read_recipe(out)["inputs"] == {"first": {"sha256": video["inputs"][0]["sha256"]}}
     image.write_bytes(b"no image")
     refused = adaspa(*asked, "--image", image, ADASPA_CATALOG=str(catalog))
-    assert refused.returncode == 1 and "is no image" in refused.stderr
+    assert refused.returncode == 1 and "is not an image" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("changes", "prompt", "named"),
     [
         ({}, FAILING_PROMPT, "generation_failed"),
-        ({"source": "/nowhere/model"}, "a star", "/nowhere/model: no such model folder (model_unavailable)"),
+        ({"source": "/nowhere/model"}, "a star", "/nowhere/model: the model folder does not exist (model_unavailable)"),
     ],
     ids=["a job that fails", "a model that is not there"],
 )

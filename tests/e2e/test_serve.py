@@ -64,7 +64,7 @@ def test_a_missing_model_folder_is_one_clear_line(tmp_path: Path) -> None:
     result = adaspa(
         "serve", "--port", free_port("127.0.0.1"), "--data-dir", tmp_path / "data", env=environment(catalog)
     )
-    assert_one_clear_line(result, "worker did not start", "/nowhere/model", "no such model folder")
+    assert_one_clear_line(result, "worker did not start", "/nowhere/model", "the model folder does not exist")
     assert children(tmp_path / "data") == {}
 
 
@@ -119,12 +119,14 @@ def test_demo_says_in_one_line_why_an_image_cannot_be_taken_and_starts_nothing(c
     built_in, own = environment(None), environment(catalog)
     for image, env, parts in (
         (tmp_path / "none.png", built_in, ("--image", "none.png", "no such file")),
-        (broken, built_in, ("--image", "broken.png", "broken or cut off")),
-        (no_image, built_in, ("--image", "text.png", "is no image", "allowed: a JPEG, PNG, WebP or AVIF image")),
+        (broken, built_in, ("--image", "broken.png", "damaged or incomplete")),
+        (no_image, built_in, ("--image", "text.png", "is not an image", "allowed: a JPEG, PNG, WebP or AVIF image")),
         (whole, own, ("--image", "no model of the catalog takes one", "tiny")),
     ):
         assert_one_clear_line(adaspa(*demo, image, env=env), *parts, status=2)
-    assert_one_clear_line(adaspa(*demo, whole, "--model", "demo", env=built_in), "--image", "demo takes none", status=2)
+    assert_one_clear_line(
+        adaspa(*demo, whole, "--model", "demo", env=built_in), "--image", "demo does not take images", status=2
+    )
     assert not (tmp_path / "data").exists()
 
 

@@ -167,7 +167,7 @@ def test_layers_under_a_mask_are_told():
     report = handle.report()
     assert report["attention_work"] == 1
     assert report["attention_calls"] == {"dense": 2, "search": 0, "sparse": 0, "skipped": 0}
-    assert report["fell_back"] == ["layers 0-1 attended under a mask of the model's own between video tokens (2 calls)"]
+    assert report["fell_back"] == ["layers 0-1 used the model's own mask between video tokens (2 calls)"]
 
 
 def test_attention_that_ran_elsewhere_is_told():
@@ -187,7 +187,7 @@ def test_layers_that_the_budget_leaves_dense_are_told():
     generate(pipe)
     report = handle.report()
     (reason,) = report["fell_back"]
-    assert "stayed dense: no room for block lists in cache_budget" in reason
+    assert "stayed dense: block lists do not fit into cache_budget" in reason
     assert report["refused_layers"]
     calls = report["attention_calls"]
     assert calls["dense"] > 8 and calls["dense"] + calls["search"] + calls["sparse"] == 2 * 2 * STEPS

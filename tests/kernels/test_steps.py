@@ -337,7 +337,7 @@ def test_a_number_of_steps_that_nobody_told_is_reported():
     follow(handle, (1000, 800, 400), ("cond",))
     handle.reset()
     (reason,) = handle.report()["fell_back"]
-    assert reason.startswith("the number of steps was not known") and "4 steps" in reason
+    assert reason.startswith("the number of steps is unknown") and "4 steps" in reason
     for told in (True, False):
         handle.begin(steps=3 if told else None)
         follow(handle, (1000, 800, 400) if told else (1000, 800, 400, 100), ("cond",))

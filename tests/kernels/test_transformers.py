@@ -205,9 +205,7 @@ def test_a_mask_between_video_tokens_stays_the_models_own(family):
         plain = transformer(**given, return_dict=False)[0]
     handle, outputs = a_request(transformer, given, given)
     assert all(torch.equal(output, plain) for output in outputs)
-    assert handle.report()["fell_back"] == [
-        "layers 0-1 attended under a mask of the model's own between video tokens (4 calls)"
-    ]
+    assert handle.report()["fell_back"] == ["layers 0-1 used the model's own mask between video tokens (4 calls)"]
 
 
 def nabla_5():
@@ -251,7 +249,7 @@ def test_nabla_of_kandinsky_runs_on_our_kernel(made, module, mask, monkeypatch):
     assert report["attention_calls"] == {"dense": 0, "search": 0, "sparse": 4, "skipped": 0}
     assert report["attention_work"] == pytest.approx(report["density"], abs=1e-6)
     assert 0.2 < report["density"] < 0.95 and report["recall_is_estimate"]
-    reason = "layers 0-1 attended under a mask of the model's own between video tokens (4 calls)"
+    reason = "layers 0-1 used the model's own mask between video tokens (4 calls)"
     assert report["fell_back"] == [reason]
 
 

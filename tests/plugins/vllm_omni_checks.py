@@ -222,7 +222,7 @@ def test_another_version_of_the_server_stays_dense(monkeypatch, caplog):
     monkeypatch.setattr(adaspa.plugins.metadata, "version", lambda _: "0.31.0")
     try:
         adaspa.plugins.into_vllm_omni()
-        assert "tested with vllm-omni 0.30.*, and this is 0.31.0" in caplog.text
+        assert "tested with vllm-omni 0.30.*, but this is 0.31.0" in caplog.text
         assert Registered.RAINFUSION_ATTN.get_path() == Registered.TORCH_SDPA.get_path()
     finally:
         monkeypatch.undo()

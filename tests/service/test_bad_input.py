@@ -80,7 +80,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"audio": False}, "audio", "model demo does not generate sound; allowed: none"),
     ({"audio": "loud"}, "audio", "allowed: none"),
     ({"colour": "red"}, "colour", "allowed: prompt, model, size"),
-    ({"input_reference": {"image_url": "x"}}, "input_reference", "a URL with http or https"),
+    ({"input_reference": {"image_url": "x"}}, "input_reference", "an http or https URL"),
     (
         {"input_reference": "http://127.0.0.1/"},
         "input_reference",
@@ -170,7 +170,7 @@ def test_a_file_is_refused_under_its_fields_name(service: Service, name: str) ->
     fields = {"prompt": "x"} if name != "prompt" else {}
     files = {name: ("a.png", b"\x89PNG", "image/png")}
     response = service.http.post("/v1/videos", data=fields, files=files)
-    check_refused(service, response, 400, name, "files are not taken")
+    check_refused(service, response, 400, name, "does not take a file")
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_an_unknown_variant_is_refused(service: Service) -> None:
 
 
 def test_an_unknown_model_is_not_found(service: Service) -> None:
-    check_refused(service, service.http.get("/models/other"), 404, "model_id", "there is demo")
+    check_refused(service, service.http.get("/models/other"), 404, "model_id", "allowed: demo")
 
 
 @pytest.mark.parametrize(

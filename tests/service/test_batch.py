@@ -94,7 +94,7 @@ def test_more_than_the_key_may_have_in_flight_is_refused_for_good(service: Servi
     for n, status in ((4, 400), (2, 429)):
         response = service.http.post("/videos", json={"prompt": "x", "n": n})
         assert response.status_code == status and ("Retry-After" in response.headers) == (status == 429)
-        assert status == 429 or "n: 4 jobs; allowed: 1 to 3" in response.json()["error"]["message"]
+        assert status == 429 or "n: 4 is out of range; allowed: 1 to 3" in response.json()["error"]["message"]
     assert service.messages() == 2
 
 

@@ -127,7 +127,11 @@ def test_a_detached_prompt_prints_its_id(service: Service) -> None:
         (["generate", "a star", "-o", "no/such/folder.mp4"], "the folder no/such does not exist", 2),
         (["generate", "a star", "--local", "--detach"], "--detach", 2),
         (["generate", "a star", "--local", "--webhook-url", "https://example.com"], "--webhook-url", 2),
-        (["generate", "a star", "--webhook-url", "ftp://example.com"], "webhook_url: is no URL; allowed: an https", 1),
+        (
+            ["generate", "a star", "--webhook-url", "ftp://example.com"],
+            "webhook_url: is not a URL; allowed: an https",
+            1,
+        ),
         (["generate", "a star", "--local", "--size", "1x1"], "size", 1),
         (["show", "video_0"], "there is no video", 1),
         (["jobs", "--after", "nonsense"], "after", 1),

@@ -135,7 +135,7 @@ def test_a_file_that_storage_lost_is_not_found_and_logged(
         path.unlink()
     for method in ("GET", "HEAD"):
         assert service.http.request(method, f"/videos/{video_id}/content").status_code == 404
-    assert f"{video_id}: its video is missing in storage" in caplog.text
+    assert f"{video_id}: its video is missing from storage" in caplog.text
     assert service.http.get(f"/videos/{video_id}/content?variant=thumbnail").status_code == 200
 
 

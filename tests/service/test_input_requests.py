@@ -282,7 +282,7 @@ def test_the_command_sends_an_image(service: Service, images: str, tmp_path: Pat
         assert_corners(shown(service, video))
     for more, said in (
         (("--image", str(tmp_path / "none.png")), "--image: "),
-        (("--image", str(path), "--model", "text"), "model text takes none"),
+        (("--image", str(path), "--model", "text"), "model text does not take"),
     ):
         refused = adaspa(*asked, *more)
         assert refused.returncode and said in refused.stderr, refused.stderr
@@ -376,22 +376,22 @@ def test_images_of_no_job_are_orphans(service: Service) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
-    "no image": ({"input_reference": data_uri(b"a red circle")}, "input_reference", "is no image"),
-    "empty": ({"input_reference": ""}, "input_reference", "is no image"),
+    "no image": ({"input_reference": data_uri(b"a red circle")}, "input_reference", "is not an image"),
+    "empty": ({"input_reference": ""}, "input_reference", "is not an image"),
     "an empty uri": ({"input_reference": "data:image/png;base64,"}, "input_reference", "is empty"),
-    "cut off": ({"input_reference": data_uri(WIDE[:-40])}, "input_reference", "broken or cut off"),
-    "broken base64": ({"input_reference": data_uri(WIDE)[:-3] + "!!!"}, "input_reference", "base64 is broken"),
-    "short base64": ({"input_reference": data_uri(WIDE) + "A"}, "input_reference", "base64 is broken"),
-    "no base64": ({"input_reference": "data:image/png,abc"}, "input_reference", "no data URI in base64"),
+    "cut off": ({"input_reference": data_uri(WIDE[:-40])}, "input_reference", "damaged or incomplete"),
+    "broken base64": ({"input_reference": data_uri(WIDE)[:-3] + "!!!"}, "input_reference", "has invalid base64"),
+    "short base64": ({"input_reference": data_uri(WIDE) + "A"}, "input_reference", "has invalid base64"),
+    "no base64": ({"input_reference": "data:image/png,abc"}, "input_reference", "not a base64 data URI"),
     "a video": ({"input_reference": data_uri(WIDE, "video/mp4")}, "input_reference", "is 'video/mp4'"),
     "100 megapixels": ({"input_reference": data_uri(claims(10_000, 10_000))}, "input_reference", "up to 1000000"),
-    "moves": ({"input_reference": data_uri(picture(**MOVING))}, "input_reference", "moves: it has 2 frames"),
-    "too large": ({"input_reference": data_uri(bytes(LIMIT + 1))}, "input_reference", f"is over {LIMIT} bytes"),
+    "moves": ({"input_reference": data_uri(picture(**MOVING))}, "input_reference", "is animated (2 frames)"),
+    "too large": ({"input_reference": data_uri(bytes(LIMIT + 1))}, "input_reference", f"up to {LIMIT} bytes"),
     "a number": ({"input_reference": 5}, "input_reference", "a URL or a data URI"),
     "a list": ({"input_reference": [data_uri(WIDE)]}, "input_reference", "a URL or a data URI"),
     "a kept file": ({"input_reference": {"file_id": "file_1"}}, "input_reference", "a URL or a data URI"),
-    "a path": ({"input_reference": "/etc/passwd"}, "input_reference", "a URL with http or https"),
-    "another scheme": ({"input_reference": "file:///etc/passwd"}, "input_reference", "a URL with http or https"),
+    "a path": ({"input_reference": "/etc/passwd"}, "input_reference", "an http or https URL"),
+    "another scheme": ({"input_reference": "file:///etc/passwd"}, "input_reference", "an http or https URL"),
     "two first frames": (
         {"input_reference": data_uri(WIDE), "reference_url": "http://images.example.com/"},
         "input_reference",
@@ -406,14 +406,14 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "another kind": (
         {"conditions": [{"role": "first", "kind": "video", "url": "x"}]},
         "conditions",
-        "conditions[0].kind: 'video' is not offered; allowed: image",
+        "conditions[0].kind: 'video' is not supported; allowed: image",
     ),
     "no list": ({"conditions": {"role": "first"}}, "conditions", "allowed: a list of objects"),
     "no url": ({"conditions": [{"role": "first"}]}, "conditions", "kind (image) and url"),
     "the second is bad": (
         {"input_reference": data_uri(WIDE), "last_frame": data_uri(b"x")},
         "last_frame",
-        "is no image",
+        "is not an image",
     ),
     "only the last": ({"last_frame": data_uri(WIDE)}, "last_frame", "allowed: both"),
     "a model of texts": (
@@ -426,13 +426,13 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
         "last_frame",
         "it supports: image_to_video",
     ),
-    "a model of images": ({"model": "image"}, "input_reference", "model image does image_to_video"),
+    "a model of images": ({"model": "image"}, "input_reference", "required by model image"),
     "another fit": ({"input_reference": data_uri(WIDE), "fit": "stretch"}, "fit", "allowed: cover, contain"),
     "nothing to fit": ({"fit": "cover"}, "fit", "no effect without an image"),
     "another size": ({"input_reference": data_uri(WIDE), "size": "200x104"}, "size", "allowed: 64x64, 128x64"),
     "another field": ({"input_reference": data_uri(WIDE), "steps": 0}, "steps", "allowed: 1 to 100"),
     "an image in a text": ({"prompt": data_uri(bytes(30_000))}, "prompt", "1 to 300 characters"),
-    "a large image in a text": ({"prompt": data_uri(bytes(90_000))}, None, "over 1048576 bytes"),
+    "a large image in a text": ({"prompt": data_uri(bytes(90_000))}, None, "up to 1048576 bytes"),
 }
 
 
@@ -445,15 +445,15 @@ def test_a_bad_image_is_refused_and_nothing_stays(service: Service, name: str) -
 
 
 FORMS: dict[str, tuple[list[tuple[str, Any]], int, str | None, str]] = {
-    "no image": ([("input_reference", ("a.png", b"x"))], 400, "input_reference", "is no image"),
+    "no image": ([("input_reference", ("a.png", b"x"))], 400, "input_reference", "is not an image"),
     "empty": ([("input_reference", ("a.png", b""))], 400, "input_reference", "is empty"),
-    "too large": ([("input_reference", ("a.png", bytes(LIMIT + 1)))], 413, "input_reference", f"over {LIMIT} bytes"),
+    "too large": ([("input_reference", ("a.png", bytes(LIMIT + 1)))], 413, "input_reference", f"up to {LIMIT} bytes"),
     "two first frames": (
         [("input_reference", ("a.png", WIDE)), ("input_reference", ("b.png", WIDE))],
         *(400, "input_reference", "more than once"),
     ),
     "a broken list": ([("conditions", (None, "[{"))], 400, None, "not JSON"),
-    "another file": ([("mask", ("a.png", WIDE))], 400, "mask", "files are not taken"),
+    "another file": ([("mask", ("a.png", WIDE))], 400, "mask", "does not take a file"),
     "much text": (
         [("input_reference", ("a.png", WIDE)), ("negative_prompt", (None, "x" * 1_100_000))],
         413,
@@ -478,25 +478,25 @@ def test_a_form_that_breaks_off_is_refused_and_makes_no_video_without_its_image(
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     for cut in (b"", form, form + WIDE, form + WIDE + b"\r\n--b\r\n"):
         response = service.http.post("/videos", content=cut, headers=headers)
-        check_refused(service, response, 400, None, "breaks off before its last boundary")
+        check_refused(service, response, 400, None, "ends before its last boundary")
     assert service.http.post("/videos", content=form + WIDE + b"\r\n--b--", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/inside", "not at public addresses only"),
-        ("/metadata", "not at public addresses only"),
+        ("/inside", "has a private address"),
+        ("/metadata", "has a private address"),
         ("/file", "an http or https URL"),
-        ("/nowhere", "redirects to no URL"),
-        ("/round", "redirects more than 3 times"),
-        ("/page", "answers 'text/html'"),
-        ("/lie", "is no image"),
+        ("/nowhere", "redirects to something that is not a URL"),
+        ("/round", "redirects too often; allowed: up to 3"),
+        ("/page", "content is 'text/html'"),
+        ("/lie", "is not an image"),
         ("/missing", "answers HTTP 404"),
-        ("/large", f"is over {LIMIT} bytes"),
-        ("/endless", f"is over {LIMIT} bytes"),
-        ("/slow", "did not come from its URL within 1 s"),
-        ("/cut", "breaks off"),
+        ("/large", f"up to {LIMIT} bytes"),
+        ("/endless", f"up to {LIMIT} bytes"),
+        ("/slow", "took too long; allowed: up to 1 s"),
+        ("/cut", "cut off"),
     ],
 )
 def test_a_url_that_misbehaves_is_refused_and_nothing_stays(
@@ -517,7 +517,7 @@ def test_a_url_that_misbehaves_is_refused_and_nothing_stays(
     ],
 )
 def test_a_url_inside_is_refused_and_so_is_none(service: Service, url: str) -> None:
-    check_refused(service, post(service, input_reference=url), 400, "input_reference", "public addresses")
+    check_refused(service, post(service, input_reference=url), 400, "input_reference", "public address")
 
 
 def test_a_redirect_to_a_public_address_is_followed(service: Service, images: str) -> None:

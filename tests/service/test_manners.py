@@ -49,7 +49,7 @@ def test_an_image_for_a_model_that_takes_none_names_those_that_do(service: Servi
     refused = service.http.post("/videos", data={"prompt": "x"}, files={"image": b"\x89PNG"}).json()["error"]
     assert refused["code"] == "file_not_allowed" and "did you mean input_reference?" in refused["message"]
     error = service.http.post("/videos", data={"prompt": "x"}, files={"input_reference": b"\x89PNG"}).json()["error"]
-    assert error["param"] == "input_reference" and error["message"].endswith("models that take one: demo-image")
+    assert error["param"] == "input_reference" and error["message"].endswith("models that take this image: demo-image")
 
 
 def test_a_client_is_told_when_to_ask_again(service: Service) -> None:

@@ -102,7 +102,7 @@ def test_a_server_that_drops_jobs_or_takes_none_is_found(server: redis.Redis) ->
         server.config_set("maxmemory-policy", "allkeys-lru")
         assert fatal(settings(server)) == [], "without a limit it drops nothing"
         server.config_set("maxmemory", "1gb")
-        assert fatal(settings(server)) == ["its eviction policy allkeys-lru drops jobs when it is full"]
+        assert fatal(settings(server)) == ["its eviction policy allkeys-lru drops jobs when memory is full"]
         server.config_set("maxmemory-policy", "noeviction")
         server.config_set("maxmemory", "1mb")
         full = redis_check.look(settings(server)).problems
@@ -131,5 +131,5 @@ def test_nobody_there_is_one_line(url: str, found: str) -> None:
 def test_a_wrong_password_is_said(server: redis.Redis) -> None:
     user(server, *RIGHTS)
     found = redis_check.look(settings(server, "adaspa:hunter2@")).problems
-    assert [problem.mend for problem in found] == ["name the right user and password"]
+    assert [problem.mend for problem in found] == ["correct user and password"]
     assert "hunter2" not in str(found)

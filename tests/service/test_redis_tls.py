@@ -88,7 +88,7 @@ def test_an_impostor_is_told_nothing_by_any_client(
         assert all("certificate verify failed" in said for said in found), found
         problems = redis_check.look(Settings(redis_url=through(proxy, *named))).problems
         assert [problem.mend for problem in problems] == [
-            "name the authority that signed its certificate: ?ssl_ca_certs=FILE"
+            "add the authority that signed its certificate: ?ssl_ca_certs=FILE"
         ]
         assert proxy.heard == b""
 

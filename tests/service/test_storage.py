@@ -70,7 +70,7 @@ def test_a_storage_that_keeps_nothing_or_a_part_has_not_stored_the_file(
         return answer
 
     monkeypatch.setattr(obstore, "put", lose)
-    with pytest.raises(StorageUnavailable, match=f"of {len(CONTENT)} bytes that it took it has {left}"):
+    with pytest.raises(StorageUnavailable, match=f"kept only {left} of {len(CONTENT)} bytes"):
         storage.put_file("videos/x/1/video.mp4", file, "video/mp4")
 
 

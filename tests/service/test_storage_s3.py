@@ -84,7 +84,9 @@ def test_without_the_right_to_list_no_part_starts_and_a_deleted_video_goes_all_t
     with server.allowing("s3:PutObject", "s3:GetObject", "s3:DeleteObject") as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(StorageUnavailable, match=f"{URL}.*403 Forbidden.*; objects have to be listed") as caught:
+        with pytest.raises(
+            StorageUnavailable, match=f"{URL}.*403 Forbidden.*; removing objects requires permission to list"
+        ) as caught:
             ObjectStorage(URL).check()
         assert "\n" not in str(caught.value)
         with serving(

@@ -104,7 +104,7 @@ def test_a_job_that_needs_a_later_version_is_left_to_its_workers(
     job = store.create(JobParams.model_validate(PARAMS))
     valkey.hset(f"adaspa:job:{job.id}", mapping=NEWER)
     assert store.claim("demo", "worker-1") is None
-    assert f"{job.id}: needs a worker of a later version" in caplog.text
+    assert f"{job.id}: requires a worker of a later version" in caplog.text
     left = get(store, job.id)
     assert (left.status, left.attempt, left.lost_attempts) == (JobStatus.queued, 0, 0)
     valkey.hset(f"adaspa:job:{job.id}", "schema_version", SCHEMA_VERSION)

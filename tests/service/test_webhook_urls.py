@@ -41,24 +41,24 @@ def refusal(service: Service, url: Any) -> dict[str, Any]:
     ("url", "words"),
     [
         ("http://hooks.example.com/", "is not https"),
-        ("ftp://hooks.example.com/", "is no URL"),
-        ("file:///etc/passwd", "is no URL"),
-        ("gopher://hooks.example.com/", "is no URL"),
-        ("javascript:alert(1)", "is no URL"),
-        ("hooks.example.com", "is no URL"),
-        ("//hooks.example.com/", "is no URL"),
-        ("https://", "is no URL"),
-        ("https://[::1", "is no URL"),
-        ("https://xn--invalid-.example/", "is no URL"),
-        ("https://hooks.example.com:99999/", "is no URL"),
+        ("ftp://hooks.example.com/", "is not a URL"),
+        ("file:///etc/passwd", "is not a URL"),
+        ("gopher://hooks.example.com/", "is not a URL"),
+        ("javascript:alert(1)", "is not a URL"),
+        ("hooks.example.com", "is not a URL"),
+        ("//hooks.example.com/", "is not a URL"),
+        ("https://", "is not a URL"),
+        ("https://[::1", "is not a URL"),
+        ("https://xn--invalid-.example/", "is not a URL"),
+        ("https://hooks.example.com:99999/", "is not a URL"),
         ("https://hooks.example.com:0/", "port 0"),
-        ("", "is no URL"),
+        ("", "is not a URL"),
         ("https://user@hooks.example.com/", "has a user"),
         ("https://user:password@hooks.example.com/", "has a user"),
         ("https://:password@hooks.example.com/", "has a user"),
         ("https://hooks.example.com/#fragment", "fragment"),
         ("https://hooks.example.com/" + "x" * 2048, "2048"),
-        ("https://hooks.example.com/" + "é" * 1000, "once encoded"),
+        ("https://hooks.example.com/" + "é" * 1000, "when encoded"),
         (5, "2048"),
         (["https://hooks.example.com/"], "2048"),
     ],
@@ -102,7 +102,7 @@ def test_a_host_that_is_not_public_is_refused_in_the_same_words(
     }
     error = refusal(gateway, url)
     assert error["code"] == "webhook_url_not_allowed"
-    assert "its host is not found, or not at public addresses only" in error["message"]
+    assert "the host does not exist or has a private address" in error["message"]
     assert "10.0.0.1" not in error["message"]
 
 

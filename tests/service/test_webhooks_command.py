@@ -58,10 +58,10 @@ def test_a_dead_event_is_seen_and_sent_again(service: Service, receiver: Receive
     assert (shown["url"], shown["type"]) == (f"{receiver.url}/?token=t", "video.completed")
     assert shown["body"]["data"]["id"] == video_id
     before = len(receiver.calls)
-    assert webhooks("redeliver", video_id) == "1 to be sent"
+    assert webhooks("redeliver", video_id) == "sending 1 event"
     until(lambda: len(receiver.calls) == before + 1, "it is sent")
     assert (receiver.calls[-1].video_id, receiver.calls[-1].headers["webhook-id"]) == (video_id, shown["webhook_id"])
-    assert webhooks("redeliver", "--all-dead") == "1 to be sent"
+    assert webhooks("redeliver", "--all-dead") == "sending 1 event"
     until(lambda: service.parts.deliveries.counts().ended.get("delivered") == 2, "the other is delivered too")
     assert json.loads(webhooks("list", "--json")) == []
 

@@ -45,7 +45,7 @@ def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(63, 48), (64, 47), (0, 48), (16386, 48)])
 def test_a_size_that_the_format_cannot_hold_is_refused(tmp_path: Path, width: int, height: int) -> None:
-    with pytest.raises(ValueError, match=f"^{width}x{height} is no size for libx264; .* multiples of 2 up to 16384"):
+    with pytest.raises(ValueError, match=f"^{width}x{height} is not a size for libx264; .* multiples of 2 up to 16384"):
         VideoWriter(tmp_path / "video.mp4", width=width, height=height, fps=8, num_frames=1)
 
 

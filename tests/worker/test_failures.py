@@ -141,7 +141,7 @@ def test_a_clip_of_one_colour_is_noted_and_fails_where_it_is_to(
     failed = bench.run(params())
     hook.remove()
     assert noted.status is JobStatus.completed
-    assert noted.warnings == [f"{FRAMES} of {FRAMES} frames are of one colour"]
+    assert noted.warnings == [f"{FRAMES} of {FRAMES} frames are a single colour"]
     assert failed.error is not None and (failed.error.code, failed.error.message) == ("blank_clip", noted.warnings[0])
     fine = bench.run(params())
     assert fine.status is JobStatus.completed and fine.warnings == []

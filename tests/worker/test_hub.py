@@ -121,21 +121,21 @@ def test_a_component_that_a_modular_index_only_locates_is_looked_for(tmp_path: P
 
 @pytest.mark.parametrize("source", ["demo/wan@main", "demo/wan@", f"demo/wan@{'A' * 40}"])
 def test_a_revision_that_may_move_is_refused(source: str) -> None:
-    with pytest.raises(ModelUnavailable, match=r"^demo/wan@.*is no commit; allowed: all 40 digits of one$"):
+    with pytest.raises(ModelUnavailable, match=r"^demo/wan@.*is not a full commit; allowed: all 40 digits$"):
         resolve(source)
 
 
 def test_a_disk_without_room_is_told_before_the_download(tmp_path: Path) -> None:
     hub.check_room(0, tmp_path / "not" / "there")
-    with pytest.raises(hub.NotAtHub, match=r"^9000000000.0 GB to download, and .* has room for "):
+    with pytest.raises(hub.NotAtHub, match=r"^9000000000.0 GB to download, but .* has room for "):
         hub.check_room(9 * 10**18, tmp_path / "not" / "there")
 
 
 def test_only_a_hub_model_of_a_catalog_file_is_pinned(tmp_path: Path) -> None:
     catalog, found = tmp_path / "catalog.json", hub.Snapshot(REPO, "a" * 40, tmp_path)
-    with pytest.raises(ModelUnavailable, match="builtin:demo is no hub model of a catalog file"):
+    with pytest.raises(ModelUnavailable, match="builtin:demo is not a Hub model of a catalog file"):
         pin(catalog, "builtin:demo", None)
-    with pytest.raises(ModelUnavailable, match="demo/wan is no hub model of a catalog file"):
+    with pytest.raises(ModelUnavailable, match="demo/wan is not a Hub model of a catalog file"):
         pin(None, REPO, found)
     catalog.write_text('[{"source": "demo\\/wan"}]')  # which JSON allows
     with pytest.raises(CatalogError, match=f'write it yourself: "source": "{found.source}"'):

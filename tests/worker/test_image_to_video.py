@@ -311,7 +311,7 @@ def test_the_schedule_of_ltx_with_conditions_is_not_to_be_shifted(
     """Its pipeline gives the scheduler timesteps, beside which shifted noise levels would be others."""
     _, folder = engines("ltx-condition")
     field = next(iter(change))
-    with pytest.raises(ModelUnavailable, match=f"{field}: LTXConditionPipeline has a schedule of its own"):
+    with pytest.raises(ModelUnavailable, match=f"{field}: LTXConditionPipeline has its own schedule"):
         check(spec("ltx-condition", folder, **change), folder)
 
 
@@ -355,7 +355,7 @@ def test_a_job_whose_image_is_gone_or_another_fails_and_says_so(
     path.unlink() if lost else path.write_bytes(encoded(LAST))
     job = image_bench.run(asked(inputs=(image,)))
     assert job.status is JobStatus.failed and job.error is not None
-    said = "is no longer in storage" if lost else "is not the one that was stored"
+    said = "is no longer in storage" if lost else "in storage has changed"
     assert job.error.code is ErrorCode.generation_failed and f"the image of the first frame {said}" in job.error.message
     assert image_bench.run(asked(inputs=(given(image_bench),))).status is JobStatus.completed
 

@@ -137,7 +137,7 @@ def test_an_attempt_that_hangs_ends_with_its_process(bench: Bench, params: Param
     runner = replace(bench.runner, time_limit_seconds=1.0 if reason == "time" else 600, unwind_seconds=0.3)
     thread = threading.Thread(target=runner.run, args=("tiny",))
     thread.start()
-    assert bench.ended.wait(30), "the process is ended"
+    assert bench.ended.wait(30), "ending the process"
     ended = bench.job(job.id)
     expected = {"time": JobStatus.failed, "cancel": JobStatus.cancelled, "lost": JobStatus.queued}
     assert ended.status is expected[reason], "and that is told before"

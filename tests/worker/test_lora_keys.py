@@ -66,18 +66,21 @@ NORM = "diffusion_model.blocks.0.self_attn.norm_q.diff"
 @pytest.mark.parametrize(
     ("tensors", "why"),
     [
-        (OTHERS, "none of its 16 weights has a place in the model: it is for another family"),
+        (OTHERS, "none of its 16 weights fits the model: it is for another model family"),
         (
             WIDE,
-            "blocks.0.attn1.to_q goes from 96 to 96 in it, and from 48 to 48 here: it is for a model of another size",
+            "blocks.0.attn1.to_q maps 96 to 96 in the file but 48 to 48 in the model: it is for a model",
         ),
-        (kohya(low_ranks(MODELS["ltx"][1], LTX), str, "diffusion_model."), "for another family, or the names"),
+        (
+            kohya(low_ranks(MODELS["ltx"][1], LTX), str, "diffusion_model."),
+            "for another model family, or diffusers does not know",
+        ),
         (
             WHOLE | {"transformer.blocks.0.attn1.to_q.dora_scale": torch.ones(48, 1)},
-            "is no weight of a LoRA; .*no DoRA",
+            "is not a LoRA weight; .*no DoRA",
         ),
-        ({"transformer.blocks.0.attn1.to_q.lokr_w1": torch.ones(4, 4)}, "lokr_w1 is no weight of a LoRA"),
-        ({"base_model.model.blocks.0.attn1.to_x.lora_A.weight": torch.ones(4, 48)}, "another family"),
+        ({"transformer.blocks.0.attn1.to_q.lokr_w1": torch.ones(4, 4)}, "lokr_w1 is not a LoRA weight"),
+        ({"base_model.model.blocks.0.attn1.to_x.lora_A.weight": torch.ones(4, 48)}, "another model family"),
     ],
 )
 def test_what_is_for_another_model_or_no_lora_is_refused(tensors: dict[str, Tensor], why: str) -> None:

@@ -139,13 +139,13 @@ def test_a_job_for_another_file_than_the_catalogs_is_not_begun(
     asked = params(loras=[LoraUse(name="other", scale=1.0, sha256=64 * "0")])
     with pytest.raises(NotLoaded) as refused:
         served.denoise(asked, served.encode_prompt(asked, {}), lambda *_: None)
-    assert "for a file of SHA-256 000" in str(refused.value.__cause__)
+    assert "a file with SHA-256 000" in str(refused.value.__cause__)
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"sha256": 64 * "0"}, "its SHA-256 is [0-9a-f]{64}; allowed: that of the catalog, 0000"),
     ({"source": "/nowhere/a.safetensors"}, "/nowhere/a.safetensors: no such file"),
-    ({"source": "someone/something@main/a.safetensors"}, "'main' is no commit; allowed: all 40 digits of one"),
+    ({"source": "someone/something@main/a.safetensors"}, "'main' is not a full commit; allowed: all 40 digits"),
     ({"source": "memory:///loras/a.safetensors"}, "memory:///loras/a.safetensors: not to be had .*no such object"),
     ({"source": __file__}, "test_loras.py: is no .safetensors file"),
     ({"expert": "second"}, "expert: the model has no second expert"),
@@ -172,15 +172,15 @@ def test_files_are_held_against_the_model_and_the_cache(
         check(ModelSpec.model_validate(model_spec(tiny_pipeline, loras=own, **changes)), tiny_pipeline)
 
     checked(*loras)
-    with pytest.raises(ModelUnavailable, match=r"loras: whole: has \d+ bytes; allowed: 9, which is memory.lora_cache_"):
+    with pytest.raises(ModelUnavailable, match=r"loras: whole: has \d+ bytes; allowed: 9, set by memory.lora_cache_"):
         checked(*loras, memory={"lora_cache_bytes": 9})
     half = diffusers(low(WAN[:2])) | {
         f"transformer.blocks.7.attn1.to_q.lora_{part}.weight": torch.ones(4, 4) for part in "AB"
     }
-    lost = "2 of its weights have no place in the model (transformer.blocks.7.attn1.to_q.lora_A.weight, "
+    lost = "2 of its weights do not fit the model (transformer.blocks.7.attn1.to_q.lora_A.weight, "
     with pytest.raises(ModelUnavailable, match=re.escape(f"loras: half: {lost}")):
         checked(entry(tmp_path / "half.safetensors", half))
     checked(entry(tmp_path / "half.safetensors", half, partial=True))
     assert f"LoRA half: {lost}" in caplog.text
-    with pytest.raises(ModelUnavailable, match="loras: half: none of its 2 weights has a place in the model"):
+    with pytest.raises(ModelUnavailable, match="loras: half: none of its 2 weights fits the model"):
         checked(entry(tmp_path / "half.safetensors", dict([*half.items()][-2:]), partial=True))

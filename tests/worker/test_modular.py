@@ -177,14 +177,14 @@ def test_a_map_for_previews_is_fitted_to_pixels_as_the_vae_takes_them(
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"frames": [121], "default_frames": 121}, "frames: 121 is not a multiple of 17, plus 5"),
-    ({"frames": [107], "default_frames": 107}, "frames: 107 is too few; allowed: 120 and more"),
+    ({"frames": [121], "default_frames": 121}, "frames: 121 is not a multiple of 17 plus 5"),
+    ({"frames": [107], "default_frames": 107}, "frames: 107 is too few; allowed: 120 or more"),
     ({"frames": [124, 362]}, "frames: 362 is too many; allowed: up to 360"),
-    ({"sizes": ["112x64"]}, "sizes: 112x64 is not in steps of 32x32"),
-    ({"fps_range": [1, 24]}, r"fps_range: the model makes 24 frames a second; allowed: \[24, 24\]"),
-    ({"guidance_range": [1, 5]}, "guidance_range: the model knows no guidance"),
-    ({"call": {"guidance": 3}}, "call.guidance: MiniMaxH3ModularPipeline takes no such argument; allowed: attention_k"),
-    ({"call": {"height": 64}}, "call.height: comes from the job"),
+    ({"sizes": ["112x64"]}, "sizes: 112x64 is not a multiple of 32x32"),
+    ({"fps_range": [1, 24]}, r"fps_range: the model generates 24 frames per second; allowed: \[24, 24\]"),
+    ({"guidance_range": [1, 5]}, "guidance_range: the model has no guidance scale"),
+    ({"call": {"guidance": 3}}, "call.guidance: is not an argument of MiniMaxH3ModularPipeline; allowed: attention_k"),
+    ({"call": {"height": 64}}, "call.height: is set by the job"),
 ]
 
 

@@ -53,45 +53,49 @@ def test_what_the_model_can_keep_is_taken(folders: Callable[[str], Path], name: 
 UNI_PC = "UniPCMultistepScheduler"
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("hunyuan-video-1.5", {"memory": {"gguf": ["a.gguf"]}}, "memory.gguf: diffusers reads no HunyuanVideo15Trans"),
-    ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not in steps of 16x16"),
+    ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not a multiple of 16x16"),
     ("wan", {"sizes": ["528x48"]}, "sizes: 528x48 is too large; allowed: up to 512x512"),
-    ("hunyuan-video", {"sizes": ["16400x16"]}, "output_formats: mp4: 16400x16 is no size for libx264; .* to 16384"),
+    ("hunyuan-video", {"sizes": ["16400x16"]}, "output_formats: mp4: 16400x16 is not a size for libx264; .* to 16384"),
     ("wan", {"frames": [17, 129]}, "frames: 129 is too many; allowed: up to 125"),
-    ("wan", {"frames": [17, 18]}, "frames: 18 is not a multiple of 4, plus 1"),
+    ("wan", {"frames": [17, 18]}, "frames: 18 is not a multiple of 4 plus 1"),
     (
         "wan",
         {"call": {"max_seq_length": 64}},
-        "call.max_seq_length: WanPipeline takes no such argument; allowed: att",
+        "call.max_seq_length: is not an argument of WanPipeline; allowed: att",
     ),
-    ("wan", {"call": {"max_sequence_length": "64"}}, "call.max_sequence_length: '64' is no int"),
-    ("wan", {"call": {"height": 64}}, "call.height: comes from the job"),
-    ("wan", {"call": {"num_videos_per_prompt": 2}}, "call.num_videos_per_prompt: comes from the job or the worker"),
+    ("wan", {"call": {"max_sequence_length": "64"}}, "call.max_sequence_length: '64' is not of type int"),
+    ("wan", {"call": {"height": 64}}, "call.height: is set by the job"),
+    ("wan", {"call": {"num_videos_per_prompt": 2}}, "call.num_videos_per_prompt: is set by the job or the worker"),
     ("wan", {"call": {"guidance_scale_2": 3.0}}, "call.guidance_scale_2: the model has no second expert"),
     ("wan", {"guidance_scale_2_range": [1, 9]}, "guidance_scale_2_range: the model has no second expert"),
     ("wan", {"attention": {"sparsity": 2}}, "attention: sparsity must be"),
     ("wan", {"attention": {"nonsense": 1}}, "attention: .*nonsense"),
     ("hunyuan-video", {"negative_prompt": True}, "negative_prompt: has no effect; allowed: false, or true_cfg_scale"),
     ("hunyuan-video", {"call": {"sigmas": [1.0, 0.5]}}, "steps_range: call.sigmas has 2 steps; allowed: .2, 2."),
-    ("hunyuan-video-1.5", {"sizes": ["88x48"]}, "sizes: 88x48 is not in steps of 16x16"),
-    ("cogvideox", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
+    ("hunyuan-video-1.5", {"sizes": ["88x48"]}, "sizes: 88x48 is not a multiple of 16x16"),
+    ("cogvideox", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8 plus 1"),
     ("cogvideox", {"flow_shift": 5.0}, "flow_shift: the model's scheduler has no shift"),
     ("cogvideox", {"flow_shift_range": [1, 9]}, "flow_shift_range: the model's scheduler has no shift"),
     (
         "cogvideox",
         {"scheduler": {"name": UNI_PC}},
-        "scheduler: the model's own, a CogVideoXDDIM.*, is none",
+        "scheduler: the model's own scheduler, CogVideoXDDIM.*, is not for",
     ),
-    ("wan", {"scheduler": {"name": UNI_PC, "options": {"gift": 3}}}, "scheduler.options.gift: UniPC.* has no such opt"),
-    ("cogvideox", {"compile": True}, "compile: diffusers names no blocks of a CogVideoXTransformer3DModel"),
-    ("cogvideox-1.5", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8, plus 1"),
+    (
+        "wan",
+        {"scheduler": {"name": UNI_PC, "options": {"gift": 3}}},
+        "scheduler.options.gift: is not an option of UniPC",
+    ),
+    ("cogvideox", {"compile": True}, "compile: diffusers names no blocks to compile in a CogVideoXTransformer3DModel"),
+    ("cogvideox-1.5", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8 plus 1"),
     ("cogvideox-1.5", {"sizes": ["48x80"]}, "sizes: 48x80 is too large; allowed: up to 80x48"),
     ("cogvideox-2b", {"call": {"max_sequence_length": 64}}, "call.max_sequence_length: 64 .* allowed: 226"),
-    ("ltx", {"call": {"timesteps": [1000, 500]}}, "call.timesteps: diffusers' LTXPipeline fails with any"),
-    ("ltx", {"audio": True}, "audio: the model makes no sound; allowed: false"),
-    ("ltx", {"sizes": ["176x96"]}, "sizes: 176x96 is not in steps of 32x32"),
-    ("ltx", {"frames": [29], "default_frames": 29}, "frames: 29 is not a multiple of 8, plus 1"),
-    ("mochi", {"frames": [17], "default_frames": 17}, "frames: 17 is not a multiple of 6, plus 1"),
-    ("mochi", {"steps_range": [1, 50]}, "steps_range: 1 is too few; allowed: 2 and more"),
+    ("ltx", {"call": {"timesteps": [1000, 500]}}, "call.timesteps: diffusers' LTXPipeline fails with it"),
+    ("ltx", {"audio": True}, "audio: the model does not generate sound; allowed: false"),
+    ("ltx", {"sizes": ["176x96"]}, "sizes: 176x96 is not a multiple of 32x32"),
+    ("ltx", {"frames": [29], "default_frames": 29}, "frames: 29 is not a multiple of 8 plus 1"),
+    ("mochi", {"frames": [17], "default_frames": 17}, "frames: 17 is not a multiple of 6 plus 1"),
+    ("mochi", {"steps_range": [1, 50]}, "steps_range: 1 is too low; allowed: 2 or more"),
 ]
 
 
@@ -117,13 +121,13 @@ def with_config(folder: Path, tmp_path: Path, part: str, **changes: Any) -> Path
 def test_positions_that_were_learned_are_for_one_size(folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = with_config(folders("cogvideox-2b"), tmp_path, "transformer", use_learned_positional_embeddings=True)
     check(spec("cogvideox-2b", folder), folder)
-    with pytest.raises(ModelUnavailable, match="sizes: 64x48 is not the one that the model knows; allowed: 80x48"):
+    with pytest.raises(ModelUnavailable, match="sizes: 64x48 is not supported by the model; allowed: 80x48"):
         check(spec("cogvideox-2b", folder, sizes=["64x48"]), folder)
 
 
 def test_a_model_without_guidance_is_offered_with_one_scale(folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = with_config(folders("hunyuan-video"), tmp_path, "transformer", guidance_embeds=False)
-    with pytest.raises(ModelUnavailable, match="guidance_range: the model knows no guidance"):
+    with pytest.raises(ModelUnavailable, match="guidance_range: the model has no guidance scale"):
         check(spec("hunyuan-video", folder), folder)
     check(spec("hunyuan-video", folder, guidance_range=[1, 1], default_guidance=1), folder)
 

@@ -115,7 +115,7 @@ def test_a_signed_file_says_that_a_model_made_it_and_keeps_its_recipe(
     assert read_recipe(file) == recipe
     reader: Any = import_module("c2pa").Reader
     if kind is OutputFormat.webm:
-        assert notes == ["The file is not signed: webm holds no C2PA manifest."]
+        assert notes == ["The file is not signed, because webm cannot hold a C2PA manifest."]
         return
     with reader(str(file)) as found:
         assert (notes, found.get_validation_state()) == ([], "Valid")

@@ -23,14 +23,14 @@ def truncate(file: Path) -> None:
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no index": (lambda f: (f / "model_index.json").unlink(), "model_index.json is missing"),
     "index is not JSON": (lambda f: (f / "model_index.json").write_text("{"), "model_index.json: cannot be read"),
-    "index is not an object": (lambda f: (f / "model_index.json").write_text("[]"), "must hold a JSON object"),
+    "index is not an object": (lambda f: (f / "model_index.json").write_text("[]"), "must contain a JSON object"),
     "no component": (lambda f: shutil.rmtree(f / "vae"), "vae: the component's folder or its configuration is missing"),
     "broken configuration": (lambda f: (f / "vae" / "config.json").write_text("{"), "config.json: cannot be read"),
     "no weights": (lambda f: (f / "transformer" / "diffusion_pytorch_model.safetensors").unlink(), "no safetensors"),
-    "cut weights": (lambda f: truncate(f / "text_encoder" / "model.safetensors"), "model.safetensors: broken weights"),
+    "cut weights": (lambda f: truncate(f / "text_encoder" / "model.safetensors"), "model.safetensors: damaged weights"),
     "pointer for weights": (
         lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").write_text("version https://git-lfs"),
-        "broken weights",
+        "damaged weights",
     ),
 }
 
@@ -47,12 +47,12 @@ def test_a_broken_folder_is_refused_with_one_line_that_names_the_culprit(folder:
 
 @pytest.mark.parametrize("source", ["/nowhere/model", "./nowhere", "nowhere", "~/nowhere"])
 def test_a_missing_folder_is_refused(source: str) -> None:
-    with pytest.raises(ModelUnavailable, match=r"nowhere.*no such model folder"):
+    with pytest.raises(ModelUnavailable, match=r"nowhere.*the model folder does not exist"):
         resolve(source)
 
 
 def test_an_unknown_bundled_model_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ModelUnavailable, match=r"builtin:nope.*there is demo, demo-image"):
+    with pytest.raises(ModelUnavailable, match=r"builtin:nope.*allowed: demo, demo-image"):
         resolve("builtin:nope")
 
 

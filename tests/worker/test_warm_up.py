@@ -81,5 +81,5 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: 
     for variable in kernel_cache.FOLDERS:
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match=r"ADASPA_KERNEL_CACHE: .*cannot be written to"):
+    with pytest.raises(SettingsError, match=r"ADASPA_KERNEL_CACHE: .*cannot write to"):
         kernel_cache.use(Settings(kernel_cache=tmp_path / "file"))

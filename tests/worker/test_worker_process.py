@@ -175,7 +175,7 @@ def test_a_worker_finds_the_primary_again_leaves_connections_that_died_without_a
     ("warm_up", "ends"),
     [
         ("fail", (1, "not ready: MemoryError: no room for the model")),
-        ("die", (1, "not ready: the process that loads the model was killed")),
+        ("die", (1, "not ready: the process loading the model was killed")),
         ("stop", (0, "the model is loading")),
     ],
 )

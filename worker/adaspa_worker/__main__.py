@@ -32,14 +32,14 @@ def check_port(port: int) -> None:
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
-        fail(f"ADASPA_METRICS_PORT: port {port} cannot be used ({os.strerror(error.errno or 0)})")
+        fail(f"ADASPA_METRICS_PORT: cannot use port {port} ({os.strerror(error.errno or 0)})")
 
 
 def main() -> None:
     """Check catalog, model, Redis and storage, then hand over to Celery."""
-    parser = argparse.ArgumentParser(prog="adaspa_worker", description="Generate the videos of one model's queue.")
-    parser.add_argument("--model", help="a model of the catalog (default: its first)")
-    parser.add_argument("--only", choices=list(Priority), help="serve one of the model's queues (default: both)")
+    parser = argparse.ArgumentParser(prog="adaspa_worker", description="Run the jobs of one model's queues.")
+    parser.add_argument("--model", help="model of the catalog to serve (default: the first)")
+    parser.add_argument("--only", choices=list(Priority), help="serve only this queue of the model (default: both)")
     arguments = parser.parse_args()
     asked, priorities = arguments.model, [Priority(arguments.only)] if arguments.only else list(Priority)
     try:
@@ -48,7 +48,7 @@ def main() -> None:
         catalog = Catalog.load(settings.catalog)
         spec = catalog.get(asked) if asked else catalog.default
         if spec is None:
-            fail(f"--model: {asked!r} is not in the catalog; there is {', '.join(catalog.models)}")
+            fail(f"--model: {asked!r} is not in the catalog; allowed: {', '.join(catalog.models)}")
         check(spec, resolve(spec.source))
         Provenance.of(settings).check()
         if fatal := [problem for problem in redis_check.look(settings).problems if problem.fatal]:

@@ -104,7 +104,7 @@ def engine(model: str) -> "Engine":
 
     spec = Catalog.load(get_settings().catalog).get(model)
     if spec is None:
-        raise ModelUnavailable(f"{model}: not in this worker's catalog")
+        raise ModelUnavailable(f"model {model} is not in this worker's catalog")
     loaded = load(spec, resolve(spec.source))
     # What is there now stays. Each job ends with a look for garbage, which else goes through all of it, for 0.3 s.
     gc.collect()
@@ -121,12 +121,12 @@ def load_warm() -> None:
     if get_settings().warm is None and not torch.cuda.is_available():  # a driver, and a PyTorch without CUDA
         return
     spec, start = served(), time.monotonic()
-    log.info("%s: loading", spec.id)
+    log.info("%s: loading the model", spec.id)
     loaded = engine(spec.id)
     took = time.monotonic() - start
     compilations = warm_up(loaded, spec, resolve(spec.source))
     log.info(
-        "%s: warm after %.1f s, of which %.1f s loading; %s", spec.id, time.monotonic() - start, took, compilations
+        "%s: ready after %.1f s, including %.1f s of loading; %s", spec.id, time.monotonic() - start, took, compilations
     )
 
 
@@ -151,7 +151,7 @@ class WarmFirst(bootsteps.StartStopStep):
         while _readiness.state is not State.ready:
             state.maybe_shutdown()
             if any(child.exitcode is not None for child in worker.pool._pool._pool):
-                log.error("not ready: the process that loads the model was killed")
+                log.error("not ready: the process loading the model was killed")
                 raise WorkerShutdown(EX_FAILURE)
             if _readiness.state is State.failed:
                 raise WorkerShutdown(EX_FAILURE)
@@ -159,8 +159,10 @@ class WarmFirst(bootsteps.StartStopStep):
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Step of Celery's consumer: from the moment that the worker takes jobs it beats, announces the model, and rings
-    for jobs that wait without a bell."""
+    """Step of Celery's consumer that runs from the moment that the worker takes jobs.
+
+    It beats, announces the model, and rings for jobs that wait without a bell.
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 

@@ -113,7 +113,7 @@ class Attempt:
             except ObjectMissing as error:
                 raise InputLost(f"the image of the {given.role} frame is no longer in storage") from error
             if hashlib.sha256(content).hexdigest() != given.sha256:
-                raise InputLost(f"the image of the {given.role} frame is not the one that was stored")
+                raise InputLost(f"the image of the {given.role} frame in storage has changed")
             files[given.role] = folder / f"{given.role}.png"
             files[given.role].write_bytes(content)
         return files
@@ -142,7 +142,9 @@ class Attempt:
                 delay = next(delays)
                 if time.monotonic() + delay > deadline:
                     raise
-                log.warning("%s: %s not stored, trying again in %s s: %s", self.lease.job.id, variant, delay, error)
+                log.warning(
+                    "%s: could not store %s, trying again in %s s: %s", self.lease.job.id, variant, delay, error
+                )
             keeper.wait(delay)
 
     def put(self, variant: str, path: Path) -> Artifact:

@@ -50,7 +50,7 @@ def attention_config(operator: Mapping[str, Any], params: JobParams) -> AdaSpaCo
 
 
 def with_warmup(config: AdaSpaConfig, warmup: int, steps: int) -> AdaSpaConfig:
-    """The configuration with so many dense steps at the start of a request of ``steps``, however few those are.
+    """Return the configuration with this number of dense steps at the start of a request of ``steps``.
 
     Its searches stay where they are in the trajectory; those that the warm-up swallows become one at its end. The dense
     tail stays too, as far as the warm-up leaves room for it and a search.

@@ -31,5 +31,5 @@ class Look:
 
     def warnings(self) -> list[str]:
         """What is the matter with more than half of the frames, a sentence each; empty as a rule."""
-        told = {"are of one colour": self._flat, "have no values but the least and the greatest": self._saturated}
+        told = {"are a single colour": self._flat, "are only black and white": self._saturated}
         return [f"{n} of {self._frames} frames {what}" for what, n in told.items() if 2 * n > self._frames]

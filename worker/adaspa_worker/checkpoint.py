@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 32
 VERSION = 2
-"""Of the snapshot's contents; another version is not resumed from."""
+"""Version of the snapshot's contents; jobs do not resume from other versions."""
 
 
 class BadCheckpoint(Exception):
@@ -53,13 +53,13 @@ class Checkpoints:
                 try:
                     snapshot = unpack(self.storage.read(key), self.lease.job.params.identity)
                 except (BadCheckpoint, ObjectMissing) as error:
-                    log.warning("%s: checkpoint %s is ignored: %s", self.lease.job.id, key, error)
+                    log.warning("%s: ignoring checkpoint %s: %s", self.lease.job.id, key, error)
                 else:
                     self._last_step, self._last_time = snapshot["step"], time.monotonic()
                     log.info("%s: resumed from step %d (%s)", self.lease.job.id, snapshot["step"], key)
                     return snapshot
         except StorageUnavailable as error:
-            log.warning("%s: no checkpoint can be read, beginning at step 0: %s", self.lease.job.id, error)
+            log.warning("%s: no readable checkpoint, starting at step 0: %s", self.lease.job.id, error)
         return None
 
     def due(self, step: int) -> bool:
@@ -79,7 +79,7 @@ class Checkpoints:
                 if older < key:
                     self.storage.delete(older)
         except StorageUnavailable as error:
-            log.warning("%s: no checkpoint of step %d: %s", job.id, step, error)
+            log.warning("%s: could not write the checkpoint of step %d: %s", job.id, step, error)
 
     def _keys(self) -> list[str]:
         """The job's checkpoints, the latest attempt's latest step first."""
@@ -101,13 +101,13 @@ def unpack(content: bytes, job: str) -> dict[str, Any]:
 
     digest, body = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
-        raise BadCheckpoint("its bytes are not those that were written")
+        raise BadCheckpoint("its bytes have changed since it was written")
     try:
         snapshot: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True)
     except Exception as error:  # torch names no type for this: a device that is not here, a newer format
-        raise BadCheckpoint(f"it cannot be read here ({type(error).__name__})") from error
+        raise BadCheckpoint(f"this worker cannot read it ({type(error).__name__})") from error
     if snapshot["version"] != VERSION or identity(snapshot["job"]) != identity(job):
-        raise BadCheckpoint("it is of another job or version")
+        raise BadCheckpoint("it belongs to another job or version")
     return snapshot
 
 

@@ -49,7 +49,7 @@ class Made(NamedTuple):
     """What a task has made."""
 
     files: dict[str, Path]
-    """By variant; ``video`` is one of them."""
+    """Files by variant, including ``video``."""
     report: AttentionReport
     has_audio: bool
     """Whether the video has a sound."""

@@ -29,7 +29,7 @@ class Course:
         self.timings: dict[str, float] = {}
         """Seconds by phase; and of the previews and the encoding, which are part of one."""
         self.tokens: dict[str, TokenCount] = {}
-        """Of the texts, once they are encoded."""
+        """Token counts of the texts, once they are encoded."""
         self.resumed_from: int | None = None
         self.preview_step: int | None = None
         self.progress = Progress(steps=params.steps)

@@ -34,15 +34,15 @@ def device() -> Finding:
     if not torch.cuda.is_available():
         built = torch.version.cuda
         if built is None:
-            found = f"no GPU for this PyTorch {torch.__version__}; {os.cpu_count()} CPU cores"
-            return finding("GPU", "warning", found, "for a GPU: a PyTorch with CUDA, and NVIDIA's driver")
+            found = f"PyTorch {torch.__version__} has no GPU support; {os.cpu_count()} CPU cores"
+            return finding("GPU", "warning", found, "to use a GPU, install PyTorch with CUDA and NVIDIA's driver")
         found = f"PyTorch {torch.__version__} for CUDA {built} sees no GPU; {os.cpu_count()} CPU cores"
-        return finding("GPU", "warning", found, "look at `nvidia-smi`; in a container, pass the GPU in (--gpus)")
+        return finding("GPU", "warning", found, "check `nvidia-smi`; for a container, pass --gpus")
     free, total = torch.cuda.mem_get_info()
     properties = torch.cuda.get_device_properties(0)
     found = f"{properties.name}, compute {properties.major}.{properties.minor}, {gib(free)} of {gib(total)} free"
     if free < total / 2:
-        return finding("GPU", "warning", found, "something else uses its memory: see `nvidia-smi`")
+        return finding("GPU", "warning", found, "another process uses its memory: see `nvidia-smi`")
     return finding("GPU", "ok", found)
 
 
@@ -61,16 +61,16 @@ def kernels() -> Finding:
         q, k, v = torch.randn(3, 1, 2, 200, 64).unbind()
         apart = dense_attention(q, k, v)[0] - torch.nn.functional.scaled_dot_product_attention(q, k, v)
         if not apart.abs().max() <= TOLERANCE:
-            return finding("kernels", "broken", "the PyTorch path gives wrong results", "install anew")
-        return finding("kernels", "ok", "the PyTorch path runs (Triton kernels need a GPU)")
+            return finding("kernels", "broken", "the PyTorch kernels give wrong results", "reinstall")
+        return finding("kernels", "ok", "the PyTorch kernels work (Triton kernels need a GPU)")
     rows = deviations(torch.bfloat16)
     wrong = [row for row in rows if not max(row["max_abs_difference"]) <= TOLERANCE]
     if wrong:
         named = ", ".join(f"{row['op']} at head dimension {row['dim']}" for row in wrong)
-        mend = "another Triton version (constraints.txt names the tested one)"
-        return finding("kernels", "broken", f"Triton {version('triton')}: wrong results of {named}", mend)
+        mend = "install another Triton version (constraints.txt has the tested one)"
+        return finding("kernels", "broken", f"Triton {version('triton')}: wrong results from {named}", mend)
     worst = max(max(row["max_abs_difference"]) for row in rows)
-    found = f"Triton {version('triton')}: {len(rows)} kernels agree with their references within {worst:.3g}"
+    found = f"Triton {version('triton')}: {len(rows)} kernels match their references within {worst:.3g}"
     return finding("kernels", "ok", found)
 
 
@@ -84,7 +84,7 @@ def encoders() -> Finding:
     missing = [f"{name} ({codec})" for name, codec in needed.items() if codec not in av.codecs_available]
     if missing:
         found = f"PyAV {av.__version__} cannot write {', '.join(missing)}"
-        return finding("video encoders", "broken", found, "PyAV's own wheel: pip install --force-reinstall av")
+        return finding("video encoders", "broken", found, "install PyAV's own wheel: pip install --force-reinstall av")
     return finding("video encoders", "ok", f"PyAV {av.__version__} writes {', '.join(OutputFormat)}")
 
 
@@ -92,16 +92,20 @@ def model(spec: ModelSpec) -> Finding:
     """Whether a model's files are there and whole, and can do what its catalog entry offers. Nothing is downloaded."""
     check = f"model {spec.id}"
     if is_hub_name(spec.source):
-        return finding(check, "ok", f"{spec.source}: from the Hugging Face hub, fetched at its worker's first start")
+        return finding(
+            check, "ok", f"{spec.source}: will be downloaded from the Hugging Face Hub when its worker first starts"
+        )
     try:
         folder = resolve(spec.source)
     except ModelUnavailable as error:
-        return finding(check, "broken", str(error), "put its diffusers folder there, or mend `source` in the catalog")
+        return finding(
+            check, "broken", str(error), "put its diffusers folder there, or correct `source` in the catalog"
+        )
     try:
         offer.check(spec, folder)
     except ModelUnavailable as error:
-        return finding(check, "broken", str(error), "mend the field in the catalog")
-    return finding(check, "ok", f"{spec.source}: whole, in {folder}")
+        return finding(check, "broken", str(error), "correct the field in the catalog")
+    return finding(check, "ok", f"{spec.source}: complete, in {folder}")
 
 
 def guarded(check: str, look: Callable[[], Finding]) -> Finding:

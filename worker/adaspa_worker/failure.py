@@ -15,12 +15,12 @@ from adaspa_worker.source import ModelUnavailable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLAIN = {
-    ErrorCode.disk_full: "The worker has no room left for the video's files.",
-    ErrorCode.out_of_memory: "The worker ran out of memory generating this video.",
+    ErrorCode.disk_full: "The worker's disk is full.",
+    ErrorCode.out_of_memory: "The worker ran out of memory while generating this video.",
 }
 """Messages of errors whose own say nothing to the one who asked."""
 INSIDE = {
-    ErrorCode.storage_unavailable: "The service's storage could not be used for this video.",
+    ErrorCode.storage_unavailable: "The service's storage was unavailable for this video.",
     ErrorCode.model_unavailable: "The worker could not load the model.",
 }
 """Messages of errors whose own name the operator's addresses, buckets and folders; the worker's log has those."""

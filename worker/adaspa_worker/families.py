@@ -199,7 +199,7 @@ FAMILIES = {
     "WanImageToVideoPipeline": Family("wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks),
     "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks),
 }
-"""By the pipeline's class of diffusers, which a model's folder names."""
+"""Families by the diffusers class of their pipeline, which a model's folder names."""
 
 
 def pipeline_of(folder: Path) -> str:
@@ -209,7 +209,7 @@ def pipeline_of(folder: Path) -> str:
     except (OSError, ValueError, TypeError) as error:
         raise ModelUnavailable(f"{folder}: cannot be loaded ({first_line(error)})") from error
     if name not in FAMILIES:
-        raise ModelUnavailable(f"{folder}: holds a {name}; there are engines for {', '.join(FAMILIES)}")
+        raise ModelUnavailable(f"{folder}: contains a {name}, which is not supported; allowed: {', '.join(FAMILIES)}")
     return str(name)
 
 
@@ -223,5 +223,5 @@ def read(file: Path) -> dict[str, Any]:
     """Return a JSON file's object."""
     found = json.loads(file.read_text())
     if not isinstance(found, dict):
-        raise TypeError(f"{file} holds no JSON object")
+        raise TypeError(f"{file} is not a JSON object")
     return found

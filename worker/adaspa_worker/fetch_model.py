@@ -16,17 +16,15 @@ from adaspa_worker.source import ModelUnavailable, check_folder, is_hub_name, re
 
 def main() -> None:
     """Fetch a model and check it; fail with one line."""
-    parser = argparse.ArgumentParser(prog="fetch-model", description="Fetch a model and check that it is whole.")
+    parser = argparse.ArgumentParser(prog="fetch-model", description="Download a model and verify its files.")
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", help="a model of the catalog")
-    which.add_argument("--source", help="builtin:<name>, a folder, or a hub name")
-    parser.add_argument(
-        "--resolve", action="store_true", help="write the commit that was fetched into the catalog file"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only say how much would be downloaded")
+    which.add_argument("--model", help="model of the catalog")
+    which.add_argument("--source", help="builtin:<name>, a folder, or a Hugging Face Hub name")
+    parser.add_argument("--resolve", action="store_true", help="write the downloaded commit into the catalog file")
+    parser.add_argument("--dry-run", action="store_true", help="show the download size without downloading")
     asked = parser.parse_args()
     if asked.resolve and not asked.model:
-        parser.error("--resolve: writes into the catalog; name one of its models with --model")
+        parser.error("--resolve: requires --model, because it writes into the catalog")
     try:
         source = asked.source or of_catalog(asked.model)
         found = from_hub(source, dry_run=asked.dry_run) if is_hub_name(source) else None
@@ -46,7 +44,7 @@ def of_catalog(model: str) -> str:
     catalog = Catalog.load(get_settings().catalog)
     spec = catalog.get(model)
     if spec is None:
-        sys.exit(f"--model: {model!r} is not in the catalog; there is {', '.join(catalog.models)}")
+        sys.exit(f"--model: {model!r} is not in the catalog; allowed: {', '.join(catalog.models)}")
     return spec.source
 
 
@@ -66,7 +64,7 @@ def pin(catalog: Path | None, source: str, found: hub.Snapshot | None) -> None:
         ModelUnavailable: there is no catalog file, or its model is not of the hub.
     """
     if catalog is None or found is None:
-        raise ModelUnavailable(f"--resolve: {source} is no hub model of a catalog file (ADASPA_CATALOG)")
+        raise ModelUnavailable(f"--resolve: {source} is not a Hub model of a catalog file (ADASPA_CATALOG)")
     if source == found.source:
         return
     by_hand = f'write it yourself: "source": "{found.source}"'

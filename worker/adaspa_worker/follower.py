@@ -45,7 +45,7 @@ class Leader:
             os._exit(0)
 
     def tell(self, error: str | None) -> None:
-        """That a piece of work has ended, and what went wrong."""
+        """Report that a piece of work has ended, and what went wrong."""
         self._send(pickle.dumps(error))
 
     def go_on(self, done: int, kind: StepKind | None) -> None:

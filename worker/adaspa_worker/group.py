@@ -78,7 +78,7 @@ class Group:
             for connection in self._connections:
                 connection.send_bytes(content)
         except OSError:
-            self._fail("a process of the group is gone")
+            self._fail("a process of the group has ended")
         if self.failure is not None:
             raise self.failure
 
@@ -86,7 +86,7 @@ class Group:
         """Wait until all have ended what this process has ended; what went wrong in them.
 
         Raises:
-            GroupFailed: they have not, within so many seconds, or are not there any more.
+            GroupFailed: they have not within this time, or no longer exist.
         """
         until, errors = time.monotonic() + seconds, []
         for _ in self._connections:
@@ -94,7 +94,7 @@ class Group:
                 answer = self._answers.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 answer = None
-                self._fail(f"a process of the group did not end within {seconds:.0f} s of the leader")
+                self._fail(f"a process of the group did not end within {seconds:.0f} s after the leader")
             if self.failure is not None:
                 raise self.failure
             errors += [answer] if answer else []
@@ -137,7 +137,7 @@ class Group:
     def _fail(self, reason: str) -> None:
         """Note why the group cannot go on, and kill the others: what the leader exchanges with them then breaks off."""
         if self.failure is None and not self._closed.is_set():
-            self.failure = GroupFailed(f"{reason}; the group is ended")
+            self.failure = GroupFailed(f"{reason}; stopping the group")
             log.error("%s", self.failure)
             self._kill()
             for _ in self._connections:
@@ -151,7 +151,7 @@ class Group:
 
 
 def versions() -> dict[str, str]:
-    """Of what the processes of a group must have alike, as far as it is installed."""
+    """Packages that the processes of a group must have alike, if installed."""
     found = {}
     for name in ALIKE:
         with contextlib.suppress(PackageNotFoundError):  # run from a checkout

@@ -23,7 +23,7 @@ def beat() -> None:
 
 def main() -> None:
     """Fail with one line if the file is missing or too old."""
-    parser = argparse.ArgumentParser(prog="adaspa_worker.heartbeat", description="Whether the worker is alive.")
+    parser = argparse.ArgumentParser(prog="adaspa_worker.heartbeat", description="Check whether the worker is alive.")
     parser.add_argument("--max-age", type=float, required=True, help="seconds")
     limit = parser.parse_args().max_age
     path = os.environ.get(VARIABLE)

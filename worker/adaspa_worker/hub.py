@@ -57,16 +57,18 @@ def parse(source: str) -> tuple[str, str | None]:
     """Split ``OWNER/NAME`` or ``OWNER/NAME@COMMIT``. Raises NotAtHub where the commit is none."""
     found = NAME.fullmatch(source)
     if found is None:
-        raise NotAtHub("is no name of the hub; allowed: OWNER/NAME, or OWNER/NAME@COMMIT")
+        raise NotAtHub("is not a Hub name; allowed: OWNER/NAME or OWNER/NAME@COMMIT")
     commit = found["commit"]
     if commit is not None and not COMMIT.fullmatch(commit):
-        raise NotAtHub(f"{commit!r} is no commit; allowed: all 40 digits of one")
+        raise NotAtHub(f"{commit!r} is not a full commit; allowed: all 40 digits")
     return found["repo"], commit
 
 
 def index_of(folder: Path) -> Path:
-    """The file that names the pipeline of a model's folder and its components: that of a modular pipeline where there
-    is none of another, or where only that one is served."""
+    """Return the file that names the pipeline of a model's folder and its components.
+
+    It is that of a modular pipeline if there is no other, or if only that one is served.
+    """
     plain, modular = folder / PLAIN, folder / MODULAR
     if not modular.is_file():
         return plain
@@ -128,7 +130,7 @@ def fetch(source: str, say: Say = lambda _: None, *, dry_run: bool = False) -> S
         raise
     except Exception as error:  # the client raises a dozen unrelated types; each means that there is no model
         asked_of = constants.ENDPOINT if os.environ.get("HF_ENDPOINT") else "the hub"
-        raise NotAtHub(f"neither a folder nor to be had from {asked_of} ({first_line(error)})") from error
+        raise NotAtHub(f"not a folder, and cannot be downloaded from {asked_of} ({first_line(error)})") from error
     return found
 
 
@@ -137,7 +139,7 @@ def check_room(needed: int, cache: Path) -> None:
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise NotAtHub(f"{size(needed)} to download, and {there} has room for {size(free)}")
+        raise NotAtHub(f"{size(needed)} to download, but {there} has only {size(free)} free")
 
 
 def size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Where Triton and torch.compile keep what they build, if that is set."""
+"""Folder for the output of Triton and torch.compile, if ADASPA_KERNEL_CACHE is set."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,9 @@ FOLDERS = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 
 
 def use(settings: Settings) -> None:
-    """Have this process, and those that it starts, keep it in the folder of the settings; to be called before PyTorch
-    and Triton are imported. A variable of theirs that is set wins.
+    """Set the folder for this process and those that it starts, before PyTorch and Triton are imported.
+
+    A variable of theirs that is set takes precedence.
 
     Raises:
         SettingsError: nothing can be written there.
@@ -27,4 +28,4 @@ def use(settings: Settings) -> None:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise SettingsError(f"ADASPA_KERNEL_CACHE: {place} cannot be written to ({error.strerror})") from error
+            raise SettingsError(f"ADASPA_KERNEL_CACHE: cannot write to {place} ({error.strerror})") from error

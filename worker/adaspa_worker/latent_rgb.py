@@ -81,8 +81,10 @@ def small_frames(video: Tensor, latents: Tensor) -> Tensor:
 
 
 def _first_frame_held(video: Tensor, frames: int) -> Tensor:
-    """The video with its first frame as often as makes the same number for each latent frame: the first latent of a
-    causal VAE stands for one frame, the others for several."""
+    """Repeat the video's first frame so that each latent frame has the same number of frames.
+
+    The first latent of a causal VAE stands for one frame, the others for several.
+    """
     each = -(-video.shape[2] // frames)
     return torch.cat([video[:, :, :1].expand(-1, -1, frames * each - video.shape[2], -1, -1), video], dim=2)
 

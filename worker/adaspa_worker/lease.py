@@ -91,8 +91,10 @@ class LeaseKeeper:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise JobCancelled, LeaseLost, TimeLimitExceeded, GroupFailed or WorkerStopping if the job has to stop; costs
-        no round trip."""
+        """Raise an error if the job has to stop, without a round trip.
+
+        That is JobCancelled, LeaseLost, TimeLimitExceeded, GroupFailed or WorkerStopping.
+        """
         if self._reason is not None:
             raise self._reason
         if self.stopping():
@@ -112,7 +114,7 @@ class LeaseKeeper:
         try:
             self.store.report_progress(self.lease, progress)
         except StoreUnavailable as error:
-            log.warning("%s: progress not reported: %s", self.lease.job.id, error)
+            log.warning("%s: could not report progress: %s", self.lease.job.id, error)
 
     def report_preview(self, progress: Progress, image: bytes) -> None:
         """Publish a preview; raises as ``check`` does."""
@@ -120,16 +122,14 @@ class LeaseKeeper:
         try:
             self.store.report_preview(self.lease, progress, image)
         except StoreUnavailable as error:
-            log.warning("%s: preview not reported: %s", self.lease.job.id, error)
+            log.warning("%s: could not report the preview: %s", self.lease.job.id, error)
 
     def _keep(self) -> None:
         renew_at = time.monotonic() + self.every
         while not self._done.wait(min(self.every, MISSED_SECONDS, max(0.05, self.deadline - time.monotonic()))):
             now = time.monotonic()
             if now >= self.deadline and not isinstance(self._reason, TimeLimitExceeded):
-                self._interrupt(
-                    TimeLimitExceeded("The job did not end within the time that jobs of this model may take.")
-                )
+                self._interrupt(TimeLimitExceeded("The job exceeded its time limit."))
             if (failure := group.failure()) is not None:
                 self._interrupt(failure)
             if now >= renew_at:
@@ -153,12 +153,12 @@ class LeaseKeeper:
         except (JobCancelled, LeaseLost) as reason:
             self._interrupt(reason)
         except StoreUnavailable as error:
-            log.warning("%s: lease not renewed: %s", self.lease.job.id, error)
+            log.warning("%s: could not renew the lease: %s", self.lease.job.id, error)
             return False
         return True
 
     def _grace_until(self) -> float:
-        """Until when the attempt may take to end."""
+        """Return the time by which the attempt must end."""
         if isinstance(self._reason, GroupFailed):
             return self._told_at + min(GROUP_SECONDS, self.unwind)
         if self._phase == "loading":
@@ -167,8 +167,9 @@ class LeaseKeeper:
 
 
 def retry(transition: Callable[[], None], stopping: Callable[[], bool]) -> None:
-    """Make a transition that ends an attempt, again until the store has heard of it: hours of work hang on it, and
-    there is no other job to be had meanwhile.
+    """Make a transition that ends an attempt, again and again until the store has received it.
+
+    Hours of work depend on it, and there is no other job to run meanwhile.
 
     Raises StoreUnavailable once the worker has been stopping for ``STOPPING_SECONDS``.
     """
@@ -178,7 +179,7 @@ def retry(transition: Callable[[], None], stopping: Callable[[], bool]) -> None:
             return transition()
         except StoreUnavailable as error:
             if not away:
-                log.warning("the store is away; trying again until it is back: %s", error)
+                log.warning("the store is unavailable; trying again until it is back: %s", error)
             away = True
             if stopping():
                 until = min(until, time.monotonic() + STOPPING_SECONDS)

@@ -76,7 +76,7 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
         name = jobs[0].params.model
         spec = Catalog.load(get_settings().catalog).get(name)
         if spec is None:
-            raise ModelUnavailable(f"{name}: not in the catalog")
+            raise ModelUnavailable(f"model {name} is not in the catalog")
         folder = resolve(spec.source)
         from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, which takes its seconds
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 SHARE_OF_HEIGHT = 1 / 22
 LEAST_PIXELS = 8
 MARGIN = 0.5
-"""Of the letters' height, around them."""
+"""Margin around the letters, as a share of their height."""
 SHADE = 0.55
 """How dark the ground behind the letters is."""
 

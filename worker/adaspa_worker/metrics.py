@@ -20,25 +20,36 @@ PHASE_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3
 STEP_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120)
 SHARES = tuple(i / 20 for i in range(1, 21))
 
-attempts = Counter("adaspa_attempts", "Attempts that ended.", ["model", "outcome"])
-busy = Gauge("adaspa_worker_busy", "1 while an attempt runs.", ["model"], multiprocess_mode="livesum")
-phase_seconds = Histogram("adaspa_phase_seconds", "Seconds of a phase.", ["model", "phase"], buckets=PHASE_SECONDS)
-step_seconds = Histogram("adaspa_denoising_step_seconds", "Seconds of a step.", ["model", "kind"], buckets=STEP_SECONDS)
+attempts = Counter("adaspa_attempts", "Number of attempts that ended, by outcome.", ["model", "outcome"])
+busy = Gauge(
+    "adaspa_worker_busy", "Whether an attempt is running (1) or not (0).", ["model"], multiprocess_mode="livesum"
+)
+phase_seconds = Histogram(
+    "adaspa_phase_seconds", "Duration of job phases in seconds.", ["model", "phase"], buckets=PHASE_SECONDS
+)
+step_seconds = Histogram(
+    "adaspa_denoising_step_seconds", "Duration of denoising steps in seconds.", ["model", "kind"], buckets=STEP_SECONDS
+)
 density = Histogram(
-    "adaspa_density", "Share of the blocks computed in a job's sparse steps.", ["model"], buckets=SHARES
+    "adaspa_density", "Share of attention blocks computed in a job's sparse steps.", ["model"], buckets=SHARES
 )
 work = Histogram(
-    "adaspa_attention_work", "Attention that ran in a job, as a share of dense.", ["model"], buckets=SHARES
+    "adaspa_attention_work",
+    "Attention computed in a job, as a share of fully dense attention.",
+    ["model"],
+    buckets=SHARES,
 )
-fell_back = Counter("adaspa_fell_back", "Jobs whose attention did not all run as scheduled.", ["model"])
-recall = Histogram("adaspa_recall", "Share of the attention mass in those blocks.", ["model"], buckets=SHARES)
+fell_back = Counter("adaspa_fell_back", "Number of jobs whose attention did not run entirely as scheduled.", ["model"])
+recall = Histogram("adaspa_recall", "Share of the attention mass in the computed blocks.", ["model"], buckets=SHARES)
 cache_bytes = Gauge(
     "adaspa_cache_bytes",
-    "Peak of the LSE and index caches in the latest job.",
+    "Peak size of the LSE and index caches in the latest job, in bytes.",
     ["model"],
     multiprocess_mode="mostrecent",
 )
-gpu_bytes = Gauge("adaspa_gpu_memory_bytes", "Memory of the GPU.", ["kind"], multiprocess_mode="livemostrecent")
+gpu_bytes = Gauge(
+    "adaspa_gpu_memory_bytes", "Memory of the GPU in bytes.", ["kind"], multiprocess_mode="livemostrecent"
+)
 
 
 def prepare() -> None:

@@ -20,4 +20,4 @@ def remove_unused(store: JobStore, storage: ObjectStorage, lease: Lease) -> None
         if job is None or job.status is not JobStatus.completed or job.token != lease.token:
             storage.delete_prefix(attempt_prefix(lease.job.id, lease.token))
     except (StoreUnavailable, StorageUnavailable) as error:
-        log.warning("%s: objects of attempt %d may be left: %s", lease.job.id, lease.attempt, error)
+        log.warning("%s: objects of attempt %d may remain in storage: %s", lease.job.id, lease.attempt, error)

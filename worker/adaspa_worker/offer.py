@@ -46,30 +46,32 @@ def check(spec: ModelSpec, folder: Path) -> None:
     pipeline = pipeline_of(folder)
     family, found = FAMILIES[pipeline], read(folder / "transformer" / "config.json").get("_class_name")
     if found != family.transformer:
-        raise wrong(spec, "source", f"{pipeline} has a {family.transformer}, and {folder} a {found}")
+        raise wrong(spec, "source", f"{pipeline} needs a {family.transformer}, but {folder} has a {found}")
     try:
         limits = limits_of(folder)
     except KeyError as error:
-        raise wrong(spec, "source", f"the configurations of {folder} lack {error}") from error
+        raise wrong(spec, "source", f"the configuration files of {folder} lack {error}") from error
     tasks = family.tasks(read(index_of(folder)), read(folder / "transformer" / "config.json"))
     if more := sorted(set(spec.tasks) - tasks):
-        raise wrong(spec, "tasks", f"the model does not do {', '.join(more)}; allowed: {', '.join(sorted(tasks))}")
+        raise wrong(spec, "tasks", f"the model does not support {', '.join(more)}; allowed: {', '.join(sorted(tasks))}")
     check_sizes(spec, limits)
     check_formats(spec)
     check_frames(spec, limits)
     if limits.fps is not None and set(spec.fps_range) != {limits.fps}:
-        raise wrong(spec, "fps_range", f"the model makes {limits.fps} frames a second; allowed: {[limits.fps] * 2}")
+        raise wrong(
+            spec, "fps_range", f"the model generates {limits.fps} frames per second; allowed: {[limits.fps] * 2}"
+        )
     if spec.steps_range[0] < limits.steps:
-        raise wrong(spec, "steps_range", f"{spec.steps_range[0]} is too few; allowed: {limits.steps} and more")
+        raise wrong(spec, "steps_range", f"{spec.steps_range[0]} is too low; allowed: {limits.steps} or more")
     if not limits.guided and spec.guidance_range[0] < spec.guidance_range[1]:
-        raise wrong(spec, "guidance_range", "the model knows no guidance; allowed: one number, twice")
+        raise wrong(spec, "guidance_range", "the model has no guidance scale; allowed: a range of one number")
     if limits.distilled and spec.negative_prompt and "true_cfg_scale" not in spec.call:
-        allowed = "allowed: false, or a true_cfg_scale in call that goes over 1"
+        allowed = "allowed: false, or true_cfg_scale over 1 in call"
         raise wrong(spec, "negative_prompt", f"has no effect; {allowed}")
     if spec.compile and not family.compiles:
-        raise wrong(spec, "compile", f"diffusers names no blocks of a {family.transformer} to compile; allowed: false")
+        raise wrong(spec, "compile", f"diffusers names no blocks to compile in a {family.transformer}; allowed: false")
     if spec.audio and not family.sound:
-        raise wrong(spec, "audio", "the model makes no sound; allowed: false")
+        raise wrong(spec, "audio", "the model does not generate sound; allowed: false")
     check_call(spec, limits, folder)
     check_scheduler(spec, folder)
     check_attention(spec)
@@ -83,11 +85,11 @@ def check_sizes(spec: ModelSpec, limits: Limits) -> None:
     for size in spec.sizes:
         width, height = map(int, size.split("x"))
         if width % limits.side or height % limits.side:
-            raise wrong(spec, "sizes", f"{size} is not in steps of {limits.side}x{limits.side}")
+            raise wrong(spec, "sizes", f"{size} is not a multiple of {limits.side}x{limits.side}")
         if width > limits.width or height > limits.height:
             raise wrong(spec, "sizes", f"{size} is too large; allowed: up to {limits.width}x{limits.height}")
         if limits.only_size not in (None, size):
-            raise wrong(spec, "sizes", f"{size} is not the one that the model knows; allowed: {limits.only_size}")
+            raise wrong(spec, "sizes", f"{size} is not supported by the model; allowed: {limits.only_size}")
 
 
 def check_gpus(spec: ModelSpec, transformer: dict[str, Any]) -> None:
@@ -118,9 +120,9 @@ def check_formats(spec: ModelSpec) -> None:
 def check_frames(spec: ModelSpec, limits: Limits) -> None:
     for count in spec.frames:
         if (count - limits.first) % limits.every:
-            raise wrong(spec, "frames", f"{count} is not a multiple of {limits.every}, plus {limits.first}")
+            raise wrong(spec, "frames", f"{count} is not a multiple of {limits.every} plus {limits.first}")
         if count < limits.least:
-            raise wrong(spec, "frames", f"{count} is too few; allowed: {limits.least} and more")
+            raise wrong(spec, "frames", f"{count} is too few; allowed: {limits.least} or more")
         if count > limits.frames:
             raise wrong(spec, "frames", f"{count} is too many; allowed: up to {limits.frames}")
 
@@ -133,15 +135,15 @@ def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
     for name, value in spec.call.items():
         field, default = f"call.{name}", free.get(name)
         if name in TAKEN and name in known:
-            raise wrong(spec, field, "comes from the job or the worker; allowed: other arguments")
+            raise wrong(spec, field, "is set by the job or the worker; allowed: other arguments")
         if name not in free:
-            raise wrong(spec, field, f"{pipeline} takes no such argument; allowed: {', '.join(sorted(free))}")
+            raise wrong(spec, field, f"is not an argument of {pipeline}; allowed: {', '.join(sorted(free))}")
         if name == "timesteps" and pipeline in WITH_SIGMAS:
             raise wrong(
-                spec, field, f"diffusers' {pipeline} fails with any, for it has noise levels too; allowed: none"
+                spec, field, f"diffusers' {pipeline} fails with it, because it also has noise levels; allowed: none"
             )
         if default is not None and not fits(value, default):
-            raise wrong(spec, field, f"{value!r} is no {type(default).__name__}")
+            raise wrong(spec, field, f"{value!r} is not of type {type(default).__name__}")
         if name in ("sigmas", "timesteps") and value is not None and set(spec.steps_range) != {len(value)}:
             raise wrong(spec, "steps_range", f"{field} has {len(value)} steps; allowed: {[len(value)] * 2}")
     told = {"call.guidance_scale_2": spec.call.get("guidance_scale_2")}
@@ -211,21 +213,27 @@ def check_scheduler(spec: ModelSpec, folder: Path) -> None:
     told = spec.model_dump(include={"flow_shift", "flow_shift_range", "scheduler"}, exclude_none=True)
     for name in told:
         if FAMILIES[pipeline].own_schedule:
-            raise wrong(spec, name, f"{pipeline} has a schedule of its own; allowed: null")
+            raise wrong(spec, name, f"{pipeline} has its own schedule; allowed: null")
         if name != "scheduler" and shift_field(own) is None and spec.scheduler is None:
-            raise wrong(spec, name, "the model's scheduler has no shift to set; allowed: null")
+            raise wrong(spec, name, "the model's scheduler has no shift; allowed: null")
     if spec.scheduler is None:
         return
     if not flows(own):
-        raise wrong(spec, "scheduler", f"the model's own, a {own.get('_class_name')}, is none of flows; allowed: null")
+        raise wrong(
+            spec,
+            "scheduler",
+            f"the model's own scheduler, {own.get('_class_name')}, is not for flow matching; allowed: null",
+        )
     if "audio_scheduler" in read(index_of(folder)):
-        raise wrong(spec, "scheduler", "the model has one for its sound besides; allowed: null")
+        raise wrong(spec, "scheduler", "the model has a second scheduler, for sound; allowed: null")
     known = options_of(spec.scheduler.name)
     if others := [name for name in spec.scheduler.options if name not in known]:
-        why = f"{spec.scheduler.name} has no such option; allowed: {', '.join(known)}"
+        why = f"is not an option of {spec.scheduler.name}; allowed: {', '.join(known)}"
         raise wrong(spec, f"scheduler.options.{others[0]}", why)
     if spec.flow_shift is not None and spec.scheduler.options.get("use_dynamic_shifting"):
-        raise wrong(spec, "flow_shift", "scheduler.options has use_dynamic_shifting, which sets its own; allowed: null")
+        raise wrong(
+            spec, "flow_shift", "scheduler.options has use_dynamic_shifting, which sets the shift; allowed: null"
+        )
 
 
 def check_attention(spec: ModelSpec) -> None:

@@ -68,12 +68,16 @@ class Engine(Protocol):
         """
 
     def snapshot(self) -> dict[str, Any] | None:
-        """What ``denoise`` needs to go on after its last finished step: ``step``, and the engine's own; None before
-        the first step. To be asked in ``on_step``, or after the denoising until ``reset``."""
+        """Return what ``denoise`` needs to go on after its last finished step, or None before the first one.
+
+        That is ``step``, and the engine's own state. Call it in ``on_step``, or after the denoising until ``reset``.
+        """
 
     def preview(self) -> np.ndarray | None:
-        """What the clip is coming to after the last step: a few small frames, uint8 RGB [frames, height, width, 3];
-        None if this cannot be told."""
+        """Return a preview of the clip after the last step, or None if that is not possible.
+
+        It is a few small frames, uint8 RGB [frames, height, width, 3].
+        """
 
     def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
         """The clip's frames, uint8 RGB [height, width, 3], while a thread decodes those to come.

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 SHARE = 0.02
-"""Of the time since the denoising began, what its previews may take."""
+"""Share of the denoising time that previews may take."""
 EVERY_SECONDS = 1.0
 """Between two previews, at least."""
 UNMEASURED_SECONDS = 0.02
 """What the first preview of a job is taken to cost."""
 MAX_SIDE, MAX_FRAMES, MAX_BYTES = 192, 8, 48 * 1024
-"""Of a preview: the longest side in pixels, its frames, its size."""
+"""Limits of a preview: longest side in pixels, frames, size."""
 TRIES = ((MAX_FRAMES, 60), (MAX_FRAMES, 20), (1, 20))
 """Frames and WebP quality, from the best on; the last one always fits."""
 
@@ -25,7 +25,7 @@ class Previews:
     """When a job's previews are made, and what they cost it.
 
     Args:
-        make: frames of the clip as it stands, uint8 RGB [frames, height, width, 3], or None.
+        make: returns current frames of the clip, uint8 RGB [frames, height, width, 3], or None.
         seconds: length of the clip.
         clock: seconds that go on.
     """
@@ -46,7 +46,7 @@ class Previews:
         return now - self._last >= EVERY_SECONDS and self.spent + self._cost <= SHARE * (now - self._begin)
 
     def take(self) -> bytes | None:
-        """A WebP of the clip as it stands, or None if there is none to be had."""
+        """Return a WebP of the clip's current state, or None if there is none."""
         start = self.clock()
         frames = self.make()
         image = None if frames is None else to_webp(frames, self.seconds)

@@ -1,5 +1,4 @@
-"""Where a video comes from, told in the video itself: a visible mark, and a signed C2PA manifest. Both are off by
-default.
+"""Provenance, told in the video itself: a visible mark and a signed C2PA manifest. Both are off by default.
 
 The manifest says that a model made the video, and by which software. Any C2PA reader shows that, and whether the
 file is as it was signed. It needs ``c2pa-python``.
@@ -59,7 +58,7 @@ class Signer:
             with c2pa.Signer.from_info(info) as signer, c2pa.Builder.from_json(json.dumps(manifest)) as builder:
                 builder.sign(signer, content_type, BytesIO(content), signed)
         except (OSError, c2pa.C2paError) as error:
-            raise ProvenanceError(f"a file cannot be signed: {type(error).__name__}: {error}") from error
+            raise ProvenanceError(f"cannot sign a file: {type(error).__name__}: {error}") from error
         return signed.getvalue()
 
 
@@ -77,7 +76,7 @@ class Provenance:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """As the settings say."""
+        """Return the provenance that the settings ask for."""
         if settings.provenance_certificate is None or settings.provenance_key is None:
             return cls(settings.visible_mark)
         timestamps = str(settings.provenance_timestamps) if settings.provenance_timestamps else None
@@ -103,7 +102,7 @@ class Provenance:
             return []
         signed = self.signer.sign(params.output_format.content_type, file.name, file.read_bytes())
         if signed is None:
-            return [f"The file is not signed: {params.output_format} holds no C2PA manifest."]
+            return [f"The file is not signed, because {params.output_format} cannot hold a C2PA manifest."]
         file.write_bytes(signed)
         return []
 
@@ -112,4 +111,4 @@ def _c2pa() -> Any:
     try:
         return import_module("c2pa")
     except ImportError as error:
-        raise ProvenanceError("ADASPA_PROVENANCE_CERTIFICATE is set, and c2pa-python is not installed") from error
+        raise ProvenanceError("ADASPA_PROVENANCE_CERTIFICATE is set, but c2pa-python is not installed") from error

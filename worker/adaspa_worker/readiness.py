@@ -24,7 +24,7 @@ LOOK_SECONDS = 0.1
 
 
 class State(IntEnum):
-    """Where the child stands."""
+    """State of the child."""
 
     begun = 0
     warming = 1
@@ -40,7 +40,7 @@ class Readiness:
 
     @property
     def state(self) -> State:
-        """Where the child stands now."""
+        """Return the child's state."""
         return State(self._state.value)
 
     def reach(self, warm_up: Callable[[], None] | None, stopping: Callable[[], bool]) -> None:
@@ -54,7 +54,7 @@ class Readiness:
             self._state.value = State.ready
             return
         if self.state is State.warming:
-            log.error("the process that loaded the model was killed, as by the kernel where memory runs out")
+            log.error("the process loading the model was killed, perhaps by the kernel because memory ran out")
             self._state.value = State.failed
             return
         self._state.value = State.warming

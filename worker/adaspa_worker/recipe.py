@@ -15,7 +15,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker import formats
 
 PACKAGES = ("adaspa-serve", "adaspa", "torch", "diffusers", "transformers", "av")
-"""Those whose version may show in the video."""
+"""Packages whose version may change the video."""
 ASKED = {"width", "height", *(name for name, row in rows(Kept).items() if not row.by_hand)} - {
     "quality",
     "output_format",
@@ -47,7 +47,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         NoRecipe: it is no such file, has no comment, or one that is not a recipe.
     """
     if path.suffix[1:] not in list(OutputFormat):
-        raise NoRecipe(f"{path}: its name must end in {', '.join(f'.{name}' for name in OutputFormat)}")
+        raise NoRecipe(f"{path}: not a video file; allowed: {', '.join(f'.{name}' for name in OutputFormat)}")
     text = formats.of(OutputFormat[path.suffix[1:]]).read_comment(path)
     try:
         found = json.loads(text)

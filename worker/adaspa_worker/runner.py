@@ -58,7 +58,7 @@ class Runner(Resources):
     priorities: Collection[Priority] = tuple(Priority)
     process: str = field(default_factory=lambda: secrets.token_hex(8))
     _own_failures: int = 0
-    """In a row."""
+    """Consecutive failures."""
     _stored_at: float = -math.inf
     """When storage took something last."""
 
@@ -111,7 +111,7 @@ class Runner(Resources):
             raise
         except StoreUnavailable:
             ended("store_unavailable")
-            log.error("%s: attempt %d could not be ended; its lease runs out", job_id, lease.attempt)
+            log.error("%s: could not end attempt %d; its lease will expire", job_id, lease.attempt)
             raise
         except Exception as error:
             job_error, own = describe(error), is_the_workers(error)
@@ -125,14 +125,16 @@ class Runner(Resources):
         return None
 
     def _can_store(self) -> bool:
-        """Whether storage takes files, asked unless it took some a moment ago: no job is begun whose video could not be
-        kept, because another worker's storage may be better off."""
+        """Return whether storage takes files; asks unless it took some a moment ago.
+
+        A worker that could not store a video starts no job, because another worker's storage may work.
+        """
         if time.monotonic() - self._stored_at < STORED_SECONDS:
             return True
         try:
             self.storage.check()
         except StorageUnavailable as error:
-            log.error("no job is taken: %s", error)
+            log.error("cannot take jobs: %s", error)
             return False
         self._stored_at = time.monotonic()
         return True
@@ -152,7 +154,7 @@ class Runner(Resources):
         try:
             attempt.reset()
         except Exception:  # whatever it is, the engine is not fit for another job
-            log.exception("%s: the engine cannot be reset; the process is ended", attempt.lease.job.id)
+            log.exception("%s: the engine cannot be reset; ending the process", attempt.lease.job.id)
             self.end_process()
 
     def _recover(self, failure: ErrorCode) -> None:
@@ -160,7 +162,7 @@ class Runner(Resources):
         delay = self.back_off_seconds[min(self._own_failures, len(self.back_off_seconds) - 1)]
         self._own_failures += 1
         self._stored_at = -math.inf
-        log.warning("taking no job for %.0f s", delay)
+        log.warning("taking no jobs for %.0f s", delay)
         until = time.monotonic() + delay
         while time.monotonic() < until and not self.stopping():
             time.sleep(0.1)
@@ -169,7 +171,7 @@ class Runner(Resources):
 
     def _abandon(self, lease: Lease, reason: Interruption) -> None:
         """End an attempt that hangs, from another thread: as its reason says, and with it the process."""
-        log.error("%s: does not end by itself; its process is ended (%s)", lease.job.id, type(reason).__name__)
+        log.error("%s: does not stop; ending its process (%s)", lease.job.id, type(reason).__name__)
         try:
             if isinstance(reason, JobCancelled):
                 self._end(lease, self.store.release_cancelled)
@@ -178,7 +180,7 @@ class Runner(Resources):
                 self._end(lease, partial(end, error=describe(reason)))
             remove_unused(self.store, self.storage, lease)
         except StoreUnavailable as error:
-            log.error("%s: attempt %d could not be ended: %s", lease.job.id, lease.attempt, error)
+            log.error("%s: could not end attempt %d: %s", lease.job.id, lease.attempt, error)
         finally:
             self.end_process()
 

@@ -35,7 +35,7 @@ def shifted(scheduler: Any, shift: float) -> Any:
     """
     field = shift_field(scheduler.config)
     if field is None:
-        raise ValueError("flow_shift: the model's scheduler has no shift to set; allowed: none")
+        raise ValueError("flow_shift: the model's scheduler has no shift; allowed: none")
     return type(scheduler).from_config(scheduler.config, **{field: shift})
 
 

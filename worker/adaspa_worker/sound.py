@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 LAYOUTS = {1: "mono", 2: "stereo"}
-"""By the number of channels."""
+"""Channel layouts by the number of channels."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def resolve(source: str) -> Path:
     if source.startswith("builtin:"):
         name = source.removeprefix("builtin:")
         if name not in BUNDLED_FOLDERS:
-            raise ModelUnavailable(f"{source}: no such bundled model; there is {', '.join(BUNDLED_FOLDERS)}")
+            raise ModelUnavailable(f"{source}: not a built-in model; allowed: {', '.join(BUNDLED_FOLDERS)}")
         folder = bundled(name)
     elif is_hub_name(source):
         folder = fetch(source)
@@ -56,7 +56,7 @@ def bundled(name: str) -> Path:
     except ModuleNotFoundError as error:
         raise ModelUnavailable(f"builtin:{name}: {BUNDLED.replace('_', '-')} is not installed") from error
     except OSError as error:
-        raise ModelUnavailable(f"builtin:{name}: its folder cannot be made ({first_line(error)})") from error
+        raise ModelUnavailable(f"builtin:{name}: cannot create its folder ({first_line(error)})") from error
 
 
 def is_hub_name(source: str) -> bool:
@@ -81,7 +81,7 @@ def check_folder(folder: Path) -> None:
     """
     index = index_of(folder)
     if not folder.is_dir():
-        raise ModelUnavailable(f"{folder}: no such model folder")
+        raise ModelUnavailable(f"{folder}: the model folder does not exist")
     try:
         components = json.loads(index.read_text())
     except FileNotFoundError as error:
@@ -89,7 +89,7 @@ def check_folder(folder: Path) -> None:
     except (ValueError, OSError) as error:
         raise ModelUnavailable(f"{index}: cannot be read ({first_line(error)})") from error
     if not isinstance(components, dict):
-        raise ModelUnavailable(f"{index}: must hold a JSON object")
+        raise ModelUnavailable(f"{index}: must contain a JSON object")
     for name in hub.components(components):
         check_component(folder / name)
 
@@ -112,4 +112,4 @@ def check_component(folder: Path) -> None:
             with safe_open(file, framework="numpy"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise ModelUnavailable(f"{file}: broken weights ({first_line(error)})") from error
+            raise ModelUnavailable(f"{file}: damaged weights ({first_line(error)})") from error

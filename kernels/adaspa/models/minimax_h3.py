@@ -42,7 +42,7 @@ class MiniMaxH3(Family):
         return [block.attn for block in transformer.transformer_blocks]
 
     def timestep(self, given: dict[str, Any]) -> torch.Tensor:
-        """That of the video's last row; conditions and sound have others in the same forward."""
+        """Return the timestep of the video's last row; conditions and sound have others in the same forward."""
         timestep: torch.Tensor = given["timestep"][given["timestep_indices"][given["video_indices"][-1]]]
         return timestep
 

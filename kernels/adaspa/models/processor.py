@@ -66,7 +66,7 @@ class AdaSpaProcessor(Bound):
 
     @property
     def _parallel_config(self) -> Any:
-        """Where diffusers puts the settings of context parallelism, for the attention that stays as it was."""
+        """Settings of context parallelism, which diffusers puts here, for attention that stays as it was."""
         return getattr(self.original, "_parallel_config", None)
 
     @_parallel_config.setter

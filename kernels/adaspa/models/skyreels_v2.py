@@ -10,7 +10,7 @@ from adaspa.models.wan import Rotary, Wan, WanProcessor
 
 
 class SkyReelsV2Processor(WanProcessor):
-    """As Wan's. With a causal mask between blocks of frames the layer stays as it was: dense."""
+    """Processor like Wan's. With a causal mask between blocks of frames, the layer stays dense."""
 
     def __call__(
         self,

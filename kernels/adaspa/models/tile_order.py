@@ -72,7 +72,7 @@ def over_maps(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 def over_cells(batch_dims: int) -> Reorder:
-    """Reorder ``[..., frames, rows, columns, ...]`` behind so many dimensions, which the model flattens later."""
+    """Reorder ``[..., frames, rows, columns, ...]`` behind ``batch_dims``, which the model flattens later."""
 
     def reorder(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         return x.flatten(batch_dims, batch_dims + 2).index_select(batch_dims, order).view(x.shape)

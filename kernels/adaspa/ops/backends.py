@@ -61,7 +61,7 @@ class Backend:
     needs_lse: bool = True
 
     def kernel(self, op: str) -> Callable[..., Any]:
-        """Its function for an operation."""
+        """Return the backend's function for an operation."""
         function: Callable[..., Any] = getattr(_kernels(self.name), op)
         return function
 

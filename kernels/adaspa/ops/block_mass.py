@@ -23,7 +23,7 @@ def block_mass(
 ) -> torch.Tensor:
     """The softmax mass inside each block, ``sum of exp(q_r . k_j * scale - lse_r)`` over its rows and columns.
 
-    With a ``query_stride`` above 1 only every so many-th row is summed, for that fraction of the work: the shares of a
+    With a ``query_stride`` above 1 only every n-th row is summed, for that fraction of the work: the shares of a
     row of block mass are then estimates.
 
     Args:

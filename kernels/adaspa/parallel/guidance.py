@@ -40,7 +40,7 @@ class Guidance(ModelHook):
         if name not in (*BRANCHES, BOTH):
             raise ValueError(f"guidance must be 1 for a pipeline with the branch {name!r}: there is a place for two")
         if args:
-            raise ValueError("the transformer must be called by names of arguments where guidance is parallel")
+            raise ValueError("the transformer must be called with keyword arguments if guidance is parallel")
         if name == BOTH:
             return self._halves(forward, kwargs)
         return self._calls(forward, module, kwargs, BRANCHES.index(name))
@@ -62,7 +62,7 @@ class Guidance(ModelHook):
     def _calls(self, forward: Any, module: Any, kwargs: dict[str, Any], branch: int) -> Any:
         """One of two calls: this process runs one of them, and waits for the other behind the second."""
         if branch == 0 and self.first is not None:
-            raise RuntimeError("the pipeline called the conditional branch twice, where guidance needs both in turn")
+            raise RuntimeError("the pipeline called the conditional branch twice, but guidance needs both in turn")
         if branch == self.branch:
             out = forward(**{**kwargs, "return_dict": False})[0].contiguous()
         else:
@@ -72,7 +72,7 @@ class Guidance(ModelHook):
             self.first = out
             return (out,)
         if self.first is None:
-            raise RuntimeError("the pipeline called the unconditional branch alone, where guidance needs both in turn")
+            raise RuntimeError("the pipeline called the unconditional branch alone, but guidance needs both in turn")
         for source, result in enumerate((self.first, out)):
             dist.broadcast(result, group_src=source, group=self.group)
         self.first = None

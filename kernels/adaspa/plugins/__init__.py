@@ -27,5 +27,5 @@ def is_tested(server: str) -> bool:
     if version.startswith(tested):
         return True
     known = ", ".join(f"{start}*" if start.endswith(".") else start for start in tested)
-    logger.warning("AdaSpa stays dense: it was tested with %s %s, and this is %s", server, known, version)
+    logger.warning("AdaSpa stays dense: it was tested with %s %s, but this is %s", server, known, version)
     return False

@@ -155,7 +155,7 @@ class AdaSpaImpl(sglang_dense.DenseImpl):
         """Attention over ``[B, S, H, D]``, or ``dense`` outside of a denoising loop.
 
         Args:
-            lay_out: how so many rows lie, or why they cannot be served.
+            lay_out: how this number of rows lies, or why they cannot be served.
         """
         context = get_forward_context_or_none()
         batch = context.forward_batch if context else None

@@ -30,7 +30,7 @@ from adaspa.plugins.settings import VARIABLE, ServerSettings, Settings, from_env
 logger = init_logger("vllm.adaspa")  # below the one logger that the server sets up: others it does not show
 
 DEFAULTS: dict[str, Any] = {"sparsity": 0.8, "start_step": 0, "end_step": 0, "precision": "bf16", "skip_layers": ()}
-"""Of the fields that the server has under ``block_sparse``."""
+"""Fields that the server has under ``block_sparse``."""
 
 
 def register() -> None:
@@ -205,7 +205,7 @@ class AdaSpaBackend(AttentionBackend):
 
     @classmethod
     def supports_attention_mask(cls, attention_spec: object | None = None) -> bool:
-        """As the default backend does, which serves all calls with a mask."""
+        """Return whether the default backend takes a mask: it serves all calls that have one."""
         default, _ = get_attn_backend_for_role("self", 128)
         return default.supports_attention_mask(None)
 

@@ -48,7 +48,7 @@ class Policy(ABC):
     """
 
     name: ClassVar[str]
-    """By which `AdaSpaConfig.selection` names it."""
+    """Name of the policy in `AdaSpaConfig.selection`."""
     reuses_lse: ClassVar[bool] = True
     """Whether a search may take the LSE that an earlier step left."""
 

@@ -31,7 +31,7 @@ class Scored(Policy):
 
     @abstractmethod
     def scores(self, search: Search) -> torch.Tensor:
-        """Of every block, none negative: ``[B, H, nq, nk]`` or what broadcasts to it."""
+        """Return a score of every block, none negative: ``[B, H, nq, nk]`` or what broadcasts to it."""
 
     def choose(self, search: Search) -> Selected:
         return self.highest(self.scores(search), search)

@@ -78,7 +78,7 @@ def blocks_moved(sparsity: float, blocks: int) -> int:
     """How many blocks fewer than ``blocks_kept`` a row of a giving head has, and one of a receiving head more (4.3).
 
     At sparsity s that is ``(1 - s) / 2`` of them, which takes the heads to ``(1 + s) / 2`` and ``(3 s - 1) / 2``. Below
-    a third no head can receive so many, and all that it lacks is moved. It is the same number for both, so that the
+    a third no head can receive that many, and all that it lacks is moved. It is the same number for both, so that the
     mean stays as it was asked for; a giving head keeps at least one block.
     """
     kept = blocks_kept(sparsity, blocks)

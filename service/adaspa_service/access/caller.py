@@ -1,4 +1,4 @@
-"""Who asks, and what they may do: by an API key, by this machine's token, or as everybody on a service that is open."""
+"""The caller of a request and its rights: by an API key, by this machine's token, or anyone on an open service."""
 
 import hmac
 import math
@@ -65,7 +65,7 @@ class Callers:
         if scope not in key.scopes:
             challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
             has = ", ".join(sorted(key.scopes))
-            raise ApiError(403, "missing_scope", f"this needs the scope {scope}; the key has {has}", None, challenge)
+            raise ApiError(403, "missing_scope", f"the key needs the scope {scope}; it has {has}", None, challenge)
         return _caller(key)
 
     def asking(self, token: str | None) -> list[tuple[str, ...]] | None:
@@ -105,7 +105,7 @@ class Callers:
         return caller.owner == BOOTSTRAP_OWNER or self._keys.is_valid(caller.owner)
 
     def _without_key(self, request: Request, token: str | None) -> Caller:
-        """Who comes without a valid API key: this machine's user, as long as there are none."""
+        """Return the caller without a valid API key: this machine's user, while there are no keys."""
         access = self._entrance.now()
         if access is Access.lost:
             raise keys_lost()
@@ -119,7 +119,7 @@ class Callers:
         """Count a request, and note for its answer what is left. Raises ApiError: 429, with the time until the next."""
         request.state.rate = rate = self._keys.use(key)
         if rate is not None and (wait := rate.wait_seconds) is not None:
-            message = f"the key may send {key.requests_per_minute} requests a minute; try again in {wait:.1f} s"
+            message = f"too many requests; allowed: {key.requests_per_minute} per minute. Try again in {wait:.1f} s."
             raise ApiError(429, "rate_limit_exceeded", message, None, {"Retry-After": str(math.ceil(wait))})
 
 
@@ -131,16 +131,18 @@ def unauthorized(access: Access, token: str | None) -> ApiError:
     """401 for a request without a key, or with one that is not valid."""
     what = "the token that the service printed when it started" if access is Access.token else "API key"
     if token is None:
-        message = f"Authorization: missing; every request needs the header 'Authorization: Bearer <{what}>'"
+        message = f"Authorization: required; send the header 'Authorization: Bearer <{what}>'"
         return ApiError(401, "missing_api_key", message, "Authorization", {"WWW-Authenticate": "Bearer"})
     challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-    message = f"Authorization: not {what}" if access is Access.token else "Authorization: no valid API key"
+    message = f"Authorization: not {what}" if access is Access.token else "Authorization: the API key is not valid"
     return ApiError(401, "invalid_api_key", message, "Authorization", challenge)
 
 
 def keys_lost() -> ApiError:
     """503 where keys were made and Redis knows of none; the operator reads in the log what to do."""
-    message = "The service has lost its API keys, and lets nobody in until they are back; its operator's log says more."
+    message = (
+        "The service has lost its API keys and refuses all requests until they are restored. Operators: see the log."
+    )
     return ApiError(503, "keys_lost", message, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
@@ -153,7 +155,7 @@ def refuse_other_sites(request: Request, settings: Settings) -> None:
     """Keep a service that asks for nothing from what other sites' pages make a browser send. Raises ApiError 403."""
     origin = request.headers.get("origin")
     if is_from_elsewhere(request, origin) and origin not in settings.cors_origins:
-        message = "Origin: pages of other sites may not use this service; allowed: ADASPA_CORS_ORIGINS"
+        message = "Origin: other sites' pages may not use this service; allowed: those in ADASPA_CORS_ORIGINS"
         raise ApiError(403, "cross_origin", message, "Origin")
 
 

@@ -22,7 +22,9 @@ def host_name(headers: Iterable[tuple[bytes, bytes]]) -> str:
     found = HOST.fullmatch(named[0]) if len(named) == 1 else None
     if found is None:
         got = " and ".join(repr(value.decode("latin-1")[:60]) for value in named[:2]) or "none"
-        raise ApiError(400, "invalid_host", f"Host: {got}; allowed: exactly one, a name or an address", "Host")
+        raise ApiError(
+            400, "invalid_host", f"Host: {got}; allowed: exactly one header with a name or an address", "Host"
+        )
     return found["name"].decode().lower().rstrip(".")
 
 
@@ -30,7 +32,9 @@ def check_name(settings: Settings, name: str) -> None:
     """Raise ApiError 421 for a name that is not this service's."""
     if not (is_of_this_machine(name) or any(matches(name, allowed) for allowed in own_names(settings))):
         names = ", ".join(("localhost", "an IP address", *own_names(settings)))
-        message = f"Host: {name[:60]!r} is no name of this service; allowed: {names}. ADASPA_ALLOWED_HOSTS adds others"
+        message = (
+            f"Host: {name[:60]!r} is not a name of this service; allowed: {names}. ADASPA_ALLOWED_HOSTS adds others"
+        )
         raise ApiError(421, "wrong_host", message, "Host")
 
 

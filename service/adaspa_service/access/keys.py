@@ -47,7 +47,7 @@ class ApiKey(BaseModel):
     """A key without its secret. Times are Unix seconds by the store's clock."""
 
     id: str
-    """Also names the owner of the key's jobs; stays the same when the secret is rotated."""
+    """Id of the key and owner of its jobs; rotating the secret does not change it."""
     name: str
     scopes: frozenset[Scope]
     max_in_flight: int | None = None
@@ -60,16 +60,16 @@ class ApiKey(BaseModel):
 
 @dataclass(frozen=True)
 class Rate:
-    """Where a key stands with its limit of requests."""
+    """State of a key's rate limit."""
 
     limit: int
     """Requests a minute."""
     remaining: int
     """Requests that it may send now."""
     reset_seconds: float
-    """Until it may send a minute's at once."""
+    """Seconds until it may send a minute's requests at once."""
     wait_seconds: float | None = None
-    """Until it may send the next one; None: this one was allowed."""
+    """Seconds until it may send the next request; None if this one was allowed."""
 
 
 class KeyStore:

@@ -35,6 +35,6 @@ class Links:
     def check(self, video_id: str, variant: str, expires: int, signature: str, now: float) -> None:
         """Make sure that a link is this service's and holds at ``now`` (Unix seconds). Raises ApiError 403."""
         if not hmac.compare_digest(self.sign(video_id, variant, expires).encode(), signature.encode()):
-            raise ApiError(403, "invalid_link", "signature: this service made no such link", "signature")
+            raise ApiError(403, "invalid_link", "signature: not a link of this service", "signature")
         if now >= expires:
-            raise ApiError(403, "link_expired", "expires: the link has expired; ask for another", "expires")
+            raise ApiError(403, "link_expired", "expires: the link has expired; request another", "expires")

@@ -27,9 +27,9 @@ class Access(StrEnum):
     everybody = "everybody"
     """Everyone: the operator allowed it."""
     token = "token"
-    """Those with the token, which this machine's user can read."""
+    """Everyone with the token, which this machine's user can read."""
     keys = "keys"
-    """Those with an API key."""
+    """Everyone with an API key."""
     lost = "lost"
     """Nobody: keys were created, but Redis has lost them."""
 

@@ -87,7 +87,8 @@ def redeliver(
         for video_id in wanted:
             if video_id not in unknown:
                 tell_auditors(jobs.client, "webhook.redelivered", job=video_id)
-    say(f"sending {len(wanted) - len(unknown)} events")
+    count = len(wanted) - len(unknown)
+    say(f"sending {count} event{'s' * (count != 1)}")
     if unknown and not all_dead:  # of all, one may have gone meanwhile
         fail("; ".join(nothing(video_id) for video_id in unknown))
 

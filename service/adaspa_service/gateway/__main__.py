@@ -89,7 +89,7 @@ def serve_metrics(registry: CollectorRegistry, settings: Settings) -> None:
     try:
         start_http_server(settings.metrics_port or 0, addr=bindable(settings.host), registry=registry)
     except OSError as error:
-        fail(f"port {settings.metrics_port} on {settings.host} cannot be used ({error.strerror}): ADASPA_METRICS_PORT")
+        fail(f"ADASPA_METRICS_PORT: cannot use port {settings.metrics_port} on {settings.host} ({error.strerror})")
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -97,9 +97,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return listener(settings.host, settings.port)
     except OSError as error:
-        fail(
-            f"port {settings.port} on {settings.host} cannot be used ({reason(error)}); set ADASPA_PORT or ADASPA_HOST"
-        )
+        fail(f"ADASPA_PORT: cannot use port {settings.port} on {settings.host} ({reason(error)})")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from adaspa_service.access.caller import Caller
 from adaspa_service.access.keys import Scope
 from adaspa_service.gateway.state import StateDep
 
-bearer = HTTPBearer(auto_error=False, description="An API key, as `adaspa keys create` prints it.")
+bearer = HTTPBearer(auto_error=False, description="An API key from `adaspa keys create`.")
 
 
 async def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> str | None:

@@ -33,7 +33,7 @@ class JobRequest:
     priority: str | None
     """The queue that was asked for; None leaves it to the catalog."""
     webhook_url: str | None = None
-    """Where the event of each job's end is sent."""
+    """Address for the event of each job's end."""
     labels: Labels = field(default_factory=Labels)
     """What the client notes at each."""
 
@@ -86,18 +86,18 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
     except InputsGone as error:
         raise not_found(str(error)) from error
     except InputsLate as error:
-        message = "The request took too long to be accepted; try again."
+        message = "Accepting the request took too long; try again."
         raise ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}) from error
     try:
         ring(state.celery, spec.id, priority, admitted.bells)
     except QueueUnavailable as error:
-        log.warning("%s: a worker has to find it by itself: %s", admitted.jobs[0].id, error)
+        log.warning("%s: queued, but workers were not notified; one will find it: %s", admitted.jobs[0].id, error)
     return admitted
 
 
 def key_reused() -> ApiError:
     """422 for a key that another request came with."""
-    message = "Idempotency-Key: was used with another request; allowed: a new key for each request"
+    message = "Idempotency-Key: already used with a different request; allowed: a new key for each request"
     return ApiError(422, "idempotency_key_reused", message, "Idempotency-Key")
 
 
@@ -110,39 +110,42 @@ def idempotency_of(asked: str, key: str | None) -> tuple[str, str] | None:
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARS:
-        raise bad_field("Idempotency-Key", f"Idempotency-Key: {len(key)} characters; allowed: 1 to {MAX_KEY_CHARS}")
+        raise bad_field("Idempotency-Key", f"Idempotency-Key: has {len(key)} characters; allowed: 1 to {MAX_KEY_CHARS}")
     return tuple(hashlib.sha256(text.encode()).hexdigest() for text in (key, asked))  # type: ignore[return-value]
 
 
 def full(state: AppState, model: str, priority: Priority, count: int) -> ApiError:
-    """429 with the time until so many of the queue's jobs are expected to have begun that ``count`` more have room."""
+    """Return 429 with the time until the queue is expected to have room for ``count`` more jobs."""
     load = state.store.load(model)
     waiting, cap = load.queues[priority].waiting, state.settings.queue_cap
     starts_in = load.starts_in(priority, max(1, waiting + count - cap))
     wait = UNMEASURED_SECONDS if starts_in is None else starts_in
-    message = f"{waiting} {priority} jobs wait for model {model}; allowed: {cap}. Try again later."
+    message = f"{waiting} {priority} jobs are waiting for model {model}; allowed: {cap}. Try again later."
     return ApiError(429, "queue_full", message, "model", {"Retry-After": str(max(1, math.ceil(wait)))})
 
 
 def too_many(state: AppState, caller: Caller, count: int) -> ApiError:
     """429 with the time until enough of the caller's jobs are expected to have ended for ``count`` more.
 
-    400 where the caller may never have so many.
+    It is 400 if the caller may never have that many.
     """
     limit = caller.max_in_flight or 0
     if count > limit:
-        return bad_field("n", f"n: {count} jobs; allowed: 1 to {limit}, as many as this key may have in flight")
+        return bad_field(
+            "n",
+            f"n: {count} is out of range; allowed: 1 to {limit}, the number of jobs that this key may have in flight",
+        )
     jobs = state.store.unfinished(caller.owner)
     positions = state.store.queue_positions(jobs)
     left = sorted(seconds_left(state.loads.get(job.params.model), job, positions.get(job.id)) for job in jobs)
     enough = len(left) + count - limit
     wait = left[enough - 1] if enough > 0 else 0.0
-    message = f"{len(left)} jobs of this key wait or run; allowed: {limit}. Try again later."
+    message = f"this key has {len(left)} jobs in flight; allowed: {limit}. Try again later."
     return ApiError(429, "too_many_in_flight", message, None, {"Retry-After": str(max(1, math.ceil(wait)))})
 
 
 def seconds_left(load: Load, job: Job, position: int | None) -> float:
-    """Until a job is expected to end: from its own steps, else from the model's latest jobs and its place in line."""
+    """Estimate the seconds until a job ends, from its own steps or from the model's latest jobs and its position."""
     if job.progress.eta_seconds is not None:
         return job.progress.eta_seconds
     starts_in = load.starts_in(job.priority, position) if position else 0.0

@@ -43,19 +43,22 @@ from adaspa_service.webhooks import event
 from adaspa_service.webhooks.addresses import Addresses, Resolve, system_resolve
 from adaspa_service.webhooks.deliverer import Deliverer
 
-DESCRIPTION = """Text in, video out. Every route is also there without `/v1`.
+DESCRIPTION = """Generate videos from text and images. Every route also works without the `/v1` prefix.
 
-OpenAI's clients work with the base URL `/v1`; fields that theirs do not have go through `extra_body`."""
+OpenAI's clients work with the base URL `/v1`; pass other fields in `extra_body`."""
 EVERYWHERE: dict[int | str, dict[str, Any]] = {
-    400: {"description": "A field is not as it has to be; `param` names it", "model": ErrorBody},
-    404: {"description": "There is no such thing", "model": ErrorBody},
-    421: {"description": "The Host is no name of this service", "model": ErrorBody},
-    503: {"description": "A part of the service is away; try again", "model": ErrorBody},
+    400: {"description": "A field is invalid; `param` names it", "model": ErrorBody},
+    404: {"description": "Not found", "model": ErrorBody},
+    421: {"description": "The Host header does not name this service", "model": ErrorBody},
+    503: {"description": "A part of the service is unavailable; try again", "model": ErrorBody},
 }
 WITH_KEY: dict[int | str, dict[str, Any]] = {
-    401: {"description": "The API key is missing or not valid", "model": ErrorBody},
-    403: {"description": "The API key lacks the scope, or other sites' pages may not ask this", "model": ErrorBody},
-    429: {"description": "Too many requests with this key; Retry-After says when to try again", "model": ErrorBody},
+    401: {"description": "The API key is missing or invalid", "model": ErrorBody},
+    403: {
+        "description": "The API key lacks the scope, or the request comes from another site's page",
+        "model": ErrorBody,
+    },
+    429: {"description": "Too many requests with this key; `Retry-After` says when to try again", "model": ErrorBody},
 }
 
 

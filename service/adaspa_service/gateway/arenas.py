@@ -10,7 +10,7 @@ import os
 
 ARENAS = 2
 M_ARENA_MAX = -8
-"""As ``malloc.h`` has it."""
+"""Value of ``malloc.h``."""
 
 
 def limit() -> None:

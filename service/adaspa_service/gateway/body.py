@@ -31,16 +31,16 @@ from adaspa_service.inputs.turns import Turn
 Fields = TypeVar("Fields", bound=BaseModel)
 
 MAX_BODY_BYTES = 1024 * 1024
-"""Of all but the images."""
+"""Maximum size of a body without its images."""
 BODY_SECONDS = 20.0
-"""How long a body may take to come, and how long ..."""
+"""Time limit of a body, to which each further ``BYTES_A_SECOND`` add a second."""
 BYTES_A_SECOND = 128 * 1024
-"""... a further one of so many bytes a second."""
+"""Least speed of a longer body."""
 OTHER_NAMES = {"reference_url": "input_reference", "image_reference": "input_reference"}
-"""Of SGLang's clients, and of vLLM-Omni's."""
+"""Names that SGLang's and vLLM-Omni's clients use."""
 IMAGE_URL = "image_url"
 UNREADABLE: dict[int | str, dict[str, Any]] = {
-    408: {"description": "The body did not come in time", "model": ErrorBody},
+    408: {"description": "The body did not arrive in time", "model": ErrorBody},
     413: {"description": "The body is too large", "model": ErrorBody},
     415: {"description": "The body is neither JSON nor a form", "model": ErrorBody},
 }
@@ -94,7 +94,7 @@ async def read_body(
     elif kind == "multipart/form-data":
         data, given = await parse_form(request, pieces, images, image_bytes)
     else:
-        message = f"Content-Type {kind or '(none)'} is not taken; allowed: application/json, multipart/form-data"
+        message = f"Content-Type {kind or '(none)'} is not supported; allowed: application/json, multipart/form-data"
         raise ApiError(415, "unsupported_media_type", message)
     found: dict[Role, Source] = {}
     for name, image in given.items():
@@ -107,12 +107,12 @@ async def read_body(
 
 
 def refused(name: str, why: ImageRefused) -> ApiError:
-    """The answer to an image that cannot be taken."""
+    """Return the error for an image that cannot be used."""
     return ApiError(why.status, why.code, f"{name}: {why}", name)
 
 
 async def incoming(request: Request, most: int, turn: Turn) -> AsyncGenerator[bytes, None]:
-    """The body piece by piece, of so many bytes at most. Raises ApiError: 413, 408, 503, 400."""
+    """Yield the body piece by piece, up to ``most`` bytes. Raises ApiError: 413, 408, 503, 400."""
     if int(request.headers.get("content-length", 0)) > most:
         raise too_large(most)
     stream = request.stream()
@@ -123,9 +123,9 @@ async def incoming(request: Request, most: int, turn: Turn) -> AsyncGenerator[by
             async with asyncio.timeout(left):
                 piece = await anext(stream, None)
         except ClientDisconnect as error:
-            raise ApiError(400, "incomplete_body", "the connection ended before the body did") from error
+            raise ApiError(400, "incomplete_body", "the connection closed before the body was complete") from error
         except TimeoutError as error:
-            message = f"the request body did not come within {BODY_SECONDS + received / BYTES_A_SECOND:.0f} s"
+            message = f"the request body did not arrive within {BODY_SECONDS + received / BYTES_A_SECOND:.0f} s"
             raise ApiError(408, "request_timeout", message, headers={"Connection": "close"}) from error
         if piece is None:
             return
@@ -163,8 +163,8 @@ async def parse_json(
         if value is None:
             continue
         if not isinstance(value, str):
-            only = f"a URL or a data URI, alone or as {IMAGE_URL} of an object"
-            raise bad_field(field, f"{field}: is no image; allowed: {only}", "invalid_type")
+            only = f'a URL or a data URI, as a string or as {{"{IMAGE_URL}": ...}}'
+            raise bad_field(field, f"{field}: is not an image; allowed: {only}", "invalid_type")
         add(given, field, body.files.pop(value) if value in body.files else BytesIO(value.encode()))
     if body.files:  # a long data URI where none belongs
         raise too_large(MAX_BODY_BYTES)

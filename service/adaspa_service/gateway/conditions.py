@@ -20,7 +20,11 @@ def schema(images: Mapping[str, Role]) -> dict[str, Any]:
         "url": {"type": "string", "description": "A URL or a data URI."},
     }
     item = {"type": "object", "properties": properties, "required": ["role", "url"], "additionalProperties": False}
-    return {"type": "array", "items": item, "description": "Images by their role, in place of the fields of each."}
+    return {
+        "type": "array",
+        "items": item,
+        "description": "Images with their roles, as an alternative to the image fields.",
+    }
 
 
 def by_field(given: object, images: Mapping[str, Role]) -> Iterator[tuple[str, object]]:
@@ -36,12 +40,12 @@ def by_field(given: object, images: Mapping[str, Role]) -> Iterator[tuple[str, o
     allowed = f"allowed: a list of objects with role ({', '.join(images.values())}), kind ({KIND}) and url"
     fields = {role: name for name, role in images.items()}
     if not isinstance(given, list):
-        raise bad_field(NAME, f"{NAME}: is no list; {allowed}", "invalid_type")
+        raise bad_field(NAME, f"{NAME}: is not a list; {allowed}", "invalid_type")
     for place, one in enumerate(given):
         name = f"{NAME}[{place}]"
         if not isinstance(one, dict) or not {"role", "url"} <= set(one) <= {"role", "kind", "url"}:
-            raise bad_field(NAME, f"{name}: is not as it has to be; {allowed}")
+            raise bad_field(NAME, f"{name}: has missing or unknown keys; {allowed}")
         for key, value, words in (("role", one["role"], fields), ("kind", one.get("kind", KIND), (KIND,))):
             if not isinstance(value, str) or value not in words:
-                raise bad_field(NAME, f"{name}.{key}: {shown(value)} is not offered; allowed: {', '.join(words)}")
+                raise bad_field(NAME, f"{name}.{key}: {shown(value)} is not supported; allowed: {', '.join(words)}")
         yield fields[one["role"]], one["url"]

@@ -41,14 +41,16 @@ CROWDED = SecurityHeaders(
         ApiError(
             503,
             "too_many_connections",
-            "The gateway has as many connections as it takes; try again.",
+            "The gateway has too many connections; try again.",
             headers={"Retry-After": str(RETRY_SECONDS), "Connection": "close"},
         )
     )
 )
 """What a connection beyond those that are allowed gets in place of the application."""
-TOO_SLOW = ApiError(408, "request_timeout", "the head of the request did not come in time")
-TOO_LONG = ApiError(431, "headers_too_large", f"the head of the request is over {MAX_HEAD_BYTES} bytes")
+TOO_SLOW = ApiError(408, "request_timeout", "the request's headers did not arrive in time")
+TOO_LONG = ApiError(
+    431, "headers_too_large", f"the request's headers are too large; allowed: up to {MAX_HEAD_BYTES} bytes"
+)
 
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -126,7 +128,7 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It has."""
+        """Resume writing: the client has taken what was sent."""
         self._end_stall()
         super().resume_writing()
 

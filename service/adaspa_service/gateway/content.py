@@ -26,13 +26,13 @@ CONTENT = {
     for kind in (*(output.content_type for output in OutputFormat), "image/webp")
 }
 FILE_POLICY = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-"""For the page that a browser makes around a file when its address is opened."""
+"""Policy for the page that a browser makes around a file when its address is opened."""
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file", "content": CONTENT},
-    206: {"description": "The range that was asked for", "content": CONTENT},
-    304: {"description": "The client has it: If-None-Match names its ETag"},
+    206: {"description": "The requested range", "content": CONTENT},
+    304: {"description": "Not modified: If-None-Match has the file's ETag"},
     409: {"description": "The job has not completed", "model": ErrorBody},
-    416: {"description": "The range lies outside the file", "model": ErrorBody},
+    416: {"description": "The range is outside the file", "model": ErrorBody},
 }
 
 
@@ -45,9 +45,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 def download(
     video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = "video"
 ) -> Response:
-    """A file of a completed video, for its owner's key or for whoever has a link to it.
+    """Download a file of a completed video, with the owner's key or a link.
 
-    One byte range is served; of several, the whole file.
+    A single byte range is supported. A request for several ranges gets the whole file.
     """
     artifact = find_artifact(job, variant)
     etag = f'"{artifact.sha256}"'
@@ -57,7 +57,7 @@ def download(
         return not_modified(headers)
     if selected.status == 416:
         unsatisfied = {"Content-Range": f"bytes */{artifact.bytes}"}
-        message = f"Range: lies outside the file; allowed: within its {artifact.bytes} bytes"
+        message = f"Range: is outside the file; allowed: within its {artifact.bytes} bytes"
         raise ApiError(416, "range_not_satisfiable", message, "Range", unsatisfied)
     headers["Content-Length"] = str(selected.end - selected.start)
     if selected.status == 206:
@@ -93,7 +93,7 @@ def not_modified(headers: dict[str, str]) -> Response:
 
 def gone(video_id: str, variant: Variant) -> ApiError:
     """404 for a file that is not in storage any more, which nobody asked for: the record says that it is there."""
-    log.error("%s: its %s is missing in storage", video_id, variant)
+    log.error("%s: its %s is missing from storage", video_id, variant)
     return ApiError(404, "file_gone", f"the {variant} of video {video_id} is no longer in storage", "video_id")
 
 

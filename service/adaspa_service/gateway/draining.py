@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
         """Ten times a second."""
         if self._draining.is_set():
             if self._ends_at is None:
-                log.info("told to stop: serving for %g s more, while /readyz says 503", self._drain_seconds)
+                log.info("stopping: still serving for %g s, while /readyz answers 503", self._drain_seconds)
                 self._ends_at = time.monotonic() + self._drain_seconds
             elif time.monotonic() >= self._ends_at:
                 self.handle_exit(signal.SIGTERM, None)

@@ -49,7 +49,7 @@ def away(scope: Scope, error: Exception) -> JSONResponse:
     """The answer to a request for which a part of the service could not be reached; it is logged."""
     log.error("%s %s: %s", scope["method"], scope["path"], error)
     what = "storage" if isinstance(error, StorageUnavailable) else "job store"
-    message = f"The {what} cannot be reached at the moment; try again."
+    message = f"The {what} is unavailable; try again."
     return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
 
 
@@ -82,12 +82,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RecordUnreadable)
     def of_a_later_version(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s: %s", request.method, request.url.path, error)
-        message = "The service is being updated, and this gateway cannot read the job yet; try again."
+        message = "The service is being updated and this gateway cannot read the job yet; try again."
         return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
         request_id: str = request.state.request_id  # its middleware lies within what answers here
         log.error("%s %s: unexpected error", request.method, request.url.path, extra={"request_id": request_id})
-        message = f"The gateway met an unexpected error; it was logged, with the request id {request_id}."
+        message = f"The gateway had an unexpected error; its log has details under request id {request_id}."
         return respond(ApiError(500, "internal_error", message, headers={HEADER: request_id}))

@@ -17,14 +17,14 @@ from adaspa_service.gateway.state import AppState, StateDep
 from adaspa_service.inputs.source import closing_all
 
 router = APIRouter(tags=["videos"])
-BY_HAND = "settings by hand were not timed; qualities has the presets"
+BY_HAND = "AdaSpa settings of your own are not timed; see qualities for the presets"
 
 
 @router.post("/videos/estimate", responses=UNREADABLE, openapi_extra=openapi(VideoEstimate))
 async def estimate_video(request: Request, state: StateDep, caller: Reader) -> Estimate:
-    """Tell how long a video would take, with each preset. Nothing is queued.
+    """Estimate how long a video would take with each preset. Nothing is queued.
 
-    It takes what `POST /videos` takes, and refuses what that refuses; a prompt and images may be left out.
+    Takes and checks the same fields as `POST /videos`, but prompt and images are optional.
     """
     with state.turns.of(caller.owner) as turn:
         asked, images = await read_body(request, VideoEstimate, state.catalog, state.settings.image_bytes, turn)
@@ -88,7 +88,7 @@ def _expectation(params: JobParams, timed: list[Timed], preset: str) -> Expectat
     if like is None:
         settings = "the model's own settings" if preset == OWN_SETTINGS else f"quality {preset}"
         guidance = "over 1" if params.guidance_scale > 1 else "of 1 or less"
-        return _unknown(f"no video of this model with {settings} and a guidance_scale {guidance} was completed yet")
+        return _unknown(f"no video of this model with {settings} and guidance_scale {guidance} has completed yet")
     near = like.nearest
     same = (near.width, near.height, near.num_frames) == (params.width, params.height, params.num_frames)
     size = f"{near.width}x{near.height}"

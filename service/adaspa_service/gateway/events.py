@@ -37,10 +37,10 @@ STREAMS_SHARE = 4
 EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 START = "0-0"
 DESCRIPTION = """Server-sent events: `queued`, `in_progress`, `progress`, `preview`, and at the end `completed`, \
-`failed` or `cancelled`. The data are fields of the video object; those of the last event are the whole object. While \
-the job waits, a `progress` event without an id tells each new `queue_position`. A `preview` has a moving WebP as data \
-URI in `preview`; only the latest is kept, so a client that comes late sees no earlier ones. A client that comes again \
-with `Last-Event-ID` goes on where it was; 204 says that there is nothing left to come."""
+`failed` or `cancelled`. The data are fields of the video object; the last event has the whole object. While the job \
+waits, a `progress` event without an id reports each new `queue_position`. A `preview` has an animated WebP as a data \
+URI in `preview`. Only the latest preview is stored; late subscribers do not receive earlier ones. To resume after a \
+lost connection, send `Last-Event-ID`; 204 means that no events are left."""
 EVENT = {
     "type": "object",
     "description": "One event of the stream.",
@@ -53,7 +53,7 @@ EVENT = {
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": DESCRIPTION, "content": {"text/event-stream": {"schema": EVENT}}},
-    204: {"description": "The job has ended, and the client has had its last event"},
+    204: {"description": "The job has ended and the client has received its last event"},
 }
 
 router = APIRouter(tags=["videos"])
@@ -67,9 +67,9 @@ async def follow_video(
     caller: Reader,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Follow a job from its beginning, or from the event after Last-Event-ID, to its end."""
+    """Stream a job's events from its start, or from the event after Last-Event-ID, to its end."""
     if last_event_id is not None and not EVENT_ID.fullmatch(last_event_id):
-        message = f"Last-Event-ID: {last_event_id[:60]!r} is none; allowed: the id of an event of this video"
+        message = f"Last-Event-ID: {last_event_id[:60]!r} is not an event id; allowed: the id of an event of this video"
         raise bad_field("Last-Event-ID", message)
     job = await run_in_threadpool(find, state, caller, video_id)
     stream = Stream(state, job, last_event_id or START)
@@ -81,7 +81,7 @@ async def follow_video(
 
 
 def streaming_caller(request: Request, caller: Caller) -> str:
-    """As whose a stream is counted: the key's, and without keys the address's, because everybody is one owner."""
+    """Return whose stream this counts as: the key's, or without keys the address's, because all share one owner."""
     address = request.client.host if request.client else ""
     return address if caller.owner == OPEN_OWNER else caller.owner
 
@@ -110,7 +110,9 @@ class OpenStreams:
     def another(self, caller: str) -> Iterator[None]:
         """Count one while it is open. Raises ApiError: 429, where the caller has as many as it may."""
         if self._open[caller] >= self._most:
-            message = f"{self._most} event streams of this caller are open; allowed: no more. End one, or poll."
+            message = (
+                f"this caller has {self._most} event streams open; allowed: {self._most}. Close one, or poll instead."
+            )
             raise ApiError(429, "too_many_streams", message, headers={"Retry-After": str(RETRY_SECONDS)})
         self._open[caller] += 1
         try:
@@ -145,7 +147,7 @@ class Stream:
 
     Args:
         state: the gateway's.
-        job: as it stands.
+        job: the current job.
         last_id: of the event that the client had last.
     """
 
@@ -225,8 +227,10 @@ class Stream:
         return format_sse_event(event="progress", data_str=json.dumps(data | told))
 
     async def write(self, event_id: str, fields: Mapping[str, str]) -> bytes | None:
-        """One event. The last one carries the whole video, unless that is already gone; a preview that another one
-        has replaced is none."""
+        """Return one event, or None for a preview that a later one has replaced.
+
+        The last event carries the whole video, unless that is already gone.
+        """
         status = JobStatus(fields["status"])
         progress = Progress.model_validate_json(fields["progress"])
         data: dict[str, Any] = {

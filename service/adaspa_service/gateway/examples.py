@@ -25,44 +25,54 @@ CREATED = 1_764_090_000
 PARAMETERS = {"video_id": IDS[0], "model_id": "demo", "after": IDS[0], "idempotency-key": "7f8c5d1e-order-17"}
 ERRORS = {
     400: ("steps: 0 is out of range; allowed: 1 to 100", "invalid_request_error", "steps", "invalid_value"),
-    401: ("Authorization: no valid API key", "invalid_request_error", "Authorization", "invalid_api_key"),
-    403: ("this needs the scope write; the key has read", "invalid_request_error", None, "missing_scope"),
+    401: ("Authorization: the API key is not valid", "invalid_request_error", "Authorization", "invalid_api_key"),
+    403: ("the key needs the scope write; it has read", "invalid_request_error", None, "missing_scope"),
     404: (f"there is no video {IDS[0]!r}", "invalid_request_error", "video_id", "video_not_found"),
-    408: ("the request body did not come in time", "invalid_request_error", None, "request_timeout"),
+    408: ("the request body did not arrive within 20 s", "invalid_request_error", None, "request_timeout"),
     409: (
-        f"video {IDS[0]} is queued; its files can be had once it is completed",
+        f"video {IDS[0]} is queued; its files are available once it is completed",
         "invalid_request_error",
         "video_id",
         "video_not_ready",
     ),
-    413: ("the request body is over 1048576 bytes", "invalid_request_error", None, "request_too_large"),
+    413: (
+        "the request body is too large; allowed: up to 1048576 bytes",
+        "invalid_request_error",
+        None,
+        "request_too_large",
+    ),
     415: (
-        "Content-Type text/plain is not taken; allowed: application/json, multipart/form-data",
+        "Content-Type text/plain is not supported; allowed: application/json, multipart/form-data",
         "invalid_request_error",
         None,
         "unsupported_media_type",
     ),
     416: (
-        "Range: lies outside the file; allowed: within its 10240 bytes",
+        "Range: is outside the file; allowed: within its 10240 bytes",
         "invalid_request_error",
         "Range",
         "range_not_satisfiable",
     ),
     421: (
-        "Host: 'example.com' is no name of this service; allowed: localhost, an IP address, 127.0.0.1. "
+        "Host: 'example.com' is not a name of this service; allowed: localhost, an IP address, 127.0.0.1. "
         "ADASPA_ALLOWED_HOSTS adds others",
         "invalid_request_error",
         "Host",
         "wrong_host",
     ),
     422: (
-        "Idempotency-Key: was used with another request; allowed: a new key for each request",
+        "Idempotency-Key: already used with a different request; allowed: a new key for each request",
         "invalid_request_error",
         "Idempotency-Key",
         "idempotency_key_reused",
     ),
-    429: ("1000 jobs wait for model demo; allowed: 1000. Try again later.", "rate_limit_error", "model", "queue_full"),
-    503: ("The job store cannot be reached at the moment; try again.", "server_error", None, "service_unavailable"),
+    429: (
+        "1000 interactive jobs are waiting for model demo; allowed: 1000. Try again later.",
+        "rate_limit_error",
+        "model",
+        "queue_full",
+    ),
+    503: ("The job store is unavailable; try again.", "server_error", None, "service_unavailable"),
 }
 """Message, type, param and code by status."""
 EVENT = {
@@ -145,7 +155,7 @@ def videos() -> dict[str, Video]:
 
 
 def estimate() -> Estimate:
-    """Of the example job."""
+    """Return the example job's fields."""
     asked = {"model": "demo", "size": "128x128", "num_frames": 33, "fps": 8, "steps": 24, "quality": Quality.balanced}
     near = Measured(jobs=10, size="128x128", num_frames=33, steps=24, scaled=False)
     known = Expectation(estimated_seconds=29.2, denoising_seconds=24.2, measured=near, reason=None)

@@ -12,7 +12,7 @@ OPENAPI: dict[str, Any] = {
         {
             "name": "metadata",
             "in": "query",
-            "description": "Only jobs whose metadata has all of these pairs: `metadata[KEY]=VALUE`.",
+            "description": "Return only jobs whose metadata has all of these pairs: `metadata[KEY]=VALUE`.",
             "style": "deepObject",
             "explode": True,
             "schema": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -30,6 +30,6 @@ def metadata_of(request: Request) -> dict[str, str]:
             continue
         match = PAIR.fullmatch(name)
         if match is None or match[1] in found:
-            raise bad_field(name, f"{name}: is no filter; allowed: metadata[KEY]=VALUE, each key once")
+            raise bad_field(name, f"{name}: is not a filter; allowed: metadata[KEY]=VALUE, each key once")
         found[match[1]] = value
     return found

@@ -13,7 +13,7 @@ from adaspa_service.inputs.source import too_large as image_too_large
 MAX_FIELDS = 64
 UTF_8 = ("utf-8", "utf8")
 AS_TEXT = b'; filename=""'
-"""Of a part whose image is a text: it goes into a file all the same."""
+"""Suffix for a part whose image is text, so that it goes into a file too."""
 
 
 class FormParser(MultiPartParser):
@@ -49,11 +49,11 @@ class FormParser(MultiPartParser):
         _, options = parse_options_header(self.headers["content-type"])
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if charset.lower() not in UTF_8:
-            message = f"Content-Type: charset {charset} is not taken; allowed: utf-8"
+            message = f"Content-Type: charset {charset} is not supported; allowed: utf-8"
             raise ApiError(415, "unsupported_media_type", message)
         form = await super().parse()
         if not self._ended:
-            raise MultiPartException("it breaks off before its last boundary")
+            raise MultiPartException("it ends before its last boundary")
         return form
 
     def on_end(self) -> None:
@@ -69,7 +69,7 @@ class FormParser(MultiPartParser):
             part.content_disposition = (part.content_disposition or b"") + AS_TEXT
         elif b"filename" in options and name and name not in self._images:
             meant = did_you_mean(name, self._images)
-            raise bad_field(name, f"{name}: files are not taken{meant}; allowed: text fields", "file_not_allowed")
+            raise bad_field(name, f"{name}: does not take a file{meant}; allowed: text", "file_not_allowed")
         self._image_bytes = 0
         super().on_headers_finished()
 
@@ -80,7 +80,7 @@ class FormParser(MultiPartParser):
             try:
                 part.data.decode()
             except UnicodeDecodeError as error:
-                message = f"{part.field_name}: is no text; allowed: UTF-8"
+                message = f"{part.field_name}: is not valid text; allowed: UTF-8"
                 raise bad_field(part.field_name, message, "invalid_value") from error
         super().on_part_end()
 
@@ -100,10 +100,15 @@ class FormParser(MultiPartParser):
 
 
 def in_base64(most: int) -> int:
-    """Bytes that a data URI of so many bytes may take."""
+    """Return the bytes that a data URI of ``most`` bytes may take."""
     return most * 4 // 3 + most // 32 + 1024  # and line breaks, and escaped slashes in JSON
 
 
 def too_large(most: int) -> ApiError:
     """413 for a body."""
-    return ApiError(413, "request_too_large", f"the request body is over {most} bytes", headers={"Connection": "close"})
+    return ApiError(
+        413,
+        "request_too_large",
+        f"the request body is too large; allowed: up to {most} bytes",
+        headers={"Connection": "close"},
+    )

@@ -17,7 +17,7 @@ DEFAULTS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
 }
-"""For answers that do not say otherwise themselves, as the page's files and the videos do."""
+"""Default headers; the page's files and the videos set their own."""
 TAKEN = (
     "Authorization",
     "Content-Type",

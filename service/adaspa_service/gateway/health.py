@@ -22,15 +22,18 @@ class Health(BaseModel):
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """The process answers."""
+    """Answer if the process is running."""
     return Health()
 
 
 @router.get("/readyz")
 async def readyz(request: Request, state: StateDep) -> Health:
-    """Redis takes writes, storage is there, no API keys are lost, and the gateway was not told to stop; else 503."""
+    """Answer 200 if Redis takes writes, storage works, no API keys are lost and the gateway is not stopping.
+
+    Otherwise, answer 503.
+    """
     if request.app.state.draining.is_set():
-        raise ApiError(503, "draining", "the gateway was told to stop, and takes requests for a short time only")
+        raise ApiError(503, "draining", "the gateway is stopping and takes requests only for a short time")
     if await run_in_threadpool(state.entrance.now) is Access.lost:
         raise keys_lost()
     await run_in_threadpool(state.store.ping)

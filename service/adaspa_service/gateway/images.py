@@ -1,4 +1,4 @@
-"""From a request's images to those of its jobs, and back if the request comes to nothing."""
+"""Images of a request: store them for its jobs, and remove them if the request is refused."""
 
 import logging
 import math
@@ -75,4 +75,4 @@ def drop_images(state: AppState, wanted: JobRequest) -> None:
     try:
         remove_inputs(state, folder)
     except (StorageUnavailable, StoreUnavailable) as error:
-        log.warning("the images of a refused request are removed later: %s", error)
+        log.warning("images of a rejected request will be removed later: %s", error)

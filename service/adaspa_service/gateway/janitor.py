@@ -32,8 +32,10 @@ STOP_SECONDS = 5.0
 
 
 class Janitor:
-    """Two threads that each make a round every second, for the length of a ``with`` block: one for what Redis knows,
-    one for what lies in storage. A storage that hangs must not keep lost jobs from being brought back."""
+    """Two threads that make a round every second, for the duration of a ``with`` block.
+
+    One looks after Redis and the other after storage, so that a storage that hangs does not keep lost jobs waiting.
+    """
 
     def __init__(self, state: AppState) -> None:
         self.state = state
@@ -101,7 +103,7 @@ class Janitor:
     def _watch_keys(self) -> None:
         before, self._access = self._access, self.state.entrance.now()
         if self._access is Access.lost and before is not Access.lost:
-            log.error("nobody is let in: %s", self.state.entrance.lost())
+            log.error("all requests are refused: %s", self.state.entrance.lost())
 
     def _write_acts(self) -> None:
         for act in self.state.acts.take():
@@ -112,11 +114,11 @@ class Janitor:
 
     def _requeue_lost(self) -> None:
         for job_id in self.state.store.requeue_expired():
-            log.warning("%s: its worker was lost; back in the queue", job_id)
+            log.warning("%s: worker lost; job returned to the queue", job_id)
 
     def _time_out(self) -> None:
         for job_id in self.state.store.time_out():
-            log.warning("%s: no worker took it in time", job_id)
+            log.warning("%s: failed because no worker took it in time", job_id)
 
     def _expire(self) -> None:
         self.state.store.expire()
@@ -140,7 +142,7 @@ class Janitor:
 
     def _trim_deliveries(self) -> None:
         for job_id in self.state.deliveries.trim():
-            log.error("%s: its webhook was dropped: too many wait", job_id)
+            log.error("%s: webhook dropped, because too many are waiting", job_id)
 
     def _run(self, chores: Iterable[Callable[[], None]]) -> None:
         while not self._stopping.wait(EVERY_SECONDS):

@@ -13,7 +13,7 @@ LONG_BYTES = 64 * 1024
 ENDING = re.compile(rb'["\\]')
 ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|[^u])")
 ESCAPE_BYTES = 6
-"""Of the longest escape."""
+"""Length of the longest escape."""
 
 
 class TextTooLarge(Exception):
@@ -124,7 +124,7 @@ def json_object(body: bytes) -> dict[str, Any]:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise bad_field(None, f"the body is not JSON: {reason}", "invalid_json") from error
     if not isinstance(data, dict):
-        raise bad_field(None, "the body has to be a JSON object", "invalid_json")
+        raise bad_field(None, "the body is not a JSON object; allowed: an object", "invalid_json")
     return data
 
 

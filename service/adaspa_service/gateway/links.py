@@ -37,15 +37,16 @@ def link(
     state: StateDep,
     caller: Reader,
     variant: Variant = "video",
-    expires_in: Annotated[int, Query(ge=1, le=MAX_SECONDS, description="Seconds.")] = 3600,
+    expires_in: Annotated[int, Query(ge=1, le=MAX_SECONDS, description="Lifetime in seconds.")] = 3600,
     via: Annotated[
-        Literal["gateway", "storage"], Query(description="Who serves the file; storage only where it signs addresses.")
+        Literal["gateway", "storage"],
+        Query(description="Who serves the file. `storage` requires a storage that signs addresses."),
     ] = "gateway",
 ) -> Link:
-    """An address of a completed video's file that whoever has it can load, without a key, until it expires.
+    """Create a temporary address of a completed video's file that works without a key.
 
-    It expires with the key that it was asked for with at the latest, and ends with the video or when that key is
-    revoked. One of the storage's own cannot be taken back before its time.
+    The link expires no later than the API key that created it. It also ends when that key is revoked or the video is
+    deleted. A link to storage cannot be revoked early.
     """
     artifact = find_artifact(find(state, caller, video_id), variant)
     now = math.ceil(state.store.now())  # a link of one second lives for one
@@ -55,7 +56,7 @@ def link(
     if via == "storage":
         url = state.storage.signed_url(artifact.key, max(1, expires - now))
         if url is None:
-            raise bad_field("via", "via: this service's storage signs no addresses; allowed: gateway")
+            raise bad_field("via", "via: this service's storage does not sign addresses; allowed: gateway")
     else:
         query = {"variant": variant, "expires": expires, "signature": state.links.sign(video_id, variant, expires)}
         url = f"{request.base_url}v1/videos/{video_id}/content?{urlencode(query)}"
@@ -69,15 +70,15 @@ def _by_link_or_key(
     state: StateDep,
     token: Token,
     variant: Variant = "video",
-    expires: Annotated[int | None, Query(ge=0, le=10**11, description="Of a link.")] = None,
-    signature: Annotated[str | None, Query(max_length=64, description="Of a link.")] = None,
+    expires: Annotated[int | None, Query(ge=0, le=10**11, description="Expiry of a link.")] = None,
+    signature: Annotated[str | None, Query(max_length=64, description="Signature of a link.")] = None,
 ) -> Job:
     if signature is None:
         return find(state, state.callers.identify(request, token, Scope.read), video_id)
     state.links.check(video_id, variant, expires or 0, signature, state.store.now())
     job = find_linked(state, video_id)
     if job.owner != OPEN_OWNER and not state.callers.still_has_access(Caller(job.owner)):
-        message = "signature: the API key that the link was made with has been revoked or has expired"
+        message = "signature: the API key that created the link was revoked or has expired"
         raise ApiError(403, "link_revoked", message, "signature")
     return job
 

@@ -43,10 +43,10 @@ def find_artifact(job: Job, variant: Variant) -> Artifact:
     if variant in given:
         return given[variant]
     if variant not in OF_THE_REQUEST and job.status is not JobStatus.completed:
-        message = f"video {job.id} is {job.status}; its files can be had once it is completed"
+        message = f"video {job.id} is {job.status}; its files are available once it is completed"
         raise ApiError(409, "video_not_ready", message, "video_id")
     if variant not in job.artifacts:
-        message = f"variant: {variant} was not made; allowed: {', '.join([*job.artifacts, *given])}"
+        message = f"variant: {variant} does not exist; allowed: {', '.join([*job.artifacts, *given])}"
         raise ApiError(404, "variant_not_found", message, "variant")
     return job.artifacts[variant]
 

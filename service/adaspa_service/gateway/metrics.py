@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/metrics")
 def metrics(request: Request, _: Admin) -> Response:
-    """In Prometheus' text format. At a port of its own nobody is asked for a key."""
+    """Return the metrics in Prometheus' text format. On a port of their own, they need no key."""
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -47,7 +47,7 @@ class JobCollector(Collector):
         self.state = state
 
     def describe(self) -> list[Metric]:
-        """Nothing: otherwise the registry would ask the store to learn the names."""
+        """Return nothing, or the registry would ask the store for the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -55,25 +55,26 @@ class JobCollector(Collector):
             found = [*self._loads(), *self._totals(), *self._webhooks(), *self._room()]
         except StoreUnavailable:
             found = []
-        yield GaugeMetricFamily("adaspa_store_up", "Whether Redis answers.", value=bool(found))
+        yield GaugeMetricFamily("adaspa_store_up", "Whether Redis answers (1) or not (0).", value=bool(found))
         yield from found
 
     def _loads(self) -> list[Metric]:
         labels = ["model", "priority", "queue"]
-        waiting = GaugeMetricFamily("adaspa_jobs_waiting", "Jobs in the queue.", labels=labels)
-        running = GaugeMetricFamily("adaspa_jobs_running", "Jobs that a worker holds.", labels=["model"])
+        waiting = GaugeMetricFamily("adaspa_jobs_waiting", "Number of jobs in the queue.", labels=labels)
+        running = GaugeMetricFamily("adaspa_jobs_running", "Number of jobs that workers are running.", labels=["model"])
         unfinished = GaugeMetricFamily(
-            "adaspa_jobs_unfinished", "Waiting and running jobs: workers that are needed.", labels=["model"]
+            "adaspa_jobs_unfinished", "Number of waiting and running jobs, and so of workers needed.", labels=["model"]
         )
         wanted = GaugeMetricFamily(
             "adaspa_workers_wanted",
-            "Workers that are needed, or that are there while any is: which of them is idle, a scaler cannot know.",
+            "Desired number of workers. Never below the current number while jobs remain, because an autoscaler "
+            "cannot tell which workers are idle.",
             labels=["model"],
         )
         oldest = GaugeMetricFamily(
-            "adaspa_queue_oldest_seconds", "How long the job that came first has waited.", labels=labels
+            "adaspa_queue_oldest_seconds", "Seconds that the oldest job in the queue has waited.", labels=labels
         )
-        workers = GaugeMetricFamily("adaspa_workers", "Workers that were heard of lately.", labels=["model"])
+        workers = GaugeMetricFamily("adaspa_workers", "Number of live workers.", labels=["model"])
         for model in self.state.catalog.models:
             load = self.state.store.load(model)
             for priority, queue in load.queues.items():
@@ -88,10 +89,16 @@ class JobCollector(Collector):
 
     def _totals(self) -> list[Metric]:
         totals = self.state.store.totals()
-        ended = CounterMetricFamily("adaspa_jobs_ended", "Jobs that ended.", labels=["model", "status", "code"])
+        ended = CounterMetricFamily(
+            "adaspa_jobs_ended",
+            "Number of jobs that ended, by status and error code.",
+            labels=["model", "status", "code"],
+        )
         for key, count in totals.ended.items():
             ended.add_metric(key, count)
-        lost = CounterMetricFamily("adaspa_leases_lost", "Leases that ran out: lost workers.", labels=["model"])
+        lost = CounterMetricFamily(
+            "adaspa_leases_lost", "Number of leases that expired because a worker was lost.", labels=["model"]
+        )
         for model, count in totals.leases_lost.items():
             lost.add_metric([model], count)
         return [ended, lost]
@@ -100,8 +107,14 @@ class JobCollector(Collector):
         room = self.state.store.room()
         if room is None:
             return []
-        memory = GaugeMetricFamily("adaspa_redis_memory_bytes", "Redis' memory; limit 0: none.", labels=["kind"])
-        connections = GaugeMetricFamily("adaspa_redis_connections", "Connections to Redis.", labels=["kind"])
+        memory = GaugeMetricFamily(
+            "adaspa_redis_memory_bytes",
+            "Memory of Redis in bytes, used and limit; a limit of 0 means none.",
+            labels=["kind"],
+        )
+        connections = GaugeMetricFamily(
+            "adaspa_redis_connections", "Number of connections to Redis, used and limit.", labels=["kind"]
+        )
         for metric, used, limit in (
             (memory, room.memory_bytes, room.memory_limit),
             (connections, room.connections, room.connection_limit),
@@ -112,18 +125,24 @@ class JobCollector(Collector):
 
     def _webhooks(self) -> list[Metric]:
         counts = self.state.deliveries.counts()
-        attempts = CounterMetricFamily("adaspa_webhook_attempts", "Attempts to deliver an event.", labels=["outcome"])
+        attempts = CounterMetricFamily(
+            "adaspa_webhook_attempts", "Number of attempts to deliver a webhook event.", labels=["outcome"]
+        )
         for outcome, count in counts.attempts.items():
             attempts.add_metric([outcome], count)
-        ended = CounterMetricFamily("adaspa_webhooks_ended", "Events delivered, given up, dropped.", labels=["end"])
+        ended = CounterMetricFamily(
+            "adaspa_webhooks_ended", "Number of webhook events delivered, given up or dropped.", labels=["end"]
+        )
         for end, count in counts.ended.items():
             ended.add_metric([end], count)
-        overdue = "How long the next attempt at an event has been due."
+        overdue = "Seconds by which the next attempt to deliver an event is overdue."
         return [
             attempts,
             ended,
-            GaugeMetricFamily("adaspa_webhooks_waiting", "Events on their way.", value=counts.waiting),
-            GaugeMetricFamily("adaspa_webhooks_dead", "Events given up, and kept.", value=counts.dead),
+            GaugeMetricFamily(
+                "adaspa_webhooks_waiting", "Number of webhook events waiting for delivery.", value=counts.waiting
+            ),
+            GaugeMetricFamily("adaspa_webhooks_dead", "Number of webhook events given up and kept.", value=counts.dead),
             GaugeMetricFamily("adaspa_webhooks_overdue_seconds", overdue, value=counts.overdue_seconds),
         ]
 
@@ -136,12 +155,12 @@ class RequestMetrics:
         labels = ["method", "route", "status"]
         self.seconds = Histogram(
             "adaspa_http_request_seconds",
-            "Until the answer begins.",
+            "Seconds from a request until its response begins.",
             ["method", "route"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.requests = Counter("adaspa_http_requests", "Requests answered.", labels, registry=registry)
+        self.requests = Counter("adaspa_http_requests", "Number of HTTP requests answered.", labels, registry=registry)
         self._series = cache(self._find_series)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

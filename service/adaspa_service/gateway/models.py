@@ -14,16 +14,16 @@ router = APIRouter(tags=["models"])
 
 @router.get("/models")
 def list_models(state: StateDep, _: Reader) -> ModelList:
-    """The served models; the first is the default."""
+    """List the served models. The first is the default."""
     return ModelList(data=[view(state, spec) for spec in state.catalog.models.values()])
 
 
 @router.get("/models/{model_id}")
 def get_model(model_id: str, state: StateDep, _: Reader) -> Model:
-    """One served model."""
+    """Return one served model."""
     spec = state.catalog.get(model_id)
     if spec is None:
-        message = f"there is no model {model_id[:60]!r}; there is {', '.join(state.catalog.models)}"
+        message = f"there is no model {model_id[:60]!r}; allowed: {', '.join(state.catalog.models)}"
         raise ApiError(404, "model_not_found", message, "model_id")
     return view(state, spec)
 

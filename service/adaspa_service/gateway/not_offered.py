@@ -6,16 +6,16 @@ from adaspa_service.errors import ApiError
 from adaspa_service.gateway.access import Reader
 
 REASONS = {
-    "edits": "no model here changes a given video. POST /videos/{id}/remix makes one anew with another prompt",
-    "extensions": "no model here continues a given video. Make another with its last frame as input_reference",
-    "characters": "no model here keeps a character. The same seed, or a LoRA adapter (loras), comes closest",
+    "edits": "no model here edits an existing video. POST /videos/{id}/remix makes a new one with another prompt",
+    "extensions": "no model here extends an existing video. Make another one with its last frame as input_reference",
+    "characters": "no model here stores characters. The same seed or a LoRA adapter (loras) comes closest",
 }
 router = APIRouter(tags=["videos"], include_in_schema=False)
 
 
 def refusal(kind: str) -> ApiError:
     """501 with the reason."""
-    return ApiError(501, "not_offered", f"/videos/{kind} is not offered: {REASONS[kind]}.")
+    return ApiError(501, "not_offered", f"/videos/{kind} is not supported: {REASONS[kind]}.")
 
 
 @router.post("/videos/edits")

@@ -18,7 +18,7 @@ class Orphan:
     """The files under the id of one job, or those of one request."""
 
     prefix: str
-    """Of their keys."""
+    """Common prefix of their keys."""
     files: int = 0
     bytes: int = 0
     written_at: float = 0.0

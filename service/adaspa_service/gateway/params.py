@@ -1,4 +1,4 @@
-"""From a request to job parameters: defaults from the catalog, everything else refused with what is allowed."""
+"""Job parameters of a request: catalog defaults are filled in, and anything not allowed is refused."""
 
 import secrets
 from typing import Any
@@ -44,7 +44,7 @@ def elsewhere(field: str | None, asked: VideoCreate, catalog: Catalog) -> str:
         for spec in catalog.models.values()
         if ROLES[field] in {role for task in spec.tasks for role in task.roles}
     ]
-    return f"; models that take one: {', '.join(taken)}" if taken and asked.model not in taken else ""
+    return f"; models that take this image: {', '.join(taken)}" if taken and asked.model not in taken else ""
 
 
 def settle(asked: VideoCreate, spec: ModelSpec) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def resolve_priority(asked: str | None, spec: ModelSpec, cost: float) -> Priorit
     if cost <= spec.bulk_above:
         return Priority(asked or Priority.interactive)
     if asked == Priority.interactive:
-        why = f"the request is {cost:.3g} times the work of the default one, and the limit {spec.bulk_above:g} times"
-        raise bad_field("priority", f"priority: interactive is not offered, {why}; allowed: bulk")
+        why = f"the request is {cost:.3g} times the work of the default one; the limit is {spec.bulk_above:g} times"
+        raise bad_field("priority", f"priority: interactive is not possible, because {why}; allowed: bulk")
     return Priority.bulk
 
 
@@ -139,6 +139,6 @@ def frame_count(asked: VideoCreate, settled: dict[str, Any]) -> int:
     if asked.num_frames is None:
         return int(fitting[0])
     if frames not in fitting:
-        why = f"{shown(asked.seconds)} at {settled['fps']} fps is not num_frames {frames}; allowed: one of the two"
+        why = f"{shown(asked.seconds)} at {settled['fps']} fps contradicts num_frames {frames}; allowed: one of the two"
         raise bad_field("seconds", f"seconds: {why}")
     return int(frames)

@@ -5,7 +5,7 @@ from fastapi import Response
 
 HEADER = "openai-poll-after-ms"
 SHARE = 0.1
-"""Of the time that is expected to be left: so much later than it ended a client hears of it at most, ..."""
+"""Share of the expected time left after which a client polls again, ..."""
 SHORTEST_MS, LONGEST_MS = 500, 10_000
 """... within these."""
 UNKNOWN_MS = 1000

@@ -38,7 +38,7 @@ class Polls:
     """
 
     path = "/v1/videos/{video_id}"
-    """Of the route, as metrics name it."""
+    """Path of the route in metrics."""
 
     def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app, self._state = app, state

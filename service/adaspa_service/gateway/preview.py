@@ -14,7 +14,7 @@ router = APIRouter(tags=["videos"])
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A small moving picture",
+        "description": "A small animated image",
         "content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}},
     },
 }
@@ -22,8 +22,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 @router.get("/videos/{video_id}/preview", response_class=Response, responses=RESPONSES)
 def get_preview(video_id: str, state: StateDep, caller: Reader) -> Response:
-    """The latest preview of a job in progress. Once it has ended there is none, but a thumbnail and the video."""
+    """Return the latest preview of a job in progress. An ended job has none; use its thumbnail or video."""
     found = state.store.preview(find(state, caller, video_id).id)
     if found is None:
-        raise ApiError(404, "preview_not_found", f"video {video_id} has no preview at the moment", "video_id")
+        raise ApiError(404, "preview_not_found", f"video {video_id} has no preview now", "video_id")
     return Response(found[1], media_type="image/webp", headers={"Cache-Control": "no-store"})

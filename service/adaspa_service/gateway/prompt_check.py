@@ -26,7 +26,7 @@ class Verdict(BaseModel):
     model_config = ConfigDict(strict=True)
 
     allowed: bool
-    reason: str = Field(default="it is not allowed here", max_length=500)
+    reason: str = Field(default="is not allowed by this service", max_length=500)
 
 
 class NoVerdict(Exception):
@@ -47,7 +47,9 @@ class PromptCheck:
 
     def count_in(self, registry: CollectorRegistry) -> None:
         """Count outcomes: allowed, refused, and without an answer."""
-        self.outcomes = Counter("adaspa_prompt_checks", "Prompts that were checked.", ["outcome"], registry=registry)
+        self.outcomes = Counter(
+            "adaspa_prompt_checks", "Number of prompts checked, by outcome.", ["outcome"], registry=registry
+        )
 
     async def ask(self, params: JobParams, labels: Labels, owner: str) -> None:
         """Return if the prompt may be made a video of.
@@ -62,10 +64,10 @@ class PromptCheck:
             verdict = await self._verdict(asked | {"owner": owner})
         except NoVerdict as error:
             self._count("no_answer")
-            log.error("the prompt check gives no answer: %s", error)
+            log.error("the prompt check gave no answer: %s", error)
             if self._settings.prompt_check_failure == "accept":
                 return
-            message = "The prompt could not be checked at the moment; try again."
+            message = "The prompt check is unavailable; try again."
             headers = {"Retry-After": str(RETRY_SECONDS)}
             raise ApiError(503, "prompt_check_unavailable", message, headers=headers) from error
         self._count("allowed" if verdict.allowed else "refused")
@@ -93,10 +95,10 @@ class PromptCheck:
                     async for piece in response.aiter_bytes():
                         text += piece
                         if len(text) > MAX_ANSWER_BYTES:
-                            raise NoVerdict(f"an answer of over {MAX_ANSWER_BYTES} bytes")
+                            raise NoVerdict(f"the answer is over {MAX_ANSWER_BYTES} bytes")
             return Verdict.model_validate_json(text)
         except TimeoutError as error:
-            raise NoVerdict(f"none within {self._settings.prompt_check_seconds:g} s") from error
+            raise NoVerdict(f"no answer within {self._settings.prompt_check_seconds:g} s") from error
         except httpx.HTTPError as error:
             raise NoVerdict(f"{type(error).__name__}: {error}") from error
         except ValidationError as error:

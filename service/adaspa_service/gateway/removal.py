@@ -106,4 +106,4 @@ def remove_if_ended(state: AppState, job_id: str) -> None:
         if job is not None and job.status in TERMINAL:
             remove(state, job_id)
     except (StorageUnavailable, StoreUnavailable) as error:
-        log.warning("%s: removed later: %s", job_id, error)
+        log.warning("%s: will be removed later: %s", job_id, error)

@@ -53,7 +53,7 @@ class Recent(Generic[Known]):
         self._found: dict[str, tuple[float, Known]] = {}
 
     def get(self, model: str) -> Known:
-        """As the store says it, and as old as RECENT_SECONDS at most. Raises StoreUnavailable."""
+        """Return the store's answer, at most RECENT_SECONDS old. Raises StoreUnavailable."""
         known = self._recent(model)
         if known is None:
             asked_at, known = time.monotonic(), self._ask(model)
@@ -87,22 +87,22 @@ class AppState:
     open_token: SecretStr
     """What it asks for on its own machine as long as there are no keys."""
     rounds: Rounds
-    """To Redis, for what many requests ask at a time."""
+    """Shared round trips to Redis, for questions of many requests."""
     follower: AsyncRedis
     """Has the connections of rounds and feed."""
     feed: Feed
-    """Of the jobs that clients follow."""
+    """Event feeds of the jobs that clients follow."""
     storage: ObjectStorage
     celery: Celery
     inputs: Inputs
     turns: Turns
-    """Of requests with images."""
+    """Turns of requests with images."""
     deliveries: DeliveryStore
     addresses: Addresses
-    """Of the hosts of webhooks."""
+    """Lookup of webhook hosts."""
     prompt_check: PromptCheck
     started_at: int
-    """In Unix seconds, by this machine's clock."""
+    """Unix time of the gateway's start, by this machine's clock."""
 
     @classmethod
     def of(cls, settings: Settings, resolve: Resolve = system_resolve) -> Self:

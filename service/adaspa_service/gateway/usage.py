@@ -16,9 +16,9 @@ router = APIRouter(tags=["usage"])
 def get_usage(
     state: StateDep,
     caller: Reader,
-    days: Annotated[int, Query(ge=1, le=MOST_DAYS, description="So many, today included.")] = 30,
+    days: Annotated[int, Query(ge=1, le=MOST_DAYS, description="Number of days to cover, including today.")] = 30,
 ) -> Usage:
-    """Count the key's ended jobs and their GPU-seconds by day and model; also of jobs that were deleted."""
+    """Return the key's ended jobs and GPU-seconds by day and model, including deleted jobs."""
     rows = state.store.usage(days, caller.owner).get(caller.owner, [])
     jobs = sum(row.completed + row.failed + row.cancelled for row in rows)
     return Usage(days=days, jobs=jobs, gpu_seconds=round(sum(row.gpu_seconds for row in rows), 3), data=rows)

@@ -36,24 +36,26 @@ log = logging.getLogger(__name__)
 FIRST_ID_US = 1_735_689_600_000_000
 """No id is older than 2025."""
 REFUSED: dict[int | str, dict[str, Any]] = UNREADABLE | {
-    422: {"description": "The Idempotency-Key was used with another request", "model": ErrorBody},
-    429: {"description": "The queue is full, or too many jobs or requests of this key", "model": ErrorBody},
+    422: {"description": "The Idempotency-Key was already used with a different request", "model": ErrorBody},
+    429: {"description": "The queue is full, or this key has too many jobs or requests", "model": ErrorBody},
 }
 
 router = APIRouter(tags=["videos"])
 
 
-IdempotencyKey = Annotated[str | None, Header(description="The same key and body give the first job again.")]
+IdempotencyKey = Annotated[
+    str | None, Header(description="Repeating a request with the same key returns the first job.")
+]
 
 
 @router.post("/videos", responses=REFUSED, openapi_extra=openapi(VideoCreate))
 async def create_video(
     request: Request, response: Response, state: StateDep, caller: Writer, idempotency_key: IdempotencyKey = None
 ) -> Video | VideoList:
-    """Put a video into its model's queue. The job can be polled, followed, cancelled and deleted by its id.
+    """Create a video job. Use its id to poll, follow, cancel or delete it.
 
-    With `n`, several videos are accepted at once, and the answer is the list of them. With the header `Prefer: wait=N`
-    it is held until they have ended, or N seconds have passed, 50 at most.
+    With `n`, creates several videos and returns a list. With the header `Prefer: wait=N`, responds when they have
+    ended or after N seconds (50 at most).
     """
     with state.turns.of(caller.owner) as turn:
         asked, images = await read_body(request, VideoCreate, state.catalog, state.settings.image_bytes, turn)
@@ -89,7 +91,7 @@ async def remix_video(
     caller: Writer,
     idempotency_key: IdempotencyKey = None,
 ) -> Video:
-    """Make a video with another prompt and everything else, the seed included, as in this one, in whatever state."""
+    """Create a video with a new prompt and all other settings of this one, including the seed, whatever its status."""
     with state.turns.of(caller.owner) as turn:
         asked, _ = await read_body(request, VideoRemix, state.catalog, state.settings.image_bytes, turn)
     text = f"{video_id} {asked.model_dump_json(exclude_none=True)}"
@@ -153,13 +155,13 @@ def accepted(state: AppState, jobs: list[Job], positions: dict[str, int] | None 
     try:
         found, times = queue_positions(state, jobs, positions), estimated(state, jobs)
     except StoreUnavailable as error:
-        log.warning("%s: accepted; its place is not told: %s", jobs[0].id, error)
+        log.warning("%s: accepted, but its queue position is unknown: %s", jobs[0].id, error)
         found, times = {}, {}
     return listed(jobs, found, times, more=False)
 
 
 async def held(request: Request, response: Response, state: AppState, caller: Caller, videos: VideoList) -> VideoList:
-    """The accepted videos, as they stand once the client wants to know, and when it is to ask again."""
+    """Return the accepted videos when the client wants the answer, and tell it when to poll."""
     if waiting.asked_for(request) is not None:
         jobs = await waiting.wait(request, response, state, caller, [video.id for video in videos.data])
         if jobs:
@@ -176,7 +178,7 @@ def note_replay(response: Response, new: bool) -> None:
 
 @router.get("/videos/{video_id}", response_model=Video)
 def get_video(video_id: str, state: StateDep, caller: LazyReader) -> Response:
-    """A job as it stands."""
+    """Return a job's current state."""
     video = view(state, look(state, caller(), video_id))
     response = Response(video.model_dump_json(), media_type="application/json")  # checked when it was made
     polling.tell(response, video)
@@ -189,18 +191,18 @@ def list_videos(
     state: StateDep,
     caller: Reader,
     *,
-    after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
+    after: Annotated[str | None, Query(description="Cursor: the `last_id` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
+    order: Annotated[Literal["asc", "desc"], Query(description="Order by creation time.")] = "desc",
 ) -> VideoList:
-    """A page of jobs. Jobs that come or go meanwhile neither repeat nor hide others: a cursor is a place in time.
+    """List jobs by page. Jobs created or deleted meanwhile never repeat or hide others.
 
-    With `metadata[KEY]=VALUE`, also several, those that have all of these pairs. Such a page may hold fewer than
-    `limit`, or none, while `has_more` says to go on behind its `last_id`.
+    With one or more `metadata[KEY]=VALUE`, returns only jobs with all of these pairs. Such a page may have fewer than
+    `limit` jobs, or none; if `has_more` is true, continue after its `last_id`.
     """
     if after is not None and not was_an_id(after, state.store):
         raise bad_field(
-            "after", f"after: {after[:60]!r} is no cursor; allowed: the last_id of a page", "invalid_cursor"
+            "after", f"after: {after[:60]!r} is not a cursor; allowed: the last_id of a page", "invalid_cursor"
         )
     wanted = filters.metadata_of(request)
     if wanted:
@@ -216,9 +218,9 @@ def list_videos(
 
 @router.post("/videos/{video_id}/cancel")
 def cancel_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> Video:
-    """Stop a job and keep its record: a queued one is cancelled at once, a running one within a denoising step.
+    """Cancel a job and keep its record: a queued one at once, a running one within a denoising step.
 
-    A job that has ended stays as it is.
+    A job that has ended does not change.
     """
     before = find(state, caller, video_id)
     state.store.request_cancel(video_id)
@@ -229,11 +231,10 @@ def cancel_video(video_id: str, request: Request, state: StateDep, caller: Write
 
 @router.delete("/videos/{video_id}")
 def delete_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> VideoDeleted:
-    """Delete a job in whatever state: from now on its id is unknown, and no video will come of it.
+    """Delete a job with any status. Its id becomes unknown at once.
 
-    A queued job leaves the queue. A running one is stopped within a denoising step; GET /models shows when it is no
-    longer running. The files of a finished one are removed, then its record; if storage cannot be reached at the
-    moment, that is made up for as soon as it can.
+    A queued job leaves the queue; a running one stops within a denoising step. Its files are removed before its
+    record. If storage is unavailable, they are removed later.
     """
     find(state, caller, video_id)
     if not state.store.discard(video_id):
@@ -265,8 +266,10 @@ def without_layers(job: Job) -> Job:
 
 
 def was_an_id(text: str, store: JobStore) -> bool:
-    """Whether this may have been a video's id: well formed, and from a time that has been by the store's clock, or was
-    before that was set back."""
+    """Return whether this may have been a video's id.
+
+    Such an id is well formed, and from the past by the store's clock, or by that clock before it was set back.
+    """
     if not VIDEO_ID.fullmatch(text):
         return False
     made_us = int(text[6:20], 16)

@@ -1,4 +1,4 @@
-"""``Prefer: wait=N`` (RFC 7240): an answer that is held until the jobs have ended, or so many seconds have passed."""
+"""``Prefer: wait=N`` (RFC 7240): hold the answer until the jobs have ended, or N seconds have passed."""
 
 import asyncio
 import re

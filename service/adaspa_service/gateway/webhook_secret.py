@@ -18,18 +18,18 @@ class WebhookSecret(BaseModel):
     """What signs the events of a key's jobs."""
 
     object: Literal["webhook_secret"] = "webhook_secret"
-    secret: str = Field(description="The current one.", examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
-    replaced: list[str] = Field(description="Those before it that sign too, until they end.")
+    secret: str = Field(description="Current secret.", examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+    replaced: list[str] = Field(description="Earlier secrets that also sign until they expire.")
 
 
 @router.get("/webhooks/secret")
 def get_webhook_secret(state: StateDep, caller: Writer) -> WebhookSecret:
-    """The secret that signs the events of the key's jobs; no other key's events are signed with it.
+    """Return the secret that signs the events of this key's jobs. Each key has its own.
 
-    A service that asks for no keys has one secret, which its operator's command shows.
+    A service without API keys has a single secret, which `adaspa webhooks secret` prints for its operator.
     """
     if caller.owner == OPEN_OWNER:
-        message = "a service without API keys shows its secret to its operator alone: adaspa webhooks secret"
+        message = "a service without API keys shows its secret only to its operator, with `adaspa webhooks secret`"
         raise ApiError(404, "no_secret", message)
     current, *replaced = secrets_of(caller.owner, state.settings, state.deliveries)
     return WebhookSecret(secret=current, replaced=replaced)

@@ -19,7 +19,7 @@ _url = TypeAdapter(HttpUrl)
 def allowed(settings: Settings) -> str:
     """What a URL may be, in words."""
     scheme = "an http or https URL" if settings.webhook_http else "an https URL"
-    return f"{scheme} of up to {MAX_URL_CHARS} characters, without user, password and fragment, at public addresses"
+    return f"{scheme} of up to {MAX_URL_CHARS} characters at a public address, without user, password or fragment"
 
 
 async def check_webhook(state: AppState, text: str | None, owner: str) -> str | None:
@@ -35,22 +35,22 @@ async def check_webhook(state: AppState, text: str | None, owner: str) -> str | 
     try:
         url = _url.validate_python(text)
     except ValidationError as error:
-        raise bad_field(FIELD, f"{FIELD}: is no URL; {limits}") from error
+        raise bad_field(FIELD, f"{FIELD}: is not a URL; {limits}") from error
     if url.scheme != "https" and not state.settings.webhook_http:
         raise _refused(f"{FIELD}: is not https; {limits}")
     if url.username is not None or url.password is not None or url.fragment is not None:
         raise bad_field(FIELD, f"{FIELD}: has a user, a password or a fragment; {limits}")
     if len(str(url)) > MAX_URL_CHARS:
-        raise bad_field(FIELD, f"{FIELD}: {len(str(url))} characters once encoded; {limits}")
+        raise bad_field(FIELD, f"{FIELD}: has {len(str(url))} characters when encoded; {limits}")
     if url.host is None or not url.port:
         raise bad_field(FIELD, f"{FIELD}: has no host, or port 0; {limits}")
     try:
         await state.addresses.of(url.host.strip("[]"), url.port, owner)
     except AddressRefused as error:
-        raise _refused(f"{FIELD}: its host is not found, or not at public addresses only; {limits}") from error
+        raise _refused(f"{FIELD}: the host does not exist or has a private address; {limits}") from error
     except LookupFailed as error:
         log.warning("%s: %s", FIELD, error)
-        message = f"{FIELD}: its host cannot be looked up at the moment; try again"
+        message = f"{FIELD}: looking up the host failed; try again"
         raise ApiError(503, "service_unavailable", message, FIELD, {"Retry-After": str(RETRY_SECONDS)}) from error
     return str(url)
 

@@ -18,12 +18,12 @@ from adaspa_service.webhooks.addresses import Addresses, AddressRefused, Checked
 from adaspa_service.webhooks.attempt import split, user_agent
 
 TOTAL_SECONDS = 20.0
-"""From the lookup of the first host to the last byte."""
+"""Time limit from the lookup of the first host to the last byte."""
 REDIRECTS = 3
 MOVED = (301, 302, 303, 307, 308)
 TYPES = re.compile(r"(image/.*|application/octet-stream|binary/octet-stream)?", re.IGNORECASE)
 """Content types of what may be an image; whether it is one, its bytes say."""
-RULES = "allowed: an http or https URL without user and password, at public addresses"
+RULES = "allowed: an http or https URL at a public address, without user or password"
 _url = TypeAdapter(HttpUrl)
 
 
@@ -52,23 +52,23 @@ async def fetch(url: str, tls: ssl.SSLContext, addresses: Addresses, owner: str,
                 if not isinstance(answer, str):
                     return answer
                 url = joined(url, answer)
-            raise ImageRefused(f"its URL redirects more than {REDIRECTS} times")
+            raise ImageRefused(f"the URL redirects too often; allowed: up to {REDIRECTS} redirects")
     except AddressRefused as error:
-        raise ImageRefused(f"its host is not found, or not at public addresses only; {RULES}") from error
+        raise ImageRefused(f"the URL's host does not exist or has a private address; {RULES}") from error
     except LookupFailed as error:
-        raise ImageRefused("its host cannot be looked up at the moment; try again") from error
+        raise ImageRefused("looking up the URL's host failed; try again") from error
     except (TimeoutError, httpcore.TimeoutException) as error:
-        raise ImageRefused(f"did not come from its URL within {TOTAL_SECONDS:g} s") from error
+        raise ImageRefused(f"the download took too long; allowed: up to {TOTAL_SECONDS:g} s") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-        raise ImageRefused("its URL does not answer, or breaks off") from error
+        raise ImageRefused("the URL does not answer, or its download was cut off") from error
 
 
 def joined(url: str, location: str) -> str:
-    """Where a redirect leads. Raises ImageRefused."""
+    """Return the address that a redirect leads to. Raises ImageRefused."""
     try:
         return urljoin(url, location)
     except ValueError as error:
-        raise ImageRefused(f"its URL redirects to no URL; {RULES}") from error
+        raise ImageRefused(f"the URL redirects to something that is not a URL; {RULES}") from error
 
 
 def checked(text: str) -> str:
@@ -76,9 +76,9 @@ def checked(text: str) -> str:
     try:
         url = _url.validate_python(text)
     except ValidationError as error:
-        raise ImageRefused(f"is no URL; {RULES}") from error
+        raise ImageRefused(f"is not a URL; {RULES}") from error
     if url.username is not None or url.password is not None or not url.host or not url.port:
-        raise ImageRefused(f"its URL has a user, a password or no host; {RULES}")
+        raise ImageRefused(f"the URL has a user, a password or no host; {RULES}")
     return str(url)
 
 
@@ -91,10 +91,10 @@ async def _get(pool: httpcore.AsyncConnectionPool, url: str, limit: int) -> IO[b
         if response.status in MOVED and "location" in named:
             return named["location"]
         if response.status != 200:
-            raise ImageRefused(f"its URL answers HTTP {response.status}")
+            raise ImageRefused(f"the URL answers HTTP {response.status}; allowed: 200")
         kind = named.get("content-type", "").split(";")[0].strip()
         if not TYPES.fullmatch(kind):
-            raise ImageRefused(f"its URL answers {kind[:60]!r}; allowed: {TAKEN}")
+            raise ImageRefused(f"the URL's content is {kind[:60]!r}; allowed: {TAKEN}")
         length = named.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:18]) > limit:
             raise too_large(limit)

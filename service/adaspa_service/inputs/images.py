@@ -46,16 +46,16 @@ def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageRefused(f"has too many pixels; allowed: up to {max_pixels}", code="image_too_large") from error
     except UnidentifiedImageError as error:
-        raise ImageRefused(f"is no image, or a broken one; allowed: {TAKEN}") from error
+        raise ImageRefused(f"is not an image, or is damaged; allowed: {TAKEN}") from error
     except DAMAGE as error:
-        raise ImageRefused(f"is a broken image; allowed: {TAKEN}") from error
+        raise ImageRefused(f"is a damaged image; allowed: {TAKEN}") from error
     width, height = image.size
     if width * height > max_pixels:
         why = f"is {width}x{height}, {width * height} pixels; allowed: up to {max_pixels}"
         raise ImageRefused(why, code="image_too_large")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a phone's JPEG with a second picture for depth or brightness
-        raise ImageRefused(f"moves: it has {frames} frames; allowed: a still image")
+        raise ImageRefused(f"is animated ({frames} frames); allowed: a still image")
     return image
 
 
@@ -94,7 +94,7 @@ def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image
         scale = ImageOps.contain if contain else ImageOps.fit
         scaled = _in_srgb(_flat(scale(_plain(image), target, Image.Resampling.LANCZOS)))
     except DAMAGE as error:
-        raise ImageRefused("is broken or cut off; allowed: a whole image") from error
+        raise ImageRefused("is damaged or incomplete; allowed: a complete image") from error
     if contain:
         canvas = Image.new("RGB", target)
         canvas.paste(scaled, ((target[0] - scaled.width) // 2, (target[1] - scaled.height) // 2))
@@ -105,7 +105,7 @@ def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """In a mode that can be scaled: palettes, 16 bits and ink cannot."""
+    """Convert to a mode that can be scaled; palettes, 16-bit and CMYK images cannot."""
     if image.mode.startswith("I"):
         return image.convert("I").point(lambda level: level / 256).convert("L")
     if image.has_transparency_data:
@@ -114,7 +114,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """In the colours that models know; as it is if it says nothing of its own, or nothing that can be used."""
+    """Convert to sRGB if the image has a usable colour profile."""
     try:
         own = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
         return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB")) or image

@@ -3,7 +3,7 @@
 import re
 from typing import IO
 
-from adaspa_service.inputs.source import TAKEN, ImageRefused
+from adaspa_service.inputs.source import ImageRefused
 
 MAX_SCANS = 64
 """Passes over the image: a progressive one has some ten, and each costs as much as if the file ended there."""
@@ -29,6 +29,6 @@ def check_cost(file: IO[bytes]) -> None:
         segments += 1
         scans += content[found.end() - 1] == SCAN
         if scans > MAX_SCANS or segments > MAX_SEGMENTS:
-            why = f"is a JPEG of over {MAX_SCANS} scans or {MAX_SEGMENTS} segments; allowed: {TAKEN} of fewer"
+            why = f"has too many JPEG scans or segments; allowed: up to {MAX_SCANS} scans and {MAX_SEGMENTS} segments"
             raise ImageRefused(why)
         at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")

@@ -24,7 +24,7 @@ FOLDER = re.compile(r"[0-9a-f]{32}")
 AT_A_TIME = 1
 """Images that are decoded: one may take some hundred MB."""
 Sizes = Callable[[int, int], tuple[int, int]]
-"""From the first image's width and height to the video's."""
+"""Function from the first image's width and height to the video's."""
 
 
 class BadImage(Exception):

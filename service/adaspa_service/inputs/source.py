@@ -45,7 +45,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Url:
-    """Where an image is."""
+    """Address of an image."""
 
     url: str
 
@@ -71,7 +71,7 @@ def closing_all(sources: Iterable[Source]) -> Iterator[None]:
 
 def too_large(limit: int) -> ImageRefused:
     """413 for an image of too many bytes."""
-    return ImageRefused(f"is over {limit} bytes; allowed: up to {limit}", 413, "image_too_large")
+    return ImageRefused(f"is too large; allowed: up to {limit} bytes", 413, "image_too_large")
 
 
 def scratch() -> IO[bytes]:
@@ -103,17 +103,17 @@ def from_text(file: IO[bytes], limit: int) -> Source:
     if start[:5].lower() == b"data:":
         header = HEADER.match(start)
         if header is None:
-            raise ImageRefused(f"is no data URI in base64; allowed: {TAKEN} as data:image/png;base64,...")
+            raise ImageRefused(f"is not a base64 data URI; allowed: {TAKEN} as data:image/png;base64,...")
         if not header["kind"].lower().startswith(b"image/"):
             raise ImageRefused(f"is {shown(header['kind'].decode(errors='replace'))}; allowed: {TAKEN}")
         file.seek(header.end())
         return uploaded(decoded(file, limit))
     text = start + file.read(MAX_URL_CHARS + 1 - len(start))
     if len(text) > MAX_URL_CHARS:
-        raise ImageRefused(f"is longer than {MAX_URL_CHARS} characters; allowed: a URL, a data URI or a file")
+        raise ImageRefused(f"is over {MAX_URL_CHARS} characters; allowed: a shorter URL, a data URI or a file")
     url = text.decode(errors="replace")
     if not re.match(rb"https?://", text, re.IGNORECASE):
-        raise ImageRefused(f"{shown(url)} is no image; allowed: a URL with http or https, a data URI or a file")
+        raise ImageRefused(f"{shown(url)} is not an image; allowed: an http or https URL, a data URI or a file")
     return Url(url)
 
 
@@ -139,4 +139,4 @@ def _bytes(text: bytes) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise ImageRefused(f"its base64 is broken; allowed: {TAKEN} as data:image/png;base64,...") from error
+        raise ImageRefused(f"has invalid base64; allowed: {TAKEN} as data:image/png;base64,...") from error

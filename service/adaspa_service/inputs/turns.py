@@ -1,5 +1,6 @@
-"""How many requests with images a gateway takes in at a time: they fill its memory, its folder for temporary files, its
-only decoder and its connections to others' servers.
+"""Turns of requests with images, which limit how many a gateway receives at a time.
+
+Such requests fill its memory, its folder for temporary files, its only decoder and its connections to other servers.
 
 An owner has a part of them, so that one whose images come slowly, or cost much, keeps no other's out.
 """
@@ -31,12 +32,12 @@ class Turn:
                     await place.acquire()
                     self._taken.append(place)
         except TimeoutError as error:
-            message = "The gateway takes in as many images as it can, or as it does with one key; try again."
+            message = "The gateway is receiving too many images, in all or with this key; try again."
             again = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
             raise ApiError(503, "too_many_images", message, headers=again) from error
 
     def end(self) -> None:
-        """It is another request's."""
+        """End the turn: it is another request's."""
         while self._taken:
             self._taken.pop().release()
 

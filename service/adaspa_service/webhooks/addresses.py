@@ -22,12 +22,12 @@ RESOLVE_SECONDS = 5.0
 RESOLVERS = 32
 """Names that are looked up at a time."""
 OWNER_LOOKUPS = 4
-"""Those of one owner. Python cannot break a lookup off: it keeps its thread beyond RESOLVE_SECONDS, and is counted
+"""Lookups of one owner. Python cannot cancel a lookup: it keeps its thread beyond RESOLVE_SECONDS, and is counted
 until it ends, so an owner's slow name servers do not hold up the others' receivers."""
 NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM)
-"""Of a lookup that says nothing of the name."""
+"""Error codes of a lookup that say nothing about the name."""
 ADDRESSES_TRIED = 4
-"""Of a host at most: a name with many addresses does not make the gateway knock at all of them."""
+"""Maximum number of a host's addresses to try."""
 CONNECT_SECONDS = 4.0
 """Then the host's next address is tried."""
 METADATA = frozenset(
@@ -112,14 +112,14 @@ class Addresses:
                 await turns.acquire()
                 found = list(dict.fromkeys(await asyncio.shield(self._look_up(host, port, turns))))
         except TimeoutError as error:
-            raise LookupFailed(f"{host} is not looked up within {RESOLVE_SECONDS:g} s") from error
+            raise LookupFailed(f"looking up {host} took over {RESOLVE_SECONDS:g} s") from error
         except (OSError, UnicodeError) as error:
             if isinstance(error, OSError) and error.errno in NO_ANSWER:
-                raise LookupFailed(f"{host} cannot be looked up: {error}") from error
-            raise AddressRefused(f"{host} is not found: {error}") from error
+                raise LookupFailed(f"looking up {host} failed: {error}") from error
+            raise AddressRefused(f"{host} does not exist: {error}") from error
         refused = [address for address in found if not permitted(address, self._networks)]
         if refused or not found:
-            raise AddressRefused(f"{host} is at {', '.join(refused) or 'no address'}, which may not be called")
+            raise AddressRefused(f"{host} has {', '.join(refused) or 'no address'}, which may not be called")
         return found
 
     def _look_up(self, host: str, port: int, turns: asyncio.Semaphore) -> asyncio.Future[Sequence[str]]:
@@ -153,7 +153,7 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """To the first of a few addresses that takes the connection.
+        """Connect to the first of a few addresses that accepts.
 
         Raises:
             AddressRefused, LookupFailed, httpcore.ConnectError.

@@ -16,7 +16,7 @@ from adaspa_service.webhooks.addresses import Addresses, AddressRefused, Checked
 from adaspa_service.webhooks.deliveries import Outcome
 
 TOTAL_SECONDS = 15.0
-"""From the lookup of the host to the end of the answer's headers. Nothing behind them is read."""
+"""Time limit from the lookup of the host to the end of the response's headers. The body is not read."""
 
 
 @cache
@@ -37,8 +37,10 @@ class Result:
 
 
 class Sender:
-    """Sends events, each over a connection of its own. Proxies of the environment are not used: they would resolve the
-    host themselves. Certificates are checked against certifi's, or those of ``SSL_CERT_FILE``.
+    """Sends events, each over its own connection.
+
+    Ignores proxies of the environment, which would resolve the host themselves. Checks certificates against certifi's,
+    or those of ``SSL_CERT_FILE``.
     """
 
     def __init__(self, addresses: Addresses) -> None:
@@ -83,7 +85,7 @@ def judge(status: int, headers: list[tuple[bytes, bytes]]) -> Result:
     if 200 <= status < 300:
         return Result(Outcome.delivered)
     if status == 410:
-        return Result(Outcome.gone, "HTTP 410: no more events are wanted")
+        return Result(Outcome.gone, "HTTP 410: the receiver wants no more events")
     named = {name.lower(): value for name, value in headers}
     wait = retry_after(named.get(b"retry-after", b"")) if status in (429, 503) else None
     return Result(Outcome.rejected, f"HTTP {status}", wait)

@@ -101,7 +101,7 @@ class Deliverer:
         except asyncio.CancelledError:
             result = Result(Outcome.interrupted, "the gateway stopped")
         except StoreUnavailable as error:
-            log.warning("%s: its webhook has to wait: %s", delivery.job_id, error)
+            log.warning("%s: webhook delayed: %s", delivery.job_id, error)
             return
         except Exception as error:
             log.exception("%s: unexpected error in its webhook", delivery.job_id)
@@ -109,7 +109,9 @@ class Deliverer:
         try:
             await self._note(delivery, result, body)
         except StoreUnavailable as error:
-            log.warning("%s: its webhook will be sent again, what came of it is not noted: %s", delivery.job_id, error)
+            log.warning(
+                "%s: webhook will be sent again, because its result could not be stored: %s", delivery.job_id, error
+            )
         except Exception:
             log.exception("%s: unexpected error in its webhook", delivery.job_id)
 

@@ -37,14 +37,14 @@ class Outcome(StrEnum):
     delivered = "delivered"
     """The receiver answered 2xx."""
     rejected = "rejected"
-    """It answered something else."""
+    """The receiver answered another status."""
     gone = "gone"
-    """It answered 410: it wants no more."""
+    """The receiver answered 410: it wants no more."""
     unreachable = "unreachable"
     """No connection, or no HTTP on it."""
     timed_out = "timed_out"
     forbidden = "forbidden"
-    """Its host is no longer at an address that may be called."""
+    """The receiver's host no longer has an address that may be called."""
     interrupted = "interrupted"
     """The gateway stopped meanwhile."""
     broken = "broken"
@@ -64,7 +64,7 @@ class Delivery:
     lane: str
     """One attempt is made at a time in a lane; a receiver has four."""
     attempts: int
-    """Those that were begun, the present one included."""
+    """Number of attempts, including the present one."""
     record: str | None
     """The job's record as it ended, until ``body`` is made of it."""
     body: str | None
@@ -97,9 +97,9 @@ class DeliveryCounts:
     overdue_seconds: float
     """How long the next attempt has been due; 0 if none is."""
     attempts: dict[str, int]
-    """By outcome."""
+    """Number of attempts by outcome."""
     ended: dict[str, int]
-    """By end: delivered, dead (given up), dropped (beyond the number that is kept)."""
+    """Number of events by end: delivered, dead (given up), dropped (beyond the number kept)."""
 
 
 class DeliveryStore:
@@ -207,7 +207,7 @@ class DeliveryStore:
         return self._secrets(None)
 
     def rotate_secret(self, keep_seconds: float) -> list[str]:
-        """Make a new signing secret; the one before it holds for so much longer."""
+        """Make a new signing secret; the previous one stays valid for ``keep_seconds``."""
         return self._secrets(keep_seconds)
 
     def _secrets(self, keep_seconds: float | None) -> list[str]:

@@ -16,14 +16,12 @@ EventType = Literal["video.completed", "video.failed", "video.cancelled"]
 class VideoEvent(BaseModel):
     """A job has ended."""
 
-    id: str = Field(description="As in `webhook-id`: the same for every attempt.")
+    id: str = Field(description="Same as the `webhook-id` header, and the same for every attempt.")
     object: Literal["event"] = "event"
-    created_at: int = Field(description="When the job ended, in Unix seconds.")
+    created_at: int = Field(description="Unix time when the job ended.")
     type: EventType
-    timestamp: datetime = Field(description="When the job ended.")
-    data: Video = Field(
-        description="The job as `GET /videos/{id}` shows it at its end, without the layers of `attention`."
-    )
+    timestamp: datetime = Field(description="Time when the job ended (ISO 8601).")
+    data: Video = Field(description="The ended job as in `GET /videos/{id}`, without the layers of `attention`.")
 
     @classmethod
     def of(cls, event_id: str, kind: str, job: Job) -> "VideoEvent":
@@ -38,9 +36,9 @@ class VideoEvent(BaseModel):
 router = APIRouter(tags=["webhooks"])
 """Documents what the gateway sends; none of these is served."""
 ANSWERS: dict[int | str, dict[str, Any]] = {
-    "2XX": {"description": "Received. Anything else is tried again, over about a day; redirects are not followed"},
-    410: {"description": "Not wanted: the event is not sent again"},
-    "429": {"description": "Later, as `Retry-After` says; so with 503"},
+    "2XX": {"description": "Received. Any other status is retried for about a day; redirects are not followed"},
+    410: {"description": "Not wanted: the event is not retried"},
+    "429": {"description": "Retry after `Retry-After`; the same for 503"},
 }
 
 
@@ -49,18 +47,18 @@ def _document(kind: EventType, words: str) -> None:
     def event(
         body: VideoEvent,
         webhook_id: Annotated[str, Header(description="The same for every attempt at this event.")],
-        webhook_timestamp: Annotated[int, Header(description="Of this attempt, Unix seconds.")],
+        webhook_timestamp: Annotated[int, Header(description="Unix time of this attempt.")],
         webhook_signature: Annotated[
             str,
             Header(
                 description="`v1,` and the base64 of HMAC-SHA256 over `{webhook-id}.{webhook-timestamp}.{body}`; "
-                "several between spaces while a secret is replaced."
+                "Several, separated by spaces, while a secret is being replaced."
             ),
         ],
     ) -> None:
-        """Sent to the `webhook_url` of the job, signed by the Standard Webhooks specification."""
+        """Receive the end of a job at its `webhook_url`, signed according to Standard Webhooks."""
 
 
-_document("video.completed", "A video is there")
-_document("video.failed", "A job failed; `data.error` says why")
+_document("video.completed", "A video is ready")
+_document("video.failed", "A job failed; see `data.error`")
 _document("video.cancelled", "A job was cancelled")

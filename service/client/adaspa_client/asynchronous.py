@@ -100,7 +100,7 @@ class AsyncClient:
         return await self._run(plans.remix(video_id, prompt, webhook_url, idempotency_key, self._retries))
 
     async def get(self, video_id: str) -> Video:
-        """The job as it stands."""
+        """Return the job's current state."""
         return await self._run(plans.get(video_id, self._retries))
 
     async def models(self) -> list[Model]:
@@ -118,8 +118,10 @@ class AsyncClient:
         after: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Video]:
-        """All jobs by time of creation, or those after one, or with these pairs of metadata; the pages are fetched as
-        they are needed."""
+        """Iterate over all jobs by creation time, fetching pages as needed.
+
+        ``after`` starts behind a job, ``metadata`` keeps only jobs with these pairs.
+        """
         query: dict[str, str | int] = {"order": order, "limit": page_size} | ({"after": after} if after else {})
         query |= {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
         while True:
@@ -137,8 +139,10 @@ class AsyncClient:
         expires_in: int = 3600,
         via: Literal["gateway", "storage"] = "gateway",
     ) -> str:
-        """An address of a finished job's file that needs no key for so many seconds, served by the gateway or, where
-        it can, by the object store itself."""
+        """Return a temporary address of a finished job's file that needs no key.
+
+        The gateway serves it or, with ``via="storage"``, the object store itself, if it can.
+        """
         query = {"variant": variant, "expires_in": expires_in, "via": via}
         return await self._run(plans.link(video_id, query, self._retries))
 

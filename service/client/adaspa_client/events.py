@@ -43,7 +43,7 @@ class Event:
 
     @property
     def status(self) -> JobStatus:
-        """Where the job stands."""
+        """Return the job's state."""
         return JobStatus(self.data["status"])
 
 

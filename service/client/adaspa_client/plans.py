@@ -32,7 +32,7 @@ class Send:
     method: str
     path: str
     body: Mapping[str, Any] = field(default_factory=dict)
-    """As arguments of httpx."""
+    """Return the arguments for httpx."""
     query: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -99,7 +99,7 @@ def remix(video_id: str, prompt: str, webhook_url: str | None, key: str | None, 
 
 
 def get(video_id: str, retries: int) -> Plan[Video]:
-    """A job as it stands."""
+    """Return a job's current state."""
     return Video.model_validate((yield from call(Send("GET", f"/videos/{video_id}"), retries)).json())
 
 
@@ -167,7 +167,7 @@ def wait(
             if video.done:
                 return video
         if monotonic() - start > timeout:
-            raise TimeoutError(f"{video_id} has not ended after {timeout:.0f} s")
+            raise TimeoutError(f"{video_id} has not ended within {timeout:.0f} s")
         yield Pause(poll)
 
 

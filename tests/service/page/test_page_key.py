@@ -28,9 +28,9 @@ def test_the_key_is_asked_for_and_opens_everything(page: Page, service: Service,
     expect(page.get_by_role("dialog")).to_be_visible()
     assert_accessible(page)
     page.keyboard.press("Enter")
-    expect(page.locator("#key-error")).to_have_text("Enter the key.")
+    expect(page.locator("#key-error")).to_have_text("Enter your key.")
     give(page, "adaspa_no_such_key")
-    expect(page.locator("#key-error")).to_contain_text("does not work here")
+    expect(page.locator("#key-error")).to_contain_text("is not valid for this service")
     give(page, token)
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_label("Prompt", exact=True).fill("a red circle")
@@ -56,7 +56,7 @@ def test_the_address_with_the_token_opens_everything_and_does_not_keep_it(
 ) -> None:
     """Of a service without keys, which prints it when it starts."""
     page.goto(service.url)
-    expect(page.get_by_role("dialog")).to_contain_text("printed when it")
+    expect(page.get_by_role("dialog")).to_contain_text("adaspa open")
     page.goto(f"{service.url}/#token={service.token}")  # in the same tab, which is not loaded anew
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.get_by_text("No videos yet")).to_be_visible()
@@ -101,7 +101,7 @@ def test_a_key_that_is_revoked_meanwhile_is_asked_for(page: Page, service: Servi
     (key,) = service.parts.keys.all()
     service.parts.keys.revoke(key.id)
     expect(page.get_by_role("dialog")).to_be_visible()
-    page.get_by_role("button", name="Forget it").click()
+    page.get_by_role("button", name="Forget key").click()
     expect(page.locator("#key-error")).to_be_empty()
     assert page.evaluate("sessionStorage.getItem('key')") == ""
 
@@ -112,4 +112,4 @@ def test_a_key_that_may_only_read_is_told_so(page: Page, service: Service) -> No
     give(page, token)
     page.get_by_label("Prompt", exact=True).fill("a red circle")
     page.get_by_role("button", name="Generate video").click()
-    expect(page.locator("#form-error")).to_contain_text("may look at videos, but not make")
+    expect(page.locator("#form-error")).to_contain_text("can view videos, but not create")

@@ -70,7 +70,7 @@ class DiffusersEngine(ABC):
     with_image: type | None = None
     """The class of the pipeline for a job with images, where that is another one, of the same parts."""
     with_image_options: Mapping[str, Any] = MappingProxyType({})
-    """Its own arguments."""
+    """Arguments of its own."""
     image_rows = 0
     """Rows of an image in front of a text's own, in what the pipeline encodes of the two."""
     vaes: tuple[str, ...] = ("vae",)
@@ -145,7 +145,7 @@ class DiffusersEngine(ABC):
 
     @torch.no_grad()
     def sound(self, params: JobParams) -> Sound | None:
-        """As ``Engine`` has it."""
+        """Implement ``Engine``."""
         if not self.spec.gives_sound(params):
             return None
         waveform, rate = self.waveform()
@@ -343,7 +343,7 @@ class DiffusersEngine(ABC):
         self.pipe.maybe_free_model_hooks()
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """Of the parts' weights, by name; ``default`` is that of all others."""
+        """Return the data types of the components' weights by name; ``default`` is for all others."""
         low = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         if (named := self.spec.memory.dtype) is not None:
             low = getattr(torch, named)
@@ -406,11 +406,14 @@ class DiffusersEngine(ABC):
         if brought := LatentRGB.load(folder):
             return brought.to(self.device)
         if self.device.type == "cpu":
-            log.info("%s: no previews: its folder brings no map, and fitting one takes a CPU too long", self.spec.id)
+            log.info(
+                "%s: no previews, because its folder has no preview map and fitting one on a CPU takes too long",
+                self.spec.id,
+            )
             return None
         start = time.monotonic()
         fitted = self._fit_latent_rgb()
-        log.info("%s: fitted the map for previews in %.1f s", self.spec.id, time.monotonic() - start)
+        log.info("%s: fitted the preview map in %.1f s", self.spec.id, time.monotonic() - start)
         return fitted
 
     def _fit_latent_rgb(self) -> LatentRGB:

@@ -14,13 +14,13 @@ MOST_BYTES = 256 * 1024**2
 
 Answer = tuple[Tensor | None, ...]
 Lengths = list[tuple[int, int]]
-"""Of each text its tokens, and how many are left."""
+"""Tokens of each text, and how many are left."""
 
 
 @dataclass(frozen=True)
 class _Kept:
     tensors: Answer
-    """In host memory."""
+    """Encodings in host memory."""
     devices: tuple[torch.device | None, ...]
     lengths: Lengths
 

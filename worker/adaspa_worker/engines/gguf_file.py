@@ -14,7 +14,7 @@ from adaspa_worker.families import read
 from adaspa_worker.source import ModelUnavailable
 
 SHOWN = 3
-"""So many names of weights are told."""
+"""Number of weight names to list in an error."""
 
 
 def readable(transformer: str) -> bool:

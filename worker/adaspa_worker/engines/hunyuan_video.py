@@ -16,7 +16,7 @@ from adaspa_worker.engines.base import DiffusersEngine
 IN_FRONT = 4
 """Frames that image-to-video pipelines leave out in front of a clip, where the image is beside the latents."""
 EVERY = {"latent_concat": 2, "token_replace": 4}
-"""One of so many rows of an image is kept in front of the text's, by how the transformer gets the image."""
+"""Ratio of image rows to those kept in front of the text's, by how the transformer gets the image."""
 
 
 class HunyuanVideoEngine(DiffusersEngine):

@@ -23,8 +23,10 @@ class HunyuanVideo15Engine(DiffusersEngine):
 
 
 class HunyuanVideo15ImageEngine(HunyuanVideo15Engine):
-    """HunyuanVideo 1.5 image-to-video pipelines. By themselves they choose a size by the image's shape; here they make
-    the job's."""
+    """HunyuanVideo 1.5 image-to-video pipelines.
+
+    By themselves they choose a size by the image's shape; here they use the job's.
+    """
 
     pipeline = HunyuanVideo15ImageToVideoPipeline
 

@@ -14,8 +14,11 @@ from adaspa_worker.engines.base import DiffusersEngine
 
 
 class LTXEngine(DiffusersEngine):
-    """LTX text-to-video pipelines, which take a first frame too. Their latents are a sequence of tokens, and some of
-    their VAEs denoise once more, from ``decode_timestep`` and ``decode_noise_scale`` of the catalog's ``call``."""
+    """LTX text-to-video pipelines, which also take a first frame.
+
+    Their latents are a sequence of tokens. Some of their VAEs denoise once more, from ``decode_timestep`` and
+    ``decode_noise_scale`` of the catalog's ``call``.
+    """
 
     pipeline = LTXPipeline
     with_image: type | None = LTXImageToVideoPipeline

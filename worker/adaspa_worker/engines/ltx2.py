@@ -14,13 +14,15 @@ from adaspa_worker.engines.ltx import LTXEngine
 
 
 class LTX2Engine(LTXEngine):
-    """LTX-2 text-to-video pipelines, which take a first frame and a last one too. They denoise a sound beside the
-    video, whether the file gets it or not."""
+    """LTX-2 text-to-video pipelines, which also take a first and a last frame.
+
+    They always denoise a sound beside the video, even if the file does not get it.
+    """
 
     pipeline = LTX2Pipeline
     with_image: type | None = LTX2ImageToVideoPipeline
     with_last: type | None = LTX2ConditionPipeline
-    """As ``with_image``, for a job with a last frame."""
+    """Pipeline like ``with_image``, for a job with a last frame."""
     vaes = ("vae", "audio_vae")
     schedulers = ("scheduler", "audio_scheduler")
     last_frame_first = False

@@ -48,7 +48,7 @@ class ModularEngine(DiffusersEngine):
                 raise ModelUnavailable(f"{folder}: {name} cannot be loaded")
         pipe.scheduler = served(self.spec, pipe.scheduler)
         self.state = PipelineState()
-        """Of the job that is denoised."""
+        """State of the job being denoised."""
         self._blocks = pipe.blocks.sub_blocks
         _without_bars(self._blocks)
         return pipe
@@ -66,7 +66,7 @@ class ModularEngine(DiffusersEngine):
         self._manager.enable_auto_cpu_offload(device=self.device)
 
     def let_go(self) -> None:
-        """Nothing: whichever part is next makes itself room."""
+        """Do nothing: the next component makes its own room."""
 
     def encode_prompt(self, params: JobParams, images: Mapping[Role, Image] = MappingProxyType({})) -> Encoded:
         asked = {"prompt": params.prompt, "negative_prompt": params.negative_prompt, "output_type": "pt"}

@@ -64,8 +64,9 @@ def encoded_before(pipe: Any, encoded: Encoded) -> Iterator[None]:
 
 
 def denoise(vaes: Sequence[Any], call: Callable[[], object]) -> list[tuple[Tensor, ...]]:
-    """Run a pipeline's call up to its last VAE: what each is to decode, latents [1, C, T, h, w] of the video and, with
-    some, a timestep.
+    """Run a pipeline's call up to its last VAE and return what each VAE is to decode.
+
+    That is the latents [1, C, T, h, w] of the video and, with some, a timestep.
 
     Args:
         vaes: the pipeline's, in the order in which they decode.

@@ -42,8 +42,10 @@ def config(cache: StepCache, steps: int, done: int) -> Any:
 
 @contextmanager
 def cached(transformers: Sequence[Any], settings: Any) -> Iterator[None]:
-    """Within the block the transformers run with a cache, or without one where ``settings`` is None. However the block
-    ends, nothing of the cache is left."""
+    """Run the transformers with a cache within the block, or without one if ``settings`` is None.
+
+    However the block ends, nothing of the cache is left.
+    """
     try:
         if settings is not None:
             for transformer in transformers:
@@ -63,11 +65,11 @@ def check(cache: StepCache, transformers: Sequence[Any], scheduler: Any, pipelin
     """
     if scheduler.order > 1:
         raise ValueError(
-            f"cache: {type(scheduler).__name__} calls the transformer {scheduler.order} times a step, which the cache "
-            "would take for steps; allowed: none, or another scheduler"
+            f"cache: {type(scheduler).__name__} calls the transformer {scheduler.order} times per step, which the "
+            "cache would count as steps; allowed: none, or another scheduler"
         )
     if cache.kind == "mag" and len(transformers) > 1:
-        raise ValueError("cache: mag counts the steps of one transformer, and the model has two; allowed: other kinds")
+        raise ValueError("cache: mag counts the steps of one transformer, but the model has two; allowed: other kinds")
     for pipeline in pipelines:
         module = inspect.getmodule(pipeline)
         if module is None or "cache_context(" not in inspect.getsource(module):
@@ -76,4 +78,4 @@ def check(cache: StepCache, transformers: Sequence[Any], scheduler: Any, pipelin
         with cached(transformers, config(cache, 50, 0)):
             pass
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"cache: {cache.kind} does not know this transformer ({error}); allowed: none") from error
+        raise ValueError(f"cache: {cache.kind} does not support this transformer ({error}); allowed: none") from error

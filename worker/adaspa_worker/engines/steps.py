@@ -28,8 +28,7 @@ class Step:
 
 
 class Denoising:
-    """Stands between a pipeline and its scheduler while the pipeline runs: tells of each step, and can begin at a later
-    one.
+    """Stands between a running pipeline and its scheduler: reports each step, and can start at a later one.
 
     The pipelines have no first step. A resumed one walks through the steps that are done, at no cost, so that its
     timesteps are its own, and gets the latents where the work goes on.
@@ -121,8 +120,11 @@ class Denoising:
 
 
 class _Stream:
-    """The ``step`` of a scheduler for what it denoises. Where sound is denoised beside the video, it is a stream of its
-    own, and a step is finished when the last of them is: MiniMax-H3 has a scheduler for each, LTX-2 copies its own."""
+    """The ``step`` of a scheduler for what it denoises.
+
+    Sound beside the video is a stream of its own, and a step is finished when its last stream is: MiniMax-H3 has a
+    scheduler for each, LTX-2 copies its own.
+    """
 
     def __init__(self, denoising: Denoising, scheduler: Any) -> None:
         self.denoising, self.scheduler = denoising, scheduler

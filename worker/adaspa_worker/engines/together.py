@@ -66,7 +66,7 @@ class Together:
     def denoise(
         self, params: JobParams, encoded: Encoded, on_step: StepCallback, resume: dict[str, Any] | None = None
     ) -> torch.Tensor:
-        """As ``Engine`` has it.
+        """Implement ``Engine``.
 
         Raises:
             GroupFailed: one of the others died, hangs or failed alone.
@@ -88,7 +88,7 @@ class Together:
                 raise failure from error
             raise
         if errors := self.group.settle():
-            raise GroupFailed(f"a process of the group failed alone: {errors[0]}")
+            raise GroupFailed(f"one process of the group failed: {errors[0]}")
         return latents
 
     def _failed_behind(self, error: Exception) -> GroupFailed | None:
@@ -101,7 +101,7 @@ class Together:
         return None
 
     def reset(self) -> None:
-        """As ``Engine`` has it. Raises GroupFailed where there is no group left for another job."""
+        """Implement ``Engine``. Raises GroupFailed if no group is left for another job."""
         self.engine.reset()
         if self.group.failure is not None:
             raise self.group.failure
@@ -163,6 +163,10 @@ def check_gpus(spec: ModelSpec) -> None:
         return
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     if len(names) < spec.gpus:
-        raise ModelUnavailable(f"{spec.id}: gpus: {spec.gpus} is more than there are; allowed: up to {len(names)}")
+        raise ModelUnavailable(
+            f"{spec.id}: gpus: {spec.gpus} exceeds the GPUs of this machine; allowed: up to {len(names)}"
+        )
     if len(kinds := set(names[: spec.gpus])) > 1:
-        raise ModelUnavailable(f"{spec.id}: gpus: the first {spec.gpus} are not alike ({', '.join(sorted(kinds))})")
+        raise ModelUnavailable(
+            f"{spec.id}: gpus: the first {spec.gpus} GPUs differ ({', '.join(sorted(kinds))}); allowed: one kind"
+        )

@@ -35,7 +35,7 @@ class Format(ABC):
 
     def add_sound(self, sound: Sound) -> None:
         """Take a sound, before the first frame. Raises ValueError where the format holds none."""
-        raise ValueError(f"{self.codec} holds no sound")
+        raise ValueError(f"{self.codec} cannot hold sound")
 
     @abstractmethod
     def finish(self) -> None:
@@ -55,4 +55,4 @@ class Format(ABC):
         """Raise ValueError for a size that the format cannot hold."""
         if any(side < cls.step or side % cls.step or side > cls.longest for side in (width, height)):
             allowed = f"multiples of {cls.step} up to {cls.longest}"
-            raise ValueError(f"{width}x{height} is no size for {cls.codec}; width and height must be {allowed}")
+            raise ValueError(f"{width}x{height} is not a size for {cls.codec}; width and height must be {allowed}")

@@ -12,9 +12,9 @@ from adaspa_worker.formats.base import Format
 from adaspa_worker.sound import Sound
 
 THREADS = 2
-"""Of an encoder. Fixed, because the output depends on it: a seed gives the same file on every machine."""
+"""Threads of an encoder. Fixed, because the output depends on it: a seed gives the same file on every machine."""
 SOUND_BITS = 96_000
-"""Of each channel of a sound, a second."""
+"""Bits per second of each sound channel."""
 
 
 class Stream(Format):
@@ -28,7 +28,7 @@ class Stream(Format):
 
     step = 2  # yuv420p halves the colour planes
     options: ClassVar[dict[str, str]]
-    """Of the encoder."""
+    """Options of the encoder."""
     container_options: ClassVar[dict[str, str]]
     sound_codec: ClassVar[str]
     """FFmpeg's encoder of the sound."""

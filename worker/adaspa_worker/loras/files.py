@@ -33,16 +33,16 @@ def found(spec: ModelSpec) -> dict[str, Path]:
     for lora in spec.loras:
         file = files[lora.name] = local(spec, lora)
         if file.suffix != ENDING:
-            refuse(spec, lora, f"{lora.source}: is no {ENDING} file; allowed: such")
+            refuse(spec, lora, f"{lora.source}: is not a {ENDING} file; allowed: {ENDING}")
         if (size := file.stat().st_size) > (most := spec.memory.lora_cache_bytes):
-            refuse(spec, lora, f"has {size} bytes; allowed: {most}, which is memory.lora_cache_bytes")
+            refuse(spec, lora, f"has {size} bytes; allowed: {most}, set by memory.lora_cache_bytes")
         with file.open("rb") as content:
             check_hash(spec, lora, hashlib.file_digest(content, "sha256").hexdigest())
         try:
             with safe_open(file, framework="numpy"):
                 pass
         except (SafetensorError, OSError) as error:
-            refuse(spec, lora, f"{lora.source}: broken weights ({first_line(error)})")
+            refuse(spec, lora, f"{lora.source}: damaged weights ({first_line(error)})")
     return files
 
 
@@ -77,15 +77,15 @@ def local(spec: ModelSpec, lora: Lora) -> Path:
     if file.is_file():
         return file
     if (at_hub := AT_HUB.fullmatch(lora.source)) is None:
-        refuse(spec, lora, f"{lora.source}: no such file")
+        refuse(spec, lora, f"{lora.source}: the file does not exist")
     if not COMMIT.fullmatch(at_hub["commit"]):
-        refuse(spec, lora, f"{lora.source}: {at_hub['commit']!r} is no commit; allowed: all 40 digits of one")
+        refuse(spec, lora, f"{lora.source}: {at_hub['commit']!r} is not a full commit; allowed: all 40 digits")
     from huggingface_hub import hf_hub_download  # noqa: PLC0415  slow to import, and only hub files need it
 
     try:
         return Path(hf_hub_download(at_hub["repo"], at_hub["file"], revision=at_hub["commit"]))
     except Exception as error:  # the hub client raises a dozen unrelated types; each means that there is no file
-        refuse(spec, lora, f"{lora.source}: not to be had from the hub ({first_line(error)})")
+        refuse(spec, lora, f"{lora.source}: cannot be downloaded from the Hub ({first_line(error)})")
 
 
 def from_storage(spec: ModelSpec, lora: Lora) -> Path:
@@ -111,7 +111,7 @@ def from_storage(spec: ModelSpec, lora: Lora) -> Path:
         check_hash(spec, lora, digest.hexdigest())
         return part.replace(file)
     except (StorageUnavailable, ObjectMissing, OSError) as error:
-        refuse(spec, lora, f"{lora.source}: not to be had ({first_line(error)})")
+        refuse(spec, lora, f"{lora.source}: cannot be downloaded ({first_line(error)})")
     finally:
         part.unlink(missing_ok=True)
 

@@ -32,7 +32,7 @@ OWN = "diffusion_model."
 FLAT = ("lora_unet_", "lora_transformer_")
 """Prefixes of names that have underscores for their dots."""
 METADATA = "lora_adapter_metadata"
-"""Where diffusers' training scripts write rank and alpha, in the file's header."""
+"""Key of the file's header in which diffusers' training scripts write rank and alpha."""
 
 
 class Unfit(Exception):
@@ -54,7 +54,7 @@ class Fitted(NamedTuple):
     """A file as a transformer takes it."""
 
     pairs: dict[str, Pair]
-    """By the name of the linear layer."""
+    """Updates by the name of the linear layer."""
     lost: list[str]
     """Names of weights that have no place in the transformer, or that diffusers leaves out."""
 
@@ -75,7 +75,7 @@ def fit(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pipeline: An
     try:
         converted = pipeline.lora_state_dict(dict(named))
     except Exception as error:  # whatever a loader meets in names that it does not know
-        why = "it is for another family, or the names of its weights are none that diffusers knows"
+        why = "it is for another model family, or diffusers does not know the names of its weights"
         raise Unfit(f"{why} ({first_line(error)})") from error
     kept = {id(tensor) for tensor in converted.values()}
     lost = [key for key, tensor in named.items() if key.endswith(ADDED) and id(tensor) not in kept and not zero(tensor)]
@@ -91,7 +91,7 @@ def fit(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], pipeline: An
         else:
             pairs[name] = pair(name, parts, *sizes[name])
     if not pairs:
-        raise Unfit(f"none of its {len(tensors)} weights has a place in the model: it is for another family")
+        raise Unfit(f"none of its {len(tensors)} weights fits the model: it is for another model family")
     return Fitted(pairs, lost)
 
 
@@ -106,7 +106,7 @@ def parted(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     for key, tensor in tensors.items():
         layer, end = split(key)
         if not end:
-            raise Unfit(f"{key} is no weight of a LoRA; allowed: low ranks, alphas and differences (no DoRA, no LoKr)")
+            raise Unfit(f"{key} is not a LoRA weight; allowed: low ranks, alphas and differences (no DoRA, no LoKr)")
         layers[layer][PARTS[end]] = tensor
     return layers
 
@@ -167,9 +167,11 @@ def pair(name: str, parts: Mapping[str, Tensor], inputs: int, outputs: int) -> P
         a, b = bias.new_zeros(0, inputs), bias.new_zeros(outputs, 0)
     if a.shape[1:] != (inputs,) or b.shape[:1] != (outputs,) or a.shape[0] != b.shape[1]:
         theirs, ours = f"{a.shape[1]} to {b.shape[0]}", f"{inputs} to {outputs}"
-        raise Unfit(f"{name} goes from {theirs} in it, and from {ours} here: it is for a model of another size")
+        raise Unfit(f"{name} maps {theirs} in the file but {ours} in the model: it is for a model of another size")
     if bias is not None and bias.shape != (outputs,):
-        raise Unfit(f"{name} has a bias of {len(bias)} in it, and of {outputs} here: it is for a model of another size")
+        raise Unfit(
+            f"{name} has a bias of {len(bias)} in the file but {outputs} in the model: it is for another model size"
+        )
     return Pair(a, b, bias)
 
 

@@ -78,14 +78,12 @@ class Loras:
                 slot.requires_grad_(False)  # PEFT has it that what is on is trained
         self._now = wanted
         if wanted:
-            log.info("LoRA %s: in place after %.2f s", told(wanted), time.monotonic() - start)
+            log.info("LoRA %s: applied in %.2f s", told(wanted), time.monotonic() - start)
 
     def _pairs(self, lora: Lora, sha256: str | None) -> dict[str, Pair]:
         """An adapter's weights, from memory if it was used lately."""
         if sha256 not in (None, lora.sha256):
-            lora_files.refuse(
-                self.spec, lora, f"the job is for a file of SHA-256 {sha256}, and the catalog's has another"
-            )
+            lora_files.refuse(self.spec, lora, f"the job needs a file with SHA-256 {sha256}, but the catalog's differs")
         if (pairs := self._cache.pop(lora.name, None)) is None:
             content = lora_files.content(self.spec, lora, self._files[lora.name])
             pairs = fit(load(content), lora_files.metadata(content), self.pipeline, self._sizes).pairs
@@ -143,7 +141,7 @@ def check_files(spec: ModelSpec, pipeline: str, transformer: str, config: Mappin
         ModelUnavailable: naming the adapter that cannot be taken, and why.
     """
     if not hasattr(getattr(diffusers, pipeline), "lora_state_dict"):
-        lora_files.refuse(spec, spec.loras[0], f"diffusers has no loader of adapters for a {pipeline}; allowed: none")
+        lora_files.refuse(spec, spec.loras[0], f"diffusers cannot load adapters for {pipeline}; allowed: none")
     with init_empty_weights():
         empty = getattr(diffusers, transformer).from_config(config)
     fitted(spec, lora_files.found(spec), getattr(diffusers, pipeline), sizes_of(empty))
@@ -164,7 +162,7 @@ def fitted(spec: ModelSpec, files: Mapping[str, Path], pipeline: Any, sizes: Siz
             lora_files.refuse(spec, lora, "has biases, which PEFT's layers on int8 weights do not take; allowed: none")
         if lost := found[lora.name].lost:
             some = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
-            why = f"{len(lost)} of its weights have no place in the model ({some})"
+            why = f"{len(lost)} of its weights do not fit the model ({some})"
             if not lora.partial:
                 lora_files.refuse(spec, lora, f"{why}; allowed: none, or partial true")
             log.warning("model %s: LoRA %s: %s", spec.id, lora.name, why)

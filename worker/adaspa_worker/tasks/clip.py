@@ -87,8 +87,10 @@ def writer_of(path: Path, params: JobParams, attention: dict[str, Any]) -> Video
 
 
 class Decoding:
-    """Iterates over frames, looks at each, and adds up the seconds that they take to come; before each, ``check`` may
-    raise."""
+    """Iterates over frames, checks each, and adds up the seconds that they take to arrive.
+
+    Before each frame, ``check`` may raise.
+    """
 
     def __init__(self, frames: "Iterator[np.ndarray]", check: Callable[[], None]) -> None:
         self._frames, self._check, self.seconds, self.look = frames, check, 0.0, Look()

@@ -42,7 +42,7 @@ def _obstacle(call: Call) -> str | None:
     if call.query_stride > 1:
         tensors = [x[:, :, :: call.query_stride] for x in tensors]
     if not can_use_tma(*tensors):
-        return "strides or addresses that are no multiples of 16 bytes"
+        return "strides or addresses are not multiples of 16 bytes"
     return None
 
 

@@ -68,10 +68,10 @@ class Buffers:
     pingpong_bars: gl.shared_memory_descriptor
     """Whose turn it is at the tensor cores."""
     overflow_flag: gl.shared_memory_descriptor
-    """Of each warpgroup: not 0 if it asks for the list again, with a running maximum."""
+    """Flag of each warpgroup: not 0 if it asks for the list again, with a running maximum."""
     overflow_bar: gl.shared_memory_descriptor
     votes: gl.shared_memory_descriptor
-    """Of each warp, in fp16: not 0 if the sum of a row over the last tile is beyond the limit."""
+    """Flag of each warp, in fp16: not 0 if a row's sum over the last tile exceeds the limit."""
 
     @gluon.constexpr_function
     def __init__(
@@ -294,7 +294,7 @@ def _walk_guarded(
     buffers, work, sequence, memory, q, cached, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     BLOCK_MASS: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
-    """As `_walk`, with exponents that are taken anew where a tile's sums come beyond the limit."""
+    """Walk like `_walk`, but recompute exponents if a tile's sums exceed the limit."""
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)

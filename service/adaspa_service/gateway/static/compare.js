@@ -92,5 +92,5 @@ function clock(videos) {
     el("table", {}, el("caption", { className: "unseen", textContent: "Denoising time" }), el("tbody", {}, ...rows)));
 }
 
-const verdict = (factor) => (factor >= 1.05 ? `AdaSpa was ${factor.toFixed(1)} times faster.` : factor > 0.95 ? "Both took equally long." : `AdaSpa had ${factor.toFixed(1)} times the speed of dense.`);
+const verdict = (factor) => (factor >= 1.05 ? `AdaSpa was ${factor.toFixed(1)} times faster.` : factor > 0.95 ? "Both took the same time." : `AdaSpa ran at ${factor.toFixed(1)} times the speed of dense.`);
 const saved = ([dense, ours]) => (dense > ours ? `It saved ${about(dense - ours)} of denoising.` : "");

@@ -9,7 +9,7 @@ export const offerKey = (needed) => ($("#key-button").hidden = !needed);
 
 export function askKey(refused = false) {
   const dialog = $("#key-dialog");
-  $("#key-error").textContent = refused && key.get() ? "This key does not work here." : "";
+  $("#key-error").textContent = refused && key.get() ? "This key is not valid for this service." : "";
   if (dialog.open) return;
   $("#key").value = key.get();
   dialog.showModal();
@@ -29,7 +29,7 @@ export function onKey(callback) {
     event.preventDefault();
     const value = $("#key").value.trim();
     if (value) return use(value);
-    $("#key-error").textContent = "Enter the key.";
+    $("#key-error").textContent = "Enter your key.";
     $("#key").focus();
   };
 }

@@ -26,7 +26,7 @@ export async function copy(text, said = "Copied") {
     area.select();
     const done = document.execCommand("copy");
     area.remove();
-    if (!done) return note("Your browser does not let this page copy.");
+    if (!done) return note("Your browser does not allow this page to copy.");
   }
   note(said);
 }

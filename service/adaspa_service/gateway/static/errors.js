@@ -3,16 +3,16 @@ import { about } from "./format.js";
 
 // Why a request was refused, by the API's code.
 const REFUSED = {
-  missing_scope: () => "Your API key may look at videos, but not make or delete them. Ask for one with the scope “write”.",
+  missing_scope: () => "Your API key can view videos, but not create or delete them. Ask for one with the scope “write”.",
   queue_full: ({ retry }) => `Too many videos are waiting. Try again${retry ? ` in about ${about(retry)}` : " later"}.`,
   too_many_in_flight: ({ retry }) => `You have as many videos in progress as your key allows. Try again${retry ? ` in about ${about(retry)}` : " later"}.`,
   rate_limit_exceeded: ({ retry }) => `That was too fast. Try again${retry ? ` in ${about(retry)}` : " in a moment"}.`,
-  service_unavailable: () => "The service is busy with itself. Try again in a few seconds.",
+  service_unavailable: () => "The service is temporarily unavailable. Try again in a few seconds.",
   draining: () => "The service is restarting. Try again in a few seconds.",
   request_too_large: () => "That is too large to send. Choose a smaller image.",
   internal_error: () => "Something went wrong in the service. Its log has the details.",
   video_not_found: () => "This video does not exist. It was deleted, has expired, or belongs to another API key.",
-  file_gone: () => "The file of this video is no longer there.",
+  file_gone: () => "The file of this video no longer exists.",
 };
 
 // Why a job failed, by its code: what happened, and what helps.
@@ -24,7 +24,7 @@ const FAILED = {
   not_finite: "The model's numbers went out of range. Try another seed or another quality.",
   blank_clip: "The clip came out blank. Try another seed or another quality.",
   disk_full: "The worker's disk is full. Tell whoever runs this service.",
-  worker_lost: "The worker stopped before it was done, more than once. Try again later.",
+  worker_lost: "The worker stopped during the job, more than once. Try again later.",
   device_failed: "The GPU reported an error. Try again later.",
   time_limit: "This took longer than the service allows. Try fewer steps, a smaller size or a shorter clip.",
   queue_timeout: "No worker was free in time. Try again later.",
@@ -44,17 +44,17 @@ export function said(error, rule, value) {
 function ofField(rule, value, text) {
   const empty = value == null || value === "";
   if (rule.contentMediaType && text.startsWith("required")) return "This model starts from an image. Choose one.";
-  if (rule.contentMediaType && text.startsWith("is no image")) return "This is not an image. Choose a JPEG, PNG, WebP or AVIF file.";
+  if (rule.contentMediaType && text.startsWith("is not an image")) return "This is not an image. Choose a JPEG, PNG, WebP or AVIF file.";
   if (rule.minLength && (empty || !value.trim?.())) return "Describe your video first.";
   if (typeof value === "number" && (value < rule.minimum || value > rule.maximum)) return `Choose a number from ${rule.minimum} to ${rule.maximum}.`;
   if (rule.type === "integer" && typeof value === "number" && !Number.isInteger(value)) return "Choose a whole number.";
-  if (rule.maxLength && value?.length > rule.maxLength) return `Use at most ${rule.maxLength} characters; these are ${value.length}.`;
-  if (rule.format === "uri" && text.startsWith("is no URL")) return "This is not a web address. It starts with https://";
+  if (rule.maxLength && value?.length > rule.maxLength) return `Use at most ${rule.maxLength} characters. You entered ${value.length}.`;
+  if (rule.format === "uri" && text.startsWith("is not a URL")) return "This is not a web address. It starts with https://";
   return null;
 }
 
 // "is out of range; allowed: 1 to 3" becomes two sentences.
 function sentence(text) {
-  const parts = text.split(/; (?=allowed)/).map((part) => part.trim()).filter(Boolean);
+  const parts = text.split(/; (?=allowed|it supports)/).map((part) => part.trim()).filter(Boolean);
   return parts.map((part) => `${part[0].toUpperCase()}${part.slice(1)}${/[.!?]$/.test(part) ? "" : "."}`).join(" ");
 }

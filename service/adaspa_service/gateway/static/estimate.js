@@ -47,6 +47,6 @@ function show(found, count) {
 function sentence({ estimated_seconds: takes, starts_in_seconds: starts, workers }, count) {
   if (!workers) return "";
   const each = takes ? `Takes about ${about(takes)}${count > 1 ? " each" : ""}.` : "";
-  const wait = starts >= 1 ? `Starts in about ${about(starts)}.` : starts != null ? "Starts at once." : "";
+  const wait = starts >= 1 ? `Starts in about ${about(starts)}.` : starts != null ? "Starts immediately." : "";
   return `${each} ${wait}`.trim();
 }

@@ -25,7 +25,7 @@ export function facts(video) {
 }
 
 function cut(tokens) {
-  return tokens?.cut ? `The model took ${tokens.used} of ${tokens.used + tokens.cut} tokens. The rest had no effect.` : null;
+  return tokens?.cut ? `The model used ${tokens.used} of ${tokens.used + tokens.cut} tokens and ignored the rest.` : null;
 }
 
 // Whatever else was asked for, under the names that the form has for it.

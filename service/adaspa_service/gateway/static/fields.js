@@ -5,11 +5,11 @@ import { chooseSize, picker } from "./image.js";
 import { lengths, shapes } from "./shape.js";
 
 const QUALITY = {
-  "": "The settings that suit this model.",
+  "": "The model's recommended settings.",
   exact: "Full attention: the reference, and the slowest.",
   quality: "Closest to exact.",
-  balanced: "Clearly faster, hardly different.",
-  fast: "The fastest, for drafts.",
+  balanced: "Much faster, with little difference.",
+  fast: "Fastest, for drafts.",
 };
 // Those that are not folded away, in their order.
 const FIRST = ["negative_prompt", "input_reference", "last_frame", "model", "size", "num_frames", "quality", "seed", "n"];

@@ -125,7 +125,7 @@ export function remix(video) {
   remixed = video;
   put({ prompt: video.prompt });
   const stop = el("button", { type: "button", textContent: "Not a remix", onclick: endRemix });
-  $("#remix").replaceChildren(el("span", { textContent: `A remix of “${video.prompt}” takes a new prompt and keeps everything else, the seed too. ` }), stop);
+  $("#remix").replaceChildren(el("span", { textContent: `A remix of “${video.prompt}” uses a new prompt and keeps everything else, including the seed. ` }), stop);
   shape();
   $("#prompt").focus();
   $("#prompt").select();

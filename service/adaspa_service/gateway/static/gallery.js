@@ -47,7 +47,7 @@ function draw() {
   const found = matching();
   const shown = found.slice(0, wanted);
   $("#no-jobs").hidden = shown.length > 0;
-  $("#no-jobs").textContent = filtered() ? (more ? "None found so far. Look further back with “Show more”." : "No videos match.") : "No videos yet. They appear here, the newest first.";
+  $("#no-jobs").textContent = filtered() ? (more ? "None found so far. Look further back with “Show more”." : "No videos match.") : "No videos yet. They will appear here, newest first.";
   $("#gallery-bar").classList.toggle("bare", !known.length);
   $("#older").hidden = !more && found.length <= wanted;
   models();

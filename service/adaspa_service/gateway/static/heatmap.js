@@ -5,7 +5,7 @@ import { percent } from "./format.js";
 const NUMBERS_UP_TO = 12; // heads beside each other whose numbers still fit
 const TURN = 0.6; // of a scale, from where the text has the other colour; see report.css
 const SCALES = {
-  density: { of: () => 0, to: (high) => high, text: "Share of the blocks that are computed; the rest is left out." },
+  density: { of: () => 0, to: (high) => high, text: "Share of the blocks that are computed; the rest are skipped." },
   recall: { of: (low) => Math.floor(20 * low) / 20, to: () => 1, text: "Share of the attention mass in the computed blocks; the rest is missed." },
 };
 

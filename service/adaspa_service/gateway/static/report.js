@@ -24,11 +24,11 @@ function figures(attention) {
   return el("dl", { className: "figures" },
     figure("Against dense", gain ? `${gain.factor.toFixed(2)}×` : "–", gain
       ? `Estimated from this job's own dense steps: all dense at ${seconds(gain.each)} each it would have denoised for ${seconds(gain.dense)}, not ${seconds(gain.took)}. That holds as far as the machine was equally busy throughout.`
-      : "No estimate: it takes dense and sparse steps in one job."),
+      : "No estimate: it needs both dense and sparse steps in the job."),
     figure("Attention work", attention.attention_work == null ? "–" : percent(attention.attention_work), "of dense attention, with dense steps and searches."),
     figure("Density", sparse ? percent(attention.density) : "–", sparse ? "of the attention blocks were computed in sparse steps." : "No step was sparse."),
     figure("Recall", attention.recall == null ? "–" : percent(attention.recall, 1),
-      attention.recall == null ? "No pattern was searched."
+      attention.recall == null ? "No search ran."
         : `of the attention mass lies in those blocks${attention.recall_is_estimate ? ", by an estimate from some of the rows" : ""}.`),
     figure("Searches", attention.searches, `of the pattern; caches took ${bytes(attention.cache_bytes)}.`));
 }

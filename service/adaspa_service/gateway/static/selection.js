@@ -56,7 +56,7 @@ $("#select-all").onclick = () => {
 $("#delete-selected").onclick = async () => {
   const ids = [...picked];
   const count = ids.length === 1 ? "1 video" : `${ids.length} videos`;
-  if (!(await confirmed(`Delete ${count}?`, "Their files are gone for good. Those in progress are stopped.", "Delete"))) return;
+  if (!(await confirmed(`Delete ${count}?`, "Their files are permanently deleted. Videos in progress are stopped.", "Delete"))) return;
   let gone = 0;
   let fault = null;
   for (const id of ids) {

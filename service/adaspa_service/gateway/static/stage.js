@@ -30,7 +30,7 @@ export const name = (text) => (document.title = text ? `${text} · ${TITLE}` : T
 export const clear = () => open(async () => {
   name();
   heading("Your video appears here", false);
-  put(empty("Your video appears here", "Describe a scene and press Generate. You watch it take shape, and then see how much time AdaSpa saved."));
+  put(empty("Your video appears here", "Describe a scene and press Generate. Watch it take shape, then see how much time AdaSpa saved."));
 });
 
 function nothing(text) {
