@@ -52,8 +52,9 @@ class StepHook(ModelHook):
             context.step_index if context else None,
             context.num_inference_steps if context else None,
         )
-        device = given["hidden_states"].device
-        state.for_latents(given["hidden_states"].shape)
+        latents = self.family.latents(given)
+        device = latents.device
+        state.for_latents(latents.shape)
         try:
             tiles = _tiles(state.plan, layout, share, device)
             state.record.ranks = share.ranks.size if share else 1

@@ -30,6 +30,7 @@ SUPPORTED = {
     "WanAnimateTransformer3DModel": ("wan_animate", "WanAnimate"),
     "ChronoEditTransformer3DModel": ("chronoedit", "ChronoEdit"),
     "CosmosTransformer3DModel": ("cosmos", "Cosmos"),
+    "Cosmos3OmniTransformer": ("cosmos3", "Cosmos3"),
     "HunyuanVideoFramepackTransformer3DModel": ("hunyuan_video_framepack", "HunyuanVideoFramepack"),
     "MotifVideoTransformer3DModel": ("motif_video", "MotifVideo"),
     "EasyAnimateTransformer3DModel": ("easyanimate", "EasyAnimate"),

@@ -1,5 +1,6 @@
 """A tiny transformer of random weights for each model family that has no tiny pipeline, and what it is called with."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from diffusers import (
     AllegroTransformer3DModel,
     ChronoEditTransformer3DModel,
     ConsisIDTransformer3DModel,
+    Cosmos3OmniTransformer,
     CosmosTransformer3DModel,
     EasyAnimateTransformer3DModel,
     HunyuanVideoFramepackTransformer3DModel,
@@ -53,7 +55,7 @@ class Family(NamedTuple):
     """How to build a transformer, and the arguments of its guidance branches, the latents and timestep apart.
 
     ``others`` are the rows of its sequence that are not video: before it and behind it. ``tiles``: whether the token
-    order may be changed.
+    order may be changed. ``call`` is a forward, given the transformer, latents, timestep and a branch's arguments.
     """
 
     transformer: Callable[[], Any]
@@ -62,6 +64,9 @@ class Family(NamedTuple):
     others: tuple[int, int] = (0, 0)
     tiles: bool = True
     timestep: Callable[[int], torch.Tensor] = lambda step: torch.tensor([1000.0 - 100 * step])
+    call: Callable[..., torch.Tensor] = lambda transformer, latents, timestep, branch: transformer(
+        hidden_states=latents, timestep=timestep, **branch, return_dict=False
+    )[0]
 
 
 WAN = {**HEADS, **CHANNELS, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32}
@@ -267,6 +272,40 @@ def ltx_latents(inputs: Inputs) -> torch.Tensor:
     return inputs.noise((frames + 1) * rows * columns, 4)
 
 
+def cosmos3() -> Any:
+    """Two heads to a key; the sound has its own projections."""
+    settings = {"head_dim": 16, "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    settings |= {"intermediate_size": 32, "num_hidden_layers": 2, "latent_channel": 4, "patch_latent_dim": 16}
+    settings |= {"sound_gen": True, "sound_dim": 6, "vocab_size": 16, "rope_axes_dim": (4, 2, 2)}
+    return prepare(Cosmos3OmniTransformer(**settings))
+
+
+def behind_text(inputs: Inputs) -> tuple[dict[str, Any], ...]:
+    """``[text | video | sound]``."""
+    video = math.prod(inputs.grid)
+    length = TEXT + video + SOUND
+    places = torch.arange(length).expand(3, -1).clone()
+    places[:, TEXT : TEXT + video] = torch.cartesian_prod(*(torch.arange(size) for size in inputs.grid)).T + TEXT
+    rows, sound = torch.arange(TEXT, TEXT + video), torch.arange(TEXT + video, length)
+    given = {
+        **{"und_len": TEXT, "sequence_length": length, "text_indexes": torch.arange(TEXT), "position_ids": places},
+        **{"vision_token_shapes": [inputs.grid], "vision_noisy_frame_indexes": [torch.arange(inputs.grid[0])]},
+        **{"vision_sequence_indexes": rows, "vision_mse_loss_indexes": rows},
+        **{"sound_tokens": [inputs.noise(6, SOUND)[0]], "sound_token_shapes": [(SOUND, 1, 1)]},
+        **{"sound_sequence_indexes": sound, "sound_mse_loss_indexes": sound},
+        "sound_noisy_frame_indexes": [torch.arange(SOUND)],
+    }
+    return tuple({**given, "input_ids": (torch.arange(TEXT) * step) % 16} for step in (3, 5))
+
+
+def omni(transformer: Any, latents: torch.Tensor, timestep: torch.Tensor, branch: dict[str, Any]) -> torch.Tensor:
+    """A forward of Cosmos 3, which has a timestep for each token."""
+    times = {
+        f"{kind}_timesteps": timestep.expand(len(branch[f"{kind}_sequence_indexes"])) for kind in ("vision", "sound")
+    }
+    return transformer(vision_tokens=[latents], **times, **branch, return_dict=False)[0][0]
+
+
 FAMILIES = {
     "minimax-h3": Family(
         minimax_h3, packed, packed_latents, others=(TEXT + CONDITIONS + SOUND, 0), timestep=packed_timestep
@@ -278,6 +317,7 @@ FAMILIES = {
     "wan-animate": Family(animate, posed, lambda inputs: inputs.latents(12), tiles=False),
     "chronoedit": Family(lambda: prepare(ChronoEditTransformer3DModel(**WAN)), by_text),
     "cosmos": Family(cosmos, by_text),
+    "cosmos-3": Family(cosmos3, behind_text, others=(TEXT, SOUND), tiles=False, call=omni),
     "framepack": Family(framepack, with_history, others=(30 + 6 + 4, 3 + TEXT - 2), tiles=False),
     "motif-video": Family(motif, masked_text, others=(0, TEXT - 2)),
     "easyanimate": Family(easyanimate, by_text, others=(0, TEXT)),
@@ -304,10 +344,7 @@ def denoise(
     with torch.no_grad():
         for step in range(steps):
             timestep = tiny.timestep(step)
-            positive, negative = (
-                transformer(hidden_states=latents, timestep=timestep, **branch, return_dict=False)[0]
-                for branch in branches
-            )
+            positive, negative = (tiny.call(transformer, latents, timestep, branch) for branch in branches)
             # What is denoised is in front of the channels that condition it.
             latents[:, : positive.shape[1]] -= 0.1 * (negative + 3 * (positive - negative))
             look()

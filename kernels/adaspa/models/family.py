@@ -48,6 +48,11 @@ class Family:
         """The sequence of a forward with the arguments ``given``, by name."""
         return Layout()
 
+    def latents(self, given: dict[str, Any]) -> torch.Tensor:
+        """What is denoised in a forward with these arguments."""
+        latents: torch.Tensor = given["hidden_states"]
+        return latents
+
     def timestep(self, given: dict[str, Any]) -> torch.Tensor | float | None:
         """The timestep of the video in a forward with these arguments."""
         timestep: torch.Tensor | float | None = given.get("timestep")
