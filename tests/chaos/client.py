@@ -70,17 +70,26 @@ class Client:
         return body | ({"webhook_url": self.hook} if self.hook else {})
 
     def create(self, ask: Ask, **more: Any) -> str:
-        """Ask for a video until it is accepted; its id."""
+        """Ask for a video until it is accepted; its id. Arguments as of ``try_create``."""
         entry = self.insist(lambda: self.try_create(ask, **more), "create")
         (ask.video_id,) = entry.seen["ids"]
         return ask.video_id
 
-    def try_create(self, ask: Ask, **more: Any) -> Entry:
-        """Ask once; what came of it."""
+    def try_create(self, ask: Ask, of: str = "", **more: Any) -> Entry:
+        """Ask once; what came of it.
+
+        Args:
+            ask: for what.
+            of: the video that it is to be a remix of, which has its seed and steps; none: of no other.
+            more: fields of the request.
+        """
         body = self.body(ask, **more)
-        asked = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:8]
+        if of:
+            del body["seed"], body["steps"]
+        path = f"/videos/{of}/remix" if of else "/videos"
+        asked = hashlib.sha256(f"{path} {json.dumps(body, sort_keys=True)}".encode()).hexdigest()[:8]
         headers = {"Idempotency-Key": ask.key}
-        return self.send("create", ask.key, "POST", "/videos", _created, asked=asked, json=body, headers=headers)
+        return self.send("create", ask.key, "POST", path, _created, asked=asked, json=body, headers=headers)
 
     def get(self, video_id: str) -> dict[str, Any]:
         """The video as it stands: what of it the history keeps."""
@@ -141,15 +150,20 @@ class Client:
 
         self.insist(lambda: self.note("content", video_id, "", load), "content")
 
-    def walk(self, name: str) -> None:
-        """Page through the list, from the newest on, each page at any gateway."""
-        query = f"limit={PAGE}"
+    def walk(self, name: str, only: str = "") -> None:
+        """Page through the list, from the newest on, each page at any gateway.
+
+        Args:
+            name: of the walk.
+            only: a filter (``metadata[run]=chaos``) that lets every job of this client's tenant through.
+        """
+        first = query = f"limit={PAGE}&{only}"
         for _ in range(PAGES):
             sent = query
             entry = self.insist(lambda sent=sent: self.send("list", name, "GET", f"/videos?{sent}", _listed), "list")
             if not entry.seen["more"]:
                 return
-            query = f"limit={PAGE}&after={entry.seen['ids'][-1]}"
+            query = f"{first}&after={entry.seen['last']}"
 
     def send(
         self,
@@ -216,4 +230,4 @@ def _event(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed(answer: dict[str, Any]) -> dict[str, Any]:
-    return {"ids": [video["id"] for video in answer["data"]], "more": answer["has_more"]}
+    return {"ids": [video["id"] for video in answer["data"]], "last": answer["last_id"], "more": answer["has_more"]}

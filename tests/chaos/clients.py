@@ -13,6 +13,8 @@ from chaos.receiver import Receiver
 
 SEEDS = 20
 STEPS = (4, 8, 16)
+RUN = {"run": "chaos"}
+"""Metadata of all that these clients ask for, so that a list filtered by them is the same list."""
 
 
 class Clients:
@@ -75,9 +77,9 @@ class Clients:
 
     def _see_through(self, client: Client, ask: Ask) -> None:
         random = client.random
-        client.create(ask)
+        client.create(ask, metadata=RUN)
         if random.random() < 0.1:
-            client.create(ask)
+            client.create(ask, metadata=RUN)
         if random.random() < 0.1:
             self._reuse_the_key(client, ask)
         if random.random() < 0.3:
@@ -96,13 +98,24 @@ class Clients:
             client.download(ask.video_id)
             client.download(ask.video_id)
         client.read_events(ask.video_id)
-        if random.random() < 0.1:
-            client.walk(f"{client.name}-after-{ask.key}")
+        if ask.final == "completed" and random.random() < 0.1:
+            self._remix(client, ask)
+        if random.random() < 0.2:
+            client.walk(f"{client.name}-after-{ask.key}", random.choice(["", "metadata[run]=chaos"]))
 
     def _reuse_the_key(self, client: Client, ask: Ask) -> None:
         """With another request, which is refused."""
         other = Ask(ask.key, ask.tenant, ask.seed + SEEDS, ask.steps)
         client.insist(lambda: client.try_create(other), "create", 422)
+
+    def _remix(self, client: Client, ask: Ask) -> None:
+        """Make it once more; with this key no other video can be."""
+        remix = Ask(f"{ask.key}-remix", ask.tenant, ask.seed, ask.steps)
+        self.asks.append(remix)
+        client.create(remix, of=ask.video_id, metadata=RUN)
+        client.insist(lambda: client.try_create(remix, of=remix.video_id, metadata=RUN), "create", 422)
+        if client.see_to_its_end(remix, 3600.0) == "completed":
+            client.download(remix.video_id)
 
     def _spy(self, other: Client, ask: Ask) -> None:
         """Another tenant looks for the video."""

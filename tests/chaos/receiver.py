@@ -49,7 +49,7 @@ class Receiver:
                 receiver.take(
                     self.path, self.rfile.read(int(self.headers["Content-Length"])), dict(self.headers), refuses
                 )
-                self.send_response(503 if refuses else 204)
+                self.send_response(random.choice((503, 302)) if refuses else 204)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
