@@ -6,11 +6,14 @@ import signal
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import pytest
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import JobStore
 from event_stream import parse
 from forked import Started
 from gateway_process import running
@@ -150,3 +153,23 @@ def test_a_connection_is_kept_for_as_long_as_is_set(settings: Settings, tmp_path
         begin = time.monotonic()
         assert connection.sock.recv(1) == b"", "closed"
         assert time.monotonic() - begin > 0.9
+
+
+def test_a_request_that_the_stop_breaks_off_is_told_to_come_again(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def page(*_: object, **__: object) -> None:
+        begun.set()
+        over.wait()
+
+    monkeypatch.setattr(JobStore, "page", page)
+    with ThreadPoolExecutor(1) as pool:
+        with serving(settings, tmp_path) as service:
+            asked = pool.submit(httpx.get, f"{service.url}/videos", headers=service.http.headers, timeout=PATIENCE)
+            until(begun.is_set, "it is being answered")
+        answer = asked.result(PATIENCE)
+        over.set()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["error"]["code"] == "gateway_stopped"

@@ -6,6 +6,7 @@ first: ``/readyz`` says 503, and for ``ADASPA_DRAIN_SECONDS`` every request is s
 last one on its connection. Then the gateway stops.
 """
 
+import asyncio
 import logging
 import signal
 import threading
@@ -15,7 +16,19 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adaspa_service.errors import RETRY_SECONDS, ApiError
+from adaspa_service.gateway.errors import respond
+
 log = logging.getLogger(__name__)
+STOPPED = respond(
+    ApiError(
+        503,
+        "gateway_stopped",
+        "The gateway stopped before it could answer; try again.",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )
+)
+"""What a request gets that the stop breaks off; whether it did what was asked, nobody knows."""
 
 
 class Server(uvicorn.Server):
@@ -54,7 +67,8 @@ class Server(uvicorn.Server):
 
 
 class LastAnswers:
-    """ASGI middleware: while the gateway drains, each answer ends its connection.
+    """ASGI middleware: while the gateway drains, each answer ends its connection; one that has not begun when uvicorn
+    waits no longer is a 503, and not uvicorn's own 500.
 
     Args:
         app: what answers.
@@ -65,9 +79,19 @@ class LastAnswers:
         self._app, self._draining = app, draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
         async def last(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._draining.is_set():
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                if self._draining.is_set():
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        await self._app(scope, receive, last if scope["type"] == "http" else send)
+        try:
+            await self._app(scope, receive, last if scope["type"] == "http" else send)
+        except asyncio.CancelledError:
+            if begun or scope["type"] != "http":
+                raise
+            await STOPPED(scope, receive, send)
