@@ -67,8 +67,9 @@ class Server(uvicorn.Server):
 
 
 class LastAnswers:
-    """ASGI middleware: while the gateway drains, each answer ends its connection; one that has not begun when uvicorn
-    waits no longer is a 503, and not uvicorn's own 500.
+    """ASGI middleware: while the gateway drains, each answer ends its connection.
+
+    One that has not begun when uvicorn waits no longer is a 503, and not uvicorn's own 500.
 
     Args:
         app: what answers.
