@@ -111,13 +111,15 @@ class ModelSpec(BaseModel):
     description: str
     """One line for clients."""
     tasks: list[Task] = Field(default=[Task.text_to_video], min_length=1)
-    """Supported tasks: ``text_to_video``, ``image_to_video``, ``first_last_frame``."""
+    """Supported tasks: ``text_to_video``, ``image_to_video``, ``first_last_frame``, ``video_continuation``."""
     sizes: list[Size] = Field(min_length=1)
     """Supported sizes, ``WIDTHxHEIGHT`` in pixels; the first is the default."""
     frames: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     """Supported numbers of frames."""
     default_frames: int
     """Default number of frames; must be one of ``frames``."""
+    start_frames: int = Field(default=17, ge=2)
+    """Number of last frames of a start video with which the new clip begins (``video_continuation``)."""
     fps: int
     """Default frames per second."""
     fps_range: tuple[int, int]
@@ -235,12 +237,12 @@ class ModelSpec(BaseModel):
 
     @property
     def takes_images(self) -> bool:
-        """Whether the model can start from an image."""
+        """Whether the model can start from an image or a video."""
         return any(task.roles for task in self.tasks)
 
     @property
     def needs_image(self) -> bool:
-        """Whether the model requires an image."""
+        """Whether the model requires an image or a video."""
         return all(task.roles for task in self.tasks)
 
     def heeds_negative(self, guidance_scale: float) -> bool:

@@ -4,7 +4,7 @@ from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from adaspa_api.fields import Kept, Row, VideoCreate, rows
-from adaspa_api.limits import Picture, Range, StepsRange
+from adaspa_api.limits import Media, Range, StepsRange
 from pydantic import BaseModel, Field, create_model
 
 Made = TypeVar("Made", bound=BaseModel)
@@ -63,7 +63,7 @@ def json_schema(entry: BaseModel) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     required = [name for name, field in VideoCreate.model_fields.items() if field.is_required()]
     for name, row in rows(VideoCreate).items():
-        if isinstance(row.limits, Picture) and row.limits.needed(entry):
+        if isinstance(row.limits, Media) and row.limits.needed(entry):
             required.append(name)
         limits = row.limits.schema(entry)
         if limits is not None:

@@ -34,11 +34,15 @@ class Artifact(BaseModel):
 
 
 class Input(Artifact):
-    """An image of a request: a PNG of the video's size. The jobs of one request, and remixes of them, share it."""
+    """An input of a request: an image as PNG, or the end of a video, of the video's size.
+
+    The jobs of one request, and remixes of them, share it.
+    """
 
     role: Role
     width: int
     height: int
+    frames: int = 1
 
 
 @of_rows
@@ -66,7 +70,7 @@ class JobParams(Settled):
 
     @property
     def inputs_folder(self) -> str | None:
-        """The folder below ``inputs/`` in storage that the images lie in; None without any."""
+        """The folder below ``inputs/`` in storage that these lie in; None without any."""
         return self.inputs[0].key.split("/")[1] if self.inputs else None
 
     @property

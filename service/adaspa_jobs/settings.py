@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+from adaspa_api.words import Kind
 from pydantic import BeforeValidator, Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -135,8 +136,14 @@ class Settings(BaseSettings):
     image_pixels: int = Field(default=32_000_000, ge=1, le=178_000_000)
     """Maximum number of pixels of an input image. Decoding takes up to 16 bytes per pixel for WebP, and less than 1 for
     JPEG. A gateway decodes one image at a time."""
+    video_bytes: int = Field(default=50 * 1024 * 1024, ge=1)
+    """Maximum file size of an input video, in bytes."""
+    video_pixels: int = Field(default=9_000_000, ge=1, le=67_000_000)
+    """Maximum number of pixels of an input video's frame."""
+    video_frames: int = Field(default=18_000, ge=2)
+    """Maximum number of frames of an input video. The default is ten minutes at 30 frames per second."""
     image_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
-    """Comma-separated private networks from which a request may have images fetched by URL."""
+    """Comma-separated private networks from which a request may have images and videos fetched by URL."""
     prompt_check_url: HttpUrl | None = None
     """URL of your own service that decides whether a prompt is allowed. The gateway sends it a POST before it accepts a
     job. Unset: prompts are not checked."""
@@ -227,6 +234,11 @@ class Settings(BaseSettings):
             if not fits:
                 raise ValueError(f"not a signing secret; allowed: {SECRET_PREFIX} and the base64 of 24 to 64 bytes")
         return secrets
+
+    @property
+    def input_bytes(self) -> dict[Kind, int]:
+        """Of one file of each kind that a request may bring."""
+        return {Kind.image: self.image_bytes, Kind.video: self.video_bytes}
 
     @property
     def webhook_keys(self) -> list[str]:

@@ -66,9 +66,9 @@ def shared(source: BaseModel, view: type[BaseModel]) -> dict[str, Any]:
     return {name: getattr(source, name) for name in view.model_fields.keys() & type(source).model_fields.keys()}
 
 
-def input_url(job: Job, image: Input) -> str:
-    """Return the address of an input image."""
-    return f"/v1/videos/{job.id}/content?variant={image.role}_frame"
+def input_url(job: Job, given: Input) -> str:
+    """Return the address of an input image or video."""
+    return f"/v1/videos/{job.id}/content?variant={given.role.variant}"
 
 
 def preview_url(job: Job) -> str | None:

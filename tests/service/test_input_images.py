@@ -5,7 +5,7 @@ from io import BytesIO
 
 import pytest
 from adaspa_service.inputs.images import fitted, opened, upright_size
-from adaspa_service.inputs.source import ImageRefused
+from adaspa_service.inputs.source import InputRefused
 from drawn import MOVING, assert_corners, claims, close, corners, encoded, picture
 from PIL import ExifTags, Image, ImageCms
 
@@ -138,7 +138,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_still_image_of_an_allowed_size_is_refused(name: str) -> None:
     content, why = REFUSED[name]
-    with pytest.raises(ImageRefused, match=why):
+    with pytest.raises(InputRefused, match=why):
         prepared(content, (32, 32))
 
 
@@ -149,5 +149,5 @@ def test_broken_bytes_are_refused_or_shown_but_never_an_error_of_ours(kind: str)
         for broken in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
             try:
                 assert prepared(broken, (16, 16)).size == (16, 16)
-            except ImageRefused:
+            except InputRefused:
                 continue

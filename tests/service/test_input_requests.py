@@ -25,6 +25,7 @@ from adaspa_jobs.store import InputsLate
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.orphans import find_orphans, remove_orphan
 from adaspa_service.gateway.removal import remove, remove_lost_inputs
+from adaspa_service.inputs.clips import Tail
 from adaspa_service.inputs.keep import Inputs
 from adaspa_service.inputs.source import uploaded
 from adaspa_service.inputs.turns import AT_A_TIME, OF_AN_OWNER, Turns
@@ -404,12 +405,12 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
     ),
     "another role": ({"conditions": [{"role": "reference", "url": "x"}]}, "conditions", "allowed: first, last"),
     "another kind": (
-        {"conditions": [{"role": "first", "kind": "video", "url": "x"}]},
+        {"conditions": [{"role": "last", "kind": "video", "url": "x"}]},
         "conditions",
         "conditions[0].kind: 'video' is not supported; allowed: image",
     ),
     "no list": ({"conditions": {"role": "first"}}, "conditions", "allowed: a list of objects"),
-    "no url": ({"conditions": [{"role": "first"}]}, "conditions", "kind (image) and url"),
+    "no url": ({"conditions": [{"role": "first"}]}, "conditions", "kind (image, video) and url"),
     "the second is bad": (
         {"input_reference": data_uri(WIDE), "last_frame": data_uri(b"x")},
         "last_frame",
@@ -505,7 +506,7 @@ def test_a_url_that_misbehaves_is_refused_and_nothing_stays(
     if path == "/slow":
         monkeypatch.setattr("adaspa_service.inputs.fetch.TOTAL_SECONDS", 1.0)
     response = post(service, input_reference=images + path)
-    check_refused(service, response, 413 if "over" in allowed else 400, "input_reference", allowed)
+    check_refused(service, response, 413 if "bytes" in allowed else 400, "input_reference", allowed)
     assert service.parts.storage.keys("") == []
 
 
@@ -591,7 +592,7 @@ def test_a_janitor_removes_images_that_no_job_was_admitted_for(service: Service)
     store, storage = service.store, service.parts.storage
     inputs = Inputs(service.parts.settings, storage, lambda *_: [], store.await_inputs)
     source = {Role.first: uploaded(BytesIO(WIDE))}
-    taken = asyncio.run(inputs.take(source, "open", lambda *_: (64, 64), Fit.cover))
+    taken = asyncio.run(inputs.take(source, "open", lambda *_: (64, 64), Fit.cover, Tail(17, 8)))
     inputs.close()
     folder = taken[0].key.split("/")[1]
     remove_lost_inputs(service.parts)

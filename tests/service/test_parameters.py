@@ -18,6 +18,7 @@ NEEDED: dict[str, dict[str, Any]] = {"warmup": {"steps": 100}}
 OTHERS = {
     "input_reference": "https://example.com/a.png",
     "last_frame": "https://example.com/a.png",
+    "start_video": "https://example.com/a.mp4",
     "fit": "cover",
     "audio": True,
     "loras": [{"name": "watercolor"}],

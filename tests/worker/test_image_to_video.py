@@ -1,7 +1,7 @@
 """Models that begin, or also end, a clip with an image: what the pipeline makes of it, with all that jobs have."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.offer import check
-from adaspa_worker.pipeline import load
+from adaspa_worker.pipeline import Given, load
 from adaspa_worker.recipe import read_recipe
 from adaspa_worker.source import ModelUnavailable
 from diffusers import (
@@ -36,9 +36,10 @@ from diffusers import (
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from drawn import corners, encoded
+from filmed import filmed, frames_in
 from interrupted import interrupted
 from job_bench import Bench
-from PIL import Image
+from PIL import Image, ImageChops
 from running_gateway import serving
 from tiny_families import IMAGES, save_family
 from tiny_wan import model_spec, write_catalog
@@ -47,6 +48,8 @@ WIDTH, HEIGHT, FRAMES, STEPS = 80, 48, 17, 4
 FIRST, LAST = corners(WIDTH, HEIGHT), Image.new("RGB", (WIDTH, HEIGHT), "navy")
 FROM_IMAGE, BOTH_FRAMES = [Task.image_to_video], [Task.image_to_video, Task.first_last_frame]
 TEXT_OR_IMAGE = [Task.text_to_video, Task.image_to_video]
+ALL = [Task.text_to_video, *BOTH_FRAMES, Task.video_continuation]
+START_FRAMES = 17
 
 
 class Model(NamedTuple):
@@ -66,14 +69,13 @@ MODELS = {
     "hunyuan-video-image-beside": Model(HunyuanVideoImageToVideoPipeline, FROM_IMAGE),
     "hunyuan-video-1.5-image": Model(HunyuanVideo15ImageToVideoPipeline, FROM_IMAGE),
     "ltx": Model(LTXImageToVideoPipeline, TEXT_OR_IMAGE),
-    "ltx-condition": Model(LTXConditionPipeline, [Task.text_to_video, *BOTH_FRAMES]),
-    "ltx-2": Model(LTX2ImageToVideoPipeline, [Task.text_to_video, *BOTH_FRAMES]),
-    "ltx-2-condition": Model(LTX2ConditionPipeline, [Task.text_to_video, *BOTH_FRAMES]),
+    "ltx-condition": Model(LTXConditionPipeline, ALL),
+    "ltx-2": Model(LTX2ImageToVideoPipeline, ALL),
+    "ltx-2-condition": Model(LTX2ConditionPipeline, ALL),
 }
 CASES = [(name, (Role.first,)) for name in MODELS if name != "ltx-2-condition"]
 CASES += [(name, (Role.first, Role.last)) for name in ("wan-2.2-image", "ltx-condition", "ltx-2")]
-
-Images = Mapping[Role, Image.Image]
+CASES += [(name, (Role.start,)) for name in ("ltx-condition", "ltx-2")]
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +115,14 @@ def case(request: pytest.FixtureRequest, engines: Callable[[str], tuple[Diffuser
     """A model's name, its engine and folder, and the images of a job."""
     name, roles = request.param
     size = tuple(map(int, IMAGES[name].size.split("x")))
-    both = {Role.first: corners(*size), Role.last: Image.new("RGB", size, "navy")}
-    return (name, *engines(name), {role: both[role] for role in roles})
+    all_of_them = {Role.first: corners(*size), Role.last: Image.new("RGB", size, "navy"), Role.start: moving(*size)}
+    return (name, *engines(name), {role: all_of_them[role] for role in roles})
+
+
+def moving(width: int, height: int) -> list[Image.Image]:
+    """Frames of the corners, which move to the right."""
+    still = corners(width, height)
+    return [ImageChops.offset(still, 2 * number, 0) for number in range(START_FRAMES)]
 
 
 @pytest.fixture
@@ -129,23 +137,25 @@ def of(name: str) -> dict[str, int]:
     return {"width": width, "height": height, "num_frames": IMAGES[name].frames}
 
 
-def plain_arguments(name: str, params: JobParams, images: Images) -> dict[str, Any]:
+def plain_arguments(name: str, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
     """Those of its pipeline that differ from model to model."""
     size = {name: getattr(params, name) for name in ("width", "height", "num_frames")}
-    arguments: dict[str, Any] = {"image": images[Role.first], "guidance_scale": params.guidance_scale} | size
+    arguments: dict[str, Any] = {"image": images.get(Role.first), "guidance_scale": params.guidance_scale} | size
     if name == "hunyuan-video-1.5-image":  # its pipeline takes the size from the image
         return {"image": images[Role.first], "num_frames": params.num_frames}
     if name == "hunyuan-video-image-beside":  # its pipeline leaves four frames out
         arguments["num_frames"] += 4
     if name.startswith("ltx"):
         arguments["frame_rate"] = params.fps
-    if name == "ltx-2" and Role.last in images:
-        places = {Role.first: 0, Role.last: (params.num_frames - 1) // 8}
+    if name == "ltx-2" and set(images) != {Role.first}:
+        places = {Role.first: 0, Role.start: 0, Role.last: (params.num_frames - 1) // 8}
         arguments.pop("image")
         return arguments | {"conditions": [LTX2VideoCondition(image, places[role]) for role, image in images.items()]}
     if name == "ltx-condition":
-        places = {Role.first: 0, Role.last: params.num_frames - 1}
         arguments.pop("image")
+        if Role.start in images:
+            return arguments | {"conditions": [LTXVideoCondition(video=images[Role.start], frame_index=0)]}
+        places = {Role.first: 0, Role.last: params.num_frames - 1}
         given = [LTXVideoCondition(image=image, frame_index=places[role]) for role, image in images.items()]
         return arguments | {"conditions": given}
     return arguments | ({"last_image": images[Role.last]} if Role.last in images else {})
@@ -157,7 +167,8 @@ def test_the_clip_is_that_of_the_pipeline_called_plainly(case: tuple, asked: Cal
     latents = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: None)
     clip = np.stack(list(engine.frames(latents, lambda: None)))
     engine.reset()
-    pipeline = LTX2ConditionPipeline if name == "ltx-2" and Role.last in images else MODELS[name].pipeline
+    more = name == "ltx-2" and set(images) != {Role.first}
+    pipeline = LTX2ConditionPipeline if more else MODELS[name].pipeline
     pipe = pipeline.from_pretrained(folder).to(engine.device)
     pipe.set_progress_bar_config(disable=True)
     shorten(pipe)
@@ -175,7 +186,8 @@ def test_the_clip_is_that_of_the_pipeline_called_plainly(case: tuple, asked: Cal
     assert clip.shape == (params.num_frames, params.height, params.width, 3)
     assert np.abs(clip - plain * 255).max() <= 2
     for role in images:
-        other = images | {role: Image.new("RGB", (params.width, params.height), "white")}
+        white = Image.new("RGB", (params.width, params.height), "white")
+        other = images | {role: [white] * START_FRAMES if role is Role.start else white}
         changed = engine.denoise(params, engine.encode_prompt(params, other), lambda *_: None)
         assert not torch.allclose(changed, latents, atol=1e-3), "the image has a part in it"
     engine.reset()
@@ -288,12 +300,12 @@ def test_a_resumed_sound_goes_on_by_a_scheduler_of_its_own(
         (
             "wan-2.1-image",
             [Task.image_to_video, Task.first_last_frame],
-            "do first_last_frame; allowed: image_to_video$",
+            "support first_last_frame; allowed: image_to_video$",
         ),
-        ("wan-2.2-image", [Task.text_to_video], "do text_to_video; allowed: first_last_frame, image_to_video$"),
-        ("wan-2.2-5b", [Task.first_last_frame], "do first_last_frame; allowed: image_to_video, text_to_video$"),
-        ("cogvideox-image", [Task.text_to_video], "do text_to_video; allowed: image_to_video$"),
-        ("ltx", [Task.first_last_frame], "do first_last_frame; allowed: image_to_video, text_to_video$"),
+        ("wan-2.2-image", [Task.text_to_video], "support text_to_video; allowed: first_last_frame, image_to_video$"),
+        ("wan-2.2-5b", [Task.first_last_frame], "support first_last_frame; allowed: image_to_video, text_to_video$"),
+        ("cogvideox-image", [Task.text_to_video], "support text_to_video; allowed: image_to_video$"),
+        ("ltx", [Task.first_last_frame], "support first_last_frame; allowed: image_to_video, text_to_video$"),
     ],
 )
 def test_a_task_that_the_model_does_not_do_is_not_offered(
@@ -356,7 +368,7 @@ def test_a_job_whose_image_is_gone_or_another_fails_and_says_so(
     job = image_bench.run(asked(inputs=(image,)))
     assert job.status is JobStatus.failed and job.error is not None
     said = "is no longer in storage" if lost else "in storage has changed"
-    assert job.error.code is ErrorCode.generation_failed and f"the image of the first frame {said}" in job.error.message
+    assert job.error.code is ErrorCode.generation_failed and f"the given first frame {said}" in job.error.message
     assert image_bench.run(asked(inputs=(given(image_bench),))).status is JobStatus.completed
 
 
@@ -389,3 +401,44 @@ def test_an_image_that_a_client_sends_begins_its_clip_and_that_of_a_remix(
                     clips[colour, video is again] = next(container.decode(video=0)).to_ndarray(format="rgb24")
     assert all(np.array_equal(clips[colour, True], clips[colour, False]) for colour in ("red", "navy"))
     assert not np.array_equal(clips["red", False], clips["navy", False])
+
+
+def test_a_video_that_a_client_sends_goes_on(
+    image_bench: Bench, engines: Callable[[str], tuple[DiffusersEngine, Path]], redis_url: str, tmp_path: Path
+) -> None:
+    """Through a gateway and a worker: the clip is that of the last frames, as they were sent."""
+    engine, folder = engines("ltx-condition")
+    bench = replace(image_bench, runner=replace(image_bench.runner, engine=lambda _: engine))
+    entry = spec("ltx-condition", folder)
+    catalog = write_catalog(tmp_path / "catalog.json", entry.model_dump(mode="json"))
+    settings = Settings(redis_url=redis_url, storage_url=str(bench.objects), catalog=catalog, open_access=True)
+    before = tmp_path / "before.mp4"
+    before.write_bytes(filmed(20, entry.fps, (160, 96)))
+    with serving(settings, tmp_path) as service, Client(service.url) as client:
+        made = client.create("a red circle", start_video=before, seed=7, steps=2)
+        bench.runner.run("tiny")
+        done = client.get(made.id)
+        assert (done.status, done.task, done.error) == ("completed", "video_continuation", None)
+        file = client.download(made.id, tmp_path / "after.mp4")
+        job = service.store.get(made.id)
+    assert job is not None and read_recipe(file)["inputs"] == {"start": {"sha256": done.inputs[0].sha256}}
+    given = frames_in(before.read_bytes())[-START_FRAMES:]
+    latents = engine.denoise(job.params, engine.encode_prompt(job.params, {Role.start: given}), lambda *_: None)
+    shown, wanted = map(blocks, (frames_in(file.read_bytes()), engine.frames(latents, lambda: None)))
+    engine.reset()
+    assert len(shown) == job.params.num_frames and np.abs(shown - wanted).mean() < 2
+
+
+def blocks(frames: Iterable[Any]) -> np.ndarray:
+    """The mean colours of 8 x 8 pixels: the fine grain of random weights does not outlast a video's file."""
+    clip = np.stack([np.asarray(frame) for frame in frames])
+    return clip.reshape(len(clip), clip.shape[1] // 8, 8, clip.shape[2] // 8, 8, 3).mean((2, 4))
+
+
+@pytest.mark.parametrize(("frames", "said"), [(16, "16 is not a multiple of 8, plus 1"), (33, "33 are a whole clip")])
+def test_a_start_that_does_not_fit_the_model_is_not_offered(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]], frames: int, said: str
+) -> None:
+    _, folder = engines("ltx-condition")
+    with pytest.raises(ModelUnavailable, match=f"start_frames: {said}"):
+        check(spec("ltx-condition", folder, start_frames=frames), folder)

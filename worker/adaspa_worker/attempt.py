@@ -105,16 +105,17 @@ class Attempt:
             raise NotLoaded from error
 
     def fetch(self, folder: Path) -> dict[Role, Path]:
-        """Bring the job's images. Raises StorageUnavailable, and InputLost where one is not what was stored."""
+        """Bring the job's images or its video. Raises StorageUnavailable, and InputLost: one is not what was stored."""
         files = {}
         for given in self.lease.job.params.inputs:
+            said = f"the given {given.role.variant.replace('_', ' ')}"
             try:
                 content = self.resources.storage.read(given.key)
             except ObjectMissing as error:
-                raise InputLost(f"the image of the {given.role} frame is no longer in storage") from error
+                raise InputLost(f"{said} is no longer in storage") from error
             if hashlib.sha256(content).hexdigest() != given.sha256:
-                raise InputLost(f"the image of the {given.role} frame in storage has changed")
-            files[given.role] = folder / f"{given.role}.png"
+                raise InputLost(f"{said} in storage has changed")
+            files[given.role] = folder / Path(given.key).name
             files[given.role].write_bytes(content)
         return files
 

@@ -25,7 +25,7 @@ class Context:
         engine: the loaded model's.
         folder: an empty one, for the task's files.
         course: is told of phases and steps.
-        inputs: the files of the job's images by what they are to the video, of its size.
+        inputs: the files of the job's images, or of its video, by what they are to the clip, of its size.
         check: raises if the job has to stop; called wherever it can.
         snapshot: returns what an earlier attempt's denoising goes on from, or None.
         fail_blank: whether a clip that shows nothing fails.

@@ -93,12 +93,16 @@ def text_or_image(pipeline: Config, transformer: Config) -> Tasks:
     return frozenset({Task.text_to_video, Task.image_to_video})
 
 
-def image_or_frames(pipeline: Config, transformer: Config) -> Tasks:
-    return frozenset({Task.image_to_video, Task.first_last_frame})
+def images_or_video(pipeline: Config, transformer: Config) -> Tasks:
+    return all_tasks(pipeline, transformer) - {Task.text_to_video}
+
+
+def text_or_images(pipeline: Config, transformer: Config) -> Tasks:
+    return frozenset({Task.text_to_video, Task.image_to_video, Task.first_last_frame})
 
 
 def all_tasks(pipeline: Config, transformer: Config) -> Tasks:
-    return frozenset({Task.text_to_video, Task.image_to_video, Task.first_last_frame})
+    return text_or_images(pipeline, transformer) | {Task.video_continuation}
 
 
 def wan_text_tasks(pipeline: Config, transformer: Config) -> Tasks:
@@ -184,7 +188,7 @@ FAMILIES = {
         "ltx2.LTX2ConditionEngine", "LTX2VideoTransformer3DModel", ltx, all_tasks, sound=True
     ),
     "LTX2ImageToVideoPipeline": Family(
-        "ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, image_or_frames, sound=True
+        "ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, images_or_video, sound=True
     ),
     "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, all_tasks, sound=True),
     "LTXConditionPipeline": Family(
@@ -193,7 +197,7 @@ FAMILIES = {
     "LTXImageToVideoPipeline": Family("ltx.LTXImageEngine", "LTXVideoTransformer3DModel", ltx, image_only),
     "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, text_or_image),
     "MiniMaxH3ModularPipeline": Family(
-        "minimax_h3.MiniMaxH3Engine", "MiniMaxH3Transformer3DModel", minimax_h3, all_tasks, sound=True
+        "minimax_h3.MiniMaxH3Engine", "MiniMaxH3Transformer3DModel", minimax_h3, text_or_images, sound=True
     ),
     "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),
     "WanImageToVideoPipeline": Family("wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks),

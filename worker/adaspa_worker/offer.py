@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from adaspa_api.words import Task
 from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
@@ -125,6 +126,13 @@ def check_frames(spec: ModelSpec, limits: Limits) -> None:
             raise wrong(spec, "frames", f"{count} is too few; allowed: {limits.least} or more")
         if count > limits.frames:
             raise wrong(spec, "frames", f"{count} is too many; allowed: up to {limits.frames}")
+    if Task.video_continuation not in spec.tasks:
+        return
+    if (spec.start_frames - limits.first) % limits.every:
+        why = f"{spec.start_frames} is not a multiple of {limits.every}, plus {limits.first}"
+        raise wrong(spec, "start_frames", why)
+    if spec.start_frames >= max(spec.frames):
+        raise wrong(spec, "start_frames", f"{spec.start_frames} are a whole clip; allowed: under {max(spec.frames)}")
 
 
 def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:

@@ -24,23 +24,27 @@ StepCallback = Callable[[int, StepKind | None], None]
 """Called after each denoising step with the number of finished steps and the kind of the last one."""
 
 
+Given = Image | list[Image]
+"""An image, or the frames of a video, of a clip's size."""
+
+
 class NotFinite(Exception):
     """The latents, the frames or the sound hold NaN or infinity: the clip would be black or noise."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The encoded texts of one job, and its images.
+    """The encoded texts of one job, and its images or its video.
 
     Args:
-        images: by what they are to the video.
+        images: these, by what they are to the clip.
         answers: what each call of the pipeline's ``encode_prompt`` gave; of a modular pipeline, its state.
         tokens: of each text, by the field of ``Progress`` that tells it.
     """
 
     answers: tuple[Any, ...]
     tokens: dict[str, TokenCount]
-    images: Mapping[Role, Image] = field(default_factory=dict)
+    images: Mapping[Role, Given] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -49,8 +53,8 @@ class Engine(Protocol):
     def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         """Within the block ``check``, which may raise, is called before each layer of a text encoder."""
 
-    def encode_prompt(self, params: JobParams, images: Mapping[Role, Image]) -> Encoded:
-        """The encoded texts, and the images with them, for ``denoise``."""
+    def encode_prompt(self, params: JobParams, images: Mapping[Role, Given]) -> Encoded:
+        """The encoded texts, and the images or the video with them, for ``denoise``."""
 
     def denoise(
         self,

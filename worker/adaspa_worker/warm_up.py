@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from adaspa_api.fields import Kept, rows
-from adaspa_api.words import Role, StepKind
+from adaspa_api.words import Kind, Role, StepKind
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from PIL import Image
@@ -22,7 +22,7 @@ from adaspa_worker.families import limits_of
 from adaspa_worker.tasks.clip import writer_of
 
 if TYPE_CHECKING:
-    from adaspa_worker.pipeline import Engine
+    from adaspa_worker.pipeline import Engine, Given
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ def kinds(params: JobParams, spec: ModelSpec) -> set[str]:
     return {schedule.kind(step).value for step in range(params.steps)}
 
 
-def pictures(spec: ModelSpec, params: JobParams) -> Mapping[Role, Image.Image]:
-    """Grey images of the video's size, those that the model's first task takes."""
-    return {role: Image.new("RGB", (params.width, params.height), GREY) for role in spec.tasks[0].roles}
+def pictures(spec: ModelSpec, params: JobParams) -> "Mapping[Role, Given]":
+    """Grey images of the video's size, or a video of such, those that the model's first task takes."""
+    grey = Image.new("RGB", (params.width, params.height), GREY)
+    return {role: [grey] * spec.start_frames if role.kind is Kind.video else grey for role in spec.tasks[0].roles}

@@ -88,12 +88,12 @@ def chosen(model: str | None, *, with_image: bool) -> ModelSpec:
 def check_image(path: Path) -> None:
     """End the command if the service would reject the file, before starting it."""
     from adaspa_service.inputs.images import fitted, opened  # noqa: PLC0415  as Pillow below
-    from adaspa_service.inputs.source import ImageRefused  # noqa: PLC0415
+    from adaspa_service.inputs.source import InputRefused  # noqa: PLC0415
 
     try:
         with path.open("rb") as file:
             fitted(opened(file, get_settings().image_pixels), (16, 16), contain=False)
-    except (ImageRefused, OSError) as error:
+    except (InputRefused, OSError) as error:
         fail(f"--image: {path}: {error}", Exit.usage)
 
 

@@ -55,7 +55,7 @@ def made_of_images(jobs: list[JobParams], request: VideoCreate, spec: ModelSpec,
     from adaspa_service.gateway.body import refused  # noqa: PLC0415
     from adaspa_service.gateway.images import made_of  # noqa: PLC0415
     from adaspa_service.inputs.keep import Inputs  # noqa: PLC0415
-    from adaspa_service.inputs.source import ImageRefused, Source, from_text, uploaded  # noqa: PLC0415
+    from adaspa_service.inputs.source import InputRefused, Source, from_text, uploaded  # noqa: PLC0415
     from adaspa_service.webhooks.addresses import system_resolve  # noqa: PLC0415
 
     settings, sources = get_settings(), dict[Role, Source]()
@@ -63,9 +63,10 @@ def made_of_images(jobs: list[JobParams], request: VideoCreate, spec: ModelSpec,
         if (given := getattr(request, name)) is None:
             continue
         try:
-            url = from_text(BytesIO(given.encode()), settings.image_bytes) if is_url(given) else None
-        except ImageRefused as error:
-            raise refused(name, error) from error
+            most = settings.input_bytes[role.kind]
+            url = from_text(BytesIO(given.encode()), role.kind, most) if is_url(given) else None
+        except InputRefused as error:
+            raise refused(name, role.kind, error) from error
         sources[role] = url or uploaded(BytesIO(Path(given).read_bytes()))
     inputs = Inputs(settings, ObjectStorage(str(folder)), system_resolve)
     try:

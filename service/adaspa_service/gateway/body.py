@@ -7,9 +7,9 @@ from io import BytesIO
 from typing import IO, Any, TypeVar
 
 from adaspa_api.fields import rows
-from adaspa_api.limits import Picture
+from adaspa_api.limits import Media
 from adaspa_api.metadata import PAIR
-from adaspa_api.words import Role
+from adaspa_api.words import Kind, Role
 from adaspa_jobs.catalog import Catalog
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -25,13 +25,13 @@ from adaspa_service.gateway.form import FormParser, in_base64, too_large
 from adaspa_service.gateway.json_text import JsonText, TextTooLarge, json_object
 from adaspa_service.gateway.params import allowed
 from adaspa_service.gateway.similar_names import did_you_mean
-from adaspa_service.inputs.source import IN_MEMORY_BYTES, ImageRefused, Source, from_text, uploaded
+from adaspa_service.inputs.source import IN_MEMORY_BYTES, InputRefused, Source, from_text, uploaded
 from adaspa_service.inputs.turns import Turn
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
 MAX_BODY_BYTES = 1024 * 1024
-"""Maximum size of a body without its images."""
+"""Maximum size of a body without its images and videos."""
 BODY_SECONDS = 20.0
 """Time limit of a body, to which each further ``BYTES_A_SECOND`` add a second."""
 BYTES_A_SECOND = 128 * 1024
@@ -39,6 +39,8 @@ BYTES_A_SECOND = 128 * 1024
 OTHER_NAMES = {"reference_url": "input_reference", "image_reference": "input_reference"}
 """Names that SGLang's and vLLM-Omni's clients use."""
 IMAGE_URL = "image_url"
+Most = Mapping[Kind, int]
+"""Bytes of one file."""
 UNREADABLE: dict[int | str, dict[str, Any]] = {
     408: {"description": "The body did not arrive in time", "model": ErrorBody},
     413: {"description": "The body is too large", "model": ErrorBody},
@@ -64,12 +66,12 @@ def openapi(fields: type[BaseModel]) -> dict[str, Any]:
 
 
 def image_fields(fields: type[BaseModel]) -> dict[str, Role]:
-    """What each of the fields that are images is to the video, by name."""
-    return {name: row.limits.role for name, row in rows(fields).items() if isinstance(row.limits, Picture)}
+    """What each of the fields that are images or videos is to the video that is made, by name."""
+    return {name: row.limits.role for name, row in rows(fields).items() if isinstance(row.limits, Media)}
 
 
 async def read_body(
-    request: Request, fields: type[Fields], catalog: Catalog, image_bytes: int, turn: Turn
+    request: Request, fields: type[Fields], catalog: Catalog, most: Most, turn: Turn
 ) -> tuple[Fields, dict[Role, Source]]:
     """Read the body, and check the fields' names and types.
 
@@ -77,38 +79,41 @@ async def read_body(
         request: whose body.
         fields: what it has.
         catalog: who says what is allowed.
-        image_bytes: of one image.
-        turn: which the body waits for once it is so long that it has to have images.
+        most: bytes of one image, and of one video.
+        turn: which the body waits for once it is so long that it has to have files.
 
     Returns:
-        The fields, with the identity of each image in its place, and the images.
+        The fields, with the identity of each image and video in its place, and these.
 
     Raises:
         ApiError: 413 too large, 408 too slow, 415 another content type, 503 its turn did not come, 400 with the field.
     """
     images = image_fields(fields)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    pieces = incoming(request, MAX_BODY_BYTES + len(images) * in_base64(image_bytes), turn)
+    whole = MAX_BODY_BYTES + sum(in_base64(most[role.kind]) for role in images.values())
+    pieces = incoming(request, whole, turn)
     if kind == "application/json":
-        data, given = await parse_json(pieces, images, image_bytes)
+        data, given = await parse_json(pieces, images, most)
     elif kind == "multipart/form-data":
-        data, given = await parse_form(request, pieces, images, image_bytes)
+        data, given = await parse_form(request, pieces, images, most)
     else:
         message = f"Content-Type {kind or '(none)'} is not supported; allowed: application/json, multipart/form-data"
         raise ApiError(415, "unsupported_media_type", message)
     found: dict[Role, Source] = {}
     for name, image in given.items():
+        role = images[name]
         try:
-            found[images[name]] = await run_in_threadpool(source_of, image, image_bytes)
-        except ImageRefused as error:
-            raise refused(name, error) from error
-        data[name] = found[images[name]].identity
+            found[role] = await run_in_threadpool(source_of, image, role.kind, most[role.kind])
+        except InputRefused as error:
+            raise refused(name, role.kind, error) from error
+        data[name] = found[role].identity
     return validate(data, fields, catalog, strings=kind != "application/json"), found
 
 
-def refused(name: str, why: ImageRefused) -> ApiError:
-    """Return the error for an image that cannot be used."""
-    return ApiError(why.status, why.code, f"{name}: {why}", name)
+def refused(name: str, kind: Kind, why: InputRefused) -> ApiError:
+    """Return the error for an image or a video that cannot be used."""
+    code = f"{kind}_too_large" if why.too_large else f"invalid_{kind}"
+    return ApiError(why.status, code, f"{name}: {why}", name)
 
 
 async def incoming(request: Request, most: int, turn: Turn) -> AsyncGenerator[bytes, None]:
@@ -140,14 +145,14 @@ async def incoming(request: Request, most: int, turn: Turn) -> AsyncGenerator[by
 
 
 Given = dict[str, UploadFile | IO[bytes]]
-"""Images by their field's name: files, and texts in files."""
+"""Images and videos by their field's name: files, and texts in files."""
 
 
 async def parse_json(
-    pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], image_bytes: int
+    pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], most: Most
 ) -> tuple[dict[str, Any], Given]:
-    """A JSON object, and the images in it."""
-    body = JsonText(MAX_BODY_BYTES, in_base64(image_bytes) + 4096, len(images))
+    """A JSON object, and the images and videos in it."""
+    body = JsonText(MAX_BODY_BYTES, in_base64(max(most.values())) + 4096, len(images))
     try:
         async for piece in pieces:
             body.feed(piece)
@@ -164,7 +169,7 @@ async def parse_json(
             continue
         if not isinstance(value, str):
             only = f'a URL or a data URI, as a string or as {{"{IMAGE_URL}": ...}}'
-            raise bad_field(field, f"{field}: is not an image; allowed: {only}", "invalid_type")
+            raise bad_field(field, f"{field}: is not {images[field].kind.one}; allowed: {only}", "invalid_type")
         add(given, field, body.files.pop(value) if value in body.files else BytesIO(value.encode()))
     if body.files:  # a long data URI where none belongs
         raise too_large(MAX_BODY_BYTES)
@@ -172,19 +177,20 @@ async def parse_json(
 
 
 def add(given: Given, field: str, image: UploadFile | IO[bytes]) -> None:
-    """Note an image of a request. Raises ApiError: 400, there is one."""
+    """Note an image or a video of a request. Raises ApiError: 400, there is one."""
     if field in given:
         raise bad_field(field, f"{field}: given more than once", "duplicate_parameter")
     given[field] = image
 
 
 async def parse_form(
-    request: Request, pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], image_bytes: int
+    request: Request, pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], most: Most
 ) -> tuple[dict[str, Any], Given]:
-    """The fields of a multipart form, and the images in it; any other file is refused under its field's name."""
+    """The fields of a multipart form, and the images and videos in it; another file is refused by its field's name."""
     fields_of = {name: name for name in images}
     fields_of |= {name: field for name, field in OTHER_NAMES.items() if field in images}
     fields_of |= {f"{name}[{IMAGE_URL}]": field for name, field in fields_of.items()}
+    kinds = {name: images[field].kind for name, field in fields_of.items()}
 
     async def stream() -> AsyncGenerator[bytes, None]:
         async for piece in pieces:
@@ -192,7 +198,7 @@ async def parse_form(
         yield b""
 
     try:
-        form = await FormParser(request.headers, stream(), fields_of, MAX_BODY_BYTES, image_bytes).parse()
+        form = await FormParser(request.headers, stream(), kinds, MAX_BODY_BYTES, most).parse()
     except (MultiPartException, KeyError, ValueError) as error:
         reason = getattr(error, "message", error)
         raise bad_field(None, f"the body is not a multipart form: {reason}", "invalid_multipart") from error
@@ -217,21 +223,21 @@ async def parse_form(
     return fields, given
 
 
-def source_of(given: UploadFile | IO[bytes], most: int) -> Source:
-    """An image of a request, from its file or its text. Raises ImageRefused."""
+def source_of(given: UploadFile | IO[bytes], kind: Kind, most: int) -> Source:
+    """An image or a video of a request, from its file or its text. Raises InputRefused."""
     if isinstance(given, UploadFile) and given.filename:
         found = uploaded(given.file)
         if not given.size:
-            raise ImageRefused("is empty; allowed: an image")
+            raise InputRefused(f"is empty; allowed: {kind.taken}")
         return found
     text = given.file if isinstance(given, UploadFile) else given
     if text.read(1) == b"{":  # as vLLM-Omni's clients write it into a form
         text.seek(0)
         url = json_object(text.read()).get(IMAGE_URL)
         if not isinstance(url, str):
-            raise ImageRefused(f"has no {IMAGE_URL}; allowed: a URL, a data URI or a file")
+            raise InputRefused(f"has no {IMAGE_URL}; allowed: a URL, a data URI or a file")
         text = BytesIO(url.encode())
-    return from_text(text, most)
+    return from_text(text, kind, most)
 
 
 def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, strings: bool) -> Fields:

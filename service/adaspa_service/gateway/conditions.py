@@ -1,51 +1,62 @@
-"""``conditions``: a list of images by their role, another way to give the fields that are images."""
+"""``conditions``: a list of images and videos by their role, another way to give the fields that are such."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from adaspa_api.limits import shown
-from adaspa_api.words import Role
+from adaspa_api.words import Kind, Role
 
 from adaspa_service.errors import bad_field
 
 NAME = "conditions"
-KIND = "image"
 
 
-def schema(images: Mapping[str, Role]) -> dict[str, Any]:
+def place(role: Role) -> Role:
+    """What it is called here, where its kind is named too: a start video comes first."""
+    return Role.first if role is Role.start else role
+
+
+def schema(given: Mapping[str, Role]) -> dict[str, Any]:
     """What it is, as JSON Schema."""
     properties = {
-        "role": {"enum": list(images.values())},
-        "kind": {"const": KIND},
+        "role": {"enum": list(dict.fromkeys(map(place, given.values())))},
+        "kind": {"enum": list(dict.fromkeys(role.kind for role in given.values())), "default": Kind.image},
         "url": {"type": "string", "description": "A URL or a data URI."},
     }
     item = {"type": "object", "properties": properties, "required": ["role", "url"], "additionalProperties": False}
     return {
         "type": "array",
         "items": item,
-        "description": "Images with their roles, as an alternative to the image fields.",
+        "description": "Images and videos with their roles, as an alternative to their fields.",
     }
 
 
-def by_field(given: object, images: Mapping[str, Role]) -> Iterator[tuple[str, object]]:
+def by_field(given: object, roles: Mapping[str, Role]) -> Iterator[tuple[str, object]]:
     """The fields that are given so, with what is given.
 
     Args:
         given: the list, as it came.
-        images: the roles of the fields that are images.
+        roles: of the fields that are images or videos.
 
     Raises:
         ApiError: 400 with what is allowed.
     """
-    allowed = f"allowed: a list of objects with role ({', '.join(images.values())}), kind ({KIND}) and url"
-    fields = {role: name for name, role in images.items()}
+    fields: dict[str, dict[str, str]] = {}
+    for name, role in roles.items():
+        fields.setdefault(place(role), {})[role.kind] = name
+    kinds = dict.fromkeys(kind for found in fields.values() for kind in found)
+    allowed = f"allowed: a list of objects with role ({', '.join(fields)}), kind ({', '.join(kinds)}) and url"
     if not isinstance(given, list):
         raise bad_field(NAME, f"{NAME}: is not a list; {allowed}", "invalid_type")
-    for place, one in enumerate(given):
-        name = f"{NAME}[{place}]"
+    for number, one in enumerate(given):
+        name = f"{NAME}[{number}]"
         if not isinstance(one, dict) or not {"role", "url"} <= set(one) <= {"role", "kind", "url"}:
             raise bad_field(NAME, f"{name}: has missing or unknown keys; {allowed}")
-        for key, value, words in (("role", one["role"], fields), ("kind", one.get("kind", KIND), (KIND,))):
-            if not isinstance(value, str) or value not in words:
-                raise bad_field(NAME, f"{name}.{key}: {shown(value)} is not supported; allowed: {', '.join(words)}")
-        yield fields[one["role"]], one["url"]
+        found = fields[_word(f"{name}.role", one["role"], fields)]
+        yield found[_word(f"{name}.kind", one.get("kind", Kind.image), found)], one["url"]
+
+
+def _word(name: str, value: object, words: Mapping[str, object]) -> str:
+    if isinstance(value, str) and value in words:
+        return value
+    raise bad_field(NAME, f"{name}: {shown(value)} is not supported; allowed: {', '.join(words)}")

@@ -2,7 +2,7 @@
 
 from adaspa_api.estimates import Estimate, Expectation, Measured, VideoEstimate
 from adaspa_api.fields import rows
-from adaspa_api.limits import Picture
+from adaspa_api.limits import Media
 from adaspa_api.words import TERMINAL
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Job, JobParams
@@ -27,7 +27,7 @@ async def estimate_video(request: Request, state: StateDep, caller: Reader) -> E
     Takes and checks the same fields as `POST /videos`, but prompt and images are optional.
     """
     with state.turns.of(caller.owner) as turn:
-        asked, images = await read_body(request, VideoEstimate, state.catalog, state.settings.image_bytes, turn)
+        asked, images = await read_body(request, VideoEstimate, state.catalog, state.settings.input_bytes, turn)
         with closing_all(images.values()):
             params = resolve(with_needed_images(asked, state.catalog), state.catalog)
     return await run_in_threadpool(estimate, state, params, asked.priority)
@@ -36,8 +36,8 @@ async def estimate_video(request: Request, state: StateDep, caller: Reader) -> E
 def with_needed_images(asked: VideoEstimate, catalog: Catalog) -> VideoEstimate:
     """The same with something for each image that is left out and that the model does nothing without."""
     spec = catalog.default if asked.model is None else catalog.get(asked.model)
-    images = {name: row.limits for name, row in rows(VideoEstimate).items() if isinstance(row.limits, Picture)}
-    needed = [name for name, image in images.items() if spec and image.needed(spec) and not getattr(asked, name)]
+    media = {name: row.limits for name, row in rows(VideoEstimate).items() if isinstance(row.limits, Media)}
+    needed = [name for name, one in media.items() if spec and one.needed(spec) and not getattr(asked, name)]
     return asked.model_copy(update=dict.fromkeys(needed, "left out"))
 
 

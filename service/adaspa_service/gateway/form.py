@@ -1,30 +1,31 @@
-"""The multipart form that OpenAI's clients send: texts, and images that go into files as they come."""
+"""The multipart form that OpenAI's clients send: texts, and images and videos that go into files as they come."""
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Mapping
 
+from adaspa_api.words import Kind
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.similar_names import did_you_mean
-from adaspa_service.inputs.source import too_large as image_too_large
+from adaspa_service.inputs.source import too_large as file_too_large
 
 MAX_FIELDS = 64
 UTF_8 = ("utf-8", "utf8")
 AS_TEXT = b'; filename=""'
-"""Suffix for a part whose image is text, so that it goes into a file too."""
+"""Suffix for a part whose image or video is text, so that it goes into a file too."""
 
 
 class FormParser(MultiPartParser):
-    """starlette's, with one limit for all texts together and one for each image.
+    """starlette's, with one limit for all texts together and one for each file of a kind.
 
     Args:
         headers: of the request.
         stream: its body; the last piece is empty.
-        images: names of the fields that are images. Any other file is refused under its field's name.
+        kinds: of the fields that are images or videos, by name. Any other file is refused under its field's name.
         most_text: bytes of all other fields.
-        most_of_one: bytes of an image.
+        most_of_one: bytes of an image, and of a video.
 
     Raises (by ``parse``):
         ApiError: 400 a file that is not taken or a text that is none, 413 too large, 415 another charset.
@@ -35,17 +36,17 @@ class FormParser(MultiPartParser):
         self,
         headers: Headers,
         stream: AsyncGenerator[bytes, None],
-        images: Collection[str],
+        kinds: Mapping[str, Kind],
         most_text: int,
-        most_of_one: int,
+        most_of_one: Mapping[Kind, int],
     ) -> None:
-        super().__init__(headers, stream, max_files=len(images) + 1, max_fields=MAX_FIELDS, max_part_size=most_text)
-        self._images, self._most_text, self._most_of_one = images, most_text, most_of_one
-        self._text_bytes = self._image_bytes = 0
+        super().__init__(headers, stream, max_files=len(kinds) + 1, max_fields=MAX_FIELDS, max_part_size=most_text)
+        self._kinds, self._most_text, self._most_of_one = kinds, most_text, most_of_one
+        self._text_bytes = self._file_bytes = 0
         self._ended = False
 
     async def parse(self) -> FormData:
-        """The fields. A part that breaks off would be left out, and an image with it: such a form is none."""
+        """The fields. A part that breaks off would be left out, and a file with it: such a form is none."""
         _, options = parse_options_header(self.headers["content-type"])
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if charset.lower() not in UTF_8:
@@ -65,12 +66,12 @@ class FormParser(MultiPartParser):
         part = self._current_part
         _, options = parse_options_header(part.content_disposition)
         name = options.get(b"name", b"").decode(errors="replace")
-        if b"filename" not in options and name in self._images:
+        if b"filename" not in options and name in self._kinds:
             part.content_disposition = (part.content_disposition or b"") + AS_TEXT
-        elif b"filename" in options and name and name not in self._images:
-            meant = did_you_mean(name, self._images)
+        elif b"filename" in options and name and name not in self._kinds:
+            meant = did_you_mean(name, self._kinds)
             raise bad_field(name, f"{name}: does not take a file{meant}; allowed: text", "file_not_allowed")
-        self._image_bytes = 0
+        self._file_bytes = 0
         super().on_headers_finished()
 
     def on_part_end(self) -> None:
@@ -91,11 +92,13 @@ class FormParser(MultiPartParser):
             if self._text_bytes > self._most_text:
                 raise too_large(self._most_text)
             return super().on_part_data(data, start, end)
-        self._image_bytes += end - start
-        most = self._most_of_one
-        if self._image_bytes > (most if self._current_part.file.filename else in_base64(most)):
-            name, why = self._current_part.field_name, image_too_large(most)
-            raise ApiError(why.status, why.code, f"{name}: {why}", name, {"Connection": "close"})
+        self._file_bytes += end - start
+        name = self._current_part.field_name
+        kind = self._kinds[name]
+        most = self._most_of_one[kind]
+        if self._file_bytes > (most if self._current_part.file.filename else in_base64(most)):
+            why = file_too_large(most)
+            raise ApiError(why.status, f"{kind}_too_large", f"{name}: {why}", name, {"Connection": "close"})
         return super().on_part_data(data, start, end)
 
 

@@ -1,4 +1,4 @@
-"""Images of a request: store them for its jobs, and remove them if the request is refused."""
+"""Images and videos of a request: store them for its jobs, and remove them if the request is refused."""
 
 import logging
 import math
@@ -15,7 +15,8 @@ from adaspa_service.gateway.admission import JobRequest
 from adaspa_service.gateway.body import refused
 from adaspa_service.gateway.removal import remove_inputs
 from adaspa_service.gateway.state import AppState
-from adaspa_service.inputs.keep import BadImage, Inputs
+from adaspa_service.inputs.clips import Tail
+from adaspa_service.inputs.keep import BadInput, Inputs
 from adaspa_service.inputs.source import Source
 
 log = logging.getLogger(__name__)
@@ -33,42 +34,43 @@ async def made_of(
     spec: ModelSpec,
     owner: str,
 ) -> list[JobParams]:
-    """The parameters of jobs that are made of these images, which are stored now.
+    """The parameters of jobs that are made of these images and videos, which are stored now.
 
     Args:
         sources: what the request gave.
         params: of its jobs.
         asked: the request.
-        inputs: takes the images in.
+        inputs: takes them in.
         spec: the model's.
         owner: whose request it is.
 
     Raises:
-        ApiError: 400 or 413 for an image; nothing is stored.
+        ApiError: 400 or 413 for one of them; nothing is stored.
         StorageUnavailable, StoreUnavailable.
     """
 
     def size_of(width: int, height: int) -> tuple[int, int]:
         return (params[0].width, params[0].height) if asked.size else fitting_size(spec, width, height)
 
+    tail = Tail(spec.start_frames, params[0].fps)
     try:
-        taken = await inputs.take(sources, owner, size_of, Fit(asked.fit or Fit.cover))
-    except BadImage as error:
+        taken = await inputs.take(sources, owner, size_of, Fit(asked.fit or Fit.cover), tail)
+    except BadInput as error:
         name = next(name for name, role in ROLES.items() if role is error.role)
-        raise refused(name, error.why) from error
+        raise refused(name, error.role.kind, error.why) from error
     own = {"inputs": taken, "width": taken[0].width, "height": taken[0].height}
     return [each.model_copy(update=own) for each in params]
 
 
 def fitting_size(spec: ModelSpec, width: int, height: int) -> tuple[int, int]:
-    """The first of the model's sizes that has the image's shape, or else the closest one to it."""
+    """The first of the model's sizes that has this shape, or else the closest one to it."""
     sizes = [(int(w), int(h)) for w, h in (size.split("x") for size in spec.sizes)]
     apart = [abs(math.log(width / height * h / w)) for w, h in sizes]
     return next(size for size, far in zip(sizes, apart, strict=True) if far <= min(apart) + math.log(ALIKE))
 
 
 def drop_images(state: AppState, wanted: JobRequest) -> None:
-    """Remove the images of a request that no job was made of."""
+    """Remove the images and videos of a request that no job was made of."""
     folder = wanted.params[0].inputs_folder
     if folder is None or wanted.params[0].remixed_from:
         return

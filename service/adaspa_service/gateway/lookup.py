@@ -1,7 +1,7 @@
 """Finding a job and its files."""
 
 from adaspa_api.videos import Variant
-from adaspa_api.words import JobStatus
+from adaspa_api.words import JobStatus, Role
 from adaspa_jobs.job import Artifact, Job
 from adaspa_jobs.store import VIDEO_ID, Look
 
@@ -9,8 +9,8 @@ from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.state import AppState
 
-OF_THE_REQUEST = ("first_frame", "last_frame")
-"""Variants that are images as they were asked for."""
+OF_THE_REQUEST = [role.variant for role in Role]
+"""Variants that the request brought."""
 
 
 def find(state: AppState, caller: Caller, video_id: str) -> Job:
@@ -39,7 +39,7 @@ def find_artifact(job: Job, variant: Variant) -> Artifact:
 
     The images of a request are there from the beginning, those of its result once it is completed.
     """
-    given = {f"{each.role}_frame": each for each in job.params.inputs}
+    given = {each.role.variant: each for each in job.params.inputs}
     if variant in given:
         return given[variant]
     if variant not in OF_THE_REQUEST and job.status is not JobStatus.completed:

@@ -11,6 +11,7 @@ ELSEWHERE = {
     "dimensions": "size",
     "duration": "seconds",
     "end_image": "last_frame",
+    "extend_video": "start_video",
     "first_frame": "input_reference",
     "first_frame_image": "input_reference",
     "format": "output_format",
@@ -21,6 +22,8 @@ ELSEWHERE = {
     "image": "input_reference",
     "image_url": "input_reference",
     "init_image": "input_reference",
+    "init_video": "start_video",
+    "input_video": "start_video",
     "last_frame_image": "last_frame",
     "last_image": "last_frame",
     "length": "seconds",
@@ -30,7 +33,10 @@ ELSEWHERE = {
     "num_videos_per_prompt": "n",
     "resolution": "size",
     "text": "prompt",
+    "video": "start_video",
     "video_length": "num_frames",
+    "video_path": "start_video",
+    "video_url": "start_video",
     "width": "size",
 }
 """Fields of other services' APIs, by name, and ours for the same."""

@@ -58,7 +58,7 @@ async def create_video(
     ended or after N seconds (50 at most).
     """
     with state.turns.of(caller.owner) as turn:
-        asked, images = await read_body(request, VideoCreate, state.catalog, state.settings.image_bytes, turn)
+        asked, images = await read_body(request, VideoCreate, state.catalog, state.settings.input_bytes, turn)
 
         async def wanted(webhook_url: str | None) -> JobRequest:
             params = batch(asked, state.catalog)
@@ -93,7 +93,7 @@ async def remix_video(
 ) -> Video:
     """Create a video with a new prompt and all other settings of this one, including the seed, whatever its status."""
     with state.turns.of(caller.owner) as turn:
-        asked, _ = await read_body(request, VideoRemix, state.catalog, state.settings.image_bytes, turn)
+        asked, _ = await read_body(request, VideoRemix, state.catalog, state.settings.input_bytes, turn)
     text = f"{video_id} {asked.model_dump_json(exclude_none=True)}"
 
     async def wanted(webhook_url: str | None) -> JobRequest:

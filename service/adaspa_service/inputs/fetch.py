@@ -1,4 +1,4 @@
-"""An image from a URL: bounded in time, in bytes and in redirects, and never from an address inside.
+"""An image or a video from a URL: bounded in time, in bytes and in redirects, and never from an address inside.
 
 As webhooks do it: every host is looked up here, judged, and called at the address that was judged, also behind a
 redirect.
@@ -11,9 +11,10 @@ from typing import IO
 from urllib.parse import urljoin
 
 import httpcore
+from adaspa_api.words import Kind
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
-from adaspa_service.inputs.source import TAKEN, ImageRefused, scratch, too_large
+from adaspa_service.inputs.source import InputRefused, scratch, too_large
 from adaspa_service.webhooks.addresses import Addresses, AddressRefused, CheckedConnections, LookupFailed
 from adaspa_service.webhooks.attempt import split, user_agent
 
@@ -21,17 +22,22 @@ TOTAL_SECONDS = 20.0
 """Time limit from the lookup of the first host to the last byte."""
 REDIRECTS = 3
 MOVED = (301, 302, 303, 307, 308)
-TYPES = re.compile(r"(image/.*|application/octet-stream|binary/octet-stream)?", re.IGNORECASE)
-"""Content types of what may be an image; whether it is one, its bytes say."""
+TYPES = {
+    kind: re.compile(rf"({kind}/.*|application/octet-stream|binary/octet-stream)?", re.IGNORECASE) for kind in Kind
+}
+"""Content types of what may be such a file; whether it is one, its bytes say."""
 RULES = "allowed: an http or https URL at a public address, without user or password"
 _url = TypeAdapter(HttpUrl)
 
 
-async def fetch(url: str, tls: ssl.SSLContext, addresses: Addresses, owner: str, limit: int) -> IO[bytes]:
+async def fetch(
+    url: str, kind: Kind, tls: ssl.SSLContext, addresses: Addresses, *, owner: str, limit: int
+) -> IO[bytes]:
     """The bytes at a URL.
 
     Args:
         url: of the client.
+        kind: what it says is there.
         tls: whose authorities are trusted.
         addresses: who says which hosts may be called. A name that is not found and one at a private address get the
             same words: what names the operator's network knows is not the client's business.
@@ -39,7 +45,7 @@ async def fetch(url: str, tls: ssl.SSLContext, addresses: Addresses, owner: str,
         limit: bytes.
 
     Raises:
-        ImageRefused: there is none to be had.
+        InputRefused: there is none to be had.
     """
     connections = CheckedConnections(addresses, owner)
     try:
@@ -48,53 +54,53 @@ async def fetch(url: str, tls: ssl.SSLContext, addresses: Addresses, owner: str,
             httpcore.AsyncConnectionPool(tls, network_backend=connections) as pool,
         ):
             for _ in range(REDIRECTS + 1):
-                answer = await _get(pool, checked(url), limit)
+                answer = await _get(pool, checked(url), kind, limit)
                 if not isinstance(answer, str):
                     return answer
                 url = joined(url, answer)
-            raise ImageRefused(f"the URL redirects too often; allowed: up to {REDIRECTS} redirects")
+            raise InputRefused(f"the URL redirects too often; allowed: up to {REDIRECTS} redirects")
     except AddressRefused as error:
-        raise ImageRefused(f"the URL's host does not exist or has a private address; {RULES}") from error
+        raise InputRefused(f"the URL's host does not exist or has a private address; {RULES}") from error
     except LookupFailed as error:
-        raise ImageRefused("looking up the URL's host failed; try again") from error
+        raise InputRefused("looking up the URL's host failed; try again") from error
     except (TimeoutError, httpcore.TimeoutException) as error:
-        raise ImageRefused(f"the download took too long; allowed: up to {TOTAL_SECONDS:g} s") from error
+        raise InputRefused(f"the download took too long; allowed: up to {TOTAL_SECONDS:g} s") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-        raise ImageRefused("the URL does not answer, or its download was cut off") from error
+        raise InputRefused("the URL does not answer, or its download was cut off") from error
 
 
 def joined(url: str, location: str) -> str:
-    """Return the address that a redirect leads to. Raises ImageRefused."""
+    """Return the address that a redirect leads to. Raises InputRefused."""
     try:
         return urljoin(url, location)
     except ValueError as error:
-        raise ImageRefused(f"the URL redirects to something that is not a URL; {RULES}") from error
+        raise InputRefused(f"the URL redirects to something that is not a URL; {RULES}") from error
 
 
 def checked(text: str) -> str:
-    """A URL that may be called if its host may. Raises ImageRefused."""
+    """A URL that may be called if its host may. Raises InputRefused."""
     try:
         url = _url.validate_python(text)
     except ValidationError as error:
-        raise ImageRefused(f"is not a URL; {RULES}") from error
+        raise InputRefused(f"is not a URL; {RULES}") from error
     if url.username is not None or url.password is not None or not url.host or not url.port:
-        raise ImageRefused(f"the URL has a user, a password or no host; {RULES}")
+        raise InputRefused(f"the URL has a user, a password or no host; {RULES}")
     return str(url)
 
 
-async def _get(pool: httpcore.AsyncConnectionPool, url: str, limit: int) -> IO[bytes] | str:
+async def _get(pool: httpcore.AsyncConnectionPool, url: str, kind: Kind, limit: int) -> IO[bytes] | str:
     """The bytes, or where they have moved to."""
     target, host = split(url)
-    fields = {"Host": host, "Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": user_agent()}
+    fields = {"Host": host, "Accept": f"{kind}/*", "Accept-Encoding": "identity", "User-Agent": user_agent()}
     async with pool.stream("GET", target, headers=list(fields.items())) as response:
         named = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         if response.status in MOVED and "location" in named:
             return named["location"]
         if response.status != 200:
-            raise ImageRefused(f"the URL answers HTTP {response.status}; allowed: 200")
-        kind = named.get("content-type", "").split(";")[0].strip()
-        if not TYPES.fullmatch(kind):
-            raise ImageRefused(f"the URL's content is {kind[:60]!r}; allowed: {TAKEN}")
+            raise InputRefused(f"the URL answers HTTP {response.status}; allowed: 200")
+        said = named.get("content-type", "").split(";")[0].strip()
+        if not TYPES[kind].fullmatch(said):
+            raise InputRefused(f"the URL's content is {said[:60]!r}; allowed: {kind.taken}")
         length = named.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:18]) > limit:
             raise too_large(limit)

@@ -5,10 +5,11 @@ import warnings
 from io import BytesIO
 from typing import IO
 
+from adaspa_api.words import Kind
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from adaspa_service.inputs.jpeg import check_cost
-from adaspa_service.inputs.source import TAKEN, ImageRefused
+from adaspa_service.inputs.source import InputRefused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 DAMAGE = (
@@ -37,25 +38,25 @@ def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
     """An image by its first bytes alone: nothing of it is decoded.
 
     Raises:
-        ImageRefused: it is none of the formats, moves, has too many pixels, or is a JPEG of very many scans.
+        InputRefused: it is none of the formats, moves, has too many pixels, or is a JPEG of very many scans.
     """
     check_cost(file)
     file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ImageRefused(f"has too many pixels; allowed: up to {max_pixels}", code="image_too_large") from error
+        raise InputRefused(f"has too many pixels; allowed: up to {max_pixels}", too_large=True) from error
     except UnidentifiedImageError as error:
-        raise ImageRefused(f"is not an image, or is damaged; allowed: {TAKEN}") from error
+        raise InputRefused(f"is not an image, or is damaged; allowed: {Kind.image.taken}") from error
     except DAMAGE as error:
-        raise ImageRefused(f"is a damaged image; allowed: {TAKEN}") from error
+        raise InputRefused(f"is a damaged image; allowed: {Kind.image.taken}") from error
     width, height = image.size
     if width * height > max_pixels:
         why = f"is {width}x{height}, {width * height} pixels; allowed: up to {max_pixels}"
-        raise ImageRefused(why, code="image_too_large")
+        raise InputRefused(why, too_large=True)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a phone's JPEG with a second picture for depth or brightness
-        raise ImageRefused(f"is animated ({frames} frames); allowed: a still image")
+        raise InputRefused(f"is animated ({frames} frames); allowed: a still image")
     return image
 
 
@@ -84,7 +85,7 @@ def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image
         contain: which of the two.
 
     Raises:
-        ImageRefused: it is broken, or cut off.
+        InputRefused: it is broken, or cut off.
     """
     turned = orientation(image)
     target = size[::-1] if turned in SIDEWAYS else size
@@ -94,7 +95,7 @@ def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image
         scale = ImageOps.contain if contain else ImageOps.fit
         scaled = _in_srgb(_flat(scale(_plain(image), target, Image.Resampling.LANCZOS)))
     except DAMAGE as error:
-        raise ImageRefused("is damaged or incomplete; allowed: a complete image") from error
+        raise InputRefused("is damaged or incomplete; allowed: a complete image") from error
     if contain:
         canvas = Image.new("RGB", target)
         canvas.paste(scaled, ((target[0] - scaled.width) // 2, (target[1] - scaled.height) // 2))

@@ -3,7 +3,7 @@
 import re
 from typing import IO
 
-from adaspa_service.inputs.source import ImageRefused
+from adaspa_service.inputs.source import InputRefused
 
 MAX_SCANS = 64
 """Passes over the image: a progressive one has some ten, and each costs as much as if the file ended there."""
@@ -18,7 +18,7 @@ def check_cost(file: IO[bytes]) -> None:
     """Refuse a JPEG of very many scans or segments: hours of work, or much memory. Other files are not looked at.
 
     Raises:
-        ImageRefused: it is such a one.
+        InputRefused: it is such a one.
     """
     file.seek(0)
     if file.read(2) != bytes([0xFF, START]):
@@ -30,5 +30,5 @@ def check_cost(file: IO[bytes]) -> None:
         scans += content[found.end() - 1] == SCAN
         if scans > MAX_SCANS or segments > MAX_SEGMENTS:
             why = f"has too many JPEG scans or segments; allowed: up to {MAX_SCANS} scans and {MAX_SEGMENTS} segments"
-            raise ImageRefused(why)
+            raise InputRefused(why)
         at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")

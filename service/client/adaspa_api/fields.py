@@ -13,15 +13,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from adaspa_api.limits import Choice, Entry, Length, Limit, Picture, Range, Served, StepsRange, Switch, Text, Url
+from adaspa_api.limits import Choice, Entry, Length, Limit, Media, Range, Served, StepsRange, Switch, Text, Url
 from adaspa_api.loras import Loras, LoraUse
 from adaspa_api.metadata import Name, Pairs
 from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
 MAX_SEED = 2**63 - 1
 MAX_URL_CHARS = 2048
-ROLES = {"input_reference": Role.first, "last_frame": Role.last}
-"""The role of each image field."""
+ROLES = {"input_reference": Role.first, "last_frame": Role.last, "start_video": Role.start}
+"""The role of each image or video field."""
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
     "model": "demo",
@@ -85,17 +85,27 @@ def _not_dense(asked: Asked, entry: Entry) -> str | None:
 
 
 def _one_task(asked: Asked, entry: Entry) -> str | None:
-    """Check that the images given add up to one of the model's tasks."""
+    """Check that the images or the video given add up to one of the model's tasks."""
     given = frozenset(role for name, role in ROLES.items() if asked[name] is not None)
     if given in {task.roles for task in entry.tasks}:
         return None
-    if Role.first not in given:
+    if given == {Role.last}:
         return "needs input_reference, the first frame, too; allowed: both"
-    return f"model {entry.id} does not support this combination of images; it supports: {', '.join(entry.tasks)}"
+    return f"model {entry.id} does not support this combination of inputs; it supports: {', '.join(entry.tasks)}"
+
+
+def _goes_on(asked: Asked, entry: Entry) -> str | None:
+    if (why := _one_task(asked, entry)) is not None:
+        return why
+    taken = entry.start_frames
+    if asked["num_frames"] > taken:
+        return None
+    longer = [frames for frames in entry.frames if frames > taken]
+    return f"its last {taken} frames begin the clip, which has {asked['num_frames']}; allowed: num_frames of {longer}"
 
 
 def _an_image(asked: Asked, entry: Entry) -> str | None:
-    return None if any(asked[name] for name in ROLES) else "has no effect without an image; allowed: none"
+    return None if any(asked[name] for name in ROLES) else "has no effect without an image or a video; allowed: none"
 
 
 def _a_sound(asked: Asked, entry: Entry) -> str | None:
@@ -126,16 +136,20 @@ class Frame(Scene):
     seconds: Annotated[str | float | None, Row(Length(), "Seconds")] = None
     """Length of the clip in seconds. It must match an allowed number of frames."""
     input_reference: Annotated[
-        str | None, Row(Picture(Role.first), "First frame", option="--image", metavar="FILE|URL", clash=_one_task)
+        str | None, Row(Media(Role.first), "First frame", option="--image", metavar="FILE|URL", clash=_one_task)
     ] = None
     """Image to start the video from. Send a form file, a data URI or a URL; the model's `tasks` must include image
     input. If `size` is not set, the model's size closest in shape is used."""
     last_frame: Annotated[
-        str | None, Row(Picture(Role.last), "Last frame", option="--last-image", metavar="FILE|URL", clash=_one_task)
+        str | None, Row(Media(Role.last), "Last frame", option="--last-image", metavar="FILE|URL", clash=_one_task)
     ] = None
     """Image to end the video with. Send it like `input_reference`, which is required with it."""
+    start_video: Annotated[str | None, Row(Media(Role.start), "Start video", metavar="FILE|URL", clash=_goes_on)] = None
+    """Video to continue: the new clip begins with its last frames. Send it like `input_reference`, without any image.
+    The model's `start_frames` says how many frames; they are taken at the requested `fps`."""
     fit: Annotated[str | None, Row(Choice(words=Fit, taken="takes_images"), "Fit", clash=_an_image)] = None
-    """How to fit an image of another shape: `cover` crops two sides, `contain` adds black bars. Default: `cover`."""
+    """How to fit an image or video of another shape: `cover` crops two sides, `contain` adds black bars. Default:
+    `cover`."""
 
 
 class Kept(Scene):

@@ -215,8 +215,8 @@ class Url:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image, for models with a task that uses one.
+class Media:
+    """An image or a video, for models with a task that uses one.
 
     Args:
         role: where in the video it goes.
@@ -236,15 +236,17 @@ class Picture:
         if value is None and self.needed(entry):
             raise Refused(f"required by model {entry.id} ({', '.join(entry.tasks)}); allowed: {self.allowed(entry)}")
         if value is not None and not self.of(entry):
-            raise Refused(f"model {entry.id} does not take this image; it supports: {', '.join(entry.tasks)}")
+            raise Refused(
+                f"model {entry.id} does not take this {self.role.kind}; it supports: {', '.join(entry.tasks)}"
+            )
         return value
 
     def allowed(self, entry: Entry) -> str:
-        taken = "a JPEG, PNG, WebP or AVIF image as a file, a data URI or a URL"
+        taken = f"{self.role.kind.taken} as a file, a data URI or a URL"
         return taken if self.of(entry) else f"none with model {entry.id}, which supports {', '.join(entry.tasks)}"
 
     def schema(self, entry: Entry) -> dict[str, Any] | None:
-        return {"contentMediaType": "image/*"} if self.of(entry) else None
+        return {"contentMediaType": f"{self.role.kind}/*"} if self.of(entry) else None
 
 
 @dataclass(frozen=True)

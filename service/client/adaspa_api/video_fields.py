@@ -12,6 +12,7 @@ class VideoFields(TypedDict, total=False):
     seconds: str | float
     input_reference: str
     last_frame: str
+    start_video: str
     fit: Literal["cover", "contain"]
     num_frames: int
     fps: int

@@ -24,7 +24,7 @@ from adaspa_api.words import (
     Task,
 )
 
-Variant = Literal["video", "thumbnail", "spritesheet", "first_frame", "last_frame"]
+Variant = Literal["video", "thumbnail", "spritesheet", "first_frame", "last_frame", "start_video"]
 
 
 class VideoRemix(BaseModel):
@@ -39,7 +39,7 @@ class VideoRemix(BaseModel):
 
 
 class VideoInput(BaseModel):
-    """An input image as the model receives it: upright, and fitted to the video's size."""
+    """An input image or video as the model receives it: upright, and fitted to the video's size."""
 
     role: Open[Role]
     url: str = Field(
@@ -48,6 +48,7 @@ class VideoInput(BaseModel):
     content_type: str
     width: int
     height: int
+    frames: int = Field(default=1, description="Number of frames of an input video: the last ones of the file sent.")
     sha256: str = Field(description="SHA-256 of the file.")
 
 

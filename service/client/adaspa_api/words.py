@@ -35,13 +35,45 @@ class Priority(StrEnum):
     """Long or patient jobs: they get a share of the workers, or all of them while no interactive job waits."""
 
 
+class Kind(StrEnum):
+    """Kind of an input file."""
+
+    image = "image"
+    video = "video"
+
+    @property
+    def one(self) -> str:
+        """The kind with its article."""
+        return "an image" if self is Kind.image else "a video"
+
+    @property
+    def taken(self) -> str:
+        """The files that are accepted, in words."""
+        return {
+            Kind.image: "a JPEG, PNG, WebP or AVIF image",
+            Kind.video: "an MP4, MOV, MKV or WebM video in H.264, H.265, VP8, VP9 or AV1",
+        }[self]
+
+
 class Role(StrEnum):
-    """Where in the video an input image goes."""
+    """Where in the video an input image or video goes."""
 
     first = "first"
     """First frame."""
     last = "last"
     """Last frame."""
+    start = "start"
+    """Video to continue: the new one begins with its last frames."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of input that has this role."""
+        return Kind.video if self is Role.start else Kind.image
+
+    @property
+    def variant(self) -> str:
+        """The name of its file among the files of a job."""
+        return f"{self}_video" if self.kind is Kind.video else f"{self}_frame"
 
 
 class Fit(StrEnum):
@@ -62,15 +94,17 @@ class Task(StrEnum):
     """The prompt and the first frame."""
     first_last_frame = "first_last_frame"
     """The prompt, the first frame and the last frame."""
+    video_continuation = "video_continuation"
+    """The prompt and a video to continue."""
 
     @classmethod
     def of(cls, roles: Iterable[Role]) -> "Task":
-        """Return the task of a request with images of these roles. Raises KeyError if there is none."""
+        """Return the task of a request with inputs of these roles. Raises KeyError if there is none."""
         return BY_ROLES[frozenset(roles)]
 
     @property
     def roles(self) -> frozenset[Role]:
-        """The images that the task requires."""
+        """The images or the video that the task requires."""
         return next(roles for roles, task in BY_ROLES.items() if task is self)
 
 
@@ -78,6 +112,7 @@ BY_ROLES = {
     frozenset[Role](): Task.text_to_video,
     frozenset({Role.first}): Task.image_to_video,
     frozenset({Role.first, Role.last}): Task.first_last_frame,
+    frozenset({Role.start}): Task.video_continuation,
 }
 
 

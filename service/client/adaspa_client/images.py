@@ -1,4 +1,4 @@
-"""Images of a request: a file goes in a form, the address of one as it is."""
+"""Images and videos of a request: a file goes in a form, the address of one as it is."""
 
 import json
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ def body_of(fields: Mapping[str, Any], image: Image | None, last_image: Image | 
     """What is sent for the fields of a request and its images, as arguments of httpx.
 
     Args:
-        fields: by name; an image among them is what ``image`` may be, too.
+        fields: by name; an image or a video among them is what ``image`` may be, too.
         image, last_image: what the video begins and ends with.
 
     Raises:
         OSError: a file cannot be read.
     """
-    given = {"input_reference": image, "last_frame": last_image}
+    given = {"input_reference": image, "last_frame": last_image, "start_video": None}
     images = {name: each for name in given if (each := given[name] or fields.get(name)) is not None}
     urls = {name: each for name, each in images.items() if is_url(each)}
     files = {name: named(each) for name, each in images.items() if name not in urls}
@@ -38,7 +38,7 @@ def body_of(fields: Mapping[str, Any], image: Image | None, last_image: Image | 
 
 def named(image: Image) -> tuple[str, bytes]:
     """A file's name and bytes."""
-    return ("image", image) if isinstance(image, bytes) else (Path(image).name, Path(image).read_bytes())
+    return ("file", image) if isinstance(image, bytes) else (Path(image).name, Path(image).read_bytes())
 
 
 def as_text(value: object) -> str:

@@ -10,9 +10,11 @@ from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from browser import assert_accessible, clip
 from drawn import picture
+from filmed import filmed
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 from running_gateway import Service
+from waiting import until
 
 WIDE = picture(200, 104)
 FILE = {"name": "start.png", "mimeType": "image/png", "buffer": WIDE}
@@ -29,7 +31,7 @@ HAND_OVER = """(element, [kind, bytes]) => {
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """Of a gateway with a model that takes images, and one that does not."""
     demo = next(iter(Catalog.load(None).models.values())).model_dump(mode="json")
-    tasks = ["text_to_video", "image_to_video", "first_last_frame"]
+    tasks = ["text_to_video", "image_to_video", "first_last_frame", "video_continuation"]
     both = {"id": "both", "tasks": tasks, "sizes": ["64x64", "128x64"]}
     catalog = tmp_path / "catalog.json"
     catalog.write_text(json.dumps([demo | both, demo]))
@@ -105,3 +107,33 @@ def test_a_refused_image_stands_at_its_field_and_a_model_of_texts_has_none(page:
     page.get_by_role("button", name="Generate video").click()
     page.wait_for_url("**/#video_*")
     assert service.messages() == 1
+
+
+def test_a_video_is_chosen_seen_and_sent_again(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    start = page.locator("#start_video")
+    start.set_input_files({"name": "before.png", "mimeType": "image/png", "buffer": WIDE})
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#start_video-error")).to_contain_text(
+        "This is not a video. Choose an MP4, MOV, MKV or WebM file."
+    )
+    start.set_input_files(
+        {"name": "before.webm", "mimeType": "video/webm", "buffer": filmed(20, kind="webm", codec="libvpx-vp9")}
+    )
+    expect(page.get_by_label("Size", exact=True)).to_have_value("128x64")  # by the video's shape
+    assert_accessible(page)
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    first = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert (first["task"], first["size"]) == ("video_continuation", "128x64")
+    until(
+        lambda: page.locator(".inputs video").evaluate("video => video.videoWidth") == 128, "it is shown while it waits"
+    )
+    page.get_by_role("button", name="Remove: Start video").click()
+    page.get_by_role("button", name="Use settings").click()
+    expect(page.locator(".drop video")).to_be_visible()
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url(lambda url: first["id"] not in url)
+    again = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert again["inputs"][0]["sha256"] == first["inputs"][0]["sha256"]

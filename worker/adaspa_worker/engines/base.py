@@ -20,7 +20,6 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.step_cache import StepCache
 from diffusers import PipelineQuantizationConfig, TorchAoConfig
-from PIL.Image import Image
 from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config
@@ -34,7 +33,7 @@ from adaspa_worker.failure import NotLoaded
 from adaspa_worker.families import TRANSFORMERS, limits_of
 from adaspa_worker.hub import first_line
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
-from adaspa_worker.pipeline import Encoded, NotFinite, StepCallback
+from adaspa_worker.pipeline import Encoded, Given, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
 from adaspa_worker.schedulers import served, shifted
 from adaspa_worker.sound import Sound
@@ -107,7 +106,7 @@ class DiffusersEngine(ABC):
         self._scheduler = self.pipe.scheduler
         self._denoising: Denoising | None = None
         self._params: JobParams | None = None
-        self._images: Mapping[Role, Image] = {}
+        self._images: Mapping[Role, Given] = {}
         self._decode_with: list[Tensor] = []
         self._beside: list[tuple[Tensor, ...]] = []
         """What the other VAEs are to decode."""
@@ -157,11 +156,11 @@ class DiffusersEngine(ABC):
         """The decoded sound of the job, fp32 ``[channels, samples]``, and its rate, of a family that makes one."""
         raise NotImplementedError
 
-    def pipeline_with(self, images: Mapping[Role, Image]) -> type | None:
-        """The class of the pipeline for a job with these images; None where it is the model's own."""
+    def pipeline_with(self, images: Mapping[Role, Given]) -> type | None:
+        """The class of the pipeline for a job with these images, or this video; None where it is the model's own."""
         return self.with_image
 
-    def pipe_with(self, images: Mapping[Role, Image]) -> Any:
+    def pipe_with(self, images: Mapping[Role, Given]) -> Any:
         """The pipeline for a job with these images, maybe none; it shares all parts of ``pipe``."""
         other = self.pipeline_with(images) if images else None
         if other is None:
@@ -170,13 +169,13 @@ class DiffusersEngine(ABC):
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
-        """A job's images as the pipeline's call has them."""
+    def pictures(self, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
+        """A job's images, or its video, as the pipeline's call has them."""
         return {IMAGES[role]: image for role, image in images.items()}
 
     # The engine
 
-    def encode_prompt(self, params: JobParams, images: Mapping[Role, Image] = MappingProxyType({})) -> Encoded:
+    def encode_prompt(self, params: JobParams, images: Mapping[Role, Given] = MappingProxyType({})) -> Encoded:
         texts = ["prompt_tokens", "negative_prompt_tokens"] if params.negative_prompt else ["prompt_tokens"]
         pipe = self.pipe_with(images)
         call = partial(self._call, pipe, params, images, torch.Generator())
@@ -232,7 +231,7 @@ class DiffusersEngine(ABC):
         with own_call.encoded_before(pipe, encoded):
             yield partial(self._call, pipe, params, encoded.images, generator)
 
-    def _call(self, pipe: Any, params: JobParams, images: Mapping[Role, Image], generator: torch.Generator) -> None:
+    def _call(self, pipe: Any, params: JobParams, images: Mapping[Role, Given], generator: torch.Generator) -> None:
         """Call a pipeline as anyone would for this job."""
         asked = {"negative_prompt": params.negative_prompt, "guidance_scale_2": params.guidance_scale_2}
         given = {name: value for name, value in asked.items() if value is not None}  # few pipelines have both

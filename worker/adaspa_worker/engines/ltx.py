@@ -7,10 +7,10 @@ from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
 from diffusers import LTXConditionPipeline, LTXImageToVideoPipeline, LTXPipeline
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
-from PIL.Image import Image
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.pipeline import Given
 
 
 class LTXEngine(DiffusersEngine):
@@ -62,13 +62,20 @@ class LTXImageEngine(LTXEngine):
 
 
 class LTXConditionEngine(LTXEngine):
-    """LTX pipelines of text, of a first frame or of both; ``strength`` in the catalog's ``call`` is that of both."""
+    """LTX pipelines of text, of a first frame, of both, or of a video to continue.
+
+    ``strength`` in the catalog's ``call`` is that of all.
+    """
 
     pipeline = LTXConditionPipeline
     with_image = None
 
-    def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
-        places = {Role.first: 0, Role.last: params.num_frames - 1}
+    def pictures(self, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
         strength = self.spec.call.get("strength", 1.0)
-        conditions = [LTXVideoCondition(image, None, places[role], strength) for role, image in images.items()]
+        conditions = [
+            LTXVideoCondition(
+                **{role.kind: image}, frame_index=params.num_frames - 1 if role is Role.last else 0, strength=strength
+            )
+            for role, image in images.items()
+        ]
         return {"conditions": conditions or None}

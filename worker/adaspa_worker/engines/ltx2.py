@@ -7,14 +7,14 @@ from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
 from diffusers import LTX2ConditionPipeline, LTX2ImageToVideoPipeline, LTX2Pipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
-from PIL.Image import Image
 from torch import Tensor
 
 from adaspa_worker.engines.ltx import LTXEngine
+from adaspa_worker.pipeline import Given
 
 
 class LTX2Engine(LTXEngine):
-    """LTX-2 text-to-video pipelines, which also take a first and a last frame.
+    """LTX-2 text-to-video pipelines, which also take a first and a last frame, or a video to continue.
 
     They always denoise a sound beside the video, even if the file does not get it.
     """
@@ -22,16 +22,16 @@ class LTX2Engine(LTXEngine):
     pipeline = LTX2Pipeline
     with_image: type | None = LTX2ImageToVideoPipeline
     with_last: type | None = LTX2ConditionPipeline
-    """Pipeline like ``with_image``, for a job with a last frame."""
+    """Pipeline like ``with_image``, for a job with more than a first frame."""
     vaes = ("vae", "audio_vae")
     schedulers = ("scheduler", "audio_scheduler")
     last_frame_first = False
 
-    def pipeline_with(self, images: Mapping[Role, Image]) -> type | None:
-        return self.with_last if Role.last in images else self.with_image
+    def pipeline_with(self, images: Mapping[Role, Given]) -> type | None:
+        return self.with_image if set(images) == {Role.first} else self.with_last
 
-    def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
-        return conditions(images) if Role.last in images else super().pictures(params, images)
+    def pictures(self, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
+        return super().pictures(params, images) if set(images) <= {Role.first} else conditions(images)
 
     def waveform(self) -> tuple[Tensor, int]:
         vae, vocoder = self.pipe.audio_vae, self.pipe.vocoder
@@ -51,17 +51,18 @@ class LTX2ImageEngine(LTX2Engine):
 
 
 class LTX2ConditionEngine(LTX2Engine):
-    """LTX-2 pipelines of text, of a first frame, of a last one or of both."""
+    """LTX-2 pipelines of text, of a first frame, of a last one, of both, or of a video that goes on."""
 
     pipeline = LTX2ConditionPipeline
     with_image = None
     with_last = None
 
-    def pictures(self, params: JobParams, images: Mapping[Role, Image]) -> dict[str, Any]:
+    def pictures(self, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
         return conditions(images)
 
 
-def conditions(images: Mapping[Role, Image]) -> dict[str, Any]:
+def conditions(images: Mapping[Role, Given]) -> dict[str, Any]:
     """The argument of the condition pipeline's call."""
-    places = {Role.first: 0, Role.last: -1}  # among the frames of the latents
-    return {"conditions": [LTX2VideoCondition(image, places[role]) for role, image in images.items()] or None}
+    # The places are among the frames of the latents.
+    given = [LTX2VideoCondition(image, -1 if role is Role.last else 0) for role, image in images.items()]
+    return {"conditions": given or None}

@@ -12,11 +12,10 @@ from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
 from diffusers import ComponentsManager
 from diffusers.modular_pipelines import PipelineState
-from PIL.Image import Image
 
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.hub import UNUSED
-from adaspa_worker.pipeline import Encoded
+from adaspa_worker.pipeline import Encoded, Given
 from adaspa_worker.schedulers import served
 from adaspa_worker.source import ModelUnavailable
 
@@ -68,7 +67,7 @@ class ModularEngine(DiffusersEngine):
     def let_go(self) -> None:
         """Do nothing: the next component makes its own room."""
 
-    def encode_prompt(self, params: JobParams, images: Mapping[Role, Image] = MappingProxyType({})) -> Encoded:
+    def encode_prompt(self, params: JobParams, images: Mapping[Role, Given] = MappingProxyType({})) -> Encoded:
         asked = {"prompt": params.prompt, "negative_prompt": params.negative_prompt, "output_type": "pt"}
         given = asked | self.shape(params) | self.pictures(params, images) | {"num_inference_steps": params.steps}
         given |= self.spec.call | self.arguments(params)

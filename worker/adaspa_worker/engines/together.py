@@ -13,11 +13,10 @@ import torch.distributed as dist
 from adaspa_api.words import Role, StepKind
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
-from PIL.Image import Image
 
 from adaspa_worker.families import FAMILIES, pipeline_of
 from adaspa_worker.group import Group, GroupFailed
-from adaspa_worker.pipeline import Encoded, StepCallback, engine_class
+from adaspa_worker.pipeline import Encoded, Given, StepCallback, engine_class
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
 
@@ -117,7 +116,7 @@ class Together:
     def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         return self.engine.checked(check)
 
-    def encode_prompt(self, params: JobParams, images: Mapping[Role, Image]) -> Encoded:
+    def encode_prompt(self, params: JobParams, images: Mapping[Role, Given]) -> Encoded:
         return self.engine.encode_prompt(params, images)
 
     def snapshot(self) -> dict[str, Any] | None:

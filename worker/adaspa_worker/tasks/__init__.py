@@ -3,15 +3,16 @@
 from adaspa_api.words import Task
 
 from adaspa_worker.context import Context, Made
-from adaspa_worker.tasks import image_to_video, text_to_video
+from adaspa_worker.tasks import image_to_video, text_to_video, video_continuation
 
 TASKS = {
     Task.text_to_video: text_to_video.run,
     Task.image_to_video: image_to_video.run,
     Task.first_last_frame: image_to_video.run,
+    Task.video_continuation: video_continuation.run,
 }
 
 
 def run(context: Context) -> Made:
-    """Do the task that a job's images make it."""
+    """Do the task that a job's images or its video make it."""
     return TASKS[Task.of(context.inputs)](context)

@@ -1,4 +1,4 @@
-"""A clip: prompt and images are encoded, it is denoised and decoded, and written with its pictures."""
+"""A clip: prompt, images or a video are encoded, it is denoised and decoded, and written with its pictures."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +20,12 @@ from adaspa_worker.sound import Sound
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from PIL.Image import Image
+
+    from adaspa_worker.pipeline import Given
 
 
-def make(context: Context, images: "Mapping[Role, Image]") -> Made:
-    """Make a job's clip of its prompt and of images. Raises whatever ends the job or the attempt."""
+def make(context: Context, images: "Mapping[Role, Given]") -> Made:
+    """Make a job's clip of its prompt, and of images or a video. Raises whatever ends the job or the attempt."""
     engine, params, course = context.engine, context.params, context.course
     with course.phase("encoding_prompt"), engine.checked(context.check):
         encoded = engine.encode_prompt(params, images)

@@ -1,5 +1,6 @@
 // Errors as a person says them. The API's own words name fields and rules; these say what happened and what to do.
 import { about } from "./format.js";
+import { KINDS } from "./media.js";
 
 // Why a request was refused, by the API's code.
 const REFUSED = {
@@ -9,7 +10,7 @@ const REFUSED = {
   rate_limit_exceeded: ({ retry }) => `That was too fast. Try again${retry ? ` in ${about(retry)}` : " in a moment"}.`,
   service_unavailable: () => "The service is temporarily unavailable. Try again in a few seconds.",
   draining: () => "The service is restarting. Try again in a few seconds.",
-  request_too_large: () => "That is too large to send. Choose a smaller image.",
+  request_too_large: () => "That is too large to send. Choose a smaller file.",
   internal_error: () => "Something went wrong in the service. Its log has the details.",
   video_not_found: () => "This video does not exist. It was deleted, has expired, or belongs to another API key.",
   file_gone: () => "The file of this video no longer exists.",
@@ -43,8 +44,9 @@ export function said(error, rule, value) {
 
 function ofField(rule, value, text) {
   const empty = value == null || value === "";
-  if (rule.contentMediaType && text.startsWith("required")) return "This model starts from an image. Choose one.";
-  if (rule.contentMediaType && text.startsWith("is not an image")) return "This is not an image. Choose a JPEG, PNG, WebP or AVIF file.";
+  const kind = KINDS[rule.contentMediaType];
+  if (kind && text.startsWith("required")) return `This model starts from ${kind.one}. Choose one.`;
+  if (kind && /^is not an? (image|video)/.test(text)) return `This is not ${kind.one}. Choose ${kind.files}.`;
   if (rule.minLength && (empty || !value.trim?.())) return "Describe your video first.";
   if (typeof value === "number" && (value < rule.minimum || value > rule.maximum)) return `Choose a number from ${rule.minimum} to ${rule.maximum}.`;
   if (rule.type === "integer" && typeof value === "number" && !Number.isInteger(value)) return "Choose a whole number.";

@@ -1,7 +1,7 @@
 // The form's fields for one model, with its limits.
 import { $, el } from "./dom.js";
 import { capital } from "./format.js";
-import { chooseSize, picker } from "./image.js";
+import { KINDS, chooseSize, picker } from "./media.js";
 import { lengths, shapes } from "./shape.js";
 
 const QUALITY = {
@@ -12,7 +12,7 @@ const QUALITY = {
   fast: "Fastest, for drafts.",
 };
 // Those that are not folded away, in their order.
-const FIRST = ["negative_prompt", "input_reference", "last_frame", "model", "size", "num_frames", "quality", "seed", "n"];
+const FIRST = ["negative_prompt", "input_reference", "last_frame", "start_video", "model", "size", "num_frames", "quality", "seed", "n"];
 const CLEAR = ["fps", "steps", "guidance_scale", "n", "output_format", "priority"]; // their label says it
 // The clip's length is told by its frames; what a program notes at its jobs is nothing for a person to type.
 const ELSEWHERE = ["prompt", "seconds", "metadata", "user"];
@@ -42,8 +42,9 @@ export function settings(model, models) {
   const rules = model.parameters.properties;
   const own = {
     negative_prompt: ({ title, maxLength }) => field("negative_prompt", title, el("input", { autocomplete: "off", maxLength, placeholder: "What to leave out" }), "", "wide"),
-    input_reference: image("input_reference", chooseSize),
-    last_frame: image("last_frame"),
+    input_reference: media("input_reference", chooseSize),
+    last_frame: media("last_frame"),
+    start_video: media("start_video", chooseSize),
     model: (rule) => field("model", rule.title, el("select", {}, ...options(models.map((m) => m.id), model.id)), model.description, "wide"),
     size, num_frames: (rule) => frames(rule, rules.fps.default),
     seed: (rule) => field("seed", rule.title, seed()),
@@ -57,7 +58,10 @@ export function settings(model, models) {
   ];
 }
 
-const image = (name, onShown = () => {}) => (rule) => field(name, rule.title, picker(rule.title, onShown), "JPEG, PNG, WebP or AVIF. Choose, drop or paste it.", "wide");
+const media = (name, onShown = () => {}) => (rule) => {
+  const kind = KINDS[rule.contentMediaType];
+  return field(name, rule.title, picker(rule.title, kind, onShown), `${kind.named}. Choose, drop or paste it.`, "wide");
+};
 const isText = (rule) => !rule.enum && !isNumber(rule) && rule.type !== "boolean";
 
 function size(rule) {

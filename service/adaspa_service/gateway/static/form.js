@@ -1,19 +1,18 @@
 // The form: the chosen model's settings, what was typed before a reload, and the API's errors beside their fields.
-import { ApiError, call, fileUrl, json } from "./api.js";
+import { ApiError, json } from "./api.js";
 import { $, el } from "./dom.js";
 import { said } from "./errors.js";
 import { estimating, soon } from "./estimate.js";
 import { promptField, read, settings } from "./fields.js";
 import { seconds, typed } from "./format.js";
-import { fileOf, give } from "./image.js";
+import { FIELDS, fileOf } from "./given.js";
+import { chosenIn, give } from "./media.js";
 
 const NEAR = 0.8; // of a prompt's room, from where on what is left is told
 const REMIX = ["prompt", "webhook_url"]; // what a remix takes
 let models = [];
 let drawn = null; // the model whose settings stand there
 let remixed = null;
-
-const ROLES = { input_reference: "first", last_frame: "last" };
 
 const inputs = () => [...$("#form").querySelectorAll("[name]")];
 const offered = () => inputs().filter((input) => !remixed || REMIX.includes(input.name));
@@ -107,18 +106,18 @@ export function reuse(video) {
   endRemix();
   draw(models.find((model) => model.id === video.model) || models[0]);
   put({ ...video, priority: video.priority === "bulk" ? "bulk" : null }); // interactive may be what the model gave it
-  for (const { role } of video.inputs) takeOver(video, role);
+  for (const one of video.inputs) takeOver(video, one);
   $("#prompt").focus();
 }
 
-async function takeOver(video, role) {
-  const file = await (await call("GET", fileUrl(video.id, `${role}_frame`))).blob();
-  const input = inputs().find(({ name }) => ROLES[name] === role);
-  if (input) give(input, new File([file], `${role}.png`, { type: file.type }));
+async function takeOver(video, one) {
+  const file = await fileOf(video, one);
+  const input = inputs().find(({ name }) => name === FIELDS[one.role]);
+  if (input) give(input, file);
 }
 
-// The images that stand in the form, by the field's name.
-const chosen = (among = inputs()) => Object.fromEntries(among.filter(fileOf).map((input) => [input.name, fileOf(input)]));
+// The images and videos that stand in the form, by the field's name.
+const chosen = (among = inputs()) => Object.fromEntries(among.filter(chosenIn).map((input) => [input.name, chosenIn(input)]));
 
 // Another prompt for a job, everything else as it was.
 export function remix(video) {
@@ -167,7 +166,7 @@ export async function submit() {
   return [];
 }
 
-// What POST /videos takes: JSON, or with images a form.
+// What POST /videos takes: JSON, or with files a form.
 export function body(fields, images) {
   if (!Object.keys(images).length) return fields;
   const form = new FormData();

@@ -1,8 +1,8 @@
 // The same video made the other way: with dense attention for one of AdaSpa's, with AdaSpa for a dense one.
-import { call, fileUrl, json } from "./api.js";
+import { json } from "./api.js";
 import { body, rules } from "./form.js";
+import { FIELDS, fileOf } from "./given.js";
 
-export const FIELDS = { first: "input_reference", last: "last_frame" }; // of an image, by its role
 const HOW = ["quality", "sparsity", "retained_mass", "warmup"]; // which attention it is made with
 const ELSE = ["priority", "output_format"]; // what makes no other picture
 const LOOK_AT = 100; // videos, the newest first
@@ -39,9 +39,6 @@ async function make(video) {
   const fields = Object.fromEntries(Object.entries(asked(video)).filter(([name]) => !HOW.includes(name)));
   if (!isDense(video)) fields.quality = "exact";
   if (fields.priority !== "bulk") delete fields.priority; // interactive may be what the model gave it
-  const images = await Promise.all(video.inputs.map(async ({ role }) => {
-    const file = await (await call("GET", fileUrl(video.id, `${role}_frame`))).blob();
-    return [FIELDS[role], new File([file], `${role}.png`, { type: file.type })];
-  }));
+  const images = await Promise.all(video.inputs.map(async (one) => [FIELDS[one.role], await fileOf(video, one)]));
   return json("POST", "/videos", { body: body(fields, Object.fromEntries(images)) });
 }

@@ -1,0 +1,59 @@
+"""Videos as clients send them."""
+
+from fractions import Fraction
+from io import BytesIO
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import av
+import numpy as np
+from drawn import corners
+from PIL import Image
+
+STEP = 6
+"""How much lighter each frame's middle is than that of the one before: it tells which one it is."""
+
+
+def filmed(
+    frames: int = 40,
+    fps: int | Fraction = 8,
+    size: tuple[int, int] = (200, 104),
+    *,
+    kind: str = "mp4",
+    codec: str = "libx264",
+    turned: int = 0,
+    options: dict[str, str] | None = None,
+) -> bytes:
+    """A video of the corners, with a grey middle.
+
+    Args:
+        frames, fps, size, kind, codec: of the file.
+        turned: how far a player is to turn it against the clock, in degrees.
+        options: of the container.
+    """
+    still = corners(*size)
+    with NamedTemporaryFile() as file:  # to put the index in front, FFmpeg opens it a second time
+        with av.open(file.name, "w", format=kind, options=options or {}) as container:
+            stream: Any = container.add_stream(codec, rate=fps)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            stream.codec_context.gop_size = 12
+            if turned:
+                stream.set_display_rotation(turned)
+            for number in range(frames):
+                image = still.copy()
+                image.paste((STEP * number,) * 3, tuple(side * at // 8 for at in (3, 5) for side in size))
+                container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            container.mux(stream.encode(None))
+        return file.read()
+
+
+def frames_in(content: bytes) -> list[Image.Image]:
+    """A file's frames."""
+    with av.open(BytesIO(content)) as container:
+        return [frame.to_image() for frame in container.decode(video=0)]
+
+
+def number_of(frame: Image.Image) -> int:
+    """Which frame of ``filmed`` it is."""
+    x, y = frame.width // 2, frame.height // 2
+    return round(float(np.asarray(frame.crop((x - 3, y - 3, x + 3, y + 3))).mean()) / STEP)

@@ -1,0 +1,257 @@
+"""A video in a request, which the one that is made goes on from: how it is taken, what is kept, what is refused."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import cache
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from adaspa_client import Client
+from adaspa_command import adaspa
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.settings import Settings
+from drawn import assert_corners, picture
+from filmed import filmed, frames_in, number_of
+from http_server import answering
+from PIL import Image
+from refusals import check_refused
+from running_gateway import Service, serving
+from waiting import until
+
+LIMIT = 300_000
+FPS, FRAMES, TAKEN = 8, 33, 17
+MODELS = {
+    "goes-on": {
+        "tasks": ["text_to_video", "image_to_video", "video_continuation"],
+        "sizes": ["64x64", "128x64", "64x128"],
+        "frames": [17, 33],
+        "start_frames": TAKEN,
+    },
+    "text": {},
+}
+
+
+@cache
+def wide() -> bytes:
+    """A video of 40 frames, 8 a second."""
+    return filmed()
+
+
+def data_uri(content: bytes, kind: str = "video/mp4") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@pytest.fixture(scope="module")
+def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One gateway with a model that goes on from a video, and one that does not."""
+    folder = tmp_path_factory.mktemp("gateway")
+    demo = next(iter(Catalog.load(None).models.values())).model_dump(mode="json")
+    (folder / "catalog.json").write_text(json.dumps([demo | own | {"id": name} for name, own in MODELS.items()]))
+    settings = Settings(
+        redis_url=f"unix://{valkey_socket}?db=0",
+        storage_url=str(folder / "objects"),
+        catalog=folder / "catalog.json",
+        video_bytes=LIMIT,
+        video_pixels=100_000,
+        video_frames=200,
+        image_networks="127.0.0.1/32",
+        open_access=True,
+    )
+    with serving(settings, folder, lambda *_: ["127.0.0.1"]) as running:
+        yield running
+
+
+@pytest.fixture
+def service(gateway: Service, valkey: redis.Redis) -> Service:
+    """The gateway with nothing in its store and its storage."""
+    gateway.parts.storage.delete_prefix("")
+    return gateway
+
+
+@pytest.fixture(scope="module")
+def videos() -> Iterator[str]:
+    """The address of a server of one video, and of a page."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kind = "text/html" if self.path == "/page" else "video/mp4"
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(wide())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with answering(Handler) as port:
+        yield f"http://videos.example.com:{port}"
+
+
+def post(service: Service, **fields: Any) -> httpx.Response:
+    return service.http.post("/v1/videos", json={"prompt": "a red circle", "fps": FPS, **fields})
+
+
+def kept(service: Service, video: dict[str, Any]) -> list[Image.Image]:
+    """The frames that a video begins with, by the URL that it shows."""
+    (given,) = video["inputs"]
+    response = service.http.get(given["url"])
+    assert (response.status_code, response.headers["content-type"]) == (200, "video/webm"), response.text
+    frames = frames_in(response.content)
+    assert (given["role"], given["frames"], len(frames)) == ("start", TAKEN, TAKEN)
+    assert {frame.size for frame in frames} == {(given["width"], given["height"])}
+    return frames
+
+
+@pytest.mark.parametrize("way", ["file", "form text", "json", "url", "conditions"])
+def test_a_video_is_taken_as_each_client_sends_it(service: Service, videos: str, way: str) -> None:
+    uri = data_uri(wide())
+    fields: dict[str, Any] = {
+        "json": {"start_video": uri},
+        "url": {"start_video": f"{videos}/good"},
+        "conditions": {"conditions": [{"role": "first", "kind": "video", "url": uri}]},
+    }
+    files: dict[str, Any] = {"file": ("a.mp4", wide(), "video/mp4"), "form text": (None, uri)}
+    if way in files:
+        form = {"prompt": "a red circle", "fps": str(FPS)}
+        response = service.http.post("/videos", data=form, files={"start_video": files[way]})
+    else:
+        response = post(service, **fields[way])
+    assert response.status_code == 200, response.text
+    video = response.json()
+    assert (video["task"], video["size"], video["num_frames"]) == ("video_continuation", "128x64", FRAMES)
+    frames = kept(service, video)
+    assert [number_of(frame) for frame in frames] == list(range(40 - TAKEN, 40))
+    assert_corners(frames[0])
+
+
+def test_client_and_command_send_a_file(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "before.mp4"
+    path.write_bytes(wide())
+    with Client(service.url) as client:
+        for given in (str(path), data_uri(wide())):
+            assert client.create("a red circle", start_video=given, fps=FPS).task == "video_continuation"
+    asked = ("generate", "a red circle", "--fps", str(FPS), "--detach", "--json", "--server", service.url)
+    made = adaspa(*asked, "--start-video", str(path))
+    assert json.loads(made.stdout)["inputs"][0]["frames"] == TAKEN, made.stderr
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"kind": "mov"},
+        {"kind": "mp4", "codec": "libx265", "options": {"movflags": "+faststart"}},
+        {"kind": "webm", "codec": "libvpx-vp9"},
+        {"kind": "matroska", "codec": "libvpx"},
+        {"kind": "mp4", "codec": "libsvtav1"},
+    ],
+    ids=lambda how: "-".join([how["kind"], how.get("codec", "libx264")]),
+)
+def test_the_last_frames_of_each_kind_of_file_are_kept(service: Service, how: dict[str, Any]) -> None:
+    frames = kept(service, post(service, start_video=data_uri(filmed(30, **how))).json())
+    assert [number_of(frame) for frame in frames] == list(range(30 - TAKEN, 30))
+
+
+def test_frames_are_taken_at_the_asked_rate(service: Service) -> None:
+    faster = kept(service, post(service, start_video=data_uri(filmed(34, 2 * FPS))).json())
+    assert [number_of(frame) for frame in faster] == list(range(1, 34, 2))
+    like = kept(service, post(service, start_video=data_uri(filmed(20, Fraction(FPS * 1000, 1001)))).json())
+    assert [number_of(frame) for frame in like] == list(range(3, 20))
+
+
+def test_a_video_is_turned_and_fitted(service: Service) -> None:
+    """As phones hold them: on their side, with a mark of how to turn them."""
+    asked = {"start_video": data_uri(filmed(20, turned=-90))}
+    upright = post(service, **asked).json()
+    assert upright["size"] == "64x128"
+    assert_corners(kept(service, upright)[0].rotate(90, expand=True))
+    contained = kept(service, post(service, **asked, size="64x64", fit="contain").json())[0]
+    assert contained.getpixel((2, 32)) == (0, 0, 0) and contained.getpixel((32, 32)) != (0, 0, 0)
+
+
+def test_a_video_is_shared_and_goes_with_the_last_job(service: Service) -> None:
+    batch = post(service, start_video=data_uri(wide()), n=2).json()["data"]
+    remixed = service.http.post(f"/videos/{batch[0]['id']}/remix", json={"prompt": "a blue circle"}).json()
+    assert remixed["task"] == "video_continuation" and remixed["inputs"][0]["sha256"] == batch[0]["inputs"][0]["sha256"]
+    link = service.http.get(f"/videos/{remixed['id']}/link", params={"variant": "start_video"}).json()["url"]
+    assert httpx.get(link).headers["content-type"] == "video/webm"
+    assert len(service.parts.storage.keys("inputs/")) == 1
+    again = post(service, start_video=data_uri(httpx.get(link).content)).json()
+    assert again["inputs"][0]["sha256"] == batch[0]["inputs"][0]["sha256"], "what was kept can be sent again"
+    for video in (*batch, remixed, again):
+        service.http.delete(f"/videos/{video['id']}")
+    until(lambda: not service.parts.storage.keys("inputs/"), "it goes with the last job")
+
+
+BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "no video": (lambda: {"start_video": data_uri(b"a red circle")}, "is not a video; allowed: an MP4"),
+    "empty": (lambda: {"start_video": "data:video/mp4;base64,"}, "is empty"),
+    "cut off": (lambda: {"start_video": data_uri(wide()[: len(wide()) // 2])}, "damaged or incomplete"),
+    "cut off behind its index": (
+        lambda: {"start_video": data_uri(filmed(options={"movflags": "+faststart"})[:-2000])},
+        "damaged or incomplete",
+    ),
+    "cut off in WebM": (
+        lambda: {"start_video": data_uri(filmed(kind="webm", codec="libvpx-vp9")[:3000])},
+        "damaged or incomplete",
+    ),
+    "an image": (lambda: {"start_video": data_uri(picture())}, "is not a video; allowed: an MP4"),
+    "an image by its type": (lambda: {"start_video": data_uri(picture(), "image/png")}, "is 'image/png'"),
+    "a playlist": (lambda: {"start_video": data_uri(b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")}, "is not a video"),
+    "another codec": (lambda: {"start_video": data_uri(filmed(codec="mpeg4"))}, "is in mpeg4; allowed: an MP4"),
+    "too short": (
+        lambda: {"start_video": data_uri(filmed(TAKEN - 1))},
+        "has 16 frames at 8 a second; allowed: 17 and more",
+    ),
+    "too slow": (lambda: {"start_video": data_uri(filmed(40, 4))}, "has fewer than 8 frames a second"),
+    "too long": (
+        lambda: {"start_video": data_uri(filmed(210, size=(64, 64)))},
+        "has over 200 frames; allowed: up to 200",
+    ),
+    "too many pixels": (lambda: {"start_video": data_uri(filmed(20, size=(400, 300)))}, "is 400x300, 120000 pixels"),
+    "a large file": (
+        lambda: {"start_video": data_uri(bytes(LIMIT + 1))},
+        f"is too large; allowed: up to {LIMIT} bytes",
+    ),
+    "a path": (lambda: {"start_video": "/etc/passwd"}, "an http or https URL"),
+    "twice": (
+        lambda: {"start_video": data_uri(wide()), "conditions": [{"role": "first", "kind": "video", "url": "x"}]},
+        "more than once",
+    ),
+    "beside an image": (
+        lambda: {"start_video": data_uri(wide()), "input_reference": data_uri(picture(), "image/png")},
+        "model goes-on does not support this combination of inputs; it supports: text_to_video, image_to_video",
+    ),
+    "a whole clip": (
+        lambda: {"start_video": data_uri(wide()), "num_frames": 17},
+        "its last 17 frames begin the clip, which has 17",
+    ),
+    "a model of texts": (
+        lambda: {"start_video": data_uri(wide()), "model": "text"},
+        "does not take this video; it supports: text_to_video",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_video_is_refused_and_nothing_stays(service: Service, name: str) -> None:
+    fields, allowed = BAD[name]
+    response = post(service, **fields())
+    param = "input_reference" if name == "beside an image" else "start_video"
+    check_refused(service, response, 413 if "large" in name else 400, param, allowed)
+    assert service.parts.storage.keys("") == []
+
+
+def test_what_a_refused_video_is_called(service: Service, videos: str) -> None:
+    """Its error has the code of a video, and so has a page at its URL, and a form's file that is too large."""
+    large = service.http.post("/videos", data={"prompt": "x"}, files={"start_video": ("a.mp4", bytes(LIMIT + 1))})
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "video_too_large")
+    page = post(service, start_video=f"{videos}/page").json()["error"]
+    assert page["code"] == "invalid_video" and "content is 'text/html'" in page["message"]
+    image = post(service, input_reference=data_uri(wide(), "video/mp4")).json()["error"]
+    assert (image["code"], image["param"]) == ("invalid_image", "input_reference")
