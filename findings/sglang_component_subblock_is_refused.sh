@@ -21,11 +21,11 @@ pip=("$folder/env/bin/pip" install --quiet --disable-pip-version-check)
 # Of what the wheel needs, only what these classes import.
 "${pip[@]}" \
   addict==2.4.0 aiohttp==3.14.5 apache-tvm-ffi==0.1.15.post2 cache-dit==1.5.3 compressed-tensors==0.20.1 \
-  diffusers==0.40.0 dill==0.4.1 einops==0.8.2 gguf==0.19.0 huggingface_hub==1.33.0 imageio==2.38.1 ipython==9.18.1 \
+  diffusers==0.42.1 dill==0.4.1 einops==0.8.2 gguf==0.19.0 huggingface_hub==2.4.0 imageio==2.38.1 ipython==9.18.1 \
   loguru==0.7.3 modelscope==1.40.2 msgspec==0.22.0 numpy==2.4.6 openai==3.57.0 orjson==3.13.0 \
   partial-json-parser==0.2.1.1.post7 pillow==13.0.0 psutil==7.2.2 pybase64==1.5.1 pydantic==2.14.4 \
   python-dateutil==2.9.0.post0 PyYAML==6.0.4 pyzmq==27.3.0 regex==2026.11.19 requests==2.34.2 safetensors==0.8.0 \
-  scipy==1.17.1 sentencepiece==0.2.3 starlette==1.10.0 torch==2.13.0 tqdm==4.70.1 transformers==5.14.1 \
+  scipy==1.17.1 sentencepiece==0.2.3 starlette==1.10.0 torch==2.13.0 tqdm==4.70.1 transformers==5.23.0 \
   triton==3.7.1 xgrammar==0.2.9
 "${pip[@]}" --no-deps sglang==0.5.23
 cat > "$folder/seen.py" <<'PYTHON'
