@@ -118,10 +118,10 @@ def test_demo_says_in_one_line_why_an_image_cannot_be_taken_and_starts_nothing(c
     demo = ("demo", "--data-dir", tmp_path / "data", "--output", tmp_path / "out.mp4", "--image")
     built_in, own = environment(None), environment(catalog)
     for image, env, parts in (
-        (tmp_path / "none.png", built_in, ("--image", "none.png", "no such file")),
+        (tmp_path / "none.png", built_in, ("--image", "none.png", "does not exist")),
         (broken, built_in, ("--image", "broken.png", "damaged or incomplete")),
         (no_image, built_in, ("--image", "text.png", "is not an image", "allowed: a JPEG, PNG, WebP or AVIF image")),
-        (whole, own, ("--image", "no model of the catalog takes one", "tiny")),
+        (whole, own, ("--image", "no model of the catalog takes images", "tiny")),
     ):
         assert_one_clear_line(adaspa(*demo, image, env=env), *parts, status=2)
     assert_one_clear_line(

@@ -101,7 +101,10 @@ def test_a_scheduler_that_calls_the_transformer_twice_a_step_is_refused(tiny_pip
     ("cache", "told"),
     [
         ({"kind": "first_block"}, "first_block needs threshold"),
-        ({"kind": "taylor_seer", "interval": 3, "threshold": 1}, "taylor_seer has no threshold; allowed: first_share"),
+        (
+            {"kind": "taylor_seer", "interval": 3, "threshold": 1},
+            "taylor_seer does not take threshold; allowed: first_share",
+        ),
         ({"kind": "sea", "threshold": 1, "presets": ["exact"]}, "presets: exact always computes every step"),
         ({"kind": "tea", "threshold": 1}, "'first_block', 'mag', 'sea' or 'taylor_seer'"),
     ],
