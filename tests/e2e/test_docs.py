@@ -1,7 +1,7 @@
 """What the documentation tells to type: every command and snippet is run, page by page, in their order.
 
-One service with the demo model serves all pages, in two denoising steps. What cannot be run here stands in ELSEWHERE,
-with the reason and with what is looked at instead; any other command has to succeed.
+One service with the demo model serves all pages, in two denoising steps of a quarter of its size. What cannot be run
+here stands in ELSEWHERE, with the reason and with what is looked at instead; any other command has to succeed.
 """
 
 import io
@@ -34,7 +34,7 @@ from service_process import Service, children, environment
 from waiting import PATIENCE
 
 RECEIVER = "https://example.com/hooks/videos"
-SMALL = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 3, "max_sequence_length": 64}
+SMALL = {"height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 3, "max_sequence_length": 64}
 """What the snippets that leave size and steps to the pipeline get: Wan's own defaults need a GPU."""
 WRITTEN, READ = (
     ("docs", "tests"),
@@ -272,7 +272,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         (folder / part).symlink_to(ROOT / part)
     (folder / ".venv").symlink_to(sys.prefix)
     (home / ".curlrc").write_text("fail-with-body\n")  # an answer of 400 is a failure
-    spec = Catalog.load(None).default.model_copy(update={"default_steps": 2, "frames": [9], "default_frames": 9})
+    small = {"default_steps": 2, "sizes": ["64x64"], "frames": [9], "default_frames": 9}
+    spec = Catalog.load(None).default.model_copy(update=small)
     few_steps.write_text(json.dumps([spec.model_dump(mode="json")]))
     env = environment(None, webhook_http="true", webhook_networks="127.0.0.0/8") | {"ADASPA_CATALOG": str(few_steps)}
     with receiving() as receiver:
