@@ -22,7 +22,7 @@ def test_the_pages_address_with_the_token_is_printed_and_stands_nowhere_else(ser
 def test_a_second_server_on_one_data_folder_is_one_clear_line(service: Service) -> None:
     arguments = ("--port", free_port("127.0.0.1"), "--data-dir", service.data_dir)
     result = adaspa("serve", *arguments, env=service.env)
-    assert_one_clear_line(result, "another server", str(service.data_dir), "--data-dir")
+    assert_one_clear_line(result, "another service is using", str(service.data_dir), "--data-dir")
     assert service.run().status == "completed"
 
 
