@@ -41,7 +41,7 @@ def assert_a_yellow_star_moves_right_on_navy(clip: np.ndarray) -> None:
 
 
 def test_a_prompt_becomes_a_clip_of_what_it_says(demo_service: Service, tmp_path: Path) -> None:
-    video = demo_service.run("a large yellow star moves right on a navy background", steps=8, seed=7)
+    video = demo_service.run("a large yellow star moves right on a navy background", steps=4, seed=7)
     assert video.model == "demo"
     assert_a_yellow_star_moves_right_on_navy(clip_of(demo_service, video, tmp_path / "video.mp4"))
 
@@ -51,7 +51,7 @@ def test_an_image_becomes_a_clip_that_begins_with_it(demo_service: Service, tmp_
     client = demo_service.client
     models = {model.id: (model.tasks, model.workers) for model in client.models()}
     assert models == {"demo": (["text_to_video"], 1), "demo-image": (["image_to_video"], 1)}
-    job = client.create("moves right", model="demo-image", image=EXAMPLE_IMAGE, steps=8, seed=7)
+    job = client.create("moves right", model="demo-image", image=EXAMPLE_IMAGE, steps=4, seed=7)
     clip = clip_of(demo_service, client.wait(job.id), tmp_path / "video.mp4")
     with Image.open(EXAMPLE_IMAGE) as image:
         error = float(((clip[0] - np.asarray(image, np.int16)) ** 2).mean())
