@@ -237,7 +237,7 @@ class Settings(BaseSettings):
 
     @property
     def input_bytes(self) -> dict[Kind, int]:
-        """Of one file of each kind that a request may bring."""
+        """Maximum sizes in bytes of the files in a request, by kind."""
         return {Kind.image: self.image_bytes, Kind.video: self.video_bytes}
 
     @property

@@ -127,7 +127,7 @@ def test_a_revision_that_may_move_is_refused(source: str) -> None:
 
 def test_a_disk_without_room_is_told_before_the_download(tmp_path: Path) -> None:
     hub.check_room(0, tmp_path / "not" / "there")
-    with pytest.raises(hub.NotAtHub, match=r"^9000000000.0 GB to download, but .* has room for "):
+    with pytest.raises(hub.NotAtHub, match=r"^9000000000.0 GB to download, but .* has only "):
         hub.check_room(9 * 10**18, tmp_path / "not" / "there")
 
 

@@ -144,10 +144,13 @@ def test_a_job_for_another_file_than_the_catalogs_is_not_begun(
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"sha256": 64 * "0"}, "its SHA-256 is [0-9a-f]{64}; allowed: that of the catalog, 0000"),
-    ({"source": "/nowhere/a.safetensors"}, "/nowhere/a.safetensors: no such file"),
+    ({"source": "/nowhere/a.safetensors"}, "/nowhere/a.safetensors: the file does not exist"),
     ({"source": "someone/something@main/a.safetensors"}, "'main' is not a full commit; allowed: all 40 digits"),
-    ({"source": "memory:///loras/a.safetensors"}, "memory:///loras/a.safetensors: not to be had .*no such object"),
-    ({"source": __file__}, "test_loras.py: is no .safetensors file"),
+    (
+        {"source": "memory:///loras/a.safetensors"},
+        "memory:///loras/a.safetensors: cannot be downloaded .*no such object",
+    ),
+    ({"source": __file__}, "test_loras.py: is not a .safetensors file"),
     ({"expert": "second"}, "expert: the model has no second expert"),
 ]
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MODULE = "adaspa_service.inputs.read_clip"
 CONTENT_TYPE = "video/webm"
 PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
-"""Of the environment: no secrets."""
+"""Environment of the process, without secrets."""
 
 
 class Tail(NamedTuple):
@@ -31,7 +31,7 @@ class Tail(NamedTuple):
 
     Args:
         frames: how many.
-        fps: at so many a second.
+        fps: frames per second.
     """
 
     frames: int

@@ -24,9 +24,9 @@ from adaspa_service.inputs.images import fitted
 from adaspa_service.inputs.source import InputRefused
 
 SECONDS = 120
-"""Of a processor."""
+"""Limit of processor time, in seconds."""
 MEMORY_BYTES = 4 * 1024**3
-"""Of addresses, of which the libraries alone take half a gigabyte."""
+"""Limit of address space, in bytes, of which the libraries alone take half a gigabyte."""
 MOV = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 """The first atom of an MP4 or MOV file, behind its four bytes of length."""
 EBML = b"\x1a\x45\xdf\xa3"
@@ -36,7 +36,7 @@ CUT_OFF_SECONDS = 0.5
 UNSAID = 2
 """The colour space of a frame that names none."""
 HD_LINES = 720
-"""From so many lines on, colours are BT.709's where a file does not say."""
+"""Number of lines from which colours are BT.709's where a file does not say."""
 CODEC = "libvpx-vp9"
 LOSSLESS = {"lossless": "1", "deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
 BROKEN = "is damaged or incomplete; allowed: a complete video"
@@ -60,7 +60,7 @@ def container_of(file: IO[bytes]) -> Any:
 
 
 def stream_of(container: Any, max_pixels: int) -> Any:
-    """Its video. Raises InputRefused: there is none that is taken."""
+    """Return the file's video. Raises InputRefused if there is none that is supported."""
     streams = [each for each in container.streams.video if not each.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise InputRefused(f"has no video in it; allowed: {Kind.video.taken}")
@@ -102,7 +102,7 @@ def packets_of(container: Any, stream: Any, most: int) -> list[Seen]:
 
 
 def last_times(packets: list[Seen], unit: Fraction, frames: int, fps: int) -> list[int]:
-    """When the last frames are shown, of so many a second: those next to each moment, the last one first found.
+    """Return the times of the last frames at ``fps``: those next to each moment, counted from the last one.
 
     Raises:
         InputRefused: it is too short, or has fewer frames a second.
