@@ -336,7 +336,7 @@ def test_another_version_of_the_server_stays_dense(monkeypatch, caplog):
     registry = server_plugins.HookRegistry
     monkeypatch.setattr(registry, "_hooks", type(registry._hooks)(list))
     adaspa.plugins.into_sglang()
-    assert "tested with sglang 0.5.23, and this is 0.6.0" in caplog.text
+    assert "tested with sglang 0.5.23, but this is 0.6.0" in caplog.text
     ((target, [(_, choose, _)]),) = registry._hooks.items()
     assert target.endswith("CpuPlatform.get_attn_backend_cls_str")
     name = choose(None, current_platform, AttentionBackendEnum.RAIN_FUSION_ATTN, DIM, torch.float32)
