@@ -49,7 +49,7 @@ def test_an_estimate_is_made_of_completed_jobs_alone(service: Service) -> None:
     assert presets == {"default": None, "exact": 42.0, "quality": None, "balanced": None, "fast": 14.0}
     assert ask(quality="fast", steps=40)["estimated_seconds"] == 26.0, "the decoding is the same"
     by_hand = ask(sparsity=0.5)
-    assert by_hand["estimated_seconds"] is None and "by hand" in by_hand["reason"]
+    assert by_hand["estimated_seconds"] is None and "settings of your own" in by_hand["reason"]
     unguided = ask(quality="fast", guidance_scale=1)
     assert unguided["estimated_seconds"] is None and "guidance_scale of 1" in unguided["reason"]
     assert service.http.get("/videos").json()["data"][0]["sparsity"] == 0.5, "nothing was made"
