@@ -73,7 +73,7 @@ def blocks_section(result: Json) -> str:
     note = f" {result['note']}" if "note" in result else ""
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}. Full size, random weights: "
-        f"{result['blocks']} blocks of\neach model were run, and a forward reckoned from them. Seconds of one forward, "
+        f"{result['blocks']} blocks of\neach model were run, and a forward computed from them. Seconds of one forward, "
         "and totals of all guidance branches at density 0.2: 50 steps\nby `fast`, 8 and 4 with `few_steps=8`; "
         f"in brackets the speed over FlashAttention-3.{note}"
     )
@@ -83,17 +83,17 @@ def blocks_section(result: Json) -> str:
 def parallel_section(result: Json) -> str:
     text = (
         f"Up to {result['gpus']} times {result['device']}, PyTorch {result['torch']}, one run. Full size, random\n"
-        "weights: few of the blocks were run, and a denoising step reckoned from them, of both guidance branches. The\n"
-        "exchange is timed by itself, of all layers. Peak memory is that of a process above what it holds between\n"
+        "weights: a few blocks were run, and a step of all blocks and both guidance branches was computed from them. The\n"
+        "exchange of all layers was timed by itself. Peak memory is what a process takes beyond what it holds between\n"
         "forwards."
     )
     dealt = "Heads that keep from half to one and a half times the mean, with as many for each rank and dealt by cost:"
     parts = [text, parallel_tables.table(result["rows"]), dealt, parallel_tables.balance_table(result["rows"])]
     if plan := parallel_plan.rows(result["rows"]):
-        measured = "" if any("seconds" in row for row in plan) else ", **none of it measured**"
+        measured = "" if any("seconds" in row for row in plan) else ", **not measured**"
         planned = (
-            f"What one and two GPUs let expect of more{measured} (`benchmarks/models/parallel_plan.py`): what two of\n"
-            "them do each whole stays, the rest is divided, and the exchange goes by what a rank sends."
+            f"Estimates for four and eight GPUs{measured} (`benchmarks/models/parallel_plan.py`). They keep the part that\n"
+            "each of two GPUs did in full, divide the rest, and scale the exchange by the bytes that a rank sends."
         )
         parts += [planned, parallel_tables.plan_table(plan)]
     return "\n\n".join(parts) + "\n"

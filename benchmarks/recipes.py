@@ -28,6 +28,16 @@ LOADING = 1.25
 """Host memory that a worker takes while it loads, in units of its weights."""
 BESIDE = 8
 """GB of host memory for PyTorch, the frames of a clip and its checkpoints."""
+CARDS = {
+    "RTX 4090, 24 GB": 25.8,
+    "L40S, 48 GB": 48.3,
+    "A100, 80 GB": 85.9,
+    "H100, 80 GB": 85.5,
+    "H200, 141 GB": 150.8,
+}
+"""GPUs, each with the GB (10^9 bytes) that its driver reports."""
+FREE = 0.06
+"""Share of a GPU's memory that is left to CUDA itself and to what is not modelled."""
 
 
 @cache
@@ -134,9 +144,13 @@ def working_set(recipe: Json) -> float:
     return float(max(taken) * recipe["shape"]["tokens"] * recipe["shape"]["channels"] * largest(catalog(recipe)[0]))
 
 
+def area(size: str) -> int:
+    return math.prod(map(int, size.split("x")))
+
+
 def largest(entry: Json) -> float:
     """The largest request of a catalog entry, in units of its default one."""
-    areas = [math.prod(map(int, size.split("x"))) for size in entry["sizes"]]
+    areas = list(map(area, entry["sizes"]))
     return max(areas) / areas[0] * max(entry["frames"]) / entry["default_frames"]
 
 
@@ -144,6 +158,31 @@ def gpu_memory(recipe: Json) -> tuple[float, float]:
     """GB of the largest request, with all weights in the GPU and with one component at a time (``cpu_offload``)."""
     beside = working_set(recipe)
     return weights(recipe) + beside, max(map(in_bf16, recipe["parts"])) + beside
+
+
+def on_card(recipe: Json, room: float) -> str:
+    """How a GPU with so much room runs a recipe: its largest request, or else the longest of its sizes that fits."""
+    entry = catalog(recipe)[0]
+    whole, offloaded = gpu_memory(recipe)
+    if whole <= room:
+        return "whole"
+    if offloaded <= room:
+        return "offloaded"
+    beside, unit = working_set(recipe), largest(entry)
+    for size in entry["sizes"]:
+        for frames in sorted(entry["frames"], reverse=True):
+            asked = area(size) / area(entry["sizes"][0]) * frames / entry["default_frames"]
+            if offloaded - beside + beside * asked / unit <= room:
+                return f"offloaded, {size}, up to {frames} frames"
+    return "no"
+
+
+def gpus_table(found: list[Json]) -> str:
+    lines = markdown.head(["recipe", *CARDS])
+    for recipe in found:
+        cells = [on_card(recipe, memory * (1 - FREE)) for memory in CARDS.values()]
+        lines.append(markdown.line([f"[{recipe['title']}]({recipe['page']}.md)", *cells]))
+    return "\n".join(lines)
 
 
 def memory_table(recipe: Json) -> str:
@@ -199,7 +238,8 @@ def filled(page: Path) -> str:
     found, text = recipes(), page.read_text()
     own = [recipe for recipe in found if recipe["page"] == page.stem]
     if not own:
-        return replaced(replaced(text, "overview", overview_table(found)), "minutes", minutes_table(found))
+        text = replaced(replaced(text, "overview", overview_table(found)), "gpus", gpus_table(found))
+        return replaced(text, "minutes", minutes_table(found))
     text = replaced(text, "parts", memory_table(own[0]))
     return replaced(replaced(text, "needs", needs_table(own[0])), "minutes", minutes_table(own))
 

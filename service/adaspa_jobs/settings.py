@@ -118,7 +118,8 @@ class Settings(BaseSettings):
     """Number of times that a job may lose its worker before it fails with ``worker_lost``. The same limit applies to
     failures that a worker causes, such as a broken model."""
     queue_cap: int = Field(default=1000, ge=1)
-    """Maximum number of waiting jobs per model and priority; further ones are rejected."""
+    """Maximum number of waiting jobs per model and priority; further ones are rejected, unless their API key has less
+    than an even share of it waiting."""
     queue_seconds: int = Field(default=86400, ge=1)
     """Seconds that a job may wait for a worker before it fails with ``queue_timeout``."""
     unserved_seconds: int = Field(default=6 * 3600, ge=1)

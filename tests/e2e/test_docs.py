@@ -77,6 +77,7 @@ class Desk:
             "localhost:8000": f"localhost:{self.service.port}",
             "127.0.0.1:8000": f"127.0.0.1:{self.service.port}",
             "path/to/wan": str(PIPELINE_FOLDER),
+            ', dtype=torch.bfloat16).to("cuda")': ")",  # a GPU's
             "kubectl exec deploy/video-gateway -- ": "",
             RECEIVER: self.receiver,
         }
