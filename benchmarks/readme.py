@@ -83,17 +83,17 @@ def blocks_section(result: Json) -> str:
 def parallel_section(result: Json) -> str:
     text = (
         f"Up to {result['gpus']} times {result['device']}, PyTorch {result['torch']}, one run. Full size, random\n"
-        "weights: a few blocks were run, and a step of all blocks and both guidance branches was computed from them. The\n"
-        "exchange of all layers was timed by itself. Peak memory is what a process takes beyond what it holds between\n"
-        "forwards."
+        "weights: a few blocks were run, and a step of all blocks and both guidance branches was computed from them.\n"
+        "The exchange of all layers was timed by itself. Peak memory is what a process takes beyond what it holds\n"
+        "between forwards."
     )
     dealt = "Heads that keep from half to one and a half times the mean, with as many for each rank and dealt by cost:"
     parts = [text, parallel_tables.table(result["rows"]), dealt, parallel_tables.balance_table(result["rows"])]
     if plan := parallel_plan.rows(result["rows"]):
         measured = "" if any("seconds" in row for row in plan) else ", **not measured**"
         planned = (
-            f"Estimates for four and eight GPUs{measured} (`benchmarks/models/parallel_plan.py`). They keep the part that\n"
-            "each of two GPUs did in full, divide the rest, and scale the exchange by the bytes that a rank sends."
+            f"Estimates for four and eight GPUs{measured} (`benchmarks/models/parallel_plan.py`). They keep the part\n"
+            "that each of two GPUs did in full, divide the rest, and scale the exchange by the bytes that a rank sends."
         )
         parts += [planned, parallel_tables.plan_table(plan)]
     return "\n\n".join(parts) + "\n"

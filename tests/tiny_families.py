@@ -457,7 +457,11 @@ MODULAR = {
         124,
         {},
         entry={"fps": 24, "fps_range": [24, 24], "guidance_range": [1, 1], "default_guidance": 1}
-        | {"negative_prompt": False, "audio": True, "tasks": [task for task in Task if task is not Task.video_continuation]},
+        | {
+            "negative_prompt": False,
+            "audio": True,
+            "tasks": [task for task in Task if task is not Task.video_continuation],
+        },
     ),
 }
 """Modular pipelines."""
