@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import forked
+from waiting import PATIENCE
 
 LINE = """
 from adaspa_jobs import logs
@@ -29,7 +30,7 @@ def in_a_terminal(tmp_path: Path, **settings: str) -> str:
     ours, theirs = pty.openpty()
     run = partial(exec, LINE, {})
     program = forked.Started(run, ["program"], os.environ | settings, tmp_path / "out", Path(os.ttyname(theirs)))
-    assert program.wait(forked.SECONDS) == 0
+    assert program.wait(PATIENCE) == 0
     os.close(theirs)
     text = os.read(ours, 10_000).decode()
     os.close(ours)
