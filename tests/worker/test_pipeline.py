@@ -91,9 +91,7 @@ def test_a_stop_in_mid_decode_comes_through_and_the_next_clip_is_right(
 
 def test_a_pipeline_without_an_engine_is_named(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "AllegroPipeline"}')
-    with pytest.raises(
-        ModelUnavailable, match=r"contains a AllegroPipeline, .*; allowed: CogVideoX.*, WanPipeline"
-    ):
+    with pytest.raises(ModelUnavailable, match=r"contains a AllegroPipeline, .*; allowed: CogVideoX.*, WanPipeline"):
         load(ModelSpec.model_validate(model_spec(tmp_path)), tmp_path)
 
 
