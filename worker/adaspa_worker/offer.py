@@ -258,17 +258,19 @@ def check_weights(spec: ModelSpec, pipeline: str) -> None:
         return
     if pipeline.endswith("ModularPipeline"):
         raise wrong(spec, "memory.quantization", f"a {pipeline} is loaded without; allowed: null")
-    if find_spec("torchao") is None:
-        why = "needs torchao, which is not installed (adaspa-serve[quantization])"
-        raise wrong(spec, "memory.quantization", f"{why}; without it allowed: null")
+    check_installed(spec, "memory.quantization", "torchao")
+
+
+def check_installed(spec: ModelSpec, field: str, package: str) -> None:
+    if find_spec(package) is None:
+        why = f"needs {package}, which is not installed (adaspa-serve[quantization])"
+        raise wrong(spec, field, f"{why}; without it allowed: null")
 
 
 def check_gguf(spec: ModelSpec, pipeline: str, folder: Path) -> None:
     if spec.memory.gguf is None:
         return
-    if find_spec("gguf") is None:
-        why = "needs gguf, which is not installed (adaspa-serve[quantization])"
-        raise wrong(spec, "memory.gguf", f"{why}; without it allowed: null")
+    check_installed(spec, "memory.gguf", "gguf")
     from adaspa_worker.engines.gguf_file import readable  # noqa: PLC0415  diffusers: seconds, which others go without
 
     transformer = FAMILIES[pipeline].transformer

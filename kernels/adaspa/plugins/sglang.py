@@ -98,20 +98,10 @@ class AdaSpaImpl(sglang_dense.DenseImpl):
         ValueError: of settings, naming the field and what is allowed.
     """
 
-    def __init__(
-        self,
-        num_heads: int,
-        head_size: int,
-        softmax_scale: float,
-        causal: bool = False,
-        num_kv_heads: int | None = None,
-        prefix: str = "",
-        **others: Any,
-    ) -> None:
-        super().__init__(num_heads, head_size, softmax_scale, causal, num_kv_heads, prefix, **others)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         self.settings = _settings(get_global_server_args().attention_backend_config or {})
-        self.layer, self.prefix = NamedLayer(prefix), prefix
-        self.scale, self.causal = softmax_scale, causal
+        self.layer = NamedLayer(self.prefix)
 
     @torch.compiler.disable
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_metadata: Any) -> torch.Tensor:

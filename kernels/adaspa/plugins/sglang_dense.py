@@ -40,6 +40,7 @@ class DenseImpl(AttentionImpl):
     ) -> None:
         default = resolve_name(current_platform.get_attn_backend_cls_str(None, head_size, get_compute_dtype()))
         self.server = f"sglang: {default.get_enum()}"
+        self.scale, self.causal, self.prefix = softmax_scale, causal, prefix
         self.dense = default.get_impl_cls()(
             num_heads=num_heads,
             head_size=head_size,

@@ -22,6 +22,7 @@ from adaspa_jobs.settings import PREFIX, Settings, SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 
 from adaspa_service.cli.serve import DataDir, Port
+from adaspa_service.cli.server import is_gateway
 from adaspa_service.cli.terminal import Exit, Json, console, print_json, print_table
 from adaspa_service.local.folder import LocalError, answers_ping, valkey_url
 from adaspa_service.local.supervisor import check_port
@@ -225,9 +226,9 @@ def listening(host: str, port: int) -> Finding:
 def answering(check: str, url: str, error: str) -> Finding:
     """Find out what answers at a port in use."""
     try:
-        ours = httpx.get(f"{url}/healthz", timeout=3).json() == {"status": "ok"}
+        ours = is_gateway(url, seconds=3.0)
         ready = ours and httpx.get(f"{url}/readyz", timeout=5).is_success
-    except (httpx.HTTPError, ValueError):
+    except httpx.HTTPError:
         ours = False
     if not ours:
         return Finding(check, State.broken, error, "use another port (--port, ADASPA_PORT)")

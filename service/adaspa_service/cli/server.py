@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import httpx
 import typer
 from adaspa_client import Client
 
@@ -30,3 +31,11 @@ def checked(server: str) -> str:
     if not server.startswith(("http://", "https://")):
         raise typer.BadParameter(f"{server!r} is not a URL; allowed: http://... or https://...", param_hint="--server")
     return server.rstrip("/")
+
+
+def is_gateway(url: str, seconds: float = 5.0) -> bool:
+    """Return whether a gateway answers at this address within some seconds."""
+    try:
+        return bool(httpx.get(f"{url}/healthz", timeout=seconds).json() == {"status": "ok"})
+    except (httpx.HTTPError, ValueError):
+        return False

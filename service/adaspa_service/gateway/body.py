@@ -112,8 +112,7 @@ async def read_body(
 
 def refused(name: str, kind: Kind, why: InputRefused) -> ApiError:
     """Return the error for an image or a video that cannot be used."""
-    code = f"{kind}_too_large" if why.too_large else f"invalid_{kind}"
-    return ApiError(why.status, code, f"{name}: {why}", name)
+    return ApiError(why.status, why.code(kind), f"{name}: {why}", name)
 
 
 async def incoming(request: Request, most: int, turn: Turn) -> AsyncGenerator[bytes, None]:

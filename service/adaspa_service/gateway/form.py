@@ -98,7 +98,7 @@ class FormParser(MultiPartParser):
         most = self._most_of_one[kind]
         if self._file_bytes > (most if self._current_part.file.filename else in_base64(most)):
             why = file_too_large(most)
-            raise ApiError(why.status, f"{kind}_too_large", f"{name}: {why}", name, {"Connection": "close"})
+            raise ApiError(why.status, why.code(kind), f"{name}: {why}", name, {"Connection": "close"})
         return super().on_part_data(data, start, end)
 
 

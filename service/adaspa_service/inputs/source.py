@@ -35,6 +35,10 @@ class InputRefused(Exception):
         super().__init__(message)
         self.status, self.too_large = status, too_large
 
+    def code(self, kind: Kind) -> str:
+        """Return the error code for a file of this kind."""
+        return f"{kind}_too_large" if self.too_large else f"invalid_{kind}"
+
 
 @dataclass(frozen=True)
 class Upload:
