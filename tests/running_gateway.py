@@ -1,8 +1,10 @@
 """A gateway on a real port, and a stand-in for the worker."""
 
+import base64
+import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import httpx
 import openai
 import uvicorn
 from adaspa_api.report import AttentionReport
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Job, Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
@@ -46,6 +49,18 @@ REPORT = AttentionReport(
     cache_bytes=1000,
     weights={"transformer": {"int8": 900, "bfloat16": 100, "float32": 9}, "vae": {"float32": 50}},
 )
+
+
+def demo_catalog(path: Path, models: Mapping[str, dict[str, Any]]) -> Path:
+    """Write a catalog of the demo model by other names, each with fields of its own."""
+    demo = next(iter(Catalog.load(None).models.values())).model_dump(mode="json")
+    path.write_text(json.dumps([demo | own | {"id": name} for name, own in models.items()]))
+    return path
+
+
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    """A file as clients write it into JSON."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 @dataclass

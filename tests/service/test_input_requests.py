@@ -1,7 +1,6 @@
 """Images in requests: as each kind of client sends them, what becomes of them, and how bad ones are refused."""
 
 import asyncio
-import base64
 import json
 import socket
 import time
@@ -19,7 +18,6 @@ import redis
 from adaspa_api.words import Fit, Role
 from adaspa_client import AsyncClient, Client, Video
 from adaspa_command import adaspa
-from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import InputsLate
 from adaspa_service.errors import ApiError
@@ -33,7 +31,7 @@ from drawn import MOVING, assert_corners, claims, picture
 from http_server import answering
 from PIL import Image
 from refusals import check_refused
-from running_gateway import Service, serving
+from running_gateway import Service, data_uri, demo_catalog, serving
 from waiting import PATIENCE, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
@@ -46,20 +44,14 @@ MODELS = {
 WIDE = picture(200, 104)
 
 
-def data_uri(content: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 @pytest.fixture(scope="module")
 def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One gateway with models of several tasks; images may come from this machine, under one name."""
     folder = tmp_path_factory.mktemp("gateway")
-    demo = next(iter(Catalog.load(None).models.values())).model_dump(mode="json")
-    (folder / "catalog.json").write_text(json.dumps([demo | own | {"id": name} for name, own in MODELS.items()]))
     settings = Settings(
         redis_url=f"unix://{valkey_socket}?db=0",
         storage_url=str(folder / "objects"),
-        catalog=folder / "catalog.json",
+        catalog=demo_catalog(folder / "catalog.json", MODELS),
         image_bytes=LIMIT,
         image_pixels=1_000_000,
         image_networks="127.0.0.1/32",

@@ -1,10 +1,9 @@
 """A video in a request, which the one that is made goes on from: how it is taken, what is kept, what is refused."""
 
-import base64
 import json
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ import pytest
 import redis
 from adaspa_client import Client
 from adaspa_command import adaspa
-from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from drawn import assert_corners, picture
 from filmed import filmed, frames_in, number_of
 from http_server import answering
 from PIL import Image
 from refusals import check_refused
-from running_gateway import Service, serving
+from running_gateway import Service, data_uri, demo_catalog, serving
 from waiting import until
 
 LIMIT = 300_000
@@ -37,26 +35,23 @@ MODELS = {
 }
 
 
+video_uri = partial(data_uri, kind="video/mp4")
+
+
 @cache
 def wide() -> bytes:
     """A video of 40 frames, 8 a second."""
     return filmed()
 
 
-def data_uri(content: bytes, kind: str = "video/mp4") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 @pytest.fixture(scope="module")
 def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One gateway with a model that goes on from a video, and one that does not."""
     folder = tmp_path_factory.mktemp("gateway")
-    demo = next(iter(Catalog.load(None).models.values())).model_dump(mode="json")
-    (folder / "catalog.json").write_text(json.dumps([demo | own | {"id": name} for name, own in MODELS.items()]))
     settings = Settings(
         redis_url=f"unix://{valkey_socket}?db=0",
         storage_url=str(folder / "objects"),
-        catalog=folder / "catalog.json",
+        catalog=demo_catalog(folder / "catalog.json", MODELS),
         video_bytes=LIMIT,
         video_pixels=100_000,
         video_frames=200,
@@ -110,7 +105,7 @@ def kept(service: Service, video: dict[str, Any]) -> list[Image.Image]:
 
 @pytest.mark.parametrize("way", ["file", "form text", "json", "url", "conditions"])
 def test_a_video_is_taken_as_each_client_sends_it(service: Service, videos: str, way: str) -> None:
-    uri = data_uri(wide())
+    uri = video_uri(wide())
     fields: dict[str, Any] = {
         "json": {"start_video": uri},
         "url": {"start_video": f"{videos}/good"},
@@ -134,7 +129,7 @@ def test_client_and_command_send_a_file(service: Service, tmp_path: Path) -> Non
     path = tmp_path / "before.mp4"
     path.write_bytes(wide())
     with Client(service.url) as client:
-        for given in (str(path), data_uri(wide())):
+        for given in (str(path), video_uri(wide())):
             assert client.create("a red circle", start_video=given, fps=FPS).task == "video_continuation"
     asked = ("generate", "a red circle", "--fps", str(FPS), "--detach", "--json", "--server", service.url)
     made = adaspa(*asked, "--start-video", str(path))
@@ -153,20 +148,20 @@ def test_client_and_command_send_a_file(service: Service, tmp_path: Path) -> Non
     ids=lambda how: "-".join([how["kind"], how.get("codec", "libx264")]),
 )
 def test_the_last_frames_of_each_kind_of_file_are_kept(service: Service, how: dict[str, Any]) -> None:
-    frames = kept(service, post(service, start_video=data_uri(filmed(30, **how))).json())
+    frames = kept(service, post(service, start_video=video_uri(filmed(30, **how))).json())
     assert [number_of(frame) for frame in frames] == list(range(30 - TAKEN, 30))
 
 
 def test_frames_are_taken_at_the_asked_rate(service: Service) -> None:
-    faster = kept(service, post(service, start_video=data_uri(filmed(34, 2 * FPS))).json())
+    faster = kept(service, post(service, start_video=video_uri(filmed(34, 2 * FPS))).json())
     assert [number_of(frame) for frame in faster] == list(range(1, 34, 2))
-    like = kept(service, post(service, start_video=data_uri(filmed(20, Fraction(FPS * 1000, 1001)))).json())
+    like = kept(service, post(service, start_video=video_uri(filmed(20, Fraction(FPS * 1000, 1001)))).json())
     assert [number_of(frame) for frame in like] == list(range(3, 20))
 
 
 def test_a_video_is_turned_and_fitted(service: Service) -> None:
     """As phones hold them: on their side, with a mark of how to turn them."""
-    asked = {"start_video": data_uri(filmed(20, turned=-90))}
+    asked = {"start_video": video_uri(filmed(20, turned=-90))}
     upright = post(service, **asked).json()
     assert upright["size"] == "64x128"
     assert_corners(kept(service, upright)[0].rotate(90, expand=True))
@@ -175,13 +170,13 @@ def test_a_video_is_turned_and_fitted(service: Service) -> None:
 
 
 def test_a_video_is_shared_and_goes_with_the_last_job(service: Service) -> None:
-    batch = post(service, start_video=data_uri(wide()), n=2).json()["data"]
+    batch = post(service, start_video=video_uri(wide()), n=2).json()["data"]
     remixed = service.http.post(f"/videos/{batch[0]['id']}/remix", json={"prompt": "a blue circle"}).json()
     assert remixed["task"] == "video_continuation" and remixed["inputs"][0]["sha256"] == batch[0]["inputs"][0]["sha256"]
     link = service.http.get(f"/videos/{remixed['id']}/link", params={"variant": "start_video"}).json()["url"]
     assert httpx.get(link).headers["content-type"] == "video/webm"
     assert len(service.parts.storage.keys("inputs/")) == 1
-    again = post(service, start_video=data_uri(httpx.get(link).content)).json()
+    again = post(service, start_video=video_uri(httpx.get(link).content)).json()
     assert again["inputs"][0]["sha256"] == batch[0]["inputs"][0]["sha256"], "what was kept can be sent again"
     for video in (*batch, remixed, again):
         service.http.delete(f"/videos/{video['id']}")
@@ -189,50 +184,50 @@ def test_a_video_is_shared_and_goes_with_the_last_job(service: Service) -> None:
 
 
 BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
-    "no video": (lambda: {"start_video": data_uri(b"a red circle")}, "is not a video; allowed: an MP4"),
+    "no video": (lambda: {"start_video": video_uri(b"a red circle")}, "is not a video; allowed: an MP4"),
     "empty": (lambda: {"start_video": "data:video/mp4;base64,"}, "is empty"),
-    "cut off": (lambda: {"start_video": data_uri(wide()[: len(wide()) // 2])}, "damaged or incomplete"),
+    "cut off": (lambda: {"start_video": video_uri(wide()[: len(wide()) // 2])}, "damaged or incomplete"),
     "cut off behind its index": (
-        lambda: {"start_video": data_uri(filmed(options={"movflags": "+faststart"})[:-2000])},
+        lambda: {"start_video": video_uri(filmed(options={"movflags": "+faststart"})[:-2000])},
         "damaged or incomplete",
     ),
     "cut off in WebM": (
-        lambda: {"start_video": data_uri(filmed(kind="webm", codec="libvpx-vp9")[:3000])},
+        lambda: {"start_video": video_uri(filmed(kind="webm", codec="libvpx-vp9")[:3000])},
         "damaged or incomplete",
     ),
-    "an image": (lambda: {"start_video": data_uri(picture())}, "is not a video; allowed: an MP4"),
-    "an image by its type": (lambda: {"start_video": data_uri(picture(), "image/png")}, "is 'image/png'"),
-    "a playlist": (lambda: {"start_video": data_uri(b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")}, "is not a video"),
-    "another codec": (lambda: {"start_video": data_uri(filmed(codec="mpeg4"))}, "is in mpeg4; allowed: an MP4"),
+    "an image": (lambda: {"start_video": video_uri(picture())}, "is not a video; allowed: an MP4"),
+    "an image by its type": (lambda: {"start_video": data_uri(picture())}, "is 'image/png'"),
+    "a playlist": (lambda: {"start_video": video_uri(b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")}, "is not a video"),
+    "another codec": (lambda: {"start_video": video_uri(filmed(codec="mpeg4"))}, "is in mpeg4; allowed: an MP4"),
     "too short": (
-        lambda: {"start_video": data_uri(filmed(TAKEN - 1))},
+        lambda: {"start_video": video_uri(filmed(TAKEN - 1))},
         "has 16 frames at 8 a second; allowed: 17 and more",
     ),
-    "too slow": (lambda: {"start_video": data_uri(filmed(40, 4))}, "has fewer than 8 frames a second"),
+    "too slow": (lambda: {"start_video": video_uri(filmed(40, 4))}, "has fewer than 8 frames a second"),
     "too long": (
-        lambda: {"start_video": data_uri(filmed(210, size=(64, 64)))},
+        lambda: {"start_video": video_uri(filmed(210, size=(64, 64)))},
         "has over 200 frames; allowed: up to 200",
     ),
-    "too many pixels": (lambda: {"start_video": data_uri(filmed(20, size=(400, 300)))}, "is 400x300, 120000 pixels"),
+    "too many pixels": (lambda: {"start_video": video_uri(filmed(20, size=(400, 300)))}, "is 400x300, 120000 pixels"),
     "a large file": (
-        lambda: {"start_video": data_uri(bytes(LIMIT + 1))},
+        lambda: {"start_video": video_uri(bytes(LIMIT + 1))},
         f"is too large; allowed: up to {LIMIT} bytes",
     ),
     "a path": (lambda: {"start_video": "/etc/passwd"}, "an http or https URL"),
     "twice": (
-        lambda: {"start_video": data_uri(wide()), "conditions": [{"role": "first", "kind": "video", "url": "x"}]},
+        lambda: {"start_video": video_uri(wide()), "conditions": [{"role": "first", "kind": "video", "url": "x"}]},
         "more than once",
     ),
     "beside an image": (
-        lambda: {"start_video": data_uri(wide()), "input_reference": data_uri(picture(), "image/png")},
+        lambda: {"start_video": video_uri(wide()), "input_reference": data_uri(picture())},
         "model goes-on does not support this combination of inputs; it supports: text_to_video, image_to_video",
     ),
     "a whole clip": (
-        lambda: {"start_video": data_uri(wide()), "num_frames": 17},
+        lambda: {"start_video": video_uri(wide()), "num_frames": 17},
         "its last 17 frames begin the clip, which has 17",
     ),
     "a model of texts": (
-        lambda: {"start_video": data_uri(wide()), "model": "text"},
+        lambda: {"start_video": video_uri(wide()), "model": "text"},
         "does not take this video; it supports: text_to_video",
     ),
 }
@@ -253,5 +248,5 @@ def test_what_a_refused_video_is_called(service: Service, videos: str) -> None:
     assert (large.status_code, large.json()["error"]["code"]) == (413, "video_too_large")
     page = post(service, start_video=f"{videos}/page").json()["error"]
     assert page["code"] == "invalid_video" and "content is 'text/html'" in page["message"]
-    image = post(service, input_reference=data_uri(wide(), "video/mp4")).json()["error"]
+    image = post(service, input_reference=video_uri(wide())).json()["error"]
     assert (image["code"], image["param"]) == ("invalid_image", "input_reference")
