@@ -171,4 +171,8 @@ def test_the_shell_completes_commands_and_ids_of_jobs(service: Service) -> None:
 
     assert "generate" in complete("adaspa ")
     assert video_id in complete("adaspa show ")
-    assert adaspa("--show-completion", "bash").returncode == 0
+    script = '"$0" --show-completion; exit $?'  # the shell is the process that starts it, so it must not become it
+    shown = subprocess.run(
+        ["bash", "-c", script, ADASPA], check=False, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert "complete -o default -F _adaspa_completion adaspa" in shown.stdout, shown.stderr
