@@ -11,7 +11,6 @@ them by cost is worth. Behind the rows stands what one and two GPUs let expect o
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +29,7 @@ PATIENCE = timedelta(hours=1)
 """How long ranks that have no part in a group wait for the next one, which they have a part in."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Machine:
     """The processes of one machine, one for each GPU, and where they meet."""
 
@@ -38,28 +37,31 @@ class Machine:
     world: int
     store: Any
     device: torch.device
+    _groups: int = 0
 
     def sizes(self) -> list[int]:
         """How many GPUs a video is made on: powers of two, and all."""
         powers = (2**power for power in range(1, self.world.bit_length()))
         return sorted({size for size in powers if size <= self.world} | {self.world} - {1})
 
-    @contextmanager
-    def group(self, name: str, size: int) -> Iterator[None]:
-        """Within the block, the first so many processes are all that there are."""
-        on_gpu = self.device.type == "cuda"
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            store=dist.PrefixStore(name, self.store),
-            rank=self.rank,
-            world_size=size,
-            timeout=PATIENCE,
-            device_id=self.device if on_gpu else None,
-        )
-        try:
-            yield
-        finally:
+    def gather(self, size: int) -> bool:
+        """Make the first so many processes all that there are. All call it; whether this one is among them."""
+        if dist.is_initialized():
+            if dist.get_world_size() == size:
+                return True
             dist.destroy_process_group()
+        self._groups += 1
+        if self.rank < size:
+            on_gpu = self.device.type == "cuda"
+            dist.init_process_group(
+                "nccl" if on_gpu else "gloo",
+                store=dist.PrefixStore(str(self._groups), self.store),
+                rank=self.rank,
+                world_size=size,
+                timeout=PATIENCE,
+                device_id=self.device if on_gpu else None,
+            )
+        return self.rank < size
 
 
 def rows(part: Part, machine: Machine) -> Iterator[Row]:
@@ -67,20 +69,18 @@ def rows(part: Part, machine: Machine) -> Iterator[Row]:
     bench = Bench(part, machine.device)
     built, of = part.blocks
     yield {"model": bench.model.name, "step": "blocks", "blocks": built, "of": of, "calls": part.model.calls}
-    with machine.group(f"{part.model.name}/1", machine.world):  # as many GPUs are busy as later
-        yield from bench.walk("one")
+    machine.gather(machine.world)  # as many GPUs are busy as later
+    yield from bench.walk("one")
     for size in machine.sizes():
-        if machine.rank >= size:
-            continue
-        with machine.group(f"{part.model.name}/{size}", size):
+        if machine.gather(size):
             for mode in part.modes if size % 2 == 0 else ("ulysses",):
                 yield from bench.walk(mode)
             yield bench.exchange()
             yield from bench.skewed()
 
 
-def measure(machine: Machine, parts: list[Part], output: Path) -> None:
-    """Measure all rows; the first process writes them, and behind the last one the plan."""
+def measure(machine: Machine, parts: list[Part], output: Path, rows: Callable[[Part, Machine], Iterator[Row]]) -> Row:
+    """All rows of the models; the first process writes them as they come."""
     quick = machine.device.type == "cpu"
     result: Row = {**ran_on(quick=quick), "gpus": machine.world, "rows": []}
     keep: Callable[[Row], None] = (lambda row: add(result, row, output)) if machine.rank == 0 else (lambda _: None)
@@ -90,26 +90,38 @@ def measure(machine: Machine, parts: list[Part], output: Path) -> None:
                 keep(row)
             if not quick:
                 torch.cuda.empty_cache()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return result
+
+
+def measure_and_plan(machine: Machine, parts: list[Part], output: Path) -> None:
+    """Measure all rows; the first process writes them, and behind the last one the plan."""
+    result = measure(machine, parts, output, rows)
     if machine.rank == 0:
         result["plan"] = parallel_plan.rows(result["rows"])
         write(result, output)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.parallel", description=__doc__.splitlines()[0])
+def begin(module: str, about: str, models: list[str]) -> tuple[Machine, list[Part], Path]:
+    """What the command line says, and this process among those that torchrun started.
+
+    Args:
+        models: by default.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    parser.add_argument("--models", nargs="+", choices=list(PARTS), default=list(PARTS), help="all by default")
+    parser.add_argument("--models", nargs="+", choices=list(PARTS), default=models, help=f"by default {models}")
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if "LOCAL_RANK" not in os.environ:
         parser.error("torchrun must start it, a process for each GPU")
-    local = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cpu") if arguments.quick else torch.device("cuda", local)
+    device = torch.device("cpu") if arguments.quick else torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if not arguments.quick:
         torch.cuda.set_device(device)
     store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
-    measure(Machine(rank, world, store, device), [PARTS[name] for name in arguments.models], arguments.output)
+    return Machine(rank, world, store, device), [PARTS[name] for name in arguments.models], arguments.output
 
 
 if __name__ == "__main__":
-    main()
+    measure_and_plan(*begin("benchmarks.models.parallel", __doc__, list(PARTS)))

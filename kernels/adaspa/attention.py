@@ -1,5 +1,6 @@
 """The functional core: self-attention of one layer in one denoising step."""
 
+from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ def attention(
     sequences = q.shape[0] * heads.total(q.shape[1])
     site = _Site(state, state.key(layer, sample), geometry, sequences, scale, grid, heads)
     action = state.action(layer, sample)
-    with backends.counted(state.record.ledger.kernels[action.kind]):
+    with backends.counted(state.record.ledger.kernels[action.kind] if heads.is_first else Counter()):
         return _act(action, q, k, v, site)
 
 
@@ -132,7 +133,8 @@ class _Site(NamedTuple):
 
     def ran(self, kind: StepKind, cost: float) -> None:
         """Account for what runs here now, by its cost in dense calls but for its sparse part."""
-        self.state.ran(self.key, kind, self.pairs, cost)
+        if self.heads.is_first:
+            self.state.ran(self.key, kind, self.pairs, cost)
 
     @property
     def scoring(self) -> float:
@@ -143,6 +145,12 @@ class _Site(NamedTuple):
     def lse(self) -> torch.Tensor | None:
         """LSE that an earlier step left."""
         return self.state.cache.lse(self.key)
+
+    def fetch(self) -> BlockIndex:
+        """The lists of the pattern in use."""
+        index = self.state.cache.index(self.key)
+        assert index is not None, "the action was chosen because there is an index"
+        return index
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -203,11 +211,11 @@ def _select(
 
 
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind: StepKind) -> torch.Tensor:
-    index = site.state.cache.index(site.key)
-    assert index is not None, "the action was chosen because there is an index"
+    index = site.heads.lists(site.fetch)
     out, _ = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
     pattern = site.state.pattern(site.key)
-    pattern.used(kind, site.pairs)
+    if site.heads.is_first:
+        pattern.used(kind, site.pairs)
     if site.state.plan.measure_recall:
         pattern.measured.append(site.heads.gather(_recall_now(q, k, v, index, site.scale)))
     return out

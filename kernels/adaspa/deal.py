@@ -43,6 +43,14 @@ class Deal:
         """The heads hand by hand."""
         return [head for hand in self.hands for head in hand]
 
+    def split(self, parts: int) -> list[tuple[tuple[int, ...], ...]]:
+        """The hands in so many parts, or in fewer where a hand has fewer heads: each part has heads of every hand."""
+        parts = min(parts, *(len(hand) for hand in self.hands))
+        pieces = [
+            [hand[len(hand) * n // parts : len(hand) * (n + 1) // parts] for hand in self.hands] for n in range(parts)
+        ]
+        return [tuple(piece) for piece in pieces]
+
     def imbalance(self, costs: Sequence[float]) -> float:
         """The cost of the dearest hand, in means over all hands: 1.0 where no rank waits."""
         return max(_cost(costs, hand) for hand in self.hands) * len(self.hands) / sum(costs)

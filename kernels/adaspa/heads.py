@@ -1,12 +1,20 @@
 """The heads of a layer's attention: one process has all of them, unless ranks share a sequence."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
+from adaspa.index import BlockIndex
+
 
 class Heads(Protocol):
     """Which heads of the layer this process attends with, and what the others found for theirs."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether a call is entered into the record with these: not with further parts of a process's heads."""
+        ...
 
     def total(self, own: int) -> int:
         """The heads of the layer, of which this process has ``own``."""
@@ -24,9 +32,15 @@ class Heads(Protocol):
         """Whether it is true in any process."""
         ...
 
+    def lists(self, fetch: Callable[[], BlockIndex]) -> BlockIndex:
+        """The lists of these heads, of what ``fetch`` returns for all that the process has."""
+        ...
+
 
 class AllHeads:
     """All heads in one process."""
+
+    is_first = True
 
     def total(self, own: int) -> int:
         return own
@@ -39,6 +53,9 @@ class AllHeads:
 
     def any(self, value: bool) -> bool:
         return value
+
+    def lists(self, fetch: Callable[[], BlockIndex]) -> BlockIndex:
+        return fetch()
 
 
 ALL_HEADS = AllHeads()

@@ -20,9 +20,10 @@ FAMILIES = [*TINY, "minimax-h3", "chronoedit", "consisid", "ltx-condition"]
 def program(result, *options):
     paths = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
     line = [sys.executable, str(HERE / "parallel_run.py"), str(result), *options]
-    ended = subprocess.run(
-        line, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    environment = {**os.environ, "PYTHONPATH": paths}
+    if "cuda" not in options:  # forked ranks may not touch a GPU, so they see none
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    ended = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 0, ended.stderr[-4000:]
     return json.loads(result.read_text())
 
@@ -62,18 +63,21 @@ def test_four_ranks_share_one_sequence(found):
     made = found["four"]["dealt"]
     assert (made["sparse"], made["figures"], made["ranks"]) == (0, True, 4)
     assert made["dealt"] < made["even"], "six heads, of which two ranks have one only"
-    assert found["four"]["joint"] == {"sparse": 0, "figures": True, "ranks": 4}
 
 
-def test_the_benchmark_measures_two_and_four_beside_one_and_tells_how_far_off_the_plan_was(found):
+@pytest.mark.parametrize("model", ["dealt", "joint"])
+def test_heads_attended_with_in_parts_give_the_same_video_and_report(found, model):
+    made = found["two"]["in parts"][model]
+    assert (made["sparse"], made["figures"], made["ranks"]) == (0, True, 2)
+
+
+def test_the_benchmark_measures_two_beside_one_and_says_what_to_expect_of_more(found):
     result = found["benchmark"]
-    measured = {(row["mode"], row["gpus"]) for row in result["rows"] if row["step"] == "sparse"}
-    assert measured == {("one", 1), *((mode, gpus) for mode in ("ulysses", "guidance") for gpus in (2, 4))}
+    measured = [(row["mode"], row["gpus"]) for row in result["rows"] if row["step"] == "sparse"]
+    assert measured == [("one", 1), ("guidance", 2), ("ulysses", 2)]
     assert all(row["difference"] < 0.01 for row in result["rows"] if row.get("difference") is not None)
-    assert [row["gpus"] for row in result["rows"] if row["step"] == "sparse, skewed"] == [2, 2, 4, 4]
-    four = [row for row in result["plan"] if row["gpus"] == 4]
-    assert len(four) == 2 * 5 and all({"seconds_error", "exchange_share", "peak_bytes"} <= row.keys() for row in four)
-    assert all("seconds" not in row for row in result["plan"] if row["gpus"] == 8)
+    assert [row["heads"] for row in result["rows"] if row["step"] == "sparse, skewed"] == ["even", "dealt"]
+    assert {row["gpus"] for row in result["plan"]} == {4, 8}
 
 
 def test_what_cannot_be_parallel_is_refused_in_one_line(found):
@@ -118,4 +122,5 @@ def test_two_gpus_make_the_video_of_one(tmp_path):
     for family in set(TINY) & set(made):
         assert (made[family]["sparse"], made[family]["figures"]) == (0, True), family
     assert made["plain"] == {name: {"full": 0, "removed": 0} for name in ("wan", "hunyuan-video")}
-    assert all(part["sparse"] == 0 and part["figures"] for part in (*made["dealt"].values(), *made["by diffusers"]))
+    parts = *made["dealt"].values(), *made["in parts"].values(), *made["by diffusers"]
+    assert all(part["sparse"] == 0 and part["figures"] for part in parts)

@@ -305,16 +305,16 @@ def make_pipeline(family):
 
 def generate(pipe, family="wan", *, guidance=3.0, prompts=1, seed=1, steps=STEPS, **kwargs):
     """Latents for random prompts, whose texts differ in length where the family masks the padding."""
-    tiny = TINY[family]
+    tiny, device = TINY[family], pipe.transformer.device
     generator = torch.Generator().manual_seed(seed)
     arguments = {**tiny.call}
     for sign, first_length in (("", TEXT - 1), ("negative_", 3)):
         for name, shape in tiny.inputs.items():
             embeddings = torch.randn(prompts, *shape, generator=generator)
-            arguments[sign + name] = embeddings.to(pipe.transformer.device, pipe.transformer.dtype)
+            arguments[sign + name] = embeddings.to(device, pipe.transformer.dtype)
             if name in tiny.masks:
                 lengths = first_length - torch.arange(prompts).unsqueeze(1)
-                arguments[sign + tiny.masks[name]] = (torch.arange(shape[0]) < lengths).long()
+                arguments[sign + tiny.masks[name]] = (torch.arange(shape[0]) < lengths).long().to(device)
     if family == "hunyuan-video":
         arguments["true_cfg_scale"] = guidance
     elif family != "hunyuan-video-1.5":
