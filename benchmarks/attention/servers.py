@@ -4,8 +4,8 @@ One layer's attention over the 50 steps of a request, at the shapes of MiniMax-H
 selection included; and SubBlock, which chooses anew in every sparse step, at the same density and with the same dense
 steps before. Each step is timed by itself, a request of each in turns; milliseconds are medians over the rounds.
 
-SubBlock is our policy of that name and our kernel under its blocks of 64 x 64. SGLang's own are other programs:
-``router_ms`` and ``kernel_ms`` stand apart, so that theirs, measured elsewhere, can be put in their places.
+SubBlock runs as SGLang's own router and kernel where they are installed (``sglang_parts``), else as our policy of that
+name and our kernel under its blocks of 64 x 64. ``sub_block_by`` says which; router and kernel are timed apart.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from adaspa.selection import Geometry, Search, TopK
 from adaspa.selection.sub_block import SubBlock
 from adaspa.self_check import Shape, Tensors, random_qkv
 
+from benchmarks.attention import sglang_parts
+from benchmarks.attention.sglang_parts import Parts
 from benchmarks.results import add, ran_on
 
 SHAPES = (
@@ -67,21 +69,37 @@ def ours(qkv: Tensors, sparsity: float, times: Times) -> None:
     state.drop()
 
 
-def theirs(qkv: Tensors, sparsity: float, times: Times) -> None:
-    """Time SubBlock's choice, and the kernel under it."""
-    q, k, _ = qkv
-    geometry = Geometry(q.shape[2], BLOCK, BLOCK)
+def ours_of_theirs(sparsity: float) -> Parts:
+    """SubBlock as our policy and our kernel, where SGLang's parts are not installed."""
 
-    def route() -> BlockIndex:
-        search = Search(q, k, torch.empty(0), geometry)
+    def route(q: torch.Tensor, k: torch.Tensor) -> BlockIndex:
+        search = Search(q, k, torch.empty(0), Geometry(q.shape[2], BLOCK, BLOCK))
         scores = SubBlock(sparsity).scores(search).contiguous()
         return TopK(sparsity, head_adaptive=False).choose(search._replace(block_mass=scores)).index
 
-    index = timed(route, q.device.type, times["router"])
-    timed(lambda: ops.block_sparse_attention(*qkv, index), q.device.type, times["kernel"])
+    return Parts("AdaSpa", lambda tensor: tensor, route, ops.block_sparse_attention, BlockIndex.density)
 
 
-def row(shape: Shape, sparsity: float, times: Times) -> dict[str, Any]:
+def theirs(qkv: Tensors, parts: Parts, times: Times) -> float:
+    """Time SubBlock's choice, and the kernel under it; the density it kept."""
+    q, k, v = qkv
+    plan = timed(lambda: parts.route(q, k), q.device.type, times["router"])
+    timed(lambda: parts.attend(q, k, v, plan), q.device.type, times["kernel"])
+    return parts.density(plan)
+
+
+def sub_block(sparsity: float, device: str) -> Parts:
+    """SubBlock's parts: SGLang's where they can run."""
+    if device == "cpu":
+        return ours_of_theirs(sparsity)
+    try:
+        return sglang_parts.load(sparsity)
+    except ImportError as error:
+        print(f"SubBlock by our own code: {error}", flush=True)
+        return ours_of_theirs(sparsity)
+
+
+def row(shape: Shape, sparsity: float, times: Times, parts: Parts, density: float) -> dict[str, Any]:
     """The figures of a shape: over the steps that are not dense, and over all."""
     ms = {name: median(found) for name, found in times.items()}
     counts = {name: len(found) for name, found in times.items()}
@@ -89,7 +107,7 @@ def row(shape: Shape, sparsity: float, times: Times) -> dict[str, Any]:
     steps = {kind: counts[kind] // rounds for kind in ("dense", "search", "sparse")}
     search = sum(times["search"]) / rounds  # the first and the later ones are of two kinds, of which there is no median
     sparse = steps["sparse"] * ms["sparse"]
-    sub_block = (steps["search"] + steps["sparse"]) * (ms["router"] + ms["kernel"])
+    routed = (steps["search"] + steps["sparse"]) * (ms["router"] + ms["kernel"])
     dense = steps["dense"] * ms["dense"]
     return {
         "shape": shape.name,
@@ -98,12 +116,14 @@ def row(shape: Shape, sparsity: float, times: Times) -> dict[str, Any]:
         "dense_ms": round(ms["dense"], 3),
         "search_ms": round(search, 3),
         "sparse_ms": round(ms["sparse"], 3),
+        "sub_block_by": parts.name,
+        "sub_block_density": round(density, 4),
         "router_ms": round(ms["router"], 3),
         "kernel_ms": round(ms["kernel"], 3),
         "all_dense_s": round(STEPS * ms["dense"] / 1e3, 3),
         "ours_s": round((dense + search + sparse) / 1e3, 3),
-        "sub_block_s": round((dense + sub_block) / 1e3, 3),
-        "ratio_without_dense_steps": round((search + sparse) / sub_block, 3),
+        "sub_block_s": round((dense + routed) / 1e3, 3),
+        "ratio_without_dense_steps": round((search + sparse) / routed, 3),
     }
 
 
@@ -117,13 +137,16 @@ def main() -> None:
     result: dict[str, Any] = {**ran_on(quick=arguments.quick), "rows": []}
     for shape in (QUICK,) if arguments.quick else SHAPES:
         qkv = small_qkv(shape) if arguments.quick else random_qkv(shape, torch.bfloat16)
+        parts = sub_block(arguments.sparsity, qkv[0].device.type)
+        q, k, v = qkv
+        laid_out = parts.layout(q), parts.layout(k), parts.layout(v)
         ours(qkv, arguments.sparsity, defaultdict(list))  # the first calls compile
-        theirs(qkv, arguments.sparsity, defaultdict(list))
+        density = theirs(laid_out, parts, defaultdict(list))
         times: Times = defaultdict(list)
         for _ in range(arguments.rounds):
             ours(qkv, arguments.sparsity, times)
-            theirs(qkv, arguments.sparsity, times)
-        add(result, row(shape, arguments.sparsity, times), arguments.output)
+            theirs(laid_out, parts, times)
+        add(result, row(shape, arguments.sparsity, times, parts, density), arguments.output)
 
 
 if __name__ == "__main__":
