@@ -37,6 +37,11 @@ def claimed(store: JobStore, job: Job) -> Lease:
     return lease
 
 
+def lose_lease(store: JobStore, job_id: str) -> None:
+    """Let the lease of a running job run out now."""
+    store.client.zadd("adaspa:leases", {job_id: 0}, xx=True)
+
+
 def record(store: JobStore, job_id: str) -> Job:
     """A job that is there."""
     job = store.get(job_id)

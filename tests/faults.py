@@ -34,12 +34,26 @@ TIMES = ("leases", "expiry", "purge", "leavings", "served_until", "arrivals:*", 
 """Keys of the store whose members have a time."""
 
 
-def set_clock_on(client: redis.Redis, seconds: float) -> None:
-    """What Redis finds when its clock was set ahead, or back: every moment that it noted is so much earlier."""
+def let_time_pass(client: redis.Redis, seconds: float) -> None:
+    """Make every moment that the store noted this much earlier, as if janitors had looked all that time."""
     for pattern in TIMES:
         for key in client.scan_iter(f"adaspa:{pattern}"):
             for member, score in client.zrange(key, 0, -1, withscores=True):  # type: ignore[union-attr]
                 client.zadd(key, {member: score - seconds * 1000})
+    for queue, moment in client.hgetall("adaspa:served_at").items():  # type: ignore[union-attr]
+        client.hset("adaspa:served_at", queue, int(moment) - round(seconds * 1000))  # type: ignore[arg-type]
+
+
+def let_grace_pass(client: redis.Redis, key_id: str, seconds: float) -> None:
+    """Make the earlier secrets of an API key end this much earlier."""
+    secrets = [secret.split(b":") for secret in client.hget(f"adaspa:key:{key_id}", "previous").split()]  # type: ignore[union-attr]
+    sooner = [f"{digest.decode()}:{int(end) - round(seconds * 1000)}" for digest, end in secrets]
+    client.hset(f"adaspa:key:{key_id}", "previous", " ".join(sooner))
+
+
+def set_clock_on(client: redis.Redis, seconds: float) -> None:
+    """What Redis finds when its clock was set ahead, or back: every moment that it noted is so much earlier."""
+    let_time_pass(client, seconds)
     if looked := client.get("adaspa:swept_at"):
         client.set("adaspa:swept_at", int(looked) - round(seconds * 1000))  # type: ignore[arg-type]
 

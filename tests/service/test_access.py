@@ -15,6 +15,7 @@ from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.keys import ApiKey, Scope
 from adaspa_service.gateway import events
+from faults import let_grace_pass
 from plain_proxy import plain_proxy
 from pydantic import SecretStr
 from running_gateway import Service, serving
@@ -197,10 +198,11 @@ def test_a_revoked_an_expired_and_a_rotated_key_end_at_once_in_every_gateway(
         video_id = rotated.completed()
         assert service.parts.keys.revoke(one.key.id) and not second.parts.keys.revoke(one.key.id)
         assert status(one) == {401}
-        fresh = Client(service, second.parts.keys.rotate(rotated.key.id, grace_seconds=3) or "")
+        fresh = Client(service, second.parts.keys.rotate(rotated.key.id, grace_seconds=3600) or "")
         assert status(rotated) == status(fresh) == {200}, "for the time of grace"
-        time.sleep(3.1)
-        assert (status(short), status(rotated), status(fresh)) == ({401}, {401}, {200})
+        let_grace_pass(service.store.client, rotated.key.id, 3601)
+        until(lambda: status(short) == {401}, "a second has passed")
+        assert (status(rotated), status(fresh)) == ({401}, {200})
         assert fresh.http.get(f"/videos/{video_id}").status_code == 200, "it is the same owner"
         assert service.parts.keys.rotate("0" * 12, 0) is None
 
@@ -273,7 +275,9 @@ def test_a_minutes_requests_may_come_at_once_and_no_more(service: Service, clien
     refused = [answer for answer in answers if answer.status_code == 429]
     assert 10 - meanwhile <= len(refused) <= 10, "one comes back every two seconds"
     assert {answer.json()["error"]["code"] for answer in refused} == {"rate_limit_exceeded"}
-    wait = int(one.http.get("/models/demo").headers["retry-after"])
+    while (last := one.http.get("/models/demo")).status_code == 200:
+        pass  # one that has come back meanwhile
+    wait = int(last.headers["retry-after"])
     assert 1 <= wait <= 2
     time.sleep(wait)
     assert one.http.get("/models/demo").status_code == 200, "Retry-After told the truth"

@@ -1,6 +1,5 @@
 """Attempts at a job: leases, their ends one after another and against each other, on a real Valkey."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,15 +14,11 @@ from adaspa_jobs.store import (
     Lease,
     LeaseLost,
 )
-from claiming import FAILURE, VIDEO, claimed, nothing_is_held, record
-from faults import remembered
+from claiming import FAILURE, VIDEO, claimed, lose_lease, nothing_is_held, record
+from faults import let_time_pass, remembered
 from running_gateway import REPORT
 
 Params = Callable[..., JobParams]
-
-
-def let_lease_run_out(store: JobStore, lease: Lease) -> None:
-    store.client.zadd("adaspa:leases", {lease.job.id: 0}, xx=True)
 
 
 def test_a_job_runs_to_its_end(store: JobStore, params: Params) -> None:
@@ -109,7 +104,7 @@ def test_an_attempt_without_a_cancel_cannot_end_as_cancelled(store: JobStore, pa
 
 def test_an_earlier_attempt_is_refused_everything(store: JobStore, params: Params) -> None:
     first = claimed(store, store.create(params()))
-    let_lease_run_out(store, first)
+    lose_lease(store, first.job.id)
     assert store.requeue_expired() == [first.job.id]
     calls: list[Callable[[], Any]] = [
         lambda: store.renew(first),
@@ -179,7 +174,7 @@ def test_a_lease_that_is_renewed_does_not_run_out(valkey: redis.Redis, params: P
     store = JobStore(valkey)
     lease = claimed(store, store.create(params()))
     for _ in range(2):
-        let_lease_run_out(store, lease)
+        lose_lease(store, lease.job.id)
         store.renew(lease)
         assert store.requeue_expired() == []
 
@@ -188,7 +183,7 @@ def test_a_video_that_is_done_counts_though_the_lease_ran_out_unless_another_att
     store: JobStore, params: Params
 ) -> None:
     first, other = claimed(store, store.create(params())), store.create(params())
-    let_lease_run_out(store, first)
+    lose_lease(store, first.job.id)
     assert store.requeue_expired() == [first.job.id]
     with pytest.raises(LeaseLost):
         store.renew(first)
@@ -201,10 +196,11 @@ def test_a_video_that_is_done_counts_though_the_lease_ran_out_unless_another_att
 
 
 def test_a_lease_runs_out_by_itself(valkey: redis.Redis, params: Params) -> None:
-    store = JobStore(valkey, lease_seconds=0.1)
+    store = JobStore(valkey, lease_seconds=600)
     lease = claimed(store, store.create(params()))
+    let_time_pass(valkey, 500)
     assert store.requeue_expired() == []
-    time.sleep(0.15)
+    let_time_pass(valkey, 101)
     assert store.requeue_expired() == [lease.job.id]
     assert store.requeue_expired() == []
 
@@ -213,7 +209,7 @@ def test_a_requeued_job_starts_anew_behind_the_others(store: JobStore, params: P
     lease = claimed(store, store.create(params()))
     store.report_progress(lease, Progress(phase="denoising", step=5, steps=10))
     other = store.create(params())
-    let_lease_run_out(store, lease)
+    lose_lease(store, lease.job.id)
     store.requeue_expired()
     again = record(store, lease.job.id)
     assert (again.status, again.worker, again.percent, again.lost_attempts) == (JobStatus.queued, None, 0, 1)
@@ -225,7 +221,7 @@ def test_a_job_that_loses_every_worker_fails(valkey: redis.Redis, params: Params
     store = JobStore(valkey, max_attempts=2)
     job = store.create(params())
     for expected in ([job.id], []):
-        let_lease_run_out(store, claimed(store, job))
+        lose_lease(store, claimed(store, job).job.id)
         assert store.requeue_expired() == expected
     failed = record(store, job.id)
     assert failed.error is not None
@@ -256,7 +252,7 @@ def test_a_job_that_was_released_keeps_its_place_and_its_attempts(valkey: redis.
 def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(store: JobStore, params: Params) -> None:
     lease = claimed(store, store.create(params()))
     store.request_cancel(lease.job.id)
-    let_lease_run_out(store, lease)
+    lose_lease(store, lease.job.id)
     assert store.requeue_expired() == []
     assert record(store, lease.job.id).status is JobStatus.cancelled
     assert nothing_is_held(store)

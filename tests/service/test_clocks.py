@@ -12,18 +12,19 @@ from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore, LeaseLost
 from adaspa_service.access.keys import KeyStore, Scope
 from claiming import FAILURE, claimed, record
-from faults import set_clock_on
+from faults import let_time_pass, set_clock_on
 from running_gateway import Service
 
 Params = Callable[..., JobParams]
 DAY = 86400.0
+LIMIT = 600.0
 SETTINGS = [pytest.param(9 * DAY, id="ahead"), pytest.param(-9 * DAY, id="back")]
 
 
 @pytest.fixture
 def store(valkey: redis.Redis) -> JobStore:
-    """A store with little patience."""
-    return JobStore(valkey, lease_seconds=0.3, queue_seconds=0.3, result_ttl_seconds=0.3)
+    """A store whose limits end together; no test here waits for one."""
+    return JobStore(valkey, lease_seconds=LIMIT, queue_seconds=LIMIT, result_ttl_seconds=LIMIT)
 
 
 def sweep(store: JobStore) -> tuple[list[str], list[str], int]:
@@ -44,36 +45,36 @@ def test_a_clock_that_is_set_costs_no_job_anything(store: JobStore, params: Para
     assert sweep(store) == ([], [], 0)
     store.renew(running)
     assert record(store, waiting.id).status is JobStatus.queued
-    time.sleep(0.4)  # the time that they have is over
+    let_time_pass(store.client, LIMIT + 1)  # the time that they have is over
     assert sweep(store) == ([running.job.id], [waiting.id], 1)
     with pytest.raises(LeaseLost):
         store.renew(running)
     again = claimed(store, running.job)
-    assert again.job.ran_ms < 60_000, "what an attempt ran is not counted by the clock either"
+    assert again.job.ran_ms < 2 * LIMIT * 1000, "what an attempt ran is not counted by the clock either"
 
 
 def test_a_clock_that_is_set_back_before_anybody_looked_keeps_no_lost_job(store: JobStore, params: Params) -> None:
     lost = claimed(store, store.create(params()))
     store.client.zincrby("adaspa:leases", DAY * 1000, lost.job.id)
     assert sweep(store) == ([], [], 0)
-    time.sleep(0.4)
+    let_time_pass(store.client, LIMIT + 1)
     assert store.requeue_expired() == [lost.job.id]
 
 
 def test_jobs_of_a_model_that_no_worker_serves_fail_in_their_own_time_and_with_their_own_code(
     valkey: redis.Redis, params: Params
 ) -> None:
-    store, demo = JobStore(valkey, unserved_seconds=0.3), Catalog.load(None).default
+    store, demo = JobStore(valkey, unserved_seconds=LIMIT), Catalog.load(None).default
     first = store.create(params())
     store.announce(demo, "worker-1", [Priority.interactive])
     bulk = store.admit(params(), priority=Priority.bulk)[0]
     assert store.time_out() == []
-    time.sleep(0.4)
+    let_time_pass(valkey, LIMIT + 1)
     store.announce(demo, "worker-1", [Priority.interactive])
     assert store.time_out() == [bulk.id], "a queue that is served may take its time"
     failed = record(store, bulk.id)
     assert failed.error is not None and failed.error.code == "model_not_served"
-    time.sleep(0.4)
+    let_time_pass(valkey, LIMIT + 1)
     late = store.create(params())
     assert store.time_out() == [first.id], "its worker has gone; a new job waits for another to start"
     assert record(store, late.id).status is JobStatus.queued

@@ -31,8 +31,10 @@ def test_an_outage_longer_than_a_lease_costs_no_running_job_an_attempt(
     server = start_valkey(short_folder, *options)
     url = f"unix://{short_folder}/valkey.sock?db=0"
     with serving(settings.model_copy(update={"redis_url": url, "lease_seconds": LEASE_SECONDS}), tmp_path) as service:
+        client = service.store.client
+        until(lambda: client.exists("adaspa:swept_at"), "a janitor sweeps")
         running, lost = (service.claim(service.create()["id"]) for _ in range(2))
-        until(lambda: service.store.client.exists("adaspa:swept_at"), "a janitor sweeps")
+        first_end = client.zscore("adaspa:leases", lost.job.id)
         if outage == "killed":
             server.kill()
             server.wait()
@@ -43,7 +45,7 @@ def test_an_outage_longer_than_a_lease_costs_no_running_job_an_attempt(
             server = start_valkey(short_folder, *options)
         else:
             os.kill(server.pid, signal.SIGCONT)
-        threading.Event().wait(1.5)  # sweeps come before the worker's next renewal
+        until(lambda: client.zscore("adaspa:leases", lost.job.id) != first_end, "a sweep comes before any renewal")
 
         def given_up() -> bool:
             service.store.renew(running)  # as its worker does all the time

@@ -19,6 +19,7 @@ from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.gateway import admission
+from claiming import lose_lease
 from running_gateway import Service, serving
 from valkey_process import start_valkey
 from waiting import PATIENCE, until
@@ -162,7 +163,7 @@ def test_a_redis_that_hangs_is_away_too(
 ) -> None:
     server = own_valkey()
     url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
-    monkeypatch.setattr("adaspa_jobs.connections.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("adaspa_jobs.connections.ANSWER_SECONDS", 1.0)
     with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
         os.kill(server.pid, signal.SIGSTOP)
         try:
@@ -186,8 +187,8 @@ def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
     settings: Settings, tmp_path: Path, hanging_storage: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answer would be waited for longer than any request here takes."""
-    monkeypatch.setattr("adaspa_jobs.storage.ANSWER_SECONDS", 200.0)
-    changes = {"storage_url": "s3://bucket/prefix", "lease_seconds": 1.0}
+    monkeypatch.setattr("adaspa_jobs.storage.ANSWER_SECONDS", 2 * PATIENCE)
+    changes = {"storage_url": "s3://bucket/prefix"}
     with serving(settings.model_copy(update=changes), tmp_path) as service, ThreadPoolExecutor(51) as others:
         deleted = service.create()["id"]
         service.store.fail(service.claim(deleted), JobError(code="generation_failed", message="over"))
@@ -195,6 +196,7 @@ def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
             lost = service.claim(service.create()["id"]).job.id
             probes = [others.submit(httpx.get, f"{service.url}/readyz", timeout=PATIENCE) for _ in range(50)]
             deletion = others.submit(httpx.delete, f"{service.url}/videos/{deleted}", timeout=PATIENCE)
+            lose_lease(service.store, lost)
             until(
                 lambda: service.http.get(f"/videos/{lost}").json()["status"] == "queued",
                 "the job whose worker is not heard of is queued",

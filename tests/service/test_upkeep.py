@@ -8,6 +8,8 @@ import pytest
 import redis
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import Lease
+from claiming import lose_lease
+from faults import let_time_pass
 from running_gateway import FILES, Service, serving
 from waiting import until
 
@@ -26,7 +28,7 @@ def status(service: Service, video_id: str) -> str | None:
 def test_a_job_whose_worker_vanished_is_queued_again_and_given_up_at_the_limit(
     settings: Settings, valkey: redis.Redis, tmp_path: Path
 ) -> None:
-    with serving(changed(settings, lease_seconds=0.2, max_attempts=2), tmp_path) as service:
+    with serving(changed(settings, lease_seconds=0.2, max_attempts=2), tmp_path) as service:  # nobody renews a lease
         video_id = service.create()["id"]
         service.claim(video_id)
         until(lambda: status(service, video_id) == "queued", "the job is queued again")
@@ -36,17 +38,18 @@ def test_a_job_whose_worker_vanished_is_queued_again_and_given_up_at_the_limit(
 
 
 def test_an_expired_job_is_removed_with_its_files(settings: Settings, tmp_path: Path) -> None:
-    with serving(changed(settings, result_ttl_seconds=3), tmp_path) as service:
+    with serving(changed(settings, result_ttl_seconds=3600), tmp_path) as service:
         video_id = service.completed()
         files = tmp_path / "objects" / "videos" / video_id
         assert len([path for path in files.rglob("*") if path.is_file()]) == len(FILES)
+        let_time_pass(service.store.client, 3601)
         until(lambda: status(service, video_id) is None, "the job expires")
         until(lambda: not files.exists() and service.store.get(video_id) is None, "files and record are removed")
 
 
 @pytest.mark.parametrize("end", ["completed", "cancelled", "worker_lost"])
 def test_what_lost_workers_left_of_a_job_is_removed_when_it_ends(settings: Settings, tmp_path: Path, end: str) -> None:
-    with serving(changed(settings, lease_seconds=0.2, max_attempts=2), tmp_path) as service:
+    with serving(changed(settings, max_attempts=2), tmp_path) as service:
         video_id, storage = service.create()["id"], service.parts.storage
 
         def leave(lease: Lease) -> None:
@@ -54,6 +57,7 @@ def test_what_lost_workers_left_of_a_job_is_removed_when_it_ends(settings: Setti
             storage.create(f"checkpoints/{video_id}/{lease.token}", b"latents")
 
         leave(service.claim(video_id))
+        lose_lease(service.store, video_id)
         until(lambda: status(service, video_id) == "queued", "the worker is lost")
         lease = service.claim(video_id)
         if end == "completed":
@@ -62,6 +66,7 @@ def test_what_lost_workers_left_of_a_job_is_removed_when_it_ends(settings: Setti
             leave(lease)
             if end == "cancelled":
                 service.http.post(f"/videos/{video_id}/cancel")
+            lose_lease(service.store, video_id)
         until(lambda: status(service, video_id) in ("completed", "cancelled", "failed"), "the job ends")
         job = service.store.get(video_id)
         assert job is not None

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from adaspa_worker.sound import Sound
 from browser import chromium
 from clips import durations_of, frames_of, sound_of
 from PIL import Image
+from waiting import until
 
 HEARD = """async source => {
     const file = await (await fetch(source)).arrayBuffer();
@@ -120,11 +120,13 @@ def test_a_browser_plays_every_format(tmp_path: Path) -> None:
             )
             box = page.locator("img, video").bounding_box()
             seen: set[int] = set()
-            deadline = time.monotonic() + 120
-            while len(seen) < len(levels):
-                assert time.monotonic() < deadline, (output, seen)
-                shown = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=box))).convert("L")).mean()
-                seen |= {level for level in levels if abs(level - shown) < 6}
+
+            def look() -> bool:
+                shown = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=box))).convert("L")).mean()  # noqa: B023
+                seen.update(level for level in levels if abs(level - shown) < 6)  # noqa: B023
+                return len(seen) == len(levels)  # noqa: B023
+
+            until(look, f"every frame of {output} is seen")
             if sound is not None:
                 samples, loudness = page.evaluate(HEARD, source)
                 assert abs(samples - 48_000 * len(levels) / 4) < 48, "it has WebM's times in milliseconds"

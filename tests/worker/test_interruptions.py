@@ -10,20 +10,41 @@ import pytest
 from adaspa_api.words import JobStatus
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.storage import ObjectStorage
-from adaspa_jobs.store import Lease
-from adaspa_worker.lease import LeaseKeeper
+from adaspa_jobs.store import JobCancelled, Lease
+from adaspa_worker.lease import LeaseKeeper, TimeLimitExceeded
 from adaspa_worker.pipeline import Engine
 from job_bench import Bench
+from waiting import PATIENCE, until
 
 PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading")
 Params = Callable[..., JobParams]
 
 
 class Slow:
-    """Lets a test act in the middle of a phase, and gives the lease's thread the time to hear of it."""
+    """Lets a test act in the middle of a phase, which goes on once the lease's thread has heard of it."""
 
     def __init__(self, bench: Bench, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bench, self.engine, self.monkeypatch = bench, engine, monkeypatch
+        self.keepers: list[LeaseKeeper] = []
+        keepers = self.keepers
+
+        class Kept(LeaseKeeper):
+            def __enter__(self) -> LeaseKeeper:
+                keepers.append(self)
+                return super().__enter__()
+
+        monkeypatch.setattr("adaspa_worker.runner.LeaseKeeper", Kept)
+
+    def spend_time(self) -> None:
+        """End the time that the job may still run."""
+        self.keepers[-1].deadline = time.monotonic()
+
+    def must_stop(self) -> bool:
+        try:
+            self.keepers[-1].check()
+        except (JobCancelled, TimeLimitExceeded):
+            return True
+        return False
 
     def at(self, phase: str, act: Callable[[], object]) -> None:
         """Act once, where the phase is under way."""
@@ -33,7 +54,7 @@ class Slow:
             if not once.is_set():
                 once.set()
                 act()
-                time.sleep(0.5)
+                until(self.must_stop, "the lease's thread has heard of it")
 
         if phase == "loading":
             load = self.bench.runner.engine
@@ -84,21 +105,8 @@ def test_a_cancel_is_heard_within_the_phase_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("phase", ["loading", "decoding", "uploading"])
-def test_a_job_fails_in_whatever_phase_its_time_is_over(
-    bench: Bench, params: Params, slow: Slow, phase: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keepers: list[LeaseKeeper] = []
-
-    class Kept(LeaseKeeper):
-        def __enter__(self) -> LeaseKeeper:
-            keepers.append(self)
-            return super().__enter__()
-
-    def let_time_pass() -> None:
-        keepers[0].deadline = time.monotonic()
-
-    monkeypatch.setattr("adaspa_worker.runner.LeaseKeeper", Kept)
-    slow.at(phase, let_time_pass)
+def test_a_job_fails_in_whatever_phase_its_time_is_over(bench: Bench, params: Params, slow: Slow, phase: str) -> None:
+    slow.at(phase, slow.spend_time)
     failed = bench.run(params())
     assert failed.error is not None and failed.error.code == "time_limit"
     assert bench.store.seen[-1].phase == phase
@@ -121,7 +129,7 @@ def test_what_earlier_attempts_ran_counts_for_the_limit(bench: Bench, params: Pa
 
 
 @pytest.mark.parametrize("reason", ["time", "cancel", "lost"])
-def test_an_attempt_that_hangs_ends_with_its_process(bench: Bench, params: Params, reason: str) -> None:
+def test_an_attempt_that_hangs_ends_with_its_process(bench: Bench, params: Params, slow: Slow, reason: str) -> None:
     released = threading.Event()
 
     def hang(lease: Lease) -> None:
@@ -130,14 +138,16 @@ def test_an_attempt_that_hangs_ends_with_its_process(bench: Bench, params: Param
         elif reason == "lost":
             bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})
             bench.store.requeue_expired()
-        assert released.wait(30)
+        else:
+            slow.spend_time()
+        assert released.wait(PATIENCE)
 
     job = bench.store.create(params())
     bench.store.at_step[2] = hang
-    runner = replace(bench.runner, time_limit_seconds=1.0 if reason == "time" else 600, unwind_seconds=0.3)
+    runner = replace(bench.runner, unwind_seconds=0.3)
     thread = threading.Thread(target=runner.run, args=("tiny",))
     thread.start()
-    assert bench.ended.wait(30), "ending the process"
+    assert bench.ended.wait(PATIENCE), "ending the process"
     ended = bench.job(job.id)
     expected = {"time": JobStatus.failed, "cancel": JobStatus.cancelled, "lost": JobStatus.queued}
     assert ended.status is expected[reason], "and that is told before"
@@ -146,12 +156,24 @@ def test_an_attempt_that_hangs_ends_with_its_process(bench: Bench, params: Param
     thread.join()
 
 
-def test_a_cancelled_load_may_take_its_time(bench: Bench, params: Params, tiny_engine: Engine) -> None:
+def test_a_cancelled_load_may_take_its_time_and_so_may_what_ends_it(
+    bench: Bench, params: Params, slow: Slow, tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = LeaseKeeper.check
+
+    def check_slowly(keeper: LeaseKeeper) -> None:
+        try:
+            check(keeper)
+        except JobCancelled:
+            time.sleep(0.3)  # longer than an attempt may take to end that does not load
+            raise
+
     def slow_load(_: str) -> Engine:
         bench.store.request_cancel(job.id)
-        time.sleep(1.0)
+        until(slow.must_stop, "the lease's thread has heard of it")
         return tiny_engine
 
+    monkeypatch.setattr(LeaseKeeper, "check", check_slowly)
     job = bench.store.create(params())
     replace(bench.runner, engine=slow_load, unwind_seconds=0.2).run("tiny")
     assert bench.job(job.id).status is JobStatus.cancelled

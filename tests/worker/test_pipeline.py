@@ -14,6 +14,7 @@ from adaspa_worker.source import ModelUnavailable
 from interrupted import Stop, stop_at
 from pydantic import ValidationError
 from tiny_wan import FRAMES, SIZE, model_spec
+from waiting import PATIENCE
 
 LORA = {"name": "style", "source": "style.safetensors", "sha256": 64 * "0"}
 
@@ -108,7 +109,7 @@ def test_frames_come_while_the_vae_decodes_on(tiny_engine: Engine, params: Calla
     def check() -> None:
         calls.append(1)
         if len(calls) == latents.shape[2]:
-            assert shown.wait(120), "the first frame is there before the last part is decoded"
+            assert shown.wait(PATIENCE), "the first frame is there before the last part is decoded"
 
     frames = tiny_engine.frames(latents, check)
     first = next(frames)

@@ -12,6 +12,7 @@ from adaspa_worker.pipeline import Engine
 from adaspa_worker.runner import Runner
 from claiming import record
 from s3_servers import URL, S3Server, s3_server
+from waiting import PATIENCE
 
 Params = Callable[..., JobParams]
 
@@ -77,7 +78,7 @@ def test_an_upload_waits_for_a_storage_that_comes_back(
 
     at_upload.append(outage)
     job = store.create(params())
-    worker(patience=60).run("tiny")
+    worker(patience=PATIENCE).run("tiny")
     back[0].join()
     job = record(store, job.id)
     assert (job.status, job.attempt) == ("completed", 1)

@@ -18,7 +18,7 @@ from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from redis_pair import running_pair
-from waiting import until
+from waiting import PATIENCE, until
 
 
 class Worker(NamedTuple):
@@ -66,7 +66,7 @@ def started(redis_url: str, folder: Path, warm_up: str | None = None, **settings
         raise
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def run(redis_url: str, params: JobParams, priority: Priority = Priority.interactive) -> Job:
@@ -80,7 +80,7 @@ def run(redis_url: str, params: JobParams, priority: Priority = Priority.interac
             found[:] = [current for current in [store.get(job.id)] if current]
             return found[0].completed_at is not None
 
-        until(is_over, f"the job {params.prompt!r} has ended", 240)
+        until(is_over, f"the job {params.prompt!r} has ended")
         return found[0]
 
 
@@ -106,7 +106,7 @@ def order_about(redis_url: str) -> None:
 def test_a_job_that_hangs_fails_at_its_limit_and_the_next_one_runs_in_a_new_process(
     redis_url: str, store: JobStore, tmp_path: Path, ended: Callable[..., Job]
 ) -> None:
-    with working(redis_url, tmp_path, time_limit_seconds="2"):
+    with working(redis_url, tmp_path, time_limit_seconds="6"):
         hung = ended("hang")
         assert hung.error is not None and hung.error.code == "time_limit"
         assert (hung.attempt, hung.lost_attempts) == (1, 0)
@@ -142,7 +142,7 @@ def test_jobs_whose_bells_were_all_lost_are_run_once_the_worker_is_warm(
         assert not store.announced()
         assert not heartbeat.exists()
         loaded.touch()
-        until(lambda: not store.unfinished("open"), "every job has ended", 240)
+        until(lambda: not store.unfinished("open"), "every job has ended")
         until(lambda: not valkey.exists("generate.demo", "generate.demo:bulk"), "no bell is left over")
     ends = [store.get(job.id) for job in jobs]
     assert [job.attempt for job in ends if job and job.error and job.error.code == "out_of_memory"] == [1] * 20, log()
@@ -186,7 +186,7 @@ def test_a_worker_that_does_not_become_warm_ends(
         if warm_up == "stop":  # which waits for a file that never comes
             until(lambda: "the model is loading" in worker.log(), "the warm-up begins")
             worker.process.terminate()
-        assert (worker.process.wait(120), ends[1] in worker.log()) == (ends[0], True)
+        assert (worker.process.wait(PATIENCE), ends[1] in worker.log()) == (ends[0], True)
         assert not store.announced()
 
 

@@ -23,7 +23,7 @@ RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 STORE_RETRY_SECONDS = 1.0
 """Between the tries to tell the store how an attempt ended."""
 STOPPING_SECONDS = 15.0
-"""How long a worker that is to stop goes on trying that."""
+"""Seconds for which a worker that is to stop goes on trying that."""
 GROUP_SECONDS = 5.0
 """A leader whose group has ended waits for it in the device; if it does not hear of the end within this, it hangs."""
 MISSED_SECONDS = 1.0
@@ -31,11 +31,11 @@ MISSED_SECONDS = 1.0
 
 
 class WorkerStopping(Exception):
-    """The worker was asked to shut down: the job it runs goes back to the queue."""
+    """Request to shut down the worker: the job it runs goes back to the queue."""
 
 
 class TimeLimitExceeded(Exception):
-    """The job has run for as long as a job may."""
+    """End of the time that the job may run."""
 
 
 Interruption = JobCancelled | LeaseLost | TimeLimitExceeded | GroupFailed
@@ -109,8 +109,8 @@ class LeaseKeeper:
 
     def report(self, progress: Progress) -> None:
         """Publish progress, which renews the lease too; raises as ``check`` does."""
-        self._phase = progress.phase
         self.check()
+        self._phase = progress.phase  # only now: a load that is told to stop has its grace until it is unwound
         try:
             self.store.report_progress(self.lease, progress)
         except StoreUnavailable as error:
