@@ -19,7 +19,7 @@ WORDS = {
     "asyncio": "time",
 }
 """What is called otherwise where nothing is awaited, beside what unasync knows itself."""
-ABOUT = '"""The client for programs that do not await. Made of ``asynchronous.py``: ``make sync-client``."""\n'
+ABOUT = '"""Client for programs that do not await. Made of ``asynchronous.py``: ``make sync-client``."""\n'
 
 
 def sync_client() -> str:

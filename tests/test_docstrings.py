@@ -15,17 +15,23 @@ PACKAGES = (
     "service/client",
     "worker/adaspa_worker",
 )
-FRAGMENT = re.compile(r"(As|At|By|In|It|Its|Of|So|That|Those|Until)\b")
-"""First words of half a sentence, whose other half is the name above it."""
+FRAGMENT = re.compile(
+    r"(As|At|By|For|From|How|If|In|It|Its|Of|On|So|That|The|These|This|Those|To|Until|What|When|Where|Whether|Which"
+    r"|Who|Why|With|Without)\b"
+)
+"""First words of half a sentence, whose other half is the name above it; and an article, before what could begin it."""
+DESCRIPTIONS = {"service/client/adaspa_api/fields.py", "service/client/adaspa_api/words.py"}
+"""Files whose attributes' docstrings are what help, tables and the API's schema say; there they are whole sentences."""
 RIDDLE = re.compile(r"\b(as it stands|as they stand|so many)\b")
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
-    """The docstrings of a file, of attributes too, with their lines."""
+    """The docstrings of a file, with their lines; of attributes too, if they are not descriptions for users."""
+    described = str(path.relative_to(ROOT)) in DESCRIPTIONS
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            for part in node.body:
-                if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant):
+            for place, part in enumerate(node.body):
+                if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and not (place and described):
                     yield part.lineno, str(part.value.value)
 
 

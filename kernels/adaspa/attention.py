@@ -1,4 +1,4 @@
-"""The functional core: self-attention of one layer in one denoising step."""
+"""Functional core: self-attention of one layer in one denoising step."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -154,7 +154,7 @@ class _Site(NamedTuple):
 
     @property
     def blocks(self) -> dict[str, int]:
-        """The blocks as the scoring operations take them."""
+        """Sizes and text of the blocks as the scoring operations take them."""
         return {"key_block": self.geometry.key_block, "query_block": self.geometry.query_block}
 
 
@@ -224,7 +224,7 @@ def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind
 def _recall_now(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, index: BlockIndex, scale: float | None
 ) -> torch.Tensor:
-    """The recall of a pattern in the current step, from its true LSE: fp32 ``[B, H]``."""
+    """Compute the recall of a pattern in the current step, from its true LSE: fp32 ``[B, H]``."""
     _, lse = ops.dense_attention(q, k, v, scale=scale)
     return index_recall(
         ops.block_mass(q, k, lse, key_block=index.key_block, query_block=index.query_block, scale=scale), index

@@ -1,4 +1,4 @@
-"""What belongs to one transformer and cannot go along with a copy of it."""
+"""Objects that belong to one transformer and cannot go along with a copy of it."""
 
 from typing import Any, NoReturn, SupportsIndex
 
@@ -9,7 +9,7 @@ _UNCOPYABLE = (
 
 
 class Bound:
-    """What belongs to one transformer: a copy of it would go on running the original's weights."""
+    """Object that belongs to one transformer: a copy of it would go on running the original's weights."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         """Raise TypeError."""

@@ -1,4 +1,4 @@
-"""What one request keeps between denoising steps: LSE and block index, per layer and CFG branch."""
+"""Cache of one request between denoising steps: LSE and block index, per layer and CFG branch."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,7 +13,7 @@ WORTH_PACKING = 2**22
 
 
 class CacheKey(NamedTuple):
-    """The pattern is stable across denoising steps, never across layers or CFG branches.
+    """Key of a pattern, which is stable across denoising steps, never across layers or CFG branches.
 
     ``sample`` is the sample of a batch whose sequences differ in length, None where one entry holds the whole batch.
     """
@@ -25,7 +25,7 @@ class CacheKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CacheEntry:
-    """What a layer keeps from its last search.
+    """Entry of a layer: what it keeps from its last search.
 
     Args:
         lse: natural-log LSE of every query row, fp32 ``[B, H, S]``, or None once no later step will search.
@@ -46,7 +46,7 @@ class CacheEntry:
 
 @dataclass
 class _Kept:
-    """What is left of an entry, where it lies, and the device where it is used."""
+    """Rest of an entry, where it lies, and the device where it is used."""
 
     device: torch.device
     lse: torch.Tensor | None = None
@@ -55,7 +55,7 @@ class _Kept:
 
 
 class RequestCache:
-    """The entries of one request, with their bytes accounted.
+    """Entries of one request, with their bytes accounted.
 
     Large block lists are kept without their padding, with a budget the small ones too; what still does not fit the
     budget goes to the host or is let go: the LSEs, which only searches read, before any index.
@@ -75,21 +75,21 @@ class RequestCache:
         self.host_nbytes = self.peak_host_nbytes = 0
 
     def held(self) -> list[CacheKey]:
-        """The keys that have an entry."""
+        """List the keys that have an entry."""
         return list(self._kept)
 
     def has(self, key: CacheKey) -> tuple[bool, bool]:
-        """Whether there is an LSE and an index at ``key``, without fetching them."""
+        """Tell whether there is an LSE and an index at ``key``, without fetching them."""
         kept = self._kept.get(key)
         return (False, False) if kept is None else (kept.lse is not None, kept.index is not None)
 
     def lse(self, key: CacheKey) -> torch.Tensor | None:
-        """The LSE of ``key`` on its device, None if none was kept."""
+        """Fetch the LSE of ``key`` to its device, None if none was kept."""
         kept = self._kept.get(key)
         return None if kept is None or kept.lse is None else kept.lse.to(kept.device, non_blocking=True)
 
     def index(self, key: CacheKey) -> BlockIndex | None:
-        """The index of ``key`` on its device, None if none was kept."""
+        """Fetch the index of ``key`` to its device, None if none was kept."""
         kept = self._kept.get(key)
         if kept is None:
             return None
@@ -137,14 +137,14 @@ class RequestCache:
         self.nbytes = self.host_nbytes = 0
 
     def _compact(self, index: BlockIndex) -> BlockIndex | PackedIndex:
-        """Without its padding, where memory is limited or a good part of it is saved."""
+        """Drop its padding if memory is limited or a good part of it is saved."""
         if self.budget is None and index.ids.nbytes < WORTH_PACKING:
             return index
         packed = PackedIndex.pack(index)
         return index if self.budget is None and packed.ids.nbytes > 0.8 * index.ids.nbytes else packed
 
     def _make_room(self, nbytes: int) -> bool:
-        """Whether an index of ``nbytes`` fits, LSEs having gone to the host or been let go if that was enough."""
+        """Make room for an index of ``nbytes``: LSEs go to the host, or are let go. False if that was not enough."""
         # The newest goes first: it is the last to be read.
         lses = [
             (key, kept, kept.lse)

@@ -18,7 +18,7 @@ Preset = Literal["exact", "quality", "balanced", "fast"]
 
 @dataclass(frozen=True, init=False)
 class AdaSpaConfig:
-    """The settings of AdaSpa (arXiv 2502.21079, section 4).
+    """Settings of AdaSpa (arXiv 2502.21079, section 4).
 
     ``warmup``, ``searches`` and ``dense_tail`` are denoising steps of a request of ``steps`` steps. A request of
     another length keeps the same *fractions* of its trajectory: what makes the early steps need dense attention is
@@ -136,14 +136,14 @@ class AdaSpaConfig:
 
     @classmethod
     def paper(cls) -> "AdaSpaConfig":
-        """The settings of the paper's main table (section 5.1)."""
+        """Return the settings of the paper's main table (section 5.1)."""
         return cls(
             sparsity=0.8, block_size=64, query_block_size=64, steps=50, warmup=10, searches=(10, 30), head_adaptive=True
         )
 
     @classmethod
     def preset(cls, intent: Preset, **changes: Any) -> "AdaSpaConfig":
-        """The settings for what a user wants, with ``changes`` in other fields; *ours*, not the paper's.
+        """Return the settings for what a user wants, with ``changes`` in other fields; *ours*, not the paper's.
 
         ``exact``: dense attention throughout. ``quality``, ``balanced`` and ``fast`` keep ever less of the softmax
         mass, and leave sequences dense that are too short to gain (``skip_short``). Of many settings they have the
@@ -177,7 +177,7 @@ class AdaSpaConfig:
         return self.selection.is_dense
 
     def resolve(self, steps: int | None = None) -> Plan:
-        """The plan of a request of ``steps`` denoising steps, or of unknown length.
+        """Make the plan of a request of ``steps`` denoising steps, or of unknown length.
 
         The configured steps are scaled by ``steps / self.steps`` and rounded; a configured warm-up or tail keeps at
         least one dense step, and searches that fall on the same step become one. Those that the tail of a short request
@@ -223,7 +223,7 @@ class AdaSpaConfig:
         return int(step * steps / self.steps + 0.5)
 
     def replace(self, **changes: Any) -> "AdaSpaConfig":
-        """The settings with ``changes``, also in the policy's own; another ``selection`` begins with its defaults."""
+        """Replace some settings, the policy's own included; another ``selection`` begins with its defaults."""
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

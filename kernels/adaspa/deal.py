@@ -1,4 +1,4 @@
-"""Which heads of a layer each rank attends with: dealt by their cost, so that no rank waits for another (*ours*)."""
+"""Deal of a layer's heads to ranks: by their cost, so that no rank waits for another (*ours*)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Deal:
 
     @classmethod
     def by_cost(cls, costs: Sequence[float], ranks: int) -> "Deal":
-        """The deal whose dearest hand is cheapest, or nearly so where there are too many to try.
+        """Find the deal whose dearest hand is cheapest, or nearly so if there are too many to try.
 
         The same costs give the same deal in every process.
 
@@ -40,7 +40,7 @@ class Deal:
 
     @property
     def order(self) -> list[int]:
-        """The heads hand by hand."""
+        """Heads hand by hand."""
         return [head for hand in self.hands for head in hand]
 
     def split(self, parts: int) -> list[tuple[tuple[int, ...], ...]]:
@@ -52,7 +52,7 @@ class Deal:
         return [tuple(piece) for piece in pieces]
 
     def imbalance(self, costs: Sequence[float]) -> float:
-        """The cost of the dearest hand, in means over all hands: 1.0 where no rank waits."""
+        """Return the cost of the dearest hand, in means over all hands: 1.0 if no rank waits."""
         return max(_cost(costs, hand) for hand in self.hands) * len(self.hands) / sum(costs)
 
 
@@ -73,7 +73,7 @@ def _exhaustive(costs: Sequence[float], ranks: int) -> list[list[int]]:
 
 
 def _greedy(costs: Sequence[float], ranks: int) -> list[list[int]]:
-    """The dearest heads first, each to the cheapest hand; then heads move or change places while that helps."""
+    """Deal the dearest heads first, each to the cheapest hand; then heads move or change places while that helps."""
     hands: list[list[int]] = [[] for _ in range(ranks)]
     for head in sorted(range(len(costs)), key=lambda head: (-costs[head], head)):
         min(hands, key=lambda hand: (_cost(costs, hand), len(hand))).append(head)

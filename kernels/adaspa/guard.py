@@ -1,4 +1,4 @@
-"""What others may do to a transformer behind AdaSpa's back: noticed before each forward, or in its account."""
+"""Watch over what others may do to a transformer: noticed before each forward, or in its account."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Guard:
-    """The layers of one transformer, their processors, and the hooks of others before them.
+    """Layers of one transformer, their processors, and the hooks of others before them.
 
     Args:
         transformer: with AdaSpa's processors.
@@ -56,7 +56,7 @@ class Guard:
         )
 
     def _may_be_skipped(self, layer: int) -> bool:
-        """Whether a hook of others stands before the attention of ``layer`` that may answer in its place."""
+        """Tell whether another's hook stands before the attention of ``layer`` and may answer in its place."""
         return any(
             hasattr(hook, "new_forward")
             for module in self._paths[layer]

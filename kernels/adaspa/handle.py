@@ -33,21 +33,21 @@ class AdaSpaHandle(Bound):
     def __init__(self, config: AdaSpaConfig, timesteps_rise: bool = False) -> None:
         self.config = _checked(config)
         self.forward: Forward | None = None
-        """The forward of the transformer that is under way, as its hook opened it."""
+        """Forward of the transformer that is under way, as its hook opened it."""
         self.undo: list[Callable[[], None]] = []
-        """What `adaspa.remove` has to undo besides, in the order in which it was done."""
+        """Acts that `adaspa.remove` has to undo besides, in the order in which they were done."""
         self._steps = StepFollower(timesteps_rise)
         self._state: AdaSpaState | None = None
         self._last = RequestRecord()
 
     @property
     def state(self) -> AdaSpaState | None:
-        """The request in progress, or None."""
+        """Request in progress, or None."""
         return self._state
 
     @property
     def step(self) -> int | None:
-        """The current denoising step, 0 being the first; None outside a request."""
+        """Current denoising step, 0 being the first; None outside a request."""
         return self._state.step if self._state else None
 
     @property
@@ -57,7 +57,7 @@ class AdaSpaHandle(Bound):
 
     @property
     def sigma(self) -> float | None:
-        """The noise level of the current evaluation, where a scheduler that has sigmas is followed; None otherwise."""
+        """Noise level of the current evaluation, if the scheduler that is followed has sigmas; None otherwise."""
         place = self._steps.place
         return None if place is None or place.sigmas is None else float(place.sigmas[place.evaluation])
 
@@ -99,14 +99,14 @@ class AdaSpaHandle(Bound):
 
     @property
     def record(self) -> RequestRecord:
-        """The record of the request in progress, or else of the last one."""
+        """Record of the request in progress, or else of the last one."""
         if self._state is None:
             return self._last
         self._state.note_cache()
         return self._state.record
 
     def report(self) -> dict[str, Any]:
-        """The figures of the request in progress, or else of the last one: see `RequestRecord.report`."""
+        """Report the figures of the request in progress, or else of the last one: see `RequestRecord.report`."""
         return self.record.report()
 
     def begin_forward(
@@ -135,7 +135,7 @@ class AdaSpaHandle(Bound):
         return state
 
     def _begun(self, moment: Moment) -> AdaSpaState:
-        """The state of the request, or of the window of the request in progress, that begins at ``moment``."""
+        """Begin the state of the request, or of the window of the request in progress, at ``moment``."""
         before = self._state
         self._drop()
         state = AdaSpaState(self.config.resolve(moment.place.steps))

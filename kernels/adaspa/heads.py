@@ -1,4 +1,4 @@
-"""The heads of a layer's attention: one process has all of them, unless ranks share a sequence."""
+"""Heads of a layer's attention: one process has all of them, unless ranks share a sequence."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -9,7 +9,7 @@ from adaspa.index import BlockIndex
 
 
 class Heads(Protocol):
-    """Which heads of the layer this process attends with, and what the others found for theirs."""
+    """Heads of the layer that this process attends with, and the way to what the others found for theirs."""
 
     @property
     def is_first(self) -> bool:
@@ -17,7 +17,7 @@ class Heads(Protocol):
         ...
 
     def total(self, own: int) -> int:
-        """The heads of the layer, of which this process has ``own``."""
+        """Count the heads of the layer, of which this process has ``own``."""
         ...
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
@@ -25,11 +25,11 @@ class Heads(Protocol):
         ...
 
     def own(self, x: torch.Tensor) -> torch.Tensor:
-        """The way back, without the others: ``[B, heads, ...]`` to ``[B, own heads, ...]``."""
+        """Cut back to this process' heads: ``[B, heads, ...]`` to ``[B, own heads, ...]``."""
         ...
 
     def any(self, value: bool) -> bool:
-        """Whether it is true in any process."""
+        """Tell whether it is true in any process."""
         ...
 
     def lists(self, fetch: Callable[[], BlockIndex]) -> BlockIndex:

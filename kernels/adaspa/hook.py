@@ -1,4 +1,4 @@
-"""The one diffusers hook that follows the forwards of a transformer."""
+"""One diffusers hook that follows the forwards of a transformer."""
 
 import inspect
 from typing import Any
@@ -72,7 +72,7 @@ class StepHook(ModelHook):
             self.handle.forward = None
 
     def _in_tile_order(self, given: dict[str, Any], tiles: Permutation) -> dict[str, Any]:
-        """The arguments with those reordered that hold something for each video token, and not one for each sample."""
+        """Reorder the arguments that hold something for each video token, and not one for each sample."""
         changed = {
             name: reordered(given[name], reorder, tiles.order)
             for name, reorder in self.family.arguments.items()
@@ -85,7 +85,7 @@ class StepHook(ModelHook):
         return module
 
     def _share(self, module: Any) -> Share | None:
-        """What this rank has of the forward that comes, where the transformer runs with context parallelism."""
+        """Return this rank's share of the forward that comes, if the transformer runs with context parallelism."""
         config = getattr(module, "_parallel_config", None)
         if config is not self._parallel[0]:
             self._parallel = (config, ranks_of(module, self.family))

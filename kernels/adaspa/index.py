@@ -1,4 +1,4 @@
-"""The compact list of the key blocks that each query block attends to."""
+"""Compact list of the key blocks that each query block attends to."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ MAX_BLOCKS = 2**15 - 1
 
 
 def is_block_size(value: object) -> bool:
-    """Whether a block may have that many tokens; 64.0 is not a number of them."""
+    """Tell whether a block may have that many tokens; 64.0 is not a number of them."""
     return isinstance(value, int) and value in BLOCK_SIZES
 
 
@@ -21,7 +21,7 @@ def num_blocks(tokens: int, block: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class BlockIndex:
-    """Which key blocks every query block of every head attends to.
+    """Index of the key blocks that every query block of every head attends to.
 
     With ``nq`` query blocks and ``nk`` key blocks:
 
@@ -70,7 +70,7 @@ class BlockIndex:
     def from_mask(
         cls, mask: torch.Tensor, *, query_block: int, key_block: int, query_tokens: int, key_tokens: int
     ) -> "BlockIndex":
-        """The index of a boolean block mask ``[B, H, nq, nk]``. Synchronises with the device."""
+        """Make the index of a boolean block mask ``[B, H, nq, nk]``. Synchronises with the device."""
         _check_blocks(query_block, key_block)
         if mask.dtype != torch.bool or mask.ndim != 4:
             raise ValueError(f"mask must be bool [B, H, nq, nk], got {mask.dtype} {tuple(mask.shape)}")
@@ -95,11 +95,11 @@ class BlockIndex:
         return self.ids.nbytes + self.counts.nbytes
 
     def head_density(self) -> torch.Tensor:
-        """The kept share of the blocks of each head: fp32 ``[B, H]``."""
+        """Compute the kept share of the blocks of each head: fp32 ``[B, H]``."""
         return self.counts.float().mean(-1) / self.num_key_blocks
 
     def head_share(self) -> torch.Tensor:
-        """The kept share of the query-key pairs of each head: fp32 ``[B, H]``.
+        """Compute the kept share of the query-key pairs of each head: fp32 ``[B, H]``.
 
         It differs from the density where the last block of queries or keys is partial, as in short sequences.
         """
@@ -112,11 +112,11 @@ class BlockIndex:
         return (keys.float() @ queries.float()) / (self.query_tokens * self.key_tokens)
 
     def density(self) -> float:
-        """The kept share of all blocks. Synchronises with the device."""
+        """Compute the kept share of all blocks. Synchronises with the device."""
         return float(self.head_density().mean())
 
     def to_mask(self) -> torch.Tensor:
-        """The index as a boolean block mask ``[B, H, nq, nk]``."""
+        """Convert the index to a boolean block mask ``[B, H, nq, nk]``."""
         nk = self.num_key_blocks
         listed = torch.arange(self.ids.shape[-1], device=self.ids.device) < self.counts.unsqueeze(-1)
         mask = torch.zeros(*self.counts.shape, nk + 1, dtype=torch.bool, device=self.ids.device)

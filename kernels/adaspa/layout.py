@@ -1,4 +1,4 @@
-"""How the tokens of a forward lie in its self-attention sequence."""
+"""Layout of a forward's tokens in its self-attention sequence."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from adaspa.selection import Selected
 
 
 class Layout(NamedTuple):
-    """The self-attention sequence of one forward: rows of other kinds, the video tokens, other rows, then text.
+    """Self-attention sequence of one forward: rows of other kinds, the video tokens, other rows, then text.
 
     Rows that are not video (text, conditioning frames, sound) stay dense as queries and are kept as keys by all.
 

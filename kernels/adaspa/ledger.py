@@ -1,4 +1,4 @@
-"""What ran at the attention in one request, call by call: what it cost, and where it was not what the schedule has."""
+"""Ledger of the attention that ran in one request, call by call: its cost, and what was not as the schedule has it."""
 
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -18,14 +18,14 @@ def query_key_pairs(sequences: int, tokens: int) -> int:
 
 @dataclass
 class Ledger:
-    """The calls of the attention and their cost in query-key pairs, a dense call having all of its own.
+    """Calls of the attention and their cost in query-key pairs, a dense call having all of its own.
 
     Sparse work is left to the patterns, whose density may still be on its way from the device (`PatternRecord.pairs`).
     """
 
     calls: Counter[StepKind] = field(default_factory=Counter)
     kernels: dict[StepKind, KernelCounts] = field(default_factory=lambda: {kind: Counter() for kind in StepKind})
-    """The operations as they ran, by what the call of the attention did."""
+    """Operations as they ran, by what the call of the attention did."""
     forwards: int = 0
     """Forwards of the transformer that ended well."""
     reused: int = 0
@@ -35,7 +35,7 @@ class Ledger:
     pairs: dict[StepKind, float] = field(default_factory=lambda: dict.fromkeys(StepKind, 0.0))
     """Done by dense calls and searches."""
     dense_pairs: float = 0.0
-    """What the same forwards would have done if they had been dense."""
+    """Cost of the same forwards if they had been dense."""
     _reasons: dict[str, tuple[set[int], int]] = field(default_factory=dict)
     _forward: dict[int, set[StepKind]] = field(default_factory=dict)
     _why: dict[int, str] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Ledger:
         self._reasons.setdefault(reason, (set(), 0))
 
     def reasons(self) -> list[str]:
-        """What did not run as the schedule has it, and why; empty if all did."""
+        """List what did not run as the schedule has it, and why; empty if all did."""
         return [
             f"{_named(layers)} {reason} ({calls} call{'s' * (calls > 1)})" if layers else reason
             for reason, (layers, calls) in self._reasons.items()

@@ -37,7 +37,7 @@ class PackedIndex:
         return cls(ids, index.counts.to(torch.int16), width, *geometry)
 
     def unpack(self, device: torch.device) -> BlockIndex:
-        """The index as it was but for what its padding holds, on ``device``."""
+        """Unpack the index as it was but for what its padding holds, on ``device``."""
         counts = self.counts.to(device, non_blocking=True).int()
         ids = torch.zeros(*counts.shape, self.width, dtype=torch.int16, device=device)
         index = BlockIndex(ids, counts, self.query_block, self.key_block, self.query_tokens, self.key_tokens)
@@ -51,7 +51,7 @@ class PackedIndex:
 
 
 def _listed(counts: torch.Tensor, width: int, blocks: int) -> torch.Tensor:
-    """Which places of the lists hold a block, bool ``[B, H, nq, width]``."""
+    """Tell which places of the lists hold a block, bool ``[B, H, nq, width]``."""
     return torch.arange(width, device=counts.device) < _lengths(counts, blocks).unsqueeze(-1)
 
 

@@ -53,7 +53,7 @@ def parallelize(model: torch.nn.Module | Pipeline, *, ulysses: int = 1, guidance
 
 
 def ranks_of(transformer: Any, family: "Family") -> Ranks | None:
-    """The ranks that share a transformer's sequences, None without context parallelism.
+    """Return the ranks that share a transformer's sequences, None without context parallelism.
 
     Raises:
         ValueError: when the ranks are not as AdaSpa can use them.

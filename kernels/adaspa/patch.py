@@ -37,10 +37,10 @@ SUPPORTED = {
     "AllegroTransformer3DModel": ("allegro", "Allegro"),
     "ConsisIDTransformer3DModel": ("consisid", "ConsisID"),
 }
-"""The transformer's class, and the module and class that describe its family."""
+"""Class of the transformer, and the module and class that describe its family."""
 HOOK = "adaspa"
 RESET = "_reset_stateful_cache"
-"""What a pipeline calls behind its last step, of those of its models that have it; not all that we take do."""
+"""Methods that pipelines call behind their last step, if their models have them; not all that we take do."""
 
 
 class Pipeline(Protocol):
@@ -114,7 +114,7 @@ def remove(model: torch.nn.Module | Pipeline) -> None:
 
 
 def applied_to(model: torch.nn.Module | Pipeline) -> list[Any]:
-    """The transformers of a pipeline that AdaSpa is applied to, or the one that is given.
+    """List the transformers of a pipeline that AdaSpa is applied to, or the one that is given.
 
     Raises:
         ValueError: when there is none.
@@ -127,7 +127,7 @@ def applied_to(model: torch.nn.Module | Pipeline) -> list[Any]:
 
 
 def _transformers(pipe: Pipeline) -> list[torch.nn.Module]:
-    """The transformers of a pipeline that AdaSpa is for, by name."""
+    """Find the transformers of a pipeline that AdaSpa is for, by name."""
     parts = getattr(pipe, "components", None)
     if not isinstance(parts, dict):
         raise ValueError(f"model must be a pipeline or a transformer of diffusers, got {type(pipe).__name__}")
@@ -202,7 +202,7 @@ def _install_processors(guard: "Guard", handle: AdaSpaHandle) -> None:
 
 
 def _without(family: "Family", processor: Any) -> Any:
-    """The processor that AdaSpa's replaced, or one that is not AdaSpa's."""
+    """Return the processor that AdaSpa's replaced, or one that is not AdaSpa's."""
     return processor.original if isinstance(processor, family.processor) else processor
 
 
@@ -212,7 +212,7 @@ def _described(transformer: torch.nn.Module) -> tuple[str, str] | None:
 
 
 def family_of(transformer: torch.nn.Module) -> "Family":
-    """What describes the transformer's family. Raises ValueError, naming those that there are, if it has none."""
+    """Describe the transformer's family. Raises ValueError, naming those that there are, if it has none."""
     if described := _described(transformer):
         module, name = described
         # diffusers is imported only here, so that the attention functions work without it.

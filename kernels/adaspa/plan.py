@@ -1,4 +1,4 @@
-"""What one request does: the settings as `AdaSpaConfig.resolve` makes them for its number of steps."""
+"""Plan of one request: the settings as `AdaSpaConfig.resolve` makes them for its number of steps."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from adaspa.selection.policy import Policy
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of one request. All that attention asks for, whoever counts the steps and calls the layers.
+    """Plan of one request: all that attention asks for, whoever counts the steps and calls the layers.
 
     Args:
         schedule: what each step does, in the request's own steps.
@@ -44,5 +44,5 @@ class Plan:
     measure_recall: bool = False
 
     def policy(self, step: int) -> Policy:
-        """What chooses the blocks of a search in denoising step ``step``."""
+        """Return the policy that chooses the blocks of a search in denoising step ``step``."""
         return self.warmup_selection if step < self.schedule.warmup else self.selection

@@ -1,4 +1,4 @@
-"""What AdaSpa did in one request: the figures of the report."""
+"""Record of what AdaSpa did in one request: the figures of the report."""
 
 import time
 from collections import Counter
@@ -50,7 +50,7 @@ class PatternRecord:
         *,
         heads: Heads = ALL_HEADS,
     ) -> "PatternRecord":
-        """The record of a pattern that was chosen in denoising step ``step``, of all heads.
+        """Record a pattern that was chosen in denoising step ``step``, of all heads.
 
         Args:
             recall: of the heads of this process, fp32 ``[B, H]``.
@@ -70,12 +70,12 @@ class PatternRecord:
         self.dense_pairs[kind] += pairs
 
     def mean_recall(self) -> torch.Tensor:
-        """The recall measured in use where it was, else that of the search."""
+        """Return the recall measured in use if there is one, else that of the search."""
         return torch.stack(self.measured).mean(0) if self.measured else self.recall
 
 
 def pattern_map(index: BlockIndex) -> torch.Tensor:
-    """The share of kept blocks of the first sample in up to 64 x 64 parts, fp16 ``[H, rows, columns]``."""
+    """Map the share of kept blocks of the first sample in up to 64 x 64 parts, fp16 ``[H, rows, columns]``."""
     mask = index.to_mask()[0]
     parts = (min(MAP_SIDE, mask.shape[1]), min(MAP_SIDE, mask.shape[2]))
     return F.adaptive_avg_pool2d(mask.float(), parts).half()
@@ -116,7 +116,7 @@ class RequestRecord:
             self._seconds[kind()] += time.perf_counter() - begin
 
     def report(self) -> dict[str, Any]:
-        """The figures as JSON-ready values. On a GPU it waits for the work that was timed.
+        """Report the figures as JSON-ready values. On a GPU it waits for the work that was timed.
 
         Keys:
 
@@ -180,7 +180,7 @@ class RequestRecord:
         }
 
     def attention_work(self) -> float | None:
-        """The attention that ran, as a share of what the same forwards would have taken if they had been dense.
+        """Return the attention that ran, as a share of what the same forwards would have taken if they had been dense.
 
         Counted in multiplications at the attention, call by call; waits for the device. A dense call is 1. So is the
         first search behind a dense step, whose scores come with its dense pass. A later search is half a dense call,
@@ -252,13 +252,13 @@ def _mean_of(values: list[float]) -> float | None:
 
 
 def _means(values: list[torch.Tensor]) -> list[float]:
-    """The mean of each, from the device at once."""
+    """Fetch the mean of each from the device at once."""
     means: list[float] = torch.stack([value.mean() for value in values]).double().tolist() if values else []
     return means
 
 
 def _per_head(values: list[torch.Tensor], uses: list[int]) -> list[float]:
-    """The mean over patterns, weighted by their uses, and over the batch."""
+    """Average over patterns, weighted by their uses, and over the batch."""
     weighted = torch.stack([value.mean(0) * count for value, count in zip(values, uses, strict=True)])
     means: list[float] = (weighted.sum(0) / sum(uses)).tolist()
     return means

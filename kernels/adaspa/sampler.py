@@ -1,4 +1,4 @@
-"""The scheduler of a pipeline, read and never changed: which of its steps comes now, and how many there are."""
+"""Scheduler of a pipeline, read and never changed: which of its steps comes now, and how many there are."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from weakref import ref
 import torch
 
 BFLOAT16 = 1 / 256
-"""The largest relative error of rounding to bfloat16, as some pipelines do with the timestep."""
+"""Largest relative error of rounding to bfloat16, as some pipelines do with the timestep."""
 AMBIGUOUS = (
     "the pipeline rounds the timestep and names no guidance branch, and its scheduler counts no steps: "
     "another scheduler tells them"
@@ -18,7 +18,7 @@ AMBIGUOUS = (
 
 @dataclass(frozen=True)
 class Cue:
-    """What a pipeline tells of the forward that comes now; None is what it does not tell."""
+    """Cue of a pipeline about the forward that comes now; None is what it does not tell."""
 
     timestep: torch.Tensor | float | None
     branch: str | None = None
@@ -27,12 +27,12 @@ class Cue:
 
     @property
     def per_token(self) -> bool:
-        """Whether each token has a timestep of its own: conditioning frames have a lower one."""
+        """True if each token has a timestep of its own: conditioning frames have a lower one."""
         return isinstance(self.timestep, torch.Tensor) and self.timestep.ndim > 1
 
     @cached_property
     def value(self) -> float:
-        """The timestep. On a GPU reading it waits for the work before.
+        """Timestep as a number. On a GPU reading it waits for the work before.
 
         Raises:
             ValueError: when there is none.
@@ -42,7 +42,7 @@ class Cue:
         return float(self.timestep.max() if isinstance(self.timestep, torch.Tensor) else self.timestep)
 
     def is_near(self, timestep: float) -> bool:
-        """Whether its timestep is this one, or may have been before it was rounded."""
+        """Tell whether its timestep is this one, or may have been before it was rounded."""
         return abs(timestep - self.value) <= BFLOAT16 * abs(timestep)
 
     def places(self, timesteps: list[float]) -> list[int]:
@@ -76,7 +76,7 @@ class Place:
 
 
 class Sampler:
-    """The scheduler of ``pipe``, whichever it is at the time: pipelines are given others, and share them."""
+    """Scheduler of ``pipe``, whichever it is at the time: pipelines are given others, and share them."""
 
     def __init__(self, pipe: Any) -> None:
         # The transformer must not keep the rest of the pipeline in memory.
@@ -85,22 +85,22 @@ class Sampler:
         self._schedule = self._timesteps()
         self._values: tuple[object, list[list[float]]] = (None, [])
         self.tells_its_end = hasattr(pipe, "maybe_free_model_hooks")
-        """Whether the pipeline resets its hooks behind each call; modular ones do not."""
+        """True if the pipeline resets its hooks behind each call; modular ones do not."""
 
     @property
     def pipe(self) -> Any:
-        """The pipeline; None once it is gone."""
+        """Pipeline, or None once it is gone."""
         return self._pipe()
 
     @property
     def scheduler(self) -> Any:
-        """The pipeline's scheduler; the last one, once the pipeline is gone and its relatives go on."""
+        """Scheduler of the pipeline; the last one, once the pipeline is gone and its relatives go on."""
         if (pipe := self.pipe) is not None:
             self._scheduler = getattr(pipe, "scheduler", None)
         return self._scheduler
 
     def was_set(self) -> bool:
-        """Whether ``set_timesteps`` was called since this was last asked: it makes a new tensor every time."""
+        """Tell whether ``set_timesteps`` was called since this was last asked: it makes a new tensor every time."""
         before, self._schedule = self._schedule, self._timesteps()
         return self._schedule is not before
 
@@ -132,7 +132,7 @@ class Sampler:
     def _evaluation(
         self, cue: Cue, tables: list[list[float]], last: Place | None, seen: Collection[str | None]
     ) -> tuple[int | None, bool]:
-        """Which of the timesteps is evaluated now, if any, and whether that is certain."""
+        """Find which of the timesteps is evaluated now, if any, and whether that is certain."""
         values = tables[0]
         scheduler = self.scheduler
         index = getattr(scheduler, "step_index", None)
@@ -152,7 +152,7 @@ class Sampler:
         return getattr(self.scheduler, "timesteps", None)
 
     def _numbers(self, timesteps: torch.Tensor, sigmas: torch.Tensor | None, evaluations: int) -> list[list[float]]:
-        """What a model may be called with, by evaluation: the timestep; in Cosmos the noise level s, or s / (s + 1)."""
+        """List the numbers a model may be called with: the timestep; in Cosmos the noise level s or s / (s + 1)."""
         if self._values[0] is not timesteps:
             levels = [] if sigmas is None else [sigmas, sigmas / (sigmas + 1)]
             self._values = (timesteps, [table[:evaluations].tolist() for table in (timesteps, *levels)])
@@ -162,7 +162,7 @@ class Sampler:
 def _uncounted(
     places: list[int], branch: str | None, last: Place | None, seen: Collection[str | None]
 ) -> tuple[int | None, bool]:
-    """The evaluation, and whether it is certain, where the scheduler counts no steps and the timestep has to tell."""
+    """Find the evaluation, and whether it is certain, by the timestep: the scheduler counts no steps."""
     reached = last.evaluation if last is not None else -1
     later = [place for place in places if place > reached]
     if reached not in places:

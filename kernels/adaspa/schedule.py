@@ -1,11 +1,11 @@
-"""Which denoising step is dense, searches, or runs sparse."""
+"""Schedule of dense, searching and sparse denoising steps."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class StepKind(StrEnum):
-    """What self-attention does in a denoising step."""
+    """Kind of self-attention in a denoising step."""
 
     DENSE = "dense"
     SEARCH = "search"
@@ -14,7 +14,7 @@ class StepKind(StrEnum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of one request, in its own denoising steps (section 4.2).
+    """Schedule of one request, in its own denoising steps (section 4.2).
 
     ``searches`` empty means dense throughout. Steps before ``warmup`` are dense, or partly sparse where the first step
     searches. Steps from ``dense_from`` on are dense again; None where there is no such tail.
@@ -25,7 +25,7 @@ class Schedule:
     dense_from: int | None = None
 
     def kind(self, step: int) -> StepKind:
-        """The kind of denoising step ``step`` (0 is the first)."""
+        """Return the kind of denoising step ``step`` (0 is the first)."""
         if not self.searches or step < self.searches[0] or (self.dense_from is not None and step >= self.dense_from):
             return StepKind.DENSE
         return StepKind.SEARCH if step in self.searches else StepKind.SPARSE

@@ -1,4 +1,4 @@
-"""Whether the kernels are right on this GPU, and how fast: `python -m adaspa.self_check` prints both as JSON."""
+"""Check of the kernels on this GPU, and how fast they are: `python -m adaspa.self_check` prints both as JSON."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Shape(NamedTuple):
-    """The self-attention of one layer, batch 1."""
+    """Self-attention of one layer, batch 1."""
 
     name: str
     heads: int
@@ -31,7 +31,7 @@ DENSITY = 0.2
 
 
 def deviations(dtype: torch.dtype) -> list[dict[str, Any]]:
-    """The largest difference of each kernel from its reference, at a shape with partial blocks."""
+    """Measure the largest difference of each kernel from its reference, at a shape with partial blocks."""
     rows = []
     for dim in (64, 128):
         shape = Shape("check", 3, 1_000, dim)
@@ -102,7 +102,7 @@ def random_block_mass(shape: Shape, tile: tuple[int, int], pattern: str) -> torc
 
 
 def random_index(density: float, shape: Shape, tile: tuple[int, int], pattern: str) -> BlockIndex:
-    """The largest blocks of each row: equally many in every row if uniform, else from a quarter to 7/4 of the mean.
+    """Draw the largest blocks of each row: as many in every row if uniform, else from a quarter to 7/4 of the mean.
 
     The heads of a skewed index differ most and its rows half as much, as under head-adaptive and retained-mass
     selection.

@@ -1,4 +1,4 @@
-"""The state of one request: where it stands in its schedule, its caches and its record."""
+"""State of one request: where it stands in its schedule, its caches and its record."""
 
 from dataclasses import replace
 from enum import Enum, auto
@@ -17,19 +17,19 @@ from adaspa.selection import Policy
 
 
 class Action(Enum):
-    """What one layer does in the current denoising step."""
+    """Action of one layer in the current denoising step."""
 
     DENSE = auto()
     DENSE_WITH_LSE = auto()
     FIRST_SEARCH = auto()
-    """Without an LSE from an earlier step."""
+    """First search, without an LSE from an earlier step."""
     FUSED_SEARCH = auto()
     CACHED_SEARCH = auto()
     SPARSE = auto()
 
     @property
     def kind(self) -> StepKind:
-        """What a call of the attention counts as."""
+        """Kind that a call of the attention counts as."""
         if self in (Action.DENSE, Action.DENSE_WITH_LSE):
             return StepKind.DENSE
         return StepKind.SPARSE if self is Action.SPARSE else StepKind.SEARCH
@@ -107,7 +107,7 @@ class AdaSpaState:
         return kind
 
     def action(self, layer: int, sample: int | None = None) -> Action:
-        """What ``layer`` does now (for one sample of the batch, where its samples differ in length).
+        """Say what ``layer`` does now (for one sample of the batch, if its samples differ in length).
 
         It searches once in a step, however often it is called.
         """
@@ -129,12 +129,12 @@ class AdaSpaState:
 
     @property
     def policy(self) -> Policy:
-        """What chooses the blocks of a search in the current step."""
+        """Policy that chooses the blocks of a search in the current step."""
         assert self.step is not None, "begin_step comes first"
         return self.plan.policy(self.step)
 
     def expected(self, layer: int) -> StepKind:
-        """What the schedule has ``layer`` do in the current step."""
+        """Say what the schedule has ``layer`` do in the current step."""
         return StepKind.DENSE if layer in self.plan.dense_layers else self.kind
 
     def for_latents(self, shape: torch.Size) -> None:
@@ -177,11 +177,11 @@ class AdaSpaState:
         self._in_use[key] = pattern
 
     def pattern(self, key: CacheKey) -> PatternRecord:
-        """The record of the pattern in use at ``key``."""
+        """Return the record of the pattern in use at ``key``."""
         return self._in_use[key]
 
     def patterns_of(self, layer: int) -> dict[CacheKey, PatternRecord]:
-        """The patterns in use of ``layer`` in the current branch; none where a key of it was refused."""
+        """Return the patterns in use of ``layer`` in the current branch; none if a key of it was refused."""
         keys = [key for key in self._in_use if (key.branch, key.layer) == (self.branch, layer)]
         return {} if any(key in self.cache.refused for key in keys) else {key: self._in_use[key] for key in keys}
 

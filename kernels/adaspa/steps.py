@@ -1,4 +1,4 @@
-"""Which denoising step and guidance branch a forward is of: by the scheduler, the pipeline's word, or counting."""
+"""Denoising step and guidance branch of a forward: by the scheduler, the pipeline's word, or counting."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -13,7 +13,7 @@ UNNAMED = (
 
 
 class Begins(Enum):
-    """What begins with a forward."""
+    """Beginnings that come with a forward."""
 
     NOTHING = auto()
     WINDOW = auto()
@@ -23,7 +23,7 @@ class Begins(Enum):
 
 @dataclass(frozen=True)
 class Moment:
-    """The place of a forward, its guidance branch, and what begins with it."""
+    """Moment of a forward: its place, its guidance branch, and what begins with it."""
 
     place: Place
     branch: str
@@ -62,7 +62,7 @@ class StepFollower:
         self._steps, self._branches, self._forwards = steps, branches, 0
 
     def next(self, cue: Cue) -> Moment:
-        """The place of the forward that comes now.
+        """Find the place of the forward that comes now.
 
         Raises:
             ValueError: when it has no timestep, and the steps have to be counted by it.
@@ -83,7 +83,7 @@ class StepFollower:
         return Moment(place, self._branch(cue.branch), begins)
 
     def _branch(self, name: str | None) -> str:
-        """The branch by its name, or by its number in this evaluation; a name that comes twice has a number too."""
+        """Name the branch, or number it in this evaluation; a name that comes twice has a number too."""
         number = self._seen.count(name)
         self._seen.append(name)
         if name is None:
@@ -102,14 +102,14 @@ class StepFollower:
         return place
 
     def _told(self, cue: Cue, step: int) -> Place:
-        """The place by the pipeline's own word; what it counts are the evaluations of its sampler."""
+        """Find the place by the pipeline's own word; what it counts are the evaluations of its sampler."""
         last = self._reached()
         if last is None or step < last or (step == last and cue.branch in self._seen):
             self._run = object()
         return Place(self._run, step, step, cue.steps if cue.steps is not None else self._steps)
 
     def _counted(self, cue: Cue) -> Place:
-        """The place by counting: the forwards, where their number in a step was told, or changes of the timestep."""
+        """Find the place by counting: the forwards, if their number in a step was told, or changes of the timestep."""
         last = self._reached()
         if cue.branch is None and self._branches is not None:
             step = self._forwards // self._branches
@@ -141,10 +141,10 @@ class StepFollower:
         return (0, True) if back and self._steps is None else (last + 1, False)
 
     def _reached(self) -> int | None:
-        """The last step that was told or counted in this request, or None."""
+        """Return the last step that was told or counted in this request, or None."""
         return self.place.step if self.place is not None and self.place.schedule is self._run else None
 
 
 def _at_its_end(place: Place | None) -> bool:
-    """Whether a schedule was run to its end, or to the step before: LTX's long videos leave the last one out."""
+    """Tell whether a schedule was run to its end, or to the step before: LTX's long videos leave the last one out."""
     return place is not None and place.steps is not None and place.step >= place.steps - 2

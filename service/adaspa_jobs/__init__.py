@@ -1,1 +1,1 @@
-"""What gateway and workers share: settings, catalog, job records, their store, object storage and the queue."""
+"""Contract that gateway and workers share: settings, catalog, job records, their store, storage and the queue."""

@@ -1,4 +1,4 @@
-"""Which models are served: workers announce theirs while they are there."""
+"""Announcements of the models that are served, made by workers while they are there."""
 
 import logging
 from collections.abc import Collection
@@ -18,7 +18,7 @@ COUNTED_SECONDS = 20.0
 
 
 class Announcements:
-    """The models' part of a JobStore."""
+    """Part of a JobStore that knows the models."""
 
     _scripts: Scripts
     _unreadable: set[bytes]

@@ -15,13 +15,13 @@ from adaspa_jobs.scripts import PREFIX, reaching
 SYNC_SECONDS = 2.0
 """A file that is not synced within this time is synced when its operator's settings say so, and not waited for."""
 AGAIN_SECONDS = 60.0
-"""How long it is then not waited for."""
+"""Seconds for which it is then not waited for."""
 BEGUN_SECONDS = 1.25
 """A server that syncs every second has begun to sync what was written before that."""
 
 
 class AppendOnlyFile:
-    """The append-only file of one server.
+    """Append-only file of one server.
 
     Args:
         client: of the server.
@@ -52,7 +52,7 @@ class AppendOnlyFile:
         return said and (self._syncs_always() or self._has_synced(written_at))
 
     def _syncs_always(self) -> bool:
-        """Whether the server answers only after it has synced; where its user may not ask, it is taken not to."""
+        """Tell whether the server answers only after it has synced; false if its user may not ask."""
         if time.monotonic() >= self._always_until:
             with reaching():
                 try:

@@ -1,4 +1,4 @@
-"""What a worker asks of the store: an attempt at a job, under a lease, from its claim to its end."""
+"""Transitions for a worker: an attempt at a job, under a lease, from its claim to its end."""
 
 import json
 import logging
@@ -22,38 +22,38 @@ NONCE_BYTES = 6
 
 
 class LeaseLost(Exception):
-    """The job is with another attempt, or has ended."""
+    """Refusal: the job is with another attempt, or has ended."""
 
 
 class JobCancelled(Exception):
-    """The job's cancel was asked for: the attempt has to stop and call ``release_cancelled``."""
+    """Refusal: the job is to be cancelled, so the attempt has to stop and call ``release_cancelled``."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to run a job. Its token fences: once another attempt began, this one is refused everything."""
+    """Right to run a job. Its token fences: once another attempt began, this one is refused everything."""
 
     job: Job
     """Job as it was claimed."""
 
     @property
     def attempt(self) -> int:
-        """How many attempts at the job began, this one included."""
+        """Number of attempts at the job that began, this one included."""
         return self.job.attempt
 
     @property
     def token(self) -> str:
-        """What no other attempt has."""
+        """Token that no other attempt has."""
         return self.job.token
 
 
 def given_up(max_attempts: int) -> JobError:
-    """The error of a job whose attempts are used up."""
+    """Return the error of a job whose attempts are used up."""
     return JobError(code=ErrorCode.worker_lost, message=f"The job lost its worker {max_attempts} times.")
 
 
 class Attempts:
-    """The workers' part of a JobStore."""
+    """Part of a JobStore for workers."""
 
     max_attempts: int
     file: AppendOnlyFile

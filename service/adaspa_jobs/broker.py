@@ -50,7 +50,7 @@ class Channel(kombu_redis.Channel):
 
     @property
     def connection_class(self) -> type:
-        """What kombu derives the class from that tells its poller of a lost connection."""
+        """Class from which kombu derives the one that tells its poller of a lost connection."""
         return self.connections.connection_class
 
     def _get_pool(self, asynchronous: bool = False) -> Pool:
@@ -75,12 +75,12 @@ class Transport(kombu_redis.Transport):
         return super().establish_connection()
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """The address in logs, without a password."""
+        """Return the address in logs, without a password."""
         return str(self.client.transport_options["connections"].address)
 
 
 def transport_options(connections: Connections, visibility_seconds: float) -> dict[str, Any]:
-    """What Celery's ``broker_transport_options`` are to be."""
+    """Return Celery's ``broker_transport_options``."""
     return {
         "connections": connections,
         "visibility_timeout": visibility_seconds,

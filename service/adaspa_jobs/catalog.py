@@ -1,4 +1,4 @@
-"""The model catalog: the served models with their limits and defaults."""
+"""Model catalog: the served models with their limits and defaults."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class CatalogError(Exception):
-    """The catalog is invalid; the message is one line that names the file and the field."""
+    """Failure to read a catalog; the message is one line that names the file and the field."""
 
 
 class Memory(BaseModel):
@@ -78,7 +78,7 @@ class Lora(BaseModel):
     scale_range: tuple[float, float] = (0.0, 2.0)
     """Minimum and maximum strength in requests."""
     expert: Literal["both", "first", "second"] = "both"
-    """Which of Wan 2.2's two experts the file applies to; the first handles the noisier steps."""
+    """Expert of Wan 2.2 that the file applies to; the first handles the noisier steps."""
     group: str | None = None
     """Name of a group of alternatives: a request may use only one adapter of the same group."""
     partial: bool = False
@@ -135,7 +135,7 @@ class ModelSpec(BaseModel):
     max_prompt_chars: int = Field(default=2000, ge=1)
     """Maximum length of a prompt or negative prompt, in characters."""
     negative_prompt: bool = True
-    """Whether the model supports negative prompts. If not, requests with one are rejected."""
+    """True if the model supports negative prompts. If not, requests with one are rejected."""
     prompt_examples: list[str] = []
     """Example prompts for the page."""
     qualities: list[Quality] = Field(default=list(Quality), min_length=1)
@@ -145,7 +145,7 @@ class ModelSpec(BaseModel):
     output_formats: list[OutputFormat] = Field(default=list(OutputFormat), min_length=1)
     """File formats that clients may choose; the first is the default."""
     audio: bool = False
-    """Whether the model generates sound, as LTX-2 does. If not, requests with ``audio`` are rejected."""
+    """True if the model generates sound, as LTX-2 does. If not, requests with ``audio`` are rejected."""
     max_batch: int = Field(default=8, ge=1)
     """Maximum number of videos per request. ``ADASPA_QUEUE_CAP`` applies if it is lower."""
     time_limit_seconds: int | None = Field(default=None, ge=1)
@@ -183,7 +183,7 @@ class ModelSpec(BaseModel):
     ``UniPCMultistepScheduler`` or ``DPMSolverMultistepScheduler``; ``options`` override the model's scheduler
     configuration. Only for flow-matching models, whose shift is kept. ``null`` keeps the model's own scheduler."""
     flow_shift: float | None = Field(default=None, gt=0)
-    """How far the steps shift towards noise. For Wan 2.1, use 3 at 480p and 5 at 720p. ``null`` keeps the model's own
+    """Shift of the steps towards noise. For Wan 2.1, use 3 at 480p and 5 at 720p. ``null`` keeps the model's own
     shift."""
 
     family: str | None = Field(default=None, exclude=True, deprecated=True)
@@ -237,12 +237,12 @@ class ModelSpec(BaseModel):
 
     @property
     def takes_images(self) -> bool:
-        """Whether the model can start from an image or a video."""
+        """True if the model can start from an image or a video."""
         return any(task.roles for task in self.tasks)
 
     @property
     def needs_image(self) -> bool:
-        """Whether the model requires an image or a video."""
+        """True if the model requires an image or a video."""
         return all(task.roles for task in self.tasks)
 
     def heeds_negative(self, guidance_scale: float) -> bool:
@@ -267,7 +267,7 @@ class ModelSpec(BaseModel):
 
 
 class Catalog:
-    """The served models by id, in the order of the file.
+    """Served models by id, in the order of the file.
 
     Args:
         models: entries of the file.
@@ -281,7 +281,7 @@ class Catalog:
 
     @property
     def default(self) -> ModelSpec:
-        """The model for requests that name none: the first."""
+        """Model for requests that name none: the first."""
         return next(iter(self.models.values()))
 
     def get(self, model_id: str) -> ModelSpec | None:

@@ -32,7 +32,7 @@ IDLE_SECONDS = 5
 """A connection that was idle for longer is asked whether it still works before anything is sent; and a worker that
 waits for a message asks anew every second, and gives up a connection whose answer is late by so much more."""
 PING_SECONDS = 3.0
-"""How long it has for that answer."""
+"""Seconds that it has for that answer."""
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 8000}
 """Probes of the kernel, where it has them: they keep a NAT's entry alive, and end a connection whose other side is gone
 within 20 seconds, or 8 if something was sent. A server that is only slow still acknowledges."""
@@ -45,7 +45,7 @@ else:
 
 
 class _Watched(Base):
-    """What is ours in a connection: before it stands redis-py's, for TCP, TLS or a unix socket."""
+    """Additions to a connection, placed before redis-py's class for TCP, TLS or a unix socket."""
 
     def __init__(self, *, primary: Primary, **options: Any) -> None:
         self._primary = primary
@@ -79,7 +79,7 @@ class _Watched(Base):
 
 
 class _AsyncWatched(AsyncBase):
-    """The same in one that is awaited."""
+    """Additions to a connection that is awaited."""
 
     def __init__(self, *, primary: Primary, **options: Any) -> None:
         self._primary = primary
@@ -163,7 +163,7 @@ class Pool(ConnectionPool):
 
 
 class AsyncPool(waiting.ConnectionPool):
-    """The same, awaited."""
+    """Pool of awaited connections that does the same."""
 
     def __init__(self, **options: Any) -> None:
         self._primary, self._lost = options["primary"], options["primary"].lost

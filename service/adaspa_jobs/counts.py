@@ -1,4 +1,4 @@
-"""How busy the queues are, and what has come of all jobs: the store's numbers."""
+"""Numbers of the store: how busy the queues are, and what has come of all jobs."""
 
 from dataclasses import dataclass
 from statistics import median
@@ -22,7 +22,7 @@ class QueueLoad:
     cost: float
     """Their sum, in units of the model's default request."""
     oldest_seconds: float
-    """How long the job that came first has waited; 0 if none waits."""
+    """Seconds that the job that came first has waited; 0 if none waits."""
     workers: int
     """Number of live workers that serve this queue."""
     elapsed: list[tuple[float, float]]
@@ -31,7 +31,7 @@ class QueueLoad:
 
 @dataclass(frozen=True)
 class Load:
-    """How busy a model is."""
+    """Load of a model."""
 
     workers: int
     """Number of live workers."""
@@ -42,7 +42,7 @@ class Load:
     queues: dict[Priority, QueueLoad]
     bulk_share: float
     since: int | None = None
-    """When a worker announced it first, in Unix seconds; None: none has."""
+    """Time at which a worker announced it first, in Unix seconds; None if none has."""
 
     @property
     def waiting(self) -> int:
@@ -73,7 +73,7 @@ class Load:
 
 
 def other(priority: Priority) -> Priority:
-    """The priority of the model's other queue."""
+    """Return the priority of the model's other queue."""
     return Priority.interactive if priority is Priority.bulk else Priority.bulk
 
 
@@ -89,7 +89,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Room:
-    """What Redis uses and may use; a limit of 0 is none."""
+    """Memory that Redis uses and may use, in bytes; a limit of 0 is none."""
 
     memory_bytes: int
     memory_limit: int
@@ -98,7 +98,7 @@ class Room:
 
 
 class Counts:
-    """The part of a JobStore that only counts."""
+    """Part of a JobStore that only counts."""
 
     client: Redis
     bulk_share: float
@@ -120,7 +120,7 @@ class Counts:
         return {job.id: rank + 1 for job, rank in zip(waiting, ranks, strict=True) if rank is not None}
 
     def load(self, model: str) -> Load:
-        """How busy a model is."""
+        """Count the model's waiting and running jobs and its workers."""
         workers, paces, running, queues, since = self._scripts.run("load", model=model)
         return Load(
             workers=workers,
@@ -143,7 +143,7 @@ class Counts:
         )
 
     def room(self) -> Room | None:
-        """How much room Redis has left; None where its user may not ask."""
+        """Return how much room Redis has left; None if its user may not ask."""
         with reaching():
             try:
                 found: Any = self.client.info("memory", "clients")
@@ -152,7 +152,7 @@ class Counts:
         return Room(found["used_memory"], found["maxmemory"], found["connected_clients"], found.get("maxclients", 0))
 
     def totals(self) -> Totals:
-        """What has happened to all jobs, counted in the transitions themselves: exact, also after restarts."""
+        """Count what has happened to all jobs: exact, even after restarts, because the transitions themselves count."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(PREFIX + "ended")
             pipe.hgetall(PREFIX + "leases_lost")

@@ -1,4 +1,4 @@
-"""The job record: what was asked, where it stands, and what came of it.
+"""Job record: what was asked, where it stands, and what came of it.
 
 Gateways and workers of two versions share one Redis during a rolling update, so the record has a version of its own;
 docs/job_records.md says what to do when it changes.
@@ -15,11 +15,11 @@ from pydantic.fields import FieldInfo
 from adaspa_jobs.fields import of_rows
 
 SCHEMA_VERSION = 1
-"""The newest record that this version can run."""
+"""Newest record that this version can run."""
 OPEN_OWNER = "open"
-"""The owner of every job of a service that asks for no key."""
+"""Owner of every job of a service that asks for no key."""
 BOOTSTRAP_OWNER = "bootstrap"
-"""The owner of the jobs that ADASPA_BOOTSTRAP_KEY creates."""
+"""Owner of the jobs that ADASPA_BOOTSTRAP_KEY creates."""
 
 
 class Artifact(BaseModel):
@@ -30,7 +30,7 @@ class Artifact(BaseModel):
     bytes: int
     sha256: str
     has_audio: bool = False
-    """Whether it is a video with a sound."""
+    """True for a video with sound."""
 
 
 class Input(Artifact):
@@ -47,7 +47,7 @@ class Input(Artifact):
 
 @of_rows
 class JobParams(Settled):
-    """What was asked for, with every default filled in.
+    """Parameters of a job, with every default filled in.
 
     A parameter that came after version 1 has a default and names its version: ``since`` in its row, or
     ``Field(default=None, json_schema_extra={"since": 2})`` for one that no client names.
@@ -59,34 +59,34 @@ class JobParams(Settled):
     height: int
     output_format: OutputFormat = OutputFormat.mp4
     remixed_from: str | None = None
-    """The job whose parameters these are but for the prompt."""
+    """Job that has the same parameters but for the prompt."""
     inputs: tuple[Input, ...] = ()
-    """What the video is made of beside the texts, one of a role."""
+    """Images and videos that the video is made of, one of a role."""
 
     @property
     def task(self) -> Task:
-        """What the model is asked for."""
+        """Task that the model is asked for."""
         return Task.of(each.role for each in self.inputs)
 
     @property
     def inputs_folder(self) -> str | None:
-        """The folder below ``inputs/`` in storage that these lie in; None without any."""
+        """Folder below ``inputs/`` in storage that these lie in; None without any."""
         return self.inputs[0].key.split("/")[1] if self.inputs else None
 
     @property
     def needs(self) -> int:
-        """The lowest version that can run this: that of the newest parameter which is not left at its default."""
+        """Lowest version that can run this: that of the newest parameter which is not left at its default."""
         fields = type(self).model_fields.items()
         return max((since(field) for name, field in fields if getattr(self, name) != field.default), default=1)
 
     @property
     def identity(self) -> str:
-        """The same for two jobs, and in all versions that can run them, if and only if the same was asked."""
+        """Digest that two jobs share, in all versions that can run them, if and only if the same was asked."""
         return self.model_dump_json(exclude_defaults=True)
 
 
 def since(field: FieldInfo) -> int:
-    """The version of the record in which a parameter came."""
+    """Return the version of the record in which a parameter came."""
     extra = field.json_schema_extra
     return int(str(extra["since"])) if isinstance(extra, dict) and "since" in extra else 1
 
@@ -99,13 +99,13 @@ class Progress(BaseModel):
     """Finished denoising steps."""
     steps: int = 0
     resumed_from_step: int | None = None
-    """The step whose checkpoint this attempt began with; None when it began at the start."""
+    """Step of the checkpoint that this attempt began with; None if it began at the start."""
     step_kind: StepKind | None = None
     """Kind of the last finished step."""
     eta_seconds: float | None = None
     """Seconds that are left of the denoising, from the steps measured so far."""
     preview_step: int | None = None
-    """The step whose preview can be had."""
+    """Step whose preview can be had."""
     prompt_tokens: TokenCount | None = None
     """Once the texts are encoded."""
     negative_prompt_tokens: TokenCount | None = None
@@ -113,12 +113,12 @@ class Progress(BaseModel):
 
 
 class Labels(BaseModel):
-    """What a client notes at a job for itself."""
+    """Labels that a client gives a job for itself."""
 
     metadata: dict[str, str] = {}
     """Pairs of texts."""
     user: str | None = None
-    """The client's name for the end user."""
+    """Client's name for the end user."""
 
 
 class Job(Labels):
@@ -134,20 +134,20 @@ class Job(Labels):
     """Work, in units of the model's default request."""
     created_at: int
     started_at: int | None = None
-    """When the first attempt began."""
+    """Time at which the first attempt began."""
     completed_at: int | None = None
-    """When the job ended, however it ended."""
+    """Time at which the job ended, however it ended."""
     expires_at: int | None = None
-    """When the record and its files are removed."""
+    """Time at which the record and its files are removed."""
     progress: Progress = Progress()
     attempt: int = 0
-    """How many attempts began."""
+    """Number of attempts that began."""
     token: str = ""
-    """What fences the latest attempt, and names its folder in storage: its number and a nonce."""
+    """Token of the latest attempt, which fences it and names its folder in storage: its number and a nonce."""
     lost_attempts: int = 0
     """Attempts whose lease ran out."""
     ran_ms: int = 0
-    """How long earlier attempts ran."""
+    """Milliseconds that earlier attempts ran."""
     trace: str | None = None
     """Trace context of the request that created it, as W3C's ``traceparent``."""
     worker_errors: int = 0
@@ -161,15 +161,15 @@ class Job(Labels):
     timings: dict[str, float] = {}
     """Seconds by phase."""
     warnings: list[str] = []
-    """What is odd about the clip."""
+    """Warnings: what is odd about the clip."""
     artifacts: dict[str, Artifact] = {}
     """Files by variant: video, thumbnail, spritesheet."""
     schema_version: int = 1
-    """The lowest version that can run the job; a worker of an earlier one leaves it to others."""
+    """Lowest version that can run the job; a worker of an earlier one leaves it to others."""
 
     @property
     def phase(self) -> Phase | End:
-        """What the job is doing; once it has ended, its status. ``progress`` tells how far it had come."""
+        """Phase of a running job, or the status of another. ``progress`` tells how far it had come."""
         return cast(End, self.status.value) if self.status in TERMINAL else self.progress.phase
 
     @property

@@ -8,7 +8,7 @@ EVERYWHERE = "::"
 
 
 def bindable(host: str) -> str:
-    """The address to bind: ``host``, but ``0.0.0.0`` for ``::`` on a machine without IPv6."""
+    """Return the address to bind: ``host``, or ``0.0.0.0`` for ``::`` on a machine without IPv6."""
     return "0.0.0.0" if host == EVERYWHERE and not socket.has_dualstack_ipv6() else host
 
 
@@ -27,12 +27,12 @@ def listener(host: str, port: int) -> socket.socket:
 
 
 def reason(error: OSError) -> str:
-    """Why a host cannot be listened on, in the system's words."""
+    """Say in the system's words why a host cannot be listened on."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
 
 
 def local_url(host: str, port: int) -> str:
-    """The address for clients on this machine of a server that listens on ``host``."""
+    """Return the address for clients on this machine of a server that listens on ``host``."""
     if host in ("0.0.0.0", EVERYWHERE, ""):
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

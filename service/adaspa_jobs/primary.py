@@ -1,4 +1,4 @@
-"""Which server is the primary of a Redis that has replicas, and how it is noticed that one is it no longer."""
+"""Primary of a Redis that has replicas: which server it is, and how a change is noticed."""
 
 from typing import Any
 
@@ -24,15 +24,15 @@ holds it up."""
 
 
 class NotPrimary(RedisConnectionError):
-    """What the address leads to is a replica, and takes no writes."""
+    """Refusal: the address leads to a replica, which takes no writes."""
 
 
 class NoWrites(RedisConnectionError):
-    """The server takes no writes now. For whoever writes it is away: Celery's workers then wait, and do not end."""
+    """Refusal: the server takes no writes now. To a writer it is away, so Celery's workers wait and do not end."""
 
 
 class Primary:
-    """What all connections of a process to one Redis know of its primary.
+    """Knowledge about the primary that all connections of a process to one Redis share.
 
     Args:
         address: of the server, or of the Sentinels that know it.
@@ -41,7 +41,7 @@ class Primary:
     def __init__(self, address: RedisAddress) -> None:
         self.address = address
         self.lost = 0
-        """How often a replica was met in its place."""
+        """Number of times that a replica was met in its place."""
 
     def place(self) -> tuple[str, int]:
         """Host and port now."""
@@ -70,7 +70,7 @@ class Primary:
         return ours | tls | dict(self.address.sentinel_login)
 
     def judge(self, error: ResponseError) -> NotPrimary | NoWrites | None:
-        """What an answer says of the server, if it is that it is no primary, is one no longer, or takes no writes."""
+        """Read from an answer that the server is no primary, is one no longer, or takes no writes."""
         if str(error).startswith(REFUSING):
             return NoWrites(str(error))
         if not isinstance(error, ReadOnlyError | MasterDownError) and not str(error).startswith("UNBLOCKED "):

@@ -1,4 +1,4 @@
-"""The Celery queues, two for each model. Job state is ours, and so is the order of the jobs.
+"""Celery queues, two for each model. Job state is ours, and so is the order of the jobs.
 
 A message is a bell: it says that there is work in its queue. Which job that is, the store decides when a worker claims
 one: so a job's place is known, owners share the workers fairly, and a bell too many does no harm. One that is lost
@@ -20,21 +20,21 @@ VISIBILITY_SECONDS = 3600
 
 
 class QueueUnavailable(Exception):
-    """The broker cannot be reached."""
+    """Failure to reach the broker."""
 
 
 def queue_key(model_id: str, priority: Priority) -> str:
-    """The name of a queue within the store."""
+    """Return the name of a queue within the store."""
     return f"{model_id}:bulk" if priority is Priority.bulk else model_id
 
 
 def queue_name(model_id: str, priority: Priority) -> str:
-    """The Celery queue of a model's jobs of one priority."""
+    """Return the Celery queue of a model's jobs of one priority."""
     return f"generate.{queue_key(model_id, priority)}"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """The Celery application, configured alike in gateway and workers."""
+    """Return the Celery application, configured alike in gateway and workers."""
     app = Celery("adaspa", broker="redis://", set_as_current=False)  # where it is, the transport knows
     app.conf.update(
         accept_content=["json"],

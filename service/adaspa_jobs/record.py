@@ -1,4 +1,4 @@
-"""The job record as a Redis hash: plain fields as they are, nested ones as JSON."""
+"""Job record as a Redis hash: plain fields as they are, nested ones as JSON."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ class RecordUnreadable(Exception):
 
 
 def job_from_hash(job_id: str, fields: Mapping[bytes, bytes]) -> Job:
-    """The job of a record; empty fields are unset ones, and those that a later version added are passed over.
+    """Read the job of a record; empty fields are unset, and fields of a later version are ignored.
 
     Args:
         job_id: its id.
@@ -45,12 +45,12 @@ def job_from_hash(job_id: str, fields: Mapping[bytes, bytes]) -> Job:
 
 
 def job_from_pairs(job_id: bytes, fields: list[bytes]) -> Job:
-    """The job of a record as a script gives it: names and values in turns. Raises RecordUnreadable."""
+    """Read the job of a record as a script gives it: names and values in turns. Raises RecordUnreadable."""
     return job_from_hash(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
 
 
 def readable(records: Iterable[tuple[str, Mapping[bytes, bytes]]]) -> list[Job]:
-    """The jobs of those records that are there and can be read; the others are only logged.
+    """Read the jobs of those records that are there and can be read; the others are only logged.
 
     Args:
         records: ids, and hashes as Redis gives them.

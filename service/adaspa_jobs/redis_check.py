@@ -1,4 +1,4 @@
-"""What the service needs of its Redis, tried when a part of it starts, and by ``adaspa doctor``.
+"""Checks of what the service needs of its Redis, made when a part of it starts, and by ``adaspa doctor``.
 
 A server can answer PING and yet be of no use: in cluster mode, as a replica, to a user that lacks a right. So all that
 is needed is tried once with keys of its own: the commands, a script, a message through Celery's connection.
@@ -68,7 +68,7 @@ class Problem:
 
 @dataclass
 class Look:
-    """What was found.
+    """Findings of one look.
 
     Args:
         server: name and version; empty where they are not told.
@@ -96,7 +96,7 @@ def look(settings: Settings) -> Look:
 
 
 def _server(client: Redis, _: Settings, found: Look) -> Iterator[Problem]:
-    """What the server says of itself."""
+    """Ask the server about itself."""
     try:
         about: Any = client.info()
     except NoPermissionError:
@@ -122,7 +122,7 @@ def _server(client: Redis, _: Settings, found: Look) -> Iterator[Problem]:
 
 
 def _writes(client: Redis, _: Settings, __: Look) -> list[Problem]:
-    """Whether it would write."""
+    """Try whether it would write."""
     with suppress(NoPermissionError):  # of rights it is said more below
         client.delete(NOTHING)
     return []
@@ -176,7 +176,7 @@ def _message(client: Redis, settings: Settings, found: Look) -> list[Problem]:
 
 
 def _problem(error: Exception) -> Problem:
-    """What an answer, or none, comes to."""
+    """Judge an answer, or none."""
     said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, NoPermissionError):
         return _lacking(said)

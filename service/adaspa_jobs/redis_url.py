@@ -1,4 +1,4 @@
-"""The address of Redis, read once for every client: redis-py and Celery's transport spell the same URL differently."""
+"""Address of Redis, read once for every client: redis-py and Celery's transport spell the same URL differently."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -29,16 +29,16 @@ class RedisAddress:
     path: str = ""
     """Path of a unix socket."""
     service: str = ""
-    """The name under which Sentinels know the primary."""
+    """Name under which Sentinels know the primary."""
     db: int = 0
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What else the URL says, by redis-py's names: ``username``, ``password``, time-outs, TLS."""
+    """Other parts of the URL, by redis-py's names: ``username``, ``password``, time-outs, TLS."""
     sentinel_login: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """``username`` and ``password`` at the Sentinels."""
 
     @property
     def transport(self) -> Literal["unix", "tcp", "tls"]:
-        """What its connections are made of."""
+        """Kind of its connections."""
         return "unix" if self.scheme == "unix" else "tls" if self.scheme in TLS else "tcp"
 
     def __str__(self) -> str:
@@ -127,7 +127,7 @@ def _places(scheme: str, parts: SplitResult) -> tuple[tuple[str, int], ...]:
 
 
 def _path(scheme: str, path: str, db: int | None) -> tuple[str, int]:
-    """The primary's name and the database."""
+    """Read the primary's name and the database."""
     service, number = "", path.strip("/")
     if scheme in SENTINEL:
         service, _, number = number.partition("/")

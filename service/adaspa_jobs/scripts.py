@@ -1,4 +1,4 @@
-"""The store's Lua scripts: loaded once, run by name, with connection errors in the store's own words."""
+"""Lua scripts of the store: loaded once, run by name, with connection errors in the store's own words."""
 
 import json
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def reaching() -> Iterator[None]:
 
 
 class Scripts:
-    """The scripts in a package's ``lua/``, each with what all of them share, ``lua/_shared.lua``, put before it.
+    """Scripts in a package's ``lua/``, each with what all of them share, ``lua/_shared.lua``, put before it.
 
     A full Redis refuses what would make it fuller; for it to get emptier, those that end, remove or keep going what is
     there begin with ``#!lua flags=allow-oom``.
@@ -72,7 +72,7 @@ class Scripts:
             return self._scripts[name](args=self._given(content, arguments))
 
     def command(self, name: str, /, **arguments: Any) -> tuple[str | int | bytes, ...]:
-        """The same as a command for a pipeline, which a server that has not had the script yet answers by NOSCRIPT."""
+        """Return a script's run as a command for a pipeline; a server without the script answers by NOSCRIPT."""
         return "EVALSHA", self._scripts[name].sha, 0, *self._given(b"", arguments)
 
     def _given(self, content: bytes, arguments: dict[str, Any]) -> list[Any]:

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     ``redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB``. If unset, ``adaspa serve`` starts its own server.
     [URL options](operations.md#redis)."""
     storage_url: str = Field(default="./data/objects", min_length=1)
-    """Where videos and checkpoints are stored: a folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``,
+    """Storage of videos and checkpoints: a folder, or ``file:///...``, ``s3://bucket/prefix``, ``gs://...``,
     ``az://...``, ``memory:///``. If unset, ``adaspa serve`` uses ``objects`` in its data folder."""
     checkpoint_seconds: float = Field(default=30.0, ge=0)
     """Seconds between checkpoints of a running job; 0 means every step. A stopping worker also writes a checkpoint."""
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     need the gateway's token while no key was ever created and ``ADASPA_HOST`` is a loopback address, and otherwise an
     API key."""
     open_token: SecretStr | None = None
-    """The token that ``ADASPA_OPEN_ACCESS`` describes. Unset: ``adaspa serve`` or the gateway creates one at start."""
+    """Token that ``ADASPA_OPEN_ACCESS`` describes. Unset: ``adaspa serve`` or the gateway creates one at start."""
     bootstrap_key: SecretStr | None = Field(default=None, min_length=32)
     """An API key that you choose. It has every scope and is not stored in Redis."""
     signing_secret: SecretStr | None = Field(default=None, min_length=32)
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     prompt_check_seconds: float = Field(default=5.0, gt=0)
     """Seconds to wait for the prompt check's answer."""
     prompt_check_failure: Literal["refuse", "accept"] = "refuse"
-    """How to treat a request if the prompt check gives no valid answer in time: ``refuse`` it with 503, or ``accept``
+    """Answer to a request if the prompt check gives no valid answer in time: ``refuse`` it with 503, or ``accept``
     it and log an error."""
     webhook_http: bool = False
     """Allow http as well as https in ``webhook_url``."""
@@ -243,7 +243,7 @@ class Settings(BaseSettings):
 
     @property
     def webhook_keys(self) -> list[str]:
-        """The configured signing secrets, current one first."""
+        """Configured signing secrets, current one first."""
         return [secret.get_secret_value() for secret in self.webhook_secrets]
 
 

@@ -32,15 +32,15 @@ class StepCache(BaseModel):
     presets: list[Quality] | None = Field(default=None, min_length=1)
     """Presets whose jobs use the cache. ``null``: all jobs except those of ``exact``."""
     threshold: float | None = Field(default=None, gt=0)
-    """For ``first_block``, ``mag`` and ``sea``: allowed change or error before a step is computed. Higher is faster."""
+    """Allowed change or error before a step is computed, for ``first_block``, ``mag`` and ``sea``. Higher is faster."""
     interval: int | None = Field(default=None, ge=2)
-    """For ``taylor_seer``: compute every n-th step and extrapolate the steps between."""
+    """Interval of the computed steps, for ``taylor_seer``: the steps between are extrapolated."""
     ratios: list[float] | None = Field(default=None, min_length=2)
-    """For ``mag``: the model's magnitude ratios, one per step, as ``MagCacheConfig(calibrate=True)`` prints them."""
+    """Magnitude ratios of the model, for ``mag``: one per step, as ``MagCacheConfig(calibrate=True)`` prints them."""
     first_share: float | None = Field(default=None, ge=0, lt=1)
     """Share of the steps at the start that are always computed; default 0.2. Not for ``first_block``."""
     in_a_row: int | None = Field(default=None, ge=1)
-    """For ``mag`` and ``sea``: maximum number of consecutive steps to skip; default 3."""
+    """Maximum number of consecutive steps to skip, for ``mag`` and ``sea``; default 3."""
 
     @model_validator(mode="after")
     def _has_its_own(self) -> Self:

@@ -78,7 +78,7 @@ class Stored(NamedTuple):
 
 
 class ObjectStorage:
-    """The service's files. An object appears under its key only when it is whole, local folders included.
+    """Object storage of the service's files. Objects appear under their key only once whole, local folders included.
 
     Args:
         url: a folder's path, or ``file:///``, ``memory:///`` (this process only), ``s3://bucket/prefix``, ``gs://``,
@@ -132,7 +132,7 @@ class ObjectStorage:
             return bytes(obstore.get(self._store, key).bytes())
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys of all objects below ``prefix``. Raises StorageUnavailable."""
+        """Return the keys of all objects below ``prefix``. Raises StorageUnavailable."""
         return [stored.key for stored in self.entries(prefix)]
 
     def entries(self, prefix: str) -> list[Stored]:
@@ -282,7 +282,7 @@ def _raise_unless_gone(error: OSError) -> None:
 
 
 def _open(url: str) -> tuple[ObjectStore, ObjectStore]:
-    """The store, and the same for uploads: while one is sent, nothing comes back."""
+    """Open the store, and the same for uploads: while one is sent, nothing comes back."""
     parts = urlsplit(url)
     if parts.scheme == "memory":
         return (MemoryStore(),) * 2

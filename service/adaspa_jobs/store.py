@@ -50,32 +50,32 @@ AWAITED_SECONDS = 3600.0
 
 
 class QueueFull(Exception):
-    """The model's queue is full."""
+    """Refusal: the model's queue is full."""
 
 
 class TooManyInFlight(Exception):
-    """The owner has the maximum number of jobs in flight."""
+    """Refusal: the owner has the maximum number of jobs in flight."""
 
 
 class IdempotencyConflict(Exception):
-    """The idempotency key was used with another request."""
+    """Refusal: the idempotency key was used with another request."""
 
 
 class InputsGone(Exception):
-    """The job whose images were to be shared was removed meanwhile."""
+    """Refusal: the job whose images were to be shared was removed meanwhile."""
 
 
 class InputsLate(Exception):
-    """The images of a request were waited for no longer, and are being removed."""
+    """Refusal: the images of the request were waited for no longer, and are being removed."""
 
 
 class Admitted(NamedTuple):
-    """What came of a request for jobs."""
+    """Outcome of a request for jobs."""
 
     jobs: list[Job]
     """Jobs in the order requested."""
     new: bool
-    """Whether they were made, and not found again by an idempotency key."""
+    """True for new jobs, false for those that an idempotency key found again."""
     bells: int
     """Bells that are to be rung for them: none where enough messages are in the queue."""
     positions: dict[str, int] | None
@@ -90,12 +90,12 @@ class Look(NamedTuple):
     """1 for the one that is next in its queue; None if it does not wait."""
 
     def is_shown_to(self, owner: str) -> bool:
-        """Whether this owner may see it: it is theirs, and was not deleted."""
+        """Tell whether this owner may see it: it is theirs, and was not deleted."""
         return self.job.owner == owner and not self.job.discarded
 
 
 def looked(job_id: str, answer: tuple[list[bytes], int | None]) -> Look | None:
-    """What ``look.lua`` says of a job; None if there is none. Raises RecordUnreadable."""
+    """Read the answer of ``look.lua`` about a job; None if there is none. Raises RecordUnreadable."""
     fields, rank = answer
     return Look(job_from_pairs(job_id.encode(), fields), None if rank is None else rank + 1) if fields else None
 
@@ -170,7 +170,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         return seconds + microseconds / 1e6
 
     def last_id_us(self) -> int:
-        """The time in the latest id, in microseconds: ahead of ``now`` where the clock was set back."""
+        """Return the time in the latest id, in microseconds: ahead of ``now`` if the clock was set back."""
         with reaching():
             return int(self.client.get(PREFIX + "last_id") or 0)
 
@@ -267,7 +267,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         return Admitted(jobs, positions is not None, bells, found)
 
     def repeated(self, idempotency: tuple[str, str], owner: str = OPEN_OWNER) -> list[Job] | None:
-        """The jobs that the same request led to before, as ``admit_all`` gives them again; None if its key is new.
+        """Return the jobs that the same request led to before, as ``admit_all`` did; None if its key is new.
 
         Raises:
             IdempotencyConflict: the key is known with another digest.
@@ -279,17 +279,17 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         return [job_from_pairs(*each) for each in rest] if outcome == b"known" else None
 
     def get(self, job_id: str) -> Job | None:
-        """The record, also of a discarded job; None if there is none. Raises RecordUnreadable."""
+        """Read the record, even of a discarded job; None if there is none. Raises RecordUnreadable."""
         with reaching():
             fields: Any = self.client.hgetall(PREFIX + "job:" + job_id)
         return job_from_hash(job_id, fields) if fields else None
 
     def look(self, job_id: str) -> Look | None:
-        """The record, also of a discarded job, and its place; None if there is none. Raises RecordUnreadable."""
+        """Read the record, even of a discarded job, and its place; None if there is none. Raises RecordUnreadable."""
         return looked(job_id, self._scripts.run("look", id=job_id))
 
     def looking(self, job_id: str) -> tuple[str | int | bytes, ...]:
-        """The command whose answer ``looked`` reads, for those who send it themselves."""
+        """Return the command whose answer ``looked`` reads, for those who send it themselves."""
         return self._scripts.command("look", id=job_id)
 
     def known(self, job_ids: list[str]) -> set[str]:
@@ -314,7 +314,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         self._scripts.run("await_inputs", folder=folder, wait_ms=round(AWAITED_SECONDS * 1000))
 
     def preview(self, job_id: str) -> tuple[int, bytes] | None:
-        """The latest preview of a running job, and its step."""
+        """Read the latest preview of a running job, and its step."""
         with reaching():
             step, image = cast(list[bytes | None], self.client.hmget(f"{PREFIX}preview:{job_id}", "step", "image"))
         return None if step is None or image is None else (int(step), image)

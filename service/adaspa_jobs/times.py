@@ -1,4 +1,4 @@
-"""What completed jobs took, and what a job like them is expected to take."""
+"""Times of completed jobs, and what a job like them is expected to take."""
 
 import math
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ LATEST = 10
 
 
 class Timed(BaseModel):
-    """What a completed job took. Seconds."""
+    """Time that a completed job took, in seconds."""
 
     width: int
     height: int
     num_frames: int
     steps: int
     guided: bool
-    """Whether its guidance scale is over 1, which for most models is two forwards a step."""
+    """True if its guidance scale was over 1, which for most models makes two forwards a step."""
     denoising: float
     rest: float
-    """The texts, the decoding and the upload; not the loading of the model."""
+    """Seconds for texts, decoding and upload; loading the model does not count."""
 
     @property
     def pixels(self) -> int:
@@ -41,7 +41,7 @@ class Timed(BaseModel):
 
     @classmethod
     def of(cls, params: JobParams, timings: dict[str, float]) -> Self | None:
-        """What a job took, by its seconds for each phase; None if its denoising was not timed."""
+        """Sum up what a job took, by its seconds for each phase; None if its denoising was not timed."""
         if "denoising" not in timings:
             return None
         rest = sum(timings.get(phase, 0.0) for phase in ("encoding_prompt", "decoding", "uploading"))
@@ -58,26 +58,26 @@ class Timed(BaseModel):
 
 @dataclass(frozen=True)
 class Expected:
-    """What a job is expected to take once a worker begins it."""
+    """Time that a job is expected to take once a worker begins it, in seconds."""
 
     seconds: float
     denoising: float
-    """The part of it that is the denoising."""
+    """Share of the denoising in it, in seconds."""
     jobs: int
     """Completed jobs that it was measured by."""
     nearest: Timed
-    """The latest of them."""
+    """Latest of the jobs behind it."""
 
 
 def preset_of(params: JobParams) -> str | None:
-    """Which jobs' times tell of this one: its preset's, or the model's own settings'; None for settings by hand."""
+    """Name the jobs whose times tell of this one: its preset, or ``default``; None for settings by hand."""
     if any(row.by_hand and getattr(params, name) is not None for name, row in rows(Kept).items()):
         return None
     return params.quality or OWN_SETTINGS
 
 
 def expected(params: JobParams, timed: Sequence[Timed]) -> Expected | None:
-    """What a job is expected to take.
+    """Estimate what a job will take.
 
     The jobs whose frames have nearly as many pixels in all tell it; steps and pixels scale it. Attention grows faster
     than the number of pixels, so a larger clip takes longer than what was measured with a smaller one says.
@@ -101,12 +101,12 @@ def expected(params: JobParams, timed: Sequence[Timed]) -> Expected | None:
 
 
 class Times:
-    """The part of a JobStore that knows what completed jobs took."""
+    """Part of a JobStore that knows what completed jobs took."""
 
     client: Redis
 
     def times(self, model: str) -> dict[str, list[Timed]]:
-        """The model's latest completed jobs by preset, and as ``default`` with its own settings; the latest first."""
+        """Return the model's latest completed jobs by preset, and as ``default`` by its own settings; newest first."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             for preset in PRESETS:
                 pipe.lrange(f"{PREFIX}times:{model}:{preset}", 0, -1)

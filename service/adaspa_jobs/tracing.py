@@ -48,7 +48,7 @@ def start(service: str) -> bool:
 
 
 def current() -> str:
-    """The present trace context as a ``traceparent``; empty if there is none."""
+    """Return the present trace context as a ``traceparent``; empty if there is none."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
     return carrier.get("traceparent", "")

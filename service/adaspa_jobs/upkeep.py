@@ -1,4 +1,4 @@
-"""What the janitor asks of the store: work that was lost, jobs that are over."""
+"""Upkeep for the janitor: work that was lost, jobs that are over."""
 
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
@@ -8,13 +8,13 @@ from adaspa_jobs.attempts import given_up
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 
 TAKEN_SECONDS = 10.0
-"""What a janitor has taken to do, another one takes after this long if it is still not done."""
+"""Seconds after which another janitor takes what one has taken and not done."""
 GAP_SECONDS = 3.0
 """Janitors that look for lost leases this often have not been cut off from Redis."""
 
 
 class Upkeep:
-    """The janitor's part of a JobStore; several janitors may call it at once."""
+    """Part of a JobStore for janitors; several may call it at once."""
 
     max_attempts: int
     queue_seconds: float
@@ -77,7 +77,7 @@ class Upkeep:
         return [folder.decode() for folder in self._scripts.run("give_up_inputs", limit=limit)]
 
     def forget_inputs(self, folder: str) -> None:
-        """The images that no job was made of are removed."""
+        """Forget images that no job was made of and that are removed."""
         with reaching(), self.client.pipeline() as pipe:
             pipe.zrem(PREFIX + "awaited_inputs", folder)
             pipe.zrem(PREFIX + "lost_inputs", folder)

@@ -1,4 +1,4 @@
-"""What jobs came to, by owner, model and day: counted in the transitions themselves."""
+"""Usage by owner, model and day, counted in the transitions themselves."""
 
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -15,12 +15,12 @@ DAY_SECONDS = 86400
 
 
 class Usages:
-    """The part of a JobStore that knows what jobs came to."""
+    """Part of a JobStore that knows the usage."""
 
     client: Redis
 
     def usage(self, days: int, owner: str | None = None) -> dict[str, list[UsageRow]]:
-        """What the jobs of each owner came to, or of one, in the latest days, today included; the latest first."""
+        """Sum up the jobs of each owner, or of one, in the latest days, today included; the latest first."""
         found: dict[str, list[UsageRow]] = defaultdict(list)
         with reaching():
             now: Any = self.client.time()

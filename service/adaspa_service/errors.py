@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 RETRY_SECONDS = 5
-"""What a client is told to wait while a part of the service is away."""
+"""Seconds that a client is told to wait while a part of the service is away."""
 
 
 class ApiError(Exception):

@@ -1,4 +1,4 @@
-"""What clients see of jobs and models."""
+"""Views of jobs and models for clients."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ class QueuePosition:
 
 
 def video(job: Job, place: QueuePosition | None, estimated: float | None = None) -> Video:
-    """The view of a job; ``place`` is a queued one's, ``estimated`` the seconds that one takes that has not ended."""
+    """Show a job; ``place`` is a queued one's, ``estimated`` the seconds that an unfinished one takes."""
     asked, running = job.params, job.status is JobStatus.in_progress
     return Video.model_validate(
         shared(job.progress, Video)
@@ -54,7 +54,7 @@ def video(job: Job, place: QueuePosition | None, estimated: float | None = None)
 
 
 def model(spec: ModelSpec, created: int, *, waiting: int, running: int, workers: int) -> Model:
-    """The view of a catalog entry, and of how busy the model is."""
+    """Show a catalog entry, and how busy the model is."""
     own = {"created": created, "default_size": spec.sizes[0], "default_fps": spec.fps, "parameters": json_schema(spec)}
     own |= {"loras": [shared(lora, LoraOffer) for lora in spec.loras]}
     busy = {"waiting": waiting, "running": running, "workers": workers}
@@ -62,7 +62,7 @@ def model(spec: ModelSpec, created: int, *, waiting: int, running: int, workers:
 
 
 def shared(source: BaseModel, view: type[BaseModel]) -> dict[str, Any]:
-    """The fields that both have, of the source."""
+    """Copy from the source the fields that both have."""
     return {name: getattr(source, name) for name in view.model_fields.keys() & type(source).model_fields.keys()}
 
 

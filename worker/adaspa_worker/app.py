@@ -1,4 +1,4 @@
-"""The Celery application of a worker: one prefork child that runs one job at a time.
+"""Celery application of a worker: one prefork child that runs one job at a time.
 
 The parent process never imports torch: CUDA does not survive a fork, so the model is loaded in the child, before the
 worker takes jobs (``readiness``) or by the first of them. On SIGTERM (or Ctrl-C) Celery stops taking messages and waits
@@ -77,7 +77,7 @@ def generate() -> None:
 
 @lru_cache(maxsize=1)
 def runner() -> Runner:
-    """The child's runner; its connections must not be inherited from the parent."""
+    """Return the child's runner; its connections must not be inherited from the parent."""
     settings = get_settings()
     return Runner(
         store=JobStore.from_settings(settings),
@@ -99,7 +99,7 @@ def runner() -> Runner:
 
 @lru_cache(maxsize=1)
 def engine(model: str) -> "Engine":
-    """The loaded model. A failed load is not remembered: the next job tries again."""
+    """Return the loaded model. A failed load is not remembered: the next job tries again."""
     from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, only in the child
 
     spec = Catalog.load(get_settings().catalog).get(model)
@@ -131,14 +131,14 @@ def load_warm() -> None:
 
 
 def served() -> ModelSpec:
-    """The catalog entry of this worker's model."""
+    """Return the catalog entry of this worker's model."""
     spec = Catalog.load(get_settings().catalog).get(os.environ["ADASPA_WORKER_MODEL"])
     assert spec is not None  # __main__ has looked
     return spec
 
 
 def priorities() -> list[Priority]:
-    """The queues of the model that this worker serves."""
+    """Return the queues of the model that this worker serves."""
     return [Priority(name) for name in os.environ["ADASPA_WORKER_PRIORITIES"].split(",")]
 
 

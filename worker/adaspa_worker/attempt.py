@@ -156,7 +156,7 @@ class Attempt:
 
 
 class Result(NamedTuple):
-    """What a completed attempt came to."""
+    """Outcome of a completed attempt."""
 
     artifacts: dict[str, Artifact]
     report: AttentionReport

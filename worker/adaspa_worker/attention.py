@@ -1,4 +1,4 @@
-"""The attention of a job: the operator's settings, changed as far as the client asked for it."""
+"""Attention of a job: the operator's settings, changed as far as the client asked for it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,11 +9,11 @@ from adaspa.selection import RetainedMass, TopK
 from adaspa_jobs.job import JobParams
 
 DECIDED = ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass")
-"""What a preset decides; the rest (block size, memory, token order, ...) suits the model and stays the operator's."""
+"""Settings that a preset decides; all others (block size, memory, token order, ...) stay the operator's."""
 
 
 def operator_config(operator: Mapping[str, Any]) -> AdaSpaConfig:
-    """What a catalog's ``attention`` says: fields of ``AdaSpaConfig``, and as ``preset`` the one that they change.
+    """Read a catalog's ``attention``: fields of ``AdaSpaConfig``, and as ``preset`` the one that they change.
 
     Where it says nothing it is the preset ``balanced``.
 
@@ -26,7 +26,7 @@ def operator_config(operator: Mapping[str, Any]) -> AdaSpaConfig:
 
 
 def attention_config(operator: Mapping[str, Any], params: JobParams) -> AdaSpaConfig:
-    """The configuration of one job.
+    """Return the configuration of one job.
 
     Args:
         operator: the catalog's ``attention``.

@@ -30,6 +30,6 @@ class Look:
             self._saturated += 1
 
     def warnings(self) -> list[str]:
-        """What is the matter with more than half of the frames, a sentence each; empty as a rule."""
+        """Describe what is wrong with more than half of the frames, one sentence each; usually empty."""
         told = {"are a single colour": self._flat, "are only black and white": self._saturated}
         return [f"{n} of {self._frames} frames {what}" for what, n in told.items() if 2 * n > self._frames]

@@ -30,7 +30,7 @@ class BadCheckpoint(Exception):
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of one attempt at a job.
+    """Checkpoints of one attempt at a job.
 
     Args:
         storage: where they lie.
@@ -47,7 +47,7 @@ class Checkpoints:
     _last_time: float = field(default_factory=time.monotonic)
 
     def load(self) -> dict[str, Any] | None:
-        """The snapshot to resume from; None to begin at step 0. A broken or foreign checkpoint is passed over."""
+        """Return the snapshot to resume from; None to begin at step 0. Broken or foreign checkpoints are ignored."""
         try:
             for key in self._keys():
                 try:
@@ -63,7 +63,7 @@ class Checkpoints:
         return None
 
     def due(self, step: int) -> bool:
-        """Whether it is time for a checkpoint after this many finished steps."""
+        """Return whether it is time for a checkpoint after this many finished steps."""
         enough_steps = self.every_steps is not None and step - self._last_step >= self.every_steps
         return enough_steps or time.monotonic() - self._last_time >= self.every_seconds
 
@@ -82,7 +82,7 @@ class Checkpoints:
             log.warning("%s: could not write the checkpoint of step %d: %s", job.id, step, error)
 
     def _keys(self) -> list[str]:
-        """The job's checkpoints, the latest attempt's latest step first."""
+        """Return the job's checkpoints, the latest attempt's latest step first."""
         return sorted(self.storage.keys(checkpoint_prefix(self.lease.job.id)), reverse=True)
 
 
@@ -96,7 +96,7 @@ def pack(snapshot: dict[str, Any], job: str) -> bytes:
 
 
 def unpack(content: bytes, job: str) -> dict[str, Any]:
-    """The snapshot of ``pack``. Nothing in it is executed. Raises BadCheckpoint."""
+    """Return the snapshot of ``pack``. Nothing in it is executed. Raises BadCheckpoint."""
     import torch  # noqa: PLC0415
 
     digest, body = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
@@ -112,7 +112,7 @@ def unpack(content: bytes, job: str) -> dict[str, Any]:
 
 
 def identity(job: str) -> str | None:
-    """What was asked, the same whichever version wrote it down; None if it has what this version does not know."""
+    """Return what was asked, equal whichever version wrote it; None if this version does not know all of it."""
     try:
         return JobParams.model_validate_json(job).identity
     except ValidationError:

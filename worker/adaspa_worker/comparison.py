@@ -1,4 +1,4 @@
-"""How close two videos are: PSNR and SSIM."""
+"""Similarity of two videos: PSNR and SSIM."""
 
 import math
 

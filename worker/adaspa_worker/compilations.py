@@ -1,4 +1,4 @@
-"""How many kernels a process compiles, and how many it finds in the caches of Triton and torch.compile."""
+"""Counts of the kernels that a process compiles, and of those it finds in the caches of Triton and torch.compile."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from triton import knobs
 
 @dataclass
 class Compilations:
-    """What was compiled.
+    """Counts of what was compiled and what was found.
 
     Args:
         kernels, kernels_cached: of Triton, compiled and found in its cache.

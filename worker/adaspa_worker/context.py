@@ -1,4 +1,4 @@
-"""What a task has of whoever runs it: an attempt at a job, or a run without any service."""
+"""Context of a task, given by whoever runs it: an attempt at a job, or a run without any service."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a task has of whoever runs it.
+    """Context of a task, given by whoever runs it.
 
     Args:
         params: what was asked.
@@ -46,12 +46,12 @@ class Context:
 
 
 class Made(NamedTuple):
-    """What a task has made."""
+    """Result of a task."""
 
     files: dict[str, Path]
     """Files by variant, including ``video``."""
     report: AttentionReport
     has_audio: bool
-    """Whether the video has a sound."""
+    """True if the video has a sound."""
     warnings: list[str]
-    """What is odd about it."""
+    """Warnings: what is odd about it."""

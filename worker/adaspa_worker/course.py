@@ -1,4 +1,4 @@
-"""The course of a job in this process: its phases and steps, told and timed."""
+"""Course of a job in this process: its phases and steps, told and timed."""
 
 import statistics
 import time
@@ -17,7 +17,7 @@ tracer = trace.get_tracer(__name__)
 
 
 class Course:
-    """The course of one job.
+    """Course of one job.
 
     Args:
         params: what was asked.
@@ -33,7 +33,7 @@ class Course:
         self.resumed_from: int | None = None
         self.preview_step: int | None = None
         self.progress = Progress(steps=params.steps)
-        """What was told last."""
+        """Latest progress that was told."""
         self._recent: deque[float] = deque(maxlen=5)
         self._last = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""What a worker would find on this machine: ``python -m adaspa_worker.doctor`` prints a JSON array of findings.
+"""Findings on this machine as a worker would meet them: ``python -m adaspa_worker.doctor`` prints a JSON array.
 
 Each is ``{"check", "state": "ok" | "warning" | "broken", "found", "mend"}``; ``mend`` is empty where nothing is to do.
 """
@@ -28,7 +28,7 @@ def finding(check: str, state: str, found: str, mend: str = "") -> Finding:
 
 
 def device() -> Finding:
-    """What the model would run on."""
+    """Name the device that the model would run on."""
     import torch  # noqa: PLC0415  slow, and perhaps broken: that is a finding too
 
     if not torch.cuda.is_available():
@@ -47,12 +47,12 @@ def device() -> Finding:
 
 
 def together() -> Finding:
-    """Whether the GPUs of this machine can make one video together."""
+    """Check whether the GPUs of this machine can make one video together."""
     return finding("GPUs together", *doctor_gpus.found())
 
 
 def kernels() -> Finding:
-    """Which kernels run here, checked against their references."""
+    """Check the kernels that run here against their references."""
     import torch  # noqa: PLC0415
     from adaspa.ops import dense_attention  # noqa: PLC0415
     from adaspa.self_check import deviations  # noqa: PLC0415
@@ -75,7 +75,7 @@ def kernels() -> Finding:
 
 
 def encoders() -> Finding:
-    """Which files can be written."""
+    """Check which files can be written."""
     import av  # noqa: PLC0415
 
     from adaspa_worker import formats  # noqa: PLC0415
@@ -89,7 +89,7 @@ def encoders() -> Finding:
 
 
 def model(spec: ModelSpec) -> Finding:
-    """Whether a model's files are there and whole, and can do what its catalog entry offers. Nothing is downloaded."""
+    """Check that a model's files are there and whole, and can do what its catalog entry offers. Downloads nothing."""
     check = f"model {spec.id}"
     if is_hub_name(spec.source):
         return finding(

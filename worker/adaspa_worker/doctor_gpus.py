@@ -1,4 +1,4 @@
-"""What several GPUs of this machine are to each other: how they are linked, and how fast one hears from another."""
+"""Links between the GPUs of this machine: of which kind they are, and how fast one hears from another."""
 
 import subprocess
 import time
@@ -32,7 +32,7 @@ def found() -> tuple[str, str, str]:
 
 
 def topology() -> str:
-    """What ``nvidia-smi topo -m`` prints; nothing where it does not run."""
+    """Return the output of ``nvidia-smi topo -m``; empty if it does not run."""
     try:
         return subprocess.run(
             ["nvidia-smi", "topo", "-m"], capture_output=True, text=True, timeout=60, check=False
@@ -42,7 +42,7 @@ def topology() -> str:
 
 
 def linked(matrix: str, count: int) -> str:
-    """How the GPUs of such a matrix are linked, in a word or two.
+    """Say how the GPUs of such a matrix are linked, in a word or two.
 
     It counts NVLinks (``NV18``); other words are ways over PCIe and the processors (``PIX``, ``NODE``, ``SYS``).
     """
@@ -58,7 +58,7 @@ def linked(matrix: str, count: int) -> str:
 
 
 def gigabytes_a_second(one: int, other: int) -> float:
-    """How fast a copy of 256 MiB goes from a GPU to another one, the first not counted."""
+    """Measure how fast a copy of 256 MiB goes from one GPU to another, without the first copy."""
     import torch  # noqa: PLC0415
 
     source = torch.empty(MEGABYTES * 2**20, dtype=torch.uint8, device=f"cuda:{one}")

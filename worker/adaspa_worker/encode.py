@@ -108,7 +108,7 @@ def sheet_indices(num_frames: int) -> list[int]:
 
 
 def shrink(image: Image.Image) -> Image.Image:
-    """The image with its longest side at most ``SHEET_SIDE`` pixels; smaller ones stay as they are."""
+    """Shrink the image until its longest side is at most ``SHEET_SIDE`` pixels; smaller ones stay as they are."""
     scale = SHEET_SIDE / max(image.size)
     if scale >= 1:
         return image

@@ -1,4 +1,4 @@
-"""What a failed job says of the error that ended it, and whose fault that was."""
+"""Account of a failed job: what it says of the error that ended it, and whose fault that was."""
 
 import errno
 import sys
@@ -29,11 +29,11 @@ MAX_MESSAGE = 500
 
 
 class NotLoaded(Exception):
-    """The model could not be loaded; the cause says why."""
+    """Failure to load the model; the cause says why."""
 
 
 def is_the_workers(error: Exception) -> bool:
-    """Whether another worker may well run the job: this one has a broken model, device or storage, or a full disk."""
+    """Tell whether another worker may run the job: this one has a broken model, device or storage, or a full disk."""
     return (
         isinstance(error, NotLoaded | StorageUnavailable | GroupFailed)
         or is_device_failure(error)
@@ -42,18 +42,18 @@ def is_the_workers(error: Exception) -> bool:
 
 
 def is_device_failure(error: Exception) -> bool:
-    """Whether the device reported an error, which then stays until the process ends."""
+    """Tell whether the device reported an error, which then stays until the process ends."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.AcceleratorError)
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether the worker's own disk has no room."""
+    """Tell whether the worker's own disk has no room."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def describe(error: Exception, *, to_operator: bool = False) -> JobError:
-    """The error of a failed job: a documented code, and a message for the one who asked, who may be the operator."""
+    """Describe the error of a failed job: a documented code, and a message for its sender, who may be the operator."""
     cause = error.__cause__ if isinstance(error, NotLoaded) and isinstance(error.__cause__, Exception) else error
     code = code_of(cause)
     if plain := (PLAIN if to_operator else PLAIN | INSIDE).get(code):
@@ -63,7 +63,7 @@ def describe(error: Exception, *, to_operator: bool = False) -> JobError:
 
 
 def code_of(error: Exception) -> ErrorCode:
-    """The code of an error."""
+    """Return the code of an error."""
     known: dict[type[Exception], ErrorCode] = {
         TimeLimitExceeded: ErrorCode.time_limit,
         ModelUnavailable: ErrorCode.model_unavailable,

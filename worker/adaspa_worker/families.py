@@ -1,4 +1,4 @@
-"""Which engine a model has, by its pipeline's class, and what it can make.
+"""Registry of model families: the engine of each, found by its pipeline's class, and what it can make.
 
 All of it comes from the configurations in the model's folder alone: importing a pipeline takes many seconds.
 """
@@ -18,12 +18,12 @@ from adaspa_worker.source import ModelUnavailable
 Config = Mapping[str, Any]
 Tasks = frozenset[Task]
 TRANSFORMERS = ("transformer", "transformer_2")
-"""What diffusers' pipelines call the transformers of a job, in the order in which they run."""
+"""Names that diffusers' pipelines give to the transformers of a job, in the order in which they run."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model can make.
+    """Limits of what a model can make.
 
     Args:
         side: height and width are multiples of it, in pixels.

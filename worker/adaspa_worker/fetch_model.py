@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def of_catalog(model: str) -> str:
-    """The source of a model of the catalog; SystemExit where there is none."""
+    """Return the source of a model of the catalog; SystemExit if there is none."""
     catalog = Catalog.load(get_settings().catalog)
     spec = catalog.get(model)
     if spec is None:

@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """The leader does not go on."""
+    """Signal that the leader does not go on."""
 
 
 class Leader:
-    """The pipe to the leader."""
+    """Pipe to the leader."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._sending = connection, threading.Lock()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     def hear(self) -> Any:
-        """The next message; the process ends when the leader is gone."""
+        """Wait for the next message; the process ends when the leader is gone."""
         try:
             return pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError):

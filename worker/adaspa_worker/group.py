@@ -1,4 +1,4 @@
-"""The processes of a worker that make each video together: one leads and starts the others, one for each GPU.
+"""Processes of a worker that make each video together: one leads and starts the others, one for each GPU.
 
 The others hear from the leader by pipes, and all exchange tensors by torch.distributed; only the leader knows of jobs.
 They live and die together: when one is dead or silent, the others are killed.
@@ -26,7 +26,7 @@ BEAT_SECONDS = 1.0
 SILENT_SECONDS = 15.0
 """A process that has beaten before, and not for so long, hangs."""
 ANSWER_SECONDS = 10.0
-"""How far apart the processes may be when they end the same piece of work."""
+"""Seconds that the processes may be apart when they end the same piece of work."""
 BEAT = b"beat"
 ALIKE = ("adaspa-serve", "adaspa", "torch", "diffusers")
 """Distributions; an upgrade under a running worker changes them for the processes that it starts behind it."""
@@ -37,7 +37,7 @@ class GroupFailed(Exception):
 
 
 class Group:
-    """The other processes of a leader's group; a process leads one at most.
+    """Other processes of a leader's group; a process leads one at most.
 
     Args:
         spec: the catalog entry of their model.
@@ -52,7 +52,7 @@ class Group:
         self._closed = threading.Event()
         self._place = TemporaryDirectory(prefix="adaspa-group-")
         self.store = Path(self._place.name) / "store"
-        """The file by which torch.distributed brings them together."""
+        """File by which torch.distributed brings them together."""
         self.processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
         for rank in range(1, spec.gpus):
@@ -160,5 +160,5 @@ def versions() -> dict[str, str]:
 
 
 def failure() -> GroupFailed | None:
-    """Why this process's group cannot go on; None while it can, or where there is none."""
+    """Say why this process's group cannot go on; None while it can, or if there is none."""
     return None if Group.current is None else Group.current.failure

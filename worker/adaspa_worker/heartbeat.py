@@ -1,4 +1,4 @@
-"""The heartbeat file: its age says whether the worker is alive.
+"""Heartbeat file: its age says whether the worker is alive.
 
 Celery's event loop in the parent touches it while the worker is connected, the lease's thread in the child while a
 job runs: a worker that is cut off from Redis in the middle of a job goes on with it and is not to be killed.

@@ -16,11 +16,11 @@ from typing import Any
 NAME = re.compile(r"(?P<repo>[^/@]+/[^/@]+)(@(?P<commit>[^/@]*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PLAIN, MODULAR = "model_index.json", "modular_model_index.json"
-"""The files that name a pipeline and its components."""
+"""Files that name a pipeline and its components."""
 KINDS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""What is read of a component's folder: configurations, weights, vocabularies, chat templates."""
+"""Files to read from a component's folder: configurations, weights, vocabularies, chat templates."""
 VARIANTS = ("*.fp16*", "*.bf16*", "*.ema*", "*.non_ema*")
-"""The same weights once more, which diffusers leaves alone unless asked."""
+"""Second copies of the weights, which diffusers leaves alone unless asked."""
 UNUSED = ("transformer_ref",)
 """Components that no engine runs, and that need not be there: MiniMax-H3's transformer for references."""
 MODULAR_ONLY = ("MiniMaxH3ModularPipeline",)
@@ -76,7 +76,7 @@ def index_of(folder: Path) -> Path:
 
 
 def class_of(index: Path) -> Any:
-    """The pipeline's class that an index names; None where it cannot be read."""
+    """Return the pipeline's class that an index names; None if it cannot be read."""
     try:
         return json.loads(index.read_text()).get("_class_name")
     except (OSError, ValueError, AttributeError):
@@ -84,7 +84,7 @@ def class_of(index: Path) -> Any:
 
 
 def components(index: dict[str, Any]) -> list[str]:
-    """The folders that a pipeline's index names and that are used."""
+    """Return the folders that a pipeline's index names and that are used."""
     named = [name for name, kind in index.items() if isinstance(kind, list) and kind and not name.startswith("_")]
     # Of a modular pipeline the library's name may be null, and the third item says where the component lies.
     there = [name for name in named if index[name][0] is not None or len(index[name]) > 2]
@@ -92,7 +92,7 @@ def components(index: dict[str, Any]) -> list[str]:
 
 
 def patterns(folder: Path) -> list[str]:
-    """The files to fetch: the indexes and the components' folders, no checkpoints beside them. Raises NotAtHub."""
+    """Return the files to fetch: indexes and components' folders, no checkpoints beside them. Raises NotAtHub."""
     if not (index := index_of(folder)).is_file():
         raise NotAtHub(f"has neither {PLAIN} nor {MODULAR}; allowed: a model in diffusers format")
     parts = components(json.loads(index.read_text()))
@@ -148,6 +148,6 @@ def size(count: int) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type when it has none."""
+    """Return the first line of an error's message, or its type when it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -6,7 +6,7 @@ from pathlib import Path
 from adaspa_jobs.settings import Settings, SettingsError
 
 FOLDERS = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
-"""The libraries' own variables, and what each has of the folder."""
+"""Variables of the libraries, and the part of the folder that each gets."""
 
 
 def use(settings: Settings) -> None:

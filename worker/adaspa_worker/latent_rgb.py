@@ -23,7 +23,7 @@ RIDGE = 1e-3
 
 
 class LatentRGB:
-    """The map of one VAE.
+    """Map of one VAE.
 
     Args:
         weight: [C + 1, 3 * PATCH * PATCH], for latents as the VAE's decoder takes them.
@@ -34,7 +34,7 @@ class LatentRGB:
 
     @classmethod
     def fit(cls, latents: Tensor, video: Tensor) -> "LatentRGB":
-        """The best map for clips.
+        """Fit the best map for clips.
 
         Args:
             latents: of the clips, [B, C, T, h, w].
@@ -49,7 +49,7 @@ class LatentRGB:
 
     @classmethod
     def load(cls, folder: Path) -> "LatentRGB | None":
-        """The map that a model's folder brings, if it does."""
+        """Load the map that a model's folder brings, if it does."""
         path = folder / "vae" / FILE
         return cls(load_file(path)["weight"]) if path.is_file() else None
 
@@ -58,7 +58,7 @@ class LatentRGB:
         save_file({"weight": self.weight.cpu().contiguous()}, folder / "vae" / FILE)
 
     def to(self, device: torch.device) -> "LatentRGB":
-        """The map on another device."""
+        """Copy the map to another device."""
         return LatentRGB(self.weight.to(device))
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class LatentRGB:
 
 
 def small_frames(video: Tensor, latents: Tensor) -> Tensor:
-    """What each latent is to become: [B * T * h * w, PATCH * PATCH * 3], the frames behind it shrunk and averaged."""
+    """Return what each latent is to become: [B * T * h * w, PATCH * PATCH * 3], its frames shrunk and averaged."""
     batch, _, frames, height, width = latents.shape
     size = (frames, height * PATCH, width * PATCH)
     small = F.interpolate(_first_frame_held(video, frames), size=size, mode="area")
@@ -110,7 +110,7 @@ def random_clips(frames: int, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def fit_to(encode: Callable[[Tensor], Tensor], frames: int, device: torch.device) -> LatentRGB:
-    """The map of a VAE that nobody has fitted yet.
+    """Fit the map of a VAE that nobody has fitted yet.
 
     Args:
         encode: a clip [1, 3, frames, SIDE, SIDE] to latents [1, C, T, h, w].

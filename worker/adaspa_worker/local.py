@@ -38,7 +38,7 @@ class LocalJob(BaseModel):
     params: JobParams
     output: Path
     images: Path | None = None
-    """The folder in which those of the job lie under their keys."""
+    """Folder that holds the files of the job under their keys."""
 
 
 def make(job: LocalJob, course: Course, engine: Any) -> Made:

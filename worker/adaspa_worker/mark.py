@@ -10,11 +10,11 @@ LEAST_PIXELS = 8
 MARGIN = 0.5
 """Margin around the letters, as a share of their height."""
 SHADE = 0.55
-"""How dark the ground behind the letters is."""
+"""Darkness of the ground behind the letters."""
 
 
 def marked(frames: Iterator[np.ndarray], words: str) -> Iterator[np.ndarray]:
-    """The frames with the words drawn into each; as they are without words.
+    """Draw the words into each frame; without words, frames stay as they are.
 
     Args:
         frames: uint8 RGB, [height, width, 3] each, all of one size.
@@ -35,7 +35,7 @@ def marked(frames: Iterator[np.ndarray], words: str) -> Iterator[np.ndarray]:
 
 
 def draw(words: str, width: int, height: int) -> np.ndarray:
-    """The words in white on black, [rows, columns, 3], no larger than a frame of this size."""
+    """Draw the words in white on black, [rows, columns, 3], no larger than a frame of this size."""
     pixels = max(LEAST_PIXELS, round(height * SHARE_OF_HEIGHT))
     while True:
         font = ImageFont.load_default(pixels)

@@ -1,4 +1,4 @@
-"""What a worker measures. The child that runs the jobs writes, the parent serves: by files that both know.
+"""Metrics of a worker. The child that runs the jobs writes, the parent serves: by files that both know.
 
 prometheus_client keeps its values in files when ``PROMETHEUS_MULTIPROC_DIR`` names a folder as it is imported, which
 ``__main__`` sees to before Celery starts.
@@ -77,7 +77,7 @@ def remove() -> None:
 
 
 def observe_report(model: str, report: AttentionReport) -> None:
-    """What AdaSpa did in a job that completed, and the GPU's memory after it."""
+    """Record what AdaSpa did in a job that completed, and the GPU's memory after it."""
     density.labels(model).observe(report.density)
     if report.attention_work is not None:
         work.labels(model).observe(report.attention_work)
@@ -89,7 +89,7 @@ def observe_report(model: str, report: AttentionReport) -> None:
 
 
 def observe_gpu() -> None:
-    """The GPU's memory, if there is one and the child uses it."""
+    """Record the GPU's memory, if there is one and the child uses it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()

@@ -1,4 +1,4 @@
-"""What an attempt leaves in storage that came to nothing, and its removal."""
+"""Leavings in storage of attempts that came to nothing, and their removal."""
 
 import logging
 

@@ -29,12 +29,12 @@ Given = Image | list[Image]
 
 
 class NotFinite(Exception):
-    """The latents, the frames or the sound hold NaN or infinity: the clip would be black or noise."""
+    """Failure because latents, frames or sound hold NaN or infinity: the clip would be black or noise."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The encoded texts of one job, and its images or its video.
+    """Encoded texts of one job, and its images or its video.
 
     Args:
         images: these, by what they are to the clip.
@@ -48,13 +48,13 @@ class Encoded:
 
 
 class Engine(Protocol):
-    """What running a job needs of a model family; one instance serves one job at a time."""
+    """Interface to a model family for running jobs; one instance serves one job at a time."""
 
     def checked(self, check: Callable[[], None]) -> AbstractContextManager[None]:
         """Within the block ``check``, which may raise, is called before each layer of a text encoder."""
 
     def encode_prompt(self, params: JobParams, images: Mapping[Role, Given]) -> Encoded:
-        """The encoded texts, and the images or the video with them, for ``denoise``."""
+        """Encode the texts, and the images or the video with them, for ``denoise``."""
 
     def denoise(
         self,
@@ -84,7 +84,7 @@ class Engine(Protocol):
         """
 
     def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
-        """The clip's frames, uint8 RGB [height, width, 3], while a thread decodes those to come.
+        """Yield the clip's frames, uint8 RGB [height, width, 3], while a thread decodes those to come.
 
         ``check`` is called now and then, from that thread, and may raise.
 
@@ -93,17 +93,17 @@ class Engine(Protocol):
         """
 
     def sound(self, params: JobParams) -> Sound | None:
-        """The clip's sound, after the denoising; None where its file gets none: ``ModelSpec.gives_sound``.
+        """Return the clip's sound, after the denoising; None if its file gets none: ``ModelSpec.gives_sound``.
 
         Raises:
             NotFinite: some value in it is no number.
         """
 
     def attention(self, params: JobParams) -> dict[str, Any]:
-        """The settings of a job's attention, in full."""
+        """Return the settings of a job's attention, in full."""
 
     def report(self) -> dict[str, Any]:
-        """What AdaSpa did in the last denoising: the fields of the contract's AttentionReport."""
+        """Report what AdaSpa did in the last denoising: the fields of the contract's AttentionReport."""
 
     def reset(self) -> None:
         """Drop every cache of the request that ended."""

@@ -13,7 +13,7 @@ SHARE = 0.02
 EVERY_SECONDS = 1.0
 """Between two previews, at least."""
 UNMEASURED_SECONDS = 0.02
-"""What the first preview of a job is taken to cost."""
+"""Seconds that the first preview of a job is taken to cost."""
 MAX_SIDE, MAX_FRAMES, MAX_BYTES = 192, 8, 48 * 1024
 """Limits of a preview: longest side in pixels, frames, size."""
 TRIES = ((MAX_FRAMES, 60), (MAX_FRAMES, 20), (1, 20))
@@ -22,7 +22,7 @@ TRIES = ((MAX_FRAMES, 60), (MAX_FRAMES, 20), (1, 20))
 
 @dataclass
 class Previews:
-    """When a job's previews are made, and what they cost it.
+    """Schedule of a job's previews, and what they cost it.
 
     Args:
         make: returns current frames of the clip, uint8 RGB [frames, height, width, 3], or None.
@@ -41,7 +41,7 @@ class Previews:
         self._begin = self._last = self.clock()
 
     def due(self) -> bool:
-        """Whether there is time for one."""
+        """Tell whether there is time for one."""
         now = self.clock()
         return now - self._last >= EVERY_SECONDS and self.spent + self._cost <= SHARE * (now - self._begin)
 
@@ -78,6 +78,6 @@ def to_webp(frames: np.ndarray, seconds: float) -> bytes:
 
 
 def shrink(image: Image.Image) -> Image.Image:
-    """The image with its longest side at most ``MAX_SIDE``."""
+    """Shrink the image until its longest side is at most ``MAX_SIDE``."""
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     return image

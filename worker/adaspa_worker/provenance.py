@@ -41,7 +41,7 @@ class Signer:
     timestamps: str | None = None
 
     def sign(self, content_type: str, title: str, content: bytes) -> bytes | None:
-        """The file with a signed manifest; None if files of its type hold none. Raises ProvenanceError."""
+        """Return the file with a signed manifest; None if files of its type hold none. Raises ProvenanceError."""
         c2pa = _c2pa()
         if content_type not in c2pa.Builder.get_supported_mime_types():
             return None
@@ -64,7 +64,7 @@ class Signer:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a worker's videos say of where they come from.
+    """Statement of where a worker's videos come from.
 
     Args:
         mark: words that are drawn into each frame; empty: none.

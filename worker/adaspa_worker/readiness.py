@@ -1,4 +1,4 @@
-"""Whether a worker may take jobs: with a GPU only once its model is loaded and a short clip went through it.
+"""Readiness of a worker for jobs: with a GPU only once its model is loaded and a short clip went through it.
 
 The child warms up, in the beginning of its process; the parent waits before it connects to Redis, so that no job is
 announced for, or taken by, a worker that would keep it waiting. Both see the state in memory that they share. A later
@@ -33,7 +33,7 @@ class State(IntEnum):
 
 
 class Readiness:
-    """The state of a worker's child, for parent and child; to be made before the parent forks."""
+    """State of a worker's child, for parent and child; to be made before the parent forks."""
 
     def __init__(self) -> None:
         self._state = RawValue(ctypes.c_int, State.begun)
@@ -87,12 +87,12 @@ def _ended_by(stopping: Callable[[], bool]) -> Iterator[None]:
 
 
 def warms_up(settings: Settings) -> bool:
-    """Whether a worker is warm before it takes jobs."""
+    """Tell whether a worker is warm before it takes jobs."""
     return has_gpu() if settings.warm is None else settings.warm
 
 
 def has_gpu() -> bool:
-    """Whether NVIDIA's driver is there: PyTorch, which would know for certain, takes seconds to import."""
+    """Tell whether NVIDIA's driver is there: PyTorch, which would know for certain, takes seconds to import."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

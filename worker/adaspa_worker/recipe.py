@@ -1,4 +1,4 @@
-"""The recipe of a video, which its file carries: all that is needed to make it again.
+"""Recipe of a video, which its file carries: all that is needed to make it again.
 
 It is JSON in ASCII, where each format has its comment: ``read_comment`` in ``formats``.
 """
@@ -22,15 +22,15 @@ ASKED = {"width", "height", *(name for name, row in rows(Kept).items() if not ro
 }
 """All that was asked for but the attention's settings, which stand there in full, and the file's format."""
 NEEDED = {"model", "prompt", "seed", "attention"}
-"""What every recipe has, also those of files that an earlier version wrote."""
+"""Fields of every recipe, even of files that an earlier version wrote."""
 
 
 class NoRecipe(Exception):
-    """The file carries none."""
+    """Failure to find a recipe in a file."""
 
 
 def write_recipe(params: JobParams, attention: dict[str, Any]) -> str:
-    """What was asked, the attention's settings in full, and the versions of what made it, as files carry it.
+    """Write what was asked, the full attention settings, and the versions of what made it, as files carry it.
 
     Of an image it has the SHA-256.
     """
@@ -41,7 +41,7 @@ def write_recipe(params: JobParams, attention: dict[str, Any]) -> str:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe that a video file carries.
+    """Read the recipe that a video file carries.
 
     Raises:
         NoRecipe: it is no such file, has no comment, or one that is not a recipe.

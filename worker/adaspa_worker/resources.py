@@ -1,4 +1,4 @@
-"""What the attempts of a worker share."""
+"""Resources that the attempts of a worker share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Resources:
-    """What the attempts of a worker share.
+    """Resources that the attempts of a worker share.
 
     Args:
         storage: where objects live.

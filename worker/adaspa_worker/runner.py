@@ -33,7 +33,7 @@ STORED_SECONDS = 60.0
 
 @dataclass(kw_only=True)
 class Runner(Resources):
-    """What every job of this worker shares, beside what an attempt has of it.
+    """Runner of a worker's jobs: what all of them share, beside what an attempt has of it.
 
     Args:
         store: where records live.
@@ -60,7 +60,7 @@ class Runner(Resources):
     _own_failures: int = 0
     """Consecutive failures."""
     _stored_at: float = -math.inf
-    """When storage took something last."""
+    """Time at which storage last took something."""
 
     def run(self, model: str) -> None:
         """Run the model's job that is next, if one waits.

@@ -1,4 +1,4 @@
-"""The scheduler that a model is denoised with: its folder's, or the one that the catalog puts in its place."""
+"""Scheduler that a model is denoised with: its folder's, or the one that the catalog puts in its place."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ IN_FLOWS: dict[str, dict[str, Any]] = {
     "UniPCMultistepScheduler": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
     "DPMSolverMultistepScheduler": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
 }
-"""What each that a catalog may name has to be told, so that it does not take the model's output for noise."""
+"""Options that each scheduler a catalog may name needs, so that it does not take the model's output for noise."""
 
 
 def flows(scheduler: Config) -> bool:
-    """Whether a scheduler is one of a flow-matching model, by its configuration."""
+    """Tell whether a scheduler is one of a flow-matching model, by its configuration."""
     return str(scheduler.get("_class_name")).startswith("FlowMatch") or bool(scheduler.get("use_flow_sigmas"))
 
 
 def shift_field(scheduler: Config) -> str | None:
-    """What a scheduler calls the shift of its schedule, by its configuration; None if it has none, or uses none."""
+    """Name the field of a scheduler's configuration for the shift of its schedule; None if it has or uses none."""
     if "shift" in scheduler and not scheduler.get("use_dynamic_shifting"):
         return "shift"
     return "flow_shift" if scheduler.get("use_flow_sigmas") else None
@@ -40,14 +40,14 @@ def shifted(scheduler: Any, shift: float) -> Any:
 
 
 def options_of(name: str) -> list[str]:
-    """The options of a scheduler of diffusers."""
+    """Return the options of a scheduler of diffusers."""
     import diffusers  # noqa: PLC0415  slow, and most catalogs leave a model its own
 
     return [option for option in inspect.signature(getattr(diffusers, name).__init__).parameters if option != "self"]
 
 
 def served(spec: ModelSpec, own: Any) -> Any:
-    """The scheduler of a catalog entry, for a model with a scheduler of its own.
+    """Return the scheduler of a catalog entry, for a model with a scheduler of its own.
 
     Another kind keeps the shift of the model's own, which it may have another name for.
     """

@@ -22,7 +22,7 @@ BACKGROUND, INK = (16, 16, 22), (240, 240, 246)
 
 
 def read(path: Path) -> tuple[np.ndarray, int]:
-    """The frames of a video file, uint8 RGB [frames, height, width, 3], and its frames per second."""
+    """Read a video file: its frames, uint8 RGB [frames, height, width, 3], and its frames per second."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]

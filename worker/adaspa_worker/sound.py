@@ -1,4 +1,4 @@
-"""The sound of a clip, for a file: at a rate that it can have, and as long as the frames."""
+"""Sound of a clip, for a file: at a rate that it can have, and as long as the frames."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,7 +28,7 @@ class Sound:
         return LAYOUTS[len(self.samples)]
 
     def at(self, rate: int) -> "Sound":
-        """The sound with another number of samples a second."""
+        """Resample the sound to another number of samples a second."""
         if rate == self.rate:
             return self
         resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=rate)
@@ -36,7 +36,7 @@ class Sound:
         return Sound(np.concatenate([frame.to_ndarray() for frame in frames], axis=1), rate)
 
     def part(self, begin: int, end: int) -> av.AudioFrame:
-        """The samples from one place up to another; where the sound has none any more, it is silent."""
+        """Return the samples from one place up to another; silence after the sound's end."""
         samples = self.samples[:, begin:end]
         missing = end - begin - samples.shape[1]
         whole = np.pad(samples, ((0, 0), (0, missing)))

@@ -1,4 +1,4 @@
-"""Where a model's weights lie: a bundled model, a folder, or a hub name; checked without importing torch."""
+"""Place of a model's weights: a bundled model, a folder, or a hub name; checked without importing torch."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from adaspa_worker import hub
 from adaspa_worker.hub import first_line, index_of
 
 BUNDLED = "adaspa_demo_model"
-"""The package of the models that come as a distribution of their own."""
+"""Package that holds the models with a distribution of their own."""
 BUNDLED_FOLDERS: dict[str, Callable[[Any], Path]] = {
     "demo": lambda package: package.PIPELINE_FOLDER,
     "demo-image": lambda package: package.image_pipeline(),
@@ -27,7 +27,7 @@ class ModelUnavailable(Exception):
 
 
 def resolve(source: str) -> Path:
-    """The folder of a catalog entry's ``source``, checked to be a whole diffusers pipeline.
+    """Return the folder of a catalog entry's ``source``, checked to be a whole diffusers pipeline.
 
     ``builtin:<name>`` is a model that is installed as a package; an existing folder, or anything written like a path,
     is that folder; ``owner/name`` is fetched from the Hugging Face hub, or taken from its local cache;
@@ -50,7 +50,7 @@ def resolve(source: str) -> Path:
 
 
 def bundled(name: str) -> Path:
-    """The pipeline's folder of a bundled model."""
+    """Return the pipeline's folder of a bundled model."""
     try:
         return BUNDLED_FOLDERS[name](import_module(BUNDLED))
     except ModuleNotFoundError as error:
@@ -60,13 +60,13 @@ def bundled(name: str) -> Path:
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether a source, which is no bundled one, names a model of the hub and not a folder."""
+    """Tell whether a source, if it is not bundled, names a model of the hub and not a folder."""
     path_like = source.startswith(("/", ".", "~", "builtin:")) or source.partition("@")[0].count("/") != 1
     return not path_like and not Path(source).is_dir()
 
 
 def fetch(name: str) -> Path:
-    """The local snapshot of a hub model, downloaded first if it is not complete. Raises ModelUnavailable."""
+    """Return the local snapshot of a hub model; download it first if it is not complete. Raises ModelUnavailable."""
     try:
         return hub.fetch(name).folder
     except hub.NotAtHub as error:

@@ -56,7 +56,7 @@ def warm_up(engine: "Engine", spec: ModelSpec, folder: Path) -> Compilations:
 
 
 def default_params(spec: ModelSpec) -> JobParams:
-    """What a request asks for that names nothing but a prompt."""
+    """Return what a request asks for that names nothing but a prompt."""
     found: dict[str, object] = {}
     for name, row in rows(Kept).items():
         found[name] = row.limits.settle(None, spec, found)
@@ -66,7 +66,7 @@ def default_params(spec: ModelSpec) -> JobParams:
 
 
 def shortened(params: JobParams, spec: ModelSpec, least: int) -> JobParams:
-    """The parameters with the fewest steps that take each kind of attention which ``params`` take.
+    """Return the parameters with the fewest steps that take each kind of attention which ``params`` take.
 
     Args:
         params: of a job.
@@ -88,7 +88,7 @@ def shortened(params: JobParams, spec: ModelSpec, least: int) -> JobParams:
 
 
 def kinds(params: JobParams, spec: ModelSpec) -> set[str]:
-    """The kinds of a job's steps."""
+    """Return the kinds of a job's steps."""
     schedule = attention_config(spec.attention, params).resolve(params.steps).schedule
     return {schedule.kind(step).value for step in range(params.steps)}
 

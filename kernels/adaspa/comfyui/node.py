@@ -1,4 +1,4 @@
-"""The node that gives a ComfyUI model AdaSpa, by the hooks that ComfyUI has for it; nothing of ComfyUI is imported."""
+"""Node that gives a ComfyUI model AdaSpa, by the hooks that ComfyUI has for it; nothing of ComfyUI is imported."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -25,7 +25,7 @@ class AdaSpaNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """The widgets. ``sparsity`` is the paper's, for preset ``paper`` only."""
+        """List the widgets. ``sparsity`` is the paper's, for preset ``paper`` only."""
         return {
             "required": {
                 "model": ("MODEL",),

@@ -85,5 +85,5 @@ class Cosmos3(Family):
 
 
 def _video(given: dict[str, Any]) -> int:
-    """Which of the forward's videos it is."""
+    """Find which of the forward's videos it is."""
     return max(number for number, noisy in enumerate(given["vision_noisy_frame_indexes"]) if len(noisy))

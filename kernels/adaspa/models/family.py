@@ -1,4 +1,4 @@
-"""What AdaSpa has to know of a model family."""
+"""Interface to a model family."""
 
 from collections.abc import Collection
 from typing import Any, ClassVar
@@ -29,47 +29,47 @@ class Family:
     originals: ClassVar[tuple[type, ...]]
 
     def layers(self, transformer: Any) -> list[Any]:
-        """The self-attention modules, in the order in which they run."""
+        """List the self-attention modules, in the order in which they run."""
         return [block.attn1 for block in transformer.transformer_blocks]
 
     def plan(self, transformer: Any) -> dict[str, Any] | None:
-        """How ranks share the video tokens, all of them having the whole text; None where diffusers has a plan or none.
+        """Say how ranks share the video tokens; each has the whole text. None if diffusers has a plan, or nobody has.
 
         In the terms of diffusers' own context parallelism: what is split behind or before a module, and gathered again.
         """
         return None
 
     def heads(self, transformer: Any) -> int:
-        """The heads of each layer."""
+        """Count the heads of each layer."""
         heads: int = self.layers(transformer)[0].heads
         return heads
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
-        """The sequence of a forward with the arguments ``given``, by name."""
+        """Lay out the sequence of a forward with the arguments ``given``, by name."""
         return Layout()
 
     def latents(self, given: dict[str, Any]) -> torch.Tensor:
-        """What is denoised in a forward with these arguments."""
+        """Return the latents that a forward with these arguments denoises."""
         latents: torch.Tensor = given["hidden_states"]
         return latents
 
     def timestep(self, given: dict[str, Any]) -> torch.Tensor | float | None:
-        """The timestep of the video in a forward with these arguments."""
+        """Return the timestep of the video in a forward with these arguments."""
         timestep: torch.Tensor | float | None = given.get("timestep")
         return timestep
 
     def passed_on(self, given: dict[str, Any]) -> Collection[int]:
-        """The layers that pass their values on without attention in a forward with these arguments (STG)."""
+        """List the layers that pass their values on without attention in a forward with these arguments (STG)."""
         return ()
 
 
 def patch_grid(latents: torch.Tensor, frames: int, rows: int, columns: int) -> tuple[int, int, int]:
-    """The grid of video tokens of latents ``[..., frames, rows, columns]``, in patches of the given size."""
+    """Compute the grid of video tokens of latents ``[..., frames, rows, columns]``, in patches of the given size."""
     return latents.shape[-3] // frames, latents.shape[-2] // rows, latents.shape[-1] // columns
 
 
 def valid_in_front(mask: torch.Tensor) -> tuple[int, ...]:
-    """The valid tokens of each text of a mask ``[B, tokens]``.
+    """Count the valid tokens of each text of a mask ``[B, tokens]``.
 
     Raises:
         ValueError: when they do not stand in front of the padding.

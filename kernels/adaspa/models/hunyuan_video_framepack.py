@@ -7,7 +7,7 @@ from adaspa.layout import Layout
 from adaspa.models.hunyuan_video import HunyuanVideo
 
 HISTORY = {"latents_clean": (1, 2, 2), "latents_history_2x": (2, 4, 4), "latents_history_4x": (4, 8, 8)}
-"""The arguments with earlier frames, and how many frames, rows and columns of latents a token holds."""
+"""Arguments with earlier frames, and how many frames, rows and columns of latents a token holds."""
 
 
 class HunyuanVideoFramepack(HunyuanVideo):

@@ -69,7 +69,7 @@ class Kandinsky5(Family):
 
 
 def channels_last_grid(transformer: Any, given: dict[str, Any]) -> tuple[int, int, int]:
-    """The grid of video tokens of latents ``[B, frames, rows, columns, C]``."""
+    """Compute the grid of video tokens of latents ``[B, frames, rows, columns, C]``."""
     sizes = zip(given["hidden_states"].shape[1:4], transformer.config.patch_size, strict=True)
     frames, rows, columns = (size // patch for size, patch in sizes)
     return frames, rows, columns

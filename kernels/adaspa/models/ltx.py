@@ -56,7 +56,7 @@ class LTX(Family):
 
 
 def packed_layout(given: dict[str, Any]) -> Layout:
-    """The layout of latents that come as tokens ``[B, S, C]``; with reference tokens behind them they are no grid."""
+    """Lay out latents that come as tokens ``[B, S, C]``; with reference tokens behind them they are no grid."""
     sizes = tuple(given.get(name) for name in ("num_frames", "height", "width"))
     frames, rows, columns = (size or 0 for size in sizes)
     return Layout(grid=(frames, rows, columns) if frames * rows * columns == given["hidden_states"].shape[1] else None)

@@ -47,7 +47,7 @@ class MiniMaxH3(Family):
         return timestep
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
-        """The video to be made is the last run of video rows of one timestep; those before are conditions."""
+        """Lay out the rows. The video to make is the last run of video rows of one timestep; others are conditions."""
         rows, indices = given["video_indices"].cpu(), given["timestep_indices"].cpu()
         new = (rows.diff() != 1) | (indices[rows].diff() != 0)
         start = int(rows[0 if not new.any() else int(new.nonzero()[-1]) + 1])

@@ -1,4 +1,4 @@
-"""The attention of one layer as an opaque operator.
+"""Attention of one layer as an opaque operator.
 
 `torch.compile` then sees the same graph in every denoising step, whatever the step does: nothing in it depends on the
 state of the request. The layer is told by a tensor, because an integer would be compiled in, once for each layer.
@@ -24,7 +24,7 @@ _keys = count()
 
 
 def register_site(site: Site) -> torch.Tensor:
-    """The tensor by which `layer_attention` finds ``site``, for as long as somebody else holds it."""
+    """Register ``site``; `layer_attention` finds it by this tensor for as long as somebody else holds it."""
     key = next(_keys)
     _sites[key] = site
     return torch.tensor(key)
@@ -33,7 +33,7 @@ def register_site(site: Site) -> torch.Tensor:
 # A CUDA graph would replay one step's choice for ever.
 @operation("adaspa::layer_attention", tags=(torch.Tag.cudagraph_unsafe,))
 def layer_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
-    """The attention of the registered site: ``[B, S, H, D]``, contiguous."""
+    """Compute the attention of the registered site: ``[B, S, H, D]``, contiguous."""
     return _sites[int(site)].attend(q, k, v).contiguous()
 
 

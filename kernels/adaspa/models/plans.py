@@ -1,4 +1,4 @@
-"""How ranks share the video tokens of a transformer for which diffusers has no plan, in diffusers' terms."""
+"""Plans by which ranks share the video tokens of a transformer for which diffusers has none, in diffusers' terms."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def split_before(dims: int, dim: int) -> ContextParallelInput:
 
 
 def rotary(dims: int, dim: int = 0) -> dict[int, ContextParallelInput]:
-    """The two tables of a rotary embedding of ``dims`` dimensions, with tokens along ``dim``."""
+    """Split the two tables of a rotary embedding of ``dims`` dimensions, with tokens along ``dim``."""
     return {table: split_behind(dims, dim) for table in range(2)}
 
 

@@ -1,4 +1,4 @@
-"""The attention processor that every model family shares: dense or sparse by step, over video and text tokens."""
+"""Attention processor that every model family shares: dense or sparse by step, over video and text tokens."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ class AdaSpaProcessor(Bound):
 
     @property
     def _attention_backend(self) -> Any:
-        """The backend of the dense steps, which `set_attention_backend` sets on the installed processor."""
+        """Backend of the dense steps, which `set_attention_backend` sets on the installed processor."""
         return getattr(self.original, "_attention_backend", None)
 
     @_attention_backend.setter
@@ -60,7 +60,7 @@ class AdaSpaProcessor(Bound):
 
     @property
     def _backend_name(self) -> str:
-        """The backend of diffusers that dense steps run by where one is chosen."""
+        """Backend of diffusers that runs dense steps, if one is chosen."""
         active, _ = _AttentionBackendRegistry.get_active_backend()
         return AttentionBackendName(self._attention_backend or active).value
 
@@ -91,7 +91,7 @@ class AdaSpaProcessor(Bound):
         return out_video, out_text
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The attention of the current step over the valid tokens, ``[B, S, H, D]``; padded text gets zeros.
+        """Compute the attention of the current step over the valid tokens, ``[B, S, H, D]``; padded text gets zeros.
 
         Its blocks start where the video starts, whatever stands before it.
         """
@@ -171,7 +171,7 @@ def project_text(attn: Any, x: torch.Tensor) -> QKV:
 
 
 def project_out(attn: Any, x: torch.Tensor) -> torch.Tensor:
-    """The output projection, and the dropout behind it: ``[B, S, H * D]`` to ``[B, S, C]``."""
+    """Apply the output projection and the dropout behind it: ``[B, S, H * D]`` to ``[B, S, C]``."""
     return attn.to_out[1](attn.to_out[0](x))
 
 
@@ -194,6 +194,6 @@ def split_heads(attn: Any, qkv: QKV) -> QKV:
 
 
 def norm_heads(qkv: QKV, norm_q: Any, norm_k: Any) -> QKV:
-    """The norms of query and key over each head, where the model has them."""
+    """Apply the norms of query and key over each head, if the model has them."""
     query, key, value = qkv
     return query if norm_q is None else norm_q(query), key if norm_k is None else norm_k(key), value

@@ -26,7 +26,7 @@ TILES: dict[int, Grid] = {16: (1, 4, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 
 
 @lru_cache(maxsize=8)
 def tile_permutation(grid: Grid, block: int, device: torch.device) -> Permutation:
-    """The tokens of a ``(frames, rows, columns)`` grid tile by tile, in raster order within each.
+    """Order the tokens of a ``(frames, rows, columns)`` grid tile by tile, in raster order within each.
 
     The tiles follow each other as a snake, so that a block that straddles two, where the grid is no multiple of the
     tile, still holds neighbours.

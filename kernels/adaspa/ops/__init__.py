@@ -1,4 +1,4 @@
-"""The attention operations, one a file; `backends` says which kernel runs each."""
+"""Attention operations, one a file; `backends` says which kernel runs each."""
 
 from adaspa.ops.attention import attention
 from adaspa.ops.attention_with_block_mass import attention_with_block_mass

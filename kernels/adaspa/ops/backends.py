@@ -1,4 +1,4 @@
-"""Which kernel runs an operation: the first backend that takes the call.
+"""Choice of the kernel that runs an operation: the first backend that takes the call.
 
 A new backend is a package with ``takes(call)`` in its ``__init__``, a module ``kernels`` with a function for each
 operation that it takes, named as the operation, and a line in `BACKENDS`.
@@ -68,7 +68,7 @@ class Backend:
 
 @cache
 def _kernels(backend: str) -> ModuleType:
-    """The kernels of a backend, imported when they are used, so that the library works without Triton."""
+    """Import the kernels of a backend only when they are used, so that the library works without Triton."""
     return import_module(f"adaspa.ops.{backend}.kernels")
 
 
@@ -82,7 +82,7 @@ _counts: ContextVar[KernelCounts | None] = ContextVar("adaspa_kernel_counts", de
 
 
 def pick(call: Call) -> Backend:
-    """The backend that runs a call."""
+    """Pick the backend that runs a call."""
     return next(backend for backend in BACKENDS if backend.takes(call))
 
 
@@ -107,12 +107,12 @@ def run(call: Call, *args: Any) -> Any:
 
 
 def dtype_name(x: torch.Tensor) -> str:
-    """The name of a tensor's dtype, as ``bfloat16``."""
+    """Name a tensor's dtype, as ``bfloat16``."""
     return str(x.dtype).removeprefix("torch.")
 
 
 def _passed_over(call: Call, chosen: Backend) -> str:
-    """Why those before the chosen backend that are for the device did not take the call."""
+    """Say why those before the chosen backend that are for the device did not take the call."""
     before = BACKENDS[: BACKENDS.index(chosen)]
     reasons = [(backend.name, backend.why_not(call)) for backend in before if backend.why_not is not None]
     return "; ".join(f"{name}: {reason}" for name, reason in reasons if reason is not None)

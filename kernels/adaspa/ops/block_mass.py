@@ -21,7 +21,7 @@ def block_mass(
     scale: float | None = None,
     query_stride: int = 1,
 ) -> torch.Tensor:
-    """The softmax mass inside each block, ``sum of exp(q_r . k_j * scale - lse_r)`` over its rows and columns.
+    """Compute the softmax mass in each block, ``sum of exp(q_r . k_j * scale - lse_r)`` over its rows and columns.
 
     With a ``query_stride`` above 1 only every n-th row is summed, for that fraction of the work: the shares of a
     row of block mass are then estimates.

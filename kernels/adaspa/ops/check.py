@@ -1,4 +1,4 @@
-"""What every operation demands of its tensors."""
+"""Demands of every operation on its tensors."""
 
 import torch
 
@@ -41,7 +41,7 @@ def check_key_block(key_block: int) -> None:
 
 
 def check_blocks(key_block: int, query_block: int | None) -> int:
-    """The tokens of a query block; ValueError unless both blocks are supported and it is a multiple of the other."""
+    """Return the tokens of a query block; ValueError unless both are supported and it is a multiple of the other."""
     check_key_block(key_block)
     if query_block is None:
         return key_block
@@ -53,7 +53,7 @@ def check_blocks(key_block: int, query_block: int | None) -> int:
 
 
 def softmax_scale(scale: float | None, q: torch.Tensor) -> float:
-    """The given scale of q.k, or ``D ** -0.5``; ValueError unless it is positive."""
+    """Return the given scale of q.k, or ``D ** -0.5``; ValueError unless it is positive."""
     if scale is not None and not scale > 0:
         raise ValueError(f"scale must be positive, got {scale!r}")
     return float(q.shape[-1]) ** -0.5 if scale is None else float(scale)

@@ -1,4 +1,4 @@
-"""What a device and the layout of tensors allow; asked without Triton."""
+"""Abilities of a device, and demands on the layout of tensors; asked without Triton."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ def can_use_tma(*tensors: torch.Tensor) -> bool:
 
 
 def _has_aligned_rows(x: torch.Tensor) -> bool:
-    """Whether every row of ``[B, H, S, D]`` is contiguous and begins at a multiple of 16 bytes."""
+    """Tell whether every row of ``[B, H, S, D]`` is contiguous and begins at a multiple of 16 bytes."""
     size = x.element_size()
     batch, head, row, channel = x.stride()
     strides = batch > 0 and head > 0 and row > 0 and channel == 1

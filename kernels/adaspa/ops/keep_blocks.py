@@ -1,4 +1,4 @@
-"""The heaviest blocks of each row of block mass, straight to the lists of a block index."""
+"""Selection of the heaviest blocks of each row of block mass, straight to the lists of a block index."""
 
 import torch
 
@@ -10,7 +10,7 @@ from adaspa.ops.operation import operation
 def keep_blocks(
     block_mass: torch.Tensor, limits: torch.Tensor, *, by_mass: bool, text: range, text_rows: range, width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The heaviest key blocks of each row, of equal ones the first; blocks of ``text`` before all others.
+    """List the heaviest key blocks of each row, of equal ones the first; blocks of ``text`` before all others.
 
     A row whose sum is NaN, infinite or next to nothing tells nothing of its blocks, and keeps everything.
 

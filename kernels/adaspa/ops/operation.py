@@ -35,7 +35,7 @@ def operation(name: str, tags: Sequence[torch.Tag] = ()) -> Callable[[Callable[.
 
 
 def is_watched(*args: Any) -> bool:
-    """Whether torch.compile, fake tensors or autograd have to see what is done with these."""
+    """Tell whether torch.compile, fake tensors or autograd have to see what is done with these."""
     if torch.compiler.is_compiling():
         return True
     gradients = torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""The heads that a deal gave this rank."""
+"""Heads that a deal gave this rank."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

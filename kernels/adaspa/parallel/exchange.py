@@ -1,4 +1,4 @@
-"""The exchange before and behind attention: some tokens of all heads against all tokens of some heads (Ulysses)."""
+"""Exchange before and behind attention: some tokens of all heads against all tokens of some heads (Ulysses)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ class OnItsWay(NamedTuple):
     work: Any
 
     def arrived(self) -> torch.Tensor:
-        """The rows, which work that is queued from now on may read."""
+        """Return the rows, which work that is queued from now on may read."""
         self.work.wait()
         return self.rows
 
 
 class Exchange:
-    """The exchange of some heads of one layer's attention.
+    """Exchange of some heads of one layer's attention.
 
     Rows are laid out before all else, ``[S, B, H, D]``, so that what the ranks send lies in order as it comes.
 
@@ -103,7 +103,7 @@ def _put(x: torch.Tensor, hand: slice | torch.Tensor, part: torch.Tensor) -> Non
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
-    """The same bytes in elements of 16, where they are so laid out: a GPU copies them several times as fast."""
+    """View the same bytes in elements of 16, if they are so laid out: a GPU copies them several times as fast."""
     elements = 16 // x.element_size()
     places = (x.shape[-1], x.storage_offset(), *x.stride()[:-1])
     if x.stride(-1) != 1 or any(place % elements for place in places):

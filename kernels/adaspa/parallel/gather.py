@@ -1,4 +1,4 @@
-"""The tokens of all ranks put together again, behind the last projection."""
+"""Gathering of the tokens of all ranks, behind the last projection."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The two branches of classifier-free guidance side by side, each by its own processes."""
+"""Guidance by two branches of classifier-free guidance side by side, each by its own processes."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManag
 
 HOOK = "adaspa_guidance"
 BRANCHES = ("cond", "uncond")
-"""The contexts of pipelines that call the transformer once for each branch, in this order."""
+"""Contexts of pipelines that call the transformer once for each branch, in this order."""
 BOTH = "cond_uncond"
-"""The context of those that call it once, with the branches as halves of the batch."""
+"""Context of pipelines that call it once, with the branches as halves of the batch."""
 
 
 class Guidance(ModelHook):
@@ -96,6 +96,6 @@ def install(transformer: Any, pipe: Any, group: Any) -> None:
 
 
 def _part(value: Any, samples: int, half: slice) -> Any:
-    """The half of a tensor that has a row for each sample; anything else as it is."""
+    """Take the half of a tensor that has a row for each sample; anything else as it is."""
     each = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == samples
     return value[half] if each else value

@@ -1,4 +1,4 @@
-"""The processes among which context parallelism spreads one sequence."""
+"""Processes among which context parallelism spreads one sequence."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +45,7 @@ class Ranks:
         return out, work
 
     def gather(self, rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-        """The rows of every rank, in their order.
+        """Gather the rows of every rank, in their order.
 
         Args:
             rows: ``[own rows, ...]``, contiguous.
@@ -59,7 +59,7 @@ class Ranks:
         return received.view(-1, *rows.shape[1:])
 
     def integers(self, value: int, device: torch.device) -> list[int]:
-        """The number that each rank gives. Waits for the device."""
+        """Gather the number that each rank gives. Waits for the device."""
         numbers: list[int] = self.gather(torch.tensor([value], device=device), [1] * self.size).tolist()
         return numbers
 

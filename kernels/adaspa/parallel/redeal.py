@@ -1,4 +1,4 @@
-"""The heads of a layer dealt anew by what its last search kept of them, their caches moved along."""
+"""New deal of a layer's heads by what its last search kept of them; their caches move along."""
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,13 @@ from adaspa.parallel.ranks import Ranks
 from adaspa.state import AdaSpaState
 
 EXCHANGE = 0.03
-"""What the exchange of a head costs, as a share of its dense attention (a 24-head layer of 115,200 tokens)."""
+"""Cost of exchanging a head, as a share of its dense attention (a 24-head layer of 115,200 tokens)."""
 WORTH = 1.01
 """A deal is kept while it is dearer than the best by less than this: moving the caches has its price too."""
 
 
 def redealt(state: AdaSpaState, layer: int, ranks: Ranks, heads: int, device: torch.device) -> Deal:
-    """The deal of ``layer`` for the call that comes now: even until the layer has a pattern.
+    """Return the deal of ``layer`` for the call that comes now: even until the layer has a pattern.
 
     Every rank comes to the same one, from the densities of all heads. Reading them waits for the device, once a search.
     Where caches may be refused (``cache_budget`` with ``over_budget="dense"``) the heads stay where they are.

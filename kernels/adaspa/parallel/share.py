@@ -1,4 +1,4 @@
-"""What this rank has of the sequence of one forward."""
+"""Share of this rank in the sequence of one forward."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ SPLIT = "cp_input---"
 
 
 class Share:
-    """The share of one forward.
+    """Share of one forward.
 
     Args:
         ranks: that hold the sequence.
@@ -32,14 +32,14 @@ class Share:
         self._tokens: dict[int, list[int]] = {}
 
     def tokens(self, own: int, device: torch.device) -> list[int]:
-        """The tokens that each rank holds, of which this one has ``own``."""
+        """Count the tokens that each rank holds, of which this one has ``own``."""
         if own not in self._tokens:
             uneven = self.ranks.uneven
             self._tokens[own] = self.ranks.integers(own, device) if uneven else [own] * self.ranks.size
         return self._tokens[own]
 
     def as_whole(self, transformer: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a forward, the latents with the shape of all ranks' where a plan splits them before it."""
+        """Return the arguments of a forward; latents that a plan splits before it get the shape of all ranks'."""
         registry = getattr(transformer, "_diffusers_hook", None)
         hook = None if registry is None else registry.hooks.get(SPLIT)
         if hook is None or "hidden_states" not in hook.metadata:
@@ -50,7 +50,7 @@ class Share:
         return {**given, "hidden_states": latents.new_empty(shape, device="meta")}
 
     def overlap(self, state: AdaSpaState, layer: int, q: torch.Tensor, *, in_parts: bool) -> Overlap:
-        """The exchange of ``layer``, whose queries here are ``[B, own tokens + whole, H, D]``.
+        """Make the exchange of ``layer``, whose queries here are ``[B, own tokens + whole, H, D]``.
 
         ``in_parts`` lets it go part by part in calls that neither search nor leave anything behind.
         """

@@ -6,7 +6,7 @@ from importlib import import_module, metadata
 logger = logging.getLogger(__name__)
 
 TESTED = {"sglang": ("0.5.23",), "vllm-omni": ("0.30.",)}
-"""The versions of each server that its adapter was run with, by how they begin."""
+"""Versions of each server that its adapter was run with, by how they begin."""
 
 
 def into_vllm_omni() -> None:
@@ -22,7 +22,7 @@ def into_sglang() -> None:
 
 
 def is_tested(server: str) -> bool:
-    """Whether an adapter was run with the installed version of ``server``; a warning names those that it was."""
+    """Tell whether an adapter was run with the installed version of ``server``; a warning names those that it was."""
     version, tested = metadata.version(server), TESTED[server]
     if version.startswith(tested):
         return True

@@ -16,11 +16,11 @@ from adaspa.state import Action, AdaSpaState
 logger = logging.getLogger(__name__)
 
 Dense = Callable[[], torch.Tensor]
-"""The server's own attention of a call, ``[B, S, H, D]``."""
+"""Attention of the server's own for a call, ``[B, S, H, D]``."""
 
 
 class ServedRequest:
-    """The state of one request, found by the step, the layer and the guidance branch of each call.
+    """State of one request, found by the step, the layer and the guidance branch of each call.
 
     Args:
         settings: what the user chose.
@@ -39,7 +39,7 @@ class ServedRequest:
         self._step = -1
 
     def is_over_at(self, step: int) -> bool:
-        """Whether a call in denoising step ``step`` must be of another request."""
+        """Tell whether a call in denoising step ``step`` must be of another request."""
         return step < self._step
 
     def attend(
@@ -55,7 +55,7 @@ class ServedRequest:
         branch: str = "",
         scale: float | None = None,
     ) -> torch.Tensor:
-        """The attention of one call; plain dense steps by the server's own.
+        """Compute the attention of one call; plain dense steps by the server's own.
 
         Args:
             q, k, v: ``[B, S, H, D]``, the whole sequence and some or all heads of it.
@@ -111,7 +111,7 @@ class ServedRequest:
 
 
 def request_of(owner: Any, step: int, begin: Callable[[], ServedRequest]) -> ServedRequest:
-    """The request that hangs on ``owner``, an object of the server's; another begins where the steps do.
+    """Find the request that hangs on ``owner``, an object of the server's; begin another where the steps do.
 
     It ends with its owner, however that goes.
 
@@ -140,7 +140,7 @@ class NamedLayer:
     """
 
     _called: ClassVar[Counter[int]] = Counter()
-    """How many layers of each index have been called: the second is another expert's."""
+    """Number of layers of each index that have been called: the second is another expert's."""
 
     def __init__(self, name: str) -> None:
         self.index = next((int(part) for part in name.split(".") if part.isdigit()), -1)
@@ -148,7 +148,7 @@ class NamedLayer:
         self._expert: int | None = None
 
     def expert(self) -> int:
-        """Which of the model's experts it belongs to, by the order of their first calls."""
+        """Tell which of the model's experts it belongs to, by the order of their first calls."""
         if self._expert is None:
             self._expert = self._called[self.index]
             self._called[self.index] += 1

@@ -1,4 +1,4 @@
-"""What a server's user chooses: `AdaSpaConfig` by its own names, or the few fields that a server has for sparsity."""
+"""Settings of a server's user: `AdaSpaConfig` by its own names, or the few fields that a server has for sparsity."""
 
 import json
 import os
@@ -14,7 +14,7 @@ VARIABLE = "ADASPA_CONFIG"
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """The server's own words for a sparse backend, in steps of whatever request comes.
+    """Settings in the server's own words for a sparse backend, in steps of whatever request comes.
 
     Args:
         sparsity: share of the blocks that a query block drops.
@@ -29,7 +29,7 @@ class ServerSettings:
     dense_layers: tuple[int, ...] = ()
 
     def resolve(self, steps: int | None) -> Plan:
-        """The plan of a request of ``steps``: the second search comes half-way from the first to the end."""
+        """Make the plan of a request of ``steps``: the second search comes half-way from the first to the end."""
         config = AdaSpaConfig(sparsity=self.sparsity, dense_layers=self.dense_layers, skip_short=True)
         if steps is None and not (self.first_steps or self.last_steps):
             return config.resolve(None)
@@ -47,7 +47,7 @@ Settings = AdaSpaConfig | ServerSettings
 
 
 def from_environment() -> AdaSpaConfig | None:
-    """The settings of `VARIABLE`, or None where it is not set. Raises ValueError: it names the field."""
+    """Read the settings of `VARIABLE`, or None if it is not set. Raises ValueError: it names the field."""
     text = os.environ.get(VARIABLE)
     if not text:
         return None
@@ -61,7 +61,7 @@ def from_environment() -> AdaSpaConfig | None:
 
 
 def from_fields(given: dict[str, Any], place: str) -> AdaSpaConfig:
-    """The settings of some of `AdaSpaConfig`'s fields, and of ``preset``.
+    """Read the settings from some of `AdaSpaConfig`'s fields and ``preset``.
 
     Args:
         given: the fields.

@@ -1,4 +1,4 @@
-"""What stands in the place of AdaSpa in an SGLang that it was not tested with: dense attention.
+"""Dense attention in the place of AdaSpa, for an SGLang that it was not tested with.
 
 `adaspa.plugins.sglang` begins with it, and comes back to it where AdaSpa cannot serve a call.
 """
@@ -63,14 +63,14 @@ class DenseImpl(AttentionImpl):
 
 
 class DenseMetadataBuilder(AttentionMetadataBuilder):
-    """The server asks for one whatever the backend needs."""
+    """Builder that the server asks for whatever the backend needs."""
 
     def build(self, current_timestep: int, **others: Any) -> AttentionMetadata:
         return AttentionMetadata(current_timestep)
 
 
 class DenseBackend(AttentionBackend):
-    """What the server finds."""
+    """Backend that the server finds."""
 
     accept_output_buffer = True
 

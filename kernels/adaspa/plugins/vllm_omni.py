@@ -134,7 +134,7 @@ class AdaSpaImpl(AttentionImpl):
         return request.attend(query, key, value, dense, layout=layout, scale=self.scale, **site)
 
     def _cannot(self, context: ForwardContext) -> str | None:
-        """Why this layer runs dense, or None."""
+        """Say why this layer runs dense, or None."""
         config = context.omni_diffusion_config
         if self.causal:
             return "it is causal"
@@ -145,13 +145,13 @@ class AdaSpaImpl(AttentionImpl):
         return None
 
     def _request(self, context: ForwardContext, step: int) -> ServedRequest:
-        """The request of a context, with which it goes."""
+        """Find the request of a context, with which it goes."""
         total, log = context.total_denoise_steps, logger.info
         return request_of(context, step, lambda: ServedRequest(self.settings, total, self.server, log))
 
 
 def _used(given: AttentionMetadata, tokens: int) -> int:
-    """The rows before the padding, where it is told by their number and not by a mask that only the server knows."""
+    """Count the rows before the padding, if a number tells it and not a mask that only the server knows."""
     layout = given.video_layout
     if layout is not None and layout.used_len is not None:
         used = layout.used_len
@@ -163,7 +163,7 @@ def _used(given: AttentionMetadata, tokens: int) -> int:
 
 
 def _lay_out(given: AttentionMetadata, queries: torch.Size, keys: torch.Size) -> Layout | str:
-    """How the rows in use lie, or why they cannot be served."""
+    """Lay out the rows in use, or say why they cannot be served."""
     layout = given.video_layout
     assert layout is not None, "calls without a video went past"
     start, grid = layout.prefix_len, layout.latent_grid
@@ -185,7 +185,7 @@ def _lay_out(given: AttentionMetadata, queries: torch.Size, keys: torch.Size) ->
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """The settings of a layer. Raises ValueError."""
+    """Read the settings of a layer. Raises ValueError."""
     ours, theirs = from_environment(), {name: given.get(name, default) for name, default in DEFAULTS.items()}
     if ours is not None:
         if own := [name for name, default in DEFAULTS.items() if theirs[name] != default]:
@@ -197,7 +197,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 class AdaSpaBackend(AttentionBackend):
-    """What the registry holds."""
+    """Backend that the registry holds."""
 
     accept_output_buffer = True
     supports_prefix_kv_slicing = True

@@ -1,4 +1,4 @@
-"""What stands in the place of AdaSpa in a vLLM-Omni that it was not tested with: dense attention."""
+"""Dense attention in the place of AdaSpa, for a vLLM-Omni that it was not tested with."""
 
 from vllm_omni.diffusion.attention.backends.registry import DiffusionAttentionBackendEnum, register_diffusion_backend
 

@@ -1,4 +1,4 @@
-"""Which key blocks each query block keeps: one policy a file, and `registry` that lists them."""
+"""Selection of the key blocks that each query block keeps: one policy a file, and `registry` that lists them."""
 
 from adaspa.selection.geometry import Geometry
 from adaspa.selection.policy import Policy, Search, Selected, index_recall

@@ -1,4 +1,4 @@
-"""The self-attention sequence in blocks."""
+"""Self-attention sequence in blocks."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from adaspa.index import num_blocks
 
 
 class Geometry(NamedTuple):
-    """The self-attention sequence in blocks.
+    """Self-attention sequence in blocks.
 
     ``text`` is the ``(start, stop)`` token range of the text in a joint sequence, or None.
     """
@@ -28,12 +28,12 @@ class Geometry(NamedTuple):
 
     @property
     def query_text(self) -> range:
-        """The query blocks that hold at least one text token."""
+        """Query blocks that hold at least one text token."""
         return self._text_blocks(self.query_block)
 
     @property
     def key_text(self) -> range:
-        """The key blocks that hold at least one text token."""
+        """Key blocks that hold at least one text token."""
         return self._text_blocks(self.key_block)
 
     def rows_per_block(self, device: torch.device) -> torch.Tensor:
@@ -42,7 +42,7 @@ class Geometry(NamedTuple):
         return (self.tokens - starts).clamp(max=self.query_block).float()
 
     def mean_over_rows(self, per_block: torch.Tensor) -> torch.Tensor:
-        """The mean over query rows of a figure of each query block: ``[..., nq]`` to ``[...]``."""
+        """Average a figure of each query block over the query rows: ``[..., nq]`` to ``[...]``."""
         rows = self.rows_per_block(per_block.device)
         return (per_block * rows).sum(-1) / rows.sum()
 

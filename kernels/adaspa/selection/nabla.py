@@ -10,7 +10,7 @@ BLOCK = 64
 
 
 def nabla(q: torch.Tensor, k: torch.Tensor, *, share: float, near: torch.Tensor) -> Selected:
-    """The fewest blocks that hold ``share`` of a row of ``softmax(mean q . mean k * D ** -0.5)``, and those nearby.
+    """Keep the fewest blocks holding ``share`` of a row of ``softmax(mean q . mean k * D ** -0.5)``, and those nearby.
 
     Args:
         q, k: ``[B, H, S, D]``, in blocks of 64 tokens.

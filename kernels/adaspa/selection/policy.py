@@ -1,4 +1,4 @@
-"""What a selection policy is: from the block mass of a search to a pattern."""
+"""Interface of a selection policy: from the block mass of a search to a pattern."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from adaspa.selection.geometry import Geometry
 
 
 class Search(NamedTuple):
-    """What a search found, and where.
+    """Search: what it found, and where.
 
     Args:
         q, k: ``[B, H, S, D]``, any strides.
@@ -50,7 +50,7 @@ class Policy(ABC):
     name: ClassVar[str]
     """Name of the policy in `AdaSpaConfig.selection`."""
     reuses_lse: ClassVar[bool] = True
-    """Whether a search may take the LSE that an earlier step left."""
+    """True if a search may take the LSE that an earlier step left."""
 
     @property
     def is_dense(self) -> bool:
@@ -58,7 +58,7 @@ class Policy(ABC):
         return False
 
     def select(self, search: Search) -> Selected:
-        """The pattern of a search.
+        """Select the pattern of a search.
 
         Raises:
             ValueError: when the block mass does not have the geometry's blocks.
@@ -72,11 +72,11 @@ class Policy(ABC):
 
     @abstractmethod
     def choose(self, search: Search) -> Selected:
-        """The pattern of a search whose shapes are right."""
+        """Choose the pattern of a search whose shapes are right."""
 
 
 def listed(ids: torch.Tensor, counts: torch.Tensor, shares: torch.Tensor, geometry: Geometry) -> Selected:
-    """The pattern of what `adaspa.ops.keep_blocks` returns."""
+    """Make the pattern of what `adaspa.ops.keep_blocks` returns."""
     index = BlockIndex(ids, counts, geometry.query_block, geometry.key_block, geometry.tokens, geometry.tokens)
     return Selected(index, geometry.mean_over_rows(shares))
 

@@ -1,4 +1,4 @@
-"""The selection policies by name. A new one is a file with its `Policy`, and a line here."""
+"""Selection policies by name. A new one is a file with its `Policy`, and a line here."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -12,7 +12,7 @@ POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (TopK, Retained
 
 
 def policy(selection: Policy | str, **settings: Any) -> Policy:
-    """The policy of this name, or this one, with these settings.
+    """Return the policy of this name, or this one, with these settings.
 
     Raises:
         ValueError: naming the policies there are, or a setting and what is allowed.

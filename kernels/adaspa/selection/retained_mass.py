@@ -1,4 +1,4 @@
-"""The fewest blocks of each row that hold a given softmax mass."""
+"""Selection of the fewest blocks of each row that hold a given softmax mass."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -37,12 +37,12 @@ class Scored(Policy):
         return self.highest(self.scores(search), search)
 
     def highest(self, scores: torch.Tensor, search: Search) -> Selected:
-        """The pattern of the highest scores, with the recall of the true mass."""
+        """Keep the highest scores, and note the recall of the true mass."""
         scores = scores.expand(search.block_mass.shape).contiguous()
         index = TopK(self.sparsity, head_adaptive=False).choose(search._replace(block_mass=scores)).index
         return Selected(index, index_recall(search.block_mass, index))
 
 
 def pooled(x: torch.Tensor, block: int) -> torch.Tensor:
-    """The mean of each block of tokens: ``[B, H, S, D]`` to fp32 ``[B, H, blocks, D]``."""
+    """Average each block of tokens: ``[B, H, S, D]`` to fp32 ``[B, H, blocks, D]``."""
     return torch.stack([part.float().mean(2) for part in x.split(block, dim=2)], dim=2)

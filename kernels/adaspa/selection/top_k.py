@@ -63,7 +63,7 @@ def blocks_kept(sparsity: float, blocks: int) -> int:
 
 
 def head_shift(recall: torch.Tensor) -> torch.Tensor:
-    """Which heads give blocks away (1), which receive them (-1), from their recall at the base sparsity: ``[B, H]``.
+    """Say which heads give blocks away (1) or receive them (-1), by their recall at the base sparsity: ``[B, H]``.
 
     With ``n`` heads above a recall of 0.8, at most half of them all, the ``n`` heads of highest recall give and the
     ``n`` lowest receive (section 4.3).
@@ -75,7 +75,7 @@ def head_shift(recall: torch.Tensor) -> torch.Tensor:
 
 
 def blocks_moved(sparsity: float, blocks: int) -> int:
-    """How many blocks fewer than ``blocks_kept`` a row of a giving head has, and one of a receiving head more (4.3).
+    """Compute how many of ``blocks_kept`` a row of a giving head loses, and one of a receiving head gains (4.3).
 
     At sparsity s that is ``(1 - s) / 2`` of them, which takes the heads to ``(1 + s) / 2`` and ``(3 s - 1) / 2``. Below
     a third no head can receive that many, and all that it lacks is moved. It is the same number for both, so that the

@@ -1,4 +1,4 @@
-"""What operators' commands did, on its way to the gateways' audit log: nobody collects what a command prints."""
+"""Acts of operators' commands on their way to the gateways' audit log: nobody collects what a command prints."""
 
 import getpass
 import json
@@ -16,7 +16,7 @@ BATCH = 100
 
 
 class OperatorActs:
-    """The acts that no gateway has written down yet. All methods raise StoreUnavailable.
+    """Acts that no gateway has written down yet. All methods raise StoreUnavailable.
 
     Args:
         client: of one Redis or Valkey server.
@@ -39,7 +39,7 @@ class OperatorActs:
 
 
 def who() -> str:
-    """The user of this process, and the machine."""
+    """Name the user of this process, and the machine."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name

@@ -1,4 +1,4 @@
-"""The audit log ``adaspa.audit``: a line for each creation, cancellation and deletion, at every log level.
+"""Audit log ``adaspa.audit``: a line for each creation, cancellation and deletion, at every log level.
 
 No line holds what was asked for, such as a prompt, and none a secret. What operators' commands do, they leave in Redis
 for a gateway to write down.

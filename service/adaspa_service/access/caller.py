@@ -1,4 +1,4 @@
-"""The caller of a request and its rights: by an API key, by this machine's token, or anyone on an open service."""
+"""Caller of a request and its rights: by an API key, by this machine's token, or anyone on an open service."""
 
 import hmac
 import math
@@ -18,7 +18,7 @@ from adaspa_service.errors import RETRY_SECONDS, ApiError
 
 @dataclass(frozen=True)
 class Caller:
-    """The one who asks.
+    """Caller of a request.
 
     Args:
         owner: whose jobs these are: the id of the API key.
@@ -47,7 +47,7 @@ class Callers:
         self._settings, self._keys, self._entrance, self._open_token = settings, keys, entrance, open_token
 
     def identify(self, request: Request, token: str | None, scope: Scope) -> Caller:
-        """The caller of a request.
+        """Find the caller of a request.
 
         Raises:
             ApiError: 401 without a key or with a wrong one, 403 for a missing scope or another site's page, 429 over
@@ -69,14 +69,14 @@ class Callers:
         return _caller(key)
 
     def asking(self, token: str | None) -> list[tuple[str, ...]] | None:
-        """The commands whose answers ``known`` needs; None where only ``identify`` tells who asks."""
+        """Return the commands whose answers ``known`` needs; None if only ``identify`` can tell who asks."""
         if self._settings.open_access or (token is not None and is_same(self._settings.bootstrap_key, token)):
             return []
         record = None if token is None else record_of(token)
         return None if record is None else [("HGETALL", record), ("TIME",)]
 
     def known(self, request: Request, token: str | None, scope: Scope, found: list[Any]) -> Caller | None:
-        """The caller, if that needs nothing more of Redis; None where ``identify`` has to look, or to refuse.
+        """Return the caller, if that needs nothing more of Redis; None if ``identify`` has to look, or to refuse.
 
         Args:
             request: that is asked about.
@@ -99,7 +99,7 @@ class Callers:
         return _caller(key)
 
     def still_has_access(self, caller: Caller) -> bool:
-        """Whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
+        """Tell whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
         if caller.owner == OPEN_OWNER:
             return self._entrance.now() in (Access.everybody, Access.token)
         return caller.owner == BOOTSTRAP_OWNER or self._keys.is_valid(caller.owner)
@@ -147,7 +147,7 @@ def keys_lost() -> ApiError:
 
 
 def is_same(secret: SecretStr | None, token: str) -> bool:
-    """Whether a token is this secret; the time that it takes does not tell how much of it is right."""
+    """Compare a token with this secret, in a time that does not tell how much of it is right."""
     return secret is not None and hmac.compare_digest(digest(secret.get_secret_value()), digest(token))
 
 
@@ -160,7 +160,7 @@ def refuse_other_sites(request: Request, settings: Settings) -> None:
 
 
 def is_from_elsewhere(request: Request, origin: str | None) -> bool:
-    """Whether another site's page sends this: browsers say so, over plain HTTP some by the origin alone."""
+    """Tell whether another site's page sends this: browsers say so, over plain HTTP some by the origin alone."""
     site = request.headers.get("sec-fetch-site")
     if site is None:
         return origin is not None and origin.partition("://")[2] != request.headers.get("host")

@@ -17,7 +17,7 @@ HOST = re.compile(rb"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})
 
 
 def host_name(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The host that a request is for, in lower case and without its port. Raises ApiError: 400, unless it is one."""
+    """Return the host that a request is for, in lower case and without its port. Raises ApiError 400 if it has none."""
     named = [value for name, value in headers if name == b"host"]
     found = HOST.fullmatch(named[0]) if len(named) == 1 else None
     if found is None:
@@ -39,13 +39,13 @@ def check_name(settings: Settings, name: str) -> None:
 
 
 def own_names(settings: Settings) -> tuple[str, ...]:
-    """The names that the settings give the service."""
+    """Return the names that the settings give the service."""
     return tuple(dict.fromkeys(name.lower() for name in (settings.host, *settings.allowed_hosts)))
 
 
 @lru_cache
 def is_of_this_machine(name: str) -> bool:
-    """Whether no name server is asked for it: an address, or one of the names that every machine has for itself."""
+    """Tell whether no name server is asked for it: an address, or a name that every machine has for itself."""
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:
@@ -54,5 +54,5 @@ def is_of_this_machine(name: str) -> bool:
 
 
 def matches(name: str, allowed: str) -> bool:
-    """Whether a name is the allowed one, or below it (``*.example.com``); ``*`` is any."""
+    """Tell whether a name is the allowed one, or below it (``*.example.com``); ``*`` is any."""
     return name == allowed or (allowed.startswith("*") and name.endswith(allowed[1:]))

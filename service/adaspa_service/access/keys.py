@@ -29,18 +29,18 @@ SIGNING_SECRET = PREFIX + "signing_secret"
 TOKEN = re.compile(r"adaspa_(?P<id>[0-9a-f]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
 SECRET_BYTES = 32
 NOTED_SECONDS = 60
-"""The time of a key's latest use is noted this often."""
+"""Seconds after which the time of a key's latest use is noted again."""
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """Permission of a key."""
 
     read = "read"
     """List, look up and follow its jobs, download their files, see the models."""
     write = "write"
     """Create, cancel and delete jobs."""
     admin = "admin"
-    """The operator's routes, such as ``/metrics`` at the gateway's own port."""
+    """Routes of the operator, such as ``/metrics`` at the gateway's own port."""
 
 
 class ApiKey(BaseModel):
@@ -73,7 +73,7 @@ class Rate:
 
 
 class KeyStore:
-    """The keys. All methods raise StoreUnavailable when Redis cannot be reached.
+    """Store of keys. All methods raise StoreUnavailable when Redis cannot be reached.
 
     Nothing is cached, so that a change holds in every gateway from the next request on.
 
@@ -88,7 +88,7 @@ class KeyStore:
     @classmethod
     @contextmanager
     def at(cls, redis_url: str) -> Iterator[Self]:
-        """The keys of a server, with a connection of their own for the length of a ``with`` block."""
+        """Open the keys of a server, with a connection of their own for the length of a ``with`` block."""
         with connections(redis_url).client() as client:
             yield cls(client)
 
@@ -156,7 +156,7 @@ class KeyStore:
         return [_key(key_id, fields) for key_id, fields in zip(ids, records, strict=True) if fields]
 
     def authenticate(self, token: str) -> ApiKey | None:
-        """The key of a token; None if there is none, its secret is another, or it has expired."""
+        """Find the key of a token; None if there is none, its secret is another, or it has expired."""
         record = record_of(token)
         if record is None:
             return None
@@ -166,7 +166,7 @@ class KeyStore:
             return proven(token, *pipe.execute())
 
     def is_valid(self, key_id: str) -> bool:
-        """Whether there is such a key, and it has not expired."""
+        """Tell whether there is such a key, and it has not expired."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(_record(key_id))
             pipe.time()
@@ -185,12 +185,12 @@ class KeyStore:
         return None if limit is None else Rate(limit, left, reset / 1000, wait / 1000 if wait else None)
 
     def exist(self) -> bool:
-        """Whether a key was ever made."""
+        """Tell whether a key was ever made."""
         with reaching():
             return bool(self.client.exists(EVER_MADE))
 
     def signing_secret(self) -> bytes:
-        """What signed links are signed with: drawn once, the same for all gateways."""
+        """Return the secret that signs links: drawn once, the same for all gateways."""
         with reaching(), self.client.pipeline(transaction=True) as pipe:
             pipe.set(SIGNING_SECRET, secrets.token_hex(SECRET_BYTES), nx=True)
             pipe.get(SIGNING_SECRET)
@@ -204,13 +204,13 @@ class KeyStore:
 
 
 def record_of(token: str) -> str | None:
-    """The Redis key of the hash that says whether a token is right; None where it is none at all."""
+    """Return the Redis key of the hash that says whether a token is right; None if it is no token at all."""
     match = TOKEN.fullmatch(token)
     return _record(match["id"]) if match else None
 
 
 def proven(token: str, fields: Mapping[bytes, bytes], time_now: tuple[int, int]) -> ApiKey | None:
-    """The key of a token, if that is its own and holds.
+    """Check a token's secret and its end, and return its key if both are right.
 
     Args:
         token: well formed.
@@ -232,7 +232,7 @@ def proven(token: str, fields: Mapping[bytes, bytes], time_now: tuple[int, int])
 
 
 def has_to_be_noted(key: ApiKey) -> bool:
-    """Whether a request with it is to be counted, or the time of its use to be noted again."""
+    """Tell whether a request with it is to be counted, or the time of its use to be noted again."""
     return key.requests_per_minute is not None or abs(time.time() - (key.last_used_at or 0)) >= NOTED_SECONDS
 
 

@@ -26,7 +26,7 @@ class Links:
         self._settings, self._keys = settings, keys
 
     def sign(self, video_id: str, variant: str, expires: int) -> str:
-        """The signature of a link that holds until ``expires`` (Unix seconds)."""
+        """Sign a link that holds until ``expires`` (Unix seconds)."""
         own = self._settings.signing_secret
         secret = own.get_secret_value().encode() if own else self._keys.signing_secret()
         mac = hmac.digest(secret, f"{video_id} {variant} {expires}".encode(), hashlib.sha256)

@@ -22,7 +22,7 @@ even if Redis has lost them all. Remove it to start without keys again.
 
 
 class Access(StrEnum):
-    """Who may use the service."""
+    """Access rules of the service."""
 
     everybody = "everybody"
     """Everyone: the operator allowed it."""

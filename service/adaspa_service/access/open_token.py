@@ -1,4 +1,4 @@
-"""The token of a gateway without API keys, in files that only its user can read."""
+"""Token of a gateway without API keys, in files that only its user can read."""
 
 from contextlib import suppress
 from html import escape

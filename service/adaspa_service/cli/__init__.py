@@ -1,4 +1,4 @@
-"""The ``adaspa`` command, with one file per group of commands.
+"""Command ``adaspa``, with one file per group of commands.
 
 Add a single command to COMMANDS, and a group with subcommands (a ``typer.Typer``) to GROUPS.
 """

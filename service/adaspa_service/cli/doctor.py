@@ -54,7 +54,7 @@ COLOURS = {State.ok: "green", State.warning: "yellow", State.broken: "bold red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
+    """Result of one check.
 
     Args:
         check: name of the check.

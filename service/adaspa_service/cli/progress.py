@@ -13,7 +13,7 @@ from adaspa_service.cli.terminal import console
 
 
 class NotCompleted(Exception):
-    """The job failed or was cancelled; the message is one line."""
+    """Failure or cancel of the job; the message is one line."""
 
 
 def follow(client: Client, video_id: str, *, quiet: bool = False, watch: Callable[[], None] = lambda: None) -> Video:
@@ -141,7 +141,7 @@ def summary(video: Video) -> str:
 
 
 def types_of(sizes: dict[str, int]) -> str:
-    """The types that a part's weights are kept in, but for those with less than a hundredth of its bytes."""
+    """List the types that a part's weights are kept in, but for those with less than a hundredth of its bytes."""
     return "/".join(name for name, size in sizes.items() if 100 * size >= sum(sizes.values()))
 
 

@@ -27,13 +27,13 @@ class Exit(IntEnum):
 
     done = 0
     failed = 1
-    """The server refused the request, or something is broken here."""
+    """Refusal by the server, or a fault here."""
     usage = 2
-    """The command line is invalid; Click uses the same status."""
+    """Mistake in the command line; Click uses the same status."""
     unreachable = 3
-    """The server does not answer."""
+    """Silence of the server."""
     not_completed = 4
-    """The job failed or was cancelled."""
+    """Failure or cancel of the job."""
     interrupted = 130
     """Ctrl-C."""
 

@@ -1,1 +1,1 @@
-"""The HTTP gateway: validates requests, admits jobs, tells how they stand, serves their files."""
+"""HTTP gateway: validates requests, admits jobs, tells how they stand, serves their files."""

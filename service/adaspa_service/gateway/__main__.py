@@ -93,7 +93,7 @@ def serve_metrics(registry: CollectorRegistry, settings: Settings) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket, bound here so that a port in use is one line."""
+    """Bind the listening socket here, so that a port in use is one line."""
     try:
         return listener(settings.host, settings.port)
     except OSError as error:

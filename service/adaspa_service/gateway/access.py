@@ -1,4 +1,4 @@
-"""The routes' dependencies: who asks, and whether they may."""
+"""Dependencies of routes: who asks, and whether they may."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -19,7 +19,7 @@ async def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Sec
 
 
 Token = Annotated[str | None, Depends(_token)]
-"""What stands behind ``Authorization: Bearer``."""
+"""Credentials in ``Authorization: Bearer``."""
 
 
 def needs(scope: Scope) -> Callable[..., Caller]:

@@ -21,25 +21,25 @@ log = logging.getLogger(__name__)
 
 MAX_KEY_CHARS = 255
 UNMEASURED_SECONDS = 60
-"""What a client is told to wait for a full queue of a model that has no worker, or has completed no job yet."""
+"""Seconds to wait for a full queue of a model that has no worker, or has completed no job yet."""
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """The jobs that a request comes to."""
+    """Request for jobs."""
 
     params: list[JobParams]
     """Alike but for what does not change the work."""
     priority: str | None
-    """The queue that was asked for; None leaves it to the catalog."""
+    """Queue asked for; None leaves it to the catalog."""
     webhook_url: str | None = None
     """Address for the event of each job's end."""
     labels: Labels = field(default_factory=Labels)
-    """What the client notes at each."""
+    """Labels that the client gives each job."""
 
 
 def repeated(state: AppState, caller: Caller, idempotency: tuple[str, str]) -> list[Job] | None:
-    """The jobs that the caller's same request led to before; None if its key is new.
+    """Find the jobs that the caller's same request led to before; None if its key is new.
 
     Raises:
         ApiError: 422 key used with another request.
@@ -102,7 +102,7 @@ def key_reused() -> ApiError:
 
 
 def idempotency_of(asked: str, key: str | None) -> tuple[str, str] | None:
-    """The key as it is stored, and the digest of what was asked, which is the request as text.
+    """Return the key as it is stored, and the digest of what was asked, which is the request as text.
 
     Raises:
         ApiError: 400 for the key's length.

@@ -1,4 +1,4 @@
-"""The FastAPI application."""
+"""FastAPI application."""
 
 import threading
 from collections.abc import AsyncIterator
@@ -81,7 +81,7 @@ def _router(with_metrics: bool) -> APIRouter:
 
 
 def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI:
-    """The gateway. Its janitor runs while the application does.
+    """Make the gateway. Its janitor runs while the application does.
 
     Setting ``state.draining`` makes each answer the last one of its connection; ``state.stopping`` ends the event
     streams.
@@ -130,7 +130,7 @@ def create_app(settings: Settings, resolve: Resolve = system_resolve) -> FastAPI
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with examples, and without the framework's 422: a bad parameter gets a 400 here."""
+    """Make the OpenAPI document, with examples, and without the framework's 422: a bad parameter gets a 400 here."""
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title,

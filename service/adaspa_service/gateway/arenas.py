@@ -1,4 +1,4 @@
-"""How many arenas malloc takes memory from.
+"""Number of arenas that malloc takes memory from.
 
 glibc gives nearly every thread an arena of its own, up to eight per core, and each keeps what its busiest moment took.
 On two cores 1,500 jobs left a gateway's objects as they were, and 7 MB more of free memory. Its threads wait for the

@@ -1,4 +1,4 @@
-"""The body of a request for a video: JSON, or the multipart form that OpenAI's clients send."""
+"""Body of a request for a video: JSON, or the multipart form that OpenAI's clients send."""
 
 import asyncio
 import time
@@ -49,7 +49,7 @@ UNREADABLE: dict[int | str, dict[str, Any]] = {
 
 
 def openapi(fields: type[BaseModel]) -> dict[str, Any]:
-    """What FastAPI cannot see, because the body is read here."""
+    """Describe for OpenAPI what FastAPI cannot see, because the body is read here."""
     schema = fields.model_json_schema()
     as_json, as_form = ({**schema, "properties": dict(schema["properties"])} for _ in range(2))
     images = image_fields(fields)
@@ -66,7 +66,7 @@ def openapi(fields: type[BaseModel]) -> dict[str, Any]:
 
 
 def image_fields(fields: type[BaseModel]) -> dict[str, Role]:
-    """What each of the fields that are images or videos is to the video that is made, by name."""
+    """Return the role of each field that is an image or a video, by name."""
     return {name: row.limits.role for name, row in rows(fields).items() if isinstance(row.limits, Media)}
 
 
@@ -185,7 +185,7 @@ def add(given: Given, field: str, image: UploadFile | IO[bytes]) -> None:
 async def parse_form(
     request: Request, pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], most: Most
 ) -> tuple[dict[str, Any], Given]:
-    """The fields of a multipart form, and the images and videos in it; another file is refused by its field's name."""
+    """Parse a multipart form with its images and videos; any other file is refused by its field's name."""
     fields_of = {name: name for name in images}
     fields_of |= {name: field for name, field in OTHER_NAMES.items() if field in images}
     fields_of |= {f"{name}[{IMAGE_URL}]": field for name, field in fields_of.items()}

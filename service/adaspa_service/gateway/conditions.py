@@ -12,12 +12,12 @@ NAME = "conditions"
 
 
 def place(role: Role) -> Role:
-    """What it is called here, where its kind is named too: a start video comes first."""
+    """Name the role as it is called here, beside its kind: a start video comes first."""
     return Role.first if role is Role.start else role
 
 
 def schema(given: Mapping[str, Role]) -> dict[str, Any]:
-    """What it is, as JSON Schema."""
+    """Describe it as JSON Schema."""
     properties = {
         "role": {"enum": list(dict.fromkeys(map(place, given.values())))},
         "kind": {"enum": list(dict.fromkeys(role.kind for role in given.values())), "default": Kind.image},
@@ -32,7 +32,7 @@ def schema(given: Mapping[str, Role]) -> dict[str, Any]:
 
 
 def by_field(given: object, roles: Mapping[str, Role]) -> Iterator[tuple[str, object]]:
-    """The fields that are given so, with what is given.
+    """Sort what is given by the fields that mean the same.
 
     Args:
         given: the list, as it came.

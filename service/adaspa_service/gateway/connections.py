@@ -27,13 +27,13 @@ from adaspa_service.gateway.errors import respond
 from adaspa_service.gateway.headers import SecurityHeaders
 
 HEAD_SECONDS = 15.0
-"""How long a connection may take to send the head of a request; while none has begun after an answer,
+"""Seconds that a connection may take to send the head of a request; while none has begun after an answer,
 ``ADASPA_KEEP_ALIVE_SECONDS`` holds."""
 MAX_HEAD_BYTES = 64 * 1024
 STALL_SECONDS = 60.0
-"""How long a client may take none of an answer that waits for it: a slow one goes on, one that has stopped does not."""
+"""Seconds for which a client may take none of an answer: a slow one goes on, one that has stopped does not."""
 STOP_SECONDS = 10
-"""How long open answers have to end when the gateway stops."""
+"""Seconds that open answers have to end when the gateway stops."""
 OTHER_FILES = 256
 """Open files that no client brings."""
 CROWDED = SecurityHeaders(
@@ -46,7 +46,7 @@ CROWDED = SecurityHeaders(
         )
     )
 )
-"""What a connection beyond those that are allowed gets in place of the application."""
+"""Answer to a connection beyond those that are allowed, in place of the application's."""
 TOO_SLOW = ApiError(408, "request_timeout", "the request's headers did not arrive in time")
 TOO_LONG = ApiError(
     431, "headers_too_large", f"the request's headers are too large; allowed: up to {MAX_HEAD_BYTES} bytes"
@@ -54,7 +54,7 @@ TOO_LONG = ApiError(
 
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the application."""
+    """Configure uvicorn for the application."""
     return uvicorn.Config(
         app,
         http=GuardedProtocol,
@@ -123,7 +123,7 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """The client has not taken what was sent: asyncio's buffer is full."""
+        """Note that the client has not taken what was sent: asyncio's buffer is full."""
         super().pause_writing()
         self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 

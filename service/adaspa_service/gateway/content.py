@@ -73,7 +73,7 @@ def download(
 def describe(
     video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = "video"
 ) -> Response:
-    """The headers of the whole file, or 304; ranges have no meaning here."""
+    """Answer with the headers of the whole file, or 304; ranges have no meaning here."""
     artifact = find_artifact(job, variant)
     etag = f'"{artifact.sha256}"'
     headers = file_headers(artifact, request, video_id, etag)
@@ -98,7 +98,7 @@ def gone(video_id: str, variant: Variant) -> ApiError:
 
 
 def file_headers(artifact: Artifact, request: Request, video_id: str, etag: str) -> dict[str, str]:
-    """What all answers about a file say. A link may stand in another site's page."""
+    """Return the headers of all answers about a file. A link may stand in another site's page."""
     name = f"{video_id}{PurePosixPath(artifact.key).suffix}"
     return {
         "Content-Type": artifact.content_type,

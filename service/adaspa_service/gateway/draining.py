@@ -28,7 +28,7 @@ STOPPED = respond(
         headers={"Retry-After": str(RETRY_SECONDS)},
     )
 )
-"""What a request gets that the stop breaks off; whether it did what was asked, nobody knows."""
+"""Answer to a request that the stop breaks off; whether it did what was asked, nobody knows."""
 
 
 class Server(uvicorn.Server):

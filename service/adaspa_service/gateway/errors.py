@@ -21,24 +21,24 @@ log = logging.getLogger(__name__)
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """Description of what went wrong."""
 
     message: str
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: str | None = None
-    """The field at fault."""
+    """Field at fault."""
     code: str | None = None
     """A word for programs."""
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer from 400 on."""
+    """Body of every answer from 400 on."""
 
     error: ErrorDetail
 
 
 def respond(error: ApiError) -> JSONResponse:
-    """The answer that an error becomes."""
+    """Turn an error into an answer."""
     kinds = {429: "rate_limit_error"}
     kind = kinds.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     detail = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
@@ -46,7 +46,7 @@ def respond(error: ApiError) -> JSONResponse:
 
 
 def away(scope: Scope, error: Exception) -> JSONResponse:
-    """The answer to a request for which a part of the service could not be reached; it is logged."""
+    """Answer a request for which a part of the service could not be reached, and log it."""
     log.error("%s %s: %s", scope["method"], scope["path"], error)
     what = "storage" if isinstance(error, StorageUnavailable) else "job store"
     message = f"The {what} is unavailable; try again."

@@ -34,7 +34,7 @@ async def estimate_video(request: Request, state: StateDep, caller: Reader) -> E
 
 
 def with_needed_images(asked: VideoEstimate, catalog: Catalog) -> VideoEstimate:
-    """The same with something for each image that is left out and that the model does nothing without."""
+    """Add something for each image that is left out and that the model does nothing without."""
     spec = catalog.default if asked.model is None else catalog.get(asked.model)
     media = {name: row.limits for name, row in rows(VideoEstimate).items() if isinstance(row.limits, Media)}
     needed = [name for name, one in media.items() if spec and one.needed(spec) and not getattr(asked, name)]
@@ -42,7 +42,7 @@ def with_needed_images(asked: VideoEstimate, catalog: Catalog) -> VideoEstimate:
 
 
 def estimate(state: AppState, params: JobParams, priority: str | None) -> Estimate:
-    """How long a job would take. Raises ApiError: 400 priority not offered; StoreUnavailable."""
+    """Estimate how long a job would take. Raises ApiError: 400 priority not offered; StoreUnavailable."""
     spec = state.catalog.models[params.model]
     queue = resolve_priority(priority, spec, spec.cost(params))
     load, times = state.loads.get(spec.id), state.times.get(spec.id)
@@ -65,19 +65,19 @@ def estimate(state: AppState, params: JobParams, priority: str | None) -> Estima
 
 
 def estimated(state: AppState, jobs: list[Job]) -> dict[str, float]:
-    """The seconds that those of the jobs that have not ended are expected to take on a worker, where that is known."""
+    """Return the seconds that unfinished jobs are expected to take on a worker, if that is known."""
     timed = {job.id: state.times.get(job.params.model) for job in jobs if is_expected(job)}
     found = {job.id: seconds_of(job, timed[job.id]) for job in jobs if job.id in timed}
     return {job_id: seconds for job_id, seconds in found.items() if seconds is not None}
 
 
 def is_expected(job: Job) -> bool:
-    """Whether it is of interest how long a job takes, and may be known."""
+    """Tell whether it is of interest how long a job takes, and may be known."""
     return job.status not in TERMINAL and preset_of(job.params) is not None
 
 
 def seconds_of(job: Job, times: dict[str, list[Timed]]) -> float | None:
-    """The seconds that a job is expected to take on a worker, by its model's times."""
+    """Return the seconds that a job is expected to take on a worker, by its model's times."""
     preset = preset_of(job.params)
     like = expected(job.params, times[preset]) if preset else None
     return None if like is None else round(like.seconds, 1)

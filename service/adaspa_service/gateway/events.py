@@ -31,7 +31,7 @@ from adaspa_service.gateway.state import AppState, StateDep
 HEARTBEAT_SECONDS = 15.0
 """Proxies close a connection on which nothing comes for longer."""
 RECHECK_SECONDS = 5.0
-"""How often an open stream makes sure that its caller may still follow it."""
+"""Seconds after which an open stream makes sure again that its caller may still follow it."""
 STREAMS_SHARE = 4
 """One caller's streams may take the gateway's connections divided by this."""
 EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
@@ -97,7 +97,7 @@ async def read_events(state: AppState, video_id: str, last_id: str) -> list[tupl
 
 
 class OpenStreams:
-    """The event streams that this gateway serves: one caller's leave connections to others.
+    """Event streams that this gateway serves: those of one caller leave connections to others.
 
     Args:
         most: of one caller.
@@ -156,7 +156,7 @@ class Stream:
         self._job, self._told = job, (0, 0)
 
     async def text(self, request: Request, caller: Caller) -> AsyncIterator[bytes]:
-        """The events as the protocol writes them, up to the last one.
+        """Write the events as the protocol wants them, up to the last one.
 
         The stream just ends when Redis is lost, the gateway stops or the caller's key has ended: the client comes
         again, to this gateway or another, and goes on where it was if it may.
@@ -191,16 +191,16 @@ class Stream:
                     yield format_sse_event(comment="heartbeat")
 
     async def read(self) -> list[tuple[str, dict[str, str]]]:
-        """The next events after the last one, in order, as many as there are or BATCH."""
+        """Read the next events after the last one, in order, as many as there are or BATCH."""
         return await read_events(self.state, self.video_id, self.last_id)
 
     async def rest(self) -> list[bytes]:
-        """How a job ended whose record is gone already; its events stay for a moment longer."""
+        """Say how a job ended whose record is gone already; its events stay for a moment longer."""
         written = [await self.write(event_id, fields) for event_id, fields in await self.read()]
         return [text for text in written if text]
 
     async def is_gone(self) -> bool:
-        """Whether the job was removed, maybe before its last event was read."""
+        """Tell whether the job was removed, maybe before its last event was read."""
         (records,) = await self.state.rounds.ask([("EXISTS", f"{PREFIX}job:{self.video_id}")])
         return not records
 

@@ -104,7 +104,7 @@ def job(number: int = 0, /, **state: Any) -> Job:
 
 
 def videos() -> dict[str, Video]:
-    """The example job at three times, and another that was made from it."""
+    """Make the example job at three times, and another that was made from it."""
     report = AttentionReport(
         attention_work=0.43,
         density=0.31,

@@ -14,11 +14,11 @@ from adaspa_jobs.scripts import PREFIX, reaching
 from redis.asyncio import Redis
 
 BLOCK_SECONDS = 0.2
-"""How long one read waits. A job that is followed from now on is among those that the next one waits for."""
+"""Seconds that one read waits. A job that is followed from now on is among those that the next one waits for."""
 PAUSE_SECONDS = 0.05
 """Between a read that found something and the next: what many jobs do at about one time is found together."""
 TICK_SECONDS = 1.0
-"""How often followers are woken in any case, all at one time so that what they then ask goes with one round trip."""
+"""Interval at which all followers are woken, at one time, so that what they then ask shares one round trip."""
 BATCH = 100
 """Events of a job that are read at once."""
 

@@ -1,4 +1,4 @@
-"""What a list of jobs is filtered by: ``metadata[KEY]=VALUE``."""
+"""Filters of a list of jobs: ``metadata[KEY]=VALUE``."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ OPENAPI: dict[str, Any] = {
         }
     ]
 }
-"""What FastAPI cannot see."""
+"""Description for OpenAPI of what FastAPI cannot see."""
 
 
 def metadata_of(request: Request) -> dict[str, str]:
-    """The pairs that a list's jobs have to have. Raises ApiError: 400."""
+    """Read the pairs that a list's jobs have to have. Raises ApiError: 400."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if not name.startswith("metadata"):

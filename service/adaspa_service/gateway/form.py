@@ -1,4 +1,4 @@
-"""The multipart form that OpenAI's clients send: texts, and images and videos that go into files as they come."""
+"""Multipart form that OpenAI's clients send: texts, and images and videos that go into files as they come."""
 
 from collections.abc import AsyncGenerator, Mapping
 
@@ -46,7 +46,7 @@ class FormParser(MultiPartParser):
         self._ended = False
 
     async def parse(self) -> FormData:
-        """The fields. A part that breaks off would be left out, and a file with it: such a form is none."""
+        """Parse the fields. A part that breaks off would be left out, and a file with it: such a form is refused."""
         _, options = parse_options_header(self.headers["content-type"])
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if charset.lower() not in UTF_8:
@@ -58,7 +58,7 @@ class FormParser(MultiPartParser):
         return form
 
     def on_end(self) -> None:
-        """The last boundary has come."""
+        """Note that the last boundary has come."""
         self._ended = True
 
     def on_headers_finished(self) -> None:

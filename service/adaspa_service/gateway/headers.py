@@ -39,7 +39,7 @@ GIVEN = (
     request_ids.HEADER,
     *rate_limits.NAMES,
 )
-"""What a page of a configured origin may send and read."""
+"""Headers by which a page of a configured origin may send and read."""
 OVER_TLS = {b"strict-transport-security": b"max-age=31536000"}
 
 

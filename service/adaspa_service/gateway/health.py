@@ -15,7 +15,7 @@ router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
-    """The answer of a probe."""
+    """Answer of a probe."""
 
     status: Literal["ok"] = "ok"
 

@@ -1,4 +1,4 @@
-"""The look at a request's Host, before anything else is looked at."""
+"""Check of a request's Host, before anything else is looked at."""
 
 from adaspa_jobs.settings import Settings
 from starlette.types import ASGIApp, Receive, Scope, Send

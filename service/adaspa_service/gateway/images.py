@@ -34,7 +34,7 @@ async def made_of(
     spec: ModelSpec,
     owner: str,
 ) -> list[JobParams]:
-    """The parameters of jobs that are made of these images and videos, which are stored now.
+    """Return the parameters of jobs that are made of these images and videos, and store those now.
 
     Args:
         sources: what the request gave.
@@ -63,7 +63,7 @@ async def made_of(
 
 
 def fitting_size(spec: ModelSpec, width: int, height: int) -> tuple[int, int]:
-    """The first of the model's sizes that has this shape, or else the closest one to it."""
+    """Return the first of the model's sizes that has this shape, or else the closest one to it."""
     sizes = [(int(w), int(h)) for w, h in (size.split("x") for size in spec.sizes)]
     apart = [abs(math.log(width / height * h / w)) for w, h in sizes]
     return next(size for size, far in zip(sizes, apart, strict=True) if far <= min(apart) + math.log(ALIKE))

@@ -1,4 +1,4 @@
-"""The janitor: brings back what was lost, removes what is over.
+"""Janitor, which brings back what was lost and removes what is over.
 
 Every gateway runs one. They are not in each other's way, because scripts hand out what is due.
 """
@@ -93,7 +93,7 @@ class Janitor:
                 log.exception("janitor: %s: unexpected error", name)
 
     def _store_answers(self) -> bool:
-        """Whether it is worth asking for the other chores: each would wait for a Redis that does not answer."""
+        """Tell whether it is worth doing the other chores: each would wait for a Redis that does not answer."""
         try:
             self.state.store.ping()
         except StoreUnavailable:

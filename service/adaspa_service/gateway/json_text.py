@@ -35,11 +35,11 @@ class JsonText:
         """Data URIs without their escapes, by the marks that stand there now."""
         self._most, self._most_of_one, self._most_files = most, most_of_one, most_files
         self._string: bytearray | None = None
-        """What has come of a string, if that has not gone into a file."""
+        """Text of a string so far, if it has not gone into a file."""
         self._file: IO[bytes] | None = None
         self._escaped = False
         self._partial = b""
-        """The beginning of an escape that goes on, of a string that goes into a file."""
+        """Start of an escape that is cut, in a string that goes into a file."""
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes. Raises TextTooLarge."""
@@ -71,7 +71,7 @@ class JsonText:
             raise TextTooLarge
 
     def _add(self, piece: bytes) -> None:
-        """To the string that is open."""
+        """Add to the string that is open."""
         if self._file is not None:
             if self._file.tell() < self._most_of_one:
                 self._write(piece)
@@ -86,7 +86,7 @@ class JsonText:
             raise TextTooLarge
 
     def _write(self, piece: bytes | bytearray) -> None:
-        """To the file, as text: some encoders escape slashes, some equals signs, and line breaks always are."""
+        """Write to the file, as text: some encoders escape slashes, some equals signs, and line breaks always are."""
         assert self._file is not None
         text = self._partial + piece
         last = text.rfind(b"\\", max(0, len(text) - ESCAPE_BYTES + 1))
@@ -108,7 +108,7 @@ class JsonText:
 
 
 def _unescaped(escape: re.Match[bytes]) -> bytes:
-    """What an escape stands for; itself if that is nothing, and then it is no base64 either."""
+    """Resolve an escape; leave it if it means nothing, and then it is no base64 either."""
     try:
         return str(json.loads(b'"%s"' % escape.group())).encode(errors="replace")
     except ValueError:

@@ -23,7 +23,7 @@ from adaspa_service.gateway.lookup import find, find_artifact, find_linked
 from adaspa_service.gateway.state import StateDep
 
 MAX_SECONDS = 7 * 86400
-"""The object stores sign for no longer."""
+"""Longest time, in seconds, for which object stores sign."""
 NOT_READY: dict[int | str, dict[str, Any]] = {409: {"description": "The job has not completed", "model": ErrorBody}}
 
 router = APIRouter(tags=["videos"])
@@ -84,4 +84,4 @@ def _by_link_or_key(
 
 
 ReadableJob = Annotated[Job, Depends(_by_link_or_key)]
-"""The job whose file is asked for, by a link to that file or by a key of the job's owner."""
+"""Job whose file is asked for, by a link to that file or by a key of the job's owner."""

@@ -14,12 +14,12 @@ OF_THE_REQUEST = [role.variant for role in Role]
 
 
 def find(state: AppState, caller: Caller, video_id: str) -> Job:
-    """The caller's job of that id. Raises ApiError 404 if there is none, it is another's, or it was deleted."""
+    """Find the caller's job of that id. Raises ApiError 404 if there is none, it is another's, or it was deleted."""
     return look(state, caller, video_id).job
 
 
 def look(state: AppState, caller: Caller, video_id: str) -> Look:
-    """The same, and its position in the queue."""
+    """Find the caller's job of that id, and its position in the queue. Raises ApiError as ``find``."""
     found = state.store.look(video_id) if VIDEO_ID.fullmatch(video_id) else None
     if found is None or not found.is_shown_to(caller.owner):
         raise not_found(video_id)
@@ -27,7 +27,7 @@ def look(state: AppState, caller: Caller, video_id: str) -> Look:
 
 
 def find_linked(state: AppState, video_id: str) -> Job:
-    """The job of that id, whoever its owner is: for one whose right was proved otherwise. Raises ApiError 404."""
+    """Find the job of that id, whoever owns it, for a caller whose right was proved otherwise. Raises ApiError 404."""
     job = state.store.get(video_id) if VIDEO_ID.fullmatch(video_id) else None
     if job is None or job.discarded:
         raise not_found(video_id)
@@ -35,7 +35,7 @@ def find_linked(state: AppState, video_id: str) -> Job:
 
 
 def find_artifact(job: Job, variant: Variant) -> Artifact:
-    """The file's description. Raises ApiError: 409 while there is none, 404 if there never will be.
+    """Find the file's description. Raises ApiError: 409 while there is none, 404 if there never will be.
 
     The images of a request are there from the beginning, those of its result once it is completed.
     """

@@ -31,7 +31,7 @@ def metrics(request: Request, _: Admin) -> Response:
 
 
 def make_registry(state: AppState) -> CollectorRegistry:
-    """The metrics of one gateway."""
+    """Make the metrics of one gateway."""
     registry = CollectorRegistry()
     registry.register(JobCollector(state))
     state.prompt_check.count_in(registry)
@@ -41,7 +41,7 @@ def make_registry(state: AppState) -> CollectorRegistry:
 
 
 class JobCollector(Collector):
-    """The store's counts, asked for at each scrape. A store that is away leaves only ``adaspa_store_up`` 0."""
+    """Collector of the store's counts at each scrape. If the store is away, only ``adaspa_store_up`` 0 is left."""
 
     def __init__(self, state: AppState) -> None:
         self.state = state

@@ -15,28 +15,28 @@ from adaspa_service.inputs.keep import FOLDER
 
 @dataclass
 class Orphan:
-    """The files under the id of one job, or those of one request."""
+    """Files under the id of one job, or those of one request."""
 
     prefix: str
     """Common prefix of their keys."""
     files: int = 0
     bytes: int = 0
     written_at: float = 0.0
-    """When the latest of them was written, in Unix seconds by the storage's clock."""
+    """Time at which the latest of them was written, in Unix seconds by the storage's clock."""
 
     @property
     def name(self) -> str:
-        """The job's id, or the folder of the request's images."""
+        """Id of the job, or the folder of the request's images."""
         return self.prefix.split("/")[1]
 
     @property
     def job_id(self) -> str | None:
-        """The job's id; None of images."""
+        """Id of the job; None for images."""
         return self.name if self.prefix.startswith(VIDEOS) else None
 
 
 def find_orphans(storage: ObjectStorage, store: JobStore, older_than: float) -> tuple[list[Orphan], int]:
-    """What belongs to no job, and how many jobs and requests that have files are known.
+    """Find what belongs to no job, and count the known jobs and requests that have files.
 
     Args:
         storage: what is listed.

@@ -1,4 +1,4 @@
-"""The page at ``/``: plain files of ``static/``, served under a policy that lets nothing else in."""
+"""Page at ``/``: plain files of ``static/``, served under a policy that lets nothing else in."""
 
 from importlib.resources import files
 
@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 def page() -> Response:
-    """The page."""
+    """Serve the page."""
     return static("index.html")
 
 

@@ -14,7 +14,7 @@ from adaspa_service.errors import ApiError, bad_field
 
 
 def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
-    """The parameters of the job that was asked for. A seed is drawn if none is given.
+    """Resolve the parameters of the job that was asked for. A seed is drawn if none is given.
 
     Raises:
         ApiError: 400 with the field and what is allowed.
@@ -72,7 +72,7 @@ def settle_one(name: str, asked: VideoCreate, spec: ModelSpec, settled: dict[str
 
 
 def batch(asked: VideoCreate, catalog: Catalog) -> list[JobParams]:
-    """The parameters of each job that was asked for: ``n`` of them, with seeds that follow one another.
+    """List the parameters of each job that was asked for: ``n`` of them, with seeds that follow one another.
 
     Raises:
         ApiError: 400 with the field and what is allowed.
@@ -85,7 +85,7 @@ def batch(asked: VideoCreate, catalog: Catalog) -> list[JobParams]:
 
 
 def labels(asked: VideoCreate | VideoRemix, spec: ModelSpec) -> Labels:
-    """What the client notes at the jobs. Raises ApiError: 400."""
+    """Read the labels that the client gives the jobs. Raises ApiError: 400."""
     found = {}
     for name in Labels.model_fields:
         try:
@@ -96,7 +96,7 @@ def labels(asked: VideoCreate | VideoRemix, spec: ModelSpec) -> Labels:
 
 
 def remix(source: Job, prompt: str, catalog: Catalog) -> JobParams:
-    """The parameters of a job with another prompt, checked against what the model allows now.
+    """Return the parameters of a job with another prompt, checked against what the model allows now.
 
     Raises:
         ApiError: 400 with the field and what is allowed.
@@ -110,7 +110,7 @@ def remix(source: Job, prompt: str, catalog: Catalog) -> JobParams:
 
 
 def allowed(field: str, catalog: Catalog, model: object) -> str:
-    """What a field may be, in words; of the default model where ``model`` is no served one."""
+    """Say in words what a field may be; for the default model if ``model`` is not served."""
     if field == "model":
         return ", ".join(catalog.models)
     spec = (catalog.get(model) if isinstance(model, str) else None) or catalog.default
@@ -118,7 +118,7 @@ def allowed(field: str, catalog: Catalog, model: object) -> str:
 
 
 def resolve_priority(asked: str | None, spec: ModelSpec, cost: float) -> Priority:
-    """Which queue a request waits in: bulk if it costs more than the catalog has for the other one, or if asked for.
+    """Choose the queue of a request: bulk if it costs more than the catalog has for the other one, or if asked for.
 
     Raises:
         ApiError: 400, if interactive is asked for a request that costs too much.
@@ -132,7 +132,7 @@ def resolve_priority(asked: str | None, spec: ModelSpec, cost: float) -> Priorit
 
 
 def frame_count(asked: VideoCreate, settled: dict[str, Any]) -> int:
-    """The number of frames, from ``num_frames`` or ``seconds``; if both are given they have to agree."""
+    """Compute the number of frames from ``num_frames`` or ``seconds``; if both are given they have to agree."""
     frames, fitting = settled["num_frames"], settled["seconds"]
     if fitting is None:
         return int(frames)

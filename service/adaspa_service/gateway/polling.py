@@ -1,4 +1,4 @@
-"""When a client is to ask for a job again: the header that OpenAI's clients heed."""
+"""Time after which a client is to ask for a job again: the header that OpenAI's clients heed."""
 
 from adaspa_api.videos import Video
 from fastapi import Response

@@ -1,4 +1,4 @@
-"""The operator's own check of prompts: a service that is asked before a job is accepted.
+"""Check of prompts by the operator's own service, which is asked before a job is accepted.
 
 It gets ``{"prompt", "negative_prompt", "model", "user", "metadata", "owner"}`` by POST, and answers with 200 and
 ``{"allowed": true}``, or ``{"allowed": false, "reason": "..."}``, whose reason the client reads.
@@ -21,7 +21,7 @@ MAX_ANSWER_BYTES = 64 * 1024
 
 
 class Verdict(BaseModel):
-    """The check's answer."""
+    """Answer of the check."""
 
     model_config = ConfigDict(strict=True)
 
@@ -30,7 +30,7 @@ class Verdict(BaseModel):
 
 
 class NoVerdict(Exception):
-    """The check did not answer, or not as it has to."""
+    """Failure of the check to answer, or to answer as it has to."""
 
 
 class PromptCheck:

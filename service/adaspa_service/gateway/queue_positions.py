@@ -28,7 +28,7 @@ def queue_positions(
 
 
 def place(load: Load, job: Job, position: int) -> QueuePosition:
-    """What a waiting job's position comes to while its model is as busy as this."""
+    """Compute a waiting job's position while its model is as busy as this."""
     starts_in = load.starts_in(job.priority, position)
     workers = load.queues[job.priority].workers
     return QueuePosition(position, None if starts_in is None else round(starts_in, 1), workers)

@@ -17,7 +17,7 @@ class Selection:
 
 
 def select(headers: Mapping[str, str], size: int, etag: str) -> Selection:
-    """What to send of a file.
+    """Select what to send of a file.
 
     Args:
         headers: of a GET request.
@@ -47,7 +47,7 @@ def select(headers: Mapping[str, str], size: int, etag: str) -> Selection:
 
 
 def etag_listed(header: str, etag: str) -> bool:
-    """Whether an If-None-Match header names the tag; weak comparison, as that header asks for."""
+    """Tell whether an If-None-Match header names the tag; weak comparison, as that header asks for."""
     if header.strip() == "*":
         return True
     return etag in (tag.strip().removeprefix("W/") for tag in header.split(","))

@@ -28,7 +28,7 @@ class Rounds:
         self._under_way: asyncio.Task[None] | None = None
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to some commands. Raises StoreUnavailable, and redis-py's errors for mistakes of ours."""
+        """Send some commands and return their answers. Raises StoreUnavailable, and redis-py's for our mistakes."""
         answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((commands, answers))
         if self._under_way is None:

@@ -1,4 +1,4 @@
-"""Which field somebody meant who wrote another one: the names of other services, and slips."""
+"""Guesses at the field that somebody meant who wrote another one: the names of other services, and slips."""
 
 from collections.abc import Collection
 from difflib import get_close_matches
@@ -41,7 +41,7 @@ ELSEWHERE = {
 }
 """Fields of other services' APIs, by name, and ours for the same."""
 LIKE = 0.75
-"""How like a field's name another has to be to be taken for a slip of it."""
+"""Likeness to a field's name above which another name is taken for a slip of it."""
 
 
 def did_you_mean(name: str, fields: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""The application's state: what every request handler works with, made once."""
+"""State of the application: what every request handler works with, made once."""
 
 import math
 import time
@@ -38,11 +38,11 @@ Known = TypeVar("Known")
 FOLLOWER_CONNECTIONS = 2
 """One for the rounds, one for the feed."""
 RECENT_SECONDS = 0.5
-"""When a job begins and ends is estimated from what was known of its model up to this long ago: many ask at once."""
+"""Seconds for which estimates may use what was last known of a model: many ask at once."""
 
 
 class Recent(Generic[Known]):
-    """What is known of each model, asked for once in a while however many want to know.
+    """Cache of what is known of each model, asked for once in a while however many want to know.
 
     Args:
         ask: the store's method, such as ``load``.
@@ -61,7 +61,7 @@ class Recent(Generic[Known]):
         return known
 
     async def soon(self, model: str) -> Known:
-        """The same in a loop."""
+        """Return the same value in an event loop."""
         known = self._recent(model)
         return await run_in_threadpool(self.get, model) if known is None else known
 
@@ -85,7 +85,7 @@ class AppState:
     links: Links
     acts: OperatorActs
     open_token: SecretStr
-    """What it asks for on its own machine as long as there are no keys."""
+    """Token that it asks for on its own machine as long as there are no keys."""
     rounds: Rounds
     """Shared round trips to Redis, for questions of many requests."""
     follower: AsyncRedis

@@ -253,13 +253,13 @@ def listed(jobs: list[Job], found: dict[str, QueuePosition], times: dict[str, fl
 
 
 def view(state: AppState, found: Look) -> Video:
-    """The job as clients see it."""
+    """Show the job as clients see it."""
     job, positions = found.job, {} if found.position is None else {found.job.id: found.position}
     return views.video(job, queue_positions(state, [job], positions).get(job.id), estimated(state, [job]).get(job.id))
 
 
 def without_layers(job: Job) -> Job:
-    """The job without its report's part by layer and head, which is most of its bytes."""
+    """Leave out the part of the job's report by layer and head, which is most of its bytes."""
     if job.report is None:
         return job
     return job.model_copy(update={"report": job.report.model_copy(update={"layers": []})})

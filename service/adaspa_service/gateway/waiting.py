@@ -22,13 +22,13 @@ WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=$|[,;])", re.I)
 
 
 def asked_for(request: Request) -> int | None:
-    """The seconds that a client would wait, no more than it may; None: it would not."""
+    """Read the seconds that a client would wait, no more than it may; None if it would not."""
     found = WAIT.search(request.headers.get("prefer", ""))
     return min(int(found[1]), LONGEST_SECONDS) if found else None
 
 
 async def wait(request: Request, response: Response, state: AppState, caller: Caller, ids: list[str]) -> list[Job]:
-    """The jobs once all of them have ended, or the time has passed that the client would wait; none if it is not to.
+    """Wait until all jobs have ended, or the client's time has passed, and return them; none if it does not wait.
 
     It waits as an event stream does, and is counted as one. A caller who has as many as it may is answered at once,
     without ``Preference-Applied``; so is one whose jobs went meanwhile, or when Redis is lost.

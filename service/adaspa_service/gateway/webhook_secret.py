@@ -15,7 +15,7 @@ router = APIRouter(tags=["webhooks"])
 
 
 class WebhookSecret(BaseModel):
-    """What signs the events of a key's jobs."""
+    """Secret that signs the events of a key's jobs."""
 
     object: Literal["webhook_secret"] = "webhook_secret"
     secret: str = Field(description="Current secret.", examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])

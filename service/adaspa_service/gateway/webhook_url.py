@@ -1,4 +1,4 @@
-"""The check of a ``webhook_url`` when its job is admitted."""
+"""Check of a ``webhook_url`` when its job is admitted."""
 
 import logging
 
@@ -17,13 +17,13 @@ _url = TypeAdapter(HttpUrl)
 
 
 def allowed(settings: Settings) -> str:
-    """What a URL may be, in words."""
+    """Say in words what a URL may be."""
     scheme = "an http or https URL" if settings.webhook_http else "an https URL"
     return f"{scheme} of up to {MAX_URL_CHARS} characters at a public address, without user, password or fragment"
 
 
 async def check_webhook(state: AppState, text: str | None, owner: str) -> str | None:
-    """The URL in its normal form, whose host may be called now; it is looked up again at each attempt.
+    """Return the URL in its normal form if its host may be called now; each attempt looks it up again.
 
     Raises:
         ApiError: 400, or 503 where the lookup of the host gets no answer. A name that is not found and one at a private

@@ -1,1 +1,1 @@
-"""The images that requests come with: received, or fetched from a URL; checked, fitted and kept in storage."""
+"""Images that requests come with: received, or fetched from a URL; checked, fitted and kept in storage."""

@@ -27,7 +27,7 @@ PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
 class Tail(NamedTuple):
-    """The end of a video.
+    """Tail of a video.
 
     Args:
         frames: how many.
@@ -39,7 +39,7 @@ class Tail(NamedTuple):
 
 
 class ClipLimits(NamedTuple):
-    """What a video may have: pixels of a frame, and frames."""
+    """Limits of a video: pixels of a frame, and frames."""
 
     pixels: int
     frames: int
@@ -92,7 +92,7 @@ def write_tail(
 
 
 def _answer(line: str, said: IO[str]) -> dict[str, Any]:
-    """What the process answered. Raises InputRefused."""
+    """Read what the process answered. Raises InputRefused."""
     if not line:  # it has ended: it had its share of time and memory, or broke down
         said.seek(0)
         log.warning("a video could not be read: %s", "".join(said.readlines()[-1:]).strip() or "the process was ended")

@@ -33,7 +33,7 @@ _url = TypeAdapter(HttpUrl)
 async def fetch(
     url: str, kind: Kind, tls: ssl.SSLContext, addresses: Addresses, *, owner: str, limit: int
 ) -> IO[bytes]:
-    """The bytes at a URL.
+    """Fetch the bytes at a URL.
 
     Args:
         url: of the client.
@@ -89,7 +89,7 @@ def checked(text: str) -> str:
 
 
 async def _get(pool: httpcore.AsyncConnectionPool, url: str, kind: Kind, limit: int) -> IO[bytes] | str:
-    """The bytes, or where they have moved to."""
+    """Fetch the bytes, or the address that they have moved to."""
     target, host = split(url)
     fields = {"Host": host, "Accept": f"{kind}/*", "Accept-Encoding": "identity", "User-Agent": user_agent()}
     async with pool.stream("GET", target, headers=list(fields.items())) as response:

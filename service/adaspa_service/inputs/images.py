@@ -16,7 +16,7 @@ DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, LookupError, TypeError),
     *(RuntimeError, ArithmeticError, AttributeError),
 )
-"""What Pillow raises at files that are cut off or broken."""
+"""Errors that Pillow raises for files that are cut off or broken."""
 SIDEWAYS = range(5, 9)
 """Orientations (Exif) of an image that lies on its side."""
 TURNS = {
@@ -28,7 +28,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes each orientation upright."""
+"""Transposition that makes each orientation upright."""
 
 # It warns of half as many pixels as it refuses; the limit here is the service's own.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -66,7 +66,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image) -> int:
-    """The orientation tag; 1, which is upright, without one."""
+    """Read the orientation tag; 1, which is upright, without one."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except DAMAGE:  # the tags are broken, the image need not be
@@ -74,7 +74,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image.Image:
-    """The image, turned upright, in RGB and of exactly this size; what is transparent is white.
+    """Turn the image upright, in RGB and of exactly this size; what is transparent becomes white.
 
     It covers the size, and what is too much at two sides is cut off evenly; or it is contained in it, with black at two
     sides. It is scaled before it is turned, so that little is held of a large one.

@@ -1,4 +1,4 @@
-"""What a JPEG file would cost to read, by its markers alone: a few bytes of it may stand for a pass over all pixels."""
+"""Cost of reading a JPEG file, by its markers alone: a few bytes of it may stand for a pass over all pixels."""
 
 import re
 from typing import IO

@@ -1,4 +1,4 @@
-"""What a request gave for an image or a video: its bytes, or where they are."""
+"""Source of an image or a video that a request gave: its bytes, or where they are."""
 
 import base64
 import binascii
@@ -42,14 +42,14 @@ class InputRefused(Exception):
 
 @dataclass(frozen=True)
 class Upload:
-    """The bytes of it."""
+    """Upload that brought its bytes."""
 
     file: IO[bytes]
     sha256: str
 
     @property
     def identity(self) -> str:
-        """The same for the same bytes."""
+        """Digest of the bytes."""
         return f"sha256:{self.sha256}"
 
 
@@ -61,7 +61,7 @@ class Url:
 
     @property
     def identity(self) -> str:
-        """The same for the same address."""
+        """Digest of the address."""
         return self.url
 
 
@@ -90,7 +90,7 @@ def scratch() -> IO[bytes]:
 
 
 def uploaded(file: IO[bytes]) -> Upload:
-    """What was received into a file."""
+    """Wrap what was received into a file."""
     file.seek(0)
     digest = hashlib.sha256()
     while chunk := file.read(CHUNK_BYTES):
@@ -129,12 +129,12 @@ def from_text(file: IO[bytes], kind: Kind, limit: int) -> Source:
 
 
 def as_uri(kind: Kind) -> str:
-    """How a data URI of it is written, in words."""
+    """Say in words how a data URI of it is written."""
     return f"{kind.taken} as data:{kind}/...;base64,..."
 
 
 def decoded(file: IO[bytes], kind: Kind, limit: int) -> IO[bytes]:
-    """The bytes of the base64 that is left in a file. Raises InputRefused."""
+    """Decode the base64 that is left in a file. Raises InputRefused."""
     found, rest = scratch(), b""
     while chunk := file.read(CHUNK_BYTES):
         rest += b"".join(chunk.split())

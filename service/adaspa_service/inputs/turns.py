@@ -15,7 +15,7 @@ from adaspa_service.errors import RETRY_SECONDS, ApiError
 AT_A_TIME = 32
 OF_AN_OWNER = 8
 WAIT_SECONDS = 30.0
-"""How long a further request waits for its turn."""
+"""Seconds that a further request waits for its turn."""
 
 
 class Turn:
@@ -51,7 +51,7 @@ class Turns:
 
     @contextmanager
     def of(self, owner: str) -> Iterator[Turn]:
-        """The turn of one of an owner's requests; it ends with the ``with`` block."""
+        """Give a turn to one of an owner's requests; it ends with the ``with`` block."""
         turn = Turn(self._owners.setdefault(owner, asyncio.Semaphore(OF_AN_OWNER)), self._all)
         try:
             yield turn

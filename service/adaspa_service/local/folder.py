@@ -19,11 +19,11 @@ from adaspa_service.local.process import Child
 LATE_SECONDS = 5.0
 """Time after which the user is told about parts that are not ready."""
 LOCK_SECONDS = 3.0
-"""How long a second service waits for the data folder; a killed supervisor frees it in about one second."""
+"""Seconds that a second service waits for the data folder; a killed supervisor frees it in about one second."""
 
 
 class LocalError(Exception):
-    """The service cannot start or continue; the message is one line."""
+    """Failure to start or continue the service; the message is one line."""
 
 
 def claim(data_dir: Path) -> TextIO:

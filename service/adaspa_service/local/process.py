@@ -68,7 +68,7 @@ class Child:
 
     @property
     def log(self) -> Path:
-        """The file that takes the child's standard output and error."""
+        """File that takes the child's standard output and error."""
         return self.log_dir / f"{self.name}.log"
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor, which starts Valkey, gateway and workers, keeps them running, and stops them."""
+"""Supervisor, which starts Valkey, gateway and workers, keeps them running, and stops them."""
 
 import os
 import secrets
@@ -23,7 +23,7 @@ WORKER_SECONDS = 1800.0
 
 
 class Supervisor:
-    """The whole service on one machine, for the duration of a ``with`` block.
+    """Supervisor of the whole service on one machine, for the duration of a ``with`` block.
 
     Args:
         data_dir: folder for all persistent data: Valkey's append-only file, objects, logs. One service at a time.
@@ -52,7 +52,7 @@ class Supervisor:
 
     @property
     def page(self) -> str:
-        """The page's address with the token, behind the # that a browser never sends."""
+        """Address of the page with the token, behind the # that a browser never sends."""
         return with_token(self.url, self.token)
 
     @property

@@ -1,4 +1,4 @@
-"""The embedded Valkey server: on a unix socket only, append-only file on, nothing evicted."""
+"""Embedded Valkey server: on a unix socket only, append-only file on, nothing evicted."""
 
 import hashlib
 import os

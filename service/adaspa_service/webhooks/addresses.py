@@ -1,4 +1,4 @@
-"""Which addresses a webhook may go to, and connections that go to no other.
+"""Addresses that a webhook may go to, and connections that go to no other.
 
 A URL comes from a client, and the gateway stands inside the operator's network: a name is resolved here, every address
 that it has is judged, and the connection is made to an address that was judged, not to the name. A name whose answer
@@ -57,16 +57,16 @@ class AddressRefused(Exception):
 
 
 class LookupFailed(Exception):
-    """Whether a host may be called is not known: its lookup got no answer; a later one may."""
+    """Failure to learn whether a host may be called: its lookup got no answer; a later one may."""
 
 
 def system_resolve(host: str, port: int) -> list[str]:
-    """The addresses that the system's resolver knows. Raises OSError."""
+    """Look up a host by the system's resolver. Raises OSError."""
     return [str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def embedded(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that an IPv6 address stands for: mapped, by 6to4, by Teredo or by NAT64; else itself."""
+    """Return the IPv4 address that an IPv6 address stands for: mapped, by 6to4, by Teredo or by NAT64; else itself."""
     if isinstance(address, IPv4Address):
         return address
     if address in NAT64:
@@ -75,7 +75,7 @@ def embedded(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def permitted(text: str, networks: Iterable[Network]) -> bool:
-    """Whether this address may be called: a public one, or one of the networks that the operator allows."""
+    """Tell whether this address may be called: a public one, or one of the networks that the operator allows."""
     address = embedded(ip_address(text))
     if address in METADATA:
         return False
@@ -100,7 +100,7 @@ class Addresses:
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def of(self, host: str, port: int, owner: str) -> list[str]:
-        """The host's addresses, each of which may be called, for an owner of jobs.
+        """Look up the host's addresses for an owner of jobs; each of them may be called.
 
         Raises:
             AddressRefused: it has none, or one that may not be.

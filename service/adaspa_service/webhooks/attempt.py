@@ -21,17 +21,17 @@ TOTAL_SECONDS = 15.0
 
 @cache
 def user_agent() -> str:
-    """What this service calls itself to the servers that it asks."""
+    """Return the name of this service for the servers that it asks."""
     return f"adaspa-serve/{version('adaspa-serve')}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of an attempt."""
+    """Result of an attempt."""
 
     outcome: Outcome
     error: str = ""
-    """What was wrong, for the operator."""
+    """Error of the attempt, for the operator."""
     retry_after: float | None = None
     """Seconds that the receiver asked to be left alone for."""
 
@@ -81,7 +81,7 @@ def split(url: str) -> tuple[httpcore.URL, str]:
 
 
 def judge(status: int, headers: list[tuple[bytes, bytes]]) -> Result:
-    """What an answer means."""
+    """Judge an answer."""
     if 200 <= status < 300:
         return Result(Outcome.delivered)
     if status == 410:

@@ -34,7 +34,7 @@ LONGEST_WAIT_SECONDS = 86400.0
 
 
 class Deliverer:
-    """The thread, for the length of a ``with`` block.
+    """Thread that delivers, for the length of a ``with`` block.
 
     Args:
         store: the deliveries.

@@ -21,7 +21,7 @@ from redis import Redis
 ATTEMPT_SECONDS = 30.0
 """An attempt whose outcome is not noted by then was lost with its process, and another is made."""
 DEAD_SECONDS = 7 * 86400.0
-"""How long a delivery that was given up is kept."""
+"""Seconds for which a delivery that was given up is kept."""
 OWNER_ATTEMPTS = 32
 """Attempts that are made for one owner at a time, by all gateways together."""
 KEPT = 10_000
@@ -32,21 +32,21 @@ STATES: tuple[State, ...] = ("waiting", "dead")
 
 
 class Outcome(StrEnum):
-    """What came of one attempt."""
+    """Outcome of one attempt."""
 
     delivered = "delivered"
-    """The receiver answered 2xx."""
+    """Answer 2xx of the receiver."""
     rejected = "rejected"
-    """The receiver answered another status."""
+    """Answer of the receiver with another status."""
     gone = "gone"
-    """The receiver answered 410: it wants no more."""
+    """Answer 410 of the receiver: it wants no more."""
     unreachable = "unreachable"
     """No connection, or no HTTP on it."""
     timed_out = "timed_out"
     forbidden = "forbidden"
-    """The receiver's host no longer has an address that may be called."""
+    """Host of the receiver without any address that may be called."""
     interrupted = "interrupted"
-    """The gateway stopped meanwhile."""
+    """Stop of the gateway meanwhile."""
     broken = "broken"
     """A mistake of ours; the gateway's log has the traceback."""
 
@@ -66,19 +66,19 @@ class Delivery:
     attempts: int
     """Number of attempts, including the present one."""
     record: str | None
-    """The job's record as it ended, until ``body`` is made of it."""
+    """Record of the job as it ended, until ``body`` is made of it."""
     body: str | None
     error: str
-    """What was wrong with the last attempt; empty before it."""
+    """Error of the last attempt; empty before it."""
     tried_at: int | None
 
     @property
     def event_id(self) -> str:
-        """The same for every attempt."""
+        """Id of the event, the same for every attempt."""
         return f"evt_{self.job_id.removeprefix('video_')}"
 
     def job(self) -> Job:
-        """The job as it ended. Only where there is no ``body``."""
+        """Read the job as it ended. Only if there is no ``body``."""
         pairs = [part.encode() for part in from_json(self.record or "[]")]
         return job_from_hash(self.job_id, dict(zip(pairs[::2], pairs[1::2], strict=True)))
 
@@ -95,7 +95,7 @@ class DeliveryCounts:
     waiting: int
     dead: int
     overdue_seconds: float
-    """How long the next attempt has been due; 0 if none is."""
+    """Seconds for which the next attempt has been due; 0 if none is."""
     attempts: dict[str, int]
     """Number of attempts by outcome."""
     ended: dict[str, int]
@@ -173,13 +173,13 @@ class DeliveryStore:
         return [(job_id.decode(), score / 1000) for job_id, score in found]
 
     def get(self, job_id: str) -> Delivery | None:
-        """The delivery of a job's event; None if there is none, or it was delivered."""
+        """Read the delivery of a job's event; None if there is none, or it was delivered."""
         with reaching():
             fields: Any = self.client.hgetall(PREFIX + "webhook:" + job_id)
         return _delivery(job_id, fields) if fields else None
 
     def counts(self) -> DeliveryCounts:
-        """How many there are, and what has come of all."""
+        """Count deliveries, and what has come of all."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             pipe.zcard(PREFIX + "webhooks")
             pipe.zcard(PREFIX + "webhooks_dead")
@@ -203,7 +203,7 @@ class DeliveryStore:
         return bool(self._scripts.run("redeliver", id=job_id))
 
     def secrets(self) -> list[str]:
-        """The signing secrets that hold, the current one first; one is made where there is none."""
+        """Return the valid signing secrets, the current one first; one is made if there is none."""
         return self._secrets(None)
 
     def rotate_secret(self, keep_seconds: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""The event that a receiver gets, and its place in the OpenAPI document."""
+"""Event that a receiver gets, and its place in the OpenAPI document."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -25,7 +25,7 @@ class VideoEvent(BaseModel):
 
     @classmethod
     def of(cls, event_id: str, kind: str, job: Job) -> "VideoEvent":
-        """The event of an ended job."""
+        """Make the event of an ended job."""
         report = job.report and job.report.model_copy(update={"layers": []})
         video = views.video(job.model_copy(update={"report": report}), None)
         ended = job.completed_at or 0

@@ -1,4 +1,4 @@
-"""The signatures of Standard Webhooks: HMAC-SHA256 over ``{id}.{timestamp}.{body}``, one by each secret that holds."""
+"""Signatures of Standard Webhooks: HMAC-SHA256 over ``{id}.{timestamp}.{body}``, one by each secret that holds."""
 
 import hmac
 from base64 import b64decode, b64encode
@@ -11,7 +11,7 @@ from adaspa_service.webhooks.deliveries import DeliveryStore
 
 
 def secrets_of(owner: str, settings: Settings, store: DeliveryStore) -> list[str]:
-    """The secrets that sign an owner's events, the current one first: of the settings, or else those in Redis.
+    """Return the secrets that sign an owner's events, the current one first: of the settings, or else those in Redis.
 
     An API key has its own, derived from the service's: who receives the events of one key cannot sign in the name of
     the service towards another's receivers. Raises StoreUnavailable.
@@ -21,7 +21,7 @@ def secrets_of(owner: str, settings: Settings, store: DeliveryStore) -> list[str
 
 
 def headers(event_id: str, timestamp: int, body: bytes, secrets: Sequence[str]) -> dict[str, str]:
-    """The three headers of an attempt.
+    """Make the three headers of an attempt.
 
     Args:
         event_id: the same for every attempt.

@@ -13,7 +13,7 @@ ASKED: JsonDict = {"model": "demo", "steps": 24, "quality": "balanced"}
 
 
 class VideoEstimate(VideoCreate):
-    """The body of ``POST /videos/estimate``: the fields of ``POST /videos``, none of them required."""
+    """Body of ``POST /videos/estimate``: the fields of ``POST /videos``, none of them required."""
 
     model_config = ConfigDict(json_schema_extra={"example": ASKED})
 

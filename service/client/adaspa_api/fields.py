@@ -1,4 +1,4 @@
-"""The fields of a job, each defined once: type, default, limits, help, conflicts, and the version that added it.
+"""Fields of a job, each defined once: type, default, limits, help, conflicts, and the version that added it.
 
 Everything else derives from these rows: the request (``VideoCreate``), a job's parameters and the video object, the
 catalog's limits, ``GET /models`` as JSON Schema, from which the page draws its form, the options of the command line,
@@ -21,7 +21,7 @@ from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 MAX_SEED = 2**63 - 1
 MAX_URL_CHARS = 2048
 ROLES = {"input_reference": Role.first, "last_frame": Role.last, "start_video": Role.start}
-"""The role of each image or video field."""
+"""Role of each image or video field."""
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
     "model": "demo",
@@ -118,7 +118,7 @@ def _a_sound(asked: Asked, entry: Entry) -> str | None:
 
 
 class Scene(BaseModel):
-    """The prompt and the model."""
+    """Prompt and model."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -153,7 +153,7 @@ class Frame(Scene):
 
 
 class Kept(Scene):
-    """The fields that a job stores under the same name. None means not given: the model's default applies."""
+    """Fields that a job stores under the same name. None means not given: the model's default applies."""
 
     num_frames: Annotated[
         int | None, Row(Choice("frames", "default_frames"), "Frames", option="--frames", metavar="N")
@@ -236,7 +236,7 @@ class Kept(Scene):
 
 
 class Settled(Kept):
-    """The same fields of a job, with the model's defaults filled in."""
+    """Fields of a job once more, with the model's defaults filled in."""
 
     model: str
     num_frames: int
@@ -274,7 +274,7 @@ User = Annotated[
 
 
 class VideoCreate(Kept, Frame):
-    """The body of ``POST /videos``. Only the prompt is required; ``GET /models`` lists what each model allows."""
+    """Body of ``POST /videos``. Only the prompt is required; ``GET /models`` lists what each model allows."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": EXAMPLE})
 

@@ -1,4 +1,4 @@
-"""What a client stores with a job: key-value pairs, and the end user's name."""
+"""Notes that a client stores with a job: key-value pairs, and the end user's name."""
 
 import json
 import re
@@ -12,7 +12,7 @@ MOST_PAIRS = 16
 KEY_CHARS, VALUE_CHARS = 64, 512
 USER_CHARS = 256
 PAIR = re.compile(r"metadata\[(.+)\]", re.S)
-"""The name of a form field or query parameter that holds one pair, as OpenAI's clients send objects."""
+"""Name of a form field or query parameter that holds one pair, as OpenAI's clients send objects."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def read(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Name:
-    """The client's own name for an end user."""
+    """Name that a client gives an end user."""
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
         if value is not None and not 1 <= len(value) <= USER_CHARS:

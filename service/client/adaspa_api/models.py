@@ -1,4 +1,4 @@
-"""The models that a gateway serves, with their limits."""
+"""Models that a gateway serves, with their limits."""
 
 from typing import Any, Literal
 
@@ -63,7 +63,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The served models; the first is the default."""
+    """Served models; the first is the default."""
 
     object: Literal["list"] = "list"
     data: list[Model]

@@ -8,14 +8,14 @@ from adaspa_api.words import ErrorCode, Open
 
 
 class JobError(BaseModel):
-    """Why a job failed."""
+    """Reason why a job failed."""
 
     code: Open[ErrorCode]
     message: str
 
 
 class TokenCount(BaseModel):
-    """How much of a text the text encoder used, in tokens, including its end marker."""
+    """Count of the tokens of a text that the text encoder used, including its end marker."""
 
     used: int
     cut: int
@@ -65,7 +65,7 @@ class KindReport(BaseModel):
 
 
 class AttentionReport(BaseModel):
-    """What AdaSpa did in one job."""
+    """Report of what AdaSpa did in one job."""
 
     attention_work: Share | None = None
     """Attention computed, as a share of full dense attention. It counts everything: dense steps and layers, searches
@@ -76,7 +76,7 @@ class AttentionReport(BaseModel):
     recall: float | None = None
     """Mean share of the attention mass that those blocks hold."""
     recall_is_estimate: bool = False
-    """Whether part of the recall comes from searches that scored only some rows (`query_stride`)."""
+    """True if part of the recall comes from searches that scored only some rows (`query_stride`)."""
     attention_calls: dict[str, int] = {}
     """Number of attention calls by kind: `dense`, `search`, `sparse`, and `skipped` by a step cache."""
     step_cache: str | None = None
@@ -92,7 +92,7 @@ class AttentionReport(BaseModel):
     kinds: dict[str, KindReport] = {}
     """Details of the `dense`, `search` and `sparse` calls; empty in reports of earlier versions."""
     fell_back: list[str] = []
-    """What did not run as scheduled, and why; empty if everything did."""
+    """Calls that did not run as scheduled, and why; empty if everything did."""
     weights: dict[str, dict[str, int]] = {}
     """Bytes of each component's weights (`transformer`, `text_encoder`, `vae`, ...) by the type in which the loaded
     model keeps them: `bfloat16`, `float8_e4m3fn`, `int8`, GGUF's `Q4_K`, ... Empty in reports of earlier versions."""

@@ -1,4 +1,4 @@
-"""The file in which a gateway without API keys leaves its token for programs of the same user."""
+"""File in which a gateway without API keys leaves its token for programs of the same user."""
 
 import os
 import platform

@@ -28,7 +28,7 @@ Variant = Literal["video", "thumbnail", "spritesheet", "first_frame", "last_fram
 
 
 class VideoRemix(BaseModel):
-    """The body of ``POST /videos/{id}/remix``."""
+    """Body of ``POST /videos/{id}/remix``."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"prompt": "a small red star moves left"}})
 
@@ -124,7 +124,7 @@ class Video(Settled):
 
     @property
     def done(self) -> bool:
-        """Whether the job has ended, with any status."""
+        """True if the job has ended, with any status."""
         return self.status in TERMINAL
 
 
@@ -139,7 +139,7 @@ class VideoList(BaseModel):
 
 
 class VideoDeleted(BaseModel):
-    """The response to a deletion."""
+    """Response to a deletion."""
 
     id: str
     object: Literal["video.deleted"] = "video.deleted"

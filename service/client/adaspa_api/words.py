@@ -1,4 +1,4 @@
-"""The enumerations of the API: job status, error codes, formats, presets."""
+"""Enumerations of the API: job status, error codes, formats, presets."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -8,9 +8,9 @@ from pydantic import PlainSerializer, ValidationError, ValidatorFunctionWrapHand
 
 StepKind = Literal["dense", "search", "sparse"]
 Phase = Literal["queued", "loading", "encoding_prompt", "denoising", "decoding", "uploading"]
-"""What an unfinished job is doing."""
+"""Phase of an unfinished job."""
 End = Literal["completed", "failed", "cancelled"]
-"""How a job ended; same name as its final status."""
+"""End of a job; same name as its final status."""
 
 
 class JobStatus(StrEnum):
@@ -27,7 +27,7 @@ class JobStatus(StrEnum):
 
 
 class Priority(StrEnum):
-    """The two queues of each model."""
+    """Queues of each model."""
 
     interactive = "interactive"
     """Short jobs that somebody is waiting for."""
@@ -43,12 +43,12 @@ class Kind(StrEnum):
 
     @property
     def one(self) -> str:
-        """The kind with its article."""
+        """Name of the kind with its article."""
         return "an image" if self is Kind.image else "a video"
 
     @property
     def taken(self) -> str:
-        """The files that are accepted, in words."""
+        """Description of the files that are accepted."""
         return {
             Kind.image: "a JPEG, PNG, WebP or AVIF image",
             Kind.video: "an MP4, MOV, MKV or WebM video in H.264, H.265, VP8, VP9 or AV1",
@@ -56,7 +56,7 @@ class Kind(StrEnum):
 
 
 class Role(StrEnum):
-    """Where in the video an input image or video goes."""
+    """Place in the video where an input image or video goes."""
 
     first = "first"
     """First frame."""
@@ -67,17 +67,17 @@ class Role(StrEnum):
 
     @property
     def kind(self) -> Kind:
-        """The kind of input that has this role."""
+        """Kind of input that has this role."""
         return Kind.video if self is Role.start else Kind.image
 
     @property
     def variant(self) -> str:
-        """The name of its file among the files of a job."""
+        """Name of its file among the files of a job."""
         return f"{self}_video" if self.kind is Kind.video else f"{self}_frame"
 
 
 class Fit(StrEnum):
-    """How to fit an image of another shape to the video's size."""
+    """Method of fitting an image of another shape to the video's size."""
 
     cover = "cover"
     """Fill the frame and crop two sides evenly."""
@@ -86,7 +86,7 @@ class Fit(StrEnum):
 
 
 class Task(StrEnum):
-    """What a model generates a video from."""
+    """Kind of input that a model generates a video from."""
 
     text_to_video = "text_to_video"
     """The prompt alone."""
@@ -104,7 +104,7 @@ class Task(StrEnum):
 
     @property
     def roles(self) -> frozenset[Role]:
-        """The images or the video that the task requires."""
+        """Roles that the task requires an image or a video for."""
         return next(roles for roles, task in BY_ROLES.items() if task is self)
 
 
@@ -120,7 +120,7 @@ TERMINAL = frozenset({JobStatus.completed, JobStatus.failed, JobStatus.cancelled
 
 
 class ErrorCode(StrEnum):
-    """Why a job failed."""
+    """Code of the reason why a job failed."""
 
     generation_failed = "generation_failed"
     """The pipeline raised an error."""
@@ -166,7 +166,7 @@ class OutputFormat(StrEnum):
 
     @property
     def holds_sound(self) -> bool:
-        """Whether the format can hold sound; animated images cannot."""
+        """True if the format can hold sound; animated images cannot."""
         return self.content_type.startswith("video/")
 
 

@@ -10,7 +10,7 @@ from adaspa_client.errors import api_error
 
 
 class Download:
-    """The file of a download, which appears under its name only when it is whole.
+    """Download to a file that appears under its name only when it is whole.
 
     Args:
         path: of the file.
@@ -42,7 +42,7 @@ class Download:
         return self._file.tell()
 
     def headers(self) -> dict[str, str]:
-        """What the next request asks for: what is missing, of the same file."""
+        """Return the headers of the next request, which ask for what is missing, of the same file."""
         if not self.received or not self._etag:
             return {}
         return {"Range": f"bytes={self.received}-", "If-Range": self._etag}
@@ -58,6 +58,6 @@ class Download:
             self._file.truncate()
 
     def write(self, chunk: bytes) -> None:
-        """The next bytes."""
+        """Write the next bytes."""
         assert self._file is not None
         self._file.write(chunk)

@@ -1,10 +1,10 @@
-"""What a gateway refuses, by kind."""
+"""Errors for what a gateway refuses, by kind."""
 
 import httpx
 
 
 class ApiError(Exception):
-    """The gateway refused a request: HTTP status, and the error's code, field and message.
+    """Refusal by the gateway: HTTP status, and the error's code, field and message.
 
     Args:
         retry_after: seconds after which the gateway says to try again, if it does.
@@ -26,7 +26,7 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """The key may not do this."""
+    """Refusal: the key may not do this."""
 
 
 class NotFound(ApiError):
@@ -34,22 +34,22 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """The job is not in a state for this, such as a download before its end."""
+    """Refusal: the job is not in a state for this, such as a download before its end."""
 
 
 class TooManyRequests(ApiError):
-    """The queue is full, or a limit of the key is reached."""
+    """Refusal: the queue is full, or a limit of the key is reached."""
 
 
 class ServiceUnavailable(ApiError):
-    """The gateway, or something behind it, is away or failed."""
+    """Failure or absence of the gateway, or of something behind it."""
 
 
 KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 429: TooManyRequests}
 
 
 def api_error(response: httpx.Response) -> ApiError:
-    """The error that a refusal describes; a body in another shape is quoted."""
+    """Read the error that a refusal describes; a body in another shape is quoted."""
     status = response.status_code
     kind = KINDS.get(status, ServiceUnavailable if status >= 500 else BadRequest)
     try:

@@ -27,18 +27,18 @@ class Event:
 
     @property
     def last(self) -> bool:
-        """Whether no event follows."""
+        """True if no event follows."""
         return self.type in {status.value for status in TERMINAL}
 
     @property
     def preview(self) -> bytes | None:
-        """The WebP of a preview."""
+        """Preview's WebP."""
         text = self.data.get("preview")
         return None if text is None else b64decode(text.partition(",")[2])
 
     @property
     def video(self) -> Video | None:
-        """The whole job, with the last event."""
+        """Job as a whole, with the last event."""
         return Video.model_validate(self.data) if self.last and "prompt" in self.data else None
 
     @property
@@ -60,11 +60,11 @@ class EventReader:
         self._rest, self._fields = "", {}
 
     def headers(self) -> dict[str, str]:
-        """What the next connection sends."""
+        """Return the headers of the next connection."""
         return {"Last-Event-ID": self.last_id} if self.last_id else {}
 
     def feed(self, text: str) -> Iterator[Event]:
-        """The events that end in this piece of text."""
+        """Yield the events that end in this piece of text."""
         *lines, self._rest = (self._rest + text).split("\n")  # and not at what else ends a line elsewhere: U+2028, ...
         for line in lines:
             if line:

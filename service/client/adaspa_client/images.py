@@ -11,12 +11,12 @@ URLS = ("http://", "https://", "data:")
 
 
 def is_url(image: Image) -> bool:
-    """Whether it is an address, and not a file's path or bytes."""
+    """Tell whether it is an address, and not a file's path or bytes."""
     return isinstance(image, str) and image.lower().startswith(URLS)
 
 
 def body_of(fields: Mapping[str, Any], image: Image | None, last_image: Image | None) -> dict[str, Any]:
-    """What is sent for the fields of a request and its images, as arguments of httpx.
+    """Make httpx's arguments of a request's fields and its images.
 
     Args:
         fields: by name; an image or a video among them is what ``image`` may be, too.

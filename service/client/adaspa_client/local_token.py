@@ -1,4 +1,4 @@
-"""The token of a gateway on this machine that has no API keys, read from a file that only its user can read."""
+"""Token of a gateway on this machine that has no API keys, read from a file that only its user can read."""
 
 import ipaddress
 from collections.abc import Generator

@@ -1,4 +1,4 @@
-"""What the sync and the async client do alike, as plans: generators that ask for requests and pauses.
+"""Plans that the sync and the async client share: generators that ask for requests and pauses.
 
 A client runs a plan: it sends what is asked for and gives the response back, or the error that came instead.
 """
@@ -49,7 +49,7 @@ Plan = Generator[Send | Pause, Answer, Result]
 
 
 def call(send: Send, retries: int) -> Plan[httpx.Response]:
-    """The response to a request that may be repeated, tried again while the gateway is away or busy.
+    """Send a request that may be repeated, again while the gateway is away or busy, and return the response.
 
     Raises:
         ApiError: it was refused.
@@ -86,7 +86,7 @@ def create_batch(body: Mapping[str, Any], key: str | None, retries: int) -> Plan
 
 
 def estimate(body: Mapping[str, Any], retries: int) -> Plan[Estimate]:
-    """How long a video would take."""
+    """Estimate how long a video would take."""
     send = Send("POST", "/videos/estimate", {"json": body})
     return Estimate.model_validate((yield from call(send, retries)).json())
 
@@ -138,12 +138,12 @@ def page(query: Mapping[str, Any], retries: int) -> Plan[VideoList]:
 
 
 def usage(days: int, retries: int) -> Plan[Usage]:
-    """What the key's jobs came to."""
+    """Sum up the key's jobs."""
     return Usage.model_validate((yield from call(Send("GET", "/usage", query={"days": days}), retries)).json())
 
 
 def models(retries: int) -> Plan[list[Model]]:
-    """The served models."""
+    """List the served models."""
     found = (yield from call(Send("GET", "/models"), retries)).json()["data"]
     return [Model.model_validate(item) for item in found]
 

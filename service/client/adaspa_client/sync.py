@@ -1,4 +1,4 @@
-"""The client for programs that do not await. Made of ``asynchronous.py``: ``make sync-client``."""
+"""Client for programs that do not await. Made of ``asynchronous.py``: ``make sync-client``."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ from adaspa_client.plans import Answer, Pause, Plan
 
 Result = TypeVar("Result")
 QUIET_SECONDS = 45.0
-"""Without even a heartbeat for this long, an event stream is taken for lost."""
+"""Seconds without even a heartbeat after which an event stream is taken for lost."""
 NO_CONTENT = 204
 
 
@@ -90,7 +90,7 @@ class Client:
         return self._run(plans.create_batch(body, idempotency_key, self._retries))
 
     def estimate(self, **fields: Unpack[VideoFields]) -> Estimate:
-        """How long a video of these fields would take, and with each preset. Nothing is queued."""
+        """Estimate how long a video of these fields would take, and with each preset. Nothing is queued."""
         return self._run(plans.estimate(fields, self._retries))
 
     def remix(
@@ -104,11 +104,11 @@ class Client:
         return self._run(plans.get(video_id, self._retries))
 
     def models(self) -> list[Model]:
-        """The served models; the first is the default."""
+        """List the served models; the first is the default."""
         return self._run(plans.models(self._retries))
 
     def usage(self, days: int = 30) -> Usage:
-        """What the key's jobs came to in the latest days, today included, by day and model."""
+        """Sum up the key's jobs in the latest days, today included, by day and model."""
         return self._run(plans.usage(days, self._retries))
 
     def list(

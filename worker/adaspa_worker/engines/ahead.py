@@ -24,7 +24,7 @@ class _End:
 
 
 def ahead(run: Callable[[Callable[[T], None]], object]) -> Generator[T]:
-    """What ``run`` hands on, as it comes, while a thread goes on with it.
+    """Yield what ``run`` hands on, as it comes, while a thread goes on with it.
 
     What ``run`` raises comes through here. Where the iteration ends early, the next result that it hands on raises in
     the thread, whose end is waited for.

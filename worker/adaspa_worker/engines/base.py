@@ -1,4 +1,4 @@
-"""What all families share: loading, denoising, decoding and previews of a diffusers pipeline with AdaSpa on it."""
+"""Parts that all families share: loading, denoising, decoding and previews of a diffusers pipeline with AdaSpa."""
 
 import gc
 import logging
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IMAGES = {Role.first: "image", Role.last: "last_image"}
-"""What diffusers' pipelines call the images of a job."""
+"""Names that diffusers' pipelines give to the images of a job."""
 ENCODERS = ("text_encoder", "image_encoder")
-"""How the names of a pipeline's encoders begin."""
+"""Prefixes of the names of a pipeline's encoders."""
 
 
 class DiffusersEngine(ABC):
@@ -63,11 +63,11 @@ class DiffusersEngine(ABC):
     """
 
     pipeline: type
-    """The class of diffusers."""
+    """Pipeline class of diffusers."""
     in_float32: tuple[str, ...] = ()
     """Parts of the pipeline that need full precision on a GPU too."""
     with_image: type | None = None
-    """The class of the pipeline for a job with images, where that is another one, of the same parts."""
+    """Pipeline class for a job with images, if that is another one, made of the same parts."""
     with_image_options: Mapping[str, Any] = MappingProxyType({})
     """Arguments of its own."""
     image_rows = 0
@@ -109,7 +109,7 @@ class DiffusersEngine(ABC):
         self._images: Mapping[Role, Given] = {}
         self._decode_with: list[Tensor] = []
         self._beside: list[tuple[Tensor, ...]] = []
-        """What the other VAEs are to decode."""
+        """Latents for the other VAEs."""
         self._latent_rgb = self._find_latent_rgb(folder)
 
     # What a family has of its own
@@ -123,7 +123,7 @@ class DiffusersEngine(ABC):
         return {"guidance_scale": params.guidance_scale}
 
     def shape(self, params: JobParams) -> dict[str, int]:
-        """The clip's size and length as the pipeline's call has them."""
+        """Return the clip's size and length as the pipeline's call has them."""
         return {"height": params.height, "width": params.width, "num_frames": params.num_frames}
 
     def for_vae(self, clip: Tensor) -> Tensor:
@@ -135,11 +135,11 @@ class DiffusersEngine(ABC):
         return frame / 2 + 0.5
 
     def decodes_in_parts(self) -> bool:
-        """Whether the VAE's decoder makes one part of the clip after the other, and the whole is these in a row."""
+        """Tell whether the VAE's decoder makes the clip part by part, and the parts in a row are the whole."""
         return False
 
     def part(self, output: Tensor) -> Tensor:
-        """What such a decoder gives for a part, as frames [1, 3, frames, height, width] that the VAE would give."""
+        """Decode one part with such a decoder, as frames [1, 3, frames, height, width] that the VAE would give."""
         return output
 
     @torch.no_grad()
@@ -153,15 +153,15 @@ class DiffusersEngine(ABC):
         return Sound(waveform.clamp(-1, 1).cpu().numpy(), rate)
 
     def waveform(self) -> tuple[Tensor, int]:
-        """The decoded sound of the job, fp32 ``[channels, samples]``, and its rate, of a family that makes one."""
+        """Return the decoded sound of the job, fp32 ``[channels, samples]``, and its rate."""
         raise NotImplementedError
 
     def pipeline_with(self, images: Mapping[Role, Given]) -> type | None:
-        """The class of the pipeline for a job with these images, or this video; None where it is the model's own."""
+        """Return the pipeline's class for a job with these images, or this video; None if it is the model's own."""
         return self.with_image
 
     def pipe_with(self, images: Mapping[Role, Given]) -> Any:
-        """The pipeline for a job with these images, maybe none; it shares all parts of ``pipe``."""
+        """Return the pipeline for a job with these images, maybe none; it shares all parts of ``pipe``."""
         other = self.pipeline_with(images) if images else None
         if other is None:
             return self.pipe
@@ -314,7 +314,7 @@ class DiffusersEngine(ABC):
         return settings if cache is None else {**settings, "step_cache": cache.model_dump(exclude_none=True)}
 
     def _cache(self, params: JobParams) -> StepCache | None:
-        """The step cache that a job runs with."""
+        """Return the step cache that a job runs with."""
         cache = self.spec.cache
         return cache if cache is not None and cache.serves(params.quality) else None
 

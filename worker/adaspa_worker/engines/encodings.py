@@ -1,4 +1,4 @@
-"""The texts that a worker encoded last: jobs of one prompt, as the ``n`` of one request are, encode it once."""
+"""Texts that a worker encoded last: jobs of one prompt, as the ``n`` of one request are, encode it once."""
 
 import hashlib
 import pickle
@@ -41,7 +41,7 @@ class Encodings:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
     def answer(self, key: str, encode: Callable[[], Answer], lengths: Lengths) -> Answer:
-        """What ``encode`` gives, or gave for the same key.
+        """Return what ``encode`` gives, or gave for the same key.
 
         Args:
             key: of ``identity``.
@@ -64,5 +64,5 @@ class Encodings:
 
 
 def identity(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The same for two calls of ``encode_prompt`` only if they are given the same, images included."""
+    """Return a key that two calls of ``encode_prompt`` share only if they are given the same, images included."""
     return hashlib.sha256(pickle.dumps((type(pipe).__qualname__, args, sorted(kwargs.items())))).hexdigest()

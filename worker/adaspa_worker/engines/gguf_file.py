@@ -18,7 +18,7 @@ SHOWN = 3
 
 
 def readable(transformer: str) -> bool:
-    """Whether diffusers knows a transformer's weights in one file, as its own authors name them."""
+    """Tell whether diffusers can read this transformer's weights from one file with its authors' own names."""
     return transformer in SINGLE_FILE_LOADABLE_CLASSES
 
 

@@ -23,7 +23,7 @@ class LTXEngine(DiffusersEngine):
     pipeline = LTXPipeline
     with_image: type | None = LTXImageToVideoPipeline
     last_frame_first = True
-    """Whether the tokens of a given last frame stand before the clip's, or behind them."""
+    """True if the tokens of a given last frame stand before the clip's; false if behind them."""
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         return {"guidance_scale": params.guidance_scale, "frame_rate": params.fps}

@@ -62,7 +62,7 @@ class LTX2ConditionEngine(LTX2Engine):
 
 
 def conditions(images: Mapping[Role, Given]) -> dict[str, Any]:
-    """The argument of the condition pipeline's call."""
+    """Return the argument of the condition pipeline's call."""
     # The places are among the frames of the latents.
     given = [LTX2VideoCondition(image, -1 if role is Role.last else 0) for role, image in images.items()]
     return {"conditions": given or None}

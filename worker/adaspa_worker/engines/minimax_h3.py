@@ -12,7 +12,7 @@ from adaspa_worker.engines.modular import ModularEngine
 
 
 class ImageProcessor(Qwen3VLProcessor):
-    """The text encoder's processor without its part for videos, which needs torchvision and sees references only."""
+    """Processor of the text encoder without its part for videos, which needs torchvision and sees references only."""
 
     @classmethod
     def get_attributes(cls) -> list[str]:

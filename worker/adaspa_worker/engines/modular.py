@@ -1,4 +1,4 @@
-"""What all modular pipelines of diffusers share: blocks that hand a state on, of which ``denoise`` is one."""
+"""Parts that all modular pipelines of diffusers share: blocks that hand a state on, of which ``denoise`` is one."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from adaspa_worker.schedulers import served
 from adaspa_worker.source import ModelUnavailable
 
 DENOISE = "denoise"
-"""The block behind which nothing is encoded any more; before it, all is."""
+"""Name of the block after which nothing is encoded any more; before it, all is."""
 
 
 class ModularEngine(DiffusersEngine):

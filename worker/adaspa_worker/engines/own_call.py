@@ -13,7 +13,7 @@ from adaspa_worker.pipeline import Encoded
 
 
 class _Reached(Exception):
-    """The call came as far as it was to."""
+    """Signal that the call has come as far as it was to."""
 
 
 def encode(
@@ -95,7 +95,7 @@ def lengths_of(tokenizer: Any) -> Iterator[list[tuple[int, int]]]:
     plain = type(tokenizer)
 
     class Counting(plain):  # type: ignore[misc, valid-type]
-        """The tokenizer's own class: ``__call__`` is looked up there, and chat templates come by it too."""
+        """Subclass of the tokenizer: ``__call__`` is looked up on the class, and chat templates come by it too."""
 
         def __call__(self, text: Any, **kwargs: Any) -> Any:
             if kwargs.get("truncation"):
@@ -113,7 +113,7 @@ def lengths_of(tokenizer: Any) -> Iterator[list[tuple[int, int]]]:
 
 
 def count(whole: int, cut_to: int, limit: int) -> TokenCount:
-    """The tokens of a text.
+    """Count the tokens of a text.
 
     Args:
         whole: what it has, with all that a template puts around it.

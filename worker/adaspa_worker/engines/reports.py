@@ -1,4 +1,4 @@
-"""The report of a denoising that more than one transformer had a part in."""
+"""Report of a denoising that more than one transformer had a part in."""
 
 from collections import Counter
 from collections.abc import Sequence

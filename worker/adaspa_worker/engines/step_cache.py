@@ -13,7 +13,7 @@ IN_A_ROW = 3
 
 
 def config(cache: StepCache, steps: int, done: int) -> Any:
-    """What diffusers takes.
+    """Return the configuration that diffusers takes.
 
     Args:
         steps: of the job.

@@ -1,4 +1,4 @@
-"""The steps of one denoising, taken at the scheduler: every pipeline asks it once a step, whatever else it offers."""
+"""Steps of one denoising, taken at the scheduler: every pipeline asks it once a step, whatever else it offers."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ class Denoising:
         self._run_transformers()
 
     def snapshot(self) -> dict[str, Any] | None:
-        """What a later denoising needs to go on after the last step; None before the first."""
+        """Return what a later denoising needs to go on after the last step; None before the first."""
         if self.last is None:
             return None
         first, *others = [{"result": list(stream.result), "scheduler": stream.state()} for stream in self.streams]
@@ -120,7 +120,7 @@ class Denoising:
 
 
 class _Stream:
-    """The ``step`` of a scheduler for what it denoises.
+    """Replacement for the ``step`` of a scheduler, for what it denoises.
 
     Sound beside the video is a stream of its own, and a step is finished when its last stream is: MiniMax-H3 has a
     scheduler for each, LTX-2 copies its own.
@@ -142,13 +142,13 @@ class _Stream:
         return other
 
     def state(self) -> dict[str, Any]:
-        """What the scheduler knows of the steps that it has done."""
+        """Return what the scheduler knows of the steps that it has done."""
         return {n: value for n, value in vars(self.scheduler).items() if n != "step" and not n.startswith("_int")}
 
 
 @dataclass(frozen=True)
 class _Clean:
-    """The latents that a step's output points to, by what the scheduler takes that output for."""
+    """Latents that a step's output points to, by what the scheduler takes that output for."""
 
     scheduler: Any
     given: dict[str, Any]

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 600.0
-"""How much longer than the leader the others may load."""
+"""Seconds that the others may load longer than the leader."""
 
 
 class Together:
-    """The engine of a leader. It encodes and decodes alone, and denoises with the others.
+    """Engine of a leader. It encodes and decodes alone, and denoises with the others.
 
     The others run the same denoising with the same seed, and wait after each step for the leader, who hears of cancels,
     writes checkpoints and makes previews. A snapshot holds the whole clip: it resumes in a group of any size.
@@ -91,7 +91,7 @@ class Together:
         return latents
 
     def _failed_behind(self, error: Exception) -> GroupFailed | None:
-        """What ended the others before the leader, whose error came of it; None if the leader's is its own."""
+        """Return what ended the others before the leader, whose error came of it; None if the leader's is its own."""
         own = isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError)
         try:
             self.group.settle()
@@ -151,7 +151,7 @@ def join(spec: ModelSpec, folder: Path, rank: int, store: Path) -> "DiffusersEng
 
 
 def placed(encoded: Encoded, device: torch.device) -> Encoded:
-    """The encoded texts on another device."""
+    """Copy the encoded texts to another device."""
     answers = (tuple(None if tensor is None else tensor.to(device) for tensor in answer) for answer in encoded.answers)
     return replace(encoded, answers=tuple(answers))
 

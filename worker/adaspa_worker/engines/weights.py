@@ -1,4 +1,4 @@
-"""The types that a loaded model keeps its weights in, as told by the weights themselves."""
+"""Types that a loaded model keeps its weights in, read from the weights themselves."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def by_type(module: nn.Module) -> dict[str, int]:
 
 
 def kept(weight: Tensor) -> Iterator[tuple[str, int]]:
-    """The tensors behind a weight: type and bytes of each."""
+    """Return the tensors behind a weight: type and bytes of each."""
     if (packed := getattr(weight, "quant_type", None)) is not None:
         yield packed.name, weight.nbytes
     elif is_traceable_wrapper_subclass(weight):  # its own dtype is the one that it computes in

@@ -1,4 +1,4 @@
-"""The video's file formats: a module each, of the name that ``OutputFormat`` has for it."""
+"""File formats of videos: one module each, named as in ``OutputFormat``."""
 
 from importlib import import_module
 

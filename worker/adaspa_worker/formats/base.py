@@ -1,4 +1,4 @@
-"""What a file format is: frames in, one by one, and with some a sound; a file out that carries a comment."""
+"""Interface of a file format: frames in, one by one, and maybe sound; a file out that carries a comment."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -24,7 +24,7 @@ class Format(ABC):
     step: ClassVar[int] = 1
     """Width and height are multiples of it, in pixels."""
     longest: ClassVar[int]
-    """The most pixels that width and height may have."""
+    """Maximum number of pixels of the width, and of the height."""
 
     def __init__(self, path: Path, *, width: int, height: int, fps: int, comment: str) -> None:
         self.path, self.width, self.height, self.fps, self.comment = path, width, height, fps, comment

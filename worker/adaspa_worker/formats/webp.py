@@ -12,9 +12,9 @@ from adaspa_worker.formats.base import Format
 TIME_BASE = Fraction(1, 1000)
 """Frames last whole milliseconds."""
 DESCRIPTION = 0x010E
-"""The tag of EXIF that holds the comment."""
+"""Tag of EXIF that holds the comment."""
 HAS_EXIF = 0x08
-"""The flag in the head of a WebP."""
+"""Flag in the head of a WebP."""
 
 
 class WebP(Format):

@@ -1,4 +1,4 @@
-"""The files of a catalog's LoRA adapters: where they lie, and that they are those that the catalog means.
+"""Files of a catalog's LoRA adapters: where they lie, and a check that they are the ones that the catalog means.
 
 Without torch: a worker looks at them before it takes a job.
 """
@@ -23,7 +23,7 @@ ENDING = ".safetensors"
 
 
 def found(spec: ModelSpec) -> dict[str, Path]:
-    """The adapters' files by name, fetched where they are elsewhere, and checked.
+    """Find the adapters' files by name, fetch them if they are elsewhere, and check them.
 
     Raises:
         ModelUnavailable: one is not to be had, is no safetensors file, larger than the cache, or another one than the
@@ -47,7 +47,7 @@ def found(spec: ModelSpec) -> dict[str, Path]:
 
 
 def content(spec: ModelSpec, lora: Lora, file: Path) -> bytes:
-    """The bytes of an adapter's file, which are those that the catalog means. Raises ModelUnavailable."""
+    """Return the bytes of an adapter's file once its hash is the catalog's. Raises ModelUnavailable."""
     try:
         read = file.read_bytes()
     except OSError as error:
@@ -57,7 +57,7 @@ def content(spec: ModelSpec, lora: Lora, file: Path) -> bytes:
 
 
 def metadata(content: bytes) -> dict[str, str]:
-    """What the header of a safetensors file says of it beside its weights."""
+    """Read what the header of a safetensors file says of it beside its weights."""
     length = int.from_bytes(content[:8], "little")
     found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     return found

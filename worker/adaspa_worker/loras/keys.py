@@ -1,4 +1,4 @@
-"""The weights of a LoRA file under the names of a transformer's modules.
+"""Weights of a LoRA file under the names of a transformer's modules.
 
 diffusers' own loaders know the names that trainers use. What they leave out, or cannot place, they pass over with a
 line in the log at most; here it is counted.
@@ -24,7 +24,7 @@ PARTS = {
     **dict.fromkeys((".lora_B.weight", ".lora_up.weight", ".lora.up.weight"), ".lora_B.weight"),
     **{name: name for name in (".lora_B.bias", ".alpha", ".diff", ".diff_b")},
 }
-"""The ends of names that a LoRA file has, and what they become."""
+"""Endings of names in LoRA files, and what they become."""
 ADDED = (".diff", ".diff_b")
 """Whole weights and biases beside the low ranks; diffusers knows some of them."""
 OWN = "diffusion_model."
@@ -40,7 +40,7 @@ class Unfit(Exception):
 
 
 class Pair(NamedTuple):
-    """What a file adds to a linear layer: ``b @ a`` to its weight."""
+    """Pair of matrices that a file adds to a linear layer: ``b @ a`` to its weight."""
 
     a: Tensor
     """[rank, inputs]."""
@@ -101,7 +101,7 @@ def split(key: str) -> tuple[str, str]:
 
 
 def parted(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The weights by layer and part. Raises Unfit: there are others than a LoRA's."""
+    """Group the weights by layer and part. Raises Unfit: there are others than a LoRA's."""
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         layer, end = split(key)
@@ -112,7 +112,7 @@ def parted(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def scaled(layers: Mapping[str, dict[str, Tensor]], metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """The weights by name, without alphas, which are in ``lora_B`` then."""
+    """Multiply the alphas into ``lora_B``, and return the weights by name without them."""
     told = {
         name.removeprefix("transformer."): value for name, value in json.loads(metadata.get(METADATA, "{}")).items()
     }
@@ -133,7 +133,7 @@ def scaled(layers: Mapping[str, dict[str, Tensor]], metadata: Mapping[str, str])
 
 
 def prefixed(named: Mapping[str, Tensor], sizes: Sizes) -> dict[str, Tensor]:
-    """The weights under names that diffusers' loaders know: with dots, and with a prefix."""
+    """Return the weights under names that diffusers' loaders know: with dots, and with a prefix."""
     layers = [split(key)[0] for key in named]
     for prefix in FLAT:
         if all(layer.startswith(prefix) for layer in layers):
@@ -159,7 +159,7 @@ def dotted(layer: str) -> str:
 
 
 def pair(name: str, parts: Mapping[str, Tensor], inputs: int, outputs: int) -> Pair:
-    """What a file adds to a layer. Raises Unfit: it has another size."""
+    """Read what a file adds to a layer. Raises Unfit if it has another size."""
     a, b = parts.get(".lora_A.weight"), parts.get(".lora_B.weight")
     bias = parts.get(".lora_B.bias")
     if a is None or b is None:  # a bias alone
@@ -176,5 +176,5 @@ def pair(name: str, parts: Mapping[str, Tensor], inputs: int, outputs: int) -> P
 
 
 def zero(tensor: Tensor) -> bool:
-    """Whether it changes nothing."""
+    """Tell whether it changes nothing."""
     return not tensor.is_meta and not torch.any(tensor)

@@ -27,14 +27,14 @@ from adaspa_worker.loras.keys import ADDED, Fitted, Pair, Sizes, Unfit, fit
 log = logging.getLogger(__name__)
 
 SLOT = "job"
-"""The name of PEFT's adapter."""
+"""Name of PEFT's adapter."""
 SMALL_BYTES = 2**20
 """A whole weight or bias of a file is read to see whether it is zero, if it is no larger."""
 EXPERTS = {"both": (0, 1), "first": (0,), "second": (1,)}
 
 
 class Loras:
-    """The adapters of a catalog entry.
+    """Adapters of a catalog entry.
 
     Args:
         spec: the entry.
@@ -53,7 +53,7 @@ class Loras:
         self._slots = [self._insert(part, place, headers) for place, part in enumerate(transformers)]
         self._cache: OrderedDict[str, dict[str, Pair]] = OrderedDict()
         self._now: list[LoraUse] | None = None
-        """What the slots hold; None: nobody knows."""
+        """Adapters in the slots; None if unknown."""
         self.use([])
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class Loras:
         return pairs
 
     def _insert(self, transformer: Any, place: int, headers: Mapping[str, Fitted]) -> tuple[dict[str, Slot], int]:
-        """The slots of a transformer by layer, and the highest sum of ranks that a job may bring."""
+        """Return the slots of a transformer by layer, and the highest sum of ranks that a job may bring."""
         own = [headers[lora.name].pairs for lora in self.spec.loras if place in EXPERTS[lora.expert]]
         ranks = sorted(max(len(pair.a) for pair in pairs.values()) for pairs in own)
         names = dict.fromkeys(name for pairs in own for name in pairs)

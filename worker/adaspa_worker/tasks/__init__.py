@@ -1,4 +1,4 @@
-"""What jobs come to: a module each, whose ``run`` makes a job's files."""
+"""Tasks of the worker: one module each, whose ``run`` makes a job's files."""
 
 from adaspa_api.words import Task
 

@@ -69,7 +69,7 @@ def write_files(context: Context, latents: "torch.Tensor", sound: Sound | None) 
 
 
 def writer_of(path: Path, params: JobParams, attention: dict[str, Any]) -> VideoWriter:
-    """The writer of a job's video, which carries the recipe.
+    """Return the writer of a job's video, which carries the recipe.
 
     Args:
         path: of the file.

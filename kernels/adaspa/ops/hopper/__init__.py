@@ -1,4 +1,4 @@
-"""The operations for Hopper GPUs, in Gluon: one warp loads tiles by TMA while two warpgroups compute.
+"""Operations for Hopper GPUs, in Gluon: one warp loads tiles by TMA while two warpgroups compute.
 
 The Triton kernels beside this package do the same anywhere; on Hopper their softmax and their matrix products wait for
 each other. Here each warpgroup starts its next matrix product before the softmax of the present one, and the two
@@ -21,12 +21,12 @@ OPS = ("attention", "dense_attention", "block_sparse_attention", "attention_with
 
 
 def takes(call: Call) -> bool:
-    """Whether a call runs here: fp16 or bf16 of head_dim 64 or 128 on a Hopper GPU, in blocks that the kernels have."""
+    """Tell whether a call runs here: fp16 or bf16 of head_dim 64 or 128 on a Hopper GPU, in blocks of the kernels."""
     return _is_for(call) and _obstacle(call) is None
 
 
 def why_not(call: Call) -> str | None:
-    """What is in the way of a call that the kernels are for; None if nothing is, or if they are not."""
+    """Say what is in the way of a call that the kernels are for; None if nothing is, or if they are not."""
     return _obstacle(call) if _is_for(call) else None
 
 
@@ -47,7 +47,7 @@ def _obstacle(call: Call) -> str | None:
 
 
 def _is_for(call: Call) -> bool:
-    """Whether the operation of a call is one of these, on a GPU of these, and longer than PyTorch's is faster for."""
+    """Tell whether a call's operation and GPU are among these, and it is too long for PyTorch's to be faster."""
     if not TRITON_IS_INSTALLED or call.op not in OPS or capability(call.tensors[0].device)[0] != 9:
         return False
     return call.op != "attention" or call.tensors[0].shape[2] >= MIN_TOKENS

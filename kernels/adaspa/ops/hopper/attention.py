@@ -87,7 +87,7 @@ class Buffers:
 
 @aggregate
 class Work:
-    """What a program attends to: its rows, and the list of their key blocks."""
+    """Work of a program: its rows, and the list of their key blocks."""
 
     batch: gl.tensor
     head: gl.tensor
@@ -97,7 +97,7 @@ class Work:
     ids: gl.tensor
     count: gl.tensor
     whole: gl.tensor
-    """Whether all key blocks are kept, so that ``ids`` is not read."""
+    """True if all key blocks are kept, so that ``ids`` is not read."""
 
     @gluon.constexpr_function
     def __init__(self, batch, head, row_of_heads, first_row, ids, count, whole):
@@ -140,7 +140,7 @@ class Memory:
 
 @gluon.jit
 def _pair(ids, i, count, whole, SPAN: gl.constexpr):
-    """The two blocks of 64 keys that make the ``i``-th tile of a list; the last of an odd list comes twice."""
+    """Find the two blocks of 64 keys that make the ``i``-th tile of a list; the last of an odd list comes twice."""
     if SPAN == 2:
         block = gl.where(whole, i, gl.load(ids + i, mask=(i < count) & ~whole, other=0).to(gl.int32))
         first, second = 2 * block, 2 * block + 1
@@ -180,7 +180,7 @@ def _load(
     q_desc, k_desc, v_desc, buffers, work,
     D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, GUARDED: gl.constexpr,
 ):  # fmt: skip
-    """The warp that loads: queries once, then keys and values, and these again if the warpgroups ask for it."""
+    """Run the warp that loads: queries once, then keys and values, and these again if the warpgroups ask for it."""
     load_queries(q_desc, buffers.q, buffers.q_full.index(0), work.batch, work.head, work.first_row, D)
     _load_list(k_desc, v_desc, buffers, work, 0, D, STAGES, SPAN)
     if not GUARDED:
@@ -190,14 +190,14 @@ def _load(
 
 @gluon.jit
 def _overflowed(buffers, WARPS: gl.constexpr):
-    """Whether one of the two warpgroups asks for the list again; waits for both."""
+    """Wait for both warpgroups, and tell whether one of them asks for the list again."""
     mbarrier.wait(buffers.overflow_bar.index(0), 0)
     return gl.max(buffers.overflow_flag.load(gl.BlockedLayout([1], [32], [WARPS], [0])), 0) > 0
 
 
 @gluon.jit
 def _row_sums(p, m_i, cached, memory, work, sequence, row, key_block, BLOCK_MASS: gl.constexpr):
-    """The sums of the rows of ``p [64, 128]``, which taken to the cached LSE are the mass of two key blocks."""
+    """Sum the rows of ``p [64, 128]``, which taken to the cached LSE are the mass of two key blocks."""
     if BLOCK_MASS:
         halves = gl.sum(gl.reshape(p, [64, 2, 64]), 2)
         factor = gl.convert_layout(gl.exp2(m_i - cached), gl.SliceLayout(1, halves.type.layout))
@@ -211,7 +211,7 @@ def _row_sums(p, m_i, cached, memory, work, sequence, row, key_block, BLOCK_MASS
 
 @gluon.jit
 def _masked(s, work, sequence, tiles, SPAN: gl.constexpr):
-    """The scores of the last tile of the list, minus infinity where it has no key."""
+    """Mask the scores of the last tile of the list with minus infinity if there is no key."""
     first, second = _pair(work.ids, tiles - 1, work.count, work.whole, SPAN)
     column = gl.arange(0, 128, layout=gl.SliceLayout(0, s.type.layout))
     key = gl.where(column < 64, first * 64, second * 64) + column % 64
@@ -224,7 +224,7 @@ def _walk(
     buffers, work, sequence, memory, q, cached, base, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
-    """The softmax of 64 query rows over all tiles of the list: output, sums, and what the exponents were taken to."""
+    """Walk over all tiles of the list for 64 query rows: output, sums, and what the exponents were taken to."""
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
@@ -278,7 +278,7 @@ def _repaired(
     buffers, work, sequence, memory, q, cached, j, key_block, acc, l_i, m_i,
     STAGES: gl.constexpr, BLOCK_MASS: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
-    """The ``j``-th tile once more, with exponents to a maximum that it does not exceed, and what came before it."""
+    """Repeat the ``j``-th tile with exponents to a maximum that it does not exceed, and what came before it."""
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     s = warpgroup_mma_wait(0, deps=[start_scores(q, buffers.k, buffers.k_full, j, STAGES, s_layout)])
     m_new = gl.maximum(m_i, gl.max(s, 1) * sequence.scale + GUARDED_START)
@@ -356,7 +356,7 @@ def _attend(
     buffers, work, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     BLOCK_MASS: gl.constexpr, GUARDED: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
-    """The warpgroup of 64 of the query rows."""
+    """Run the warpgroup of 64 of the query rows."""
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)

@@ -54,7 +54,7 @@ class Buffers:
 
 @aggregate
 class Work:
-    """What a program scores: its rows, and against how much."""
+    """Work of a program: the rows that it scores, and against how much."""
 
     batch: gl.tensor
     head: gl.tensor
@@ -80,7 +80,7 @@ class Work:
 
 @gluon.jit
 def _load(q_desc, k_desc, buffers, work, D: gl.constexpr, STAGES: gl.constexpr):
-    """The warp that loads: queries once, then keys as stages become free."""
+    """Run the warp that loads: queries once, then keys as stages become free."""
     load_queries(q_desc, buffers.q, buffers.q_full.index(0), work.batch, work.head, work.first_row, D)
     for j in range((work.nk + 1) // 2):
         stage = j % STAGES
@@ -108,7 +108,7 @@ def _sum_up(s, cached, work, first_row, j, ROWS: gl.constexpr, PARTIAL: gl.const
 
 @gluon.jit
 def _score(buffers, work, D: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr, GROUP: gl.constexpr):
-    """The warpgroup of 64 of the query rows."""
+    """Run the warpgroup of 64 of the query rows."""
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     first_row = work.first_row + GROUP * 64
     row = first_row + gl.arange(0, 64, layout=gl.SliceLayout(1, layout))

@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-"""What the Hopper kernels share: their tiles in shared memory, and the block mass they leave."""
+"""Parts that the Hopper kernels share: their tiles in shared memory, and the block mass they leave."""
 
 import torch
 import torch.nn.functional as F

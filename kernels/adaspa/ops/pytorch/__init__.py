@@ -7,7 +7,7 @@ from adaspa.ops.device import HALF, MAX_HEAD_DIM
 
 
 def takes(call: Call) -> bool:
-    """Whether a call runs here: dense attention; with its LSE, where a kernel of PyTorch returns it."""
+    """Tell whether a call runs here: dense attention; with its LSE, if a kernel of PyTorch returns it."""
     if call.op == "attention":
         return True
     q = call.tensors[0]

@@ -1,4 +1,4 @@
-"""What PyTorch's own kernels run. `scaled_dot_product_attention` keeps the LSE to itself; those under it return it."""
+"""Kernels of PyTorch. `scaled_dot_product_attention` keeps the LSE to itself; those under it return it."""
 
 import torch
 import torch.nn.functional as F

@@ -4,5 +4,5 @@ from adaspa.ops.call import Call
 
 
 def takes(call: Call) -> bool:
-    """Whether a call runs here: every one."""
+    """Tell whether a call runs here: every one."""
     return True

@@ -1,4 +1,4 @@
-"""The softmax mass inside each block from a cached LSE, in PyTorch."""
+"""Softmax mass inside each block from a cached LSE, in PyTorch."""
 
 import torch
 

@@ -66,7 +66,7 @@ def _listed_blocks(index: BlockIndex, rows: torch.Tensor, width: int) -> torch.T
 
 
 def _real_tokens(index: BlockIndex, ids: torch.Tensor) -> torch.Tensor | None:
-    """Which of the gathered tokens are in the sequence, bool ``[rows, width * block]``; None if all are."""
+    """Tell which gathered tokens are in the sequence, bool ``[rows, width * block]``; None if all are."""
     if index.key_tokens % index.key_block == 0:
         return None
     token = ids.unsqueeze(-1) * index.key_block + torch.arange(index.key_block, device=ids.device)

@@ -1,4 +1,4 @@
-"""The heaviest blocks of each row, in PyTorch."""
+"""Selection of the heaviest blocks of each row, in PyTorch."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The references, by the name of the operation."""
+"""References, by the name of the operation."""
 
 from adaspa.ops.reference.attention_with_block_mass import attention_with_block_mass, dense_attention
 from adaspa.ops.reference.block_mass import block_mass

@@ -1,4 +1,4 @@
-"""The operations as Triton kernels, one a file, for every GPU that Triton compiles for."""
+"""Operations as Triton kernels, one a file, for every GPU that Triton compiles for."""
 
 import torch
 
@@ -9,7 +9,7 @@ ATTENTION = ("attention_with_block_mass", "block_mass", "block_sparse_attention"
 
 
 def takes(call: Call) -> bool:
-    """Whether a call runs here: on a GPU, attention in fp16 or bf16 with a head_dim of up to 256.
+    """Tell whether a call runs here: on a GPU, attention in fp16 or bf16 with a head_dim of up to 256.
 
     fp32 attention keeps its full precision in the reference.
     """
@@ -21,7 +21,7 @@ def takes(call: Call) -> bool:
 
 
 def why_not(call: Call) -> str | None:
-    """What is in the way of attention on a GPU; None if nothing is."""
+    """Say what is in the way of attention on a GPU; None if nothing is."""
     return _obstacle(call) if _is_for(call) and call.op in ATTENTION else None
 
 

@@ -28,7 +28,7 @@ def _attend_and_weigh(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTIAL: tl.constexpr,
     PRECISION: tl.constexpr, USE_TMA: tl.constexpr,
 ):  # fmt: skip
-    """The online softmax after one more key block, whose mass is stored."""
+    """Advance the online softmax by one more key block, whose mass is stored."""
     m_i, l_i, acc, row_mass = attend(
         q, k, v, b, h, block * BLOCK_N, k_tokens,
         stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v, scale, m_i, l_i, acc,

@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-"""The heaviest blocks of a row without sorting it: one program per row finds their threshold bit by bit."""
+"""Selection of the heaviest blocks of a row without sorting: one program per row finds their threshold bit by bit."""
 
 import torch
 import triton

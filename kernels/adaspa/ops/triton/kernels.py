@@ -1,4 +1,4 @@
-"""What the Triton backend runs, by the name of the operation."""
+"""Kernels of the Triton backend, by the name of the operation."""
 
 from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass
 from adaspa.ops.triton.block_mass import block_mass

@@ -1,4 +1,4 @@
-"""How a kernel is launched: computed from shapes and device, so that no request waits for autotuning."""
+"""Launch settings of kernels, computed from shapes and device so that no request waits for autotuning."""
 
 from functools import cache
 from typing import Any
@@ -88,7 +88,7 @@ class TileDescriptor(Unchecked, TensorDescriptor):
 
 
 def tile_operand(x: torch.Tensor, rows: int, use_tma: bool) -> torch.Tensor | TensorDescriptor:
-    """What a kernel loads tiles of ``rows`` rows of ``[B, H, S, D]`` from."""
+    """Return what a kernel loads tiles of ``rows`` rows of ``[B, H, S, D]`` from."""
     if not use_tma:
         return x
     return TileDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, head_tile(x.shape[-1])])

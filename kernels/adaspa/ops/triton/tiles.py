@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-"""What the kernels share: tiles in and out of memory, and the online softmax over one block of keys."""
+"""Parts that the kernels share: tiles in and out of memory, and the online softmax over one block of keys."""
 
 import math
 
@@ -44,7 +44,7 @@ def attend(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
     USE_TMA: tl.constexpr,
 ):  # fmt: skip
-    """The online softmax after the block of BLOCK_N keys from ``first`` on: (maximum, l_i, output, this block's mass).
+    """Advance the online softmax by BLOCK_N keys from ``first`` on: (maximum, l_i, output, this block's mass).
 
     ``scale`` holds log2(e), so that one multiply-add and an exp2 make a mass, and ``m_i`` is a maximum in base 2. It
     is positive. Without PARTIAL all keys must lie before ``k_tokens``.
@@ -80,7 +80,7 @@ def store_rows(
 
 @triton.jit
 def load_cached_lse(cached_lse, head, first, q_tokens, ROWS: tl.constexpr):
-    """The cached LSE of a tile's rows in base 2; rows beyond the sequence weigh nothing: exp2(x - inf) = 0."""
+    """Load the cached LSE of a tile's rows in base 2; rows beyond the sequence weigh nothing: exp2(x - inf) = 0."""
     rows = tl.arange(0, ROWS)
     return (
         tl.load(cached_lse + head * q_tokens + first + rows, mask=rows < q_tokens - first, other=float("inf")) * LOG2_E
@@ -98,7 +98,7 @@ def store_block_mass(
 
 
 def head_tile(dim: int) -> int:
-    """The power of two that holds ``dim``, at least the 16 that a tensor core takes."""
+    """Return the power of two that holds ``dim``, at least the 16 that a tensor core takes."""
     return max(16, triton.next_power_of_2(dim))
 
 

@@ -1,4 +1,4 @@
-"""The API reference at ``/docs``: Swagger UI, which comes with the service and loads nothing from elsewhere.
+"""Reference of the API at ``/docs``: Swagger UI, which comes with the service and loads nothing from elsewhere.
 
 ``make api-reference`` fetches its files, in the version that the Makefile pins. They stay compressed, in the wheel as
 on the way to the browser.
@@ -29,7 +29,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs")
 def reference(request: Request) -> Response:
-    """The reference."""
+    """Serve the reference."""
     return part("reference.html", request)
 
 
