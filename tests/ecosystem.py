@@ -1,4 +1,4 @@
-"""The examples for other clients: LiteLLM, the Vercel AI SDK, plain HTTP; and files that are signed by c2pa-python.
+"""The examples for other clients: LiteLLM and the Vercel AI SDK; and files that are signed by c2pa-python.
 
 python tests/ecosystem.py     # a minute or two; outside the suite, because it installs LiteLLM and the AI SDK
 
@@ -6,7 +6,6 @@ Each makes a video through a running gateway, whose jobs a stand-in for the work
 file that one of them wrote is not the video.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -45,7 +44,6 @@ def installed(folder: Path) -> dict[str, list[str]]:
     return {
         "litellm": [str(python), str(EXAMPLES / "litellm_video.py")],
         "ai-sdk": ["node", str(folder / "ai-sdk" / "generate.mjs")],
-        "http": [str(EXAMPLES / "http" / "generate.sh")],
     }
 
 
@@ -65,14 +63,6 @@ def run(service: Service, folder: Path) -> list[str]:
     return failed
 
 
-def loose_ends() -> list[str]:
-    """What the n8n workflow leads to and has not."""
-    flow = json.loads((EXAMPLES / "http" / "n8n.json").read_text())
-    names = {node["name"] for node in flow["nodes"]}
-    links = {link["node"] for ways in flow["connections"].values() for way in ways["main"] for link in way}
-    return sorted((links | set(flow["connections"])) - names)
-
-
 def main() -> None:
     """Run the examples against a gateway of their own."""
     with TemporaryDirectory(prefix="adaspa-") as name:
@@ -85,7 +75,7 @@ def main() -> None:
                 worker = threading.Thread(target=work, args=(service, stopping))
                 worker.start()
                 try:
-                    failed = run(service, folder) + loose_ends()
+                    failed = run(service, folder)
                 finally:
                     stopping.set()
                     worker.join()
