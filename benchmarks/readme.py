@@ -20,22 +20,22 @@ from benchmarks.models import parallel_plan, parallel_tables
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
-DENSITIES_FROM = """ The presets' densities are
-those measured on the demo model, a short sequence."""
+DENSITIES_FROM = " The presets' densities were\nmeasured on the demo model, whose sequence is short."
 
 
 def kernels_section(result: Json, plot: Path, picture: str) -> str:
     report.plot(result, plot)
     versions = (
-        f"{result['device']}, {result['dtype']}, PyTorch {result['torch']}, Triton {result['triton']}. Medians of the\n"
-        "rounds; effective TFLOP/s count the listed blocks only; imbalance is the longest row of blocks over the mean."
+        f"{result['device']}, {result['dtype']}, PyTorch {result['torch']}, Triton {result['triton']}. Times are\n"
+        "medians of the rounds. TFLOP/s count only the blocks in the pattern. Imbalance is the longest row of blocks\n"
+        "over the mean."
     )
     return "\n\n".join([versions, report.table(result), f"![Effective TFLOP/s against density]({picture})"]) + "\n"
 
 
 def changes_section(result: Json) -> str:
     versions = f"{result['device']}, PyTorch {result['torch']}, Triton {result['triton']}, {result['date']}"
-    return f"{versions}; before: commit {result['before']}.\n\n{report.changes_table(result)}\n"
+    return f"{versions}. Before: commit {result['before']}.\n\n{report.changes_table(result)}\n"
 
 
 def models_section(
@@ -44,15 +44,17 @@ def models_section(
     rows, compiled_rows = ([row for result in found for row in result["rows"]] for found in (results, compiled))
     first = results[0]
     parts = [
-        f"{first['device']}, PyTorch {first['torch']}, diffusers {first['diffusers']}. Models of full size with\n"
-        "random weights, whose attention is nearly uniform: the density is set, not found. The searches keep the top\n"
-        "20 % in blocks of 128 queries and 64 keys (the paper's are 64 x 64). `scattered` patterns have equal rows of\n"
-        "blocks anywhere, `skewed` ones diagonals, columns, and heads from half to one and a half times the mean.",
+        f"{first['device']}, PyTorch {first['torch']}, diffusers {first['diffusers']}. Full-size models with\n"
+        "random weights. Their attention is nearly uniform, so we set the density. The searches keep the top 20 % in\n"
+        "blocks of 128 queries and 64 keys (the paper: 64 x 64). `scattered` patterns have equally many blocks in\n"
+        "each row, at any place. `skewed` patterns have diagonals and columns, and heads from half to one and a half\n"
+        "times the mean.",
         model_tables.step_table(rows),
-        "Whole denoisings, added up from these by the schedule of each configuration, AdaSpa's dense steps by its own\n"
-        "kernel; in brackets the speed over dense FlashAttention-3." + (DENSITIES_FROM if densities else ""),
+        "Whole denoisings, added up from these times by the schedule of each configuration. AdaSpa's dense steps use\n"
+        "its own kernel. In brackets: speed relative to FlashAttention-3, dense."
+        + (DENSITIES_FROM if densities else ""),
         model_tables.total_table(rows, dict(densities)),
-        "The same of few-step models, by the schedule of `fast` as it is, and with `few_steps` (added up, not run):",
+        "The same for few-step models, with the schedule of `fast`, without and with `few_steps` (added up, not run):",
         model_tables.few_steps_table(rows),
         *(_compiled_parts(compiled_rows, densities) if compiled_rows else ()),
         *(model_tables.denoise_line(run) for run in runs),
@@ -63,7 +65,7 @@ def models_section(
 
 def _compiled_parts(rows: list[Json], densities: dict[str, list[float]]) -> list[str]:
     return [
-        "With the blocks compiled (`transformer.compile_repeated_blocks`), dense and sparse steps alike:",
+        "With compiled blocks (`transformer.compile_repeated_blocks`) in dense and sparse steps:",
         model_tables.step_table(rows),
         model_tables.total_table(rows, dict(densities)),
     ]
@@ -73,9 +75,9 @@ def blocks_section(result: Json) -> str:
     note = f" {result['note']}" if "note" in result else ""
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}. Full size, random weights: "
-        f"{result['blocks']} blocks of\neach model were run, and a forward computed from them. Seconds of one forward, "
-        "and totals of all guidance branches at density 0.2: 50 steps\nby `fast`, 8 and 4 with `few_steps=8`; "
-        f"in brackets the speed over FlashAttention-3.{note}"
+        f"{result['blocks']} blocks of\neach model ran, and a forward was computed from them. Columns: seconds of one "
+        "forward, and totals of all guidance branches at density 0.2.\nTotals are for 50 steps with `fast`, and for 8 "
+        f"and 4 steps with `few_steps=8`. In brackets: speed relative to FlashAttention-3.{note}"
     )
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
 
@@ -87,13 +89,13 @@ def parallel_section(result: Json) -> str:
         "The exchange of all layers was timed by itself. Peak memory is what a process takes beyond what it holds\n"
         "between forwards."
     )
-    dealt = "Heads that keep from half to one and a half times the mean, with as many for each rank and dealt by cost:"
+    dealt = "Heads that keep from half to one and a half times the mean, in equal numbers per rank and dealt by cost:"
     parts = [text, parallel_tables.table(result["rows"]), dealt, parallel_tables.balance_table(result["rows"])]
     if plan := parallel_plan.rows(result["rows"]):
         measured = "" if any("seconds" in row for row in plan) else ", **not measured**"
         planned = (
             f"Estimates for four and eight GPUs{measured} (`benchmarks/models/parallel_plan.py`). They keep the part\n"
-            "that each of two GPUs did in full, divide the rest, and scale the exchange by the bytes that a rank sends."
+            "that each of two GPUs did in full and divide the rest. The exchange scales with the bytes a rank sends."
         )
         parts += [planned, parallel_tables.plan_table(plan)]
     return "\n\n".join(parts) + "\n"
@@ -104,12 +106,12 @@ def fidelity_section(result: Json, plot: Path, picture: str) -> str:
     settings = result["settings"]
     parts = [
         f"{settings['captions']} held-out captions, {settings['steps']} denoising steps, {settings['dtype']}, on one\n"
-        f"{result['device']}; PSNR with its standard error. Density and recall are those in use, over the sparse\n"
-        "steps; attention work is that of the whole denoising in units of the dense one. Right answers: the share of\n"
-        "colours, shapes, motions and backgrounds that the video shows as its caption asks.",
+        f"{result['device']}. PSNR has its standard error. Density and recall are means over the sparse steps.\n"
+        "Attention work is for the whole denoising; dense is 1. Right answers: share of colours, shapes, motions and\n"
+        "backgrounds that the video shows as its caption asks.",
         f"![Density against PSNR, by method]({picture})",
         fidelity_tables.table(result["rows"], ("paper", "presets", "ablations")),
-        "Other patterns at the same density and schedule, row-uniform; estimated scores are taken anew in every step:",
+        "Other row-uniform patterns at the same density and schedule. Methods that estimate scores do so each step:",
         fidelity_tables.table(result["rows"], ("curves", "patterns")),
     ]
     return "\n\n".join(parts) + "\n"

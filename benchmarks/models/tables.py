@@ -144,12 +144,10 @@ def denoise_line(result: dict[str, Any]) -> str:
     counts = result["report"]
     peak = f", peak {result['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in result else ""
     density = "" if result["density"] is None else f" at density {result['density']}"
-    how = (
-        "Run for real" if result["complete"] else f"Run for real up to step {len(result['rows'])} of {result['steps']}"
-    )
+    how = "A whole run" if result["complete"] else f"A run up to step {len(result['rows'])} of {result['steps']}"
     return (
-        f"{how}: {result['model']}, {result['config']}{density}, {'blocks compiled, ' if result['compile'] else ''}"
-        f"dense steps by {ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
+        f"{how}: {result['model']}, {result['config']}{density}, {'compiled blocks, ' if result['compile'] else ''}"
+        f"dense steps with {ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
         f"({counts['dense_steps']} dense, {counts['search_steps']} search, {counts['sparse_steps']} sparse steps; "
         f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak}).{_beside_dense(result)}"
     )
@@ -167,9 +165,9 @@ def _beside_dense(result: dict[str, Any]) -> str:
     seconds = StepSeconds(usual, search[0], median(search[1:]), density, {density: median(sparse)})
     paper = total_seconds(AdaSpaConfig.paper(), seconds, density, steps)
     return (
-        f"\nA dense step of it took {usual:.1f} s, a sparse one {median(sparse):.1f} s: {steps} dense ones are "
-        f"{steps * usual:.0f} s, {steps * usual / result['seconds']:.2f} times as much,\nand the paper's schedule "
-        f"{paper:.0f} s ({steps * usual / paper:.2f}x)."
+        f"\nIts dense steps took {usual:.1f} s each, its sparse steps {median(sparse):.1f} s. At this rate, {steps} "
+        f"dense steps take {steps * usual:.0f} s, {steps * usual / result['seconds']:.2f} times as long.\nThe paper's "
+        f"schedule takes {paper:.0f} s ({steps * usual / paper:.2f}x)."
     )
 
 

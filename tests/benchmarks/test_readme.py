@@ -112,11 +112,11 @@ def test_sections_are_written_from_their_files(written):
     assert "| the paper's schedule and sparsity, blocks of 128 x 64 | 552 (1.81x) | 1104 (1.81x) |" in text
     assert "| dense, FlashAttention-3 | 1000 (1.00x) | 2000 (1.00x) |" in text
     assert "| preset exact | 1050 (0.95x) | 2100 (0.95x) |" in text and "| preset quality |" in text
-    assert "With the blocks compiled" in text and "| dense, FlashAttention-3 | 10.00 |" in text
-    assert "dense steps by FlashAttention-3: 536 s on one H100" in text
-    assert "fast at density 0.2, blocks compiled, dense steps by FlashAttention-3: 500 s on one H100" in text
+    assert "With compiled blocks" in text and "| dense, FlashAttention-3 | 10.00 |" in text
+    assert "dense steps with FlashAttention-3: 536 s on one H100" in text
+    assert "fast at density 0.2, compiled blocks, dense steps with FlashAttention-3: 500 s on one H100" in text
     # 10 * 20 + 21 + 14 + 38 * 8 = 539 seconds of 1000.
-    assert "50 dense ones are 1000 s, 2.00 times as much" in text and "539 s (1.86x)" in text
+    assert "50 dense steps take 1000 s, 2.00 times as long" in text and "539 s (1.86x)" in text
     assert "| difference | +5.0 % | +5.0 % |" in text
     assert "| paper | 0.200 | 0.900 |" in text
     assert (folder / "fidelity.png").read_bytes().startswith(b"\x89PNG")
@@ -128,7 +128,7 @@ def test_sections_are_written_from_their_files(written):
     row = {"what": "a call", "before": 201.19, "now": 87.0, "unit": "us"}
     versions = {"device": "H200", "torch": "2.11", "triton": "3.6", "date": "2026-11-28", "before": "abc"}
     text, _, _ = written(changes=versions | {"rows": [row]})
-    assert "2026-11-28; before: commit abc." in text and "| a call | 201.19 | 87 | us |" in text
+    assert "2026-11-28. Before: commit abc." in text and "| a call | 201.19 | 87 | us |" in text
 
 
 def test_nothing_is_changed_without_files(written):
