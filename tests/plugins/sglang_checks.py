@@ -288,7 +288,7 @@ def test_the_servers_own_words_make_the_schedule():
         ("", {"preset": "best"}, "--attention-backend-config: intent must be one of"),
         ("", {"skip_first_steps": -1}, "--attention-backend-config: skip_first_steps must be an integer of at least 0"),
         ("", {"skip_first_steps": 1, "sparsity": 2}, "--attention-backend-config: sparsity"),
-        ("", {"skip_first_steps": 1, "recall": 1}, "--attention-backend-config: recall does not go with skip_first_"),
+        ("", {"skip_first_steps": 1, "recall": 1}, "--attention-backend-config: recall cannot be combined with"),
         ('{"sparsity": 2}', {}, "ADASPA_CONFIG: sparsity"),
         ('{"preset": "fast"}', {"sparsity": 0.5}, "ADASPA_CONFIG and --attention-backend-config are both given"),
     ],

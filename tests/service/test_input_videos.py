@@ -201,9 +201,9 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "another codec": (lambda: {"start_video": video_uri(filmed(codec="mpeg4"))}, "is in mpeg4; allowed: an MP4"),
     "too short": (
         lambda: {"start_video": video_uri(filmed(TAKEN - 1))},
-        "has 16 frames at 8 a second; allowed: 17 and more",
+        "has 16 frames at 8 FPS; allowed: 17 or more",
     ),
-    "too slow": (lambda: {"start_video": video_uri(filmed(40, 4))}, "has fewer than 8 frames a second"),
+    "too slow": (lambda: {"start_video": video_uri(filmed(40, 4))}, "has fewer than 8 frames per second"),
     "too long": (
         lambda: {"start_video": video_uri(filmed(210, size=(64, 64)))},
         "has over 200 frames; allowed: up to 200",

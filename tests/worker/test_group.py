@@ -131,18 +131,18 @@ def test_processes_of_other_versions_are_refused_before_the_model_loads(
     ("changes", "why"),
     [
         ({"gpus": 3}, "gpus: 3 is more than the model's attention has heads; allowed: up to 2"),
-        ({"gpus": 2, "compile": True}, "compile: does not go with several gpus; allowed: false"),
+        ({"gpus": 2, "compile": True}, "compile: cannot be used with several gpus; allowed: false"),
         (
             {"gpus": 2, "cache": {"kind": "first_block", "threshold": 0.1}},
-            "cache: does not go with several gpus; allowed: null",
+            "cache: cannot be used with several gpus; allowed: null",
         ),
         (
             {"gpus": 2, "memory": {"cpu_offload": True}},
-            "memory.cpu_offload: does not go with several gpus; allowed: false",
+            "memory.cpu_offload: cannot be used with several gpus; allowed: false",
         ),
         (
             {"gpus": 2, "attention": {"token_order": "tile"}},
-            "attention.token_order: does not go with several gpus; allowed: raster",
+            "attention.token_order: cannot be used with several gpus; allowed: raster",
         ),
     ],
 )

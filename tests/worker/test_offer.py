@@ -52,7 +52,7 @@ def test_what_the_model_can_keep_is_taken(folders: Callable[[str], Path], name: 
 
 UNI_PC = "UniPCMultistepScheduler"
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
-    ("hunyuan-video-1.5", {"memory": {"gguf": ["a.gguf"]}}, "memory.gguf: diffusers reads no HunyuanVideo15Trans"),
+    ("hunyuan-video-1.5", {"memory": {"gguf": ["a.gguf"]}}, "memory.gguf: diffusers cannot read a HunyuanVideo15Trans"),
     ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not a multiple of 16x16"),
     ("wan", {"sizes": ["528x48"]}, "sizes: 528x48 is too large; allowed: up to 512x512"),
     ("hunyuan-video", {"sizes": ["16400x16"]}, "output_formats: mp4: 16400x16 is not a size for libx264; .* to 16384"),

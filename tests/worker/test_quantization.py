@@ -125,7 +125,7 @@ def test_gguf_files_that_cannot_be_meant_are_refused_before_a_worker_takes_a_job
     missing = str(tmp_path / "missing.gguf")
     for files, message in (
         ([missing], "missing.gguf: No such file or directory"),
-        ([str(other)], "other.gguf: is no GGUF file"),
+        ([str(other)], "other.gguf: is not a GGUF file"),
         ([missing, missing], "names 2 files; allowed: 1"),
     ):
         spec = ModelSpec.model_validate(model_spec(tiny_pipeline, memory={"gguf": files}))

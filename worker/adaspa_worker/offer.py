@@ -1,4 +1,4 @@
-"""What a catalog entry offers, held against its model's folder before a worker takes a job.
+"""Checks of what a catalog entry offers against its model's folder, before a worker takes a job.
 
 The pipelines round sizes and frames without a word, or fail after minutes of work; both would be the first client's.
 """
@@ -94,20 +94,20 @@ def check_sizes(spec: ModelSpec, limits: Limits) -> None:
 
 
 def check_gpus(spec: ModelSpec, transformer: dict[str, Any]) -> None:
-    """What several GPUs for one video do not go with; how many there are the child that loads the model finds out."""
+    """Refuse what several GPUs for one video cannot do; the child that loads the model finds out how many there are."""
     if spec.gpus == 1:
         return
     heads = transformer.get("num_attention_heads")
     if heads is not None and spec.gpus > heads:
         raise wrong(spec, "gpus", f"{spec.gpus} is more than the model's attention has heads; allowed: up to {heads}")
     if spec.compile:
-        raise wrong(spec, "compile", "does not go with several gpus; allowed: false")
+        raise wrong(spec, "compile", "cannot be used with several gpus; allowed: false")
     if spec.cache is not None:  # it goes by the tokens that a process has: one would leave out a step alone
-        raise wrong(spec, "cache", "does not go with several gpus; allowed: null")
+        raise wrong(spec, "cache", "cannot be used with several gpus; allowed: null")
     if spec.memory.cpu_offload:
-        raise wrong(spec, "memory.cpu_offload", "does not go with several gpus; allowed: false")
+        raise wrong(spec, "memory.cpu_offload", "cannot be used with several gpus; allowed: false")
     if spec.attention.get("token_order", "raster") != "raster":
-        raise wrong(spec, "attention.token_order", "does not go with several gpus; allowed: raster")
+        raise wrong(spec, "attention.token_order", "cannot be used with several gpus; allowed: raster")
 
 
 def check_formats(spec: ModelSpec) -> None:
@@ -132,11 +132,11 @@ def check_frames(spec: ModelSpec, limits: Limits) -> None:
         why = f"{spec.start_frames} is not a multiple of {limits.every}, plus {limits.first}"
         raise wrong(spec, "start_frames", why)
     if spec.start_frames >= max(spec.frames):
-        raise wrong(spec, "start_frames", f"{spec.start_frames} are a whole clip; allowed: under {max(spec.frames)}")
+        raise wrong(spec, "start_frames", f"{spec.start_frames} would fill the clip; allowed: under {max(spec.frames)}")
 
 
 def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
-    """The arguments that the catalog adds to the pipeline's call."""
+    """Check the arguments that the catalog adds to the pipeline's call."""
     pipeline = pipeline_of(folder)
     known = call_arguments(pipeline)
     free = {name: value for name, value in known.items() if name not in TAKEN}
@@ -165,12 +165,12 @@ def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
 
 
 def has_two_experts(folder: Path) -> bool:
-    """Whether one transformer takes the noisier steps and another one the rest, as in Wan 2.2's A14B."""
+    """Tell whether one transformer takes the noisier steps and another one the rest, as in Wan 2.2's A14B."""
     return read(index_of(folder)).get("boundary_ratio") is not None
 
 
 def call_arguments(pipeline: str) -> dict[str, Any]:
-    """The arguments that a catalog can give to a pipeline of diffusers, with their defaults where those are plain."""
+    """Return the arguments that a catalog can give to a pipeline of diffusers, with plain defaults if any."""
     if pipeline.endswith("ModularPipeline"):
         return block_inputs(pipeline)
     diffusers = find_spec("diffusers")
@@ -190,7 +190,7 @@ def call_arguments(pipeline: str) -> dict[str, Any]:
 
 
 def block_inputs(pipeline: str) -> dict[str, Any]:
-    """The same of a modular pipeline, whose arguments are what its blocks take and no other block makes."""
+    """Return the arguments of a modular pipeline: what its blocks take and no other block makes."""
     import diffusers  # noqa: PLC0415  no file of it tells them all: the blocks are asked
 
     blocks = getattr(diffusers, getattr(diffusers, pipeline).default_blocks_name)()
@@ -202,7 +202,7 @@ def mentions(annotation: str) -> bool:
 
 
 def plain(node: ast.expr) -> Any:
-    """The value of a literal; None of anything else."""
+    """Return the value of a literal; None of anything else."""
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -210,7 +210,7 @@ def plain(node: ast.expr) -> Any:
 
 
 def fits(value: object, default: object) -> bool:
-    """Whether a value is of the default's kind; a whole number is also a float."""
+    """Tell whether a value is of the default's kind; a whole number is also a float."""
     kinds = (int, float) if isinstance(default, float) else type(default)
     return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
 
@@ -257,14 +257,14 @@ def check_weights(spec: ModelSpec, pipeline: str) -> None:
     if spec.memory.quantization is None:
         return
     if pipeline.endswith("ModularPipeline"):
-        raise wrong(spec, "memory.quantization", f"a {pipeline} is loaded without; allowed: null")
+        raise wrong(spec, "memory.quantization", f"a {pipeline} cannot be quantized; allowed: null")
     check_installed(spec, "memory.quantization", "torchao")
 
 
 def check_installed(spec: ModelSpec, field: str, package: str) -> None:
     if find_spec(package) is None:
         why = f"needs {package}, which is not installed (adaspa-serve[quantization])"
-        raise wrong(spec, field, f"{why}; without it allowed: null")
+        raise wrong(spec, field, f"{why}; allowed until then: null")
 
 
 def check_gguf(spec: ModelSpec, pipeline: str, folder: Path) -> None:
@@ -275,10 +275,10 @@ def check_gguf(spec: ModelSpec, pipeline: str, folder: Path) -> None:
 
     transformer = FAMILIES[pipeline].transformer
     if pipeline.endswith("ModularPipeline") or not readable(transformer):
-        raise wrong(spec, "memory.gguf", f"diffusers reads no {transformer} from one file here; allowed: null")
+        raise wrong(spec, "memory.gguf", f"diffusers cannot read a {transformer} from one file; allowed: null")
     needed = len([name for name in TRANSFORMERS if (folder / name).is_dir()])
     if len(spec.memory.gguf) != needed:
-        raise wrong(spec, "memory.gguf", f"names {len(spec.memory.gguf)} files; allowed: {needed}, as transformers")
+        raise wrong(spec, "memory.gguf", f"names {len(spec.memory.gguf)} files; allowed: {needed}, one per transformer")
     for name in spec.memory.gguf:
         try:
             with Path(name).expanduser().open("rb") as file:
@@ -286,7 +286,7 @@ def check_gguf(spec: ModelSpec, pipeline: str, folder: Path) -> None:
         except OSError as error:
             raise wrong(spec, "memory.gguf", f"{name}: {error.strerror}") from error
         if magic != b"GGUF":
-            raise wrong(spec, "memory.gguf", f"{name}: is no GGUF file; allowed: such")
+            raise wrong(spec, "memory.gguf", f"{name}: is not a GGUF file; allowed: GGUF files")
 
 
 def check_loras(spec: ModelSpec, folder: Path) -> None:
@@ -304,5 +304,5 @@ def check_loras(spec: ModelSpec, folder: Path) -> None:
 
 
 def wrong(spec: ModelSpec, field: str, why: str) -> ModelUnavailable:
-    """What is wrong with a catalog entry, in one line."""
+    """Say in one line what is wrong with a catalog entry."""
     return ModelUnavailable(f"catalog: model {spec.id}: {field}: {why}")

@@ -31,9 +31,9 @@ logger = init_logger(__name__)
 
 OPTION = "--attention-backend-config"
 THEIRS = {"sparsity": 0.8, "skip_first_steps": 0, "skip_first_layers": 0}
-"""The server's own words for a sparse backend, with our defaults."""
+"""Words of the server for a sparse backend, with our defaults."""
 H3_STATE, H3_SIGMAS, H3_PATCH = "minimax_h3_denoise_state", "minimax_h3_sigmas", (1, 2, 2)
-"""Where a `Req` of MiniMax-H3 has the size of its latents and its schedule, and frames, rows and columns of a token."""
+"""Places of the latents' size and the schedule in a `Req` of MiniMax-H3, and frames, rows and columns of a token."""
 
 RUNTIME = "sglang.multimodal_gen.runtime"
 
@@ -69,12 +69,12 @@ def _end_with_its_stage(call: Callable[..., Any], stage: Any, batch: Any, *other
 
 
 class _Loop:
-    """What stands for a denoising loop in the state that the server keeps for it."""
+    """Stand-in for a denoising loop in the state that the server keeps for it."""
 
 
 @dataclass
 class VideoMetadata(AttentionMetadata):
-    """What the server's denoising stage tells of a request besides its step."""
+    """Metadata from the server's denoising stage, beside its step."""
 
     grid: tuple[int, ...]
     """Frames, rows and columns of the video's tokens; of fewer dimensions where the latents are no video."""
@@ -161,7 +161,7 @@ class AdaSpaImpl(sglang_dense.DenseImpl):
         return request.attend(query, key, value, dense, layout=layout, scale=self.scale, **site)
 
     def _cannot(self, query: torch.Tensor, key: torch.Tensor) -> str | None:
-        """Why this layer runs dense, or None."""
+        """Say why this layer runs dense, or None."""
         reasons = {
             "it is causal": self.causal,
             "its name has no index": self.layer.index < 0,
@@ -170,7 +170,7 @@ class AdaSpaImpl(sglang_dense.DenseImpl):
         return next((reason for reason, holds in reasons.items() if holds), None)
 
     def _request(self, batch: Any, step: int) -> ServedRequest:
-        """The request of the denoising loop that runs."""
+        """Find the request of the denoising loop that runs."""
         loop = batch.extra.setdefault(DENOISING_LOOP_STATE, {}).setdefault("adaspa", _Loop())
         return request_of(loop, step, lambda: ServedRequest(self.settings, _steps(batch), self.server, logger.info))
 
@@ -199,14 +199,14 @@ def _last(grid: tuple[int, ...], rows: int) -> Layout | str:
 
 
 def _steps(batch: Any) -> int | None:
-    """The number of denoising steps of a request."""
+    """Count the denoising steps of a request."""
     if H3_SIGMAS in batch.extra:
         return len(batch.extra[H3_SIGMAS]["video"]) - 1
     return batch.num_inference_steps if batch.timesteps is None else len(batch.timesteps)
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """The settings of a server. Raises ValueError."""
+    """Read the settings of a server. Raises ValueError."""
     ours = from_environment()
     if ours is not None and given:
         raise ValueError(f"{VARIABLE} and {OPTION} are both given; allowed: one of them")
@@ -215,7 +215,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     if given and not set(given) & {"skip_first_steps", "skip_first_layers"}:
         return from_fields(given, OPTION)
     if unknown := set(given) - set(THEIRS):
-        raise ValueError(f"{OPTION}: {min(unknown)} does not go with skip_first_*; allowed: {', '.join(THEIRS)}")
+        raise ValueError(f"{OPTION}: {min(unknown)} cannot be combined with skip_first_*; allowed: {', '.join(THEIRS)}")
     theirs: dict[str, Any] = {**THEIRS, **given}
     for name in ("skip_first_steps", "skip_first_layers"):
         if not isinstance(theirs[name], int) or theirs[name] < 0:
@@ -230,7 +230,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 class AdaSpaBackend(sglang_dense.DenseBackend):
-    """What the server finds."""
+    """Backend that the server finds."""
 
     @staticmethod
     def get_impl_cls() -> type[AttentionImpl]:

@@ -28,13 +28,13 @@ SECONDS = 120
 MEMORY_BYTES = 4 * 1024**3
 """Limit of address space, in bytes, of which the libraries alone take half a gigabyte."""
 MOV = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-"""The first atom of an MP4 or MOV file, behind its four bytes of length."""
+"""First atom of an MP4 or MOV file, behind its four bytes of length."""
 EBML = b"\x1a\x45\xdf\xa3"
 DECODERS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "av1")
 CUT_OFF_SECONDS = 0.5
-"""How much a file may be shorter than it says: the last frames' durations, and rounding."""
+"""Seconds by which a file may be shorter than it says: the last frames' durations, and rounding."""
 UNSAID = 2
-"""The colour space of a frame that names none."""
+"""Colour space of a frame that names none."""
 HD_LINES = 720
 """Number of lines from which colours are BT.709's where a file does not say."""
 CODEC = "libvpx-vp9"
@@ -50,7 +50,7 @@ class Seen(NamedTuple):
 
 
 def container_of(file: IO[bytes]) -> Any:
-    """The file, open, by one of the two formats that there are: others may name further files to read."""
+    """Open the file by one of the two formats that there are: others may name further files to read."""
     head = file.read(12)
     file.seek(0)
     kind = "matroska" if head[:4] == EBML else "mov" if head[4:8] in MOV else None
@@ -63,7 +63,7 @@ def stream_of(container: Any, max_pixels: int) -> Any:
     """Return the file's video. Raises InputRefused if there is none that is supported."""
     streams = [each for each in container.streams.video if not each.disposition & av.stream.Disposition.attached_pic]
     if not streams:
-        raise InputRefused(f"has no video in it; allowed: {Kind.video.taken}")
+        raise InputRefused(f"contains no video; allowed: {Kind.video.taken}")
     stream = streams[0]
     name = stream.codec_context.name
     if name not in DECODERS:
@@ -111,21 +111,21 @@ def last_times(packets: list[Seen], unit: Fraction, frames: int, fps: int) -> li
     step = 1 / (fps * unit)
     if times[-1] - (frames - 1) * step < times[0] - step / 2:
         lasts = round((times[-1] - times[0]) / step) + 1
-        raise InputRefused(f"has {lasts} frames at {fps} a second; allowed: {frames} and more")
+        raise InputRefused(f"has {lasts} frames at {fps} FPS; allowed: {frames} or more")
     found = [nearest(times, times[-1] - number * step) for number in reversed(range(frames))]
     if len(set(found)) < frames:
-        raise InputRefused(f"has fewer than {fps} frames a second; allowed: {fps} and more, or a lower fps")
+        raise InputRefused(f"has fewer than {fps} frames per second; allowed: {fps} or more, or a lower fps")
     return found
 
 
 def nearest(times: list[int], wanted: Fraction) -> int:
-    """The time next to another one."""
+    """Return whichever of the times is nearest to another one."""
     at = bisect_left(times, wanted)
     return min(times[max(0, at - 1) : at + 1], key=lambda time: abs(time - wanted))
 
 
 def decoded(file: IO[bytes], packets: list[Seen], wanted: list[int], max_pixels: int) -> Iterator[Image.Image]:
-    """The upright frames of these times. Raises InputRefused: one is broken."""
+    """Decode the upright frames of these times. Raises InputRefused: one is broken."""
     begin = max(number for number, packet in enumerate(packets) if packet.alone and packet.time <= wanted[0])
     missing = set(wanted)
     with container_of(file) as container:
