@@ -147,7 +147,7 @@ class _Site(NamedTuple):
         return self.state.cache.lse(self.key)
 
     def fetch(self) -> BlockIndex:
-        """The lists of the pattern in use."""
+        """Fetch the lists of the pattern in use."""
         index = self.state.cache.index(self.key)
         assert index is not None, "the action was chosen because there is an index"
         return index

@@ -44,7 +44,7 @@ class Deal:
         return [head for hand in self.hands for head in hand]
 
     def split(self, parts: int) -> list[tuple[tuple[int, ...], ...]]:
-        """The hands in so many parts, or in fewer where a hand has fewer heads: each part has heads of every hand."""
+        """Split the hands into several parts, each with heads of every hand; fewer if a hand has fewer heads."""
         parts = min(parts, *(len(hand) for hand in self.hands))
         pieces = [
             [hand[len(hand) * n // parts : len(hand) * (n + 1) // parts] for hand in self.hands] for n in range(parts)

@@ -13,7 +13,7 @@ class Heads(Protocol):
 
     @property
     def is_first(self) -> bool:
-        """Whether a call is entered into the record with these: not with further parts of a process's heads."""
+        """True if a call with these enters the record: not with further parts of a process's heads."""
         ...
 
     def total(self, own: int) -> int:
@@ -33,7 +33,7 @@ class Heads(Protocol):
         ...
 
     def lists(self, fetch: Callable[[], BlockIndex]) -> BlockIndex:
-        """The lists of these heads, of what ``fetch`` returns for all that the process has."""
+        """Return the lists of these heads, from what ``fetch`` returns for all that the process has."""
         ...
 
 

@@ -11,21 +11,21 @@ from adaspa.parallel.exchange import Exchange
 from adaspa.parallel.ranks import Ranks
 
 PARTS = 1
-"""Of a rank's heads, in calls that neither search nor leave anything behind."""
+"""Number of parts of a rank's heads, in calls that neither search nor leave anything behind."""
 
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Attend = Callable[[Heads, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Overlap:
-    """The exchange of one layer's attention, and what happens meanwhile.
+    """Exchange of one layer's attention, and what happens meanwhile.
 
     Args:
         ranks: that hold the sequence.
         deal: the heads that each of them attends with.
         tokens: that each of them holds.
         whole: rows behind them that every rank has, as the text of a joint sequence.
-        parts: at most so many; a rank with fewer heads makes it fewer for all.
+        parts: maximum number of parts; a rank with fewer heads lowers it for all.
     """
 
     def __init__(
