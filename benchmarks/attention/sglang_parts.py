@@ -1,7 +1,7 @@
-"""SGLang's own SubBlock: its router and the kernel it runs on Hopper GPUs, from its wheel.
+"""SGLang's own SubBlock: its router, and FlashAttention-4's block-sparse kernel, which SGLang runs on Hopper GPUs.
 
-Needs the files of ``sglang`` 0.5.23 (``pip install --no-deps``), ``nvidia-cutlass-dsl[cu13]``, ``quack-kernels`` and
-``msgspec``.
+Needs the files of ``sglang`` 0.5.23 (``pip install --no-deps``), ``flash-attn-4[cu13]`` and ``msgspec``. SGLang's copy
+of the kernel imports the whole server.
 """
 
 import sys
@@ -16,7 +16,6 @@ import torch
 
 BLOCK = 64
 BACKENDS = "sglang.multimodal_gen.runtime.layers.attention.backends"
-KERNELS = "sglang.kernels.ops.attention"
 
 
 class Parts(NamedTuple):
@@ -34,17 +33,14 @@ class Parts(NamedTuple):
 def load(sparsity: float) -> Parts:
     """Load both parts alone.
 
-    The packages around them import a whole server, so they are entered by their folders.
+    The packages around the router import a whole server, so it is entered by its folder.
 
     Raises:
         ImportError: when SGLang's files or what the kernel needs are missing.
     """
-    for name in (BACKENDS, KERNELS):
-        _enter(name)
-    from sglang.kernels.ops.attention.flash_attn.cute.block_sparsity import (  # noqa: PLC0415  entered just now
-        BlockSparseTensorsTorch,
-    )
-    from sglang.kernels.ops.attention.flash_attn.cute.interface import flash_attn_func  # noqa: PLC0415
+    _enter(BACKENDS)
+    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch  # noqa: PLC0415  optional
+    from flash_attn.cute.interface import flash_attn_func  # noqa: PLC0415
     from sglang.multimodal_gen.runtime.layers.attention.backends.subblock_sparse.router import (  # noqa: PLC0415
         SubBlockRouter,
     )
@@ -73,7 +69,8 @@ def load(sparsity: float) -> Parts:
     def layout(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.transpose(1, 2).contiguous()
 
-    return Parts(f"SGLang {version('sglang')}", layout, route, attend, lambda routed: routed[0].density)
+    name = f"SGLang {version('sglang')}, FlashAttention-4 {version('flash-attn-4')}"
+    return Parts(name, layout, route, attend, lambda routed: routed[0].density)
 
 
 def _enter(name: str) -> None:

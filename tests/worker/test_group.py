@@ -24,6 +24,7 @@ from tiny_wan import model_spec
 
 Params = Callable[..., JobParams]
 pytestmark = pytest.mark.timeout(600)  # processes that load PyTorch, where that may take half a minute each
+not_on_one_gpu = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="a group takes two GPUs, or none")
 
 
 class Worker:
@@ -59,6 +60,7 @@ def grouped(bench: Bench, worker: Worker) -> Bench:
     return replace(bench, runner=replace(bench.runner, engine=worker.engine))
 
 
+@not_on_one_gpu
 def test_a_group_makes_the_video_of_one_process_and_resumes_its_snapshot(
     worker: Worker, tiny_engine: Engine, params: Params
 ) -> None:
@@ -82,6 +84,7 @@ def test_a_group_makes_the_video_of_one_process_and_resumes_its_snapshot(
     together.reset()
 
 
+@not_on_one_gpu
 def test_a_cancelled_job_leaves_the_group_to_the_next(grouped: Bench, worker: Worker, params: Params) -> None:
     grouped.store.at_step[2] = lambda lease: grouped.store.request_cancel(lease.job.id)
     assert grouped.run(params(steps=6)).status is JobStatus.cancelled
@@ -90,6 +93,7 @@ def test_a_cancelled_job_leaves_the_group_to_the_next(grouped: Bench, worker: Wo
     assert not grouped.ended.is_set()
 
 
+@not_on_one_gpu
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_follower_that_dies_or_hangs_fails_the_attempt_as_the_workers_own(
     grouped: Bench, worker: Worker, params: Params, fault: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -114,6 +118,7 @@ def test_a_follower_that_dies_or_hangs_fails_the_attempt_as_the_workers_own(
         assert grouped.job(job.id).status is JobStatus.completed
 
 
+@not_on_one_gpu
 def test_processes_of_other_versions_are_refused_before_the_model_loads(
     tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,8 @@ def with_added(engine: Any, low: Any, scale: float) -> Engine:
     """The engine with low ranks added to its weights."""
     with torch.no_grad():
         for name, (a, b) in low.items():
-            engine.pipe.transformer.get_submodule(name).weight += scale * b @ a
+            weight = engine.pipe.transformer.get_submodule(name).weight
+            weight += scale * (b @ a).to(weight.device)
     return engine  # type: ignore[no-any-return]
 
 
@@ -54,7 +55,7 @@ def engine(tiny_pipeline: Path, loras: list[dict[str, Any]]) -> Callable[..., En
     """Load the tiny model anew, with these adapters or with all."""
 
     def loaded(own: list[dict[str, Any]] | None = None, **changes: Any) -> Engine:
-        entry = model_spec(tiny_pipeline, loras=loras if own is None else own, **changes)
+        entry = model_spec(tiny_pipeline, loras=loras if own is None else own, memory={"dtype": "float32"}, **changes)
         return load(ModelSpec.model_validate(entry), tiny_pipeline)
 
     return loaded

@@ -171,7 +171,12 @@ def test_a_map_for_previews_is_fitted_to_pixels_as_the_vae_takes_them(
 ) -> None:
     monkeypatch.setattr("adaspa_worker.latent_rgb.CLIPS", 1)
     monkeypatch.setattr("adaspa_worker.latent_rgb.SIDE", 64)
-    assert engine._fit_latent_rgb()(torch.zeros(1, 4, 7, 4, 4)).shape == (7, 4 * PATCH, 4 * PATCH, 3)
+    assert engine._fit_latent_rgb()(torch.zeros(1, 4, 7, 4, 4, device=engine.device)).shape == (
+        7,
+        4 * PATCH,
+        4 * PATCH,
+        3,
+    )
     clip = torch.rand(1, 3, 1, 2, 2) * 2 - 1
     torch.testing.assert_close(engine.pixels(engine.for_vae(clip)[0, :, 0]), clip[0, :, 0] / 2 + 0.5)
 
