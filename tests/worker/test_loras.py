@@ -55,7 +55,8 @@ def engine(tiny_pipeline: Path, loras: list[dict[str, Any]]) -> Callable[..., En
     """Load the tiny model anew, with these adapters or with all."""
 
     def loaded(own: list[dict[str, Any]] | None = None, **changes: Any) -> Engine:
-        entry = model_spec(tiny_pipeline, loras=loras if own is None else own, memory={"dtype": "float32"}, **changes)
+        changes["memory"] = {"dtype": "float32"} | changes.get("memory", {})
+        entry = model_spec(tiny_pipeline, loras=loras if own is None else own, **changes)
         return load(ModelSpec.model_validate(entry), tiny_pipeline)
 
     return loaded
