@@ -7,6 +7,7 @@ from adaspa_api.words import Priority
 from pydantic import ValidationError
 
 from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.fits import Fits
 from adaspa_jobs.scripts import Scripts
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,19 @@ class Announcements:
     _unreadable: set[bytes]
 
     def announce(
-        self, spec: ModelSpec, worker: str, priorities: Collection[Priority] = tuple(Priority)
+        self,
+        spec: ModelSpec,
+        worker: str,
+        priorities: Collection[Priority] = tuple(Priority),
+        fits: Fits | None = None,
     ) -> dict[Priority, int]:
         """Say that a worker serves this model's queues; to be repeated well within ``COUNTED_SECONDS``.
+
+        Args:
+            spec: the model's catalog entry.
+            worker: its name.
+            priorities: of the queues.
+            fits: what fits into its memory; None if that is not known.
 
         Returns:
             For each of the queues how many bells the worker is to ring: more jobs wait than have one.
@@ -39,6 +50,7 @@ class Announcements:
             worker=worker,
             counts_ms=round(COUNTED_SECONDS * 1000),
             priorities=list(priorities),
+            fits=None if fits is None else fits.model_dump_json(),
         )
         return dict(zip(priorities, bells, strict=True))
 

@@ -35,8 +35,13 @@ class Memory(BaseModel):
 
     cpu_offload: bool = False
     """Keep only the active component (text encoder, transformer or VAE) on the GPU, and the rest in host memory."""
+    group_offload: bool = False
+    """Keep the transformer's blocks and the text encoders' layers in host memory, and copy each to the GPU while the
+    one before it runs. For a GPU that does not hold the transformer. Cannot be combined with ``cpu_offload``, smaller
+    weights, ``cache``, ``compile``, ``loras`` or several ``gpus``."""
     vae_tiling: bool = False
-    """Decode the video in tiles: uses less memory, takes more time."""
+    """Always decode the video in tiles: uses less memory, takes more time. Without it, a worker does so if the whole
+    does not fit."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Data type of the weights; ``null`` means bfloat16 on a GPU and float32 on a CPU."""
     storage_dtype: Literal["float8_e4m3fn"] | None = None
@@ -206,6 +211,7 @@ class ModelSpec(BaseModel):
                 raise ValueError(f"{name}: [{low}, {high}] is not a valid range")
         self._check_loras()
         self._check_weights()
+        self._check_offload()
         if self.cache is not None and self.compile:
             raise ValueError("cache: cannot be combined with compile; allowed: one of them")
         if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):
@@ -221,6 +227,14 @@ class ModelSpec(BaseModel):
         others = {"compile": self.compile, "loras": loras, "several gpus": self.gpus > 1}
         if small and (found := [name for name, used in others.items() if used]):
             raise ValueError(f"memory.{small[0]}: cannot be combined with {' and '.join(found)}; allowed: null")
+
+    def _check_offload(self) -> None:
+        memory = self.memory
+        others = {name: getattr(memory, name) not in (None, False) for name in ("cpu_offload", *SMALLER)}
+        others |= {"cache": self.cache is not None, "compile": self.compile, "loras": bool(self.loras)}
+        others["several gpus"] = self.gpus > 1
+        if memory.group_offload and (found := [name for name, used in others.items() if used]):
+            raise ValueError(f"memory.group_offload: cannot be combined with {' and '.join(found)}; allowed: false")
 
     def _check_loras(self) -> None:
         names = [lora.name for lora in self.loras]

@@ -8,6 +8,7 @@ from adaspa_api.words import JobStatus, Priority
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import Job
 from adaspa_jobs.queue import queue_key
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
@@ -43,6 +44,8 @@ class Load:
     bulk_share: float
     since: int | None = None
     """Time at which a worker announced it first, in Unix seconds; None if none has."""
+    fits: tuple[Fits | None, ...] = ()
+    """Contents that fit into the memory of each live worker; None if it does not say."""
 
     @property
     def waiting(self) -> int:
@@ -121,7 +124,7 @@ class Counts:
 
     def load(self, model: str) -> Load:
         """Count the model's waiting and running jobs and its workers."""
-        workers, paces, running, queues, since = self._scripts.run("load", model=model)
+        workers, paces, running, queues, since, fits = self._scripts.run("load", model=model)
         return Load(
             workers=workers,
             pace=median(map(float, paces)) if paces else None,
@@ -140,6 +143,7 @@ class Counts:
             },
             bulk_share=self.bulk_share,
             since=int(since) if since else None,
+            fits=tuple(map(Fits.read, fits)),
         )
 
     def room(self) -> Room | None:

@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     """``true``: before it takes jobs, a worker loads its model, compiles its kernels and generates a short clip; it
     exits with the reason if any of that fails. ``false``: the first job does this work. Unset: ``true`` on a GPU, where
     it may take minutes."""
+    worker_memory_bytes: int | None = Field(default=None, ge=1)
+    """GPU memory in bytes that a worker may use, for its model and one job together. A request that needs more is
+    rejected. Unset: the memory that is free when the worker starts. On a CPU only a set limit rejects requests. A limit
+    above what is there rejects none."""
     kernel_cache: Path | None = None
     """Folder for the output of Triton and ``torch.compile``, so that the next worker need not compile. Workers of the
     same image and GPU type can share it. Unset: the defaults of both, below the home folder and ``/tmp``."""

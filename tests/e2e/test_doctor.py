@@ -28,8 +28,10 @@ def look(*arguments: object, **env: str) -> tuple[int, dict[str, dict[str, str]]
 def test_beside_a_running_service_nothing_is_broken(service: Service, catalog: Path) -> None:
     redis_url = f"unix://{socket_path(service.data_dir)}?db=0"
     arguments = ("--port", service.port, "--data-dir", service.data_dir)
-    status, found = look(*arguments, ADASPA_CATALOG=str(catalog), ADASPA_REDIS_URL=redis_url)
+    env = {"CATALOG": str(catalog), "REDIS_URL": redis_url, "WORKER_MEMORY_BYTES": "90000"}
+    status, found = look(*arguments, **{f"ADASPA_{name}": value for name, value in env.items()})
     assert status == 0, found
+    assert found["memory of tiny"]["state"] == "warning" and "frames" in found["memory of tiny"]["found"]
     assert "answers and is ready" in found[f"port {service.port} on 127.0.0.1"]["found"]
     assert found["Redis"]["found"].endswith("noeviction, append-only file on")
     assert "writing, listing and deleting work" in found["storage"]["found"]

@@ -1,7 +1,10 @@
 """Every model family: told step by step, stopped, resumed and previewed."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker.attention import attention_config
 from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.engines.preflight import Preflight
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.pipeline import load
 from interrupted import Stop, stop_at
@@ -76,12 +80,43 @@ def latents(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> torch.T
     return denoise(engine, asked(quality="exact"))
 
 
+@contextmanager
+def given_to(transformer: torch.nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Shapes of the tensors that a transformer was given in its first forward, by their names."""
+    names, found = list(inspect.signature(transformer.forward).parameters), dict[str, tuple[int, ...]]()
+
+    def note(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if not found:
+            found.update({name: tuple(value.shape) for name, value in given.items() if isinstance(value, torch.Tensor)})
+
+    hook = transformer.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def assert_foreseen(engine: DiffusersEngine, params: JobParams, given: dict[str, tuple[int, ...]]) -> None:
+    """The shapes of which the job's memory is reckoned are those that the transformer was given."""
+    try:
+        flight = Preflight(engine.spec, Path(engine.pipe.config._name_or_path), torch.float32)
+        flight.peak(params)
+    except NotImplementedError:
+        assert type(engine).given.__func__ is DiffusersEngine.given.__func__  # type: ignore[attr-defined]
+        return
+    foreseen = {name: tuple(value.shape) for name, value in flight.given(params).items() if hasattr(value, "shape")}
+    assert foreseen == {name: given[name] for name in foreseen if name in given}
+
+
 def test_steps_are_told_with_their_kind_and_a_stop_leaves_nothing(
     engine: DiffusersEngine, asked: Callable[..., JobParams]
 ) -> None:
     steps: list[tuple[int, str | None]] = []
     params = asked()
-    made = engine.denoise(params, engine.encode_prompt(params), lambda done, kind: steps.append((done, kind)))
+    with given_to(engine.transformers[0]) as given:
+        made = engine.denoise(params, engine.encode_prompt(params), lambda done, kind: steps.append((done, kind)))
+    assert_foreseen(engine, params, given)
     kinds = [kind for _, kind in steps]
     assert [done for done, _ in steps] == list(range(1, STEPS + 1))
     assert kinds[:2] == ["dense", "dense"] and "search" in kinds and "sparse" in kinds

@@ -57,6 +57,11 @@ def test_int8_without_torchao_is_refused_before_a_worker_takes_a_job(tiny_pipeli
             {},
             "gguf: cannot be combined with quantization; allowed: one of them",
         ),
+        (
+            {"group_offload": True, "cpu_offload": True},
+            {"compile": True},
+            "group_offload: cannot be combined with cpu_offload and compile; allowed: false",
+        ),
         ({"gguf": ["a.gguf"]}, {"compile": True, "gpus": 2}, "gguf: cannot be combined with compile and several gpus"),
         ({"gguf": []}, {}, "at least 1 item"),
         ({"quantization": "int4"}, {}, "Input should be 'int8'"),

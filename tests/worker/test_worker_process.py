@@ -18,6 +18,7 @@ from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from redis_pair import running_pair
+from running_gateway import demo_catalog, serving
 from waiting import PATIENCE, until
 
 
@@ -195,3 +196,19 @@ def test_a_models_own_limit_holds_where_it_is_lower() -> None:
     assert spec.model_copy(update={"time_limit_seconds": 5}).limit(7200) == 5
     assert spec.limit(7200) == 7200
     assert spec.model_copy(update={"time_limit_seconds": 9000}).limit(7200) == 7200
+
+
+@pytest.mark.timeout(600)
+def test_a_request_that_does_not_fit_into_the_workers_memory_is_refused_with_what_would(
+    redis_url: str, tmp_path: Path
+) -> None:
+    catalog = demo_catalog(tmp_path / "catalog.json", {"demo": {"frames": [9, 33], "qualities": ["balanced"]}})
+    limited = {"catalog": str(catalog), "worker_memory_bytes": "90000000"}
+    settings = Settings(redis_url=redis_url, storage_url=str(tmp_path / "objects"), open_access=True, catalog=catalog)
+    with started(redis_url, tmp_path, **limited) as worker, serving(settings, tmp_path) as service:
+        until(lambda: any(service.store.load("demo").fits), "the worker tells what fits")
+        assert "demo: does not fit into 0.0838 GiB, and is refused: 128x128 with 33 frames" in worker.log()
+        refused = service.http.post("/videos", json={"prompt": "a red circle"})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "num_frames"
+        assert refused.json()["error"]["message"].endswith("allowed: up to 9 frames at 128x128")
+        service.create(num_frames=9)

@@ -13,12 +13,13 @@ import os
 import signal
 import time
 from functools import lru_cache
-from multiprocessing.sharedctypes import RawValue
+from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import TYPE_CHECKING, Any
 
 from adaspa_api.words import Priority
 from adaspa_jobs import logs, tracing
 from adaspa_jobs.catalog import Catalog, ModelSpec
+from adaspa_jobs.fits import Fits
 from adaspa_jobs.queue import TASK, QueueUnavailable, make_celery, ring
 from adaspa_jobs.settings import get_settings
 from adaspa_jobs.storage import ObjectStorage
@@ -42,7 +43,7 @@ from adaspa_worker import heartbeat, metrics, scratch
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.parent import die_with_parent
 from adaspa_worker.provenance import Provenance
-from adaspa_worker.readiness import Readiness, State, warms_up
+from adaspa_worker.readiness import Readiness, State, has_limit, warms_up
 from adaspa_worker.runner import Runner
 from adaspa_worker.source import ModelUnavailable, resolve
 
@@ -64,6 +65,8 @@ app.conf.task_time_limit = get_settings().time_limit_seconds + LAST_SECONDS
 app.conf.worker_proc_alive_timeout = 24 * 3600.0
 _stopping = RawValue(ctypes.c_bool, False)
 _readiness = Readiness()
+_fits = RawArray(ctypes.c_char, 2**18)
+"""What fits into the child's memory, as JSON, for its parent to announce."""
 
 
 @app.task(name=TASK, acks_late=True)
@@ -110,6 +113,19 @@ def engine(model: str) -> "Engine":
     gc.collect()
     gc.freeze()
     return loaded
+
+
+def prepare() -> None:
+    """Find out what fits into this worker's memory; then load the model, if a worker is warm before it takes jobs."""
+    settings = get_settings()
+    if has_limit(settings):
+        from adaspa_worker import memory_limit, room  # noqa: PLC0415  torch, only in the child
+
+        spec = served()
+        fits = room.tell(spec, resolve(spec.source), memory_limit.memory_limit())
+        _fits.value = b"" if fits is None else fits.model_dump_json().encode()
+    if warms_up(settings):
+        load_warm()
 
 
 def load_warm() -> None:
@@ -178,7 +194,9 @@ class Heartbeat(bootsteps.StartStopStep):
         if _readiness.state is not State.ready:
             return
         try:
-            bells = self._store.announce(self._spec, os.environ["ADASPA_WORKER_NAME"], priorities())
+            bells = self._store.announce(
+                self._spec, os.environ["ADASPA_WORKER_NAME"], priorities(), Fits.read(_fits.value)
+            )
             for priority, times in bells.items():
                 ring(app, self._spec.id, priority, times)
         except (StoreUnavailable, QueueUnavailable) as error:
@@ -237,4 +255,6 @@ def _die_with_parent(**_: object) -> None:
 @worker_process_init.connect
 def _become_ready(**_: object) -> None:
     """After the others: it may take minutes."""
-    _readiness.reach(load_warm if warms_up(get_settings()) else None, lambda: bool(_stopping.value))
+    settings = get_settings()
+    needed = warms_up(settings) or has_limit(settings)
+    _readiness.reach(prepare if needed else None, lambda: bool(_stopping.value))

@@ -7,8 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 from adaspa_api.words import OutputFormat
 from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
@@ -16,6 +16,7 @@ from adaspa_jobs.settings import SettingsError, get_settings
 
 from adaspa_worker import doctor_gpus, offer
 from adaspa_worker.hub import first_line
+from adaspa_worker.readiness import has_limit
 from adaspa_worker.source import ModelUnavailable, is_hub_name, resolve
 
 TOLERANCE = 0.05
@@ -108,6 +109,25 @@ def model(spec: ModelSpec) -> Finding:
     return finding(check, "ok", f"{spec.source}: complete, in {folder}")
 
 
+def memory(spec: ModelSpec) -> Finding:
+    """Whether all that a model's catalog entry offers fits into this machine's memory."""
+    from adaspa_worker import memory_limit, room  # noqa: PLC0415  torch
+
+    check, limit = f"memory of {spec.id}", memory_limit.memory_limit()
+    if limit is None:  # NVIDIA's driver, and a PyTorch that does not use it
+        return finding(check, "ok", "no limit")
+    if is_hub_name(spec.source):
+        return finding(check, "ok", "known once the model is downloaded")
+    try:
+        fits = room.fitting(spec, resolve(spec.source), limit)
+    except (ModelUnavailable, NotImplementedError) as error:
+        return finding(check, "ok", f"not known: {error}")
+    if missing := fits.missing(spec):
+        mend = "remove these from the catalog, or set fields of `memory`; requests for them are rejected"
+        return finding(check, "warning", f"{gib(limit)} is too little for {missing}", mend)
+    return finding(check, "ok", f"all that the catalog offers fits into {gib(limit)}")
+
+
 def guarded(check: str, look: Callable[[], Finding]) -> Finding:
     """A look at something; an error of whatever kind is what was found."""
     try:
@@ -118,13 +138,22 @@ def guarded(check: str, look: Callable[[], Finding]) -> Finding:
 
 def findings() -> list[Finding]:
     """Everything a worker needs."""
-    looks: dict[str, Any] = {"GPU": device, "GPUs together": together, "kernels": kernels, "video encoders": encoders}
+    looks: dict[str, Callable[[], Finding]] = {
+        "GPU": device,
+        "GPUs together": together,
+        "kernels": kernels,
+        "video encoders": encoders,
+    }
     found = [guarded(check, look) for check, look in looks.items()]
     try:
-        specs = Catalog.load(get_settings().catalog).models.values()
+        settings = get_settings()
+        specs = Catalog.load(settings.catalog).models.values()
     except (SettingsError, CatalogError):
         return found  # the one who asked has looked at the catalog
-    return found + [model(spec) for spec in specs]
+    found += [model(spec) for spec in specs]
+    if has_limit(settings):
+        found += [guarded(f"memory of {spec.id}", partial(memory, spec)) for spec in specs]
+    return found
 
 
 def gib(size: int) -> str:

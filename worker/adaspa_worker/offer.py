@@ -254,6 +254,8 @@ def check_attention(spec: ModelSpec) -> None:
 
 
 def check_weights(spec: ModelSpec, pipeline: str) -> None:
+    if spec.memory.group_offload and pipeline.endswith("ModularPipeline"):
+        raise wrong(spec, "memory.group_offload", f"a {pipeline} does without; allowed: false")
     if spec.memory.quantization is None:
         return
     if pipeline.endswith("ModularPipeline"):

@@ -103,7 +103,10 @@ class Engine(Protocol):
         """Return the settings of a job's attention, in full."""
 
     def report(self) -> dict[str, Any]:
-        """Report what AdaSpa did in the last denoising: the fields of the contract's AttentionReport."""
+        """Report what AdaSpa did in the last denoising: the fields of the contract's AttentionReport.
+
+        Its ``memory`` is complete after the decoding.
+        """
 
     def reset(self) -> None:
         """Drop every cache of the request that ended."""

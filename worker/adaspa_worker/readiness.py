@@ -91,6 +91,11 @@ def warms_up(settings: Settings) -> bool:
     return has_gpu() if settings.warm is None else settings.warm
 
 
+def has_limit(settings: Settings) -> bool:
+    """Whether there is a limit to a worker's memory: a GPU's, or one that is set."""
+    return settings.worker_memory_bytes is not None or has_gpu()
+
+
 def has_gpu() -> bool:
     """Tell whether NVIDIA's driver is there: PyTorch, which would know for certain, takes seconds to import."""
     try:

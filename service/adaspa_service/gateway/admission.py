@@ -14,6 +14,7 @@ from adaspa_jobs.store import Admitted, IdempotencyConflict, InputsGone, InputsL
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
 from adaspa_service.gateway.lookup import not_found
+from adaspa_service.gateway.memory import check_fits
 from adaspa_service.gateway.params import resolve_priority
 from adaspa_service.gateway.state import AppState
 
@@ -57,7 +58,8 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
     another request with the same key may have been told of it.
 
     Raises:
-        ApiError: 400 priority not offered or more jobs than the caller may ever have, 404 a remix of a video whose
+        ApiError: 400 priority not offered, more jobs than the caller may ever have, or more memory than any worker of
+            the model has, 404 a remix of a video whose
             images went just now, 429 queue full or too many of the caller's jobs in flight, 422 key used with another
             request, 503 its images were stored too long ago.
         StoreUnavailable: it is not known whether anything was accepted, because a Redis that does not answer in time
@@ -66,6 +68,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
     spec = state.catalog.models[wanted.params[0].model]
     cost = spec.cost(wanted.params[0])
     priority = resolve_priority(wanted.priority, spec, cost)
+    check_fits(wanted.params[0], state.loads.get(spec.id).fits)
     try:
         admitted = state.store.admit_all(
             wanted.params,

@@ -64,6 +64,17 @@ class KindReport(BaseModel):
     """Calls per block list; null if the calls read no list."""
 
 
+class MemoryReport(BaseModel):
+    """GPU memory of one job, in bytes."""
+
+    predicted_bytes: int | None = None
+    """Peak that was predicted from the model's configuration; null if that is not modelled for the model."""
+    peak_bytes: int | None = None
+    """Measured peak, including weights; null on a CPU."""
+    tiled: bool = False
+    """Whether the video was decoded in tiles, either always (`vae_tiling`) or because the whole would not have fit."""
+
+
 class AttentionReport(BaseModel):
     """Report of what AdaSpa did in one job."""
 
@@ -96,6 +107,8 @@ class AttentionReport(BaseModel):
     weights: dict[str, dict[str, int]] = {}
     """Bytes of each component's weights (`transformer`, `text_encoder`, `vae`, ...) by the type in which the loaded
     model keeps them: `bfloat16`, `float8_e4m3fn`, `int8`, GGUF's `Q4_K`, ... Empty in reports of earlier versions."""
+    memory: MemoryReport | None = None
+    """GPU memory of the job. Null in reports of earlier versions."""
     searches: int = 0
     dense_steps: int
     search_steps: int

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import adaspa
 import numpy as np
@@ -23,9 +23,11 @@ from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config
-from adaspa_worker.engines import own_call, step_cache
+from adaspa_worker.engines import in_groups, own_call, step_cache
 from adaspa_worker.engines.ahead import ahead
 from adaspa_worker.engines.encodings import Encodings
+from adaspa_worker.engines.given import Asked
+from adaspa_worker.engines.memory import Memory
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.engines.weights import by_type, check_moves
@@ -33,6 +35,7 @@ from adaspa_worker.failure import NotLoaded
 from adaspa_worker.families import TRANSFORMERS, limits_of
 from adaspa_worker.hub import first_line
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
+from adaspa_worker.memory_limit import memory_limit
 from adaspa_worker.pipeline import Encoded, Given, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
 from adaspa_worker.schedulers import served, shifted
@@ -46,8 +49,6 @@ log = logging.getLogger(__name__)
 
 IMAGES = {Role.first: "image", Role.last: "last_image"}
 """Names that diffusers' pipelines give to the images of a job."""
-ENCODERS = ("text_encoder", "image_encoder")
-"""Prefixes of the names of a pipeline's encoders."""
 
 
 class DiffusersEngine(ABC):
@@ -76,10 +77,15 @@ class DiffusersEngine(ABC):
     """Parts of the pipeline that decode, in their order."""
     schedulers: tuple[str, ...] = ("scheduler",)
     """Parts that say what a step is, where the pipeline has them, that of the video first."""
+    guidance: Literal["forwards", "batch", "input"] = "forwards"
+    """How the transformer sees the two branches of guidance: one after the other, together, or as one input."""
+    decodes_by_frame = False
+    """Whether the VAE's decoder runs for each latent frame, whose work is then the clip's largest."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        memory_limit()  # what is free before the model takes its own
         try:
             self.limits = limits_of(folder)
             self.pipe = self._load(folder)
@@ -111,12 +117,18 @@ class DiffusersEngine(ABC):
         self._beside: list[tuple[Tensor, ...]] = []
         """Latents for the other VAEs."""
         self._latent_rgb = self._find_latent_rgb(folder)
+        self._memory = Memory(spec, folder, self.dtypes()["default"], self.device)
 
     # What a family has of its own
 
     @abstractmethod
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         """Latents of a step as the VAE has them, [1, C, T, h, w], for a preview."""
+
+    @classmethod
+    def given(cls, asked: Asked) -> dict[str, Any] | None:
+        """Arguments of one forward of the transformer, on meta tensors; None of a family of which they are not told."""
+        return None
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         """Further keyword arguments of the pipeline's call; they win over the catalog's ``call``."""
@@ -176,6 +188,7 @@ class DiffusersEngine(ABC):
     # The engine
 
     def encode_prompt(self, params: JobParams, images: Mapping[Role, Given] = MappingProxyType({})) -> Encoded:
+        self._memory.begin(params)
         texts = ["prompt_tokens", "negative_prompt_tokens"] if params.negative_prompt else ["prompt_tokens"]
         pipe = self.pipe_with(images)
         call = partial(self._call, pipe, params, images, torch.Generator())
@@ -247,7 +260,7 @@ class DiffusersEngine(ABC):
 
     @contextmanager
     def checked(self, check: Callable[[], None]) -> Iterator[None]:
-        encoders = [part for name, part in self.pipe.components.items() if name.startswith(ENCODERS) and part]
+        encoders = [part for name, part in self.pipe.components.items() if name.startswith(in_groups.ENCODERS) and part]
         lists = [part for encoder in encoders for part in encoder.modules() if isinstance(part, torch.nn.ModuleList)]
         hooks = [layer.register_forward_pre_hook(lambda *_: check()) for layers in lists for layer in layers]
         try:
@@ -263,6 +276,11 @@ class DiffusersEngine(ABC):
     def _decode(self, latents: Tensor, check: Callable[[], None], hand_on: Callable[[np.ndarray], None]) -> None:
         """Decode a clip, and hand on its frames: part by part where the VAE decodes it so."""
         vae = self.pipe.vae
+        for transformer in self.transformers:
+            transformer.adaspa.reset()  # no step needs the caches any more, whose room the decoding can use
+        if by_need := self._memory.needs_tiles and not vae.use_tiling:
+            vae.enable_tiling()
+        self._memory.tiled = vae.use_tiling
         in_parts = self.decodes_in_parts()
         # The decoder runs once for each latent frame, or tile: the place to hear of a cancel in a long decode.
         hooks = [vae.decoder.register_forward_pre_hook(lambda *_: check())]
@@ -273,6 +291,8 @@ class DiffusersEngine(ABC):
         finally:
             for hook in hooks:
                 hook.remove()
+            if by_need:
+                vae.disable_tiling()
             if clear := getattr(vae, "clear_cache", None):
                 clear()
             self.let_go()
@@ -326,6 +346,7 @@ class DiffusersEngine(ABC):
         return whole | {
             "step_cache": cache.kind if cache is not None else None,
             "weights": {name: by_type(part) for name, part in parts.items()},
+            "memory": self._memory.report(),
         }
 
     def reset(self) -> None:
@@ -391,6 +412,8 @@ class DiffusersEngine(ABC):
             for transformer in self.transformers:
                 check_moves(transformer, self.device)
             self.pipe.enable_model_cpu_offload(device=self.device)
+        elif self.spec.memory.group_offload:
+            in_groups.place(self.pipe, self.transformers, self.device)
         else:
             self.pipe.to(self.device)
 

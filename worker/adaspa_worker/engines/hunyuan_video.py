@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from adaspa_jobs.catalog import ModelSpec
@@ -12,6 +13,7 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.engines.given import Asked
 
 IN_FRONT = 4
 """Frames that image-to-video pipelines leave out in front of a clip, where the image is beside the latents."""
@@ -28,6 +30,19 @@ class HunyuanVideoEngine(DiffusersEngine):
     """
 
     pipeline = HunyuanVideoPipeline
+    guidance = "input"
+
+    @classmethod
+    def given(cls, asked: Asked) -> dict[str, Any]:
+        config, text = asked.transformer, asked.text(256)
+        given = {
+            "hidden_states": asked.new(config["in_channels"], *asked.grid),
+            "timestep": asked.new(),
+            "encoder_hidden_states": asked.new(text, config["text_embed_dim"]),
+            "encoder_attention_mask": asked.mask(text),
+            "pooled_projections": asked.new(config["pooled_projection_dim"]),
+        }
+        return given | ({"guidance": asked.new()} if config.get("guidance_embeds") else {})
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         return latents / float(self.pipe.vae.config.scaling_factor)

@@ -10,6 +10,7 @@ from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from torch import Tensor
 
 from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.engines.given import Asked
 from adaspa_worker.pipeline import Given
 
 
@@ -24,6 +25,19 @@ class LTXEngine(DiffusersEngine):
     with_image: type | None = LTXImageToVideoPipeline
     last_frame_first = True
     """True if the tokens of a given last frame stand before the clip's; false if behind them."""
+    guidance = "batch"
+
+    @classmethod
+    def given(cls, asked: Asked) -> dict[str, Any]:
+        config, (frames, rows, columns) = asked.transformer, asked.grid
+        tokens, text = frames // config["patch_size_t"] * rows * columns // config["patch_size"] ** 2, asked.text(128)
+        return {
+            "hidden_states": asked.new(tokens, config["in_channels"]),
+            "timestep": asked.new(),
+            "encoder_hidden_states": asked.new(text, config["caption_channels"]),
+            "encoder_attention_mask": asked.mask(text),
+            **{"num_frames": frames, "height": rows, "width": columns},
+        }
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         return {"guidance_scale": params.guidance_scale, "frame_rate": params.fps}

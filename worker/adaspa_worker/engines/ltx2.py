@@ -9,8 +9,12 @@ from diffusers import LTX2ConditionPipeline, LTX2ImageToVideoPipeline, LTX2Pipel
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from torch import Tensor
 
+from adaspa_worker.engines.given import Asked
 from adaspa_worker.engines.ltx import LTXEngine
 from adaspa_worker.pipeline import Given
+
+SOUND_RATE = 25
+"""Rows of sound a second."""
 
 
 class LTX2Engine(LTXEngine):
@@ -26,6 +30,21 @@ class LTX2Engine(LTXEngine):
     vaes = ("vae", "audio_vae")
     schedulers = ("scheduler", "audio_scheduler")
     last_frame_first = False
+
+    @classmethod
+    def given(cls, asked: Asked) -> dict[str, Any]:
+        config, text = asked.transformer, asked.text(1024)
+        sound = round(asked.params.num_frames / asked.params.fps * SOUND_RATE)
+        texts = {"encoder_hidden_states": asked.new(text, config["caption_channels"])}
+        texts |= {"encoder_attention_mask": asked.mask(text)}
+        return {
+            **super().given(asked),
+            **texts,
+            **{f"audio_{name}": value for name, value in texts.items()},
+            "audio_hidden_states": asked.new(sound, config["audio_in_channels"]),
+            "fps": float(asked.params.fps),
+            "audio_num_frames": sound,
+        }
 
     def pipeline_with(self, images: Mapping[Role, Given]) -> type | None:
         return self.with_image if set(images) == {Role.first} else self.with_last

@@ -68,6 +68,7 @@ class ModularEngine(DiffusersEngine):
         """Do nothing: the next component makes its own room."""
 
     def encode_prompt(self, params: JobParams, images: Mapping[Role, Given] = MappingProxyType({})) -> Encoded:
+        self._memory.begin(params)
         asked = {"prompt": params.prompt, "negative_prompt": params.negative_prompt, "output_type": "pt"}
         given = asked | self.shape(params) | self.pictures(params, images) | {"num_inference_steps": params.steps}
         given |= self.spec.call | self.arguments(params)

@@ -34,10 +34,10 @@ def make(context: Context, images: "Mapping[Role, Given]") -> Made:
         if snapshot := context.snapshot():
             course.resume(snapshot["step"])
         latents = engine.denoise(params, encoded, context.on_step, snapshot)
-    report = AttentionReport.model_validate(engine.report())
     with course.phase("decoding"):
         sound = engine.sound(params)
         files, warnings = write_files(context, latents, sound)
+    report = AttentionReport.model_validate(engine.report())
     return Made(files, report, has_audio=sound is not None, warnings=warnings)
 
 

@@ -1,0 +1,46 @@
+"""Requests that fit into no worker's memory: refused at the door, with what would fit."""
+
+from typing import Any
+
+import httpx
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.fits import Fits
+from running_gateway import Service
+from tiny_wan import model_spec
+from waiting import until
+
+TINY = ModelSpec.model_validate(model_spec("/models/tiny", sizes=["64x64", "128x128"], qualities=["exact", "fast"]))
+SMALL = {"64x64": 9, "128x128": 5}
+
+
+def post(service: Service, **fields: object) -> httpx.Response:
+    return service.http.post("/videos", json={"prompt": "a red circle", "model": "tiny", **fields})
+
+
+def refusal(service: Service, **fields: object) -> dict[str, Any]:
+    """The error of a request, as soon as the gateway knows of the workers."""
+    until(lambda: post(service, **fields).status_code == 400, "the request is refused")
+    error: dict[str, Any] = post(service, **fields).json()["error"]
+    return error
+
+
+def test_a_request_is_refused_only_while_it_fits_into_no_live_worker(service: Service) -> None:
+    service.store.announce(TINY, "small", fits=Fits(limit=2**30, frames={"": SMALL, "exact": SMALL | {"128x128": 0}}))
+    until(lambda: "tiny" in [model["id"] for model in service.http.get("/models").json()["data"]], "it is served")
+    whole = {"size": "128x128", "num_frames": 9}
+    error = refusal(service, **whole)
+    assert (error["code"], error["param"]) == ("does_not_fit", "num_frames")
+    assert error["message"] == (
+        "num_frames: 9 frames at 128x128 need more memory than any worker of the model has (1 GiB); "
+        "allowed: up to 5 frames at 128x128 or up to 9 frames at 64x64"
+    )
+    assert refusal(service, **whole | {"quality": "exact"})["param"] == "size"
+    for fitting in ({"num_frames": 5}, {"size": "64x64"}, {"quality": "fast"}):  # of which the worker told nothing
+        assert post(service, **whole | fitting).status_code == 200
+
+    larger = Fits(limit=2**31, frames={"": SMALL | {"128x128": 9}})
+    for fits in (larger, None):  # a larger GPU, and a worker that does not say
+        service.store.announce(TINY, "other", fits=fits)
+        until(lambda: post(service, **whole).status_code == 200, "the larger worker may take it")
+    service.store.announce(TINY, "other", fits=Fits(limit=2**28, frames={"": SMALL}))
+    refusal(service, **whole)

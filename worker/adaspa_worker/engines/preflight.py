@@ -1,0 +1,310 @@
+"""How much GPU memory a job takes at most, known before it runs: from the configurations in the model's folder.
+
+    peak = weights + activations + caches    while it is denoised
+           weights + decoding                while it is decoded, in tiles where the whole does not fit
+
+Weights are counted from the files' headers, and the transformer's as the catalog has them kept. Activations are those
+of one dense forward of two of its blocks, by `live_bytes`: more blocks add weights, not activations. Caches are
+AdaSpa's: an LSE and a list of key blocks for each row of each head, layer and guidance branch. Nothing is fitted.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from adaspa.selection import TopK
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.job import JobParams
+
+from adaspa_worker.attention import attention_config
+from adaspa_worker.engines import in_groups
+from adaspa_worker.engines.given import Asked
+from adaspa_worker.engines.weights import by_type
+from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of, read
+from adaspa_worker.hub import index_of
+from adaspa_worker.live_bytes import META, Attention, Measured, measured
+from adaspa_worker.pipeline import engine_class
+
+log = logging.getLogger(__name__)
+
+BLOCKS = 2
+"""Blocks of the transformer whose activations are measured."""
+LEAD = 3
+"""Latent frames until a decoder that runs frame by frame has all its caches, and does what it does from then on."""
+WIDE = 0.5
+"""Density that is reckoned with where a policy chooses it by what it finds."""
+LSE_BYTES, ID_BYTES = 4, 2
+"""Bytes of a row's LSE, and of a key block's number in a list."""
+KEPT = 3
+"""Copies of a clip, beside its tiles, that its putting together holds at once."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a job takes of a GPU's memory, in bytes.
+
+    Args:
+        denoising: at most while it is denoised: weights, activations and caches.
+        decoding: at most while it is decoded as a whole.
+        tiled: the same in tiles.
+    """
+
+    denoising: int
+    decoding: int
+    tiled: int
+
+    def tiles(self, limit: float) -> bool:
+        """Whether a job has to decode in tiles to keep within a limit."""
+        return self.decoding > limit and self.tiled < self.decoding
+
+    def within(self, limit: float) -> int:
+        """The whole job's, decoded in tiles if it has to be."""
+        return self.with_tiles(tiled=self.tiles(limit))
+
+    def with_tiles(self, *, tiled: bool) -> int:
+        """The whole job's, decoded in tiles or as a whole."""
+        return max(self.denoising, self.tiled if tiled else self.decoding)
+
+
+class Preflight:
+    """The memory of a model's jobs.
+
+    Args:
+        spec: the catalog entry.
+        folder: of the model.
+        low: the type that weights have by default.
+
+    Raises:
+        NotImplementedError: it is not known for such a model.
+    """
+
+    def __init__(self, spec: ModelSpec, folder: Path, low: torch.dtype = torch.bfloat16) -> None:
+        self.spec, self.folder = spec, folder
+        self.family = FAMILIES[pipeline_of(folder)]
+        self.engine = engine_class(self.family.engine)
+        self.limits, self.index = limits_of(folder), read(index_of(folder))
+        self.config = self.configs[0]
+        self.low = low if spec.memory.dtype is None else getattr(torch, spec.memory.dtype)
+        self._forwards: dict[tuple[Any, ...], Measured] = {}
+        self._decodes: dict[tuple[int, ...], int] = {}
+        if spec.gpus > 1:
+            raise NotImplementedError("the memory of several GPUs for one video is not modelled")
+
+    def peak(self, params: JobParams) -> Peak:
+        """What a job takes at most. Raises NotImplementedError."""
+        denoised, decoded, encoded = self.held
+        forward = self.forward(params)
+        denoising = max(encoded, denoised + forward.peak + self.caches(params, forward.attention))
+        decoding, tiled = (decoded + self.decoding(params, tiled=tiled) for tiled in (False, True))
+        return Peak(denoising, tiled if self.spec.memory.vae_tiling else decoding, tiled)
+
+    # Weights
+
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """Bytes of each component's weights as they lie on the GPU."""
+        found = dict(
+            zip((name for name in TRANSFORMERS if (self.folder / name).is_dir()), self.transformers, strict=True)
+        )
+        for part in sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name not in found):
+            size = 4 if part.name in self.engine.in_float32 else self.low.itemsize
+            if count := sum(math.prod(shape) for shape in shapes(part)):
+                found[part.name] = count * size
+        return found
+
+    @cached_property
+    def held(self) -> tuple[int, int, int]:
+        """Bytes of the weights on the GPU while a clip is denoised, while it is decoded, and before, with encoders."""
+        memory, parts = self.spec.memory, self.weights
+        if memory.cpu_offload:
+            return max(self.transformers), parts["vae"], max(parts.values())
+        whole = sum(parts.values())
+        if not memory.group_offload:
+            return whole, whole, whole
+        beside = sum(size for name, size in parts.items() if not name.startswith((*TRANSFORMERS, *in_groups.ENCODERS)))
+        blocks = max(in_groups.resident(self.build(config)) for config in self.configs)
+        return beside + blocks, beside, beside
+
+    @cached_property
+    def configs(self) -> list[dict[str, Any]]:
+        """Configurations of the transformers."""
+        return [read(self.folder / name / "config.json") for name in TRANSFORMERS if (self.folder / name).is_dir()]
+
+    @cached_property
+    def transformers(self) -> list[int]:
+        """Bytes of each transformer's weights."""
+        memory = self.spec.memory
+        if memory.gguf is not None:
+            return [Path(name).expanduser().stat().st_size for name in memory.gguf]
+        return [self._kept(self.build(config)) for config in self.configs]
+
+    def _kept(self, transformer: Any) -> int:
+        """Bytes of a transformer on meta tensors, kept as the catalog has it."""
+        memory = self.spec.memory
+        if memory.storage_dtype is not None:
+            transformer.enable_layerwise_casting(getattr(torch, memory.storage_dtype), compute_dtype=self.low)
+        total = sum(by_type(transformer).values())
+        if memory.quantization == "int8":
+            linear = [part for part in transformer.modules() if isinstance(part, torch.nn.Linear)]
+            total -= sum(part.weight.nbytes - part.weight.numel() - 4 * part.out_features for part in linear)
+        return total
+
+    def build(self, config: Mapping[str, Any], **changes: object) -> Any:
+        """The transformer of a configuration, on meta tensors."""
+        cls = getattr(diffusers, self.family.transformer)
+        with META:
+            model = cls.from_config(dict(config) | changes)
+        return cast(model, self.low)
+
+    # Denoising
+
+    def forward(self, params: JobParams) -> Measured:
+        """One dense forward of a job. Raises NotImplementedError."""
+        given = self.given(params)
+        key = tuple(tuple(value.shape) for value in given.values() if isinstance(value, torch.Tensor))
+        if key not in self._forwards:
+            there = [*self._small.parameters(), *self._small.buffers()]
+            self._forwards[key] = measured(partial(self._small, **given), there)
+        return self._forwards[key]
+
+    def given(self, params: JobParams) -> dict[str, Any]:
+        """Arguments of a forward of a job. Raises NotImplementedError."""
+        batch = 2 if self.engine.guidance == "batch" and self.guided(params) else 1
+        given = self.engine.given(Asked(self.spec, params, self.limits, self.config, self.index, self.low, batch))
+        if given is None:
+            raise NotImplementedError(f"the memory of {pipeline_of(self.folder)} is not modelled")
+        found: dict[str, Any] = given
+        return found
+
+    @cached_property
+    def _small(self) -> Any:
+        """The transformer with a few of its blocks."""
+        fewer = {name: min(BLOCKS, count) for name, count in self.blocks.items()}
+        return self.build(self.config, **fewer)
+
+    @cached_property
+    def blocks(self) -> dict[str, int]:
+        """Numbers of blocks, by the names that the configuration has for them."""
+        return {name: self.config[name] for name in ("num_layers", "num_single_layers") if name in self.config}
+
+    def guided(self, params: JobParams) -> bool:
+        """Whether a job has two guidance branches."""
+        if self.engine.guidance == "input":
+            return float(self.spec.call.get("true_cfg_scale", 1.0)) > 1
+        return params.guidance_scale > 1
+
+    def caches(self, params: JobParams, attention: tuple[Attention, ...]) -> int:
+        """Bytes of AdaSpa's caches at most, all layers, branches and transformers together."""
+        plan = attention_config(self.spec.attention, params).resolve(params.steps)
+        if not plan.schedule.searches:
+            return 0
+        longest = max(attention, key=lambda call: call.rows)
+        branches = 2 if self.guided(params) and self.engine.guidance != "batch" else 1
+        count = sum(self.blocks.values()) * branches * len(self.transformers) * longest.batch * longest.heads
+        density = 1 - plan.selection.sparsity if isinstance(plan.selection, TopK) else WIDE
+        listed = density * math.ceil(longest.rows / plan.query_block) * math.ceil(longest.keys / plan.key_block)
+        total = round(count * (longest.rows * LSE_BYTES + listed * ID_BYTES))
+        return total if plan.cache_budget is None else min(total, plan.cache_budget * len(self.transformers))
+
+    # Decoding
+
+    def decoding(self, params: JobParams, *, tiled: bool) -> int:
+        """Bytes that the VAE's decoding takes beside its weights."""
+        asked = Asked(self.spec, params, self.limits, self.config, self.index, self.low)
+        frames, (rows, columns), clip = asked.frames, self.latent_size(params), self.clip(params)
+        if not tiled:
+            return self._decode(frames, rows, columns, clip)
+        (high, down), (wide, across) = self.tiles
+        if rows <= high and columns <= wide:
+            return self._decode(frames, rows, columns, clip)
+        tile = clip * min(1, high / rows) * min(1, wide / columns)
+        kept = round(clip * covered(rows, high, down) / rows * covered(columns, wide, across) / columns)
+        return max(self._decode(frames, min(high, rows), min(wide, columns), round(tile)) + kept, kept + KEPT * clip)
+
+    def clip(self, params: JobParams) -> int:
+        """Bytes of the decoded clip."""
+        return 3 * params.num_frames * params.height * params.width * self.vae.dtype.itemsize
+
+    def latent_size(self, params: JobParams) -> tuple[int, int]:
+        """Rows and columns of the latents."""
+        side = self.vae_ratio
+        return params.height // side, params.width // side
+
+    def _decode(self, frames: int, rows: int, columns: int, clip: int) -> int:
+        """Bytes of the decoding of latents of a size, which come to ``clip`` bytes."""
+        lead = min(frames, LEAD) if self.engine.decodes_by_frame else frames
+        key = (lead, rows, columns)
+        if key not in self._decodes:
+            latents = torch.empty(1, self.channels, *key, dtype=self.vae.dtype, device=META)
+            there = [*self.vae.parameters(), *self.vae.buffers(), latents]
+            with_time = getattr(self.vae.config, "timestep_conditioning", False)
+            given = (latents, torch.empty(1, device=META)) if with_time else (latents,)
+            self._decodes[key] = measured(partial(self.vae.decode, *given, return_dict=False), there).peak
+        return self._decodes[key] + round(clip * (frames - lead) / frames)
+
+    @cached_property
+    def vae(self) -> Any:
+        """The video's VAE, on meta tensors."""
+        config = read(self.folder / "vae" / "config.json")
+        with META:
+            vae = getattr(diffusers, config["_class_name"]).from_config(config)
+        return cast(vae, torch.float32 if "vae" in self.engine.in_float32 else self.low)
+
+    @cached_property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.vae.config.get("z_dim") or self.vae.config["latent_channels"])
+
+    @cached_property
+    def vae_ratio(self) -> int:
+        """Pixels along a side that are one latent."""
+        patch = self.config.get("patch_size", 1)
+        return self.limits.side // (patch if isinstance(patch, int) else patch[-1])
+
+    @cached_property
+    def tiles(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Latents along a tile's side, and from one tile to the next, downwards and across."""
+        vae, found = self.vae, []
+        for side in ("height", "width"):
+            tile = getattr(vae, f"tile_sample_min_{side}")
+            factor = getattr(vae, f"tile_overlap_factor_{side}", getattr(vae, "tile_overlap_factor", 0.25))
+            stride = getattr(vae, f"tile_sample_stride_{side}", tile * (1 - factor))
+            found.append((tile // self.vae_ratio, max(1, int(stride) // self.vae_ratio)))
+        return found[0], found[1]
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """The model in a type, but for the modules that diffusers keeps in float32 when it loads one."""
+    precise = set(model._keep_in_fp32_modules or ())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        if precise.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    return model.eval()
+
+
+def covered(total: int, tile: int, stride: int) -> int:
+    """The sides of all tiles along a side of ``total``, added up."""
+    return sum(min(tile, total - start) for start in range(0, total, stride))
+
+
+def shapes(part: Path) -> Iterator[list[int]]:
+    """Shapes of the weights of a component, from the headers of its files."""
+    indexes = sorted(part.glob("*.safetensors.index.json"))
+    if indexes:
+        names = sorted(set(read(indexes[0])["weight_map"].values()))
+    else:
+        names = [
+            name for name in ("diffusion_pytorch_model.safetensors", "model.safetensors") if (part / name).exists()
+        ]
+    for name in names:
+        with (part / name).open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        yield from (entry["shape"] for key, entry in header.items() if key != "__metadata__")

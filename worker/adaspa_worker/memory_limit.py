@@ -1,0 +1,25 @@
+"""How much memory this worker may use for its model and one job."""
+
+from functools import cache
+
+import torch
+from adaspa_jobs.settings import get_settings
+
+SPARE = 0.03
+"""Share of the free memory that is left to gaps between what PyTorch's allocator holds."""
+
+
+@cache
+def memory_limit() -> int | None:
+    """The limit in bytes: what is set, or else what is free on the GPU. None on a CPU without a set limit.
+
+    Asked first before the model is loaded: what is free then is the worker's. PyTorch keeps to a set limit.
+    """
+    own = get_settings().worker_memory_bytes
+    if not torch.cuda.is_available():
+        return own
+    free, total = torch.cuda.mem_get_info()
+    if own is None:
+        return int(free * (1 - SPARE))
+    torch.cuda.set_per_process_memory_fraction(min(1.0, own / total))
+    return own

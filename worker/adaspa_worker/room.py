@@ -1,0 +1,61 @@
+"""What fits into this worker's memory, of what its catalog entry offers; told to gateways and to the log."""
+
+import logging
+from pathlib import Path
+
+import torch
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.fits import OWN, Fits
+
+from adaspa_worker.engines.preflight import Preflight
+from adaspa_worker.warm_up import default_params
+
+log = logging.getLogger(__name__)
+
+
+def fitting(spec: ModelSpec, folder: Path, limit: int) -> Fits:
+    """What fits into a memory.
+
+    Args:
+        spec: the catalog entry.
+        folder: of its model.
+        limit: bytes.
+
+    Raises:
+        NotImplementedError: it is not known for such a model.
+    """
+    low = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    flight, usual = Preflight(spec, folder, low), default_params(spec)
+    found: dict[str, dict[str, int]] = {}
+    for preset in (None, *spec.qualities):
+        sizes = found.setdefault(OWN if preset is None else preset.value, {})
+        for size in spec.sizes:
+            width, height = map(int, size.split("x"))
+            sizes[size] = 0
+            for frames in sorted(spec.frames):
+                asked = {"width": width, "height": height, "num_frames": frames, "quality": preset}
+                if flight.peak(usual.model_copy(update=asked)).within(limit) > limit:
+                    break
+                sizes[size] = frames
+    return Fits(limit=limit, frames=found)
+
+
+def tell(spec: ModelSpec, folder: Path, limit: int | None) -> Fits | None:
+    """What fits into this worker's memory, told to the log in a line; None where that is not known."""
+    if limit is None:
+        return None
+    try:
+        fits = fitting(spec, folder, limit)
+    except NotImplementedError as error:
+        log.warning("%s: no request is refused for its memory: %s", spec.id, error)
+        return None
+    except Exception as error:
+        # Shapes of a model that nobody tried: it may well run, and a job that does not fit says so itself.
+        log.warning("%s: no request is refused for its memory, which cannot be reckoned", spec.id, exc_info=error)
+        return None
+    said, gib = fits.missing(spec), limit / 2**30
+    if said:
+        log.warning("%s: does not fit into %.3g GiB, and is refused: %s", spec.id, gib, said)
+    else:
+        log.info("%s: all that the catalog offers fits into %.3g GiB", spec.id, gib)
+    return fits
