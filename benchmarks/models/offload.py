@@ -1,8 +1,8 @@
-"""`python -m benchmarks.models.offload --output offload.json`: full-size models on a GPU of 24 GB, by group offload.
+"""`python -m benchmarks.models.offload --output offload.json`: blocks of Wan 2.1 14B by group offload, within 24 GB.
 
-PyTorch is kept to 24 GB of whatever GPU there is. Each model has random weights, its blocks in host memory. A row has
-peak bytes and seconds of the kinds of denoising step. Then come the peak bytes of CogVideoX 1.5 by the module that has
-them, without a limit.
+PyTorch is kept to 24 GB of whatever GPU there is. Rows: bytes at the peak and seconds of the kinds of denoising step,
+with all blocks on the GPU and with the blocks in host memory. Some of the model's blocks stand for all: more of them
+take more time, and host memory, but no more of the GPU than their caches.
 """
 
 import argparse
@@ -18,79 +18,52 @@ import torch
 from adaspa_worker.engines import in_groups
 
 from benchmarks.models.full_models import MODELS, FullModel
-from benchmarks.models.memory import SIZES, SMALL_SIZES, WALKED, free
+from benchmarks.models.memory import WALKED, free
 from benchmarks.models.steps import Subject, attempt, walk_rows
 from benchmarks.results import add, ran_on, write
 
-CARD_BYTES = 24e9 * 1.05
-"""Of a card sold as one of 24 GB, which has 24 GiB less what the driver takes."""
-OFFLOADED = ("wan2.1-14b-720p-81f", "hunyuan-video-13b-720p-129f")
+CARD_BYTES = 24 * 2**30
+MODEL = "wan2.1-14b-720p-81f"
+BLOCKS = 8
+LATENTS = (1, 16, 21, 60, 104)
+"""Of 832x480 with 81 frames."""
 Row = dict[str, Any]
 
 
-def offloaded_row(model: FullModel, device: torch.device) -> Row:
-    """Peak bytes and seconds of the steps of a model whose blocks are in host memory, its kernels compiled."""
+def walked(transformer: Any, model: FullModel, device: torch.device) -> Row:
+    """Peak bytes and seconds of the kinds of step."""
+    subject = Subject(transformer, model.inputs(device, torch.bfloat16))
+    walk = list(islice(walk_rows(subject), WALKED))
+    transformer.adaspa.reset()
+    return {name: {row["step"]: row[name] for row in walk} for name in ("peak_bytes", "seconds")}
+
+
+def offloaded(transformer: Any, model: FullModel, device: torch.device) -> Row:
+    """The same with its blocks in host memory; the second walk knows the order of the blocks."""
     start = time.perf_counter()
-    transformer: Any = model.build(device, torch.bfloat16)
-    whole = in_groups.size(transformer.parameters())
     transformer.to("cpu")
     free(device)
     in_groups.offload(transformer, device)
-    placed = time.perf_counter() - start
-    if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(CARD_BYTES / torch.cuda.get_device_properties(0).total_memory)
-    for shape in (model.one_frame(), model):
-        subject = Subject(transformer, shape.inputs(device, torch.bfloat16))
-        walk = list(islice(walk_rows(subject), WALKED))
-        transformer.adaspa.reset()
-    return {
-        "weights_bytes": whole,
-        "resident_bytes": in_groups.resident(transformer),
-        "placed_seconds": round(placed, 1),
-        "peak_bytes": {row["step"]: row["peak_bytes"] for row in walk},
-        "seconds": {row["step"]: row["seconds"] for row in walk},
-    }
-
-
-def peaks_by_module(model: FullModel, device: torch.device) -> Row:
-    """Peak bytes of one forward within each kind of module, the largest, and what was held before it."""
-    transformer: Any = model.build(device, torch.bfloat16)
-    found: dict[str, tuple[int, int]] = {}
-
-    def before(module: torch.nn.Module, *_: object) -> None:
-        torch.cuda.reset_peak_memory_stats()
-
-    def behind(module: torch.nn.Module, *_: object) -> None:
-        peak, kind = torch.cuda.max_memory_allocated(), type(module).__name__
-        found[kind] = max(found.get(kind, (0, 0)), (peak, torch.cuda.memory_allocated()))
-
-    leaves = [part for part in transformer.modules() if not any(part.children())]
-    if device.type == "cuda":
-        for part in leaves:
-            part.register_forward_pre_hook(before)
-            part.register_forward_hook(behind)
-    start = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-    subject = Subject(transformer, model.inputs(device, torch.bfloat16))
-    subject.forward_row(999.0)
-    named = {
-        kind: {"peak": peak, "held": held} for kind, (peak, held) in sorted(found.items(), key=lambda row: -row[1][0])
-    }
-    return {"weights_bytes": in_groups.size(transformer.parameters()), "allocated_at_start": start, "modules": named}
+    placed = round(time.perf_counter() - start, 1)
+    walked(transformer, model.one_frame(), device)
+    found = {"resident_bytes": in_groups.resident(transformer), "placed_seconds": placed}
+    return found | walked(transformer, model, device)
 
 
 def rows(device: torch.device, *, quick: bool) -> Iterator[Row]:
-    small = (lambda model: model.quick()) if quick else (lambda model: model)
-    sizes = SMALL_SIZES if quick else dict(islice(SIZES.items(), 1, 2))
-    for size, latents in sizes.items():
-        for name in OFFLOADED:
-            model = replace(small(MODELS[name]), latents=latents)
-            row = {"part": "group offload", "model": name, "size": size, "limit_bytes": CARD_BYTES}
-            yield attempt(row, partial(offloaded_row, model, device))
-            if device.type == "cuda":
-                torch.cuda.set_per_process_memory_fraction(1.0)
-            free(device)
-    cog = small(MODELS["cogvideox1.5-5b-720p-81f"])
-    yield attempt({"part": "modules", "model": cog.name}, partial(peaks_by_module, cog, device))
+    model = MODELS[MODEL].quick() if quick else replace(MODELS[MODEL], latents=LATENTS).few_blocks(BLOCKS)
+    transformer: Any = model.build(device, torch.bfloat16)
+    row = {"model": MODEL, "blocks": model.config["num_layers"], "weights_bytes": size_of(transformer)}
+    walked(transformer, model.one_frame(), device)  # compiles the kernels
+    yield attempt(row | {"offload": False}, partial(walked, transformer, model, device))
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(CARD_BYTES / torch.cuda.get_device_properties(0).total_memory)
+    row |= {"offload": True, "limit_bytes": CARD_BYTES}
+    yield attempt(row, partial(offloaded, transformer, model, device))
+
+
+def size_of(transformer: Any) -> int:
+    return in_groups.size(transformer.parameters())
 
 
 def main() -> None:

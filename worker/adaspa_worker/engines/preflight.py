@@ -1,7 +1,7 @@
 """How much GPU memory a job takes at most, known before it runs: from the configurations in the model's folder.
 
-    peak = weights + activations + caches    while it is denoised
-           weights + decoding                while it is decoded, in tiles where the whole does not fit
+    peak = weights + activations + caches + cuBLAS's workspace    while it is denoised
+           weights + decoding + cuBLAS's workspace                while it is decoded, in tiles if it has to be
 
 Weights are counted from the files' headers, and the transformer's as the catalog has them kept. Activations are those
 of one dense forward of two of its blocks, by `live_bytes`: more blocks add weights, not activations. Caches are
@@ -42,6 +42,8 @@ WIDE = 0.5
 """Density that is reckoned with where a policy chooses it by what it finds."""
 LSE_BYTES, ID_BYTES = 4, 2
 """Bytes of a row's LSE, and of a key block's number in a list."""
+CUBLAS_BYTES = 32 * 2**20
+"""Workspace of cuBLAS on Hopper, which PyTorch's allocator gives once; other GPUs take less."""
 KEPT = 3
 """Copies of a clip, beside its tiles, that its putting together holds at once."""
 
@@ -99,7 +101,8 @@ class Preflight:
 
     def peak(self, params: JobParams) -> Peak:
         """What a job takes at most. Raises NotImplementedError."""
-        denoised, decoded, encoded = self.held
+        room = CUBLAS_BYTES if torch.cuda.is_available() else 0
+        denoised, decoded, encoded = (size + room for size in self.held)
         forward = self.forward(params)
         denoising = max(encoded, denoised + forward.peak + self.caches(params, forward.attention))
         decoding, tiled = (decoded + self.decoding(params, tiled=tiled) for tiled in (False, True))
