@@ -1,4 +1,4 @@
-"""What fits into a worker's memory: workers tell it of their model, and gateways refuse what fits into none of them."""
+"""Requests that fit into a worker's memory: workers announce them, and gateways refuse what fits into no worker."""
 
 from typing import Self
 
@@ -12,7 +12,7 @@ OWN = ""
 
 
 class Fits(BaseModel):
-    """What fits into a worker's memory, of what its catalog entry offers."""
+    """Part of a catalog entry that fits into a worker's memory."""
 
     limit: int
     """Memory in bytes that the worker may use for its model and one job."""
@@ -20,7 +20,7 @@ class Fits(BaseModel):
     """Most frames, by preset and size; 0 if no number of frames fits."""
 
     def takes(self, params: JobParams) -> bool:
-        """Whether a request fits. What this worker's catalog does not know counts as fitting."""
+        """Return whether a request fits. A size or preset that the worker's catalog lacks counts as fitting."""
         most = self.of(params).get(f"{params.width}x{params.height}")
         return most is None or params.num_frames <= most
 
@@ -29,7 +29,7 @@ class Fits(BaseModel):
         return self.frames.get(OWN if params.quality is None else params.quality.value, {})
 
     def missing(self, spec: ModelSpec) -> str:
-        """What the catalog entry offers and does not fit, in words; empty if all fits."""
+        """Describe what the catalog entry offers and does not fit; empty if everything fits."""
         lacking: dict[str, list[str]] = {}
         for preset, by_size in self.frames.items():
             for size, most in by_size.items():
@@ -42,7 +42,7 @@ class Fits(BaseModel):
 
     @classmethod
     def read(cls, text: bytes) -> Self | None:
-        """What a worker told; None if it told nothing, or something that this version cannot read."""
+        """Read a worker's announcement; None if it is empty, or this version cannot read it."""
         try:
             return cls.model_validate_json(text) if text else None
         except ValueError:

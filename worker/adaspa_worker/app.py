@@ -66,7 +66,7 @@ app.conf.worker_proc_alive_timeout = 24 * 3600.0
 _stopping = RawValue(ctypes.c_bool, False)
 _readiness = Readiness()
 _fits = RawArray(ctypes.c_char, 2**18)
-"""What fits into the child's memory, as JSON, for its parent to announce."""
+"""JSON of what fits into the child's memory, for its parent to announce."""
 
 
 @app.task(name=TASK, acks_late=True)

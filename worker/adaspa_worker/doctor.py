@@ -110,7 +110,7 @@ def model(spec: ModelSpec) -> Finding:
 
 
 def memory(spec: ModelSpec) -> Finding:
-    """Whether all that a model's catalog entry offers fits into this machine's memory."""
+    """Check whether everything that a model's catalog entry offers fits into this machine's memory."""
     from adaspa_worker import memory_limit, room  # noqa: PLC0415  torch
 
     check, limit = f"memory of {spec.id}", memory_limit.memory_limit()

@@ -1,4 +1,4 @@
-"""How many bytes of tensors live at once in a computation, found without running it.
+"""Peak bytes of the tensors in a computation, found without running it.
 
 The computation runs on meta tensors, which have shapes and no memory: every operation tells what it makes, and Python
 tells when nothing holds that any more. What PyTorch's allocator would hold on a GPU is the same, but for the operations
@@ -36,7 +36,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a computation would take.
+    """Memory that a computation would take.
 
     Args:
         peak: bytes beside what was there before.

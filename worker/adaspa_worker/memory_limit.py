@@ -1,4 +1,4 @@
-"""How much memory this worker may use for its model and one job."""
+"""Limit of the memory that this worker may use for its model and one job."""
 
 from functools import cache
 
@@ -11,7 +11,7 @@ SPARE = 0.03
 
 @cache
 def memory_limit() -> int | None:
-    """The limit in bytes: what is set, or else what is free on the GPU. None on a CPU without a set limit.
+    """Return the limit in bytes: the setting, or else the GPU's free memory. None on a CPU without the setting.
 
     Asked first before the model is loaded: what is free then is the worker's. PyTorch keeps to a set limit.
     """

@@ -92,7 +92,7 @@ def warms_up(settings: Settings) -> bool:
 
 
 def has_limit(settings: Settings) -> bool:
-    """Whether there is a limit to a worker's memory: a GPU's, or one that is set."""
+    """Return whether a worker's memory has a limit: a GPU's, or one that is set."""
     return settings.worker_memory_bytes is not None or has_gpu()
 
 

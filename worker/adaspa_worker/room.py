@@ -1,4 +1,4 @@
-"""What fits into this worker's memory, of what its catalog entry offers; told to gateways and to the log."""
+"""Part of a catalog entry that fits into this worker's memory, for gateways and the log."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def fitting(spec: ModelSpec, folder: Path, limit: int) -> Fits:
-    """What fits into a memory.
+    """Find the part of a catalog entry that fits into a memory.
 
     Args:
         spec: the catalog entry.
@@ -41,7 +41,7 @@ def fitting(spec: ModelSpec, folder: Path, limit: int) -> Fits:
 
 
 def tell(spec: ModelSpec, folder: Path, limit: int | None) -> Fits | None:
-    """What fits into this worker's memory, told to the log in a line; None where that is not known."""
+    """Log in one line what fits into this worker's memory, and return it; None if that is not known."""
     if limit is None:
         return None
     try:

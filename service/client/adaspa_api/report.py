@@ -72,7 +72,7 @@ class MemoryReport(BaseModel):
     peak_bytes: int | None = None
     """Measured peak, including weights; null on a CPU."""
     tiled: bool = False
-    """Whether the video was decoded in tiles, either always (`vae_tiling`) or because the whole would not have fit."""
+    """True if the video was decoded in tiles: always (`vae_tiling`), or because the whole would not have fit."""
 
 
 class AttentionReport(BaseModel):

@@ -78,9 +78,9 @@ class DiffusersEngine(ABC):
     schedulers: tuple[str, ...] = ("scheduler",)
     """Parts that say what a step is, where the pipeline has them, that of the video first."""
     guidance: Literal["forwards", "batch", "input"] = "forwards"
-    """How the transformer sees the two branches of guidance: one after the other, together, or as one input."""
+    """Way of the two guidance branches through the transformer: two forwards, one batch, or one input."""
     decodes_by_frame = False
-    """Whether the VAE's decoder runs for each latent frame, whose work is then the clip's largest."""
+    """True if the VAE's decoder runs once per latent frame."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.spec = spec

@@ -1,4 +1,4 @@
-"""What a transformer is given in one forward, as meta tensors: shapes and types, which tell a job's memory."""
+"""Inputs of one forward of a transformer, as meta tensors: a job's memory follows from their shapes and types."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

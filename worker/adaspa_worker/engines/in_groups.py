@@ -9,7 +9,7 @@ from torch import nn
 
 HOST = torch.device("cpu")
 ENCODERS = ("text_encoder", "image_encoder")
-"""How the names of a pipeline's encoders begin."""
+"""Prefixes of the names of a pipeline's encoders."""
 
 
 def place(pipe: Any, transformers: Iterable[nn.Module], device: torch.device) -> None:
@@ -32,7 +32,7 @@ def offload(transformer: Any, device: torch.device) -> None:
 
 
 def offload_encoder(encoder: nn.Module, device: torch.device) -> None:
-    """The same of a text or image encoder, layer by layer: diffusers finds no blocks in it."""
+    """Offload a text or image encoder layer by layer, because diffusers finds no blocks in it."""
     _apply(encoder, device, "leaf_level")
 
 

@@ -1,4 +1,4 @@
-"""The memory of the job that runs: predicted before, measured behind, and what follows for its decoding."""
+"""Memory of the running job: its predicted peak, its measured peak, and the choice of tiles for decoding."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Memory:
-    """The memory of one job after the other.
+    """Memory of one job after another.
 
     Args:
         spec, folder: of the model.
@@ -28,7 +28,7 @@ class Memory:
         self._on_gpu = device.type == "cuda"
         self._peak: Peak | None = None
         self.tiled = False
-        """Whether the clip was decoded in tiles."""
+        """True if the clip was decoded in tiles."""
         try:
             self._flight: Preflight | None = Preflight(spec, folder, low)
         except NotImplementedError:
@@ -43,12 +43,12 @@ class Memory:
 
     @property
     def needs_tiles(self) -> bool:
-        """Whether the job has to be decoded in tiles."""
+        """Return whether the job has to be decoded in tiles."""
         limit = memory_limit()
         return limit is not None and self._peak is not None and self._peak.tiles(limit)
 
     def report(self) -> MemoryReport:
-        """What the job was predicted to take, and what it took."""
+        """Return the predicted and the measured peak."""
         predicted = None if self._peak is None else self._peak.with_tiles(tiled=self.tiled)
         return MemoryReport(
             predicted_bytes=predicted,

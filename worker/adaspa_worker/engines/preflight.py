@@ -1,4 +1,4 @@
-"""How much GPU memory a job takes at most, known before it runs: from the configurations in the model's folder.
+"""Peak GPU memory of a job before it runs, from the configuration files in the model's folder.
 
     peak = weights + activations + caches + cuBLAS's workspace    while it is denoised
            weights + decoding + cuBLAS's workspace                while it is decoded, in tiles if it has to be
@@ -50,7 +50,7 @@ KEPT = 3
 
 @dataclass(frozen=True)
 class Peak:
-    """What a job takes of a GPU's memory, in bytes.
+    """Peak GPU memory of a job, in bytes.
 
     Args:
         denoising: at most while it is denoised: weights, activations and caches.
@@ -63,20 +63,20 @@ class Peak:
     tiled: int
 
     def tiles(self, limit: float) -> bool:
-        """Whether a job has to decode in tiles to keep within a limit."""
+        """Return whether a job has to decode in tiles to stay within a limit."""
         return self.decoding > limit and self.tiled < self.decoding
 
     def within(self, limit: float) -> int:
-        """The whole job's, decoded in tiles if it has to be."""
+        """Return the whole job's peak, decoded in tiles if it has to be."""
         return self.with_tiles(tiled=self.tiles(limit))
 
     def with_tiles(self, *, tiled: bool) -> int:
-        """The whole job's, decoded in tiles or as a whole."""
+        """Return the whole job's peak, decoded in tiles or as a whole."""
         return max(self.denoising, self.tiled if tiled else self.decoding)
 
 
 class Preflight:
-    """The memory of a model's jobs.
+    """Memory of a model's jobs.
 
     Args:
         spec: the catalog entry.
@@ -100,7 +100,7 @@ class Preflight:
             raise NotImplementedError("the memory of several GPUs for one video is not modelled")
 
     def peak(self, params: JobParams) -> Peak:
-        """What a job takes at most. Raises NotImplementedError."""
+        """Return a job's peak. Raises NotImplementedError."""
         room = CUBLAS_BYTES if torch.cuda.is_available() else 0
         denoised, decoded, encoded = (size + room for size in self.held)
         forward = self.forward(params)
@@ -160,7 +160,7 @@ class Preflight:
         return total
 
     def build(self, config: Mapping[str, Any], **changes: object) -> Any:
-        """The transformer of a configuration, on meta tensors."""
+        """Build the transformer of a configuration on meta tensors."""
         cls = getattr(diffusers, self.family.transformer)
         with META:
             model = cls.from_config(dict(config) | changes)
@@ -188,7 +188,7 @@ class Preflight:
 
     @cached_property
     def _small(self) -> Any:
-        """The transformer with a few of its blocks."""
+        """Transformer with a few of its blocks."""
         fewer = {name: min(BLOCKS, count) for name, count in self.blocks.items()}
         return self.build(self.config, **fewer)
 
@@ -198,7 +198,7 @@ class Preflight:
         return {name: self.config[name] for name in ("num_layers", "num_single_layers") if name in self.config}
 
     def guided(self, params: JobParams) -> bool:
-        """Whether a job has two guidance branches."""
+        """Return whether a job has two guidance branches."""
         if self.engine.guidance == "input":
             return float(self.spec.call.get("true_cfg_scale", 1.0)) > 1
         return params.guidance_scale > 1
@@ -254,7 +254,7 @@ class Preflight:
 
     @cached_property
     def vae(self) -> Any:
-        """The video's VAE, on meta tensors."""
+        """VAE of the video, on meta tensors."""
         config = read(self.folder / "vae" / "config.json")
         with META:
             vae = getattr(diffusers, config["_class_name"]).from_config(config)
@@ -284,7 +284,7 @@ class Preflight:
 
 
 def cast(model: Any, dtype: torch.dtype) -> Any:
-    """The model in a type, but for the modules that diffusers keeps in float32 when it loads one."""
+    """Cast a model, except for modules that diffusers keeps in float32 when it loads one."""
     precise = set(model._keep_in_fp32_modules or ())
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
@@ -294,7 +294,7 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
 
 
 def covered(total: int, tile: int, stride: int) -> int:
-    """The sides of all tiles along a side of ``total``, added up."""
+    """Add up the lengths of all tiles along a side of ``total``."""
     return sum(min(tile, total - start) for start in range(0, total, stride))
 
 
