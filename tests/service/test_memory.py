@@ -44,3 +44,21 @@ def test_a_request_is_refused_only_while_it_fits_into_no_live_worker(service: Se
         until(lambda: post(service, **whole).status_code == 200, "the larger worker may take it")
     service.store.announce(TINY, "other", fits=Fits(limit=2**28, frames={"": SMALL}))
     refusal(service, **whole)
+
+
+def test_a_worker_leaves_a_job_to_another_one_only_if_it_fits_there(service: Service) -> None:
+    store, small = service.store, Fits(limit=2**30, frames={"": SMALL})
+    store.announce(TINY, "small", fits=small)
+    store.announce(TINY, "large", fits=Fits(limit=2**31, frames={"": {"128x128": 9}}))
+    until(lambda: "tiny" in [model["id"] for model in service.http.get("/models").json()["data"]], "it is served")
+    first, second, fitting = (post(service, size="128x128", num_frames=frames).json()["id"] for frames in (9, 9, 5))
+
+    def claimed(worker: str) -> str | None:
+        lease = store.claim("tiny", worker)
+        return lease.job.id if lease else None
+
+    assert claimed("small") == fitting and claimed("large") == first
+    store.announce(TINY, "other", fits=small)
+    assert claimed("other") is None, "it waits for the large worker"
+    store.announce(TINY, "large", fits=small)
+    assert claimed("other") == second, "no worker that lives is better"

@@ -1,7 +1,8 @@
 -- queued -> in_progress: the model's job that is next begins an attempt, under a lease with a token of its own.
 -- Of two priorities with waiting jobs, the one goes first that has had less for its share; within one, the lowest place.
 -- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
--- A job for workers of a later version is passed over; its id is the answer if there is no other.
+-- A job for workers of a later version is passed over; its id is the answer if there is no other. So is a job that does
+-- not fit into this worker's memory but into that of another live worker.
 -- model, priorities (that it serves), worker, process (of it), version (of the record), nonce (for the token), given_up
 -- (error of a job that is given up, JSON)
 local model, worker = A.model, A.worker
@@ -19,13 +20,37 @@ if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == work
   lose_worker(held, A.given_up)  -- its process died
 end
 
+local function fits(told, id)
+  if not told or told == '' then
+    return true
+  end
+  local asked = cjson.decode(get(id, 'params'))
+  local preset = type(asked.quality) == 'string' and asked.quality or ''
+  local most = (cjson.decode(told).frames[preset] or {})[asked.width .. 'x' .. asked.height]
+  return not most or asked.num_frames <= most
+end
+
+local function is_for_others(id)
+  local own = redis.call('HGET', PREFIX .. 'fits:' .. model, worker)
+  if fits(own, id) then
+    return false
+  end
+  for _, other in ipairs(redis.call('ZRANGE', PREFIX .. 'workers:' .. model, int(steady()), '+inf', 'BYSCORE')) do
+    if other ~= worker and fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
+      return true
+    end
+  end
+  return false
+end
+
 local newer
 local function first_of(queue)
   for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, LOOKED_AT - 1)) do
-    if tonumber(get(id, 'schema_version')) <= A.version then
+    if tonumber(get(id, 'schema_version')) > A.version then
+      newer = id
+    elseif not is_for_others(id) then
       return id
     end
-    newer = id
   end
 end
 
