@@ -146,7 +146,7 @@ class DeletedAt(Scene):
         assert client.look(ask.video_id) == 404, f"{ask.video_id}: is there after its deletion"
         client.walk(f"{stage.name} {ask.key}")
         order.go_on()
-        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed", 30)
+        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed", 120)
 
 
 class DeletedWhileItsWorkerStops(Scene):
@@ -162,7 +162,7 @@ class DeletedWhileItsWorkerStops(Scene):
         order.wait()
         ask.deleted = True
         client.delete(ask.video_id)
-        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed", 30)
+        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed", 120)
         order.go_on()
 
 

@@ -81,7 +81,7 @@ class Expiry(Scene):
         until(lambda: ask.video_id in stage.receiver.got, "its webhook comes")
         stage.store.client.zadd("adaspa:expiry", {ask.video_id: 0})
         ask.deleted = True
-        until(lambda: stage.job(ask) is None, f"{ask.video_id}: expired, and still there", 30)
+        until(lambda: stage.job(ask) is None, f"{ask.video_id}: expired, and still there", 120)
         client.delete(ask.video_id)
         assert client.look(ask.video_id) == 404
 

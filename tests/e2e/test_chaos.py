@@ -4,6 +4,7 @@ import secrets
 
 from chaos.playing import ALL
 from chaos.run import run
+from waiting import PATIENCE
 
 PLAYED = ("cancelled: completing", "deleted: step-6", "one request", "storage took a file: keep a", "power cut: cancel")
 
@@ -12,7 +13,7 @@ def test_nothing_is_lost_or_doubled_whatever_is_killed() -> None:
     seed = secrets.randbelow(10**6)
     print(f"seed {seed}")
     scenes = [scene for scene in ALL if scene.name.startswith(PLAYED)]
-    report = run(15, seed, pause=1.0, faults=3, fsync="everysec", patience=120, scenes=scenes)
+    report = run(15, seed, pause=1.0, faults=3, fsync="everysec", patience=PATIENCE, scenes=scenes)
     assert report["violations"] == []
     assert sum(report["ended"].values()) == report["jobs"]
     assert "failed" not in report["ended"], "the stand-in for a model is whole"

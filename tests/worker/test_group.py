@@ -23,7 +23,6 @@ from job_bench import Bench
 from tiny_wan import model_spec
 
 Params = Callable[..., JobParams]
-pytestmark = pytest.mark.timeout(600)  # processes that load PyTorch, where that may take half a minute each
 not_on_one_gpu = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="a group takes two GPUs, or none")
 
 

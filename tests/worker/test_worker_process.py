@@ -103,34 +103,23 @@ def order_about(redis_url: str) -> None:
         celery.control.shutdown()
 
 
-@pytest.mark.timeout(600)  # several processes that load PyTorch, where that may take half a minute each
-def test_a_job_that_hangs_fails_at_its_limit_and_the_next_one_runs_in_a_new_process(
-    redis_url: str, store: JobStore, tmp_path: Path, ended: Callable[..., Job]
-) -> None:
-    with working(redis_url, tmp_path, time_limit_seconds="6"):
-        hung = ended("hang")
-        assert hung.error is not None and hung.error.code == "time_limit"
-        assert (hung.attempt, hung.lost_attempts) == (1, 0)
-        order_about(redis_url)
-        following = ended("go on")
-        assert following.error is not None and following.error.code == "out_of_memory"
-        assert following.attempt == 1
-
-
-@pytest.mark.timeout(600)
-def test_a_job_that_kills_its_worker_is_given_up_within_seconds_and_the_next_one_runs(
+def test_a_job_that_kills_or_hangs_its_worker_ends_and_the_next_one_runs_in_a_new_process(
     redis_url: str, store: JobStore, tmp_path: Path, ended: Callable[..., Job]
 ) -> None:
     """Without waiting for leases to run out: the worker's next process says what became of the one before."""
-    with working(redis_url, tmp_path) as log:
+    with working(redis_url, tmp_path, time_limit_seconds="3600") as log:
         deadly = ended("die")
         assert deadly.error is not None and deadly.error.code == "worker_lost"
         assert (deadly.attempt, deadly.lost_attempts) == (3, 3)
-        following = ended("go on", Priority.bulk)
+        hung = ended("hang", Priority.bulk)
+        assert hung.error is not None and hung.error.code == "time_limit", log()
+        assert (hung.attempt, hung.lost_attempts) == (1, 0)
+        order_about(redis_url)
+        following = ended("go on")
         assert following.error is not None and following.error.code == "out_of_memory", log()
+        assert following.attempt == 1
 
 
-@pytest.mark.timeout(600)
 def test_jobs_whose_bells_were_all_lost_are_run_once_the_worker_is_warm(
     redis_url: str, store: JobStore, tmp_path: Path, params: Any, valkey: redis.Redis
 ) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 from adaspa_jobs.job import JobParams
 from adaspa_worker import app as worker
 from adaspa_worker import heartbeat
+from adaspa_worker import runner as runner_module
 from adaspa_worker.app import app
+from adaspa_worker.lease import LeaseKeeper
 
 __all__ = ["app"]
 
@@ -28,6 +30,8 @@ class Unruly:
 
     def encode_prompt(self, params: JobParams, images: object) -> dict[str, Any]:
         if params.prompt == "hang":
+            assert 0 < keepers[-1].deadline - time.monotonic() <= float(os.environ["ADASPA_TIME_LIMIT_SECONDS"])
+            keepers[-1].deadline = time.monotonic()  # so long has it hung
             time.sleep(600)
         if params.prompt == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -41,6 +45,17 @@ class Unruly:
 
     def reset(self) -> None:
         """Nothing is held."""
+
+
+keepers: list[LeaseKeeper] = []
+
+
+class Kept(LeaseKeeper):
+    """The keeper of a job, whose time the job itself can end."""
+
+    def __enter__(self) -> LeaseKeeper:
+        keepers.append(self)
+        return super().__enter__()
 
 
 made = worker.runner
@@ -66,4 +81,5 @@ def load_warm() -> None:
 
 
 worker.runner, worker.load_warm = runner, load_warm
+runner_module.LeaseKeeper = Kept  # type: ignore[misc]
 heartbeat.EVERY_SECONDS = 0.5
