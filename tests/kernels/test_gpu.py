@@ -2,6 +2,7 @@
 
 import gc
 import json
+from dataclasses import replace
 
 import adaspa
 import naive_attention as naive
@@ -55,6 +56,23 @@ def test_block_sparse_attention(dtype, dim, tile, tokens):
     wanted, wanted_lse = sparse_reference(q, k, v, index)
     close(out, wanted)
     close(lse, wanted_lse, 1e-3)
+
+
+@pytest.mark.parametrize("tile", [(128, 64), (64, 64)])
+def test_later_calls_of_a_kind_may_have_lists_at_any_address(tile):
+    q, k, v = inputs(torch.bfloat16, 128)
+    nq, nk = (-(-1000 // block) for block in tile)
+    for seed, offset in ((3, 0), (4, 0), (5, 1), (6, 8)):
+        mask = torch.rand(2, 3, nq, nk, generator=torch.Generator().manual_seed(seed)) < 0.4
+        index = BlockIndex.from_mask(
+            mask.cuda(), query_block=tile[0], key_block=tile[1], query_tokens=1000, key_tokens=1000
+        )
+        padded = torch.zeros(index.ids.numel() + offset, dtype=torch.int16, device="cuda")
+        moved = padded[offset:].view_as(index.ids).copy_(index.ids)
+        out, lse = ops.block_sparse_attention(q, k, v, replace(index, ids=moved))
+        wanted, wanted_lse = sparse_reference(q, k, v, index)
+        close(out, wanted)
+        close(lse, wanted_lse, 1e-3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

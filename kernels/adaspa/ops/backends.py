@@ -6,7 +6,7 @@ operation that it takes, named as the operation, and a line in `BACKENDS`.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from adaspa.ops import hopper, pytorch, reference, triton
-from adaspa.ops.call import Call
+from adaspa.ops.call import MAX_KINDS, Call
 
 
 class Ran(NamedTuple):
@@ -78,6 +78,7 @@ BACKENDS = (
     Backend("pytorch", pytorch.takes),
     Backend("reference", reference.takes, needs_lse=False),
 )
+_found: dict[Hashable, tuple[tuple[Backend, ...], Backend, Callable[..., Any]]] = {}
 _counts: ContextVar[KernelCounts | None] = ContextVar("adaspa_kernel_counts", default=None)
 
 
@@ -99,11 +100,23 @@ def least_tokens(call: Call, heads: int) -> int:
 
 def run(call: Call, *args: Any) -> Any:
     """Run an operation on checked arguments, by the backend that takes the call."""
-    backend = pick(call)
+    backend, kernel = _picked(call)
     counts = _counts.get()
     if counts is not None:
         counts[Ran(call.op, backend.name, dtype_name(call.tensors[0]), _passed_over(call, backend))] += 1
-    return backend.kernel(call.op)(*args)
+    return kernel(*args)
+
+
+def _picked(call: Call) -> tuple[Backend, Callable[..., Any]]:
+    """`pick`, and the backend's function; remembered, because to ask the backends takes as long as a launch."""
+    kind = call.kind
+    found = _found.get(kind)
+    if found is None or found[0] is not BACKENDS:
+        if len(_found) >= MAX_KINDS:
+            _found.clear()
+        backend = pick(call)
+        found = _found[kind] = BACKENDS, backend, backend.kernel(call.op)
+    return found[1:]
 
 
 def dtype_name(x: torch.Tensor) -> str:

@@ -73,7 +73,7 @@ def _(q: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def _check_index(index: BlockIndex, q: torch.Tensor, k: torch.Tensor) -> None:
     if index.ids.device != q.device:
         raise ValueError(f"index must be on the device of q, {q.device}, got {index.ids.device}")
-    wanted = (*q.shape[:2], q.shape[2], k.shape[2])
-    got = (*index.ids.shape[:2], index.query_tokens, index.key_tokens)
-    if got != wanted:
+    (batch, heads), queries, keys = index.ids.shape[:2], index.query_tokens, index.key_tokens
+    if (batch, heads, queries) != q.shape[:3] or keys != k.shape[2]:
+        wanted, got = (*q.shape[:3], k.shape[2]), (batch, heads, queries, keys)
         raise ValueError(f"index must be for (B, H, Sq, Sk) = {wanted}, got one for {got}")

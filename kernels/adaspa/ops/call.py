@@ -1,8 +1,12 @@
 """One call of an operation, as a backend is asked about it."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
+
+MAX_KINDS = 4096
+"""Kinds of calls of which something is remembered: a shape and layout of the tensors each, and few bytes."""
 
 
 class Call(NamedTuple):
@@ -20,3 +24,12 @@ class Call(NamedTuple):
     query_block: int = 0
     key_block: int = 0
     query_stride: int = 1
+
+    @property
+    def kind(self) -> Hashable:
+        """All that decides which kernel can run the call."""
+        q = self.tensors[0]
+        kind: list[Hashable] = [self.op, self.query_block, self.key_block, self.query_stride, q.dtype, q.device]
+        for x in self.tensors:
+            kind += (x.shape, x.stride(), x.data_ptr() % 16)
+        return tuple(kind)

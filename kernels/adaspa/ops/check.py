@@ -17,10 +17,11 @@ def check_qkv(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
 
 def check_qk(q: torch.Tensor, k: torch.Tensor) -> None:
     """Raise ValueError unless q is ``[B, H, Sq, D]`` and k ``[B, H, Sk, D]`` of one dtype and device."""
-    if q.ndim != 4 or 0 in q.shape:
-        raise ValueError(f"q must be [B, H, S, D] with no empty dimension, got {tuple(q.shape)}")
-    if k.ndim != 4 or k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3] or k.shape[2] == 0:
-        raise ValueError(f"k must be [{q.shape[0]}, {q.shape[1]}, S, {q.shape[3]}] like q, got {tuple(k.shape)}")
+    got, keys = q.shape, k.shape
+    if len(got) != 4 or 0 in got:
+        raise ValueError(f"q must be [B, H, S, D] with no empty dimension, got {tuple(got)}")
+    if keys != got and (len(keys) != 4 or keys[:2] != got[:2] or keys[3] != got[3] or keys[2] == 0):
+        raise ValueError(f"k must be [{got[0]}, {got[1]}, S, {got[3]}] like q, got {tuple(keys)}")
     if q.dtype not in DTYPES:
         raise ValueError(f"q must be one of {DTYPES}, got {q.dtype}")
     _check_same("k", k, q)

@@ -39,7 +39,7 @@ from adaspa.ops.hopper.tiles import (
     start_scores,
     store_block_mass,
 )
-from adaspa.ops.triton.launch import Launcher
+from adaspa.ops.triton.launch import Launch, Launcher
 from adaspa.ops.triton.tiles import LN_2, LOG2_E
 
 STAGES = {64: 4, 128: 3}  # tiles of keys and of values in shared memory, by head_dim
@@ -466,8 +466,7 @@ def block_sparse_attention(
     assert index.query_block == QUERY_TILE.value, "`takes` has no others"
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
     out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    ids, counts = index.ids.contiguous(), index.counts.contiguous()
-    _launch(q, k, v, out, lse, scale, ids=ids, counts=counts, span=index.key_block // KEYS)
+    _launch(q, k, v, out, lse, scale, index=index)
     return out, lse
 
 
@@ -513,21 +512,26 @@ def _launch(
     lse: torch.Tensor,
     scale: float,
     *,
-    ids: torch.Tensor | None = None,
-    counts: torch.Tensor | None = None,
-    span: int = 1,
+    index: BlockIndex | None = None,
     cached_lse: torch.Tensor | None = None,
     block_mass: torch.Tensor | None = None,
 ) -> None:
-    batch, heads, tokens, dim = q.shape
-    tiles = num_blocks(tokens, QUERY_TILE.value)
     # What a variant does not read is given as ``lse``, so that each has the one signature.
-    launch_attention(
-        (batch * heads * tiles, 1, 1),
-        panels(q), panels(k), panels(v), lse if ids is None else ids, lse if counts is None else counts, out, lse,
-        lse if cached_lse is None else cached_lse, lse if block_mass is None else block_mass, *out.stride()[:3],
-        heads, tokens, k.shape[2], 0 if block_mass is None else block_mass.shape[2],
-        num_blocks(k.shape[2], KEYS * span), tiles, 0 if ids is None else ids.shape[-1], scale * LOG2_E.value,
-        D=dim, STAGES=STAGES[dim], SPAN=span, LISTED=ids is not None, BLOCK_MASS=block_mass is not None,
-        GUARDED=q.dtype != torch.bfloat16, **REGISTERS,
-    )  # fmt: skip
+    ids, counts, span, width = lse, lse, 1, 0
+    if index is not None:
+        ids, counts, span = index.ids.contiguous(), index.counts.contiguous(), index.key_block // KEYS
+        width = ids.shape[3]
+    cached, mass = (lse if x is None else x for x in (cached_lse, block_mass))
+    strips = 0 if block_mass is None else block_mass.shape[2]
+
+    def launch() -> Launch:
+        batch, heads, tokens, dim = q.shape
+        tiles, nk = num_blocks(tokens, QUERY_TILE.value), num_blocks(k.shape[2], KEYS * span)
+        sizes = (*out.stride()[:3], heads, tokens, k.shape[2], strips, nk, tiles, width, scale * LOG2_E.value)
+        constants = {"D": dim, "STAGES": STAGES[dim], "SPAN": span, "LISTED": width > 0, "BLOCK_MASS": strips > 0}
+        constants |= {"GUARDED": q.dtype != torch.bfloat16} | REGISTERS
+        return Launch((batch * heads * tiles, 1, 1), sizes, constants)
+
+    kind = (q.dtype, q.shape, k.shape, out.stride(), span, width, strips, scale)
+    data = (panels(q), panels(k), panels(v), ids, counts, out, lse, cached, mass)
+    launch_attention.as_before(kind, data, launch)

@@ -29,7 +29,7 @@ from adaspa.ops.hopper.tiles import (
     start_scores,
     store_block_mass,
 )
-from adaspa.ops.triton.launch import Launcher
+from adaspa.ops.triton.launch import Launch, Launcher
 from adaspa.ops.triton.tiles import LOG2_E
 
 STAGES = {64: 8, 128: 4}  # tiles of keys in shared memory, by head_dim
@@ -186,13 +186,15 @@ def block_mass(
     query_rows = query_block // query_stride
     rows = min(STRIP, query_rows)
     query_blocks, strips = num_blocks(tokens, query_rows), query_rows // rows
-    tiles = num_blocks(tokens, QUERY_TILE.value)
     shape = (batch, heads, query_blocks * strips, num_blocks(k.shape[2], KEYS))
     mass = torch.empty(shape, dtype=torch.float32, device=q.device)
-    launch_block_mass(
-        (batch * heads * tiles, 1, 1),
-        panels(q), panels(k), cached_lse.float().contiguous(), mass,
-        heads, tokens, k.shape[2], *shape[2:], tiles, scale * LOG2_E.value,
-        D=dim, STAGES=STAGES[dim], ROWS=rows, **REGISTERS,
-    )  # fmt: skip
+
+    def launch() -> Launch:
+        tiles = num_blocks(tokens, QUERY_TILE.value)
+        sizes = (heads, tokens, k.shape[2], *shape[2:], tiles, scale * LOG2_E.value)
+        constants = {"D": dim, "STAGES": STAGES[dim], "ROWS": rows} | REGISTERS
+        return Launch((batch * heads * tiles, 1, 1), sizes, constants)
+
+    kind = (q.dtype, q.shape, shape, k.shape, rows, scale)
+    launch_block_mass.as_before(kind, (panels(q), panels(k), cached_lse.float().contiguous(), mass), launch)
     return merge_strips(mass, strips, query_blocks, key_block // KEYS)

@@ -12,16 +12,19 @@ from adaspa.ops.triton.launch import Unchecked
 
 KEYS = 64  # of the smallest key block
 STRIP = 16  # query rows whose mass one warp sums up by itself; a block's strips are added up afterwards
+PANEL_SHAPE = [1, 1, 64, 64]
 PANEL = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
 
 
 class PanelDescriptor(Unchecked, TensorDescriptor):
     """A descriptor of panels as Gluon loads them."""
 
+    layout = PANEL
+
 
 def panels(x: torch.Tensor) -> PanelDescriptor:
     """A descriptor of ``[B, H, S, D]`` that loads panels of 64 rows x 64 columns, as the tensor cores want them."""
-    return PanelDescriptor(x, list(x.shape), list(x.stride()), [1, 1, 64, 64], PANEL)
+    return PanelDescriptor(x, PANEL_SHAPE)
 
 
 def merge_strips(block_mass: torch.Tensor, strips: int, query_blocks: int, key_parts: int) -> torch.Tensor:

@@ -1,13 +1,15 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Block-sparse attention: one program per query block walks the list of its key blocks."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from adaspa.index import BlockIndex
 from adaspa.ops.device import can_use_tma, unit_stride
-from adaspa.ops.triton.launch import Launcher, launch_options, tile_operand
+from adaspa.ops.triton.launch import Launch, Launcher, launch_options, tile_operand
 from adaspa.ops.triton.tiles import LOG2_E, attend, dot_precision, head_tile, load_tile, store_rows
 
 
@@ -81,15 +83,18 @@ def launch(
     options: dict[str, int],
 ) -> None:
     """Start the kernel, loading tiles by descriptor or by pointer, with these warps and stages."""
-    _, heads, tokens, dim = q.shape
     query_block, key_block = index.query_block, index.key_block
-    launch_block_sparse(
-        (index.counts.numel(), 1, 1),
-        tile_operand(q, query_block, use_tma), tile_operand(k, key_block, use_tma),
-        tile_operand(v, key_block, use_tma), index.ids.contiguous(), index.counts.contiguous(), out, lse,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads, tokens, k.shape[2], index.num_query_blocks, index.num_key_blocks, index.ids.shape[-1],
-        scale * LOG2_E.value,
-        D=dim, BLOCK_D=head_tile(dim), BLOCK_M=query_block, BLOCK_N=key_block, PRECISION=dot_precision(q.dtype),
-        USE_TMA=use_tma, **options,
-    )  # fmt: skip
+    tiles = [tile_operand(x, rows, use_tma) for x, rows in ((q, query_block), (k, key_block), (v, key_block))]
+    data = (*tiles, index.ids.contiguous(), index.counts.contiguous(), out, lse)
+    strides, width = (q.stride(), k.stride(), v.stride(), out.stride()), index.ids.shape[3]
+
+    def new_launch() -> Launch:
+        _, heads, tokens, dim = q.shape
+        steps = [step for stride in strides for step in stride[:3]]
+        sizes = (heads, tokens, k.shape[2], index.num_query_blocks, index.num_key_blocks, width)
+        constants: dict[str, Any] = {"D": dim, "BLOCK_D": head_tile(dim), "BLOCK_M": query_block, "BLOCK_N": key_block}
+        constants |= {"PRECISION": dot_precision(q.dtype), "USE_TMA": use_tma} | options
+        return Launch((index.counts.numel(), 1, 1), (*steps, *sizes, scale * LOG2_E.value), constants)
+
+    kind = (q.dtype, q.shape, k.shape, *strides, query_block, key_block, width, scale, use_tma, *options.values())
+    launch_block_sparse.as_before(kind, data, new_launch)
