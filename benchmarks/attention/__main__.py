@@ -34,7 +34,7 @@ Job = tuple[dict[str, Any], float | None, Callable[[], Callable[[], Any]]]
 
 def jobs(shape: Shape, qkv: Tensors, full: bool) -> Iterator[Job]:
     """The rows of one shape, the most telling first; the whole set of densities and peers if ``full``."""
-    for name in peers.DENSE:
+    for name in (*peers.DENSE, peers.FA4):
         yield {"op": name, "density": 1.0}, 1.0, lambda name=name: peers.dense(name, qkv)  # type: ignore[misc]
     for pattern in PATTERNS:
         for density in DENSITIES if full else DENSITIES[:1]:
@@ -45,6 +45,8 @@ def jobs(shape: Shape, qkv: Tensors, full: bool) -> Iterator[Job]:
     if full:
         yield peer_job("flex-attention", peers.flex, shape, qkv, (128, 128))
         yield peer_job("fastvideo-vsa", peers.fastvideo, shape, qkv, (64, 64))
+        for blocks in peers.FA4_BLOCKS:
+            yield peer_job(peers.FA4, peers.fa4, shape, qkv, blocks)
 
 
 def data_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:

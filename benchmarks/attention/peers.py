@@ -14,10 +14,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 DENSE = ("sdpa-cudnn", "sdpa-fa2", "fa3")
+"""Attention that whole models are timed with."""
+FA4 = "fa4"
+"""FlashAttention-4, of the distributions ``flash-attn-4`` and ``nvidia-cutlass-dsl[cu13]``; dense and block-sparse."""
+FA4_BLOCKS = ((128, 128), (128, 64), (64, 64))
 
 
 def dense(name: str, qkv: Tensors) -> Callable[[], Any]:
-    """A launch of dense attention by ``name``."""
+    """A launch of dense attention by ``name``, one of `DENSE` or `FA4`."""
+    if name == FA4:
+        return fa4(qkv)
     q, k, v = qkv
     if name == "fa3":
         from fa3_fwd_interface import flash_attn_func  # type: ignore[import-not-found] # noqa: PLC0415 - optional
@@ -31,6 +37,26 @@ def dense(name: str, qkv: Tensors) -> Callable[[], Any]:
             return F.scaled_dot_product_attention(q, k, v)
 
     return sdpa
+
+
+def fa4(qkv: Tensors, index: BlockIndex | None = None) -> Callable[[], torch.Tensor]:
+    """FlashAttention-4 over all keys or over the blocks of the index, all of them computed whole."""
+    from flash_attn.cute.block_sparsity import (  # type: ignore[import-not-found] # noqa: PLC0415 - optional
+        BlockSparseTensorsTorch,
+    )
+    from flash_attn.cute.interface import flash_attn_func  # type: ignore[import-not-found] # noqa: PLC0415 - optional
+
+    rows, kept = [x.transpose(1, 2) for x in qkv], None
+    if index is not None:
+        partial = torch.zeros_like(index.counts), torch.zeros_like(index.ids, dtype=torch.int32)
+        blocks = (index.query_block, index.key_block)
+        kept = BlockSparseTensorsTorch(*partial, index.counts, index.ids.int(), block_size=blocks)
+
+    def call() -> torch.Tensor:
+        out = flash_attn_func(*rows, block_sparse_tensors=kept)
+        return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+
+    return call
 
 
 def flex(qkv: Tensors, index: BlockIndex) -> Callable[[], Any]:
