@@ -10,7 +10,7 @@ import pytest
 import torch
 from adaspa import AdaSpaConfig
 
-from benchmarks.models import blocks, denoise, memory, steps
+from benchmarks.models import blocks, denoise, memory, short, steps
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.tables import blocks_table
@@ -156,3 +156,10 @@ def test_peaks_of_the_parts_of_a_job_are_told_with_the_types_of_the_weights(run)
     assert [row["kept"] for row in rows if "error" in row] == ["int8"], "torchao is in a folder of its own"
     decoded = [(row["model"], row["tiled"], row["frames"]) for row in rows if row["part"] == "vae"]
     assert decoded == [(name, tiled, [1, 3, 5, 128, 128]) for name in memory.VAES for tiled in (False, True)]
+
+
+def test_steps_of_a_short_video_are_timed_beside_free_attention(run):
+    (row,) = run(short, "--rounds", "1")["rows"]
+    assert (row["tokens"], row["density"], row["kernels"]) == (256, 0.25, ["reference"])
+    assert row["sparse_of_dense"] == pytest.approx(row["sparse_ms"] / row["dense_ms"], abs=0.001)
+    assert min(row["dense_ms"], row["sparse_ms"], row["free_ms"]) > 0
