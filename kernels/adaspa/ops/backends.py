@@ -108,7 +108,7 @@ def run(call: Call, *args: Any) -> Any:
 
 
 def _picked(call: Call) -> tuple[Backend, Callable[..., Any]]:
-    """`pick`, and the backend's function; remembered, because to ask the backends takes as long as a launch."""
+    """Return a call's backend and its function, from memory: asking all backends takes as long as a launch."""
     kind = call.kind
     found = _found.get(kind)
     if found is None or found[0] is not BACKENDS:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 MAX_KINDS = 4096
-"""Kinds of calls of which something is remembered: a shape and layout of the tensors each, and few bytes."""
+"""Number of kinds of calls of which something is remembered: shapes and layouts of tensors, and few bytes each."""
 
 
 class Call(NamedTuple):
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 
     @property
     def kind(self) -> Hashable:
-        """All that decides which kernel can run the call."""
+        """Return all that decides which kernel can run the call."""
         q = self.tensors[0]
         kind: list[Hashable] = [self.op, self.query_block, self.key_block, self.query_stride, q.dtype, q.device]
         for x in self.tensors:

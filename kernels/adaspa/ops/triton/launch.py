@@ -15,7 +15,7 @@ from adaspa.ops.triton.tiles import head_tile
 
 
 class Launch(NamedTuple):
-    """What a kernel is launched with beside its descriptors and tensors.
+    """Programs, numbers and constants of a launch, beside its descriptors and tensors.
 
     Args:
         programs: in the three dimensions of the grid.
@@ -98,7 +98,7 @@ def launch_options(rows: int, keys: int, q: torch.Tensor, four_warps_hold: int =
 
 
 class Unchecked:
-    """Makes a descriptor without Triton's checks, which `can_use_tma` has made.
+    """Descriptor without Triton's checks, which `can_use_tma` has made.
 
     Args:
         x: ``[B, H, S, D]``.
