@@ -41,10 +41,8 @@ def dense(name: str, qkv: Tensors) -> Callable[[], Any]:
 
 def fa4(qkv: Tensors, index: BlockIndex | None = None) -> Callable[[], torch.Tensor]:
     """FlashAttention-4 over all keys or over the blocks of the index, all of them computed whole."""
-    from flash_attn.cute.block_sparsity import (  # type: ignore[import-not-found] # noqa: PLC0415 - optional
-        BlockSparseTensorsTorch,
-    )
-    from flash_attn.cute.interface import flash_attn_func  # type: ignore[import-not-found] # noqa: PLC0415 - optional
+    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch  # noqa: PLC0415 - optional
+    from flash_attn.cute.interface import flash_attn_func  # noqa: PLC0415 - optional
 
     rows, kept = [x.transpose(1, 2) for x in qkv], None
     if index is not None:
