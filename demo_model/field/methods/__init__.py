@@ -1,0 +1,1 @@
+"""The methods, one file each, written from the descriptions in their papers."""
