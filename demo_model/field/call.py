@@ -85,20 +85,25 @@ class Outcome:
         keep: what was attended to exactly, as in `Call.masked`; None for all.
         share: query-key pairs of it, over all of them, for each clip ``[B]``.
         router: cost of everything besides, in dense calls.
+        pair: cost of a kept pair, 1 with the product of its query and key.
     """
 
     out: Tensor
     keep: Tensor | None
     share: Tensor
     router: float = 0.0
+    pair: float = 1.0
 
     @property
     def work(self) -> Tensor:
-        return self.share + self.router
+        return self.share * self.pair + self.router
 
 
 class Method(ABC):
     """A method at work on a batch of clips; it remembers what it found from step to step."""
+
+    def last_warmup(self, call: Call) -> None:  # noqa: B027 - most methods have no use for it
+        """Look at a call of the last dense step."""
 
     @abstractmethod
     def attend(self, call: Call) -> Outcome:

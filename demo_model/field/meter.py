@@ -41,6 +41,8 @@ class Meter:
         step, branch = divmod(self.forwards, self.branches)
         call = Call(q, k, v, Place(step, branch, layer), self.grid)
         if self.method is None or step < warmup(self.steps):
+            if self.method is not None and step == warmup(self.steps) - 1:
+                self.method.last_warmup(call)
             self.work.append(torch.ones(len(q), device=q.device))
             return call.dense
         outcome = self.method.attend(call)

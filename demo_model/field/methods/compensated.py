@@ -31,12 +31,11 @@ class Compensated(Exact):
 
     def search(self, call: Call, mass: Tensor) -> None:
         super().search(call, mass)
-        site = call.place.site
+        known = mass / mass.sum(-1, keepdim=True)
         if self.form == "calibrated proxies":
-            proxies = call.scores(block_mean(call.k.float())) - self.lse[site]
-            self.known[site] = (mass.clamp(min=1e-9) / (block_mean(proxies.exp()) * BLOCK).clamp(min=1e-9)).log()
-        else:
-            self.known[site] = mass / mass.sum(-1, keepdim=True)
+            proxies = BLOCK * block_mean((call.scores(block_mean(call.k.float())) - call.lse).exp())
+            known = (known.clamp(min=1e-9) / proxies.clamp(min=1e-9)).log()
+        self.known[call.place.site] = known
 
     def output(self, call: Call, keep: Tensor) -> Tensor:
         known = self.known[call.place.site]

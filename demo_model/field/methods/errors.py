@@ -52,6 +52,9 @@ class OnePart(Method):
     def __init__(self, method: Method, part: Part) -> None:
         self.method, self.part = method, part
 
+    def last_warmup(self, call: Call) -> None:
+        self.method.last_warmup(call)
+
     def attend(self, call: Call) -> Outcome:
         outcome = self.method.attend(call)
         if outcome.keep is None:

@@ -16,30 +16,35 @@ class Exact(Method):
 
     Args:
         policy: what chooses among the blocks.
-        searches: steps that search. The first has dense output; later ones score by the LSE of the first.
+        searches: steps that search, as in the library: the first has dense output and scores by the LSE of the step
+            before, later ones by the LSE of the first.
     """
+
+    extra = 0.0
+    """Further cost of a sparse call, in dense calls."""
 
     def __init__(self, policy: Policy, searches: tuple[int, ...]) -> None:
         self.policy, self.searches = policy, searches
         self.lse: dict[tuple[int, int], Tensor] = {}
         self.keep: dict[tuple[int, int], Tensor] = {}
 
+    def last_warmup(self, call: Call) -> None:
+        self.lse[call.place.site] = call.lse
+
     def attend(self, call: Call) -> Outcome:
         site, step = call.place.site, call.place.step
-        if site not in self.keep:
-            self.lse[site] = call.lse
-            self.search(call, block_mean(call.mass_by_block))
-            return dense_outcome(call)
-        router = 0.0
-        if step in self.searches:
-            # By the LSE of the first search, which is stale by now.
-            self.search(call, block_mean(call.mass_by_block * (call.lse - self.lse[site]).exp()))
-            router = SCORING
+        router = self.extra
+        if site not in self.keep or step in self.searches:
+            stale = self.lse.get(site, call.lse)
+            first = site not in self.keep
+            if first:
+                self.lse[site] = call.lse
+            self.search(call, block_mean(call.mass_by_block * (call.lse - stale).exp()))
+            if first:
+                return dense_outcome(call)
+            router += SCORING
         keep = self.keep[site]
-        return Outcome(self.output(call, keep), keep, share_of(keep), router + self.extra)
-
-    extra = 0.0
-    """Further cost of a sparse call, in dense calls."""
+        return Outcome(self.output(call, keep), keep, share_of(keep), router)
 
     def search(self, call: Call, mass: Tensor) -> None:
         """Choose the blocks by their mass ``[B, H, nq, nk]``, which sums to 1 in each row but for a stale LSE."""

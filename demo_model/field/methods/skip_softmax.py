@@ -23,5 +23,4 @@ class SkipSoftmax(Method):
         below = top - top.cummax(-1).values
         keep = (below >= math.log(self.threshold)).unflatten(2, (-1, BLOCK)).any(3)
         keep[..., 0] = True
-        share = share_of(keep)
-        return Outcome(call.sparse(keep), keep, share * (1 - SCORING), SCORING)
+        return Outcome(call.sparse(keep), keep, share_of(keep), SCORING, 1 - SCORING)
