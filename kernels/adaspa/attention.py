@@ -12,10 +12,13 @@ from adaspa.index import BlockIndex
 from adaspa.ledger import SCORING, query_key_pairs
 from adaspa.ops import backends
 from adaspa.ops.check import check_qkv
+from adaspa.probe import Probe, probe
 from adaspa.record import PatternRecord, pattern_map
 from adaspa.schedule import StepKind
 from adaspa.selection import Geometry, Search, Selected, index_recall
 from adaspa.state import Action, AdaSpaState
+
+QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def attention(
@@ -164,7 +167,7 @@ def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site
     assert cached is not None, "the action was chosen because there is an LSE"
     site.ran(StepKind.SEARCH, 1)
     out, mass, lse = ops.attention_with_block_mass(q, k, v, cached, scale=site.scale, **site.blocks)
-    _select(q, k, mass, lse, site)
+    _probe((q, k, v), out, _select(q, k, mass, lse, site), site)
     return out
 
 
@@ -175,7 +178,7 @@ def _first_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site
     """
     site.ran(StepKind.SEARCH, 1 + site.scoring)
     out, lse = ops.dense_attention(q, k, v, scale=site.scale)
-    _select_by_scoring(q, k, lse, site)
+    _probe((q, k, v), out, _select_by_scoring(q, k, lse, site), site)
     return out
 
 
@@ -187,15 +190,15 @@ def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
     _select_by_scoring(q, k, lse, site)
 
 
-def _select_by_scoring(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, site: _Site) -> None:
+def _select_by_scoring(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, site: _Site) -> BlockIndex:
     stride = site.state.plan.query_stride
     mass = ops.block_mass(q, k, lse, scale=site.scale, query_stride=stride, **site.blocks)
-    _select(q, k, mass, lse, site, estimated=stride > 1)
+    return _select(q, k, mass, lse, site, estimated=stride > 1)
 
 
 def _select(
     q: torch.Tensor, k: torch.Tensor, mass: torch.Tensor, lse: torch.Tensor, site: _Site, *, estimated: bool = False
-) -> None:
+) -> BlockIndex:
     state = site.state
     assert state.step is not None, "a search happens within a step"
     heads, plan = site.heads, state.plan
@@ -208,6 +211,16 @@ def _select(
     pattern = PatternRecord.of(selected.index, site.key.layer, state.step, selected.recall, heads=heads)
     pattern.map, pattern.estimated = small_map, estimated
     state.add_pattern(site.key, pattern)
+    return selected.index
+
+
+def _probe(qkv: QKV, out: torch.Tensor, index: BlockIndex, site: _Site) -> None:
+    """Enter into the record what the pattern of a search loses of its dense output."""
+    seen = probe(qkv, out, index, site.geometry, site.scale)
+    if seen is not None:
+        gathered = site.heads.gather(torch.stack([seen.error, seen.size, seen.share], dim=-1)).unbind(-1)
+        pairs = seen.pairs // out.shape[1] * site.heads.total(out.shape[1])
+        site.state.pattern(site.key).probe = Probe(gathered[0], gathered[1], pairs, gathered[2])
 
 
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind: StepKind) -> torch.Tensor:

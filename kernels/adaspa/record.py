@@ -1,5 +1,6 @@
 """Record of what AdaSpa did in one request: the figures of the report."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from adaspa.heads import ALL_HEADS, Heads
 from adaspa.index import BlockIndex
 from adaspa.ledger import Ledger
+from adaspa.probe import Probe
 from adaspa.schedule import StepKind
 
 MAP_SIDE = 64
@@ -39,6 +41,8 @@ class PatternRecord:
     dense_pairs: Counter[StepKind] = field(default_factory=Counter)
     """Query-key pairs that those calls would have had if dense."""
     measured: list[torch.Tensor] = field(default_factory=list)
+    probe: Probe | None = None
+    """What its output lost at its search, if that had dense output."""
 
     @classmethod
     def of(
@@ -125,6 +129,9 @@ class RequestRecord:
           leaves out all that had no pattern: dense steps, dense and refused layers, the passes of the searches.
         - ``recall``: share of the softmax mass in those blocks, the same mean, or None. ``recall_is_estimate``: True
           when part of it comes from searches that scored some rows only (``query_stride``).
+        - ``detail_error``: error of the attention's output in relation to the output, without what 64 neighbouring
+          tokens share of it: what costs picture. Of the patterns of searches with dense output, on about eight query
+          blocks, as a mean; None without any.
         - ``attention_calls``: calls of the attention by what they did, ``dense``, ``search`` or ``sparse``, and
           ``skipped``: those that a step cache or skip-layer guidance left out. One a layer and forward, or one a sample
           where the texts of a batch differ in length.
@@ -158,6 +165,7 @@ class RequestRecord:
             "density": self._mean([pattern.density.mean() for pattern in self.patterns]) if used else 1.0,
             "recall": self._mean([pattern.mean_recall().mean() for pattern in self.patterns]) if used else None,
             "recall_is_estimate": any(p.uses and p.estimated and not p.measured for p in self.patterns),
+            "detail_error": self._detail_error(),
             "attention_calls": {
                 **{str(kind): self.ledger.calls[kind] for kind in StepKind},
                 "skipped": self.ledger.skipped,
@@ -185,7 +193,8 @@ class RequestRecord:
         Counted in multiplications at the attention, call by call; waits for the device. A dense call is 1. So is the
         first search behind a dense step, whose scores come with its dense pass. A later search is half a dense call,
         the product of queries and keys, over ``query_stride``, and its sparse attention; a search without the LSE of an
-        earlier step is that half, over ``query_stride``, and a dense call. A sparse call is the share of the query-key
+        earlier step is that half, over ``query_stride``, and a dense call. Searches with dense output attend sparsely
+        too, from the few query blocks that ``detail_error`` looks at. A sparse call is the share of the query-key
         pairs in its blocks, text included. What another hook skipped counts as nothing done, and the recall that
         ``measure_recall`` measures is left out. None when no attention has run.
         """
@@ -196,11 +205,21 @@ class RequestRecord:
     def _pairs(self) -> dict[StepKind, float]:
         """Query-key pairs that ran, by what the calls did."""
         shares = _means([pattern.share for pattern in self.patterns])
-        return {
+        pairs = {
             kind: self.ledger.pairs[kind]
             + sum(pattern.dense_pairs[kind] * mean for pattern, mean in zip(self.patterns, shares, strict=True))
             for kind in StepKind
         }
+        probes = [pattern.probe for pattern in self.patterns if pattern.probe is not None]
+        probed = zip(probes, _means([seen.share for seen in probes]), strict=True)
+        pairs[StepKind.SEARCH] += sum(seen.pairs * mean for seen, mean in probed)
+        return pairs
+
+    def _detail_error(self) -> float | None:
+        """The mean over the patterns that were used and probed, from the device at once."""
+        seen = [pattern.probe.detail_error() for pattern in self.patterns if pattern.probe and pattern.uses]
+        mean = _mean_of(_means(seen))
+        return mean if mean is not None and math.isfinite(mean) else None
 
     def _kinds(self) -> dict[str, dict[str, Any]]:
         pairs, densities = self._pairs(), _means([pattern.density for pattern in self.patterns])

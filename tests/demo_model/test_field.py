@@ -26,7 +26,7 @@ from demo_model.field.missed import Found
 from demo_model.field.subject import Subject
 
 SETTINGS = argparse.Namespace(
-    captions=2, seed=3, steps=5, guidance=1.0, device="cpu", dtype="float32", batch=2, minutes=9.0, output=None
+    captions=2, seed=3, steps=7, guidance=1.0, device="cpu", dtype="float32", batch=2, minutes=9.0, output=None
 )
 
 
@@ -55,7 +55,7 @@ def test_exact_is_what_the_library_does(subject, small):
     """The same videos as by `adaspa.apply`, with one of three blocks kept and two searches."""
     row = field.Row("exact", "a third", "field", exact(TopK(0.66, head_adaptive=False)))
     videos, figures = subject.videos(row)
-    config = adaspa.AdaSpaConfig.paper().replace(sparsity=0.66, head_adaptive=False, steps=5, warmup=1, searches=(1, 3))
+    config = adaspa.AdaSpaConfig.paper().replace(sparsity=0.66, head_adaptive=False, steps=7, warmup=1, searches=(1, 4))
     handle = adaspa.apply(subject.pipe.transformer, config)
     try:
         own = subject.generate(0)

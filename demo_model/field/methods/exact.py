@@ -3,6 +3,7 @@
 With one search and a high retained mass it is LoSA's way: a threshold on the mass, one search, frozen lists.
 """
 
+from adaspa.probe import sampled
 from adaspa.selection import Geometry, Policy, Search
 from torch import Tensor
 
@@ -41,10 +42,15 @@ class Exact(Method):
                 self.lse[site] = call.lse
             self.search(call, block_mean(call.mass_by_block * (call.lse - stale).exp()))
             if first:
-                return dense_outcome(call)
+                return dense_outcome(call, self.probing(call))
             router += SCORING
         keep = self.keep[site]
         return Outcome(self.output(call, keep), keep, share_of(keep), router)
+
+    def probing(self, call: Call) -> float:
+        """Cost of the blocks that the library looks at besides, in dense calls."""
+        some = len(sampled(Geometry(call.q.shape[2], BLOCK, BLOCK)))
+        return some / call.blocks * float(share_of(self.keep[call.place.site]).mean())
 
     def search(self, call: Call, mass: Tensor) -> None:
         """Choose the blocks by their mass ``[B, H, nq, nk]``, which sums to 1 in each row but for a stale LSE."""
