@@ -37,6 +37,7 @@ REPORT = AttentionReport(
     density=0.3,
     recall=0.9,
     recall_is_estimate=True,
+    detail_error=0.076,
     attention_calls={"dense": 16, "search": 8, "sparse": 16, "skipped": 0},
     fell_back=["layer 0 did not run through AdaSpa (2 calls)"],
     searches=2,

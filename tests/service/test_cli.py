@@ -64,7 +64,13 @@ def test_a_terminal_gets_a_table_that_names_the_next_page(service: Service) -> N
 def test_a_job_is_shown_with_what_adaspa_did(service: Service) -> None:
     video_id = service.completed(seed=7, quality="fast")
     shown = adaspa("show", video_id, server=service.url).stdout
-    for part in ("status\tcompleted", "seed\t7", "quality\tfast", "4 dense steps in 1.0 s", "recall 0.900 (estimate)"):
+    for part in (
+        "status\tcompleted",
+        "seed\t7",
+        "quality\tfast",
+        "4 dense steps in 1.0 s",
+        "recall 0.900 (estimate), detail error 0.076",
+    ):
         assert part in shown
     assert "attention work 0.65 of dense" in shown and "weights: transformer int8/bfloat16, vae float32" in shown
     assert "fell back: layer 0 did not run through AdaSpa (2 calls)" in shown
