@@ -95,8 +95,9 @@ def test_a_few_step_request_is_sparse_from_its_second_step_and_dense_in_its_tail
         torch.testing.assert_close(out.double(), naive.attend(*inputs, mask)[0], rtol=1e-4, atol=1e-5)
     report = state.record.report()
     assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (1, 1, 2)
-    # A dense call and all rows scored, two sparse calls and a dense one.
-    assert report["attention_work"] == pytest.approx((1.5 + 2 * found.double().mean().item() + 1) / 4)
+    # A dense call and all rows scored, two blocks of queries probed, two sparse calls and a dense one.
+    probed = sum(found[:, :, start : start + 16].double().mean().item() for start in (32, 96)) * 16 / 150
+    assert report["attention_work"] == pytest.approx((1.5 + probed + 2 * found.double().mean().item() + 1) / 4)
 
 
 def test_a_partly_sparse_warmup_keeps_its_own_mass():
