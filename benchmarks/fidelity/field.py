@@ -15,6 +15,9 @@ RESAMPLES = 2000
 # Of an attention call, by what it would cost to know it, and what it is in words.
 PREDICTORS = {
     "recall": "recall, mean over rows",
+    "uneven": "how unevenly a head's queries lose mass",
+    "uneven_head": "the same of the worst head of a layer",
+    "starved": "queries that keep under a tenth",
     "row_recall_p5": "recall of the worst twentieth of the query rows",
     "log_loss": "mean of -log(kept share of a row)",
     "square_loss": "root mean square of the share that a row lost",

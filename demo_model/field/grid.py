@@ -9,7 +9,7 @@ from adaspa.selection.sub_block import SubBlock
 
 from demo_model.field.call import Method
 from demo_model.field.methods.compensated import Compensated, Form
-from demo_model.field.methods.errors import Between, Injected, Kind, OnePart, Part
+from demo_model.field.methods.errors import Between, ByLayer, Injected, Kind, OnePart, Part
 from demo_model.field.methods.exact import SCORING, EveryStep, Exact, sub_block_router
 from demo_model.field.methods.skip_softmax import SkipSoftmax
 from demo_model.field.methods.sol_attn import SolAttn
@@ -23,6 +23,9 @@ SVG2_SHARES = (0.6, 0.8, 0.4)
 SKIP_THRESHOLDS = (0.5, 0.1, 1.0)
 QUERY_CLUSTERS, KEY_CLUSTERS = 36, 180  # as many clusters of queries as blocks; five times of keys, as in the paper
 
+LAYER = 8
+"""Where some heads' queries look at single keys (`demo_model.field.missed`)."""
+
 Make = Callable[[int], Method]
 
 
@@ -33,7 +36,7 @@ class Row:
     Args:
         method: the line of the plot that it is a point of.
         setting: what differs from the line's other points.
-        group: ``field``, ``compensation``, ``parts``, ``injected`` or ``schedule``.
+        group: ``field``, ``layer``, ``compensation``, ``parts``, ``injected`` or ``schedule``.
         make: the method for a batch of clips in this number of steps.
     """
 
@@ -74,7 +77,7 @@ def always(make: Callable[..., Method], *settings: object, **named: object) -> M
 
 def rows() -> dict[str, Row]:
     """All of them by name."""
-    found = (*_field(), *_compensation(), *_parts(), *_injected(), *_schedule(), *_more())
+    found = (*_field(), *_layer(), *_compensation(), *_parts(), *_injected(), *_schedule(), *_more())
     return {row.name: row for row in found}
 
 
@@ -108,6 +111,23 @@ def _more() -> Iterator[Row]:
         yield Row("retained mass, two searches", f"mass {mass}", "field", exact(RetainedMass(mass)))
 
 
+def _layer() -> Iterator[Row]:
+    """What the layer costs in which a few queries look at single keys."""
+    exactly, pooled = (always(EveryStep, policy, SCORING) for policy in (uniform(0.19), SubBlock(0.81)))
+    sol = always(SolAttn, SOL_BETAS[0])
+    yield Row("SubBlock of 16 but exact in layer 8", "density 0.19", "layer", by_layer(exactly, pooled))
+    yield Row("exact but SubBlock of 16 in layer 8", "density 0.19", "layer", by_layer(pooled, exactly))
+    yield Row("Sol-Attn but exact in layer 8", f"beta {SOL_BETAS[0]}", "layer", by_layer(exactly, sol))
+    for name, policy in (("density 0.19", uniform(0.19)), ("mass 0.9", RetainedMass(0.9))):
+        for form in get_args(Form):
+            make = by_layer(exact(policy), compensated(policy, form))
+            yield Row(f"exact with {form} but in layer 8", name, "layer", make)
+
+
+def by_layer(method: Make, others: Make) -> Make:
+    return lambda steps: ByLayer(method(steps), others(steps), (LAYER,))
+
+
 def _compensation() -> Iterator[Row]:
     for name, policy in (("density 0.19", uniform(0.19)), ("mass 0.9", RetainedMass(0.9))):
         for form in get_args(Form):
@@ -116,20 +136,15 @@ def _compensation() -> Iterator[Row]:
 
 def _parts() -> Iterator[Row]:
     policy = uniform(0.19)
-    makes = {
-        "nothing": exact(policy),
-        "proxies": compensated(policy, "proxies"),
-        "block masses": compensated(policy, "block masses"),
-    }
-    for name, make in makes.items():
-        for part in get_args(Part):
-            if part != "half" or name == "nothing":  # half of an error shows how its cost grows
-                yield Row(f"error of {name}", part, "parts", one_part(make, part))
+    for part in ("shared by 64", "private", "without stretch", "half"):  # half: how its cost grows with an error
+        yield Row("error of nothing", part, "parts", one_part(exact(policy), part))
+    for part in ("shared by 64", "private", "without stretch"):
+        yield Row("error of proxies", part, "parts", one_part(compensated(policy, "proxies"), part))
 
 
 def _injected() -> Iterator[Row]:
     for kind in get_args(Kind):
-        sizes = (-0.05, 0.05, -0.02, 0.02) if kind == "scale" else (0.1,)
+        sizes = (-0.05, 0.05) if kind == "scale" else (0.1,)
         for size in sizes:
             yield Row(f"injected: {kind}", f"size {size}", "injected", always(Injected, kind, size))
 

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from demo_model.field.call import Call, Outcome, block_mean, by_block, over_tokens
 
+STARVED = 0.1
+"""A query is starved that keeps less than this of its mass."""
+
 
 def stretch(error: Tensor, dense: Tensor) -> Tensor:
     """How much longer the output is along the dense one, for each head ``[B, H]``; negative if it is shorter."""
@@ -15,6 +18,9 @@ def stretch(error: Tensor, dense: Tensor) -> Tensor:
 
 def mass_lost(call: Call, keep: Tensor) -> dict[str, Tensor]:
     """Figures of the softmax mass in what is kept, for each clip ``[B]``.
+
+    ``uneven`` is the log of the mean kept share of a head's queries, minus the mean of its log, as in the library's
+    report; ``uneven_head`` that of the worst head.
 
     Those of rows are of single queries; those of blocks of the mean over the 64 queries of a block.
     """
@@ -25,8 +31,12 @@ def mass_lost(call: Call, keep: Tensor) -> dict[str, Tensor]:
         by_row = call.mass_by_block * over_tokens(keep)
         blocks = block_mean(call.mass_by_block)
     rows = by_row.sum(-1).clamp(1e-6, 1.0)
+    uneven = rows.mean(2).log() - rows.log().mean(2)
     figures = {
         "recall": rows.mean((1, 2)),
+        "starved": (rows < STARVED).float().mean((1, 2)),
+        "uneven": uneven.mean(1),
+        "uneven_head": uneven.amax(1),
         "row_recall_p5": rows.flatten(1).quantile(0.05, dim=1),
         "log_loss": -rows.log().mean((1, 2)),
         "square_loss": (1 - rows).square().mean((1, 2)).sqrt(),
@@ -101,10 +111,10 @@ class Tally:
         }
 
     def by_layer(self, name: str) -> list[float]:
-        layers = sorted({layer for layer, _ in self.calls})
+        known = [(layer, found[name].mean()) for layer, found in self.calls if name in found]
         return [
-            round(float(torch.stack([found[name].mean() for at, found in self.calls if at == layer]).mean()), 5)
-            for layer in layers
+            round(float(torch.stack([value for at, value in known if at == layer]).mean()), 5)
+            for layer in sorted({layer for layer, _ in known})
         ]
 
     def spectrum(self) -> dict[str, list[float]]:
@@ -116,7 +126,8 @@ class Tally:
     def figures(self) -> dict[str, Any]:
         if not self.calls:
             return {}
-        layers = {name: self.by_layer(name) for name in ("error", "private_error", "stretch")}
+        known = ("error", "private_error", "stretch", "starved", "uneven", "uneven_head")
+        layers = {name: self.by_layer(name) for name in known if any(name in found for _, found in self.calls)}
         return {"by_clip": self.by_clip(), "by_layer": layers, "spectrum": self.spectrum()}
 
 

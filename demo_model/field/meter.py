@@ -12,8 +12,8 @@ from demo_model.field.call import Call, Method, Place
 from demo_model.field.grid import warmup
 from demo_model.field.measures import Tally
 
-LOOKED_AT = 5
-"""Of so many sparse steps one is looked at closely."""
+LOOKED_AT = (0.56, 0.96)
+"""Shares of the steps: where the calls are looked at closely."""
 
 
 class Meter:
@@ -50,7 +50,7 @@ class Meter:
         if outcome.keep is not None:
             self.share.append(outcome.share)
             self.router.append(outcome.router)
-        if (step - warmup(self.steps)) % LOOKED_AT == LOOKED_AT - 1:
+        if step in {int(share * self.steps) for share in LOOKED_AT}:
             self.tally.look(call, outcome)
         return outcome.out
 

@@ -1,16 +1,16 @@
-"""Which heavy blocks do estimated scores miss? Looked at in the attention of dense denoisings.
+"""What do pooled scores miss? Looked at query by query, in the attention of dense denoisings.
 
     python -m demo_model.field.missed --output missed.json
 
-In some steps every layer's exact block mass is compared with other routers' choice at the same density. Heavy blocks,
-those that the exact choice keeps, are sorted by how many of their keys hold the mass. Of the heaviest block that the
-first router misses there is a map.
+In some steps every layer's exact choice of blocks is compared with other routers' at the same density. Queries are
+sorted by how many keys hold their attention. Of the query that the first router does most harm to there is a picture.
 """
 
 import argparse
 import json
 from dataclasses import dataclass, field
 from datetime import date
+from statistics import mean
 from typing import Any
 
 import torch
@@ -19,101 +19,97 @@ from adaspa.selection.sub_block import SubBlock
 from torch import Tensor
 
 from benchmarks.fidelity.other_patterns import MeanPooled
-from demo_model.field.call import BLOCK, Call, Place, block_mean
+from demo_model.field.call import BLOCK, Call, Place, block_mean, over_tokens
 from demo_model.field.grid import uniform
 from demo_model.field.meter import Meter, metered
 from demo_model.field.methods.exact import selected
 from demo_model.field.subject import Subject, add_settings, head_of
 
-DENSITY = 0.19
-EDGES = (1, 2, 4, 8, 16, 32, 48, 64.1)
-"""Of the effective number of keys."""
+DENSITY, TOKENS = 0.19, 16
+EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2305)
+"""Of the effective number of keys, the exponential of the entropy of a query's attention."""
+STARVED = 0.1
+"""A query is starved that keeps less than this of its mass."""
 SHARES = (0.2, 0.4, 0.6, 0.8)
 """Of the steps: where the attention is looked at."""
 
 
 def routers() -> dict[str, Policy]:
     return {
-        "sub-blocks of 16 tokens": SubBlock(1 - DENSITY, tokens=16),
+        "sub-blocks of 16 tokens": SubBlock(1 - DENSITY, tokens=TOKENS),
         "sub-blocks of 8 tokens": SubBlock(1 - DENSITY, tokens=8),
         "means of whole blocks": MeanPooled(1 - DENSITY),
     }
-
-
-def effective_keys(call: Call) -> Tensor:
-    """How many keys hold a block's mass, the exponential of their entropy: 1 to 64, ``[B, H, nq, nk]``."""
-    rows = (call.logits - call.lse).exp()
-    keys = block_mean(rows).unflatten(-1, (-1, BLOCK))
-    shares = keys / keys.sum(-1, keepdim=True).clamp(min=1e-20)
-    return torch.special.entr(shares).sum(-1).exp()
 
 
 @dataclass
 class Found:
     """Sums by effective number of keys, and the example."""
 
-    heavy: Tensor = field(default_factory=lambda: torch.zeros(len(EDGES) - 1))
-    mass: Tensor = field(default_factory=lambda: torch.zeros(len(EDGES) - 1))
-    missed: dict[str, Tensor] = field(default_factory=dict)
-    missed_mass: dict[str, Tensor] = field(default_factory=dict)
-    recall: dict[str, list[float]] = field(default_factory=dict)
-    rows: int = 0
-    example: dict[str, Any] = field(default_factory=lambda: {"mass": 0.0})
+    queries: Tensor = field(default_factory=lambda: torch.zeros(len(EDGES) - 1))
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    starved: dict[str, Tensor] = field(default_factory=dict)
+    by_head: dict[str, dict[tuple[int, int], list[float]]] = field(default_factory=dict)
+    example: dict[str, Any] = field(default_factory=lambda: {"lost": 0.0})
 
     def look(self, call: Call) -> None:
-        mass, keys = block_mean(call.mass_by_block), effective_keys(call)
-        exact = selected(uniform(DENSITY), call, mass)
+        weights = (call.logits - call.lse).exp()
+        keys = torch.special.entr(weights).sum(-1).exp()
         bins = torch.bucketize(keys, torch.tensor(EDGES, device=keys.device), right=True) - 1
-        self.rows += exact[..., 0].numel()
-        self.heavy += self._sums(exact, bins)
-        self.mass += self._sums(exact * mass, bins)
-        self.recall.setdefault("exact", []).append(float((mass * exact).sum(-1).mean()))
-        for name, policy in routers().items():
-            kept = selected(policy, call, mass)
-            lost = exact & ~kept
-            self.missed[name] = self.missed.get(name, 0) + self._sums(lost, bins)
-            self.missed_mass[name] = self.missed_mass.get(name, 0) + self._sums(lost * mass, bins)
-            self.recall.setdefault(name, []).append(float((mass * kept).sum(-1).mean()))
-        self._example(call, mass, exact, keys)
+        self.queries += _sums(torch.ones_like(keys), bins)
+        mass = block_mean(call.mass_by_block)
+        kept = {"exact": selected(uniform(DENSITY), call, mass)}
+        kept |= {name: selected(policy, call, mass) for name, policy in routers().items()}
+        rows = {name: (call.mass_by_block * over_tokens(keep)).sum(-1) for name, keep in kept.items()}
+        for name, found in rows.items():
+            starved = (found < STARVED).float()
+            self.kept[name] = self.kept.get(name, 0) + _sums(found, bins)
+            self.starved[name] = self.starved.get(name, 0) + _sums(starved, bins)
+            for head, share in enumerate(starved.mean((0, 2)).tolist()):
+                self.by_head.setdefault(name, {}).setdefault((call.place.layer, head), []).append(share)
+        self._example(call, weights, rows, mass)
 
-    def _sums(self, what: Tensor, bins: Tensor) -> Tensor:
-        sums = torch.zeros(len(EDGES) - 1, device=bins.device)
-        return sums.index_add_(0, bins.flatten().clamp(0, len(EDGES) - 2), what.float().flatten()).cpu()
-
-    def _example(self, call: Call, mass: Tensor, exact: Tensor, keys: Tensor) -> None:
-        policy = next(iter(routers().values()))
-        lost = torch.where(exact & ~selected(policy, call, mass), mass, 0.0)
-        if float(lost.max()) <= self.example["mass"]:
+    def _example(self, call: Call, weights: Tensor, rows: dict[str, Tensor], mass: Tensor) -> None:
+        """The query of the most even block that loses most by the first router and keeps most by the exact choice."""
+        name = next(iter(routers()))
+        lost = rows["exact"] - rows[name]
+        if float(lost.max()) <= self.example["lost"]:
             return
-        clip, head, row, column = (int(i) for i in torch.unravel_index(lost.argmax(), lost.shape))
-        assert isinstance(policy, SubBlock)
-        q, k = (x[clip : clip + 1, head : head + 1].float() for x in (call.q, call.k))
-        means = [x.unflatten(2, (-1, policy.tokens)).mean(3) for x in (q, k)]
-        parts = (means[0] @ means[1].mT)[0, 0] * q.shape[-1] ** -0.5
-        size = BLOCK // policy.tokens
-        score = parts.unflatten(0, (-1, size)).unflatten(2, (-1, size)).logsumexp((1, 3))[row].softmax(-1)
-        here = slice(row * BLOCK, (row + 1) * BLOCK)
-        tokens = (call.logits - call.lse)[clip, head, here, column * BLOCK : (column + 1) * BLOCK].exp()
+        clip, head, query = (int(i) for i in torch.unravel_index(lost.argmax(), lost.shape))
+        row, key = query // BLOCK, int(weights[clip, head, query].argmax())
+        here, there = (slice(at // BLOCK * BLOCK, (at // BLOCK + 1) * BLOCK) for at in (query, key))
+        q, k = (x[clip, head].float().unflatten(0, (-1, TOKENS)).mean(1) for x in (call.q, call.k))
+        size = BLOCK // TOKENS
+        parts = (q @ k.T * call.q.shape[-1] ** -0.5).unflatten(0, (-1, size)).unflatten(2, (-1, size))
         self.example = {
-            "mass": float(lost.max()),
-            "keys": float(keys[clip, head, row, column]),
-            "place": call.place._asdict() | {"clip": clip, "head": head, "row": row, "column": column},
+            "lost": float(lost.max()),
+            "place": call.place._asdict() | {"clip": clip, "head": head, "query": query, "key": key},
+            "query_mass": _rounded(call.mass_by_block[clip, head, query]),
             "row_mass": _rounded(mass[clip, head, row]),
-            "row_score": _rounded(score),
-            "tokens": [_rounded(line) for line in tokens],
+            "row_score": _rounded(parts.logsumexp((1, 3))[row].softmax(-1)),
+            "tokens": [_rounded(line) for line in weights[clip, head, here, there]],
         }
 
     def figures(self) -> dict[str, Any]:
+        heads = {
+            name: [{"layer": layer, "head": head, "starved": mean(x)} for (layer, head), x in sorted(found.items())]
+            for name, found in self.by_head.items()
+        }
         return {
             "edges": EDGES,
-            "rows": self.rows,
-            "heavy": self.heavy.tolist(),
-            "heavy_mass": _rounded(self.mass / self.rows),
-            "missed": {name: sums.tolist() for name, sums in self.missed.items()},
-            "missed_mass": {name: _rounded(sums / self.rows) for name, sums in self.missed_mass.items()},
-            "recall": {name: round(sum(found) / len(found), 5) for name, found in self.recall.items()},
+            "queries": self.queries.tolist(),
+            "kept": {name: _rounded(sums / self.queries.clamp(min=1)) for name, sums in self.kept.items()},
+            "starved": {name: _rounded(sums / self.queries.clamp(min=1)) for name, sums in self.starved.items()},
+            "recall": {name: round(float(sums.sum() / self.queries.sum()), 5) for name, sums in self.kept.items()},
+            "by_head": heads,
             "example": self.example,
         }
+
+
+def _sums(what: Tensor, bins: Tensor) -> Tensor:
+    """Sums by bin, on the CPU."""
+    sums = torch.zeros(len(EDGES) - 1, device=bins.device)
+    return sums.index_add_(0, bins.flatten().clamp(0, len(EDGES) - 2), what.float().flatten()).cpu()
 
 
 def _rounded(values: Tensor) -> list[float]:
@@ -146,7 +142,7 @@ def main() -> None:
             subject.generate(start)
     result = {"date": date.today().isoformat(), **head_of(args, subject.device), "density": DENSITY, **found.figures()}
     args.output.write_text(json.dumps(result) + "\n")
-    print(json.dumps({key: result[key] for key in ("recall", "heavy", "missed")}))
+    print(json.dumps({key: result[key] for key in ("recall", "queries", "kept", "starved")}))
 
 
 if __name__ == "__main__":

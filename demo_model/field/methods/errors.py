@@ -9,7 +9,7 @@ from demo_model.field.call import Call, Method, Outcome, block_mean, dense_outco
 from demo_model.field.measures import stretch
 
 Kind = Literal["each token", "shared by 64", "each token, new in each step", "shared by 64, new in each step", "scale"]
-Part = Literal["shared by 64", "private", "without stretch", "stretch only", "half"]
+Part = Literal["shared by 64", "private", "without stretch", "half"]
 
 
 class Injected(Method):
@@ -46,7 +46,7 @@ class OnePart(Method):
     Args:
         method: whose error it is.
         part: what is taken of it: the mean over each 64 neighbours, what differs from that, all but its projection on
-            the output (head by head), that projection, or half of all.
+            the output (head by head), or half of all.
     """
 
     def __init__(self, method: Method, part: Part) -> None:
@@ -69,8 +69,7 @@ class OnePart(Method):
         if self.part in ("shared by 64", "private"):
             shared = over_tokens(block_mean(error))
             return shared if self.part == "shared by 64" else error - shared
-        along = stretch(error, dense)[..., None, None] * dense
-        return along if self.part == "stretch only" else error - along
+        return error - stretch(error, dense)[..., None, None] * dense
 
 
 class Between(Method):
@@ -85,3 +84,23 @@ class Between(Method):
 
     def attend(self, call: Call) -> Outcome:
         return self.method.attend(call) if call.place.step in self.steps else dense_outcome(call)
+
+
+class ByLayer(Method):
+    """One method in some layers, another in all others.
+
+    Args:
+        method, others: what runs in ``layers``, and elsewhere.
+    """
+
+    def __init__(self, method: Method, others: Method, layers: tuple[int, ...]) -> None:
+        self.method, self.others, self.layers = method, others, layers
+
+    def last_warmup(self, call: Call) -> None:
+        self._of(call).last_warmup(call)
+
+    def attend(self, call: Call) -> Outcome:
+        return self._of(call).attend(call)
+
+    def _of(self, call: Call) -> Method:
+        return self.method if call.place.layer in self.layers else self.others

@@ -3,8 +3,9 @@
 With one search and a high retained mass it is LoSA's way: a threshold on the mass, one search, frozen lists.
 """
 
+import torch
 from adaspa.probe import sampled
-from adaspa.selection import Geometry, Policy, Search
+from adaspa.selection import Geometry, Policy, Scored, Search
 from torch import Tensor
 
 from demo_model.field.call import BLOCK, Call, Method, Outcome, block_mean, dense_outcome, share_of
@@ -70,7 +71,7 @@ def selected(policy: Policy, call: Call, mass: Tensor) -> Tensor:
 
 
 class EveryStep(Method):
-    """The blocks that a policy selects anew in every step, by scores of its own.
+    """The blocks that a policy selects anew in every step.
 
     Args:
         policy: what chooses among the blocks.
@@ -81,7 +82,11 @@ class EveryStep(Method):
         self.policy, self.router = policy, router
 
     def attend(self, call: Call) -> Outcome:
-        keep = selected(self.policy, call, block_mean(call.mass_by_block))
+        if isinstance(self.policy, Scored):  # by scores of its own
+            mass = call.q.new_ones(*call.q.shape[:2], call.blocks, call.blocks, dtype=torch.float32)
+        else:
+            mass = block_mean(call.mass_by_block)
+        keep = selected(self.policy, call, mass)
         return Outcome(call.sparse(keep), keep, share_of(keep), self.router)
 
 
