@@ -167,7 +167,7 @@ def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site
     assert cached is not None, "the action was chosen because there is an LSE"
     site.ran(StepKind.SEARCH, 1)
     out, mass, lse = ops.attention_with_block_mass(q, k, v, cached, scale=site.scale, **site.blocks)
-    _probe((q, k, v), out, _select(q, k, mass, lse, site), site)
+    _probe((q, k, v), lse, _select(q, k, mass, lse, site), site)
     return out
 
 
@@ -178,7 +178,7 @@ def _first_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site
     """
     site.ran(StepKind.SEARCH, 1 + site.scoring)
     out, lse = ops.dense_attention(q, k, v, scale=site.scale)
-    _probe((q, k, v), out, _select_by_scoring(q, k, lse, site), site)
+    _probe((q, k, v), lse, _select_by_scoring(q, k, lse, site), site)
     return out
 
 
@@ -214,13 +214,13 @@ def _select(
     return selected.index
 
 
-def _probe(qkv: QKV, out: torch.Tensor, index: BlockIndex, site: _Site) -> None:
-    """Enter into the record what the pattern of a search loses of its dense output."""
-    seen = probe(qkv, out, index, site.geometry, site.scale)
+def _probe(qkv: QKV, lse: torch.Tensor, index: BlockIndex, site: _Site) -> None:
+    """Enter into the record how unevenly the queries of a search with dense output lose mass to its pattern."""
+    seen = probe(qkv, lse, index, site.geometry, site.scale)
     if seen is not None:
-        gathered = site.heads.gather(torch.stack([seen.error, seen.size, seen.share], dim=-1)).unbind(-1)
-        pairs = seen.pairs // out.shape[1] * site.heads.total(out.shape[1])
-        site.state.pattern(site.key).probe = Probe(gathered[0], gathered[1], pairs, gathered[2])
+        unevenness, share = site.heads.gather(torch.stack([seen.unevenness, seen.share], dim=-1)).unbind(-1)
+        pairs = seen.pairs // lse.shape[1] * site.heads.total(lse.shape[1])
+        site.state.pattern(site.key).probe = Probe(unevenness, pairs, share)
 
 
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind: StepKind) -> torch.Tensor:

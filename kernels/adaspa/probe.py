@@ -1,5 +1,6 @@
-"""What a pattern costs in detail: its output on a few query blocks against the dense output of its search."""
+"""How unevenly queries lose mass to a pattern: seen on a few query blocks, against the LSE of their dense attention."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,32 +13,31 @@ SAMPLES = 8
 """About as many query blocks of a long sequence are looked at."""
 AT_MOST = 4
 """Of a short one, one block of so many."""
-NEIGHBOURS = 64
+LEAST = 1e-6
+"""A query that keeps less of its mass counts as one that keeps this."""
 
 
 class Probe(NamedTuple):
     """What was seen of each head.
 
+    A query keeps a share of its softmax mass. Attention divides by it, which mends much where all keep equal shares,
+    and nothing for a query that loses the one key it looks at.
+
     Args:
-        error: squared difference between the outputs, without what 64 neighbouring tokens share of it, ``[B, H]``.
-        size: of the dense output, squared, ``[B, H]``.
+        unevenness: log of the mean share that a head's queries keep, minus the mean of its log, ``[B, H]``: 0 where all
+            keep the same.
         pairs: of queries and keys that the sample's dense attention would have, over batch and heads.
         share: of them that were computed, ``[B, H]``.
     """
 
-    error: torch.Tensor
-    size: torch.Tensor
+    unevenness: torch.Tensor
     pairs: int
     share: torch.Tensor
-
-    def detail_error(self) -> torch.Tensor:
-        """The error in relation to the output, over all heads, ``[B]``."""
-        return (self.error.sum(-1) / self.size.sum(-1).clamp(min=1e-30)).sqrt()
 
 
 def probe(
     qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    dense: torch.Tensor,
+    lse: torch.Tensor,
     index: BlockIndex,
     geometry: Geometry,
     scale: float | None,
@@ -46,14 +46,14 @@ def probe(
 
     Args:
         qkv: queries, keys and values, ``[B, H, S, D]`` each.
-        dense: their dense attention.
+        lse: of their dense attention, ``[B, H, S]``.
     """
     q, k, v = qkv
     blocks = sampled(geometry)
     if not len(blocks):
         return None
     taken = slice(blocks.start, blocks.stop, blocks.step)
-    some, wanted = (_blocks(x, geometry, taken).flatten(2, 3) for x in (q, dense))
+    some, whole = (_blocks(x, geometry, taken).flatten(2, 3) for x in (q, lse))
     part = BlockIndex(
         index.ids[:, :, taken].contiguous(),
         index.counts[:, :, taken].contiguous(),
@@ -62,12 +62,10 @@ def probe(
         some.shape[2],
         index.key_tokens,
     )
-    out, _ = ops.block_sparse_attention(some, k, v, part, scale=scale)
-    neighbours = min(NEIGHBOURS, geometry.query_block)
-    error = (out.float() - wanted.float()).unflatten(2, (-1, neighbours))
-    detail = error - error.mean(3, keepdim=True)
-    pairs = q.shape[0] * q.shape[1] * some.shape[2] * k.shape[2]
-    return Probe(detail.square().sum((2, 3, 4)), wanted.float().square().sum((2, 3)), pairs, part.head_share())
+    _, kept = ops.block_sparse_attention(some, k, v, part, scale=scale)
+    share = (kept - whole).clamp(min=math.log(LEAST), max=0)
+    unevenness = share.exp().mean(2).log() - share.mean(2)
+    return Probe(unevenness, q.shape[0] * q.shape[1] * some.shape[2] * k.shape[2], part.head_share())
 
 
 def sampled(geometry: Geometry) -> range:
@@ -81,6 +79,6 @@ def sampled(geometry: Geometry) -> range:
 
 
 def _blocks(x: torch.Tensor, geometry: Geometry, taken: slice) -> torch.Tensor:
-    """Some of the whole blocks of ``[B, H, S, D]``: ``[B, H, blocks, tokens, D]``."""
+    """Some of the whole blocks of ``[B, H, S, ...]``: ``[B, H, blocks, tokens, ...]``."""
     whole = geometry.tokens // geometry.query_block
     return x[:, :, : whole * geometry.query_block].unflatten(2, (whole, geometry.query_block))[:, :, taken]

@@ -42,7 +42,7 @@ class PatternRecord:
     """Query-key pairs that those calls would have had if dense."""
     measured: list[torch.Tensor] = field(default_factory=list)
     probe: Probe | None = None
-    """What its output lost at its search, if that had dense output."""
+    """How unevenly its queries lose mass, if its search had dense output."""
 
     @classmethod
     def of(
@@ -129,9 +129,9 @@ class RequestRecord:
           leaves out all that had no pattern: dense steps, dense and refused layers, the passes of the searches.
         - ``recall``: share of the softmax mass in those blocks, the same mean, or None. ``recall_is_estimate``: True
           when part of it comes from searches that scored some rows only (``query_stride``).
-        - ``detail_error``: error of the attention's output in relation to the output, without what 64 neighbouring
-          tokens share of it: what costs picture. Of the patterns of searches with dense output, on about eight query
-          blocks, as a mean; None without any.
+        - ``unevenness``: how unevenly the queries of a head lose mass (`adaspa.probe.Probe`), which costs picture where
+          an equal loss costs little. Of the patterns of searches with dense output, on about eight query blocks, as a
+          mean over heads, layers and branches; None without any.
         - ``attention_calls``: calls of the attention by what they did, ``dense``, ``search`` or ``sparse``, and
           ``skipped``: those that a step cache or skip-layer guidance left out. One a layer and forward, or one a sample
           where the texts of a batch differ in length.
@@ -165,7 +165,7 @@ class RequestRecord:
             "density": self._mean([pattern.density.mean() for pattern in self.patterns]) if used else 1.0,
             "recall": self._mean([pattern.mean_recall().mean() for pattern in self.patterns]) if used else None,
             "recall_is_estimate": any(p.uses and p.estimated and not p.measured for p in self.patterns),
-            "detail_error": self._detail_error(),
+            "unevenness": self._unevenness(),
             "attention_calls": {
                 **{str(kind): self.ledger.calls[kind] for kind in StepKind},
                 "skipped": self.ledger.skipped,
@@ -194,7 +194,7 @@ class RequestRecord:
         first search behind a dense step, whose scores come with its dense pass. A later search is half a dense call,
         the product of queries and keys, over ``query_stride``, and its sparse attention; a search without the LSE of an
         earlier step is that half, over ``query_stride``, and a dense call. Searches with dense output attend sparsely
-        too, from the few query blocks that ``detail_error`` looks at. A sparse call is the share of the query-key
+        too, from the few query blocks that ``unevenness`` looks at. A sparse call is the share of the query-key
         pairs in its blocks, text included. What another hook skipped counts as nothing done, and the recall that
         ``measure_recall`` measures is left out. None when no attention has run.
         """
@@ -215,9 +215,9 @@ class RequestRecord:
         pairs[StepKind.SEARCH] += sum(seen.pairs * mean for seen, mean in probed)
         return pairs
 
-    def _detail_error(self) -> float | None:
+    def _unevenness(self) -> float | None:
         """The mean over the patterns that were used and probed, from the device at once."""
-        seen = [pattern.probe.detail_error() for pattern in self.patterns if pattern.probe and pattern.uses]
+        seen = [pattern.probe.unevenness for pattern in self.patterns if pattern.probe and pattern.uses]
         mean = _mean_of(_means(seen))
         return mean if mean is not None and math.isfinite(mean) else None
 

@@ -69,7 +69,7 @@ def test_a_job_is_shown_with_what_adaspa_did(service: Service) -> None:
         "seed\t7",
         "quality\tfast",
         "4 dense steps in 1.0 s",
-        "recall 0.900 (estimate), detail error 0.076",
+        "recall 0.900 (estimate), unevenness 0.024",
     ):
         assert part in shown
     assert "attention work 0.65 of dense" in shown and "weights: transformer int8/bfloat16, vae float32" in shown

@@ -146,11 +146,11 @@ def types_of(sizes: dict[str, int]) -> str:
 
 
 def recall(report: AttentionReport) -> str:
-    """Format the recall and the detail error, if there are any, and whether the recall is an estimate."""
-    detail = "" if report.detail_error is None else f", detail error {report.detail_error:.3f}"
+    """Format the recall and the unevenness, if there are any, and whether the recall is an estimate."""
+    uneven = "" if report.unevenness is None else f", unevenness {report.unevenness:.3f}"
     if report.recall is None:
-        return detail
-    return f", recall {report.recall:.3f}{' (estimate)' if report.recall_is_estimate else ''}{detail}"
+        return uneven
+    return f", recall {report.recall:.3f}{' (estimate)' if report.recall_is_estimate else ''}{uneven}"
 
 
 def kernels(kind: KindReport) -> list[str]:

@@ -110,7 +110,7 @@ def videos() -> dict[str, Video]:
         density=0.31,
         recall=0.952,
         recall_is_estimate=True,
-        detail_error=0.021,
+        unevenness=0.004,
         attention_calls={"dense": 12, "search": 8, "sparse": 76, "skipped": 0},
         kernels={
             "attention": {"hopper": 8},

@@ -6,7 +6,7 @@ from typing import Any
 
 BY_KIND = tuple(f"{kind}_{what}" for kind in ("dense", "search", "sparse") for what in ("steps", "seconds"))
 SUMMED = ("searches", "forwards", "reused_forwards", *BY_KIND)
-MEANS = ("density", "recall", "detail_error")
+MEANS = ("density", "recall", "unevenness")
 CALLS = ("dense", "search", "sparse", "skipped")
 
 

@@ -30,8 +30,8 @@ function figures(attention) {
     figure("Recall", attention.recall == null ? "–" : percent(attention.recall, 1),
       attention.recall == null ? "No search ran."
         : `of the attention mass lies in those blocks${attention.recall_is_estimate ? ", by an estimate from some of the rows" : ""}.`),
-    attention.detail_error == null ? null : figure("Detail error", percent(attention.detail_error, 1),
-      "of the attention's output at the first search, counting only what differs between neighbouring tokens: the part that costs picture."),
+    attention.unevenness == null ? null : figure("Unevenness", attention.unevenness.toFixed(3),
+      "0 if all queries keep the same share of their mass. Above 0.03 some lose nearly all of it, which costs picture."),
     figure("Searches", attention.searches, `of the pattern; caches took ${bytes(attention.cache_bytes)}.`));
 }
 
