@@ -4,7 +4,9 @@ Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files i
 kernels.json (`benchmarks.attention`), ``changes`` from changes.json, ``models`` from models*.json, compiled*.json (the
 same with ``--compile``) and denoise*.json (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json
 (`benchmarks.models.blocks`), ``parallel`` from parallel.json (`benchmarks.models.parallel`), ``fidelity`` from
-fidelity.json (`demo_model.fidelity`). A section without its file stays as it is.
+fidelity.json (`demo_model.fidelity`), ``field`` from field*.json (`demo_model.field`). The section ``picture`` of
+docs/how-it-works.md is from field*.json and missed.json (`demo_model.field.missed`). A section without its file stays
+as it is.
 """
 
 import argparse
@@ -15,11 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attention import report
+from benchmarks.fidelity import field, field_plots
 from benchmarks.fidelity import tables as fidelity_tables
 from benchmarks.models import parallel_plan, parallel_tables
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
+SPECTRA = (
+    "exact, two searches, density 0.19",
+    "SubBlock of 8, density 0.19",
+    "Sol-Attn, beta 0.5",
+    "exact with proxies, density 0.19",
+    "exact with block masses, density 0.19",
+)
+FIELD = ("field-8", "field-16", "field-64", "missed")
 DENSITIES_FROM = " The presets' densities were\nmeasured on the demo model, whose sequence is short."
 
 
@@ -117,6 +128,48 @@ def fidelity_section(result: Json, plot: Path, picture: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def field_head(result: Json) -> str:
+    settings = result["settings"]
+    return (
+        f"The demo model (2,304 tokens), {settings['captions']} held-out captions, {settings['steps']} denoising\n"
+        f"steps, {settings['dtype']}, on one {result['device']}"
+    )
+
+
+def field_section(few: Json, many: Json, plot: Path, picture: str) -> str:
+    field_plots.plot(few["rows"], plot)
+    parts = [
+        f"{field_head(many)}. Attention work is that of the\nwhole denoising in multiplications, dense being 1. The "
+        "router is what a sparse call costs besides its kept pairs, in\ndense calls. Ours at the same work lies between our "
+        "measured points, clip by clip; in brackets the 95 % interval.",
+        field.table(many["rows"]),
+        f"The whole grid with {few['settings']['captions']} captions:",
+        f"![Attention work against PSNR, by method]({picture})",
+        field.table(few["rows"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def picture_section(why: Json, missed: Json, folder: Path, seen: str) -> str:
+    """What the explanation in docs/how-it-works.md rests on."""
+    rows = why["rows"]
+    field_plots.plot_missed(missed, folder / "missed.png")
+    field_plots.plot_predictors(rows, folder / "unevenness.png", ("recall", "uneven"))
+    field_plots.plot_errors(rows, folder / "errors.png", SPECTRA)
+    parts = [
+        f"![What queries keep, by the number of keys they look at; and a missed block]({seen}/missed.png)",
+        f"{field_head(why)}:",
+        f"![Recall and unevenness against PSNR]({seen}/unevenness.png)",
+        field.predictor_table(rows),
+        "One layer decides, and what is put back helps or hurts there:",
+        field.plain_table(rows, ("layer", "compensation")),
+        "Parts of real errors, and errors put in on purpose:",
+        field.plain_table(rows, ("parts", "injected", "schedule")),
+        f"![Spatial spectrum of errors, and their size against PSNR]({seen}/errors.png)",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def replaced(text: str, name: str, section: str) -> str:
     """The text with another section ``name``; ValueError if it has no such marks."""
     marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
@@ -128,6 +181,7 @@ def replaced(text: str, name: str, section: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
+    parser.add_argument("--explained", type=Path, default=Path("docs/how-it-works.md"))
     parser.add_argument("--results", type=Path, default=Path("docs/kernels"), help="folder of the JSON files and plots")
     arguments = parser.parse_args()
     folder, text = arguments.results, arguments.readme.read_text()
@@ -156,6 +210,14 @@ def main() -> None:
         picture = f"{seen_from_readme}/fidelity.png"
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)
         print(fidelity_tables.choice(fidelity["rows"]))
+    by_size = {name: json.loads(path.read_text()) for name in FIELD if (path := folder / f"{name}.json").exists()}
+    if {"field-16", "field-64"} <= by_size.keys():
+        picture = f"{seen_from_readme}/field.png"
+        sections["field"] = field_section(by_size["field-16"], by_size["field-64"], folder / "field.png", picture)
+    if {"field-8", "missed"} <= by_size.keys():
+        seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
+        section = picture_section(by_size["field-8"], by_size["missed"], folder, seen)
+        arguments.explained.write_text(replaced(arguments.explained.read_text(), "picture", section))
     for name, section in sections.items():
         text = replaced(text, name, section)
     arguments.readme.write_text(text)

@@ -6,7 +6,6 @@ Of a clip, a difference is between two videos of the same caption and noise, eac
 import math
 import random
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -116,6 +115,8 @@ def predictions(rows: list[Row], predictor: str, groups: tuple[str, ...]) -> tup
     The line is of the PSNR over the logarithm of the number; of a share that is kept, over that of what is lost.
     """
     known = [row for row in rows if row["group"] in groups and predictor in row.get("by_clip", {})]
+    if len(known) < 3:
+        return len(known), math.nan, math.nan
     psnr = [mean(row["psnr"]) for row in known]
     values = [mean(row["by_clip"][predictor]) for row in known]
     if "recall" in predictor:
@@ -141,126 +142,19 @@ def predictor_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def plain_table(rows: list[Row], group: str) -> str:
-    """The rows of one group with their errors."""
-    lines = ["| | error | of it shared | private | stretch | PSNR, dB | worst tenth |", "|---|---|---|---|---|---|---|"]
+def plain_table(rows: list[Row], groups: tuple[str, ...]) -> str:
+    """The rows of some groups with their errors."""
+    lines = ["| | error | shared by 64 | private | stretch | unevenness | PSNR, dB |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        if row["group"] != group:
+        if row["group"] not in groups:
             continue
         lost = {name: mean(values) for name, values in row["by_clip"].items()}
         cells = [
             row["name"],
             *(f"{lost[name]:.3f}" for name in ("error", "shared_error", "private_error")),
             f"{lost['stretch']:+.3f}",
+            f"{lost['uneven']:.3f}" if "uneven" in lost else "",
             f"{mean(row['psnr']):.1f}",
-            f"{worst_tenth(row['psnr']):.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def plot(rows: list[Row], path: Path) -> None:
-    """Attention work against PSNR: a line for each method."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.subplots()
-    lines: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["group"] == "field":
-            lines.setdefault(row["method"], []).append(row)
-    for method, points in lines.items():
-        points.sort(key=lambda row: mean(row["work"]))
-        ours = method in (OURS, "paper", "retained mass, two searches", "exact, every step")
-        spans = [interval(row["psnr"]) for row in points]
-        middle = [mean(row["psnr"]) for row in points]
-        axes.errorbar(
-            [mean(row["work"]) for row in points],
-            middle,
-            yerr=[[m - s[i] if i == 0 else s[i] - m for m, s in zip(middle, spans, strict=True)] for i in (0, 1)],
-            label=method,
-            marker="o" if ours else "x",
-            linestyle="-" if ours else "--",
-            capsize=2,
-        )
-    axes.set(xlabel="attention work of the whole denoising, routers included (dense = 1)", ylabel="PSNR to dense, dB")
-    axes.legend(fontsize="small")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-
-
-def plot_predictors(rows: list[Row], path: Path, names: tuple[str, str]) -> None:
-    """Two numbers against the PSNR, a point for each row and a mark for each method."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
-
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), names, strict=True):
-        methods: dict[str, list[tuple[float, float]]] = {}
-        for row in rows:
-            if row["group"] == "field" and name in row.get("by_clip", {}):
-                lost = mean(row["by_clip"][name])
-                point = (1 - lost if name == "recall" else lost, mean(row["psnr"]))
-                methods.setdefault(row["method"], []).append(point)
-        for place, (method, points) in enumerate(methods.items()):
-            axes.plot(*zip(*points, strict=True), "osvD^P*Xph<"[place % 11], label=method, linestyle="")
-        words = PREDICTORS[name]
-        axes.set(xscale="log", xlabel=f"1 - {words}" if name == "recall" else words, ylabel="PSNR to dense, dB")
-        axes.grid(alpha=0.3, which="both")
-    figure.axes[1].legend(fontsize="x-small")
-    figure.savefig(path, dpi=130)
-
-
-def plot_missed(missed: Row, path: Path) -> None:
-    """How many heavy blocks a router misses by the number of keys that hold their mass, and an example."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
-
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    shares, row, block = figure.subplots(1, 3)
-    edges, heavy = missed["edges"], missed["heavy"]
-    labels = [f"{a:.0f}-{b:.0f}" for a, b in pairwise(edges)]
-    for name, sums in missed["missed"].items():
-        shares.plot(labels, [m / h if h else math.nan for m, h in zip(sums, heavy, strict=True)], "o-", label=name)
-    shares.set(xlabel="keys that hold the block's mass, of 64", ylabel="heavy blocks missed", ylim=(0, 1))
-    shares.legend(fontsize="small", title="pooled scores of")
-    shares.grid(alpha=0.3)
-    example = missed["example"]
-    ticks = range(len(example["row_mass"]))
-    row.bar(ticks, example["row_mass"], color="tab:blue", label="exact mass")
-    row.plot(ticks, example["row_score"], "x", color="tab:red", label="estimate, as a share of the row")
-    column = example["place"]["column"]
-    row.annotate("missed", (column, example["row_mass"][column]), ha="center", va="bottom")
-    row.set(xlabel="key block", ylabel="share of the mass of one row of blocks")
-    row.legend(fontsize="small")
-    image = block.imshow(example["tokens"], cmap="viridis", aspect="equal")
-    block.set(title=f"the missed block, {example['keys']:.1f} keys", xlabel="key", ylabel="query")
-    figure.colorbar(image, ax=block, label="attention weight")
-    figure.savefig(path, dpi=130)
-
-
-def plot_errors(rows: list[Row], path: Path, shown: tuple[str, ...]) -> None:
-    """The spatial spectrum of some rows' errors, and what errors of each kind cost."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
-
-    named = {row["name"]: row for row in rows}
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    waves, costs = figure.subplots(1, 2)
-    for name in shown:
-        if name in named:
-            waves.plot(named[name]["spectrum"]["error"], "o-", label=f"error, {name}")
-    known = next(row for row in rows if "spectrum" in row)
-    waves.plot(known["spectrum"]["dense"], "k--", label="the dense output itself")
-    waves.set(xlabel="spatial frequency, cycles a picture", ylabel="share of the energy")
-    waves.legend(fontsize="x-small")
-    waves.grid(alpha=0.3)
-    for group, mark in (("field", "o"), ("compensation", "s"), ("parts", "^"), ("injected", "x")):
-        points = [
-            (mean(row["by_clip"]["error"]), mean(row["psnr"]))
-            for row in rows
-            if row["group"] == group and mean(row["by_clip"].get("error", [0.0])) > 0
-        ]
-        if points:
-            costs.plot(*zip(*points, strict=True), mark, label=group, linestyle="")
-    costs.set(xscale="log", xlabel="error of the attention's output, relative", ylabel="PSNR to dense, dB")
-    costs.legend(fontsize="small")
-    costs.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=130)

@@ -1,0 +1,114 @@
+"""Plots of what `demo_model.field` and `demo_model.field.missed` measured."""
+
+from pathlib import Path
+
+from benchmarks.fidelity.field import OURS, PREDICTORS, Row, interval, mean
+
+MANY = 50
+"""Queries that a point of the plot needs."""
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Attention work against PSNR: a line for each method."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["group"] == "field":
+            lines.setdefault(row["method"], []).append(row)
+    for method, points in lines.items():
+        points.sort(key=lambda row: mean(row["work"]))
+        ours = method in (OURS, "paper", "retained mass, two searches", "exact, every step")
+        spans = [interval(row["psnr"]) for row in points]
+        middle = [mean(row["psnr"]) for row in points]
+        axes.errorbar(
+            [mean(row["work"]) for row in points],
+            middle,
+            yerr=[[m - s[i] if i == 0 else s[i] - m for m, s in zip(middle, spans, strict=True)] for i in (0, 1)],
+            label=method,
+            marker="o" if ours else "x",
+            linestyle="-" if ours else "--",
+            capsize=2,
+        )
+    axes.set(xlabel="attention work of the whole denoising, routers included (dense = 1)", ylabel="PSNR to dense, dB")
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+def plot_predictors(rows: list[Row], path: Path, names: tuple[str, str]) -> None:
+    """Two numbers against the PSNR, a point for each row and a mark for each method."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
+
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), names, strict=True):
+        methods: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row["group"] == "field" and name in row.get("by_clip", {}):
+                lost = mean(row["by_clip"][name])
+                point = (1 - lost if name == "recall" else lost, mean(row["psnr"]))
+                methods.setdefault(row["method"], []).append(point)
+        for place, (method, points) in enumerate(methods.items()):
+            axes.plot(*zip(*points, strict=True), "osvD^P*Xph<"[place % 11], label=method, linestyle="")
+        words = PREDICTORS[name]
+        axes.set(xscale="log", xlabel=f"1 - {words}" if name == "recall" else words, ylabel="PSNR to dense, dB")
+        axes.grid(alpha=0.3, which="both")
+    figure.axes[1].legend(fontsize="x-small")
+    figure.savefig(path, dpi=130)
+
+
+def plot_missed(missed: Row, path: Path) -> None:
+    """What queries keep by the number of keys they look at, and one that loses all."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
+
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    shares, row, block = figure.subplots(1, 3)
+    edges, queries = missed["edges"], missed["queries"]
+    for name, kept in missed["kept"].items():
+        known = [(a, value) for a, value, n in zip(edges, kept, queries, strict=False) if n >= MANY]
+        shares.plot(*zip(*known, strict=True), "o-", label=name)
+    shares.set(xscale="log", xlabel="keys that hold a query's attention, from", ylabel="mass kept", ylim=(0, 1))
+    shares.legend(fontsize="small", title=f"blocks chosen by, density {missed['density']}")
+    shares.grid(alpha=0.3)
+    example = missed["example"]
+    place, ticks = example["place"], range(len(example["row_mass"]))
+    row.bar(ticks, example["query_mass"], color="tab:orange", alpha=0.5, label="the query alone")
+    row.bar(ticks, example["row_mass"], color="tab:blue", label="its 64 queries, exact")
+    row.plot(ticks, example["row_score"], "x", color="tab:red", label="their pooled score")
+    row.set(xlabel="key block", ylabel="share of the attention", yscale="log", ylim=(1e-4, 1.5))
+    row.legend(fontsize="small")
+    image = block.imshow(example["tokens"], cmap="magma", aspect="equal")
+    block.set(title=f"the missed block: layer {place['layer']}, head {place['head']}", xlabel="key", ylabel="query")
+    figure.colorbar(image, ax=block, label="attention weight")
+    figure.savefig(path, dpi=130)
+
+
+def plot_errors(rows: list[Row], path: Path, shown: tuple[str, ...]) -> None:
+    """The spatial spectrum of some rows' errors, and what errors of each kind cost."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
+
+    named = {row["name"]: row for row in rows}
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    waves, costs = figure.subplots(1, 2)
+    for name in shown:
+        if name in named:
+            waves.plot(named[name]["spectrum"]["error"], "o-", label=f"error, {name}")
+    known = next(row for row in rows if "spectrum" in row)
+    waves.plot(known["spectrum"]["dense"], "k--", label="the dense output itself")
+    waves.set(xlabel="spatial frequency, cycles a picture", ylabel="share of the energy")
+    waves.legend(fontsize="x-small")
+    waves.grid(alpha=0.3)
+    for group, mark in (("field", "o"), ("compensation", "s"), ("parts", "^"), ("injected", "x")):
+        points = [
+            (mean(row["by_clip"]["error"]), mean(row["psnr"]))
+            for row in rows
+            if row["group"] == group and mean(row["by_clip"].get("error", [0.0])) > 0
+        ]
+        if points:
+            costs.plot(*zip(*points, strict=True), mark, label=group, linestyle="")
+    costs.set(xscale="log", xlabel="error of the attention's output, relative", ylabel="PSNR to dense, dB")
+    costs.legend(fontsize="small")
+    costs.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=130)
