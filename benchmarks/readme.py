@@ -136,17 +136,17 @@ def field_head(result: Json) -> str:
     )
 
 
-def field_section(few: Json, many: Json, plot: Path, picture: str) -> str:
-    field_plots.plot(few["rows"], plot)
+def field_section(results: list[Json], plot: Path, picture: str) -> str:
+    """A table of each run, the one with the most clips first, and a plot of that with the most rows."""
+    field_plots.plot(max((result["rows"] for result in results), key=len), plot)
     parts = [
-        f"{field_head(many)}. Attention work is that of the\nwhole denoising in multiplications, dense being 1. The "
-        "router is what a sparse call costs besides its kept pairs, in\ndense calls. Ours at the same work lies between our "
-        "measured points, clip by clip; in brackets the 95 % interval.",
-        field.table(many["rows"]),
-        f"The whole grid with {few['settings']['captions']} captions:",
+        "Attention work is that of the whole denoising in multiplications, dense being 1. The router is what a sparse\n"
+        "call costs besides its kept pairs, in dense calls. Ours at the same work lies between our measured points, clip\n"
+        "by clip; in brackets the 95 % interval.",
         f"![Attention work against PSNR, by method]({picture})",
-        field.table(few["rows"]),
     ]
+    for result in results:
+        parts += [f"{field_head(result)}:", field.table(result["rows"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -211,9 +211,9 @@ def main() -> None:
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)
         print(fidelity_tables.choice(fidelity["rows"]))
     by_size = {name: json.loads(path.read_text()) for name in FIELD if (path := folder / f"{name}.json").exists()}
-    if {"field-16", "field-64"} <= by_size.keys():
-        picture = f"{seen_from_readme}/field.png"
-        sections["field"] = field_section(by_size["field-16"], by_size["field-64"], folder / "field.png", picture)
+    beside = [by_size[name] for name in ("field-64", "field-16") if name in by_size]
+    if beside:
+        sections["field"] = field_section(beside, folder / "field.png", f"{seen_from_readme}/field.png")
     if {"field-8", "missed"} <= by_size.keys():
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         section = picture_section(by_size["field-8"], by_size["missed"], folder, seen)

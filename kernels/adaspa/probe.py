@@ -10,9 +10,9 @@ from adaspa.index import BlockIndex
 from adaspa.selection import Geometry
 
 SAMPLES = 8
-"""About as many query blocks of a long sequence are looked at."""
-AT_MOST = 4
-"""Of a short one, one block of so many."""
+"""Query blocks of a long sequence that are looked at, about."""
+STEP = 4
+"""Least distance between two of them, so that a short sequence has fewer."""
 LEAST = 1e-6
 """A query that keeps less of its mass counts as one that keeps this."""
 
@@ -74,7 +74,7 @@ def sampled(geometry: Geometry) -> range:
     text = geometry.query_text
     if len(text):
         first, last = (text.stop, last) if text.start == 0 else (0, min(last, text.start))
-    step = max(AT_MOST, (last - first) // SAMPLES)
+    step = max(STEP, (last - first) // SAMPLES)
     return range(first + min(step // 2, max(0, last - first - 1)), last, step)
 
 
