@@ -141,8 +141,8 @@ def field_section(results: list[Json], plot: Path, picture: str) -> str:
     field_plots.plot(max((result["rows"] for result in results), key=len), plot)
     parts = [
         "Attention work is that of the whole denoising in multiplications, dense being 1. The router is what a sparse\n"
-        "call costs besides its kept pairs, in dense calls. Ours at the same work lies between our measured points, clip\n"
-        "by clip; in brackets the 95 % interval.",
+        "call costs besides its kept pairs, in dense calls. Ours at the same work lies between our measured points,\n"
+        "clip by clip; in brackets the 95 % interval.",
         f"![Attention work against PSNR, by method]({picture})",
     ]
     for result in results:

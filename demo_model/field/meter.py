@@ -75,7 +75,8 @@ class OpenProcessor:
         query, key, value = split_heads(attn, (attn.norm_q(query), attn.norm_k(key), value))
         cos, sin = (table[0, :, 0] for table in rotary_emb)
         query, key = (rotate(x, (cos, sin)) for x in (query, key))
-        out = self.meter.attend(*(x.transpose(1, 2) for x in (query, key, value)), self.layer)
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        out = self.meter.attend(query, key, value, self.layer)
         return project_out(attn, out.transpose(1, 2).flatten(2, 3))
 
 
