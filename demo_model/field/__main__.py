@@ -78,7 +78,9 @@ def main() -> None:
     groups = list(dict.fromkeys(row.group for row in known.values()))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=groups, default=groups)
-    parser.add_argument("--rows", nargs="+", choices=list(known), help="some rows only, instead of groups")
+    parser.add_argument(
+        "--rows", nargs="+", choices=list(known), metavar="ROW", help="some rows only, instead of groups"
+    )
     add_settings(parser)
     parser.add_argument("--minutes", type=float, default=9.0, help="start no new row after this time")
     args = parser.parse_args()

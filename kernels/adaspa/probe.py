@@ -1,4 +1,4 @@
-"""How unevenly queries lose mass to a pattern: seen on a few query blocks, against the LSE of their dense attention."""
+"""Unevenness of a pattern: how unlike the shares of their mass are that a head's queries keep, on a few query blocks."""
 
 import math
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from adaspa.index import BlockIndex
 from adaspa.selection import Geometry
 
 SAMPLES = 8
-"""Query blocks of a long sequence that are looked at, about."""
+"""Number of query blocks of a long sequence that are looked at, about."""
 STEP = 4
-"""Least distance between two of them, so that a short sequence has fewer."""
+"""Distance between two of them at least, so that a short sequence has fewer."""
 LEAST = 1e-6
-"""A query that keeps less of its mass counts as one that keeps this."""
+"""Share that counts for a query that keeps less of its mass."""
 
 
 class Probe(NamedTuple):
-    """What was seen of each head.
+    """Unevenness of each head, and the work that it took.
 
     A query keeps a share of its softmax mass. Attention divides by it, which mends much where all keep equal shares,
     and nothing for a query that loses the one key it looks at.
@@ -69,7 +69,7 @@ def probe(
 
 
 def sampled(geometry: Geometry) -> range:
-    """The query blocks that are looked at: evenly spaced, whole, and without text."""
+    """Query blocks that are looked at: evenly spaced, whole, and without text."""
     first, last = 0, geometry.tokens // geometry.query_block
     text = geometry.query_text
     if len(text):

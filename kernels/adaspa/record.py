@@ -42,7 +42,7 @@ class PatternRecord:
     """Query-key pairs that those calls would have had if dense."""
     measured: list[torch.Tensor] = field(default_factory=list)
     probe: Probe | None = None
-    """How unevenly its queries lose mass, if its search had dense output."""
+    """Unevenness of what its queries keep, if its search had dense output."""
 
     @classmethod
     def of(
@@ -216,7 +216,7 @@ class RequestRecord:
         return pairs
 
     def _unevenness(self) -> float | None:
-        """The mean over the patterns that were used and probed, from the device at once."""
+        """Mean over the patterns that were used and probed, from the device at once."""
         seen = [pattern.probe.unevenness for pattern in self.patterns if pattern.probe and pattern.uses]
         mean = _mean_of(_means(seen))
         return mean if mean is not None and math.isfinite(mean) else None

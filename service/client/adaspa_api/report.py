@@ -89,9 +89,9 @@ class AttentionReport(BaseModel):
     recall_is_estimate: bool = False
     """True if part of the recall comes from searches that scored only some rows (`query_stride`)."""
     unevenness: float | None = None
-    """How unevenly queries lose attention mass: 0 if all of a head's queries keep the same share, above 0.03 if some
-    lose nearly all of it. Measured at the first search, on a few blocks of queries. Null without a search, and in
-    reports of earlier versions."""
+    """Unevenness of what queries keep of their attention mass: 0 if all of a head's queries keep the same share. Above
+    0.03, some lose nearly all of it. Measured at the first search, on a few blocks of queries. Null without a search,
+    and in reports of earlier versions."""
     attention_calls: dict[str, int] = {}
     """Number of attention calls by kind: `dense`, `search`, `sparse`, and `skipped` by a step cache."""
     step_cache: str | None = None
