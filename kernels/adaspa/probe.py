@@ -1,4 +1,4 @@
-"""Unevenness of a pattern: how unlike the shares of their mass are that a head's queries keep, on a few query blocks."""
+"""Unevenness of a pattern: how unlike are the shares of their mass that a head's queries keep. Seen on a few blocks."""
 
 import math
 from typing import NamedTuple
