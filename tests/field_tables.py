@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.limits import Choice
-from adaspa_jobs.catalog import Lora, Memory, ModelSpec
+from adaspa_jobs.catalog import Lora, Memory, ModelSpec, Parallelism
 from adaspa_jobs.settings import PREFIX, Settings
 from adaspa_jobs.step_cache import StepCache
 from pydantic import BaseModel
@@ -20,7 +20,7 @@ CHART_SCHEMA = DOCS.parent / "helm" / "adaspa-serve" / "values.schema.json"
 VIDEO_FIELDS = DOCS.parent / "service" / "client" / "adaspa_api" / "video_fields.py"
 TABLES: dict[str, list[type[BaseModel]]] = {
     "settings.md": [Settings],
-    "models.md": [ModelSpec, Memory, StepCache],
+    "models.md": [ModelSpec, Memory, StepCache, Parallelism],
     "loras.md": [Lora],
     "api.md": [VideoCreate],
 }

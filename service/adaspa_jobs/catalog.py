@@ -64,6 +64,18 @@ SMALLER = ("storage_dtype", "quantization", "gguf")
 """Fields of ``Memory`` that make the transformer's weights smaller, each in its own way."""
 
 
+class Parallelism(BaseModel):
+    """How several GPUs share the work on a video."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    guidance: int = Field(default=1, ge=1, le=2)
+    """``2`` computes the two guidance branches side by side. Only for Wan and LTX-Video. It does not speed up requests
+    without guidance (``guidance_scale`` 1), and each GPU needs as much memory as one alone."""
+    ulysses: int = Field(default=1, ge=1)
+    """Number of GPUs that share the tokens of each forward pass; each needs less memory than one alone."""
+
+
 class Lora(BaseModel):
     """A LoRA adapter of a model: one file."""
 
@@ -175,6 +187,9 @@ class ModelSpec(BaseModel):
     gpus: int = Field(default=1, ge=1)
     """Number of GPUs of one machine that work on each video together. Several cannot be combined with ``compile``,
     ``cache``, CPU offload or tiles of tokens."""
+    parallelism: Parallelism | None = None
+    """How the GPUs share the work: the fields of ``parallelism``, whose product is ``gpus``. ``null`` computes the two
+    guidance branches side by side if the model has them, its default request uses them and ``gpus`` is even."""
     call: dict[str, Any] = {}
     """Further keyword arguments for the pipeline's call. Other arguments keep the defaults of diffusers."""
     loras: list[Lora] = []
@@ -212,6 +227,9 @@ class ModelSpec(BaseModel):
         self._check_loras()
         self._check_weights()
         self._check_offload()
+        if (shared := self.parallelism) is not None and shared.guidance * shared.ulysses != self.gpus:
+            product = f"{shared.guidance} * {shared.ulysses}"
+            raise ValueError(f"parallelism: guidance * ulysses is {product}; allowed: gpus, which is {self.gpus}")
         if self.cache is not None and self.compile:
             raise ValueError("cache: cannot be combined with compile; allowed: one of them")
         if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):

@@ -21,6 +21,7 @@ import tiny_transformers
 import torch
 import torch.distributed as dist
 from adaspa.parallel import overlap
+from adaspa.parallel.guidance import go_by
 from diffusers import ContextParallelConfig, WanTransformer3DModel
 from tiny_pipelines import CHANNELS, SPARSE, TINY, generate, make_hunyuan_video, make_pipeline, prepare
 from waiting import PATIENCE
@@ -212,6 +213,10 @@ def of_four() -> dict[str, Any]:
             "sparse": max(apart(one, sparse) for one in together),
             "unguided": apart(made.sparse(guidance=1.0)[0], plain),
         }
+        made.model = type(made.model)(**made.model.components)
+        made.model.set_progress_bar_config(disable=True)
+        go_by(made.model, [made.transformer])
+        found[name]["other pipeline"] = apart(made.video(), sparse)
     # By all four, with more heads for some than for others.
     found["dealt"] = dealt(SPARSE, 2, 3.0, 2.5, 2.0, 0.5, 0.3, 0.1)
     whole = Made("wan")

@@ -56,7 +56,15 @@ def test_context_parallelism_by_diffusers_before_and_behind_apply(found):
 
 
 def test_guidance_branches_side_by_side_each_by_two_ranks(found):
-    assert found["four"]["wan"] == found["four"]["ltx"] == {"sparse": 0, "unguided": 0}
+    assert (
+        found["four"]["wan"]
+        == found["four"]["ltx"]
+        == {
+            "sparse": 0,
+            "unguided": 0,
+            "other pipeline": 0,
+        }
+    )
 
 
 def test_four_ranks_share_one_sequence(found):

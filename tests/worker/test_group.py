@@ -30,9 +30,14 @@ class Worker:
     """A worker of a group; a process that ends takes the group with it, and the next one loads another."""
 
     def __init__(self, folder: Path) -> None:
-        self.spec = ModelSpec.model_validate(model_spec(folder, gpus=2))
         self.folder = folder
         self.loaded: Together | None = None
+        self.share()
+
+    def share(self, **parallelism: int) -> None:
+        """How the next group that it loads shares the work; by default as the worker finds best."""
+        changes = {"parallelism": parallelism} if parallelism else {}
+        self.spec = ModelSpec.model_validate(model_spec(self.folder, gpus=2, **changes))
 
     def engine(self, model: str = "tiny") -> Together:
         if self.loaded is None:
@@ -59,28 +64,31 @@ def grouped(bench: Bench, worker: Worker) -> Bench:
     return replace(bench, runner=replace(bench.runner, engine=worker.engine))
 
 
+def makes_the_video_of_one_process(
+    engine: Together, tiny_engine: Engine, asked: JobParams, parallelism: dict[str, int]
+) -> None:
+    encoded = tiny_engine.encode_prompt(asked, {})
+    whole = tiny_engine.denoise(asked, encoded, lambda *_: None)
+    alone = tiny_engine.report()
+    steps: list[int] = []
+    latents = engine.denoise(asked, engine.encode_prompt(asked, {}), lambda done, _: steps.append(done))
+    torch.testing.assert_close(latents, whole, rtol=1e-4, atol=1e-4)
+    assert steps == list(range(1, asked.steps + 1))
+    together = engine.report()
+    assert [together[name] for name in SAME] == [alone[name] for name in SAME]
+    assert (together["parallelism"], alone["parallelism"]) == (parallelism, {})
+
+
+SAME = ("sparse_steps", "fell_back")
+"""Figures of the report."""
+
+
 @not_on_one_gpu
-def test_a_group_makes_the_video_of_one_process_and_resumes_its_snapshot(
+def test_the_two_guidance_branches_of_a_request_run_side_by_side(
     worker: Worker, tiny_engine: Engine, params: Params
 ) -> None:
     asked = params(steps=6, sparsity=0.6)
-    encoded = tiny_engine.encode_prompt(asked, {})
-    whole = tiny_engine.denoise(asked, encoded, lambda *_: None)
-    alone, together = tiny_engine.report(), worker.engine()
-    steps: list[int] = []
-    latents = together.denoise(asked, together.encode_prompt(asked, {}), lambda done, _: steps.append(done))
-    torch.testing.assert_close(latents, whole, rtol=1e-4, atol=1e-4)
-    assert steps == list(range(1, 7))
-    assert {name: together.report()[name] for name in ("sparse_steps", "fell_back")} == {
-        name: alone[name] for name in ("sparse_steps", "fell_back")
-    }
-
-    dense = params(steps=6, sparsity=0.0)
-    whole = tiny_engine.denoise(dense, encoded, lambda *_: None)
-    resume = unpack(interrupted(tiny_engine, dense, encoded, 2), dense.model_dump_json())
-    resumed = together.denoise(dense, encoded, lambda *_: None, resume)
-    torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-4)
-    together.reset()
+    makes_the_video_of_one_process(worker.engine(), tiny_engine, asked, {"guidance": 2, "ulysses": 1})
 
 
 @not_on_one_gpu
@@ -92,12 +100,10 @@ def test_a_cancelled_job_leaves_the_group_to_the_next(grouped: Bench, worker: Wo
     assert not grouped.ended.is_set()
 
 
-@not_on_one_gpu
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_follower_that_dies_or_hangs_fails_the_attempt_as_the_workers_own(
+def struck(
     grouped: Bench, worker: Worker, params: Params, fault: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usual = group.SILENT_SECONDS
+) -> str:
+    """The id of a job that was running when the follower was struck."""
     monkeypatch.setattr(group, "SILENT_SECONDS", 3.0)
     (follower,) = worker.engine().group.processes
 
@@ -111,10 +117,41 @@ def test_a_follower_that_dies_or_hangs_fails_the_attempt_as_the_workers_own(
     assert follower.poll() is not None
     worker.end()
     assert group.failure() is None
-    if fault is signal.SIGKILL:
-        monkeypatch.setattr(group, "SILENT_SECONDS", usual)
-        grouped.runner.run("tiny")
-        assert grouped.job(job.id).status is JobStatus.completed
+    monkeypatch.undo()
+    return job.id
+
+
+@not_on_one_gpu
+def test_a_follower_that_dies_fails_the_attempt_as_the_workers_own(
+    grouped: Bench, worker: Worker, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = struck(grouped, worker, params, signal.SIGKILL, monkeypatch)
+    worker.share(ulysses=2)
+    grouped.runner.run("tiny")
+    assert grouped.job(job).status is JobStatus.completed
+
+
+@not_on_one_gpu
+def test_processes_that_share_the_tokens_make_the_video_of_one_and_resume_its_snapshot(
+    worker: Worker, tiny_engine: Engine, params: Params
+) -> None:
+    worker.share(ulysses=2)
+    together = worker.engine()
+    makes_the_video_of_one_process(together, tiny_engine, params(steps=6, sparsity=0.6), {"guidance": 1, "ulysses": 2})
+    dense = params(steps=6, sparsity=0.0)
+    encoded = tiny_engine.encode_prompt(dense, {})
+    whole = tiny_engine.denoise(dense, encoded, lambda *_: None)
+    resume = unpack(interrupted(tiny_engine, dense, encoded, 2), dense.model_dump_json())
+    resumed = together.denoise(dense, encoded, lambda *_: None, resume)
+    torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-4)
+    together.reset()
+
+
+@not_on_one_gpu
+def test_a_follower_that_hangs_fails_the_attempt_as_the_workers_own(
+    grouped: Bench, worker: Worker, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck(grouped, worker, params, signal.SIGSTOP, monkeypatch)
 
 
 @not_on_one_gpu
@@ -134,7 +171,8 @@ def test_processes_of_other_versions_are_refused_before_the_model_loads(
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"gpus": 3}, "gpus: 3 is more than the model's attention has heads; allowed: up to 2"),
+        ({"gpus": 3}, "gpus: 3 is more than the model's attention has heads for; allowed: up to 2"),
+        ({"gpus": 6}, "gpus: 6 is more than the model's attention has heads for; allowed: up to 4"),
         ({"gpus": 2, "compile": True}, "compile: cannot be used with several gpus; allowed: false"),
         (
             {"gpus": 2, "cache": {"kind": "first_block", "threshold": 0.1}},

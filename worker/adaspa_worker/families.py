@@ -65,6 +65,7 @@ class Family:
         compiles: whether diffusers knows which blocks of its transformer to compile.
         own_schedule: whether the pipeline gives the scheduler its noise levels, which no shift is to move.
         sound: whether it makes a sound beside the video.
+        branches: whether its two guidance branches can be computed side by side.
     """
 
     engine: str
@@ -74,6 +75,7 @@ class Family:
     compiles: bool = True
     own_schedule: bool = False
     sound: bool = False
+    branches: bool = False
 
 
 def wan(vae: Config, transformer: Config) -> Limits:
@@ -194,14 +196,18 @@ FAMILIES = {
     "LTXConditionPipeline": Family(
         "ltx.LTXConditionEngine", "LTXVideoTransformer3DModel", ltx, all_tasks, own_schedule=True
     ),
-    "LTXImageToVideoPipeline": Family("ltx.LTXImageEngine", "LTXVideoTransformer3DModel", ltx, image_only),
-    "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, text_or_image),
+    "LTXImageToVideoPipeline": Family(
+        "ltx.LTXImageEngine", "LTXVideoTransformer3DModel", ltx, image_only, branches=True
+    ),
+    "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, text_or_image, branches=True),
     "MiniMaxH3ModularPipeline": Family(
         "minimax_h3.MiniMaxH3Engine", "MiniMaxH3Transformer3DModel", minimax_h3, text_or_images, sound=True
     ),
     "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),
-    "WanImageToVideoPipeline": Family("wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks),
-    "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks),
+    "WanImageToVideoPipeline": Family(
+        "wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks, branches=True
+    ),
+    "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks, branches=True),
 }
 """Families by the diffusers class of their pipeline, which a model's folder names."""
 

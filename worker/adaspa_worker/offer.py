@@ -13,9 +13,10 @@ from adaspa_api.words import Task
 from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
-from adaspa_worker.families import FAMILIES, TRANSFORMERS, Limits, limits_of, pipeline_of, read
+from adaspa_worker.families import FAMILIES, TRANSFORMERS, Family, Limits, limits_of, pipeline_of, read
 from adaspa_worker.hub import first_line, index_of
 from adaspa_worker.schedulers import flows, options_of, shift_field
+from adaspa_worker.shares import parallelism
 from adaspa_worker.source import ModelUnavailable
 
 TAKEN = {
@@ -79,7 +80,7 @@ def check(spec: ModelSpec, folder: Path) -> None:
     check_weights(spec, pipeline)
     check_gguf(spec, pipeline, folder)
     check_loras(spec, folder)
-    check_gpus(spec, read(folder / "transformer" / "config.json"))
+    check_gpus(spec, family, read(folder / "transformer" / "config.json"))
 
 
 def check_sizes(spec: ModelSpec, limits: Limits) -> None:
@@ -93,13 +94,19 @@ def check_sizes(spec: ModelSpec, limits: Limits) -> None:
             raise wrong(spec, "sizes", f"{size} is not supported by the model; allowed: {limits.only_size}")
 
 
-def check_gpus(spec: ModelSpec, transformer: dict[str, Any]) -> None:
+def check_gpus(spec: ModelSpec, family: Family, transformer: dict[str, Any]) -> None:
     """Refuse what several GPUs for one video cannot do; the child that loads the model finds out how many there are."""
     if spec.gpus == 1:
         return
+    shared = parallelism(spec, family)
+    if shared.guidance > 1 and not family.branches:
+        raise wrong(spec, "parallelism.guidance", "the model's guidance branches are not two calls; allowed: 1")
     heads = transformer.get("num_attention_heads")
-    if heads is not None and spec.gpus > heads:
-        raise wrong(spec, "gpus", f"{spec.gpus} is more than the model's attention has heads; allowed: up to {heads}")
+    if heads is not None and shared.ulysses > heads:
+        most = heads * shared.guidance
+        raise wrong(
+            spec, "gpus", f"{spec.gpus} is more than the model's attention has heads for; allowed: up to {most}"
+        )
     if spec.compile:
         raise wrong(spec, "compile", "cannot be used with several gpus; allowed: false")
     if spec.cache is not None:  # it goes by the tokens that a process has: one would leave out a step alone

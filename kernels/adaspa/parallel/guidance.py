@@ -1,5 +1,6 @@
 """Guidance by two branches of classifier-free guidance side by side, each by its own processes."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -93,6 +94,12 @@ def install(transformer: Any, pipe: Any, group: Any) -> None:
     registry.invalidate_child_registries_cache()
     registry.register_hook(Guidance(pipe, group), HOOK)
     transformer.adaspa.undo.append(lambda: registry.remove_hook(HOOK, recurse=False))
+
+
+def go_by(pipe: Any, transformers: Iterable[Any]) -> None:
+    """Go by the guidance of another pipeline of the same transformers from its next call on."""
+    for transformer in transformers:
+        transformer._diffusers_hook.get_hook(HOOK).pipe = pipe
 
 
 def _part(value: Any, samples: int, half: slice) -> Any:

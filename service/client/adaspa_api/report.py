@@ -108,6 +108,9 @@ class AttentionReport(BaseModel):
     """Details of the `dense`, `search` and `sparse` calls; empty in reports of earlier versions."""
     fell_back: list[str] = []
     """Calls that did not run as scheduled, and why; empty if everything did."""
+    parallelism: dict[str, int] = {}
+    """How several GPUs shared the work: `guidance` branches side by side, `ulysses` GPUs for the tokens of each. Empty
+    if one GPU did all of it."""
     weights: dict[str, dict[str, int]] = {}
     """Bytes of each component's weights (`transformer`, `text_encoder`, `vae`, ...) by the type in which the loaded
     model keeps them: `bfloat16`, `float8_e4m3fn`, `int8`, GGUF's `Q4_K`, ... Empty in reports of earlier versions."""

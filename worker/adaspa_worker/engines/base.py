@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import adaspa
 import numpy as np
 import torch
+from adaspa.parallel import guidance
 from adaspa_api.words import Role
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
@@ -32,13 +33,14 @@ from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.engines.weights import by_type, check_moves
 from adaspa_worker.failure import NotLoaded
-from adaspa_worker.families import TRANSFORMERS, limits_of
+from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of
 from adaspa_worker.hub import first_line
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
 from adaspa_worker.memory_limit import memory_limit
 from adaspa_worker.pipeline import Encoded, Given, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
 from adaspa_worker.schedulers import served, shifted
+from adaspa_worker.shares import parallelism
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
 
@@ -99,8 +101,9 @@ class DiffusersEngine(ABC):
             self._loras = self._with_loras()
             self._keep_small()
             self._place()
-            if spec.gpus > 1:
-                adaspa.parallelize(self.pipe, ulysses=spec.gpus)
+            self._shared = parallelism(spec, FAMILIES[pipeline_of(folder)]) if spec.gpus > 1 else None
+            if self._shared is not None:
+                adaspa.parallelize(self.pipe, **self._shared.model_dump())
         except (torch.OutOfMemoryError, ModelUnavailable):
             raise
         except Exception as error:
@@ -220,6 +223,8 @@ class DiffusersEngine(ABC):
         own, shift = self._scheduler, params.flow_shift
         self.pipe.scheduler = own if shift is None else shifted(own, shift)
         pipe = self.pipe_with(encoded.images)
+        if self._shared is not None and self._shared.guidance > 1:
+            guidance.go_by(pipe, self.transformers)
         named = (self.schedulers, self.vaes)
         schedulers, vaes = ([part for name in names if (part := getattr(pipe, name, None))] for names in named)
         denoising = self._denoising = Denoising(schedulers, self.transformers, generator, resume, after_step)
@@ -345,6 +350,7 @@ class DiffusersEngine(ABC):
         parts = {name: part for name, part in self.pipe.components.items() if isinstance(part, torch.nn.Module)}
         return whole | {
             "step_cache": cache.kind if cache is not None else None,
+            "parallelism": self._shared.model_dump() if self._shared is not None else {},
             "weights": {name: by_type(part) for name, part in parts.items()},
             "memory": self._memory.report(),
         }
