@@ -26,6 +26,7 @@ from s3_servers import URL, S3Server, s3_server
 from tiny_wan import model_spec, write_catalog
 from valkey_process import start_valkey
 
+from chaos.grouped import FOLLOWER, GROUPED
 from chaos.history import History
 from chaos.links import Link, Network, Way
 from chaos.points import FOLDER
@@ -93,8 +94,18 @@ class Part:
             elif who == "parent":
                 self.process.send_signal(number)
             else:
-                for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-                    os.kill(int(child), number)
+                for child in _children(self.process.pid):
+                    os.kill(child, number)
+
+    def followers(self) -> list[int]:
+        """The processes that follow a worker's child, where that leads a group."""
+        found = []
+        for child in _children(self.process.pid):
+            for process in _children(child):
+                with suppress(OSError):
+                    line = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+                    found += [process] if FOLLOWER.encode() in line else []
+        return found
 
     def answers(self) -> bool:
         """Whether a gateway is ready."""
@@ -102,6 +113,16 @@ class Part:
             return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2).status_code == 200
         except httpx.TransportError:
             return False
+
+
+def _children(process: int) -> list[int]:
+    with suppress(FileNotFoundError):
+        return [
+            int(n)
+            for thread in Path(f"/proc/{process}/task").iterdir()
+            for n in (thread / "children").read_text().split()
+        ]
+    return []
 
 
 class Fleet:
@@ -149,6 +170,7 @@ class Fleet:
 
         self.gateways = [part(f"gateway-{n}", free_port("127.0.0.1")) for n in range(GATEWAYS)]
         self.workers = [part(f"worker-{n}") for n in range(WORKERS)]
+        self.workers[-1].env[GROUPED] = "1"
         self.keys: dict[str, str] = {}
         """The API keys' tokens by tenant."""
         self._stopping = threading.Event()

@@ -9,6 +9,7 @@ from itertools import count
 from chaos.clients import Clients
 from chaos.disk_faults import SCENES as OF_DISKS
 from chaos.fleet import Fleet
+from chaos.group_faults import SCENES as OF_GROUPS
 from chaos.load_faults import SCENES as OF_LOAD
 from chaos.network_faults import SCENES as OF_THE_NETWORK
 from chaos.receiver import Receiver
@@ -24,6 +25,7 @@ KINDS: dict[str, list[Scene]] = {
     "network": OF_THE_NETWORK,
     "disks": OF_DISKS,
     "load": OF_LOAD,
+    "groups": OF_GROUPS,
     "versions": OF_VERSIONS,
     "replicas": OF_REPLICAS,
 }

@@ -1,17 +1,23 @@
 """A worker's Celery application with the stand-in for its model, points to strike at, and a fast broker."""
 
+import os
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import obstore
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.settings import get_settings
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore
 from adaspa_worker import app as worker
+from adaspa_worker import group
 from adaspa_worker.app import app
 from adaspa_worker.checkpoint import Checkpoints
 
+from chaos.grouped import FOLLOWER, GROUPED, SILENT_SECONDS, join, placed
 from chaos.points import SLOW_SECONDS, around, reach
 from chaos.stub_engine import StubEngine
 
@@ -19,8 +25,8 @@ current = -1
 """The seed of the job that this process runs: one at a time."""
 
 
-class Engine(StubEngine):
-    """The stand-in, with a point in each phase."""
+class Points:
+    """A point in each phase of an engine."""
 
     def encode_prompt(self, *args: Any) -> Any:
         reach("encoding", current)
@@ -43,10 +49,31 @@ class Engine(StubEngine):
             reach("decoded", current)
 
 
+class Engine(Points, StubEngine):
+    """The stand-in."""
+
+
+def made() -> Callable[[], Any]:
+    """What makes the engine of this worker: the stand-in in this process, or in a group of two."""
+    if GROUPED not in os.environ:
+        return Engine
+    from adaspa_worker.engines import together  # noqa: PLC0415  PyTorch, which the other workers do without
+
+    group.FOLLOWER, group.SILENT_SECONDS = FOLLOWER, SILENT_SECONDS
+    together.join, together.placed, together.check_gpus = join, placed, lambda _: None
+    leader = type("Leader", (Points, together.Together), {})
+    spec = Catalog.load(get_settings().catalog).default.model_copy(update={"gpus": 2})
+    return lambda: leader(spec, Path())
+
+
+make = made()
+"""Found here, in the process that forks those that run jobs: they begin at once."""
+
+
 @lru_cache(maxsize=1)
-def engine(_: str) -> Engine:
+def engine(_: str) -> Any:
     """The stand-in, for every model."""
-    return Engine()
+    return make()
 
 
 def claimed(lease: Any, *_: Any) -> int | None:

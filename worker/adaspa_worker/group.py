@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 from adaspa_jobs.catalog import ModelSpec
 
@@ -28,12 +30,33 @@ SILENT_SECONDS = 15.0
 ANSWER_SECONDS = 10.0
 """Seconds that the processes may be apart when they end the same piece of work."""
 BEAT = b"beat"
+FOLLOWER = "adaspa_worker.follower"
+"""The module that the others run."""
 ALIKE = ("adaspa-serve", "adaspa", "torch", "diffusers")
 """Distributions; an upgrade under a running worker changes them for the processes that it starts behind it."""
 
 
 class GroupFailed(Exception):
     """A process of the group died, hangs, or failed alone: the others cannot go on."""
+
+
+class Piece(NamedTuple):
+    """A part of the work that a process has done for the leader."""
+
+    place: Any
+    content: Any
+
+
+class Decode(NamedTuple):
+    """To decode a process's tiles of a clip.
+
+    Args:
+        latents: as the VAE has them.
+        given: what else the VAE is to be given.
+    """
+
+    latents: Any
+    given: list[Any]
 
 
 class Group:
@@ -49,6 +72,7 @@ class Group:
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.failure: GroupFailed | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
+        self._pieces: queue.Queue[Any] = queue.Queue()
         self._closed = threading.Event()
         self._place = TemporaryDirectory(prefix="adaspa-group-")
         self.store = Path(self._place.name) / "store"
@@ -57,7 +81,7 @@ class Group:
         self._connections: list[Connection] = []
         for rank in range(1, spec.gpus):
             ours, theirs = Pipe()
-            line = [sys.executable, "-m", "adaspa_worker.follower", str(theirs.fileno())]
+            line = [sys.executable, "-m", FOLLOWER, str(theirs.fileno())]
             self.processes.append(subprocess.Popen(line, pass_fds=[theirs.fileno()]))
             theirs.close()
             self._connections.append(ours)
@@ -98,7 +122,28 @@ class Group:
             if self.failure is not None:
                 raise self.failure
             errors += [answer] if answer else []
+        while not self._pieces.empty():  # of work that was broken off
+            self._pieces.get()
         return errors
+
+    def pieces(self, check: Callable[[], None]) -> Iterator[Any]:
+        """What the others send of their work, as it comes.
+
+        Args:
+            check: called now and then while nothing comes.
+
+        Raises:
+            GroupFailed: one of them failed, or no longer exists.
+        """
+        while True:
+            try:
+                yield self._pieces.get(timeout=BEAT_SECONDS)
+            except queue.Empty:
+                check()
+                if self.failure is not None:
+                    raise self.failure from None
+                if not self._answers.empty():
+                    raise GroupFailed(f"one process of the group failed: {self._answers.get()}") from None
 
     def close(self) -> None:
         """Kill the others, and wait for their end."""
@@ -127,7 +172,8 @@ class Group:
                     continue
                 heard[connection] = time.monotonic()
                 if content != BEAT:
-                    self._answers.put(pickle.loads(content))
+                    answer = pickle.loads(content)
+                    (self._pieces if isinstance(answer, Piece) else self._answers).put(answer)
             now = time.monotonic()
             for connection, at in heard.items():
                 if now - at > SILENT_SECONDS:
