@@ -95,8 +95,8 @@ def blocks_section(result: Json) -> str:
 
 def parallel_section(result: Json) -> str:
     text = (
-        f"Up to {result['gpus']} times {result['device']}, PyTorch {result['torch']}, one run. Full size, random\n"
-        "weights: a few blocks were run, and a step of all blocks and both guidance branches was computed from them.\n"
+        f"Up to {result['gpus']} times {result['device']}, PyTorch {result['torch']}, a run for each model. Full size,\n"
+        "random weights: a few blocks were run, and a step of all blocks and both guidance branches was computed from them.\n"
         "The exchange of all layers was timed by itself. Peak memory is what a process takes beyond what it holds\n"
         "between forwards."
     )

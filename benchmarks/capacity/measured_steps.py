@@ -39,12 +39,12 @@ def steps(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def groups(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """By model, how much faster its steps are on several GPUs by Ulysses, as the service runs them.
+    """By model, how much faster its steps are on several GPUs: by guidance branches where they were measured so.
 
     Two and more that were measured, and four where a plan says what to expect of them.
     """
     benchmark = json.loads(path.read_text())
-    source = f"{path.name}: by Ulysses, {benchmark['device']}, torch {benchmark['torch']}"
+    source = f"{path.name}: {benchmark['device']}, torch {benchmark['torch']}"
     found: dict[str, list[dict[str, Any]]] = {}
     for model in dict.fromkeys(row["model"] for row in benchmark["rows"]):
         plan = parallel_plan.Plan([row for row in benchmark["rows"] if row["model"] == model])
@@ -63,13 +63,15 @@ def groups(path: Path) -> dict[str, list[dict[str, Any]]]:
 def _speed(plan: parallel_plan.Plan, gpus: int, kinds: Sequence[str]) -> tuple[float, str] | None:
     """Of steps of some kinds together; measured, or else computed."""
     one = [plan.measured("one", 1, kind) for kind in kinds]
-    measured = [plan.measured("ulysses", gpus, kind) for kind in kinds]
+    # As a worker does by default.
+    mode = "ulysses" if plan.measured("guidance", 2, "sparse") is None else "guidance"
+    measured = [plan.measured(mode, gpus, kind) for kind in kinds]
     if None in one:
         return None
     alone = sum(row["seconds"] for row in one if row)
     if None not in measured:
         return alone / sum(row["seconds"] for row in measured if row), "measured"
-    planned = [plan.seconds("ulysses", gpus, kind) for kind in kinds]
+    planned = [plan.seconds(mode, gpus, kind) for kind in kinds]
     return None if None in planned else (alone / sum(filter(None, planned)), "computed")
 
 

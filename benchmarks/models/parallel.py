@@ -58,8 +58,7 @@ class Machine:
                 store=dist.PrefixStore(str(self._groups), self.store),
                 rank=self.rank,
                 world_size=size,
-                timeout=PATIENCE,
-                device_id=self.device if on_gpu else None,
+                timeout=PATIENCE,  # without a device_id: PyTorch 2.11 crashed where such a group came after another
             )
         return self.rank < size
 
@@ -79,8 +78,8 @@ def rows(part: Part, machine: Machine) -> Iterator[Row]:
             yield from bench.skewed()
 
 
-def measure(machine: Machine, parts: list[Part], output: Path, rows: Callable[[Part, Machine], Iterator[Row]]) -> Row:
-    """All rows of the models; the first process writes them as they come."""
+def measure(machine: Machine, parts: list[Part], output: Path) -> None:
+    """Measure all rows; the first process writes them, and behind the last one the plan."""
     quick = machine.device.type == "cpu"
     result: Row = {**ran_on(quick=quick), "gpus": machine.world, "rows": []}
     keep: Callable[[Row], None] = (lambda row: add(result, row, output)) if machine.rank == 0 else (lambda _: None)
@@ -92,36 +91,26 @@ def measure(machine: Machine, parts: list[Part], output: Path, rows: Callable[[P
                 torch.cuda.empty_cache()
     if dist.is_initialized():
         dist.destroy_process_group()
-    return result
-
-
-def measure_and_plan(machine: Machine, parts: list[Part], output: Path) -> None:
-    """Measure all rows; the first process writes them, and behind the last one the plan."""
-    result = measure(machine, parts, output, rows)
     if machine.rank == 0:
         result["plan"] = parallel_plan.rows(result["rows"])
         write(result, output)
 
 
-def begin(module: str, about: str, models: list[str]) -> tuple[Machine, list[Part], Path]:
-    """What the command line says, and this process among those that torchrun started.
-
-    Args:
-        models: by default.
-    """
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.splitlines()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.parallel", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    parser.add_argument("--models", nargs="+", choices=list(PARTS), default=models, help=f"by default {models}")
+    parser.add_argument("--models", nargs="+", choices=list(PARTS), default=list(PARTS), help="all by default")
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if "LOCAL_RANK" not in os.environ:
         parser.error("torchrun must start it, a process for each GPU")
-    device = torch.device("cpu") if arguments.quick else torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cpu") if arguments.quick else torch.device("cuda", local)
     if not arguments.quick:
         torch.cuda.set_device(device)
     store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
-    return Machine(rank, world, store, device), [PARTS[name] for name in arguments.models], arguments.output
+    measure(Machine(rank, world, store, device), [PARTS[name] for name in arguments.models], arguments.output)
 
 
 if __name__ == "__main__":
-    measure_and_plan(*begin("benchmarks.models.parallel", __doc__, list(PARTS)))
+    main()

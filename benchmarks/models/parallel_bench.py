@@ -84,10 +84,10 @@ class Bench:
     def walk(self, mode: str) -> Iterator[dict[str, Any]]:
         """A row for each kind of step; on a GPU, of the second of two walks: the first compiles."""
         gpus = 1 if mode == "one" else dist.get_world_size()
-        handle = self.together(mode, WALK)
+        handle = self._together(mode, WALK)
         for _ in range(2 if self.device.type == "cuda" else 1):
             handle.begin(WALK.steps)
-            steps = [self.step(step) for step in range(len(KINDS))]
+            steps = [self._step(step) for step in range(len(KINDS))]
         place = {"model": self.model.name, "gpus": gpus, "mode": mode}
         for kind in dict.fromkeys(KINDS):
             found = [step for step, own in zip(steps, KINDS, strict=True) if own == kind]
@@ -100,7 +100,7 @@ class Bench:
             }
         told = ("density", "attention_work", "fell_back", "ranks", "imbalance", "even_imbalance", "cache_bytes")
         yield {**place, "step": "report", **{key: handle.report()[key] for key in told}}
-        self.apart()
+        adaspa.remove(self.transformer)
 
     def skewed(self) -> Iterator[dict[str, Any]]:
         """A sparse step of heads that differ, with as many for each rank, and dealt by their cost."""
@@ -109,11 +109,11 @@ class Bench:
         shares, kept = skewed_shares(self.part.heads), 1 - selection.sparsity
         even = Deal.even(self.part.heads, dist.get_world_size())
         planned = Deal.by_cost([kept * share + redeal.EXCHANGE for share in shares], dist.get_world_size())
-        handle = self.together("ulysses", config)
+        handle = self._together("ulysses", config)
         for heads, worth in (("even", math.inf), ("dealt", redeal.WORTH)):
             with patch.object(redeal, "WORTH", worth):
                 handle.begin(WALK.steps)
-                steps = [self.step(step) for step in range(5)]
+                steps = [self._step(step) for step in range(5)]
             report = handle.report()
             yield {
                 "model": self.model.name,
@@ -125,7 +125,7 @@ class Bench:
                 **{key: report[key] for key in ("imbalance", "even_imbalance")},
                 "planned_imbalance": planned.imbalance(shares) if heads == "dealt" else even.imbalance(shares),
             }
-        self.apart()
+        adaspa.remove(self.transformer)
 
     def exchange(self) -> dict[str, Any]:
         """Milliseconds of the exchange of one layer by itself: of heads in order, and of every second head or so."""
@@ -135,21 +135,20 @@ class Bench:
         row: dict[str, Any] = {"model": self.model.name, "gpus": ranks.size, "mode": "ulysses", "step": "exchange"}
         mixed = Deal(tuple(tuple(range(rank, part.heads, ranks.size)) for rank in range(ranks.size)))
         for name, deal in (("even", Deal.even(part.heads, ranks.size)), ("mixed", mixed)):
-            exchange = Exchange(ranks, deal.hands, [own] * ranks.size, part.text, self.device)
-            out = exchange.to_heads(q).arrived().transpose(0, 1)
+            exchange = Exchange(ranks, deal, [own] * ranks.size, part.text, self.device)
+            (out,) = exchange.to_heads(q)
 
             def there(exchange: Exchange = exchange) -> object:
-                return [coming.arrived() for coming in [exchange.to_heads(x) for x in (q, k, v)]]
+                return exchange.to_heads(q, k, v)
 
-            def back(exchange: Exchange = exchange, out: torch.Tensor = out, result: torch.Tensor = q) -> None:
-                exchange.put(exchange.to_tokens(out), result)
+            def back(exchange: Exchange = exchange, out: torch.Tensor = out) -> object:
+                return exchange.to_tokens(out)
 
             row |= {f"{name}_to_heads_ms": milliseconds(there, self.device)}
             row |= {f"{name}_to_tokens_ms": milliseconds(back, self.device)}
         return row
 
-    def together(self, mode: str, config: AdaSpaConfig) -> Any:
-        """Apply AdaSpa to the model, and have all processes share its forwards; its handle."""
+    def _together(self, mode: str, config: AdaSpaConfig) -> Any:
         handle = adaspa.apply(self.transformer, config)
         if mode == "ulysses":
             adaspa.parallelize(self.transformer, ulysses=dist.get_world_size())
@@ -159,11 +158,7 @@ class Bench:
             adaspa.parallelize(pipe, guidance=2, ulysses=dist.get_world_size() // 2)
         return handle
 
-    def apart(self) -> None:
-        """Undo `together`."""
-        adaspa.remove(self.transformer)
-
-    def step(self, step: int) -> tuple[float, int, torch.Tensor]:
+    def _step(self, step: int) -> tuple[float, int, torch.Tensor]:
         """Seconds, peak bytes above what is held and the output of one step in all its branches."""
         on_gpu = self.device.type == "cuda"
         synchronize(self.device)

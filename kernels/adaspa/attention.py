@@ -1,6 +1,5 @@
 """Functional core: self-attention of one layer in one denoising step."""
 
-from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -63,7 +62,7 @@ def attention(
     sequences = q.shape[0] * heads.total(q.shape[1])
     site = _Site(state, state.key(layer, sample), geometry, sequences, scale, grid, heads)
     action = state.action(layer, sample)
-    with backends.counted(state.record.ledger.kernels[action.kind] if heads.is_first else Counter()):
+    with backends.counted(state.record.ledger.kernels[action.kind]):
         return _act(action, q, k, v, site)
 
 
@@ -136,8 +135,7 @@ class _Site(NamedTuple):
 
     def ran(self, kind: StepKind, cost: float) -> None:
         """Account for what runs here now, by its cost in dense calls but for its sparse part."""
-        if self.heads.is_first:
-            self.state.ran(self.key, kind, self.pairs, cost)
+        self.state.ran(self.key, kind, self.pairs, cost)
 
     @property
     def scoring(self) -> float:
@@ -148,12 +146,6 @@ class _Site(NamedTuple):
     def lse(self) -> torch.Tensor | None:
         """LSE that an earlier step left."""
         return self.state.cache.lse(self.key)
-
-    def fetch(self) -> BlockIndex:
-        """Fetch the lists of the pattern in use."""
-        index = self.state.cache.index(self.key)
-        assert index is not None, "the action was chosen because there is an index"
-        return index
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -224,11 +216,11 @@ def _probe(qkv: QKV, lse: torch.Tensor, index: BlockIndex, site: _Site) -> None:
 
 
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind: StepKind) -> torch.Tensor:
-    index = site.heads.lists(site.fetch)
+    index = site.state.cache.index(site.key)
+    assert index is not None, "the action was chosen because there is an index"
     out, _ = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
     pattern = site.state.pattern(site.key)
-    if site.heads.is_first:
-        pattern.used(kind, site.pairs)
+    pattern.used(kind, site.pairs)
     if site.state.plan.measure_recall:
         pattern.measured.append(site.heads.gather(_recall_now(q, k, v, index, site.scale)))
     return out

@@ -43,14 +43,6 @@ class Deal:
         """Heads hand by hand."""
         return [head for hand in self.hands for head in hand]
 
-    def split(self, parts: int) -> list[tuple[tuple[int, ...], ...]]:
-        """Split the hands into several parts, each with heads of every hand; fewer if a hand has fewer heads."""
-        parts = min(parts, *(len(hand) for hand in self.hands))
-        pieces = [
-            [hand[len(hand) * n // parts : len(hand) * (n + 1) // parts] for hand in self.hands] for n in range(parts)
-        ]
-        return [tuple(piece) for piece in pieces]
-
     def imbalance(self, costs: Sequence[float]) -> float:
         """Return the cost of the dearest hand, in means over all hands: 1.0 if no rank waits."""
         return max(_cost(costs, hand) for hand in self.hands) * len(self.hands) / sum(costs)

@@ -1,20 +1,12 @@
 """Heads of a layer's attention: one process has all of them, unless ranks share a sequence."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
-from adaspa.index import BlockIndex
-
 
 class Heads(Protocol):
     """Heads of the layer that this process attends with, and the way to what the others found for theirs."""
-
-    @property
-    def is_first(self) -> bool:
-        """True if a call with these enters the record: not with further parts of a process's heads."""
-        ...
 
     def total(self, own: int) -> int:
         """Count the heads of the layer, of which this process has ``own``."""
@@ -32,15 +24,9 @@ class Heads(Protocol):
         """Tell whether it is true in any process."""
         ...
 
-    def lists(self, fetch: Callable[[], BlockIndex]) -> BlockIndex:
-        """Return the lists of these heads, from what ``fetch`` returns for all that the process has."""
-        ...
-
 
 class AllHeads:
     """All heads in one process."""
-
-    is_first = True
 
     def total(self, own: int) -> int:
         return own
@@ -53,9 +39,6 @@ class AllHeads:
 
     def any(self, value: bool) -> bool:
         return value
-
-    def lists(self, fetch: Callable[[], BlockIndex]) -> BlockIndex:
-        return fetch()
 
 
 ALL_HEADS = AllHeads()

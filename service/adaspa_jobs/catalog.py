@@ -41,7 +41,7 @@ class Memory(BaseModel):
     weights, ``cache``, ``compile``, ``loras`` or several ``gpus``."""
     vae_tiling: bool = False
     """Always decode the video in tiles: uses less memory, takes more time. Without it, a worker does so if the whole
-    does not fit."""
+    does not fit. Several ``gpus`` decode some tiles each."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Data type of the weights; ``null`` means bfloat16 on a GPU and float32 on a CPU."""
     storage_dtype: Literal["float8_e4m3fn"] | None = None

@@ -73,10 +73,8 @@ def test_four_ranks_share_one_sequence(found):
     assert made["dealt"] < made["even"], "six heads, of which two ranks have one only"
 
 
-@pytest.mark.parametrize("model", ["dealt", "joint"])
-def test_heads_attended_with_in_parts_give_the_same_video_and_report(found, model):
-    made = found["two"]["in parts"][model]
-    assert (made["sparse"], made["figures"], made["ranks"]) == (0, True, 2)
+def test_two_ranks_share_a_sequence_with_text_and_several_heads_each(found):
+    assert found["two"]["joint"] == {"sparse": 0, "figures": True, "ranks": 2}
 
 
 def test_the_benchmark_measures_two_beside_one_and_says_what_to_expect_of_more(found):
@@ -130,5 +128,5 @@ def test_two_gpus_make_the_video_of_one(tmp_path):
     for family in set(TINY) & set(made):
         assert (made[family]["sparse"], made[family]["figures"]) == (0, True), family
     assert made["plain"] == {name: {"full": 0, "removed": 0} for name in ("wan", "hunyuan-video")}
-    parts = *made["dealt"].values(), *made["in parts"].values(), *made["by diffusers"]
+    parts = *made["dealt"].values(), made["joint"], *made["by diffusers"]
     assert all(part["sparse"] == 0 and part["figures"] for part in parts)

@@ -6,15 +6,19 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from adaspa_api.words import JobStatus
+from adaspa_jobs.attempts import JobCancelled
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import Lease
 from adaspa_worker import group, offer
 from adaspa_worker.checkpoint import unpack
+from adaspa_worker.engines.tiles import Leading, Place
 from adaspa_worker.engines.together import Together
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
@@ -36,7 +40,8 @@ class Worker:
 
     def share(self, **parallelism: int) -> None:
         """How the next group that it loads shares the work; by default as the worker finds best."""
-        changes = {"parallelism": parallelism} if parallelism else {}
+        changes: dict[str, Any] = {"parallelism": parallelism} if parallelism else {}
+        changes["memory"] = {"vae_tiling": True}
         self.spec = ModelSpec.model_validate(model_spec(self.folder, gpus=2, **changes))
 
     def engine(self, model: str = "tiny") -> Together:
@@ -92,6 +97,29 @@ def test_the_two_guidance_branches_of_a_request_run_side_by_side(
 
 
 @not_on_one_gpu
+def test_the_processes_decode_a_tile_each_and_stop_with_a_job(
+    worker: Worker, tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = torch.randn(1, 4, 2, 24, 34, generator=torch.Generator().manual_seed(0))
+    together = worker.engine()
+    vae = tiny_engine.pipe.vae  # type: ignore[attr-defined]
+    monkeypatch.setattr(vae, "use_tiling", True)
+    whole = list(tiny_engine.frames(latents, lambda: None))
+    received: list[Place] = []
+    plain = Leading.part
+    monkeypatch.setattr(Leading, "part", lambda self, *call: (received.append(self._place), plain(self, *call))[1])
+
+    def cancelled() -> None:
+        if len(received) == 3:
+            raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        list(together.frames(latents, cancelled))
+    received.clear()
+    np.testing.assert_array_equal(np.stack(list(together.frames(latents, lambda: None))), np.stack(whole))
+    assert {place.tile for place in received} == {0, 1}
+
+
 def test_a_cancelled_job_leaves_the_group_to_the_next(grouped: Bench, worker: Worker, params: Params) -> None:
     grouped.store.at_step[2] = lambda lease: grouped.store.request_cancel(lease.job.id)
     assert grouped.run(params(steps=6)).status is JobStatus.cancelled

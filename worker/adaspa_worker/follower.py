@@ -19,7 +19,7 @@ from adaspa_api.words import StepKind
 from adaspa_jobs import logs
 from adaspa_jobs.settings import get_settings
 
-from adaspa_worker.group import ALIKE, BEAT, BEAT_SECONDS, versions
+from adaspa_worker.group import ALIKE, BEAT, BEAT_SECONDS, Decode, Piece, versions
 from adaspa_worker.hub import first_line
 from adaspa_worker.parent import die_with_parent
 
@@ -53,6 +53,12 @@ class Leader:
         if not self.hear():
             raise Stopped
 
+    def send(self, place: Any, content: Any) -> None:
+        """Hand a part of the work to the leader, unless it needs no more."""
+        if self._connection.poll():
+            raise Stopped
+        self._send(pickle.dumps(Piece(place, content)))
+
     def _beat(self) -> None:
         while True:
             time.sleep(BEAT_SECONDS)
@@ -77,16 +83,22 @@ def follow(leader: Leader) -> None:
     engine = together.join(spec, Path(folder), rank, store)
     leader.tell(None)
     while True:
-        params, encoded, resume = leader.hear()
+        work = leader.hear()
         error = None
         try:
-            engine.denoise(params, together.placed(encoded, engine.device), leader.go_on, resume)
+            if isinstance(work, Decode):
+                engine.decode_for(rank, spec.gpus, work.latents, work.given, leader.send)
+            else:
+                params, encoded, resume = work
+                engine.denoise(params, together.placed(encoded, engine.device), leader.go_on, resume)
         except Stopped:
             pass
         except Exception as failed:
             error = f"{type(failed).__name__}: {first_line(failed)}"
         finally:
             engine.reset()
+            if isinstance(work, Decode):
+                leader.hear()  # that it needs no more
         leader.tell(error)
 
 

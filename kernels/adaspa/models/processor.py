@@ -103,9 +103,9 @@ class AdaSpaProcessor(Bound):
             )
         if forward.share is None:
             return self._in_order(forward, q, k, v)
-        in_parts = forward.layout.pattern is None
-        overlap = forward.share.overlap(forward.state, self.layer, q, in_parts=in_parts)
-        return overlap.attend((q, k, v), lambda heads, *qkv: self._in_order(replace(forward, heads=heads), *qkv))
+        exchange = forward.share.exchange(forward.state, self.layer, q)
+        out = self._in_order(replace(forward, heads=exchange.heads), *exchange.to_heads(q, k, v))
+        return exchange.to_tokens(out)
 
     def _in_order(self, forward: "Forward", q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention over a whole sequence in the model's own order."""
@@ -144,9 +144,8 @@ class AdaSpaProcessor(Bound):
             return attention_by_pattern(q, k, v, state, layout.pattern(q, k), layer=self.layer).transpose(1, 2)
         state.skip_if_short(q.transpose(1, 2), forward.heads.total(q.shape[2]))
         if self.backend_is_chosen and state.action(self.layer, sample) is Action.DENSE:
-            if forward.heads.is_first:
-                heads = forward.heads.total(q.shape[2])
-                state.ran_elsewhere(q, f"diffusers: {self._backend_name}", self.layer, heads, sample)
+            heads = forward.heads.total(q.shape[2])
+            state.ran_elsewhere(q, f"diffusers: {self._backend_name}", self.layer, heads, sample)
             return dispatch_attention_fn(q, k, v, backend=self._attention_backend)
         # [B, S, H, D] seen as [B, H, S, D]: the operations take any strides.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

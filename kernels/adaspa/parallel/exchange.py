@@ -1,56 +1,53 @@
 """Exchange before and behind attention: some tokens of all heads against all tokens of some heads (Ulysses)."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from adaspa.parallel.dealt_heads import indices
+from adaspa.deal import Deal
+from adaspa.parallel.dealt_heads import DealtHeads, indices
 from adaspa.parallel.ranks import Ranks
-
-Hands = tuple[tuple[int, ...], ...]
-
-
-class OnItsWay(NamedTuple):
-    """Rows that arrive once ``work`` is waited for."""
-
-    rows: torch.Tensor
-    work: Any
-
-    def arrived(self) -> torch.Tensor:
-        """Return the rows, which work that is queued from now on may read."""
-        self.work.wait()
-        return self.rows
 
 
 class Exchange:
-    """Exchange of some heads of one layer's attention.
+    """The exchange of one layer's attention.
 
     Rows are laid out before all else, ``[S, B, H, D]``, so that what the ranks send lies in order as it comes.
 
     Args:
         ranks: that hold the sequence.
-        hands: the heads that each of them attends with.
+        deal: the heads that each of them attends with.
         tokens: that each of them holds.
         whole: rows behind them that every rank has, as the text of a joint sequence.
     """
 
-    def __init__(self, ranks: Ranks, hands: Hands, tokens: Sequence[int], whole: int, device: torch.device) -> None:
+    def __init__(self, ranks: Ranks, deal: Deal, tokens: Sequence[int], whole: int, device: torch.device) -> None:
         self.ranks = ranks
+        self.deal = deal
         self.tokens = tokens
         self.whole = whole
+        self.heads = DealtHeads(ranks, deal, device)
         self._local, self._all = tokens[ranks.rank], sum(tokens)
-        self._sizes = [len(hand) for hand in hands]
-        self._hands = [_places(hand, device) for hand in hands]
-        self._own = len(hands[ranks.rank])
+        self._hands = [_places(hand, device) for hand in deal.hands]
+        self._own = len(deal.hands[ranks.rank])
 
-    def to_heads(self, x: torch.Tensor) -> OnItsWay:
-        """``[B, own tokens + whole, H, D]`` as ``[tokens + whole, B, own heads, D]``."""
+    def to_heads(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Each ``[B, own tokens + whole, H, D]`` as ``[B, tokens + whole, own heads, D]``.
+
+        One is packed while those before it are on their way.
+        """
+        sent = [self._send(x) for x in tensors]
+        for _, work in sent:
+            work.wait()
+        return tuple(rows.transpose(0, 1) for rows, _ in sent)
+
+    def _send(self, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
         batch, _, _, width = x.shape
         each = batch * width
         video = x[:, : self._local].transpose(0, 1)
-        packed = x.new_empty(self._local * each * sum(self._sizes))
-        sizes = [self._local * each * heads for heads in self._sizes]
+        packed = x.new_empty(self._local * each * x.shape[2])
+        sizes = [self._local * each * len(hand) for hand in self.deal.hands]
         for part, hand in zip(packed.split(sizes), self._hands, strict=True):
             _take(video, hand, part.view(self._local, batch, -1, width))
         rows = x.new_empty(self._all + self.whole, batch, self._own, width)
@@ -58,27 +55,26 @@ class Exchange:
         _, work = self.ranks.exchange(
             packed, sizes, [count * each * self._own for count in self.tokens], rows[: self._all].view(-1)
         )
-        return OnItsWay(rows, work)
+        return rows, work
 
-    def to_tokens(self, out: torch.Tensor) -> OnItsWay:
-        """``[B, tokens + whole, own heads, D]`` as what `put` takes."""
+    def to_tokens(self, out: torch.Tensor) -> torch.Tensor:
+        """``[B, tokens + whole, own heads, D]`` as ``[B, own tokens + whole, H, D]``."""
         batch, _, _, width = out.shape
         each = batch * width
-        return OnItsWay(
-            *self.ranks.exchange(
-                out.transpose(0, 1)[: self._all].contiguous().view(-1),
-                [count * each * self._own for count in self.tokens],
-                [self._local * each * heads for heads in self._sizes],
-            )
+        rows = out.transpose(0, 1)
+        received, work = self.ranks.exchange(
+            rows[: self._all].contiguous().view(-1),
+            [count * each * self._own for count in self.tokens],
+            sizes := [self._local * each * len(hand) for hand in self.deal.hands],
         )
-
-    def put(self, came: OnItsWay, result: torch.Tensor) -> None:
-        """Write what came to these heads of ``[B, own tokens + whole, H, D]``."""
-        batch, _, _, width = result.shape
-        sizes = [self._local * batch * width * heads for heads in self._sizes]
+        result = out.new_empty(batch, self._local + self.whole, len(self.deal.order), width)
+        if self.whole:
+            result[:, self._local :] = self.heads.gather(out[:, self._all :].transpose(1, 2)).transpose(1, 2)
+        work.wait()
         video = result[:, : self._local].transpose(0, 1)
-        for part, hand in zip(came.arrived().split(sizes), self._hands, strict=True):
+        for part, hand in zip(received.split(sizes), self._hands, strict=True):
             _put(video, hand, part.view(self._local, batch, -1, width))
+        return result
 
 
 def _places(hand: tuple[int, ...], device: torch.device) -> slice | torch.Tensor:

@@ -5,13 +5,11 @@ from typing import Any
 import torch
 
 from adaspa.deal import Deal
-from adaspa.parallel import overlap
-from adaspa.parallel.overlap import Overlap
+from adaspa.parallel.exchange import Exchange
 from adaspa.parallel.ranks import Ranks
 from adaspa.parallel.redeal import redealt
-from adaspa.state import Action, AdaSpaState
+from adaspa.state import AdaSpaState
 
-IN_PARTS = (Action.DENSE, Action.SPARSE)
 SPLIT = "cp_input---"
 """Diffusers' hook that splits arguments of a transformer's forward."""
 
@@ -49,12 +47,8 @@ class Share:
         shape[dim] = sum(self.tokens(shape[dim], latents.device))
         return {**given, "hidden_states": latents.new_empty(shape, device="meta")}
 
-    def overlap(self, state: AdaSpaState, layer: int, q: torch.Tensor, *, in_parts: bool) -> Overlap:
-        """Make the exchange of ``layer``, whose queries here are ``[B, own tokens + whole, H, D]``.
-
-        ``in_parts`` lets it go part by part in calls that neither search nor leave anything behind.
-        """
+    def exchange(self, state: AdaSpaState, layer: int, q: torch.Tensor) -> Exchange:
+        """The exchange of ``layer``, whose queries here are ``[B, own tokens + whole, H, D]``."""
         deal: Deal = redealt(state, layer, self.ranks, self.heads, q.device)
         tokens = self.tokens(q.shape[1] - self.whole, q.device)
-        in_parts = in_parts and state.action(layer) in IN_PARTS and not state.plan.measure_recall
-        return Overlap(self.ranks, deal, tokens, self.whole, q.device, parts=overlap.PARTS if in_parts else 1)
+        return Exchange(self.ranks, deal, tokens, self.whole, q.device)

@@ -24,7 +24,7 @@ from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config
-from adaspa_worker.engines import in_groups, own_call, step_cache
+from adaspa_worker.engines import in_groups, own_call, step_cache, tiles
 from adaspa_worker.engines.ahead import ahead
 from adaspa_worker.engines.encodings import Encodings
 from adaspa_worker.engines.given import Asked
@@ -274,6 +274,23 @@ class DiffusersEngine(ABC):
             for hook in hooks:
                 hook.remove()
 
+    @torch.no_grad()
+    def decode_for(
+        self, rank: int, size: int, latents: Tensor, given: list[Any], send: Callable[[tiles.Place, Tensor], None]
+    ) -> None:
+        """Decode a process's tiles of a clip, and send them."""
+        vae = self.pipe.vae
+        try:
+            with tiles.dealt(vae.decoder, tiles.Following(rank, size, lambda place, part: send(place, part.cpu()))):
+                vae.decode(latents.to(self.device, vae.dtype), *placed(given, self.device), return_dict=False)
+        finally:
+            if clear := getattr(vae, "clear_cache", None):
+                clear()
+
+    def decode_with(self) -> list[Any]:
+        """What the VAE is to be given beside the latents of the job."""
+        return placed(self._decode_with, torch.device("cpu"))
+
     def frames(self, latents: Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
         return ahead(partial(self._decode, latents, check))
 
@@ -453,3 +470,8 @@ class DiffusersEngine(ABC):
             return latents.float()
 
         return fit_to(encode, self.limits.first + self.limits.every, self.device)
+
+
+def placed(given: list[Any], device: torch.device) -> list[Any]:
+    """What a VAE is given, its tensors on another device."""
+    return [part.to(device) if isinstance(part, Tensor) else part for part in given]

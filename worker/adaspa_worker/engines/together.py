@@ -14,8 +14,9 @@ from adaspa_api.words import Role, StepKind
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 
+from adaspa_worker.engines.tiles import Leading, Place, dealt
 from adaspa_worker.families import FAMILIES, pipeline_of
-from adaspa_worker.group import Group, GroupFailed
+from adaspa_worker.group import Decode, Group, GroupFailed
 from adaspa_worker.pipeline import Encoded, Given, StepCallback, engine_class
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
@@ -90,6 +91,28 @@ class Together:
             raise GroupFailed(f"one process of the group failed: {errors[0]}")
         return latents
 
+    def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
+        """Implement ``Engine``: where the VAE decodes in tiles, each process decodes some of them."""
+        if not self.engine.spec.memory.vae_tiling:
+            yield from self.engine.frames(latents, check)
+            return
+        self.group.tell(Decode(latents.cpu(), self.engine.decode_with()))
+        came: dict[Place, torch.Tensor] = {}
+        pieces = self.group.pieces(check)
+
+        def receive(place: Place) -> torch.Tensor:
+            while place not in came:
+                piece = next(pieces)
+                came[piece.place] = piece.content
+            return came.pop(place)
+
+        try:
+            with dealt(self.engine.pipe.vae.decoder, Leading(self.engine.spec.gpus, receive)):
+                yield from self.engine.frames(latents, check)
+        finally:
+            self.group.tell(None)
+            self.group.settle()
+
     def _failed_behind(self, error: Exception) -> GroupFailed | None:
         """Return what ended the others before the leader, whose error came of it; None if the leader's is its own."""
         own = isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError)
@@ -124,9 +147,6 @@ class Together:
 
     def preview(self) -> np.ndarray | None:
         return self.engine.preview()
-
-    def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
-        return self.engine.frames(latents, check)
 
     def sound(self, params: JobParams) -> Sound | None:
         return self.engine.sound(params)
