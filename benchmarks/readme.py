@@ -95,10 +95,10 @@ def blocks_section(result: Json) -> str:
 
 def parallel_section(result: Json) -> str:
     text = (
-        f"Up to {result['gpus']} times {result['device']}, PyTorch {result['torch']}, a run for each model. Full size,\n"
-        "random weights: a few blocks were run, and a step of all blocks and both guidance branches was computed from them.\n"
-        "The exchange of all layers was timed by itself. Peak memory is what a process takes beyond what it holds\n"
-        "between forwards."
+        f"Up to {result['gpus']} times {result['device']}, PyTorch {result['torch']}, one run each model. Full size,\n"
+        "random weights: a few blocks were run, and a step of all blocks and both guidance branches was computed from\n"
+        "them. The exchange of all layers was timed by itself. Peak memory is what a process takes beyond what it\n"
+        "holds between forwards."
     )
     dealt = "Heads that keep from half to one and a half times the mean, in equal numbers per rank and dealt by cost:"
     parts = [text, parallel_tables.table(result["rows"]), dealt, parallel_tables.balance_table(result["rows"])]

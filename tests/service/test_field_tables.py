@@ -38,7 +38,7 @@ def test_every_setting_is_there_with_its_default_as_a_variable_has_it(monkeypatc
 
 def test_every_field_of_the_catalog_is_there_with_its_default() -> None:
     told = dict(ROW.findall((DOCS / "models.md").read_text().partition("## Families")[0]))
-    fields = ModelSpec.model_fields | Memory.model_fields | StepCache.model_fields
+    fields = ModelSpec.model_fields | Memory.model_fields | StepCache.model_fields | Parallelism.model_fields
     assert set(told) == set(fields)
     required = {name for name, field in fields.items() if field.is_required()}
     assert {name for name, default in told.items() if default == "required"} == required
