@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from adaspa_jobs.catalog import Catalog, Memory, ModelSpec
+from adaspa_jobs.catalog import Catalog, Memory, ModelSpec, Parallelism
 from adaspa_jobs.settings import PREFIX, Settings
 from adaspa_jobs.step_cache import StepCache
 from adaspa_worker.source import is_hub_name
