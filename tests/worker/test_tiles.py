@@ -42,13 +42,12 @@ def hunyuan_video() -> Any:
     return made
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("build", [wan, cogvideox, hunyuan_video])
+@pytest.mark.parametrize(("build", "processes"), [(wan, 2), (cogvideox, 3), (hunyuan_video, 3)])
 @torch.no_grad()
 def test_tiles_that_several_processes_decode_make_the_clip_of_one(build: Any, processes: int) -> None:
     torch.manual_seed(0)
     vae = build().eval()
-    latents = torch.randn(1, 4, 5, 7, 6)
+    latents = torch.randn(1, 4, 3, 7, 6)
     whole = vae.decode(latents, return_dict=False)[0]
     sent: dict[Place, torch.Tensor] = {}
     counts = []
