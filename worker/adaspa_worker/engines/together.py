@@ -48,6 +48,7 @@ class Together:
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         check_gpus(spec)
+        self.spec = spec
         self.group = Group(spec, folder)
         try:
             if apart := self.group.settle(LOAD_SECONDS):
@@ -93,7 +94,7 @@ class Together:
 
     def frames(self, latents: torch.Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
         """Implement ``Engine``: where the VAE decodes in tiles, each process decodes some of them."""
-        if not self.engine.spec.memory.vae_tiling:
+        if not self.spec.memory.vae_tiling:
             yield from self.engine.frames(latents, check)
             return
         self.group.tell(Decode(latents.cpu(), self.engine.decode_with()))
@@ -107,7 +108,7 @@ class Together:
             return came.pop(place)
 
         try:
-            with dealt(self.engine.pipe.vae.decoder, Leading(self.engine.spec.gpus, receive)):
+            with dealt(self.engine.pipe.vae.decoder, Leading(self.spec.gpus, receive)):
                 yield from self.engine.frames(latents, check)
         finally:
             self.group.tell(None)
