@@ -10,7 +10,7 @@ import pytest
 import torch
 from adaspa import AdaSpaConfig
 
-from benchmarks.models import blocks, denoise, memory, short, steps
+from benchmarks.models import blocks, denoise, memory, offload, short, steps
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.tables import blocks_table
@@ -163,3 +163,10 @@ def test_steps_of_a_short_video_are_timed_beside_free_attention(run):
     assert (row["tokens"], row["density"], row["kernels"]) == (256, 0.25, ["reference"])
     assert row["sparse_of_dense"] == pytest.approx(row["sparse_ms"] / row["dense_ms"], abs=0.001)
     assert min(row["dense_ms"], row["sparse_ms"], row["free_ms"]) > 0
+
+
+def test_blocks_in_host_memory_are_measured_beside_blocks_on_the_gpu(run):
+    rows = run(offload)["rows"]
+    assert [row["offload"] for row in rows] == [False, True] and not [row for row in rows if "error" in row]
+    assert all(set(row["seconds"]) == {"dense_with_lse", "fused_search", "sparse"} for row in rows)
+    assert rows[1]["resident_bytes"] == rows[0]["weights_bytes"], "it has two blocks"
