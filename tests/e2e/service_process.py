@@ -14,6 +14,10 @@ from adaspa_service.cli import main
 from adaspa_service.local.supervisor import free_port
 from waiting import PATIENCE, until
 
+LEASE_SECONDS = "10"
+"""A lease's length where whole workers are killed: a test can wait for its end, and a worker that lives gets a moment
+of the processor within it, however busy the machine."""
+
 
 def environment(catalog: Path | None, **settings: str) -> dict[str, str]:
     """The environment of a service that serves this catalog, or the built-in one; nothing of the developer's own

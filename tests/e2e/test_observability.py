@@ -7,44 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
 import pytest
-from adaspa_service.local.supervisor import free_port
-from collector import Collector, collecting
+from collector import Collector
 from prometheus_text import value
-from service_process import Service, children, environment
+from service_process import Service, children
 from tiny_wan import FAILING_PROMPT
 from waiting import PATIENCE, until
 
 PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading")
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def metrics_port() -> int:
-    return free_port("127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def service(
-    catalog: Path, collector: Collector, metrics_port: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    """A service with everything turned on that lets it be watched."""
-    data_dir = tmp_path_factory.mktemp("observed") / "data"
-    env = environment(catalog, lease_seconds="3", metrics_port=str(metrics_port), log_format="json")
-    running = Service(data_dir, env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"})
-    running.start()
-    yield running
-    running.stop()
-    assert children(data_dir) == {}
 
 
 @pytest.fixture
@@ -70,24 +44,27 @@ class Scrape:
 
 
 def test_a_scrape_shows_what_jobs_did(service: Service, worker_metrics: Scrape, gateway_metrics: Scrape) -> None:
-    before = gateway_metrics("adaspa_jobs_ended_total", model="tiny", status="completed", code="") or 0
-    attempts = worker_metrics("adaspa_attempts_total", model="tiny", outcome="completed") or 0
+    service.run()  # so that its worker, which others may have just killed, has counted something
+
+    def counts() -> dict[str, float]:
+        once = {phase: worker_metrics("adaspa_phase_seconds_count", model="tiny", phase=phase) for phase in PHASES}
+        once["ended"] = gateway_metrics("adaspa_jobs_ended_total", model="tiny", status="completed", code="")
+        once["attempts"] = worker_metrics("adaspa_attempts_total", model="tiny", outcome="completed")
+        for figure in ("adaspa_density_count", "adaspa_attention_work_count"):
+            once[figure] = worker_metrics(figure, model="tiny")
+        return {name: found or 0 for name, found in once.items()}
+
+    def steps() -> float:
+        kinds = ("dense", "search", "sparse")
+        counted = (worker_metrics("adaspa_denoising_step_seconds_count", model="tiny", kind=kind) for kind in kinds)
+        return sum(found or 0 for found in counted)
+
+    until(lambda: worker_metrics("adaspa_worker_busy", model="tiny") == 0, "nothing is counted any more")
+    before, stepped = counts(), steps()
     assert service.run(steps=6).status == "completed"
-    assert gateway_metrics("adaspa_jobs_ended_total", model="tiny", status="completed", code="") == before + 1
-    until(
-        lambda: worker_metrics("adaspa_attempts_total", model="tiny", outcome="completed") == attempts + 1,
-        "the attempt is counted, which comes after the job's end",
-        10,
-    )
-    for phase in PHASES:
-        assert worker_metrics("adaspa_phase_seconds_count", model="tiny", phase=phase) == attempts + 1, phase
-    steps = [
-        worker_metrics("adaspa_denoising_step_seconds_count", model="tiny", kind=kind) or 0
-        for kind in ("dense", "search", "sparse")
-    ]
-    assert sum(steps) >= 6
-    for figure in ("adaspa_density_count", "adaspa_attention_work_count"):
-        assert worker_metrics(figure, model="tiny") == attempts + 1, figure
+    expected = {name: count + 1 for name, count in before.items()}
+    until(lambda: counts() == expected, "each is counted once; the attempt comes after the job's end")
+    assert steps() == stepped + 6
     assert worker_metrics("adaspa_fell_back_total", model="tiny") == 0
     created = gateway_metrics("adaspa_http_requests_total", method="POST", route="/videos", status="200")
     assert created is not None and created >= 1
@@ -97,6 +74,7 @@ def test_a_scrape_shows_what_jobs_did(service: Service, worker_metrics: Scrape, 
 def test_waiting_and_running_jobs_are_counted(
     service: Service, worker_metrics: Scrape, gateway_metrics: Scrape
 ) -> None:
+    until(lambda: gateway_metrics("adaspa_jobs_unfinished", model="tiny") == 0, "all others have ended")
     running = service.client.create("a red circle", steps=2000)
     waiting = service.client.create("a blue square", steps=2000)
     service.until_step(running.id, 1)
@@ -110,20 +88,26 @@ def test_waiting_and_running_jobs_are_counted(
 
 
 def test_a_failure_is_counted_by_its_code(service: Service, worker_metrics: Scrape, gateway_metrics: Scrape) -> None:
-    assert service.run(FAILING_PROMPT).status == "failed"
     labels = {"model": "tiny", "status": "failed", "code": "generation_failed"}
-    assert gateway_metrics("adaspa_jobs_ended_total", **labels) == 1
-    until(lambda: worker_metrics("adaspa_attempts_total", model="tiny", outcome="failed") == 1, "the attempt too")
+
+    def counted() -> list[float]:
+        found = gateway_metrics("adaspa_jobs_ended_total", **labels)
+        return [found or 0, worker_metrics("adaspa_attempts_total", model="tiny", outcome="failed") or 0]
+
+    before = counted()
+    assert service.run(FAILING_PROMPT).status == "failed"
+    until(lambda: counted() == [count + 1 for count in before], "job and attempt are counted")
 
 
 def test_a_killed_child_is_no_longer_busy_and_its_lease_is_counted(
     service: Service, worker_metrics: Scrape, gateway_metrics: Scrape
 ) -> None:
+    before = gateway_metrics("adaspa_leases_lost_total", model="tiny") or 0
     video = service.client.create("a red circle", steps=300)
     service.until_step(video.id, 1)
     workers = [pid for pid, command in children(service.data_dir).items() if "adaspa_worker" in command]
     os.kill(max(workers), signal.SIGKILL)
-    until(lambda: gateway_metrics("adaspa_leases_lost_total", model="tiny") == 1, "the lease has run out")
+    until(lambda: gateway_metrics("adaspa_leases_lost_total", model="tiny") == before + 1, "the lease is lost")
     assert service.client.wait(video.id).status == "completed"
     until(lambda: worker_metrics("adaspa_worker_busy", model="tiny") == 0, "nobody is busy")
 
@@ -147,9 +131,10 @@ def test_one_trace_leads_from_the_request_through_the_queue_into_the_phases(
 
 
 def test_every_log_line_is_json_and_those_of_a_job_name_it_and_its_attempt(service: Service) -> None:
+    before = {name: len(service.log(name)) for name in ("gateway", "worker")}
     video = service.run()
     until(lambda: f"{video.id}: completed" in service.log("worker"), "the worker has logged the job's end")
-    lines = [json.loads(line) for name in ("gateway", "worker") for line in service.log(name).splitlines()]
+    lines = [json.loads(line) for name, begin in before.items() for line in service.log(name)[begin:].splitlines()]
     assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
     of_the_job = [line for line in lines if line.get("job") == video.id]
     assert [line["attempt"] for line in of_the_job if line["message"].endswith("completed")] == [1]

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
 from adaspa_command import ADASPA, adaspa, clean_environment
 from adaspa_service.access.keys import Scope
+from adaspa_service.cli import main
 from running_gateway import FILES, Service
 from waiting import PATIENCE
 
@@ -90,6 +92,32 @@ def test_following_a_job_that_fails(service: Service) -> None:
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 4
     assert said == f"adaspa: {lease.job.id} ended failed: No memory. (out_of_memory)\n"
+
+
+def test_demo_ends_with_the_jobs_error_and_writes_nothing(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With this gateway in the place of the service that it starts; tests/e2e/test_serve.py starts that one."""
+
+    class Running:
+        url = service.url
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> "Running":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def watch(self) -> None:
+            if lease := service.store.claim("demo", "worker-1"):
+                service.store.fail(lease, JobError(code=ErrorCode.out_of_memory, message="No memory."))
+
+    monkeypatch.setattr(import_module("adaspa_service.cli.demo"), "Supervisor", Running)
+    monkeypatch.setattr("sys.argv", ["adaspa", "demo", "--output", str(tmp_path / "out.mp4")])
+    with pytest.raises(SystemExit, match="4"):
+        main()
+    said = capsys.readouterr().err
+    assert "ended failed: No memory. (out_of_memory)" in said and said.count("\n") == 1
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_files_of_a_job_are_downloaded(service: Service, tmp_path: Path) -> None:
