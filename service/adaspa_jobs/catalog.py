@@ -65,7 +65,7 @@ SMALLER = ("storage_dtype", "quantization", "gguf")
 
 
 class Parallelism(BaseModel):
-    """How several GPUs share the work on a video."""
+    """Division of the work on a video among several GPUs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -188,8 +188,9 @@ class ModelSpec(BaseModel):
     """Number of GPUs of one machine that work on each video together. Several cannot be combined with ``compile``,
     ``cache``, CPU offload or tiles of tokens."""
     parallelism: Parallelism | None = None
-    """How the GPUs share the work: the fields of ``parallelism``, whose product is ``gpus``. ``null`` computes the two
-    guidance branches side by side if the model has them, its default request uses them and ``gpus`` is even."""
+    """Division of the work among the GPUs: the fields of ``parallelism``, whose product is ``gpus``. ``null`` computes
+    the two guidance branches side by side if the model has them, its default request uses them and ``gpus`` is
+    even."""
     call: dict[str, Any] = {}
     """Further keyword arguments for the pipeline's call. Other arguments keep the defaults of diffusers."""
     loras: list[Lora] = []

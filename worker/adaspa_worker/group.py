@@ -31,7 +31,7 @@ ANSWER_SECONDS = 10.0
 """Seconds that the processes may be apart when they end the same piece of work."""
 BEAT = b"beat"
 FOLLOWER = "adaspa_worker.follower"
-"""The module that the others run."""
+"""Module that the others run."""
 ALIKE = ("adaspa-serve", "adaspa", "torch", "diffusers")
 """Distributions; an upgrade under a running worker changes them for the processes that it starts behind it."""
 
@@ -48,7 +48,7 @@ class Piece(NamedTuple):
 
 
 class Decode(NamedTuple):
-    """To decode a process's tiles of a clip.
+    """Order to decode a process's tiles of a clip.
 
     Args:
         latents: as the VAE has them.
@@ -127,7 +127,7 @@ class Group:
         return errors
 
     def pieces(self, check: Callable[[], None]) -> Iterator[Any]:
-        """What the others send of their work, as it comes.
+        """Yield what the others send of their work, as it comes.
 
         Args:
             check: called now and then while nothing comes.

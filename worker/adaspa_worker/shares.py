@@ -1,4 +1,4 @@
-"""How the GPUs of a worker share the work on a video."""
+"""Shares of a worker's GPUs in the work on a video."""
 
 from adaspa_jobs.catalog import ModelSpec, Parallelism
 
@@ -6,7 +6,7 @@ from adaspa_worker.families import Family
 
 
 def parallelism(spec: ModelSpec, family: Family) -> Parallelism:
-    """What the catalog says, or else what makes the model's default request fastest.
+    """Return what the catalog says, or else what makes the model's default request fastest.
 
     Two guidance branches side by side exchange next to nothing; parts of the tokens are exchanged in every layer
     (docs/kernels/parallel.json).

@@ -11,7 +11,7 @@ from adaspa.parallel.ranks import Ranks
 
 
 class Exchange:
-    """The exchange of one layer's attention.
+    """Exchange of one layer's attention.
 
     Rows are laid out before all else, ``[S, B, H, D]``, so that what the ranks send lies in order as it comes.
 

@@ -48,7 +48,7 @@ class Share:
         return {**given, "hidden_states": latents.new_empty(shape, device="meta")}
 
     def exchange(self, state: AdaSpaState, layer: int, q: torch.Tensor) -> Exchange:
-        """The exchange of ``layer``, whose queries here are ``[B, own tokens + whole, H, D]``."""
+        """Make the exchange of ``layer``, whose queries here are ``[B, own tokens + whole, H, D]``."""
         deal: Deal = redealt(state, layer, self.ranks, self.heads, q.device)
         tokens = self.tokens(q.shape[1] - self.whole, q.device)
         return Exchange(self.ranks, deal, tokens, self.whole, q.device)

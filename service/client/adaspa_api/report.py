@@ -109,7 +109,7 @@ class AttentionReport(BaseModel):
     fell_back: list[str] = []
     """Calls that did not run as scheduled, and why; empty if everything did."""
     parallelism: dict[str, int] = {}
-    """How several GPUs shared the work: `guidance` branches side by side, `ulysses` GPUs for the tokens of each. Empty
+    """Division of the work among GPUs: `guidance` branches side by side, `ulysses` GPUs for the tokens of each. Empty
     if one GPU did all of it."""
     weights: dict[str, dict[str, int]] = {}
     """Bytes of each component's weights (`transformer`, `text_encoder`, `vae`, ...) by the type in which the loaded

@@ -288,7 +288,7 @@ class DiffusersEngine(ABC):
                 clear()
 
     def decode_with(self) -> list[Any]:
-        """What the VAE is to be given beside the latents of the job."""
+        """Return what the VAE is to be given beside the latents of the job."""
         return placed(self._decode_with, torch.device("cpu"))
 
     def frames(self, latents: Tensor, check: Callable[[], None]) -> Generator[np.ndarray]:
@@ -473,5 +473,5 @@ class DiffusersEngine(ABC):
 
 
 def placed(given: list[Any], device: torch.device) -> list[Any]:
-    """What a VAE is given, its tensors on another device."""
+    """Copy the tensors that a VAE is given to another device."""
     return [part.to(device) if isinstance(part, Tensor) else part for part in given]

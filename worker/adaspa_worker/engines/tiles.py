@@ -1,4 +1,4 @@
-"""The tiles of a VAE's decoding, dealt to the processes of a group: the frames are those of one process.
+"""Tiles of a VAE's decoding, dealt to the processes of a group: the frames are those of one process.
 
 Each process goes through diffusers' own loop over the tiles, with another function in the place of the decoder's. The
 others decode every n-th tile and send what comes of it; the leader takes that for its own, and blends all of them.
@@ -42,12 +42,12 @@ class Dealt:
         return out, {} if cache is None else cache
 
     def part(self, decode: Callable[[], tuple[Tensor, Any]], z: Tensor) -> tuple[Tensor, Any]:
-        """What the call of ``z`` gives, with the cache behind it if this process decodes it."""
+        """Return what the call of ``z`` gives, with the cache behind it if this process decodes it."""
         raise NotImplementedError
 
     @property
     def owner(self) -> int:
-        """The process that decodes the tile at hand."""
+        """Rank of the process that decodes the tile at hand."""
         return self._place.tile % self.size
 
     def _next(self, kwargs: dict[str, Any]) -> Place:
@@ -57,7 +57,7 @@ class Dealt:
 
 
 class Leading(Dealt):
-    """The leader's side.
+    """Dealt tiles as the leader sees them.
 
     Args:
         receive: waits for what another process made of a call.
