@@ -1,7 +1,7 @@
 """`python -m benchmarks.readme`: the tables and plots of kernels/README.md, from the JSON files of the benchmarks.
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
-kernels.json (`benchmarks.attention`), ``changes`` from changes.json, ``models`` from models*.json, compiled*.json (the
+kernels.json (`benchmarks.attention`), ``changes`` from changes*.json, ``models`` from models*.json, compiled*.json (the
 same with ``--compile``) and denoise*.json (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json
 (`benchmarks.models.blocks`), ``parallel`` from parallel.json (`benchmarks.models.parallel`), ``fidelity`` from
 fidelity.json (`demo_model.fidelity`), ``field`` from field*.json (`demo_model.field`). The section ``picture`` of
@@ -199,7 +199,8 @@ def main() -> None:
         picture = f"{seen_from_readme}/kernels.png"
         sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
     if measured["changes"]:
-        sections["changes"] = changes_section(measured["changes"][0])
+        newest_first = sorted(measured["changes"], key=lambda result: str(result["date"]), reverse=True)
+        sections["changes"] = "\n".join(changes_section(result) for result in newest_first)
     if measured["models"]:
         sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
     if measured["blocks"]:

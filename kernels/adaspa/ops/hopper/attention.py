@@ -2,16 +2,21 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Attention on Hopper GPUs: block-sparse, dense, and dense with block mass.
 
-A program attends 128 query rows to a list of key blocks, 128 keys at a time: blocks of 64 that lie apart in memory come
+A query tile of 128 rows attends to a list of key blocks, 128 keys at a time: blocks of 64 that lie apart in memory come
 to lie side by side in shared memory, so that the tensor cores see wide tiles whatever the pattern is. The list is
 walked from its end, where the one block may be that is partial or has no neighbour; all others need no mask.
 
+In bf16 and with a head_dim of 128, there are as many programs as the GPU can run at a time, and each takes query tiles
+in turns: while the warpgroups end one, the warp that loads is at the next, so that short lists do not wait for the
+memory. Elsewhere that was not timed, and each program has one query tile.
+
 A row takes its exponents to the maximum of its first tile: a running maximum costs a tenth of the time. In bf16, whose
 exponents reach as far as those of fp32, none is needed unless later scores exceed the first ones by more than
-`HEADROOM` allows. Where they do, the program walks its list once more, with a running maximum. fp16 ends at 2**16:
-there the warpgroup looks at the sums of each tile while it multiplies the next one, and takes the exponents anew from
-where they came too far (`_walk_guarded`); that costs half of a running maximum, and no list is walked twice. The two
-warpgroups take turns at the tensor cores, or both would come to do their exponentials at the same time.
+`HEADROOM` allows. Where they do, the query tile is void, and its program walks its list once more, with a running
+maximum, when it is through with all others. fp16 ends at 2**16: there the warpgroup looks at the sums of each tile
+while it multiplies the next one, and takes the exponents anew from where they came too far (`_walk_guarded`); that
+costs half of a running maximum, and no list is walked twice. The two warpgroups take turns at the tensor cores, or both
+would come to do their exponentials at the same time.
 """
 
 import torch
@@ -45,6 +50,7 @@ from adaspa.ops.triton.tiles import LN_2, LOG2_E
 STAGES = {64: 4, 128: 3}  # tiles of keys and of values in shared memory, by head_dim
 QUERY_TILE = gl.constexpr(128)  # query rows of a program, half of them in each warpgroup
 REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
+IN_TURNS = (torch.bfloat16, 128)  # dtype and head_dim with which a program takes several query tiles
 # Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times any value, and the largest one of the first
 # tile is 2**-START, so that most of the room is above it: scores may rise by 84 within a row.
 HEADROOM, START = gl.constexpr(100.0), gl.constexpr(22.0)
@@ -61,6 +67,7 @@ class Buffers:
     k: gl.shared_memory_descriptor  # [STAGES, 128, D]
     v: gl.shared_memory_descriptor
     q_full: gl.shared_memory_descriptor
+    q_empty: gl.shared_memory_descriptor
     k_full: gl.shared_memory_descriptor
     k_empty: gl.shared_memory_descriptor
     v_full: gl.shared_memory_descriptor
@@ -68,26 +75,30 @@ class Buffers:
     pingpong_bars: gl.shared_memory_descriptor
     """Whose turn it is at the tensor cores."""
     overflow_flag: gl.shared_memory_descriptor
-    """Flag of each warpgroup: not 0 if it asks for the list again, with a running maximum."""
+    """Flag of each warpgroup: not 0 if it left a query tile void."""
     overflow_bar: gl.shared_memory_descriptor
+    void_bar: gl.shared_memory_descriptor
+    """Barrier of all three: they have seen that a query tile is void."""
     votes: gl.shared_memory_descriptor
     """Flag of each warp, in fp16: not 0 if a row's sum over the last tile exceeds the limit."""
 
     @gluon.constexpr_function
     def __init__(
-        self, q, k, v, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar, votes
+        self, q, k, v, q_full, q_empty, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar,
+        void_bar, votes,
     ):  # fmt: skip
         self.q, self.k, self.v = q, k, v
-        self.q_full = q_full
+        self.q_full, self.q_empty = q_full, q_empty
         self.k_full, self.k_empty = k_full, k_empty
         self.v_full, self.v_empty = v_full, v_empty
         self.pingpong_bars = pingpong_bars
-        self.overflow_flag, self.overflow_bar, self.votes = overflow_flag, overflow_bar, votes
+        self.overflow_flag, self.overflow_bar = overflow_flag, overflow_bar
+        self.void_bar, self.votes = void_bar, votes
 
 
 @aggregate
 class Work:
-    """Work of a program: its rows, and the list of their key blocks."""
+    """Query tile: its rows, and the list of their key blocks."""
 
     batch: gl.tensor
     head: gl.tensor
@@ -103,6 +114,25 @@ class Work:
     def __init__(self, batch, head, row_of_heads, first_row, ids, count, whole):
         self.batch, self.head, self.row_of_heads, self.first_row = batch, head, row_of_heads, first_row
         self.ids, self.count, self.whole = ids, count, whole
+
+
+@aggregate
+class Works:
+    """Query tiles of the whole call."""
+
+    total: gl.tensor
+    heads: gl.tensor
+    tiles: gl.tensor
+    """Query tiles of a head."""
+    ids: gl.tensor
+    counts: gl.tensor
+    width: gl.tensor
+    nk: gl.tensor
+
+    @gluon.constexpr_function
+    def __init__(self, total, heads, tiles, ids, counts, width, nk):
+        self.total, self.heads, self.tiles = total, heads, tiles
+        self.ids, self.counts, self.width, self.nk = ids, counts, width, nk
 
 
 @aggregate
@@ -176,21 +206,66 @@ def _load_list(k_desc, v_desc, buffers, work, base, D: gl.constexpr, STAGES: gl.
 
 
 @gluon.jit
-def _load(
-    q_desc, k_desc, v_desc, buffers, work,
-    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, GUARDED: gl.constexpr,
-):  # fmt: skip
-    """Run the warp that loads: queries once, then keys and values, and these again if the warpgroups ask for it."""
+def _count(works, i, LISTED: gl.constexpr):
+    """Count the key blocks that the ``i``-th query tile keeps; any number beyond the last one."""
+    count = works.nk
+    if LISTED:
+        count = gl.load(works.counts + i, mask=i < works.total, other=0)
+    return count
+
+
+@gluon.jit
+def _work(works, i, count, LISTED: gl.constexpr):
+    head, tile = i // works.tiles, i % works.tiles
+    ids = works.ids
+    if LISTED:
+        ids += i.to(gl.int64) * works.width
+    return Work(head // works.heads, head % works.heads, head, tile * QUERY_TILE, ids, count, count == works.nk)
+
+
+@gluon.jit
+def _is_void(memory, sequence, work):
+    """Tell whether one of the warpgroups left the query tile void, as the LSE says."""
+    at = memory.lse + work.row_of_heads.to(gl.int64) * sequence.q_tokens + work.first_row
+    upper = gl.load(at)
+    lower = gl.load(at + 64, mask=work.first_row + 64 < sequence.q_tokens, other=0.0)
+    return (upper == float("inf")) | (lower == float("inf"))
+
+
+@gluon.jit
+def _load_work(
+    q_desc, k_desc, v_desc, buffers, work, n, base, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr
+):
+    """Load the ``n``-th query tile of this program and its list; ``base`` tiles of keys went through before."""
+    mbarrier.wait(buffers.q_empty.index(0), (n & 1) ^ 1)
     load_queries(q_desc, buffers.q, buffers.q_full.index(0), work.batch, work.head, work.first_row, D)
-    _load_list(k_desc, v_desc, buffers, work, 0, D, STAGES, SPAN)
+    _load_list(k_desc, v_desc, buffers, work, base, D, STAGES, SPAN)
+    return n + 1, base + _tiles_of(work.count, SPAN)
+
+
+@gluon.jit
+def _load(
+    q_desc, k_desc, v_desc, buffers, works, sequence, memory,
+    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, LISTED: gl.constexpr, GUARDED: gl.constexpr,
+):  # fmt: skip
+    """Run the warp that loads: the query tiles of this program with their lists, and those that are void once more."""
+    n, base = 0, 0
+    for i in range(gl.program_id(0), works.total, gl.num_programs(0)):
+        work = _work(works, i, _count(works, i, LISTED), LISTED)
+        n, base = _load_work(q_desc, k_desc, v_desc, buffers, work, n, base, D, STAGES, SPAN)
     if not GUARDED:
         if _overflowed(buffers, 1):
-            _load_list(k_desc, v_desc, buffers, work, _tiles_of(work.count, SPAN), D, STAGES, SPAN)
+            for i in range(gl.program_id(0), works.total, gl.num_programs(0)):
+                work = _work(works, i, _count(works, i, LISTED), LISTED)
+                if _is_void(memory, sequence, work):
+                    n, base = _load_work(q_desc, k_desc, v_desc, buffers, work, n, base, D, STAGES, SPAN)
+                    # After the wait for the queries before, so that no phase counts this warp twice.
+                    mbarrier.arrive(buffers.void_bar.index(0), count=1)
 
 
 @gluon.jit
 def _overflowed(buffers, WARPS: gl.constexpr):
-    """Wait for both warpgroups, and tell whether one of them asks for the list again."""
+    """Wait for both warpgroups, and tell whether one of them left a query tile void."""
     mbarrier.wait(buffers.overflow_bar.index(0), 0)
     return gl.max(buffers.overflow_flag.load(gl.BlockedLayout([1], [32], [WARPS], [0])), 0) > 0
 
@@ -210,9 +285,8 @@ def _row_sums(p, m_i, cached, memory, work, sequence, row, key_block, BLOCK_MASS
 
 
 @gluon.jit
-def _masked(s, work, sequence, tiles, SPAN: gl.constexpr):
-    """Mask the scores of the last tile of the list with minus infinity if there is no key."""
-    first, second = _pair(work.ids, tiles - 1, work.count, work.whole, SPAN)
+def _masked(s, first, second, work, sequence, tiles, SPAN: gl.constexpr):
+    """Mask the scores of the last tile of the list, of these two blocks, with minus infinity if there is no key."""
     column = gl.arange(0, 128, layout=gl.SliceLayout(0, s.type.layout))
     key = gl.where(column < 64, first * 64, second * 64) + column % 64
     listed = (work.count > 0) if SPAN == 2 else 2 * (tiles - 1) + column // 64 < work.count
@@ -221,10 +295,13 @@ def _masked(s, work, sequence, tiles, SPAN: gl.constexpr):
 
 @gluon.jit
 def _walk(
-    buffers, work, sequence, memory, q, cached, base, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
+    buffers, work, sequence, memory, q, cached, base, turns, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
-    """Walk over all tiles of the list for 64 query rows: output, sums, and what the exponents were taken to."""
+    """Walk over all tiles of the list for 64 query rows: output, sums, and what the exponents were taken to.
+
+    This program had ``base`` tiles and ``turns`` at the tensor cores before.
+    """
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
@@ -234,9 +311,10 @@ def _walk(
     tiles = _tiles_of(work.count, SPAN)
 
     # The last tile of the list comes first, with its mask.
+    first, second = _pair(work.ids, tiles - 1, work.count, work.whole, SPAN)
     s = warpgroup_mma_wait(0, deps=[start_scores(q, buffers.k, buffers.k_full, base, STAGES, s_layout)])
     mbarrier.arrive(buffers.k_empty.index(base % STAGES), count=1)
-    s = _masked(s, work, sequence, tiles, SPAN)
+    s = _masked(s, first, second, work, sequence, tiles, SPAN)
     m_i = gl.max(s, 1) * scale
     if not RUNNING:
         m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + START
@@ -247,7 +325,7 @@ def _walk(
         stage = (base + j - 1) % STAGES
         p_operand = gl.convert_layout(p.to(dtype), p_layout)
         if not RUNNING:
-            mbarrier.wait(buffers.pingpong_bars.index(HALF), ((j - 1) & 1) ^ (1 - HALF))
+            mbarrier.wait(buffers.pingpong_bars.index(HALF), ((turns + j - 1) & 1) ^ (1 - HALF))
         scores = start_scores(q, buffers.k, buffers.k_full, base + j, STAGES, s_layout)
         mbarrier.wait(buffers.v_full.index(stage), ((base + j - 1) // STAGES) & 1)
         product = warpgroup_mma(p_operand, buffers.v.index(stage), acc, is_async=True)
@@ -265,6 +343,7 @@ def _walk(
         mbarrier.arrive(buffers.v_empty.index(stage), count=1)
         if RUNNING:
             acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, o_layout))[:, None]
+    mbarrier.arrive(buffers.q_empty.index(0), count=1)
     stage = (base + tiles - 1) % STAGES
     mbarrier.wait(buffers.v_full.index(stage), ((base + tiles - 1) // STAGES) & 1)
     p_operand = gl.convert_layout(p.to(dtype), p_layout)
@@ -291,7 +370,7 @@ def _repaired(
 
 @gluon.jit
 def _walk_guarded(
-    buffers, work, sequence, memory, q, cached, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
+    buffers, work, sequence, memory, q, cached, base, turns, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     BLOCK_MASS: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
     """Walk like `_walk`, but recompute exponents if a tile's sums exceed the limit."""
@@ -305,8 +384,9 @@ def _walk_guarded(
     tiles = _tiles_of(work.count, SPAN)
     votes = buffers.votes.slice(HALF * 4, 4)
 
-    s = warpgroup_mma_wait(0, deps=[start_scores(q, buffers.k, buffers.k_full, 0, STAGES, s_layout)])
-    s = _masked(s, work, sequence, tiles, SPAN)
+    first, second = _pair(work.ids, tiles - 1, work.count, work.whole, SPAN)
+    s = warpgroup_mma_wait(0, deps=[start_scores(q, buffers.k, buffers.k_full, base, STAGES, s_layout)])
+    s = _masked(s, first, second, work, sequence, tiles, SPAN)
     m_i = gl.max(s, 1) * scale
     m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + GUARDED_START
     p = gl.exp2(s * scale - m_i[:, None])
@@ -315,20 +395,20 @@ def _walk_guarded(
     acc = gl.zeros([64, D], gl.float32, o_layout)
     votes.store(gl.full([4], 0, gl.int32, v_layout))
     for j in range(1, tiles):
-        stage = (j - 1) % STAGES
-        mbarrier.wait(buffers.pingpong_bars.index(HALF), ((j - 1) & 1) ^ (1 - HALF))
-        scores = start_scores(q, buffers.k, buffers.k_full, j, STAGES, s_layout)
+        stage = (base + j - 1) % STAGES
+        mbarrier.wait(buffers.pingpong_bars.index(HALF), ((turns + j - 1) & 1) ^ (1 - HALF))
+        scores = start_scores(q, buffers.k, buffers.k_full, base + j, STAGES, s_layout)
         # While these are multiplied, the warps look at their votes on the tile before.
         if gl.max(votes.load(v_layout), 0) > 0:
             warpgroup_mma_wait(0, deps=[scores])
             acc, l_i, m_i, p, sums = _repaired(
-                buffers, work, sequence, memory, q, cached, j - 1, 2 * (tiles - j), acc, l_i, m_i,
+                buffers, work, sequence, memory, q, cached, base + j - 1, 2 * (tiles - j), acc, l_i, m_i,
                 STAGES, BLOCK_MASS, HALF,
             )  # fmt: skip
-            scores = start_scores(q, buffers.k, buffers.k_full, j, STAGES, s_layout)
+            scores = start_scores(q, buffers.k, buffers.k_full, base + j, STAGES, s_layout)
         l_i += sums
         p_operand = gl.convert_layout(p.to(dtype), p_layout)
-        mbarrier.wait(buffers.v_full.index(stage), ((j - 1) // STAGES) & 1)
+        mbarrier.wait(buffers.v_full.index(stage), ((base + j - 1) // STAGES) & 1)
         product = warpgroup_mma(p_operand, buffers.v.index(stage), acc, is_async=True)
         mbarrier.arrive(buffers.pingpong_bars.index(1 - HALF), count=1)
         mbarrier.arrive(buffers.k_empty.index(stage), count=1)
@@ -341,80 +421,123 @@ def _walk_guarded(
         mbarrier.arrive(buffers.v_empty.index(stage), count=1)
     if gl.max(votes.load(v_layout), 0) > 0:
         acc, l_i, m_i, p, sums = _repaired(
-            buffers, work, sequence, memory, q, cached, tiles - 1, 0, acc, l_i, m_i, STAGES, BLOCK_MASS, HALF
+            buffers, work, sequence, memory, q, cached, base + tiles - 1, 0, acc, l_i, m_i, STAGES, BLOCK_MASS, HALF
         )  # fmt: skip
     l_i += sums
-    stage = (tiles - 1) % STAGES
-    mbarrier.wait(buffers.v_full.index(stage), ((tiles - 1) // STAGES) & 1)
+    stage = (base + tiles - 1) % STAGES
+    mbarrier.arrive(buffers.k_empty.index(stage), count=1)
+    mbarrier.arrive(buffers.q_empty.index(0), count=1)
+    mbarrier.wait(buffers.v_full.index(stage), ((base + tiles - 1) // STAGES) & 1)
     p_operand = gl.convert_layout(p.to(dtype), p_layout)
     acc = warpgroup_mma(p_operand, buffers.v.index(stage), acc)
+    mbarrier.arrive(buffers.v_empty.index(stage), count=1)
     return acc, l_i, m_i
 
 
 @gluon.jit
-def _attend(
-    buffers, work, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
-    BLOCK_MASS: gl.constexpr, GUARDED: gl.constexpr, HALF: gl.constexpr,
-):  # fmt: skip
-    """Run the warpgroup of 64 of the query rows."""
+def _cached_lse(memory, sequence, work, BLOCK_MASS: gl.constexpr, HALF: gl.constexpr):
+    """Load the cached LSE of 64 query rows, in powers of two."""
+    layout: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16]))
+    cached = gl.zeros([64], gl.float32, layout)
+    if BLOCK_MASS:
+        row = work.first_row + HALF * 64 + gl.arange(0, 64, layout=layout)
+        at = memory.cached_lse + work.row_of_heads.to(gl.int64) * sequence.q_tokens
+        # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
+        cached = gl.load(at + row, mask=row < sequence.q_tokens, other=float("inf")) * LOG2_E
+    return cached
+
+
+@gluon.jit
+def _store(acc, l_i, m_i, void, buffers, work, sequence, memory, D: gl.constexpr, HALF: gl.constexpr):
+    """Store output and LSE of 64 query rows; an LSE of infinity says that they are void."""
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
+    first_row = work.first_row + HALF * 64
+    # An empty row has zeros, and log2(0) is its LSE.
+    acc = acc * gl.convert_layout(1.0 / gl.where(l_i > 0, l_i, 1.0), o_rows)[:, None]
+    row = first_row + gl.arange(0, 64, layout=o_rows)
+    column = gl.arange(0, D, layout=gl.SliceLayout(0, o_layout))
+    at = memory.out + work.batch.to(gl.int64) * memory.stride_b + work.head.to(gl.int64) * memory.stride_h
+    at += row.to(gl.int64)[:, None] * memory.stride + column[None, :]
+    gl.store(at, acc.to(buffers.q.dtype), mask=(row < sequence.q_tokens)[:, None])
+    values = gl.where(void, float("inf"), (m_i + gl.log2(l_i)) * LN_2)
+    row = first_row + gl.arange(0, 64, layout=gl.SliceLayout(1, s_layout))
+    at = memory.lse + work.row_of_heads.to(gl.int64) * sequence.q_tokens
+    gl.store(at + row, values, mask=row < sequence.q_tokens)
 
-    row = work.first_row + HALF * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, s_layout))
-    row_of_heads = work.row_of_heads.to(gl.int64)
-    cached = gl.zeros([64], gl.float32, gl.SliceLayout(1, s_layout))
-    if BLOCK_MASS:
-        # Rows beyond the sequence weigh nothing: exp2(x - inf) = 0.
-        cached = gl.load(
-            memory.cached_lse + row_of_heads * sequence.q_tokens + row, mask=row < sequence.q_tokens, other=float("inf")
-        )
-        cached *= LOG2_E
-    mbarrier.wait(buffers.q_full.index(0), 0)
+
+@gluon.jit
+def _attend(
+    buffers, works, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
+    LISTED: gl.constexpr, BLOCK_MASS: gl.constexpr, GUARDED: gl.constexpr, HALF: gl.constexpr,
+):  # fmt: skip
+    """Run the warpgroup of 64 of the rows of each query tile."""
     q = buffers.q.index(HALF)
-    if GUARDED:
-        acc, l_i, m_i = _walk_guarded(buffers, work, sequence, memory, q, cached, D, STAGES, SPAN, BLOCK_MASS, HALF)
-    else:
-        acc, l_i, m_i = _walk(
-            buffers, work, sequence, memory, q, cached, 0, D, STAGES, SPAN, BLOCK_MASS, False, HALF
-        )  # fmt: skip
-        # Sums that are not numbers would stay so with a running maximum, too.
-        beyond = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
+    step = gl.num_programs(0)
+    n, base, turns, overflow = 0, 0, 0, 0
+    next_count = _count(works, gl.program_id(0), LISTED)
+    for i in range(gl.program_id(0), works.total, step):
+        work = _work(works, i, next_count, LISTED)
+        # Read one query tile ahead: its latency would stall the products.
+        next_count = _count(works, i + step, LISTED)
+        cached = _cached_lse(memory, sequence, work, BLOCK_MASS, HALF)
+        mbarrier.wait(buffers.q_full.index(0), n & 1)
+        if GUARDED:
+            acc, l_i, m_i = _walk_guarded(
+                buffers, work, sequence, memory, q, cached, base, turns, D, STAGES, SPAN, BLOCK_MASS, HALF
+            )  # fmt: skip
+            void = 0
+        else:
+            acc, l_i, m_i = _walk(
+                buffers, work, sequence, memory, q, cached, base, turns, D, STAGES, SPAN, BLOCK_MASS, False, HALF
+            )  # fmt: skip
+            # Sums that are not numbers would stay so with a running maximum, too.
+            void = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
+            overflow = gl.maximum(overflow, void)
+        _store(acc, l_i, m_i, void > 0, buffers, work, sequence, memory, D, HALF)
+        tiles = _tiles_of(work.count, SPAN)
+        n, base, turns = n + 1, base + tiles, turns + tiles - 1
+    if not GUARDED:
         buffers.overflow_flag.slice(HALF, 1).store(
-            gl.full([1], beyond, gl.int32, gl.BlockedLayout([1], [32], [4], [0]))
+            gl.full([1], overflow, gl.int32, gl.BlockedLayout([1], [32], [4], [0]))
         )
         mbarrier.arrive(buffers.overflow_bar.index(0), count=1)
         if _overflowed(buffers, 4):
-            acc, l_i, m_i = _walk(
-                buffers, work, sequence, memory, q, cached, _tiles_of(work.count, SPAN), D, STAGES, SPAN, BLOCK_MASS,
-                True, HALF,
+            _attend_again(
+                buffers, works, sequence, memory, q, n, base, D, STAGES, SPAN, LISTED, BLOCK_MASS, HALF
             )  # fmt: skip
 
-    # An empty row has zeros, and log2(0) is its LSE.
-    acc = acc / gl.convert_layout(gl.where(l_i > 0, l_i, 1.0), o_rows)[:, None]
-    o_row = work.first_row + HALF * 64 + gl.arange(0, 64, layout=o_rows)
-    o_column = gl.arange(0, D, layout=gl.SliceLayout(0, o_layout))
-    at = memory.out + work.batch.to(gl.int64) * memory.stride_b + work.head.to(gl.int64) * memory.stride_h
-    at += o_row.to(gl.int64)[:, None] * memory.stride + o_column[None, :]
-    gl.store(at, acc.to(buffers.q.dtype), mask=(o_row < sequence.q_tokens)[:, None])
-    values = (m_i + gl.log2(l_i)) * LN_2
-    gl.store(memory.lse + row_of_heads * sequence.q_tokens + row, values, mask=row < sequence.q_tokens)
+
+@gluon.jit
+def _attend_again(
+    buffers, works, sequence, memory, q, n, base, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
+    LISTED: gl.constexpr, BLOCK_MASS: gl.constexpr, HALF: gl.constexpr,
+):  # fmt: skip
+    """Walk the lists of the query tiles that were left void once more, with a running maximum."""
+    again = 0
+    for i in range(gl.program_id(0), works.total, gl.num_programs(0)):
+        work = _work(works, i, _count(works, i, LISTED), LISTED)
+        if _is_void(memory, sequence, work):
+            mbarrier.arrive(buffers.void_bar.index(0), count=1)
+            cached = _cached_lse(memory, sequence, work, BLOCK_MASS, HALF)
+            mbarrier.wait(buffers.q_full.index(0), n & 1)
+            acc, l_i, m_i = _walk(
+                buffers, work, sequence, memory, q, cached, base, 0, D, STAGES, SPAN, BLOCK_MASS, True, HALF
+            )  # fmt: skip
+            mbarrier.wait(buffers.void_bar.index(0), again & 1)
+            _store(acc, l_i, m_i, False, buffers, work, sequence, memory, D, HALF)
+            n, base, again = n + 1, base + _tiles_of(work.count, SPAN), again + 1
 
 
-@gluon.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "strips", "nk", "tiles", "width"])
+@gluon.jit(do_not_specialize=["works", "heads", "q_tokens", "k_tokens", "strips", "nk", "tiles", "width"])
 def attention_kernel(
     q_desc, k_desc, v_desc, ids, counts, out, lse, cached_lse, block_mass, stride_b, stride_h, stride,
-    heads, q_tokens, k_tokens, strips, nk, tiles, width, scale,
+    works, heads, q_tokens, k_tokens, strips, nk, tiles, width, scale,
     D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, LISTED: gl.constexpr, BLOCK_MASS: gl.constexpr,
     GUARDED: gl.constexpr,
 ):  # fmt: skip
-    program = gl.program_id(0)
-    head, tile = program // tiles, program % tiles
-    count = nk
-    if LISTED:
-        count = gl.load(counts + program)
-        ids += program.to(gl.int64) * width
-    work = Work(head // heads, head % heads, head, tile * QUERY_TILE, ids, count, count == nk)
+    works = Works(works, heads, tiles, ids, counts, width, nk)
     sequence = Sequence(q_tokens, k_tokens, strips, nk, scale)
     memory = Memory(out, lse, cached_lse, block_mass, stride_b, stride_h, stride)
     dtype: gl.constexpr = q_desc.dtype
@@ -428,10 +551,12 @@ def attention_kernel(
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     mbarrier.init(q_full.index(0), count=1)
+    q_empty = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(q_empty.index(0), count=2)  # both warpgroups have read it
     for i in gl.static_range(STAGES):
         mbarrier.init(k_full.index(i), count=1)
         mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=2)  # both warpgroups have read it
+        mbarrier.init(k_empty.index(i), count=2)
         mbarrier.init(v_empty.index(i), count=2)
     pingpong_bars = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     mbarrier.init(pingpong_bars.index(0), count=1)
@@ -439,17 +564,19 @@ def attention_kernel(
     overflow_flag = gl.allocate_shared_memory(gl.int32, [2], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     overflow_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
     mbarrier.init(overflow_bar.index(0), count=2)
+    void_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(void_bar.index(0), count=3)
     votes = gl.allocate_shared_memory(gl.int32, [8], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     fence_async_shared()
     buffers = Buffers(
-        q_tiles, k_tiles, v_tiles, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars,
-        overflow_flag, overflow_bar, votes,
+        q_tiles, k_tiles, v_tiles, q_full, q_empty, k_full, k_empty, v_full, v_empty, pingpong_bars,
+        overflow_flag, overflow_bar, void_bar, votes,
     )  # fmt: skip
     gl.warp_specialize(
         [
-            (_attend, (buffers, work, sequence, memory, D, STAGES, SPAN, BLOCK_MASS, GUARDED, 0)),
-            (_attend, (buffers, work, sequence, memory, D, STAGES, SPAN, BLOCK_MASS, GUARDED, 1)),
-            (_load, (q_desc, k_desc, v_desc, buffers, work, D, STAGES, SPAN, GUARDED)),
+            (_attend, (buffers, works, sequence, memory, D, STAGES, SPAN, LISTED, BLOCK_MASS, GUARDED, 0)),
+            (_attend, (buffers, works, sequence, memory, D, STAGES, SPAN, LISTED, BLOCK_MASS, GUARDED, 1)),
+            (_load, (q_desc, k_desc, v_desc, buffers, works, sequence, memory, D, STAGES, SPAN, LISTED, GUARDED)),
         ],
         [4, 1],
         [240, 24],
@@ -527,10 +654,14 @@ def _launch(
     def launch() -> Launch:
         batch, heads, tokens, dim = q.shape
         tiles, nk = num_blocks(tokens, QUERY_TILE.value), num_blocks(k.shape[2], KEYS * span)
-        sizes = (*out.stride()[:3], heads, tokens, k.shape[2], strips, nk, tiles, width, scale * LOG2_E.value)
+        works = batch * heads * tiles
+        sizes = (*out.stride()[:3], works, heads, tokens, k.shape[2], strips, nk, tiles, width, scale * LOG2_E.value)
         constants = {"D": dim, "STAGES": STAGES[dim], "SPAN": span, "LISTED": width > 0, "BLOCK_MASS": strips > 0}
         constants |= {"GUARDED": q.dtype != torch.bfloat16} | REGISTERS
-        return Launch((batch * heads * tiles, 1, 1), sizes, constants)
+        # A processor has registers for one program.
+        processors = torch.cuda.get_device_properties(q.device).multi_processor_count
+        programs = min(works, processors) if (q.dtype, dim) == IN_TURNS else works
+        return Launch((programs, 1, 1), sizes, constants)
 
     kind = (q.dtype, q.shape, k.shape, out.stride(), span, width, strips, scale)
     data = (panels(q), panels(k), panels(v), ids, counts, out, lse, cached, mass)
