@@ -4,8 +4,8 @@ One layer's attention over the 50 steps of a request, at the shapes of MiniMax-H
 selection included; and SubBlock, which chooses anew in every sparse step, at the same density and with the same dense
 steps before. Each step is timed by itself, a request of each in turns; milliseconds are medians over the rounds.
 
-SubBlock runs as SGLang's own router and kernel where they are installed (``sglang_parts``), else as our policy of that
-name and our kernel under its blocks of 64 x 64. ``sub_block_by`` says which; router and kernel are timed apart.
+SubBlock's router is SGLang's own where its files are installed (``sglang_parts``), else our policy of that name;
+``router_of`` says which. The kernel under its blocks of 64 x 64 is ours. Both are timed apart.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from adaspa.selection.sub_block import SubBlock
 from adaspa.self_check import Shape, Tensors, random_qkv
 
 from benchmarks.attention import sglang_parts
-from benchmarks.attention.sglang_parts import Parts
+from benchmarks.attention.sglang_parts import Router
 from benchmarks.results import add, ran_on
 
 SHAPES = (
@@ -69,37 +69,42 @@ def ours(qkv: Tensors, sparsity: float, times: Times) -> None:
     state.drop()
 
 
-def ours_of_theirs(sparsity: float) -> Parts:
-    """SubBlock as our policy and our kernel, where SGLang's parts are not installed."""
+def our_router(sparsity: float) -> Router:
+    """SubBlock as a policy of ours, where SGLang's is not installed."""
 
     def route(q: torch.Tensor, k: torch.Tensor) -> BlockIndex:
         search = Search(q, k, torch.empty(0), Geometry(q.shape[2], BLOCK, BLOCK))
         scores = SubBlock(sparsity).scores(search).contiguous()
         return TopK(sparsity, head_adaptive=False).choose(search._replace(block_mass=scores)).index
 
-    return Parts("AdaSpa", lambda tensor: tensor, route, ops.block_sparse_attention, BlockIndex.density)
+    def index(chosen: torch.Tensor | BlockIndex, _: int) -> BlockIndex:
+        assert isinstance(chosen, BlockIndex)
+        return chosen
+
+    return Router("AdaSpa", lambda tensor: tensor, route, index)
 
 
-def theirs(qkv: Tensors, parts: Parts, times: Times) -> float:
-    """Time SubBlock's choice, and the kernel under it; the density it kept."""
-    q, k, v = qkv
-    plan = timed(lambda: parts.route(q, k), q.device.type, times["router"])
-    timed(lambda: parts.attend(q, k, v, plan), q.device.type, times["kernel"])
-    return parts.density(plan)
-
-
-def sub_block(sparsity: float, device: str) -> Parts:
-    """SubBlock's parts: SGLang's where they can run."""
+def find_router(sparsity: float, device: str) -> Router:
+    """SubBlock's router: SGLang's where it can run."""
     if device == "cpu":
-        return ours_of_theirs(sparsity)
+        return our_router(sparsity)
     try:
         return sglang_parts.load(sparsity)
     except ImportError as error:
-        print(f"SubBlock by our own code: {error}", flush=True)
-        return ours_of_theirs(sparsity)
+        print(f"SubBlock's router is ours: {error}", flush=True)
+        return our_router(sparsity)
 
 
-def row(shape: Shape, sparsity: float, times: Times, parts: Parts, density: float) -> dict[str, Any]:
+def theirs(qkv: Tensors, laid_out: tuple[torch.Tensor, torch.Tensor], router: Router, times: Times) -> float:
+    """Time SubBlock's choice, and our kernel under it; the density it kept."""
+    device = qkv[0].device.type
+    chosen = timed(lambda: router.route(*laid_out), device, times["router"])
+    index = router.index(chosen, qkv[0].shape[2])
+    timed(lambda: ops.block_sparse_attention(*qkv, index), device, times["kernel"])
+    return index.density()
+
+
+def row(shape: Shape, sparsity: float, times: Times, router: Router, density: float) -> dict[str, Any]:
     """The figures of a shape: over the steps that are not dense, and over all."""
     ms = {name: median(found) for name, found in times.items()}
     counts = {name: len(found) for name, found in times.items()}
@@ -116,7 +121,7 @@ def row(shape: Shape, sparsity: float, times: Times, parts: Parts, density: floa
         "dense_ms": round(ms["dense"], 3),
         "search_ms": round(search, 3),
         "sparse_ms": round(ms["sparse"], 3),
-        "sub_block_by": parts.name,
+        "router_of": router.name,
         "sub_block_density": round(density, 4),
         "router_ms": round(ms["router"], 3),
         "kernel_ms": round(ms["kernel"], 3),
@@ -137,16 +142,15 @@ def main() -> None:
     result: dict[str, Any] = {**ran_on(quick=arguments.quick), "rows": []}
     for shape in (QUICK,) if arguments.quick else SHAPES:
         qkv = small_qkv(shape) if arguments.quick else random_qkv(shape, torch.bfloat16)
-        parts = sub_block(arguments.sparsity, qkv[0].device.type)
-        q, k, v = qkv
-        laid_out = parts.layout(q), parts.layout(k), parts.layout(v)
+        router = find_router(arguments.sparsity, qkv[0].device.type)
+        laid_out = router.layout(qkv[0]), router.layout(qkv[1])
         ours(qkv, arguments.sparsity, defaultdict(list))  # the first calls compile
-        density = theirs(laid_out, parts, defaultdict(list))
+        density = theirs(qkv, laid_out, router, defaultdict(list))
         times: Times = defaultdict(list)
         for _ in range(arguments.rounds):
             ours(qkv, arguments.sparsity, times)
-            theirs(laid_out, parts, times)
-        add(result, row(shape, arguments.sparsity, times, parts, density), arguments.output)
+            theirs(qkv, laid_out, router, times)
+        add(result, row(shape, arguments.sparsity, times, router, density), arguments.output)
 
 
 if __name__ == "__main__":

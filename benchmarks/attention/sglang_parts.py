@@ -1,8 +1,4 @@
-"""SGLang's own SubBlock: its router, and FlashAttention-4's block-sparse kernel, which SGLang runs on Hopper GPUs.
-
-Needs the files of ``sglang`` 0.5.23 (``pip install --no-deps``), ``flash-attn-4[cu13]`` and ``msgspec``. SGLang's copy
-of the kernel imports the whole server.
-"""
+"""SGLang's own SubBlock router, from the files of its wheel (``pip install --no-deps sglang==0.5.23 msgspec``)."""
 
 import sys
 from collections.abc import Callable
@@ -10,78 +6,64 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from adaspa.index import BlockIndex
 
 BLOCK = 64
 BACKENDS = "sglang.multimodal_gen.runtime.layers.attention.backends"
 
 
-class Parts(NamedTuple):
-    """SubBlock in two: ``route(q, k)`` gives a plan, ``attend(q, k, v, plan)`` runs the kernel under it."""
+class Router(NamedTuple):
+    """A choice of blocks: ``route(q, k)`` chooses, on tensors laid out for it; ``index`` makes our lists of that."""
 
     name: str
     layout: Callable[[torch.Tensor], torch.Tensor]
-    """Lays out a tensor of ``[B, H, S, D]`` for both, before anything is timed."""
-    route: Callable[..., Any]
-    attend: Callable[..., Any]
-    density: Callable[[Any], float]
-    """Share of the blocks that a plan keeps."""
+    """Lays out a tensor of ``[B, H, S, D]``, before anything is timed."""
+    route: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | BlockIndex]
+    index: Callable[[torch.Tensor | BlockIndex, int], BlockIndex]
 
 
-def load(sparsity: float) -> Parts:
-    """Load both parts alone.
-
-    The packages around the router import a whole server, so it is entered by its folder.
+def load(sparsity: float) -> Router:
+    """Load the router alone: the packages around it import a whole server, so it is entered by its folder.
 
     Raises:
-        ImportError: when SGLang's files or what the kernel needs are missing.
+        ImportError: when SGLang's files or ``msgspec`` are missing.
     """
     _enter(BACKENDS)
-    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch  # noqa: PLC0415  optional
-    from flash_attn.cute.interface import flash_attn_func  # noqa: PLC0415
     from sglang.multimodal_gen.runtime.layers.attention.backends.subblock_sparse.router import (  # noqa: PLC0415
         SubBlockRouter,
     )
 
     router = SubBlockRouter(n_k=4, n_q=4)
 
-    def route(q: torch.Tensor, k: torch.Tensor) -> Any:
+    def route(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         plan = router.route(q, k, sparsity=sparsity, softmax_scale=q.shape[-1] ** -0.5)
-        return plan, plan.index.sort(dim=-1).values  # the kernel for Hopper wants each row's blocks in order
-
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, routed: Any) -> torch.Tensor:
-        plan, index = routed
-        counts = torch.full(index.shape[:-1], plan.topk, dtype=torch.int32, device=index.device)
-        blocks = BlockSparseTensorsTorch(
-            mask_block_cnt=counts,
-            mask_block_idx=index,
-            full_block_cnt=None,
-            full_block_idx=None,
-            block_size=(BLOCK, BLOCK),
-        )
-        found: torch.Tensor = flash_attn_func(
-            q, k, v, softmax_scale=q.shape[-1] ** -0.5, num_splits=1, block_sparse_tensors=blocks
-        )[0]
-        return found
+        ordered: torch.Tensor = plan.index.sort(dim=-1).values  # as the server does for its kernel on Hopper GPUs
+        return ordered
 
     def layout(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.transpose(1, 2).contiguous()
 
-    name = f"SGLang {version('sglang')}, FlashAttention-4 {version('flash-attn-4')}"
-    return Parts(name, layout, route, attend, lambda routed: routed[0].density)
+    return Router(f"SGLang {version('sglang')}", layout, route, _index)
+
+
+def _index(chosen: torch.Tensor | BlockIndex, tokens: int) -> BlockIndex:
+    assert isinstance(chosen, torch.Tensor)
+    counts = torch.full(chosen.shape[:-1], chosen.shape[-1], dtype=torch.int32, device=chosen.device)
+    return BlockIndex(chosen.to(torch.int16), counts, BLOCK, BLOCK, tokens, tokens)
 
 
 def _enter(name: str) -> None:
     """Make a package importable without running the ``__init__`` of it and of those above."""
-    spec = find_spec("sglang") if "sglang" not in sys.modules else sys.modules["sglang"].__spec__
+    spec = sys.modules["sglang"].__spec__ if "sglang" in sys.modules else find_spec("sglang")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("sglang is not installed")
     root = Path(spec.submodule_search_locations[0])
-    above, *below = name.split(".")
+    first, *below = name.split(".")
     for depth in range(len(below) + 1):
-        path = ".".join((above, *below[:depth]))
+        path = ".".join((first, *below[:depth]))
         if path not in sys.modules:
             module = ModuleType(path)
             module.__path__ = [str(root.joinpath(*below[:depth]))]
