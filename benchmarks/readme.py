@@ -5,8 +5,8 @@ kernels.json (`benchmarks.attention`), ``changes`` from changes*.json, ``models`
 same with ``--compile``) and denoise*.json (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json
 (`benchmarks.models.blocks`), ``parallel`` from parallel.json (`benchmarks.models.parallel`), ``fidelity`` from
 fidelity.json (`demo_model.fidelity`), ``field`` from field*.json (`demo_model.field`). The section ``picture`` of
-docs/how-it-works.md is from field*.json and missed.json (`demo_model.field.missed`). A section without its file stays
-as it is.
+docs/how-it-works.md is from field*.json and missed.json (`demo_model.field.missed`), the section ``servers`` of
+docs/plugins.md from servers.json (`benchmarks.attention.servers`). A section without its file stays as it is.
 """
 
 import argparse
@@ -170,6 +170,24 @@ def picture_section(why: Json, missed: Json, folder: Path, seen: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def servers_section(result: Json) -> str:
+    """AdaSpa beside SubBlock, as docs/plugins.md shows it."""
+    rows = result["rows"]
+    text = (
+        f"One {result['device']}, PyTorch {result['torch']}, random queries and keys, one layer. Milliseconds: a\n"
+        "dense call, AdaSpa's two searches together, its sparse call, SubBlock's router and the kernel under its\n"
+        "blocks. Seconds: 50 calls. Ratio: AdaSpa's time over SubBlock's in the 40 calls that are not dense.\n"
+        f"Router: {rows[0]['router_of']}. Kernel: ours for both, in blocks of 64 x 64."
+    )
+    columns = ("dense_ms", "search_ms", "sparse_ms", "router_ms", "kernel_ms", "all_dense_s", "ours_s", "sub_block_s")
+    head = "| shape | dense | two searches | sparse | router | kernel | all dense | AdaSpa | SubBlock | ratio |"
+    lines = []
+    for row in rows:
+        cells = [row["shape"], *(f"{row[name]:.3g}" for name in columns), f"{row['ratio_without_dense_steps']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([text, "", head, "|---" * 10 + "|", *lines]) + "\n"
+
+
 def replaced(text: str, name: str, section: str) -> str:
     """The text with another section ``name``; ValueError if it has no such marks."""
     marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
@@ -182,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
     parser.add_argument("--explained", type=Path, default=Path("docs/how-it-works.md"))
+    parser.add_argument("--plugins", type=Path, default=Path("docs/plugins.md"))
     parser.add_argument("--results", type=Path, default=Path("docs/kernels"), help="folder of the JSON files and plots")
     arguments = parser.parse_args()
     folder, text = arguments.results, arguments.readme.read_text()
@@ -219,6 +238,8 @@ def main() -> None:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         section = picture_section(by_size["field-8"], by_size["missed"], folder, seen)
         arguments.explained.write_text(replaced(arguments.explained.read_text(), "picture", section))
+    if servers := load("servers.json"):
+        arguments.plugins.write_text(replaced(arguments.plugins.read_text(), "servers", servers_section(servers[0])))
     for name, section in sections.items():
         text = replaced(text, name, section)
     arguments.readme.write_text(text)

@@ -77,11 +77,11 @@ def our_router(sparsity: float) -> Router:
         scores = SubBlock(sparsity).scores(search).contiguous()
         return TopK(sparsity, head_adaptive=False).choose(search._replace(block_mass=scores)).index
 
-    def index(chosen: torch.Tensor | BlockIndex, _: int) -> BlockIndex:
+    def lists(chosen: torch.Tensor | BlockIndex, _: int) -> BlockIndex:
         assert isinstance(chosen, BlockIndex)
         return chosen
 
-    return Router("AdaSpa", lambda tensor: tensor, route, index)
+    return Router("AdaSpa", lambda tensor: tensor, route, lists)
 
 
 def find_router(sparsity: float, device: str) -> Router:
@@ -99,7 +99,7 @@ def theirs(qkv: Tensors, laid_out: tuple[torch.Tensor, torch.Tensor], router: Ro
     """Time SubBlock's choice, and our kernel under it; the density it kept."""
     device = qkv[0].device.type
     chosen = timed(lambda: router.route(*laid_out), device, times["router"])
-    index = router.index(chosen, qkv[0].shape[2])
+    index = router.lists(chosen, qkv[0].shape[2])
     timed(lambda: ops.block_sparse_attention(*qkv, index), device, times["kernel"])
     return index.density()
 

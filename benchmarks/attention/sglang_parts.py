@@ -16,13 +16,13 @@ BACKENDS = "sglang.multimodal_gen.runtime.layers.attention.backends"
 
 
 class Router(NamedTuple):
-    """A choice of blocks: ``route(q, k)`` chooses, on tensors laid out for it; ``index`` makes our lists of that."""
+    """A choice of blocks: ``route(q, k)`` chooses, on tensors laid out for it; ``lists`` makes our index of that."""
 
     name: str
     layout: Callable[[torch.Tensor], torch.Tensor]
     """Lays out a tensor of ``[B, H, S, D]``, before anything is timed."""
     route: Callable[[torch.Tensor, torch.Tensor], torch.Tensor | BlockIndex]
-    index: Callable[[torch.Tensor | BlockIndex, int], BlockIndex]
+    lists: Callable[[torch.Tensor | BlockIndex, int], BlockIndex]
 
 
 def load(sparsity: float) -> Router:
@@ -46,10 +46,10 @@ def load(sparsity: float) -> Router:
     def layout(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.transpose(1, 2).contiguous()
 
-    return Router(f"SGLang {version('sglang')}", layout, route, _index)
+    return Router(f"SGLang {version('sglang')}", layout, route, _lists)
 
 
-def _index(chosen: torch.Tensor | BlockIndex, tokens: int) -> BlockIndex:
+def _lists(chosen: torch.Tensor | BlockIndex, tokens: int) -> BlockIndex:
     assert isinstance(chosen, torch.Tensor)
     counts = torch.full(chosen.shape[:-1], chosen.shape[-1], dtype=torch.int32, device=chosen.device)
     return BlockIndex(chosen.to(torch.int16), counts, BLOCK, BLOCK, tokens, tokens)

@@ -83,11 +83,22 @@ def written(tmp_path, monkeypatch, capsys):
     copy.write_text((ROOT / "kernels" / "README.md").read_text())
     explained = folder / "how-it-works.md"
     explained.write_text("before\n<!-- picture -->\n<!-- /picture -->\n")
+    plugins = folder / "plugins.md"
+    plugins.write_text("before\n<!-- servers -->\n<!-- /servers -->\n")
 
     def call(**results):
         for name, result in results.items():
             (folder / f"{name}.json").write_text(json.dumps(result))
-        where = ["--readme", str(copy), "--explained", str(explained), "--results", str(folder)]
+        where = [
+            "--readme",
+            str(copy),
+            "--explained",
+            str(explained),
+            "--plugins",
+            str(plugins),
+            "--results",
+            str(folder),
+        ]
         monkeypatch.setattr(sys, "argv", ["readme", *where])
         readme.main()
         return copy.read_text(), capsys.readouterr().out, folder
@@ -186,6 +197,14 @@ def test_the_presets_are_those_that_were_measured_to_be_best():
         # Rows from before policies had settings of their own hold those of the others, too; a field that came later
         # was then as it is by default.
         assert config == {name: row["config"].get(name, usual.get(name)) for name in config}, row["name"]
+
+
+def test_a_request_beside_sub_block_is_a_table_of_the_plugins_page(written):
+    names = ("dense_ms", "search_ms", "sparse_ms", "router_ms", "kernel_ms", "all_dense_s", "ours_s", "sub_block_s")
+    row = dict.fromkeys(names, 2.0) | {"shape": "5s", "router_of": "SGLang 1", "ratio_without_dense_steps": 0.741}
+    _, _, folder = written(servers={"device": "GPU", "torch": "2", "rows": [row]})
+    told = (folder / "plugins.md").read_text()
+    assert "Router: SGLang 1." in told and "| 5s |" + " 2 |" * 8 + " 0.74 |" in told
 
 
 def test_a_readme_without_the_marks_is_refused():
