@@ -1,12 +1,13 @@
 """`python -m benchmarks.readme`: the tables and plots of kernels/README.md, from the JSON files of the benchmarks.
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
-kernels.json (`benchmarks.attention`), ``changes`` from changes*.json, ``models`` from models*.json, compiled*.json (the
-same with ``--compile``) and denoise*.json (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json
-(`benchmarks.models.blocks`), ``parallel`` from parallel.json (`benchmarks.models.parallel`), ``fidelity`` from
-fidelity.json (`demo_model.fidelity`), ``field`` from field*.json (`demo_model.field`). The section ``picture`` of
-docs/how-it-works.md is from field*.json and missed.json (`demo_model.field.missed`), the section ``servers`` of
-docs/plugins.md from servers.json (`benchmarks.attention.servers`). A section without its file stays as it is.
+kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.attention.eight`), ``changes`` from
+changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
+(`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``parallel`` from
+parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
+field*.json (`demo_model.field`). The section ``picture`` of docs/how-it-works.md is from field*.json and missed.json
+(`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
+(`benchmarks.attention.servers`). A section without its file stays as it is.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.attention import report
+from benchmarks.attention import eight, report
 from benchmarks.fidelity import field, field_plots
 from benchmarks.fidelity import tables as fidelity_tables
 from benchmarks.models import parallel_plan, parallel_tables
@@ -42,6 +43,11 @@ def kernels_section(result: Json, plot: Path, picture: str) -> str:
         "over the mean."
     )
     return "\n\n".join([versions, report.table(result), f"![Effective TFLOP/s against density]({picture})"]) + "\n"
+
+
+def eight_section(result: Json) -> str:
+    versions = f"{result['device']}, PyTorch {result['torch']}, Triton {result['triton']}, {result['date']}."
+    return "\n\n".join([versions, eight.error_table(result["rows"]), eight.time_table(result["rows"])]) + "\n"
 
 
 def changes_section(result: Json) -> str:
@@ -208,7 +214,7 @@ def main() -> None:
     def load(pattern: str) -> list[Json]:
         return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
-    names = ("kernels", "changes", "models", "compiled", "denoise", "blocks", "parallel", "fidelity")
+    names = ("kernels", "eight", "changes", "models", "compiled", "denoise", "blocks", "parallel", "fidelity")
     measured = {name: load(f"{name}*.json") for name in names}
     fidelity = measured["fidelity"][0] if measured["fidelity"] else None
     densities = fidelity_tables.preset_densities(fidelity["rows"]) if fidelity else {}
@@ -217,6 +223,8 @@ def main() -> None:
     if measured["kernels"]:
         picture = f"{seen_from_readme}/kernels.png"
         sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
+    if measured["eight"]:
+        sections["eight"] = eight_section(measured["eight"][0])
     if measured["changes"]:
         newest_first = sorted(measured["changes"], key=lambda result: str(result["date"]), reverse=True)
         sections["changes"] = "\n".join(changes_section(result) for result in newest_first)

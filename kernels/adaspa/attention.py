@@ -1,6 +1,6 @@
 """Functional core: self-attention of one layer in one denoising step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -110,8 +110,8 @@ def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site
         return _sparse(q, k, v, site, StepKind.SPARSE)
     site.ran(StepKind.DENSE, 1)
     if action is Action.DENSE:
-        return ops.attention(q, k, v, scale=site.scale)
-    out, lse = ops.dense_attention(q, k, v, scale=site.scale)
+        return ops.attention(q, k, v, **site.dense)
+    out, lse = ops.dense_attention(q, k, v, **site.dense)
     site.state.cache.put(site.key, CacheEntry(lse=lse))
     return out
 
@@ -148,6 +148,11 @@ class _Site(NamedTuple):
         return self.state.cache.lse(self.key)
 
     @property
+    def dense(self) -> dict[str, Any]:
+        """Scale and precision as dense attention takes them."""
+        return {"scale": self.scale, "precision": self.state.plan.dense_precision}
+
+    @property
     def blocks(self) -> dict[str, int]:
         """Sizes and text of the blocks as the scoring operations take them."""
         return {"key_block": self.geometry.key_block, "query_block": self.geometry.query_block}
@@ -169,7 +174,7 @@ def _first_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site
     Scoring costs less than the second dense pass of a fused search, and with a ``query_stride`` next to nothing.
     """
     site.ran(StepKind.SEARCH, 1 + site.scoring)
-    out, lse = ops.dense_attention(q, k, v, scale=site.scale)
+    out, lse = ops.dense_attention(q, k, v, **site.dense)
     _probe((q, k, v), lse, _select_by_scoring(q, k, lse, site), site)
     return out
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from adaspa.ops.call import Precision
 from adaspa.schedule import Schedule
 from adaspa.selection.policy import Policy
 
@@ -19,6 +20,7 @@ class Plan:
         query_block, key_block: tokens in a block.
         query_stride: rows from one query row to the next that a search scores, unless it is a fused one.
         dense_layers: indices of the layers that stay dense.
+        dense_precision: of the products in dense attention, as `adaspa.ops.attention` takes it.
         in_tiles: whether the video tokens come in compact 3-D tiles of ``key_block`` tokens.
         cache_budget: most bytes of the caches to hold on the GPU, or None for no limit.
         spill: whether caches over the budget go to host memory; they are let go otherwise.
@@ -36,6 +38,7 @@ class Plan:
     key_block: int
     query_stride: int = 1
     dense_layers: tuple[int, ...] = ()
+    dense_precision: Precision = "full"
     in_tiles: bool = False
     cache_budget: int | None = None
     spill: bool = True

@@ -9,7 +9,7 @@ import pytest
 import torch
 from adaspa.self_check import Shape
 
-from benchmarks.attention import servers
+from benchmarks.attention import eight, servers
 from benchmarks.attention.inputs import DEMO_PATTERN, demo_index
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +63,15 @@ def test_the_demo_models_pattern_is_as_large_as_the_shape():
     for row, column in ((0, 0), (1, 1)):
         assert torch.equal(mask[:40, row::2, column::2], kept)
     assert torch.equal(mask[40], mask[0])
+
+
+def test_eight_bits_are_measured_on_every_kind_of_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(eight, "QUICK", Shape("tiny", 1, 200, 64))
+    output = tmp_path / "eight.json"
+    monkeypatch.setattr(sys, "argv", ["eight", "--quick", "--rounds", "1", "--output", str(output)])
+    eight.main()
+    rows = json.loads(output.read_text())["rows"]
+    errors = {(row["data"], row["block"] is None, row["op"]): row["error"] for row in rows if "error" in row}
+    assert set(errors) == {(d, dense, op) for d in eight.DATA for dense in (True, False) for op in eight.PRECISIONS}
+    assert all((error < 1e-4) == (op == "full") for (_, _, op), error in errors.items())
+    assert sum("ms" in row for row in rows) == 12

@@ -22,6 +22,13 @@ KERNELS = {
     ],
 }
 
+EIGHT = [
+    {"op": "full", "error": 0.002},
+    {"op": "int8_fp8", "error": 0.038},
+    {"op": "full", "ms": 40.0},
+    {"op": "int8_fp8", "ms": 20.0},
+]
+
 
 def model_rows(model, calls):
     seconds = {"dense_with_lse": 21.0, "search_at_once": 30.0, "fused_search": 22.0, "cached_search": 16.0}
@@ -143,6 +150,10 @@ def test_sections_are_written_from_their_files(written):
     versions = {"device": "H200", "torch": "2.11", "triton": "3.6", "date": "2026-11-28", "before": "abc"}
     text, _, _ = written(changes=versions | {"rows": [row]})
     assert "2026-11-28. Before: commit abc." in text and "| a call | 201.19 | 87 | us |" in text
+    rows = [{"shape": "8k", "data": "normal", "block": None} | row for row in EIGHT]
+    text, _, _ = written(eight=versions | {"rows": rows})
+    assert "| 8k | normal | dense | 0.20 % | 3.80 % |" in text
+    assert "| 8k | normal | dense | 40.0 (1.00x) | 20.0 (0.50x) |" in text
 
 
 def field_row(method, group, work, psnr):

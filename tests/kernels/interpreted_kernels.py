@@ -1,12 +1,16 @@
 """The Triton kernels in Triton's interpreter, on the CPU. Run by test_kernels.py in a process of its own, because
 TRITON_INTERPRET counts when the kernels are imported."""
 
+import math
+
 import naive_attention as naive
 import pytest
 import torch
 from adaspa import BlockIndex
 from adaspa.ops import backends, device
+from adaspa.ops.hopper_eight.prepare import prepared
 from adaspa.ops.reference import kernels as reference
+from adaspa.ops.reference_eight.rounding import rounded
 from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass
 from adaspa.ops.triton.block_mass import block_mass
 from adaspa.ops.triton.block_sparse_attention import block_sparse_attention
@@ -159,3 +163,25 @@ def test_rotary(dtype, dim):
     apart = torch.rand(2, 37, 3, dim, generator=generator) * 6
     cos, sin = apart.cos()[..., ::2], apart.sin()[..., ::2]
     close(rotary(x, cos, sin), reference.rotary(x.double(), cos, sin), dtype)
+
+
+def test_eight_bits():
+    """The kernel that writes them and its reference, with keys of other blocks, channels and sizes than the queries."""
+    q, _, _ = inputs({"tokens": 70, "dim": 64}, torch.float16)
+    _, k, v = inputs({"tokens": 140, "dim": 64}, torch.float16)
+    k[..., 3] += 9
+    k[:, :, :64, 7] *= 5
+    v = v.sign() * (torch.arange(64) % 8 + 8)  # what e4m3 holds: the interpreter does not round to the nearest
+    v[:, :, 139] = 448
+    q[0, 1, 5, 5] = torch.nan
+    got, wanted = prepared(q, k, v, 0.2), rounded(q, k, v)
+    keys = got.k.float() * got.k_scales.repeat_interleave(64, 2)[:, :, :140, None]
+    torch.testing.assert_close(keys[:, :1], wanted.k[:, :1], rtol=1e-5, atol=1e-5)
+    queries = got.q.float() * got.q_scales[..., None] / (0.2 * math.log2(math.e))
+    torch.testing.assert_close(queries[:, :1], wanted.q[:, :1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.offsets[:, :1], wanted.offsets[:, :1] * 0.2, rtol=1e-5, atol=1e-5)
+    assert got.q_scales[0, 1].isnan().nonzero().tolist() == [[5]]
+    # The order of a block's keys is the tensor cores': 0 1 8 9, 2 3 10 11, ... of each 16.
+    values = got.v.float().unflatten(-1, (4, 4, 2, 2)).permute(0, 1, 2, 3, 5, 4, 6).flatten(3).transpose(2, 3)
+    values = values.flatten(1, 2)[:, :140].view_as(v) * got.v_scales.view(1, 2, 1, 64)
+    assert torch.equal(values, wanted.v) and torch.equal(values, v.float())

@@ -37,6 +37,7 @@ def test_a_preset_with_one_thing_changed():
         ("sparsity", "0.8"),
         ("warmup_mass", 1.0),
         ("warmup_mass", "most"),
+        ("dense_precision", "fp4"),
         ("block_size", 48),
         ("block_size", 64.0),
         ("block_size", "64"),

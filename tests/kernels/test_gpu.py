@@ -10,6 +10,7 @@ import pytest
 import torch
 from adaspa import BlockIndex, ops
 from adaspa.ops.reference import kernels as reference
+from adaspa.ops.reference_eight import kernels as reference_eight
 from adaspa_command import adaspa as adaspa_command
 from tiny_pipelines import SPARSE, cancel, generate, make_pipeline
 
@@ -231,6 +232,52 @@ def test_rotary(dtype, dim):
     apart = torch.rand(*x.shape[:3], dim // 2, device="cuda") * 6
     cos, sin = apart.cos(), apart.sin()
     close(ops.rotary(x, cos, sin), reference.rotary(x.double(), cos, sin), 1e-2)
+
+
+hopper = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability()[0] != 9, reason="needs a Hopper GPU"
+)
+
+
+@hopper
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("tile", [None, (128, 64), (128, 128)])
+def test_eight_bits(dtype, dim, tile):
+    """As the reference, but for the rounding of the exponentials."""
+    q, k, v = inputs(dtype, dim)
+    k[..., 5] += 12
+    if tile is None:
+        out, lse = ops.dense_attention(q, k, v, precision="int8_fp8")
+        wanted, wanted_lse = reference_eight.dense_attention(q, k, v, dim**-0.5)
+    else:
+        mask = torch.rand(2, 3, 8, -(-1000 // tile[1]), generator=torch.Generator().manual_seed(3)) < 0.4
+        mask[0, 0, 0] = False
+        mask[1, 2, -1] = True
+        geometry = {"query_block": tile[0], "key_block": tile[1], "query_tokens": 1000, "key_tokens": 1000}
+        index = BlockIndex.from_mask(mask.cuda(), **geometry)
+        out, lse = ops.block_sparse_attention(q, k, v, index, precision="int8_fp8")
+        wanted, wanted_lse = reference_eight.block_sparse_attention(q, k, v, index, dim**-0.5)
+    assert (out - wanted).float().norm() < 0.04 * wanted.float().norm()
+    close(lse, wanted_lse, 5e-3)
+
+
+@hopper
+def test_what_is_no_number_stays_in_its_head_in_eight_bits():
+    q, k, v = inputs(torch.bfloat16, 128)
+    clean = ops.attention(q, k, v, precision="int8_fp8")
+    q[0, 0, 5, 3], k[0, 1, 7, 0], v[1, 2, 9] = torch.nan, torch.inf, 3e38
+    out = ops.attention(q, k, v, precision="int8_fp8")
+    assert torch.equal(out[0, 2], clean[0, 2]) and torch.equal(out[1, :2], clean[1, :2])
+    assert out[0, 0].isnan().any(-1).nonzero().tolist() == [[5]]
+    assert out[0, 1].isnan().all() and out[1, 2].isfinite().all()
+
+
+@hopper
+def test_eight_bits_are_refused_where_there_is_no_kernel():
+    q, k, v = inputs(torch.bfloat16, 96, 128)
+    with pytest.raises(ValueError, match=r"^precision must be 'full' here.*head_dim 96 is not one of \(64, 128\)"):
+        ops.attention(q, k, v, precision="int8_fp8")
 
 
 def test_an_index_on_the_cpu_is_refused():

@@ -10,6 +10,7 @@ import pytest
 import triton
 from adaspa.ops.hopper import attention as hopper_attention
 from adaspa.ops.hopper import block_mass as hopper_block_mass
+from adaspa.ops.hopper_eight import attention as eight_attention
 from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass_kernel
 from adaspa.ops.triton.block_mass import block_mass_kernel
 from adaspa.ops.triton.block_sparse_attention import block_sparse_kernel
@@ -129,6 +130,26 @@ def test_hopper_kernels_compile(name, dim, dtype):
     )
     ptx = compiled_kernel.asm["ptx"]
     assert f"wgmma.mma_async.sync.aligned.m64n128k16.f32.{dtype.replace('fp', 'f')}" in ptx
+    assert "setmaxnreg" in ptx and "cp.async.bulk.tensor" in ptx
+    assert compiled_kernel.metadata.shared < 227 * 1024
+
+
+@pytest.mark.parametrize(("dim", "listed"), [(64, True), (128, False)])
+def test_hopper_kernel_of_eight_bits_compiles(dim, listed):
+    kernel = eight_attention.attention_kernel
+    constants = {"D": dim, "STAGES": eight_attention.STAGES, "SPAN": 1, "LISTED": listed}
+    rows = f"tensordesc<i8[1, 1, 64, {dim}],{NVMMASharedLayout(dim, 8, rank=4)!r}>"
+    columns = f"tensordesc<fp8e4nv[1, 1, {dim}, 64],{NVMMASharedLayout(64, 8, rank=4)!r}>"
+    floats = dict.fromkeys(("q_scales", "k_scales", "v_scales", "offsets"), "*fp32")
+    types = POINTERS | floats | {"out": "*bf16", "q_desc": rows, "k_desc": rows, "v_desc": columns}
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
+    values = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
+    compiled_kernel = triton.compile(
+        GluonASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=eight_attention.REGISTERS
+    )
+    ptx = compiled_kernel.asm["ptx"]
+    assert "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8" in ptx
+    assert f"wgmma.mma_async.sync.aligned.m64n{dim}k32.f32.e4m3.e4m3" in ptx
     assert "setmaxnreg" in ptx and "cp.async.bulk.tensor" in ptx
     assert compiled_kernel.metadata.shared < 227 * 1024
 

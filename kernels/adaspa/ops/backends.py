@@ -6,7 +6,7 @@ operation that it takes, named as the operation, and a line in `BACKENDS`.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from adaspa.ops import hopper, pytorch, reference, triton
+from adaspa.ops import hopper, hopper_eight, pytorch, reference, reference_eight, triton
 from adaspa.ops.call import MAX_KINDS, Call
 
 
@@ -27,7 +27,7 @@ class Ran(NamedTuple):
     Args:
         op: name of the operation.
         backend: what ran it; ``diffusers: NAME`` where a backend of theirs was chosen.
-        dtype: of q.
+        dtype: of q; the precision of the products where it was another.
         passed_over: which faster kernels of the device could not take the call, and why; empty as a rule.
     """
 
@@ -52,6 +52,7 @@ class Backend:
         pays_from: the least size of a dense call, in query-key pairs times head_dim, from which sparse attention pays;
             0 where that was not measured.
         needs_lse: whether its ``attention_with_block_mass`` takes a dense pass of its own where no LSE is given.
+        precision: of its products. No backend stands in for one of another precision.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Backend:
     why_not: Callable[[Call], str | None] | None = None
     pays_from: float = 0.0
     needs_lse: bool = True
+    precision: str = "full"
 
     def kernel(self, op: str) -> Callable[..., Any]:
         """Return the backend's function for an operation."""
@@ -74,8 +76,10 @@ def _kernels(backend: str) -> ModuleType:
 
 BACKENDS = (
     Backend("hopper", hopper.takes, hopper.why_not, hopper.PAYS_FROM),
+    Backend("hopper_eight", hopper_eight.takes, hopper_eight.why_not, precision="int8_fp8"),
     Backend("triton", triton.takes, triton.why_not),
     Backend("pytorch", pytorch.takes),
+    Backend("reference_eight", reference_eight.takes, precision="int8_fp8"),
     Backend("reference", reference.takes, needs_lse=False),
 )
 _found: dict[Hashable, tuple[tuple[Backend, ...], Backend, Callable[..., Any]]] = {}
@@ -83,8 +87,17 @@ _counts: ContextVar[KernelCounts | None] = ContextVar("adaspa_kernel_counts", de
 
 
 def pick(call: Call) -> Backend:
-    """Pick the backend that runs a call."""
-    return next(backend for backend in BACKENDS if backend.takes(call))
+    """Pick the backend that runs a call.
+
+    Raises:
+        ValueError: naming the precision and the reason, where none has it here.
+    """
+    able = [backend for backend in BACKENDS if backend.precision == call.precision]
+    for backend in able:
+        if backend.takes(call):
+            return backend
+    why = _obstacles(able, call) or f"there is no kernel for {call.tensors[0].device.type}"
+    raise ValueError(f"precision must be 'full' here, got {call.precision!r}: {why}")
 
 
 def least_tokens(call: Call, heads: int) -> int:
@@ -103,7 +116,8 @@ def run(call: Call, *args: Any) -> Any:
     backend, kernel = _picked(call)
     counts = _counts.get()
     if counts is not None:
-        counts[Ran(call.op, backend.name, dtype_name(call.tensors[0]), _passed_over(call, backend))] += 1
+        dtype = dtype_name(call.tensors[0]) if call.precision == "full" else call.precision
+        counts[Ran(call.op, backend.name, dtype, _passed_over(call, backend))] += 1
     return kernel(*args)
 
 
@@ -127,7 +141,12 @@ def dtype_name(x: torch.Tensor) -> str:
 def _passed_over(call: Call, chosen: Backend) -> str:
     """Say why those before the chosen backend that are for the device did not take the call."""
     before = BACKENDS[: BACKENDS.index(chosen)]
-    reasons = [(backend.name, backend.why_not(call)) for backend in before if backend.why_not is not None]
+    return _obstacles([backend for backend in before if backend.precision == call.precision], call)
+
+
+def _obstacles(backends: Sequence[Backend], call: Call) -> str:
+    """Say what is in the way of a call, by backend."""
+    reasons = [(backend.name, backend.why_not(call)) for backend in backends if backend.why_not is not None]
     return "; ".join(f"{name}: {reason}" for name, reason in reasons if reason is not None)
 
 

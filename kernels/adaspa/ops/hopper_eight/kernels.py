@@ -1,0 +1,5 @@
+"""What the Hopper backend of eight bits runs, by the name of the operation."""
+
+from adaspa.ops.hopper_eight.attention import attention, block_sparse_attention, dense_attention
+
+__all__ = ["attention", "block_sparse_attention", "dense_attention"]
