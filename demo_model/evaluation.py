@@ -5,11 +5,13 @@
 The captions are held out of training (`scenes.is_held_out`). Every mode generates the same captions from the same
 noise; the videos are read back by image analysis (`reading`), the sparse ones compared with the dense ones too. An
 image-to-video pipeline is also given each scene's first frame, which the video's own is compared with. Weights of one
-ship if `first_frames.shortfalls` finds none; otherwise the command ends with status 1.
+ship if `first_frames.shortfalls` finds none; otherwise the command ends with status 1. So does that of a LoRA for few
+steps, by `distill.shortfalls`; the file says with how many steps and which guidance it is to be run.
 """
 
 import argparse
 import datetime
+import hashlib
 import json
 import platform
 import random
@@ -25,8 +27,10 @@ from adaspa_worker.comparison import psnr, ssim
 from diffusers import DiffusionPipeline, WanPipeline
 from torch import Tensor
 
+from demo_model import distill
 from demo_model.architecture import TEXT_LENGTHS
 from demo_model.first_frames import FirstFramesPipeline, digest, first_frame, shortfalls
+from demo_model.low_rank import header_of, load_low_ranks
 from demo_model.reading import Reading, read_video
 from demo_model.scenes import FRAMES, SIDE, Scene, brief_caption, caption, sample_scenes
 from demo_model.sheet import save_sheet
@@ -173,7 +177,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Run all modes; write the figures to `args.output` and the contact sheet to `args.sheet`.
 
     Raises:
-        SystemExit: an image-to-video pipeline falls short of what it is to reach.
+        SystemExit: an image-to-video pipeline or a LoRA falls short of what it is to reach.
     """
     dtype = getattr(torch, args.dtype)
     with_images = json.loads((args.pipeline / "model_index.json").read_text())["_class_name"] != "WanPipeline"
@@ -181,6 +185,9 @@ def evaluate(args: argparse.Namespace) -> None:
         args.pipeline, dtype={"transformer": dtype, "default": torch.float32}, local_files_only=True
     )
     weights = digest(pipe.transformer)
+    about = header_of(args.lora) if args.lora else {}
+    if args.lora:
+        args.steps, args.guidance = int(about["steps"]), float(about["guidance"])
     pipe.to(args.device)
     pipe.set_progress_bar_config(disable=True)
     scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
@@ -195,9 +202,14 @@ def evaluate(args: argparse.Namespace) -> None:
             "diffusers": diffusers.__version__,
         },
         "weights": weights,
+        **({"lora": hashlib.sha256(args.lora.read_bytes()).hexdigest(), "lora_header": about} if args.lora else {}),
         "settings": {key: getattr(args, key) for key in SETTINGS},
         "modes": {},
     }
+    if args.lora:
+        plain, _ = run_mode(pipe, DENSE, scenes, args, given)
+        result["without_lora"] = judge_mode(plain, None, scenes)[0]["right"]
+        load_low_ranks(args.lora, pipe.transformer)
     videos: dict[str, Tensor] = {}
     details: dict[str, Any] = {}
     for mode in dict.fromkeys([DENSE, *args.modes]):
@@ -212,13 +224,17 @@ def evaluate(args: argparse.Namespace) -> None:
     shown = [DENSE, next((mode for mode in videos if mode != DENSE), DENSE)]
     save_sheet(args.sheet, [caption(scene) for scene in scenes], {mode: videos[mode] for mode in shown})
     print("wrote", args.output, "and", args.sheet, flush=True)
-    if with_images and (short := shortfalls(result["modes"])):
+    short = shortfalls(result["modes"]) if with_images else []
+    if args.lora:
+        short = distill.shortfalls(result["modes"], args.steps)
+    if short:
         raise SystemExit("falls short: " + "; ".join(short))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, required=True, help="diffusers folder")
+    parser.add_argument("--lora", type=Path, help="of `distill`: its header says --steps and --guidance")
     parser.add_argument("--captions", type=int, default=64)
     parser.add_argument("--brief", action="store_true", help="tell only what moves how: an image shows the rest")
     parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
@@ -235,6 +251,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.captions < 1 or args.batch < 1 or args.steps < 1:
         parser.error("--captions, --batch and --steps must be at least 1")
+    if args.lora and not args.lora.is_file():
+        parser.error(f"--lora must be a LoRA file: there is none at {args.lora}")
     if not (args.pipeline / "model_index.json").is_file():
         parser.error(f"--pipeline must be a diffusers folder: {args.pipeline} has no model_index.json")
     evaluate(args)

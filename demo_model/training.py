@@ -58,10 +58,10 @@ class Clock:
 
 
 class Log:
-    """The loss curve: one line on the terminal and one row in the file for every hundred steps."""
+    """The loss curve: one line on the terminal and one row in the file for every hundred steps, or `every`."""
 
-    def __init__(self, path: Path, name: str):
-        self.path, self.name = path, name
+    def __init__(self, path: Path, name: str, every: int = 100):
+        self.path, self.name, self.every = path, name, every
         self.rows: dict[str, list[dict[str, float]]] = json.loads(path.read_text()) if path.exists() else {}
         self.sums: dict[str, Tensor] = {}
         self.count = 0
@@ -70,7 +70,7 @@ class Log:
         self.count += 1
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, torch.zeros_like(value)) + value.detach()
-        if self.count == 100:
+        if self.count == self.every:
             row = {"step": float(step + 1), "seconds": round(clock.spent, 1)}
             row |= {key: round(float(total) / self.count, 6) for key, total in self.sums.items()}
             self.rows.setdefault(self.name, []).append(row)

@@ -43,8 +43,9 @@ class AdaSpaConfig:
             sparse. All steps before the first are dense.
         dense_tail: number of dense steps at the end.
         few_steps: the most steps of a request that counts as one of a few-step model. It has no warm-up: its first step
-            searches, with dense output as any first search, and the second is sparse. Later searches and the dense
-            tail stay where they are. 0 gives every request its warm-up.
+            searches, with dense output as any first search, and all others are sparse, but for the dense tail. Its
+            steps are so far apart that a later search by the cached LSE finds a worse pattern. 0 gives every request
+            its warm-up.
         warmup_mass: softmax mass to keep in a warm-up that is partly sparse, in (0, 1): the first step searches, and
             the others up to the first of ``searches`` run sparse by what it found. None leaves the warm-up dense.
         query_stride: rows from one query row to the next that a search scores, unless it is a fused one; a divisor of
@@ -215,7 +216,7 @@ class AdaSpaConfig:
         tail = self.tail(steps)
         first, *later = (max(min(1, self.warmup), self._scaled(search, steps)) for search in self.searches)
         if steps <= self.few_steps:
-            first = 0
+            first, later = 0, []
         in_warmup = {0} if self.warmup_mass is not None else set()
         searches = tuple(sorted(step for step in {*in_warmup, first, *later} if step < steps - tail))
         if not searches or searches == (steps - tail - 1,):

@@ -86,8 +86,9 @@ class Lora(BaseModel):
     description: str = ""
     """One line for clients, such as the adapter's trigger words."""
     source: str = Field(min_length=1)
-    """Location of the safetensors file: a path, ``s3://BUCKET/KEY`` or another storage URL, or
-    ``OWNER/NAME@COMMIT/FILE`` on the Hugging Face Hub, with all 40 digits of the commit. Clients do not see it."""
+    """Location of the safetensors file: a path, ``s3://BUCKET/KEY`` or another storage URL,
+    ``OWNER/NAME@COMMIT/FILE`` on the Hugging Face Hub, with all 40 digits of the commit, or ``builtin:eight-steps`` and
+    ``builtin:four-steps`` of the demo model. Clients do not see it."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the file; a file with another hash is rejected."""
     scale: float = 1.0

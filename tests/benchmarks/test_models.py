@@ -59,7 +59,7 @@ def test_totals_by_the_schedule():
     assert total_seconds(at_once, SECONDS, 0.1) == 20 + 8 + 49 * 6
     assert total_seconds(replace(at_once, query_stride=4), SECONDS, 0.1) == 20 + 2 + 49 * 6
     few = replace(paper, few_steps=8, query_stride=4, dense_tail=5)
-    assert total_seconds(few, SECONDS, 0.2, steps=8) == (20 + 2) + 5 * 8 + (8 + 2) + 20
+    assert total_seconds(few, SECONDS, 0.2, steps=8) == (20 + 2) + 6 * 8 + 20
     partly = replace(paper, warmup_mass=0.99)
     assert step_kinds(partly, 50)[:11] == ["first_search", *["sparse"] * 9, "cached_search"]
     with pytest.raises(ValueError, match=r"^density must be one number, or one for each of 2 searches"):

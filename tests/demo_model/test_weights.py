@@ -5,11 +5,18 @@ import json
 from pathlib import Path
 
 import pytest
-from adaspa_demo_model import IMAGE_FOLDER, PIPELINE_FOLDER, image_pipeline
+from accelerate import init_empty_weights
+from adaspa_demo_model import IMAGE_FOLDER, LORA_FOLDER, PIPELINE_FOLDER, image_pipeline
 from adaspa_jobs.catalog import Catalog
+from adaspa_worker.loras.keys import fit
+from adaspa_worker.loras.slots import sizes_of
+from diffusers import WanPipeline
 from safetensors.torch import load_file
 
+from demo_model import distill
+from demo_model.architecture import build_transformer
 from demo_model.first_frames import FIRST_FRAME_PSNR, digest_of, shortfalls
+from demo_model.low_rank import header_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "demo_model"
 TEXT_TO_VIDEO = "b75ee74806a4f31d049bed7ff3ec0fd851ea7fa61875712334ef1c3bc1375d85"
@@ -32,6 +39,26 @@ def test_the_image_to_video_weights_are_those_that_passed_the_evaluation() -> No
     assert (measured["settings"]["captions"], measured["settings"]["guidance"]) == (64, spec.default_guidance)
     assert measured["modes"].keys() == {"dense", f"mass-{spec.attention['mass']}"}
     assert shortfalls(measured["modes"]) == []
+
+
+@pytest.mark.parametrize(("name", "steps", "captions"), [("eight-steps", 8, 52), ("four-steps", 4, 32)])
+def test_the_adapters_for_few_steps_are_those_that_passed_the_evaluation(name: str, steps: int, captions: int) -> None:
+    file = LORA_FOLDER / f"{name}.safetensors"
+    measured = json.loads((DOCS / f"{name}.json").read_text())
+    spec = Catalog.load(None).models["demo"]
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    offered = next(lora for lora in spec.loras if lora.name == name)
+    assert (offered.sha256, offered.source, measured["lora"]) == (sha256, f"builtin:{name}", sha256)
+    weights = load_file(PIPELINE_FOLDER / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert measured["weights"] == digest_of(weights)
+    settings = measured["settings"]
+    assert (settings["captions"], settings["steps"], settings["guidance"]) == (captions, steps, 1.0)
+    assert distill.shortfalls(measured["modes"], steps) == []
+    with init_empty_weights():
+        sizes = sizes_of(build_transformer())
+    fitted = fit(load_file(file), header_of(file), WanPipeline, sizes)
+    assert fitted.pairs.keys() == sizes.keys() and fitted.lost == []
+    assert file.stat().st_size <= 1.5e6
 
 
 @pytest.mark.parametrize(
@@ -62,5 +89,7 @@ def test_the_image_pipelines_folder_has_all_parts_and_holds_nothing_twice(
     parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0]]
     homes = {name: (folder / name).resolve().parent for name in parts}
     assert homes == dict.fromkeys(parts, PIPELINE_FOLDER) | {"transformer": IMAGE_FOLDER}
-    files = [file for root in (PIPELINE_FOLDER, IMAGE_FOLDER) for file in root.rglob("*") if file.is_file()]
+    files = [
+        file for root in (PIPELINE_FOLDER, IMAGE_FOLDER, LORA_FOLDER) for file in root.rglob("*") if file.is_file()
+    ]
     assert sum(file.stat().st_size for file in files) < 64e6

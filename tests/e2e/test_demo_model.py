@@ -46,6 +46,13 @@ def test_a_prompt_becomes_a_clip_of_what_it_says(demo_service: Service, tmp_path
     assert_a_yellow_star_moves_right_on_navy(clip_of(demo_service, video, tmp_path / "video.mp4"))
 
 
+def test_an_adapter_makes_the_clip_in_four_steps_without_guidance(demo_service: Service, tmp_path: Path) -> None:
+    prompt = "a large yellow star moves right on a navy background"
+    video = demo_service.run(prompt, steps=4, guidance_scale=1, loras="four-steps", seed=7)
+    assert video.loras is not None and [lora.name for lora in video.loras] == ["four-steps"]
+    assert_a_yellow_star_moves_right_on_navy(clip_of(demo_service, video, tmp_path / "video.mp4"))
+
+
 def test_an_image_becomes_a_clip_that_begins_with_it(demo_service: Service, tmp_path: Path) -> None:
     """The image shows what moves, the prompt says how; a worker of its own serves the model."""
     client = demo_service.client

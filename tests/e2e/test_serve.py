@@ -76,13 +76,20 @@ def test_a_worker_alone_says_in_one_line_what_it_cannot_reach(catalog: Path, tmp
     assert_one_clear_line(adaspa("worker", env=env), "adaspa worker", "ADASPA_REDIS_URL", "127.0.0.1")
 
 
-def test_demo_writes_video_and_contact_sheet_and_says_each_step_in_a_pipe(catalog: Path, tmp_path: Path) -> None:
-    result = adaspa("demo", "--output", tmp_path / "out.mp4", env=environment(catalog))
+def test_demo_writes_video_and_contact_sheet_and_says_each_step_in_a_pipe(
+    catalog_with_lora: Path, tmp_path: Path
+) -> None:
+    """With the adapter for fewer steps, if the model has it."""
+    (spec,) = json.loads(catalog_with_lora.read_text())
+    (adapter,) = spec["loras"]
+    quick = write_catalog(tmp_path / "catalog.json", spec | {"loras": [adapter | {"name": "eight-steps"}]})
+    result = adaspa("demo", "--output", tmp_path / "out.mp4", env=environment(quick))
     assert result.returncode == 0, result.stderr
+    assert "9 frames in 8 steps" in result.stdout
     assert "denoising" in result.stdout and "\x1b[" not in result.stdout
     assert (tmp_path / "out.mp4").read_bytes()[4:8] == b"ftyp"
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "out.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["catalog.json", "out.mp4", "out.png"]
 
 
 def test_demo_with_an_image_shows_a_progress_bar_in_a_terminal(catalog: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from adaspa_worker.source import ModelUnavailable, check_folder, resolve
+from adaspa_worker.source import ModelUnavailable, bundled_lora, check_folder, resolve
 
 
 @pytest.fixture
@@ -60,6 +60,11 @@ def test_a_bundled_model_that_is_not_installed_is_named(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "adaspa_demo_model", None)
     with pytest.raises(ModelUnavailable, match=r"^builtin:demo: adaspa-demo-model is not installed$"):
         resolve("builtin:demo")
+
+
+def test_an_unknown_bundled_adapter_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ModelUnavailable, match=r"builtin:nope: not a built-in adapter; allowed: eight-steps"):
+        bundled_lora("nope")
 
 
 def test_a_component_that_the_index_leaves_out_is_not_looked_for(folder: Path) -> None:

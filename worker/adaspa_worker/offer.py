@@ -15,6 +15,7 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_worker import formats
 from adaspa_worker.families import FAMILIES, TRANSFORMERS, Family, Limits, limits_of, pipeline_of, read
 from adaspa_worker.hub import first_line, index_of
+from adaspa_worker.loras import files as lora_files
 from adaspa_worker.schedulers import flows, options_of, shift_field
 from adaspa_worker.shares import parallelism
 from adaspa_worker.source import ModelUnavailable
@@ -306,6 +307,9 @@ def check_loras(spec: ModelSpec, folder: Path) -> None:
         raise wrong(
             spec, f"loras: {apart[0]}: expert", "the model has no second expert (boundary_ratio); allowed: both"
         )
+    if all(source.startswith(lora_files.BUILTIN) for source in (spec.source, *(lora.source for lora in spec.loras))):
+        lora_files.found(spec)  # they fit, as the bundled models' own tests show
+        return
     from adaspa_worker.loras.slots import check_files  # noqa: PLC0415  diffusers: seconds, which others go without
 
     pipeline = pipeline_of(folder)

@@ -59,6 +59,18 @@ def bundled(name: str) -> Path:
         raise ModelUnavailable(f"builtin:{name}: cannot create its folder ({first_line(error)})") from error
 
 
+def bundled_lora(name: str) -> Path:
+    """The file of an adapter that comes with the bundled models. Raises ModelUnavailable."""
+    try:
+        folder: Path = import_module(BUNDLED).LORA_FOLDER
+    except ModuleNotFoundError as error:
+        raise ModelUnavailable(f"builtin:{name}: {BUNDLED.replace('_', '-')} is not installed") from error
+    files = {file.stem: file for file in sorted(folder.iterdir())}
+    if name not in files:
+        raise ModelUnavailable(f"builtin:{name}: not a built-in adapter; allowed: {', '.join(files)}")
+    return files[name]
+
+
 def is_hub_name(source: str) -> bool:
     """Tell whether a source, if it is not bundled, names a model of the hub and not a folder."""
     path_like = source.startswith(("/", ".", "~", "builtin:")) or source.partition("@")[0].count("/") != 1

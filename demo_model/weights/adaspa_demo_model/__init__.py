@@ -12,6 +12,8 @@ from tempfile import gettempdir
 PIPELINE_FOLDER = Path(__file__).with_name("pipeline")
 IMAGE_FOLDER = Path(__file__).with_name("image_pipeline")
 """What the image-to-video pipeline has of its own: its transformer."""
+LORA_FOLDER = Path(__file__).with_name("loras")
+"""Adapters of the text-to-video pipeline: ``eight-steps`` and ``four-steps`` need no guidance and so many steps."""
 EXAMPLE_IMAGE = Path(__file__).with_name("first_frame.png")
 """A first frame for the image-to-video pipeline: of ``a large yellow star moves right on a navy background``."""
 

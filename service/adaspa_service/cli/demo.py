@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from adaspa_api.video_fields import VideoFields
 from adaspa_client import Client
 from adaspa_client.images import is_url
 from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
@@ -22,6 +23,10 @@ DEMO_PROMPT = "a large yellow star moves right on a navy background"
 MOTION_PROMPT = "moves right"
 """Default prompt for a user's own image, which shows the rest."""
 DEMO_OUTPUT = Path("demo.mp4")
+QUICK_LORA = "eight-steps"
+"""The adapter of the built-in model for fewer steps. The command uses it when the chosen model has it."""
+QUICK = VideoFields(steps=8, guidance_scale=1, loras=QUICK_LORA)
+"""How it is to be used."""
 
 
 def demo(
@@ -57,8 +62,12 @@ def demo(
         supervisor = Supervisor(folder, host, port or free_port(host), workers=[spec.id], say=say)
         with supervisor, Client(supervisor.url, api_key=api_key) as client:
             say(f"AdaSpa is running at {supervisor.url}")
-            video = client.create(prompt, model=spec.id, image=image)
-            say(f'Prompt: "{prompt}" ({video.model}, {video.size}, {video.num_frames} frames, seed {video.seed})')
+            fields = VideoFields(model=spec.id)
+            if QUICK_LORA in (lora.name for lora in spec.loras):
+                fields |= QUICK
+            video = client.create(prompt, image=image, **fields)
+            frames = f"{video.num_frames} frames in {video.steps} steps"
+            say(f'Prompt: "{prompt}" ({video.model}, {video.size}, {frames}, seed {video.seed})')
             if image is not None:
                 say(f"Image: {image}")
             video = follow(client, video.id, watch=supervisor.watch)

@@ -15,11 +15,13 @@ from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
 from safetensors import SafetensorError, safe_open
 
 from adaspa_worker.hub import first_line
-from adaspa_worker.source import ModelUnavailable
+from adaspa_worker.source import ModelUnavailable, bundled_lora
 
 AT_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<commit>[^/]*)/(?P<file>.+)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ENDING = ".safetensors"
+BUILTIN = "builtin:"
+"""Prefix of the sources of adapters that come with the bundled models."""
 
 
 def found(spec: ModelSpec) -> dict[str, Path]:
@@ -71,6 +73,11 @@ def check_hash(spec: ModelSpec, lora: Lora, is_: str) -> None:
 
 def local(spec: ModelSpec, lora: Lora) -> Path:
     """An adapter's file on this machine's disk. Raises ModelUnavailable."""
+    if lora.source.startswith(BUILTIN):
+        try:
+            return bundled_lora(lora.source.removeprefix(BUILTIN))
+        except ModelUnavailable as error:
+            refuse(spec, lora, str(error))
     if "://" in lora.source and not lora.source.startswith("file://"):
         return from_storage(spec, lora)
     file = Path(lora.source.removeprefix("file://")).expanduser()
