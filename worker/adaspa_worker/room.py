@@ -34,7 +34,7 @@ def fitting(spec: ModelSpec, folder: Path, limit: int) -> Fits:
             sizes[size] = 0
             for frames in sorted(spec.frames):
                 asked = {"width": width, "height": height, "num_frames": frames, "quality": preset}
-                if flight.peak(usual.model_copy(update=asked)).within(limit) > limit:
+                if flight.least(usual.model_copy(update=asked)) > limit:
                     break
                 sizes[size] = frames
     return Fits(limit=limit, frames=found)

@@ -66,10 +66,6 @@ class Peak:
         """Return whether a job has to decode in tiles to stay within a limit."""
         return self.decoding > limit and self.tiled < self.decoding
 
-    def within(self, limit: float) -> int:
-        """Return the whole job's peak, decoded in tiles if it has to be."""
-        return self.with_tiles(tiled=self.tiles(limit))
-
     def with_tiles(self, *, tiled: bool) -> int:
         """Return the whole job's peak, decoded in tiles or as a whole."""
         return max(self.denoising, self.tiled if tiled else self.decoding)
@@ -101,12 +97,29 @@ class Preflight:
 
     def peak(self, params: JobParams) -> Peak:
         """Return a job's peak. Raises NotImplementedError."""
-        room = CUBLAS_BYTES if torch.cuda.is_available() else 0
-        denoised, decoded, encoded = (size + room for size in self.held)
+        tiled = self.decoded(params, tiled=True)
+        whole = tiled if self.spec.memory.vae_tiling else self.decoded(params, tiled=False)
+        return Peak(self.denoised(params), whole, tiled)
+
+    def least(self, params: JobParams) -> int:
+        """Return a job's peak if it is decoded in tiles, which takes less time to find. Raises NotImplementedError."""
+        return max(self.denoised(params), self.decoded(params, tiled=True))
+
+    def denoised(self, params: JobParams) -> int:
+        """Return the peak until the end of the denoising. Raises NotImplementedError."""
+        held, _, encoded = self.held
         forward = self.forward(params)
-        denoising = max(encoded, denoised + forward.peak + self.caches(params, forward.attention))
-        decoding, tiled = (decoded + self.decoding(params, tiled=tiled) for tiled in (False, True))
-        return Peak(denoising, tiled if self.spec.memory.vae_tiling else decoding, tiled)
+        return self.workspace + max(encoded, held + forward.peak + self.caches(params, forward.attention))
+
+    def decoded(self, params: JobParams, *, tiled: bool) -> int:
+        """Return the peak while the clip is decoded."""
+        _, held, _ = self.held
+        return self.workspace + held + self.decoding(params, tiled=tiled)
+
+    @property
+    def workspace(self) -> int:
+        """Bytes that cuBLAS takes."""
+        return CUBLAS_BYTES if torch.cuda.is_available() else 0
 
     # Weights
 
