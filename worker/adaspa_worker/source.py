@@ -60,7 +60,7 @@ def bundled(name: str) -> Path:
 
 
 def bundled_lora(name: str) -> Path:
-    """The file of an adapter that comes with the bundled models. Raises ModelUnavailable."""
+    """Return the file of a bundled model's adapter. Raises ModelUnavailable."""
     try:
         folder: Path = import_module(BUNDLED).LORA_FOLDER
     except ModuleNotFoundError as error:

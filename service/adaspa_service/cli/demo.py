@@ -24,9 +24,9 @@ MOTION_PROMPT = "moves right"
 """Default prompt for a user's own image, which shows the rest."""
 DEMO_OUTPUT = Path("demo.mp4")
 QUICK_LORA = "eight-steps"
-"""The adapter of the built-in model for fewer steps. The command uses it when the chosen model has it."""
+"""Name of the built-in model's adapter for fewer steps; used with any model that has one of that name."""
 QUICK = VideoFields(steps=8, guidance_scale=1, loras=QUICK_LORA)
-"""How it is to be used."""
+"""Fields of a request with that adapter."""
 
 
 def demo(
