@@ -43,7 +43,7 @@ class FollowerStruck(Fault):
         strike.jobs = site.running(part) if followers else []
         send(self.number, followers)
         if self.number == signal.SIGSTOP:
-            site.sleep(0.2, 2 * SILENT_SECONDS)
+            site.sleep(0.2, 1.5 * SILENT_SECONDS)
             send(signal.SIGCONT, followers)
 
 

@@ -37,7 +37,7 @@ class StubEngine:
         self._size = params.height, params.width
         latents, first = random.standard_normal((params.num_frames, 8, 8, 3)), 0
         if resume:
-            first, latents = resume["step"], resume["latents"].numpy()
+            first, latents = resume["step"], np.asarray(resume["latents"])
             random.bit_generator.state = resume["random"]
         for step in range(first, params.steps):
             time.sleep(STEP_SECONDS)

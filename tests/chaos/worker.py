@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import obstore
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import get_settings
@@ -37,6 +38,8 @@ class Points:
             on_step(done, kind)
             reach(f"step-{done}", current)
 
+        if resume:  # a follower has no PyTorch, and would import it for a tensor
+            resume = {**resume, "latents": np.asarray(resume["latents"])}
         return super().denoise(params, encoded, step, resume)
 
     def frames(self, latents: Any, check: Any) -> Any:
