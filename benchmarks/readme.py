@@ -5,7 +5,7 @@ kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.at
 changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
-field*.json (`demo_model.field`). The section ``picture`` of docs/how-it-works.md is from field*.json and missed.json
+field.json (`demo_model.field`). The section ``picture`` of docs/how-it-works.md is from field.json and missed.json
 (`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
 (`benchmarks.attention.servers`). A section without its file stays as it is.
 """
@@ -24,14 +24,19 @@ from benchmarks.models import parallel_plan, parallel_tables
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
-SPECTRA = (
+SHOWN = (
     "exact, two searches, density 0.19",
-    "SubBlock of 8, density 0.19",
-    "Sol-Attn, beta 0.5",
-    "exact with proxies, density 0.19",
-    "exact with block masses, density 0.19",
+    "LoSA, mass 0.8",
+    "SVG2, p 0.6",
+    "SubBlock of 16, density 0.19",
+    "Sol-Attn, beta 0.9",
+    "Sol-Attn without correction, beta 0.9",
 )
-FIELD = ("field-8", "field-16", "field-64", "missed")
+BESIDE = "../kernels/README.md#beside-other-methods"
+LAYER = 8
+"""The layer in which some heads' queries look at single keys."""
+AT = 0.56
+"""Share of the steps at which `demo_model.field.missed` looks."""
 DENSITIES_FROM = " The presets' densities were\nmeasured on the demo model, whose sequence is short."
 
 
@@ -142,35 +147,33 @@ def field_head(result: Json) -> str:
     )
 
 
-def field_section(results: list[Json], plot: Path, picture: str) -> str:
-    """A table of each run, the one with the most clips first, and a plot of that with the most rows."""
-    field_plots.plot(max((result["rows"] for result in results), key=len), plot)
+def field_section(result: Json, plot: Path, picture: str) -> str:
+    field_plots.plot(result["rows"], plot)
     parts = [
-        "Attention work is that of the whole denoising in multiplications, dense being 1. The router is what a sparse\n"
-        "call costs besides its kept pairs, in dense calls. Ours at the same work lies between our measured points,\n"
-        "clip by clip; in brackets the 95 % interval.",
+        f"{field_head(result)}. Attention work is that of\nthe whole denoising in multiplications, dense being 1. "
+        "The router is what a sparse call costs besides its kept\npairs, in dense calls. Ours at the same work lies "
+        "between our measured points, clip by clip; in brackets the 95 % interval.",
         f"![Attention work against PSNR, by method]({picture})",
+        field.table(result["rows"]),
     ]
-    for result in results:
-        parts += [f"{field_head(result)}:", field.table(result["rows"])]
     return "\n\n".join(parts) + "\n"
 
 
-def picture_section(why: Json, missed: Json, folder: Path, seen: str) -> str:
+def picture_section(result: Json, missed: Json, folder: Path, seen: str) -> str:
     """What the explanation in docs/how-it-works.md rests on."""
-    rows = why["rows"]
+    rows = field.with_lost(result["rows"], missed["lost"])
     field_plots.plot_missed(missed, folder / "missed.png")
     field_plots.plot_predictors(rows, folder / "unevenness.png", ("recall", "uneven"))
-    field_plots.plot_errors(rows, folder / "errors.png", SPECTRA)
+    field_plots.plot_errors(result["rows"], folder / "errors.png", SHOWN)
+    clips = missed["settings"]["captions"]
     parts = [
         f"![What queries keep, by the number of keys they look at; and a missed block]({seen}/missed.png)",
-        f"{field_head(why)}:",
+        f"{field_head(result)}.\nThe numbers of {len(rows)} [methods and settings]({BESIDE}) are of {clips} dense "
+        f"clip{'s' * (clips > 1)}, all layers\nat step {int(AT * result['settings']['steps'])}:",
         f"![Recall and unevenness against PSNR]({seen}/unevenness.png)",
         field.predictor_table(rows),
-        "One layer decides, and what is put back helps or hurts there:",
-        field.plain_table(rows, ("layer", "compensation")),
-        "Parts of real errors, and errors put in on purpose:",
-        field.plain_table(rows, ("parts", "injected", "schedule")),
+        "Error that differs between 64 neighbouring tokens, relative to the attention's output, in four sparse steps:",
+        field.layer_table(result["rows"], SHOWN, LAYER),
         f"![Spatial spectrum of errors, and their size against PSNR]({seen}/errors.png)",
     ]
     return "\n\n".join(parts) + "\n"
@@ -238,13 +241,12 @@ def main() -> None:
         picture = f"{seen_from_readme}/fidelity.png"
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)
         print(fidelity_tables.choice(fidelity["rows"]))
-    by_size = {name: json.loads(path.read_text()) for name in FIELD if (path := folder / f"{name}.json").exists()}
-    beside = [by_size[name] for name in ("field-64", "field-16") if name in by_size]
+    beside, missed = load("field.json"), load("missed.json")
     if beside:
-        sections["field"] = field_section(beside, folder / "field.png", f"{seen_from_readme}/field.png")
-    if {"field-8", "missed"} <= by_size.keys():
+        sections["field"] = field_section(beside[0], folder / "field.png", f"{seen_from_readme}/field.png")
+    if beside and missed:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
-        section = picture_section(by_size["field-8"], by_size["missed"], folder, seen)
+        section = picture_section(beside[0], missed[0], folder, seen)
         arguments.explained.write_text(replaced(arguments.explained.read_text(), "picture", section))
     if servers := load("servers.json"):
         arguments.plugins.write_text(replaced(arguments.plugins.read_text(), "servers", servers_section(servers[0])))

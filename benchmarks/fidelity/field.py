@@ -109,52 +109,44 @@ def correlation(a: list[float], b: list[float]) -> float:
     return both / size if size else math.nan
 
 
-def predictions(rows: list[Row], predictor: str, groups: tuple[str, ...]) -> tuple[int, float, float]:
-    """Rows that have the number, its rank correlation with the PSNR, and the decibels by which a line misses it.
+def with_lost(rows: list[Row], lost: dict[str, dict[str, float]]) -> list[Row]:
+    """The rows of the field of which `demo_model.field.missed` told what they lose, with that as ``lost``."""
+    return [row | {"lost": lost[row["name"]]} for row in rows if row["group"] == "field" and row["name"] in lost]
+
+
+def predictions(rows: list[Row], predictor: str) -> tuple[float, float]:
+    """The rank correlation of a number with the PSNR, and the decibels by which a line misses it.
 
     The line is of the PSNR over the logarithm of the number; of a share that is kept, over that of what is lost.
     """
-    known = [row for row in rows if row["group"] in groups and predictor in row.get("by_clip", {})]
-    if len(known) < 3:
-        return len(known), math.nan, math.nan
-    psnr = [mean(row["psnr"]) for row in known]
-    values = [mean(row["by_clip"][predictor]) for row in known]
+    psnr = [mean(row["psnr"]) for row in rows]
+    values = [row["lost"][predictor] for row in rows]
     if "recall" in predictor:
         values = [1 - value for value in values]
     rank = -correlation(ranks(values), ranks(psnr))
-    logs = [math.log(max(value, 1e-9)) for value in values]
-    straight = correlation(logs, psnr)
+    straight = correlation([math.log(max(value, 1e-5)) for value in values], psnr)
     spread = math.sqrt(mean([(p - mean(psnr)) ** 2 for p in psnr]))
-    return len(known), rank, spread * math.sqrt(max(0.0, 1 - straight**2))
+    return rank, spread * math.sqrt(max(0.0, 1 - straight**2))
 
 
 def predictor_table(rows: list[Row]) -> str:
     """How well each number tells the PSNR of a row."""
-    lines = [
-        "| number | rank correlation with PSNR | misses it by, dB | the same with compensated rows | dB |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| number | rank correlation with PSNR | misses it by, dB |", "|---|---|---|"]
     for name, words in PREDICTORS.items():
-        count, rank, miss = predictions(rows, name, ("field",))
-        _, all_rank, all_miss = predictions(rows, name, ("field", "compensation"))
-        if count > 2:
-            lines.append(f"| {words} | {rank:.2f} | {miss:.1f} | {all_rank:.2f} | {all_miss:.1f} |")
+        known = [row for row in rows if name in row["lost"]]
+        if len(known) > 2:
+            rank, miss = predictions(known, name)
+            of = "" if len(known) == len(rows) else f" ({len(known)} of {len(rows)} rows have it)"
+            lines.append(f"| {words}{of} | {rank:.2f} | {miss:.1f} |")
     return "\n".join(lines)
 
 
-def plain_table(rows: list[Row], groups: tuple[str, ...]) -> str:
-    """The rows of some groups with their errors."""
-    lines = ["| | error | shared by 64 | private | stretch | unevenness | PSNR, dB |", "|---|---|---|---|---|---|---|"]
+def layer_table(rows: list[Row], names: tuple[str, ...], layer: int) -> str:
+    """The part of the error that differs between neighbours, in one layer and in the others."""
+    lines = [f"| | layer {layer} | mean of the other layers | PSNR, dB |", "|---|---|---|---|"]
     for row in rows:
-        if row["group"] not in groups:
-            continue
-        lost = {name: mean(values) for name, values in row["by_clip"].items()}
-        cells = [
-            row["name"],
-            *(f"{lost[name]:.3f}" for name in ("error", "shared_error", "private_error")),
-            f"{lost['stretch']:+.3f}",
-            f"{lost['uneven']:.3f}" if "uneven" in lost else "",
-            f"{mean(row['psnr']):.1f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        if row["name"] in names:
+            errors = row["by_layer"]["private_error"]
+            others = errors[:layer] + errors[layer + 1 :]
+            lines.append(f"| {row['name']} | {errors[layer]:.2f} | {mean(others):.2f} | {mean(row['psnr']):.1f} |")
     return "\n".join(lines)

@@ -39,17 +39,16 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def plot_predictors(rows: list[Row], path: Path, names: tuple[str, str]) -> None:
-    """Two numbers against the PSNR, a point for each row and a mark for each method."""
+    """Two numbers of what each row loses against its PSNR, a mark for each method."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
 
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), names, strict=True):
         methods: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
-            if row["group"] == "field" and name in row.get("by_clip", {}):
-                lost = mean(row["by_clip"][name])
-                point = (1 - lost if name == "recall" else lost, mean(row["psnr"]))
-                methods.setdefault(row["method"], []).append(point)
+            value = row["lost"][name]
+            point = (1 - value if name == "recall" else max(value, 1e-5), mean(row["psnr"]))
+            methods.setdefault(row["method"], []).append(point)
         for place, (method, points) in enumerate(methods.items()):
             axes.plot(*zip(*points, strict=True), "osvD^P*Xph<"[place % 11], label=method, linestyle="")
         words = PREDICTORS[name]
@@ -86,7 +85,7 @@ def plot_missed(missed: Row, path: Path) -> None:
 
 
 def plot_errors(rows: list[Row], path: Path, shown: tuple[str, ...]) -> None:
-    """The spatial spectrum of some rows' errors, and what errors of each kind cost."""
+    """The spatial spectrum of some rows' errors, and the size of all rows' errors against PSNR."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
 
     named = {row["name"]: row for row in rows}
@@ -100,14 +99,9 @@ def plot_errors(rows: list[Row], path: Path, shown: tuple[str, ...]) -> None:
     waves.set(xlabel="spatial frequency, cycles a picture", ylabel="share of the energy")
     waves.legend(fontsize="x-small")
     waves.grid(alpha=0.3)
-    for group, mark in (("field", "o"), ("compensation", "s"), ("parts", "^"), ("injected", "x")):
-        points = [
-            (mean(row["by_clip"]["error"]), mean(row["psnr"]))
-            for row in rows
-            if row["group"] == group and mean(row["by_clip"].get("error", [0.0])) > 0
-        ]
-        if points:
-            costs.plot(*zip(*points, strict=True), mark, label=group, linestyle="")
+    for name, mark in (("error", "o"), ("shared_error", "s"), ("private_error", "x")):
+        points = [(mean(row["by_clip"][name]), mean(row["psnr"])) for row in rows if "by_clip" in row]
+        costs.plot(*zip(*points, strict=True), mark, label=PREDICTORS[name], linestyle="")
     costs.set(xscale="log", xlabel="error of the attention's output, relative", ylabel="PSNR to dense, dB")
     costs.legend(fontsize="small")
     costs.grid(alpha=0.3, which="both")

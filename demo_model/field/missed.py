@@ -2,8 +2,9 @@
 
     python -m demo_model.field.missed --output missed.json
 
-In some steps every layer's exact choice of blocks is compared with other routers' at the same density. Queries are
-sorted by how many keys hold their attention. Of the query that the first router does most harm to there is a picture.
+In one step every layer's exact choice of blocks is compared with other routers' at the same density. Queries are sorted
+by how many keys hold their attention. Of the query that the first router does most harm to there is a picture. What
+each row of `grid` would lose there is measured too.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from benchmarks.fidelity.other_patterns import MeanPooled
 from demo_model.field.call import BLOCK, Call, Place, block_mean, over_tokens
-from demo_model.field.grid import uniform
+from demo_model.field.grid import rows, uniform
+from demo_model.field.measures import mass_lost, output_error
 from demo_model.field.meter import Meter, metered
 from demo_model.field.methods.exact import selected
 from demo_model.field.subject import Subject, add_settings, head_of
@@ -30,8 +32,8 @@ EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2305)
 """Of the effective number of keys, the exponential of the entropy of a query's attention."""
 STARVED = 0.1
 """A query is starved that keeps less than this of its mass."""
-SHARES = (0.2, 0.4, 0.6, 0.8)
-"""Of the steps: where the attention is looked at."""
+AT = 0.56
+"""Share of the steps at which the attention is looked at."""
 
 
 def routers() -> dict[str, Policy]:
@@ -50,6 +52,7 @@ class Found:
     kept: dict[str, Tensor] = field(default_factory=dict)
     starved: dict[str, Tensor] = field(default_factory=dict)
     by_head: dict[str, dict[tuple[int, int], list[float]]] = field(default_factory=dict)
+    lost: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     example: dict[str, Any] = field(default_factory=lambda: {"lost": 0.0})
 
     def look(self, call: Call) -> None:
@@ -60,19 +63,31 @@ class Found:
         mass = block_mean(call.mass_by_block)
         kept = {"exact": selected(uniform(DENSITY), call, mass)}
         kept |= {name: selected(policy, call, mass) for name, policy in routers().items()}
-        rows = {name: (call.mass_by_block * over_tokens(keep)).sum(-1) for name, keep in kept.items()}
-        for name, found in rows.items():
+        shares = {name: (call.mass_by_block * over_tokens(keep)).sum(-1) for name, keep in kept.items()}
+        for name, found in shares.items():
             starved = (found < STARVED).float()
             self.kept[name] = self.kept.get(name, 0) + _sums(found, bins)
             self.starved[name] = self.starved.get(name, 0) + _sums(starved, bins)
             for head, share in enumerate(starved.mean((0, 2)).tolist()):
                 self.by_head.setdefault(name, {}).setdefault((call.place.layer, head), []).append(share)
-        self._example(call, weights, rows, mass)
+        self._example(call, weights, shares, mass)
 
-    def _example(self, call: Call, weights: Tensor, rows: dict[str, Tensor], mass: Tensor) -> None:
+    def try_rows(self, call: Call, steps: int) -> None:
+        """What each method would lose of this call."""
+        for row in rows().values():
+            if row.group == "field":
+                method = row.make(steps)
+                outcome = method.attend(call)
+                if outcome.keep is None:  # a search: what it found is for the next call
+                    outcome = method.attend(call)
+                assert outcome.keep is not None
+                figures = mass_lost(call, outcome.keep) | output_error(call, outcome.out)
+                self.lost.setdefault(row.name, []).append({name: float(x.mean()) for name, x in figures.items()})
+
+    def _example(self, call: Call, weights: Tensor, shares: dict[str, Tensor], mass: Tensor) -> None:
         """The query of the most even block that loses most by the first router and keeps most by the exact choice."""
         name = next(iter(routers()))
-        lost = rows["exact"] - rows[name]
+        lost = shares["exact"] - shares[name]
         if float(lost.max()) <= self.example["lost"]:
             return
         clip, head, query = (int(i) for i in torch.unravel_index(lost.argmax(), lost.shape))
@@ -102,6 +117,10 @@ class Found:
             "starved": {name: _rounded(sums / self.queries.clamp(min=1)) for name, sums in self.starved.items()},
             "recall": {name: round(float(sums.sum() / self.queries.sum()), 5) for name, sums in self.kept.items()},
             "by_head": heads,
+            "lost": {
+                name: {key: round(mean([call[key] for call in calls]), 5) for key in calls[0]}
+                for name, calls in self.lost.items()
+            },
             "example": self.example,
         }
 
@@ -121,13 +140,14 @@ class Looking(Meter):
 
     def __init__(self, found: Found, steps: int, branches: int) -> None:
         super().__init__(None, steps, branches)
-        self.found, self.at = found, {round(share * steps) for share in SHARES}
+        self.found, self.at = found, int(AT * steps)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         step, branch = divmod(self.forwards, self.branches)
         call = Call(q, k, v, Place(step, branch, layer), self.grid)
-        if step in self.at:
+        if step == self.at:
             self.found.look(call)
+            self.found.try_rows(call, self.steps)
         return call.dense
 
 

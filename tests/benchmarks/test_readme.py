@@ -156,26 +156,28 @@ def test_sections_are_written_from_their_files(written):
     assert "| 8k | normal | dense | 40.0 (1.00x) | 20.0 (0.50x) |" in text
 
 
-def field_row(method, group, work, psnr):
+def field_row(method, work, psnr):
     lost = {"recall": 0.7, "uneven": 40 / psnr**2, "error": 0.1, "shared_error": 0.09, "private_error": 0.04}
-    row = {"name": f"{method}, {work}", "method": method, "setting": f"{work}", "group": group, "router": 0.01}
+    row = {"name": f"{method}, {work}", "method": method, "setting": f"{work}", "group": "field", "router": 0.01}
     row |= {"psnr": [psnr - 1, psnr + 1], "density": [0.2, 0.2], "work": [work, work]}
-    by_clip = {name: [value, value] for name, value in (lost | {"stretch": 0.02}).items()}
+    row |= {"by_layer": {"private_error": [0.1] * 8 + [0.3, 0.1]}, "lost": lost}
+    by_clip = {name: [value, value] for name, value in lost.items()}
     return row | {"by_clip": by_clip, "spectrum": {"error": [0.6, 0.3, 0.1], "dense": [0.5, 0.3, 0.2]}}
 
 
 def test_other_methods_are_set_beside_ours(written):
-    rows = [field_row("exact, two searches", "field", work, 80 * work) for work in (0.3, 0.4, 0.5)]
-    rows += [field_row("peer", "field", 0.35, 20.0), field_row("exact with proxies", "compensation", 0.4, 30.0)]
-    result = {"device": "H200", "settings": {"captions": 2, "steps": 25, "dtype": "bfloat16"}, "rows": rows}
+    rows = [field_row("exact, two searches", work, 80 * work) for work in (0.3, 0.4, 0.5)]
+    rows += [field_row("peer", 0.35, 20.0), field_row("LoSA", "mass 0.8", 30.0) | {"work": [0.4, 0.4]}]
+    settings = {"captions": 2, "steps": 25, "dtype": "bfloat16"}
     missed = {"edges": [1, 2, 4], "queries": [100, 100], "kept": {"exact": [0.9, 0.8]}, "density": 0.2}
     place = {"step": 5, "branch": 0, "layer": 8, "clip": 0, "head": 2, "query": 0, "key": 0}
     missed["example"] = {"place": place, "query_mass": [0.9], "row_mass": [0.5], "row_score": [0.1], "tokens": [[1.0]]}
-    text, _, folder = written(**{"field-8": result, "field-16": result, "field-64": result, "missed": missed})
+    missed |= {"settings": settings | {"captions": 1}, "lost": {row["name"]: row.pop("lost") for row in rows}}
+    text, _, folder = written(field={"device": "H200", "settings": settings, "rows": rows}, missed=missed)
     assert "| peer, 0.35 | 0.20 | 0.700 | 0.010 | 0.35 | 20.0 | 19.0 | +8.0 (+8.0 to +8.0) | +8.0 | 100 % |" in text
     explained = (folder / "how-it-works.md").read_text()
     assert "| how unevenly a head's queries lose mass | 1.00 |" in explained
-    assert "| exact with proxies, 0.4 | 0.100 | 0.090 | 0.040 | +0.020 | 0.044 | 30.0 |" in explained
+    assert "| LoSA, mass 0.8 | 0.30 | 0.10 | 30.0 |" in explained
     for name in ("field", "missed", "unevenness", "errors"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -215,9 +215,7 @@ def test_tables_compare_clip_by_clip_at_equal_work():
     assert "| peer 0.5 | 0.20 | 0.700 | 0.010 | 0.50 | 37.0 | 31.0 | +0.0 (-1.0 to +1.0) | -1.0 | 50 % |" in text
     assert "beyond our points" in text
     assert text.index(tables.OURS) < text.index("peer")
-    rows = [
-        made_row("a", 0.4, [30.0 + i] * 2, by_clip={"recall": [0.7] * 2, "error": [0.3 - 0.1 * i] * 2})
-        for i in range(3)
-    ]
-    count, rank, miss = tables.predictions(rows, "error", ("field",))
-    assert (count, rank) == (3, pytest.approx(-1 * -1)) and miss < 0.4
+    lost = {f"a {0.1 * i}": {"error": 0.3 - 0.1 * i} for i in range(3)}
+    told = tables.with_lost([made_row("a", 0.1 * i, [30.0 + i] * 2) for i in range(3)], lost)
+    rank, miss = tables.predictions(told, "error")
+    assert rank == pytest.approx(1) and miss < 0.4
