@@ -167,7 +167,7 @@ def picture_section(result: Json, missed: Json, folder: Path, seen: str) -> str:
     field_plots.plot_errors(result["rows"], folder / "errors.png", SHOWN)
     clips = missed["settings"]["captions"]
     parts = [
-        f"![What queries keep, by the number of keys they look at; and a missed block]({seen}/missed.png)",
+        f"![Queries that lose nearly all, by head; and a block that pooled scores miss]({seen}/missed.png)",
         f"{field_head(result)}.\nThe numbers of {len(rows)} [methods and settings]({BESIDE}) are of {clips} dense "
         f"clip{'s' * (clips > 1)}, all layers\nat step {int(AT * result['settings']['steps'])}:",
         f"![Recall and unevenness against PSNR]({seen}/unevenness.png)",

@@ -4,9 +4,6 @@ from pathlib import Path
 
 from benchmarks.fidelity.field import OURS, PREDICTORS, Row, interval, mean
 
-MANY = 50
-"""Queries that a point of the plot needs."""
-
 
 def plot(rows: list[Row], path: Path) -> None:
     """Attention work against PSNR: a line for each method."""
@@ -59,16 +56,15 @@ def plot_predictors(rows: list[Row], path: Path, names: tuple[str, str]) -> None
 
 
 def plot_missed(missed: Row, path: Path) -> None:
-    """What queries keep by the number of keys they look at, and one that loses all."""
+    """Queries that lose nearly all, by head, and one of them."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
 
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     shares, row, block = figure.subplots(1, 3)
-    edges, queries = missed["edges"], missed["queries"]
-    for name, kept in missed["kept"].items():
-        known = [(a, value) for a, value, n in zip(edges, kept, queries, strict=False) if n >= MANY]
-        shares.plot(*zip(*known, strict=True), "o-", label=name)
-    shares.set(xscale="log", xlabel="keys that hold a query's attention, from", ylabel="mass kept", ylim=(0, 1))
+    for name, heads in missed["by_head"].items():
+        places = [head["layer"] + head["head"] / 4 for head in heads]
+        shares.plot(places, [head["starved"] for head in heads], "o", label=name, alpha=0.7)
+    shares.set(xlabel="layer, its heads side by side", ylabel="queries that keep under a tenth of their attention")
     shares.legend(fontsize="small", title=f"blocks chosen by, density {missed['density']}")
     shares.grid(alpha=0.3)
     example = missed["example"]

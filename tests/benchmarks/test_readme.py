@@ -169,7 +169,7 @@ def test_other_methods_are_set_beside_ours(written):
     rows = [field_row("exact, two searches", work, 80 * work) for work in (0.3, 0.4, 0.5)]
     rows += [field_row("peer", 0.35, 20.0), field_row("LoSA", "mass 0.8", 30.0) | {"work": [0.4, 0.4]}]
     settings = {"captions": 2, "steps": 25, "dtype": "bfloat16"}
-    missed = {"edges": [1, 2, 4], "queries": [100, 100], "kept": {"exact": [0.9, 0.8]}, "density": 0.2}
+    missed = {"by_head": {"exact": [{"layer": 8, "head": 2, "starved": 0.1}]}, "density": 0.2}
     place = {"step": 5, "branch": 0, "layer": 8, "clip": 0, "head": 2, "query": 0, "key": 0}
     missed["example"] = {"place": place, "query_mass": [0.9], "row_mass": [0.5], "row_score": [0.1], "tokens": [[1.0]]}
     missed |= {"settings": settings | {"captions": 1}, "lost": {row["name"]: row.pop("lost") for row in rows}}
