@@ -243,6 +243,7 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
         has_these_options,
     ),
     ".venv/bin/adaspa demo --image": ("starts a service of its own; tests/e2e/test_serve.py", is_understood),
+    "python -m demo_model.distill": ("needs a GPU; tests/demo_model/test_distill.py", has_these_options),
     "python -m demo_model.evaluation": ("needs a GPU; tests/e2e/test_demo_model.py", has_these_options),
     "docker build": ("needs a Docker engine; tests/test_images.py runs the steps that can be", names_a_file),
     "kubectl create secret": ("needs a cluster; tests/test_chart.py looks at all of them", names_a_secret),
