@@ -23,7 +23,7 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobStore
 from adaspa_service.gateway.janitor import Janitor
-from adaspa_service.gateway.state import AppState
+from adaspa_service.gateway.state import AppState, Recent
 from faults import FaultyRedis, FaultyStorage, Killed
 from greenlet import getcurrent, greenlet
 
@@ -120,7 +120,9 @@ class World:
         self.client.flushdb()
         self.storage = FaultyStorage("memory:///", self.rig)  # type: ignore[arg-type]
         broker: Any = Broker(self)
-        self.parts = replace(self.rig.parts, store=self.store, storage=self.storage, celery=broker)
+        # How long a look at a model's load is kept is real time, which no decision may hang on.
+        loads = Recent(self.rig.beside.load)
+        self.parts = replace(self.rig.parts, store=self.store, loads=loads, storage=self.storage, celery=broker)
         self._hub, self._told = getcurrent(), 0.0
 
     # What actors do

@@ -244,7 +244,11 @@ def test_our_dense_kernel_serves_a_dense_step_unless_a_backend_is_chosen(pipe, m
 
     # As on a Hopper GPU with a long sequence; the kernel itself is tested there.
     ours = SimpleNamespace(
-        name="hopper", takes=lambda call: call.op == "attention", why_not=None, kernel=lambda _: dense_attention
+        name="hopper",
+        precision="full",
+        takes=lambda call: call.op == "attention",
+        why_not=None,
+        kernel=lambda _: dense_attention,
     )
     monkeypatch.setattr(backends, "BACKENDS", (ours, *backends.BACKENDS))
     adaspa.apply(pipe.transformer, adaspa.AdaSpaConfig.preset("exact"))

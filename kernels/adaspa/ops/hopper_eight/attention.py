@@ -79,7 +79,7 @@ class Buffers:
 
 @aggregate
 class Work:
-    """What a program attends to: its rows, and the list of their key blocks."""
+    """Rows of a program, and the list of their key blocks."""
 
     batch: gl.tensor
     head: gl.tensor
@@ -89,7 +89,7 @@ class Work:
     ids: gl.tensor
     count: gl.tensor
     whole: gl.tensor
-    """Whether all key blocks are kept, so that ``ids`` is not read."""
+    """True if all key blocks are kept, so that ``ids`` is not read."""
     k_scales: gl.tensor
     blocks: gl.tensor
     """Blocks of 64 keys in the sequence."""

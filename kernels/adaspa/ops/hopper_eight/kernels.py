@@ -1,4 +1,4 @@
-"""What the Hopper backend of eight bits runs, by the name of the operation."""
+"""Kernels of the Hopper backend of eight bits, by the name of the operation."""
 
 from adaspa.ops.hopper_eight.attention import attention, block_sparse_attention, dense_attention
 

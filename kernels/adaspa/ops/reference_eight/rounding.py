@@ -17,7 +17,7 @@ import torch.nn.functional as F
 KEYS = 64
 """Keys that share a scale."""
 LEAST = 1e-12
-"""The smallest size of what a scale is taken from."""
+"""Smallest size of what a scale is taken from."""
 E4M3_MAX = 448.0
 
 
@@ -28,7 +28,7 @@ class Rounded(NamedTuple):
     k: torch.Tensor
     v: torch.Tensor
     offsets: torch.Tensor
-    """What the mean of k adds to each row of scores, before the scale of q.k: ``[B, H, Sq]``."""
+    """Share of k's mean in each row of scores, before the scale of q.k: ``[B, H, Sq]``."""
 
 
 def rounded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Rounded:
