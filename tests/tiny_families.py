@@ -19,7 +19,6 @@ from diffusers import (
     AutoencoderKLMiniMaxH3,
     AutoencoderKLMiniMaxH3Audio,
     AutoencoderKLMochi,
-    AutoencoderKLWan,
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
     CogVideoXImageToVideoPipeline,
@@ -43,6 +42,7 @@ from diffusers import (
 )
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+from tiny_wan import make_vae
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     ByT5Tokenizer,
@@ -115,15 +115,7 @@ def tokenizer(**own: Any) -> PreTrainedTokenizerFast:
 
 
 def wan(words: Any = tokenizer, count: int = len(WORDS)) -> WanPipeline:
-    vae = AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.1] * 4,
-        latents_std=[0.9] * 4,
-    )
+    vae = make_vae(0.1, 0.9)
     return WanPipeline(
         text_encoder=UMT5EncoderModel(UMT5Config(**T5 | {"vocab_size": count})),
         tokenizer=words(),

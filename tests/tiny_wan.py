@@ -15,6 +15,19 @@ FAILING_PROMPT = "a broken circle"
 """Its second word is one of the tokenizer's that the text encoder has no embedding for: its forward pass raises."""
 
 
+def make_vae(mean: float = 0.0, std: float = 1.0) -> AutoencoderKLWan:
+    """Wan's VAE with four channels, whose latents have this mean and deviation."""
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[mean] * 4,
+        latents_std=[std] * 4,
+    )
+
+
 def save_pipeline(folder: Path) -> Path:
     """Write the pipeline (random weights from a fixed seed, 64x64 pixels, 9 frames are 48 video tokens)."""
     torch.manual_seed(0)
@@ -23,15 +36,7 @@ def save_pipeline(folder: Path) -> Path:
     tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    vae = AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
+    vae = make_vae()
     transformer = WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,

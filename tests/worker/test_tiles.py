@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from adaspa_worker.engines.tiles import Following, Leading, Place, dealt
-from diffusers import AutoencoderKLCogVideoX, AutoencoderKLHunyuanVideo, AutoencoderKLWan
+from diffusers import AutoencoderKLCogVideoX, AutoencoderKLHunyuanVideo
+from tiny_wan import make_vae
 
 TILE = 32
 """Pixels."""
@@ -13,15 +14,7 @@ TILE = 32
 
 def wan() -> Any:
     """It decodes each tile frame by frame."""
-    made = AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
+    made = make_vae()
     made.enable_tiling(TILE, TILE, TILE // 2, TILE // 2)
     return made
 

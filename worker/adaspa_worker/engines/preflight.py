@@ -9,7 +9,6 @@ AdaSpa's: an LSE and a list of key blocks for each row of each head, layer and g
 """
 
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_o
 from adaspa_worker.hub import index_of
 from adaspa_worker.live_bytes import META, Attention, Measured, measured
 from adaspa_worker.pipeline import engine_class
-
-log = logging.getLogger(__name__)
 
 BLOCKS = 2
 """Blocks of the transformer whose activations are measured."""
@@ -234,7 +231,7 @@ class Preflight:
     def decoding(self, params: JobParams, *, tiled: bool) -> int:
         """Bytes that the VAE's decoding takes beside its weights."""
         asked = Asked(self.spec, params, self.limits, self.config, self.index, self.low)
-        frames, (rows, columns), clip = asked.frames, self.latent_size(params), self.clip(params)
+        (frames, rows, columns), clip = asked.grid, self.clip(params)
         if not tiled:
             return self._decode(frames, rows, columns, clip)
         (high, down), (wide, across) = self.tiles
@@ -247,11 +244,6 @@ class Preflight:
     def clip(self, params: JobParams) -> int:
         """Bytes of the decoded clip."""
         return 3 * params.num_frames * params.height * params.width * self.vae.dtype.itemsize
-
-    def latent_size(self, params: JobParams) -> tuple[int, int]:
-        """Rows and columns of the latents."""
-        side = self.vae_ratio
-        return params.height // side, params.width // side
 
     def _decode(self, frames: int, rows: int, columns: int, clip: int) -> int:
         """Bytes of the decoding of latents of a size, which come to ``clip`` bytes."""
