@@ -16,6 +16,7 @@ import torch
 from adaspa import AdaSpaConfig
 from adaspa.self_check import Shape, Tensors, random_qkv
 
+from benchmarks.clock import synchronize
 from benchmarks.results import add, ran_on
 
 MODELS = {
@@ -43,20 +44,15 @@ def seconds(qkv: Tensors, density: float | None) -> float:
     best = math.inf
     for _ in range(4):  # the first compiles
         state = adaspa.AdaSpaState(configuration(density).resolve(STEPS))
-        synchronize(qkv)
+        synchronize(qkv[0].device)
         begin = time.perf_counter()
         for step in range(STEPS):
             state.begin_step(step)
             adaspa.attention(*qkv, state)
-        synchronize(qkv)
+        synchronize(qkv[0].device)
         best = min(best, time.perf_counter() - begin)
         state.drop()
     return best
-
-
-def synchronize(qkv: Tensors) -> None:
-    if qkv[0].is_cuda:
-        torch.cuda.synchronize()
 
 
 def crossing(lengths: list[int], quotients: list[float]) -> int | None:

@@ -26,6 +26,7 @@ from adaspa.self_check import Shape, Tensors, random_qkv
 
 from benchmarks.attention import sglang_parts
 from benchmarks.attention.sglang_parts import Router
+from benchmarks.clock import synchronize
 from benchmarks.results import add, ran_on
 
 SHAPES = (
@@ -48,11 +49,6 @@ def timed(call: Callable[[], Any], device: str, into: list[float]) -> Any:
     synchronize(device)
     into.append((time.perf_counter() - begin) * 1e3)
     return out
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def small_qkv(shape: Shape) -> Tensors:

@@ -21,6 +21,7 @@ from adaspa.selection.policy import Search, Selected, listed
 from adaspa.selection.top_k import TopK, blocks_kept
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
+from benchmarks.clock import synchronize
 from benchmarks.models.blocks import blocks_of
 from benchmarks.models.parallel_parts import Part, skewed_shares
 
@@ -44,11 +45,6 @@ class Skewed(TopK):
         limits = len(geometry.key_text) + (kept * own).round().clamp(min=1)
         text = {"text": geometry.key_text, "text_rows": geometry.query_text}
         return listed(*keep_blocks(mass, limits, by_mass=False, width=int(limits.max()), **text), geometry)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def milliseconds(call: Callable[[], object], device: torch.device) -> float:

@@ -19,6 +19,7 @@ import diffusers
 import torch
 from adaspa.models.processor import AdaSpaProcessor
 
+from benchmarks.clock import synchronize
 from benchmarks.results import add, ran_on, write
 
 GRIDS = ((16, 16, 24), (9, 16, 24), (11, 30, 56))
@@ -69,11 +70,6 @@ def milliseconds(run: Callable[[int], None], device: torch.device) -> tuple[floa
     launched = time.perf_counter()
     synchronize(device)
     return (time.perf_counter() - start) * 1e3 / (STEPS - 3), (launched - start) * 1e3 / (STEPS - 3)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 @contextmanager
