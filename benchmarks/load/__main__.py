@@ -29,9 +29,10 @@ def main() -> None:
     parser.add_argument("--queued", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON; what it has of other measures stays")
     asked = parser.parse_args()
-    report: dict[str, Any] = {
+    report: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else {}
+    run = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in PACKAGES},
         "machine": {"cpus": os.cpu_count()},
@@ -40,6 +41,7 @@ def main() -> None:
     with ExitStack() as stack:
         trees = {commit: stack.enter_context(checked_out(commit)) for commit in asked.beside}
         for name in MEASURES if asked.only is None else [asked.only]:
+            report.setdefault("runs", {})[name] = run
             report[name] = []
             for _ in range(asked.repeats):
                 for commit, tree in ({**trees, "now": ROOT} if trees else {"now": None}).items():
