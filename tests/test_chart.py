@@ -29,9 +29,14 @@ from field_tables import CHART_SCHEMA, chart_schema
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_text import value
-from rendered_chart import CHART, container, one, pods, render, variables
+from rendered_chart import CHART, container, merged, one, pods, render, variables
 from running_gateway import Service, serving
 
+ROOT = CHART.parents[1]
+STEPS = (ROOT / "docs" / "kubernetes.md").read_text()
+"""The guide from an empty namespace to a video."""
+STEPS_POLICY, STEPS_VALUES = re.findall(r"^```(?:json|yaml)\n(.*?)^```$", STEPS, re.M | re.S)
+RECIPE = yaml.safe_load((CHART / "values" / "recipes" / "wan2.2-ti2v-5b.yaml").read_text())
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CHART / "values").glob("*.yaml"))}
 DEMO = json.loads(files("adaspa_jobs").joinpath("catalog.json").read_text())[0]
 WAN = DEMO | {"id": "wan2.1-1.3b", "source": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}
@@ -69,6 +74,7 @@ FILLED = {"existingClaim": "weights", "readOnly": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     **FILES,
+    "steps": merged(RECIPE, yaml.safe_load(STEPS_VALUES)),
     "two-models": {"models": TWO_MODELS, "catalog": [DEMO, WAN]},
     "route": {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["a.example.com"]}},
     "open": {"access": {"open": True}},
@@ -134,7 +140,7 @@ def test_every_object_is_one_that_kubernetes_takes(values: dict[str, Any]) -> No
 
 
 def test_helm_finds_nothing_in_the_chart_but_that_it_has_no_icon() -> None:
-    for values in ({}, *FILES.values()):
+    for values in ({}, *FILES.values(), VARIANTS["steps"]):
         report = helm.lint(CHART, values, strict=True)
         assert [found["error"] for found in report["messages"]] == ["icon is recommended"] and not report["errors"]
 
@@ -508,14 +514,13 @@ def secrets_in(part: Any) -> set[tuple[str, str | None]]:
 
 
 def test_the_guide_makes_the_secrets_that_the_values_ask_for() -> None:
-    guide = (CHART.parents[1] / "docs" / "operations.md").read_text().replace("\\\n", " ")
     made: dict[str, list[str]] = {
         name: re.findall(r"--from-literal=([\w-]+)=", rest)
-        for name, rest in re.findall(r"^ *kubectl create secret \w+ (\S+) (.*)$", guide, re.M)
+        for name, rest in re.findall(r"^kubectl create secret \w+ (\S+) (.*)$", STEPS, re.M)
     }
-    asked = secrets_in(render(FILES["s3-production"]))
-    assert {name for name, _ in asked} == set(made)
-    assert all(key in made[name] for name, key in asked if key)
+    for asked in (secrets_in(render(FILES["s3-production"])), secrets_in(render(VARIANTS["steps"]))):
+        assert {name for name, _ in asked} == set(made)
+        assert all(key in made[name] for name, key in asked if key)
     assert "AWS_ACCESS_KEY_ID" in made["adaspa-s3"]
     for values in ("cpu-trial", "single-gpu"):
         objects = render(FILES[values])

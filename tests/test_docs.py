@@ -91,6 +91,18 @@ def test_the_gpu_memory_that_is_told_is_that_of_the_figures() -> None:
         assert f"{measured[MEMORY[model], KEPT[kept], f'{size}, {frames} frames'] / 1e9:.1f}" == gigabytes
 
 
+def test_what_the_library_brings_is_what_its_tables_say() -> None:
+    text = (ROOT / "kernels" / "README.md").read_text()
+    fidelity = dict(re.findall(r"^\| ([^|]+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| ([\d.]+) ±", text, re.MULTILINE))
+    told = re.findall(r"^\| ([^|]+) \| [\d.]+ \| (\d+) \| ([\d.]+)(?: times)? \| ([\d.]*) ?\|$", text, re.MULTILINE)
+    assert len(told) == 5
+    for row, seconds, speed, psnr in told:
+        timed = re.sub("^`(.*)`", r"preset \1", row).replace("schedule,", "schedule and sparsity,")
+        assert f"| {timed} | {seconds} ({float(speed):.2f}x) |" in text
+        found = fidelity.get(timed if "preset" in timed else "query block 128", "")
+        assert not psnr or psnr == f"{float(found):.1f}"
+
+
 def test_the_plain_diffusers_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,12 +62,13 @@ class Service:
 
     def __init__(self, data_dir: Path, env: dict[str, str], port: int | None = None) -> None:
         self.data_dir, self.env, self.port = data_dir, env, port or free_port("127.0.0.1")
-        self.client = Client(f"http://127.0.0.1:{self.port}")
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = Client(self.url)
 
     @property
     def token(self) -> str:
         """What it asks for, as its user's programs find it."""
-        return read_token(httpx.URL(f"http://127.0.0.1:{self.port}")) or ""
+        return read_token(httpx.URL(self.url)) or ""
 
     @property
     def headers(self) -> dict[str, str]:

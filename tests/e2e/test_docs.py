@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import helm_python as helm
 import pytest
 import yaml
 from adaspa.plugins.settings import from_fields
@@ -34,6 +35,8 @@ from service_process import Service, children, environment
 from waiting import PATIENCE
 
 RECEIVER = "https://example.com/hooks/videos"
+FIRST_KEY = """kubectl get secret adaspa-api-key -n videos -o go-template='{{index .data "api-key" | base64decode}}'"""
+RECIPES = "helm/adaspa-serve/values/recipes"
 SMALL = {"height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 3, "max_sequence_length": 64}
 """What the snippets that leave size and steps to the pipeline get: Wan's own defaults need a GPU."""
 WRITTEN, READ = (
@@ -79,6 +82,8 @@ class Desk:
             "path/to/wan": str(PIPELINE_FOLDER),
             ', dtype=torch.bfloat16).to("cuda")': ")",  # a GPU's
             "kubectl exec deploy/video-gateway -- ": "",
+            "https://$HOST": f"http://127.0.0.1:{self.service.port}",
+            FIRST_KEY: "adaspa token",
             RECEIVER: self.receiver,
         }
         if "VIDEO_ID" in text:
@@ -137,12 +142,17 @@ def names_a_file(desk: Desk, command: str) -> None:
     assert (desk.folder / words[words.index("-f") + 1]).is_file()
 
 
+def values_of(desk: Desk, words: list[str]) -> dict[str, Any]:
+    """What the files that ``-f`` names hold together."""
+    files = [words[i + 1] for i, word in enumerate(words) if word == "-f"]
+    return merged(*(yaml.safe_load((desk.folder / file).read_text()) for file in files))
+
+
 def renders(desk: Desk, command: str) -> None:
     """The chart takes the values and knows every one that is set."""
     words = shlex.split(command, comments=True)
     assert (desk.folder / words[3] / "Chart.yaml").is_file()
-    files = [words[i + 1] for i, word in enumerate(words) if word == "-f"]
-    values = merged(*(yaml.safe_load((desk.folder / file).read_text()) for file in files))
+    values = values_of(desk, words)
     settings = [words[i + 1].split("=") for i, word in enumerate(words) if word == "--set"]
     for path, value in settings:
         *parents, last = path.split(".")
@@ -161,9 +171,47 @@ def names_a_secret(_: Desk, command: str) -> None:
     assert words[4] in yaml.safe_dump_all(render(values))
 
 
-def has_a_test(_: Desk, __: str) -> None:
-    """The chart has what ``helm test`` runs."""
-    assert any(item["metadata"].get("annotations", {}).get("helm.sh/hook") == "test" for item in render({}))
+def passes(desk: Desk, command: str) -> None:
+    """Helm finds no fault in the chart with these values."""
+    words = shlex.split(command, comments=True)
+    assert not helm.lint(desk.folder / words[2], values_of(desk, words), strict=True)["errors"]
+
+
+def follows_a_worker(desk: Desk, command: str) -> None:
+    """The values that the page tells to save have this worker, and this container."""
+    words = shlex.split(command, comments=True)
+    name = next(word for word in words if word.startswith("deployment/")).removeprefix("deployment/video")
+    objects = render(values_of(desk, ["-f", f"{RECIPES}/wan2.2-ti2v-5b.yaml", "-f", "my-values.yaml"]))
+    (pod,) = [
+        item["spec"]["template"]["spec"]
+        for item in objects
+        if item["metadata"]["name"] == f"r{name}" and item["kind"] == "Deployment"
+    ]
+    containers = {item["name"] for item in [*pod["containers"], *pod["initContainers"]]}
+    assert "-c" not in words or words[words.index("-c") + 1] in containers
+
+
+def is_where_the_rest_goes(_: Desk, command: str) -> None:
+    """Every other command of the page names this namespace."""
+    assert set(re.findall(r" -n ([\w-]+)", (ROOT / "docs/kubernetes.md").read_text())) == {command.split()[3]}
+
+
+def is_one_that_was_built(_: Desk, command: str) -> None:
+    """The page builds what it pushes."""
+    assert f"-t {command.split()[2]} " in (ROOT / "docs/kubernetes.md").read_text()
+
+
+def asks_for_gpus(_: Desk, command: str) -> None:
+    """By the name that the recipes' workers ask for."""
+    limits = yaml.safe_load((ROOT / RECIPES / "wan2.2-ti2v-5b.yaml").read_text())["models"][0]["resources"]["limits"]
+    assert command.replace("\\", "").split("allocatable.")[1].rstrip("'") in limits
+
+
+def has_its_documents(desk: Desk, command: str) -> None:
+    """What it takes as JSON is that, in the command or in a file that the page tells to save."""
+    for word in shlex.split(command, comments=True):
+        if word.startswith(("{", "file://")):
+            json.loads(word if word.startswith("{") else (desk.folder / word.removeprefix("file://")).read_text())
 
 
 def names_a_distribution(desk: Desk, command: str) -> None:
@@ -248,7 +296,12 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
     "docker build": ("needs a Docker engine; tests/test_images.py runs the steps that can be", names_a_file),
     "kubectl create secret": ("needs a cluster; tests/test_chart.py looks at all of them", names_a_secret),
     "helm install": ("needs a cluster", renders),
-    "helm test": ("needs a cluster; tests/e2e/test_chart_commands.py runs the chart's commands", has_a_test),
+    "helm lint": ("Helm's own program; its library does the same", passes),
+    "kubectl create namespace": ("needs a cluster", is_where_the_rest_goes),
+    "kubectl get nodes": ("needs a cluster", asks_for_gpus),
+    "kubectl logs": ("needs a cluster", follows_a_worker),
+    "docker push": ("needs a registry", is_one_that_was_built),
+    "aws": ("needs an account; tests/service/test_storage_s3.py tries the policy", has_its_documents),
     "pip install ./kernels": ("goes into the server's environment; tests/plugins", names_a_distribution),
     "sglang serve": ("needs a GPU; tests/plugins runs the server's attention layers", asks_sglang_for_the_backend),
     "vllm serve": ("needs a GPU; tests/plugins runs the server's attention layers", asks_for_the_backend),
@@ -300,6 +353,8 @@ def test_a_page_does_what_it_says(page: Path, desk: Desk, monkeypatch: pytest.Mo
     names: dict[str, Any] = {}
     if name(page) == "kernels/README.md":  # which speaks of a pipeline that the reader has
         names["pipe"] = WanPipeline.from_pretrained(PIPELINE_FOLDER)
+    for file, text in re.findall(r"[Ss]ave\sthis\sas\s`([\w.-]+)`.*?```\w+\n(.*?)```", page.read_text(), re.DOTALL):
+        (desk.folder / file).write_text(text)
     for language, code in blocks(page):
         if language == "python":
             exec(compile(desk.filled(code), name(page), "exec"), names)
@@ -312,7 +367,7 @@ def test_a_page_does_what_it_says(page: Path, desk: Desk, monkeypatch: pytest.Mo
                 desk.run(variables + desk.filled(command))
             words = shlex.split(command, comments=True)
             if len(words) == 1 and re.match(r"\w+=", words[0]):  # a variable of the commands after it
-                variables += f"{command}\n"
+                variables += f"{desk.filled(command)}\n"
 
 
 def test_no_block_and_no_exception_is_forgotten() -> None:
