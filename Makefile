@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 SWAGGER_UI := 5.35.0
 
-.PHONY: demo serve test every-test lint format cli-docs field-tables sync-client api-reference setup clean
+.PHONY: demo serve test every-test lint format cli-docs field-tables page-pictures sync-client api-reference setup clean
 
 demo: setup          ## one prompt through the whole service: writes demo.mp4 and demo.png
 	$(BIN)/adaspa demo
@@ -34,6 +34,9 @@ cli-docs: setup      ## bring docs/cli.md up to the commands' own help
 
 field-tables: setup  ## bring tables of docs, the chart's schema and the client's VideoFields up to the fields
 	$(BIN)/python tests/field_tables.py
+
+page-pictures: setup ## take docs/page anew: real videos, made through the page of a service on this machine
+	PYTHONPATH=tests:tests/e2e $(BIN)/python -m page_pictures
 
 sync-client: setup   ## make the synchronous client anew from the asynchronous one
 	$(BIN)/python tests/sync_client.py

@@ -1,4 +1,4 @@
-"""The documentation's pictures of the page: ``python tests/page_pictures.py`` starts the service, makes videos through
+"""The documentation's pictures of the page: ``make page-pictures`` starts the service, makes videos through
 its page on this machine, and takes docs/page anew. It takes a few minutes; nothing else should run meanwhile, since
 docs/page/pictures.json says how long the videos took."""
 

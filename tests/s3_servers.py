@@ -83,13 +83,12 @@ class S3Server:
         self.process.send_signal(number)
 
     @contextmanager
-    def allowing(self, *actions: str) -> Iterator[dict[str, str]]:
-        """The environment of a user who may do no more than this; of moto only, which then looks at rights."""
+    def allowing(self, *rights: Mapping[str, object]) -> Iterator[dict[str, str]]:
+        """The environment of a user with these statements of a policy; of moto only, which then looks at rights."""
         url, keys = self.environment["AWS_ENDPOINT_URL"], {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
         iam = boto3.client("iam", endpoint_url=url, region_name="us-east-1", **keys)
         iam.create_user(UserName="limited")
-        rights = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
-        policy = json.dumps({"Version": "2012-10-17", "Statement": [rights]})
+        policy = json.dumps({"Version": "2012-10-17", "Statement": rights})
         iam.put_user_policy(UserName="limited", PolicyName="rights", PolicyDocument=policy)
         key = iam.create_access_key(UserName="limited")["AccessKey"]
         httpx.post(f"{url}/moto-api/reset-auth", content="0").raise_for_status()
@@ -98,6 +97,9 @@ class S3Server:
             yield self.environment | own
         finally:
             httpx.post(f"{url}/moto-api/reset-auth", content="inf").raise_for_status()
+            iam.delete_access_key(UserName="limited", AccessKeyId=key["AccessKeyId"])
+            iam.delete_user_policy(UserName="limited", PolicyName="rights")
+            iam.delete_user(UserName="limited")
 
     def store(self) -> S3Store:
         """A client of the bucket, beside the service."""

@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,11 +61,31 @@ def test_the_system_packages_that_are_told_are_those_that_the_tests_get() -> Non
     assert " ".join(told_packages) == got
 
 
+@cache
+def anchors(page: Path) -> set[str]:
+    """Those of a page's headings, as a forge makes them."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w -]", "", re.sub(r"\]\([^)]*\)", "", head)).lower().replace(" ", "-") for head in heads]
+    assert len(plain) == len(set(plain)), "two headings of a page have one name"
+    return set(plain)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            path, _, anchor = target.partition("#")
+            found = (page.parent / path).resolve() if path else page
+            assert found.exists(), target
+            assert not anchor or anchor in anchors(found), target
+
+
+def test_no_table_swallows_the_paragraph_after_it() -> None:
+    rows = r"^\|.*\n(?!\||\n|<!--).+$"
+    assert [(name(page), re.findall(rows, page.read_text(), re.MULTILINE)) for page in PAGES] == [
+        (name(page), []) for page in PAGES
+    ]
 
 
 MEMORY = {

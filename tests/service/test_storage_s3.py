@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
 from running_gateway import serving
-from s3_servers import KINDS, URL, S3Server, s3_server
+from s3_servers import BUCKET, KINDS, URL, S3Server, s3_server
 from waiting import until
 
 
@@ -81,7 +83,8 @@ def test_without_the_right_to_list_no_part_starts_and_a_deleted_video_goes_all_t
 ) -> None:
     if server.kind == "nanio":
         pytest.skip("nanio knows no rights")
-    with server.allowing("s3:PutObject", "s3:GetObject", "s3:DeleteObject") as environment:
+    objects = {"Effect": "Allow", "Action": ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"], "Resource": "*"}
+    with server.allowing(objects) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(
@@ -97,6 +100,21 @@ def test_without_the_right_to_list_no_part_starts_and_a_deleted_video_goes_all_t
             until(lambda: "janitor: purge: storage" in caplog.text, "what may be left is reported")
             assert service.store.get(video_id) is not None, "and not forgotten"
     assert server.objects() == []
+
+
+def test_the_rights_that_the_guide_gives_are_enough(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    if server.kind == "nanio":
+        pytest.skip("nanio knows no rights")
+    guide = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text()
+    (policy,) = re.findall(r"^```json\n(.*?)^```$", guide, re.M | re.S)
+    with server.allowing(*json.loads(policy.replace("my-videos", BUCKET))["Statement"]) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        storage = ObjectStorage(URL)
+        storage.check()
+        assert storage.create("videos/x/a", b"content") and storage.read("videos/x/a") == b"content"
+        storage.delete_prefix("videos/x/")
+        assert storage.keys("videos/x/") == []
 
 
 def test_a_wrong_secret_is_refused(storage: ObjectStorage, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
