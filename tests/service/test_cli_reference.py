@@ -1,8 +1,10 @@
 """docs/cli.md says what the commands themselves say."""
 
-from adaspa_service.cli import COMMANDS, GROUPS
+import pytest
+from adaspa_service.cli import COMMANDS, GROUPS, app
 from adaspa_service.cli.terminal import Exit
 from cli_reference import DOCUMENT, MARK, reference, written_by_hand
+from typer.testing import CliRunner
 
 
 def test_the_reference_is_what_the_commands_say() -> None:
@@ -17,3 +19,9 @@ def test_every_exit_status_and_every_command_is_explained() -> None:
     named = [command.__name__ for commands in COMMANDS.values() for command in commands]
     for name in [*named, *(name for groups in GROUPS.values() for name in groups)]:
         assert f"`{name.replace('_', '-')}`" in text
+
+
+@pytest.mark.parametrize("command", ["", "jobs", "keys", "keys create"])
+def test_a_flag_is_shown_without_a_type(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"]).output
+    assert "--help" in shown and "bool" not in shown

@@ -18,6 +18,7 @@ from adaspa_service.cli.compare import compare
 from adaspa_service.cli.demo import demo
 from adaspa_service.cli.doctor import doctor
 from adaspa_service.cli.estimate import estimate
+from adaspa_service.cli.flags import Command, Group
 from adaspa_service.cli.generate import generate
 from adaspa_service.cli.jobs import cancel, delete, download, jobs, show
 from adaspa_service.cli.keys import keys
@@ -43,6 +44,7 @@ GROUPS: dict[str, dict[str, typer.Typer]] = {
 }
 
 app = typer.Typer(
+    cls=Group,
     help="Self-hosted video generation with AdaSpa sparse attention.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -67,10 +69,12 @@ def adaspa(
 
 for heading, commands in COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=heading)(command)
+        app.command(cls=Command, rich_help_panel=heading)(command)
 for heading, groups in GROUPS.items():
     for name, group in groups.items():
-        app.add_typer(group, name=name, rich_help_panel=heading)
+        for registered in group.registered_commands:
+            registered.cls = Command
+        app.add_typer(group, cls=Group, name=name, rich_help_panel=heading)
 
 
 def main() -> None:
