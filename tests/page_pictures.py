@@ -1,6 +1,9 @@
 """The documentation's pictures of the page: ``make page-pictures`` starts the service, makes videos through
 its page on this machine, and takes docs/page anew. It takes a few minutes; nothing else should run meanwhile, since
-docs/page/pictures.json says how long the videos took."""
+docs/page/pictures.json says how long the videos took.
+
+All but the two that are compared are made in eight steps, by the demo model's adapter for that.
+"""
 
 import io
 import json
@@ -10,8 +13,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from adaspa_client import Video
+from adaspa_jobs.catalog import Catalog
 from browser import PHONE, chromium
 from PIL import Image
 from playwright.sync_api import Page, expect
@@ -31,6 +36,7 @@ OTHERS = [
 ]
 """Prompt, quality and seed of the videos that the gallery has beside the compared one."""
 BATCH = ("a large green cross grows on a black background", "Fast", 21)
+EIGHT_STEPS = {"loras": "eight-steps", "steps": 8, "guidance_scale": 1}
 SEEK = """time => Promise.all([...document.querySelectorAll("#job video")].map(video => new Promise(done => {
   video.addEventListener("seeked", () => requestAnimationFrame(() => requestAnimationFrame(done)), { once: true });
   video.pause();
@@ -38,19 +44,19 @@ SEEK = """time => Promise.all([...document.querySelectorAll("#job video")].map(v
 })))"""
 
 
-def ask(page: Page, prompt: str, quality: str, seed: int, videos: int = 1) -> None:
-    """Fill the form and press its button."""
+def ask(page: Page, prompt: str, quality: str, seed: int, **more: object) -> None:
+    """Fill the form and press its button; ``more`` are further fields by name."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_role("radio", name=quality).check()
-    page.get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_label("Videos", exact=True).fill(str(videos))
+    for name, value in ({"seed": seed, "n": 1, "steps": 24, "guidance_scale": 4, "loras": ""} | more).items():
+        page.locator(f"[name={name}]").fill(str(value))
     page.get_by_role("button", name="Generate video").click()
 
 
-def make(page: Page, service: Service, prompt: str, quality: str, seed: int) -> str:
+def make(page: Page, service: Service, *asked: Any, **more: object) -> str:
     """Make a video through the page; returns its id."""
     before = page.url
-    ask(page, prompt, quality, seed)
+    ask(page, *asked, **more)
     page.wait_for_url(lambda url: "#video_" in url and url != before)
     video_id = page.url.partition("#")[2]
     service.client.wait(video_id)
@@ -90,8 +96,9 @@ def processor() -> str:
 
 def take(page: Page, service: Service) -> list[Video]:
     """Make the videos and take the pictures; returns the two that are compared, dense attention first."""
+    page.get_by_text("More settings").click()
     for video in OTHERS:
-        make(page, service, *video)
+        make(page, service, *video, **EIGHT_STEPS)
     ours = make(page, service, *COMPARED)
     page.get_by_role("button", name="Compare with dense").click()
     page.wait_for_url("**/#compare=*")
@@ -110,7 +117,8 @@ def take(page: Page, service: Service) -> list[Video]:
     page.goto(f"{service.url}/#{ours}")
     page.get_by_text("Details").click()
     shot(page, "result", 2.2)
-    ask(page, *BATCH, videos=4)
+    page.get_by_text("More settings").click()
+    ask(page, *BATCH, n=4, **EIGHT_STEPS)
     page.wait_for_url("**/#batch=*")
     for video_id in page.url.partition("batch=")[2].split(","):
         service.client.wait(video_id)
@@ -128,7 +136,9 @@ def take(page: Page, service: Service) -> list[Video]:
 def main() -> None:
     """Take all pictures, and write down what they show."""
     with TemporaryDirectory() as folder, chromium() as browser:
-        service = Service(Path(folder) / "data", environment(None)).start()
+        catalog = Path(folder) / "catalog.json"
+        catalog.write_text(Catalog.load(None).default.model_dump_json().join("[]"))
+        service = Service(Path(folder) / "data", environment(catalog)).start()
         try:
             page = browser.new_page(viewport=DESKTOP, color_scheme="light")
             page.set_default_timeout(PATIENCE * 1000)

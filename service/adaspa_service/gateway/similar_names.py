@@ -48,4 +48,4 @@ def did_you_mean(name: str, fields: Collection[str]) -> str:
     """Words that name the field that was meant, to be put behind a refusal; empty if none comes to mind."""
     known = name.casefold().replace("-", "_")
     found = [ours] if (ours := ELSEWHERE.get(known)) in fields else get_close_matches(known, fields, 1, LIKE)
-    return f"; did you mean {found[0]}?" if found else ""
+    return f" (did you mean {found[0]}?)" if found else ""
