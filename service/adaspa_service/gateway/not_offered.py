@@ -7,7 +7,7 @@ from adaspa_service.gateway.access import Reader
 
 REASONS = {
     "edits": "no model here edits an existing video. POST /videos/{id}/remix makes a new one with another prompt",
-    "extensions": "no model here has it as a path of its own. To continue a video, send it as start_video of POST /videos",
+    "extensions": "no model here has a path for it. To continue a video, send it as start_video of POST /videos",
     "characters": "no model here stores characters. The same seed or a LoRA adapter (loras) comes closest",
 }
 router = APIRouter(tags=["videos"], include_in_schema=False)
