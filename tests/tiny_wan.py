@@ -1,16 +1,15 @@
 """A tiny, untrained Wan pipeline in diffusers folder format, with a catalog that serves it: fast end-to-end tests."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from tiny_catalog import FRAMES, SIZE, model_spec, write_catalog
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-SIZE = 64
-FRAMES = 9
+__all__ = ["FAILING_PROMPT", "FRAMES", "SIZE", "make_vae", "model_spec", "save_pipeline", "write_catalog"]
+
 FAILING_PROMPT = "a broken circle"
 """Its second word is one of the tokenizer's that the text encoder has no embedding for: its forward pass raises."""
 
@@ -70,31 +69,3 @@ def save_pipeline(folder: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(),
     ).save_pretrained(folder)
     return folder
-
-
-def model_spec(source: Path | str, **changes: Any) -> dict[str, Any]:
-    """A catalog entry for the tiny pipeline."""
-    spec: dict[str, Any] = {
-        "id": "tiny",
-        "source": str(source),
-        "description": "Untrained, for tests",
-        "sizes": [f"{SIZE}x{SIZE}"],
-        "frames": [FRAMES, 5],
-        "default_frames": FRAMES,
-        "fps": 8,
-        "fps_range": [1, 30],
-        "steps_range": [1, 2000],
-        "default_steps": 4,
-        "guidance_range": [1.0, 10.0],
-        "default_guidance": 4.0,
-        "max_prompt_chars": 200,
-        "attention": {"block_size": 16, "sparsity": 0.5},
-        "call": {"max_sequence_length": 16},
-    }
-    return spec | changes
-
-
-def write_catalog(path: Path, *specs: dict[str, Any]) -> Path:
-    """Write a catalog file with these models, the first being the default."""
-    path.write_text(json.dumps(list(specs)))
-    return path

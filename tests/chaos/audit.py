@@ -44,6 +44,8 @@ class Audit:
         self.ends: dict[str, float] = {}
         """When each job ended, in Unix seconds."""
         self.violations: list[str] = []
+        self.waits_for = ""
+        """What is not yet so."""
         self.lost = self.doubled = self.resumed = 0
 
     def run(self, *, only_history: bool = False) -> None:
@@ -51,16 +53,16 @@ class Audit:
         self.violations += [str(violation) for violation in check(self.history.entries)]
         if only_history:
             return
-        self._come_to_rest("every queue is empty", self._queues)
+        self.come_to_rest("every queue is empty", self._queues)
         self._load()
         self._each_ask_has_one_job()
         for job in self.jobs.values():
             self._ended_once(job)
-        self._come_to_rest("no object is left over", self._orphans)
+        self.come_to_rest("no object is left over", self._orphans)
         for job in self.jobs.values():
             if job.status is JobStatus.completed:
                 self._has_its_files(job)
-        self._come_to_rest("every webhook has come", self._missing_webhooks)
+        self.come_to_rest("every webhook has come", self._missing_webhooks)
         self._webhooks_have_one_id()
 
     def statuses(self) -> dict[str, int]:
@@ -68,9 +70,11 @@ class Audit:
         found = [str(job.status) for job in self.jobs.values()] + ["deleted" for ask in self.asks if ask.deleted]
         return {status: found.count(status) for status in sorted(set(found))}
 
-    def _come_to_rest(self, what: str, left: Callable[[], list[str]]) -> None:
+    def come_to_rest(self, what: str, left: Callable[[], list[str]]) -> None:
+        """Wait until nothing is left; it is a violation if that takes too long."""
         deadline = time.monotonic() + self.rest
         while (found := left()) and time.monotonic() < deadline:
+            self.waits_for = f"{what}: {found[:5]} ({len(found)})"
             time.sleep(0.5)
         if found:
             self.violations.append(f"not so within {self.rest:.0f} s: {what}: {found[:5]} ({len(found)})")

@@ -13,11 +13,13 @@ import httpx
 from chaos.fleet import Fleet
 from chaos.history import Act, Entry, History
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds in which some gateway has to answer."""
 PAGE, PAGES = 20, 5
 """Of a walk over the list: jobs on a page, and pages at most."""
 ENDS = ("completed", "failed", "cancelled")
+RUN = {"run": "chaos"}
+"""Metadata of all that clients ask for, so that a list filtered by them is the same list."""
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Client:
         history: where it notes that.
         random: picks gateways.
         hook: where webhooks of its videos go; none: nowhere.
+        labels: metadata of its videos.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Client:
     history: History
     random: Random
     hook: str | None = None
+    labels: dict[str, str] = field(default_factory=RUN.copy)
     retries: int = 0
     http: httpx.Client = field(init=False)
 
@@ -67,6 +71,7 @@ class Client:
     def body(self, ask: Ask, **more: Any) -> dict[str, Any]:
         """The request for a video."""
         body = {"prompt": "a red circle", "seed": ask.seed, "steps": ask.steps, **more}
+        body |= {"metadata": self.labels} if self.labels else {}
         return body | ({"webhook_url": self.hook} if self.hook else {})
 
     def create(self, ask: Ask, **more: Any) -> str:
@@ -116,7 +121,7 @@ class Client:
         )
         entry.outcome = "ok"
 
-    def see_to_its_end(self, ask: Ask, seconds: float = 180.0) -> str:
+    def see_to_its_end(self, ask: Ask, seconds: float = PATIENCE) -> str:
         """Poll until it has ended; its status."""
         deadline = time.monotonic() + seconds
         while (status := self.get(ask.video_id)["status"]) not in ENDS:
@@ -133,6 +138,8 @@ class Client:
                 data = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
             _note(entry, answer, {})
             events = [_event(json.loads(text)) for text in data]
+            if data:
+                self.history.sightings.see(json.loads(data[-1]), "its last event", entry.epoch)
             if answer.status_code == 200 and (not events or events[-1]["status"] not in ENDS):
                 entry.outcome = "unknown"  # the gateway stopped meanwhile
             entry.seen = {"events": events}
@@ -181,6 +188,8 @@ class Client:
         def ask(entry: Entry, gateway: str) -> None:
             answer = self.http.request(method, f"{gateway}{path}", **options)
             _note(entry, answer, seen(answer.json()) if answer.is_success else {})
+            if answer.is_success:
+                self.history.sightings.see(answer.json(), f"{method} {path}", entry.epoch)
 
         return self.note(act, target, asked, ask)
 

@@ -13,8 +13,6 @@ from chaos.receiver import Receiver
 
 SEEDS = 20
 STEPS = (4, 8, 16)
-RUN = {"run": "chaos"}
-"""Metadata of all that these clients ask for, so that a list filtered by them is the same list."""
 
 
 class Clients:
@@ -77,9 +75,9 @@ class Clients:
 
     def _see_through(self, client: Client, ask: Ask) -> None:
         random = client.random
-        client.create(ask, metadata=RUN)
+        client.create(ask)
         if random.random() < 0.1:
-            client.create(ask, metadata=RUN)
+            client.create(ask)
         if random.random() < 0.1:
             self._reuse_the_key(client, ask)
         if random.random() < 0.3:
@@ -112,8 +110,8 @@ class Clients:
         """Make it once more; with this key no other video can be."""
         remix = Ask(f"{ask.key}-remix", ask.tenant, ask.seed, ask.steps)
         self.asks.append(remix)
-        client.create(remix, of=ask.video_id, metadata=RUN)
-        client.insist(lambda: client.try_create(remix, of=remix.video_id, metadata=RUN), "create", 422)
+        client.create(remix, of=ask.video_id)
+        client.insist(lambda: client.try_create(remix, of=remix.video_id), "create", 422)
         if client.see_to_its_end(remix, 3600.0) == "completed":
             client.download(remix.video_id)
 

@@ -75,7 +75,7 @@ class FilledAt(Scene):
             shim.fill_disk(name, False)
         client.create(late)
         for ask in (held, late):
-            assert client.see_to_its_end(ask, 90) == "completed", ask.final
+            assert client.see_to_its_end(ask) == "completed", ask.final
             client.download(ask.video_id)
             client.read_events(ask.video_id)
 
@@ -102,7 +102,7 @@ class PowerCutOnASlowDisk(Scene):
             stage.measure("undone of 4 cancels by a power cut, syncs of 3 s", len(undone))
         for ask in asks:
             ask.cancelled = ask not in undone
-            client.see_to_its_end(ask, 60)
+            client.see_to_its_end(ask)
 
 
 SCENES: list[Scene] = [*(FilledAt(disk) for disk in ("valkey", "storage", "worker")), PowerCutOnASlowDisk()]

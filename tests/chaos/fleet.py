@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.local.process import tied
 from adaspa_service.local.supervisor import free_port
 from s3_servers import URL, S3Server, s3_server
-from tiny_wan import model_spec, write_catalog
+from tiny_catalog import model_spec, write_catalog
 from valkey_process import start_valkey
 
 from chaos.grouped import FOLLOWER, GROUPED
@@ -133,15 +133,16 @@ class Fleet:
         storage: an S3 server, whose process has a clock and a disk of its own (``storage``).
         fsync: Valkey's ``appendfsync``.
         shim: through which clocks and disks are set.
+        size: how much there is of it.
     """
 
-    def __init__(self, folder: Path, storage: S3Server, fsync: str, shim: Shim) -> None:
+    def __init__(self, folder: Path, storage: S3Server, fsync: str, shim: Shim, size: "Size") -> None:
         self.folder, self.storage, self.fsync, self.shim = folder, storage, fsync, shim
         self.socket = folder / "valkey.sock"
         self.orders = folder / "orders"
         self.orders.mkdir()
         self.network = Network()
-        catalog = write_catalog(folder / "catalog.json", model_spec("builtin:demo"))
+        catalog = write_catalog(folder / "catalog.json", *size.models)
         settings = {
             "REDIS_URL": f"unix://{self.socket}?db=0",
             "STORAGE_URL": URL,
@@ -170,7 +171,10 @@ class Fleet:
 
         self.gateways = [part(f"gateway-{n}", free_port("127.0.0.1")) for n in range(GATEWAYS)]
         self.workers = [part(f"worker-{n}") for n in range(WORKERS)]
-        self.workers[-1].env[GROUPED] = "1"
+        for each in self.workers:
+            each.env.update(size.environment)
+        if size.grouped:
+            self.workers[-1].env[GROUPED] = "1"
         self.keys: dict[str, str] = {}
         """The API keys' tokens by tenant."""
         self._stopping = threading.Event()
@@ -293,14 +297,26 @@ class Fleet:
                     part.start()
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much there is of a service."""
+
+    models: Sequence[dict[str, Any]] = (model_spec("builtin:demo"),)
+    """Its catalog; the workers serve the first."""
+    grouped: bool = True
+    """Whether the last worker is a group of two processes."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the workers."""
+
+
 @contextmanager
-def running_fleet(fsync: str) -> Iterator[Fleet]:
+def running_fleet(fsync: str, size: Size = Size()) -> Iterator[Fleet]:
     """A running service with nothing in it; its logs stay if the run fails."""
     with TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name)
         shim = Shim(folder)
         with s3_server("nanio", folder / "s3", before=tied(), environment=shim.environment("storage")) as storage:
-            fleet = Fleet(folder, storage, fsync, shim)
+            fleet = Fleet(folder, storage, fsync, shim, size)
             try:
                 fleet.start()
                 yield fleet

@@ -67,7 +67,7 @@ class FollowerStruckAt(Scene):
             assert len(followers) == 1, f"{part.name} has the followers {followers}"
             send(self.number, followers)
             orders["step-6"].go_on()
-            assert client.see_to_its_end(ask, 60) == "completed", ask.final
+            assert client.see_to_its_end(ask) == "completed", ask.final
             assert not set(followers) & set(part.followers()), "the one that was struck is left"
         client.download(ask.video_id)
         events = client.read_events(ask.video_id)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from chaos.sightings import Sightings
+
 Act = Literal["create", "get", "events", "list", "cancel", "delete", "content"]
 Outcome = Literal["ok", "refused", "unknown"]
 """``refused``: a 4xx, so nothing was done. ``unknown``: no answer, or a 5xx; it may or may not have been done."""
@@ -47,6 +49,8 @@ class History:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.sightings = Sightings()
+        """What the answers showed."""
         self.epoch = 0
         self._lock = threading.Lock()
 

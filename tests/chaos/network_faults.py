@@ -85,7 +85,7 @@ class CutOffAt(Scene):
         with part.links["redis"].cut(self.way):
             first.go_on()
             if self.way == "back":  # its renewals arrive until it misses an answer, so it may well end the job
-                assert client.see_to_its_end(ask, 90) == "completed", ask.final
+                assert client.see_to_its_end(ask) == "completed", ask.final
                 second = None
             else:
                 second = stage.order("step-20" if self.point.startswith("step") else "decoding", ask, "hold")
@@ -96,7 +96,7 @@ class CutOffAt(Scene):
                 client.get(ask.video_id)
                 stage.pause(0.2)
             second.go_on()
-        assert client.see_to_its_end(ask, 90) == "completed", ask.final
+        assert client.see_to_its_end(ask) == "completed", ask.final
         client.download(ask.video_id)
         client.read_events(ask.video_id)
 
@@ -130,7 +130,7 @@ class CutOff(Scene):
         for each, ask in asks[2:]:
             each.create(ask)
         for each, ask in asks:
-            assert each.see_to_its_end(ask, 90) == "completed", ask.final
+            assert each.see_to_its_end(ask) == "completed", ask.final
             each.download(ask.video_id)
             each.read_events(ask.video_id)
         client.walk(stage.name)
@@ -169,7 +169,7 @@ class CancelledBehindACut(Scene):
         if ask.deleted:
             assert client.look(ask.video_id) == 404, f"{ask.video_id}: is there after its deletion"
         else:
-            assert client.see_to_its_end(ask, 60) == "cancelled", f"{ask.video_id}: is {ask.final} after its cancel"
+            assert client.see_to_its_end(ask) == "cancelled", f"{ask.video_id}: is {ask.final} after its cancel"
             client.read_events(ask.video_id)
 
 
@@ -191,7 +191,7 @@ class ListingsDenied(Scene):
             client.delete(asks[0].video_id)
             assert client.look(asks[0].video_id) == 404
             for ask in asks[1:]:
-                assert client.see_to_its_end(ask, 60) == "completed", ask.final
+                assert client.see_to_its_end(ask) == "completed", ask.final
                 client.download(ask.video_id)
             stage.pause(2 * LEASE_SECONDS)
             assert client.look(asks[0].video_id) == 404

@@ -1,6 +1,6 @@
 """Planted bugs: how many of them the chaos audit, the simulation, and the tests that run their lines catch.
 
-    PYTHONPATH=tests python -m chaos.planted audit --out docs/planted.json     # some 50 minutes on two idle cores
+    PYTHONPATH=tests python -m chaos.planted audit --out docs/planted.json
     PYTHONPATH=tests python -m chaos.planted simulation --out docs/planted.json
     PYTHONPATH=tests python -m chaos.planted suite --out docs/planted.json
 
@@ -30,11 +30,6 @@ from rich.console import Console
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).with_name("mutants")
 PACKAGES = ("tests", "service", "service/client", "worker", "kernels", "demo_model/weights")
-JOBS, PAUSE, FAULTS, PATIENCE, REST = 20, 1.0, 6, 240.0, 60.0
-"""Of one audit: jobs under random faults, the longest pause between two, how many there are at least, seconds for all
-jobs to end and for the service to come to rest. Then scenes are played."""
-KINDS = ("job", "service")
-"""Of these scenes: the others make it three times as long, and are about what surrounds the service."""
 SIMULATED_MINUTES = 0.5
 LIMIT_SECONDS = 900.0
 """A run that has not ended by then is broken off; what it would have found is not known, and counts for nothing."""
@@ -44,18 +39,18 @@ LIMIT_SECONDS = 900.0
 class Mutant:
     """One planted bug."""
 
-    name: str
+    path: Path
     what: str
     tests: list[str]
 
     @classmethod
     def read(cls, path: Path) -> "Mutant":
         what, tests = path.read_text().split("\n\n", 2)[:2]
-        return cls(path.stem, what, tests.removeprefix("Tests: ").split())
+        return cls(path.resolve(), what, tests.removeprefix("Tests: ").split())
 
     @property
-    def path(self) -> Path:
-        return FOLDER / f"{self.name}.patch"
+    def name(self) -> str:
+        return self.path.stem
 
 
 class Tree:
@@ -110,21 +105,15 @@ class Tree:
             return status, log.read()
 
 
-def audit(tree: Tree, mutant: Mutant | None) -> str:
-    """What the chaos run finds: its first violation, or nothing."""
+def audit(tree: Tree, _: Mutant | None) -> str:
+    """What an examination of the running service finds first, or nothing."""
     report = tree.folder / "report.json"
     report.unlink(missing_ok=True)
-    options = {"jobs": JOBS, "pause": PAUSE, "faults": FAULTS, "patience": PATIENCE, "rest": REST, "out": report}
-    status, output = tree.run(
-        *("-m", "chaos", "--first", "--kinds", *KINDS),
-        *(text for key, value in options.items() for text in (f"--{key}", f"{value}")),
-    )
+    status, output = tree.run("-m", "chaos.examine", "--seed", "1", "--out", str(report))
     if report.exists():
         violations: list[str] = json.loads(report.read_text())["violations"]
         return violations[0] if violations else ""
-    if status == -1:
-        return "" if mutant else f"the run had not ended after {LIMIT_SECONDS:.0f} s"
-    return f"the run broke off: {last_line(output)}"
+    return f"the run broke off ({status}): {last_line(output)}"
 
 
 def simulation(tree: Tree, _: Mutant | None) -> str:
@@ -154,10 +143,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="chaos.planted", description="Planted bugs, and what catches them.")
     parser.add_argument("by", choices=sorted(BY))
     parser.add_argument("--only", default="", help="mutants with this in their name")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where they lie")
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--out", type=Path, help="JSON that the results are added to")
     asked = parser.parse_args()
-    mutants = [Mutant.read(path) for path in sorted(FOLDER.glob("*.patch")) if asked.only in path.stem]
+    mutants = [Mutant.read(path) for path in sorted(asked.folder.glob("*.patch")) if asked.only in path.stem]
     with TemporaryDirectory(prefix="planted-") as name:
         trees: Queue[Tree] = Queue()
         for number in range(asked.at_once):

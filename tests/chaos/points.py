@@ -16,6 +16,8 @@ from waiting import until
 
 FOLDER = "CHAOS_ORDERS"
 """The variable that names the folder."""
+PRELOADED = "CHAOS_PRELOADED"
+"""A variable of a worker that is to have PyTorch before it forks: a process in the place of a killed one has it too."""
 OF_A_WORKER = (
     *("claimed", "encoding", "step-6", "checkpointed", "decoding", "uploading"),
     *("uploaded", "completing", "completed"),
@@ -23,8 +25,11 @@ OF_A_WORKER = (
 """In the order in which a job comes to them."""
 SLOW_SECONDS = 30.0
 """What a decoding takes that is to be slow."""
-Deed = Literal["kill child", "kill group", "stop", "hold", "slow", "keep nothing", "keep a part"]
-"""The last two are what storage does with a file that it has just said it took."""
+Deed = Literal["kill child", "kill group", "stop", "hold", "slow", "raise", "await stop", "keep nothing", "keep a part"]
+"""``raise`` is an error of the model, ``await stop`` a hold until the worker is told to end. The last two are what
+storage does with a file that it has just said it took."""
+HELD_SECONDS = 300.0
+"""A hold that nobody ends is over by then."""
 
 
 def reach(point: str, seed: int) -> Deed | None:
@@ -43,7 +48,7 @@ def reach(point: str, seed: int) -> Deed | None:
     elif deed == "stop":
         os.killpg(os.getpgrp(), signal.SIGSTOP)
     elif deed == "hold":
-        until(order.with_name(f"{order.name}.go").exists, "the run lets it go on", 60)
+        until(order.with_name(f"{order.name}.go").exists, "the run lets it go on", HELD_SECONDS)
     else:
         return deed
     return None

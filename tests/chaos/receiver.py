@@ -4,8 +4,10 @@ which ids came for which job."""
 import json
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
+from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -28,11 +30,15 @@ class Receiver:
         self.ids: dict[str, set[str]] = defaultdict(set)
         """Webhook ids by job, also those of deliveries that were refused."""
         self.types: dict[str, set[str]] = defaultdict(set)
+        self.see: Callable[[Any, str], None] = lambda *_: None
+        """Looks at the videos that come."""
         self.got: set[str] = set()
         """Jobs whose event was taken."""
         self.forged: list[str] = []
         """What was wrong with signatures."""
         self.refused = self.taken = self.unanswered = 0
+        self.silence = 0.02
+        """Share of deliveries that are left without an answer."""
         self.silent: set[str] = set()
         """Tenants whose deliveries are accepted and never answered."""
         self.closing = threading.Event()
@@ -40,7 +46,7 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                if self.path.strip("/") in receiver.silent or random.random() < 0.02:
+                if self.path.strip("/") in receiver.silent or random.random() < receiver.silence:
                     receiver.unanswered += 1
                     receiver.closing.wait(SILENT_SECONDS)
                     self.close_connection = True
@@ -72,6 +78,7 @@ class Receiver:
             Webhook(self.secrets[path.strip("/")]).verify(body, headers)
         except WebhookVerificationError as error:
             self.forged.append(f"{job_id}: its webhook: {error}")
+        self.see(event["data"], "a webhook")
         self.ids[job_id].add(headers["webhook-id"])
         self.types[job_id].add(event["type"])
         self.refused += refuses

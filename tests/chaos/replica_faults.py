@@ -64,7 +64,7 @@ class LaggingReplica(Scene):
                 for ask in late:
                     client.create(ask)
             for ask in [known[0], known[2], *late]:
-                client.see_to_its_end(ask, 90)
+                client.see_to_its_end(ask)
             for link in links:
                 link.let("both", False)
             in_step(second, first)

@@ -146,7 +146,7 @@ class DeletedAt(Scene):
         assert client.look(ask.video_id) == 404, f"{ask.video_id}: is there after its deletion"
         client.walk(f"{stage.name} {ask.key}")
         order.go_on()
-        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed", 120)
+        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed")
 
 
 class DeletedWhileItsWorkerStops(Scene):
@@ -162,7 +162,7 @@ class DeletedWhileItsWorkerStops(Scene):
         order.wait()
         ask.deleted = True
         client.delete(ask.video_id)
-        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed", 120)
+        until(lambda: stage.job(ask) is None, f"{ask.video_id}: its record is removed")
         order.go_on()
 
 
@@ -199,7 +199,7 @@ class PoisonJob(Scene):
             orders["claimed"].wait()
             orders["claimed"] = stage.order("claimed", ask, "kill child")
         orders["claimed"].wait()
-        assert client.see_to_its_end(ask, 60) == "failed", f"{ask.video_id}: is {ask.final}"
+        assert client.see_to_its_end(ask) == "failed", f"{ask.video_id}: is {ask.final}"
         read = client.get(ask.video_id)
         assert (read["code"], read["attempt"]) == ("worker_lost", MAX_ATTEMPTS), f"{ask.video_id}: {read}"
 
@@ -220,14 +220,16 @@ class GatewayDiesAnswering(Scene):
         assert client.see_to_its_end(ask) == "completed", ask.final
 
 
+@dataclass
 class ManyAtOnce(Scene):
     """One request comes many times at the same time, to both gateways."""
 
+    times: int = 5
     name = "one request eight times at once"
     promise = "a request that is repeated with its Idempotency-Key makes one job"
 
     def play(self, stage: Stage) -> None:
-        for _ in range(5):
+        for _ in range(self.times):
             ask, clients = stage.ask(steps=1), [stage.client() for _ in range(8)]
             with ThreadPoolExecutor(len(clients)) as pool:
                 found = set(pool.map(lambda client, ask=ask: client.create(ask), clients))

@@ -89,4 +89,4 @@ class Stage:
 
     def attempt(self, ask: Ask, number: int) -> None:
         """Wait until an attempt of this number runs."""
-        until(lambda: (job := self.job(ask)) and job.attempt >= number, f"{ask.video_id}: attempt {number}", 120)
+        until(lambda: (job := self.job(ask)) and job.attempt >= number, f"{ask.video_id}: attempt {number}")

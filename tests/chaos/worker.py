@@ -17,10 +17,14 @@ from adaspa_worker import app as worker
 from adaspa_worker import group
 from adaspa_worker.app import app
 from adaspa_worker.checkpoint import Checkpoints
+from waiting import until
 
 from chaos.grouped import FOLLOWER, GROUPED, SILENT_SECONDS, join, placed
-from chaos.points import SLOW_SECONDS, around, reach
+from chaos.points import PRELOADED, SLOW_SECONDS, around, reach
 from chaos.stub_engine import StubEngine
+
+if PRELOADED in os.environ:
+    import torch  # noqa: F401
 
 current = -1
 """The seed of the job that this process runs: one at a time."""
@@ -30,13 +34,15 @@ class Points:
     """A point in each phase of an engine."""
 
     def encode_prompt(self, *args: Any) -> Any:
-        reach("encoding", current)
+        if reach("encoding", current) == "raise":
+            raise MemoryError  # what its code is called needs no import of a model's libraries
         return super().encode_prompt(*args)
 
     def denoise(self, params: Any, encoded: Any, on_step: Any, resume: Any = None) -> Any:
         def step(done: int, kind: Any) -> None:
             on_step(done, kind)
-            reach(f"step-{done}", current)
+            if reach(f"step-{done}", current) == "await stop":
+                until(lambda: bool(worker._stopping.value), "the worker is told to stop")
 
         if resume:  # a follower has no PyTorch, and would import it for a tensor
             resume = {**resume, "latents": np.asarray(resume["latents"])}

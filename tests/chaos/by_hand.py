@@ -1,0 +1,363 @@
+"""Scenes of a store that the audit drives itself, in the place of gateways and workers: each step in the order that is
+wanted, on a Valkey of its own. No time has to pass: what is due by time is put there."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import redis
+from adaspa_api.report import AttentionReport, JobError
+from adaspa_api.words import ErrorCode, JobStatus, Priority
+from adaspa_jobs.job import JobParams, Progress
+from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
+from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
+from valkey_process import start_valkey
+from waiting import until
+
+from chaos.scenes import Scene
+from chaos.stage import Stage
+
+MODEL = "played"
+PARAMS = JobParams(
+    **{"model": MODEL, "prompt": "a red circle", "width": 64, "height": 64, "num_frames": 9, "fps": 8},
+    **{"steps": 4, "guidance_scale": 4.0, "seed": 1},
+)
+SPENT = dict.fromkeys((f"{kind}_{what}" for kind in ("dense", "search", "sparse") for what in ("steps", "seconds")), 0)
+REPORT = AttentionReport.model_validate({"density": 1.0} | SPENT)
+ERROR = JobError(code=ErrorCode.generation_failed, message="as it was told")
+LOST_AFTER = 3
+HOUR_MS = 3600 * 1000
+MONTH_MS = 30 * 24 * HOUR_MS
+AGAIN = ("complete", "give back", "give back after an error")
+"""What whoever gave a job back may say again, or say late."""
+
+
+class Bench:
+    """A store with workers that are played.
+
+    Args:
+        client: of a Valkey with nothing in it.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.store = JobStore(client, max_attempts=LOST_AFTER, lease_seconds=600)
+        self._workers = 0
+
+    def admit(self, owner: str = "a", **options: Any) -> str:
+        return self.store.admit(PARAMS, owner=owner, **options)[0].id
+
+    def claim(self, worker: str = "", process: str = "p") -> Lease:
+        """The next job, for a worker of its own."""
+        self._workers += 1
+        lease = self.store.claim(MODEL, worker or f"worker-{self._workers}", process)
+        assert lease is not None, "no job for a worker that asks"
+        return lease
+
+    def lose(self, job_id: str) -> None:
+        """The lease of a job runs out, and a janitor sees it."""
+
+        def lost() -> bool:
+            self.client.zadd("adaspa:leases", {job_id: 0}, xx=True)
+            self.store.requeue_expired()
+            return self.client.zscore("adaspa:leases", job_id) is None
+
+        until(lost, f"{job_id}: loses its lease")
+
+    def status(self, job_id: str) -> str:
+        job = self.store.get(job_id)
+        return str(job.status) if job else "gone"
+
+    def all_of(self, job_id: str) -> tuple[Any, ...]:
+        """What an attempt that is refused must leave as it is."""
+        key = f"adaspa:job:{job_id}"
+        lease, told = self.client.zscore("adaspa:leases", job_id), self.client.xlen(f"adaspa:events:{job_id}")
+        return self.client.hgetall(key), lease, told, self.client.hgetall(f"adaspa:preview:{job_id}")
+
+    def acts(self, lease: Lease) -> dict[str, Callable[[], None]]:
+        """All that a worker may do with a lease."""
+        store, progress = self.store, Progress(phase="denoising", step=1, steps=4, preview_step=1)
+        return {
+            "renew": lambda: store.renew(lease),
+            "report": lambda: store.report_progress(lease, progress),
+            "preview": lambda: store.report_preview(lease, progress, b"webp"),
+            "complete": lambda: store.complete(lease, {}, REPORT, {}),
+            "fail": lambda: store.fail(lease, ERROR),
+            "give back after an error": lambda: store.requeue_after_worker_error(lease, ERROR),
+            "end as cancelled": lambda: store.release_cancelled(lease),
+            "give back": lambda: store.release(lease),
+        }
+
+    def refuses(self, lease: Lease, by: type[Exception], *but: str) -> None:
+        """Each of these acts is refused, and changes nothing."""
+        for what, act in self.acts(lease).items():
+            if what not in but:
+                before = self.all_of(lease.job.id)
+                try:
+                    act()
+                except (LeaseLost, JobCancelled) as refusal:
+                    assert isinstance(refusal, by), f"attempt {lease.attempt} may not {what}: {refusal!r}, not {by}"
+                else:
+                    raise AssertionError(f"attempt {lease.attempt} may {what}, and is to hear {by.__name__}")
+                assert self.all_of(lease.job.id) == before, f"attempt {lease.attempt} is refused to {what}, and has"
+
+
+@contextmanager
+def bench() -> Iterator[Bench]:
+    """One with a Valkey of its own."""
+    with TemporaryDirectory(prefix="bench-") as folder:
+        server = start_valkey(Path(folder), "--appendonly", "yes", "--appendfsync", "always")
+        try:
+            with redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client:
+                yield Bench(client)
+        finally:
+            server.kill()
+            server.wait()
+
+
+class Fenced(Scene):
+    """Attempts whose lease is lost, in each state of the job."""
+
+    name = "by hand: earlier attempts"
+    promise = "of two attempts at a job at one time, the earlier one is refused everything"
+
+    def play(self, stage: Stage) -> None:
+        with bench() as at:
+            first_id = at.admit()
+            first = at.claim()
+            at.lose(first_id)
+            at.refuses(first, LeaseLost, *AGAIN)
+            second = at.claim()
+            assert (second.job.id, second.attempt) == (first_id, 2)
+            at.refuses(first, LeaseLost)
+            at.store.release(second)
+            at.store.release(second)
+            for lease in (first, second):
+                at.refuses(lease, LeaseLost, *(AGAIN if lease is second else ()))
+            third = at.claim()
+            at.acts(third)["complete"]()
+            at.acts(third)["complete"]()
+            for lease in (first, second, third):
+                at.refuses(lease, LeaseLost, *(("complete",) if lease is third else ()))
+            assert at.status(first_id) == "completed"
+            late_id = at.admit()
+            late = at.claim()
+            at.lose(late_id)
+            assert at.status(late_id) == "queued"
+            at.acts(late)["complete"]()
+            assert at.status(late_id) == "completed" and at.store.claim(MODEL, "another") is None
+            failed_id = at.admit()
+            failed = at.claim()
+            for _ in range(2):
+                at.store.fail(failed, ERROR)
+            at.refuses(failed, LeaseLost, "fail", "give back after an error")
+            assert at.status(failed_id) == "failed"
+
+
+class Stopped(Scene):
+    """Cancels and deletions of running jobs, whose workers hear of it or are lost."""
+
+    name = "by hand: cancels"
+    promise = "an acknowledged cancel wins, and a worker hears of it whatever it does next"
+
+    def play(self, stage: Stage) -> None:
+        with bench() as at:
+            ways = [(act, lost) for act in (at.store.request_cancel, at.store.discard) for lost in (False, True)]
+            for act, lost in ways:
+                job_id = at.admit()
+                lease = at.claim()
+                with suppress(LeaseLost):
+                    at.store.release_cancelled(lease)
+                    raise AssertionError("a job ended as cancelled that nobody cancelled")
+                act(job_id)
+                at.refuses(lease, JobCancelled, "end as cancelled")
+                if lost:
+                    at.lose(job_id)
+                else:
+                    at.store.release_cancelled(lease)
+                    at.store.release_cancelled(lease)
+                assert at.status(job_id) == "cancelled", f"is {at.status(job_id)} after {act.__name__}"
+                assert at.store.claim(MODEL, "another") is None
+                assert at.store.request_cancel(job_id) is JobStatus.cancelled
+                due = at.store.take_purgeable()
+                assert due == ([job_id] if act == at.store.discard else []), f"{due} are to be removed"
+                assert at.store.purge(job_id) == (act == at.store.discard)
+            running = at.admit()
+            lease = at.claim()
+            at.store.discard(running)
+            assert not at.store.purge(running), "a job was removed while its worker runs it"
+            at.store.release_cancelled(lease)
+            assert at.store.purge(running)
+
+
+class Attempts(Scene):
+    """Attempts that are lost, fail by their worker, are given back, or whose claim is repeated."""
+
+    name = "by hand: attempts"
+    promise = "a job is given up after its attempts, and not before"
+
+    def play(self, stage: Stage) -> None:
+        with bench() as at:
+            job_id = at.admit()
+            for _ in range(5):
+                at.store.release(at.claim())
+            for number in range(LOST_AFTER):
+                assert at.status(job_id) == "queued", f"is {at.status(job_id)} after {number} lost workers"
+                at.claim()
+                at.lose(job_id)
+            job = at.store.get(job_id)
+            assert job is not None and job.error is not None
+            assert (job.status, job.error.code) == ("failed", "worker_lost"), job.error
+            erring = at.admit()
+            for number in range(LOST_AFTER):
+                assert at.status(erring) == "queued", f"is {at.status(erring)} after {number} errors of workers"
+                lease = at.claim()
+                at.store.requeue_after_worker_error(lease, ERROR)
+                at.store.requeue_after_worker_error(lease, ERROR)
+            assert at.status(erring) == "failed"
+            again = at.admit()
+            first = at.claim("one", "p")
+            second = at.claim("one", "p")  # the answer to its claim was lost
+            assert (second.job.id, second.attempt) == (again, 2)
+            job = at.store.get(again)
+            assert job is not None and job.lost_attempts == 0, "a repeated claim counts as a loss"
+            at.refuses(first, LeaseLost)
+            third = at.claim("one", "another process")
+            job = at.store.get(again)
+            assert job is not None and (job.lost_attempts, third.attempt) == (1, 3), "a dead process is not counted"
+            at.refuses(second, LeaseLost)
+
+
+class Turns(Scene):
+    """Jobs of several owners, costs and priorities are taken one after another."""
+
+    name = "by hand: turns"
+    promise = "places in the queue are as told, owners take turns, and bulk jobs have their share"
+
+    def play(self, stage: Stage) -> None:
+        with bench() as at:
+            owners = "aaaabccb"
+            ids = [at.admit(owner) for owner in owners]
+            jobs = at.store.readable(ids)
+            places = at.store.queue_positions(jobs)
+            told = sorted(ids, key=lambda job_id: places[job_id])
+            assert sorted(places.values()) == [*range(1, len(ids) + 1)]
+            taken = [at.claim() for _ in ids]
+            assert [lease.job.id for lease in taken] == told, "jobs are taken in another order than was told"
+            order = [lease.job.owner for lease in taken]
+            assert {*order[:3]} == {"a", "b", "c"} and order[6:] == ["a", "a"], f"turns of owners: {order}"
+            back = taken[2]
+            waiting = [at.admit(back.job.owner) for _ in range(2)]
+            for give_back in (at.store.release, lambda lease: at.store.requeue_after_worker_error(lease, ERROR)):
+                give_back(back)
+                places = at.store.queue_positions(at.store.readable([back.job.id, *waiting]))
+                assert places[back.job.id] == 1, f"a job that was given back is at place {places[back.job.id]}"
+                back = at.claim()
+                assert back.job.id == told[2], "a job that was given back is not next"
+        with bench() as at:
+            for _ in range(3):
+                at.admit("a", cost=10.0)
+            for _ in range(5):
+                at.admit("b", cost=1.0)
+            order = [at.claim().job.owner for _ in range(8)]
+            assert order.index("a", order.index("a") + 1) > 5, f"turns of jobs of the costs 10 and 1: {order}"
+        with bench() as at:
+            for _ in range(12):
+                at.admit("a")
+                at.admit("a", priority=Priority.bulk)
+            first = [at.claim().job.priority for _ in range(10)]
+            assert first.count(Priority.bulk) in (1, 2, 3), (
+                f"{first.count(Priority.bulk)} bulk jobs of ten, for a fifth"
+            )
+
+
+class Times(Scene):
+    """Jobs wait too long, are kept too long, and time is skipped in which nobody looks."""
+
+    name = "by hand: times"
+    promise = "what is due by time is done, and time in which nobody looks does not count"
+
+    def play(self, stage: Stage) -> None:
+        with bench() as at:
+            now = time.time() * 1000
+            until(lambda: at.store.requeue_expired() == [], "a janitor looks")
+            late, unserved, young = (at.admit() for _ in range(3))
+            at.client.zadd(f"adaspa:arrivals:{MODEL}", {late: now - 25 * HOUR_MS, unserved: now - 7 * HOUR_MS})
+            at.client.hset("adaspa:served_at", MODEL, str(int(now + HOUR_MS)))
+            assert at.store.time_out() == [late]
+            at.client.hset("adaspa:served_at", MODEL, str(int(now - 7 * HOUR_MS)))
+            assert at.store.time_out() == [unserved]
+            codes = [job.error and job.error.code for job in at.store.readable([late, unserved, young])]
+            assert codes == ["queue_timeout", "model_not_served", None], codes
+            running = at.claim()
+            assert running.job.id == young
+            at.client.zadd("adaspa:expiry", {late: now - 1})
+            assert at.store.expire() == 1, "one job's time is over"
+            assert [job.discarded for job in at.store.readable([late, unserved])] == [True, False]
+            waits = at.admit()
+            for key, job_id in (("leases", young), (f"arrivals:{MODEL}", waits), ("expiry", unserved)):
+                at.client.zincrby(f"adaspa:{key}", -MONTH_MS, job_id)  # a month passes, and nobody looks
+            at.client.decrby("adaspa:swept_at", MONTH_MS)
+            assert (at.store.requeue_expired(), at.store.time_out(), at.store.expire()) == ([], [], 0), "after a month"
+            assert (at.status(waits), at.status(young), at.status(unserved)) == ("queued", "in_progress", "failed")
+
+
+class Deliveries(Scene):
+    """Deliveries are taken and noted, late and twice."""
+
+    name = "by hand: deliveries"
+    promise = "a receiver has an event at a time in each lane, until it is taken or given up"
+
+    def play(self, stage: Stage) -> None:
+        with bench() as at:
+            deliveries = DeliveryStore(at.client, owner_attempts=2)
+            ids = {owner: [at.admit(owner, webhook_url=f"http://{owner}/{n}") for n in range(12)] for owner in "ab"}
+            for owner in "ab":
+                for job_id in ids[owner]:
+                    at.store.request_cancel(job_id)
+            taken = deliveries.take(64)
+            assert sorted(each.owner for each in taken) == [*"aabb"], "two attempts at a time are for each owner"
+            assert len({each.lane for each in taken}) == 4 and deliveries.take(64) == []
+            first, second = taken[0], taken[1]
+            deliveries.note(first, Outcome.rejected, error="500", again_in=0.0)
+            (again,) = until_taken(deliveries)
+            assert again.owner == first.owner
+            deliveries.note(second, Outcome.gone)
+            assert [job for job, _ in deliveries.ids("dead")] == [second.job_id]
+            assert deliveries.redeliver(second.job_id) and deliveries.ids("dead") == []
+            done = {again.job_id}
+            deliveries.note(again, Outcome.delivered)
+            for each in taken[2:]:
+                deliveries.note(each, Outcome.delivered)
+                done.add(each.job_id)
+            while len(done) < 24:
+                for each in until_taken(deliveries):
+                    assert each.job_id not in done, f"{each.job_id}: is taken again after it was delivered"
+                    deliveries.note(each, Outcome.delivered)
+                    done.add(each.job_id)
+            counts = deliveries.counts()
+            assert (counts.waiting, counts.dead, counts.ended["delivered"]) == (0, 0, 24), counts
+            slow = DeliveryStore(at.client, attempt_seconds=0.05)
+            at.store.request_cancel(at.admit(webhook_url="http://a/late"))
+            (lost,) = until_taken(slow)
+            (later,) = until_taken(slow)
+            assert (later.job_id, later.attempts) == (lost.job_id, 2), "an attempt that is lost is made again"
+            slow.note(lost, Outcome.rejected, again_in=3600.0)
+            due = at.client.zscore("adaspa:webhooks", lost.job_id)
+            assert due is not None and due < (time.time() + 60) * 1000, "an attempt that was replaced puts off the next"
+            (third,) = until_taken(slow)
+            slow.note(third, Outcome.delivered)
+            assert slow.counts().waiting == 0 and slow.take(64) == []
+
+
+def until_taken(deliveries: DeliveryStore) -> list[Any]:
+    """The deliveries that are due next."""
+    found: list[Any] = []
+    until(lambda: found.extend(deliveries.take(64)) or found, "a delivery is due")
+    return found
+
+
+SCENES: list[Scene] = [Fenced(), Stopped(), Attempts(), Turns(), Times(), Deliveries()]
