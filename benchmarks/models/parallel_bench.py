@@ -127,15 +127,17 @@ class Bench:
         """Milliseconds of the exchange of one layer by itself: of heads in order, and of every second head or so."""
         part, ranks = self.part, Ranks(dist.group.WORLD)
         own = part.tokens // ranks.size
-        q, k, v = torch.randn(3, 1, own + part.text, part.heads, 128, device=self.device, dtype=torch.bfloat16)
+        like = {"device": self.device, "dtype": torch.bfloat16}
+        qkv = torch.randn(3, 1, own, part.heads, 128, **like).unbind()
+        text = torch.randn(3, 1, part.text, part.heads, 128, **like).unbind() if part.text else ()
         row: dict[str, Any] = {"model": self.model.name, "gpus": ranks.size, "mode": "ulysses", "step": "exchange"}
         mixed = Deal(tuple(tuple(range(rank, part.heads, ranks.size)) for rank in range(ranks.size)))
         for name, deal in (("even", Deal.even(part.heads, ranks.size)), ("mixed", mixed)):
-            exchange = Exchange(ranks, deal, [own] * ranks.size, part.text, self.device)
-            (out,) = exchange.to_heads(q)
+            exchange = Exchange(ranks, deal, [own] * ranks.size, self.device)
+            out = exchange.to_heads(list(qkv), text)[0]
 
             def there(exchange: Exchange = exchange) -> object:
-                return exchange.to_heads(q, k, v)
+                return exchange.to_heads(list(qkv), text)
 
             def back(exchange: Exchange = exchange, out: torch.Tensor = out) -> object:
                 return exchange.to_tokens(out)

@@ -90,7 +90,7 @@ def sparse(transformer: Any) -> Iterator[None]:
 @contextmanager
 def free(transformer: Any) -> Iterator[None]:
     """The same with a self-attention that costs nothing."""
-    with sparse(transformer), patch.object(AdaSpaProcessor, "attend", lambda _, q, *__: q):
+    with sparse(transformer), patch.object(AdaSpaProcessor, "attend", lambda _, qkv, *__: qkv[0]):
         yield
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from adaspa.models.processor import project, project_out, rotate, split_heads
+from adaspa.models.processor import norm_heads, project, project_out, rotate, split_heads
 from torch import Tensor
 
 from demo_model.field.call import Call, Method, Place
@@ -71,11 +71,10 @@ class OpenProcessor:
     def __call__(
         self, attn: Any, hidden_states: Tensor, _: None, __: None, rotary_emb: tuple[Tensor, Tensor]
     ) -> Tensor:
-        query, key, value = project(attn, hidden_states)
-        query, key, value = split_heads(attn, (attn.norm_q(query), attn.norm_k(key), value))
+        qkv = split_heads(attn, norm_heads(project(attn, hidden_states), attn.norm_q, attn.norm_k))
         cos, sin = (table[0, :, 0] for table in rotary_emb)
-        query, key = (rotate(x, (cos, sin)) for x in (query, key))
-        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        rotate(qkv, (cos, sin))
+        query, key, value = (x.transpose(1, 2) for x in qkv)
         out = self.meter.attend(query, key, value, self.layer)
         return project_out(attn, out.transpose(1, 2).flatten(2, 3))
 

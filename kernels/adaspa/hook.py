@@ -44,8 +44,6 @@ class StepHook(ModelHook):
         context = self._context()
         share = self._share(module)
         layout = self.family.layout(module, share.as_whole(module, given) if share else given)
-        if share and self.family.plan(module) is not None:
-            share.whole = layout.text_tokens
         state = self.handle.begin_forward(
             self.family.timestep(given),
             context.name if context else None,

@@ -91,7 +91,7 @@ def _share_sequences(transformer: Any, family: "Family", mesh: Any, device: torc
     config = parallel.ParallelConfig(context_parallel_config=context)
     config.setup(dist.get_rank(), dist.get_world_size(), device, mesh=mesh)
     own = family.plan(transformer)
-    plan = dict(own or transformer._cp_plan)
+    plan = {name: part for name, part in (own or transformer._cp_plan).items() if name not in family.parted.values()}
     outputs = {name: plan.pop(name) for name, part in list(plan.items()) if not isinstance(part, dict)}
     # Diffusers asks for the number of accelerators, of which a CPU has none.
     transformer._resolve_parallel_config = lambda _: config
@@ -101,7 +101,10 @@ def _share_sequences(transformer: Any, family: "Family", mesh: Any, device: torc
         del transformer._resolve_parallel_config
     transformer._parallel_config = config
     gather = import_module("adaspa.parallel.gather")
-    gather.install(transformer, outputs, Ranks(config.context_parallel_config._ulysses_mesh.get_group()))
+    ranks = Ranks(config.context_parallel_config._ulysses_mesh.get_group())
+    gather.install(transformer, outputs, ranks)
+    embedded = import_module("adaspa.parallel.embedded")
+    transformer.adaspa.undo += embedded.install(transformer, family.parted, family.narrowed, ranks)
     if own is not None:  # other attention than AdaSpa's is over text that every rank has
         _leave_processors(transformer, family.exchanging)
     transformer.adaspa.undo.append(lambda: _share_no_more(transformer, plan, outputs))

@@ -7,18 +7,21 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import adaspa
 import tiny_transformers
 import torch
 import torch.distributed as dist
+from adaspa.parallel.exchange import Exchange
 from adaspa.parallel.guidance import go_by
 from diffusers import ContextParallelConfig, WanTransformer3DModel
 from tiny_pipelines import CHANNELS, SPARSE, TINY, generate, make_hunyuan_video, make_pipeline, prepare
@@ -108,13 +111,31 @@ def of_family(name: str, rank: int) -> dict[str, Any]:
     made = Made(name)
     adaspa.apply(made.model, SPARSE)
     adaspa.parallelize(made.model, ulysses=2)
-    together, figures = made.sparse()
+    with kept_while_attending() as kept:
+        together, figures = made.sparse()
     return {
+        "kept": max(kept),
         "sparse": apart(together, sparse),
         "figures": same_figures(figures, report),
         "ranks": figures["ranks"],
         "density": figures["density"],
     }
+
+
+@contextlib.contextmanager
+def kept_while_attending() -> Iterator[list[int]]:
+    """How many of the queries, keys and values of a rank's own tokens each layer still keeps behind their exchange."""
+    kept: list[int] = []
+    to_heads = Exchange.to_heads
+
+    def watched(exchange: Exchange, qkv: list[torch.Tensor], text: list[torch.Tensor]) -> list[torch.Tensor]:
+        given = [weakref.ref(x) for x in qkv]
+        received = to_heads(exchange, qkv, text)
+        kept.append(sum(x() is not None for x in given))
+        return received
+
+    with patch.object(Exchange, "to_heads", watched):
+        yield kept
 
 
 def of_plain(name: str, rank: int) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def test_a_sparse_video_never_changes_what_other_rows_attend_to(transformer, fam
 
     def within(*_):
         if handle.step == 3:
-            seen.append(processor.attend(*qkv))
+            seen.append(processor.attend(list(qkv), []))
 
     registration = transformer.proj_out.register_forward_hook(within)
     denoise(transformer, family)

@@ -40,7 +40,7 @@ class AllegroProcessor(AdaSpaProcessor):
             query, key = (
                 apply_rotary_emb_allegro(x.transpose(1, 2), *image_rotary_emb).transpose(1, 2) for x in (query, key)
             )
-        return project_out(attn, self.attention(query, key, value))
+        return project_out(attn, self.attention([query, key, value]))
 
 
 def over_places(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -26,13 +26,13 @@ class CogVideoXProcessor(AdaSpaProcessor):
         """Args: hidden_states, encoder_hidden_states ``[B, S, H * D]``; the model attends to all of its text."""
         if attention_mask is not None:
             raise ValueError("attention_mask must be None in the self-attention of CogVideoX")
-        (query, key, value), text = (
+        video, text = (
             norm_heads(split_heads(attn, project(attn, x)), attn.norm_q, attn.norm_k)
             for x in (hidden_states, encoder_hidden_states)
         )
         if image_rotary_emb is not None:
-            query, key = (rotate(x, image_rotary_emb) for x in (query, key))
-        video_out, text_out = (project_out(attn, out) for out in self.joint_attention((query, key, value), text))
+            rotate(video, image_rotary_emb)
+        video_out, text_out = (project_out(attn, out) for out in self.joint_attention(video, text))
         return video_out, text_out
 
 

@@ -31,7 +31,7 @@ class CosmosProcessor(AdaSpaProcessor):
             query, key = (
                 apply_rotary_emb(x, image_rotary_emb, use_real_unbind_dim=-2, sequence_dim=1) for x in (query, key)
             )
-        return project_out(attn, self.attention(query, key, value))
+        return project_out(attn, self.attention([query, key, value]))
 
 
 class Cosmos(Family):

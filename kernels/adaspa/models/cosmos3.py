@@ -38,14 +38,13 @@ class Cosmos3Processor(AdaSpaProcessor):
         query, key, value = (torch.cat(pair, dim=1) for pair in zip(before, behind, strict=True))
         group = attn.num_key_value_groups
         key, value = (x.repeat_interleave(group, dim=2) for x in (key, value))
-        out = self.attention(query, key, value)[0, len(und_seq) :]
+        out = self.attention([query, key, value])[0, len(und_seq) :]
         return attn.to_out(causal[0].flatten(1, 2)), attn.to_add_out(out)
 
 
 def _heads(attn: Any, qkv: QKV) -> QKV:
     """``[S, H * D]`` as ``[1, S, H, D]``."""
-    query, key, value = (x.unflatten(-1, (-1, attn.head_dim)).unsqueeze(0) for x in qkv)
-    return query, key, value
+    return [x.unflatten(-1, (-1, attn.head_dim)).unsqueeze(0) for x in qkv]
 
 
 def _rotated(x: torch.Tensor, tables: Tables) -> torch.Tensor:

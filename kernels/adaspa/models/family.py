@@ -16,8 +16,12 @@ class Family:
     ``processor`` is the class of its self-attention, in the place of diffusers' own, ``originals``; ``timesteps_rise``
     where they do from step to step, instead of falling. For the tile order, ``embeddings`` are the modules and
     ``arguments`` the arguments of its forward (where given) that hold something for each video token; behind
-    ``outputs`` the tokens are in raster order again. ``exchanging`` names the other attention modules that go over all
-    video tokens: under our own `plan` those exchange with other ranks as diffusers does it.
+    ``outputs`` the tokens are in raster order again.
+
+    For ranks, ``parted`` are modules that give out feature maps of all tokens: ranks take their part behind them, not
+    before the block of the given name, as diffusers' plan has it. ``narrowed`` are those whose output the model reads
+    in its own dtype only, although they give out a wider one. ``exchanging`` names the other attention modules that go
+    over all video tokens: under our own `plan` those exchange with other ranks as diffusers does it.
     """
 
     processor: type[AdaSpaProcessor]
@@ -25,6 +29,8 @@ class Family:
     embeddings: ClassVar[dict[str, Reorder]]
     outputs: ClassVar[dict[str, Reorder]] = {"proj_out": along(1)}
     arguments: ClassVar[dict[str, Reorder]] = {}
+    parted: ClassVar[dict[str, str]] = {}
+    narrowed: ClassVar[tuple[str, ...]] = ()
     exchanging: ClassVar[tuple[str, ...]] = ()
     originals: ClassVar[tuple[type, ...]]
 

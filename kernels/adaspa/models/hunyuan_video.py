@@ -24,14 +24,14 @@ class HunyuanVideoProcessor(AdaSpaProcessor):
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Args: hidden_states, encoder_hidden_states ``[B, S, H * D]``; the mask is in the layout of the forward."""
-        query, key, value = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
+        video = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
         if image_rotary_emb is not None:
-            query, key = (rotate(x, image_rotary_emb) for x in (query, key))
+            rotate(video, image_rotary_emb)
         if attn.add_q_proj is None:
             text, norms = project(attn, encoder_hidden_states), (attn.norm_q, attn.norm_k)
         else:
             text, norms = project_text(attn, encoder_hidden_states), (attn.norm_added_q, attn.norm_added_k)
-        video_out, text_out = self.joint_attention((query, key, value), norm_heads(split_heads(attn, text), *norms))
+        video_out, text_out = self.joint_attention(video, norm_heads(split_heads(attn, text), *norms))
         if attn.to_out is not None:
             video_out = project_out(attn, video_out)
         if attn.to_add_out is not None:

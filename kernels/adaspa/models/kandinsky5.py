@@ -32,17 +32,16 @@ class Kandinsky5Processor(AdaSpaProcessor):
         query, key = (norm(x.float()).type_as(x) for norm, x in ((attn.query_norm, query), (attn.key_norm, key)))
         if rotary_emb is not None:
             query, key = (turned(x, rotary_emb).to(torch.bfloat16).type_as(x) for x in (query, key))
-        out: torch.Tensor = attn.out_layer(self.attention(query, key, value))
+        out: torch.Tensor = attn.out_layer(self.attention([query, key, value]))
         return out
 
 
 def projected(attn: Any, hidden_states: torch.Tensor) -> QKV:
     """Query, key and value ``[B, S, H, D]``."""
-    query, key, value = (
+    return [
         project(hidden_states).unflatten(-1, (attn.num_heads, -1))
         for project in (attn.to_query, attn.to_key, attn.to_value)
-    )
-    return query, key, value
+    ]
 
 
 def turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

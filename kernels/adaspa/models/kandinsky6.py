@@ -33,7 +33,7 @@ class Kandinsky6Processor(AdaSpaProcessor):
             query = turned(query, rotary_emb).type_as(query)
         if rotary_emb_kv is not None:
             key = turned(key, rotary_emb_kv).type_as(key)
-        out: torch.Tensor = attn.out_layer(self.attention(query, key, value))
+        out: torch.Tensor = attn.out_layer(self.attention([query, key, value]))
         return out
 
 

@@ -29,7 +29,7 @@ class Kandinsky6SRProcessor(AdaSpaProcessor):
             turned(norm(x.float()).type_as(x), rotary_emb).type_as(x)
             for norm, x in ((attn.query_norm, query), (attn.key_norm, key))
         )
-        out: torch.Tensor = attn.out_layer(self.attention(query, key, value))
+        out: torch.Tensor = attn.out_layer(self.attention([query, key, value]))
         return out
 
 

@@ -8,7 +8,7 @@ from diffusers.models.transformers.transformer_ltx import LTXVideoAttnProcessor
 from adaspa.layout import Layout
 from adaspa.models.family import Family
 from adaspa.models.plans import GATHERED, PER_TOKEN, rotary, split_behind
-from adaspa.models.processor import AdaSpaProcessor, project, project_out, rotate_apart, split_heads
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, rotate_apart, split_heads
 from adaspa.models.tile_order import along
 
 
@@ -26,13 +26,10 @@ class LTXProcessor(AdaSpaProcessor):
         """Args: hidden_states ``[B, S, H * D]``; image_rotary_emb cos and sin ``[B, S, H * D]``."""
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError("encoder_hidden_states and attention_mask must be None in the self-attention of LTX")
-        query, key, value = project(attn, hidden_states)
-        query, key = attn.norm_q(query), attn.norm_k(key)
-        query, key, value = split_heads(attn, (query, key, value))
+        qkv = split_heads(attn, norm_heads(project(attn, hidden_states), attn.norm_q, attn.norm_k))
         if image_rotary_emb is not None:
-            query, key = (rotate_apart(x, image_rotary_emb) for x in (query, key))
-        out = self.attention(query, key, value)
-        return project_out(attn, out)
+            qkv[:2] = (rotate_apart(x, image_rotary_emb) for x in qkv[:2])
+        return project_out(attn, self.attention(qkv))
 
 
 class LTX(Family):

@@ -54,7 +54,7 @@ class LTX2Processor(AdaSpaProcessor):
             query, key = attn.norm_q(query), attn.norm_k(key)
             if query_rotary_emb is not None:
                 query, key = (ROTATIONS[attn.rope_type](x, query_rotary_emb) for x in (query, key))
-            out = self.attention(*split_heads(attn, (query, key, value)))
+            out = self.attention(split_heads(attn, [query, key, value]))
             if perturbation_mask is not None:
                 out = torch.lerp(value, out, perturbation_mask)
         if attn.to_gate_logits is not None:

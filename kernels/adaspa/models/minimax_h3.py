@@ -24,10 +24,11 @@ class MiniMaxH3Processor(AdaSpaProcessor):
         """Args: hidden_states ``[B, S, C]``; rotary_emb cos and sin ``[S, rotated channels]``."""
         if attention_mask is not None:
             raise ValueError("attention_mask must be None in the self-attention of MiniMax-H3")
-        query, key, value = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
+        qkv = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
         if rotary_emb is not None:
-            query, key = (_apply_rotary_emb(x, *rotary_emb) for x in (query, key))
-        return project_out(attn, self.attention(query, key, value))
+            for place in range(2):
+                qkv[place] = _apply_rotary_emb(qkv[place], *rotary_emb)
+        return project_out(attn, self.attention(qkv))
 
 
 class MiniMaxH3(Family):
@@ -37,6 +38,7 @@ class MiniMaxH3(Family):
     originals = (MiniMaxH3AttnProcessor,)
     timesteps_rise = True
     embeddings: ClassVar = {"proj_in": along(-2), "rope": along(-2)}
+    narrowed = ("proj_in",)
 
     def layers(self, transformer: Any) -> list[Any]:
         return [block.attn for block in transformer.transformer_blocks]

@@ -32,14 +32,12 @@ class MochiProcessor(AdaSpaProcessor):
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Args: hidden_states, encoder_hidden_states ``[B, S, C]``; image_rotary_emb cos and sin ``[S, H, D / 2]``."""
-        query, key, value = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
+        video = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
         if image_rotary_emb is not None:
             # In fp32, as the model does it.
-            query, key = (rotate_pairs(x.float(), *image_rotary_emb).type_as(x) for x in (query, key))
+            video[:2] = (rotate_pairs(x.float(), *image_rotary_emb).type_as(x) for x in video[:2])
         text = split_heads(attn, project_text(attn, encoder_hidden_states))
-        video_out, text_out = self.joint_attention(
-            (query, key, value), norm_heads(text, attn.norm_added_q, attn.norm_added_k)
-        )
+        video_out, text_out = self.joint_attention(video, norm_heads(text, attn.norm_added_q, attn.norm_added_k))
         video_out = project_out(attn, video_out)
         # The last layer has no use for its text.
         return video_out, attn.to_add_out(text_out) if hasattr(attn, "to_add_out") else text_out

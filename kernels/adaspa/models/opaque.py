@@ -14,9 +14,9 @@ from adaspa.ops.operation import operation
 
 
 class Site(Protocol):
-    """A layer's attention, ``[B, S, H, D]`` to ``[B, S, H, D]``."""
+    """A layer's attention, as `layer_attention` has it."""
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor: ...
+    def attend(self, qkv: list[torch.Tensor], text: list[torch.Tensor]) -> torch.Tensor: ...
 
 
 _sites: WeakValueDictionary[int, Site] = WeakValueDictionary()
@@ -32,11 +32,22 @@ def register_site(site: Site) -> torch.Tensor:
 
 # A CUDA graph would replay one step's choice for ever.
 @operation("adaspa::layer_attention", tags=(torch.Tag.cudagraph_unsafe,))
-def layer_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
-    """Compute the attention of the registered site: ``[B, S, H, D]``, contiguous."""
-    return _sites[int(site)].attend(q, k, v).contiguous()
+def layer_attention(qkv: list[torch.Tensor], text: list[torch.Tensor], site: torch.Tensor) -> torch.Tensor:
+    """Compute the attention of the registered site.
+
+    Args:
+        qkv: ``[B, S, H, D]`` each, a list. Outside of a graph it is emptied, so that what is no longer read takes no
+            memory while attention runs.
+        text: the same of text behind them, or an empty list.
+        site: as `register_site` returned it.
+
+    Returns:
+        ``[B, S + text, H, D]``, contiguous.
+    """
+    return _sites[int(site)].attend(qkv, text).contiguous()
 
 
 @layer_attention.register_fake
-def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
-    return q.new_empty(q.shape)
+def _(qkv: list[torch.Tensor], text: list[torch.Tensor], site: torch.Tensor) -> torch.Tensor:
+    batch, tokens, *heads = qkv[0].shape
+    return qkv[0].new_empty(batch, tokens + sum(x.shape[1] for x in text[:1]), *heads)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from adaspa.forward import Forward
     from adaspa.handle import AdaSpaHandle
 
-QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+QKV = list[torch.Tensor]
+"""Query, key and value. Attention empties the list: what nobody else holds then takes no memory while it runs."""
 
 
 class AdaSpaProcessor(Bound):
@@ -76,9 +77,9 @@ class AdaSpaProcessor(Bound):
         if hasattr(self.original, "_parallel_config"):
             self.original._parallel_config = config
 
-    def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """``[B, S, H, D]`` to ``[B, S, H * D]``."""
-        out: torch.Tensor = layer_attention(q, k, v, self.site)
+    def attention(self, qkv: QKV) -> torch.Tensor:
+        """``[B, S, H, D]`` each to ``[B, S, H * D]``."""
+        out: torch.Tensor = layer_attention(qkv, [], self.site)
         return out.flatten(2, 3)
 
     def joint_attention(self, video: QKV, text: QKV) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,14 +87,14 @@ class AdaSpaProcessor(Bound):
 
         The video comes first whatever the model's own order: its blocks then start where the video starts.
         """
-        q, k, v = (torch.cat(pair, dim=1) for pair in zip(video, text, strict=True))
-        out_video, out_text = self.attention(q, k, v).split([video[0].shape[1], text[0].shape[1]], dim=1)
+        tokens = [video[0].shape[1], text[0].shape[1]]
+        out_video, out_text = layer_attention(video, text, self.site).flatten(2, 3).split(tokens, dim=1)
         return out_video, out_text
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def attend(self, qkv: QKV, text: QKV) -> torch.Tensor:
         """Compute the attention of the current step over the valid tokens, ``[B, S, H, D]``; padded text gets zeros.
 
-        Its blocks start where the video starts, whatever stands before it.
+        Its blocks start where the video starts, whatever stands before it. The text, if any, is behind it.
         """
         forward = self.handle.forward
         if forward is None:
@@ -102,19 +103,19 @@ class AdaSpaProcessor(Bound):
                 "its forward, or its hooks, must come before adaspa.apply (which adaspa.remove undoes)"
             )
         if forward.share is None:
-            return self._in_order(forward, q, k, v)
-        exchange = forward.share.exchange(forward.state, self.layer, q)
-        out = self._in_order(replace(forward, heads=exchange.heads), *exchange.to_heads(q, k, v))
+            return self._in_order(forward, [torch.cat((qkv.pop(0), x), dim=1) for x in text] if text else qkv)
+        exchange = forward.share.exchange(forward.state, self.layer, qkv[0])
+        out = self._in_order(replace(forward, heads=exchange.heads), exchange.to_heads(qkv, text))
         return exchange.to_tokens(out)
 
-    def _in_order(self, forward: "Forward", q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def _in_order(self, forward: "Forward", qkv: QKV) -> torch.Tensor:
         """Attention over a whole sequence in the model's own order."""
         layout = forward.layout
         if layout.before and layout.pattern is None and forward.state.action(self.layer) is Action.DENSE:
             # Neither blocks nor an LSE for them come of it: the rows stay where they are.
             layout = layout._replace(before=0)
             forward = replace(forward, layout=layout)
-        q, k, v = (layout.video_first(x) for x in (q, k, v))
+        q, k, v = [layout.video_first(qkv.pop(0)) for _ in range(3)]
         return layout.as_it_was(self._over_valid(forward, q, k, v))
 
     def _over_valid(self, forward: "Forward", q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -123,7 +124,7 @@ class AdaSpaProcessor(Bound):
         others = q.shape[1] - layout.text_tokens
         video, lengths = others - layout.before - layout.behind, layout.text_lengths
         if lengths is None or min(lengths) == layout.text_tokens:
-            return self._attend(forward, (q, k, v), video)
+            return self._attend(forward, [q, k, v], video)
         if len(set(lengths)) == 1:
             parts: list[tuple[slice, int | None]] = [(slice(None), None)]
         else:
@@ -132,7 +133,7 @@ class AdaSpaProcessor(Bound):
         out = torch.empty_like(q)
         for rows, sample in parts:
             stop = others + lengths[sample or 0]
-            out[rows, :stop] = self._attend(forward, (q[rows, :stop], k[rows, :stop], v[rows, :stop]), video, sample)
+            out[rows, :stop] = self._attend(forward, [x[rows, :stop] for x in (q, k, v)], video, sample)
             out[rows, stop:] = 0
         return out
 
@@ -159,14 +160,13 @@ class AdaSpaProcessor(Bound):
 def project(attn: Any, x: torch.Tensor) -> QKV:
     """Query, key and value ``[B, S, H * D]``, from the fused projection where the model has been fused."""
     if getattr(attn, "fused_projections", False):
-        query, key, value = attn.to_qkv(x).chunk(3, dim=-1)
-        return query, key, value
-    return attn.to_q(x), attn.to_k(x), attn.to_v(x)
+        return list(attn.to_qkv(x).chunk(3, dim=-1))
+    return [attn.to_q(x), attn.to_k(x), attn.to_v(x)]
 
 
 def project_text(attn: Any, x: torch.Tensor) -> QKV:
     """Query, key and value of text tokens that have projections of their own, ``[B, S, H * D]``."""
-    return attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x)
+    return [attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x)]
 
 
 def project_out(attn: Any, x: torch.Tensor) -> torch.Tensor:
@@ -174,10 +174,11 @@ def project_out(attn: Any, x: torch.Tensor) -> torch.Tensor:
     return attn.to_out[1](attn.to_out[0](x))
 
 
-def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotary embedding of ``[B, S, H, D]`` by cos and sin ``[S, D]``, which hold each angle twice."""
+def rotate(qkv: QKV, tables: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Turn query and key ``[B, S, H, D]`` in their places, by cos and sin ``[S, D]``, which hold each angle twice."""
     cos, sin = (table[:, ::2] for table in tables)
-    return ops.rotary(x, cos, sin)
+    for place in range(2):
+        qkv[place] = ops.rotary(qkv[place], cos, sin)
 
 
 def rotate_apart(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -188,11 +189,12 @@ def rotate_apart(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> 
 
 def split_heads(attn: Any, qkv: QKV) -> QKV:
     """``[B, S, H * D]`` as ``[B, S, H, D]``."""
-    query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in qkv)
-    return query, key, value
+    return [x.unflatten(2, (attn.heads, -1)) for x in qkv]
 
 
 def norm_heads(qkv: QKV, norm_q: Any, norm_k: Any) -> QKV:
-    """Apply the norms of query and key over each head, if the model has them."""
-    query, key, value = qkv
-    return query if norm_q is None else norm_q(query), key if norm_k is None else norm_k(key), value
+    """Norm query and key in their places, if the model has norms for them."""
+    for place, norm in enumerate((norm_q, norm_k)):
+        if norm is not None:
+            qkv[place] = norm(qkv[place])
+    return qkv

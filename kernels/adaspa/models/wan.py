@@ -7,7 +7,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
-from adaspa.models.processor import AdaSpaProcessor, project, project_out, rotate, split_heads
+from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, rotate, split_heads
 from adaspa.models.tile_order import along, over_grid
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -27,13 +27,11 @@ class WanProcessor(AdaSpaProcessor):
         """Args: hidden_states ``[B, S, H * D]``; rotary_emb cos and sin ``[1, S, 1, D]``. Returns ``[B, S, H * D]``."""
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError("encoder_hidden_states and attention_mask must be None in the self-attention of Wan")
-        query, key, value = project(attn, hidden_states)
-        query, key, value = split_heads(attn, (attn.norm_q(query), attn.norm_k(key), value))
+        qkv = split_heads(attn, norm_heads(project(attn, hidden_states), attn.norm_q, attn.norm_k))
         if rotary_emb is not None:
             cos, sin = (table[0, :, 0] for table in rotary_emb)
-            query, key = (rotate(x, (cos, sin)) for x in (query, key))
-        out = self.attention(query, key, value)
-        return project_out(attn, out)
+            rotate(qkv, (cos, sin))
+        return project_out(attn, self.attention(qkv))
 
 
 class Wan(Family):
@@ -42,6 +40,7 @@ class Wan(Family):
     processor = WanProcessor
     originals = (WanAttnProcessor,)
     embeddings: ClassVar = {"patch_embedding": over_grid, "rope": along(-3)}
+    parted: ClassVar = {"patch_embedding": "blocks.0"}
     arguments: ClassVar = {"timestep": along(-1)}  # one for each token in image-to-video with Wan 2.2 5B
 
     def layers(self, transformer: Any) -> list[Any]:

@@ -43,6 +43,6 @@ def is_watched(*args: Any) -> bool:
         if type(x) is torch.Tensor:
             if gradients and x.requires_grad:
                 return True
-        elif isinstance(x, torch.Tensor):
+        elif isinstance(x, torch.Tensor) or (isinstance(x, list) and is_watched(*x)):
             return True
     return False

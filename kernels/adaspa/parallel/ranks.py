@@ -1,10 +1,13 @@
 """Processes among which context parallelism spreads one sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+Landing = Callable[[], None]
+"""Waits for what is on its way; until then what was sent is kept."""
 
 
 class Ranks:
@@ -20,6 +23,31 @@ class Ranks:
         self.uneven = uneven
         self.size = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
+
+    def trade(self, sent: Mapping[int, list[torch.Tensor]], received: Mapping[int, list[torch.Tensor]]) -> Landing:
+        """Send tensors to other ranks and receive as many from them, all at once and without copying any.
+
+        Args:
+            sent, received: by rank; contiguous.
+
+        Returns:
+            what to call before those received are read, and those sent are written.
+        """
+        operations = [
+            dist.P2POp(call, x, group=self.group, group_peer=peer)
+            for call, parts in ((dist.isend, sent), (dist.irecv, received))
+            for peer, tensors in parts.items()
+            for x in tensors
+            if x.numel()
+        ]
+        works = dist.batch_isend_irecv(operations)
+
+        def land() -> None:
+            for work in works:
+                work.wait()
+            operations.clear()
+
+        return land
 
     def exchange(
         self, sent: torch.Tensor, sizes: list[int], received_sizes: list[int], out: torch.Tensor | None = None

@@ -25,8 +25,6 @@ class Share:
     def __init__(self, ranks: Ranks, heads: int) -> None:
         self.ranks = ranks
         self.heads = heads
-        self.whole = 0
-        """Rows behind the video that every rank has."""
         self._tokens: dict[int, list[int]] = {}
 
     def tokens(self, own: int, device: torch.device) -> list[int]:
@@ -48,7 +46,6 @@ class Share:
         return {**given, "hidden_states": latents.new_empty(shape, device="meta")}
 
     def exchange(self, state: AdaSpaState, layer: int, q: torch.Tensor) -> Exchange:
-        """Make the exchange of ``layer``, whose queries here are ``[B, own tokens + whole, H, D]``."""
+        """Make the exchange of ``layer``, whose queries here are ``[B, own tokens, H, D]``."""
         deal: Deal = redealt(state, layer, self.ranks, self.heads, q.device)
-        tokens = self.tokens(q.shape[1] - self.whole, q.device)
-        return Exchange(self.ranks, deal, tokens, self.whole, q.device)
+        return Exchange(self.ranks, deal, self.tokens(q.shape[1], q.device), q.device)
