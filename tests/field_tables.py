@@ -69,7 +69,7 @@ def filled(page: str) -> str:
         mark = f"<!-- From the descriptions of {model.__name__}: make field-tables -->\n\n"
         assert text.count(mark) == 1, f"docs/{page} has no mark {mark}"
         before, after = text.split(mark)
-        text = before + mark + table(model) + "\n" + re.sub(r"\A(\|.*\n)*", "", after)
+        text = before + mark + table(model) + "\n\n" + re.sub(r"\A(\|.*\n)*\n*", "", after)
     return text
 
 
