@@ -127,7 +127,7 @@ class Bench:
         """Milliseconds of the exchange of one layer by itself: of heads in order, and of every second head or so."""
         part, ranks = self.part, Ranks(dist.group.WORLD)
         own = part.tokens // ranks.size
-        like = {"device": self.device, "dtype": torch.bfloat16}
+        like: dict[str, Any] = {"device": self.device, "dtype": torch.bfloat16}
         qkv = torch.randn(3, 1, own, part.heads, 128, **like).unbind()
         text = torch.randn(3, 1, part.text, part.heads, 128, **like).unbind() if part.text else ()
         row: dict[str, Any] = {"model": self.model.name, "gpus": ranks.size, "mode": "ulysses", "step": "exchange"}

@@ -16,8 +16,9 @@ def found() -> tuple[str, str, str]:
 
     count = torch.cuda.device_count()
     if count < 2:
-        seen = "no GPU" if count == 0 else "one GPU"
-        return "ok", f"{seen} here: no exchange to measure; a catalog's gpus may be at most 1 on GPUs", ""
+        seen = "one GPU here", "a catalog's gpus must be 1"
+        here, allowed = seen if count else ("no GPU here", "the processes of several gpus share the CPU")
+        return "ok", f"{here}: no exchange to measure; {allowed}", ""
     names = [torch.cuda.get_device_name(number) for number in range(count)]
     if len(kinds := sorted(set(names))) > 1:
         each = ", ".join(f"{number}: {name}" for number, name in enumerate(names))
