@@ -47,6 +47,8 @@ def kernels_section(result: Json, plot: Path, picture: str) -> str:
         "medians of the rounds. TFLOP/s count only the blocks in the pattern. Imbalance is the longest row of blocks\n"
         "over the mean."
     )
+    if any("shared" in row for row in result["rows"]):
+        versions += " Shared is the part of the blocks that the neighbouring query block keeps too."
     return "\n\n".join([versions, report.table(result), f"![Effective TFLOP/s against density]({picture})"]) + "\n"
 
 

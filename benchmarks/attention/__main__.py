@@ -21,7 +21,15 @@ from adaspa.selection import POLICIES, Geometry, Search
 from adaspa.self_check import Shape, Tensors, deviations, random_block_mass, random_index, random_qkv
 
 from benchmarks.attention import peers
-from benchmarks.attention.inputs import LOCAL, PATTERNS, SHAPES, demo_index, imbalance, sharply_local
+from benchmarks.attention.inputs import (
+    LOCAL,
+    PATTERNS,
+    SHAPES,
+    demo_index,
+    imbalance,
+    shared_with_neighbour,
+    sharply_local,
+)
 from benchmarks.attention.tune import launches
 from benchmarks.results import ran_on
 
@@ -40,7 +48,9 @@ def jobs(shape: Shape, qkv: Tensors, full: bool) -> Iterator[Job]:
         for density in DENSITIES if full else DENSITIES[:1]:
             yield sparse_job(qkv, random_index(density, shape, (128, 64), pattern), pattern)
     yield sparse_job(qkv, demo_index(shape, (128, 64)), "demo model")
-    yield sparse_job(qkv, random_index(0.2, shape, (64, 64), "uniform"), "uniform")
+    for pattern in PATTERNS:
+        yield sparse_job(qkv, random_index(0.2, shape, (64, 64), pattern), pattern)
+    yield sparse_job(qkv, demo_index(shape, (64, 64)), "demo model")
     yield from search_jobs(shape, qkv)
     if full:
         yield peer_job("flex-attention", peers.flex, shape, qkv, (128, 128))
@@ -66,7 +76,8 @@ def sparse_job(qkv: Tensors, index: BlockIndex, pattern: str) -> Job:
     kept = round(index.density(), 4)
     tile = [index.query_block, index.key_block]
     row = {"op": "block_sparse_attention", "pattern": pattern, "block": tile, "density": kept}
-    return row | {"imbalance": imbalance(index)}, kept, lambda: lambda: ops.block_sparse_attention(*qkv, index)
+    row |= {"imbalance": imbalance(index), "shared": shared_with_neighbour(index)}
+    return row, kept, lambda: lambda: ops.block_sparse_attention(*qkv, index)
 
 
 def peer_job(name: str, peer: Callable[..., Any], shape: Shape, qkv: Tensors, tile: tuple[int, int]) -> Job:

@@ -53,3 +53,10 @@ def imbalance(index: BlockIndex) -> float:
     """The longest list over the mean one: 1 where every query block has equal work."""
     counts = index.counts.float()
     return round(float(counts.max() / counts.mean()), 3)
+
+
+def shared_with_neighbour(index: BlockIndex) -> float:
+    """The share of the kept blocks that the other query block of a pair keeps too."""
+    mask = index.to_mask()
+    upper, lower = mask[:, :, : mask.shape[2] // 2 * 2].unflatten(2, (-1, 2)).unbind(3)
+    return round(float(2 * (upper & lower).sum() / mask.sum()), 3)

@@ -16,6 +16,7 @@ from adaspa.ops.triton.block_mass import block_mass
 from adaspa.ops.triton.block_sparse_attention import block_sparse_attention
 from adaspa.ops.triton.keep_blocks import keep_blocks
 from adaspa.ops.triton.rotary import rotary
+from emulated_gluon import emulated
 from nan_query import nan_query_harms_no_other
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 5e-3}
@@ -185,3 +186,66 @@ def test_eight_bits():
     values = got.v.float().unflatten(-1, (4, 4, 2, 2)).permute(0, 1, 2, 3, 5, 4, 6).flatten(3).transpose(2, 3)
     values = values.flatten(1, 2)[:, :140].view_as(v) * got.v_scales.view(1, 2, 1, 64)
     assert torch.equal(values, wanted.v) and torch.equal(values, v.float())
+
+
+def hopper_inputs(dtype, tokens, rise):
+    """q, k, v for the Hopper kernels; a rise makes the scores of some keys so many times as large."""
+    q, k, v = inputs({"tokens": tokens, "dim": 128, "heads": 2}, dtype)
+    k[:, 1, :64] *= rise  # lists are walked from their end
+    return q, k, v
+
+
+def hopper_close(got, wanted):
+    torch.testing.assert_close(got[0].double(), wanted[0], rtol=3e-2, atol=3e-2)
+    torch.testing.assert_close(got[1].double(), wanted[1], rtol=1e-3, atol=1e-3)
+
+
+def likened(tokens, blocks, likeness):
+    """A mask in which so much of a row is as the row before. Empty and full rows and partial blocks are among them."""
+    generator = torch.Generator().manual_seed(tokens)
+    nq, nk = (-(-tokens // block) for block in blocks)
+    drawn = torch.rand(1, 2, nq, nk, generator=generator)
+    as_before = torch.rand(1, 2, nq - 1, nk, generator=generator) < likeness
+    drawn[:, :, 1:] = torch.where(as_before, drawn[:, :, :-1], drawn[:, :, 1:])
+    mask = drawn < 0.5
+    mask[0, 0, 0], mask[0, 1, -1], mask[0, 0, nq // 2 : nq // 2 + 2] = False, True, True
+    mask[0, 1, : nq // 2, -1] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("blocks", "dtype", "tokens", "data"),
+    [
+        ((64, 64), torch.bfloat16, 700, {"likeness": 0.8, "rise": 1}),
+        ((64, 64), torch.bfloat16, 384, {"likeness": 0.0, "rise": 60}),
+        ((64, 64), torch.bfloat16, 500, {"likeness": 1.0, "rise": 60}),
+        ((64, 64), torch.bfloat16, 130, {"likeness": 0.5, "rise": 1}),
+        ((128, 64), torch.bfloat16, 500, {"likeness": 0.5, "rise": 60}),
+        ((128, 128), torch.bfloat16, 300, {"likeness": 0.5, "rise": 1}),
+        ((128, 64), torch.float16, 500, {"likeness": 0.5, "rise": 60}),
+    ],
+)
+def test_block_sparse_attention_of_hopper(monkeypatch, blocks, dtype, tokens, data):
+    q, k, v = hopper_inputs(dtype, tokens, data["rise"])
+    mask = likened(tokens, blocks, data["likeness"])
+    geometry = {"query_block": blocks[0], "key_block": blocks[1], "query_tokens": tokens, "key_tokens": tokens}
+    index = BlockIndex.from_mask(mask, **geometry)
+    index.ids[index.counts == mask.shape[-1]] = 0  # a full row is read without its list
+    hopper = emulated(monkeypatch, seed=tokens)
+    kernel = hopper.paired if blocks[0] == 64 else hopper.attention
+    got = kernel.block_sparse_attention(q, k, v, index, 0.2)
+    hopper_close(got, naive.attend(q, k, v, naive.token_mask(mask, blocks[0], tokens, tokens, blocks[1]), 0.2))
+
+
+@pytest.mark.parametrize(("dtype", "rise"), [(torch.bfloat16, 1), (torch.bfloat16, 60), (torch.float16, 60)])
+def test_dense_attention_of_hopper(monkeypatch, dtype, rise):
+    q, k, v = hopper_inputs(dtype, 500, rise)
+    hopper = emulated(monkeypatch)
+    wanted = naive.attend(q, k, v, scale=0.2)
+    hopper_close(hopper.attention.dense_attention(q, k, v, 0.2), wanted)
+    cached = wanted[1].float() - 60 * (rise == 1)  # an LSE may be stale
+    out, mass, lse = hopper.attention.attention_with_block_mass(q, k, v, cached, 64, 64, 0.2)
+    hopper_close((out, lse), wanted)
+    weights = naive.block_weights(q, k, cached, 64, 0.2)
+    for got in (mass, hopper.block_mass.block_mass(q, k, cached, 64, 64, 0.2, 1)):
+        torch.testing.assert_close(got.double(), weights, rtol=1e-2, atol=1e-3)

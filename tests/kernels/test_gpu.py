@@ -99,14 +99,15 @@ def test_scores(dtype, dim, blocks, every):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("tokens", [1000, 4096])
-def test_scores_may_rise_far_above_the_first_ones(dtype, dim, tokens):
+@pytest.mark.parametrize("rows", [64, 128])
+def test_scores_may_rise_far_above_the_first_ones(dtype, dim, tokens, rows):
     q, k, v = inputs(dtype, dim, tokens)
     k[0, 1, :64] *= 100  # the list is walked from its end
     q[1, 2, 64:128] *= 100
     k[1, 0, -64:] *= -100
-    mask = torch.rand(2, 3, -(-tokens // 128), -(-tokens // 64), generator=torch.Generator().manual_seed(3)) < 0.4
+    mask = torch.rand(2, 3, -(-tokens // rows), -(-tokens // 64), generator=torch.Generator().manual_seed(3)) < 0.4
     mask[..., 0] = mask[..., -1] = True
-    index = BlockIndex.from_mask(mask.cuda(), query_block=128, key_block=64, query_tokens=tokens, key_tokens=tokens)
+    index = BlockIndex.from_mask(mask.cuda(), query_block=rows, key_block=64, query_tokens=tokens, key_tokens=tokens)
     out, lse = ops.block_sparse_attention(q, k, v, index)
     wanted, wanted_lse = sparse_reference(q, k, v, index)
     close(out, wanted)
@@ -117,15 +118,16 @@ def test_scores_may_rise_far_above_the_first_ones(dtype, dim, tokens):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("rise", [40, 80, 160])
-def test_scores_may_be_sharply_local(dtype, dim, rise):
+@pytest.mark.parametrize("rows", [64, 128])
+def test_scores_may_be_sharply_local(dtype, dim, rise, rows):
     """Each row's scores are some nats higher at its own place than a few tiles from it, and all lists end elsewhere."""
     q, k, v = inputs(dtype, dim, 2048)
     angle = torch.arange(2048, device="cuda") / 2048 * 4 * torch.pi
     q[..., :2] = k[..., :2] = torch.stack([angle.cos(), angle.sin()], -1) * (rise * dim**0.5 / 2) ** 0.5
-    mask = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(3)) < 0.4
-    mask |= torch.arange(16).unsqueeze(1) == torch.arange(32) // 2
-    index = BlockIndex.from_mask(mask.cuda(), query_block=128, key_block=64, query_tokens=2048, key_tokens=2048)
-    wanted, wanted_lse = naive.attend(q, k, v, naive.token_mask(mask, 128, 2048, 2048, 64).cuda())
+    mask = torch.rand(2, 3, 2048 // rows, 32, generator=torch.Generator().manual_seed(3)) < 0.4
+    mask |= torch.arange(2048 // rows).unsqueeze(1) == torch.arange(32) // (rows // 64)
+    index = BlockIndex.from_mask(mask.cuda(), query_block=rows, key_block=64, query_tokens=2048, key_tokens=2048)
+    wanted, wanted_lse = naive.attend(q, k, v, naive.token_mask(mask, rows, 2048, 2048, 64).cuda())
     out, lse = ops.block_sparse_attention(q, k, v, index)
     close(out, wanted)
     close(lse, wanted_lse, 1e-3)
@@ -142,13 +144,14 @@ def test_a_program_has_many_query_tiles_and_walks_some_once_more(dtype, dim):
         close(got, true, tolerance)
     k[0, ::7, :64] *= 100  # lists are walked from their end
     q[0, 1::7, 900:] *= 100
-    counts = torch.randint(0, 17, (1, 60, 8, 1), generator=torch.Generator().manual_seed(3))
-    mask = torch.rand(1, 60, 8, 16, generator=torch.Generator().manual_seed(4)).argsort(-1) < counts
-    index = BlockIndex.from_mask(mask.cuda(), query_block=128, key_block=64, query_tokens=1000, key_tokens=1000)
-    out, lse = ops.block_sparse_attention(q, k, v, index)
-    wanted, wanted_lse = sparse_reference(q, k, v, index)
-    close(out, wanted)
-    close(lse, wanted_lse, 1e-3)
+    for rows, blocks in ((128, 8), (64, 16)):
+        counts = torch.randint(0, 17, (1, 60, blocks, 1), generator=torch.Generator().manual_seed(3))
+        mask = torch.rand(1, 60, blocks, 16, generator=torch.Generator().manual_seed(4)).argsort(-1) < counts
+        index = BlockIndex.from_mask(mask.cuda(), query_block=rows, key_block=64, query_tokens=1000, key_tokens=1000)
+        out, lse = ops.block_sparse_attention(q, k, v, index)
+        wanted, wanted_lse = sparse_reference(q, k, v, index)
+        close(out, wanted)
+        close(lse, wanted_lse, 1e-3)
     dense_attention_is_right(q, k, v)
 
 
@@ -190,11 +193,12 @@ def test_sparse_steps_wait_for_nothing_and_run_in_a_cuda_graph(selection):
     torch.testing.assert_close(captured, attend(3), rtol=0, atol=0)
 
 
-def test_nan_stays_in_its_head():
+@pytest.mark.parametrize("rows", [64, 128])
+def test_nan_stays_in_its_head(rows):
     q, k, v = inputs(torch.bfloat16, 128)
     index = BlockIndex.from_mask(
-        torch.ones(2, 3, 8, 16, dtype=torch.bool, device="cuda"),
-        query_block=128, key_block=64, query_tokens=1000, key_tokens=1000,
+        torch.ones(2, 3, 1024 // rows, 16, dtype=torch.bool, device="cuda"),
+        query_block=rows, key_block=64, query_tokens=1000, key_tokens=1000,
     )  # fmt: skip
     clean, _ = ops.block_sparse_attention(q, k, v, index)
     q[0, 1, 5], v[1, 2, 7] = torch.nan, torch.nan

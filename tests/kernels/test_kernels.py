@@ -10,6 +10,7 @@ import pytest
 import triton
 from adaspa.ops.hopper import attention as hopper_attention
 from adaspa.ops.hopper import block_mass as hopper_block_mass
+from adaspa.ops.hopper import paired as hopper_paired
 from adaspa.ops.hopper_eight import attention as eight_attention
 from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass_kernel
 from adaspa.ops.triton.block_mass import block_mass_kernel
@@ -26,7 +27,14 @@ KERNELS = {
     "with_block_mass": (attention_with_block_mass_kernel, {"BLOCK_M": 128, "BLOCK_N": 64}),
     "block_mass": (block_mass_kernel, {"BLOCK_M": 128, "BLOCK_ROWS": 64, "BLOCK_N": 64}),
 }
-POINTERS = {"ids": "*i16", "counts": "*i32", "lse": "*fp32", "cached_lse": "*fp32", "block_mass": "*fp32"}
+POINTERS = {
+    "ids": "*i16",
+    "counts": "*i32",
+    "sizes": "*i32",
+    "lse": "*fp32",
+    "cached_lse": "*fp32",
+    "block_mass": "*fp32",
+}
 TILED = {"q", "k", "v"}
 DATA = {*TILED, "out"}
 
@@ -92,7 +100,7 @@ SPARSE = {"SPAN": 1, "LISTED": True, "BLOCK_MASS": False, "GUARDED": False}
 HOPPER_KERNELS = {
     "sparse": (hopper_attention, "attention_kernel", SPARSE),
     "sparse-guarded": (hopper_attention, "attention_kernel", SPARSE | {"GUARDED": True}),
-    "sparse-wide-keys": (hopper_attention, "attention_kernel", SPARSE | {"SPAN": 2}),
+    "sparse-pairs": (hopper_paired, "paired_kernel", {}),
     "dense": (hopper_attention, "attention_kernel", SPARSE | {"LISTED": False}),
     "with-block-mass": (
         hopper_attention,
@@ -110,7 +118,7 @@ HOPPER_KERNELS = {
     [
         ("sparse", 128, "bf16"),
         ("sparse-guarded", 64, "fp16"),
-        ("sparse-wide-keys", 128, "bf16"),
+        ("sparse-pairs", 128, "bf16"),
         ("dense", 64, "fp16"),
         ("with-block-mass", 128, "bf16"),
         ("block_mass", 128, "bf16"),

@@ -152,9 +152,12 @@ def test_the_report_says_why_a_faster_kernel_was_passed_over(monkeypatch):
     (sparse,) = report["kinds"]["sparse"]["kernels"]
     assert (sparse["backend"], sparse["dtype"]) == ("reference", "float32")
     assert sparse["passed_over"] == "hopper: torch.float32 is not float16 or bfloat16"
-    q = torch.zeros(1, 2, 128, 96, dtype=torch.bfloat16)
+    q = torch.zeros(1, 2, 128, 96, dtype=torch.float16)
     head, blocks = (hopper.why_not(Call("block_sparse_attention", (x, x, x), 64, 64)) for x in (q, q[..., :64]))
-    assert (head, blocks) == ("head_dim 96 is not one of (64, 128)", "no kernel for blocks of 64 x 64 tokens")
+    assert head == "head_dim 96 is not one of (64, 128)"
+    assert blocks == "no kernel for torch.float16 in blocks of 64 x 64 tokens"
+    q = q[..., :64].bfloat16()
+    assert hopper.why_not(Call("block_sparse_attention", (q, q, q), 64, 64)) is None
 
 
 @pytest.mark.parametrize("family", ["wan", "hunyuan-video"])

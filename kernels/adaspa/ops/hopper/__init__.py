@@ -5,6 +5,8 @@ each other. Here each warpgroup starts its next matrix product before the softma
 warpgroups fill each other's gaps (the schedule of FlashAttention-3, arXiv 2407.08608, section 3).
 """
 
+import torch
+
 from adaspa.ops.call import Call
 from adaspa.ops.device import HALF, TRITON_IS_INSTALLED, can_use_tma, capability, unit_stride
 
@@ -16,6 +18,8 @@ PAYS_FROM = 2.8e10
 With fewer, launches take longer than the attention that is saved.
 """
 SPARSE_BLOCKS = ((128, 64), (128, 128))
+PAIRED_BLOCKS = (64, 64)
+"""Of query blocks of which two neighbours share a program; in bfloat16 only."""
 HEAD_DIMS = (64, 128)
 OPS = ("attention", "dense_attention", "block_sparse_attention", "attention_with_block_mass", "block_mass")
 
@@ -37,7 +41,7 @@ def _obstacle(call: Call) -> str | None:
     if q.shape[-1] not in HEAD_DIMS:
         return f"head_dim {q.shape[-1]} is not one of {HEAD_DIMS}"
     if not _has_blocks(call):
-        return f"no kernel for blocks of {call.query_block} x {call.key_block} tokens"
+        return f"no kernel for {q.dtype} in blocks of {call.query_block} x {call.key_block} tokens"
     tensors = [unit_stride(x) for x in call.tensors]
     if call.query_stride > 1:
         tensors = [x[:, :, :: call.query_stride] for x in tensors]
@@ -55,5 +59,6 @@ def _is_for(call: Call) -> bool:
 
 def _has_blocks(call: Call) -> bool:
     if call.op == "block_sparse_attention":
-        return (call.query_block, call.key_block) in SPARSE_BLOCKS
+        blocks = (call.query_block, call.key_block)
+        return blocks in SPARSE_BLOCKS or (blocks == PAIRED_BLOCKS and call.tensors[0].dtype == torch.bfloat16)
     return call.key_block % 64 == 0

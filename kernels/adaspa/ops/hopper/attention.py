@@ -52,8 +52,9 @@ QUERY_TILE = gl.constexpr(128)  # query rows of a program, half of them in each 
 REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
 IN_TURNS = (torch.bfloat16, 128)  # dtype and head_dim with which a program takes several query tiles
 # Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times any value, and the largest one of the first
-# tile is 2**-START, so that most of the room is above it: scores may rise by 84 within a row.
-HEADROOM, START = gl.constexpr(100.0), gl.constexpr(22.0)
+# tile is 2**-START, so that most of the room is above it: scores may rise by 124 within a row. What fp32 has no numbers
+# for, below 2**-126, does not count beside it.
+HEADROOM, START = gl.constexpr(100.0), gl.constexpr(80.0)
 # In fp16 the largest exponential is 2**-GUARDED_START when a row's exponents are taken anew, and its sum over a tile
 # stays below 2**LIMIT: scores may rise by 12, and what is far below the largest keeps its precision.
 GUARDED_START, LIMIT = gl.constexpr(3.0), gl.constexpr(15.0)
@@ -275,8 +276,9 @@ def _row_sums(p, m_i, cached, memory, work, sequence, row, key_block, BLOCK_MASS
     """Sum the rows of ``p [64, 128]``, which taken to the cached LSE are the mass of two key blocks."""
     if BLOCK_MASS:
         halves = gl.sum(gl.reshape(p, [64, 2, 64]), 2)
-        factor = gl.convert_layout(gl.exp2(m_i - cached), gl.SliceLayout(1, halves.type.layout))
-        mass, strips, nk = halves * factor[:, None], sequence.strips, sequence.nk
+        # In two steps, of which none overflows unless the cached LSE is 120 too low.
+        factor = gl.convert_layout(gl.exp2((m_i - cached) * 0.5), gl.SliceLayout(1, halves.type.layout))
+        mass, strips, nk = halves * factor[:, None] * factor[:, None], sequence.strips, sequence.nk
         store_block_mass(mass, memory.block_mass, work.row_of_heads, row, key_block, strips, nk, 16)
         sums = gl.convert_layout(gl.sum(halves, 1), gl.SliceLayout(1, p.type.layout))
     else:
