@@ -19,7 +19,8 @@ import triton.experimental.gluon
 from adaspa.ops.triton import launch
 from triton.language import core
 
-PACKAGE = "adaspa.ops.hopper"
+MODULES = ("hopper.tiles", "hopper.attention", "hopper.paired", "hopper.block_mass", "hopper_eight.attention")
+"""In the order of their imports."""
 HERE = threading.local()
 """Of a warp: its machine, number and products; of a program: its number and how many there are."""
 
@@ -113,19 +114,19 @@ class Barrier:
 
 
 class Shared:
-    """Tiles in shared memory: panels of 64 columns one behind the other, as with a swizzle of 128 bytes."""
+    """Tiles in shared memory: panels of some columns one behind the other, as wide as the swizzle."""
 
-    def __init__(self, data):
-        self.data = data
+    def __init__(self, data, width):
+        self.data, self.width = data, width
         if isinstance(data, torch.Tensor):
             self.dtype, self.shape = data.dtype, data.shape
 
     def index(self, i):
         found = self.data[int(i)]
-        return found if isinstance(found, Barrier) else Shared(found)
+        return found if isinstance(found, Barrier) else Shared(found, self.width)
 
     def slice(self, first, size):
-        return Shared(self.data[int(first) : int(first) + size])
+        return Shared(self.data[int(first) : int(first) + size], self.width)
 
     def load(self, _):
         return self.data.clone()
@@ -138,10 +139,10 @@ class Shared:
 
     def read(self):
         rows, columns = self.data.shape
-        return self.data.reshape(columns // 64, rows, 64).transpose(0, 1).reshape(rows, columns).float()
+        return self.data.reshape(-1, rows, self.width).transpose(0, 1).reshape(rows, columns).float()
 
     def _reinterpret(self, _, shape, __):
-        return Shared(self.data.view(shape))
+        return Shared(self.data.view(shape), self.width)
 
 
 class Pointer:
@@ -232,22 +233,23 @@ def _anything(*_, **__):
 
 def _allocate(dtype, shape, layout):
     barriers = layout == "barriers"
-    return Shared([Barrier() for _ in range(shape[0])] if barriers else torch.zeros(shape, dtype=dtype))
+    return Shared([Barrier() for _ in range(shape[0])] if barriers else torch.zeros(shape, dtype=dtype), layout)
 
 
 def _language():
     gl = ModuleType("triton.experimental.gluon.language")
     tensor = torch.as_tensor
-    layouts = ("NVMMAShared", "SwizzledShared", "NVMMADistributed", "Blocked", "Slice")
+    layouts = ("SwizzledShared", "NVMMADistributed", "Blocked", "Slice")
     vars(gl).update(
         {f"{name}Layout": _anything for name in layouts},
+        NVMMASharedLayout=lambda swizzle_byte_width, element_bitwidth, rank: 8 * swizzle_byte_width // element_bitwidth,
         DotOperandLayout=_anything, constexpr=_constant, tensor=object, shared_memory_descriptor=object,
-        int32=torch.int32, int64=torch.int64, float32=torch.float32, static_range=range,
+        int32=torch.int32, int64=torch.int64, float32=torch.float32, float8e4nv=torch.float8_e4m3fn, static_range=range,
         program_id=lambda _: tensor(HERE.program[0]), num_programs=lambda _: tensor(HERE.program[1]),
         warp_specialize=lambda parts, *_: HERE.machine.run(parts), allocate_shared_memory=_allocate,
         load=_load, store=_store, arange=lambda first, last, layout=None: torch.arange(first, last),
         zeros=lambda shape, dtype, layout=None: torch.zeros(shape, dtype=dtype), zeros_like=torch.zeros_like,
-        full=lambda shape, x, dtype, layout=None: torch.full(shape, int(x), dtype=dtype),
+        full=lambda shape, x, dtype, layout=None: torch.full(shape, float(x), dtype=dtype),
         where=lambda condition, x, y: torch.where(tensor(condition), x, y),
         minimum=lambda x, y: torch.minimum(tensor(x), tensor(y)),
         maximum=lambda x, y: torch.maximum(tensor(x), tensor(y)),
@@ -322,11 +324,11 @@ def _loaded(name):
 
 
 def emulated(patch, seed=0, processors=2):
-    """Return modules of the Hopper package that run here, by name; ``patch`` is a pytest.MonkeyPatch."""
+    """Return the modules as they run here; ``patch`` is a pytest.MonkeyPatch."""
     patch.setattr(Launcher, "drawn", random.Random(seed))
     properties = SimpleNamespace(multi_processor_count=processors)
     patch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    names = [f"{PACKAGE}.{name}" for name in ("tiles", "attention", "paired", "block_mass")]
+    names = [f"adaspa.ops.{name}" for name in MODULES]
     with patch.context() as importing:
         for name, module in _modules(_language()).items():
             importing.setitem(sys.modules, name, module)
@@ -335,4 +337,4 @@ def emulated(patch, seed=0, processors=2):
         importing.setattr(launch, "Launcher", Launcher)
         for name in names:
             importing.setitem(sys.modules, name, ModuleType(name))
-        return SimpleNamespace(**{name.rpartition(".")[2]: _loaded(name) for name in names})
+        return [_loaded(name) for name in names]
