@@ -176,7 +176,7 @@ class Attention:
         limits = kept.round().clamp(min=1).expand(len(q), -1).contiguous()
         nothing = range(0)
         ids, counts, _ = keep_blocks(
-            scores, limits, by_mass=False, text=nothing, text_rows=nothing, width=geometry.key_blocks
+            scores, limits, rule="count", text=nothing, text_rows=nothing, width=geometry.key_blocks
         )
         return BlockIndex(ids, counts, BLOCK, BLOCK, q.shape[2], q.shape[2])
 

@@ -44,7 +44,7 @@ class Skewed(TopK):
         own = search.heads.own(shares.expand(mass.shape[0], -1))
         limits = len(geometry.key_text) + (kept * own).round().clamp(min=1)
         text = {"text": geometry.key_text, "text_rows": geometry.query_text}
-        return listed(*keep_blocks(mass, limits, by_mass=False, width=int(limits.max()), **text), geometry)
+        return listed(*keep_blocks(mass, limits, rule="count", width=int(limits.max()), **text), geometry)
 
 
 def milliseconds(call: Callable[[], object], device: torch.device) -> float:

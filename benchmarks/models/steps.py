@@ -161,7 +161,7 @@ def random_pattern(
         limits = (limits * torch.linspace(0.5, 1.5, heads[1], device=device)).round().clamp(1, blocks - len(text))
     limits += len(text)
     ids, counts, _ = keep_blocks(
-        weights, limits, by_mass=False, text=text, text_rows=geometry.query_text, width=int(limits.max())
+        weights, limits, rule="count", text=text, text_rows=geometry.query_text, width=int(limits.max())
     )
     return BlockIndex(ids, counts, geometry.query_block, geometry.key_block, geometry.tokens, geometry.tokens)
 

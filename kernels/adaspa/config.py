@@ -30,7 +30,7 @@ class AdaSpaConfig:
 
     Args:
         selection: the policy that chooses the blocks, or the name of one in `adaspa.selection.POLICIES` (``top_k``,
-            ``retained_mass``); its own settings may be given beside the others:
+            ``retained_mass``, ``marginal_mass``); its own settings may be given beside the others:
             ``AdaSpaConfig(selection="retained_mass", mass=0.9)``.
         block_size: tokens in a key block: 16, 32, 64 or 128.
         query_block_size: tokens in a query block: one of the same, and a multiple of ``block_size``. None takes 128 for

@@ -100,16 +100,20 @@ def test_block_mass(shape, blocks, dtype, use_tma, every):
         ([0.3, 0.9], range(2)),
         ([0.99, 0.01], range(0)),
         ([0.99, 0.01], range(19, 21)),
+        ([-0.23, -0.013], range(2)),
+        ([-0.053, -5.0], range(0)),
+        ([-0.11, -0.021], range(19, 21)),
     ],
 )
 def test_keep_blocks(limits, text):
+    """Limits below 0 stand for gains."""
     mass = (torch.randn(1, 2, 6, 21, generator=torch.Generator().manual_seed(1)) * 2).exp()
     mass[0, 0, 1] = 1.0  # equal mass: the first ones are kept
     mass[0, 0, 2, 5:] = 0.0
-    by_mass = limits[1] < 1
+    rule = "gain" if limits[1] < 0 else "mass" if limits[1] < 1 else "count"
     bounds, width = [text.start, text.stop, 3, 5], 12
-    got = keep_blocks(mass, torch.tensor([limits]), by_mass, bounds, width)
-    wanted = reference.keep_blocks(mass, torch.tensor([limits]), by_mass, bounds, width)
+    got = keep_blocks(mass, torch.tensor([limits]).abs(), rule, bounds, width)
+    wanted = reference.keep_blocks(mass, torch.tensor([limits]).abs(), rule, bounds, width)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -123,10 +127,10 @@ def test_rows_that_tell_nothing_are_kept_whole(limits, text):
     mass[0, 0, 2] = 1e38  # their sum overflows
     mass[0, 1, 2] = 0.0
     mass[0, 0, 3] = 1e-40
-    by_mass = limits[1] < 1
+    rule = "mass" if limits[1] < 1 else "count"
     bounds, width = [text.start, text.stop, 0, 0], 21
-    ids, counts, shares = keep_blocks(mass, torch.tensor([limits]), by_mass, bounds, width)
-    wanted = reference.keep_blocks(mass, torch.tensor([limits]), by_mass, bounds, width)
+    ids, counts, shares = keep_blocks(mass, torch.tensor([limits]), rule, bounds, width)
+    wanted = reference.keep_blocks(mass, torch.tensor([limits]), rule, bounds, width)
     torch.testing.assert_close((ids, counts, shares), wanted, rtol=1e-5, atol=1e-6)
     whole = torch.zeros_like(counts, dtype=torch.bool)
     whole[0, 0, :4] = whole[0, 1, :3] = True

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from adaspa.ops.hopper import attention as hopper_attention
 from adaspa.ops.hopper import block_mass as hopper_block_mass
 from adaspa.ops.hopper import paired as hopper_paired
 from adaspa.ops.hopper_eight import attention as eight_attention
+from adaspa.ops.keep_blocks import Rule
 from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass_kernel
 from adaspa.ops.triton.block_mass import block_mass_kernel
 from adaspa.ops.triton.block_sparse_attention import block_sparse_kernel
@@ -162,10 +164,10 @@ def test_hopper_kernel_of_eight_bits_compiles(dim, listed):
     assert compiled_kernel.metadata.shared < 227 * 1024
 
 
-@pytest.mark.parametrize("by_mass", [False, True])
-def test_selection_compiles(by_mass):
+@pytest.mark.parametrize("rule", get_args(Rule))
+def test_selection_compiles(rule):
     pointers = {"block_mass": "*fp32", "limits": "*fp32", "ids": "*i16", "counts": "*i32", "shares": "*fp32"}
-    constants = {"BLOCKS": 2048, "BY_MASS": by_mass}
+    constants = {"BLOCKS": 2048, "RULE": rule}
     names = keep_blocks_kernel.arg_names
     signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
     values = {(names.index(name),): value for name, value in constants.items()}

@@ -86,7 +86,22 @@ def test_retained_mass_keeps_the_fewest_blocks(weights, mass):
     assert len(selected.index.counts.unique()) > 1
 
 
-@pytest.mark.parametrize("selection", ["top_k", "retained_mass"])
+@pytest.mark.parametrize("price", [0.3, 1.0, 3.0])
+def test_marginal_mass_makes_the_most_of_its_blocks(weights, price):
+    """No other choice of as many blocks has a larger sum of the logarithms of what the rows keep."""
+    mask = select(weights, selection="marginal_mass", price=price).index.to_mask()
+    shares = weights / weights.sum(-1, keepdim=True)
+    kept, lightest = (shares * mask).sum(-1), torch.where(mask, shares, torch.inf).amin(-1)
+    heaviest = torch.where(mask, 0, shares).amax(-1)
+    assert (heaviest < price / 19 * kept).all(), "what is left is not worth its price"
+    more = mask.sum(-1) > 1
+    assert (lightest >= price / 19 * (kept - lightest) - 1e-9)[more].all(), "what is kept is"
+    assert (heaviest <= lightest).all() and len(mask.sum(-1).unique()) > 3
+    even = torch.full_like(weights, 1 / 19)
+    assert select(even, selection="marginal_mass", price=2.1).index.counts.eq(10).all(), "1 / price of an even row"
+
+
+@pytest.mark.parametrize("selection", ["top_k", "retained_mass", "marginal_mass"])
 def test_the_host_needs_no_value_of_the_device(selection):
     """Fake tensors have none to wait for."""
     with FakeTensorMode():
@@ -103,6 +118,7 @@ def test_the_host_needs_no_value_of_the_device(selection):
         ("top_k", {"sparsity": 0.8}),
         ("top_k", {"sparsity": 0.8, "head_adaptive": True}),
         ("retained_mass", {"mass": 0.6}),
+        ("marginal_mass", {"price": 2.0}),
     ],
 )
 def test_text_sink(weights, text, selection, settings):

@@ -3,12 +3,13 @@
 from dataclasses import fields, replace
 from typing import Any
 
+from adaspa.selection.marginal_mass import MarginalMass
 from adaspa.selection.policy import Policy
 from adaspa.selection.retained_mass import RetainedMass
 from adaspa.selection.sub_block import SubBlock
 from adaspa.selection.top_k import TopK
 
-POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (TopK, RetainedMass, SubBlock)}
+POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (TopK, RetainedMass, MarginalMass, SubBlock)}
 
 
 def policy(selection: Policy | str, **settings: Any) -> Policy:

@@ -34,4 +34,4 @@ class RetainedMass(Policy):
         found, geometry = search.block_mass, search.geometry
         limits = torch.full(found.shape[:2], self.mass, dtype=torch.float32, device=found.device)
         text = {"text": geometry.key_text, "text_rows": geometry.query_text}
-        return listed(*keep_blocks(found, limits, by_mass=True, width=geometry.key_blocks, **text), geometry)
+        return listed(*keep_blocks(found, limits, rule="mass", width=geometry.key_blocks, **text), geometry)

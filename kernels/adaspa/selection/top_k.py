@@ -49,12 +49,12 @@ class TopK(Policy):
         limits = torch.full(mass.shape[:2], base, dtype=torch.float32, device=mass.device)
         width = base
         if self.head_adaptive:
-            shares = keep_blocks(mass, limits, by_mass=False, width=0, **text)[2]
+            shares = keep_blocks(mass, limits, rule="count", width=0, **text)[2]
             moved = blocks_moved(self.sparsity, video)
             recall = search.heads.gather(geometry.mean_over_rows(shares))
             limits = limits - moved * search.heads.own(head_shift(recall))
             width = base + moved
-        return listed(*keep_blocks(mass, limits, by_mass=False, width=width, **text), geometry)
+        return listed(*keep_blocks(mass, limits, rule="count", width=width, **text), geometry)
 
 
 def blocks_kept(sparsity: float, blocks: int) -> int:

@@ -7,7 +7,7 @@ LEAST_MASS = 1e-30
 
 
 def keep_blocks(
-    block_mass: torch.Tensor, limits: torch.Tensor, by_mass: bool, text: list[int], width: int
+    block_mass: torch.Tensor, limits: torch.Tensor, rule: str, text: list[int], width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`adaspa.ops.keep_blocks`, by sorting every row."""
     text_start, text_stop, rows_start, rows_stop = text
@@ -19,9 +19,14 @@ def keep_blocks(
     ranked = ranking.argsort(dim=-1, descending=True, stable=True)
     limits = limits[..., None]
     ordered = shares.gather(-1, ranked)
-    if by_mass:
-        before = ordered.cumsum(-1) - ordered
-        counts = (before < limits[..., None]).sum(-1).clamp(min=max(1, text_stop - text_start))
+    before = ordered.cumsum(-1) - ordered
+    least = max(1, text_stop - text_start)
+    if rule == "mass":
+        counts = (before < limits[..., None]).sum(-1).clamp(min=least)
+    elif rule == "gain":
+        enough = ordered >= limits[..., None] * before
+        enough[..., :least] = True
+        counts = enough.cumprod(-1).sum(-1)
     else:
         counts = limits.long().expand(block_mass.shape[:3]).clone()
     counts[..., rows_start:rows_stop] = nk

@@ -14,7 +14,7 @@ LEAST = tl.constexpr(LEAST_MASS)
 @triton.jit(do_not_specialize=["nq", "nk", "width", "text_start", "text_stop", "rows_start", "rows_stop"])
 def keep_blocks_kernel(
     block_mass, limits, ids, counts, shares, nq, nk, width, text_start, text_stop, rows_start, rows_stop,
-    BLOCKS: tl.constexpr, BY_MASS: tl.constexpr,
+    BLOCKS: tl.constexpr, RULE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCKS)
@@ -28,22 +28,39 @@ def keep_blocks_kernel(
     ranking = tl.where((column >= text_start) & (column < text_stop), float("inf"), weight)
     # The bits of floats that are not negative order as the floats do.
     bits = tl.where(inside, ranking.to(tl.int32, bitcast=True), -1)
-    value = weight if BY_MASS else inside.to(tl.float32)
     limit = tl.load(limits + row // nq)
-    if BY_MASS:
-        limit *= mass
-    # The largest threshold at or above which there is enough.
     threshold = tl.full([], 0, tl.int32)
-    for i in range(0, 31):
-        tried = threshold | (1 << (30 - i))
-        threshold = tl.where(tl.sum(tl.where(bits >= tried, value, 0.0), 0) >= limit, tried, threshold)
-    above = bits > threshold
-    equal = bits == threshold
-    missing = limit - tl.sum(tl.where(above, value, 0.0), 0)
-    each = tl.max(tl.where(equal, value, 0.0), 0)
-    # Blocks of text are equal in rank, whatever they weigh, and all of them are kept.
-    needed = tl.where(threshold >= 0x7F800000, nk, tl.ceil(missing / tl.where(each > 0, each, 1.0)).to(tl.int32))
-    kept = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= tl.maximum(needed, 1)))
+    if RULE == "gain":
+        # The largest threshold that weighs too little beside all above it, and what lies above.
+        for i in range(0, 31):
+            tried = threshold | (1 << (30 - i))
+            heavier = tl.sum(tl.where(bits > tried, weight, 0.0), 0)
+            threshold = tl.where(tried.to(tl.float32, bitcast=True) < limit * heavier, tried, threshold)
+        kept = bits > threshold
+        # Of equal blocks, the lightest that are kept, there may be too many.
+        lightest = tl.min(tl.where(kept & inside, bits, 0x7F800000), 0)
+        above = bits > lightest
+        equal = kept & (bits == lightest)
+        each = lightest.to(tl.float32, bitcast=True)
+        most = each / tl.maximum(limit, 1e-30)  # of those before a block of this weight
+        room = (most - tl.sum(tl.where(above, weight, 0.0), 0)) / tl.where(each > 0, each, 1.0)
+        needed = tl.where(lightest >= 0x7F800000, nk, tl.minimum(tl.floor(room), 65536.0).to(tl.int32) + 1)
+        kept = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= tl.maximum(needed, 1)))
+    else:
+        value = weight if RULE == "mass" else inside.to(tl.float32)
+        if RULE == "mass":
+            limit *= mass
+        # The largest threshold at or above which there is enough.
+        for i in range(0, 31):
+            tried = threshold | (1 << (30 - i))
+            threshold = tl.where(tl.sum(tl.where(bits >= tried, value, 0.0), 0) >= limit, tried, threshold)
+        above = bits > threshold
+        equal = bits == threshold
+        missing = limit - tl.sum(tl.where(above, value, 0.0), 0)
+        each = tl.max(tl.where(equal, value, 0.0), 0)
+        # Blocks of text are equal in rank, whatever they weigh, and all of them are kept.
+        needed = tl.where(threshold >= 0x7F800000, nk, tl.ceil(missing / tl.where(each > 0, each, 1.0)).to(tl.int32))
+        kept = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= tl.maximum(needed, 1)))
     query = (row % nq).to(tl.int32)
     whole = ((query >= rows_start) & (query < rows_stop)) | (known == 0)
     count = tl.where(whole, nk, tl.sum(kept.to(tl.int32), 0))
@@ -58,7 +75,7 @@ launch_keep_blocks = Launcher(keep_blocks_kernel)
 
 
 def keep_blocks(
-    block_mass: torch.Tensor, limits: torch.Tensor, by_mass: bool, text: list[int], width: int
+    block_mass: torch.Tensor, limits: torch.Tensor, rule: str, text: list[int], width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`adaspa.ops.keep_blocks` on fp32 block mass; ``text`` holds start and stop of the text's key and query blocks."""
     block_mass = block_mass.contiguous()
@@ -70,6 +87,6 @@ def keep_blocks(
     launch_keep_blocks(
         (counts.numel(), 1, 1),
         block_mass, limits.float().contiguous(), ids, counts, shares, rows[2], nk, width, *text,
-        BLOCKS=blocks, BY_MASS=by_mass, num_warps=4 if blocks <= 2**12 else 8,
+        BLOCKS=blocks, RULE=rule, num_warps=4 if blocks <= 2**12 else 8,
     )  # fmt: skip
     return ids, counts, shares
