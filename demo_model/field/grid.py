@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import get_args
 
-from adaspa.selection import Policy, RetainedMass, TopK
+from adaspa.selection import MarginalMass, Policy, RetainedMass, TopK
 from adaspa.selection.sub_block import SubBlock
 
 from demo_model.field.call import Method
@@ -18,6 +18,8 @@ from demo_model.field.methods.svg2 import Svg2
 WARMUP, SECOND = 0.2, 0.6
 """Shares of the steps: before the first no method runs, at the second ours searches again."""
 DENSITIES = (0.19, 0.31, 0.11)
+PRICES = (2.2, 1.0, 0.55, 4.5)
+SHORT_WARMUPS = ((0.08, 2.2), (0.04, 3.0), (0.08, 1.0), (0.04, 1.5))
 SOL_BETAS = (0.9, 0.5, 1.25)
 SVG2_SHARES = (0.6, 0.8, 0.4)
 SKIP_THRESHOLDS = (0.5, 0.1, 1.0)
@@ -38,24 +40,26 @@ class Row:
         setting: what differs from the line's other points.
         group: ``field``, ``layer``, ``compensation``, ``parts``, ``injected`` or ``schedule``.
         make: the method for a batch of clips in this number of steps.
+        warmup: share of the steps that are dense before it.
     """
 
     method: str
     setting: str
     group: str
     make: Make = field(repr=False)
+    warmup: float = WARMUP
 
     @property
     def name(self) -> str:
         return f"{self.method}, {self.setting}"
 
 
-def warmup(steps: int) -> int:
-    return round(WARMUP * steps)
+def warmup(steps: int, share: float = WARMUP) -> int:
+    return round(share * steps)
 
 
-def exact(policy: Policy, *, searches: int = 2) -> Make:
-    return lambda steps: Exact(policy, (warmup(steps), round(SECOND * steps))[:searches])
+def exact(policy: Policy, *, searches: int = 2, shared: bool = False, share: float = WARMUP) -> Make:
+    return lambda steps: Exact(policy, (warmup(steps, share), round(SECOND * steps))[:searches], shared=shared)
 
 
 def uniform(density: float) -> TopK:
@@ -82,6 +86,14 @@ def rows() -> dict[str, Row]:
 
 
 def _field() -> Iterator[Row]:
+    for price in PRICES:
+        policy, setting = MarginalMass(price), f"price {price}"
+        yield Row("marginal mass, shared lists", setting, "field", exact(policy, searches=1, shared=True))
+        yield Row("marginal mass, one search", setting, "field", exact(policy, searches=1))
+        yield Row("marginal mass, two searches", setting, "field", exact(policy))
+    for share, price in SHORT_WARMUPS:
+        make, setting = exact(MarginalMass(price), shared=True, share=share), f"price {price}, {share:.0%} dense"
+        yield Row("marginal mass, shared lists, two searches", setting, "field", make, share)
     for density in DENSITIES:
         setting = f"density {density}"
         yield Row("exact, two searches", setting, "field", exact(uniform(density)))

@@ -9,7 +9,6 @@ from adaspa.models.processor import norm_heads, project, project_out, rotate, sp
 from torch import Tensor
 
 from demo_model.field.call import Call, Method, Place
-from demo_model.field.grid import warmup
 from demo_model.field.measures import Tally
 
 LOOKED_AT = (0.56, 0.96)
@@ -23,10 +22,11 @@ class Meter:
         method: None for dense attention throughout.
         steps: of the denoising.
         branches: forwards in each step.
+        warmup: steps that are dense before it.
     """
 
-    def __init__(self, method: Method | None, steps: int, branches: int) -> None:
-        self.method, self.steps, self.branches = method, steps, branches
+    def __init__(self, method: Method | None, steps: int, branches: int, warmup: int) -> None:
+        self.method, self.steps, self.branches, self.warmup = method, steps, branches, warmup
         self.forwards, self.grid, self.tally = -1, (0, 0, 0), Tally()
         self.work: list[Tensor] = []
         self.share: list[Tensor] = []
@@ -40,8 +40,8 @@ class Meter:
         """``[B, H, S, D]``."""
         step, branch = divmod(self.forwards, self.branches)
         call = Call(q, k, v, Place(step, branch, layer), self.grid)
-        if self.method is None or step < warmup(self.steps):
-            if self.method is not None and step == warmup(self.steps) - 1:
+        if self.method is None or step < self.warmup:
+            if self.method is not None and step == self.warmup - 1:
                 self.method.last_warmup(call)
             self.work.append(torch.ones(len(q), device=q.device))
             return call.dense

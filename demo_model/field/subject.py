@@ -12,7 +12,7 @@ from diffusers import WanPipeline
 from torch import Tensor
 
 from demo_model.evaluation import generate
-from demo_model.field.grid import Row
+from demo_model.field.grid import Row, warmup
 from demo_model.field.meter import Meter, metered
 from demo_model.scenes import caption, sample_scenes
 
@@ -56,7 +56,9 @@ class Subject:
         """The videos of all captions on the device, and the figures of each batch."""
         videos, figures = [], []
         for start in range(0, len(self.texts), self.args.batch):
-            meter = Meter(row.make(self.args.steps) if row else None, self.args.steps, self.branches)
+            steps = self.args.steps
+            dense = warmup(steps, row.warmup) if row else steps
+            meter = Meter(row.make(steps) if row else None, steps, self.branches, dense)
             with metered(self.pipe.transformer, meter):
                 videos.append(self.generate(start).to(self.device))
             figures.append(meter.figures())

@@ -223,12 +223,24 @@ def _probe(qkv: QKV, lse: torch.Tensor, index: BlockIndex, site: _Site) -> None:
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind: StepKind) -> torch.Tensor:
     index = site.state.cache.index(site.key)
     assert index is not None, "the action was chosen because there is an index"
-    out, _ = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
+    out, lse = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
+    if site.state.searches_next and (cached := site.lse) is not None:
+        site.state.cache.replace_lse(site.key, followed(cached, lse))
     pattern = site.state.pattern(site.key)
     pattern.used(kind, site.pairs)
     if site.state.plan.measure_recall:
         pattern.measured.append(site.heads.gather(_recall_now(q, k, v, index, site.scale)))
     return out
+
+
+def followed(cached: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """LSE for a later search to score by: between that of the search before and that of the blocks kept now.
+
+    A query that lost much of its mass has a low LSE of what is kept, so that it counts for more in the block mass: the
+    blocks that it misses are found. The mean of both keeps it from counting for too much. One whose LSE has risen since
+    the search counts for no more than its own.
+    """
+    return torch.maximum((cached + kept) / 2, kept)
 
 
 def _recall_now(

@@ -124,6 +124,11 @@ class RequestCache:
         self._kept[key] = kept
         self._account(key, on_device, on_host)
 
+    def replace_lse(self, key: CacheKey, lse: torch.Tensor) -> None:
+        """Put an LSE of the same size in the place of that of ``key``, wherever it lies."""
+        kept = self._kept[key]
+        kept.lse = _pinned(lse) if kept.lse_on_host else lse
+
     def refuse(self, key: CacheKey) -> None:
         """Let go of the entry of ``key`` for the rest of the request: its layer stays dense."""
         self._kept.pop(key, None)

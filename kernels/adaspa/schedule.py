@@ -34,6 +34,10 @@ class Schedule:
         """True for the dense step just before the first search: with its LSE the search needs no second QK pass."""
         return bool(self.searches) and step == self.searches[0] - 1
 
+    def searches_next(self, step: int) -> bool:
+        """True if the step behind searches by the LSE that is cached."""
+        return step + 1 in self.searches[1:]
+
     def searches_after(self, step: int) -> bool:
         """True if a later step will search, so that the LSE must stay cached."""
         return bool(self.searches) and self.searches[-1] > step

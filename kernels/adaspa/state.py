@@ -171,6 +171,11 @@ class AdaSpaState:
         """True while a later step of this request will search with it."""
         return self.step is not None and self.policy.reuses_lse and self.plan.schedule.searches_after(self.step)
 
+    @property
+    def searches_next(self) -> bool:
+        """True if the next step searches by the cached LSE."""
+        return self.step is not None and self.policy.reuses_lse and self.plan.schedule.searches_next(self.step)
+
     def add_pattern(self, key: CacheKey, pattern: PatternRecord) -> None:
         """Record the new pattern of ``key``."""
         self.record.patterns.append(pattern)

@@ -4,6 +4,7 @@ import adaspa
 import naive_attention as naive
 import pytest
 import torch
+from adaspa.schedule import StepKind
 from adaspa.state import Action
 from nan_query import nan_query_harms_no_other
 
@@ -38,9 +39,10 @@ def test_each_step_does_what_the_schedule_says():
     q1, k1, _ = results[1, "", 0][1]
     q2, k2, _ = results[2, "", 0][1]
     q4, k4, _ = results[4, "", 0][1]
-    # The first search takes its weights from the LSE of step 1; the second from that of step 2.
-    masks = {3: wanted_mask(q2, k2, naive.lse(q1, k1)), 4: wanted_mask(q4, k4, naive.lse(q2, k2))}
-    masks[5] = masks[4]
+    # The first search takes its weights from the LSE of step 1; the second from that of step 2, and what step 3 kept.
+    masks = {3: wanted_mask(q2, k2, naive.lse(q1, k1))}
+    _, kept = naive.attend(*results[3, "", 0][1], naive.token_mask(masks[3], 16, 150))
+    masks[4] = masks[5] = wanted_mask(q4, k4, torch.maximum((naive.lse(q2, k2) + kept) / 2, kept))
     for step, mask in masks.items():
         out, (q, k, v) = results[step, "", 0]
         wanted, _ = naive.attend(q, k, v, naive.token_mask(mask, 16, 150))
@@ -49,6 +51,24 @@ def test_each_step_does_what_the_schedule_says():
     assert (report["dense_steps"], report["search_steps"], report["sparse_steps"]) == (2, 2, 2)
     assert report["searches"] == 2
     assert report["density"] == pytest.approx(0.4)
+
+
+def test_a_later_search_finds_what_a_query_lost():
+    """All queries look at four blocks, one of them at a single key elsewhere: too little mass for its whole block."""
+    q, k, v = (x.float() * 0.1 for x in naive.qkv(tokens=160))
+    q, k = q.clone(), k.clone()
+    q[..., 0] += 6
+    k[:, :, :64, 0] += 4
+    q[:, :, 70, 0], q[:, :, 70, 1], k[:, :, 150, 1] = 0, 30, 6
+    state = adaspa.AdaSpaState(CONFIG.resolve())
+    kept = []
+    for step in range(6):
+        state.begin_step(step)
+        adaspa.attention(q, k, v, state)
+        if state.kind is StepKind.SEARCH:
+            kept.append(state.cache.index(state.key(0)).to_mask()[0, 0, 70 // 16].nonzero().flatten().tolist())
+    assert kept[0] == [0, 1, 2, 3]
+    assert 150 // 16 in kept[1], "the block that the query lost"
 
 
 def test_a_search_from_every_fourth_row_loses_little_recall():
