@@ -139,7 +139,7 @@ class Looking(Meter):
     """Dense attention whose calls are looked at in some steps."""
 
     def __init__(self, found: Found, steps: int, branches: int) -> None:
-        super().__init__(None, steps, branches)
+        super().__init__(None, steps, branches, steps)
         self.found, self.at = found, int(AT * steps)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
