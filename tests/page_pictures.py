@@ -1,8 +1,8 @@
-"""The documentation's pictures of the page: ``make page-pictures`` starts the service, makes videos through
-its page on this machine, and takes docs/page anew. It takes a few minutes; nothing else should run meanwhile, since
-docs/page/pictures.json says how long the two took.
+"""The documentation's pictures of the page: ``make page-pictures`` starts the service, makes videos through its page on
+this machine, takes docs/page anew, and says beside the pictures where they were made. It takes some minutes; nothing
+else should run meanwhile, since it also says how long two of the videos took.
 
-All but the two that are compared are made in four steps, by the demo model's adapter for that.
+All but these two are made in four steps, by the demo model's adapter for that.
 """
 
 import io
@@ -19,27 +19,38 @@ from adaspa_client import Video
 from adaspa_jobs.catalog import Catalog
 from browser import PHONE, chromium
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from service_process import Service, environment
 from waiting import PATIENCE
 
-PICTURES = Path(__file__).parents[1] / "docs" / "page"
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "docs" / "page"
+CAPTIONS = {
+    "README.md": """![The page plays a video of dense attention beside the same video of AdaSpa](docs/page/loop.webp)
+
+The page compares dense attention with AdaSpa, for the same prompt and seed. These are real videos of the demo model,
+made on {cores} cores of an {processor}, without a GPU: {dense_seconds} s with dense attention, {adaspa_seconds} s with
+AdaSpa. The demo model's sequence is short; [large models gain more](#how-fast).
+""",
+    "docs/page.md": """The pictures show real videos, which the demo model made through this page without a GPU, on
+{cores} cores of an {processor}. [pictures.json](page/pictures.json) has the times of the two that are compared. There is
+[a picture of a phone in the dark](page/phone.webp), too.
+""",
+}
+"""What a page says of the pictures, between its marks."""
+MARKS = ("<!-- pictures: make page-pictures -->\n\n", "\n<!-- /pictures -->")
 DESKTOP = {"width": 1440, "height": 900}
 LOOP_SIZE = (1080, 675)
 FRAMES, FPS = 33, 8
 """What the demo model makes."""
-STEPS = 12
-"""Half of the demo model's usual number."""
-COMPARED = ("a large yellow star moves right on a navy background", "Balanced", 7)
+COMPARED = ("a large yellow star moves right on a navy background", "Fast", 7)
 OTHERS = [
     ("a small red circle moves left on a white background", "Quality", 3),
-    ("a pink ring bounces on a black background", "Fast", 5),
+    ("a pink ring bounces on a black background", "Balanced", 5),
     ("a large blue triangle moves up and a green square moves down on a white background", "Default", 11),
 ]
 """Prompt, quality and seed of the videos that the gallery has beside the compared one."""
 BATCH = ("a large green cross grows on a black background", "Fast", 21)
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-"""Threads that wait for each other make a busy machine slower than one thread does."""
 FOUR_STEPS = {"loras": "four-steps", "steps": 4, "guidance_scale": 1}
 SEEK = """time => Promise.all([...document.querySelectorAll("#job video")].map(video => new Promise(done => {
   video.addEventListener("seeked", () => requestAnimationFrame(() => requestAnimationFrame(done)), { once: true });
@@ -52,7 +63,7 @@ def ask(page: Page, prompt: str, quality: str, seed: int, **more: object) -> Non
     """Fill the form and press its button; ``more`` are further fields by name."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_role("radio", name=quality).check()
-    for name, value in ({"seed": seed, "n": 1, "steps": STEPS, "guidance_scale": 4, "loras": ""} | more).items():
+    for name, value in ({"seed": seed, "n": 1, "steps": 24, "guidance_scale": 4, "loras": ""} | more).items():
         page.locator(f"[name={name}]").fill(str(value))
     page.get_by_role("button", name="Generate video").click()
 
@@ -95,7 +106,16 @@ def seconds(video: Video) -> float:
 def processor() -> str:
     """This machine's, as its kernel names it."""
     (name, *_) = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return name
+    return re.sub(r"\((?:R|TM)\)", "", name)
+
+
+def opened(browser: Browser, service: Service) -> Page:
+    """The service's page, as its user sees it first."""
+    page = browser.new_page(viewport=DESKTOP, color_scheme="light")
+    page.set_default_timeout(PATIENCE * 1000)
+    page.goto(f"{service.url}/#token={service.token}")
+    expect(page.get_by_label("Prompt", exact=True)).to_be_visible()
+    return page
 
 
 def take(page: Page, service: Service) -> list[Video]:
@@ -137,18 +157,21 @@ def take(page: Page, service: Service) -> list[Video]:
     return [service.client.get(video_id) for video_id in (dense, ours)]
 
 
+def write_captions(told: dict[str, Any]) -> None:
+    """Say in each page what its pictures show."""
+    for name, caption in CAPTIONS.items():
+        before, _, rest = (ROOT / name).read_text().partition(MARKS[0])
+        (ROOT / name).write_text(before + MARKS[0] + caption.format(**told) + MARKS[1] + rest.partition(MARKS[1])[2])
+
+
 def main() -> None:
     """Take all pictures, and write down what they show."""
     with TemporaryDirectory() as folder, chromium() as browser:
         catalog = Path(folder) / "catalog.json"
         catalog.write_text(Catalog.load(None).default.model_dump_json().join("[]"))
-        service = Service(Path(folder) / "data", environment(catalog) | ONE_THREAD).start()
+        service = Service(Path(folder) / "data", environment(catalog)).start()
         try:
-            page = browser.new_page(viewport=DESKTOP, color_scheme="light")
-            page.set_default_timeout(PATIENCE * 1000)
-            page.goto(f"{service.url}/#token={service.token}")
-            expect(page.get_by_label("Prompt", exact=True)).to_be_visible()
-            dense, ours = take(page, service)
+            dense, ours = take(opened(browser, service), service)
         finally:
             service.stop()
     told = {
@@ -158,11 +181,11 @@ def main() -> None:
         "seed": ours.seed,
         "quality": ours.quality,
         "steps": ours.steps,
-        "threads": int(ONE_THREAD["OMP_NUM_THREADS"]),
-        "dense_seconds": round(seconds(dense), 2),
-        "adaspa_seconds": round(seconds(ours), 2),
+        "dense_seconds": round(seconds(dense), 1),
+        "adaspa_seconds": round(seconds(ours), 1),
     }
     (PICTURES / "pictures.json").write_text(json.dumps(told, indent=2) + "\n")
+    write_captions(told)
 
 
 if __name__ == "__main__":
