@@ -33,8 +33,8 @@ made on {cores} cores of an {processor}, without a GPU: {dense_seconds} s with d
 AdaSpa. The demo model's sequence is short; [large models gain more](#how-fast).
 """,
     "docs/page.md": """The pictures show real videos, which the demo model made through this page without a GPU, on
-{cores} cores of an {processor}. [pictures.json](page/pictures.json) has the times of the two that are compared. There is
-[a picture of a phone in the dark](page/phone.webp), too.
+{cores} cores of an {processor}. [pictures.json](page/pictures.json) has the times of the two that are compared.
+[Another picture](page/phone.webp) is of a phone in the dark.
 """,
 }
 """What a page says of the pictures, between its marks."""
