@@ -19,7 +19,14 @@ import triton.experimental.gluon
 from adaspa.ops.triton import launch
 from triton.language import core
 
-MODULES = ("hopper.tiles", "hopper.attention", "hopper.paired", "hopper.block_mass", "hopper_eight.attention")
+MODULES = {
+    "tiles": "hopper.tiles",
+    "program": "hopper.program",
+    "tiled": "hopper.attention",
+    "paired": "hopper.paired",
+    "scoring": "hopper.block_mass",
+    "eight": "hopper_eight.attention",
+}
 """In the order of their imports."""
 HERE = threading.local()
 """Of a warp: its machine, number and products; of a program: its number and how many there are."""
@@ -318,8 +325,8 @@ def _loaded(name):
     vars(module).update(range=lambda *bounds: map(torch.tensor, range(*map(int, bounds))))
     tree = ast.parse(path.read_text().replace(".type.layout", ".layout"))
     exec(compile(ast.fix_missing_locations(NothingInPlace().visit(tree)), path, "exec"), vars(module))
-    for constant in {"LOG2_E", "LN_2"} & set(vars(module)):
-        vars(module)[constant] = Real(vars(module)[constant].value)
+    constants = {name: x.value for name, x in vars(module).items() if isinstance(x, core.constexpr)}
+    vars(module).update((name, _constant(x)) for name, x in constants.items())
     return module
 
 
@@ -328,13 +335,13 @@ def emulated(patch, seed=0, processors=2):
     patch.setattr(Launcher, "drawn", random.Random(seed))
     properties = SimpleNamespace(multi_processor_count=processors)
     patch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    names = [f"adaspa.ops.{name}" for name in MODULES]
+    names = {name: f"adaspa.ops.{module}" for name, module in MODULES.items()}
     with patch.context() as importing:
         for name, module in _modules(_language()).items():
             importing.setitem(sys.modules, name, module)
         importing.setattr(triton.experimental, "gluon", sys.modules["triton.experimental.gluon"])
         importing.setattr(core, "_aggregate", lambda kind: kind)
         importing.setattr(launch, "Launcher", Launcher)
-        for name in names:
+        for name in names.values():
             importing.setitem(sys.modules, name, ModuleType(name))
-        return [_loaded(name) for name in names]
+        return SimpleNamespace(**{name: _loaded(module) for name, module in names.items()})

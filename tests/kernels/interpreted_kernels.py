@@ -235,8 +235,8 @@ def test_block_sparse_attention_of_hopper(monkeypatch, blocks, dtype, tokens, da
     geometry = {"query_block": blocks[0], "key_block": blocks[1], "query_tokens": tokens, "key_tokens": tokens}
     index = BlockIndex.from_mask(mask, **geometry)
     index.ids[index.counts == mask.shape[-1]] = 0  # a full row is read without its list
-    _, tiled, paired, *_ = emulated(monkeypatch, seed=tokens)
-    kernel = paired if blocks[0] == 64 else tiled
+    hopper = emulated(monkeypatch, seed=tokens)
+    kernel = hopper.paired if blocks[0] == 64 else hopper.tiled
     got = kernel.block_sparse_attention(q, k, v, index, 0.2)
     hopper_close(got, naive.attend(q, k, v, naive.token_mask(mask, blocks[0], tokens, tokens, blocks[1]), 0.2))
 
@@ -244,21 +244,29 @@ def test_block_sparse_attention_of_hopper(monkeypatch, blocks, dtype, tokens, da
 @pytest.mark.parametrize(("dtype", "rise"), [(torch.bfloat16, 1), (torch.bfloat16, 60), (torch.float16, 60)])
 def test_dense_attention_of_hopper(monkeypatch, dtype, rise):
     q, k, v = hopper_inputs(dtype, 500, rise)
-    _, tiled, _, scoring, _ = emulated(monkeypatch)
+    hopper = emulated(monkeypatch)
     wanted = naive.attend(q, k, v, scale=0.2)
-    hopper_close(tiled.dense_attention(q, k, v, 0.2), wanted)
+    hopper_close(hopper.tiled.dense_attention(q, k, v, 0.2), wanted)
     cached = wanted[1].float() - 60 * (rise == 1)  # an LSE may be stale
-    out, mass, lse = tiled.attention_with_block_mass(q, k, v, cached, 64, 64, 0.2)
+    out, mass, lse = hopper.tiled.attention_with_block_mass(q, k, v, cached, 64, 64, 0.2)
     hopper_close((out, lse), wanted)
     weights = naive.block_weights(q, k, cached, 64, 0.2)
-    for got in (mass, scoring.block_mass(q, k, cached, 64, 64, 0.2, 1)):
+    for got in (mass, hopper.scoring.block_mass(q, k, cached, 64, 64, 0.2, 1)):
         torch.testing.assert_close(got.double(), weights, rtol=1e-2, atol=1e-3)
+
+
+def test_a_rise_by_a_hundred_nats_takes_no_second_walk(monkeypatch):
+    q, k, v = hopper_inputs(torch.bfloat16, 300, 1)
+    q[..., 0], k[..., 0] = 10, torch.where(torch.arange(300) < 64, 50, 0)  # lists are walked from their end
+    tiled = emulated(monkeypatch).tiled
+    monkeypatch.delattr(tiled, "_attend_again")
+    hopper_close(tiled.dense_attention(q, k, v, 0.2), naive.attend(q, k, v, scale=0.2))
 
 
 @pytest.mark.parametrize("blocks", [None, (128, 64), (128, 128)])
 def test_attention_of_hopper_in_eight_bits(monkeypatch, blocks):
     q, k, v = hopper_inputs(torch.bfloat16, 500, 1)
-    *_, eight = emulated(monkeypatch)
+    eight = emulated(monkeypatch).eight
     if blocks is None:
         got, wanted = eight.dense_attention(q, k, v, 0.2), naive.attend(q, k, v, scale=0.2)
     else:

@@ -34,6 +34,19 @@ from triton.language.core import _aggregate as aggregate
 
 from adaspa.index import BlockIndex, num_blocks
 from adaspa.ops.device import unit_stride
+from adaspa.ops.hopper.program import (
+    HEADROOM,
+    QUERY_TILE,
+    REGISTERS,
+    STAGES,
+    START,
+    Buffers,
+    Memory,
+    Sequence,
+    is_void,
+    overflowed,
+    store_rows,
+)
 from adaspa.ops.hopper.tiles import (
     KEYS,
     STRIP,
@@ -45,56 +58,12 @@ from adaspa.ops.hopper.tiles import (
     store_block_mass,
 )
 from adaspa.ops.triton.launch import Launch, Launcher
-from adaspa.ops.triton.tiles import LN_2, LOG2_E
+from adaspa.ops.triton.tiles import LOG2_E
 
-STAGES = {64: 4, 128: 3}  # tiles of keys and of values in shared memory, by head_dim
-QUERY_TILE = gl.constexpr(128)  # query rows of a program, half of them in each warpgroup
-REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
 IN_TURNS = (torch.bfloat16, 128)  # dtype and head_dim with which a program takes several query tiles
-# Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times any value, and the largest one of the first
-# tile is 2**-START, so that most of the room is above it: scores may rise by 124 within a row. What fp32 has no numbers
-# for, below 2**-126, does not count beside it.
-HEADROOM, START = gl.constexpr(100.0), gl.constexpr(80.0)
 # In fp16 the largest exponential is 2**-GUARDED_START when a row's exponents are taken anew, and its sum over a tile
 # stays below 2**LIMIT: scores may rise by 12, and what is far below the largest keeps its precision.
 GUARDED_START, LIMIT = gl.constexpr(3.0), gl.constexpr(15.0)
-
-
-@aggregate
-class Buffers:
-    """Tiles in shared memory, and the barriers by which loads and products wait for each other."""
-
-    q: gl.shared_memory_descriptor  # [2, 64, D]
-    k: gl.shared_memory_descriptor  # [STAGES, 128, D]
-    v: gl.shared_memory_descriptor
-    q_full: gl.shared_memory_descriptor
-    q_empty: gl.shared_memory_descriptor
-    k_full: gl.shared_memory_descriptor
-    k_empty: gl.shared_memory_descriptor
-    v_full: gl.shared_memory_descriptor
-    v_empty: gl.shared_memory_descriptor
-    pingpong_bars: gl.shared_memory_descriptor
-    """Whose turn it is at the tensor cores."""
-    overflow_flag: gl.shared_memory_descriptor
-    """Flag of each warpgroup: not 0 if it left a query tile void."""
-    overflow_bar: gl.shared_memory_descriptor
-    void_bar: gl.shared_memory_descriptor
-    """Barrier of all three: they have seen that a query tile is void."""
-    votes: gl.shared_memory_descriptor
-    """Flag of each warp, in fp16: not 0 if a row's sum over the last tile exceeds the limit."""
-
-    @gluon.constexpr_function
-    def __init__(
-        self, q, k, v, q_full, q_empty, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar,
-        void_bar, votes,
-    ):  # fmt: skip
-        self.q, self.k, self.v = q, k, v
-        self.q_full, self.q_empty = q_full, q_empty
-        self.k_full, self.k_empty = k_full, k_empty
-        self.v_full, self.v_empty = v_full, v_empty
-        self.pingpong_bars = pingpong_bars
-        self.overflow_flag, self.overflow_bar = overflow_flag, overflow_bar
-        self.void_bar, self.votes = void_bar, votes
 
 
 @aggregate
@@ -134,39 +103,6 @@ class Works:
     def __init__(self, total, heads, tiles, ids, counts, width, nk):
         self.total, self.heads, self.tiles = total, heads, tiles
         self.ids, self.counts, self.width, self.nk = ids, counts, width, nk
-
-
-@aggregate
-class Sequence:
-    """Sizes of the whole call."""
-
-    q_tokens: gl.tensor
-    k_tokens: gl.tensor
-    strips: gl.tensor
-    nk: gl.tensor
-    scale: gl.tensor
-
-    @gluon.constexpr_function
-    def __init__(self, q_tokens, k_tokens, strips, nk, scale):
-        self.q_tokens, self.k_tokens, self.strips, self.nk, self.scale = q_tokens, k_tokens, strips, nk, scale
-
-
-@aggregate
-class Memory:
-    """Pointers to what is read beside the tiles, and to what is written."""
-
-    out: gl.tensor
-    lse: gl.tensor
-    cached_lse: gl.tensor
-    block_mass: gl.tensor
-    stride_b: gl.tensor
-    stride_h: gl.tensor
-    stride: gl.tensor
-
-    @gluon.constexpr_function
-    def __init__(self, out, lse, cached_lse, block_mass, stride_b, stride_h, stride):
-        self.out, self.lse, self.cached_lse, self.block_mass = out, lse, cached_lse, block_mass
-        self.stride_b, self.stride_h, self.stride = stride_b, stride_h, stride
 
 
 @gluon.jit
@@ -225,15 +161,6 @@ def _work(works, i, count, LISTED: gl.constexpr):
 
 
 @gluon.jit
-def _is_void(memory, sequence, work):
-    """Tell whether one of the warpgroups left the query tile void, as the LSE says."""
-    at = memory.lse + work.row_of_heads.to(gl.int64) * sequence.q_tokens + work.first_row
-    upper = gl.load(at)
-    lower = gl.load(at + 64, mask=work.first_row + 64 < sequence.q_tokens, other=0.0)
-    return (upper == float("inf")) | (lower == float("inf"))
-
-
-@gluon.jit
 def _load_work(
     q_desc, k_desc, v_desc, buffers, work, n, base, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr
 ):
@@ -255,20 +182,13 @@ def _load(
         work = _work(works, i, _count(works, i, LISTED), LISTED)
         n, base = _load_work(q_desc, k_desc, v_desc, buffers, work, n, base, D, STAGES, SPAN)
     if not GUARDED:
-        if _overflowed(buffers, 1):
+        if overflowed(buffers, 1):
             for i in range(gl.program_id(0), works.total, gl.num_programs(0)):
                 work = _work(works, i, _count(works, i, LISTED), LISTED)
-                if _is_void(memory, sequence, work):
+                if is_void(memory, sequence, work):
                     n, base = _load_work(q_desc, k_desc, v_desc, buffers, work, n, base, D, STAGES, SPAN)
                     # After the wait for the queries before, so that no phase counts this warp twice.
                     mbarrier.arrive(buffers.void_bar.index(0), count=1)
-
-
-@gluon.jit
-def _overflowed(buffers, WARPS: gl.constexpr):
-    """Wait for both warpgroups, and tell whether one of them left a query tile void."""
-    mbarrier.wait(buffers.overflow_bar.index(0), 0)
-    return gl.max(buffers.overflow_flag.load(gl.BlockedLayout([1], [32], [WARPS], [0])), 0) > 0
 
 
 @gluon.jit
@@ -450,26 +370,6 @@ def _cached_lse(memory, sequence, work, BLOCK_MASS: gl.constexpr, HALF: gl.const
 
 
 @gluon.jit
-def _store(acc, l_i, m_i, void, buffers, work, sequence, memory, D: gl.constexpr, HALF: gl.constexpr):
-    """Store output and LSE of 64 query rows; an LSE of infinity says that they are void."""
-    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
-    first_row = work.first_row + HALF * 64
-    # An empty row has zeros, and log2(0) is its LSE.
-    acc = acc * gl.convert_layout(1.0 / gl.where(l_i > 0, l_i, 1.0), o_rows)[:, None]
-    row = first_row + gl.arange(0, 64, layout=o_rows)
-    column = gl.arange(0, D, layout=gl.SliceLayout(0, o_layout))
-    at = memory.out + work.batch.to(gl.int64) * memory.stride_b + work.head.to(gl.int64) * memory.stride_h
-    at += row.to(gl.int64)[:, None] * memory.stride + column[None, :]
-    gl.store(at, acc.to(buffers.q.dtype), mask=(row < sequence.q_tokens)[:, None])
-    values = gl.where(void, float("inf"), (m_i + gl.log2(l_i)) * LN_2)
-    row = first_row + gl.arange(0, 64, layout=gl.SliceLayout(1, s_layout))
-    at = memory.lse + work.row_of_heads.to(gl.int64) * sequence.q_tokens
-    gl.store(at + row, values, mask=row < sequence.q_tokens)
-
-
-@gluon.jit
 def _attend(
     buffers, works, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     LISTED: gl.constexpr, BLOCK_MASS: gl.constexpr, GUARDED: gl.constexpr, HALF: gl.constexpr,
@@ -497,7 +397,7 @@ def _attend(
             # Sums that are not numbers would stay so with a running maximum, too.
             void = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
             overflow = gl.maximum(overflow, void)
-        _store(acc, l_i, m_i, void > 0, buffers, work, sequence, memory, D, HALF)
+        store_rows(acc, l_i, m_i, void > 0, buffers, work, sequence, memory, D, HALF)
         tiles = _tiles_of(work.count, SPAN)
         n, base, turns = n + 1, base + tiles, turns + tiles - 1
     if not GUARDED:
@@ -505,7 +405,7 @@ def _attend(
             gl.full([1], overflow, gl.int32, gl.BlockedLayout([1], [32], [4], [0]))
         )
         mbarrier.arrive(buffers.overflow_bar.index(0), count=1)
-        if _overflowed(buffers, 4):
+        if overflowed(buffers, 4):
             _attend_again(
                 buffers, works, sequence, memory, q, n, base, D, STAGES, SPAN, LISTED, BLOCK_MASS, HALF
             )  # fmt: skip
@@ -520,7 +420,7 @@ def _attend_again(
     again = 0
     for i in range(gl.program_id(0), works.total, gl.num_programs(0)):
         work = _work(works, i, _count(works, i, LISTED), LISTED)
-        if _is_void(memory, sequence, work):
+        if is_void(memory, sequence, work):
             mbarrier.arrive(buffers.void_bar.index(0), count=1)
             cached = _cached_lse(memory, sequence, work, BLOCK_MASS, HALF)
             mbarrier.wait(buffers.q_full.index(0), n & 1)
@@ -528,7 +428,7 @@ def _attend_again(
                 buffers, work, sequence, memory, q, cached, base, 0, D, STAGES, SPAN, BLOCK_MASS, True, HALF
             )  # fmt: skip
             mbarrier.wait(buffers.void_bar.index(0), again & 1)
-            _store(acc, l_i, m_i, False, buffers, work, sequence, memory, D, HALF)
+            store_rows(acc, l_i, m_i, False, buffers, work, sequence, memory, D, HALF)
             n, base, again = n + 1, base + _tiles_of(work.count, SPAN), again + 1
 
 

@@ -12,8 +12,6 @@ others, because they ask twice as much of the memory. The warpgroup with fewer t
 """
 
 import torch
-import triton
-import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -28,7 +26,8 @@ from triton.language.core import _aggregate as aggregate
 
 from adaspa.index import BlockIndex, num_blocks
 from adaspa.ops.device import unit_stride
-from adaspa.ops.hopper.attention import (
+from adaspa.ops.hopper.pair_lists import OWN, pair_lists
+from adaspa.ops.hopper.program import (
     HEADROOM,
     QUERY_TILE,
     REGISTERS,
@@ -37,84 +36,15 @@ from adaspa.ops.hopper.attention import (
     Buffers,
     Memory,
     Sequence,
-    _is_void,
-    _overflowed,
-    _store,
+    is_void,
+    overflowed,
+    store_rows,
 )
 from adaspa.ops.hopper.tiles import load_blocks, load_queries, panels, start_scores
 from adaspa.ops.triton.launch import Launch, Launcher
 from adaspa.ops.triton.tiles import LOG2_E
 
 QUERY_BLOCK = 64
-# Of a list's sizes in one number: those that the neighbour lacks, and all.
-OWN = gl.constexpr(2**16)
-
-
-@triton.jit
-def _below(ids, count, x, STEPS: tl.constexpr):
-    """Count the entries of an ascending list that are less than each ``x``."""
-    found = x * 0
-    for i in tl.static_range(STEPS):
-        tried = found + (1 << (STEPS - 1 - i))
-        entry = tl.load(ids + tried - 1, mask=tried <= count, other=0).to(tl.int32)
-        found = tl.where((tried <= count) & (entry < x), tried, found)
-    return found
-
-
-@triton.jit(do_not_specialize=["nq", "nk", "width", "has_partial"])
-def pair_lists_kernel(ids, counts, paired, sizes, nq, nk, width, has_partial, WIDTH: tl.constexpr, STEPS: tl.constexpr):
-    """Order the lists of two neighbours, and store how many blocks each has alone and in all."""
-    tiles = (nq + 1) // 2
-    head, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    row = head.to(tl.int64) * nq + tile * 2
-    there = tile * 2 + 1 < nq
-    upper = tl.load(counts + row)
-    lower = tl.load(counts + row + 1, mask=there, other=0)
-    place = tl.arange(0, WIDTH)
-    for half in tl.static_range(2):
-        count, others = (upper, lower) if half == 0 else (lower, upper)
-        mine, theirs = ids + (row + half) * width, ids + (row + 1 - half) * width
-        listed = (place < count) & (count < nk)
-        block = tl.load(mine + place, mask=listed, other=0).to(tl.int32)
-        # A full row beside one that is not shares nothing: its list has no room for what the other lacks.
-        comparable = listed & (others < nk)
-        at = _below(theirs, tl.where(others < nk, others, 0), block, STEPS)
-        found = tl.load(theirs + at, mask=comparable & (at < others), other=-1).to(tl.int32)
-        common = comparable & (found == block)
-        # An even number, without the partial block.
-        kept = tl.sum(common.to(tl.int32), 0) - has_partial * tl.sum((common & (block == nk - 1)).to(tl.int32), 0)
-        kept = tl.where((upper == nk) & (lower == nk), nk - has_partial, kept) // 2 * 2
-        rank = tl.cumsum(common.to(tl.int32), 0)
-        shared = common & (rank <= kept)
-        before = tl.minimum(tl.where(common, rank - 1, rank), kept)
-        moved = tl.where(shared, count - kept + rank - 1, place - before)
-        tl.store(paired + (row + half) * width + moved, block.to(tl.int16), mask=listed)
-        tl.store(sizes + tl.program_id(0) * 2 + half, (count - kept) * 65536 + count)
-
-
-launch_pair_lists = Launcher(pair_lists_kernel)
-
-
-def pair_lists(index: BlockIndex) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order each list so that blocks that the neighbouring query block lacks come first.
-
-    Returns:
-        ids as of the index, and the sizes of each list, int32 ``[B, H, pairs, 2]``: `OWN` times the number of those
-        first ones, plus the number of all. What both keep is even in number and without a partial block. A full row's
-        list is not read, so it holds what ``ids`` held: its first ones are the last blocks.
-    """
-    ids, counts = index.ids.contiguous(), index.counts.contiguous()
-    (batch, heads, nq, width), nk = ids.shape, index.num_key_blocks
-    shape = (batch, heads, num_blocks(nq, 2), 2)
-    paired, sizes = torch.empty_like(ids), torch.empty(shape, dtype=torch.int32, device=ids.device)
-    has_partial = int(index.key_tokens % index.key_block > 0)
-
-    def launch() -> Launch:
-        constants = {"WIDTH": triton.next_power_of_2(width), "STEPS": width.bit_length(), "num_warps": 4}
-        return Launch((sizes.numel() // 2, 1, 1), (nq, nk, width, has_partial), constants)
-
-    launch_pair_lists.as_before((ids.shape, nk, has_partial), (ids, counts, paired, sizes), launch)
-    return paired, sizes
 
 
 @aggregate
@@ -281,10 +211,10 @@ def _load_keys(
         pair = _pair_at(pairs, i)
         n = _load_queries(q_desc, buffers, pair, n, D)
         base = _load_lists(k_desc, buffers.k, buffers.k_full, buffers.k_empty, pair, base, D, STAGES)
-    if _overflowed(buffers, 1):
+    if overflowed(buffers, 1):
         for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
             pair = _pair_at(pairs, i)
-            if _is_void(memory, sequence, pair):
+            if is_void(memory, sequence, pair):
                 n = _load_queries(q_desc, buffers, pair, n, D)
                 base = _load_lists(k_desc, buffers.k, buffers.k_full, buffers.k_empty, pair, base, D, STAGES)
                 # After the wait for the queries before, so that no phase counts this warp twice.
@@ -298,10 +228,10 @@ def _load_values(v_desc, buffers, pairs, sequence, memory, D: gl.constexpr, STAG
     for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
         pair = _pair_at(pairs, i)
         base = _load_lists(v_desc, buffers.v, buffers.v_full, buffers.v_empty, pair, base, D, STAGES)
-    if _overflowed(buffers, 1):
+    if overflowed(buffers, 1):
         for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
             pair = _pair_at(pairs, i)
-            if _is_void(memory, sequence, pair):
+            if is_void(memory, sequence, pair):
                 base = _load_lists(v_desc, buffers.v, buffers.v_full, buffers.v_empty, pair, base, D, STAGES)
                 mbarrier.arrive(buffers.void_bar.index(0), count=1)
                 mbarrier.wait(buffers.void_bar.index(0), again & 1)
@@ -459,11 +389,11 @@ def _attend(buffers, pairs, sequence, memory, D: gl.constexpr, STAGES: gl.conste
         # Sums that are not numbers would stay so with a running maximum, too.
         void = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
         overflow = gl.maximum(overflow, void)
-        _store(acc, l_i, m_i, void > 0, buffers, pair, sequence, memory, D, HALF)
+        store_rows(acc, l_i, m_i, void > 0, buffers, pair, sequence, memory, D, HALF)
         n, base, turns = n + 1, base + _tiles(pair), turns + _rounds(pair) - 1
     buffers.overflow_flag.slice(HALF, 1).store(gl.full([1], overflow, gl.int32, gl.BlockedLayout([1], [32], [4], [0])))
     mbarrier.arrive(buffers.overflow_bar.index(0), count=1)
-    if _overflowed(buffers, 4):
+    if overflowed(buffers, 4):
         _attend_again(buffers, pairs, sequence, memory, q, n, base, D, STAGES, HALF)
 
 
@@ -475,12 +405,12 @@ def _attend_again(
     again = 0
     for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
         pair = _pair_at(pairs, i)
-        if _is_void(memory, sequence, pair):
+        if is_void(memory, sequence, pair):
             mbarrier.arrive(buffers.void_bar.index(0), count=1)
             mbarrier.wait(buffers.q_full.index(0), n & 1)
             acc, l_i, m_i = _walk(buffers, pair, sequence, q, base, 0, D, STAGES, True, HALF)
             mbarrier.wait(buffers.void_bar.index(0), again & 1)
-            _store(acc, l_i, m_i, False, buffers, pair, sequence, memory, D, HALF)
+            store_rows(acc, l_i, m_i, False, buffers, pair, sequence, memory, D, HALF)
             n, base, again = n + 1, base + _tiles(pair), again + 1
 
 
