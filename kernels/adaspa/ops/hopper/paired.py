@@ -57,7 +57,7 @@ class Pair:
     """``batch * heads + head``."""
     first_row: gl.tensor
     ids: gl.tensor
-    """Of the first one; the second one's list follows it."""
+    """List of the first one, which that of the second one follows."""
     width: gl.tensor
     nk: gl.tensor
     own_0: gl.tensor
