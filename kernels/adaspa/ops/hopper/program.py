@@ -38,7 +38,7 @@ class Buffers:
     """Flag of each warpgroup: not 0 if it left a query tile void."""
     overflow_bar: gl.shared_memory_descriptor
     void_bar: gl.shared_memory_descriptor
-    """Barrier of all three: they have seen that a query tile is void."""
+    """Barrier of all that load or compute: they have seen that a query tile is void."""
     votes: gl.shared_memory_descriptor
     """Flag of each warp, in fp16: not 0 if a row's sum over the last tile exceeds the limit."""
 
