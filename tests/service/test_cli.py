@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from adaspa_api.report import JobError
+from adaspa_api.videos import Video
 from adaspa_api.words import ErrorCode
 from adaspa_command import ADASPA, adaspa, clean_environment
 from adaspa_service.access.keys import Scope
 from adaspa_service.cli import main
+from adaspa_service.cli.jobs import facts
 from running_gateway import FILES, Service
 from waiting import PATIENCE
 
@@ -76,7 +78,10 @@ def test_a_job_is_shown_with_what_adaspa_did(service: Service) -> None:
         assert part in shown
     assert "attention work 0.65 of dense" in shown and "weights: transformer int8/bfloat16, vae float32" in shown
     assert "fell back: layer 0 did not run through AdaSpa (2 calls)" in shown
-    assert json.loads(adaspa("show", video_id, "--json", server=service.url).stdout)["attention"]["density"] == 0.3
+    told = json.loads(adaspa("show", video_id, "--json", server=service.url).stdout)
+    assert told["attention"]["density"] == 0.3
+    adapted = told | {"loras": [{"name": "ink", "scale": 0.5}, {"name": "eight-steps", "scale": 1.0}]}
+    assert facts(Video.model_validate(adapted))["lora adapters"] == "ink:0.5, eight-steps:1"
 
 
 def test_following_a_job_that_fails(service: Service) -> None:

@@ -144,7 +144,7 @@ def brief(job: Video) -> tuple[object, ...]:
 
 def facts(video: Video) -> dict[str, object]:
     """Return the facts about a job by name, None if there is none."""
-    others = {row.label.lower(): getattr(video, name) for name, row in rows(Kept).items() if name not in TOLD}
+    others = {row.label.lower(): typed(getattr(video, name)) for name, row in rows(Kept).items() if name not in TOLD}
     return {
         "id": video.id,
         "status": video.status,
@@ -166,6 +166,11 @@ def facts(video: Video) -> dict[str, object]:
         "kept until": when(video.expires_at) if video.expires_at else None,
         "attempts": video.attempt,
     }
+
+
+def typed(value: object) -> object:
+    """Return a field's value as one would type it: adapters as their names and scales."""
+    return ", ".join(f"{use.name}:{use.scale:g}" for use in value) if isinstance(value, list) else value
 
 
 def when(timestamp: int) -> str:

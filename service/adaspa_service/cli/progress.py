@@ -120,7 +120,11 @@ def summary(video: Video) -> str:
         )
         lines.append(
             "AdaSpa: "
-            + ", ".join(f"{count} {name} steps in {seconds:.1f} s" for name, count, seconds in steps if count)
+            + ", ".join(
+                f"{count} {name} step{'' if count == 1 else 's'} in {seconds:.1f} s"
+                for name, count, seconds in steps
+                if count
+            )
         )
         work = "" if report.attention_work is None else f"attention work {report.attention_work:.2f} of dense, "
         lines.append(
