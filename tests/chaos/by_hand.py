@@ -19,6 +19,7 @@ from waiting import until
 
 from chaos.scenes import Scene
 from chaos.stage import Stage
+from chaos.watch import look, violations
 
 MODEL = "played"
 PARAMS = JobParams(
@@ -52,6 +53,7 @@ class Bench:
 
     def claim(self, worker: str = "", process: str = "p") -> Lease:
         """The next job, for a worker of its own."""
+        self.check()
         self._workers += 1
         lease = self.store.claim(MODEL, worker or f"worker-{self._workers}", process)
         assert lease is not None, "no job for a worker that asks"
@@ -67,7 +69,13 @@ class Bench:
 
         until(lost, f"{job_id}: loses its lease")
 
+    def check(self) -> None:
+        """All that stands in the store agrees."""
+        broken = [*violations(look(self.client))]
+        assert not broken, broken
+
     def status(self, job_id: str) -> str:
+        self.check()
         job = self.store.get(job_id)
         return str(job.status) if job else "gone"
 

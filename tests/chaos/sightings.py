@@ -95,7 +95,7 @@ def alone(video: dict[str, Any]) -> Iterator[str]:
         there = video[name] is not None
         if (there and status not in statuses) or (not there and status in statuses and name in ALWAYS):
             yield f"is {status}, with {name} {video[name]!r}"
-    begun = attempt >= 1
+    begun, kept = attempt >= 1, (video["expires_at"] or 0) - (video["completed_at"] or 0)
     for wrong, what in (
         (not VIDEO_ID.fullmatch(video["id"]), "has an id of another form"),
         (status not in (*ENDS, "queued", "in_progress"), f"has the status {status}"),
@@ -107,8 +107,8 @@ def alone(video: dict[str, Any]) -> Iterator[str]:
         (not 0 <= step <= video["steps"], f"is at step {step} of {video['steps']}"),
         (status == "completed" and step != video["steps"], f"is completed at step {step} of {video['steps']}"),
         ((video["resumed_from_step"] or 0) > step, f"is at step {step}, from {video['resumed_from_step']}"),
-        (status in ENDS and video["expires_at"] - video["completed_at"] != KEPT_SECONDS, "is kept for another time"),
-        ((video["queue_position"] or 1) < 1, f"is at place {video['queue_position']}"),
+        (status in ENDS and kept != KEPT_SECONDS, f"is kept for {kept} s"),
+        (video["queue_position"] is not None and video["queue_position"] < 1, f"is at place {video['queue_position']}"),
         (not TIMES.fullmatch(video["size"]), f"has the size {video['size']}"),
         (abs(float(video["seconds"]) * video["fps"] - video["num_frames"]) > 0.02, f"lasts {video['seconds']} s"),
     ):

@@ -82,6 +82,11 @@ class Snapshot:
         return name in self._found
 
 
+def look(client: redis.Redis) -> Snapshot:
+    """The store as it is now."""
+    return Snapshot(json.loads(client.eval(DUMP, 0)))
+
+
 def violations(store: Snapshot) -> Iterator[str]:
     """What does not agree with what."""
     for job_id, job in store.jobs.items():
@@ -287,7 +292,7 @@ class Watch:
         while not self._stopping.wait(max(EVERY_SECONDS, took / SHARE)) and not self.broken:
             began, epoch = time.monotonic(), self._epoch()
             with suppress(redis.RedisError):
-                now = Snapshot(json.loads(self._client.eval(DUMP, 0)))
+                now = look(self._client)
                 if epoch != self._epoch():
                     continue
                 self.looks += 1

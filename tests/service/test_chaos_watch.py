@@ -1,0 +1,111 @@
+"""What the examination of a service looks at: whole, nothing is found; broken, it is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from adaspa_service import views
+from chaos.by_hand import SCENES, Bench, bench
+from chaos.scenes import Scene
+from chaos.sightings import Sightings, alone
+from chaos.watch import between, look, violations
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_a_store_driven_by_hand_keeps_its_promises(scene: Scene) -> None:
+    scene.play(None)  # type: ignore[arg-type]  these need no stage
+
+
+@pytest.fixture(scope="module")
+def at() -> Iterator[tuple[Bench, dict[str, str]]]:
+    with bench() as found:
+        ended, running, waiting = found.admit(webhook_url="http://a/"), found.admit(), found.admit()
+        found.store.request_cancel(ended)
+        found.claim()
+        yield found, {"ended": ended, "running": running, "waiting": waiting}
+
+
+BROKEN: list[tuple[tuple[str, ...], str]] = [
+    (("ZREM", "leases", "running"), "is not in leases"),
+    (("ZREM", "running:played", "running"), "is not in running:played"),
+    (("ZREM", "waiting:played", "waiting"), "is not in waiting:played"),
+    (("ZADD", "waiting:played", "1", "running"), "is in waiting:played"),
+    (("ZREM", "expiry", "ended"), "is not in expiry"),
+    (("ZREM", "jobs:a", "waiting"), "is not in jobs:a"),
+    (("SREM", "unfinished:a", "waiting"), "is not in unfinished:a"),
+    (("SADD", "unfinished:a", "ended"), "is in unfinished:a"),
+    (("HINCRBY", "owned:played", "a", "1"), "are counted by owner"),
+    (("HSET", "backlog", "played", "7"), "a backlog of 7"),
+    (("HSET", "leases_by_worker", "another", "running"), "worker another holds it"),
+    (("HSET", "job:running", "attempt", "2"), "has the token"),
+    (("HSET", "job:waiting", "cancel_requested", "1"), "waits, though cancelled or deleted"),
+    (("HSET", "job:running", "lost_attempts", "6"), "lost 6"),
+    (("HSET", "job:ended", "status", "completed"), "its last event is"),
+    (("HSET", "preview:ended", "step", "1"), "has a preview"),
+    (("HSET", "idempotency:a:key", "id", "gone"), "stands for gone"),
+    (("SADD", "inputs:folder", "running"), "which are not its own"),
+    (("ZREM", "webhooks", "ended"), "its webhook waits (False)"),
+    (("ZADD", "webhooks", "1", "running"), "a webhook is due that is not there"),
+]
+
+
+@pytest.mark.parametrize(("command", "what"), BROKEN, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_does_not_agree_in_the_store_is_found(
+    at: tuple[Bench, dict[str, str]], command: tuple[str, ...], what: str
+) -> None:
+    made, ids = at
+    assert [*violations(look(made.client))] == []
+    name, key, *rest = command
+    for short, job_id in ids.items():
+        key = key.replace(short, job_id) if key.endswith(f":{short}") else key
+    key, saved = f"adaspa:{key}", made.client.dump(f"adaspa:{key}")
+    made.client.execute_command(name, key, *(ids.get(each, each) for each in rest))
+    found = [*violations(look(made.client))]
+    made.client.delete(key)
+    if saved:
+        made.client.restore(key, 0, saved)
+    assert any(what in each for each in found), found
+
+
+def test_what_may_not_become_of_a_job_is_found(at: tuple[Bench, dict[str, str]]) -> None:
+    made, ids = at
+    before = look(made.client)
+    for job_id, name, value, what in (
+        (ids["running"], "attempt", "0", "was at attempt 1, and is at 0"),
+        (ids["running"], "token", "1-another", "has two tokens"),
+        (ids["ended"], "completed_at", "1", "its completed_at was"),
+        (ids["waiting"], "cost", "9", "its cost changed"),
+    ):
+        after = look(made.client)
+        after.jobs[job_id][name] = value
+        assert any(what in each for each in between(before, after)), what
+    assert [*between(before, look(made.client))] == []
+
+
+def test_videos_that_are_shown_differently_are_found(at: tuple[Bench, dict[str, str]]) -> None:
+    made, ids = at
+    sightings = Sightings()
+    shown: dict[str, Any] = {}
+    for name, job_id in ids.items():
+        found = made.store.look(job_id)
+        assert found is not None
+        place = None if found.position is None else views.QueuePosition(found.position, None, 0)
+        shown[name] = views.video(found.job, place).model_dump(mode="json")
+        sightings.see(shown[name], name)
+    assert sightings.broken == []
+    for name, changes in (
+        ("ended", {"error": {"code": "x", "message": "x"}}),
+        ("ended", {"completed_at": None}),
+        ("ended", {"progress": 100}),
+        ("ended", {"expires_at": 1}),
+        ("running", {"attempt": 0}),
+        ("running", {"phase": "queued"}),
+        ("running", {"queue_position": 1}),
+        ("waiting", {"queue_position": 0}),
+        ("waiting", {"step": 99}),
+    ):
+        assert [*alone(shown[name] | changes)], changes
+    sightings.see(shown["ended"] | {"completed_at": 2, "expires_at": 2 + 7 * 86400}, "another route")
+    assert "completed_at is 2, and was" in sightings.broken[0]
+    sightings.see({"object": "list", "data": [shown["waiting"] | {"seed": 2}], "first_id": ids["waiting"]}, "a list")
+    assert any("seed is 2, and was 1" in each for each in sightings.broken)
