@@ -140,6 +140,11 @@ class Fenced(Scene):
             at.refuses(first, LeaseLost, *AGAIN)
             second = at.claim()
             assert (second.job.id, second.attempt) == (first_id, 2)
+            for what in ("renew", "report"):
+                ends = at.client.zscore("adaspa:leases", first_id)
+                at.client.zincrby("adaspa:leases", -1000, first_id)
+                at.acts(second)[what]()
+                assert at.client.zscore("adaspa:leases", first_id) >= ends, f"to {what} does not renew a lease"
             at.refuses(first, LeaseLost)
             at.store.release(second)
             at.store.release(second)

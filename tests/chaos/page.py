@@ -48,6 +48,19 @@ def planted(results: dict[str, Any]) -> Iterator[str]:
     yield f"| all | {' | '.join(f'{caught} of {all_}' for caught, all_ in zip(sums, of, strict=True))} |"
 
 
+def unseen(results: dict[str, Any]) -> Iterator[str]:
+    """What was caught at the first try of bugs by somebody who had not seen the checks."""
+    yield "| round | bugs | audit | suite |"
+    yield "|---|---|---|---|"
+    tries = [found["first_try"] for found in results.values() if "first_try" in found]
+    for number in sorted({each["round"] for each in tries}):
+        own = [each for each in tries if each["round"] == number]
+        caught = (
+            sum(each[way] for each in own) if all(way in each for each in own) else "" for way in ("audit", "suite")
+        )
+        yield f"| {number} | {len(own)} | {' | '.join(map(str, caught))} |"
+
+
 def soak(run: dict[str, Any]) -> Iterator[str]:
     """What grew while the service worked, and what did not."""
     yield "| figure, in the second half | mean | growth an hour, 95 % interval | |"
@@ -64,7 +77,8 @@ def made(page: str) -> str:
     run = json.loads(RUN.read_text())
     tables = {"scenes": scenes(run), "faults": faults(run)}
     if PLANTED.exists():
-        tables["planted"] = planted(json.loads(PLANTED.read_text()))
+        results = json.loads(PLANTED.read_text())
+        tables |= {"unseen": unseen(results), "planted": planted(results)}
     if SOAK.exists():
         tables["soak"] = soak(json.loads(SOAK.read_text()))
     for name, rows in tables.items():

@@ -117,11 +117,11 @@ class Receiver:
                 taken = receiver.got.setdefault(self.path, [])
                 answers = receiver.answers[self.path]
                 status, headers = answers[min(len(taken), len(answers) - 1)]
+                taken.append((body, {name.lower(): value for name, value in self.headers.items()}))
                 self.send_response(status)
                 for name, value in {"Content-Length": "0", **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                taken.append((body, {name.lower(): value for name, value in self.headers.items()}))
 
             do_GET = do_POST
 
@@ -162,6 +162,8 @@ class Webhooks(Scene):
         failed, _ = guest.held("encoding", "raise", webhook_url=urls["failed"])
         for video in (gone, cancelled):
             guest.json("POST", f"/videos/{video['id']}/cancel")
+        owed = deliveries.get(cancelled["id"]) or receiver.got.get("/cancelled")
+        assert owed, f"{cancelled['id']}: was cancelled, and owes no event"
         guest.delete(deleted["id"])
         until(lambda: receiver.got.get("/gone"), "the receiver is asked that wants no more")
         until(lambda: deliveries.ids("dead"), "that delivery is given up")
@@ -169,9 +171,13 @@ class Webhooks(Scene):
             guest.end(video["id"], status)
         expected = {"/completed": len(tries), "/cancelled": 2, "/failed": 2, "/gone": 1}
         for path, times in expected.items():
-            until(
-                lambda path=path, times=times: len(receiver.got.get(path, [])) >= times, f"{times} deliveries to {path}"
-            )
+
+            def come(path: str = path, times: int = times) -> bool:
+                given_up = {job_id for job_id, _ in deliveries.ids("dead")} - {gone["id"]}
+                assert not given_up, f"{given_up}: their deliveries are given up"
+                return len(receiver.got.get(path, [])) >= times
+
+            until(come, f"{times} deliveries to {path}")
         rotated = deliveries.rotate_secret(3600)
         assert len(rotated) == 2
         assert deliveries.redeliver(gone["id"])
