@@ -59,6 +59,15 @@ class Attempts:
     file: AppendOnlyFile
     _scripts: Scripts
 
+    def start_worker(self, worker: str) -> str | None:
+        """Queue the job that an earlier process of this worker was running when it died, without waiting for its lease.
+
+        Call it before the worker takes jobs. The attempt is counted as lost. Returns the id of the job that is queued.
+        """
+        given = given_up(self.max_attempts).model_dump_json()
+        job_id = self._scripts.run("start_worker", worker=worker, given_up=given)
+        return job_id.decode() if job_id else None
+
     def claim(
         self, model: str, worker: str, process: str = "", priorities: Collection[Priority] = tuple(Priority)
     ) -> Lease | None:

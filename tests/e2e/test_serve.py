@@ -11,7 +11,7 @@ from pathlib import Path
 from adaspa_command import ADASPA
 from adaspa_service.local.supervisor import free_port
 from drawn import picture
-from service_process import LEASE_SECONDS, Service, adaspa, assert_one_clear_line, children, environment
+from service_process import Service, adaspa, assert_one_clear_line, children, environment
 from tiny_families import save_family
 from tiny_wan import model_spec, write_catalog
 from waiting import PATIENCE, until
@@ -25,10 +25,10 @@ def assert_nothing_outlives(service: Service, number: int) -> None:
 
 
 def test_jobs_survive_whatever_ends_the_whole_service_and_no_process_does(catalog: Path, tmp_path: Path) -> None:
-    """In a data folder whose path is longer than that of a socket may be."""
+    """However long a lease is, they wait for the restart alone; in a data folder whose path no socket may have."""
     deep = tmp_path / ("long-" * 12) / ("path-" * 12) / "data"
     deep.mkdir(parents=True)
-    service = Service(deep, environment(catalog, lease_seconds=LEASE_SECONDS)).start()
+    service = Service(deep, environment(catalog, lease_seconds="3600")).start()
     try:
         done = service.run()
         for number in (signal.SIGINT, signal.SIGKILL):

@@ -91,6 +91,21 @@ def test_a_job_whose_worker_has_a_new_process_is_queued_at_once_and_given_up_at_
     assert store.totals().leases_lost == {"demo": 2}
 
 
+def test_a_worker_that_starts_queues_the_job_that_its_earlier_process_had(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    job = store.create(params())
+    lease = store.claim("demo", "worker-1", "process-1")
+    assert lease is not None and store.start_worker("worker-2") is None
+    store.renew(lease)
+    assert store.start_worker("worker-1") == job.id
+    queued = store.get(job.id)
+    assert queued is not None and (queued.status, queued.lost_attempts) == (JobStatus.queued, 1)
+    with pytest.raises(LeaseLost):
+        store.renew(lease)
+    assert store.start_worker("worker-1") is None
+
+
 @pytest.mark.parametrize("failing", ["remove", "unexpected"])
 def test_a_chore_that_fails_keeps_no_other_from_being_done(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Any, failing: str

@@ -13,11 +13,15 @@ from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.queue import queue_name
 from adaspa_jobs.settings import SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
+from adaspa_jobs.store import JobStore, StoreUnavailable
 
 from adaspa_worker import kernel_cache, metrics
 from adaspa_worker.offer import check
 from adaspa_worker.provenance import Provenance, ProvenanceError
 from adaspa_worker.source import ModelUnavailable, resolve
+
+WORKER_ID = "ADASPA_WORKER_ID"
+"""Variable with the part of the worker's name that stays when it starts again."""
 
 
 def fail(*messages: object) -> NoReturn:
@@ -54,14 +58,22 @@ def main() -> None:
         if fatal := [problem for problem in redis_check.look(settings).problems if problem.fatal]:
             fail(*fatal)
         ObjectStorage(settings.storage_url).check()
-    except (SettingsError, CatalogError, ModelUnavailable, StorageUnavailable, ProvenanceError) as error:
+        # Containers on one host's network share its name, and each of them may run as process 1.
+        name = f"{spec.id}-{os.environ.get(WORKER_ID) or secrets.token_hex(4)}@{socket.gethostname()}"
+        JobStore.from_settings(settings).start_worker(name)
+    except (
+        SettingsError,
+        CatalogError,
+        ModelUnavailable,
+        StorageUnavailable,
+        StoreUnavailable,
+        ProvenanceError,
+    ) as error:
         fail(error)
 
     if settings.metrics_port:
         check_port(settings.metrics_port)
         metrics.prepare()
-    # Containers on one host's network share its name, and each of them may run as process 1.
-    name = f"{spec.id}-{secrets.token_hex(4)}@{socket.gethostname()}"
     os.environ["ADASPA_WORKER_NAME"], os.environ["ADASPA_WORKER_MODEL"] = name, spec.id
     os.environ["ADASPA_WORKER_PRIORITIES"] = ",".join(priorities)
     queues = ",".join(queue_name(spec.id, priority) for priority in priorities)

