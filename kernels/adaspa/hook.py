@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers.hooks.hooks import BaseState, CacheContext, ModelHook, StateManager
 
+from adaspa.context_parallel import ranks_of
 from adaspa.forward import Forward
 from adaspa.guard import Guard
 from adaspa.handle import AdaSpaHandle
@@ -13,7 +14,6 @@ from adaspa.layout import Layout, Permutation
 from adaspa.models.tile_order import reordered, tile_permutation
 from adaspa.parallel.ranks import Ranks
 from adaspa.parallel.share import Share
-from adaspa.parallelize import ranks_of
 from adaspa.plan import Plan
 
 

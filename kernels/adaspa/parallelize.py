@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from adaspa.parallel.ranks import Ranks, check_degree, check_kind
+from adaspa.context_parallel import check_plan
+from adaspa.parallel.ranks import Ranks, check_degree
 from adaspa.patch import Pipeline, applied_to, family_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def parallelize(model: torch.nn.Module | Pipeline, *, ulysses: int = 1, guidance
             raise ValueError(f"model must not be parallel yet, got a {type(part).__name__} that is")
         if ulysses > 1:
             check_degree(ulysses, family.heads(part), uneven=True)
-            _check_plan(part, family)
+            check_plan(part, family)
     device = next(parts[0].parameters()).device
     mesh = dist.init_device_mesh(device.type, (guidance, 1, ulysses), mesh_dim_names=("guidance", "ring", "ulysses"))
     for part, family in zip(parts, families, strict=True):
@@ -50,21 +51,6 @@ def parallelize(model: torch.nn.Module | Pipeline, *, ulysses: int = 1, guidance
             _share_sequences(part, family, mesh, device, ulysses)
         if guidance > 1:
             import_module("adaspa.parallel.guidance").install(part, pipe, mesh["guidance"].get_group())
-
-
-def ranks_of(transformer: Any, family: "Family") -> Ranks | None:
-    """Return the ranks that share a transformer's sequences, None without context parallelism.
-
-    Raises:
-        ValueError: when the ranks are not as AdaSpa can use them.
-    """
-    config = getattr(transformer._parallel_config, "context_parallel_config", None)
-    if config is None:
-        return None
-    check_kind(config)
-    check_degree(config.ulysses_degree, family.heads(transformer), uneven=config.ulysses_anything)
-    _check_plan(transformer, family)
-    return Ranks(config._ulysses_mesh.get_group(), uneven=config.ulysses_anything)
 
 
 def _check_numbers(ulysses: int, guidance: int) -> None:
@@ -76,13 +62,6 @@ def _check_numbers(ulysses: int, guidance: int) -> None:
         raise ValueError("torch.distributed.init_process_group must come before adaspa.parallelize")
     if (world := dist.get_world_size()) != ulysses * guidance:
         raise ValueError(f"ulysses * guidance must be the number of processes, {world}, got {ulysses} * {guidance}")
-
-
-def _check_plan(transformer: Any, family: "Family") -> None:
-    if transformer._cp_plan is None and family.plan(transformer) is None:
-        raise ValueError(
-            f"context parallelism must be off: neither diffusers nor AdaSpa has a plan for {type(transformer).__name__}"
-        )
 
 
 def _share_sequences(transformer: Any, family: "Family", mesh: Any, device: torch.device, degree: int) -> None:
