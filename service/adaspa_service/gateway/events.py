@@ -179,11 +179,12 @@ class Stream:
                             return
                 if news:
                     continue
-                if await self.is_gone():
+                there, rank = await self.look()
+                if not there:
                     for text in await self.rest():
                         yield text
                     return
-                if text := await self.write_position():
+                if rank is not None and (text := await self.write_position(rank)):
                     heard = time.monotonic()
                     yield text
                 elif time.monotonic() - heard > HEARTBEAT_SECONDS:
@@ -199,25 +200,24 @@ class Stream:
         written = [await self.write(event_id, fields) for event_id, fields in await self.read()]
         return [text for text in written if text]
 
-    async def is_gone(self) -> bool:
-        """Tell whether the job was removed, maybe before its last event was read."""
-        (records,) = await self.state.rounds.ask([("EXISTS", f"{PREFIX}job:{self.video_id}")])
-        return not records
+    async def look(self) -> tuple[bool, int | None]:
+        """Ask whether the job's record is still there, and of a job that waits for its rank in the queue.
 
-    async def write_position(self) -> bytes | None:
+        The job may have been removed before its last event was read. Asked when a second has passed without an event.
+        """
+        asked: list[tuple[str, ...]] = [("EXISTS", f"{PREFIX}job:{self.video_id}")]
+        if self._job.status is JobStatus.queued:
+            queue = queue_key(self._job.params.model, self._job.priority)
+            asked.append(("ZRANK", f"{PREFIX}waiting:{queue}", self.video_id))
+        records, *ranks = await self.state.rounds.ask(asked)
+        return bool(records), ranks[0] if ranks else None
+
+    async def write_position(self, rank: int) -> bytes | None:
         """An event of the place in the queue and the workers that serve it, if either is not as it was told last.
 
-        It has no id, because nothing happened to this job. Asked for when a second has passed without an event, it
-        costs one look-up a second of a client whose job waits.
+        It has no id, because nothing happened to this job.
         """
-        if self._job.status is not JobStatus.queued:
-            return None
-        model, priority = self._job.params.model, self._job.priority
-        asked = "ZRANK", f"{PREFIX}waiting:{queue_key(model, priority)}", self.video_id
-        (rank,) = await self.state.rounds.ask([asked])
-        if rank is None:
-            return None
-        load = await self.state.loads.soon(model)
+        load = await self.state.loads.soon(self._job.params.model)
         place = queue_positions.place(load, self._job, rank + 1)
         if (place.position, place.workers) == self._told:
             return None
