@@ -22,6 +22,7 @@ from adaspa_service.gateway import (
     health,
     hosts,
     links,
+    listing,
     metrics,
     models,
     not_offered,
@@ -46,6 +47,8 @@ from adaspa_service.webhooks.deliverer import Deliverer
 DESCRIPTION = """Generate videos from text and images. Every route also works without the `/v1` prefix.
 
 OpenAI's clients work with the base URL `/v1`; pass other fields in `extra_body`."""
+API = not_offered, videos, listing, estimates, content, links, preview, events, models, usage, webhook_secret
+"""Modules with routes, in the order of the reference."""
 EVERYWHERE: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is invalid; `param` names it", "model": ErrorBody},
     404: {"description": "Not found", "model": ErrorBody},
@@ -70,7 +73,7 @@ def _router(with_metrics: bool) -> APIRouter:
         router.include_router(metrics.router)
     for prefix in ("/v1", ""):
         shown = bool(prefix)
-        for module in (not_offered, videos, estimates, content, links, preview, events, models, usage, webhook_secret):
+        for module in API:
             router.include_router(
                 module.router, prefix=prefix, include_in_schema=shown, responses=EVERYWHERE | WITH_KEY
             )

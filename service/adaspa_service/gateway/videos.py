@@ -1,31 +1,32 @@
-"""``/videos``: create, remix, look up, list, cancel, delete."""
+"""``/videos``: create, remix, look up, cancel, delete."""
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from adaspa_api.fields import VideoCreate
 from adaspa_api.videos import Video, VideoDeleted, VideoList, VideoRemix
 from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
-from adaspa_jobs.store import VIDEO_ID, JobStore, Look, StoreUnavailable
-from fastapi import APIRouter, Header, Query, Request, Response
+from adaspa_jobs.store import Look, StoreUnavailable
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service import views
 from adaspa_service.access import audit
 from adaspa_service.access.caller import Caller
-from adaspa_service.errors import ApiError, bad_field
-from adaspa_service.gateway import filters, polling, waiting
-from adaspa_service.gateway.access import LazyReader, Reader, Writer
+from adaspa_service.errors import ApiError
+from adaspa_service.gateway import polling, waiting
+from adaspa_service.gateway.access import LazyReader, Writer
 from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
 from adaspa_service.gateway.body import UNREADABLE, openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.estimates import estimated
 from adaspa_service.gateway.images import drop_images, made_of
+from adaspa_service.gateway.listing import listed
 from adaspa_service.gateway.lookup import find, look, not_found
 from adaspa_service.gateway.params import batch, labels, remix
-from adaspa_service.gateway.queue_positions import QueuePosition, queue_positions
+from adaspa_service.gateway.queue_positions import queue_positions
 from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_service.gateway.state import AppState, StateDep
 from adaspa_service.gateway.webhook_url import check_webhook
@@ -33,8 +34,6 @@ from adaspa_service.inputs.source import closing_all
 
 log = logging.getLogger(__name__)
 
-FIRST_ID_US = 1_735_689_600_000_000
-"""No id is older than 2025."""
 REFUSED: dict[int | str, dict[str, Any]] = UNREADABLE | {
     422: {"description": "The Idempotency-Key was already used with a different request", "model": ErrorBody},
     429: {"description": "The queue is full, or this key has too many jobs or requests", "model": ErrorBody},
@@ -185,37 +184,6 @@ def get_video(video_id: str, state: StateDep, caller: LazyReader) -> Response:
     return response
 
 
-@router.get("/videos", openapi_extra=filters.OPENAPI)
-def list_videos(
-    request: Request,
-    state: StateDep,
-    caller: Reader,
-    *,
-    after: Annotated[str | None, Query(description="Cursor: the `last_id` of the previous page.")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Annotated[Literal["asc", "desc"], Query(description="Order by creation time.")] = "desc",
-) -> VideoList:
-    """List jobs by page. Jobs created or deleted meanwhile never repeat or hide others.
-
-    With one or more `metadata[KEY]=VALUE`, returns only jobs with all of these pairs. Such a page may have fewer than
-    `limit` jobs, or none; if `has_more` is true, continue after its `last_id`.
-    """
-    if after is not None and not was_an_id(after, state.store):
-        raise bad_field(
-            "after", f"after: {after[:60]!r} is not a cursor; allowed: the last_id of a page", "invalid_cursor"
-        )
-    wanted = filters.metadata_of(request)
-    if wanted:
-        jobs, cursor = state.store.page_with(wanted, after, limit, order, caller.owner)
-        more = cursor is not None
-    else:
-        jobs, more = state.store.page(after, limit, order, caller.owner)
-        cursor = None
-    found = [without_layers(job) for job in jobs]
-    answer = listed(found, queue_positions(state, jobs), estimated(state, jobs), more)
-    return answer if cursor is None else answer.model_copy(update={"last_id": cursor})
-
-
 @router.post("/videos/{video_id}/cancel")
 def cancel_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> Video:
     """Cancel a job and keep its record: a queued one at once, a running one within a denoising step.
@@ -244,33 +212,7 @@ def delete_video(video_id: str, request: Request, state: StateDep, caller: Write
     return VideoDeleted(id=video_id)
 
 
-def listed(jobs: list[Job], found: dict[str, QueuePosition], times: dict[str, float], more: bool) -> VideoList:
-    """Jobs as clients see them with the places and times that were found, and whether more follow."""
-    data = [views.video(job, found.get(job.id), times.get(job.id)) for job in jobs]
-    return VideoList(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
-
-
 def view(state: AppState, found: Look) -> Video:
     """Show the job as clients see it."""
     job, positions = found.job, {} if found.position is None else {found.job.id: found.position}
     return views.video(job, queue_positions(state, [job], positions).get(job.id), estimated(state, [job]).get(job.id))
-
-
-def without_layers(job: Job) -> Job:
-    """Leave out the part of the job's report by layer and head, which is most of its bytes."""
-    if job.report is None:
-        return job
-    return job.model_copy(update={"report": job.report.model_copy(update={"layers": []})})
-
-
-def was_an_id(text: str, store: JobStore) -> bool:
-    """Return whether this may have been a video's id.
-
-    Such an id is well formed, and from the past by the store's clock, or by that clock before it was set back.
-    """
-    if not VIDEO_ID.fullmatch(text):
-        return False
-    made_us = int(text[6:20], 16)
-    return made_us >= FIRST_ID_US and (made_us <= (store.now() + 3600) * 1e6 or made_us <= store.last_id_us())
