@@ -13,9 +13,10 @@ import torch
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_worker import pipeline
+from adaspa_worker.call_arguments import call_arguments
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.families import FAMILIES
-from adaspa_worker.offer import call_arguments, check
+from adaspa_worker.offer import check
 from adaspa_worker.source import ModelUnavailable
 from tiny_families import FAMILIES as TINY
 from tiny_families import KINDRED, save_family

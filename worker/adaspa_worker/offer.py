@@ -3,7 +3,6 @@
 The pipelines round sizes and frames without a word, or fail after minutes of work; both would be the first client's.
 """
 
-import ast
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -13,6 +12,7 @@ from adaspa_api.words import Task
 from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
+from adaspa_worker.call_arguments import TAKEN, call_arguments, fits
 from adaspa_worker.families import FAMILIES, TRANSFORMERS, Family, Limits, limits_of, pipeline_of, read
 from adaspa_worker.hub import first_line, index_of
 from adaspa_worker.loras import files as lora_files
@@ -20,20 +20,10 @@ from adaspa_worker.schedulers import flows, options_of, shift_field
 from adaspa_worker.shares import parallelism
 from adaspa_worker.source import ModelUnavailable
 
-TAKEN = {
-    *("self", "image", "last_image", "video", "conditions", "frame_index", "prompt", "negative_prompt"),
-    *("height", "width", "num_frames", "frame_rate", "num_inference_steps", "guidance_scale"),
-    *("num_videos_per_prompt", "output_type", "return_dict"),
-}
-"""Arguments of a pipeline's call that come from the job or from the worker."""
-PLAIN = (bool, int, float, str, dict, dict[str, Any])
-"""Types of a modular pipeline's arguments that a catalog can give."""
 WITH_SIGMAS = {
     *("LTXPipeline", "LTXImageToVideoPipeline", "LTX2Pipeline", "LTX2ImageToVideoPipeline", "MochiPipeline"),
 }
 """Pipelines that give their scheduler noise levels in any case, beside which it takes no timesteps."""
-NOT_JSON = ("Tensor", "Generator", "Callback")
-"""Types of arguments that no catalog can give; and lists of names for a callback are of no use without one."""
 
 
 def check(spec: ModelSpec, folder: Path) -> None:
@@ -127,19 +117,17 @@ def check_formats(spec: ModelSpec) -> None:
 
 
 def check_frames(spec: ModelSpec, limits: Limits) -> None:
-    for count in spec.frames:
+    goes_on = Task.video_continuation in spec.tasks
+    counts = [("frames", count) for count in spec.frames] + [("start_frames", spec.start_frames)] * goes_on
+    for field, count in counts:
         if (count - limits.first) % limits.every:
-            raise wrong(spec, "frames", f"{count} is not a multiple of {limits.every} plus {limits.first}")
+            raise wrong(spec, field, f"{count} is not a multiple of {limits.every} plus {limits.first}")
+    for count in spec.frames:
         if count < limits.least:
             raise wrong(spec, "frames", f"{count} is too few; allowed: {limits.least} or more")
         if count > limits.frames:
             raise wrong(spec, "frames", f"{count} is too many; allowed: up to {limits.frames}")
-    if Task.video_continuation not in spec.tasks:
-        return
-    if (spec.start_frames - limits.first) % limits.every:
-        why = f"{spec.start_frames} is not a multiple of {limits.every}, plus {limits.first}"
-        raise wrong(spec, "start_frames", why)
-    if spec.start_frames >= max(spec.frames):
+    if goes_on and spec.start_frames >= max(spec.frames):
         raise wrong(spec, "start_frames", f"{spec.start_frames} would fill the clip; allowed: under {max(spec.frames)}")
 
 
@@ -175,52 +163,6 @@ def check_call(spec: ModelSpec, limits: Limits, folder: Path) -> None:
 def has_two_experts(folder: Path) -> bool:
     """Tell whether one transformer takes the noisier steps and another one the rest, as in Wan 2.2's A14B."""
     return read(index_of(folder)).get("boundary_ratio") is not None
-
-
-def call_arguments(pipeline: str) -> dict[str, Any]:
-    """Return the arguments that a catalog can give to a pipeline of diffusers, with plain defaults if any."""
-    if pipeline.endswith("ModularPipeline"):
-        return block_inputs(pipeline)
-    diffusers = find_spec("diffusers")
-    assert diffusers is not None and diffusers.origin is not None
-    for file in sorted(Path(diffusers.origin).parent.glob("pipelines/*/pipeline_*.py")):
-        if f"\nclass {pipeline}(" in (source := file.read_text(encoding="utf-8")):
-            break
-    bodies = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == pipeline]
-    (call,) = [node for node in bodies[0] if isinstance(node, ast.FunctionDef) and node.name == "__call__"]
-    names, values = call.args.args, call.args.defaults
-    defaults = [None] * (len(names) - len(values)) + [plain(value) for value in values]
-    return {
-        name.arg: default
-        for name, default in zip(names, defaults, strict=True)
-        if "callback" not in name.arg and not (name.annotation and mentions(ast.unparse(name.annotation)))
-    }
-
-
-def block_inputs(pipeline: str) -> dict[str, Any]:
-    """Return the arguments of a modular pipeline: what its blocks take and no other block makes."""
-    import diffusers  # noqa: PLC0415  no file of it tells them all: the blocks are asked
-
-    blocks = getattr(diffusers, getattr(diffusers, pipeline).default_blocks_name)()
-    return {each.name: each.default for each in blocks.inputs if each.name and each.type_hint in PLAIN}
-
-
-def mentions(annotation: str) -> bool:
-    return any(name in annotation for name in NOT_JSON)
-
-
-def plain(node: ast.expr) -> Any:
-    """Return the value of a literal; None of anything else."""
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
-
-
-def fits(value: object, default: object) -> bool:
-    """Tell whether a value is of the default's kind; a whole number is also a float."""
-    kinds = (int, float) if isinstance(default, float) else type(default)
-    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
 
 
 def check_scheduler(spec: ModelSpec, folder: Path) -> None:
