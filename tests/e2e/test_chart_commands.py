@@ -4,13 +4,16 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 from adaspa_client.local_token import read_token
 from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
 from rendered_chart import container, pods, render
+from s3_servers import URL, S3Server, s3_server
 from service_process import Service, environment
 from tiny_wan import SIZE, write_catalog
 from waiting import PATIENCE, until
@@ -53,13 +56,20 @@ def test_the_helm_test_makes_a_video(service: Service, tmp_path: Path) -> None:
     assert done.stdout.startswith("video_")
 
 
-def test_gateway_and_worker_pods_make_a_video_together_and_stop_in_time(
-    service: Service, catalog: Path, tmp_path: Path
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[S3Server]:
+    """A real S3-compatible server; tests/service/test_storage_s3.py asks more of the storage, and of two servers."""
+    with s3_server("nanio", tmp_path / "server") as server:
+        yield server
+
+
+def test_gateway_and_worker_pods_make_a_video_together_in_a_bucket_and_stop_in_time(
+    service: Service, catalog: Path, s3: S3Server, tmp_path: Path
 ) -> None:
     port, gateway_metrics, worker_metrics = (free_port("127.0.0.1") for _ in range(3))
     shared = {
         "redis_url": f"unix://{socket_path(service.data_dir)}?db=5",
-        "storage_url": str(tmp_path / "objects"),
+        "storage_url": URL,
         "data_dir": str(tmp_path / "data"),
     }
     gateway_settings = {
@@ -73,9 +83,12 @@ def test_gateway_and_worker_pods_make_a_video_together_and_stop_in_time(
     heartbeat = tmp_path / "heartbeat"
     worker_settings = {"metrics_port": str(worker_metrics), "heartbeat_file": str(heartbeat)}
     started = [
-        subprocess.Popen(command("gateway"), env=pod_environment("gateway", None, **shared, **gateway_settings)),
         subprocess.Popen(
-            command("worker", demo="tiny"), env=pod_environment("worker", own_catalog, **shared, **worker_settings)
+            command("gateway"), env=pod_environment("gateway", None, **shared, **gateway_settings) | s3.environment
+        ),
+        subprocess.Popen(
+            command("worker", demo="tiny"),
+            env=pod_environment("worker", own_catalog, **shared, **worker_settings) | s3.environment,
         ),
     ]
     try:
@@ -90,6 +103,13 @@ def test_gateway_and_worker_pods_make_a_video_together_and_stop_in_time(
             until(lambda: http.get(f"/videos/{video}").json()["status"] == "completed", "the video is made")
             assert http.get(f"/videos/{bulk}").json()["status"] == "queued", "this worker serves the other queue"
             assert http.delete(f"/videos/{bulk}").is_success
+            names = [key.rsplit("/", 1)[1] for key in s3.objects()]
+            assert names == ["spritesheet.webp", "thumbnail.webp", "video.mp4"]
+            content = f"/videos/{video}/content"
+            part = http.get(content, headers={"Range": "bytes=100-199"})
+            assert (part.status_code, part.content) == (206, http.get(content).content[100:200])
+            assert http.delete(f"/videos/{video}").is_success
+            until(lambda: s3.objects() == [], "the objects are gone")
             assert http.get("/metrics").status_code == 404  # only at the port that the outside does not reach
             scraped = httpx.get(f"http://127.0.0.1:{gateway_metrics}/metrics").text
             assert 'adaspa_jobs_unfinished{model="tiny"} 0.0' in scraped
@@ -103,7 +123,7 @@ def test_gateway_and_worker_pods_make_a_video_together_and_stop_in_time(
             started[1].terminate()
             assert started[1].wait(timeout=grace()) == 0
             assert http.get(f"/videos/{job}").json()["status"] == "queued"
-            assert list((tmp_path / "objects" / "checkpoints" / job).rglob("*"))
+            assert any(f"/checkpoints/{job}/" in key for key in s3.objects())
     finally:
         for process in started:
             process.terminate()

@@ -41,15 +41,11 @@ def assert_a_yellow_star_moves_right_on_navy(clip: np.ndarray) -> None:
 
 
 def test_a_prompt_becomes_a_clip_of_what_it_says(demo_service: Service, tmp_path: Path) -> None:
-    video = demo_service.run("a large yellow star moves right on a navy background", steps=4, seed=7)
-    assert video.model == "demo"
-    assert_a_yellow_star_moves_right_on_navy(clip_of(demo_service, video, tmp_path / "video.mp4"))
-
-
-def test_an_adapter_makes_the_clip_in_four_steps_without_guidance(demo_service: Service, tmp_path: Path) -> None:
+    """In four steps, with the adapter for that, and without guidance."""
     prompt = "a large yellow star moves right on a navy background"
     video = demo_service.run(prompt, steps=4, guidance_scale=1, loras="four-steps", seed=7)
-    assert video.loras is not None and [lora.name for lora in video.loras] == ["four-steps"]
+    assert video.model == "demo" and video.loras is not None
+    assert [lora.name for lora in video.loras] == ["four-steps"]
     assert_a_yellow_star_moves_right_on_navy(clip_of(demo_service, video, tmp_path / "video.mp4"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adaspa_command import adaspa
+from adaspa_command import adaspa, clean_environment
 from adaspa_service.local.valkey import socket_path
 from adaspa_worker import doctor_gpus
 from service_process import Service
@@ -42,43 +42,40 @@ def test_beside_a_running_service_nothing_is_broken(service: Service, catalog: P
 
 
 def test_all_that_is_broken_is_named_with_its_mend(tmp_path: Path) -> None:
+    """With code that is not installed."""
+    (packages := tmp_path / "packages").mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith("adaspa_serve"):
+            (packages / entry.name).symlink_to(entry)
     (tmp_path / "file").write_text("not a folder")
-    catalog = write_catalog(tmp_path / "catalog.json", model_spec("/nowhere/model"))
+    code = [packages, *(ROOT / part for part in ("service", "service/client", "worker", "kernels"))]
+    env = clean_environment(
+        ADASPA_CATALOG=str(write_catalog(tmp_path / "catalog.json", model_spec("/nowhere/model"))),
+        ADASPA_REDIS_URL="redis://127.0.0.1:1/0",
+        ADASPA_STORAGE_URL=str(tmp_path / "file" / "objects"),
+        ADASPA_QUEU_CAP="3",
+        PYTHONPATH=os.pathsep.join(map(str, code)),
+    )
+    run = "from adaspa_service.cli import main; main()"
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        status, found = look(
-            *("--port", port, "--data-dir", tmp_path),
-            ADASPA_CATALOG=str(catalog),
-            ADASPA_REDIS_URL="redis://127.0.0.1:1/0",
-            ADASPA_STORAGE_URL=str(tmp_path / "file" / "objects"),
-            ADASPA_QUEU_CAP="3",
+        ended = subprocess.run(
+            # Without what would find it where it is installed.
+            [sys.executable, "-S", "-c", run, "doctor", "--json", "--port", str(port), "--data-dir", tmp_path / "data"],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-    assert status == 1
+    assert ended.returncode == 1, ended.stderr
+    found = {item["check"]: item for item in json.loads(ended.stdout)}
     assert found["settings"]["state"] == "warning"
     assert found["settings"]["mend"] == "ADASPA_QUEU_CAP: did you mean ADASPA_QUEUE_CAP?"
     broken = {check for check, item in found.items() if item["state"] == "broken"}
-    assert broken == {"Redis", "storage", f"port {port} on 127.0.0.1", "model tiny"}
+    assert broken == {"adaspa-serve", "Redis", "storage", f"port {port} on 127.0.0.1", "model tiny"}
     assert all(found[check]["mend"] for check in broken)
+    assert found["adaspa-serve"]["mend"] == "run pip install -e . in the checkout"
     assert "/nowhere/model" in found["model tiny"]["found"]
-
-
-def test_code_that_is_not_installed_is_named_too(tmp_path: Path) -> None:
-    for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if not entry.name.startswith("adaspa_serve"):
-            (tmp_path / entry.name).symlink_to(entry)
-    code = [tmp_path, *(ROOT / part for part in ("service", "service/client", "worker", "kernels"))]
-    run = "from adaspa_service.cli import main; main()"
-    ended = subprocess.run(
-        # Without what would find it where it is installed.
-        [sys.executable, "-S", "-c", run, "doctor", "--json", "--data-dir", tmp_path / "data"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, code))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 1, ended.stderr
-    own = next(item for item in json.loads(ended.stdout) if item["check"] == "adaspa-serve")
-    assert own["state"] == "broken" and own["mend"] == "run pip install -e . in the checkout"
 
 
 def test_a_wrong_setting_ends_the_look_in_plain_lines(tmp_path: Path) -> None:
