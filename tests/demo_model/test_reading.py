@@ -22,26 +22,32 @@ from demo_model.scenes import (
 ACTOR = Actor("square", "red", "medium", "moves left", True, 0.1, -0.1, 0.1, 0.3)
 
 
-def film(scene: Scene, noise: float = 0.0) -> torch.Tensor:
-    """The scene as uint8 [33, 128, 128, 3], with normal noise of that many grey levels."""
+def film(scene: Scene) -> torch.Tensor:
+    """The scene as uint8 [33, 128, 128, 3]."""
     video = draw([scene])[0].permute(1, 2, 3, 0)
-    video = (video + 1.0) * 127.5
-    video = video + noise * torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
-    return video.round().clamp(0, 255).to(torch.uint8)
+    return ((video + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def share_right(scenes: list[Scene], noise: float = 0.0) -> dict[str, float]:
-    marks: dict[str, list[bool]] = {}
-    for scene in scenes:
-        for name, right in read_video(film(scene, noise), scene).judge(scene).items():
-            marks.setdefault(name, []).extend(right)
-    return {name: sum(right) / len(right) for name, right in marks.items()}
+def with_noise(video: torch.Tensor, levels: float) -> torch.Tensor:
+    """The video with normal noise of that many grey levels."""
+    noise = levels * torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
+    return (video + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[tuple[Scene, torch.Tensor]]:
+    """Scenes with their videos."""
+    rng = random.Random(7)
+    return [(scene, film(scene)) for scene in (sample_scene(rng) for _ in range(30))]
 
 
 @pytest.mark.parametrize("noise", [0.0, 6.0])
-def test_drawn_videos_read_as_what_was_drawn(noise: float) -> None:
-    rng = random.Random(7)
-    shares = share_right([sample_scene(rng) for _ in range(30)], noise)
+def test_drawn_videos_read_as_what_was_drawn(drawn: list[tuple[Scene, torch.Tensor]], noise: float) -> None:
+    marks: dict[str, list[bool]] = {}
+    for scene, video in drawn:
+        for name, right in read_video(with_noise(video, noise), scene).judge(scene).items():
+            marks.setdefault(name, []).extend(right)
+    shares = {name: sum(right) / len(right) for name, right in marks.items()}
     assert set(shares) == {"color", "shape", "motion", "background"}
     assert min(shares.values()) >= 0.97, shares
 
