@@ -1,6 +1,7 @@
 """What the end-to-end tests share: a tiny model, a catalog, and a running service."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,5 +57,5 @@ def service(
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     running = Service(data_dir, env | traced).start()
     yield running
-    running.stop()
+    running.stop(signal.SIGTERM)
     assert children(data_dir) == {}

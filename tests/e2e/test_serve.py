@@ -9,6 +9,9 @@ import subprocess
 from pathlib import Path
 
 from adaspa_command import ADASPA
+from adaspa_jobs.connections import connections
+from adaspa_jobs.store import JobStore
+from adaspa_service.local.folder import reachable_redis
 from adaspa_service.local.supervisor import free_port
 from drawn import picture
 from service_process import Service, adaspa, assert_one_clear_line, children, environment
@@ -31,22 +34,26 @@ def test_jobs_survive_whatever_ends_the_whole_service_and_no_process_does(catalo
     service = Service(deep, environment(catalog, lease_seconds="3600")).start()
     try:
         done = service.run()
-        for number in (signal.SIGINT, signal.SIGKILL):
-            running = service.client.create("a red circle", steps=200)
-            waiting = service.client.create("a blue square")
-            service.until_step(running.id, 2)
-            assert_nothing_outlives(service, number)
-            assert (f"{running.id}: released" in service.log("worker")) == (number == signal.SIGINT)
-            service.start()
-            for video, attempt in ((running, 2), (waiting, 1)):
-                ended = service.client.wait(video.id, poll=0.1)
-                assert (ended.status, ended.attempt) == ("completed", attempt)
+        running = service.client.create("a red circle", steps=120)
+        waiting = service.client.create("a blue square")
+        service.until_step(running.id, 2)
+        assert_nothing_outlives(service, signal.SIGKILL)
+        assert f"{running.id}: released" not in service.log("worker")
+        service.start()
+        for video, attempt in ((running, 2), (waiting, 1)):
+            ended = service.client.wait(video.id, poll=0.1)
+            assert (ended.status, ended.attempt) == ("completed", attempt)
         assert service.client.get(done.id).status == "completed"
         assert service.client.download(done.id, tmp_path / "video.mp4").stat().st_size > 0
-        service.until_step(service.client.create("a red circle", steps=2000).id, 2)
-        assert_nothing_outlives(service, signal.SIGTERM)
+        stopped = service.client.create("a red circle", steps=2000)
+        service.until_step(stopped.id, 2)
+        assert_nothing_outlives(service, signal.SIGINT)
+        assert f"{stopped.id}: released" in service.log("worker")
     finally:
         service.stop()
+    with reachable_redis(deep) as url, connections(url).client() as client:
+        kept = JobStore(client).get(stopped.id)
+        assert kept is not None and (kept.status, kept.attempt, kept.lost_attempts) == ("queued", 1, 0)
 
 
 def test_a_taken_port_is_one_clear_line(catalog: Path, tmp_path: Path) -> None:
