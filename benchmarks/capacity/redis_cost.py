@@ -182,7 +182,9 @@ async def idle_followers(costs: Costs, state: AppState, job: Job) -> None:
             for _ in range(1 + FOLLOWED_SECONDS):  # at first it reads what there is
                 if await follower.wait() and (events := await stream.read()):
                     stream.last_id = events[-1][0]
-                await stream.write_position()
+                _, rank = await stream.look()
+                if rank is not None:
+                    await stream.write_position(rank)
 
     with costs.of("follower_second", FOLLOWERS * FOLLOWED_SECONDS):
         await asyncio.gather(*(follow_on() for _ in range(FOLLOWERS)))
