@@ -5,8 +5,8 @@ kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.at
 changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
-field.json (`demo_model.field`). The section ``picture`` of docs/how-it-works.md is from field.json and missed.json
-(`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
+field.json (`demo_model.field`). The section ``picture`` of docs/how-it-works.md is from field-16.json (more methods, fewer
+clips) and missed.json (`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
 (`benchmarks.attention.servers`). A section without its file stays as it is.
 """
 
@@ -243,12 +243,12 @@ def main() -> None:
         picture = f"{seen_from_readme}/fidelity.png"
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)
         print(fidelity_tables.choice(fidelity["rows"]))
-    beside, missed = load("field.json"), load("missed.json")
-    if beside:
+    if beside := load("field.json"):
         sections["field"] = field_section(beside[0], folder / "field.png", f"{seen_from_readme}/field.png")
-    if beside and missed:
+    many, missed = load("field-16.json"), load("missed.json")
+    if many and missed:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
-        section = picture_section(beside[0], missed[0], folder, seen)
+        section = picture_section(many[0], missed[0], folder, seen)
         arguments.explained.write_text(replaced(arguments.explained.read_text(), "picture", section))
     if servers := load("servers.json"):
         arguments.plugins.write_text(replaced(arguments.plugins.read_text(), "servers", servers_section(servers[0])))

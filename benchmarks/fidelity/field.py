@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 Row = dict[str, Any]
-OURS = "exact, two searches"
+OURS = "marginal mass, one search"
 RESAMPLES = 2000
 # Of an attention call, by what it would cost to know it, and what it is in words.
 PREDICTORS = {

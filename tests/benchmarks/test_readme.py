@@ -8,6 +8,7 @@ import pytest
 from adaspa import AdaSpaConfig
 
 from benchmarks import readme
+from benchmarks.fidelity import field
 from benchmarks.fidelity.tables import attention_work, choose_presets
 
 ROOT = Path(__file__).parents[2]
@@ -166,14 +167,15 @@ def field_row(method, work, psnr):
 
 
 def test_other_methods_are_set_beside_ours(written):
-    rows = [field_row("exact, two searches", work, 80 * work) for work in (0.3, 0.4, 0.5)]
+    rows = [field_row(field.OURS, work, 80 * work) for work in (0.3, 0.4, 0.5)]
     rows += [field_row("peer", 0.35, 20.0), field_row("LoSA", "mass 0.8", 30.0) | {"work": [0.4, 0.4]}]
     settings = {"captions": 2, "steps": 25, "dtype": "bfloat16"}
     missed = {"by_head": {"exact": [{"layer": 8, "head": 2, "starved": 0.1}]}, "density": 0.2}
     place = {"step": 5, "branch": 0, "layer": 8, "clip": 0, "head": 2, "query": 0, "key": 0}
     missed["example"] = {"place": place, "query_mass": [0.9], "row_mass": [0.5], "row_score": [0.1], "tokens": [[1.0]]}
     missed |= {"settings": settings | {"captions": 1}, "lost": {row["name"]: row.pop("lost") for row in rows}}
-    text, _, folder = written(field={"device": "H200", "settings": settings, "rows": rows}, missed=missed)
+    measured = {"device": "H200", "settings": settings, "rows": rows}
+    text, _, folder = written(**{"field": measured, "field-16": measured, "missed": missed})
     assert "| peer, 0.35 | 0.20 | 0.700 | 0.010 | 0.35 | 20.0 | 19.0 | +8.0 (+8.0 to +8.0) | +8.0 | 100 % |" in text
     explained = (folder / "how-it-works.md").read_text()
     assert "| how unevenly a head's queries lose mass | 1.00 |" in explained
