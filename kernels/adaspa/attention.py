@@ -59,6 +59,7 @@ def attention(
         raise ValueError(f"k must have the shape of q in self-attention, {tuple(q.shape)}, got {tuple(k.shape)}")
     plan = state.plan
     geometry = Geometry(q.shape[2], plan.query_block, plan.key_block, _checked_text(text, q.shape[2]))
+    state.for_sequence(layer, sample, (geometry, q.shape[0]))
     sequences = q.shape[0] * heads.total(q.shape[1])
     site = _Site(state, state.key(layer, sample), geometry, sequences, scale, grid, heads)
     action = state.action(layer, sample)

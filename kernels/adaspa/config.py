@@ -48,6 +48,10 @@ class AdaSpaConfig:
             its warm-up.
         warmup_mass: softmax mass to keep in a warm-up that is partly sparse, in (0, 1): the first step searches, and
             the others up to the first of ``searches`` run sparse by what it found. None leaves the warm-up dense.
+        share_lists: whether the guidance branches of a step use the lists of the first of them, which alone searches.
+            Guidance multiplies what differs between the branches, and with it the difference of their errors: the same
+            lists make nearly the same errors. Branches of unlike sequences, or in one batch or on several GPUs, keep
+            lists of their own.
         query_stride: rows from one query row to the next that a search scores, unless it is a fused one; a divisor of
             ``block_size``. Above 1 scoring is cheaper by that factor, but block mass and reported recall become
             estimates.
@@ -84,6 +88,7 @@ class AdaSpaConfig:
     dense_tail: int = 0
     few_steps: int = 0
     warmup_mass: float | None = None
+    share_lists: bool = False
     query_stride: int = 1
     dense_layers: tuple[int, ...] = ()
     dense_precision: Precision = "full"
@@ -106,7 +111,7 @@ class AdaSpaConfig:
         self._check()
 
     def _check(self) -> None:
-        for name in ("record_maps", "skip_short", "measure_recall"):
+        for name in ("share_lists", "record_maps", "skip_short", "measure_recall"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.warmup_mass is not None:
@@ -199,6 +204,7 @@ class AdaSpaConfig:
             warmup_selection=self.selection if self.warmup_mass is None else RetainedMass(self.warmup_mass),
             query_block=self.query_block,
             key_block=self.block_size,
+            share_lists=self.share_lists,
             query_stride=self.query_stride,
             dense_layers=self.dense_layers,
             dense_precision=self.dense_precision,

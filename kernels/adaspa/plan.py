@@ -18,6 +18,7 @@ class Plan:
         selection: what chooses the blocks of a search.
         warmup_selection: what chooses them in a warm-up that is partly sparse.
         query_block, key_block: tokens in a block.
+        share_lists: whether guidance branches use the lists of the first of them.
         query_stride: rows from one query row to the next that a search scores, unless it is a fused one.
         dense_layers: indices of the layers that stay dense.
         dense_precision: of the products in dense attention, as `adaspa.ops.attention` takes it.
@@ -36,6 +37,7 @@ class Plan:
     warmup_selection: Policy
     query_block: int
     key_block: int
+    share_lists: bool = False
     query_stride: int = 1
     dense_layers: tuple[int, ...] = ()
     dense_precision: Precision = "full"

@@ -54,6 +54,9 @@ class AdaSpaState:
         self.dealt_for: dict[CacheKey, tuple[int, ...]] = {}
         self._in_use: dict[CacheKey, PatternRecord] = {}
         self._searched: set[str] = set()
+        self._first_branch: str | None = None
+        self._sequences: dict[tuple[int, int | None], object] = {}
+        self._apart: set[str] = set()
         self._shapes: dict[str, torch.Size] = {}
         self._before = 0
         self._length_is_known = False
@@ -97,11 +100,14 @@ class AdaSpaState:
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
         kind = self.plan.schedule.kind(step)
-        if kind is StepKind.SPARSE and branch not in self._searched:
+        self.step, self.branch = step, branch
+        if self._first_branch is None:
+            self._first_branch = branch
+        if kind is StepKind.SPARSE and self._lists_of not in self._searched:
             kind = StepKind.SEARCH
         if kind is StepKind.SEARCH:
-            self._searched.add(branch)
-        self.step, self.branch, self.kind = step, branch, kind
+            self._searched.add(self._lists_of)
+        self.kind = kind
         self.record.step_kinds.setdefault(self._before + step, kind)
         self.record.ledger.begin_forward()
         return kind
@@ -114,12 +120,14 @@ class AdaSpaState:
         if self.step is None or layer in self.plan.dense_layers:
             return Action.DENSE
         if self.kind is StepKind.DENSE:
-            leaves_lse = self.plan.schedule.leaves_lse(self.step) and self.policy.reuses_lse
+            leaves_lse = self.plan.schedule.leaves_lse(self.step) and self.policy.reuses_lse and not self.follows
             return Action.DENSE_WITH_LSE if leaves_lse else Action.DENSE
         key = self.key(layer, sample)
-        if key in self.cache.refused:
-            return Action.DENSE
         has_lse, has_index = self.cache.has(key)
+        # Behind a first search the other branches are dense as well: otherwise their errors would differ.
+        searched = has_index and self.follows and self.step == self.plan.schedule.searches[0]
+        if searched or key in self.cache.refused:
+            return Action.DENSE
         if not has_index:
             return Action.FUSED_SEARCH if has_lse else Action.FIRST_SEARCH
         if self.kind is StepKind.SEARCH and self._in_use[key].step < self.step:
@@ -163,8 +171,28 @@ class AdaSpaState:
         self.record.ledger.kernels[StepKind.DENSE][backends.Ran("attention", by, backends.dtype_name(q))] += 1
 
     def key(self, layer: int, sample: int | None = None) -> CacheKey:
-        """Return the key of the entry of ``layer`` in the current branch."""
-        return CacheKey(self.branch, layer, sample)
+        """Return the key of the entry of ``layer`` that the current branch uses."""
+        return CacheKey(self._lists_of, layer, sample)
+
+    @property
+    def follows(self) -> bool:
+        """True if the current branch uses the lists of another one."""
+        return self.plan.share_lists and self.branch != self._first_branch and self.branch not in self._apart
+
+    @property
+    def _lists_of(self) -> str:
+        return self._first_branch if self._first_branch is not None and self.follows else self.branch
+
+    def for_sequence(self, layer: int, sample: int | None, sequence: object) -> None:
+        """Have the current branch keep lists of its own if its sequence is not that of the branch that it follows."""
+        if not self.plan.share_lists or self.branch in self._apart:
+            return
+        if self._sequences.setdefault((layer, sample), sequence) != sequence and self.follows:
+            self._apart.add(self.branch)
+            self._searched.add(self.branch)
+            self.record.ledger.fall_back("guidance branches keep lists of their own: their sequences differ")
+            if self.kind is StepKind.SPARSE:
+                self.kind = StepKind.SEARCH
 
     @property
     def keeps_lse(self) -> bool:
@@ -174,7 +202,9 @@ class AdaSpaState:
     @property
     def searches_next(self) -> bool:
         """True if the next step searches by the cached LSE."""
-        return self.step is not None and self.policy.reuses_lse and self.plan.schedule.searches_next(self.step)
+        if self.step is None or self.follows:
+            return False
+        return self.policy.reuses_lse and self.plan.schedule.searches_next(self.step)
 
     def add_pattern(self, key: CacheKey, pattern: PatternRecord) -> None:
         """Record the new pattern of ``key``."""
@@ -187,7 +217,7 @@ class AdaSpaState:
 
     def patterns_of(self, layer: int) -> dict[CacheKey, PatternRecord]:
         """Return the patterns in use of ``layer`` in the current branch; none if a key of it was refused."""
-        keys = [key for key in self._in_use if (key.branch, key.layer) == (self.branch, layer)]
+        keys = [key for key in self._in_use if (key.branch, key.layer) == (self._lists_of, layer)]
         return {} if any(key in self.cache.refused for key in keys) else {key: self._in_use[key] for key in keys}
 
     def drop(self) -> RequestRecord:

@@ -51,11 +51,14 @@ def small(monkeypatch):
     monkeypatch.setattr(evaluation, "FRAMES", 9)
 
 
-def test_exact_is_what_the_library_does(subject, small):
+@pytest.mark.parametrize("shared", [False, True])
+def test_exact_is_what_the_library_does(subject, small, shared, monkeypatch):
     """The same videos as by `adaspa.apply`, with one of three blocks kept and two searches."""
-    row = field.Row("exact", "a third", "field", exact(TopK(0.66, head_adaptive=False)))
+    monkeypatch.setattr(subject.args, "guidance", 4.0 if shared else 1.0)
+    row = field.Row("exact", "a third", "field", exact(TopK(0.66, head_adaptive=False), shared=shared))
     videos, figures = subject.videos(row)
     config = adaspa.AdaSpaConfig.paper().replace(sparsity=0.66, head_adaptive=False, steps=7, warmup=1, searches=(1, 4))
+    config = config.replace(share_lists=shared)
     handle = adaspa.apply(subject.pipe.transformer, config)
     try:
         own = subject.generate(0)

@@ -154,6 +154,29 @@ def test_branches_and_layers_do_not_share():
                 assert torch.equal(out, both[step, branch, layer][0])
 
 
+def test_branches_share_the_lists_of_the_first_one():
+    """It alone searches; the other is dense in the first search, and sparse by its lists behind it."""
+    state = adaspa.AdaSpaState(replace(CONFIG, share_lists=True).resolve())
+    results = run(state, 6, branches=("cond", "uncond"))
+    q, k, _ = results[2, "cond", 0][1]
+    mask = naive.token_mask(wanted_mask(q, k, naive.lse(*results[1, "cond", 0][1][:2])), 16, 150)
+    for step, kept in ((2, None), (3, mask)):
+        out, inputs = results[step, "uncond", 0]
+        torch.testing.assert_close(out.double(), naive.attend(*inputs, kept)[0], rtol=1e-4, atol=1e-5)
+    assert [pattern.step for pattern in state.record.patterns] == [2, 4]
+    assert state.record.report()["fell_back"] == []
+
+
+def test_branches_of_unlike_sequences_share_nothing():
+    state = adaspa.AdaSpaState(replace(CONFIG, share_lists=True).resolve())
+    for step in range(6):
+        for branch, tokens in (("cond", 150), ("uncond", 140)):
+            state.begin_step(step, branch)
+            adaspa.attention(*naive.qkv(tokens=tokens), state)
+    assert [pattern.step for pattern in state.record.patterns] == [2, 2, 4, 4]
+    assert state.record.report()["fell_back"] == ["guidance branches keep lists of their own: their sequences differ"]
+
+
 def test_a_branch_that_starts_late_searches_first():
     state = adaspa.AdaSpaState(CONFIG.resolve())
     state.begin_step(2, "cond")
