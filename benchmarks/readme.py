@@ -5,8 +5,8 @@ kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.at
 changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
-field.json (`demo_model.field`). The section ``picture`` of docs/how-it-works.md is from field-16.json (more methods, fewer
-clips) and missed.json (`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
+field.json (`demo_model.field`). The section ``picture`` of docs/how-it-works.md is from field-16.json (more methods,
+fewer clips) and missed.json (`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
 (`benchmarks.attention.servers`). A section without its file stays as it is.
 """
 
