@@ -120,6 +120,7 @@ def test_the_processes_decode_a_tile_each_and_stop_with_a_job(
     assert {place.tile for place in received} == {0, 1}
 
 
+@not_on_one_gpu
 def test_a_cancelled_job_leaves_the_group_to_the_next(grouped: Bench, worker: Worker, params: Params) -> None:
     grouped.store.at_step[2] = lambda lease: grouped.store.request_cancel(lease.job.id)
     assert grouped.run(params(steps=6)).status is JobStatus.cancelled

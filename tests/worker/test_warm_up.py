@@ -59,12 +59,16 @@ def test_a_warm_up_has_the_fewest_steps_of_all_kinds(changes: dict[str, Any], st
     assert kinds(short, spec) == kinds(whole, spec)
 
 
-def test_kernels_that_are_in_the_cache_do_not_count_as_compiled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries' folders are the test's to set, and as they were after it."""
     for variable in kernel_cache.FOLDERS:
-        monkeypatch.setenv(variable, "")
+        monkeypatch.setenv(variable, "")  # so that there is something to undo, where none is set
         monkeypatch.delenv(variable)
+
+
+@pytest.mark.usefixtures("own_folders")
+def test_kernels_that_are_in_the_cache_do_not_count_as_compiled(tmp_path: Path) -> None:
     kernel_cache.use(Settings(kernel_cache=tmp_path))
     source = ASTSource(one_more, signature={"place": "*fp32", "length": "constexpr"}, constexprs={"length": 16})
     found = []
@@ -77,9 +81,8 @@ def test_kernels_that_are_in_the_cache_do_not_count_as_compiled(
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
 
 
-def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in kernel_cache.FOLDERS:
-        monkeypatch.delenv(variable, raising=False)
+@pytest.mark.usefixtures("own_folders")
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"ADASPA_KERNEL_CACHE: .*cannot write to"):
         kernel_cache.use(Settings(kernel_cache=tmp_path / "file"))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
+import torch
 from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.connections import connections
@@ -188,6 +189,9 @@ def test_a_models_own_limit_holds_where_it_is_lower() -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="PyTorch takes a GPU's memory by 20 MiB, and so small a model fits"
+)
 def test_a_request_that_does_not_fit_into_the_workers_memory_is_refused_with_what_would(
     redis_url: str, tmp_path: Path
 ) -> None:
