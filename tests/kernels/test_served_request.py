@@ -60,7 +60,9 @@ def test_a_servers_words_for_sparsity_make_the_schedule():
     ("text", "told"),
     [
         ('{"sparsity": 2}', "ADASPA_CONFIG: sparsity must be"),
-        ('{"preset": "best"}', "ADASPA_CONFIG: intent must be one of"),
+        ('{"preset": "best"}', "ADASPA_CONFIG: preset must be one of"),
+        ('{"preset": ["fast"]}', "ADASPA_CONFIG: preset must be one of"),
+        ('{"selection": {}}', "ADASPA_CONFIG: selection must be one of"),
         ('{"sparse": 1}', "ADASPA_CONFIG: .*sparse"),
         ("{", "ADASPA_CONFIG must be a JSON object"),
         ("[1]", "ADASPA_CONFIG must be a JSON object, got list"),

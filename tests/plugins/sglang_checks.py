@@ -285,7 +285,7 @@ def test_the_servers_own_words_make_the_schedule():
     [
         ("", {"sparsity": 2}, "--attention-backend-config: sparsity"),
         ("", {"sparse": 0.5}, "--attention-backend-config: .*sparse"),
-        ("", {"preset": "best"}, "--attention-backend-config: intent must be one of"),
+        ("", {"preset": "best"}, "--attention-backend-config: preset must be one of"),
         ("", {"skip_first_steps": -1}, "--attention-backend-config: skip_first_steps must be an integer of at least 0"),
         ("", {"skip_first_steps": 1, "sparsity": 2}, "--attention-backend-config: sparsity"),
         ("", {"skip_first_steps": 1, "recall": 1}, "--attention-backend-config: recall cannot be combined with"),

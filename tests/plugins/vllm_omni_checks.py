@@ -196,9 +196,10 @@ def test_the_servers_own_fields_make_the_schedule():
         ('{"sparsity": 2}', {}, "ADASPA_CONFIG: sparsity"),
         ('{"sparse": 0.5}', {}, "ADASPA_CONFIG: .*sparse"),
         ("[1]", {}, "ADASPA_CONFIG must be a JSON object"),
-        ('{"preset": "best"}', {}, "ADASPA_CONFIG: intent must be one of"),
+        ('{"preset": "best"}', {}, "ADASPA_CONFIG: preset must be one of"),
         ('{"preset": "fast"}', {"sparsity": 0.5}, "block_sparse.sparsity"),
         ("", {"precision": "fp8"}, "block_sparse.precision must be bf16"),
+        ("", {"sparsity": 1.0}, r"block_sparse.sparsity must be a number in \[0, 1\)"),
     ],
 )
 def test_bad_settings_are_refused_when_the_model_is_made(variable, block_sparse, told, monkeypatch):

@@ -3,9 +3,9 @@
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from adaspa.config import AdaSpaConfig
+from adaspa.config import AdaSpaConfig, Preset
 from adaspa.plan import Plan
 
 VARIABLE = "ADASPA_CONFIG"
@@ -71,7 +71,9 @@ def from_fields(given: dict[str, Any], place: str) -> AdaSpaConfig:
         ValueError: naming the place and the field.
     """
     fields = dict(given)
-    preset = fields.pop("preset", None)
+    preset, presets = fields.pop("preset", None), get_args(Preset)
+    if preset is not None and preset not in presets:
+        raise ValueError(f"{place}: preset must be one of {presets}, got {preset!r}")
     try:
         return AdaSpaConfig(**fields) if preset is None else AdaSpaConfig.preset(preset, **fields)
     except (TypeError, ValueError) as error:

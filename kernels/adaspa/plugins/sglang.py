@@ -218,7 +218,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         raise ValueError(f"{OPTION}: {min(unknown)} cannot be combined with skip_first_*; allowed: {', '.join(THEIRS)}")
     theirs: dict[str, Any] = {**THEIRS, **given}
     for name in ("skip_first_steps", "skip_first_layers"):
-        if not isinstance(theirs[name], int) or theirs[name] < 0:
+        if type(theirs[name]) is not int or theirs[name] < 0:
             raise ValueError(f"{OPTION}: {name} must be an integer of at least 0, got {theirs[name]!r}")
     layers = tuple(range(theirs["skip_first_layers"]))
     settings = ServerSettings(theirs["sparsity"], theirs["skip_first_steps"], dense_layers=layers)

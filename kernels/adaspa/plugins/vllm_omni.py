@@ -193,7 +193,13 @@ def _settings(given: dict[str, Any]) -> Settings:
         return ours
     if theirs["precision"] != DEFAULTS["precision"]:
         raise ValueError(f"block_sparse.precision must be bf16 with AdaSpa, got {theirs['precision']!r}")
-    return ServerSettings(theirs["sparsity"], theirs["start_step"], theirs["end_step"], tuple(theirs["skip_layers"]))
+    layers = tuple(theirs["skip_layers"])
+    settings = ServerSettings(theirs["sparsity"], theirs["start_step"], theirs["end_step"], layers)
+    try:
+        settings.resolve(None)  # the server takes a sparsity of 1, with which nothing would be left
+    except ValueError as error:
+        raise ValueError(f"block_sparse.{error}") from error
+    return settings
 
 
 class AdaSpaBackend(AttentionBackend):

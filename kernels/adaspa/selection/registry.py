@@ -20,7 +20,7 @@ def policy(selection: Policy | str, **settings: Any) -> Policy:
         TypeError: for a setting that the policy does not have.
     """
     if not isinstance(selection, Policy):
-        if selection not in POLICIES:
+        if not isinstance(selection, str) or selection not in POLICIES:
             raise ValueError(f"selection must be one of {tuple(POLICIES)} or a Policy, got {selection!r}")
         selection = POLICIES[selection]()
     known = [field.name for field in fields(selection)]
