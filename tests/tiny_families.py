@@ -39,6 +39,8 @@ from diffusers import (
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
 )
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
@@ -325,6 +327,15 @@ def wan22_image() -> WanImageToVideoPipeline:
     return wan_image(transformer_2=wide_wan(seed=1), boundary_ratio=0.8)
 
 
+def wan_vace() -> WanVACEPipeline:
+    """Its control stack reads the latents of what is given, twice, and a mask of the VAE's 64 pixels."""
+    config = {"text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32}
+    control = {"vace_layers": [0], "vace_in_channels": 2 * 4 + 64}
+    transformer = WanVACETransformer3DModel(**tiny.HEADS, **tiny.CHANNELS, **config, **control)
+    parts = {name: part for name, part in wan().components.items() if name not in ("transformer", "transformer_2")}
+    return WanVACEPipeline(**parts, transformer=tiny.prepare(transformer))
+
+
 def wan22_5b() -> WanPipeline:
     """A timestep for each token: text or an image."""
     pipe = wan()
@@ -408,6 +419,7 @@ IMAGES = {
     "wan-2.1-image": Family(wan21_image, "80x48", 17, {}),  # 512 tokens of text, as the transformer has it written down
     "wan-2.2-image": Family(wan22_image, "80x48", 17, TEXT),
     "wan-2.2-5b": Family(wan22_5b, "80x48", 17, TEXT),
+    "wan-vace": Family(wan_vace, "80x48", 17, TEXT),
     "cogvideox-image": Family(lambda: cogvideox_image(CogVideoXDDIMScheduler()), "80x48", 17, TEXT),
     "cogvideox-1.5-image": Family(
         lambda: cogvideox_image(
@@ -452,7 +464,7 @@ MODULAR = {
         | {
             "negative_prompt": False,
             "audio": True,
-            "tasks": [task for task in Task if task is not Task.video_continuation],
+            "tasks": [Task.text_to_video, Task.image_to_video, Task.first_last_frame],
         },
     ),
 }

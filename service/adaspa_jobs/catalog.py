@@ -129,7 +129,8 @@ class ModelSpec(BaseModel):
     description: str
     """One line for clients."""
     tasks: list[Task] = Field(default=[Task.text_to_video], min_length=1)
-    """Supported tasks: ``text_to_video``, ``image_to_video``, ``first_last_frame``, ``video_continuation``."""
+    """Supported tasks: ``text_to_video``, ``image_to_video``, ``first_last_frame``, ``video_continuation``,
+    ``reference_to_video``."""
     sizes: list[Size] = Field(min_length=1)
     """Supported sizes, ``WIDTHxHEIGHT`` in pixels; the first is the default."""
     frames: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
@@ -272,7 +273,7 @@ class ModelSpec(BaseModel):
     @property
     def takes_images(self) -> bool:
         """True if the model can start from an image or a video."""
-        return any(task.roles for task in self.tasks)
+        return any(role.is_in_frame for task in self.tasks for role in task.roles)
 
     @property
     def needs_image(self) -> bool:

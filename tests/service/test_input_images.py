@@ -13,7 +13,7 @@ PIXELS = 1_000_000
 
 
 def prepared(content: bytes, size: tuple[int, int], *, contain: bool = False) -> Image.Image:
-    return fitted(opened(BytesIO(content), PIXELS), size, contain=contain)
+    return fitted(opened(BytesIO(content), PIXELS), size, "black" if contain else None)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])

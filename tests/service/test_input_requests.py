@@ -27,7 +27,7 @@ from adaspa_service.inputs.clips import Tail
 from adaspa_service.inputs.keep import Inputs
 from adaspa_service.inputs.source import uploaded
 from adaspa_service.inputs.turns import AT_A_TIME, OF_AN_OWNER, Turns
-from drawn import MOVING, assert_corners, claims, picture
+from drawn import MOVING, assert_corners, claims, close, picture
 from http_server import answering
 from PIL import Image
 from refusals import check_refused
@@ -40,6 +40,7 @@ MODELS = {
     "both": {"tasks": ["text_to_video", "image_to_video", "first_last_frame"], "sizes": ["64x64", "128x64", "64x128"]},
     "image": {"tasks": ["image_to_video"]},
     "text": {},
+    "reference": {"tasks": ["text_to_video", "reference_to_video"], "sizes": ["64x64", "128x64"]},
 }
 WIDE = picture(200, 104)
 
@@ -294,6 +295,40 @@ def test_first_and_last_frame_and_how_they_fit(service: Service) -> None:
     assert_corners(shown(service, post(service, **both, size="64x64").json(), "last"))
 
 
+@pytest.mark.parametrize("way", ["file", "json", "conditions", "command"])
+def test_a_reference_stays_whole_and_chooses_no_size(service: Service, tmp_path: Path, way: str) -> None:
+    asked = {"prompt": "a red circle", "model": "reference"}
+    fields: dict[str, Any] = {
+        "json": {"reference_image": data_uri(WIDE)},
+        "conditions": {"conditions": [{"role": "reference", "kind": "image", "url": data_uri(WIDE)}]},
+    }
+    if way == "command":
+        (path := tmp_path / "somebody.png").write_bytes(WIDE)
+        options = (
+            "--reference-image",
+            str(path),
+            "--model",
+            "reference",
+            "--detach",
+            "--json",
+            "--server",
+            service.url,
+        )
+        video = json.loads(adaspa("generate", "a red circle", *options).stdout)
+    else:
+        sent = {"files": {"reference_image": ("a.png", WIDE)}, "data": asked} if way == "file" else {}
+        response = service.http.post("/videos", **sent or {"json": asked | fields[way]})
+        assert response.status_code == 200, response.text
+        video = response.json()
+    assert (video["task"], video["size"]) == ("reference_to_video", "64x64")
+    assert "variant=reference_image" in video["inputs"][0]["url"]
+    image = shown(service, video, "reference")
+    assert (
+        image.size == (64, 64) and close(image.getpixel((32, 2)), "white") and close(image.getpixel((32, 61)), "white")
+    )
+    assert_corners(image.crop((0, 16, 64, 48)))
+
+
 def test_an_image_is_shown_to_its_owner_and_by_a_link_and_to_nobody_else(service: Service) -> None:
     video = post(service, input_reference=data_uri(WIDE)).json()
     link = service.http.get(f"/videos/{video['id']}/link", params={"variant": "first_frame"}).json()["url"]
@@ -395,7 +430,37 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
         "input_reference",
         "more than once",
     ),
-    "another role": ({"conditions": [{"role": "reference", "url": "x"}]}, "conditions", "allowed: first, last"),
+    "another role": ({"conditions": [{"role": "style", "url": "x"}]}, "conditions", "allowed: first, last, reference"),
+    "a sound as a reference": (
+        {"conditions": [{"role": "reference", "kind": "audio", "url": "x"}]},
+        "conditions",
+        "conditions[0].kind: 'audio' is not supported; allowed: image",
+    ),
+    "two references": (
+        {"model": "reference", "conditions": 2 * [{"role": "reference", "url": data_uri(WIDE)}]},
+        "reference_image",
+        "more than once",
+    ),
+    "a reference to a model without": (
+        {"reference_image": data_uri(WIDE)},
+        "reference_image",
+        "it supports: text_to_video, image_to_video, first_last_frame",
+    ),
+    "a first frame to a model of references": (
+        {"model": "reference", "reference_image": data_uri(WIDE), "input_reference": data_uri(WIDE)},
+        "input_reference",
+        "it supports: text_to_video, reference_to_video",
+    ),
+    "a video as a reference": (
+        {"model": "reference", "reference_image": data_uri(WIDE, "video/mp4")},
+        "reference_image",
+        "is 'video/mp4'",
+    ),
+    "a reference that is to be cut": (
+        {"model": "reference", "reference_image": data_uri(WIDE), "fit": "cover"},
+        "fit",
+        "allowed: none",
+    ),
     "another kind": (
         {"conditions": [{"role": "last", "kind": "video", "url": "x"}]},
         "conditions",
@@ -622,4 +687,4 @@ def test_models_say_what_they_do(service: Service) -> None:
         name: own.get("tasks", ["text_to_video"]) for name, own in MODELS.items()
     }
     takes = {name: "input_reference" in model["parameters"]["properties"] for name, model in models.items()}
-    assert takes == {"both": True, "image": True, "text": False}
+    assert takes == {"both": True, "image": True, "text": False, "reference": False}

@@ -19,6 +19,7 @@ OTHERS = {
     "input_reference": "https://example.com/a.png",
     "last_frame": "https://example.com/a.png",
     "start_video": "https://example.com/a.mp4",
+    "reference_image": "https://example.com/a.png",
     "fit": "cover",
     "audio": True,
     "loras": [{"name": "watercolor"}],

@@ -32,6 +32,7 @@ from diffusers import (
     LTXConditionPipeline,
     LTXImageToVideoPipeline,
     WanImageToVideoPipeline,
+    WanVACEPipeline,
 )
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
@@ -48,6 +49,7 @@ WIDTH, HEIGHT, FRAMES, STEPS = 80, 48, 17, 4
 FIRST, LAST = corners(WIDTH, HEIGHT), Image.new("RGB", (WIDTH, HEIGHT), "navy")
 FROM_IMAGE, BOTH_FRAMES = [Task.image_to_video], [Task.image_to_video, Task.first_last_frame]
 TEXT_OR_IMAGE = [Task.text_to_video, Task.image_to_video]
+TEXT_OR_REFERENCE = [Task.text_to_video, Task.reference_to_video]
 ALL = [Task.text_to_video, *BOTH_FRAMES, Task.video_continuation]
 START_FRAMES = 17
 
@@ -63,6 +65,7 @@ MODELS = {
     "wan-2.1-image": Model(WanImageToVideoPipeline, FROM_IMAGE),
     "wan-2.2-image": Model(WanImageToVideoPipeline, BOTH_FRAMES),
     "wan-2.2-5b": Model(WanImageToVideoPipeline, TEXT_OR_IMAGE),
+    "wan-vace": Model(WanVACEPipeline, TEXT_OR_REFERENCE),
     "cogvideox-image": Model(CogVideoXImageToVideoPipeline, FROM_IMAGE),
     "cogvideox-1.5-image": Model(CogVideoXImageToVideoPipeline, FROM_IMAGE),
     "hunyuan-video-image": Model(HunyuanVideoImageToVideoPipeline, FROM_IMAGE),
@@ -73,9 +76,10 @@ MODELS = {
     "ltx-2": Model(LTX2ImageToVideoPipeline, ALL),
     "ltx-2-condition": Model(LTX2ConditionPipeline, ALL),
 }
-CASES = [(name, (Role.first,)) for name in MODELS if name != "ltx-2-condition"]
+CASES = [(name, (Role.first,)) for name in MODELS if name not in ("ltx-2-condition", "wan-vace")]
 CASES += [(name, (Role.first, Role.last)) for name in ("wan-2.2-image", "ltx-condition", "ltx-2")]
 CASES += [(name, (Role.start,)) for name in ("ltx-condition", "ltx-2")]
+CASES += [("wan-vace", (Role.reference,))]
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,7 @@ def case(request: pytest.FixtureRequest, engines: Callable[[str], tuple[Diffuser
     name, roles = request.param
     size = tuple(map(int, IMAGES[name].size.split("x")))
     all_of_them = {Role.first: corners(*size), Role.last: Image.new("RGB", size, "navy"), Role.start: moving(*size)}
+    all_of_them[Role.reference] = all_of_them[Role.first]
     return (name, *engines(name), {role: all_of_them[role] for role in roles})
 
 
@@ -141,6 +146,9 @@ def plain_arguments(name: str, params: JobParams, images: Mapping[Role, Given]) 
     """Those of its pipeline that differ from model to model."""
     size = {name: getattr(params, name) for name in ("width", "height", "num_frames")}
     arguments: dict[str, Any] = {"image": images.get(Role.first), "guidance_scale": params.guidance_scale} | size
+    if name == "wan-vace":
+        arguments.pop("image")
+        return arguments | {"reference_images": [images[Role.reference]]}
     if name == "hunyuan-video-1.5-image":  # its pipeline takes the size from the image
         return {"image": images[Role.first], "num_frames": params.num_frames}
     if name == "hunyuan-video-image-beside":  # its pipeline leaves four frames out
@@ -256,7 +264,7 @@ def test_the_text_beside_an_image_is_counted_without_it(
         assert encoded_text.tokens == {"prompt_tokens": TokenCount(used=used, cut=cut, limit=4)}
 
 
-@pytest.mark.parametrize("name", ["wan-2.2-5b", "ltx-condition", "ltx-2-condition"])
+@pytest.mark.parametrize("name", ["wan-2.2-5b", "wan-vace", "ltx-condition", "ltx-2-condition"])
 def test_a_model_for_both_tasks_still_makes_clips_of_text(
     engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams], name: str
 ) -> None:

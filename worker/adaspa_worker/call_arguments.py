@@ -7,6 +7,7 @@ from typing import Any
 
 TAKEN = {
     *("self", "image", "last_image", "video", "conditions", "frame_index", "prompt", "negative_prompt"),
+    *("mask", "reference_images", "reference_conditions"),
     *("height", "width", "num_frames", "frame_rate", "num_inference_steps", "guidance_scale"),
     *("num_videos_per_prompt", "output_type", "return_dict"),
 }

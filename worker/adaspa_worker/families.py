@@ -107,6 +107,10 @@ def all_tasks(pipeline: Config, transformer: Config) -> Tasks:
     return text_or_images(pipeline, transformer) | {Task.video_continuation}
 
 
+def text_or_reference(pipeline: Config, transformer: Config) -> Tasks:
+    return frozenset({Task.text_to_video, Task.reference_to_video})
+
+
 def wan_text_tasks(pipeline: Config, transformer: Config) -> Tasks:
     with_image = {Task.image_to_video} if pipeline.get("expand_timesteps") else set()  # the 5B
     return frozenset({Task.text_to_video, *with_image})
@@ -208,6 +212,7 @@ FAMILIES = {
         "wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks, branches=True
     ),
     "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks, branches=True),
+    "WanVACEPipeline": Family("wan_vace.WanVACEEngine", "WanVACETransformer3DModel", wan, text_or_reference),
 }
 """Families by the diffusers class of their pipeline, which a model's folder names."""
 

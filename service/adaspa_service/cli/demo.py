@@ -101,7 +101,7 @@ def check_image(path: Path) -> None:
 
     try:
         with path.open("rb") as file:
-            fitted(opened(file, get_settings().image_pixels), (16, 16), contain=False)
+            fitted(opened(file, get_settings().image_pixels), (16, 16), None)
     except (InputRefused, OSError) as error:
         fail(f"--image: {path}: {error}", Exit.usage)
 

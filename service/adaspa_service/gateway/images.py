@@ -48,9 +48,10 @@ async def made_of(
         ApiError: 400 or 413 for one of them; nothing is stored.
         StorageUnavailable, StoreUnavailable.
     """
+    shaped = not asked.size and any(role.is_in_frame for role in sources)
 
     def size_of(width: int, height: int) -> tuple[int, int]:
-        return (params[0].width, params[0].height) if asked.size else fitting_size(spec, width, height)
+        return fitting_size(spec, width, height) if shaped else (params[0].width, params[0].height)
 
     tail = Tail(spec.start_frames, params[0].fps)
     try:

@@ -73,16 +73,16 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image.Image:
+def fitted(image: Image.Image, size: tuple[int, int], bars: str | None) -> Image.Image:
     """Turn the image upright, in RGB and of exactly this size; what is transparent becomes white.
 
-    It covers the size, and what is too much at two sides is cut off evenly; or it is contained in it, with black at two
+    It covers the size, and what is too much at two sides is cut off evenly; or it is contained in it, with bars at two
     sides. It is scaled before it is turned, so that little is held of a large one.
 
     Args:
         image: as ``opened`` gives it.
         size: width and height of the result.
-        contain: which of the two.
+        bars: their colour; None covers the size.
 
     Raises:
         InputRefused: it is broken, or cut off.
@@ -92,12 +92,12 @@ def fitted(image: Image.Image, size: tuple[int, int], *, contain: bool) -> Image
     try:
         image.draft("RGB", target)  # a JPEG that is much larger is decoded at half of it, a quarter, an eighth
         image.load()
-        scale = ImageOps.contain if contain else ImageOps.fit
+        scale = ImageOps.fit if bars is None else ImageOps.contain
         scaled = _in_srgb(_flat(scale(_plain(image), target, Image.Resampling.LANCZOS)))
     except DAMAGE as error:
         raise InputRefused("is damaged or incomplete; allowed: a complete image") from error
-    if contain:
-        canvas = Image.new("RGB", target)
+    if bars is not None:
+        canvas = Image.new("RGB", target, bars)
         canvas.paste(scaled, ((target[0] - scaled.width) // 2, (target[1] - scaled.height) // 2))
         scaled = canvas
     upright = scaled.transpose(TURNS[turned]) if turned in TURNS else scaled

@@ -99,8 +99,9 @@ class Inputs:
 
             for role, upload in given.items():
                 write = self._write_video if role.kind is Kind.video else self._write_image
+                bars = "white" if not role.is_in_frame else "black" if fit is Fit.contain else None
                 try:
-                    files[role], size = write(upload, Path(scratch, role), chosen, tail, contain=fit is Fit.contain)
+                    files[role], size = write(upload, Path(scratch, role), chosen, tail, bars)
                 except InputRefused as error:
                     raise BadInput(role, error) from error
             assert size is not None
@@ -113,23 +114,23 @@ class Inputs:
                 raise
 
     def _write_image(
-        self, upload: Upload, path: Path, size_of: Sizes, _: Tail, *, contain: bool
+        self, upload: Upload, path: Path, size_of: Sizes, _: Tail, bars: str | None
     ) -> tuple[Path, tuple[int, int]]:
         file = path.with_suffix(".png")
         with opened(upload.file, self._settings.image_pixels) as image:
             size = size_of(*upright_size(image))
-            fitted(image, size, contain=contain).save(file)
+            fitted(image, size, bars).save(file)
         return file, size
 
     def _write_video(
-        self, upload: Upload, path: Path, size_of: Sizes, tail: Tail, *, contain: bool
+        self, upload: Upload, path: Path, size_of: Sizes, tail: Tail, bars: str | None
     ) -> tuple[Path, tuple[int, int]]:
         file, source = path.with_suffix(".webm"), path.with_suffix(".sent")
         upload.file.seek(0)
         with source.open("wb") as copy:
             shutil.copyfileobj(upload.file, copy)
         limits = ClipLimits(self._settings.video_pixels, self._settings.video_frames)
-        return file, write_tail(source, file, tail, limits, size_of, contain=contain)
+        return file, write_tail(source, file, tail, limits, size_of, contain=bars is not None)
 
     def _put(self, folder: str, role: Role, path: Path, size: tuple[int, int], tail: Tail) -> Input:
         of_video = role.kind is Kind.video

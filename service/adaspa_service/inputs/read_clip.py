@@ -170,7 +170,7 @@ def write(target: Path, images: Iterator[Image.Image], first: Image.Image, fps: 
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, "gbrp"
         for image in (first, *images):
-            container.mux(stream.encode(av.VideoFrame.from_image(fitted(image, size, contain=contain))))
+            container.mux(stream.encode(av.VideoFrame.from_image(fitted(image, size, "black" if contain else None))))
         container.mux(stream.encode(None))
 
 

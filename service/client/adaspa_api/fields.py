@@ -20,7 +20,12 @@ from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
 MAX_SEED = 2**63 - 1
 MAX_URL_CHARS = 2048
-ROLES = {"input_reference": Role.first, "last_frame": Role.last, "start_video": Role.start}
+ROLES = {
+    "input_reference": Role.first,
+    "last_frame": Role.last,
+    "start_video": Role.start,
+    "reference_image": Role.reference,
+}
 """Role of each image or video field."""
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
@@ -104,8 +109,10 @@ def _goes_on(asked: Asked, entry: Entry) -> str | None:
     return f"its last {taken} frames begin the clip, which has {asked['num_frames']}; allowed: num_frames of {longer}"
 
 
-def _an_image(asked: Asked, entry: Entry) -> str | None:
-    return None if any(asked[name] for name in ROLES) else "has no effect without an image or a video; allowed: none"
+def _a_frame(asked: Asked, entry: Entry) -> str | None:
+    if any(asked[name] for name, role in ROLES.items() if role.is_in_frame):
+        return None
+    return "has no effect without an image or a video that becomes part of the clip; allowed: none"
 
 
 def _a_sound(asked: Asked, entry: Entry) -> str | None:
@@ -147,7 +154,12 @@ class Frame(Scene):
     start_video: Annotated[str | None, Row(Media(Role.start), "Start video", metavar="FILE|URL", clash=_goes_on)] = None
     """Video to continue: the new clip begins with its last frames. Send it like `input_reference`, without any image.
     The model's `start_frames` says how many frames; they are taken at the requested `fps`."""
-    fit: Annotated[str | None, Row(Choice(words=Fit, taken="takes_images"), "Fit", clash=_an_image)] = None
+    reference_image: Annotated[
+        str | None, Row(Media(Role.reference), "Reference image", metavar="FILE|URL", clash=_one_task)
+    ] = None
+    """Image of a person, animal or thing to show in the video; the video does not begin with it. Send it like
+    `input_reference`, without any other image. It is kept whole, on white."""
+    fit: Annotated[str | None, Row(Choice(words=Fit, taken="takes_images"), "Fit", clash=_a_frame)] = None
     """How to fit an image or video of another shape: `cover` crops two sides, `contain` adds black bars. Default:
     `cover`."""
 

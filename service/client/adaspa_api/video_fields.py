@@ -13,6 +13,7 @@ class VideoFields(TypedDict, total=False):
     input_reference: str
     last_frame: str
     start_video: str
+    reference_image: str
     fit: Literal["cover", "contain"]
     num_frames: int
     fps: int

@@ -24,7 +24,7 @@ from adaspa_api.words import (
     Task,
 )
 
-Variant = Literal["video", "thumbnail", "spritesheet", "first_frame", "last_frame", "start_video"]
+Variant = Literal["video", "thumbnail", "spritesheet", "first_frame", "last_frame", "start_video", "reference_image"]
 
 
 class VideoRemix(BaseModel):

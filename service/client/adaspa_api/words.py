@@ -64,6 +64,8 @@ class Role(StrEnum):
     """Last frame."""
     start = "start"
     """Video to continue: the new one begins with its last frames."""
+    reference = "reference"
+    """Person, animal or thing to show in the video; it is no frame of it."""
 
     @property
     def kind(self) -> Kind:
@@ -73,7 +75,14 @@ class Role(StrEnum):
     @property
     def variant(self) -> str:
         """Name of its file among the files of a job."""
+        if self is Role.reference:
+            return "reference_image"
         return f"{self}_video" if self.kind is Kind.video else f"{self}_frame"
+
+    @property
+    def is_in_frame(self) -> bool:
+        """True if it becomes part of the video, whose shape it then has."""
+        return self is not Role.reference
 
 
 class Fit(StrEnum):
@@ -96,6 +105,8 @@ class Task(StrEnum):
     """The prompt, the first frame and the last frame."""
     video_continuation = "video_continuation"
     """The prompt and a video to continue."""
+    reference_to_video = "reference_to_video"
+    """The prompt and an image of a person, animal or thing to show."""
 
     @classmethod
     def of(cls, roles: Iterable[Role]) -> "Task":
@@ -113,6 +124,7 @@ BY_ROLES = {
     frozenset({Role.first}): Task.image_to_video,
     frozenset({Role.first, Role.last}): Task.first_last_frame,
     frozenset({Role.start}): Task.video_continuation,
+    frozenset({Role.reference}): Task.reference_to_video,
 }
 
 

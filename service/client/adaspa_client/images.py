@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaspa_api.fields import ROLES
+
 Image = str | Path | bytes
 """A file's path or bytes, or a URL: http, https or data."""
 URLS = ("http://", "https://", "data:")
@@ -25,7 +27,7 @@ def body_of(fields: Mapping[str, Any], image: Image | None, last_image: Image | 
     Raises:
         OSError: a file cannot be read.
     """
-    given = {"input_reference": image, "last_frame": last_image, "start_video": None}
+    given = dict.fromkeys(ROLES) | {"input_reference": image, "last_frame": last_image}
     images = {name: each for name in given if (each := given[name] or fields.get(name)) is not None}
     urls = {name: each for name, each in images.items() if is_url(each)}
     files = {name: named(each) for name, each in images.items() if name not in urls}

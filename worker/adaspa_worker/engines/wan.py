@@ -47,7 +47,7 @@ class WanEngine(DiffusersEngine):
         return (output if patch is None else unpatchify(output, patch_size=patch)).clamp(-1, 1)
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
-        if self._images and self.pipe.config.expand_timesteps:
+        if self._images and self.pipe.config.get("expand_timesteps"):
             latents = latents[:, :, 1:]  # the given frame gets into its place behind the last step
         mean, std = (
             torch.tensor(values, device=latents.device).view(1, -1, 1, 1, 1)

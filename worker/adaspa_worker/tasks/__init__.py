@@ -10,6 +10,7 @@ TASKS = {
     Task.image_to_video: image_to_video.run,
     Task.first_last_frame: image_to_video.run,
     Task.video_continuation: video_continuation.run,
+    Task.reference_to_video: image_to_video.run,
 }
 
 

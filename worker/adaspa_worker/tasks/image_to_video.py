@@ -1,4 +1,4 @@
-"""Image to video: a clip of the prompt that begins with an image, and may end with one."""
+"""Image to video: a clip of the prompt that begins with an image, may end with one, or shows what is in one."""
 
 from PIL import Image
 

@@ -3,9 +3,9 @@ import { call, fileUrl, source } from "./api.js";
 import { el } from "./dom.js";
 import { capital } from "./format.js";
 
-export const FIELDS = { first: "input_reference", last: "last_frame", start: "start_video" }; // by role
+export const FIELDS = { first: "input_reference", last: "last_frame", start: "start_video", reference: "reference_image" }; // by role
 const isVideo = ({ content_type }) => content_type.startsWith("video/");
-const variant = (one) => `${one.role}_${isVideo(one) ? "video" : "frame"}`;
+const variant = (one) => (one.role === "reference" ? "reference_image" : `${one.role}_${isVideo(one) ? "video" : "frame"}`);
 
 export const nameOf = (one) => `${variant(one)}.${one.content_type.split("/")[1]}`;
 
