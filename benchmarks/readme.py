@@ -5,8 +5,9 @@ kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.at
 changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
-field.json (`demo_model.field`). The section ``picture`` of docs/how-it-works.md is from field-16.json (more methods,
-fewer clips) and missed.json (`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
+field.json (`demo_model.field`), ``field-16`` from field-16.json (more methods, fewer clips). The section ``picture`` of
+docs/how-it-works.md is from field-16.json and missed.json (`demo_model.field.missed`), the section ``servers`` of
+docs/plugins.md from servers.json
 (`benchmarks.attention.servers`). A section without its file stays as it is.
 """
 
@@ -246,6 +247,9 @@ def main() -> None:
     if beside := load("field.json"):
         sections["field"] = field_section(beside[0], folder / "field.png", f"{seen_from_readme}/field.png")
     many, missed = load("field-16.json"), load("missed.json")
+    if many:
+        picture = f"{seen_from_readme}/field-16.png"
+        sections["field-16"] = field_section(many[0], folder / "field-16.png", picture)
     if many and missed:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         section = picture_section(many[0], missed[0], folder, seen)

@@ -17,7 +17,7 @@ def plot(rows: list[Row], path: Path) -> None:
             lines.setdefault(row["method"], []).append(row)
     for method, points in lines.items():
         points.sort(key=lambda row: mean(row["work"]))
-        ours = method in (OURS, "paper") or method.startswith(("exact", "retained mass", "marginal mass"))
+        ours = method in (*OURS, "paper") or method.startswith(("exact", "retained mass", "marginal mass"))
         spans = [interval(row["psnr"]) for row in points]
         middle = [mean(row["psnr"]) for row in points]
         axes.errorbar(
