@@ -31,7 +31,7 @@ def named(name: str) -> str:
 def write(file: Path, transformer: torch.nn.Module, without: str = "", added: str = "") -> Path:
     """Write the blocks' matrices in Q8_0 and all else in F32, but for one weight, and with another."""
     writer = gguf.GGUFWriter(file, "wan")
-    tensors = {named(name): weight.detach().cpu().numpy() for name, weight in transformer.state_dict().items()}
+    tensors = {named(name): weight.detach().float().cpu().numpy() for name, weight in transformer.state_dict().items()}
     tensors.pop(without, None)
     if added:
         tensors[added] = np.zeros(32, np.float32)

@@ -443,7 +443,7 @@ def blocks(frames: Iterable[Any]) -> np.ndarray:
     return clip.reshape(len(clip), clip.shape[1] // 8, 8, clip.shape[2] // 8, 8, 3).mean((2, 4))
 
 
-@pytest.mark.parametrize(("frames", "said"), [(16, "16 is not a multiple of 8, plus 1"), (33, "33 would fill")])
+@pytest.mark.parametrize(("frames", "said"), [(16, "16 is not a multiple of 8 plus 1"), (33, "33 would fill")])
 def test_a_start_that_does_not_fit_the_model_is_not_offered(
     engines: Callable[[str], tuple[DiffusersEngine, Path]], frames: int, said: str
 ) -> None:
