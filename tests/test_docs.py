@@ -92,6 +92,8 @@ MEMORY = {
     "Wan 2.1 14B": "wan2.1-14b-720p-81f",
     "Wan 2.1 1.3B": "wan2.1-1.3b-480p-81f",
     "HunyuanVideo": "hunyuan-video-13b-720p-129f",
+    "HunyuanVideo 1.5": "hunyuan-video1.5-8b-i2v-720p-121f",
+    "Mochi": "mochi-10b-480p",
     "VAE of Wan": "AutoencoderKLWan",
     "VAE of HunyuanVideo": "AutoencoderKLHunyuanVideo",
 }

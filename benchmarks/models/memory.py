@@ -7,7 +7,7 @@ It is what a formula for a job's peak is to be held against.
 
 import argparse
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -18,32 +18,14 @@ import diffusers
 import torch
 from adaspa_worker.engines.weights import by_type
 
-from benchmarks.models.full_models import MODELS, FullModel
+from benchmarks.models.full_models import FullModel
+from benchmarks.models.memory_models import KEPT, TRANSFORMERS, VAES, Transformer, Vae
 from benchmarks.models.steps import Subject, attempt, walk_rows
 from benchmarks.results import add, ran_on, write
 
-SIZES = {
-    "832x480, 49 frames": (1, 16, 13, 60, 104),
-    "832x480, 81 frames": (1, 16, 21, 60, 104),
-    "1280x720, 81 frames": (1, 16, 21, 90, 160),
-}
-"""Shapes of latents, the smallest first."""
-SMALL_SIZES = {"128x128, 5 frames": (1, 16, 2, 16, 16)}
-TRANSFORMERS = ("wan2.1-1.3b-480p-81f", "wan2.1-14b-720p-81f", "hunyuan-video-13b-720p-129f")
-KEPT = ("bfloat16", "float8_e4m3fn", "int8")
-"""Types that weights are kept in; those but the first for the smallest size alone."""
 WALKED = 3
 """Forwards: a dense step, a search, a sparse step."""
-VAES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
-    "AutoencoderKLWan": (torch.float32, {"base_dim": 4, "num_res_blocks": 1}),
-    "AutoencoderKLHunyuanVideo": (
-        torch.bfloat16,
-        {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 8},
-    ),
-}
-"""With the type that a worker has them in, and what makes a small one."""
 Row = dict[str, Any]
-Sizes = Mapping[str, tuple[int, ...]]
 
 
 def keep(transformer: Any, kind: str) -> Row:
@@ -66,8 +48,9 @@ def step_peaks(transformer: Any, model: FullModel, device: torch.device) -> Row:
     return {"peak_bytes": peaks, "seconds": [row["seconds"] for row in rows], "cache_bytes": rows[-1]["cache_bytes"]}
 
 
-def transformer_rows(model: FullModel, sizes: Sizes, device: torch.device) -> Iterator[Row]:
-    for kind in KEPT:
+def transformer_rows(subject: Transformer, device: torch.device) -> Iterator[Row]:
+    model, sizes = subject.model, subject.sizes
+    for kind in subject.kept:
         transformer: Any = model.build(device, torch.bfloat16)
         row = {"part": "transformer", "model": model.name, "kept": kind}
         row = attempt(row, partial(keep, transformer, kind))
@@ -75,9 +58,8 @@ def transformer_rows(model: FullModel, sizes: Sizes, device: torch.device) -> It
             yield row
             continue
         for size, latents in islice(sizes.items(), None if kind == KEPT[0] else 1):
-            yield attempt(
-                row | {"size": size}, partial(step_peaks, transformer, replace(model, latents=latents), device)
-            )
+            told = row | {"size": size, "samples": latents[0]}
+            yield attempt(told, partial(step_peaks, transformer, replace(model, latents=latents), device))
         del transformer
         free(device)
 
@@ -93,16 +75,16 @@ def decoding_peak(vae: Any, latents: torch.Tensor, device: torch.device) -> Row:
     }
 
 
-def vae_rows(name: str, sizes: Sizes, device: torch.device, *, small: bool) -> Iterator[Row]:
-    dtype, less = VAES[name]
+def vae_rows(subject: Vae, device: torch.device, *, small: bool) -> Iterator[Row]:
+    sizes = {"128x128, 5 frames": subject.quick_latents} if small else subject.sizes
     with torch.device(device):
-        vae = getattr(diffusers, name)(**less if small else {}).to(dtype).eval()
-    for tiled in (False, True):
+        vae = getattr(diffusers, subject.name)(**subject.small if small else {}).to(subject.dtype).eval()
+    for tiled in (False, True) if subject.whole else (True,):
         if tiled:
             vae.enable_tiling()
         for size, latents in sizes.items():
-            row = {"part": "vae", "model": name, "weights": by_type(vae), "tiled": tiled, "size": size}
-            given = torch.randn(latents, device=device, dtype=dtype)
+            row = {"part": "vae", "model": subject.name, "weights": by_type(vae), "tiled": tiled, "size": size}
+            given = torch.randn(latents, device=device, dtype=subject.dtype)
             yield attempt(row, partial(decoding_peak, vae, given, device))
             free(device)
 
@@ -116,20 +98,22 @@ def free(device: torch.device) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    names = [*TRANSFORMERS, *VAES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="transformers and VAEs to measure")
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if not arguments.quick and not torch.cuda.is_available():
         parser.error("a GPU is needed, or --quick")
     device = torch.device("cpu" if arguments.quick else "cuda")
-    sizes = SMALL_SIZES if arguments.quick else SIZES
     result: dict[str, Any] = {**ran_on(quick=arguments.quick), "diffusers": diffusers.__version__, "rows": []}
     write(result, arguments.output)
-    models = [MODELS[name] for name in TRANSFORMERS]
+    transformers = [TRANSFORMERS[name] for name in arguments.only if name in TRANSFORMERS]
     if arguments.quick:
-        models = [models[0].quick()]
+        transformers = [subject.quick() for subject in transformers]
     with torch.no_grad():
-        steps = (transformer_rows(model, sizes, device) for model in models)
-        decodings = (vae_rows(name, sizes, device, small=arguments.quick) for name in VAES)
+        steps = (transformer_rows(subject, device) for subject in transformers)
+        vaes = (VAES[name] for name in arguments.only if name in VAES)
+        decodings = (vae_rows(subject, device, small=arguments.quick) for subject in vaes)
         for row in chain(*steps, *decodings):
             add(result, row, arguments.output)
 

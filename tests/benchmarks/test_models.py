@@ -10,7 +10,7 @@ import pytest
 import torch
 from adaspa import AdaSpaConfig
 
-from benchmarks.models import blocks, denoise, memory, offload, short, steps
+from benchmarks.models import adapters, blocks, denoise, idle, memory, offload, short, steps
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.tables import blocks_table
@@ -148,14 +148,15 @@ def test_a_whole_denoising_of_a_tiny_model(run):
 
 
 def test_peaks_of_the_parts_of_a_job_are_told_with_the_types_of_the_weights(run):
-    rows = run(memory)["rows"]
+    vaes = ("AutoencoderKLWan", "AutoencoderKLHunyuanVideo15")
+    rows = run(memory, "--only", "wan2.1-1.3b-480p-81f", "mochi-10b-480p", *vaes)["rows"]
     steps = [row for row in rows if row["part"] == "transformer" and "peak_bytes" in row]
     assert {row["kept"] for row in steps} >= {"bfloat16", "float8_e4m3fn"}
     assert all(set(row["peak_bytes"]) == {"dense_with_lse", "fused_search", "sparse"} for row in steps)
     assert all(row["kept"] in row["weights"] and row["cache_bytes"] > 0 for row in steps)
     assert [row["kept"] for row in rows if "error" in row] == ["int8"], "torchao is in a folder of its own"
-    decoded = [(row["model"], row["tiled"], row["frames"]) for row in rows if row["part"] == "vae"]
-    assert decoded == [(name, tiled, [1, 3, 5, 128, 128]) for name in memory.VAES for tiled in (False, True)]
+    decoded = [(row["model"], row["tiled"]) for row in rows if row["part"] == "vae"]
+    assert decoded == [(vaes[0], False), (vaes[0], True), (vaes[1], True)]
 
 
 def test_steps_of_a_short_video_are_timed_beside_free_attention(run):
@@ -170,3 +171,29 @@ def test_blocks_in_host_memory_are_measured_beside_blocks_on_the_gpu(run):
     assert [row["offload"] for row in rows] == [False, True] and not [row for row in rows if "error" in row]
     assert all(set(row["seconds"]) == {"dense_with_lse", "fused_search", "sparse"} for row in rows)
     assert rows[1]["resident_bytes"] == rows[0]["weights_bytes"], "it has two blocks"
+
+
+def test_adapters_are_switched_and_give_what_they_gave_before(run):
+    before, slots, *rows = run(adapters)["rows"]
+    assert before["forward_seconds"] > 0 and len(slots["file_bytes"]) == 2
+    assert [row["adapters"] for row in rows] == list(adapters.WALK) and all(row["as_before"] for row in rows)
+    assert [row["adapters"] for row in rows if row["as_without"]] == ["none"]
+
+
+def test_seconds_between_two_jobs_are_those_between_their_events():
+    def job(start, *phases):
+        events = [(start + offset, {"phase": phase, "step": step, "steps": 2}) for offset, phase, step in phases]
+        rows = [
+            (b"%d-0" % when, {b"status": b"in_progress", b"progress": json.dumps(told).encode()})
+            for when, told in events
+        ]
+        return idle.times([*rows, (b"%d-0" % (start + 4100), {b"status": b"completed", b"progress": b""})])
+
+    course = (100, "encoding_prompt", 0), (400, "denoising", 0), (900, "denoising", 1), (1900, "denoising", 2)
+    one, other = (
+        job(start, (0, "loading", 0), *course, (2000, "decoding", 2), (4000, "uploading", 2)) for start in (0, 5000)
+    )
+    found = idle.between(one, other)
+    assert found.pop("idle") == pytest.approx(3.5)
+    told = {"decode_and_encode": 2.1, "store": 0.1, "claim": 1.0, "encode_prompt": 0.3, "denoise": 1.5}
+    assert found == pytest.approx(told)

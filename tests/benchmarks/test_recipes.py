@@ -19,6 +19,7 @@ VALUES = CHART / "values"
 WAN = ("WanTransformer3DModel", {"patch_size": [1, 2, 2], "rope_max_seq_len": 1024, "num_attention_heads": 40}, {})
 HUNYUAN_VAE = {"spatial_compression_ratio": 8, "temporal_compression_ratio": 4}
 H3_VAE = {"spatial_downsample_factors": [2, 2, 2, 2], "temporal_downsample_factors": [1, 2, 2, 1], "clip_length": 17}
+H3_VAE |= {"token_drop": 3}
 LTX_VAE = {"spatio_temporal_scaling": [True, True, True], "patch_size": 4, "patch_size_t": 1}
 PUBLISHED: dict[str, tuple[str, tuple[str, dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
     "wan2.2-ti2v-5b": ("WanPipeline", (*WAN[:2], {"scale_factor_spatial": 16}), {"expand_timesteps": True}),

@@ -1,8 +1,6 @@
 """Every model family: told step by step, stopped, resumed and previewed."""
 
-import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_worker.attention import attention_config
 from adaspa_worker.checkpoint import pack, unpack
+from adaspa_worker.engines import hunyuan_video15
 from adaspa_worker.engines.base import DiffusersEngine
-from adaspa_worker.engines.preflight import Preflight
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.pipeline import load
+from foreseen import foreseen, given_to
 from interrupted import Stop, stop_at
 from records import PARAMS
 from tiny_families import FAMILIES, save_family
@@ -52,12 +51,21 @@ def spec(family: str, folder: Path, **changes: object) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def engine(family: str, folder: Path) -> DiffusersEngine:
+def engine(family: str, folder: Path) -> Iterator[DiffusersEngine]:
     loaded = load(spec(family, folder), folder)
     assert isinstance(loaded, DiffusersEngine)
-    if family == "hunyuan-video-1.5":  # 1,700 tokens of text and picture, nearly all of them padding
-        loaded.pipe.vision_num_semantic_tokens, loaded.pipe.tokenizer_max_length = 4, 16
-    return loaded
+    with pytest.MonkeyPatch.context() as patch:
+        if family == "hunyuan-video-1.5":  # 2,000 rows of texts and picture, nearly all of them padding
+            shorten(loaded.pipe, patch)
+        yield loaded
+
+
+def shorten(pipe: Any, patch: pytest.MonkeyPatch) -> None:
+    """Have fewer rows in a pipeline of HunyuanVideo 1.5, and where its memory is reckoned."""
+    for name, ours, rows in (("tokenizer_max_length", "TEXT", 16), ("vision_num_semantic_tokens", "SEEN", 4)):
+        assert getattr(pipe, name) == getattr(hunyuan_video15, ours)
+        patch.setattr(hunyuan_video15, ours, rows)
+        setattr(pipe, name, rows)
 
 
 @pytest.fixture(scope="module")
@@ -80,33 +88,14 @@ def latents(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> torch.T
     return denoise(engine, asked(quality="exact"))
 
 
-@contextmanager
-def given_to(transformer: torch.nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Shapes of the tensors that a transformer was given in its first forward, by their names."""
-    names, found = list(inspect.signature(transformer.forward).parameters), dict[str, tuple[int, ...]]()
-
-    def note(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(names, args, strict=False)) | kwargs
-        if not found:
-            found.update({name: tuple(value.shape) for name, value in given.items() if isinstance(value, torch.Tensor)})
-
-    hook = transformer.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        yield found
-    finally:
-        hook.remove()
-
-
 def assert_foreseen(engine: DiffusersEngine, params: JobParams, given: dict[str, tuple[int, ...]]) -> None:
     """The shapes of which the job's memory is reckoned are those that the transformer was given."""
     try:
-        flight = Preflight(engine.spec, Path(engine.pipe.config._name_or_path), torch.float32)
-        flight.peak(params)
+        found = foreseen(engine, params)
     except NotImplementedError:
         assert type(engine).given.__func__ is DiffusersEngine.given.__func__  # type: ignore[attr-defined]
         return
-    foreseen = {name: tuple(value.shape) for name, value in flight.given(params).items() if hasattr(value, "shape")}
-    assert foreseen == {name: given[name] for name in foreseen if name in given}
+    assert found == {name: given[name] for name in found if name in given}
 
 
 def test_steps_are_told_with_their_kind_and_a_stop_leaves_nothing(

@@ -27,6 +27,7 @@ from adaspa_worker.source import ModelUnavailable, check_folder
 from clips import sound_of
 from diffusers import ModularPipeline
 from drawn import corners, encoded
+from foreseen import Shapes, foreseen, given_to
 from interrupted import interrupted
 from job_bench import Bench
 from PIL.Image import Image
@@ -91,7 +92,9 @@ def test_clip_and_sound_are_those_of_the_pipeline_called_plainly(
     engine: ModularEngine, folder: Path, asked: Callable[..., JobParams], images: Mapping[Role, Image]
 ) -> None:
     params = asked()
-    latents = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: None)
+    with given_to(engine.transformers[0]) as given:
+        latents = engine.denoise(params, engine.encode_prompt(params, images), lambda *_: None)
+    assert_foreseen(foreseen(engine, params), given, images)
     clip, sound = np.stack(list(engine.frames(latents, lambda: None))), engine.sound(params)
     engine.reset()
     frames, waveform = plain(folder, params, images)
@@ -99,6 +102,15 @@ def test_clip_and_sound_are_those_of_the_pipeline_called_plainly(
     assert sound is not None and sound.rate == 32_000
     np.testing.assert_allclose(sound.samples, waveform.clip(-1, 1), atol=1e-5)
     assert np.ptp(waveform) > 0 and sound.samples.shape[1] >= round(FRAMES * 32_000 / FPS) - 400
+
+
+def assert_foreseen(found: Shapes, given: Shapes, images: Mapping[Role, Image]) -> None:
+    """The memory of a job is reckoned of the most images that the catalog's tasks allow, and of a long prompt."""
+    assert set(found) == set(given)
+    if images:
+        exact = ("hidden_states", "audio_hidden_states", "video_indices", "audio_indices")
+        assert {name: found[name] for name in exact} == {name: given[name] for name in exact}
+    assert all(a >= b for name in found for a, b in zip(found[name], given[name], strict=True))
 
 
 def test_sparse_steps_a_stop_a_resumption_and_previews(

@@ -13,77 +13,94 @@ import torch
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import get_settings
+from adaspa_worker.engines import preflight
+from adaspa_worker.engines.memory import Memory
 from adaspa_worker.engines.preflight import CUBLAS_BYTES, Preflight
+from adaspa_worker.live_bytes import measured
 from adaspa_worker.memory_limit import memory_limit
 from adaspa_worker.pipeline import Engine, load
+from adaspa_worker.room import fitting
 from tiny_wan import model_spec
 
-from benchmarks.models.full_models import MODELS
+from benchmarks.models.memory_models import TRANSFORMERS
+from benchmarks.models.parallel_parts import PARTS
 
-ROWS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "docs" / "kernels" / "memory.json").read_text())[
-    "rows"
-]
-PIPELINES = {"WanTransformer3DModel": "WanPipeline", "HunyuanVideoTransformer3DModel": "HunyuanVideoPipeline"}
-VAES = {"AutoencoderKLWan": "wan2.1-1.3b-480p-81f", "AutoencoderKLHunyuanVideo": "hunyuan-video-13b-720p-129f"}
+KERNELS = Path(__file__).parents[2] / "docs" / "kernels"
+ROWS, TOGETHER_ROWS = (json.loads((KERNELS / name).read_text())["rows"] for name in ("memory.json", "parallel.json"))
+PIPELINES = {
+    "WanTransformer3DModel": ("WanPipeline", "AutoencoderKLWan"),
+    "HunyuanVideoTransformer3DModel": ("HunyuanVideoPipeline", "AutoencoderKLHunyuanVideo"),
+    "HunyuanVideo15Transformer3DModel": ("HunyuanVideo15Pipeline", "AutoencoderKLHunyuanVideo15"),
+    "MochiTransformer3DModel": ("MochiPipeline", "AutoencoderKLMochi"),
+    "CogVideoXTransformer3DModel": ("CogVideoXPipeline", "AutoencoderKLCogVideoX"),
+    "MiniMaxH3Transformer3DModel": ("MiniMaxH3ModularPipeline", "AutoencoderKLMiniMaxH3"),
+}
+MEASURED = {name: each.model for name, each in TRANSFORMERS.items()}
+TOGETHER = {name: part.model for name, part in PARTS.items()}
+"""Models measured on two GPUs."""
+SIZES = {
+    "hunyuan-video-13b-720p-129f": "1280x720, 129 frames",
+    "wan2.1-14b-720p-81f": "1280x720, 81 frames",
+    "minimax-h3-33b-768p-10s": "1344x768, 243 frames",
+}
 KEPT = {"bfloat16": {}, "float8_e4m3fn": {"storage_dtype": "float8_e4m3fn"}, "int8": {"quantization": "int8"}}
 WITHIN = 0.1
 
 
 @pytest.fixture(scope="module")
-def flight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Preflight]:
+def flight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Preflight]:
     """The preflight of a full-size model of which there are configurations alone, its weights kept in a type."""
 
     @cache
-    def of(name: str, kept: str) -> Preflight:
-        folder, model = tmp_path_factory.mktemp(name), MODELS[name]
-        vae = next(vae for vae, used in VAES.items() if MODELS[used].transformer == model.transformer)
+    def of(name: str, kept: str = "bfloat16", shared: str = "") -> Preflight:
+        folder, model = tmp_path_factory.mktemp(name), (MEASURED | TOGETHER)[name]
+        pipeline, vae = PIPELINES[model.transformer]
         with torch.device("meta"):
             parts = {"transformer": getattr(diffusers, model.transformer)(**model.config)}
             parts["vae"] = getattr(diffusers, vae)()
         for part, module in parts.items():
             (folder / part).mkdir()
             (folder / part / "config.json").write_text(module.to_json_string())
-        (folder / "model_index.json").write_text(json.dumps({"_class_name": PIPELINES[model.transformer]}))
-        entry = model_spec(folder, attention={"sparsity": 0.8}, memory=KEPT[kept], call={})
+        index = "modular_model_index.json" if "Modular" in pipeline else "model_index.json"
+        (folder / index).write_text(json.dumps({"_class_name": pipeline}))
+        gpus = {"gpus": 2, "parallelism": {shared: 2}} if shared else {}
+        entry = model_spec(folder, attention={"sparsity": 0.8}, memory=KEPT[kept], call={}, **gpus)
         return Preflight(ModelSpec.model_validate(entry), folder)
 
     return of
 
 
 @pytest.fixture
-def asked(params: Callable[..., JobParams]) -> Callable[[str], JobParams]:
-    """A request of a row's size, whose guidance branch is one: a row is one forward."""
+def asked(params: Callable[..., JobParams]) -> Callable[..., JobParams]:
+    """A request of a row's size; of one guidance branch unless more is said."""
 
-    def of(size: str) -> JobParams:
+    def of(size: str, guidance: float = 1.0) -> JobParams:
         side, frames = size.split(", ")
         width, height = map(int, side.split("x"))
         given = {"width": width, "height": height, "num_frames": int(frames.split()[0])}
-        return params(**given, steps=50, guidance_scale=1.0)
+        return params(**given, steps=50, guidance_scale=guidance)
 
     return of
 
 
-def test_steps_take_what_was_measured(
-    flight: Callable[[str, str], Preflight], asked: Callable[[str], JobParams]
-) -> None:
+def test_steps_take_what_was_measured(flight: Callable[..., Preflight], asked: Callable[..., JobParams]) -> None:
     compared = set()
     for row in ROWS:
         if row["part"] == "transformer":
-            preflight, params = flight(row["model"], row["kept"]), asked(row["size"])
+            preflight, params = flight(row["model"], row["kept"]), asked(row["size"], float(row.get("samples", 1)))
             (weights,), forward = preflight.transformers, preflight.forward(params)
             assert weights == pytest.approx(sum(row["weights"].values()), rel=0.001)
             predicted = weights + forward.peak + preflight.caches(params, forward.attention) + CUBLAS_BYTES
             assert predicted == pytest.approx(max(row["peak_bytes"].values()), rel=WITHIN), row
             compared.add((row["model"], row["size"], row["kept"]))
-    assert len(compared) == 15
+    assert len(compared) == 21
 
 
-def test_decoding_takes_what_was_measured(
-    flight: Callable[[str, str], Preflight], asked: Callable[[str], JobParams]
-) -> None:
+def test_decoding_takes_what_was_measured(flight: Callable[..., Preflight], asked: Callable[..., JobParams]) -> None:
+    users = {PIPELINES[model.transformer][1]: name for name, model in MEASURED.items()}
     for row in ROWS:
         if row["part"] == "vae":
-            preflight = flight(VAES[row["model"]], "bfloat16")
+            preflight = flight(users[row["model"]])
             predicted = sum(row["weights"].values()) + preflight.decoding(asked(row["size"]), tiled=row["tiled"])
             assert predicted == pytest.approx(row["peak_bytes"], rel=WITHIN), row
 
@@ -91,6 +108,23 @@ def test_decoding_takes_what_was_measured(
 not_so_small_on_a_gpu = pytest.mark.skipif(
     torch.cuda.is_available(), reason="PyTorch takes a GPU's memory by 20 MiB, more than this model needs"
 )
+
+
+def test_each_of_two_gpus_takes_what_was_measured(
+    flight: Callable[..., Preflight], asked: Callable[..., JobParams]
+) -> None:
+    """Few blocks were measured, above their weights: with those of the whole model it is what the model takes."""
+    most: dict[tuple[str, str], int] = {}
+    for row in TOGETHER_ROWS:
+        if peak := row.get("peak_bytes"):
+            key = (row["model"], "" if row["mode"] == "one" else row["mode"])
+            most[key] = max(peak, most.get(key, 0))
+    assert {mode for _, mode in most} == {"", "ulysses", "guidance"}
+    for (name, mode), peak in most.items():
+        preflight, params = flight(name, shared=mode), asked(SIZES[name], 5.0)
+        (weights,), taken = preflight.transformers, preflight.activations(preflight.forward(params))
+        assert taken == pytest.approx(peak, rel=0.2), (name, mode)
+        assert weights + taken == pytest.approx(weights + peak, rel=0.05), (name, mode)
 
 
 @pytest.fixture
@@ -145,3 +179,27 @@ def test_with_its_blocks_in_host_memory_a_model_makes_the_same_clip_and_is_recko
     kept = Preflight(spec, tiny_pipeline, torch.float32)
     encoder = whole.weights["text_encoder"]
     assert whole.peak(asked).denoising - kept.peak(asked).denoising == encoder, "it has two blocks"
+
+
+def test_a_worker_reckons_what_fits_and_its_jobs_with_one_trace_of_each_size(
+    tiny_pipeline: Path,
+    params: Callable[..., JobParams],
+    limited: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced: list[object] = []
+
+    def noted(run: Any, there: Any) -> Any:
+        traced.append(run.func)
+        return measured(run, there)
+
+    monkeypatch.setattr(preflight, "measured", noted)
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, memory={"vae_tiling": True}))
+    limited(2**40)
+    fitting(spec, tiny_pipeline, 2**40)
+    sizes = len(traced)
+    memory = Memory(spec, tiny_pipeline, torch.device("cpu"))
+    for frames in spec.frames:
+        memory.begin(params(num_frames=frames))
+        assert memory.report().predicted_bytes is not None
+    assert len(traced) == sizes > 0

@@ -28,6 +28,7 @@ class Limits:
     Args:
         side: height and width are multiples of it, in pixels.
         every, first: the number of frames is ``first`` and a multiple of ``every``.
+        each, last: latent frames that ``every`` frames become, and ``first``.
         least: the fewest frames.
         width, height, frames: at most.
         fps: the one number of frames a second that it makes.
@@ -41,6 +42,8 @@ class Limits:
     side: int
     every: int
     first: int = 1
+    each: int = 1
+    last: int = 1
     least: int = 1
     width: float = math.inf
     height: float = math.inf
@@ -164,7 +167,8 @@ def minimax_h3(vae: Config, transformer: Config) -> Limits:
     rest = math.ceil(clip / math.prod(vae["temporal_downsample_factors"]))
     fps, seconds = 24, (5, 15)  # the pipeline has these written down
     least, most = (time * fps for time in seconds)
-    return Limits(side, clip, first=rest, least=least, frames=most, fps=fps, guided=False, distilled=True)
+    behind = {"first": rest, "each": rest, "last": rest - vae["token_drop"]}
+    return Limits(side, clip, **behind, least=least, frames=most, fps=fps, guided=False, distilled=True)
 
 
 def mochi(vae: Config, transformer: Config) -> Limits:

@@ -4,6 +4,8 @@ The computation runs on meta tensors, which have shapes and no memory: every ope
 tells when nothing holds that any more. What PyTorch's allocator would hold on a GPU is the same, but for the operations
 that need room of their own inside a kernel. Of those two count: attention, whose scores no fast kernel stores, and
 convolutions, for which cuDNN copies input and output to put their channels last.
+
+What depends on values is assumed to be as large as it can be: a mask selects everything, and its inverse nothing.
 """
 
 import weakref
@@ -22,16 +24,19 @@ from torch.utils._pytree import tree_leaves
 ROUND = 512
 """PyTorch's allocator gives memory in multiples of it."""
 META = torch.device("meta")
+NOTHING = "selects_nothing"
+"""Attribute of a mask that is false everywhere."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One call of attention: queries [batch, heads, rows, ...], and how many keys each has."""
+    """One call of attention: queries [batch, heads, rows, ...], how many keys each has, and the queries' bytes."""
 
     batch: int
     heads: int
     rows: int
     keys: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,12 @@ def measured(run: Callable[[], object], there: Iterable[Tensor]) -> Measured:
         run: the computation.
         there: tensors that exist before and after it, such as weights and inputs; they do not count.
     """
-    live, attention = _Live(there), _NoScores()
+    live, assumed = _Live(there), _Assumed()
     with ExitStack() as stack:
-        for context in (torch.no_grad(), META, attention, live):
+        for context in (torch.no_grad(), META, assumed, live):
             stack.enter_context(context)
         run()
-    return Measured(live.peak, tuple(attention.calls))
+    return Measured(live.peak, tuple(assumed.calls))
 
 
 class _Live(TorchDispatchMode):
@@ -95,8 +100,12 @@ class _Live(TorchDispatchMode):
         self._now -= size
 
 
-class _NoScores(TorchFunctionMode):
-    """Attention that makes its output alone, as fast kernels do; on meta tensors PyTorch would make all scores."""
+class _Assumed(TorchFunctionMode):
+    """What meta tensors do not tell by themselves.
+
+    Attention makes its output alone, as fast kernels do, where PyTorch would make all scores. Masks are true
+    everywhere.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,10 +115,20 @@ class _NoScores(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        if func is not scaled_dot_product_attention:
-            return func(*args, **given)
-        names = ("query", "key", "value")
-        query, key, value = (args[i] if i < len(args) else given[name] for i, name in enumerate(names))
+        if func is scaled_dot_product_attention:
+            return self._attend(*args, **given)
+        if func is Tensor.__bool__:
+            return True
+        if func is torch.nonzero:
+            return args[0].new_empty((args[0].numel(), args[0].ndim), dtype=torch.long)
+        if func is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype is torch.bool:
+            return args[0][:0] if hasattr(args[1], NOTHING) else args[0].clone()
+        found = func(*args, **given)
+        if func is Tensor.__invert__:
+            setattr(found, NOTHING, True)
+        return found
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *_rest: Any, **_options: Any) -> Tensor:
         *batch, heads, rows, _ = query.shape
-        self.calls.append(Attention(batch[0] if batch else 1, heads, rows, key.shape[-2]))
+        self.calls.append(Attention(batch[0] if batch else 1, heads, rows, key.shape[-2], query.nbytes))
         return query.new_empty((*query.shape[:-1], value.shape[-1]))

@@ -3,11 +3,10 @@
 import logging
 from pathlib import Path
 
-import torch
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import OWN, Fits
 
-from adaspa_worker.engines.preflight import Preflight
+from adaspa_worker.engines.preflight import preflight_of
 from adaspa_worker.warm_up import default_params
 
 log = logging.getLogger(__name__)
@@ -24,8 +23,7 @@ def fitting(spec: ModelSpec, folder: Path, limit: int) -> Fits:
     Raises:
         NotImplementedError: it is not known for such a model.
     """
-    low = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    flight, usual = Preflight(spec, folder, low), default_params(spec)
+    flight, usual = preflight_of(spec, folder), default_params(spec)
     found: dict[str, dict[str, int]] = {}
     for preset in (None, *spec.qualities):
         sizes = found.setdefault(OWN if preset is None else preset.value, {})

@@ -81,8 +81,8 @@ class DiffusersEngine(ABC):
     """Parts that say what a step is, where the pipeline has them, that of the video first."""
     guidance: Literal["forwards", "batch", "input"] = "forwards"
     """Way of the two guidance branches through the transformer: two forwards, one batch, or one input."""
-    decodes_by_frame = False
-    """True if the VAE's decoder runs once per latent frame."""
+    decodes_alike_after: int | None = None
+    """Latent frames after which a VAE that decodes part by part has all its caches, and does the same from then on."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
         self.spec = spec
@@ -120,7 +120,7 @@ class DiffusersEngine(ABC):
         self._beside: list[tuple[Tensor, ...]] = []
         """Latents for the other VAEs."""
         self._latent_rgb = self._find_latent_rgb(folder)
-        self._memory = Memory(spec, folder, self.dtypes()["default"], self.device)
+        self._memory = Memory(spec, folder, self.device)
 
     # What a family has of its own
 
@@ -132,6 +132,11 @@ class DiffusersEngine(ABC):
     def given(cls, asked: Asked) -> dict[str, Any] | None:
         """Arguments of one forward of the transformer, on meta tensors; None of a family of which they are not told."""
         return None
+
+    @classmethod
+    def simplify(cls, model: torch.nn.Module) -> None:
+        """Make a transformer or a VAE on meta tensors do what AdaSpa has it do, as far as memory is concerned."""
+        return
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         """Further keyword arguments of the pipeline's call; they win over the catalog's ``call``."""

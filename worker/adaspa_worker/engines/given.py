@@ -38,7 +38,8 @@ class Asked:
     @property
     def frames(self) -> int:
         """Frames of the latents."""
-        return (self.params.num_frames - self.limits.first) // self.limits.every + 1
+        limits = self.limits
+        return (self.params.num_frames - limits.first) // limits.every * limits.each + limits.last
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -56,6 +57,6 @@ class Asked:
         """A tensor of the batch."""
         return torch.empty(self.batch, *shape, dtype=self.dtype, device="meta")
 
-    def mask(self, tokens: int) -> Tensor:
+    def mask(self, tokens: int, dtype: torch.dtype = torch.long) -> Tensor:
         """A mask of texts."""
-        return torch.empty(self.batch, tokens, dtype=torch.long, device="meta")
+        return torch.empty(self.batch, tokens, dtype=dtype, device="meta")

@@ -8,7 +8,7 @@ from adaspa_api.report import MemoryReport
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 
-from adaspa_worker.engines.preflight import Peak, Preflight
+from adaspa_worker.engines.preflight import Peak, Preflight, preflight_of
 from adaspa_worker.hub import first_line
 from adaspa_worker.memory_limit import memory_limit
 
@@ -20,17 +20,16 @@ class Memory:
 
     Args:
         spec, folder: of the model.
-        low: the type that weights have by default.
         device: where it runs.
     """
 
-    def __init__(self, spec: ModelSpec, folder: Path, low: torch.dtype, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, folder: Path, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
         self._peak: Peak | None = None
         self.tiled = False
         """True if the clip was decoded in tiles."""
         try:
-            self._flight: Preflight | None = Preflight(spec, folder, low)
+            self._flight: Preflight | None = preflight_of(spec, folder)
         except NotImplementedError:
             self._flight = None
 

@@ -3,12 +3,24 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from adaspa_api.words import Task
 from adaspa_jobs.job import JobParams
 from diffusers import MiniMaxH3ModularPipeline
+from diffusers.modular_pipelines.minimax_h3.modular_pipeline import MINIMAX_H3_AUDIO_CHANNELS, audio_latent_num_frames
 from torch import Tensor
 from transformers import Qwen3VLProcessor
 
+from adaspa_worker.engines.given import Asked
 from adaspa_worker.engines.modular import ModularEngine
+
+TEXT = 1024
+"""Rows of a prompt, which is cut off nowhere and is hardly ever longer."""
+IMAGES = {Task.image_to_video: 1, Task.first_last_frame: 2}
+"""Images of a task's requests at most."""
+TIMESTEPS = 3
+"""Different ones in a forward at most: those of the video, of the sound and of images."""
+META = torch.device("meta")
 
 
 class ImageProcessor(Qwen3VLProcessor):
@@ -25,6 +37,30 @@ class MiniMaxH3Engine(ModularEngine):
     pipeline = MiniMaxH3ModularPipeline
     vaes = ("vae", "audio_vae")
     schedulers = ("scheduler", "audio_scheduler")
+    guidance = "input"
+    decodes_alike_after = 12  # two parts that overlap
+
+    @classmethod
+    def given(cls, asked: Asked) -> dict[str, Any]:
+        config, (frames, rows, columns) = asked.transformer, asked.grid
+        along, down, across = config["patch_size"]
+        place = (rows // down) * (columns // across)
+        images = place * max(IMAGES.get(task, 0) for task in asked.spec.tasks)
+        video = frames // along * place + images
+        text = TEXT + images  # its encoder sees the images, too
+        sound = MINIMAX_H3_AUDIO_CHANNELS * audio_latent_num_frames(asked.params.num_frames)
+        rows_of = {"video": video, "audio": sound, "text": text}
+        length = sum(rows_of.values())
+        return {
+            "hidden_states": asked.new(video, config["in_channels"] * along * down * across),
+            "audio_hidden_states": asked.new(sound, config["audio_in_channels"]),
+            "encoder_hidden_states": asked.new(text, config["text_dim"]),
+            "timestep": torch.empty(TIMESTEPS, device=META),
+            "position_ids": torch.empty(length, 3, dtype=torch.float64, device=META),
+            "timestep_indices": places(length),
+            "token_tags": places(length),
+            **{f"{name}_indices": places(count) for name, count in rows_of.items()},
+        }
 
     def own_components(self, folder: Path) -> dict[str, Any]:
         return {"processor": ImageProcessor.from_pretrained(folder / "processor", local_files_only=True)}
@@ -54,3 +90,8 @@ class MiniMaxH3Engine(ModularEngine):
         ((latents,),) = self._beside  # a channel of the sound each
         decoded = self.pipe.audio_vae.decode(latents.to(self.device), return_dict=False)[0]
         return decoded.float()[:, 0], self.pipe.audio_sampling_rate
+
+
+def places(count: int) -> Tensor:
+    """Numbers of so many rows, on the meta device."""
+    return torch.empty(count, dtype=torch.long, device=META)

@@ -3,6 +3,9 @@
     peak = weights + activations + caches + cuBLAS's workspace    while it is denoised
            weights + decoding + cuBLAS's workspace                while it is decoded, in tiles if it has to be
 
+Of several GPUs each has all weights and its share of activations and caches. Where they share the tokens, each also
+holds the queries, keys and values that it gets from the others. The clip counts as decoded by one of them alone.
+
 Weights are counted from the files' headers, and the transformer's as the catalog has them kept. Activations are those
 of one dense forward of two of its blocks, by `live_bytes`: more blocks add weights, not activations. Caches are
 AdaSpa's: an LSE and a list of key blocks for each row of each head, layer and guidance branch. Nothing is fitted.
@@ -12,14 +15,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from adaspa.selection import TopK
-from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.catalog import ModelSpec, Parallelism
 from adaspa_jobs.job import JobParams
 
 from adaspa_worker.attention import attention_config
@@ -27,14 +30,13 @@ from adaspa_worker.engines import in_groups
 from adaspa_worker.engines.given import Asked
 from adaspa_worker.engines.weights import by_type
 from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of, read
-from adaspa_worker.hub import index_of
+from adaspa_worker.hub import UNUSED, index_of
 from adaspa_worker.live_bytes import META, Attention, Measured, measured
 from adaspa_worker.pipeline import engine_class
+from adaspa_worker.shares import parallelism
 
 BLOCKS = 2
 """Blocks of the transformer whose activations are measured."""
-LEAD = 3
-"""Latent frames until a decoder that runs frame by frame has all its caches, and does what it does from then on."""
 WIDE = 0.5
 """Density that is reckoned with where a policy chooses it by what it finds."""
 LSE_BYTES, ID_BYTES = 4, 2
@@ -43,6 +45,8 @@ CUBLAS_BYTES = 32 * 2**20
 """Workspace of cuBLAS on Hopper, which PyTorch's allocator gives once; other GPUs take less."""
 KEPT = 3
 """Copies of a clip, beside its tiles, that its putting together holds at once."""
+EXCHANGED = 3
+"""Tensors of the queries' size that come from other GPUs: queries, keys and values."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +91,15 @@ class Preflight:
         self.limits, self.index = limits_of(folder), read(index_of(folder))
         self.config = self.configs[0]
         self.low = low if spec.memory.dtype is None else getattr(torch, spec.memory.dtype)
+        self.shared = parallelism(spec, self.family) if spec.gpus > 1 else Parallelism(guidance=1, ulysses=1)
         self._forwards: dict[tuple[Any, ...], Measured] = {}
         self._decodes: dict[tuple[int, ...], int] = {}
-        if spec.gpus > 1:
-            raise NotImplementedError("the memory of several GPUs for one video is not modelled")
 
     def peak(self, params: JobParams) -> Peak:
         """Return a job's peak. Raises NotImplementedError."""
         tiled = self.decoded(params, tiled=True)
-        whole = tiled if self.spec.memory.vae_tiling else self.decoded(params, tiled=False)
+        always = self.spec.memory.vae_tiling or self.vae.use_tiling
+        whole = tiled if always else self.decoded(params, tiled=False)
         return Peak(self.denoised(params), whole, tiled)
 
     def least(self, params: JobParams) -> int:
@@ -106,7 +110,7 @@ class Preflight:
         """Return the peak until the end of the denoising. Raises NotImplementedError."""
         held, _, encoded = self.held
         forward = self.forward(params)
-        return self.workspace + max(encoded, held + forward.peak + self.caches(params, forward.attention))
+        return self.workspace + max(encoded, held + self.activations(forward) + self.caches(params, forward.attention))
 
     def decoded(self, params: JobParams, *, tiled: bool) -> int:
         """Return the peak while the clip is decoded."""
@@ -126,7 +130,9 @@ class Preflight:
         found = dict(
             zip((name for name in TRANSFORMERS if (self.folder / name).is_dir()), self.transformers, strict=True)
         )
-        for part in sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name not in found):
+        found["vae"] = in_groups.size(self.vae.parameters())
+        there = {*found, *UNUSED}
+        for part in sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name not in there):
             size = 4 if part.name in self.engine.in_float32 else self.low.itemsize
             if count := sum(math.prod(shape) for shape in shapes(part)):
                 found[part.name] = count * size
@@ -174,9 +180,16 @@ class Preflight:
         cls = getattr(diffusers, self.family.transformer)
         with META:
             model = cls.from_config(dict(config) | changes)
+        self.engine.simplify(model)
         return cast(model, self.low)
 
     # Denoising
+
+    def activations(self, forward: Measured) -> int:
+        """Bytes that one GPU takes for a forward, beside weights and caches."""
+        ulysses = self.shared.ulysses
+        sent = EXCHANGED * max(call.bytes for call in forward.attention) if ulysses > 1 else 0
+        return (forward.peak + sent) // ulysses
 
     def forward(self, params: JobParams) -> Measured:
         """One dense forward of a job. Raises NotImplementedError."""
@@ -189,8 +202,8 @@ class Preflight:
 
     def given(self, params: JobParams) -> dict[str, Any]:
         """Arguments of a forward of a job. Raises NotImplementedError."""
-        batch = 2 if self.engine.guidance == "batch" and self.guided(params) else 1
-        given = self.engine.given(Asked(self.spec, params, self.limits, self.config, self.index, self.low, batch))
+        asked = Asked(self.spec, params, self.limits, self.config, self.index, self.low, self.branches(params)[1])
+        given = self.engine.given(asked)
         if given is None:
             raise NotImplementedError(f"the memory of {pipeline_of(self.folder)} is not modelled")
         found: dict[str, Any] = given
@@ -213,14 +226,21 @@ class Preflight:
             return float(self.spec.call.get("true_cfg_scale", 1.0)) > 1
         return params.guidance_scale > 1
 
+    def branches(self, params: JobParams) -> tuple[int, int]:
+        """Guidance branches of a job on one GPU: forwards of a step, and samples in each."""
+        count = 2 if self.guided(params) else 1
+        own = math.ceil(count / self.shared.guidance)
+        return (1, own) if self.engine.guidance == "batch" else (own, 1)
+
     def caches(self, params: JobParams, attention: tuple[Attention, ...]) -> int:
-        """Bytes of AdaSpa's caches at most, all layers, branches and transformers together."""
+        """Bytes of AdaSpa's caches on one GPU at most, all layers, branches and transformers together."""
         plan = attention_config(self.spec.attention, params).resolve(params.steps)
         if not plan.schedule.searches:
             return 0
         longest = max(attention, key=lambda call: call.rows)
-        branches = 2 if self.guided(params) and self.engine.guidance != "batch" else 1
-        count = sum(self.blocks.values()) * branches * len(self.transformers) * longest.batch * longest.heads
+        branches = math.prod(self.branches(params))
+        heads = math.ceil(longest.heads / self.shared.ulysses)
+        count = sum(self.blocks.values()) * branches * len(self.transformers) * heads
         density = 1 - plan.selection.sparsity if isinstance(plan.selection, TopK) else WIDE
         listed = density * math.ceil(longest.rows / plan.query_block) * math.ceil(longest.keys / plan.key_block)
         total = round(count * (longest.rows * LSE_BYTES + listed * ID_BYTES))
@@ -247,7 +267,7 @@ class Preflight:
 
     def _decode(self, frames: int, rows: int, columns: int, clip: int) -> int:
         """Bytes of the decoding of latents of a size, which come to ``clip`` bytes."""
-        lead = min(frames, LEAD) if self.engine.decodes_by_frame else frames
+        lead = min(frames, self.engine.decodes_alike_after or frames)
         key = (lead, rows, columns)
         if key not in self._decodes:
             latents = torch.empty(1, self.channels, *key, dtype=self.vae.dtype, device=META)
@@ -263,6 +283,7 @@ class Preflight:
         config = read(self.folder / "vae" / "config.json")
         with META:
             vae = getattr(diffusers, config["_class_name"]).from_config(config)
+        self.engine.simplify(vae)
         return cast(vae, torch.float32 if "vae" in self.engine.in_float32 else self.low)
 
     @cached_property
@@ -283,9 +304,21 @@ class Preflight:
         for side in ("height", "width"):
             tile = getattr(vae, f"tile_sample_min_{side}")
             factor = getattr(vae, f"tile_overlap_factor_{side}", getattr(vae, "tile_overlap_factor", 0.25))
-            stride = getattr(vae, f"tile_sample_stride_{side}", tile * (1 - factor))
+            overlap = getattr(vae, f"tile_sample_min_overlap_{side}", tile * factor)
+            stride = getattr(vae, f"tile_sample_stride_{side}", tile - overlap)
             found.append((tile // self.vae_ratio, max(1, int(stride) // self.vae_ratio)))
         return found[0], found[1]
+
+
+def preflight_of(spec: ModelSpec, folder: Path) -> Preflight:
+    """Return the preflight of this process's model, made once. Raises NotImplementedError."""
+    return _preflight(spec.model_dump_json(), folder)
+
+
+@lru_cache(maxsize=1)
+def _preflight(entry: str, folder: Path) -> Preflight:
+    low = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return Preflight(ModelSpec.model_validate_json(entry), folder, low)
 
 
 def cast(model: Any, dtype: torch.dtype) -> Any:

@@ -23,7 +23,7 @@ class WanEngine(DiffusersEngine):
     with_image: type | None = WanImageToVideoPipeline
     with_image_options = MappingProxyType({"expand_timesteps": True})
     in_float32: tuple[str, ...] = ("vae",)
-    decodes_by_frame = True
+    decodes_alike_after = 3
 
     @classmethod
     def given(cls, asked: Asked) -> dict[str, Any]:
