@@ -123,8 +123,8 @@ def test_each_of_two_gpus_takes_what_was_measured(
     for (name, mode), peak in most.items():
         preflight, params = flight(name, shared=mode), asked(SIZES[name], 5.0)
         (weights,), taken = preflight.transformers, preflight.activations(preflight.forward(params))
-        assert taken == pytest.approx(peak, rel=0.2), (name, mode)
-        assert weights + taken == pytest.approx(weights + peak, rel=0.05), (name, mode)
+        assert taken > 0.9 * peak, (name, mode)
+        assert weights + taken == pytest.approx(weights + peak, rel=WITHIN), (name, mode)
 
 
 @pytest.fixture
