@@ -94,6 +94,7 @@ MEMORY = {
     "HunyuanVideo": "hunyuan-video-13b-720p-129f",
     "HunyuanVideo 1.5": "hunyuan-video1.5-8b-i2v-720p-121f",
     "Mochi": "mochi-10b-480p",
+    "CogVideoX 1.5": "cogvideox1.5-5b-720p-81f",
     "VAE of Wan": "AutoencoderKLWan",
     "VAE of HunyuanVideo": "AutoencoderKLHunyuanVideo",
 }
