@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,7 +47,7 @@ def adapters(transformer: torch.nn.Module, folder: Path) -> list[Json]:
     """Write the adapters' files; their entries of a catalog."""
     entries = []
     for name, rank in RANKS.items():
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         torch.manual_seed(rank)
         for layer, (inputs, outputs) in sizes_of(transformer).items():
             if layer.startswith("blocks."):
@@ -98,7 +99,7 @@ def main() -> None:
         before: dict[str, torch.Tensor] = {"": plain}
         for what, names in WALK.items():
             uses = [LoraUse(name=each, scale=1.0) for each in names]
-            seconds, _ = timed(lambda uses=uses: loras.use(uses), device)
+            seconds, _ = timed(partial(loras.use, uses), device)
             forward_seconds, out = timed(forward, device)
             row = {"adapters": what, "switch_seconds": seconds, "forward_seconds": forward_seconds}
             same = before.setdefault("+".join(names), out)
