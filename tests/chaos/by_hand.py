@@ -244,6 +244,35 @@ class Attempts(Scene):
             at.refuses(second, LeaseLost)
 
 
+class Spent(Scene):
+    """Attempts hold their worker for a while, and end in every way."""
+
+    name = "by hand: time spent"
+    promise = "the time for which workers held an owner's jobs is counted, however each attempt ended"
+
+    def play(self, stage: Stage) -> None:
+        with bench() as at:
+            at.admit()
+            ways: dict[str, Callable[[Lease], None]] = {
+                "given back": at.store.release,
+                "lost": lambda lease: at.lose(lease.job.id),
+                "taken from a dead process": lambda lease: at.store.release(at.claim("one", "another process")),
+                "ended by an error of the worker": lambda lease: at.store.requeue_after_worker_error(lease, ERROR),
+                "completed": lambda lease: at.acts(lease)["complete"](),
+                "failed": lambda lease: at.store.fail(lease, ERROR),
+            }
+            spent = 0.0
+            for what, end in ways.items():
+                if not at.store.load(MODEL).unfinished:
+                    at.admit()
+                lease = at.claim("one")
+                at.client.zincrby(f"adaspa:running:{MODEL}", -10_000, lease.job.id)  # it began so much earlier
+                end(lease)
+                (row,) = at.store.usage(1)["a"]
+                assert row.gpu_seconds >= spent + 10, f"an attempt of 10 s that was {what}: {row.gpu_seconds - spent} s"
+                spent = row.gpu_seconds
+
+
 class Turns(Scene):
     """Jobs of several owners, costs and priorities are taken one after another."""
 
@@ -373,4 +402,4 @@ def until_taken(deliveries: DeliveryStore) -> list[Any]:
     return found
 
 
-SCENES: list[Scene] = [Fenced(), Stopped(), Attempts(), Turns(), Times(), Deliveries()]
+SCENES: list[Scene] = [Fenced(), Stopped(), Attempts(), Spent(), Turns(), Times(), Deliveries()]

@@ -37,6 +37,8 @@ class Ask:
     """The code with which it has to fail."""
     earlier: bool = False
     """Whether an earlier version's worker may write its file: then its pictures are held against its seed."""
+    undone: bool = False
+    """Whether a power cut took its end back, so that it ended twice for whoever was told of it."""
     final: str = ""
     """The last status that it was told; none of a deleted job."""
 

@@ -101,7 +101,8 @@ class PowerCutOnASlowDisk(Scene):
             undone = [ask for ask, job in zip(asks, jobs, strict=True) if job and job.status != "cancelled"]
             stage.measure("undone of 4 cancels by a power cut, syncs of 3 s", len(undone))
         for ask in asks:
-            ask.cancelled = ask not in undone
+            ask.undone = ask in undone
+            ask.cancelled = not ask.undone
             client.see_to_its_end(ask)
 
 

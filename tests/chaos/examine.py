@@ -150,7 +150,8 @@ class Examination:
             try:
                 scene.play(Stage(self.fleet, self.clients, self.receiver, scene.name, {}))
             except AssertionError as error:
-                self.found.append(f"{scene.name}: {error or traceback.format_exc()}")
+                what = str(error) or "\n".join(traceback.format_exc().splitlines()[-3:-1])
+                self.found.append(f"{scene.name}: {what}")
             except Exception:
                 self.found.append(f"{scene.name}: {traceback.format_exc()}")
             self._playing.discard(scene.name)

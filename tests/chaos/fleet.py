@@ -25,6 +25,7 @@ from adaspa_service.local.supervisor import free_port
 from s3_servers import URL, S3Server, s3_server
 from tiny_catalog import model_spec, write_catalog
 from valkey_process import start_valkey
+from waiting import PATIENCE
 
 from chaos.grouped import FOLLOWER, GROUPED
 from chaos.history import History
@@ -249,7 +250,7 @@ class Fleet:
         """Start the S3 server on the objects that it had."""
         self._starter.submit(self.storage.start).result()
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
+    def wait_until_ready(self, seconds: float = PATIENCE) -> None:
         """Until both gateways answer."""
         deadline = time.monotonic() + seconds
         while not all(gateway.answers() for gateway in self.gateways):
@@ -279,7 +280,8 @@ class Fleet:
     def stop(self) -> None:
         """End every process, at once."""
         self._stopping.set()
-        self._tender.join()
+        if self._tender.ident:  # else it could not start
+            self._tender.join()
         for part in self.gateways + self.workers:
             part.signal(signal.SIGCONT)
             part.signal(signal.SIGKILL)

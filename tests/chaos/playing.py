@@ -21,12 +21,12 @@ from chaos.version_faults import SCENES as OF_VERSIONS
 
 KINDS: dict[str, list[Scene]] = {
     "job": OF_A_JOB,
+    "versions": OF_VERSIONS,  # before clocks are set: an earlier one may refuse ids that are ahead of its clock
     "service": OF_THE_SERVICE,
     "network": OF_THE_NETWORK,
     "disks": OF_DISKS,
     "load": OF_LOAD,
     "groups": OF_GROUPS,
-    "versions": OF_VERSIONS,
     "replicas": OF_REPLICAS,
 }
 """By what they are about. Those of jobs play several at a time, all others one by one."""

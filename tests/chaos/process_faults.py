@@ -4,6 +4,8 @@ import signal
 import time
 from dataclasses import dataclass
 
+from waiting import PATIENCE
+
 from chaos.fleet import LEASE_SECONDS, Part
 from chaos.strikes import Fault, Strike, Striker
 
@@ -57,7 +59,7 @@ class GatewayStruck(Fault):
             hold(site, part, 3)
         else:
             part.signal(self.number, "parent")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not part.answers():
             assert time.monotonic() < deadline, f"{part.name} does not come back"
             time.sleep(0.05)

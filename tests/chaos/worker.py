@@ -14,7 +14,6 @@ from adaspa_jobs.settings import get_settings
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore
 from adaspa_worker import app as worker
-from adaspa_worker import group
 from adaspa_worker.app import app
 from adaspa_worker.checkpoint import Checkpoints
 from waiting import until
@@ -66,6 +65,7 @@ def made() -> Callable[[], Any]:
     """What makes the engine of this worker: the stand-in in this process, or in a group of two."""
     if GROUPED not in os.environ:
         return Engine
+    from adaspa_worker import group  # noqa: PLC0415  which an earlier version's worker does not have
     from adaspa_worker.engines import together  # noqa: PLC0415  PyTorch, which the other workers do without
 
     group.FOLLOWER, group.SILENT_SECONDS = FOLLOWER, SILENT_SECONDS
