@@ -49,12 +49,16 @@ api-reference:       ## fetch the pinned Swagger UI anew, which /docs is made of
 
 setup: $(VENV)/.installed
 
+# Compiled by all processors at a time, and without the models of transformers that nobody loads: pip takes one for all.
+PIP := --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
 # torchao in a folder of its own, for the tests of it alone: every import of diffusers that finds it takes half a second more.
 $(VENV)/.installed: pyproject.toml kernels/pyproject.toml service/client/pyproject.toml demo_model/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it with PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "python3-venv is needed: apt-get install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ./kernels -e ./service/client -e ./demo_model -e '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --target $(VENV)/torchao --upgrade torchao
+	$(BIN)/pip install $(PIP) -e ./kernels -e ./service/client -e ./demo_model -e '.[dev]'
+	$(BIN)/pip install $(PIP) --target $(VENV)/torchao --upgrade torchao
+	@$(BIN)/python -m compileall -qq -j 0 -x 'transformers/models/|/tests/' $(VENV)/lib || true  # some is for other Pythons
 	@touch $@
 
 clean:
