@@ -51,3 +51,15 @@ def test_a_video_is_compared_with_its_dense_twin(page: Page, service: Service, t
     service.http.delete(f"/videos/{ours}")
     page.reload()
     expect(page.locator("#job")).to_contain_text("One of these videos does not exist.")
+
+
+def test_no_speed_is_told_of_a_video_whose_steps_were_all_dense(page: Page, service: Service, tmp_path: Path) -> None:
+    ids = []
+    for seconds in (4.2, 2.1):
+        report = report_of(1, 1).model_copy(update={"search_steps": 0, "sparse_steps": 0, "dense_seconds": seconds})
+        lease = service.claim(service.create(seed=5)["id"])
+        ids.append(service.complete(lease, clip(tmp_path / "clip.mp4"), report).id)
+    page.goto(f"{service.url}/#compare={','.join(ids)}")
+    expect(page.locator(".verdict")).to_have_text(
+        "All steps of AdaSpa's video were dense, too. Same prompt, same seed. ", use_inner_text=True
+    )
