@@ -80,6 +80,7 @@ LANES: list[list[Scene]] = [
 ]
 """Lanes play side by side, the scenes of one in turns. There are three workers: those that stop one have one lane."""
 ALONE: list[Scene] = [
+    *tour_files.ALONE,
     *tour_jobs.ALONE,
     *(PowerCut(act) for act in ("cancel", "delete", "complete")),
     PowerCutAfterAccepting(),

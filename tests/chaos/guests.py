@@ -11,6 +11,7 @@ import httpx
 from adaspa_service.access.keys import ApiKey, KeyStore, Scope
 from waiting import PATIENCE, until
 
+from chaos.fleet import Part
 from chaos.points import Deed, Order
 from chaos.sightings import ENDS
 from chaos.stage import Stage
@@ -38,6 +39,10 @@ class Guest:
     def url(self, path: str) -> str:
         """A path at the gateway whose turn it is."""
         return f"http://127.0.0.1:{next(self._gateways).port}/v1{path}"
+
+    def at(self, gateway: Part) -> None:
+        """Ask this gateway only, from now on."""
+        self._gateways = cycle([gateway])
 
     def headers(self, more: dict[str, str] | None = None) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} | (more or {})

@@ -190,6 +190,27 @@ class Deleted(Scene):
         guest.leave()
 
 
+class DeletedUnheard(Scene):
+    """A waiting job is deleted and removed while the gateway at which somebody follows it hears nothing of Redis."""
+
+    name = "deleted while a gateway hears nothing"
+    promise = "whoever follows a job is told how it ended, also when it is deleted"
+
+    def play(self, stage: Stage) -> None:
+        near, far = Guest(stage), stage.fleet.gateways[1]
+        near.at(stage.fleet.gateways[0])
+        video = near.create(model="idle-events")
+        with near.stream(video["id"]) as events:
+            assert next(events)[1] == "queued"
+            near.at(far)
+            with stage.fleet.cut([stage.fleet.gateways[0]], "redis", "back"):
+                near.ask("DELETE", f"/videos/{video['id']}")
+                until(lambda: stage.store.get(video["id"]) is None, f"{video['id']}: its record is removed")
+            ends = [kind for event_id, kind, _ in events if event_id]
+        assert ends == ["cancelled"], f"{video['id']}: whoever followed it was told {ends}"
+        near.leave()
+
+
 class Images(Scene):
     """Several jobs share their image; some are deleted."""
 
@@ -250,4 +271,5 @@ class Waits(Scene):
         guest.leave()
 
 
+ALONE: list[Scene] = [DeletedUnheard()]
 SCENES: list[Scene] = [Events(), Files(), Deleted(), Images(), LinksEnd(), Waits()]
