@@ -130,10 +130,10 @@ def test_compensation_brings_the_output_nearer(form):
 def test_parts_of_an_error_make_up_the_whole():
     given, outs = call(), {}
     for part in ("shared by 64", "private", "without stretch", "half"):
-        method = Exact(TopK(0.5, head_adaptive=False), (5,))
+        method = Exact(TopK(0.5, head_adaptive=False), (4,))
         method.attend(call(4))
         outs[part] = OnePart(method, part).attend(given).out - given.dense
-    method = Exact(TopK(0.5, head_adaptive=False), (5,))
+    method = Exact(TopK(0.5, head_adaptive=False), (4,))
     method.attend(call(4))
     whole = method.attend(given).out - given.dense
     torch.testing.assert_close(outs["shared by 64"] + outs["private"], whole)
