@@ -81,7 +81,7 @@ class Desk:
             "127.0.0.1:8000": f"127.0.0.1:{self.service.port}",
             "path/to/wan": str(PIPELINE_FOLDER),
             ', dtype=torch.bfloat16).to("cuda")': ")",  # a GPU's
-            "kubectl exec deploy/video-gateway -- ": "",
+            "kubectl exec -n videos deploy/video-gateway -- ": "",
             "https://$HOST": f"http://127.0.0.1:{self.service.port}",
             FIRST_KEY: "adaspa token",
             RECEIVER: self.receiver,
@@ -256,6 +256,7 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
     "adaspa doctor": ("tests/e2e/test_doctor.py", is_understood),
     ".venv/bin/adaspa doctor": ("tests/e2e/test_doctor.py", is_understood),
     "adaspa compare": ("tests/e2e/test_cli_measure.py", is_understood),
+    ".venv/bin/adaspa compare": ("tests/e2e/test_cli_measure.py", is_understood),
     'adaspa generate "a large red circle moves left" -o out.mp4 --local': (
         "loads the model again; tests/e2e/test_cli_generate.py",
         is_understood,
