@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -118,12 +119,19 @@ def test_the_kernel_probes_the_connections_of_every_client(server: Server) -> No
     assert asyncio.run(of_the_loop()) == wanted
 
 
+def hear_the_end(pool: Any) -> None:
+    """Wait until the idle connections that the server closed have been told so."""
+    sockets = [held._sock for held in pool._available_connections]
+    assert sockets
+    until(lambda: len(select.select(sockets, [], [], 0)[0]) == len(sockets), "the connections have ended")
+
+
 def test_a_connection_that_the_server_closed_is_not_used(server: Server) -> None:
     """As it closes idle ones, or as it goes and comes again."""
     with connections(server.url).client() as client:
         client.ping()
         server.client.client_kill_filter(_type="normal", skipme=True)
-        until(lambda: len(server.client.client_list(_type="normal")) == 1, "the server has closed it")
+        hear_the_end(client.connection_pool)
         assert client.ping()
 
 
@@ -178,6 +186,7 @@ def test_a_worker_that_could_not_acknowledge_a_message_takes_the_next_one(server
         server.proxy.target = ("127.0.0.1", server.port)
         second = after_a_break()
         server.client.client_kill_filter(_type="normal", skipme=True)
+        hear_the_end(queue.channel.pool)
         second.ack()  # on a connection anew
         assert after_a_break().payload == {"number": 2}
         assert server.client.hlen("unacked") == 2, "the third, and the first, which comes again much later"

@@ -101,7 +101,7 @@ class _Live(TorchDispatchMode):
 
 
 class _Assumed(TorchFunctionMode):
-    """What meta tensors do not tell by themselves.
+    """Assumptions about what meta tensors do not tell by themselves.
 
     Attention makes its output alone, as fast kernels do, where PyTorch would make all scores. Masks are true
     everywhere.

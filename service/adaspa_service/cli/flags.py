@@ -14,7 +14,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The same for a group of commands."""
+    """Group of commands whose help shows no type beside flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the group's own parameters, ``--help`` among them."""

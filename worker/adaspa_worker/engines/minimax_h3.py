@@ -93,5 +93,5 @@ class MiniMaxH3Engine(ModularEngine):
 
 
 def places(count: int) -> Tensor:
-    """Numbers of so many rows, on the meta device."""
+    """Make numbers ``[count]`` of rows, on the meta device."""
     return torch.empty(count, dtype=torch.long, device=META)
