@@ -1,4 +1,4 @@
-"""A redelivered job goes on from its last checkpoint, and its video is that of an uninterrupted run."""
+"""A redelivered job goes on from its last checkpoint: dense to the same video, sparse to one that is near it."""
 
 import json
 from collections.abc import Callable
