@@ -25,8 +25,8 @@ def check(server: str, wheels: tuple[str, ...]) -> int:
         subprocess.run([*install, "-r", str(here / f"{server}.txt")], check=True)
         subprocess.run([*install, "--no-deps", *wheels, str(here.parents[1] / "kernels")], check=True)
         plain = ["--noconftest", "-c", "/dev/null", "--rootdir", str(here), "-p", "no:cacheprovider"]
-        checks = [python, "-m", "pytest", "-q", *plain, str(here / f"{server}_checks.py")]
-        return subprocess.run(checks, check=False).returncode
+        files = [str(file) for file in sorted(here.glob(f"{server}*_checks.py"))]
+        return subprocess.run([python, "-m", "pytest", "-q", *plain, *files], check=False).returncode
 
 
 parser = argparse.ArgumentParser(description=__doc__)

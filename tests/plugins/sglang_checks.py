@@ -1,57 +1,17 @@
 """The adapter in SGLang's own attention layers, selector, hooks, stages and forward context, from the pinned wheel.
 
-Stand-ins, for what cannot be installed without a GPU or beside PyTorch's build for CPUs: `sgl_kernel`, which has the
-server's CUDA kernels, and `torchvision`. Nothing that is checked here calls either.
+`sglang_stand_ins` says what is not the server's.
 """
 
 import contextlib
 import importlib
-import importlib.abc
-import importlib.machinery
 import logging
-import os
-import sys
-import types
-from unittest.mock import MagicMock
 
 import pytest
 import torch
+from sglang_stand_ins import OURS, serve
 
-
-class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds modules of the two stand-ins, for the server alone: other libraries ask whether they are there."""
-
-    NAMES = ("sgl_kernel", "torchvision")
-
-    def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] not in self.NAMES or not self._asker().startswith("sglang."):
-            return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    @staticmethod
-    def _asker():
-        frame = sys._getframe(2)
-        while frame and frame.f_globals["__name__"].startswith(("importlib", "_frozen_importlib")):
-            frame = frame.f_back
-        return frame.f_globals["__name__"]
-
-    def create_module(self, spec):
-        module = types.ModuleType(spec.name)
-        module.__getattr__ = lambda name: MagicMock() if not name.startswith("__") else _missing(name)
-        return module
-
-    def exec_module(self, module):
-        pass
-
-
-def _missing(name):
-    raise AttributeError(name)
-
-
-# ruff: noqa: E402 - what follows imports the server
-sys.meta_path.append(Absent())
-os.environ["SGLANG_DIFFUSION_PLATFORM_OVERRIDE"] = "cpu"
-
+# isort: split
 import adaspa.plugins
 from adaspa.schedule import Schedule, StepKind
 from sglang.multimodal_gen.runtime.distributed import parallel_state
@@ -75,12 +35,10 @@ from sglang.multimodal_gen.runtime.pipelines_core.stages.model_specific_stages.m
 )
 from sglang.multimodal_gen.runtime.platforms import AttentionBackendEnum, current_platform
 from sglang.multimodal_gen.runtime.platforms import plugins as server_plugins
-from sglang.multimodal_gen.runtime.server_args import server_args as server_args_module
 
 GRID, OTHERS = (3, 5, 8), 10
 VIDEO = 3 * 5 * 8
 HEADS, DIM = 2, 32
-OURS = "rain_fusion_attn"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,25 +58,6 @@ def said(caplog):
     """The lines of AdaSpa in the server's log."""
     caplog.set_level(logging.INFO)
     return lambda: [record.getMessage() for record in caplog.records if record.getMessage().startswith("AdaSpa")]
-
-
-def serve(backend=OURS, roles=None, **config):
-    """Set the arguments of a server, as it does at its start."""
-    dit = types.SimpleNamespace(patch_size=(1, 2, 2), prefix="Wan")
-    made = types.SimpleNamespace(
-        attention_backend=backend,
-        attention_backend_config=config,
-        component_attention_backends={},
-        component_attention_backend_roles=roles or {},
-        kv_gather_degree=1,
-        enable_attention_backend_autotune=False,
-        is_arg_explicitly_set=lambda name: True,
-        pipeline_config=types.SimpleNamespace(dit_config=dit),
-        comfyui_mode=False,
-        enable_layerwise_nvtx_marker=False,
-    )
-    server_args_module.set_global_server_args(made)
-    return made
 
 
 def layers(count=2, name="blocks.{}.attn1", **others):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sglang.multimodal_gen.runtime.distributed import get_sp_world_size
 from sglang.multimodal_gen.runtime.layers.attention.backends.attention_backend import (
     AttentionImpl,
     AttentionMetadata,
@@ -179,15 +180,20 @@ _UNKNOWN = "the server does not say where in the packed sequence the video is"
 
 
 def _behind(prefix: str, grid: tuple[int, ...] | None, rows: int) -> Layout | str:
-    """A sequence of video alone, or in HunyuanVideo with text behind it."""
+    """A sequence of video alone, or in HunyuanVideo with text behind it.
+
+    Where the video does not divide by the processes that share it, the server fills the share of the last with rows
+    behind the video, and attends to them as to all others.
+    """
     if grid is None or len(grid) != 3:
         return "the server does not say where the video is"
-    text = rows - math.prod(grid)
-    if text < 0:
+    video = math.prod(grid)
+    behind = rows - video
+    if behind < 0:
         return "its sequence is not the whole video"
-    if text and not prefix.startswith("Hunyuan."):
+    if behind not in (0, -video % get_sp_world_size()) and not prefix.startswith("Hunyuan."):
         return "the server does not say where the rows that are no video are"
-    return Layout(grid=(grid[0], grid[1], grid[2]), behind=text)
+    return Layout(grid=(grid[0], grid[1], grid[2]), behind=behind)
 
 
 def _last(grid: tuple[int, ...], rows: int) -> Layout | str:
