@@ -27,6 +27,7 @@ def test_a_job_runs_to_its_end(store: JobStore, params: Params) -> None:
     running = record(store, job.id)
     assert (running.status, running.attempt, running.worker) == (JobStatus.in_progress, 1, lease.job.worker)
     assert running.started_at is not None and store.queue_position(job) is None
+    assert running.progress.phase == "loading", "as soon as a worker has it"
     progress = Progress(phase="denoising", step=5, steps=10, step_kind="sparse", eta_seconds=2.5)
     store.report_progress(lease, progress)
     running = record(store, job.id)

@@ -98,7 +98,10 @@ def test_a_worker_that_starts_queues_the_job_that_its_earlier_process_had(
     lease = store.claim("demo", "worker-1", "process-1")
     assert lease is not None and store.start_worker("worker-2") is None
     store.renew(lease)
+    store.client.zincrby("adaspa:running:demo", -30_000, job.id)  # it has run for so long
     assert store.start_worker("worker-1") == job.id
+    ((row,),) = store.usage(2).values()
+    assert 30 <= row.gpu_seconds < 120, "the GPU was held, though nothing came of it"
     queued = store.get(job.id)
     assert queued is not None and (queued.status, queued.lost_attempts) == (JobStatus.queued, 1)
     with pytest.raises(LeaseLost):
