@@ -57,7 +57,7 @@ def texts() -> torch.Tensor:
 
 
 TEXT = 10
-"""Rows that are no video, in a sequence that has some, behind the video."""
+"""Rows that are no video, in a sequence that has some: before the video in vLLM-Omni, behind it in SGLang."""
 
 
 def qkv(layer: int) -> list[torch.Tensor]:
