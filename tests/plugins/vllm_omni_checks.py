@@ -1,6 +1,6 @@
 """The adapter in vLLM-Omni's own attention layers, selector, registry and forward context, from the pinned wheels.
 
-One stand-in: the platform, which without a GPU has no attention backend at all.
+`vllm_omni_stand_ins` says what is not the server's.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import sys
 import adaspa.plugins
 import pytest
 import torch
+import vllm_omni_stand_ins  # noqa: F401 - before the server looks for a platform
 from adaspa.schedule import Schedule, StepKind
 from vllm_omni.diffusion.attention.backends.abstract import AttentionMetadata, VideoTokenLayout, VideoTokenSpan
 from vllm_omni.diffusion.attention.backends.registry import DiffusionAttentionBackendEnum as Registered
@@ -18,21 +19,11 @@ from vllm_omni.diffusion.attention.layer import Attention
 from vllm_omni.diffusion.config import set_current_diffusion_config
 from vllm_omni.diffusion.data import AttentionConfig, OmniDiffusionConfig
 from vllm_omni.diffusion.forward_context import DenoiseProgressMixin, get_forward_context, set_forward_context
-from vllm_omni.platforms.interface import OmniPlatformEnum, UnspecifiedOmniPlatform
 from vllm_omni.plugins import load_omni_plugins_by_group
 
 GRID, PREFIX, PADDING = (3, 5, 8), 10, 6
 VIDEO = 3 * 5 * 8
 HEADS, DIM = 2, 32
-
-
-def chosen(_, selected_backend, head_size, allow_trtllm_default=False):
-    """PyTorch's attention by default, and whatever the registry has by name."""
-    return Registered[selected_backend or "TORCH_SDPA"].get_path()
-
-
-UnspecifiedOmniPlatform._omni_enum = OmniPlatformEnum.CUDA
-UnspecifiedOmniPlatform.get_diffusion_attn_backend_cls = classmethod(chosen)
 
 
 class Pipeline(DenoiseProgressMixin):
