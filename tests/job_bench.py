@@ -29,6 +29,11 @@ class Spy(JobStore):
             act(lease)
         super().report_progress(lease, progress)
 
+    def lose(self, lease: Lease) -> None:
+        """End a lease, as if it had run out; its keeper may renew it in between."""
+        while self.requeue_expired() != [lease.job.id]:
+            self.client.zadd("adaspa:leases", {lease.job.id: 0})
+
 
 @dataclass
 class Bench:

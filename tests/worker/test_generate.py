@@ -99,17 +99,11 @@ def test_a_lease_is_kept_through_a_phase_longer_than_it(bench: Bench, params: Ca
     assert (job.status, job.attempt) == (JobStatus.completed, 1)
 
 
-def lose(bench: Bench, lease: Lease) -> None:
-    """End a lease, as if it had run out; its keeper may renew it in between."""
-    while bench.store.requeue_expired() != [lease.job.id]:
-        bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})
-
-
 def test_an_attempt_that_lost_its_lease_stops_and_removes_only_its_own_files(
     bench: Bench, elsewhere: Runner, params: Callable[..., JobParams]
 ) -> None:
     def run_elsewhere(lease: Lease) -> None:
-        lose(bench, lease)
+        bench.store.lose(lease)
         elsewhere.run("tiny")
 
     bench.store.at_step[3] = run_elsewhere
@@ -201,7 +195,7 @@ def test_a_job_whose_worker_was_lost_goes_on_from_its_last_good_checkpoint(
     before: list[list[str]] = []
 
     def run_elsewhere(lease: Lease) -> None:
-        lose(bench, lease)
+        bench.store.lose(lease)
         before.append(bench.files())
         checkpoint = bench.objects / before[0][0]
         if damage == "corrupt":

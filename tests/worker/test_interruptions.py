@@ -136,8 +136,7 @@ def test_an_attempt_that_hangs_ends_with_its_process(bench: Bench, params: Param
         if reason == "cancel":
             bench.store.request_cancel(lease.job.id)
         elif reason == "lost":
-            bench.store.client.zadd("adaspa:leases", {lease.job.id: 0})
-            bench.store.requeue_expired()
+            bench.store.lose(lease)
         else:
             slow.spend_time()
         assert released.wait(PATIENCE)
