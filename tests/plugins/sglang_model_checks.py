@@ -6,81 +6,30 @@
 import pytest
 import ranks
 import torch
-from adaspa import AdaSpaConfig
-from ranks import ALL, GRID, HEADS, LAYERS, ODD_GRID, SPARSE, STEPS, THEIRS
-
-PROGRAM = "sglang_model"
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+from ranks import ALL, ODD_GRID, SPARSE, THEIRS
+from whole_model import CLOSE, WholeModel, latents
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return ranks.run(PROGRAM, 1, tmp_path_factory.mktemp("alone") / "run")[0]
+class TestSGLang(WholeModel):
+    program = "sglang_model"
 
+    def test_rows_that_fill_up_a_process_are_no_video(self, alone, two):
+        for ran in two:  # to which the server attends, so that one process makes another video
+            torch.testing.assert_close(latents(ran, ALL, ODD_GRID), latents(ran, THEIRS, ODD_GRID), **CLOSE)
+            assert ran[SPARSE, ODD_GRID]["report"]["sparse_steps"] == alone[SPARSE, ODD_GRID]["report"]["sparse_steps"]
+            assert ran[SPARSE, ODD_GRID]["report"]["fell_back"] == []
+            assert torch.equal(latents(two[0], SPARSE, ODD_GRID), latents(ran, SPARSE, ODD_GRID))
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    return ranks.run(PROGRAM, 2, tmp_path_factory.mktemp("two") / "run")
-
-
-def latents(ran, case, grid=GRID):
-    return ran[case, grid]["latents"]
-
-
-@pytest.mark.parametrize("grid", [GRID, ODD_GRID])
-def test_at_density_one_a_whole_denoising_is_the_servers_own(alone, grid):
-    torch.testing.assert_close(latents(alone, ALL, grid), latents(alone, THEIRS, grid), **CLOSE)
-    assert alone[ALL, grid]["report"]["density"] == pytest.approx(1)
-
-
-def test_the_report_of_a_whole_denoising_counts_its_steps_layers_and_work(alone):
-    report, schedule = alone[SPARSE, GRID]["report"], AdaSpaConfig(**ranks.EVENLY).resolve(STEPS).schedule
-    kinds = [schedule.kind(step) for step in range(STEPS)]
-    for kind in ("dense", "search", "sparse"):
-        assert report[f"{kind}_steps"] == kinds.count(kind) > 0
-    blocks = 4 * 6 * 8 // 16
-    assert report["density"] == pytest.approx(round(0.2 * blocks) / blocks)
-    assert report["density"] < report["attention_work"] < 1 and report["fell_back"] == []
-    assert 0 < report["recall"] < 1
-    assert (latents(alone, SPARSE) - latents(alone, THEIRS)).abs().max() > 1e-3
-
-
-def test_by_ulysses_in_two_processes_it_is_the_servers_own_too(alone, two):
-    for ran in two:
-        torch.testing.assert_close(latents(ran, THEIRS), latents(alone, THEIRS), **CLOSE)
-        torch.testing.assert_close(latents(ran, ALL), latents(alone, THEIRS), **CLOSE)
-
-
-def test_each_process_keeps_the_patterns_of_its_heads(alone, two):
-    whole, own = alone[SPARSE, GRID]["lists"], HEADS // 2
-    assert {layer for layer, _ in whole} == set(range(LAYERS)) and len(whole) == 2 * LAYERS
-    for rank, ran in enumerate(two):
-        torch.testing.assert_close(latents(ran, SPARSE), latents(alone, SPARSE), **CLOSE)
-        lists = ran[SPARSE, GRID]["lists"]
-        assert lists.keys() == whole.keys()
-        for place, found in lists.items():
-            for of_own, of_all in zip(found, whole[place], strict=True):
-                assert torch.equal(of_own, of_all[:, rank * own : (rank + 1) * own])
-        for number in ("density", "attention_work", "dense_steps", "search_steps", "sparse_steps"):
-            assert ran[SPARSE, GRID]["report"][number] == alone[SPARSE, GRID]["report"][number]
-
-
-def test_rows_that_fill_up_a_process_are_no_video(alone, two):
-    for ran in two:  # to which the server attends, so that one process makes another video
-        torch.testing.assert_close(latents(ran, ALL, ODD_GRID), latents(ran, THEIRS, ODD_GRID), **CLOSE)
-        assert ran[SPARSE, ODD_GRID]["report"]["sparse_steps"] == alone[SPARSE, ODD_GRID]["report"]["sparse_steps"]
-        assert ran[SPARSE, ODD_GRID]["report"]["fell_back"] == []
-        assert torch.equal(latents(two[0], SPARSE, ODD_GRID), latents(ran, SPARSE, ODD_GRID))
-
-
-@pytest.mark.parametrize("case", [ALL, SPARSE])
-def test_a_process_has_its_rows_of_a_video_beside_text(alone, two, case):
-    own = [latents(ran, case, "text") for ran in two]
-    theirs = [latents(ran, THEIRS, "text") for ran in two]
-    whole = latents(alone, case, "text")
-    both = [[ran[:, :, : -ranks.TEXT] for ran in found] + [found[0][:, :, -ranks.TEXT :]] for found in (own, theirs)]
-    (joined, theirs), is_text = (torch.cat(parts, 2) for parts in both), slice(-ranks.TEXT, None)
-    torch.testing.assert_close(own[1][:, :, is_text], own[0][:, :, is_text], **CLOSE)
-    torch.testing.assert_close(joined, whole, **CLOSE)
-    torch.testing.assert_close(joined[:, :, is_text], theirs[:, :, is_text], **CLOSE)
-    assert (case == ALL) == torch.allclose(joined, theirs, rtol=1e-4, atol=1e-4)
+    @pytest.mark.parametrize("case", [ALL, SPARSE])
+    def test_a_process_has_its_rows_of_a_video_beside_text(self, alone, two, case):
+        own = [latents(ran, case, "text") for ran in two]
+        theirs = [latents(ran, THEIRS, "text") for ran in two]
+        whole = latents(alone, case, "text")
+        both = [
+            [ran[:, :, : -ranks.TEXT] for ran in found] + [found[0][:, :, -ranks.TEXT :]] for found in (own, theirs)
+        ]
+        (joined, theirs), is_text = (torch.cat(parts, 2) for parts in both), slice(-ranks.TEXT, None)
+        torch.testing.assert_close(own[1][:, :, is_text], own[0][:, :, is_text], **CLOSE)
+        torch.testing.assert_close(joined, whole, **CLOSE)
+        torch.testing.assert_close(joined[:, :, is_text], theirs[:, :, is_text], **CLOSE)
+        assert (case == ALL) == torch.allclose(joined, theirs, rtol=1e-4, atol=1e-4)
