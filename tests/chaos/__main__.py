@@ -25,7 +25,6 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=60, help="seconds in which all has to come to rest at the end")
     parser.add_argument("--scenes", default="", help="play only those with this in their name; 'none': none")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="play only those about this")
-    parser.add_argument("--first", action="store_true", help="end with the first violation")
     parser.add_argument("--out", type=Path, help="where the report is written, as JSON")
     parser.add_argument("--logs", type=Path, help="a new folder for the logs of all parts")
     asked = parser.parse_args()
@@ -41,7 +40,6 @@ def main() -> None:
         patience=asked.patience,
         rest=asked.rest,
         scenes=[] if asked.scenes == "none" else scenes,
-        first=asked.first,
         logs=asked.logs,
     )
     show(report)

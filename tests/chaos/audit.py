@@ -48,11 +48,9 @@ class Audit:
         """What is not yet so."""
         self.lost = self.doubled = self.resumed = 0
 
-    def run(self, *, only_history: bool = False) -> None:
-        """Look at everything, or only at what clients saw."""
+    def run(self) -> None:
+        """Look at everything."""
         self.violations += [str(violation) for violation in check(self.history.entries)]
-        if only_history:
-            return
         self.come_to_rest("every queue is empty", self._queues)
         self._load()
         self._each_ask_has_one_job()

@@ -53,13 +53,11 @@ class Play:
     measured: dict[str, int]
 
 
-def play(scenes: Collection[Scene], fleet: Fleet, clients: Clients, receiver: Receiver, first: bool = False) -> Play:
-    """Play scenes. One that is broken keeps no other from being played, unless only the first is looked for."""
+def play(scenes: Collection[Scene], fleet: Fleet, clients: Clients, receiver: Receiver) -> Play:
+    """Play scenes. One that is broken keeps no other from being played."""
     done, measured, numbers = list[Played](), dict[str, int](), count()
 
     def play_one(scene: Scene) -> None:
-        if first and any(each.broken for each in done):
-            return
         began, broken = time.monotonic(), ""
         try:
             scene.play(Stage(fleet, clients, receiver, f"scene-{next(numbers)}", measured))

@@ -9,7 +9,6 @@ from shutil import copytree
 from typing import Any
 
 from chaos.audit import Audit
-from chaos.checker import check
 from chaos.clients import Clients
 from chaos.faults import FAULTS
 from chaos.fleet import TENANTS, running_fleet
@@ -32,7 +31,6 @@ def run(
     patience: float,
     rest: float = 60.0,
     scenes: Collection[Scene] = (),
-    first: bool = False,
     logs: Path | None = None,
 ) -> dict[str, Any]:
     """Run the service under faults until every job has ended; the report.
@@ -46,7 +44,6 @@ def run(
         patience: seconds in which every job has to have ended.
         rest: seconds in which everything has to come to rest at the end.
         scenes: that are played afterwards.
-        first: end with the first violation; what then is left is neither played nor looked at.
         logs: where the parts' logs are copied to.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -63,12 +60,11 @@ def run(
         if len(striker.done) < faults:
             clients.complaints.append(f"{len(striker.done)} faults came at random times, and not {faults} as asked")
         fleet.wait_until_ready()
-        enough = first and bool(clients.complaints or check(clients.history.entries))
-        played = play([] if enough else scenes, fleet, clients, receiver, first)
-        if len(played.scenes) < len(scenes) and not first:
+        played = play(scenes, fleet, clients, receiver)
+        if len(played.scenes) < len(scenes):
             clients.complaints.append(f"{len(played.scenes)} scenes were played, and not {len(scenes)} as asked")
         audit = Audit(fleet, clients, receiver, rest)
-        audit.run(only_history=first and (enough or any(each.broken for each in played.scenes)))
+        audit.run()
         report = make_report(audit, clients, striker.done, played, time.monotonic() - began)
         if logs:
             copytree(fleet.folder, logs, ignore=lambda _, names: [n for n in names if not n.endswith(".log")])
