@@ -36,7 +36,10 @@ from diffusers import (
     MiniMaxH3Scheduler,
     MochiPipeline,
     MochiTransformer3DModel,
+    ModularPipeline,
+    WanBlocks,
     WanImageToVideoPipeline,
+    WanModularPipeline,
     WanPipeline,
     WanTransformer3DModel,
     WanVACEPipeline,
@@ -125,6 +128,13 @@ def wan(words: Any = tokenizer, count: int = len(WORDS)) -> WanPipeline:
         scheduler=tiny.flow(),
         transformer=tiny.make_wan(),
     )
+
+
+def wan_modular() -> WanModularPipeline:
+    pipe = WanModularPipeline(blocks=WanBlocks())
+    parts = wan().components
+    pipe.update_components(**{name: part for name, part in parts.items() if name in pipe.pretrained_component_names})
+    return pipe
 
 
 def hunyuan_video() -> HunyuanVideoPipeline:
@@ -384,6 +394,7 @@ TEXT = {"max_sequence_length": tiny.TEXT}
 FAMILIES = {
     "wan": Family(wan, "80x48", 17, TEXT),
     "wan-2.2": Family(wan22, "80x48", 17, TEXT),
+    "wan-modular": Family(wan_modular, "80x48", 17, TEXT),
     "hunyuan-video": Family(hunyuan_video, "80x48", 17, TEXT),
     "hunyuan-video-guided": Family(hunyuan_video, "80x48", 17, TEXT, {"true_cfg_scale": 2.0}),
     "hunyuan-video-1.5": Family(hunyuan_video15, "80x48", 17, {}),
@@ -475,7 +486,7 @@ def save_family(name: str, folder: Path) -> Path:
     """Write a family's pipeline, or that of a kindred model, of one that takes images or of a modular one."""
     torch.manual_seed(0)
     pipe = (FAMILIES | KINDRED | IMAGES | MODULAR)[name].pipeline()
-    if name in MODULAR:
+    if isinstance(pipe, ModularPipeline):
         pipe.save_pretrained(str(folder), overwrite_modular_index=True)
     else:
         pipe.save_pretrained(folder)

@@ -22,7 +22,10 @@ from tiny_families import FAMILIES as TINY
 from tiny_families import KINDRED, save_family
 from tiny_wan import model_spec
 
-MODELS = ("wan", "wan-2.2", "hunyuan-video", "hunyuan-video-1.5", "cogvideox", "cogvideox-1.5", "ltx", "ltx-2", "mochi")
+MODELS = (
+    *("wan", "wan-2.2", "wan-modular", "hunyuan-video", "hunyuan-video-1.5", "cogvideox", "cogvideox-1.5"),
+    *("ltx", "ltx-2", "mochi"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,14 @@ def test_what_the_model_can_keep_is_taken(folders: Callable[[str], Path], name: 
 UNI_PC = "UniPCMultistepScheduler"
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("hunyuan-video-1.5", {"memory": {"gguf": ["a.gguf"]}}, "memory.gguf: diffusers cannot read a HunyuanVideo15Trans"),
+    ("wan-modular", {"call": {"max_sequence_length": "9"}}, "call.max_sequence_length: '9' is not of type int"),
+    (
+        "wan-modular",
+        {"call": {"sigmas": [1, 0.5]}},
+        "call.sigmas: is not an argument of WanModularPipeline",
+    ),
+    ("wan-modular", {"memory": {"group_offload": True}}, "memory.group_offload: a WanModularPipeline does without"),
+    ("wan-modular", {"tasks": ["image_to_video"]}, "tasks: the model does not support image_to_video; allowed: text_"),
     ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not a multiple of 16x16"),
     ("wan", {"sizes": ["528x48"]}, "sizes: 528x48 is too large; allowed: up to 512x512"),
     ("hunyuan-video", {"sizes": ["16400x16"]}, "output_formats: mp4: 16400x16 is not a size for libx264; .* to 16384"),
@@ -143,7 +154,7 @@ def test_a_pipelines_arguments_are_read_as_they_are(name: str) -> None:
     else:
         defaults = {each.name: each.default for each in inspect.signature(pipeline_class.__call__).parameters.values()}
     found = call_arguments(name)
-    assert set(found) < set(defaults) and "attention_kwargs" in found and "latents" not in found
+    assert set(found) < set(defaults) and "num_inference_steps" in found and "latents" not in found
     for argument, default in found.items():
         if default is not None:
             assert defaults[argument] == default
@@ -194,6 +205,7 @@ def test_another_scheduler_keeps_the_shift_of_the_models_own(folders: Callable[[
     ("name", "mild", "strong"),
     [
         ("wan", {"flow_shift": 2.0}, {"flow_shift": 7.0}),
+        ("wan-modular", {"flow_shift": 2.0}, {"flow_shift": 7.0}),
         ("ltx", {"flow_shift": 2.0}, {"flow_shift": 7.0}),
         ("wan-2.2", {"guidance_scale_2": 2.0}, {"guidance_scale_2": 7.0}),
     ],

@@ -14,6 +14,7 @@ TAKEN = {
 """Arguments of a pipeline's call that come from the job or from the worker."""
 PLAIN = (bool, int, float, str, dict, dict[str, Any])
 """Types of a modular pipeline's arguments that a catalog can give."""
+NUMBER = (int, float)
 NOT_JSON = ("Tensor", "Generator", "Callback")
 """Types of arguments that no catalog can give; and lists of names for a callback are of no use without one."""
 
@@ -43,7 +44,8 @@ def block_inputs(pipeline: str) -> dict[str, Any]:
     import diffusers  # noqa: PLC0415  no file of it tells them all: the blocks are asked
 
     blocks = getattr(diffusers, getattr(diffusers, pipeline).default_blocks_name)()
-    return {each.name: each.default for each in blocks.inputs if each.name and each.type_hint in PLAIN}
+    named = [each for each in blocks.inputs if each.name]  # some tell their type, others have a default alone
+    return {each.name: each.default for each in named if each.type_hint in PLAIN or isinstance(each.default, NUMBER)}
 
 
 def mentions(annotation: str) -> bool:

@@ -215,6 +215,7 @@ FAMILIES = {
     "WanImageToVideoPipeline": Family(
         "wan.WanImageEngine", "WanTransformer3DModel", wan, wan_image_tasks, branches=True
     ),
+    "WanModularPipeline": Family("wan_modular.WanModularEngine", "WanTransformer3DModel", wan),
     "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks, branches=True),
     "WanVACEPipeline": Family("wan_vace.WanVACEEngine", "WanVACETransformer3DModel", wan, text_or_reference),
 }

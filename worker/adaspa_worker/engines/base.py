@@ -197,10 +197,9 @@ class DiffusersEngine(ABC):
 
     def encode_prompt(self, params: JobParams, images: Mapping[Role, Given] = MappingProxyType({})) -> Encoded:
         self._memory.begin(params)
-        texts = ["prompt_tokens", "negative_prompt_tokens"] if params.negative_prompt else ["prompt_tokens"]
         pipe = self.pipe_with(images)
         call = partial(self._call, pipe, params, images, torch.Generator())
-        encoded = own_call.encode(pipe, call, texts, self.encodings, self.image_rows)
+        encoded = own_call.encode(pipe, call, own_call.texts(params), self.encodings, self.image_rows)
         return replace(encoded, images=images)
 
     def denoise(

@@ -13,6 +13,7 @@ from adaspa_jobs.job import JobParams
 from diffusers import ComponentsManager
 from diffusers.modular_pipelines import PipelineState
 
+from adaspa_worker.engines import own_call
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.hub import UNUSED
 from adaspa_worker.pipeline import Encoded, Given
@@ -77,8 +78,11 @@ class ModularEngine(DiffusersEngine):
         for each in self.pipe.blocks.inputs:
             state.set(each.name, given.get(each.name, each.default), each.kwargs_type)
         names = list(self._blocks)
-        self._run(names[: names.index(DENOISE)], state)
-        return Encoded((state,), {}, images)
+        with own_call.lengths_of(self.pipe.tokenizer) as lengths:
+            self._run(names[: names.index(DENOISE)], state)
+        limit = state.get("prompt_embeds").shape[1]
+        counts = (own_call.count(whole, cut_to, limit) for whole, cut_to in lengths)
+        return Encoded((state,), dict(zip(own_call.texts(params), counts, strict=False)), images)
 
     @contextmanager
     def goes_on(

@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any
 
 from adaspa_api.report import TokenCount
+from adaspa_jobs.job import JobParams
 from torch import Tensor
 
 from adaspa_worker.engines.encodings import Encodings, identity
@@ -14,6 +15,11 @@ from adaspa_worker.pipeline import Encoded
 
 class _Reached(Exception):
     """Signal that the call has come as far as it was to."""
+
+
+def texts(params: JobParams) -> list[str]:
+    """Return the fields of ``Progress`` for a job's texts, in the order in which they are encoded."""
+    return ["prompt_tokens", "negative_prompt_tokens"] if params.negative_prompt else ["prompt_tokens"]
 
 
 def encode(
