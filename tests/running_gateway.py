@@ -73,6 +73,7 @@ class Service:
     http: httpx.Client
     scratch: Path
     stopping: threading.Event
+    server: uvicorn.Server
 
     @property
     def token(self) -> str:
@@ -131,8 +132,13 @@ class Service:
         """The public client, as it comes."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
+    def settle(self) -> None:
+        """Wait until nothing is left to do for requests that were answered."""
+        until(lambda: not self.server.server_state.tasks, "nothing is left to do after the answers")
+
     def messages(self, model: str = "demo") -> int:
-        """Messages in a model's queue."""
+        """Messages in a model's queue, once the bells of all that was answered are rung."""
+        self.settle()
         return int(self.store.client.llen(f"generate.{model}"))  # type: ignore[arg-type]
 
 
@@ -150,7 +156,7 @@ def serving(settings: Settings, scratch: Path, resolve: Resolve = system_resolve
     try:
         until(lambda: server.started, "the gateway serves")
         with httpx.Client(base_url=url, timeout=PATIENCE) as http:
-            service = Service(url, app.state.shared, http, scratch, app.state.stopping)
+            service = Service(url, app.state.shared, http, scratch, app.state.stopping, server)
             if not settings.open_access:
                 http.headers["Authorization"] = f"Bearer {service.token}"
             yield service

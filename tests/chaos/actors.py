@@ -11,11 +11,11 @@ from adaspa_jobs.job import Artifact, Job, Progress
 from adaspa_jobs.queue import QueueUnavailable, queue_name, ring
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
-from adaspa_jobs.store import JobCancelled, Lease, LeaseLost
+from adaspa_jobs.store import Admitted, JobCancelled, Lease, LeaseLost
 from adaspa_service import views
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
-from adaspa_service.gateway.admission import JobRequest, idempotency_of, submit
+from adaspa_service.gateway.admission import JobRequest, idempotency_of, ring_for, submit
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import resolve
 from adaspa_service.gateway.removal import remove_if_ended
@@ -76,9 +76,12 @@ class Client:
             params = [resolve(VideoCreate(prompt="a red circle", seed=seed), self.world.parts.catalog)]
             once = idempotency_of(str(seed), key)
             admitted = submit(self.world.parts, self.caller, JobRequest(params, None), once)  # type: ignore[arg-type]
+            made.append(admitted)
             return {"ids": [job.id for job in admitted.jobs]}
 
+        made: list[Admitted] = []
         entry = self.ask("create", key, ask, str(seed))
+        ring_for(self.world.parts, made[-1])  # type: ignore[arg-type]
         (video_id,) = entry.seen["ids"]
         return str(video_id)
 

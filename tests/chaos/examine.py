@@ -36,6 +36,7 @@ from chaos.scenes import (
     DeletedAt,
     DeletedWhileItsWorkerStops,
     GatewayDiesAnswering,
+    GatewayDiesWithTheBell,
     KilledAt,
     ManyAtOnce,
     PoisonJob,
@@ -87,6 +88,7 @@ ALONE: list[Scene] = [
     LostTail(),
     Backlog(),
     GatewayDiesAnswering(),
+    GatewayDiesWithTheBell(),
 ]
 
 

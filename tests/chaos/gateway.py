@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from adaspa_jobs.store import JobStore
-from adaspa_service.gateway import janitor
+from adaspa_jobs.store import Admitted, JobStore
+from adaspa_service.gateway import janitor, videos
 from adaspa_service.gateway.__main__ import main
 
 from chaos.points import around
@@ -15,7 +15,13 @@ def admitted(_: Any, __: Any, params: Any, *___: Any) -> int:
     return seed
 
 
+def answered(_: None, __: Any, made: Admitted) -> int:
+    """The job whose bell is to be rung."""
+    return made.jobs[0].params.seed
+
+
 if __name__ == "__main__":
     janitor.ORPHANS_SECONDS = 5.0
     around(JobStore, "admit_all", None, "admitted", admitted)
+    around(videos, "ring_for", "answered", None, answered)
     main()

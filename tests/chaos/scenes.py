@@ -220,6 +220,19 @@ class GatewayDiesAnswering(Scene):
         assert client.see_to_its_end(ask) == "completed", ask.final
 
 
+class GatewayDiesWithTheBell(Scene):
+    """A gateway dies when it has answered and not yet rung the job's bell."""
+
+    name = "gateway killed: answered"
+    promise = "an accepted job is run though its bell was never rung"
+
+    def play(self, stage: Stage) -> None:
+        client = stage.client("b")
+        ask, orders = stage.create(client, answered="kill group")
+        orders["answered"].wait()
+        assert client.see_to_its_end(ask) == "completed", ask.final
+
+
 @dataclass
 class ManyAtOnce(Scene):
     """One request comes many times at the same time, to both gateways."""
@@ -245,6 +258,7 @@ OF_A_JOB: list[Scene] = [
     StorageLies("keep nothing"),
     StorageLies("keep a part"),
     GatewayDiesAnswering(),
+    GatewayDiesWithTheBell(),
     StoppedAt("step-6"),
     StoppedAt("uploaded"),
     DeletedWhileItsWorkerStops(),

@@ -16,6 +16,7 @@ from adaspa_service.cli import app
 from adaspa_service.gateway import models
 from running_gateway import REPORT, Service
 from typer.testing import CliRunner
+from waiting import until
 
 
 def test_what_is_not_offered_says_why(service: Service) -> None:
@@ -95,6 +96,7 @@ def test_an_answer_is_held_until_the_job_has_ended_or_its_time_has_passed(servic
 
     with ThreadPoolExecutor(2) as pool:
         held = pool.submit(post, "respond-async, wait=40", n=2)
+        until(lambda: service.store.client.llen("generate.demo") == 2, "the bells are rung before the wait")
         leases = []
         while len(leases) < 2:
             if lease := service.store.claim("demo", f"worker-{len(leases)}"):

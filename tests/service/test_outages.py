@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 from adaspa_api.report import JobError
-from adaspa_jobs.queue import QueueUnavailable, ring
+from adaspa_jobs.queue import QueueUnavailable
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
-from adaspa_service.gateway import admission
+from adaspa_jobs.store import Admitted
+from adaspa_service.gateway import admission, videos
 from claiming import lose_lease
 from running_gateway import Service, serving
 from valkey_process import start_valkey
@@ -57,6 +58,7 @@ def test_without_redis_every_route_says_so_and_comes_back_by_itself(
     url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
     with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
         video_id = service.create()["id"]
+        service.settle()
         server.kill()
         server.wait()
         for method, path in (
@@ -87,15 +89,17 @@ def test_a_job_that_was_accepted_is_never_answered_with_try_again(
     server = own_valkey()
     url = f"unix://{own_valkey.socket}?db=0"  # type: ignore[attr-defined]
 
-    def lose_redis_and_ring(*arguments: Any) -> None:
+    def submit_and_lose_redis(*arguments: Any) -> Admitted:
+        admitted = admission.submit(*arguments)
         server.kill()
         server.wait()
-        ring(*arguments)
+        return admitted
 
-    monkeypatch.setattr(admission, "ring", lose_redis_and_ring)
+    monkeypatch.setattr(videos, "submit", submit_and_lose_redis)
     with serving(settings.model_copy(update={"redis_url": url}), tmp_path) as service:
         answer = service.create()
         assert (answer["status"], answer["queue_position"], answer["starts_in_seconds"]) == ("queued", None, None)
+        service.settle()
         own_valkey()
         assert service.http.get(f"/videos/{answer['id']}").json()["queue_position"] == 1
         assert len(service.http.get("/videos").json()["data"]) == 1

@@ -82,6 +82,7 @@ def through_a_failover(pair: Pair, settings: Settings, tmp_path: Path, lead_to_s
         with ThreadPoolExecutor(8) as many:  # as many connections again
             posted = many.map(lambda _: service.http.post("/videos", json={"prompt": "a red circle"}), range(8))
             assert [answer.status_code for answer in posted] == [200] * 8
+        service.settle()
         assert pair.second.llen("generate.demo") == 9, "and their messages are there too"
         pair.first.replicaof("NO", "ONE")
         pair.first.flushall()  # whoever still asked there would not hear of it

@@ -1,4 +1,4 @@
-"""Admitting a job: record and queue place first, then its bell."""
+"""Admitting a job: record and queue place first, then the answer, then its bell."""
 
 import hashlib
 import logging
@@ -52,10 +52,9 @@ def repeated(state: AppState, caller: Caller, idempotency: tuple[str, str]) -> l
 
 
 def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tuple[str, str] | None) -> Admitted:
-    """Admit jobs and ring for them.
+    """Admit jobs; ``ring_for`` rings their bells.
 
-    A job whose bell cannot be rung is accepted all the same: workers find it by themselves. Nothing is taken back:
-    another request with the same key may have been told of it.
+    Nothing is taken back: another request with the same key may have been told of it.
 
     Raises:
         ApiError: 400 priority not offered, more jobs than the caller may ever have, or more memory than any worker of
@@ -70,7 +69,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
     priority = resolve_priority(wanted.priority, spec, cost)
     check_fits(wanted.params[0], state.loads.get(spec.id).fits)
     try:
-        admitted = state.store.admit_all(
+        return state.store.admit_all(
             wanted.params,
             idempotency,
             caller.owner,
@@ -91,11 +90,15 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
     except InputsLate as error:
         message = "Accepting the request took too long; try again."
         raise ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}) from error
+
+
+def ring_for(state: AppState, admitted: Admitted) -> None:
+    """Ring the bells of admitted jobs. No client needs to wait for that: workers find jobs whose bells are lost."""
+    job = admitted.jobs[0]
     try:
-        ring(state.celery, spec.id, priority, admitted.bells)
+        ring(state.celery, job.params.model, job.priority, admitted.bells)
     except QueueUnavailable as error:
-        log.warning("%s: queued, but workers were not notified; one will find it: %s", admitted.jobs[0].id, error)
-    return admitted
+        log.warning("%s: queued, but workers were not notified; one will find it: %s", job.id, error)
 
 
 def key_reused() -> ApiError:

@@ -9,7 +9,7 @@ from adaspa_api.videos import Video, VideoDeleted, VideoList, VideoRemix
 from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
 from adaspa_jobs.store import Look, StoreUnavailable
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from adaspa_service import views
@@ -18,7 +18,7 @@ from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway import polling, waiting
 from adaspa_service.gateway.access import LazyReader, Writer
-from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, submit
+from adaspa_service.gateway.admission import JobRequest, idempotency_of, repeated, ring_for, submit
 from adaspa_service.gateway.body import UNREADABLE, openapi, read_body
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.estimates import estimated
@@ -49,7 +49,13 @@ IdempotencyKey = Annotated[
 
 @router.post("/videos", responses=REFUSED, openapi_extra=openapi(VideoCreate))
 async def create_video(
-    request: Request, response: Response, state: StateDep, caller: Writer, idempotency_key: IdempotencyKey = None
+    request: Request,
+    response: Response,
+    after: BackgroundTasks,
+    *,
+    state: StateDep,
+    caller: Writer,
+    idempotency_key: IdempotencyKey = None,
 ) -> Video | VideoList:
     """Create a video job. Use its id to poll, follow, cancel or delete it.
 
@@ -73,7 +79,7 @@ async def create_video(
             text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
             once = idempotency_of(text, idempotency_key)
             videos, new = await admit(
-                request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted
+                request, after, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted
             )
     note_replay(response, new)
     videos = await held(request, response, state, caller, videos)
@@ -85,6 +91,7 @@ async def remix_video(
     video_id: str,
     request: Request,
     response: Response,
+    after: BackgroundTasks,
     *,
     state: StateDep,
     caller: Writer,
@@ -104,13 +111,16 @@ async def remix_video(
         return JobRequest([params], priority, webhook_url, noted)
 
     once = idempotency_of(text, idempotency_key)
-    videos, new = await admit(request, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted)
+    videos, new = await admit(
+        request, after, state, caller, idempotency=once, webhook_url=asked.webhook_url, wanted=wanted
+    )
     note_replay(response, new)
     return (await held(request, response, state, caller, videos)).data[0]
 
 
 async def admit(
     request: Request,
+    after: BackgroundTasks,
     state: AppState,
     caller: Caller,
     *,
@@ -121,7 +131,7 @@ async def admit(
     """Admit the jobs that are wanted, with the checked webhook_url; the jobs, and whether they are new.
 
     A request that was accepted before is not judged again: its receiver's name may be gone meanwhile, or the video that
-    it is a remix of.
+    it is a remix of. The bells are rung ``after`` the answer, unless that waits for the jobs.
     """
     if idempotency is not None:
         known = await run_in_threadpool(repeated, state, caller, idempotency)
@@ -140,6 +150,10 @@ async def admit(
             drop_images(state, jobs)
         for job in admitted.jobs if admitted.new else ():
             audit.note(request, caller, "job.created", job=job.id)
+        if waiting.asked_for(request) is None:
+            after.add_task(ring_for, state, admitted)
+        else:
+            ring_for(state, admitted)
         return accepted(state, admitted.jobs, admitted.positions), admitted.new
 
     return await run_in_threadpool(admit_new)
