@@ -4,6 +4,7 @@ import torch
 from adaspa.selection import Geometry, Search, index_recall, policy
 from adaspa.selection.top_k import blocks_kept, blocks_moved, head_shift
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TOKENS, BLOCK = 600, 32
 ROWS = [32] * 18 + [24]
@@ -173,6 +174,30 @@ def test_sub_blocks_are_scored_by_the_log_sum_exp_of_their_mean_products(tokens)
             for c in range(19)
         ]
         assert set(kept[0, 1, p].nonzero().flatten().tolist()) == set(sorted(range(19), key=lambda c: -sums[c])[:4])
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts the operations of PyTorch, each of which is a launch on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.count += 1
+        return function(*arguments, **(named or {}))
+
+
+def test_scoring_sub_blocks_takes_no_more_launches_for_more_tokens():
+    counts = []
+    for tokens in (608, 6080):
+        q, k, _ = (x.float() for x in naive.qkv(heads=2, tokens=tokens, dim=16))
+        blocks = tokens // BLOCK
+        search = Search(q, k, torch.ones(*q.shape[:2], blocks, blocks), Geometry(tokens, BLOCK, BLOCK))
+        with CountedOperations() as counted:
+            policy("sub_block").scores(search)
+        counts.append(counted.count)
+    assert counts[0] == counts[1]
 
 
 def test_sub_blocks_must_divide_the_blocks():

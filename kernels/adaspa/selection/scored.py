@@ -44,5 +44,9 @@ class Scored(Policy):
 
 
 def pooled(x: torch.Tensor, block: int) -> torch.Tensor:
-    """Average each block of tokens: ``[B, H, S, D]`` to fp32 ``[B, H, blocks, D]``."""
-    return torch.stack([part.float().mean(2) for part in x.split(block, dim=2)], dim=2)
+    """Average each block of tokens, the last one perhaps shorter: ``[B, H, S, D]`` to fp32 ``[B, H, blocks, D]``."""
+    whole = x.shape[2] // block * block
+    means = x[:, :, :whole].unflatten(2, (-1, block)).mean(3, dtype=torch.float32)
+    if whole == x.shape[2]:
+        return means
+    return torch.cat([means, x[:, :, whole:].mean(2, keepdim=True, dtype=torch.float32)], dim=2)
