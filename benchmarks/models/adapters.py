@@ -1,15 +1,16 @@
 """`python -m benchmarks.models.adapters --output adapters.json`: seconds to switch LoRA adapters on Wan 2.1 14B.
 
 Two adapters of random weights in every layer of every block, of rank 64 and 32, on a model of full size with random
-weights: each read for the first time, then from the cache, both together, and none. Rows also have the seconds of a
-forward of 832x480 with 81 frames, and whether it equals, bit for bit, the one without adapters and the one that the
-same adapters gave before.
+weights: each read for the first time, then from the cache, both together, and none. Rows also have the seconds and the
+peak memory of a forward of 832x480 with 49 frames, and whether it equals, bit for bit, the one without adapters and the
+one that the same adapters gave before. The same again with compiled blocks, of which a few stand for all: rows have the
+number of graphs so far.
 """
 
 import argparse
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,15 @@ from diffusers import WanPipeline
 from safetensors.torch import save_file
 
 from benchmarks.clock import synchronize
-from benchmarks.models.full_models import MODELS
+from benchmarks.models.full_models import MODELS, FullModel
+from benchmarks.models.memory import free
+from benchmarks.models.memory_models import SIZES
 from benchmarks.results import add, ran_on
 
-MODEL, LATENTS = "wan2.1-14b-720p-81f", (1, 16, 21, 60, 104)
+MODEL, SIZE = "wan2.1-14b-720p-81f", "832x480, 49 frames"
+COMPILED_BLOCKS = 8
+"""Blocks of the compiled model: all of a model's have one graph."""
+BLOCKS = ("plain", "compiled")
 RANKS = {"one": 64, "two": 32}
 SCALE = 0.02
 """Of the random weights behind the low rank."""
@@ -43,7 +49,7 @@ WALK = {
 Json = dict[str, Any]
 
 
-def adapters(transformer: torch.nn.Module, folder: Path) -> list[Json]:
+def adapters(transformer: torch.nn.Module, folder: Path, device: torch.device) -> list[Json]:
     """Write the adapters' files; their entries of a catalog."""
     entries = []
     for name, rank in RANKS.items():
@@ -51,10 +57,9 @@ def adapters(transformer: torch.nn.Module, folder: Path) -> list[Json]:
         torch.manual_seed(rank)
         for layer, (inputs, outputs) in sizes_of(transformer).items():
             if layer.startswith("blocks."):
-                low = {"lora_A": torch.randn(rank, inputs) / inputs**0.5, "lora_B": torch.randn(outputs, rank) * SCALE}
-                tensors |= {
-                    f"transformer.{layer}.{part}.weight": value.bfloat16().contiguous() for part, value in low.items()
-                }
+                a, b = (torch.randn(*shape, device=device) for shape in ((rank, inputs), (outputs, rank)))
+                low = {"lora_A": a / inputs**0.5, "lora_B": b * SCALE}
+                tensors |= {f"transformer.{layer}.{part}.weight": value.bfloat16() for part, value in low.items()}
         file = folder / f"{name}.safetensors"
         save_file(tensors, file)
         with file.open("rb") as content:
@@ -73,38 +78,57 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     return round(time.perf_counter() - start, 3), found
 
 
+def rows(model: FullModel, folder: Path, device: torch.device, *, compiled: bool) -> Iterator[Json]:
+    """Switches on one model."""
+    transformer: Any = model.build(device, torch.bfloat16)
+    given = model.inputs(device, torch.bfloat16) | {"timestep": torch.full((1,), 500.0, device=device)}
+
+    def forward() -> tuple[torch.Tensor, Json]:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds, out = timed(lambda: transformer(**given, return_dict=False)[0], device)
+        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        return out, {"forward_seconds": seconds, "peak_bytes": peak} | ({"graphs": graphs} if compiled else {})
+
+    entry = Catalog.load(None).default.model_dump(mode="json") | {"compile": compiled}
+    spec = ModelSpec.model_validate(entry | {"loras": adapters(transformer, folder, device)})
+    files = [Path(lora.source).stat().st_size for lora in spec.loras]
+    seconds, loras = timed(lambda: Loras(spec, WanPipeline, [transformer]), device)
+    layers = transformer.config.num_layers
+    yield {"adapters": "checked, slots made", "layers": layers, "seconds": seconds, "file_bytes": files}
+    if compiled:
+        transformer.compile_repeated_blocks()
+    forward()
+    plain, row = forward()
+    yield {"adapters": "before any"} | row
+    before: dict[str, torch.Tensor] = {"": plain}
+    for what, names in WALK.items():
+        uses = [LoraUse(name=each, scale=1.0) for each in names]
+        seconds, _ = timed(partial(loras.use, uses), device)
+        out, row = forward()
+        same = before.setdefault("+".join(names), out)
+        row |= {"as_before": torch.equal(out, same), "as_without": torch.equal(out, plain)}
+        yield {"adapters": what, "switch_seconds": seconds} | row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.adapters", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--only", nargs="+", choices=BLOCKS, default=BLOCKS, help="blocks to measure with")
     parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
     asked = parser.parse_args()
     device = torch.device("cpu" if asked.quick else "cuda")
-    model = MODELS[MODEL].quick() if asked.quick else replace(MODELS[MODEL], latents=LATENTS)
-    transformer = model.build(device, torch.bfloat16)
-    given = model.inputs(device, torch.bfloat16) | {"timestep": torch.full((1,), 500.0, device=device)}
-    result: Json = {**ran_on(quick=asked.quick), "model": model.name, "size": "832x480, 81 frames", "rows": []}
-
-    def forward() -> torch.Tensor:
-        out: torch.Tensor = transformer(**given, return_dict=False)[0]
-        return out
-
-    with TemporaryDirectory() as name, torch.no_grad():
-        timed(forward, device)
-        seconds, plain = timed(forward, device)
-        add(result, {"adapters": "before any", "forward_seconds": seconds}, asked.output)
-        entry = Catalog.load(None).default.model_dump(mode="json") | {"loras": adapters(transformer, Path(name))}
-        files = [Path(lora["source"]).stat().st_size for lora in entry["loras"]]
-        seconds, loras = timed(lambda: Loras(ModelSpec.model_validate(entry), WanPipeline, [transformer]), device)
-        add(result, {"adapters": "checked, slots made", "seconds": seconds, "file_bytes": files}, asked.output)
-        before: dict[str, torch.Tensor] = {"": plain}
-        for what, names in WALK.items():
-            uses = [LoraUse(name=each, scale=1.0) for each in names]
-            seconds, _ = timed(partial(loras.use, uses), device)
-            forward_seconds, out = timed(forward, device)
-            row = {"adapters": what, "switch_seconds": seconds, "forward_seconds": forward_seconds}
-            same = before.setdefault("+".join(names), out)
-            row |= {"as_before": torch.equal(out, same), "as_without": torch.equal(out, plain)}
-            add(result, row, asked.output)
+    whole = MODELS[MODEL].quick() if asked.quick else replace(MODELS[MODEL], latents=SIZES[SIZE])
+    few = whole if asked.quick else whole.few_blocks(COMPILED_BLOCKS)
+    result: Json = {**ran_on(quick=asked.quick), "model": MODEL, "size": SIZE, "rows": []}
+    with torch.no_grad():
+        for blocks in asked.only:
+            compiled = blocks == "compiled"
+            with TemporaryDirectory() as folder:
+                for row in rows(few if compiled else whole, Path(folder), device, compiled=compiled):
+                    add(result, {"blocks": blocks} | row, asked.output)
+            free(device)
 
 
 if __name__ == "__main__":
