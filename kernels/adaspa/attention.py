@@ -227,6 +227,7 @@ def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind
     out, lse = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
     if site.state.searches_next and (cached := site.lse) is not None:
         site.state.cache.replace_lse(site.key, followed(cached, lse))
+    site.state.record.ledger.shared += site.state.follows
     pattern = site.state.pattern(site.key)
     pattern.used(kind, site.pairs)
     if site.state.plan.measure_recall:

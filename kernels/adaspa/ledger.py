@@ -32,6 +32,8 @@ class Ledger:
     """Forwards of which another hook left out some calls."""
     skipped: int = 0
     """Calls that another hook left out: a step cache that reused an output, or guidance that skips layers."""
+    shared: int = 0
+    """Calls that used the lists of another guidance branch."""
     pairs: dict[StepKind, float] = field(default_factory=lambda: dict.fromkeys(StepKind, 0.0))
     """Done by dense calls and searches."""
     dense_pairs: float = 0.0

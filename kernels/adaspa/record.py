@@ -135,6 +135,8 @@ class RequestRecord:
         - ``attention_calls``: calls of the attention by what they did, ``dense``, ``search`` or ``sparse``, and
           ``skipped``: those that a step cache or skip-layer guidance left out. One a layer and forward, or one a sample
           where the texts of a batch differ in length.
+        - ``shared_list_calls``: those of them that used the lists of another guidance branch (``share_lists``); 0 where
+          the branches come in one batch, run in processes of their own or differ in their sequences.
         - ``forwards``: of the transformer, one a step and guidance branch. ``reused_forwards``: those of which a step
           cache, or guidance that skips layers, left out attention.
         - ``kernels``: for each operation of ours its calls by the backend that ran them (`adaspa.ops.backends`);
@@ -170,6 +172,7 @@ class RequestRecord:
                 **{str(kind): self.ledger.calls[kind] for kind in StepKind},
                 "skipped": self.ledger.skipped,
             },
+            "shared_list_calls": self.ledger.shared,
             "forwards": self.ledger.forwards,
             "reused_forwards": self.ledger.reused,
             "kernels": self._kernels(),

@@ -164,7 +164,12 @@ def test_branches_share_the_lists_of_the_first_one():
         out, inputs = results[step, "uncond", 0]
         torch.testing.assert_close(out.double(), naive.attend(*inputs, kept)[0], rtol=1e-4, atol=1e-5)
     assert [pattern.step for pattern in state.record.patterns] == [2, 4]
-    assert state.record.report()["fell_back"] == []
+    report = state.record.report()
+    assert report["fell_back"] == []
+    assert report["shared_list_calls"] == 3, "steps 3, 4 and 5 of the second branch"
+    alone = adaspa.AdaSpaState(replace(CONFIG, share_lists=True).resolve())
+    run(alone, 6, branches=("cond",))
+    assert alone.record.report()["shared_list_calls"] == 0
 
 
 def test_branches_of_unlike_sequences_share_nothing():
@@ -174,6 +179,7 @@ def test_branches_of_unlike_sequences_share_nothing():
             state.begin_step(step, branch)
             adaspa.attention(*naive.qkv(tokens=tokens), state)
     assert [pattern.step for pattern in state.record.patterns] == [2, 2, 4, 4]
+    assert state.record.report()["shared_list_calls"] == 0
     assert state.record.report()["fell_back"] == ["guidance branches keep lists of their own: their sequences differ"]
 
 
