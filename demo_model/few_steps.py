@@ -20,6 +20,7 @@ from typing import Any
 import diffusers
 import torch
 from adaspa import AdaSpaConfig, ops
+from adaspa.attention import followed
 from adaspa.index import BlockIndex
 from adaspa.ledger import SCORING
 from adaspa.ops.keep_blocks import keep_blocks
@@ -159,6 +160,8 @@ class Attention:
             out, lse = ops.block_sparse_attention(q, k, v, self.index[layer])
             if self.method.latest or not step:
                 self.lse[layer] = lse
+            elif step + 1 in self.method.searches:
+                self.lse[layer] = followed(self.lse[layer], lse)
             blocks = self.index[layer].num_key_blocks
             self.work.append(cost + self.index[layer].counts.float().mean() / blocks)
         else:
@@ -216,7 +219,8 @@ def measure(args: argparse.Namespace) -> None:
         "diffusers": diffusers.__version__,
         "settings": settings,
     }
-    rows, on_device = Rows(args.output, head), dense.to(device)
+    rows = Rows(args.output, head, ["dense"])
+    on_device = dense.to(device)
     with readers(device) as pool:
 
         def record(row: dict[str, Any], made: Tensor) -> None:

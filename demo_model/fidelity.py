@@ -3,17 +3,20 @@
     python -m demo_model.fidelity --output fidelity.json --lpips alexnet.ckpt
 
 Every variant makes the videos of the same held-out captions from the same noise. Each is compared with the dense video
-of its caption (PSNR, SSIM, LPIPS) and read back (`reading`). The recall is measured in every sparse step, so seconds
-would say nothing here. Rows are written one by one; a variant that the file already has is not run again.
+of its caption (PSNR, SSIM, LPIPS) and read back (`reading`). The recall is measured in every sparse step, but for the
+grid that the presets are chosen from; seconds would say nothing here. Rows are written one by one; a variant that the
+file already has is not run again. One process leaves most of a GPU idle: `--part 0/4` to `--part 3/4` at the same time,
+with the same other options, share the variants and the file.
 """
 
 import argparse
+import fcntl
 import json
 import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +29,7 @@ import adaspa
 import diffusers
 import numpy as np
 import torch
-from adaspa import RequestRecord
+from adaspa import AdaSpaConfig, RequestRecord
 from adaspa_demo_model import PIPELINE_FOLDER
 from adaspa_worker.comparison import psnr, ssim
 from diffusers import WanPipeline
@@ -39,12 +42,14 @@ from demo_model.scenes import Scene, caption, sample_scenes
 from demo_model.variants import Variant, variants
 
 Marks = list[dict[str, list[bool]]]
+PAIRED = 64
+"""Tokens of a query block of which our kernels give two neighbours one program."""
 
 
 @contextmanager
 def applied(transformer: Any, variant: Variant) -> Iterator[adaspa.AdaSpaHandle]:
-    """AdaSpa as the variant has it."""
-    handle = adaspa.apply(transformer, replace(variant.config, measure_recall=True))
+    """AdaSpa as the variant has it, with maps of its patterns."""
+    handle = adaspa.apply(transformer, replace(variant.config, measure_recall=not variant.is_grid, record_maps=True))
     try:
         yield handle
     finally:
@@ -64,19 +69,34 @@ def run(
             continue
         with applied(pipe.transformer, variant) as handle:
             videos.append(generate(pipe, part, seeds, args.steps, args.guidance))
-            reports.append((len(part), attention_figures(handle.record)))
+            reports.append((len(part), attention_figures(handle.record, variant.config)))
     return torch.cat(videos), _mean_of(reports) if reports else None
 
 
-def attention_figures(record: RequestRecord) -> dict[str, Any]:
-    """Density and recall in use, the density that each search led to, and the steps by kind."""
+def attention_figures(record: RequestRecord, config: AdaSpaConfig) -> dict[str, Any]:
+    """Density and recall in use, the work and the steps by kind, and of the patterns of each search the density.
+
+    ``work`` is a share of dense attention's multiplications, call by call. ``shared_tiles``, for query blocks of 64, is
+    the share of the kept blocks that two neighbours of them both keep, in the first clip.
+    """
     report = record.report()
     figures = {key: report[key] for key in ("density", "recall", "dense_steps", "search_steps", "sparse_steps")}
+    figures["work"] = {kind: found["work"] for kind, found in report["kinds"].items()}
     searches = sorted({pattern.step for pattern in record.patterns})
     figures["density_by_search"] = [
         float(torch.stack([p.density.mean() for p in record.patterns if p.step == step]).mean()) for step in searches
     ]
+    if config.query_block == PAIRED:
+        shared = [(shared_tiles(p.map), p.uses) for p in record.patterns if p.map is not None and p.uses]
+        uses = sum(count for _, count in shared)
+        figures["shared_tiles"] = sum(count * value for value, count in shared) / uses if uses else 1.0
     return figures
+
+
+def shared_tiles(blocks: Tensor) -> float:
+    """Share of the kept blocks ``[H, nq, nk]`` that the query blocks 2 i and 2 i + 1 both keep."""
+    even, odd = (part[:, : blocks.shape[1] // 2].float() for part in (blocks[:, ::2], blocks[:, 1::2]))
+    return float(2 * (even * odd).sum() / (even + odd).sum())
 
 
 def _mean_of(reports: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
@@ -89,13 +109,15 @@ def _mean_of(reports: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
 
     first = reports[0][1]
     figures = {key: first[key] for key in ("dense_steps", "search_steps", "sparse_steps")}
-    figures |= {key: mean([report[key] for _, report in reports]) for key in ("density", "recall")}
+    averaged = [key for key in ("density", "recall", "shared_tiles") if key in first]
+    figures |= {key: mean([report[key] for _, report in reports]) for key in averaged}
+    figures["work"] = {kind: mean([report["work"][kind] for _, report in reports]) for kind in first["work"]}
     by_search = zip(*(report["density_by_search"] for _, report in reports), strict=True)
     return figures | {"density_by_search": [mean(list(values)) for values in by_search]}
 
 
 def distances(videos: Tensor, dense: Tensor, lpips: Lpips | None) -> dict[str, Any]:
-    """PSNR, SSIM and LPIPS of each video to the dense one: their means and, of the PSNR, the standard error."""
+    """PSNR, SSIM and LPIPS of each video to the dense one: their means and, of the PSNR, all and the standard error."""
     pairs = list(zip(videos, dense, strict=True))
     values: dict[str, list[float]] = {
         "psnr": [psnr(a, b) for a, b in pairs],
@@ -105,7 +127,8 @@ def distances(videos: Tensor, dense: Tensor, lpips: Lpips | None) -> dict[str, A
         values["lpips"] = [lpips(a, b) for a, b in pairs]
     figures: dict[str, Any] = {key: round(sum(column) / len(column), 5) for key, column in values.items()}
     spread = float(torch.tensor(values["psnr"]).std()) if len(pairs) > 1 else 0.0
-    return figures | {"psnr_error": round(spread / math.sqrt(len(pairs)), 4), "psnr_worst": min(values["psnr"])}
+    figures |= {"psnr_error": round(spread / math.sqrt(len(pairs)), 4), "psnr_worst": min(values["psnr"])}
+    return figures | {"clips": [round(value, 2) for value in values["psnr"]]}
 
 
 def judge(video: np.ndarray, scene: Scene) -> dict[str, list[bool]]:
@@ -113,28 +136,51 @@ def judge(video: np.ndarray, scene: Scene) -> dict[str, list[bool]]:
     return read_video(torch.from_numpy(video), scene).judge(scene)
 
 
-def readers(device: torch.device) -> Executor:
-    """Beside a GPU the videos are read on all cores; without one these have the pipeline to run."""
+def readers(device: torch.device, processes: int = 1) -> Executor:
+    """Beside a GPU the processes that measure read on all cores; without one these have the pipeline to run."""
     if device.type == "cpu":
         return ThreadPoolExecutor(1)
-    workers = max(1, (os.cpu_count() or 1) - 2)
+    workers = max(1, (os.cpu_count() or 1) // processes - 1)
     return ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
 
 
 class Rows:
-    """The file: rows by name, each written when its reading is done, one behind the generation."""
+    """The file: rows by name, each written when its reading is done, one behind the generation.
 
-    def __init__(self, path: Path, head: dict[str, Any]) -> None:
-        self.path, self.result = path, {**head, "rows": []}
-        if path.exists():
-            old = json.loads(path.read_text())
-            if old["settings"] != head["settings"]:
-                raise ValueError(f"{path} was measured with other settings: {old['settings']}")
-            self.result["rows"] = old["rows"]
+    Several processes may add rows to one file.
+
+    Args:
+        head: what the rows are of.
+        order: names of the rows in the order in which the file has them.
+    """
+
+    def __init__(self, path: Path, head: dict[str, Any], order: Sequence[str]) -> None:
+        self.path, self.head, self.order = path, head, {name: place for place, name in enumerate(order)}
+        self.rows: list[dict[str, Any]] = []
+        with self._locked():
+            pass
         self.waiting: tuple[dict[str, Any], list[Future[dict[str, list[bool]]]]] | None = None
 
     def __contains__(self, name: str) -> bool:
-        return any(row["name"] == name for row in self.result["rows"])
+        return any(row["name"] == name for row in self.rows)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The rows of the file as it is now, for one process at a time; they are written at the end."""
+        with self.path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            if text := file.read():
+                old = json.loads(text)
+                if old["settings"] != self.head["settings"]:
+                    raise ValueError(f"{self.path} was measured with other settings: {old['settings']}")
+                self.rows = old["rows"]
+            yield
+            self.rows.sort(key=lambda row: self.order.get(row["name"], len(self.order)))
+            head = json.dumps({**self.head, "rows": []}, indent=1).removesuffix("[]\n}")
+            lines = ",\n".join(f"  {json.dumps(row)}" for row in self.rows)
+            file.truncate(0)
+            file.write(f"{head}[\n{lines}\n ]\n}}\n" if lines else f"{head}[]\n}}\n")
 
     def add(self, row: dict[str, Any], marks: list[Future[dict[str, list[bool]]]]) -> None:
         self.finish()
@@ -146,11 +192,12 @@ class Rows:
             return
         row, futures = self.waiting
         marks: Marks = [future.result() for future in futures]
-        self.result["rows"].append(row | {"right": share_right(marks)})
-        self.path.write_text(json.dumps(self.result, indent=1) + "\n")
+        row |= {"right": share_right(marks)}
+        with self._locked():
+            self.rows.append(row)
         self.waiting = None
         shown = {key: row[key] for key in ("name", "density", "recall", "psnr", "ssim", "lpips") if key in row}
-        print(json.dumps(shown | {"right": self.result["rows"][-1]["right"]["all_attributes"]}), flush=True)
+        print(json.dumps(shown | {"right": row["right"]["all_attributes"]}), flush=True)
 
 
 def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
@@ -174,18 +221,20 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
             "diffusers": diffusers.__version__,
             "settings": {key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance", "dtype")},
         },
+        ["dense", *variants()],
     )
-    with readers(device) as pool:
+    part, parts = args.part
+    with readers(device, parts) as pool:
 
         def record(row: dict[str, Any], videos: Tensor) -> None:
             pairs = zip(videos.numpy(), scenes, strict=True)
             rows.add(row, [pool.submit(judge, video, scene) for video, scene in pairs])
 
         dense, _ = run(pipe, None, scenes, args)
-        if "dense" not in rows:
+        if not part and "dense" not in rows:
             record({"name": "dense", "method": "dense", "groups": ["paper"], "density": 1.0}, dense)
         on_device = dense.to(device)
-        for variant in chosen:
+        for variant in chosen[part::parts]:
             if variant.name in rows:
                 continue
             if time.monotonic() - started > 60 * args.minutes:
@@ -193,9 +242,22 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
                 break
             videos, figures = run(pipe, variant, scenes, args)
             row = {"name": variant.name, "method": variant.method, "groups": list(variant.groups), **figures}
-            row |= distances(videos.to(device), on_device, lpips) | {"config": variant.config.to_dict()}
+            measures = None if variant.is_grid else lpips
+            row |= distances(videos.to(device), on_device, measures) | {"config": variant.config.to_dict()}
             record(row, videos)
         rows.finish()
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Read ``I/N``, with I from 0 to N - 1.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    part, parts = map(int, text.split("/"))
+    if not 0 <= part < parts:
+        raise ValueError(f"must be from 0/{parts} to {parts - 1}/{parts}, got {text}")
+    return part, parts
 
 
 def main() -> None:
@@ -215,6 +277,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the transformer")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=9.0, help="start no new row after this time")
+    parser.add_argument("--part", type=part_of, default=(0, 1), metavar="I/N", help="one of N processes side by side")
     args = parser.parse_args()
     if args.captions < 1 or args.batch < 1 or args.steps < 2:
         parser.error("--captions and --batch must be at least 1, --steps at least 2")

@@ -25,7 +25,7 @@ class Variant:
     Args:
         name: unique.
         method: the line of the plot that it is a point of.
-        groups: what it belongs to: `paper`, `presets`, `ablations`, `curves`, `patterns` or `grid`.
+        groups: what it belongs to: `paper`, `presets`, `ablations`, `curves`, `patterns`, `equal work` or `grid`.
     """
 
     name: str
@@ -33,11 +33,16 @@ class Variant:
     groups: tuple[str, ...]
     config: AdaSpaConfig
 
+    @property
+    def is_grid(self) -> bool:
+        """True if its attention work and its PSNR are all that is asked for."""
+        return not {"paper", "presets", "ablations", "curves", "patterns"} & set(self.groups)
+
 
 def variants() -> dict[str, Variant]:
     """All of them by name, the most telling first."""
     found: dict[str, Variant] = {}
-    for variant in (*_paper_and_presets(), *_ablations(), *_curves(), *_patterns(), *_grid()):
+    for variant in (*_paper_and_presets(), *_ablations(), *_curves(), *_equal_work(), *_grid(), *_patterns()):
         found.setdefault(variant.name, variant)
     return found
 
@@ -102,14 +107,85 @@ def _patterns() -> Iterator[Variant]:
         yield Variant(f"{method}, sparsity {sparsity}", method, ("patterns",), chosen)
 
 
+def _equal_work() -> Iterator[Variant]:
+    """Lines to compare at the same attention work: the settings that were presets, and ours of today beside others."""
+    once, twice = {"warmup": 10, "searches": (10,)}, {"warmup": 10, "searches": (10, 30)}
+    for price in (1.0, 2.2, 0.55):
+        yield _point("marginal mass, one search", {"selection": "marginal_mass", "price": price, **once})
+    for mass in (0.8, 0.9):
+        yield _point("LoSA", {"selection": "retained_mass", "mass": mass, **once})
+    for price in (1.0, 2.2):
+        change = {"selection": "marginal_mass", "price": price, "share_lists": True, **once}
+        yield _point("marginal mass, one search, shared lists", change)
+    for sparsity in (0.81, 0.69):
+        yield _point("top-k, two searches", {"sparsity": sparsity, "head_adaptive": False, **twice})
+    for mass in (0.9, 0.95, 0.8, 0.98, 0.65, 0.5):
+        change = {"selection": "retained_mass", "mass": mass, "query_block_size": 128, "query_stride": 4}
+        yield _point("retained mass of the earlier presets", change | SHORT)
+
+
+def _point(method: str, change: dict[str, Any]) -> Variant:
+    value = next(change[name] for name in ("price", "mass", "sparsity") if name in change)
+    config = AdaSpaConfig(**{"query_block_size": 64, **change})
+    return Variant(f"{method}, {value}", method, ("equal work",), config)
+
+
+SHORT = {"warmup": 3, "searches": (3, 10, 25)}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "warm-up 3": SHORT,
+    "warm-up 10": {"warmup": 10, "searches": (10, 30)},
+    "warm-up 3, one search": {"warmup": 3, "searches": (3,)},
+    "warm-up 10, one search": {"warmup": 10, "searches": (10,)},
+    "warm-up 3, five searches": {"warmup": 3, "searches": (3, 6, 12, 20, 30)},
+    "warm-up 3 at mass 0.95": SHORT | {"warmup_mass": 0.95},
+    "warm-up 6 at mass 0.9": {"warmup": 6, "searches": (6, 12, 25), "warmup_mass": 0.9},
+    "warm-up 10 at mass 0.9": {"warmup": 10, "searches": (10, 25), "warmup_mass": 0.9},
+    "warm-up 1": {"warmup": 2, "searches": (2, 6, 12, 25)},
+    "no warm-up": {"warmup": 0, "searches": (0, 4, 10, 25)},
+}
+"""When a setting of the grid searches, in 50 steps."""
+
+
+GRID: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
+    ("price", "warm-up 3", (64, True), (2.2, 0.9, 0.2, 3.3, 0.6, 0.12, 1.4, 0.35)),
+    ("price", "warm-up 3", (128, True), (1.4, 0.5, 0.12, 2.2, 0.25, 0.07)),
+    ("price", "warm-up 10", (64, True), (0.35, 0.9, 0.2, 2.2, 1.4)),
+    ("price", "warm-up 3, one search", (64, True), (0.9, 2.2, 0.2)),
+    ("price", "warm-up 10, one search", (64, True), (0.35, 0.2, 1.0)),
+    ("price", "warm-up 3 at mass 0.95", (64, True), (2.2, 3.3, 0.9)),
+    ("price", "warm-up 3, five searches", (64, True), (2.2, 3.3, 0.9)),
+    ("price", "warm-up 6 at mass 0.9", (64, True), (2.2, 3.3)),
+    ("price", "warm-up 1", (64, True), (2.2, 3.3, 0.9)),
+    ("mass", "warm-up 3", (64, True), (0.9, 0.8, 0.95, 0.98)),
+    ("mass", "warm-up 3", (128, False), (0.9, 0.95, 0.8)),
+    ("price", "warm-up 3", (64, False), (0.9, 2.2, 0.2)),
+    ("mass", "warm-up 10", (128, False), (0.98, 0.95)),
+    ("price", "warm-up 10", (128, True), (0.12, 0.25, 0.6)),
+    ("price", "warm-up 10 at mass 0.9", (64, True), (2.2, 3.3)),
+    ("price", "no warm-up", (64, True), (2.2, 3.3)),
+    ("mass", "warm-up 3", (64, False), (0.9, 0.95)),
+    ("mass", "warm-up 10", (64, True), (0.98, 0.95)),
+    ("mass", "warm-up 10", (64, False), (0.98,)),
+    ("price", "warm-up 3", (128, False), (0.5, 0.12)),
+)
+"""Lines of the grid: setting of the policy, schedule, query block and whether lists are shared, and the values."""
+
+
 def _grid() -> Iterator[Variant]:
-    """The settings among which the presets are chosen: with the blocks that the kernels are fastest at."""
-    searches = {2: (2, 8, 25), 3: (3, 10, 25), 5: (5, 15, 30), 10: (10, 30)}
-    ways: dict[str, dict[str, Any]] = {
-        "raster": {},
-        "tile": {"token_order": "tile"},
-        "every 4th row": {"query_stride": 4},
-    }
-    for (warmup, steps), mass, (way, change) in product(searches.items(), (0.8, 0.9, 0.95, 0.98), ways.items()):
-        config = AdaSpaConfig(selection="retained_mass", mass=mass, warmup=warmup, searches=steps)
-        yield Variant(f"mass {mass}, warm-up {warmup}, {way}", "grid", ("grid",), config.replace(**change))
+    """The settings among which the presets are chosen, the first of each line first.
+
+    Later searches score every fourth row.
+    """
+    policies = {"price": "marginal_mass", "mass": "retained_mass"}
+    for place in range(max(len(values) for *_, values in GRID)):
+        for setting, schedule, (block, shared), values in GRID:
+            if place < len(values):
+                own: dict[str, Any] = {
+                    "selection": policies[setting],
+                    setting: values[place],
+                    "query_block_size": block,
+                }
+                config = AdaSpaConfig(**own, **SCHEDULES[schedule], share_lists=shared, query_stride=4)
+                ending = ", shared lists" if shared else ""
+                name = f"{setting} {values[place]}, {schedule}, blocks of {block} x 64{ending}"
+                yield Variant(name, "grid", ("grid",), config)

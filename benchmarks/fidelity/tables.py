@@ -4,28 +4,33 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-# Work of a search in units of a dense step: a fused one, and the scoring pass of a later one.
-FUSED, SCORING = 1.05, 0.57
+APART = 0.54
+"""What a block costs besides in query blocks of 64 that its neighbour does not keep: `apart` of changes-pairs.json."""
 ACCURACY_LOST = 0.02  # most that a preset may lose of the share of right answers
 QUALITY, BALANCED = 50.0, 40.0  # decibels that these presets must reach
 
 
 def attention_work(row: Row) -> float:
-    """The attention of a denoising, in units of the dense one."""
-    if "sparse_steps" not in row:
-        return 1.0
-    sparse, searches, dense = row["sparse_steps"], row["search_steps"], row["dense_steps"]
-    later = max(0, searches - 1)
-    scoring = SCORING / row["config"]["query_stride"]
-    first = (1 + scoring if _searches_at_once(row) else FUSED) * min(1, searches)
-    work = dense + first + scoring * later + row["density"] * (sparse + later)
-    return float(work / (dense + searches + sparse))
+    """The attention of a denoising in multiplications, as a share of the dense one."""
+    return float(sum(row["work"].values())) if "work" in row else 1.0
 
 
-def _searches_at_once(row: Row) -> bool:
-    """True if the first search has no dense step before it, and scores by the LSE of its own pass."""
-    config, steps = row["config"], sum(row[f"{kind}_steps"] for kind in ("dense", "search", "sparse"))
-    return not config["warmup"] or config.get("warmup_mass") is not None or steps <= config.get("few_steps", 0)
+def cost(row: Row) -> float:
+    """The same at what a block costs: two query blocks of 64 load those alone which only one of them keeps."""
+    if "shared_tiles" not in row:
+        return attention_work(row)
+    return attention_work(row) + row["work"]["sparse"] * APART * (1 - row["shared_tiles"])
+
+
+def apart(pairs: list[Row]) -> float:
+    """What blocks cost more by their shares that neighbours do not keep, in the kernel for query blocks of 64.
+
+    Against the kernel for query blocks of 128 on patterns of the same density: least squares through no extra cost.
+    """
+    known = [row for row in pairs if {"now", "128x64"} <= row["ms"].keys()]
+    alone = [1 - row["overlap"] for row in known]
+    more = [row["ms"]["now"] / row["ms"]["128x64"] - 1 for row in known]
+    return float(sum(x * y for x, y in zip(alone, more, strict=True)) / sum(x * x for x in alone))
 
 
 def table(rows: list[Row], groups: tuple[str, ...]) -> str:
@@ -89,7 +94,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def choose_presets(rows: list[Row]) -> dict[str, Row]:
-    """For each preset, of the rows that may be one, that with the least attention work that keeps the preset's promise.
+    """For each preset, of the rows that may be one, that of the least cost that keeps the preset's promise.
 
     All keep the right answers within 2 percentage points of dense attention. ``quality`` reaches 50 dB, ``balanced``
     40 dB, ``fast`` what the paper's settings reach. A preset that no row fits is left out.
@@ -107,7 +112,7 @@ def choose_presets(rows: list[Row]) -> dict[str, Row]:
             and row["right"]["all_attributes"] >= right - ACCURACY_LOST
         ]
         if fitting:
-            chosen[preset] = min(fitting, key=attention_work)
+            chosen[preset] = min(fitting, key=cost)
     return chosen
 
 
@@ -116,9 +121,10 @@ def choice(rows: list[Row]) -> str:
     lines = []
     for preset, row in choose_presets(rows).items():
         config = row["config"]
-        fields = ("selection", "mass", "warmup", "searches", "token_order", "query_stride")
-        settings = ", ".join(f"{name}={config[name]!r}" for name in fields)
+        fields = ("selection", "price", "mass", "warmup", "warmup_mass", "searches", "query_block_size", "share_lists")
+        settings = ", ".join(f"{name}={config[name]!r}" for name in fields if name in config)
         figures = f"{row['psnr']:.2f} dB, density {row['density']:.3f}, work {attention_work(row):.2f}"
+        figures += f", cost {cost(row):.2f}"
         lines.append(f"{preset}: {row['name']} ({figures}): {settings}")
     return "\n".join(lines)
 

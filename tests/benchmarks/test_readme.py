@@ -9,7 +9,7 @@ from adaspa import AdaSpaConfig
 
 from benchmarks import readme
 from benchmarks.fidelity import field
-from benchmarks.fidelity.tables import attention_work, choose_presets
+from benchmarks.fidelity.tables import APART, apart, attention_work, choose_presets
 
 ROOT = Path(__file__).parents[2]
 KERNELS = {
@@ -59,6 +59,7 @@ def fidelity_row(name, density, psnr, right, *groups, **more):
     figures = {"psnr": psnr, "psnr_error": 0.2, "ssim": 0.9, "lpips": 0.1, "recall": 0.9}
     row = {"name": name, "method": more.pop("method", name), "groups": list(groups), "density": density, **figures}
     steps = {"dense_steps": 5, "search_steps": 2, "sparse_steps": 18, "density_by_search": [density, density]}
+    steps |= {"work": {"dense": 0.2, "search": 0.05, "sparse": 0.7 * density}}
     config = {"selection": "retained_mass", "mass": 0.9, "warmup": 5, "searches": [5, 15]}
     config |= {"token_order": "tile", "query_stride": 1}
     return row | steps | {"right": {"all_attributes": right}, "config": config} | more
@@ -195,10 +196,18 @@ def test_presets_have_the_least_work_that_keeps_their_promise():
     # b does less than a, but loses too many right answers.
     assert {preset: row["name"] for preset, row in chosen.items()} == {"quality": "a", "balanced": "c", "fast": "d"}
     assert attention_work(FIDELITY_ROWS[0]) == 1
-    fast = chosen["fast"]
-    assert attention_work(fast) == pytest.approx((5 + 1.05 + 0.57 + 0.1 * 19) / 25)
-    sampled = fast | {"config": fast["config"] | {"query_stride": 4}}
-    assert attention_work(sampled) == pytest.approx(attention_work(fast) - 0.57 * 3 / 4 / 25)
+    assert attention_work(chosen["fast"]) == pytest.approx(0.32)
+
+
+def test_blocks_of_64_queries_cost_what_their_neighbours_do_not_keep():
+    wide = fidelity_row("wide", 0.21, 31.0, 0.9, "grid")
+    alone = fidelity_row("alone", 0.2, 31.0, 0.9, "grid", shared_tiles=0.5)
+    alike = alone | {"name": "alike", "shared_tiles": 1.0}
+    assert attention_work(alone) == attention_work(alike) < attention_work(wide)
+    for row, best in ((alone, "wide"), (alike, "alike")):
+        assert choose_presets([*FIDELITY_ROWS[:2], wide, row])["fast"]["name"] == best
+    measured = json.loads((ROOT / "docs" / "kernels" / "changes-pairs.json").read_text())
+    assert apart(measured["pairs"]) == pytest.approx(APART, abs=0.01)
 
 
 def test_the_presets_are_those_that_were_measured_to_be_best():

@@ -22,9 +22,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "FRAMES", 9)
     output = tmp_path / "fidelity.json"
 
-    def call(*names, steps=4):
-        where = ["--output", str(output), "--device", "cpu", "--dtype", "float32"]
-        sizes = ["--captions", "2", "--guidance", "1", "--steps", str(steps)]
+    def call(*names, steps=4, guidance=1, part="0/1"):
+        where = ["--output", str(output), "--device", "cpu", "--dtype", "float32", "--part", part]
+        sizes = ["--captions", "2", "--guidance", str(guidance), "--steps", str(steps)]
         monkeypatch.setattr(sys, "argv", ["fidelity", *where, *sizes, "--variants", *names])
         fidelity.main()
         return json.loads(output.read_text())
@@ -45,6 +45,32 @@ def test_rows_are_measured_once_each(run):
     assert more["no LSE reuse"] == rows["no LSE reuse"]
     with pytest.raises(ValueError, match="was measured with other settings"):
         run(*SOME, steps=5)
+
+
+def test_processes_side_by_side_fill_one_file_in_the_order_of_the_variants(run):
+    assert [row["name"] for row in run(*SOME, part="1/2")["rows"]] == SOME[1:2]
+    assert [row["name"] for row in run(*SOME, part="0/2")["rows"]] == ["dense", *SOME]
+    with pytest.raises(SystemExit):
+        run(*SOME, part="2/2")
+
+
+def test_the_work_is_counted_and_guidance_branches_share_tiles_and_lists(run):
+    names = ("price 0.2, warm-up 3, blocks of 64 x 64", "price 0.2, warm-up 3, blocks of 64 x 64, shared lists")
+    rows = {row["name"]: row for row in run(*names, guidance=4, steps=8)["rows"]}
+    own, shared = (rows[name] for name in names)
+    for row in (own, shared):
+        assert row["density"] < sum(row["work"].values()) < 1
+        assert 0.5 < row["shared_tiles"] <= 1
+        assert len(row["clips"]) == 2 and row["psnr"] == pytest.approx(sum(row["clips"]) / 2, abs=0.01)
+    # Behind the search of the first branch the second one is dense as well.
+    assert [own["work"]["dense"], shared["work"]["dense"]] == [pytest.approx(1 / 8), pytest.approx(1.5 / 8)]
+    assert shared["work"]["search"] < own["work"]["search"] - 0.5 / 8
+
+
+def test_neighbouring_query_blocks_share_what_both_keep():
+    keeps = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]])
+    assert fidelity.shared_tiles(keeps[None]) == pytest.approx((2 + 8) / (4 + 8))
+    assert fidelity.shared_tiles(keeps[None, :3]) == pytest.approx(0.5), "the last has no neighbour"
 
 
 def test_every_variant_has_its_name_and_a_line():
