@@ -47,10 +47,12 @@ class Memory(BaseModel):
     storage_dtype: Literal["float8_e4m3fn"] | None = None
     """Data type for storing the transformer's weights; each layer is cast when it runs. ``float8_e4m3fn`` uses half the
     memory of bfloat16 and changes the video. Cannot be combined with ``compile``, ``loras`` or several ``gpus``."""
-    quantization: Literal["int8"] | None = None
-    """Rounds the weights of the transformer's linear layers at load. ``int8``, with one scale per output, uses half the
-    memory of bfloat16 and changes the video. Needs torchao (``adaspa-serve[quantization]``). Cannot be combined with
-    ``storage_dtype``, ``compile`` or several ``gpus``."""
+    quantization: Literal["int8", "float8"] | None = None
+    """Rounds the weights of the transformer's linear layers at load, with one scale per output; uses half the memory of
+    bfloat16 and changes the video. ``int8`` computes in the model's own type and cannot be combined with ``compile``.
+    ``float8`` also rounds what the blocks' layers are given, and multiplies in e4m3: faster steps on GPUs of compute
+    capability 8.9 or higher. It needs ``compile``. Both need torchao (``adaspa-serve[quantization]``), and cannot be
+    combined with ``storage_dtype`` or several ``gpus``."""
     gguf: list[str] | None = Field(default=None, min_length=1)
     """Paths of GGUF files with the transformer's weights, instead of those in the model's folder. One file, or two for
     Wan 2.2 A14B, the expert of the noisier steps first. For Wan, HunyuanVideo, LTX and Mochi. Needs gguf
@@ -244,8 +246,13 @@ class ModelSpec(BaseModel):
         small = [name for name in SMALLER if getattr(self.memory, name) is not None]
         if len(small) > 1:
             raise ValueError(f"memory.{small[1]}: cannot be combined with {small[0]}; allowed: one of them")
+        float8 = self.memory.quantization == "float8"
         loras = bool(self.loras) and "quantization" not in small
-        others = {"compile": self.compile, "loras": loras, "several gpus": self.gpus > 1}
+        others = {"compile": self.compile and not float8, "loras": loras, "several gpus": self.gpus > 1}
+        if float8 and not self.compile:  # rounding what a layer is given takes as long as it saves, unless it is fused
+            raise ValueError("memory.quantization: float8 needs compile; allowed: null, int8, or compile true")
+        if float8 and self.memory.dtype not in (None, "bfloat16"):
+            raise ValueError(f"memory.dtype: float8 cannot be combined with {self.memory.dtype}; allowed: bfloat16")
         if small and (found := [name for name, used in others.items() if used]):
             raise ValueError(f"memory.{small[0]}: cannot be combined with {' and '.join(found)}; allowed: null")
 

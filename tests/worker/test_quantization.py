@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from adaspa_worker.engines import linears
 from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
@@ -18,13 +20,17 @@ from pydantic import ValidationError
 from tiny_gguf import write
 from tiny_wan import model_spec
 
+from benchmarks.models.block_models import BLOCK_MODELS
+from benchmarks.models.full_models import MODELS
+
 TORCHAO = Path(sys.prefix) / "torchao"
 """Where `make setup` puts it: each process that finds it imports it with diffusers."""
 
 
 @pytest.mark.skipif(not TORCHAO.is_dir(), reason="`make setup` brings torchao")
-def test_weights_in_int8() -> None:
-    checks = Path(__file__).with_name("int8_checks.py")
+@pytest.mark.parametrize("kind", ["int8", "float8"])
+def test_weights_by_torchao(kind: str) -> None:
+    checks = Path(__file__).with_name(f"{kind}_checks.py")
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", checks],
         env=os.environ | {"PYTHONPATH": str(TORCHAO)},
@@ -36,8 +42,11 @@ def test_weights_in_int8() -> None:
 
 
 @pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
-def test_int8_without_torchao_is_refused_before_a_worker_takes_a_job(tiny_pipeline: Path) -> None:
-    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, memory={"quantization": "int8"}))
+@pytest.mark.parametrize(("kind", "compiled"), [("int8", False), ("float8", True)])
+def test_what_needs_torchao_is_refused_without_it_before_a_worker_takes_a_job(
+    tiny_pipeline: Path, kind: str, compiled: bool
+) -> None:
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, compile=compiled, memory={"quantization": kind}))
     with pytest.raises(ModelUnavailable, match=r"tiny: memory.quantization: needs torchao, .*serve\[quantization\]"):
         check(spec, tiny_pipeline)
 
@@ -64,7 +73,23 @@ def test_int8_without_torchao_is_refused_before_a_worker_takes_a_job(tiny_pipeli
         ),
         ({"gguf": ["a.gguf"]}, {"compile": True, "gpus": 2}, "gguf: cannot be combined with compile and several gpus"),
         ({"gguf": []}, {}, "at least 1 item"),
-        ({"quantization": "int4"}, {}, "Input should be 'int8'"),
+        ({"quantization": "int4"}, {}, "Input should be 'int8' or 'float8'"),
+        ({"quantization": "float8"}, {}, "quantization: float8 needs compile; allowed: null, int8, or compile true"),
+        (
+            {"quantization": "float8"},
+            {"compile": True, "gpus": 2},
+            "quantization: cannot be combined with several gpus; allowed: null",
+        ),
+        (
+            {"quantization": "float8", "dtype": "float16"},
+            {"compile": True},
+            "dtype: float8 cannot be combined with float16; allowed: bfloat16",
+        ),
+        (
+            {"quantization": "float8", "group_offload": True},
+            {"compile": True},
+            "group_offload: cannot be combined with quantization and compile; allowed: false",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_the_catalog(
@@ -72,6 +97,26 @@ def test_what_does_not_go_together_is_refused_in_the_catalog(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         ModelSpec.model_validate(model_spec("unused", memory=memory, **changes))
+
+
+@pytest.mark.parametrize(
+    ("model", "stays"),
+    [
+        ("hunyuan-video-13b-720p-129f", {"norm1.linear", "norm1_context.linear", "norm.linear"}),
+        ("minimax-h3-33b-768p-10s", {"adaln_proj.linear"}),
+        ("wan2.1-14b-720p-81f", set()),
+    ],
+)
+def test_of_a_block_the_modulation_alone_stays_as_it_is(model: str, stays: set[str]) -> None:
+    transformer = (MODELS | BLOCK_MODELS)[model].few_blocks(1).build(torch.device("meta"), torch.bfloat16)
+    chosen = set(map(id, linears.in_blocks(transformer).values()))
+    assert stays == {
+        name
+        for block in linears.blocks_of(transformer)
+        for name, layer in block.named_modules()
+        if isinstance(layer, torch.nn.Linear) and id(layer) not in chosen
+    }
+    assert len(chosen) < sum(isinstance(layer, torch.nn.Linear) for layer in transformer.modules()) - len(stays)
 
 
 @pytest.fixture(scope="module")

@@ -208,8 +208,8 @@ def check_weights(spec: ModelSpec, pipeline: str) -> None:
         raise wrong(spec, "memory.group_offload", f"a {pipeline} does without; allowed: false")
     if spec.memory.quantization is None:
         return
-    if pipeline.endswith("ModularPipeline"):
-        raise wrong(spec, "memory.quantization", f"a {pipeline} cannot be quantized; allowed: null")
+    if spec.memory.quantization == "int8" and pipeline.endswith("ModularPipeline"):
+        raise wrong(spec, "memory.quantization", f"a {pipeline} cannot load in int8; allowed: null or float8")
     check_installed(spec, "memory.quantization", "torchao")
 
 

@@ -117,6 +117,9 @@ class AttentionReport(BaseModel):
     weights: dict[str, dict[str, int]] = {}
     """Bytes of each component's weights (`transformer`, `text_encoder`, `vae`, ...) by the type in which the loaded
     model keeps them: `bfloat16`, `float8_e4m3fn`, `int8`, GGUF's `Q4_K`, ... Empty in reports of earlier versions."""
+    quantization: str | None = None
+    """Value of the model's `memory.quantization`: `int8` rounds weights only, with `float8` the blocks multiply in
+    e4m3. Null without, and in reports of earlier versions."""
     memory: MemoryReport | None = None
     """GPU memory of the job. Null in reports of earlier versions."""
     searches: int = 0

@@ -24,7 +24,7 @@ from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from torch import Tensor
 
 from adaspa_worker.attention import attention_config, operator_config
-from adaspa_worker.engines import in_groups, own_call, step_cache, tiles
+from adaspa_worker.engines import in_groups, linears, own_call, step_cache, tiles
 from adaspa_worker.engines.ahead import ahead
 from adaspa_worker.engines.encodings import Encodings
 from adaspa_worker.engines.given import Asked
@@ -373,6 +373,7 @@ class DiffusersEngine(ABC):
             "step_cache": cache.kind if cache is not None else None,
             "parallelism": self._shared.model_dump() if self._shared is not None else {},
             "weights": {name: by_type(part) for name, part in parts.items()},
+            "quantization": self.spec.memory.quantization,
             "memory": self._memory.report(),
         }
 
@@ -413,7 +414,7 @@ class DiffusersEngine(ABC):
                 name: gguf_file.load(Path(file).expanduser(), folder / name, dtype)
                 for name, file in zip(TRANSFORMERS, files, strict=False)
             }
-        if self.spec.memory.quantization is None:
+        if self.spec.memory.quantization != "int8":
             return {}
         from torchao.quantization import Int8WeightOnlyConfig  # noqa: PLC0415  optional
 
@@ -428,6 +429,9 @@ class DiffusersEngine(ABC):
         return Loras(self.spec, self.pipeline, self.transformers)
 
     def _keep_small(self) -> None:
+        if self.spec.memory.quantization == "float8":
+            for transformer in self.transformers:
+                linears.compute_in_float8(transformer, self.device)
         if (name := self.spec.memory.storage_dtype) is not None:
             for transformer in self.transformers:
                 transformer.enable_layerwise_casting(getattr(torch, name), compute_dtype=transformer.dtype)

@@ -26,7 +26,7 @@ from adaspa_jobs.catalog import ModelSpec, Parallelism
 from adaspa_jobs.job import JobParams
 
 from adaspa_worker.attention import attention_config
-from adaspa_worker.engines import in_groups
+from adaspa_worker.engines import in_groups, linears
 from adaspa_worker.engines.given import Asked
 from adaspa_worker.engines.weights import by_type
 from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of, read
@@ -170,8 +170,10 @@ class Preflight:
         if memory.storage_dtype is not None:
             transformer.enable_layerwise_casting(getattr(torch, memory.storage_dtype), compute_dtype=self.low)
         total = sum(by_type(transformer).values())
-        if memory.quantization == "int8":
+        if memory.quantization is not None:
             linear = [part for part in transformer.modules() if isinstance(part, torch.nn.Linear)]
+            if memory.quantization == "float8":
+                linear = list(linears.in_blocks(transformer).values())
             total -= sum(part.weight.nbytes - part.weight.numel() - 4 * part.out_features for part in linear)
         return total
 
