@@ -11,7 +11,8 @@ import argparse
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,9 @@ from typing import Any, ClassVar
 import diffusers
 import torch
 from adaspa.patch import family_of
+from adaspa_worker.engines.linears import blocks_of
 
+from benchmarks.clock import synchronize
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import FullModel
 from benchmarks.models.steps import Subject, attempt, dense_row, failed, sparse_row, unpatched_row, walk_rows
@@ -32,51 +35,59 @@ DENSITY = 0.2
 
 @dataclass(frozen=True)
 class FewBlocks(Subject):
-    """A transformer that stands for one of ``layers`` blocks."""
+    """A transformer whose blocks, compiled or not, stand for all of their kind: ``layers`` of each class."""
 
-    layers: int
+    layers: Mapping[str, int]
     long: ClassVar[float] = math.inf  # what is run is short, and the first run of a kernel is not like the others
-    seconds: list[float] = field(default_factory=list)
-    """Of each block in the last forward."""
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Of each block in the last forward, by its class."""
 
     def __post_init__(self) -> None:
         for block in blocks_of(self.transformer):
-            block.register_forward_pre_hook(lambda *_: self.seconds.append(-self._now()))
-            block.register_forward_hook(self._end)
+            call: Any = block._compiled_call_impl or block._call_impl
+            block._compiled_call_impl = partial(self.run, type(block).__name__, call)
 
     def forward_row(self, timestep: float) -> dict[str, Any]:
         self.seconds.clear()
         row = super().forward_row(timestep)
-        block = sum(self.seconds) / len(self.seconds)
-        around = row["seconds"] - sum(self.seconds)
-        return {"seconds": round(around + self.layers * block, 4), "block_seconds": round(block, 5)}
+        around = row["seconds"] - sum(map(sum, self.seconds.values()))
+        blocks = {kind: sum(seconds) / len(seconds) for kind, seconds in self.seconds.items()}
+        total = sum(self.layers[kind] * seconds for kind, seconds in blocks.items())
+        mean = total / sum(self.layers[kind] for kind in blocks)
+        return {"seconds": round(around + total, 4), "block_seconds": round(mean, 5)}
 
-    def _end(self, *_: Any) -> None:
-        self.seconds[-1] += self._now()
+    def run(self, kind: str, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """A block."""
+        start = self._now()
+        out = call(*given, **named)
+        self.seconds[kind].append(self._now() - start)
+        return out
 
     def _now(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        synchronize(self.inputs["hidden_states"].device)
         return time.perf_counter()
 
 
-def blocks_of(transformer: Any) -> list[torch.nn.Module]:
-    """The modules that hold the self-attention layers."""
-    layers = {id(layer) for layer in family_of(transformer).layers(transformer)}
-    return [module for module in transformer.modules() if any(id(child) in layers for child in module.children())]
+def layers_of(model: FullModel) -> Counter[str]:
+    """How many blocks of each class the whole model has."""
+    return Counter(type(block).__name__ for block in blocks_of(model.build(torch.device("meta"), torch.bfloat16)))
+
+
+def video_tokens(subject: Subject) -> int:
+    """How many tokens of video a forward has."""
+    grid = family_of(subject.transformer).layout(subject.transformer, subject.inputs).grid
+    assert grid is not None, "every model here has a whole grid of video"
+    return math.prod(grid)
 
 
 def model_rows(model: FullModel, device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """All rows of a model, the most telling first."""
-    few, layers = model.few_blocks(BLOCKS), model.config["num_layers"]
+    few, layers = model.few_blocks(BLOCKS), layers_of(model)
     transformer: Any = few.build(device, dtype)
     small = Subject(transformer, few.one_frame().inputs(device, dtype))
     list(walk_rows(small))  # compiles the kernels
     subject = FewBlocks(transformer, few.inputs(device, dtype), layers)
-    grid = family_of(transformer).layout(transformer, subject.inputs).grid
-    assert grid is not None, "every model here has a whole grid of video"
-    frames, rows, columns = grid
-    yield {"step": "size", "layers": layers, "video_tokens": frames * rows * columns}
+    yield {"step": "size", "layers": layers.total(), "video_tokens": video_tokens(subject)}
     for attention in ("fa3", "adaspa") if device.type == "cuda" else ("diffusers",):
         row = {"step": "dense", "attention": attention, "density": 1.0}
         yield attempt(row, partial(dense_row, subject, attention))

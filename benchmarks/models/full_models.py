@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import torch
@@ -47,8 +48,10 @@ class FullModel:
         return replace(self, latents=(*before, self.config.get("patch_size_t", 1), *after))
 
     def few_blocks(self, count: int) -> "FullModel":
-        """The same model with so few blocks."""
-        return replace(self, config={**self.config, "num_layers": count})
+        """The same model with so few blocks of each kind."""
+        known = signature(getattr(import_module("diffusers"), self.transformer)).parameters
+        fewer = {name: count for name in ("num_layers", "num_single_layers") if name in known}
+        return replace(self, config={**self.config, **fewer})
 
     def build(self, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
         """The transformer with PyTorch's usual random initialisation, made on the device itself.

@@ -123,14 +123,14 @@ def dense_row(subject: Subject, attention: str) -> dict[str, Any]:
         return median_row(subject)
 
 
-def walk_rows(subject: Subject) -> Iterator[dict[str, Any]]:
+def walk_rows(subject: Subject, config: AdaSpaConfig = WALK) -> Iterator[dict[str, Any]]:
     """One forward of each kind of step, with the searches of the paper."""
-    handle = adaspa.apply(subject.transformer, WALK)
-    handle.begin(WALK.steps, branches=1)
+    handle = adaspa.apply(subject.transformer, config)
+    handle.begin(config.steps, branches=1)
     for step, kind in enumerate(WALK_STEPS):
         if kind == "sampled_search":
             assert handle.state is not None, "a request is in progress"
-            handle.state.plan = replace(WALK, query_stride=4).resolve(WALK.steps)
+            handle.state.plan = replace(config, query_stride=4).resolve(config.steps)
         row = subject.forward_row(999.0 - step)
         record = handle.record
         dense = kind in {"dense_with_lse", "fused_search"}
@@ -166,8 +166,9 @@ def random_pattern(
     return BlockIndex(ids, counts, geometry.query_block, geometry.key_block, geometry.tokens, geometry.tokens)
 
 
-def sparse_row(subject: Subject, density: float, pattern: str) -> dict[str, Any]:
-    """A sparse step with one random pattern in every layer."""
+@contextmanager
+def sparse_steps(subject: Subject, density: float, pattern: str) -> Iterator[BlockIndex]:
+    """Within the block, steps are sparse, with one random pattern in every layer."""
     transformer, inputs = subject.transformer, subject.inputs
     handle = adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,)))
     handle.begin(WALK.steps, branches=1)
@@ -185,9 +186,14 @@ def sparse_row(subject: Subject, density: float, pattern: str) -> dict[str, Any]
     for layer in range(len(layers)):
         state.cache.put(state.key(layer), CacheEntry(index=index))
         state.add_pattern(state.key(layer), PatternRecord.of(index, layer, 0, recall=index.head_density()))
-    row = median_row(subject)
+    yield index
     handle.reset()
-    return {"density": round(index.density(), 4)} | row
+
+
+def sparse_row(subject: Subject, density: float, pattern: str) -> dict[str, Any]:
+    """A sparse step with one random pattern in every layer."""
+    with sparse_steps(subject, density, pattern) as index:
+        return {"density": round(index.density(), 4)} | median_row(subject)
 
 
 def unpatched_row(subject: Subject) -> dict[str, Any]:

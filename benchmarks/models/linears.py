@@ -1,0 +1,277 @@
+"""`python -m benchmarks.models.linears --output linears.json`: a compiled step, and what products in e4m3 make of it.
+
+Models of full size with random weights, of which one block of each kind is built, compiled and run
+(`benchmarks.models.blocks`): dense by FlashAttention-3 in bfloat16, and AdaSpa's kinds of step with the linear layers
+in bfloat16 and in e4m3 (`memory.quantization` of a catalog), the latter also with dense attention in eight bits. For
+some steps, the time of the blocks' kernels is divided among attention, linears and the rest. Each block's output is
+compared with float32 at one frame. The table, with totals of 50 steps, is the work of `benchmarks.readme`.
+"""
+
+import argparse
+import copy
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import adaspa
+import diffusers
+import torch
+from adaspa.config import AdaSpaConfig
+from adaspa_worker.engines import linears
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.models.block_models import BLOCK_MODELS
+from benchmarks.models.blocks import FewBlocks, layers_of, video_tokens
+from benchmarks.models.full_models import MODELS, FullModel
+from benchmarks.models.steps import WALK, Subject, attempt, dense_by, failed, median_row, sparse_steps, walk_rows
+from benchmarks.results import add, ran_on, write
+
+NAMES = (
+    "hunyuan-video-13b-720p-129f",
+    "minimax-h3-33b-768p-10s",
+    "wan2.1-14b-720p-81f",
+    "minimax-h3-33b-768p-15s",
+)
+DENSITY = 0.2
+LINEARS = ("bfloat16", "float8")
+EIGHT: Final = "int8_fp8"
+PARTS = {
+    "attention": ("flash", "attend", "attention", "block_sparse", "paired", "prepare_kernel", "block_mass"),
+    "linears": ("gemm", "nvjet", "xmma", "cutlass", "cublas", "splitk"),
+}
+"""Parts of the names of kernels; what has none of them is the rest."""
+SHOWN = 12
+"""Kernels to list."""
+
+
+@dataclass(frozen=True)
+class Compiled(FewBlocks):
+    """Compiled blocks, whose kernels can be told apart."""
+
+    kernels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Seconds of each kernel in a block, by the block's class."""
+    profiling: list[bool] = field(default_factory=list)
+
+    def run(self, kind: str, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        told = profile(activities=[ProfilerActivity.CUDA]) if self.profiling else nullcontext()
+        with told as found:
+            out = super().run(kind, call, *given, **named)
+        for event in found.events() if found is not None else ():
+            if event.device_type == DeviceType.CUDA:
+                self.kernels[kind, event.name] += event.self_device_time_total / 1e6
+        return out
+
+    def shares(self) -> dict[str, Any]:
+        """Seconds that the kernels of all blocks take in one more forward like the last, by their part in it."""
+        if self.inputs["hidden_states"].device.type != "cuda":
+            return {}
+        self.kernels.clear()
+        self.profiling.append(True)
+        try:
+            self.forward_row(990.0)
+        finally:
+            self.profiling.clear()
+        found: Counter[str] = Counter()
+        for (kind, name), seconds in self.kernels.items():
+            found[name] += self.layers[kind] * seconds
+        parts = dict.fromkeys((*PARTS, "rest"), 0.0)
+        for name, seconds in found.items():
+            parts[part_of(name)] += seconds
+        longest = {name[:100]: round(seconds, 4) for name, seconds in found.most_common(SHOWN)}
+        return {"shares": {part: round(seconds, 4) for part, seconds in parts.items()}, "kernels": longest}
+
+
+def part_of(kernel: str) -> str:
+    """Return the part of a step that a kernel belongs to."""
+    if kernel.startswith("triton_"):  # Inductor's, named after all that they do
+        return "rest"
+    return next((part for part, names in PARTS.items() if any(name in kernel for name in names)), "rest")
+
+
+def built(model: FullModel, kind: str, device: torch.device) -> Any:
+    """The transformer, from a fixed seed, its linear layers in ``kind``."""
+    torch.manual_seed(0)
+    transformer = model.build(device, torch.bfloat16)
+    if kind == "float8":
+        linears.compute_in_float8(transformer, device)
+    return transformer
+
+
+def compiled(model: FullModel, kind: str, layers: Counter[str], device: torch.device) -> Compiled:
+    """One block of each kind, compiled, in a transformer with AdaSpa."""
+    few = model.few_blocks(1)
+    transformer = built(few, kind, device)
+    adaspa.apply(transformer, WALK)
+    if kind == LINEARS[0]:
+        list(walk_rows(Subject(transformer, few.one_frame().inputs(device, torch.bfloat16))))  # compiles the kernels
+    transformer.compile_repeated_blocks(dynamic=False, backend="inductor" if device.type == "cuda" else "eager")
+    subject = Compiled(transformer, few.inputs(device, torch.bfloat16), layers)
+    list(walk_rows(subject))  # compiles the blocks; the first time memory is laid out
+    return subject
+
+
+def dense_row(subject: Compiled, attention: str, config: AdaSpaConfig) -> dict[str, Any]:
+    """A dense step, and the shares of its kernels."""
+    adaspa.apply(subject.transformer, config).begin(WALK.steps, branches=1)
+    with dense_by(attention):
+        return median_row(subject) | subject.shares()
+
+
+def sparse_row(subject: Compiled) -> dict[str, Any]:
+    """A sparse step with one random pattern, and the shares of its kernels."""
+    with sparse_steps(subject, DENSITY, "scattered") as index:
+        return {"density": round(index.density(), 4)} | median_row(subject) | subject.shares()
+
+
+def kind_rows(subject: Compiled, kind: str, device: torch.device) -> Iterator[dict[str, Any]]:
+    """All rows of a model with its linear layers in ``kind``, the most telling first."""
+    told = {"linears": kind, "dense_precision": "full"}
+    if kind == LINEARS[0]:
+        yield {"step": "size", "layers": sum(subject.layers.values()), "video_tokens": video_tokens(subject)}
+    exact = AdaSpaConfig.preset("exact")
+    attentions = (("fa3", "adaspa") if kind == LINEARS[0] else ("adaspa",)) if device.type == "cuda" else ("diffusers",)
+    for attention in attentions:
+        row = told | {"step": "dense", "attention": attention, "density": 1.0}
+        yield attempt(row, partial(dense_row, subject, attention, exact))
+    row = told | {"step": "sparse", "pattern": "scattered", "asked": DENSITY}
+    yield attempt(row, partial(sparse_row, subject))
+    for walked in walk_rows(subject):
+        yield told | walked
+    if kind == LINEARS[0]:
+        yield attempt({"step": "projections"}, partial(projection_row, subject, device))
+        return
+    told["dense_precision"] = EIGHT
+    for walked in walk_rows(subject, replace(WALK, dense_precision=EIGHT)):
+        if walked["step"] != "sparse":  # sparse attention keeps the full precision
+            yield told | walked
+
+
+def error_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Errors of each kind of block's output at one frame, against float32, the weights and what comes in being equal:
+    relative to the output, and to what the block adds to its input."""
+    few = model.few_blocks(1)
+    inputs = few.one_frame().inputs(device, torch.bfloat16)
+    given: list[tuple[Any, ...]] = []
+    plain, small = (built(few, kind, device) for kind in LINEARS)
+    hooks = [
+        block.register_forward_pre_hook(lambda _, *call: given.append(call), with_kwargs=True)
+        for block in linears.blocks_of(plain)
+    ]
+    Subject(plain, inputs).forward_row(500.0)
+    for hook in hooks:
+        hook.remove()
+    for block, other, (row, named) in zip(linears.blocks_of(plain), linears.blocks_of(small), given, strict=True):
+        begin = (row[0] if row else next(iter(named.values()))).float()
+        whole = copy.deepcopy(block).float()
+        right = first(whole(*map(in_float, row), **{name: in_float(x) for name, x in named.items()})).float()
+        off = [(first(each(*row, **named)).float() - right).norm() for each in (block, other)]
+        for name, norm in (("of_output", right.norm()), ("of_added", (right - begin).norm())):
+            errors = {kind: round(float(error / norm), 6) for kind, error in zip(LINEARS, off, strict=True)}
+            yield {"step": "error", "block": type(block).__name__, "relative": name, "errors": errors}
+
+
+def in_float(x: Any) -> Any:
+    """Tensors of floating point numbers in float32, alone or in tuples; anything else as it is."""
+    if isinstance(x, tuple):
+        return tuple(map(in_float, x))
+    return x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+def first(out: Any) -> torch.Tensor:
+    """The video of a block's output."""
+    video: torch.Tensor = out[0] if isinstance(out, tuple) else out
+    return video
+
+
+def projection_row(subject: Compiled, device: torch.device) -> dict[str, Any]:
+    """Milliseconds of the products of query, key and value, in three launches and in one."""
+    layer = next(x for name, x in linears.in_blocks(subject.transformer).items() if name.endswith("to_q"))
+    tokens = video_tokens(subject)
+    found = {kind: projections(kind, layer, tokens, device) for kind in LINEARS}
+    return {"tokens": tokens, "apart_and_together_ms": found}
+
+
+def projections(kind: str, layer: torch.nn.Linear, tokens: int, device: torch.device) -> list[float]:
+    """Milliseconds of three products like a layer's, in three launches and in one."""
+    from triton.testing import do_bench  # noqa: PLC0415  only where Triton is
+
+    dtype = torch.bfloat16 if kind == LINEARS[0] else torch.float8_e4m3fn
+    rows, width = layer.out_features, layer.in_features
+    x, weight = (torch.randn(size, width, device=device).to(dtype) for size in (tokens, 3 * rows))
+    scales, columns = torch.ones(tokens, 1, device=device), torch.ones(1, 3 * rows, device=device)
+
+    def product(begin: int, end: int) -> torch.Tensor:
+        right = weight[begin:end].t()
+        if kind == LINEARS[0]:
+            return x @ right
+        scaled: torch.Tensor = torch._scaled_mm(
+            x, right, scales, columns[:, begin:end], out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+        return scaled
+
+    def apart() -> list[torch.Tensor]:
+        return [product(begin, begin + rows) for begin in range(0, 3 * rows, rows)]
+
+    calls: tuple[Callable[[], Any], ...] = (apart, partial(product, 0, 3 * rows))
+    return [round(do_bench(call, return_mode="median"), 4) for call in calls]
+
+
+def model_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
+    """All rows of a model."""
+    layers = layers_of(model)
+    for kind in LINEARS:
+        try:
+            subject = compiled(model, kind, layers, device)
+            yield from kind_rows(subject, kind, device)
+            adaspa.remove(subject.transformer)
+            del subject
+        except Exception as error:
+            yield failed({"step": "stopped", "linears": kind}, error)
+        free()
+    try:
+        yield from error_rows(model, device)
+    except Exception as error:
+        yield failed({"step": "error"}, error)
+    free()
+
+
+def free() -> None:
+    gc.collect()  # a patched transformer is part of a cycle
+    torch._dynamo.reset()
+    torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.linears", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    models = MODELS | BLOCK_MODELS
+    parser.add_argument("--models", nargs="+", choices=list(models), default=list(NAMES))
+    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
+    arguments = parser.parse_args()
+    if not arguments.quick and not torch.cuda.is_available():
+        parser.error("a GPU is needed, or --quick")
+    device = torch.device("cpu" if arguments.quick else "cuda")
+    result: dict[str, Any] = {
+        **ran_on(quick=arguments.quick),
+        "diffusers": diffusers.__version__,
+        "quick": arguments.quick,
+        "complete": False,
+        "rows": [],
+    }
+    with torch.no_grad():
+        for name in arguments.models:
+            model = models[name].quick() if arguments.quick else models[name]
+            for row in model_rows(model, device):
+                add(result, {"model": name, "calls": model.calls} | row, arguments.output)
+    result["complete"] = not any(row["step"] == "stopped" for row in result["rows"])
+    write(result, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
