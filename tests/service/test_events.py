@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from adaspa_jobs.settings import Settings
+from adaspa_service.gateway.feed import BATCH
 from claiming import FAILURE
 from event_stream import following, parse
 from running_gateway import Service, serving
@@ -81,6 +82,19 @@ def test_several_clients_see_the_same_events(service: Service) -> None:
     for thread in threads:
         thread.join()
     assert len(seen[0]) == 8 and seen[0] == seen[1] == seen[2]
+
+
+def test_who_comes_later_is_told_at_once_of_more_than_is_read_at_once(service: Service) -> None:
+    """Also when the gateway has read all that there is of the job, for others."""
+    lease, steps = service.claim(service.create()["id"]), BATCH + 20
+    with following(service, lease.job.id) as first:
+        seen = [next(first) for _ in range(2)]
+        for step in range(1, steps + 1):
+            service.step(lease, step)
+            seen.append(next(first))
+        assert [event["data"]["step"] for event in seen] == [0, 0, *range(1, steps + 1)]
+        with following(service, lease.job.id) as later:
+            assert [next(later) for _ in seen] == seen
 
 
 def test_a_requeue_is_an_event_too(service: Service) -> None:

@@ -293,6 +293,9 @@ def test_first_and_last_frame_and_how_they_fit(service: Service) -> None:
     assert post(service, input_reference=data_uri(high)).json()["size"] == "64x128"
     assert post(service, input_reference=data_uri(picture(50, 50))).json()["size"] == "64x64"
     assert_corners(shown(service, post(service, **both, size="64x64").json(), "last"))
+    chosen = post(service, **both).json()
+    assert chosen["size"] == "128x64", "as the first one suggests"
+    assert [shown(service, chosen, frame).size for frame in ("first", "last")] == [(128, 64)] * 2
 
 
 @pytest.mark.parametrize("way", ["file", "json", "conditions", "command"])

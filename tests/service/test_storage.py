@@ -101,6 +101,14 @@ def test_a_prefix_is_removed_with_all_below_it_and_nothing_else(storage: ObjectS
     storage.delete_prefix("videos/x/")
 
 
+def test_a_prefix_with_more_objects_than_a_page_of_a_listing_is_removed_whole(storage: ObjectStorage) -> None:
+    for number in range(120):
+        storage.create(f"checkpoints/x/{number}", b"")
+    assert len(storage.keys("checkpoints/x/")) == 120
+    storage.delete_prefix("checkpoints/x/")
+    assert storage.keys("checkpoints/x/") == []
+
+
 def test_a_check_leaves_nothing(storage: ObjectStorage) -> None:
     storage.check()
     asyncio.run(storage.ping())

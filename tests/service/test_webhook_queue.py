@@ -91,6 +91,34 @@ def test_a_delivery_without_its_record_stops_no_other(store: JobStore, params: C
     assert deliveries.counts().waiting == 1
 
 
+def test_what_is_heard_late_of_an_attempt_frees_no_lane_that_another_has(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    """A receiver gets one at a time in a lane, also when an attempt ends after its time was over."""
+    made = [store.admit(params(), webhook_url="https://hooks.example.com/")[0].id for _ in range(5)]
+    lanes = [int(job_id[-1], 16) % 4 for job_id in made]  # four, so that two of five have one
+    ids = next([a, b] for at, a in enumerate(made) for b in made[at + 1 :] if lanes[made.index(b)] == lanes[at])
+    for job_id in ids:
+        store.request_cancel(job_id)
+    hasty, patient = (DeliveryStore(store.client, attempt_seconds=seconds) for seconds in (0.01, 600.0))
+
+    def taken(deliveries: DeliveryStore) -> Delivery:
+        found: list[Delivery] = []
+        until(lambda: found.extend(deliveries.take(10)) or found, "the lane's next attempt begins")
+        (delivery,) = found
+        return delivery
+
+    late = [taken(hasty), taken(hasty)]
+    assert [delivery.job_id for delivery in late] == ids
+    again = taken(patient)
+    assert (again.job_id, again.attempts) == (ids[0], 2)
+    for delivery in late:
+        hasty.note(delivery, Outcome.rejected, error="HTTP 500", again_in=0.0)
+        assert patient.take(10) == [], "another attempt is under way"
+    patient.note(again, Outcome.delivered, body="{}")
+    assert taken(patient).job_id == ids[1]
+
+
 def test_beyond_the_number_that_is_kept_those_go_that_failed_most(
     store: JobStore, params: Callable[..., JobParams]
 ) -> None:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 from adaspa_jobs.job import JobParams, since
-from adaspa_worker.checkpoint import BadCheckpoint, pack, unpack
+from adaspa_jobs.storage import ObjectStorage
+from adaspa_jobs.store import JobStore
+from adaspa_worker.checkpoint import BadCheckpoint, Checkpoints, pack, unpack
 from adaspa_worker.pipeline import Engine
+from claiming import claimed, lose_lease
 from interrupted import interrupted
 
 STEPS = 20
@@ -66,6 +69,21 @@ def test_a_broken_or_foreign_checkpoint_is_known_as_one(tiny_engine: Engine, par
             unpack(broken, asked.model_dump_json())
     with pytest.raises(BadCheckpoint, match="another job"):
         unpack(checkpoint, params(seed=99, steps=STEPS).model_dump_json())
+
+
+def test_what_a_stalled_attempt_still_writes_removes_nothing_of_the_next_one(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    storage, job = ObjectStorage("memory:///"), store.create(params())
+    stalled = Checkpoints(storage, claimed(store, job), every_steps=1, every_seconds=1.0)
+    lose_lease(store, job.id)
+    assert store.requeue_expired() == [job.id]
+    present = Checkpoints(storage, claimed(store, job), every_steps=1, every_seconds=1.0)
+    stalled.save({"step": 3})
+    present.save({"step": 4})
+    stalled.save({"step": 9})
+    snapshot = present.load()
+    assert snapshot is not None and snapshot["step"] == 4
 
 
 def test_a_checkpoint_of_another_versions_worker_is_one_of_the_same_job(params: Callable[..., JobParams]) -> None:

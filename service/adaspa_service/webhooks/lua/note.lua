@@ -30,14 +30,17 @@ elseif latest and not overtaken then
 end
 
 if not overtaken then
-  -- The lane goes behind those that are due, so that none comes twice before another once.
-  redis.call('DEL', PREFIX .. 'webhook_busy:' .. lane)
   redis.call('ZREM', PREFIX .. 'webhook_trying:' .. A.owner, id)
-  local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
-  if first[1] then
-    redis.call('ZADD', PREFIX .. 'webhook_lanes', int(math.max(now(), tonumber(first[2]))), lane)
-  else
-    redis.call('ZREM', PREFIX .. 'webhook_lanes', lane)
+  local holder = redis.call('GET', PREFIX .. 'webhook_busy:' .. lane)
+  if not holder or holder == id then  -- else this attempt's time was over, and that of another event has begun
+    -- The lane goes behind those that are due, so that none comes twice before another once.
+    redis.call('DEL', PREFIX .. 'webhook_busy:' .. lane)
+    local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
+    if first[1] then
+      redis.call('ZADD', PREFIX .. 'webhook_lanes', int(math.max(now(), tonumber(first[2]))), lane)
+    else
+      redis.call('ZREM', PREFIX .. 'webhook_lanes', lane)
+    end
   end
 end
 return 'ok'
