@@ -250,6 +250,8 @@ def minimax_h3() -> MiniMaxH3ModularPipeline:
         tokenizer=words,
         processor=ImageProcessor(Qwen2VLImageProcessor(patch_size=8, size=pixels), words),
         transformer=transformers.minimax_h3(),
+        transformer_ref=transformers.minimax_h3(),
+        reference_image_short_edge=64,
         vae=AutoencoderKLMiniMaxH3(
             latent_channels=4,
             block_out_channels=(4,) * 6,

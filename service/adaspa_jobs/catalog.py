@@ -132,7 +132,7 @@ class ModelSpec(BaseModel):
     """One line for clients."""
     tasks: list[Task] = Field(default=[Task.text_to_video], min_length=1)
     """Supported tasks: ``text_to_video``, ``image_to_video``, ``first_last_frame``, ``video_continuation``,
-    ``reference_to_video``."""
+    ``reference_to_video``, ``reference_audio_to_video``."""
     sizes: list[Size] = Field(min_length=1)
     """Supported sizes, ``WIDTHxHEIGHT`` in pixels; the first is the default."""
     frames: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)

@@ -34,15 +34,18 @@ class Artifact(BaseModel):
 
 
 class Input(Artifact):
-    """An input of a request: an image as PNG, or the end of a video, of the video's size.
+    """An input of a request: an image as PNG, the end of a video, or the beginning of a sound.
+
+    A first or last frame, and the end of a video, have the size of the video; a reference image has its own shape.
 
     The jobs of one request, and remixes of them, share it.
     """
 
     role: Role
-    width: int
-    height: int
-    frames: int = 1
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = 1
+    seconds: float | None = None
 
 
 @of_rows

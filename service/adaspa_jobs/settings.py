@@ -147,8 +147,11 @@ class Settings(BaseSettings):
     """Maximum number of pixels of an input video's frame."""
     video_frames: int = Field(default=18_000, ge=2)
     """Maximum number of frames of an input video. The default is ten minutes at 30 frames per second."""
+    audio_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
+    """Maximum file size of an input sound, in bytes."""
     image_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = ()
-    """Comma-separated private networks from which a request may have images and videos fetched by URL."""
+    """Comma-separated private networks from which a request may have images, videos and sounds fetched by
+    URL."""
     prompt_check_url: HttpUrl | None = None
     """URL of your own service that decides whether a prompt is allowed. The gateway sends it a POST before it accepts a
     job. Unset: prompts are not checked."""
@@ -243,7 +246,7 @@ class Settings(BaseSettings):
     @property
     def input_bytes(self) -> dict[Kind, int]:
         """Maximum sizes in bytes of the files in a request, by kind."""
-        return {Kind.image: self.image_bytes, Kind.video: self.video_bytes}
+        return {Kind.image: self.image_bytes, Kind.video: self.video_bytes, Kind.audio: self.audio_bytes}
 
     @property
     def webhook_keys(self) -> list[str]:

@@ -20,6 +20,7 @@ OTHERS = {
     "last_frame": "https://example.com/a.png",
     "start_video": "https://example.com/a.mp4",
     "reference_image": "https://example.com/a.png",
+    "reference_audio": "https://example.com/a.wav",
     "fit": "cover",
     "audio": True,
     "loras": [{"name": "watercolor"}],

@@ -142,6 +142,21 @@ def of(name: str) -> dict[str, int]:
     return {"width": width, "height": height, "num_frames": IMAGES[name].frames}
 
 
+def test_wan_vace_gets_a_reference_of_another_shape_on_white(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams]
+) -> None:
+    engine, _ = engines("wan-vace")
+    params, slim = asked(steps=2), corners(30, 96)
+    on_white = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    on_white.paste(slim.resize((15, HEIGHT), Image.Resampling.LANCZOS), (32, 0))
+    made = []
+    for image in (slim, on_white):
+        encoded = engine.encode_prompt(params, {Role.reference: image})
+        made.append(engine.denoise(params, encoded, lambda *_: None))
+        engine.reset()
+    assert torch.equal(*made)
+
+
 def plain_arguments(name: str, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
     """Those of its pipeline that differ from model to model."""
     size = {name: getattr(params, name) for name in ("width", "height", "num_frames")}

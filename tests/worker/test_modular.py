@@ -1,7 +1,6 @@
 """Modular pipelines: a clip and its sound as diffusers makes them, with all that jobs have."""
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,30 +12,37 @@ import av
 import numpy as np
 import pytest
 import torch
-from adaspa_api.words import JobStatus, Role
+from adaspa_api.words import JobStatus, Role, Task
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import Input, JobParams
+from adaspa_service.inputs.sounds import write_beginning
 from adaspa_worker.checkpoint import unpack
 from adaspa_worker.engines.minimax_h3 import ImageProcessor, MiniMaxH3Engine
 from adaspa_worker.engines.modular import ModularEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.offer import check
-from adaspa_worker.pipeline import load
+from adaspa_worker.pipeline import Given, load
 from adaspa_worker.recipe import read_recipe
+from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable, check_folder
 from clips import sound_of
 from diffusers import ModularPipeline
+from diffusers.modular_pipelines.minimax_h3 import MiniMaxH3AudioReference, MiniMaxH3ImageReference
+from diffusers.modular_pipelines.minimax_h3.references import MiniMaxH3Reference
 from drawn import corners, encoded
 from foreseen import Shapes, foreseen, given_to
 from interrupted import interrupted
 from job_bench import Bench
 from PIL.Image import Image
+from recorded import recorded
 from tiny_families import MODULAR, save_family
 from tiny_wan import model_spec
 
 WIDTH, HEIGHT, FRAMES, FPS = 96, 64, 124, 24
 NONE: Mapping[Role, Image] = {}
+FILE = {"key": f"inputs/{'0' * 32}/reference.png", "content_type": "image/png", "bytes": 1, "sha256": "0" * 64}
 FIRST = {Role.first: corners(WIDTH, HEIGHT)}
+WITH_REFERENCES = [Task.reference_to_video, Task.reference_audio_to_video]
 BOTH = FIRST | {Role.last: corners(WIDTH, HEIGHT).rotate(180)}
 
 
@@ -62,18 +68,30 @@ def engine(folder: Path) -> ModularEngine:
     return loaded
 
 
+@pytest.fixture(scope="module")
+def of_references(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MiniMaxH3Engine:
+    """The model for references, in a folder without the transformer for all else."""
+    other = Path(shutil.copytree(folder, tmp_path_factory.mktemp("references") / "model"))
+    shutil.rmtree(other / "transformer")
+    entry = spec(other, memory={"dtype": "float32"}, tasks=WITH_REFERENCES)
+    check_folder(other, entry.tasks)
+    check(entry, other)
+    loaded = load(entry, other)
+    assert isinstance(loaded, MiniMaxH3Engine)
+    return loaded
+
+
 @pytest.fixture
 def asked(params: Callable[..., JobParams]) -> Callable[..., JobParams]:
     usual = {"width": WIDTH, "height": HEIGHT, "num_frames": FRAMES, "fps": FPS, "steps": 3, "quality": "exact"}
     return lambda **changes: params(**usual | changes)
 
 
-def plain(folder: Path, params: JobParams, images: Mapping[Role, Image]) -> tuple[np.ndarray, np.ndarray]:
+def plain(folder: Path, params: JobParams, given: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """What anyone's pipeline makes of it in diffusers: frames in [0, 1], and the sound [channels, samples]."""
     pipe = ModularPipeline.from_pretrained(folder)
     pipe.load_components([name for name in pipe.pretrained_component_names if name != "processor"])
     pipe.register_components(processor=ImageProcessor.from_pretrained(folder / "processor"))
-    names = {Role.first: "image", Role.last: "last_image"}
     made = pipe(
         prompt=params.prompt,
         height=params.height,
@@ -82,7 +100,7 @@ def plain(folder: Path, params: JobParams, images: Mapping[Role, Image]) -> tupl
         num_inference_steps=params.steps + 1,  # noise levels, of which the last is none
         generator=torch.Generator().manual_seed(params.seed),
         output_type="np",
-        **{names[role]: image for role, image in images.items()},
+        **given,
     )
     return made.videos[0], made.audio[0].numpy()
 
@@ -97,11 +115,61 @@ def test_clip_and_sound_are_those_of_the_pipeline_called_plainly(
     assert_foreseen(foreseen(engine, params), given, images)
     clip, sound = np.stack(list(engine.frames(latents, lambda: None))), engine.sound(params)
     engine.reset()
-    frames, waveform = plain(folder, params, images)
+    names = {Role.first: "image", Role.last: "last_image"}
+    frames, waveform = plain(folder, params, {names[role]: image for role, image in images.items()})
     assert clip.shape == (FRAMES, HEIGHT, WIDTH, 3) and np.abs(clip - frames * 255).max() <= 2
     assert sound is not None and sound.rate == 32_000
     np.testing.assert_allclose(sound.samples, waveform.clip(-1, 1), atol=1e-5)
     assert np.ptp(waveform) > 0 and sound.samples.shape[1] >= round(FRAMES * 32_000 / FPS) - 400
+
+
+VOICE = Sound(np.random.default_rng(0).uniform(-1, 1, (1, 2 * 48_000)).astype(np.float32), 48_000)
+"""Two seconds at another rate than the model's."""
+
+
+@pytest.mark.parametrize("sound", [{}, {Role.audio: VOICE}], ids=["image", "image and sound"])
+def test_a_clip_of_references_is_that_of_the_pipeline_called_plainly(
+    of_references: MiniMaxH3Engine, folder: Path, asked: Callable[..., JobParams], sound: dict[Role, Given]
+) -> None:
+    params, picture = asked(), corners(120, 80)
+    given = {Role.reference: picture, **sound}
+    engine = of_references
+    assert [type(part) for part in engine.transformers] == [type(engine.pipe.transformer_ref)]
+    with given_to(engine.transformers[0]) as shapes:
+        latents = engine.denoise(params, engine.encode_prompt(params, given), lambda *_: None)
+    told = Input(**FILE, role=Role.reference, width=picture.width, height=picture.height)
+    assert_foreseen(foreseen(engine, params.model_copy(update={"inputs": (told,)})), shapes, NONE)
+    clip, heard = np.stack(list(engine.frames(latents, lambda: None))), engine.sound(params)
+    engine.reset()
+    references: list[MiniMaxH3Reference] = [MiniMaxH3ImageReference(picture)]
+    if sound:
+        references.append(MiniMaxH3AudioReference(torch.from_numpy(VOICE.at(32_000).samples), 32_000))
+    frames, waveform = plain(folder, params, {"references": references})
+    assert np.abs(clip - frames * 255).max() <= 2 and heard is not None
+    np.testing.assert_allclose(heard.samples, waveform.clip(-1, 1), atol=1e-5)
+
+
+def test_another_sound_makes_another_clip_and_a_sparse_one_goes_on_where_it_stopped(
+    of_references: MiniMaxH3Engine, asked: Callable[..., JobParams]
+) -> None:
+    engine, params = of_references, asked(steps=6, quality=None)
+    given: dict[Role, Given] = {Role.reference: corners(120, 80), Role.audio: VOICE}
+    kinds: list[str | None] = []
+    before = engine.encode_prompt(params, given)
+    whole = engine.denoise(params, before, lambda _, kind: kinds.append(kind))
+    assert kinds == ["dense", "dense", "search", "sparse", "search", "sparse"] and engine.report()["fell_back"] == []
+    engine.reset()
+    other = engine.encode_prompt(params, given | {Role.audio: Sound(VOICE.samples / 2, VOICE.rate)})
+    assert not torch.equal(engine.denoise(params, other, lambda *_: None), whole)
+    engine.reset()
+    exact = asked()
+    before = engine.encode_prompt(exact, given)
+    whole = engine.denoise(exact, before, lambda *_: None)
+    engine.reset()
+    resume = unpack(interrupted(engine, exact, before, 2), exact.model_dump_json())
+    again = engine.denoise(exact, engine.encode_prompt(exact, given), lambda *_: None, resume)
+    assert torch.equal(again, whole)
+    engine.reset()
 
 
 def assert_foreseen(found: Shapes, given: Shapes, images: Mapping[Role, Image]) -> None:
@@ -172,6 +240,30 @@ def test_a_job_with_an_image_has_sound_as_long_as_its_frames(bench: Bench, asked
     assert heard.shape == (2, round(FRAMES * rate / FPS))
 
 
+def test_a_job_with_a_sound_runs_and_its_recipe_names_it(
+    bench: Bench, of_references: MiniMaxH3Engine, asked: Callable[..., JobParams], tmp_path: Path
+) -> None:
+    (tmp_path / "voice.wav").write_bytes(recorded(seconds=2))
+    write_beginning(tmp_path / "voice.wav", tmp_path / "audio.flac", 5.0)
+    given = {
+        Role.reference: ("reference.png", encoded(corners(120, 80)), {"width": 120, "height": 80}),
+        Role.audio: ("audio.flac", (tmp_path / "audio.flac").read_bytes(), {"frames": None, "seconds": 2.0}),
+    }
+    inputs = []
+    for role, (name, content, told) in given.items():
+        path = bench.objects / (key := f"inputs/{'0' * 32}/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        kind = {"content_type": "image/png" if role is Role.reference else "audio/flac"}
+        inputs.append(Input(key=key, bytes=len(content), sha256=sha256, role=role, **kind, **told))
+    own = replace(bench, runner=replace(bench.runner, engine=lambda _: of_references))
+    job = own.run(asked(inputs=tuple(inputs)))
+    assert (job.status, job.error) == (JobStatus.completed, None)
+    told = read_recipe(bench.objects / job.artifacts["video"].key)["inputs"]
+    assert told == {each.role: {"sha256": each.sha256} for each in inputs}
+
+
 def test_a_cancelled_job_stops_within_a_step(bench: Bench, asked: Callable[..., JobParams]) -> None:
     bench.store.at_step[2] = lambda lease: bench.store.request_cancel(lease.job.id)
     job = bench.run(asked(steps=20))
@@ -202,6 +294,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"guidance_range": [1, 5]}, "guidance_range: the model has no guidance scale"),
     ({"call": {"guidance": 3}}, "call.guidance: is not an argument of MiniMaxH3ModularPipeline; allowed: attention_k"),
     ({"call": {"height": 64}}, "call.height: is set by the job"),
+    ({"tasks": ["text_to_video", "reference_to_video"]}, "tasks: references need another transformer; allowed: those"),
+    ({"tasks": ["video_continuation"]}, "tasks: the model does not support video_continuation; allowed: first_last_fr"),
 ]
 
 
@@ -215,11 +309,10 @@ def test_a_part_that_is_missing_or_broken_is_named_and_one_that_no_engine_runs_i
     folder: Path, tmp_path: Path
 ) -> None:
     other = Path(shutil.copytree(folder, tmp_path / "model"))
-    index = other / "modular_model_index.json"
-    parts = json.loads(index.read_text())
-    parts["transformer_ref"] = parts["transformer"]
-    index.write_text(json.dumps(parts))
+    shutil.rmtree(other / "transformer_ref")
     check_folder(other)
+    with pytest.raises(ModelUnavailable, match="transformer_ref: the component's folder or its configuration is miss"):
+        check_folder(other, WITH_REFERENCES)
     (other / "audio_vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelUnavailable, match="audio_vae: no safetensors weights"):
         check_folder(other)

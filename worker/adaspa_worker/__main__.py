@@ -53,7 +53,7 @@ def main() -> None:
         spec = catalog.get(asked) if asked else catalog.default
         if spec is None:
             fail(f"--model: {asked!r} is not in the catalog; allowed: {', '.join(catalog.models)}")
-        check(spec, resolve(spec.source))
+        check(spec, resolve(spec.source, spec.tasks))
         Provenance.of(settings).check()
         if fatal := [problem for problem in redis_check.look(settings).problems if problem.fatal]:
             fail(*fatal)

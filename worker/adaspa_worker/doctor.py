@@ -97,7 +97,7 @@ def model(spec: ModelSpec) -> Finding:
             check, "ok", f"{spec.source}: will be downloaded from the Hugging Face Hub when its worker first starts"
         )
     try:
-        folder = resolve(spec.source)
+        folder = resolve(spec.source, spec.tasks)
     except ModelUnavailable as error:
         return finding(
             check, "broken", str(error), "put its diffusers folder there, or correct `source` in the catalog"
@@ -119,7 +119,7 @@ def memory(spec: ModelSpec) -> Finding:
     if is_hub_name(spec.source):
         return finding(check, "ok", "known once the model is downloaded")
     try:
-        fits = room.fitting(spec, resolve(spec.source), limit)
+        fits = room.fitting(spec, resolve(spec.source, spec.tasks), limit)
     except (ModelUnavailable, NotImplementedError) as error:
         return finding(check, "ok", f"not known: {error}")
     if missing := fits.missing(spec):

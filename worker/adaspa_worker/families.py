@@ -5,19 +5,19 @@ All of it comes from the configurations in the model's folder alone: importing a
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adaspa_api.words import Task
 
-from adaspa_worker.hub import first_line, index_of
+from adaspa_worker.hub import first_line, index_of, unused
 from adaspa_worker.source import ModelUnavailable
 
 Config = Mapping[str, Any]
 Tasks = frozenset[Task]
-TRANSFORMERS = ("transformer", "transformer_2")
+TRANSFORMERS = ("transformer", "transformer_2", "transformer_ref")
 """Names that diffusers' pipelines give to the transformers of a job, in the order in which they run."""
 
 
@@ -108,6 +108,11 @@ def text_or_images(pipeline: Config, transformer: Config) -> Tasks:
 
 def all_tasks(pipeline: Config, transformer: Config) -> Tasks:
     return text_or_images(pipeline, transformer) | {Task.video_continuation}
+
+
+def frames_or_references(pipeline: Config, transformer: Config) -> Tasks:
+    references = {Task.reference_to_video, Task.reference_audio_to_video} if "transformer_ref" in pipeline else set()
+    return text_or_images(pipeline, transformer) | references
 
 
 def text_or_reference(pipeline: Config, transformer: Config) -> Tasks:
@@ -209,7 +214,7 @@ FAMILIES = {
     ),
     "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, text_or_image, branches=True),
     "MiniMaxH3ModularPipeline": Family(
-        "minimax_h3.MiniMaxH3Engine", "MiniMaxH3Transformer3DModel", minimax_h3, text_or_images, sound=True
+        "minimax_h3.MiniMaxH3Engine", "MiniMaxH3Transformer3DModel", minimax_h3, frames_or_references, sound=True
     ),
     "MochiPipeline": Family("mochi.MochiEngine", "MochiTransformer3DModel", mochi, compiles=False),
     "WanImageToVideoPipeline": Family(
@@ -236,7 +241,18 @@ def pipeline_of(folder: Path) -> str:
 def limits_of(folder: Path) -> Limits:
     """Return what the model in a folder can make. Raises KeyError where its configurations lack something."""
     limits = FAMILIES[pipeline_of(folder)].limits
-    return limits(read(folder / "vae" / "config.json"), read(folder / "transformer" / "config.json"))
+    return limits(read(folder / "vae" / "config.json"), transformer_of(folder))
+
+
+def transformer_of(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the model's first transformer; that of a second one is the same."""
+    return read(next(file for name in TRANSFORMERS if (file := folder / name / "config.json").is_file()))
+
+
+def transformers_of(folder: Path, tasks: Sequence[Task]) -> list[str]:
+    """Return the names of the transformers in a model's folder that run its tasks."""
+    left_out = unused(read(index_of(folder)), tasks)
+    return [name for name in TRANSFORMERS if (folder / name).is_dir() and name != left_out]
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from adaspa_api.words import Task
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.settings import SettingsError, get_settings
 
@@ -26,12 +28,12 @@ def main() -> None:
     if asked.resolve and not asked.model:
         parser.error("--resolve: requires --model, because it writes into the catalog")
     try:
-        source = asked.source or of_catalog(asked.model)
-        found = from_hub(source, dry_run=asked.dry_run) if is_hub_name(source) else None
+        source, tasks = (asked.source, ()) if asked.source else of_catalog(asked.model)
+        found = from_hub(source, tasks, dry_run=asked.dry_run) if is_hub_name(source) else None
         if found is None:
-            print(f"{source}: {resolve(source)}")
+            print(f"{source}: {resolve(source, tasks)}")
         elif not asked.dry_run:
-            check_folder(found.folder)
+            check_folder(found.folder, tasks)
             print(f"{found.source}: {found.folder}")
         if asked.resolve:
             pin(get_settings().catalog, source, found)
@@ -39,19 +41,19 @@ def main() -> None:
         sys.exit(f"adaspa worker: {error}")
 
 
-def of_catalog(model: str) -> str:
-    """Return the source of a model of the catalog; SystemExit if there is none."""
+def of_catalog(model: str) -> tuple[str, Sequence[Task]]:
+    """Return the source and the tasks of a model of the catalog; SystemExit if there is none."""
     catalog = Catalog.load(get_settings().catalog)
     spec = catalog.get(model)
     if spec is None:
         sys.exit(f"--model: {model!r} is not in the catalog; allowed: {', '.join(catalog.models)}")
-    return spec.source
+    return spec.source, spec.tasks
 
 
-def from_hub(source: str, *, dry_run: bool) -> hub.Snapshot:
+def from_hub(source: str, tasks: Sequence[Task], *, dry_run: bool) -> hub.Snapshot:
     """Fetch a hub model, and say first how large it is. Raises ModelUnavailable."""
     try:
-        return hub.fetch(source, lambda line: print(line, flush=True), dry_run=dry_run)
+        return hub.fetch(source, tasks, lambda line: print(line, flush=True), dry_run=dry_run)
     except hub.NotAtHub as error:
         raise ModelUnavailable(f"{source}: {error}") from error
 

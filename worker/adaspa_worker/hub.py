@@ -8,10 +8,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from adaspa_api.words import Role, Task
 
 NAME = re.compile(r"(?P<repo>[^/@]+/[^/@]+)(@(?P<commit>[^/@]*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -21,8 +23,8 @@ KINDS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files to read from a component's folder: configurations, weights, vocabularies, chat templates."""
 VARIANTS = ("*.fp16*", "*.bf16*", "*.ema*", "*.non_ema*")
 """Second copies of the weights, which diffusers leaves alone unless asked."""
-UNUSED = ("transformer_ref",)
-"""Components that no engine runs, and that need not be there: MiniMax-H3's transformer for references."""
+FOR_REFERENCES, FOR_OTHERS = "transformer_ref", "transformer"
+"""MiniMax-H3's transformer for the tasks with references, and the one for all others."""
 MODULAR_ONLY = ("MiniMaxH3ModularPipeline",)
 """Modular pipelines that are served though their folder has another index, of a pipeline that diffusers lacks."""
 
@@ -83,27 +85,35 @@ def class_of(index: Path) -> Any:
         return None
 
 
-def components(index: dict[str, Any]) -> list[str]:
-    """Return the folders that a pipeline's index names and that are used."""
+def unused(index: dict[str, Any], tasks: Sequence[Task]) -> str | None:
+    """Return the component that a model's tasks do not run, and that need not be there."""
+    if FOR_REFERENCES not in index:
+        return None
+    return FOR_OTHERS if tasks and all(Role.reference in task.roles for task in tasks) else FOR_REFERENCES
+
+
+def components(index: dict[str, Any], tasks: Sequence[Task] = ()) -> list[str]:
+    """Return the folders that a pipeline's index names and that a model's tasks use."""
     named = [name for name, kind in index.items() if isinstance(kind, list) and kind and not name.startswith("_")]
     # Of a modular pipeline the library's name may be null, and the third item says where the component lies.
     there = [name for name in named if index[name][0] is not None or len(index[name]) > 2]
-    return [name for name in there if name not in UNUSED]
+    return [name for name in there if name != unused(index, tasks)]
 
 
-def patterns(folder: Path) -> list[str]:
+def patterns(folder: Path, tasks: Sequence[Task] = ()) -> list[str]:
     """Return the files to fetch: indexes and components' folders, no checkpoints beside them. Raises NotAtHub."""
     if not (index := index_of(folder)).is_file():
         raise NotAtHub(f"has neither {PLAIN} nor {MODULAR}; allowed: a model in diffusers format")
-    parts = components(json.loads(index.read_text()))
+    parts = components(json.loads(index.read_text()), tasks)
     return [PLAIN, MODULAR, *(f"{part}/{kind}" for part in parts for kind in KINDS)]
 
 
-def fetch(source: str, say: Say = lambda _: None, *, dry_run: bool = False) -> Snapshot:
+def fetch(source: str, tasks: Sequence[Task] = (), say: Say = lambda _: None, *, dry_run: bool = False) -> Snapshot:
     """Download what a model's pipeline needs and the cache lacks. A pinned model that is whole needs no network.
 
     Args:
         source: ``OWNER/NAME``, or ``OWNER/NAME@COMMIT``.
+        tasks: of the model.
         say: takes a line about what is downloaded, before it is.
         dry_run: download nothing but the small files that name the components.
 
@@ -116,7 +126,7 @@ def fetch(source: str, say: Say = lambda _: None, *, dry_run: bool = False) -> S
     try:
         folder = Path(snapshot_download(repo, revision=commit, allow_patterns=[PLAIN, MODULAR]))
         found = Snapshot(repo, folder.name, folder)
-        asked: dict[str, Any] = {"allow_patterns": patterns(folder), "ignore_patterns": list(VARIANTS)}
+        asked: dict[str, Any] = {"allow_patterns": patterns(folder, tasks), "ignore_patterns": list(VARIANTS)}
         if not constants.HF_HUB_OFFLINE:
             files = snapshot_download(repo, revision=found.commit, dry_run=True, **asked)
             missing = sum(file.file_size or 0 for file in files if file.will_download)

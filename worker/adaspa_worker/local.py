@@ -77,7 +77,7 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
         spec = Catalog.load(get_settings().catalog).get(name)
         if spec is None:
             raise ModelUnavailable(f"model {name} is not in the catalog")
-        folder = resolve(spec.source)
+        folder = resolve(spec.source, spec.tasks)
         from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, which takes its seconds
 
         check(spec, folder)

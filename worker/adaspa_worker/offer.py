@@ -13,8 +13,17 @@ from adaspa_jobs.catalog import ModelSpec
 
 from adaspa_worker import formats
 from adaspa_worker.call_arguments import TAKEN, call_arguments, fits
-from adaspa_worker.families import FAMILIES, TRANSFORMERS, Family, Limits, limits_of, pipeline_of, read
-from adaspa_worker.hub import first_line, index_of
+from adaspa_worker.families import (
+    FAMILIES,
+    Family,
+    Limits,
+    limits_of,
+    pipeline_of,
+    read,
+    transformer_of,
+    transformers_of,
+)
+from adaspa_worker.hub import first_line, index_of, unused
 from adaspa_worker.loras import files as lora_files
 from adaspa_worker.schedulers import flows, options_of, shift_field
 from adaspa_worker.shares import parallelism
@@ -37,16 +46,14 @@ def check(spec: ModelSpec, folder: Path) -> None:
         ModelUnavailable: one line with the model, the field and what is allowed.
     """
     pipeline = pipeline_of(folder)
-    family, found = FAMILIES[pipeline], read(folder / "transformer" / "config.json").get("_class_name")
+    family, found = FAMILIES[pipeline], transformer_of(folder).get("_class_name")
     if found != family.transformer:
         raise wrong(spec, "source", f"{pipeline} needs a {family.transformer}, but {folder} has a {found}")
     try:
         limits = limits_of(folder)
     except KeyError as error:
         raise wrong(spec, "source", f"the configuration files of {folder} lack {error}") from error
-    tasks = family.tasks(read(index_of(folder)), read(folder / "transformer" / "config.json"))
-    if more := sorted(set(spec.tasks) - tasks):
-        raise wrong(spec, "tasks", f"the model does not support {', '.join(more)}; allowed: {', '.join(sorted(tasks))}")
+    check_tasks(spec, family, folder)
     check_sizes(spec, limits)
     check_formats(spec)
     check_frames(spec, limits)
@@ -71,7 +78,16 @@ def check(spec: ModelSpec, folder: Path) -> None:
     check_weights(spec, pipeline)
     check_gguf(spec, pipeline, folder)
     check_loras(spec, folder)
-    check_gpus(spec, family, read(folder / "transformer" / "config.json"))
+    check_gpus(spec, family, transformer_of(folder))
+
+
+def check_tasks(spec: ModelSpec, family: Family, folder: Path) -> None:
+    index = read(index_of(folder))
+    tasks = family.tasks(index, transformer_of(folder))
+    if more := sorted(set(spec.tasks) - tasks):
+        raise wrong(spec, "tasks", f"the model does not support {', '.join(more)}; allowed: {', '.join(sorted(tasks))}")
+    if len({unused(index, [task]) for task in spec.tasks}) > 1:
+        raise wrong(spec, "tasks", "references need another transformer; allowed: those with them, or those without")
 
 
 def check_sizes(spec: ModelSpec, limits: Limits) -> None:
@@ -228,7 +244,7 @@ def check_gguf(spec: ModelSpec, pipeline: str, folder: Path) -> None:
     transformer = FAMILIES[pipeline].transformer
     if pipeline.endswith("ModularPipeline") or not readable(transformer):
         raise wrong(spec, "memory.gguf", f"diffusers cannot read a {transformer} from one file; allowed: null")
-    needed = len([name for name in TRANSFORMERS if (folder / name).is_dir()])
+    needed = len(transformers_of(folder, spec.tasks))
     if len(spec.memory.gguf) != needed:
         raise wrong(spec, "memory.gguf", f"names {len(spec.memory.gguf)} files; allowed: {needed}, one per transformer")
     for name in spec.memory.gguf:
@@ -255,7 +271,7 @@ def check_loras(spec: ModelSpec, folder: Path) -> None:
     from adaspa_worker.loras.slots import check_files  # noqa: PLC0415  diffusers: seconds, which others go without
 
     pipeline = pipeline_of(folder)
-    check_files(spec, pipeline, FAMILIES[pipeline].transformer, read(folder / "transformer" / "config.json"))
+    check_files(spec, pipeline, FAMILIES[pipeline].transformer, transformer_of(folder))
 
 
 def wrong(spec: ModelSpec, field: str, why: str) -> ModelUnavailable:

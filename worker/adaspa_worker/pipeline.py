@@ -24,8 +24,8 @@ StepCallback = Callable[[int, StepKind | None], None]
 """Called after each denoising step with the number of finished steps and the kind of the last one."""
 
 
-Given = Image | list[Image]
-"""An image, or the frames of a video, of a clip's size."""
+Given = Image | list[Image] | Sound
+"""An image or the frames of a video, of a clip's size; a reference image of its own size; or a sound."""
 
 
 class NotFinite(Exception):

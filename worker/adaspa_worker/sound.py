@@ -1,7 +1,8 @@
-"""Sound of a clip, for a file: at a rate that it can have, and as long as the frames."""
+"""Sound: of a clip, for a file, at a rate that it can have and as long as the frames; or given, for a model."""
 
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -21,6 +22,16 @@ class Sound:
 
     samples: np.ndarray
     rate: int
+
+    @classmethod
+    def read(cls, file: Path) -> "Sound":
+        """Read the sound of a file. Raises FFmpeg's errors."""
+        with av.open(str(file)) as container:
+            stream = container.streams.audio[0]
+            rate = stream.codec_context.sample_rate
+            as_float = av.AudioResampler(format="fltp", layout=LAYOUTS[stream.codec_context.channels], rate=rate)
+            frames = (part for frame in container.decode(stream) for part in as_float.resample(frame))
+            return cls(np.concatenate([frame.to_ndarray() for frame in frames], axis=1), rate)
 
     @property
     def layout(self) -> str:

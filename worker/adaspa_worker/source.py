@@ -1,11 +1,12 @@
 """Place of a model's weights: a bundled model, a folder, or a hub name; checked without importing torch."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from adaspa_api.words import Task
 from safetensors import SafetensorError, safe_open
 
 from adaspa_worker import hub
@@ -26,7 +27,7 @@ class ModelUnavailable(Exception):
     """A model cannot be found, read or loaded. The message is one line that names the model's source."""
 
 
-def resolve(source: str) -> Path:
+def resolve(source: str, tasks: Sequence[Task] = ()) -> Path:
     """Return the folder of a catalog entry's ``source``, checked to be a whole diffusers pipeline.
 
     ``builtin:<name>`` is a model that is installed as a package; an existing folder, or anything written like a path,
@@ -42,10 +43,10 @@ def resolve(source: str) -> Path:
             raise ModelUnavailable(f"{source}: not a built-in model; allowed: {', '.join(BUNDLED_FOLDERS)}")
         folder = bundled(name)
     elif is_hub_name(source):
-        folder = fetch(source)
+        folder = fetch(source, tasks)
     else:
         folder = Path(source).expanduser()
-    check_folder(folder)
+    check_folder(folder, tasks)
     return folder
 
 
@@ -77,16 +78,16 @@ def is_hub_name(source: str) -> bool:
     return not path_like and not Path(source).is_dir()
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, tasks: Sequence[Task] = ()) -> Path:
     """Return the local snapshot of a hub model; download it first if it is not complete. Raises ModelUnavailable."""
     try:
-        return hub.fetch(name).folder
+        return hub.fetch(name, tasks).folder
     except hub.NotAtHub as error:
         raise ModelUnavailable(f"{name}: {error}") from error
 
 
-def check_folder(folder: Path) -> None:
-    """Check that every component that ``index_of`` names is there and that its weight files are whole.
+def check_folder(folder: Path, tasks: Sequence[Task] = ()) -> None:
+    """Check that every component that ``index_of`` names is there, if the tasks use it, and its weight files are whole.
 
     Raises:
         ModelUnavailable: naming the file or folder at fault.
@@ -102,7 +103,7 @@ def check_folder(folder: Path) -> None:
         raise ModelUnavailable(f"{index}: cannot be read ({first_line(error)})") from error
     if not isinstance(components, dict):
         raise ModelUnavailable(f"{index}: must contain a JSON object")
-    for name in hub.components(components):
+    for name in hub.components(components, tasks):
         check_component(folder / name)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
 from adaspa_api.fields import Kept, rows
 from adaspa_api.words import Kind, Role, StepKind
 from adaspa_jobs.catalog import ModelSpec
@@ -19,6 +20,7 @@ from adaspa_worker.attention import attention_config
 from adaspa_worker.compilations import Compilations, counted
 from adaspa_worker.encode import encode
 from adaspa_worker.families import limits_of
+from adaspa_worker.sound import Sound
 from adaspa_worker.tasks.clip import writer_of
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GREY = (128, 128, 128)
+SILENCE = Sound(np.zeros((1, 16_000), np.float32), 16_000)
 
 
 def warm_up(engine: "Engine", spec: ModelSpec, folder: Path) -> Compilations:
@@ -94,6 +97,7 @@ def kinds(params: JobParams, spec: ModelSpec) -> set[str]:
 
 
 def pictures(spec: ModelSpec, params: JobParams) -> "Mapping[Role, Given]":
-    """Grey images of the video's size, or a video of such, those that the model's first task takes."""
+    """Grey images of the video's size, a video of such, silence: those that the model's first task takes."""
     grey = Image.new("RGB", (params.width, params.height), GREY)
-    return {role: [grey] * spec.start_frames if role.kind is Kind.video else grey for role in spec.tasks[0].roles}
+    kinds: dict[Kind, Given] = {Kind.image: grey, Kind.video: [grey] * spec.start_frames, Kind.audio: SILENCE}
+    return {role: kinds[role.kind] for role in spec.tasks[0].roles}

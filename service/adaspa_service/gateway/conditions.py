@@ -1,4 +1,4 @@
-"""``conditions``: a list of images and videos by their role, another way to give the fields that are such."""
+"""``conditions``: a list of images, videos and sounds by their role, another way to give the fields that are such."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,8 +12,8 @@ NAME = "conditions"
 
 
 def place(role: Role) -> Role:
-    """Name the role as it is called here, beside its kind: a start video comes first."""
-    return Role.first if role is Role.start else role
+    """Name the role as it is called here, beside its kind: a start video comes first, a sound is a reference."""
+    return {Role.start: Role.first, Role.audio: Role.reference}.get(role, role)
 
 
 def schema(given: Mapping[str, Role]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def schema(given: Mapping[str, Role]) -> dict[str, Any]:
     return {
         "type": "array",
         "items": item,
-        "description": "Images and videos with their roles, as an alternative to their fields.",
+        "description": "Images, videos and sounds with their roles, as an alternative to their fields.",
     }
 
 

@@ -16,7 +16,7 @@ from adaspa_service.gateway.body import refused
 from adaspa_service.gateway.removal import remove_inputs
 from adaspa_service.gateway.state import AppState
 from adaspa_service.inputs.clips import Tail
-from adaspa_service.inputs.keep import BadInput, Inputs
+from adaspa_service.inputs.keep import BadInput, Inputs, Used
 from adaspa_service.inputs.source import Source
 
 log = logging.getLogger(__name__)
@@ -53,13 +53,14 @@ async def made_of(
     def size_of(width: int, height: int) -> tuple[int, int]:
         return fitting_size(spec, width, height) if shaped else (params[0].width, params[0].height)
 
-    tail = Tail(spec.start_frames, params[0].fps)
+    used = Used(Tail(spec.start_frames, params[0].fps), seconds=params[0].num_frames / params[0].fps)
     try:
-        taken = await inputs.take(sources, owner, size_of, Fit(asked.fit or Fit.cover), tail)
+        taken = await inputs.take(sources, owner, size_of, Fit(asked.fit or Fit.cover), used)
     except BadInput as error:
         name = next(name for name, role in ROLES.items() if role is error.role)
         raise refused(name, error.role.kind, error.why) from error
-    own = {"inputs": taken, "width": taken[0].width, "height": taken[0].height}
+    framed = next((each for each in taken if each.role.is_in_frame), params[0])
+    own = {"inputs": taken, "width": framed.width, "height": framed.height}
     return [each.model_copy(update=own) for each in params]
 
 

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 ELSEWHERE = {
     "aspect_ratio": "size",
+    "audio_url": "reference_audio",
     "callback_url": "webhook_url",
     "cfg": "guidance_scale",
     "cfg_scale": "guidance_scale",
@@ -31,7 +32,10 @@ ELSEWHERE = {
     "num_inference_steps": "steps",
     "num_videos": "n",
     "num_videos_per_prompt": "n",
+    "ref_audio": "reference_audio",
     "ref_image": "reference_image",
+    "reference_audio_url": "reference_audio",
+    "reference_audios": "reference_audio",
     "reference_image_url": "reference_image",
     "reference_images": "reference_image",
     "resolution": "size",

@@ -1,4 +1,4 @@
-"""An image or a video from a URL: bounded in time, in bytes and in redirects, and never from an address inside.
+"""A file of a request from a URL: bounded in time, in bytes and in redirects, and never from an address inside.
 
 As webhooks do it: every host is looked up here, judged, and called at the address that was judged, also behind a
 redirect.
@@ -22,9 +22,9 @@ TOTAL_SECONDS = 20.0
 """Time limit from the lookup of the first host to the last byte."""
 REDIRECTS = 3
 MOVED = (301, 302, 303, 307, 308)
-TYPES = {
-    kind: re.compile(rf"({kind}/.*|application/octet-stream|binary/octet-stream)?", re.IGNORECASE) for kind in Kind
-}
+ANY = "application/octet-stream|binary/octet-stream"
+TYPES = {kind: re.compile(rf"({kind}/.*|{ANY})?", re.IGNORECASE) for kind in Kind}
+TYPES[Kind.audio] = re.compile(rf"((audio|video)/.*|application/ogg|{ANY})?", re.IGNORECASE)  # M4A is MP4, after all
 """Content types of what may be such a file; whether it is one, its bytes say."""
 RULES = "allowed: an http or https URL at a public address, without user or password"
 _url = TypeAdapter(HttpUrl)

@@ -17,6 +17,10 @@ DAMAGE = (
     *(RuntimeError, ArithmeticError, AttributeError),
 )
 """Errors that Pillow raises for files that are cut off or broken."""
+DETAIL = 2048
+"""Pixels of a reference's shorter side at most: MiniMax-H3, which looks closest, sees no more."""
+MOST_SLIM = 4
+"""Longer side of a reference by its shorter one, at most: MiniMax-H3 takes no other."""
 SIDEWAYS = range(5, 9)
 """Orientations (Exif) of an image that lies on its side."""
 TURNS = {
@@ -63,6 +67,18 @@ def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height once it is turned as its orientation tag says."""
     return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
+
+
+def detailed(width: int, height: int) -> tuple[int, int]:
+    """Return the size in which a reference of these sides is kept: its own, or a smaller one of the same shape.
+
+    Raises:
+        InputRefused: it is a strip.
+    """
+    if max(width, height) > MOST_SLIM * min(width, height):
+        raise InputRefused(f"is {width}x{height}; allowed: a shape between 1:{MOST_SLIM} and {MOST_SLIM}:1")
+    scale = min(1, DETAIL / min(width, height))
+    return round(width * scale), round(height * scale)
 
 
 def orientation(image: Image.Image) -> int:

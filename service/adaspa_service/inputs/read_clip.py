@@ -1,13 +1,11 @@
 """``python -m adaspa_service.inputs.read_clip``: read the end of a video, with little time and memory to do it in.
 
-Its argument is a JSON array: the file, the one to write, frames and frames a second of the end, most pixels and most
-frames of the video, whether another shape is contained. On standard output it says a line, ``{"size": [w, h]}``, reads
-the size to write from standard input, and says ``{}`` once the file is there; or it says ``{"refused": why,
-"too_large": ...}``.
+It is asked the file, the one to write, frames and frames a second of the end, most pixels and most frames of the video,
+and whether another shape is contained. It says ``{"size": [w, h]}``, reads the size to write from standard input, and
+says ``{}`` once the file is there; or it says ``{"refused": why, "too_large": ...}``.
 """
 
 import json
-import resource
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -21,14 +19,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from adaspa_service.inputs.images import fitted
+from adaspa_service.inputs.reader import MOV, read, say
 from adaspa_service.inputs.source import InputRefused
 
-SECONDS = 120
-"""Limit of processor time, in seconds."""
-MEMORY_BYTES = 4 * 1024**3
-"""Limit of address space, in bytes, of which the libraries alone take half a gigabyte."""
-MOV = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-"""First atom of an MP4 or MOV file, behind its four bytes of length."""
 EBML = b"\x1a\x45\xdf\xa3"
 DECODERS = ("h264", "hevc", "vp8", "vp9", "libdav1d", "av1")
 CUT_OFF_SECONDS = 0.5
@@ -174,9 +167,9 @@ def write(target: Path, images: Iterator[Image.Image], first: Image.Image, fps: 
         container.mux(stream.encode(None))
 
 
-def main(asked: str) -> None:
+def main(asked: list[Any]) -> None:
     """Do what the module's docstring says. Raises what libraries raise at broken files, and InputRefused."""
-    source, target, frames, fps, max_pixels, max_frames, contain = json.loads(asked)
+    source, target, frames, fps, max_pixels, max_frames, contain = asked
     with Path(source).open("rb") as file:
         with container_of(file) as container:
             stream = stream_of(container, max_pixels)
@@ -190,17 +183,5 @@ def main(asked: str) -> None:
     say()
 
 
-def say(**answer: object) -> None:
-    """Say a line."""
-    print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    try:
-        main(sys.argv[1])
-    except InputRefused as error:
-        say(refused=str(error), too_large=error.too_large)
-    except (av.FFmpegError, ValueError):
-        say(refused=BROKEN, too_large=False)
+    read(main, BROKEN)

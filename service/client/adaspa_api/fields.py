@@ -25,8 +25,9 @@ ROLES = {
     "last_frame": Role.last,
     "start_video": Role.start,
     "reference_image": Role.reference,
+    "reference_audio": Role.audio,
 }
-"""Role of each image or video field."""
+"""Role of each image, video or sound field."""
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
     "model": "demo",
@@ -90,12 +91,14 @@ def _not_dense(asked: Asked, entry: Entry) -> str | None:
 
 
 def _one_task(asked: Asked, entry: Entry) -> str | None:
-    """Check that the images or the video given add up to one of the model's tasks."""
+    """Check that the images, the video or the sound given add up to one of the model's tasks."""
     given = frozenset(role for name, role in ROLES.items() if asked[name] is not None)
     if given in {task.roles for task in entry.tasks}:
         return None
     if given == {Role.last}:
         return "needs input_reference, the first frame, too; allowed: both"
+    if given == {Role.audio}:
+        return "needs reference_image too; allowed: both"
     return f"model {entry.id} does not support this combination of inputs; it supports: {', '.join(entry.tasks)}"
 
 
@@ -158,7 +161,12 @@ class Frame(Scene):
         str | None, Row(Media(Role.reference), "Reference image", metavar="FILE|URL", clash=_one_task)
     ] = None
     """Image of a person, animal or thing to show in the video; the video does not begin with it. Send it like
-    `input_reference`, without any other image. It is kept whole, on white."""
+    `input_reference`, without any other image. It is kept whole, in its own shape."""
+    reference_audio: Annotated[
+        str | None, Row(Media(Role.audio), "Reference audio", metavar="FILE|URL", clash=_one_task)
+    ] = None
+    """Voice or music for the video's sound to follow; it is not the video's sound itself. Send it like
+    `input_reference`, together with `reference_image`. As much of it is used as the video is long."""
     fit: Annotated[str | None, Row(Choice(words=Fit, taken="takes_images"), "Fit", clash=_a_frame)] = None
     """How to fit an image or video of another shape: `cover` crops two sides, `contain` adds black bars. Default:
     `cover`."""

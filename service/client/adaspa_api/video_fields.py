@@ -14,6 +14,7 @@ class VideoFields(TypedDict, total=False):
     last_frame: str
     start_video: str
     reference_image: str
+    reference_audio: str
     fit: Literal["cover", "contain"]
     num_frames: int
     fps: int

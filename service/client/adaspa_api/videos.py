@@ -24,7 +24,16 @@ from adaspa_api.words import (
     Task,
 )
 
-Variant = Literal["video", "thumbnail", "spritesheet", "first_frame", "last_frame", "start_video", "reference_image"]
+Variant = Literal[
+    "video",
+    "thumbnail",
+    "spritesheet",
+    "first_frame",
+    "last_frame",
+    "start_video",
+    "reference_image",
+    "reference_audio",
+]
 
 
 class VideoRemix(BaseModel):
@@ -39,16 +48,19 @@ class VideoRemix(BaseModel):
 
 
 class VideoInput(BaseModel):
-    """An input image or video as the model receives it: upright, and fitted to the video's size."""
+    """An input as the model receives it: an image or video upright and fitted, a sound cut to the video's length."""
 
     role: Open[Role]
     url: str = Field(
-        description="Address of the image; needs the owner's key. For a public one: `GET /videos/{id}/link`."
+        description="Address of the file; needs the owner's key. For a public one: `GET /videos/{id}/link`."
     )
     content_type: str
-    width: int
-    height: int
-    frames: int = Field(default=1, description="Number of frames of an input video: the last ones of the file sent.")
+    width: int | None = Field(default=None, description="Width of an image or video, in pixels.")
+    height: int | None = Field(default=None, description="Height of an image or video, in pixels.")
+    frames: int | None = Field(
+        default=1, description="Number of frames of an input video: the last ones of the file sent. Null for a sound."
+    )
+    seconds: float | None = Field(default=None, description="Length of a sound in seconds.")
     sha256: str = Field(description="SHA-256 of the file.")
 
 

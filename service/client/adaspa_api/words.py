@@ -40,11 +40,12 @@ class Kind(StrEnum):
 
     image = "image"
     video = "video"
+    audio = "audio"
 
     @property
     def one(self) -> str:
         """Name of the kind with its article."""
-        return "an image" if self is Kind.image else "a video"
+        return {Kind.image: "an image", Kind.video: "a video", Kind.audio: "a sound"}[self]
 
     @property
     def taken(self) -> str:
@@ -52,11 +53,12 @@ class Kind(StrEnum):
         return {
             Kind.image: "a JPEG, PNG, WebP or AVIF image",
             Kind.video: "an MP4, MOV, MKV or WebM video in H.264, H.265, VP8, VP9 or AV1",
+            Kind.audio: "a WAV, FLAC, MP3, M4A, AAC or OGG sound (Opus or Vorbis)",
         }[self]
 
 
 class Role(StrEnum):
-    """Place in the video where an input image or video goes."""
+    """Use that a video makes of an input: a place in it for an image or a video, or a reference."""
 
     first = "first"
     """First frame."""
@@ -66,23 +68,25 @@ class Role(StrEnum):
     """Video to continue: the new one begins with its last frames."""
     reference = "reference"
     """Person, animal or thing to show in the video; it is no frame of it."""
+    audio = "audio"
+    """Voice or music for the video's sound to follow; it is not the video's sound itself."""
 
     @property
     def kind(self) -> Kind:
         """Kind of input that has this role."""
-        return Kind.video if self is Role.start else Kind.image
+        return {Role.start: Kind.video, Role.audio: Kind.audio}.get(self, Kind.image)
 
     @property
     def variant(self) -> str:
         """Name of its file among the files of a job."""
-        if self is Role.reference:
-            return "reference_image"
+        if not self.is_in_frame:
+            return f"reference_{self.kind}"
         return f"{self}_video" if self.kind is Kind.video else f"{self}_frame"
 
     @property
     def is_in_frame(self) -> bool:
         """True if it becomes part of the video, whose shape it then has."""
-        return self is not Role.reference
+        return self not in (Role.reference, Role.audio)
 
 
 class Fit(StrEnum):
@@ -107,6 +111,8 @@ class Task(StrEnum):
     """The prompt and a video to continue."""
     reference_to_video = "reference_to_video"
     """The prompt and an image of a person, animal or thing to show."""
+    reference_audio_to_video = "reference_audio_to_video"
+    """The prompt, such an image, and a voice or music to follow."""
 
     @classmethod
     def of(cls, roles: Iterable[Role]) -> "Task":
@@ -115,7 +121,7 @@ class Task(StrEnum):
 
     @property
     def roles(self) -> frozenset[Role]:
-        """Roles that the task requires an image or a video for."""
+        """Roles that the task requires an image, a video or a sound for."""
         return next(roles for roles, task in BY_ROLES.items() if task is self)
 
 
@@ -125,6 +131,7 @@ BY_ROLES = {
     frozenset({Role.first, Role.last}): Task.first_last_frame,
     frozenset({Role.start}): Task.video_continuation,
     frozenset({Role.reference}): Task.reference_to_video,
+    frozenset({Role.reference, Role.audio}): Task.reference_audio_to_video,
 }
 
 

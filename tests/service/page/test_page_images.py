@@ -1,4 +1,4 @@
-"""Images on the page: chosen, dropped and pasted, shown, sent, and seen again with the job."""
+"""Images, videos and sounds on the page: chosen, dropped and pasted, shown, sent, and seen again with the job."""
 
 import json
 from io import BytesIO
@@ -13,6 +13,7 @@ from drawn import picture
 from filmed import filmed
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
+from recorded import recorded
 from running_gateway import Service
 from waiting import until
 
@@ -34,7 +35,8 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
     tasks = ["text_to_video", "image_to_video", "first_last_frame", "video_continuation"]
     both = {"id": "both", "tasks": tasks, "sizes": ["64x64", "128x64"]}
     catalog = tmp_path / "catalog.json"
-    catalog.write_text(json.dumps([demo | both, demo]))
+    hears = {"id": "hears", "tasks": ["reference_to_video", "reference_audio_to_video"]}
+    catalog.write_text(json.dumps([demo | both, demo, demo | hears]))
     return settings.model_copy(update={"catalog": catalog})
 
 
@@ -137,3 +139,32 @@ def test_a_video_is_chosen_seen_and_sent_again(page: Page, service: Service) -> 
     page.wait_for_url(lambda url: first["id"] not in url)
     again = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
     assert again["inputs"][0]["sha256"] == first["inputs"][0]["sha256"]
+
+
+def test_a_sound_is_chosen_heard_and_sent_again(page: Page, service: Service) -> None:
+    page.goto(service.url)
+    page.get_by_label("Model", exact=True).select_option("hears")
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.locator("#reference_image").set_input_files(FILE)  # type: ignore[arg-type]
+    voice = page.locator("#reference_audio")
+    voice.set_input_files({"name": "voice.wav", "mimeType": "audio/wav", "buffer": WIDE})
+    page.get_by_role("button", name="Generate video").click()
+    expect(page.locator("#reference_audio-error")).to_contain_text(
+        "This is not a sound. Choose a WAV, FLAC, MP3, M4A, AAC or OGG file."
+    )
+    voice.set_input_files({"name": "voice.wav", "mimeType": "audio/wav", "buffer": recorded(seconds=2)})
+    expect(page.locator(".drop audio:visible")).to_have_count(1)
+    assert_accessible(page)
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    first = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert first["task"] == "reference_audio_to_video"
+    heard = page.locator(".inputs audio")
+    until(lambda: heard.evaluate("audio => audio.duration") == 2, "the page has the sound")
+    assert_accessible(page)
+    page.locator("#form").evaluate("form => { for (const b of form.querySelectorAll('.drop button')) b.click(); }")
+    page.get_by_role("button", name="Use settings").click()
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url(lambda url: first["id"] not in url)
+    again = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert [each["sha256"] for each in again["inputs"]] == [each["sha256"] for each in first["inputs"]]

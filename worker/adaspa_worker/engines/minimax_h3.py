@@ -1,25 +1,34 @@
 """MiniMax-H3, with its sound: a modular pipeline alone."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from adaspa_api.words import Task
+from adaspa_api.words import Role, Task
 from adaspa_jobs.job import JobParams
 from diffusers import MiniMaxH3ModularPipeline
+from diffusers.modular_pipelines.minimax_h3 import (
+    MiniMaxH3AudioReference,
+    MiniMaxH3ImageReference,
+)
 from diffusers.modular_pipelines.minimax_h3.modular_pipeline import MINIMAX_H3_AUDIO_CHANNELS, audio_latent_num_frames
+from diffusers.modular_pipelines.minimax_h3.references import MiniMaxH3Reference
 from torch import Tensor
 from transformers import Qwen3VLProcessor
 
 from adaspa_worker.engines.given import Asked
 from adaspa_worker.engines.modular import ModularEngine
+from adaspa_worker.pipeline import Given
+from adaspa_worker.sound import Sound
 
 TEXT = 1024
 """Rows of a prompt, which is cut off nowhere and is hardly ever longer."""
 IMAGES = {Task.image_to_video: 1, Task.first_last_frame: 2}
 """Images of a task's requests at most."""
-TIMESTEPS = 3
-"""Different ones in a forward at most: those of the video, of the sound and of images."""
+TIMESTEPS = 4
+"""Different ones in a forward at most: those of the video, of the sound, of given images and of given sound."""
 META = torch.device("meta")
 
 
@@ -32,7 +41,10 @@ class ImageProcessor(Qwen3VLProcessor):
 
 
 class MiniMaxH3Engine(ModularEngine):
-    """MiniMax-H3 from a text, a first frame, a last one or both. Its guidance is in its weights."""
+    """MiniMax-H3 from a text, a first frame, a last one or both; or with references, by a transformer for these.
+
+    Its guidance is in its weights.
+    """
 
     pipeline = MiniMaxH3ModularPipeline
     vaes = ("vae", "audio_vae")
@@ -46,9 +58,12 @@ class MiniMaxH3Engine(ModularEngine):
         along, down, across = config["patch_size"]
         place = (rows // down) * (columns // across)
         images = place * max(IMAGES.get(task, 0) for task in asked.spec.tasks)
+        if any(Role.reference in task.roles for task in asked.spec.tasks):
+            images = seen(asked)
         video = frames // along * place + images
         text = TEXT + images  # its encoder sees the images, too
         sound = MINIMAX_H3_AUDIO_CHANNELS * audio_latent_num_frames(asked.params.num_frames)
+        sound *= 2 if any(Role.audio in task.roles for task in asked.spec.tasks) else 1
         rows_of = {"video": video, "audio": sound, "text": text}
         length = sum(rows_of.values())
         return {
@@ -64,6 +79,18 @@ class MiniMaxH3Engine(ModularEngine):
 
     def own_components(self, folder: Path) -> dict[str, Any]:
         return {"processor": ImageProcessor.from_pretrained(folder / "processor", local_files_only=True)}
+
+    def pictures(self, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
+        if Role.reference not in images:
+            return super().pictures(params, images)
+        return {"references": [self.reference(images[role]) for role in (Role.reference, Role.audio) if role in images]}
+
+    def reference(self, given: Given) -> MiniMaxH3Reference:
+        """Return an image or a sound as the pipeline has it; the sound at the rate of its VAE."""
+        if not isinstance(given, Sound):
+            return MiniMaxH3ImageReference(given)
+        rate = self.pipe.audio_sampling_rate
+        return MiniMaxH3AudioReference(torch.from_numpy(given.at(rate).samples), rate)
 
     def arguments(self, params: JobParams) -> dict[str, Any]:
         # It counts the noise levels, the last of which, none, is no step.
@@ -90,6 +117,14 @@ class MiniMaxH3Engine(ModularEngine):
         ((latents,),) = self._beside  # a channel of the sound each
         decoded = self.pipe.audio_vae.decode(latents.to(self.device), return_dict=False)[0]
         return decoded.float()[:, 0], self.pipe.audio_sampling_rate
+
+
+def seen(asked: Asked) -> int:
+    """Count the rows of a reference image: of the job's, or else of one of the clip's shape."""
+    given = next((each for each in asked.params.inputs if each.role is Role.reference), asked.params)
+    assert given.width is not None and given.height is not None
+    scale = asked.index.get("reference_image_short_edge", 2048) / min(given.width, given.height)
+    return math.prod(max(1, round(side * scale / asked.limits.side)) for side in (given.width, given.height))
 
 
 def places(count: int) -> Tensor:

@@ -15,7 +15,8 @@ from diffusers.modular_pipelines import PipelineState
 
 from adaspa_worker.engines import own_call
 from adaspa_worker.engines.base import DiffusersEngine
-from adaspa_worker.hub import UNUSED
+from adaspa_worker.families import read
+from adaspa_worker.hub import index_of, unused
 from adaspa_worker.pipeline import Encoded, Given
 from adaspa_worker.schedulers import served
 from adaspa_worker.source import ModelUnavailable
@@ -33,7 +34,8 @@ class ModularEngine(DiffusersEngine):
         pipe = self.pipeline.from_pretrained(  # type: ignore[attr-defined]
             folder, components_manager=self._manager, local_files_only=True
         )
-        names = [name for name in pipe.pretrained_component_names if (folder / name).is_dir() and name not in UNUSED]
+        left_out = unused(read(index_of(folder)), self.spec.tasks)
+        names = [name for name in pipe.pretrained_component_names if (folder / name).is_dir() and name != left_out]
         others = self.own_components(folder)
         pipe.register_components(**others)
         pipe.load_components(

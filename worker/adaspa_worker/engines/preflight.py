@@ -29,8 +29,8 @@ from adaspa_worker.attention import attention_config
 from adaspa_worker.engines import in_groups, linears
 from adaspa_worker.engines.given import Asked
 from adaspa_worker.engines.weights import by_type
-from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of, read
-from adaspa_worker.hub import UNUSED, index_of
+from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of, read, transformers_of
+from adaspa_worker.hub import index_of, unused
 from adaspa_worker.live_bytes import META, Attention, Measured, measured
 from adaspa_worker.pipeline import engine_class
 from adaspa_worker.shares import parallelism
@@ -127,11 +127,9 @@ class Preflight:
     @cached_property
     def weights(self) -> dict[str, int]:
         """Bytes of each component's weights as they lie on the GPU."""
-        found = dict(
-            zip((name for name in TRANSFORMERS if (self.folder / name).is_dir()), self.transformers, strict=True)
-        )
+        found = dict(zip(self.names, self.transformers, strict=True))
         found["vae"] = in_groups.size(self.vae.parameters())
-        there = {*found, *UNUSED}
+        there = {*found, unused(self.index, self.spec.tasks)}
         for part in sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name not in there):
             size = 4 if part.name in self.engine.in_float32 else self.low.itemsize
             if count := sum(math.prod(shape) for shape in shapes(part)):
@@ -154,7 +152,12 @@ class Preflight:
     @cached_property
     def configs(self) -> list[dict[str, Any]]:
         """Configurations of the transformers."""
-        return [read(self.folder / name / "config.json") for name in TRANSFORMERS if (self.folder / name).is_dir()]
+        return [read(self.folder / name / "config.json") for name in self.names]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the transformers."""
+        return transformers_of(self.folder, self.spec.tasks)
 
     @cached_property
     def transformers(self) -> list[int]:

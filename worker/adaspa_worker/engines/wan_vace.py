@@ -7,6 +7,8 @@ import torch
 from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
 from diffusers import WanVACEPipeline
+from PIL import ImageOps
+from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from adaspa_worker.engines.given import Asked
@@ -32,7 +34,10 @@ class WanVACEEngine(WanEngine):
         }
 
     def pictures(self, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
-        return {"reference_images": list(images.values()) or None}
+        size = (params.width, params.height)
+        pictures = [image for image in images.values() if isinstance(image, Image)]
+        whole = [ImageOps.pad(image, size, Resampling.LANCZOS, "white") for image in pictures]
+        return {"reference_images": whole or None}
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         return super().to_vae(latents[:, :, len(self._images) :], params)

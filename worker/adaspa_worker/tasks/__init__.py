@@ -3,7 +3,7 @@
 from adaspa_api.words import Task
 
 from adaspa_worker.context import Context, Made
-from adaspa_worker.tasks import image_to_video, text_to_video, video_continuation
+from adaspa_worker.tasks import image_to_video, reference_audio_to_video, text_to_video, video_continuation
 
 TASKS = {
     Task.text_to_video: text_to_video.run,
@@ -11,6 +11,7 @@ TASKS = {
     Task.first_last_frame: image_to_video.run,
     Task.video_continuation: video_continuation.run,
     Task.reference_to_video: image_to_video.run,
+    Task.reference_audio_to_video: reference_audio_to_video.run,
 }
 
 

@@ -46,7 +46,7 @@ function ofField(rule, value, text) {
   const empty = value == null || value === "";
   const kind = KINDS[rule.contentMediaType];
   if (kind && text.startsWith("required")) return `This model starts from ${kind.one}. Choose one.`;
-  if (kind && /^is not an? (image|video)/.test(text)) return `This is not ${kind.one}. Choose ${kind.files}.`;
+  if (kind && /^is not an? (image|video|sound)/.test(text)) return `This is not ${kind.one}. Choose ${kind.files}.`;
   if (rule.minLength && (empty || !value.trim?.())) return "Describe your video first.";
   if (typeof value === "number" && (value < rule.minimum || value > rule.maximum)) return `Choose a number from ${rule.minimum} to ${rule.maximum}.`;
   if (rule.type === "integer" && typeof value === "number" && !Number.isInteger(value)) return "Choose a whole number.";

@@ -12,7 +12,7 @@ const QUALITY = {
   fast: "Fastest, for drafts.",
 };
 // Those that are not folded away, in their order.
-const FIRST = ["negative_prompt", "input_reference", "last_frame", "start_video", "reference_image", "model", "size", "num_frames", "quality", "seed", "n"];
+const FIRST = ["negative_prompt", "input_reference", "last_frame", "start_video", "reference_image", "reference_audio", "model", "size", "num_frames", "quality", "seed", "n"];
 const CLEAR = ["fps", "steps", "guidance_scale", "n", "output_format", "priority"]; // their label says it
 // The clip's length is told by its frames; what a program notes at its jobs is nothing for a person to type.
 const ELSEWHERE = ["prompt", "seconds", "metadata", "user"];
@@ -46,6 +46,7 @@ export function settings(model, models) {
     last_frame: media("last_frame"),
     start_video: media("start_video", chooseSize),
     reference_image: media("reference_image"),
+    reference_audio: media("reference_audio"),
     model: (rule) => field("model", rule.title, el("select", {}, ...options(models.map((m) => m.id), model.id)), model.description, "wide"),
     size, num_frames: (rule) => frames(rule, rules.fps.default),
     seed: (rule) => field("seed", rule.title, seed()),

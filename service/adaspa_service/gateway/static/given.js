@@ -1,19 +1,25 @@
-// The images, or the video, that a job is made of.
+// The images, the video and the sound that a job is made of.
 import { call, fileUrl, source } from "./api.js";
 import { el } from "./dom.js";
 import { capital } from "./format.js";
 
-export const FIELDS = { first: "input_reference", last: "last_frame", start: "start_video", reference: "reference_image" }; // by role
-const isVideo = ({ content_type }) => content_type.startsWith("video/");
-const variant = (one) => (one.role === "reference" ? "reference_image" : `${one.role}_${isVideo(one) ? "video" : "frame"}`);
+export const FIELDS = { first: "input_reference", last: "last_frame", start: "start_video", reference: "reference_image", audio: "reference_audio" }; // by role
+const VARIANTS = { first: "first_frame", last: "last_frame", start: "start_video", reference: "reference_image", audio: "reference_audio" };
+const VIEWS = {
+  image: () => el("img", { alt: "" }),
+  video: () => el("video", { muted: true, loop: true, autoplay: true, playsInline: true }),
+  audio: (one) => el("audio", { controls: true, aria: { label: caption(one) } }),
+};
+const variant = (one) => VARIANTS[one.role];
+const caption = (one) => capital(variant(one).replace("_", " "));
 
 export const nameOf = (one) => `${variant(one)}.${one.content_type.split("/")[1]}`;
 
 export function given(video) {
   return el("div", { className: "inputs" }, ...video.inputs.map((one) => {
-    const shown = isVideo(one) ? el("video", { muted: true, loop: true, autoplay: true, playsInline: true }) : el("img", { alt: "" });
+    const shown = VIEWS[one.content_type.split("/")[0]](one);
     source(video.id, variant(one)).then((address) => (shown.src = address), () => {}); // its caption is left
-    return el("figure", {}, shown, el("figcaption", { textContent: capital(variant(one).replace("_", " ")) }));
+    return el("figure", {}, shown, el("figcaption", { textContent: caption(one) }));
   }));
 }
 

@@ -1,18 +1,22 @@
-// Images and videos for the form: chosen, dropped or pasted, and shown before they are sent.
+// Images, videos and sounds for the form: chosen, dropped or pasted, and shown before they are sent.
 import { $, el } from "./dom.js";
 
 export const KINDS = {
   "image/*": { tag: "img", types: ["image/jpeg", "image/png", "image/webp", "image/avif"], named: "JPEG, PNG, WebP or AVIF", one: "an image", files: "a JPEG, PNG, WebP or AVIF file" },
   "video/*": { tag: "video", types: ["video/mp4", "video/quicktime", "video/webm", "video/x-matroska"], named: "MP4, MOV, MKV or WebM", one: "a video", files: "an MP4, MOV, MKV or WebM file" },
+  "audio/*": { tag: "audio", types: ["audio/wav", "audio/flac", "audio/mpeg", "audio/mp4", "audio/aac", "audio/ogg"], named: "WAV, FLAC, MP3, M4A, AAC or OGG", one: "a sound", files: "a WAV, FLAC, MP3, M4A, AAC or OGG file" },
 };
 const pickers = new WeakMap(); // by its input, what takes a file
 
 // What may take a file for one field; onShown gets the width and the height of what it shows.
 export function picker(title, { tag, types }, onShown) {
   const input = el("input", { type: "file", accept: types.join() });
-  const shown = tag === "img"
-    ? el("img", { alt: title, hidden: true, onload: () => onShown(shown.naturalWidth, shown.naturalHeight) })
-    : el("video", { hidden: true, muted: true, loop: true, autoplay: true, playsInline: true, aria: { label: title }, onloadedmetadata: () => onShown(shown.videoWidth, shown.videoHeight) });
+  const views = {
+    img: { alt: title, onload: () => onShown(shown.naturalWidth, shown.naturalHeight) },
+    video: { muted: true, loop: true, autoplay: true, playsInline: true, aria: { label: title }, onloadedmetadata: () => onShown(shown.videoWidth, shown.videoHeight) },
+    audio: { controls: true, aria: { label: title } },
+  };
+  const shown = el(tag, { hidden: true, ...views[tag] });
   const remove = el("button", { type: "button", textContent: "Remove", hidden: true, aria: { label: `Remove: ${title}` } });
   const draw = () => {
     URL.revokeObjectURL(shown.src);
