@@ -170,7 +170,7 @@ class Audit:
         undone = {ask.video_id for ask in self.asks if ask.undone}
         for job_id, job in self.jobs.items():
             ids, types = self.receiver.ids.get(job_id, set()), self.receiver.types.get(job_id, set())
-            if len(ids) > 1 or (types - {f"video.{job.status}"} and job_id not in undone):
+            if len(ids) != len(types) or (types - {f"video.{job.status}"} and job_id not in undone):
                 self.violations.append(f"{job_id}: webhooks {ids} of {types}")
         self.violations += self.receiver.forged
 

@@ -260,7 +260,32 @@ def test_an_attempt_that_was_lost_with_its_gateway_is_made_again(
     assert [delivery.job_id for delivery in dying.take(10)] == [job.id]
     with serving(settings, tmp_path) as service:
         until(lambda: service.parts.deliveries.counts().ended == {"delivered": 1}, "another delivers it")
-    assert receiver.ids() == [job.id.replace("video_", "evt_")]
+    assert receiver.ids() == [f"{job.id.replace('video_', 'evt_')}_cancelled"]
+
+
+def test_another_end_after_a_power_cut_is_another_event(service: Service, receiver: Receiver) -> None:
+    """A receiver that drops what it has had before drops no end but one that is told again."""
+    lease, key = service.claim(service.create(webhook_url=receiver.url)["id"]), secret(service)
+    written = {name: service.store.client.dump(name) for name in service.store.client.scan_iter()}
+
+    def forget() -> None:
+        with service.store.client.pipeline() as pipe:
+            pipe.flushdb()
+            for name, value in written.items():
+                pipe.restore(name, 0, value)
+            pipe.execute()
+
+    for told in range(2):
+        service.store.request_cancel(lease.job.id)
+        service.store.release_cancelled(lease)
+        until(lambda told=told: len(receiver.calls) > told, "its event comes")
+        forget()
+    service.complete(lease)
+    until(lambda: len(receiver.calls) == 3, "the event of the other end comes")
+    first, again, other = receiver.ids()
+    assert first == again != other
+    events = [call.verify(key) for call in receiver.calls]
+    assert [event["type"] for event in events] == ["video.cancelled", "video.cancelled", "video.completed"]
 
 
 def test_a_deleted_job_sends_nothing_more(service: Service, receiver: Receiver) -> None:

@@ -179,7 +179,7 @@ def answers() -> dict[str, BaseModel]:
         "Video": shown["completed"],
         "VideoList": page(shown["second"], shown["completed"]),
         "VideoDeleted": VideoDeleted(id=IDS[0]),
-        "VideoEvent": VideoEvent.of(f"evt_{IDS[0][6:]}", "video.completed", event),
+        "VideoEvent": VideoEvent.of(f"evt_{IDS[0][6:]}_completed", "video.completed", event),
         "Estimate": estimate(),
         "Usage": Usage(days=30, jobs=43, gpu_seconds=1290.5, data=[used]),
         "WebhookSecret": WebhookSecret(secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", replaced=[]),

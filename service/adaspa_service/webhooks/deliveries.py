@@ -1,7 +1,8 @@
 """Webhook deliveries in Redis: an ended job's event on its way to the job's ``webhook_url``.
 
 The record is made by the script that ends the job (``finish`` in ``lua/_shared.lua``), so no ended job is without its
-event. A job ends once, so its event has one id, whatever happens to the attempts at delivering it.
+event. A job ends once, so its event has one id, whatever happens to the attempts at delivering it. After a power cut that
+undid its end it may end in another way, and that is another event.
 """
 
 import secrets as random
@@ -74,8 +75,8 @@ class Delivery:
 
     @property
     def event_id(self) -> str:
-        """Id of the event, the same for every attempt."""
-        return f"evt_{self.job_id.removeprefix('video_')}"
+        """Id of the event, the same for every attempt; another end of the same job has another."""
+        return f"evt_{self.job_id.removeprefix('video_')}_{self.type.removeprefix('video.')}"
 
     def job(self) -> Job:
         """Read the job as it ended. Only if there is no ``body``."""
