@@ -1,8 +1,8 @@
 """Webhook deliveries in Redis: an ended job's event on its way to the job's ``webhook_url``.
 
 The record is made by the script that ends the job (``finish`` in ``lua/_shared.lua``), so no ended job is without its
-event. A job ends once, so its event has one id, whatever happens to the attempts at delivering it. After a power cut that
-undid its end it may end in another way, and that is another event.
+event. A job ends once, so its event has one id, whatever happens to the attempts at delivering it. After a power cut
+that undid its end it may end in another way, and that is another event.
 """
 
 import secrets as random
