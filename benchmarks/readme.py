@@ -5,9 +5,9 @@ kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.at
 changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
-field.json (`demo_model.field`), ``field-16`` from field-16.json (more methods, fewer clips). The section ``picture`` of
-docs/how-it-works.md is from field-16.json and missed.json (`demo_model.field.missed`), the section ``servers`` of
-docs/plugins.md from servers.json
+field.json (`demo_model.field`), ``field-16`` from field-16.json (more methods, fewer clips). The sections
+``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
+(`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
 (`benchmarks.attention.servers`). A section without its file stays as it is.
 """
 
@@ -38,6 +38,14 @@ LAYER = 8
 """The layer in which some heads' queries look at single keys."""
 AT = 0.56
 """Share of the steps at which `demo_model.field.missed` looks."""
+PASSES = {
+    "dense, our kernel": "dense_attention",
+    "dense with W": "attention_with_block_mass",
+    "scoring pass": "block_mass, every 1",
+    "scoring pass, every fourth row": "block_mass, every 4",
+    "selection": "select_blocks, top_k",
+}
+"""What a search is made of, and the rows of kernels.json that time it."""
 DENSITIES_FROM = " The presets' densities were\nmeasured on the demo model, whose sequence is short."
 
 
@@ -50,7 +58,17 @@ def kernels_section(result: Json, plot: Path, picture: str) -> str:
     )
     if any("shared" in row for row in result["rows"]):
         versions += " Shared is the part of the blocks that the neighbouring query block keeps too."
+    if missing := result.get("not_installed"):
+        versions += f" Not installed there: {', '.join(missing)}."
     return "\n\n".join([versions, report.table(result), f"![Effective TFLOP/s against density]({picture})"]) + "\n"
+
+
+def passes_section(result: Json, seen: str) -> str:
+    """What a search costs, as docs/how-it-works.md shows it: the first row of each pass, of the longest shape."""
+    ms = {row["op"]: row.get("ms") for row in reversed(result["rows"])}
+    lines = [f"| {name} | {ms[op]:.3g} |" for name, op in PASSES.items()]
+    head = f"{result['device']}, 24 heads of 115,200 tokens ([kernels.json]({seen}/kernels.json)):"
+    return "\n".join([head, "", "| pass | ms |", "|---|---|", *lines]) + "\n"
 
 
 def eight_section(result: Json) -> str:
@@ -229,6 +247,9 @@ def main() -> None:
     if measured["kernels"]:
         picture = f"{seen_from_readme}/kernels.png"
         sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
+        seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
+        section = passes_section(measured["kernels"][0], seen)
+        arguments.explained.write_text(replaced(arguments.explained.read_text(), "passes", section))
     if measured["eight"]:
         sections["eight"] = eight_section(measured["eight"][0])
     if measured["changes"]:

@@ -2,7 +2,10 @@
 
 TFLOP/s are effective: ``4 * S**2 * H * D * density`` of the blocks that are computed. Every timing is the median over
 rounds in which all rows take turns, each of repeated launches with a cold L2 cache. The seconds of the first launch,
-compilation included, stand beside it, and for short sequences the microseconds that a call takes the host.
+compilation included, stand beside it, and for short sequences the microseconds that a call takes the host. Peers that
+are not installed have no rows; the file names them.
+
+Several runs at once with ``--rounds 0``, each of some shapes, leave the compiled kernels in the caches of this one.
 """
 
 import argparse
@@ -31,11 +34,14 @@ from benchmarks.attention.inputs import (
     sharply_local,
 )
 from benchmarks.attention.tune import launches
+from benchmarks.clock import cold_launches
 from benchmarks.results import ran_on
 
 DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
 SHORT = 4096
 """Tokens up to which the host's time is measured: beyond, the GPU takes longer than any host."""
+ROUND_MS = 60
+"""Milliseconds of launches of a row in a round; a longer one is launched once."""
 # What is to be timed, how much of the dense work it does (None: no attention), and how its launch is made.
 Job = tuple[dict[str, Any], float | None, Callable[[], Callable[[], Any]]]
 
@@ -117,7 +123,11 @@ def search_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
 
 
 def started(shape: Shape, job: Job) -> tuple[dict[str, Any], Callable[[], Any] | None]:
-    """The row of a job after its first launch, and the launch; without one where the row says what went wrong."""
+    """The row of a job after its first launch, and the launch; without one where the row says what went wrong.
+
+    Raises:
+        ModuleNotFoundError: when the peer is not installed.
+    """
     row, _, make = job
     row["shape"] = shape.name
     try:
@@ -125,7 +135,9 @@ def started(shape: Shape, job: Job) -> tuple[dict[str, Any], Callable[[], Any] |
         call = make()
         call()
         torch.cuda.synchronize()
-    except Exception as error:  # a peer may fail in any way, be missing or run out of memory; the row says how
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a peer may fail in any way, or run out of memory; the row says how
         return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}, None
     row |= {"first_s": round(time.perf_counter() - start, 3)}
     return row | ({"host_us": host_us(call)} if shape.tokens <= SHORT else {}), call
@@ -144,12 +156,10 @@ def host_us(call: Callable[[], Any], calls: int = 200) -> float:
     return round(median(found), 1)
 
 
-def timed(row: dict[str, Any], shape: Shape, density: float | None, call: Callable[[], Any], milliseconds: int) -> None:
+def timed(row: dict[str, Any], shape: Shape, density: float | None, call: Callable[[], Any]) -> None:
     """Add one more round to the row: its figures are the medians over all rounds so far."""
-    import triton  # noqa: PLC0415 - the module is imported without it
-
-    ms = float(triton.testing.do_bench(call, warmup=milliseconds // 4, rep=milliseconds, return_mode="median"))
-    row.setdefault("rounds_ms", []).append(round(ms, 4))
+    launches = max(1, int(ROUND_MS / row["ms"])) if "ms" in row else 1
+    row.setdefault("rounds_ms", []).append(round(cold_launches(call, launches), 4))
     row["ms"] = round(median(row["rounds_ms"]), 4)
     if density is not None:
         row["tflops"] = round(4 * shape.tokens**2 * shape.heads * shape.dim * density / row["ms"] / 1e9, 1)
@@ -187,10 +197,15 @@ def main() -> None:
     result |= {"triton": triton.__version__, "dtype": arguments.dtype, "complete": False, "rows": []}
     if not arguments.tune:
         result["deviations"] = deviations(dtype)
+    missing: set[str] = set()
     for shape in (shape for shape in shapes if shape.name in arguments.shapes):
         qkv, running = random_qkv(shape, dtype), []
         for job in all_jobs(arguments, shape, qkv):
-            row, call = started(shape, job)
+            try:
+                row, call = started(shape, job)
+            except ModuleNotFoundError:
+                missing.add(job[0]["op"])
+                continue
             result["rows"].append(row)
             if call is not None:
                 running.append((row, job[1], call))
@@ -198,13 +213,13 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for row, density, call in running:
                 if time.monotonic() < end:
-                    timed(row, shape, density, call, milliseconds=120)
+                    timed(row, shape, density, call)
             arguments.output.write_text(json.dumps(result, indent=1))
         for row, _, _ in running:
             print(json.dumps(row), flush=True)
         del qkv, running, job, call
         torch.cuda.empty_cache()
-    result["complete"] = time.monotonic() < end
+    result |= {"complete": time.monotonic() < end, "not_installed": sorted(missing)}
     arguments.output.write_text(json.dumps(result, indent=1))
     if arguments.tune:
         best = sorted((row for row in result["rows"] if "ms" in row), key=lambda row: row["ms"])

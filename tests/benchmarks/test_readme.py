@@ -20,7 +20,13 @@ KERNELS = {
     "rows": [
         {"shape": "8k", "op": "fa3", "density": 1.0, "ms": 2.5, "tflops": 600.0},
         {"shape": "8k", "op": "block_sparse_attention", "block": [128, 64], "density": 0.2, "ms": 0.6, "tflops": 580.5},
+        *(
+            {"shape": shape, "op": op, "ms": ms}
+            for shape, ms in (("8k", 2.4), ("4k", 0.7))
+            for op in readme.PASSES.values()
+        ),
     ],
+    "not_installed": ["fa4"],
 }
 
 EIGHT = [
@@ -91,7 +97,7 @@ def written(tmp_path, monkeypatch, capsys):
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "kernels" / "README.md").read_text())
     explained = folder / "how-it-works.md"
-    explained.write_text("before\n<!-- picture -->\n<!-- /picture -->\n")
+    explained.write_text("before\n<!-- passes -->\n<!-- /passes -->\n<!-- picture -->\n<!-- /picture -->\n")
     plugins = folder / "plugins.md"
     plugins.write_text("before\n<!-- servers -->\n<!-- /servers -->\n")
 
@@ -128,6 +134,8 @@ def test_sections_are_written_from_their_files(written):
     runs = {"denoise": run, "denoise_fast": fast | {"compile": True}}
     text, out, folder = written(kernels=KERNELS, models=models, compiled=compiled, fidelity=FIDELITY, **runs)
     assert "| 8k | block_sparse_attention |  | 128 x 64 | 0.2 |  | 0.600 | 580.5 | 0 |" in text
+    assert "Not installed there: fa4." in text
+    assert "| dense with W | 2.4 |" in (folder / "how-it-works.md").read_text()
     assert "| dense, FlashAttention-3 | 20.00 | 20.00 |" in text
     assert "| dense, cuDNN | RuntimeError | RuntimeError |" in text
     assert "| sparse, scattered, density 0.1 | 6.00 | 6.00 |" in text
