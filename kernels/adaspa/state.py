@@ -143,7 +143,11 @@ class AdaSpaState:
 
     def expected(self, layer: int) -> StepKind:
         """Say what the schedule has ``layer`` do in the current step."""
-        return StepKind.DENSE if layer in self.plan.dense_layers else self.kind
+        if layer in self.plan.dense_layers:
+            return StepKind.DENSE
+        if self.kind is StepKind.SEARCH and self.follows:
+            return StepKind.DENSE if self.step == self.plan.schedule.searches[0] else StepKind.SPARSE
+        return self.kind
 
     def for_latents(self, shape: torch.Size) -> None:
         """Take the forward that begins for one of another branch, if its latents do not have the branch's shape.

@@ -52,6 +52,21 @@ def test_sparse_runs_end_to_end_and_reports(pipe):
     assert report["cache_bytes"] == 2 * 2 * (2 * 75 * 4 + 2 * 5 * (3 * 2 + 4))
 
 
+@pytest.mark.parametrize(
+    ("family", "guidance", "calls"),
+    # One of two branches, in two layers: four sparse steps and the later search.
+    [("wan", 3.0, 2 * (4 + 1)), ("wan", 1.0, 0), ("cogvideox", 3.0, 0)],
+    ids=["in calls of their own", "without guidance", "in one batch"],
+)
+def test_shared_lists_are_reported_and_no_fallback(family, guidance, calls):
+    pipe = make_pipeline(family)
+    adaspa.apply(pipe, replace(SPARSE, share_lists=True))
+    generate(pipe, family, guidance=guidance)
+    report = pipe.transformer.adaspa.report()
+    assert report["shared_list_calls"] == calls
+    assert report["fell_back"] == []
+
+
 def test_two_calls_in_a_row_give_the_same(pipe):
     adaspa.apply(pipe.transformer, SPARSE)
     first = generate(pipe)
