@@ -16,10 +16,13 @@ def attention_work(row: Row) -> float:
 
 
 def cost(row: Row) -> float:
-    """The same at what a block costs: two query blocks of 64 load those alone which only one of them keeps."""
-    if "shared_tiles" not in row:
-        return attention_work(row)
-    return attention_work(row) + row["work"]["sparse"] * APART * (1 - row["shared_tiles"])
+    """The same at what a block costs."""
+    return attention_work(row) + row["work"]["sparse"] * (price(row) - 1) if "work" in row else 1.0
+
+
+def price(row: Row) -> float:
+    """What a kept block costs: two query blocks of 64 load those alone which only one of them keeps."""
+    return 1 + APART * (1 - float(row.get("shared_tiles", 1)))
 
 
 def apart(pairs: list[Row]) -> float:
@@ -130,8 +133,12 @@ def choice(rows: list[Row]) -> str:
 
 
 def preset_densities(rows: list[Row]) -> dict[str, list[float]]:
-    """By preset, the density behind each of its searches."""
-    return {row["name"].removeprefix("preset "): row["density_by_search"] for row in rows if "presets" in row["groups"]}
+    """By preset, the density behind each of its searches, at what a block costs in query blocks of 128."""
+    return {
+        row["name"].removeprefix("preset "): [density * price(row) for density in row["density_by_search"]]
+        for row in rows
+        if "presets" in row["groups"]
+    }
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -9,7 +9,7 @@ from adaspa import AdaSpaConfig
 
 from benchmarks import readme
 from benchmarks.fidelity import field
-from benchmarks.fidelity.tables import APART, apart, attention_work, choose_presets
+from benchmarks.fidelity.tables import APART, apart, attention_work, choose_presets, preset_densities
 
 ROOT = Path(__file__).parents[2]
 KERNELS = {
@@ -214,6 +214,8 @@ def test_blocks_of_64_queries_cost_what_their_neighbours_do_not_keep():
     assert attention_work(alone) == attention_work(alike) < attention_work(wide)
     for row, best in ((alone, "wide"), (alike, "alike")):
         assert choose_presets([*FIDELITY_ROWS[:2], wide, row])["fast"]["name"] == best
+    preset = alone | {"name": "preset fast", "groups": ["presets"]}
+    assert preset_densities([preset]) == {"fast": [pytest.approx(0.2 * (1 + APART / 2))] * 2}
     measured = json.loads((ROOT / "docs" / "kernels" / "changes-pairs.json").read_text())
     assert apart(measured["pairs"]) == pytest.approx(APART, abs=0.01)
 
