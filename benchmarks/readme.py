@@ -3,7 +3,8 @@
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
 kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.attention.eight`), ``changes`` from
 changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
-(`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``parallel`` from
+(`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``linears`` from
+linears.json and linears-videos.json (`benchmarks.models.linears`, `demo_model.linears`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
 field.json (`demo_model.field`), ``field-16`` from field-16.json (more methods, fewer clips). The sections
 ``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
@@ -21,7 +22,7 @@ from typing import Any
 from benchmarks.attention import eight, report
 from benchmarks.fidelity import field, field_plots
 from benchmarks.fidelity import tables as fidelity_tables
-from benchmarks.models import parallel_plan, parallel_tables
+from benchmarks.models import linears_tables, parallel_plan, parallel_tables
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
@@ -123,6 +124,35 @@ def blocks_section(result: Json) -> str:
         f"and 4 steps with `few_steps=8`. In brackets: speed relative to FlashAttention-3.{note}"
     )
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
+
+
+def linears_section(result: Json, videos: Json) -> str:
+    rows = result["rows"]
+    text = (
+        f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}, torchao {result['torchao']}, "
+        f"{result['date']}. Full size, random weights.\nOne block of each kind was compiled and run, and a forward of "
+        "all blocks was computed from\nthem. Times of the blocks' kernels: `attention`, `linear layers` and `rest`."
+    )
+    totals = (
+        "Whole denoisings, added up from these times, all guidance branches, density 0.2 asked for. In brackets: speed "
+        "relative to\nFlashAttention-3 in the same run, compiled too, with linear layers in bf16:"
+    )
+    errors = "Errors of a block's output against float32 at one frame, with the same weights and input:"
+    seen = (
+        f"The demo model on one {videos['device']}, {videos['captions']} captions, {videos['steps']} steps. Videos are "
+        "compared with the dense ones in bf16,\nand with those of the same setting in bf16:"
+    )
+    parts = [
+        text,
+        linears_tables.share_table(rows),
+        totals,
+        linears_tables.total_table(rows),
+        errors,
+        linears_tables.error_table(rows),
+        seen,
+        linears_tables.video_table(videos["rows"]),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def parallel_section(result: Json) -> str:
@@ -250,17 +280,16 @@ def main() -> None:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         section = passes_section(measured["kernels"][0], seen)
         arguments.explained.write_text(replaced(arguments.explained.read_text(), "passes", section))
-    if measured["eight"]:
-        sections["eight"] = eight_section(measured["eight"][0])
+    of_one_file = {"eight": eight_section, "blocks": blocks_section, "parallel": parallel_section}
+    sections |= {name: make(measured[name][0]) for name, make in of_one_file.items() if measured[name]}
     if measured["changes"]:
         newest_first = sorted(measured["changes"], key=lambda result: str(result["date"]), reverse=True)
         sections["changes"] = "\n".join(changes_section(result) for result in newest_first)
     if measured["models"]:
         sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
-    if measured["blocks"]:
-        sections["blocks"] = blocks_section(measured["blocks"][0])
-    if measured["parallel"]:
-        sections["parallel"] = parallel_section(measured["parallel"][0])
+    (linears, videos) = load("linears.json"), load("linears-videos.json")
+    if linears and videos:
+        sections["linears"] = linears_section(linears[0], videos[0])
     if fidelity:
         picture = f"{seen_from_readme}/fidelity.png"
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -260,6 +262,7 @@ def main() -> None:
     result: dict[str, Any] = {
         **ran_on(quick=arguments.quick),
         "diffusers": diffusers.__version__,
+        "torchao": version("torchao") if find_spec("torchao") else None,
         "quick": arguments.quick,
         "complete": False,
         "rows": [],

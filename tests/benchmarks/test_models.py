@@ -10,7 +10,7 @@ import pytest
 import torch
 from adaspa import AdaSpaConfig
 
-from benchmarks.models import adapters, blocks, denoise, idle, memory, offload, short, steps
+from benchmarks.models import adapters, blocks, denoise, idle, linears, linears_tables, memory, offload, short, steps
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.tables import blocks_table
@@ -136,6 +136,48 @@ def test_a_forward_reckoned_from_two_blocks_has_the_seconds_of_all(run):
     cells = ([cell.strip() for cell in each.strip("|").split("|")] for each in (header, line))
     totals = dict(zip(*cells, strict=True))
     assert all(float(totals[f"{steps} steps, AdaSpa"]) > 0 for steps in (50, 8, 4))
+
+
+def test_a_compiled_step_is_timed_by_its_linear_layers(run):
+    result = run(linears, "--models", "hunyuan-video-13b-720p-129f")
+    rows = [row for row in result["rows"] if row.get("linears") == "bfloat16"]
+    assert {row["step"] for row in rows} == {"dense", "sparse", *steps.WALK_STEPS}
+    assert all(row["seconds"] > 3 * row["block_seconds"] > 0 for row in rows), "one block stands for two of its kind"
+    (stopped,) = [row for row in result["rows"] if row["step"] == "stopped"]
+    assert stopped["linears"] == "float8" and "needs a GPU that multiplies in e4m3" in stopped["error"]
+    assert not result["complete"]
+
+
+def test_kernels_are_attention_linear_layers_or_the_rest():
+    named = {
+        "attention": ["void cutlass::device_kernel<flash::FlashAttnFwdSm90<...>>", "block_sparse_kernel"],
+        "linears": ["nvjet_sm90_tst_128x256_64x4_v_bz_TNN", "void cutlass::device_kernel<cutlass::gemm::kernel<e4m3>>"],
+        "rest": ["triton_red_fused__to_copy_addmm_adaspa_layer_attention_3", "rotary_kernel", "CatArrayBatchedCopy"],
+    }
+    assert {part: [linears.part_of(name) for name in names] for part, names in named.items()} == {
+        part: [part] * len(names) for part, names in named.items()
+    }
+
+
+def test_totals_take_the_rows_of_the_way_that_they_are_of():
+    def rows(kind, precision, **seconds):
+        told = {"model": "one", "calls": 1, "linears": kind, "dense_precision": precision, "density": 0.2}
+        patterns = {"sparse": {"pattern": "scattered", "asked": 0.2}, "dense": {"attention": "fa3"}}
+        return [told | {"step": step, "seconds": value} | patterns.get(step, {}) for step, value in seconds.items()]
+
+    own = [
+        *rows("bfloat16", "full", dense=20, sparse=8, dense_with_lse=21, fused_search=22, cached_search=16),
+        *rows("float8", "full", sparse=6, dense_with_lse=19, fused_search=20, cached_search=14),
+    ]
+    paper = AdaSpaConfig.paper()
+    ways = list(linears_tables.WAYS)
+    assert linears_tables.total(own, ways[0], paper) == 10 * 21 + 22 + 38 * 8 + 16
+    assert linears_tables.total(own, ways[1], paper) == 10 * 19 + 20 + 38 * 6 + 14
+    assert linears_tables.total(own, ways[2], paper) is None, "not measured"
+    own += rows("float8", "int8_fp8", dense_with_lse=15, fused_search=18)
+    assert linears_tables.total(own, ways[2], paper) == 10 * 15 + 18 + 38 * 6 + 14
+    line = linears_tables.total_table(own).splitlines()[2]
+    assert line == "| one | paper | 1000 | 552 (1.81x) | 452 (2.21x) | 410 (2.44x) |"
 
 
 def test_a_whole_denoising_of_a_tiny_model(run):

@@ -1,0 +1,105 @@
+"""How close the demo model's videos stay with the linear layers of its blocks in e4m3.
+
+    python -m demo_model.linears --output linears-fidelity.json
+
+Each setting makes the videos of the same held-out captions from the same noise, with the layers in bfloat16 and in
+e4m3 (`memory.quantization` of a catalog, by torchao). Each is compared with the dense video in bfloat16, and those of
+AdaSpa with their own setting's in bfloat16. A dense video with the transformer in float32 tells what rounding to
+bfloat16 does.
+"""
+
+import argparse
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from adaspa import AdaSpaConfig
+from adaspa_demo_model import PIPELINE_FOLDER
+from adaspa_worker.engines.linears import compute_in_float8
+from diffusers import WanPipeline
+from torch import Tensor
+
+from benchmarks.results import add, ran_on, write
+from demo_model.evaluation import share_right
+from demo_model.fidelity import distances, judge, readers, run
+from demo_model.scenes import Scene, sample_scenes
+from demo_model.variants import Variant
+
+SETTINGS: dict[str, AdaSpaConfig | None] = {
+    "dense": None,
+    "paper": AdaSpaConfig.paper(),
+    "balanced": AdaSpaConfig.preset("balanced"),
+    "fast": AdaSpaConfig.preset("fast"),
+}
+LINEARS = ("bfloat16", "float8")
+
+
+def pipeline(kind: str, device: torch.device) -> WanPipeline:
+    """The demo model, its transformer in ``kind``."""
+    dtype = torch.float32 if kind == "float32" else torch.bfloat16
+    pipe = WanPipeline.from_pretrained(
+        PIPELINE_FOLDER, dtype={"transformer": dtype, "default": torch.float32}, local_files_only=True
+    ).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    if kind == "float8":
+        compute_in_float8(pipe.transformer, device)
+    return pipe
+
+
+def videos_of(kind: str, name: str, scenes: list[Scene], args: argparse.Namespace) -> Tensor:
+    """The videos of all scenes, by a setting and linear layers in ``kind``; uint8 on the CPU."""
+    config = SETTINGS[name]
+    variant = None if config is None else Variant(name, name, ("grid",), config)
+    videos, _ = run(pipeline(kind, torch.device(args.device)), variant, scenes, args)
+    return videos
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--captions", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--batch", type=int, default=32)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
+    result: dict[str, Any] = {
+        **ran_on(quick=device.type == "cpu"),
+        "diffusers": diffusers.__version__,
+        **{key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance")},
+        "complete": False,
+        "rows": [],
+    }
+    make = partial(videos_of, scenes=scenes, args=args)
+    reference = make("bfloat16", "dense")
+    with readers(device) as pool:
+
+        def told(kind: str, name: str, videos: Tensor, own: Tensor | None = None) -> None:
+            right = share_right(list(pool.map(judge, videos.numpy(), scenes)))
+            row: dict[str, Any] = {"setting": name, "linears": kind, "right": right["all_attributes"]}
+            if videos is not reference:
+                row["to_dense"] = distances(videos.to(device), reference.to(device), None)
+            if own is not None:
+                row["to_own"] = distances(videos.to(device), own.to(device), None)
+            add(result, row, args.output)
+
+        told("bfloat16", "dense", reference)
+        told("float32", "dense", make("float32", "dense"))
+        for name in args.settings:
+            own = reference if name == "dense" else make("bfloat16", name)
+            if name != "dense":
+                told("bfloat16", name, own)
+            told("float8", name, make("float8", name), None if name == "dense" else own)
+    result["complete"] = True
+    write(result, args.output)
+
+
+if __name__ == "__main__":
+    main()
