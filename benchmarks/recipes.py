@@ -2,20 +2,30 @@
 
 Minutes are added up by the schedule of each preset from measured steps. Where sparse steps were measured at one density
 only, those of other densities lie on the line to the dense step; a model without measured steps takes those of
-another one, scaled by the operations of attention and of all else.
+another one, scaled by the operations of attention and of all else. GPU memory is what a worker's preflight says of the
+model's published configuration.
 """
 
 import argparse
 import json
 import math
+from copy import copy
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
+import diffusers
+import torch
 from adaspa.config import AdaSpaConfig, Preset
+from adaspa_jobs.catalog import Catalog
+from adaspa_worker.engines.preflight import Preflight
+from adaspa_worker.warm_up import default_params
 
 from benchmarks import markdown
 from benchmarks.fidelity.tables import preset_densities
+from benchmarks.models.block_models import BLOCK_MODELS
+from benchmarks.models.full_models import MODELS
 from benchmarks.models.totals import StepSeconds, total_seconds
 from benchmarks.readme import replaced
 
@@ -132,47 +142,74 @@ def host_memory(recipe: Json) -> float:
     return LOADING * weights(recipe) + BESIDE
 
 
-def working_set(recipe: Json) -> float:
-    """GB that a step of the largest request takes beside the weights, by the most that any model took for each channel
-    of each token."""
-    taken = []
-    for other in recipes():
-        rows = [row for row in measured(other["timing"]["rows"])[0] if row.get("cache_bytes")]
-        shape = other["timing"].get("rows_shape", other["shape"])
-        held = 2 * other["timing"].get("rows_shape", other["parts"][0])["billion_parameters"]
-        taken += [(row["peak_bytes"] / GB - held) / (shape["tokens"] * shape["channels"]) for row in rows]
-    return float(max(taken) * recipe["shape"]["tokens"] * recipe["shape"]["channels"] * largest(catalog(recipe)[0]))
-
-
 def area(size: str) -> int:
     return math.prod(map(int, size.split("x")))
 
 
-def largest(entry: Json) -> float:
-    """The largest request of a catalog entry, in units of its default one."""
-    areas = list(map(area, entry["sizes"]))
-    return max(areas) / areas[0] * max(entry["frames"]) / entry["default_frames"]
+@cache
+def flights(page: str) -> tuple[Preflight, Preflight]:
+    """A worker's preflight of a recipe's first model, with all weights on the GPU and with ``cpu_offload``."""
+    (recipe,) = (recipe for recipe in recipes() if recipe["page"] == page)
+    spec = next(iter(Catalog.load(RECIPES / f"{page}.json").models.values()))
+    whole, offloaded = (
+        spec.model_copy(update={"memory": spec.memory.model_copy(update={"cpu_offload": offload})})
+        for offload in (False, True)
+    )
+    with TemporaryDirectory() as folder:
+        write_model(recipe, Path(folder))
+        flight = Preflight(whole, Path(folder))
+        assert flight.weights, "they are read from the folder"
+    other = copy(flight)  # what one has measured, the other one need not
+    other.spec = offloaded
+    return flight, other
 
 
-def gpu_memory(recipe: Json) -> tuple[float, float]:
-    """GB of the largest request, with all weights in the GPU and with one component at a time (``cpu_offload``)."""
-    beside = working_set(recipe)
-    return weights(recipe) + beside, max(map(in_bf16, recipe["parts"])) + beside
+def write_model(recipe: Json, folder: Path) -> None:
+    """Write a model's folder without its weights: configurations, and of encoders how many weights they have."""
+    model, models = recipe["model"], MODELS | BLOCK_MODELS
+    transformer, vae = models[model["transformer"]], dict(model["vae"])
+    with torch.device("meta"):
+        parts = {
+            "transformer": getattr(diffusers, transformer.transformer)(**transformer.config),
+            "vae": getattr(diffusers, vae.pop("_class_name"))(**vae),
+        }
+    for part in recipe["parts"]:
+        name = part["part"].partition(" (")[0].replace(" ", "_")
+        if name.startswith(("transformer", "vae")):
+            parts[name.partition("_2")[0]].save_config(folder / name)
+            continue
+        header = json.dumps({"all": {"shape": [round(part["billion_parameters"] * 1e9)]}}).encode()
+        (folder / name).mkdir()
+        (folder / name / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    index = "modular_model_index.json" if "Modular" in model["pipeline"] else "model_index.json"
+    (folder / index).write_text(json.dumps({"_class_name": model["pipeline"], **model["index"]}))
+
+
+def gpu_memory(flight: Preflight, size: str, frames: int) -> float:
+    """GB of a request, decoded in tiles."""
+    width, height = map(int, size.split("x"))
+    usual = default_params(flight.spec)
+    return flight.least(usual.model_copy(update={"width": width, "height": height, "num_frames": frames})) / GB
+
+
+def most(flight: Preflight) -> float:
+    """GB of the largest request of a catalog entry."""
+    return gpu_memory(flight, max(flight.spec.sizes, key=area), max(flight.spec.frames))
 
 
 def on_card(recipe: Json, room: float) -> str:
     """How a GPU with so much room runs a recipe: its largest request, or else the longest of its sizes that fits."""
-    entry = catalog(recipe)[0]
-    whole, offloaded = gpu_memory(recipe)
-    if whole <= room:
+    whole, offloaded = flights(recipe["page"])
+    if most(whole) <= room:
         return "whole"
-    if offloaded <= room:
+    if most(offloaded) <= room:
         return "offloaded"
-    beside, unit = working_set(recipe), largest(entry)
-    for size in entry["sizes"]:
-        for frames in sorted(entry["frames"], reverse=True):
-            asked = area(size) / area(entry["sizes"][0]) * frames / entry["default_frames"]
-            if offloaded - beside + beside * asked / unit <= room:
+    if max(offloaded.held) / GB > room:
+        return "no"
+    sizes = {area(size): size for size in reversed(offloaded.spec.sizes)}  # wide and high ones take the same
+    for _, size in sorted(sizes.items(), reverse=True):
+        for frames in sorted(offloaded.spec.frames, reverse=True):
+            if gpu_memory(offloaded, size, frames) <= room:
                 return f"offloaded, {size}, up to {frames} frames"
     return "no"
 
@@ -196,7 +233,7 @@ def memory_table(recipe: Json) -> str:
 
 
 def needs_table(recipe: Json) -> str:
-    all_in, one_at_a_time = gpu_memory(recipe)
+    all_in, one_at_a_time = map(most, flights(recipe["page"]))
     lines = markdown.head(["needs", "GB", "basis"])
     rows = [
         ("GPU memory, all weights in the GPU", all_in),
@@ -224,7 +261,7 @@ def overview_table(found: list[Json]) -> str:
     for recipe in found:
         entry = catalog(recipe)[0]
         offloads = entry.get("memory", {}).get("cpu_offload", False)
-        taken = gpu_memory(recipe)[offloads]
+        taken = most(flights(recipe["page"])[offloads])
         name = f"[{recipe['title']}]({recipe['page']}.md)"
         whole = f"{sum(part['gigabytes'] for part in recipe['parts']):.0f}"
         gpu = f"{taken:.0f}{', offloaded' if offloads else ''}"
