@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from adaspa_api.loras import LoraUse
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import get_settings
@@ -17,9 +18,12 @@ from adaspa_worker.engines import preflight
 from adaspa_worker.engines.memory import Memory
 from adaspa_worker.engines.preflight import CUBLAS_BYTES, Preflight
 from adaspa_worker.live_bytes import measured
+from adaspa_worker.loras.slots import Loras
 from adaspa_worker.memory_limit import memory_limit
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.room import fitting
+from tiny_loras import WAN, entry, low_ranks
+from tiny_loras import diffusers as as_diffusers
 from tiny_wan import model_spec
 
 from benchmarks.models.memory_models import TRANSFORMERS
@@ -179,6 +183,51 @@ def test_with_its_blocks_in_host_memory_a_model_makes_the_same_clip_and_is_recko
     kept = Preflight(spec, tiny_pipeline, torch.float32)
     encoder = whole.weights["text_encoder"]
     assert whole.peak(asked).denoising - kept.peak(asked).denoising == encoder, "it has two blocks"
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of different ranks, for different layers."""
+    transformer = diffusers.WanTransformer3DModel.from_pretrained(tiny_pipeline / "transformer")
+    folder, kinds = tmp_path_factory.mktemp("loras"), {"all": (WAN, 8), "some": (WAN[3:8], 2), "few": (WAN[:2], 1)}
+    return [
+        entry(folder / f"{name}.safetensors", as_diffusers(low_ranks(transformer, *kind)))
+        for name, kind in kinds.items()
+    ]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_jobs_adapters_count_as_what_they_are_on_the_gpu(
+    tiny_pipeline: Path, adapters: list[dict[str, Any]], params: Callable[..., JobParams], *, compiled: bool
+) -> None:
+    """Compiled blocks, which are not run here, have room for the two largest."""
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=adapters, max_loras=2, compile=compiled))
+    flight, pipe = Preflight(spec, tiny_pipeline, torch.float32), diffusers.WanPipeline.from_pretrained(tiny_pipeline)
+    loras = Loras(spec, diffusers.WanPipeline, [pipe.transformer])
+    for names in (["all", "few"], ["some"], []):
+        job = params(loras=[LoraUse(name=name, scale=0.5) for name in names] or None)
+        loras.use(job.loras or [])
+        held = {name: weight.nbytes for name, weight in pipe.transformer.named_parameters() if "lora" in name}
+        assert flight.adapters(job) == sum(held.values()) and (held or not names)
+    job = params(loras=[LoraUse(name="all", scale=0.5)])
+    assert flight.forward(job).peak > flight.forward(params()).peak, "their own products are beside the layers'"
+
+
+def test_what_fits_is_reckoned_with_the_largest_adapters_of_a_request(
+    tiny_pipeline: Path,
+    adapters: list[dict[str, Any]],
+    params: Callable[..., JobParams],
+    limited: Callable[[int], None],
+) -> None:
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=adapters, max_loras=2, memory={"vae_tiling": True}))
+    flight, most = Preflight(spec, tiny_pipeline, torch.float32), max(spec.frames)
+    heaviest = flight.loras.heaviest() if flight.loras is not None else []
+    assert {use.name for use in heaviest} == {"all", "some"}
+    limit = flight.least(params(num_frames=most, loras=heaviest))
+    assert flight.least(params(num_frames=most)) < limit
+    found = {limit: most, limit - 1: min(spec.frames)}
+    for bytes_, frames in found.items():
+        assert fitting(spec, tiny_pipeline, bytes_).frames["exact"][spec.sizes[0]] == frames
 
 
 def test_a_worker_reckons_what_fits_and_its_jobs_with_one_trace_of_each_size(

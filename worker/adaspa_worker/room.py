@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def fitting(spec: ModelSpec, folder: Path, limit: int) -> Fits:
-    """Find the part of a catalog entry that fits into a memory.
+    """Find the part of a catalog entry that fits into a memory, with the largest LoRA adapters that a job may have.
 
     Args:
         spec: the catalog entry.
@@ -24,6 +24,8 @@ def fitting(spec: ModelSpec, folder: Path, limit: int) -> Fits:
         NotImplementedError: it is not known for such a model.
     """
     flight, usual = preflight_of(spec, folder), default_params(spec)
+    if flight.loras is not None:
+        usual = usual.model_copy(update={"loras": flight.loras.heaviest()})
     found: dict[str, dict[str, int]] = {}
     for preset in (None, *spec.qualities):
         sizes = found.setdefault(OWN if preset is None else preset.value, {})

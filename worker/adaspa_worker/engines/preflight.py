@@ -7,7 +7,8 @@ Of several GPUs each has all weights and its share of activations and caches. Wh
 holds the queries, keys and values that it gets from the others. The clip counts as decoded by one of them alone.
 
 Weights are counted from the files' headers, and the transformer's as the catalog has them kept. Activations are those
-of one dense forward of two of its blocks, by `live_bytes`: more blocks add weights, not activations. Caches are
+of one dense forward of two of its blocks, by `live_bytes`: more blocks add weights, not activations. A job's LoRA
+adapters count as weights, and run in that forward. Caches are
 AdaSpa's: an LSE and a list of key blocks for each row of each head, layer and guidance branch. Nothing is fitted.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -34,6 +35,9 @@ from adaspa_worker.hub import index_of, unused
 from adaspa_worker.live_bytes import META, Attention, Measured, measured
 from adaspa_worker.pipeline import engine_class
 from adaspa_worker.shares import parallelism
+
+if TYPE_CHECKING:
+    from adaspa_worker.loras.memory import LoraMemory
 
 BLOCKS = 2
 """Blocks of the transformer whose activations are measured."""
@@ -110,12 +114,14 @@ class Preflight:
         """Return the peak until the end of the denoising. Raises NotImplementedError."""
         held, _, encoded = self.held
         forward = self.forward(params)
-        return self.workspace + max(encoded, held + self.activations(forward) + self.caches(params, forward.attention))
+        beside = self.activations(forward) + self.caches(params, forward.attention)
+        return self.workspace + self.adapters(params) + max(encoded, held + beside)
 
     def decoded(self, params: JobParams, *, tiled: bool) -> int:
         """Return the peak while the clip is decoded."""
         _, held, _ = self.held
-        return self.workspace + held + self.decoding(params, tiled=tiled)
+        adapters = 0 if self.spec.memory.cpu_offload else self.adapters(params)
+        return self.workspace + adapters + held + self.decoding(params, tiled=tiled)
 
     @property
     def workspace(self) -> int:
@@ -180,6 +186,23 @@ class Preflight:
             total -= sum(part.weight.nbytes - part.weight.numel() - 4 * part.out_features for part in linear)
         return total
 
+    def adapters(self, params: JobParams) -> int:
+        """Bytes of a job's LoRA adapters on the GPU."""
+        if self.loras is None:
+            return 0
+        counts = self.loras.weights(params.loras or [])
+        return self.low.itemsize * (max(counts) if self.spec.memory.cpu_offload else sum(counts))
+
+    @cached_property
+    def loras(self) -> "LoraMemory | None":
+        """Memory of the catalog's adapters."""
+        if not self.spec.loras:
+            return None
+        from adaspa_worker.loras.memory import LoraMemory  # noqa: PLC0415  with PEFT, which others do without
+
+        pipeline = getattr(diffusers, pipeline_of(self.folder))
+        return LoraMemory(self.spec, pipeline, self.build(self.config), len(self.configs))
+
     def build(self, config: Mapping[str, Any], **changes: object) -> Any:
         """Build the transformer of a configuration on meta tensors."""
         cls = getattr(diffusers, self.family.transformer)
@@ -199,10 +222,13 @@ class Preflight:
     def forward(self, params: JobParams) -> Measured:
         """One dense forward of a job. Raises NotImplementedError."""
         given = self.given(params)
-        key = tuple(tuple(value.shape) for value in given.values() if isinstance(value, torch.Tensor))
+        adapted = any(use.scale for use in params.loras or [])
+        shapes = tuple(tuple(value.shape) for value in given.values() if isinstance(value, torch.Tensor))
+        key = (adapted, *shapes)
         if key not in self._forwards:
-            there = [*self._small.parameters(), *self._small.buffers()]
-            self._forwards[key] = measured(partial(self._small, **given), there)
+            small = self._adapted if adapted else self._small
+            there = [*small.parameters(), *small.buffers()]
+            self._forwards[key] = measured(partial(small, **given), there)
         return self._forwards[key]
 
     def given(self, params: JobParams) -> dict[str, Any]:
@@ -217,8 +243,19 @@ class Preflight:
     @cached_property
     def _small(self) -> Any:
         """Transformer with a few of its blocks."""
-        fewer = {name: min(BLOCKS, count) for name, count in self.blocks.items()}
-        return self.build(self.config, **fewer)
+        return self._few_blocks()
+
+    def _few_blocks(self) -> Any:
+        return self.build(self.config, **{name: min(BLOCKS, count) for name, count in self.blocks.items()})
+
+    @cached_property
+    def _adapted(self) -> Any:
+        """The same with slots for adapters."""
+        small = self._few_blocks()
+        assert self.loras is not None, "a job has adapters of its catalog entry alone"
+        with META:
+            self.loras.insert_into(small)
+        return small.requires_grad_(False)
 
     @cached_property
     def blocks(self) -> dict[str, int]:

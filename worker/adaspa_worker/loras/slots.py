@@ -7,7 +7,7 @@ their stacked ranks. A job without any runs the layers alone, as if there were n
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,22 +95,11 @@ class Loras:
     def _insert(self, transformer: Any, place: int, headers: Mapping[str, Fitted]) -> tuple[dict[str, Slot], int]:
         """Return the slots of a transformer by layer, and the highest sum of ranks that a job may bring."""
         own = [headers[lora.name].pairs for lora in self.spec.loras if place in EXPERTS[lora.expert]]
-        ranks = sorted(max(len(pair.a) for pair in pairs.values()) for pairs in own)
         names = dict.fromkeys(name for pairs in own for name in pairs)
         if not names:
             return {}, 0
-        with_bias = any(pair.bias is not None for pairs in own for pair in pairs.values())
-        empty = {}
-        for name in names:
-            inputs, outputs = self._sizes[name]
-            dtype = transformer.get_submodule(name).weight.dtype
-            empty[f"{name}.lora_A.weight"] = torch.zeros(1, inputs, dtype=dtype)
-            empty[f"{name}.lora_B.weight"] = torch.zeros(outputs, 1, dtype=dtype)
-            if with_bias:
-                empty[f"{name}.lora_B.bias"] = torch.zeros(outputs, dtype=dtype)
-        transformer.load_lora_adapter(empty, prefix=None, adapter_name=SLOT)
-        slots = {name: transformer.get_submodule(name) for name in names}
-        return slots, sum(ranks[-self.spec.max_loras :])
+        slots = insert(transformer, names, self._sizes, with_bias=has_bias(own))
+        return slots, highest_rank(own, self.spec.max_loras)
 
     def _fill(self, slot: Slot, given: Sequence[tuple[Pair, float]], rank: int) -> None:
         a, b, bias = slot.lora_A[SLOT].weight, slot.lora_B[SLOT].weight, slot.lora_B[SLOT].bias
@@ -127,6 +116,31 @@ class Loras:
             begin = end
         put(a, stacked_a)
         put(b, stacked_b)
+
+
+def insert(transformer: Any, layers: Iterable[str], sizes: Sizes, *, with_bias: bool) -> dict[str, Slot]:
+    """Put empty slots into a transformer's layers, and return them by layer."""
+    empty, names = {}, list(layers)
+    for name in names:
+        inputs, outputs = sizes[name]
+        dtype = transformer.get_submodule(name).weight.dtype
+        empty[f"{name}.lora_A.weight"] = torch.zeros(1, inputs, dtype=dtype)
+        empty[f"{name}.lora_B.weight"] = torch.zeros(outputs, 1, dtype=dtype)
+        if with_bias:
+            empty[f"{name}.lora_B.bias"] = torch.zeros(outputs, dtype=dtype)
+    transformer.load_lora_adapter(empty, prefix=None, adapter_name=SLOT)
+    return {name: transformer.get_submodule(name) for name in names}
+
+
+def highest_rank(adapters: Iterable[Mapping[str, Pair]], count: int) -> int:
+    """Return the highest sum of ranks that so many of the adapters have together."""
+    ranks = sorted(max(len(pair.a) for pair in pairs.values()) for pairs in adapters)
+    return sum(ranks[-count:])
+
+
+def has_bias(adapters: Iterable[Mapping[str, Pair]]) -> bool:
+    """Return whether any of the adapters changes a bias."""
+    return any(pair.bias is not None for pairs in adapters for pair in pairs.values())
 
 
 def check_files(spec: ModelSpec, pipeline: str, transformer: str, config: Mapping[str, Any]) -> None:
