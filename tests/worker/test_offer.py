@@ -64,6 +64,16 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         "call.sigmas: is not an argument of WanModularPipeline",
     ),
     ("wan-modular", {"memory": {"group_offload": True}}, "memory.group_offload: a WanModularPipeline does without"),
+    (
+        "wan-modular",
+        {"cache": {"kind": "first_block", "threshold": 0.1}},
+        "cache: WanModularPipeline does not tell the cache its guidance branches; allowed: null",
+    ),
+    (
+        "wan-2.2",
+        {"cache": {"kind": "mag", "threshold": 0.1, "ratios": [1, 1]}},
+        "cache: mag counts the steps of one transformer, but the model has two; allowed: other kinds",
+    ),
     ("wan-modular", {"tasks": ["image_to_video"]}, "tasks: the model does not support image_to_video; allowed: text_"),
     ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not a multiple of 16x16"),
     ("wan", {"sizes": ["528x48"]}, "sizes: 528x48 is too large; allowed: up to 512x512"),

@@ -12,6 +12,7 @@ import torch
 from adaspa_api.words import Quality
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from adaspa_worker import offer
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from interrupted import Stop, stop_at
@@ -85,16 +86,19 @@ def test_a_job_that_goes_on_from_a_checkpoint_begins_with_an_empty_cache(
     engine.reset()
 
 
-def test_a_scheduler_that_calls_the_transformer_twice_a_step_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+FIRST_BLOCK = {"kind": "first_block", "threshold": 0.1}
+
+
+def test_a_scheduler_that_calls_the_transformer_twice_a_step_is_refused_before_a_worker_takes_a_job(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(tiny_pipeline, tmp_path / "heun")
-    for file, place in (("scheduler/scheduler_config.json", "_class_name"), ("model_index.json", "scheduler")):
-        told = json.loads((folder / file).read_text())
-        name = "FlowMatchHeunDiscreteScheduler"
-        told[place] = name if place == "_class_name" else ["diffusers", name]
-        (folder / file).write_text(json.dumps(told))
-    spec = ModelSpec.model_validate(model_spec(folder, cache={"kind": "first_block", "threshold": 0.1}))
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "FlowMatchHeunDiscreteScheduler"}))
     with pytest.raises(ModelUnavailable, match="cache: FlowMatchHeunDiscreteScheduler calls the transformer 2 times"):
-        load(spec, folder)
+        offer.check(ModelSpec.model_validate(model_spec(folder, cache=FIRST_BLOCK)), folder)
+    other = {"scheduler": {"name": "FlowMatchEulerDiscreteScheduler"}}
+    offer.check(ModelSpec.model_validate(model_spec(folder, cache=FIRST_BLOCK, **other)), folder)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def check(spec: ModelSpec, folder: Path) -> None:
     check_call(spec, limits, folder)
     check_scheduler(spec, folder)
     check_attention(spec)
+    check_cache(spec, pipeline, folder)
     check_weights(spec, pipeline)
     check_gguf(spec, pipeline, folder)
     check_loras(spec, folder)
@@ -217,6 +218,24 @@ def check_attention(spec: ModelSpec) -> None:
         operator_config(spec.attention)
     except (ValueError, TypeError) as error:
         raise wrong(spec, "attention", first_line(error)) from error
+
+
+def check_cache(spec: ModelSpec, pipeline: str, folder: Path) -> None:
+    if spec.cache is None:
+        return
+    import diffusers  # noqa: PLC0415  seconds, which others go without
+
+    from adaspa_worker.engines import step_cache  # noqa: PLC0415
+    from adaspa_worker.pipeline import engine_class  # noqa: PLC0415
+
+    own = str(read(folder / "scheduler" / "scheduler_config.json").get("_class_name"))
+    scheduler = getattr(diffusers, own if spec.scheduler is None else spec.scheduler.name, object)
+    engine = engine_class(FAMILIES[pipeline].engine)
+    transformers = len([name for name in TRANSFORMERS if (folder / name).is_dir()])
+    try:
+        step_cache.check(spec.cache, transformers, scheduler, {engine.pipeline, engine.with_image or engine.pipeline})
+    except ValueError as error:
+        raise wrong(spec, "cache", str(error)) from error
 
 
 def check_weights(spec: ModelSpec, pipeline: str) -> None:

@@ -96,8 +96,7 @@ class DiffusersEngine(ABC):
             ]
             adaspa.apply(self.pipe, operator_config(spec.attention))
             if spec.cache is not None:
-                pipelines = {type(self.pipe), self.with_image or type(self.pipe)}
-                step_cache.check(spec.cache, self.transformers, self.pipe.scheduler, pipelines)
+                step_cache.check_takes(spec.cache, self.transformers)
             self._loras = self._with_loras()
             self._keep_small()
             self._place()

@@ -57,25 +57,40 @@ def cached(transformers: Sequence[Any], settings: Any) -> Iterator[None]:
                 transformer.disable_cache()
 
 
-def check(cache: StepCache, transformers: Sequence[Any], scheduler: Any, pipelines: Iterable[type]) -> None:
-    """Check that a model can run with a cache, by putting it in place once.
+def check(cache: StepCache, transformers: int, scheduler: type, pipelines: Iterable[type]) -> None:
+    """Check that a pipeline can run with a cache.
+
+    Args:
+        cache: of the catalog entry.
+        transformers: how many the pipeline has.
+        scheduler: class of its scheduler.
+        pipelines: its classes, without and with images.
 
     Raises:
         ValueError: it cannot; one line.
     """
-    if scheduler.order > 1:
+    order = getattr(scheduler, "order", 1)
+    if order > 1:
         raise ValueError(
-            f"cache: {type(scheduler).__name__} calls the transformer {scheduler.order} times per step, which the "
-            "cache would count as steps; allowed: none, or another scheduler"
+            f"{scheduler.__name__} calls the transformer {order} times per step, which the cache would count as "
+            "steps; allowed: null, or another scheduler"
         )
-    if cache.kind == "mag" and len(transformers) > 1:
-        raise ValueError("cache: mag counts the steps of one transformer, but the model has two; allowed: other kinds")
+    if cache.kind == "mag" and transformers > 1:
+        raise ValueError("mag counts the steps of one transformer, but the model has two; allowed: other kinds")
     for pipeline in pipelines:
         module = inspect.getmodule(pipeline)
         if module is None or "cache_context(" not in inspect.getsource(module):
-            raise ValueError(f"cache: {pipeline.__name__} does not tell the cache its guidance branches; allowed: none")
+            raise ValueError(f"{pipeline.__name__} does not tell the cache its guidance branches; allowed: null")
+
+
+def check_takes(cache: StepCache, transformers: Sequence[Any]) -> None:
+    """Check that loaded transformers take a cache, by putting it in place once.
+
+    Raises:
+        ValueError: they do not; one line.
+    """
     try:
         with cached(transformers, config(cache, 50, 0)):
             pass
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"cache: {cache.kind} does not support this transformer ({error}); allowed: none") from error
+        raise ValueError(f"cache: {cache.kind} does not support this transformer ({error}); allowed: null") from error
