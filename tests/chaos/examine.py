@@ -106,7 +106,7 @@ class Examination:
         self.fleet, self.found, self.seconds = fleet, list[str](), dict[str, float]()
         self._over, self._playing = threading.Event(), set[str]()
         self._at_rest: Audit | None = None
-        self.receiver = Receiver(Random(f"{seed}-receiver"))
+        self.receiver = Receiver(Random(f"{seed}-receiver"), TENANTS)
         self.receiver.silence = 0
         self.receiver.secrets = {tenant: fleet.ask(tenant, "/webhooks/secret")["secret"] for tenant in TENANTS}
         self.clients = Clients(fleet, JOBS, CLIENTS, self.receiver, seed, enough=lambda: True)

@@ -4,14 +4,12 @@ which ids came for which job."""
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
-
-from chaos.fleet import TENANTS
 
 SILENT_SECONDS = 40.0
 """Longer than a gateway waits."""
@@ -22,9 +20,10 @@ class Receiver:
 
     Args:
         random: decides which deliveries are refused.
+        tenants: who has one.
     """
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, tenants: Iterable[str]) -> None:
         self.secrets: dict[str, str] = {}
         """By tenant."""
         self.ids: dict[str, set[str]] = defaultdict(set)
@@ -62,7 +61,7 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Nothing on the terminal."""
 
-        self._servers = {tenant: ThreadingHTTPServer(("127.0.0.1", 0), Handler) for tenant in TENANTS}
+        self._servers = {tenant: ThreadingHTTPServer(("127.0.0.1", 0), Handler) for tenant in tenants}
         for server in self._servers.values():
             threading.Thread(target=server.serve_forever, daemon=True).start()
 

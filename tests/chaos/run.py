@@ -48,7 +48,7 @@ def run(
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
     began = time.monotonic()
-    receiver = Receiver(Random(f"{seed}-receiver"))
+    receiver = Receiver(Random(f"{seed}-receiver"), TENANTS)
     with running_fleet(fsync) as fleet:
         receiver.secrets = {tenant: fleet.ask(tenant, "/webhooks/secret")["secret"] for tenant in TENANTS}
         striker = Striker(fleet, Random(f"{seed}-strikes"), pause, FAULTS)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import hypothesis
 import redis
 from adaspa_jobs.settings import Settings
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 from valkey_process import start_valkey
 
@@ -37,12 +37,14 @@ def own_rig() -> Iterator[Rig]:
             server.wait()
 
 
-def search(rig: Rig, seed: int, runs: int) -> tuple[bytes, Broken] | None:
-    """Play so many drawn orders; the simplest that was found in which something breaks."""
-    failed = None
+def search(rig: Rig, seed: int, runs: int, shrink: bool = True) -> tuple[bytes, Broken] | None:
+    """Play so many drawn orders; the simplest found in which something breaks, or the first one as it was drawn."""
+    failed, phases = None, [Phase.generate, *([Phase.shrink] if shrink else [])]
 
     @hypothesis.seed(seed)
-    @hypothesis.settings(max_examples=runs, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @hypothesis.settings(
+        max_examples=runs, phases=phases, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(st.binary(min_size=DECISIONS, max_size=DECISIONS))
     def play(choices: bytes) -> None:
         nonlocal failed
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--replay", type=bytes.fromhex, help="the decisions of one run")
+    parser.add_argument("--as-drawn", action="store_true", help="take minutes less to say that something breaks")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     with own_rig() as rig:
@@ -77,7 +80,7 @@ def main() -> None:
         print(f"seed {asked.seed}", flush=True)
         runs, end = 0, time.monotonic() + 60 * asked.minutes
         while time.monotonic() < end:
-            if found := search(rig, asked.seed + runs // BATCH, BATCH):
+            if found := search(rig, asked.seed + runs // BATCH, BATCH, not asked.as_drawn):
                 choices, broken = found
                 print(f"{broken}\nchaos.simulate --replay {choices.hex()}")
                 sys.exit(1)

@@ -31,7 +31,7 @@ class Visitors:
         self.service, self.complaints = service, list[str]()
         self._ended, self._lock = Counter[str](), threading.Lock()
         self._numbers, self._stopping = count(), threading.Event()
-        self._receiver = Receiver(Random(f"{seed}-receiver"))
+        self._receiver = Receiver(Random(f"{seed}-receiver"), TENANTS)
         models = ["stub"] * STUB_VISITORS + ["demo", "demo-image"]
         self._threads = [
             threading.Thread(target=self._visit, args=(model, Random(f"{seed}-{n}")), daemon=True)

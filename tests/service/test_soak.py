@@ -1,10 +1,13 @@
-"""What the soak takes for growth."""
+"""What the soak takes for growth, and whom it hears."""
 
 from random import Random
+from typing import Any, cast
 
 import pytest
 from chaos.samples import Sample
+from chaos.service import TENANTS
 from chaos.trend import trends
+from chaos.visitors import Visitors
 
 
 @pytest.mark.parametrize(("growth", "verdict"), [(0.0, "flat"), (0.05, "grows")])
@@ -22,3 +25,11 @@ def test_a_figure_that_grows_is_told_from_one_that_fluctuates(growth: float, ver
     found = trends([sample(number) for number in range(360)])
     assert found.pop("resident memory of gateway")["verdict"] == verdict
     assert {trend["verdict"] for trend in found.values()} == {"flat"}
+
+
+def test_the_receiver_of_a_soak_hears_of_every_tenants_jobs() -> None:
+    visitors = Visitors(cast(Any, None), seed=1)
+    try:
+        assert len({visitors._receiver.url(tenant) for tenant in TENANTS}) == len(TENANTS)
+    finally:
+        visitors._receiver.close()
