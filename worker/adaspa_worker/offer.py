@@ -231,7 +231,7 @@ def check_cache(spec: ModelSpec, pipeline: str, folder: Path) -> None:
     own = str(read(folder / "scheduler" / "scheduler_config.json").get("_class_name"))
     scheduler = getattr(diffusers, own if spec.scheduler is None else spec.scheduler.name, object)
     engine = engine_class(FAMILIES[pipeline].engine)
-    transformers = len([name for name in TRANSFORMERS if (folder / name).is_dir()])
+    transformers = len(transformers_of(folder, spec.tasks))
     try:
         step_cache.check(spec.cache, transformers, scheduler, {engine.pipeline, engine.with_image or engine.pipeline})
     except ValueError as error:
