@@ -15,4 +15,5 @@ def check_refused(service: Service, response: Any, status: int, param: str | Non
     assert error["code"] and allowed in error["message"] and len(error["message"]) < 600
     keys: Any = service.store.client.keys("*")
     janitors = (b"adaspa:swept_at", b"adaspa:skipped")
-    assert [key for key in keys if not key.startswith(b"_kombu") and key not in janitors] == []
+    left = [key for key in keys if not key.startswith(b"_kombu") and key not in janitors]
+    assert left == [], left

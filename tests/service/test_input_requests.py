@@ -167,7 +167,7 @@ def post(service: Service, **fields: Any) -> httpx.Response:
 
 WAYS = ["file", "form text", "form url", "form object", "form field of object", "json", "json object", "json url"]
 OTHERS = ["reference_url", "image_reference", "image_reference in a form", "long json", "upper case"]
-OTHERS += ["conditions", "conditions in a form"]
+OTHERS += ["conditions", "conditions with a file", "conditions in a form"]
 
 
 @pytest.mark.parametrize("way", [*WAYS, *OTHERS])
@@ -190,6 +190,7 @@ def test_an_image_is_taken_as_each_client_sends_it(service: Service, images: str
         "json object": {"input_reference": {"image_url": uri}},
         "json url": {"input_reference": url},
         "conditions": {"conditions": [{"role": "first", "url": uri}]},
+        "conditions with a file": {"conditions": [{"role": "first", "kind": "image", "file": uri}]},
         "reference_url": {"reference_url": url},
         "image_reference": {"image_reference": {"image_url": uri}},
         "long json": {"input_reference": data_uri(long.getvalue())},
@@ -468,6 +469,10 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
         "conditions[0].kind: 'video' is not supported; allowed: image",
     ),
     "no list": ({"conditions": {"role": "first"}}, "conditions", "allowed: a list of objects"),
+    "a url and a file": (
+        {"conditions": [{"role": "first", "url": "x", "file": "x"}]},
+        *("conditions", "kind (image, video, audio) and url or file"),
+    ),
     "no url": ({"conditions": [{"role": "first"}]}, "conditions", "kind (image, video, audio) and url"),
     "the second is bad": (
         {"input_reference": data_uri(WIDE), "last_frame": data_uri(b"x")},

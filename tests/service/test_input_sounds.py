@@ -223,7 +223,10 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "another model": (
         {"reference_audio": sound_uri(voice()), "model": "sees", "num_frames": None},
-        *("reference_audio", "model sees does not take this audio; it supports: text_to_video, reference_to_video"),
+        *(
+            "reference_audio",
+            "it supports: text_to_video, reference_to_video; models that take this audio: hears",
+        ),
     ),
     "two": (
         {

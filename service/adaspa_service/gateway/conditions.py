@@ -9,6 +9,8 @@ from adaspa_api.words import Kind, Role
 from adaspa_service.errors import bad_field
 
 NAME = "conditions"
+PLACES = ("url", "file")
+"""Keys of which one says where it is: a URL, or a data URI; clients use either."""
 
 
 def place(role: Role) -> Role:
@@ -21,9 +23,10 @@ def schema(given: Mapping[str, Role]) -> dict[str, Any]:
     properties = {
         "role": {"enum": list(dict.fromkeys(map(place, given.values())))},
         "kind": {"enum": list(dict.fromkeys(role.kind for role in given.values())), "default": Kind.image},
-        "url": {"type": "string", "description": "A URL or a data URI."},
+        **{name: {"type": "string", "description": "A URL or a data URI."} for name in PLACES},
     }
-    item = {"type": "object", "properties": properties, "required": ["role", "url"], "additionalProperties": False}
+    item: dict[str, Any] = {"type": "object", "properties": properties, "required": ["role"]}
+    item |= {"oneOf": [{"required": [name]} for name in PLACES], "additionalProperties": False}
     return {
         "type": "array",
         "items": item,
@@ -45,15 +48,16 @@ def by_field(given: object, roles: Mapping[str, Role]) -> Iterator[tuple[str, ob
     for name, role in roles.items():
         fields.setdefault(place(role), {})[role.kind] = name
     kinds = dict.fromkeys(kind for found in fields.values() for kind in found)
-    allowed = f"allowed: a list of objects with role ({', '.join(fields)}), kind ({', '.join(kinds)}) and url"
+    allowed = f"allowed: a list of objects with role ({', '.join(fields)}), kind ({', '.join(kinds)}) and url or file"
     if not isinstance(given, list):
         raise bad_field(NAME, f"{NAME}: is not a list; {allowed}", "invalid_type")
     for number, one in enumerate(given):
         name = f"{NAME}[{number}]"
-        if not isinstance(one, dict) or not {"role", "url"} <= set(one) <= {"role", "kind", "url"}:
+        places = [each for each in PLACES if isinstance(one, dict) and each in one]
+        if len(places) != 1 or not {"role", *places} <= set(one) <= {"role", "kind", *places}:
             raise bad_field(NAME, f"{name}: has missing or unknown keys; {allowed}")
         found = fields[_word(f"{name}.role", one["role"], fields)]
-        yield found[_word(f"{name}.kind", one.get("kind", Kind.image), found)], one["url"]
+        yield found[_word(f"{name}.kind", one.get("kind", Kind.image), found)], one[places[0]]
 
 
 def _word(name: str, value: object, words: Mapping[str, object]) -> str:

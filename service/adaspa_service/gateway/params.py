@@ -36,7 +36,7 @@ def resolve(asked: VideoCreate, catalog: Catalog) -> JobParams:
 
 
 def elsewhere(field: str | None, asked: VideoCreate, catalog: Catalog) -> str:
-    """Words that name the models that take the image that this one refuses; empty if there are none."""
+    """Words that name the models that take the input that this one refuses; empty if there are none."""
     if field not in ROLES or getattr(asked, field) is None:
         return ""
     taken = [
@@ -44,7 +44,9 @@ def elsewhere(field: str | None, asked: VideoCreate, catalog: Catalog) -> str:
         for spec in catalog.models.values()
         if ROLES[field] in {role for task in spec.tasks for role in task.roles}
     ]
-    return f"; models that take this image: {', '.join(taken)}" if taken and asked.model not in taken else ""
+    return (
+        f"; models that take this {ROLES[field].kind}: {', '.join(taken)}" if taken and asked.model not in taken else ""
+    )
 
 
 def settle(asked: VideoCreate, spec: ModelSpec) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 ELSEWHERE = {
     "aspect_ratio": "size",
+    "audio_file": "reference_audio",
     "audio_url": "reference_audio",
     "callback_url": "webhook_url",
     "cfg": "guidance_scale",
@@ -45,6 +46,7 @@ ELSEWHERE = {
     "video_length": "num_frames",
     "video_path": "start_video",
     "video_url": "start_video",
+    "voice": "reference_audio",
     "width": "size",
 }
 """Fields of other services' APIs, by name, and ours for the same."""
