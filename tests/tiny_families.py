@@ -46,7 +46,8 @@ from diffusers import (
     WanVACETransformer3DModel,
 )
 from diffusers.guiders import ClassifierFreeGuidance
-from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder, LTX2VocoderWithBWE
+from diffusers.pipelines.ltx2.duration_head import LTX2DurationHead
 from tiny_wan import make_vae
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -219,6 +220,18 @@ def ltx2() -> LTX2Pipeline:
         transformer=parts["transformer"],
         vocoder=audible(LTX2Vocoder(hidden_channels=32)),
     )
+
+
+def ltx25() -> LTX2Pipeline:
+    """Its vocoder has a part that adds the high tones, and it brings a part that guesses a clip's length."""
+    pipe = ltx2()
+    config = pipe.transformer.config
+    vocoder = LTX2VocoderWithBWE(hidden_channels=64, bwe_hidden_channels=32)
+    sizes = {"pooler_hidden_dim": 8, "num_pooler_heads": 2, "mlp_hidden_dim": 8}
+    widths = {f"{kind}cross_attention_dim": config[f"{kind}cross_attention_dim"] for kind in ("audio_", "")}
+    widths["video_cross_attention_dim"] = widths.pop("cross_attention_dim")
+    pipe.register_modules(vocoder=vocoder, duration_head=LTX2DurationHead(**sizes, **widths))
+    return pipe
 
 
 def ltx2_condition() -> LTX2ConditionPipeline:
@@ -420,6 +433,7 @@ KINDRED = {
     "cogvideox-2b": FAMILIES["cogvideox"]._replace(
         pipeline=cogvideox(CogVideoXDDIMScheduler, lambda: tiny.make_cogvideox(max_text_seq_length=226)), shorter={}
     ),
+    "ltx-2.5": FAMILIES["ltx-2"]._replace(pipeline=ltx25),
     "ltx-denoising-vae": FAMILIES["ltx"]._replace(
         pipeline=lambda: ltx(timestep_conditioning=True),
         call={"decode_timestep": 0.05, "decode_noise_scale": 0.3},

@@ -13,6 +13,7 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.engines.ltx2 import LTX2Engine
+from adaspa_worker.offer import check
 from adaspa_worker.pipeline import load
 from adaspa_worker.sound import Sound
 from clips import sound_of
@@ -100,6 +101,21 @@ def test_the_file_has_the_sound_of_the_pipeline_called_plainly(
         same = Sound(wanted, 24_000).at(rate).samples[:, : heard.shape[1]]
         kept = [np.corrcoef(*(audible(each, rate) for each in pair))[0, 1] for pair in zip(same, heard, strict=True)]
         assert min(kept) > 0.9, (output, kept)
+
+
+def test_a_vocoder_that_adds_high_tones_is_heard_at_its_rate(tmp_path: Path, asked: Callable[..., JobParams]) -> None:
+    folder, own = save_family("ltx-2.5", tmp_path), FAMILIES["ltx-2"]
+    call = own.shorter | dict(own.call)
+    frames = {"frames": [FRAMES], "default_frames": FRAMES}
+    spec = ModelSpec.model_validate(model_spec(folder, sizes=["96x64"], call=call, audio=True, **frames))
+    check(spec, folder)
+    engine = load(spec, folder)
+    engine.denoise(asked(), engine.encode_prompt(asked(), {}), lambda *_: None)
+    sound = engine.sound(asked())
+    wanted = plain_waveform(folder, asked())
+    assert sound is not None and sound.rate == 48_000 and np.ptp(wanted) > 0
+    length = min(sound.samples.shape[1], wanted.shape[1])
+    np.testing.assert_allclose(sound.samples[:, :length], wanted[:, :length], atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"audio": False}, {"output_format": "gif"}, {"output_format": "webp"}], ids=str)
