@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from adaspa_api.words import Task
 from adaspa_jobs.catalog import CatalogError
 from adaspa_worker import hub
 from adaspa_worker.families import FAMILIES, pipeline_of
@@ -106,6 +107,19 @@ def test_of_two_indexes_the_one_whose_pipeline_is_served_counts(tmp_path: Path) 
     assert pipeline_of(tmp_path) == "WanPipeline"
     modular = {name for name in FAMILIES if "Modular" in name}
     assert set(hub.MODULAR_ONLY) == {name for name in modular if name.replace("Modular", "") not in FAMILIES}
+
+
+def test_the_transformer_that_a_models_tasks_do_not_run_is_not_fetched(tmp_path: Path) -> None:
+    parts = {"_class_name": "MiniMaxH3ModularPipeline", "vae": ["diffusers", "Vae"]}
+    parts |= {name: ["diffusers", "Dit"] for name in ("transformer", "transformer_ref")}
+    (tmp_path / "modular_model_index.json").write_text(json.dumps(parts))
+    folders = {
+        tasks: {pattern.split("/")[0] for pattern in hub.patterns(tmp_path, tasks) if "/" in pattern}
+        for tasks in [(), (Task.image_to_video,), (Task.reference_to_video, Task.reference_audio_to_video)]
+    }
+    assert [*folders.values()] == [{"vae", "transformer"}, {"vae", "transformer"}, {"vae", "transformer_ref"}]
+    one = {name: kind for name, kind in parts.items() if name != "transformer_ref"}
+    assert hub.components(one, [Task.reference_to_video]) == ["vae", "transformer"]
 
 
 def test_a_component_that_a_modular_index_only_locates_is_looked_for(tmp_path: Path) -> None:
