@@ -217,6 +217,20 @@ def test_sparse_steps_a_stop_a_resumption_and_previews(
     engine.reset()
 
 
+def test_jobs_of_one_prompt_and_one_image_encode_it_once(
+    engine: ModularEngine, asked: Callable[..., JobParams]
+) -> None:
+    ran: list[int] = []
+    hook = engine.pipe.text_encoder.register_forward_pre_hook(lambda *_: ran.append(1))
+    params = asked(prompt="a blue square moving left")
+    first, second = (engine.encode_prompt(params.model_copy(update={"seed": seed}), FIRST) for seed in (1, 2))
+    (one,), (other,) = first.answers, second.answers
+    assert len(ran) == 1 and torch.equal(one.get("prompt_embeds"), other.get("prompt_embeds"))
+    engine.encode_prompt(params, {Role.first: corners(WIDTH, HEIGHT).rotate(180)})
+    assert len(ran) == 2
+    hook.remove()
+
+
 @pytest.fixture
 def bench(bench: Bench, engine: ModularEngine) -> Bench:
     return replace(bench, runner=replace(bench.runner, engine=lambda _: engine))

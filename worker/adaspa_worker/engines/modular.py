@@ -15,6 +15,7 @@ from diffusers.modular_pipelines import PipelineState
 
 from adaspa_worker.engines import own_call
 from adaspa_worker.engines.base import DiffusersEngine
+from adaspa_worker.engines.encodings import Answer, Lengths, identity
 from adaspa_worker.families import read
 from adaspa_worker.hub import index_of, unused
 from adaspa_worker.pipeline import Encoded, Given
@@ -23,6 +24,8 @@ from adaspa_worker.source import ModelUnavailable
 
 DENOISE = "denoise"
 """Name of the block after which nothing is encoded any more; before it, all is."""
+TEXTS = "text_encoder"
+"""Name of the block that encodes the texts."""
 
 
 class ModularEngine(DiffusersEngine):
@@ -81,10 +84,29 @@ class ModularEngine(DiffusersEngine):
             state.set(each.name, given.get(each.name, each.default), each.kwargs_type)
         names = list(self._blocks)
         with own_call.lengths_of(self.pipe.tokenizer) as lengths:
-            self._run(names[: names.index(DENOISE)], state)
+            for name in names[: names.index(DENOISE)]:
+                if name == TEXTS:
+                    self._encode_texts(params, state, lengths)
+                else:
+                    self._run([name], state)
         limit = state.get("prompt_embeds").shape[1]
         counts = (own_call.count(whole, cut_to, limit) for whole, cut_to in lengths)
         return Encoded((state,), dict(zip(own_call.texts(params), counts, strict=False)), images)
+
+    def _encode_texts(self, params: JobParams, state: PipelineState, lengths: Lengths) -> None:
+        """Encode the texts, or take what was encoded of the same texts and images."""
+        block = self._blocks[TEXTS]
+        outputs = block.intermediate_outputs
+
+        def encode() -> Answer:
+            self._run([TEXTS], state)
+            return tuple(state.get(each.name) for each in outputs)
+
+        given = {each.name: state.get(each.name) for each in block.inputs}
+        key = identity(self.pipe, (params.guidance_scale > 1,), given)  # without guidance there is no second text
+        answer = self.encodings.answer(key, encode, lengths)
+        for each, value in zip(outputs, answer, strict=True):
+            state.set(each.name, value, each.kwargs_type)
 
     @contextmanager
     def goes_on(
