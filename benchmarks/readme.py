@@ -8,14 +8,16 @@ linears.json and linears-videos.json (`benchmarks.models.linears`, `demo_model.l
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
 field.json (`demo_model.field`), ``field-16`` from field-16.json (more methods, fewer clips). The sections
 ``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
-(`demo_model.field.missed`), the section ``servers`` of docs/plugins.md from servers.json
-(`benchmarks.attention.servers`). A section without its file stays as it is.
+(`demo_model.field.missed`), the sections ``servers`` and ``layers`` of docs/plugins.md from servers.json and
+layers.json (`benchmarks.attention.servers`, `benchmarks.attention.sglang_layers`). A section without its file
+stays as it is.
 """
 
 import argparse
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +250,36 @@ def servers_section(result: Json) -> str:
     return "\n".join([text, "", head, "|---" * 10 + "|", *lines]) + "\n"
 
 
+def layers_section(result: Json) -> str:
+    """AdaSpa beside SubBlock in SGLang's own attention layers, as docs/plugins.md shows it."""
+    text = (
+        f"One {result['device']}, {result['server']}, PyTorch {result['torch']}, random queries and keys, one layer.\n"
+        f"Milliseconds: a dense call (`{result['dense']}`), AdaSpa's first and second search, its sparse call,\n"
+        "the same without the server, SubBlock's sparse call and its router's share of that. Seconds: 50 calls.\n"
+        "Ratio: AdaSpa's time over SubBlock's in the 40 calls that are not dense."
+    )
+    columns = ("dense", "first_search", "later_search", "sparse", "library", "sub_block", "router")
+    head = (
+        "| shape | dense | first search | second search | sparse | without the server | SubBlock | router "
+        "| all dense | AdaSpa | SubBlock | ratio |"
+    )
+    lines = []
+    for row in result["rows"]:
+        seconds = (row[name] for name in ("all_dense_s", "ours_s", "sub_block_s"))
+        cells = [row["shape"], *(f"{row['ms'][name]:.3g}" for name in columns), *(f"{value:.3g}" for value in seconds)]
+        cells.append(f"{row['ratio_without_dense_steps']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([text, "", head, "|---" * 12 + "|", *lines]) + "\n"
+
+
+def plugins_page(text: str, load: Callable[[str], list[Json]]) -> str:
+    """docs/plugins.md with the tables whose results are there."""
+    for name, section in (("layers", layers_section), ("servers", servers_section)):
+        if results := load(f"{name}.json"):
+            text = replaced(text, name, section(results[0]))
+    return text
+
+
 def replaced(text: str, name: str, section: str) -> str:
     """The text with another section ``name``; ValueError if it has no such marks."""
     marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
@@ -304,8 +336,7 @@ def main() -> None:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         section = picture_section(many[0], missed[0], folder, seen)
         arguments.explained.write_text(replaced(arguments.explained.read_text(), "picture", section))
-    if servers := load("servers.json"):
-        arguments.plugins.write_text(replaced(arguments.plugins.read_text(), "servers", servers_section(servers[0])))
+    arguments.plugins.write_text(plugins_page(arguments.plugins.read_text(), load))
     for name, section in sections.items():
         text = replaced(text, name, section)
     arguments.readme.write_text(text)

@@ -99,7 +99,7 @@ def written(tmp_path, monkeypatch, capsys):
     explained = folder / "how-it-works.md"
     explained.write_text("before\n<!-- passes -->\n<!-- /passes -->\n<!-- picture -->\n<!-- /picture -->\n")
     plugins = folder / "plugins.md"
-    plugins.write_text("before\n<!-- servers -->\n<!-- /servers -->\n")
+    plugins.write_text("before\n<!-- layers -->\n<!-- /layers -->\n<!-- servers -->\n<!-- /servers -->\n")
 
     def call(**results):
         for name, result in results.items():
@@ -239,6 +239,16 @@ def test_a_request_beside_sub_block_is_a_table_of_the_plugins_page(written):
     _, _, folder = written(servers={"device": "GPU", "torch": "2", "rows": [row]})
     told = (folder / "plugins.md").read_text()
     assert "Router: SGLang 1." in told and "| 5s |" + " 2 |" * 8 + " 0.74 |" in told
+
+
+def test_a_servers_own_layers_are_a_table_of_the_plugins_page(written):
+    names = ("dense", "first_search", "later_search", "sparse", "library", "sub_block", "router")
+    row = {"shape": "5s", "ms": dict.fromkeys(names, 2.0), "all_dense_s": 3, "ours_s": 3, "sub_block_s": 3}
+    row["ratio_without_dense_steps"] = 0.741
+    result = {"device": "GPU", "server": "SGLang 1", "torch": "2", "dense": "torch_cudnn_sdpa", "rows": [row]}
+    _, _, folder = written(layers=result)
+    told = (folder / "plugins.md").read_text()
+    assert "One GPU, SGLang 1" in told and "| 5s |" + " 2 |" * 7 + " 3 |" * 3 + " 0.74 |" in told
 
 
 def test_a_readme_without_the_marks_is_refused():

@@ -67,7 +67,7 @@ def fused_norm_scale_shift_cpu(x, weight, bias, *others):
     scale, shift, kind, eps = others
     size = x.shape[-1:]
     normal = layer_norm(x, size, weight, bias, eps) if kind == "layer" else rms_norm(x, size, weight, eps)
-    return normal * (1 + scale) + shift
+    return (normal * (1 + scale) + shift).to(x.dtype)
 
 
 @kernel(
@@ -75,7 +75,7 @@ def fused_norm_scale_shift_cpu(x, weight, bias, *others):
     " str kind, float eps) -> (Tensor, Tensor)"
 )
 def fused_scale_residual_norm_scale_shift_cpu(residual, x, gate, *others):
-    added = residual + (x if gate is None else x * gate)
+    added = (residual + (x if gate is None else x * gate)).to(x.dtype)
     return fused_norm_scale_shift_cpu(added, *others), added
 
 
