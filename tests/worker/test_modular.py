@@ -221,7 +221,8 @@ def test_jobs_of_one_prompt_and_one_image_encode_it_once(
     engine: ModularEngine, asked: Callable[..., JobParams]
 ) -> None:
     ran: list[int] = []
-    hook = engine.pipe.text_encoder.register_forward_pre_hook(lambda *_: ran.append(1))
+    words = engine.pipe.text_encoder.get_input_embeddings()
+    hook = words.register_forward_pre_hook(lambda *_: ran.append(1))
     params = asked(prompt="a blue square moving left")
     first, second = (engine.encode_prompt(params.model_copy(update={"seed": seed}), FIRST) for seed in (1, 2))
     (one,), (other,) = first.answers, second.answers
