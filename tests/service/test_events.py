@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import Settings
-from adaspa_service.gateway.feed import BATCH
+from adaspa_service.gateway.feed import BATCH, Follower
 from claiming import FAILURE
 from event_stream import following, parse
 from running_gateway import Service, serving
@@ -166,6 +167,17 @@ def test_a_stream_that_is_left_gives_its_connection_back(service: Service) -> No
         with following(service, lease.job.id) as events:
             next(events)
     until(lambda: connections() <= during + 1, "no connection is left behind")
+
+
+def test_who_is_told_of_an_outage_hears_of_it_though_a_tick_comes_first() -> None:
+    async def told() -> None:
+        follower = Follower()
+        follower.wake(lost=StoreUnavailable("Redis is away"))
+        follower.wake()
+        await follower.wait()
+
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(told())
 
 
 def test_clients_that_follow_share_a_connection_to_redis(service: Service) -> None:

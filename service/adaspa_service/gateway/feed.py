@@ -18,7 +18,10 @@ BLOCK_SECONDS = 0.2
 PAUSE_SECONDS = 0.05
 """Between a read that found something and the next: what many jobs do at about one time is found together."""
 TICK_SECONDS = 1.0
-"""Interval at which all followers are woken, at one time, so that what they then ask shares one round trip."""
+"""Interval at which each follower is woken."""
+GROUPS = 10
+"""Groups of followers that are woken one after another in that time: a group shares a round trip for what it then asks,
+and no other request has to wait for all of them."""
 BATCH = 100
 """Events of a job that are read at once."""
 
@@ -43,7 +46,7 @@ class Follower:
 
     def wake(self, *, news: bool = False, lost: Exception | None = None) -> None:
         """End its waiting."""
-        self._news, self._lost = self._news or news, lost
+        self._news, self._lost = self._news or news, self._lost or lost
         self._woken.set()
 
 
@@ -87,11 +90,13 @@ class Feed:
                             follower.wake(news=True)
                 if time.monotonic() - ticked > TICK_SECONDS:
                     ticked = time.monotonic()
-                    self._wake_all(None)
+                    for number, follower in enumerate(self._all()):
+                        asyncio.get_running_loop().call_later(number % GROUPS * TICK_SECONDS / GROUPS, follower.wake)
                 if found:
                     await asyncio.sleep(PAUSE_SECONDS)
         except Exception as error:
-            self._wake_all(error)
+            for follower in self._all():
+                follower.wake(lost=error)
         finally:
             self._reading = None
 
@@ -101,7 +106,5 @@ class Feed:
             found: Any = await self._client.xread(streams, count=BATCH, block=round(BLOCK_SECONDS * 1000))
         return [(key.decode(), events) for key, events in found]
 
-    def _wake_all(self, lost: Exception | None) -> None:
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.wake(lost=lost)
+    def _all(self) -> list[Follower]:
+        return [follower for followers in self._followers.values() for follower in followers]
