@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from adaspa_api.loras import LoraUse
-from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.catalog import Lora, ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import get_settings
 from adaspa_worker.engines import preflight
 from adaspa_worker.engines.memory import Memory
 from adaspa_worker.engines.preflight import CUBLAS_BYTES, Preflight
 from adaspa_worker.live_bytes import measured
-from adaspa_worker.loras.slots import Loras
+from adaspa_worker.loras.keys import Sizes
+from adaspa_worker.loras.slots import Loras, sizes_of
 from adaspa_worker.memory_limit import memory_limit
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.room import fitting
@@ -26,11 +27,14 @@ from tiny_loras import WAN, entry, low_ranks
 from tiny_loras import diffusers as as_diffusers
 from tiny_wan import model_spec
 
+from benchmarks.models import adapters as adapters_bench
 from benchmarks.models.memory_models import TRANSFORMERS
 from benchmarks.models.parallel_parts import PARTS
 
 KERNELS = Path(__file__).parents[2] / "docs" / "kernels"
-ROWS, TOGETHER_ROWS = (json.loads((KERNELS / name).read_text())["rows"] for name in ("memory.json", "parallel.json"))
+ROWS, TOGETHER_ROWS, ADAPTER_ROWS, OFFLOAD_ROWS = (
+    json.loads((KERNELS / f"{name}.json").read_text())["rows"] for name in ("memory", "parallel", "adapters", "offload")
+)
 PIPELINES = {
     "WanTransformer3DModel": ("WanPipeline", "AutoencoderKLWan"),
     "HunyuanVideoTransformer3DModel": ("HunyuanVideoPipeline", "AutoencoderKLHunyuanVideo"),
@@ -100,6 +104,14 @@ def test_steps_take_what_was_measured(flight: Callable[..., Preflight], asked: C
     assert len(compared) == 24
 
 
+def test_a_job_with_its_blocks_in_host_memory_takes_what_was_predicted() -> None:
+    """Of a whole job that ran: the prediction is the one that the worker made of it."""
+    predicted = next(row["predicted_bytes"] for row in OFFLOAD_ROWS if row["part"] == "preflight")
+    *steps, decoded = (row["peak_bytes"] for row in OFFLOAD_ROWS if row["part"] in {"step", "decode"})
+    assert predicted["denoising"] == pytest.approx(max(steps), rel=WITHIN)
+    assert predicted["decoding"] == pytest.approx(decoded, rel=WITHIN)
+
+
 def test_decoding_takes_what_was_measured(flight: Callable[..., Preflight], asked: Callable[..., JobParams]) -> None:
     users = {PIPELINES[model.transformer][1]: name for name, model in MEASURED.items()}
     for row in ROWS:
@@ -107,6 +119,45 @@ def test_decoding_takes_what_was_measured(flight: Callable[..., Preflight], aske
             preflight = flight(users[row["model"]])
             predicted = sum(row["weights"].values()) + preflight.decoding(asked(row["size"]), tiled=row["tiled"])
             assert predicted == pytest.approx(row["peak_bytes"], rel=WITHIN), row
+
+
+def test_adapters_take_what_was_measured(
+    flight: Callable[..., Preflight], asked: Callable[..., JobParams], tmp_path: Path
+) -> None:
+    """Above a forward without them, as files of their sizes that have nothing but holes behind their headers."""
+    plain = flight(adapters_bench.MODEL)
+    sizes = {name: size for name, size in sizes_of(plain.build(plain.config)).items() if name.startswith("blocks.")}
+    loras = [hollow(tmp_path / f"{name}.safetensors", rank, sizes) for name, rank in adapters_bench.RANKS.items()]
+    spec = plain.spec.model_copy(update={"loras": [Lora.model_validate(lora) for lora in loras]})
+    served, compared = Preflight(spec, plain.folder), set()
+    for row in ADAPTER_ROWS:
+        if row["blocks"] == "plain" and (names := adapters_bench.WALK.get(row["adapters"])) is not None:
+            job = asked(adapters_bench.SIZE).model_copy(update={"loras": [LoraUse(name=n, scale=1.0) for n in names]})
+            added = (
+                served.adapters(job)
+                + served.forward(job).peak
+                - plain.forward(job.model_copy(update={"loras": None})).peak
+            )
+            first = next(row for row in ADAPTER_ROWS if row["adapters"] == "before any")
+            assert added == pytest.approx(row["peak_bytes"] - first["peak_bytes"], rel=WITHIN, abs=2**25), row
+            compared.add(row["adapters"])
+    assert compared == set(adapters_bench.WALK)
+
+
+def hollow(file: Path, rank: int, sizes: Sizes) -> dict[str, Any]:
+    """Write an adapter's file that takes no room on the disk; its entry of a catalog."""
+    header: dict[str, Any] = {}
+    end = 0
+    for layer, (inputs, outputs) in sizes.items():
+        for part, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
+            begin, end = end, end + 2 * shape[0] * shape[1]
+            name = f"transformer.{layer}.lora_{part}.weight"
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with file.open("wb") as content:
+        content.write(len(text).to_bytes(8, "little") + text)
+        content.truncate(content.tell() + end)
+    return {"name": file.stem, "source": str(file), "sha256": 64 * "0"}
 
 
 not_so_small_on_a_gpu = pytest.mark.skipif(

@@ -253,8 +253,7 @@ class Preflight:
         """The same with slots for adapters."""
         small = self._few_blocks()
         assert self.loras is not None, "a job has adapters of its catalog entry alone"
-        with META:
-            self.loras.insert_into(small)
+        self.loras.insert_into(small)
         return small.requires_grad_(False)
 
     @cached_property

@@ -123,11 +123,12 @@ def insert(transformer: Any, layers: Iterable[str], sizes: Sizes, *, with_bias: 
     empty, names = {}, list(layers)
     for name in names:
         inputs, outputs = sizes[name]
-        dtype = transformer.get_submodule(name).weight.dtype
-        empty[f"{name}.lora_A.weight"] = torch.zeros(1, inputs, dtype=dtype)
-        empty[f"{name}.lora_B.weight"] = torch.zeros(outputs, 1, dtype=dtype)
+        weight = transformer.get_submodule(name).weight
+        like = {"dtype": weight.dtype, "device": weight.device}
+        empty[f"{name}.lora_A.weight"] = torch.zeros(1, inputs, **like)
+        empty[f"{name}.lora_B.weight"] = torch.zeros(outputs, 1, **like)
         if with_bias:
-            empty[f"{name}.lora_B.bias"] = torch.zeros(outputs, dtype=dtype)
+            empty[f"{name}.lora_B.bias"] = torch.zeros(outputs, **like)
     transformer.load_lora_adapter(empty, prefix=None, adapter_name=SLOT)
     return {name: transformer.get_submodule(name) for name in names}
 
