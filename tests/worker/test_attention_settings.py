@@ -46,7 +46,7 @@ def test_a_preset_decides_how_sparse_and_the_operator_the_rest(
     params: Callable[..., JobParams], quality: Quality
 ) -> None:
     config, preset = attention_config(OPERATOR, params(quality=quality)), AdaSpaConfig.preset(quality.value)
-    for name in ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass"):
+    for name in ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass", "share_lists"):
         assert getattr(config, name) == getattr(preset, name)
     assert (config.block_size, config.dense_layers, config.few_steps) == (16, (0,), 8)
     assert config.is_dense == (quality is Quality.exact)
@@ -79,7 +79,7 @@ def test_a_warmup_moves_the_first_search_to_its_end(
 def test_a_warmup_takes_the_place_of_the_few_step_schedule_and_leaves_the_tail(
     params: Callable[..., JobParams], warmup: int, steps: int, searches: tuple[int, ...], tail: int
 ) -> None:
-    operator = {"searches": [10, 30], "dense_tail": 5, "few_steps": 8}
+    operator = {"searches": [10, 30], "dense_tail": 5, "few_steps": 8, "warmup_mass": 0.9}
     config = attention_config(operator, params(warmup=warmup, steps=steps))
     assert (config.warmup, config.searches, config.dense_tail) == (warmup, searches, tail)
     schedule = config.resolve(steps).schedule

@@ -8,7 +8,7 @@ from adaspa import AdaSpaConfig
 from adaspa.selection import RetainedMass, TopK
 from adaspa_jobs.job import JobParams
 
-DECIDED = ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass")
+DECIDED = ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass", "share_lists")
 """Settings that a preset decides; all others (block size, memory, token order, ...) stay the operator's."""
 
 
@@ -59,4 +59,5 @@ def with_warmup(config: AdaSpaConfig, warmup: int, steps: int) -> AdaSpaConfig:
     last = steps - tail - 1
     scaled = {max(warmup, min(round(search * steps / config.steps), last)) for search in config.searches[1:]}
     searches = tuple(sorted({warmup, *scaled}))
-    return replace(config, steps=steps, warmup=warmup, searches=searches, dense_tail=tail, few_steps=0)
+    config = replace(config, steps=steps, warmup=warmup, searches=searches, dense_tail=tail)
+    return replace(config, warmup_mass=None, few_steps=0)
