@@ -1,4 +1,4 @@
-"""The benchmark of SGLang's attention layers, in them on a CPU: what it times is what it says.
+"""The benchmarks of SGLang's attention layers and whole transformer, on a CPU: they measure what they say.
 
 `sglang_stand_ins` says what is not the server's.
 """
@@ -10,7 +10,7 @@ import sglang_stand_ins  # noqa: F401 - before the server looks for a platform
 import torch
 from adaspa.schedule import StepKind
 
-from benchmarks.attention import sglang_layers
+from benchmarks.attention import sglang_layers, sglang_model
 from benchmarks.attention.sglang_layers import OURS, Case, Layer
 
 CASES = (Case("h3", 2, (3, 6, 8), text=5, sound=3), Case("wan", 2, (3, 6, 8)))
@@ -52,3 +52,15 @@ def test_the_steps_of_a_request_are_counted_from_its_calls():
     assert found["all_dense_s"] == 50 and found["sub_block_s"] == 10 + 40 * 8
     assert found["ours_s"] == 9 + 3 + 4 + 5 + 38 * 6
     assert found["ratio_without_dense_steps"] == pytest.approx((4 + 5 + 38 * 6) / (40 * 8), abs=0.001)
+
+
+def test_a_whole_transformer_runs_by_the_servers_attention_and_by_ours(monkeypatch):
+    for name, size in {"HEADS": 2, "FEED_FORWARD": 64, "TEXT": 16, "GRID": (4, 6, 8)}.items():
+        monkeypatch.setattr(sglang_model, name, size)
+    theirs, told = sglang_model.denoise(sglang_model.SDPBackend.MATH, "cpu")
+    assert set(told) == {"seconds"} and len(told["seconds"]) == sglang_model.STEPS
+    same, told = sglang_model.denoise({"sparsity": 0.0001, "block_size": 16}, "cpu")
+    assert told["density"] == 1 and (same - theirs).norm() < 0.02 * theirs.norm()
+    sparse, told = sglang_model.denoise({"sparsity": 0.8, "block_size": 16}, "cpu")
+    assert told["density"] < 0.25 and (told["dense_steps"], told["search_steps"], told["sparse_steps"]) == (2, 2, 4)
+    assert told["fell_back"] == [] and (sparse - theirs).norm() > 0.02 * theirs.norm()
