@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import adaspa
 import torch
@@ -36,42 +36,15 @@ from sglang.multimodal_gen.runtime.pipelines_core.stages.model_specific_stages.m
 from sglang.multimodal_gen.runtime.platforms import plugins
 from sglang.multimodal_gen.runtime.server_args import server_args
 
+from benchmarks.attention.served_layer import CASES, DIM, Case, inputs, ours
 from benchmarks.attention.servers import BLOCK, STEPS, Times, timed
 from benchmarks.results import add, ran_on
 
 DENSE, OURS, SUB_BLOCK = "torch_cudnn_sdpa", "rain_fusion_attn", "subblock_sparse_attn"
-DIM = 128
-KINDS = {
-    0: "default",
-    9: "with_lse",
-    10: "first_search",
-    **dict.fromkeys((11, 12, 13), "sparse"),
-    30: "later_search",
-    **dict.fromkeys((31, 32, 33), "sparse"),
-}
-"""What AdaSpa does in some of the `STEPS`: ``default`` is dense by the backend that the server takes by default."""
-
-
-class Case(NamedTuple):
-    """Self-attention of one layer: ``grid`` frames, rows and columns of video; before them MiniMax-H3's other rows."""
-
-    name: str
-    heads: int
-    grid: tuple[int, int, int]
-    text: int = 0
-    sound: int = 0
-
-
-CASES = (
-    Case("minimax-h3-5s", 56, (37, 24, 42), text=192, sound=125),
-    Case("minimax-h3-10s", 56, (72, 24, 42), text=192, sound=250),
-    Case("wan-14b-720p", 40, (21, 45, 80)),
-)
 
 
 def serve(backend: str, config: dict[str, Any]) -> Any:
     """Set the arguments of a server, as it does at its start."""
-
     made = SimpleNamespace(
         attention_backend=backend,
         attention_backend_config=config,
@@ -114,7 +87,6 @@ class Layer:
 
     def _pack(self, case: Case) -> None:
         """MiniMax-H3's: its packed sequence, and the state that its stages leave in the request."""
-
         frames, rows, columns = case.grid
         latents = {"latent_t": frames, "latent_h": 2 * rows, "latent_w": 2 * columns}
         made = packed_sequence.minimax_h3_packed_sequence(
@@ -164,26 +136,6 @@ class Layer:
         return [x[None, : self.packed["max_seqlen"]] for x in self.qkv]
 
 
-def ours(layer: Layer, others: int, times: Times) -> float:
-    """Time each kind of call of a request, and the library's sparse call without the server; the density it kept."""
-    device = layer.qkv[0].device.type
-    for step, kind in KINDS.items():
-        timed(partial(layer, step), device, times[kind])
-    state = layer.state()
-    q, k, v = (_video_first(x, others).transpose(1, 2) for x in layer.rows())
-    text = (q.shape[2] - others, q.shape[2]) if others else None
-    for _ in range(3):
-        state.begin_step(33, state.branch)
-        timed(lambda: adaspa.attention(q, k, v, state, text=text), device, times["library"])
-    (index,) = (state.cache.index(key) for key in state.cache.held())
-    assert index is not None
-    return index.density()
-
-
-def _video_first(x: torch.Tensor, others: int) -> torch.Tensor:
-    return torch.cat((x[:, others:], x[:, :others]), dim=1) if others else x
-
-
 def theirs(layer: Layer, sparsity: float, times: Times) -> tuple[float, float]:
     """Time SubBlock's sparse call and its router alone; its density, and how far our kernel is from its own."""
     device = layer.qkv[0].device.type
@@ -206,7 +158,7 @@ def theirs(layer: Layer, sparsity: float, times: Times) -> tuple[float, float]:
     return plan.density, float((same.transpose(1, 2).float() - there.float()).abs().max())
 
 
-def row(case: Case, rows: int, times: Times, found: dict[str, Any]) -> dict[str, Any]:
+def row(case: Case, times: Times, found: dict[str, Any]) -> dict[str, Any]:
     """The figures of a case, with 50 steps counted from them."""
     ms = {name: median(all_of) for name, all_of in times.items()}
     dense = 9 * ms["dense"]
@@ -215,7 +167,7 @@ def row(case: Case, rows: int, times: Times, found: dict[str, Any]) -> dict[str,
     return {
         "shape": case.name,
         "heads": case.heads,
-        "rows": rows,
+        "rows": case.rows,
         **found,
         "ms": {name: round(value, 3) for name, value in ms.items()},
         "all_dense_s": round(STEPS * ms["dense"] / 1e3, 3),
@@ -227,13 +179,7 @@ def row(case: Case, rows: int, times: Times, found: dict[str, Any]) -> dict[str,
 
 def measure(case: Case, sparsity: float, rounds: int, device: str = "cuda") -> dict[str, Any]:
     """Time the three in turns, AdaSpa at SubBlock's density."""
-    others = case.text + 2 * case.sound
-    rows = case.grid[0] * case.grid[1] * case.grid[2] + others
-    generator = torch.Generator(device).manual_seed(0)
-    qkv = [
-        torch.randn(1, rows, case.heads, DIM, generator=generator, device=device, dtype=torch.bfloat16)
-        for _ in range(3)
-    ]
+    qkv = inputs(case, device)
     dense, sub_block = Layer(case, DENSE, {}, qkv), Layer(case, SUB_BLOCK, {"sparsity": sparsity}, qkv)
     times: Times = defaultdict(list)
     found: dict[str, Any] = {}
@@ -242,7 +188,7 @@ def measure(case: Case, sparsity: float, rounds: int, device: str = "cuda") -> d
         into: Times = times if number else defaultdict(list)  # the first calls compile
         for _ in range(2):
             timed(partial(dense, 0), device, into["dense"])
-        density = ours(Layer(case, OURS, {"sparsity": own, "block_size": BLOCK}, qkv), others, into)
+        density = ours(Layer(case, OURS, {"sparsity": own, "block_size": BLOCK}, qkv), case, into)
         their_density, difference = theirs(sub_block, sparsity, into)
         found = {
             "density": round(density, 4),
@@ -250,7 +196,7 @@ def measure(case: Case, sparsity: float, rounds: int, device: str = "cuda") -> d
             "difference_of_kernels": difference,
         }
         own += density - their_density  # all queries keep the rows that are no video, and SubBlock rounds up
-    return row(case, rows, times, found)
+    return row(case, times, found)
 
 
 def start(folder: str) -> None:

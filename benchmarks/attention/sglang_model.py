@@ -27,8 +27,9 @@ from sglang.multimodal_gen.runtime.pipelines_core.stages.base import PipelineSta
 from sglang.multimodal_gen.runtime.pipelines_core.stages.denoising import DenoisingStage
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.attention.served_layer import DIM
 from benchmarks.attention.servers import BLOCK
-from benchmarks.attention.sglang_layers import DIM, OURS, serve, start
+from benchmarks.attention.sglang_layers import OURS, serve, start
 from benchmarks.clock import synchronize
 from benchmarks.results import ran_on, write
 

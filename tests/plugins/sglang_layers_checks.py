@@ -7,11 +7,11 @@ from collections import defaultdict
 
 import pytest
 import sglang_stand_ins  # noqa: F401 - before the server looks for a platform
-import torch
 from adaspa.schedule import StepKind
 
 from benchmarks.attention import sglang_layers, sglang_model
-from benchmarks.attention.sglang_layers import OURS, Case, Layer
+from benchmarks.attention.served_layer import Case, inputs, ours
+from benchmarks.attention.sglang_layers import OURS, Layer
 
 CASES = (Case("h3", 2, (3, 6, 8), text=5, sound=3), Case("wan", 2, (3, 6, 8)))
 
@@ -25,10 +25,9 @@ def started(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_each_kind_of_call_of_a_request_is_timed(case):
-    others = case.text + 2 * case.sound
-    qkv = [torch.randn(1, 144 + others, case.heads, sglang_layers.DIM) for _ in range(3)]
+    qkv = [x.float() for x in inputs(case, "cpu")]
     layer, times = Layer(case, OURS, {"sparsity": 0.5, "block_size": 16}, qkv), defaultdict(list)
-    density = sglang_layers.ours(layer, others, times)
+    density = ours(layer, case, times)
     assert {name: len(found) for name, found in times.items()} == {
         **dict.fromkeys(("default", "with_lse", "first_search", "later_search"), 1),
         **{"sparse": 6, "library": 3},
@@ -37,18 +36,17 @@ def test_each_kind_of_call_of_a_request_is_timed(case):
     assert {step for step, kind in kinds.items() if kind is StepKind.DENSE} == {0, 9}
     assert {step for step, kind in kinds.items() if kind is StepKind.SEARCH} == {10, 30}
     assert density == pytest.approx(layer.state().record.report()["density"])
-    used = 144 + others
-    assert [x.shape[1] for x in layer.rows()] == [used] * 3
+    assert [x.shape[1] for x in layer.rows()] == [case.rows] * 3
     dense = Layer(case, "torch_sdpa", {}, qkv)(0)
-    apart = (layer(34) - dense).view(1, -1, *dense.shape[-2:])[:, :used].abs().amax((0, 2, 3))
-    assert apart[:others].max() < 1e-4 if others else True
-    assert apart[others:].max() > 1e-3
+    apart = (layer(34) - dense).view(1, -1, *dense.shape[-2:])[:, : case.rows].abs().amax((0, 2, 3))
+    assert (apart[: case.others] < 1e-4).all()
+    assert apart[case.others :].max() > 1e-3
 
 
 def test_the_steps_of_a_request_are_counted_from_its_calls():
     names = ("dense", "default", "with_lse", "first_search", "later_search", "sparse", "library", "sub_block", "router")
     times = {name: [1000.0 * (place + 1)] * 2 for place, name in enumerate(names)}
-    found = sglang_layers.row(CASES[1], 144, times, {"density": 0.2})
+    found = sglang_layers.row(CASES[1], times, {"density": 0.2})
     assert found["all_dense_s"] == 50 and found["sub_block_s"] == 10 + 40 * 8
     assert found["ours_s"] == 9 + 3 + 4 + 5 + 38 * 6
     assert found["ratio_without_dense_steps"] == pytest.approx((4 + 5 + 38 * 6) / (40 * 8), abs=0.001)
