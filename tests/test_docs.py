@@ -97,6 +97,7 @@ MEMORY = {
     "CogVideoX 1.5": "cogvideox1.5-5b-720p-81f",
     "VAE of Wan": "AutoencoderKLWan",
     "VAE of HunyuanVideo": "AutoencoderKLHunyuanVideo",
+    "VAE of Mochi": "AutoencoderKLMochi",
 }
 """Models of the table of GPU memory, by the names that the benchmark has for them."""
 KEPT = {"bf16": "bfloat16", "float8": "float8_e4m3fn", "int8": "int8", "whole": False, "tiles": True}
@@ -113,6 +114,35 @@ def test_the_gpu_memory_that_is_told_is_that_of_the_figures() -> None:
     assert len(told) > 5
     for model, kept, size, frames, gigabytes in told:
         assert f"{measured[MEMORY[model], KEPT[kept], f'{size}, {frames} frames'] / 1e9:.1f}" == gigabytes
+
+
+ADAPTERS = {
+    "none": ["none"],
+    "rank 64": ["one, cached", "one, cached again"],
+    "rank 32": ["two, cached"],
+    "both": ["both"],
+}
+"""Rows of the table of LoRA adapters, by what the benchmark calls them once their files are read."""
+READ = {"rank 64": "one, read", "rank 32": "two, read"}
+
+
+def test_what_adapters_are_told_to_cost_is_what_was_measured() -> None:
+    found = json.loads((ROOT / "docs" / "kernels" / "adapters.json").read_text())["rows"]
+    plain, compiled = (
+        {row["adapters"]: row for row in found if row["blocks"] == kind} for kind in ("plain", "compiled")
+    )
+    base = plain["before any"]["peak_bytes"]
+    line = r"^\| (none|rank 64|rank 32|both) \| ([\d.]*) ?\| ([\d.]+(?: to [\d.]+)?) \| ([\d.]+) \| ([\d.]*) ?\|$"
+    told = re.findall(line, (ROOT / "docs" / "loras.md").read_text(), flags=re.MULTILINE)
+    assert [which for which, *_ in told] == list(ADAPTERS)
+    for which, read, cached, seconds, gigabytes in told:
+        rows = [plain[each] for each in ADAPTERS[which]]
+        assert read == (f"{plain[READ[which]]['switch_seconds']:.1f}" if which in READ else "")
+        assert cached == " to ".join(sorted({f"{row['switch_seconds']:.2f}" for row in rows}))
+        assert f"{rows[0]['forward_seconds']:.2f}" == seconds
+        more = (rows[0]["peak_bytes"] - base) / 1e9
+        assert gigabytes == (f"{more:.2f}" if more > 0.1 else "")
+    assert max(row.get("graphs", 0) for row in compiled.values()) == 2
 
 
 def test_what_the_library_brings_is_what_its_tables_say() -> None:
