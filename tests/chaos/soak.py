@@ -63,8 +63,10 @@ def work(service: Service, seconds: float, random: Random) -> tuple[list[Sample]
 
 
 def rest(service: Service) -> None:
-    """Wait until every job has ended, expired and been removed."""
-    until(lambda: not service.store.client.keys("adaspa:job:*"), "all jobs are gone", 600 + KEPT_SECONDS)
+    """Wait until every job has ended, expired and been removed, with its last events, which stay a moment longer."""
+    client = service.store.client
+    until(lambda: not client.keys("adaspa:job:*"), "all jobs are gone", 600 + KEPT_SECONDS)
+    until(lambda: all(client.ttl(key) < 0 for key in client.keys("adaspa:events:*")), "what goes by itself is gone")
 
 
 def report(samples: list[Sample], restarts: list[str], visitors: Visitors, remains: dict[str, int]) -> dict[str, Any]:
