@@ -393,6 +393,20 @@ class Deliveries(Scene):
             (third,) = until_taken(slow)
             slow.note(third, Outcome.delivered)
             assert slow.counts().waiting == 0 and slow.take(64) == []
+            self.late(at, slow)
+
+    def late(self, at: Bench, slow: DeliveryStore) -> None:
+        """Outcomes of attempts whose time is over, while another in their lane is under way."""
+        made = [at.admit(webhook_url="http://a/lane") for _ in range(5)]  # of a receiver's four lanes two share one
+        lane = {job_id: int(job_id[-1], 16) % 4 for job_id in made}
+        pair = next([a, b] for a in made for b in made if a < b and lane[a] == lane[b])
+        for job_id in pair:
+            at.store.request_cancel(job_id)
+        lost = [*until_taken(slow), *until_taken(slow)]
+        (present,) = until_taken(DeliveryStore(at.client, attempt_seconds=600))
+        for each in lost:
+            slow.note(each, Outcome.rejected, again_in=0.0)
+            assert slow.take(64) == [], f"{present.job_id}: its lane is taken while it is delivered"
 
 
 def until_taken(deliveries: DeliveryStore) -> list[Any]:
