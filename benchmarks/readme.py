@@ -5,8 +5,9 @@ kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.at
 changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``linears`` from
 linears.json and linears-videos.json (`benchmarks.models.linears`, `demo_model.linears`), ``parallel`` from
-parallel.json (`benchmarks.models.parallel`), ``fidelity`` from fidelity.json (`demo_model.fidelity`), ``field`` from
-field.json (`demo_model.field`), ``field-16`` from field-16.json (more methods, fewer clips). The sections
+parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
+``unseen`` from unseen.json (the same with another ``--seed``), ``field`` from field.json (`demo_model.field`),
+``field-16`` from field-16.json (more methods, fewer clips). The sections
 ``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
 (`demo_model.field.missed`), the sections ``servers`` and ``layers`` of docs/plugins.md from servers.json and
 layers.json (`benchmarks.attention.servers`, `benchmarks.attention.sglang_layers`). A section without its file
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attention import eight, report
-from benchmarks.fidelity import field, field_plots
+from benchmarks.fidelity import field, field_plots, unseen
 from benchmarks.fidelity import tables as fidelity_tables
 from benchmarks.models import linears_tables, parallel_plan, parallel_tables
 from benchmarks.models import tables as model_tables
@@ -192,6 +193,25 @@ def fidelity_section(result: Json, plot: Path, picture: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def grid_section(result: Json, plot: Path, picture: str) -> str:
+    fidelity_tables.plot_grid(result["rows"], plot)
+    parts = [
+        "Of the settings from which the presets are chosen, those that no other beats at less cost, and the paper's:",
+        fidelity_tables.frontier_table(result["rows"]),
+        f"![Cost against PSNR of the presets' candidates]({picture})",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def unseen_section(result: Json) -> str:
+    return (
+        f"{field_head(result)}. The captions and their noise are others than those that settings were chosen on\n"
+        f"(`--seed {result['settings']['seed']}`). A line lies between its measured points, clip by clip; in brackets "
+        f"the 95 % interval.\nPolicies are compared at the same attention work, presets at the same cost.\n\n"
+        f"{unseen.table(result['rows'])}\n"
+    )
+
+
 def field_head(result: Json) -> str:
     settings = result["settings"]
     return (
@@ -288,6 +308,27 @@ def replaced(text: str, name: str, section: str) -> str:
     return marks.sub(lambda match: f"{match[1]}\n{section}\n{match[2]}", text)
 
 
+def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str) -> dict[str, str]:
+    """Sections on how close to dense attention videos are.
+
+    Args:
+        load: the JSON files of a name.
+        folder: where the plots go.
+        seen: the folder, as the text names it.
+    """
+    sections = {}
+    for fidelity in load("fidelity.json"):
+        sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", f"{seen}/fidelity.png")
+        sections["grid"] = grid_section(fidelity, folder / "grid.png", f"{seen}/grid.png")
+        print(fidelity_tables.choice(fidelity["rows"]))
+    for others in load("unseen.json"):
+        sections["unseen"] = unseen_section(others)
+    for name in ("field", "field-16"):
+        for beside in load(f"{name}.json"):
+            sections[name] = field_section(beside, folder / f"{name}.png", f"{seen}/{name}.png")
+    return sections
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
@@ -322,16 +363,8 @@ def main() -> None:
     (linears, videos) = load("linears.json"), load("linears-videos.json")
     if linears and videos:
         sections["linears"] = linears_section(linears[0], videos[0])
-    if fidelity:
-        picture = f"{seen_from_readme}/fidelity.png"
-        sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", picture)
-        print(fidelity_tables.choice(fidelity["rows"]))
-    if beside := load("field.json"):
-        sections["field"] = field_section(beside[0], folder / "field.png", f"{seen_from_readme}/field.png")
+    sections |= quality_sections(load, folder, seen_from_readme)
     many, missed = load("field-16.json"), load("missed.json")
-    if many:
-        picture = f"{seen_from_readme}/field-16.png"
-        sections["field-16"] = field_section(many[0], folder / "field-16.png", picture)
     if many and missed:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         section = picture_section(many[0], missed[0], folder, seen)

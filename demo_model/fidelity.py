@@ -116,14 +116,13 @@ def _mean_of(reports: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
     return figures | {"density_by_search": [mean(list(values)) for values in by_search]}
 
 
-def distances(videos: Tensor, dense: Tensor, lpips: Lpips | None) -> dict[str, Any]:
+def distances(videos: Tensor, dense: Tensor, lpips: Lpips | None, *, psnr_alone: bool = False) -> dict[str, Any]:
     """PSNR, SSIM and LPIPS of each video to the dense one: their means and, of the PSNR, all and the standard error."""
     pairs = list(zip(videos, dense, strict=True))
-    values: dict[str, list[float]] = {
-        "psnr": [psnr(a, b) for a, b in pairs],
-        "ssim": [ssim(a, b) for a, b in pairs],
-    }
-    if lpips is not None:
+    values: dict[str, list[float]] = {"psnr": [psnr(a, b) for a, b in pairs]}
+    if not psnr_alone:
+        values["ssim"] = [ssim(a, b) for a, b in pairs]
+    if lpips is not None and not psnr_alone:
         values["lpips"] = [lpips(a, b) for a, b in pairs]
     figures: dict[str, Any] = {key: round(sum(column) / len(column), 5) for key, column in values.items()}
     spread = float(torch.tensor(values["psnr"]).std()) if len(pairs) > 1 else 0.0
@@ -242,8 +241,8 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
                 break
             videos, figures = run(pipe, variant, scenes, args)
             row = {"name": variant.name, "method": variant.method, "groups": list(variant.groups), **figures}
-            measures = None if variant.is_grid else lpips
-            row |= distances(videos.to(device), on_device, measures) | {"config": variant.config.to_dict()}
+            found = distances(videos.to(device), on_device, lpips, psnr_alone=variant.is_grid)
+            row |= found | {"config": variant.config.to_dict()}
             record(row, videos)
         rows.finish()
 

@@ -96,6 +96,70 @@ def plot(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def frontier(rows: list[Row]) -> list[Row]:
+    """The rows that may be a preset, and the paper's, that no other reaches at less cost, the cheapest first."""
+    best, found = 0.0, []
+    for row in sorted((row for row in rows if {"grid", "presets", "paper"} & set(row["groups"])), key=cost):
+        if row.get("psnr", 0.0) > best:
+            best = row["psnr"]
+            found.append(row)
+    return found
+
+
+def frontier_table(rows: list[Row]) -> str:
+    """The frontier, and beside it the paper's settings."""
+    lines = [
+        "| | density | attention work | cost | PSNR, dB | worst clip | right answers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    paper = [row for row in rows if row["name"] == "paper"]
+    for row in sorted([*(row for row in frontier(rows) if row["name"] != "paper"), *paper], key=cost):
+        cells = [
+            row["name"],
+            f"{row['density']:.3f}",
+            f"{attention_work(row):.2f}",
+            f"{cost(row):.2f}",
+            f"{row['psnr']:.1f}",
+            f"{row['psnr_worst']:.1f}",
+            f"{100 * row['right']['all_attributes']:.1f} %",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot_grid(rows: list[Row], path: Path) -> None:
+    """What the grid's settings cost against their PSNR, by policy, blocks and lists; the presets' and the paper's."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if "grid" in row["groups"]:
+            kinds.setdefault(_kind(row["config"]), []).append(row)
+    for mark, (kind, found) in zip("osvD^P*Xph<", sorted(kinds.items()), strict=False):
+        points = [(cost(row), row["psnr"]) for row in found]
+        axes.plot(*zip(*points, strict=True), mark, label=kind, linestyle="", alpha=0.7)
+    best = [(cost(row), row["psnr"]) for row in frontier(rows)]
+    axes.plot(*zip(*best, strict=True), color="grey", linewidth=1, zorder=0, label="none better at less cost")
+    for row in rows:
+        if row["name"] == "paper" or ("presets" in row["groups"] and row.get("recall") is not None):
+            axes.plot(cost(row), row["psnr"], marker="*", color="black", markersize=10)
+            place = (cost(row), row["psnr"])
+            axes.annotate(row["name"], place, xytext=(6, -12), textcoords="offset points")
+    axes.set(xlabel="attention of the whole denoising at what a block costs (dense = 1)", ylabel="PSNR to dense, dB")
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+def _kind(config: dict[str, Any]) -> str:
+    lists = ", shared lists" if config.get("share_lists") else ""
+    return (
+        f"{config['selection'].replace('_', ' ')}, {config['query_block_size'] or 128} x {config['block_size']}{lists}"
+    )
+
+
 def choose_presets(rows: list[Row]) -> dict[str, Row]:
     """For each preset, of the rows that may be one, that of the least cost that keeps the preset's promise.
 

@@ -8,7 +8,7 @@ import pytest
 from adaspa import AdaSpaConfig
 
 from benchmarks import readme
-from benchmarks.fidelity import field
+from benchmarks.fidelity import field, unseen
 from benchmarks.fidelity.tables import APART, apart, attention_work, choose_presets, preset_densities
 
 ROOT = Path(__file__).parents[2]
@@ -62,12 +62,12 @@ def model_rows(model, calls):
 
 
 def fidelity_row(name, density, psnr, right, *groups, **more):
-    figures = {"psnr": psnr, "psnr_error": 0.2, "ssim": 0.9, "lpips": 0.1, "recall": 0.9}
+    figures = {"psnr": psnr, "psnr_error": 0.2, "psnr_worst": psnr - 9, "ssim": 0.9, "lpips": 0.1, "recall": 0.9}
     row = {"name": name, "method": more.pop("method", name), "groups": list(groups), "density": density, **figures}
     steps = {"dense_steps": 5, "search_steps": 2, "sparse_steps": 18, "density_by_search": [density, density]}
     steps |= {"work": {"dense": 0.2, "search": 0.05, "sparse": 0.7 * density}}
     config = {"selection": "retained_mass", "mass": 0.9, "warmup": 5, "searches": [5, 15]}
-    config |= {"token_order": "tile", "query_stride": 1}
+    config |= {"token_order": "tile", "query_stride": 1, "query_block_size": 64, "block_size": 64, "share_lists": True}
     return row | steps | {"right": {"all_attributes": right}, "config": config} | more
 
 
@@ -218,6 +218,26 @@ def test_blocks_of_64_queries_cost_what_their_neighbours_do_not_keep():
     assert preset_densities([preset]) == {"fast": [pytest.approx(0.2 * (1 + APART / 2))] * 2}
     measured = json.loads((ROOT / "docs" / "kernels" / "changes-pairs.json").read_text())
     assert apart(measured["pairs"]) == pytest.approx(APART, abs=0.01)
+
+
+def test_unseen_clips_are_compared_one_by_one_with_a_line_at_the_same_work():
+    def row(name, method, density, clips, *groups, **more):
+        return fidelity_row(name, density, 0.0, 0.9, *groups, method=method, clips=clips, **more)
+
+    line = [row("low", unseen.OURS, 0.2, [30.0, 40.0], "equal work"), row("high", unseen.OURS, 0.4, [40.0, 42.0])]
+    # Half-way between them the line has 35 and 41 dB.
+    other = row("other", "top-k", 0.3, [34.0, 43.0], "equal work")
+    assert unseen.gains(other, line, attention_work) == pytest.approx([-1.0, 2.0])
+    assert unseen.gains(row("dense", "top-k", 0.5, [1.0, 1.0]), line, attention_work) is None
+    earlier = [row(f"was {x}", unseen.EARLIER, x, [30.0 + 10 * x, 30.0], "equal work") for x in (0.1, 0.6)]
+    # What neighbouring blocks of 64 do not share makes the preset as dear as density 0.3 in blocks of 128.
+    preset = row("preset fast", "presets", 0.3 / (1 + APART), [34.0, 31.0], "presets", shared_tiles=0.0)
+    told = unseen.table([*line, other, *earlier, preset])
+    assert (
+        "| other | 0.30 | 0.46 | 0.46 | 38.5 | 34.0 | marginal mass, one search | +0.5 (-1.0 to +2.0) | 35.0 | 50 % |"
+        in told
+    )
+    assert "| retained mass of the earlier presets | +1.0 (+1.0 to +1.0) | 30.0 | 100 % |" in told
 
 
 def test_the_presets_are_those_that_were_measured_to_be_best():
