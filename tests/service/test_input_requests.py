@@ -72,10 +72,11 @@ def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def service(gateway: Service, valkey: redis.Redis) -> Service:
+def service(gateway: Service, valkey: redis.Redis) -> Iterator[Service]:
     """The gateway with nothing in its store and its storage."""
     gateway.parts.storage.delete_prefix("")
-    return gateway
+    yield gateway
+    gateway.settle()  # no bell is left for the next test
 
 
 @pytest.fixture(scope="module")

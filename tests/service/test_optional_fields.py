@@ -29,9 +29,10 @@ def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def service(gateway: Service, valkey: redis.Redis) -> Service:
+def service(gateway: Service, valkey: redis.Redis) -> Iterator[Service]:
     """The gateway with an empty store."""
-    return gateway
+    yield gateway
+    gateway.settle()  # no bell is left for the next test
 
 
 @pytest.mark.parametrize("name", FIELDS)
