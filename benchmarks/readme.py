@@ -129,7 +129,7 @@ def blocks_section(result: Json) -> str:
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
 
 
-def linears_section(result: Json, videos: Json) -> str:
+def linears_section(result: Json, videos: Json | None) -> str:
     rows = result["rows"]
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}, torchao {result['torchao']}, "
@@ -141,20 +141,21 @@ def linears_section(result: Json, videos: Json) -> str:
         "relative to\nFlashAttention-3 in the same run, compiled too, with linear layers in bf16:"
     )
     errors = "Errors of a block's output against float32 at one frame, with the same weights and input:"
-    seen = (
-        f"The demo model on one {videos['device']}, {videos['captions']} captions, {videos['steps']} steps. Videos are "
-        "compared with the dense ones in bf16,\nand with those of the same setting in bf16:"
-    )
+    note = f" {result['note']}" if "note" in result else ""
     parts = [
-        text,
+        text + note,
         linears_tables.share_table(rows),
         totals,
         linears_tables.total_table(rows),
         errors,
         linears_tables.error_table(rows),
-        seen,
-        linears_tables.video_table(videos["rows"]),
     ]
+    if videos is not None:
+        seen = (
+            f"The demo model on one {videos['device']}, {videos['captions']} captions, {videos['steps']} steps. Videos "
+            "are compared with the dense ones in bf16,\nand with those of the same setting in bf16:"
+        )
+        parts += [seen, linears_tables.video_table(videos["rows"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -360,9 +361,9 @@ def main() -> None:
         sections["changes"] = "\n".join(changes_section(result) for result in newest_first)
     if measured["models"]:
         sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
-    (linears, videos) = load("linears.json"), load("linears-videos.json")
-    if linears and videos:
-        sections["linears"] = linears_section(linears[0], videos[0])
+    linears, videos = load("linears.json"), load("linears-videos.json")
+    if linears:
+        sections["linears"] = linears_section(linears[0], videos[0] if videos else None)
     sections |= quality_sections(load, folder, seen_from_readme)
     many, missed = load("field-16.json"), load("missed.json")
     if many and missed:

@@ -157,6 +157,23 @@ def test_what_the_library_brings_is_what_its_tables_say() -> None:
         assert not psnr or psnr == f"{float(found):.1f}"
 
 
+def test_what_is_told_of_linear_layers_in_e4m3_is_what_the_tables_say() -> None:
+    text = (ROOT / "kernels" / "README.md").read_text()
+    told = r"^\| hunyuan-video-13b-720p-129f \| [\d,]+ \| sparse, 0.2 \| (\w+) \| ([\d.]+) \(([\d.]+)x\) \| ([\d.]+) \|"
+    steps = {kind: tuple(map(float, row)) for kind, *row in re.findall(told, text, re.MULTILINE)}
+    (plain, _, attention), (small, speed, attention_small) = steps["bf16"], steps["e4m3"]
+    for page in ("docs/models.md", "docs/tuning.md", "docs/changelog.md", "kernels/README.md"):
+        seconds = f"{small:.1f} (?:s )?instead of {plain:.1f} s"
+        assert re.search(seconds, (ROOT / page).read_text()), page
+    assert f"{small - attention_small:.1f} s of it are not attention ({plain - attention:.1f} s before)" in text
+    assert f"A sparse step is then {speed:.1f} times as\nfast" in text
+    for schedule in ("paper", "`fast`"):
+        (found,) = re.findall(
+            rf"^\| hunyuan-\S+ \| {schedule} \| \d+ \| \S+ \S+ \| \d+ \(([\d.]+)x\)", text, re.MULTILINE
+        )
+        assert f"{float(found):.{2 if schedule == 'paper' else 1}f} times" in text
+
+
 def test_the_plain_diffusers_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +49,8 @@ PARTS = {
     "linears": ("gemm", "nvjet", "xmma", "cutlass", "cublas", "splitk"),
 }
 """Parts of the names of kernels; what has none of them is the rest."""
+OPTIONS: dict[str, Any] = {}
+"""Of the compiler."""
 SHOWN = 12
 """Kernels to list."""
 
@@ -112,15 +115,15 @@ def compiled(model: FullModel, kind: str, layers: Counter[str], device: torch.de
     adaspa.apply(transformer, WALK)
     if kind == LINEARS[0]:
         list(walk_rows(Subject(transformer, few.one_frame().inputs(device, torch.bfloat16))))  # compiles the kernels
-    transformer.compile_repeated_blocks(dynamic=False, backend="inductor" if device.type == "cuda" else "eager")
+    transformer.compile_repeated_blocks(dynamic=False, **OPTIONS if device.type == "cuda" else {"backend": "eager"})
     subject = Compiled(transformer, few.inputs(device, torch.bfloat16), layers)
     list(walk_rows(subject))  # compiles the blocks; the first time memory is laid out
     return subject
 
 
-def dense_row(subject: Compiled, attention: str, config: AdaSpaConfig) -> dict[str, Any]:
+def dense_row(subject: Compiled, attention: str) -> dict[str, Any]:
     """A dense step, and the shares of its kernels."""
-    adaspa.apply(subject.transformer, config).begin(WALK.steps, branches=1)
+    adaspa.apply(subject.transformer, AdaSpaConfig.preset("exact")).begin(WALK.steps, branches=1)
     with dense_by(attention):
         return median_row(subject) | subject.shares()
 
@@ -133,14 +136,12 @@ def sparse_row(subject: Compiled) -> dict[str, Any]:
 
 def kind_rows(subject: Compiled, kind: str, device: torch.device) -> Iterator[dict[str, Any]]:
     """All rows of a model with its linear layers in ``kind``, the most telling first."""
-    told = {"linears": kind, "dense_precision": "full"}
+    told: dict[str, Any] = {"linears": kind, "dense_precision": "full"}
     if kind == LINEARS[0]:
         yield {"step": "size", "layers": sum(subject.layers.values()), "video_tokens": video_tokens(subject)}
-    exact = AdaSpaConfig.preset("exact")
-    attentions = (("fa3", "adaspa") if kind == LINEARS[0] else ("adaspa",)) if device.type == "cuda" else ("diffusers",)
-    for attention in attentions:
+        attention = "fa3" if device.type == "cuda" else "diffusers"
         row = told | {"step": "dense", "attention": attention, "density": 1.0}
-        yield attempt(row, partial(dense_row, subject, attention, exact))
+        yield attempt(row, partial(dense_row, subject, attention))
     row = told | {"step": "sparse", "pattern": "scattered", "asked": DENSITY}
     yield attempt(row, partial(sparse_row, subject))
     for walked in walk_rows(subject):
@@ -149,7 +150,9 @@ def kind_rows(subject: Compiled, kind: str, device: torch.device) -> Iterator[di
         yield attempt({"step": "projections"}, partial(projection_row, subject, device))
         return
     told["dense_precision"] = EIGHT
-    for walked in walk_rows(subject, replace(WALK, dense_precision=EIGHT)):
+    eight = replace(WALK, dense_precision=EIGHT)
+    list(islice(walk_rows(subject, eight), 2))  # compiles the kernels
+    for walked in walk_rows(subject, eight):
         if walked["step"] != "sparse":  # sparse attention keeps the full precision
             yield told | walked
 

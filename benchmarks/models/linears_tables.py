@@ -20,18 +20,21 @@ SCHEDULES = {"paper": AdaSpaConfig.paper(), "`fast`": AdaSpaConfig.preset("fast"
 
 
 def share_table(rows: Rows) -> str:
-    """Seconds of one forward, and of its blocks' kernels by their part in it."""
-    lines = markdown.head(
-        ["model", "video tokens", "step", "linear layers in", "one forward, s", "attention", "linear layers", "rest"]
-    )
+    """Seconds of one forward, its speed over FlashAttention-3's, and seconds of its blocks' kernels by their part."""
+    columns = ["model", "video tokens", "step", "linear layers in", "one forward, s"]
+    lines = markdown.head([*columns, "attention", "linear layers", "rest"])
     for model, own in by_model(rows).items():
         tokens = next((f"{row['video_tokens']:,}" for row in own if row["step"] == "size"), "")
+        base = 0.0
         for row in own:
             if "shares" not in row or row.get("attention") == "adaspa":
                 continue
+            if row["step"] == "dense":
+                base = row["seconds"]
             step = f"dense, {ATTENTIONS[row['attention']]}" if row["step"] == "dense" else f"sparse, {row['asked']}"
             parts = [f"{row['shares'][part]:.2f}" for part in ("attention", "linears", "rest")]
-            lines.append(markdown.line([model, tokens, step, LINEARS[row["linears"]], f"{row['seconds']:.2f}", *parts]))
+            forward = f"{row['seconds']:.2f}" + (f" ({base / row['seconds']:.2f}x)" if base else "")
+            lines.append(markdown.line([model, tokens, step, LINEARS[row["linears"]], forward, *parts]))
     return "\n".join(lines)
 
 
@@ -63,7 +66,8 @@ def total(rows: Rows, way: str, config: AdaSpaConfig) -> float | None:
     ]
     measured.sort(key=lambda row: row.get("pattern") == "scattered")  # the last of a density stands for it
     sparse = next((row for row in reversed(measured) if row["step"] == "sparse"), None)
-    if sparse is None or len(precisions) > len({row["dense_precision"] for row in measured}):
+    dense = {row["dense_precision"] for row in measured if row["step"] == "dense_with_lse"}
+    if sparse is None or not dense.issuperset(precisions):
         return None
     try:
         return float(rows[0]["calls"] * total_seconds(config, StepSeconds.of(measured), sparse["density"], STEPS))
