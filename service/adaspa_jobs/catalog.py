@@ -284,7 +284,7 @@ class ModelSpec(BaseModel):
 
     @property
     def needs_image(self) -> bool:
-        """True if the model requires an image or a video."""
+        """True if the model requires an input beside the prompt."""
         return all(task.roles for task in self.tasks)
 
     def heeds_negative(self, guidance_scale: float) -> bool:

@@ -64,7 +64,7 @@ class JobParams(Settled):
     remixed_from: str | None = None
     """Job that has the same parameters but for the prompt."""
     inputs: tuple[Input, ...] = ()
-    """Images and videos that the video is made of, one of a role."""
+    """Images, videos and sounds that the video is made of, one of a role."""
 
     @property
     def task(self) -> Task:

@@ -67,7 +67,7 @@ def shared(source: BaseModel, view: type[BaseModel]) -> dict[str, Any]:
 
 
 def input_url(job: Job, given: Input) -> str:
-    """Return the address of an input image or video."""
+    """Return the address of an input."""
     return f"/v1/videos/{job.id}/content?variant={given.role.variant}"
 
 

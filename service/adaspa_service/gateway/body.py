@@ -31,7 +31,7 @@ from adaspa_service.inputs.turns import Turn
 Fields = TypeVar("Fields", bound=BaseModel)
 
 MAX_BODY_BYTES = 1024 * 1024
-"""Maximum size of a body without its images and videos."""
+"""Maximum size of a body without its files."""
 BODY_SECONDS = 20.0
 """Time limit of a body, to which each further ``BYTES_A_SECOND`` add a second."""
 BYTES_A_SECOND = 128 * 1024
@@ -66,7 +66,7 @@ def openapi(fields: type[BaseModel]) -> dict[str, Any]:
 
 
 def image_fields(fields: type[BaseModel]) -> dict[str, Role]:
-    """Return the role of each field that is an image or a video, by name."""
+    """Return the role of each field that is an image, a video or a sound, by name."""
     return {name: row.limits.role for name, row in rows(fields).items() if isinstance(row.limits, Media)}
 
 
@@ -79,11 +79,11 @@ async def read_body(
         request: whose body.
         fields: what it has.
         catalog: who says what is allowed.
-        most: bytes of one image, and of one video.
+        most: bytes of one file, by its kind.
         turn: which the body waits for once it is so long that it has to have files.
 
     Returns:
-        The fields, with the identity of each image and video in its place, and these.
+        The fields, with the identity of each file in its place, and these.
 
     Raises:
         ApiError: 413 too large, 408 too slow, 415 another content type, 503 its turn did not come, 400 with the field.
@@ -111,7 +111,7 @@ async def read_body(
 
 
 def refused(name: str, kind: Kind, why: InputRefused) -> ApiError:
-    """Return the error for an image or a video that cannot be used."""
+    """Return the error for a file that cannot be used."""
     return ApiError(why.status, why.code(kind), f"{name}: {why}", name)
 
 
@@ -144,13 +144,13 @@ async def incoming(request: Request, most: int, turn: Turn) -> AsyncGenerator[by
 
 
 Given = dict[str, UploadFile | IO[bytes]]
-"""Images and videos by their field's name: files, and texts in files."""
+"""Files by their field's name; texts are in files, too."""
 
 
 async def parse_json(
     pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], most: Most
 ) -> tuple[dict[str, Any], Given]:
-    """A JSON object, and the images and videos in it."""
+    """A JSON object, and the files in it."""
     body = JsonText(MAX_BODY_BYTES, in_base64(max(most.values())) + 4096, len(images))
     try:
         async for piece in pieces:
@@ -176,7 +176,7 @@ async def parse_json(
 
 
 def add(given: Given, field: str, image: UploadFile | IO[bytes]) -> None:
-    """Note an image or a video of a request. Raises ApiError: 400, there is one."""
+    """Note a file of a request. Raises ApiError: 400, there is one."""
     if field in given:
         raise bad_field(field, f"{field}: given more than once", "duplicate_parameter")
     given[field] = image
@@ -185,7 +185,7 @@ def add(given: Given, field: str, image: UploadFile | IO[bytes]) -> None:
 async def parse_form(
     request: Request, pieces: AsyncGenerator[bytes, None], images: Mapping[str, Role], most: Most
 ) -> tuple[dict[str, Any], Given]:
-    """Parse a multipart form with its images and videos; any other file is refused by its field's name."""
+    """Parse a multipart form with its images, videos and sounds; any other file is refused by its field's name."""
     fields_of = {name: name for name in images}
     fields_of |= {name: field for name, field in OTHER_NAMES.items() if field in images}
     fields_of |= {f"{name}[{IMAGE_URL}]": field for name, field in fields_of.items()}
@@ -223,7 +223,7 @@ async def parse_form(
 
 
 def source_of(given: UploadFile | IO[bytes], kind: Kind, most: int) -> Source:
-    """An image or a video of a request, from its file or its text. Raises InputRefused."""
+    """An image, a video or a sound of a request, from its file or its text. Raises InputRefused."""
     if isinstance(given, UploadFile) and given.filename:
         found = uploaded(given.file)
         if not given.size:

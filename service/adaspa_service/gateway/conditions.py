@@ -39,7 +39,7 @@ def by_field(given: object, roles: Mapping[str, Role]) -> Iterator[tuple[str, ob
 
     Args:
         given: the list, as it came.
-        roles: of the fields that are images or videos.
+        roles: of the fields that are images, videos or sounds.
 
     Raises:
         ApiError: 400 with what is allowed.

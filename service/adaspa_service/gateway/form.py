@@ -1,4 +1,4 @@
-"""Multipart form that OpenAI's clients send: texts, and images and videos that go into files as they come."""
+"""Multipart form that OpenAI's clients send: texts, and files that go to disk as they come."""
 
 from collections.abc import AsyncGenerator, Mapping
 
@@ -14,7 +14,7 @@ from adaspa_service.inputs.source import too_large as file_too_large
 MAX_FIELDS = 64
 UTF_8 = ("utf-8", "utf8")
 AS_TEXT = b'; filename=""'
-"""Suffix for a part whose image or video is text, so that it goes into a file too."""
+"""Suffix for a part whose file is written as text, so that it goes into one too."""
 
 
 class FormParser(MultiPartParser):
@@ -23,7 +23,7 @@ class FormParser(MultiPartParser):
     Args:
         headers: of the request.
         stream: its body; the last piece is empty.
-        kinds: of the fields that are images or videos, by name. Any other file is refused under its field's name.
+        kinds: of the fields that are files, by name. Any other file is refused under its field's name.
         most_text: bytes of all other fields.
         most_of_one: bytes of an image, and of a video.
 

@@ -1,4 +1,4 @@
-"""Images and videos of a request: store them for its jobs, and remove them if the request is refused."""
+"""Images, videos and sounds of a request: store them for its jobs, and remove them if the request is refused."""
 
 import logging
 import math
@@ -34,7 +34,7 @@ async def made_of(
     spec: ModelSpec,
     owner: str,
 ) -> list[JobParams]:
-    """Return the parameters of jobs that are made of these images and videos, and store those now.
+    """Return the parameters of jobs that are made of these files, and store those now.
 
     Args:
         sources: what the request gave.
@@ -72,7 +72,7 @@ def fitting_size(spec: ModelSpec, width: int, height: int) -> tuple[int, int]:
 
 
 def drop_images(state: AppState, wanted: JobRequest) -> None:
-    """Remove the images and videos of a request that no job was made of."""
+    """Remove the files of a request that no job was made of."""
     folder = wanted.params[0].inputs_folder
     if folder is None or wanted.params[0].remixed_from:
         return

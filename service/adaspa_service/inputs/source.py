@@ -1,4 +1,4 @@
-"""Source of an image or a video that a request gave: its bytes, or where they are."""
+"""Source of a file that a request gave: its bytes, or where they are."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ MAX_HEADER_BYTES = 256
 
 
 class InputRefused(Exception):
-    """An image or a video cannot be taken.
+    """An image, a video or a sound cannot be taken.
 
     Args:
         message: why, and what is allowed, behind the field's name.
@@ -55,7 +55,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Url:
-    """Address of an image or a video."""
+    """Address of a file."""
 
     url: str
 
@@ -99,11 +99,11 @@ def uploaded(file: IO[bytes]) -> Upload:
 
 
 def from_text(file: IO[bytes], kind: Kind, limit: int) -> Source:
-    """An image or a video that was given as text: a data URI, or a URL.
+    """A file that was given as text: a data URI, or a URL.
 
     Args:
         file: the text, as JSON or a form had it.
-        kind: which of the two.
+        kind: what it is.
         limit: its bytes.
 
     Raises:

@@ -216,7 +216,7 @@ class Url:
 
 @dataclass(frozen=True)
 class Media:
-    """An image or a video, for models with a task that uses one.
+    """An image, a video or a sound, for models with a task that uses one.
 
     Args:
         role: where in the video it goes.

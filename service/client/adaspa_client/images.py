@@ -1,4 +1,4 @@
-"""Images and videos of a request: a file goes in a form, the address of one as it is."""
+"""Images, videos and sounds of a request: a file goes in a form, the address of one as it is."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def body_of(fields: Mapping[str, Any], image: Image | None, last_image: Image | 
     """Make httpx's arguments of a request's fields and its images.
 
     Args:
-        fields: by name; an image or a video among them is what ``image`` may be, too.
+        fields: by name; an image, a video or a sound among them is what ``image`` may be, too.
         image, last_image: what the video begins and ends with.
 
     Raises:
