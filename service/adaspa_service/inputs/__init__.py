@@ -1,1 +1,1 @@
-"""Images, videos and sounds that requests come with: received, or fetched from a URL; checked, fitted and kept in storage."""
+"""Files that requests come with: received, or fetched from a URL; checked, fitted and kept in storage."""
