@@ -146,22 +146,26 @@ def area(size: str) -> int:
     return math.prod(map(int, size.split("x")))
 
 
+MODES = {"whole": {}, "offloaded": {"cpu_offload": True}, "in groups": {"group_offload": True}}
+"""Ways to place a model's weights, the fastest first: fields of ``memory``."""
+
+
 @cache
-def flights(page: str) -> tuple[Preflight, Preflight]:
-    """A worker's preflight of a recipe's first model, with all weights on the GPU and with ``cpu_offload``."""
+def flights(page: str) -> dict[str, Preflight]:
+    """A worker's preflight of a recipe's first model, by the mode that its weights are placed in."""
     (recipe,) = (recipe for recipe in recipes() if recipe["page"] == page)
     spec = next(iter(Catalog.load(RECIPES / f"{page}.json").models.values()))
-    whole, offloaded = (
-        spec.model_copy(update={"memory": spec.memory.model_copy(update={"cpu_offload": offload})})
-        for offload in (False, True)
-    )
     with TemporaryDirectory() as folder:
         write_model(recipe, Path(folder))
-        flight = Preflight(whole, Path(folder))
+        flight = Preflight(spec, Path(folder))
         assert flight.weights, "they are read from the folder"
-    other = copy(flight)  # what one has measured, the other one need not
-    other.spec = offloaded
-    return flight, other
+    found = {}
+    for mode, memory in MODES.items():
+        if mode != "in groups" or "Modular" not in recipe["model"]["pipeline"]:  # they do without
+            found[mode] = other = copy(flight)  # what one has measured, the others need not
+            placed = spec.memory.model_copy(update={"cpu_offload": False, **memory})
+            other.spec = spec.model_copy(update={"memory": placed})
+    return found
 
 
 def write_model(recipe: Json, folder: Path) -> None:
@@ -199,11 +203,11 @@ def most(flight: Preflight) -> float:
 
 def on_card(recipe: Json, room: float) -> str:
     """How a GPU with so much room runs a recipe: its largest request, or else the longest of its sizes that fits."""
-    whole, offloaded = flights(recipe["page"])
-    if most(whole) <= room:
-        return "whole"
-    if most(offloaded) <= room:
-        return "offloaded"
+    found = flights(recipe["page"])
+    for mode, flight in found.items():
+        if most(flight) <= room:
+            return mode
+    offloaded = found["offloaded"]
     if max(offloaded.held) / GB > room:
         return "no"
     sizes = {area(size): size for size in reversed(offloaded.spec.sizes)}  # wide and high ones take the same
@@ -232,15 +236,14 @@ def memory_table(recipe: Json) -> str:
     return "\n".join(lines)
 
 
+PLACES = {"whole": ", all weights in the GPU", "offloaded": " with `cpu_offload`", "in groups": " with `group_offload`"}
+
+
 def needs_table(recipe: Json) -> str:
-    all_in, one_at_a_time = map(most, flights(recipe["page"]))
     lines = markdown.head(["needs", "GB", "basis"])
-    rows = [
-        ("GPU memory, all weights in the GPU", all_in),
-        ("GPU memory with `cpu_offload`", one_at_a_time),
-        ("host memory", host_memory(recipe)),
-    ]
-    lines += [markdown.line([name, f"{value:.0f}", "modelled"]) for name, value in rows]
+    needed = {f"GPU memory{PLACES[mode]}": most(flight) for mode, flight in flights(recipe["page"]).items()}
+    needed["host memory"] = host_memory(recipe)
+    lines += [markdown.line([name, f"{value:.0f}", "modelled"]) for name, value in needed.items()]
     return "\n".join(lines)
 
 
@@ -261,7 +264,7 @@ def overview_table(found: list[Json]) -> str:
     for recipe in found:
         entry = catalog(recipe)[0]
         offloads = entry.get("memory", {}).get("cpu_offload", False)
-        taken = most(flights(recipe["page"])[offloads])
+        taken = most(flights(recipe["page"])["offloaded" if offloads else "whole"])
         name = f"[{recipe['title']}]({recipe['page']}.md)"
         whole = f"{sum(part['gigabytes'] for part in recipe['parts']):.0f}"
         gpu = f"{taken:.0f}{', offloaded' if offloads else ''}"
