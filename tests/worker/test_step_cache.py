@@ -13,8 +13,10 @@ from adaspa_api.words import Quality
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_worker import offer
+from adaspa_worker.engines.preflight import Preflight
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
+from diffusers.hooks.hooks import BaseState, StateManager
 from interrupted import Stop, stop_at
 from pydantic import ValidationError
 from tiny_wan import model_spec
@@ -84,6 +86,48 @@ def test_a_job_that_goes_on_from_a_checkpoint_begins_with_an_empty_cache(
     made = engine.denoise(job, engine.encode_prompt(job, {}), lambda *_: None, snapshot)
     assert made.isfinite().all() and engine.report()["forwards"] == 2 * (STEPS - 5)
     engine.reset()
+
+
+SMALL = {"sea": 2 * 2 * 4 * (4 * 3 * 8 * 8), "taylor_seer": 2 * 2 * 2 * (48 * 16)}
+"""Bytes of what is as large as the latents: two tensors for each of two branches."""
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_what_a_cache_holds_is_in_the_memory_that_is_predicted(
+    engine: Engine, tiny_pipeline: Path, params: Callable[..., JobParams], kind: str
+) -> None:
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, cache={"kind": kind, **CACHES[kind]}))
+    engine.spec, most = spec, [0]  # type: ignore[attr-defined]
+    job = params(steps=STEPS, guidance_scale=4.0)
+    transformer = engine.pipe.transformer  # type: ignore[attr-defined]
+    latents(engine, job, lambda *_: most.append(sum(held_by_hooks(transformer))))
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    flight, exact = Preflight(spec, tiny_pipeline, dtype), job.model_copy(update={"quality": Quality.exact})
+    predicted = flight.step_cache(job, flight.forward(job).attention)
+    assert predicted <= max(most) <= predicted + SMALL.get(kind, 0) + 2**8  # a few numbers
+    assert (predicted > 0) == (kind != "taylor_seer")
+    assert flight.step_cache(exact, flight.forward(exact).attention) == 0
+    engine.reset()
+
+
+def held_by_hooks(transformer: torch.nn.Module) -> list[int]:
+    """Bytes of each tensor in the states of diffusers' caches."""
+    found: dict[int, int] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, dict | list | tuple):
+            for each in value.values() if isinstance(value, dict) else value:
+                look(each)
+        elif isinstance(value, BaseState | StateManager):
+            look(vars(value))
+
+    for module in transformer.modules():
+        if registry := getattr(module, "_diffusers_hook", None):
+            for hook in registry.hooks.values():
+                look({name: value for name, value in vars(hook).items() if isinstance(value, BaseState | StateManager)})
+    return list(found.values())
 
 
 FIRST_BLOCK = {"kind": "first_block", "threshold": 0.1}

@@ -9,7 +9,8 @@ holds the queries, keys and values that it gets from the others. The clip counts
 Weights are counted from the files' headers, and the transformer's as the catalog has them kept. Activations are those
 of one dense forward of two of its blocks, by `live_bytes`: more blocks add weights, not activations. A job's LoRA
 adapters count as weights, and run in that forward. Caches are
-AdaSpa's: an LSE and a list of key blocks for each row of each head, layer and guidance branch. Nothing is fitted.
+AdaSpa's: an LSE and a list of key blocks for each row of each head, layer and guidance branch; and those of a step
+cache, which holds some blocks' hidden states. Nothing is fitted.
 """
 
 import json
@@ -27,7 +28,7 @@ from adaspa_jobs.catalog import ModelSpec, Parallelism
 from adaspa_jobs.job import JobParams
 
 from adaspa_worker.attention import attention_config
-from adaspa_worker.engines import in_groups, linears
+from adaspa_worker.engines import in_groups, linears, step_cache
 from adaspa_worker.engines.given import Asked
 from adaspa_worker.engines.weights import by_type
 from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of, read, transformers_of
@@ -115,6 +116,7 @@ class Preflight:
         held, _, encoded = self.held
         forward = self.forward(params)
         beside = self.activations(forward) + self.caches(params, forward.attention)
+        beside += self.step_cache(params, forward.attention)
         return self.workspace + self.adapters(params) + max(encoded, held + beside)
 
     def decoded(self, params: JobParams, *, tiled: bool) -> int:
@@ -286,6 +288,14 @@ class Preflight:
         listed = density * math.ceil(longest.rows / plan.query_block) * math.ceil(longest.keys / plan.key_block)
         total = round(count * (longest.rows * LSE_BYTES + listed * ID_BYTES))
         return total if plan.cache_budget is None else min(total, plan.cache_budget * len(self.transformers))
+
+    def step_cache(self, params: JobParams, attention: tuple[Attention, ...]) -> int:
+        """Bytes that a step cache holds between two forwards, all branches and transformers together."""
+        cache = self.spec.cache
+        if cache is None or not cache.serves(params.quality):
+            return 0
+        hidden = max(call.bytes for call in attention)
+        return step_cache.HELD[cache.kind] * hidden * self.branches(params)[0] * len(self.transformers)
 
     # Decoding
 

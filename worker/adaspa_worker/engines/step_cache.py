@@ -10,6 +10,8 @@ from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfi
 
 FIRST_SHARE = 0.2
 IN_A_ROW = 3
+HELD = {"first_block": 3, "mag": 2, "sea": 2, "taylor_seer": 0}
+"""Tensors like a block's hidden states that a cache holds for each guidance branch; TaylorSeer's are small."""
 
 
 def config(cache: StepCache, steps: int, done: int) -> Any:
