@@ -270,7 +270,8 @@ def test_what_fits_is_reckoned_with_the_largest_adapters_of_a_request(
     params: Callable[..., JobParams],
     limited: Callable[[int], None],
 ) -> None:
-    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=adapters, max_loras=2, memory={"vae_tiling": True}))
+    memory = {"vae_tiling": True, "dtype": "float32"}
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=adapters, max_loras=2, memory=memory))
     flight, most = Preflight(spec, tiny_pipeline, torch.float32), max(spec.frames)
     heaviest = flight.loras.heaviest() if flight.loras is not None else []
     assert {use.name for use in heaviest} == {"all", "some"}

@@ -106,8 +106,8 @@ def test_the_file_has_the_sound_of_the_pipeline_called_plainly(
 def test_a_vocoder_that_adds_high_tones_is_heard_at_its_rate(tmp_path: Path, asked: Callable[..., JobParams]) -> None:
     folder, own = save_family("ltx-2.5", tmp_path), FAMILIES["ltx-2"]
     call = own.shorter | dict(own.call)
-    frames = {"frames": [FRAMES], "default_frames": FRAMES}
-    spec = ModelSpec.model_validate(model_spec(folder, sizes=["96x64"], call=call, audio=True, **frames))
+    given = {"frames": [FRAMES], "default_frames": FRAMES, "memory": {"dtype": "float32"}}  # as plain_waveform has it
+    spec = ModelSpec.model_validate(model_spec(folder, sizes=["96x64"], call=call, audio=True, **given))
     check(spec, folder)
     engine = load(spec, folder)
     engine.denoise(asked(), engine.encode_prompt(asked(), {}), lambda *_: None)
@@ -115,7 +115,7 @@ def test_a_vocoder_that_adds_high_tones_is_heard_at_its_rate(tmp_path: Path, ask
     wanted = plain_waveform(folder, asked())
     assert sound is not None and sound.rate == 48_000 and np.ptp(wanted) > 0
     length = min(sound.samples.shape[1], wanted.shape[1])
-    np.testing.assert_allclose(sound.samples[:, :length], wanted[:, :length], atol=1e-5)
+    np.testing.assert_allclose(sound.samples[:, :length], wanted[:, :length], atol=2e-3)  # a GPU convolves in TF32
 
 
 @pytest.mark.parametrize("changes", [{"audio": False}, {"output_format": "gif"}, {"output_format": "webp"}], ids=str)
