@@ -9,8 +9,9 @@ parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fid
 ``unseen`` from unseen.json (the same with another ``--seed``), ``field`` from field.json (`demo_model.field`),
 ``field-16`` from field-16.json (more methods, fewer clips). The sections
 ``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
-(`demo_model.field.missed`), the sections ``servers`` and ``layers`` of docs/plugins.md from servers.json and
-layers.json (`benchmarks.attention.servers`, `benchmarks.attention.sglang_layers`). A section without its file
+(`demo_model.field.missed`), the sections ``servers``, ``layers`` and ``layers-vllm-omni`` of docs/plugins.md
+from servers.json, layers.json and layers-vllm-omni.json (`benchmarks.attention.servers`, `.sglang_layers`,
+`.vllm_omni_layers`). A section without its file
 stays as it is.
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
 from benchmarks.attention import eight, report
 from benchmarks.fidelity import field, field_plots, unseen
 from benchmarks.fidelity import tables as fidelity_tables
@@ -271,31 +273,48 @@ def servers_section(result: Json) -> str:
     return "\n".join([text, "", head, "|---" * 10 + "|", *lines]) + "\n"
 
 
+MS_OF_LAYERS = {
+    "dense": "dense",
+    "first_search": "first search",
+    "later_search": "second search",
+    "sparse": "sparse",
+    "library": "without the server",
+    "sub_block": "SubBlock",
+    "router": "its router",
+}
+SECONDS_OF_LAYERS = {"all_dense_s": "all dense", "ours_s": "AdaSpa", "sub_block_s": "SubBlock"}
+
+
 def layers_section(result: Json) -> str:
-    """AdaSpa beside SubBlock in SGLang's own attention layers, as docs/plugins.md shows it."""
+    """AdaSpa in a server's own attention layers, and SubBlock where the server has it, as docs/plugins.md shows it."""
+    rows = result["rows"]
     text = (
         f"One {result['device']}, {result['server']}, PyTorch {result['torch']}, random queries and keys, one layer.\n"
-        f"Milliseconds: a dense call (`{result['dense']}`), AdaSpa's first and second search, its sparse call,\n"
-        "the same without the server, SubBlock's sparse call and its router's share of that. Seconds: 50 calls.\n"
-        "Ratio: AdaSpa's time over SubBlock's in the 40 calls that are not dense."
+        f"Milliseconds: a dense call (`{result['dense']}`), AdaSpa's two searches and its sparse call, and that call\n"
+        "without the server. Seconds: 50 calls."
     )
-    columns = ("dense", "first_search", "later_search", "sparse", "library", "sub_block", "router")
-    head = (
-        "| shape | dense | first search | second search | sparse | without the server | SubBlock | router "
-        "| all dense | AdaSpa | SubBlock | ratio |"
-    )
-    lines = []
-    for row in result["rows"]:
-        seconds = (row[name] for name in ("all_dense_s", "ours_s", "sub_block_s"))
-        cells = [row["shape"], *(f"{row['ms'][name]:.3g}" for name in columns), *(f"{value:.3g}" for value in seconds)]
-        cells.append(f"{row['ratio_without_dense_steps']:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([text, "", head, "|---" * 12 + "|", *lines]) + "\n"
+    ms = {name: title for name, title in MS_OF_LAYERS.items() if name in rows[0]["ms"]}
+    seconds = {name: title for name, title in SECONDS_OF_LAYERS.items() if name in rows[0]}
+    titles = ["shape", *(f"{title}, ms" for title in ms.values()), *(f"{title}, s" for title in seconds.values())]
+    if "ratio_without_dense_steps" in rows[0]:
+        text += " Ratio: AdaSpa's time over SubBlock's in the 40 calls that are not dense."
+        titles.append("ratio")
+    lines = markdown.head(titles)
+    for row in rows:
+        cells = [row["shape"], *(f"{row['ms'][name]:.3g}" for name in ms), *(f"{row[name]:.3g}" for name in seconds)]
+        if "ratio_without_dense_steps" in row:
+            cells.append(f"{row['ratio_without_dense_steps']:.2f}")
+        lines.append(markdown.line(cells))
+    return "\n".join([text, "", *lines]) + "\n"
 
 
 def plugins_page(text: str, load: Callable[[str], list[Json]]) -> str:
     """docs/plugins.md with the tables whose results are there."""
-    for name, section in (("layers", layers_section), ("servers", servers_section)):
+    for name, section in (
+        ("layers", layers_section),
+        ("layers-vllm-omni", layers_section),
+        ("servers", servers_section),
+    ):
         if results := load(f"{name}.json"):
             text = replaced(text, name, section(results[0]))
     return text

@@ -99,7 +99,9 @@ def written(tmp_path, monkeypatch, capsys):
     explained = folder / "how-it-works.md"
     explained.write_text("before\n<!-- passes -->\n<!-- /passes -->\n<!-- picture -->\n<!-- /picture -->\n")
     plugins = folder / "plugins.md"
-    plugins.write_text("before\n<!-- layers -->\n<!-- /layers -->\n<!-- servers -->\n<!-- /servers -->\n")
+    plugins.write_text(
+        "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("layers", "layers-vllm-omni", "servers"))
+    )
 
     def call(**results):
         for name, result in results.items():
@@ -262,13 +264,18 @@ def test_a_request_beside_sub_block_is_a_table_of_the_plugins_page(written):
 
 
 def test_a_servers_own_layers_are_a_table_of_the_plugins_page(written):
-    names = ("dense", "first_search", "later_search", "sparse", "library", "sub_block", "router")
-    row = {"shape": "5s", "ms": dict.fromkeys(names, 2.0), "all_dense_s": 3, "ours_s": 3, "sub_block_s": 3}
-    row["ratio_without_dense_steps"] = 0.741
-    result = {"device": "GPU", "server": "SGLang 1", "torch": "2", "dense": "torch_cudnn_sdpa", "rows": [row]}
-    _, _, folder = written(layers=result)
+    ms = dict.fromkeys(("dense", "first_search", "later_search", "sparse", "library"), 2.0)
+    row = {"shape": "5s", "ms": ms, "all_dense_s": 3, "ours_s": 4}
+    beside = row | {"ms": ms | {"sub_block": 5.0, "router": 6.0}, "sub_block_s": 7, "ratio_without_dense_steps": 0.741}
+    result = {"device": "GPU", "torch": "2", "dense": "cudnn"}
+    results = {
+        "layers": {**result, "server": "SGLang 1", "rows": [beside]},
+        "layers-vllm-omni": {**result, "server": "vLLM-Omni 1", "rows": [row]},
+    }
+    _, _, folder = written(**results)
     told = (folder / "plugins.md").read_text()
-    assert "One GPU, SGLang 1" in told and "| 5s |" + " 2 |" * 7 + " 3 |" * 3 + " 0.74 |" in told
+    assert "One GPU, SGLang 1" in told and "| 5s |" + " 2 |" * 5 + " 5 | 6 | 3 | 4 | 7 | 0.74 |" in told
+    assert "One GPU, vLLM-Omni 1" in told and "| 5s |" + " 2 |" * 5 + " 3 | 4 |\n" in told
 
 
 def test_a_readme_without_the_marks_is_refused():
