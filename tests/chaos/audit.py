@@ -14,6 +14,7 @@ from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_worker.encode import encode
 from adaspa_worker.tasks.clip import writer_of
+from PIL import Image
 
 from chaos.checker import check
 from chaos.clients import Clients
@@ -157,6 +158,10 @@ class Audit:
                 self.violations.append(f"{job.id}: its video is not that of its seed ({how})")
             if variant == "video" and len(pictures(content)) != job.params.num_frames:
                 self.violations.append(f"{job.id}: its video does not decode")
+            if variant != "video" and (size := Image.open(io.BytesIO(content)).size) != picture_size(
+                variant, job.params
+            ):
+                self.violations.append(f"{job.id}: its {variant} has {size[0]}x{size[1]} pixels")
 
     def _is_that_of_its_seed(self, job: Job, content: bytes) -> bool:
         made = expected(job.params.model_dump_json())
@@ -173,6 +178,15 @@ class Audit:
             if len(ids) != len(types) or (types - {f"video.{job.status}"} and job_id not in undone):
                 self.violations.append(f"{job_id}: webhooks {ids} of {types}")
         self.violations += self.receiver.forged
+
+
+def picture_size(variant: str, params: JobParams) -> tuple[int, int]:
+    """Width and height of a picture of a small video."""
+    if variant == "thumbnail":
+        return params.width, params.height
+    frames = min(16, params.num_frames)
+    columns = min(4, frames)
+    return columns * params.width, -(-frames // columns) * params.height
 
 
 @lru_cache
