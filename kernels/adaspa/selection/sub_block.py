@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from adaspa.selection.policy import Search
 from adaspa.selection.scored import Scored, pooled
 
+PRODUCTS = 2**26
+"""Products of sub-blocks that are in memory at a time."""
+
 
 @dataclass(frozen=True)
 class SubBlock(Scored):
@@ -44,14 +47,16 @@ class SubBlock(Scored):
         query, key = pooled(search.q, self.tokens), pooled(search.k, self.tokens)
         query *= search.q.shape[-1] ** -0.5
         rows, columns = geometry.query_block // self.tokens, geometry.key_block // self.tokens
-        # One head at a time: at 115,200 tokens the products of a head take 207 MB.
-        heads = [_scores(query[:, h], key[:, h], rows, columns) for h in range(query.shape[1])]
+        # As many heads at a time as PRODUCTS allows: at 115,200 tokens the products of one take 207 MB.
+        heads = max(1, PRODUCTS // (query.shape[0] * query.shape[2] * key.shape[2]))
+        parts = zip(query.split(heads, dim=1), key.split(heads, dim=1), strict=True)
+        scores = torch.cat([_scores(q, k, rows, columns) for q, k in parts], dim=1)
         # As shares of a row: the order is that of the scores, and none is negative.
-        return torch.stack(heads, dim=1).softmax(dim=-1)
+        return scores.softmax(dim=-1)
 
 
 def _scores(query: torch.Tensor, key: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Log-sum-exp over blocks of ``rows`` x ``columns`` sub-blocks: ``[B, sub-blocks, D]`` to ``[B, nq, nk]``."""
+    """Log-sum-exp over blocks of ``rows`` x ``columns`` sub-blocks: ``[B, H, sub-blocks, D]`` to ``[B, H, nq, nk]``."""
     products = query @ key.transpose(-1, -2)
     padding = (0, -products.shape[-1] % columns, 0, -products.shape[-2] % rows)
     parts = F.pad(products, padding, value=-torch.inf).unflatten(-1, (-1, columns)).unflatten(-3, (-1, rows))
