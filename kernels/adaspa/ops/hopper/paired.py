@@ -15,7 +15,6 @@ import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
     mbarrier,
     warpgroup_mma,
     warpgroup_mma_wait,
@@ -33,11 +32,11 @@ from adaspa.ops.hopper.program import (
     REGISTERS,
     STAGES,
     START,
-    Buffers,
     Memory,
     Sequence,
     is_void,
     overflowed,
+    start,
     store_rows,
 )
 from adaspa.ops.hopper.tiles import load_blocks, load_queries, panels, start_scores
@@ -422,37 +421,7 @@ def paired_kernel(
     pairs = Pairs(pairs, heads, tiles, ids, sizes, width, nq, nk)
     sequence = Sequence(q_tokens, k_tokens, nq, nk, scale)
     memory = Memory(out, lse, lse, lse, stride_b, stride_h, stride)
-    dtype: gl.constexpr = q_desc.dtype
-    layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, rank=2)
-    q_tiles = gl.allocate_shared_memory(dtype, [2, QUERY_TILE // 2, D], layout)
-    k_tiles = gl.allocate_shared_memory(dtype, [STAGES, 128, D], layout)
-    v_tiles = gl.allocate_shared_memory(dtype, [STAGES, 128, D], layout)
-    q_full = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    q_empty = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(q_full.index(0), count=1)
-    mbarrier.init(q_empty.index(0), count=2)  # both warpgroups have read it
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=2)
-        mbarrier.init(v_empty.index(i), count=2)
-    pingpong_bars = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(pingpong_bars.index(0), count=1)
-    mbarrier.init(pingpong_bars.index(1), count=1)
-    overflow_flag = gl.allocate_shared_memory(gl.int32, [2], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    overflow_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(overflow_bar.index(0), count=2)
-    void_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(void_bar.index(0), count=4)
-    fence_async_shared()
-    buffers = Buffers(
-        q_tiles, k_tiles, v_tiles, q_full, q_empty, k_full, k_empty, v_full, v_empty, pingpong_bars,
-        overflow_flag, overflow_bar, void_bar, overflow_flag,
-    )  # fmt: skip
+    buffers = start(q_desc.dtype, D, STAGES, 2)
     gl.warp_specialize(
         [
             (_attend, (buffers, pairs, sequence, memory, D, STAGES, 0)),

@@ -3,7 +3,7 @@
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
 # Gluon's own name for it is private; its tutorials import it from here.
 from triton.language.core import _aggregate as aggregate
@@ -87,6 +87,43 @@ class Memory:
     def __init__(self, out, lse, cached_lse, block_mass, stride_b, stride_h, stride):
         self.out, self.lse, self.cached_lse, self.block_mass = out, lse, cached_lse, block_mass
         self.stride_b, self.stride_h, self.stride = stride_b, stride_h, stride
+
+
+@gluon.jit
+def start(dtype: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, LOADERS: gl.constexpr):
+    """Allocate the shared memory of a program, of which so many warps load, and start its barriers."""
+    layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, rank=2)
+    flags: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    q_tiles = gl.allocate_shared_memory(dtype, [2, QUERY_TILE // 2, D], layout)
+    k_tiles = gl.allocate_shared_memory(dtype, [STAGES, 128, D], layout)
+    v_tiles = gl.allocate_shared_memory(dtype, [STAGES, 128, D], layout)
+    q_full = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(q_full.index(0), count=1)
+    mbarrier.init(q_empty.index(0), count=2)  # both warpgroups have read it
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_empty.index(i), count=2)
+        mbarrier.init(v_empty.index(i), count=2)
+    pingpong_bars = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(pingpong_bars.index(0), count=1)
+    mbarrier.init(pingpong_bars.index(1), count=1)
+    overflow_flag = gl.allocate_shared_memory(gl.int32, [2], flags)
+    overflow_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(overflow_bar.index(0), count=2)
+    void_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(void_bar.index(0), count=2 + LOADERS)
+    votes = gl.allocate_shared_memory(gl.int32, [8], flags)
+    fence_async_shared()
+    return Buffers(
+        q_tiles, k_tiles, v_tiles, q_full, q_empty, k_full, k_empty, v_full, v_empty, pingpong_bars,
+        overflow_flag, overflow_bar, void_bar, votes,
+    )  # fmt: skip
 
 
 @gluon.jit
