@@ -1,6 +1,7 @@
 """The Triton kernels without a GPU: their results in the interpreter, and their compilation for real targets."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +119,8 @@ HOPPER_KERNELS = {
     "sparse-guarded": (hopper_attention, "attention_kernel", SPARSE | {"GUARDED": True}),
     "sparse-pairs": (hopper_paired, "paired_kernel", {}),
     "dense": (hopper_attention, "attention_kernel", SPARSE | {"LISTED": False}),
-    "with-block-mass": (
+    "with-block-mass": (hopper_attention, "attention_kernel", SPARSE | {"LISTED": False, "BLOCK_MASS": True}),
+    "with-block-mass-guarded": (
         hopper_attention,
         "attention_kernel",
         SPARSE | {"LISTED": False, "BLOCK_MASS": True, "GUARDED": True},
@@ -137,11 +139,30 @@ HOPPER_KERNELS = {
         ("sparse-pairs", 128, "bf16"),
         ("dense", 64, "fp16"),
         ("with-block-mass", 128, "bf16"),
+        ("with-block-mass-guarded", 64, "fp16"),
         ("block_mass", 128, "bf16"),
         ("sampled-block-mass", 64, "fp16"),
     ],
 )
 def test_hopper_kernels_compile(name, dim, dtype):
+    kernel = compiled_for_hopper(name, dim, dtype)
+    ptx = kernel.asm["ptx"]
+    assert f"wgmma.mma_async.sync.aligned.m64n128k16.f32.{dtype.replace('fp', 'f')}" in ptx
+    assert "setmaxnreg" in ptx and "cp.async.bulk.tensor" in ptx
+    assert kernel.metadata.shared < 227 * 1024
+
+
+def test_dense_attention_with_block_mass_spills_next_to_nothing(tmp_path):
+    """What lies on the stack is what a program needs between its query tiles."""
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(compiled_for_hopper("with-block-mass", 128, "bf16").asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    said = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+    (stack,) = re.findall(r"STACK:(\d+)", said)
+    assert int(stack) <= 64
+
+
+def compiled_for_hopper(name, dim, dtype):
     module, kernel_name, constants = HOPPER_KERNELS[name]
     kernel = getattr(module, kernel_name)
     constants = constants | {"D": dim, "STAGES": module.STAGES[dim]}
@@ -149,13 +170,9 @@ def test_hopper_kernels_compile(name, dim, dtype):
     types = POINTERS | {"out": f"*{dtype}", "scale": "fp32", "q_desc": panel, "k_desc": panel, "v_desc": panel}
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
     values = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
-    compiled_kernel = triton.compile(
+    return triton.compile(
         GluonASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=module.REGISTERS
     )
-    ptx = compiled_kernel.asm["ptx"]
-    assert f"wgmma.mma_async.sync.aligned.m64n128k16.f32.{dtype.replace('fp', 'f')}" in ptx
-    assert "setmaxnreg" in ptx and "cp.async.bulk.tensor" in ptx
-    assert compiled_kernel.metadata.shared < 227 * 1024
 
 
 @pytest.mark.parametrize(("dim", "listed"), [(64, True), (128, False)])

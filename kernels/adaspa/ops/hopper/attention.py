@@ -54,7 +54,6 @@ from adaspa.ops.hopper.tiles import (
     merge_strips,
     panels,
     start_scores,
-    store_block_mass,
 )
 from adaspa.ops.triton.launch import Launch, Launcher
 from adaspa.ops.triton.tiles import LOG2_E
@@ -191,18 +190,36 @@ def _load(
 
 
 @gluon.jit
-def _row_sums(p, m_i, cached, memory, work, sequence, row, key_block, BLOCK_MASS: gl.constexpr):
-    """Sum the rows of ``p [64, 128]``, which taken to the cached LSE are the mass of two key blocks."""
+def _row_sums(p, m_i, cached, BLOCK_MASS: gl.constexpr):
+    """Sum the rows of ``p [64, 128]``; taken to the cached LSE, what lanes hold of the mass of two key blocks."""
     if BLOCK_MASS:
         halves = gl.sum(gl.reshape(p, [64, 2, 64]), 2)
         # In two steps, of which none overflows unless the cached LSE is 120 too low.
-        factor = gl.convert_layout(gl.exp2((m_i - cached) * 0.5), gl.SliceLayout(1, halves.type.layout))
-        mass, strips, nk = halves * factor[:, None] * factor[:, None], sequence.strips, sequence.nk
-        store_block_mass(mass, memory.block_mass, work.row_of_heads, row, key_block, strips, nk, 16)
+        factor = gl.convert_layout(gl.exp2((m_i - cached) * 0.5), gl.SliceLayout(1, halves.type.layout))[:, None]
+        # Rows 8 apart are in one lane.
+        mass = gl.sum(gl.reshape(halves * factor * factor, [64 // STRIP, 2, 8, 2]), 1)
         sums = gl.convert_layout(gl.sum(halves, 1), gl.SliceLayout(1, p.type.layout))
     else:
         sums = gl.sum(p, 1)
-    return sums
+        mass = sums
+    return sums, mass
+
+
+@gluon.jit
+def _store_mass(mass, memory, work, sequence, first_row, key_block, BLOCK_MASS: gl.constexpr):
+    """Add up and store the mass of a tile: while the next one is multiplied, because that takes long."""
+    if BLOCK_MASS:
+        mass = gl.sum(mass, 1)
+        strip = first_row // STRIP + gl.arange(0, 64 // STRIP, layout=gl.SliceLayout(1, mass.type.layout))
+        column = gl.arange(0, 2, layout=gl.SliceLayout(0, mass.type.layout))
+        row = work.row_of_heads.to(gl.int64) * sequence.strips + strip.to(gl.int64)
+        gl.store(memory.block_mass + row[:, None] * _tile_blocks(sequence.nk) + column[None, :] + key_block, mass)
+
+
+@gluon.jit
+def _tile_blocks(nk):
+    """Key blocks of all tiles: one more than there are if their number is odd."""
+    return (nk + 1) // 2 * 2
 
 
 @gluon.jit
@@ -215,7 +232,7 @@ def _masked(s, first, second, work, sequence, tiles, SPAN: gl.constexpr):
 
 
 @gluon.jit
-def _walk(
+def _walk(  # noqa: PLR0915 - the order of waits and products is one thing
     buffers, work, sequence, memory, q, cached, base, turns, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
@@ -240,7 +257,9 @@ def _walk(
     if not RUNNING:
         m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + START
     p = gl.exp2(s * scale - gl.where(m_i == float("-inf"), 0.0, m_i)[:, None])
-    l_i = _row_sums(p, m_i, cached, memory, work, sequence, first_row, 2 * (tiles - 1), BLOCK_MASS)
+    l_i, mass = _row_sums(p, m_i, cached, BLOCK_MASS)
+    if BLOCK_MASS:
+        p = p.to(dtype)  # there are no registers to take 32 bits to the next tile
     acc = gl.zeros([64, D], gl.float32, o_layout)
     for j in range(1, tiles):
         stage = (base + j - 1) % STAGES
@@ -252,6 +271,7 @@ def _walk(
         product = warpgroup_mma(p_operand, buffers.v.index(stage), acc, is_async=True)
         if not RUNNING:
             mbarrier.arrive(buffers.pingpong_bars.index(1 - HALF), count=1)
+        _store_mass(mass, memory, work, sequence, first_row, 2 * (tiles - j), BLOCK_MASS)
         s = warpgroup_mma_wait(1, deps=[scores])
         mbarrier.arrive(buffers.k_empty.index((base + j) % STAGES), count=1)
         if RUNNING:
@@ -259,7 +279,10 @@ def _walk(
             alpha = gl.exp2(m_i - m_new)
             m_i, l_i = m_new, l_i * alpha
         p = gl.exp2(s * scale - m_i[:, None])
-        l_i += _row_sums(p, m_i, cached, memory, work, sequence, first_row, 2 * (tiles - 1 - j), BLOCK_MASS)
+        sums, mass = _row_sums(p, m_i, cached, BLOCK_MASS)
+        l_i += sums
+        if BLOCK_MASS:
+            p = p.to(dtype)
         acc = warpgroup_mma_wait(0, deps=[product])
         mbarrier.arrive(buffers.v_empty.index(stage), count=1)
         if RUNNING:
@@ -267,6 +290,7 @@ def _walk(
     mbarrier.arrive(buffers.q_empty.index(0), count=1)
     stage = (base + tiles - 1) % STAGES
     mbarrier.wait(buffers.v_full.index(stage), ((base + tiles - 1) // STAGES) & 1)
+    _store_mass(mass, memory, work, sequence, first_row, 0, BLOCK_MASS)
     p_operand = gl.convert_layout(p.to(dtype), p_layout)
     acc = warpgroup_mma(p_operand, buffers.v.index(stage), acc)
     mbarrier.arrive(buffers.v_empty.index(stage), count=1)
@@ -275,8 +299,7 @@ def _walk(
 
 @gluon.jit
 def _repaired(
-    buffers, work, sequence, memory, q, cached, j, key_block, acc, l_i, m_i,
-    STAGES: gl.constexpr, BLOCK_MASS: gl.constexpr, HALF: gl.constexpr,
+    buffers, sequence, q, cached, j, acc, l_i, m_i, STAGES: gl.constexpr, BLOCK_MASS: gl.constexpr
 ):  # fmt: skip
     """Repeat the ``j``-th tile with exponents to a maximum that it does not exceed, and what came before it."""
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
@@ -285,12 +308,12 @@ def _repaired(
     alpha = gl.exp2(m_i - m_new)
     acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, acc.type.layout))[:, None]
     p = gl.exp2(s * sequence.scale - m_new[:, None])
-    sums = _row_sums(p, m_new, cached, memory, work, sequence, work.first_row + HALF * 64, key_block, BLOCK_MASS)
-    return acc, l_i * alpha, m_new, p, sums
+    sums, mass = _row_sums(p, m_new, cached, BLOCK_MASS)
+    return acc, l_i * alpha, m_new, p, sums, mass
 
 
 @gluon.jit
-def _walk_guarded(
+def _walk_guarded(  # noqa: PLR0915 - the order of waits and products is one thing
     buffers, work, sequence, memory, q, cached, base, turns, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
     BLOCK_MASS: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
@@ -311,7 +334,7 @@ def _walk_guarded(
     m_i = gl.max(s, 1) * scale
     m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + GUARDED_START
     p = gl.exp2(s * scale - m_i[:, None])
-    sums = _row_sums(p, m_i, cached, memory, work, sequence, first_row, 2 * (tiles - 1), BLOCK_MASS)
+    sums, mass = _row_sums(p, m_i, cached, BLOCK_MASS)
     l_i = gl.zeros_like(sums)
     acc = gl.zeros([64, D], gl.float32, o_layout)
     votes.store(gl.full([4], 0, gl.int32, v_layout))
@@ -322,9 +345,8 @@ def _walk_guarded(
         # While these are multiplied, the warps look at their votes on the tile before.
         if gl.max(votes.load(v_layout), 0) > 0:
             warpgroup_mma_wait(0, deps=[scores])
-            acc, l_i, m_i, p, sums = _repaired(
-                buffers, work, sequence, memory, q, cached, base + j - 1, 2 * (tiles - j), acc, l_i, m_i,
-                STAGES, BLOCK_MASS, HALF,
+            acc, l_i, m_i, p, sums, mass = _repaired(
+                buffers, sequence, q, cached, base + j - 1, acc, l_i, m_i, STAGES, BLOCK_MASS
             )  # fmt: skip
             scores = start_scores(q, buffers.k, buffers.k_full, base + j, STAGES, s_layout)
         l_i += sums
@@ -333,18 +355,20 @@ def _walk_guarded(
         product = warpgroup_mma(p_operand, buffers.v.index(stage), acc, is_async=True)
         mbarrier.arrive(buffers.pingpong_bars.index(1 - HALF), count=1)
         mbarrier.arrive(buffers.k_empty.index(stage), count=1)
+        _store_mass(mass, memory, work, sequence, first_row, 2 * (tiles - j), BLOCK_MASS)
         s = warpgroup_mma_wait(1, deps=[scores])
         p = gl.exp2(s * scale - m_i[:, None])
-        sums = _row_sums(p, m_i, cached, memory, work, sequence, first_row, 2 * (tiles - 1 - j), BLOCK_MASS)
+        sums, mass = _row_sums(p, m_i, cached, BLOCK_MASS)
         # Sums that are not numbers would stay so with another maximum, too.
         votes.store(gl.max(gl.reshape(gl.where(sums >= gl.exp2(LIMIT), 1, 0), [4, 16]), 1))
         acc = warpgroup_mma_wait(0, deps=[product])
         mbarrier.arrive(buffers.v_empty.index(stage), count=1)
     if gl.max(votes.load(v_layout), 0) > 0:
-        acc, l_i, m_i, p, sums = _repaired(
-            buffers, work, sequence, memory, q, cached, base + tiles - 1, 0, acc, l_i, m_i, STAGES, BLOCK_MASS, HALF
+        acc, l_i, m_i, p, sums, mass = _repaired(
+            buffers, sequence, q, cached, base + tiles - 1, acc, l_i, m_i, STAGES, BLOCK_MASS
         )  # fmt: skip
     l_i += sums
+    _store_mass(mass, memory, work, sequence, first_row, 0, BLOCK_MASS)
     stage = (base + tiles - 1) % STAGES
     mbarrier.arrive(buffers.k_empty.index(stage), count=1)
     mbarrier.arrive(buffers.q_empty.index(0), count=1)
@@ -494,10 +518,13 @@ def attention_with_block_mass(
     """Dense output, block mass from the cached LSE, and LSE; the blocks are multiples of 16 rows and of 64 keys."""
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
     out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    query_blocks, strips = num_blocks(q.shape[2], query_block), query_block // STRIP
-    shape = (*q.shape[:2], query_blocks * strips, num_blocks(k.shape[2], KEYS))
+    query_blocks, strips = num_blocks(q.shape[2], query_block), query_block // STRIP.value
+    query_tiles, key_blocks = num_blocks(q.shape[2], QUERY_TILE.value), num_blocks(k.shape[2], KEYS)
+    # Of whole tiles, so that none of them asks what is there.
+    shape = (*q.shape[:2], query_tiles * QUERY_TILE.value // STRIP.value, key_blocks + key_blocks % 2)
     block_mass = torch.empty(shape, dtype=torch.float32, device=q.device)
     _launch(q, k, v, out, lse, scale, cached_lse=cached_lse.float().contiguous(), block_mass=block_mass)
+    block_mass = block_mass[:, :, : query_blocks * strips, :key_blocks]
     return out, merge_strips(block_mass, strips, query_blocks, key_block // KEYS), lse
 
 

@@ -184,7 +184,7 @@ def block_mass(
     q, k, cached_lse = unit_stride(q)[:, :, ::query_stride], unit_stride(k), cached_lse[:, :, ::query_stride]
     batch, heads, tokens, dim = q.shape
     query_rows = query_block // query_stride
-    rows = min(STRIP, query_rows)
+    rows = min(STRIP.value, query_rows)
     query_blocks, strips = num_blocks(tokens, query_rows), query_rows // rows
     shape = (batch, heads, query_blocks * strips, num_blocks(k.shape[2], KEYS))
     mass = torch.empty(shape, dtype=torch.float32, device=q.device)

@@ -11,7 +11,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from adaspa.ops.triton.launch import Unchecked
 
 KEYS = 64  # of the smallest key block
-STRIP = 16  # query rows whose mass one warp sums up by itself; a block's strips are added up afterwards
+STRIP = gl.constexpr(16)  # query rows whose mass one warp sums up by itself; a block's strips are added up afterwards
 PANEL_SHAPE = [1, 1, 64, 64]
 PANEL = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
 
