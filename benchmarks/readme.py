@@ -361,8 +361,8 @@ def main() -> None:
     def load(pattern: str) -> list[Json]:
         return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
-    names = ("kernels", "eight", "changes", "models", "compiled", "denoise", "blocks", "parallel", "fidelity")
-    measured = {name: load(f"{name}*.json") for name in names}
+    names = ("eight", "changes", "models", "compiled", "denoise", "blocks", "parallel", "fidelity")
+    measured = {name: load(f"{name}*.json") for name in names} | {"kernels": load("kernels.json")}
     fidelity = measured["fidelity"][0] if measured["fidelity"] else None
     densities = fidelity_tables.preset_densities(fidelity["rows"]) if fidelity else {}
     seen_from_readme = Path(os.path.relpath(folder, arguments.readme.parent)).as_posix()

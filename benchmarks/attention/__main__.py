@@ -40,7 +40,7 @@ from benchmarks.results import ran_on
 DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
 SHORT = 4096
 """Tokens up to which the host's time is measured: beyond, the GPU takes longer than any host."""
-ROUND_MS = 60
+ROUND_MS = 30
 """Milliseconds of launches of a row in a round; a longer one is launched once."""
 # What is to be timed, how much of the dense work it does (None: no attention), and how its launch is made.
 Job = tuple[dict[str, Any], float | None, Callable[[], Callable[[], Any]]]
@@ -143,7 +143,7 @@ def started(shape: Shape, job: Job) -> tuple[dict[str, Any], Callable[[], Any] |
     return row | ({"host_us": host_us(call)} if shape.tokens <= SHORT else {}), call
 
 
-def host_us(call: Callable[[], Any], calls: int = 200) -> float:
+def host_us(call: Callable[[], Any], calls: int = 100) -> float:
     """Microseconds of the host for a call in a stream of them, the median of five streams."""
     found = []
     for _ in range(5):
