@@ -190,3 +190,9 @@ INDEX = random_index(Q, K)[1]
 def test_a_bad_argument_is_named(argument, call):
     with pytest.raises(ValueError, match=f"^{argument} must "):
         call()
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (1, 6, 3, 4)])
+def test_a_rotary_embedding_is_computed_in_fp32_whatever_its_tables_are(shape):
+    x, (cos, sin) = torch.randn(1, 6, 3, 8, dtype=torch.bfloat16), torch.randn(2, *shape, dtype=torch.bfloat16)
+    assert torch.equal(ops.rotary(x, cos, sin), ops.rotary(x.float(), cos.float(), sin.float()).bfloat16())

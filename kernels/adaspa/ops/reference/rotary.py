@@ -5,7 +5,9 @@ import torch
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """`adaspa.ops.rotary`."""
-    return rotate_pairs(x, *(table.unsqueeze(1) if table.ndim == 2 else table for table in (cos, sin)))
+    dtype = torch.promote_types(cos.dtype, torch.float32)
+    tables = (table.to(dtype) for table in (cos, sin))
+    return rotate_pairs(x, *(table.unsqueeze(1) if table.ndim == 2 else table for table in tables))
 
 
 def rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
