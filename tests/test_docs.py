@@ -172,6 +172,9 @@ def test_what_is_told_of_linear_layers_in_e4m3_is_what_the_tables_say() -> None:
             rf"^\| hunyuan-\S+ \| {schedule} \| \d+ \| \S+ \S+ \| \d+ \(([\d.]+)x\)", text, re.MULTILINE
         )
         assert f"{float(found):.{2 if schedule == 'paper' else 1}f} times" in text
+    tried = json.loads((ROOT / "docs" / "kernels" / "linears-fusing.json").read_text())["rows"]
+    before, fused, held = (row["shares"]["rest"] for row in tried)
+    assert f"{fused:.2f} s instead of {before:.2f} s" in text and f"leaves `rest` at {held:.2f} s" in text
 
 
 def test_the_plain_diffusers_example_runs(

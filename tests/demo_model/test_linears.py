@@ -10,13 +10,13 @@ from demo_model import evaluation, linears
 
 
 def test_videos_in_e4m3_are_compared_with_dense_ones_and_with_their_own_in_bfloat16(tmp_path, monkeypatch):
-    """Only the weights are rounded: a CPU is refused."""
+    """Only the weights are rounded: torchao is in a folder of its own."""
 
     def rounded(transformer, device):
         for layer in in_blocks(transformer).values():
             layer.weight.data = layer.weight.data.to(torch.float8_e4m3fn).to(layer.weight.dtype)
 
-    monkeypatch.setattr(linears, "compute_in_float8", rounded)
+    monkeypatch.setattr(linears, "in_e4m3", rounded)
     monkeypatch.setattr(evaluation, "SIDE", 64)
     monkeypatch.setattr(evaluation, "FRAMES", 9)
     output = tmp_path / "linears.json"
