@@ -17,7 +17,7 @@ SERVERS = {"sglang": ("sglang==0.5.23",), "vllm_omni": ("vllm==0.30.0", "vllm-om
 
 def check(server: str, wheels: tuple[str, ...]) -> int:
     """The exit code of the checks of one server."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent
     with TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = f"{folder}/bin/python"
@@ -26,7 +26,8 @@ def check(server: str, wheels: tuple[str, ...]) -> int:
         subprocess.run([*install, "--no-deps", *wheels, str(here.parents[1] / "kernels")], check=True)
         plain = ["--noconftest", "-c", "/dev/null", "--rootdir", str(here), "-p", "no:cacheprovider"]
         files = [str(file) for file in sorted(here.glob(f"{server}*_checks.py"))]
-        return subprocess.run([python, "-m", "pytest", "-q", *plain, *files], check=False).returncode
+        tests = [python, "-m", "pytest", "-q", *plain, *files]
+        return subprocess.run(tests, check=False, cwd=here.parents[1]).returncode  # where the benchmarks are found
 
 
 parser = argparse.ArgumentParser(description=__doc__)
