@@ -11,8 +11,8 @@ parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fid
 ``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
 (`demo_model.field.missed`), the sections ``servers``, ``layers`` and ``layers-vllm-omni`` of docs/plugins.md
 from servers.json, layers.json and layers-vllm-omni.json (`benchmarks.attention.servers`, `.sglang_layers`,
-`.vllm_omni_layers`). A section without its file
-stays as it is.
+`.vllm_omni_layers`). The section ``resumed`` of docs/spot.md is from docs/spot.json (`benchmarks.models.resumed`). A
+section without its file stays as it is.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from benchmarks import markdown
 from benchmarks.attention import eight, report
 from benchmarks.fidelity import field, field_plots, unseen
 from benchmarks.fidelity import tables as fidelity_tables
-from benchmarks.models import linears_tables, parallel_plan, parallel_tables
+from benchmarks.models import linears_tables, parallel_plan, parallel_tables, resumed
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
@@ -354,6 +354,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
     parser.add_argument("--explained", type=Path, default=Path("docs/how-it-works.md"))
     parser.add_argument("--plugins", type=Path, default=Path("docs/plugins.md"))
+    parser.add_argument("--spot", type=Path, default=Path("docs/spot.md"), help="its figures lie beside it")
     parser.add_argument("--results", type=Path, default=Path("docs/kernels"), help="folder of the JSON files and plots")
     arguments = parser.parse_args()
     folder, text = arguments.results, arguments.readme.read_text()
@@ -390,6 +391,9 @@ def main() -> None:
         section = picture_section(many[0], missed[0], folder, seen)
         arguments.explained.write_text(replaced(arguments.explained.read_text(), "picture", section))
     arguments.plugins.write_text(plugins_page(arguments.plugins.read_text(), load))
+    if (resumptions := arguments.spot.with_suffix(".json")).exists():
+        section = resumed.table(json.loads(resumptions.read_text()))
+        arguments.spot.write_text(replaced(arguments.spot.read_text(), "resumed", section))
     for name, section in sections.items():
         text = replaced(text, name, section)
     arguments.readme.write_text(text)
