@@ -11,7 +11,7 @@ from adaspa.ops.call import Call
 from adaspa.ops.device import HALF, TRITON_IS_INSTALLED, can_use_tma, capability, unit_stride
 
 MIN_TOKENS = 8192
-"""Tokens from which dense attention is faster here than by PyTorch; below, the launch shows (kernels.json)."""
+"""Tokens from which dense attention is faster here than by PyTorch; below, the launch shows (kernels-h100.json)."""
 PAYS_FROM = 2.8e10
 """Query-key pairs times head_dim of a dense call from which a request with sparse steps is faster than a dense one.
 
