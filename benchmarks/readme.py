@@ -199,7 +199,7 @@ def fidelity_section(result: Json, plot: Path, picture: str) -> str:
 def grid_section(result: Json, plot: Path, picture: str) -> str:
     fidelity_tables.plot_grid(result["rows"], plot)
     parts = [
-        "Of the settings from which the presets are chosen, those that no other beats at less cost, and the paper's:",
+        "The presets are chosen from many settings. Here are the ones that no other beats at less cost, and the paper's:",
         fidelity_tables.frontier_table(result["rows"]),
         f"![Cost against PSNR of the presets' candidates]({picture})",
     ]
@@ -208,7 +208,7 @@ def grid_section(result: Json, plot: Path, picture: str) -> str:
 
 def unseen_section(result: Json) -> str:
     return (
-        f"{field_head(result)}. The captions and their noise are others than those that settings were chosen on\n"
+        f"{field_head(result)}. No setting was chosen on these captions and their noise\n"
         f"(`--seed {result['settings']['seed']}`). A line lies between its measured points, clip by clip; in brackets "
         f"the 95 % interval.\nPolicies are compared at the same attention work, presets at the same cost.\n\n"
         f"{unseen.table(result['rows'])}\n"

@@ -252,7 +252,7 @@ class Preflight:
 
     @cached_property
     def _adapted(self) -> Any:
-        """The same with slots for adapters."""
+        """Transformer with a few of its blocks, and slots for adapters."""
         small = self._few_blocks()
         assert self.loras is not None, "a job has adapters of its catalog entry alone"
         self.loras.insert_into(small)

@@ -134,7 +134,7 @@ def insert(transformer: Any, layers: Iterable[str], sizes: Sizes, *, with_bias: 
 
 
 def highest_rank(adapters: Iterable[Mapping[str, Pair]], count: int) -> int:
-    """Return the highest sum of ranks that so many of the adapters have together."""
+    """Return the highest sum of ranks of ``count`` adapters."""
     ranks = sorted(max(len(pair.a) for pair in pairs.values()) for pairs in adapters)
     return sum(ranks[-count:])
 

@@ -91,7 +91,7 @@ class Memory:
 
 @gluon.jit
 def start(dtype: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, LOADERS: gl.constexpr):
-    """Allocate the shared memory of a program, of which so many warps load, and start its barriers."""
+    """Allocate the shared memory of a program, and start its barriers."""
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, rank=2)
     flags: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     q_tiles = gl.allocate_shared_memory(dtype, [2, QUERY_TILE // 2, D], layout)
