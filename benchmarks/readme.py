@@ -199,7 +199,7 @@ def fidelity_section(result: Json, plot: Path, picture: str) -> str:
 def grid_section(result: Json, plot: Path, picture: str) -> str:
     fidelity_tables.plot_grid(result["rows"], plot)
     parts = [
-        "The presets are chosen from many settings. Here are the ones that no other beats at less cost, and the paper's:",
+        "Of the many settings tried, these are the ones that no other beats at less cost, and the paper's:",
         fidelity_tables.frontier_table(result["rows"]),
         f"![Cost against PSNR of the presets' candidates]({picture})",
     ]
