@@ -103,7 +103,7 @@ def models_section(
         "its own kernel. In brackets: speed relative to FlashAttention-3, dense."
         + (DENSITIES_FROM if densities else ""),
         model_tables.total_table(rows, dict(densities)),
-        "The same for few-step models, with the schedule of `fast`, without and with `few_steps` (added up, not run):",
+        "The same for few-step models at density 0.2, without and with `few_steps` (added up, not run):",
         model_tables.few_steps_table(rows),
         *(_compiled_parts(compiled_rows, densities) if compiled_rows else ()),
         *(model_tables.denoise_line(run) for run in runs),
@@ -125,7 +125,7 @@ def blocks_section(result: Json) -> str:
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}. Full size, random weights: "
         f"{result['blocks']} blocks of\neach model ran, and a forward was computed from them. Columns: seconds of one "
-        "forward, and totals of all guidance branches at density 0.2.\nTotals are for 50 steps with `fast`, and for 8 "
+        "forward, and totals of all guidance branches at density 0.2.\nTotals are for 50 steps, three dense, and for 8 "
         f"and 4 steps with `few_steps=8`. In brackets: speed relative to FlashAttention-3.{note}"
     )
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
@@ -182,12 +182,12 @@ def parallel_section(result: Json) -> str:
 
 def fidelity_section(result: Json, plot: Path, picture: str) -> str:
     fidelity_tables.plot(result["rows"], plot)
-    settings = result["settings"]
+    settings, note = result["settings"], f" {result['note']}" if "note" in result else ""
     parts = [
         f"{settings['captions']} held-out captions, {settings['steps']} denoising steps, {settings['dtype']}, on one\n"
         f"{result['device']}. PSNR has its standard error. Density and recall are means over the sparse steps.\n"
         "Attention work is for the whole denoising; dense is 1. Right answers: share of colours, shapes, motions and\n"
-        "backgrounds that the video shows as its caption asks.",
+        f"backgrounds that the video shows as its caption asks.{note}",
         f"![Density against PSNR, by method]({picture})",
         fidelity_tables.table(result["rows"], ("paper", "presets", "ablations")),
         "Other row-uniform patterns at the same density and schedule. Methods that estimate scores do so each step:",
@@ -337,10 +337,11 @@ def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str)
         seen: the folder, as the text names it.
     """
     sections = {}
+    confirmed = [row for others in load("unseen.json") for row in unseen.confirmed(others["rows"])]
     for fidelity in load("fidelity.json"):
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", f"{seen}/fidelity.png")
         sections["grid"] = grid_section(fidelity, folder / "grid.png", f"{seen}/grid.png")
-        print(fidelity_tables.choice(fidelity["rows"]))
+        print(fidelity_tables.choice(fidelity["rows"], confirmed))
     for others in load("unseen.json"):
         sections["unseen"] = unseen_section(others)
     for name in ("field", "field-16"):

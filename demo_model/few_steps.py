@@ -66,7 +66,7 @@ class Method:
 
 def methods(steps: int) -> dict[str, Method]:
     """All of them by name."""
-    preset = AdaSpaConfig.preset("balanced")
+    preset = AdaSpaConfig(warmup=3, searches=(3, 10, 25))
     usual, few = (preset.replace(few_steps=n).resolve(steps).schedule.searches for n in (0, steps))
     later = tuple(range(1, steps))
     return {

@@ -33,7 +33,7 @@ DENSITIES = (0.5, 0.2)
 
 
 def configuration(density: float | None) -> AdaSpaConfig:
-    """The schedule of the presets ``balanced`` and ``fast`` with patterns of so many blocks; None for dense."""
+    """Three dense steps and three searches, with patterns of so many blocks; None for dense."""
     if density is None:
         return AdaSpaConfig.preset("exact")
     return AdaSpaConfig(sparsity=1 - density, warmup=3, searches=(3, 10, 25), query_stride=4)

@@ -37,10 +37,10 @@ def apart(pairs: list[Row]) -> float:
 
 
 def table(rows: list[Row], groups: tuple[str, ...]) -> str:
-    """The rows of some groups, each with its figures against the dense video."""
+    """The rows of some groups, each with its figures against the dense video; ``measured`` says when, if earlier."""
     lines = [
-        "| | density | recall | attention work | PSNR, dB | SSIM | LPIPS | right answers |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | density | recall | attention work | PSNR, dB | SSIM | LPIPS | right answers | measured earlier |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if set(row["groups"]).isdisjoint(groups):
@@ -55,6 +55,7 @@ def table(rows: list[Row], groups: tuple[str, ...]) -> str:
             _number(row.get("ssim"), 4),
             _number(row.get("lpips"), 4),
             f"{100 * row['right']['all_attributes']:.1f} %",
+            row.get("measured", ""),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -160,8 +161,10 @@ def _kind(config: dict[str, Any]) -> str:
     )
 
 
-def choose_presets(rows: list[Row]) -> dict[str, Row]:
+def choose_presets(rows: list[Row], confirmed: list[Row]) -> dict[str, Row]:
     """For each preset, of the rows that may be one, that of the least cost that keeps the preset's promise.
+
+    A row may be one if it is a preset now, or is among those whose settings were ``confirmed`` on unseen captions.
 
     All keep the right answers within 2 percentage points of dense attention. ``quality`` reaches 50 dB, ``balanced``
     40 dB, ``fast`` what the paper's settings reach. A preset that no row fits is left out.
@@ -169,24 +172,26 @@ def choose_presets(rows: list[Row]) -> dict[str, Row]:
     named = {row["name"]: row for row in rows}
     right = named["dense"]["right"]["all_attributes"]
     floors = {"quality": QUALITY, "balanced": BALANCED, "fast": named["paper"]["psnr"]}
+    settings = [row["config"] for row in confirmed]
+    candidates = [
+        row for row in rows if "presets" in row["groups"] or ("grid" in row["groups"] and row["config"] in settings)
+    ]
     chosen = {}
     for preset, floor in floors.items():
         fitting = [
             row
-            for row in rows
-            if {"grid", "presets"} & set(row["groups"])
-            and row["psnr"] >= floor
-            and row["right"]["all_attributes"] >= right - ACCURACY_LOST
+            for row in candidates
+            if row["psnr"] >= floor and row["right"]["all_attributes"] >= right - ACCURACY_LOST
         ]
         if fitting:
             chosen[preset] = min(fitting, key=cost)
     return chosen
 
 
-def choice(rows: list[Row]) -> str:
+def choice(rows: list[Row], confirmed: list[Row]) -> str:
     """The presets that the rule chooses, as lines of text."""
     lines = []
-    for preset, row in choose_presets(rows).items():
+    for preset, row in choose_presets(rows, confirmed).items():
         config = row["config"]
         fields = ("selection", "price", "mass", "warmup", "warmup_mass", "searches", "query_block_size", "share_lists")
         settings = ", ".join(f"{name}={config[name]!r}" for name in fields if name in config)

@@ -31,6 +31,23 @@ def gains(row: Row, line: list[Row], price: Callable[[Row], float]) -> list[floa
     return None if other is None else [a - b for a, b in zip(row["clips"], other, strict=True)]
 
 
+def confirmed(rows: list[Row]) -> list[Row]:
+    """The rows that are closer to dense than the presets' earlier settings at the same cost, clip by clip.
+
+    The 95 % interval of the difference is above zero, and the worst tenth of the clips is not worse.
+    """
+    line = [row for row in rows if row["method"] == EARLIER]
+    found = []
+    for row in rows:
+        other = at(line, cost, cost(row)) if "config" in row and row["method"] != EARLIER else None
+        if other is None:
+            continue
+        closer = [a - b for a, b in zip(row["clips"], other, strict=True)]
+        if interval(closer)[0] > 0 and worst_tenth(row["clips"]) >= worst_tenth(other):
+            found.append(row)
+    return found
+
+
 def table(rows: list[Row]) -> str:
     """Each row beside the policy's line at the same attention work, and the presets beside what they were before."""
     lines = [

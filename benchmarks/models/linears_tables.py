@@ -6,7 +6,7 @@ from adaspa.config import AdaSpaConfig
 
 from benchmarks import markdown
 from benchmarks.models.tables import ATTENTIONS, STEPS, by_model
-from benchmarks.models.totals import StepSeconds, total_seconds
+from benchmarks.models.totals import SHORT_WARMUP, StepSeconds, total_seconds
 
 Rows = list[dict[str, Any]]
 LINEARS = {"bfloat16": "bf16", "float8": "e4m3"}
@@ -16,7 +16,7 @@ WAYS = {
     "in e4m3, dense attention in eight bits": ("float8", ("full", "int8_fp8")),
 }
 """By column, the linear layers, and the precisions whose rows count: those of a later one replace an earlier one's."""
-SCHEDULES = {"paper": AdaSpaConfig.paper(), "`fast`": AdaSpaConfig.preset("fast")}
+SCHEDULES = {"paper": AdaSpaConfig.paper(), "three dense steps": SHORT_WARMUP}
 
 
 def share_table(rows: Rows) -> str:

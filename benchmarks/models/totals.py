@@ -8,6 +8,8 @@ from typing import Any
 from adaspa.config import AdaSpaConfig
 from adaspa.schedule import StepKind
 
+SHORT_WARMUP = AdaSpaConfig(warmup=3, searches=(3, 10, 25), query_stride=4)
+"""A schedule with three dense steps of 50, for totals at a density that was set."""
 SAME = 0.01  # densities that differ by less are the same: the text adds a little to what was asked
 
 

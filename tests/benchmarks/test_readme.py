@@ -202,11 +202,20 @@ def test_nothing_is_changed_without_files(written):
 
 
 def test_presets_have_the_least_work_that_keeps_their_promise():
-    chosen = choose_presets(FIDELITY_ROWS)
+    chosen = choose_presets(FIDELITY_ROWS, FIDELITY_ROWS[-1:])
     # b does less than a, but loses too many right answers.
     assert {preset: row["name"] for preset, row in chosen.items()} == {"quality": "a", "balanced": "c", "fast": "d"}
     assert attention_work(FIDELITY_ROWS[0]) == 1
     assert attention_work(chosen["fast"]) == pytest.approx(0.32)
+
+
+def test_a_setting_that_unseen_captions_did_not_confirm_is_no_preset():
+    untried = fidelity_row("untried", 0.05, 31.0, 0.9, "grid", config={"price": 2.0})
+    assert choose_presets([*FIDELITY_ROWS, untried], FIDELITY_ROWS[-1:])["fast"]["name"] == "d"
+    line = [fidelity_row("was", x, 0.0, 0.9, method=unseen.EARLIER, clips=[10 * x, 10.0, 10.0]) for x in (0.1, 0.6)]
+    closer = fidelity_row("closer", 0.3, 0.0, 0.9, clips=[4.0, 11.0, 12.0])
+    worse = fidelity_row("worse in one clip", 0.3, 0.0, 0.9, clips=[2.0, 30.0, 30.0])
+    assert [row["name"] for row in unseen.confirmed([*line, closer, worse])] == ["closer"]
 
 
 def test_blocks_of_64_queries_cost_what_their_neighbours_do_not_keep():
@@ -215,7 +224,7 @@ def test_blocks_of_64_queries_cost_what_their_neighbours_do_not_keep():
     alike = alone | {"name": "alike", "shared_tiles": 1.0}
     assert attention_work(alone) == attention_work(alike) < attention_work(wide)
     for row, best in ((alone, "wide"), (alike, "alike")):
-        assert choose_presets([*FIDELITY_ROWS[:2], wide, row])["fast"]["name"] == best
+        assert choose_presets([*FIDELITY_ROWS[:2], wide, row], [wide])["fast"]["name"] == best
     preset = alone | {"name": "preset fast", "groups": ["presets"]}
     assert preset_densities([preset]) == {"fast": [pytest.approx(0.2 * (1 + APART / 2))] * 2}
     measured = json.loads((ROOT / "docs" / "kernels" / "changes-pairs.json").read_text())
@@ -244,7 +253,8 @@ def test_unseen_clips_are_compared_one_by_one_with_a_line_at_the_same_work():
 
 def test_the_presets_are_those_that_were_measured_to_be_best():
     measured = json.loads((ROOT / "docs" / "kernels" / "fidelity.json").read_text())
-    chosen = choose_presets(measured["rows"])
+    others = json.loads((ROOT / "docs" / "kernels" / "unseen.json").read_text())
+    chosen = choose_presets(measured["rows"], unseen.confirmed(others["rows"]))
     assert list(chosen) == ["quality", "balanced", "fast"]
     usual = AdaSpaConfig().to_dict()
     for preset, row in chosen.items():

@@ -16,7 +16,7 @@ def test_a_file_of_each_format_tells_how_to_make_it_again(service: Service, tmp_
     path = service.client.download(video.id, tmp_path / f"out.{output}")
     assert len(frames_of(path)) == video.num_frames
     recipe = read_recipe(path)
-    assert (recipe["attention"]["selection"], recipe["attention"]["block_size"]) == ("retained_mass", 16)
+    assert (recipe["attention"]["selection"], recipe["attention"]["block_size"]) == ("marginal_mass", 16)
     size = f"{recipe['width']}x{recipe['height']}"
     asked = {name: recipe[name] for name in ("negative_prompt", "seed", "steps", "guidance_scale", "num_frames", "fps")}
     again = service.run(

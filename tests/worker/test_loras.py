@@ -101,7 +101,7 @@ def test_a_distilled_model_is_an_entry_of_the_catalog(
 ) -> None:
     """Its adapter, its scheduler and shift, and a search in the first of its four steps."""
     few = {"scheduler": {"name": "UniPCMultistepScheduler"}, "flow_shift": 5.0}
-    few |= {"attention": {"preset": "fast", "block_size": 16, "few_steps": 8}}
+    few |= {"attention": {"preset": "fast", "price": 0.001, "block_size": 16, "few_steps": 8}}
     served, merged = engine(**few), with_added(engine([]), low(), 1.0)
     merged.pipe.scheduler = merged._scheduler = UniPCMultistepScheduler(  # type: ignore[attr-defined]
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0

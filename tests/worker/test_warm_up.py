@@ -45,7 +45,7 @@ def test_a_warm_up_takes_each_kind_of_step_and_leaves_nothing(
     ("changes", "steps"),
     [
         ({"attention": {"preset": "exact"}}, 1),
-        ({"attention": {"preset": "balanced"}}, 4),
+        ({"attention": {"preset": "balanced"}}, 3),
         ({"attention": {"preset": "fast", "dense_tail": 5}}, 5),
         ({"attention": {"preset": "fast", "few_steps": 8}, "default_steps": 8}, 8),
         ({"call": {"sigmas": [1 - i / 30 for i in range(30)]}, "default_steps": 30}, 30),
