@@ -7,9 +7,9 @@ from typing import Any
 
 from adaspa_api.fields import VideoCreate
 from adaspa_api.words import TERMINAL, Priority
-from adaspa_jobs.job import Artifact, Job, Progress
+from adaspa_jobs.job import Artifact, Job, Progress, percent
 from adaspa_jobs.queue import QueueUnavailable, queue_name, ring
-from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.scripts import PREFIX, StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
 from adaspa_jobs.store import Admitted, JobCancelled, Lease, LeaseLost
 from adaspa_service import views
@@ -24,9 +24,10 @@ from claiming import FAILURE
 from running_gateway import REPORT
 
 from chaos.history import Act, Entry
-from chaos.simulation import Actor, World, janitor_of
+from chaos.simulation import Actor, Broken, World, janitor_of
 
-STEPS, STEP_SECONDS = 4, 0.8
+STEPS, STEP_SECONDS = 4, 1.2
+"""Longer, in all, than a lease."""
 BEAT_SECONDS = 5.0
 
 
@@ -55,7 +56,7 @@ class Client:
         asked = [self.create(f"key-{number}", number) for number in range(2)]
         if self.world.choose(4) == 3:
             self.create("key-0", 0)
-        for video_id in asked:
+        for number, video_id in enumerate(tuple(asked)):
             fate = self.world.choose(4)
             self.world.wait((0.0, 1.0, 2.5, 4.0)[self.world.choose(4)] if fate > 1 else 0.0)
             if fate == 2:
@@ -63,12 +64,15 @@ class Client:
             elif fate == 3:
                 self.ask("delete", video_id, lambda video_id=video_id: self.delete(video_id), missing_is_done=True)
                 self.ask("get", video_id, lambda video_id=video_id: self.get(video_id))
+                asked.append(self.create(f"key-{number}", number))
         self.ask("list", f"walk-{self.tenant}", self.page)
         for video_id in asked:
             while (seen := self.ask("get", video_id, lambda video_id=video_id: self.get(video_id)).seen) and (
                 seen["status"] not in TERMINAL
             ):
                 self.world.wait(0.7)
+            if seen:
+                self.ask("events", video_id, lambda video_id=video_id: self.events(video_id))
         self.ask("list", f"last-walk-{self.tenant}", self.page)
 
     def create(self, key: str, seed: int) -> str:
@@ -77,6 +81,8 @@ class Client:
             once = idempotency_of(str(seed), key)
             admitted = submit(self.world.parts, self.caller, JobRequest(params, None), once)  # type: ignore[arg-type]
             made.append(admitted)
+            if not admitted.jobs:
+                raise Broken(f"{key}: stands for no job")
             return {"ids": [job.id for job in admitted.jobs]}
 
         made: list[Admitted] = []
@@ -103,6 +109,13 @@ class Client:
     def page(self) -> dict[str, Any]:
         jobs, more = self.world.store.page(owner=self.tenant)
         return {"ids": [job.id for job in jobs], "more": more}
+
+    def events(self, video_id: str) -> dict[str, Any]:
+        """All of an ended job's."""
+        told = [each for _, each in self.world.client.xrange(f"{PREFIX}events:{video_id}")]
+        progress = [percent(Progress.model_validate_json(each[b"progress"])) for each in told]
+        seen = [(each[b"status"].decode(), int(each[b"attempt"]), at) for each, at in zip(told, progress, strict=True)]
+        return {"events": [dict(zip(("status", "attempt", "progress"), each, strict=True)) for each in seen]}
 
     def seen(self, job: Job) -> dict[str, Any]:
         video = views.video(job, None)

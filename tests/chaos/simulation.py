@@ -16,7 +16,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import redis
-from adaspa_api.words import TERMINAL, Priority
+from adaspa_api.words import TERMINAL, JobStatus, Priority
 from adaspa_jobs.queue import queue_name
 from adaspa_jobs.scripts import PREFIX
 from adaspa_jobs.settings import Settings
@@ -247,6 +247,8 @@ class World:
         for job in jobs:
             events = [fields[b"type"].decode() for _, fields in self.client.xrange(f"{PREFIX}events:{job.id}")]
             ends = [event for event in events if event in set(TERMINAL)]
+            if job.status is JobStatus.failed and not self.acted:
+                raise Broken(f"{job.id}: failed, and nobody was struck")
             if ends != [job.status] or events[-1] != job.status:
                 raise Broken(f"{job.id}: is {job.status}, and its events are {events}")
             if job.artifacts and not job.artifacts["video"].key.startswith(attempt_prefix(job.id, job.token)):
