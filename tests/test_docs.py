@@ -172,6 +172,10 @@ def test_what_is_told_of_linear_layers_in_e4m3_is_what_the_tables_say() -> None:
             rf"^\| hunyuan-\S+ \| {schedule} \| \d+ \| \S+ \S+ \| \d+ \(([\d.]+)x\)", text, re.MULTILINE
         )
         assert f"{float(found):.{2 if schedule == 'paper' else 1}f} times" in text
+    videos = json.loads((ROOT / "docs" / "kernels" / "linears-videos.json").read_text())["rows"]
+    psnr = {row["linears"]: row["to_dense"]["psnr"] for row in videos if "to_dense" in row}
+    assert f"{psnr['float8']:.1f} dB from those in bf16, and videos in float32 are {psnr['float32']:.1f} dB" in text
+    assert f"{psnr['float8']:.1f} dB from those in bfloat16" in (ROOT / "docs" / "models.md").read_text()
     tried = json.loads((ROOT / "docs" / "kernels" / "linears-fusing.json").read_text())["rows"]
     before, fused, held = (row["shares"]["rest"] for row in tried)
     assert f"{fused:.2f} s instead of {before:.2f} s" in text and f"leaves `rest` at {held:.2f} s" in text
