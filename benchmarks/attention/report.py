@@ -41,6 +41,7 @@ def _label(row: dict[str, Any]) -> str:
 
 def plot(result: dict[str, Any], path: Path) -> None:
     """Effective TFLOP/s against density, one panel a shape; dense kernels as horizontal lines."""
+    import matplotlib  # noqa: PLC0415 - an optional dependency
     from matplotlib.figure import Figure  # noqa: PLC0415 - an optional dependency
 
     rows = [row for row in result["rows"] if "tflops" in row and row["op"] != "tune"]
@@ -50,8 +51,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(4 * columns, 3.2 * lines + 1), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     # The same kernel has the same colour in every panel.
-    colors = {label: f"C{i % 10}" for i, label in enumerate(dict.fromkeys(_label(row) for row in rows))}
-    for axes, shape in zip(panels, shapes, strict=False):
+    labels, palette = dict.fromkeys(_label(row) for row in rows), matplotlib.colormaps["tab20"]
+    colors = {label: palette(i % palette.N) for i, label in enumerate(labels)}
+    for shape, axes in zip(shapes, panels, strict=False):  # in this order, no panel is taken and left
         curves: dict[str, list[tuple[float, float]]] = {}
         for row in (row for row in rows if row["shape"] == shape):
             if row["density"] == 1:
