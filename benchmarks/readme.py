@@ -155,7 +155,7 @@ def linears_section(result: Json, videos: Json | None) -> str:
     if videos is not None:
         seen = (
             f"The demo model on one {videos['device']}, {videos['captions']} captions, {videos['steps']} steps. Videos "
-            "are compared with the dense ones in bf16,\nand with those of the same setting in bf16:"
+            "are compared with dense ones in bf16,\nand with videos of the same setting in bf16:"
         )
         parts += [seen, linears_tables.video_table(videos["rows"])]
     return "\n\n".join(parts) + "\n"

@@ -133,7 +133,7 @@ class Service:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
     def settle(self) -> None:
-        """Wait until nothing is left to do for requests that were answered."""
+        """Wait until nothing is left to do for requests that were answered, and nobody follows events."""
         until(lambda: not self.server.server_state.tasks, "nothing is left to do after the answers")
 
     def messages(self, model: str = "demo") -> int:

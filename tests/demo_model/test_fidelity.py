@@ -55,7 +55,7 @@ def test_processes_side_by_side_fill_one_file_in_the_order_of_the_variants(run):
 
 
 def test_the_work_is_counted_and_guidance_branches_share_tiles_and_lists(run):
-    names = ("price 0.2, warm-up 3, blocks of 64 x 64", "price 0.2, warm-up 3, blocks of 64 x 64, shared lists")
+    names = ("price 0.9, warm-up 3, blocks of 64 x 64", "price 0.9, warm-up 3, blocks of 64 x 64, shared lists")
     rows = {row["name"]: row for row in run(*names, guidance=4, steps=8)["rows"]}
     own, shared = (rows[name] for name in names)
     for row in (own, shared):
