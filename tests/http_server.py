@@ -1,7 +1,7 @@
 """HTTP servers of the tests' own, each in a thread."""
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -20,3 +20,21 @@ def answering(handler: type[BaseHTTPRequestHandler], port: int = 0, tls: ssl.SSL
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def serving_file(content: bytes, kind: str, other_kinds: Mapping[str, str]) -> Iterator[int]:
+    """The port of a server that gives one file at every path, as of a type; at some paths as of another."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", other_kinds.get(self.path, kind))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with answering(Handler) as port:
+        yield port

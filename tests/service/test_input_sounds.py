@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from functools import cache, partial
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from adaspa_jobs.settings import Settings
 from adaspa_worker.sound import Sound
 from drawn import picture
 from filmed import filmed
-from http_server import answering
+from http_server import serving_file
 from recorded import recorded, tone
 from refusals import check_refused
 from running_gateway import Service, data_uri, demo_catalog, serving
@@ -67,18 +66,7 @@ def service(gateway: Service, valkey: redis.Redis) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def sounds() -> Iterator[str]:
     """The address of a server of one sound, and of a page."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", {"/page": "text/html", "/image": "image/png"}.get(self.path, "audio/wav"))
-            self.end_headers()
-            self.wfile.write(voice())
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with answering(Handler) as port:
+    with serving_file(voice(), "audio/wav", {"/page": "text/html", "/image": "image/png"}) as port:
         yield f"http://sounds.example.com:{port}"
 
 

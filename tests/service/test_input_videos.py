@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache, partial
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from adaspa_command import adaspa
 from adaspa_jobs.settings import Settings
 from drawn import assert_corners, picture
 from filmed import filmed, frames_in, number_of
-from http_server import answering
+from http_server import serving_file
 from PIL import Image
 from refusals import check_refused
 from running_gateway import Service, data_uri, demo_catalog, serving
@@ -73,19 +72,7 @@ def service(gateway: Service, valkey: redis.Redis) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def videos() -> Iterator[str]:
     """The address of a server of one video, and of a page."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            kind = "text/html" if self.path == "/page" else "video/mp4"
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(wide())
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with answering(Handler) as port:
+    with serving_file(wide(), "video/mp4", {"/page": "text/html"}) as port:
         yield f"http://videos.example.com:{port}"
 
 
