@@ -166,8 +166,12 @@ class AdaSpaConfig:
             ValueError: naming the presets there are, or a field and what is allowed.
             TypeError: for a change in a field that there is not.
         """
-        by_price: dict[str, Any] = {"selection": "marginal_mass", "share_lists": True, "query_block_size": 64}
-        by_price["query_stride"] = 4
+        by_price: dict[str, Any] = {
+            "selection": "marginal_mass",
+            "share_lists": True,
+            "query_block_size": 64,
+            "query_stride": 4,
+        }
         presets = {
             "exact": cls(sparsity=0),
             "quality": cls(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30), query_stride=4),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from adaspa_jobs.settings import Settings
 from running_gateway import Service, serving
 
@@ -24,3 +25,11 @@ def service(settings: Settings, tmp_path: Path) -> Iterator[Service]:
     """A running gateway."""
     with serving(settings, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def emptied(gateway: Service, valkey: redis.Redis) -> Iterator[Service]:
+    """The gateway that a file has for all its tests, with nothing in its store and its storage."""
+    gateway.parts.storage.delete_prefix("")
+    yield gateway
+    gateway.settle()  # no bell is left for the next test

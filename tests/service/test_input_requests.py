@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import redis
 from adaspa_api.words import Fit, Role
 from adaspa_client import AsyncClient, Client, Video
 from adaspa_command import adaspa
@@ -72,11 +71,9 @@ def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def service(gateway: Service, valkey: redis.Redis) -> Iterator[Service]:
+def service(emptied: Service) -> Service:
     """The gateway with nothing in its store and its storage."""
-    gateway.parts.storage.delete_prefix("")
-    yield gateway
-    gateway.settle()  # no bell is left for the next test
+    return emptied
 
 
 @pytest.fixture(scope="module")

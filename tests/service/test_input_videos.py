@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-import redis
 from adaspa_client import Client
 from adaspa_command import adaspa
 from adaspa_jobs.settings import Settings
@@ -62,11 +61,9 @@ def gateway(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def service(gateway: Service, valkey: redis.Redis) -> Iterator[Service]:
+def service(emptied: Service) -> Service:
     """The gateway with nothing in its store and its storage."""
-    gateway.parts.storage.delete_prefix("")
-    yield gateway
-    gateway.settle()  # no bell is left for the next test
+    return emptied
 
 
 @pytest.fixture(scope="module")

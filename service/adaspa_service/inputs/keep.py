@@ -151,7 +151,7 @@ class Inputs:
                 self._storage.delete_prefix(inputs_prefix(folder))
                 raise
 
-    def _written(self, role: Role, upload: Upload, path: Path, frame: "Frame", used: Used) -> "Written":
+    def _written(self, role: Role, upload: Upload, path: Path, frame: Frame, used: Used) -> Written:
         if role.kind is Kind.image:
             return self._write_image(upload, path.with_suffix(".png"), frame if role.is_in_frame else None)
         source = path.with_suffix(".sent")
@@ -166,14 +166,14 @@ class Inputs:
         size = write_tail(source, file, used.tail, limits, frame.size_of, contain=frame.bars is not None)
         return Written(file, clips.CONTENT_TYPE, *size, frames=used.tail.frames)
 
-    def _write_image(self, upload: Upload, file: Path, frame: "Frame | None") -> "Written":
+    def _write_image(self, upload: Upload, file: Path, frame: Frame | None) -> Written:
         with opened(upload.file, self._settings.image_pixels) as image:
             size = upright_size(image)
             size = frame.size_of(*size) if frame else detailed(*size)
             fitted(image, size, frame.bars if frame else None).save(file)
         return Written(file, "image/png", *size)
 
-    def _put(self, folder: str, role: Role, written: "Written") -> Input:
+    def _put(self, folder: str, role: Role, written: Written) -> Input:
         file = written.file
         stored = self._storage.put_file(f"{inputs_prefix(folder)}{file.name}", file, written.content_type)
         return Input.model_validate({**written._asdict(), **stored.model_dump(), "role": role})

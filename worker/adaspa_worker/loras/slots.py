@@ -173,9 +173,7 @@ def fitted(spec: ModelSpec, files: Mapping[str, Path], pipeline: Any, sizes: Siz
             found[lora.name] = fit(tensors, metadata, pipeline, sizes)
         except Unfit as error:
             lora_files.refuse(spec, lora, str(error))
-        if spec.memory.quantization == "int8" and any(
-            pair.bias is not None for pair in found[lora.name].pairs.values()
-        ):
+        if spec.memory.quantization == "int8" and has_bias([found[lora.name].pairs]):
             lora_files.refuse(spec, lora, "has biases, which PEFT's layers on int8 weights do not take; allowed: none")
         if lost := found[lora.name].lost:
             some = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
