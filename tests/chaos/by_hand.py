@@ -4,8 +4,6 @@ wanted, on a Valkey of its own. No time has to pass: what is due by time is put 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import redis
@@ -14,7 +12,7 @@ from adaspa_api.words import ErrorCode, JobStatus, Priority
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
-from valkey_process import start_valkey
+from valkey_process import running_valkey
 from waiting import until
 
 from chaos.scenes import Scene
@@ -116,14 +114,11 @@ class Bench:
 @contextmanager
 def bench() -> Iterator[Bench]:
     """One with a Valkey of its own."""
-    with TemporaryDirectory(prefix="bench-") as folder:
-        server = start_valkey(Path(folder), "--appendonly", "yes", "--appendfsync", "always")
-        try:
-            with redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client:
-                yield Bench(client)
-        finally:
-            server.kill()
-            server.wait()
+    with (
+        running_valkey("--appendonly", "yes", "--appendfsync", "always") as folder,
+        redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client,
+    ):
+        yield Bench(client)
 
 
 class Fenced(Scene):

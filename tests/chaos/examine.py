@@ -22,7 +22,7 @@ from random import Random
 
 from tiny_catalog import model_spec
 
-from chaos import by_hand, tour_files, tour_jobs, tour_requests
+from chaos import by_gateway, by_hand, by_parts, by_reference, by_worker, tour_files, tour_jobs, tour_requests
 from chaos.audit import Audit
 from chaos.checker import check
 from chaos.clients import Clients
@@ -63,6 +63,8 @@ SIZE = Size(
     environment={PRELOADED: "1"},
 )
 JOBS, CLIENTS = 12, 4
+BY_ITSELF = "by hand"
+"""How names of scenes begin that have parts of their own: while one plays, the service may stand still."""
 PATIENT = 10.0**6
 """Seconds: whether it hangs is seen by what moves, and not by the time."""
 files = {type(scene).__name__: scene for scene in (*tour_files.SCENES, *tour_jobs.SCENES, *tour_requests.SCENES)}
@@ -76,7 +78,8 @@ LANES: list[list[Scene]] = [
     [files["Batches"], files["Lists"], files["Places"], files["Previews"]],
     [files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
-    by_hand.SCENES,
+    [*by_hand.SCENES, *by_reference.SCENES, *by_gateway.SCENES],
+    [*by_parts.SCENES, *by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]
 """Lanes play side by side, the scenes of one in turns. There are three workers: those that stop one have one lane."""
@@ -124,7 +127,8 @@ class Examination:
 
     def _broken(self) -> list[str]:
         known = [*self.found, *self.watch.broken, *self.history.sightings.broken, *self.clients.complaints]
-        if not known and self.watch.standstill():
+        by_itself = any(name.startswith(BY_ITSELF) for name in self._playing.copy())
+        if not known and not by_itself and self.watch.standstill():
             waits_for = self._at_rest.waits_for if self._at_rest else sorted(self._playing)
             known.append(f"nothing moves any more, and this waits: {waits_for}")
         return known

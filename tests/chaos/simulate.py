@@ -7,15 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import hypothesis
 import redis
 from adaspa_jobs.settings import Settings
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
-from valkey_process import start_valkey
+from valkey_process import running_valkey
 
 from chaos.simulation import Broken, Rig, simulate
 
@@ -27,14 +25,8 @@ BATCH = 100
 @contextmanager
 def own_rig() -> Iterator[Rig]:
     """A rig with a Valkey of its own."""
-    with TemporaryDirectory(prefix="simulation-") as folder:
-        server = start_valkey(Path(folder))
-        try:
-            with redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client:
-                yield Rig(client, Settings(storage_url="memory:///", open_access=True))
-        finally:
-            server.kill()
-            server.wait()
+    with running_valkey() as folder, redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client:
+        yield Rig(client, Settings(storage_url="memory:///", open_access=True))
 
 
 def search(rig: Rig, seed: int, runs: int, shrink: bool = True) -> tuple[bytes, Broken] | None:

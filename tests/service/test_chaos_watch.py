@@ -1,19 +1,33 @@
 """What the examination of a service looks at: whole, nothing is found; broken, it is."""
 
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from adaspa_service import views
-from chaos.by_hand import SCENES, Bench, bench
+from chaos import by_gateway, by_hand, by_parts
+from chaos.by_hand import Bench, bench
+from chaos.by_reference import Drawn, own_store
 from chaos.scenes import Scene
 from chaos.sightings import Sightings, alone
 from chaos.watch import between, look, violations
 
+SLOW = (by_gateway.Offers, by_parts.Films)
+"""Scenes that wait for seconds, or start processes; other tests look at what they do."""
+SCENES = [scene for scene in (*by_hand.SCENES, *by_gateway.SCENES, *by_parts.SCENES) if not isinstance(scene, SLOW)]
+
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
-def test_a_store_driven_by_hand_keeps_its_promises(scene: Scene) -> None:
+def test_parts_driven_by_hand_keep_their_promises(scene: Scene) -> None:
     scene.play(None)  # type: ignore[arg-type]  these need no stage
+
+
+def test_a_store_asked_in_a_drawn_order_is_as_the_reference_says() -> None:
+    seed = secrets.randbelow(10**6)
+    print(f"order {seed}")
+    with own_store() as client:
+        Drawn(client, seed).play(400)
 
 
 @pytest.fixture(scope="module")
