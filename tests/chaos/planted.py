@@ -5,12 +5,14 @@
     PYTHONPATH=tests python -m chaos.planted suite --out docs/planted.json
 
 Each ``mutants/*.patch`` breaks one line of the service. Its head says what is broken, and names the test files that run
-that line. A patch that does not apply fails the command, and so does a service without any that is not found whole.
+that line; of a patch without that, those are tried that most likely do. A patch that does not apply fails the command,
+and so does a service without any that is not found whole. ``--folder`` takes patches from elsewhere.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +33,10 @@ ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).with_name("mutants")
 PACKAGES = ("tests", "service", "service/client", "worker", "kernels", "demo_model/weights")
 SIMULATED_MINUTES = 1.0
+TRIED = 12
+"""Test files of a patch that names none."""
+BY_HAND = ("test_chaos_watch.py", "test_worker_by_hand.py")
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{3,}")
 LIMIT_SECONDS = 900.0
 """A run that has not ended by then is broken off; what it would have found is not known, and counts for nothing."""
 
@@ -45,8 +51,12 @@ class Mutant:
 
     @classmethod
     def read(cls, path: Path) -> "Mutant":
-        what, tests = path.read_text().split("\n\n", 2)[:2]
-        return cls(path.resolve(), what, tests.removeprefix("Tests: ").split())
+        """Read a patch, with or without a head."""
+        head, _, rest = path.read_text().partition("--- a/")
+        said = [each.strip() for each in head.split("\n\n") if each.strip() and not each.startswith("diff ")]
+        named = [each.removeprefix("Tests:").split() for each in said if each.startswith("Tests:")]
+        what = next((each for each in said if not each.startswith("Tests:")), path.stem)
+        return cls(path.resolve(), what, (named[0] if named else []) or likely(f"--- a/{rest}"))
 
     @property
     def name(self) -> str:
@@ -105,6 +115,24 @@ class Tree:
             return status, log.read()
 
 
+def likely(patch: str) -> list[str]:
+    """Test files that most likely run the line of a patch: what is driven by hand, and those that share rare words."""
+    module = Path(patch.splitlines()[0].removeprefix("--- a/")).with_suffix("")
+    area = "worker" if module.parts[0] == "worker" else "service"
+    texts = {path: path.read_text() for path in sorted(ROOT.glob(f"tests/{area}/test_*.py"))}
+    hunk = "\n".join(line for line in patch.splitlines()[2:] if not line.startswith("+"))
+    words = set(WORD.findall(hunk)) | {module.stem, *module.stem.split("_")}
+    share = {word: sum(word in text for text in texts.values()) for word in words}
+
+    def score(path: Path) -> float:
+        own = sum(1 / share[word] for word in words if word in texts[path])
+        named = [part for part in (*module.parent.parts[1:], *module.stem.split("_")) if part.rstrip("s") in path.stem]
+        return own + 2 * len(named) + 2 * (".".join(module.parts[1:]) in texts[path])
+
+    ranked = [path for path in sorted(texts, key=score, reverse=True) if path.name not in BY_HAND]
+    return [str(path.relative_to(ROOT)) for path in (*(p for p in texts if p.name in BY_HAND), *ranked[:TRIED])]
+
+
 def audit(tree: Tree, _: Mutant | None) -> str:
     """What an examination of the running service finds first, or nothing."""
     report = tree.folder / "report.json"
@@ -124,11 +152,13 @@ def simulation(tree: Tree, _: Mutant | None) -> str:
 
 def suite(tree: Tree, mutant: Mutant | None) -> str:
     """The first test that fails of those that run the line, or nothing."""
-    tests = mutant.tests if mutant else ["tests/service/test_store.py"]
-    status, output = tree.run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "300", *tests)
-    assert status in (0, 1, -1), output[-2000:]
-    failed = [line for line in output.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
-    return failed[0] if status == 1 else ""
+    for test in mutant.tests if mutant else ["tests/service/test_store.py"]:
+        status, output = tree.run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "300", test)
+        assert status in (0, 1, -1), output[-2000:]
+        failed = [line for line in output.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
+        if status == 1:
+            return failed[0]
+    return ""
 
 
 def last_line(text: str) -> str:
