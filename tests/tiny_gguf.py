@@ -1,5 +1,6 @@
-"""GGUF files of the tiny Wan's transformer, with the names that Wan's own code has for its weights."""
+"""GGUF files of tiny transformers, with the names that their weights have in Wan's own code, or in diffusers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -28,15 +29,24 @@ def named(name: str) -> str:
     return wans_own(".".join(swapped.get(part, part) for part in name.split(".")))
 
 
-def write(file: Path, transformer: torch.nn.Module, without: str = "", added: str = "") -> Path:
+def is_packed(name: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether a weight is one of the blocks' matrices, and Q8_0 can have its rows."""
+    return "blocks." in name and name.endswith(".weight") and len(shape) == 2 and shape[1] % 32 == 0
+
+
+def write(
+    file: Path, transformer: torch.nn.Module, without: str = "", added: str = "", name_of: Callable[[str], str] = named
+) -> Path:
     """Write the blocks' matrices in Q8_0 and all else in F32, but for one weight, and with another."""
     writer = gguf.GGUFWriter(file, "wan")
-    tensors = {named(name): weight.detach().float().cpu().numpy() for name, weight in transformer.state_dict().items()}
+    tensors = {
+        name_of(name): weight.detach().float().cpu().numpy() for name, weight in transformer.state_dict().items()
+    }
     tensors.pop(without, None)
     if added:
         tensors[added] = np.zeros(32, np.float32)
     for name, tensor in tensors.items():
-        if name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2:
+        if is_packed(name, tensor.shape):
             packed = gguf.quants.quantize(tensor, gguf.GGMLQuantizationType.Q8_0)
             writer.add_tensor(name, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
         else:

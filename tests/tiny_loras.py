@@ -21,6 +21,8 @@ HUNYUAN = [
     *(f"transformer_blocks.0.attn.{c}" for c in ("add_q_proj", "add_k_proj", "add_v_proj")),
     *(f"transformer_blocks.0.{part}.net.{c}" for part in ("ff", "ff_context") for c in ("0.proj", "2")),
     "single_transformer_blocks.0.proj_out",
+    "transformer_blocks.0.norm1.linear",
+    "single_transformer_blocks.0.norm.linear",
 ]
 HUNYUANS_OWN = {
     "single_transformer_blocks": "single_blocks",
@@ -31,11 +33,22 @@ HUNYUANS_OWN = {
     "ff.net.0.proj": "img_mlp.fc1",
     "ff.net.2": "img_mlp.fc2",
     "proj_out": "linear2",
+    "norm1.linear": "img_mod.linear",
+    "norm.linear": "modulation.linear",
 }
 HUNYUANS_STACKED = {
     "img_attn_qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
     "txt_attn_qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
 }
+COMFYS = {
+    "_attn_qkv": "_attn.qkv",
+    "_attn_proj": "_attn.proj",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+    "img_mod.linear": "img_mod.lin",
+    "modulation.linear": "modulation.lin",
+}
+"""What ComfyUI calls layers of HunyuanVideo, which it has in a class made for Flux."""
 WANS_OWN = {"attn1": "self_attn", "attn2": "cross_attn", "to_out.0": "o", "to_": "", "net.0.proj": "0", "net.2": "2"}
 """What Wan's own code calls parts of layers."""
 Low = dict[str, tuple[Tensor, Tensor]]
@@ -128,15 +141,19 @@ def hunyuan_files(low: Low) -> dict[str, tuple[dict[str, Tensor], dict[str, str]
         low |= {block + layer: (pairs[0][0], b) for layer, (_, b) in zip(layers, pairs, strict=True)}
         own[f"double_blocks.0.{name}"] = pairs[0][0], torch.cat([b for _, b in pairs])
 
-    def named(layer: str) -> str:
-        for ours, theirs in HUNYUANS_OWN.items():
+    def named(layer: str, *names: dict[str, str]) -> str:
+        for ours, theirs in [pair for each in (HUNYUANS_OWN, *names) for pair in each.items()]:
             layer = layer.replace(ours, theirs)
         return layer
 
+    peft = diffusers({named(name): pair for name, pair in own.items()})
     return {
         "diffusers": (diffusers(low), {}),
         "musubi-tuner": (kohya(own, lambda layer: flat(named(layer))), {}),
-        "comfyui": (kohya(own, named, "diffusion_model."), {}),
+        "diffusion-pipe": (peft, {}),
+        "comfyui": (kohya(own, lambda layer: named(layer, COMFYS), "diffusion_model."), {}),
+        "comfyui-flat": (kohya(own, lambda layer: flat(named(layer, COMFYS))), {}),
+        "for-comfyui": (kohya(own, named, "diffusion_model."), {}),
     }
 
 

@@ -22,6 +22,9 @@ from triton.language import core
 MODULES = {
     "tiles": "hopper.tiles",
     "program": "hopper.program",
+    "lists": "hopper.lists",
+    "walk": "hopper.walk",
+    "walk_guarded": "hopper.walk_guarded",
     "tiled": "hopper.attention",
     "paired": "hopper.paired",
     "scoring": "hopper.block_mass",

@@ -293,7 +293,7 @@ def test_an_index_on_the_cpu_is_refused():
 
 
 def test_the_bench_command_compares_and_times_the_kernels():
-    ended = adaspa_command("bench", "kernels", "--json")
+    ended = adaspa_command("bench", "--json")
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert len(found["deviations"]) == 16

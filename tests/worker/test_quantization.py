@@ -17,7 +17,8 @@ from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from pydantic import ValidationError
-from tiny_gguf import write
+from tiny_families import FAMILIES, save_family
+from tiny_gguf import is_packed, write
 from tiny_wan import model_spec
 
 from benchmarks.models.block_models import BLOCK_MODELS
@@ -151,6 +152,27 @@ def test_a_transformer_from_a_gguf_file_runs_with_adaspa_and_makes_nearly_the_sa
     assert report["attention_calls"]["sparse"] > 0 and report["fell_back"] == []
     for each in (engine, tiny_engine):
         each.reset()
+
+
+@pytest.mark.parametrize("family", ["hunyuan-video", "ltx", "mochi"])
+def test_files_with_diffusers_names_are_those_of_other_families(
+    family: str, params: Callable[..., JobParams], tmp_path: Path
+) -> None:
+    folder, own = save_family(family, tmp_path / "model"), FAMILIES[family]
+    lengths = {"frames": [own.frames], "default_frames": own.frames, "negative_prompt": False, "steps_range": [2, 50]}
+    usual = lengths | {"sizes": [own.size], "call": own.shorter | dict(own.call)}
+    width, height = map(int, own.size.split("x"))
+    asked = params(width=width, height=height, num_frames=own.frames, quality="exact")
+    plain = load(ModelSpec.model_validate(model_spec(folder, **usual)), folder)
+    transformer = plain.pipe.transformer  # type: ignore[attr-defined]
+    file = write(tmp_path / "tiny.gguf", transformer, name_of=str)
+    spec = ModelSpec.model_validate(model_spec(folder, memory={"gguf": [str(file)]}, **usual))
+    check(spec, folder)
+    packed = load(spec, folder)
+    found, wanted = (each.denoise(asked, each.encode_prompt(asked, {}), lambda *_: None) for each in (packed, plain))
+    assert 0 < (found - wanted).std() < 0.05 * wanted.std()
+    matrices = [w.numel() for name, w in transformer.named_parameters() if is_packed(name, tuple(w.shape))]
+    assert packed.report()["weights"]["transformer"]["Q8_0"] == sum(matrices) * 34 // 32
 
 
 @pytest.mark.parametrize(

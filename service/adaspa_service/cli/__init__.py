@@ -35,13 +35,11 @@ from adaspa_service.local import LocalError
 
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
     "Videos": [generate, estimate, compare, jobs, show, download, cancel, delete, models, usage],
-    "The service on this machine": [serve, demo, open, token, doctor, gateway, worker, fetch_model],
+    "The service on this machine": [serve, demo, open, token, doctor, bench, gateway, worker, fetch_model],
 }
 """Commands by their heading in the help."""
-GROUPS: dict[str, dict[str, typer.Typer]] = {
-    "The service on this machine": {"bench": bench},
-    "Operators": {"keys": keys, "storage": storage, "webhooks": webhooks},
-}
+GROUPS = {"keys": keys, "storage": storage, "webhooks": webhooks}
+"""Groups of commands for operators, by name."""
 
 app = typer.Typer(
     cls=Group,
@@ -70,11 +68,10 @@ def adaspa(
 for heading, commands in COMMANDS.items():
     for command in commands:
         app.command(cls=Command, rich_help_panel=heading)(command)
-for heading, groups in GROUPS.items():
-    for name, group in groups.items():
-        for registered in group.registered_commands:
-            registered.cls = Command
-        app.add_typer(group, cls=Group, name=name, rich_help_panel=heading)
+for name, group in GROUPS.items():
+    for registered in group.registered_commands:
+        registered.cls = Command
+    app.add_typer(group, cls=Group, name=name, rich_help_panel="Operators")
 
 
 def main() -> None:

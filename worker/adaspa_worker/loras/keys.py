@@ -142,7 +142,7 @@ def prefixed(named: Mapping[str, Tensor], sizes: Sizes) -> dict[str, Tensor]:
             layers = [flat.get(layer) or dotted(layer) for layer in plain]
     if any(layer.startswith("transformer.") for layer in layers):
         return dict(named)
-    layers = [layer.removeprefix(OWN) for layer in layers]
+    layers = [tencents(layer.removeprefix(OWN)) for layer in layers]
     prefix = "transformer." if all(layer in sizes for layer in layers) else OWN
     return {
         f"{prefix}{layer}{split(key)[1]}": tensor for (key, tensor), layer in zip(named.items(), layers, strict=True)
@@ -154,8 +154,19 @@ def dotted(layer: str) -> str:
     name = re.sub(r"_(\d+)(_|$)", lambda number: f".{number[1]}{'.' if number[2] else ''}", layer)
     name = re.sub(r"(self|cross)_attn_(?=(?:q|k|v|o|k_img|v_img|norm_\w+)$)", r"\1_attn.", name)
     return re.sub(
-        r"(mlp)_(fc\d)|(mod|modulation)_(linear)|(head)_(head)", lambda two: ".".join(filter(None, two.groups())), name
+        r"(mlp)_(fc\d)|(mod|modulation)_(lin(?:ear)?)|(head)_(head)",
+        lambda two: ".".join(filter(None, two.groups())),
+        name,
     )
+
+
+def tencents(layer: str) -> str:
+    """Return the name that HunyuanVideo's own code has for a layer that ComfyUI names as Flux does."""
+    if not layer.startswith(("double_blocks.", "single_blocks.")):
+        return layer
+    layer = re.sub(r"_attn\.(qkv|proj)$", r"_attn_\1", layer)
+    layer = re.sub(r"_mlp\.([02])$", lambda place: "_mlp.fc1" if place[1] == "0" else "_mlp.fc2", layer)
+    return re.sub(r"\.lin$", ".linear", layer)
 
 
 def pair(name: str, parts: Mapping[str, Tensor], inputs: int, outputs: int) -> Pair:
