@@ -1,4 +1,4 @@
-"""Parts that all families share: loading, denoising, decoding and previews of a diffusers pipeline with AdaSpa."""
+"""Parts that all families share: encoding, denoising, decoding and previews of a loaded pipeline with AdaSpa."""
 
 import gc
 import logging
@@ -10,9 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import adaspa
 import numpy as np
 import torch
 from adaspa.parallel import guidance
@@ -20,32 +19,27 @@ from adaspa_api.words import Role
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.step_cache import StepCache
-from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from torch import Tensor
 
-from adaspa_worker.attention import attention_config, operator_config
-from adaspa_worker.engines import in_groups, linears, own_call, step_cache, tiles
+from adaspa_worker.attention import attention_config
+from adaspa_worker.engines import in_groups, own_call, step_cache, tiles
 from adaspa_worker.engines.ahead import ahead
+from adaspa_worker.engines.decoding import decoding, frames_of, placed, watched
 from adaspa_worker.engines.encodings import Encodings
 from adaspa_worker.engines.given import Asked
+from adaspa_worker.engines.loaded import LoadedModel
 from adaspa_worker.engines.memory import Memory
 from adaspa_worker.engines.reports import merged
 from adaspa_worker.engines.steps import Denoising, Step
-from adaspa_worker.engines.weights import by_type, check_moves
+from adaspa_worker.engines.weights import by_type
 from adaspa_worker.failure import NotLoaded
-from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of
 from adaspa_worker.hub import first_line
 from adaspa_worker.latent_rgb import LatentRGB, fit_to
-from adaspa_worker.memory_limit import memory_limit
 from adaspa_worker.pipeline import Encoded, Given, NotFinite, StepCallback
 from adaspa_worker.preview import MAX_FRAMES
-from adaspa_worker.schedulers import served, shifted
-from adaspa_worker.shares import parallelism
+from adaspa_worker.schedulers import shifted
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
-
-if TYPE_CHECKING:
-    from adaspa_worker.loras.slots import Loras
 
 log = logging.getLogger(__name__)
 
@@ -53,22 +47,9 @@ IMAGES = {Role.first: "image", Role.last: "last_image"}
 """Names that diffusers' pipelines give to the images of a job."""
 
 
-class DiffusersEngine(ABC):
-    """A family's pipeline.
+class DiffusersEngine(LoadedModel, ABC):
+    """A family's pipeline: ``Engine`` by its own call."""
 
-    Args:
-        spec: the catalog entry.
-        folder: its diffusers folder. On CUDA the weights are bfloat16, elsewhere float32, unless ``spec.memory`` names
-            another type.
-
-    Raises:
-        ModelUnavailable: the folder does not load.
-    """
-
-    pipeline: type
-    """Pipeline class of diffusers."""
-    in_float32: tuple[str, ...] = ()
-    """Parts of the pipeline that need full precision on a GPU too."""
     with_image: type | None = None
     """Pipeline class for a job with images, if that is another one, made of the same parts."""
     with_image_options: Mapping[str, Any] = MappingProxyType({})
@@ -85,31 +66,7 @@ class DiffusersEngine(ABC):
     """Latent frames after which a VAE that decodes part by part has all its caches, and does the same from then on."""
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
-        self.spec = spec
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        memory_limit()  # what is free before the model takes its own
-        try:
-            self.limits = limits_of(folder)
-            self.pipe = self._load(folder)
-            self.transformers: list[Any] = [
-                part for name in TRANSFORMERS if (part := getattr(self.pipe, name, None)) is not None
-            ]
-            adaspa.apply(self.pipe, operator_config(spec.attention))
-            if spec.cache is not None:
-                step_cache.check_takes(spec.cache, self.transformers)
-            self._loras = self._with_loras()
-            self._keep_small()
-            self._place()
-            self._shared = parallelism(spec, FAMILIES[pipeline_of(folder)]) if spec.gpus > 1 else None
-            if self._shared is not None:
-                adaspa.parallelize(self.pipe, **self._shared.model_dump())
-        except (torch.OutOfMemoryError, ModelUnavailable):
-            raise
-        except Exception as error:
-            raise ModelUnavailable(f"{folder}: cannot be loaded ({first_line(error)})") from error
-        if spec.compile:
-            self._compile()
-        self.pipe.set_progress_bar_config(disable=True)
+        super().__init__(spec, folder)
         self.encodings = Encodings()
         self._scheduler = self.pipe.scheduler
         self._denoising: Denoising | None = None
@@ -283,12 +240,9 @@ class DiffusersEngine(ABC):
     ) -> None:
         """Decode a process's tiles of a clip, and send them."""
         vae = self.pipe.vae
-        try:
-            with tiles.dealt(vae.decoder, tiles.Following(rank, size, lambda place, part: send(place, part.cpu()))):
-                vae.decode(latents.to(self.device, vae.dtype), *placed(given, self.device), return_dict=False)
-        finally:
-            if clear := getattr(vae, "clear_cache", None):
-                clear()
+        following = tiles.Following(rank, size, lambda place, part: send(place, part.cpu()))
+        with decoding(vae, in_tiles=False), tiles.dealt(vae.decoder, following):
+            vae.decode(latents.to(self.device, vae.dtype), *placed(given, self.device), return_dict=False)
 
     def decode_with(self) -> list[Any]:
         """Return what the VAE is to be given beside the latents of the job."""
@@ -303,35 +257,21 @@ class DiffusersEngine(ABC):
         vae = self.pipe.vae
         for transformer in self.transformers:
             transformer.adaspa.reset()  # no step needs the caches any more, whose room the decoding can use
-        if by_need := self._memory.needs_tiles and not vae.use_tiling:
-            vae.enable_tiling()
-        self._memory.tiled = vae.use_tiling
+        self._memory.tiled = vae.use_tiling or self._memory.needs_tiles
+
+        def show(video: Tensor) -> None:
+            for frame in frames_of(video, self.pixels):
+                hand_on(frame)
+
         in_parts = self.decodes_in_parts()
-        # The decoder runs once for each latent frame, or tile: the place to hear of a cancel in a long decode.
-        hooks = [vae.decoder.register_forward_pre_hook(lambda *_: check())]
-        if in_parts:
-            hooks.append(vae.decoder.register_forward_hook(lambda *call: self._show(self.part(call[-1]), hand_on)))
+        on_part = (lambda output: show(self.part(output))) if in_parts else None
         try:
-            video = vae.decode(latents.to(self.device, vae.dtype), *self._decode_with, return_dict=False)[0]
+            with decoding(vae, in_tiles=self._memory.tiled), watched(vae.decoder, check, on_part):
+                video = vae.decode(latents.to(self.device, vae.dtype), *self._decode_with, return_dict=False)[0]
         finally:
-            for hook in hooks:
-                hook.remove()
-            if by_need:
-                vae.disable_tiling()
-            if clear := getattr(vae, "clear_cache", None):
-                clear()
             self.let_go()
         if not in_parts:
-            self._show(video, hand_on)
-
-    def _show(self, video: Tensor, hand_on: Callable[[np.ndarray], None]) -> None:
-        """Hand on decoded frames, [1, 3, frames, height, width]. Raises NotFinite."""
-        frames = video[0].unbind(dim=1)
-        if not all(frame.isfinite().all() for frame in frames):
-            raise NotFinite("the decoded frames are not finite")
-        for frame in frames:
-            scaled = self.pixels(frame.float()).clamp(0, 1).mul(255).round().to(torch.uint8)
-            hand_on(scaled.permute(1, 2, 0).contiguous().cpu().numpy())
+            show(video)
 
     @torch.no_grad()
     def preview(self) -> np.ndarray | None:
@@ -385,75 +325,6 @@ class DiffusersEngine(ABC):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def let_go(self) -> None:
-        """Take the part that was at work last from the GPU, where parts are kept in host memory."""
-        self.pipe.maybe_free_model_hooks()
-
-    def dtypes(self) -> dict[str, torch.dtype]:
-        """Return the data types of the components' weights by name; ``default`` is for all others."""
-        low = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        if (named := self.spec.memory.dtype) is not None:
-            low = getattr(torch, named)
-        return {"default": low, **dict.fromkeys(self.in_float32, torch.float32)}
-
-    def _load(self, folder: Path) -> Any:
-        pipe = self.pipeline.from_pretrained(  # type: ignore[attr-defined]
-            folder, dtype=self.dtypes(), use_safetensors=True, local_files_only=True, **self._quantized(folder)
-        )
-        pipe.scheduler = served(self.spec, pipe.scheduler)
-        return pipe
-
-    def _quantized(self, folder: Path) -> dict[str, Any]:
-        """Arguments of ``from_pretrained`` for smaller weights."""
-        if (files := self.spec.memory.gguf) is not None:
-            from adaspa_worker.engines import gguf_file  # noqa: PLC0415  optional
-
-            dtype = self.dtypes()["default"]
-            return {
-                name: gguf_file.load(Path(file).expanduser(), folder / name, dtype)
-                for name, file in zip(TRANSFORMERS, files, strict=False)
-            }
-        if self.spec.memory.quantization != "int8":
-            return {}
-        from torchao.quantization import Int8WeightOnlyConfig  # noqa: PLC0415  optional
-
-        mapping = {name: TorchAoConfig(Int8WeightOnlyConfig()) for name in TRANSFORMERS if (folder / name).is_dir()}
-        return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
-
-    def _with_loras(self) -> "Loras | None":
-        if not self.spec.loras:
-            return None
-        from adaspa_worker.loras.slots import Loras  # noqa: PLC0415  with PEFT, which others do without
-
-        return Loras(self.spec, self.pipeline, self.transformers)
-
-    def _keep_small(self) -> None:
-        if self.spec.memory.quantization == "float8":
-            for transformer in self.transformers:
-                linears.compute_in_float8(transformer, self.device)
-        if (name := self.spec.memory.storage_dtype) is not None:
-            for transformer in self.transformers:
-                transformer.enable_layerwise_casting(getattr(torch, name), compute_dtype=transformer.dtype)
-
-    def _place(self) -> None:
-        if self.spec.memory.vae_tiling:
-            self.pipe.vae.enable_tiling()
-        if self.spec.memory.cpu_offload and self.device.type == "cuda":
-            for transformer in self.transformers:
-                check_moves(transformer, self.device)
-            self.pipe.enable_model_cpu_offload(device=self.device)
-        elif self.spec.memory.group_offload:
-            in_groups.place(self.pipe, self.transformers, self.device)
-        else:
-            self.pipe.to(self.device)
-
-    def _compile(self) -> None:
-        for transformer in self.transformers:
-            # Not dynamic=False: every size and length would compile again, up to PyTorch's limit for one function,
-            # and those after that would run uncompiled. By default what turns out to change becomes a variable:
-            # the first size has a graph of its own, and after a few others one serves them all.
-            transformer.compile_repeated_blocks()
-
     def _find_latent_rgb(self, folder: Path) -> LatentRGB | None:
         if brought := LatentRGB.load(folder):
             return brought.to(self.device)
@@ -477,8 +348,3 @@ class DiffusersEngine(ABC):
             return latents.float()
 
         return fit_to(encode, self.limits.first + self.limits.every, self.device)
-
-
-def placed(given: list[Any], device: torch.device) -> list[Any]:
-    """Copy the tensors that a VAE is given to another device."""
-    return [part.to(device) if isinstance(part, Tensor) else part for part in given]
