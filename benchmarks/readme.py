@@ -72,9 +72,9 @@ def kernels_section(result: Json, plot: Path, picture: str) -> str:
 def passes_section(result: Json, seen: str) -> str:
     """What a search costs, as docs/how-it-works.md shows it: the first row of each pass, of the longest shape."""
     ms = {row["op"]: row.get("ms") for row in reversed(result["rows"])}
-    lines = [f"| {name} | {ms[op]:.3g} |" for name, op in PASSES.items()]
+    table = markdown.table(["pass", "ms"], ((name, f"{ms[op]:.3g}") for name, op in PASSES.items()))
     head = f"{result['device']}, 24 heads of 115,200 tokens ([kernels.json]({seen}/kernels.json)):"
-    return "\n".join([head, "", "| pass | ms |", "|---|---|", *lines]) + "\n"
+    return f"{head}\n\n{table}\n"
 
 
 def eight_section(result: Json) -> str:
@@ -265,12 +265,12 @@ def servers_section(result: Json) -> str:
         f"Router: {rows[0]['router_of']}. Kernel: ours for both, in blocks of 64 x 64."
     )
     columns = ("dense_ms", "search_ms", "sparse_ms", "router_ms", "kernel_ms", "all_dense_s", "ours_s", "sub_block_s")
-    head = "| shape | dense | two searches | sparse | router | kernel | all dense | AdaSpa | SubBlock | ratio |"
-    lines = []
-    for row in rows:
-        cells = [row["shape"], *(f"{row[name]:.3g}" for name in columns), f"{row['ratio_without_dense_steps']:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([text, "", head, "|---" * 10 + "|", *lines]) + "\n"
+    titles = "shape", "dense", "two searches", "sparse", "router", "kernel", "all dense", "AdaSpa", "SubBlock", "ratio"
+    cells = (
+        [row["shape"], *(f"{row[name]:.3g}" for name in columns), f"{row['ratio_without_dense_steps']:.2f}"]
+        for row in rows
+    )
+    return f"{text}\n\n{markdown.table(titles, cells)}\n"
 
 
 MS_OF_LAYERS = {

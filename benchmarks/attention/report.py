@@ -28,10 +28,8 @@ def table(result: dict[str, Any]) -> str:
 
 def changes_table(result: dict[str, Any]) -> str:
     """What one change of the kernels brought, before and after it in one run, as a Markdown table."""
-    lines = [
-        markdown.line([row["what"], f"{row['before']:g}", f"{row['now']:g}", row["unit"]]) for row in result["rows"]
-    ]
-    return "\n".join(markdown.head(["what", "before", "now", "unit"]) + lines)
+    rows = ([row["what"], f"{row['before']:g}", f"{row['now']:g}", row["unit"]] for row in result["rows"])
+    return markdown.table(["what", "before", "now", "unit"], rows)
 
 
 def _label(row: dict[str, Any]) -> str:

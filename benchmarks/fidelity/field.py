@@ -8,6 +8,8 @@ import random
 from itertools import pairwise
 from typing import Any
 
+from benchmarks import markdown
+
 Row = dict[str, Any]
 OURS = ("marginal mass, one search", "exact, two searches")
 """Our lines, the best first: a table sets the others beside the first that was measured with them."""
@@ -68,11 +70,10 @@ def ours_at(rows: list[Row], work: list[float]) -> list[float] | None:
 
 def table(rows: list[Row], groups: tuple[str, ...] = ("field",)) -> str:
     """Each method against ours at the same attention work, clip by clip."""
-    lines = [
-        "| method | density | recall | router | attention work | PSNR, dB | worst tenth "
-        "| ours at that work, minus it | worst tenth | clips that ours wins |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    beside = "ours at that work, minus it", "worst tenth", "clips that ours wins"
+    lines = markdown.head(
+        ["method", "density", "recall", "router", "attention work", "PSNR, dB", "worst tenth", *beside]
+    )
     ours = ours_of(rows)
     for row in sorted((row for row in rows if row["group"] in groups), key=lambda row: row["method"] != ours):
         recall = row.get("by_clip", {}).get("recall")
@@ -86,7 +87,7 @@ def table(rows: list[Row], groups: tuple[str, ...] = ("field",)) -> str:
             f"{worst_tenth(row['psnr']):.1f}",
             *_against_ours(rows, row),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(markdown.line(cells))
     return "\n".join(lines)
 
 
@@ -140,22 +141,23 @@ def predictions(rows: list[Row], predictor: str) -> tuple[float, float]:
 
 def predictor_table(rows: list[Row]) -> str:
     """How well each number tells the PSNR of a row."""
-    lines = ["| number | rank correlation with PSNR | misses it by, dB |", "|---|---|---|"]
+    lines = markdown.head(["number", "rank correlation with PSNR", "misses it by, dB"])
     for name, words in PREDICTORS.items():
         known = [row for row in rows if name in row["lost"]]
         if len(known) > 2:
             rank, miss = predictions(known, name)
             of = "" if len(known) == len(rows) else f" ({len(known)} of {len(rows)} rows have it)"
-            lines.append(f"| {words}{of} | {rank:.2f} | {miss:.1f} |")
+            lines.append(markdown.line([words + of, f"{rank:.2f}", f"{miss:.1f}"]))
     return "\n".join(lines)
 
 
 def layer_table(rows: list[Row], names: tuple[str, ...], layer: int) -> str:
     """The part of the error that differs between neighbours, in one layer and in the others."""
-    lines = [f"| | layer {layer} | mean of the other layers | PSNR, dB |", "|---|---|---|---|"]
+    lines = markdown.head(["", f"layer {layer}", "mean of the other layers", "PSNR, dB"])
     for row in rows:
         if row["name"] in names:
             errors = row["by_layer"]["private_error"]
             others = errors[:layer] + errors[layer + 1 :]
-            lines.append(f"| {row['name']} | {errors[layer]:.2f} | {mean(others):.2f} | {mean(row['psnr']):.1f} |")
+            figures = errors[layer], mean(others)
+            lines.append(markdown.line([row["name"], *(f"{x:.2f}" for x in figures), f"{mean(row['psnr']):.1f}"]))
     return "\n".join(lines)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
+
 Row = dict[str, Any]
 APART = 0.54
 """What a block costs besides in query blocks of 64 that its neighbour does not keep: `apart` of changes-pairs.json."""
@@ -38,27 +40,24 @@ def apart(pairs: list[Row]) -> float:
 
 def table(rows: list[Row], groups: tuple[str, ...]) -> str:
     """The rows of some groups, each with its figures against the dense video; ``measured`` says when, if earlier."""
-    lines = [
-        "| | density | recall | attention work | PSNR, dB | SSIM | LPIPS | right answers | measured earlier |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if set(row["groups"]).isdisjoint(groups):
-            continue
-        psnr = f"{row['psnr']:.2f} ± {row['psnr_error']:.2f}" if "psnr" in row else ""
-        cells = [
-            row["name"],
-            f"{row['density']:.3f}",
-            _number(row.get("recall"), 3),
-            f"{attention_work(row):.2f}",
-            psnr,
-            _number(row.get("ssim"), 4),
-            _number(row.get("lpips"), 4),
-            f"{100 * row['right']['all_attributes']:.1f} %",
-            row.get("measured", ""),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown.table(
+        ("", "density", "recall", "attention work", "PSNR, dB", "SSIM", "LPIPS", "right answers", "measured earlier"),
+        (
+            (
+                row["name"],
+                f"{row['density']:.3f}",
+                _number(row.get("recall"), 3),
+                f"{attention_work(row):.2f}",
+                f"{row['psnr']:.2f} ± {row['psnr_error']:.2f}" if "psnr" in row else "",
+                _number(row.get("ssim"), 4),
+                _number(row.get("lpips"), 4),
+                f"{100 * row['right']['all_attributes']:.1f} %",
+                row.get("measured", ""),
+            )
+            for row in rows
+            if not set(row["groups"]).isdisjoint(groups)
+        ),
+    )
 
 
 def plot(rows: list[Row], path: Path) -> None:
@@ -109,23 +108,22 @@ def frontier(rows: list[Row]) -> list[Row]:
 
 def frontier_table(rows: list[Row]) -> str:
     """The frontier, and beside it the paper's settings."""
-    lines = [
-        "| | density | attention work | cost | PSNR, dB | worst clip | right answers |",
-        "|---|---|---|---|---|---|---|",
-    ]
     paper = [row for row in rows if row["name"] == "paper"]
-    for row in sorted([*(row for row in frontier(rows) if row["name"] != "paper"), *paper], key=cost):
-        cells = [
-            row["name"],
-            f"{row['density']:.3f}",
-            f"{attention_work(row):.2f}",
-            f"{cost(row):.2f}",
-            f"{row['psnr']:.1f}",
-            f"{row['psnr_worst']:.1f}",
-            f"{100 * row['right']['all_attributes']:.1f} %",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown.table(
+        ("", "density", "attention work", "cost", "PSNR, dB", "worst clip", "right answers"),
+        (
+            (
+                row["name"],
+                f"{row['density']:.3f}",
+                f"{attention_work(row):.2f}",
+                f"{cost(row):.2f}",
+                f"{row['psnr']:.1f}",
+                f"{row['psnr_worst']:.1f}",
+                f"{100 * row['right']['all_attributes']:.1f} %",
+            )
+            for row in sorted([*(row for row in frontier(rows) if row["name"] != "paper"), *paper], key=cost)
+        ),
+    )
 
 
 def plot_grid(rows: list[Row], path: Path) -> None:

@@ -7,6 +7,7 @@ caption and noise, each against the same dense video.
 from collections.abc import Callable
 from itertools import pairwise
 
+from benchmarks import markdown
 from benchmarks.fidelity.field import Row, interval, mean, worst_tenth
 from benchmarks.fidelity.tables import attention_work, cost
 
@@ -50,11 +51,8 @@ def confirmed(rows: list[Row]) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """Each row beside the policy's line at the same attention work, and the presets beside what they were before."""
-    lines = [
-        "| | density | attention work | cost | PSNR, dB | worst tenth | closer than | by, dB "
-        "| worst tenth of that line | clips that are closer |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    beside = "closer than", "by, dB", "worst tenth of that line", "clips that are closer"
+    lines = markdown.head(["", "density", "attention work", "cost", "PSNR, dB", "worst tenth", *beside])
     for row in rows:
         if "clips" not in row or {"grid"} == set(row["groups"]):
             continue
@@ -69,7 +67,7 @@ def table(rows: list[Row]) -> str:
             f"{worst_tenth(row['clips']):.1f}",
             *(_beside(row, line, price, other) if row["method"] != other else ("", "", "", "")),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(markdown.line(cells))
     return "\n".join(lines)
 
 

@@ -44,19 +44,19 @@ def step_table(rows: Rows) -> str:
     """Seconds of one forward, the kinds of step down and the models across."""
     models = by_model(rows)
     labels = dict.fromkeys(label for row in rows if (label := _label(row)) is not None)
-    lines = markdown.head(["one forward, seconds", *models])
+    lines = []
     for label in labels:
         cells = []
         for own in models.values():
             found = [row for row in own if _label(row) == label]
             cells.append(_cell(found[-1]) if found else "")
-        lines.append("| " + " | ".join([label, *cells]) + " |")
-    return "\n".join(lines)
+        lines.append([label, *cells])
+    return markdown.table(["one forward, seconds", *models], lines)
 
 
 def memory_table(rows: Rows) -> str:
     """Peak memory of dense steps and of AdaSpa's, and the bytes of its caches (one guidance branch)."""
-    lines = markdown.head(["", *(models := by_model(rows))])
+    models = by_model(rows)
     dense, ours, share, caches = [], [], [], []
     for own in models.values():
         plain = [row["peak_bytes"] for row in own if row["step"] == "dense" and row.get("peak_bytes")]
@@ -69,7 +69,7 @@ def memory_table(rows: Rows) -> str:
         caches.append(f"{max((row['cache_bytes'] for row in walked), default=0) / 1e9:.2f}" if walked else "")
     names = ("peak, dense, GiB", "peak, AdaSpa, GiB", "difference", "caches of one branch, GB")
     table = zip(names, (dense, ours, share, caches), strict=True)
-    return "\n".join([*lines, *("| " + " | ".join([name, *cells]) + " |" for name, cells in table)])
+    return markdown.table(["", *models], ([name, *cells] for name, cells in table))
 
 
 def total_table(rows: Rows, densities: dict[str, Sequence[float]]) -> str:
