@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.limits import Choice
+from adaspa_api.words import Role
 from adaspa_jobs.catalog import Lora, Memory, ModelSpec, Parallelism
 from adaspa_jobs.settings import PREFIX, Settings
 from adaspa_jobs.step_cache import StepCache
@@ -118,9 +119,13 @@ def as_written(kind: Any) -> str:
 def video_fields() -> str:
     """The client's keyword arguments as a module: a type checker reads no class that is made at run time."""
     lines = [
-        '"""Optional fields of a request. Generated from ``fields.py`` by ``make field-tables``."""\n',
+        '"""Optional fields of a request, and the files of a job. ``make field-tables`` generates this file."""\n',
         "from collections.abc import Mapping",
-        "from typing import Any, Literal, TypedDict\n\n",
+        "from typing import Any, Literal, TypedDict\n",
+        "Variant = Literal[",
+        *(f'    "{name}",' for name in ("video", "thumbnail", "spritesheet", *(role.variant for role in Role))),
+        "]",
+        '"""Files of a job: what it made, and what it was made of."""\n\n',
         "class VideoFields(TypedDict, total=False):",
         '    """Optional fields of a request, besides the prompt. ``models`` lists what each model takes."""\n',
     ]

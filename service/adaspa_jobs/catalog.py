@@ -130,9 +130,11 @@ class ModelSpec(BaseModel):
     Hub name: ``OWNER/NAME``, or ``OWNER/NAME@COMMIT`` to pin the files. Clients do not see it."""
     description: str
     """One line for clients."""
-    tasks: list[Task] = Field(default=[Task.text_to_video], min_length=1)
-    """Supported tasks: ``text_to_video``, ``image_to_video``, ``first_last_frame``, ``video_continuation``,
-    ``reference_to_video``, ``reference_audio_to_video``."""
+    tasks: list[Task] = Field(
+        default=[Task.text_to_video],
+        min_length=1,
+        description=f"Supported tasks: {', '.join(f'``{x}``' for x in Task)}.",
+    )
     sizes: list[Size] = Field(min_length=1)
     """Supported sizes, ``WIDTHxHEIGHT`` in pixels; the first is the default."""
     frames: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)

@@ -692,3 +692,5 @@ def test_models_say_what_they_do(service: Service) -> None:
     }
     takes = {name: "input_reference" in model["parameters"]["properties"] for name, model in models.items()}
     assert takes == {"both": True, "image": True, "text": False, "reference": False}
+    rules = models["both"]["parameters"]["properties"]
+    assert rules["input_reference"]["x-role"] == "first" and rules["last_frame"]["x-role"] == "last"

@@ -4,7 +4,7 @@ import logging
 from pathlib import PurePosixPath
 from typing import Any
 
-from adaspa_api.videos import Variant
+from adaspa_api.video_fields import Variant
 from adaspa_api.words import OutputFormat
 from adaspa_jobs.job import Artifact
 from adaspa_jobs.storage import ObjectMissing

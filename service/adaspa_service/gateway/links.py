@@ -10,7 +10,8 @@ import math
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from adaspa_api.videos import Link, Variant
+from adaspa_api.video_fields import Variant
+from adaspa_api.videos import Link
 from adaspa_jobs.job import OPEN_OWNER, Job
 from fastapi import APIRouter, Depends, Query, Request
 

@@ -1,6 +1,6 @@
 """Finding a job and its files."""
 
-from adaspa_api.videos import Variant
+from adaspa_api.video_fields import Variant
 from adaspa_api.words import JobStatus, Role
 from adaspa_jobs.job import Artifact, Job
 from adaspa_jobs.store import VIDEO_ID, Look

@@ -20,14 +20,6 @@ from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
 MAX_SEED = 2**63 - 1
 MAX_URL_CHARS = 2048
-ROLES = {
-    "input_reference": Role.first,
-    "last_frame": Role.last,
-    "start_video": Role.start,
-    "reference_image": Role.reference,
-    "reference_audio": Role.audio,
-}
-"""Role of each image, video or sound field."""
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
     "model": "demo",
@@ -314,3 +306,7 @@ def rows(model: type[BaseModel]) -> dict[str, Row]:
     """Return the rows that a class declares, by field name."""
     fields = model.model_fields.items()
     return {name: part for name, field in fields for part in field.metadata if isinstance(part, Row)}
+
+
+ROLES = {name: row.limits.role for name, row in rows(Frame).items() if isinstance(row.limits, Media)}
+"""Role of each image, video or sound field."""

@@ -246,7 +246,7 @@ class Media:
         return taken if self.of(entry) else f"none with model {entry.id}, which supports {', '.join(entry.tasks)}"
 
     def schema(self, entry: Entry) -> dict[str, Any] | None:
-        return {"contentMediaType": f"{self.role.kind}/*"} if self.of(entry) else None
+        return {"contentMediaType": f"{self.role.kind}/*", "x-role": self.role} if self.of(entry) else None
 
 
 @dataclass(frozen=True)

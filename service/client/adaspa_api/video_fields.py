@@ -1,7 +1,19 @@
-"""Optional fields of a request. Generated from ``fields.py`` by ``make field-tables``."""
+"""Optional fields of a request, and the files of a job. ``make field-tables`` generates this file."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
+
+Variant = Literal[
+    "video",
+    "thumbnail",
+    "spritesheet",
+    "first_frame",
+    "last_frame",
+    "start_video",
+    "reference_image",
+    "reference_audio",
+]
+"""Files of a job: what it made, and what it was made of."""
 
 
 class VideoFields(TypedDict, total=False):

@@ -24,17 +24,6 @@ from adaspa_api.words import (
     Task,
 )
 
-Variant = Literal[
-    "video",
-    "thumbnail",
-    "spritesheet",
-    "first_frame",
-    "last_frame",
-    "start_video",
-    "reference_image",
-    "reference_audio",
-]
-
 
 class VideoRemix(BaseModel):
     """Body of ``POST /videos/{id}/remix``."""

@@ -10,8 +10,8 @@ with Client("http://127.0.0.1:8000", api_key="...") as client:
 """
 
 from adaspa_api.models import Model
-from adaspa_api.video_fields import VideoFields
-from adaspa_api.videos import Variant, Video
+from adaspa_api.video_fields import Variant, VideoFields
+from adaspa_api.videos import Video
 
 from adaspa_client.asynchronous import AsyncClient
 from adaspa_client.errors import (

@@ -12,8 +12,8 @@ import httpx
 from adaspa_api.estimates import Estimate
 from adaspa_api.models import Model
 from adaspa_api.usage import Usage
-from adaspa_api.video_fields import VideoFields
-from adaspa_api.videos import Variant, Video
+from adaspa_api.video_fields import Variant, VideoFields
+from adaspa_api.videos import Video
 
 from adaspa_client import plans
 from adaspa_client.download import Download

@@ -3,9 +3,9 @@ import { DONE, json, key, source } from "./api.js";
 import { confirmed } from "./dialogs.js";
 import { copy, el, note } from "./dom.js";
 import { said } from "./errors.js";
-import { remix, reuse } from "./form.js";
+import { fieldOf, remix, reuse } from "./form.js";
 import { typed, when } from "./format.js";
-import { FIELDS, nameOf } from "./given.js";
+import { nameOf } from "./given.js";
 import { asked, isDense, other, otherName } from "./twin.js";
 
 const SHARED_SECONDS = 7 * 86400;
@@ -68,7 +68,7 @@ function curl(video) {
   const auth = key.get() ? ` -H "Authorization: Bearer $ADASPA_API_KEY"` : "";
   if (video.inputs.length) {
     const texts = Object.entries(fields).map(([name, value]) => ` --form-string ${quoted(`${name}=${typed(value)}`)}`);
-    const images = video.inputs.map((one) => ` -F ${FIELDS[one.role]}=@${nameOf(one)}`);
+    const images = video.inputs.map((one) => ` -F ${fieldOf(one)}=@${nameOf(one)}`);
     return `curl ${location.origin}/videos${auth}${texts.join("")}${images.join("")}`;
   }
   return `curl ${location.origin}/videos -H 'Content-Type: application/json'${auth} -d ${quoted(JSON.stringify(fields))}`;

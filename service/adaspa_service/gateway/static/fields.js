@@ -12,7 +12,8 @@ const QUALITY = {
   fast: "Fastest, for drafts.",
 };
 // Those that are not folded away, in their order.
-const FIRST = ["negative_prompt", "input_reference", "last_frame", "start_video", "reference_image", "reference_audio", "model", "size", "num_frames", "quality", "seed", "n"];
+const first = (rules) => ["negative_prompt", ...Object.keys(rules).filter((name) => rules[name].contentMediaType), "model", "size", "num_frames", "quality", "seed", "n"];
+const SHAPING = ["first", "start"]; // of the roles, those that the size follows
 const CLEAR = ["fps", "steps", "guidance_scale", "n", "output_format", "priority"]; // their label says it
 // The clip's length is told by its frames; what a program notes at its jobs is nothing for a person to type.
 const ELSEWHERE = ["prompt", "seconds", "metadata", "user"];
@@ -42,27 +43,25 @@ export function settings(model, models) {
   const rules = model.parameters.properties;
   const own = {
     negative_prompt: ({ title, maxLength }) => field("negative_prompt", title, el("input", { autocomplete: "off", maxLength, placeholder: "What to leave out" }), "", "wide"),
-    input_reference: media("input_reference", chooseSize),
-    last_frame: media("last_frame"),
-    start_video: media("start_video", chooseSize),
-    reference_image: media("reference_image"),
-    reference_audio: media("reference_audio"),
     model: (rule) => field("model", rule.title, el("select", {}, ...options(models.map((m) => m.id), model.id)), model.description, "wide"),
     size, num_frames: (rule) => frames(rule, rules.fps.default),
     seed: (rule) => field("seed", rule.title, seed()),
     quality: (rule) => quality(rule.enum),
   };
-  const draw = (name) => (own[name] ?? ((rule) => field(name, rule.title, control(rule), hint(name, rule), isText(rule) ? "wide" : "")))(rules[name]);
-  const folded = Object.keys(rules).filter((name) => !FIRST.includes(name) && !ELSEWHERE.includes(name));
+  const plain = (name) => (rule) => field(name, rule.title, control(rule), hint(name, rule), isText(rule) ? "wide" : "");
+  const draw = (name) => (own[name] ?? (rules[name].contentMediaType ? media : plain)(name))(rules[name]);
+  const upfront = first(rules).filter((name) => name in rules);
+  const folded = Object.keys(rules).filter((name) => !upfront.includes(name) && !ELSEWHERE.includes(name));
   return [
-    ...FIRST.filter((name) => name in rules).map(draw),
+    ...upfront.map(draw),
     el("details", { className: "wide", id: "more" }, el("summary", { textContent: "More settings" }), el("div", { className: "fields" }, ...folded.map(draw))),
   ];
 }
 
-const media = (name, onShown = () => {}) => (rule) => {
+const media = (name) => (rule) => {
   const kind = KINDS[rule.contentMediaType];
-  return field(name, rule.title, picker(rule.title, kind, onShown), `${kind.named}. Choose, drop or paste it.`, "wide");
+  const shown = SHAPING.includes(rule["x-role"]) ? chooseSize : () => {};
+  return field(name, rule.title, picker(rule.title, kind, shown), `${kind.named}. Choose, drop or paste it.`, "wide");
 };
 const isText = (rule) => !rule.enum && !isNumber(rule) && rule.type !== "boolean";
 

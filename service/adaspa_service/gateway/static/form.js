@@ -5,7 +5,7 @@ import { said } from "./errors.js";
 import { estimating, soon } from "./estimate.js";
 import { promptField, read, settings } from "./fields.js";
 import { seconds, typed } from "./format.js";
-import { FIELDS, fileOf } from "./given.js";
+import { fileOf } from "./given.js";
 import { chosenIn, give } from "./media.js";
 
 const NEAR = 0.8; // of a prompt's room, from where on what is left is told
@@ -19,6 +19,9 @@ const offered = () => inputs().filter((input) => !remixed || REMIX.includes(inpu
 const current = () => models.find((model) => model.id === $("#model").value);
 // What a model takes, by the field's name; of one that is no longer served, what the first takes.
 export const rules = (id) => (models.find((model) => model.id === id) || models[0]).parameters.properties;
+
+// The name of the field that an input of a job was given in.
+export const fieldOf = ({ role }) => models.flatMap((model) => Object.entries(model.parameters.properties)).find(([, rule]) => rule["x-role"] === role)?.[0];
 
 export async function load() {
   models = (await json("GET", "/models")).data;
@@ -112,7 +115,7 @@ export function reuse(video) {
 
 async function takeOver(video, one) {
   const file = await fileOf(video, one);
-  const input = inputs().find(({ name }) => name === FIELDS[one.role]);
+  const input = inputs().find(({ name }) => name === fieldOf(one));
   if (input) give(input, file);
 }
 

@@ -3,14 +3,12 @@ import { call, fileUrl, source } from "./api.js";
 import { el } from "./dom.js";
 import { capital } from "./format.js";
 
-export const FIELDS = { first: "input_reference", last: "last_frame", start: "start_video", reference: "reference_image", audio: "reference_audio" }; // by role
-const VARIANTS = { first: "first_frame", last: "last_frame", start: "start_video", reference: "reference_image", audio: "reference_audio" };
 const VIEWS = {
   image: () => el("img", { alt: "" }),
   video: () => el("video", { muted: true, loop: true, autoplay: true, playsInline: true }),
   audio: (one) => el("audio", { controls: true, aria: { label: caption(one) } }),
 };
-const variant = (one) => VARIANTS[one.role];
+const variant = (one) => new URL(one.url, location).searchParams.get("variant");
 const caption = (one) => capital(variant(one).replace("_", " "));
 
 export const nameOf = (one) => `${variant(one)}.${one.content_type.split("/")[1]}`;

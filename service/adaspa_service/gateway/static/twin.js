@@ -1,7 +1,7 @@
 // The same video made the other way: with dense attention for one of AdaSpa's, with AdaSpa for a dense one.
 import { json } from "./api.js";
-import { body, rules } from "./form.js";
-import { FIELDS, fileOf } from "./given.js";
+import { body, fieldOf, rules } from "./form.js";
+import { fileOf } from "./given.js";
 
 const HOW = ["quality", "sparsity", "retained_mass", "warmup"]; // which attention it is made with
 const ELSE = ["priority", "output_format"]; // what makes no other picture
@@ -39,6 +39,6 @@ async function make(video) {
   const fields = Object.fromEntries(Object.entries(asked(video)).filter(([name]) => !HOW.includes(name)));
   if (!isDense(video)) fields.quality = "exact";
   if (fields.priority !== "bulk") delete fields.priority; // interactive may be what the model gave it
-  const images = await Promise.all(video.inputs.map(async (one) => [FIELDS[one.role], await fileOf(video, one)]));
+  const images = await Promise.all(video.inputs.map(async (one) => [fieldOf(one), await fileOf(video, one)]));
   return json("POST", "/videos", { body: body(fields, Object.fromEntries(images)) });
 }
