@@ -17,7 +17,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker.checkpoint import pack, unpack
 from adaspa_worker.comparison import IDENTICAL, psnr
 from adaspa_worker.pipeline import Engine, load
-from adaspa_worker.source import resolve
+from adaspa_worker.source import folder_of
 from adaspa_worker.warm_up import default_params
 
 from benchmarks.markdown import head, line
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four steps of a short clip, to try the benchmark itself")
     asked = parser.parse_args()
     spec: ModelSpec = Catalog.load(None).models["demo"]
-    engine = load(spec, resolve(spec.source))
+    engine = load(spec, folder_of(spec))
     result = {**ran_on(quick=not torch.cuda.is_available()), "model": "demo", "rows": []}
     less = {"num_frames": 9, "steps": 4} if asked.quick else {}
     for number in range(asked.clips):

@@ -18,7 +18,7 @@ from adaspa_jobs.store import JobStore, StoreUnavailable
 from adaspa_worker import kernel_cache, metrics
 from adaspa_worker.offer import check
 from adaspa_worker.provenance import Provenance, ProvenanceError
-from adaspa_worker.source import ModelUnavailable, resolve
+from adaspa_worker.source import ModelUnavailable, folder_of
 
 WORKER_ID = "ADASPA_WORKER_ID"
 """Variable with the part of the worker's name that stays when it starts again."""
@@ -53,7 +53,7 @@ def main() -> None:
         spec = catalog.get(asked) if asked else catalog.default
         if spec is None:
             fail(f"--model: {asked!r} is not in the catalog; allowed: {', '.join(catalog.models)}")
-        check(spec, resolve(spec.source, spec.tasks))
+        check(spec, folder_of(spec))
         Provenance.of(settings).check()
         if fatal := [problem for problem in redis_check.look(settings).problems if problem.fatal]:
             fail(*fatal)

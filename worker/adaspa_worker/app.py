@@ -45,7 +45,7 @@ from adaspa_worker.parent import die_with_parent
 from adaspa_worker.provenance import Provenance
 from adaspa_worker.readiness import Readiness, State, has_limit, warms_up
 from adaspa_worker.runner import Runner
-from adaspa_worker.source import ModelUnavailable, resolve
+from adaspa_worker.source import ModelUnavailable, folder_of
 
 if TYPE_CHECKING:
     from adaspa_worker.pipeline import Engine
@@ -108,7 +108,7 @@ def engine(model: str) -> "Engine":
     spec = Catalog.load(get_settings().catalog).get(model)
     if spec is None:
         raise ModelUnavailable(f"model {model} is not in this worker's catalog")
-    loaded = load(spec, resolve(spec.source, spec.tasks))
+    loaded = load(spec, folder_of(spec))
     # What is there now stays. Each job ends with a look for garbage, which else goes through all of it, for 0.3 s.
     gc.collect()
     gc.freeze()
@@ -122,7 +122,7 @@ def prepare() -> None:
         from adaspa_worker import memory_limit, room  # noqa: PLC0415  torch, only in the child
 
         spec = served()
-        fits = room.tell(spec, resolve(spec.source, spec.tasks), memory_limit.memory_limit())
+        fits = room.tell(spec, folder_of(spec), memory_limit.memory_limit())
         _fits.value = b"" if fits is None else fits.model_dump_json().encode()
     if warms_up(settings):
         load_warm()
@@ -140,7 +140,7 @@ def load_warm() -> None:
     log.info("%s: loading the model", spec.id)
     loaded = engine(spec.id)
     took = time.monotonic() - start
-    compilations = warm_up(loaded, spec, resolve(spec.source, spec.tasks))
+    compilations = warm_up(loaded, spec, folder_of(spec))
     log.info(
         "%s: ready after %.1f s, including %.1f s of loading; %s", spec.id, time.monotonic() - start, took, compilations
     )

@@ -17,7 +17,7 @@ from adaspa_jobs.settings import SettingsError, get_settings
 from adaspa_worker import doctor_gpus, offer
 from adaspa_worker.hub import first_line
 from adaspa_worker.readiness import has_limit
-from adaspa_worker.source import ModelUnavailable, is_hub_name, resolve
+from adaspa_worker.source import ModelUnavailable, folder_of, is_hub_name
 
 TOLERANCE = 0.05
 """Largest difference from its reference that a kernel may show in bfloat16, on values of the size of 1."""
@@ -97,7 +97,7 @@ def model(spec: ModelSpec) -> Finding:
             check, "ok", f"{spec.source}: will be downloaded from the Hugging Face Hub when its worker first starts"
         )
     try:
-        folder = resolve(spec.source, spec.tasks)
+        folder = folder_of(spec)
     except ModelUnavailable as error:
         return finding(
             check, "broken", str(error), "put its diffusers folder there, or correct `source` in the catalog"
@@ -119,7 +119,7 @@ def memory(spec: ModelSpec) -> Finding:
     if is_hub_name(spec.source):
         return finding(check, "ok", "known once the model is downloaded")
     try:
-        fits = room.fitting(spec, resolve(spec.source, spec.tasks), limit)
+        fits = room.fitting(spec, folder_of(spec), limit)
     except (ModelUnavailable, NotImplementedError) as error:
         return finding(check, "ok", f"not known: {error}")
     if missing := fits.missing(spec):

@@ -27,7 +27,7 @@ from adaspa_worker.course import Course
 from adaspa_worker.failure import describe
 from adaspa_worker.offer import check
 from adaspa_worker.provenance import Provenance
-from adaspa_worker.source import ModelUnavailable, resolve
+from adaspa_worker.source import ModelUnavailable, folder_of
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -77,7 +77,7 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
         spec = Catalog.load(get_settings().catalog).get(name)
         if spec is None:
             raise ModelUnavailable(f"model {name} is not in the catalog")
-        folder = resolve(spec.source, spec.tasks)
+        folder = folder_of(spec)
         from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, which takes its seconds
 
         check(spec, folder)

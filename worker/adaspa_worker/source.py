@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaspa_api.words import Task
+from adaspa_jobs.catalog import ModelSpec
 from safetensors import SafetensorError, safe_open
 
 from adaspa_worker import hub
@@ -27,8 +28,13 @@ class ModelUnavailable(Exception):
     """A model cannot be found, read or loaded. The message is one line that names the model's source."""
 
 
+def folder_of(spec: ModelSpec) -> Path:
+    """Return the folder of a catalog entry's model, checked. Raises ModelUnavailable."""
+    return resolve(spec.source, spec.tasks)
+
+
 def resolve(source: str, tasks: Sequence[Task] = ()) -> Path:
-    """Return the folder of a catalog entry's ``source``, checked to be a whole diffusers pipeline.
+    """Return the folder of a model's ``source``, checked to be a whole diffusers pipeline.
 
     ``builtin:<name>`` is a model that is installed as a package; an existing folder, or anything written like a path,
     is that folder; ``owner/name`` is fetched from the Hugging Face hub, or taken from its local cache;

@@ -263,11 +263,12 @@ class DiffusersEngine(LoadedModel, ABC):
             for frame in frames_of(video, self.pixels):
                 hand_on(frame)
 
-        in_parts = self.decodes_in_parts()
-        on_part = (lambda output: show(self.part(output))) if in_parts else None
         try:
-            with decoding(vae, in_tiles=self._memory.tiled), watched(vae.decoder, check, on_part):
-                video = vae.decode(latents.to(self.device, vae.dtype), *self._decode_with, return_dict=False)[0]
+            with decoding(vae, in_tiles=self._memory.tiled):
+                in_parts = self.decodes_in_parts()  # which may depend on the tiles
+                on_part = (lambda output: show(self.part(output))) if in_parts else None
+                with watched(vae.decoder, check, on_part):
+                    video = vae.decode(latents.to(self.device, vae.dtype), *self._decode_with, return_dict=False)[0]
         finally:
             self.let_go()
         if not in_parts:

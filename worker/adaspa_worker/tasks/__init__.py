@@ -1,18 +1,12 @@
-"""Tasks of the worker: one module each, whose ``run`` makes a job's files."""
+"""Tasks of the worker: what makes a job's files."""
 
 from adaspa_api.words import Task
 
 from adaspa_worker.context import Context, Made
-from adaspa_worker.tasks import image_to_video, reference_audio_to_video, text_to_video, video_continuation
+from adaspa_worker.tasks import clip
 
-TASKS = {
-    Task.text_to_video: text_to_video.run,
-    Task.image_to_video: image_to_video.run,
-    Task.first_last_frame: image_to_video.run,
-    Task.video_continuation: video_continuation.run,
-    Task.reference_to_video: image_to_video.run,
-    Task.reference_audio_to_video: reference_audio_to_video.run,
-}
+TASKS = dict.fromkeys(Task, clip.run)
+"""Functions by task. A task that makes no clip is a module with a ``run`` of its own, and a line here."""
 
 
 def run(context: Context) -> Made:

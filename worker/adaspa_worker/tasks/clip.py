@@ -1,13 +1,12 @@
 """A clip: prompt, images or a video are encoded, it is denoised and decoded, and written with its pictures."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaspa_api.report import AttentionReport
-from adaspa_api.words import Role
 from adaspa_jobs.job import JobParams
 
 from adaspa_worker.blank import BlankClip, Look
@@ -16,19 +15,19 @@ from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.mark import marked
 from adaspa_worker.recipe import write_recipe
 from adaspa_worker.sound import Sound
+from adaspa_worker.tasks.given import READERS
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from adaspa_worker.pipeline import Given
 
-
-def make(context: Context, images: "Mapping[Role, Given]") -> Made:
-    """Make a job's clip of its prompt, and of images or a video. Raises whatever ends the job or the attempt."""
+def run(context: Context) -> Made:
+    """Make a job's clip of its prompt and its inputs. Raises whatever ends the job or the attempt."""
     engine, params, course = context.engine, context.params, context.course
+    given = {role: READERS[role.kind](path) for role, path in context.inputs.items()}
     with course.phase("encoding_prompt"), engine.checked(context.check):
-        encoded = engine.encode_prompt(params, images)
+        encoded = engine.encode_prompt(params, given)
     course.tokens = encoded.tokens
     with course.phase("denoising"):
         if snapshot := context.snapshot():
