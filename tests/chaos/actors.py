@@ -1,17 +1,19 @@
 """Who acts in a simulation: clients of two tenants, workers, and the janitors of two gateways."""
 
+import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from adaspa_api.fields import VideoCreate
 from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Artifact, Job, Progress, percent
-from adaspa_jobs.queue import QueueUnavailable, queue_name, ring
+from adaspa_jobs.queue import QueueUnavailable, queue_name
 from adaspa_jobs.scripts import PREFIX, StoreUnavailable
-from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
-from adaspa_jobs.store import Admitted, JobCancelled, Lease, LeaseLost
+from adaspa_jobs.storage import attempt_prefix
+from adaspa_jobs.store import Admitted, Lease
 from adaspa_service import views
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
@@ -19,12 +21,13 @@ from adaspa_service.gateway.admission import JobRequest, idempotency_of, ring_fo
 from adaspa_service.gateway.lookup import find, not_found
 from adaspa_service.gateway.params import resolve
 from adaspa_service.gateway.removal import remove_if_ended
-from adaspa_worker.objects import remove_unused
-from claiming import FAILURE
+from adaspa_worker import app
+from adaspa_worker.runner import Runner
+from faults import Killed
 from running_gateway import REPORT
 
 from chaos.history import Act, Entry
-from chaos.simulation import Actor, Broken, World, janitor_of
+from chaos.simulation import POISON, Actor, Broken, World, janitor_of
 
 STEPS, STEP_SECONDS = 4, 1.2
 """Longer, in all, than a lease."""
@@ -54,6 +57,8 @@ class Client:
 
     def act(self, _: Actor) -> None:
         asked = [self.create(f"key-{number}", number) for number in range(2)]
+        if self.world.choose(8) == 7:
+            asked.append(self.create("poison", POISON))
         if self.world.choose(4) == 3:
             self.create("key-0", 0)
         for number, video_id in enumerate(tuple(asked)):
@@ -64,7 +69,8 @@ class Client:
             elif fate == 3:
                 self.ask("delete", video_id, lambda video_id=video_id: self.delete(video_id), missing_is_done=True)
                 self.ask("get", video_id, lambda video_id=video_id: self.get(video_id))
-                asked.append(self.create(f"key-{number}", number))
+                key, seed = (f"key-{number}", number) if number < 2 else ("poison", POISON)
+                asked.append(self.create(key, seed))
         self.ask("list", f"walk-{self.tenant}", self.page)
         for video_id in asked:
             while (seen := self.ask("get", video_id, lambda video_id=video_id: self.get(video_id)).seen) and (
@@ -147,11 +153,21 @@ class Client:
             self.world.wait(1.0)
 
 
+class WithoutThreads(Runner):
+    """The worker's own runner, whose lease is renewed by the steps alone."""
+
+    def _keeper(self, lease: Lease) -> Any:
+        return nullcontext()
+
+
 class Worker:
-    """Takes a bell, claims what is next, and takes its steps; what ends an attempt it says until it is heard."""
+    """Takes a bell, claims what is next, and takes its steps; how an attempt ends is the worker's own code."""
 
     def __init__(self, world: World) -> None:
         self.world, self.store = world, world.store
+        never = {"stopping": lambda: False, "end_process": lambda: None, "engine": lambda _: None}
+        times = {"renew_seconds": 1.0, "time_limit_seconds": 1e9}
+        self.runner = WithoutThreads(store=self.store, storage=world.storage, name="", **never, **times)  # type: ignore[arg-type]
 
     def act(self, actor: Actor) -> None:
         beat_at = self.world.now
@@ -159,53 +175,43 @@ class Worker:
             try:
                 if self.world.now >= beat_at:
                     beat_at = self.world.now + BEAT_SECONDS
-                    for priority, bells in self.store.announce(self.world.parts.catalog.default, actor.name).items():
-                        ring(self.world.parts.celery, "demo", priority, bells)
+                    self.beat(actor)
                 if not self.take():
                     self.world.wait(1.0)
                 elif lease := self.store.claim("demo", actor.name, f"process-{actor.generation}"):
-                    self.attempt(lease)
+                    self.run(lease)
             except (StoreUnavailable, QueueUnavailable):
                 self.world.wait(1.0)
+
+    def run(self, lease: Lease) -> None:
+        attempt = SimpleNamespace(lease=lease, run=partial(self.attempt, lease))
+        try:
+            self.runner._run(attempt, lambda _: None)  # type: ignore[arg-type]
+        except StoreUnavailable as error:  # of a worker that is to stop alone
+            raise Broken(f"{lease.job.id}: its worker gives it up, because Redis was away for a moment") from error
+
+    def beat(self, actor: Actor) -> None:
+        """Announce the model, and ring for jobs without a bell, as a worker's parent process does."""
+        os.environ["ADASPA_WORKER_NAME"] = actor.name
+        heart = SimpleNamespace(_store=self.store, _spec=self.world.parts.catalog.default)
+        app.Heartbeat._beat(heart)  # type: ignore[arg-type]
 
     def take(self) -> bool:
         """Whether a bell was there."""
         return any(self.world.client.rpop(queue_name("demo", priority)) for priority in Priority)
 
-    def attempt(self, lease: Lease) -> None:
-        try:
-            for step in range(1, STEPS + 1):
-                self.world.wait(STEP_SECONDS)
-                self.tell(lease, Progress(phase="denoising", step=step, steps=STEPS))
-            key = f"{attempt_prefix(lease.job.id, lease.token)}video.mp4"
-            self.world.storage.create(key, b"video")
-            file = Artifact(key=key, content_type="video/mp4", bytes=5, sha256="ab" * 32)
-            self.insist(lambda: self.store.complete(lease, {"video": file}, REPORT, {}))
-        except JobCancelled:
-            self.end(lease, self.store.release_cancelled)
-        except LeaseLost:
-            pass
-        except StorageUnavailable:
-            self.end(lease, partial(self.store.requeue_after_worker_error, error=FAILURE))
-        remove_unused(self.store, self.world.storage, lease)
-
-    def end(self, lease: Lease, transition: Callable[[Lease], None]) -> None:
-        """As the runner does: a cancel or a lost lease that comes first wins."""
-        with suppress(LeaseLost):
-            try:
-                self.insist(partial(transition, lease))
-            except JobCancelled:
-                self.insist(partial(self.store.release_cancelled, lease))
+    def attempt(self, lease: Lease, _: object) -> tuple[Any, ...]:
+        for step in range(1, STEPS + 1):
+            self.world.wait(STEP_SECONDS)
+            if lease.job.params.seed == POISON:
+                raise Killed
+            self.tell(lease, Progress(phase="denoising", step=step, steps=STEPS))
+        key = f"{attempt_prefix(lease.job.id, lease.token)}video.mp4"
+        self.world.storage.create(key, b"video")
+        return {"video": Artifact(key=key, content_type="video/mp4", bytes=5, sha256="ab" * 32)}, REPORT, {}, []
 
     def tell(self, lease: Lease, progress: Progress) -> None:
         try:
             self.store.report_progress(lease, progress)
         except StoreUnavailable:
             return
-
-    def insist(self, transition: Callable[[], None]) -> None:
-        while True:
-            try:
-                return transition()
-            except StoreUnavailable:
-                self.world.wait(1.0)

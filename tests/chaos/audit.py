@@ -101,6 +101,7 @@ class Audit:
     def _load(self) -> None:
         ids = sorted(key.decode().split(":")[2] for key in self.store.client.scan_iter("adaspa:job:*"))
         self.jobs = {job.id: job for job in self.store.readable(ids)}
+        self.violations += [f"{job_id}: its record cannot be read" for job_id in ids if job_id not in self.jobs]
 
     def _each_ask_has_one_job(self) -> None:
         for ask in self.asks:

@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import random
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +16,15 @@ from typing import Any
 
 import httpx
 import numpy as np
+from adaspa_api.report import JobError, LayerReport
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.access.keys import KeyStore, Scope
 from drawn import assert_corners, corners, encoded, picture
+from http_server import serving_file
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from running_gateway import FILES, REPORT, Service, data_uri, serving
@@ -28,6 +33,7 @@ from valkey_process import running_valkey
 from waiting import PATIENCE, until
 
 from chaos.scenes import Scene
+from chaos.sightings import SETTLED
 from chaos.stage import Stage
 
 LORA = {"source": "/nowhere", "sha256": "ab" * 32, "scale_range": [0.25, 1.5]}
@@ -55,6 +61,8 @@ FIRST = model_spec(
     max_loras=3,
 )
 PLAIN = model_spec("builtin:demo", id="plain", negative_prompt=False, max_batch=20)
+LAYERED = REPORT.model_copy(update={"layers": [LayerReport(layer=at, density=[0.5], recall=[0.9]) for at in (0, 1)]})
+"""What AdaSpa did, with a part for each layer."""
 MOST_SEED = 2**63 - 1
 QUEUE_CAP = 12
 CSP = "default-src 'none'; frame-ancestors 'none'"
@@ -109,6 +117,20 @@ class Fields(Scene):
             self.queues(service)
             self.adapters(service)
             self.labels(service)
+            self.remixes(service)
+
+    def remixes(self, service: Service) -> None:
+        asked = {"model": "first", "size": "96x64", "num_frames": 5, "fps": 12, "steps": 7, "guidance_scale": 2.5}
+        asked |= {"negative_prompt": "dark", "seed": 77, "output_format": "gif", "priority": "bulk", "flow_shift": 2.0}
+        for more in ({"quality": "fast"}, {"sparsity": 0.5, "warmup": 2}, {"retained_mass": 0.7}):
+            source = service.create(**asked, **more, metadata={"a": "b"}, user="u")
+            remix = service.http.post(f"/videos/{source['id']}/remix", json={"prompt": "other", "user": "v"}).json()
+            own = {"prompt": "other", "remixed_from_video_id": source["id"], "metadata": {}, "user": "v"}
+            for name in (*SETTLED, "sparsity", "retained_mass", "warmup", "flow_shift", "loras"):
+                wanted = own.get(name, source[name])
+                assert remix[name] == wanted or name == "created_at", f"{name} of a remix: {remix[name]}, not {wanted}"
+        refused(service, 400, "prompt", "POST", f"/videos/{source['id']}/remix", json={"prompt": ""})
+        refused(service, 400, "steps", "POST", f"/videos/{source['id']}/remix", json={"prompt": "a", "steps": 4})
 
     def limits(self, service: Service) -> None:
         shows = {"size": str, "num_frames": int}
@@ -429,6 +451,89 @@ class Answers(Scene):
         refused(service, 400, "steps", "POST", "/videos", files={"prompt": (None, "a"), "steps": (None, "0")})
 
 
+class Manners(Scene):
+    """Clients that wait, that say too much or nothing, and a gateway that stops."""
+
+    name = "by hand: clients that wait, and a gateway that stops"
+    promise = "an answer is held as long as was asked, and a gateway that stops says so and answers all the same"
+
+    def play(self, stage: Stage) -> None:
+        with desk(max_connections=8) as service:
+            self.waits(service)
+            self.heads(service)
+            self.streams(service)
+            app = service.server.config.app
+            app.state.draining.set()  # type: ignore[union-attr]
+            probe = service.http.get("/readyz")
+            assert (probe.status_code, probe.json()["error"]["code"]) == (503, "draining"), probe.text
+            last = service.http.get("/videos")
+            assert (last.status_code, last.headers["connection"]) == (200, "close"), (
+                "a gateway that drains still answers"
+            )
+            assert service.http.get("/healthz").status_code == 200
+
+    def waits(self, service: Service) -> None:
+        for prefer, told in (
+            *(
+                ("wait=0", "wait=0"),
+                ("respond-async, wait=0", "wait=0"),
+                ("WAIT=0; x", "wait=0"),
+                ('wait="0"', "wait=0"),
+            ),
+            *(("await=0", None), ("wait=x", None), ("", None)),
+        ):
+            answer = service.http.post("/videos", json={"prompt": "a"}, headers={"Prefer": prefer})
+            assert answer.headers.get("preference-applied") == told, f"{prefer}: {answer.headers}"
+            assert answer.json()["status"] == "queued"
+            service.http.delete(f"/videos/{answer.json()['id']}")
+        for body in ({}, {"n": 2}):
+            made: list[Any] = []
+
+            def ask(body: dict[str, Any] = body, made: list[Any] = made) -> None:
+                prefer = {"Prefer": "wait=999"}
+                made.append(service.http.post("/videos", json={"prompt": "a"} | body, headers=prefer))
+
+            asking = threading.Thread(target=ask)
+            asking.start()
+            until(lambda body=body: len(service.store.unfinished("open")) == body.get("n", 1), "the jobs are there")
+            ids = [job.id for job in service.store.unfinished("open")]
+            for video_id in ids:
+                assert not made, "an answer that is held came before its jobs had ended"
+                service.complete(service.claim(video_id))
+            asking.join()
+            videos = made[0].json()["data"] if body else [made[0].json()]
+            assert [video["status"] for video in videos] == ["completed"] * len(ids), "held until the end"
+            assert made[0].headers["preference-applied"] == "wait=50", made[0].headers
+
+    def heads(self, service: Service) -> None:
+        host, port = service.url.removeprefix("http://").split(":")
+        for lines, status in (
+            (["GET /healthz HTTP/1.1", "Host: a"], 200),
+            (["GET /videos HTTP/1.1"], 400),
+            (["GET /videos HTTP/1.1", "Host: a", "Host: b"], 400),
+            (["GET /healthz HTTP/1.1", "Host: a", f"X: {'x' * 60_000}"], 200),
+            (["GET /healthz HTTP/1.1", "Host: a", f"X: {'x' * 400_000}"], 431),
+        ):
+            with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+                connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+                answer = connection.recv(4096).decode(errors="replace")
+            assert answer.startswith(f"HTTP/1.1 {status} "), f"{[line[:40] for line in lines]}: {answer[:100]}"
+
+    def streams(self, service: Service) -> None:
+        """A quarter of eight connections is for one caller's streams."""
+        video = service.create()
+        path = f"/videos/{video['id']}/events"
+        with (
+            httpx.Client(base_url=service.url, timeout=PATIENCE) as http,
+            http.stream("GET", path),
+            http.stream("GET", path),
+        ):
+            refused(service, 429, "too_many_streams", "GET", path)
+            held = service.http.post("/videos", json={"prompt": "a"}, headers={"Prefer": "wait=30"})
+            assert "preference-applied" not in held.headers and held.json()["status"] == "queued"
+        until(lambda: service.http.get(path, headers={"Last-Event-ID": "x"}).status_code == 400, "streams end")
+
+
 class Pictures(Scene):
     """Images of every shape and kind, for the first and the last frame."""
 
@@ -503,6 +608,11 @@ class Pictures(Scene):
         )
         for wrong in (b"", b"no image", much[:20_000], encoded(corners(64, 64), "GIF")):
             assert sent(wrong) == 400, f"{wrong[:10]!r} is taken for an image"
+        larger = encoded(Image.frombytes("RGB", (150, 150), random.Random(2).randbytes(150 * 150 * 3)))
+        with serving_file(larger, "image/png", {}) as port:
+            body = {"prompt": "a", "model": "first", "input_reference": f"http://127.0.0.1:{port}/x.png"}
+            found = service.http.post("/videos", json=body).status_code
+            assert found == 413, f"{len(larger)} bytes by a URL, of 40,000 allowed: {found}"
         left = {key.split("/")[1] for key in service.parts.storage.keys("inputs/")}
         used = {folder for folder in left if service.store.inputs_in_use([folder])}
         assert left == used, f"images of refused requests stay: {left - used}"
@@ -659,12 +769,27 @@ class Numbers(Scene):
         ), usage
         assert usage["gpu_seconds"] == row["gpu_seconds"] > 0 and usage["days"] == 30
         assert row["date"] == time.strftime("%Y-%m-%d", time.gmtime()), row["date"]
+        today = int(service.store.now()) // 86_400
+        for ago in (1, 6, 7, 29, 30):
+            service.store.client.hset(f"adaspa:usage:{today - ago}", "open|plain|completed", str(100 + ago))
+        service.store.client.hset(f"adaspa:usage:{today - 1}", "another|plain|completed", "5")
+        for days, earlier in (
+            (1, []),
+            (2, [1]),
+            (7, [1, 6]),
+            (8, [1, 6, 7]),
+            (30, [1, 6, 7, 29]),
+            (31, [1, 6, 7, 29, 30]),
+        ):
+            usage = service.http.get(f"/usage?days={days}").json()
+            assert [row["completed"] for row in usage["data"][1:]] == [100 + ago for ago in earlier], f"{days} days"
+            dates = [time.strftime("%Y-%m-%d", time.gmtime((today - ago) * 86_400)) for ago in earlier]
+            assert [row["date"] for row in usage["data"][1:]] == dates, f"{days} days: {usage['data']}"
+            assert usage["jobs"] == 10 + sum(100 + ago for ago in earlier), f"{days} days: {usage['jobs']} jobs"
         assert operator.scopes == frozenset({Scope.admin})
 
 
 def error_of(code: str) -> Any:
-    from adaspa_api.report import JobError  # noqa: PLC0415
-
     return JobError.model_validate({"code": code, "message": "as it was told"})
 
 
@@ -734,7 +859,7 @@ class Histories(Scene):
             service.store.report_preview(lease, preview, b"RIFFwebp")
             shown = service.http.get(f"/videos/{video['id']}/preview")
             assert (shown.content, shown.headers["content-type"]) == (b"RIFFwebp", "image/webp")
-            service.complete(lease)
+            service.complete(lease, report=LAYERED)
             whole = self.follow(service, video["id"])
             assert len(whole) == 1 + 1 + 250 + 1, f"{len(whole)} events of a job of 253"  # the preview is over
             assert [data["step"] for _, kind, data in whole if kind == "progress"] == [*range(1, 251)]
@@ -747,6 +872,9 @@ class Histories(Scene):
             assert over.status_code == 204, over.status_code
             ended = service.http.get(f"/videos/{video['id']}").json()
             assert whole[-1][1:] == ("completed", ended), "the last event is the video as it ended"
+            (listed,) = service.http.get("/videos").json()["data"]
+            assert len(ended["attention"]["layers"]) == 2, "a video tells of its layers"
+            assert listed == ended | {"attention": ended["attention"] | {"layers": []}}, "in a list it does not"
             self.files(service, video["id"])
             several = [service.completed(model="plain", user=f"u{number}") for number in range(5)]
             listed = [each["id"] for each in service.http.get("/videos?limit=5").json()["data"]]
@@ -786,6 +914,10 @@ class Histories(Scene):
             disposition = f'inline; filename="{video_id}{Path(name).suffix}"'
             assert answer.headers["content-disposition"] == disposition, answer.headers["content-disposition"]
             assert answer.headers["cache-control"] == "private, no-cache"
+        link = service.http.get(f"/videos/{video_id}/link").json()["url"]
+        for url, policy in ((f"/videos/{video_id}/content", "same-origin"), (link, "cross-origin")):
+            found = service.http.get(url).headers["cross-origin-resource-policy"]
+            assert found == policy, f"{url}: pages of other sites may show it: {found}"
         refused(service, 404, "variant", "GET", f"/videos/{video_id}/content?variant=first_frame")
         refused(service, 400, "variant", "GET", f"/videos/{video_id}/content?variant=other")
         refused(service, 400, "via", "GET", f"/videos/{video_id}/link?via=storage")
@@ -798,6 +930,18 @@ class Histories(Scene):
         for method in ("GET", "HEAD"):
             assert service.http.request(method, f"/videos/{video_id}/content?variant=thumbnail").status_code == 404
         assert service.http.get(f"/videos/{video_id}/content").status_code == 200
+
+
+def left(storage: ObjectStorage, key: str, content: bytes) -> None:
+    """Put an object into a folder; a janitor may just be removing an empty one of that name."""
+
+    def put() -> bool:
+        try:
+            return storage.create(key, content) or True
+        except StorageUnavailable:
+            return False
+
+    until(put, f"{key} is stored")
 
 
 class Leftovers(Scene):
@@ -825,13 +969,13 @@ class Leftovers(Scene):
                 f"inputs/{other}/first.png",
                 f"videos/{gone}/1-x/video.mp4",
             ):
-                storage.create(key, b"x")
+                left(storage, key, b"x")
             for folder in (inputs, other):
                 store.await_inputs(folder)
             store.client.zadd("adaspa:awaited_inputs", {inputs: 0})
-            storage.create(".probe/left", b"x")
+            left(storage, ".probe/left", b"x")
             for number in range(120):
-                storage.create(f"videos/{many}/9-left/{number}", b"")
+                left(storage, f"videos/{many}/9-left/{number}", b"")
             leaves = janitor.Janitor(service.parts)
             leaves.sweep()
             there = set(storage.keys(""))
@@ -853,7 +997,7 @@ class Leftovers(Scene):
             for video_id in (done, many):
                 assert len(storage.keys(f"videos/{video_id}/")) == 3, f"files of {video_id}"
             for number in range(120):
-                storage.create(f"videos/{many}/{number}", b"")
+                left(storage, f"videos/{many}/{number}", b"")
             service.http.delete(f"/videos/{many}")
             until(lambda: storage.keys(f"videos/{many}/") == [], "all files of a deleted job go")
             service.http.delete(f"/videos/{running['id']}")
@@ -866,7 +1010,7 @@ class Leftovers(Scene):
         from adaspa_service.gateway.orphans import find_orphans  # noqa: PLC0415
 
         storage, store = service.parts.storage, service.store
-        storage.create("videos/notes.txt", b"x")
+        left(storage, "videos/notes.txt", b"x")
         time.sleep(0.05)
         orphans, known = find_orphans(storage, store, 0.0)
         assert [(each.job_id, each.files, each.bytes) for each in orphans] == [(gone, 1, 1)], orphans
@@ -971,4 +1115,14 @@ class Doors(Scene):
         )
 
 
-SCENES: list[Scene] = [Fields(), Answers(), Pictures(), Numbers(), Offers(), Histories(), Leftovers(), Doors()]
+SCENES: list[Scene] = [
+    Fields(),
+    Answers(),
+    Manners(),
+    Pictures(),
+    Numbers(),
+    Offers(),
+    Histories(),
+    Leftovers(),
+    Doors(),
+]

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from adaspa_api.words import Priority
 from adaspa_jobs.counts import Load, QueueLoad
 from adaspa_jobs.job import OPEN_OWNER
@@ -25,9 +27,10 @@ from adaspa_service.webhooks.addresses import permitted
 from adaspa_service.webhooks.attempt import Result, judge, split
 from adaspa_service.webhooks.deliverer import Deliverer
 from adaspa_service.webhooks.deliveries import Outcome
-from drawn import assert_corners, picture
+from drawn import assert_corners, encoded, picture
 from filmed import filmed, frames_in, number_of
 from http_server import answering
+from PIL import Image
 from receiver import receiving
 from recorded import recorded
 from running_gateway import Service, data_uri
@@ -35,7 +38,7 @@ from standardwebhooks import Webhook
 from tiny_catalog import model_spec, write_catalog
 from waiting import until
 
-from chaos.by_gateway import desk, error_of, refused
+from chaos.by_gateway import LAYERED, desk, error_of, refused
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -160,7 +163,7 @@ class Delivered(Scene):
                 status: service.create(webhook_url=f"{receiver.url}/{status}?t=1", user="u", metadata={"a": "b"})
                 for status in ("completed", "failed", "cancelled")
             }
-            service.complete(service.claim(made["completed"]["id"]))
+            service.complete(service.claim(made["completed"]["id"]), report=LAYERED)
             service.store.fail(service.claim(made["failed"]["id"]), error_of("not_finite"))
             service.http.post(f"/videos/{made['cancelled']['id']}/cancel")
             until(lambda: len(receiver.calls) == 3, "three events come")
@@ -337,6 +340,7 @@ class Films(Scene):
                 self.videos(service)
                 self.sounds(service)
                 self.by_url(service)
+                self.large(service)
 
     def videos(self, service: Service) -> None:
         for frames, own, fps, wanted in (
@@ -388,6 +392,23 @@ class Films(Scene):
             body = {"prompt": "a", "model": "looks", "reference_image": data_uri(picture(*shape))}
             found = service.http.post("/videos", json=body).status_code
             assert found == status, f"a reference of {shape}: {found}"
+
+    def large(self, service: Service) -> None:
+        """An image of half a megabyte is the same in JSON, in a form, and as a text of a form."""
+        image = encoded(Image.frombytes("RGB", (400, 400), Random(3).randbytes(400 * 400 * 3)))
+        uri, plain = data_uri(image), {"prompt": "a", "model": "looks"}
+        texts = {name: (None, value) for name, value in plain.items()}
+        escaped = json.dumps(plain | {"reference_image": uri}).replace("/", "\\/")  # as some programs write it
+        found = [
+            service.http.post("/videos", json=plain | {"reference_image": uri}),
+            service.http.post("/videos", data=plain, files={"reference_image": ("x", image)}),
+            service.http.post("/videos", files=texts | {"reference_image": (None, uri)}),
+            service.http.post("/videos", content=escaped, headers={"Content-Type": "application/json"}),
+        ]
+        kept = {answer.json()["inputs"][0]["sha256"] if answer.is_success else answer.text[:200] for answer in found}
+        assert len(kept) == 1 and len(next(iter(kept))) == 64, f"one image in four forms: {kept}"
+        given = service.http.get(found[0].json()["inputs"][0]["url"]).content
+        assert np.array_equal(np.asarray(Image.open(BytesIO(given))), np.asarray(Image.open(BytesIO(image))))
 
     def by_url(self, service: Service) -> None:
         content = picture(64, 64)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import av
 import numpy as np
@@ -24,6 +26,7 @@ from adaspa_jobs.job import Input, JobParams, Progress, percent
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_jobs.store import JobCancelled, JobStore, Lease
 from adaspa_worker import course as courses
+from adaspa_worker import metrics
 from adaspa_worker.blank import Look
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.course import Course
@@ -299,7 +302,7 @@ class Workshop:
         self.engine = StubEngine()
         self.ended = threading.Event()
         self.stopping = threading.Event()
-        own = {"store": self.store, "storage": self.storage, "engine": lambda _: self.engine, "name": "stub"}
+        own = {"store": self.store, "storage": self.storage, "engine": lambda _: self.engine, "name": "stub-by-hand"}
         own |= {"stopping": self.stopping.is_set, "end_process": self.ended.set, "renew_seconds": 0.2}
         own |= {
             "time_limit_seconds": 60.0,
@@ -385,7 +388,12 @@ class Runs(Scene):
             self.errors(at)
             self.faults(at)
             self.inputs(at)
+            before = self.ends()
             self.resumed(at)
+            after = self.ends()
+            counted = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+            assert counted == {"released": 1, "completed": 1}, f"attempts are counted as {counted}"
+        self.rests()
         with bench(fail_blank=True) as at:
             at.engine.frames = lambda latents, check: (frame for frame in [np.full((64, 64, 3), 9, np.uint8)] * 9)  # type: ignore[method-assign]
             assert at.run().error.code == "blank_clip"
@@ -412,6 +420,41 @@ class Runs(Scene):
             made = at.run(output_format=output)
             file = made.artifacts["video"]
             assert (file.content_type, Path(file.key).suffix) == (output.content_type, f".{output}"), file
+            assert not file.has_audio
+        self.told(at)
+        left = list(Path(tempfile.gettempdir()).glob("adaspa-stub-by-hand-*"))
+        assert left == [], f"files of attempts stay on the disk: {left}"
+
+    def told(self, at: Workshop) -> None:
+        """A job with a sound, previews and words for both prompts."""
+        tone = np.full((1, 24_000), 0.25, np.float32)
+        plain = at.engine.sound, at.engine.preview, at.engine.attention, at.store.report_preview
+        previews: list[tuple[int, int]] = []
+
+        def seen(lease: Lease, progress: Progress, image: bytes) -> None:
+            assert progress.preview_step is not None and image[:4] == b"RIFF"
+            previews.append((progress.preview_step, progress.step))
+            plain[3](lease, progress, image)
+
+        at.engine.sound = lambda _: Sound(tone, 24_000)  # type: ignore[method-assign,assignment,return-value]
+        at.engine.preview = lambda: np.stack(Clips().frames(4))  # type: ignore[method-assign,assignment,return-value]
+        at.engine.attention = lambda _: {"sparsity": 0.5}  # type: ignore[method-assign]
+        at.store.report_preview = seen  # type: ignore[method-assign]
+        with patch("adaspa_worker.preview.EVERY_SECONDS", 0.0), patch("adaspa_worker.preview.SHARE", 100.0):
+            job = at.run(negative_prompt="dark", seed=5)
+        at.engine.sound, at.engine.preview, at.engine.attention, at.store.report_preview = plain  # type: ignore[method-assign]
+        assert previews == [(step, step) for step in range(1, 6)], f"previews of steps {previews}"
+        video = job.artifacts["video"]
+        assert video.has_audio and at.store.preview(job.id) is None and job.timings["previews"] > 0
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "video.mp4"
+            path.write_bytes(at.storage.read(video.key))
+            recipe, (samples, rate) = read_recipe(path), sound_of(path)
+        assert abs(samples.shape[1] / rate - 9 / 8) < 0.03, f"{samples.shape[1] / rate} s of sound"
+        wanted = ASKED | {"seed": 5, "negative_prompt": "dark", "attention": {"sparsity": 0.5}}
+        found = {name: recipe.get(name) for name in wanted}
+        assert found == wanted, f"the file's recipe: {found}"
+        assert set(recipe["versions"]) >= {"adaspa-serve", "adaspa", "torch", "diffusers"}, recipe["versions"]
 
     def errors(self, at: Workshop) -> None:
         """Errors of the job itself."""
@@ -531,6 +574,31 @@ class Runs(Scene):
         )
         assert steps == [*range(1, 8), *range(8, 13)], f"steps {steps}"
         at.engine.denoise = plain  # type: ignore[method-assign]
+
+    def ends(self) -> dict[str, float]:
+        """Attempts by how they ended, as the worker's metrics have them."""
+        (family,) = metrics.attempts.collect()
+        return {sample.labels["outcome"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+
+    def rests(self) -> None:
+        """A worker takes no jobs for longer and longer after failures of its own."""
+        now = [0.0]
+        rested = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+        with bench(back_off_seconds=(1.0, 5.0, 15.0, 60.0)) as at, patch("adaspa_worker.runner.time", rested):
+            at.engine.denoise, plain = raising(StorageUnavailable("away")), at.engine.denoise  # type: ignore[method-assign]
+            found = []
+            for _ in range(5):
+                began = now[0]
+                at.run()
+                found.append(round(now[0] - began))
+            assert found == [1, 5, 15, 60, 60], f"a worker that fails again and again rests for {found} s"
+            at.engine.denoise = plain  # type: ignore[method-assign]
+            while at.store.load("stub").unfinished:
+                at.runner.run("stub")
+            at.engine.denoise = raising(StorageUnavailable("away"))  # type: ignore[method-assign]
+            began = now[0]
+            at.run()
+            assert round(now[0] - began) == 1, "a job that it did is forgotten"
 
     def marked(self) -> None:
         with bench(provenance=Provenance("AI")) as at:

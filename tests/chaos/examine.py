@@ -22,7 +22,17 @@ from random import Random
 
 from tiny_catalog import model_spec
 
-from chaos import by_gateway, by_hand, by_parts, by_reference, by_worker, tour_files, tour_jobs, tour_requests
+from chaos import (
+    by_gateway,
+    by_hand,
+    by_parts,
+    by_people,
+    by_reference,
+    by_worker,
+    tour_files,
+    tour_jobs,
+    tour_requests,
+)
 from chaos.audit import Audit
 from chaos.checker import check
 from chaos.clients import Clients
@@ -76,16 +86,17 @@ LANES: list[list[Scene]] = [
     [files["Files"], DeletedAt("uploaded"), DeletedAt("completing"), DeletedAt("step-6")],
     [files["Events"], files["Deleted"], files["Failed"], files["LinksEnd"]],
     [files["Batches"], files["Lists"], files["Places"], files["Previews"]],
-    [files["Keys"]],
+    [files["Noted"], files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
     [*by_hand.SCENES, *by_reference.SCENES, *by_gateway.SCENES],
-    [*by_parts.SCENES, *by_worker.SCENES],
+    [*by_parts.SCENES, *by_people.SCENES, *by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]
 """Lanes play side by side, the scenes of one in turns. There are three workers: those that stop one have one lane."""
 ALONE: list[Scene] = [
     *tour_files.ALONE,
     *tour_jobs.ALONE,
+    *tour_requests.ALONE,
     *(PowerCut(act) for act in ("cancel", "delete", "complete")),
     PowerCutAfterAccepting(),
     LostTail(),

@@ -12,6 +12,8 @@ faults. So the same bytes are the same history, and a shorter string is a simple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -24,11 +26,13 @@ from adaspa_jobs.storage import attempt_prefix
 from adaspa_jobs.store import JobStore
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.state import AppState, Recent
+from adaspa_worker.readiness import State
 from faults import FaultyRedis, FaultyStorage, Killed
 from greenlet import getcurrent, greenlet
 
 from chaos.checker import check
 from chaos.history import Entry
+from chaos.watch import look, violations
 
 TIME = "redis.call('TIME')"
 """How the scripts read their clock, in one place."""
@@ -37,10 +41,18 @@ LEASE_SECONDS, MAX_ATTEMPTS = 3.0, 4
 LONGEST_SECONDS = 400.0
 """Of simulated time, in which everything has to have come to rest."""
 DAY = 86400.0
+LOOKED_AFTER = 12
+"""Decisions between two looks at the whole store."""
 TRANSIENT = [
     PREFIX + name for name in ("waiting:demo", "running:demo", "leases", "purge", "leavings", "leases_by_worker")
 ]
 """Keys of what is still to be done."""
+
+
+POISON = 13
+"""The seed of a job that kills the worker that runs it."""
+READY = SimpleNamespace(state=State.ready)
+"""Of workers, whose model is always loaded."""
 
 
 class Broken(Exception):
@@ -169,11 +181,21 @@ class World:
         """Let everything happen, until all clients are done and nothing is left to do. Raises Broken."""
         self.actors, end = actors, self.now + LONGEST_SECONDS
         self.tell_time()
-        with patch("adaspa_service.gateway.janitor.log.exception", side_effect=Broken("an error of ours")):
+        clock = SimpleNamespace(sleep=self.wait, monotonic=lambda: self.now)
+        decided = count(1)
+        with (
+            patch("adaspa_service.gateway.janitor.log.exception", side_effect=Broken("an error of ours")),
+            patch("adaspa_worker.lease.time", clock),
+            patch.multiple(
+                "adaspa_worker.app", app=self.parts.celery, _readiness=READY, priorities=lambda: list(Priority)
+            ),
+        ):
             while not (all(actor.done for actor in actors if actor.name.startswith("client")) and self._at_rest()):
                 if self.now > end:
                     raise Broken(f"no rest within {LONGEST_SECONDS:.0f} s: {self._left()}")
                 self._decide()
+                if next(decided) % LOOKED_AFTER == 0 and (broken := [*violations(look(self.client), MAX_ATTEMPTS)]):
+                    raise Broken(broken[0])
             for actor in actors:
                 self._kill(actor)
         self._look()
@@ -191,7 +213,8 @@ class World:
             self._kill(victim)
         elif drawn < 208:
             self.acted.append(f"{victim.name} stands still")
-            victim.wakes_at = max(self.now, victim.wakes_at) + 2 * LEASE_SECONDS + 2
+            # For longer than its lease, or until another has done its job and what it left was removed.
+            victim.wakes_at = max(self.now, victim.wakes_at) + (2, 5)[drawn % 2] * LEASE_SECONDS + 2
         elif drawn < 232:
             victim.fault = "before" if drawn < 218 else "after"
             self.acted.append(f"{victim.name} loses its connection {victim.fault} its next call")
@@ -218,6 +241,8 @@ class World:
         try:
             actor.body(actor)
         except Killed:
+            if not actor.dead:  # what it was about killed it
+                self._begin_anew(actor)
             return
         actor.done = True
 
@@ -226,8 +251,12 @@ class World:
         if actor.thread is not None and not actor.thread.dead and not actor.name.startswith("client"):
             actor.dead = True
             actor.thread.switch()
-            actor.thread, actor.dead, actor.fault = None, False, ""
-            actor.generation += 1
+            self._begin_anew(actor)
+        actor.wakes_at = self.now + 1.0
+
+    def _begin_anew(self, actor: Actor) -> None:
+        actor.thread, actor.dead, actor.fault = None, False, ""
+        actor.generation += 1
         actor.wakes_at = self.now + 1.0
 
     # What has to hold
@@ -247,8 +276,11 @@ class World:
         for job in jobs:
             events = [fields[b"type"].decode() for _, fields in self.client.xrange(f"{PREFIX}events:{job.id}")]
             ends = [event for event in events if event in set(TERMINAL)]
-            if job.status is JobStatus.failed and not self.acted:
+            poison = job.params.seed == POISON
+            if job.status is JobStatus.failed and not self.acted and not poison:
                 raise Broken(f"{job.id}: failed, and nobody was struck")
+            if poison and job.status is JobStatus.completed:
+                raise Broken(f"{job.id}: killed whoever ran it, and is {job.status}")
             if ends != [job.status] or events[-1] != job.status:
                 raise Broken(f"{job.id}: is {job.status}, and its events are {events}")
             if job.artifacts and not job.artifacts["video"].key.startswith(attempt_prefix(job.id, job.token)):

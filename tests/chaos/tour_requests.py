@@ -1,5 +1,6 @@
 """Scenes of a client that is strict: keys and their limits, batches, lists, places in the queue, times."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -7,11 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
+from adaspa_service.access.acts import OperatorActs
 from waiting import until
 
 from chaos.fleet import QUEUE_CAP
 from chaos.guests import Guest
 from chaos.scenes import Scene
+from chaos.service_scenes import SYNCED_SECONDS
 from chaos.stage import Stage
 
 AFTER_ITS_END = 12.0
@@ -311,4 +314,63 @@ class Refusals(Scene):
         guest.leave()
 
 
-SCENES: list[Scene] = [Keys(), Batches(), Lists(), Places(), Limits(), Caps(), Refusals()]
+class KeysCut(Scene):
+    """Power goes right after a key was revoked, and after another got a new secret."""
+
+    name = "power cut: keys"
+    promise = "a key that was revoked or rotated stays so through a power cut"
+
+    def play(self, stage: Stage) -> None:
+        guest, other = Guest(stage), Guest(stage)
+        for each in (guest, other):
+            each.ask("GET", "/videos")
+        stage.pause(SYNCED_SECONDS)
+        old = other.token
+        for act in (lambda: guest.keys.revoke(guest.key.id), lambda: other.keys.rotate(other.key.id, 0)):
+            new = act()
+            stage.fleet.cut_power(stage.clients.history)
+            stage.fleet.wait_until_ready()
+        for each in (guest, other):
+            each.ask("GET", "/videos", 401)
+        assert isinstance(new, str) and other.token == old
+        other.token = new
+        other.leave()
+
+
+class Noted(Scene):
+    """What people did is in the gateways' logs, and what they said is not."""
+
+    name = "acts in the audit log"
+    promise = "each creation, cancellation and deletion is noted with who did it, and no line has a prompt or a secret"
+
+    def play(self, stage: Stage) -> None:
+        guest, words = Guest(stage), "an otter that nobody may read of"
+        one, two = (guest.create(model="idle-limits", prompt=words, seed=number)["id"] for number in (1, 2))
+        guest.json("POST", f"/videos/{one}/cancel")
+        guest.json("POST", f"/videos/{one}/cancel")
+        guest.delete(two)
+        OperatorActs(stage.fleet.client()).add("key.made up", key="a key")
+        until(lambda: self.lines(stage, "a key"), "a gateway writes down what an operator did")
+        for video_id, wanted in ((one, ["job.created", "job.cancelled"]), (two, ["job.created", "job.deleted"])):
+            found = self.lines(stage, video_id)
+            assert [line["event"] for line in found] == wanted, f"{video_id}: {[line['event'] for line in found]}"
+            assert {(line["actor"], line["actor_name"]) for line in found} == {(guest.key.id, guest.key.name)}, found
+            assert all(line["request_id"] and line["address"] == "127.0.0.1" for line in found), found
+        whole = "".join(text for _, text in self.logs(stage))
+        for secret in (words, guest.token, *stage.fleet.keys.values()):
+            assert secret not in whole, f"the logs have {secret[:20]}"
+        guest.leave()
+
+    def logs(self, stage: Stage) -> list[tuple[str, str]]:
+        return [(path.stem, path.read_text()) for path in sorted(stage.fleet.folder.glob("gateway-*.log"))]
+
+    def lines(self, stage: Stage, about: str) -> list[dict[str, Any]]:
+        """Lines of the audit log that name something, in the order of their time."""
+        lines = [line for _, text in self.logs(stage) for line in text.splitlines() if about in line and "{" in line]
+        found = [json.loads(line) for line in lines]
+        own = [line for line in found if "event" in line]
+        return sorted(own, key=lambda line: str(line.get("time", line.get("timestamp", ""))))
+
+
+ALONE: list[Scene] = [KeysCut()]
+SCENES: list[Scene] = [Noted(), Keys(), Batches(), Lists(), Places(), Limits(), Caps(), Refusals()]

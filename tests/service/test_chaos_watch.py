@@ -1,14 +1,22 @@
 """What the examination of a service looks at: whole, nothing is found; broken, it is."""
 
+import re
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from adaspa_service import views
 from chaos import by_gateway, by_hand, by_parts
+from chaos.audit import Audit
 from chaos.by_hand import Bench, bench
-from chaos.by_reference import Drawn, own_store
+from chaos.by_reference import OUTSIDE, Drawn, own_store
+from chaos.planted import ROOT
+from chaos.run import lacking
 from chaos.scenes import Scene
 from chaos.sightings import Sightings, alone
 from chaos.watch import between, look, violations
@@ -28,6 +36,49 @@ def test_a_store_asked_in_a_drawn_order_is_as_the_reference_says() -> None:
     print(f"order {seed}")
     with own_store() as client:
         Drawn(client, seed).play(400)
+
+
+def test_a_store_that_holds_something_else_than_the_reference_is_found() -> None:
+    with own_store() as client:
+        drawn = Drawn(client, 1)
+        drawn.play(60)
+        for key in client.keys("adaspa:*"):  # type: ignore[union-attr]
+            name, kept = key.decode().removeprefix("adaspa:"), client.dump(key)
+            if name.partition(":")[0] in (*OUTSIDE, "events"):
+                continue
+            client.delete(key)
+            with pytest.raises(AssertionError, match=re.escape(f"{name}: ")):
+                drawn.compare()
+            client.restore(key, 0, kept)
+        drawn.compare()
+
+
+def test_a_run_with_less_than_was_asked_for_complains() -> None:
+    assert lacking(3, 3, 2, 2) == [] == lacking(9, 3, 2, 2)
+    assert lacking(2, 3, 2, 2) == ["2 faults came at random times, and not 3 as asked"]
+    assert lacking(3, 3, 1, 2) == ["1 scenes were played, and not 2 as asked"]
+
+
+def test_an_audit_that_cannot_read_a_record_says_so() -> None:
+    with bench() as found:
+        whole, broken = found.admit(), found.admit()
+        found.client.hset(f"adaspa:job:{broken}", "status", "of a later version")
+        nobody: Any = SimpleNamespace(asks=[], history=None)
+        audit = Audit(SimpleNamespace(client=lambda: found.client), nobody, nobody, 0.0)  # type: ignore[arg-type]
+        audit._load()
+        assert list(audit.jobs) == [whole]
+        assert audit.violations == [f"{broken}: its record cannot be read"]
+
+
+def test_a_bug_that_cannot_be_planted_ends_the_command(tmp_path: Path) -> None:
+    patch = (
+        "--- a/service/adaspa_jobs/store.py\n+++ b/service/adaspa_jobs/store.py\n@@ -1,1 +1,1 @@\n-no such line\n+x\n"
+    )
+    (tmp_path / "none.patch").write_text(patch)
+    command = [sys.executable, "-m", "chaos.planted", "suite", "--folder", tmp_path, "--at-once", "1"]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "these do not apply:\nnone: error: " in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,196 @@
+"""Scenes of what people use: the command line, the Python client, and the tables of the documents."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+from adaspa_client import BadRequest, Client, NotFound
+from adaspa_command import adaspa
+from adaspa_jobs.store import JobStore
+from adaspa_service.access.keys import KeyStore
+from drawn import picture
+from field_tables import DOCS, TABLES, filled
+from flaky_proxy import FlakyProxy
+from running_gateway import FILES, Service
+
+from chaos.by_gateway import desk, error_of
+from chaos.scenes import Scene
+from chaos.stage import Stage
+
+VIDEO = FILES["video"][2]
+
+
+class Documented(Scene):
+    """The documents' tables of settings, catalog and requests."""
+
+    name = "by hand: what the documents say"
+    promise = "names, defaults and meanings of all fields are as the documents say"
+
+    def play(self, stage: Stage) -> None:
+        for page in TABLES:
+            assert filled(page) == (DOCS / page).read_text(), f"docs/{page} says something else than the service does"
+
+
+class Programs(Scene):
+    """A program uses the client, over a network that cuts connections."""
+
+    name = "by hand: the Python client"
+    promise = "a program makes, follows and fetches each video once, however often its connection breaks"
+
+    def play(self, stage: Stage) -> None:
+        with desk() as service, TemporaryDirectory() as name, Client(service.url, retries=4) as client:
+            self.whole(service, client, Path(name))
+            host, port = service.url.removeprefix("http://").split(":")
+            self.cut(service, (host, int(port)), Path(name))
+
+    def whole(self, service: Service, client: Client, folder: Path) -> None:
+        first = client.create("a", seed=7, quality="fast", metadata={"of": "odd"}, user="u")
+        assert (first.seed, first.quality, first.metadata, first.user) == (7, "fast", {"of": "odd"}, "u"), first
+        batch = client.create_batch("b", 3, seed=9)
+        assert [video.seed for video in batch] == [9, 10, 11] and all(video.prompt == "b" for video in batch)
+        image = client.create("c", model="first", image=picture(96, 64), last_image=picture(64, 64))
+        assert (image.task, image.size) == ("first_last_frame", "96x64"), (image.task, image.size)
+        made = [first.id, *(video.id for video in batch), image.id]
+        assert [video.id for video in client.list(page_size=2)] == made[::-1], "pages of two"
+        assert [video.id for video in client.list("asc", page_size=3, after=made[0])] == made[1:]
+        assert [video.id for video in client.list(metadata={"of": "odd"})] == [first.id]
+        service.complete(service.claim(first.id))
+        ended = client.wait(first.id)
+        assert ended == client.get(first.id) and ended.done and ended.status == "completed"
+        told = [event.type for event in client.events(first.id)]
+        assert told == ["queued", "in_progress", "completed"], told
+        assert client.download(first.id, folder / "out.mp4").read_bytes() == VIDEO
+        assert client.download(first.id, folder / "t.webp", "thumbnail").read_bytes() == FILES["thumbnail"][2]
+        assert httpx.get(client.link(first.id), timeout=600).content == VIDEO
+        remix = client.remix(first.id, "d")
+        assert (remix.seed, remix.prompt, remix.remixed_from_video_id) == (7, "d", first.id), remix
+        assert client.cancel(remix.id).status == "cancelled" and client.cancel(first.id).status == "completed"
+        client.delete(remix.id)
+        service.store.fail(service.claim(batch[0].id), error_of("not_finite"))
+        failed = client.wait(batch[0].id)
+        assert failed.error is not None and failed.error.code == "not_finite", failed.error
+        usage = client.usage()
+        assert (usage.jobs, usage.days) == (3, 30), usage
+        assert [model.id for model in client.models()] == ["first", "plain"]
+        assert client.estimate(quality="fast").qualities.keys() == {"default", "exact", "fast"}
+        for kind, act in (
+            (NotFound, lambda: client.get(remix.id)),
+            (NotFound, lambda: client.delete(remix.id)),
+            (BadRequest, lambda: client.create("e", steps=0)),
+        ):
+            self.fails(kind, act)
+        assert len(list(client.list())) == 5, "what was refused was made"
+
+    def fails(self, kind: type[Exception], act: Callable[[], object]) -> None:
+        try:
+            act()
+        except kind as error:
+            assert getattr(error, "message", ""), error
+            return
+        raise AssertionError(f"no {kind.__name__}")
+
+    def cut(self, service: Service, target: tuple[str, int], folder: Path) -> None:
+        before = len(service.http.get("/videos?limit=100").json()["data"])
+        proxy = FlakyProxy(target, [0, 0])
+        try:
+            with Client(proxy.url, retries=4) as client:
+                video = client.create("once", seed=1)
+                there = service.http.get("/videos?limit=100").json()["data"]
+                assert len(there) == before + 1, f"a request whose answer was lost made {len(there) - before} videos"
+                lease = service.claim(video.id)
+                for step in (1, 2, 3):
+                    service.step(lease, step)
+                service.complete(lease)
+                whole = [event.type for event in client.events(video.id)]
+                proxy.cuts[:] = [500, 900]
+                client._http.close()
+            with Client(proxy.url, retries=4) as client:
+                parts = [event.type for event in client.events(video.id)]
+                assert parts == whole and len(whole) == 6, f"over a connection that is cut: {parts}, not {whole}"
+            proxy.cuts[:] = [3000, 4000]
+            with Client(proxy.url, retries=4) as client:
+                assert client.download(video.id, folder / "again.mp4").read_bytes() == VIDEO, "a download that is cut"
+        finally:
+            proxy.close()
+
+
+class Commands(Scene):
+    """An operator and a user at a terminal."""
+
+    name = "by hand: the command line"
+    promise = "a command does what it says, and says what it did"
+
+    def play(self, stage: Stage) -> None:
+        with desk() as service, TemporaryDirectory() as name:
+            self.jobs(service, Path(name))
+            settings = service.parts.settings
+            own = {"ADASPA_REDIS_URL": settings.redis_url, "ADASPA_STORAGE_URL": settings.storage_url}
+            self.operate(service, own | {"ADASPA_DATA_DIR": str(settings.data_dir)})
+
+    def said(self, *arguments: object, status: int = 0, **options: Any) -> str:
+        done = adaspa(*arguments, **options)
+        assert done.returncode == status, f"adaspa {arguments}: {done.returncode}: {done.stderr[-300:]}"
+        return done.stdout
+
+    def jobs(self, service: Service, folder: Path) -> None:
+        server = {"server": service.url}
+        done, waiting, other = service.completed(seed=3), service.create()["id"], service.create(user="u")["id"]
+        rows = [line.split("\t") for line in self.said("jobs", **server).splitlines()]
+        assert [row[0] for row in rows] == [other, waiting, done], rows
+        assert rows[2][1:3] == ["completed", "100 %"] and rows[2][4:6] == ["first", "3"], rows[2]
+        only = json.loads(self.said("jobs", "--status", "queued", "--limit", 1, "--json", **server))
+        assert [job["id"] for job in only] == [other]
+        shown = json.loads(self.said("show", done, "--json", **server))
+        assert shown == service.http.get(f"/videos/{done}").json()
+        self.said("download", done, "--output", folder / "x.mp4", **server)
+        assert (folder / "x.mp4").read_bytes() == VIDEO
+        assert self.said("cancel", waiting, **server).strip() == f"{waiting}: cancelled"
+        self.said("delete", other, status=2, **server)
+        assert service.http.get(f"/videos/{other}").status_code == 200, "was deleted without being asked"
+        assert self.said("delete", "--yes", other, **server).strip() == f"{other}: deleted"
+        assert service.http.get(f"/videos/{other}").status_code == 404
+        assert json.loads(self.said("usage", "--json", **server))["jobs"] == 3
+        assert [model["id"] for model in json.loads(self.said("models", "--json", **server))] == ["first", "plain"]
+        assert json.loads(self.said("estimate", "--json", "--steps", 8, **server))["steps"] == 8
+        self.said("show", f"video_{'0' * 32}", "--json", status=1, **server)
+
+    def operate(self, service: Service, own: dict[str, str]) -> None:
+        store = JobStore(service.store.client)
+        limits = ("--max-in-flight", 2, "--requests-per-minute", 60, "--expires-in", "2h", "--scope", "read")
+        made = json.loads(self.said("keys", "create", "--name", "studio", *limits, "--json", **own))
+        keys = KeyStore(service.store.client)
+        (key,) = json.loads(self.said("keys", "list", "--json", **own))
+        wanted = {"id": made["id"], "name": "studio", "scopes": ["read"], "max_in_flight": 2, "requests_per_minute": 60}
+        assert {name: key[name] for name in wanted} == wanted and key["expires_at"] - key["created_at"] == 7200, key
+        assert keys.authenticate(made["key"])
+        fresh = json.loads(self.said("keys", "rotate", made["id"], "--grace", "0s", "--json", **own))
+        assert keys.authenticate(fresh["key"]) and not keys.authenticate(made["key"])
+        job = store.admit(service.parts.store.readable([self.some(service)])[0].params, owner=made["id"])[0]
+        assert "cancelled 1 jobs" in self.said("keys", "revoke", made["id"], "--cancel-jobs", **own)
+        assert not keys.authenticate(fresh["key"]) and store.get(job.id).status == "cancelled"  # type: ignore[union-attr]
+        self.said("keys", "revoke", made["id"], status=1, **own)
+        rows = {row["id"]: row for row in json.loads(self.said("keys", "usage", "--json", **own))}
+        assert rows[made["id"]]["cancelled"] == 1 and rows["open"]["completed"] == 1, rows
+        secret = self.said("webhooks", "secret", **own).split()
+        first = self.said("webhooks", "rotate", "--keep", "1h", **own).strip()
+        assert self.said("webhooks", "secret", **own).split() == [first, *secret]
+        assert json.loads(self.said("webhooks", "list", "--json", **own)) == []
+        gone = f"video_{'7' * 32}"
+        service.parts.storage.create(f"videos/{gone}/1-x/video.mp4", b"xyz")
+        time.sleep(0.05)
+        assert json.loads(self.said("storage", "orphans", "--json", **own)) == [], "written just now"
+        (orphan,) = json.loads(self.said("storage", "orphans", "--older-than", "0s", "--json", **own))
+        assert (orphan["files"], orphan["bytes"]) == (1, 3), orphan
+        self.said("storage", "orphans", "--older-than", "0s", "--remove", "--yes", **own)
+        assert service.parts.storage.keys(f"videos/{gone}/") == []
+        assert len(service.parts.storage.keys("videos/")) == 3, "files of a known job were removed"
+
+    def some(self, service: Service) -> str:
+        return str(service.http.get("/videos?limit=1").json()["data"][0]["id"])
+
+
+SCENES: list[Scene] = [Documented(), Programs(), Commands()]
