@@ -99,9 +99,13 @@ class Attempts:
             return None
         return Lease(job_from_pairs(*found))
 
-    def report_progress(self, lease: Lease, progress: Progress) -> None:
-        """Publish progress and renew the lease. Raises LeaseLost, JobCancelled."""
-        self._transition("renew", lease, progress=progress.model_dump_json(exclude_none=True))
+    def report_progress(self, lease: Lease, *told: Progress) -> None:
+        """Publish progress, each with an event of its own and the latest last, and renew the lease.
+
+        Raises:
+            LeaseLost, JobCancelled.
+        """
+        self._transition("renew", lease, told=[each.model_dump_json(exclude_none=True) for each in told])
 
     def report_preview(self, lease: Lease, progress: Progress, image: bytes) -> None:
         """Publish a WebP of what ``progress.preview_step`` led to; it replaces the one before.
@@ -116,7 +120,15 @@ class Attempts:
 
     def renew(self, lease: Lease) -> None:
         """Renew the lease. Raises LeaseLost, JobCancelled."""
-        self._transition("renew", lease)
+        self._transition("renew", lease, told=[])
+
+    def hear(self, lease: Lease) -> None:
+        """Ask whether the attempt may go on, without renewing the lease: nothing is written.
+
+        Raises:
+            LeaseLost, JobCancelled.
+        """
+        self._transition("hear", lease)
 
     def complete(
         self,
@@ -136,8 +148,8 @@ class Attempts:
         self._end(
             lease,
             "completed",
+            report.model_dump_json().encode(),
             artifacts=described,
-            report=report.model_dump_json(),
             timings=json.dumps(timings),
             warnings=json.dumps(list(warnings)),
             preset=preset,
@@ -165,8 +177,8 @@ class Attempts:
         """in_progress -> queued, when the worker stops. May be repeated. Raises LeaseLost, JobCancelled."""
         self._end(lease, "released")
 
-    def _end(self, lease: Lease, outcome: str, **what: str | None) -> None:
-        self._transition("end", lease, outcome=outcome, **what)
+    def _end(self, lease: Lease, outcome: str, report: bytes = b"", **what: str | None) -> None:
+        self._transition("end", lease, outcome=outcome, content=report, **what)
 
     def _transition(self, script: str, lease: Lease, **arguments: Any) -> None:
         outcome = self._scripts.run(script, id=lease.job.id, token=lease.token, **arguments)

@@ -1,6 +1,7 @@
 """Lua scripts of the store: loaded once, run by name, with connection errors in the store's own words."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -16,6 +17,9 @@ from adaspa_jobs.primary import REFUSING
 PREFIX = "adaspa:"
 """Prefix of every key; the scripts use the same."""
 SHARED = "_shared.lua"
+COMMENT = re.compile(r"^ *--.*\n| +--.*", re.MULTILINE)
+DEFINED = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
+WORD = re.compile(r"\w+")
 
 
 class StoreUnavailable(Exception):
@@ -36,7 +40,7 @@ def reaching() -> Iterator[None]:
 
 
 class Scripts:
-    """Scripts in a package's ``lua/``, each with what all of them share, ``lua/_shared.lua``, put before it.
+    """Scripts in a package's ``lua/``, each with what it uses of ``lua/_shared.lua`` put before it.
 
     A full Redis refuses what would make it fuller; for it to get emptier, those that end, remove or keep going what is
     there begin with ``#!lua flags=allow-oom``.
@@ -81,6 +85,15 @@ class Scripts:
 
 
 def _joined(shared: str, source: str) -> str:
-    """One script of both; a ``#!`` has to be its very beginning."""
+    """Return one script of both; a ``#!`` has to be its very beginning.
+
+    A server makes all functions of a script anew at each call, so it gets only those that it may call: of the shared
+    paragraphs, which blank lines part, those that define a name that it or a later one of them has.
+    """
     flags, body = source.split("\n", 1) if source.startswith("#!") else ("", source)
-    return f"{flags}\n{shared}\n{body}"
+    parts = [COMMENT.sub("", body)]
+    for paragraph in reversed(COMMENT.sub("", shared).split("\n\n")):
+        names = set(WORD.findall(" ".join(DEFINED.findall(paragraph))))
+        if any(names & set(WORD.findall(part)) for part in parts):
+            parts.insert(0, paragraph)
+    return "\n".join([flags, *parts])

@@ -249,6 +249,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
             user=labels and labels.user,
             trace=tracing.current(),
             params=[each.model_dump_json() for each in params],
+            steps=[each.steps for each in params],
             random=[secrets.token_hex(9) for _ in params],
         )
         if outcome == b"in_flight":

@@ -53,6 +53,22 @@ def test_a_clock_that_is_set_costs_no_job_anything(store: JobStore, params: Para
     assert again.job.ran_ms < 2 * LIMIT * 1000, "what an attempt ran is not counted by the clock either"
 
 
+def test_janitors_that_find_nothing_to_do_write_nothing(store: JobStore) -> None:
+    def round_of_all() -> None:
+        sweep(store)
+        assert not store.take_purgeable() and not store.take_untidy() and not store.take_lost_inputs()
+
+    def writes() -> int:
+        found: Any = store.client.info("persistence")
+        return int(found["rdb_changes_since_last_save"])
+
+    round_of_all()
+    before = writes()
+    for _ in range(5):
+        round_of_all()
+    assert writes() == before, "not even that they looked: a write may have to wait for the disk"
+
+
 def test_a_clock_that_is_set_back_before_anybody_looked_keeps_no_lost_job(store: JobStore, params: Params) -> None:
     lost = claimed(store, store.create(params()))
     store.client.zincrby("adaspa:leases", DAY * 1000, lost.job.id)

@@ -96,10 +96,15 @@ end
 
 -- Janitors look every second. If none has for longer than a third of a lease, neither they nor the workers may have been
 -- able to, or the clock was set: that time does not count, and whoever still runs a job gets a lease's time to say so.
+-- They note it a few times within that third, not at each look: a write may have to wait for the disk.
 local function look()
-  local passed = now() - tonumber(redis.call('GET', PREFIX .. 'swept_at') or now())
-  redis.call('SET', PREFIX .. 'swept_at', int(now()))
-  if passed < 0 or passed > math.max(LIMITS.lease_ms / 3, LIMITS.gap_ms) then
+  local longest = math.max(LIMITS.lease_ms / 3, LIMITS.gap_ms)
+  local last = redis.call('GET', PREFIX .. 'swept_at')
+  local passed = now() - tonumber(last or now())
+  if not last or passed < 0 or passed > longest / 4 then
+    redis.call('SET', PREFIX .. 'swept_at', int(now()))
+  end
+  if passed < 0 or passed > longest then
     skipped = redis.call('INCRBY', PREFIX .. 'skipped', int(passed))
     for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', 0, -1)) do
       redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
@@ -127,52 +132,57 @@ local function queue_of(model, priority)
   return priority == 'bulk' and model .. ':bulk' or model
 end
 
--- What a job is from its beginning to its end, read once: owner, model, priority, queue, cost.
-local read_jobs = {}
+-- What a job is from its beginning to its end, known once a script has read or made it: owner, model, priority, queue, cost.
+local known_jobs = {}
+local function know(id, owner, model, priority, cost)
+  known_jobs[id] =
+    { owner = owner, model = model, priority = priority, queue = queue_of(model, priority), cost = tonumber(cost) }
+end
+
 local function job(id)
-  if not read_jobs[id] then
-    local fields = redis.call('HMGET', record(id), 'owner', 'model', 'priority', 'cost')
-    read_jobs[id] = {
-      owner = fields[1],
-      model = fields[2],
-      priority = fields[3],
-      queue = queue_of(fields[2], fields[3]),
-      cost = tonumber(fields[4]),
-    }
+  if not known_jobs[id] then
+    know(id, unpack(redis.call('HMGET', record(id), 'owner', 'model', 'priority', 'cost')))
   end
-  return read_jobs[id]
+  return known_jobs[id]
 end
 
-local function emit(id, kind)
-  local fields = redis.call('HMGET', record(id), 'status', 'attempt', 'progress')
+local function emit(id, kind, status, attempt, progress)
   redis.call('XADD', PREFIX .. 'events:' .. id, 'MAXLEN', '~', EVENTS_KEPT, '*',
-    'type', kind, 'status', fields[1], 'attempt', fields[2], 'progress', fields[3])
+    'type', kind, 'status', status, 'attempt', attempt, 'progress', progress)
 end
 
--- Why the attempt with this token may not go on, or nil.
+-- Why the attempt with this token may not go on, or nil; and its number.
 local function refusal(id, token)
-  local fields = redis.call('HMGET', record(id), 'status', 'token', 'cancel_requested')
+  local fields = redis.call('HMGET', record(id), 'status', 'token', 'cancel_requested', 'attempt')
   if fields[1] ~= 'in_progress' or fields[2] ~= token then
     return 'lost'
   end
   if fields[3] == '1' then
     return 'cancelled'
   end
+  return nil, fields[4]
 end
 
--- Begin the job's next attempt. Its number alone does not fence: a Redis that lost its latest writes counts it again. So
--- the token has a nonce of the worker that claimed it.
-local function begin_attempt(id, nonce)
-  local steps = cjson.decode(get(id, 'params')).steps
-  redis.call('HSET', record(id), 'token', redis.call('HINCRBY', record(id), 'attempt', 1) .. '-' .. nonce,
-    'progress', cjson.encode({ phase = 'loading', step = 0, steps = steps }))
+local function steps_of(params)
+  return cjson.decode(params).steps
+end
+
+-- Begin the job's next attempt, and set the fields that are given beside its own. Its number alone does not fence: a
+-- Redis that lost its latest writes counts it again. So the token has a nonce of the worker that claimed it.
+local function begin_attempt(id, nonce, last, params, ...)
+  local attempt = int(tonumber(last) + 1)
+  local progress = cjson.encode({ phase = 'loading', step = 0, steps = steps_of(params) })
+  redis.call('HSET', record(id), 'attempt', attempt, 'token', attempt .. '-' .. nonce, 'progress', progress, ...)
+  emit(id, 'in_progress', 'in_progress', attempt, progress)
 end
 
 local USAGE_SECONDS = 401 * 86400
 local function note_usage(id, what, amount)
   local key = PREFIX .. 'usage:' .. int(math.floor(now() / 86400000))
-  redis.call('HINCRBY', key, job(id).owner .. '|' .. job(id).model .. '|' .. what, int(amount))
-  redis.call('EXPIRE', key, USAGE_SECONDS)
+  local sum = redis.call('HINCRBY', key, job(id).owner .. '|' .. job(id).model .. '|' .. what, int(amount))
+  if int(sum) == int(amount) then  -- the first of its kind on this day, and maybe the day's first
+    redis.call('EXPIRE', key, USAGE_SECONDS)
+  end
 end
 
 local function gpus_of(model)
@@ -180,11 +190,12 @@ local function gpus_of(model)
   return spec and cjson.decode(spec).gpus or 1
 end
 
+-- How long (ms) the attempt ran, if it is known.
 local function leave_running(id)
   local running, worker = PREFIX .. 'running:' .. job(id).model, get(id, 'worker')
   local began = redis.call('ZSCORE', running, id)
-  if began then
-    local ran = math.max(0, steady() - began)
+  local ran = began and math.max(0, steady() - began)
+  if ran then
     redis.call('HINCRBY', record(id), 'ran_ms', int(ran))
     note_usage(id, 'gpu_ms', ran * gpus_of(job(id).model))
   end
@@ -193,6 +204,7 @@ local function leave_running(id)
   if worker and redis.call('HGET', PREFIX .. 'leases_by_worker', worker) == id then
     redis.call('HDEL', PREFIX .. 'leases_by_worker', worker)
   end
+  return ran
 end
 
 -- Start-time fair queueing: an owner's jobs follow each other at their costs, from the present on; so one with a
@@ -205,8 +217,8 @@ local function next_place(id, queue)
   return place
 end
 
--- place: where it waits, nil to wait behind its owner's others.
-local function join_queue(id, place)
+-- place: where it waits, nil to wait behind its owner's others. The fields that are given are set, too.
+local function join_queue(id, place, attempt, steps, ...)
   local priority, queue, owner = job(id).priority, job(id).queue, job(id).owner
   local shares = PREFIX .. 'share:' .. job(id).model
   if redis.call('EXISTS', PREFIX .. 'waiting:' .. queue) == 0 then
@@ -215,15 +227,20 @@ local function join_queue(id, place)
     redis.call('HSET', shares, priority, real(math.max(tonumber(had[1] or 0), tonumber(had[2] or 0))))
   end
   place = place or next_place(id, queue)
-  redis.call('HSET', record(id), 'status', 'queued', 'worker', '',
-    'progress', cjson.encode({ phase = 'queued', step = 0, steps = cjson.decode(get(id, 'params')).steps }))
+  local progress = cjson.encode({ phase = 'queued', step = 0, steps = steps })
+  redis.call('HSET', record(id), 'status', 'queued', 'worker', '', 'progress', progress, ...)
   redis.call('SADD', PREFIX .. 'queues', queue)
   redis.call('ZADD', PREFIX .. 'waiting:' .. queue, real(place), id)
   redis.call('ZADD', PREFIX .. 'waiting_by_owner:' .. queue .. ':' .. owner, real(place), id)
   redis.call('ZADD', PREFIX .. 'arrivals:' .. queue, int(steady()), id)
   redis.call('HINCRBYFLOAT', PREFIX .. 'backlog', queue, job(id).cost)
   redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner, 1)
-  emit(id, 'queued')
+  emit(id, 'queued', 'queued', attempt, progress)
+end
+
+local function return_to_queue(id, place)
+  local fields = redis.call('HMGET', record(id), 'attempt', 'params')
+  join_queue(id, place, fields[1], steps_of(fields[2]))
 end
 
 -- True if it was in the queue.
@@ -275,11 +292,7 @@ end
 
 -- An ended job owes its event to its webhook_url, unless it was deleted: nothing more is to be heard of it then.
 -- The record is copied, because it may expire before the event is delivered.
-local function owe_webhook(id, status)
-  local url = get(id, 'webhook_url')
-  if not url or get(id, 'discarded') == '1' then
-    return
-  end
+local function owe_webhook(id, status, url)
   local lane = (url:match('^%a+://([^/?#]+)') or url) .. '#' .. tonumber(id:sub(-1), 16) % 4
   redis.call('HSET', PREFIX .. 'webhook:' .. id, 'type', 'video.' .. status, 'owner', job(id).owner, 'url', url, 'lane', lane,
     'attempts', '0', 'record', cjson.encode(redis.call('HGETALL', record(id))))
@@ -315,30 +328,43 @@ local function repeated(idempotency, digest)
   return answer
 end
 
--- What every end has in common.
-local function finish(id, status)
-  leave_running(id)
-  local place = redis.call('ZSCORE', PREFIX .. 'waiting:' .. job(id).queue, id)
-  if leave_queue(id) then
-    move_up_behind(id, place)
+-- What every end has in common. failure: the error (JSON) of a job that failed. The fields that are given are set, too.
+-- How long (ms) the attempt ran that ends, if there is one.
+local function finish(id, status, failure, ...)
+  local fields = redis.call('HMGET', record(id), 'status', 'attempt', 'progress', 'discarded', 'webhook_url')
+  local attempt, discarded, url = fields[2], fields[4] == '1', fields[5]
+  local ran
+  if fields[1] == 'in_progress' then
+    ran = leave_running(id)
+  else
+    local place = redis.call('ZSCORE', PREFIX .. 'waiting:' .. job(id).queue, id)
+    if leave_queue(id) then
+      move_up_behind(id, place)
+    end
   end
-  local failure = status == 'failed' and get(id, 'error')
   local code = failure and cjson.decode(failure).code or ''
   redis.call('HINCRBY', PREFIX .. 'ended', job(id).model .. '|' .. status .. '|' .. code, 1)
   note_usage(id, status, 1)
   redis.call('SREM', PREFIX .. 'unfinished:' .. job(id).owner, id)
   redis.call('DEL', PREFIX .. 'preview:' .. id)
-  redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(now()), 'expires_at', seconds(now() + LIMITS.ttl_ms))
-  if get(id, 'discarded') == '1' then
+  if failure then
+    redis.call('HSET', record(id), 'error', failure)
+  end
+  redis.call('HSET', record(id), 'status', status, 'completed_at', seconds(now()),
+    'expires_at', seconds(now() + LIMITS.ttl_ms), ...)
+  if discarded then
     redis.call('ZADD', PREFIX .. 'purge', 0, id)
   else
     redis.call('ZADD', PREFIX .. 'expiry', int(steady() + LIMITS.ttl_ms), id)
-    if get(id, 'attempt') ~= '0' then
+    if attempt ~= '0' then
       redis.call('ZADD', PREFIX .. 'leavings', 0, id)
     end
+    if url then
+      owe_webhook(id, status, url)
+    end
   end
-  owe_webhook(id, status)
-  emit(id, status)
+  emit(id, status, status, attempt, fields[3])
+  return ran
 end
 
 -- Hide a job for good. Its files and record go once no worker holds it.
@@ -381,11 +407,10 @@ local function lose_worker(id, failure)
   if get(id, 'cancel_requested') == '1' then
     finish(id, 'cancelled')
   elseif lost >= LIMITS.max_attempts then
-    redis.call('HSET', record(id), 'error', failure)
-    finish(id, 'failed')
+    finish(id, 'failed', failure)
   else
     leave_running(id)
-    join_queue(id)
+    return_to_queue(id)
     return true
   end
 end

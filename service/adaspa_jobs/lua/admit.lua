@@ -2,7 +2,7 @@
 -- model, owner, priority, cost (of each), version (the lowest that can run them), max_in_flight? (unfinished jobs that
 -- the owner may have), idempotency? ('{owner}:{key}'), digest? (of the request), webhook_url?, metadata? (JSON), user?, trace (of
 -- the request or ''), inputs? (folder of the images that they are made of), shared (whether it is another job's, which may be gone),
--- params (JSON of each), random (of each, a part of its id)
+-- params (JSON of each), steps (of each), random (of each, a part of its id)
 local owner, idempotency, count = A.owner, A.idempotency, #A.params
 
 local known = idempotency and repeated(idempotency, A.digest)
@@ -43,26 +43,22 @@ end
 local ids, answer = {}, { 'created', 0, {} }
 for i, params in ipairs(A.params) do
   local id = new_id(A.random[i])
-  redis.call('HSET', record(id), 'status', 'queued', 'owner', owner, 'model', A.model, 'params', params,
-    'created_at', seconds(now()), 'attempt', '0', 'lost_attempts', '0', 'schema_version', int(A.version),
-    'priority', A.priority, 'cost', real(A.cost), 'trace', A.trace,
-    'idempotency', i == 1 and idempotency or '')  -- of several the first: with it the key is forgotten
-  if A.webhook_url then
-    redis.call('HSET', record(id), 'webhook_url', A.webhook_url)
-  end
-  if A.metadata then
-    redis.call('HSET', record(id), 'metadata', A.metadata)
-  end
-  if A.user then
-    redis.call('HSET', record(id), 'user', A.user)
+  local fields = { 'owner', owner, 'model', A.model, 'params', params, 'created_at', seconds(now()), 'attempt', '0',
+    'lost_attempts', '0', 'schema_version', int(A.version), 'priority', A.priority, 'cost', real(A.cost),
+    'trace', A.trace, 'idempotency', i == 1 and idempotency or '' }  -- of several the first: with it the key is forgotten
+  for _, name in ipairs({ 'webhook_url', 'metadata', 'user', 'inputs' }) do
+    if A[name] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = A[name]
+    end
   end
   if A.inputs then
-    redis.call('HSET', record(id), 'inputs', A.inputs)
     redis.call('SADD', PREFIX .. 'inputs:' .. A.inputs, id)
   end
   redis.call('ZADD', PREFIX .. 'jobs:' .. owner, 0, id)
   redis.call('SADD', PREFIX .. 'unfinished:' .. owner, id)
-  join_queue(id)
+  know(id, owner, A.model, A.priority, A.cost)
+  join_queue(id, nil, '0', A.steps[i], unpack(fields))
   ids[i] = id
   answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
 end

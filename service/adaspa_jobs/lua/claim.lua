@@ -12,9 +12,8 @@ local LOOKED_AT = 100
 local held = held_by(worker)
 if held then
   if get(held, 'process') == A.process then  -- the answer to its claim, or to what ended its attempt, was lost
-    begin_attempt(held, A.nonce)
+    begin_attempt(held, A.nonce, get(held, 'attempt'), get(held, 'params'))
     redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), held)
-    emit(held, 'in_progress')
     return { held, redis.call('HGETALL', record(held)) }
   end
   lose_worker(held, A.given_up)  -- its process died
@@ -43,55 +42,64 @@ local function is_for_others(id)
   return false
 end
 
+-- What an attempt needs to know of a waiting job, and whether this worker may run it.
 local newer
+local function look_at(id)
+  local fields = redis.call('HMGET', record(id), 'schema_version', 'owner', 'model', 'priority', 'cost', 'attempt',
+    'params', 'started_at')
+  if tonumber(fields[1]) > A.version then
+    newer = id
+  elseif not is_for_others(id) then
+    know(id, fields[2], fields[3], fields[4], fields[5])
+    return { id = id, attempt = fields[6], params = fields[7], started_at = fields[8] }
+  end
+end
+
+-- Nearly always it is the first one.
 local function first_of(queue)
-  for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, LOOKED_AT - 1)) do
-    if tonumber(get(id, 'schema_version')) > A.version then
-      newer = id
-    elseif not is_for_others(id) then
-      return id
+  for _, part in ipairs({ { 0, 0 }, { 1, LOOKED_AT - 1 } }) do
+    for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, part[1], part[2])) do
+      local found = look_at(id)
+      if found then
+        return found
+      end
     end
   end
 end
 
-local function begin(id, priority, queue)
-  local cost, owners = job(id).cost, PREFIX .. 'owners:' .. queue
+local shares = PREFIX .. 'share:' .. model
+local had = redis.call('HMGET', shares, 'interactive', 'bulk', 'present')
+had = { interactive = tonumber(had[1] or 0), bulk = tonumber(had[2] or 0), present = tonumber(had[3] or 0) }
+
+local function begin(first, priority, queue)
+  local id, owners = first.id, PREFIX .. 'owners:' .. queue
   local share = priority == 'bulk' and LIMITS.bulk_share or 1 - LIMITS.bulk_share
-  local present = tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0)
   local place = tonumber(redis.call('ZSCORE', PREFIX .. 'waiting:' .. queue, id))
-  present = math.max(present, place)
-  redis.call('HSET', record(id), 'place', real(place))
+  local present = math.max(tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0), place)
   redis.call('HSET', PREFIX .. 'virtual', queue, real(present))
   leave_queue(id)
   redis.call('ZREMRANGEBYSCORE', owners, '-inf', real(present))
-  local shares = PREFIX .. 'share:' .. model
-  local had = redis.call('HMGET', shares, priority, 'present')
-  redis.call('HSET', shares, 'present', real(math.max(tonumber(had[1] or 0), tonumber(had[2] or 0))))
-  redis.call('HINCRBYFLOAT', shares, priority, real(cost / share))
-  begin_attempt(id, A.nonce)
-  redis.call('HSET', record(id), 'status', 'in_progress', 'worker', worker, 'process', A.process)
-  redis.call('HSETNX', record(id), 'started_at', seconds(now()))
+  redis.call('HSET', shares, 'present', real(math.max(had[priority], had.present)),
+    priority, real(had[priority] + job(id).cost / share))
+  begin_attempt(id, A.nonce, first.attempt, first.params, 'status', 'in_progress', 'worker', worker, 'process', A.process,
+    'place', real(place), 'started_at', first.started_at or seconds(now()))
   redis.call('ZADD', PREFIX .. 'running:' .. model, int(steady()), id)
   redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
   redis.call('HSET', PREFIX .. 'leases_by_worker', worker, id)
-  emit(id, 'in_progress')
   return { id, redis.call('HGETALL', record(id)) }
 end
 
-local function had(priority)
-  return tonumber(redis.call('HGET', PREFIX .. 'share:' .. model, priority) or 0)
-end
 table.sort(A.priorities, function(a, b)
-  if had(a) == had(b) then
+  if had[a] == had[b] then
     return a == 'interactive' and b == 'bulk'
   end
-  return had(a) < had(b)
+  return had[a] < had[b]
 end)
 for _, priority in ipairs(A.priorities) do
   local queue = queue_of(model, priority)
-  local id = first_of(queue)
-  if id then
-    return begin(id, priority, queue)
+  local first = first_of(queue)
+  if first then
+    return begin(first, priority, queue)
   end
 end
 return newer or false

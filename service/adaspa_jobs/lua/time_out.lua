@@ -6,8 +6,7 @@ look()
 local failed = {}
 local function fail(queue, before, failure)
   for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, '-inf', int(before), 'BYSCORE', 'LIMIT', 0, 100)) do
-    redis.call('HSET', record(id), 'error', failure)
-    finish(id, 'failed')
+    finish(id, 'failed', failure)
     failed[#failed + 1] = id
   end
 end
