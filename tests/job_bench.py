@@ -21,7 +21,8 @@ class Spy(JobStore):
         self.at_phase: dict[str, Callable[[Lease], object]] = {}
         self.seen: list[Progress] = []
 
-    def report_progress(self, lease: Lease, progress: Progress) -> None:
+    def report_progress(self, lease: Lease, *told: Progress) -> None:
+        [progress] = told
         self.seen.append(progress)
         if progress.phase == "denoising" and (act := self.at_step.pop(progress.step, None)):
             act(lease)

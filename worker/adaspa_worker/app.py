@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEAR_SECONDS = 2.0
-"""A renewal of the lease hears of a cancel; so it comes more often than the lease needs."""
+"""A cancel is heard within this time."""
 
 LAST_SECONDS = 600.0
 """A child in which not even the lease's thread runs, as in a call that keeps Python's lock, is killed by the parent
@@ -89,7 +89,7 @@ def runner() -> Runner:
         name=os.environ["ADASPA_WORKER_NAME"],
         stopping=lambda: bool(_stopping.value),
         end_process=lambda: os.kill(os.getpid(), signal.SIGKILL),
-        renew_seconds=min(settings.lease_seconds / 3, HEAR_SECONDS),
+        hear_seconds=min(settings.lease_seconds / 3, HEAR_SECONDS),
         time_limit_seconds=served().limit(settings.time_limit_seconds),
         checkpoint_steps=settings.checkpoint_steps,
         checkpoint_seconds=settings.checkpoint_seconds,

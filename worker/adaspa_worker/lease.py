@@ -4,7 +4,9 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from types import TracebackType
 
@@ -26,6 +28,10 @@ STOPPING_SECONDS = 15.0
 """Seconds for which a worker that is to stop goes on trying that."""
 GROUP_SECONDS = 5.0
 """A leader whose group has ended waits for it in the device; if it does not hear of the end within this, it hangs."""
+TELL_SECONDS = 1.0
+"""The store is told of a job's progress this often at most: of all steps since the last time at once."""
+RENEWED_SHARE = 0.2
+"""A lease is renewed once this much of it is over. Until then the store is only asked whether the job may go on."""
 MISSED_SECONDS = 1.0
 """After a renewal that failed, the next one comes this soon: the outage may have used up most of the lease."""
 
@@ -42,7 +48,10 @@ Interruption = JobCancelled | LeaseLost | TimeLimitExceeded | GroupFailed
 
 
 class LeaseKeeper:
-    """Renew a lease from a thread, and tell the job's own thread when it has to stop.
+    """Renew a lease from a thread, tell the store of progress, and the job's own thread when it has to stop.
+
+    All progress is published, but that of quick steps together: telling of one step costs the store nearly as much as
+    telling of all within a second.
 
     A renewal that finds the job cancelled, or the lease with another attempt, is remembered, and so are the end of the
     job's time and that of the worker's group; ``check`` and ``report`` raise it where the job can be unwound. An
@@ -56,10 +65,11 @@ class LeaseKeeper:
         store: the job store.
         lease: the claimed lease.
         stopping: returns True once the worker is shutting down.
-        every: seconds between two renewals.
+        every: seconds within which a cancel is heard.
         limit: seconds that the job may still run.
         unwind: seconds that an attempt may take to end.
         abandon: ends a hanging attempt for this reason; called from the thread.
+        tell_every: seconds between two times that the store is told of progress.
     """
 
     def __init__(
@@ -72,13 +82,18 @@ class LeaseKeeper:
         limit: float,
         unwind: float,
         abandon: Callable[[Interruption], None],
+        tell_every: float = TELL_SECONDS,
     ) -> None:
         self.store, self.lease, self.stopping, self.abandon = store, lease, stopping, abandon
-        self.every, self.unwind = every, unwind
+        self.every, self.unwind, self.tell_every = every, unwind, tell_every
         self.deadline = time.monotonic() + limit
         self._phase: Phase = "queued"
         self._reason: Interruption | None = None
         self._told_at = 0.0
+        self._untold: deque[Progress] = deque()
+        self._telling = threading.Lock()
+        self._tell_at = 0.0
+        self._heard_at = self._renewed_at = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=copy_context().run, args=(self._keep,), name="lease", daemon=True)
 
@@ -89,6 +104,8 @@ class LeaseKeeper:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._done.set()
         self._thread.join()
+        with suppress(JobCancelled, LeaseLost):  # whoever ends the attempt hears of them
+            self._tell()
 
     def check(self) -> None:
         """Raise an error if the job has to stop, without a round trip.
@@ -108,53 +125,86 @@ class LeaseKeeper:
             time.sleep(min(left, 0.1))
 
     def report(self, progress: Progress) -> None:
-        """Publish progress, which renews the lease too; raises as ``check`` does."""
+        """Publish progress, within ``tell_every``; raises as ``check`` does."""
         self.check()
         self._phase = progress.phase  # only now: a load that is told to stop has its grace until it is unwound
-        try:
-            self.store.report_progress(self.lease, progress)
-        except StoreUnavailable as error:
-            log.warning("%s: could not report progress: %s", self.lease.job.id, error)
+        self._untold.append(progress)
+        if time.monotonic() >= self._tell_at:
+            self._tell()
 
     def report_preview(self, progress: Progress, image: bytes) -> None:
         """Publish a preview; raises as ``check`` does."""
         self.check()
+        self._tell()
         try:
             self.store.report_preview(self.lease, progress, image)
         except StoreUnavailable as error:
             log.warning("%s: could not report the preview: %s", self.lease.job.id, error)
 
+    def _tell(self) -> None:
+        """Tell the store of the progress since the last time, which renews the lease.
+
+        Raises:
+            JobCancelled, LeaseLost.
+        """
+        with self._telling:
+            told = [self._untold.popleft() for _ in range(len(self._untold))]
+            if not told or isinstance(self._reason, JobCancelled | LeaseLost):
+                return
+            now = time.monotonic()
+            self._tell_at = now + self.tell_every
+            try:
+                self.store.report_progress(self.lease, *told)
+                self._heard_at = self._renewed_at = now
+            except StoreUnavailable as error:
+                log.warning("%s: could not report progress: %s", self.lease.job.id, error)
+
     def _keep(self) -> None:
-        renew_at = time.monotonic() + self.every
-        while not self._done.wait(min(self.every, MISSED_SECONDS, max(0.05, self.deadline - time.monotonic()))):
+        hear_at = time.monotonic() + self.every
+        while not self._done.wait(self._pause()):
             now = time.monotonic()
             if now >= self.deadline and not isinstance(self._reason, TimeLimitExceeded):
                 self._interrupt(TimeLimitExceeded("The job exceeded its time limit."))
             if (failure := group.failure()) is not None:
                 self._interrupt(failure)
-            if now >= renew_at:
+            if self._untold and now >= self._tell_at:
+                try:
+                    self._tell()
+                except (JobCancelled, LeaseLost) as reason:
+                    self._interrupt(reason)
+            if now >= hear_at:
                 beat()
-                renew_at = now + (self.every if self._renew() else min(self.every, MISSED_SECONDS))
+                heard = now - self._heard_at < self.every or self._hear()
+                hear_at = self._heard_at + self.every if heard else now + min(self.every, MISSED_SECONDS)
             if self._reason is not None and now >= self._grace_until():
                 self.abandon(self._reason)
                 return
+
+    def _pause(self) -> float:
+        """Return the seconds until there may be something to do."""
+        until = min(self.deadline, self._tell_at) if self._untold else self.deadline
+        return min(self.every, MISSED_SECONDS, max(0.05, until - time.monotonic()))
 
     def _interrupt(self, reason: Interruption) -> None:
         """Note why the job has to stop. What was told first stays, because its end is the job's, too."""
         if self._reason is None:
             self._reason, self._told_at = reason, time.monotonic()
 
-    def _renew(self) -> bool:
-        """False if the store could not be asked."""
-        if isinstance(self._reason, JobCancelled | LeaseLost):
-            return True
-        try:
-            self.store.renew(self.lease)
-        except (JobCancelled, LeaseLost) as reason:
-            self._interrupt(reason)
-        except StoreUnavailable as error:
-            log.warning("%s: could not renew the lease: %s", self.lease.job.id, error)
-            return False
+    def _hear(self) -> bool:
+        """Ask whether the job may go on, and renew the lease if it is time; False if the store could not be asked."""
+        now = time.monotonic()
+        if not isinstance(self._reason, JobCancelled | LeaseLost):
+            renews = now - self._renewed_at >= RENEWED_SHARE * self.store.lease_seconds
+            try:
+                (self.store.renew if renews else self.store.hear)(self.lease)
+            except (JobCancelled, LeaseLost) as reason:
+                self._interrupt(reason)
+            except StoreUnavailable as error:
+                log.warning("%s: could not renew the lease: %s", self.lease.job.id, error)
+                return False
+            if renews:
+                self._renewed_at = now
+        self._heard_at = now
         return True
 
     def _grace_until(self) -> float:

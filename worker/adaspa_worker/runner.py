@@ -19,7 +19,7 @@ from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUna
 from adaspa_worker import metrics
 from adaspa_worker.attempt import Attempt
 from adaspa_worker.failure import describe, is_the_workers
-from adaspa_worker.lease import Interruption, LeaseKeeper, WorkerStopping, retry
+from adaspa_worker.lease import TELL_SECONDS, Interruption, LeaseKeeper, WorkerStopping, retry
 from adaspa_worker.objects import remove_unused
 from adaspa_worker.resources import Resources
 
@@ -39,8 +39,9 @@ class Runner(Resources):
         store: where records live.
         stopping: True once the worker is shutting down.
         end_process: ends this process at once, to be replaced by a new one; does not return.
-        renew_seconds: how often the lease is renewed, well below its length.
+        hear_seconds: time within which a cancel is heard, well below a lease's length.
         time_limit_seconds: how long a job may run, over all its attempts.
+        tell_seconds: how often the store is told of a job's progress, at most.
         unwind_seconds: how long an attempt may take to end once it is to.
         back_off_seconds: how long the worker takes no jobs after its first, second, ... failure in a row that was its
             own; the last of these goes on.
@@ -51,8 +52,9 @@ class Runner(Resources):
     store: JobStore
     stopping: Callable[[], bool]
     end_process: Callable[[], None]
-    renew_seconds: float
+    hear_seconds: float
     time_limit_seconds: float
+    tell_seconds: float = TELL_SECONDS
     unwind_seconds: float = UNWIND_SECONDS
     back_off_seconds: Sequence[float] = BACK_OFF_SECONDS
     priorities: Collection[Priority] = tuple(Priority)
@@ -144,10 +146,11 @@ class Runner(Resources):
             self.store,
             lease,
             self.stopping,
-            every=self.renew_seconds,
+            every=self.hear_seconds,
             limit=self.time_limit_seconds - lease.job.ran_ms / 1000,
             unwind=self.unwind_seconds,
             abandon=partial(self._abandon, lease),
+            tell_every=self.tell_seconds,
         )
 
     def _reset(self, attempt: Attempt) -> None:
