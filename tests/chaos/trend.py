@@ -1,9 +1,13 @@
 """Whether a figure grows: its slope over the second half of a soak, with the interval that it is in.
 
 The second half is cut into BLOCKS of equal length, whose means are as good as independent of each other. Through them
-goes a straight line, by least squares: for each life of a process another level and one common slope; for what Redis
-and storage hold, beside time, the number of jobs that are kept. The interval is Student's, at 95 %. Growth is told in
-percent of the mean, an hour.
+goes a straight line, by least squares; for what Redis and storage hold, beside time, with the number of jobs that are
+kept. The interval is Student's, at 95 %. Growth is told in percent of the mean, an hour.
+
+A process takes memory while it warms up: its allocator keeps what its busiest moments took. So a leak is looked for in
+those that run the whole time, of which there is one of each kind, and which are warm in the second half. One that is
+started again and again is compared with itself in its earlier lives, at the same age and over the whole soak: what
+grows there is what it takes for what is stored.
 
 A figure is *flat* if the whole interval is below ALLOWED. It *grows* if it is not flat and the whole interval is above
 0. It is *open* otherwise: then the run was too short.
@@ -19,26 +23,37 @@ import numpy as np
 from chaos.samples import Sample
 
 BLOCKS = 12
-ALLOWED = 10.0
+ALLOWED = 5.0
+AGE_SECONDS = 90.0
+"""Ages of a process that differ by less are the same."""
 WARM_SECONDS = 90.0
 """A process's memory is looked at from then on."""
 
 Point = tuple[float, float, int, float]
-"""Time, value, life of the process, jobs that are kept."""
+"""Time, value, age of the process if it is compared by that, jobs that are kept."""
 
 
 def trends(samples: list[Sample]) -> dict[str, dict[str, Any]]:
     """The trend of each figure, by its name."""
     half = samples[len(samples) // 2 :]
+    jobs_an_hour = 3600 * (half[-1].ended - half[0].ended) / (half[-1].at - half[0].at)
     found = {}
     for name in half[0].parts:
+        restarted = samples[0].parts[name][0] != samples[-1].parts[name][0]
         for figure, place in (("resident memory", 2), ("open files", 3)):
             points = [
-                (each.at, float(each.parts[name][place]), each.parts[name][0], 0.0)
-                for each in half
+                (
+                    each.at,
+                    float(each.parts[name][place]),
+                    int(each.parts[name][1] // AGE_SECONDS) if restarted else 0,
+                    0.0,
+                )
+                for each in (samples if restarted else half)
                 if each.parts[name][1] > WARM_SECONDS
             ]
-            found[f"{figure} of {name}"] = trend(points, of_jobs=False)
+            found[f"{figure} of {name}"] = told = trend(points, of_jobs=False)
+            if place == 2 and "percent_an_hour" in told and not restarted:
+                told["bytes_a_job"] = round(told["mean"] * told["percent_an_hour"] / 100 / jobs_an_hour)
     kept: dict[str, Callable[[Sample], float]] = {
         "Redis keys": lambda each: each.keys,
         "members of Redis' keys that are no job's own": lambda each: each.members,
@@ -62,8 +77,8 @@ def trend(points: list[Point], *, of_jobs: bool) -> dict[str, Any]:
     if not points:
         return {"verdict": "open"}
     blocks = np.array([np.mean(block, axis=0) for block in _blocks(points)])
-    times, values, lives, stored = blocks.T
-    columns = [(lives == life).astype(float) for life in sorted(set(lives))]
+    times, values, ages, stored = blocks.T
+    columns = [(ages == age).astype(float) for age in sorted(set(ages))]
     if of_jobs and np.ptp(stored) > 0:
         columns.append(stored - stored.mean())
     columns.append((times - times.mean()) / 3600)
@@ -88,7 +103,7 @@ def student(free: int) -> float:
 
 
 def _blocks(points: list[Point]) -> list[np.ndarray]:
-    """The points of each block and life, in rows."""
+    """The points of each block and age, in rows."""
     first, last = points[0][0], points[-1][0]
     length = (last - first) / BLOCKS or 1.0
     grouped: dict[tuple[int, int], list[Point]] = {}

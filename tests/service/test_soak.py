@@ -1,30 +1,62 @@
 """What the soak takes for growth, and whom it hears."""
 
+import math
 from random import Random
 from typing import Any, cast
 
-import pytest
 from chaos.samples import Sample
 from chaos.service import TENANTS
 from chaos.trend import trends
 from chaos.visitors import Visitors
 
+LIFE = 450.0
+"""Seconds that a process runs which is started again."""
 
-@pytest.mark.parametrize(("growth", "verdict"), [(0.0, "flat"), (0.05, "grows")])
-def test_a_figure_that_grows_is_told_from_one_that_fluctuates(growth: float, verdict: str) -> None:
+
+def samples(kilobytes_a_job: float = 0.0, megabytes_a_life: float = 0.0) -> list[Sample]:
+    """One every 5 s for half an hour, with 3,600 jobs an hour: of a process that runs all the time, and another.
+
+    Args:
+        kilobytes_a_job: leaked by both.
+        megabytes_a_life: that the other one takes more each time that it is started.
+    """
     random = Random(1)
 
-    def sample(number: int) -> Sample:
-        """One every 5 s for half an hour; the process was started again in the second half."""
-        start, at = 1 + (number > 270), number * 5.0
-        level = 1e8 * (1 + growth * number / 360) + 5e6 * start + random.gauss(0, 5e5)
-        parts = {"gateway": (start, 90.0 + at % 1350, round(level), 50)}
-        stored = random.randrange(100, 120)
-        return Sample(at, parts, stored, 3 * number, 5 * stored, 60, 3_000_000, 3 * stored, 10**6, 900 * number)
+    def memory(age: float, more: float) -> int:
+        warm = 5e6 * (1 - math.exp(-age / 200))
+        return round(1e8 + warm + 1000 * kilobytes_a_job * age + more + random.gauss(0, 3e5))
 
-    found = trends([sample(number) for number in range(360)])
-    assert found.pop("resident memory of gateway")["verdict"] == verdict
-    assert {trend["verdict"] for trend in found.values()} == {"flat"}
+    def sample(number: int) -> Sample:
+        at = number * 5.0
+        life, age = divmod(at, LIFE)
+        parts = {
+            "gateway-0": (1, at, memory(at, 0), 50),
+            "gateway-1": (1 + int(life), age, memory(age, 1e6 * megabytes_a_life * life), 50),
+        }
+        stored = random.randrange(100, 120)
+        return Sample(at, parts, stored, 5 * number, 5 * stored, 60, 3_000_000, 3 * stored, 10**6, 900 * number)
+
+    return [sample(number) for number in range(360)]
+
+
+def grows(found: list[Sample]) -> set[str]:
+    trends_of = trends(found)
+    assert {trend["verdict"] for trend in trends_of.values()} <= {"flat", "grows"}
+    return {name for name, trend in trends_of.items() if trend["verdict"] == "grows"}
+
+
+def test_a_process_that_warms_up_again_and_again_is_no_leak() -> None:
+    assert grows(samples()) == set()
+
+
+def test_some_kilobytes_a_job_are_found() -> None:
+    found = trends(samples(kilobytes_a_job=3))["resident memory of gateway-0"]
+    assert found["verdict"] == "grows" and 2000 < found["bytes_a_job"] < 4000
+    assert grows(samples(kilobytes_a_job=3)) == {"resident memory of gateway-0"}
+
+
+def test_what_a_process_takes_more_each_time_that_it_is_started_is_found() -> None:
+    assert grows(samples(megabytes_a_life=2)) == {"resident memory of gateway-1"}
 
 
 def test_the_receiver_of_a_soak_hears_of_every_tenants_jobs() -> None:
