@@ -5,6 +5,7 @@ from pathlib import Path
 
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.janitor import EVERY_SECONDS
+from adaspa_worker.lease import HEAR_SECONDS, RENEWED_SHARE
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.capacity.phases import Limits, ModelTimes
@@ -92,7 +93,8 @@ def rates(workers: int, model: ModelTimes, settings: Settings) -> dict[str, floa
         "submit": jobs,
         "take": jobs,
         "step": jobs * model.steps,
-        "renew": workers / (settings.lease_seconds / 3),
+        "renew": workers / (settings.lease_seconds * RENEWED_SHARE),
+        "hear": workers / HEAR_SECONDS,  # some of these renew, too
         "complete": jobs,
         "tidy": jobs,
         "follow": jobs * FOLLOWERS,

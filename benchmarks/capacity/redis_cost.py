@@ -77,6 +77,9 @@ def run_jobs(costs: Costs, state: AppState) -> None:
     with costs.of("renew", JOBS):
         for lease in leases:
             store.renew(lease)
+    with costs.of("hear", JOBS):
+        for lease in leases:
+            store.hear(lease)
     with costs.of("follow", JOBS):
         asyncio.run(follow(state, jobs))
     with costs.of("complete", JOBS):

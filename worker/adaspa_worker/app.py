@@ -40,7 +40,7 @@ from celery.signals import (
 from celery.worker import state
 
 from adaspa_worker import heartbeat, metrics, scratch
-from adaspa_worker.lease import WorkerStopping
+from adaspa_worker.lease import HEAR_SECONDS, WorkerStopping
 from adaspa_worker.parent import die_with_parent
 from adaspa_worker.provenance import Provenance
 from adaspa_worker.readiness import Readiness, State, has_limit, warms_up
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
     from adaspa_worker.pipeline import Engine
 
 log = logging.getLogger(__name__)
-
-HEAR_SECONDS = 2.0
-"""A cancel is heard within this time."""
 
 LAST_SECONDS = 600.0
 """A child in which not even the lease's thread runs, as in a call that keeps Python's lock, is killed by the parent
