@@ -30,7 +30,7 @@ GROUP_SECONDS = 5.0
 """A leader whose group has ended waits for it in the device; if it does not hear of the end within this, it hangs."""
 HEAR_SECONDS = 2.0
 """A cancel is heard within this time."""
-TELL_SECONDS = 1.0
+TELL_SECONDS = 0.5
 """Seconds from one time that the store is told of progress to the next: of all steps in between at once."""
 RENEWED_SHARE = 0.2
 """A lease is renewed once this much of it is over. Until then the store is only asked whether the job may go on."""
@@ -53,7 +53,7 @@ class LeaseKeeper:
     """Renew a lease from a thread, tell the store of progress, and the job's own thread when it has to stop.
 
     All progress is published, but that of quick steps together: telling of one step costs the store nearly as much as
-    telling of all within a second.
+    telling of several.
 
     A renewal that finds the job cancelled, or the lease with another attempt, is remembered, and so are the end of the
     job's time and that of the worker's group; ``check`` and ``report`` raise it where the job can be unwound. An
