@@ -1,5 +1,6 @@
 """Weights in int8, in a process that finds torchao: test_quantization.py runs these."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from adaspa_worker.engines.weights import check_moves
 from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
+from host_memory import taken
 from tiny_loras import WAN, diffusers, entry, low_ranks
 from tiny_wan import model_spec
 from torch import Tensor
@@ -79,6 +81,13 @@ def test_an_adapter_with_a_bias_is_refused_by_name_as_the_model_loads(
     tensors = diffusers(low) | {f"transformer.{WAN[0]}.lora_B.bias": torch.ones(32)}
     with pytest.raises(ModelUnavailable, match=r"loras: biased: has biases, which .* int8 .* not take; allowed: none"):
         loaded(tiny_pipeline, loras=[entry(tmp_path / "biased.safetensors", tensors)])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a process holds")
+def test_loading_takes_host_memory_for_one_copy_of_the_weights(tiny_pipeline: Path, tmp_path: Path) -> None:
+    found = taken(tiny_pipeline, tmp_path, {"quantization": "int8"})
+    assert found.most < 0.6 and found.kept < 0.4, found
+    assert found.kept > 0.2 or found.device == "cuda", "else nothing would have been seen"
 
 
 def test_an_offload_that_cannot_move_them_is_named(engine: Engine) -> None:

@@ -18,6 +18,7 @@ from adaspa_jobs.job import JobParams
 from PIL.Image import Image
 
 from adaspa_worker.families import FAMILIES, pipeline_of
+from adaspa_worker.host_memory import given_back
 from adaspa_worker.sound import Sound
 
 StepCallback = Callable[[int, StepKind | None], None]
@@ -112,6 +113,7 @@ class Engine(Protocol):
         """Drop every cache of the request that ended."""
 
 
+@given_back()
 def load(spec: ModelSpec, folder: Path) -> Engine:
     """Load a model by its catalog entry.
 

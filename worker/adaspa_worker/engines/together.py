@@ -17,6 +17,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker.engines.tiles import Leading, Place, dealt
 from adaspa_worker.families import FAMILIES, pipeline_of
 from adaspa_worker.group import Decode, Group, GroupFailed
+from adaspa_worker.host_memory import given_back
 from adaspa_worker.pipeline import Encoded, Given, StepCallback, engine_class
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
@@ -159,6 +160,7 @@ class Together:
         return self.engine.report()
 
 
+@given_back()
 def join(spec: ModelSpec, folder: Path, rank: int, store: Path) -> "DiffusersEngine":
     """Load the model as one process of its group: each calls it, and waits for the others."""
     on_gpu = torch.cuda.is_available()
