@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import torch
+from adaspa_jobs.job import JobParams
+from adaspa_worker.pipeline import Engine
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from tiny_catalog import FRAMES, SIZE, model_spec, write_catalog
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-__all__ = ["FAILING_PROMPT", "FRAMES", "SIZE", "make_vae", "model_spec", "save_pipeline", "write_catalog"]
+__all__ = ["FAILING_PROMPT", "FRAMES", "SIZE", "denoise", "make_vae", "model_spec", "save_pipeline", "write_catalog"]
 
 FAILING_PROMPT = "a broken circle"
 """Its second word is one of the tokenizer's that the text encoder has no embedding for: its forward pass raises."""
@@ -69,3 +71,11 @@ def save_pipeline(folder: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(),
     ).save_pretrained(folder)
     return folder
+
+
+def denoise(engine: Engine, params: JobParams) -> torch.Tensor:
+    """Latents of a job by any engine, which holds nothing of it afterwards."""
+    try:
+        return engine.denoise(params, engine.encode_prompt(params, {}), lambda *_: None)
+    finally:
+        engine.reset()

@@ -1,12 +1,17 @@
 """A server's attention layer with AdaSpa, at the shapes of MiniMax-H3 and Wan: its kinds of calls, timed one by one."""
 
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import adaspa
 import torch
 
 from benchmarks.attention.servers import Times, timed
+from benchmarks.results import add, ran_on
 
 DIM = 128
 KINDS = {
@@ -85,3 +90,30 @@ def ours(layer: ServedLayer, case: Case, times: Times) -> float:
 
 def _video_first(x: torch.Tensor, others: int) -> torch.Tensor:
     return torch.cat((x[:, others:], x[:, :others]), dim=1) if others else x
+
+
+def run(
+    about: str,
+    server: str,
+    dense: str,
+    started: AbstractContextManager[None],
+    measure: Callable[[Case, float, int], dict[str, Any]],
+) -> None:
+    """Run the command line of a server's benchmark: a row for each case.
+
+    Args:
+        about: what the program does.
+        server: its name and version.
+        dense: its dense backend.
+        started: within it, the server's process is as it serves.
+        measure: gets a case, the share of the blocks that are dropped, and the rounds.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser.add_argument("--sparsity", type=float, default=0.8, help="share of the blocks that are dropped")
+    parser.add_argument("--rounds", type=int, default=3, help="requests of each that are timed, in turns")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {**ran_on(), "server": server, "dense": dense, "rows": []}
+    with torch.inference_mode(), started:
+        for case in CASES:
+            add(result, measure(case, arguments.sparsity, arguments.rounds), arguments.output)

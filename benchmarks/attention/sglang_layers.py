@@ -8,11 +8,11 @@ search, the two searches, sparse. All three take the same dense calls.
 It needs SGLang, on the device that the server takes.
 """
 
-import argparse
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -36,9 +36,8 @@ from sglang.multimodal_gen.runtime.pipelines_core.stages.model_specific_stages.m
 from sglang.multimodal_gen.runtime.platforms import plugins
 from sglang.multimodal_gen.runtime.server_args import server_args
 
-from benchmarks.attention.served_layer import CASES, DIM, Case, inputs, ours
+from benchmarks.attention.served_layer import DIM, Case, inputs, ours, run
 from benchmarks.attention.servers import BLOCK, STEPS, Times, timed
-from benchmarks.results import add, ran_on
 
 DENSE, OURS, SUB_BLOCK = "torch_cudnn_sdpa", "rain_fusion_attn", "subblock_sparse_attn"
 
@@ -199,26 +198,17 @@ def measure(case: Case, sparsity: float, rounds: int, device: str = "cuda") -> d
     return row(case, times, found)
 
 
-def start(folder: str) -> None:
+@contextmanager
+def started() -> Iterator[None]:
     """The server's process: its hooks, among them our plugin, and its groups of one process."""
     plugins.apply_plugin_hooks()
-    parallel_state.maybe_init_distributed_environment_and_model_parallel(
-        1, 1, distributed_init_method=f"file://{folder}/store"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    parser.add_argument("--sparsity", type=float, default=0.8, help="share of the blocks that are dropped")
-    parser.add_argument("--rounds", type=int, default=3, help="requests of each that are timed, in turns")
-    arguments = parser.parse_args()
-    result: dict[str, Any] = {**ran_on(), "server": f"SGLang {version('sglang')}", "dense": DENSE, "rows": []}
-    with TemporaryDirectory() as folder, torch.inference_mode():
-        start(folder)
-        for case in CASES:
-            add(result, measure(case, arguments.sparsity, arguments.rounds), arguments.output)
+    with TemporaryDirectory() as folder:
+        parallel_state.maybe_init_distributed_environment_and_model_parallel(
+            1, 1, distributed_init_method=f"file://{folder}/store"
+        )
+        yield
 
 
 if __name__ == "__main__":
-    main()
+    assert __doc__
+    run(__doc__, f"SGLang {version('sglang')}", DENSE, started(), measure)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.attention.served_layer import DIM
 from benchmarks.attention.servers import BLOCK
-from benchmarks.attention.sglang_layers import OURS, serve, start
+from benchmarks.attention.sglang_layers import OURS, serve, started
 from benchmarks.clock import synchronize
 from benchmarks.results import ran_on, write
 
@@ -131,8 +130,7 @@ def main() -> None:
     size = {"heads": HEADS, "layers": LAYERS, "tokens": GRID[0] * GRID[1] * GRID[2], "steps": STEPS}
     result |= {"server": f"SGLang {version('sglang')}", **size, "cases": {}}
     theirs: torch.Tensor | None = None
-    with TemporaryDirectory() as folder:
-        start(folder)
+    with started():
         for name, case in CASES.items():
             latents, told = denoise(case, arguments.device)
             theirs = latents if theirs is None else theirs

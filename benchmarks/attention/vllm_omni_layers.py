@@ -8,7 +8,6 @@ that of PyTorch's attention.
 It needs vLLM and vLLM-Omni.
 """
 
-import argparse
 import json
 import os
 from collections import defaultdict
@@ -16,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -34,9 +32,8 @@ from vllm_omni.diffusion.distributed import parallel_state
 from vllm_omni.diffusion.forward_context import DenoiseProgressMixin, get_forward_context, set_forward_context
 from vllm_omni.plugins import load_omni_plugins_by_group
 
-from benchmarks.attention.served_layer import CASES, DIM, Case, inputs, ours
+from benchmarks.attention.served_layer import DIM, Case, inputs, ours, run
 from benchmarks.attention.servers import BLOCK, STEPS, Times, timed
-from benchmarks.results import add, ran_on
 
 DENSE, OURS = "TORCH_SDPA", "RAINFUSION_ATTN"
 
@@ -137,18 +134,6 @@ def started(device: str) -> Iterator[None]:
         yield
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    parser.add_argument("--sparsity", type=float, default=0.8, help="share of the blocks that are dropped")
-    parser.add_argument("--rounds", type=int, default=3, help="requests of each that are timed, in turns")
-    arguments = parser.parse_args()
-    server = f"vLLM-Omni {version('vllm-omni')}"
-    result: dict[str, Any] = {**ran_on(), "server": server, "dense": DENSE, "rows": []}
-    with torch.inference_mode(), started("cuda"):
-        for case in CASES:
-            add(result, measure(case, arguments.sparsity, arguments.rounds), arguments.output)
-
-
 if __name__ == "__main__":
-    main()
+    assert __doc__
+    run(__doc__, f"vLLM-Omni {version('vllm-omni')}", DENSE, started("cuda"), measure)

@@ -17,9 +17,9 @@ CASES = (Case("h3", 2, (3, 6, 8), text=5, sound=3), Case("wan", 2, (3, 6, 8)))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def started(tmp_path_factory):
-    sglang_layers.start(str(tmp_path_factory.mktemp("group")))
-    yield
+def started():
+    with sglang_layers.started():
+        yield
     sglang_layers.parallel_state.cleanup_dist_env_and_memory()
 
 

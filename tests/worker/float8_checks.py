@@ -18,8 +18,7 @@ from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from tiny_loras import WAN, diffusers, entry, low_ranks
-from tiny_wan import model_spec
-from torch import Tensor
+from tiny_wan import denoise, model_spec
 
 BFLOAT16 = {"dtype": "bfloat16"}
 FLOAT8 = BFLOAT16 | {"quantization": "float8"}
@@ -30,13 +29,6 @@ def loaded(folder: Path, **changes: Any) -> Engine:
     spec = ModelSpec.model_validate(model_spec(folder, compile=True, **{"memory": FLOAT8} | changes))
     check(spec, folder)
     return load(spec, folder)
-
-
-def denoise(engine: Engine, params: JobParams) -> Tensor:
-    try:
-        return engine.denoise(params, engine.encode_prompt(params, {}), lambda *_: None)
-    finally:
-        engine.reset()
 
 
 @pytest.fixture(scope="module", autouse=True)

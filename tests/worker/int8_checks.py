@@ -16,21 +16,13 @@ from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from host_memory import taken
 from tiny_loras import WAN, diffusers, entry, low_ranks
-from tiny_wan import model_spec
-from torch import Tensor
+from tiny_wan import denoise, model_spec
 
 
 def loaded(folder: Path, **changes: Any) -> Engine:
     spec = ModelSpec.model_validate(model_spec(folder, memory={"quantization": "int8"}, **changes))
     check(spec, folder)
     return load(spec, folder)
-
-
-def denoise(engine: Engine, params: JobParams) -> Tensor:
-    try:
-        return engine.denoise(params, engine.encode_prompt(params, {}), lambda *_: None)
-    finally:
-        engine.reset()
 
 
 @pytest.fixture(scope="module")

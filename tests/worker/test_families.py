@@ -20,7 +20,7 @@ from foreseen import foreseen, given_to
 from interrupted import Stop, stop_at
 from records import PARAMS
 from tiny_families import FAMILIES, save_family
-from tiny_wan import model_spec
+from tiny_wan import denoise, model_spec
 
 STEPS = 6
 
@@ -74,12 +74,6 @@ def asked(family: str) -> Callable[..., JobParams]:
     usual = PARAMS | {"model": "tiny", "prompt": "a red circle", "negative_prompt": "a blue square", "steps": STEPS}
     usual |= {"width": width, "height": height, "num_frames": FAMILIES[family].frames}
     return lambda **changes: JobParams.model_validate(usual | changes)
-
-
-def denoise(engine: DiffusersEngine, params: JobParams) -> torch.Tensor:
-    made = engine.denoise(params, engine.encode_prompt(params), lambda *_: None)
-    engine.reset()
-    return made
 
 
 @pytest.fixture(scope="module")
