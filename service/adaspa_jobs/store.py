@@ -178,27 +178,9 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         """Accept a job, as ``admit`` does, without an idempotency key."""
         return self.admit(params)[0]
 
-    def admit(
-        self,
-        params: JobParams,
-        idempotency: tuple[str, str] | None = None,
-        owner: str = OPEN_OWNER,
-        *,
-        max_in_flight: int | None = None,
-        priority: Priority = Priority.interactive,
-        cost: float = 1.0,
-        webhook_url: str | None = None,
-    ) -> tuple[Job, bool]:
+    def admit(self, params: JobParams, *request: Any, **options: Any) -> tuple[Job, bool]:
         """Accept a job: ``admit_all`` of one."""
-        admitted = self.admit_all(
-            [params],
-            idempotency,
-            owner,
-            max_in_flight=max_in_flight,
-            priority=priority,
-            cost=cost,
-            webhook_url=webhook_url,
-        )
+        admitted = self.admit_all([params], *request, **options)
         return admitted.jobs[0], admitted.new
 
     def admit_all(
