@@ -465,7 +465,11 @@ class Checked(Scene):
                 """Say nothing."""
 
         with answering(Check) as port:
-            own = {"prompt_check_url": f"http://127.0.0.1:{port}/", "prompt_check_token": "secret"}
+            own = {
+                "prompt_check_url": f"http://127.0.0.1:{port}/",
+                "prompt_check_token": "secret",
+                "prompt_check_seconds": 60,
+            }
             for failure, status in (("refuse", 503), ("accept", 200)):
                 with desk(prompt_check_failure=failure, **own) as service:
                     asked.clear()

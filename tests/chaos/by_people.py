@@ -10,17 +10,48 @@ from typing import Any
 import httpx
 from adaspa_client import BadRequest, Client, NotFound
 from adaspa_command import adaspa
+from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from adaspa_service.access.keys import KeyStore
 from drawn import picture
 from field_tables import DOCS, TABLES, filled
 from flaky_proxy import FlakyProxy
+from pydantic import ValidationError
 from running_gateway import FILES, Service
+from tiny_catalog import model_spec, write_catalog
 
 from chaos.by_gateway import desk, error_of
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
+WRONG_MODELS: list[tuple[dict[str, Any], str]] = [
+    ({"id": "tiny"}, "twice"),
+    ({"id": "A"}, "id"),
+    ({"default_frames": 7}, "default_frames"),
+    ({"fps": 31}, "fps"),
+    ({"default_steps": 0}, "steps"),
+    ({"steps_range": [9, 3]}, "steps_range"),
+    ({"default_guidance": 11.0}, "guidance"),
+    ({"sizes": []}, "sizes"),
+    ({"sizes": ["64"]}, "sizes"),
+    ({"bulk_above": 0.5}, "bulk_above"),
+    ({"warmup_range": [0.5, 0.1]}, "warmup_range"),
+    ({"gpus": 2, "parallelism": {"guidance": 1, "ulysses": 1}}, "parallelism"),
+    ({"negative_prompt": True, "guidance_range": [1.0, 1.0], "default_guidance": 1.0}, "negative_prompt"),
+    ({"loras": [{"name": "a", "source": "x", "sha256": "ab" * 32}] * 2}, "loras"),
+    ({"loras": [{"name": "a", "source": "x", "sha256": "ab" * 32, "scale": 3.0}]}, "loras"),
+    ({"default_loras": [{"name": "none"}]}, "default_loras"),
+    ({"memory": {"quantization": "int8", "storage_dtype": "float8_e4m3fn"}}, "memory"),
+    ({"memory": {"quantization": "float8"}}, "memory.quantization"),
+    ({"colour": 1}, "colour"),
+]
+"""What a catalog must not have, and what its error has to name."""
+WRONG_SETTINGS: list[tuple[str, Any]] = [
+    *(("lease_seconds", 0), ("max_attempts", 0), ("queue_cap", 0), ("bulk_share", 1.5), ("port", 70_000)),
+    *(("webhook_secrets", "whsec_x"), ("log_level", "loud"), ("webhook_networks", "10.0.0.0/99")),
+    *(("bootstrap_key", "short"), ("prompt_check_failure", "maybe"), ("result_ttl_seconds", -1)),
+]
 VIDEO = FILES["video"][2]
 
 
@@ -33,6 +64,29 @@ class Documented(Scene):
     def play(self, stage: Stage) -> None:
         for page in TABLES:
             assert filled(page) == (DOCS / page).read_text(), f"docs/{page} says something else than the service does"
+        for changes, what in WRONG_MODELS:
+            self.refuses(Catalog.load, changes, what)
+        for name, value in WRONG_SETTINGS:
+            try:
+                Settings(_env_file=None, **{name: value})
+            except ValidationError as error:
+                assert name in str(error), f"{name} {value!r}: {error}"
+                continue
+            raise AssertionError(f"the setting {name} takes {value!r}")
+
+    def refuses(self, load: Callable[[Path], object], changes: dict[str, Any], what: str) -> None:
+        with TemporaryDirectory() as name:
+            path = write_catalog(
+                Path(name) / "catalog.json",
+                model_spec("builtin:demo"),
+                model_spec("builtin:demo", **{"id": "second"} | changes),
+            )
+            try:
+                load(path)
+            except CatalogError as error:
+                assert what in str(error), f"{changes}: {error}"
+                return
+        raise AssertionError(f"a catalog takes {changes}")
 
 
 class Programs(Scene):

@@ -4,8 +4,10 @@ import errno
 import hashlib
 import io
 import json
+import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +28,7 @@ from adaspa_jobs.job import Input, JobParams, Progress, percent
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_jobs.store import JobCancelled, JobStore, Lease
 from adaspa_worker import course as courses
-from adaspa_worker import metrics
+from adaspa_worker import heartbeat, metrics
 from adaspa_worker.blank import Look
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.course import Course
@@ -245,6 +247,29 @@ class Courses(Scene):
         for step, share in ((0, 2), (1, 25), (2, 48), (3, 71), (4, 95)):
             assert percent(Progress(phase="denoising", step=step, steps=4)) == share, f"step {step} of 4"
         self.previews()
+        self.heartbeats()
+
+    def heartbeats(self) -> None:
+        """The file whose age says whether a worker is alive."""
+
+        def alive(most: float) -> bool:
+            try:
+                with patch("sys.argv", ["heartbeat", "--max-age", str(most)]):
+                    heartbeat.main()
+            except SystemExit:
+                return False
+            return True
+
+        with TemporaryDirectory() as folder, patch.dict("os.environ", {heartbeat.VARIABLE: f"{folder}/beat"}):
+            assert not alive(600), "a worker that has never beaten is alive"
+            heartbeat.beat()
+            assert alive(600), "a worker that has just beaten is dead"
+            os.utime(f"{folder}/beat", (time.time() - 100, time.time() - 100))
+            assert alive(200) and not alive(50), "a hundred seconds after its latest beat"
+        with patch.dict("os.environ"):
+            os.environ.pop(heartbeat.VARIABLE, None)
+            heartbeat.beat()
+            assert not alive(600), "without a file nothing is known"
 
     def previews(self) -> None:
         """Once a second at most, and of all the time a fiftieth."""
@@ -519,7 +544,8 @@ class Runs(Scene):
             return put(*args)
 
         at.storage.put_file = failing  # type: ignore[method-assign]
-        at.runner.run("stub")
+        with patch("adaspa_worker.attempt.RETRY_SECONDS", (0.01, 0.02)):
+            at.runner.run("stub")
         done = at.store.get(job.id)
         assert done is not None and (done.status, done.attempt) == ("completed", 1), "an upload is not tried again"
         at.storage.put_file = put  # type: ignore[method-assign]
@@ -613,11 +639,11 @@ class Runs(Scene):
 
     def limits(self) -> None:
         """Jobs that take too long, hang, or are cancelled in a phase without steps."""
-        with bench(time_limit_seconds=0.5, unwind_seconds=30.0) as at:
-            job = at.run(steps=400)
+        with bench(time_limit_seconds=0.2, unwind_seconds=30.0) as at:
+            job = at.run(steps=100)
             assert (job.status, job.error.code) == ("failed", "time_limit"), job.error
             job = at.store.create(params())
-            at.store.client.hset(f"adaspa:job:{job.id}", "ran_ms", "499")
+            at.store.client.hset(f"adaspa:job:{job.id}", "ran_ms", "199")
             at.runner.run("stub")
             assert at.store.get(job.id).error.code == "time_limit", "over all attempts"  # type: ignore[union-attr]
         with bench() as at:
