@@ -166,7 +166,7 @@ class Worker:
     def __init__(self, world: World) -> None:
         self.world, self.store = world, world.store
         never = {"stopping": lambda: False, "end_process": lambda: None, "engine": lambda _: None}
-        times = {"renew_seconds": 1.0, "time_limit_seconds": 1e9}
+        times = {"hear_seconds": 1.0, "time_limit_seconds": 1e9}
         self.runner = WithoutThreads(store=self.store, storage=world.storage, name="", **never, **times)  # type: ignore[arg-type]
 
     def act(self, actor: Actor) -> None:

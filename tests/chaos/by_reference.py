@@ -318,21 +318,23 @@ class Drawn:
         if not (lease := self.lease()):
             return
         draw, job_id, token = self.random, lease.job.id, lease.token
-        progress = Progress(
-            phase="denoising", step=draw.randrange(1, 4), steps=4, preview_step=draw.choice((None, 1, 2))
-        )
-        progress.resumed_from_step = draw.choice((None, None, 1))
-        told = json.loads(progress.model_dump_json(exclude_none=True))
-        what = draw.choice(("renew", "report", "preview"))
+        told = []
+        for _ in range(draw.choice((1, 1, 3))):
+            progress = Progress(phase="denoising", step=draw.randrange(1, 4), steps=4)
+            progress.preview_step, progress.resumed_from_step = draw.choice((None, 1, 2)), draw.choice((None, None, 1))
+            told.append(progress)
+        as_told = [json.loads(each.model_dump_json(exclude_none=True)) for each in told]
+        what = draw.choice(("renew", "hear", "report", "preview"))
         if what == "preview" and progress.preview_step is not None:
             found = self.outcome(lambda: self.store.report_preview(lease, progress, b"webp"))
-            wanted = self.wanted.preview(job_id, token, told, "webp")
+            wanted = self.wanted.preview(job_id, token, as_told[-1], "webp")
         elif what == "report":
-            found = self.outcome(lambda: self.store.report_progress(lease, progress))
-            wanted = self.wanted.renew(job_id, token, told)
+            found = self.outcome(lambda: self.store.report_progress(lease, *told))
+            wanted = self.wanted.renew(job_id, token, *as_told)
+        elif what == "hear":
+            found, wanted = self.outcome(lambda: self.store.hear(lease)), self.wanted.refusal(job_id, token)
         else:
-            found = self.outcome(lambda: self.store.renew(lease))
-            wanted = self.wanted.renew(job_id, token)
+            found, wanted = self.outcome(lambda: self.store.renew(lease)), self.wanted.renew(job_id, token)
         self.say(what, job_id, f"attempt {lease.attempt}", f"-> {found}")
         self.agree(f"to {what}", found, wanted)
 

@@ -328,7 +328,7 @@ class Workshop:
         self.ended = threading.Event()
         self.stopping = threading.Event()
         own = {"store": self.store, "storage": self.storage, "engine": lambda _: self.engine, "name": "stub-by-hand"}
-        own |= {"stopping": self.stopping.is_set, "end_process": self.ended.set, "renew_seconds": 0.2}
+        own |= {"stopping": self.stopping.is_set, "end_process": self.ended.set, "hear_seconds": 0.2}
         own |= {
             "time_limit_seconds": 60.0,
             "back_off_seconds": (0.0,),

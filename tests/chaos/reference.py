@@ -77,9 +77,11 @@ class Reference:
 
     def look(self) -> None:
         """A janitor looks: time in which none did does not count."""
-        passed = self.now - int(self.keys.get("swept_at") or self.now)
-        self.keys["swept_at"] = self.now
-        if passed < 0 or passed > max(self.lease_ms / 3, GAP_MS):
+        last, longest = self.keys.get("swept_at"), max(self.lease_ms / 3, GAP_MS)
+        passed = self.now - int(last or self.now)
+        if not last or passed < 0 or passed > longest / 4:
+            self.keys["swept_at"] = self.now
+        if passed < 0 or passed > longest:
             self.keys["skipped"] = int(self.keys.get("skipped") or 0) + passed
             self.keys["leases"] = dict.fromkeys(self.keys["leases"], self.now + self.lease_ms)
         self.keys["leases"] = {
@@ -365,11 +367,12 @@ class Reference:
         shares["present"] = max(self.had(model, priority), self.had(model, "present"))
         shares[priority] = self.had(model, priority) + self.job(job_id)["cost"] / self.share[priority]
 
-    def renew(self, job_id: str, token: str, progress: Any = None) -> str:
+    def renew(self, job_id: str, token: str, *told: Any) -> str:
+        """Renew a lease, and publish progress, each with an event of its own."""
         if refused := self.refusal(job_id, token):
             return refused
         self.keys["leases"][job_id] = self.now + self.lease_ms
-        if progress:
+        for progress in told:
             self.job(job_id)["progress"] = progress
             self.emit(job_id, "progress")
         return ""
@@ -408,7 +411,7 @@ class Reference:
             job |= made
             began = self.keys[f"running:{job['model']}"].get(job_id)
             if began is not None and not job["progress"].get("resumed_from_step"):
-                self.push(f"paces:{job['model']}", float(f"{(self.steady - began) / 1000 / job['cost']:.6g}"))
+                self.push(f"paces:{job['model']}", float(f"{max(0, self.steady - began) / 1000 / job['cost']:.6g}"))
                 if timed:
                     self.push(f"times:{job['model']}:{preset}", timed)
         if outcome == "worker_error":
