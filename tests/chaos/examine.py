@@ -138,8 +138,9 @@ class Examination:
 
     def _broken(self) -> list[str]:
         known = [*self.found, *self.watch.broken, *self.history.sightings.broken, *self.clients.complaints]
-        by_itself = any(name.startswith(BY_ITSELF) for name in self._playing.copy())
-        if not known and not by_itself and self.watch.standstill():
+        if any(name.startswith(BY_ITSELF) for name in self._playing.copy()):
+            self.watch.begin_anew()
+        if not known and self.watch.standstill():
             waits_for = self._at_rest.waits_for if self._at_rest else sorted(self._playing)
             known.append(f"nothing moves any more, and this waits: {waits_for}")
         return known

@@ -276,6 +276,10 @@ class Watch:
         """For how many looks nothing moved, though gateways and workers are at work; 0 as long as that may be well."""
         return self._still if self._still >= STILL_LOOKS and self._beats >= STILL_BEATS else 0
 
+    def begin_anew(self) -> None:
+        """Count from now on: what stood still until now was to."""
+        self._seen, self._still, self._beats = (), 0, 0
+
     def _note(self, now: Snapshot) -> None:
         """Count how long nothing has moved, by what gateways and workers do meanwhile."""
         moved, swept, beaten = now.moved(), now.text("swept_at"), now.pairs("served_at")
