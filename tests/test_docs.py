@@ -98,6 +98,8 @@ MEMORY = {
     "VAE of Wan": "AutoencoderKLWan",
     "VAE of HunyuanVideo": "AutoencoderKLHunyuanVideo",
     "VAE of Mochi": "AutoencoderKLMochi",
+    "LTX-Video": "ltx-video-2b",
+    "VAE of LTX-Video": "AutoencoderKLLTXVideo",
 }
 """Models of the table of GPU memory, by the names that the benchmark has for them."""
 KEPT = {"bf16": "bfloat16", "float8": "float8_e4m3fn", "int8": "int8", "whole": False, "tiles": True}

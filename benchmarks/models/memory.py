@@ -1,8 +1,8 @@
 """`python -m benchmarks.models.memory --output memory.json`: what the parts of a job take of a GPU's memory.
 
-Peak bytes of the kinds of denoising step, and of the VAE's decoding with and without tiles, by model, size and frames,
-all with random weights; beside them the bytes of the weights by the type that they are kept in, and of AdaSpa's caches.
-It is what a formula for a job's peak is to be held against.
+Peak bytes of the kinds of denoising step, of dense steps with step caches, and of the VAE's decoding with and without
+tiles, by model, size and frames, all with random weights; beside them the bytes of the weights by the type that they
+are kept in, and of AdaSpa's caches. It is what a formula for a job's peak is to be held against.
 """
 
 import argparse
@@ -10,21 +10,27 @@ import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from adaspa_jobs.step_cache import StepCache
+from adaspa_worker.engines import step_cache
 from adaspa_worker.engines.weights import by_type
 
 from benchmarks.models.full_models import FullModel
-from benchmarks.models.memory_models import KEPT, TRANSFORMERS, VAES, Transformer, Vae
+from benchmarks.models.memory_models import CACHED, CACHES, KEPT, SIZES, TRANSFORMERS, VAES, Transformer, Vae
 from benchmarks.models.steps import Subject, attempt, walk_rows
 from benchmarks.results import add, ran_on, write
 
 WALKED = 3
 """Forwards: a dense step, a search, a sparse step."""
+STEP_CACHES = "step_caches"
+CACHED_STEPS = 4
+BRANCHES = ("cond", "uncond")
+"""Names of the guidance branches, each of which has a cache of its own."""
 Row = dict[str, Any]
 
 
@@ -89,6 +95,32 @@ def vae_rows(subject: Vae, device: torch.device, *, small: bool) -> Iterator[Row
             free(device)
 
 
+def cache_rows(device: torch.device, *, small: bool) -> Iterator[Row]:
+    model, size = CACHED
+    model = model.quick() if small else replace(model, latents=SIZES[size])
+    transformer, given = model.build(device, torch.bfloat16), model.inputs(device, torch.bfloat16)
+    for kind in (None, *CACHES):
+        row = {"part": "step_cache", "model": model.name, "size": size, "cache": kind, "branches": len(BRANCHES)}
+        yield attempt(row, partial(cached_peak, transformer, given, kind))
+        free(device)
+
+
+def cached_peak(transformer: Any, given: Row, kind: str | None) -> Row:
+    """Peak bytes of dense steps with a step cache of a kind, or without one."""
+    device = given["hidden_states"].device
+    cache = None if kind is None else StepCache.model_validate({"kind": kind, **CACHES[kind]})
+    settings = None if cache is None else step_cache.config(cache, CACHED_STEPS, 0)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with step_cache.cached([transformer], settings):
+        for step, branch in product(range(CACHED_STEPS), BRANCHES):
+            timestep = torch.full((1,), 1000 - 1000 * step / CACHED_STEPS, device=device)
+            told = {"step_index": step, "sigma": float(timestep) / 1000, "num_inference_steps": CACHED_STEPS}
+            with transformer.cache_context(branch, **told):
+                transformer(**given, timestep=timestep)
+    return {"peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None}
+
+
 def free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
@@ -98,8 +130,8 @@ def free(device: torch.device) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    names = [*TRANSFORMERS, *VAES]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="transformers and VAEs to measure")
+    names = [*TRANSFORMERS, *VAES, STEP_CACHES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if not arguments.quick and not torch.cuda.is_available():
@@ -114,7 +146,8 @@ def main() -> None:
         steps = (transformer_rows(subject, device) for subject in transformers)
         vaes = (VAES[name] for name in arguments.only if name in VAES)
         decodings = (vae_rows(subject, device, small=arguments.quick) for subject in vaes)
-        for row in chain(*steps, *decodings):
+        caches = cache_rows(device, small=arguments.quick) if STEP_CACHES in arguments.only else ()
+        for row in chain(*steps, *decodings, caches):
             add(result, row, arguments.output)
 
 

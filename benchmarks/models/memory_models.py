@@ -79,6 +79,40 @@ _MOCHI = FullModel(
         (1, 12, 3, 16, 16),
     ),
 )
+
+
+def _ltx_inputs(model: FullModel, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """Both guidance branches as one batch, all text tokens valid."""
+    batch, channels, frames, rows, columns = model.latents
+    return {
+        "hidden_states": torch.randn(batch, frames * rows * columns, channels, device=device, dtype=dtype),
+        "encoder_hidden_states": torch.randn(batch, *model.text, device=device, dtype=dtype),
+        "encoder_attention_mask": torch.ones(batch, model.text[0], device=device, dtype=torch.long),
+        "num_frames": frames,
+        "height": rows,
+        "width": columns,
+    }
+
+
+_LTX = FullModel(
+    "ltx-video-2b",
+    "LTXVideoTransformer3DModel",
+    {},
+    (2, 128, 13, 16, 24),
+    (128, 4096),
+    _ltx_inputs,
+    1,
+    (
+        {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 32, "cross_attention_dim": 64}
+        | {"caption_channels": 32},
+        (2, 128, 2, 12, 12),
+    ),
+)
+LTX_SIZES = {
+    "768x512, 97 frames": (2, 128, 13, 16, 24),
+    "768x512, 161 frames": (2, 128, 21, 16, 24),
+    "1216x704, 161 frames": (2, 128, 21, 22, 38),
+}
 MOCHI_SIZES = {
     "848x480, 49 frames": (1, 12, 9, 60, 106),
     "848x480, 85 frames": (1, 12, 15, 60, 106),
@@ -103,9 +137,19 @@ TRANSFORMERS = {
         Transformer(MODELS["hunyuan-video-13b-720p-129f"]),
         Transformer(BLOCK_MODELS["hunyuan-video1.5-8b-i2v-720p-121f"], HUNYUAN_VIDEO15_SIZES, KEPT[:1]),
         Transformer(_MOCHI, MOCHI_SIZES, KEPT[:1]),
+        Transformer(_LTX, LTX_SIZES, KEPT[:1]),
         Transformer(MODELS["cogvideox1.5-5b-720p-81f"], COGVIDEOX15_SIZES, KEPT[:1]),
     )
 }
+CACHED = (MODELS["wan2.1-14b-720p-81f"].few_blocks(4), "832x480, 81 frames")
+"""Model and size that step caches are measured with: what they hold does not depend on the number of blocks."""
+CACHES: dict[str, dict[str, Any]] = {
+    "first_block": {"threshold": 1e-9},
+    "mag": {"threshold": 1e-9, "ratios": [1.0, 1.0]},
+    "sea": {"threshold": 1e-9},
+    "taylor_seer": {"interval": 2},
+}
+"""Settings of step caches with which none but TaylorSeer, which predicts every other step, reuses anything."""
 _BLOCKS = (8, 8, 8, 8)
 VAES = {
     each.name: each
@@ -131,6 +175,14 @@ VAES = {
             | {"layers_per_block": (1,) * 5},
             MOCHI_SIZES,
             (1, 12, 2, 8, 8),
+        ),
+        Vae(
+            "AutoencoderKLLTXVideo",
+            torch.bfloat16,
+            {"block_out_channels": _BLOCKS, "decoder_block_out_channels": _BLOCKS}
+            | {"layers_per_block": (1,) * 5, "decoder_layers_per_block": (1,) * 5},
+            {size: (1, *latents[1:]) for size, latents in LTX_SIZES.items()},
+            (1, 128, 2, 4, 4),
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from adaspa_api.loras import LoraUse
 from adaspa_jobs.catalog import Lora, ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import get_settings
-from adaspa_worker.engines import preflight
+from adaspa_jobs.step_cache import StepCache
+from adaspa_worker.engines import preflight, step_cache
 from adaspa_worker.engines.memory import Memory
 from adaspa_worker.engines.preflight import CUBLAS_BYTES, Preflight
 from adaspa_worker.live_bytes import measured
@@ -28,7 +30,7 @@ from tiny_loras import diffusers as as_diffusers
 from tiny_wan import model_spec
 
 from benchmarks.models import adapters as adapters_bench
-from benchmarks.models.memory_models import TRANSFORMERS
+from benchmarks.models.memory_models import CACHES, TRANSFORMERS
 from benchmarks.models.parallel_parts import PARTS
 
 KERNELS = Path(__file__).parents[2] / "docs" / "kernels"
@@ -41,6 +43,7 @@ PIPELINES = {
     "HunyuanVideo15Transformer3DModel": ("HunyuanVideo15Pipeline", "AutoencoderKLHunyuanVideo15"),
     "MochiTransformer3DModel": ("MochiPipeline", "AutoencoderKLMochi"),
     "CogVideoXTransformer3DModel": ("CogVideoXPipeline", "AutoencoderKLCogVideoX"),
+    "LTXVideoTransformer3DModel": ("LTXPipeline", "AutoencoderKLLTXVideo"),
     "MiniMaxH3Transformer3DModel": ("MiniMaxH3ModularPipeline", "AutoencoderKLMiniMaxH3"),
 }
 MEASURED = {name: each.model for name, each in TRANSFORMERS.items()}
@@ -101,7 +104,7 @@ def test_steps_take_what_was_measured(flight: Callable[..., Preflight], asked: C
             predicted = weights + forward.peak + preflight.caches(params, forward.attention) + CUBLAS_BYTES
             assert predicted == pytest.approx(max(row["peak_bytes"].values()), rel=WITHIN), row
             compared.add((row["model"], row["size"], row["kept"]))
-    assert len(compared) == 24
+    assert len(compared) == 27
 
 
 def test_a_job_with_its_blocks_in_host_memory_takes_what_was_predicted() -> None:
@@ -119,6 +122,20 @@ def test_decoding_takes_what_was_measured(flight: Callable[..., Preflight], aske
             preflight = flight(users[row["model"]])
             predicted = sum(row["weights"].values()) + preflight.decoding(asked(row["size"]), tiled=row["tiled"])
             assert predicted == pytest.approx(row["peak_bytes"], rel=WITHIN), row
+
+
+def test_step_caches_hold_what_was_measured(flight: Callable[..., Preflight], asked: Callable[..., JobParams]) -> None:
+    """Beside a forward without one, of a model with few blocks, whose states are as large as those of all."""
+    rows = {row["cache"]: row for row in ROWS if row["part"] == "step_cache"}
+    plain = rows.pop(None)
+    assert set(rows) == set(CACHES) == set(step_cache.HELD)
+    for kind, row in rows.items():
+        served = copy(flight(row["model"]))
+        cache = StepCache.model_validate({"kind": kind, **CACHES[kind]})
+        served.spec = served.spec.model_copy(update={"cache": cache})
+        params = asked(row["size"], 5.0)
+        held = served.step_cache(params, served.forward(params).attention)
+        assert plain["peak_bytes"] + held == pytest.approx(row["peak_bytes"], rel=WITHIN / 2), kind
 
 
 def test_adapters_take_what_was_measured(

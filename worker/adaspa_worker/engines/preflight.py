@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -308,9 +309,13 @@ class Preflight:
         (high, down), (wide, across) = self.tiles
         if rows <= high and columns <= wide:
             return self._decode(frames, rows, columns, clip)
-        tile = clip * min(1, high / rows) * min(1, wide / columns)
-        kept = round(clip * covered(rows, high, down) / rows * covered(columns, wide, across) / columns)
-        return max(self._decode(frames, min(high, rows), min(wide, columns), round(tile)) + kept, kept + KEPT * clip)
+        high, wide = min(high, rows), min(wide, columns)
+        whole = self._decode(frames, high, wide, round(clip * high * wide / (rows * columns)))
+        peak = kept = 0.0
+        for height, width in product(lengths(rows, high, down), lengths(columns, wide, across)):
+            peak = max(peak, whole * height * width / (high * wide) + kept)
+            kept += clip * height * width / (rows * columns)
+        return round(max(peak, kept + KEPT * clip))
 
     def clip(self, params: JobParams) -> int:
         """Bytes of the decoded clip."""
@@ -382,9 +387,9 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def covered(total: int, tile: int, stride: int) -> int:
-    """Add up the lengths of all tiles along a side of ``total``."""
-    return sum(min(tile, total - start) for start in range(0, total, stride))
+def lengths(total: int, tile: int, stride: int) -> list[int]:
+    """Return the lengths of all tiles along a side of ``total``, in their order."""
+    return [min(tile, total - start) for start in range(0, total, stride)]
 
 
 def shapes(part: Path) -> Iterator[list[int]]:
