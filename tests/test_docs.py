@@ -118,6 +118,13 @@ def test_the_gpu_memory_that_is_told_is_that_of_the_figures() -> None:
         assert f"{measured[MEMORY[model], KEPT[kept], f'{size}, {frames} frames'] / 1e9:.1f}" == gigabytes
 
 
+def test_the_seconds_of_encoding_a_prompt_are_those_of_the_figures() -> None:
+    rows = json.loads((ROOT / "docs" / "kernels" / "encoders.json").read_text())["rows"]
+    wan, hunyuan = (f"{row['seconds']:.2f} s" for row in rows)
+    told = (ROOT / "docs" / "operations.md").read_text()
+    assert f"UMT5-XXL takes {wan} for" in told and f"Llama 3 8B takes {hunyuan} for" in told
+
+
 ADAPTERS = {
     "none": ["none"],
     "rank 64": ["one, cached", "one, cached again"],
