@@ -33,9 +33,16 @@ class Resumed(Scene):
 
     def play(self, stage: Stage) -> None:
         guest, seed, steps = Guest(stage), next(SEEDS), (14, 18)
+        held = [Order(stage.fleet.orders, f"step-{step - 1}", seed, "hold") for step in steps]
         for step in steps:
             Order(stage.fleet.orders, f"step-{step}", seed, "kill child")
         video = guest.create(seed=seed, steps=20)
+        for step, order in zip(steps, held, strict=True):
+            order.wait()
+            until(
+                lambda step=step: guest.get(video["id"])["step"] == step - 1, f"{video['id']}: step {step - 1} is told"
+            )
+            order.go_on()
         ended = guest.end(video["id"])
         told = {data["attempt"]: data["resumed_from_step"] for _, _, data in guest.follow(video["id"]) if data["step"]}
         wanted = {1: None} | {number: step // EVERY * EVERY for number, step in enumerate(steps, 2)}
