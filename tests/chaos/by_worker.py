@@ -308,6 +308,45 @@ class Courses(Scene):
                     assert abs(shown.info["duration"] * count - 2500) < 20 * count, shown.info["duration"]
 
 
+class Keeps(Scene):
+    """What a job's keeper asks of the store, by a clock that the audit sets."""
+
+    name = "by hand: a lease that is kept"
+    promise = "a cancel is heard within seconds, a lease never runs out, and every step is told once and in order"
+
+    def play(self, stage: Stage) -> None:
+        now, asked = [100.0], list[tuple[float, str, Any]]()
+
+        def note(what: str) -> Callable[..., None]:
+            return lambda _, *told: asked.append((now[0], what, told))
+
+        store: Any = SimpleNamespace(
+            lease_seconds=30.0, renew=note("renew"), hear=note("hear"), report_progress=note("told")
+        )
+        lease: Any = SimpleNamespace(job=SimpleNamespace(id="video_x"))
+        clock = SimpleNamespace(monotonic=lambda: now[0], sleep=None)
+        with patch("adaspa_worker.lease.time", clock):
+            keeper = LeaseKeeper(
+                store, lease, lambda: False, every=2.0, limit=1e9, unwind=30.0, abandon=print, tell_every=0.5
+            )
+            for _ in range(60):
+                now[0] += 2.0
+                assert keeper._hear()
+            renewed = [at for at, what, _ in asked if what == "renew"]
+            assert len(asked) == 60, f"in 120 s the store is asked {len(asked)} times whether the job may go on"
+            gaps = [then - at for at, then in pairwise([100.0, *renewed])]
+            assert max(gaps) <= 10.0 and 10 <= len(renewed) <= 30, f"a lease of 30 s is renewed after {gaps}"
+            asked.clear()
+            for step in range(1, 41):
+                now[0] += 0.1
+                keeper.report(Progress(phase="denoising", step=step, steps=40))
+            keeper._tell()
+        times = [at for at, what, _ in asked if what == "told"]
+        steps = [progress.step for _, what, told in asked if what == "told" for progress in told]
+        assert steps == [*range(1, 41)], f"told of the steps {steps}"
+        assert len(times) < 15 and all(then - at > 0.4 for at, then in pairwise(times[:-1])), f"told at {times}"
+
+
 @contextmanager
 def bench(**changes: Any) -> Iterator["Workshop"]:
     """A worker's runner with a store and a storage of its own, and the stand-in for a model."""
@@ -686,4 +725,4 @@ def raising(error: Exception) -> Callable[..., Any]:
     return function
 
 
-SCENES: list[Scene] = [Clips(), Courses(), Checkpointed(), Runs()]
+SCENES: list[Scene] = [Clips(), Courses(), Keeps(), Checkpointed(), Runs()]

@@ -88,7 +88,7 @@ LANES: list[list[Scene]] = [
     [files["Batches"], files["Lists"], files["Places"], files["Previews"]],
     [files["Noted"], files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
-    [*by_hand.SCENES, *by_reference.SCENES, *by_gateway.SCENES],
+    [*by_hand.SCENES, *by_gateway.SCENES, *by_reference.SCENES],
     [*by_parts.SCENES, *by_people.SCENES, *by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]
