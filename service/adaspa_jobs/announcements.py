@@ -45,7 +45,7 @@ class Announcements:
         bells = self._scripts.run(
             "announce",
             model=spec.id,
-            spec=spec.model_dump_json(),
+            content=spec.model_dump_json().encode(),
             holds_ms=round(ANNOUNCED_SECONDS * 1000),
             worker=worker,
             counts_ms=round(COUNTED_SECONDS * 1000),

@@ -30,8 +30,8 @@ class AppendOnlyFile:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._ask_at = 0.0
-        self._always_until = 0.0
-        """Time until which the server is assumed to sync before each answer."""
+        self._always, self._known_until = False, 0.0
+        """Whether the server syncs before each answer, and the time until which that is believed."""
 
     def synced(self) -> bool:
         """Wait until all that Redis did so far is on its disk.
@@ -53,16 +53,15 @@ class AppendOnlyFile:
 
     def _syncs_always(self) -> bool:
         """Tell whether the server answers only after it has synced; false if its user may not ask."""
-        if time.monotonic() >= self._always_until:
+        if time.monotonic() >= self._known_until:
             with reaching():
                 try:
                     found: Any = self._client.config_get("appendfsync")
                 except (NoPermissionError, ResponseError):
-                    return False
-            if found.get("appendfsync") != "always":
-                return False
-            self._always_until = time.monotonic() + AGAIN_SECONDS
-        return True
+                    found = {}
+            self._always = found.get("appendfsync") == "always"
+            self._known_until = time.monotonic() + AGAIN_SECONDS
+        return self._always
 
     def _has_synced(self, written_at: float) -> bool:
         """Wait until a server that syncs every second has synced what was written by then.
