@@ -1,5 +1,6 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, and the sections of a page that are written from figures."""
 
+import re
 from collections.abc import Iterable
 
 
@@ -17,3 +18,11 @@ def head(columns: Iterable[str]) -> list[str]:
 def line(cells: Iterable[object]) -> str:
     """A line of a table."""
     return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def replaced(text: str, name: str, section: str) -> str:
+    """The text with another section ``name``; ValueError if it has no such marks."""
+    marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
+    if not marks.search(text):
+        raise ValueError(f"the README must have the lines <!-- {name} --> and <!-- /{name} -->")
+    return marks.sub(lambda match: f"{match[1]}\n{section}\n{match[2]}", text)

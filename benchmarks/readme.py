@@ -18,7 +18,6 @@ section without its file stays as it is.
 import argparse
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -316,16 +315,8 @@ def plugins_page(text: str, load: Callable[[str], list[Json]]) -> str:
         ("servers", servers_section),
     ):
         if results := load(f"{name}.json"):
-            text = replaced(text, name, section(results[0]))
+            text = markdown.replaced(text, name, section(results[0]))
     return text
-
-
-def replaced(text: str, name: str, section: str) -> str:
-    """The text with another section ``name``; ValueError if it has no such marks."""
-    marks = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
-    if not marks.search(text):
-        raise ValueError(f"the README must have the lines <!-- {name} --> and <!-- /{name} -->")
-    return marks.sub(lambda match: f"{match[1]}\n{section}\n{match[2]}", text)
 
 
 def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str) -> dict[str, str]:
@@ -374,7 +365,7 @@ def main() -> None:
         sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         section = passes_section(measured["kernels"][0], seen)
-        arguments.explained.write_text(replaced(arguments.explained.read_text(), "passes", section))
+        arguments.explained.write_text(markdown.replaced(arguments.explained.read_text(), "passes", section))
     of_one_file = {"eight": eight_section, "blocks": blocks_section, "parallel": parallel_section}
     sections |= {name: make(measured[name][0]) for name, make in of_one_file.items() if measured[name]}
     if measured["changes"]:
@@ -390,13 +381,13 @@ def main() -> None:
     if many and missed:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         section = picture_section(many[0], missed[0], folder, seen)
-        arguments.explained.write_text(replaced(arguments.explained.read_text(), "picture", section))
+        arguments.explained.write_text(markdown.replaced(arguments.explained.read_text(), "picture", section))
     arguments.plugins.write_text(plugins_page(arguments.plugins.read_text(), load))
     if (resumptions := arguments.spot.with_suffix(".json")).exists():
         section = resumed.table(json.loads(resumptions.read_text()))
-        arguments.spot.write_text(replaced(arguments.spot.read_text(), "resumed", section))
+        arguments.spot.write_text(markdown.replaced(arguments.spot.read_text(), "resumed", section))
     for name, section in sections.items():
-        text = replaced(text, name, section)
+        text = markdown.replaced(text, name, section)
     arguments.readme.write_text(text)
     print("wrote", *sections, "into", arguments.readme)
 

@@ -27,7 +27,6 @@ from benchmarks.fidelity.tables import preset_densities
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.totals import StepSeconds, total_seconds
-from benchmarks.readme import replaced
 
 Json = dict[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -291,10 +290,10 @@ def filled(page: Path) -> str:
     found, text = recipes(), page.read_text()
     own = [recipe for recipe in found if recipe["page"] == page.stem]
     if not own:
-        text = replaced(replaced(text, "overview", overview_table(found)), "gpus", gpus_table(found))
-        return replaced(text, "minutes", minutes_table(found))
-    text = replaced(text, "parts", memory_table(own[0]))
-    return replaced(replaced(text, "needs", needs_table(own[0])), "minutes", minutes_table(own))
+        text = markdown.replaced(markdown.replaced(text, "overview", overview_table(found)), "gpus", gpus_table(found))
+        return markdown.replaced(text, "minutes", minutes_table(found))
+    text = markdown.replaced(text, "parts", memory_table(own[0]))
+    return markdown.replaced(markdown.replaced(text, "needs", needs_table(own[0])), "minutes", minutes_table(own))
 
 
 def pages() -> list[Path]:

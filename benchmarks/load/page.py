@@ -9,8 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.markdown import table
-from benchmarks.readme import replaced
+from benchmarks.markdown import replaced, table
 
 NOW = "now"
 COLUMNS = ("", "commit", "Redis' thread", "commands", "jobs a second", "beside")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from adaspa import AdaSpaConfig
 
-from benchmarks import readme
+from benchmarks import markdown, readme
 from benchmarks.fidelity import field, unseen
 from benchmarks.fidelity.tables import APART, apart, attention_work, choose_presets, preset_densities
 
@@ -290,4 +290,4 @@ def test_a_servers_own_layers_are_a_table_of_the_plugins_page(written):
 
 def test_a_readme_without_the_marks_is_refused():
     with pytest.raises(ValueError, match="must have the lines <!-- models -->"):
-        readme.replaced("nothing", "models", "")
+        markdown.replaced("nothing", "models", "")
