@@ -31,7 +31,7 @@ class AppendOnlyFile:
         self._client = client
         self._ask_at = 0.0
         self._always, self._known_until = False, 0.0
-        """Whether the server syncs before each answer, and the time until which that is believed."""
+        """True if the server syncs before each answer, and the time until which that is believed."""
 
     def synced(self) -> bool:
         """Wait until all that Redis did so far is on its disk.
