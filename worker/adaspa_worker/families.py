@@ -19,6 +19,10 @@ Config = Mapping[str, Any]
 Tasks = frozenset[Task]
 TRANSFORMERS = ("transformer", "transformer_2", "transformer_ref")
 """Names that diffusers' pipelines give to the transformers of a job, in the order in which they run."""
+TEXT, IMAGE = frozenset({Task.text_to_video}), frozenset({Task.image_to_video})
+IMAGES = IMAGE | {Task.first_last_frame}
+INPUTS = IMAGES | {Task.video_continuation}
+"""Tasks of a text, of a first frame, of one frame or two, and of those or a video."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Family:
         engine: its class, after its module in ``engines``.
         transformer: its class of diffusers.
         limits: of a model, by the configurations of its VAE and its transformer.
-        tasks: what it can be asked for, by the configurations of the pipeline and the transformer.
+        tasks: what it can be asked for; if models differ, by the configurations of the pipeline and the transformer.
         compiles: whether diffusers knows which blocks of its transformer to compile.
         own_schedule: whether the pipeline gives the scheduler its noise levels, which no shift is to move.
         sound: whether it makes a sound beside the video.
@@ -74,11 +78,15 @@ class Family:
     engine: str
     transformer: str
     limits: Callable[[Config, Config], Limits]
-    tasks: Callable[[Config, Config], Tasks] = lambda pipeline, transformer: frozenset({Task.text_to_video})
+    tasks: Tasks | Callable[[Config, Config], Tasks] = TEXT
     compiles: bool = True
     own_schedule: bool = False
     sound: bool = False
     branches: bool = False
+
+    def tasks_of(self, pipeline: Config, transformer: Config) -> Tasks:
+        """Return what a model with these configurations can be asked for."""
+        return self.tasks(pipeline, transformer) if callable(self.tasks) else self.tasks
 
 
 def wan(vae: Config, transformer: Config) -> Limits:
@@ -90,49 +98,24 @@ def wan(vae: Config, transformer: Config) -> Limits:
     )
 
 
-def image_only(pipeline: Config, transformer: Config) -> Tasks:
-    return frozenset({Task.image_to_video})
-
-
-def text_or_image(pipeline: Config, transformer: Config) -> Tasks:
-    return frozenset({Task.text_to_video, Task.image_to_video})
-
-
-def images_or_video(pipeline: Config, transformer: Config) -> Tasks:
-    return all_tasks(pipeline, transformer) - {Task.text_to_video}
-
-
-def text_or_images(pipeline: Config, transformer: Config) -> Tasks:
-    return frozenset({Task.text_to_video, Task.image_to_video, Task.first_last_frame})
-
-
-def all_tasks(pipeline: Config, transformer: Config) -> Tasks:
-    return text_or_images(pipeline, transformer) | {Task.video_continuation}
-
-
 def frames_or_references(pipeline: Config, transformer: Config) -> Tasks:
     references = {Task.reference_to_video, Task.reference_audio_to_video} if "transformer_ref" in pipeline else set()
-    return text_or_images(pipeline, transformer) | references
-
-
-def text_or_reference(pipeline: Config, transformer: Config) -> Tasks:
-    return frozenset({Task.text_to_video, Task.reference_to_video})
+    return TEXT | IMAGES | references
 
 
 def wan_text_tasks(pipeline: Config, transformer: Config) -> Tasks:
-    with_image = {Task.image_to_video} if pipeline.get("expand_timesteps") else set()  # the 5B
-    return frozenset({Task.text_to_video, *with_image})
+    with_image: Tasks = IMAGE if pipeline.get("expand_timesteps") else frozenset()  # the 5B
+    return TEXT | with_image
 
 
 def wan_image_tasks(pipeline: Config, transformer: Config) -> Tasks:
     # Where an encoder sees the image, the transformer has to know places for a second one.
     one = transformer.get("image_dim") is not None and transformer.get("pos_embed_seq_len") is None
-    with_last = set() if one or pipeline.get("expand_timesteps") else {Task.first_last_frame}
-    return frozenset({Task.image_to_video, *with_last})
+    return IMAGE if one or pipeline.get("expand_timesteps") else IMAGES
 
 
 def hunyuan_video_image_tasks(pipeline: Config, transformer: Config) -> Tasks:
-    return image_only(pipeline, transformer) if transformer.get("image_condition_type") else frozenset()
+    return IMAGE if transformer.get("image_condition_type") else frozenset()
 
 
 def hunyuan_video(vae: Config, transformer: Config) -> Limits:
@@ -183,11 +166,11 @@ def mochi(vae: Config, transformer: Config) -> Limits:
 
 FAMILIES = {
     "CogVideoXImageToVideoPipeline": Family(
-        "cogvideox.CogVideoXImageEngine", "CogVideoXTransformer3DModel", cogvideox, image_only, compiles=False
+        "cogvideox.CogVideoXImageEngine", "CogVideoXTransformer3DModel", cogvideox, IMAGE, compiles=False
     ),
     "CogVideoXPipeline": Family("cogvideox.CogVideoXEngine", "CogVideoXTransformer3DModel", cogvideox, compiles=False),
     "HunyuanVideo15ImageToVideoPipeline": Family(
-        "hunyuan_video15.HunyuanVideo15ImageEngine", "HunyuanVideo15Transformer3DModel", hunyuan_video15, image_only
+        "hunyuan_video15.HunyuanVideo15ImageEngine", "HunyuanVideo15Transformer3DModel", hunyuan_video15, IMAGE
     ),
     "HunyuanVideo15Pipeline": Family(
         "hunyuan_video15.HunyuanVideo15Engine", "HunyuanVideo15Transformer3DModel", hunyuan_video15
@@ -200,19 +183,15 @@ FAMILIES = {
     ),
     "HunyuanVideoPipeline": Family("hunyuan_video.HunyuanVideoEngine", "HunyuanVideoTransformer3DModel", hunyuan_video),
     "LTX2ConditionPipeline": Family(
-        "ltx2.LTX2ConditionEngine", "LTX2VideoTransformer3DModel", ltx, all_tasks, sound=True
+        "ltx2.LTX2ConditionEngine", "LTX2VideoTransformer3DModel", ltx, TEXT | INPUTS, sound=True
     ),
-    "LTX2ImageToVideoPipeline": Family(
-        "ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, images_or_video, sound=True
-    ),
-    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, all_tasks, sound=True),
+    "LTX2ImageToVideoPipeline": Family("ltx2.LTX2ImageEngine", "LTX2VideoTransformer3DModel", ltx, INPUTS, sound=True),
+    "LTX2Pipeline": Family("ltx2.LTX2Engine", "LTX2VideoTransformer3DModel", ltx, TEXT | INPUTS, sound=True),
     "LTXConditionPipeline": Family(
-        "ltx.LTXConditionEngine", "LTXVideoTransformer3DModel", ltx, all_tasks, own_schedule=True
+        "ltx.LTXConditionEngine", "LTXVideoTransformer3DModel", ltx, TEXT | INPUTS, own_schedule=True
     ),
-    "LTXImageToVideoPipeline": Family(
-        "ltx.LTXImageEngine", "LTXVideoTransformer3DModel", ltx, image_only, branches=True
-    ),
-    "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, text_or_image, branches=True),
+    "LTXImageToVideoPipeline": Family("ltx.LTXImageEngine", "LTXVideoTransformer3DModel", ltx, IMAGE, branches=True),
+    "LTXPipeline": Family("ltx.LTXEngine", "LTXVideoTransformer3DModel", ltx, TEXT | IMAGE, branches=True),
     "MiniMaxH3ModularPipeline": Family(
         "minimax_h3.MiniMaxH3Engine", "MiniMaxH3Transformer3DModel", minimax_h3, frames_or_references, sound=True
     ),
@@ -222,7 +201,9 @@ FAMILIES = {
     ),
     "WanModularPipeline": Family("wan_modular.WanModularEngine", "WanTransformer3DModel", wan),
     "WanPipeline": Family("wan.WanEngine", "WanTransformer3DModel", wan, wan_text_tasks, branches=True),
-    "WanVACEPipeline": Family("wan_vace.WanVACEEngine", "WanVACETransformer3DModel", wan, text_or_reference),
+    "WanVACEPipeline": Family(
+        "wan_vace.WanVACEEngine", "WanVACETransformer3DModel", wan, TEXT | {Task.reference_to_video}
+    ),
 }
 """Families by the diffusers class of their pipeline, which a model's folder names."""
 

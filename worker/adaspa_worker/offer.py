@@ -84,7 +84,7 @@ def check(spec: ModelSpec, folder: Path) -> None:
 
 def check_tasks(spec: ModelSpec, family: Family, folder: Path) -> None:
     index = read(index_of(folder))
-    tasks = family.tasks(index, transformer_of(folder))
+    tasks = family.tasks_of(index, transformer_of(folder))
     if more := sorted(set(spec.tasks) - tasks):
         raise wrong(spec, "tasks", f"the model does not support {', '.join(more)}; allowed: {', '.join(sorted(tasks))}")
     if len({unused(index, [task]) for task in spec.tasks}) > 1:
