@@ -1,5 +1,5 @@
--- Put before every script. ARGV: the store's limits and the script's own arguments, both as JSON. Each script says which it
--- has; those that are marked ? may be missing.
+-- Put before every script. ARGV: the store's limits and the script's own arguments, both as JSON, and bytes, CONTENT. Each
+-- script says which arguments it has; those that are marked ? may be missing.
 -- Keys are built here, so one server is needed and not a cluster.
 --   job:{id}         hash    the record
 --   jobs:{owner}     zset    ids that are listed, all with score 0: ids sort by their time of creation
@@ -58,7 +58,7 @@
 --   webhook_counts   hash    attempts|{outcome} and ended|{delivered, dead, dropped}, since the store was made
 --   webhook_secrets  zset    signing secrets by the time (ms) until which they hold
 local PREFIX = 'adaspa:'
-local LIMITS, A = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
+local LIMITS, A, CONTENT = cjson.decode(ARGV[1]), cjson.decode(ARGV[2]), ARGV[3]
 local EVENTS_KEPT = 1000
 local MOVED_UP = 1000
 
