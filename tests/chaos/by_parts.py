@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -15,6 +15,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from adaspa_api.words import Priority
@@ -22,6 +23,8 @@ from adaspa_jobs.counts import Load, QueueLoad
 from adaspa_jobs.job import OPEN_OWNER
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectMissing, ObjectStorage
+from adaspa_service.errors import ApiError
+from adaspa_service.inputs.turns import Turns
 from adaspa_service.webhooks import signing
 from adaspa_service.webhooks.addresses import permitted
 from adaspa_service.webhooks.attempt import Result, judge, split
@@ -441,6 +444,36 @@ def serving_steps(content: bytes) -> Iterator[int]:
         yield port
 
 
+class TurnsTaken(Scene):
+    """Requests with images of several owners, more than a gateway receives at a time."""
+
+    name = "by hand: turns of requests with images"
+    promise = "an owner's images keep no other owner's out, and who waits too long is told so"
+
+    def play(self, stage: Stage) -> None:
+        with patch("adaspa_service.inputs.turns.WAIT_SECONDS", 0.05):
+            asyncio.run(self.take(Turns()))
+
+    async def take(self, turns: Turns) -> None:
+        with ExitStack() as held:
+            for owner, most in (("a", 8), ("b", 8), ("c", 8), ("d", 8)):
+                for _ in range(most):
+                    await held.enter_context(turns.of(owner)).take()
+                assert not await self.comes(turns, owner), f"{owner} has more than {most} turns"
+            assert not await self.comes(turns, "e"), "more than 32 at a time"
+        for owner in ("a", "e"):
+            assert await self.comes(turns, owner), f"{owner} has no turn when all are over"
+
+    async def comes(self, turns: Turns, owner: str) -> bool:
+        with turns.of(owner) as turn:
+            try:
+                await turn.take()
+            except ApiError as error:
+                assert (error.status, error.code) == (503, "too_many_images"), error
+                return False
+            return True
+
+
 class Checked(Scene):
     """An operator's service says whether prompts are allowed."""
 
@@ -493,4 +526,4 @@ class Checked(Scene):
                         assert line in counted, f"{line}: {[each for each in counted.splitlines() if 'prompt' in each]}"
 
 
-SCENES: list[Scene] = [Judged(), Delivered(), Kept(), Loads(), Films(), Checked()]
+SCENES: list[Scene] = [Judged(), Delivered(), Kept(), Loads(), TurnsTaken(), Films(), Checked()]

@@ -46,6 +46,10 @@ MODELS, OWNERS, WORKERS = ("one", "two"), ("a", "b", "c"), ("w1", "w2", "w3")
 PROCESSES = ("p", "q")
 HOSTS = ("http://a.example:81/x?y", "https://b.example/", "https://a.example:81#c")
 ERROR = JobError(code=ErrorCode.generation_failed, message="as it was told")
+TIMED: dict[str, Any] = {
+    **{"width": 64, "height": 64, "num_frames": 9, "steps": 4, "guided": True, "denoising": 2.0, "rest": 1.0}
+}
+"""What an earlier job took."""
 TOLD = {"code": "generation_failed", "message": "as it was told"}
 LIMITS = {"lease_seconds": 30.0, "max_attempts": 3, "queue_cap": 6, "result_ttl_seconds": 7200.0, "bulk_share": 0.2}
 HOUR_MS = 3_600_000
@@ -65,11 +69,19 @@ for _, key in ipairs(redis.call('KEYS', 'adaspa:*')) do
   elseif kind == 'set' then value = redis.call('SMEMBERS', key)
   elseif kind == 'list' then value = redis.call('LRANGE', key, 0, -1)
   else value = redis.call('GET', key) end
-  found[string.sub(key, 8)] = { kind, value }
+  found[string.sub(key, 8)] = { kind, value, redis.call('PTTL', key) }
 end
 return cjson.encode(found)
 """
-"""Everything that stands in the store, of each key its kind and what it holds."""
+"""Everything that stands in the store, of each key its kind, what it holds, and for how long (ms)."""
+DAY_MS = 24 * HOUR_MS
+LASTING = {
+    "usage": (400 * DAY_MS, 401 * DAY_MS),
+    "webhook": (-1, DEAD_MS),
+    "webhook_busy": (1, ATTEMPT_MS),
+    "events": (-1, 10_000),
+}
+"""For how long (ms) keys of these kinds are kept, at least and at most; -1 is for ever, as all others."""
 OUTSIDE = ("simulated_time", "synced")
 """Keys that are not the store's contents."""
 
@@ -77,9 +89,11 @@ OUTSIDE = ("simulated_time", "synced")
 def contents(client: redis.Redis) -> dict[str, Any]:
     """The store's keys, as the reference has them."""
     found: dict[str, Any] = {}
-    for name, (kind, value) in json.loads(client.eval(ALL, 0)).items():
+    for name, (kind, value, lasts) in json.loads(client.eval(ALL, 0)).items():
         if name in OUTSIDE:
             continue
+        least, most = LASTING.get(name.partition(":")[0], (-1, -1))
+        assert least <= lasts <= most, f"{name}: lasts for {lasts} ms"
         if kind in ("hash", "zset"):
             found[name] = {key: read(each) for key, each in zip(value[::2], value[1::2], strict=True)}
         elif kind == "stream":
@@ -123,6 +137,10 @@ class Drawn:
         of_both = {name: LIMITS[name] for name in ("max_attempts", "queue_cap", "bulk_share")}
         self.wanted = Reference(**milliseconds, **of_both)  # type: ignore[arg-type]
         self.wanted.us = 1_800_000_000_000_000 + self.random.randrange(86_400_000_000)
+        for model in MODELS:  # of as many as are kept, the last one goes next
+            for name, old in ((f"paces:{model}", 2.5), (f"times:{model}:default", TIMED)):
+                self.client.rpush(f"adaspa:{name}", *[json.dumps(old)] * 49)
+                self.wanted.keys[name] = [old] * 49
         self.leases: list[Lease] = []
         self.taken: list[Delivery] = []
         self.folders: list[str] = []
@@ -169,6 +187,10 @@ class Drawn:
             {lane: min(due, far) for lane, due in (keys.get("webhook_lanes") or {}).items()}
             for keys in (found, self.wanted.keys)
         ]
+        dead = set(self.wanted.keys["webhooks_dead"])
+        for job_id in [*self.wanted.keys["webhooks"], *dead]:
+            ends = self.client.pttl(f"adaspa:webhook:{job_id}") != -1
+            assert ends == (job_id in dead), f"{job_id}: its event is kept for ever: {not ends}"
         if wrong := differences(found | {"webhook_lanes": lanes[0]}, self.wanted.keys | {"webhook_lanes": lanes[1]}):
             raise AssertionError(f"{wrong[0]} ({len(wrong)} keys differ)")
 

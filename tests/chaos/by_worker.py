@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import tempfile
 import threading
 import time
@@ -39,6 +40,7 @@ from adaspa_worker.preview import Previews, to_webp
 from adaspa_worker.provenance import Provenance
 from adaspa_worker.recipe import read_recipe
 from adaspa_worker.runner import Runner
+from adaspa_worker.scratch import clear
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
 from clips import durations_of, frames_of, sound_of
@@ -364,9 +366,10 @@ class Workshop:
         self.store = JobStore(client, max_attempts=3)
         self.storage = ObjectStorage(str(folder / "objects"))
         self.engine = StubEngine()
+        self.name = f"by-hand-{secrets.token_hex(4)}"
         self.ended = threading.Event()
         self.stopping = threading.Event()
-        own = {"store": self.store, "storage": self.storage, "engine": lambda _: self.engine, "name": "stub-by-hand"}
+        own = {"store": self.store, "storage": self.storage, "engine": lambda _: self.engine, "name": self.name}
         own |= {"stopping": self.stopping.is_set, "end_process": self.ended.set, "hear_seconds": 0.2}
         own |= {
             "time_limit_seconds": 60.0,
@@ -486,7 +489,11 @@ class Runs(Scene):
             assert (file.content_type, Path(file.key).suffix) == (output.content_type, f".{output}"), file
             assert not file.has_audio
         self.told(at)
-        left = list(Path(tempfile.gettempdir()).glob("adaspa-stub-by-hand-*"))
+        own, other = (Path(tempfile.mkdtemp(prefix=f"adaspa-{name}-")) for name in ("a[b", "a[b2"))
+        clear("a[b")
+        assert not own.exists() and other.exists(), "a worker removes its own files, and no other's"
+        other.rmdir()
+        left = list(Path(tempfile.gettempdir()).glob(f"adaspa-{at.name}-*"))
         assert left == [], f"files of attempts stay on the disk: {left}"
 
     def told(self, at: Workshop) -> None:
