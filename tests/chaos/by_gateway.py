@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import httpx
 import numpy as np
@@ -77,11 +76,9 @@ def desk(**settings: Any) -> Iterator[Service]:
         own = {"redis_url": f"unix://{folder}/valkey.sock?db=0", "storage_url": str(folder / "objects")}
         own |= {"catalog": write_catalog(folder / "catalog.json", FIRST, PLAIN), "data_dir": folder / "data"}
         own |= {"open_access": True, "queue_cap": QUEUE_CAP, "image_networks": "127.0.0.0/8"}
-        with (
-            patch("adaspa_service.gateway.state.RECENT_SECONDS", -1.0),  # what is known of a model is asked for anew
-            patch("adaspa_service.webhooks.deliverer.EVERY_SECONDS", 0.05),
-            serving(Settings(_env_file=None, **(own | settings)), folder) as running,
-        ):
+        with serving(Settings(_env_file=None, **(own | settings)), folder) as running:
+            for recent in (running.parts.loads, running.parts.times):  # what is known of a model is asked for anew
+                recent._recent = lambda _: None  # type: ignore[method-assign]
             yield running
 
 

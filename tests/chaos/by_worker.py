@@ -262,16 +262,16 @@ class Courses(Scene):
                 return False
             return True
 
-        with TemporaryDirectory() as folder, patch.dict("os.environ", {heartbeat.VARIABLE: f"{folder}/beat"}):
+        with TemporaryDirectory() as folder:
+            os.environ[heartbeat.VARIABLE] = f"{folder}/beat"
             assert not alive(600), "a worker that has never beaten is alive"
             heartbeat.beat()
             assert alive(600), "a worker that has just beaten is dead"
             os.utime(f"{folder}/beat", (time.time() - 100, time.time() - 100))
             assert alive(200) and not alive(50), "a hundred seconds after its latest beat"
-        with patch.dict("os.environ"):
-            os.environ.pop(heartbeat.VARIABLE, None)
-            heartbeat.beat()
-            assert not alive(600), "without a file nothing is known"
+            del os.environ[heartbeat.VARIABLE]
+        heartbeat.beat()
+        assert not alive(600), "without a file nothing is known"
 
     def previews(self) -> None:
         """Once a second at most, and of all the time a fiftieth."""

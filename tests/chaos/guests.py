@@ -16,7 +16,8 @@ from chaos.points import Deed, Order
 from chaos.sightings import ENDS
 from chaos.stage import Stage
 
-SEEDS = count(5000)
+SEEDS = count(5000, 10)
+"""Several videos of one request have seeds that follow each other, and an order is for one seed."""
 
 
 class Guest:

@@ -264,7 +264,7 @@ class Waits(Scene):
             took = time.monotonic() - began
             for video in answer["data"] if body else [answer]:
                 assert took > 49 or video["status"] == "completed", (
-                    f"{video['id']}: {video['status']} after {took:.1f} s"
+                    f"{video['id']}: {video['status']} after {took:.1f} s ({video['error']})"
                 )
         late = guest.create(headers={"Prefer": "wait=1"}, model="idle-waits")
         assert late["status"] == "queued", late["status"]
