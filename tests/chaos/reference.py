@@ -443,13 +443,15 @@ class Reference:
         self.keys["served_until"][model] = self.steady + holds_ms
         workers = self.keys[f"workers:{model}"]
         workers[worker] = self.steady + counts_ms
-        for gone in self.until(f"workers:{model}", self.steady):
-            del workers[gone]
-            self.keys[f"fits:{model}"].pop(gone, None)
         self.keys[f"fits:{model}"].pop(worker, None)
         if fits:
             self.keys[f"fits:{model}"][worker] = fits
-        for priority in PREFERRED:
+        for gone in self.until(f"workers:{model}", self.steady):
+            del workers[gone]
+            self.keys[f"fits:{model}"].pop(gone, None)
+            for priority in PREFERRED:
+                self.keys[f"serving:{queue_of(model, priority)}"].pop(gone, None)
+        for priority in set(PREFERRED) - set(priorities):
             self.keys[f"serving:{queue_of(model, priority)}"].pop(worker, None)
         bells = []
         for priority in priorities:
@@ -462,8 +464,6 @@ class Reference:
             bells.append(min(lacking, 100))
             self.keys[f"serving:{queue}"][worker] = self.steady + counts_ms
             self.keys["served_at"][queue] = self.steady
-            for gone in self.until(f"serving:{queue}", self.steady):
-                del self.keys[f"serving:{queue}"][gone]
         return bells
 
     def announced(self) -> list[str]:
