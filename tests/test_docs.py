@@ -125,6 +125,22 @@ def test_the_seconds_of_encoding_a_prompt_are_those_of_the_figures() -> None:
     assert f"UMT5-XXL takes {wan} for" in told and f"Llama 3 8B takes {hunyuan} for" in told
 
 
+KEPT_AS = {"nothing": "as they are", "quantization": "int8", "storage_dtype": "float8_e4m3fn", "gguf": "gguf"}
+"""Fields of the table of host memory, and the benchmark's names for them."""
+
+
+def test_the_host_memory_that_is_told_is_that_of_the_figures() -> None:
+    rows = json.loads((ROOT / "docs" / "kernels" / "loading.json").read_text())["rows"]
+    found = {row["kept"]: row for row in rows if row["files"] == "float32"}
+    line = r"^\| `?(\w*)`?[^|]*\| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$"
+    told = re.findall(line, (ROOT / "docs" / "operations.md").read_text(), flags=re.MULTILINE)
+    assert {field for field, *_ in told} == set(KEPT_AS)
+    for field, *megabytes in told:
+        row = found[KEPT_AS[field]]
+        measured = (row[f"{name}_bytes"] for name in ("loaded", "peak", "held", "gone"))
+        assert megabytes == [f"{value / 1e6:.0f}" for value in measured]
+
+
 ADAPTERS = {
     "none": ["none"],
     "rank 64": ["one, cached", "one, cached again"],
