@@ -12,7 +12,19 @@ from adaspa import AdaSpaConfig
 from adaspa_jobs.settings import get_settings
 from adaspa_worker.memory_limit import memory_limit
 
-from benchmarks.models import adapters, blocks, denoise, idle, linears, linears_tables, memory, offload, short, steps
+from benchmarks.models import (
+    adapters,
+    blocks,
+    denoise,
+    encoders,
+    idle,
+    linears,
+    linears_tables,
+    memory,
+    offload,
+    short,
+    steps,
+)
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.tables import blocks_table
@@ -231,6 +243,12 @@ def test_a_job_with_its_blocks_in_host_memory_is_measured_beside_what_was_predic
     assert decoded["frames"] == offload.QUICK_FRAMES and decoded["density"] < 0.5
     peaks = predicted["predicted_bytes"]
     assert decoded["predicted_bytes"] == max(peaks["denoising"], peaks["decoding"])
+
+
+def test_each_text_encoder_is_timed_and_so_are_steps_with_each_step_cache(run):
+    assert [row["encoder"] for row in run(encoders)["rows"]] == [each.model for each in encoders.ENCODERS]
+    rows = run(memory, "--only", memory.STEP_CACHES)["rows"]
+    assert [row["cache"] for row in rows] == [None, *memory.CACHES] and not any("error" in row for row in rows)
 
 
 def test_adapters_are_switched_and_give_what_they_gave_before(run):
