@@ -30,7 +30,7 @@ GROUP_SECONDS = 5.0
 """A leader whose group has ended waits for it in the device; if it does not hear of the end within this, it hangs."""
 HEAR_SECONDS = 2.0
 """A cancel is heard within this time."""
-TELL_SECONDS = 0.5
+TELL_SECONDS = 1.0
 """Seconds from one time that the store is told of progress to the next: of all steps in between at once."""
 RENEWED_SHARE = 0.2
 """A lease is renewed once this much of it is over. Until then the store is only asked whether the job may go on."""
