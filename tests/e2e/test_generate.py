@@ -99,7 +99,7 @@ def test_the_openai_client_creates_polls_and_downloads(service: Service, tmp_pat
 
 
 def test_the_gateway_may_die_in_mid_job(service: Service) -> None:
-    video = service.client.create("a red circle", steps=200)
+    video = service.client.create("a red circle", steps=1000)
     service.until_step(video.id, 3)
     service.kill_part("adaspa_service.gateway")
     final = service.client.wait(video.id, poll=0.1)
@@ -107,7 +107,7 @@ def test_the_gateway_may_die_in_mid_job(service: Service) -> None:
 
 
 def test_a_worker_killed_in_mid_job_loses_nothing(service: Service) -> None:
-    video = service.client.create("a red circle", steps=200)
+    video = service.client.create("a red circle", steps=1000)
     waiting = service.client.create("a blue circle")
     service.until_step(video.id, 3)
     service.kill_part("adaspa_worker")

@@ -103,7 +103,7 @@ def test_a_killed_child_is_no_longer_busy_and_its_lease_is_counted(
     service: Service, worker_metrics: Scrape, gateway_metrics: Scrape
 ) -> None:
     before = gateway_metrics("adaspa_leases_lost_total", model="tiny") or 0
-    video = service.client.create("a red circle", steps=300)
+    video = service.client.create("a red circle", steps=1000)
     service.until_step(video.id, 1)
     workers = [pid for pid, command in children(service.data_dir).items() if "adaspa_worker" in command]
     os.kill(max(workers), signal.SIGKILL)

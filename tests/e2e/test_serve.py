@@ -34,7 +34,7 @@ def test_jobs_survive_whatever_ends_the_whole_service_and_no_process_does(catalo
     service = Service(deep, environment(catalog, lease_seconds="3600")).start()
     try:
         done = service.run()
-        running = service.client.create("a red circle", steps=120)
+        running = service.client.create("a red circle", steps=1000)
         waiting = service.client.create("a blue square")
         service.until_step(running.id, 2)
         assert_nothing_outlives(service, signal.SIGKILL)
