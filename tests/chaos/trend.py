@@ -9,13 +9,13 @@ those that run the whole time, of which there is one of each kind, and which are
 started again and again is compared with itself in its earlier lives, at the same age and over the whole soak: what
 grows there is what it takes for what is stored.
 
-A figure is *flat* if the whole interval is below ALLOWED. It *grows* if it is not flat and the whole interval is above
-0. It is *open* otherwise: then the run was too short.
+A figure is *flat* if the whole interval is below ALLOWED (open files: below FILES_A_JOB). It *grows* if it is not flat
+and the whole interval is above 0. It is *open* otherwise: then the run was too short.
 """
 
 from collections.abc import Callable
 from itertools import pairwise
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from chaos.samples import Sample
 
 BLOCKS = 12
 ALLOWED = 5.0
+FILES_A_JOB = 0.01
+"""Open files may grow by this: a pool keeps its connections, as many as were ever used at one time."""
 AGE_SECONDS = 90.0
 """Ages of a process that differ by less are the same."""
 WARM_SECONDS = 90.0
@@ -51,7 +53,9 @@ def trends(samples: list[Sample]) -> dict[str, dict[str, Any]]:
                 for each in (samples if restarted else half)
                 if each.parts[name][1] > WARM_SECONDS
             ]
-            found[f"{figure} of {name}"] = told = trend(points, of_jobs=False)
+            mean = fmean(point[1] for point in points) if points else 1.0
+            allowed = ALLOWED if place == 2 else 100 * FILES_A_JOB * jobs_an_hour / mean
+            found[f"{figure} of {name}"] = told = trend(points, of_jobs=False, allowed=allowed)
             if place == 2 and "percent_an_hour" in told and not restarted:
                 told["bytes_a_job"] = round(told["mean"] * told["percent_an_hour"] / 100 / jobs_an_hour)
     kept: dict[str, Callable[[Sample], float]] = {
@@ -67,12 +71,13 @@ def trends(samples: list[Sample]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def trend(points: list[Point], *, of_jobs: bool) -> dict[str, Any]:
+def trend(points: list[Point], *, of_jobs: bool, allowed: float = ALLOWED) -> dict[str, Any]:
     """The trend of one figure.
 
     Args:
         points: of the second half.
         of_jobs: whether it depends on how many jobs are kept.
+        allowed: growth that is still flat, in percent an hour.
     """
     if not points:
         return {"verdict": "open"}
@@ -91,7 +96,7 @@ def trend(points: list[Point], *, of_jobs: bool) -> dict[str, Any]:
     spread = float(np.sum((values - matrix @ fit) ** 2)) / free
     error = float(np.sqrt(spread * np.linalg.pinv(matrix.T @ matrix)[-1, -1])) * student(free)
     low, slope, high = (100 * each / mean for each in (fit[-1] - error, fit[-1], fit[-1] + error))
-    verdict = "flat" if high < ALLOWED else "grows" if low > 0 else "open"
+    verdict = "flat" if high < allowed else "grows" if low > 0 else "open"
     rounded = {"percent_an_hour": round(slope, 2), "interval": [round(low, 2), round(high, 2)]}
     return {"mean": round(mean, 1), **rounded, "blocks": len(values), "verdict": verdict}
 

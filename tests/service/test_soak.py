@@ -13,12 +13,13 @@ LIFE = 450.0
 """Seconds that a process runs which is started again."""
 
 
-def samples(kilobytes_a_job: float = 0.0, megabytes_a_life: float = 0.0) -> list[Sample]:
+def samples(kilobytes_a_job: float = 0.0, megabytes_a_life: float = 0.0, files_a_job: float = 0.0) -> list[Sample]:
     """One every 5 s for half an hour, with 3,600 jobs an hour: of a process that runs all the time, and another.
 
     Args:
         kilobytes_a_job: leaked by both.
         megabytes_a_life: that the other one takes more each time that it is started.
+        files_a_job: left open by both.
     """
     random = Random(1)
 
@@ -30,8 +31,8 @@ def samples(kilobytes_a_job: float = 0.0, megabytes_a_life: float = 0.0) -> list
         at = number * 5.0
         life, age = divmod(at, LIFE)
         parts = {
-            "gateway-0": (1, at, memory(at, 0), 50),
-            "gateway-1": (1 + int(life), age, memory(age, 1e6 * megabytes_a_life * life), 50),
+            "gateway-0": (1, at, memory(at, 0), 50 + int(files_a_job * at)),
+            "gateway-1": (1 + int(life), age, memory(age, 1e6 * megabytes_a_life * life), 50 + int(files_a_job * age)),
         }
         stored = random.randrange(100, 120)
         return Sample(at, parts, stored, 5 * number, 5 * stored, 60, 3_000_000, 3 * stored, 10**6, 900 * number)
@@ -53,6 +54,11 @@ def test_some_kilobytes_a_job_are_found() -> None:
     found = trends(samples(kilobytes_a_job=3))["resident memory of gateway-0"]
     assert found["verdict"] == "grows" and 2000 < found["bytes_a_job"] < 4000
     assert grows(samples(kilobytes_a_job=3)) == {"resident memory of gateway-0"}
+
+
+def test_a_file_left_open_by_some_jobs_is_found_and_a_pool_that_fills_is_not() -> None:
+    assert grows(samples(files_a_job=0.03)) == {"open files of gateway-0"}
+    assert grows(samples(files_a_job=0.003)) == set()
 
 
 def test_what_a_process_takes_more_each_time_that_it_is_started_is_found() -> None:
