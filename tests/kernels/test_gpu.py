@@ -226,6 +226,24 @@ def test_a_plain_dense_step(dim, tokens):
     )
 
 
+@pytest.mark.parametrize(
+    ("activation", "before", "width"), [("gelu_tanh", 3072, 12288), ("swiglu", 0, 14336), ("none", 0, 5120)]
+)
+def test_round_rows(activation, before, width):
+    """At the sizes of HunyuanVideo and MiniMax-H3, with rows of zeros, with infinity and without a number."""
+    x = 2 * torch.randn(300, width * (2 if activation == "swiglu" else 1), device="cuda", dtype=torch.bfloat16)
+    first = torch.randn(300, before, device="cuda", dtype=torch.bfloat16)
+    x[1], x[2, 5], x[3, 7], first[1] = 0, torch.inf, torch.nan, 0
+    got, scales = ops.round_rows(x, activation, first)
+    wanted, wanted_scales = reference.round_rows(x, first, activation)
+    assert not got[1].float().any() and not got[2:4].float().isfinite().all(dim=1).any()
+    rest = [0, 1, *range(4, 300)]
+    torch.testing.assert_close(scales[rest], wanted_scales[rest], rtol=1e-5, atol=0)
+    values, of_reference = (rows[rest].float() for rows in (got, wanted))
+    assert ((values - of_reference).abs() <= of_reference.abs() / 8 + 2**-9).all(), "one step of e4m3"
+    assert (values != of_reference).float().mean() < 1e-3
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
 @pytest.mark.parametrize("dim", [24, *DIMS])
 def test_rotary(dtype, dim):

@@ -159,6 +159,7 @@ def test_nan_in_one_block_stays_out_of_the_rows_that_skip_it():
 Q, K, V = naive.qkv(tokens=128)
 LSE = torch.zeros(Q.shape[:3])
 TABLE = torch.zeros(128, Q.shape[3] // 2)
+ROWS = torch.randn(6, 8)
 INDEX = random_index(Q, K)[1]
 
 
@@ -183,6 +184,11 @@ INDEX = random_index(Q, K)[1]
         ("x", lambda: ops.rotary(Q[..., :3], TABLE, TABLE)),
         ("cos", lambda: ops.rotary(Q.transpose(1, 2), TABLE[:5], TABLE)),
         ("sin", lambda: ops.rotary(Q.transpose(1, 2), TABLE, TABLE[:, :3])),
+        ("activation", lambda: ops.round_rows(ROWS, "relu")),
+        ("x", lambda: ops.round_rows(ROWS[:, :7], "swiglu")),
+        ("x", lambda: ops.round_rows(ROWS[0], "gelu_tanh")),
+        ("before", lambda: ops.round_rows(ROWS, "gelu_tanh", ROWS[:5])),
+        ("before", lambda: ops.round_rows(ROWS, "gelu_tanh", ROWS.half())),
         ("index", lambda: ops.block_sparse_attention(Q[:, :, :64], K, V, INDEX)),
         ("index", lambda: ops.block_sparse_attention(Q[:, :1], K[:, :1], V[:, :1], INDEX)),
     ],

@@ -62,10 +62,19 @@ def test_compiled_blocks_multiply_in_e4m3_and_adaspa_runs(
     assert sparse.isfinite().all() and report["attention_calls"]["sparse"] > 0 and report["fell_back"] == []
 
 
+def test_a_token_of_zeros_stays_one(engine: Engine) -> None:
+    layers = linears.in_blocks(engine.pipe.transformer)  # type: ignore[attr-defined]
+    layer = next(layer for name, layer in layers.items() if name.endswith("to_q"))
+    out = layer(torch.zeros(2, layer.in_features, dtype=torch.bfloat16, device=layer.weight.device))
+    assert torch.equal(out, layer.bias.expand_as(out))
+
+
 def test_the_report_names_it_and_has_a_byte_for_each_weight_of_the_blocks_layers(
     engine: Engine, plain: Engine, tiny_pipeline: Path
 ) -> None:
     assert [each.report()["quantization"] for each in (engine, plain)] == ["float8", None]
+    blocks = len(plain.pipe.transformer.blocks)  # type: ignore[attr-defined]
+    assert [each.report()["rounding_layers"] for each in (engine, plain)] == [3 * blocks, 0]
     small, whole = (each.report()["weights"]["transformer"] for each in (engine, plain))
     layers = linears.in_blocks(plain.pipe.transformer)  # type: ignore[attr-defined]
     values = sum(layer.weight.numel() for layer in layers.values())
@@ -77,12 +86,13 @@ def test_the_report_names_it_and_has_a_byte_for_each_weight_of_the_blocks_layers
 
 
 def test_an_adapter_on_top_adds_what_it_adds_to_the_whole_weights(
-    tiny_pipeline: Path, tiny_engine: Engine, params: Callable[..., JobParams], tmp_path: Path
+    engine: Engine, tiny_pipeline: Path, tiny_engine: Engine, params: Callable[..., JobParams], tmp_path: Path
 ) -> None:
     low = low_ranks(tiny_engine.pipe.transformer, WAN)  # type: ignore[attr-defined]
     own = [entry(tmp_path / "style.safetensors", diffusers(low))]
     small, whole = (loaded(tiny_pipeline, memory=memory, loras=own) for memory in (FLOAT8, BFLOAT16))
     assert set(small.report()["weights"]["transformer"]) >= {"float8_e4m3fn", "bfloat16"}
+    assert small.report()["rounding_layers"] < engine.report()["rounding_layers"], "not those with an adapter"
     with_style = params(quality="exact", loras=[LoraUse(name="style", scale=1.0)])
     found, wanted = (denoise(each, with_style).float() for each in (small, whole))
     alone = denoise(small, params(quality="exact")).float()

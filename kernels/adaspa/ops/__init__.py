@@ -7,6 +7,7 @@ from adaspa.ops.block_sparse_attention import block_sparse_attention
 from adaspa.ops.dense_attention import dense_attention
 from adaspa.ops.keep_blocks import keep_blocks
 from adaspa.ops.rotary import rotary
+from adaspa.ops.round_rows import round_rows
 
 __all__ = [
     "attention",
@@ -16,4 +17,5 @@ __all__ = [
     "dense_attention",
     "keep_blocks",
     "rotary",
+    "round_rows",
 ]

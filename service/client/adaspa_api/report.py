@@ -120,6 +120,9 @@ class AttentionReport(BaseModel):
     quantization: str | None = None
     """Value of the model's `memory.quantization`: `int8` rounds weights only, with `float8` the blocks multiply in
     e4m3. Null without, and in reports of earlier versions."""
+    rounding_layers: int = 0
+    """Number of layers of the blocks that activate and round what they are given in one kernel, with `float8`. Others
+    share it with a layer, or carry an adapter. 0 in reports of earlier versions."""
     memory: MemoryReport | None = None
     """GPU memory of the job. Null in reports of earlier versions."""
     searches: int = 0

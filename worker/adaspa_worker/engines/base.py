@@ -30,6 +30,7 @@ from adaspa_worker.engines.given import Asked
 from adaspa_worker.engines.loaded import LoadedModel
 from adaspa_worker.engines.memory import Memory
 from adaspa_worker.engines.reports import merged
+from adaspa_worker.engines.rounding import rounding_in
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.engines.weights import by_type
 from adaspa_worker.failure import NotLoaded
@@ -314,6 +315,7 @@ class DiffusersEngine(LoadedModel, ABC):
             "parallelism": self._shared.model_dump() if self._shared is not None else {},
             "weights": {name: by_type(part) for name, part in parts.items()},
             "quantization": self.spec.memory.quantization,
+            "rounding_layers": sum(map(rounding_in, self.transformers)),
             "memory": self._memory.report(),
         }
 

@@ -7,9 +7,11 @@ are: embedders, the modulation by the timestep, the output projection.
 from typing import Any
 
 import torch
+from adaspa.ops.e4m3 import LEAST_SCALE, MOST
 from adaspa.patch import family_of
 from torch import nn
 
+from adaspa_worker.engines.rounding import round_alone
 from adaspa_worker.source import ModelUnavailable
 
 SINCE = (8, 9)
@@ -52,8 +54,11 @@ def compute_in_float8(transformer: Any, device: torch.device) -> None:
 
     chosen = {id(layer) for layer in in_blocks(transformer).values()}
     # torchao would set Inductor and the precision of all float32 products for the whole process.
-    config = Float8(granularity=PerRow(), set_inductor_config=False)
+    # Without a least value, it would make a token of zeros one of NaN.
+    config = Float8(granularity=PerRow(), activation_value_lb=LEAST_SCALE * MOST, set_inductor_config=False)
     quantize_(transformer, config, lambda layer, _: id(layer) in chosen, device)
+    for block in blocks_of(transformer):
+        round_alone(block, chosen)
 
 
 def check_device(device: torch.device) -> None:

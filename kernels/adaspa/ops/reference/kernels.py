@@ -5,6 +5,7 @@ from adaspa.ops.reference.block_mass import block_mass
 from adaspa.ops.reference.block_sparse_attention import block_sparse_attention
 from adaspa.ops.reference.keep_blocks import keep_blocks
 from adaspa.ops.reference.rotary import rotary
+from adaspa.ops.reference.round_rows import round_rows
 
 __all__ = [
     "attention_with_block_mass",
@@ -13,4 +14,5 @@ __all__ = [
     "dense_attention",
     "keep_blocks",
     "rotary",
+    "round_rows",
 ]

@@ -6,6 +6,7 @@ from adaspa.ops.call import Call
 from adaspa.ops.device import HALF, MAX_HEAD_DIM, TRITON_IS_INSTALLED
 
 ATTENTION = ("attention_with_block_mass", "block_mass", "block_sparse_attention")
+OTHERS = ("keep_blocks", "rotary", "round_rows")
 
 
 def takes(call: Call) -> bool:
@@ -33,4 +34,4 @@ def _obstacle(call: Call) -> str | None:
 
 
 def _is_for(call: Call) -> bool:
-    return TRITON_IS_INSTALLED and call.tensors[0].is_cuda and call.op in (*ATTENTION, "keep_blocks", "rotary")
+    return TRITON_IS_INSTALLED and call.tensors[0].is_cuda and call.op in (*ATTENTION, *OTHERS)
