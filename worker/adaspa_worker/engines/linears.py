@@ -4,6 +4,7 @@ Each output of a weight has a scale, and so has each token of what goes in. The 
 are: embedders, the modulation by the timestep, the output projection.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,6 +60,18 @@ def compute_in_float8(transformer: Any, device: torch.device) -> None:
     quantize_(transformer, config, lambda layer, _: id(layer) in chosen, device)
     for block in blocks_of(transformer):
         round_alone(block, chosen)
+
+
+@cache
+def compile_options() -> dict[str, Any]:
+    """Return options of ``torch.compile`` for such layers, the same ones each time: others would compile again."""
+    from torch._inductor import lowering  # noqa: PLC0415  a second, for compiled models alone
+
+    from adaspa_worker.engines.merging import MergeEqual  # noqa: PLC0415  as above
+
+    # What a product is given through a view, Inductor would write once for each product.
+    lowering.add_needs_realized_inputs([torch.ops.aten._scaled_mm])
+    return {"post_grad_custom_pre_pass": MergeEqual()}
 
 
 def check_device(device: torch.device) -> None:

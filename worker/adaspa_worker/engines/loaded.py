@@ -129,8 +129,9 @@ class LoadedModel:
             self.pipe.to(self.device)
 
     def _compile(self) -> None:
+        options = linears.compile_options() if self.spec.memory.quantization == "float8" else None
         for transformer in self.transformers:
             # Not dynamic=False: every size and length would compile again, up to PyTorch's limit for one function,
             # and those after that would run uncompiled. By default what turns out to change becomes a variable:
             # the first size has a graph of its own, and after a few others one serves them all.
-            transformer.compile_repeated_blocks()
+            transformer.compile_repeated_blocks(options=options)
