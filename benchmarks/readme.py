@@ -4,7 +4,8 @@ Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files i
 kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.attention.eight`), ``changes`` from
 changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``linears`` from
-linears.json and linears-videos.json (`benchmarks.models.linears`, `demo_model.linears`), ``parallel`` from
+linears.json, linears-videos.json and caches-presets.json (`benchmarks.models.linears`, `demo_model.linears`,
+`demo_model.caches`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
 ``unseen`` from unseen.json (the same with another ``--seed``), ``field`` from field.json (`demo_model.field`),
 ``field-16`` from field-16.json (more methods, fewer clips). The sections
@@ -130,7 +131,7 @@ def blocks_section(result: Json) -> str:
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
 
 
-def linears_section(result: Json, videos: Json | None) -> str:
+def linears_section(result: Json, videos: Json | None, cached: Json | None, densities: dict[str, list[float]]) -> str:
     rows = result["rows"]
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}, torchao {result['torchao']}, "
@@ -148,9 +149,15 @@ def linears_section(result: Json, videos: Json | None) -> str:
         linears_tables.share_table(rows),
         totals,
         linears_tables.total_table(rows),
-        errors,
-        linears_tables.error_table(rows),
     ]
+    if cached is not None:
+        presets = (
+            "Presets with everything on, speeds added up in the same way. Their densities were measured on the demo "
+            f"model, and so was\nthe PSNR to dense videos without a cache ({cached['settings']['captions']} captions, "
+            f"{cached['settings']['steps']} steps, linear layers in bf16):"
+        )
+        parts += [presets, linears_tables.preset_table(rows, cached["rows"], dict(densities))]
+    parts += [errors, linears_tables.error_table(rows)]
     if videos is not None:
         seen = (
             f"The demo model on one {videos['device']}, {videos['captions']} captions, {videos['steps']} steps. Videos "
@@ -375,7 +382,9 @@ def main() -> None:
         sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
     linears, videos = load("linears.json"), load("linears-videos.json")
     if linears:
-        sections["linears"] = linears_section(linears[0], videos[0] if videos else None)
+        cached = load("caches-presets.json")
+        beside = videos[0] if videos else None, cached[0] if cached else None
+        sections["linears"] = linears_section(linears[0], *beside, densities)
     sections |= quality_sections(load, folder, seen_from_readme)
     many, missed = load("field-16.json"), load("missed.json")
     if many and missed:

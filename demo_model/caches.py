@@ -2,6 +2,8 @@
 
     python -m demo_model.caches --output caches.json
 
+    python -m demo_model.caches --output caches-presets.json --together balanced fast paper --caches "mag 0.06"
+
 Every row makes the videos of the same held-out captions from the same noise, in one batch, once to warm up (a kernel's
 first use compiles it) and once for its seconds. The PSNR is that to the dense videos without a cache. Rows are written
 one by one.
@@ -37,9 +39,12 @@ ATTENTION = {
     "mass 0.95": AdaSpaConfig(selection="retained_mass", mass=0.95, warmup=3, searches=(3, 10, 25), query_stride=4),
     "mass 0.9": AdaSpaConfig(selection="retained_mass", mass=0.9, warmup=3, searches=(3, 10, 25), query_stride=4),
     "mass 0.98": AdaSpaConfig(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30), query_stride=4),
+    **{intent: AdaSpaConfig.preset(intent, skip_short=False) for intent in ("quality", "balanced", "fast")},
+    "paper": AdaSpaConfig.paper(),
 }
 TOGETHER = "mass 0.95"
-"""What every cache is also measured with."""
+ALONE = ("mass 0.9", "mass 0.98")
+"""Without a cache, beside `TOGETHER`."""
 
 
 def caches(steps: int, ratios: list[float]) -> Iterator[tuple[str, Any]]:
@@ -129,14 +134,14 @@ def measure(args: argparse.Namespace) -> None:
         args.output.write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps(result["rows"][-1]), flush=True)
 
-    add("dense", "none")
-    add(TOGETHER, "none")
+    for attention in ("dense", *args.together):
+        add(attention, "none")
     known = subject.ratios()
     result["mag_ratios"] = [round(ratio, 5) for ratio in known]
     for name, cache in caches(args.steps, known):
-        add("dense", name, cache)
-        add(TOGETHER, name, cache)
-    for attention in list(ATTENTION)[2:]:
+        for attention in ("dense", *args.together) if name in (args.caches or [name]) else ():
+            add(attention, name, cache)
+    for attention in ALONE if TOGETHER in args.together else ():
         add(attention, "none")
     add("dense", "none")  # once more: how much seconds differ by themselves
 
@@ -144,6 +149,9 @@ def measure(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    others = list(ATTENTION)[1:]
+    parser.add_argument("--together", nargs="+", choices=others, default=[TOGETHER], help="with each cache")
+    parser.add_argument("--caches", nargs="+", help="names of those to measure; without, all")
     parser.add_argument("--captions", type=int, default=16)
     parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
     parser.add_argument("--steps", type=int, default=25)

@@ -2,32 +2,107 @@
 
 Random weights, so the attention is nearly uniform and retained mass would keep nearly all of it: with ``--density`` a
 preset keeps its schedule and takes the top share of the blocks instead. The pattern of every step is searched and used
-as in earnest; only the video is noise. With ``--compile`` the blocks are compiled, by one forward that is not counted.
+as in earnest; only the video is noise.
+
+With ``--compile`` the blocks are compiled, and the first blocks of each kind are run through the first steps before any
+is counted. With ``--dense-steps`` dense steps by FlashAttention-3 in bfloat16 follow, of the same model compiled too:
+what the run is to be compared with.
 """
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
 import adaspa
 import torch
 from adaspa.config import AdaSpaConfig, Preset
+from adaspa.ops.call import Precision
+from adaspa_worker.engines import linears
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.logging import tqdm
+from torch import nn
 
 from benchmarks.attention import peers
 from benchmarks.models.full_models import MODELS, FullModel
-from benchmarks.models.steps import Subject, compiling_row, dense_by
+from benchmarks.models.steps import dense_by
+from benchmarks.models.totals import SHORT_WARMUP
 from benchmarks.results import ran_on, write
+
+LINEARS = ("bfloat16", "float8")
+FIRST_STEPS = 7
+"""Of `WARM_UP` steps: one at least of each kind, where the schedule searches twice in its first quarter."""
+WARM_UP = 25
 
 
 def configuration(name: str, density: float | None) -> AdaSpaConfig:
-    """The paper's settings or a preset's; with a density as row-uniform top-k of that share."""
-    config = AdaSpaConfig.paper() if name == "paper" else AdaSpaConfig.preset(name)  # type: ignore[arg-type]
+    """The paper's settings in blocks of 128 x 64, three dense steps of 50, or a preset's; with a density as row-uniform
+    top-k of that share."""
+    if name == "paper":
+        config = AdaSpaConfig.paper().replace(query_block_size=128)
+    else:
+        config = SHORT_WARMUP if name == "short" else AdaSpaConfig.preset(name)  # type: ignore[arg-type]
     return config if density is None else config.replace(selection="top_k", sparsity=1 - density)
+
+
+@contextmanager
+def first_blocks(transformer: nn.Module) -> Iterator[None]:
+    """Within the block, the transformer has the first two of each of its lists of blocks alone.
+
+    The first of a list may be given tensors that are laid out otherwise than those of all others.
+    """
+    whole = {
+        name: part
+        for name, part in transformer.named_children()
+        if isinstance(part, nn.ModuleList) and set(part) & set(linears.blocks_of(transformer))
+    }
+    for name, part in whole.items():
+        setattr(transformer, name, part[:2])
+    try:
+        yield
+    finally:
+        for name, part in whole.items():
+            setattr(transformer, name, part)
+
+
+def built(model: FullModel, kind: str, device: torch.device, *, compiled: bool) -> Any:
+    """The transformer with linear layers in ``kind``, its blocks to be compiled when they run."""
+    transformer: Any = model.build(device, torch.bfloat16)
+    if kind == "float8":
+        linears.compute_in_float8(transformer, device)
+    if compiled:
+        options = linears.compile_options() if kind == "float8" else None
+        on_gpu = {"options": options} if device.type == "cuda" else {"backend": "eager"}
+        transformer.compile_repeated_blocks(dynamic=False, **on_gpu)
+    return transformer
+
+
+def warm_up(
+    transformer: Any, config: AdaSpaConfig, model: FullModel, device: torch.device, steps: int = FIRST_STEPS
+) -> None:
+    """Compile the blocks and the kernels by the first steps of the first blocks."""
+    with first_blocks(transformer):
+        adaspa.apply(transformer, config)
+        list(islice(denoise(transformer, model, WARM_UP, device), steps))
+        adaspa.remove(transformer)
+
+
+def dense_steps(model: FullModel, device: torch.device, steps: int) -> Iterator[dict[str, Any]]:
+    """Seconds of dense steps by FlashAttention-3 in bfloat16, compiled, and their peak of memory."""
+    transformer = built(model, "bfloat16", device, compiled=True)
+    exact = AdaSpaConfig.preset("exact")
+    with dense_by("fa3" if device.type == "cuda" else "diffusers"):
+        warm_up(transformer, exact, model, device, steps=1)
+        adaspa.apply(transformer, exact)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for row in islice(denoise(transformer, model, max(steps, 2), device), steps):
+            yield row | ({"peak_bytes": torch.cuda.max_memory_allocated()} if device.type == "cuda" else {})
 
 
 def denoise(transformer: Any, model: FullModel, steps: int, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -53,15 +128,45 @@ def denoise(transformer: Any, model: FullModel, steps: int, device: torch.device
         yield {"step": step, "kind": handle.step_kind, "seconds": round(time.perf_counter() - start, 4)}
 
 
+def run(
+    arguments: argparse.Namespace, model: FullModel, config: AdaSpaConfig, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """What is known after each step of the denoising that the arguments ask for, with the step alone in ``rows``."""
+    transformer = built(model, arguments.linears, device, compiled=arguments.compile)
+    with dense_by(arguments.attention), tqdm(total=arguments.steps, desc=arguments.model) as bar:
+        if arguments.compile:
+            warm_up(transformer, config, model, device)
+        adaspa.apply(transformer, config)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds = 0.0
+        for row in denoise(transformer, model, arguments.steps, device):
+            seconds += row["seconds"]
+            bar.update()
+            bar.set_postfix(step=row["kind"], seconds=row["seconds"])
+            report = transformer.adaspa.report()
+            known: dict[str, Any] = {"rows": [row], "seconds": round(seconds, 3)}
+            known["complete"] = row["step"] + 1 == arguments.steps
+            known["report"] = {key: value for key, value in report.items() if key != "layers"}
+            if device.type == "cuda":
+                known["peak_bytes"] = torch.cuda.max_memory_allocated()
+            yield known
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.denoise", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every step")
     parser.add_argument("--model", choices=list(MODELS), default=next(iter(MODELS)))
-    parser.add_argument("--config", choices=["paper", *get_args(Preset)], default="paper")
+    parser.add_argument("--config", choices=["paper", "short", *get_args(Preset)], default="paper")
     parser.add_argument("--density", type=float, help="share of the blocks to keep, in (0, 1]")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument(
         "--attention", choices=["adaspa", "diffusers", *peers.DENSE], default="adaspa", help="of dense steps"
+    )
+    parser.add_argument("--linears", choices=LINEARS, default=LINEARS[0], help="of the blocks' linear layers")
+    parser.add_argument("--dense-precision", choices=get_args(Precision), default="full", help="of dense steps")
+    parser.add_argument(
+        "--dense-steps", type=int, default=0, help="steps by FlashAttention-3 in bfloat16 to time after"
     )
     parser.add_argument("--compile", action="store_true", help="compile the transformer's repeated blocks")
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after this time, the run incomplete")
@@ -72,35 +177,29 @@ def main() -> None:
     started = time.monotonic()
     device = torch.device("cpu" if arguments.quick else "cuda")
     model = MODELS[arguments.model].quick() if arguments.quick else MODELS[arguments.model]
-    config = configuration(arguments.config, arguments.density)
-    transformer: Any = model.build(device, torch.bfloat16)
-    adaspa.apply(transformer, config)
+    config = configuration(arguments.config, arguments.density).replace(dense_precision=arguments.dense_precision)
     result: dict[str, Any] = {
         **ran_on(quick=arguments.quick),
         **{
             name: getattr(arguments, name)
             for name in ("model", "config", "density", "steps", "attention", "compile", "quick")
         },
+        "linears": arguments.linears,
+        "dense_precision": arguments.dense_precision,
         "complete": False,
         "rows": [],
     }
-    with torch.no_grad(), dense_by(arguments.attention), tqdm(total=arguments.steps, desc=arguments.model) as bar:
-        if arguments.compile:
-            result["compiling"] = compiling_row(Subject(transformer, model.inputs(device, torch.bfloat16)))
-        for row in denoise(transformer, model, arguments.steps, device):
-            result["rows"].append(row)
-            bar.update()
-            bar.set_postfix(step=row["kind"], seconds=row["seconds"])
-            result["seconds"] = round(sum(row["seconds"] for row in result["rows"]), 3)
-            result["complete"] = len(result["rows"]) == arguments.steps
-            report = transformer.adaspa.report()
-            result["report"] = {key: value for key, value in report.items() if key != "layers"}
-            if device.type == "cuda":
-                result["peak_bytes"] = torch.cuda.max_memory_allocated()
+    with torch.no_grad():
+        for row in run(arguments, model, config, device):
+            result |= row | {"rows": result["rows"] + row["rows"]}
             write(result, arguments.output)
             if time.monotonic() - started > 60 * arguments.minutes:
                 break
-    summary = {key: value for key, value in result.items() if key != "rows"}
+        gc.collect()  # a patched transformer is part of a cycle
+        for row in dense_steps(model, device, arguments.dense_steps) if arguments.dense_steps else ():
+            result.setdefault("dense_rows", []).append(row)
+            write(result, arguments.output)
+    summary = {key: value for key, value in result.items() if key not in {"rows", "dense_rows"}}
     print(json.dumps(summary))
 
 

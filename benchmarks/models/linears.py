@@ -2,9 +2,10 @@
 
 Models of full size with random weights, of which one block of each kind is built, compiled and run
 (`benchmarks.models.blocks`): dense by FlashAttention-3 in bfloat16, and AdaSpa's kinds of step with the linear layers
-in bfloat16 and in e4m3 (`memory.quantization` of a catalog), the latter also with dense attention in eight bits. For
-some steps, the time of the blocks' kernels is divided among attention, linears and the rest. Each block's output is
-compared with float32 at one frame. The table, with totals of 50 steps, is the work of `benchmarks.readme`.
+in bfloat16, not compiled and compiled, and in e4m3 (`memory.quantization` of a catalog), there also with dense
+attention in eight bits. For some steps, the time of the blocks' kernels is divided among attention, linears and the
+rest. Each block's output is compared with float32 at one frame. The table, with totals of 50 steps, is the work of
+`benchmarks.readme`.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import islice
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +42,8 @@ NAMES = (
     "wan2.1-14b-720p-81f",
     "minimax-h3-33b-768p-15s",
 )
-DENSITY = 0.2
+SPARSE = ((0.2, 128), (0.2, 64), (0.4, 64))
+"""Density and query block of the random patterns: those of the totals, and those of the presets."""
 LINEARS = ("bfloat16", "float8")
 EIGHT: Final = "int8_fp8"
 PARTS = {
@@ -49,8 +51,6 @@ PARTS = {
     "linears": ("gemm", "nvjet", "xmma", "cutlass", "cublas", "splitk"),
 }
 """Parts of the names of kernels; what has none of them is the rest."""
-OPTIONS: dict[str, Any] = {}
-"""Of the compiler."""
 SHOWN = 12
 """Kernels to list."""
 
@@ -108,53 +108,65 @@ def built(model: FullModel, kind: str, device: torch.device) -> Any:
     return transformer
 
 
-def compiled(model: FullModel, kind: str, layers: Counter[str], device: torch.device) -> Compiled:
-    """One block of each kind, compiled, in a transformer with AdaSpa."""
+def subject_of(
+    model: FullModel, kind: str, layers: Counter[str], device: torch.device, *, compiled: bool = True
+) -> Compiled:
+    """One block of each kind in a transformer with AdaSpa, warm."""
     few = model.few_blocks(1)
     transformer = built(few, kind, device)
     adaspa.apply(transformer, WALK)
-    if kind == LINEARS[0]:
+    if not compiled:
         list(walk_rows(Subject(transformer, few.one_frame().inputs(device, torch.bfloat16))))  # compiles the kernels
-    transformer.compile_repeated_blocks(dynamic=False, **OPTIONS if device.type == "cuda" else {"backend": "eager"})
+    else:
+        options = linears.compile_options() if kind == "float8" else None
+        on_gpu = {"options": options} if device.type == "cuda" else {"backend": "eager"}
+        transformer.compile_repeated_blocks(dynamic=False, **on_gpu)
     subject = Compiled(transformer, few.inputs(device, torch.bfloat16), layers)
     list(walk_rows(subject))  # compiles the blocks; the first time memory is laid out
     return subject
 
 
-def dense_row(subject: Compiled, attention: str) -> dict[str, Any]:
+def dense_row(subject: Compiled, attention: str, config: AdaSpaConfig) -> dict[str, Any]:
     """A dense step, and the shares of its kernels."""
-    adaspa.apply(subject.transformer, AdaSpaConfig.preset("exact")).begin(WALK.steps, branches=1)
+    adaspa.apply(subject.transformer, config).begin(WALK.steps, branches=1)
     with dense_by(attention):
         return median_row(subject) | subject.shares()
 
 
-def sparse_row(subject: Compiled) -> dict[str, Any]:
+def sparse_row(subject: Compiled, density: float, query_block: int) -> dict[str, Any]:
     """A sparse step with one random pattern, and the shares of its kernels."""
-    with sparse_steps(subject, DENSITY, "scattered") as index:
+    with sparse_steps(subject, density, "scattered", query_block) as index:
         return {"density": round(index.density(), 4)} | median_row(subject) | subject.shares()
 
 
 def kind_rows(subject: Compiled, kind: str, device: torch.device) -> Iterator[dict[str, Any]]:
-    """All rows of a model with its linear layers in ``kind``, the most telling first."""
-    told: dict[str, Any] = {"linears": kind, "dense_precision": "full"}
+    """All rows of a model with its linear layers in ``kind``, compiled, the most telling first."""
+    told: dict[str, Any] = {"linears": kind, "dense_precision": "full", "compiled": True}
     if kind == LINEARS[0]:
         yield {"step": "size", "layers": sum(subject.layers.values()), "video_tokens": video_tokens(subject)}
         attention = "fa3" if device.type == "cuda" else "diffusers"
         row = told | {"step": "dense", "attention": attention, "density": 1.0}
-        yield attempt(row, partial(dense_row, subject, attention))
-    row = told | {"step": "sparse", "pattern": "scattered", "asked": DENSITY}
-    yield attempt(row, partial(sparse_row, subject))
+        yield attempt(row, partial(dense_row, subject, attention, AdaSpaConfig.preset("exact")))
+    for density, query_block in SPARSE if kind == LINEARS[1] else SPARSE[:1]:
+        row = told | {"step": "sparse", "pattern": "scattered", "asked": density, "query_block": query_block}
+        yield attempt(row, partial(sparse_row, subject, density, query_block))
     for walked in walk_rows(subject):
         yield told | walked
     if kind == LINEARS[0]:
         yield attempt({"step": "projections"}, partial(projection_row, subject, device))
         return
     told["dense_precision"] = EIGHT
-    eight = replace(WALK, dense_precision=EIGHT)
-    list(islice(walk_rows(subject, eight), 2))  # compiles the kernels
-    for walked in walk_rows(subject, eight):
-        if walked["step"] != "sparse":  # sparse attention keeps the full precision
-            yield told | walked
+    eight = AdaSpaConfig.preset("exact", dense_precision=EIGHT)
+    row = told | {"step": "dense", "attention": "adaspa", "density": 1.0}
+    yield attempt(row, partial(dense_row, subject, "adaspa", eight))
+    row = told | {"step": "dense_with_lse", "density": 1.0}
+    yield attempt(row, partial(first_step_row, subject, replace(WALK, dense_precision=EIGHT)))
+
+
+def first_step_row(subject: Compiled, config: AdaSpaConfig) -> dict[str, Any]:
+    """The first of the steps of `WALK` by ``config``: the median of three, of which the first compiles the kernels."""
+    rows = [next(walk_rows(subject, config)) for _ in range(3)]
+    return sorted(rows, key=lambda row: row["seconds"])[1]
 
 
 def error_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -211,7 +223,7 @@ def projections(kind: str, layer: torch.nn.Linear, tokens: int, device: torch.de
     x, weight = (torch.randn(size, width, device=device).to(dtype) for size in (tokens, 3 * rows))
     scales, columns = torch.ones(tokens, 1, device=device), torch.ones(1, 3 * rows, device=device)
 
-    def product(begin: int, end: int) -> torch.Tensor:
+    def multiply(begin: int, end: int) -> torch.Tensor:
         right = weight[begin:end].t()
         if kind == LINEARS[0]:
             return x @ right
@@ -221,28 +233,41 @@ def projections(kind: str, layer: torch.nn.Linear, tokens: int, device: torch.de
         return scaled
 
     def apart() -> list[torch.Tensor]:
-        return [product(begin, begin + rows) for begin in range(0, 3 * rows, rows)]
+        return [multiply(begin, begin + rows) for begin in range(0, 3 * rows, rows)]
 
-    calls: tuple[Callable[[], Any], ...] = (apart, partial(product, 0, 3 * rows))
+    calls: tuple[Callable[[], Any], ...] = (apart, partial(multiply, 0, 3 * rows))
     return [round(do_bench(call, return_mode="median"), 4) for call in calls]
 
 
-def model_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
-    """All rows of a model."""
+def compiled_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Rows of a model's compiled blocks."""
     layers = layers_of(model)
     for kind in LINEARS:
-        try:
-            subject = compiled(model, kind, layers, device)
-            yield from kind_rows(subject, kind, device)
-            adaspa.remove(subject.transformer)
-            del subject
-        except Exception as error:
-            yield failed({"step": "stopped", "linears": kind}, error)
+        subject = subject_of(model, kind, layers, device)
+        yield from kind_rows(subject, kind, device)
+        adaspa.remove(subject.transformer)
+        del subject
         free()
+
+
+def uncompiled_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Rows of a model's blocks without compilation."""
+    subject = subject_of(model, LINEARS[0], layers_of(model), device, compiled=False)
+    told = {"linears": LINEARS[0], "dense_precision": "full", "compiled": False}
+    yield from (told | walked for walked in walk_rows(subject))
+    adaspa.remove(subject.transformer)
+
+
+ROWS = {"compiled": compiled_rows, "uncompiled": uncompiled_rows, "error": error_rows}
+"""By name, the most telling first."""
+
+
+def rows_of(part: str, model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Rows of a part for a model, and at the end why there are no more."""
     try:
-        yield from error_rows(model, device)
+        yield from ROWS[part](model, device)
     except Exception as error:
-        yield failed({"step": "error"}, error)
+        yield failed({"step": "stopped", "part": part}, error)
     free()
 
 
@@ -257,6 +282,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
     models = MODELS | BLOCK_MODELS
     parser.add_argument("--models", nargs="+", choices=list(models), default=list(NAMES))
+    parser.add_argument("--parts", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if not arguments.quick and not torch.cuda.is_available():
@@ -271,9 +297,9 @@ def main() -> None:
         "rows": [],
     }
     with torch.no_grad():
-        for name in arguments.models:
+        for part, name in product(arguments.parts, arguments.models):
             model = models[name].quick() if arguments.quick else models[name]
-            for row in model_rows(model, device):
+            for row in rows_of(part, model, device):
                 add(result, {"model": name, "calls": model.calls} | row, arguments.output)
     result["complete"] = not any(row["step"] == "stopped" for row in result["rows"])
     write(result, arguments.output)

@@ -1,5 +1,7 @@
 """Tables of what `benchmarks.models.linears` measured: where a step's time goes, whole denoisings, and errors."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from adaspa.config import AdaSpaConfig
@@ -11,11 +13,17 @@ from benchmarks.models.totals import SHORT_WARMUP, StepSeconds, total_seconds
 Rows = list[dict[str, Any]]
 LINEARS = {"bfloat16": "bf16", "float8": "e4m3"}
 WAYS = {
-    "linear layers in bf16": ("bfloat16", ("full",)),
-    "in e4m3": ("float8", ("full",)),
-    "in e4m3, dense attention in eight bits": ("float8", ("full", "int8_fp8")),
+    "sparse, not compiled": ("bfloat16", False, ("full",)),
+    "compiled": ("bfloat16", True, ("full",)),
+    "and linear layers in e4m3": ("float8", True, ("full",)),
+    "and dense attention in eight bits": ("float8", True, ("full", "int8_fp8")),
 }
-"""By column, the linear layers, and the precisions whose rows count: those of a later one replace an earlier one's."""
+"""By column, the linear layers, whether blocks are compiled, and the precisions whose rows count: those of a later one
+replace an earlier one's."""
+SET = 0.2
+"""Density of the totals, as asked for."""
+SMALL = 64
+"""Query block of the presets; the totals are in blocks of 128 x 64."""
 SCHEDULES = {"paper": AdaSpaConfig.paper(), "three dense steps": SHORT_WARMUP}
 
 
@@ -27,11 +35,13 @@ def share_table(rows: Rows) -> str:
         tokens = next((f"{row['video_tokens']:,}" for row in own if row["step"] == "size"), "")
         base = 0.0
         for row in own:
-            if "shares" not in row or row.get("attention") == "adaspa":
+            if "shares" not in row:
                 continue
-            if row["step"] == "dense":
+            if row.get("attention") == "fa3":
                 base = row["seconds"]
             step = f"dense, {ATTENTIONS[row['attention']]}" if row["step"] == "dense" else f"sparse, {row['asked']}"
+            step += f", blocks of {block} x 64" if (block := row.get("query_block", 128)) != 128 else ""
+            step += ", eight bits" if row["dense_precision"] != "full" else ""
             parts = [f"{row['shares'][part]:.2f}" for part in ("attention", "linears", "rest")]
             forward = f"{row['seconds']:.2f}" + (f" ({base / row['seconds']:.2f}x)" if base else "")
             lines.append(markdown.line([model, tokens, step, LINEARS[row["linears"]], forward, *parts]))
@@ -57,14 +67,8 @@ def total_table(rows: Rows) -> str:
 
 def total(rows: Rows, way: str, config: AdaSpaConfig) -> float | None:
     """Seconds of one model's denoising in one of `WAYS`; None where a kind of step was not measured."""
-    linears, precisions = WAYS[way]
-    measured = [
-        row
-        for precision in precisions
-        for row in rows
-        if (row.get("linears"), row.get("dense_precision")) == (linears, precision) and "seconds" in row
-    ]
-    measured.sort(key=lambda row: row.get("pattern") == "scattered")  # the last of a density stands for it
+    measured = rows_of(rows, way)
+    precisions = WAYS[way][-1]
     sparse = next((row for row in reversed(measured) if row["step"] == "sparse"), None)
     dense = {row["dense_precision"] for row in measured if row["step"] == "dense_with_lse"}
     if sparse is None or not dense.issuperset(precisions):
@@ -73,6 +77,81 @@ def total(rows: Rows, way: str, config: AdaSpaConfig) -> float | None:
         return float(rows[0]["calls"] * total_seconds(config, StepSeconds.of(measured), sparse["density"], STEPS))
     except (KeyError, ValueError):
         return None
+
+
+def preset_table(rows: Rows, videos: Rows, densities: dict[str, Sequence[float]]) -> str:
+    """Whole denoisings by presets, without and with a step cache, in the last of `WAYS`: how many times as fast as
+    FlashAttention-3, beside the PSNR to dense videos on the demo model.
+
+    A step that the cache skips is counted as a sparse step saved: it skips none at the beginning.
+
+    Args:
+        videos: rows of `demo_model.caches`.
+        densities: by preset, the density behind each of its searches.
+    """
+    models = by_model(rows)
+    lines = markdown.head(["settings", "step cache", "steps skipped", "demo model's PSNR, dB", *models])
+    way = list(WAYS)[-1]
+    for video in videos:
+        name = video["attention"]
+        config = AdaSpaConfig.paper() if name == "paper" else None
+        if name in densities:
+            config = AdaSpaConfig.preset(name)
+        if config is None or "psnr" not in video:
+            continue
+        share = video["attention_calls"]["skipped"] / sum(video["attention_calls"].values())
+        cells = []
+        for own in models.values():
+            dense = next((row["seconds"] for row in own if row.get("attention") == "fa3" and "seconds" in row), None)
+            seconds = preset_seconds(own, way, config, densities.get(name, SET), share)
+            cells.append("" if dense is None or seconds is None else f"{STEPS * dense / seconds:.2f}x")
+        lines.append(markdown.line([name, video["cache"], f"{100 * share:.0f} %", f"{video['psnr']:.1f}", *cells]))
+    return "\n".join(lines)
+
+
+def preset_seconds(
+    rows: Rows, way: str, config: AdaSpaConfig, density: float | Sequence[float], skipped: float
+) -> float | None:
+    """Seconds of one branch's denoising, with a share of its steps skipped; None where a kind of step is missing."""
+    try:
+        seconds = in_small_blocks(rows, way)
+        last = density if isinstance(density, float) else density[-1]
+        return float(total_seconds(config, seconds, density, STEPS) - skipped * STEPS * seconds.sparse_at(last))
+    except (KeyError, StopIteration, ValueError):
+        return None
+
+
+def in_small_blocks(rows: Rows, way: str) -> StepSeconds:
+    """Seconds of one model's steps with sparse attention in the presets' blocks of 64 x 64.
+
+    Raises:
+        KeyError: a kind of step was not measured.
+        ValueError: sparse steps were measured at one density alone.
+    """
+    seconds = StepSeconds.of(rows_of(rows, way))
+    wanted = {"linears": WAYS[way][0], "query_block": SMALL}
+    small = [row for row in rows if wanted.items() <= row.items() and "seconds" in row]
+    own = replace(seconds, sparse={round(row["density"], 2): row["seconds"] for row in small})
+    if len(own.sparse) < 2:
+        raise ValueError(f"sparse steps in blocks of {SMALL} must have been measured at two densities")
+    sparse = own.sparse_at(seconds.searched_at)
+    sampled = None if seconds.sampled_search is None else seconds.scoring(4) + sparse
+    return replace(own, cached_search=seconds.scoring(1) + sparse, sampled_search=sampled)
+
+
+def rows_of(rows: Rows, way: str) -> Rows:
+    """The rows of one model that count in one of `WAYS`, those with a pattern that was not searched last."""
+    linears, compiled, precisions = WAYS[way]
+    wanted = [(linears, compiled, precision) for precision in precisions]
+    found = [
+        row
+        for each in wanted
+        for row in rows
+        if (row.get("linears"), row.get("compiled"), row.get("dense_precision")) == each
+        and "seconds" in row
+        and row.get("query_block") != SMALL
+    ]
+    return sorted(found, key=lambda row: row.get("pattern") == "scattered")
 
 
 def error_table(rows: Rows) -> str:

@@ -167,17 +167,19 @@ def random_pattern(
 
 
 @contextmanager
-def sparse_steps(subject: Subject, density: float, pattern: str) -> Iterator[BlockIndex]:
+def sparse_steps(
+    subject: Subject, density: float, pattern: str, query_block: int = WALK.query_block
+) -> Iterator[BlockIndex]:
     """Within the block, steps are sparse, with one random pattern in every layer."""
     transformer, inputs = subject.transformer, subject.inputs
-    handle = adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,)))
+    handle = adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,), query_block_size=query_block))
     handle.begin(WALK.steps, branches=1)
     state = handle.begin_forward(999.0)
     layout = family_of(transformer).layout(transformer, inputs)
     frames, rows, columns = layout.grid or (0, 0, 0)
     valid = (layout.text_lengths or (layout.text_tokens,))[0]
     video, text = frames * rows * columns, layout.before + layout.behind + valid
-    blocks = (WALK.query_block, WALK.block_size)
+    blocks = (query_block, WALK.block_size)
     geometry = Geometry(video + text, *blocks, (video, video + text) if text else None)
     hidden = inputs["hidden_states"]
     heads = (hidden.shape[0], transformer.config.num_attention_heads)

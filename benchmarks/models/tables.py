@@ -145,8 +145,13 @@ def denoise_line(result: dict[str, Any]) -> str:
     peak = f", peak {result['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in result else ""
     density = "" if result["density"] is None else f" at density {result['density']}"
     how = "A whole run" if result["complete"] else f"A run up to step {len(result['rows'])} of {result['steps']}"
+    ways = [
+        "compiled blocks, " if result["compile"] else "",
+        "linear layers in e4m3, " if result.get("linears") == "float8" else "",
+        "dense attention in eight bits, " if result.get("dense_precision", "full") != "full" else "",
+    ]
     return (
-        f"{how}: {result['model']}, {result['config']}{density}, {'compiled blocks, ' if result['compile'] else ''}"
+        f"{how}: {result['model']}, {result['config']}{density}, {''.join(ways)}"
         f"dense steps with {ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
         f"({counts['dense_steps']} dense, {counts['search_steps']} search, {counts['sparse_steps']} sparse steps; "
         f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak}).{_beside_dense(result)}"
@@ -154,20 +159,27 @@ def denoise_line(result: dict[str, Any]) -> str:
 
 
 def _beside_dense(result: dict[str, Any]) -> str:
-    """By that run's own steps, 50 dense ones and the paper's schedule; nothing where a kind of step is missing."""
-    density, steps = result["density"], result["steps"]
+    """50 dense steps, and the paper's schedule by that run's own steps; nothing where a kind of step is missing. The
+    dense steps are those of FlashAttention-3 that ran behind, or the run's own."""
+    density, steps, behind = result["density"], result["steps"], result.get("dense_rows", [])
     dense, search, sparse = (
         [row["seconds"] for row in result["rows"] if row["kind"] == kind] for kind in ("dense", "search", "sparse")
     )
     if density is None or not dense or len(search) < 2 or not sparse:
         return ""
-    usual = median(dense)
-    seconds = StepSeconds(usual, search[0], median(search[1:]), density, {density: median(sparse)})
+    own, usual = median(dense), median([row["seconds"] for row in behind] or dense)
+    seconds = StepSeconds(own, search[0], median(search[1:]), density, {density: median(sparse)})
     paper = total_seconds(AdaSpaConfig.paper(), seconds, density, steps)
+    beside = (
+        f" Dense steps by FlashAttention-3, compiled and in bf16, took {usual:.1f} s in the same run, and "
+        f"{max(row['peak_bytes'] for row in behind) / 2**30:.1f} GiB."
+        if behind
+        else ""
+    )
     return (
-        f"\nIts dense steps took {usual:.1f} s each, its sparse steps {median(sparse):.1f} s. At this rate, {steps} "
-        f"dense steps take {steps * usual:.0f} s, {steps * usual / result['seconds']:.2f} times as long.\nThe paper's "
-        f"schedule takes {paper:.0f} s ({steps * usual / paper:.2f}x)."
+        f"\nIts dense steps took {own:.1f} s each, its sparse steps {median(sparse):.1f} s.{beside} At this rate, "
+        f"{steps} dense steps take {steps * usual:.0f} s, {steps * usual / result['seconds']:.2f} times as long.\n"
+        f"The paper's schedule takes {paper:.0f} s ({steps * usual / paper:.2f}x)."
     )
 
 
