@@ -159,13 +159,16 @@ def denoise_line(result: dict[str, Any]) -> str:
 
 
 def _beside_dense(result: dict[str, Any]) -> str:
-    """50 dense steps, and the paper's schedule by that run's own steps; nothing where a kind of step is missing. The
-    dense steps are those of FlashAttention-3 that ran behind, or the run's own."""
+    """50 dense steps, and the paper's schedule by that run's own steps; nothing where a kind of step is missing.
+
+    The dense steps are those of FlashAttention-3 that ran behind, or the run's own in full precision.
+    """
     density, steps, behind = result["density"], result["steps"], result.get("dense_rows", [])
     dense, search, sparse = (
         [row["seconds"] for row in result["rows"] if row["kind"] == kind] for kind in ("dense", "search", "sparse")
     )
-    if density is None or not dense or len(search) < 2 or not sparse:
+    in_eight = result.get("dense_precision", "full") != "full"
+    if density is None or not dense or len(search) < 2 or not sparse or (in_eight and not behind):
         return ""
     own, usual = median(dense), median([row["seconds"] for row in behind] or dense)
     seconds = StepSeconds(own, search[0], median(search[1:]), density, {density: median(sparse)})
