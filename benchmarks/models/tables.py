@@ -145,16 +145,16 @@ def denoise_line(result: dict[str, Any]) -> str:
     peak = f", peak {result['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in result else ""
     density = "" if result["density"] is None else f" at density {result['density']}"
     how = "A whole run" if result["complete"] else f"A run up to step {len(result['rows'])} of {result['steps']}"
-    ways = [
-        "compiled blocks, " if result["compile"] else "",
-        "linear layers in e4m3, " if result.get("linears") == "float8" else "",
-        "dense attention in eight bits, " if result.get("dense_precision", "full") != "full" else "",
+    small = [
+        "linear layers were in e4m3" if result.get("linears") == "float8" else "",
+        "dense attention was in eight bits" if result.get("dense_precision", "full") != "full" else "",
     ]
+    told = " and its ".join(filter(None, small))
     return (
-        f"{how}: {result['model']}, {result['config']}{density}, {''.join(ways)}"
+        f"{how}: {result['model']}, {result['config']}{density}, {'compiled blocks, ' if result['compile'] else ''}"
         f"dense steps with {ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
         f"({counts['dense_steps']} dense, {counts['search_steps']} search, {counts['sparse_steps']} sparse steps; "
-        f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak}).{_beside_dense(result)}"
+        f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak}).{f' Its {told}.' if told else ''}{_beside_dense(result)}"
     )
 
 

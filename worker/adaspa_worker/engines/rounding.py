@@ -20,13 +20,13 @@ OUT = ("to_out.0", "to_add_out")
 
 
 class Aside:
-    """What an activation holds back for the layer behind, where a block joins its output with others in between."""
+    """Input of an activation, held back for the layer behind: the block joins other columns in between."""
 
     value: Tensor | None = None
 
 
 class Withheld(nn.Module):
-    """An activation that only holds its input back: what is joined with its output stays alone."""
+    """An activation that only holds its input back, and returns no columns."""
 
     def __init__(self, aside: Aside) -> None:
         super().__init__()
