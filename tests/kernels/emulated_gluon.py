@@ -218,7 +218,36 @@ def _multiplied(left, deps):
     HERE.machine.wait(lambda: True)
     while len(HERE.products) > left:
         HERE.products.popleft().end()
-    return deps[0].found
+    return deps[0].found if len(deps) == 1 else tuple(product.found for product in deps)
+
+
+def _assembled(asm, _, tensors, *rest):
+    """Run instructions of PTX on elements that are neighbours here, as many at a time as the last argument says."""
+    pack = rest[-1]
+    tensors = torch.broadcast_tensors(*tensors)
+    values = {f"${pack * (n + 1) + i}": x.reshape(-1, pack)[:, i] for n, x in enumerate(tensors) for i in range(pack)}
+    for line in asm.strip("{ }").split(";"):
+        name, _, rest = line.strip().partition(" ")
+        if name and name != ".reg":
+            to, *given = rest.split(", ")
+            values[to] = PTX[name](*[values[x] if x in values else _number(x) for x in given])
+    return torch.stack([values[f"${i}"] for i in range(pack)], 1).reshape(tensors[0].shape)
+
+
+def _number(x):
+    """Return an integer, or a float that is written as its bits."""
+    return torch.tensor(int(x[2:], 16), dtype=torch.int32).view(torch.float32) if x.startswith("0f") else int(x)
+
+
+PTX = {
+    "cvt.rn.f32.s32": lambda x: x.float(),
+    "fma.rn.f32": lambda x, y, z: (x.double() * y.double() + z.double()).float(),
+    "fma.rn.sat.f32": lambda x, y, z: (x.double() * y.double() + z.double()).float().clamp(0, 1).nan_to_num(0),
+    "ex2.approx.ftz.f32": torch.exp2,
+    "mov.b32": lambda x: x.view(torch.int32) if x.dtype == torch.float32 else x.view(torch.float32),
+    "shl.b32": lambda x, n: x << n,
+}
+"""What instructions do; a register is moved from floats to bits and back."""
 
 
 class Whole(int):
@@ -265,6 +294,7 @@ def _language():
         maximum=lambda x, y: torch.maximum(tensor(x), tensor(y)),
         max=torch.Tensor.amax, sum=lambda x, axis: x.sum(axis), log2=torch.log2, exp2=lambda x: tensor(x).exp2(),
         reshape=torch.Tensor.reshape, permute=torch.Tensor.permute, convert_layout=lambda x, *_, **__: x,
+        inline_asm_elementwise=_assembled,
     )  # fmt: skip
     return gl
 
