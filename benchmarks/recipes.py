@@ -141,17 +141,6 @@ def host_memory(recipe: Json) -> float:
     return LOADING * weights(recipe) + BESIDE
 
 
-def pinned_memory(recipe: Json, flight: Preflight) -> float:
-    """GB of host memory at most with `group_offload`, for which weights lie in pinned memory.
-
-    PyTorch rounds the size of each tensor there up to a power of two, says its `torch.cuda.host_memory_stats`. How
-    large an encoder's tensors are is not known here: they take twice their size at most.
-    """
-    weights = [parameter.nbytes for config in flight.configs for parameter in flight.build(config).parameters()]
-    encoders = sum(in_bf16(part) for part in recipe["parts"] if part["part"].startswith("text encoder"))
-    return sum(1 << (size - 1).bit_length() for size in weights) / GB + 2 * encoders + BESIDE
-
-
 def area(size: str) -> int:
     return math.prod(map(int, size.split("x")))
 
@@ -253,8 +242,6 @@ def needs_table(recipe: Json) -> str:
     lines = markdown.head(["needs", "GB", "basis"])
     needed = {f"GPU memory{PLACES[mode]}": most(flight) for mode, flight in flights(recipe["page"]).items()}
     needed["host memory"] = host_memory(recipe)
-    if (grouped := flights(recipe["page"]).get("in groups")) is not None:
-        needed["host memory with `group_offload`, at most"] = pinned_memory(recipe, grouped)
     lines += [markdown.line([name, f"{value:.0f}", "modelled"]) for name, value in needed.items()]
     return "\n".join(lines)
 

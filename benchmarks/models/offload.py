@@ -8,6 +8,7 @@ seconds of each denoising step with both guidance branches, the peak so far, and
 import argparse
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,18 +44,20 @@ Row = dict[str, Any]
 
 
 class RandomWan(WanEngine):
-    """Wan with random weights, which are made in host memory, and with random texts."""
+    """Wan with random weights, made in host memory of the same numbers for each layer, and with random texts."""
 
     def _load(self, folder: Path) -> Any:
         configs = {part: json.loads((folder / part / "config.json").read_text()) for part in ("transformer", "vae")}
         with init_empty_weights(include_buffers=False):
             transformer = WanTransformer3DModel.from_config(configs["transformer"])
         precise = set(transformer._keep_in_fp32_modules)
+        most = max(parameter.numel() for parameter in transformer.parameters())
+        random = (torch.randn(most, device=self.device) * SCALE).cpu()
         weights = {}
         for name, parameter in transformer.named_parameters():
             dtype = torch.bfloat16 if precise.isdisjoint(name.split(".")) else torch.float32
-            weights[name] = torch.empty(parameter.shape, dtype=dtype, pin_memory=self.device.type == "cuda")
-            weights[name].copy_(torch.randn(parameter.shape, dtype=dtype, device=self.device) * SCALE)
+            weights[name] = torch.empty(parameter.shape, dtype=dtype)
+            weights[name].view(-1).copy_(random[: parameter.numel()])
         transformer.load_state_dict(weights, assign=True)
         return WanPipeline(
             tokenizer=None,
@@ -125,7 +128,8 @@ def run(spec: ModelSpec, folder: Path, tell: Callable[[Row], None]) -> None:
     engine = RandomWan(spec, folder)
     (transformer,) = engine.transformers
     weights, resident = in_groups.size(transformer.parameters()), in_groups.resident(transformer)
-    done({"part": "load", "weights_bytes": weights, "resident_bytes": resident})
+    host = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done({"part": "load", "weights_bytes": weights, "resident_bytes": resident, "host_peak_bytes": host})
     done({"part": "preflight", "predicted_bytes": vars(preflight_of(spec, folder).peak(params))})
     latents = engine.denoise(params, engine.encode_prompt(params), on_step)
     row = {"part": "decode", "density": engine.report()["density"]}

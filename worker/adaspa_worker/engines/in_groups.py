@@ -1,6 +1,8 @@
 """Group offload: weights lie in host memory, and each block's come to the GPU while the block before it computes."""
 
 from collections.abc import Iterable
+from itertools import chain
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from typing import Any
 
 import torch
@@ -38,6 +40,9 @@ def offload_encoder(encoder: nn.Module, device: torch.device) -> None:
 
 def _apply(module: nn.Module, device: torch.device, level: str, **options: int) -> None:
     streams = device.type == "cuda"
+    if streams:  # else diffusers pins a second copy of all weights before it lets go of the first
+        for weight in chain(module.parameters(), module.buffers()):
+            pin(weight)
     apply_group_offloading(
         module,
         onload_device=device,
@@ -48,6 +53,36 @@ def _apply(module: nn.Module, device: torch.device, level: str, **options: int) 
         record_stream=streams,
         **options,
     )
+
+
+def pin(weight: torch.Tensor) -> None:
+    """Move a weight to pinned host memory of its own size.
+
+    PyTorch's own pinned memory would round the size up to a power of two.
+
+    Raises:
+        RuntimeError: CUDA cannot lock so much memory.
+    """
+    if weight.nbytes == 0 or weight.is_pinned():
+        return
+    pages = Pages(-1, -(-weight.nbytes // PAGESIZE) * PAGESIZE, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    there = torch.frombuffer(pages, dtype=weight.dtype, count=weight.numel()).view(weight.shape)
+    pages.lock(there.data_ptr())
+    weight.data = there.copy_(weight)
+
+
+class Pages(mmap):
+    """Pages of host memory that CUDA has locked as long as they exist."""
+
+    def lock(self, address: int) -> None:
+        """Lock them. Raises RuntimeError."""
+        cuda = torch.cuda.cudart()
+        torch.cuda.check_error(cuda.cudaHostRegister(address, len(self), 0))
+        self._locked, self._unlock = address, cuda.cudaHostUnregister
+
+    def __del__(self) -> None:
+        if hasattr(self, "_locked"):
+            self._unlock(self._locked)
 
 
 def resident(transformer: nn.Module) -> int:
