@@ -11,25 +11,30 @@ average of the weights is saved to `DIR/pipeline` every minute and at the end, t
 
 import argparse
 import random
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from adaspa_demo_model import PIPELINE_FOLDER
-from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
-from torch import Tensor
+from diffusers import WanImageToVideoPipeline, WanPipeline
 
 from demo_model.architecture import TEXT_LENGTHS, build_image_pipeline
 from demo_model.latents import FirstFramePool
-from demo_model.training import Clock, Learner, Log, embed_text, remove_paths, velocity_error
+from demo_model.training import (
+    SAVE_SECONDS,
+    Clock,
+    Learner,
+    Log,
+    embed_text,
+    remove_paths,
+    save_average,
+    velocity_error,
+)
 from demo_model.whole_clip import allow_whole_clips
 
 PEAK = 0.7  # of the learning rates that the transformer was trained with from nothing
 EMA_HALF_LIFE = 250.0  # optimizer steps: the run is short
-SAVE_SECONDS = 60.0
-SHARD = "12MB"  # of the saved weights: two files of a size that travels
 
 
 def train(work: Path, minutes: float, stop_after: float | None, batch: int, device: str, *, clips: int) -> None:
@@ -72,20 +77,6 @@ def load_work(work: Path) -> tuple[WanImageToVideoPipeline, dict[str, Any]]:
     pipe = WanImageToVideoPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else {}
     return pipe, state
-
-
-def save_average(learner: Learner, work: Path, log: Log) -> None:
-    """Put the averaged weights into the pipeline's folder, in half precision, as they ship; and the loss curve."""
-    average = WanTransformer3DModel.from_config(learner.transformer.config)
-    with torch.no_grad():
-        torch._foreach_copy_(list[Tensor](average.parameters()), [e.cpu() for e in learner.ema])
-    folder, part = work / "pipeline" / "transformer", work / "transformer.part"
-    average.half().save_pretrained(part, safe_serialization=True, max_shard_size=SHARD)
-    shutil.rmtree(folder)
-    part.rename(folder)
-    remove_paths(work / "pipeline")
-    log.save()
-    print("saved", folder, flush=True)
 
 
 def main() -> None:

@@ -7,25 +7,29 @@ from diffusers import DiffusionPipeline, WanPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
-from demo_model.scenes import FRAMES, Scene, brief_caption, caption, draw, find_actors, sample_scenes
+from demo_model.scenes import FRAMES, SIDE, Scene, brief_caption, caption, draw, find_actors, sample_scenes
 from demo_model.whole_clip import encode_clip
 
 EMPTY_CAPTIONS = 0.1  # share of unconditional samples, for classifier-free guidance
 BRIEF_CAPTIONS = 0.2  # share of them where an image is given
 CAPTION_TOKENS = 40  # no caption is longer
+PIXELS_AT_ONCE = 64 * FRAMES * SIDE * SIDE  # of the clips that are drawn and encoded together
 TWO_ACTORS = 0.65  # share of pairs in training: who does what is the last thing that is learned
 
 
 @torch.no_grad()
-def encode(pipe: DiffusionPipeline, scenes: list[Scene], device: str, batch: int = 64) -> tuple[Tensor, Tensor]:
+def encode(
+    pipe: DiffusionPipeline, scenes: list[Scene], device: str, frames: int = FRAMES, side: int = SIDE
+) -> tuple[Tensor, Tensor]:
     """Drawn scenes as the VAE's latents, not normalised, and which of these show an actor.
 
     Returns:
-        bf16 [len(scenes), 16, 9, 16, 16] and [len(scenes), 1, 9, 16, 16], the latter 0 or 1.
+        bf16 [len(scenes), 16, 1 + (frames - 1) / 4, side / 8, side / 8], and the same with one channel, 0 or 1.
     """
     latents, shown = [], []
+    batch = max(1, PIXELS_AT_ONCE // (frames * side * side))
     for start in range(0, len(scenes), batch):
-        video = draw(scenes[start : start + batch], device=device)
+        video = draw(scenes[start : start + batch], frames=frames, height=side, width=side, device=device)
         with torch.autocast(device, torch.bfloat16):
             latents.append(encode_clip(pipe.vae, video)[0].to(torch.bfloat16))
         shown.append(show_actors(video))
@@ -78,8 +82,18 @@ def measure(pipe: WanPipeline, rng: random.Random, device: str, clips: int = 512
 class LatentPool:
     """Encoded clips to draw batches from; some of it is replaced every few steps, so that no clip is seen often."""
 
-    def __init__(self, pipe: DiffusionPipeline, rng: random.Random, device: str, clips: int):
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        rng: random.Random,
+        device: str,
+        clips: int,
+        *,
+        frames: int = FRAMES,
+        side: int = SIDE,
+    ):
         self.pipe, self.rng, self.device, self.oldest = pipe, rng, device, 0
+        self.frames, self.side = frames, side
         self.parts = self._encode(clips)
 
     def _encode(self, clips: int) -> tuple[Tensor, ...]:
@@ -89,7 +103,7 @@ class LatentPool:
         return caption(scene)
 
     def _parts(self, scenes: list[Scene]) -> tuple[Tensor, ...]:
-        latents, shown = encode(self.pipe, scenes, self.device)
+        latents, shown = encode(self.pipe, scenes, self.device, self.frames, self.side)
         texts = [self._caption(scene) for scene in scenes]
         tokens = self.pipe.tokenizer(texts, padding="max_length", max_length=CAPTION_TOKENS, return_tensors="pt")
         return normalise(self.pipe, latents), shown, tokens.input_ids.to(self.device)
@@ -103,8 +117,8 @@ class LatentPool:
         self.oldest = (self.oldest + clips) % count
 
     def batch(self, size: int) -> tuple[Tensor, ...]:
-        """Normalised latents [size, 16, 9, 16, 16], which of them show an actor [size, 1, 9, 16, 16], and token ids
-        [size, 40], some of them of the empty caption."""
+        """Normalised latents and which of them show an actor, both as `encode` has them, and token ids [size, 40],
+        some of them of the empty caption."""
         rows = torch.randint(len(self.parts[0]), (size,), device=self.device)
         latents, shown, tokens, *rest = (part[rows] for part in self.parts)
         empty = torch.zeros_like(tokens[:1])

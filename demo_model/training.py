@@ -13,12 +13,13 @@ import argparse
 import json
 import math
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanPipeline
+from diffusers import WanPipeline, WanTransformer3DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,6 +35,8 @@ ACTOR_WEIGHT = 7.0  # how much more than the background an actor's pixels count 
 ACTOR_LATENT_WEIGHT = 4.0  # the same in the transformer's loss, for the latents that show an actor
 OPENING_SHARE, OPENING_FRAMES = 0.25, 3  # of the time, the transformer sees only the first latent frames
 EMA_HALF_LIFE = 700.0  # optimizer steps
+SAVE_SECONDS = 60.0  # between two savings of the average, where a run is short
+SHARD = "12MB"  # of the weights saved so: files of a size that travels
 
 
 class Clock:
@@ -244,7 +247,14 @@ class Learner:
         }
 
 
-def velocity_error(transformer: nn.Module, latents: Tensor, text: Tensor, condition: Tensor | None = None) -> Tensor:
+def velocity_error(
+    transformer: nn.Module,
+    latents: Tensor,
+    text: Tensor,
+    condition: Tensor | None = None,
+    *,
+    shift: float | Tensor = FLOW_SHIFT,
+) -> Tensor:
     """The squared error of the velocity at a shifted logit-normal noise level, in the shape of `latents`.
 
     Args:
@@ -252,9 +262,10 @@ def velocity_error(transformer: nn.Module, latents: Tensor, text: Tensor, condit
         latents: normalised, [B, C, F, H, W].
         text: encoded, [B, tokens, width].
         condition: [B, channels, F, H, W].
+        shift: of the noise levels, of all clips or of each [B].
     """
     level = torch.sigmoid(torch.randn(len(latents), device=latents.device))
-    level = FLOW_SHIFT * level / (1.0 + (FLOW_SHIFT - 1.0) * level)
+    level = shift * level / (1.0 + (shift - 1.0) * level)
     noise = torch.randn_like(latents, dtype=torch.float32)
     mixed = torch.lerp(latents.float(), noise, level.view(-1, 1, 1, 1, 1))
     if condition is not None:
@@ -295,6 +306,20 @@ def save_work(pipe: WanPipeline, work: Path, log: Log) -> None:
     remove_paths(work / "pipeline")
     log.save()
     print("saved", work / "pipeline", flush=True)
+
+
+def save_average(learner: Learner, work: Path, log: Log) -> None:
+    """Put the averaged weights into the pipeline's folder, in half precision, as they ship; and the loss curve."""
+    average = WanTransformer3DModel.from_config(learner.transformer.config)
+    with torch.no_grad():
+        torch._foreach_copy_(list[Tensor](average.parameters()), [e.cpu() for e in learner.ema])
+    folder, part = work / "pipeline" / "transformer", work / "transformer.part"
+    average.half().save_pretrained(part, safe_serialization=True, max_shard_size=SHARD)
+    shutil.rmtree(folder)
+    part.rename(folder)
+    remove_paths(work / "pipeline")
+    log.save()
+    print("saved", folder, flush=True)
 
 
 def remove_paths(pipeline: Path) -> None:
