@@ -8,7 +8,8 @@ linears.json, linears-videos.json and caches-presets.json (`benchmarks.models.li
 `demo_model.caches`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
 ``unseen`` from unseen.json (the same with another ``--seed``), ``field`` from field.json (`demo_model.field`),
-``field-16`` from field-16.json (more methods, fewer clips). The sections
+``field-16`` from field-16.json (more methods, fewer clips), ``lengths`` from lengths.json (`demo_model.lengths`). The
+sections
 ``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
 (`demo_model.field.missed`), the sections ``servers``, ``layers`` and ``layers-vllm-omni`` of docs/plugins.md
 from servers.json, layers.json and layers-vllm-omni.json (`benchmarks.attention.servers`, `.sglang_layers`,
@@ -25,7 +26,7 @@ from typing import Any
 
 from benchmarks import markdown
 from benchmarks.attention import eight, report
-from benchmarks.fidelity import field, field_plots, unseen
+from benchmarks.fidelity import field, field_plots, lengths, unseen
 from benchmarks.fidelity import tables as fidelity_tables
 from benchmarks.models import linears_tables, parallel_plan, parallel_tables, resumed
 from benchmarks.models import tables as model_tables
@@ -52,7 +53,9 @@ PASSES = {
     "selection": "select_blocks, top_k",
 }
 """What a search is made of, and the rows of kernels.json that time it."""
-DENSITIES_FROM = " The presets' densities were\nmeasured on the demo model, whose sequence is short."
+DENSITIES_FROM = (
+    " The presets' densities were\nmeasured on the demo model, whose sequence is short ([longer clips](#longer-clips))."
+)
 
 
 def kernels_section(result: Json, plot: Path, picture: str) -> str:
@@ -221,6 +224,24 @@ def unseen_section(result: Json) -> str:
     )
 
 
+def lengths_section(result: Json, plot: Path, picture: str) -> str:
+    lengths.plot(result["rows"], plot)
+    settings, row = result["settings"], result["rows"][0]
+    looked = list(row["attention"]["lse_change"])
+    parts = [
+        f"{settings['watched']} held-out captions, {settings['steps']} denoising steps, {settings['dtype']}, on one "
+        f"{result['device']}. Blocks of 64 x 64; means over layers, heads and\nguidance branches at step "
+        f"{looked[lengths.AT]}, with the standard deviation over clips. LSE and early blocks are compared with "
+        f"step\n{looked[0]}, and the mass in the early blocks with that in as many new ones. Right answers are of "
+        f"{settings['captions']} captions\nwith dense attention.",
+        f"![Density, recall, PSNR and stability by length]({picture})",
+        lengths.table(result["rows"]),
+        "PSNR to dense, in brackets the density in use and the attention work of the whole denoising:",
+        lengths.variants_table(result["rows"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def field_head(result: Json) -> str:
     settings = result["settings"]
     return (
@@ -342,6 +363,8 @@ def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str)
         print(fidelity_tables.choice(fidelity["rows"], confirmed))
     for others in load("unseen.json"):
         sections["unseen"] = unseen_section(others)
+    for longer in load("lengths.json"):
+        sections["lengths"] = lengths_section(longer, folder / "lengths.png", f"{seen}/lengths.png")
     for name in ("field", "field-16"):
         for beside in load(f"{name}.json"):
             sections[name] = field_section(beside, folder / f"{name}.png", f"{seen}/{name}.png")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from adaspa.models.processor import norm_heads, project, project_out, rotate, split_heads
@@ -13,6 +13,16 @@ from demo_model.field.measures import Tally
 
 LOOKED_AT = (0.56, 0.96)
 """Shares of the steps: where the calls are looked at closely."""
+
+
+class Attends(Protocol):
+    """What self-attention is handed to."""
+
+    def begin_forward(self, module: Any, given: dict[str, Any], /) -> None:
+        """Hear of a forward of the transformer, with its keyword arguments."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        """Attention of a layer, all ``[B, H, S, D]``."""
 
 
 class Meter:
@@ -65,7 +75,7 @@ class Meter:
 class OpenProcessor:
     """Self-attention of a Wan layer whose attention is the meter's."""
 
-    def __init__(self, meter: Meter, layer: int) -> None:
+    def __init__(self, meter: Attends, layer: int) -> None:
         self.meter, self.layer = meter, layer
 
     def __call__(
@@ -80,7 +90,7 @@ class OpenProcessor:
 
 
 @contextmanager
-def metered(transformer: Any, meter: Meter) -> Iterator[None]:
+def metered(transformer: Any, meter: Attends) -> Iterator[None]:
     """The transformer's self-attention through the meter."""
     before = [block.attn1.processor for block in transformer.blocks]
     hook = transformer.register_forward_pre_hook(

@@ -13,9 +13,10 @@ from adaspa_worker.loras.slots import sizes_of
 from diffusers import WanPipeline
 from safetensors.torch import load_file
 
-from demo_model import distill
+from demo_model import distill, lengths
 from demo_model.architecture import build_transformer
 from demo_model.first_frames import FIRST_FRAME_PSNR, digest_of, shortfalls
+from demo_model.long_clips import LONG_WEIGHTS
 from demo_model.low_rank import header_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "demo_model"
@@ -39,6 +40,15 @@ def test_the_image_to_video_weights_are_those_that_passed_the_evaluation() -> No
     assert (measured["settings"]["captions"], measured["settings"]["guidance"]) == (64, spec.default_guidance)
     assert measured["modes"].keys() == {"dense", f"mass-{spec.attention['mass']}"}
     assert shortfalls(measured["modes"]) == []
+
+
+def test_the_long_models_weights_are_those_that_passed_the_evaluation() -> None:
+    measured = json.loads((DOCS.parent / "kernels" / "lengths.json").read_text())
+    weights = {name: value for file in LONG_WEIGHTS.glob("*.safetensors") for name, value in load_file(file).items()}
+    assert digest_of(weights) == measured["weights"]
+    assert {row["tokens"] for row in measured["rows"] if row["model"] == "long"} == {2304, 9216, 21504}
+    assert measured["settings"]["captions"] == 64
+    assert lengths.shortfalls(measured["rows"]) == []
 
 
 @pytest.mark.parametrize(("name", "steps"), [("eight-steps", 8), ("four-steps", 4)])

@@ -291,6 +291,11 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Desk, str], None]]] = {
         "trains on a GPU; tests/demo_model/test_image_training.py",
         has_these_options,
     ),
+    "python -m demo_model.long_training": (
+        "trains on a GPU; tests/demo_model/test_long_training.py",
+        has_these_options,
+    ),
+    "python -m demo_model.lengths": ("needs a GPU; tests/demo_model/test_lengths.py", has_these_options),
     ".venv/bin/adaspa demo --image": ("starts a service of its own; tests/e2e/test_serve.py", is_understood),
     "python -m demo_model.distill": ("needs a GPU; tests/demo_model/test_distill.py", has_these_options),
     "python -m demo_model.evaluation": ("needs a GPU; tests/e2e/test_demo_model.py", has_these_options),
