@@ -43,14 +43,18 @@ def test_latents_are_within_a_hundredth_and_adaspa_runs(
     assert sparse.isfinite().all() and report["attention_calls"]["sparse"] > 0 and report["fell_back"] == []
 
 
-def test_the_report_names_int8_and_a_linear_layer_takes_a_quarter(engine: Engine, tiny_engine: Engine) -> None:
+def test_the_report_names_int8_and_a_linear_layer_takes_a_byte_a_weight(engine: Engine, tiny_engine: Engine) -> None:
     layers = [each.pipe.transformer for each in (engine, tiny_engine)]  # type: ignore[attr-defined]
     small, whole = (each.report()["weights"]["transformer"] for each in (engine, tiny_engine))
     linear = [name for name, layer in layers[0].named_modules() if hasattr(getattr(layer, "weight", None), "qdata")]
-    values = sum(layers[1].get_submodule(name).weight.numel() for name in linear)
-    scales = sum(layers[1].get_submodule(name).weight.shape[0] for name in linear)
-    assert set(WAN) < set(linear) and small["int8"] == values + scales, "torchao has a zero point for each output too"
-    assert small["float32"] == whole["float32"] - 4 * values + 4 * scales
+    weights = [layers[1].get_submodule(name).weight for name in linear]
+    scales = sum(weight.shape[0] for weight in weights)
+    assert set(WAN) < set(linear)
+    assert small.pop("int8") == sum(weight.numel() for weight in weights) + scales, (
+        "torchao has a zero point for each output too"
+    )
+    saved = sum(weight.element_size() * (weight.numel() - weight.shape[0]) for weight in weights)
+    assert sum(small.values()) == sum(whole.values()) - saved
 
 
 def test_an_adapter_on_top_adds_what_it_adds_to_the_whole_weights(
