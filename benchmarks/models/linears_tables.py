@@ -50,15 +50,17 @@ def share_table(rows: Rows) -> str:
 
 def total_table(rows: Rows) -> str:
     """Seconds of whole denoisings, all guidance branches, and how many times as fast as FlashAttention-3."""
-    lines = markdown.head([f"{STEPS} steps, s", "schedule", "dense, FlashAttention-3", *WAYS])
-    for model, own in by_model(rows).items():
+    models = by_model(rows)
+    tried = [way for way in WAYS if any(rows_of(own, way) for own in models.values())]
+    lines = markdown.head([f"{STEPS} steps, s", "schedule", "dense, FlashAttention-3", *tried])
+    for model, own in models.items():
         dense = next((row for row in own if row.get("attention") == "fa3" and "seconds" in row), None)
         if dense is None:
             continue
         base = STEPS * dense["calls"] * dense["seconds"]
         for name, config in SCHEDULES.items():
             cells = []
-            for way in WAYS:
+            for way in tried:
                 seconds = total(own, way, config)
                 cells.append("" if seconds is None else f"{seconds:.0f} ({base / seconds:.2f}x)")
             lines.append(markdown.line([model, name, f"{base:.0f}", *cells]))
