@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.markdown import replaced
 from benchmarks.models import resumed
-from benchmarks.readme import replaced
 
 ROOT = Path(__file__).parents[2]
 
