@@ -648,9 +648,13 @@ class Runs(Scene):
         at.engine.denoise = plain  # type: ignore[method-assign]
 
     def ends(self) -> dict[str, float]:
-        """Attempts by how they ended, as the worker's metrics have them."""
+        """Attempts of all models by how they ended, as the worker's metrics have them."""
         (family,) = metrics.attempts.collect()
-        return {sample.labels["outcome"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+        found: dict[str, float] = {}
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                found[sample.labels["outcome"]] = found.get(sample.labels["outcome"], 0) + sample.value
+        return found
 
     def rests(self) -> None:
         """A worker takes no jobs for longer and longer after failures of its own."""
