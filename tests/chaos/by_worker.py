@@ -337,6 +337,7 @@ class Keeps(Scene):
             renewed = [at for at, what, _ in asked if what == "renew"]
             assert len(asked) == 60, f"in 120 s the store is asked {len(asked)} times whether the job may go on"
             gaps = [then - at for at, then in pairwise([100.0, *renewed])]
+            assert gaps, "a lease of 30 s is never renewed"
             assert max(gaps) <= 10.0 and 10 <= len(renewed) <= 30, f"a lease of 30 s is renewed after {gaps}"
             asked.clear()
             for step in range(1, 41):

@@ -6,7 +6,8 @@
 
 Each ``mutants/*.patch`` breaks one line of the service. Its head says what is broken, and names the test files that run
 that line; of a patch without that, those are tried that most likely do. A patch that does not apply fails the command,
-and so does a service without any that is not found whole. ``--folder`` takes patches from elsewhere.
+and so does a service without any that is not found whole, or a test that fails without the bug, too. ``--folder`` takes
+patches from elsewhere.
 """
 
 import argparse
@@ -75,6 +76,7 @@ class Tree:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 copy2(ROOT / name, folder / name)
         (folder / ".venv").symlink_to(ROOT / ".venv")
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)  # for tests that list the checkout's files
 
     def apply(self, mutant: Mutant, *options: str) -> str:
         """Apply its patch; what is wrong with it, or nothing."""
@@ -157,8 +159,20 @@ def suite(tree: Tree, mutant: Mutant | None) -> str:
         assert status in (0, 1, -1), output[-2000:]
         failed = [line for line in output.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
         if status == 1:
+            if mutant:
+                assert_whole(tree, mutant, failed[0])
             return failed[0]
     return ""
+
+
+def assert_whole(tree: Tree, mutant: Mutant, failed: str) -> None:
+    """Run a test that failed without the bug. Raises SystemExit: it fails there, too, so it caught nothing."""
+    test = failed.partition(" ")[2].split(" - ")[0]
+    assert not tree.apply(mutant, "--reverse")
+    status, _ = tree.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "300", test)
+    assert not tree.apply(mutant)
+    if status:
+        raise SystemExit(f"without any planted bug, as with {mutant.name}: {failed}")
 
 
 def last_line(text: str) -> str:

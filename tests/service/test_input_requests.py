@@ -341,7 +341,8 @@ def test_an_image_is_shown_to_its_owner_and_by_a_link_and_to_nobody_else(service
     assert service.http.get(f"/videos/{video['id']}/content").status_code == 409
 
 
-def test_images_are_shared_by_a_batch_and_by_remixes_and_go_with_the_last(service: Service) -> None:
+@pytest.mark.parametrize("last", [1, 3], ids=["of the batch", "a remix of a remix"])
+def test_images_are_shared_by_a_batch_and_by_remixes_and_go_with_the_last(service: Service, last: int) -> None:
     batch = post(service, input_reference=data_uri(WIDE), n=2).json()["data"]
     remixed = service.http.post(f"/videos/{batch[0]['id']}/remix", json={"prompt": "a blue circle"}).json()
     again = service.http.post(f"/videos/{remixed['id']}/remix", json={"prompt": "a green circle"}).json()
@@ -350,12 +351,14 @@ def test_images_are_shared_by_a_batch_and_by_remixes_and_go_with_the_last(servic
     assert not [
         value for key in service.store.client.keys("*") for value in [service.store.client.dump(key)] if b"PNG" in value
     ]
-    for video in (batch[0], remixed, again):
+    earlier = [*batch, remixed, again]
+    kept = earlier.pop(last)
+    for video in earlier:
         service.http.delete(f"/videos/{video['id']}")
         until(lambda video=video: service.store.get(video["id"]) is None, "it is removed")
         assert len(stored(service)) == 1
-    assert_corners(shown(service, batch[1]))
-    service.http.delete(f"/videos/{batch[1]['id']}")
+    assert_corners(shown(service, kept))
+    service.http.delete(f"/videos/{kept['id']}")
     until(lambda: not stored(service), "the image goes with the last job")
     assert service.store.client.keys("adaspa:inputs:*") == []
 
