@@ -11,27 +11,15 @@ average of the weights is saved to `DIR/pipeline` every minute and at the end, t
 
 import argparse
 import random
-import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from adaspa_demo_model import PIPELINE_FOLDER
-from diffusers import WanImageToVideoPipeline, WanPipeline
+from diffusers import WanImageToVideoPipeline
 
 from demo_model.architecture import TEXT_LENGTHS, build_image_pipeline
+from demo_model.further_training import Savings, load_further
 from demo_model.latents import FirstFramePool
-from demo_model.training import (
-    SAVE_SECONDS,
-    Clock,
-    Learner,
-    Log,
-    embed_text,
-    remove_paths,
-    save_average,
-    velocity_error,
-)
-from demo_model.whole_clip import allow_whole_clips
+from demo_model.training import Clock, Learner, Log, embed_text, velocity_error
 
 PEAK = 0.7  # of the learning rates that the transformer was trained with from nothing
 EMA_HALF_LIFE = 250.0  # optimizer steps: the run is short
@@ -39,16 +27,13 @@ EMA_HALF_LIFE = 250.0  # optimizer steps: the run is short
 
 def train(work: Path, minutes: float, stop_after: float | None, batch: int, device: str, *, clips: int) -> None:
     """Rectified flow, as the transformer was trained, with the first frame given."""
-    pipe, state = load_work(work)
-    for part in (pipe.vae, pipe.text_encoder):
-        part.to(device).eval().requires_grad_(False)
-    allow_whole_clips(pipe.vae)
-    learner = Learner(pipe.transformer.to(device), state, EMA_HALF_LIFE)
+    pipe, state = load_further(work, "image", device, WanImageToVideoPipeline, build_image_pipeline)
+    learner = Learner(pipe.transformer, state, EMA_HALF_LIFE)
     clock = Clock(minutes, stop_after, state.get("spent", 0.0))
     log, rng = Log(work / "training.json", "image"), random.Random(f"image {learner.step} {minutes}")
     torch.manual_seed(learner.step)
     pool = FirstFramePool(pipe, rng, device, clips)
-    saved_at = time.monotonic()
+    savings = Savings(learner, work, "image", log)
     while not clock.over:
         learner.set_rates(clock, PEAK)
         if learner.step % 8 == 7:
@@ -60,23 +45,8 @@ def train(work: Path, minutes: float, stop_after: float | None, batch: int, devi
         norm = learner.descend(error, shown)
         log.add(learner.step, clock, loss=error.mean(), first_frame=error[:, :, 0].mean(), grad_norm=norm)
         learner.step += 1
-        if time.monotonic() - saved_at >= SAVE_SECONDS:
-            save_average(learner, work, log)
-            saved_at = time.monotonic()
-    save_average(learner, work, log)
-    torch.save(learner.state() | {"spent": clock.spent}, work / "image.pt")
-
-
-def load_work(work: Path) -> tuple[WanImageToVideoPipeline, dict[str, Any]]:
-    """The pipeline in the working folder, put there where there is none, and the checkpoint, or {}."""
-    folder, checkpoint = work / "pipeline", work / "image.pt"
-    if not folder.exists():
-        narrow = WanPipeline.from_pretrained(PIPELINE_FOLDER, dtype=torch.float16, local_files_only=True)
-        build_image_pipeline(narrow).save_pretrained(folder, safe_serialization=True)
-        remove_paths(folder)
-    pipe = WanImageToVideoPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else {}
-    return pipe, state
+        savings.save_if_due()
+    savings.end(clock)
 
 
 def main() -> None:

@@ -13,31 +13,19 @@ and at the end, the loss curve to `DIR/training.json`. What ships is decided by 
 
 import argparse
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from adaspa_demo_model import PIPELINE_FOLDER
 from diffusers import WanPipeline
 from torch import Tensor
 
 from demo_model.architecture import FLOW_SHIFT, TEXT_LENGTHS
+from demo_model.further_training import Savings, load_further
 from demo_model.latents import LatentPool
 from demo_model.long_clips import LONG, MIDDLE, SHORT, Length, place_tokens
-from demo_model.training import (
-    SAVE_SECONDS,
-    Clock,
-    Learner,
-    Log,
-    embed_text,
-    remove_paths,
-    save_average,
-    velocity_error,
-)
-from demo_model.whole_clip import allow_whole_clips
+from demo_model.training import Clock, Learner, Log, embed_text, velocity_error
 
 PEAK = 0.5  # of the learning rates that the transformer was trained with from nothing
 EMA_HALF_LIFE = 40.0  # optimizer steps: the run is short
@@ -108,11 +96,7 @@ def draw_shifts(length: Length, clips: int, device: str) -> Tensor:
 
 def train(work: Path, minutes: float, stop_after: float | None, device: str, clips: int) -> None:
     """Rectified flow, as the transformer was trained."""
-    pipe, state = load_work(work)
-    for part in (pipe.vae, pipe.text_encoder):
-        part.to(device).eval().requires_grad_(False)
-    allow_whole_clips(pipe.vae)
-    pipe.transformer.to(device)
+    pipe, state = load_further(work, "long", device, WanPipeline, lambda shipped: shipped)
     if device == "cuda":
         pipe.transformer.set_attention_backend("_native_cudnn")
     learner = Learner(pipe.transformer, state, EMA_HALF_LIFE)
@@ -120,7 +104,7 @@ def train(work: Path, minutes: float, stop_after: float | None, device: str, cli
     log, rng = Log(work / "training.json", "long", every=40), random.Random(f"long {learner.step} {minutes}")
     torch.manual_seed(learner.step)
     pools = Pools(pipe, rng, device, clips)
-    saved_at = time.monotonic()
+    savings = Savings(learner, work, "long", log)
     for batch in batches(clock):
         length = batch.length
         learner.set_rates(clock, PEAK)
@@ -135,23 +119,8 @@ def train(work: Path, minutes: float, stop_after: float | None, device: str, cli
         seen_tokens = torch.tensor(float(latents[0, 0].numel()))
         log.add(learner.step, clock, tokens=seen_tokens, loss=error.mean(), grad_norm=norm)
         learner.step += 1
-        if time.monotonic() - saved_at >= SAVE_SECONDS:
-            save_average(learner, work, log)
-            saved_at = time.monotonic()
-    save_average(learner, work, log)
-    torch.save(learner.state() | {"spent": clock.spent}, work / "long.pt")
-
-
-def load_work(work: Path) -> tuple[WanPipeline, dict[str, Any]]:
-    """The pipeline in the working folder, put there where there is none, and the checkpoint, or {}."""
-    folder, checkpoint = work / "pipeline", work / "long.pt"
-    if not folder.exists():
-        short = WanPipeline.from_pretrained(PIPELINE_FOLDER, dtype=torch.float16, local_files_only=True)
-        short.save_pretrained(folder, safe_serialization=True)
-        remove_paths(folder)
-    pipe = WanPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else {}
-    return pipe, state
+        savings.save_if_due()
+    savings.end(clock)
 
 
 def main() -> None:

@@ -289,12 +289,17 @@ def build_optimizers(transformer: nn.Module) -> list[torch.optim.Optimizer]:
 
 def load_work(work: Path, stage: str) -> tuple[WanPipeline, dict[str, Any]]:
     """The pipeline in the working folder (a new one where there is none) and the stage's checkpoint, or {}."""
-    folder, checkpoint = work / "pipeline", work / f"{stage}.pt"
+    folder = work / "pipeline"
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     pipe = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32) if folder.exists() else build_pipeline()
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else {}
-    return pipe, state
+    return pipe, load_state(work, stage)
+
+
+def load_state(work: Path, stage: str) -> dict[str, Any]:
+    """The checkpoint of a stage in the working folder, or {}."""
+    checkpoint = work / f"{stage}.pt"
+    return torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.exists() else {}
 
 
 def save_work(pipe: WanPipeline, work: Path, log: Log) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from adaspa_api.report import AttentionReport, LayerReport
 from adaspa_api.words import JobStatus, Priority
 from adaspa_jobs.connections import connections
 from adaspa_jobs.job import Artifact, Job, JobParams, Progress
@@ -33,6 +32,7 @@ from adaspa_service.gateway.removal import tidy
 from adaspa_service.gateway.state import AppState
 from prometheus_client import generate_latest
 
+from benchmarks.load.through import REPORT, VARIANTS
 from benchmarks.redis_server import Costs, Server, await_true
 
 JOBS = 500
@@ -44,20 +44,6 @@ BEAT_SECONDS, POLL_SECONDS = 5.0, 1.0
 """How often a worker announces its model, and how long Celery waits for a message at a time."""
 STEPS_OF_PRIORITY = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """Celery waits at four lists for each queue: one for each step of priority."""
-REPORT = AttentionReport(
-    density=0.2,
-    recall=0.95,
-    searches=2,
-    dense_steps=10,
-    search_steps=2,
-    sparse_steps=38,
-    dense_seconds=200.0,
-    search_seconds=40.0,
-    sparse_seconds=350.0,
-    layers=[LayerReport(layer=layer, density=[0.2031] * 24, recall=[0.9512] * 24) for layer in range(60)],
-)
-"""As long as that of HunyuanVideo: 60 layers of 24 heads."""
-VARIANTS = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/webp"}
 
 
 def run_jobs(costs: Costs, state: AppState) -> None:
