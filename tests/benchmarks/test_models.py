@@ -252,13 +252,16 @@ def limited(monkeypatch):
 
 
 @pytest.mark.usefixtures("limited")
-def test_a_job_with_its_blocks_in_host_memory_is_measured_beside_what_was_predicted(run):
-    load, predicted, *steps, decoded = run(offload)["rows"]
-    assert load["resident_bytes"] == load["weights_bytes"], "it has two blocks"
+@pytest.mark.parametrize("model", offload.CASES)
+def test_a_job_with_its_blocks_in_host_memory_is_measured_beside_what_was_predicted(run, model):
+    load, predicted, *steps, denoised, tiled, whole = run(offload, "--model", model)["rows"]
+    assert 0 < load["resident_bytes"] <= load["weights_bytes"]
     assert [row["kind"] for row in steps] == ["dense", "search", "sparse", "sparse"]
-    assert decoded["frames"] == offload.QUICK_FRAMES and decoded["density"] < 0.5
+    assert denoised["density"] < 1 and denoised["host_peak_bytes"] >= load["host_peak_bytes"]
     peaks = predicted["predicted_bytes"]
-    assert decoded["predicted_bytes"] == max(peaks["denoising"], peaks["decoding"])
+    for row, kind in ((tiled, "tiled"), (whole, "decoding")):
+        assert (row["tiled"], row["frames"]) == (kind == "tiled", offload.QUICK_FRAMES)
+        assert row["predicted_bytes"] == peaks[kind]
 
 
 def test_each_text_encoder_is_timed_and_so_are_steps_with_each_step_cache(run):
