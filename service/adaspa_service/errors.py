@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 RETRY_SECONDS = 5
-"""Seconds that a client is told to wait while a part of the service is away."""
+"""Seconds that a client is told to wait if nothing better is known, such as while a part of the service is away."""
+AGAIN_LATER = (429, 503)
+"""Statuses of refusals that a later request may escape; each says how much later."""
 
 
 class ApiError(Exception):
-    """A refusal with its HTTP status."""
+    """A refusal with its HTTP status. One of AGAIN_LATER has a ``Retry-After``, of RETRY_SECONDS if none is given."""
 
     def __init__(
         self,
@@ -20,6 +22,8 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.param = status, code, message, param
         self.headers = dict(headers or {})
+        if status in AGAIN_LATER:
+            self.headers.setdefault("Retry-After", str(RETRY_SECONDS))
 
 
 def bad_field(param: str | None, message: str, code: str = "invalid_value") -> ApiError:

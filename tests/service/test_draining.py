@@ -138,7 +138,8 @@ def test_while_it_drains_all_is_served_until_a_second_signal(tmp_path: Path, red
             assert next(events)["event"] == "queued"
             process.send_signal(signal.SIGTERM)
             until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "it says that it goes")
-            assert httpx.get(f"{url}/readyz").json()["error"]["code"] == "draining"
+            going = httpx.get(f"{url}/readyz")
+            assert (going.json()["error"]["code"], going.headers["retry-after"]) == ("draining", "5")
             assert httpx.get(f"{url}/healthz").status_code == 200, "a pod that drains is not to be killed"
             answer = kept.get("/models")
             assert (answer.status_code, answer.headers["connection"]) == (200, "close")

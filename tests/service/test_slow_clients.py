@@ -107,6 +107,33 @@ def test_a_head_without_end_is_refused(wire: socket.socket) -> None:
     assert rest(wire)[9:12] in (b"431", b"400"), "400 by uvicorn itself where it runs on h11"
 
 
+LONG = b"a" * 70_000
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: " + LONG + b"\r\n\r\n",
+        b"GET /healthz?" + LONG + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/1.0\r\nX-Long: " + LONG + b"\r\n\r\n",
+        POST[:-4] + b"\r\nX-Long: " + LONG + b"\r\n\r\n" + BODY,
+    ],
+    ids=["header", "address", "HTTP 1.0", "with a body"],
+)
+def test_a_long_head_that_comes_at_once_is_refused(head: bytes, wire: socket.socket, service: Service) -> None:
+    wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + head)
+    first, _, answer = rest(wire).partition(b'{"status":"ok"}')
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert answer[9:12] in (b"431", b"400") and b'{"error":' in answer, "400 where uvicorn runs on h11"
+    assert service.http.get("/videos").json()["data"] == []
+
+
+def test_what_is_not_http_gets_an_error_like_all_others(wire: socket.socket) -> None:
+    wire.sendall(b"\x16\x03\x01 a TLS client\r\n\r\n")
+    head, _, body = rest(wire).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and json.loads(body)["error"]["code"] == "invalid_request"
+
+
 @stalls
 def test_a_body_that_trickles_in_is_cut_off(wire: socket.socket, service: Service) -> None:
     wire.send(POST)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from adaspa_service.access.hosts import check_name, host_name
 from adaspa_service.access.keys import ApiKey, KeyStore, Scope, digest, has_to_be_noted, proven, record_of
 from adaspa_service.access.open_access import Access, Entrance
-from adaspa_service.errors import RETRY_SECONDS, ApiError
+from adaspa_service.errors import ApiError
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def keys_lost() -> ApiError:
     message = (
         "The service has lost its API keys and refuses all requests until they are restored. Operators: see the log."
     )
-    return ApiError(503, "keys_lost", message, headers={"Retry-After": str(RETRY_SECONDS)})
+    return ApiError(503, "keys_lost", message)
 
 
 def is_same(secret: SecretStr | None, token: str) -> bool:

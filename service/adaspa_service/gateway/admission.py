@@ -12,7 +12,7 @@ from adaspa_jobs.queue import QueueUnavailable, ring
 from adaspa_jobs.store import Admitted, IdempotencyConflict, InputsGone, InputsLate, QueueFull, TooManyInFlight
 
 from adaspa_service.access.caller import Caller
-from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.lookup import not_found
 from adaspa_service.gateway.memory import check_fits
 from adaspa_service.gateway.params import resolve_priority
@@ -89,7 +89,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
         raise not_found(str(error)) from error
     except InputsLate as error:
         message = "Accepting the request took too long; try again."
-        raise ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}) from error
+        raise ApiError(503, "service_unavailable", message) from error
 
 
 def ring_for(state: AppState, admitted: Admitted) -> None:

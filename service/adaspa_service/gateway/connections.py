@@ -18,11 +18,12 @@ from typing import Any
 import uvicorn
 from adaspa_jobs.settings import Settings
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from adaspa_service.errors import RETRY_SECONDS, ApiError
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.errors import respond
 from adaspa_service.gateway.headers import SecurityHeaders
 
@@ -36,21 +37,21 @@ STOP_SECONDS = 10
 """Seconds that open answers have to end when the gateway stops."""
 OTHER_FILES = 256
 """Open files that no client brings."""
+CLOSES = {"Connection": "close"}
 CROWDED = SecurityHeaders(
-    respond(
-        ApiError(
-            503,
-            "too_many_connections",
-            "The gateway has too many connections; try again.",
-            headers={"Retry-After": str(RETRY_SECONDS), "Connection": "close"},
-        )
-    )
+    respond(ApiError(503, "too_many_connections", "The gateway has too many connections; try again.", headers=CLOSES))
 )
 """Answer to a connection beyond those that are allowed, in place of the application's."""
-TOO_SLOW = ApiError(408, "request_timeout", "the request's headers did not arrive in time")
-TOO_LONG = ApiError(
-    431, "headers_too_large", f"the request's headers are too large; allowed: up to {MAX_HEAD_BYTES} bytes"
+TOO_SLOW = respond(ApiError(408, "request_timeout", "the request's headers did not arrive in time", headers=CLOSES))
+TOO_LONG = respond(
+    ApiError(
+        431,
+        "headers_too_large",
+        f"the request's headers are too large; allowed: up to {MAX_HEAD_BYTES} bytes",
+        headers=CLOSES,
+    )
 )
+NOT_HTTP = respond(ApiError(400, "invalid_request", "the request is not valid HTTP", headers=CLOSES))
 
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -113,6 +114,8 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
     def on_headers_complete(self) -> None:
         """httptools: a head is over."""
         self._in_body = True
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self.app, self.url = SecurityHeaders(TOO_LONG), b"/"  # httptools reads no address of more than 64 KiB
         if self.parser.get_http_version() == "1.0":  # this request is the connection's last one
             self.app = partial(answer_without_chunks, self, self.app)
         super().on_headers_complete()
@@ -159,15 +162,16 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
             self._timer.cancel()
             self._timer = None
 
-    def _refuse(self, error: ApiError) -> None:
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, in the shape of all errors."""
+        self._refuse(NOT_HTTP)
+
+    def _refuse(self, answer: JSONResponse) -> None:
         """Answer in the place of an application that has not been asked yet."""
         if not self.transport.is_closing():
-            body = bytes(respond(error).body)
-            head = (
-                f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
-                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            lines = [b"HTTP/1.1 %d %s" % (answer.status_code, HTTPStatus(answer.status_code).phrase.encode())]
+            lines += [name + b": " + value for name, value in answer.raw_headers]
+            self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
             self.transport.close()
 
 

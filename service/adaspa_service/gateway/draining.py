@@ -16,18 +16,11 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adaspa_service.errors import RETRY_SECONDS, ApiError
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.errors import respond
 
 log = logging.getLogger(__name__)
-STOPPED = respond(
-    ApiError(
-        503,
-        "gateway_stopped",
-        "The gateway stopped before it could answer; try again.",
-        headers={"Retry-After": str(RETRY_SECONDS)},
-    )
-)
+STOPPED = respond(ApiError(503, "gateway_stopped", "The gateway stopped before it could answer; try again."))
 """Answer to a request that the stop breaks off; whether it did what was asked, nobody knows."""
 
 

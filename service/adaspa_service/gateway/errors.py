@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.request_ids import HEADER
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def away(scope: Scope, error: Exception) -> JSONResponse:
     log.error("%s %s: %s", scope["method"], scope["path"], error)
     what = "storage" if isinstance(error, StorageUnavailable) else "job store"
     message = f"The {what} is unavailable; try again."
-    return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
+    return respond(ApiError(503, "service_unavailable", message))
 
 
 def install(app: FastAPI) -> None:
@@ -83,7 +83,7 @@ def install(app: FastAPI) -> None:
     def of_a_later_version(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s: %s", request.method, request.url.path, error)
         message = "The service is being updated and this gateway cannot read the job yet; try again."
-        return respond(ApiError(503, "service_unavailable", message, headers={"Retry-After": str(RETRY_SECONDS)}))
+        return respond(ApiError(503, "service_unavailable", message))
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from adaspa_service import views
 from adaspa_service.access.caller import Caller
-from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway import queue_positions
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.feed import BATCH
@@ -113,7 +113,7 @@ class OpenStreams:
             message = (
                 f"this caller has {self._most} event streams open; allowed: {self._most}. Close one, or poll instead."
             )
-            raise ApiError(429, "too_many_streams", message, headers={"Retry-After": str(RETRY_SECONDS)})
+            raise ApiError(429, "too_many_streams", message)
         self._open[caller] += 1
         try:
             yield

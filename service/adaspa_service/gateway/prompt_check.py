@@ -13,7 +13,7 @@ from adaspa_jobs.settings import Settings
 from prometheus_client import CollectorRegistry, Counter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.errors import ApiError, bad_field
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ class PromptCheck:
             if self._settings.prompt_check_failure == "accept":
                 return
             message = "The prompt check is unavailable; try again."
-            headers = {"Retry-After": str(RETRY_SECONDS)}
-            raise ApiError(503, "prompt_check_unavailable", message, headers=headers) from error
+            raise ApiError(503, "prompt_check_unavailable", message) from error
         self._count("allowed" if verdict.allowed else "refused")
         if not verdict.allowed:
             raise bad_field("prompt", f"prompt: {verdict.reason}", "prompt_refused")

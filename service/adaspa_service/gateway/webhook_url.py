@@ -6,7 +6,7 @@ from adaspa_api.fields import MAX_URL_CHARS
 from adaspa_jobs.settings import Settings
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
-from adaspa_service.errors import RETRY_SECONDS, ApiError, bad_field
+from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.state import AppState
 from adaspa_service.webhooks.addresses import AddressRefused, LookupFailed
 
@@ -51,7 +51,7 @@ async def check_webhook(state: AppState, text: str | None, owner: str) -> str | 
     except LookupFailed as error:
         log.warning("%s: %s", FIELD, error)
         message = f"{FIELD}: looking up the host failed; try again"
-        raise ApiError(503, "service_unavailable", message, FIELD, {"Retry-After": str(RETRY_SECONDS)}) from error
+        raise ApiError(503, "service_unavailable", message, FIELD) from error
     return str(url)
 
 

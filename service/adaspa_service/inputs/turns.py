@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
-from adaspa_service.errors import RETRY_SECONDS, ApiError
+from adaspa_service.errors import ApiError
 
 AT_A_TIME = 32
 OF_AN_OWNER = 8
@@ -33,8 +33,7 @@ class Turn:
                     self._taken.append(place)
         except TimeoutError as error:
             message = "The gateway is receiving too many images, in all or with this key; try again."
-            again = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-            raise ApiError(503, "too_many_images", message, headers=again) from error
+            raise ApiError(503, "too_many_images", message, headers={"Connection": "close"}) from error
 
     def end(self) -> None:
         """End the turn: it is another request's."""
