@@ -86,5 +86,16 @@ def test_what_cannot_be_made_is_not_estimated(service: Service) -> None:
         return str(answer.json()["error"]["param"])
 
     assert (refused(steps=0), refused(size="1x1"), refused(model="none")) == ("steps", "size", "model")
+    for unfit in (
+        {"user": ""},
+        {"metadata": {"": "no key"}},
+        {"n": 99},
+        {"n": 2, "seed": 2**63 - 1},
+        {"webhook_url": "http://localhost/"},
+        {"priority": "first"},
+    ):
+        answers = [service.http.post(path, json={"prompt": "a"} | unfit) for path in ("/videos", "/videos/estimate")]
+        assert answers[0].status_code == answers[1].status_code == 400, unfit
+        assert answers[0].json() == answers[1].json()
     with_image = service.http.post("/videos/estimate", json={"model": "demo-image"})
     assert with_image.status_code == 200, "an image may be chosen later"

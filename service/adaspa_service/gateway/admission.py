@@ -65,9 +65,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
             may still do as it was asked. With an Idempotency-Key the same request can be sent again.
     """
     spec = state.catalog.models[wanted.params[0].model]
-    cost = spec.cost(wanted.params[0])
-    priority = resolve_priority(wanted.priority, spec, cost)
-    check_fits(wanted.params[0], state.loads.get(spec.id).fits)
+    priority, cost = check(state, caller, wanted)
     try:
         return state.store.admit_all(
             wanted.params,
@@ -90,6 +88,24 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
     except InputsLate as error:
         message = "Accepting the request took too long; try again."
         raise ApiError(503, "service_unavailable", message) from error
+
+
+def check(state: AppState, caller: Caller, wanted: JobRequest) -> tuple[Priority, float]:
+    """Refuse what would be refused at any time; the queue of each job, and its cost.
+
+    Raises:
+        ApiError: 400 as of ``submit``.
+        StoreUnavailable.
+    """
+    params, limit = wanted.params[0], caller.max_in_flight
+    spec = state.catalog.models[params.model]
+    cost = spec.cost(params)
+    priority = resolve_priority(wanted.priority, spec, cost)
+    check_fits(params, state.loads.get(spec.id).fits)
+    if limit is not None and len(wanted.params) > limit:
+        why = f"allowed: 1 to {limit}, the number of jobs that this key may have in flight"
+        raise bad_field("n", f"n: {len(wanted.params)} is out of range; {why}")
+    return priority, cost
 
 
 def ring_for(state: AppState, admitted: Admitted) -> None:
@@ -131,16 +147,8 @@ def full(state: AppState, model: str, priority: Priority, count: int) -> ApiErro
 
 
 def too_many(state: AppState, caller: Caller, count: int) -> ApiError:
-    """429 with the time until enough of the caller's jobs are expected to have ended for ``count`` more.
-
-    It is 400 if the caller may never have that many.
-    """
+    """Return 429 with the time until enough of the caller's jobs are expected to have ended for ``count`` more."""
     limit = caller.max_in_flight or 0
-    if count > limit:
-        return bad_field(
-            "n",
-            f"n: {count} is out of range; allowed: 1 to {limit}, the number of jobs that this key may have in flight",
-        )
     jobs = state.store.unfinished(caller.owner)
     positions = state.store.queue_positions(jobs)
     left = sorted(seconds_left(state.loads.get(job.params.model), job, positions.get(job.id)) for job in jobs)

@@ -83,6 +83,8 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
 
     app: ASGIApp
     client: tuple[str, int] | None
+    url: bytes
+    headers: list[tuple[bytes, bytes]]
     limit_concurrency: int | None
     _timer: TimerHandle | None = None
     _received = 0

@@ -10,10 +10,13 @@ from adaspa_jobs.times import OWN_SETTINGS, Timed, expected, preset_of
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
+from adaspa_service.access.caller import Caller
 from adaspa_service.gateway.access import Reader
+from adaspa_service.gateway.admission import JobRequest, check
 from adaspa_service.gateway.body import UNREADABLE, openapi, read_body
-from adaspa_service.gateway.params import resolve, resolve_priority
+from adaspa_service.gateway.params import batch, labels
 from adaspa_service.gateway.state import AppState, StateDep
+from adaspa_service.gateway.webhook_url import check_webhook
 from adaspa_service.inputs.source import closing_all
 
 router = APIRouter(tags=["videos"])
@@ -24,13 +27,15 @@ BY_HAND = "AdaSpa settings of your own are not timed; see qualities for the pres
 async def estimate_video(request: Request, state: StateDep, caller: Reader) -> Estimate:
     """Estimate how long a video would take with each preset. Nothing is queued.
 
-    Takes and checks the same fields as `POST /videos`, but prompt and images are optional.
+    Takes and checks the same fields as `POST /videos`, but prompt and images are optional, and images are not opened.
     """
     with state.turns.of(caller.owner) as turn:
         asked, images = await read_body(request, VideoEstimate, state.catalog, state.settings.input_bytes, turn)
         with closing_all(images.values()):
-            params = resolve(with_needed_images(asked, state.catalog), state.catalog)
-    return await run_in_threadpool(estimate, state, params, asked.priority)
+            params = batch(with_needed_images(asked, state.catalog), state.catalog)
+    noted = labels(asked, state.catalog.models[params[0].model])
+    url = await check_webhook(state, asked.webhook_url, caller.owner)
+    return await run_in_threadpool(estimate, state, caller, JobRequest(params, asked.priority, url, noted))
 
 
 def with_needed_images(asked: VideoEstimate, catalog: Catalog) -> VideoEstimate:
@@ -41,10 +46,11 @@ def with_needed_images(asked: VideoEstimate, catalog: Catalog) -> VideoEstimate:
     return asked.model_copy(update=dict.fromkeys(needed, "left out"))
 
 
-def estimate(state: AppState, params: JobParams, priority: str | None) -> Estimate:
-    """Estimate how long a job would take. Raises ApiError: 400 priority not offered; StoreUnavailable."""
+def estimate(state: AppState, caller: Caller, wanted: JobRequest) -> Estimate:
+    """Estimate how long the first of the jobs would take. Raises ApiError, 400 as of ``submit``; StoreUnavailable."""
+    params = wanted.params[0]
     spec = state.catalog.models[params.model]
-    queue = resolve_priority(priority, spec, spec.cost(params))
+    queue, _ = check(state, caller, wanted)
     load, times = state.loads.get(spec.id), state.times.get(spec.id)
     starts_in = load.starts_in(queue, load.queues[queue].waiting + 1)
     preset = preset_of(params)
