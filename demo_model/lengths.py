@@ -25,23 +25,20 @@ from typing import Any
 import adaspa
 import diffusers
 import torch
-import torch.nn.functional as F
 from adaspa import AdaSpaConfig
 from adaspa_demo_model import PIPELINE_FOLDER
 from adaspa_worker.comparison import psnr
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import WanPipeline
 from torch import Tensor
 
-from demo_model.architecture import TEXT_LENGTHS
 from demo_model.evaluation import share_right
 from demo_model.fidelity import judge, readers
 from demo_model.field.meter import metered
-from demo_model.first_frames import digest
-from demo_model.long_clips import LENGTHS, LONG_WEIGHTS, SHORT, Length, place_tokens
+from demo_model.long_clips import LENGTHS, LONG_WEIGHTS, SHORT, Length
+from demo_model.long_model import as_short, digest_of, draw, load
 from demo_model.scenes import caption, sample_scenes
 from demo_model.sheet import save_sheet
 from demo_model.stability import Watch
-from demo_model.whole_clip import allow_whole_clips, decode_clip
 
 RIGHT = 0.95  # of all attributes, at every length: what ships reaches
 PAPER = AdaSpaConfig.paper()
@@ -50,17 +47,7 @@ DENSITIES = {
     "density 0.1": PAPER.replace(sparsity=0.9),
 }
 PRESETS = {intent: AdaSpaConfig.preset(intent, skip_short=False) for intent in ("quality", "balanced", "fast")}
-FURTHER = {
-    "tile order": PAPER.replace(token_order="tile"),
-    "warm-up at mass 0.9": PAPER.replace(warmup_mass=0.9),
-    "query block 128": PAPER.replace(query_block_size=128),
-    "mass 0.9": PAPER.replace(selection="retained_mass", mass=0.9),
-    "mass 0.8": PAPER.replace(selection="retained_mass", mass=0.8),
-    "balanced at price 1.8": PRESETS["balanced"].replace(price=1.8),
-    "balanced at price 3.3": PRESETS["balanced"].replace(price=3.3),
-    "fast at price 6": PRESETS["fast"].replace(price=6.0),
-}
-VARIANTS = DENSITIES | PRESETS | FURTHER
+VARIANTS = DENSITIES | PRESETS
 REPORTED = ("density", "recall", "attention_work")
 
 
@@ -84,33 +71,11 @@ class Subject:
             "variants": {},
         }
 
-    @torch.no_grad()
     def draw(self, start: int, count: int) -> Tensor:
         """Videos of some captions, each from its own noise: uint8 [count, frames, side, side, 3] on the CPU."""
-        pipe, args, length = self.pipe, self.args, self.length
-        place_tokens(pipe.transformer, length)
-        pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=length.shift)
-        latents = pipe(
-            prompt=self.texts[start : start + count],
-            height=length.side,
-            width=length.side,
-            num_frames=length.frames,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance,
-            generator=[torch.Generator("cpu").manual_seed(args.seed + i) for i in range(start, start + count)],
-            max_sequence_length=TEXT_LENGTHS[0],
-            output_type="latent",
-        ).frames
-        return torch.cat([self._decode(part) for part in latents.split(args.decoded)])
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        config = self.pipe.vae.config
-        mean, std = (
-            torch.tensor(values, device=latents.device).view(1, -1, 1, 1, 1)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        video = decode_clip(self.pipe.vae, latents.float() * std + mean).clamp(-1.0, 1.0)
-        return ((video + 1.0) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu()
+        args, chosen = self.args, range(start, start + count)
+        texts, seeds = [self.texts[i] for i in chosen], [args.seed + i for i in chosen]
+        return draw(self.pipe, texts, seeds, args.steps, args.guidance, length=self.length)
 
     def watch(self) -> None:
         """Draw the first captions densely and look at the attention."""
@@ -167,30 +132,10 @@ def applied(transformer: Any, config: AdaSpaConfig) -> Iterator[adaspa.AdaSpaHan
         adaspa.remove(transformer)
 
 
-def as_short(videos: Tensor) -> Tensor:
-    """`videos` [B, frames, side, side, 3] at the size and the number of frames of the small model's: uint8."""
-    kept = torch.linspace(0, videos.shape[1] - 1, SHORT.frames).round().long()
-    frames = videos[:, kept].flatten(0, 1).permute(0, 3, 1, 2).float()
-    reduced = F.interpolate(frames, (SHORT.side, SHORT.side), mode="area").round().to(torch.uint8)
-    return reduced.permute(0, 2, 3, 1).unflatten(0, (len(videos), SHORT.frames))
-
-
 def shortfalls(rows: list[dict[str, Any]]) -> list[str]:
     """What the long model lacks of what it must reach; a length that was not evaluated lacks all."""
     reached = {row["tokens"]: row.get("right", {}).get("all_attributes", 0.0) for row in rows if row["model"] == "long"}
     return [f"{tokens} tokens: {at:.3g} of {RIGHT:g}" for tokens, at in reached.items() if at < RIGHT]
-
-
-def load(transformer: Path, device: torch.device, dtype: str) -> tuple[WanPipeline, str]:
-    """The demo pipeline with the transformer of a folder, drawing whole clips; and the digest of its weights."""
-    weights, found = (
-        WanTransformer3DModel.from_pretrained(transformer, dtype=each, local_files_only=True)
-        for each in (getattr(torch, dtype), torch.float32)
-    )
-    pipe = WanPipeline.from_pretrained(PIPELINE_FOLDER, transformer=weights, dtype=torch.float32, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    allow_whole_clips(pipe.vae)
-    return pipe.to(device), digest(found)
 
 
 def measure(args: argparse.Namespace) -> list[str]:
@@ -199,7 +144,7 @@ def measure(args: argparse.Namespace) -> list[str]:
     scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
     texts = [caption(scene) for scene in scenes]
     folders = (args.transformer, PIPELINE_FOLDER / "transformer")
-    (long, weights), (small, _) = (load(folder, device, args.dtype) for folder in folders)
+    long, small = (load(folder, device, args.dtype) for folder in folders)
     lengths = [LENGTHS[name] for name in args.lengths]
     subjects = [Subject("long", long, length, texts, args) for length in sorted(lengths, key=lambda at: -at.tokens)]
     subjects.append(Subject("small", small, SHORT, texts, args))
@@ -208,7 +153,7 @@ def measure(args: argparse.Namespace) -> list[str]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
-        "weights": weights,
+        "weights": digest_of(args.transformer),
         "settings": {key: getattr(args, key) for key in ("captions", "watched", "seed", "steps", "guidance", "dtype")},
         "rows": [subject.row for subject in subjects],
     }
@@ -261,11 +206,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the transformers")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--decoded", type=int, default=4, help="clips that are decoded together")
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after this time")
     args = parser.parse_args()
-    if not 1 <= args.watched <= args.captions or args.batch < 1 or args.steps < 2 or args.decoded < 1:
-        parser.error("--batch and --decoded must be at least 1, --steps at least 2, --watched at most --captions")
+    if not 1 <= args.watched <= args.captions or args.batch < 1 or args.steps < 2:
+        parser.error("--batch must be at least 1, --steps at least 2, --watched at most --captions")
     if short := measure(args):
         raise SystemExit("falls short: " + "; ".join(short))
 

@@ -148,17 +148,19 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 GRID: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
     ("price", "warm-up 3", (64, True), (0.9, 0.25, 3.3, 2.2)),
-    ("price", "warm-up 3", (128, True), (0.8, 0.2, 0.55, 1.4)),
+    ("price", "warm-up 3", (128, True), (0.8, 0.2, 0.55, 1.4, 0.15)),
     ("price", "warm-up 3 at mass 0.95", (64, True), (3.3, 0.9, 2.6, 2.2)),
     ("price", "warm-up 3 at mass 0.95", (128, True), (2.2, 0.8, 1.4)),
     ("price", "warm-up 10", (128, True), (0.25, 0.12)),
     ("price", "warm-up 10, one search", (64, True), (0.3, 0.35)),
+    ("price", "warm-up 10, one search", (128, True), (0.25, 0.2)),
     ("price", "warm-up 6 at mass 0.9", (64, True), (3.3, 2.2)),
-    ("price", "warm-up 10 at mass 0.9", (128, True), (2.2,)),
-    ("price", "warm-up 10 at mass 0.9", (64, True), (3.3,)),
+    ("price", "warm-up 10 at mass 0.9", (128, True), (2.2, 1.8)),
+    ("price", "warm-up 10 at mass 0.9", (64, True), (3.3, 2.8, 2.2, 0.9)),
     ("price", "warm-up 10 at mass 0.95", (64, True), (3.3,)),
     ("price", "warm-up 16 at mass 0.8", (64, True), (3.3,)),
-    ("price", "warm-up 3, one search", (64, True), (0.9,)),
+    ("price", "warm-up 3, one search", (64, True), (0.9, 0.8, 0.7, 0.6, 0.5)),
+    ("price", "warm-up 3, one search", (128, True), (0.6, 0.7)),
     ("price", "warm-up 3, five searches", (64, True), (2.2,)),
     ("price", "warm-up 10", (64, True), (0.35, 0.9)),
     ("price", "warm-up 3", (64, False), (0.9,)),
@@ -168,6 +170,10 @@ GRID: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
     ("mass", "warm-up 10", (64, False), (0.98,)),
 )
 """Lines of the grid: setting of the policy, schedule, query block and whether lists are shared, and the values."""
+
+
+TILED = (("price", 0.9, "warm-up 3, one search", 64), ("price", 3.3, "warm-up 10 at mass 0.9", 64))
+"""Settings of the grid that are also measured in tile order."""
 
 
 def _grid() -> Iterator[Variant]:
@@ -188,3 +194,5 @@ def _grid() -> Iterator[Variant]:
                 ending = ", shared lists" if shared else ""
                 name = f"{setting} {values[place]}, {schedule}, blocks of {block} x 64{ending}"
                 yield Variant(name, "grid", ("grid",), config)
+                if (setting, values[place], schedule, block) in TILED:
+                    yield Variant(f"{name}, tile order", "grid", ("grid",), config.replace(token_order="tile"))

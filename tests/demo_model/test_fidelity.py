@@ -3,15 +3,18 @@
 import json
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from demo_model import evaluation, fidelity
+from demo_model.long_clips import Length
 from demo_model.perceptual import CONVOLUTIONS, Lpips
 from demo_model.variants import variants
 
+ROOT = Path(__file__).parents[2]
 SOME = ["every block kept", "no LSE reuse", "sliding window, sparsity 0.5"]
 
 
@@ -22,8 +25,8 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "FRAMES", 9)
     output = tmp_path / "fidelity.json"
 
-    def call(*names, steps=4, guidance=1, part="0/1"):
-        where = ["--output", str(output), "--device", "cpu", "--dtype", "float32", "--part", part]
+    def call(*names, steps=4, guidance=1, part="0/1", more=()):
+        where = ["--output", str(output), "--device", "cpu", "--dtype", "float32", "--part", part, *more]
         sizes = ["--captions", "2", "--guidance", str(guidance), "--steps", str(steps)]
         monkeypatch.setattr(sys, "argv", ["fidelity", *where, *sizes, "--variants", *names])
         fidelity.main()
@@ -52,6 +55,21 @@ def test_processes_side_by_side_fill_one_file_in_the_order_of_the_variants(run):
     assert [row["name"] for row in run(*SOME, part="0/2")["rows"]] == ["dense", *SOME]
     with pytest.raises(SystemExit):
         run(*SOME, part="2/2")
+
+
+def test_the_long_model_draws_clips_of_a_length_under_the_same_settings(run, monkeypatch):
+    monkeypatch.setitem(fidelity.LENGTHS, "middle", Length(5, 96))
+    name = "price 0.9, warm-up 3, one search, blocks of 64 x 64, shared lists, tile order"
+    found = run(name, guidance=4, more=["--length", "middle"])
+    assert [found["settings"][key] for key in ("frames", "side", "tokens")] == [5, 96, 288]
+    measured = json.loads((ROOT / "docs" / "kernels" / "lengths.json").read_text())
+    assert found["settings"]["weights"] == measured["weights"]
+    row = found["rows"][1]
+    assert len(row["clip_densities"]) == len(row["clips"]) == 2
+    assert sum(row["clip_densities"]) / 2 == pytest.approx(row["density"], abs=1e-4)
+    assert "recall" in row and "ssim" not in row
+    with pytest.raises(ValueError, match="was measured with other settings"):
+        run(name, guidance=4)
 
 
 def test_the_work_is_counted_and_guidance_branches_share_tiles_and_lists(run):

@@ -8,7 +8,8 @@ from diffusers import WanTransformer3DModel
 
 from benchmarks.fidelity import lengths as tables
 from demo_model.field.meter import metered
-from demo_model.lengths import as_short, shortfalls
+from demo_model.lengths import shortfalls
+from demo_model.long_model import as_short
 from demo_model.stability import Watch, concentration, heaviest
 
 STEPS = 5
