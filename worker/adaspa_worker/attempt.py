@@ -120,9 +120,10 @@ class Attempt:
         return files
 
     def reset(self) -> None:
-        """Drop what the engine holds of the job."""
+        """Drop what the engine holds of the job, and note the GPU's memory that is left."""
         if self.engine is not None:
             self.engine.reset()
+            metrics.observe_gpu()
 
     def observe(self, made: Made) -> None:
         metrics.observe_report(self.lease.job.params.model, made.report)

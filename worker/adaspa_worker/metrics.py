@@ -77,7 +77,7 @@ def remove() -> None:
 
 
 def observe_report(model: str, report: AttentionReport) -> None:
-    """Record what AdaSpa did in a job that completed, and the GPU's memory after it."""
+    """Record what AdaSpa did in a job that completed."""
     density.labels(model).observe(report.density)
     if report.attention_work is not None:
         work.labels(model).observe(report.attention_work)
@@ -85,15 +85,16 @@ def observe_report(model: str, report: AttentionReport) -> None:
     if report.recall is not None:
         recall.labels(model).observe(report.recall)
     cache_bytes.labels(model).set(report.cache_bytes)
-    observe_gpu()
 
 
 def observe_gpu() -> None:
-    """Record the GPU's memory, if there is one and the child uses it."""
+    """Record the GPU's memory between two jobs and the latest one's peaks, if there is a GPU and the child uses it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         gpu_bytes.labels("total").set(total)
         gpu_bytes.labels("used").set(total - free)
         gpu_bytes.labels("allocated").set(torch.cuda.memory_allocated())
+        gpu_bytes.labels("reserved").set(torch.cuda.memory_reserved())
         gpu_bytes.labels("peak").set(torch.cuda.max_memory_allocated())
+        gpu_bytes.labels("peak_reserved").set(torch.cuda.max_memory_reserved())
