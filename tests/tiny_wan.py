@@ -29,16 +29,23 @@ def make_vae(mean: float = 0.0, std: float = 1.0) -> AutoencoderKLWan:
     )
 
 
-def save_pipeline(folder: Path) -> Path:
-    """Write the pipeline (random weights from a fixed seed, 64x64 pixels, 9 frames are 48 video tokens)."""
+def save_pipeline(
+    folder: Path, transformer: WanTransformer3DModel | None = None, vae: AutoencoderKLWan | None = None
+) -> Path:
+    """Write the pipeline (random weights from a fixed seed, 64x64 pixels, 9 frames are 48 video tokens).
+
+    Args:
+        folder: where.
+        transformer, vae: in the place of the tiny ones; texts have 16 channels.
+    """
     torch.manual_seed(0)
     words = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "circle", "square", "moving", "left", "right"]
     numbers = {word: i for i, word in enumerate([*words, "broken"])}
     tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    vae = make_vae()
-    transformer = WanTransformer3DModel(
+    vae = vae or make_vae()
+    transformer = transformer or WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
         in_channels=4,

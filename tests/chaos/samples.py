@@ -70,7 +70,7 @@ def sample(service: Service, at: float) -> Sample:
     files = _objects(service.objects)
     return Sample(
         at,
-        {part.name: (part.starts, *_of(part)) for part in service.parts},
+        {part.name: (part.starts, *usage(part)) for part in service.parts},
         sum(key.startswith(b"adaspa:job:") for key in keys),
         sum(service.store.totals().ended.values()),
         len(keys),
@@ -106,7 +106,7 @@ def _members(service: Service, keys: list[bytes]) -> dict[bytes, int]:
     return {key: 1 if kind == b"string" else count for key, kind, count in zip(keys, kinds, counts, strict=True)}
 
 
-def _of(part: Part) -> tuple[float, int, int]:
+def usage(part: Part) -> tuple[float, int, int]:
     """Seconds since its start, resident bytes and open files of a part."""
     resident = files = 0
     for process in part.processes():

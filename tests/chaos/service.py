@@ -1,15 +1,14 @@
-"""The service that is soaked: gateways, workers of the stand-in and of the CPU demo models, Valkey and a folder."""
+"""The service that is soaked: gateways, workers, Valkey and a folder."""
 
-import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,7 @@ from adaspa_jobs.store import JobStore
 from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.local.process import tied
 from adaspa_service.local.supervisor import free_port
-from adaspa_worker.source import resolve
-from diffusers import WanTransformer3DModel
-from tiny_loras import diffusers, entry, low_ranks
-from tiny_wan import model_spec, write_catalog
+from tiny_catalog import write_catalog
 from valkey_process import start_valkey
 from waiting import until
 
@@ -32,7 +28,23 @@ TENANTS = ("a", "b", "c")
 KEPT_SECONDS = 90
 """How long ended jobs are kept: after that as many go as come."""
 ROOT = Path(__file__).parents[1]
-DEMOS = ("demo", "demo-image")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker of the service.
+
+    Args:
+        model: that it serves.
+        command: arguments of Python.
+        variables: of its environment.
+        prepare: what is done before it starts, while those before it are starting.
+    """
+
+    model: str
+    command: Sequence[str]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -86,22 +98,23 @@ class Part:
 
 
 class Service:
-    """Two gateways, two workers of the stand-in, one of each demo model.
+    """Two gateways, and workers.
 
     Args:
         folder: for everything; short, because Valkey's socket lies in it.
+        catalog: entries of the models.
+        workers: by name, in the order in which they start.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.objects = folder, folder / "objects"
+    def __init__(self, folder: Path, catalog: Sequence[Mapping[str, Any]], workers: Mapping[str, Worker]) -> None:
+        self.folder, self.objects, self.workers = folder, folder / "objects", workers
         (folder / "orders").mkdir()
-        self.loras = _lora(folder)
-        catalog = write_catalog(folder / "catalog.json", *_catalog(self.loras))
+        written = write_catalog(folder / "catalog.json", *map(dict, catalog))
         settings = {
             "REDIS_URL": f"unix://{folder}/valkey.sock?db=0",
             "STORAGE_URL": str(self.objects),
             "DATA_DIR": str(folder / "data"),
-            "CATALOG": str(catalog),
+            "CATALOG": str(written),
             "LEASE_SECONDS": "15",
             "MAX_ATTEMPTS": "6",
             "CHECKPOINT_STEPS": "4",
@@ -114,17 +127,13 @@ class Service:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ADASPA_")}
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         own = {f"ADASPA_{name}": value for name, value in settings.items()}
-        self._env = clean | own | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", FOLDER: str(folder / "orders")}
+        self.environment = clean | own | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", FOLDER: str(folder / "orders")}
         self.ports = [free_port("127.0.0.1") for _ in range(2)]
         gateways = [
-            self._part(f"gateway-{n}", ["adaspa_service.gateway"], ADASPA_PORT=str(port))
+            self._part(f"gateway-{n}", ["adaspa_service.gateway"], {"ADASPA_PORT": str(port)})
             for n, port in enumerate(self.ports)
         ]
-        stubs = [self._part(f"stub-{n}", _celery("stub", f"stub-{n}"), ADASPA_WORKER_MODEL="stub") for n in range(2)]
-        demos = [self._part(model, ["adaspa_worker", "--model", model]) for model in DEMOS]
-        self.parts = gateways + stubs + demos
-        self.restarted = [gateways[1], stubs[1]]
-        """Those that are; the others are seen for the whole time."""
+        self.parts = gateways + [self._part(name, each.command, each.variables) for name, each in workers.items()]
         self.keys: dict[str, str] = {}
 
     def start(self) -> None:
@@ -135,12 +144,22 @@ class Service:
         made = KeyStore(client)
         self.keys = {tenant: made.create(tenant, frozenset({Scope.read, Scope.write}))[1] for tenant in TENANTS}
         for part in self.parts:
+            if part.name in self.workers:
+                self.workers[part.name].prepare()
             part.start()
-        until(lambda: all(self._is_ready(port) for port in self.ports), "the gateways are ready", 300)
+        until(self._all_ready, "the gateways are ready", 300)
         until(self._all_served, "every model has its workers", 300)
 
-    def _part(self, name: str, command: list[str], **own: str) -> Part:
-        return Part(name, [sys.executable, "-m", *command], self.folder / f"{name}.log", self._env | own)
+    def part(self, name: str) -> Part:
+        """The gateway or worker of this name."""
+        return next(part for part in self.parts if part.name == name)
+
+    def _part(self, name: str, command: Sequence[str], own: Mapping[str, str]) -> Part:
+        return Part(name, [sys.executable, "-m", *command], self.folder / f"{name}.log", {**self.environment, **own})
+
+    def _all_ready(self) -> bool:
+        self._check()
+        return all(self._is_ready(port) for port in self.ports)
 
     def _is_ready(self, port: int) -> bool:
         try:
@@ -149,9 +168,12 @@ class Service:
             return False
 
     def _all_served(self) -> bool:
+        self._check()
+        return all(self.store.load(worker.model).workers for worker in self.workers.values())
+
+    def _check(self) -> None:
         for part in self.parts:
             assert part.process.poll() is None, f"{part.name} has ended by itself:\n{part.log.read_text()[-2000:]}"
-        return all(self.store.load(model).workers for model in ("stub", *DEMOS))
 
     def stop(self) -> None:
         """End everything at once."""
@@ -161,28 +183,3 @@ class Service:
         if hasattr(self, "_valkey"):
             self._valkey.kill()
             self._valkey.wait()
-
-
-def _celery(model: str, name: str) -> list[str]:
-    queues = f"generate.{model},generate.{model}:bulk"
-    pool = ["--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    return ["celery", "--quiet", "--app", "chaos.worker", "worker", "--queues", queues, "--hostname", name, *pool]
-
-
-def _catalog(loras: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    shipped = {spec["id"]: spec for spec in json.loads((files("adaspa_jobs") / "catalog.json").read_text())}
-    stub = model_spec(
-        "builtin:demo",
-        id="stub",
-        sizes=["64x64", "96x64", "128x128"],
-        tasks=["text_to_video", "image_to_video"],
-        loras=loras,
-    )
-    return [stub, shipped["demo"] | {"loras": loras}, shipped["demo-image"]]
-
-
-def _lora(folder: Path) -> list[dict[str, Any]]:
-    """An adapter of random weights for the demo model."""
-    transformer = WanTransformer3DModel.from_pretrained(resolve("builtin:demo"), subfolder="transformer")
-    layers = [f"blocks.{i}.attn1.to_{c}" for i in range(2) for c in "qv"]
-    return [entry(folder / "look.safetensors", diffusers(low_ranks(transformer, layers)))]

@@ -4,6 +4,7 @@ import math
 from random import Random
 from typing import Any, cast
 
+from chaos.gpu_soak import requests, verdicts
 from chaos.samples import Sample
 from chaos.service import TENANTS
 from chaos.trend import trends
@@ -71,3 +72,38 @@ def test_the_receiver_of_a_soak_hears_of_every_tenants_jobs() -> None:
         assert len({visitors._receiver.url(tenant) for tenant in TENANTS}) == len(TENANTS)
     finally:
         visitors._receiver.close()
+
+
+def rows(model: str, **grown: float) -> list[dict[str, Any]]:
+    """A GPU's jobs of a model: each request twice, in whose second half figures are higher, in percent."""
+    base = {"allocated": 3e9, "reserved": 4e9, "peak": 6e9, "peak_reserved": 7e9, "resident": 2e9, "files": 50}
+    sizes = (0.4, 1.0, 0.7)
+    return [
+        {"model": model, "half": half}
+        | {
+            figure: value * (size if figure.startswith("peak") else 1) * (1 + grown.get(figure, 0) / 100 * (half == 2))
+            for figure, value in base.items()
+        }
+        for half, order in ((1, sizes), (2, sizes[::-1]))
+        for size in order
+    ]
+
+
+def test_what_a_gpus_second_half_needs_beyond_the_first_is_found_of_each_model() -> None:
+    found = verdicts(rows("demo", reserved=2) + rows("wan", peak=3, allocated=0.5))
+    grows = {name for name, each in found.items() if each["verdict"] == "grows"}
+    assert grows == {"reserved of demo", "peak of wan", "allocated of wan"}
+    assert {each["verdict"] for name, each in found.items() if name not in grows} == {"flat"}
+
+
+def test_half_of_a_gpus_run_tells_nothing() -> None:
+    found = verdicts(rows("wan")[:3])
+    assert {each["verdict"] for each in found.values()} == {"open"}
+
+
+def test_a_gpu_is_asked_for_fifty_videos_of_mixed_sizes_presets_and_adapters() -> None:
+    asked = [*requests("demo"), *requests("wan")]
+    assert 2 * len(asked) == 50 and len({str(each) for each in asked}) == 25
+    assert len({(each["size"], each.get("num_frames")) for each in asked}) > 15
+    assert {each.get("quality") for each in asked} >= {"exact", "quality", "balanced", "fast"}
+    assert {lora["name"] for each in asked for lora in each.get("loras", [])} == {"eight-steps", "four-steps"}
