@@ -27,6 +27,7 @@ import diffusers
 import torch
 from adaspa.config import AdaSpaConfig
 from adaspa_worker.engines import linears
+from adaspa_worker.engines.compiling import compile_blocks
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -120,7 +121,7 @@ def subject_of(
     else:
         options = linears.compile_options() if kind == "float8" else None
         on_gpu = {"options": options} if device.type == "cuda" else {"backend": "eager"}
-        transformer.compile_repeated_blocks(dynamic=False, **on_gpu)
+        compile_blocks(transformer, dynamic=False, **on_gpu)
     subject = Compiled(transformer, few.inputs(device, torch.bfloat16), layers)
     list(walk_rows(subject))  # compiles the blocks; the first time memory is laid out
     return subject

@@ -184,8 +184,8 @@ class ModelSpec(BaseModel):
     Empty means ``balanced``.
     """
     cache: StepCache | None = None
-    """Step cache to run beside AdaSpa: the fields of ``cache``. Cannot be combined with ``compile`` or with a scheduler
-    that calls the transformer twice per step."""
+    """Step cache to run beside AdaSpa: the fields of ``cache``. Cannot be combined with a scheduler that calls the
+    transformer twice per step."""
     compile: bool = False
     """Compile the transformer's blocks with ``torch.compile``. Steps become faster, but a worker's first clip of each
     size and length takes up to a minute longer. Not supported for CogVideoX and Mochi. Requires a C compiler, or a C++
@@ -237,8 +237,6 @@ class ModelSpec(BaseModel):
         if (shared := self.parallelism) is not None and shared.guidance * shared.ulysses != self.gpus:
             product = f"{shared.guidance} * {shared.ulysses}"
             raise ValueError(f"parallelism: guidance * ulysses is {product}; allowed: gpus, which is {self.gpus}")
-        if self.cache is not None and self.compile:
-            raise ValueError("cache: cannot be combined with compile; allowed: one of them")
         if self.negative_prompt and not self.heeds_negative(self.guidance_range[1]):
             scale = "true_cfg_scale in call" if "true_cfg_scale" in self.call else "guidance_range"
             raise ValueError(f"negative_prompt: has no effect; allowed: false, or {scale} over 1")

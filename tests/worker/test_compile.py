@@ -12,6 +12,7 @@ from adaspa_api.loras import LoraUse
 from adaspa_api.words import JobStatus
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import Job, JobParams
+from adaspa_jobs.step_cache import StepCache
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.warm_up import warm_up
@@ -19,11 +20,19 @@ from diffusers import WanPipeline
 from job_bench import Bench
 from tiny_loras import WAN, diffusers, entry, low_ranks
 from tiny_wan import model_spec
+from torch.profiler import ProfilerActivity, profile
 
 FULL_PRECISION = {"dtype": "float32"}
 """On a GPU too: in bfloat16 the compiled and the plain model round to videos that differ more than dense and sparse."""
 TOLERANCE = 0.1
 """Largest mean difference of two videos, of 255: rounding, and what H.264 makes of it. Dense and sparse are 1 apart."""
+
+CACHES: tuple[dict[str, Any], ...] = (
+    {"kind": "first_block", "threshold": 100.0},
+    {"kind": "mag", "threshold": 10.0, "ratios": [1.0, 1.0]},
+    {"kind": "sea", "threshold": 100.0},
+    {"kind": "taylor_seer", "interval": 3},
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +110,27 @@ def test_compiled_blocks_take_one_adapter_after_the_other(
         torch.testing.assert_close(compiled, plain, atol=1e-3, rtol=1e-3)
         counted.append(graphs["unique_graphs"])
     assert [count - counted[0] for count in counted] == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("cache", CACHES, ids=lambda cache: cache["kind"])
+def test_what_a_step_cache_does_not_skip_runs_compiled(
+    params: Callable[..., JobParams], compiled_engine: Engine, plain_engine: Engine, cache: dict[str, Any]
+) -> None:
+    asked, found = params(steps=8, guidance_scale=4.0), []
+    for each in (compiled_engine, plain_engine):
+        without = each.spec  # type: ignore[attr-defined]
+        each.spec = without.model_copy(update={"cache": StepCache(**cache)})  # type: ignore[attr-defined]
+        given = each.encode_prompt(asked, {})
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            found.append(each.denoise(asked, given, lambda *_: None))
+        each.spec = without  # type: ignore[attr-defined]
+        calls = each.report()["attention_calls"]
+        each.reset()
+        assert calls["skipped"] > 0
+        compiled = sum(event.name.startswith("Torch-Compiled Region") for event in seen.events())
+        ran = sum(calls.values()) - calls["skipped"]  # attention runs once in each block
+        assert compiled == (ran if each is compiled_engine else 0)
+    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)
 
 
 def test_a_second_start_compiles_nothing(

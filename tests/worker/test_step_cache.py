@@ -160,6 +160,3 @@ def test_a_scheduler_that_calls_the_transformer_twice_a_step_is_refused_before_a
 def test_what_a_cache_cannot_have_is_refused_in_the_catalog(cache: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         ModelSpec.model_validate(model_spec("unused", cache=cache))
-    with pytest.raises(ValidationError, match="cache: cannot be combined with compile"):
-        fine = {"kind": "first_block", "threshold": 0.1}
-        ModelSpec.model_validate(model_spec("unused", cache=fine, compile=True))

@@ -10,6 +10,7 @@ from diffusers import PipelineQuantizationConfig, TorchAoConfig
 
 from adaspa_worker.attention import operator_config
 from adaspa_worker.engines import in_groups, linears, step_cache
+from adaspa_worker.engines.compiling import compile_blocks
 from adaspa_worker.engines.weights import check_moves
 from adaspa_worker.families import FAMILIES, TRANSFORMERS, limits_of, pipeline_of
 from adaspa_worker.hub import first_line
@@ -134,4 +135,4 @@ class LoadedModel:
             # Not dynamic=False: every size and length would compile again, up to PyTorch's limit for one function,
             # and those after that would run uncompiled. By default what turns out to change becomes a variable:
             # the first size has a graph of its own, and after a few others one serves them all.
-            transformer.compile_repeated_blocks(options=options)
+            compile_blocks(transformer, options=options)
