@@ -6,7 +6,8 @@ as in earnest; only the video is noise.
 
 With ``--compile`` the blocks are compiled, and the first blocks of each kind are run through the first steps before any
 is counted. With ``--dense-steps`` dense steps by FlashAttention-3 in bfloat16 follow, of the same model compiled too:
-what the run is to be compared with.
+what the run is to be compared with. With ``--step-cache`` MagCache skips steps beside it: which ones depends on the
+magnitude ratios of the real model alone, not on the random weights.
 """
 
 import argparse
@@ -17,14 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import adaspa
 import torch
 from adaspa.config import AdaSpaConfig, Preset
 from adaspa.ops.call import Precision
 from adaspa_worker.engines import linears
+from adaspa_worker.engines.compiling import compile_blocks
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.hooks import MagCacheConfig
 from diffusers.utils.logging import tqdm
 from torch import nn
 
@@ -38,6 +41,16 @@ LINEARS = ("bfloat16", "float8")
 FIRST_STEPS = 7
 """Of `WARM_UP` steps: one at least of each kind, where the schedule searches twice in its first quarter."""
 WARM_UP = 25
+RATIOS: Final = (
+    1.0, 1.0754, 1.27807, 1.11596, 1.09504, 1.05188, 1.00844, 1.05779, 1.00657, 1.04142,
+    1.03101, 1.00679, 1.02556, 1.00908, 1.06949, 1.05438, 1.02214, 1.02321, 1.03019, 1.00779,
+    1.03381, 1.01886, 1.01161, 1.02968, 1.00544, 1.02822, 1.00689, 1.02119, 1.0105, 1.01044,
+    1.01572, 1.02972, 1.0094, 1.02368, 1.0226, 0.98965, 1.01588, 1.02146, 1.0018, 1.01687,
+    0.99436, 1.00283, 1.01139, 0.97122, 0.98251, 0.94513, 0.97656, 0.90943, 0.85703, 0.75456,
+)  # fmt: skip
+"""Magnitude ratios of HunyuanVideo at 720p in 50 steps, as published with MagCache (arXiv 2506.09045,
+github.com/Zehong-Ma/MagCache)."""
+MAG_MODEL: Final = "hunyuan-video-13b-720p-129f"
 
 
 def configuration(name: str, density: float | None) -> AdaSpaConfig:
@@ -78,7 +91,7 @@ def built(model: FullModel, kind: str, device: torch.device, *, compiled: bool) 
     if compiled:
         options = linears.compile_options() if kind == "float8" else None
         on_gpu = {"options": options} if device.type == "cuda" else {"backend": "eager"}
-        transformer.compile_repeated_blocks(dynamic=False, **on_gpu)
+        compile_blocks(transformer, dynamic=False, **on_gpu)
     return transformer
 
 
@@ -137,15 +150,22 @@ def run(
         if arguments.compile:
             warm_up(transformer, config, model, device)
         adaspa.apply(transformer, config)
+        if arguments.step_cache is not None:
+            steps = arguments.steps
+            transformer.enable_cache(
+                MagCacheConfig(arguments.step_cache, num_inference_steps=steps, mag_ratios=list(RATIOS))
+            )
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        seconds = 0.0
+        seconds, reused = 0.0, 0
         for row in denoise(transformer, model, arguments.steps, device):
             seconds += row["seconds"]
             bar.update()
             bar.set_postfix(step=row["kind"], seconds=row["seconds"])
             report = transformer.adaspa.report()
-            known: dict[str, Any] = {"rows": [row], "seconds": round(seconds, 3)}
+            told = {"reused": True} if report["reused_forwards"] > reused else {}
+            reused = report["reused_forwards"]
+            known: dict[str, Any] = {"rows": [row | told], "seconds": round(seconds, 3)}
             known["complete"] = row["step"] + 1 == arguments.steps
             known["report"] = {key: value for key, value in report.items() if key != "layers"}
             if device.type == "cuda":
@@ -165,6 +185,7 @@ def main() -> None:
     )
     parser.add_argument("--linears", choices=LINEARS, default=LINEARS[0], help="of the blocks' linear layers")
     parser.add_argument("--dense-precision", choices=get_args(Precision), default="full", help="of dense steps")
+    parser.add_argument("--step-cache", type=float, help=f"threshold of MagCache, for {MAG_MODEL}; without, none")
     parser.add_argument(
         "--dense-steps", type=int, default=0, help="steps by FlashAttention-3 in bfloat16 to time after"
     )
@@ -174,6 +195,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.quick and not torch.cuda.is_available():
         parser.error("a GPU is needed, or --quick")
+    if arguments.step_cache is not None and arguments.model != MAG_MODEL:
+        parser.error(f"--step-cache needs the ratios of the model; allowed: --model {MAG_MODEL}")
     started = time.monotonic()
     device = torch.device("cpu" if arguments.quick else "cuda")
     model = MODELS[arguments.model].quick() if arguments.quick else MODELS[arguments.model]
@@ -186,6 +209,7 @@ def main() -> None:
         },
         "linears": arguments.linears,
         "dense_precision": arguments.dense_precision,
+        "step_cache": arguments.step_cache,
         "complete": False,
         "rows": [],
     }

@@ -150,40 +150,46 @@ def denoise_line(result: dict[str, Any]) -> str:
         "dense attention was in eight bits" if result.get("dense_precision", "full") != "full" else "",
     ]
     told = " and its ".join(filter(None, small))
+    skipped = sum("reused" in row for row in result["rows"])
+    cached = f" MagCache {result['step_cache']} skipped {skipped} of the steps." if result.get("step_cache") else ""
     return (
         f"{how}: {result['model']}, {result['config']}{density}, {'compiled blocks, ' if result['compile'] else ''}"
         f"dense steps with {ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
         f"({counts['dense_steps']} dense, {counts['search_steps']} search, {counts['sparse_steps']} sparse steps; "
-        f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak}).{f' Its {told}.' if told else ''}{_beside_dense(result)}"
+        f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak})."
+        f"{f' Its {told}.' if told else ''}{cached}{_beside_dense(result)}"
     )
 
 
 def _beside_dense(result: dict[str, Any]) -> str:
-    """50 dense steps, and the paper's schedule by that run's own steps; nothing where a kind of step is missing.
+    """50 dense steps, and the paper's schedule by that run's own steps, where it has those kinds of step.
 
     The dense steps are those of FlashAttention-3 that ran behind, or the run's own in full precision.
     """
     density, steps, behind = result["density"], result["steps"], result.get("dense_rows", [])
     dense, search, sparse = (
-        [row["seconds"] for row in result["rows"] if row["kind"] == kind] for kind in ("dense", "search", "sparse")
+        [row["seconds"] for row in result["rows"] if row["kind"] == kind and "reused" not in row]
+        for kind in ("dense", "search", "sparse")
     )
     in_eight = result.get("dense_precision", "full") != "full"
-    if density is None or not dense or len(search) < 2 or not sparse or (in_eight and not behind):
+    if density is None or not dense or not sparse or (in_eight and not behind):
         return ""
     own, usual = median(dense), median([row["seconds"] for row in behind] or dense)
-    seconds = StepSeconds(own, search[0], median(search[1:]), density, {density: median(sparse)})
-    paper = total_seconds(AdaSpaConfig.paper(), seconds, density, steps)
     beside = (
         f" Dense steps by FlashAttention-3, compiled and in bf16, took {usual:.1f} s in the same run, and "
         f"{max(row['peak_bytes'] for row in behind) / 2**30:.1f} GiB."
         if behind
         else ""
     )
-    return (
+    line = (
         f"\nIts dense steps took {own:.1f} s each, its sparse steps {median(sparse):.1f} s.{beside} At this rate, "
-        f"{steps} dense steps take {steps * usual:.0f} s, {steps * usual / result['seconds']:.2f} times as long.\n"
-        f"The paper's schedule takes {paper:.0f} s ({steps * usual / paper:.2f}x)."
+        f"{steps} dense steps take {steps * usual:.0f} s, {steps * usual / result['seconds']:.2f} times as long."
     )
+    if len(search) < 2:
+        return line
+    seconds = StepSeconds(own, search[0], median(search[1:]), density, {density: median(sparse)})
+    paper = total_seconds(AdaSpaConfig.paper(), seconds, density, steps)
+    return f"{line}\nThe paper's schedule takes {paper:.0f} s ({steps * usual / paper:.2f}x)."
 
 
 def _with_speed(seconds: Sequence[float | None], reference: Sequence[float | None]) -> list[str]:

@@ -219,6 +219,14 @@ def test_a_whole_denoising_of_a_tiny_model(run):
     assert result["report"]["density"] == pytest.approx(0.3, abs=0.05)
 
 
+def test_a_whole_denoising_with_a_step_cache_tells_the_steps_that_it_skipped(run):
+    arguments = ["--config", "balanced", "--density", "0.3", "--compile", "--step-cache", "0.06"]
+    result = run(denoise, *arguments)
+    skipped = [row["step"] for row in result["rows"] if "reused" in row]
+    assert result["complete"] and len(skipped) == result["report"]["reused_forwards"] == 22
+    assert min(skipped) == 10, "a fifth of the steps is always computed"
+
+
 def test_peaks_of_the_parts_of_a_job_are_told_with_the_types_of_the_weights(run):
     vaes = ("AutoencoderKLWan", "AutoencoderKLHunyuanVideo15")
     rows = run(memory, "--only", "wan2.1-1.3b-480p-81f", "mochi-10b-480p", *vaes)["rows"]

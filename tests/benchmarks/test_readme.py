@@ -130,6 +130,7 @@ def test_sections_are_written_from_their_files(written):
     kinds = {"dense": [20.0, 20.0], "search": [21.0, 14.0], "sparse": [8.0]}
     rows = [{"kind": kind, "seconds": s} for kind, seconds in kinds.items() for s in seconds]
     fast = run | {"config": "fast", "density": 0.2, "seconds": 500.0, "rows": rows}
+    fast |= {"step_cache": 0.06, "rows": [*rows, *3 * [{"kind": "sparse", "seconds": 0.1, "reused": True}]]}
     fast["report"] = {"dense_steps": 2, "search_steps": 2, "sparse_steps": 46, "cache_bytes": 2 * 10**9}
     run["report"] = {"dense_steps": 10, "search_steps": 2, "sparse_steps": 38, "cache_bytes": 2 * 10**9}
     compiled = {"rows": [row | {"seconds": row.get("seconds", 0) / 2} for row in model_rows("m", 1)]}
@@ -148,6 +149,7 @@ def test_sections_are_written_from_their_files(written):
     assert "With compiled blocks" in text and "| dense, FlashAttention-3 | 10.00 |" in text
     assert "dense steps with FlashAttention-3: 536 s on one H100" in text
     assert "fast at density 0.2, compiled blocks, dense steps with FlashAttention-3: 500 s on one H100" in text
+    assert "MagCache 0.06 skipped 3 of the steps.\nIts dense steps took 20.0 s each, its sparse steps 8.0 s." in text
     # 10 * 20 + 21 + 14 + 38 * 8 = 539 seconds of 1000.
     assert "50 dense steps take 1000 s, 2.00 times as long" in text and "539 s (1.86x)" in text
     assert "| difference | +5.0 % | +5.0 % |" in text
