@@ -17,11 +17,14 @@ from adaspa.ops.hopper import block_mass as hopper_block_mass
 from adaspa.ops.hopper import paired as hopper_paired
 from adaspa.ops.hopper_eight import attention as eight_attention
 from adaspa.ops.keep_blocks import Rule
+from adaspa.ops.round_rows import Activation
 from adaspa.ops.triton import launch
 from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass_kernel
 from adaspa.ops.triton.block_mass import block_mass_kernel
 from adaspa.ops.triton.block_sparse_attention import block_sparse_kernel
 from adaspa.ops.triton.keep_blocks import keep_blocks_kernel
+from adaspa.ops.triton.rotary import rotary_kernel
+from adaspa.ops.triton.round_rows import round_rows_kernel
 from packaging.version import Version
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -195,13 +198,31 @@ def test_hopper_kernel_of_eight_bits_compiles(dim, listed):
     assert compiled_kernel.metadata.shared < 227 * 1024
 
 
+@pytest.mark.parametrize("capability", [89, 90])
 @pytest.mark.parametrize("rule", get_args(Rule))
-def test_selection_compiles(rule):
+def test_selection_compiles(rule, capability):
     pointers = {"block_mass": "*fp32", "limits": "*fp32", "ids": "*i16", "counts": "*i32", "shares": "*fp32"}
-    constants = {"BLOCKS": 2048, "RULE": rule}
-    names = keep_blocks_kernel.arg_names
+    assert plainly_compiled(keep_blocks_kernel, pointers, {"BLOCKS": 2048, "RULE": rule}, capability).asm["cubin"]
+
+
+@pytest.mark.parametrize("capability", [89, 90])
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_rounding_compiles(activation, capability):
+    pointers = {"x": "*bf16", "before": "*bf16", "out": "*fp8e4nv", "scales": "*fp32"}
+    constants = {"BEFORE": 0, "WIDTH": 5120, "ACTIVATION": activation, "BLOCK": 8192}
+    ptx = plainly_compiled(round_rows_kernel, pointers, constants, capability).asm["ptx"]
+    assert "cvt.rn.satfinite.e4m3x2" in ptx
+
+
+@pytest.mark.parametrize("capability", [89, 90])
+def test_rotary_compiles(capability):
+    pointers = dict.fromkeys(("x", "out"), "*bf16") | dict.fromkeys(("cos", "sin"), "*fp32")
+    constants = {"D": 128, "PAIRS": 64, "ROWS": 16, "SHARED": True}
+    assert plainly_compiled(rotary_kernel, pointers, constants, capability).asm["cubin"]
+
+
+def plainly_compiled(kernel, pointers, constants, capability):
+    names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
-    values = {(names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(keep_blocks_kernel, signature, values)
-    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
-    assert kernel.asm["cubin"]
+    source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()})
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
