@@ -12,13 +12,15 @@ from adaspa_api.words import ErrorCode, Priority
 
 from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.job import SCHEMA_VERSION, Artifact, Job, Progress
-from adaspa_jobs.record import job_from_pairs
+from adaspa_jobs.record import RecordUnreadable, job_from_pairs
 from adaspa_jobs.scripts import Scripts
 from adaspa_jobs.times import Timed, preset_of
 
 log = logging.getLogger(__name__)
 
 NONCE_BYTES = 6
+UNREADABLE = JobError(code=ErrorCode.generation_failed, message="No worker can read the job's record.")
+"""Error of a job whose attempts all ended before they had read what is to be made."""
 
 
 class LeaseLost(Exception):
@@ -97,7 +99,16 @@ class Attempts:
             log.warning("%s: requires a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
         if not isinstance(found, list):
             return None
-        return Lease(job_from_pairs(*found))
+        try:
+            return Lease(job_from_pairs(*found))
+        except RecordUnreadable as error:
+            log.error("%s", error)  # held on to, it would come again as one whose answer was lost, for ever
+            job_id, pairs = found
+            token = pairs[pairs.index(b"token") + 1].decode()
+            self._scripts.run(
+                "end", id=job_id.decode(), token=token, outcome="worker_error", error=UNREADABLE.model_dump_json()
+            )
+            return None
 
     def report_progress(self, lease: Lease, *told: Progress) -> None:
         """Publish progress, each with an event of its own and the latest last, and renew the lease.

@@ -34,7 +34,10 @@ def job_from_hash(job_id: str, fields: Mapping[bytes, bytes]) -> Job:
     for raw_name, value in fields.items():
         name = raw_name.decode()
         if value and name not in INTERNAL:
-            plain[name] = from_json(value) if name in NESTED else value.decode()
+            try:
+                plain[name] = from_json(value) if name in NESTED else value.decode()
+            except ValueError as error:
+                raise RecordUnreadable(f"{job_id}: record: {name}: {error}") from error
     try:
         return Job.model_validate(plain, extra="ignore")
     except ValidationError as error:

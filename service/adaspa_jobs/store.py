@@ -100,6 +100,15 @@ def looked(job_id: str, answer: tuple[list[bytes], int | None]) -> Look | None:
     return Look(job_from_pairs(job_id.encode(), fields), None if rank is None else rank + 1) if fields else None
 
 
+def pairs_in(text: bytes | None) -> dict[str, str]:
+    """Read the metadata of a record; none where it has none or it cannot be read."""
+    try:
+        found = json.loads(text or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
     """Records, queue places and leases.
 
@@ -350,7 +359,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
                     pipe.hget(PREFIX + "job:" + job_id, "metadata")
                 texts = pipe.execute()
             for job_id, text in zip(ids, texts, strict=True):
-                if metadata.items() <= json.loads(text or b"{}").items():
+                if metadata.items() <= pairs_in(text).items():
                     if len(found) == limit:
                         return self.readable(found), after
                     found.append(job_id)

@@ -1,5 +1,7 @@
 """Upkeep for the janitor: work that was lost, jobs that are over."""
 
+from typing import Any
+
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
 from redis import Redis
@@ -29,6 +31,12 @@ class Upkeep:
         """
         found = self._scripts.run("requeue", given_up=given_up(self.max_attempts).model_dump_json())
         return [job_id.decode() for job_id in found]
+
+    def take_set_aside(self, limit: int = 100) -> list[str]:
+        """Take the jobs that scripts set aside because their records are gone or cannot be read; each is told once."""
+        with reaching():
+            found: Any = self.client.rpop(PREFIX + "set_aside", limit)
+        return [job_id.decode() for job_id in found or []]
 
     def time_out(self) -> list[str]:
         """Fail jobs that have waited for their turn, or for any worker that serves their queue, too long; those.

@@ -37,7 +37,7 @@ class Usages:
                 row = rows.setdefault((whose, model), UsageRow(date=date, model=model))
                 if what == "gpu_ms":
                     row.gpu_seconds = int(count) / 1000
-                else:
+                elif what in UsageRow.model_fields:  # else a later version counts it
                     setattr(row, what, int(count))
             for (whose, _), row in rows.items():
                 if owner in (None, whose):

@@ -38,6 +38,7 @@
 --   workers:{model}  zset    its workers, the same way
 --   serving:{queue}  zset    those of them that serve this queue
 --   rung             hash    by queue, when (ms) a worker was last told to ring its bells
+--   set_aside        list    ids of jobs that were taken out of queues and leases because their records cannot be read
 --   events:{id}      stream  a job's transitions and steps
 --   preview:{id}     hash    the latest preview of a running job: its step and its WebP
 --   idempotency:{owner}:{key} hash  id of the job that a key created (of several the first, and all as batch), and
@@ -163,6 +164,12 @@ local function refusal(id, token)
   return nil, fields[4]
 end
 
+-- What is in a JSON object; nothing if it is none.
+local function parsed(text)
+  local read, value = pcall(cjson.decode, text)
+  return read and type(value) == 'table' and value or {}
+end
+
 local function steps_of(params)
   return cjson.decode(params).steps
 end
@@ -187,7 +194,7 @@ end
 
 local function gpus_of(model)
   local spec = redis.call('HGET', PREFIX .. 'served', model)
-  return spec and cjson.decode(spec).gpus or 1
+  return spec and tonumber(parsed(spec).gpus) or 1
 end
 
 -- How long (ms) the attempt ran, if it is known.
@@ -391,11 +398,69 @@ local function discard(id)
   end
 end
 
+-- A job whose record is gone or cannot be read: nobody can run it or say how it ended, and all who met it would stop
+-- there. It goes out of whatever leads to it, and what is left of its record stays for a while.
+local function set_aside(id)
+  for _, set in ipairs({ 'leases', 'expiry', 'leavings' }) do
+    redis.call('ZREM', PREFIX .. set, id)
+  end
+  for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
+    redis.call('ZREM', PREFIX .. 'running:' .. queue, id)  -- queues are named as models are, and ':bulk' is no model
+    redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
+    if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 1 then
+      local owned = redis.call('HGETALL', PREFIX .. 'owned:' .. queue)
+      for i = 1, #owned, 2 do
+        local owner = owned[i]
+        if redis.call('ZREM', PREFIX .. 'waiting_by_owner:' .. queue .. ':' .. owner, id) == 1
+            and redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner, -1) <= 0 then
+          redis.call('HDEL', PREFIX .. 'owned:' .. queue, owner)
+        end
+      end
+    end
+  end
+  local owner = get(id, 'owner')
+  if owner then
+    redis.call('SREM', PREFIX .. 'unfinished:' .. owner, id)
+  end
+  redis.call('PEXPIRE', record(id), int(LIMITS.ttl_ms))
+  redis.call('LPUSH', PREFIX .. 'set_aside', id)
+end
+
+-- What every script reads of a job's record, by name, and whether it is all there. Also of a later version's.
+local function read(id)
+  local names = { 'owner', 'model', 'priority', 'cost', 'attempt', 'lost_attempts', 'schema_version', 'progress',
+    'params', 'started_at' }
+  local fields = {}
+  for i, value in ipairs(redis.call('HMGET', record(id), unpack(names))) do
+    fields[names[i]] = value
+  end
+  local numbers = tonumber(fields.cost) and tonumber(fields.attempt) and tonumber(fields.lost_attempts)
+    and tonumber(fields.schema_version)
+  local texts = fields.owner and fields.model and fields.priority and fields.progress
+  return fields, numbers and texts and tonumber(parsed(fields.params).steps) and true or false
+end
+
+-- Do this for each job; those that cannot be read keep none of the others from it.
+local function for_each(ids, act)
+  for _, id in ipairs(ids) do
+    local _, whole = read(id)
+    if whole then
+      act(id)
+    else
+      set_aside(id)
+    end
+  end
+end
+
 -- The running job that a worker has a lease of, if it has one.
 local function held_by(worker)
   local id = redis.call('HGET', PREFIX .. 'leases_by_worker', worker)
   if id and get(id, 'status') == 'in_progress' and get(id, 'worker') == worker then
-    return id
+    local _, whole = read(id)
+    if whole then
+      return id
+    end
+    set_aside(id)
   end
 end
 

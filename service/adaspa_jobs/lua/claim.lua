@@ -19,14 +19,17 @@ if held then
   lose_worker(held, A.given_up)  -- its process died
 end
 
+local function entry(value, key)
+  return type(value) == 'table' and value[key] or nil
+end
+
+-- What a worker told of its memory may be unknown, or unreadable, and then everything fits.
 local function fits(told, id)
-  if not told or told == '' then
-    return true
-  end
-  local asked = cjson.decode(get(id, 'params'))
+  local asked = parsed(get(id, 'params'))
   local preset = type(asked.quality) == 'string' and asked.quality or ''
-  local most = (cjson.decode(told).frames[preset] or {})[asked.width .. 'x' .. asked.height]
-  return not most or asked.num_frames <= most
+  local by_size = entry(parsed(told).frames, preset)
+  local most = tonumber(entry(by_size, tostring(asked.width) .. 'x' .. tostring(asked.height)))
+  return not most or (tonumber(asked.num_frames) or 0) <= most
 end
 
 local function is_for_others(id)
@@ -45,19 +48,20 @@ end
 -- What an attempt needs to know of a waiting job, and whether this worker may run it.
 local newer
 local function look_at(id)
-  local fields = redis.call('HMGET', record(id), 'schema_version', 'owner', 'model', 'priority', 'cost', 'attempt',
-    'params', 'started_at')
-  if tonumber(fields[1]) > A.version then
+  local fields, whole = read(id)
+  if not whole then
+    set_aside(id)
+  elseif tonumber(fields.schema_version) > A.version then
     newer = id
   elseif not is_for_others(id) then
-    know(id, fields[2], fields[3], fields[4], fields[5])
-    return { id = id, attempt = fields[6], params = fields[7], started_at = fields[8] }
+    know(id, fields.owner, fields.model, fields.priority, fields.cost)
+    return { id = id, attempt = fields.attempt, params = fields.params, started_at = fields.started_at }
   end
 end
 
 -- Nearly always it is the first one.
 local function first_of(queue)
-  for _, part in ipairs({ { 0, 0 }, { 1, LOOKED_AT - 1 } }) do
+  for _, part in ipairs({ { 0, 0 }, { 0, LOOKED_AT - 1 } }) do
     for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, part[1], part[2])) do
       local found = look_at(id)
       if found then

@@ -3,6 +3,10 @@
 look()
 local ids = redis.call('ZRANGE', PREFIX .. 'expiry', '-inf', int(steady()), 'BYSCORE', 'LIMIT', 0, 100)
 for _, id in ipairs(ids) do
-  discard(id)
+  if get(id, 'owner') and get(id, 'model') then  -- all that it takes
+    discard(id)
+  else
+    set_aside(id)
+  end
 end
 return #ids

@@ -24,11 +24,14 @@ local running = {}
 local began = redis.call('ZRANGE', PREFIX .. 'running:' .. model, 0, -1, 'WITHSCORES')
 for i = 1, #began, 2 do
   local fields = redis.call('HMGET', record(began[i]), 'worker', 'cost')
-  local one = { real((steady() - began[i + 1]) / 1000), real(tonumber(fields[2])) }
-  for _, queue in ipairs(names) do
-    one[#one + 1] = redis.call('ZSCORE', PREFIX .. 'serving:' .. queue, fields[1] or '') and 1 or 0
+  local cost = tonumber(fields[2])
+  if cost then  -- else the record is gone or cannot be read, and the job is set aside in a moment
+    local one = { real((steady() - began[i + 1]) / 1000), real(cost) }
+    for _, queue in ipairs(names) do
+      one[#one + 1] = redis.call('ZSCORE', PREFIX .. 'serving:' .. queue, fields[1] or '') and 1 or 0
+    end
+    running[#running + 1] = one
   end
-  running[#running + 1] = one
 end
 return { #workers, redis.call('LRANGE', PREFIX .. 'paces:' .. model, 0, -1), running, queues,
   redis.call('HGET', PREFIX .. 'served_since', model), fits }

@@ -5,10 +5,11 @@
 look()
 local failed = {}
 local function fail(queue, before, failure)
-  for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, '-inf', int(before), 'BYSCORE', 'LIMIT', 0, 100)) do
+  local late = redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, '-inf', int(before), 'BYSCORE', 'LIMIT', 0, 100)
+  for_each(late, function(id)
     finish(id, 'failed', failure)
     failed[#failed + 1] = id
-  end
+  end)
 end
 for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
   fail(queue, steady() - A.wait_ms, A.timed_out)

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable
@@ -14,6 +15,7 @@ from adaspa_jobs.storage import StorageUnavailable
 from adaspa_service.access import audit
 from adaspa_service.access.open_access import Access
 from adaspa_service.gateway.removal import (
+    each,
     remove,
     remove_left_probes,
     remove_lost_inputs,
@@ -47,6 +49,7 @@ class Janitor:
                 self._requeue_lost,
                 self._time_out,
                 self._expire,
+                self._tell_set_aside,
                 self._trim_deliveries,
             ),
             "janitor-storage": (self._purge, self._tidy, self._remove_orphans),
@@ -123,22 +126,23 @@ class Janitor:
     def _expire(self) -> None:
         self.state.store.expire()
 
+    def _tell_set_aside(self) -> None:
+        for job_id in self.state.store.take_set_aside():
+            log.error("%s: set aside, because its record in Redis is gone or cannot be read", job_id)
+
     def _purge(self) -> None:
         if ids := self.state.store.take_purgeable():
             self.state.store.file.synced()  # a deletion that Redis forgot would leave a video without its files
-        for job_id in ids:
-            remove(self.state, job_id)
+        each(self.state, ids, partial(remove, self.state))
 
     def _tidy(self) -> None:
-        for job_id in self.state.store.take_untidy():
-            tidy(self.state.store, self.state.storage, job_id)
+        each(self.state, self.state.store.take_untidy(), partial(tidy, self.state.store, self.state.storage))
 
     def _remove_orphans(self) -> None:
         if time.monotonic() >= self._orphans_due:
-            remove_lost_inputs(self.state)
-            remove_orphaned_checkpoints(self.state)
-            remove_left_probes(self.state)
             self._orphans_due = time.monotonic() + ORPHANS_SECONDS
+            orphans = (remove_lost_inputs, remove_orphaned_checkpoints, remove_left_probes)
+            each(self.state, orphans, lambda remove_all: remove_all(self.state))
 
     def _trim_deliveries(self) -> None:
         for job_id in self.state.deliveries.trim():

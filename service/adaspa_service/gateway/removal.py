@@ -1,8 +1,12 @@
 """Removing a discarded job: its files first, then its record, so that a crash between the two loses neither."""
 
+import asyncio
 import logging
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from adaspa_api.words import TERMINAL
 from adaspa_jobs.record import RecordUnreadable
@@ -21,9 +25,28 @@ from adaspa_jobs.store import JobStore
 from adaspa_service.gateway.state import AppState
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 UNFINISHED_SECONDS = 3600.0
 """A file that nobody has written to for so long will not be finished."""
+
+
+def each(state: AppState, items: Iterable[Item], act: Callable[[Item], None]) -> None:
+    """Do this for all of them, also if storage refuses it for some: a folder that cannot be removed, for example.
+
+    Raises:
+        StorageUnavailable: the first refusal, at the end, or at once if storage does not answer at all.
+        StoreUnavailable: at once.
+    """
+    refused: StorageUnavailable | None = None
+    for item in items:
+        try:
+            act(item)
+        except StorageUnavailable as error:
+            refused = refused or error
+            asyncio.run(state.storage.ping())
+    if refused:
+        raise refused
 
 
 def remove(state: AppState, job_id: str) -> None:
@@ -63,13 +86,17 @@ def remove_orphaned_checkpoints(state: AppState) -> None:
     Raises StorageUnavailable, StoreUnavailable.
     """
     state.storage.remove_unfinished(CHECKPOINTS, written_before=time.time() - UNFINISHED_SECONDS)
-    for job_id in {key.removeprefix(CHECKPOINTS).split("/")[0] for key in state.storage.keys(CHECKPOINTS)}:
+
+    def remove_unless_in_use(job_id: str) -> None:
         try:
             job = state.store.get(job_id)
         except RecordUnreadable:  # a later version's, whose gateways look after it
-            continue
+            return
         if job is None or job.status in TERMINAL:
             state.storage.delete_prefix(checkpoint_prefix(job_id))
+
+    ids = {key.removeprefix(CHECKPOINTS).split("/")[0] for key in state.storage.keys(CHECKPOINTS)}
+    each(state, ids, remove_unless_in_use)
 
 
 def remove_left_probes(state: AppState) -> None:
@@ -89,8 +116,7 @@ def remove_lost_inputs(state: AppState) -> None:
 
     Raises StorageUnavailable, StoreUnavailable.
     """
-    for folder in state.store.take_lost_inputs():
-        remove_inputs(state, folder)
+    each(state, state.store.take_lost_inputs(), partial(remove_inputs, state))
 
 
 def remove_inputs(state: AppState, folder: str) -> None:

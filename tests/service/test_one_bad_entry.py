@@ -1,0 +1,177 @@
+"""One entry of Redis that is gone or cannot be read, or one file that cannot be removed: all others are served on."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from adaspa_jobs.job import JobParams
+from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.store import JobStore, Lease
+from adaspa_service.gateway.janitor import Janitor
+from adaspa_service.gateway.state import AppState
+from claiming import FAILURE, VIDEO, claim, claimed, lose_lease, nothing_is_held, record
+from faults import let_time_pass
+from running_gateway import REPORT
+
+SPOILED: dict[str, Callable[[redis.Redis, str], Any]] = {
+    "gone": lambda client, key: client.delete(key),
+    "params are not JSON": lambda client, key: client.hset(key, "params", "{oops"),
+    "params are no object": lambda client, key: client.hset(key, "params", "[]"),
+    "without an owner": lambda client, key: client.hdel(key, "owner"),
+    "without a model": lambda client, key: client.hdel(key, "model"),
+    "cost is no number": lambda client, key: client.hset(key, "cost", "much"),
+    "without a version": lambda client, key: client.hdel(key, "schema_version"),
+    "lost attempts are no number": lambda client, key: client.hset(key, "lost_attempts", "few"),
+    "metadata is not JSON": lambda client, key: client.hset(key, "metadata", "{oops"),
+    "user is not UTF-8": lambda client, key: client.hset(key, "user", b"\xff"),
+}
+LATER = 10_000_000.0
+"""Seconds after which every limit is over."""
+
+
+@pytest.fixture
+def state(settings: Settings, valkey: redis.Redis) -> AppState:
+    """A gateway's parts."""
+    return AppState.of(settings)
+
+
+@pytest.fixture(params=SPOILED)
+def spoil(request: pytest.FixtureRequest, valkey: redis.Redis) -> Callable[[str], None]:
+    """Make a job's record unreadable."""
+
+    def spoil(job_id: str) -> None:
+        SPOILED[request.param](valkey, f"adaspa:job:{job_id}")
+
+    return spoil
+
+
+def next_lease(store: JobStore) -> Lease:
+    """Claim as a worker does, which tries a job that it cannot read as often as one that it lost."""
+    claims = (store.claim("demo", "worker", "after") for _ in range(store.max_attempts + 1))
+    return next(lease for lease in claims if lease is not None)
+
+
+def test_the_queue_goes_on(state: AppState, params: Callable[..., JobParams], spoil: Callable[[str], None]) -> None:
+    store, (first, second) = state.store, [state.store.create(params()).id for _ in range(2)]
+    spoil(first)
+    assert store.load("demo").waiting == 2
+    assert second in [job.id for job in store.page()[0]] and second in [job.id for job in store.unfinished("open")]
+    assert store.page_with({"order": "17"}) == ([], None)
+    lease = next_lease(store)
+    assert lease.job.id == second
+    store.complete(lease, VIDEO, REPORT, {})
+    assert nothing_is_held(store)
+
+
+def test_waiting_jobs_time_out(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams], spoil: Callable[[str], None]
+) -> None:
+    first, second = (state.store.create(params()).id for _ in range(2))
+    spoil(first)
+    let_time_pass(valkey, LATER)
+    Janitor(state).sweep()
+    assert record(state.store, second).status == "failed" and nothing_is_held(state.store)
+
+
+def test_lost_jobs_come_back(state: AppState, params: Callable[..., JobParams], spoil: Callable[[str], None]) -> None:
+    store, jobs = state.store, [state.store.create(params()) for _ in range(2)]
+    for job in jobs:
+        claimed(store, job)
+        lose_lease(store, job.id)
+    spoil(jobs[0].id)
+    assert store.load("demo").running <= 2
+    Janitor(state).sweep()
+    assert record(store, jobs[1].id).status == "queued"
+    assert store.load("demo").running == 0, "no worker is kept for a job that nobody runs"
+
+
+def test_a_worker_starts_again(state: AppState, params: Callable[..., JobParams], spoil: Callable[[str], None]) -> None:
+    store, (first, second) = state.store, [state.store.create(params()).id for _ in range(2)]
+    assert isinstance(store.claim("demo", "worker", "before"), Lease)
+    spoil(first)
+    store.start_worker("worker")
+    assert next_lease(store).job.id == second
+
+
+def test_ended_jobs_are_removed(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams], spoil: Callable[[str], None]
+) -> None:
+    jobs = [state.store.create(params()) for _ in range(2)]
+    for job in jobs:
+        state.store.fail(claimed(state.store, job), FAILURE)
+    spoil(jobs[0].id)
+    let_time_pass(valkey, LATER)
+    Janitor(state).sweep()
+    assert state.store.get(jobs[1].id) is None
+    assert not any(valkey.exists(f"adaspa:{left}") for left in ("expiry", "leavings", "purge"))
+
+
+def test_the_log_names_a_job_that_is_set_aside_once(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams], caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = state.store.create(params()).id
+    valkey.delete(f"adaspa:job:{job_id}")
+    assert state.store.claim("demo", "worker") is None
+    janitor = Janitor(state)
+    janitor.sweep()
+    janitor.sweep()
+    told = [one for one in caplog.records if "set aside" in one.getMessage()]
+    assert [(one.levelno, job_id in one.getMessage()) for one in told] == [(logging.ERROR, True)]
+
+
+def test_what_workers_announced_may_be_unreadable(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams]
+) -> None:
+    store = state.store
+    valkey.hset("adaspa:served", "demo", "not JSON")
+    told_by = {"worker": "not JSON", "odd": '{"frames": null}', "odder": '{"frames": {"": {"128x128": {}}}}'}
+    for worker, told in told_by.items():
+        valkey.zadd("adaspa:workers:demo", {worker: 1e15})
+        valkey.hset("adaspa:fits:demo", worker, told)
+    job = store.create(params())
+    for worker in told_by:
+        lease = store.claim("demo", worker)
+        assert lease is not None
+        store.release(lease)
+    claim(store, job.id)
+    lose_lease(store, job.id)
+    assert store.requeue_expired() == [job.id]
+
+
+@pytest.mark.parametrize("chore", ["purge", "tidy"])
+def test_files_that_cannot_be_removed_keep_no_others(
+    state: AppState, params: Callable[..., JobParams], chore: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, storage, jobs = state.store, state.storage, [state.store.create(params()) for _ in range(2)]
+    for job in jobs:
+        lease = claimed(store, job)
+        storage.create(f"videos/{job.id}/{lease.token}/left", b"half a video")
+        if chore == "purge":
+            store.discard(job.id)
+            store.release_cancelled(lease)
+        else:
+            store.fail(lease, FAILURE)
+    refused, delete = f"videos/{jobs[0].id}/", storage.delete
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(storage), "delete", lambda _, key: refuse(key) if key.startswith(refused) else delete(key))
+        Janitor(state).sweep()
+    assert [key.split("/")[1] for key in storage.keys("videos/")] == [jobs[0].id]
+    assert f"janitor: {chore}" in caplog.text
+
+
+def refuse(key: str) -> None:
+    raise StorageUnavailable(f"storage: {key}: not permitted")
+
+
+def test_what_a_later_version_counts_is_left_out_of_the_usage(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams]
+) -> None:
+    state.store.fail(claimed(state.store, state.store.create(params())), FAILURE)
+    (key,) = valkey.keys("adaspa:usage:*")
+    valkey.hset(key, "open|demo|upscaled", 3)
+    ((row,),) = state.store.usage(1).values()
+    assert row.failed == 1
