@@ -1,9 +1,11 @@
 """`python -m benchmarks.attention --output bench.json`: our operations and their peers, in one run on this GPU.
 
 TFLOP/s are effective: ``4 * S**2 * H * D * density`` of the blocks that are computed. Every timing is the median over
-rounds in which all rows take turns, each of repeated launches with a cold L2 cache. The seconds of the first launch,
-compilation included, stand beside it, and for short sequences the microseconds that a call takes the host. Peers that
-are not installed have no rows; the file names them.
+rounds in which all rows take turns, each of repeated launches with a cold L2 cache, behind as many that are not timed,
+so that the clock is the row's own and not that of the row before. The seconds of the first launch, compilation
+included, stand beside it. For short sequences there are the microseconds that a call takes the host, and those that it
+takes in a stream of eager calls, for which host and GPU work side by side. Peers that are not installed have no rows;
+the file names them.
 
 Several runs at once with ``--rounds 0``, each of some shapes, leave the compiled kernels in the caches of this one.
 """
@@ -32,6 +34,7 @@ from benchmarks.attention.inputs import (
     imbalance,
     shared_with_neighbour,
     sharply_local,
+    with_outlier_rows,
 )
 from benchmarks.attention.tune import launches
 from benchmarks.clock import cold_launches
@@ -40,8 +43,9 @@ from benchmarks.results import ran_on
 DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
 SHORT = 4096
 """Tokens up to which the host's time is measured: beyond, the GPU takes longer than any host."""
-ROUND_MS = 30
-"""Milliseconds of launches of a row in a round; a longer one is launched once."""
+ROUND_MS = 60
+"""Milliseconds of launches of a row in a round, and of those before them that are not timed; a longer one is launched
+once and once."""
 # What is to be timed, how much of the dense work it does (None: no attention), and how its launch is made.
 Job = tuple[dict[str, Any], float | None, Callable[[], Callable[[], Any]]]
 
@@ -68,10 +72,10 @@ def jobs(shape: Shape, qkv: Tensors, full: bool) -> Iterator[Job]:
 def data_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
     """Dense and sparse attention on data of little and of much range, in both half precisions.
 
-    The two kinds of data are neighbours, so that each comes as often behind the other.
+    The kinds of data are neighbours, so that each comes as often behind another.
     """
     index = random_index(0.2, shape, (128, 64), "uniform")
-    kinds = (("", qkv), (", sharply local", sharply_local(qkv)))
+    kinds = (("", qkv), (", sharply local", sharply_local(qkv)), (", outlier rows", with_outlier_rows(qkv)))
     for dtype in (torch.bfloat16, torch.float16):
         given: list[tuple[str, Tensors]] = []
         for data, (q, k, v) in kinds:
@@ -146,25 +150,28 @@ def started(shape: Shape, job: Job) -> tuple[dict[str, Any], Callable[[], Any] |
     except Exception as error:  # a peer may fail in any way, or run out of memory; the row says how
         return row | {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}, None
     row |= {"first_s": round(time.perf_counter() - start, 3)}
-    return row | ({"host_us": host_us(call)} if shape.tokens <= SHORT else {}), call
+    return row | (eager_us(call) if shape.tokens <= SHORT else {}), call
 
 
-def host_us(call: Callable[[], Any], calls: int = 100) -> float:
-    """Microseconds of the host for a call in a stream of them, the median of five streams."""
-    found = []
+def eager_us(call: Callable[[], Any], calls: int = 100) -> dict[str, float]:
+    """Microseconds of the host, and of host and GPU side by side, for a call in a stream; medians of five streams."""
+    host, eager = [], []
     for _ in range(5):
         torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        found.append((time.perf_counter() - start) / calls * 1e6)
-    torch.cuda.synchronize()
-    return round(median(found), 1)
+        host.append(time.perf_counter() - start)
+        torch.cuda.synchronize()
+        eager.append(time.perf_counter() - start)
+    return {f"{name}_us": round(median(found) / calls * 1e6, 1) for name, found in (("host", host), ("eager", eager))}
 
 
 def timed(row: dict[str, Any], shape: Shape, density: float | None, call: Callable[[], Any]) -> None:
     """Add one more round to the row: its figures are the medians over all rounds so far."""
-    launches = max(1, int(ROUND_MS / row["ms"])) if "ms" in row else 1
+    ms = row["ms"] if "ms" in row else cold_launches(call, 1)
+    launches = max(1, int(ROUND_MS / ms))
+    cold_launches(call, launches)
     row.setdefault("rounds_ms", []).append(round(cold_launches(call, launches), 4))
     row["ms"] = round(median(row["rounds_ms"]), 4)
     if density is not None:

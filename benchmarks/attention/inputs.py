@@ -18,7 +18,7 @@ SHAPES = (
     Shape("2k", 24, 2_048, 128),
 )
 LOCAL = Shape("48k", 24, 49_152, 128)
-"""Also timed with sharply local attention."""
+"""Also timed with sharply local attention and with outlier rows."""
 PATTERNS = ("uniform", "skewed")
 DEMO_PATTERN = Path(__file__).with_name("demo_pattern.json")
 
@@ -29,6 +29,14 @@ def sharply_local(qkv: Tensors, nats: float = 80.0) -> Tensors:
     angle = torch.arange(q.shape[2], device=q.device) * (2 * torch.pi / 1024)
     place = torch.stack([angle.cos(), angle.sin()], -1) * (nats * q.shape[3] ** 0.5 / 2) ** 0.5
     q[..., :2] = k[..., :2] = place
+    return q, k, v
+
+
+def with_outlier_rows(qkv: Tensors, factor: float = 6.0) -> Tensors:
+    """Inputs of which every 64th query and every 64th key, others than those, are so many times as long."""
+    q, k, v = (x.clone(memory_format=torch.preserve_format) for x in qkv)
+    q[:, :, 7::64] *= factor
+    k[:, :, 31::64] *= factor
     return q, k, v
 
 

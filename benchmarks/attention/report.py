@@ -12,16 +12,17 @@ COLUMNS = 4  # of panels
 
 def table(result: dict[str, Any]) -> str:
     """All rows as one Markdown table; what failed shows its reason."""
-    host = ["host us"] if any("host_us" in row for row in result["rows"]) else []
+    times = [name for name in ("host_us", "eager_us") if any(name in row for row in result["rows"])]
     facts = ["density", "imbalance"] + (["shared"] if any("shared" in row for row in result["rows"]) else [])
-    head = ["shape", "operation", "pattern", "blocks", *facts, "ms", "TFLOP/s", *host, "rounds"]
+    units = [name.replace("_", " ") for name in times]
+    head = ["shape", "operation", "pattern", "blocks", *facts, "ms", "TFLOP/s", *units, "rounds"]
     lines = markdown.head(head)
     for row in result["rows"]:
         ms = f"{row['ms']:.3f}" if "ms" in row else row["error"]
         blocks = " x ".join(str(side) for side in row.get("block", ()))
         known = [row.get(name, "") for name in facts]
         cells = [row["shape"], row["op"], row.get("pattern", ""), blocks, *known, ms]
-        cells += [row.get("tflops", ""), *([row.get("host_us", "")] if host else []), len(row.get("rounds_ms", ()))]
+        cells += [row.get("tflops", ""), *(row.get(name, "") for name in times), len(row.get("rounds_ms", ()))]
         lines.append(markdown.line(cells))
     return "\n".join(lines)
 
