@@ -1,5 +1,6 @@
 """Every bad request: its status, the field it names, what it says is allowed, and that nothing came of it."""
 
+import gzip
 import json
 import socket
 from collections.abc import Iterator
@@ -305,7 +306,35 @@ def test_the_frameworks_own_errors_have_the_same_shape(
     response = service.http.request(method, path)
     check_refused(service, response, status, None)
     assert response.json()["error"]["code"] == code
-    assert (status != 405) or response.headers["allow"]
+    allow = {"/videos": "GET, POST", "/v1/videos": "GET, POST", "/videos/x": "GET, DELETE", "/healthz": "GET, HEAD"}
+    assert response.headers.get("allow") == (allow[path] if status == 405 else None)
+
+
+@pytest.mark.parametrize("path", ["/", "/static/main.js", "/healthz", "/readyz"])
+def test_probes_and_the_page_answer_head(service: Service, path: str) -> None:
+    whole, head = service.http.get(path), service.http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
+
+
+@pytest.mark.parametrize("query", ["status=completed", "limit=1&limit=2", "metadata=x", "metadata[a]=1&metadata[a]=2"])
+def test_a_list_refuses_what_it_does_not_filter_by(service: Service, query: str) -> None:
+    name = query.split("=", maxsplit=1)[0]
+    check_refused(service, service.http.get(f"/videos?{query}"), 400, name, "allowed: after, limit, order")
+
+
+def test_a_compressed_body_is_refused_by_its_coding(service: Service) -> None:
+    body = gzip.compress(b'{"prompt": "x"}')
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = service.http.post("/videos", content=body, headers=headers)
+    check_refused(service, response, 415, None, "Content-Encoding gzip")
+    assert response.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("metadata", ["a=1,b=2,a=3", '{"a": "1", "a": "2"}'])
+def test_metadata_in_a_text_has_each_key_once(service: Service, metadata: str) -> None:
+    response = service.http.post("/videos", files={"prompt": (None, "x"), "metadata": (None, metadata)})
+    check_refused(service, response, 400, "metadata", "'a': given more than once")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])

@@ -86,9 +86,14 @@ async def read_body(
         The fields, with the identity of each file in its place, and these.
 
     Raises:
-        ApiError: 413 too large, 408 too slow, 415 another content type, 503 its turn did not come, 400 with the field.
+        ApiError: 413 too large, 408 too slow, 415 another content type or coding, 503 its turn did not come, 400 with
+            the field.
     """
     images = image_fields(fields)
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        message = f"Content-Encoding {coding} is not supported; allowed: identity, which is the body as it is"
+        raise ApiError(415, "unsupported_media_type", message, headers={"Accept-Encoding": "identity"})
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     whole = MAX_BODY_BYTES + sum(in_base64(most[role.kind]) for role in images.values())
     pieces = incoming(request, whole, turn)

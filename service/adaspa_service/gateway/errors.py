@@ -12,12 +12,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Scope
 
 from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.request_ids import HEADER
 
 log = logging.getLogger(__name__)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class ErrorDetail(BaseModel):
@@ -53,6 +55,16 @@ def away(scope: Scope, error: Exception) -> JSONResponse:
     return respond(ApiError(503, "service_unavailable", message))
 
 
+def methods_of(request: Request) -> list[str]:
+    """Return the methods that a request's path has: Starlette tells those of the first route alone."""
+
+    def has(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in METHODS if has(method)]
+
+
 def install(app: FastAPI) -> None:
     """Give the application its exception handlers, those of the framework's own errors included."""
 
@@ -71,7 +83,8 @@ def install(app: FastAPI) -> None:
         words = {404: ("not_found", "there is no"), 405: ("method_not_allowed", "not allowed:")}
         code, text = words.get(error.status_code, ("invalid_request", error.detail))
         message = f"{text} {request.method} {request.url.path}" if error.status_code in words else text
-        return respond(ApiError(error.status_code, code, message, headers=error.headers))
+        headers = {"Allow": ", ".join(methods_of(request))} if error.status_code == 405 else error.headers
+        return respond(ApiError(error.status_code, code, message, headers=headers))
 
     @app.exception_handler(StoreUnavailable)
     @app.exception_handler(QueueUnavailable)

@@ -1,4 +1,4 @@
-"""Filters of a list of jobs: ``metadata[KEY]=VALUE``."""
+"""Query of a list of jobs: its page, and filters ``metadata[KEY]=VALUE``."""
 
 from typing import Any
 
@@ -22,14 +22,23 @@ OPENAPI: dict[str, Any] = {
 """Description for OpenAPI of what FastAPI cannot see."""
 
 
+PAGE = ("after", "limit", "order")
+"""Parameters that FastAPI reads."""
+
+
 def metadata_of(request: Request) -> dict[str, str]:
-    """Read the pairs that a list's jobs have to have. Raises ApiError: 400."""
+    """Read the pairs that a list's jobs have to have.
+
+    Raises:
+        ApiError: 400 for a parameter that is unknown, which would return jobs that were not asked for, or given twice.
+    """
     found: dict[str, str] = {}
+    given = [name for name, _ in request.query_params.multi_items()]
     for name, value in request.query_params.multi_items():
-        if not name.startswith("metadata"):
-            continue
         match = PAIR.fullmatch(name)
-        if match is None or match[1] in found:
-            raise bad_field(name, f"{name}: is not a filter; allowed: metadata[KEY]=VALUE, each key once")
-        found[match[1]] = value
+        if (match is None and name not in PAGE) or given.count(name) > 1:
+            allowed = f"{', '.join(PAGE)} and metadata[KEY]=VALUE, each of them once"
+            raise bad_field(name, f"{name}: is not a parameter of a list; allowed: {allowed}", "unknown_parameter")
+        if match:
+            found[match[1]] = value
     return found

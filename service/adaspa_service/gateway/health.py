@@ -20,12 +20,14 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> Health:
     """Answer if the process is running."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 async def readyz(request: Request, state: StateDep) -> Health:
     """Answer 200 if Redis takes writes, storage works, no API keys are lost and the gateway is not stopping.

@@ -46,7 +46,7 @@ def find_artifact(job: Job, variant: Variant) -> Artifact:
         message = f"video {job.id} is {job.status}; its files are available once it is completed"
         raise ApiError(409, "video_not_ready", message, "video_id")
     if variant not in job.artifacts:
-        message = f"variant: {variant} does not exist; allowed: {', '.join([*job.artifacts, *given])}"
+        message = f"variant: {variant} does not exist; allowed: {', '.join([*job.artifacts, *given]) or 'none'}"
         raise ApiError(404, "variant_not_found", message, "variant")
     return job.artifacts[variant]
 

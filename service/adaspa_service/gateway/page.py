@@ -20,12 +20,14 @@ FILES = {
 router = APIRouter(include_in_schema=False)
 
 
+@router.head("/")
 @router.get("/")
 def page() -> Response:
     """Serve the page."""
     return static("index.html")
 
 
+@router.head("/static/{name}")
 @router.get("/static/{name}")
 def static(name: str) -> Response:
     """One of the page's files."""

@@ -30,7 +30,8 @@ class Pairs:
         return pairs
 
     def allowed(self, entry: Entry) -> str:
-        return f"up to {MOST_PAIRS} pairs, keys of 1 to {KEY_CHARS} and values of up to {VALUE_CHARS} characters"
+        sizes = f"keys of 1 to {KEY_CHARS} and values of up to {VALUE_CHARS} characters"
+        return f"up to {MOST_PAIRS} pairs of strings, {sizes}"
 
     def schema(self, entry: Entry) -> dict[str, Any]:
         key, text = {"minLength": 1, "maxLength": KEY_CHARS}, {"type": "string", "maxLength": VALUE_CHARS}
@@ -41,19 +42,27 @@ def read(text: str) -> dict[str, str]:
     """Parse pairs from a string. Raises Refused."""
     if text.lstrip().startswith("{"):
         try:
-            found = json.loads(text)
-        except ValueError as error:
+            found = json.loads(text, object_pairs_hook=_each_once)
+        except json.JSONDecodeError as error:
             raise Refused("is not valid JSON; allowed: an object whose values are strings") from error
         if wrong := next((key for key, value in found.items() if not isinstance(value, str)), None):
             raise Refused(f"{shown(wrong)}: is not a string; allowed: an object whose values are strings")
         return dict(found)
-    pairs = {}
+    pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = part.partition("=")
         if not equals:
             raise Refused(f"{shown(part)} cannot be read; allowed: KEY=VALUE,... or a JSON object")
-        pairs[key.strip()] = value.strip()
-    return pairs
+        pairs.append((key.strip(), value.strip()))
+    return _each_once(pairs)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs by key. Raises Refused if a key comes twice."""
+    keys = [key for key, _ in pairs]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise Refused(f"{shown(twice)}: given more than once; allowed: each key once")
+    return dict(pairs)
 
 
 @dataclass(frozen=True)
