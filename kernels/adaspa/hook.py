@@ -55,10 +55,15 @@ class StepHook(ModelHook):
         state.for_latents(latents.shape)
         try:
             tiles = _tiles(state.plan, layout, share, device)
+            first = self.family.video_first(given, layout) if layout.before and tiles is None else None
+            if first is not None:
+                layout = layout.with_video_first()
             state.record.ranks = share.ranks.size if share else 1
             self.handle.forward = forward = Forward(state, layout, tiles, share)
             if tiles is not None:
                 args, kwargs = (), self._in_tile_order(given, tiles)
+            elif first is not None:
+                args, kwargs = (), first
             with state.record.timed(lambda: state.kind, device):
                 out = self.fn_ref.original_forward(*args, **kwargs)
             self.guard.close(forward, given)

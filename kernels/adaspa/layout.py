@@ -41,6 +41,10 @@ class Layout(NamedTuple):
         end = x.shape[1] - self.text_tokens
         return torch.cat((x[:, self.before : end], x[:, : self.before], x[:, end:]), dim=1)
 
+    def with_video_first(self) -> "Layout":
+        """Lay out the same rows where the model itself has them in that order."""
+        return self._replace(before=0, text_tokens=self.before + self.text_tokens)
+
     def as_it_was(self, x: torch.Tensor) -> torch.Tensor:
         """``[B, S, ...]`` in the model's own order again."""
         if not self.before:

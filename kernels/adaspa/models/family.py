@@ -54,6 +54,13 @@ class Family:
         """Lay out the sequence of a forward with the arguments ``given``, by name."""
         return Layout()
 
+    def video_first(self, given: dict[str, Any], layout: Layout) -> dict[str, Any] | None:
+        """Return the arguments for the rows in the order of `Layout.video_first`; None if they do not say the order.
+
+        Attention then moves no rows: else it moves those of queries, keys and values in every layer, and back.
+        """
+        return None
+
     def latents(self, given: dict[str, Any]) -> torch.Tensor:
         """Return the latents that a forward with these arguments denoises."""
         latents: torch.Tensor = given["hidden_states"]

@@ -10,6 +10,11 @@ from adaspa.models.family import Family
 from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, split_heads
 from adaspa.models.tile_order import along
 
+OF_ROWS = ("timestep_indices", "token_tags", "position_ids")
+"""Arguments with something for each row of the packed sequence."""
+WHERE = ("video_indices", "audio_indices", "text_indices")
+"""Arguments with the rows of one kind."""
+
 
 class MiniMaxH3Processor(AdaSpaProcessor):
     """Norms over each head, rotary embedding of a part of its channels."""
@@ -59,3 +64,11 @@ class MiniMaxH3(Family):
         frames, lines, columns = (len(axis.unique()) for axis in places.unbind(1))
         in_grid = frames * lines * columns == len(places) and not behind
         return Layout(behind, grid=(frames, lines, columns) if in_grid else None, before=start)
+
+    def video_first(self, given: dict[str, Any], layout: Layout) -> dict[str, Any]:
+        """Arrange the packed sequence anew: what there is for each row, and where the rows of each kind are."""
+        rows = torch.arange(len(given["timestep_indices"]), device=given["timestep_indices"].device)
+        order = layout.video_first(rows.unsqueeze(0))[0]
+        place = order.argsort()
+        of_rows = {name: given[name].index_select(0, order) for name in OF_ROWS}
+        return given | of_rows | {name: place[given[name]] for name in WHERE}
