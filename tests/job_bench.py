@@ -10,6 +10,7 @@ from adaspa_jobs.job import Job, JobParams, Progress
 from adaspa_jobs.store import JobStore, Lease
 from adaspa_service.gateway.removal import tidy
 from adaspa_worker.runner import Runner
+from admitting import create
 
 
 class Spy(JobStore):
@@ -52,7 +53,7 @@ class Bench:
         """Create and run a job; its record afterwards."""
         if params.inputs_folder:
             self.store.await_inputs(params.inputs_folder)  # as the gateway does
-        job = self.store.create(params)
+        job = create(self.store, params)
         self.runner.run(params.model)
         return self.job(job.id)
 

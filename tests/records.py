@@ -18,6 +18,7 @@ from adaspa_jobs.job import Artifact, Job, JobParams, Progress
 from adaspa_jobs.queue import make_celery, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore, Lease
+from admitting import admit
 from claiming import claim as claim_job
 from running_gateway import REPORT
 from valkey_process import start_valkey
@@ -95,7 +96,7 @@ def make_jobs(store: JobStore, broker_url: str) -> dict[str, str]:
 
     def job(state: str, idempotency: tuple[str, str] | None = None, **changes: Any) -> Job:
         params = JobParams.model_validate(PARAMS | {"prompt": f"a red circle, {state}"} | changes)
-        made_job, _ = store.admit(params, idempotency)
+        made_job, _ = admit(store, params, idempotency)
         made[state] = made_job.id
         return made_job
 

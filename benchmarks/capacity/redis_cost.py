@@ -113,7 +113,7 @@ def usual_params(state: AppState) -> JobParams:
 
 def submit(state: AppState, params: JobParams) -> Job:
     """As the gateway's ``POST /videos``."""
-    job = state.store.create(params)
+    [job] = state.store.admit_all([params]).jobs
     ring(state.celery, job.params.model, job.priority)
     return job
 
@@ -157,7 +157,7 @@ def artifacts(lease: Lease) -> dict[str, Artifact]:
 
 def run_clients(costs: Costs, state: AppState) -> None:
     """Clients that follow a job of which nothing is heard."""
-    waiting = state.store.create(usual_params(state))
+    [waiting] = state.store.admit_all([usual_params(state)]).jobs
     asyncio.run(idle_followers(costs, state, waiting))
     state.store.request_cancel(waiting.id)
 

@@ -66,11 +66,11 @@ class Service:
 
     def queue(self, count: int) -> list[str]:
         """Let so many jobs wait."""
-        return [self.store.create(PARAMS).id for _ in range(count)]
+        return [self.store.admit_all([PARAMS]).jobs[0].id for _ in range(count)]
 
     def completed(self) -> Job:
         """A job that has run to its end."""
-        self.store.create(PARAMS)
+        self.store.admit_all([PARAMS])
         lease = self.store.claim("demo", "worker")
         assert lease is not None
         self.store.complete(lease, {}, REPORT, {"denoising": 1.5})

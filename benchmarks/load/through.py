@@ -89,7 +89,7 @@ class Jobs:
 
     def submit(self) -> None:
         """As the gateway's ``POST /videos``."""
-        job = self.store.create(self.params())
+        job = self.store.admit_all([self.params()])[0][0]
         if hasattr(self.store, "mark_sent"):
             found(f"{OLD}.queue:enqueue")(self.state.celery, job)
             self.store.mark_sent(job.id)
@@ -201,7 +201,7 @@ def running(jobs: Jobs, spent: Spent) -> dict[str, float]:
     """What a second of a job costs that is between two steps."""
     with ExitStack() as stack:
         for number in range(RUNNING):
-            jobs.store.create(jobs.params())
+            jobs.store.admit_all([jobs.params()])
             lease = jobs.store.claim(jobs.state.catalog.default.id, f"worker-{number}", "process")
             stack.enter_context(keeper(jobs.store, lease))
         cpu, commands = spent.of(lambda: time.sleep(RUNNING_SECONDS))

@@ -53,7 +53,7 @@ def run_jobs(url: str, count: int, changes: dict[str, int]) -> list[Seconds]:
     with connections(url).client() as client, make_celery(Settings(redis_url=url)) as celery:
         store = JobStore(client)
         ids = [
-            store.create(PARAMS.model_copy(update={"prompt": f"a red circle moves {n}", **changes})).id
+            store.admit_all([PARAMS.model_copy(update={"prompt": f"a red circle moves {n}", **changes})]).jobs[0].id
             for n in range(count)
         ]
         ring(celery, PARAMS.model, Priority.interactive, count)

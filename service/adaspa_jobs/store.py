@@ -183,15 +183,6 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         with reaching():
             return int(self.client.get(PREFIX + "last_id") or 0)
 
-    def create(self, params: JobParams) -> Job:
-        """Accept a job, as ``admit`` does, without an idempotency key."""
-        return self.admit(params)[0]
-
-    def admit(self, params: JobParams, *request: Any, **options: Any) -> tuple[Job, bool]:
-        """Accept a job: ``admit_all`` of one."""
-        admitted = self.admit_all([params], *request, **options)
-        return admitted.jobs[0], admitted.new
-
     def admit_all(
         self,
         params: list[JobParams],

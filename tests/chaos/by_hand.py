@@ -12,6 +12,7 @@ from adaspa_api.words import ErrorCode, JobStatus, Priority
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
+from admitting import admit
 from valkey_process import running_valkey
 from waiting import until
 
@@ -47,7 +48,7 @@ class Bench:
         self._workers = 0
 
     def admit(self, owner: str = "a", **options: Any) -> str:
-        return self.store.admit(PARAMS, owner=owner, **options)[0].id
+        return admit(self.store, PARAMS, owner=owner, **options)[0].id
 
     def claim(self, worker: str = "", process: str = "p") -> Lease:
         """The next job, for a worker of its own."""

@@ -41,7 +41,7 @@ from standardwebhooks import Webhook
 from tiny_catalog import model_spec, write_catalog
 from waiting import until
 
-from chaos.by_gateway import LAYERED, desk, error_of, refused
+from chaos.desk import LAYERED, desk, error_of, refused
 from chaos.scenes import Scene
 from chaos.stage import Stage
 

@@ -15,6 +15,7 @@ from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from adaspa_service.access.keys import KeyStore
+from admitting import admit
 from drawn import picture
 from field_tables import DOCS, TABLES, filled
 from flaky_proxy import FlakyProxy
@@ -23,7 +24,7 @@ from running_gateway import FILES, Service
 from tiny_catalog import model_spec, write_catalog
 from waiting import until
 
-from chaos.by_gateway import desk, error_of
+from chaos.desk import desk, error_of
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -259,7 +260,7 @@ class Commands(Scene):
         assert keys.authenticate(made["key"])
         fresh = json.loads(self.said("keys", "rotate", made["id"], "--grace", "0s", "--json", **own))
         assert keys.authenticate(fresh["key"]) and not keys.authenticate(made["key"])
-        job = store.admit(service.parts.store.readable([self.some(service)])[0].params, owner=made["id"])[0]
+        job = admit(store, service.parts.store.readable([self.some(service)])[0].params, owner=made["id"])[0]
         assert "cancelled 1 jobs" in self.said("keys", "revoke", made["id"], "--cancel-jobs", **own)
         assert not keys.authenticate(fresh["key"]) and store.get(job.id).status == "cancelled"  # type: ignore[union-attr]
         self.said("keys", "revoke", made["id"], status=1, **own)

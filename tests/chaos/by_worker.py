@@ -43,6 +43,7 @@ from adaspa_worker.runner import Runner
 from adaspa_worker.scratch import clear
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
+from admitting import create
 from clips import durations_of, frames_of, sound_of
 from drawn import corners, picture
 from PIL import Image
@@ -381,7 +382,7 @@ class Workshop:
         self.runner = Runner(**(own | changes))
 
     def run(self, **asked: Any) -> Any:
-        job = self.store.create(params(**asked))
+        job = create(self.store, params(**asked))
         self.runner.run("stub")
         return self.store.get(job.id)
 
@@ -394,7 +395,7 @@ class Checkpointed(Scene):
 
     def play(self, stage: Stage) -> None:
         with bench() as at:
-            job = at.store.create(params())
+            job = create(at.store, params())
             first = at.store.claim("stub", "one")
             assert first is not None
             again = [
@@ -553,7 +554,7 @@ class Runs(Scene):
             (GroupFailed("a process died"), "device_failed"),
         ):
             at.engine.denoise = raising(error)  # type: ignore[method-assign]
-            job = at.store.create(params())
+            job = create(at.store, params())
             for attempt in (1, 2, 3):
                 assert at.store.get(job.id).status == "queued", f"{code}: before attempt {attempt}"  # type: ignore[union-attr]
                 at.runner.run("stub")
@@ -566,7 +567,7 @@ class Runs(Scene):
         at.ended.clear()
         at.engine.denoise = plain  # type: ignore[method-assign]
         at.runner.engine = raising(ModelUnavailable("/models/x: missing"))
-        job = at.store.create(params())
+        job = create(at.store, params())
         at.runner.run("stub")
         left = at.store.get(job.id)
         assert left is not None and (left.status, left.worker_errors) == ("queued", 1)
@@ -578,7 +579,7 @@ class Runs(Scene):
     def storage_away(self, at: Workshop) -> None:
         check, at.storage.check = at.storage.check, raising(StorageUnavailable("away"))  # type: ignore[method-assign]
         at.runner._stored_at = -1e9
-        job = at.store.create(params())
+        job = create(at.store, params())
         at.runner.run("stub")
         assert at.store.get(job.id).attempt == 0, "a worker whose storage is away takes a job"  # type: ignore[union-attr]
         at.storage.check = check  # type: ignore[method-assign]
@@ -620,7 +621,7 @@ class Runs(Scene):
 
     def resumed(self, at: Workshop) -> None:
         """A worker that is told to stop leaves a checkpoint of its latest step, and the next goes on there."""
-        job = at.store.create(params(steps=12))
+        job = create(at.store, params(steps=12))
         plain, steps = at.engine.denoise, list[int]()
 
         def stops(asked: JobParams, encoded: Any, on_step: Callable[[int, Any], None], resume: Any = None) -> Any:
@@ -693,12 +694,12 @@ class Runs(Scene):
         with bench(time_limit_seconds=0.2, unwind_seconds=30.0) as at:
             job = at.run(steps=100)
             assert (job.status, job.error.code) == ("failed", "time_limit"), job.error
-            job = at.store.create(params())
+            job = create(at.store, params())
             at.store.client.hset(f"adaspa:job:{job.id}", "ran_ms", "199")
             at.runner.run("stub")
             assert at.store.get(job.id).error.code == "time_limit", "over all attempts"  # type: ignore[union-attr]
         with bench() as at:
-            lease = at.store.create(params()) and at.store.claim("stub", "one")
+            lease = create(at.store, params()) and at.store.claim("stub", "one")
             assert lease is not None
             self.hangs(at, lease)
 

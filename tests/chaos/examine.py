@@ -23,11 +23,13 @@ from random import Random
 from tiny_catalog import model_spec
 
 from chaos import (
-    by_gateway,
+    by_answers,
     by_hand,
+    by_keeping,
     by_parts,
     by_people,
     by_reference,
+    by_requests,
     by_worker,
     tour_files,
     tour_jobs,
@@ -88,7 +90,7 @@ LANES: list[list[Scene]] = [
     [files["Batches"], files["Lists"], files["Places"], files["Previews"]],
     [files["Noted"], files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
-    [*by_hand.SCENES, *by_gateway.SCENES, *by_reference.SCENES],
+    [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES, *by_reference.SCENES],
     [*by_parts.SCENES, *by_people.SCENES, *by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]

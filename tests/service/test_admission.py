@@ -15,6 +15,7 @@ from adaspa_service.gateway import state as gateway_state
 from adaspa_service.gateway.admission import JobRequest, ring_for, submit
 from adaspa_service.gateway.state import AppState, Recent
 from adaspa_service.gateway.videos import accepted
+from admitting import admit
 from faults import FaultyBroker, FaultyRedis, Outside
 from running_gateway import Service, serving
 
@@ -91,7 +92,7 @@ def test_a_full_queue_is_priced_by_the_jobs_that_have_to_begin_first(
     with serving(settings.model_copy(update={"queue_cap": 10}), tmp_path) as service:
         for count, owner in ((10, "a"), (5, "b"), (3, "c"), (2, "d"), (2, "e")):  # each within its even part
             for _ in range(count):
-                service.store.admit(params(), None, owner)
+                admit(service.store, params(), None, owner)
         service.store.client.rpush("adaspa:paces:demo", "10")
         service.store.announce(model, "worker")
         open_to_all = service.http.post("/videos", json={"prompt": "x", "n": 2})

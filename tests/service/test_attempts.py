@@ -14,6 +14,7 @@ from adaspa_jobs.store import (
     Lease,
     LeaseLost,
 )
+from admitting import create
 from claiming import FAILURE, VIDEO, claimed, lose_lease, nothing_is_held, record
 from faults import let_time_pass, remembered
 from running_gateway import REPORT
@@ -22,7 +23,7 @@ Params = Callable[..., JobParams]
 
 
 def test_a_job_runs_to_its_end(store: JobStore, params: Params) -> None:
-    job = store.create(params())
+    job = create(store, params())
     lease = claimed(store, job)
     running = record(store, job.id)
     assert (running.status, running.attempt, running.worker) == (JobStatus.in_progress, 1, lease.job.worker)
@@ -43,7 +44,7 @@ def test_a_job_runs_to_its_end(store: JobStore, params: Params) -> None:
 
 
 def test_a_failed_job_says_why(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     store.fail(lease, FAILURE)
     failed = record(store, lease.job.id)
     assert (failed.status, failed.error) == (JobStatus.failed, FAILURE)
@@ -51,7 +52,7 @@ def test_a_failed_job_says_why(store: JobStore, params: Params) -> None:
 
 
 def test_of_many_claims_at_once_one_succeeds(store: JobStore, params: Params) -> None:
-    store.create(params())
+    create(store, params())
     with ThreadPoolExecutor(8) as pool:
         leases = list(pool.map(lambda n: store.claim("demo", f"worker-{n}"), range(32)))
     assert [lease.attempt for lease in leases if lease] == [1]
@@ -59,7 +60,7 @@ def test_of_many_claims_at_once_one_succeeds(store: JobStore, params: Params) ->
 
 def test_of_a_completion_and_a_cancel_at_once_one_wins(store: JobStore, params: Params) -> None:
     for _ in range(20):
-        lease = claimed(store, store.create(params()))
+        lease = claimed(store, create(store, params()))
 
         def complete(lease: Lease = lease) -> bool:
             try:
@@ -78,7 +79,7 @@ def test_of_a_completion_and_a_cancel_at_once_one_wins(store: JobStore, params: 
 
 
 def test_a_running_job_hears_of_its_cancel_in_every_call(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     assert store.request_cancel(lease.job.id) is JobStatus.in_progress
     calls: list[Callable[[], Any]] = [
         lambda: store.renew(lease),
@@ -97,14 +98,14 @@ def test_a_running_job_hears_of_its_cancel_in_every_call(store: JobStore, params
 
 
 def test_an_attempt_without_a_cancel_cannot_end_as_cancelled(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     with pytest.raises(LeaseLost):
         store.release_cancelled(lease)
     assert record(store, lease.job.id).status is JobStatus.in_progress
 
 
 def test_an_earlier_attempt_is_refused_everything(store: JobStore, params: Params) -> None:
-    first = claimed(store, store.create(params()))
+    first = claimed(store, create(store, params()))
     lose_lease(store, first.job.id)
     assert store.requeue_expired() == [first.job.id]
     calls: list[Callable[[], Any]] = [
@@ -131,7 +132,7 @@ def test_an_earlier_attempt_is_refused_everything(store: JobStore, params: Param
 def test_an_attempt_that_redis_forgot_is_refused_though_the_next_has_its_number(
     store: JobStore, params: Params
 ) -> None:
-    job = store.create(params())
+    job = create(store, params())
     forget = remembered(store.client)
     first = claimed(store, job)
     forget()
@@ -164,7 +165,7 @@ def test_the_end_of_an_attempt_can_be_told_twice(store: JobStore, params: Params
         JobStatus.queued: store.release,
     }
     for status, end in ends.items():
-        lease = claimed(store, store.create(params()))
+        lease = claimed(store, create(store, params()))
         end(lease)
         before = record(store, lease.job.id)
         end(lease)
@@ -173,7 +174,7 @@ def test_the_end_of_an_attempt_can_be_told_twice(store: JobStore, params: Params
 
 def test_a_lease_that_is_renewed_does_not_run_out(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey)
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     for _ in range(2):
         lose_lease(store, lease.job.id)
         store.renew(lease)
@@ -183,7 +184,7 @@ def test_a_lease_that_is_renewed_does_not_run_out(valkey: redis.Redis, params: P
 def test_a_video_that_is_done_counts_though_the_lease_ran_out_unless_another_attempt_has_begun(
     store: JobStore, params: Params
 ) -> None:
-    first, other = claimed(store, store.create(params())), store.create(params())
+    first, other = claimed(store, create(store, params())), create(store, params())
     lose_lease(store, first.job.id)
     assert store.requeue_expired() == [first.job.id]
     with pytest.raises(LeaseLost):
@@ -198,7 +199,7 @@ def test_a_video_that_is_done_counts_though_the_lease_ran_out_unless_another_att
 
 def test_a_lease_runs_out_by_itself(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, lease_seconds=600)
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     let_time_pass(valkey, 500)
     assert store.requeue_expired() == []
     let_time_pass(valkey, 101)
@@ -207,9 +208,9 @@ def test_a_lease_runs_out_by_itself(valkey: redis.Redis, params: Params) -> None
 
 
 def test_a_requeued_job_starts_anew_behind_the_others(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     store.report_progress(lease, Progress(phase="denoising", step=5, steps=10))
-    other = store.create(params())
+    other = create(store, params())
     lose_lease(store, lease.job.id)
     store.requeue_expired()
     again = record(store, lease.job.id)
@@ -220,7 +221,7 @@ def test_a_requeued_job_starts_anew_behind_the_others(store: JobStore, params: P
 
 def test_a_job_that_loses_every_worker_fails(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, max_attempts=2)
-    job = store.create(params())
+    job = create(store, params())
     for expected in ([job.id], []):
         lose_lease(store, claimed(store, job).job.id)
         assert store.requeue_expired() == expected
@@ -231,7 +232,7 @@ def test_a_job_that_loses_every_worker_fails(valkey: redis.Redis, params: Params
 
 
 def test_a_lease_without_a_running_job_is_dropped(store: JobStore, params: Params) -> None:
-    queued = store.create(params())
+    queued = create(store, params())
     store.client.zadd("adaspa:leases", {"video_unknown": 0, queued.id: 0})
     assert store.requeue_expired() == []
     assert not store.client.exists("adaspa:leases") and store.get("video_unknown") is None
@@ -240,7 +241,7 @@ def test_a_lease_without_a_running_job_is_dropped(store: JobStore, params: Param
 
 def test_a_job_that_was_released_keeps_its_place_and_its_attempts(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, max_attempts=1)
-    job, other = store.create(params()), store.create(params())
+    job, other = create(store, params()), create(store, params())
     for attempt in (1, 2, 3):
         lease = claimed(store, job)
         assert lease.attempt == attempt
@@ -251,7 +252,7 @@ def test_a_job_that_was_released_keeps_its_place_and_its_attempts(valkey: redis.
 
 
 def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     store.request_cancel(lease.job.id)
     lose_lease(store, lease.job.id)
     assert store.requeue_expired() == []
@@ -260,7 +261,7 @@ def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(store: JobStore, pa
 
 
 def test_every_transition_and_step_is_an_event(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     store.report_progress(lease, Progress(phase="denoising", step=1, steps=10))
     store.renew(lease)
     store.complete(lease, VIDEO, REPORT, {})

@@ -12,6 +12,7 @@ from adaspa_api.words import JobStatus
 from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore, Lease
+from admitting import create
 from claiming import claim
 from running_gateway import REPORT, serving
 from valkey_process import start_valkey
@@ -38,7 +39,7 @@ def get(store: JobStore, job: Job) -> Job:
 
 
 def begin(store: JobStore, params: Params) -> Lease:
-    lease = claim(store, store.create(params()).id)
+    lease = claim(store, create(store, params()).id)
     assert lease is not None
     return lease
 
@@ -46,11 +47,11 @@ def begin(store: JobStore, params: Params) -> Lease:
 def test_after_a_restore_what_ran_and_what_has_ended_since_is_run_again(params: Params, tmp_path: Path) -> None:
     with TemporaryDirectory(prefix="adaspa-") as before, TemporaryDirectory(prefix="adaspa-") as after:
         with server(Path(before), "--appendonly", "yes", "--appendfsync", "always") as store:
-            waiting, running = store.create(params()), begin(store, params)
+            waiting, running = create(store, params()), begin(store, params)
             store.complete(begin(store, params), {}, REPORT, {})
             shutil.copytree(Path(before) / "appendonlydir", Path(after) / "appendonlydir")
             store.complete(running, {}, REPORT, {})
-            since = store.create(params())
+            since = create(store, params())
         with server(Path(after), "--appendonly", "yes") as store:
             assert store.get(since.id) is None
             assert get(store, running.job).status is JobStatus.in_progress
@@ -67,13 +68,13 @@ def test_after_a_restore_what_ran_and_what_has_ended_since_is_run_again(params: 
 def test_an_rdb_is_read_without_the_append_only_file_which_is_then_turned_on(params: Params) -> None:
     with TemporaryDirectory(prefix="adaspa-") as before, TemporaryDirectory(prefix="adaspa-") as after:
         with server(Path(before), "--appendonly", "yes") as store:
-            job = store.create(params())
+            job = create(store, params())
             store.client.save()
             shutil.copy(Path(before) / "dump.rdb", after)
         with server(Path(after), "--appendonly", "no") as store:
             assert get(store, job).status is JobStatus.queued
             store.client.config_set("appendonly", "yes")
             until(lambda: not store.client.info("persistence")["aof_rewrite_in_progress"], "the file is written")
-            later = store.create(params())
+            later = create(store, params())
         with server(Path(after), "--appendonly", "yes") as store:
             assert [get(store, each).status for each in (job, later)] == [JobStatus.queued] * 2

@@ -11,6 +11,7 @@ from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore, LeaseLost
 from adaspa_service.access.keys import KeyStore, Scope
+from admitting import admit, create
 from claiming import FAILURE, claimed, record
 from faults import let_time_pass, set_clock_on
 from running_gateway import Service
@@ -35,10 +36,10 @@ def sweep(store: JobStore) -> tuple[list[str], list[str], int]:
 @pytest.mark.parametrize("seconds", SETTINGS)
 @pytest.mark.parametrize("first", ["requeue_expired", "time_out", "expire"])
 def test_a_clock_that_is_set_costs_no_job_anything(store: JobStore, params: Params, seconds: float, first: str) -> None:
-    ended = claimed(store, store.create(params()))
+    ended = claimed(store, create(store, params()))
     store.fail(ended, FAILURE)
-    running = claimed(store, store.create(params()))
-    waiting = store.create(params())
+    running = claimed(store, create(store, params()))
+    waiting = create(store, params())
     assert sweep(store) == ([], [], 0)
     set_clock_on(store.client, seconds)
     assert not getattr(store, first)(), "whichever chore comes first after it"
@@ -70,7 +71,7 @@ def test_janitors_that_find_nothing_to_do_write_nothing(store: JobStore) -> None
 
 
 def test_a_clock_that_is_set_back_before_anybody_looked_keeps_no_lost_job(store: JobStore, params: Params) -> None:
-    lost = claimed(store, store.create(params()))
+    lost = claimed(store, create(store, params()))
     store.client.zincrby("adaspa:leases", DAY * 1000, lost.job.id)
     assert sweep(store) == ([], [], 0)
     let_time_pass(store.client, LIMIT + 1)
@@ -81,9 +82,9 @@ def test_jobs_of_a_model_that_no_worker_serves_fail_in_their_own_time_and_with_t
     valkey: redis.Redis, params: Params
 ) -> None:
     store, demo = JobStore(valkey, unserved_seconds=LIMIT), Catalog.load(None).default
-    first = store.create(params())
+    first = create(store, params())
     store.announce(demo, "worker-1", [Priority.interactive])
-    bulk = store.admit(params(), priority=Priority.bulk)[0]
+    bulk = admit(store, params(), priority=Priority.bulk)[0]
     assert store.time_out() == []
     let_time_pass(valkey, LIMIT + 1)
     store.announce(demo, "worker-1", [Priority.interactive])
@@ -91,7 +92,7 @@ def test_jobs_of_a_model_that_no_worker_serves_fail_in_their_own_time_and_with_t
     failed = record(store, bulk.id)
     assert failed.error is not None and failed.error.code == "model_not_served"
     let_time_pass(valkey, LIMIT + 1)
-    late = store.create(params())
+    late = create(store, params())
     assert store.time_out() == [first.id], "its worker has gone; a new job waits for another to start"
     assert record(store, late.id).status is JobStatus.queued
 

@@ -22,6 +22,7 @@ from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.events import Stream
 from adaspa_service.gateway.state import AppState
+from admitting import create
 from flaky_proxy import FlakyProxy, flaky
 from kombu.simple import SimpleQueue
 from valkey_process import free_port, start_valkey
@@ -79,7 +80,7 @@ def test_clients_leave_connections_that_died_while_they_were_idle(
     parts = AppState.of(settings.model_copy(update={"redis_url": server.url}))
 
     async def use() -> list[str]:
-        job = await asyncio.to_thread(parts.store.create, params())
+        job = await asyncio.to_thread(create, parts.store, params())
         stream = Stream(parts, job, "0-0")
         await stream.read()
         server.proxy.forget()

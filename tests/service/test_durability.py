@@ -11,6 +11,7 @@ from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_service.access.keys import KeyStore, Scope
+from admitting import create
 from chaos.power import Shim
 from claiming import VIDEO, claimed
 from running_gateway import REPORT
@@ -46,7 +47,7 @@ def test_what_must_not_come_back_or_be_done_again_is_on_the_disk_when_it_is_said
 ) -> None:
     on_disk.config_set("appendfsync", "always")
     store, keys = JobStore(on_disk), KeyStore(on_disk)
-    jobs = [store.create(params()) for _ in range(2)]
+    jobs = [create(store, params()) for _ in range(2)]
     key, _ = keys.create("studio", frozenset({Scope.read}))
     lease = claimed(store, jobs[0])
     assert waits(on_disk) == 0
@@ -69,7 +70,7 @@ def test_what_is_said_to_be_on_the_disk_of_a_server_that_syncs_every_second_is_t
     on_disk: redis.Redis, params: Params, shim: Shim
 ) -> None:
     store = JobStore(on_disk)
-    job = store.create(params())
+    job = create(store, params())
     time.sleep(1.3)  # the server has synced; for a second it answers WAITAOF too early
     on_disk.set("another's", 1)
     time.sleep(0.15)
@@ -86,7 +87,7 @@ def test_a_file_that_is_never_synced_is_waited_for_once(
     store = JobStore(on_disk)
     began = time.monotonic()
     for _ in range(5):
-        store.request_cancel(store.create(params()).id)
+        store.request_cancel(create(store, params()).id)
     assert time.monotonic() - began >= 0.3 and waits(on_disk) == 1
 
 
@@ -98,5 +99,5 @@ def test_a_redis_without_the_file_or_the_command_is_not_waited_for(store: JobSto
     socket = store.client.connection_pool.connection_kwargs["path"]
     with redis.Redis(unix_socket_path=socket, username="limited", password="any") as client:
         assert not AppendOnlyFile(client).synced()
-        assert JobStore(client).request_cancel(store.create(params()).id) == "cancelled"
+        assert JobStore(client).request_cancel(create(store, params()).id) == "cancelled"
     store.client.acl_deluser("limited")

@@ -11,6 +11,7 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled, JobStore, StoreUnavailable
 from adaspa_service.access.keys import Scope
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
+from admitting import admit, create
 from claiming import FAILURE, VIDEO, claimed, record
 from faults import let_time_pass
 from running_gateway import REPORT, serving
@@ -78,7 +79,7 @@ def test_an_expired_job_is_removed_and_makes_room(
         ended = [service.completed(**PROMPT) for _ in range(40)]
         leave(own, 0)
         with pytest.raises(StoreUnavailable):
-            service.store.create(record(service.store, ended[-1]).params)
+            create(service.store, record(service.store, ended[-1]).params)
         own.config_set("maxmemory", 0)  # a full one would not take the test's own changes either
         let_time_pass(own, 3601)
         leave(own, 0)
@@ -89,12 +90,12 @@ def test_an_expired_job_is_removed_and_makes_room(
 def test_every_end_is_taken(own: redis.Redis, params: Callable[..., JobParams]) -> None:
     store = JobStore(own, lease_seconds=600, max_attempts=1, queue_seconds=600)
     names = ("completed", "failed", "cancelled", "given back", "put off", "lost")
-    leases = {name: claimed(store, store.create(params())) for name in names}
-    waiting = store.create(params())
+    leases = {name: claimed(store, create(store, params())) for name in names}
+    waiting = create(store, params())
     store.requeue_expired()
     leave(own, -ROOM)
     with pytest.raises(StoreUnavailable):
-        store.create(params())
+        create(store, params())
 
     store.complete(leases["completed"], VIDEO, REPORT, {})
     store.fail(leases["failed"], FAILURE)
@@ -118,7 +119,7 @@ def test_every_end_is_taken(own: redis.Redis, params: Callable[..., JobParams]) 
 def test_an_event_is_delivered_once(own: redis.Redis, params: Callable[..., JobParams]) -> None:
     store, deliveries = JobStore(own), DeliveryStore(own, attempt_seconds=0.2)
     for receiver in ("one", "other"):
-        job, _ = store.admit(params(), webhook_url=f"https://{receiver}.example.com/")
+        job, _ = admit(store, params(), webhook_url=f"https://{receiver}.example.com/")
         store.request_cancel(job.id)
     leave(own, -ROOM)
     delivered, refused = deliveries.take(2)

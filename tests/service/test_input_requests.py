@@ -26,6 +26,7 @@ from adaspa_service.inputs.clips import Tail
 from adaspa_service.inputs.keep import Inputs
 from adaspa_service.inputs.source import uploaded
 from adaspa_service.inputs.turns import AT_A_TIME, OF_AN_OWNER, Turns
+from admitting import create
 from drawn import MOVING, assert_corners, claims, picture
 from http_server import answering
 from PIL import Image
@@ -668,7 +669,7 @@ def test_a_janitor_removes_images_that_no_job_was_admitted_for(service: Service)
     job = store.get(kept["id"])
     assert job is not None
     with pytest.raises(InputsLate):
-        store.create(job.params.model_copy(update={"inputs": taken}))
+        create(store, job.params.model_copy(update={"inputs": taken}))
     assert store.client.keys("adaspa:*_inputs") == []
 
 

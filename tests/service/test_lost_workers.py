@@ -16,6 +16,7 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobStore, LeaseLost
 from adaspa_service.gateway import janitor
+from admitting import create
 from running_gateway import Service, serving
 from valkey_process import start_valkey
 from waiting import until
@@ -63,7 +64,7 @@ def test_an_outage_longer_than_a_lease_costs_no_running_job_an_attempt(
 def test_a_worker_whose_claim_was_not_answered_gets_the_job_when_it_asks_again(
     store: JobStore, params: Callable[..., JobParams]
 ) -> None:
-    job, other = store.create(params()), store.create(params())
+    job, other = create(store, params()), create(store, params())
     first = store.claim("demo", "worker-1", "process-1")
     again = store.claim("demo", "worker-1", "process-1")
     assert first is not None and again is not None
@@ -80,7 +81,7 @@ def test_a_job_whose_worker_has_a_new_process_is_queued_at_once_and_given_up_at_
     valkey: redis.Redis, params: Callable[..., JobParams]
 ) -> None:
     store = JobStore(valkey, max_attempts=2)
-    deadly = store.create(params())
+    deadly = create(store, params())
     for attempt in (1, 2):
         lease = store.claim("demo", "worker-1", f"process-{attempt}")
         assert lease is not None and (lease.job.id, lease.attempt) == (deadly.id, attempt)
@@ -94,7 +95,7 @@ def test_a_job_whose_worker_has_a_new_process_is_queued_at_once_and_given_up_at_
 def test_a_worker_that_starts_queues_the_job_that_its_earlier_process_had(
     store: JobStore, params: Callable[..., JobParams]
 ) -> None:
-    job = store.create(params())
+    job = create(store, params())
     lease = store.claim("demo", "worker-1", "process-1")
     assert lease is not None and store.start_worker("worker-2") is None
     store.renew(lease)

@@ -14,6 +14,7 @@ from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Progress
 from adaspa_service.cli import app
 from adaspa_service.gateway import models
+from admitting import admit
 from running_gateway import REPORT, Service
 from typer.testing import CliRunner
 from waiting import until
@@ -121,7 +122,7 @@ def test_what_jobs_came_to_is_counted_by_key_and_day(service: Service) -> None:
     service.store.client.zincrby("adaspa:running:demo", -30_000, lease.job.id)  # it began 30 s ago
     service.store.fail(lease, JobError(code=ErrorCode.out_of_memory, message="no room"))
     service.http.delete(f"/videos/{service.create()['id']}")
-    others = service.store.admit(lease.job.params, owner="another")[0]
+    others = admit(service.store, lease.job.params, owner="another")[0]
     service.store.complete(service.claim(others.id), {}, REPORT, {})
     found = service.http.get("/v1/usage").json()
     (row,) = found["data"]

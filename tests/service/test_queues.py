@@ -11,6 +11,7 @@ from adaspa_api.words import Priority
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.store import JobStore, Lease, QueueFull
+from admitting import create
 from running_gateway import REPORT, Service
 from waiting import until
 
@@ -37,7 +38,7 @@ def order(begin: Callable[..., Lease | None]) -> Callable[[], Iterator[Job]]:
 
 def admit(store: JobStore, params: JobParams, owner: str = "a", cost: float = 1.0, bulk: bool = False) -> Job:
     priority = Priority.bulk if bulk else Priority.interactive
-    return store.admit(params, None, owner, priority=priority, cost=cost)[0]
+    return create(store, params, owner=owner, priority=priority, cost=cost)
 
 
 def test_one_owners_thousand_jobs_delay_anothers_one_by_no_more_than_one(

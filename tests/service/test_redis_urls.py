@@ -15,6 +15,7 @@ from adaspa_service.gateway.events import Stream
 from adaspa_service.gateway.state import AppState
 from adaspa_service.local.folder import valkey_url
 from adaspa_service.local.valkey import socket_path
+from admitting import create
 from valkey_process import free_port, start_valkey
 
 SECRET = "hunter2/?#@:%"
@@ -67,7 +68,7 @@ def test_a_job_its_message_and_its_events_are_where_the_address_says(
     server.client.flushall()
     address = url.format(port=server.port, socket=server.socket)
     parts = AppState.of(settings.model_copy(update={"redis_url": address}))
-    job = parts.store.create(params())
+    job = create(parts.store, params())
     ring(parts.celery, job.params.model, job.priority)
 
     async def follow() -> list[str]:

@@ -20,6 +20,7 @@ from adaspa_jobs.store import (
     QueueFull,
     StoreUnavailable,
 )
+from admitting import admit, create
 from claiming import FAILURE, VIDEO, claim, claimed, nothing_is_held, record
 from running_gateway import REPORT
 
@@ -28,7 +29,7 @@ Params = Callable[..., JobParams]
 
 def test_a_created_job_waits_with_all_that_was_asked(store: JobStore, params: Params) -> None:
     asked = params(negative_prompt="grey", sparsity=0.5)
-    job = store.create(asked)
+    job = create(store, asked)
     assert VIDEO_ID.fullmatch(job.id)
     assert (job.status, job.params, job.attempt, job.percent) == (JobStatus.queued, asked, 0, 0)
     assert job.progress == Progress(phase="queued", steps=10)
@@ -38,7 +39,7 @@ def test_a_created_job_waits_with_all_that_was_asked(store: JobStore, params: Pa
 
 
 def test_a_queued_job_is_cancelled_at_once(store: JobStore, params: Params) -> None:
-    job = store.create(params())
+    job = create(store, params())
     assert store.request_cancel(job.id) is JobStatus.cancelled
     assert store.claim("demo", "worker-1") is None
     assert record(store, job.id).status is JobStatus.cancelled
@@ -46,7 +47,7 @@ def test_a_queued_job_is_cancelled_at_once(store: JobStore, params: Params) -> N
 
 
 def test_a_cancel_of_an_ended_or_unknown_job_changes_nothing(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     store.complete(lease, VIDEO, REPORT, {})
     before = record(store, lease.job.id)
     assert store.request_cancel(lease.job.id) is JobStatus.completed
@@ -58,48 +59,48 @@ def test_a_cancel_of_an_ended_or_unknown_job_changes_nothing(store: JobStore, pa
 def test_the_queue_cap_holds_for_one_model_under_concurrent_creates(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, queue_cap=5)
 
-    def create(_: int) -> Job | None:
+    def another(_: int) -> Job | None:
         try:
-            return store.create(params())
+            return create(store, params())
         except QueueFull:
             return None
 
     with ThreadPoolExecutor(8) as pool:
-        jobs = [job for job in pool.map(create, range(20)) if job]
+        jobs = [job for job in pool.map(another, range(20)) if job]
     assert len(jobs) == store.load("demo").waiting == len(store.page(limit=100)[0]) == 5
-    assert store.create(params(model="other"))
-    assert claim(store, jobs[0].id) and store.create(params())
+    assert create(store, params(model="other"))
+    assert claim(store, jobs[0].id) and create(store, params())
 
 
 def test_an_idempotency_key_gives_the_first_job_again(store: JobStore, params: Params) -> None:
-    first, new = store.admit(params(), ("key", "digest"))
+    first, new = admit(store, params(), ("key", "digest"))
     assert new
-    assert store.admit(params(seed=2), ("key", "digest")) == (first, False)
+    assert admit(store, params(seed=2), ("key", "digest")) == (first, False)
     assert store.load("demo").waiting == 1
     with pytest.raises(IdempotencyConflict):
-        store.admit(params(), ("key", "another digest"))
+        admit(store, params(), ("key", "another digest"))
     store.discard(first.id)
-    assert store.admit(params(), ("key", "another digest"))[0].id != first.id
+    assert admit(store, params(), ("key", "another digest"))[0].id != first.id
 
 
 def test_a_deletion_leaves_a_key_alone_that_stands_for_other_jobs_by_now(store: JobStore, params: Params) -> None:
     first, second = store.admit_all([params(), params()], ("key", "digest")).jobs
     store.discard(first.id)
-    again, new = store.admit(params(), ("key", "digest"))
+    again, new = admit(store, params(), ("key", "digest"))
     assert new
     store.discard(second.id)
-    assert store.admit(params(), ("key", "digest")) == (again, False)
+    assert admit(store, params(), ("key", "digest")) == (again, False)
 
 
 def test_many_creates_with_one_idempotency_key_make_one_job(store: JobStore, params: Params) -> None:
     with ThreadPoolExecutor(8) as pool:
-        admitted = list(pool.map(lambda _: store.admit(params(), ("key", "digest")), range(20)))
+        admitted = list(pool.map(lambda _: admit(store, params(), ("key", "digest")), range(20)))
     assert [new for _, new in admitted].count(True) == 1
     assert len({job.id for job, _ in admitted}) == store.load("demo").waiting == 1
 
 
 def test_positions_in_the_queue_follow_the_claims(store: JobStore, params: Params) -> None:
-    jobs = [store.create(params()) for _ in range(4)]
+    jobs = [create(store, params()) for _ in range(4)]
     assert [store.queue_position(job) for job in jobs] == [1, 2, 3, 4]
     store.request_cancel(jobs[1].id)
     claimed(store, jobs[0])
@@ -107,14 +108,14 @@ def test_positions_in_the_queue_follow_the_claims(store: JobStore, params: Param
 
 
 def test_pages_are_stable_while_jobs_come_and_go(store: JobStore, params: Params) -> None:
-    jobs = [store.create(params()).id for _ in range(10)]
+    jobs = [create(store, params()).id for _ in range(10)]
 
     def page(after: str | None, order: Any) -> tuple[list[str], bool]:
         found, more = store.page(after=after, limit=3, order=order)
         return [job.id for job in found], more
 
     assert page(None, "desc") == (jobs[:6:-1], True)
-    newer = store.create(params()).id
+    newer = create(store, params()).id
     store.discard(jobs[7])  # the cursor itself
     assert page(jobs[7], "desc") == (jobs[6:3:-1], True)
     store.discard(jobs[3])
@@ -124,16 +125,16 @@ def test_pages_are_stable_while_jobs_come_and_go(store: JobStore, params: Params
 
 
 def test_ids_sort_by_creation_even_when_the_clock_goes_back(store: JobStore, params: Params) -> None:
-    first = store.create(params())
+    first = create(store, params())
     hour_ahead = int(first.id[6:20], 16) + 3_600_000_000
     store.client.set("adaspa:last_id", hour_ahead)
-    ids = [store.create(params()).id for _ in range(3)]
+    ids = [create(store, params()).id for _ in range(3)]
     assert ids == sorted(ids) and int(ids[0][6:20], 16) == hour_ahead + 1
     assert [job.id for job in store.page(order="asc")[0]] == [first.id, *ids]
 
 
 def test_a_discarded_job_is_hidden_at_once_and_purged_when_it_has_stopped(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     assert store.discard(lease.job.id) and not store.discard(lease.job.id)
     assert store.page() == ([], False)
     assert record(store, lease.job.id).discarded
@@ -150,7 +151,7 @@ def test_a_discarded_job_is_hidden_at_once_and_purged_when_it_has_stopped(store:
 
 
 def test_purging_leaves_a_job_that_nobody_deleted(store: JobStore, params: Params) -> None:
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
     store.complete(lease, VIDEO, REPORT, {})
     assert not store.purge(lease.job.id)
     assert record(store, lease.job.id).status is JobStatus.completed
@@ -158,7 +159,7 @@ def test_purging_leaves_a_job_that_nobody_deleted(store: JobStore, params: Param
 
 def test_an_ended_job_expires(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, result_ttl_seconds=0.05)
-    done, queued = store.create(params()), store.create(params())
+    done, queued = create(store, params()), create(store, params())
     store.fail(claimed(store, done), FAILURE)
     time.sleep(0.1)
     assert store.expire() == 1 and store.expire() == 0
@@ -186,7 +187,7 @@ def test_a_bell_is_rung_for_each_job_unless_enough_are_there(store: JobStore, pa
 def test_a_worker_learns_how_many_bells_its_queues_lack(store: JobStore, params: Params) -> None:
     demo = Catalog.load(None).default
     for number in range(3):
-        store.admit(params(), priority=Priority.bulk if number else Priority.interactive)
+        admit(store, params(), priority=Priority.bulk if number else Priority.interactive)
     assert store.announce(demo, "worker-1", [Priority.bulk]) == {Priority.bulk: 2}
     assert store.announce(demo, "worker-2") == {Priority.interactive: 1, Priority.bulk: 0}, "one worker rings at a time"
     store.client.delete("adaspa:rung")  # that was long ago, and nobody came to it
@@ -196,7 +197,7 @@ def test_a_worker_learns_how_many_bells_its_queues_lack(store: JobStore, params:
 
 def test_a_redis_that_is_away_is_said_to_be(tmp_path: Any, params: Params) -> None:
     store = JobStore.from_settings(Settings(redis_url=f"unix://{tmp_path}/nobody.sock"))
-    for call in (store.ping, store.page, store.requeue_expired, lambda: store.create(params())):
+    for call in (store.ping, store.page, store.requeue_expired, lambda: create(store, params())):
         with pytest.raises(StoreUnavailable):
             call()
 
@@ -205,10 +206,10 @@ def test_a_redis_that_refuses_writes_counts_as_away(valkey: redis.Redis, store: 
     valkey.config_set("min-replicas-to-write", 1)
     try:
         with pytest.raises(StoreUnavailable):
-            store.create(params())
+            create(store, params())
     finally:
         valkey.config_set("min-replicas-to-write", 0)
-    assert store.create(params()).status == "queued"
+    assert create(store, params()).status == "queued"
 
 
 def test_the_room_that_is_left_is_told_unless_the_user_may_not_ask(store: JobStore, valkey_socket: Path) -> None:

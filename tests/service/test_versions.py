@@ -11,6 +11,7 @@ from adaspa_api.words import JobStatus
 from adaspa_jobs.job import SCHEMA_VERSION, Job, JobParams, since
 from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.store import JobStore
+from admitting import admit, create
 from pydantic import Field
 from records import PARAMS, capture, make_jobs, restore
 from running_gateway import Service
@@ -94,14 +95,14 @@ def test_the_ended_jobs_of_an_earlier_version_are_removed_in_their_time(
 
 
 def test_a_repeated_request_finds_the_job_of_an_earlier_version(earlier: dict[str, str], store: JobStore) -> None:
-    job, new = store.admit(JobParams.model_validate(PARAMS), ("key", "digest"))
+    job, new = admit(store, JobParams.model_validate(PARAMS), ("key", "digest"))
     assert (job.id, new) == (earlier["queued"], False)
 
 
 def test_a_job_that_needs_a_later_version_is_left_to_its_workers(
     store: JobStore, valkey: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = store.create(JobParams.model_validate(PARAMS))
+    job = create(store, JobParams.model_validate(PARAMS))
     valkey.hset(f"adaspa:job:{job.id}", mapping=NEWER)
     assert store.claim("demo", "worker-1") is None
     assert f"{job.id}: requires a worker of a later version" in caplog.text
@@ -112,7 +113,7 @@ def test_a_job_that_needs_a_later_version_is_left_to_its_workers(
 
 
 def test_what_a_later_version_adds_is_passed_over(store: JobStore, valkey: redis.Redis) -> None:
-    job = store.create(JobParams.model_validate(PARAMS))
+    job = create(store, JobParams.model_validate(PARAMS))
     params = json.loads(valkey.hget(f"adaspa:job:{job.id}", "params") or "")  # type: ignore[arg-type]
     valkey.hset(f"adaspa:job:{job.id}", mapping={"invented": "1", "params": json.dumps(params | {"invented": None})})
     lease = store.claim("demo", "worker-1")

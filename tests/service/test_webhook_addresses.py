@@ -11,6 +11,7 @@ import trustme
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_service.webhooks.addresses import RESOLVERS, permitted
+from admitting import admit
 from claiming import claimed
 from names import Names
 from receiver import receiving
@@ -139,7 +140,7 @@ def test_slow_name_servers_of_one_owner_hold_up_no_others_events(
         return ["127.0.0.1"]
 
     def end(service: Service, owner: str, url: str) -> None:
-        service.complete(claimed(service.store, service.store.admit(params(), None, owner, webhook_url=url)[0]))
+        service.complete(claimed(service.store, admit(service.store, params(), None, owner, webhook_url=url)[0]))
 
     with receiving() as receiver, serving(http, tmp_path, resolve) as service:
         try:

@@ -8,6 +8,7 @@ import pytest
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_service.webhooks.deliveries import Delivery, DeliveryStore, Outcome
+from admitting import admit
 from waiting import until
 
 FAILURES = [Outcome.rejected, Outcome.unreachable, Outcome.timed_out, Outcome.interrupted]
@@ -47,7 +48,7 @@ def test_each_event_ends_once_and_nothing_is_left(store: JobStore, params: Calla
         action = chance.random()
         if action < 0.3 and len(made) < 80:
             url = f"https://host{chance.randrange(5)}.example.com/"
-            job, _ = store.admit(params(), owner=chance.choice(["one", "other"]), webhook_url=url)
+            job, _ = admit(store, params(), owner=chance.choice(["one", "other"]), webhook_url=url)
             store.request_cancel(job.id)
             made.append(job.id)
         elif action < 0.6:
@@ -81,7 +82,7 @@ def test_a_delivery_without_its_record_stops_no_other(store: JobStore, params: C
     """As after a restored backup."""
     ids = []
     for _ in range(2):
-        job, _ = store.admit(params(), webhook_url="https://hooks.example.com/")
+        job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
         store.request_cancel(job.id)
         ids.append(job.id)
     deliveries = DeliveryStore(store.client)
@@ -95,7 +96,7 @@ def test_what_is_heard_late_of_an_attempt_frees_no_lane_that_another_has(
     store: JobStore, params: Callable[..., JobParams]
 ) -> None:
     """A receiver gets one at a time in a lane, also when an attempt ends after its time was over."""
-    made = [store.admit(params(), webhook_url="https://hooks.example.com/")[0].id for _ in range(5)]
+    made = [admit(store, params(), webhook_url="https://hooks.example.com/")[0].id for _ in range(5)]
     lanes = [int(job_id[-1], 16) % 4 for job_id in made]  # four, so that two of five have one
     ids = next([a, b] for at, a in enumerate(made) for b in made[at + 1 :] if lanes[made.index(b)] == lanes[at])
     for job_id in ids:
@@ -124,7 +125,7 @@ def test_beyond_the_number_that_is_kept_those_go_that_failed_most(
 ) -> None:
     ids = []
     for number in range(5):
-        job, _ = store.admit(params(), webhook_url=f"https://host{number}.example.com/")
+        job, _ = admit(store, params(), webhook_url=f"https://host{number}.example.com/")
         store.request_cancel(job.id)
         ids.append(job.id)
     deliveries = DeliveryStore(store.client, kept=3)

@@ -14,6 +14,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
+from admitting import admit
 from prometheus_text import value
 from receiver import Answer, Receiver, close, drip, receiving
 from running_gateway import Service, serving
@@ -254,7 +255,7 @@ def test_a_gateway_with_nothing_to_deliver_stops_without_another_look(
 def test_an_attempt_that_was_lost_with_its_gateway_is_made_again(
     settings: Settings, tmp_path: Path, store: JobStore, params: Any, receiver: Receiver
 ) -> None:
-    job, _ = store.admit(params(), webhook_url=receiver.url)
+    job, _ = admit(store, params(), webhook_url=receiver.url)
     store.request_cancel(job.id)
     dying = DeliveryStore(store.client, attempt_seconds=0.3)
     assert [delivery.job_id for delivery in dying.take(10)] == [job.id]
@@ -344,9 +345,9 @@ def test_a_hanging_receiver_holds_up_nobody_else(service: Service, monkeypatch: 
 
 def test_an_owner_whose_receivers_all_hang_holds_up_no_other(store: JobStore, params: Callable[..., JobParams]) -> None:
     for number in range(40):
-        job, _ = store.admit(params(), owner="one", webhook_url=f"https://host{number}.example.com/")
+        job, _ = admit(store, params(), owner="one", webhook_url=f"https://host{number}.example.com/")
         store.request_cancel(job.id)
-    job, _ = store.admit(params(), owner="other", webhook_url="https://hooks.example.com/")
+    job, _ = admit(store, params(), owner="other", webhook_url="https://hooks.example.com/")
     store.request_cancel(job.id)
     deliveries = DeliveryStore(store.client, owner_attempts=5)
     taken = deliveries.take(64)

@@ -16,6 +16,7 @@ from adaspa_jobs.step_cache import StepCache
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.warm_up import warm_up
+from admitting import create
 from diffusers import WanPipeline
 from job_bench import Bench
 from tiny_loras import WAN, diffusers, entry, low_ranks
@@ -83,7 +84,7 @@ def test_a_compiled_model_makes_and_resumes_the_same_videos(
 
     bench.store.seen.clear()
     bench.store.at_step[5] = lambda _: bench.stopping.set()
-    job = bench.store.create(asked[2])
+    job = create(bench.store, asked[2])
     with pytest.raises(WorkerStopping):
         bench.runner.run("tiny")
     bench.stopping.clear()

@@ -22,6 +22,7 @@ from adaspa_worker.encode import VideoWriter
 from adaspa_worker.pipeline import Engine
 from adaspa_worker.scratch import clear, scratch
 from adaspa_worker.source import ModelUnavailable
+from admitting import create
 from job_bench import Bench
 from tiny_wan import FRAMES
 from waiting import PATIENCE
@@ -107,7 +108,7 @@ def test_a_storage_that_takes_no_video_fails_the_job_with_its_own_code_after_thr
     videos = bench.objects / "videos"
     videos.parent.mkdir(exist_ok=True)
     videos.write_text("a file where the folder should be")
-    job = bench.store.create(params())
+    job = create(bench.store, params())
     for _ in range(3):
         bench.runner.run("tiny")
     job = bench.job(job.id)
@@ -241,7 +242,7 @@ def test_a_worker_that_cannot_load_its_model_leaves_the_jobs_to_one_that_can(
     def broken(_: str) -> Engine:
         raise error
 
-    jobs = [bench.store.create(params()) for _ in range(3)]
+    jobs = [create(bench.store, params()) for _ in range(3)]
     good = bench.runner
     bad = replace(good, engine=broken, name="worker-2", back_off_seconds=(0.3, 0.6))
     waits = []
@@ -309,7 +310,7 @@ def test_a_claim_that_is_not_answered_costs_the_job_nothing(
         answered(*arguments)  # type: ignore[arg-type]
         raise redis.ConnectionError("cut off")
 
-    job = bench.store.create(params())
+    job = create(bench.store, params())
     monkeypatch.setattr(client, "evalsha", cut_off)
     with pytest.raises(StoreUnavailable):
         bench.runner.run("tiny")

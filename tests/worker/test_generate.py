@@ -16,6 +16,7 @@ from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.pipeline import Engine
 from adaspa_worker.runner import Runner
+from admitting import create
 from faults import remembered
 from job_bench import Bench
 from opentelemetry import trace
@@ -116,7 +117,7 @@ def test_two_workers_with_the_same_attempt_do_not_write_to_the_same_place(
     bench: Bench, params: Callable[..., JobParams]
 ) -> None:
     """Redis lost the first one's claim; the second completes the job just before the first uploads."""
-    job, put_file = bench.store.create(params()), bench.runner.storage.put_file
+    job, put_file = create(bench.store, params()), bench.runner.storage.put_file
     forget = remembered(bench.store.client)
     written: dict[str, int] = {}
 
@@ -151,7 +152,7 @@ def test_a_stopping_worker_gives_its_job_back_and_another_one_goes_on_to_the_sam
     whole = frames(bench, bench.run(asked))
     bench.store.seen.clear()
     bench.store.at_step[13] = lambda _: bench.stopping.set()
-    job = bench.store.create(asked)
+    job = create(bench.store, asked)
     with pytest.raises(WorkerStopping):
         bench.runner.run("tiny")
     assert bench.job(job.id).status is JobStatus.queued
@@ -174,7 +175,7 @@ def test_a_stop_after_the_denoising_loses_none_of_it(
     bench: Bench, params: Callable[..., JobParams], phase: str
 ) -> None:
     bench.store.at_phase[phase] = lambda _: bench.stopping.set()
-    job = bench.store.create(params())
+    job = create(bench.store, params())
     with pytest.raises(WorkerStopping):
         bench.runner.run("tiny")
     bench.stopping.clear()
@@ -260,7 +261,7 @@ def test_an_attempts_spans_belong_to_the_trace_of_its_own_request(
     bench: Bench, params: Callable[..., JobParams]
 ) -> None:
     with tracing.continued(f"00-{'ab' * 16}-{'cd' * 8}-01"):
-        bench.store.create(params())
+        create(bench.store, params())
     seen: list[int] = []
     bench.store.at_step[2] = lambda _: seen.append(trace.get_current_span().get_span_context().trace_id)
     bench.runner.run("tiny")

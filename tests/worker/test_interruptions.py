@@ -13,6 +13,7 @@ from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobCancelled, Lease
 from adaspa_worker.lease import LeaseKeeper, TimeLimitExceeded
 from adaspa_worker.pipeline import Engine
+from admitting import create
 from job_bench import Bench
 from waiting import PATIENCE, until
 
@@ -92,7 +93,7 @@ def slow(bench: Bench, tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_cancel_is_heard_within_the_phase_and_leaves_nothing(
     bench: Bench, params: Params, slow: Slow, phase: str
 ) -> None:
-    job = bench.store.create(params())
+    job = create(bench.store, params())
     slow.at(phase, lambda: bench.store.request_cancel(job.id))
     bench.runner.run("tiny")
     assert bench.job(job.id).status is JobStatus.cancelled
@@ -116,7 +117,7 @@ def test_a_job_fails_in_whatever_phase_its_time_is_over(bench: Bench, params: Pa
 
 
 def test_what_earlier_attempts_ran_counts_for_the_limit(bench: Bench, params: Params) -> None:
-    job = bench.store.create(params())
+    job = create(bench.store, params())
     lease = bench.store.claim("tiny", "worker-0")
     assert lease is not None
     bench.store.client.zincrby("adaspa:running:tiny", -599_900, job.id)  # as if it had begun ten minutes ago
@@ -141,7 +142,7 @@ def test_an_attempt_that_hangs_ends_with_its_process(bench: Bench, params: Param
             slow.spend_time()
         assert released.wait(PATIENCE)
 
-    job = bench.store.create(params())
+    job = create(bench.store, params())
     bench.store.at_step[2] = hang
     runner = replace(bench.runner, unwind_seconds=0.3)
     thread = threading.Thread(target=runner.run, args=("tiny",))
@@ -173,7 +174,7 @@ def test_a_cancelled_load_may_take_its_time_and_so_may_what_ends_it(
         return tiny_engine
 
     monkeypatch.setattr(LeaseKeeper, "check", check_slowly)
-    job = bench.store.create(params())
+    job = create(bench.store, params())
     replace(bench.runner, engine=slow_load, unwind_seconds=0.2).run("tiny")
     assert bench.job(job.id).status is JobStatus.cancelled
     assert not bench.ended.is_set()

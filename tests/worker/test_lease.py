@@ -10,6 +10,7 @@ import redis
 from adaspa_jobs.job import Job, JobParams, Progress
 from adaspa_jobs.store import JobCancelled, JobStore, Lease
 from adaspa_worker.lease import LeaseKeeper
+from admitting import create
 from claiming import claimed, record
 from waiting import until
 
@@ -19,7 +20,7 @@ LONG = 3600.0
 
 @pytest.fixture
 def lease(store: JobStore, params: Params) -> Lease:
-    return claimed(store, store.create(params()))
+    return claimed(store, create(store, params()))
 
 
 @contextmanager
@@ -124,7 +125,7 @@ def test_a_cancel_is_heard_without_a_write(store: JobStore, lease: Lease, monkey
 
 def test_a_lease_is_renewed_long_before_it_ends(valkey: redis.Redis, params: Params) -> None:
     store = JobStore(valkey, lease_seconds=10)
-    lease = claimed(store, store.create(params()))
+    lease = claimed(store, create(store, params()))
 
     def ends() -> float:
         score: Any = valkey.zscore("adaspa:leases", lease.job.id)

@@ -8,6 +8,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore, StoreUnavailable
 from adaspa_worker import lease
+from admitting import create
 from claiming import record
 from job_bench import Bench
 from valkey_process import start_valkey
@@ -37,7 +38,7 @@ def test_a_video_that_is_done_while_redis_is_away_is_kept_until_redis_is_back(
             raise
 
     monkeypatch.setattr(store, "complete", complete_late)
-    job = store.create(params())
+    job = create(store, params())
     bench.runner.run("tiny")
     job = record(store, job.id)
     assert len(refused) == 3

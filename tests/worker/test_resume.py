@@ -11,6 +11,7 @@ from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore
 from adaspa_worker.checkpoint import BadCheckpoint, Checkpoints, pack, unpack
 from adaspa_worker.pipeline import Engine
+from admitting import create
 from claiming import claimed, lose_lease
 from interrupted import interrupted
 
@@ -74,7 +75,7 @@ def test_a_broken_or_foreign_checkpoint_is_known_as_one(tiny_engine: Engine, par
 def test_what_a_stalled_attempt_still_writes_removes_nothing_of_the_next_one(
     store: JobStore, params: Callable[..., JobParams]
 ) -> None:
-    storage, job = ObjectStorage("memory:///"), store.create(params())
+    storage, job = ObjectStorage("memory:///"), create(store, params())
     stalled = Checkpoints(storage, claimed(store, job), every_steps=1, every_seconds=1.0)
     lose_lease(store, job.id)
     assert store.requeue_expired() == [job.id]

@@ -10,6 +10,7 @@ from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore, Lease
 from adaspa_worker.pipeline import Engine
 from adaspa_worker.runner import Runner
+from admitting import create
 from claiming import record
 from s3_servers import URL, S3Server, s3_server
 from waiting import PATIENCE
@@ -78,7 +79,7 @@ def test_an_upload_waits_for_a_storage_that_comes_back(
         back[0].start()
 
     at_upload.append(outage)
-    job = store.create(params())
+    job = create(store, params())
     worker(patience=PATIENCE).run("tiny")
     back[0].join()
     job = record(store, job.id)
@@ -93,7 +94,7 @@ def test_a_storage_that_stays_away_costs_a_job_one_attempt_and_no_other_is_begun
     worker: Callable[..., Runner],
     at_upload: list[Callable[[], object]],
 ) -> None:
-    jobs = [store.create(params()) for _ in range(2)]
+    jobs = [create(store, params()) for _ in range(2)]
     at_upload.append(server.stop)
     runner = worker()
     for _ in range(4):
@@ -117,7 +118,7 @@ def test_a_worker_whose_own_storage_is_broken_leaves_the_jobs_to_those_whose_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     good, bad = worker("good"), worker("bad")
-    jobs = [store.create(params()) for _ in range(2)]
+    jobs = [create(store, params()) for _ in range(2)]
 
     def lose_secret() -> None:
         with monkeypatch.context() as context:

@@ -18,6 +18,7 @@ from adaspa_jobs.job import Job, JobParams
 from adaspa_jobs.queue import make_celery, queue_name
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
+from admitting import admit
 from redis_pair import running_pair
 from running_gateway import demo_catalog, serving
 from waiting import PATIENCE, until
@@ -75,7 +76,7 @@ def run(redis_url: str, params: JobParams, priority: Priority = Priority.interac
     """Submit a job, without a bell and without any janitor, and wait for its end."""
     with connections(redis_url).client() as client:
         store = JobStore(client)
-        job = store.admit(params, priority=priority)[0]
+        job = admit(store, params, priority=priority)[0]
         found: list[Job] = []
 
         def is_over() -> bool:
@@ -126,7 +127,7 @@ def test_jobs_whose_bells_were_all_lost_are_run_once_the_worker_is_warm(
 ) -> None:
     """The worker compares its queues with the bells at each heartbeat, also while it works; but it is not announced and
     takes no job before it is warm."""
-    jobs = [store.admit(params(model="demo"), priority=priority)[0] for priority in Priority for _ in range(10)]
+    jobs = [admit(store, params(model="demo"), priority=priority)[0] for priority in Priority for _ in range(10)]
     loaded, heartbeat = tmp_path / "loaded", tmp_path / "heartbeat"
     with started(redis_url, tmp_path, warm_up=str(loaded), heartbeat_file=str(heartbeat)) as (_, log):
         until(lambda: "the model is loading" in log(), "the warm-up begins")
