@@ -24,6 +24,7 @@ from tiny_catalog import model_spec
 
 from chaos import (
     by_answers,
+    by_documents,
     by_hand,
     by_keeping,
     by_parts,
@@ -91,7 +92,7 @@ LANES: list[list[Scene]] = [
     [files["Noted"], files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
     [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES, *by_reference.SCENES],
-    [*by_parts.SCENES, *by_people.SCENES, *by_worker.SCENES],
+    [*by_parts.SCENES, *by_people.SCENES, *by_documents.SCENES, *by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]
 """Lanes play side by side, the scenes of one in turns. There are three workers: those that stop one have one lane."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from adaspa_service import views
-from chaos import by_answers, by_hand, by_keeping, by_parts, by_requests
+from chaos import by_answers, by_documents, by_hand, by_keeping, by_parts, by_requests
 from chaos.audit import Audit
 from chaos.by_hand import Bench, bench
 from chaos.by_reference import OUTSIDE, Drawn, own_store
@@ -23,7 +23,7 @@ from chaos.watch import between, look, violations
 
 SLOW = (by_parts.Films,)
 """Scenes that start many processes; other tests look at what they do."""
-PARTS = (by_hand, by_requests, by_answers, by_keeping, by_parts)
+PARTS = (by_hand, by_requests, by_answers, by_keeping, by_documents, by_parts)
 SCENES = [scene for part in PARTS for scene in part.SCENES if not isinstance(scene, SLOW)]
 
 
