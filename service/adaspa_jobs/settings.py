@@ -208,6 +208,14 @@ class Settings(BaseSettings):
             raise ValueError("not a token; allowed: 16 or more letters, digits, - and _")
         return token
 
+    @field_validator("bootstrap_key", "prompt_check_token")
+    @classmethod
+    def _fits_into_a_header(cls, secret: SecretStr | None) -> SecretStr | None:
+        text = "" if secret is None else secret.get_secret_value()
+        if not text.isascii() or any(not mark.isprintable() or mark == " " for mark in text):
+            raise ValueError("contains a space, a line break or a character outside ASCII, which no request can carry")
+        return secret
+
     @field_validator("allowed_hosts")
     @classmethod
     def _are_host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:

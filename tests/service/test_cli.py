@@ -11,7 +11,7 @@ import pytest
 from adaspa_api.report import JobError
 from adaspa_api.videos import Video
 from adaspa_api.words import ErrorCode
-from adaspa_command import ADASPA, adaspa, clean_environment
+from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment
 from adaspa_service.access.keys import Scope
 from adaspa_service.cli import main
 from adaspa_service.cli.jobs import facts
@@ -215,3 +215,20 @@ def test_the_shell_completes_commands_and_ids_of_jobs(service: Service) -> None:
         ["bash", "-c", script, ADASPA], check=False, capture_output=True, text=True, timeout=PATIENCE
     )
     assert "complete -o default -F _adaspa_completion adaspa" in shown.stdout, shown.stderr
+
+
+@pytest.mark.parametrize("key", ["adaspa_key\n", "an old key", "schlüssel"])
+def test_a_key_that_no_request_can_carry_is_a_mistake_in_the_command_line(key: str) -> None:
+    answer = adaspa("jobs", "--api-key", key, server=NOWHERE)
+    assert answer.returncode == 2 and "--api-key" in answer.stderr and key.strip() not in answer.stderr
+
+
+@pytest.mark.asks
+def test_whoever_has_no_key_reads_where_to_put_one(service: Service) -> None:
+    service.parts.keys.create("somebody", frozenset(Scope))
+    answer = adaspa("jobs", server=service.url)
+    assert (
+        answer.returncode == 1
+        and answer.stderr.startswith("adaspa: Authorization: ")
+        and "set --api-key or ADASPA_API_KEY" in answer.stderr
+    )

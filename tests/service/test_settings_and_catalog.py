@@ -36,6 +36,8 @@ MODEL = {
         ("RESULT_TTL_SECONDS", "week"),
         ("LOG_LEVEL", "loud"),
         ("STORAGE_URL", ""),
+        ("BOOTSTRAP_KEY", "k" * 40 + "\n"),
+        ("PROMPT_CHECK_TOKEN", "two words"),
     ],
 )
 def test_a_bad_variable_is_named_in_one_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from adaspa_client import ApiError
+from adaspa_client import ApiError, Unauthorized
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import SettingsError
 
@@ -82,6 +82,8 @@ def main() -> None:
         fail(error, Exit.not_completed)
     except httpx.TransportError as error:
         fail(f"cannot reach the server: {error}; is `adaspa serve` running, and is --server right?", Exit.unreachable)
+    except Unauthorized as error:
+        fail(f"{error}; set --api-key or ADASPA_API_KEY")
     except (LocalError, SettingsError, StoreUnavailable, ApiError, TimeoutError) as error:
         fail(error)
     except KeyboardInterrupt:

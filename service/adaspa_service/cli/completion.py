@@ -6,7 +6,6 @@ from itertools import islice
 
 import httpx
 from adaspa_client import ApiError, Client
-from pydantic import ValidationError
 
 from adaspa_service.cli.server import SERVER
 
@@ -32,6 +31,6 @@ def asked(question: Callable[[Client], list[tuple[str, str]]], incomplete: str) 
     try:
         with Client(server, timeout=SECONDS, api_key=key, retries=0) as client:
             found = question(client)
-    except (httpx.HTTPError, ApiError, ValidationError):
+    except (httpx.HTTPError, ApiError, ValueError):
         return
     yield from ((value, text) for value, text in found if value.startswith(incomplete))

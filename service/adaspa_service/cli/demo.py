@@ -14,7 +14,7 @@ from adaspa_jobs.settings import get_settings
 from adaspa_service.cli import params
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.serve import DataDir, Model, Port
-from adaspa_service.cli.server import ApiKey
+from adaspa_service.cli.server import ApiKey, connect
 from adaspa_service.cli.terminal import Exit, fail, say
 from adaspa_service.local import Supervisor
 from adaspa_service.local.supervisor import free_port
@@ -60,7 +60,7 @@ def demo(
         host = "127.0.0.1"
         folder = data_dir or Path(temporary)
         supervisor = Supervisor(folder, host, port or free_port(host), workers=[spec.id], say=say)
-        with supervisor, Client(supervisor.url, api_key=api_key) as client:
+        with supervisor, connect(supervisor.url, api_key) as client:
             say(f"AdaSpa is running at {supervisor.url}")
             fields = VideoFields(model=spec.id)
             if QUICK_LORA in (lora.name for lora in spec.loras):

@@ -25,13 +25,19 @@ def estimate(
     rows = []
     for name, each in found.qualities.items():
         near = each.measured
-        by = f"{near.jobs} jobs of {near.size}, {near.num_frames} frames" if near else each.reason
+        by = f"{counted(near.jobs, 'job')} of {near.size}, {near.num_frames} frames" if near else each.reason
         rows.append((name, told(each.estimated_seconds), told(each.denoising_seconds), by))
     say(f"{found.model}, {found.size}, {found.num_frames} frames, {found.steps} steps")
     print_table(COLUMNS, rows)
-    if found.starts_in_seconds is not None:
-        return say(f"A worker would start it in about {found.starts_in_seconds:.0f} s.")
-    return say(f"Start time unknown; {found.workers} workers serve the {found.priority} queue.")
+    starts_in = found.starts_in_seconds
+    if starts_in is not None:
+        return say(f"A worker would start it {f'in about {starts_in:.0f} s' if starts_in >= 1 else 'immediately'}.")
+    return say(f"Start time unknown; workers that serve the {found.priority} queue: {found.workers}.")
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def told(seconds: float | None) -> str:

@@ -19,7 +19,11 @@ SERVER = "http://127.0.0.1:8000"
 
 def connect(server: str, api_key: str | None) -> Client:
     """Return a client of the gateway at that address. Sends nothing yet. Raises typer.BadParameter."""
-    return Client(checked(server), api_key=api_key)
+    url = checked(server)
+    try:
+        return Client(url, api_key=api_key)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix("api_key: "), param_hint="--api-key") from error
 
 
 def checked(server: str) -> str:

@@ -1,7 +1,7 @@
 """Finding a job and its files."""
 
 from adaspa_api.video_fields import Variant
-from adaspa_api.words import JobStatus, Role
+from adaspa_api.words import TERMINAL, JobStatus, Role
 from adaspa_jobs.job import Artifact, Job
 from adaspa_jobs.store import VIDEO_ID, Look
 
@@ -43,7 +43,8 @@ def find_artifact(job: Job, variant: Variant) -> Artifact:
     if variant in given:
         return given[variant]
     if variant not in OF_THE_REQUEST and job.status is not JobStatus.completed:
-        message = f"video {job.id} is {job.status}; its files are available once it is completed"
+        later = "it has no files" if job.status in TERMINAL else "its files are available once it is completed"
+        message = f"video {job.id} is {job.status}; {later}"
         raise ApiError(409, "video_not_ready", message, "video_id")
     if variant not in job.artifacts:
         message = f"variant: {variant} does not exist; allowed: {', '.join([*job.artifacts, *given]) or 'none'}"

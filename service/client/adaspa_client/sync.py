@@ -16,6 +16,7 @@ from adaspa_api.video_fields import Variant, VideoFields
 from adaspa_api.videos import Video
 
 from adaspa_client import plans
+from adaspa_client.authorization import authorization
 from adaspa_client.download import Download
 from adaspa_client.errors import ApiError, api_error
 from adaspa_client.events import Event, EventReader
@@ -40,13 +41,14 @@ class Client:
         retries: further tries of a request that got no answer, or was told that the gateway is busy or away. What
             creates something is sent with an Idempotency-Key, so that it is created once.
 
+    Raises ValueError if no header can carry the key.
+
     Raises (all methods): ApiError, by its kinds, when the gateway refuses; httpx.TransportError when it cannot be
         reached.
     """
 
     def __init__(self, base_url: str, timeout: float = 30.0, api_key: str | None = None, retries: int = 2) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        auth = None if api_key else LocalToken.of(base_url)
+        headers, auth = authorization(api_key), None if api_key else LocalToken.of(base_url)
         self._http = httpx.Client(base_url=base_url, timeout=timeout, headers=headers, auth=auth)
         self._retries = retries
 
