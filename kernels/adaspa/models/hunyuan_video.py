@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 
 from adaspa.layout import Layout
@@ -24,19 +25,32 @@ class HunyuanVideoProcessor(AdaSpaProcessor):
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Args: hidden_states, encoder_hidden_states ``[B, S, H * D]``; the mask is in the layout of the forward."""
+        if attn.add_q_proj is None:
+            return self._single_stream(attn, (hidden_states, encoder_hidden_states), image_rotary_emb)
         video = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
         if image_rotary_emb is not None:
             rotate(video, image_rotary_emb)
-        if attn.add_q_proj is None:
-            text, norms = project(attn, encoder_hidden_states), (attn.norm_q, attn.norm_k)
-        else:
-            text, norms = project_text(attn, encoder_hidden_states), (attn.norm_added_q, attn.norm_added_k)
-        video_out, text_out = self.joint_attention(video, norm_heads(split_heads(attn, text), *norms))
+        text = split_heads(attn, project_text(attn, encoder_hidden_states))
+        norm_heads(text, attn.norm_added_q, attn.norm_added_k)
+        video_out, text_out = self.joint_attention(video, text)
         if attn.to_out is not None:
             video_out = project_out(attn, video_out)
         if attn.to_add_out is not None:
             text_out = attn.to_add_out(text_out)
         return video_out, text_out
+
+    def _single_stream(
+        self, attn: Any, streams: tuple[torch.Tensor, torch.Tensor], tables: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Video and text, ``[B, S, H * D]`` each, by the same projections and norms."""
+        video, text = (x.shape[1] for x in streams)
+        qkv = norm_heads(split_heads(attn, project(attn, torch.cat(streams, dim=1))), attn.norm_q, attn.norm_k)
+        if tables is not None:  # the text is turned by no angle
+            cos, sin = (F.pad(table, (0, 0, 0, text), value=still) for table, still in zip(tables, (1, 0), strict=True))
+            rotate(qkv, (cos, sin))
+        parts = [list(pair) for pair in zip(*(x.split((video, text), dim=1) for x in qkv), strict=True)]
+        qkv.clear()
+        return self.joint_attention(*parts)
 
 
 class HunyuanVideo(Family):

@@ -103,7 +103,7 @@ class AdaSpaProcessor(Bound):
                 "its forward, or its hooks, must come before adaspa.apply (which adaspa.remove undoes)"
             )
         if forward.share is None:
-            return self._in_order(forward, [torch.cat((qkv.pop(0), x), dim=1) for x in text] if text else qkv)
+            return self._in_order(forward, [joined(qkv.pop(0), x) for x in text] if text else qkv)
         exchange = forward.share.exchange(forward.state, self.layer, qkv[0])
         out = self._in_order(replace(forward, heads=exchange.heads), exchange.to_heads(qkv, text))
         return exchange.to_tokens(out)
@@ -155,6 +155,15 @@ class AdaSpaProcessor(Bound):
             q, k, v, state, layer=self.layer, text=text, sample=sample, grid=layout.grid, heads=forward.heads
         )
         return out.transpose(1, 2)
+
+
+def joined(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """``[B, S, ...]`` with the rows of both, not copied where they already follow each other in memory."""
+    end = video.storage_offset() + video.shape[1] * video.stride(1)
+    same = video.untyped_storage().data_ptr() == text.untyped_storage().data_ptr()
+    if same and video.stride() == text.stride() and text.storage_offset() == end:
+        return video.as_strided((video.shape[0], video.shape[1] + text.shape[1], *video.shape[2:]), video.stride())
+    return torch.cat((video, text), dim=1)
 
 
 def project(attn: Any, x: torch.Tensor) -> QKV:

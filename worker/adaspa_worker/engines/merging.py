@@ -9,11 +9,15 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 from torch.fx import Graph, Node
 from torch.utils._pytree import tree_flatten
 
+from adaspa_worker.engines import rejoining
+from adaspa_worker.engines.rejoining import rejoin
+
 
 class MergeEqual(CustomGraphPass):
-    """A pass of Inductor (``post_grad_custom_pre_pass``) that computes what is equal once."""
+    """A pass of Inductor (``post_grad_custom_pre_pass``) that computes equal things once, and parts nothing in vain."""
 
     def __call__(self, graph: Graph) -> None:
+        rejoin(graph)
         found: dict[object, Node] = {}
         for node in list(graph.nodes):
             if not _is_pure(node):
@@ -25,7 +29,7 @@ class MergeEqual(CustomGraphPass):
                 graph.erase_node(node)
 
     def uuid(self) -> object:
-        return get_hash_for_files((__file__,))
+        return get_hash_for_files((__file__, rejoining.__file__))
 
 
 def _is_pure(node: Node) -> bool:
