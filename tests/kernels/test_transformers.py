@@ -159,7 +159,7 @@ def test_plain_dense_steps_copy_no_rows_to_bring_the_video_first(transformer, fa
     assert (joined() == dense) == (family == "minimax-h3")
 
 
-@pytest.mark.parametrize("family", ["hunyuan-video"])
+@pytest.mark.parametrize("family", ["framepack"])
 def test_only_two_stream_blocks_copy_queries_keys_and_values_to_join_video_and_text(transformer, family):
     adaspa.apply(transformer, adaspa.AdaSpaConfig.preset("exact"))
     with patch.object(torch, "cat", wraps=torch.cat) as cat:
