@@ -463,6 +463,8 @@ def test_a_service_that_is_away_is_told_until_it_is_back(page: Page, service: Se
     page.route("**/models", lambda route: route.abort())
     page.goto(service.url)
     expect(page.get_by_role("alert").first).to_contain_text("does not answer")
+    button = page.get_by_role("button", name="Generate video")
+    assert button.evaluate("button => button.getBoundingClientRect().bottom <= innerHeight"), "it stays in view"
     page.unroute("**/models")
     expect(page.get_by_label("Model", exact=True)).to_be_visible()
     expect(page.locator("#banner")).to_be_hidden()
