@@ -1,12 +1,14 @@
 """Scenes of what a gateway answers: every field and header, routes and methods, and who may come in."""
 
 import json
+import logging
 import socket
 import threading
 import time
 from typing import Any
 
 import httpx
+from adaspa_jobs.logs import AUDIT
 from adaspa_service.access.keys import KeyStore, Scope
 from drawn import picture
 from running_gateway import Service, data_uri
@@ -365,4 +367,49 @@ class Doors(Scene):
         )
 
 
-SCENES: list[Scene] = [Answers(), Manners(), Doors()]
+class Written(Scene):
+    """What keys and operators do is written to the audit log."""
+
+    name = "by hand: the audit log"
+    promise = "who created, cancelled or deleted which job is written once, without prompts and secrets"
+
+    def play(self, stage: Stage) -> None:
+        records: list[logging.LogRecord] = []
+        handler = logging.Handler()
+        handler.emit = records.append  # type: ignore[method-assign,assignment]
+        log, level = logging.getLogger(AUDIT), logging.getLogger(AUDIT).level
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            with desk(open_access=False) as service:
+                self.act(service, records)
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+
+    def act(self, service: Service, records: list[logging.LogRecord]) -> None:
+        key, token = service.parts.keys.create("the studio", frozenset({Scope.read, Scope.write}))
+        service.http.headers.update({"Authorization": f"Bearer {token}", "X-Request-ID": "order-17"})
+        asked, once = {"prompt": "a secret wish", "n": 2}, {"Idempotency-Key": "order-17"}
+        for _ in range(2):  # the second time creates nothing
+            first, second = [
+                video["id"] for video in service.http.post("/videos", json=asked, headers=once).json()["data"]
+            ]
+        remix = service.http.post(f"/videos/{first}/remix", json={"prompt": "a secret wish"}).json()["id"]
+        for method, path in (
+            *[("POST", f"/videos/{first}/cancel")] * 2,  # the second time there is nothing to cancel
+            *[("DELETE", f"/videos/{second}")] * 2,
+            ("POST", f"/videos/{second}/cancel"),
+            ("GET", f"/videos/{first}"),
+        ):
+            service.http.request(method, path)
+        done = [("created", first), ("created", second), ("created", remix), ("cancelled", first), ("deleted", second)]
+        wanted = [f"event=job.{what} job={job}" for what, job in done]
+        said = f'actor={key.id} actor_name="the studio" address=127.0.0.1 request_id=order-17'
+        assert [each.getMessage() for each in records] == [f"{each} {said}" for each in wanted], records
+        service.parts.acts.add("key.created", key="k")
+        until(lambda: len(records) == 6, "a gateway writes what an operator's command did")
+        assert records[5].getMessage().startswith("event=key.created key=k actor="), records[5].getMessage()
+
+
+SCENES: list[Scene] = [Answers(), Manners(), Doors(), Written()]

@@ -188,6 +188,11 @@ class Delivered(Scene):
                 )
                 assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
                 call.verify(service.parts.deliveries.secrets()[0])
+            asked = {"prompt": "b", "webhook_url": f"{receiver.url}/remix"}
+            remix = service.http.post(f"/videos/{made['completed']['id']}/remix", json=asked).json()["id"]
+            service.http.post(f"/videos/{remix}/cancel")
+            until(lambda: len(receiver.calls) == 4, "the remix's event comes")
+            assert (receiver.calls[3].path, receiver.calls[3].event["data"]["id"]) == ("/remix", remix)
             self.refused(service, receiver)
 
     def refused(self, service: Service, receiver: Any) -> None:
@@ -199,7 +204,7 @@ class Delivered(Scene):
         until(lambda: [each for each, _ in deliveries.ids("dead")] == [given_up], "three attempts, then it is given up")
         assert len(receiver.calls) == 3, f"{len(receiver.calls)} attempts"
         counts = deliveries.counts()
-        assert (counts.attempts, counts.ended) == ({"delivered": 3, "rejected": 3}, {"delivered": 3, "dead": 1}), counts
+        assert (counts.attempts, counts.ended) == ({"delivered": 4, "rejected": 3}, {"delivered": 4, "dead": 1}), counts
         kept = deliveries.get(given_up)
         assert kept is not None and kept.error == "HTTP 302" and kept.attempts == 3 and kept.tried_at, kept
         first = deliveries.rotate_secret(3600)

@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from adaspa_api.fields import MAX_URL_CHARS
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import Progress
@@ -39,6 +40,7 @@ class Fields(Scene):
             self.queues(service)
             self.adapters(service)
             self.labels(service)
+            self.receivers(service)
             self.remixes(service)
 
     def remixes(self, service: Service) -> None:
@@ -204,6 +206,16 @@ class Fields(Scene):
         for query in ("metadata[a]=b&metadata[a]=c", "metadata=b", "metadata[]=b"):
             assert service.http.get(f"/videos?{query}").status_code == 400, query
 
+    def receivers(self, service: Service) -> None:
+        start = "https://1.1.1.1/"
+        longest = start + "a" * (MAX_URL_CHARS - len(start))
+        service.create(webhook_url=longest)
+        encoded = longest[:-1] + "\u00e4"  # six characters once it is encoded
+        hosts = ("http://1.1.1.1/", "https://10.0.0.1/", "https://a:b@1.1.1.1/", f"{start}#a", "https://1.1.1.1:0/")
+        for wrong in (longest + "a", encoded, *hosts):
+            code = "webhook_url_not_allowed" if wrong in hosts[:2] else "webhook_url"
+            refused(service, 400, code, "POST", "/videos", json={"prompt": "a", "webhook_url": wrong})
+
 
 class Pictures(Scene):
     """Images of every shape and kind, for the first and the last frame."""
@@ -306,6 +318,7 @@ class Refusals(Scene):
             scopes = frozenset({Scope.read, Scope.write})
             service.http.headers["Authorization"] = f"Bearer {keys.create('a', scopes)[1]}"
             self.full(service, 60, 1)  # of a model without workers nothing is known
+            self.unmeasured(service, keys)
             announced(service, ModelSpec.model_validate(PLAIN), "one")
             store.client.rpush("adaspa:paces:plain", "7")
             self.full(service, 1, 1)
@@ -321,6 +334,17 @@ class Refusals(Scene):
         )
         for video_id in made:
             service.http.delete(f"/videos/{video_id}")
+
+    def unmeasured(self, service: Service, keys: KeyStore) -> None:
+        """With one job of one, which runs, and of whose model nobody knows how long it takes."""
+        _, token = keys.create("one", frozenset({Scope.read, Scope.write}), max_in_flight=1)
+        before, service.http.headers["Authorization"] = service.http.headers["Authorization"], f"Bearer {token}"
+        lease = service.claim(service.create(model="plain")["id"])
+        body = {"prompt": "a", "model": "plain"}
+        found = refused(service, 429, "too_many_in_flight", "POST", "/videos", json=body).headers["retry-after"]
+        assert found == "60", f"one more than a job of which nothing is known: in {found}"
+        service.store.fail(lease, error_of("generation_failed"))
+        service.http.headers["Authorization"] = before
 
     def in_flight(self, service: Service, keys: KeyStore) -> None:
         """With three jobs of three: one runs, and tells how long it will; two wait."""

@@ -210,7 +210,7 @@ class Courses(Scene):
     promise = "progress is what was done, and the time that is left is that of the latest steps"
 
     def play(self, stage: Stage) -> None:
-        told, now = list[Progress](), [100.0]
+        told, now, before = list[Progress](), [100.0], self.counted()
         plain, courses.time = courses.time, SimpleNamespace(monotonic=lambda: now[0])  # type: ignore[assignment]
         try:
             course = Course(params(steps=20), told.append)
@@ -244,6 +244,10 @@ class Courses(Scene):
         assert [each.step_kind for each in told[4:11]] == [*("sparse", "search") * 3, "sparse"]
         phases = {"loading": 3.0, "encoding_prompt": 0.25, "denoising": 24.5, "decoding": 1.5, "uploading": 0.125}
         assert course.timings == phases, f"{course.timings}, not {phases}"
+        kinds = {"sparse": 9.0 + 3.0 + 2.5 + 4.0, "search": 1.0 + 2.0 + 2.5}
+        after = self.counted()
+        grew = {labels: round(seconds - before.get(labels, 0.0), 6) for labels, seconds in after.items()}
+        assert {labels: seconds for labels, seconds in grew.items() if seconds} == kinds | phases, f"metrics: {grew}"
         shares = {"queued": 0, "loading": 0, "encoding_prompt": 1, "decoding": 96, "uploading": 99}
         for phase, share in shares.items():
             assert percent(Progress(phase=phase, steps=4)) == share, f"{phase} is {share} percent"  # type: ignore[arg-type]
@@ -251,6 +255,12 @@ class Courses(Scene):
             assert percent(Progress(phase="denoising", step=step, steps=4)) == share, f"step {step} of 4"
         self.previews()
         self.heartbeats()
+
+    def counted(self) -> dict[str, float]:
+        """Seconds of steps and phases by their kind, as the worker's metrics have them."""
+        samples = [each for kept in (metrics.step_seconds, metrics.phase_seconds) for each in kept.collect()[0].samples]
+        own = [each for each in samples if each.name.endswith("_sum") and each.labels["model"] == "stub"]
+        return {each.labels.get("kind") or each.labels["phase"]: each.value for each in own}
 
     def heartbeats(self) -> None:
         """The file whose age says whether a worker is alive."""
