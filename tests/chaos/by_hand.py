@@ -8,11 +8,14 @@ from typing import Any
 
 import redis
 from adaspa_api.report import AttentionReport, JobError
-from adaspa_api.words import ErrorCode, JobStatus, Priority
+from adaspa_api.words import ErrorCode, JobStatus, Priority, Quality
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams, Progress
-from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost
+from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, QueueFull
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
-from admitting import admit
+from admitting import admit, create
+from tiny_catalog import model_spec
 from valkey_process import running_valkey
 from waiting import until
 
@@ -314,6 +317,42 @@ class Turns(Scene):
             )
 
 
+class Shares(Scene):
+    """A full queue, and workers whose memory does not hold every job."""
+
+    name = "by hand: shares and memory"
+    promise = "a full queue has room for whoever has less than an even part of it, and a job goes to where it fits"
+
+    def play(self, stage: Stage) -> None:
+        with bench() as at:
+            full = JobStore(at.client, queue_cap=6)
+
+            def takes(owner: str, count: int) -> bool:
+                try:
+                    return bool(full.admit_all([PARAMS] * count, owner=owner).jobs)
+                except QueueFull:
+                    return False
+
+            found = [takes(owner, count) for owner, count in (("a", 7), ("a", 6), ("a", 1), ("b", 4), ("b", 3))]
+            assert found == [False, True, False, False, True], f"of six places for a and b: {found}"
+            found = [takes(owner, count) for owner, count in (("b", 1), ("c", 3), ("c", 2), ("c", 1), ("a", 1))]
+            assert found == [False, False, True, False, False], f"of six places for a, b and c: {found}"
+        with bench() as at:
+            spec = ModelSpec.model_validate(model_spec("builtin:demo", id=MODEL))
+            small = {"": {"64x64": 9}, "fast": {"64x64": 5}, "exact": {"64x64": 0}}
+            at.store.announce(spec, "small", fits=Fits(limit=1, frames=small))
+            at.store.announce(spec, "large", fits=Fits(limit=2, frames={}))
+            asked = [(None, 9, True), (Quality.fast, 9, False), (Quality.fast, 5, True), (Quality.exact, 5, False)]
+            for quality, frames, may in asked:
+                changes = {"quality": quality, "num_frames": frames, "width": 64, "height": 64}
+                job_id = create(at.store, PARAMS.model_copy(update=changes)).id
+                lease = at.store.claim(MODEL, "small", "p")
+                assert (lease is not None) == may, f"{frames} frames with {quality or 'the default'}: {lease}"
+                lease = lease or at.store.claim(MODEL, "large", "p")
+                assert lease is not None and lease.job.id == job_id
+                at.store.fail(lease, ERROR)
+
+
 class Times(Scene):
     """Jobs wait too long, are kept too long, and time is skipped in which nobody looks."""
 
@@ -414,4 +453,4 @@ def until_taken(deliveries: DeliveryStore) -> list[Any]:
     return found
 
 
-SCENES: list[Scene] = [Fenced(), Stopped(), Attempts(), Spent(), Turns(), Times(), Deliveries()]
+SCENES: list[Scene] = [Fenced(), Stopped(), Attempts(), Spent(), Turns(), Shares(), Times(), Deliveries()]

@@ -253,6 +253,10 @@ class Pictures(Scene):
                 ("first", 96, 64),
                 ("last", 96, 64),
             ], video["inputs"]
+            remix = service.http.post(f"/videos/{video['id']}/remix", json={"prompt": "b"}).json()
+            assert remix["task"] == video["task"], f"a remix of {video['task']} is {remix['task']}"
+            images = [[(each["role"], each["sha256"]) for each in of["inputs"]] for of in (video, remix)]
+            assert images[0] == images[1], f"a remix is made of other images: {images}"
             job = service.store.get(video["id"])
             folders = {each.key.split("/")[1] for each in job.params.inputs} if job else set()
             assert len(folders) == 1, f"images of one request lie in {folders}"

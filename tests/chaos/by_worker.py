@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import av
@@ -397,6 +397,20 @@ class Workshop:
         return self.store.get(job.id)
 
 
+class Harmful:
+    """Something that is run when it is read from a checkpoint, as whoever may write to storage could leave it there."""
+
+    done: ClassVar[list[str]] = []
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return harm, ("done",)
+
+
+def harm(word: str) -> None:
+    """Note that it was run."""
+    Harmful.done.append(word)
+
+
 class Checkpointed(Scene):
     """Checkpoints of several attempts, whole and damaged."""
 
@@ -442,6 +456,9 @@ class Checkpointed(Scene):
             for key in at.storage.keys(f"checkpoints/{job.id}/"):
                 at.storage.delete(key)
             assert kept[2].load() is None
+            kept[0].save({"step": 12, "value": Harmful()})
+            assert self.there(at, job.id) == [(1, 12)] and kept[2].load() is None, "what a checkpoint brings is run"
+            assert not Harmful.done
 
     def there(self, at: Workshop, job_id: str) -> list[tuple[int, int]]:
         names = [key.rpartition("/")[2].split("-") for key in at.storage.keys(f"checkpoints/{job_id}/")]
