@@ -2,8 +2,8 @@
 # diffusers 0.42.1: TaylorSeer as it comes finds no layer of Wan, LTX-Video, CogVideoX or Mochi, and says nothing.
 #
 # What it caches are modules whose whole name matches "^blocks.*attn" and the like. Those of HunyuanVideo end in "attn",
-# those of Wan and the others in "attn1" and "attn2". enable_cache(TaylorSeerCacheConfig()) succeeds, is_cache_enabled is
-# true, and each step is computed. In LTX-2 it takes the two attentions between sound and picture of each block, and
+# those of Wan and the others in "attn1" and "attn2". enable_cache(TaylorSeerCacheConfig()) succeeds, is_cache_enabled
+# is true, and each step is computed. In LTX-2 it takes the two attentions between sound and picture of each block, and
 # leaves the four others. use_lite_mode=True has patterns that match.
 #
 # First, each model as its class makes it (weights on the meta device): the modules that TaylorSeer hooks. Then 20 steps
