@@ -51,9 +51,24 @@ def test_a_key_from_its_making_to_its_end(service: Service, redis_url: str) -> N
     assert json.loads(keys("list", "--json", redis_url=redis_url)) == []
 
 
+def test_a_folder_without_a_service_is_named_and_not_made(tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    for command in (("keys", "list"), ("webhooks", "list"), ("storage", "orphans")):
+        done = adaspa(*command, "--data-dir", folder)
+        assert done.returncode == 1 and f"data folder {folder}: no service was started on it" in done.stderr
+    assert not (folder / "valkey").exists()
+
+
+def test_a_service_says_how_to_make_a_key_from_any_folder(tmp_path: Path, redis_url: str) -> None:
+    assert f"adaspa keys create --name NAME --data-dir {tmp_path / 'data'}" in check_entrance(
+        redis_url, tmp_path / "data"
+    )
+
+
 def test_the_first_key_is_made_before_the_service_runs(tmp_path: Path) -> None:
     folder = ("--data-dir", tmp_path / "data")
-    keys(*CREATE, "--scope", "read", *folder)
+    done = adaspa("keys", *CREATE, "--scope", "read", *folder)
+    assert done.returncode == 0 and f"{tmp_path / 'data'} is a new data folder" in done.stderr
     assert "studio" in keys("list", *folder), "and is kept in the data folder"
     shutil.rmtree(tmp_path / "data" / "valkey")
     with pytest.raises(SettingsError, match="but Redis has none"), reachable_redis(tmp_path / "data") as url:

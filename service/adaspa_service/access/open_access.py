@@ -94,6 +94,12 @@ class Entrance:
             return Access.lost
         return Access.token if asks_for_token(settings) else Access.keys
 
+    @property
+    def command(self) -> str:
+        """Command that creates a key for this service, wherever it is run."""
+        told = "data_dir" in self.settings.model_fields_set
+        return "adaspa keys create --name NAME" + (f" --data-dir {self.settings.data_dir.resolve()}" if told else "")
+
     def check(self) -> str:
         """Describe in one line who may use the service, when it starts.
 
@@ -105,13 +111,13 @@ class Entrance:
         if access is Access.everybody:
             return f"open to everyone who can reach {settings.host}, because ADASPA_OPEN_ACCESS is true"
         if access is Access.token:
-            return "only you, on this machine; to require API keys instead, run `adaspa keys create`"
+            return f"only you, on this machine; to require API keys instead, run `{self.command}`"
         if access is Access.lost:
             raise SettingsError(self.lost())
         if settings.bootstrap_key is None and not self.keys.exist() and not is_loopback(settings.host):
             raise SettingsError(
                 f"host {settings.host} is reachable from other machines, but there is no API key: create one with "
-                "`adaspa keys create`, set ADASPA_BOOTSTRAP_KEY, or let everyone in with ADASPA_OPEN_ACCESS=true"
+                f"`{self.command}`, set ADASPA_BOOTSTRAP_KEY, or let everyone in with ADASPA_OPEN_ACCESS=true"
             )
         return "every request needs an API key"
 
@@ -119,7 +125,7 @@ class Entrance:
         """Describe why nobody may use the service, and how to change that."""
         return (
             f"API keys were created for this service ({self.required.file} exists), but Redis has none: it was "
-            "emptied, or is another server. Restore it, create a key with `adaspa keys create`, or remove that file "
+            f"emptied, or is another server. Restore it, create a key with `{self.command}`, or remove that file "
             "to start without keys"
         )
 

@@ -57,7 +57,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a key and print it. It is shown only once, because only its digest is stored."""
-    with key_store(data_dir) as (store, _):
+    with key_store(data_dir, first=True) as (store, _):
         key, token = store.create(
             name,
             frozenset(scope),
@@ -140,9 +140,9 @@ def usage(days: Days = 30, data_dir: DataDir = None, as_json: Json = False) -> N
 
 
 @contextmanager
-def key_store(data_dir: Path | None) -> Iterator[tuple[KeyStore, JobStore]]:
-    """Open the service's keys and jobs."""
-    with job_store(data_dir) as jobs:
+def key_store(data_dir: Path | None, *, first: bool = False) -> Iterator[tuple[KeyStore, JobStore]]:
+    """Open the service's keys and jobs, as ``job_store`` does."""
+    with job_store(data_dir, first=first) as jobs:
         yield KeyStore(jobs.client), jobs
 
 
