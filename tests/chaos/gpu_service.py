@@ -15,10 +15,10 @@ from tiny_catalog import model_spec
 
 from chaos.service import Service, Worker
 
-LIMITS = {"demo": 600_000_000, "wan": 14_000_000_000}
+LIMITS = {"demo": 600_000_000, "wan": 8_000_000_000}
 """Bytes of the GPU that each worker may use."""
-SIZES = {"demo": ["128x128", "192x128", "128x192", "256x256"], "wan": ["480x480", "832x480", "480x832", "624x624"]}
-FRAMES = {"demo": [17, 33, 49], "wan": [17, 33, 49, 81]}
+SIZES = {"demo": ["128x128", "192x128", "128x192", "256x256"], "wan": ["320x320", "480x320", "320x480", "416x416"]}
+FRAMES = {"demo": [17, 33, 49], "wan": [17, 33, 49]}
 METRICS = "ADASPA_METRICS_PORT"
 
 

@@ -18,7 +18,7 @@ import httpx
 import prometheus_text
 
 from chaos.caller import Caller
-from chaos.gpu_service import FRAMES, METRICS, SIZES
+from chaos.gpu_service import METRICS, SIZES
 from chaos.samples import usage
 from chaos.service import TENANTS, Service
 
@@ -27,28 +27,30 @@ ALLOWED = {"allocated": 0.1, "reserved": 1.0, "peak": 1.0, "peak_reserved": 5.0,
 and ``peak_reserved`` the same at their highest during a job; then resident bytes and open files of the worker."""
 ON_THE_GPU = ("allocated", "reserved", "peak", "peak_reserved")
 PRESETS = ("exact", "quality", "balanced", "fast")
-WAN = (("832x480", 81), ("480x832", 49), ("832x480", 49), ("624x624", 33), ("480x480", 17), ("480x480", 49))
+DEMO = (
+    *(("128x128", 17), ("256x256", 49), ("192x128", 33), ("128x192", 49)),
+    *(("256x256", 17), ("192x128", 17), ("128x192", 33), ("128x128", 49)),
+)
+WAN = (
+    *(("320x320", 17), ("416x416", 49), ("480x320", 33), ("320x480", 49), ("416x416", 17), ("320x320", 33)),
+    *(("480x320", 49), ("320x480", 17), ("416x416", 33), ("320x320", 49), ("480x320", 17)),
+)
+STEPS = (4, 3, 6)
 Request = dict[str, Any]
 Row = dict[str, Any]
 
 
 def requests(model: str) -> list[Request]:
     """What the first half asks of a model."""
-    presets = cycle(PRESETS)
-    if model == "wan":
-        made = [
-            {"size": size, "num_frames": frames, "steps": steps, "quality": next(presets)}
-            for (size, frames), steps in zip((*WAN, ("624x624", 17)), cycle((4, 5, 6)), strict=False)
-        ]
-    else:
-        made = [
-            {"size": size, "num_frames": frames, "steps": steps, "quality": next(presets)}
-            for (size, frames), steps in zip(product(SIZES[model], FRAMES[model]), cycle((24, 12, 8, 16)), strict=False)
-        ]
-        made += [
-            {"size": size, "steps": steps, "guidance_scale": 1, "loras": [{"name": name}]}
-            for size, (name, steps) in product(SIZES[model][1:], (("eight-steps", 8), ("four-steps", 4)))
-        ]
+    shapes, adapters = (DEMO, (("eight-steps", 8), ("four-steps", 4))) if model == "demo" else (WAN, ())
+    presets, steps = cycle(PRESETS), cycle(STEPS)
+    made = [
+        {"size": size, "num_frames": frames, "steps": next(steps), "quality": next(presets)} for size, frames in shapes
+    ]
+    made += [
+        {"size": size, "steps": number, "guidance_scale": 1, "loras": [{"name": name}]}
+        for size, (name, number) in product(SIZES[model][1:], adapters)
+    ]
     return [{"model": model, "prompt": "a red circle moves right"} | each for each in made]
 
 
