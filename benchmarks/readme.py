@@ -1,8 +1,9 @@
 """`python -m benchmarks.readme`: the tables and plots of kernels/README.md, from the JSON files of the benchmarks.
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
-kernels.json (`benchmarks.attention`), ``eight`` from eight.json (`benchmarks.attention.eight`), ``changes`` from
-changes*.json, ``models`` from models*.json, compiled*.json (the same with ``--compile``) and denoise*.json
+kernels.json (`benchmarks.attention`), ``low-density`` from low_density.json (`benchmarks.attention.low_density`),
+``eight`` from eight.json (`benchmarks.attention.eight`), ``changes`` from changes*.json, ``models`` from models*.json,
+compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``linears`` from
 linears.json, linears-videos.json and caches-presets.json (`benchmarks.models.linears`, `demo_model.linears`,
 `demo_model.caches`), ``parallel`` from
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown
-from benchmarks.attention import eight, report
+from benchmarks.attention import eight, low_density, report
 from benchmarks.fidelity import field, field_plots, lengths, unseen
 from benchmarks.fidelity import tables as fidelity_tables
 from benchmarks.models import linears_tables, parallel_plan, parallel_tables, resumed
@@ -83,6 +84,13 @@ def passes_section(result: Json, seen: str) -> str:
 def eight_section(result: Json) -> str:
     versions = f"{result['device']}, PyTorch {result['torch']}, Triton {result['triton']}, {result['date']}."
     return "\n\n".join([versions, eight.error_table(result["rows"]), eight.time_table(result["rows"])]) + "\n"
+
+
+def low_density_section(result: Json) -> str:
+    shape = result["shape"]
+    versions = f"{result['device']}, PyTorch {result['torch']}, {result['date']}, bfloat16, blocks of 128 x 64,"
+    versions += f" {shape['heads']} heads x {shape['tokens']:,} x {shape['dim']}. Medians."
+    return f"{versions}\n\n{low_density.table(result)}\n"
 
 
 def changes_section(result: Json) -> str:
@@ -401,6 +409,8 @@ def main() -> None:
     if measured["changes"]:
         newest_first = sorted(measured["changes"], key=lambda result: str(result["date"]), reverse=True)
         sections["changes"] = "\n".join(changes_section(result) for result in newest_first)
+    if found := load("low_density.json"):
+        sections["low-density"] = low_density_section(found[0])
     if measured["models"]:
         sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
     linears, videos = load("linears.json"), load("linears-videos.json")

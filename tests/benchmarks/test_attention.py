@@ -9,7 +9,7 @@ import pytest
 import torch
 from adaspa.self_check import Shape
 
-from benchmarks.attention import eight, servers
+from benchmarks.attention import eight, low_density, servers
 from benchmarks.attention.inputs import DEMO_PATTERN, demo_index
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,12 @@ def test_a_table_and_a_plot_of_the_rows(tmp_path):
     assert "| 8k | block_sparse_attention |  | 128 x 64 | 0.2 |  | 0.613 | 580.5 | 0 |" in done.stdout
     assert "No module named 'fa3_fwd_interface'" in done.stdout
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_share_of_the_ideal_in_time_and_at_one_clock():
+    dense = {"slots": [(200.0, 1500), (210.0, 1500), (190.0, 1500)]}
+    row = {"density": 0.1, "slots": [(25.0, 1200), (20.0, 1300), (30.0, 1100)]}
+    assert low_density.shares(row, dense) == {"share": 80.0, "share_at_one_clock": 100.0}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
