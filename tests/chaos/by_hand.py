@@ -407,6 +407,8 @@ class Deliveries(Scene):
             deliveries.note(second, Outcome.gone)
             assert [job for job, _ in deliveries.ids("dead")] == [second.job_id]
             assert deliveries.redeliver(second.job_id) and deliveries.ids("dead") == []
+            anew = deliveries.get(second.job_id)
+            assert anew is not None and anew.attempts == 0, f"sent again with {anew and anew.attempts} attempts made"
             done = {again.job_id}
             deliveries.note(again, Outcome.delivered)
             for each in taken[2:]:
@@ -419,6 +421,13 @@ class Deliveries(Scene):
                     done.add(each.job_id)
             counts = deliveries.counts()
             assert (counts.waiting, counts.dead, counts.ended["delivered"]) == (0, 0, 24), counts
+            late = at.admit(webhook_url="http://a/overdue")
+            at.store.request_cancel(late)
+            for ago, least, most in ((3600.0, 3590.0, 7200.0), (-3600.0, 0.0, 0.0)):
+                at.client.zadd("adaspa:webhooks", {late: (time.time() - ago) * 1000})
+                found = deliveries.counts().overdue_seconds
+                assert least <= found <= most, f"due {ago} s ago: overdue for {found} s"
+            at.store.discard(late)
             slow = DeliveryStore(at.client, attempt_seconds=0.05)
             at.store.request_cancel(at.admit(webhook_url="http://a/late"))
             (lost,) = until_taken(slow)
