@@ -30,6 +30,10 @@ class Schedule:
             return StepKind.DENSE
         return StepKind.SEARCH if step in self.searches else StepKind.SPARSE
 
+    def last_search(self, step: int) -> int:
+        """Return the last search up to ``step``; -1 before the first."""
+        return max((search for search in self.searches if search <= step), default=-1)
+
     def leaves_lse(self, step: int) -> bool:
         """True for the dense step just before the first search: with its LSE the search needs no second QK pass."""
         return bool(self.searches) and step == self.searches[0] - 1

@@ -130,7 +130,8 @@ class AdaSpaState:
             return Action.DENSE
         if not has_index:
             return Action.FUSED_SEARCH if has_lse else Action.FIRST_SEARCH
-        if self.kind is StepKind.SEARCH and self._in_use[key].step < self.step:
+        # A search whose step a step cache skipped is made up for in the next one that runs.
+        if self._in_use[key].step < self.plan.schedule.last_search(self.step):
             # Where the budget had no room for the LSE, the search takes its own again.
             return Action.CACHED_SEARCH if has_lse else Action.FIRST_SEARCH
         return Action.SPARSE

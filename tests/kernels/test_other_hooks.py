@@ -115,6 +115,18 @@ def test_what_a_step_cache_skips_is_no_work():
     assert handle.report()["attention_work"] == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_search_that_a_step_cache_skipped_is_made_up_for_in_the_next_step_that_runs():
+    pipe = make_pipeline("wan")
+    handle = adaspa.apply(pipe.transformer, replace(SPARSE, steps=STEPS, searches=(2, 4)))
+    every_second = MagCacheConfig(1.0, 1, 0.5, STEPS, mag_ratios=[1.0] * STEPS)  # from the middle on, the first skipped
+    pipe.transformer.enable_cache(every_second)
+    run(pipe, "wan")
+    report = handle.report()
+    assert report["reused_forwards"] == 4 and report["fell_back"] == []
+    layers = len(pipe.transformer.blocks)
+    assert [pattern.step for pattern in handle.record.patterns] == 2 * layers * [2] + 2 * layers * [5]
+
+
 @pytest.mark.parametrize("first", ["apply", "cache"])
 def test_remove_leaves_a_cache_in_place(first):
     pipe = make_pipeline("cogvideox")
