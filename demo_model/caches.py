@@ -1,12 +1,15 @@
-"""What diffusers' step caches and AdaSpa come to on the demo model, each alone and together: PSNR against seconds.
+r"""What diffusers' step caches and AdaSpa come to on the demo model, each alone and together: PSNR against seconds.
 
     python -m demo_model.caches --output caches.json
 
     python -m demo_model.caches --output caches-presets.json --together balanced fast paper --caches "mag 0.06"
 
+    python -m demo_model.caches --output caches-eight.json --together balanced --caches "mag 0.06" --linears float8 \
+        --dense-precision int8_fp8
+
 Every row makes the videos of the same held-out captions from the same noise, in one batch, once to warm up (a kernel's
-first use compiles it) and once for its seconds. The PSNR is that to the dense videos without a cache. Rows are written
-one by one.
+first use compiles it) and once for its seconds. The PSNR is that to the dense videos without a cache, in the model's
+own precision whatever the rows have. Rows are written one by one.
 """
 
 import argparse
@@ -19,12 +22,13 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import adaspa
 import diffusers
 import torch
 from adaspa import AdaSpaConfig
+from adaspa.ops.call import Precision
 from adaspa_demo_model import PIPELINE_FOLDER
 from adaspa_worker.comparison import psnr
 from diffusers import WanPipeline
@@ -32,6 +36,7 @@ from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfi
 from torch import Tensor
 
 from demo_model.evaluation import generate
+from demo_model.linears import LINEARS, in_e4m3
 from demo_model.scenes import caption, sample_scenes
 
 ATTENTION = {
@@ -42,6 +47,7 @@ ATTENTION = {
     **{intent: AdaSpaConfig.preset(intent, skip_short=False) for intent in ("quality", "balanced", "fast")},
     "paper": AdaSpaConfig.paper(),
 }
+SETTINGS = ("captions", "seed", "steps", "guidance", "linears", "dense_precision")
 TOGETHER = "mass 0.95"
 ALONE = ("mass 0.9", "mass 0.98")
 """Without a cache, beside `TOGETHER`."""
@@ -67,13 +73,20 @@ class Subject:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device = args, torch.device(args.device)
-        low = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        low = torch.bfloat16 if self.device.type == "cuda" or args.linears == "float8" else torch.float32
+        self.precision: Precision = "full"
         self.pipe = WanPipeline.from_pretrained(
             PIPELINE_FOLDER, dtype={"transformer": low, "default": torch.float32}, local_files_only=True
         ).to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
         self.texts = [caption(scene) for scene in scenes]
+
+    def lower_precision(self) -> None:
+        """Have all further videos made in the precision that the arguments name."""
+        if self.args.linears == "float8":
+            in_e4m3(self.pipe.transformer, self.device)
+        self.precision = self.args.dense_precision
 
     def videos(self) -> tuple[Tensor, float]:
         """The videos, and the seconds that they took."""
@@ -85,7 +98,8 @@ class Subject:
     def run(self, config: AdaSpaConfig | None, cache: Any) -> tuple[Tensor, dict[str, Any]]:
         """The videos with AdaSpa and a cache, and the figures of a row."""
         transformer = self.pipe.transformer
-        handle = adaspa.apply(self.pipe, config if config is not None else AdaSpaConfig.preset("exact"))[0]
+        config = config if config is not None else AdaSpaConfig.preset("exact")
+        handle = adaspa.apply(self.pipe, config.replace(dense_precision=self.precision))[0]
         try:
             if cache is not None:
                 transformer.enable_cache(cache)
@@ -116,7 +130,7 @@ def measure(args: argparse.Namespace) -> None:
         "device": torch.cuda.get_device_name() if subject.device.type == "cuda" else "CPU",
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
-        "settings": {key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance")},
+        "settings": {key: getattr(args, key) for key in SETTINGS},
         "rows": [],
     }
     dense: Tensor | None = None
@@ -134,7 +148,11 @@ def measure(args: argparse.Namespace) -> None:
         args.output.write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps(result["rows"][-1]), flush=True)
 
-    for attention in ("dense", *args.together):
+    add("dense", "none")
+    if (args.linears, args.dense_precision) != (LINEARS[0], "full"):
+        subject.lower_precision()
+        add("dense", "none")
+    for attention in args.together:
         add(attention, "none")
     known = subject.ratios()
     result["mag_ratios"] = [round(ratio, 5) for ratio in known]
@@ -156,6 +174,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--linears", choices=LINEARS, default=LINEARS[0], help="of the blocks' linear layers")
+    parser.add_argument("--dense-precision", choices=get_args(Precision), default="full", help="of dense steps")
     parser.add_argument("--device", default="cuda")
     measure(parser.parse_args())
 

@@ -1,7 +1,8 @@
 """`python -m benchmarks.models.denoise --output run.json`: one whole denoising of a full-size model, for real.
 
 Random weights, so the attention is nearly uniform and retained mass would keep nearly all of it: with ``--density`` a
-preset keeps its schedule and takes the top share of the blocks instead. The pattern of every step is searched and used
+preset keeps its schedule and takes the top share of the blocks instead, and with ``--warmup-density`` another one in a
+warm-up that is partly sparse. The pattern of every step is searched and used
 as in earnest; only the video is noise.
 
 With ``--compile`` the blocks are compiled, and the first blocks of each kind are run through the first steps before any
@@ -15,15 +16,19 @@ import gc
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, get_args
+from unittest.mock import patch
 
 import adaspa
 import torch
 from adaspa.config import AdaSpaConfig, Preset
 from adaspa.ops.call import Precision
+from adaspa.plan import Plan
+from adaspa.selection.top_k import TopK
 from adaspa_worker.engines import linears
 from adaspa_worker.engines.compiling import compile_blocks
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -61,6 +66,17 @@ def configuration(name: str, density: float | None) -> AdaSpaConfig:
     else:
         config = SHORT_WARMUP if name == "short" else AdaSpaConfig.preset(name)  # type: ignore[arg-type]
     return config if density is None else config.replace(selection="top_k", sparsity=1 - density)
+
+
+def in_warmup(density: float | None) -> AbstractContextManager[Any]:
+    """Within the block, a warm-up that is partly sparse keeps the top share of the blocks; None leaves it its mass."""
+    resolve = AdaSpaConfig.resolve
+
+    def resolved(config: AdaSpaConfig, steps: int | None = None) -> Plan:
+        assert density is not None
+        return replace(resolve(config, steps), warmup_selection=TopK(1 - density))
+
+    return nullcontext() if density is None else patch.object(AdaSpaConfig, "resolve", resolved)
 
 
 @contextmanager
@@ -146,7 +162,8 @@ def run(
 ) -> Iterator[dict[str, Any]]:
     """What is known after each step of the denoising that the arguments ask for, with the step alone in ``rows``."""
     transformer = built(model, arguments.linears, device, compiled=arguments.compile)
-    with dense_by(arguments.attention), tqdm(total=arguments.steps, desc=arguments.model) as bar:
+    warmup = in_warmup(arguments.warmup_density)
+    with warmup, dense_by(arguments.attention), tqdm(total=arguments.steps, desc=arguments.model) as bar:
         if arguments.compile:
             warm_up(transformer, config, model, device)
         adaspa.apply(transformer, config)
@@ -179,6 +196,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(MODELS), default=next(iter(MODELS)))
     parser.add_argument("--config", choices=["paper", "short", *get_args(Preset)], default="paper")
     parser.add_argument("--density", type=float, help="share of the blocks to keep, in (0, 1]")
+    parser.add_argument("--warmup-density", type=float, help="share to keep in a warm-up that is partly sparse")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument(
         "--attention", choices=["adaspa", "diffusers", *peers.DENSE], default="adaspa", help="of dense steps"
@@ -205,7 +223,7 @@ def main() -> None:
         **ran_on(quick=arguments.quick),
         **{
             name: getattr(arguments, name)
-            for name in ("model", "config", "density", "steps", "attention", "compile", "quick")
+            for name in ("model", "config", "density", "warmup_density", "steps", "attention", "compile", "quick")
         },
         "linears": arguments.linears,
         "dense_precision": arguments.dense_precision,

@@ -110,7 +110,13 @@ def built(model: FullModel, kind: str, device: torch.device) -> Any:
 
 
 def subject_of(
-    model: FullModel, kind: str, layers: Counter[str], device: torch.device, *, compiled: bool = True
+    model: FullModel,
+    kind: str,
+    layers: Counter[str],
+    device: torch.device,
+    *,
+    compiled: bool = True,
+    as_kind: type[Compiled] = Compiled,
 ) -> Compiled:
     """One block of each kind in a transformer with AdaSpa, warm."""
     few = model.few_blocks(1)
@@ -122,7 +128,7 @@ def subject_of(
         options = linears.compile_options() if kind == "float8" else None
         on_gpu = {"options": options} if device.type == "cuda" else {"backend": "eager"}
         compile_blocks(transformer, dynamic=False, **on_gpu)
-    subject = Compiled(transformer, few.inputs(device, torch.bfloat16), layers)
+    subject = as_kind(transformer, few.inputs(device, torch.bfloat16), layers)
     list(walk_rows(subject))  # compiles the blocks; the first time memory is laid out
     return subject
 

@@ -144,6 +144,7 @@ def denoise_line(result: dict[str, Any]) -> str:
     counts = result["report"]
     peak = f", peak {result['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in result else ""
     density = "" if result["density"] is None else f" at density {result['density']}"
+    density += f" ({result['warmup_density']} in its warm-up)" if result.get("warmup_density") else ""
     how = "A whole run" if result["complete"] else f"A run up to step {len(result['rows'])} of {result['steps']}"
     small = [
         "linear layers were in e4m3" if result.get("linears") == "float8" else "",

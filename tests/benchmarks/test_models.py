@@ -5,12 +5,14 @@ import math
 import sys
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from adaspa import AdaSpaConfig
 from adaspa_jobs.settings import get_settings
 from adaspa_worker.memory_limit import memory_limit
+from torch.autograd import DeviceType
 
 from benchmarks.models import (
     adapters,
@@ -24,6 +26,7 @@ from benchmarks.models import (
     offload,
     short,
     steps,
+    whole_step,
 )
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
@@ -210,6 +213,28 @@ def test_totals_take_the_rows_of_the_way_that_they_are_of():
     assert table.splitlines()[2] == f"| paper | mag | 25 % | 40.0 | {1000 / seconds:.2f}x |"
 
 
+def test_kernels_of_a_whole_step_are_told_by_what_they_do_and_the_time_between_them(run):
+    rows = run(whole_step)["rows"]
+    assert [(row["rounding"], row["profiled"]) for row in rows] == [
+        (rounding, turn == 2) for turn in range(3) for rounding in ("own", "torchao")
+    ]
+
+    def kernel(name, start, end, device=DeviceType.CUDA):
+        return SimpleNamespace(name=name, device_type=device, time_range=SimpleNamespace(start=start, end=end))
+
+    found = whole_step.by_group(
+        [
+            kernel("nvjet_sm90_tst", 5e6, 6e6),
+            kernel("attention_kernel", 0, 3e6),
+            kernel("aten::mm", 0, 9e6, DeviceType.CPU),
+            kernel("triton_red_fused_native_layer_norm_4", 3e6, 4.5e6),
+            kernel("nvjet_sm90_tst", 6e6, 7e6),
+        ]
+    )
+    assert found["groups"] == {"attention": 3, "linear layers": 2, "Inductor's, with a norm": 1.5}
+    assert found["between"] == 0.5 and found["kernels"][1] == ["nvjet_sm90_tst", 2, 2]
+
+
 def test_a_whole_denoising_of_a_tiny_model(run):
     arguments = ["--model", "wan2.1-1.3b-480p-81f", "--config", "balanced", "--density", "0.3", "--steps", "10"]
     result = run(denoise, *arguments)
@@ -220,9 +245,11 @@ def test_a_whole_denoising_of_a_tiny_model(run):
 
 
 def test_a_whole_denoising_with_a_step_cache_tells_the_steps_that_it_skipped(run):
-    arguments = ["--config", "balanced", "--density", "0.3", "--compile", "--step-cache", "0.06"]
-    result = run(denoise, *arguments)
+    densities = ["--density", "0.3", "--warmup-density", "0.6"]
+    result = run(denoise, "--config", "fast", *densities, "--compile", "--step-cache", "0.06")
     skipped = [row["step"] for row in result["rows"] if "reused" in row]
+    kinds = result["report"]["kinds"]
+    assert kinds["search"]["patterns"] > 0 and 0.3 < result["report"]["density"] < 0.6
     assert result["complete"] and len(skipped) == result["report"]["reused_forwards"] == 22
     assert min(skipped) == 10, "a fifth of the steps is always computed"
 

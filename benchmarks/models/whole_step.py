@@ -1,0 +1,155 @@
+"""`python -m benchmarks.models.whole_step --output whole-step.json`: where a compiled sparse step in e4m3 goes.
+
+`benchmarks.models.linears` waits for the device behind each block. Here as many blocks follow each other as the model
+has, as in earnest: one block of each kind, which runs again and again. A row has the seconds of the step, and of its
+kernels by what they do, and the time between kernels. Beside the layers as they are, those with torchao's own rounding
+are measured (`adaspa_worker.engines.rounding` and `.merging` left out), in turns, so that both meet the same clock and
+power, which nvidia-smi tells meanwhile.
+"""
+
+import argparse
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+from unittest.mock import patch
+
+import diffusers
+import torch
+from adaspa_worker.engines import linears
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.models.block_models import BLOCK_MODELS
+from benchmarks.models.blocks import layers_of
+from benchmarks.models.full_models import MODELS, FullModel
+from benchmarks.models.linears import Compiled, subject_of
+from benchmarks.models.steps import Subject, sparse_steps
+from benchmarks.results import add, ran_on, write
+
+NAME = "hunyuan-video-13b-720p-129f"
+DENSITY = 0.2
+ROUNDS = 2
+GROUPS = {
+    "activation and rounding": ("round_rows",),
+    "rotary embedding": ("rotary_kernel",),
+    "linear layers": ("nvjet", "gemm", "cutlass", "cublas", "splitk"),
+    "attention": ("attention_kernel", "flash", "attend", "block_sparse", "prepare_kernel"),
+    "copies": ("CatArray", "elementwise", "Memcpy", "Memset"),
+    "Inductor's, with a norm": ("norm",),
+    "Inductor's, other": ("triton_",),
+}
+"""Parts of the names of kernels; the first group with one has the kernel."""
+SHOWN = 16
+
+
+@dataclass(frozen=True)
+class InARow(Compiled):
+    """Compiled blocks, each of which runs as often as the model has it, without a wait in between."""
+
+    again: list[bool] = field(default_factory=list)
+
+    def run(self, kind: str, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        if not self.again:
+            return super().run(kind, call, *given, **named)
+        for _ in range(self.layers[kind]):
+            out = call(*given, **named)
+        return out
+
+    def step(self, *, profiled: bool) -> dict[str, Any]:
+        """Seconds of a step of all blocks; profiled, what its kernels do."""
+        on_gpu = self.inputs["hidden_states"].device.type == "cuda"
+        self.again.append(True)
+        try:
+            with profile(activities=[ProfilerActivity.CUDA]) if profiled and on_gpu else nullcontext() as seen:
+                row = Subject.forward_row(self, 997.0)
+        finally:
+            self.again.clear()
+        return {"seconds": row["seconds"]} | (by_group(seen.events()) if seen is not None else {})
+
+
+def by_group(events: Sequence[Any]) -> dict[str, Any]:
+    """Seconds of kernels by group, of the longest by name with their calls, and between kernels."""
+    kernels = sorted(
+        (event.time_range.start / 1e6, event.time_range.end / 1e6, event.name)
+        for event in events
+        if event.device_type == DeviceType.CUDA
+    )
+    groups, names, calls = Counter[str](), Counter[str](), Counter[str]()
+    for start, end, name in kernels:
+        groups[group_of(name)] += end - start
+        names[name] += end - start
+        calls[name] += 1
+    between = sum(max(0.0, later[0] - earlier[1]) for earlier, later in pairwise(kernels))
+    return {
+        "groups": {group: round(seconds, 4) for group, seconds in groups.most_common()},
+        "between": round(between, 4),
+        "kernels": [[name[:100], round(seconds, 4), calls[name]] for name, seconds in names.most_common(SHOWN)],
+    }
+
+
+def group_of(kernel: str) -> str:
+    """Return what a kernel does."""
+    return next((group for group, parts in GROUPS.items() if any(part in kernel for part in parts)), "other")
+
+
+@contextmanager
+def clocks(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Mean clock in GHz and power in watts of the GPU within the block, in what is given."""
+    told: dict[str, Any] = {}
+    if device.type != "cuda":
+        yield told
+        return
+    command = ["nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", "-lms", "100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        yield told
+        reader.terminate()
+        lines = [line.split(",") for line in reader.communicate()[0].splitlines() if line.count(",") == 1]
+    if lines:
+        told["ghz"], told["watts"] = (round(mean(float(line[at]) for line in lines), 3) for at in range(2))
+        told["ghz"] = round(told["ghz"] / 1000, 3)
+
+
+def rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Steps with both ways to round, in turns."""
+    layers = layers_of(model)
+    kind = "float8" if device.type == "cuda" else "bfloat16"
+    subjects = {"own": subject_of(model, kind, layers, device, as_kind=InARow)}
+    with patch.object(linears, "round_alone"), patch.object(linears, "compile_options", return_value=None):
+        subjects["torchao"] = subject_of(model, kind, layers, device, as_kind=InARow)
+    for turn in range(ROUNDS + 1):
+        for rounding, subject in subjects.items():
+            assert isinstance(subject, InARow)
+            with sparse_steps(subject, DENSITY, "scattered"):
+                subject.step(profiled=False)  # the other's step went before
+                with clocks(device) as told:
+                    row = subject.step(profiled=turn == ROUNDS)
+            yield {"rounding": rounding, "profiled": turn == ROUNDS} | row | told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.whole_step", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    models = MODELS | BLOCK_MODELS
+    parser.add_argument("--model", choices=list(models), default=NAME)
+    parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
+    arguments = parser.parse_args()
+    if not arguments.quick and not torch.cuda.is_available():
+        parser.error("a GPU is needed, or --quick")
+    device = torch.device("cpu" if arguments.quick else "cuda")
+    model = models[arguments.model].quick() if arguments.quick else models[arguments.model]
+    result: dict[str, Any] = {**ran_on(quick=arguments.quick), "diffusers": diffusers.__version__}
+    result |= {"model": arguments.model, "density": DENSITY, "quick": arguments.quick, "complete": False, "rows": []}
+    with torch.no_grad():
+        for row in rows(model, device):
+            add(result, row, arguments.output)
+    write(result | {"complete": True}, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
