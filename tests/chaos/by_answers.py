@@ -240,6 +240,17 @@ class Manners(Scene):
             videos = made[0].json()["data"] if body else [made[0].json()]
             assert [video["status"] for video in videos] == ["completed"] * len(ids), "held until the end"
             assert made[0].headers["preference-applied"] == "wait=50", made[0].headers
+        made = []
+        asking = threading.Thread(target=ask, args=({"n": 2}, made))
+        asking.start()
+        until(lambda: len(service.store.unfinished("open")) == 2, "the jobs are there")
+        first, second = [job.id for job in service.store.unfinished("open")]
+        service.http.delete(f"/videos/{first}")
+        service.complete(service.claim(second))
+        asking.join()
+        ids = [video["id"] for video in made[0].json()["data"]]
+        assert sorted(ids) == sorted([first, second]), f"of two videos, one deleted, the answer has {ids}"
+        assert "preference-applied" not in made[0].headers, "an answer without the ends says that it waited for them"
 
     def heads(self, service: Service) -> None:
         host, port = service.url.removeprefix("http://").split(":")

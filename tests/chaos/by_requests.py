@@ -260,7 +260,19 @@ class Pictures(Scene):
             job = service.store.get(video["id"])
             folders = {each.key.split("/")[1] for each in job.params.inputs} if job else set()
             assert len(folders) == 1, f"images of one request lie in {folders}"
+            self.at_once(service)
             self.limits(service)
+
+    def at_once(self, service: Service) -> None:
+        """Two requests with one key, of which the second had begun when the first was accepted."""
+        asked = {"prompt": "a", "model": "first", "input_reference": data_uri(picture(64, 64))}
+        repeated, service.store.repeated = service.store.repeated, lambda *_: None  # type: ignore[method-assign]
+        before = set(service.parts.storage.keys("inputs/"))
+        made = [service.http.post("/videos", json=asked, headers={"Idempotency-Key": "one"}) for _ in range(2)]
+        service.store.repeated = repeated  # type: ignore[method-assign]
+        assert made[0].json()["id"] == made[1].json()["id"] and made[1].headers["idempotent-replayed"] == "true"
+        new = set(service.parts.storage.keys("inputs/")) - before
+        assert len(new) == 1, f"of two requests with one key, images stay: {new}"
 
     def ask(self, service: Service, image: bytes, shape: str, **asked: Any) -> Image.Image:
         """Send an image, and return what the model gets."""
