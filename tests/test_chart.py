@@ -95,6 +95,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "openshift": {"podSecurityContext": LEFT_TO_THE_CLUSTER},
     "more-objects": {"extraObjects": OTHERS},
     "own-account": {"serviceAccount": {"create": False, "name": "mine"}},
+    "numbers": {
+        "serviceAccount": {"name": "123"},
+        "ingress": {"enabled": True, "host": "a.example.com", "className": "1"},
+        "monitoring": {"monitors": True, "labels": {"app.kubernetes.io/instance": "7"}},
+    },
 }
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
 STANDARD_VARIABLES = {

@@ -41,19 +41,23 @@ def grace() -> float:
     return float(pod["terminationGracePeriodSeconds"])
 
 
-def test_the_helm_test_makes_a_video(service: Service, tmp_path: Path) -> None:
-    found = container(render({}), "client")
-    *script, _, _, _ = found["command"]
-    arguments = [f"http://127.0.0.1:{service.port}", "tiny", str(tmp_path / "video.mp4")]
+@pytest.mark.parametrize(("served", "made"), [(("demo-image", "tiny"), True), (("demo-image",), False)])
+def test_the_helm_test_makes_a_video_with_a_model_that_needs_no_image(
+    service: Service, tmp_path: Path, served: tuple[str, ...], made: bool
+) -> None:
+    models = [WORKERS | {"id": name} for name in ("demo-image", "demo")]
+    python, option, script, _, _, *ids = container(render({"models": models}), "client")["command"]
+    assert (python, ids) == ("python", ["demo-image", "demo"])
+    arguments = [f"http://127.0.0.1:{service.port}", str(tmp_path / "video"), *served]
     done = subprocess.run(
-        [sys.executable, *script[1:], *arguments],
+        [sys.executable, option, script, *arguments],
         env=service.env | {"ADASPA_API_KEY": service.token},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("video_")
+    assert (done.returncode == 0, done.stdout.startswith("video_")) == (made, made), done.stderr
+    assert made or "none of demo-image makes a video of a text alone" in done.stderr
 
 
 @pytest.fixture

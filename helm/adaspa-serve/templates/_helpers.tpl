@@ -7,9 +7,15 @@ app.kubernetes.io/component: {{ .component }}
 {{/* Of every object; selectors have only those above, since they may never change. */}}
 {{- define "adaspa.allLabels" -}}
 {{ include "adaspa.labels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | replace "+" "_" | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Of what a Prometheus operator reads; those that it selects by may be ours with another value. */}}
+{{- define "adaspa.monitoringLabels" -}}
+{{- $own := include "adaspa.allLabels" (dict "root" . "component" "monitoring") | fromYaml }}
+{{- merge (deepCopy .Values.monitoring.labels) $own | toYaml }}
 {{- end }}
 
 {{- define "adaspa.serviceAccount" -}}
