@@ -8,14 +8,16 @@ compiled*.json (the same with ``--compile``) and denoise*.json
 linears.json, linears-videos.json and caches-presets.json (`benchmarks.models.linears`, `demo_model.linears`,
 `demo_model.caches`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
-``unseen`` from unseen.json (the same with another ``--seed``), ``field`` from field.json (`demo_model.field`),
+``grid`` also from candidates.json and ``unseen`` from unseen.json (the same with other ``--seed``s), ``longer`` from
+long-*.json (the same with ``--length``), ``field`` from field.json (`demo_model.field`),
 ``field-16`` from field-16.json (more methods, fewer clips), ``lengths`` from lengths.json (`demo_model.lengths`). The
 sections
 ``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
 (`demo_model.field.missed`), the sections ``servers``, ``layers`` and ``layers-vllm-omni`` of docs/plugins.md
 from servers.json, layers.json and layers-vllm-omni.json (`benchmarks.attention.servers`, `.sglang_layers`,
-`.vllm_omni_layers`). The section ``resumed`` of docs/spot.md is from docs/spot.json (`benchmarks.models.resumed`). A
-section without its file stays as it is.
+`.vllm_omni_layers`). The section ``resumed`` of docs/spot.md is from docs/spot.json (`benchmarks.models.resumed`),
+``few-steps`` of docs/tuning.md from docs/demo_model/few_steps.json (`demo_model.few_steps`). A section without its
+file stays as it is.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from typing import Any
 
 from benchmarks import markdown
 from benchmarks.attention import eight, low_density, report
-from benchmarks.fidelity import field, field_plots, lengths, unseen
+from benchmarks.fidelity import few_steps, field, field_plots, lengths, longer, unseen
 from benchmarks.fidelity import tables as fidelity_tables
 from benchmarks.models import linears_tables, parallel_plan, parallel_tables, resumed
 from benchmarks.models import tables as model_tables
@@ -213,22 +215,25 @@ def fidelity_section(result: Json, plot: Path, picture: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def grid_section(result: Json, plot: Path, picture: str) -> str:
+def grid_section(result: Json, again: Json, plot: Path, picture: str) -> str:
     fidelity_tables.plot_grid(result["rows"], plot)
+    both = fidelity_tables.on_both(result["rows"], again["rows"])
+    clips = result["settings"]["captions"] + again["settings"]["captions"]
     parts = [
-        "Of the many settings tried, these are the ones that no other beats at less cost, and the paper's:",
+        "Of the many settings tried, these are the ones that no other beats at less cost, the presets and the paper's:",
         fidelity_tables.frontier_table(result["rows"]),
         f"![Cost against PSNR of the presets' candidates]({picture})",
+        f"On both sets of captions ({clips} clips; PSNR on each set, then the worst clip of both):",
+        fidelity_tables.both_table(both),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def unseen_section(result: Json) -> str:
     return (
-        f"{field_head(result)}. No setting was chosen on these captions and their noise\n"
+        f"{field_head(result)}. Of these policies nothing was chosen on these\ncaptions and their noise "
         f"(`--seed {result['settings']['seed']}`). A line lies between its measured points, clip by clip; in brackets "
-        f"the 95 % interval.\nPolicies are compared at the same attention work, presets at the same cost.\n\n"
-        f"{unseen.table(result['rows'])}\n"
+        f"the\n95 % interval.\n\n{unseen.table(result['rows'])}\n"
     )
 
 
@@ -247,6 +252,32 @@ def lengths_section(result: Json, plot: Path, picture: str) -> str:
         "PSNR to dense, in brackets the density in use and the attention work of the whole denoising:",
         lengths.variants_table(result["rows"]),
     ]
+    return "\n\n".join(parts) + "\n"
+
+
+def few_steps_section(results: dict[str, Json]) -> str:
+    """Schedules of few-step models, as docs/tuning.md shows them."""
+    first = next(iter(results.values()))
+    settings = first["settings"]
+    text = (
+        f"The demo model, 2,304 tokens, {settings['captions']} held-out captions, no guidance, retained mass "
+        f"{settings['mass'][0]}, bf16, one {first['device']},\n{first['date']}. PSNR is to the dense videos of the "
+        "same adapter; in brackets the worst clip. Work is that of all self-attention\nagainst dense, with dense "
+        "steps, searches and routers."
+    )
+    return f"{text}\n\n{few_steps.table(results, settings['mass'][0])}\n"
+
+
+def longer_section(results: list[Json]) -> str:
+    parts = []
+    for result in sorted(results, key=lambda result: -int(result["settings"]["tokens"])):
+        settings = result["settings"]
+        parts += [
+            f"The long model at {settings['tokens']:,} tokens, {settings['captions']} held-out captions, "
+            f"{settings['steps']} denoising steps, {settings['dtype']}, on one\n{result['device']}; density with its "
+            "standard deviation over clips, cost as for [the candidates](#candidates-of-the-presets):",
+            longer.table(result["rows"]),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -364,19 +395,26 @@ def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str)
         seen: the folder, as the text names it.
     """
     sections = {}
-    confirmed = [row for others in load("unseen.json") for row in unseen.confirmed(others["rows"])]
     for fidelity in load("fidelity.json"):
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", f"{seen}/fidelity.png")
-        sections["grid"] = grid_section(fidelity, folder / "grid.png", f"{seen}/grid.png")
-        print(fidelity_tables.choice(fidelity["rows"], confirmed))
+        for again in load("candidates.json"):
+            sections["grid"] = grid_section(fidelity, again, folder / "grid.png", f"{seen}/grid.png")
+            print(fidelity_tables.choice(fidelity_tables.on_both(fidelity["rows"], again["rows"])))
     for others in load("unseen.json"):
         sections["unseen"] = unseen_section(others)
-    for longer in load("lengths.json"):
-        sections["lengths"] = lengths_section(longer, folder / "lengths.png", f"{seen}/lengths.png")
+    for by_length in load("lengths.json"):
+        sections["lengths"] = lengths_section(by_length, folder / "lengths.png", f"{seen}/lengths.png")
+    if longest := load("long-*.json"):
+        sections["longer"] = longer_section(longest)
     for name in ("field", "field-16"):
         for beside in load(f"{name}.json"):
             sections[name] = field_section(beside, folder / f"{name}.png", f"{seen}/{name}.png")
     return sections
+
+
+def rewrite(page: Path, name: str, section: str) -> None:
+    """Put a section into a page."""
+    page.write_text(markdown.replaced(page.read_text(), name, section))
 
 
 def main() -> None:
@@ -384,6 +422,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
     parser.add_argument("--explained", type=Path, default=Path("docs/how-it-works.md"))
     parser.add_argument("--plugins", type=Path, default=Path("docs/plugins.md"))
+    parser.add_argument("--tuning", type=Path, default=Path("docs/tuning.md"), help="demo_model/ lies beside it")
     parser.add_argument("--spot", type=Path, default=Path("docs/spot.md"), help="its figures lie beside it")
     parser.add_argument("--results", type=Path, default=Path("docs/kernels"), help="folder of the JSON files and plots")
     arguments = parser.parse_args()
@@ -392,18 +431,17 @@ def main() -> None:
     def load(pattern: str) -> list[Json]:
         return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
-    names = ("eight", "changes", "models", "compiled", "denoise", "blocks", "parallel", "fidelity")
+    names = ("eight", "changes", "models", "compiled", "denoise", "blocks", "parallel")
     measured = {name: load(f"{name}*.json") for name in names} | {"kernels": load("kernels.json")}
-    fidelity = measured["fidelity"][0] if measured["fidelity"] else None
-    densities = fidelity_tables.preset_densities(fidelity["rows"]) if fidelity else {}
+    fidelity = load("fidelity.json")
+    densities = fidelity_tables.preset_densities(fidelity[0]["rows"]) if fidelity else {}
     seen_from_readme = Path(os.path.relpath(folder, arguments.readme.parent)).as_posix()
     sections = {}
     if measured["kernels"]:
         picture = f"{seen_from_readme}/kernels.png"
         sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
-        section = passes_section(measured["kernels"][0], seen)
-        arguments.explained.write_text(markdown.replaced(arguments.explained.read_text(), "passes", section))
+        rewrite(arguments.explained, "passes", passes_section(measured["kernels"][0], seen))
     of_one_file = {"eight": eight_section, "blocks": blocks_section, "parallel": parallel_section}
     sections |= {name: make(measured[name][0]) for name, make in of_one_file.items() if measured[name]}
     if measured["changes"]:
@@ -422,12 +460,12 @@ def main() -> None:
     many, missed = load("field-16.json"), load("missed.json")
     if many and missed:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
-        section = picture_section(many[0], missed[0], folder, seen)
-        arguments.explained.write_text(markdown.replaced(arguments.explained.read_text(), "picture", section))
+        rewrite(arguments.explained, "picture", picture_section(many[0], missed[0], folder, seen))
     arguments.plugins.write_text(plugins_page(arguments.plugins.read_text(), load))
+    if (schedules := arguments.tuning.parent / "demo_model" / "few_steps.json").exists():
+        rewrite(arguments.tuning, "few-steps", few_steps_section(json.loads(schedules.read_text())))
     if (resumptions := arguments.spot.with_suffix(".json")).exists():
-        section = resumed.table(json.loads(resumptions.read_text()))
-        arguments.spot.write_text(markdown.replaced(arguments.spot.read_text(), "resumed", section))
+        rewrite(arguments.spot, "resumed", resumed.table(json.loads(resumptions.read_text())))
     for name, section in sections.items():
         text = markdown.replaced(text, name, section)
     arguments.readme.write_text(text)

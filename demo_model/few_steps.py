@@ -67,11 +67,10 @@ class Method:
 def methods(steps: int) -> dict[str, Method]:
     """All of them by name."""
     preset = AdaSpaConfig(warmup=3, searches=(3, 10, 25))
-    usual, few = (preset.replace(few_steps=n).resolve(steps).schedule.searches for n in (0, steps))
+    usual = preset.resolve(steps).schedule.searches
     later = tuple(range(1, steps))
     return {
         "a dense step, then the preset's searches": Method("dense", usual),
-        "the preset's searches from the first step": Method("search", few),
         "a search in the first step alone": Method("search"),
         "a search in every step": Method("search", later),
         "a search in every step, by the LSE of the step before": Method("search", later, latest=True),
