@@ -26,6 +26,7 @@ from accelerate import init_empty_weights
 from adaspa_api.words import StepKind
 from adaspa_jobs.catalog import Memory, ModelSpec
 from adaspa_jobs.job import JobParams
+from adaspa_worker import allocator
 from adaspa_worker.engines import in_groups
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.engines.hunyuan_video import HunyuanVideoEngine
@@ -212,6 +213,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     os.environ["ADASPA_WORKER_MEMORY_BYTES"] = str(CARD_BYTES)
+    allocator.use()
     case = CASES[arguments.model]
     size, frames = (QUICK_SIZE, QUICK_FRAMES) if arguments.quick else (case.size, case.frames)
     with TemporaryDirectory() as name:

@@ -15,7 +15,7 @@ from adaspa_jobs.settings import SettingsError, get_settings
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_jobs.store import JobStore, StoreUnavailable
 
-from adaspa_worker import kernel_cache, metrics
+from adaspa_worker import allocator, kernel_cache, metrics
 from adaspa_worker.offer import check
 from adaspa_worker.provenance import Provenance, ProvenanceError
 from adaspa_worker.source import ModelUnavailable, folder_of
@@ -49,6 +49,7 @@ def main() -> None:
     try:
         settings = get_settings()
         kernel_cache.use(settings)
+        allocator.use()
         catalog = Catalog.load(settings.catalog)
         spec = catalog.get(asked) if asked else catalog.default
         if spec is None:

@@ -21,7 +21,7 @@ from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.settings import SettingsError, get_settings
 from pydantic import BaseModel, TypeAdapter
 
-from adaspa_worker import kernel_cache
+from adaspa_worker import allocator, kernel_cache
 from adaspa_worker.context import Context, Made
 from adaspa_worker.course import Course
 from adaspa_worker.failure import describe
@@ -105,6 +105,7 @@ def main() -> None:
     jobs = TypeAdapter(list[LocalJob]).validate_json(sys.stdin.buffer.read())
     try:
         kernel_cache.use(get_settings())
+        allocator.use()
         make_all(jobs, tell)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
