@@ -8,8 +8,8 @@ compiled*.json (the same with ``--compile``) and denoise*.json
 linears.json, linears-videos.json and caches-presets.json (`benchmarks.models.linears`, `demo_model.linears`,
 `demo_model.caches`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
-``grid`` also from candidates.json and ``unseen`` from unseen.json (the same with other ``--seed``s), ``longer`` from
-long-*.json (the same with ``--length``), ``field`` from field.json (`demo_model.field`),
+``grid`` also from candidates.json, ``promise`` from presets.json and ``unseen`` from unseen.json (the same with other
+``--seed``s), ``longer`` from long-*.json (the same with ``--length``), ``field`` from field.json (`demo_model.field`),
 ``field-16`` from field-16.json (more methods, fewer clips), ``lengths`` from lengths.json (`demo_model.lengths`). The
 sections
 ``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
@@ -56,9 +56,6 @@ PASSES = {
     "selection": "select_blocks, top_k",
 }
 """What a search is made of, and the rows of kernels.json that time it."""
-DENSITIES_FROM = (
-    " The presets' densities were\nmeasured on the demo model, whose sequence is short ([longer clips](#longer-clips))."
-)
 
 
 def kernels_section(result: Json, plot: Path, picture: str) -> str:
@@ -100,8 +97,13 @@ def changes_section(result: Json) -> str:
     return f"{versions}. Before: commit {result['before']}.\n\n{report.changes_table(result)}\n"
 
 
+DENSITIES_FROM = (
+    " The presets' densities were\nmeasured on the demo model at {:,} tokens ([longer clips](#longer-clips))."
+)
+
+
 def models_section(
-    results: list[Json], compiled: list[Json], runs: list[Json], densities: dict[str, list[float]]
+    results: list[Json], compiled: list[Json], runs: list[Json], densities: dict[str, list[float]], tokens: int
 ) -> str:
     rows, compiled_rows = ([row for result in found for row in result["rows"]] for found in (results, compiled))
     first = results[0]
@@ -114,7 +116,7 @@ def models_section(
         model_tables.step_table(rows),
         "Whole denoisings, added up from these times by the schedule of each configuration. AdaSpa's dense steps use\n"
         "its own kernel. In brackets: speed relative to FlashAttention-3, dense."
-        + (DENSITIES_FROM if densities else ""),
+        + (DENSITIES_FROM.format(tokens) if densities else ""),
         model_tables.total_table(rows, dict(densities)),
         "The same for few-step models at density 0.2, without and with `few_steps` (added up, not run):",
         model_tables.few_steps_table(rows),
@@ -227,6 +229,13 @@ def grid_section(result: Json, again: Json, plot: Path, picture: str) -> str:
         fidelity_tables.both_table(both),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def promise_section(result: Json) -> str:
+    return (
+        f"{field_head(result)}. Nothing was chosen on these captions and their\nnoise "
+        f"(`--seed {result['settings']['seed']}`):\n\n{fidelity_tables.promise_table(result['rows'])}\n"
+    )
 
 
 def unseen_section(result: Json) -> str:
@@ -400,6 +409,8 @@ def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str)
         for again in load("candidates.json"):
             sections["grid"] = grid_section(fidelity, again, folder / "grid.png", f"{seen}/grid.png")
             print(fidelity_tables.choice(fidelity_tables.on_both(fidelity["rows"], again["rows"])))
+    for last in load("presets.json"):
+        sections["promise"] = promise_section(last)
     for others in load("unseen.json"):
         sections["unseen"] = unseen_section(others)
     for by_length in load("lengths.json"):
@@ -433,8 +444,7 @@ def main() -> None:
 
     names = ("eight", "changes", "models", "compiled", "denoise", "blocks", "parallel")
     measured = {name: load(f"{name}*.json") for name in names} | {"kernels": load("kernels.json")}
-    fidelity = load("fidelity.json")
-    densities = fidelity_tables.preset_densities(fidelity[0]["rows"]) if fidelity else {}
+    tokens, densities = fidelity_tables.longest_densities([*load("fidelity.json"), *load("long-*.json")])
     seen_from_readme = Path(os.path.relpath(folder, arguments.readme.parent)).as_posix()
     sections = {}
     if measured["kernels"]:
@@ -450,7 +460,9 @@ def main() -> None:
     if found := load("low_density.json"):
         sections["low-density"] = low_density_section(found[0])
     if measured["models"]:
-        sections["models"] = models_section(measured["models"], measured["compiled"], measured["denoise"], densities)
+        sections["models"] = models_section(
+            measured["models"], measured["compiled"], measured["denoise"], densities, tokens
+        )
     linears, videos = load("linears.json"), load("linears-videos.json")
     if linears:
         cached = load("caches-presets.json")

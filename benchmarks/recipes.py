@@ -23,7 +23,7 @@ from adaspa_worker.engines.preflight import Preflight
 from adaspa_worker.warm_up import default_params
 
 from benchmarks import markdown
-from benchmarks.fidelity.tables import preset_densities
+from benchmarks.fidelity.tables import longest_densities
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.totals import StepSeconds, total_seconds
@@ -109,7 +109,9 @@ def steps_of(recipe: Json) -> tuple[StepSeconds, float, str]:
 
 
 def densities() -> dict[str, list[float]]:
-    return preset_densities(load(KERNELS / "fidelity.json")["rows"])
+    """By preset, on the longest clips of the demo models."""
+    files = (KERNELS / "fidelity.json", *sorted(KERNELS.glob("long-*.json")))
+    return {"exact": []} | longest_densities([load(file) for file in files])[1]
 
 
 def minutes(recipe: Json, preset: str) -> float:

@@ -240,6 +240,50 @@ def choice(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def promise_table(rows: list[Row]) -> str:
+    """Whether the presets keep their promise on captions that nothing was chosen on."""
+    named = {row["name"].removeprefix("preset "): row for row in rows if "clips" in row}
+    paper = named["paper"]
+    promises = {
+        "quality": (f"{QUALITY:g} dB", [QUALITY] * len(paper["clips"])),
+        "balanced": (f"{BALANCED:g} dB", [BALANCED] * len(paper["clips"])),
+        "fast": ("as the paper's settings", paper["clips"]),
+    }
+    columns = ["", "promise", "density", "attention work", "PSNR, dB (95 % interval)", "above it, dB", "worst clip"]
+    lines = markdown.head([*columns, "right answers"])
+    for name, (words, floors) in (promises | {"paper": ("", paper["clips"])}).items():
+        if (row := named.get(name)) is None:
+            continue
+        above = [clip - floor for clip, floor in zip(row["clips"], floors, strict=True)]
+        cells = [
+            name if name == "paper" else f"`{name}`",
+            words,
+            f"{row['density']:.2f}",
+            f"{attention_work(row):.2f}",
+            "{:.1f} ({:.1f} to {:.1f})".format(row["psnr"], *interval(row["clips"])),
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(sum(above) / len(above), *interval(above)) if words else "",
+            f"{min(row['clips']):.1f}",
+            f"{100 * row['right']['all_attributes']:.1f} %",
+        ]
+        lines.append(markdown.line(cells))
+    return "\n".join(lines)
+
+
+SHORT = 2304
+"""Tokens of the small model's clips."""
+
+
+def longest_densities(results: list[dict[str, Any]]) -> tuple[int, dict[str, list[float]]]:
+    """The presets' densities on the longest clips on which all of them were measured, and how many tokens these have.
+
+    Args:
+        results: of `demo_model.fidelity`: of the small model, and of lengths of the long one.
+    """
+    by_tokens = {int(result["settings"].get("tokens", SHORT)): preset_densities(result["rows"]) for result in results}
+    wanted = {preset for preset, found in by_tokens.get(SHORT, {}).items() if found}
+    return max(((tokens, found) for tokens, found in by_tokens.items() if wanted <= found.keys()), default=(SHORT, {}))
+
+
 def preset_densities(rows: list[Row]) -> dict[str, list[float]]:
     """By preset, the density behind each of its searches, at what a block costs in query blocks of 128."""
     return {

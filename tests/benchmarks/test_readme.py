@@ -15,8 +15,10 @@ from benchmarks.fidelity.tables import (
     attention_work,
     both_table,
     choose_presets,
+    longest_densities,
     on_both,
     preset_densities,
+    promise_table,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -279,6 +281,33 @@ def test_a_promise_holds_on_both_sets_of_captions_and_beyond_the_spread_of_clips
     changed = cheap(41.0, [41.0, 41.0]) | {"config": {"mass": 0.8}}
     both = [*FIDELITY_ROWS, cheap(41.0, [41.0, 41.0])], [*FIDELITY_ROWS, changed]
     assert chosen_of(*both)["balanced"] == "c", "measured there with other settings"
+
+
+def test_whether_a_promise_holds_on_captions_that_nothing_was_chosen_on_is_told():
+    rows = [
+        FIDELITY_ROWS[0],
+        fidelity_row("paper", 0.2, 30.0, 0.9, "paper", clips=[20.0, 40.0]),
+        fidelity_row("preset balanced", 0.4, 39.0, 0.9, "presets", clips=[36.0, 42.0]),
+        fidelity_row("preset fast", 0.1, 31.0, 0.9, "presets", clips=[21.0, 41.0]),
+    ]
+    told = promise_table(rows)
+    assert "| `balanced` | 40 dB | 0.40 | 0.53 | 39.0 (36.0 to 42.0) | -1.0 (-4.0 to +2.0) | 36.0 | 90.0 % |" in told
+    assert "as the paper's settings | 0.10 | 0.32 | 31.0 (21.0 to 41.0) | +1.0 (+1.0 to +1.0) | 21.0 |" in told
+    assert "| paper |  | 0.20 |" in told and "quality" not in told
+
+
+def test_densities_are_those_of_the_longest_clips_that_have_all_presets():
+    def result(density, *names, **settings):
+        return {"settings": settings, "rows": [fidelity_row(f"preset {n}", density, 0, 1, "presets") for n in names]}
+
+    results = [
+        result(0.4, "fast", "quality"),
+        result(0.3, "fast", "quality", tokens=9216),
+        result(0.2, "fast", tokens=9),
+    ]
+    assert longest_densities(results) == (9216, {"fast": [0.3, 0.3], "quality": [0.3, 0.3]})
+    assert longest_densities(results[:1])[0] == 2304
+    assert longest_densities([]) == (2304, {})
 
 
 def test_fast_is_compared_with_the_papers_settings_clip_by_clip():
