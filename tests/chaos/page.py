@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PAGE, RUN, PLANTED, SOAK = (ROOT / "docs" / name for name in ("chaos.md", "chaos.json", "planted.json", "soak.json"))
+PAGE, RUN, PLANTED, SOAK, GPU_SOAK = (
+    ROOT / "docs" / name for name in ("chaos.md", "chaos.json", "planted.json", "soak.json", "gpu_soak.json")
+)
 BEGIN, END = "<!-- {}: made by python -m chaos.page -->", "<!-- end of {} -->"
 
 
@@ -72,6 +74,18 @@ def soak(run: dict[str, Any]) -> Iterator[str]:
         yield f"| {name} | {mean} | {between} | {found['verdict']} |"
 
 
+def gpu_soak(run: dict[str, Any]) -> Iterator[str]:
+    """What a GPU's worker needed in each half of the run."""
+    yield "| figure | first half | second half | growth | |"
+    yield "|---|---|---|---|---|"
+    for name, found in run["trends"].items():
+        shown = [
+            f"{found[half]}" if name.startswith("files") else f"{found[half] / 1e6:,.1f} MB"
+            for half in ("first", "second")
+        ]
+        yield f"| {name} | {' | '.join(shown)} | {found['percent']:+.1f} % | {found['verdict']} |"
+
+
 def made(page: str) -> str:
     """The page with its tables as the runs' figures have them."""
     run = json.loads(RUN.read_text())
@@ -81,6 +95,8 @@ def made(page: str) -> str:
         tables |= {"unseen": unseen(results), "planted": planted(results)}
     if SOAK.exists():
         tables["soak"] = soak(json.loads(SOAK.read_text()))
+    if GPU_SOAK.exists():
+        tables["gpu_soak"] = gpu_soak(json.loads(GPU_SOAK.read_text()))
     for name, rows in tables.items():
         before, begin, rest = page.partition(BEGIN.format(name))
         assert begin, f"docs/chaos.md has no place for {name}"
