@@ -12,6 +12,7 @@ from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobStore, Lease
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.state import AppState
+from admitting import create
 from claiming import FAILURE, VIDEO, claim, claimed, lose_lease, nothing_is_held, record
 from faults import let_time_pass
 from running_gateway import REPORT
@@ -55,7 +56,7 @@ def next_lease(store: JobStore) -> Lease:
 
 
 def test_the_queue_goes_on(state: AppState, params: Callable[..., JobParams], spoil: Callable[[str], None]) -> None:
-    store, (first, second) = state.store, [state.store.create(params()).id for _ in range(2)]
+    store, (first, second) = state.store, [create(state.store, params()).id for _ in range(2)]
     spoil(first)
     assert store.load("demo").waiting == 2
     assert second in [job.id for job in store.page()[0]] and second in [job.id for job in store.unfinished("open")]
@@ -69,7 +70,7 @@ def test_the_queue_goes_on(state: AppState, params: Callable[..., JobParams], sp
 def test_waiting_jobs_time_out(
     state: AppState, valkey: redis.Redis, params: Callable[..., JobParams], spoil: Callable[[str], None]
 ) -> None:
-    first, second = (state.store.create(params()).id for _ in range(2))
+    first, second = (create(state.store, params()).id for _ in range(2))
     spoil(first)
     let_time_pass(valkey, LATER)
     Janitor(state).sweep()
@@ -77,7 +78,7 @@ def test_waiting_jobs_time_out(
 
 
 def test_lost_jobs_come_back(state: AppState, params: Callable[..., JobParams], spoil: Callable[[str], None]) -> None:
-    store, jobs = state.store, [state.store.create(params()) for _ in range(2)]
+    store, jobs = state.store, [create(state.store, params()) for _ in range(2)]
     for job in jobs:
         claimed(store, job)
         lose_lease(store, job.id)
@@ -89,7 +90,7 @@ def test_lost_jobs_come_back(state: AppState, params: Callable[..., JobParams], 
 
 
 def test_a_worker_starts_again(state: AppState, params: Callable[..., JobParams], spoil: Callable[[str], None]) -> None:
-    store, (first, second) = state.store, [state.store.create(params()).id for _ in range(2)]
+    store, (first, second) = state.store, [create(state.store, params()).id for _ in range(2)]
     assert isinstance(store.claim("demo", "worker", "before"), Lease)
     spoil(first)
     store.start_worker("worker")
@@ -99,7 +100,7 @@ def test_a_worker_starts_again(state: AppState, params: Callable[..., JobParams]
 def test_ended_jobs_are_removed(
     state: AppState, valkey: redis.Redis, params: Callable[..., JobParams], spoil: Callable[[str], None]
 ) -> None:
-    jobs = [state.store.create(params()) for _ in range(2)]
+    jobs = [create(state.store, params()) for _ in range(2)]
     for job in jobs:
         state.store.fail(claimed(state.store, job), FAILURE)
     spoil(jobs[0].id)
@@ -112,7 +113,7 @@ def test_ended_jobs_are_removed(
 def test_the_log_names_a_job_that_is_set_aside_once(
     state: AppState, valkey: redis.Redis, params: Callable[..., JobParams], caplog: pytest.LogCaptureFixture
 ) -> None:
-    job_id = state.store.create(params()).id
+    job_id = create(state.store, params()).id
     valkey.delete(f"adaspa:job:{job_id}")
     assert state.store.claim("demo", "worker") is None
     janitor = Janitor(state)
@@ -131,7 +132,7 @@ def test_what_workers_announced_may_be_unreadable(
     for worker, told in told_by.items():
         valkey.zadd("adaspa:workers:demo", {worker: 1e15})
         valkey.hset("adaspa:fits:demo", worker, told)
-    job = store.create(params())
+    job = create(store, params())
     for worker in told_by:
         lease = store.claim("demo", worker)
         assert lease is not None
@@ -145,7 +146,7 @@ def test_what_workers_announced_may_be_unreadable(
 def test_files_that_cannot_be_removed_keep_no_others(
     state: AppState, params: Callable[..., JobParams], chore: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store, storage, jobs = state.store, state.storage, [state.store.create(params()) for _ in range(2)]
+    store, storage, jobs = state.store, state.storage, [create(state.store, params()) for _ in range(2)]
     for job in jobs:
         lease = claimed(store, job)
         storage.create(f"videos/{job.id}/{lease.token}/left", b"half a video")
@@ -170,7 +171,7 @@ def refuse(key: str) -> None:
 def test_what_a_later_version_counts_is_left_out_of_the_usage(
     state: AppState, valkey: redis.Redis, params: Callable[..., JobParams]
 ) -> None:
-    state.store.fail(claimed(state.store, state.store.create(params())), FAILURE)
+    state.store.fail(claimed(state.store, create(state.store, params())), FAILURE)
     (key,) = valkey.keys("adaspa:usage:*")
     valkey.hset(key, "open|demo|upscaled", 3)
     ((row,),) = state.store.usage(1).values()
