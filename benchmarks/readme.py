@@ -5,8 +5,8 @@ kernels.json (`benchmarks.attention`), ``low-density`` from low_density.json (`b
 ``eight`` from eight.json (`benchmarks.attention.eight`), ``changes`` from changes*.json, ``models`` from models*.json,
 compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``linears`` from
-linears.json, linears-videos.json and caches-presets.json (`benchmarks.models.linears`, `demo_model.linears`,
-`demo_model.caches`), ``parallel`` from
+linears.json, whole-step.json, linears-videos.json and caches-presets.json (`benchmarks.models.linears`,
+`benchmarks.models.whole_step`, `demo_model.linears`, `demo_model.caches`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
 ``grid`` also from candidates.json, ``promise`` from presets.json and ``unseen`` from unseen.json (the same with other
 ``--seed``s), ``longer`` from long-*.json (the same with ``--length``), ``field`` from field.json (`demo_model.field`),
@@ -146,7 +146,10 @@ def blocks_section(result: Json) -> str:
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
 
 
-def linears_section(result: Json, videos: Json | None, cached: Json | None, densities: dict[str, list[float]]) -> str:
+def linears_section(
+    result: Json, densities: dict[str, list[float]], *, videos: Json | None, cached: Json | None, whole: Json | None
+) -> str:
+    """Steps by linear layers in e4m3; ``densities`` of the presets in their own blocks."""
     rows = result["rows"]
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}, torchao {result['torchao']}, "
@@ -165,6 +168,13 @@ def linears_section(result: Json, videos: Json | None, cached: Json | None, dens
         totals,
         linears_tables.total_table(rows),
     ]
+    if whole is not None:
+        in_a_row = (
+            f"Sparse steps at density {whole['density']} with all their blocks one after another, without a wait "
+            f"({whole['device']}, {whole['date']},\n`benchmarks.models.whole_step`): seconds of the kernels by what "
+            "they do, the card's mean clock and power:"
+        )
+        parts += [in_a_row, linears_tables.whole_table(whole["rows"])]
     if cached is not None:
         presets = (
             "Presets with everything on, speeds added up in the same way. Their densities were measured on the demo "
@@ -444,7 +454,8 @@ def main() -> None:
 
     names = ("eight", "changes", "models", "compiled", "denoise", "blocks", "parallel")
     measured = {name: load(f"{name}*.json") for name in names} | {"kernels": load("kernels.json")}
-    tokens, densities = fidelity_tables.longest_densities([*load("fidelity.json"), *load("long-*.json")])
+    clips = [*load("fidelity.json"), *load("long-*.json")]
+    tokens, densities = fidelity_tables.longest_densities(clips)
     seen_from_readme = Path(os.path.relpath(folder, arguments.readme.parent)).as_posix()
     sections = {}
     if measured["kernels"]:
@@ -463,11 +474,11 @@ def main() -> None:
         sections["models"] = models_section(
             measured["models"], measured["compiled"], measured["denoise"], densities, tokens
         )
-    linears, videos = load("linears.json"), load("linears-videos.json")
-    if linears:
-        cached = load("caches-presets.json")
-        beside = videos[0] if videos else None, cached[0] if cached else None
-        sections["linears"] = linears_section(linears[0], *beside, densities)
+    if found := load("linears.json"):
+        _, own = fidelity_tables.longest_densities(clips, priced=False)
+        files = {"videos": "linears-videos", "cached": "caches-presets", "whole": "whole-step"}
+        beside = {name: next(iter(load(f"{file}.json")), None) for name, file in files.items()}
+        sections["linears"] = linears_section(found[0], own, **beside)
     sections |= quality_sections(load, folder, seen_from_readme)
     many, missed = load("field-16.json"), load("missed.json")
     if many and missed:

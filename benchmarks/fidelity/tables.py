@@ -273,21 +273,26 @@ SHORT = 2304
 """Tokens of the small model's clips."""
 
 
-def longest_densities(results: list[dict[str, Any]]) -> tuple[int, dict[str, list[float]]]:
+def longest_densities(results: list[dict[str, Any]], *, priced: bool = True) -> tuple[int, dict[str, list[float]]]:
     """The presets' densities on the longest clips on which all of them were measured, and how many tokens these have.
 
     Args:
         results: of `demo_model.fidelity`: of the small model, and of lengths of the long one.
     """
-    by_tokens = {int(result["settings"].get("tokens", SHORT)): preset_densities(result["rows"]) for result in results}
+    by_tokens = {
+        int(result["settings"].get("tokens", SHORT)): preset_densities(result["rows"], priced=priced)
+        for result in results
+    }
     wanted = {preset for preset, found in by_tokens.get(SHORT, {}).items() if found}
     return max(((tokens, found) for tokens, found in by_tokens.items() if wanted <= found.keys()), default=(SHORT, {}))
 
 
-def preset_densities(rows: list[Row]) -> dict[str, list[float]]:
-    """By preset, the density behind each of its searches, at what a block costs in query blocks of 128."""
+def preset_densities(rows: list[Row], *, priced: bool = True) -> dict[str, list[float]]:
+    """By preset, the density behind each of its searches; ``priced`` at what a block costs in query blocks of 128."""
     return {
-        row["name"].removeprefix("preset "): [density * price(row) for density in row["density_by_search"]]
+        row["name"].removeprefix("preset "): [
+            density * (price(row) if priced else 1) for density in row["density_by_search"]
+        ]
         for row in rows
         if "presets" in row["groups"]
     }

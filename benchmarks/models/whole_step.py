@@ -11,7 +11,7 @@ import argparse
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -28,13 +28,14 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.blocks import layers_of
 from benchmarks.models.full_models import MODELS, FullModel
-from benchmarks.models.linears import Compiled, subject_of
+from benchmarks.models.linears import Compiled, free, subject_of
 from benchmarks.models.steps import Subject, sparse_steps
 from benchmarks.results import add, ran_on, write
 
 NAME = "hunyuan-video-13b-720p-129f"
 DENSITY = 0.2
 ROUNDS = 2
+ROUNDINGS = ("own", "torchao")
 GROUPS = {
     "activation and rounding": ("round_rows",),
     "rotary embedding": ("rotary_kernel",),
@@ -115,13 +116,17 @@ def clocks(device: torch.device) -> Iterator[dict[str, Any]]:
         told["ghz"] = round(told["ghz"] / 1000, 3)
 
 
-def rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Steps with both ways to round, in turns."""
+def rows(model: FullModel, roundings: Sequence[str], device: torch.device) -> Iterator[dict[str, Any]]:
+    """Steps with each way to round, in turns."""
     layers = layers_of(model)
     kind = "float8" if device.type == "cuda" else "bfloat16"
-    subjects = {"own": subject_of(model, kind, layers, device, as_kind=InARow)}
-    with patch.object(linears, "round_alone"), patch.object(linears, "compile_options", return_value=None):
-        subjects["torchao"] = subject_of(model, kind, layers, device, as_kind=InARow)
+    subjects = {}
+    for rounding in roundings:
+        with ExitStack() as changes:
+            if rounding == ROUNDINGS[1]:
+                changes.enter_context(patch.object(linears, "round_alone"))
+                changes.enter_context(patch.object(linears, "compile_options", return_value=None))
+            subjects[rounding] = subject_of(model, kind, layers, device, as_kind=InARow)
     for turn in range(ROUNDS + 1):
         for rounding, subject in subjects.items():
             assert isinstance(subject, InARow)
@@ -136,18 +141,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.whole_step", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
     models = MODELS | BLOCK_MODELS
-    parser.add_argument("--model", choices=list(models), default=NAME)
+    parser.add_argument("--models", nargs="+", choices=list(models), default=[NAME])
+    parser.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=ROUNDINGS)
     parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if not arguments.quick and not torch.cuda.is_available():
         parser.error("a GPU is needed, or --quick")
     device = torch.device("cpu" if arguments.quick else "cuda")
-    model = models[arguments.model].quick() if arguments.quick else models[arguments.model]
     result: dict[str, Any] = {**ran_on(quick=arguments.quick), "diffusers": diffusers.__version__}
-    result |= {"model": arguments.model, "density": DENSITY, "quick": arguments.quick, "complete": False, "rows": []}
+    result |= {"density": DENSITY, "quick": arguments.quick, "complete": False, "rows": []}
     with torch.no_grad():
-        for row in rows(model, device):
-            add(result, row, arguments.output)
+        for name in arguments.models:
+            model = models[name].quick() if arguments.quick else models[name]
+            for row in rows(model, arguments.roundings, device):
+                add(result, {"model": name} | row, arguments.output)
+            free()
     write(result | {"complete": True}, arguments.output)
 
 
