@@ -193,10 +193,8 @@ def test_what_is_told_of_linear_layers_in_e4m3_is_what_the_tables_say() -> None:
     assert f"{small - attention_small:.1f} s of it are not attention ({plain - attention:.1f} s before)" in text
     assert f"A sparse step is then {speed:.1f} times as\nfast" in text
     for schedule in ("paper", "three dense steps"):
-        (found,) = re.findall(
-            rf"^\| hunyuan-\S+ \| {schedule} \| \d+ \| \S+ \S+ \| \d+ \(([\d.]+)x\)", text, re.MULTILINE
-        )
-        assert f"{float(found):.{2 if schedule == 'paper' else 1}f} times" in text
+        (found,) = re.findall(rf"^\| hunyuan-\S+ \| {schedule} \| \d+ \| .* \d+ \(([\d.]+)x\) \|$", text, re.MULTILINE)
+        assert f"{found} times" in text
     videos = json.loads((ROOT / "docs" / "kernels" / "linears-videos.json").read_text())["rows"]
     psnr = {row["linears"]: row["to_dense"]["psnr"] for row in videos if "to_dense" in row}
     assert f"{psnr['float8']:.1f} dB from those in bf16, and videos in float32 are {psnr['float32']:.1f} dB" in text
