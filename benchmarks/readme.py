@@ -171,8 +171,8 @@ def linears_section(
     if whole is not None:
         in_a_row = (
             f"Sparse steps at density {whole['density']} with all their blocks one after another, without a wait "
-            f"({whole['device']}, {whole['date']},\n`benchmarks.models.whole_step`): seconds of the kernels by what "
-            "they do, the card's mean clock and power:"
+            f"(`benchmarks.models.whole_step`,\n{whole['device']}, {whole['date']}). The columns are seconds of the "
+            "kernels by what they do, and the card's mean clock and power:"
         )
         parts += [in_a_row, linears_tables.whole_table(whole["rows"])]
     if cached is not None:
