@@ -9,8 +9,9 @@ import numpy as np
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from diffusers import HunyuanVideoImageToVideoPipeline, HunyuanVideoPipeline
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import DEFAULT_PROMPT_TEMPLATE
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.engines.given import Asked
@@ -19,6 +20,13 @@ IN_FRONT = 4
 """Frames that image-to-video pipelines leave out in front of a clip, where the image is beside the latents."""
 EVERY = {"latent_concat": 2, "token_replace": 4}
 """Ratio of image rows to those kept in front of the text's, by how the transformer gets the image."""
+
+
+class WithoutRotary(HunyuanVideoAttnProcessor2_0):
+    """Attention without a rotary embedding, for which AdaSpa needs no room, and diffusers' code copies in float32."""
+
+    def __call__(self, *args: Any, image_rotary_emb: Any = None, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
 
 
 class HunyuanVideoEngine(DiffusersEngine):
@@ -43,6 +51,13 @@ class HunyuanVideoEngine(DiffusersEngine):
             "pooled_projections": asked.new(config["pooled_projection_dim"]),
         }
         return given | ({"guidance": asked.new()} if config.get("guidance_embeds") else {})
+
+    @classmethod
+    def simplify(cls, model: nn.Module) -> None:
+        part: Any
+        for part in model.modules():
+            if isinstance(getattr(part, "processor", None), HunyuanVideoAttnProcessor2_0):
+                part.set_processor(WithoutRotary())
 
     def to_vae(self, latents: Tensor, params: JobParams) -> Tensor:
         return latents / float(self.pipe.vae.config.scaling_factor)

@@ -116,8 +116,11 @@ class Preflight:
         """Return the peak until the end of the denoising. Raises NotImplementedError."""
         held, _, encoded = self.held
         forward = self.forward(params)
-        beside = self.activations(forward) + self.caches(params, forward.attention)
-        beside += self.step_cache(params, forward.attention)
+        beside = self.caches(params, forward.attention) + self.step_cache(params, forward.attention)
+        if self.spec.memory.group_offload:
+            beside += max(self.resident[kind] + self.activations(self.forward(params, kind)) for kind in self.blocks)
+        else:
+            beside += self.activations(forward)
         return self.workspace + self.adapters(params) + max(encoded, held + beside)
 
     def decoded(self, params: JobParams, *, tiled: bool) -> int:
@@ -147,7 +150,10 @@ class Preflight:
 
     @cached_property
     def held(self) -> tuple[int, int, int]:
-        """Bytes of the weights on the GPU while a clip is denoised, while it is decoded, and before, with encoders."""
+        """Bytes of the weights on the GPU while a clip is denoised, while it is decoded, and before, with encoders.
+
+        Transformers whose blocks come and go do not count.
+        """
         memory, parts = self.spec.memory, self.weights
         if memory.cpu_offload:
             return max(self.transformers), parts["vae"], max(parts.values())
@@ -155,8 +161,15 @@ class Preflight:
         if not memory.group_offload:
             return whole, whole, whole
         beside = sum(size for name, size in parts.items() if not name.startswith((*TRANSFORMERS, *in_groups.ENCODERS)))
-        blocks = max(in_groups.resident(self.build(config)) for config in self.configs)
-        return beside + blocks, beside, beside
+        return beside, beside, beside
+
+    @cached_property
+    def resident(self) -> dict[str, int]:
+        """Bytes of a transformer's weights on the GPU while blocks of a kind run, if blocks come and go."""
+        return {
+            kind: max(in_groups.resident(self.build(config, **self._without(kind))) for config in self.configs)
+            for kind in self.blocks
+        }
 
     @cached_property
     def configs(self) -> list[dict[str, Any]]:
@@ -222,14 +235,15 @@ class Preflight:
         sent = EXCHANGED * max(call.bytes for call in forward.attention) if ulysses > 1 else 0
         return (forward.peak + sent) // ulysses
 
-    def forward(self, params: JobParams) -> Measured:
-        """One dense forward of a job. Raises NotImplementedError."""
+    def forward(self, params: JobParams, kind: str | None = None) -> Measured:
+        """One dense forward of a job, by blocks of all kinds or of one. Raises NotImplementedError."""
         given = self.given(params)
         adapted = any(use.scale for use in params.loras or [])
         shapes = tuple(tuple(value.shape) for value in given.values() if isinstance(value, torch.Tensor))
-        key = (adapted, *shapes)
+        kind = kind if len(self.blocks) > 1 else None
+        key = (adapted, kind, *shapes)
         if key not in self._forwards:
-            small = self._adapted if adapted else self._small
+            small = self._adapted if adapted else self._small if kind is None else self._few_blocks(kind)
             there = [*small.parameters(), *small.buffers()]
             self._forwards[key] = measured(partial(small, **given), there)
         return self._forwards[key]
@@ -248,8 +262,13 @@ class Preflight:
         """Transformer with a few of its blocks."""
         return self._few_blocks()
 
-    def _few_blocks(self) -> Any:
-        return self.build(self.config, **{name: min(BLOCKS, count) for name, count in self.blocks.items()})
+    def _few_blocks(self, kind: str | None = None) -> Any:
+        few = {name: min(BLOCKS, count) for name, count in self.blocks.items()}
+        return self.build(self.config, **few | ({} if kind is None else self._without(kind)))
+
+    def _without(self, kind: str) -> dict[str, int]:
+        """Changes of a configuration by which it has no blocks of other kinds."""
+        return {name: 0 for name in self.blocks if name != kind}
 
     @cached_property
     def _adapted(self) -> Any:
