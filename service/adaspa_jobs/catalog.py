@@ -5,7 +5,7 @@ import math
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from adaspa_api.limits import Refused
 from adaspa_api.loras import NAME, Loras, LoraUse
@@ -355,6 +355,8 @@ class Catalog:
             first = error.errors()[0]
             where = named(source.read_bytes(), first["loc"])
             message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                message = f"unknown field; allowed: {', '.join(_fields_beside(first['loc']))}"
             raise CatalogError(": ".join([f"catalog {path}", *where, message])) from error
         catalog = cls(models, queue_cap)
         if not models:
@@ -371,6 +373,16 @@ class Catalog:
 def _note_family(catalog: str, model: str) -> None:
     """Log once per process that an entry sets an unused field."""
     log.warning("catalog %s: model %s: family no longer has an effect; remove it", catalog, model)
+
+
+def _fields_beside(place: tuple[int | str, ...]) -> list[str]:
+    """List the fields of the object in a catalog file that has the field at this place."""
+    model: type[BaseModel] = ModelSpec
+    for name in (part for part in place[:-1] if isinstance(part, str)):
+        annotation = model.model_fields[name].annotation
+        inside = (annotation, *get_args(annotation))
+        model = next(each for each in inside if isinstance(each, type) and issubclass(each, BaseModel))
+    return list(model.model_fields)
 
 
 def named(text: bytes, place: tuple[int | str, ...]) -> list[str]:

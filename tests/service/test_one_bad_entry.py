@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import redis
 from adaspa_jobs.job import JobParams
+from adaspa_jobs.logs import AUDIT
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobStore, Lease
+from adaspa_service.access.keys import Scope
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.state import AppState
 from admitting import create
@@ -166,6 +168,31 @@ def test_files_that_cannot_be_removed_keep_no_others(
 
 def refuse(key: str) -> None:
     raise StorageUnavailable(f"storage: {key}: not permitted")
+
+
+def test_a_key_with_a_scope_of_a_later_version_has_the_others(state: AppState, valkey: redis.Redis) -> None:
+    key, token = state.keys.create("studio", frozenset({Scope.read}))
+    state.keys.create("other", frozenset(Scope))
+    valkey.hset(f"adaspa:key:{key.id}", "scopes", "read upscale")
+    known = state.keys.authenticate(token)
+    assert known is not None and known.scopes == {Scope.read}
+    assert [one.name for one in state.keys.all()] == ["studio", "other"]
+
+
+def test_an_act_that_cannot_be_read_loses_none_of_the_others(
+    state: AppState, valkey: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    for act in ('{"event": "key.created"}', "{oops", '["odd"]', '{"event": "key.aged", "days": 3}'):
+        valkey.lpush("adaspa:acts", act)
+    caplog.set_level(logging.INFO)
+    Janitor(state).sweep()
+    told = [one.getMessage() for one in caplog.records if one.name == AUDIT]
+    assert [line.split()[0] for line in told] == [
+        "event=key.created",
+        "event=unreadable",
+        "event=unreadable",
+        "event=key.aged",
+    ]
 
 
 def test_what_a_later_version_counts_is_left_out_of_the_usage(

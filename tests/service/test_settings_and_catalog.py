@@ -36,8 +36,6 @@ MODEL = {
         ("RESULT_TTL_SECONDS", "week"),
         ("LOG_LEVEL", "loud"),
         ("STORAGE_URL", ""),
-        ("BOOTSTRAP_KEY", "k" * 40 + "\n"),
-        ("PROMPT_CHECK_TOKEN", "two words"),
     ],
 )
 def test_a_bad_variable_is_named_in_one_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +55,18 @@ def test_a_bad_address_of_redis_is_named_without_its_password(url: str, monkeypa
         get_settings()
     assert "ADASPA_REDIS_URL" in str(caught.value) and "\n" not in str(caught.value)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(("name", "value"), [("BOOTSTRAP_KEY", "k" * 40 + "\n"), ("PROMPT_CHECK_TOKEN", "two words")])
+def test_a_secret_that_no_request_can_carry_is_named_without_it(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ADASPA_{name}", value)
+    get_settings.cache_clear()
+    with pytest.raises(SettingsError) as caught:
+        get_settings()
+    assert f"ADASPA_{name}: contains a space, a line break" in str(caught.value)
+    assert value.strip() not in str(caught.value)
 
 
 def test_settings_come_from_the_environment_and_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +109,9 @@ def test_a_catalog_of_ones_own(tmp_path: Path) -> None:
         ({"steps_range": [50, 1]}, "steps_range"),
         ({"fps_range": [0, 30]}, "fps_range"),
         ({"default_guidance": 11}, "guidance"),
-        ({"colour": "red"}, "colour"),
+        ({"colour": "red"}, "colour: unknown field; allowed: id, source, "),
+        ({"memory": {"offlod": True}}, "memory.offlod: unknown field; allowed: "),
+        ({"parallelism": {"guidence": 2}}, "parallelism.guidence: unknown field; allowed: guidance, ulysses"),
         ({"guidance_range": [1, 1], "default_guidance": 1}, "negative_prompt"),
         ({"call": {"true_cfg_scale": 1}}, "negative_prompt"),
         ({"call": {"true_cfg_scale": "2"}}, "negative_prompt"),

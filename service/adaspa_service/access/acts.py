@@ -32,10 +32,18 @@ class OperatorActs:
             self.client.lpush(ACTS, json.dumps(act))
 
     def take(self) -> list[dict[str, str]]:
-        """Take the oldest, which nobody else gets then."""
+        """Take the oldest, which nobody else gets then. One that cannot be read is an act of its own."""
         with reaching():
             found: Any = self.client.rpop(ACTS, BATCH)
-        return [json.loads(act) for act in found or []]
+        return [_read(act) for act in found or []]
+
+
+def _read(text: bytes) -> dict[str, str]:
+    try:
+        act = json.loads(text)
+        return {name: str(value) for name, value in act.items()}
+    except (ValueError, AttributeError):
+        return {"event": "unreadable", "text": repr(text)}
 
 
 def who() -> str:

@@ -251,4 +251,5 @@ def _holds(key: ApiKey, now: int) -> bool:
 
 def _key(key_id: str, fields: Mapping[bytes, bytes]) -> ApiKey:
     known = {name: fields[name.encode()].decode() for name in ApiKey.model_fields if name.encode() in fields}
-    return ApiKey.model_validate({**known, "id": key_id, "scopes": known["scopes"].split()})
+    scopes = [scope for scope in known.get("scopes", "").split() if scope in set(Scope)]  # a later version has others
+    return ApiKey.model_validate({**known, "id": key_id, "scopes": scopes})
