@@ -16,8 +16,8 @@ sections
 (`demo_model.field.missed`), the sections ``servers``, ``layers`` and ``layers-vllm-omni`` of docs/plugins.md
 from servers.json, layers.json and layers-vllm-omni.json (`benchmarks.attention.servers`, `.sglang_layers`,
 `.vllm_omni_layers`). The section ``resumed`` of docs/spot.md is from docs/spot.json (`benchmarks.models.resumed`),
-``few-steps`` of docs/tuning.md from docs/demo_model/few_steps.json (`demo_model.few_steps`). A section without its
-file stays as it is.
+``few-steps`` of docs/tuning.md from docs/demo_model/few_steps.json (`demo_model.few_steps`), ``offload`` of
+docs/models.md from offload*.json (`benchmarks.models.offload`). A section without its file stays as it is.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks import markdown
 from benchmarks.attention import eight, low_density, report
 from benchmarks.fidelity import few_steps, field, field_plots, lengths, longer, unseen
 from benchmarks.fidelity import tables as fidelity_tables
-from benchmarks.models import linears_tables, parallel_plan, parallel_tables, resumed
+from benchmarks.models import linears_tables, offload_tables, parallel_plan, parallel_tables, resumed
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
@@ -405,6 +405,17 @@ def plugins_page(text: str, load: Callable[[str], list[Json]]) -> str:
     return text
 
 
+def offload_section(results: list[Json]) -> str:
+    """Jobs by group offload, as docs/models.md shows them."""
+    first = results[0]
+    text = (
+        f"One {first['device']}, PyTorch {first['torch']} limited to {first['limit_bytes'] / 2**30:.0f} GiB, random "
+        "weights, no text encoder.\nIn brackets the prediction:"
+    )
+    notes = "".join(f"\n{result['model']}: {result['note']}\n" for result in results if "note" in result)
+    return f"{text}\n\n{offload_tables.table(results)}\n{notes}"
+
+
 def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str) -> dict[str, str]:
     """Sections on how close to dense attention videos are.
 
@@ -438,12 +449,24 @@ def rewrite(page: Path, name: str, section: str) -> None:
     page.write_text(markdown.replaced(page.read_text(), name, section))
 
 
+def rewrite_users_pages(arguments: argparse.Namespace, load: Callable[[str], list[Json]]) -> None:
+    """Put sections into the pages that do not explain the library."""
+    arguments.plugins.write_text(plugins_page(arguments.plugins.read_text(), load))
+    if (schedules := arguments.tuning.parent / "demo_model" / "few_steps.json").exists():
+        rewrite(arguments.tuning, "few-steps", few_steps_section(json.loads(schedules.read_text())))
+    if offloaded := load("offload*.json"):
+        rewrite(arguments.models, "offload", offload_section(offloaded))
+    if (resumptions := arguments.spot.with_suffix(".json")).exists():
+        rewrite(arguments.spot, "resumed", resumed.table(json.loads(resumptions.read_text())))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
     parser.add_argument("--explained", type=Path, default=Path("docs/how-it-works.md"))
     parser.add_argument("--plugins", type=Path, default=Path("docs/plugins.md"))
     parser.add_argument("--tuning", type=Path, default=Path("docs/tuning.md"), help="demo_model/ lies beside it")
+    parser.add_argument("--models", type=Path, default=Path("docs/models.md"))
     parser.add_argument("--spot", type=Path, default=Path("docs/spot.md"), help="its figures lie beside it")
     parser.add_argument("--results", type=Path, default=Path("docs/kernels"), help="folder of the JSON files and plots")
     arguments = parser.parse_args()
@@ -484,11 +507,7 @@ def main() -> None:
     if many and missed:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         rewrite(arguments.explained, "picture", picture_section(many[0], missed[0], folder, seen))
-    arguments.plugins.write_text(plugins_page(arguments.plugins.read_text(), load))
-    if (schedules := arguments.tuning.parent / "demo_model" / "few_steps.json").exists():
-        rewrite(arguments.tuning, "few-steps", few_steps_section(json.loads(schedules.read_text())))
-    if (resumptions := arguments.spot.with_suffix(".json")).exists():
-        rewrite(arguments.spot, "resumed", resumed.table(json.loads(resumptions.read_text())))
+    rewrite_users_pages(arguments, load)
     for name, section in sections.items():
         text = markdown.replaced(text, name, section)
     arguments.readme.write_text(text)

@@ -32,6 +32,7 @@ from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.engines.hunyuan_video import HunyuanVideoEngine
 from adaspa_worker.engines.preflight import Peak, preflight_of
 from adaspa_worker.engines.wan import WanEngine
+from adaspa_worker.host_memory import given_back
 from adaspa_worker.pipeline import Encoded
 from adaspa_worker.warm_up import default_params
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -178,7 +179,8 @@ def run(spec: ModelSpec, folder: Path, tell: Callable[[Row], None]) -> None:
         done({"part": "step", "step": number, "kind": kind})
 
     params = default_params(spec)
-    engine = CASES[spec.id].engine(spec, folder)
+    with given_back():  # as the worker loads a model
+        engine = CASES[spec.id].engine(spec, folder)
     (transformer,) = engine.transformers
     weights, resident = in_groups.size(transformer.parameters()), in_groups.resident(transformer)
     done({"part": "load", "weights_bytes": weights, "resident_bytes": resident, "host_peak_bytes": host_peak()})

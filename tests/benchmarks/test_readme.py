@@ -109,6 +109,8 @@ def written(tmp_path, monkeypatch, capsys):
     copy.write_text((ROOT / "kernels" / "README.md").read_text())
     explained = folder / "how-it-works.md"
     explained.write_text("before\n<!-- passes -->\n<!-- /passes -->\n<!-- picture -->\n<!-- /picture -->\n")
+    models = folder / "models.md"
+    models.write_text("<!-- offload -->\n<!-- /offload -->\n")
     plugins = folder / "plugins.md"
     plugins.write_text(
         "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("layers", "layers-vllm-omni", "servers"))
@@ -125,6 +127,8 @@ def written(tmp_path, monkeypatch, capsys):
             str(copy),
             "--explained",
             str(explained),
+            "--models",
+            str(models),
             "--plugins",
             str(plugins),
             "--tuning",
@@ -389,6 +393,33 @@ def test_a_servers_own_layers_are_a_table_of_the_plugins_page(written):
     told = (folder / "plugins.md").read_text()
     assert "One GPU, SGLang 1" in told and "| 5s |" + " 2 |" * 5 + " 5 | 6 | 3 | 4 | 7 | 0.74 |" in told
     assert "One GPU, vLLM-Omni 1" in told and "| 5s |" + " 2 |" * 5 + " 3 | 4 |\n" in told
+
+
+def test_jobs_by_group_offload_are_a_table_of_the_models_page(written):
+    steps = [("dense", 8.0), ("search", 7.0), ("sparse", 4.24), ("sparse", 4.16)]
+    rows = [
+        {"part": "load", "weights_bytes": 28.6e9, "host_peak_bytes": 30.6e9},
+        {"part": "preflight", "predicted_bytes": {"denoising": 6.8e9, "decoding": 9.9e9, "tiled": 2.7e9}},
+        *({"part": "step", "kind": kind, "seconds": took, "peak_bytes": 6.7e9} for kind, took in steps),
+        {"part": "denoised", "host_peak_bytes": 30.9e9},
+        {"part": "decode", "tiled": True, "predicted_bytes": 2.7e9, "peak_bytes": 2.8e9, "seconds": 5.1},
+        {"part": "decode", "tiled": False, "predicted_bytes": 9.9e9, "peak_bytes": 10e9, "seconds": 3.2},
+    ]
+    result = {"device": "GPU", "torch": "2", "limit_bytes": 24 * 2**30, "model": "wan", "size": "832x480, 81 frames"}
+    other = {**result, "rows": rows, "model": "hunyuan", "note": "Not alone."}
+    _, _, folder = written(offload={**result, "rows": rows}, **{"offload-other": other})
+    told = (folder / "models.md").read_text()
+    assert "One GPU, PyTorch 2 limited to 24 GiB" in told and "|  | hunyuan | wan |" in told
+    assert "hunyuan: Not alone." in told
+    for name, cell in {
+        "the process's host memory at most, GB": "30.9",
+        "GPU memory, denoising, GB": "6.7 (6.8)",
+        "GPU memory, decoding in tiles, GB": "2.8 (2.7)",
+        "GPU memory, decoding as a whole, GB": "10.0 (9.9)",
+        "sparse step, seconds": "4.2",
+        "decoding in tiles, as a whole, seconds": "5.1, 3.2",
+    }.items():
+        assert f"| {name} | {cell} | {cell} |" in told
 
 
 def test_a_readme_without_the_marks_is_refused():
