@@ -317,10 +317,25 @@ def test_probes_and_the_page_answer_head(service: Service, path: str) -> None:
     assert head.headers["content-length"] == str(len(whole.content))
 
 
-@pytest.mark.parametrize("query", ["status=completed", "limit=1&limit=2", "metadata=x", "metadata[a]=1&metadata[a]=2"])
-def test_a_list_refuses_what_it_does_not_filter_by(service: Service, query: str) -> None:
+LISTS = "after, limit, order and metadata[KEY]=VALUE"
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "allowed"),
+    [
+        ("/videos", "status=completed", LISTS),
+        ("/videos", "limit=1&limit=2", LISTS),
+        ("/videos", "metadata=x", LISTS),
+        ("/videos", "metadata[a]=1&metadata[a]=2", LISTS),
+        ("/videos/video_0/link", "expires=60", "variant, expires_in, via"),
+        ("/usage", "day=7", "days"),
+    ],
+)
+def test_a_parameter_that_would_be_passed_over_is_refused(
+    service: Service, path: str, query: str, allowed: str
+) -> None:
     name = query.split("=", maxsplit=1)[0]
-    check_refused(service, service.http.get(f"/videos?{query}"), 400, name, "allowed: after, limit, order")
+    check_refused(service, service.http.get(f"{path}?{query}"), 400, name, f"allowed: {allowed}")
 
 
 def test_a_compressed_body_is_refused_by_its_coding(service: Service) -> None:

@@ -18,6 +18,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from adaspa_service.access.caller import Caller
 from adaspa_service.access.keys import Scope
 from adaspa_service.errors import ApiError, bad_field
+from adaspa_service.gateway import query
 from adaspa_service.gateway.access import Reader, Token
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.lookup import find, find_artifact, find_linked
@@ -49,6 +50,7 @@ def link(
     The link expires no later than the API key that created it. It also ends when that key is revoked or the video is
     deleted. A link to storage cannot be revoked early.
     """
+    query.check_names(request, ("variant", "expires_in", "via"))
     artifact = find_artifact(find(state, caller, video_id), variant)
     now = math.ceil(state.store.now())  # a link of one second lives for one
     expires = now + expires_in
@@ -59,8 +61,8 @@ def link(
         if url is None:
             raise bad_field("via", "via: this service's storage does not sign addresses; allowed: gateway")
     else:
-        query = {"variant": variant, "expires": expires, "signature": state.links.sign(video_id, variant, expires)}
-        url = f"{request.base_url}v1/videos/{video_id}/content?{urlencode(query)}"
+        signed = {"variant": variant, "expires": expires, "signature": state.links.sign(video_id, variant, expires)}
+        url = f"{request.base_url}v1/videos/{video_id}/content?{urlencode(signed)}"
     return Link(url=url, expires_at=expires)
 
 

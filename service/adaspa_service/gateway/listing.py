@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 
 from adaspa_service import views
 from adaspa_service.errors import bad_field
-from adaspa_service.gateway import filters
+from adaspa_service.gateway import query
 from adaspa_service.gateway.access import Reader
 from adaspa_service.gateway.estimates import estimated
 from adaspa_service.gateway.queue_positions import QueuePosition, queue_positions
@@ -21,7 +21,7 @@ FIRST_ID_US = 1_735_689_600_000_000
 router = APIRouter(tags=["videos"])
 
 
-@router.get("/videos", openapi_extra=filters.OPENAPI)
+@router.get("/videos", openapi_extra=query.OPENAPI)
 def list_videos(
     request: Request,
     state: StateDep,
@@ -40,7 +40,7 @@ def list_videos(
         raise bad_field(
             "after", f"after: {after[:60]!r} is not a cursor; allowed: the last_id of a page", "invalid_cursor"
         )
-    wanted = filters.metadata_of(request)
+    wanted = query.metadata_of(request)
     if wanted:
         jobs, cursor = state.store.page_with(wanted, after, limit, order, caller.owner)
         more = cursor is not None
