@@ -10,7 +10,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_jobs.logs import AUDIT
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
-from adaspa_jobs.store import JobStore, Lease
+from adaspa_jobs.store import JobStore, Lease, TooManyInFlight
 from adaspa_service.access.keys import Scope
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.state import AppState
@@ -110,6 +110,17 @@ def test_ended_jobs_are_removed(
     Janitor(state).sweep()
     assert state.store.get(jobs[1].id) is None
     assert not any(valkey.exists(f"adaspa:{left}") for left in ("expiry", "leavings", "purge"))
+
+
+def test_a_job_whose_record_is_gone_takes_no_place_of_its_owners(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams]
+) -> None:
+    job_id = create(state.store, params()).id
+    valkey.delete(f"adaspa:job:{job_id}")
+    (job,) = state.store.admit_all([params()], max_in_flight=1).jobs
+    with pytest.raises(TooManyInFlight):
+        state.store.admit_all([params()], max_in_flight=1)
+    assert [one.id for one in state.store.unfinished("open")] == [job.id]
 
 
 def test_the_log_names_a_job_that_is_set_aside_once(

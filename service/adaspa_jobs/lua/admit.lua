@@ -15,8 +15,17 @@ end
 if A.inputs and not A.shared and not redis.call('ZSCORE', PREFIX .. 'awaited_inputs', A.inputs) then
   return { 'late_inputs' }  -- a janitor may have removed them
 end
-if A.max_in_flight and redis.call('SCARD', PREFIX .. 'unfinished:' .. owner) + count > A.max_in_flight then
-  return { 'in_flight' }
+-- Of a job whose record is gone nobody can say whose it was, so its owner is free of it here.
+local unfinished = PREFIX .. 'unfinished:' .. owner
+if A.max_in_flight and redis.call('SCARD', unfinished) + count > A.max_in_flight then
+  for _, id in ipairs(redis.call('SMEMBERS', unfinished)) do
+    if redis.call('EXISTS', record(id)) == 0 then
+      redis.call('SREM', unfinished, id)
+    end
+  end
+  if redis.call('SCARD', unfinished) + count > A.max_in_flight then
+    return { 'in_flight' }
+  end
 end
 -- A full queue has room for an owner who has less than an even part of it: no one's jobs keep everybody else out.
 local queue = queue_of(A.model, A.priority)
