@@ -9,12 +9,13 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
+from adaspa_jobs.catalog import ModelSpec
 from adaspa_service.access.keys import KeyStore, Scope
 from drawn import picture
 from running_gateway import Service, data_uri
 from waiting import PATIENCE, until
 
-from chaos.desk import CSP, SAFE, desk, refused
+from chaos.desk import CSP, PLAIN, SAFE, announced, desk, refused
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -200,6 +201,7 @@ class Manners(Scene):
         with desk(max_connections=8) as service:
             self.waits(service)
             self.heads(service)
+            self.places(service)
             self.streams(service)
             app = service.server.config.app
             app.state.draining.set()  # type: ignore[union-attr]
@@ -268,6 +270,25 @@ class Manners(Scene):
                 connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
                 answer = connection.recv(4096).decode(errors="replace")
             assert answer.startswith(f"HTTP/1.1 {status} "), f"{[line[:40] for line in lines]}: {answer[:100]}"
+
+    def places(self, service: Service) -> None:
+        """A job waits, and its queue gets a worker."""
+        video = service.create(model="plain")
+        with service.http.stream("GET", f"/videos/{video['id']}/events") as answer:
+            lines = answer.iter_lines()
+
+            def told() -> tuple[int, int]:
+                for line in lines:
+                    assert not line.startswith(":"), "of a queue that got a worker, those who wait hear nothing"
+                    if "queue_position" in line:
+                        place = json.loads(line.removeprefix("data:"))
+                        return place["queue_position"], place["workers"]
+                raise AssertionError("the stream ends while its job waits")
+
+            assert told() == (1, 0)
+            announced(service, ModelSpec.model_validate(PLAIN), "one")
+            assert told() == (1, 1)
+        service.http.delete(f"/videos/{video['id']}")
 
     def streams(self, service: Service) -> None:
         """A quarter of eight connections is for one caller's streams."""
@@ -348,6 +369,13 @@ class Doors(Scene):
         assert now + 3500 < link["expires_at"] <= now + 3601, (
             f"a link outlives its key by {link['expires_at'] - now - 3600}"
         )
+        signed: list[int] = []
+        with patch.object(
+            service.parts.storage, "signed_url", lambda _, seconds: signed.append(seconds) or "https://a"
+        ):
+            ask(short, f"/videos/{made['id']}/link?expires_in=86400&via=storage")
+            ask(short, f"/videos/{made['id']}/link?expires_in=600&via=storage")
+        assert 3500 < signed[0] <= 3601 and signed[1] == 600, f"storage signs for {signed} s, with a key of an hour"
         assert (
             ask(first, f"/videos/{made['id']}").status_code == 404
             and httpx.get(link["url"], timeout=PATIENCE).status_code == 200

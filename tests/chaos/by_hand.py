@@ -440,6 +440,20 @@ class Deliveries(Scene):
             slow.note(third, Outcome.delivered)
             assert slow.counts().waiting == 0 and slow.take(64) == []
             self.late(at, slow)
+            self.over(at)
+
+    def over(self, at: Bench) -> None:
+        """Jobs whose time is over, or that their owner deletes, before their event was delivered."""
+        expired, deleted = (at.admit(webhook_url=f"http://{name}/over") for name in ("expired", "deleted"))
+        for job_id in (expired, deleted):
+            at.store.request_cancel(job_id)
+        at.client.zadd("adaspa:expiry", {expired: 0})
+        assert at.store.expire() == 1 and at.store.discard(deleted)
+        assert at.store.purge(expired) and at.store.purge(deleted)
+        deliveries = DeliveryStore(at.client)
+        waiting = [job_id for job_id, _ in deliveries.ids("waiting")]
+        assert expired in waiting, "the event of a job that expired is not sent"
+        assert deleted not in waiting, "the event of a job that its owner deleted is sent"
 
     def late(self, at: Bench, slow: DeliveryStore) -> None:
         """Outcomes of attempts whose time is over, while another in their lane is under way."""

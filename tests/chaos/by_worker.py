@@ -487,9 +487,10 @@ class Runs(Scene):
             self.inputs(at)
             before = self.ends()
             self.resumed(at)
+            self.stopped_late(at)
             after = self.ends()
             counted = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
-            assert counted == {"released": 1, "completed": 1}, f"attempts are counted as {counted}"
+            assert counted == {"released": 2, "completed": 2}, f"attempts are counted as {counted}"
         self.rests()
         with bench(fail_blank=True) as at:
             at.engine.frames = lambda latents, check: (frame for frame in [np.full((64, 64, 3), 9, np.uint8)] * 9)  # type: ignore[method-assign]
@@ -676,6 +677,31 @@ class Runs(Scene):
         )
         assert steps == [*range(1, 8), *range(8, 13)], f"steps {steps}"
         at.engine.denoise = plain  # type: ignore[method-assign]
+
+    def stopped_late(self, at: Workshop) -> None:
+        """A worker that is told to stop while it decodes leaves what it has denoised, and the next only decodes."""
+        job = create(at.store, params())
+        denoise, frames, steps = at.engine.denoise, at.engine.frames, list[int]()
+
+        def noted(asked: JobParams, encoded: Any, on_step: Callable[[int, Any], None], resume: Any = None) -> Any:
+            return denoise(asked, encoded, lambda done, kind: (steps.append(done), on_step(done, kind))[1], resume)
+
+        def stops(latents: Any, check: Callable[[], None]) -> Iterator[Any]:
+            at.stopping.set()
+            return frames(latents, check)
+
+        at.engine.denoise, at.engine.frames = noted, stops  # type: ignore[method-assign,assignment]
+        try:
+            at.runner.run("stub")
+        except Exception as error:
+            assert type(error).__name__ == "WorkerStopping", error
+        at.stopping.clear()
+        at.engine.frames = frames  # type: ignore[method-assign]
+        at.runner.run("stub")
+        at.engine.denoise = denoise  # type: ignore[method-assign]
+        done = at.store.get(job.id)
+        assert done is not None and (done.status, done.attempt) == ("completed", 2), done
+        assert steps == [*range(1, 7)], f"a job that was denoised when its worker stopped takes the steps {steps}"
 
     def ends(self) -> dict[str, float]:
         """Attempts of all models by how they ended, as the worker's metrics have them."""
