@@ -477,3 +477,12 @@ def test_nothing_comes_from_elsewhere(page: Page, service: Service) -> None:
     expect(page.get_by_label("Model", exact=True)).to_be_visible()
     assert asked and all(url.startswith(service.url) for url in asked)
     assert "default-src 'none'" in httpx.get(service.url).headers["Content-Security-Policy"]
+
+
+def test_notes_of_programs_are_shown_as_they_are(page: Page, service: Service) -> None:
+    noted, plain = (service.create(**notes)["id"] for notes in ({"metadata": {"order": "17"}, "user": "me"}, {}))
+    page.goto(f"{service.url}/#{noted}")
+    expect(page.locator(".facts")).to_contain_text('Metadata{"order":"17"}')
+    page.goto(f"{service.url}/#{plain}")
+    expect(page.locator(".facts")).to_contain_text(plain)
+    expect(page.locator(".facts")).not_to_contain_text("Metadata")

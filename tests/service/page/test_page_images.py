@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
-from browser import assert_accessible, clip
+from browser import OpenTab, assert_accessible, clip
 from drawn import picture
 from filmed import filmed
 from PIL import Image
@@ -169,3 +169,24 @@ def test_a_sound_is_chosen_heard_and_sent_again(page: Page, service: Service) ->
     page.wait_for_url(lambda url: first["id"] not in url)
     again = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
     assert [each["sha256"] for each in again["inputs"]] == [each["sha256"] for each in first["inputs"]]
+
+
+def test_what_an_image_and_notes_came_with_is_made_again_with_dense_attention(
+    tab: OpenTab, service: Service, tmp_path: Path
+) -> None:
+    page = tab(permissions=["clipboard-read", "clipboard-write"])
+    asked = {"prompt": "a boat", "model": "both", "size": "64x64", "metadata": '{"order": "17, 18"}'}
+    made = service.http.post("/videos", data=asked, files={"input_reference": ("boat.png", WIDE)}).json()
+    service.complete(service.claim(made["id"]), clip(tmp_path / "clip.mp4"))
+    page.goto(f"{service.url}/#{made['id']}")
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_text("Copied")).to_be_visible()
+    assert """'metadata={"order":"17, 18"}'""" in page.evaluate("navigator.clipboard.readText()")
+    page.get_by_role("button", name="Compare with dense").click()
+    page.wait_for_url("**/#compare=*")
+    twin, _ = service.http.get("/videos").json()["data"]
+    assert (twin["quality"], twin["metadata"], twin["inputs"][0]["sha256"]) == (
+        "exact",
+        {"order": "17, 18"},
+        made["inputs"][0]["sha256"],
+    )

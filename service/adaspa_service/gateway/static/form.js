@@ -173,7 +173,7 @@ export async function submit() {
 export function body(fields, images) {
   if (!Object.keys(images).length) return fields;
   const form = new FormData();
-  for (const [name, value] of Object.entries({ ...fields, ...images })) form.append(name, value);
+  for (const [name, value] of Object.entries({ ...fields, ...images })) form.append(name, value instanceof Blob ? value : typed(value));
   return form;
 }
 

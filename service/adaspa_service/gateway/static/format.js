@@ -29,6 +29,10 @@ export function when(stamp) {
 }
 
 // A value as one types it: adapters as their names and scales.
-export const typed = (value) => (Array.isArray(value) ? value.map(({ name, scale }) => `${name}:${scale}`).join(", ") : value);
+export function typed(value) {
+  if (Array.isArray(value)) return value.map(({ name, scale }) => `${name}:${scale}`).join(", ");
+  if (value === null || typeof value !== "object") return value;
+  return Object.keys(value).length ? JSON.stringify(value) : "";
+}
 export const words = (name) => name.replaceAll("_", " ");
 export const capital = (text) => text[0].toUpperCase() + text.slice(1);

@@ -1,6 +1,7 @@
 // The same video made the other way: with dense attention for one of AdaSpa's, with AdaSpa for a dense one.
 import { json } from "./api.js";
 import { body, fieldOf, rules } from "./form.js";
+import { typed } from "./format.js";
 import { fileOf } from "./given.js";
 
 const HOW = ["quality", "sparsity", "retained_mass", "warmup"]; // which attention it is made with
@@ -11,7 +12,7 @@ export const isDense = ({ quality, sparsity }) => quality === "exact" || sparsit
 
 // What was asked for, as POST /videos takes it.
 export const asked = (video) => Object.fromEntries(Object.keys(rules(video.model))
-  .filter((name) => name !== "seconds" && video[name] != null) // its frames say it
+  .filter((name) => name !== "seconds" && (typed(video[name]) ?? "") !== "") // its frames say it
   .map((name) => [name, video[name]]));
 
 // What its twin is called; null where the model has no dense attention to offer.
