@@ -202,8 +202,8 @@ class Kept(Scene):
     """Text that describes what to keep out of the video. Requires a model that supports it and a `guidance_scale` over
     1; otherwise the request is rejected."""
     seed: Annotated[int | None, Row(Range((0, MAX_SEED)), "Seed")] = None
-    """Seed of the random noise. The same seed and fields give the same video. Default: random; the response shows
-    it."""
+    """Seed of the random noise. The same seed and fields give the same video. The lower 32 bits count: seeds that
+    differ by a multiple of 2^32 give the same video too. Default: random; the response shows it."""
     quality: Annotated[str | None, Row(Choice("qualities", words=Quality), "Quality", clash=_preset_or_settings)] = None
     """AdaSpa preset: `exact` (dense attention), `quality`, `balanced` or `fast`. Default: the model's own settings."""
     sparsity: Annotated[
