@@ -78,7 +78,10 @@ def test_each_event_ends_once_and_nothing_is_left(store: JobStore, params: Calla
     assert left <= {"adaspa:webhook_counts", "adaspa:webhook_trying:one", "adaspa:webhook_trying:other"}
 
 
-def test_a_delivery_without_its_record_stops_no_other(store: JobStore, params: Callable[..., JobParams]) -> None:
+@pytest.mark.parametrize("lost", [None, "url", "type", "attempts"])
+def test_a_delivery_without_its_whole_record_stops_no_other(
+    store: JobStore, params: Callable[..., JobParams], lost: str | None
+) -> None:
     """As after a restored backup."""
     ids = []
     for _ in range(2):
@@ -86,10 +89,17 @@ def test_a_delivery_without_its_record_stops_no_other(store: JobStore, params: C
         store.request_cancel(job.id)
         ids.append(job.id)
     deliveries = DeliveryStore(store.client)
-    store.client.delete(f"adaspa:webhook:{ids[0]}")
+    key = f"adaspa:webhook:{ids[0]}"
+    if lost is None:
+        store.client.delete(key)
+    elif lost == "attempts":
+        store.client.hset(key, lost, "many")
+    else:
+        store.client.hdel(key, lost)
     taken = [delivery.job_id for _ in range(3) for delivery in deliveries.take(10)]
     assert taken == [ids[1]]
     assert deliveries.counts().waiting == 1
+    assert not store.client.exists(key)
 
 
 def test_what_is_heard_late_of_an_attempt_frees_no_lane_that_another_has(

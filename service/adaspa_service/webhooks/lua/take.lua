@@ -21,12 +21,14 @@ for _, lane in ipairs(lanes) do
   local busy = redis.call('PTTL', PREFIX .. 'webhook_busy:' .. lane)
   local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
   local id, due = first[1], tonumber(first[2])
-  local owner = id and redis.call('HGET', PREFIX .. 'webhook:' .. id, 'owner')
+  local fields = id and redis.call('HMGET', PREFIX .. 'webhook:' .. id, 'owner', 'attempts', 'type', 'url', 'lane') or {}
+  local owner = tonumber(fields[2]) and fields[3] and fields[4] and fields[5] and fields[1]
   if not id then
     redis.call('ZREM', PREFIX .. 'webhook_lanes', lane)
-  elseif not owner then  -- a delivery without its record, such as a restored backup may hold
+  elseif not owner then  -- a delivery without its whole record, such as a restored backup may hold
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
     redis.call('ZREM', PREFIX .. 'webhooks', id)
+    redis.call('DEL', PREFIX .. 'webhook:' .. id)
   elseif busy > 0 then
     redis.call('ZADD', PREFIX .. 'webhook_lanes', int(now() + busy), lane)
   elseif due > now() then
