@@ -176,10 +176,12 @@ def linears_section(
         )
         parts += [in_a_row, linears_tables.whole_table(whole["rows"])]
     if cached is not None:
+        on = cached["settings"].get("linears") == "float8"
+        made = "linear layers in e4m3 and dense attention in eight bits too" if on else "linear layers in bf16"
         presets = (
             "Presets with everything on, speeds added up in the same way. Their densities were measured on the demo "
             f"model, and so was\nthe PSNR to dense videos without a cache ({cached['settings']['captions']} captions, "
-            f"{cached['settings']['steps']} steps, linear layers in bf16):"
+            f"{cached['settings']['steps']} steps, {made}):"
         )
         parts += [presets, linears_tables.preset_table(rows, cached["rows"], dict(densities))]
     parts += [errors, linears_tables.error_table(rows)]
