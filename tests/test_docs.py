@@ -195,6 +195,12 @@ def test_what_is_told_of_linear_layers_in_e4m3_is_what_the_tables_say() -> None:
     for schedule in ("paper", "three dense steps"):
         (found,) = re.findall(rf"^\| hunyuan-\S+ \| {schedule} \| \d+ \| .* \d+ \(([\d.]+)x\) \|$", text, re.MULTILINE)
         assert f"{found} times" in text
+    rows = json.loads((ROOT / "docs" / "kernels" / "linears.json").read_text())["rows"]
+    dense = 50 * next(row["seconds"] for row in rows if row.get("attention") == "fa3")
+    run = json.loads((ROOT / "docs" / "kernels" / "denoise-hunyuan-everything.json").read_text())
+    assert run["complete"] and f"all 50 steps took {run['seconds']:.0f} s for real" in text
+    assert f"That is {dense / run['seconds']:.2f} times as fast as 50 dense steps with FlashAttention-3" in text
+    assert f"The cache skipped {sum('reused' in row for row in run['rows'])} steps" in text
     videos = json.loads((ROOT / "docs" / "kernels" / "linears-videos.json").read_text())["rows"]
     psnr = {row["linears"]: row["to_dense"]["psnr"] for row in videos if "to_dense" in row}
     assert f"{psnr['float8']:.1f} dB from those in bf16, and videos in float32 are {psnr['float32']:.1f} dB" in text
