@@ -4,6 +4,8 @@ First the milliseconds of a layer, eight-bit preparation included: as medians ov
 over launches in a row. They differ because each draws as much power as the GPU may: what follows full precision starts
 at its low clock. Then the error of both to float64 on the same data, beside FlashAttention-3 in e4m3 if it is
 installed: ``error`` is the norm of the difference over that of the right output, over 256 query rows of each head.
+LSE-cached scoring is there with all query rows and with every fourth; its error is that of the block mass of the first
+1,024 rows.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from adaspa import ops
 from adaspa.index import BlockIndex, num_blocks
 from adaspa.ops.call import Precision
 from adaspa.ops.check import softmax_scale
+from adaspa.ops.reference.attention_with_block_mass import sum_blocks
 from adaspa.self_check import Shape, Tensors
 
 from benchmarks import markdown
@@ -30,7 +33,9 @@ PRECISIONS: tuple[Precision, ...] = ("full", "int8_fp8")
 ERRORS = (Shape("16k", 4, 16_384, 128), Shape("115k", 2, 115_200, 128))
 QUICK = Shape("quick", 2, 600, 64)
 TILES = ((128, 64), (128, 128))
-DENSITY, ROWS = 0.2, 256
+DENSITY, ROWS, SCORED_ROWS = 0.2, 256, 1024
+STRIDES = (1, 4)
+"""Rows from one scored query row to the next."""
 
 
 def random_qkv(shape: Shape, device: str) -> Tensors:
@@ -116,6 +121,22 @@ def calls(qkv: Tensors, index: BlockIndex | None) -> dict[str, Callable[[], torc
     return found
 
 
+def scorings(qkv: Tensors, lse: torch.Tensor, stride: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """Scoring by a cached LSE, by precision."""
+    q, k, _ = qkv
+    given: dict[str, Any] = {"query_block": TILES[0][0], "key_block": TILES[0][1], "query_stride": stride}
+    return {p: partial(ops.block_mass, q, k, lse, **given, precision=p) for p in PRECISIONS}
+
+
+def exact_mass(qkv: Tensors, lse: torch.Tensor, stride: int) -> torch.Tensor:
+    """The right block mass of the first query rows."""
+    q, k, _ = qkv
+    rows = slice(0, SCORED_ROWS, stride)
+    scores = q[:, :, rows].double() @ k.double().transpose(-1, -2) * softmax_scale(None, q)
+    weights = (scores - lse[:, :, rows].double().unsqueeze(-1)).exp()
+    return sum_blocks(weights, TILES[0][0] // stride, TILES[0][1])
+
+
 def errors(shape: Shape, device: str, result: Result, output: Path) -> None:
     """A row for each kind of data, pattern and precision."""
     for data, make in DATA.items():
@@ -127,6 +148,12 @@ def errors(shape: Shape, device: str, result: Result, output: Path) -> None:
             for name, call in calls(qkv, index).items():
                 error = float((call()[:, :, rows].double() - wanted).norm() / wanted.norm())
                 add(result, {"shape": shape.name, "data": data, "block": tile, "op": name, "error": error}, output)
+        lse = ops.dense_attention(*qkv)[1]
+        for stride in STRIDES:
+            wanted = exact_mass(qkv, lse, stride)
+            for name, call in scorings(qkv, lse, stride).items():
+                error = float((call()[:, :, : wanted.shape[2]].double() - wanted).norm() / wanted.norm())
+                add(result, {"shape": shape.name, "data": data, "scored": stride, "op": name, "error": error}, output)
 
 
 def milliseconds(call: Callable[[], Any], device: str) -> float:
@@ -143,11 +170,16 @@ def milliseconds(call: Callable[[], Any], device: str) -> float:
 
 
 def times(shape: Shape, device: str, rounds: int, result: Result, output: Path) -> None:
-    """A row for each pattern and precision: dense, and sparse at a density of 0.2; in turns, and in a row."""
+    """A row for each call and precision: dense, sparse at a density of 0.2, scoring; in turns, and in a row."""
     for data in ("normal", "sharply local"):
         qkv = DATA[data](random_qkv(shape, device))
-        for tile in (None, *TILES):
-            running = calls(qkv, None if tile is None else random_index(shape, tile, device))
+        lse = ops.dense_attention(*qkv)[1]
+        patterns: list[tuple[dict[str, Any], dict[str, Callable[[], torch.Tensor]]]] = [
+            ({"block": None, "density": 1.0}, calls(qkv, None)),
+            *(({"block": tile, "density": DENSITY}, calls(qkv, random_index(shape, tile, device))) for tile in TILES),
+            *(({"scored": stride}, scorings(qkv, lse, stride)) for stride in STRIDES),
+        ]
+        for pattern, running in patterns:
             taken: dict[str, list[float]] = {name: [] for name in running}
             for turn in range(rounds + 1):  # the first compiles
                 for name, call in running.items():
@@ -155,8 +187,7 @@ def times(shape: Shape, device: str, rounds: int, result: Result, output: Path) 
                     if turn:
                         taken[name].append(round(ms, 3))
             for name, ms_of_rounds in taken.items():
-                row: dict[str, Any] = {"shape": shape.name, "data": data, "block": tile}
-                row["density"] = DENSITY if tile else 1.0
+                row: dict[str, Any] = {"shape": shape.name, "data": data, **pattern}
                 # The first two of a row still have the clock of what ran before.
                 in_a_row = [milliseconds(running[name], device) for _ in range(rounds + 2)][2:]
                 row |= {"op": name, "ms": median(ms_of_rounds), "rounds_ms": ms_of_rounds}
@@ -181,6 +212,8 @@ def time_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _place(row: dict[str, Any]) -> tuple[str, str, str]:
+    if "scored" in row:
+        return row["shape"], row["data"], "scoring" if row["scored"] == 1 else f"scoring, every {row['scored']}th row"
     block = row["block"]
     return row["shape"], row["data"], "{} x {}, density 0.2".format(*block) if block else "dense"
 

@@ -154,7 +154,7 @@ class _Site(NamedTuple):
         return {"scale": self.scale, "precision": self.state.plan.dense_precision}
 
     @property
-    def blocks(self) -> dict[str, int]:
+    def blocks(self) -> dict[str, Any]:
         """Sizes and text of the blocks as the scoring operations take them."""
         return {"key_block": self.geometry.key_block, "query_block": self.geometry.query_block}
 
@@ -224,7 +224,8 @@ def _probe(qkv: QKV, lse: torch.Tensor, index: BlockIndex, site: _Site) -> None:
 def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind: StepKind) -> torch.Tensor:
     index = site.state.cache.index(site.key)
     assert index is not None, "the action was chosen because there is an index"
-    out, lse = ops.block_sparse_attention(q, k, v, index, scale=site.scale)
+    precision = site.state.plan.sparse_precision
+    out, lse = ops.block_sparse_attention(q, k, v, index, scale=site.scale, precision=precision)
     if site.state.searches_next and (cached := site.lse) is not None:
         site.state.cache.replace_lse(site.key, followed(cached, lse))
     site.state.record.ledger.shared += site.state.follows

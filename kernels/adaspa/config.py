@@ -58,8 +58,10 @@ class AdaSpaConfig:
         dense_layers: indices of the layers that stay dense.
         dense_precision: of the products in the dense attention of dense steps, dense layers and first searches.
             ``full`` is the model's. ``int8_fp8`` multiplies queries and keys in int8, and softmax and values in fp8
-            (e4m3): faster on Hopper GPUs, and not quite the same video. Other GPUs refuse it. Fused searches, scoring
-            and sparse attention keep the full precision.
+            (e4m3): faster on Hopper GPUs, and not quite the same video. Other GPUs refuse it. Fused searches and
+            scoring keep the full precision.
+        sparse_precision: of the products in sparse attention. On GPUs ``int8_fp8`` needs query blocks of 128 tokens and
+            key blocks of 64 or 128.
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
             neighbourhood in time and space. The result is the same but for which blocks there are.
@@ -92,6 +94,7 @@ class AdaSpaConfig:
     query_stride: int = 1
     dense_layers: tuple[int, ...] = ()
     dense_precision: Precision = "full"
+    sparse_precision: Precision = "full"
     token_order: TokenOrder = "raster"
     cache_budget: int | None = None
     over_budget: OverBudget = "host"
@@ -119,7 +122,10 @@ class AdaSpaConfig:
         self._check_blocks()
         if self.cache_budget is not None and not _is_count(self.cache_budget):
             raise ValueError(f"cache_budget must be an integer of at least 0 or None, got {self.cache_budget!r}")
-        for name, choices in (("dense_precision", Precision), ("token_order", TokenOrder), ("over_budget", OverBudget)):
+        for name, choices in (
+            ("dense_precision", Precision), ("sparse_precision", Precision), ("token_order", TokenOrder),
+            ("over_budget", OverBudget),
+        ):  # fmt: skip
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
         if not _is_count(self.steps) or self.steps < 1:
@@ -214,6 +220,7 @@ class AdaSpaConfig:
             query_stride=self.query_stride,
             dense_layers=self.dense_layers,
             dense_precision=self.dense_precision,
+            sparse_precision=self.sparse_precision,
             in_tiles=self.token_order == "tile",
             cache_budget=self.cache_budget,
             spill=self.over_budget == "host",

@@ -22,6 +22,7 @@ class Plan:
         query_stride: rows from one query row to the next that a search scores, unless it is a fused one.
         dense_layers: indices of the layers that stay dense.
         dense_precision: of the products in dense attention, as `adaspa.ops.attention` takes it.
+        sparse_precision: of the products in sparse attention.
         in_tiles: whether the video tokens come in compact 3-D tiles of ``key_block`` tokens.
         cache_budget: most bytes of the caches to hold on the GPU, or None for no limit.
         spill: whether caches over the budget go to host memory; they are let go otherwise.
@@ -41,6 +42,7 @@ class Plan:
     query_stride: int = 1
     dense_layers: tuple[int, ...] = ()
     dense_precision: Precision = "full"
+    sparse_precision: Precision = "full"
     in_tiles: bool = False
     cache_budget: int | None = None
     spill: bool = True

@@ -77,7 +77,11 @@ def test_eight_bits_are_measured_on_every_kind_of_data(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["eight", "--quick", "--rounds", "1", "--output", str(output)])
     eight.main()
     rows = json.loads(output.read_text())["rows"]
-    errors = {(row["data"], row["block"] is None, row["op"]): row["error"] for row in rows if "error" in row}
-    assert set(errors) == {(d, dense, op) for d in eight.DATA for dense in (True, False) for op in eight.PRECISIONS}
-    assert all((error < 1e-4) == (op == "full") for (_, _, op), error in errors.items())
-    assert sum("ms" in row for row in rows) == 12
+    calls = [str(row["block"]) if "block" in row else f"scored {row['scored']}" for row in rows]
+    errors = {
+        (row["data"], call, row["op"]): row["error"] for row, call in zip(rows, calls, strict=True) if "error" in row
+    }
+    kinds = ("None", "[128, 64]", "scored 1", "scored 4")
+    assert set(errors) == {(d, kind, op) for d in eight.DATA for kind in kinds for op in eight.PRECISIONS}
+    assert all((error < 5e-5) == (op == "full") for (_, _, op), error in errors.items())
+    assert sum("ms" in row for row in rows) == 20

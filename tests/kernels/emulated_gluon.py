@@ -7,6 +7,7 @@ too early now and then. Products are computed when they are waited for. Layouts 
 
 import ast
 import random
+import re
 import sys
 import threading
 from collections import deque
@@ -28,7 +29,9 @@ MODULES = {
     "tiled": "hopper.attention",
     "paired": "hopper.paired",
     "scoring": "hopper.block_mass",
+    "exponentials": "hopper_eight.exponentials",
     "eight": "hopper_eight.attention",
+    "eight_scoring": "hopper_eight.block_mass",
 }
 """In the order of their imports."""
 HERE = threading.local()
@@ -221,30 +224,70 @@ def _multiplied(left, deps):
     return deps[0].found if len(deps) == 1 else tuple(product.found for product in deps)
 
 
-def _assembled(asm, _, tensors, *rest):
-    """Run instructions of PTX on elements that are neighbours here, as many at a time as the last argument says."""
-    pack = rest[-1]
+def _assembled(asm, constraints, tensors, dtypes, _, pack):
+    """Run instructions of PTX on elements that are neighbours here, as many at a time as ``pack`` says."""
     tensors = torch.broadcast_tensors(*tensors)
-    values = {f"${pack * (n + 1) + i}": x.reshape(-1, pack)[:, i] for n, x in enumerate(tensors) for i in range(pack)}
+    parts = [x.reshape(-1, pack)[:, i] for x in tensors for i in range(pack)]
+    first = constraints.count("=")
+    values = {f"${first + place}": x for place, x in enumerate(parts)}
     for line in asm.strip("{ }").split(";"):
         name, _, rest = line.strip().partition(" ")
         if name and name != ".reg":
-            to, *given = rest.split(", ")
-            values[to] = PTX[name](*[values[x] if x in values else _number(x) for x in given])
-    return torch.stack([values[f"${i}"] for i in range(pack)], 1).reshape(tensors[0].shape)
+            to, *given = re.findall(r"{.*}|[^, ]+", rest)
+            if to[0] == "{":
+                values.update(zip(to.strip("{}").split(", "), _halves(values[given[0]]), strict=True))
+            else:
+                values[to] = PTX[name](*[values[x] if x in values else _number(x) for x in given])
+    found, registers = [], iter(range(first))
+    for dtype in dtypes if isinstance(dtypes, tuple) else (dtypes,):
+        count = max(1, pack * dtype.itemsize // 4)
+        bits = torch.stack([values[f"${next(registers)}"] for _ in range(count)], 1)
+        found.append(bits.contiguous().view(dtype).reshape(tensors[0].shape))
+    return tuple(found) if isinstance(dtypes, tuple) else found[0]
 
 
 def _number(x):
     """Return an integer, or a float that is written as its bits."""
-    return torch.tensor(int(x[2:], 16), dtype=torch.int32).view(torch.float32) if x.startswith("0f") else int(x)
+    return torch.tensor(int(x[2:], 16), dtype=torch.int32).view(torch.float32) if x.startswith("0f") else int(x, 0)
+
+
+def _float(x):
+    return x.contiguous().view(torch.float32)
+
+
+def _halves(x, dtype=torch.float16):
+    """Return the two numbers of a register, the lower one first."""
+    return x.contiguous().view(dtype).reshape(-1, 2).unbind(1)
+
+
+def _joined(low, high):
+    return torch.stack([low, high], 1).view(torch.int32)[:, 0]
+
+
+def _sums_of_two(dtype):
+    return lambda x, y: _joined(*(a + b for a, b in zip(_halves(x, dtype), _halves(y, dtype), strict=True)))
+
+
+def _permuted(x, y, selector):
+    """Return bytes of two registers, as the selector's digits say from the last one on."""
+    parts = torch.stack([x, y], 1).contiguous().view(torch.uint8)
+    return parts[:, [selector >> 4 * i & 7 for i in range(4)]].contiguous().view(torch.int32)[:, 0]
 
 
 PTX = {
     "cvt.rn.f32.s32": lambda x: x.float(),
+    "cvt.f32.f16": lambda x: x.float(),
+    "cvt.rn.relu.f16x2.f32": lambda high, low: _joined(low.half().relu(), high.half().relu()),
+    "add.rn.f32": lambda x, y: _float(x) + _float(y),
+    "add.rn.f16x2": _sums_of_two(torch.float16),
+    "add.rn.bf16x2": _sums_of_two(torch.bfloat16),
+    "and.b32": lambda x, y: x & y,
+    "mul.rn.f32": lambda x, y: x * y,
     "fma.rn.f32": lambda x, y, z: (x.double() * y.double() + z.double()).float(),
     "fma.rn.sat.f32": lambda x, y, z: (x.double() * y.double() + z.double()).float().clamp(0, 1).nan_to_num(0),
     "ex2.approx.ftz.f32": torch.exp2,
     "mov.b32": lambda x: x.view(torch.int32) if x.dtype == torch.float32 else x.view(torch.float32),
+    "prmt.b32": _permuted,
     "shl.b32": lambda x, n: x << n,
 }
 """What instructions do; a register is moved from floats to bits and back."""
@@ -294,7 +337,7 @@ def _language():
         maximum=lambda x, y: torch.maximum(tensor(x), tensor(y)),
         max=torch.Tensor.amax, sum=lambda x, axis: x.sum(axis), log2=torch.log2, exp2=lambda x: tensor(x).exp2(),
         reshape=torch.Tensor.reshape, permute=torch.Tensor.permute, convert_layout=lambda x, *_, **__: x,
-        inline_asm_elementwise=_assembled,
+        inline_asm_elementwise=_assembled, split=lambda x: x.unbind(-1),
     )  # fmt: skip
     return gl
 

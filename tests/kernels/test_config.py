@@ -39,6 +39,7 @@ def test_a_preset_with_one_thing_changed():
         ("warmup_mass", 1.0),
         ("warmup_mass", "most"),
         ("dense_precision", "fp4"),
+        ("sparse_precision", "int8"),
         ("block_size", 48),
         ("block_size", 64.0),
         ("block_size", "64"),

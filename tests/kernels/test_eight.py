@@ -67,6 +67,16 @@ def test_block_sparse_attention_rounds_likewise():
     assert (lse - wanted_lse)[wanted_lse.isfinite()].abs().max() < 0.2
 
 
+@pytest.mark.parametrize(("blocks", "stride"), [((64, 64), 1), ((128, 64), 4)])
+def test_block_mass_rounds_likewise(blocks, stride):
+    q, k, v = with_outlier_channels()
+    lse = naive.attend(q, k, v)[1].float() - 2  # an LSE may be stale
+    given = {"query_block": blocks[0], "key_block": blocks[1], "query_stride": stride}
+    wanted = ops.block_mass(q, k, lse, **given)
+    mass = ops.block_mass(q, k, lse, **given, precision=EIGHT)
+    assert mass.shape == wanted.shape and 1e-4 < error(mass, wanted) < 0.03
+
+
 def test_what_is_no_number_stays_in_its_head_and_large_values_stay_finite():
     q, k, v = (torch.cat([x, x], 1) for x in normal())
     clean = ops.attention(q, k, v, precision=EIGHT)
@@ -78,8 +88,11 @@ def test_what_is_no_number_stays_in_its_head_and_large_values_stay_finite():
     assert out[0, 0, 5].isnan().all() and out[:, 1].isnan().all()
 
 
-def test_the_report_says_what_ran_in_eight_bits():
-    config = adaspa.AdaSpaConfig(dense_precision=EIGHT, sparsity=0.6, block_size=16, steps=5, warmup=2, searches=(2, 4))
+@pytest.mark.parametrize("sparse", ["full", EIGHT])
+def test_the_report_says_what_ran_in_eight_bits(sparse):
+    config = adaspa.AdaSpaConfig(
+        dense_precision=EIGHT, sparse_precision=sparse, sparsity=0.6, block_size=16, steps=5, warmup=2, searches=(2, 4)
+    )
     state = adaspa.AdaSpaState(config.resolve())
     q, k, v = naive.qkv(tokens=150)
     for step in range(5):
@@ -90,10 +103,11 @@ def test_the_report_says_what_ran_in_eight_bits():
     ran = {kind: {row["op"]: (row["backend"], row["dtype"]) for row in kinds[kind]["kernels"]} for kind in kinds}
     eight, full = ("reference_eight", EIGHT), ("reference", "float32")
     assert ran["dense"] == {"attention": eight, "dense_attention": eight}
+    in_sparse = full if sparse == "full" else eight
     assert ran["search"] == {
-        "attention_with_block_mass": full, "block_mass": full, "keep_blocks": full, "block_sparse_attention": full
+        "attention_with_block_mass": full, "block_mass": full, "keep_blocks": full, "block_sparse_attention": in_sparse
     }  # fmt: skip
-    assert ran["sparse"] == {"block_sparse_attention": full}
+    assert ran["sparse"] == {"block_sparse_attention": in_sparse}
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,20 @@ def test_eight_bits(dtype, dim, tile):
 
 
 @hopper
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize(("tile", "stride"), [((64, 64), 1), ((128, 128), 1), ((128, 64), 4), ((64, 64), 64)])
+def test_block_mass_in_eight_bits(dtype, dim, tile, stride):
+    q, k, v = inputs(dtype, dim)
+    k[..., 5] += 12
+    lse = naive.attend(q, k, v)[1].float() - 2
+    given = {"query_block": tile[0], "key_block": tile[1], "query_stride": stride}
+    mass = ops.block_mass(q, k, lse, **given, precision="int8_fp8")
+    wanted = reference_eight.block_mass(q, k, lse, *tile, dim**-0.5, stride)
+    assert (mass - wanted).norm() < 0.02 * wanted.norm()
+
+
+@hopper
 def test_what_is_no_number_stays_in_its_head_in_eight_bits():
     q, k, v = inputs(torch.bfloat16, 128)
     clean = ops.attention(q, k, v, precision="int8_fp8")

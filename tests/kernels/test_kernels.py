@@ -16,6 +16,7 @@ from adaspa.ops.hopper import attention as hopper_attention
 from adaspa.ops.hopper import block_mass as hopper_block_mass
 from adaspa.ops.hopper import paired as hopper_paired
 from adaspa.ops.hopper_eight import attention as eight_attention
+from adaspa.ops.hopper_eight import block_mass as eight_block_mass
 from adaspa.ops.keep_blocks import Rule
 from adaspa.ops.round_rows import Activation
 from adaspa.ops.triton import launch
@@ -195,6 +196,21 @@ def test_hopper_kernel_of_eight_bits_compiles(dim, listed):
     assert "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8" in ptx
     assert f"wgmma.mma_async.sync.aligned.m64n{dim}k32.f32.e4m3.e4m3" in ptx
     assert "setmaxnreg" in ptx and "cp.async.bulk.tensor" in ptx
+    assert compiled_kernel.metadata.shared < 227 * 1024
+
+
+@pytest.mark.parametrize(("dim", "rows"), [(64, 16), (128, 16), (128, 1)])
+def test_hopper_kernel_of_scoring_in_eight_bits_compiles(dim, rows):
+    kernel = eight_block_mass.block_mass_kernel
+    constants = {"D": dim, "STAGES": eight_block_mass.STAGES, "ROWS": rows}
+    tile = f"tensordesc<i8[1, 1, 64, {dim}],{NVMMASharedLayout(dim, 8, rank=4)!r}>"
+    types = POINTERS | {"q_scales": "*fp32", "k_scales": "*fp32", "q_desc": tile, "k_desc": tile}
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
+    values = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
+    compiled_kernel = triton.compile(
+        GluonASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=eight_block_mass.REGISTERS
+    )
+    assert "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8" in compiled_kernel.asm["ptx"]
     assert compiled_kernel.metadata.shared < 227 * 1024
 
 

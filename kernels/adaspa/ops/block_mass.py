@@ -6,7 +6,7 @@ import torch
 
 from adaspa.index import num_blocks
 from adaspa.ops import backends
-from adaspa.ops.call import Call
+from adaspa.ops.call import Call, Precision
 from adaspa.ops.check import check_blocks, check_lse, check_qk, softmax_scale
 from adaspa.ops.operation import operation
 
@@ -20,6 +20,7 @@ def block_mass(
     query_block: int | None = None,
     scale: float | None = None,
     query_stride: int = 1,
+    precision: Precision = "full",
 ) -> torch.Tensor:
     """Compute the softmax mass in each block, ``sum of exp(q_r . k_j * scale - lse_r)`` over its rows and columns.
 
@@ -35,19 +36,21 @@ def block_mass(
         query_block: tokens in a query block, a multiple of ``key_block``; as many as in a key block by default.
         scale: factor of q.k; ``D ** -0.5`` by default.
         query_stride: rows from one scored query row to the next; a divisor of ``key_block``.
+        precision: of the products: ``full``, that of q, or ``int8_fp8`` (`adaspa.ops.reference_eight`).
 
     Returns:
         block mass fp32 ``[B, H, nq, nk]``.
 
     Raises:
-        ValueError: when shapes, dtypes or devices do not match, or a block is not supported.
+        ValueError: when shapes, dtypes or devices do not match, a block is not supported,
+            or nothing here has the precision.
     """
     check_qk(q, k)
     check_lse(lse, q)
     query_block = check_blocks(key_block, query_block)
     if not isinstance(query_stride, int) or query_stride < 1 or key_block % query_stride:
         raise ValueError(f"query_stride must be a divisor of key_block={key_block}, got {query_stride!r}")
-    mass: torch.Tensor = _run(q, k, lse, query_block, key_block, softmax_scale(scale, q), query_stride)
+    mass: torch.Tensor = _run(q, k, lse, query_block, key_block, softmax_scale(scale, q), query_stride, precision)
     return mass
 
 
@@ -60,8 +63,9 @@ def _run(
     key_block: int,
     scale: float,
     query_stride: int,
+    precision: str,
 ) -> torch.Tensor:
-    call = Call("block_mass", (q, k), query_block, key_block, query_stride)
+    call = Call("block_mass", (q, k), query_block, key_block, query_stride, precision)
     mass: torch.Tensor = backends.run(call, q, k, lse, query_block, key_block, scale, query_stride)
     return mass
 

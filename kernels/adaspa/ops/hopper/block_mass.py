@@ -27,7 +27,7 @@ from adaspa.ops.hopper.tiles import (
     merge_strips,
     panels,
     start_scores,
-    store_block_mass,
+    sum_up,
 )
 from adaspa.ops.triton.launch import Launch, Launcher
 from adaspa.ops.triton.tiles import LOG2_E
@@ -97,13 +97,7 @@ def _sum_up(s, cached, work, first_row, j, ROWS: gl.constexpr, PARTIAL: gl.const
     if PARTIAL:
         key = j * 128 + gl.arange(0, 128, layout=gl.SliceLayout(0, s.type.layout))
         p = gl.where((key < work.k_tokens)[None, :], p, 0.0)
-    # Rows 8 apart are in the same thread: added up first, they leave half as much to shuffle.
-    FOLD: gl.constexpr = 2 if ROWS == 16 else 1
-    p = gl.sum(gl.reshape(p, [4, FOLD, 16 // FOLD, 128]), 1)
-    halves = gl.sum(gl.reshape(p, [64 // FOLD, 2, 64]), 2)
-    store_block_mass(
-        halves, work.block_mass, work.row_of_heads, first_row // FOLD, 2 * j, work.strips, work.nk, ROWS // FOLD
-    )
+    sum_up(p, work.block_mass, work.row_of_heads, first_row, 2 * j, work.strips, work.nk, ROWS)
 
 
 @gluon.jit

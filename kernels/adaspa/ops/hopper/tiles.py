@@ -78,3 +78,14 @@ def store_block_mass(sums, block_mass, head, first_row, first_key_block, strips,
     column = first_key_block + gl.arange(0, 2, layout=gl.SliceLayout(0, mass.type.layout))
     at = block_mass + (head.to(gl.int64) * strips + strip.to(gl.int64)[:, None]) * nk + column[None, :]
     gl.store(at, mass, mask=(strip < strips)[:, None] & (column < nk)[None, :])
+
+
+@gluon.jit
+def sum_up(p, block_mass, head, first_row, first_key_block, strips, nk, ROWS: gl.constexpr):
+    """Store the mass of 64 query rows in two key blocks, each a half of exponentials or their sums ``p [64, .]``."""
+    COLUMNS: gl.constexpr = p.shape[1]
+    # Rows 8 apart are in the same thread: added up first, they leave half as much to shuffle.
+    FOLD: gl.constexpr = 2 if ROWS == 16 else 1
+    p = gl.sum(gl.reshape(p, [4, FOLD, 16 // FOLD, COLUMNS]), 1)
+    halves = gl.sum(gl.reshape(p, [64 // FOLD, 2, COLUMNS // 2]), 2)
+    store_block_mass(halves, block_mass, head, first_row // FOLD, first_key_block, strips, nk, ROWS // FOLD)

@@ -12,9 +12,8 @@ Each warpgroup does one thing after the other. The two take turns at the tensor 
 other does its softmax. Tiles of 256 keys were 12 to 18 % faster than those of 128: what a tile has to wait for comes
 half as often.
 
-The GPU has few units for exponentials, and e4m3 has three bits of mantissa. So of eight exponentials, three are
-straight lines between powers of two, which the other units draw (Schraudolph, Neural Computation 11, 1999). Each is at
-most 4 % off, with either sign.
+What takes most of the time is the number of instructions: both warpgroups share what issues them. So softmax comes as
+e4m3 at once (`adaspa.ops.hopper_eight.exponentials`), and the scales of keys lie beside them in shared memory.
 """
 
 import torch
@@ -35,6 +34,7 @@ from triton.language.core import _aggregate as aggregate
 from adaspa.index import BlockIndex, num_blocks
 from adaspa.ops.device import unit_stride
 from adaspa.ops.hopper.tiles import KEYS
+from adaspa.ops.hopper_eight.exponentials import LEVEL, STEP, exponentials, operands, quads
 from adaspa.ops.hopper_eight.prepare import Prepared, prepared
 from adaspa.ops.triton.launch import Launcher, Unchecked
 from adaspa.ops.triton.tiles import LN_2
@@ -44,30 +44,14 @@ STAGES = 2  # tiles of keys and of values in shared memory
 REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
 # The largest exponential of a row is 2**TOP, so that most of the range of e4m3, which ends at 448, is below it.
 TOP = gl.constexpr(8.0)
-LINES = (1, 4, 7)
-"""Places of the straight lines, among eight exponentials that are neighbours in a thread."""
-
-
-def _exponentials() -> tuple[str, str]:
-    """Instructions for eight scores s, as integers, and what they read and write: p = 2**(s * f + c).
-
-    A line is a number in bfloat16 whose bits count up with its logarithm: ``s * g + h``, saturated, goes from 0 to 1
-    where the logarithm goes from -32 to 32. 95.0 * 128 is 2**-32 in bfloat16, and 7.4 makes the errors zero on average.
-    """
-    steps = [".reg .f32 x, y, z; .reg .b32 t;"]
-    for i in range(8):
-        p, s, f, c, g, h = (f"${i + 8 * n}" for n in range(6))
-        steps.append(f"cvt.rn.f32.s32 x, {s};")
-        if i in LINES:
-            # 8192 steps to that range; added to 1.5 * 2**23, they are the lowest bits of a float.
-            steps.append(f"fma.rn.sat.f32 z, x, {g}, {h}; fma.rn.f32 y, z, 0f46000000, 0f4B402F79;")
-            steps.append(f"mov.b32 t, y; shl.b32 t, t, 16; mov.b32 {p}, t;")
-        else:
-            steps.append(f"fma.rn.f32 y, x, {f}, {c}; ex2.approx.ftz.f32 {p}, y;")
-    return "{ " + " ".join(steps) + " }", ",".join(["=f"] * 8 + ["r"] * 8 + ["f"] * 32)
-
-
-EXPONENTIALS, OPERANDS = map(gl.constexpr, _exponentials())
+EXPONENTIALS, OPERANDS = gl.constexpr(exponentials("s32", "e4m3")), gl.constexpr(operands("s32", "e4m3"))
+OF_MASKED, MASKED_OPERANDS = gl.constexpr(exponentials("f32", "e4m3")), gl.constexpr(operands("f32", "e4m3"))
+BOTH = gl.constexpr((gl.int32, gl.int32))
+# Of two numbers in fp16, 256 times their sum.
+SUM = gl.constexpr(
+    "{ .reg .f16 a, b; .reg .f32 x, y; mov.b32 {a, b}, $1; cvt.f32.f16 x, a; cvt.f32.f16 y, b; add.rn.f32 x, x, y; "
+    "mul.rn.f32 $0, x, 0f43800000; }"
+)
 
 
 # Of blocks in shared memory, by the bytes of their rows.
@@ -94,6 +78,8 @@ class Buffers:
     q: gl.shared_memory_descriptor  # [2, 64, D]
     k: gl.shared_memory_descriptor  # [STAGES, N, D]
     v: gl.shared_memory_descriptor  # [STAGES, D, N]
+    k_scales: gl.shared_memory_descriptor
+    """Scales of the keys of each stage, by block of 64: ``[STAGES, N // 64]``."""
     q_full: gl.shared_memory_descriptor
     k_full: gl.shared_memory_descriptor
     k_empty: gl.shared_memory_descriptor
@@ -103,8 +89,8 @@ class Buffers:
     """Whose turn it is at the tensor cores."""
 
     @gluon.constexpr_function
-    def __init__(self, q, k, v, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars):
-        self.q, self.k, self.v, self.q_full = q, k, v, q_full
+    def __init__(self, q, k, v, k_scales, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars):
+        self.q, self.k, self.v, self.k_scales, self.q_full = q, k, v, k_scales, q_full
         self.k_full, self.k_empty, self.v_full, self.v_empty = k_full, k_empty, v_full, v_empty
         self.pingpong_bars = pingpong_bars
 
@@ -186,13 +172,16 @@ def _load(q_desc, k_desc, v_desc, buffers, work, D: gl.constexpr, STAGES: gl.con
         part = buffers.q.index(half)._reinterpret(q_desc.dtype, [1, 1, 64, D], q_desc.layout)
         tma.async_copy_global_to_shared(q_desc, [work.batch, work.head, work.first_row + half * 64, 0], bar, part)
     tiles = _tiles_of(work.count, SPAN)
-    ahead = _four_blocks(work, tiles - 1, SPAN)
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+    ahead, next_k_scale = _four_blocks(work, tiles - 1, SPAN), _scales(work, tiles - 1, SPAN, layout)
     for j in range(tiles):
         stage, phase = j % STAGES, (j // STAGES) & 1
-        blocks = ahead
+        blocks, k_scale = ahead, next_k_scale
         # The list is read one tile ahead: its latency would stall the loads.
-        ahead = _four_blocks(work, gl.maximum(tiles - 2 - j, 0), SPAN)
+        following = gl.maximum(tiles - 2 - j, 0)
+        ahead, next_k_scale = _four_blocks(work, following, SPAN), _scales(work, following, SPAN, layout)
         mbarrier.wait(buffers.k_empty.index(stage), phase ^ 1)
+        buffers.k_scales.index(stage).store(k_scale)
         bar = buffers.k_full.index(stage)
         mbarrier.expect(bar, N * D)
         parts = buffers.k.index(stage)._reinterpret(k_desc.dtype, [N // 64, 1, 1, 64, D], k_desc.layout)
@@ -209,12 +198,13 @@ def _load(q_desc, k_desc, v_desc, buffers, work, D: gl.constexpr, STAGES: gl.con
 
 
 @gluon.jit
-def _start_scores(q, buffers, j, STAGES: gl.constexpr, layout: gl.constexpr):
-    """Begin ``q [64, D]`` times the keys of the ``j``-th tile, as soon as they are there."""
+def _start_scores(q, buffers, j, STAGES: gl.constexpr, layout: gl.constexpr, scales_layout: gl.constexpr):
+    """Begin ``q [64, D]`` times the keys of the ``j``-th tile, as soon as they are there; return their scales, too."""
     stage = j % STAGES
     mbarrier.wait(buffers.k_full.index(stage), (j // STAGES) & 1)
     nothing = gl.zeros([64, N], gl.int32, layout)
-    return warpgroup_mma(q, buffers.k.index(stage).permute([1, 0]), nothing, use_acc=False, is_async=True)
+    scores = warpgroup_mma(q, buffers.k.index(stage).permute([1, 0]), nothing, use_acc=False, is_async=True)
+    return scores, buffers.k_scales.index(stage).load(scales_layout)
 
 
 @gluon.jit
@@ -236,15 +226,25 @@ def _masked(s, work, memory, tile, SPAN: gl.constexpr):
 
 @gluon.jit
 def _operand(p, layout: gl.constexpr):
-    """Return exponentials ``[64, N]`` as the left operand: their keys come in the order that v was prepared in."""
-    p8 = gl.permute(gl.reshape(p.to(gl.float8e4nv), [64, N // 16, 2, 4, 2]), [0, 1, 3, 2, 4])
-    return gl.convert_layout(gl.reshape(p8, [64, N]), layout, assert_trivial=True)
+    """Return exponentials, four in an integer ``[64, N // 4]``, as the left operand ``[64, N]``."""
+    fours = gl.reshape(gl.zeros([64, N], gl.int32, layout), [64, N // 4, 4])
+    p = gl.convert_layout(p, gl.SliceLayout(2, fours.type.layout), assert_trivial=True)
+    four = gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r,r,r,r", [p[:, :, None] + fours], gl.float8e4nv, True, 4)
+    return gl.convert_layout(gl.reshape(four, [64, N]), layout, assert_trivial=True)
+
+
+@gluon.jit
+def _halved(p):
+    """Add the second half of the columns to the first one; each has two numbers."""
+    a, b = gl.split(gl.permute(gl.reshape(p, [64, 2, p.shape[1] // 2]), [0, 2, 1]))
+    return gl.inline_asm_elementwise("add.rn.f16x2 $0, $1, $2;", "=r,r,r", [a, b], gl.int32, True, 1)
 
 
 @gluon.jit
 def _lane_sums(p):
-    """Sum exponentials ``[64, N]`` as far as each of the four threads of a row can by itself: ``[64, 4]``."""
-    return gl.sum(gl.sum(gl.reshape(p, [64, N // 8, 4, 2]), 3), 1)
+    """Sum pairs of exponentials ``[64, N // 4]`` as far as each of a row's four threads can by itself: ``[64, 4]``."""
+    p = _halved(_halved(_halved(_halved(p))))
+    return gl.inline_asm_elementwise(SUM, "=f,r", [p], gl.float32, True, 1)
 
 
 @gluon.jit
@@ -263,17 +263,19 @@ def _softmax(s, q_scale, k_scale, m_i, MASKED: gl.constexpr):
     lanes: gl.constexpr = gl.SliceLayout(2, tops.type.layout)
     tops = gl.max(tops * gl.convert_layout(factor, lanes, assert_trivial=True)[:, :, None], 1)
     m_new = gl.maximum(m_i, gl.convert_layout(gl.max(tops, 1), rows, assert_trivial=True) - TOP)
-    reference = gl.convert_layout(gl.where(m_new == float("-inf"), 0.0, m_new), part_rows)
+    s0, s1, s2, s3 = quads(s)
+    of_blocks: gl.constexpr = gl.SliceLayout(2, s0.type.layout)
+    quad_rows: gl.constexpr = gl.SliceLayout(1, of_blocks)
+    reference = gl.convert_layout(gl.where(m_new == float("-inf"), 0.0, m_new), quad_rows)
+    whole = gl.zeros_like(s0).to(gl.float32)
+    g = (gl.convert_layout(factor, of_blocks) * STEP)[:, :, None] + whole
+    h = ((56 + LEVEL) * 2.0**-24 - reference * STEP)[:, None][:, :, None] + whole
     if MASKED:
-        p = gl.exp2(parts * factor[:, :, None] - reference[:, None][:, :, None])
+        p, sums = gl.inline_asm_elementwise(OF_MASKED, MASKED_OPERANDS, [s0, s1, s2, s3, g, h], BOTH, True, 1)
     else:
-        offset = gl.zeros_like(factor) - reference[:, None]
-        whole = gl.zeros_like(parts).to(gl.float32)
-        f, c = factor[:, :, None] + whole, offset[:, :, None] + whole
-        g, h = (factor * 0.015625)[:, :, None] + whole, (offset * 0.015625 + 0.5)[:, :, None] + whole
-        p = gl.inline_asm_elementwise(EXPONENTIALS, OPERANDS, [parts, f, c, g, h], gl.float32, True, 8)
-    p = gl.convert_layout(gl.reshape(p, [64, N]), s.type.layout, assert_trivial=True)
-    return p, m_new, gl.where(m_new == float("-inf"), 0.0, gl.exp2(m_i - m_new))
+        p, sums = gl.inline_asm_elementwise(EXPONENTIALS, OPERANDS, [s0, s1, s2, s3, g, h], BOTH, True, 1)
+    alpha = gl.where(m_new == float("-inf"), 0.0, gl.exp2(m_i - m_new))
+    return gl.reshape(p, [64, N // 4]), _lane_sums(gl.reshape(sums, [64, N // 4])), m_new, alpha
 
 
 @gluon.jit
@@ -292,19 +294,16 @@ def _walk(
     nothing = gl.zeros([64, D], gl.float32, o_layout)
 
     # The last tile of the list comes first, with its mask.
-    k_scale = _scales(work, tiles - 1, SPAN, scales_layout)
-    next_k_scale = _scales(work, gl.maximum(tiles - 2, 0), SPAN, scales_layout)
-    s = warpgroup_mma_wait(0, deps=[_start_scores(q, buffers, 0, STAGES, s_layout)])
+    scores, k_scale = _start_scores(q, buffers, 0, STAGES, s_layout, scales_layout)
+    s = warpgroup_mma_wait(0, deps=[scores])
     mbarrier.arrive(buffers.k_empty.index(0), count=1)
     m_i = gl.full([64], float("-inf"), gl.float32, gl.SliceLayout(1, s_layout))
     seen = _masked(s.to(gl.float32), work, memory, tiles - 1, SPAN)
-    p, m_i, alpha = _softmax(seen, q_scale, k_scale, m_i, True)
-    l_i = _lane_sums(p)
+    p, l_i, m_i, alpha = _softmax(seen, q_scale, k_scale, m_i, True)
     l_rows: gl.constexpr = gl.SliceLayout(1, l_i.type.layout)
     acc = nothing
     for j in range(1, tiles):
         stage = (j - 1) % STAGES
-        k_scale = next_k_scale
         p_operand = _operand(p, p_layout)
         mbarrier.wait(buffers.pingpong_bars.index(HALF), ((j - 1) & 1) ^ (1 - HALF))
         mbarrier.wait(buffers.v_full.index(stage), ((j - 1) // STAGES) & 1)
@@ -314,13 +313,12 @@ def _walk(
         mbarrier.arrive(buffers.v_empty.index(stage), count=1)
         # Before the next scores begin: there are no registers for these, the product and its sum at once.
         acc = acc * gl.convert_layout(alpha, o_rows)[:, None] + product
-        scores = _start_scores(q, buffers, j, STAGES, s_layout)
+        scores, k_scale = _start_scores(q, buffers, j, STAGES, s_layout, scales_layout)
         mbarrier.arrive(buffers.pingpong_bars.index(1 - HALF), count=1)
-        next_k_scale = _scales(work, gl.maximum(tiles - 2 - j, 0), SPAN, scales_layout)
         s = warpgroup_mma_wait(0, deps=[scores])
         mbarrier.arrive(buffers.k_empty.index(j % STAGES), count=1)
-        p, m_i, alpha = _softmax(s, q_scale, k_scale, m_i, False)
-        l_i = l_i * gl.convert_layout(alpha, l_rows)[:, None] + _lane_sums(p)
+        p, sums, m_i, alpha = _softmax(s, q_scale, k_scale, m_i, False)
+        l_i = l_i * gl.convert_layout(alpha, l_rows)[:, None] + sums
     stage = (tiles - 1) % STAGES
     mbarrier.wait(buffers.v_full.index(stage), ((tiles - 1) // STAGES) & 1)
     product = warpgroup_mma(_operand(p, p_layout), buffers.v.index(stage).permute([1, 0]), nothing, use_acc=False)
@@ -364,14 +362,15 @@ def attention_kernel(
     if LISTED:
         count = gl.load(counts + program)
         ids += program.to(gl.int64) * width
-    scales = k_scales + head * blocks
-    work = Work(head // heads, head % heads, head, tile * 128, ids, count, count == nk, scales, blocks)
+    of_head = k_scales + head * blocks
+    work = Work(head // heads, head % heads, head, tile * 128, ids, count, count == nk, of_head, blocks)
     memory = Memory(out, lse, q_scales, v_scales, offsets, stride_b, stride_h, stride, q_tokens, k_tokens)
     rows_layout: gl.constexpr = gl.NVMMASharedLayout(D, 8, rank=2)
     values_layout: gl.constexpr = gl.NVMMASharedLayout(64, 8, rank=2)
     q_tiles = gl.allocate_shared_memory(q_desc.dtype, [2, 64, D], rows_layout)
     k_tiles = gl.allocate_shared_memory(k_desc.dtype, [STAGES, N, D], rows_layout)
     v_tiles = gl.allocate_shared_memory(v_desc.dtype, [STAGES, D, N], values_layout)
+    tile_scales = gl.allocate_shared_memory(gl.float32, [STAGES, N // 64], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     q_full = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -387,7 +386,7 @@ def attention_kernel(
         mbarrier.init(k_empty.index(i), count=2)  # both warpgroups have read it
         mbarrier.init(v_empty.index(i), count=2)
     fence_async_shared()
-    buffers = Buffers(q_tiles, k_tiles, v_tiles, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars)
+    buffers = Buffers(q_tiles, k_tiles, v_tiles, tile_scales, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars)
     gl.warp_specialize(
         [
             (_attend, (buffers, work, memory, D, STAGES, SPAN, 0)),

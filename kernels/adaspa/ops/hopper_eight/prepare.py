@@ -58,7 +58,7 @@ def _tile(x, b, h, rows, limit, stride_b, stride_h, stride, D: tl.constexpr):
 def look_kernel(
     q, k, v, found,
     stride_qb, stride_qh, stride_q, stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v,
-    heads, q_tokens, k_tokens, rows_each, D: tl.constexpr,
+    heads, q_tokens, k_tokens, rows_each, D: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
     """Store, for each channel over some rows of a head: sum, largest and least of k, largest size of q and of v."""
     part, head = tl.program_id(0), tl.program_id(1)
@@ -72,7 +72,8 @@ def look_kernel(
         inside = (rows < k_tokens)[:, None]
         x = _tile(k, b, h, rows, k_tokens, stride_kb, stride_kh, stride_k, D)
         q_top = tl.maximum(q_top, tl.abs(_tile(q, b, h, rows, q_tokens, stride_qb, stride_qh, stride_q, D)))
-        v_top = tl.maximum(v_top, tl.abs(_tile(v, b, h, rows, k_tokens, stride_vb, stride_vh, stride_v, D)))
+        if VALUES:
+            v_top = tl.maximum(v_top, tl.abs(_tile(v, b, h, rows, k_tokens, stride_vb, stride_vh, stride_v, D)))
         total += x
         top = tl.maximum(top, tl.where(inside, x, float("-inf")))
         bottom = tl.minimum(bottom, tl.where(inside, x, float("inf")))
@@ -99,7 +100,7 @@ def _int8(x, scale):
 def prepare_kernel(
     q, k, v, mean, balance, v_scales, q8, k8, v8, q_scales, k_scales, offsets,
     stride_qb, stride_qh, stride_q, stride_kb, stride_kh, stride_k, stride_vb, stride_vh, stride_v,
-    heads, q_tokens, k_tokens, blocks, scale, D: tl.constexpr,
+    heads, q_tokens, k_tokens, blocks, scale, D: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
     """Write 64 rows of q and a block of k and v of one head in eight bits, with the scales of q and k."""
     block, head = tl.program_id(0), tl.program_id(1)
@@ -123,22 +124,24 @@ def prepare_kernel(
     at = tl.cast(head, tl.int64) * k_tokens + rows
     tl.store(k8 + at[:, None] * D + columns[None, :], _int8(x, block_scale), mask=(rows < k_tokens)[:, None])
 
-    # Two neighbours of each eight keys that the accumulators hold become four neighbours of the left operand.
-    place = tl.arange(0, 64)
-    key = place // 16 * 16 + place % 4 // 2 * 8 + place % 16 // 4 * 2 + place % 2
-    x = _tile(v, b, h, block * 64 + key, k_tokens, stride_vb, stride_vh, stride_v, D)
-    x = _saturated(x * (1.0 / tl.load(v_scales + head * D + columns))[None, :], E4M3_MAX).to(v8.dtype.element_ty)
-    at = (tl.cast(head, tl.int64) * blocks + block) * D + columns
-    tl.store(v8 + at[:, None] * 64 + place[None, :], tl.trans(x), mask=(columns < D)[:, None] & (block < blocks))
+    if VALUES:
+        # Two neighbours of each eight keys that the accumulators hold become four neighbours of the left operand.
+        place = tl.arange(0, 64)
+        key = place // 16 * 16 + place % 4 // 2 * 8 + place % 16 // 4 * 2 + place % 2
+        x = _tile(v, b, h, block * 64 + key, k_tokens, stride_vb, stride_vh, stride_v, D)
+        x = _saturated(x * (1.0 / tl.load(v_scales + head * D + columns))[None, :], E4M3_MAX).to(v8.dtype.element_ty)
+        at = (tl.cast(head, tl.int64) * blocks + block) * D + columns
+        tl.store(v8 + at[:, None] * 64 + place[None, :], tl.trans(x), mask=(columns < D)[:, None] & (block < blocks))
 
 
 launch_look = Launcher(look_kernel)
 launch_prepare = Launcher(prepare_kernel)
 
 
-def prepared(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> Prepared:
-    """Write q ``[B, H, Sq, D]`` and k, v ``[B, H, Sk, D]`` in eight bits."""
-    tensors = unit_stride(q), unit_stride(k), unit_stride(v)
+def prepared(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, scale: float) -> Prepared:
+    """Write q ``[B, H, Sq, D]`` and k, v ``[B, H, Sk, D]`` in eight bits; no values where there are none."""
+    values = v is not None
+    tensors = unit_stride(q), unit_stride(k), unit_stride(k if v is None else v)
     strides = [stride for x in tensors for stride in x.stride()[:3]]
     (batch, heads, q_tokens, dim), k_tokens, device = q.shape, k.shape[2], q.device
     blocks, most = num_blocks(k_tokens, 64), num_blocks(max(q_tokens, k_tokens), 64)
@@ -146,7 +149,7 @@ def prepared(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) ->
     found = torch.empty((batch * heads, num_blocks(64 * most, rows_each), 5, dim), dtype=torch.float32, device=device)
     launch_look(
         (found.shape[1], batch * heads, 1),
-        *tensors, found, *strides, heads, q_tokens, k_tokens, rows_each, D=dim, num_warps=8,
+        *tensors, found, *strides, heads, q_tokens, k_tokens, rows_each, D=dim, VALUES=values, num_warps=8,
     )  # fmt: skip
     mean, tops = found[:, :, 0].sum(1) / k_tokens, found[:, :, 1:].amax(1)
     k_top = torch.maximum(tops[:, 0] - mean, tops[:, 1] + mean).clamp_min(rounding.LEAST)
@@ -154,7 +157,7 @@ def prepared(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) ->
     ready = Prepared(
         torch.empty(q.shape, dtype=torch.int8, device=device),
         torch.empty(k.shape, dtype=torch.int8, device=device),
-        torch.empty((batch * heads, blocks, dim, 64), dtype=E4M3, device=device),
+        torch.empty((batch * heads, blocks if values else 0, dim, 64), dtype=E4M3, device=device),
         torch.empty(q.shape[:3], dtype=torch.float32, device=device),
         torch.empty((batch, heads, blocks), dtype=torch.float32, device=device),
         v_top / rounding.E4M3_MAX,
@@ -164,6 +167,6 @@ def prepared(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) ->
         (most, batch * heads, 1),
         *tensors, mean, (k_top / q_top).sqrt(), ready.v_scales, ready.q, ready.k, ready.v,
         ready.q_scales, ready.k_scales, ready.offsets,
-        *strides, heads, q_tokens, k_tokens, blocks, scale, D=dim, num_warps=4,
+        *strides, heads, q_tokens, k_tokens, blocks, scale, D=dim, VALUES=values, num_warps=4,
     )  # fmt: skip
     return ready

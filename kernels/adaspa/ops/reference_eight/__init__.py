@@ -2,7 +2,7 @@
 
 from adaspa.ops.call import Call
 
-OPS = ("attention", "dense_attention", "block_sparse_attention")
+OPS = ("attention", "dense_attention", "block_sparse_attention", "block_mass")
 
 
 def takes(call: Call) -> bool:

@@ -22,18 +22,17 @@ E4M3_MAX = 448.0
 
 
 class Rounded(NamedTuple):
-    """fp32 tensors of the values that int8 and e4m3 hold, times their scales."""
+    """fp32 tensors of the values that int8 holds, times their scales."""
 
     q: torch.Tensor
     k: torch.Tensor
-    v: torch.Tensor
     offsets: torch.Tensor
     """Share of k's mean in each row of scores, before the scale of q.k: ``[B, H, Sq]``."""
 
 
-def rounded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Rounded:
-    """Round q ``[B, H, Sq, D]`` and k, v ``[B, H, Sk, D]``. What is no finite number stays in its head."""
-    q, k, v = q.float(), k.float(), v.float()
+def rounded(q: torch.Tensor, k: torch.Tensor) -> Rounded:
+    """Round q ``[B, H, Sq, D]`` and k ``[B, H, Sk, D]`` to int8. What is no finite number stays in its head."""
+    q, k = q.float(), k.float()
     mean = k.mean(2, keepdim=True)
     centered = k - mean
     factors = (_size(centered, 2) / _size(q, 2)).sqrt()
@@ -41,9 +40,16 @@ def rounded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Rounded:
     return Rounded(
         _int8(q * factors, 3),
         _int8(keys, (3, 4)).flatten(2, 3)[:, :, : k.shape[2]],
-        _e4m3(v),
         (q * mean).sum(-1),
     )
+
+
+def rounded_values(v: torch.Tensor) -> torch.Tensor:
+    """Return v ``[B, H, Sk, D]`` as e4m3 holds it, in fp32."""
+    v = v.float()
+    scale = _size(v, 2) / E4M3_MAX
+    # PyTorch makes NaN of what is larger than the largest number; hardware saturates.
+    return (v / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).float() * scale
 
 
 def _blocks(k: torch.Tensor) -> torch.Tensor:
@@ -58,9 +64,3 @@ def _size(x: torch.Tensor, dims: int | tuple[int, ...]) -> torch.Tensor:
 def _int8(x: torch.Tensor, dims: int | tuple[int, ...]) -> torch.Tensor:
     scale = _size(x, dims) / 127
     return (x / scale).round() * scale
-
-
-def _e4m3(v: torch.Tensor) -> torch.Tensor:
-    scale = _size(v, 2) / E4M3_MAX
-    # PyTorch makes NaN of what is larger than the largest number; hardware saturates.
-    return (v / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).float() * scale
