@@ -2,7 +2,8 @@
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
 kernels.json (`benchmarks.attention`), ``low-density`` from low_density.json (`benchmarks.attention.low_density`),
-``eight`` from eight.json (`benchmarks.attention.eight`), ``changes`` from changes*.json, ``models`` from models*.json,
+``eight`` from eight.json (`benchmarks.attention.eight`), ``videos-eight`` from
+videos-eight.json (`demo_model.eight`), ``changes`` from changes*.json, ``models`` from models*.json,
 compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``linears`` from
 linears.json, whole-step.json, linears-videos.json and caches-presets.json (`benchmarks.models.linears`,
@@ -83,6 +84,24 @@ def passes_section(result: Json, seen: str) -> str:
 def eight_section(result: Json) -> str:
     versions = f"{result['device']}, PyTorch {result['torch']}, Triton {result['triton']}, {result['date']}."
     return "\n\n".join([versions, eight.error_table(result["rows"]), eight.time_table(result["rows"])]) + "\n"
+
+
+def videos_eight_section(result: Json) -> str:
+    """PSNR to the dense videos in bfloat16, by the setting and what is in eight bits."""
+    head = (
+        f"{result['captions']} clips of {result['steps']} steps, {result['device']}, {result['date']}. "
+        "PSNR to dense bfloat16, dB, by what is in eight bits:"
+    )
+    settings = list(dict.fromkeys(row["setting"] for row in result["rows"]))
+    found = {(row["setting"], row["eight_bits"]): row for row in result["rows"]}
+    kinds = list(dict.fromkeys(row["eight_bits"] for row in result["rows"]))
+    columns = {"none": "nothing"}
+    lines = markdown.head(["setting", "density", *(columns.get(kind, kind) for kind in kinds)])
+    for name in settings:
+        cells = [found.get((name, kind)) for kind in kinds]
+        psnr = ["" if row is None else f"{row['to_dense']['psnr']:.2f}" for row in cells]
+        lines.append(markdown.line([found[name, "none"]["variant"], f"{found[name, 'none']['density']:.2f}", *psnr]))
+    return head + "\n\n" + "\n".join(lines) + "\n"
 
 
 def low_density_section(result: Json) -> str:
@@ -493,6 +512,8 @@ def main() -> None:
     if measured["changes"]:
         newest_first = sorted(measured["changes"], key=lambda result: str(result["date"]), reverse=True)
         sections["changes"] = "\n".join(changes_section(result) for result in newest_first)
+    for videos_in_eight in load("videos-eight.json"):
+        sections["videos-eight"] = videos_eight_section(videos_in_eight)
     if found := load("low_density.json"):
         sections["low-density"] = low_density_section(found[0])
     if measured["models"]:

@@ -422,6 +422,16 @@ def test_jobs_by_group_offload_are_a_table_of_the_models_page(written):
         assert f"| {name} | {cell} | {cell} |" in told
 
 
+def test_videos_in_eight_bits_stand_beside_those_in_bfloat16():
+    rows = [
+        {"setting": "30 dB", "eight_bits": kind, "variant": "price 2", "density": 0.23, "to_dense": {"psnr": psnr}}
+        for kind, psnr in (("none", 30.301), ("sparse", 30.296), ("sparse and dense", 30.1))
+    ]
+    section = readme.videos_eight_section({"captions": 64, "steps": 25, "device": "H200", "date": "now", "rows": rows})
+    assert "| setting | density | nothing | sparse | sparse and dense |" in section
+    assert section.endswith("| price 2 | 0.23 | 30.30 | 30.30 | 30.10 |\n")
+
+
 def test_a_readme_without_the_marks_is_refused():
     with pytest.raises(ValueError, match="must have the lines <!-- models -->"):
         markdown.replaced("nothing", "models", "")
