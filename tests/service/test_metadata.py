@@ -42,8 +42,14 @@ def test_it_is_kept_with_the_job_however_it_is_sent(service: Service) -> None:
         "no pair",
         "{",
         '{"a": 1}',
+        f'{{"a": {"1" * 5000}}}',
+        '{"a": ' + "[" * 100_000,
+        ",".join(f"{i:x}=" for i in range(100_000)),
     ],
-    ids=["too many", "long key", "no key", "long value", "a number", "no pair", "no JSON", "a number in JSON"],
+    ids=[
+        *("too many", "long key", "no key", "long value", "a number", "no pair", "no JSON", "a number in JSON"),
+        *("a number too long for Python", "deep JSON", "as many as a body holds"),
+    ],
 )
 def test_what_is_no_metadata_is_refused(service: Service, metadata: Any) -> None:
     answer = service.http.post("/videos", json={"prompt": "x", "metadata": metadata})

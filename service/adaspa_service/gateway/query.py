@@ -1,5 +1,6 @@
 """Queries: their names, and the filters ``metadata[KEY]=VALUE`` of a list of jobs."""
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -49,8 +50,8 @@ def check_names(request: Request, names: Collection[str], allowed: str = "") -> 
     Raises:
         ApiError: 400 with the parameter.
     """
-    given = [name for name, _ in request.query_params.multi_items()]
-    for name in given:
-        if name not in names or given.count(name) > 1:
+    known = frozenset(names)
+    for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in known or times > 1:
             message = f"{name}: unknown, or given twice; allowed: {allowed or ', '.join(names)}"
             raise bad_field(name, message, "unknown_parameter")

@@ -43,7 +43,9 @@ def read(text: str) -> dict[str, str]:
     if text.lstrip().startswith("{"):
         try:
             found = json.loads(text, object_pairs_hook=_each_once)
-        except json.JSONDecodeError as error:
+        except Refused:
+            raise
+        except (ValueError, RecursionError) as error:  # also a number too long for Python, or nesting too deep
             raise Refused("is not valid JSON; allowed: an object whose values are strings") from error
         if wrong := next((key for key, value in found.items() if not isinstance(value, str)), None):
             raise Refused(f"{shown(wrong)}: is not a string; allowed: an object whose values are strings")
@@ -59,10 +61,12 @@ def read(text: str) -> dict[str, str]:
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs by key. Raises Refused if a key comes twice."""
-    keys = [key for key, _ in pairs]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise Refused(f"{shown(twice)}: given more than once; allowed: each key once")
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise Refused(f"{shown(key)}: given more than once; allowed: each key once")
+        found[key] = value
+    return found
 
 
 @dataclass(frozen=True)
