@@ -27,6 +27,7 @@ MODULES = {
     "walk": "hopper.walk",
     "walk_guarded": "hopper.walk_guarded",
     "tiled": "hopper.attention",
+    "turns": "hopper.turns",
     "paired": "hopper.paired",
     "scoring": "hopper.block_mass",
     "exponentials": "hopper_eight.exponentials",
@@ -186,6 +187,12 @@ def _store(pointer, x, mask=True):
     pointer.data[at[mask]] = x[mask].to(pointer.data.dtype)
 
 
+def _atomic_add(pointer, x, sem):
+    found = _load(pointer)
+    _store(pointer, found + x)
+    return found
+
+
 def _copy(desc, at, bar, tile):
     b, h, first, column = (int(x) for x in at)
     rows, columns = tile.data.shape[-2:]
@@ -332,6 +339,7 @@ def _language():
         load=_load, store=_store, arange=lambda first, last, layout=None: torch.arange(first, last),
         zeros=lambda shape, dtype, layout=None: torch.zeros(shape, dtype=dtype), zeros_like=torch.zeros_like,
         full=lambda shape, x, dtype, layout=None: torch.full(shape, float(x), dtype=dtype),
+        atomic_add=_atomic_add,
         where=lambda condition, x, y: torch.where(tensor(condition), x, y),
         minimum=lambda x, y: torch.minimum(tensor(x), tensor(y)),
         maximum=lambda x, y: torch.maximum(tensor(x), tensor(y)),

@@ -255,9 +255,9 @@ def likened(tokens, blocks, likeness):
 @pytest.mark.parametrize(
     ("blocks", "dtype", "tokens", "data"),
     [
-        ((64, 64), torch.bfloat16, 700, {"likeness": 0.8, "rise": 1}),
+        ((64, 64), torch.bfloat16, 700, {"likeness": 0.8, "rise": 1, "counted_from": 1}),
         ((64, 64), torch.bfloat16, 384, {"likeness": 0.0, "rise": 60}),
-        ((64, 64), torch.bfloat16, 500, {"likeness": 1.0, "rise": 60}),
+        ((64, 64), torch.bfloat16, 500, {"likeness": 1.0, "rise": 60, "counted_from": 1}),
         ((64, 64), torch.bfloat16, 130, {"likeness": 0.5, "rise": 1}),
         ((128, 64), torch.bfloat16, 500, {"likeness": 0.5, "rise": 60}),
         ((128, 128), torch.bfloat16, 300, {"likeness": 0.5, "rise": 1}),
@@ -271,6 +271,7 @@ def test_block_sparse_attention_of_hopper(monkeypatch, blocks, dtype, tokens, da
     index = BlockIndex.from_mask(mask, **geometry)
     index.ids[index.counts == mask.shape[-1]] = 0  # a full row is read without its list
     hopper = emulated(monkeypatch, seed=tokens)
+    monkeypatch.setattr(hopper.turns, "COUNTED_FROM", data.get("counted_from", hopper.turns.COUNTED_FROM))
     kernel = hopper.paired if blocks[0] == 64 else hopper.tiled
     got = kernel.block_sparse_attention(q, k, v, index, 0.2)
     hopper_close(got, naive.attend(q, k, v, naive.token_mask(mask, blocks[0], tokens, tokens, blocks[1]), 0.2))

@@ -137,7 +137,7 @@ def test_scores_may_be_sharply_local(dtype, dim, rise, rows):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [64, 128])
 def test_a_program_has_many_query_tiles_and_walks_some_once_more(dtype, dim):
-    q, k, v = (x.to(dtype).cuda() for x in naive.qkv(batch=1, heads=60, tokens=1000, dim=dim, dtype=torch.float32))
+    q, k, v = (x.to(dtype).cuda() for x in naive.qkv(batch=1, heads=140, tokens=1000, dim=dim, dtype=torch.float32))
     out, mass, lse = ops.attention_with_block_mass(q, k, v, query_block=128)
     wanted = reference.attention_with_block_mass(q, k, v, lse, 128, 64, dim**-0.5)
     for got, true, tolerance in zip((out, mass, lse), wanted, (2e-2, 1e-3, 1e-3), strict=True):
@@ -145,8 +145,8 @@ def test_a_program_has_many_query_tiles_and_walks_some_once_more(dtype, dim):
     k[0, ::7, :64] *= 100  # lists are walked from their end
     q[0, 1::7, 900:] *= 100
     for rows, blocks in ((128, 8), (64, 16)):
-        counts = torch.randint(0, 17, (1, 60, blocks, 1), generator=torch.Generator().manual_seed(3))
-        mask = torch.rand(1, 60, blocks, 16, generator=torch.Generator().manual_seed(4)).argsort(-1) < counts
+        counts = torch.randint(0, 17, (1, 140, blocks, 1), generator=torch.Generator().manual_seed(3))
+        mask = torch.rand(1, 140, blocks, 16, generator=torch.Generator().manual_seed(4)).argsort(-1) < counts
         index = BlockIndex.from_mask(mask.cuda(), query_block=rows, key_block=64, query_tokens=1000, key_tokens=1000)
         out, lse = ops.block_sparse_attention(q, k, v, index)
         wanted, wanted_lse = sparse_reference(q, k, v, index)

@@ -44,6 +44,7 @@ POINTERS = {
     "lse": "*fp32",
     "cached_lse": "*fp32",
     "block_mass": "*fp32",
+    "order": "*i32",
 }
 TILED = {"q", "k", "v"}
 DATA = {*TILED, "out"}

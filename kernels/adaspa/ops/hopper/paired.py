@@ -9,6 +9,9 @@ of a list that its neighbour lacks in front of those that both keep.
 A program goes by rounds, in each of which both warpgroups have a tile: one that both keep, or one each that it keeps
 alone. Those come from the end, where the one block may be that is partial or has no neighbour, and in between the
 others, because they ask twice as much of the memory. The warpgroup with fewer tiles lets the first rounds pass.
+
+There are as many programs as the GPU can run at a time. They take pairs in turns, and the last quarter from a counter
+(`turns`).
 """
 
 import torch
@@ -39,7 +42,8 @@ from adaspa.ops.hopper.program import (
     start,
     store_rows,
 )
-from adaspa.ops.hopper.tiles import load_blocks, load_queries, panels, start_scores
+from adaspa.ops.hopper.tiles import load_blocks, panels, start_scores
+from adaspa.ops.hopper.turns import load_told, previous, programs_for, take_next, tell_end, told, turns
 from adaspa.ops.triton.launch import Launch, Launcher
 from adaspa.ops.triton.tiles import LOG2_E
 
@@ -89,11 +93,16 @@ class Pairs:
     width: gl.tensor
     nq: gl.tensor
     nk: gl.tensor
+    fixed: gl.tensor
+    """Pairs that programs have in turns; they take the rest from a counter."""
+    order: gl.tensor
+    """Counter of those, and for each of them the pair that its program had before."""
 
     @gluon.constexpr_function
-    def __init__(self, total, heads, tiles, ids, sizes, width, nq, nk):
+    def __init__(self, total, heads, tiles, ids, sizes, width, nq, nk, fixed, order):
         self.total, self.heads, self.tiles = total, heads, tiles
         self.ids, self.sizes, self.width, self.nq, self.nk = ids, sizes, width, nq, nk
+        self.fixed, self.order = fixed, order
 
 
 @gluon.jit
@@ -170,14 +179,6 @@ def _loaded(pair, r, before, half, apart):
 
 
 @gluon.jit
-def _load_queries(q_desc, buffers, pair, n, D: gl.constexpr):
-    """Load the ``n``-th queries of this program."""
-    mbarrier.wait(buffers.q_empty.index(0), (n & 1) ^ 1)
-    load_queries(q_desc, buffers.q, buffers.q_full.index(0), pair.batch, pair.head, pair.first_row, D)
-    return n + 1
-
-
-@gluon.jit
 def _load_lists(desc, tiles, full, empty, pair, base, D: gl.constexpr, STAGES: gl.constexpr):
     """Load the keys or the values of a pair; ``base`` tiles went through before."""
     count = _tiles(pair)
@@ -205,36 +206,58 @@ def _load_keys(
     q_desc, k_desc, buffers, pairs, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr
 ):  # fmt: skip
     """Run the warp that loads queries and keys: of the pairs of this program, and of those that are void once more."""
-    n, base = 0, 0
-    for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
-        pair = _pair_at(pairs, i)
-        n = _load_queries(q_desc, buffers, pair, n, D)
+    n, base, last = 0, 0, -1
+    i = gl.program_id(0)
+    size_0, size_1 = _sizes(pairs, i)
+    while i < pairs.total:
+        pair = _pair(pairs, i, size_0, size_1)
+        load_told(q_desc, buffers, pair, i, size_0, size_1, n, D)
         base = _load_lists(k_desc, buffers.k, buffers.k_full, buffers.k_empty, pair, base, D, STAGES)
+        n, last = n + 1, i
+        # While the warpgroups are at the last tiles, so that nothing waits for it.
+        i = take_next(pairs, i)
+        size_0, size_1 = _sizes(pairs, i)
+    tell_end(buffers, pairs.total, last, n)
+    n += 1
     if overflowed(buffers, 1):
-        for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
-            pair = _pair_at(pairs, i)
+        i = last
+        while i >= 0:
+            size_0, size_1 = _sizes(pairs, i)
+            pair = _pair(pairs, i, size_0, size_1)
             if is_void(memory, sequence, pair):
-                n = _load_queries(q_desc, buffers, pair, n, D)
+                load_told(q_desc, buffers, pair, i, size_0, size_1, n, D)
                 base = _load_lists(k_desc, buffers.k, buffers.k_full, buffers.k_empty, pair, base, D, STAGES)
+                n += 1
                 # After the wait for the queries before, so that no phase counts this warp twice.
                 mbarrier.arrive(buffers.void_bar.index(0), count=1)
+            i = previous(pairs, i)
 
 
 @gluon.jit
 def _load_values(v_desc, buffers, pairs, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr):
     """Run the warp that loads values. Keys need not wait until there is room for the values before them."""
-    base, again = 0, 0
-    for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
-        pair = _pair_at(pairs, i)
+    n, base, again = 0, 0, 0
+    i, size_0, size_1 = told(buffers, n, 1)
+    mbarrier.arrive(buffers.q_empty.index(0), count=1)
+    while i < pairs.total:
+        pair = _pair(pairs, i, size_0, size_1)
         base = _load_lists(v_desc, buffers.v, buffers.v_full, buffers.v_empty, pair, base, D, STAGES)
+        n += 1
+        i, size_0, size_1 = told(buffers, n, 1)
+        mbarrier.arrive(buffers.q_empty.index(0), count=1)
     if overflowed(buffers, 1):
-        for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
+        i = size_0
+        while i >= 0:
             pair = _pair_at(pairs, i)
             if is_void(memory, sequence, pair):
+                n += 1
+                mbarrier.wait(buffers.q_full.index(0), n & 1)
+                mbarrier.arrive(buffers.q_empty.index(0), count=1)
                 base = _load_lists(v_desc, buffers.v, buffers.v_full, buffers.v_empty, pair, base, D, STAGES)
                 mbarrier.arrive(buffers.void_bar.index(0), count=1)
                 mbarrier.wait(buffers.void_bar.index(0), again & 1)
                 again += 1
+            i = previous(pairs, i)
 
 
 @gluon.jit
@@ -376,33 +399,31 @@ def _walk(  # noqa: PLR0915 - the order of waits and products is one thing
 def _attend(buffers, pairs, sequence, memory, D: gl.constexpr, STAGES: gl.constexpr, HALF: gl.constexpr):
     """Run the warpgroup of one query block of each pair."""
     q = buffers.q.index(HALF)
-    step = gl.num_programs(0)
     n, base, turns, overflow = 0, 0, 0, 0
-    size_0, size_1 = _sizes(pairs, gl.program_id(0))
-    for i in range(gl.program_id(0), pairs.total, step):
+    i, size_0, size_1 = told(buffers, n, 4)
+    while i < pairs.total:
         pair = _pair(pairs, i, size_0, size_1)
-        # Read one pair ahead: its latency would stall the products.
-        size_0, size_1 = _sizes(pairs, i + step)
-        mbarrier.wait(buffers.q_full.index(0), n & 1)
         acc, l_i, m_i = _walk(buffers, pair, sequence, q, base, turns, D, STAGES, False, HALF)
         # Sums that are not numbers would stay so with a running maximum, too.
         void = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
         overflow = gl.maximum(overflow, void)
         store_rows(acc, l_i, m_i, void > 0, buffers, pair, sequence, memory, D, HALF)
         n, base, turns = n + 1, base + _tiles(pair), turns + _rounds(pair) - 1
+        i, size_0, size_1 = told(buffers, n, 4)
+    mbarrier.arrive(buffers.q_empty.index(0), count=1)
     buffers.overflow_flag.slice(HALF, 1).store(gl.full([1], overflow, gl.int32, gl.BlockedLayout([1], [32], [4], [0])))
     mbarrier.arrive(buffers.overflow_bar.index(0), count=1)
     if overflowed(buffers, 4):
-        _attend_again(buffers, pairs, sequence, memory, q, n, base, D, STAGES, HALF)
+        _attend_again(buffers, pairs, sequence, memory, q, size_0, n + 1, base, D, STAGES, HALF)
 
 
 @gluon.jit
 def _attend_again(
-    buffers, pairs, sequence, memory, q, n, base, D: gl.constexpr, STAGES: gl.constexpr, HALF: gl.constexpr
+    buffers, pairs, sequence, memory, q, last, n, base, D: gl.constexpr, STAGES: gl.constexpr, HALF: gl.constexpr
 ):
     """Walk the lists of the pairs that were left void once more, with a running maximum."""
-    again = 0
-    for i in range(gl.program_id(0), pairs.total, gl.num_programs(0)):
+    i, again = last, 0
+    while i >= 0:
         pair = _pair_at(pairs, i)
         if is_void(memory, sequence, pair):
             mbarrier.arrive(buffers.void_bar.index(0), count=1)
@@ -411,14 +432,15 @@ def _attend_again(
             mbarrier.wait(buffers.void_bar.index(0), again & 1)
             store_rows(acc, l_i, m_i, False, buffers, pair, sequence, memory, D, HALF)
             n, base, again = n + 1, base + _tiles(pair), again + 1
+        i = previous(pairs, i)
 
 
-@gluon.jit(do_not_specialize=["pairs", "heads", "q_tokens", "k_tokens", "nq", "nk", "tiles", "width"])
+@gluon.jit(do_not_specialize=["pairs", "fixed", "heads", "q_tokens", "k_tokens", "nq", "nk", "tiles", "width"])
 def paired_kernel(
-    q_desc, k_desc, v_desc, ids, sizes, out, lse, stride_b, stride_h, stride,
-    pairs, heads, q_tokens, k_tokens, nq, nk, tiles, width, scale, D: gl.constexpr, STAGES: gl.constexpr,
+    q_desc, k_desc, v_desc, ids, sizes, out, lse, order, stride_b, stride_h, stride,
+    pairs, fixed, heads, q_tokens, k_tokens, nq, nk, tiles, width, scale, D: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    pairs = Pairs(pairs, heads, tiles, ids, sizes, width, nq, nk)
+    pairs = Pairs(pairs, heads, tiles, ids, sizes, width, nq, nk, fixed, order)
     sequence = Sequence(q_tokens, k_tokens, nq, nk, scale)
     memory = Memory(out, lse, lse, lse, stride_b, stride_h, stride)
     buffers = start(q_desc.dtype, D, STAGES, 2)
@@ -444,16 +466,17 @@ def block_sparse_attention(
     q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
     out, lse = torch.empty_like(q), torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     ids, sizes = pair_lists(index)
+    pairs = q.shape[0] * q.shape[1] * num_blocks(q.shape[2], QUERY_TILE.value)
+    programs = programs_for(pairs, q.device)
+    fixed, order = turns(pairs, programs, sizes)
 
     def launch() -> Launch:
-        batch, heads, tokens, dim = q.shape
-        tiles = num_blocks(tokens, QUERY_TILE.value)
-        pairs = batch * heads * tiles
-        numbers = (*out.stride()[:3], pairs, heads, tokens, k.shape[2], index.num_query_blocks, index.num_key_blocks)
-        numbers += (tiles, ids.shape[3], scale * LOG2_E.value)
-        processors = torch.cuda.get_device_properties(q.device).multi_processor_count
-        return Launch((min(pairs, processors), 1, 1), numbers, {"D": dim, "STAGES": STAGES[dim]} | REGISTERS)
+        _, heads, tokens, dim = q.shape
+        numbers = (*out.stride()[:3], pairs, fixed, heads, tokens, k.shape[2])
+        numbers += (index.num_query_blocks, index.num_key_blocks, num_blocks(tokens, QUERY_TILE.value))
+        numbers += (ids.shape[3], scale * LOG2_E.value)
+        return Launch((programs, 1, 1), numbers, {"D": dim, "STAGES": STAGES[dim]} | REGISTERS)
 
     kind = (q.dtype, q.shape, k.shape, out.stride(), ids.shape[3], scale)
-    launch_paired.as_before(kind, (panels(q), panels(k), panels(v), ids, sizes, out, lse), launch)
+    launch_paired.as_before(kind, (panels(q), panels(k), panels(v), ids, sizes, out, lse, order), launch)
     return out, lse

@@ -41,11 +41,13 @@ class Buffers:
     """Barrier of all that load or compute: they have seen that a query tile is void."""
     votes: gl.shared_memory_descriptor
     """Flag of each warp, in fp16: not 0 if a row's sum over the last tile exceeds the limit."""
+    taken: gl.shared_memory_descriptor
+    """Pair that is loaded, and the sizes of its lists."""
 
     @gluon.constexpr_function
     def __init__(
         self, q, k, v, q_full, q_empty, k_full, k_empty, v_full, v_empty, pingpong_bars, overflow_flag, overflow_bar,
-        void_bar, votes,
+        void_bar, votes, taken,
     ):  # fmt: skip
         self.q, self.k, self.v = q, k, v
         self.q_full, self.q_empty = q_full, q_empty
@@ -53,7 +55,7 @@ class Buffers:
         self.v_full, self.v_empty = v_full, v_empty
         self.pingpong_bars = pingpong_bars
         self.overflow_flag, self.overflow_bar = overflow_flag, overflow_bar
-        self.void_bar, self.votes = void_bar, votes
+        self.void_bar, self.votes, self.taken = void_bar, votes, taken
 
 
 @aggregate
@@ -104,7 +106,7 @@ def start(dtype: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, LOADERS: g
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     mbarrier.init(q_full.index(0), count=1)
-    mbarrier.init(q_empty.index(0), count=2)  # both warpgroups have read it
+    mbarrier.init(q_empty.index(0), count=1 + LOADERS)  # all but the one that loads it
     for i in gl.static_range(STAGES):
         mbarrier.init(k_full.index(i), count=1)
         mbarrier.init(v_full.index(i), count=1)
@@ -119,10 +121,13 @@ def start(dtype: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, LOADERS: g
     void_bar = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
     mbarrier.init(void_bar.index(0), count=2 + LOADERS)
     votes = gl.allocate_shared_memory(gl.int32, [8], flags)
+    taken = votes
+    if LOADERS == 2:
+        taken = gl.allocate_shared_memory(gl.int32, [8], flags)
     fence_async_shared()
     return Buffers(
         q_tiles, k_tiles, v_tiles, q_full, q_empty, k_full, k_empty, v_full, v_empty, pingpong_bars,
-        overflow_flag, overflow_bar, void_bar, votes,
+        overflow_flag, overflow_bar, void_bar, votes, taken,
     )  # fmt: skip
 
 
