@@ -23,5 +23,6 @@ def answered(_: None, __: Any, made: Admitted) -> int:
 if __name__ == "__main__":
     janitor.ORPHANS_SECONDS = 5.0
     around(JobStore, "admit_all", None, "admitted", admitted)
-    around(videos, "ring_for", "answered", None, answered)
+    if hasattr(videos, "ring_for"):  # an earlier version's gateway rings before it answers
+        around(videos, "ring_for", "answered", None, answered)
     main()
