@@ -314,8 +314,8 @@ def longer_section(results: list[Json]) -> str:
         settings = result["settings"]
         parts += [
             f"The long model at {settings['tokens']:,} tokens, {settings['captions']} held-out captions, "
-            f"{settings['steps']} denoising steps, {settings['dtype']}, on one\n{result['device']}; density with its "
-            "standard deviation over clips, cost as for [the candidates](#candidates-of-the-presets):",
+            f"{settings['steps']} denoising steps, {settings['dtype']}, on one\n{result['device']}. Density has "
+            "its standard deviation over clips. Cost is as for [the candidates](#candidates-of-the-presets):",
             longer.table(result["rows"]),
         ]
     return "\n\n".join(parts) + "\n"
