@@ -104,7 +104,7 @@ class Attempts:
         except RecordUnreadable as error:
             log.error("%s", error)  # held on to, it would come again as one whose answer was lost, for ever
             job_id, pairs = found
-            token = pairs[pairs.index(b"token") + 1].decode()
+            token = dict(zip(pairs[::2], pairs[1::2], strict=True))[b"token"].decode()
             self._scripts.run(
                 "end", id=job_id.decode(), token=token, outcome="worker_error", error=UNREADABLE.model_dump_json()
             )

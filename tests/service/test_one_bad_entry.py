@@ -136,6 +136,28 @@ def test_the_log_names_a_job_that_is_set_aside_once(
     assert [(one.levelno, job_id in one.getMessage()) for one in told] == [(logging.ERROR, True)]
 
 
+def test_a_running_job_is_set_aside_once_however_often_its_worker_asks(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams]
+) -> None:
+    job_id = claimed(state.store, create(state.store, params())).job.id
+    worker = record(state.store, job_id).worker
+    assert worker is not None
+    valkey.hset(f"adaspa:job:{job_id}", "params", "{oops")
+    assert [state.store.claim("demo", worker, "after") for _ in range(3)] == [None] * 3
+    assert state.store.take_set_aside() == [job_id]
+
+
+def test_an_attempt_whose_record_holds_the_names_of_its_fields_as_values_is_ended(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams]
+) -> None:
+    first, second = (create(state.store, params()).id for _ in range(2))
+    key = f"adaspa:job:{first}"
+    fields = valkey.hgetall(key)
+    valkey.delete(key)
+    valkey.hset(key, mapping={b"user": b"token", b"metadata": b"{oops"} | fields)
+    assert next_lease(state.store).job.id == second
+
+
 def test_what_workers_announced_may_be_unreadable(
     state: AppState, valkey: redis.Redis, params: Callable[..., JobParams]
 ) -> None:

@@ -197,6 +197,13 @@ local function gpus_of(model)
   return spec and tonumber(parsed(spec).gpus) or 1
 end
 
+-- A worker no longer has the lease of this job, if it had it.
+local function free(worker, id)
+  if worker and redis.call('HGET', PREFIX .. 'leases_by_worker', worker) == id then
+    redis.call('HDEL', PREFIX .. 'leases_by_worker', worker)
+  end
+end
+
 -- How long (ms) the attempt ran, if it is known.
 local function leave_running(id)
   local running, worker = PREFIX .. 'running:' .. job(id).model, get(id, 'worker')
@@ -208,9 +215,7 @@ local function leave_running(id)
   end
   redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)
-  if worker and redis.call('HGET', PREFIX .. 'leases_by_worker', worker) == id then
-    redis.call('HDEL', PREFIX .. 'leases_by_worker', worker)
-  end
+  free(worker, id)
   return ran
 end
 
@@ -418,6 +423,7 @@ local function set_aside(id)
       end
     end
   end
+  free(get(id, 'worker'), id)
   local owner = get(id, 'owner')
   if owner then
     redis.call('SREM', PREFIX .. 'unfinished:' .. owner, id)
