@@ -165,8 +165,8 @@ class AdaSpaConfig:
 
         ``exact``: dense attention throughout. ``quality``, ``balanced`` and ``fast`` keep ever fewer blocks,
         and leave sequences dense that are too short to gain (``skip_short``). Of the settings that were measured on
-        the demo model, they cost least at 50 dB PSNR to the dense video, at 40 dB, and at the PSNR of the paper's
-        settings (`benchmarks.fidelity.tables`). On other models and prompts the PSNR differs.
+        the demo model, they cost least at 50 dB PSNR to the dense video, at 40 dB, and at half a decibel less than the
+        paper's settings (`benchmarks.fidelity.tables`). On other models and prompts the PSNR differs.
 
         Raises:
             ValueError: naming the presets there are, or a field and what is allowed.
