@@ -9,7 +9,16 @@ from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideo
 from adaspa.layout import Layout
 from adaspa.models.family import Family, patch_grid
 from adaspa.models.plans import GATHERED, rotary, split_behind
-from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, project_out, project_text, rotate, split_heads
+from adaspa.models.processor import (
+    QKV,
+    AdaSpaProcessor,
+    norm_heads,
+    project,
+    project_out,
+    project_text,
+    rotate,
+    split_heads,
+)
 from adaspa.models.tile_order import along
 
 
@@ -26,12 +35,13 @@ class HunyuanVideoProcessor(AdaSpaProcessor):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Args: hidden_states, encoder_hidden_states ``[B, S, H * D]``; the mask is in the layout of the forward."""
         if attn.add_q_proj is None:
-            return self._single_stream(attn, (hidden_states, encoder_hidden_states), image_rotary_emb)
-        video = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
-        if image_rotary_emb is not None:
-            rotate(video, image_rotary_emb)
-        text = split_heads(attn, project_text(attn, encoder_hidden_states))
-        norm_heads(text, attn.norm_added_q, attn.norm_added_k)
+            video, text = _together(attn, (hidden_states, encoder_hidden_states), image_rotary_emb)
+        else:
+            video = norm_heads(split_heads(attn, project(attn, hidden_states)), attn.norm_q, attn.norm_k)
+            if image_rotary_emb is not None:
+                rotate(video, image_rotary_emb)
+            text = split_heads(attn, project_text(attn, encoder_hidden_states))
+            norm_heads(text, attn.norm_added_q, attn.norm_added_k)
         video_out, text_out = self.joint_attention(video, text)
         if attn.to_out is not None:
             video_out = project_out(attn, video_out)
@@ -39,18 +49,17 @@ class HunyuanVideoProcessor(AdaSpaProcessor):
             text_out = attn.to_add_out(text_out)
         return video_out, text_out
 
-    def _single_stream(
-        self, attn: Any, streams: tuple[torch.Tensor, torch.Tensor], tables: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Video and text, ``[B, S, H * D]`` each, by the same projections and norms."""
-        video, text = (x.shape[1] for x in streams)
-        qkv = norm_heads(split_heads(attn, project(attn, torch.cat(streams, dim=1))), attn.norm_q, attn.norm_k)
-        if tables is not None:  # the text is turned by no angle
-            cos, sin = (F.pad(table, (0, 0, 0, text), value=still) for table, still in zip(tables, (1, 0), strict=True))
-            rotate(qkv, (cos, sin))
-        parts = [list(pair) for pair in zip(*(x.split((video, text), dim=1) for x in qkv), strict=True)]
-        qkv.clear()
-        return self.joint_attention(*parts)
+
+def _together(
+    attn: Any, streams: tuple[torch.Tensor, torch.Tensor], tables: tuple[torch.Tensor, torch.Tensor] | None
+) -> list[QKV]:
+    """Query, key and value of video and of text, ``[B, S, H, D]`` each, by the same projections and norms."""
+    video, text = (x.shape[1] for x in streams)
+    qkv = norm_heads(split_heads(attn, project(attn, torch.cat(streams, dim=1))), attn.norm_q, attn.norm_k)
+    if tables is not None:  # the text is turned by no angle
+        cos, sin = (F.pad(table, (0, 0, 0, text), value=still) for table, still in zip(tables, (1, 0), strict=True))
+        rotate(qkv, (cos, sin))
+    return [list(part) for part in zip(*(x.split((video, text), dim=1) for x in qkv), strict=True)]
 
 
 class HunyuanVideo(Family):
