@@ -44,8 +44,8 @@ DENSITIES = (0.2, 0.05, 0.1, 0.3, 0.5)
 SHORT = 4096
 """Tokens up to which the host's time is measured: beyond, the GPU takes longer than any host."""
 ROUND_MS = 40
-"""Milliseconds of launches of a row in a round, and of those before them that are not timed; a longer one is launched
-once and once."""
+"""Milliseconds of launches of a row in a round, and as long again before them, untimed. A longer one is launched once
+each."""
 # What is to be timed, how much of the dense work it does (None: no attention), and how its launch is made.
 Job = tuple[dict[str, Any], float | None, Callable[[], Callable[[], Any]]]
 

@@ -33,7 +33,7 @@ def sharply_local(qkv: Tensors, nats: float = 80.0) -> Tensors:
 
 
 def with_outlier_rows(qkv: Tensors, factor: float = 6.0) -> Tensors:
-    """Inputs of which every 64th query and every 64th key, others than those, are so many times as long."""
+    """Inputs with every 64th query and every 64th key, at other places, multiplied by ``factor``."""
     q, k, v = (x.clone(memory_format=torch.preserve_format) for x in qkv)
     q[:, :, 7::64] *= factor
     k[:, :, 31::64] *= factor

@@ -62,7 +62,7 @@ def slot(call: Callable[[], Any], ms: float, clock: Clock) -> tuple[float, float
 
 
 def shares(row: Row, dense: Row) -> dict[str, float]:
-    """Percent of the ideal in time, and at one clock."""
+    """Percent of the ideal: by the time, and if both had run at one clock."""
     (ms, clocks), (ideal, ideal_clocks) = (
         (median(ms for ms, _ in timed["slots"]), median(ms * mhz for ms, mhz in timed["slots"]))
         for timed in (row, dense)

@@ -42,7 +42,7 @@ class Layout(NamedTuple):
         return torch.cat((x[:, self.before : end], x[:, : self.before], x[:, end:]), dim=1)
 
     def with_video_first(self) -> "Layout":
-        """Lay out the same rows where the model itself has them in that order."""
+        """Return the layout of the same rows in a model that gets them with the video first."""
         return self._replace(before=0, text_tokens=self.before + self.text_tokens)
 
     def as_it_was(self, x: torch.Tensor) -> torch.Tensor:

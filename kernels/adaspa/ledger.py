@@ -91,7 +91,7 @@ class Ledger:
                 if wanted is not StepKind.DENSE:
                     self._note(layer, self._why.get(layer, f"ran dense in a {wanted} step"))
             elif StepKind.SEARCH in ran:
-                # One that has searched before makes up for a search that it was not there for.
+                # A site that has searched before makes up for a search whose step a cache skipped.
                 if wanted is StepKind.SPARSE and site not in self._owed and site not in self._searched:
                     self._note(layer, "searched in a sparse step, because it had no pattern")
                 self._owed.discard(site)

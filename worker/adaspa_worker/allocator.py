@@ -1,17 +1,16 @@
-"""PyTorch's allocator of GPU memory: segments that grow and shrink, so that what is free in pieces serves as a whole.
+"""PyTorch's allocator of GPU memory: segments that grow and shrink, so that free pieces serve as a whole.
 
-With its usual segments, Wan's VAE needed a quarter more than it held at most, and a job that fits by its peak ended out
-of memory.
+With its usual segments, Wan's VAE ran out of memory on an H200 with a fifth more room than its peak.
 """
 
 import os
 
 VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""Variables in which an operator may have said something else; every PyTorch reads the second."""
+"""Variables with which an operator may choose other settings; every PyTorch reads the second."""
 GROWING = "expandable_segments:True"
 
 
 def use() -> None:
-    """Set it for this process and those that it starts, before PyTorch is imported. An operator's own choice stays."""
+    """Choose growing segments, unless the operator chose, here and in children. Call before PyTorch loads."""
     if not any(os.environ.get(variable) for variable in VARIABLES):
         os.environ[VARIABLES[-1]] = GROWING

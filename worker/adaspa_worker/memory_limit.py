@@ -6,15 +6,15 @@ import torch
 from adaspa_jobs.settings import get_settings
 
 SPARE = 0.03
-"""Share of a GPU's memory that is left to gaps between what PyTorch's allocator holds."""
+"""Share of the limit that is left to gaps between what PyTorch's allocator holds."""
 
 
 @cache
 def memory_limit() -> int | None:
     """Return the limit in bytes: the setting, or else the GPU's free memory. None on a CPU without the setting.
 
-    Asked first before the model is loaded: what is free then is the worker's. PyTorch keeps to a set limit, gaps
-    included.
+    On a GPU it is less by SPARE. Ask first before the model is loaded: what is free then is the worker's. PyTorch keeps
+    to a set limit, gaps included.
     """
     own = get_settings().worker_memory_bytes
     if not torch.cuda.is_available():

@@ -55,9 +55,10 @@ class Family:
         return Layout()
 
     def video_first(self, given: dict[str, Any], layout: Layout) -> dict[str, Any] | None:
-        """Return the arguments for the rows in the order of `Layout.video_first`; None if they do not say the order.
+        """Return the arguments ``given`` for a sequence with the video first, or None if a model has a fixed order.
 
-        Attention then moves no rows: else it moves those of queries, keys and values in every layer, and back.
+        With them attention moves no rows. Otherwise every layer brings the rows of queries, keys and values into the
+        order of `Layout.video_first`, and those of its output back.
         """
         return None
 

@@ -11,9 +11,9 @@ from adaspa.models.processor import AdaSpaProcessor, norm_heads, project, projec
 from adaspa.models.tile_order import along
 
 OF_ROWS = ("timestep_indices", "token_tags", "position_ids")
-"""Arguments with something for each row of the packed sequence."""
+"""Arguments with an entry for each row of the packed sequence."""
 WHERE = ("video_indices", "audio_indices", "text_indices")
-"""Arguments with the rows of one kind."""
+"""Arguments with the places of the rows of one kind."""
 
 
 class MiniMaxH3Processor(AdaSpaProcessor):
@@ -66,7 +66,7 @@ class MiniMaxH3(Family):
         return Layout(behind, grid=(frames, lines, columns) if in_grid else None, before=start)
 
     def video_first(self, given: dict[str, Any], layout: Layout) -> dict[str, Any]:
-        """Arrange the packed sequence anew: what there is for each row, and where the rows of each kind are."""
+        """Reorder the entries of all rows, and say where the rows of each kind are now."""
         rows = torch.arange(len(given["timestep_indices"]), device=given["timestep_indices"].device)
         order = layout.video_first(rows.unsqueeze(0))[0]
         place = order.argsort()

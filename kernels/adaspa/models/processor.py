@@ -158,7 +158,7 @@ class AdaSpaProcessor(Bound):
 
 
 def joined(video: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """``[B, S, ...]`` with the rows of both, not copied where they already follow each other in memory."""
+    """Return ``[B, S, ...]`` with the rows of both, as a view if they follow each other in memory."""
     end = video.storage_offset() + video.shape[1] * video.stride(1)
     same = video.untyped_storage().data_ptr() == text.untyped_storage().data_ptr()
     if same and video.stride() == text.stride() and text.storage_offset() == end:

@@ -56,7 +56,7 @@ def away(scope: Scope, error: Exception) -> JSONResponse:
 
 
 def methods_of(request: Request) -> list[str]:
-    """Return the methods that a request's path has: Starlette tells those of the first route alone."""
+    """Return the methods that a request's path takes. Starlette names those of the first route alone."""
 
     def has(method: str) -> bool:
         scope = {**request.scope, "method": method}

@@ -40,12 +40,12 @@ def metadata_of(request: Request) -> dict[str, str]:
 
 
 def check_names(request: Request, names: Collection[str], allowed: str = "") -> None:
-    """Refuse parameters of other names, which would be passed over, and those that are given twice.
+    """Refuse parameters of other names, which would be ignored, and those that are given twice.
 
     Args:
-        request: whose query.
-        names: that it may have.
-        allowed: the same in words, if they are not all.
+        request: to read the query of.
+        names: parameters that it may have.
+        allowed: the names as the error tells them; joined by commas if empty.
 
     Raises:
         ApiError: 400 with the parameter.

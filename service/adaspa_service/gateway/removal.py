@@ -32,7 +32,7 @@ UNFINISHED_SECONDS = 3600.0
 
 
 def each(state: AppState, items: Iterable[Item], act: Callable[[Item], None]) -> None:
-    """Do this for all of them, also if storage refuses it for some: a folder that cannot be removed, for example.
+    """Do this for all items, even if storage refuses some: a folder that cannot be removed, for example.
 
     Raises:
         StorageUnavailable: the first refusal, at the end, or at once if storage does not answer at all.

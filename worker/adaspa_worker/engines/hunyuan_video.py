@@ -23,7 +23,7 @@ EVERY = {"latent_concat": 2, "token_replace": 4}
 
 
 class WithoutRotary(HunyuanVideoAttnProcessor2_0):
-    """Attention without a rotary embedding, for which AdaSpa needs no room, and diffusers' code copies in float32."""
+    """Attention without the rotary embedding: AdaSpa's needs no memory, where diffusers' makes copies in float32."""
 
     def __call__(self, *args: Any, image_rotary_emb: Any = None, **kwargs: Any) -> Any:
         return super().__call__(*args, **kwargs)

@@ -1,6 +1,6 @@
-"""Parts of a tensor in a compiled graph that are put together again: the tensor that they are of.
+"""Concatenations in a compiled graph of all parts of a tensor, replaced by that tensor.
 
-HunyuanVideo's single-stream blocks part the rows of video and text, and attention projects them together again.
+HunyuanVideo's single-stream blocks split the rows of video and text, and attention projects them together again.
 Inductor would copy them, and could not see that the MLP beside it rounds the same rows.
 """
 
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 class Part(NamedTuple):
-    """Rows, columns or whatever ``dim`` counts of a tensor, from ``start`` to ``stop``."""
+    """A slice of a tensor along ``dim``, from ``start`` up to ``stop``."""
 
     source: Node
     dim: int
@@ -39,7 +39,7 @@ def rejoin(graph: Graph) -> None:
 
 
 def _whole(parts: Sequence[Part | None], dim: int) -> Node | None:
-    """Return what the parts are of, if they are all of it along ``dim``."""
+    """Return the tensor of which these are all parts along ``dim``, in their order; else None."""
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts) or {(part.source, part.dim) for part in known} != {(known[0].source, dim)}:
         return None
@@ -50,7 +50,7 @@ def _whole(parts: Sequence[Part | None], dim: int) -> Node | None:
 
 
 def _part(node: Any) -> Part | None:
-    """Tell which part of another tensor a node is."""
+    """Return the part of another tensor that a node is; None if it is no slice or split of one."""
     if node.target is aten.slice.Tensor:
         given = list(node.args)
         source, at, start, stop, step = given + [0, None, None, 1][len(given) - 1 :]
