@@ -83,7 +83,8 @@ def gpu_soak(run: dict[str, Any]) -> Iterator[str]:
             f"{found[half]}" if name.startswith("files") else f"{found[half] / 1e6:,.1f} MB"
             for half in ("first", "second")
         ]
-        yield f"| {name} | {' | '.join(shown)} | {found['percent']:+.1f} % | {found['verdict']} |"
+        growth = f"{found['percent']:+.1f} %" if "percent" in found else ""
+        yield f"| {name} | {' | '.join(shown)} | {growth} | {found['verdict']} |"
 
 
 def made(page: str) -> str:

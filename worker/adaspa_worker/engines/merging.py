@@ -14,7 +14,7 @@ from adaspa_worker.engines.rejoining import rejoin
 
 
 class MergeEqual(CustomGraphPass):
-    """A pass of Inductor (``post_grad_custom_pre_pass``) that computes equal things once and does not rejoin parts."""
+    """A pass of Inductor (``post_grad_custom_pre_pass``): it computes equal things once and rejoins parts uncopied."""
 
     def __call__(self, graph: Graph) -> None:
         rejoin(graph)
