@@ -69,6 +69,18 @@ def test_parts_in_another_order_or_not_all_of_them_stay_a_concatenation() -> Non
     assert [cats(work, x) for work in (turned, left_out, other)] == [2, 2, 4]
 
 
+def test_what_a_graph_returns_shares_no_memory_with_what_it_was_given() -> None:
+    def whole(x: Tensor) -> tuple[Tensor, ...]:
+        return (torch.cat((x[:, :3], x[:, 3:]), dim=1),)
+
+    def view(x: Tensor) -> tuple[Tensor, ...]:
+        double = x * 2
+        return double, torch.cat(double.split((3, 5), dim=1), dim=1)[:, 1:]
+
+    x = torch.randn(1, 8, 4)
+    assert [cats(work, x) for work in (whole, view)] == [1, 1]
+
+
 def test_memory_that_is_written_to_is_nobody_elses() -> None:
     def work(x: Tensor) -> tuple[Tensor, Tensor]:
         one, other = torch.empty_like(x), torch.empty_like(x)

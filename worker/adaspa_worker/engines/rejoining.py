@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+from torch._inductor.fx_utils import get_node_storage
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -27,9 +28,13 @@ class Part(NamedTuple):
 
 
 def rejoin(graph: Graph) -> None:
-    """Replace what concatenates all parts of a tensor, in their order, by the tensor."""
+    """Replace what concatenates all parts of a tensor, in their order, by the tensor.
+
+    What the graph returns stays a copy: else its caller would write to an input, or to two outputs at once.
+    """
+    returned = {get_node_storage(node) for node in graph.output_node().all_input_nodes}
     for node in list(graph.nodes):
-        if node.target is not aten.cat.default:
+        if node.target is not aten.cat.default or get_node_storage(node) in returned:
             continue
         pieces: Sequence[Node] = node.args[0]
         source = _whole([_part(piece) for piece in pieces], _dim(node, *node.args[1:]))
