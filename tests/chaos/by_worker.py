@@ -35,7 +35,7 @@ from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.course import Course
 from adaspa_worker.encode import VideoWriter
 from adaspa_worker.group import GroupFailed
-from adaspa_worker.lease import LeaseKeeper, TimeLimitExceeded
+from adaspa_worker.lease import LeaseKeeper, TimeLimitExceeded, WorkerStopping
 from adaspa_worker.preview import Previews, to_webp
 from adaspa_worker.provenance import Provenance
 from adaspa_worker.recipe import read_recipe
@@ -693,9 +693,10 @@ class Runs(Scene):
         at.engine.denoise, at.engine.frames = noted, stops  # type: ignore[method-assign,assignment]
         try:
             at.runner.run("stub")
-        except Exception as error:
-            assert type(error).__name__ == "WorkerStopping", error
-        at.stopping.clear()
+        except WorkerStopping:
+            at.stopping.clear()
+        else:
+            raise AssertionError("a worker that is told to stop goes on with its job")
         at.engine.frames = frames  # type: ignore[method-assign]
         at.runner.run("stub")
         at.engine.denoise = denoise  # type: ignore[method-assign]
