@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from adaspa_service.local.supervisor import free_port
 from flaky_proxy import FlakyProxy, flaky
-from valkey_process import free_port, start_valkey
+from valkey_process import start_valkey
 from waiting import until
 
 GUIDE = Path(__file__).parents[1] / "docs" / "operations.md"
@@ -39,7 +40,7 @@ class Pair:
 @contextmanager
 def running_pair(folder: Path) -> Iterator[Pair]:
     """Both as processes, whose data lies in the folder."""
-    ports = free_port(), free_port()
+    ports = free_port("127.0.0.1"), free_port("127.0.0.1")
     servers = []
     for port in ports:
         own = folder / str(port)

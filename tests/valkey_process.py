@@ -1,6 +1,5 @@
 """A real Valkey server as a process, on a unix socket."""
 
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,12 +36,6 @@ def running_valkey(*options: str) -> Iterator[Path]:
         finally:
             server.kill()
             server.wait()
-
-
-def free_port() -> int:
-    """A port of this machine that is free right now, for a server's ``--port``."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _answers(sock: Path) -> bool:

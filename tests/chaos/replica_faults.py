@@ -4,7 +4,8 @@ import time
 
 import redis
 from adaspa_service.local.process import tied
-from valkey_process import free_port, start_valkey
+from adaspa_service.local.supervisor import free_port
+from valkey_process import start_valkey
 from waiting import until
 
 from chaos.links import Link
@@ -26,7 +27,7 @@ class LaggingReplica(Scene):
     def play(self, stage: Stage) -> None:
         fleet, client, first = stage.fleet, stage.client("b"), stage.store.client
         (fleet.folder / "second").mkdir()
-        ports = free_port(), free_port()
+        ports = free_port("127.0.0.1"), free_port("127.0.0.1")
         first.config_set("port", ports[0])
         options = ("--appendonly", "yes", "--port", str(ports[1]), "--repl-diskless-sync-delay", "0")
         process = start_valkey(fleet.folder / "second", *options, before=tied())

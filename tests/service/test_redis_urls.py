@@ -14,9 +14,10 @@ from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.events import Stream
 from adaspa_service.gateway.state import AppState
 from adaspa_service.local.folder import valkey_url
+from adaspa_service.local.supervisor import free_port
 from adaspa_service.local.valkey import socket_path
 from admitting import create
-from valkey_process import free_port, start_valkey
+from valkey_process import start_valkey
 
 SECRET = "hunter2/?#@:%"
 QUOTED = "hunter2%2F%3F%23%40%3A%25"
@@ -35,7 +36,7 @@ class Server:
 def server(valkey_socket: Path) -> Iterator[Server]:
     folder = valkey_socket.parent / "urls"
     folder.mkdir()
-    port = free_port()
+    port = free_port("127.0.0.1")
     process = start_valkey(folder, "--port", str(port))
     with redis.Redis(unix_socket_path=str(folder / "valkey.sock")) as client:
         client.execute_command("ACL", "SETUSER", "ada", "on", f">{SECRET}", "~*", "&*", "+@all")

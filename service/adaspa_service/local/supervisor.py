@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +19,8 @@ from adaspa_service.access.open_token import with_token
 from adaspa_service.local.folder import LocalError, claim, identity, valkey_child, valkey_url, wait_until_ready
 from adaspa_service.local.process import Child
 
+PORTS = range(20_000, 32_768)
+"""Ports below those that a system gives to programs that ask for any."""
 WORKER_SECONDS = 1800.0
 """Time limit for a worker's start, which may download, load and compile its model."""
 
@@ -167,9 +170,17 @@ def check_port(host: str, port: int) -> None:
 
 
 def free_port(host: str) -> int:
-    """Return a port that is free right now."""
-    with socket.create_server((host, 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a port that is free right now, and that no other program is given before it is used.
+
+    Raises:
+        LocalError: none is free, or the address is not one of this machine.
+    """
+    for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):
+        with suppress(OSError), socket.create_server((host, port)):
+            return port
+    raise LocalError(
+        f"{host}: no port from {PORTS[0]} to {PORTS[-1]} is free, or this machine does not have the address"
+    )
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
