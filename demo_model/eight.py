@@ -8,27 +8,24 @@ search by search. Each is compared with the dense video in bfloat16, and those i
 bfloat16.
 """
 
-import argparse
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import diffusers
 import torch
 from adaspa import BlockIndex
 from adaspa.cache import CacheEntry
 from adaspa.ops.call import Precision
 from torch import Tensor
 
-from benchmarks.results import add, ran_on, write
+from benchmarks.results import add, write
 from demo_model.evaluation import share_right
 from demo_model.fidelity import distances, judge, readers, run
-from demo_model.linears import pipeline
+from demo_model.linears import asked, begun, pipeline
 from demo_model.scenes import sample_scenes
 from demo_model.variants import variants
 
@@ -77,25 +74,10 @@ def given(lists: list[BlockIndex]) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--captions", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, default=4.0)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--batch", type=int, default=8)
-    args = parser.parse_args()
+    args = asked(__doc__, SETTINGS, batch=8)
     device = torch.device(args.device)
     scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
-    result: dict[str, Any] = {
-        **ran_on(quick=device.type == "cpu"),
-        "diffusers": diffusers.__version__,
-        **{key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance")},
-        "complete": False,
-        "rows": [],
-    }
+    result = begun(args)
     pipe = pipeline("bfloat16", device)
     dense = run(pipe, None, scenes, args)[0]
     with readers(device) as pool:

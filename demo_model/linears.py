@@ -10,6 +10,7 @@ bfloat16 does.
 
 import argparse
 import random
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from adaspa_worker.engines import linears
 from diffusers import WanPipeline
 from torch import Tensor
 
-from benchmarks.results import add, ran_on, write
+from benchmarks.results import Result, add, ran_on, write
 from demo_model.evaluation import share_right
 from demo_model.fidelity import distances, judge, readers, run
 from demo_model.scenes import Scene, sample_scenes
@@ -68,26 +69,36 @@ def videos_of(kind: str, name: str, scenes: list[Scene], args: argparse.Namespac
     return videos
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(about: str | None, settings: Iterable[str], batch: int) -> argparse.Namespace:
+    """Read the options of a comparison of the videos of some settings."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=list(settings), default=list(settings))
     parser.add_argument("--captions", type=int, default=64)
     parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--batch", type=int, default=32)
-    args = parser.parse_args()
-    device = torch.device(args.device)
-    scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
-    result: dict[str, Any] = {
-        **ran_on(quick=device.type == "cpu"),
+    parser.add_argument("--batch", type=int, default=batch)
+    return parser.parse_args()
+
+
+def begun(args: argparse.Namespace) -> Result:
+    """Return the result of a comparison before its first row."""
+    return {
+        **ran_on(quick=torch.device(args.device).type == "cpu"),
         "diffusers": diffusers.__version__,
         **{key: getattr(args, key) for key in ("captions", "seed", "steps", "guidance")},
         "complete": False,
         "rows": [],
     }
+
+
+def main() -> None:
+    args = asked(__doc__, SETTINGS, batch=32)
+    device = torch.device(args.device)
+    scenes = sample_scenes(random.Random(f"evaluation {args.seed}"), args.captions, held_out=True)
+    result = begun(args)
     make = partial(videos_of, scenes=scenes, args=args)
     reference = make("bfloat16", "dense")
     with readers(device) as pool:
