@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+from adaspa_api.headers import fits_into_a_header
 from adaspa_api.words import Kind
 from pydantic import BeforeValidator, Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -211,8 +212,7 @@ class Settings(BaseSettings):
     @field_validator("bootstrap_key", "prompt_check_token")
     @classmethod
     def _fits_into_a_header(cls, secret: SecretStr | None) -> SecretStr | None:
-        text = "" if secret is None else secret.get_secret_value()
-        if not text.isascii() or any(not mark.isprintable() or mark == " " for mark in text):
+        if secret is not None and not fits_into_a_header(secret.get_secret_value()):
             raise ValueError("contains a space, a line break or a character outside ASCII, which no request can carry")
         return secret
 
