@@ -2,8 +2,8 @@
 
 Models of full size with random weights, of which one block of each kind is built, compiled and run
 (`benchmarks.models.blocks`): dense by FlashAttention-3 in bfloat16, and AdaSpa's kinds of step with the linear layers
-in bfloat16, not compiled and compiled, and in e4m3 (`memory.quantization` of a catalog), there also with dense
-attention in eight bits. For some steps, the time of the blocks' kernels is divided among attention, linears and the
+in bfloat16, not compiled and compiled, and in e4m3 (`memory.quantization` of a catalog), there also with dense and with
+all attention in eight bits. For some steps, the time of the blocks' kernels is divided among attention, linears and the
 rest. Each block's output is compared with float32 at one frame. The table, with totals of 50 steps, is the work of
 `benchmarks.readme`.
 """
@@ -26,6 +26,7 @@ import adaspa
 import diffusers
 import torch
 from adaspa.config import AdaSpaConfig
+from adaspa.ops.call import Precision
 from adaspa_worker.engines import linears
 from adaspa_worker.engines.compiling import compile_blocks
 from torch.autograd import DeviceType
@@ -140,9 +141,9 @@ def dense_row(subject: Compiled, attention: str, config: AdaSpaConfig) -> dict[s
         return median_row(subject) | subject.shares()
 
 
-def sparse_row(subject: Compiled, density: float, query_block: int) -> dict[str, Any]:
+def sparse_row(subject: Compiled, density: float, query_block: int, precision: Precision = "full") -> dict[str, Any]:
     """A sparse step with one random pattern, and the shares of its kernels."""
-    with sparse_steps(subject, density, "scattered", query_block) as index:
+    with sparse_steps(subject, density, "scattered", query_block, precision) as index:
         return {"density": round(index.density(), 4)} | median_row(subject) | subject.shares()
 
 
@@ -166,8 +167,15 @@ def kind_rows(subject: Compiled, kind: str, device: torch.device) -> Iterator[di
     eight = AdaSpaConfig.preset("exact", dense_precision=EIGHT)
     row = told | {"step": "dense", "attention": "adaspa", "density": 1.0}
     yield attempt(row, partial(dense_row, subject, "adaspa", eight))
+    config = replace(WALK, dense_precision=EIGHT)
     row = told | {"step": "dense_with_lse", "density": 1.0}
-    yield attempt(row, partial(first_step_row, subject, replace(WALK, dense_precision=EIGHT)))
+    yield attempt(row, partial(first_step_row, subject, config))
+    told["sparse_precision"] = EIGHT
+    density, query_block = SPARSE[0]
+    row = told | {"step": "sparse", "pattern": "scattered", "asked": density, "query_block": query_block}
+    yield attempt(row, partial(sparse_row, subject, density, query_block, EIGHT))
+    for walked in walk_rows(subject, replace(config, sparse_precision=EIGHT)):
+        yield told | walked
 
 
 def first_step_row(subject: Compiled, config: AdaSpaConfig) -> dict[str, Any]:

@@ -12,14 +12,19 @@ from benchmarks.models.totals import SHORT_WARMUP, StepSeconds, total_seconds
 
 Rows = list[dict[str, Any]]
 LINEARS = {"bfloat16": "bf16", "float8": "e4m3"}
+FULL, DENSE_EIGHT, ALL_EIGHT = ("full", "full"), ("int8_fp8", "full"), ("int8_fp8", "int8_fp8")
+"""Precisions of dense and of sparse attention."""
 WAYS = {
-    "sparse, not compiled": ("bfloat16", False, ("full",)),
-    "compiled": ("bfloat16", True, ("full",)),
-    "and linear layers in e4m3": ("float8", True, ("full",)),
-    "and dense attention in eight bits": ("float8", True, ("full", "int8_fp8")),
+    "sparse, not compiled": ("bfloat16", False, (FULL,)),
+    "compiled": ("bfloat16", True, (FULL,)),
+    "and linear layers in e4m3": ("float8", True, (FULL,)),
+    "and dense attention in eight bits": ("float8", True, (FULL, DENSE_EIGHT)),
+    "and sparse attention too": ("float8", True, (FULL, DENSE_EIGHT, ALL_EIGHT)),
 }
 """By column, the linear layers, whether blocks are compiled, and the precisions whose rows count: those of a later one
 replace an earlier one's."""
+OF_PRESETS = "and dense attention in eight bits"
+"""The way of the presets: sparse attention in eight bits has no blocks of 64 x 64."""
 SET = 0.2
 """Density of the totals, as asked for."""
 SMALL = 64
@@ -65,7 +70,8 @@ def whole_table(rows: Rows) -> str:
 def total_table(rows: Rows) -> str:
     """Seconds of whole denoisings, all guidance branches, and how many times as fast as FlashAttention-3."""
     models = by_model(rows)
-    tried = [way for way in WAYS if any(rows_of(own, way) for own in models.values())]
+    measured = {(row.get("linears"), row.get("compiled"), precisions_of(row)) for row in rows if "seconds" in row}
+    tried = [way for way, (*told, precisions) in WAYS.items() if (*told, precisions[-1]) in measured]
     lines = markdown.head([f"{STEPS} steps, s", "schedule", "dense, FlashAttention-3", *tried])
     for model, own in models.items():
         dense = next((row for row in own if row.get("attention") == "fa3" and "seconds" in row), None)
@@ -86,7 +92,7 @@ def total(rows: Rows, way: str, config: AdaSpaConfig) -> float | None:
     measured = rows_of(rows, way)
     precisions = WAYS[way][-1]
     sparse = next((row for row in reversed(measured) if row["step"] == "sparse"), None)
-    dense = {row["dense_precision"] for row in measured if row["step"] == "dense_with_lse"}
+    dense = {precisions_of(row) for row in measured if row["step"] == "dense_with_lse"}
     if sparse is None or not dense.issuperset(precisions):
         return None
     try:
@@ -96,7 +102,7 @@ def total(rows: Rows, way: str, config: AdaSpaConfig) -> float | None:
 
 
 def preset_table(rows: Rows, videos: Rows, densities: dict[str, Sequence[float]]) -> str:
-    """Whole denoisings by presets, without and with a step cache, in the last of `WAYS`: how many times as fast as
+    """Whole denoisings by presets, without and with a step cache, by `OF_PRESETS`: how many times as fast as
     FlashAttention-3, beside the PSNR to dense videos on the demo model.
 
     A step that the cache skips is counted as a sparse step saved: it skips none at the beginning.
@@ -107,7 +113,6 @@ def preset_table(rows: Rows, videos: Rows, densities: dict[str, Sequence[float]]
     """
     models = by_model(rows)
     lines = markdown.head(["settings", "step cache", "steps skipped", "demo model's PSNR, dB", *models])
-    way = list(WAYS)[-1]
     for video in videos:
         name = video["attention"]
         config = AdaSpaConfig.paper() if name == "paper" else None
@@ -119,7 +124,7 @@ def preset_table(rows: Rows, videos: Rows, densities: dict[str, Sequence[float]]
         cells = []
         for own in models.values():
             dense = next((row["seconds"] for row in own if row.get("attention") == "fa3" and "seconds" in row), None)
-            seconds = preset_seconds(own, way, config, densities.get(name, SET), share)
+            seconds = preset_seconds(own, OF_PRESETS, config, densities.get(name, SET), share)
             cells.append("" if dense is None or seconds is None else f"{STEPS * dense / seconds:.2f}x")
         lines.append(markdown.line([name, video["cache"], f"{100 * share:.0f} %", f"{video['psnr']:.1f}", *cells]))
     return "\n".join(lines)
@@ -158,16 +163,21 @@ def in_small_blocks(rows: Rows, way: str) -> StepSeconds:
 def rows_of(rows: Rows, way: str) -> Rows:
     """The rows of one model that count in one of `WAYS`, those with a pattern that was not searched last."""
     linears, compiled, precisions = WAYS[way]
-    wanted = [(linears, compiled, precision) for precision in precisions]
+    wanted = [(linears, compiled, each) for each in precisions]
     found = [
         row
         for each in wanted
         for row in rows
-        if (row.get("linears"), row.get("compiled"), row.get("dense_precision")) == each
+        if (row.get("linears"), row.get("compiled"), precisions_of(row)) == each
         and "seconds" in row
         and row.get("query_block") != SMALL
     ]
     return sorted(found, key=lambda row: row.get("pattern") == "scattered")
+
+
+def precisions_of(row: dict[str, Any]) -> tuple[str | None, str]:
+    """Precisions of dense and of sparse attention."""
+    return row.get("dense_precision"), row.get("sparse_precision", "full")
 
 
 def error_table(rows: Rows) -> str:

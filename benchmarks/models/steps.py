@@ -26,6 +26,7 @@ from adaspa.cache import CacheEntry
 from adaspa.config import AdaSpaConfig
 from adaspa.index import BlockIndex
 from adaspa.models import processor
+from adaspa.ops.call import Precision
 from adaspa.ops.keep_blocks import keep_blocks
 from adaspa.patch import family_of
 from adaspa.record import PatternRecord
@@ -168,11 +169,12 @@ def random_pattern(
 
 @contextmanager
 def sparse_steps(
-    subject: Subject, density: float, pattern: str, query_block: int = WALK.query_block
+    subject: Subject, density: float, pattern: str, query_block: int = WALK.query_block, precision: Precision = "full"
 ) -> Iterator[BlockIndex]:
     """Within the block, steps are sparse, with one random pattern in every layer."""
     transformer, inputs = subject.transformer, subject.inputs
-    handle = adaspa.apply(transformer, replace(WALK, warmup=0, searches=(0,), query_block_size=query_block))
+    config = replace(WALK, warmup=0, searches=(0,), query_block_size=query_block, sparse_precision=precision)
+    handle = adaspa.apply(transformer, config)
     handle.begin(WALK.steps, branches=1)
     state = handle.begin_forward(999.0)
     layout = family_of(transformer).layout(transformer, inputs)

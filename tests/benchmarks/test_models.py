@@ -202,6 +202,11 @@ def test_totals_take_the_rows_of_the_way_that_they_are_of():
     assert line == "| one | paper | 1000 | 552 (1.81x) | 452 (2.21x) | 412 (2.43x) |", (
         "a way that nothing was measured in has no column"
     )
+    eight = rows("float8", "int8_fp8", sparse=4, dense_with_lse=16, fused_search=20, cached_search=11)
+    all_eight = own + [row | {"sparse_precision": "int8_fp8"} for row in eight]
+    assert linears_tables.total(all_eight, ways[3], paper) == 10 * 15 + 20 + 38 * 6 + 14, "as without"
+    assert linears_tables.total(own, ways[4], paper) is None, "not measured"
+    assert linears_tables.total(all_eight, ways[4], paper) == 10 * 16 + 20 + 38 * 4 + 11
     small = {"linears": "float8", "dense_precision": "full", "compiled": True, "step": "sparse", "query_block": 64}
     small |= {"model": "one", "pattern": "scattered"}
     own += [small | {"density": density, "asked": density, "seconds": s} for density, s in ((0.2, 7), (0.4, 11))]
