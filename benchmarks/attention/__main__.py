@@ -63,10 +63,12 @@ def jobs(shape: Shape, qkv: Tensors, full: bool) -> Iterator[Job]:
     yield sparse_job(qkv, demo_index(shape, (64, 64)), "demo model")
     yield from search_jobs(shape, qkv)
     if full:
-        yield peer_job("flex-attention", peers.flex, shape, qkv, (128, 128))
-        yield peer_job("fastvideo-vsa", peers.fastvideo, shape, qkv, (64, 64))
+        yield peer_job("flex-attention", peers.flex, qkv, random_index(0.2, shape, (128, 128), "uniform"), "uniform")
+        yield peer_job("fastvideo-vsa", peers.fastvideo, qkv, random_index(0.2, shape, (64, 64), "uniform"), "uniform")
         for blocks in peers.FA4_BLOCKS:
-            yield peer_job(peers.FA4, peers.fa4, shape, qkv, blocks)
+            for pattern in PATTERNS:
+                yield peer_job(peers.FA4, peers.fa4, qkv, random_index(0.2, shape, blocks, pattern), pattern)
+        yield peer_job(peers.FA4, peers.fa4, qkv, demo_index(shape, (64, 64)), "demo model")
 
 
 def data_jobs(shape: Shape, qkv: Tensors) -> Iterator[Job]:
@@ -96,10 +98,10 @@ def sparse_job(qkv: Tensors, index: BlockIndex, pattern: str) -> Job:
     return row, kept, lambda: lambda: ops.block_sparse_attention(*qkv, index)
 
 
-def peer_job(name: str, peer: Callable[..., Any], shape: Shape, qkv: Tensors, tile: tuple[int, int]) -> Job:
-    index = random_index(0.2, shape, tile, "uniform")
+def peer_job(name: str, peer: Callable[..., Any], qkv: Tensors, index: BlockIndex, pattern: str) -> Job:
     kept = round(index.density(), 4)
-    row = {"op": name, "pattern": "uniform", "block": list(tile), "density": kept}
+    row: dict[str, Any] = {"op": name, "pattern": pattern, "block": [index.query_block, index.key_block]}
+    row |= {"density": kept, "imbalance": imbalance(index)}
 
     def make() -> Callable[[], Any]:
         call = peer(qkv, index)
