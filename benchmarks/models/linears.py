@@ -20,7 +20,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import adaspa
 import diffusers
@@ -49,7 +49,16 @@ SPARSE = ((0.2, 128), (0.2, 64), (0.4, 64))
 LINEARS = ("bfloat16", "float8")
 EIGHT: Final = "int8_fp8"
 PARTS = {
-    "attention": ("flash", "attend", "attention", "block_sparse", "paired", "prepare_kernel", "block_mass"),
+    "attention": (
+        "flash",
+        "attend",
+        "attention",
+        "block_sparse",
+        "paired",
+        "prepare_kernel",
+        "look_kernel",
+        "block_mass",
+    ),
     "linears": ("gemm", "nvjet", "xmma", "cutlass", "cublas", "splitk"),
 }
 """Parts of the names of kernels; what has none of them is the rest."""
@@ -94,6 +103,9 @@ class Compiled(FewBlocks):
         return {"shares": {part: round(seconds, 4) for part, seconds in parts.items()}, "kernels": longest}
 
 
+CompiledKind = TypeVar("CompiledKind", bound=Compiled)
+
+
 def part_of(kernel: str) -> str:
     """Return the part of a step that a kernel belongs to."""
     if kernel.startswith("triton_"):  # Inductor's, named after all that they do
@@ -115,10 +127,10 @@ def subject_of(
     kind: str,
     layers: Counter[str],
     device: torch.device,
+    as_kind: type[CompiledKind],
     *,
     compiled: bool = True,
-    as_kind: type[Compiled] = Compiled,
-) -> Compiled:
+) -> CompiledKind:
     """One block of each kind in a transformer with AdaSpa, warm."""
     few = model.few_blocks(1)
     transformer = built(few, kind, device)
@@ -258,7 +270,7 @@ def compiled_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, 
     """Rows of a model's compiled blocks."""
     layers = layers_of(model)
     for kind in LINEARS:
-        subject = subject_of(model, kind, layers, device)
+        subject = subject_of(model, kind, layers, device, Compiled)
         yield from kind_rows(subject, kind, device)
         adaspa.remove(subject.transformer)
         del subject
@@ -267,7 +279,7 @@ def compiled_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, 
 
 def uncompiled_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
     """Rows of a model's blocks without compilation."""
-    subject = subject_of(model, LINEARS[0], layers_of(model), device, compiled=False)
+    subject = subject_of(model, LINEARS[0], layers_of(model), device, Compiled, compiled=False)
     told = {"linears": LINEARS[0], "dense_precision": "full", "compiled": False}
     yield from (told | walked for walked in walk_rows(subject))
     adaspa.remove(subject.transformer)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import diffusers
@@ -39,8 +39,18 @@ ROUNDINGS = ("own", "torchao")
 GROUPS = {
     "activation and rounding": ("round_rows",),
     "rotary embedding": ("rotary_kernel",),
+    "attention": (
+        "attention_kernel",
+        "attention_with_block_mass",
+        "flash",
+        "attend",
+        "block_sparse",
+        "paired",
+        "prepare_kernel",
+        "look_kernel",
+    ),
+    "scoring and selection": ("block_mass", "keep_blocks", "pair_lists"),
     "linear layers": ("nvjet", "gemm", "cutlass", "cublas", "splitk"),
-    "attention": ("attention_kernel", "flash", "attend", "block_sparse", "prepare_kernel"),
     "copies": ("CatArray", "elementwise", "Memcpy", "Memset"),
     "Inductor's, with a norm": ("norm",),
     "Inductor's, other": ("triton_",),
@@ -53,25 +63,37 @@ SHOWN = 16
 class InARow(Compiled):
     """Compiled blocks, each of which runs as often as the model has it, without a wait in between."""
 
-    again: list[bool] = field(default_factory=list)
+    profiled: list[bool] = field(default_factory=list)
+    """Whether the steps in a row are profiled; empty outside of `in_a_row`."""
+    long: ClassVar[float] = 0.0
 
     def run(self, kind: str, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        if not self.again:
+        if not self.profiled:
             return super().run(kind, call, *given, **named)
         for _ in range(self.layers[kind]):
             out = call(*given, **named)
         return out
 
-    def step(self, *, profiled: bool) -> dict[str, Any]:
-        """Seconds of a step of all blocks; profiled, what its kernels do."""
-        on_gpu = self.inputs["hidden_states"].device.type == "cuda"
-        self.again.append(True)
+    @contextmanager
+    def in_a_row(self, *, profiled: bool) -> Iterator[None]:
+        """Within the block, a forward has all blocks of the model, and its row says at which clock; profiled, what its
+        kernels do."""
+        self.profiled.append(profiled)
         try:
-            with profile(activities=[ProfilerActivity.CUDA]) if profiled and on_gpu else nullcontext() as seen:
-                row = Subject.forward_row(self, 997.0)
+            yield
         finally:
-            self.again.clear()
-        return {"seconds": row["seconds"]} | (by_group(seen.events()) if seen is not None else {})
+            self.profiled.clear()
+
+    def forward_row(self, timestep: float) -> dict[str, Any]:
+        if not self.profiled:
+            return super().forward_row(timestep)
+        device = self.inputs["hidden_states"].device
+        seen: Any = nullcontext()
+        if self.profiled[-1] and device.type == "cuda":
+            seen = profile(activities=[ProfilerActivity.CUDA])
+        with clocks(device) as told, seen as found:
+            row = {"seconds": Subject.forward_row(self, timestep)["seconds"]}
+        return row | (by_group(found.events()) if found is not None else {}) | told
 
 
 def by_group(events: Sequence[Any]) -> dict[str, Any]:
@@ -131,10 +153,11 @@ def rows(model: FullModel, roundings: Sequence[str], device: torch.device) -> It
         for rounding, subject in subjects.items():
             assert isinstance(subject, InARow)
             with sparse_steps(subject, DENSITY, "scattered"):
-                subject.step(profiled=False)  # the other's step went before
-                with clocks(device) as told:
-                    row = subject.step(profiled=turn == ROUNDS)
-            yield {"rounding": rounding, "profiled": turn == ROUNDS} | row | told
+                with subject.in_a_row(profiled=False):
+                    subject.forward_row(997.0)  # the other's step went before
+                with subject.in_a_row(profiled=turn == ROUNDS):
+                    row = subject.forward_row(997.0)
+            yield {"rounding": rounding, "profiled": turn == ROUNDS} | row
 
 
 def main() -> None:

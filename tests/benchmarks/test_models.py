@@ -24,6 +24,7 @@ from benchmarks.models import (
     linears_tables,
     memory,
     offload,
+    paper_steps,
     short,
     steps,
     whole_step,
@@ -218,6 +219,15 @@ def test_totals_take_the_rows_of_the_way_that_they_are_of():
     assert table.splitlines()[2] == f"| paper | mag | 25 % | 40.0 | {1000 / seconds:.2f}x |"
 
 
+def test_the_papers_steps_run_whole_between_two_dense_ones(run):
+    rows = run(paper_steps)["rows"]
+    kinds = ["dense_with_lse", "fused_search", "sparse", "cached_search", "sparse"]
+    assert [row["step"] for row in rows] == ["dense", *kinds, "sparse", "sparse", "dense"]
+    eight = [row.get("sparse_precision") == "int8_fp8" for row in rows]
+    assert eight == [False, *[True] * len(kinds), False, False, False]
+    assert all(row["seconds"] > 0 and "block_seconds" not in row for row in rows), "in a row, not a block at a time"
+
+
 def test_kernels_of_a_whole_step_are_told_by_what_they_do_and_the_time_between_them(run):
     rows = run(whole_step)["rows"]
     assert [(row["rounding"], row["profiled"]) for row in rows] == [
@@ -232,11 +242,12 @@ def test_kernels_of_a_whole_step_are_told_by_what_they_do_and_the_time_between_t
             kernel("nvjet_sm90_tst", 5e6, 6e6),
             kernel("attention_kernel", 0, 3e6),
             kernel("aten::mm", 0, 9e6, DeviceType.CPU),
+            kernel("void cutlass::device_kernel<flash::FlashAttnFwdSm90<...>>", 7e6, 8e6),
             kernel("triton_red_fused_native_layer_norm_4", 3e6, 4.5e6),
             kernel("nvjet_sm90_tst", 6e6, 7e6),
         ]
     )
-    assert found["groups"] == {"attention": 3, "linear layers": 2, "Inductor's, with a norm": 1.5}
+    assert found["groups"] == {"attention": 4, "linear layers": 2, "Inductor's, with a norm": 1.5}
     assert found["between"] == 0.5 and found["kernels"][1] == ["nvjet_sm90_tst", 2, 2]
 
 

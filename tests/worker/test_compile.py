@@ -131,7 +131,8 @@ def test_what_a_step_cache_does_not_skip_runs_compiled(
         compiled = sum(event.name.startswith("Torch-Compiled Region") for event in seen.events())
         ran = sum(calls.values()) - calls["skipped"]  # attention runs once in each block
         assert compiled == (ran if each is compiled_engine else 0)
-    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)
+    # TaylorSeer extrapolates differences of steps, and guidance multiplies them: what rounding differs by grows.
+    torch.testing.assert_close(*found, atol=4e-3, rtol=4e-3)
 
 
 def test_a_second_start_compiles_nothing(
