@@ -2,6 +2,7 @@
 
 Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` it writes anew what the files in ``--results`` say: ``kernels`` from
 kernels.json (`benchmarks.attention`), ``low-density`` from low_density.json (`benchmarks.attention.low_density`),
+``short`` from short.json (`benchmarks.models.short`),
 ``eight`` from eight.json (`benchmarks.attention.eight`), ``videos-eight`` from
 videos-eight.json (`demo_model.eight`), ``changes`` from changes*.json, ``models`` from models*.json,
 compiled*.json (the same with ``--compile``) and denoise*.json
@@ -109,6 +110,22 @@ def low_density_section(result: Json) -> str:
     versions = f"{result['device']}, PyTorch {result['torch']}, {result['date']}, bfloat16, blocks of 128 x 64,"
     versions += f" {shape['heads']} heads x {shape['tokens']:,} x {shape['dim']}. Medians."
     return f"{versions}\n\n{low_density.table(result)}\n"
+
+
+def short_section(result: Json) -> str:
+    """Whole steps of short videos: dense, sparse, and the bound that attention without cost would give."""
+    text = (
+        f"LTX-Video 2B, a batch of two, not compiled, {result['device']}, PyTorch {result['torch']}, diffusers "
+        f"{result['diffusers']}, {result['date']}.\nMilliseconds of a step, and of the host in brackets:"
+    )
+    kinds = {"dense": "dense", "sparse": "sparse", "free": "self-attention without cost"}
+    lines = markdown.head(["tokens", "density", *kinds.values(), "sparse over dense", "without cost over dense"])
+    for row in result["rows"]:
+        cells = [f"{row['tokens']:,}", f"{row['density']:.2f}"]
+        cells += [f"{row[f'{kind}_ms']:.0f} ({row[f'{kind}_host_ms']:.0f})" for kind in kinds]
+        cells += [f"{row[f'{kind}_ms'] / row['dense_ms']:.2f}" for kind in ("sparse", "free")]
+        lines.append(markdown.line(cells))
+    return text + "\n\n" + "\n".join(lines) + "\n"
 
 
 def changes_section(result: Json) -> str:
@@ -514,8 +531,9 @@ def main() -> None:
         sections["changes"] = "\n".join(changes_section(result) for result in newest_first)
     for videos_in_eight in load("videos-eight.json"):
         sections["videos-eight"] = videos_eight_section(videos_in_eight)
-    if found := load("low_density.json"):
-        sections["low-density"] = low_density_section(found[0])
+    for name, make in (("low_density", low_density_section), ("short", short_section)):
+        if found := load(f"{name}.json"):
+            sections[name.replace("_", "-")] = make(found[0])
     if measured["models"]:
         sections["models"] = models_section(
             measured["models"], measured["compiled"], measured["denoise"], densities, tokens

@@ -432,6 +432,14 @@ def test_videos_in_eight_bits_stand_beside_those_in_bfloat16():
     assert section.endswith("| price 2 | 0.23 | 30.30 | 30.30 | 30.10 |\n")
 
 
+def test_steps_of_short_videos_stand_beside_their_bound(written):
+    ms = {"dense_ms": 100.0, "sparse_ms": 70.4, "free_ms": 60.0}
+    row = {"tokens": 6144, "density": 0.198} | ms | {name.replace("ms", "host_ms"): 50.2 for name in ms}
+    head = {"date": "2026-11-29", "device": "H200", "torch": "2.11", "diffusers": "0.42", "rows": [row]}
+    text, _, _ = written(short=head)
+    assert "| 6,144 | 0.20 | 100 (50) | 70 (50) | 60 (50) | 0.70 | 0.60 |" in text
+
+
 def test_a_readme_without_the_marks_is_refused():
     with pytest.raises(ValueError, match="must have the lines <!-- models -->"):
         markdown.replaced("nothing", "models", "")
