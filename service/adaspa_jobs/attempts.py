@@ -19,7 +19,7 @@ from adaspa_jobs.times import Timed, preset_of
 log = logging.getLogger(__name__)
 
 NONCE_BYTES = 6
-UNREADABLE = JobError(code=ErrorCode.generation_failed, message="No worker can read the job's record.")
+UNREADABLE = JobError(code=ErrorCode.record_damaged, message="No worker can read the job's record.")
 """Error of a job whose attempts all ended before they had read what is to be made."""
 
 

@@ -314,10 +314,10 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
         owner: str = OPEN_OWNER,
-    ) -> tuple[list[Job], bool]:
-        """A page of an owner's jobs by time of creation, and whether more follow.
+    ) -> tuple[list[Job], str | None]:
+        """A page of an owner's jobs by time of creation, and the id behind which more follow; None: none do.
 
-        One that this version cannot read is left out.
+        One that this version cannot read is left out, so that a page may hold fewer than ``limit`` though more follow.
 
         Args:
             after: an id; the page begins behind its place, also when that job is gone.
@@ -326,7 +326,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
             owner: whose jobs.
         """
         ids = self._ids(after, limit + 1, order, owner)
-        return self.readable(ids[:limit]), len(ids) > limit
+        return self.readable(ids[:limit]), ids[limit - 1] if len(ids) > limit else None
 
     def page_with(
         self,
@@ -339,8 +339,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         """A page, as ``page`` gives it, of the jobs that have all of these pairs.
 
         Returns:
-            The jobs, and the id behind which more may follow; None: none do. SCANNED jobs are looked at, so that a page
-            may hold fewer than ``limit`` though more follow.
+            As ``page``, but more may follow. SCANNED jobs are looked at.
         """
         found: list[str] = []
         for _ in range(0, SCANNED, BATCH):

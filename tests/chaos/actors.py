@@ -113,8 +113,8 @@ class Client:
         return {}
 
     def page(self) -> dict[str, Any]:
-        jobs, more = self.world.store.page(owner=self.tenant)
-        return {"ids": [job.id for job in jobs], "more": more}
+        jobs, cursor = self.world.store.page(owner=self.tenant)
+        return {"ids": [job.id for job in jobs], "more": cursor is not None}
 
     def events(self, video_id: str) -> dict[str, Any]:
         """All of an ended job's."""

@@ -543,8 +543,8 @@ class Drawn:
         after = draw.choice((None, self.some_job()))
         listed = sorted(self.wanted.keys[f"jobs:{owner}"], reverse=order == "desc")
         behind = [each for each in listed if after is None or (each < after if order == "desc" else each > after)]
-        jobs, more = self.store.page(after, limit, order, owner)  # type: ignore[arg-type]
-        self.agree("a page", ([job.id for job in jobs], more), (behind[:limit], len(behind) > limit))
+        jobs, cursor = self.store.page(after, limit, order, owner)  # type: ignore[arg-type]
+        self.agree("a page", ([job.id for job in jobs], cursor is not None), (behind[:limit], len(behind) > limit))
         pairs = draw.choice(({"of": "odd"}, {"of": "even", "a": "b"}, {"of": "none"}))
         matching = [each for each in behind if pairs.items() <= self.wanted.job(each).get("metadata", {}).items()]
         jobs, cursor = self.store.page_with(pairs, after, limit, order, owner)  # type: ignore[arg-type]

@@ -110,18 +110,18 @@ def test_positions_in_the_queue_follow_the_claims(store: JobStore, params: Param
 def test_pages_are_stable_while_jobs_come_and_go(store: JobStore, params: Params) -> None:
     jobs = [create(store, params()).id for _ in range(10)]
 
-    def page(after: str | None, order: Any) -> tuple[list[str], bool]:
-        found, more = store.page(after=after, limit=3, order=order)
-        return [job.id for job in found], more
+    def page(after: str | None, order: Any) -> tuple[list[str], str | None]:
+        found, cursor = store.page(after=after, limit=3, order=order)
+        return [job.id for job in found], cursor
 
-    assert page(None, "desc") == (jobs[:6:-1], True)
+    assert page(None, "desc") == (jobs[:6:-1], jobs[7])
     newer = create(store, params()).id
     store.discard(jobs[7])  # the cursor itself
-    assert page(jobs[7], "desc") == (jobs[6:3:-1], True)
+    assert page(jobs[7], "desc") == (jobs[6:3:-1], jobs[4])
     store.discard(jobs[3])
-    assert page(jobs[4], "desc") == (jobs[2::-1], False)
-    assert page(jobs[6], "asc") == ([jobs[8], jobs[9], newer], False)
-    assert page(newer, "asc") == ([], False)
+    assert page(jobs[4], "desc") == (jobs[2::-1], None)
+    assert page(jobs[6], "asc") == ([jobs[8], jobs[9], newer], None)
+    assert page(newer, "asc") == ([], None)
 
 
 def test_ids_sort_by_creation_even_when_the_clock_goes_back(store: JobStore, params: Params) -> None:
@@ -136,7 +136,7 @@ def test_ids_sort_by_creation_even_when_the_clock_goes_back(store: JobStore, par
 def test_a_discarded_job_is_hidden_at_once_and_purged_when_it_has_stopped(store: JobStore, params: Params) -> None:
     lease = claimed(store, create(store, params()))
     assert store.discard(lease.job.id) and not store.discard(lease.job.id)
-    assert store.page() == ([], False)
+    assert store.page() == ([], None)
     assert record(store, lease.job.id).discarded
     assert store.take_purgeable() == [] and not store.purge(lease.job.id)
     with pytest.raises(JobCancelled):

@@ -161,6 +161,9 @@ local function refusal(id, token)
   if fields[3] == '1' then
     return 'cancelled'
   end
+  if not tonumber(fields[4]) then  -- a damaged record, which is set aside once the lease runs out
+    return 'lost'
+  end
   return nil, fields[4]
 end
 
@@ -322,7 +325,7 @@ local function forget_webhook(id)
 end
 
 -- The answer to a request whose idempotency key ('{owner}:{key}') is known: its jobs as they stand, without those that
--- were deleted, or that the key was used with another request. Nil if it is not known.
+-- were deleted, or that the key was used with another request. Nil if it is not known, or none of its jobs is left.
 local function repeated(idempotency, digest)
   local known = redis.call('HMGET', PREFIX .. 'idempotency:' .. idempotency, 'id', 'digest', 'batch')
   if not known[1] then
@@ -337,7 +340,7 @@ local function repeated(idempotency, digest)
       answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
     end
   end
-  return answer
+  return #answer > 1 and answer or nil
 end
 
 -- What every end has in common. failure: the error (JSON) of a job that failed. The fields that are given are set, too.
@@ -403,35 +406,6 @@ local function discard(id)
   end
 end
 
--- A job whose record is gone or cannot be read: nobody can run it or say how it ended, and all who met it would stop
--- there. It goes out of whatever leads to it, and what is left of its record stays for a while.
-local function set_aside(id)
-  for _, set in ipairs({ 'leases', 'expiry', 'leavings' }) do
-    redis.call('ZREM', PREFIX .. set, id)
-  end
-  for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
-    redis.call('ZREM', PREFIX .. 'running:' .. queue, id)  -- queues are named as models are, and ':bulk' is no model
-    redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
-    if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 1 then
-      local owned = redis.call('HGETALL', PREFIX .. 'owned:' .. queue)
-      for i = 1, #owned, 2 do
-        local owner = owned[i]
-        if redis.call('ZREM', PREFIX .. 'waiting_by_owner:' .. queue .. ':' .. owner, id) == 1
-            and redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner, -1) <= 0 then
-          redis.call('HDEL', PREFIX .. 'owned:' .. queue, owner)
-        end
-      end
-    end
-  end
-  free(get(id, 'worker'), id)
-  local owner = get(id, 'owner')
-  if owner then
-    redis.call('SREM', PREFIX .. 'unfinished:' .. owner, id)
-  end
-  redis.call('PEXPIRE', record(id), int(LIMITS.ttl_ms))
-  redis.call('LPUSH', PREFIX .. 'set_aside', id)
-end
-
 -- What every script reads of a job's record, by name, and whether it is all there. Also of a later version's.
 local function read(id)
   local names = { 'owner', 'model', 'priority', 'cost', 'attempt', 'lost_attempts', 'schema_version', 'progress',
@@ -444,6 +418,63 @@ local function read(id)
     and tonumber(fields.schema_version)
   local texts = fields.owner and fields.model and fields.priority and fields.progress
   return fields, numbers and texts and tonumber(parsed(fields.params).steps) and true or false
+end
+
+-- The summed cost of a queue's jobs, anew: what one that cannot be read has added to it, nobody can say.
+local function count_backlog(queue)
+  local waiting, sum = redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, 0, -1), 0
+  for _, id in ipairs(waiting) do
+    sum = sum + (tonumber(get(id, 'cost')) or 0)
+  end
+  if #waiting > 0 then
+    redis.call('HSET', PREFIX .. 'backlog', queue, real(sum))
+  else
+    redis.call('HDEL', PREFIX .. 'backlog', queue)
+  end
+end
+
+local ENDED = { completed = true, failed = true, cancelled = true }
+local DAMAGED = cjson.encode({ code = 'record_damaged', message = "The job's record is damaged, so no worker can run it." })
+
+-- A job whose record is gone or cannot be read: nobody can run it or say how it ended, and all who met it would stop
+-- there. It goes out of whatever leads to it, and has failed for its owner; without one, what is left of it stays for a while.
+local function set_aside(id)
+  redis.call('ZREM', PREFIX .. 'leases', id)
+  for _, queue in ipairs(redis.call('SMEMBERS', PREFIX .. 'queues')) do
+    redis.call('ZREM', PREFIX .. 'running:' .. queue, id)  -- queues are named as models are, and ':bulk' is no model
+    redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
+    if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 1 then
+      count_backlog(queue)
+      local owned = redis.call('HGETALL', PREFIX .. 'owned:' .. queue)
+      for i = 1, #owned, 2 do
+        local owner = owned[i]
+        if redis.call('ZREM', PREFIX .. 'waiting_by_owner:' .. queue .. ':' .. owner, id) == 1
+            and redis.call('HINCRBY', PREFIX .. 'owned:' .. queue, owner, -1) <= 0 then
+          redis.call('HDEL', PREFIX .. 'owned:' .. queue, owner)
+        end
+      end
+    end
+  end
+  free(get(id, 'worker'), id)
+  local fields = read(id)
+  if not fields.owner then
+    redis.call('ZREM', PREFIX .. 'expiry', id)
+    redis.call('ZREM', PREFIX .. 'leavings', id)
+    redis.call('PEXPIRE', record(id), int(LIMITS.ttl_ms))
+  elseif not ENDED[get(id, 'status')] then
+    know(id, fields.owner, fields.model or '', fields.priority or 'interactive', tonumber(fields.cost) or 0)
+    redis.call('HSET', record(id), 'attempt', tonumber(fields.attempt) and fields.attempt or '0', 'progress', '{}')
+    finish(id, 'failed', DAMAGED)
+  end
+  redis.call('LPUSH', PREFIX .. 'set_aside', id)
+end
+
+-- Before its owner ends a job: one that cannot be read ends in its own way.
+local function set_aside_if_damaged(id)
+  local status, _, whole = get(id, 'status'), read(id)
+  if not ENDED[status] and not (whole and (status == 'queued' or status == 'in_progress')) then
+    set_aside(id)
+  end
 end
 
 -- Do this for each job; those that cannot be read keep none of the others from it.

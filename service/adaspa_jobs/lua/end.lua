@@ -23,6 +23,11 @@ if cancelled ~= (outcome == 'cancelled') then
   return cancelled and 'cancelled' or 'lost'
 end
 
+local _, whole = read(id)
+if not whole then
+  set_aside(id)
+  return 'lost'
+end
 know(id, fields[4], fields[5], fields[6], fields[7])
 
 local function keep_latest(key, value)

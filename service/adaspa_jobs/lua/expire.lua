@@ -3,7 +3,7 @@
 look()
 local ids = redis.call('ZRANGE', PREFIX .. 'expiry', '-inf', int(steady()), 'BYSCORE', 'LIMIT', 0, 100)
 for _, id in ipairs(ids) do
-  if get(id, 'owner') and get(id, 'model') then  -- all that it takes
+  if get(id, 'owner') then  -- all that it takes
     discard(id)
   else
     set_aside(id)

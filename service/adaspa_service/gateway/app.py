@@ -52,6 +52,7 @@ API = not_offered, videos, listing, estimates, content, links, preview, events, 
 EVERYWHERE: dict[int | str, dict[str, Any]] = {
     400: {"description": "A field is invalid; `param` names it", "model": ErrorBody},
     404: {"description": "Not found", "model": ErrorBody},
+    410: {"description": "The job's record is damaged; it can only be deleted", "model": ErrorBody},
     421: {"description": "The Host header does not name this service", "model": ErrorBody},
     503: {"description": "A part of the service is unavailable; try again", "model": ErrorBody},
 }

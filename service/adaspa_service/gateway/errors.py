@@ -4,7 +4,7 @@ import logging
 from typing import Literal
 
 from adaspa_jobs.queue import QueueUnavailable
-from adaspa_jobs.record import RecordUnreadable
+from adaspa_jobs.record import RecordDamaged, RecordUnreadable
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import StorageUnavailable
 from fastapi import FastAPI, Request
@@ -97,6 +97,12 @@ def install(app: FastAPI) -> None:
         log.error("%s %s: %s", request.method, request.url.path, error)
         message = "The service is being updated and this gateway cannot read the job yet; try again."
         return respond(ApiError(503, "service_unavailable", message))
+
+    @app.exception_handler(RecordDamaged)
+    def damaged(request: Request, error: RecordDamaged) -> JSONResponse:
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        message = f"the record of video {error.job_id} is damaged and cannot be shown; delete it, and create it again"
+        return respond(ApiError(410, "record_damaged", message, "video_id"))
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from adaspa_api.words import TERMINAL, JobStatus
 from adaspa_jobs.job import OPEN_OWNER, Job, Progress, percent
 from adaspa_jobs.queue import queue_key
+from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.scripts import PREFIX, StoreUnavailable
 from fastapi import APIRouter, Header, Request
 from fastapi.concurrency import run_in_threadpool
@@ -229,7 +230,7 @@ class Stream:
     async def write(self, event_id: str, fields: Mapping[str, str]) -> bytes | None:
         """Return one event, or None for a preview that a later one has replaced.
 
-        The last event carries the whole video, unless that is already gone.
+        The last event carries the whole video, unless that is already gone or cannot be read.
         """
         status = JobStatus(fields["status"])
         progress = Progress.model_validate_json(fields["progress"])
@@ -249,6 +250,9 @@ class Stream:
             if found is None or found[0] != progress.preview_step:
                 return None
             data["preview"] = f"data:image/webp;base64,{b64encode(found[1]).decode()}"
-        job = await run_in_threadpool(self.state.store.get, self.video_id) if status in TERMINAL else None
+        job = None
+        if status in TERMINAL:
+            with suppress(RecordUnreadable):
+                job = await run_in_threadpool(self.state.store.get, self.video_id)
         body = views.video(job, None).model_dump_json() if job else json.dumps(data)
         return format_sse_event(id=event_id, event=fields["type"], data_str=body)

@@ -35,6 +35,12 @@ ERRORS = {
         "video_id",
         "video_not_ready",
     ),
+    410: (
+        f"the record of video {IDS[0]} is damaged and cannot be shown; delete it, and create it again",
+        "invalid_request_error",
+        "video_id",
+        "record_damaged",
+    ),
     413: (
         "the request body is too large; allowed: up to 1048576 bytes",
         "invalid_request_error",

@@ -33,7 +33,7 @@ def list_videos(
 ) -> VideoList:
     """List jobs by page. Jobs created or deleted meanwhile never repeat or hide others.
 
-    With one or more `metadata[KEY]=VALUE`, returns only jobs with all of these pairs. Such a page may have fewer than
+    With one or more `metadata[KEY]=VALUE`, returns only jobs with all of these pairs. A page may have fewer than
     `limit` jobs, or none; if `has_more` is true, continue after its `last_id`.
     """
     if after is not None and not was_an_id(after, state.store):
@@ -43,12 +43,10 @@ def list_videos(
     wanted = query.metadata_of(request)
     if wanted:
         jobs, cursor = state.store.page_with(wanted, after, limit, order, caller.owner)
-        more = cursor is not None
     else:
-        jobs, more = state.store.page(after, limit, order, caller.owner)
-        cursor = None
+        jobs, cursor = state.store.page(after, limit, order, caller.owner)
     found = [without_layers(job) for job in jobs]
-    answer = listed(found, queue_positions(state, jobs), estimated(state, jobs), more)
+    answer = listed(found, queue_positions(state, jobs), estimated(state, jobs), cursor is not None)
     return answer if cursor is None else answer.model_copy(update={"last_id": cursor})
 
 

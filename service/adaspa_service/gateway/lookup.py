@@ -3,6 +3,7 @@
 from adaspa_api.video_fields import Variant
 from adaspa_api.words import TERMINAL, JobStatus, Role
 from adaspa_jobs.job import Artifact, Job
+from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.store import VIDEO_ID, Look
 
 from adaspa_service.access.caller import Caller
@@ -20,7 +21,12 @@ def find(state: AppState, caller: Caller, video_id: str) -> Job:
 
 def look(state: AppState, caller: Caller, video_id: str) -> Look:
     """Find the caller's job of that id, and its position in the queue. Raises ApiError as ``find``."""
-    found = state.store.look(video_id) if VIDEO_ID.fullmatch(video_id) else None
+    try:
+        found = state.store.look(video_id) if VIDEO_ID.fullmatch(video_id) else None
+    except RecordUnreadable as error:
+        if not error.is_shown_to(caller.owner):
+            raise not_found(video_id) from error
+        raise
     if found is None or not found.is_shown_to(caller.owner):
         raise not_found(video_id)
     return found

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from adaspa_api.words import TERMINAL
-from adaspa_jobs.record import RecordUnreadable
+from adaspa_jobs.record import RecordDamaged, RecordUnreadable
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.storage import (
     CHECKPOINTS,
@@ -72,6 +72,8 @@ def tidy(store: JobStore, storage: ObjectStorage, job_id: str) -> None:
     """
     try:
         job = store.get(job_id)
+    except RecordDamaged:  # nobody can say which its result is; all go with the record
+        job = None
     except RecordUnreadable:  # a later version's, whose gateways look after it
         return
     if job is not None and job.status in TERMINAL:
@@ -131,5 +133,5 @@ def remove_if_ended(state: AppState, job_id: str) -> None:
         job = state.store.get(job_id)
         if job is not None and job.status in TERMINAL:
             remove(state, job_id)
-    except (StorageUnavailable, StoreUnavailable) as error:
+    except (StorageUnavailable, StoreUnavailable, RecordUnreadable) as error:
         log.warning("%s: will be removed later: %s", job_id, error)

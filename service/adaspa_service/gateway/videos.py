@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from adaspa_api.fields import VideoCreate
 from adaspa_api.videos import Video, VideoDeleted, VideoList, VideoRemix
 from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
+from adaspa_jobs.record import RecordDamaged
 from adaspa_jobs.store import Look, StoreUnavailable
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -218,7 +220,8 @@ def delete_video(video_id: str, request: Request, state: StateDep, caller: Write
     A queued job leaves the queue; a running one stops within a denoising step. Its files are removed before its
     record. If storage is unavailable, they are removed later.
     """
-    find(state, caller, video_id)
+    with suppress(RecordDamaged):  # which is its owner's all the same
+        find(state, caller, video_id)
     if not state.store.discard(video_id):
         raise not_found(video_id)
     audit.note(request, caller, "job.deleted", job=video_id)

@@ -165,6 +165,8 @@ class ErrorCode(StrEnum):
     """No worker took the job within the queue's time limit."""
     model_not_served = "model_not_served"
     """No worker started to serve the job's queue in time."""
+    record_damaged = "record_damaged"
+    """The job's record in Redis is damaged."""
 
 
 class OutputFormat(StrEnum):

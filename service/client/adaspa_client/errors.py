@@ -30,7 +30,7 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """There is no such video, model or file."""
+    """There is no such video, model or file, or its record is damaged."""
 
 
 class Conflict(ApiError):
@@ -45,7 +45,7 @@ class ServiceUnavailable(ApiError):
     """Failure or absence of the gateway, or of something behind it."""
 
 
-KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict, 429: TooManyRequests}
+KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 410: NotFound, 409: Conflict, 429: TooManyRequests}
 
 
 def api_error(response: httpx.Response) -> ApiError:

@@ -14,6 +14,7 @@ const REFUSED = {
   internal_error: () => "Something went wrong in the service. Its log has the details.",
   video_not_found: () => "This video does not exist. It was deleted, has expired, or belongs to another API key.",
   file_gone: () => "The file of this video no longer exists.",
+  record_damaged: () => "The record of this video is damaged. Delete it, and create it again.",
 };
 
 // Why a job failed, by its code: what happened, and what helps.
@@ -30,6 +31,7 @@ const FAILED = {
   time_limit: "This took longer than the service allows. Try fewer steps, a smaller size or a shorter clip.",
   queue_timeout: "No worker was free in time. Try again later.",
   model_not_served: "No worker started for this model. Try again later, or choose another model.",
+  record_damaged: "The record of this video was damaged. Create it again.",
 };
 
 export const failure = (error) => FAILED[error?.code] ?? "The model stopped with an error.";
