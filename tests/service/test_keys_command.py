@@ -51,6 +51,23 @@ def test_a_key_from_its_making_to_its_end(service: Service, redis_url: str) -> N
     assert json.loads(keys("list", "--json", redis_url=redis_url)) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--name", "", "'' is no name; allowed: 1 to"),
+        ("--name", " ", "' ' is no name"),
+        ("--name", "two\nlines", "is no name"),
+        ("--name", "\x1b[31mred", "is no name"),
+        ("--name", "a" * 101, "is no name"),
+        ("--expires-in", "0s", "'0s' is no time at all"),
+    ],
+)
+def test_what_makes_no_useful_key_is_refused(redis_url: str, option: str, value: str, why: str) -> None:
+    done = adaspa("keys", *CREATE, option, value, ADASPA_REDIS_URL=redis_url)
+    assert done.returncode == 2 and option in done.stderr and why in " ".join(done.stderr.split()), done.stderr
+    assert json.loads(keys("list", "--json", redis_url=redis_url)) == []
+
+
 def test_a_folder_without_a_service_is_named_and_not_made(tmp_path: Path) -> None:
     folder = tmp_path / "other"
     for command in (("keys", "list"), ("webhooks", "list"), ("storage", "orphans")):

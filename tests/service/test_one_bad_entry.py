@@ -199,6 +199,22 @@ def test_files_that_cannot_be_removed_keep_no_others(
     assert f"janitor: {chore}" in caplog.text
 
 
+def test_a_look_for_orphans_that_failed_does_not_wait_for_the_next_interval(
+    state: AppState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("adaspa_service.gateway.janitor.AGAIN_SECONDS", 0.0)
+    storage, janitor = state.storage, Janitor(state)
+    storage.create(".probe/left", b"adaspa")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(storage), "delete", lambda _, key: refuse(key))
+        janitor.sweep()
+        janitor.sweep()
+    assert storage.keys(".probe/") == [".probe/left"]
+    assert caplog.text.count("janitor: remove_orphans") == 1, "it is told once"
+    janitor.sweep()
+    assert storage.keys(".probe/") == []
+
+
 def refuse(key: str) -> None:
     raise StorageUnavailable(f"storage: {key}: not permitted")
 

@@ -20,6 +20,7 @@ from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
 from adaspa_service.cli.usage import Days
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_NAME = 100
 COLUMNS = ("ID", "NAME", "SCOPES", "IN FLIGHT", "PER MINUTE", "CREATED", "EXPIRES", "LAST USED")
 USED = ("ID", "NAME", "COMPLETED", "FAILED", "CANCELLED", "GPU SECONDS")
 
@@ -36,10 +37,26 @@ def duration(text: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
+def lifetime(text: str) -> int:
+    """Parse the duration for which a key works."""
+    seconds = duration(text)
+    if not seconds:
+        raise typer.BadParameter(f"{text!r} is no time at all; allowed: 1s or longer")
+    return seconds
+
+
+def key_name(text: str) -> str:
+    """Check a key's name: tables and logs have it in one line."""
+    if not text.strip() or len(text) > LONGEST_NAME or not text.isprintable():
+        allowed = f"1 to {LONGEST_NAME} printable characters, not only spaces"
+        raise typer.BadParameter(f"{text[:60]!r} is no name; allowed: {allowed}")
+    return text
+
+
 @keys.command()
 def create(
     *,
-    name: Annotated[str, typer.Option(help="Name of the key, such as the program that uses it.")],
+    name: Annotated[str, typer.Option(callback=key_name, help="Name of the key, such as the program that uses it.")],
     scope: Annotated[list[Scope], typer.Option(help="What the key may do; can be repeated.")] = [  # noqa: B006
         Scope.read,
         Scope.write,
@@ -51,7 +68,7 @@ def create(
         int | None, typer.Option(min=1, help="Maximum requests per minute (default: no limit).")
     ] = None,
     expires_in: Annotated[
-        int | None, typer.Option(parser=duration, metavar="TIME", help="Lifetime, such as 30d (default: no expiry).")
+        int | None, typer.Option(parser=lifetime, metavar="TIME", help="Lifetime, such as 30d (default: no expiry).")
     ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 1.0
 ORPHANS_SECONDS = 60.0
 """Between two looks for checkpoints that nobody will resume: they cost a listing. And for images of no job."""
+AGAIN_SECONDS = 10.0
+"""After a look that failed: storage that refuses a file is not listed every second."""
 STOP_SECONDS = 5.0
 """A chore that then still waits for storage or Redis ends with the process; another gateway does it again."""
 
@@ -62,6 +64,7 @@ class Janitor:
         self._away: set[str] = set()
         """Chores that failed in the latest round."""
         self._orphans_due = 0.0
+        """When the next look is due, by the monotonic clock."""
         self._access: Access | None = None
 
     def __enter__(self) -> "Janitor":
@@ -140,9 +143,10 @@ class Janitor:
 
     def _remove_orphans(self) -> None:
         if time.monotonic() >= self._orphans_due:
-            self._orphans_due = time.monotonic() + ORPHANS_SECONDS
+            self._orphans_due = time.monotonic() + AGAIN_SECONDS
             orphans = (remove_lost_inputs, remove_orphaned_checkpoints, remove_left_probes)
             each(self.state, orphans, lambda remove_all: remove_all(self.state))
+            self._orphans_due = time.monotonic() + ORPHANS_SECONDS
 
     def _trim_deliveries(self) -> None:
         for job_id in self.state.deliveries.trim():
