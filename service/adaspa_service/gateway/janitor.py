@@ -64,7 +64,7 @@ class Janitor:
         self._away: set[str] = set()
         """Chores that failed in the latest round."""
         self._orphans_due = 0.0
-        """When the next look is due, by the monotonic clock."""
+        """Time of the next look, by the monotonic clock."""
         self._access: Access | None = None
 
     def __enter__(self) -> "Janitor":
