@@ -54,9 +54,11 @@ LARGE = {
     "catalog": [DEMO, WAN],
 }
 NEAR = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}}
+PROXY = {"name": "HTTPS_PROXY", "value": "http://proxy:3128"}
+TRACED = {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://b:4318"}
 EXTRAS = {
     "podAnnotations": {"team": "video"},
-    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "extraEnv": [PROXY],
     "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
     "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/own"}],
     "extraEnvFrom": [{"secretRef": {"name": "proxies"}}],
@@ -298,6 +300,20 @@ def test_a_large_number_is_written_in_full(monkeypatch: pytest.MonkeyPatch) -> N
         ({"models": [TWO_MODELS[1] | {"id": "demo-"}]}, "/models/0/id"),
         ({"gateway": {"autoscaling": {"minReplicas": 9}}}, "gateway.autoscaling: maxReplicas is below minReplicas"),
         ({"worker": {"extraEnv": [{"name": "ADASPA_QUEUE_CAP"}]}}, "worker.extraEnv: ADASPA_QUEUE_CAP is a setting"),
+        *(
+            ({part: {"extraEnv": [{"name": name, "value": "x"}]}}, f"{part}.extraEnv: {name} is there twice, or is a")
+            for part, name in (("gateway", "HOME"), ("gateway", "REDIS_PASSWORD"), ("worker", "HOME"))
+        ),
+        ({"gateway": {"extraEnv": [PROXY, PROXY]}}, "gateway.extraEnv: HTTPS_PROXY is there twice"),
+        (
+            cached(size="1Gi", tokenSecret={"name": "hub", "key": "token"})
+            | {"worker": {"extraEnv": [{"name": "HF_TOKEN", "value": "x"}]}},
+            "worker.extraEnv: HF_TOKEN is there twice",
+        ),
+        (
+            {"tracing": {"endpoint": "http://a:4318"}, "gateway": {"extraEnv": [TRACED]}},
+            "gateway.extraEnv: OTEL_EXPORTER_OTLP_ENDPOINT is there twice",
+        ),
         ({"gateway": {"affinity": {"nodeAfinity": {}}}}, "nodeAfinity"),
         ({"models": [TWO_MODELS[1] | {"autoscaling": SCALED | {"scaleDown": "never"}}]}, "scaleDown"),
         (
@@ -637,3 +653,11 @@ def service(redis_url: str, tmp_path: Path) -> Any:
 def test_the_gateways_probes_are_answered(service: Service, probe: str) -> None:
     path = container(render({}), "gateway")[probe]["httpGet"]["path"]
     assert service.http.get(path).status_code == 200
+
+
+def test_the_proxies_that_are_trusted_can_be_named() -> None:
+    ingress = {"ingress": {"enabled": True, "host": "videos.example"}}
+    for extra, wanted in (([], "*"), ([{"name": "FORWARDED_ALLOW_IPS", "value": "10.0.0.0/8"}], "10.0.0.0/8")):
+        gateway = container(render(ingress | {"gateway": {"extraEnv": extra}}), "gateway")
+        found = [each["value"] for each in gateway["env"] if each["name"] == "FORWARDED_ALLOW_IPS"]
+        assert found == [wanted]

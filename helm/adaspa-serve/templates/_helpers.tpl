@@ -238,6 +238,20 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
+{{- /* A container's variables and the extraEnv of its part: of one that is there twice, Kubernetes takes the latter and an
+       upgrade may drop either. env: the chart's own, YAML. */}}
+{{- define "adaspa.withExtraEnv" -}}
+{{- $names := list }}
+{{- range concat (fromYamlArray .env) .own.extraEnv }}
+{{- if has .name $names }}{{ fail (printf "%s.extraEnv: %s is there twice, or is a variable of the chart's own" $.part .name) }}{{ end }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- .env }}
+{{- with .own.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* The names under which the gateway may be asked for, between commas: of its Service, of what leads there, and others. */}}
 {{- define "adaspa.hosts" -}}
 {{- $service := printf "%s-gateway" .Release.Name }}
