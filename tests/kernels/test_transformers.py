@@ -39,8 +39,10 @@ from tiny_transformers import (
     packed_latents,
     placed,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 FULL = replace(SPARSE, sparsity=0.001, head_adaptive=False)
+WAITING = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten._unique2}
 PACKED = [name for name, tiny in FAMILIES.items() if sum(tiny.others)]
 
 
@@ -329,6 +331,23 @@ def test_a_pipeline_ends_the_request_of_a_transformer_that_diffusers_does_not_re
         assert kinds(handle) == (2, 2, 4)
     adaspa.remove(pipe)
     assert not hasattr(transformer, "_reset_stateful_cache")
+
+
+@pytest.mark.parametrize("family", ["minimax-h3"])
+def test_the_rows_of_a_forward_are_read_once(transformer, family):
+    """On a GPU each reading waits for the step before, and so would a tensor whose size depends on values."""
+
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+            assert call.overloadpacket not in WAITING, call
+            return call(*args, **(kwargs or {}))
+
+    whole, read = torch.Tensor.tolist, []
+    given, _ = packed(Inputs(GRID))
+    with Waits(), patch.object(torch.Tensor, "tolist", lambda rows: read.append(rows) or whole(rows)):
+        layout = MiniMaxH3().layout(transformer, given)
+    assert len(read) == 1
+    assert (layout.grid, layout.before, layout.behind) == (GRID, FAMILIES[family].others[0], 0)
 
 
 def test_minimax_h3_follows_the_video_schedule_of_its_pipeline():

@@ -55,14 +55,18 @@ class MiniMaxH3(Family):
 
     def layout(self, transformer: Any, given: dict[str, Any]) -> Layout:
         """Lay out the rows. The video to make is the last run of video rows of one timestep; others are conditions."""
-        rows, indices = given["video_indices"].cpu(), given["timestep_indices"].cpu()
-        new = (rows.diff() != 1) | (indices[rows].diff() != 0)
-        start = int(rows[0 if not new.any() else int(new.nonzero()[-1]) + 1])
-        stop = int(rows[-1]) + 1
+        rows, indices = given["video_indices"], given["timestep_indices"]
+        order = torch.arange(len(rows), device=rows.device)
+        begins = torch.cat((order[:1] == 0, (rows.diff() != 1) | (indices[rows].diff() != 0)))
+        first = (order * begins).max(dim=0, keepdim=True).values
+        # A condition has the last row's place here, so that its own does not count.
+        places = given["position_ids"][rows]
+        places = torch.where((order < first).unsqueeze(1), places[-1], places)
+        different = (places.sort(dim=0).values.diff(dim=0) != 0).sum(dim=0) + 1
+        # All is read at once: on a GPU each reading waits for the step before.
+        start, stop, frames, lines, columns = torch.cat((rows[first], rows[-1:] + 1, different)).tolist()
         behind = len(indices) - stop
-        places = given["position_ids"][start:stop]
-        frames, lines, columns = (len(axis.unique()) for axis in places.unbind(1))
-        in_grid = frames * lines * columns == len(places) and not behind
+        in_grid = frames * lines * columns == stop - start and not behind
         return Layout(behind, grid=(frames, lines, columns) if in_grid else None, before=start)
 
     def video_first(self, given: dict[str, Any], layout: Layout) -> dict[str, Any]:
