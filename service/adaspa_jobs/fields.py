@@ -21,13 +21,13 @@ def of_rows(record: type[Made]) -> type[Made]:
 
 
 def bounds(row: Row) -> list[Any]:
-    """Return a field's bounds that hold for all models."""
+    """Return a field's bounds that hold for all models and versions: an earlier one may have allowed more."""
     if isinstance(row.limits, StepsRange):
         return [Field(ge=0)]
     if not isinstance(row.limits, Range):
         return []
     if isinstance(row.limits.limits, tuple):
-        return [Field(ge=row.limits.limits[0], le=row.limits.limits[1])]
+        return [Field(ge=row.limits.limits[0])]
     return list(getattr(row.limits.each, "__metadata__", ()))
 
 

@@ -41,7 +41,7 @@ FIRST = model_spec(
 PLAIN = model_spec("builtin:demo", id="plain", negative_prompt=False, max_batch=20)
 LAYERED = REPORT.model_copy(update={"layers": [LayerReport(layer=at, density=[0.5], recall=[0.9]) for at in (0, 1)]})
 """What AdaSpa did, with a part for each layer."""
-MOST_SEED = 2**63 - 1
+MOST_SEED = 2**53 - 1
 QUEUE_CAP = 12
 CSP = "default-src 'none'; frame-ancestors 'none'"
 SAFE = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "no-referrer"}

@@ -133,6 +133,11 @@ def test_a_record_that_cannot_be_read_stands_in_nobodys_way(service: Service, va
     until(lambda: valkey.zscore("adaspa:leavings", other) is None, "it comes to the other one")
 
 
+def test_a_seed_that_an_earlier_version_allowed_is_read(store: JobStore) -> None:
+    job = create(store, JobParams.model_validate(PARAMS | {"seed": 2**63 - 1}))
+    assert get(store, job.id).params.seed == 2**63 - 1
+
+
 def test_parameters_say_which_version_brought_them() -> None:
     """A parameter without a mark would be dropped in silence by the workers of an earlier version."""
     first: set[str] = {*PARAMS, "negative_prompt", "sparsity", "quality", "retained_mass", "warmup", "flow_shift"}

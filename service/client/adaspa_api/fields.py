@@ -18,7 +18,8 @@ from adaspa_api.loras import Loras, LoraUse
 from adaspa_api.metadata import Name, Pairs
 from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**53 - 1
+"""Largest number that all readers of JSON hold exactly: browsers would send another seed back."""
 MAX_URL_CHARS = 2048
 EXAMPLE: JsonDict = {
     "prompt": "a large yellow star moves right on a navy background",
