@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 
+from adaspa_api.words import TERMINAL, ErrorCode, JobStatus
 from adaspa_jobs.queue import queue_name
 from adaspa_jobs.scripts import StoreUnavailable
 from fastapi import APIRouter, Request, Response
@@ -18,7 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.gateway.access import Admin
 from adaspa_service.gateway.state import AppState
+from adaspa_service.webhooks.deliveries import Outcome
 
+ENDS = [(status, code) for status in TERMINAL for code in (ErrorCode if status is JobStatus.failed else [""])]
+"""Status and error code of each way to end, counted from 0: of a series that begins at 3, ``increase`` sees none."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 router = APIRouter(include_in_schema=False)
@@ -94,12 +98,13 @@ class JobCollector(Collector):
             "Number of jobs that ended, by status and error code.",
             labels=["model", "status", "code"],
         )
-        for key, count in totals.ended.items():
+        models = self.state.catalog.models
+        for key, count in ({(model, *end): 0 for model in models for end in ENDS} | totals.ended).items():
             ended.add_metric(key, count)
         lost = CounterMetricFamily(
             "adaspa_leases_lost", "Number of leases that expired because a worker was lost.", labels=["model"]
         )
-        for model, count in totals.leases_lost.items():
+        for model, count in (dict.fromkeys(models, 0) | totals.leases_lost).items():
             lost.add_metric([model], count)
         return [ended, lost]
 
@@ -128,7 +133,7 @@ class JobCollector(Collector):
         attempts = CounterMetricFamily(
             "adaspa_webhook_attempts", "Number of attempts to deliver a webhook event.", labels=["outcome"]
         )
-        for outcome, count in counts.attempts.items():
+        for outcome, count in (dict.fromkeys(Outcome, 0) | counts.attempts).items():
             attempts.add_metric([outcome], count)
         ended = CounterMetricFamily(
             "adaspa_webhooks_ended", "Number of webhook events delivered, given up or dropped.", labels=["end"]
