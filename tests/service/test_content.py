@@ -94,6 +94,28 @@ def test_a_client_that_has_the_file_gets_nothing(service: Service) -> None:
     assert service.http.get(path, headers={"If-None-Match": '"other"'}).content == VIDEO
 
 
+def test_a_client_that_wants_another_file_gets_none(service: Service) -> None:
+    path = f"/videos/{service.completed()}/content"
+    etag = service.http.get(path).headers["etag"]
+    for condition in ('"other"', f"W/{etag}", ""):
+        headers = {"If-Match": condition, "Range": "bytes=0-9"}
+        response = service.http.get(path, headers=headers)
+        assert (response.status_code, response.json()["error"]["param"]) == (412, "If-Match")
+        assert service.http.head(path, headers=headers).status_code == 412
+    for condition in (etag, f'"other", {etag}', "*"):
+        response = service.http.get(path, headers={"If-Match": condition, "Range": "Bytes=0-9"})
+        assert (response.status_code, response.content) == (206, VIDEO[:10])
+
+
+def test_a_misspelt_variant_is_no_video(service: Service) -> None:
+    path = f"/videos/{service.completed()}/content"
+    for query in ("varient=thumbnail", "variant=thumbnail&variant=video", "expires=1"):
+        response = service.http.get(f"{path}?{query}")
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "unknown_parameter")
+    link = service.http.get(f"{path.removesuffix('content')}link").json()["url"]
+    assert service.http.get(f"{link}&utm_source=mail").content == VIDEO, "others may add to a link"
+
+
 @pytest.mark.parametrize(
     ("if_range", "status"),
     [(None, 200), ('"other"', 200), ("Tue, 24 Nov 2026 10:00:00 GMT", 200), ("{etag}", 206), ("W/{etag}", 200)],

@@ -15,7 +15,7 @@ from adaspa_service.errors import ApiError
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.links import ReadableJob
 from adaspa_service.gateway.lookup import find_artifact
-from adaspa_service.gateway.ranges import select
+from adaspa_service.gateway.ranges import Selection, select
 from adaspa_service.gateway.state import StateDep
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     206: {"description": "The requested range", "content": CONTENT},
     304: {"description": "Not modified: If-None-Match has the file's ETag"},
     409: {"description": "The job has not completed", "model": ErrorBody},
+    412: {"description": "If-Match does not have the file's ETag", "model": ErrorBody},
     416: {"description": "The range is outside the file", "model": ErrorBody},
 }
 
@@ -52,7 +53,7 @@ def download(
     artifact = find_artifact(job, variant)
     etag = f'"{artifact.sha256}"'
     headers = file_headers(artifact, request, video_id, etag)
-    selected = select(request.headers, artifact.bytes, etag)
+    selected = selection(request, artifact, etag)
     if selected.status == 304:
         return not_modified(headers)
     if selected.status == 416:
@@ -77,13 +78,22 @@ def describe(
     artifact = find_artifact(job, variant)
     etag = f'"{artifact.sha256}"'
     headers = file_headers(artifact, request, video_id, etag)
-    if select(request.headers, artifact.bytes, etag).status == 304:
+    if selection(request, artifact, etag).status == 304:
         return not_modified(headers)
     try:
         state.storage.head(artifact.key)
     except ObjectMissing as error:
         raise gone(video_id, variant) from error
     return Response(headers=headers | {"Content-Length": str(artifact.bytes)})
+
+
+def selection(request: Request, artifact: Artifact, etag: str) -> Selection:
+    """Select what to send of the file. Raises ApiError 412 if the request wants another."""
+    selected = select(request.headers, artifact.bytes, etag)
+    if selected.status == 412:
+        message = f"If-Match: is not the file's ETag; allowed: {etag}"
+        raise ApiError(412, "precondition_failed", message, "If-Match")
+    return selected
 
 
 def not_modified(headers: dict[str, str]) -> Response:

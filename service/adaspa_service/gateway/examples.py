@@ -41,6 +41,12 @@ ERRORS = {
         "video_id",
         "record_damaged",
     ),
+    412: (
+        'If-Match: is not the file\'s ETag; allowed: "9f86d081884c7d65"',
+        "invalid_request_error",
+        "If-Match",
+        "precondition_failed",
+    ),
     413: (
         "the request body is too large; allowed: up to 1048576 bytes",
         "invalid_request_error",

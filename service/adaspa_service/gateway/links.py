@@ -77,7 +77,9 @@ def _by_link_or_key(
     signature: Annotated[str | None, Query(max_length=64, description="Signature of a link.")] = None,
 ) -> Job:
     if signature is None:
-        return find(state, state.callers.identify(request, token, Scope.read), video_id)
+        caller = state.callers.identify(request, token, Scope.read)
+        query.check_names(request, ("variant",))
+        return find(state, caller, video_id)
     state.links.check(video_id, variant, expires or 0, signature, state.store.now())
     job = find_linked(state, video_id)
     if job.owner != OPEN_OWNER and not state.callers.still_has_access(Caller(job.owner)):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,100})-([0-9]{0,100})[ \t]*", re.ASCII)
+RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,100})-([0-9]{0,100})[ \t]*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,13 @@ def select(headers: Mapping[str, str], size: int, etag: str) -> Selection:
         etag: its strong entity tag, with the quotes.
 
     Returns:
-        304 not modified and 416 not satisfiable (both without bytes), 206 for one range, and 200 for the whole file:
-        also when several ranges, another unit or nonsense is asked for, which a server may ignore.
+        412 for another file than is wanted, 304 not modified and 416 not satisfiable (all without bytes), 206 for one
+        range, and 200 for the whole file: also when several ranges, another unit or nonsense is asked for, which a
+        server may ignore.
     """
+    wanted = headers.get("if-match")
+    if wanted is not None and wanted.strip() != "*" and etag not in map(str.strip, wanted.split(",")):
+        return Selection(412, 0, 0)
     if etag_listed(headers.get("if-none-match", ""), etag):
         return Selection(304, 0, 0)
     whole = Selection(200, 0, size)
