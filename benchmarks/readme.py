@@ -7,8 +7,9 @@ kernels.json (`benchmarks.attention`), ``low-density`` from low_density.json (`b
 videos-eight.json (`demo_model.eight`), ``changes`` from changes*.json, ``models`` from models*.json,
 compiled*.json (the same with ``--compile``) and denoise*.json
 (`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``linears`` from
-linears.json, whole-step.json, linears-videos.json and caches-presets.json (`benchmarks.models.linears`,
-`benchmarks.models.whole_step`, `demo_model.linears`, `demo_model.caches`), ``parallel`` from
+linears.json, whole-step.json, paper-steps.json, linears-videos.json and caches-presets.json
+(`benchmarks.models.linears`, `benchmarks.models.whole_step`, `benchmarks.models.paper_steps`, `demo_model.linears`,
+`demo_model.caches`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
 ``grid`` also from candidates.json, ``promise`` from presets.json and ``unseen`` from unseen.json (the same with other
 ``--seed``s), ``longer`` from long-*.json (the same with ``--length``), ``field`` from field.json (`demo_model.field`),
@@ -183,7 +184,13 @@ def blocks_section(result: Json) -> str:
 
 
 def linears_section(
-    result: Json, densities: dict[str, list[float]], *, videos: Json | None, cached: Json | None, whole: Json | None
+    result: Json,
+    densities: dict[str, list[float]],
+    *,
+    videos: Json | None,
+    cached: Json | None,
+    whole: Json | None,
+    paper: Json | None,
 ) -> str:
     """Steps by linear layers in e4m3; ``densities`` of the presets in their own blocks."""
     rows = result["rows"]
@@ -211,6 +218,18 @@ def linears_section(
             "kernels by what they do, and the card's mean clock and power:"
         )
         parts += [in_a_row, linears_tables.whole_table(whole["rows"])]
+    if paper is not None:
+        ours, dense = linears_tables.paper_total(paper["rows"])
+        between = (
+            f"HunyuanVideo's steps by the paper's schedule at density {paper['density']}, whole, in a row, compiled, "
+            f"between two dense steps by FlashAttention-3\nof the same run (`benchmarks.models.paper_steps`, "
+            f"{paper['device']}, {paper['date']}). Columns as above:"
+        )
+        total = (
+            f"So 50 steps take {ours:.0f} s, and {dense:.0f} s with FlashAttention-3: **{dense / ours:.2f} times** as "
+            "long."
+        )
+        parts += [between, linears_tables.paper_table(paper["rows"]), total]
     if cached is not None:
         on = cached["settings"].get("linears") == "float8"
         made = "linear layers in e4m3 and dense attention in eight bits too" if on else "linear layers in bf16"
@@ -540,7 +559,7 @@ def main() -> None:
         )
     if found := load("linears.json"):
         _, own = fidelity_tables.longest_densities(clips, priced=False)
-        files = {"videos": "linears-videos", "cached": "caches-presets", "whole": "whole-step"}
+        files = {"videos": "linears-videos", "cached": "caches-presets", "whole": "whole-step", "paper": "paper-steps"}
         beside = {name: next(iter(load(f"{file}.json")), None) for name, file in files.items()}
         sections["linears"] = linears_section(found[0], own, **beside)
     sections |= quality_sections(load, folder, seen_from_readme)

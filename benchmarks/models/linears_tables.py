@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 from adaspa.config import AdaSpaConfig
@@ -25,6 +26,12 @@ WAYS = {
 replace an earlier one's."""
 OF_PRESETS = "and dense attention in eight bits"
 """The way of the presets: sparse attention in eight bits has no blocks of 64 x 64."""
+KINDS_OF_STEPS = {
+    "dense_with_lse": "dense, AdaSpa",
+    "fused_search": "first search",
+    "cached_search": "later search",
+    "sparse": "sparse",
+}
 SET = 0.2
 """Density of the totals, as asked for."""
 SMALL = 64
@@ -65,6 +72,35 @@ def whole_table(rows: Rows) -> str:
         line = [row["model"], row["rounding"], f"{row['seconds']:.2f}", *parts, f"{row['between']:.2f}", *card]
         lines.append(markdown.line(line))
     return "\n".join(lines)
+
+
+def paper_table(rows: Rows) -> str:
+    """Seconds of the paper's steps, whole and in a row, by what their kernels do, at which clock and power."""
+    base = fa3_seconds(rows)
+    groups = list(dict.fromkeys(group for row in rows for group in row.get("groups", ())))
+    lines = markdown.head(["step", "linear layers in", "attention in", "seconds", *groups, "GHz", "W"])
+    for row in rows:
+        eight = row.get("sparse_precision", "full") != "full" and row["step"] != "fused_search"
+        step = f"dense, {ATTENTIONS[row['attention']]}" if row["step"] == "dense" else KINDS_OF_STEPS[row["step"]]
+        cells = [step, LINEARS[row["linears"]], "eight bits" if eight else "bf16"]
+        cells.append(f"{row['seconds']:.2f} ({base / row['seconds']:.2f}x)")
+        cells += [f"{row['groups'].get(group, 0):.2f}" if "groups" in row else "" for group in groups]
+        cells += [f"{row['ghz']:.2f}", f"{row['watts']:.0f}"] if "ghz" in row else ["", ""]
+        lines.append(markdown.line(cells))
+    return "\n".join(lines)
+
+
+def paper_total(rows: Rows) -> tuple[float, float]:
+    """Seconds of 50 steps by the paper's schedule with everything on, and of as many dense ones by
+    FlashAttention-3."""
+    ours = [row for row in rows if precisions_of(row) == ALL_EIGHT]
+    density = next(row["density"] for row in ours if row["step"] == "sparse")
+    return total_seconds(AdaSpaConfig.paper(), StepSeconds.of(ours), density, STEPS), STEPS * fa3_seconds(rows)
+
+
+def fa3_seconds(rows: Rows) -> float:
+    """Mean seconds of the dense steps by FlashAttention-3."""
+    return mean(row["seconds"] for row in rows if row.get("attention") == "fa3")
 
 
 def total_table(rows: Rows) -> str:

@@ -228,6 +228,23 @@ def test_the_papers_steps_run_whole_between_two_dense_ones(run):
     assert all(row["seconds"] > 0 and "block_seconds" not in row for row in rows), "in a row, not a block at a time"
 
 
+def test_the_papers_total_is_of_the_rows_with_everything_on():
+    eight = {"linears": "float8", "dense_precision": "int8_fp8", "sparse_precision": "int8_fp8", "pattern": "searched"}
+    kinds = {"dense_with_lse": 12, "fused_search": 19, "sparse": 4, "cached_search": 13}
+    fa3 = {"step": "dense", "attention": "fa3", "linears": "bfloat16", "dense_precision": "full"}
+    told = {"step": "sparse", "pattern": "scattered", "linears": "bfloat16", "dense_precision": "full"}
+    rows = [
+        fa3 | {"seconds": 17},
+        *(eight | {"step": step, "density": 0.2, "seconds": seconds} for step, seconds in kinds.items()),
+        told | {"seconds": 6, "density": 0.2, "groups": {"attention": 3.0}, "ghz": 1.4, "watts": 690.0},
+        fa3 | {"seconds": 19},
+    ]
+    assert linears_tables.paper_total(rows) == (10 * 12 + 19 + 38 * 4 + 13, 50 * 18)
+    lines = linears_tables.paper_table(rows).splitlines()
+    assert lines[4] == "| first search | e4m3 | bf16 | 19.00 (0.95x) |  |  |  |", "its dense pass is not in eight bits"
+    assert lines[7] == "| sparse | bf16 | bf16 | 6.00 (3.00x) | 3.00 | 1.40 | 690 |"
+
+
 def test_kernels_of_a_whole_step_are_told_by_what_they_do_and_the_time_between_them(run):
     rows = run(whole_step)["rows"]
     assert [(row["rounding"], row["profiled"]) for row in rows] == [
