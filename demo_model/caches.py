@@ -2,14 +2,13 @@ r"""What diffusers' step caches and AdaSpa come to on the demo model, each alone
 
     python -m demo_model.caches --output caches.json
 
-    python -m demo_model.caches --output caches-presets.json --together balanced fast paper --caches "mag 0.06"
-
-    python -m demo_model.caches --output caches-eight.json --together balanced --caches "mag 0.06" --linears float8 \
-        --dense-precision int8_fp8
+    python -m demo_model.caches --output caches-presets.json --once --steps 50 --together fast balanced paper-128 \
+        --caches "mag 0.06" --linears float8 --dense-precision int8_fp8 --sparse-precision int8_fp8
 
 Every row makes the videos of the same held-out captions from the same noise, in one batch, once to warm up (a kernel's
-first use compiles it) and once for its seconds. The PSNR is that to the dense videos without a cache, in the model's
-own precision whatever the rows have. Rows are written one by one.
+first use compiles it) and once for its seconds; with ``--once`` they are made once, and the seconds mean nothing. The
+PSNR is that to the dense videos without a cache. Where a lower precision is named, all rows follow once more in it,
+sparse attention only of settings that have its blocks. Rows are written one by one.
 """
 
 import argparse
@@ -39,6 +38,8 @@ from demo_model.evaluation import generate
 from demo_model.linears import LINEARS, in_e4m3
 from demo_model.scenes import caption, sample_scenes
 
+EIGHT_BLOCK = 128
+"""Query block of sparse attention in eight bits."""
 ATTENTION = {
     "dense": None,
     "mass 0.95": AdaSpaConfig(selection="retained_mass", mass=0.95, warmup=3, searches=(3, 10, 25), query_stride=4),
@@ -46,8 +47,10 @@ ATTENTION = {
     "mass 0.98": AdaSpaConfig(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30), query_stride=4),
     **{intent: AdaSpaConfig.preset(intent, skip_short=False) for intent in ("quality", "balanced", "fast")},
     "paper": AdaSpaConfig.paper(),
+    "paper-128": AdaSpaConfig.paper().replace(query_block_size=EIGHT_BLOCK),
 }
-SETTINGS = ("captions", "seed", "steps", "guidance", "linears", "dense_precision")
+SETTINGS = ("captions", "seed", "steps", "guidance")
+PRECISIONS = ("linears", "dense_precision", "sparse_precision")
 TOGETHER = "mass 0.95"
 ALONE = ("mass 0.9", "mass 0.98")
 """Without a cache, beside `TOGETHER`."""
@@ -74,7 +77,8 @@ class Subject:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device = args, torch.device(args.device)
         low = torch.bfloat16 if self.device.type == "cuda" or args.linears == "float8" else torch.float32
-        self.precision: Precision = "full"
+        self.precisions: dict[str, Any] = dict.fromkeys(PRECISIONS[1:], "full")
+        self.linears = LINEARS[0]
         self.pipe = WanPipeline.from_pretrained(
             PIPELINE_FOLDER, dtype={"transformer": low, "default": torch.float32}, local_files_only=True
         ).to(self.device)
@@ -86,7 +90,8 @@ class Subject:
         """Have all further videos made in the precision that the arguments name."""
         if self.args.linears == "float8":
             in_e4m3(self.pipe.transformer, self.device)
-        self.precision = self.args.dense_precision
+        self.precisions = {name: getattr(self.args, name) for name in self.precisions}
+        self.linears = self.args.linears
 
     def videos(self) -> tuple[Tensor, float]:
         """The videos, and the seconds that they took."""
@@ -99,11 +104,14 @@ class Subject:
         """The videos with AdaSpa and a cache, and the figures of a row."""
         transformer = self.pipe.transformer
         config = config if config is not None else AdaSpaConfig.preset("exact")
-        handle = adaspa.apply(self.pipe, config.replace(dense_precision=self.precision))[0]
+        precisions = dict(self.precisions)
+        if config.query_block_size != EIGHT_BLOCK:
+            precisions["sparse_precision"] = "full"
+        handle = adaspa.apply(self.pipe, config.replace(**precisions))[0]
         try:
             if cache is not None:
                 transformer.enable_cache(cache)
-            if self.device.type == "cuda":
+            if not self.args.once:
                 self.videos()
             made, seconds = self.videos()
             report = handle.report()
@@ -112,7 +120,8 @@ class Subject:
                 transformer.disable_cache()
             adaspa.remove(self.pipe)
         figures = {name: report[name] for name in ("attention_work", "density", "attention_calls", "fell_back")}
-        return made, {"seconds": round(seconds, 3), **figures}
+        timed = {} if self.args.once else {"seconds": round(seconds, 3)}
+        return made, {"linears": self.linears, **precisions, **timed, **figures}
 
     def ratios(self) -> list[float]:
         """The magnitude ratios that MagCache goes by, of a run that it calibrates itself by."""
@@ -149,19 +158,18 @@ def measure(args: argparse.Namespace) -> None:
         print(json.dumps(result["rows"][-1]), flush=True)
 
     add("dense", "none")
-    if (args.linears, args.dense_precision) != (LINEARS[0], "full"):
-        subject.lower_precision()
-        add("dense", "none")
-    for attention in args.together:
-        add(attention, "none")
     known = subject.ratios()
     result["mag_ratios"] = [round(ratio, 5) for ratio in known]
-    for name, cache in caches(args.steps, known):
-        for attention in ("dense", *args.together) if name in (args.caches or [name]) else ():
-            add(attention, name, cache)
-    for attention in ALONE if TOGETHER in args.together else ():
-        add(attention, "none")
-    add("dense", "none")  # once more: how much seconds differ by themselves
+    lowers = [getattr(args, name) for name in PRECISIONS] != [LINEARS[0], "full", "full"]
+    for lowered in (False, True) if lowers else (False,):
+        if lowered:
+            subject.lower_precision()
+        for name, cache in caches(args.steps, known):
+            for attention in ("dense", *args.together) if name in (args.caches or [name]) else ():
+                add(attention, name, cache)
+        for attention in (*args.together, *(ALONE if TOGETHER in args.together else ())):
+            add(attention, "none")
+        add("dense", "none")  # without a lower precision once more: how much seconds differ by themselves
 
 
 def main() -> None:
@@ -175,7 +183,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--linears", choices=LINEARS, default=LINEARS[0], help="of the blocks' linear layers")
-    parser.add_argument("--dense-precision", choices=get_args(Precision), default="full", help="of dense steps")
+    for kind in ("dense", "sparse"):
+        parser.add_argument(f"--{kind}-precision", choices=get_args(Precision), default="full", help=f"of {kind} steps")
+    parser.add_argument("--once", action="store_true", help="make the videos of a row once, without their seconds")
     parser.add_argument("--device", default="cuda")
     measure(parser.parse_args())
 

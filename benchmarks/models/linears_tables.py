@@ -34,6 +34,8 @@ KINDS_OF_STEPS = {
 }
 SET = 0.2
 """Density of the totals, as asked for."""
+PAPER = "paper-128"
+"""The paper's settings in blocks of 128 x 64, as `demo_model.caches` names them."""
 SMALL = 64
 """Query block of the presets; the totals are in blocks of 128 x 64."""
 SCHEDULES = {"paper": AdaSpaConfig.paper(), "three dense steps": SHORT_WARMUP}
@@ -138,8 +140,8 @@ def total(rows: Rows, way: str, config: AdaSpaConfig) -> float | None:
 
 
 def preset_table(rows: Rows, videos: Rows, densities: dict[str, Sequence[float]]) -> str:
-    """Whole denoisings by presets, without and with a step cache, by `OF_PRESETS`: how many times as fast as
-    FlashAttention-3, beside the PSNR to dense videos on the demo model.
+    """Whole denoisings with everything on, without and with a step cache: how many times as fast as FlashAttention-3,
+    beside the PSNR to dense videos on the demo model, in bf16 and so.
 
     A step that the cache skips is counted as a sparse step saved: it skips none at the beginning.
 
@@ -148,30 +150,38 @@ def preset_table(rows: Rows, videos: Rows, densities: dict[str, Sequence[float]]
         densities: by preset, the density behind each of its searches.
     """
     models = by_model(rows)
-    lines = markdown.head(["settings", "step cache", "steps skipped", "demo model's PSNR, dB", *models])
+    named = ["settings", "step cache", "steps skipped", "PSNR in bf16, dB", "PSNR with everything on, dB"]
+    lines = markdown.head([*named, *models])
+    plain = {at(video): f"{video['psnr']:.1f}" for video in videos if video.get("linears") == "bfloat16"}
     for video in videos:
         name = video["attention"]
-        config = AdaSpaConfig.paper() if name == "paper" else None
-        if name in densities:
-            config = AdaSpaConfig.preset(name)
-        if config is None or "psnr" not in video:
+        if video["linears"] != "float8" or (name != PAPER and name not in densities):
             continue
         share = video["attention_calls"]["skipped"] / sum(video["attention_calls"].values())
         cells = []
         for own in models.values():
             dense = next((row["seconds"] for row in own if row.get("attention") == "fa3" and "seconds" in row), None)
-            seconds = preset_seconds(own, OF_PRESETS, config, densities.get(name, SET), share)
+            seconds = seconds_with_everything(own, name, densities.get(name, SET), share)
             cells.append("" if dense is None or seconds is None else f"{STEPS * dense / seconds:.2f}x")
-        lines.append(markdown.line([name, video["cache"], f"{100 * share:.0f} %", f"{video['psnr']:.1f}", *cells]))
+        psnr = [plain.get(at(video), ""), f"{video['psnr']:.1f}"]
+        lines.append(markdown.line([name, video["cache"], f"{100 * share:.0f} %", *psnr, *cells]))
     return "\n".join(lines)
 
 
-def preset_seconds(
-    rows: Rows, way: str, config: AdaSpaConfig, density: float | Sequence[float], skipped: float
-) -> float | None:
-    """Seconds of one branch's denoising, with a share of its steps skipped; None where a kind of step is missing."""
+def at(video: dict[str, Any]) -> tuple[str, str]:
+    """Settings and step cache."""
+    return video["attention"], video["cache"]
+
+
+def seconds_with_everything(rows: Rows, name: str, density: float | Sequence[float], skipped: float) -> float | None:
+    """Seconds of one branch's denoising by a preset or by `PAPER`, with a share of its steps skipped; None where a kind
+    of step is missing."""
     try:
-        seconds = in_small_blocks(rows, way)
+        if name == PAPER:
+            config, seconds = AdaSpaConfig.paper(), StepSeconds.of(rows_of(rows, list(WAYS)[-1]))
+            density = seconds.searched_at
+        else:
+            config, seconds = AdaSpaConfig.preset(name), in_small_blocks(rows, OF_PRESETS)  # type: ignore[arg-type]
         last = density if isinstance(density, float) else density[-1]
         return float(total_seconds(config, seconds, density, STEPS) - skipped * STEPS * seconds.sparse_at(last))
     except (KeyError, StopIteration, ValueError):

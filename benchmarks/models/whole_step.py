@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -27,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.blocks import layers_of
-from benchmarks.models.full_models import MODELS, FullModel
+from benchmarks.models.full_models import MODELS, FullModel, Inputs
 from benchmarks.models.linears import Compiled, free, subject_of
 from benchmarks.models.steps import Subject, sparse_steps
 from benchmarks.results import add, ran_on, write
@@ -87,13 +88,16 @@ class InARow(Compiled):
     def forward_row(self, timestep: float) -> dict[str, Any]:
         if not self.profiled:
             return super().forward_row(timestep)
-        device = self.inputs["hidden_states"].device
-        seen: Any = nullcontext()
-        if self.profiled[-1] and device.type == "cuda":
-            seen = profile(activities=[ProfilerActivity.CUDA])
-        with clocks(device) as told, seen as found:
-            row = {"seconds": Subject.forward_row(self, timestep)["seconds"]}
-        return row | (by_group(found.events()) if found is not None else {}) | told
+        return seen_row(partial(Subject.forward_row, self, timestep), self.inputs, profiled=self.profiled[-1])
+
+
+def seen_row(forward: Callable[[], dict[str, Any]], inputs: Inputs, *, profiled: bool) -> dict[str, Any]:
+    """Seconds of a forward, its clock and power, and if it is profiled what its kernels do."""
+    device = inputs["hidden_states"].device
+    profiler: Any = profile(activities=[ProfilerActivity.CUDA]) if profiled and device.type == "cuda" else nullcontext()
+    with profiler as found, clocks(device) as told:
+        row = {"seconds": forward()["seconds"]}
+    return row | (by_group(found.events()) if found is not None else {}) | told
 
 
 def by_group(events: Sequence[Any]) -> dict[str, Any]:
