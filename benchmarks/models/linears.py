@@ -183,9 +183,9 @@ def kind_rows(subject: Compiled, kind: str, device: torch.device) -> Iterator[di
     row = told | {"step": "dense_with_lse", "density": 1.0}
     yield attempt(row, partial(first_step_row, subject, config))
     told["sparse_precision"] = EIGHT
-    density, query_block = SPARSE[0]
-    row = told | {"step": "sparse", "pattern": "scattered", "asked": density, "query_block": query_block}
-    yield attempt(row, partial(sparse_row, subject, density, query_block, EIGHT))
+    for density, query_block in SPARSE:
+        row = told | {"step": "sparse", "pattern": "scattered", "asked": density, "query_block": query_block}
+        yield attempt(row, partial(sparse_row, subject, density, query_block, EIGHT))
     for walked in walk_rows(subject, replace(config, sparse_precision=EIGHT)):
         yield told | walked
 

@@ -24,8 +24,6 @@ WAYS = {
 }
 """By column, the linear layers, whether blocks are compiled, and the precisions whose rows count: those of a later one
 replace an earlier one's."""
-OF_PRESETS = "and dense attention in eight bits"
-"""The way of the presets: sparse attention in eight bits has no blocks of 64 x 64."""
 KINDS_OF_STEPS = {
     "dense_with_lse": "dense, AdaSpa",
     "fused_search": "first search",
@@ -181,7 +179,7 @@ def seconds_with_everything(rows: Rows, name: str, density: float | Sequence[flo
             config, seconds = AdaSpaConfig.paper(), StepSeconds.of(rows_of(rows, list(WAYS)[-1]))
             density = seconds.searched_at
         else:
-            config, seconds = AdaSpaConfig.preset(name), in_small_blocks(rows, OF_PRESETS)  # type: ignore[arg-type]
+            config, seconds = AdaSpaConfig.preset(name), in_small_blocks(rows, list(WAYS)[-1])  # type: ignore[arg-type]
         last = density if isinstance(density, float) else density[-1]
         return float(total_seconds(config, seconds, density, STEPS) - skipped * STEPS * seconds.sparse_at(last))
     except (KeyError, StopIteration, ValueError):
@@ -196,8 +194,7 @@ def in_small_blocks(rows: Rows, way: str) -> StepSeconds:
         ValueError: sparse steps were measured at one density alone.
     """
     seconds = StepSeconds.of(rows_of(rows, way))
-    wanted = {"linears": WAYS[way][0], "query_block": SMALL}
-    small = [row for row in rows if wanted.items() <= row.items() and "seconds" in row]
+    small = rows_of(rows, way, query_block=SMALL)
     own = replace(seconds, sparse={round(row["density"], 2): row["seconds"] for row in small})
     if len(own.sparse) < 2:
         raise ValueError(f"sparse steps in blocks of {SMALL} must have been measured at two densities")
@@ -206,7 +203,7 @@ def in_small_blocks(rows: Rows, way: str) -> StepSeconds:
     return replace(own, cached_search=seconds.scoring(1) + sparse, sampled_search=sampled)
 
 
-def rows_of(rows: Rows, way: str) -> Rows:
+def rows_of(rows: Rows, way: str, query_block: int = 128) -> Rows:
     """The rows of one model that count in one of `WAYS`, those with a pattern that was not searched last."""
     linears, compiled, precisions = WAYS[way]
     wanted = [(linears, compiled, each) for each in precisions]
@@ -216,7 +213,7 @@ def rows_of(rows: Rows, way: str) -> Rows:
         for row in rows
         if (row.get("linears"), row.get("compiled"), precisions_of(row)) == each
         and "seconds" in row
-        and row.get("query_block") != SMALL
+        and row.get("query_block", 128) == query_block
     ]
     return sorted(found, key=lambda row: row.get("pattern") == "scattered")
 
