@@ -92,8 +92,15 @@ class Answers(Scene):
             content="prompt=a",
             headers={"Content-Type": "text/plain"},
         )
+        for coding in ("gzip", "br"):
+            packed = {"headers": post["headers"] | {"Content-Encoding": coding}}
+            found = refused(service, 415, "unsupported_media_type", "POST", "/videos", content="{}", **packed)
+            assert found.headers["accept-encoding"] == "identity"
         large = json.dumps({"prompt": "a", "user": "x" * 1024 * 1024})
         assert service.http.post("/videos", content=large, **post).status_code == 413, "over 1 MiB"
+        halves = (half for half in (large[:500_000].encode(), large[500_000:].encode()))  # it does not say how long
+        assert service.http.post("/videos", content=halves, **post).status_code == 413, "over 1 MiB, in parts"
+        refused(service, 413, "request_too_large", "POST", "/videos", files={"prompt": (None, "x" * (1024 * 1024 + 1))})
         under = json.dumps({"prompt": "a", "user": "x" * 1000 * 1000})
         refused(service, 400, "user", "POST", "/videos", content=under, **post)
         assert "seconds" in service.http.post("/videos", json={"prompt": "a", "duration": 4}).json()["error"]["message"]
@@ -188,6 +195,15 @@ class Answers(Scene):
             refused(service, 400, what, "POST", "/videos", json={"prompt": "a", "model": "first"} | wrong)
         refused(service, 400, "prompt", "POST", "/videos", files=[("prompt", (None, "a")), ("prompt", (None, "b"))])
         refused(service, 400, "prompt", "POST", "/videos", files={"prompt": ("a.txt", b"a")})
+        refused(service, 400, "prompt", "POST", "/videos", files={"prompt": (None, b"\xff\xfe")})
+        two = [("prompt", (None, "a")), ("model", (None, "first")), *[("input_reference", ("x", image))] * 2]
+        refused(service, 400, "input_reference", "POST", "/videos", files=two)
+        for kind in ("multipart/form-data; boundary=x", "multipart/form-data"):
+            given = {
+                "content": b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na',
+                "headers": {"Content-Type": kind},
+            }
+            refused(service, 400, "invalid_multipart", "POST", "/videos", **given)
         refused(service, 400, "steps", "POST", "/videos", files={"prompt": (None, "a"), "steps": (None, "0")})
 
 
@@ -201,6 +217,7 @@ class Manners(Scene):
         with desk(max_connections=8) as service:
             self.waits(service)
             self.heads(service)
+            self.crowd(service)
             self.places(service)
             self.streams(service)
             app = service.server.config.app
@@ -270,6 +287,30 @@ class Manners(Scene):
                 connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
                 answer = connection.recv(4096).decode(errors="replace")
             assert answer.startswith(f"HTTP/1.1 {status} "), f"{[line[:40] for line in lines]}: {answer[:100]}"
+
+    def crowd(self, service: Service) -> None:
+        """Eight connections are all, and one that only waits for its next request makes room for another."""
+        host, port = service.url.removeprefix("http://").split(":")
+
+        def asks(text: bytes) -> socket.socket:
+            connection = socket.create_connection((host, int(port)), timeout=PATIENCE)
+            connection.sendall(text)
+            return connection
+
+        whole, begun = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /healthz HTTP/1.1\r\n"
+        service.http.close()
+        service.http = httpx.Client(base_url=service.url, timeout=PATIENCE, headers=service.http.headers)
+        until(lambda: not service.server.server_state.connections, "earlier connections are over")
+        idle = [asks(whole) for _ in range(8)]
+        assert all(each.recv(4096).startswith(b"HTTP/1.1 200") for each in idle), "of eight connections one is refused"
+        assert service.http.get("/healthz").status_code == 200, "idle connections keep another one out"
+        busy = [asks(begun) for _ in range(8)]
+        until(lambda: len(service.server.server_state.connections) >= 8, "eight are begun")
+        refused_one = asks(whole).recv(4096).decode()
+        assert refused_one.startswith("HTTP/1.1 503 ") and "retry-after: " in refused_one.lower(), refused_one[:200]
+        for each in (*idle, *busy):
+            each.close()
+        until(lambda: service.http.get("/healthz").status_code == 200, "there is room again")
 
     def places(self, service: Service) -> None:
         """A job waits, and its queue gets a worker."""

@@ -1,5 +1,6 @@
 """Scenes of what people use: the command line, the Python client, and the tables of the documents."""
 
+import asyncio
 import json
 import threading
 import time
@@ -9,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-from adaspa_client import BadRequest, Client, NotFound
+from adaspa_client import AsyncClient, BadRequest, Client, NotFound
 from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.settings import Settings
@@ -20,6 +21,7 @@ from drawn import picture
 from field_tables import DOCS, TABLES, filled
 from flaky_proxy import FlakyProxy
 from pydantic import ValidationError
+from receiver import receiving
 from running_gateway import FILES, Service
 from tiny_catalog import model_spec, write_catalog
 from waiting import until
@@ -103,6 +105,30 @@ class Programs(Scene):
             self.whole(service, client, Path(name))
             host, port = service.url.removeprefix("http://").split(":")
             self.cut(service, (host, int(port)), Path(name))
+            asyncio.run(self.awaited(service, Path(name)))
+
+    async def awaited(self, service: Service, folder: Path) -> None:
+        """The same by the client for programs that await."""
+        async with AsyncClient(service.url) as client:
+            first, second = await client.create_batch("a", 2, seed=5, metadata={"of": "awaited"})
+            listed = [video.id async for video in client.list(page_size=1, metadata={"of": "awaited"})]
+            assert listed == [second.id, first.id] and (first.seed, second.seed) == (5, 6), listed
+            service.complete(service.claim(first.id))
+            assert (await client.wait(first.id)).status == "completed"
+            assert [event.type async for event in client.events(first.id)] == ["queued", "in_progress", "completed"]
+            assert (await client.download(first.id, folder / "awaited.mp4")).read_bytes() == VIDEO
+            remix = await client.remix(first.id, "b")
+            assert (await client.cancel(remix.id)).status == "cancelled" and (await client.get(remix.id)).seed == 5
+            await client.delete(second.id)
+            for kind, act in ((NotFound, client.get(second.id)), (BadRequest, client.create("c", steps=0))):
+                try:
+                    await act
+                except kind as error:
+                    assert error.message
+                    continue
+                raise AssertionError(f"no {kind.__name__}")
+            assert (await client.usage()).days == 30 and len(await client.models()) == 2
+            assert (await client.estimate()).qualities and str(await client.link(first.id)).startswith("http")
 
     def whole(self, service: Service, client: Client, folder: Path) -> None:
         first = client.create("a", seed=7, quality="fast", metadata={"of": "odd"}, user="u")
@@ -182,12 +208,15 @@ class Commands(Scene):
     promise = "a command does what it says, and says what it did"
 
     def play(self, stage: Stage) -> None:
-        with desk() as service, TemporaryDirectory() as name:
+        own = {"webhook_http": True, "webhook_networks": "127.0.0.0/8", "webhook_retry_seconds": "0.05"}
+        with desk(**own) as service, TemporaryDirectory() as name:
             self.jobs(service, Path(name))
             self.generate(service, Path(name))
             settings = service.parts.settings
             own = {"ADASPA_REDIS_URL": settings.redis_url, "ADASPA_STORAGE_URL": settings.storage_url}
-            self.operate(service, own | {"ADASPA_DATA_DIR": str(settings.data_dir)})
+            own["ADASPA_DATA_DIR"] = str(settings.data_dir)
+            self.operate(service, own)
+            self.events(service, own)
 
     def said(self, *arguments: object, status: int = 0, **options: Any) -> str:
         done = adaspa(*arguments, **options)
@@ -279,6 +308,36 @@ class Commands(Scene):
         self.said("storage", "orphans", "--older-than", "0s", "--remove", "--yes", **own)
         assert service.parts.storage.keys(f"videos/{gone}/") == []
         assert len(service.parts.storage.keys("videos/")) == 9, "files of a known job were removed"
+
+    def events(self, service: Service, own: dict[str, str]) -> None:
+        """Events that their receiver did not take."""
+        with receiving() as receiver:
+            receiver.answers = [500, 404]
+            video_id = service.create(webhook_url=f"{receiver.url}/secret-path")["id"]
+            service.http.post(f"/videos/{video_id}/cancel")
+            until(lambda: service.parts.deliveries.ids("dead"), "an event is given up")
+            (told,) = json.loads(self.said("webhooks", "list", "--json", **own))
+            wanted = {"video_id": video_id, "state": "dead", "type": "video.cancelled", "attempts": 2}
+            assert {name: told[name] for name in wanted} == wanted and told["error"] == "HTTP 404", told
+            assert told["receiver"] in receiver.url and "secret-path" not in json.dumps(told), told
+            assert json.loads(self.said("webhooks", "list", "--state", "waiting", "--json", **own)) == []
+            shown = json.loads(self.said("webhooks", "show", video_id, **own))
+            assert shown["body"] == receiver.calls[0].event and shown["url"] == f"{receiver.url}/secret-path", shown
+            assert shown["webhook_id"] == receiver.ids()[0], shown["webhook_id"]
+            assert self.said("webhooks", "redeliver", video_id, **own).strip() == "sending 1 event"
+            until(lambda: service.parts.deliveries.get(video_id) is None, "it is sent again, and taken")
+            assert len(receiver.calls) == 3 and len({*receiver.ids()}) == 1
+            assert self.said("webhooks", "redeliver", "--all-dead", **own).strip() == "sending 0 events"
+            for command in ("show", "redeliver"):
+                self.said("webhooks", command, video_id, status=1, **own)
+        marked = service.create(metadata={"order": "17"})["id"]
+        rows = json.loads(self.said("jobs", "--metadata", "order=17", "--json", server=service.url))
+        assert [row["id"] for row in rows] == [marked], "jobs by their metadata"
+        oldest = json.loads(self.said("jobs", "--oldest-first", "--limit", 2, "--json", server=service.url))
+        newest = json.loads(self.said("jobs", "--json", server=service.url))
+        assert oldest == newest[:-3:-1], "the oldest first"
+        after = self.said("jobs", "--after", newest[1]["id"], server=service.url).splitlines()
+        assert [row.split("\t")[0] for row in after] == [row["id"] for row in newest[2:]], "behind a job"
 
     def some(self, service: Service) -> str:
         return str(service.http.get("/videos?limit=1").json()["data"][0]["id"])

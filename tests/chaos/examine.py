@@ -25,6 +25,7 @@ from tiny_catalog import model_spec
 from chaos import (
     by_answers,
     by_documents,
+    by_ends,
     by_hand,
     by_keeping,
     by_parts,
@@ -32,10 +33,12 @@ from chaos import (
     by_reference,
     by_requests,
     by_worker,
+    group_faults,
     tour_files,
     tour_jobs,
     tour_requests,
 )
+from chaos.apart import Apart
 from chaos.audit import Audit
 from chaos.checker import check
 from chaos.clients import Clients
@@ -72,7 +75,6 @@ SIZE = Size(
         model_spec("builtin:demo", **TASKS),
         *(model_spec("builtin:demo", id=f"idle-{name}", **TASKS) for name in IDLE),
     ],
-    grouped=False,
     environment={PRELOADED: "1"},
 )
 JOBS, CLIENTS = 12, 4
@@ -91,8 +93,9 @@ LANES: list[list[Scene]] = [
     [files["Batches"], files["Lists"], files["Places"], files["Previews"]],
     [files["Noted"], files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
-    [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES, *by_reference.SCENES],
-    [*by_parts.SCENES, *by_people.SCENES, *by_documents.SCENES, *by_worker.SCENES],
+    [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES, *by_ends.SCENES],
+    [*by_reference.SCENES, *by_people.SCENES, Apart("by_failures"), Apart("by_model")],
+    [*by_parts.SCENES, *by_documents.SCENES, *by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]
 """Lanes play side by side, the scenes of one in turns. There are three workers: those that stop one have one lane."""
@@ -106,6 +109,7 @@ ALONE: list[Scene] = [
     Backlog(),
     GatewayDiesAnswering(),
     GatewayDiesWithTheBell(),
+    *group_faults.SCENES,
 ]
 
 

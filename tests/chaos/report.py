@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -29,6 +29,41 @@ def recovery_seconds(strikes: list[Strike], ends: dict[str, float]) -> dict[str,
         if until is not None:
             found[strike.kind].append(max(0.0, until - strike.at))
     return found
+
+
+def fault(count: int, recovered: list[float]) -> dict[str, Any]:
+    """One kind of fault: how often it came, each recovery's seconds, and their percentiles."""
+    seconds = sorted(round(each, 2) for each in recovered)
+    percentiles = {f"p{p}": round(float(np.percentile(seconds, p)), 2) if seconds else None for p in (50, 99)}
+    return {"count": count, "recovered": seconds, "recovery_seconds": percentiles}
+
+
+def together(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The report of a run that several services shared."""
+    first = reports[0]
+    summed = ("jobs", "lost", "doubled", "attempts", "resumed_from_a_checkpoint", "requests_repeated_by_clients")
+    kinds = sorted({kind for each in reports for kind in each["faults"]})
+    found = {kind: [each["faults"][kind] for each in reports if kind in each["faults"]] for kind in kinds}
+    return first | {
+        "machine": first["machine"] | {"load": os.getloadavg()},
+        "service": first["service"] | {"services": len(reports)},
+        "seed": first["seed"],
+        "seconds": max(each["seconds"] for each in reports),
+        **{name: sum(each[name] for each in reports) for name in summed},
+        **{
+            name: dict(sorted(sum((Counter(each[name]) for each in reports), Counter()).items()))
+            for name in ("ended", "webhooks")
+        },
+        "violations": [f"seed {each['seed']}: {one}" for each in reports for one in each["violations"]],
+        "faults": {
+            kind: fault(sum(each["count"] for each in own), [second for each in own for second in each["recovered"]])
+            for kind, own in found.items()
+        },
+        **{
+            name: {key: value for each in reports for key, value in each[name].items()}
+            for name in ("scenes", "measured")
+        },
+    }
 
 
 def make_report(audit: Audit, clients: Clients, strikes: list[Strike], play: Play, seconds: float) -> dict[str, Any]:
@@ -59,16 +94,7 @@ def make_report(audit: Audit, clients: Clients, strikes: list[Strike], play: Pla
             "unanswered": receiver.unanswered,
             "jobs": len(receiver.ids),
         },
-        "faults": {
-            kind: {
-                "count": sum(strike.kind == kind for strike in strikes),
-                "recovery_seconds": {
-                    f"p{p}": round(float(np.percentile(recovered[kind], p)), 2) if recovered[kind] else None
-                    for p in (50, 99)
-                },
-            }
-            for kind in kinds
-        },
+        "faults": {kind: fault(sum(strike.kind == kind for strike in strikes), recovered[kind]) for kind in kinds},
         "scenes": {
             played.scene.name: {
                 "promise": played.scene.promise,

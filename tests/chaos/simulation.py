@@ -9,6 +9,7 @@ read from a string of bytes, one for each decision; when they are used up, every
 faults. So the same bytes are the same history, and a shorter string is a simpler one.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -61,11 +62,15 @@ class Broken(Exception):
 
 @contextmanager
 def simulated_clock() -> Iterator[None]:
-    """Have stores that are made in this block read their clock from a key."""
+    """Have stores that this thread makes in this block read their clock from a key."""
     from adaspa_jobs import scripts  # noqa: PLC0415
 
-    plain, told = scripts._joined, f"cjson.decode(redis.call('GET', '{TIME_KEY}'))"
-    with patch.object(scripts, "_joined", lambda shared, source: plain(shared.replace(TIME, told), source)):
+    plain, told, own = scripts._joined, f"cjson.decode(redis.call('GET', '{TIME_KEY}'))", threading.get_ident()
+
+    def joined(shared: str, source: str) -> str:
+        return plain(shared.replace(TIME, told) if threading.get_ident() == own else shared, source)
+
+    with patch.object(scripts, "_joined", joined):
         yield
 
 

@@ -4,6 +4,7 @@ import re
 import secrets
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +12,14 @@ from typing import Any
 
 import pytest
 from adaspa_service import views
-from chaos import by_answers, by_documents, by_hand, by_keeping, by_parts, by_requests
+from chaos import by_answers, by_documents, by_ends, by_hand, by_keeping, by_parts, by_requests
+from chaos.__main__ import share
+from chaos.apart import Apart
 from chaos.audit import Audit
 from chaos.by_hand import Bench, bench
 from chaos.by_reference import OUTSIDE, Drawn, own_store
 from chaos.planted import ROOT
+from chaos.report import fault, together
 from chaos.run import lacking
 from chaos.scenes import Scene
 from chaos.sightings import Sightings, alone
@@ -23,7 +27,7 @@ from chaos.watch import between, look, violations
 
 SLOW = (by_parts.Films,)
 """Scenes that start many processes; other tests look at what they do."""
-PARTS = (by_hand, by_requests, by_answers, by_keeping, by_documents, by_parts)
+PARTS = (by_hand, by_requests, by_answers, by_keeping, by_ends, by_documents, by_parts)
 SCENES = [scene for part in PARTS for scene in part.SCENES if not isinstance(scene, SLOW)]
 
 
@@ -52,6 +56,40 @@ def test_a_store_that_holds_something_else_than_the_reference_is_found() -> None
                 drawn.compare()
             client.restore(key, max(0, lasts), kept)
         drawn.compare()
+
+
+def test_shares_of_a_run_are_all_of_it_and_their_reports_one() -> None:
+    parts = [share(f"{number}/3") for number in (1, 2, 3)]
+    assert sorted(each for number, of in parts for each in [*range(10)][number::of]) == [*range(10)]
+    for wrong in ("0/3", "4/3"):
+        with pytest.raises(ArgumentTypeError, match="is no part; allowed: from 1/3 to 3/3"):
+            share(wrong)
+
+    def report(seed: int, **own: Any) -> dict[str, Any]:
+        counts = dict.fromkeys(("jobs", "attempts", "resumed_from_a_checkpoint", "requests_repeated_by_clients"), 2)
+        usual = counts | {"machine": {}, "service": {}, "lost": 0, "doubled": 0, "violations": [], "measured": {}}
+        usual |= {"ended": {"completed": 1}, "webhooks": {"taken": 1}, "seed": seed, "seconds": 9.0 + seed}
+        return usual | own
+
+    first = report(1, faults={"a": fault(2, [1.0, 4.0])}, scenes={"s": {"outcome": "held"}})
+    second = report(2, faults={"a": fault(1, [2.0]), "b": fault(1, [])}, scenes={"t": {}}, violations=["x"], lost=1)
+    whole = together([first, second])
+    assert (whole["jobs"], whole["lost"], whole["seconds"], whole["ended"]) == (4, 1, 11.0, {"completed": 2})
+    assert whole["violations"] == ["seed 2: x"] and whole["scenes"].keys() == {"s", "t"}
+    assert whole["faults"]["a"] == fault(3, [1.0, 2.0, 4.0]) and whole["faults"]["b"]["count"] == 1
+    assert whole["faults"]["a"]["recovery_seconds"]["p50"] == 2.0 and whole["service"]["services"] == 2
+
+
+def test_a_scene_apart_is_found_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "from chaos.scenes import Scene\nclass Broken(Scene):\n    name, promise = 'b', ''\n"
+    (tmp_path / "chaos").mkdir()
+    (tmp_path / "chaos/by_broken.py").write_text(
+        f"{told}    def play(self, stage):\n        assert False, 'as it was told'\nSCENES = [Broken()]\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(f"import chaos\nchaos.__path__.append({str(tmp_path / 'chaos')!r})\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT / 'tests'}")
+    with pytest.raises(AssertionError, match="b: as it was told"):
+        Apart("by_broken").play(None)  # type: ignore[arg-type]
 
 
 def test_a_run_with_less_than_was_asked_for_complains() -> None:

@@ -1,8 +1,10 @@
 """What the examination of planted bugs does with a worker's parts: whole, nothing is found."""
 
 import pytest
-from chaos.by_worker import SCENES
+from chaos import by_failures, by_model, by_worker
 from chaos.scenes import Scene
+
+SCENES = [scene for part in (by_worker, by_failures, by_model) for scene in part.SCENES]
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
