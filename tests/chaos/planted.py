@@ -98,7 +98,8 @@ class Tree:
 
     def run(self, *command: str) -> tuple[int, str]:
         """The status and the output of a command on this tree; a status of -1: it was ended."""
-        path = os.pathsep.join(str(self.folder / package) for package in PACKAGES)
+        own = (str(self.folder / package) for package in PACKAGES)
+        path = os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])
         with (self.folder / "run.log").open("w+") as log:
             process = subprocess.Popen(
                 [sys.executable, *command],

@@ -31,7 +31,8 @@ def earlier(fleet: Fleet) -> str:
         ).stdout
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             files.extractall(folder, filter="data")
-    return os.pathsep.join([*(str(folder / package) for package in PACKAGES), str(ROOT)])
+    own = (str(folder / package) for package in PACKAGES)
+    return os.pathsep.join([*own, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextmanager
