@@ -82,15 +82,18 @@ class CutOffAt(Scene):
         job = stage.job(ask)
         assert job is not None
         (part,) = [part for part in stage.fleet.workers if part.identity == job.worker]
+        second = None
         with part.links["redis"].cut(self.way):
-            first.go_on()
             if self.way == "back":  # its renewals arrive until it misses an answer, so it may well end the job
+                first.go_on()
                 assert client.see_to_its_end(ask) == "completed", ask.final
-                second = None
-            else:
+            else:  # it is held until another has the job: else it would come to that one's point before it
                 second = stage.order("step-20" if self.point.startswith("step") else "decoding", ask, "hold")
                 second.wait()
-                assert client.get(ask.video_id)["attempt"] == 2
+                attempt = client.get(ask.video_id)["attempt"]
+                assert attempt == 2, f"{ask.video_id}: attempt {attempt} goes on"
+                first.go_on()
+                stage.pause(2.0)  # what it sends is on its way
         if second:
             for _ in range(10):
                 client.get(ask.video_id)

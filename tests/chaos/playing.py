@@ -1,6 +1,7 @@
 """Plays scenes: those of one job several at a time, then those of the whole service one by one."""
 
 import time
+import traceback
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ def play(scenes: Collection[Scene], fleet: Fleet, clients: Clients, receiver: Re
         try:
             scene.play(Stage(fleet, clients, receiver, f"scene-{next(numbers)}", measured))
         except Exception as error:
-            broken = f"{type(error).__name__}: {error}" if not isinstance(error, AssertionError) else str(error)
+            said = str(error) if isinstance(error, AssertionError) else ""
+            broken = said or "".join(traceback.format_exception(error)[-2:])
         done.append(Played(scene, time.monotonic() - began, broken))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -79,7 +79,10 @@ class EarlierWorker(Scene):
                     ask, orders = stage.create(client, 24, **{"step-14": "hold"})
                     ask.earlier = then is old
                     orders["step-14"].wait()
+                    starts = first.starts
                     first.signal(signal.SIGKILL)
+                    # Started again later, it would not stand still below, and might take the job.
+                    until(lambda starts=starts, first=first: first.starts > starts, f"{first.name} is started again")
                 with fleet.workers_stopped(but=then):
                     assert client.see_to_its_end(ask) == "completed", ask.final
                 client.download(ask.video_id)

@@ -19,6 +19,7 @@ from chaos.audit import Audit
 from chaos.by_hand import Bench, bench
 from chaos.by_reference import OUTSIDE, Drawn, own_store
 from chaos.planted import ROOT
+from chaos.playing import play
 from chaos.report import fault, together
 from chaos.run import lacking
 from chaos.scenes import Scene
@@ -90,6 +91,18 @@ def test_a_scene_apart_is_found_broken(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT / 'tests'}")
     with pytest.raises(AssertionError, match="b: as it was told"):
         Apart("by_broken").play(None)  # type: ignore[arg-type]
+
+
+def test_a_scene_whose_assertion_says_nothing_is_broken_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(Scene):
+        name, promise = "silent", ""
+
+        def play(self, stage: object) -> None:
+            assert not stage
+
+    monkeypatch.setattr("chaos.playing.Stage", lambda *_: "a stage")
+    (played,) = play([Silent()], None, None, None).scenes  # type: ignore[arg-type]
+    assert "assert not stage" in played.broken
 
 
 def test_a_run_with_less_than_was_asked_for_complains() -> None:
