@@ -6,9 +6,9 @@ warm-up that is partly sparse. The pattern of every step is searched and used
 as in earnest; only the video is noise.
 
 With ``--compile`` the blocks are compiled, and the first blocks of each kind are run through the first steps before any
-is counted. With ``--dense-steps`` dense steps by FlashAttention-3 in bfloat16 follow, of the same model compiled too:
-what the run is to be compared with. With ``--step-cache`` MagCache skips steps beside it: which ones depends on the
-magnitude ratios of the real model alone, not on the random weights.
+is counted. With ``--dense-steps`` dense steps by FlashAttention-3 in bfloat16 come first, of the same model compiled
+too: what the run is to be compared with. With ``--step-cache`` MagCache skips steps beside it: which ones depends on
+the magnitude ratios of the real model alone, not on the random weights.
 """
 
 import argparse
@@ -202,10 +202,11 @@ def main() -> None:
         "--attention", choices=["adaspa", "diffusers", *peers.DENSE], default="adaspa", help="of dense steps"
     )
     parser.add_argument("--linears", choices=LINEARS, default=LINEARS[0], help="of the blocks' linear layers")
-    parser.add_argument("--dense-precision", choices=get_args(Precision), default="full", help="of dense steps")
+    for kind in ("dense", "sparse"):
+        parser.add_argument(f"--{kind}-precision", choices=get_args(Precision), default="full", help=f"of {kind} steps")
     parser.add_argument("--step-cache", type=float, help=f"threshold of MagCache, for {MAG_MODEL}; without, none")
     parser.add_argument(
-        "--dense-steps", type=int, default=0, help="steps by FlashAttention-3 in bfloat16 to time after"
+        "--dense-steps", type=int, default=0, help="steps by FlashAttention-3 in bfloat16 to time before"
     )
     parser.add_argument("--compile", action="store_true", help="compile the transformer's repeated blocks")
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after this time, the run incomplete")
@@ -218,7 +219,8 @@ def main() -> None:
     started = time.monotonic()
     device = torch.device("cpu" if arguments.quick else "cuda")
     model = MODELS[arguments.model].quick() if arguments.quick else MODELS[arguments.model]
-    config = configuration(arguments.config, arguments.density).replace(dense_precision=arguments.dense_precision)
+    precisions = {name: getattr(arguments, name) for name in ("dense_precision", "sparse_precision")}
+    config = configuration(arguments.config, arguments.density).replace(**precisions)
     result: dict[str, Any] = {
         **ran_on(quick=arguments.quick),
         **{
@@ -226,21 +228,23 @@ def main() -> None:
             for name in ("model", "config", "density", "warmup_density", "steps", "attention", "compile", "quick")
         },
         "linears": arguments.linears,
-        "dense_precision": arguments.dense_precision,
+        **precisions,
         "step_cache": arguments.step_cache,
         "complete": False,
         "rows": [],
     }
     with torch.no_grad():
+        for row in dense_steps(model, device, arguments.dense_steps) if arguments.dense_steps else ():
+            result.setdefault("dense_rows", []).append(row)
+            write(result, arguments.output)
+        gc.collect()  # a patched transformer is part of a cycle
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         for row in run(arguments, model, config, device):
             result |= row | {"rows": result["rows"] + row["rows"]}
             write(result, arguments.output)
             if time.monotonic() - started > 60 * arguments.minutes:
                 break
-        gc.collect()  # a patched transformer is part of a cycle
-        for row in dense_steps(model, device, arguments.dense_steps) if arguments.dense_steps else ():
-            result.setdefault("dense_rows", []).append(row)
-            write(result, arguments.output)
     summary = {key: value for key, value in result.items() if key not in {"rows", "dense_rows"}}
     print(json.dumps(summary))
 

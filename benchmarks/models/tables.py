@@ -146,9 +146,10 @@ def denoise_line(result: dict[str, Any]) -> str:
     density = "" if result["density"] is None else f" at density {result['density']}"
     density += f" ({result['warmup_density']} in its warm-up)" if result.get("warmup_density") else ""
     how = "A whole run" if result["complete"] else f"A run up to step {len(result['rows'])} of {result['steps']}"
+    eight = [kind for kind in ("dense", "sparse") if result.get(f"{kind}_precision", "full") != "full"]
     small = [
         "linear layers were in e4m3" if result.get("linears") == "float8" else "",
-        "dense attention was in eight bits" if result.get("dense_precision", "full") != "full" else "",
+        f"{' and '.join(eight)} attention was in eight bits" if eight else "",
     ]
     told = " and its ".join(filter(None, small))
     skipped = sum("reused" in row for row in result["rows"])

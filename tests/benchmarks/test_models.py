@@ -31,7 +31,7 @@ from benchmarks.models import (
 )
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import MODELS
-from benchmarks.models.tables import blocks_table
+from benchmarks.models.tables import blocks_table, denoise_line
 from benchmarks.models.totals import StepSeconds, step_kinds, total_seconds
 
 SECONDS = StepSeconds(
@@ -282,6 +282,18 @@ def test_a_whole_denoising_of_a_tiny_model(run):
     kinds = ["dense", "search", *8 * ["sparse"]]
     assert [row["kind"] for row in result["rows"]] == kinds
     assert result["report"]["density"] == pytest.approx(0.3, abs=0.05)
+
+
+def test_dense_steps_come_before_a_denoising_in_eight_bits(run):
+    eight = ["--dense-precision", "int8_fp8", "--sparse-precision", "int8_fp8"]
+    result = run(denoise, "--config", "short", "--density", "0.3", "--steps", "10", "--dense-steps", "1", *eight)
+    assert len(result["dense_rows"]) == 1 and result["complete"]
+    assert list(result).index("dense_rows") < list(result).index("report"), (
+        "what is cut is not what it is compared with"
+    )
+    kernels = result["report"]["kinds"]["sparse"]["kernels"]
+    assert {kernel["dtype"] for kernel in kernels} == {"int8_fp8"}
+    assert "Its dense and sparse attention was in eight bits." in denoise_line(result | {"dense_rows": []})
 
 
 def test_a_whole_denoising_with_a_step_cache_tells_the_steps_that_it_skipped(run):
