@@ -1,6 +1,14 @@
 """Scenes of what fails in a worker, or below the service: each failure by its name, and what becomes of its job."""
 
 import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -9,11 +17,11 @@ from adaspa_jobs import redis_check
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobCancelled, LeaseLost, StoreUnavailable
-from adaspa_worker import failure, lease
+from adaspa_worker import failure, heartbeat, lease, metrics
 from adaspa_worker.blank import BlankClip
 from adaspa_worker.failure import NotLoaded, describe, is_the_workers
 from adaspa_worker.group import GroupFailed
-from adaspa_worker.lease import TimeLimitExceeded, retry
+from adaspa_worker.lease import LeaseKeeper, TimeLimitExceeded, retry
 from adaspa_worker.pipeline import NotFinite
 from adaspa_worker.source import ModelUnavailable
 from admitting import create
@@ -126,6 +134,73 @@ class Failures(Scene):
                 raise AssertionError("a worker that stops waits for a store that is away")
 
 
+class Alive(Scene):
+    """A worker with a job is cut off from Redis; another's process is killed in the middle of its job."""
+
+    name = "by hand: what probes and metrics say of a worker"
+    promise = "a worker that goes on with its job is alive, however long Redis is away, and a dead process is not busy"
+
+    def play(self, stage: Stage) -> None:
+        self.beats()
+        self.gauges()
+
+    def beats(self) -> None:
+        def away(*_: object) -> None:
+            asked.append(None)
+            raise StoreUnavailable("away")
+
+        asked: list[None] = []
+        store: Any = SimpleNamespace(lease_seconds=0.2, renew=away, hear=away, report_progress=away)
+        lease: Any = SimpleNamespace(job=SimpleNamespace(id="video_x"))
+        with TemporaryDirectory() as folder, patch.dict("os.environ", {heartbeat.VARIABLE: f"{folder}/beat"}):
+            file = Path(folder) / "beat"
+            keeper = LeaseKeeper(store, lease, lambda: False, every=0.05, limit=1e9, unwind=30.0, abandon=print)
+            with keeper:
+                for _ in range(3):
+                    file.touch()
+                    os.utime(file, (1, 1))
+                    asked.clear()
+                    until(lambda: len(asked) > 2, "the store is asked, and does not answer")
+                    assert file.stat().st_mtime > 1, "a worker whose Redis is away beats no more"
+                keeper.check()
+
+    def gauges(self) -> None:
+        """What is told of the present goes with the process that it was true of; what is counted stays."""
+        with TemporaryDirectory() as folder:
+            child = """
+                import os, signal
+                from adaspa_worker import metrics
+                metrics.busy.labels("m").inc()
+                metrics.gpu_bytes.labels("used").set(5)
+                metrics.attempts.labels("m", "completed").inc()
+                os.kill(os.getpid(), signal.SIGKILL)
+            """
+            parent = """
+                from adaspa_worker import metrics
+                from prometheus_client import CollectorRegistry, generate_latest
+                from prometheus_client.multiprocess import MultiProcessCollector
+                metrics.forget_earlier_child()
+                registry = CollectorRegistry()
+                MultiProcessCollector(registry)
+                print(generate_latest(registry).decode())
+            """
+            for code, status in ((child, -signal.SIGKILL), (parent, 0)):
+                done = subprocess.run(
+                    [sys.executable, "-c", dedent(code)],
+                    check=False,
+                    capture_output=True,
+                    text=True,
+                    env=os.environ | {metrics.FOLDER: folder},
+                )
+                assert done.returncode == status, done.stderr[-500:]
+        told = [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
+        assert 'adaspa_attempts_total{model="m",outcome="completed"} 1.0' in told, told
+        present = [
+            line for line in told if line.startswith(("adaspa_worker_busy", "adaspa_gpu_memory")) and line[-3:] != "0.0"
+        ]
+        assert not present, f"of a process that was killed it is still told: {present}"
+
+
 class Unsuitable(Scene):
     """Redis servers that are set up for something else."""
 
@@ -150,4 +225,4 @@ class Unsuitable(Scene):
             )
 
 
-SCENES: list[Scene] = [Failures(), Unsuitable()]
+SCENES: list[Scene] = [Failures(), Alive(), Unsuitable()]

@@ -24,6 +24,7 @@ from tiny_catalog import model_spec
 
 from chaos import (
     by_answers,
+    by_cuts,
     by_documents,
     by_ends,
     by_hand,
@@ -93,7 +94,7 @@ LANES: list[list[Scene]] = [
     [files["Batches"], files["Lists"], files["Places"], files["Previews"]],
     [files["Noted"], files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
-    [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES, *by_ends.SCENES],
+    [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES, *by_ends.SCENES, *by_cuts.SCENES],
     [*by_reference.SCENES, *by_people.SCENES, Apart("by_failures"), Apart("by_model")],
     [*by_parts.SCENES, *by_documents.SCENES, *by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from adaspa_service import views
-from chaos import by_answers, by_documents, by_ends, by_hand, by_keeping, by_parts, by_requests
+from chaos import by_answers, by_cuts, by_documents, by_ends, by_hand, by_keeping, by_parts, by_requests
 from chaos.__main__ import share
 from chaos.apart import Apart
 from chaos.audit import Audit
@@ -28,7 +28,7 @@ from chaos.watch import between, look, violations
 
 SLOW = (by_parts.Films,)
 """Scenes that start many processes; other tests look at what they do."""
-PARTS = (by_hand, by_requests, by_answers, by_keeping, by_ends, by_documents, by_parts)
+PARTS = (by_hand, by_requests, by_answers, by_keeping, by_ends, by_cuts, by_documents, by_parts)
 SCENES = [scene for part in PARTS for scene in part.SCENES if not isinstance(scene, SLOW)]
 
 
