@@ -3,6 +3,7 @@
 import http.client
 import json
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from adaspa_command import ADASPA
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
+from adaspa_service.cli.server import is_gateway
 from event_stream import parse
 from forked import Started
-from gateway_process import running
+from gateway_process import environment, running, taken_port
 from running_gateway import serving
 from waiting import PATIENCE, until
 
@@ -125,6 +128,23 @@ def test_no_request_fails_while_a_gateway_is_replaced(tmp_path: Path, redis_url:
         )
         balancer.ended.set()
         assert [failure for user in users for failure in user.failed] == []
+
+
+def test_who_stops_the_command_stops_the_gateway(tmp_path: Path, redis_url: str) -> None:
+    with taken_port() as port:
+        pass
+    env = environment(tmp_path, {"redis_url": redis_url, "port": str(port), "drain_seconds": "3600"})
+    log = tmp_path / "gateway.log"
+    with log.open("wb") as told, subprocess.Popen([ADASPA, "gateway"], env=env, stderr=told) as command:
+        until(lambda: is_gateway(f"http://127.0.0.1:{port}"), "it serves")
+        try:
+            command.send_signal(signal.SIGTERM)
+            until(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 503, "it drains")
+            assert command.poll() is None
+        finally:
+            command.terminate()
+        assert command.wait(timeout=PATIENCE) == -signal.SIGTERM
+    assert not is_gateway(f"http://127.0.0.1:{port}")
 
 
 def test_while_it_drains_all_is_served_until_a_second_signal(tmp_path: Path, redis_url: str) -> None:

@@ -1,13 +1,11 @@
 """``adaspa models`` lists a server's models; ``adaspa fetch-model`` downloads a model before a worker starts."""
 
-import subprocess
-import sys
 from typing import Annotated
 
 import typer
 
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
-from adaspa_service.cli.terminal import Json, print_json, print_table
+from adaspa_service.cli.terminal import Json, become, print_json, print_table
 
 COLUMNS = ("MODEL", "SIZES", "FRAMES", "STEPS", "GUIDANCE", "WAITING", "RUNNING")
 
@@ -47,4 +45,4 @@ def fetch_model(
 ) -> None:
     """Download a model from the Hugging Face Hub, or a mirror of it, and verify its files."""
     asked = [*(["--resolve"] if resolve else []), *(["--dry-run"] if dry_run else [])]
-    raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_worker.fetch_model", "--model", model, *asked]))
+    become("adaspa_worker.fetch_model", "--model", model, *asked)

@@ -1,7 +1,5 @@
 """``adaspa serve``, ``adaspa gateway`` and ``adaspa worker``: the whole service, or one part of it."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ from adaspa_jobs.settings import get_settings
 
 from adaspa_service.access.keys import KeyStore
 from adaspa_service.access.open_access import Access, Entrance
-from adaspa_service.cli.terminal import say
+from adaspa_service.cli.terminal import become, say
 from adaspa_service.local import Supervisor
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on (default: ADASPA_HOST or 127.0.0.1).")]
@@ -58,7 +56,7 @@ def serve(
 
 def gateway() -> None:
     """Run only the gateway, configured by ADASPA_* environment variables."""
-    raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_service.gateway"]))
+    become("adaspa_service.gateway")
 
 
 def worker(
@@ -67,4 +65,4 @@ def worker(
 ) -> None:
     """Run only a worker, configured by ADASPA_* environment variables."""
     chosen = [*(["--model", model] if model else []), *(["--only", only] if only else [])]
-    raise SystemExit(subprocess.call([sys.executable, "-m", "adaspa_worker", *chosen]))
+    become("adaspa_worker", *chosen)

@@ -1,6 +1,7 @@
 """Output of commands (lines, tables, JSON) and their exit statuses."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -86,3 +87,9 @@ def print_table(
 def one_line(value: object) -> str:
     """Format a value on one line, without control characters."""
     return " ".join("".join(mark if mark.isprintable() else " " for mark in str(value)).split())
+
+
+def become(module: str, *arguments: str) -> NoReturn:
+    """Run a module in the place of this process, so that whoever stops the command stops the module."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
