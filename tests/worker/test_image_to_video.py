@@ -157,6 +157,20 @@ def test_wan_vace_gets_a_reference_of_another_shape_on_white(
     assert torch.equal(*made)
 
 
+def test_a_far_shift_goes_on_to_the_last_of_many_steps(
+    engines: Callable[[str], tuple[DiffusersEngine, Path]], asked: Callable[..., JobParams]
+) -> None:
+    """The first timesteps of such a schedule are the same whole number."""
+    _, folder = engines("wan-2.2-image")
+    engine = load(spec("wan-2.2-image", folder, scheduler={"name": "UniPCMultistepScheduler"}), folder)
+    params = asked(steps=64, flow_shift=16.0, num_frames=5)
+    done: list[int] = []
+    engine.denoise(params, engine.encode_prompt(params, {Role.first: FIRST}), lambda number, _: done.append(number))
+    assert done == list(range(1, 65))
+    report = engine.report()
+    assert (report["dense_steps"], report["fell_back"]) == (64, [])
+
+
 def plain_arguments(name: str, params: JobParams, images: Mapping[Role, Given]) -> dict[str, Any]:
     """Those of its pipeline that differ from model to model."""
     size = {name: getattr(params, name) for name in ("width", "height", "num_frames")}

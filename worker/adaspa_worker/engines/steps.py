@@ -58,6 +58,7 @@ class Denoising:
     def __enter__(self) -> "Denoising":
         for stream in self.streams:
             vars(stream.scheduler)["step"] = stream
+        self._begins = [each.register_forward_pre_hook(self._begin, prepend=True) for each in self.transformers]
         self._forwards = [transformer.forward for transformer in self.transformers]
         if self.resume:
             for transformer in self.transformers:
@@ -69,6 +70,8 @@ class Denoising:
     ) -> None:
         for scheduler in self.schedulers:
             vars(scheduler).pop("step", None)
+        for hook in self._begins:
+            hook.remove()
         self._run_transformers()
 
     def snapshot(self) -> dict[str, Any] | None:
@@ -113,6 +116,18 @@ class Denoising:
                 self.generator.set_state(self.resume["generator"])
                 self.last = self._now
         return result
+
+    def _begin(self, *_: Any) -> None:
+        """Count from the first timestep, before it is needed, if the second is the same whole number.
+
+        At a far shift they are, and schedulers take the second, unless told; some pipelines do not tell them. The last
+        step would then lie beyond the schedule.
+        """
+        for scheduler in self.schedulers:
+            if getattr(scheduler, "begin_index", 0) is None and scheduler.step_index is None:
+                start = scheduler.timesteps[:2]
+                if len(start) > 1 and start[0] == start[1]:
+                    scheduler.set_begin_index(0)
 
     def _run_transformers(self) -> None:
         for transformer, forward in zip(self.transformers, self._forwards, strict=True):
