@@ -14,7 +14,7 @@ from typing import Any
 import adaspa_client as package
 import httpx
 import pytest
-from adaspa_client import AsyncClient, Client, Event, Video
+from adaspa_client import AsyncClient, Client, Event, NotFound, Video
 from adaspa_jobs.settings import Settings
 from adaspa_service.access import open_token
 from flaky_proxy import flaky
@@ -144,6 +144,27 @@ def test_a_delete_whose_answer_is_lost_has_deleted(service: Service, connect: An
         client.delete(video_id)
         with pytest.raises(package.NotFound):
             client.delete(video_id)
+
+
+@pytest.mark.parametrize(
+    "given", ["", ".", "..", "../models", "{id}?x=1", "{id}/", "{id}#x", "{id}/link", "%2e%2e", "ü"]
+)
+def test_an_id_that_a_user_gave_leads_to_no_other_route(
+    service: Service, connect: Any, tmp_path: Path, given: str
+) -> None:
+    video_id = service.completed()
+    asked = given.format(id=video_id)
+    with connect(service.url) as client:
+        for call in (client.get, client.link, client.cancel, client.delete):
+            with pytest.raises(NotFound):
+                call(asked)
+        with pytest.raises(NotFound):
+            client.remix(asked, "another")
+        with pytest.raises(NotFound):
+            client.download(asked, tmp_path / "out.mp4")
+        with pytest.raises(NotFound):
+            list(client.events(asked))
+        assert client.get(video_id).status == "completed"
 
 
 def test_refusals_have_types(settings: Settings, tmp_path: Path, connect: Any) -> None:

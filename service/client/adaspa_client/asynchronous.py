@@ -187,7 +187,7 @@ class AsyncClient:
         heard = monotonic()
         while True:
             try:
-                async with self._stream(f"/videos/{video_id}/events", headers=reader.headers()) as response:
+                async with self._stream(plans.path(video_id, "/events"), headers=reader.headers()) as response:
                     if response.status_code == NO_CONTENT:
                         return
                     reader.begin()
@@ -214,7 +214,7 @@ class AsyncClient:
                 before = download.received
                 try:
                     async with self._stream(
-                        f"/videos/{video_id}/content", query={"variant": variant}, headers=download.headers()
+                        plans.path(video_id, "/content"), query={"variant": variant}, headers=download.headers()
                     ) as response:
                         download.begin(response)
                         async for chunk in response.aiter_bytes():

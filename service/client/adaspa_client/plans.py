@@ -3,6 +3,7 @@
 A client runs a plan: it sends what is asked for and gives the response back, or the error that came instead.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ DELAYS = (0.5, 1.0, 2.0, 4.0)
 LONGEST_WAIT = 10.0
 """A gateway that names a longer time is not waited for: the error comes at once."""
 RETRIED = (429, 502, 503, 504)
+ID = re.compile(r"[A-Za-z0-9_-]+")
+"""Characters of ids. Others would lead elsewhere, also as escapes: servers read %2F as a slash."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,17 @@ def call(send: Send, retries: int) -> Plan[httpx.Response]:
     raise AssertionError("the last try has no delay")
 
 
+def path(video_id: str, part: str = "") -> str:
+    """Return the path of a video, or of a part of it: an id that a user gave leads to no other route.
+
+    Raises:
+        NotFound: no video has this id.
+    """
+    if not ID.fullmatch(video_id):
+        raise NotFound(404, f"there is no video {video_id[:60]!r}", "video_not_found", "video_id")
+    return f"/videos/{video_id}{part}"
+
+
 def create(body: Mapping[str, Any], key: str | None, retries: int) -> Plan[Video]:
     """Submit a prompt."""
     send = Send("POST", "/videos", body, headers=once(key))
@@ -94,30 +108,30 @@ def estimate(body: Mapping[str, Any], retries: int) -> Plan[Estimate]:
 def remix(video_id: str, prompt: str, webhook_url: str | None, key: str | None, retries: int) -> Plan[Video]:
     """Submit another prompt with the rest of a video's recipe."""
     asked = {"prompt": prompt} | ({"webhook_url": webhook_url} if webhook_url else {})
-    send = Send("POST", f"/videos/{video_id}/remix", {"json": asked}, headers=once(key))
+    send = Send("POST", path(video_id, "/remix"), {"json": asked}, headers=once(key))
     return Video.model_validate((yield from call(send, retries)).json())
 
 
 def get(video_id: str, retries: int) -> Plan[Video]:
     """Return a job's current state."""
-    return Video.model_validate((yield from call(Send("GET", f"/videos/{video_id}"), retries)).json())
+    return Video.model_validate((yield from call(Send("GET", path(video_id)), retries)).json())
 
 
 def link(video_id: str, query: Mapping[str, Any], retries: int) -> Plan[str]:
     """An address of a file."""
-    url: str = (yield from call(Send("GET", f"/videos/{video_id}/link", query=query), retries)).json()["url"]
+    url: str = (yield from call(Send("GET", path(video_id, "/link"), query=query), retries)).json()["url"]
     return url
 
 
 def cancel(video_id: str, retries: int) -> Plan[Video]:
     """Stop a job."""
-    return Video.model_validate((yield from call(Send("POST", f"/videos/{video_id}/cancel"), retries)).json())
+    return Video.model_validate((yield from call(Send("POST", path(video_id, "/cancel")), retries)).json())
 
 
 def delete(video_id: str, retries: int) -> Plan[None]:
     """Delete a job. If an answer is lost, that it is unknown at the next try says that it is deleted."""
     lost = False
-    plan = call(Send("DELETE", f"/videos/{video_id}"), retries)
+    plan = call(Send("DELETE", path(video_id)), retries)
     answer: Answer = None
     while True:
         try:

@@ -184,7 +184,7 @@ class Client:
         heard = monotonic()
         while True:
             try:
-                with self._stream(f"/videos/{video_id}/events", headers=reader.headers()) as response:
+                with self._stream(plans.path(video_id, "/events"), headers=reader.headers()) as response:
                     if response.status_code == NO_CONTENT:
                         return
                     reader.begin()
@@ -211,7 +211,7 @@ class Client:
                 before = download.received
                 try:
                     with self._stream(
-                        f"/videos/{video_id}/content", query={"variant": variant}, headers=download.headers()
+                        plans.path(video_id, "/content"), query={"variant": variant}, headers=download.headers()
                     ) as response:
                         download.begin(response)
                         for chunk in response.iter_bytes():
