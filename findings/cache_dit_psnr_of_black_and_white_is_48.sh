@@ -3,8 +3,8 @@
 #
 # Its own formula, which is what --psnr-type is by default, takes the difference and the square of eight-bit pixels in
 # eight bits, so both are what is left after multiples of 256. Up to a difference of 15 that is right; 16 is squared to
-# 0, and 255 to 1. Pictures or frames that are taken for the same so are left out of a mean over many. The command's
-# other formula, --psnr-type skimage, is right.
+# 0, and 255 to 1. What comes out as equal is left out of a mean over many pictures or frames. The command's other
+# formula, --psnr-type skimage, is right.
 #
 # Two PNG files at a time go through the command: a picture and the same with so much added to each pixel, black and
 # white, and two pictures of noise.
