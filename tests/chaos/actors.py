@@ -1,8 +1,8 @@
 """Who acts in a simulation: clients of two tenants, workers, and the janitors of two gateways."""
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from adaspa_jobs.job import Artifact, Job, Progress, percent
 from adaspa_jobs.queue import QueueUnavailable, queue_name
 from adaspa_jobs.scripts import PREFIX, StoreUnavailable
 from adaspa_jobs.storage import attempt_prefix
-from adaspa_jobs.store import Admitted, Lease
+from adaspa_jobs.store import Admitted, JobCancelled, Lease
 from adaspa_service import views
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
@@ -24,6 +24,7 @@ from adaspa_service.gateway.removal import remove_if_ended
 from adaspa_worker import app
 from adaspa_worker.runner import Runner
 from faults import Killed
+from greenlet import getcurrent
 from running_gateway import REPORT
 
 from chaos.history import Act, Entry
@@ -156,8 +157,36 @@ class Client:
 class WithoutThreads(Runner):
     """The worker's own runner, whose lease is renewed by the steps alone."""
 
+    world: World
+
     def _keeper(self, lease: Lease) -> Any:
         return nullcontext()
+
+    def _end(self, lease: Lease, transition: Callable[[Lease], None]) -> None:
+        cancelled = transition == self.store.release_cancelled
+
+        def noted(lease: Lease) -> None:
+            if cancelled:
+                self.world.keep()  # the one end that a worker does not wait for to be on the disk
+            try:
+                with relied_on(not cancelled):
+                    transition(lease)
+            except JobCancelled:  # and is then ended as cancelled
+                self.world.keep()
+                raise
+
+        super()._end(lease, noted)
+
+
+@contextmanager
+def relied_on(really: bool = True) -> Iterator[None]:
+    """What the process that runs is answered meanwhile, Redis does not forget."""
+    actor = getcurrent().actor  # type: ignore[attr-defined]
+    actor.told = really
+    try:
+        yield
+    finally:
+        actor.told = False
 
 
 class Worker:
@@ -168,6 +197,7 @@ class Worker:
         never = {"stopping": lambda: False, "end_process": lambda: None, "engine": lambda _: None}
         times = {"hear_seconds": 1.0, "time_limit_seconds": 1e9}
         self.runner = WithoutThreads(store=self.store, storage=world.storage, name="", **never, **times)  # type: ignore[arg-type]
+        self.runner.world = world
 
     def act(self, actor: Actor) -> None:
         beat_at = self.world.now
@@ -178,7 +208,10 @@ class Worker:
                     self.beat(actor)
                 if not self.take():
                     self.world.wait(1.0)
-                elif lease := self.store.claim("demo", actor.name, f"process-{actor.generation}"):
+                    continue
+                with relied_on():
+                    lease = self.store.claim("demo", actor.name, f"process-{actor.generation}")
+                if lease:
                     self.run(lease)
             except (StoreUnavailable, QueueUnavailable):
                 self.world.wait(1.0)

@@ -56,6 +56,14 @@ READY = SimpleNamespace(state=State.ready)
 """Of workers, whose model is always loaded."""
 
 
+COPIED = """
+redis.call('SELECT', {to}) redis.call('FLUSHDB') redis.call('SELECT', {of})
+for _, key in ipairs(redis.call('KEYS', '*')) do redis.call('COPY', key, key, 'DB', {to}) end
+redis.call('SELECT', 0)
+"""
+"""All that one database has, in another."""
+
+
 class Broken(Exception):
     """Something that has to hold does not."""
 
@@ -86,6 +94,8 @@ class Actor:
     fault: str = ""
     """What happens at its next call: ``before`` or ``after`` it took effect, the connection breaks."""
     done: bool = False
+    told: bool = False
+    """Whether the answer of its call is one that Redis does not forget: a claim, or what it syncs."""
     thread: Any = None
 
 
@@ -131,6 +141,8 @@ class World:
     entries: list[Entry] = field(default_factory=list)
     acted: list[str] = field(default_factory=list)
     """What happened, in words."""
+    forgets: bool = False
+    """Whether Redis may lose what it has written since it was kept."""
 
     def __post_init__(self) -> None:
         self.rig.world, self.client, self.store = self, self.rig.client, self.rig.store
@@ -152,10 +164,24 @@ class World:
         if fault == "before":
             raise cut()
         self.tell_time()
+        self.forgets = self.forgets and not (actor.told or actor.name.startswith("client"))
         answer = effect()
         if fault == "after":
             raise cut()
         return answer
+
+    def keep(self) -> None:
+        """Note all that Redis has: what it writes from now on it may forget, until somebody relies on it."""
+        self.client.eval(COPIED.format(of=0, to=1), 0)
+        self.forgets = True
+
+    def forget(self) -> None:
+        """Redis comes back with what it had when that was noted; nobody's connection outlasts it."""
+        self.client.eval(COPIED.format(of=1, to=0), 0)
+        self.forgets = False
+        self._told = 0.0
+        for actor in self.actors:
+            actor.fault = actor.fault or "before"
 
     def wait(self, seconds: float) -> None:
         """Let the process that runs rest."""
@@ -209,6 +235,9 @@ class World:
         """One decision: who goes on, or what else happens."""
         ready = sorted((actor for actor in self.actors if not actor.done), key=lambda actor: actor.wakes_at)
         drawn = self.choose(256)
+        if self.forgets and drawn >= 240:
+            self.acted.append("Redis forgets that a job has ended as cancelled")
+            return self.forget()
         if drawn < 176:
             soon = [actor for actor in ready if actor.wakes_at <= ready[0].wakes_at + 0.5] if drawn else ready[:1]
             return self._go_on(soon[drawn % len(soon)])
