@@ -172,14 +172,18 @@ class World:
 
     def keep(self) -> None:
         """Note all that Redis has: what it writes from now on it may forget, until somebody relies on it."""
-        self.client.eval(COPIED.format(of=0, to=1), 0)
-        self.forgets = True
+        self.forgets = self.choose(2) == 1
+        if self.forgets:
+            self.client.eval(COPIED.format(of=0, to=1), 0)
+            for actor in self.actors:
+                if actor.name.startswith("janitor"):
+                    actor.wakes_at = min(actor.wakes_at, self.now)
 
     def forget(self) -> None:
         """Redis comes back with what it had when that was noted; nobody's connection outlasts it."""
+        self.acted.append("Redis forgets that a job has ended as cancelled")
         self.client.eval(COPIED.format(of=1, to=0), 0)
-        self.forgets = False
-        self._told = 0.0
+        self.forgets, self._told = False, 0.0
         for actor in self.actors:
             actor.fault = actor.fault or "before"
 
@@ -235,9 +239,6 @@ class World:
         """One decision: who goes on, or what else happens."""
         ready = sorted((actor for actor in self.actors if not actor.done), key=lambda actor: actor.wakes_at)
         drawn = self.choose(256)
-        if self.forgets and drawn >= 240:
-            self.acted.append("Redis forgets that a job has ended as cancelled")
-            return self.forget()
         if drawn < 176:
             soon = [actor for actor in ready if actor.wakes_at <= ready[0].wakes_at + 0.5] if drawn else ready[:1]
             return self._go_on(soon[drawn % len(soon)])
@@ -347,9 +348,26 @@ def simulate(rig: Rig, choices: bytes) -> World:
     return world
 
 
+@dataclass
+class Taking:
+    """The store of a janitor: what it has taken to remove, Redis may have forgotten a moment later."""
+
+    world: World
+
+    def take_purgeable(self) -> list[str]:
+        taken = self.world.store.take_purgeable()
+        if taken and self.world.forgets:
+            self.world.forget()
+            getcurrent().actor.fault = ""  # type: ignore[attr-defined]  it goes on with what it has
+        return taken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.world.store, name)
+
+
 def janitor_of(world: World) -> Janitor:
     """A gateway's janitor with the chores that jobs need; what it looks for in the keys' list is not of interest."""
-    made = Janitor(world.parts)
+    made = Janitor(replace(world.parts, store=Taking(world)))  # type: ignore[arg-type]
     storage = made._chores["janitor-storage"]
     made._chores = {"janitor": (made._requeue_lost, made._time_out, made._expire), "janitor-storage": storage}
     return made
