@@ -64,7 +64,8 @@ class Client:
             self.create("key-0", 0)
         for number, video_id in enumerate(tuple(asked)):
             fate = self.world.choose(4)
-            self.world.wait((0.0, 1.0, 2.5, 4.0)[self.world.choose(4)] if fate > 1 else 0.0)
+            # The last: just as its worker may be ending it.
+            self.world.wait((0.0, 1.0, 2.5, STEPS * STEP_SECONDS)[self.world.choose(4)] if fate > 1 else 0.0)
             if fate == 2:
                 self.ask("cancel", video_id, lambda video_id=video_id: self.cancel(video_id))
             elif fate == 3:

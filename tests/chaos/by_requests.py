@@ -407,6 +407,11 @@ class Refusals(Scene):
         for token, status in ((scope, 404), ("adaspa_x", 401), (keys.create("w", frozenset({Scope.write}))[1], 403)):
             found = service.http.get(path, headers={"Authorization": f"Bearer {token}"}).status_code
             assert found == status, f"a poll with another key: {found}, not {status}"
+        writer = {"Authorization": f"Bearer {keys.create('writer', frozenset({Scope.write}))[1]}"}
+        own = service.http.post("/videos", json={"prompt": "a", "model": "plain"}, headers=writer).json()["id"]
+        for _ in range(2):  # its use is noted by now: the short way
+            found = service.http.get(f"/videos/{own}", headers=writer).status_code
+            assert found == 403, f"a key that may only write polls its job: {found}"
 
 
 class Offers(Scene):
