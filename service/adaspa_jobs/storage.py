@@ -7,8 +7,8 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -168,6 +168,23 @@ class ObjectStorage:
 
         return chunks()
 
+    async def stream_range(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """Open and read as ``read_range`` does, and hold up no thread: a storage may answer late."""
+        async with self._answering():
+            result = await obstore.get_async(self._store, key, options={"range": (start, end)})
+
+        async def chunks() -> AsyncIterator[bytes]:
+            with self._reaching():
+                async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                    yield bytes(chunk)
+
+        return chunks()
+
+    async def find(self, key: str) -> None:
+        """Make sure that there is such an object, and hold up no thread. Raises ObjectMissing, StorageUnavailable."""
+        async with self._answering():
+            await obstore.head_async(self._store, key)
+
     def signed_url(self, key: str, seconds: int) -> str | None:
         """An address at which the store itself gives the object for a while; None for a store that cannot.
 
@@ -242,10 +259,15 @@ class ObjectStorage:
 
         Raises StorageUnavailable.
         """
-        with suppress(ObjectMissing), self._reaching():
+        with suppress(ObjectMissing):
+            await self.find(f"{PROBES}ping")
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        with self._reaching():
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):  # a folder on a server that hangs has no limit of its own
-                    await obstore.head_async(self._store, f"{PROBES}ping")
+                    yield
             except TimeoutError:
                 raise TimeoutError("it does not answer") from None
 

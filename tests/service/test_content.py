@@ -166,14 +166,17 @@ def test_a_large_file_is_streamed_and_not_read_into_memory(service: Service, mon
     size = 64 * 1024 * 1024
     path = f"/videos/{service.complete(service.claim(service.create()['id']), bytes(size)).id}/content"
     read: list[int] = []
-    original = service.parts.storage.read_range
+    original = service.parts.storage.stream_range
 
-    def counted(*arguments: Any) -> Any:
-        for chunk in original(*arguments):
-            read.append(len(chunk))
-            yield chunk
+    async def counted(*arguments: Any) -> Any:
+        async def chunks() -> Any:
+            async for chunk in await original(*arguments):
+                read.append(len(chunk))
+                yield chunk
 
-    monkeypatch.setattr(service.parts.storage, "read_range", counted)
+        return chunks()
+
+    monkeypatch.setattr(service.parts.storage, "stream_range", counted)
     with service.http.stream("GET", path) as response:
         assert next(response.iter_raw())
         assert max(read) <= 1024 * 1024 and sum(read) < size / 2

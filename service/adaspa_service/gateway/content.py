@@ -43,7 +43,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     responses=RESPONSES,
     openapi_extra={"security": [{}]},  # a link needs no key
 )
-def download(
+async def download(
     video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = "video"
 ) -> Response:
     """Download a file of a completed video, with the owner's key or a link.
@@ -64,14 +64,14 @@ def download(
     if selected.status == 206:
         headers["Content-Range"] = f"bytes {selected.start}-{selected.end - 1}/{artifact.bytes}"
     try:
-        chunks = state.storage.read_range(artifact.key, selected.start, selected.end)
+        chunks = await state.storage.stream_range(artifact.key, selected.start, selected.end)
     except ObjectMissing as error:
         raise gone(video_id, variant) from error
     return StreamingResponse(chunks, selected.status, headers)
 
 
 @router.head("/videos/{video_id}/content", response_class=Response, include_in_schema=False)
-def describe(
+async def describe(
     video_id: str, request: Request, state: StateDep, job: ReadableJob, variant: Variant = "video"
 ) -> Response:
     """Answer with the headers of the whole file, or 304; ranges have no meaning here."""
@@ -81,7 +81,7 @@ def describe(
     if selection(request, artifact, etag).status == 304:
         return not_modified(headers)
     try:
-        state.storage.head(artifact.key)
+        await state.storage.find(artifact.key)
     except ObjectMissing as error:
         raise gone(video_id, variant) from error
     return Response(headers=headers | {"Content-Length": str(artifact.bytes)})

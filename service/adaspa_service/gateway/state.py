@@ -15,6 +15,7 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_jobs.store import JobStore
 from adaspa_jobs.times import Timed
+from anyio import CapacityLimiter
 from celery import Celery
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -37,6 +38,8 @@ from adaspa_service.webhooks.deliveries import DeliveryStore
 Known = TypeVar("Known")
 FOLLOWER_CONNECTIONS = 2
 """One for the rounds, one for the feed."""
+REMOVALS = 8
+"""Requests that remove files at a time; what more delete is left to the janitor."""
 RECENT_SECONDS = 0.5
 """Seconds for which estimates may use what was last known of a model: many ask at once."""
 
@@ -93,6 +96,8 @@ class AppState:
     feed: Feed
     """Event feeds of the jobs that clients follow."""
     storage: ObjectStorage
+    removals: CapacityLimiter
+    """Threads of requests that remove files: however long storage takes, the others have theirs."""
     celery: Celery
     inputs: Inputs
     turns: Turns
@@ -127,6 +132,7 @@ class AppState:
             follower,
             Feed(follower),
             storage,
+            CapacityLimiter(REMOVALS),
             make_celery(settings),
             Inputs(settings, storage, resolve, store.await_inputs),
             Turns(),

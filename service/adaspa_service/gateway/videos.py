@@ -11,6 +11,7 @@ from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
 from adaspa_jobs.record import RecordDamaged
 from adaspa_jobs.store import Look, StoreUnavailable
+from anyio import to_thread
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -214,18 +215,23 @@ def cancel_video(video_id: str, request: Request, state: StateDep, caller: Write
 
 
 @router.delete("/videos/{video_id}")
-def delete_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> VideoDeleted:
+async def delete_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> VideoDeleted:
     """Delete a job with any status. Its id becomes unknown at once.
 
     A queued job leaves the queue; a running one stops within a denoising step. Its files are removed before its
     record. If storage is unavailable, they are removed later.
     """
-    with suppress(RecordDamaged):  # which is its owner's all the same
-        find(state, caller, video_id)
-    if not state.store.discard(video_id):
-        raise not_found(video_id)
-    audit.note(request, caller, "job.deleted", job=video_id)
-    remove_if_ended(state, video_id)
+
+    def discard() -> None:
+        with suppress(RecordDamaged):  # which is its owner's all the same
+            find(state, caller, video_id)
+        if not state.store.discard(video_id):
+            raise not_found(video_id)
+        audit.note(request, caller, "job.deleted", job=video_id)
+
+    await run_in_threadpool(discard)
+    if state.removals.available_tokens:
+        await to_thread.run_sync(remove_if_ended, state, video_id, limiter=state.removals)
     return VideoDeleted(id=video_id)
 
 

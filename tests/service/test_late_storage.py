@@ -1,0 +1,70 @@
+"""Storage that answers late, or never: what needs none of it is served on."""
+
+import os
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from adaspa_jobs.settings import Settings
+from running_gateway import Service
+from waiting import until
+
+MANY = 60
+"""Requests at a time: more than a gateway has threads for what waits."""
+
+
+def is_served(service: Service) -> bool:
+    """Whether jobs are made, listed and cancelled."""
+    video_id = service.create()["id"]
+    asked = (("GET", ""), ("GET", f"/{video_id}"), ("POST", f"/{video_id}/cancel"))
+    return all(service.http.request(method, f"/videos{path}").is_success for method, path in asked)
+
+
+def test_downloads_that_wait_for_storage_hold_up_nothing_else(service: Service, settings: Settings) -> None:
+    video_id = service.completed()
+    (file,) = Path(settings.storage_url).rglob("video.mp4")
+    file.unlink()
+    os.mkfifo(file)  # whoever opens it to read waits for somebody who writes
+    host, port = service.url.removeprefix("http://").split(":")
+    request = f"GET /videos/{video_id}/content HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    service.settle()
+    with ExitStack() as connections:
+        for _ in range(MANY):
+            connections.enter_context(socket.create_connection((host, int(port)))).sendall(request)
+        until(lambda: len(service.server.server_state.tasks) >= MANY, "all are asked for")
+        assert is_served(service)
+        service.settle()
+    os.close(os.open(file, os.O_RDWR | os.O_NONBLOCK))  # nobody is left waiting
+
+
+def test_deletions_that_wait_for_storage_hold_up_nothing_else(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [service.completed() for _ in range(MANY)]
+    storage, back, waiting = service.parts.storage, threading.Event(), threading.Semaphore(0)
+    delete = storage.delete
+
+    def late(key: str) -> None:
+        waiting.release()
+        back.wait()
+        delete(key)
+
+    monkeypatch.setattr(storage, "delete", late)
+    asked = [
+        threading.Thread(target=httpx.delete, args=(f"{service.url}/videos/{each}",), kwargs={"timeout": None})
+        for each in ids
+    ]
+    try:
+        for thread in asked:
+            thread.start()
+        waiting.acquire()
+        until(lambda: all(service.http.get(f"/videos/{each}").status_code == 404 for each in ids), "all are deleted")
+        assert is_served(service)
+    finally:
+        back.set()
+        for thread in asked:
+            thread.join()
+    until(lambda: not [key for key in storage.keys("videos/") if key.split("/")[1] in ids], "their files go, too")
