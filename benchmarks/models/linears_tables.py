@@ -176,6 +176,8 @@ def seconds_with_everything(rows: Rows, name: str, density: float | Sequence[flo
     of step is missing."""
     try:
         if name == PAPER:
+            if ALL_EIGHT not in map(precisions_of, rows):
+                return None
             config, seconds = AdaSpaConfig.paper(), StepSeconds.of(rows_of(rows, list(WAYS)[-1]))
             density = seconds.searched_at
         else:

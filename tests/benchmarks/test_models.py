@@ -224,6 +224,7 @@ def test_totals_take_the_rows_of_the_way_that_they_are_of():
     table = linears_tables.preset_table(all_eight, paper, {})
     seconds = 10 * 16 + 20 + 38 * 4 + 11 - 12.5 * 4
     assert table.splitlines()[2:] == [f"| paper-128 | mag | 25 % |  | 40.0 | {1000 / seconds:.2f}x |"]
+    assert linears_tables.preset_table(own, paper, {}).endswith("| 40.0 |  |"), "without sparse attention in eight bits"
 
 
 def test_the_papers_steps_run_between_two_dense_ones(run):
