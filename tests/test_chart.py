@@ -338,6 +338,15 @@ def test_a_large_number_is_written_in_full(monkeypatch: pytest.MonkeyPatch) -> N
         ({"redis": {"embedded": {"enabled": False}}}, "redis.existingSecret.name"),
         ({"ingress": {"enabled": True}}, "ingress.host"),
         ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs"),
+        ({"ingress": {"enabled": True, "host": "https://videos.example"}}, "/ingress/host"),
+        ({"ingress": {"enabled": True, "host": "Videos.example"}}, "/ingress/host"),
+        ({"httpRoute": {"hostnames": ["videos.example/"]}}, "/httpRoute/hostnames/0"),
+        ({"gateway": {"image": {"repository": "registry:5000/adaspa-gateway:1.0"}}}, "/gateway/image/repository"),
+        (
+            {"access": {"open": True, "existingSecret": {"name": "keys"}}},
+            "access: open and existingSecret.name are both",
+        ),
+        ({"catalog": [DEMO, DEMO]}, "catalog: demo is there twice"),
         ({"tracing": {"endpoint": "collector"}}, "endpoint"),
     ],
 )

@@ -135,6 +135,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if hasPrefix "ADASPA_" .name }}{{ fail (printf "%s.extraEnv: %s is a setting; it belongs into settings or secretSettings" $part .name) }}{{ end }}
 {{- end }}
 {{- end }}
+{{- if and .Values.access.open .Values.access.existingSecret.name }}{{ fail "access: open and existingSecret.name are both there; with open, no key is asked for" }}{{ end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}{{ fail "ingress.host: is empty; name the host that the ingress serves" }}{{ end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ fail "httpRoute.parentRefs: is empty; name the Gateway to attach to" }}{{ end }}
 {{- range $name := list "bootstrap_key" "signing_secret" "webhook_secrets" "prompt_check_token" "redis_url" }}
@@ -143,7 +144,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- $served := list "demo" "demo-image" }}
 {{- with .Values.catalog }}
 {{- $served = list }}
-{{- range . }}{{ $served = append $served .id }}{{ end }}
+{{- range . }}
+{{- if has .id $served }}{{ fail (printf "catalog: %s is there twice" .id) }}{{ end }}
+{{- $served = append $served .id }}
+{{- end }}
 {{- end }}
 {{- $names := list }}
 {{- $queues := dict }}
