@@ -6,7 +6,7 @@ import re
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.limits import Choice
@@ -16,6 +16,24 @@ from adaspa_jobs.settings import PREFIX, Settings
 from adaspa_jobs.step_cache import StepCache
 from pydantic import BaseModel
 
+
+class Written(NamedTuple):
+    """How a chart's value of another type than text may be given."""
+
+    kind: str
+    rule: dict[str, str]
+    """Of a text."""
+
+
+WRITTEN = {
+    "integer": Written("integer", {"pattern": "^[0-9]+$"}),
+    "number": Written("number", {"pattern": r"^[0-9]*\.?[0-9]+$"}),
+    "boolean": Written(
+        "boolean", {"pattern": "^([Tt](rue|RUE)?|[Ff](alse|ALSE)?|[Yy](es|ES)?|[Nn][Oo]?|[Oo]([Nn]|[Ff][Ff])|1|0)$"}
+    ),
+    "array": Written("number", {}),
+}
+"""By the type of the setting. A list is a text with commas, or its only number; a text is only a text."""
 DOCS = Path(__file__).parents[1] / "docs"
 CHART_SCHEMA = DOCS.parent / "helm" / "adaspa-serve" / "values.schema.json"
 VIDEO_FIELDS = DOCS.parent / "service" / "client" / "adaspa_api" / "video_fields.py"
@@ -94,9 +112,23 @@ def as_draft_7(part: Any, definitions: dict[str, Any]) -> Any:
     return {name: as_draft_7(inner, definitions) for name, inner in kept.items()}
 
 
+def as_value(setting: dict[str, Any]) -> dict[str, Any]:
+    """A setting's JSON schema as the chart's values may give it: by its own type, or as the variable has it, a text."""
+    (kind,) = [part for part in setting.get("anyOf", [setting]) if part.get("type") != "null"]
+    said = {"description": as_draft_7({"description": setting["description"]}, {})["description"]}
+    written = WRITTEN.get(kind["type"])
+    if written is None:
+        return said | {name: kind[name] for name in ("type", "enum", "maxLength") if name in kind}
+    limits = {name: limit for name, limit in kind.items() if "inimum" in name or "aximum" in name}
+    return said | {"type": list(dict.fromkeys([written.kind, "string"])), **limits, **written.rule}
+
+
 def chart_schema() -> str:
-    """The chart's schema with the catalog's fields as they should be."""
+    """The chart's schema with the catalog's fields and the settings as they should be."""
     schema = json.loads(CHART_SCHEMA.read_text())
+    settings = Settings.model_json_schema()["properties"]
+    known = schema["properties"]["settings"]["properties"]
+    schema["properties"]["settings"]["properties"] = {name: as_value(settings[name]) for name in known}
     model = ModelSpec.model_json_schema()
     schema["properties"]["catalog"]["items"] = as_draft_7(model, model["$defs"])
     del schema["properties"]["catalog"]["items"]["$defs"]
