@@ -60,8 +60,8 @@ class AdaSpaConfig:
             ``full`` is the model's. ``int8_fp8`` multiplies queries and keys in int8, and softmax and values in fp8
             (e4m3): faster on Hopper GPUs, and not quite the same video. Other GPUs refuse it. Fused searches and
             scoring keep the full precision.
-        sparse_precision: of the products in sparse attention. On GPUs ``int8_fp8`` needs query blocks of 128 tokens and
-            key blocks of 64 or 128.
+        sparse_precision: of the products in sparse attention. On GPUs ``int8_fp8`` needs blocks of 64 x 64, 128 x 64 or
+            128 x 128 tokens, which those of the presets are.
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
             neighbourhood in time and space. The result is the same but for which blocks there are.

@@ -28,10 +28,13 @@ MODULES = {
     "walk_guarded": "hopper.walk_guarded",
     "tiled": "hopper.attention",
     "turns": "hopper.turns",
+    "rounds": "hopper.rounds",
     "paired": "hopper.paired",
     "scoring": "hopper.block_mass",
     "exponentials": "hopper_eight.exponentials",
+    "eight_program": "hopper_eight.program",
     "eight": "hopper_eight.attention",
+    "eight_paired": "hopper_eight.paired",
     "eight_scoring": "hopper_eight.block_mass",
 }
 """In the order of their imports."""
@@ -110,10 +113,11 @@ class Barrier:
     def start(self, count):
         self.count, self.missing, self.bytes, self.phase = count, count, 0, 0
 
-    def arrive(self, count=1):
-        self.missing -= count
-        assert self.missing >= 0, "more arrivals than the phase has"
-        self.end()
+    def arrive(self, count=1, pred=True):
+        if pred:
+            self.missing -= count
+            assert self.missing >= 0, "more arrivals than the phase has"
+            self.end()
 
     def expect(self, size):
         self.bytes += size
@@ -123,8 +127,9 @@ class Barrier:
         if self.missing == 0 and self.bytes == 0:
             self.missing, self.phase = self.count, self.phase + 1
 
-    def wait(self, phase):
-        HERE.machine.wait(lambda: self.phase & 1 != int(phase))
+    def wait(self, phase, pred=True):
+        if pred:
+            HERE.machine.wait(lambda: self.phase & 1 != int(phase))
 
 
 class Shared:

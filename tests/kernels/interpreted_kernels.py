@@ -314,6 +314,31 @@ def test_attention_of_hopper_in_eight_bits(monkeypatch, blocks):
     torch.testing.assert_close(got[1].double(), wanted[1], rtol=0, atol=0.2)
 
 
+@pytest.mark.parametrize(("tokens", "likeness"), [(700, 0.8), (384, 0.0), (130, 0.5)])
+def test_attention_of_hopper_in_eight_bits_by_pairs(monkeypatch, tokens, likeness):
+    q, k, v = hopper_inputs(torch.bfloat16, tokens, 1)
+    mask = likened(tokens, (64, 64), likeness)
+    geometry = {"query_block": 64, "key_block": 64, "query_tokens": tokens, "key_tokens": tokens}
+    index = BlockIndex.from_mask(mask, **geometry)
+    index.ids[index.counts == mask.shape[-1]] = 0  # a full row is read without its list
+    got = emulated(monkeypatch, seed=tokens).eight_paired.block_sparse_attention(q, k, v, index, 0.2)
+    wanted = naive.attend(q, k, v, naive.token_mask(mask, 64, tokens, tokens, 64), 0.2)
+    assert (got[0].double() - wanted[0]).norm() < 0.08 * wanted[0].norm()  # the interpreter rounds e4m3 down
+    torch.testing.assert_close(got[1].double(), wanted[1], rtol=0, atol=0.2)
+
+
+def test_pairs_with_the_same_list_give_the_same_bits_as_one_block(monkeypatch):
+    q, k, v = hopper_inputs(torch.bfloat16, 1000, 1)
+    mask = likened(1000, (128, 64), 0.5)
+    geometry = {"key_block": 64, "query_tokens": 1000, "key_tokens": 1000}
+    one = BlockIndex.from_mask(mask, query_block=128, **geometry)
+    pairs = BlockIndex.from_mask(mask.repeat_interleave(2, 2), query_block=64, **geometry)
+    hopper = emulated(monkeypatch)
+    wanted = hopper.eight.block_sparse_attention(q, k, v, one, 0.2)
+    got = hopper.eight_paired.block_sparse_attention(q, k, v, pairs, 0.2)
+    assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
+
+
 @pytest.mark.parametrize(("blocks", "stride"), [((64, 64), 1), ((128, 128), 4)])
 def test_block_mass_of_hopper_in_eight_bits(monkeypatch, blocks, stride):
     q, k, v = hopper_inputs(torch.bfloat16, 500, 1)

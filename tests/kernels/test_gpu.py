@@ -264,7 +264,7 @@ hopper = pytest.mark.skipif(
 @hopper
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [64, 128])
-@pytest.mark.parametrize("tile", [None, (128, 64), (128, 128)])
+@pytest.mark.parametrize("tile", [None, (64, 64), (128, 64), (128, 128)])
 def test_eight_bits(dtype, dim, tile):
     """As the reference, but for the rounding of the exponentials."""
     q, k, v = inputs(dtype, dim)
@@ -273,7 +273,9 @@ def test_eight_bits(dtype, dim, tile):
         out, lse = ops.dense_attention(q, k, v, precision="int8_fp8")
         wanted, wanted_lse = reference_eight.dense_attention(q, k, v, dim**-0.5)
     else:
-        mask = torch.rand(2, 3, 8, -(-1000 // tile[1]), generator=torch.Generator().manual_seed(3)) < 0.4
+        nq, nk = (-(-1000 // block) for block in tile)
+        mask = torch.rand(2, 3, nq, nk, generator=torch.Generator().manual_seed(3)) < 0.4
+        mask[1, 1, 1::2] = mask[1, 1, ::2]  # of neighbours of 64 rows, the same list
         mask[0, 0, 0] = False
         mask[1, 2, -1] = True
         geometry = {"query_block": tile[0], "key_block": tile[1], "query_tokens": 1000, "key_tokens": 1000}
@@ -299,11 +301,39 @@ def test_block_mass_in_eight_bits(dtype, dim, tile, stride):
 
 
 @hopper
-def test_what_is_no_number_stays_in_its_head_in_eight_bits():
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("tokens", [1000, 1088])
+def test_pairs_with_the_same_list_give_the_same_bits_as_one_block_in_eight_bits(dtype, dim, tokens):
+    q, k, v = inputs(dtype, dim, tokens)
+    drawn = torch.rand(2, 3, -(-tokens // 128), -(-tokens // 64), generator=torch.Generator().manual_seed(3))
+    mask = drawn.cuda() < 0.5
+    mask[0, 0, 0], mask[1, 2, -1], mask[:, :, 1, -1] = False, True, True
+    geometry = {"key_block": 64, "query_tokens": tokens, "key_tokens": tokens}
+    one = BlockIndex.from_mask(mask, query_block=128, **geometry)
+    halves = mask.repeat_interleave(2, 2)[:, :, : -(-tokens // 64)]
+    pairs = BlockIndex.from_mask(halves, query_block=64, **geometry)
+    wanted, wanted_lse = ops.block_sparse_attention(q, k, v, one, precision="int8_fp8")
+    out, lse = ops.block_sparse_attention(q, k, v, pairs, precision="int8_fp8")
+    assert torch.equal(out, wanted) and torch.equal(lse, wanted_lse)
+
+
+@hopper
+@pytest.mark.parametrize("sparse", [False, True])
+def test_what_is_no_number_stays_in_its_head_in_eight_bits(sparse):
     q, k, v = inputs(torch.bfloat16, 128)
-    clean = ops.attention(q, k, v, precision="int8_fp8")
-    q[0, 0, 5, 3], k[0, 1, 7, 0], v[1, 2, 9] = torch.nan, torch.inf, 3e38
-    out = ops.attention(q, k, v, precision="int8_fp8")
+    mask = torch.ones(2, 3, 16, 16, dtype=torch.bool, device="cuda")
+    mask[:, :, ::3, ::2] = False
+    index = BlockIndex.from_mask(mask, query_block=64, key_block=64, query_tokens=1000, key_tokens=1000)
+
+    def attention():
+        if sparse:
+            return ops.block_sparse_attention(q, k, v, index, precision="int8_fp8")[0]
+        return ops.attention(q, k, v, precision="int8_fp8")
+
+    clean = attention()
+    q[0, 0, 5, 3], k[0, 1, 71, 0], v[1, 2, 9] = torch.nan, torch.inf, 3e38
+    out = attention()
     assert torch.equal(out[0, 2], clean[0, 2]) and torch.equal(out[1, :2], clean[1, :2])
     assert out[0, 0].isnan().any(-1).nonzero().tolist() == [[5]]
     assert out[0, 1].isnan().all() and out[1, 2].isfinite().all()

@@ -17,6 +17,8 @@ from adaspa.ops.hopper import block_mass as hopper_block_mass
 from adaspa.ops.hopper import paired as hopper_paired
 from adaspa.ops.hopper_eight import attention as eight_attention
 from adaspa.ops.hopper_eight import block_mass as eight_block_mass
+from adaspa.ops.hopper_eight import paired as eight_paired
+from adaspa.ops.hopper_eight.program import REGISTERS as EIGHT_REGISTERS
 from adaspa.ops.keep_blocks import Rule
 from adaspa.ops.round_rows import Activation
 from adaspa.ops.triton import launch
@@ -180,10 +182,17 @@ def compiled_for_hopper(name, dim, dtype):
     )
 
 
-@pytest.mark.parametrize(("dim", "listed"), [(64, True), (128, False)])
-def test_hopper_kernel_of_eight_bits_compiles(dim, listed):
-    kernel = eight_attention.attention_kernel
-    constants = {"D": dim, "STAGES": eight_attention.STAGES, "SPAN": 1, "LISTED": listed}
+EIGHT = {
+    "sparse": (eight_attention.attention_kernel, {"STAGES": eight_attention.STAGES, "SPAN": 1, "LISTED": True}),
+    "dense": (eight_attention.attention_kernel, {"STAGES": eight_attention.STAGES, "SPAN": 1, "LISTED": False}),
+    "sparse-pairs": (eight_paired.paired_kernel, {"STAGES": eight_paired.STAGES}),
+}
+
+
+@pytest.mark.parametrize(("name", "dim"), [("sparse", 64), ("dense", 128), ("sparse-pairs", 64), ("sparse-pairs", 128)])
+def test_hopper_kernels_of_eight_bits_compile(name, dim):
+    kernel, constants = EIGHT[name]
+    constants = constants | {"D": dim}
     rows = f"tensordesc<i8[1, 1, 64, {dim}],{NVMMASharedLayout(dim, 8, rank=4)!r}>"
     columns = f"tensordesc<fp8e4nv[1, 1, {dim}, 64],{NVMMASharedLayout(64, 8, rank=4)!r}>"
     floats = dict.fromkeys(("q_scales", "k_scales", "v_scales", "offsets"), "*fp32")
@@ -191,7 +200,7 @@ def test_hopper_kernel_of_eight_bits_compiles(dim, listed):
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
     values = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
     compiled_kernel = triton.compile(
-        GluonASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=eight_attention.REGISTERS
+        GluonASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=EIGHT_REGISTERS
     )
     ptx = compiled_kernel.asm["ptx"]
     assert "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8" in ptx

@@ -19,7 +19,7 @@ With fewer, launches take longer than the attention that is saved.
 """
 SPARSE_BLOCKS = ((128, 64), (128, 128))
 PAIRED_BLOCKS = (64, 64)
-"""Blocks of which two neighbouring ones of queries share a program; in bfloat16 only."""
+"""Blocks of which two neighbouring ones of queries share a program; in bfloat16 and in eight bits only."""
 HEAD_DIMS = (64, 128)
 OPS = ("attention", "dense_attention", "block_sparse_attention", "attention_with_block_mass", "block_mass")
 

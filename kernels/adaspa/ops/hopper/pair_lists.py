@@ -24,7 +24,10 @@ def _below(ids, count, x, STEPS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["nq", "nk", "width", "has_partial"])
-def pair_lists_kernel(ids, counts, paired, sizes, nq, nk, width, has_partial, WIDTH: tl.constexpr, STEPS: tl.constexpr):
+def pair_lists_kernel(
+    ids, counts, paired, sizes, nq, nk, width, has_partial, BLOCKS: tl.constexpr, WIDTH: tl.constexpr,
+    STEPS: tl.constexpr,
+):  # fmt: skip
     """Order the lists of two neighbours, and store how many blocks each has alone and in all."""
     tiles = (nq + 1) // 2
     head, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
@@ -43,9 +46,9 @@ def pair_lists_kernel(ids, counts, paired, sizes, nq, nk, width, has_partial, WI
         at = _below(theirs, tl.where(others < nk, others, 0), block, STEPS)
         found = tl.load(theirs + at, mask=comparable & (at < others), other=-1).to(tl.int32)
         common = comparable & (found == block)
-        # An even number, without the partial block.
+        # Whole tiles, without the partial block.
         kept = tl.sum(common.to(tl.int32), 0) - has_partial * tl.sum((common & (block == nk - 1)).to(tl.int32), 0)
-        kept = tl.where((upper == nk) & (lower == nk), nk - has_partial, kept) // 2 * 2
+        kept = tl.where((upper == nk) & (lower == nk), nk - has_partial, kept) // BLOCKS * BLOCKS
         rank = tl.cumsum(common.to(tl.int32), 0)
         shared = common & (rank <= kept)
         before = tl.minimum(tl.where(common, rank - 1, rank), kept)
@@ -57,12 +60,16 @@ def pair_lists_kernel(ids, counts, paired, sizes, nq, nk, width, has_partial, WI
 launch_pair_lists = Launcher(pair_lists_kernel)
 
 
-def pair_lists(index: BlockIndex) -> tuple[torch.Tensor, torch.Tensor]:
+def pair_lists(index: BlockIndex, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Order each list so that blocks that the neighbouring query block lacks come first.
+
+    Args:
+        index: of query blocks of any size.
+        blocks: key blocks in a tile.
 
     Returns:
         ids as of the index, and the sizes of each list, int32 ``[B, H, pairs, 2]``: `OWN` times the number of those
-        first ones, plus the number of all. What both keep is even in number and without a partial block. A full row's
+        first ones, plus the number of all. What both keep makes whole tiles, without a partial block. A full row's
         list is not read, so it holds what ``ids`` held: its first ones are the last blocks.
     """
     ids, counts = index.ids.contiguous(), index.counts.contiguous()
@@ -72,8 +79,8 @@ def pair_lists(index: BlockIndex) -> tuple[torch.Tensor, torch.Tensor]:
     has_partial = int(index.key_tokens % index.key_block > 0)
 
     def launch() -> Launch:
-        constants = {"WIDTH": triton.next_power_of_2(width), "STEPS": width.bit_length(), "num_warps": 4}
-        return Launch((sizes.numel() // 2, 1, 1), (nq, nk, width, has_partial), constants)
+        constants = {"BLOCKS": blocks, "WIDTH": triton.next_power_of_2(width), "STEPS": width.bit_length()}
+        return Launch((sizes.numel() // 2, 1, 1), (nq, nk, width, has_partial), constants | {"num_warps": 4})
 
-    launch_pair_lists.as_before((ids.shape, nk, has_partial), (ids, counts, paired, sizes), launch)
+    launch_pair_lists.as_before((ids.shape, nk, has_partial, blocks), (ids, counts, paired, sizes), launch)
     return paired, sizes

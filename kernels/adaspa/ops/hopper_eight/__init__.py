@@ -1,11 +1,12 @@
 """Attention in eight bits for Hopper GPUs, in Gluon: int8 for q.k and e4m3 for p.v (`adaspa.ops.reference_eight`).
 
-`prepare` writes q, k and v in eight bits, `attention` multiplies them, and `block_mass` scores blocks by q and k alone.
+`prepare` writes q, k and v in eight bits, `attention` and `paired` multiply them, and `block_mass` scores blocks by q
+and k alone.
 """
 
 from adaspa.ops.call import Call
 from adaspa.ops.device import HALF, TRITON_IS_INSTALLED, capability
-from adaspa.ops.hopper import HEAD_DIMS, SPARSE_BLOCKS
+from adaspa.ops.hopper import HEAD_DIMS, PAIRED_BLOCKS, SPARSE_BLOCKS
 from adaspa.ops.reference_eight.rounding import KEYS
 
 OPS = ("attention", "dense_attention", "block_sparse_attention", "block_mass")
@@ -32,7 +33,8 @@ def _obstacle(call: Call) -> str | None:
     if q.shape[-1] not in HEAD_DIMS:
         return f"head_dim {q.shape[-1]} is not one of {HEAD_DIMS}"
     blocks = (call.query_block, call.key_block)
-    has_blocks = blocks in SPARSE_BLOCKS if call.op == "block_sparse_attention" else call.key_block % KEYS == 0
+    of_sparse = (*SPARSE_BLOCKS, PAIRED_BLOCKS)
+    has_blocks = blocks in of_sparse if call.op == "block_sparse_attention" else call.key_block % KEYS == 0
     if not has_blocks:
         return f"no kernel for blocks of {call.query_block} x {call.key_block} tokens"
     return None

@@ -19,14 +19,7 @@ e4m3 at once (`adaspa.ops.hopper_eight.exponentials`), and the scales of keys li
 import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 # Gluon's own name for it is private; its tutorials import it from here.
 from triton.language.core import _aggregate as aggregate
@@ -34,65 +27,25 @@ from triton.language.core import _aggregate as aggregate
 from adaspa.index import BlockIndex, num_blocks
 from adaspa.ops.device import unit_stride
 from adaspa.ops.hopper.tiles import KEYS
-from adaspa.ops.hopper_eight.exponentials import LEVEL, STEP, exponentials, operands, quads
 from adaspa.ops.hopper_eight.prepare import Prepared, prepared
-from adaspa.ops.triton.launch import Launcher, Unchecked
-from adaspa.ops.triton.tiles import LN_2
-
-N = gl.constexpr(256)  # keys of a tile
-STAGES = 2  # tiles of keys and of values in shared memory
-REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
-# The largest exponential of a row is 2**TOP, so that most of the range of e4m3, which ends at 448, is below it.
-TOP = gl.constexpr(8.0)
-EXPONENTIALS, OPERANDS = gl.constexpr(exponentials("s32", "e4m3")), gl.constexpr(operands("s32", "e4m3"))
-OF_MASKED, MASKED_OPERANDS = gl.constexpr(exponentials("f32", "e4m3")), gl.constexpr(operands("f32", "e4m3"))
-BOTH = gl.constexpr((gl.int32, gl.int32))
-# Of two numbers in fp16, 256 times their sum.
-SUM = gl.constexpr(
-    "{ .reg .f16 a, b; .reg .f32 x, y; mov.b32 {a, b}, $1; cvt.f32.f16 x, a; cvt.f32.f16 y, b; add.rn.f32 x, x, y; "
-    "mul.rn.f32 $0, x, 0f43800000; }"
+from adaspa.ops.hopper_eight.program import (
+    REGISTERS,
+    BlockDescriptor,
+    Memory,
+    N,
+    load_keys,
+    load_queries,
+    load_query_scales,
+    load_values,
+    operand,
+    softmax,
+    start,
+    start_scores,
+    store_rows,
 )
+from adaspa.ops.triton.launch import Launcher
 
-
-# Of blocks in shared memory, by the bytes of their rows.
-LAYOUTS = {size: gl.NVMMASharedLayout(swizzle_byte_width=size, element_bitwidth=8, rank=4) for size in (64, 128)}
-
-
-class BlockDescriptor(Unchecked, TensorDescriptor):
-    """Descriptor of blocks of eight-bit ``[., ., rows, columns]`` as the tensor cores want them.
-
-    Args:
-        x: the tensor.
-        block_shape: ``[1, 1, rows, columns]``.
-    """
-
-    def __init__(self, x: torch.Tensor, block_shape: list[int]) -> None:
-        super().__init__(x, block_shape)
-        self.layout = LAYOUTS[block_shape[3]]
-
-
-@aggregate
-class Buffers:
-    """Tiles in shared memory, and the barriers by which loads and products wait for each other."""
-
-    q: gl.shared_memory_descriptor  # [2, 64, D]
-    k: gl.shared_memory_descriptor  # [STAGES, N, D]
-    v: gl.shared_memory_descriptor  # [STAGES, D, N]
-    k_scales: gl.shared_memory_descriptor
-    """Scales of the keys of each stage, by block of 64: ``[STAGES, N // 64]``."""
-    q_full: gl.shared_memory_descriptor
-    k_full: gl.shared_memory_descriptor
-    k_empty: gl.shared_memory_descriptor
-    v_full: gl.shared_memory_descriptor
-    v_empty: gl.shared_memory_descriptor
-    pingpong_bars: gl.shared_memory_descriptor
-    """Whose turn it is at the tensor cores."""
-
-    @gluon.constexpr_function
-    def __init__(self, q, k, v, k_scales, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars):
-        self.q, self.k, self.v, self.k_scales, self.q_full = q, k, v, k_scales, q_full
-        self.k_full, self.k_empty, self.v_full, self.v_empty = k_full, k_empty, v_full, v_empty
-        self.pingpong_bars = pingpong_bars
+STAGES = 2  # tiles of keys and of values in shared memory
 
 
 @aggregate
@@ -117,28 +70,6 @@ class Work:
         self.batch, self.head, self.row_of_heads, self.first_row = batch, head, row_of_heads, first_row
         self.ids, self.count, self.whole = ids, count, whole
         self.k_scales, self.blocks = k_scales, blocks
-
-
-@aggregate
-class Memory:
-    """Pointers to what is read beside the tiles, and to what is written."""
-
-    out: gl.tensor
-    lse: gl.tensor
-    q_scales: gl.tensor
-    v_scales: gl.tensor
-    offsets: gl.tensor
-    stride_b: gl.tensor
-    stride_h: gl.tensor
-    stride: gl.tensor
-    q_tokens: gl.tensor
-    k_tokens: gl.tensor
-
-    @gluon.constexpr_function
-    def __init__(self, out, lse, q_scales, v_scales, offsets, stride_b, stride_h, stride, q_tokens, k_tokens):
-        self.out, self.lse, self.q_scales, self.v_scales, self.offsets = out, lse, q_scales, v_scales, offsets
-        self.stride_b, self.stride_h, self.stride = stride_b, stride_h, stride
-        self.q_tokens, self.k_tokens = q_tokens, k_tokens
 
 
 @gluon.jit
@@ -166,11 +97,7 @@ def _four_blocks(work, tile, SPAN: gl.constexpr):
 @gluon.jit
 def _load(q_desc, k_desc, v_desc, buffers, work, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr):
     """Load queries once, then keys and values as stages become free, from the end of the list."""
-    bar = buffers.q_full.index(0)
-    mbarrier.expect(bar, 128 * D)
-    for half in gl.static_range(2):
-        part = buffers.q.index(half)._reinterpret(q_desc.dtype, [1, 1, 64, D], q_desc.layout)
-        tma.async_copy_global_to_shared(q_desc, [work.batch, work.head, work.first_row + half * 64, 0], bar, part)
+    load_queries(q_desc, buffers, work, D)
     tiles = _tiles_of(work.count, SPAN)
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     ahead, next_k_scale = _four_blocks(work, tiles - 1, SPAN), _scales(work, tiles - 1, SPAN, layout)
@@ -181,30 +108,9 @@ def _load(q_desc, k_desc, v_desc, buffers, work, D: gl.constexpr, STAGES: gl.con
         following = gl.maximum(tiles - 2 - j, 0)
         ahead, next_k_scale = _four_blocks(work, following, SPAN), _scales(work, following, SPAN, layout)
         mbarrier.wait(buffers.k_empty.index(stage), phase ^ 1)
-        buffers.k_scales.index(stage).store(k_scale)
-        bar = buffers.k_full.index(stage)
-        mbarrier.expect(bar, N * D)
-        parts = buffers.k.index(stage)._reinterpret(k_desc.dtype, [N // 64, 1, 1, 64, D], k_desc.layout)
-        for i in gl.static_range(N // 64):
-            at = [work.batch, work.head, blocks[i] * 64, 0]
-            tma.async_copy_global_to_shared(k_desc, at, bar, parts.index(i))
+        load_keys(k_desc, buffers, stage, work, blocks, k_scale, D)
         mbarrier.wait(buffers.v_empty.index(stage), phase ^ 1)
-        bar = buffers.v_full.index(stage)
-        mbarrier.expect(bar, N * D)
-        parts = buffers.v.index(stage)._reinterpret(v_desc.dtype, [N // 64, 1, 1, D, 64], v_desc.layout)
-        for i in gl.static_range(N // 64):
-            at = [work.row_of_heads, blocks[i], 0, 0]
-            tma.async_copy_global_to_shared(v_desc, at, bar, parts.index(i))
-
-
-@gluon.jit
-def _start_scores(q, buffers, j, STAGES: gl.constexpr, layout: gl.constexpr, scales_layout: gl.constexpr):
-    """Begin ``q [64, D]`` times the keys of the ``j``-th tile, as soon as they are there; return their scales, too."""
-    stage = j % STAGES
-    mbarrier.wait(buffers.k_full.index(stage), (j // STAGES) & 1)
-    nothing = gl.zeros([64, N], gl.int32, layout)
-    scores = warpgroup_mma(q, buffers.k.index(stage).permute([1, 0]), nothing, use_acc=False, is_async=True)
-    return scores, buffers.k_scales.index(stage).load(scales_layout)
+        load_values(v_desc, buffers, stage, work, blocks, D)
 
 
 @gluon.jit
@@ -225,60 +131,6 @@ def _masked(s, work, memory, tile, SPAN: gl.constexpr):
 
 
 @gluon.jit
-def _operand(p, layout: gl.constexpr):
-    """Return exponentials, four in an integer ``[64, N // 4]``, as the left operand ``[64, N]``."""
-    fours = gl.reshape(gl.zeros([64, N], gl.int32, layout), [64, N // 4, 4])
-    p = gl.convert_layout(p, gl.SliceLayout(2, fours.type.layout), assert_trivial=True)
-    four = gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r,r,r,r", [p[:, :, None] + fours], gl.float8e4nv, True, 4)
-    return gl.convert_layout(gl.reshape(four, [64, N]), layout, assert_trivial=True)
-
-
-@gluon.jit
-def _halved(p):
-    """Add the second half of the columns to the first one; each has two numbers."""
-    a, b = gl.split(gl.permute(gl.reshape(p, [64, 2, p.shape[1] // 2]), [0, 2, 1]))
-    return gl.inline_asm_elementwise("add.rn.f16x2 $0, $1, $2;", "=r,r,r", [a, b], gl.int32, True, 1)
-
-
-@gluon.jit
-def _lane_sums(p):
-    """Sum pairs of exponentials ``[64, N // 4]`` as far as each of a row's four threads can by itself: ``[64, 4]``."""
-    p = _halved(_halved(_halved(_halved(p))))
-    return gl.inline_asm_elementwise(SUM, "=f,r", [p], gl.float32, True, 1)
-
-
-@gluon.jit
-def _softmax(s, q_scale, k_scale, m_i, MASKED: gl.constexpr):
-    """Return the exponentials of a tile, what they are relative to, and the factor of what came before.
-
-    The scores are integers, or numbers if some of them are masked.
-    """
-    rows: gl.constexpr = m_i.type.layout
-    parts = gl.reshape(s, [64, N // 64, 64])
-    part_rows: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(2, parts.type.layout))
-    factor = gl.convert_layout(q_scale, part_rows)[:, None] * k_scale[None, :]
-    # The largest of each thread first: its four make a row only at the end.
-    of_lanes = gl.permute(gl.reshape(s, [64, N // 64, 8, 4, 2]), [0, 1, 3, 2, 4])
-    tops = gl.max(gl.reshape(of_lanes, [64, N // 64, 4, 16]), 3).to(gl.float32)
-    lanes: gl.constexpr = gl.SliceLayout(2, tops.type.layout)
-    tops = gl.max(tops * gl.convert_layout(factor, lanes, assert_trivial=True)[:, :, None], 1)
-    m_new = gl.maximum(m_i, gl.convert_layout(gl.max(tops, 1), rows, assert_trivial=True) - TOP)
-    s0, s1, s2, s3 = quads(s)
-    of_blocks: gl.constexpr = gl.SliceLayout(2, s0.type.layout)
-    quad_rows: gl.constexpr = gl.SliceLayout(1, of_blocks)
-    reference = gl.convert_layout(gl.where(m_new == float("-inf"), 0.0, m_new), quad_rows)
-    whole = gl.zeros_like(s0).to(gl.float32)
-    g = (gl.convert_layout(factor, of_blocks) * STEP)[:, :, None] + whole
-    h = ((56 + LEVEL) * 2.0**-24 - reference * STEP)[:, None][:, :, None] + whole
-    if MASKED:
-        p, sums = gl.inline_asm_elementwise(OF_MASKED, MASKED_OPERANDS, [s0, s1, s2, s3, g, h], BOTH, True, 1)
-    else:
-        p, sums = gl.inline_asm_elementwise(EXPONENTIALS, OPERANDS, [s0, s1, s2, s3, g, h], BOTH, True, 1)
-    alpha = gl.where(m_new == float("-inf"), 0.0, gl.exp2(m_i - m_new))
-    return gl.reshape(p, [64, N // 4]), _lane_sums(gl.reshape(sums, [64, N // 4])), m_new, alpha
-
-
-@gluon.jit
 def _walk(
     buffers, work, memory, q_scale, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, HALF: gl.constexpr
 ):
@@ -294,17 +146,17 @@ def _walk(
     nothing = gl.zeros([64, D], gl.float32, o_layout)
 
     # The last tile of the list comes first, with its mask.
-    scores, k_scale = _start_scores(q, buffers, 0, STAGES, s_layout, scales_layout)
+    scores, k_scale = start_scores(q, buffers, 0, STAGES, s_layout, scales_layout)
     s = warpgroup_mma_wait(0, deps=[scores])
     mbarrier.arrive(buffers.k_empty.index(0), count=1)
     m_i = gl.full([64], float("-inf"), gl.float32, gl.SliceLayout(1, s_layout))
     seen = _masked(s.to(gl.float32), work, memory, tiles - 1, SPAN)
-    p, l_i, m_i, alpha = _softmax(seen, q_scale, k_scale, m_i, True)
+    p, l_i, m_i, alpha = softmax(seen, q_scale, k_scale, m_i, True)
     l_rows: gl.constexpr = gl.SliceLayout(1, l_i.type.layout)
     acc = nothing
     for j in range(1, tiles):
         stage = (j - 1) % STAGES
-        p_operand = _operand(p, p_layout)
+        p_operand = operand(p, p_layout)
         mbarrier.wait(buffers.pingpong_bars.index(HALF), ((j - 1) & 1) ^ (1 - HALF))
         mbarrier.wait(buffers.v_full.index(stage), ((j - 1) // STAGES) & 1)
         values = buffers.v.index(stage).permute([1, 0])
@@ -313,15 +165,15 @@ def _walk(
         mbarrier.arrive(buffers.v_empty.index(stage), count=1)
         # Before the next scores begin: there are no registers for these, the product and its sum at once.
         acc = acc * gl.convert_layout(alpha, o_rows)[:, None] + product
-        scores, k_scale = _start_scores(q, buffers, j, STAGES, s_layout, scales_layout)
+        scores, k_scale = start_scores(q, buffers, j, STAGES, s_layout, scales_layout)
         mbarrier.arrive(buffers.pingpong_bars.index(1 - HALF), count=1)
         s = warpgroup_mma_wait(0, deps=[scores])
         mbarrier.arrive(buffers.k_empty.index(j % STAGES), count=1)
-        p, sums, m_i, alpha = _softmax(s, q_scale, k_scale, m_i, False)
+        p, sums, m_i, alpha = softmax(s, q_scale, k_scale, m_i, False)
         l_i = l_i * gl.convert_layout(alpha, l_rows)[:, None] + sums
     stage = (tiles - 1) % STAGES
     mbarrier.wait(buffers.v_full.index(stage), ((tiles - 1) // STAGES) & 1)
-    product = warpgroup_mma(_operand(p, p_layout), buffers.v.index(stage).permute([1, 0]), nothing, use_acc=False)
+    product = warpgroup_mma(operand(p, p_layout), buffers.v.index(stage).permute([1, 0]), nothing, use_acc=False)
     acc = acc * gl.convert_layout(alpha, o_rows)[:, None] + product
     return acc, gl.convert_layout(gl.sum(l_i, 1), m_i.type.layout), m_i
 
@@ -329,25 +181,10 @@ def _walk(
 @gluon.jit
 def _attend(buffers, work, memory, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, HALF: gl.constexpr):
     """Attend 64 of the query rows, in a warpgroup of their own."""
-    s_rows: gl.constexpr = gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32]))
-    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 32])
-    o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
-    row = work.first_row + HALF * 64 + gl.arange(0, 64, layout=s_rows)
-    at_row = work.row_of_heads.to(gl.int64) * memory.q_tokens + row
-    q_scale = gl.load(memory.q_scales + at_row, mask=row < memory.q_tokens, other=0.0)
+    q_scale = load_query_scales(work, memory, HALF)
     mbarrier.wait(buffers.q_full.index(0), 0)
     acc, l_i, m_i = _walk(buffers, work, memory, q_scale, D, STAGES, SPAN, HALF)
-
-    # An empty row has zeros, and log2(0) is its LSE.
-    o_column = gl.arange(0, D, layout=gl.SliceLayout(0, o_layout))
-    v_scale = gl.load(memory.v_scales + work.row_of_heads * D + o_column)
-    acc = acc / gl.convert_layout(gl.where(l_i == 0, 1.0, l_i), o_rows)[:, None] * v_scale[None, :]
-    o_row = work.first_row + HALF * 64 + gl.arange(0, 64, layout=o_rows)
-    at = memory.out + work.batch.to(gl.int64) * memory.stride_b + work.head.to(gl.int64) * memory.stride_h
-    at += o_row.to(gl.int64)[:, None] * memory.stride + o_column[None, :]
-    gl.store(at, acc.to(memory.out.dtype.element_ty), mask=(o_row < memory.q_tokens)[:, None])
-    offset = gl.load(memory.offsets + at_row, mask=row < memory.q_tokens, other=0.0)
-    gl.store(memory.lse + at_row, (m_i + gl.log2(l_i)) * LN_2 + offset, mask=row < memory.q_tokens)
+    store_rows(acc, l_i, m_i, work, memory, D, HALF)
 
 
 @gluon.jit(do_not_specialize=["heads", "q_tokens", "k_tokens", "nk", "blocks", "tiles", "width"])
@@ -365,28 +202,7 @@ def attention_kernel(
     of_head = k_scales + head * blocks
     work = Work(head // heads, head % heads, head, tile * 128, ids, count, count == nk, of_head, blocks)
     memory = Memory(out, lse, q_scales, v_scales, offsets, stride_b, stride_h, stride, q_tokens, k_tokens)
-    rows_layout: gl.constexpr = gl.NVMMASharedLayout(D, 8, rank=2)
-    values_layout: gl.constexpr = gl.NVMMASharedLayout(64, 8, rank=2)
-    q_tiles = gl.allocate_shared_memory(q_desc.dtype, [2, 64, D], rows_layout)
-    k_tiles = gl.allocate_shared_memory(k_desc.dtype, [STAGES, N, D], rows_layout)
-    v_tiles = gl.allocate_shared_memory(v_desc.dtype, [STAGES, D, N], values_layout)
-    tile_scales = gl.allocate_shared_memory(gl.float32, [STAGES, N // 64], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    q_full = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    pingpong_bars = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(q_full.index(0), count=1)
-    mbarrier.init(pingpong_bars.index(0), count=1)
-    mbarrier.init(pingpong_bars.index(1), count=1)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=2)  # both warpgroups have read it
-        mbarrier.init(v_empty.index(i), count=2)
-    fence_async_shared()
-    buffers = Buffers(q_tiles, k_tiles, v_tiles, tile_scales, q_full, k_full, k_empty, v_full, v_empty, pingpong_bars)
+    buffers = start(q_desc, k_desc, v_desc, D, STAGES)
     gl.warp_specialize(
         [
             (_attend, (buffers, work, memory, D, STAGES, SPAN, 0)),

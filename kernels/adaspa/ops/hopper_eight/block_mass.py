@@ -23,9 +23,9 @@ from triton.language.core import _aggregate as aggregate
 from adaspa.index import num_blocks
 from adaspa.ops.device import unit_stride
 from adaspa.ops.hopper.tiles import KEYS, STRIP, merge_strips, sum_up
-from adaspa.ops.hopper_eight.attention import BlockDescriptor
 from adaspa.ops.hopper_eight.exponentials import LEVEL, STEP, exponentials, operands, quads
 from adaspa.ops.hopper_eight.prepare import prepared
+from adaspa.ops.hopper_eight.program import BlockDescriptor
 from adaspa.ops.triton.launch import Launcher
 from adaspa.ops.triton.tiles import LOG2_E
 
