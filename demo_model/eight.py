@@ -30,10 +30,12 @@ from demo_model.scenes import sample_scenes
 from demo_model.variants import variants
 
 SETTINGS = {
+    "fast": "preset fast",
+    "balanced": "preset balanced",
     "30 dB": "price 2.2, warm-up 3 at mass 0.95, blocks of 128 x 64, shared lists",
     "40 dB": "price 0.8, warm-up 3, blocks of 128 x 64, shared lists",
 }
-"""Rows of fidelity.json, of the blocks that the kernels of eight bits have, by the PSNR they had there."""
+"""Rows of fidelity.json: presets, and those in query blocks of 128 by the PSNR that they had there."""
 KINDS: dict[str, dict[str, Precision]] = {
     "sparse": {"sparse_precision": "int8_fp8"},
     "sparse and dense": {"sparse_precision": "int8_fp8", "dense_precision": "int8_fp8"},
