@@ -10,7 +10,7 @@ LSE-cached scoring is there with all query rows and with every fourth; its error
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,13 +26,13 @@ from adaspa.ops.reference.attention_with_block_mass import sum_blocks
 from adaspa.self_check import Shape, Tensors
 
 from benchmarks import markdown
-from benchmarks.attention.inputs import SHAPES, sharply_local
+from benchmarks.attention.inputs import SHAPES, demo_index, sharply_local
 from benchmarks.results import Result, add, ran_on
 
 PRECISIONS: tuple[Precision, ...] = ("full", "int8_fp8")
 ERRORS = (Shape("16k", 4, 16_384, 128), Shape("115k", 2, 115_200, 128))
 QUICK = Shape("quick", 2, 600, 64)
-TILES = ((128, 64), (128, 128))
+TILES = ((128, 64), (128, 128), (64, 64))
 DENSITY, ROWS, SCORED_ROWS = 0.2, 256, 1024
 STRIDES = (1, 4)
 """Rows from one scored query row to the next."""
@@ -177,6 +177,7 @@ def times(shape: Shape, device: str, rounds: int, result: Result, output: Path) 
         patterns: list[tuple[dict[str, Any], dict[str, Callable[[], torch.Tensor]]]] = [
             ({"block": None, "density": 1.0}, calls(qkv, None)),
             *(({"block": tile, "density": DENSITY}, calls(qkv, random_index(shape, tile, device))) for tile in TILES),
+            *_demo(qkv, shape, device),
             *(({"scored": stride}, scorings(qkv, lse, stride)) for stride in STRIDES),
         ]
         for pattern, running in patterns:
@@ -192,6 +193,13 @@ def times(shape: Shape, device: str, rounds: int, result: Result, output: Path) 
                 in_a_row = [milliseconds(running[name], device) for _ in range(rounds + 2)][2:]
                 row |= {"op": name, "ms": median(ms_of_rounds), "rounds_ms": ms_of_rounds}
                 add(result, row | {"in_a_row_ms": round(median(in_a_row), 3)}, output)
+
+
+def _demo(qkv: Tensors, shape: Shape, device: str) -> Iterator[tuple[dict[str, Any], dict[str, Callable[[], Any]]]]:
+    """The demo model's pattern in the presets' blocks, whose neighbours keep nearly the same."""
+    index = demo_index(shape, TILES[-1], device)
+    density = round(float(index.counts.float().mean()) / index.num_key_blocks, 3)
+    yield {"block": TILES[-1], "density": density, "pattern": "demo"}, calls(qkv, index)
 
 
 def error_table(rows: list[dict[str, Any]]) -> str:
@@ -214,8 +222,11 @@ def time_table(rows: list[dict[str, Any]]) -> str:
 def _place(row: dict[str, Any]) -> tuple[str, str, str]:
     if "scored" in row:
         return row["shape"], row["data"], "scoring" if row["scored"] == 1 else f"scoring, every {row['scored']}th row"
-    block = row["block"]
-    return row["shape"], row["data"], "{} x {}, density 0.2".format(*block) if block else "dense"
+    if not row["block"]:
+        return row["shape"], row["data"], "dense"
+    rows, keys = row["block"]
+    pattern = f", the demo model's pattern, density {row['density']:.2f}" if "pattern" in row else ", density 0.2"
+    return row["shape"], row["data"], f"{rows} x {keys}{pattern}"
 
 
 def _table(rows: list[dict[str, Any]], what: str, cell: Callable[[dict[str, Any]], str]) -> str:

@@ -51,7 +51,7 @@ from adaspa.ops.triton.launch import Launcher
 
 QUERY_BLOCK = 64
 BLOCKS = gl.constexpr(4)  # key blocks of a tile
-STAGES = 3  # tiles of keys and of values in shared memory
+STAGES = 2  # tiles of keys and of values in shared memory
 
 
 @gluon.jit
