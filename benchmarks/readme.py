@@ -548,6 +548,8 @@ def main() -> None:
     if measured["changes"]:
         newest_first = sorted(measured["changes"], key=lambda result: str(result["date"]), reverse=True)
         sections["changes"] = "\n".join(changes_section(result) for result in newest_first)
+    if measured["eight"] and "routes" in measured["eight"][0]:
+        sections["eight-routes"] = eight.routes_table(measured["eight"][0]["routes"]) + "\n"
     for videos_in_eight in load("videos-eight.json"):
         sections["videos-eight"] = videos_eight_section(videos_in_eight)
     for name, make in (("low_density", low_density_section), ("short", short_section)):

@@ -219,6 +219,16 @@ def time_table(rows: list[dict[str, Any]]) -> str:
     return _table(timed, "ms in turns, in a row", cell)
 
 
+def routes_table(routes: list[dict[str, Any]]) -> str:
+    """Forms of the kernel, by the order of the launches: milliseconds, and the clock at which they ran."""
+    orders = {"in_a_row": "in a row", "in_turns": "in turns with bf16", "dense": "dense, in a row"}
+    lines = markdown.head(["form", *orders.values()])
+    for route in routes:
+        cells = [f"{x['ms']:.1f} ms, {x['mhz'] / 1000:.2f} GHz" if (x := route.get(order)) else "" for order in orders]
+        lines.append(markdown.line([route["form"], *cells]))
+    return "\n".join(lines)
+
+
 def _place(row: dict[str, Any]) -> tuple[str, str, str]:
     if "scored" in row:
         return row["shape"], row["data"], "scoring" if row["scored"] == 1 else f"scoring, every {row['scored']}th row"
