@@ -5,6 +5,8 @@ import naive_attention as naive
 import pytest
 import torch
 from adaspa import BlockIndex, ops
+from adaspa.ops import backends
+from adaspa.ops.call import Call
 
 EIGHT = "int8_fp8"
 
@@ -108,6 +110,16 @@ def test_the_report_says_what_ran_in_eight_bits(sparse):
         "attention_with_block_mass": full, "block_mass": full, "keep_blocks": full, "block_sparse_attention": in_sparse
     }  # fmt: skip
     assert ran["sparse"] == {"block_sparse_attention": in_sparse}
+
+
+@pytest.mark.parametrize("intent", ["quality", "balanced", "fast"])
+def test_presets_have_a_kernel(monkeypatch, intent):
+    config = adaspa.AdaSpaConfig.preset(intent, sparse_precision=EIGHT)
+    q = torch.empty(1, 2, 256, 128, dtype=torch.bfloat16, device="meta")
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr("adaspa.ops.hopper_eight.capability", lambda _: (9, 0))
+    call = Call("block_sparse_attention", (q, q, q), config.query_block, config.block_size, precision=EIGHT)
+    assert backends.pick(call).name == "hopper_eight"
 
 
 @pytest.mark.parametrize(
