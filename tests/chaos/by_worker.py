@@ -520,10 +520,12 @@ class Runs(Scene):
             assert (file.content_type, Path(file.key).suffix) == (output.content_type, f".{output}"), file
             assert not file.has_audio
         self.told(at)
-        own, other = (Path(tempfile.mkdtemp(prefix=f"adaspa-{name}-")) for name in ("a[b", "a[b2"))
+        own, *others = (Path(tempfile.mkdtemp(prefix=f"adaspa-{name}-")) for name in ("a[b", "a[b2", "a[b-2"))
         clear("a[b")
-        assert not own.exists() and other.exists(), "a worker removes its own files, and no other's"
-        other.rmdir()
+        assert not own.exists(), "a worker's earlier files stay"
+        for other in others:
+            assert other.exists(), f"a worker removes what is of another, {other.name}"
+            other.rmdir()
         left = list(Path(tempfile.gettempdir()).glob(f"adaspa-{at.name}-*"))
         assert left == [], f"files of attempts stay on the disk: {left}"
 

@@ -324,9 +324,9 @@ def test_a_new_process_removes_what_the_one_before_left_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    left, others = (Path(scratch(worker).name) for worker in ("worker-1", "worker-10"))
-    for folder in (left, others):
+    left, *others = (Path(scratch(worker).name) for worker in ("worker-1", "worker-10", "worker-1-a"))
+    for folder in (left, *others):
         folder.mkdir(exist_ok=True)
         (folder / "video.mp4").write_bytes(b"half a video")
     clear("worker-1")
-    assert not left.exists() and others.exists()
+    assert not left.exists() and all(folder.exists() for folder in others)

@@ -14,8 +14,10 @@ def scratch(worker: str) -> "TemporaryDirectory[str]":
 
 def clear(worker: str) -> None:
     """Remove the folders of this worker's earlier processes: videos, and a disk fills up."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{escape(_prefix(worker))}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    prefix = _prefix(worker)
+    for folder in Path(tempfile.gettempdir()).glob(f"{escape(prefix)}*"):
+        if "-" not in folder.name.removeprefix(prefix):  # else of a worker whose name begins like this one's
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prefix(worker: str) -> str:
