@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from adaspa_service.local.supervisor import free_port
@@ -274,6 +275,15 @@ def test_everything_starts_once_what_it_needs_is_healthy() -> None:
     for (_, other), condition in waits.items():
         if condition == "service_healthy":
             assert config[other]["healthcheck"]["test"]
+
+
+def test_prometheus_asks_all_that_serve_metrics() -> None:
+    services = compose("cpu,gpu,second,monitoring")["services"]
+    served = {name for name, each in services.items() if "ADASPA_METRICS_PORT" in each.get("environment", {})}
+    config = yaml.safe_load((ROOT / "docker" / "prometheus.yml").read_text())
+    (sought,) = config["scrape_configs"][0]["dns_sd_configs"]
+    assert served == set(sought["names"]) and len(served) == 4
+    assert {services[name]["environment"]["ADASPA_METRICS_PORT"] for name in served} == {str(sought["port"])}
 
 
 def test_redis_refuses_writes_before_it_is_killed_and_keeps_what_it_took() -> None:
