@@ -1,4 +1,4 @@
-"""Storage that answers late, or never: what needs none of it is served on."""
+"""Storage, or Redis' disk, that answers late or never: what needs none of it is served on."""
 
 import os
 import socket
@@ -68,3 +68,34 @@ def test_deletions_that_wait_for_storage_hold_up_nothing_else(
         for thread in asked:
             thread.join()
     until(lambda: not [key for key in storage.keys("videos/") if key.split("/")[1] in ids], "their files go, too")
+
+
+@pytest.mark.parametrize(("method", "part"), [("POST", "/cancel"), ("DELETE", "")])
+def test_what_waits_for_the_disk_of_redis_holds_up_nothing_else(
+    service: Service, monkeypatch: pytest.MonkeyPatch, method: str, part: str
+) -> None:
+    ids = [service.create()["id"] for _ in range(MANY)]
+    service.settle()
+    written, waiting = threading.Event(), threading.Semaphore(0)
+
+    def late(*_: object) -> None:
+        waiting.release()
+        written.wait()
+
+    monkeypatch.setattr(type(service.store.file), "synced", late)
+    asked = [
+        threading.Thread(
+            target=httpx.request, args=(method, f"{service.url}/videos/{each}{part}"), kwargs={"timeout": None}
+        )
+        for each in ids
+    ]
+    try:
+        for thread in asked:
+            thread.start()
+        waiting.acquire()
+        until(lambda: len(service.server.server_state.tasks) >= MANY, "all are asked for")
+        assert service.http.get("/videos").is_success and service.create()
+    finally:
+        written.set()
+        for thread in asked:
+            thread.join()

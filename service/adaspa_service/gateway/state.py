@@ -38,6 +38,8 @@ from adaspa_service.webhooks.deliveries import DeliveryStore
 Known = TypeVar("Known")
 FOLLOWER_CONNECTIONS = 2
 """One for the rounds, one for the feed."""
+CONFIRMATIONS = 40
+"""Cancels and deletions whose answers wait for Redis' disk at a time."""
 REMOVALS = 8
 """Requests that remove files at a time; what more delete is left to the janitor."""
 RECENT_SECONDS = 0.5
@@ -96,6 +98,8 @@ class AppState:
     feed: Feed
     """Event feeds of the jobs that clients follow."""
     storage: ObjectStorage
+    confirmations: CapacityLimiter
+    """Threads of requests whose answers wait for Redis' disk."""
     removals: CapacityLimiter
     """Threads of requests that remove files: however long storage takes, the others have theirs."""
     celery: Celery
@@ -132,6 +136,7 @@ class AppState:
             follower,
             Feed(follower),
             storage,
+            CapacityLimiter(CONFIRMATIONS),
             CapacityLimiter(REMOVALS),
             make_celery(settings),
             Inputs(settings, storage, resolve, store.await_inputs),

@@ -202,16 +202,20 @@ def get_video(video_id: str, state: StateDep, caller: LazyReader) -> Response:
 
 
 @router.post("/videos/{video_id}/cancel")
-def cancel_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> Video:
+async def cancel_video(video_id: str, request: Request, state: StateDep, caller: Writer) -> Video:
     """Cancel a job and keep its record: a queued one at once, a running one within a denoising step.
 
     A job that has ended does not change.
     """
-    before = find(state, caller, video_id)
-    state.store.request_cancel(video_id)
-    if before.status not in TERMINAL:
-        audit.note(request, caller, "job.cancelled", job=video_id)
-    return view(state, look(state, caller, video_id))
+
+    def cancel() -> Video:
+        before = find(state, caller, video_id)
+        state.store.request_cancel(video_id)
+        if before.status not in TERMINAL:
+            audit.note(request, caller, "job.cancelled", job=video_id)
+        return view(state, look(state, caller, video_id))
+
+    return await to_thread.run_sync(cancel, limiter=state.confirmations)
 
 
 @router.delete("/videos/{video_id}")
@@ -229,7 +233,7 @@ async def delete_video(video_id: str, request: Request, state: StateDep, caller:
             raise not_found(video_id)
         audit.note(request, caller, "job.deleted", job=video_id)
 
-    await run_in_threadpool(discard)
+    await to_thread.run_sync(discard, limiter=state.confirmations)
     if state.removals.available_tokens:
         await to_thread.run_sync(remove_if_ended, state, video_id, limiter=state.removals)
     return VideoDeleted(id=video_id)
