@@ -1,5 +1,6 @@
 """Addresses that servers listen on, and at which local clients reach them."""
 
+import errno
 import os
 import socket
 
@@ -29,6 +30,11 @@ def listener(host: str, port: int) -> socket.socket:
 def reason(error: OSError) -> str:
     """Say in the system's words why a host cannot be listened on."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+
+
+def at_fault(error: OSError) -> str:
+    """Say which of the two cannot be listened on: ``host`` or ``port``."""
+    return "host" if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL else "port"
 
 
 def local_url(host: str, port: int) -> str:

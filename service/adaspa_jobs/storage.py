@@ -36,6 +36,8 @@ INPUTS = "inputs/"
 """Key prefix of the images that requests came with."""
 PROBES = ".probe/"
 
+METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+"""Addresses from which machines and containers of AWS, Azure and Google have their credentials."""
 UNFINISHED = re.compile(r"#\d+$")
 """Names of the files that a local folder's writers have under way; no key may end so."""
 
@@ -278,7 +280,15 @@ class ObjectStorage:
         except FileNotFoundError as error:
             raise ObjectMissing(f"storage {self.url}: no such object") from error
         except (BaseError, OSError, ValueError, RuntimeError) as error:
-            raise StorageUnavailable(f"storage {self.url}: {str(error).strip().splitlines()[0]}") from error
+            raise StorageUnavailable(f"storage {self.url}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Say in one line what is wrong. Without credentials, clients ask the cloud's own service for them."""
+    line = str(error).strip().splitlines()[0]
+    if any(address in line for address in METADATA_SERVICES):
+        return f"the environment has no credentials, and the machine's metadata service gave none: {line}"
+    return line
 
 
 def _sync(root: Path, key: str) -> None:

@@ -57,6 +57,14 @@ def arenas(pid: int) -> int:
     )
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])  # addresses and names that no machine has
+def test_a_host_of_another_machine(tmp_path: Path, redis_url: str, host: str) -> None:
+    settings = {"redis_url": redis_url, "host": host, "open_access": "true"}
+    assert f"ADASPA_HOST: cannot use port 8000 on {host}" in refused(environment(tmp_path, settings))
+    served = adaspa("serve", "--no-worker", "--host", host, "--data-dir", tmp_path / "data", ADASPA_OPEN_ACCESS="true")
+    assert served.returncode == 1 and served.stderr.endswith("use --host\n"), served.stderr
+
+
 def test_a_taken_port(tmp_path: Path, redis_url: str) -> None:
     with taken_port() as port:
         line = refused(environment(tmp_path, {"redis_url": redis_url, "port": str(port)}))

@@ -13,6 +13,7 @@ from typing import Any
 import obstore
 import pytest
 from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
+from obstore.exceptions import GenericError
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -227,3 +228,16 @@ def test_an_s3_server_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StorageUnavailable, match="s3://bucket/prefix") as caught:
         ObjectStorage("s3://bucket/prefix").check()
     assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_without_credentials_is_said_to_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    asked = "Error performing PUT http://169.254.169.254/latest/api/token in 1s - HTTP error: connection refused"
+
+    def put(*_: Any, **__: Any) -> None:
+        raise GenericError(f"Generic S3 error: {asked}\n\nDebug source: ...")
+
+    monkeypatch.setattr(obstore, "put", put)  # not asked for: what answers there is the machine's own matter
+    with pytest.raises(StorageUnavailable, match="storage s3://videos: the environment has no credentials, and .*PUT"):
+        ObjectStorage("s3://videos").check()

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from adaspa_jobs import logs, redis_check, tracing
 from adaspa_jobs.catalog import CatalogError
-from adaspa_jobs.listening import bindable, listener, reason
+from adaspa_jobs.listening import at_fault, bindable, listener, reason
 from adaspa_jobs.settings import Settings, SettingsError, get_settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import StoreUnavailable
@@ -97,7 +97,8 @@ def listen(settings: Settings) -> socket.socket:
     try:
         return listener(settings.host, settings.port)
     except OSError as error:
-        fail(f"ADASPA_PORT: cannot use port {settings.port} on {settings.host} ({reason(error)})")
+        name = at_fault(error).upper()
+        fail(f"ADASPA_{name}: cannot use port {settings.port} on {settings.host} ({reason(error)})")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 import httpx
-from adaspa_jobs.listening import listener, local_url, reason
+from adaspa_jobs.listening import at_fault, listener, local_url, reason
 
 from adaspa_service.access.open_token import with_token
 from adaspa_service.local.folder import LocalError, claim, identity, valkey_child, valkey_url, wait_until_ready
@@ -166,7 +166,7 @@ def check_port(host: str, port: int) -> None:
     try:
         listener(host, port).close()
     except OSError as error:
-        raise LocalError(f"cannot use port {port} on {host} ({reason(error)}); use --port") from error
+        raise LocalError(f"cannot use port {port} on {host} ({reason(error)}); use --{at_fault(error)}") from error
 
 
 def free_port(host: str) -> int:
