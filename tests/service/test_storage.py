@@ -239,5 +239,5 @@ def test_a_bucket_without_credentials_is_said_to_have_none(monkeypatch: pytest.M
         raise GenericError(f"Generic S3 error: {asked}\n\nDebug source: ...")
 
     monkeypatch.setattr(obstore, "put", put)  # not asked for: what answers there is the machine's own matter
-    with pytest.raises(StorageUnavailable, match="storage s3://videos: the environment has no credentials, and .*PUT"):
+    with pytest.raises(StorageUnavailable, match=r"storage s3://videos: the environment has no credentials, and .*PUT"):
         ObjectStorage("s3://videos").check()
