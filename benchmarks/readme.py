@@ -219,17 +219,17 @@ def linears_section(
         )
         parts += [in_a_row, linears_tables.whole_table(whole["rows"])]
     if paper is not None:
-        ours, dense = linears_tables.paper_total(paper["rows"])
         between = (
-            f"HunyuanVideo's steps by the paper's schedule at density {paper['density']}, whole, in a row, compiled, "
-            f"between two dense steps by FlashAttention-3\nof the same run (`benchmarks.models.paper_steps`, "
-            f"{paper['device']}, {paper['date']}). Columns as above:"
+            "Compiled steps of the whole HunyuanVideo by the paper's schedule, and dense ones by FlashAttention-3\nof"
+            f" the same run: `benchmarks.models.paper_steps`, density {paper['density']}, {paper['device']}, "
+            f"{paper['date']}."
         )
-        total = (
-            f"So 50 steps take {ours:.0f} s, and {dense:.0f} s with FlashAttention-3: **{dense / ours:.2f} times** as "
-            "long."
-        )
-        parts += [between, linears_tables.paper_table(paper["rows"]), total]
+        between += f" {paper['note']}" if "note" in paper else ""
+        parts += [between, linears_tables.paper_table(paper["rows"])]
+        if paper["complete"]:
+            ours, dense = linears_tables.paper_total(paper["rows"])
+            times = f"{dense / ours:.2f} times as long."
+            parts += [f"So 50 steps take {ours:.0f} s, and {dense:.0f} s with FlashAttention-3, {times}"]
     if cached is not None:
         told = cached["settings"]
         seen = f" {cached['note']}" if "note" in cached else ""

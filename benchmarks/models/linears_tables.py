@@ -63,13 +63,22 @@ def share_table(rows: Rows) -> str:
 def whole_table(rows: Rows) -> str:
     """Seconds of whole steps by what their kernels do, at which clock and power."""
     groups = list(dict.fromkeys(group for row in rows for group in row.get("groups", ())))
-    lines = markdown.head(["model", "rounding", "one step, s", *groups, "between kernels", "GHz", "W"])
+    lines = markdown.head(["model", "rounding", "attention in", "one step, s", *groups, "between kernels", "GHz", "W"])
     for row in rows:
         if "groups" not in row:
             continue
         parts = [f"{row['groups'].get(group, 0):.2f}" for group in groups]
         card = [f"{row['ghz']:.2f}", f"{row['watts']:.0f}"] if "ghz" in row else ["", ""]
-        line = [row["model"], row["rounding"], f"{row['seconds']:.2f}", *parts, f"{row['between']:.2f}", *card]
+        attention = "bf16" if row.get("sparse_precision", "full") == "full" else "eight bits"
+        line = [
+            row["model"],
+            row["rounding"],
+            attention,
+            f"{row['seconds']:.2f}",
+            *parts,
+            f"{row['between']:.2f}",
+            *card,
+        ]
         lines.append(markdown.line(line))
     return "\n".join(lines)
 

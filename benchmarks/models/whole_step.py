@@ -132,7 +132,9 @@ def clocks(device: torch.device) -> Iterator[dict[str, Any]]:
     if device.type != "cuda":
         yield told
         return
-    command = ["nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", "-lms", "100"]
+    card = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"  # without it, nvidia-smi tells of all cards
+    told_of = "--query-gpu=clocks.sm,power.draw"
+    command = ["nvidia-smi", card, told_of, "--format=csv,noheader,nounits", "-lms", "100"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
         yield told
         reader.terminate()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -274,6 +275,26 @@ def test_kernels_of_a_whole_step_are_told_by_what_they_do_and_the_time_between_t
     )
     assert found["groups"] == {"attention": 4, "linear layers": 2, "Inductor's, with a norm": 1.5}
     assert found["between"] == 0.5 and found["kernels"][1] == ["nvjet_sm90_tst", 2, 2]
+
+
+def test_clock_and_power_are_those_of_the_card_that_works(tmp_path, monkeypatch):
+    """An nvidia-smi that tells of all cards, unless it is asked about one."""
+    os.mkfifo(tmp_path / "told")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        f"""#!/bin/sh
+case "$*" in *--id=GPU-busy*) ;; *) echo "300, 80.0" ;; esac
+echo "1400, 690.0"
+echo > {tmp_path / "told"}
+exec sleep 60
+"""
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="busy"))
+    with whole_step.clocks(torch.device("cuda")) as found:
+        (tmp_path / "told").read_text()  # waits for it
+    assert found == {"ghz": 1.4, "watts": 690.0}
 
 
 def test_a_whole_denoising_of_a_tiny_model(run):
