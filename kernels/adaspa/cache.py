@@ -71,6 +71,7 @@ class RequestCache:
         self._kept: dict[CacheKey, _Kept] = {}
         self._bytes: dict[CacheKey, tuple[int, int]] = {}
         self.refused: set[CacheKey] = set()
+        self._residuals: dict[CacheKey, torch.Tensor] = {}
         self.nbytes = self.peak_nbytes = 0
         self.host_nbytes = self.peak_host_nbytes = 0
 
@@ -129,6 +130,17 @@ class RequestCache:
         kept = self._kept[key]
         kept.lse = _pinned(lse) if kept.lse_on_host else lse
 
+    def residual(self, key: CacheKey) -> torch.Tensor | None:
+        """Return the residual of ``key``, None if none was kept."""
+        return self._residuals.get(key)
+
+    def put_residual(self, key: CacheKey, residual: torch.Tensor) -> None:
+        """Replace the residual of ``key``, which stays on its device: there is none where there is a budget."""
+        before = self._residuals.get(key)
+        self._residuals[key] = residual
+        self.nbytes += residual.nbytes - (0 if before is None else before.nbytes)
+        self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
+
     def refuse(self, key: CacheKey) -> None:
         """Let go of the entry of ``key`` for the rest of the request: its layer stays dense."""
         self._kept.pop(key, None)
@@ -139,6 +151,7 @@ class RequestCache:
         """Let go of every tensor. The peaks stay readable."""
         self._kept.clear()
         self._bytes.clear()
+        self._residuals.clear()
         self.nbytes = self.host_nbytes = 0
 
     def _compact(self, index: BlockIndex) -> BlockIndex | PackedIndex:

@@ -14,6 +14,7 @@ from adaspa.selection.retained_mass import RetainedMass
 
 OverBudget = Literal["host", "dense"]
 TokenOrder = Literal["raster", "tile"]
+Compensation = Literal["none", "residual"]
 Preset = Literal["exact", "quality", "balanced", "fast"]
 
 
@@ -52,9 +53,9 @@ class AdaSpaConfig:
             Guidance multiplies what differs between the branches, and with it the difference of their errors: the same
             lists make nearly the same errors. Branches of unlike sequences, or in one batch or on several GPUs, keep
             lists of their own.
-        query_stride: rows from one query row to the next that a search scores, unless it is a fused one; a divisor of
-            ``block_size``. Above 1 scoring is cheaper by that factor, but block mass and reported recall become
-            estimates.
+        query_stride: rows from one query row to the next that a search scores, unless it is a fused one, and that a
+            ``compensation`` compares; a divisor of ``block_size``. Above 1 scoring is cheaper by that factor, but block
+            mass and reported recall become estimates.
         dense_layers: indices of the layers that stay dense.
         dense_precision: of the products in the dense attention of dense steps, dense layers and first searches.
             ``full`` is the model's. ``int8_fp8`` multiplies queries and keys in int8, and softmax and values in fp8
@@ -62,6 +63,11 @@ class AdaSpaConfig:
             scoring keep the full precision.
         sparse_precision: of the products in sparse attention. On GPUs ``int8_fp8`` needs blocks of 64 x 64, 128 x 64 or
             128 x 128 tokens, which those of the presets are.
+        compensation: what is put back for the blocks that are left out. ``residual``: what dense attention had beside
+            the search's lists, as the mean over each ``block_size`` queries, is added in the sparse steps behind, ever
+            less. Then later searches have dense output, too, in all guidance branches. The memory is that of an output
+            over ``block_size``; a ``cache_budget`` does not limit it, and is refused. *Ours*, after DiTFastAttn
+            (`adaspa.residual`).
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
             neighbourhood in time and space. The result is the same but for which blocks there are.
@@ -95,6 +101,7 @@ class AdaSpaConfig:
     dense_layers: tuple[int, ...] = ()
     dense_precision: Precision = "full"
     sparse_precision: Precision = "full"
+    compensation: Compensation = "none"
     token_order: TokenOrder = "raster"
     cache_budget: int | None = None
     over_budget: OverBudget = "host"
@@ -124,10 +131,15 @@ class AdaSpaConfig:
             raise ValueError(f"cache_budget must be an integer of at least 0 or None, got {self.cache_budget!r}")
         for name, choices in (
             ("dense_precision", Precision), ("sparse_precision", Precision), ("token_order", TokenOrder),
-            ("over_budget", OverBudget),
+            ("over_budget", OverBudget), ("compensation", Compensation),
         ):  # fmt: skip
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
+        if self.compensation != "none" and self.cache_budget is not None:
+            raise ValueError(
+                f"cache_budget must be None with compensation={self.compensation!r}, whose residuals it does not "
+                f"limit, got {self.cache_budget!r}"
+            )
         if not _is_count(self.steps) or self.steps < 1:
             raise ValueError(f"steps must be an integer of at least 1, got {self.steps!r}")
         if not _is_count(self.warmup) or self.warmup >= self.steps:
@@ -221,6 +233,7 @@ class AdaSpaConfig:
             dense_layers=self.dense_layers,
             dense_precision=self.dense_precision,
             sparse_precision=self.sparse_precision,
+            compensates=self.compensation != "none",
             in_tiles=self.token_order == "tile",
             cache_budget=self.cache_budget,
             spill=self.over_budget == "host",

@@ -34,6 +34,8 @@ class Ledger:
     """Calls that another hook left out: a step cache that reused an output, or guidance that skips layers."""
     shared: int = 0
     """Calls that used the lists of another guidance branch."""
+    compensated: int = 0
+    """Sparse calls that the residual of their search was added to."""
     pairs: dict[StepKind, float] = field(default_factory=lambda: dict.fromkeys(StepKind, 0.0))
     """Done by dense calls and searches."""
     dense_pairs: float = 0.0

@@ -23,6 +23,7 @@ class Plan:
         dense_layers: indices of the layers that stay dense.
         dense_precision: of the products in dense attention, as `adaspa.ops.attention` takes it.
         sparse_precision: of the products in sparse attention.
+        compensates: whether sparse attention gets back the residual that its search found.
         in_tiles: whether the video tokens come in compact 3-D tiles of ``key_block`` tokens.
         cache_budget: most bytes of the caches to hold on the GPU, or None for no limit.
         spill: whether caches over the budget go to host memory; they are let go otherwise.
@@ -43,6 +44,7 @@ class Plan:
     dense_layers: tuple[int, ...] = ()
     dense_precision: Precision = "full"
     sparse_precision: Precision = "full"
+    compensates: bool = False
     in_tiles: bool = False
     cache_budget: int | None = None
     spill: bool = True

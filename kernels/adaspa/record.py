@@ -73,6 +73,10 @@ class PatternRecord:
         self.calls[kind] += 1
         self.dense_pairs[kind] += pairs
 
+    def compared(self, kind: StepKind, pairs: int) -> None:
+        """Enter that a dense call attended by it too, to see what its output lacks."""
+        self.dense_pairs[kind] += pairs
+
     def mean_recall(self) -> torch.Tensor:
         """Return the recall measured in use if there is one, else that of the search."""
         return torch.stack(self.measured).mean(0) if self.measured else self.recall
@@ -137,6 +141,7 @@ class RequestRecord:
           where the texts of a batch differ in length.
         - ``shared_list_calls``: those of them that used the lists of another guidance branch (``share_lists``); 0 where
           the branches come in one batch, run in processes of their own or differ in their sequences.
+        - ``compensated_calls``: sparse calls that the residual of their search was added to (``compensation``).
         - ``forwards``: of the transformer, one a step and guidance branch. ``reused_forwards``: those of which a step
           cache, or guidance that skips layers, left out attention.
         - ``kernels``: for each operation of ours its calls by the backend that ran them (`adaspa.ops.backends`);
@@ -173,6 +178,7 @@ class RequestRecord:
                 "skipped": self.ledger.skipped,
             },
             "shared_list_calls": self.ledger.shared,
+            "compensated_calls": self.ledger.compensated,
             "forwards": self.ledger.forwards,
             "reused_forwards": self.ledger.reused,
             "kernels": self._kernels(),
@@ -197,9 +203,9 @@ class RequestRecord:
         first search behind a dense step, whose scores come with its dense pass. A later search is half a dense call,
         the product of queries and keys, over ``query_stride``, and its sparse attention; a search without the LSE of an
         earlier step is that half, over ``query_stride``, and a dense call. Searches with dense output attend sparsely
-        too, from the few query blocks that ``unevenness`` looks at. A sparse call is the share of the query-key
-        pairs in its blocks, text included. What another hook skipped counts as nothing done, and the recall that
-        ``measure_recall`` measures is left out. None when no attention has run.
+        too, from the few query blocks that ``unevenness`` looks at, and from all of them for a ``compensation``. A
+        sparse call is the share of the query-key pairs in its blocks, text included. What another hook skipped counts
+        as nothing done, and the recall that ``measure_recall`` measures is left out. None when no attention has run.
         """
         if not self.ledger.dense_pairs:  # nothing ran, or the model did all of it by itself
             return 1.0 if self.ledger.calls else None

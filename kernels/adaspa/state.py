@@ -12,6 +12,7 @@ from adaspa.ops import backends
 from adaspa.ops.call import Call
 from adaspa.plan import Plan
 from adaspa.record import PatternRecord, RequestRecord
+from adaspa.residual import fading
 from adaspa.schedule import Schedule, StepKind
 from adaspa.selection import Policy
 
@@ -21,6 +22,8 @@ class Action(Enum):
 
     DENSE = auto()
     DENSE_WITH_LSE = auto()
+    DENSE_WITH_RESIDUAL = auto()
+    """Dense, to see what the output of the lists in use lacks."""
     FIRST_SEARCH = auto()
     """First search, without an LSE from an earlier step."""
     FUSED_SEARCH = auto()
@@ -30,7 +33,7 @@ class Action(Enum):
     @property
     def kind(self) -> StepKind:
         """Kind that a call of the attention counts as."""
-        if self in (Action.DENSE, Action.DENSE_WITH_LSE):
+        if self in (Action.DENSE, Action.DENSE_WITH_LSE, Action.DENSE_WITH_RESIDUAL):
             return StepKind.DENSE
         return StepKind.SPARSE if self is Action.SPARSE else StepKind.SEARCH
 
@@ -53,6 +56,7 @@ class AdaSpaState:
         """Deal of each layer's heads to the ranks that share the sequence; see `adaspa.parallel.redeal`."""
         self.dealt_for: dict[CacheKey, tuple[int, ...]] = {}
         self._in_use: dict[CacheKey, PatternRecord] = {}
+        self._residual_of: dict[CacheKey, PatternRecord] = {}
         self._searched: set[str] = set()
         self._first_branch: str | None = None
         self._sequences: dict[tuple[int, int | None], object] = {}
@@ -126,14 +130,23 @@ class AdaSpaState:
         has_lse, has_index = self.cache.has(key)
         # Behind a first search the other branches are dense as well: otherwise their errors would differ.
         searched = has_index and self.follows and self.step == self.plan.schedule.searches[0]
-        if searched or key in self.cache.refused:
+        if key in self.cache.refused or (searched and not self.plan.compensates):
             return Action.DENSE
         if not has_index:
             return Action.FUSED_SEARCH if has_lse else Action.FIRST_SEARCH
+        return self._action_by_lists(key, has_lse)
+
+    def _action_by_lists(self, key: CacheKey, has_lse: bool) -> Action:
+        """Say what a layer does that has lists."""
+        assert self.step is not None, "begin_step comes first"
         # A search whose step a step cache skipped is made up for in the next one that runs.
         if self._in_use[key].step < self.plan.schedule.last_search(self.step):
+            again = Action.FUSED_SEARCH if self.plan.compensates else Action.CACHED_SEARCH
             # Where the budget had no room for the LSE, the search takes its own again.
-            return Action.CACHED_SEARCH if has_lse else Action.FIRST_SEARCH
+            return again if has_lse else Action.FIRST_SEARCH
+        # A branch that uses another's lists has a residual of its own, anew with every search.
+        if self.plan.compensates and self._residual_of.get(self._own(key)) is not self._in_use[key]:
+            return Action.DENSE_WITH_RESIDUAL
         return Action.SPARSE
 
     @property
@@ -147,7 +160,8 @@ class AdaSpaState:
         if layer in self.plan.dense_layers:
             return StepKind.DENSE
         if self.kind is StepKind.SEARCH and self.follows:
-            return StepKind.DENSE if self.step == self.plan.schedule.searches[0] else StepKind.SPARSE
+            is_dense = self.plan.compensates or self.step == self.plan.schedule.searches[0]
+            return StepKind.DENSE if is_dense else StepKind.SPARSE
         return self.kind
 
     def for_latents(self, shape: torch.Size) -> None:
@@ -219,6 +233,21 @@ class AdaSpaState:
     def pattern(self, key: CacheKey) -> PatternRecord:
         """Return the record of the pattern in use at ``key``."""
         return self._in_use[key]
+
+    def keep_residual(self, key: CacheKey, residual: torch.Tensor) -> None:
+        """Keep what the output of the pattern in use at ``key`` lacks in the current branch."""
+        self.cache.put_residual(self._own(key), residual)
+        self._residual_of[self._own(key)] = self._in_use[key]
+
+    def residual(self, key: CacheKey) -> tuple[torch.Tensor, float]:
+        """Return what the output of the pattern in use at ``key`` lacks in the current branch, and its weight now."""
+        residual = self.cache.residual(self._own(key))
+        assert residual is not None and self.step is not None, "the action was chosen because there is one"
+        return residual, fading((self.step - self._in_use[key].step) / self.plan.steps)
+
+    def _own(self, key: CacheKey) -> CacheKey:
+        """Key of what the current branch does not share."""
+        return key._replace(branch=self.branch)
 
     def patterns_of(self, layer: int) -> dict[CacheKey, PatternRecord]:
         """Return the patterns in use of ``layer`` in the current branch; none if a key of it was refused."""

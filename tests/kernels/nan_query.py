@@ -5,10 +5,10 @@ import naive_attention as naive
 import torch
 
 
-def nan_query_harms_no_other(selection, text, dtype):
+def nan_query_harms_no_other(selection, text, dtype, **settings):
     """A NaN in one query token of the second head, in the search and in a sparse step after it."""
     chosen = {"mass": 0.6} if selection == "retained_mass" else {"sparsity": 0.6, "head_adaptive": False}
-    config = adaspa.AdaSpaConfig(block_size=16, warmup=0, searches=(0,), selection=selection, **chosen)
+    config = adaspa.AdaSpaConfig(block_size=16, warmup=0, searches=(0,), selection=selection, **chosen, **settings)
     q, k, v = naive.qkv(tokens=90, dtype=dtype)
     nan = q.clone()
     nan[0, 1, 40] = torch.nan

@@ -32,6 +32,7 @@ from benchmarks.models.parallel_parts import PARTS
 
 FULL = SPARSE.replace(sparsity=0.001, head_adaptive=False)
 MASS = SPARSE.replace(selection="retained_mass", mass=0.6)
+COMPENSATED = SPARSE.replace(compensation="residual", share_lists=True)
 TRANSFORMERS = ("minimax-h3", "chronoedit", "consisid", "ltx-condition")
 ON_GPUS = sys.argv[2:] == ["cuda"]
 FAMILIES = ("wan", "hunyuan-video", "cogvideox-1.5", "ltx-2", "mochi") if ON_GPUS else (*TINY, *TRANSFORMERS)
@@ -216,6 +217,7 @@ def of_two() -> dict[str, Any]:
     found["plain"] = {name: of_plain(name, number) for number, name in enumerate(("wan", "hunyuan-video"))}
     four = (3.0, 2.0, 0.3, 0.1)
     found["dealt"] = {"top_k": dealt(SPARSE, 0, *four), "retained_mass": dealt(MASS, 1, *four)}
+    found["dealt"]["compensated"] = dealt(COMPENSATED, 0, *four)
     found["joint"] = joint(1)
     found["by diffusers"] = [by_diffusers(first) for first in (True, False)]
     return found if ON_GPUS else {**found, "refusals": refusals()}

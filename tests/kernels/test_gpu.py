@@ -11,6 +11,7 @@ import torch
 from adaspa import BlockIndex, ops
 from adaspa.ops.reference import kernels as reference
 from adaspa.ops.reference_eight import kernels as reference_eight
+from adaspa.residual import FADING
 from adaspa_command import adaspa as adaspa_command
 from tiny_pipelines import SPARSE, cancel, generate, make_pipeline
 
@@ -74,6 +75,22 @@ def test_later_calls_of_a_kind_may_have_lists_at_any_address(tile):
         wanted, wanted_lse = sparse_reference(q, k, v, index)
         close(out, wanted)
         close(lse, wanted_lse, 1e-3)
+
+
+@pytest.mark.parametrize(("rows", "stride"), [(64, 1), (64, 4), (128, 4)])
+def test_a_sparse_step_gets_back_what_its_search_saw_it_lose(rows, stride):
+    settings = {"sparsity": 0.6, "head_adaptive": False, "query_block_size": rows, "query_stride": stride}
+    config = adaspa.AdaSpaConfig(warmup=1, searches=(1,), compensation="residual", **settings)
+    state = adaspa.AdaSpaState(config.resolve())
+    q, k, v = inputs(torch.bfloat16, 64)
+    for step in range(3):
+        state.begin_step(step)
+        out = adaspa.attention(q, k, v, state)
+    index = state.cache.index(state.key(0))
+    dense, sparse = naive.attend(q, k, v)[0], sparse_reference(q.float(), k.float(), v.float(), index)[0]
+    lost = [part.mean(2) for part in (dense - sparse)[:, :, ::stride].split(64 // stride, dim=2)]
+    close(out, sparse + FADING * torch.stack(lost, dim=2).repeat_interleave(64, dim=2)[:, :, :1000])
+    assert (out - sparse).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

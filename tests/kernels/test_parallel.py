@@ -46,7 +46,7 @@ def test_density_one_and_remove_give_each_rank_the_plain_video(found):
     assert found["two"]["plain"] == {name: {"full": 0, "removed": 0} for name in ("wan", "hunyuan-video")}
 
 
-@pytest.mark.parametrize("policy", ["top_k", "retained_mass"])
+@pytest.mark.parametrize("policy", ["top_k", "retained_mass", "compensated"])
 def test_heads_are_dealt_by_what_the_searches_kept(found, policy):
     made = found["two"]["dealt"][policy]
     assert (made["sparse"], made["figures"]) == (0, True)

@@ -71,6 +71,17 @@ def test_what_did_not_run_as_scheduled_is_in_the_record(
     assert f"{job.id}: attention fell back: {reason}" in caplog.text
 
 
+def test_the_record_says_that_sparse_attention_was_compensated(
+    bench: Bench, params: Callable[..., JobParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bench.runner.engine("tiny")
+    changed = {"attention": {**engine.spec.attention, "compensation": "residual"}}
+    monkeypatch.setattr(engine, "spec", engine.spec.model_copy(update=changed))
+    report = bench.run(params(steps=6)).report
+    assert report is not None and report.fell_back == []
+    assert report.compensated_calls == report.attention_calls["sparse"] > 0
+
+
 def test_a_cancelled_job_stops_within_one_step_and_the_next_one_completes(
     bench: Bench, params: Callable[..., JobParams]
 ) -> None:

@@ -113,6 +113,17 @@ def test_steps_take_what_was_measured(flight: Callable[..., Preflight], asked: C
     assert len(compared) == 27
 
 
+def test_residuals_count_as_a_cache(flight: Callable[..., Preflight], asked: Callable[..., JobParams]) -> None:
+    """The mean of each block of queries, in the transformer's type, of all layers and both guidance branches."""
+    name = "wan2.1-14b-720p-81f"
+    plain, params = flight(name), asked(SIZES[name], 5.0)
+    attention = {"sparsity": 0.8, "compensation": "residual"}
+    compensated = Preflight(plain.spec.model_copy(update={"attention": attention}), plain.folder)
+    calls = plain.forward(params).attention
+    more = compensated.caches(params, calls) - plain.caches(params, calls)
+    assert more == 40 * 2 * 40 * -(-75_600 // 64) * 128 * 2
+
+
 @pytest.mark.parametrize("name", OFFLOADED)
 def test_a_job_with_its_blocks_in_host_memory_takes_what_was_measured(
     flight: Callable[..., Preflight], asked: Callable[..., JobParams], name: str

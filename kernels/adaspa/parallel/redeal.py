@@ -50,6 +50,9 @@ def _move(state: AdaSpaState, key: CacheKey, old: Deal, new: Deal, ranks: Ranks)
     counts = _moved(index.counts, old, new, ranks)
     moved = BlockIndex(ids, counts, index.query_block, index.key_block, index.query_tokens, index.key_tokens)
     state.cache.put(key, CacheEntry(None if lse is None else _moved(lse, old, new, ranks), moved))
+    # Branches that share these lists have not seen yet what they lose.
+    if (residual := state.cache.residual(key)) is not None:
+        state.cache.put_residual(key, _moved(residual, old, new, ranks))
 
 
 def _moved(x: torch.Tensor, old: Deal, new: Deal, ranks: Ranks) -> torch.Tensor:

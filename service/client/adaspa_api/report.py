@@ -97,6 +97,9 @@ class AttentionReport(BaseModel):
     shared_list_calls: int = 0
     """Number of those calls that used the block lists of another guidance branch (`share_lists`). 0 if the branches ran
     in one batch or on GPUs of their own, and in reports of earlier versions."""
+    compensated_calls: int = 0
+    """Number of sparse calls that got back what their search saw them lose (`compensation`). 0 in reports of earlier
+    versions."""
     step_cache: str | None = None
     """Kind of step cache used: `first_block`, `mag`, `sea` or `taylor_seer`."""
     forwards: int = 0

@@ -8,9 +8,9 @@ holds the queries, keys and values that it gets from the others. The clip counts
 
 Weights are counted from the files' headers, and the transformer's as the catalog has them kept. Activations are those
 of one dense forward of two of its blocks, by `live_bytes`: more blocks add weights, not activations. A job's LoRA
-adapters count as weights, and run in that forward. Caches are
-AdaSpa's: an LSE and a list of key blocks for each row of each head, layer and guidance branch; and those of a step
-cache, which holds some blocks' hidden states. Nothing is fitted.
+adapters count as weights, and run in that forward. Caches are AdaSpa's: an LSE and a list of key blocks for each row of
+each head, layer and guidance branch, and a mean residual for each block of queries if sparse attention is compensated;
+and those of a step cache, which holds some blocks' hidden states. Nothing is fitted.
 """
 
 import json
@@ -306,7 +306,9 @@ class Preflight:
         count = sum(self.blocks.values()) * branches * len(self.transformers) * heads
         density = 1 - plan.selection.sparsity if isinstance(plan.selection, TopK) else WIDE
         listed = density * math.ceil(longest.rows / plan.query_block) * math.ceil(longest.keys / plan.key_block)
-        total = round(count * (longest.rows * LSE_BYTES + listed * ID_BYTES))
+        row = longest.bytes / (longest.batch * longest.heads * longest.rows)
+        residual = math.ceil(longest.rows / plan.key_block) * row if plan.compensates else 0
+        total = round(count * (longest.rows * LSE_BYTES + listed * ID_BYTES + residual))
         return total if plan.cache_budget is None else min(total, plan.cache_budget * len(self.transformers))
 
     def step_cache(self, params: JobParams, attention: tuple[Attention, ...]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 BY_KIND = tuple(f"{kind}_{what}" for kind in ("dense", "search", "sparse") for what in ("steps", "seconds"))
-SUMMED = ("searches", "shared_list_calls", "forwards", "reused_forwards", *BY_KIND)
+SUMMED = ("searches", "shared_list_calls", "compensated_calls", "forwards", "reused_forwards", *BY_KIND)
 MEANS = ("density", "recall", "unevenness")
 CALLS = ("dense", "search", "sparse", "skipped")
 

@@ -1,0 +1,162 @@
+"""Sparse steps that get back what the search saw them lose."""
+
+from dataclasses import replace
+
+import adaspa
+import naive_attention as naive
+import pytest
+import torch
+from adaspa.residual import FADING, add_residual, mean_residual
+from adaspa.state import Action
+from nan_query import nan_query_harms_no_other
+
+PLAIN = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False)
+CONFIG = replace(PLAIN, compensation="residual")
+TOKENS = 150
+"""Nine blocks and a part of one."""
+
+
+def run(state, branches=("",), steps=range(6), **places):
+    """Outputs, inputs and masks by (step, branch); the content drifts from step to step."""
+    results = {}
+    for step in steps:
+        for b, branch in enumerate(branches):
+            state.begin_step(step, branch)
+            qkv = tuple(x + 0.02 * step for x in naive.qkv(tokens=TOKENS, batch=2, seed=100 * b))
+            out, index = adaspa.attention(*qkv, state, **places), state.cache.index(state.key(0))
+            mask = None if index is None else naive.token_mask(index.to_mask(), index.query_block, TOKENS, None, 16)
+            results[step, branch] = out, qkv, mask
+    return results
+
+
+def missed(results, branch, search, step, stride=1):
+    """What dense attention has beside the lists of a search: the mean of each 16 queries, as far as it lasts."""
+    _, qkv, mask = results[search, branch]
+    lost = (naive.attend(*qkv)[0] - naive.attend(*qkv, mask)[0])[:, :, ::stride]
+    means = torch.stack([part.mean(2) for part in lost.split(16 // stride, dim=2)], dim=2)
+    return FADING ** (50 * (step - search) / 6) * means.repeat_interleave(16, dim=2)[:, :, :TOKENS]
+
+
+def close(got, wanted):
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"share_lists": True},
+        {"selection": "retained_mass", "mass": 0.8},
+        {"query_block_size": 64, "query_stride": 4},
+    ],
+)
+def test_sparse_steps_get_back_the_mean_that_each_block_of_queries_lost(change):
+    state = adaspa.AdaSpaState(replace(CONFIG, **change).resolve())
+    results = run(state, ("cond", "uncond"))
+    for branch in ("cond", "uncond"):
+        for search, sparse in ((2, 3), (4, 5)):
+            out, qkv, _ = results[search, branch]
+            close(out, naive.attend(*qkv)[0])  # later searches see all that they lose, too
+            out, qkv, mask = results[sparse, branch]
+            assert not mask.all()
+            close(
+                out,
+                naive.attend(*qkv, mask)[0] + missed(results, branch, search, sparse, change.get("query_stride", 1)),
+            )
+    report = state.record.report()
+    assert (report["compensated_calls"], report["fell_back"]) == (4, [])
+    assert report["density"] < 0.9
+
+
+def test_it_brings_the_output_nearer_at_the_same_density():
+    plain, compensated = (run(adaspa.AdaSpaState(config.resolve())) for config in (PLAIN, CONFIG))
+    for step in (3, 5):
+        wanted = naive.attend(*plain[step, ""][1])[0]
+        near, far = (float((results[step, ""][0] - wanted).norm()) for results in (compensated, plain))
+        assert near < 0.9 * far
+
+
+def test_text_keeps_all_and_gets_nothing_back():
+    state = adaspa.AdaSpaState(CONFIG.resolve())
+    results = run(state, text=(128, TOKENS))
+    out, qkv, mask = results[3, ""]
+    assert mask[:, :, 128:].all()
+    close(out[:, :, 128:], naive.attend(*qkv)[0][:, :, 128:])
+    close(out, naive.attend(*qkv, mask)[0] + missed(results, "", 2, 3))
+
+
+def test_nothing_is_put_back_where_all_blocks_are_kept():
+    config = replace(CONFIG, sparsity=0.01, head_adaptive=False)
+    for out, qkv, _ in run(adaspa.AdaSpaState(config.resolve())).values():
+        close(out, naive.attend(*qkv)[0])
+
+
+def test_a_query_block_that_keeps_nothing_has_the_mean_of_what_it_lost():
+    dense = naive.qkv(tokens=TOKENS)[0]
+    index = adaspa.BlockIndex.from_mask(
+        torch.zeros(1, 2, 10, 10, dtype=torch.bool), query_block=16, key_block=16, query_tokens=150, key_tokens=150
+    )
+    residual = mean_residual((dense, dense, dense), dense, index, None)
+    out = torch.zeros_like(dense)
+    add_residual(out, residual, 16, 0.5)
+    for part in (slice(144, 150), slice(0, 16)):
+        wanted = dense[:, :, part].mean(2, keepdim=True) / 2
+        torch.testing.assert_close(out[:, :, part], wanted.expand_as(out[:, :, part]))
+
+
+@pytest.mark.parametrize("text", [None, (70, 90)], ids=["video", "text"])
+def test_a_query_that_is_not_a_number_harms_no_other(text):
+    nan_query_harms_no_other("top_k", text, torch.float32, compensation="residual")
+
+
+def test_samples_of_their_own_lengths_have_residuals_of_their_own():
+    state = adaspa.AdaSpaState(CONFIG.resolve())
+    for step in range(4):
+        for sample, tokens in enumerate((150, 90)):
+            state.begin_step(step)
+            qkv = naive.qkv(tokens=tokens, seed=sample)
+            out = adaspa.attention(*qkv, state, sample=sample)
+    assert state.cache.residual(state.key(0, 0)).shape == (1, 2, 10, 32)
+    assert state.cache.residual(state.key(0, 1)).shape == (1, 2, 6, 32)
+    assert out.isfinite().all() and state.record.report()["compensated_calls"] == 2
+
+
+def test_a_branch_that_missed_a_search_sees_first_what_the_new_lists_lose():
+    """A step cache left out its forward in the step of the later search."""
+    state = adaspa.AdaSpaState(replace(CONFIG, share_lists=True).resolve())
+    run(state, ("cond", "uncond"), range(4))
+    run(state, ("cond",), [4])
+    state.begin_step(5, "cond")
+    assert state.action(0) is Action.SPARSE
+    state.begin_step(5, "uncond")
+    assert state.action(0) is Action.DENSE_WITH_RESIDUAL
+    run(state, ("cond", "uncond"), [5])
+    state.begin_step(5, "uncond")
+    assert state.action(0) is Action.SPARSE
+
+
+def test_the_work_has_the_sparse_passes_that_searches_take_besides():
+    plain, compensated = (adaspa.AdaSpaState(replace(config, searches=(2,)).resolve()) for config in (PLAIN, CONFIG))
+    for state in (plain, compensated):
+        run(state)
+    share = float(compensated.record.patterns[0].share.mean())
+    more = compensated.record.attention_work() - plain.record.attention_work()
+    assert more == pytest.approx(share / 6)
+    assert compensated.record.report()["kinds"]["search"]["calls"] == 1
+
+
+def test_residuals_are_accounted_and_dropped():
+    states = [adaspa.AdaSpaState(config.resolve()) for config in (PLAIN, CONFIG)]
+    for state in states:
+        run(state)
+    assert states[1].cache.nbytes - states[0].cache.nbytes == 2 * 2 * 10 * 32 * 4
+    assert states[1].drop().report()["cache_bytes"] > 2 * 2 * 10 * 32 * 4
+    assert states[1].cache.nbytes == 0 and states[1].cache.residual(states[1].key(0)) is None
+    assert states[0].record.report()["compensated_calls"] == 0
+
+
+def test_residuals_are_for_caches_without_a_budget():
+    with pytest.raises(ValueError, match=r"^cache_budget must be None with compensation='residual'"):
+        replace(CONFIG, cache_budget=2**30)
+    with pytest.raises(ValueError, match=r"^compensation must be one of \('none', 'residual'\), got 'proxies'"):
+        replace(CONFIG, compensation="proxies")
