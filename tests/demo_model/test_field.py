@@ -3,10 +3,12 @@
 import argparse
 import json
 import sys
+from collections import defaultdict
 
 import adaspa
 import pytest
 import torch
+from adaspa.residual import fading
 from adaspa.selection import RetainedMass, TopK
 from adaspa_worker.comparison import psnr
 
@@ -14,11 +16,13 @@ from benchmarks.fidelity import field as tables
 from demo_model import evaluation
 from demo_model.field import __main__ as field
 from demo_model.field.call import BLOCK, Call, Place, block_mean
-from demo_model.field.grid import exact, rows
+from demo_model.field.grid import exact, residual, rows
+from demo_model.field.lasting import Lasting, figures
 from demo_model.field.measures import mass_lost, output_error
 from demo_model.field.methods.compensated import Compensated
 from demo_model.field.methods.errors import ByLayer, Injected, OnePart
 from demo_model.field.methods.exact import EveryStep, Exact
+from demo_model.field.methods.residual import Residual
 from demo_model.field.methods.skip_softmax import SkipSoftmax
 from demo_model.field.methods.sol_attn import SolAttn
 from demo_model.field.methods.svg2 import Svg2
@@ -51,14 +55,16 @@ def small(monkeypatch):
     monkeypatch.setattr(evaluation, "FRAMES", 9)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_exact_is_what_the_library_does(subject, small, shared, monkeypatch):
+@pytest.mark.parametrize(("shared", "compensation"), [(False, "none"), (True, "none"), (False, "residual")])
+def test_exact_is_what_the_library_does(subject, small, shared, compensation, monkeypatch):
     """The same videos as by `adaspa.apply`, with one of three blocks kept and two searches."""
     monkeypatch.setattr(subject.args, "guidance", 4.0 if shared else 1.0)
-    row = field.Row("exact", "a third", "field", exact(TopK(0.66, head_adaptive=False), shared=shared))
+    policy = TopK(0.66, head_adaptive=False)
+    make = residual(policy) if compensation == "residual" else exact(policy, shared=shared)
+    row = field.Row("exact", "a third", "field", make)
     videos, figures = subject.videos(row)
     config = adaspa.AdaSpaConfig.paper().replace(sparsity=0.66, head_adaptive=False, steps=7, warmup=1, searches=(1, 4))
-    config = config.replace(share_lists=shared)
+    config = config.replace(share_lists=shared, compensation=compensation)
     handle = adaspa.apply(subject.pipe.transformer, config)
     try:
         own = subject.generate(0)
@@ -125,6 +131,32 @@ def test_compensation_brings_the_output_nearer(form):
     errors = [output_error(given, outcome.out)["error"] for outcome in (compensated, nothing)]
     assert (errors[0] < errors[1]).all()
     assert compensated.router > nothing.router == 0
+
+
+def test_the_lasting_residual_of_a_search_is_put_back():
+    """What is left of the error is what neighbours do not share, and what does not last."""
+    policy = TopK(0.5, head_adaptive=False)
+    method, plain = Residual(policy, (5,), 10), Exact(policy, (5,))
+    for step in (5, 6):
+        given = call(step)
+        with_residual, nothing = method.attend(given), plain.attend(given)
+    errors = output_error(given, with_residual.out), output_error(given, nothing.out)
+    torch.testing.assert_close(errors[0]["shared_error"], (1 - fading(0.1)) * errors[1]["shared_error"])
+    torch.testing.assert_close(errors[0]["private_error"], errors[1]["private_error"])
+
+
+def test_what_lasts_of_an_error_is_told_by_step():
+    """Inputs that stay as they are have the same error; others' values have nothing of it."""
+    sums = defaultdict(list)
+    method = Lasting(TopK(0.5, head_adaptive=False), 4, sums)
+    for step, seed in ((4, 0), (5, 0), (6, 1)):
+        given, other = call(step), call(step, seed=seed)
+        given.v = other.v
+        outcome = method.attend(given)
+        assert outcome.keep is None and torch.equal(outcome.out, given.dense)
+    for part in figures(sums).values():
+        assert part["lasts"][:2] == part["alike"][:2] == [1, 1]
+        assert abs(part["lasts"][2]) < 0.2 > abs(part["alike"][2])
 
 
 def test_parts_of_an_error_make_up_the_whole():
