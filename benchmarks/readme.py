@@ -19,8 +19,10 @@ sections
 (`demo_model.field.missed`), the sections ``servers``, ``layers`` and ``layers-vllm-omni`` of docs/plugins.md
 from servers.json, layers.json and layers-vllm-omni.json (`benchmarks.attention.servers`, `.sglang_layers`,
 `.vllm_omni_layers`). The section ``resumed`` of docs/spot.md is from docs/spot.json (`benchmarks.models.resumed`),
-``few-steps`` of docs/tuning.md from docs/demo_model/few_steps.json (`demo_model.few_steps`), ``offload`` of
-docs/models.md from offload*.json (`benchmarks.models.offload`). A section without its file stays as it is.
+``few-steps`` of docs/tuning.md from docs/demo_model/few_steps.json (`demo_model.few_steps`), ``compensation`` of it
+from compensation.json (`demo_model.fidelity`), ``errors`` of docs/how-it-works.md from field-errors.json
+(`demo_model.field`) and lasting.json (`demo_model.field.lasting`), ``offload`` of docs/models.md from offload*.json
+(`benchmarks.models.offload`). A section without its file stays as it is.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from typing import Any
 
 from benchmarks import markdown
 from benchmarks.attention import eight, low_density, report
-from benchmarks.fidelity import few_steps, field, field_plots, lengths, longer, unseen
+from benchmarks.fidelity import compensation, few_steps, field, field_plots, lengths, longer, unseen
 from benchmarks.fidelity import tables as fidelity_tables
 from benchmarks.models import linears_tables, offload_tables, parallel_plan, parallel_tables, resumed
 from benchmarks.models import tables as model_tables
@@ -377,6 +379,28 @@ def field_section(result: Json, plot: Path, picture: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def compensation_section(result: Json) -> str:
+    """What compensation gains, as docs/tuning.md shows it."""
+    return (
+        f"{field_head(result)}, {result['date']}. Attention work is that of the whole\ndenoising, dense being 1. The "
+        "same line without compensation lies between its measured points, clip by clip; in\nbrackets the 95 % "
+        f"interval.\n\n{compensation.table(result['rows'])}\n"
+    )
+
+
+def errors_section(result: Json, lasting: Json) -> str:
+    """Which errors cost picture and how long they last, as docs/how-it-works.md shows it."""
+    search = lasting["rows"][0]["search"]
+    parts = [
+        f"{field_head(lasting)}, {lasting['date']}. What is\nleft of the error at the search in step {search}:",
+        compensation.lasting_table(lasting["rows"]),
+        f"{field_head(result)}, {result['date']}. Errors are\nrelative to the attention's output, in two sparse steps. "
+        "Work is that of the whole denoising, dense being 1:",
+        compensation.errors_table(result["rows"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def picture_section(result: Json, missed: Json, folder: Path, seen: str) -> str:
     """What the explanation in docs/how-it-works.md rests on."""
     rows = field.with_lost(result["rows"], missed["lost"])
@@ -511,6 +535,10 @@ def rewrite_users_pages(arguments: argparse.Namespace, load: Callable[[str], lis
     arguments.plugins.write_text(plugins_page(arguments.plugins.read_text(), load))
     if (schedules := arguments.tuning.parent / "demo_model" / "few_steps.json").exists():
         rewrite(arguments.tuning, "few-steps", few_steps_section(json.loads(schedules.read_text())))
+    for result in load("compensation.json"):
+        rewrite(arguments.tuning, "compensation", compensation_section(result))
+    for result, lasting in zip(load("field-errors.json"), load("lasting.json"), strict=True):
+        rewrite(arguments.explained, "errors", errors_section(result, lasting))
     if offloaded := load("offload*.json"):
         rewrite(arguments.models, "offload", offload_section(offloaded))
     if (resumptions := arguments.spot.with_suffix(".json")).exists():

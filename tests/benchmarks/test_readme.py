@@ -8,7 +8,7 @@ import pytest
 from adaspa import AdaSpaConfig
 
 from benchmarks import markdown, readme
-from benchmarks.fidelity import field, unseen
+from benchmarks.fidelity import compensation, field, unseen
 from benchmarks.fidelity.tables import (
     APART,
     apart,
@@ -108,7 +108,8 @@ def written(tmp_path, monkeypatch, capsys):
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "kernels" / "README.md").read_text())
     explained = folder / "how-it-works.md"
-    explained.write_text("before\n<!-- passes -->\n<!-- /passes -->\n<!-- picture -->\n<!-- /picture -->\n")
+    marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("passes", "picture", "errors"))
+    explained.write_text(f"before\n{marks}")
     models = folder / "models.md"
     models.write_text("<!-- offload -->\n<!-- /offload -->\n")
     plugins = folder / "plugins.md"
@@ -356,6 +357,33 @@ def test_unseen_clips_are_compared_one_by_one_with_a_line_at_the_same_work():
         "| other | 0.30 | 0.46 | 0.46 | 38.5 (34.0 to 43.0) | 34.0 | 90.0 % | +0.5 dB (-1.0 to +2.0) | 35.0 | 50 % |"
         in told
     )
+
+
+def test_compensation_is_compared_at_equal_work_and_with_the_same_setting():
+    def row(value, density, clips, ending=""):
+        method = f"mass{ending}"
+        return fidelity_row(f"mass {value}{ending}", density, 0.0, 0.9, "compensation", method=method, clips=clips)
+
+    plain = [row(0.8, 0.2, [30.0, 40.0]), row(0.9, 0.4, [40.0, 42.0])]
+    told = compensation.table([*plain, row(0.8, 0.3, [39.0, 43.0], ", residual")])
+    assert (
+        "| mass 0.8 | 0.30 | 0.46 | 41.0 (39.0 to 43.0) | 39.0 | 90.0 % | 0.39, 35.0 dB | +3.0 dB (+2.0 to +4.0) "
+        "| 35.0 | 100 % |" in told
+    )
+    assert "| mass 0.8 | 0.60 |" in (told := compensation.table([*plain, row(0.8, 0.6, [50.0, 50.0], ", residual")]))
+    assert "beyond its points" in told and told.count("\n") == 2
+
+
+def test_errors_and_how_long_they_last_are_tables_of_the_explanation(written):
+    by_clip = {"error": [0.2, 0.1], "shared_error": [0.1, 0.1], "private_error": [0.1, 0.1], "stretch": [0.02, 0.04]}
+    row = {"name": "plain", "group": "field", "work": [0.4, 0.5], "psnr": [30.0, 32.0], "by_clip": by_clip}
+    lasts = {"lasts": [1 - 0.05 * step for step in range(13)]}
+    kept = {"setting": "mass 0.9", "search": 5, "shared by 64": lasts, "private": lasts}
+    head = {key: FIDELITY[key] for key in ("device", "settings")} | {"date": "2026-11-29"}
+    _, _, folder = written(**{"field-errors": head | {"rows": [row]}, "lasting": head | {"rows": [kept]}})
+    told = (folder / "how-it-works.md").read_text()
+    assert "| plain | 0.45 | 0.150 | 0.100 | 0.100 | +3.0 % | 31.0 |" in told
+    assert "| 5 | 75 % | 75 % |\n| 10 | 50 % | 50 % |\n| 12 | 40 % | 40 % |" in told and "in step 5:" in told
 
 
 def test_the_presets_are_those_that_were_measured_to_be_best():
