@@ -2,13 +2,16 @@ r"""What diffusers' step caches and AdaSpa come to on the demo model, each alone
 
     python -m demo_model.caches --output caches.json
 
-    python -m demo_model.caches --output caches-presets.json --once --steps 50 --together fast balanced paper-128 \
+    python -m demo_model.caches --output caches-presets.json --once --steps 50 --together fast balanced \
+        --caches "mag 0.06" --linears float8 --dense-precision int8_fp8
+
+    python -m demo_model.caches --output caches-paper.json --once --steps 50 --together paper-128 \
         --caches "mag 0.06" --linears float8 --dense-precision int8_fp8 --sparse-precision int8_fp8
 
 Every row makes the videos of the same held-out captions from the same noise, in one batch, once to warm up (a kernel's
 first use compiles it) and once for its seconds; with ``--once`` they are made once, and the seconds mean nothing. The
-PSNR is that to the dense videos without a cache. Where a lower precision is named, all rows follow once more in it,
-sparse attention only of settings that have its blocks. Rows are written one by one.
+PSNR is that to the dense videos without a cache. Where a lower precision is named, all rows follow once more in it.
+Rows are written one by one.
 """
 
 import argparse
@@ -38,8 +41,6 @@ from demo_model.evaluation import generate
 from demo_model.linears import LINEARS, in_e4m3
 from demo_model.scenes import caption, sample_scenes
 
-EIGHT_BLOCK = 128
-"""Query block of sparse attention in eight bits."""
 ATTENTION = {
     "dense": None,
     "mass 0.95": AdaSpaConfig(selection="retained_mass", mass=0.95, warmup=3, searches=(3, 10, 25), query_stride=4),
@@ -47,7 +48,7 @@ ATTENTION = {
     "mass 0.98": AdaSpaConfig(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30), query_stride=4),
     **{intent: AdaSpaConfig.preset(intent, skip_short=False) for intent in ("quality", "balanced", "fast")},
     "paper": AdaSpaConfig.paper(),
-    "paper-128": AdaSpaConfig.paper().replace(query_block_size=EIGHT_BLOCK),
+    "paper-128": AdaSpaConfig.paper().replace(query_block_size=128),
 }
 SETTINGS = ("captions", "seed", "steps", "guidance")
 PRECISIONS = ("linears", "dense_precision", "sparse_precision")
@@ -104,10 +105,7 @@ class Subject:
         """The videos with AdaSpa and a cache, and the figures of a row."""
         transformer = self.pipe.transformer
         config = config if config is not None else AdaSpaConfig.preset("exact")
-        precisions = dict(self.precisions)
-        if config.query_block_size != EIGHT_BLOCK:
-            precisions["sparse_precision"] = "full"
-        handle = adaspa.apply(self.pipe, config.replace(**precisions))[0]
+        handle = adaspa.apply(self.pipe, config.replace(**self.precisions))[0]
         try:
             if cache is not None:
                 transformer.enable_cache(cache)
@@ -121,7 +119,7 @@ class Subject:
             adaspa.remove(self.pipe)
         figures = {name: report[name] for name in ("attention_work", "density", "attention_calls", "fell_back")}
         timed = {} if self.args.once else {"seconds": round(seconds, 3)}
-        return made, {"linears": self.linears, **precisions, **timed, **figures}
+        return made, {"linears": self.linears, **self.precisions, **timed, **figures}
 
     def ratios(self) -> list[float]:
         """The magnitude ratios that MagCache goes by, of a run that it calibrates itself by."""
