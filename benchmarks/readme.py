@@ -11,18 +11,20 @@ linears.json, whole-step.json, paper-steps.json, linears-videos.json and caches-
 (`benchmarks.models.linears`, `benchmarks.models.whole_step`, `benchmarks.models.paper_steps`, `demo_model.linears`,
 `demo_model.caches`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
-``grid`` also from candidates.json, ``promise`` from presets.json and ``unseen`` from unseen.json (the same with other
-``--seed``s), ``longer`` from long-*.json (the same with ``--length``), ``field`` from field.json (`demo_model.field`),
-``field-16`` from field-16.json (more methods, fewer clips), ``lengths`` from lengths.json (`demo_model.lengths`). The
-sections
-``passes`` and ``picture`` of docs/how-it-works.md are from kernels.json, and from field-16.json and missed.json
-(`demo_model.field.missed`), the sections ``servers``, ``layers`` and ``layers-vllm-omni`` of docs/plugins.md
-from servers.json, layers.json and layers-vllm-omni.json (`benchmarks.attention.servers`, `.sglang_layers`,
-`.vllm_omni_layers`). The section ``resumed`` of docs/spot.md is from docs/spot.json (`benchmarks.models.resumed`),
-``few-steps`` of docs/tuning.md from docs/demo_model/few_steps.json (`demo_model.few_steps`), ``compensation`` of it
-from compensation.json (`demo_model.fidelity`), ``errors`` of docs/how-it-works.md from field-errors.json
-(`demo_model.field`) and lasting.json (`demo_model.field.lasting`), ``offload`` of docs/models.md from offload*.json
-(`benchmarks.models.offload`). A section without its file stays as it is.
+``grid`` also from candidates-*.json, ``promise`` from presets.json and ``unseen`` from unseen.json (the same with other
+``--seed``s), ``longer`` from long-*.json and unseen-*.json (the same with ``--length``), ``field`` from field.json
+(`demo_model.field`), ``field-16`` from field-16.json (more methods, fewer clips), ``lengths`` from lengths.json
+(`demo_model.lengths`).
+
+Of docs/how-it-works.md it writes ``passes`` from kernels.json, ``picture`` from field-16.json and missed.json
+(`demo_model.field.missed`), and ``parts`` from fidelity.json and long-*.json. The sections ``servers``, ``layers`` and
+``layers-vllm-omni`` of docs/plugins.md are from servers.json, layers.json and layers-vllm-omni.json
+(`benchmarks.attention.servers`, `.sglang_layers`, `.vllm_omni_layers`). The section ``resumed`` of docs/spot.md is from
+docs/spot.json (`benchmarks.models.resumed`), ``few-steps`` of docs/tuning.md from docs/demo_model/few_steps.json
+(`demo_model.few_steps`), ``compensation`` of it from compensation.json (`demo_model.fidelity`), ``errors`` of
+docs/how-it-works.md from field-errors.json (`demo_model.field`) and lasting.json (`demo_model.field.lasting`),
+``offload`` of docs/models.md from offload*.json (`benchmarks.models.offload`). A section without its file stays as it
+is.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from typing import Any
 
 from benchmarks import markdown
 from benchmarks.attention import eight, low_density, report
-from benchmarks.fidelity import compensation, few_steps, field, field_plots, lengths, longer, unseen
+from benchmarks.fidelity import compensation, few_steps, field, field_plots, lengths, longer, parts, unseen
 from benchmarks.fidelity import tables as fidelity_tables
 from benchmarks.models import linears_tables, offload_tables, parallel_plan, parallel_tables, resumed
 from benchmarks.models import tables as model_tables
@@ -279,23 +281,22 @@ def fidelity_section(result: Json, plot: Path, picture: str) -> str:
         "Attention work is for the whole denoising; dense is 1. Right answers: share of colours, shapes, motions and\n"
         f"backgrounds that the video shows as its caption asks.{note}",
         f"![Density against PSNR, by method]({picture})",
-        fidelity_tables.table(result["rows"], ("paper", "presets", "ablations")),
-        "Other row-uniform patterns at the same density and schedule. Methods that estimate scores do so each step:",
-        fidelity_tables.table(result["rows"], ("curves", "patterns")),
+        fidelity_tables.table(result["rows"]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def grid_section(result: Json, again: Json, plot: Path, picture: str) -> str:
-    fidelity_tables.plot_grid(result["rows"], plot)
-    both = fidelity_tables.on_both(result["rows"], again["rows"])
-    clips = result["settings"]["captions"] + again["settings"]["captions"]
+def grid_section(sets: list[Json], plot: Path, picture: str) -> str:
+    rows = sets[0]["rows"]
+    fidelity_tables.plot_grid(rows, plot)
+    on_all = fidelity_tables.on_all([result["rows"] for result in sets])
+    clips = sum(result["settings"]["captions"] for result in sets)
     parts = [
         "Of the many settings tried, these are the ones that no other beats at less cost, the presets and the paper's:",
-        fidelity_tables.frontier_table(result["rows"]),
+        fidelity_tables.frontier_table(rows),
         f"![Cost against PSNR of the presets' candidates]({picture})",
-        f"On both sets of captions ({clips} clips; PSNR on each set, then the worst clip of both):",
-        fidelity_tables.both_table(both),
+        f"On {len(sets)} sets of captions ({clips} clips; PSNR on each set, then the worst clip of all):",
+        fidelity_tables.sets_table(on_all),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -346,17 +347,36 @@ def few_steps_section(results: dict[str, Json]) -> str:
     return f"{text}\n\n{few_steps.table(results, settings['mass'][0])}\n"
 
 
-def longer_section(results: list[Json]) -> str:
-    parts = []
+def longer_section(results: list[Json], unseen_ones: list[Json]) -> str:
+    texts = []
     for result in sorted(results, key=lambda result: -int(result["settings"]["tokens"])):
-        settings = result["settings"]
-        parts += [
-            f"The long model at {settings['tokens']:,} tokens, {settings['captions']} held-out captions, "
-            f"{settings['steps']} denoising steps, {settings['dtype']}, on one\n{result['device']}. Density has "
-            "its standard deviation over clips. Cost is as for [the candidates](#candidates-of-the-presets):",
+        texts += [
+            f"{longer_head(result)}. Density has its standard deviation over clips. Cost is as for "
+            "[the candidates](#candidates-of-the-presets):",
             longer.table(result["rows"]),
         ]
-    return "\n\n".join(parts) + "\n"
+    for result in sorted(unseen_ones, key=lambda result: -int(result["settings"]["tokens"])):
+        told = f"{longer_head(result)}. Nothing was chosen on these captions and their noise"
+        texts += [f"{told} (`--seed {result['settings']['seed']}`):", longer.table(result["rows"])]
+    return "\n\n".join(texts) + "\n"
+
+
+def longer_head(result: Json) -> str:
+    settings = result["settings"]
+    return (
+        f"The long model at {settings['tokens']:,} tokens, {settings['captions']} held-out captions, "
+        f"{settings['steps']} denoising steps, {settings['dtype']}, on one\n{result['device']}"
+    )
+
+
+def parts_section(results: list[Json]) -> str:
+    """Where in the denoising sparse attention costs picture, as docs/how-it-works.md shows it."""
+    settings = results[0]["settings"]
+    return (
+        f"The demo models, {settings['steps']} denoising steps, {settings['dtype']}, on one {results[0]['device']}. "
+        "Blocks of 64 x 64 at a price\nof 2.2, one search just before, lists shared; all other steps are dense. The "
+        f"noise goes from 1 to 0:\n\n{parts.table(results)}\n"
+    )
 
 
 def field_head(result: Json) -> str:
@@ -508,9 +528,10 @@ def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str)
     sections = {}
     for fidelity in load("fidelity.json"):
         sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", f"{seen}/fidelity.png")
-        for again in load("candidates.json"):
-            sections["grid"] = grid_section(fidelity, again, folder / "grid.png", f"{seen}/grid.png")
-            print(fidelity_tables.choice(fidelity_tables.on_both(fidelity["rows"], again["rows"])))
+        if again := load("candidates-*.json"):
+            sets = [fidelity, *again]
+            sections["grid"] = grid_section(sets, folder / "grid.png", f"{seen}/grid.png")
+            print(fidelity_tables.choice(fidelity_tables.on_all([result["rows"] for result in sets])))
     for last in load("presets.json"):
         sections["promise"] = promise_section(last)
     for others in load("unseen.json"):
@@ -518,7 +539,7 @@ def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str)
     for by_length in load("lengths.json"):
         sections["lengths"] = lengths_section(by_length, folder / "lengths.png", f"{seen}/lengths.png")
     if longest := load("long-*.json"):
-        sections["longer"] = longer_section(longest)
+        sections["longer"] = longer_section(longest, load("unseen-*.json"))
     for name in ("field", "field-16"):
         for beside in load(f"{name}.json"):
             sections[name] = field_section(beside, folder / f"{name}.png", f"{seen}/{name}.png")
@@ -597,6 +618,8 @@ def main() -> None:
     if many and missed:
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         rewrite(arguments.explained, "picture", picture_section(many[0], missed[0], folder, seen))
+    if in_parts := [result for result in clips if parts.parts_of(result["rows"])]:
+        rewrite(arguments.explained, "parts", parts_section(in_parts))
     rewrite_users_pages(arguments, load)
     for name, section in sections.items():
         text = markdown.replaced(text, name, section)

@@ -50,7 +50,7 @@ Marks = list[dict[str, list[bool]]]
 Make = Callable[[WanPipeline, list[str], list[int], int, float], Tensor]
 """Videos of captions, from seeds, in so many steps with so much guidance."""
 SETTINGS = ("captions", "seed", "steps", "guidance", "dtype")
-OF_CHOICE = ("grid", "compensation")
+OF_CHOICE = ("grid", "compensation", "parts")
 """Groups of variants that are measured only if they are named."""
 PAIRED = 64
 """Tokens of a query block of which our kernels give two neighbours one program."""

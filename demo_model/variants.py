@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain, pairwise, product
 from typing import Any, get_args
 
 from adaspa import AdaSpaConfig
@@ -25,8 +25,8 @@ class Variant:
     Args:
         name: unique.
         method: the line of the plot that it is a point of.
-        groups: what it belongs to: `paper`, `presets`, `ablations`, `curves`, `patterns`, `equal work`, `grid` or
-            `compensation`.
+        groups: what it belongs to: `paper`, `presets`, `ablations`, `curves`, `patterns`, `equal work`, `grid`,
+            `compensation` or `parts`.
     """
 
     name: str
@@ -43,8 +43,17 @@ class Variant:
 def variants() -> dict[str, Variant]:
     """All of them by name, the most telling first."""
     found: dict[str, Variant] = {}
-    parts = (_paper_and_presets(), _ablations(), _curves(), _equal_work(), _grid(), _patterns(), _compensation())
-    for variant in chain.from_iterable(parts):
+    kinds = (
+        _paper_and_presets(),
+        _ablations(),
+        _curves(),
+        _equal_work(),
+        _grid(),
+        _patterns(),
+        _compensation(),
+        _parts(),
+    )
+    for variant in chain(*kinds):
         found.setdefault(variant.name, variant)
     return found
 
@@ -161,6 +170,8 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "warm-up 10 at mass 0.9": {"warmup": 10, "searches": (10, 25), "warmup_mass": 0.9},
     "warm-up 10 at mass 0.95": {"warmup": 10, "searches": (10, 25), "warmup_mass": 0.95},
     "warm-up 16 at mass 0.8": {"warmup": 16, "searches": (16, 30), "warmup_mass": 0.8},
+    "warm-up 2, one search": {"warmup": 2, "searches": (2,)},
+    "warm-up 10 at mass 0.9, one search": {"warmup": 10, "searches": (10,), "warmup_mass": 0.9},
 }
 """When a setting of the grid searches, in 50 steps."""
 
@@ -178,10 +189,12 @@ GRID: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
     ("price", "warm-up 10 at mass 0.9", (64, True), (3.3, 2.8, 2.2, 0.9)),
     ("price", "warm-up 10 at mass 0.95", (64, True), (3.3,)),
     ("price", "warm-up 16 at mass 0.8", (64, True), (3.3,)),
-    ("price", "warm-up 3, one search", (64, True), (0.9, 0.8, 0.7, 0.6, 0.5)),
+    ("price", "warm-up 3, one search", (64, True), (0.9, 0.8, 0.7, 0.6, 0.5, 3.3)),
     ("price", "warm-up 3, one search", (128, True), (0.6, 0.7)),
     ("price", "warm-up 3, five searches", (64, True), (2.2,)),
     ("price", "warm-up 10", (64, True), (0.35, 0.9)),
+    ("price", "warm-up 2, one search", (64, True), (2.2, 2.8, 1.5)),
+    ("price", "warm-up 10 at mass 0.9, one search", (64, True), (2.2,)),
     ("price", "warm-up 3", (64, False), (0.9,)),
     ("mass", "warm-up 3", (64, True), (0.9,)),
     ("mass", "warm-up 3", (128, False), (0.9, 0.95)),
@@ -193,6 +206,8 @@ GRID: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
 
 TILED = (("price", 0.9, "warm-up 3, one search", 64), ("price", 3.3, "warm-up 10 at mass 0.9", 64))
 """Settings of the grid that are also measured in tile order."""
+PUT_BACK = (("price", 1.5, "warm-up 2, one search", 64), ("price", 2.2, "warm-up 2, one search", 64))
+"""Settings of the grid that are also measured with compensation; no preset is chosen among these."""
 
 
 def _grid() -> Iterator[Variant]:
@@ -213,5 +228,19 @@ def _grid() -> Iterator[Variant]:
                 ending = ", shared lists" if shared else ""
                 name = f"{setting} {values[place]}, {schedule}, blocks of {block} x 64{ending}"
                 yield Variant(name, "grid", ("grid",), config)
+                if (setting, values[place], schedule, block) in PUT_BACK:
+                    more = config.replace(compensation="residual")
+                    yield Variant(f"{name}, residual", "grid, residual", ("compensation",), more)
                 if (setting, values[place], schedule, block) in TILED:
                     yield Variant(f"{name}, tile order", "grid", ("grid",), config.replace(token_order="tile"))
+
+
+def _parts() -> Iterator[Variant]:
+    """Sparse in one part of the denoising alone, to see what each costs: by price, the lists shared."""
+    for first, end in pairwise((2, 10, 20, 30, 40, 50)):
+        # The search has dense output; sparse are the steps behind it.
+        where: dict[str, Any] = {"warmup": first - 2, "searches": (first - 2,), "dense_tail": 50 - end}
+        config = AdaSpaConfig(
+            "marginal_mass", price=2.2, query_block_size=64, share_lists=True, query_stride=4, **where
+        )
+        yield Variant(f"sparse in steps {first} to {end - 1} alone", "parts", ("parts",), config)

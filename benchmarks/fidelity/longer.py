@@ -12,11 +12,12 @@ LINE = "blocks of 64 x 64, three dense steps"
 
 
 def of_the_line(row: Row) -> bool:
-    """Whether a row has the settings of `balanced`, at any price."""
+    """Whether a row has the settings of `balanced`, at any price and with any searches."""
     config = row.get("config", {})
     wanted = {"selection": "marginal_mass", "query_block_size": 64, "share_lists": True, "token_order": "raster"}
     wanted |= {"warmup": 3, "warmup_mass": None}
-    return all(config.get(name) == value for name, value in wanted.items())
+    put_back = config.get("compensation", "none") != "none"
+    return not put_back and all(config.get(name) == value for name, value in wanted.items())
 
 
 def table(rows: list[Row]) -> str:
@@ -38,7 +39,7 @@ def table(rows: list[Row]) -> str:
                 _beside(row, line),
                 f"`{chosen[row['name']]}`" if row["name"] in chosen else "",
             )
-            for row in sorted((row for row in rows if "clips" in row), key=cost)
+            for row in sorted((row for row in rows if "clips" in row and row["groups"] != ["parts"]), key=cost)
         ),
     )
 

@@ -26,7 +26,7 @@ class AdaSpaConfig:
     another length keeps the same *fractions* of its trajectory: what makes the early steps need dense attention is
     their noise level, not their number. If the length of a request is unknown, they apply unchanged.
 
-    The defaults are the paper's, except for longer query blocks: these lose 5 dB at sparsity 0.8 on the demo model.
+    The defaults are the paper's, except for longer query blocks: these lose 4 dB at sparsity 0.8 on the demo model.
     To change one setting of a preset: ``AdaSpaConfig.preset("balanced", dense_layers=(0,))``.
 
     Args:
@@ -177,8 +177,8 @@ class AdaSpaConfig:
 
         ``exact``: dense attention throughout. ``quality``, ``balanced`` and ``fast`` keep ever fewer blocks,
         and leave sequences dense that are too short to gain (``skip_short``). Of the settings that were measured on
-        the demo model, they cost least at 50 dB PSNR to the dense video, at 40 dB, and at half a decibel less than the
-        paper's settings (`benchmarks.fidelity.tables`). On other models and prompts the PSNR differs.
+        the demo model, they cost least at 50 dB PSNR to the dense video, at 40 dB, and at what the paper's settings
+        reach (`benchmarks.fidelity.tables`). On other models and prompts the PSNR differs.
 
         Raises:
             ValueError: naming the presets there are, or a field and what is allowed.
@@ -194,7 +194,7 @@ class AdaSpaConfig:
             "exact": cls(sparsity=0),
             "quality": cls(selection="retained_mass", mass=0.98, warmup=10, searches=(10, 30), query_stride=4),
             "balanced": cls(price=0.7, warmup=3, searches=(3,), **by_price),
-            "fast": cls(price=3.3, warmup=10, searches=(10, 25), warmup_mass=0.9, **by_price),
+            "fast": cls(price=2.8, warmup=10, searches=(10, 25), warmup_mass=0.9, **by_price),
         }
         if intent not in presets:
             raise ValueError(f"intent must be one of {tuple(presets)}, got {intent!r}")
