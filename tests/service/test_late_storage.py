@@ -10,7 +10,7 @@ import httpx
 import pytest
 from adaspa_jobs.settings import Settings
 from running_gateway import Service
-from waiting import until
+from waiting import PATIENCE, until
 
 MANY = 60
 """Requests at a time: more than a gateway has threads for what waits."""
@@ -23,7 +23,10 @@ def is_served(service: Service) -> bool:
     return all(service.http.request(method, f"/videos{path}").is_success for method, path in asked)
 
 
-def test_downloads_that_wait_for_storage_hold_up_nothing_else(service: Service, settings: Settings) -> None:
+def test_downloads_that_wait_for_storage_hold_up_nothing_else(
+    service: Service, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_jobs.storage.ANSWER_SECONDS", PATIENCE)
     video_id = service.completed()
     (file,) = Path(settings.storage_url).rglob("video.mp4")
     file.unlink()
@@ -36,8 +39,9 @@ def test_downloads_that_wait_for_storage_hold_up_nothing_else(service: Service, 
             connections.enter_context(socket.create_connection((host, int(port)))).sendall(request)
         until(lambda: len(service.server.server_state.tasks) >= MANY, "all are asked for")
         assert is_served(service)
+        written = os.open(file, os.O_RDWR | os.O_NONBLOCK)
         service.settle()
-    os.close(os.open(file, os.O_RDWR | os.O_NONBLOCK))  # nobody is left waiting
+        os.close(written)
 
 
 def test_deletions_that_wait_for_storage_hold_up_nothing_else(
