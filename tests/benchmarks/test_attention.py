@@ -84,4 +84,5 @@ def test_eight_bits_are_measured_on_every_kind_of_data(tmp_path, monkeypatch):
     kinds = ("None", "[128, 64]", "scored 1", "scored 4")
     assert set(errors) == {(d, kind, op) for d in eight.DATA for kind in kinds for op in eight.PRECISIONS}
     assert all((error < 5e-5) == (op == "full") for (_, _, op), error in errors.items())
-    assert sum("ms" in row for row in rows) == 20
+    assert sum("ms" in row for row in rows) == 28
+    assert "| 64 x 64, the demo model's pattern, density" in eight.time_table(rows)
