@@ -272,15 +272,13 @@ def parallel_section(result: Json) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def fidelity_section(result: Json, plot: Path, picture: str) -> str:
-    fidelity_tables.plot(result["rows"], plot)
+def fidelity_section(result: Json) -> str:
     settings, note = result["settings"], f" {result['note']}" if "note" in result else ""
     parts = [
         f"{settings['captions']} held-out captions, {settings['steps']} denoising steps, {settings['dtype']}, on one\n"
         f"{result['device']}. PSNR has its standard error. Density and recall are means over the sparse steps.\n"
         "Attention work is for the whole denoising; dense is 1. Right answers: share of colours, shapes, motions and\n"
         f"backgrounds that the video shows as its caption asks.{note}",
-        f"![Density against PSNR, by method]({picture})",
         fidelity_tables.table(result["rows"]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -527,7 +525,7 @@ def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str)
     """
     sections = {}
     for fidelity in load("fidelity.json"):
-        sections["fidelity"] = fidelity_section(fidelity, folder / "fidelity.png", f"{seen}/fidelity.png")
+        sections["fidelity"] = fidelity_section(fidelity)
         if again := load("candidates-*.json"):
             sets = [fidelity, *again]
             sections["grid"] = grid_section(sets, folder / "grid.png", f"{seen}/grid.png")

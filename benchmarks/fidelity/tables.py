@@ -66,43 +66,6 @@ def table(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Density against PSNR: a line for each method, AdaSpa's own in full."""
-    from matplotlib import colormaps  # noqa: PLC0415 - an optional dependency
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.subplots()
-    methods: dict[str, list[Row]] = {}
-    for row in rows:
-        if {"curves", "patterns"} & set(row["groups"]):
-            methods.setdefault(row["method"], []).append(row)
-    for (method, points), color in zip(methods.items(), colormaps["tab20"](range(20)), strict=False):
-        points.sort(key=lambda row: row["density"])
-        ours = any("curves" in row["groups"] for row in points)
-        axes.errorbar(
-            [row["density"] for row in points],
-            [row["psnr"] for row in points],
-            yerr=[row["psnr_error"] for row in points],
-            label=method,
-            color=color,
-            marker="o" if ours else "x",
-            linestyle="-" if ours else "--",
-            capsize=2,
-        )
-    presets = [row for row in rows if "presets" in row["groups"] and row.get("recall") is not None]
-    for row in presets:
-        axes.plot(row["density"], row["psnr"], marker="*", color="black", markersize=10)
-        axes.annotate(
-            row["name"], (row["density"], row["psnr"]), xytext=(0, -14), textcoords="offset points", ha="center"
-        )
-    axes.set(xlabel="density of the sparse steps", ylabel="PSNR against the dense video, dB")
-    axes.set_xlim(0, axes.get_xlim()[1] + 0.05)  # room for the names of presets
-    axes.legend(fontsize="small")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-
-
 def frontier(rows: list[Row]) -> list[Row]:
     """The rows that may be a preset, and the paper's, that no other reaches at less cost, the cheapest first."""
     best, found = 0.0, []

@@ -181,7 +181,7 @@ def test_sections_are_written_from_their_files(written):
     assert "50 dense steps take 1000 s, 2.00 times as long" in text and "539 s (1.86x)" in text
     assert "| difference | +5.0 % | +5.0 % |" in text
     assert "| paper | 0.200 | 0.900 |" in text
-    assert (folder / "fidelity.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert "wrote kernels models fidelity" in out
     again, _, _ = written(fidelity=FIDELITY, **{"candidates-2": FIDELITY})
     assert again == text
