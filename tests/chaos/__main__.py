@@ -86,6 +86,8 @@ def shared_out(at_once: int, seed: int, logs: Path | None) -> dict[str, Any]:
             process.wait()
             print(f"share {number + 1} of {at_once} has ended with status {process.returncode}", flush=True)
         reports = sorted(folder.glob("*.json"), key=lambda path: int(path.stem))
+        if not reports:
+            raise SystemExit(f"none of the {at_once} shares gave a report")
         report = together([json.loads(path.read_text()) for path in reports])
     report["violations"] += [f"{at_once - len(reports)} shares gave no report"] if len(reports) < at_once else []
     return report

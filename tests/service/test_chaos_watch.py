@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from adaspa_service import views
 from chaos import by_answers, by_cuts, by_documents, by_ends, by_hand, by_keeping, by_parts, by_requests
-from chaos.__main__ import share
+from chaos.__main__ import share, shared_out
 from chaos.apart import Apart
 from chaos.audit import Audit
 from chaos.by_hand import Bench, bench
@@ -79,6 +79,13 @@ def test_shares_of_a_run_are_all_of_it_and_their_reports_one() -> None:
     assert whole["violations"] == ["seed 2: x"] and whole["scenes"].keys() == {"s", "t"}
     assert whole["faults"]["a"] == fault(3, [1.0, 2.0, 4.0]) and whole["faults"]["b"]["count"] == 1
     assert whole["faults"]["a"]["recovery_seconds"]["p50"] == 2.0 and whole["service"]["services"] == 2
+
+
+def test_a_run_whose_shares_give_no_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["chaos", "--jobs", "many"])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    with pytest.raises(SystemExit, match="none of the 2 shares gave a report"):
+        shared_out(2, 1, None)
 
 
 def test_a_scene_apart_is_found_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
