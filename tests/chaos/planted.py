@@ -122,7 +122,9 @@ def likely(patch: str) -> list[str]:
     """Test files that most likely run the line of a patch: what is driven by hand, and those that share rare words."""
     module = Path(patch.splitlines()[0].removeprefix("--- a/")).with_suffix("")
     area = "worker" if module.parts[0] == "worker" else "service"
-    texts = {path: path.read_text() for path in sorted(ROOT.glob(f"tests/{area}/test_*.py"))}
+    texts = {
+        path: path.read_text() for place in (area, "e2e") for path in sorted(ROOT.glob(f"tests/{place}/test_*.py"))
+    }
     hunk = "\n".join(line for line in patch.splitlines()[2:] if not line.startswith("+"))
     words = set(WORD.findall(hunk)) | {module.stem, *module.stem.split("_")}
     share = {word: sum(word in text for text in texts.values()) for word in words}
