@@ -172,7 +172,7 @@ class World:
 
     def keep(self) -> None:
         """Note all that Redis has: what it writes from now on it may forget, until somebody relies on it."""
-        self.forgets = self.choose(2) == 1
+        self.forgets = bool(self.choices) and self.choose(2) == 0
         if self.forgets:
             self.client.eval(COPIED.format(of=0, to=1), 0)
             for actor in self.actors:
