@@ -6,7 +6,8 @@
 The store's own scripts run on a real Valkey, and the gateways' own functions above them. Each process is a greenlet
 that gives way before every call to Redis, broker or storage. Which one goes on, what fails, and how the clock moves, is
 read from a string of bytes, one for each decision; when they are used up, everything goes on in order and without
-faults. So the same bytes are the same history, and a shorter string is a simpler one.
+faults, except that Redis still forgets ends as cancelled (`World.keep`); without any bytes it does not. So the same
+bytes are the same history, and a shorter string is a simpler one.
 """
 
 import threading
