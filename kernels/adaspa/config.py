@@ -55,7 +55,8 @@ class AdaSpaConfig:
             lists of their own.
         query_stride: rows from one query row to the next that a search scores, unless it is a fused one, and that a
             ``compensation`` compares; a divisor of ``block_size``. Above 1 scoring is cheaper by that factor, but block
-            mass and reported recall become estimates.
+            mass and reported recall become estimates. A compensation compares at least 16 rows of a query block: in
+            query blocks of 64 tokens it takes every fourth row at most, whatever the stride of the search.
         dense_layers: indices of the layers that stay dense.
         dense_precision: of the products in the dense attention of dense steps, dense layers and first searches.
             ``full`` is the model's. ``int8_fp8`` multiplies queries and keys in int8, and softmax and values in fp8
@@ -65,9 +66,10 @@ class AdaSpaConfig:
             128 x 128 tokens, which those of the presets are.
         compensation: what is put back for the blocks that are left out. ``residual``: what dense attention had beside
             the search's lists, as the mean over each ``block_size`` queries, is added in the sparse steps behind, ever
-            less. Then later searches have dense output, too, in all guidance branches. The memory is that of an output
-            over ``block_size``; a ``cache_budget`` does not limit it, and is refused. *Ours*, after DiTFastAttn
-            (`adaspa.residual`).
+            less. It is measured in the model's precision: with ``sparse_precision="int8_fp8"`` the error of the eight
+            bits is not in it. Later searches then have dense output, too, in all guidance branches. The memory is that
+            of an output over ``block_size``; a ``cache_budget`` does not limit it, and is refused. *Ours*, after
+            DiTFastAttn (`adaspa.residual`).
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
             neighbourhood in time and space. The result is the same but for which blocks there are.
