@@ -100,7 +100,8 @@ def is_apart(pair, r, before):
 def places(pair, r, before, half, apart, BLOCKS: gl.constexpr):
     """Return where the tile is that is loaded in a round: whose list, its own blocks, first and last place.
 
-    If they have tiles of their own, ``half`` says whose it is.
+    If they have tiles of their own, ``half`` says whose it is. All arguments but ``pair``, and all results, are integer
+    scalars. A place counts the blocks of a list from its front, and a tile has ``BLOCKS`` places.
     """
     longer, both = gl.maximum(pair.tiles_0, pair.tiles_1), gl.minimum(pair.tiles_0, pair.tiles_1)
     passing = r < longer - both
@@ -124,7 +125,7 @@ def next_load(pair, r, before, half, apart):
 
 @gluon.jit
 def of_half(pair, HALF: gl.constexpr):
-    """Return the blocks that one of the two keeps alone, their tiles, and those of the other one."""
+    """Return how many blocks one of the two keeps alone, their tiles, and the other one's: integer scalars."""
     own, mine, theirs = pair.own_0, pair.tiles_0, pair.tiles_1
     if HALF == 1:
         own, mine, theirs = pair.own_1, pair.tiles_1, pair.tiles_0
@@ -164,7 +165,11 @@ def end_turn(buffers, HALF: gl.constexpr):
 
 @gluon.jit
 def let_pass(buffers, pair, base, turns, STAGES: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr):
-    """Let the rounds pass in which only the other one has a tile, and return their number."""
+    """Let the rounds pass in which only the other one has a tile, and return their number, an integer scalar.
+
+    ``base`` is the number of tiles that this program has loaded before the pair, and ``turns`` that of its turns at
+    the tensor cores: integer scalars too. ``buffers`` holds ``STAGES`` tiles of keys and of values in shared memory.
+    """
     _, mine, theirs = of_half(pair, HALF)
     passed = gl.maximum(theirs - mine, 0)
     for r in range(passed):
