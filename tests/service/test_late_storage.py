@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from adaspa_jobs.settings import Settings
+from adaspa_service.gateway.state import REMOVALS
 from running_gateway import Service
 from waiting import PATIENCE, until
 
@@ -49,6 +50,13 @@ def test_deletions_that_wait_for_storage_hold_up_nothing_else(
 ) -> None:
     ids = [service.completed() for _ in range(MANY)]
     storage, back, waiting = service.parts.storage, threading.Event(), threading.Semaphore(0)
+    discard, together = service.parts.store.discard, threading.Barrier(MANY // 3, timeout=PATIENCE)
+
+    def discard_at_once(job_id: str) -> bool:
+        found = discard(job_id)
+        together.wait()
+        return found
+
     delete = storage.delete
 
     def late(key: str) -> None:
@@ -57,6 +65,7 @@ def test_deletions_that_wait_for_storage_hold_up_nothing_else(
         delete(key)
 
     monkeypatch.setattr(storage, "delete", late)
+    monkeypatch.setattr(service.parts.store, "discard", discard_at_once)
     asked = [
         threading.Thread(target=httpx.delete, args=(f"{service.url}/videos/{each}",), kwargs={"timeout": None})
         for each in ids
@@ -64,7 +73,8 @@ def test_deletions_that_wait_for_storage_hold_up_nothing_else(
     try:
         for thread in asked:
             thread.start()
-        waiting.acquire()
+        assert waiting.acquire(timeout=PATIENCE), "no deletion reached storage"
+        until(lambda: sum(thread.is_alive() for thread in asked) == REMOVALS, "only so many wait for storage")
         until(lambda: all(service.http.get(f"/videos/{each}").status_code == 404 for each in ids), "all are deleted")
         assert is_served(service)
     finally:
@@ -96,7 +106,7 @@ def test_what_waits_for_the_disk_of_redis_holds_up_nothing_else(
     try:
         for thread in asked:
             thread.start()
-        waiting.acquire()
+        assert waiting.acquire(timeout=PATIENCE), "no request reached Redis' disk"
         until(lambda: len(service.server.server_state.tasks) >= MANY, "all are asked for")
         assert service.http.get("/videos").is_success and service.create()
     finally:

@@ -11,7 +11,7 @@ from adaspa_api.words import TERMINAL, Priority
 from adaspa_jobs.job import Job
 from adaspa_jobs.record import RecordDamaged
 from adaspa_jobs.store import Look, StoreUnavailable
-from anyio import to_thread
+from anyio import CapacityLimiter, WouldBlock, to_thread
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -234,8 +234,12 @@ async def delete_video(video_id: str, request: Request, state: StateDep, caller:
         audit.note(request, caller, "job.deleted", job=video_id)
 
     await to_thread.run_sync(discard, limiter=state.confirmations)
-    if state.removals.available_tokens:
-        await to_thread.run_sync(remove_if_ended, state, video_id, limiter=state.removals)
+    with suppress(WouldBlock):  # then the janitor removes it
+        state.removals.acquire_nowait()  # at once: whoever looks first and takes later may have to wait
+        try:
+            await to_thread.run_sync(remove_if_ended, state, video_id, limiter=CapacityLimiter(1))
+        finally:
+            state.removals.release()
     return VideoDeleted(id=video_id)
 
 
