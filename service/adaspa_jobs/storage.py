@@ -285,7 +285,7 @@ class ObjectStorage:
 
 def _said(error: Exception) -> str:
     """Say in one line what is wrong. Without credentials, clients ask the cloud's own service for them."""
-    line = str(error).strip().splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
     if any(address in line for address in METADATA_SERVICES):
         return f"the environment has no credentials, and the machine's metadata service gave none: {line}"
     return line

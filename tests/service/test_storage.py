@@ -241,3 +241,12 @@ def test_a_bucket_without_credentials_is_said_to_have_none(monkeypatch: pytest.M
     monkeypatch.setattr(obstore, "put", put)  # not asked for: what answers there is the machine's own matter
     with pytest.raises(StorageUnavailable, match=r"storage s3://videos: the environment has no credentials, and .*PUT"):
         ObjectStorage("s3://videos").check()
+
+
+def test_a_failure_without_words_is_said_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(*_: Any, **__: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(obstore, "put", put)
+    with pytest.raises(StorageUnavailable, match="storage s3://videos: TimeoutError"):
+        ObjectStorage("s3://videos").check()
