@@ -336,10 +336,12 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         order: Literal["asc", "desc"] = "desc",
         owner: str = OPEN_OWNER,
     ) -> tuple[list[Job], str | None]:
-        """A page, as ``page`` gives it, of the jobs that have all of these pairs.
+        """Return a page of the owner's jobs whose metadata has all of these pairs.
+
+        Looks through at most SCANNED jobs, so the page may hold fewer than ``limit`` jobs, or none, though more match.
 
         Returns:
-            As ``page``, but more may follow. SCANNED jobs are looked at.
+            The jobs, and the id after which the next page starts; None if no jobs are left to look through.
         """
         found: list[str] = []
         for _ in range(0, SCANNED, BATCH):
