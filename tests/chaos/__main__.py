@@ -6,6 +6,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,9 @@ from chaos.faults import FAULTS
 from chaos.playing import KINDS
 from chaos.report import show, together
 from chaos.run import run
+
+SCENES_SECONDS = 7200.0
+"""Seconds that a share's scenes may take beside its jobs, on a machine however busy."""
 
 
 def main() -> None:
@@ -39,7 +43,8 @@ def main() -> None:
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
     print(f"seed {asked.seed}", flush=True)
-    report = shared_out(asked.at_once, asked.seed, asked.logs) if asked.at_once > 1 else one(asked)
+    limit = asked.patience + asked.rest + SCENES_SECONDS
+    report = shared_out(asked.at_once, asked.seed, asked.logs, limit) if asked.at_once > 1 else one(asked)
     show(report)
     if asked.out:
         asked.out.write_text(json.dumps(report, indent=2) + "\n")
@@ -71,8 +76,12 @@ def share(text: str) -> tuple[int, int]:
     return number - 1, of
 
 
-def shared_out(at_once: int, seed: int, logs: Path | None) -> dict[str, Any]:
-    """Run several services side by side, each with this command and a seed of its own; one report of all."""
+def shared_out(at_once: int, seed: int, logs: Path | None, limit: float) -> dict[str, Any]:
+    """Run several services side by side, each with this command and a seed of its own; one report of all.
+
+    A share that has not ended after ``limit`` seconds is killed and gives no report.
+    """
+    ends_by = time.monotonic() + limit
     with TemporaryDirectory(prefix="chaos-shares-") as name, ExitStack() as running:
         folder, processes = Path(name), []
         for number in range(at_once):
@@ -83,7 +92,12 @@ def shared_out(at_once: int, seed: int, logs: Path | None) -> dict[str, Any]:
             processes.append(start(preexec_fn=tied(signal.SIGTERM)))
             running.callback(processes[-1].terminate)
         for number, process in enumerate(processes):
-            process.wait()
+            try:
+                process.wait(max(0.0, ends_by - time.monotonic()))
+            except subprocess.TimeoutExpired:  # its report is missing, which the whole one tells
+                print(f"share {number + 1} of {at_once} hangs: not at its end after {limit:.0f} s", flush=True)
+                process.kill()
+                process.wait()
             print(f"share {number + 1} of {at_once} has ended with status {process.returncode}", flush=True)
         reports = sorted(folder.glob("*.json"), key=lambda path: int(path.stem))
         if not reports:

@@ -13,6 +13,9 @@ from importlib import import_module
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
+LIMIT_SECONDS = 3600.0
+"""Seconds that a module's scenes may take, on a machine however busy."""
+
 
 @dataclass
 class Apart(Scene):
@@ -27,7 +30,10 @@ class Apart(Scene):
 
     def play(self, stage: Stage) -> None:
         command = [sys.executable, "-m", "chaos.apart", self.module]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"hangs: not at its end after {LIMIT_SECONDS:.0f} s") from error
         assert done.returncode == 0, done.stdout or done.stderr[-500:]
 
 
