@@ -238,8 +238,8 @@ def linears_section(
         told = cached["settings"]
         seen = f" {cached['note']}" if "note" in cached else ""
         presets = (
-            "With everything on: linear layers in e4m3 and attention in eight bits, of presets the dense one alone. "
-            "Speeds are added up\nin the same way, by densities of the demo model. PSNR is to its dense videos in bf16 "
+            f"{linears_tables.presets_sentence(cached['rows'])}\nSpeeds are added up in the same way, "
+            "by densities of the demo model. PSNR is to its dense videos in bf16 "
             f"({told['captions']} captions, {told['steps']} steps,\n{cached['device']}, {cached['date']}).{seen}"
         )
         parts += [presets, linears_tables.preset_table(rows, cached["rows"], dict(densities))]

@@ -168,11 +168,27 @@ def preset_table(rows: Rows, videos: Rows, densities: dict[str, Sequence[float]]
         cells = []
         for own in models.values():
             dense = next((row["seconds"] for row in own if row.get("attention") == "fa3" and "seconds" in row), None)
-            seconds = seconds_with_everything(own, name, densities.get(name, SET), share)
+            precision = video.get("sparse_precision", "full")
+            seconds = seconds_with_everything(own, name, densities.get(name, SET), share, precision)
             cells.append("" if dense is None or seconds is None else f"{STEPS * dense / seconds:.2f}x")
         psnr = [plain.get(at(video), ""), f"{video['psnr']:.1f}"]
         lines.append(markdown.line([name, video["cache"], f"{100 * share:.0f} %", *psnr, *cells]))
     return "\n".join(lines)
+
+
+def presets_sentence(videos: Rows) -> str:
+    """What of the rows of `preset_table` is in eight bits, and whose PSNR is of another price than the speed."""
+    shown = [video for video in videos if video["linears"] == "float8" and video["attention"] != "dense"]
+    full = {video["attention"] for video in shown if video.get("sparse_precision", "full") == "full"}
+    names = list(dict.fromkeys(f"`{video['attention']}`" for video in shown if video["attention"] in full))
+    text = "With everything on: linear layers in e4m3 and attention in eight bits"
+    text += f", of {' and '.join(names)} the dense one alone." if names else "."
+    prices = {video["attention"]: video["price"] for video in shown if "price" in video}
+    for name, measured in prices.items():
+        present = getattr(AdaSpaConfig.preset(name).selection, "price", None)
+        if measured != present:
+            text += f"\nThe PSNR of `{name}` is of its earlier price of {measured}, its speed of the present {present}."
+    return text
 
 
 def at(video: dict[str, Any]) -> tuple[str, str]:
@@ -180,9 +196,11 @@ def at(video: dict[str, Any]) -> tuple[str, str]:
     return video["attention"], video["cache"]
 
 
-def seconds_with_everything(rows: Rows, name: str, density: float | Sequence[float], skipped: float) -> float | None:
-    """Seconds of one branch's denoising by a preset or by `PAPER`, with a share of its steps skipped; None where a kind
-    of step is missing."""
+def seconds_with_everything(
+    rows: Rows, name: str, density: float | Sequence[float], skipped: float, precision: str
+) -> float | None:
+    """Seconds of one branch's denoising by a preset with sparse attention in this precision, or by `PAPER`, with a
+    share of its steps skipped; None where a kind of step is missing."""
     try:
         if name == PAPER:
             if ALL_EIGHT not in map(precisions_of, rows):
@@ -190,22 +208,23 @@ def seconds_with_everything(rows: Rows, name: str, density: float | Sequence[flo
             config, seconds = AdaSpaConfig.paper(), StepSeconds.of(rows_of(rows, list(WAYS)[-1]))
             density = seconds.searched_at
         else:
-            config, seconds = AdaSpaConfig.preset(name), in_small_blocks(rows, list(WAYS)[-1])  # type: ignore[arg-type]
+            config = AdaSpaConfig.preset(name)  # type: ignore[arg-type]
+            seconds = in_small_blocks(rows, list(WAYS)[-1], precision)
         last = density if isinstance(density, float) else density[-1]
         return float(total_seconds(config, seconds, density, STEPS) - skipped * STEPS * seconds.sparse_at(last))
     except (KeyError, StopIteration, ValueError):
         return None
 
 
-def in_small_blocks(rows: Rows, way: str) -> StepSeconds:
-    """Seconds of one model's steps with sparse attention in the presets' blocks of 64 x 64.
+def in_small_blocks(rows: Rows, way: str, precision: str) -> StepSeconds:
+    """Seconds of one model's steps with sparse attention in the presets' blocks of 64 x 64, in one precision.
 
     Raises:
         KeyError: a kind of step was not measured.
         ValueError: sparse steps were measured at one density alone.
     """
     seconds = StepSeconds.of(rows_of(rows, way))
-    small = rows_of(rows, way, query_block=SMALL)
+    small = [row for row in rows_of(rows, way, query_block=SMALL) if precisions_of(row)[1] == precision]
     own = replace(seconds, sparse={round(row["density"], 2): row["seconds"] for row in small})
     if len(own.sparse) < 2:
         raise ValueError(f"sparse steps in blocks of {SMALL} must have been measured at two densities")

@@ -221,11 +221,25 @@ def test_totals_take_the_rows_of_the_way_that_they_are_of():
     table = linears_tables.preset_table(own, videos, {"quality": [density, density]})
     seconds = 10 * 15 + 20 + 38 * 7 + 6 + 7 - 12.5 * 7
     assert table.splitlines()[2:] == [f"| quality | mag | 25 % | 41.0 | 40.0 | {1000 / seconds:.2f}x |"]
+    eight_bits = {"dense_precision": "int8_fp8", "sparse_precision": "int8_fp8", "seconds": 1}
+    in_eight = [row | eight_bits for row in own if row.get("query_block") == 64]
+    assert linears_tables.preset_table(own + in_eight, videos, {"quality": [density, density]}) == table, (
+        "sparse attention in eight bits is not the preset's"
+    )
     paper = [cached | {"attention": "paper-128", "linears": "float8"}]
     table = linears_tables.preset_table(all_eight, paper, {})
     seconds = 10 * 16 + 20 + 38 * 4 + 11 - 12.5 * 4
     assert table.splitlines()[2:] == [f"| paper-128 | mag | 25 % |  | 40.0 | {1000 / seconds:.2f}x |"]
     assert linears_tables.preset_table(own, paper, {}).endswith("| 40.0 |  |"), "without sparse attention in eight bits"
+
+
+def test_the_sentence_on_presets_says_their_precision_and_an_earlier_price():
+    fast = {"attention": "fast", "linears": "float8", "sparse_precision": "full", "price": 3.3}
+    paper = {"attention": "paper-128", "linears": "float8", "sparse_precision": "int8_fp8"}
+    text = linears_tables.presets_sentence([fast, paper])
+    assert "of `fast` the dense one alone" in text and "earlier price of 3.3, its speed of the present 2.8." in text
+    text = linears_tables.presets_sentence([fast | {"sparse_precision": "int8_fp8", "price": 2.8}, paper])
+    assert text == "With everything on: linear layers in e4m3 and attention in eight bits."
 
 
 def test_the_papers_steps_run_between_two_dense_ones(run):
