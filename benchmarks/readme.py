@@ -177,7 +177,7 @@ def _compiled_parts(rows: list[Json], densities: dict[str, list[float]]) -> list
 
 
 def blocks_section(result: Json) -> str:
-    note = f" {result['note']}" if "note" in result else ""
+    note = f"\n{result['note']}" if "note" in result else ""
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}. Full size, random weights: "
         f"{result['blocks']} blocks of\neach model ran, and a forward was computed from them. Columns: seconds of one "

@@ -156,7 +156,7 @@ def denoise_line(result: dict[str, Any]) -> str:
     cached = f" MagCache {result['step_cache']} skipped {skipped} of the steps." if result.get("step_cache") else ""
     return (
         f"{how}: {result['model']}, {result['config']}{density}, {'compiled blocks, ' if result['compile'] else ''}"
-        f"dense steps with {ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']} "
+        f"dense steps with {ATTENTIONS[result['attention']]}: {result['seconds']:.0f} s on one {result['device']}\n"
         f"({counts['dense_steps']} dense, {counts['search_steps']} search, {counts['sparse_steps']} sparse steps; "
         f"caches {counts['cache_bytes'] / 1e9:.2f} GB{peak})."
         f"{f' Its {told}.' if told else ''}{cached}{_beside_dense(result)}"
