@@ -85,7 +85,7 @@ def test_a_run_whose_shares_give_no_report_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["chaos", "--jobs", "many"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     with pytest.raises(SystemExit, match="none of the 2 shares gave a report"):
-        shared_out(2, 1, None)
+        shared_out(2, 1, None, limit=600)
 
 
 def test_a_scene_apart_is_found_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
