@@ -1,6 +1,8 @@
 """`transformer.adaspa`: the requests of one transformer, one after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -39,6 +41,7 @@ class AdaSpaHandle(Bound):
         self._steps = StepFollower(timesteps_rise)
         self._state: AdaSpaState | None = None
         self._last = RequestRecord()
+        self._turn = Lock()
 
     @property
     def state(self) -> AdaSpaState | None:
@@ -108,6 +111,22 @@ class AdaSpaHandle(Bound):
     def report(self) -> dict[str, Any]:
         """Report the figures of the request in progress, or else of the last one: see `RequestRecord.report`."""
         return self.record.report()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Run one forward; RuntimeError if one of another thread is under way, whose request goes on.
+
+        There is one request at a time, with one set of caches: two at once would attend by each other's blocks.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(
+                "the transformer runs in another thread: with AdaSpa it makes one video at a time; "
+                "take turns by a lock around the pipeline's call, or load a transformer for each thread"
+            )
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def begin_forward(
         self,

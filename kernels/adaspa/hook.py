@@ -39,6 +39,11 @@ class StepHook(ModelHook):
     # The steps are counted in Python; what torch.compile compiles is the forward below.
     @torch.compiler.disable(recursive=False)
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with self.handle.alone():
+            return self._follow(module, *args, **kwargs)
+
+    @torch.compiler.disable(recursive=False)
+    def _follow(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
         self.guard.check_processors()
         context = self._context()

@@ -161,6 +161,11 @@ LSE = torch.zeros(Q.shape[:3])
 TABLE = torch.zeros(128, Q.shape[3] // 2)
 ROWS = torch.randn(6, 8)
 INDEX = random_index(Q, K)[1]
+MASS = torch.ones(1, Q.shape[1], 2, 2)
+
+
+def kept(mass=MASS, limits=MASS[:, :, 0, 0], rule="count"):
+    return ops.keep_blocks(mass, limits, rule=rule, text=range(0), text_rows=range(0), width=1)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +186,11 @@ INDEX = random_index(Q, K)[1]
         ("query_stride", lambda: ops.block_mass(Q, K, LSE, query_stride=0)),
         ("scale", lambda: ops.block_mass(Q, K, LSE, scale=-1.0)),
         ("scale", lambda: ops.dense_attention(Q, K, V, scale=float("nan"))),
+        ("scale", lambda: ops.dense_attention(Q, K, V, scale=float("inf"))),
+        ("rule", lambda: kept(rule="most")),
+        ("block_mass", lambda: kept(MASS[0])),
+        ("limits", lambda: kept(limits=torch.ones(1, 3))),
+        ("limits", lambda: kept(limits=torch.ones(1, MASS.shape[1], device="meta"))),
         ("x", lambda: ops.rotary(Q[..., :3], TABLE, TABLE)),
         ("cos", lambda: ops.rotary(Q.transpose(1, 2), TABLE[:5], TABLE)),
         ("sin", lambda: ops.rotary(Q.transpose(1, 2), TABLE, TABLE[:, :3])),

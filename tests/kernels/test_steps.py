@@ -2,8 +2,10 @@
 
 import copy
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
+from threading import current_thread, main_thread
 
 import adaspa
 import diffusers
@@ -223,6 +225,29 @@ def test_two_pipelines_with_one_transformer():
         check(video, seen, scheduled(SCALED, STEPS, 4, order=2), of=scheduled(SCALED, STEPS, 4))
     adaspa.remove(video)
     assert not hasattr(text.transformer, "adaspa")
+
+
+def test_a_second_thread_is_refused_and_leaves_the_first_ones_request_alone():
+    """Two requests at once through one transformer would attend by each other's blocks."""
+    text = make_pipeline("wan")
+    relative = make_wan_pipeline(transformer=text.transformer)
+    for pipe in (text, relative):
+        adaspa.apply(pipe, SPARSE)
+    expected = generate(text)
+    answers = []
+
+    def from_another_thread(*_):
+        if current_thread() is main_thread():
+            answers.append(ThreadPoolExecutor(1).submit(generate, relative).exception())
+
+    hook = text.transformer.blocks[0].register_forward_pre_hook(from_another_thread)
+    found = generate(text)
+    hook.remove()
+    assert len(answers) == 2 * STEPS
+    assert all(isinstance(answer, RuntimeError) and "runs in another thread" in str(answer) for answer in answers)
+    assert torch.equal(found, expected)
+    assert text.transformer.adaspa.report()["sparse_steps"] == STEPS - 4
+    assert torch.equal(generate(relative), expected)
 
 
 def test_a_relative_of_a_pipeline_that_is_gone():

@@ -1,5 +1,7 @@
 """Demands of every operation on its tensors."""
 
+import math
+
 import torch
 
 from adaspa.index import BLOCK_SIZES, is_block_size
@@ -54,9 +56,9 @@ def check_blocks(key_block: int, query_block: int | None) -> int:
 
 
 def softmax_scale(scale: float | None, q: torch.Tensor) -> float:
-    """Return the given scale of q.k, or ``D ** -0.5``; ValueError unless it is positive."""
-    if scale is not None and not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale!r}")
+    """Return the given scale of q.k, or ``D ** -0.5``; ValueError unless it is positive and finite."""
+    if scale is not None and not 0 < scale < math.inf:
+        raise ValueError(f"scale must be positive and finite, got {scale!r}")
     return float(q.shape[-1]) ** -0.5 if scale is None else float(scale)
 
 

@@ -32,10 +32,17 @@ def keep_blocks(
         counts int32 ``[B, H, nq]``; and the share of each row's mass that it keeps, fp32 ``[B, H, nq]``.
 
     Raises:
-        ValueError: when there is no such rule.
+        ValueError: when there is no such rule, or a tensor has another shape or device.
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule must be one of {get_args(Rule)}, got {rule!r}")
+    if block_mass.ndim != 4:
+        raise ValueError(f"block_mass must be [B, H, nq, nk], got {tuple(block_mass.shape)}")
+    if limits.shape != block_mass.shape[:2] or limits.device != block_mass.device:
+        raise ValueError(
+            f"limits must be {tuple(block_mass.shape[:2])} on {block_mass.device} like block_mass, got "
+            f"{tuple(limits.shape)} on {limits.device}"
+        )
     bounds = [text.start, text.stop, text_rows.start, text_rows.stop]
     found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _run(block_mass.float(), limits, rule, bounds, width)
     return found
