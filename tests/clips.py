@@ -1,10 +1,25 @@
-"""The frames and the sound of a file of any format, as its players show and play them."""
+"""Frames and sounds to write; and those of a file of any format, as its players show and play them."""
 
 from pathlib import Path
 
 import av
 import numpy as np
+from adaspa_worker.sound import Sound
 from PIL import Image
+
+COLOURS = [(0, 255, 0), (255, 0, 0), (0, 0, 255), (200, 100, 50), (20, 90, 160), (128, 128, 128), (255, 255, 255)]
+
+
+def stripes(width: int, height: int) -> np.ndarray:
+    """The colours side by side."""
+    return np.repeat(np.array(COLOURS, np.uint8)[None, np.arange(width) * len(COLOURS) // width], height, axis=0)
+
+
+def tones(seconds: float, rate: int, channels: int = 2) -> Sound:
+    """A tone for each channel."""
+    times = np.arange(round(seconds * rate)) / rate
+    waves = [np.sin(2 * np.pi * 440 * (1 + channel) * times) / 2 for channel in range(channels)]
+    return Sound(np.stack(waves).astype(np.float32), rate)
 
 
 def frames_of(path: Path) -> np.ndarray:

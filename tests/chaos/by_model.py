@@ -118,7 +118,8 @@ class Modelled(Scene):
         for scale, found in ((0.5, half), (1.0, whole)):
             with torch.no_grad():
                 for name, (a, b) in low.items():
-                    transformer.get_submodule(name).weight.add_(scale * (b @ a))
+                    weight = transformer.get_submodule(name).weight
+                    weight.add_(scale * (b @ a).to(weight.device))
             off = (made(None) - found).abs().max()
             with torch.no_grad():
                 for name, weight in kept.items():

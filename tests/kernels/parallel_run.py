@@ -307,8 +307,10 @@ def grouped(work: Callable[[], dict[str, Any]], rank: int, world: int, folder: P
     """Work of all processes as one group."""
     if ON_GPUS:
         torch.cuda.set_device(rank)
+    # diffusers gathers sizes on the CPU for a group that names it; otherwise on the accelerator that PyTorch was built
+    # for, which forked ranks do not see.
     dist.init_process_group(
-        "nccl" if ON_GPUS else "gloo",
+        "nccl" if ON_GPUS else "cpu:gloo",
         init_method=f"file://{folder / 'store'}",
         rank=rank,
         world_size=world,
