@@ -3,13 +3,15 @@
 import gzip
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from adaspa_jobs.settings import Settings
+from adaspa_service.errors import ApiError
+from adaspa_service.gateway.json_text import json_object
 from refusals import check_refused
 from running_gateway import Service, serving
 from waiting import PATIENCE
@@ -159,6 +161,45 @@ def test_a_name_that_is_given_twice_is_refused(service: Service) -> None:
     check_refused(service, response, 400, "steps", "more than once")
     form = [("prompt", (None, "x")), ("prompt", (None, "y"))]
     check_refused(service, service.http.post("/videos", files=form), 400, "prompt", "more than once")
+
+
+class Name(str):
+    """Counts how often names are compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_the_second_one_of_many_names_is_found_without_comparing_all_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [Name(number) for number in range(2000)]
+    loads = json.loads
+
+    def with_many(*args: Any, object_pairs_hook: Callable[[list[tuple[str, int]]], Any], **kwargs: Any) -> Any:
+        object_pairs_hook([(name, 0) for name in [*names, Name(1999)]])
+        return loads(*args, **kwargs)
+
+    monkeypatch.setattr(json, "loads", with_many)
+    with pytest.raises(ApiError, match="1999: given more than once"):
+        json_object(b"{}")
+    assert Name.compared < 10 * len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("conditions", '[{"role": "first"', "conditions: is not JSON: "),
+        ("conditions", '[], "model": "demo"', "conditions: is not JSON: "),
+        ("conditions", "{}", "conditions: is not a list; "),
+        ("input_reference", '{"image_url": "a"', "input_reference: is not JSON: "),
+    ],
+)
+def test_json_in_a_field_of_a_form_is_refused_under_its_name(service: Service, name: str, text: str, why: str) -> None:
+    form = {"prompt": (None, "x"), name: (None, text)}
+    check_refused(service, service.http.post("/videos", files=form), 400, name, why)
 
 
 def test_an_image_to_a_model_that_takes_none_is_refused(service: Service) -> None:

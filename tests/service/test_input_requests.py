@@ -518,7 +518,7 @@ FORMS: dict[str, tuple[list[tuple[str, Any]], int, str | None, str]] = {
         [("input_reference", ("a.png", WIDE)), ("input_reference", ("b.png", WIDE))],
         *(400, "input_reference", "more than once"),
     ),
-    "a broken list": ([("conditions", (None, "[{"))], 400, None, "not JSON"),
+    "a broken list": ([("conditions", (None, "[{"))], 400, "conditions", "not JSON"),
     "another file": ([("mask", ("a.png", WIDE))], 400, "mask", "does not take a file"),
     "much text": (
         [("input_reference", ("a.png", WIDE)), ("negative_prompt", (None, "x" * 1_100_000))],

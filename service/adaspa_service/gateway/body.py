@@ -22,7 +22,7 @@ from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway import conditions
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.form import FormParser, in_base64, too_large
-from adaspa_service.gateway.json_text import JsonText, TextTooLarge, json_object
+from adaspa_service.gateway.json_text import JsonText, TextTooLarge, json_object, json_value
 from adaspa_service.gateway.params import allowed
 from adaspa_service.gateway.similar_names import did_you_mean
 from adaspa_service.inputs.source import IN_MEMORY_BYTES, InputRefused, Source, from_text, uploaded
@@ -108,7 +108,7 @@ async def read_body(
     for name, image in given.items():
         role = images[name]
         try:
-            found[role] = await run_in_threadpool(source_of, image, role.kind, most[role.kind])
+            found[role] = await run_in_threadpool(source_of, name, image, role.kind, most[role.kind])
         except InputRefused as error:
             raise refused(name, role.kind, error) from error
         data[name] = found[role].identity
@@ -221,14 +221,14 @@ async def parse_form(
         else:
             fields[name] = value
     if images and conditions.NAME in fields:
-        listed = json_object(b'{"listed":' + fields.pop(conditions.NAME).encode() + b"}")["listed"]
+        listed = json_value(fields.pop(conditions.NAME).encode(), conditions.NAME)
         for field, url in conditions.by_field(listed, images):
             add(given, field, BytesIO(str(url).encode()))
     return fields, given
 
 
-def source_of(given: UploadFile | IO[bytes], kind: Kind, most: int) -> Source:
-    """An image, a video or a sound of a request, from its file or its text. Raises InputRefused."""
+def source_of(name: str, given: UploadFile | IO[bytes], kind: Kind, most: int) -> Source:
+    """Return the image, video or sound of field ``name``, from its file or text. Raises InputRefused, ApiError."""
     if isinstance(given, UploadFile) and given.filename:
         found = uploaded(given.file)
         if not given.size:
@@ -237,7 +237,7 @@ def source_of(given: UploadFile | IO[bytes], kind: Kind, most: int) -> Source:
     text = given.file if isinstance(given, UploadFile) else given
     if text.read(1) == b"{":  # as vLLM-Omni's clients write it into a form
         text.seek(0)
-        url = json_object(text.read()).get(IMAGE_URL)
+        url = json_object(text.read(), name).get(IMAGE_URL)
         if not isinstance(url, str):
             raise InputRefused(f"has no {IMAGE_URL}; allowed: a URL, a data URI or a file")
         text = BytesIO(url.encode())

@@ -3,9 +3,10 @@
 import json
 import re
 import secrets
+from collections import Counter
 from typing import IO, Any, NoReturn
 
-from adaspa_service.errors import bad_field
+from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.inputs.source import scratch
 
 LONG_BYTES = 64 * 1024
@@ -115,17 +116,36 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
         return escape.group()
 
 
-def json_object(body: bytes) -> dict[str, Any]:
-    """A JSON object, by the standard: no NaN, no name twice, and no half of a surrogate pair, which is no text."""
+def json_object(text: bytes, field: str | None = None) -> dict[str, Any]:
+    """Read a JSON object, as `json_value` does."""
+    data = json_value(text, field)
+    if not isinstance(data, dict):
+        raise not_json(field, "is not a JSON object; allowed: an object")
+    return data
+
+
+def json_value(text: bytes, field: str | None = None) -> Any:
+    """Read JSON by the standard: no NaN, no name twice, and no half of a surrogate pair, which is no text.
+
+    Args:
+        text: the body, or what ``field`` of a form has.
+        field: to be named in the error.
+
+    Raises:
+        ApiError: 400.
+    """
     try:
-        data = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
         json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise bad_field(None, f"the body is not JSON: {reason}", "invalid_json") from error
-    if not isinstance(data, dict):
-        raise bad_field(None, "the body is not a JSON object; allowed: an object", "invalid_json")
+        raise not_json(field, f"is not JSON: {reason}") from error
     return data
+
+
+def not_json(field: str | None, why: str) -> ApiError:
+    """Return the refusal of a body, or of what a field has."""
+    return bad_field(field, f"{field}: {why}" if field else f"the body {why}", "invalid_json")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -135,7 +155,7 @@ def _no_constant(name: str) -> NoReturn:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        times = Counter(name for name, _ in pairs)
+        twice = next(name for name, number in times.items() if number > 1)
         raise bad_field(twice, f"{twice}: given more than once", "duplicate_parameter")
     return data
