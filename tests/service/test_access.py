@@ -231,6 +231,22 @@ def test_an_open_event_stream_ends_with_its_key(
     assert one.error("GET", f"/videos/{own_id}/events")[0] == 401
 
 
+def test_an_answer_that_was_waited_for_does_not_tell_a_revoked_key_what_came_of_its_job(
+    service: Service, client: Clients
+) -> None:
+    one = client()
+    assert one.key
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(one.http.post, "/videos", json=BODY, headers={"Prefer": "wait=40"})
+        until(lambda: service.store.client.llen("generate.demo") == 1, "the bell is rung before the wait")
+        lease = service.store.claim("demo", "worker")
+        assert lease
+        service.parts.keys.revoke(one.key.id)
+        service.complete(lease)
+        answer = held.result()
+    assert (answer.json()["status"], "preference-applied" in answer.headers) == ("queued", False)
+
+
 def test_the_token_is_as_good_as_any_key_until_there_is_one(service: Service, client: Clients) -> None:
     video_id = service.completed()
     assert service.http.get(f"/videos/{video_id}/content").status_code == 200

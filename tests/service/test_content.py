@@ -107,6 +107,15 @@ def test_a_client_that_wants_another_file_gets_none(service: Service) -> None:
         assert (response.status_code, response.content) == (206, VIDEO[:10])
 
 
+def test_a_condition_in_several_lines_is_one_list(service: Service) -> None:
+    path = f"/videos/{service.completed()}/content"
+    etag = service.http.get(path).headers["etag"]
+    for name, status in (("If-None-Match", 304), ("If-Match", 200)):
+        assert service.http.get(path, headers=[(name, '"other"'), (name, etag)]).status_code == status
+    ranges = [("Range", "bytes=0-1"), ("Range", "bytes=5-6")]
+    assert service.http.get(path, headers=ranges).content == VIDEO, "several ranges"
+
+
 def test_a_misspelt_variant_is_no_video(service: Service) -> None:
     path = f"/videos/{service.completed()}/content"
     for query in ("varient=thumbnail", "variant=thumbnail&variant=video", "expires=1"):

@@ -112,6 +112,9 @@ def test_an_answer_is_held_until_the_job_has_ended_or_its_time_has_passed(servic
     short = post("wait=0")
     assert (short.json()["status"], short.headers["preference-applied"]) == ("queued", "wait=0")
     assert "preference-applied" not in post("return=minimal").headers
+    lines = [("Prefer", "respond-async"), ("Prefer", "wait=0")]
+    answer = service.http.post("/videos", json={"prompt": "x"}, headers=lines)
+    assert answer.headers["preference-applied"] == "wait=0"
     began = time.monotonic()
     assert (post("wait=1").json()["status"], time.monotonic() - began >= 1) == ("queued", True)
 

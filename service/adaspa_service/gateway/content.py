@@ -15,7 +15,7 @@ from adaspa_service.errors import ApiError
 from adaspa_service.gateway.errors import ErrorBody
 from adaspa_service.gateway.links import ReadableJob
 from adaspa_service.gateway.lookup import find_artifact
-from adaspa_service.gateway.ranges import Selection, select
+from adaspa_service.gateway.ranges import Selection, combined, select
 from adaspa_service.gateway.state import StateDep
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ async def describe(
 
 def selection(request: Request, artifact: Artifact, etag: str) -> Selection:
     """Select what to send of the file. Raises ApiError 412 if the request wants another."""
-    selected = select(request.headers, artifact.bytes, etag)
+    selected = select(combined(request.headers), artifact.bytes, etag)
     if selected.status == 412:
         message = f"If-Match: is not the file's ETag; allowed: {etag}"
         raise ApiError(412, "precondition_failed", message, "If-Match")

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
+
 RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,100})-([0-9]{0,100})[ \t]*", re.ASCII | re.IGNORECASE)
 
 
@@ -20,7 +22,7 @@ def select(headers: Mapping[str, str], size: int, etag: str) -> Selection:
     """Select what to send of a file.
 
     Args:
-        headers: of a GET request.
+        headers: of a GET request, each once.
         size: of the file in bytes.
         etag: its strong entity tag, with the quotes.
 
@@ -48,6 +50,11 @@ def select(headers: Mapping[str, str], size: int, etag: str) -> Selection:
         if last and int(last) < int(first):
             return whole
     return Selection(206, start, end) if start < end else Selection(416, 0, 0)
+
+
+def combined(headers: Headers) -> dict[str, str]:
+    """Return the headers by name. One that came in several lines is their list (RFC 9110, section 5.3)."""
+    return {name: ", ".join(headers.getlist(name)) for name in headers}
 
 
 def etag_listed(header: str, etag: str) -> bool:

@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from adaspa_service.access.caller import Caller
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.events import START, read_events, streaming_caller
+from adaspa_service.gateway.ranges import combined
 from adaspa_service.gateway.state import AppState
 
 LONGEST_SECONDS = 50
@@ -23,7 +24,7 @@ WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=$|[,;])", re.I)
 
 def asked_for(request: Request) -> int | None:
     """Read the seconds that a client would wait, no more than it may; None if it would not."""
-    found = WAIT.search(request.headers.get("prefer", ""))
+    found = WAIT.search(combined(request.headers).get("prefer", ""))
     return min(int(found[1]), LONGEST_SECONDS) if found else None
 
 
@@ -31,7 +32,8 @@ async def wait(request: Request, response: Response, state: AppState, caller: Ca
     """Wait until all jobs have ended, or the client's time has passed, and return them; none if it does not wait.
 
     It waits as an event stream does, and is counted as one. A caller who has as many as it may is answered at once,
-    without ``Preference-Applied``; so is one whose jobs went meanwhile, or when Redis is lost.
+    without ``Preference-Applied``. One whose jobs or key went meanwhile gets the jobs as they were accepted; so does
+    everybody when Redis is lost.
     """
     seconds = asked_for(request) or 0
     until = time.monotonic() + seconds
@@ -39,9 +41,10 @@ async def wait(request: Request, response: Response, state: AppState, caller: Ca
         with request.app.state.streams.another(streaming_caller(request, caller)):
             await asyncio.gather(*(ended(request, state, job_id, until) for job_id in ids))
             jobs = await run_in_threadpool(state.store.readable, ids)
+            may_see = await run_in_threadpool(state.callers.still_has_access, caller)
     except (ApiError, StoreUnavailable):
         return []
-    if len(jobs) < len(ids):
+    if len(jobs) < len(ids) or not may_see:
         return []
     response.headers["Preference-Applied"] = f"wait={seconds}"
     return jobs
