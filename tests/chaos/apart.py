@@ -1,35 +1,35 @@
-"""Plays the scenes of some modules in a process of their own: what they import takes seconds, and the audit's commands
-are forked from its own process.
+"""Plays the scenes of some modules in a process of their own: what they import takes seconds, they replace parts that
+other scenes use meanwhile, and the audit's commands are forked from its own process.
 
-    PYTHONPATH=tests python -m chaos.apart by_model
+    PYTHONPATH=tests python -m chaos.apart by_failures by_model
 """
 
 import subprocess
 import sys
 import traceback
-from dataclasses import dataclass
 from importlib import import_module
 
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
 LIMIT_SECONDS = 3600.0
-"""Seconds that a module's scenes may take, on a machine however busy."""
+"""Seconds that the scenes may take, on a machine however busy."""
 
 
-@dataclass
 class Apart(Scene):
-    """The scenes of a module."""
+    """The scenes of some modules, one after another."""
 
-    module: str
-    promise = "as the module's scenes say"
+    promise = "as the modules' scenes say"
+
+    def __init__(self, *modules: str) -> None:
+        self.modules = modules
 
     @property
     def name(self) -> str:
-        return f"by hand: {self.module}"
+        return f"by hand: {', '.join(self.modules)}"
 
     def play(self, stage: Stage) -> None:
-        command = [sys.executable, "-m", "chaos.apart", self.module]
+        command = [sys.executable, "-m", "chaos.apart", *self.modules]
         try:
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -38,8 +38,8 @@ class Apart(Scene):
 
 
 def main() -> None:
-    """Play a module's scenes; status 1 at the first that is broken, of which it tells."""
-    for scene in import_module(f"chaos.{sys.argv[1]}").SCENES:
+    """Play the modules' scenes; status 1 at the first that is broken, of which it tells."""
+    for scene in (scene for name in sys.argv[1:] for scene in import_module(f"chaos.{name}").SCENES):
         try:
             scene.play(None)
         except Exception as error:

@@ -362,13 +362,13 @@ class Keeps(Scene):
 
 
 @contextmanager
-def bench(**changes: Any) -> Iterator["Workshop"]:
+def bench(kind: Callable[..., Any] | None = None, **changes: Any) -> Iterator[Any]:
     """A worker's runner with a store and a storage of its own, and the stand-in for a model."""
     with (
         running_valkey("--appendonly", "yes", "--appendfsync", "always") as folder,
         redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client,
     ):
-        yield Workshop(client, folder, **changes)
+        yield (kind or Workshop)(client, folder, **changes)
 
 
 class Workshop:

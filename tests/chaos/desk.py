@@ -3,6 +3,7 @@ beforehand."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -44,20 +45,28 @@ LAYERED = REPORT.model_copy(update={"layers": [LayerReport(layer=at, density=[0.
 MOST_SEED = 2**53 - 1
 QUEUE_CAP = 12
 CSP = "default-src 'none'; frame-ancestors 'none'"
+SAFELY = ("--appendonly", "yes", "--appendfsync", "always")
+"""Options of Valkey, with which nothing is lost."""
 SAFE = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "no-referrer"}
 
 
 @contextmanager
 def desk(**settings: Any) -> Iterator[Service]:
     """A gateway at which the audit sits, open to everybody unless settings say otherwise."""
-    with running_valkey("--appendonly", "yes", "--appendfsync", "always") as folder:
-        own = {"redis_url": f"unix://{folder}/valkey.sock?db=0", "storage_url": str(folder / "objects")}
-        own |= {"catalog": write_catalog(folder / "catalog.json", FIRST, PLAIN), "data_dir": folder / "data"}
-        own |= {"open_access": True, "queue_cap": QUEUE_CAP, "image_networks": "127.0.0.0/8"}
-        with serving(Settings(_env_file=None, **(own | settings)), folder) as running:
-            for recent in (running.parts.loads, running.parts.times):  # what is known of a model is asked for anew
-                recent._recent = lambda _: None  # type: ignore[method-assign]
-            yield running
+    with running_valkey(*SAFELY) as folder, seat(folder, **settings) as running:
+        yield running
+
+
+@contextmanager
+def seat(folder: Path, **settings: Any) -> Iterator[Service]:
+    """The same, with the Valkey that has this folder."""
+    own = {"redis_url": f"unix://{folder}/valkey.sock?db=0", "storage_url": str(folder / "objects")}
+    own |= {"catalog": write_catalog(folder / "catalog.json", FIRST, PLAIN), "data_dir": folder / "data"}
+    own |= {"open_access": True, "queue_cap": QUEUE_CAP, "image_networks": "127.0.0.0/8"}
+    with serving(Settings(_env_file=None, **(own | settings)), folder) as running:
+        for recent in (running.parts.loads, running.parts.times):  # what is known of a model is asked for anew
+            recent._recent = lambda _: None  # type: ignore[method-assign]
+        yield running
 
 
 def refused(service: Service, status: int, what: str, method: str, path: str, **options: Any) -> httpx.Response:

@@ -95,7 +95,9 @@ LANES: list[list[Scene]] = [
     [files["Noted"], files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
     [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES, *by_ends.SCENES, *by_cuts.SCENES],
-    [*by_reference.SCENES, *by_people.SCENES, Apart("by_failures"), Apart("by_model")],
+    [Apart("by_outages", "by_callers", "by_networks")],
+    [Apart("by_failures", "by_interruptions", "by_starts")],
+    [*by_reference.SCENES, *by_people.SCENES, Apart("by_model")],
     [*by_parts.SCENES, *by_documents.SCENES, *by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]
