@@ -4,9 +4,11 @@ other scenes use meanwhile, and the audit's commands are forked from its own pro
     PYTHONPATH=tests python -m chaos.apart by_failures by_model
 """
 
+import argparse
 import subprocess
 import sys
 import traceback
+from collections.abc import Collection, Iterator
 from importlib import import_module
 
 from chaos.scenes import Scene
@@ -17,19 +19,28 @@ LIMIT_SECONDS = 3600.0
 
 
 class Apart(Scene):
-    """The scenes of some modules, one after another."""
+    """The scenes of some modules, one after another.
+
+    Args:
+        modules: of this package.
+        only: the name of one scene; empty means all.
+    """
 
     promise = "as the modules' scenes say"
 
-    def __init__(self, *modules: str) -> None:
-        self.modules = modules
+    def __init__(self, *modules: str, only: str = "") -> None:
+        self.modules, self.only = modules, only
 
     @property
     def name(self) -> str:
-        return f"by hand: {', '.join(self.modules)}"
+        return self.only or f"by hand: {', '.join(self.modules)}"
+
+    def each(self) -> Iterator["Apart"]:
+        """Its scenes, each by itself."""
+        return (Apart(name, only=scene.name) for name in self.modules for scene in scenes_of(name))
 
     def play(self, stage: Stage) -> None:
-        command = [sys.executable, "-m", "chaos.apart", *self.modules]
+        command = [sys.executable, "-m", "chaos.apart", *self.modules, "--only", self.only]
         try:
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -37,11 +48,23 @@ class Apart(Scene):
         assert done.returncode == 0, done.stdout or done.stderr[-500:]
 
 
+def scenes_of(module: str) -> Collection[Scene]:
+    """The scenes of a module, which is imported for them."""
+    scenes: Collection[Scene] = import_module(f"chaos.{module}").SCENES
+    return scenes
+
+
 def main() -> None:
     """Play the modules' scenes; status 1 at the first that is broken, of which it tells."""
-    for scene in (scene for name in sys.argv[1:] for scene in import_module(f"chaos.{name}").SCENES):
+    parser = argparse.ArgumentParser(prog="chaos.apart", description="Scenes of some modules.")
+    parser.add_argument("modules", nargs="+")
+    parser.add_argument("--only", default="", help="the name of one scene")
+    asked = parser.parse_args()
+    for scene in (scene for name in asked.modules for scene in scenes_of(name)):
+        if asked.only not in ("", scene.name):
+            continue
         try:
-            scene.play(None)
+            scene.play(None)  # type: ignore[arg-type]  they need none
         except Exception as error:
             said = str(error) if isinstance(error, AssertionError) else ""
             print(f"{scene.name}: {said or traceback.format_exc()}")

@@ -2,8 +2,9 @@
 
     PYTHONPATH=tests python -m chaos.examine
 
-One service is started. Scenes play side by side in lanes, then some alone; meanwhile every answer and the whole store
-are looked at. Nothing here has a time limit: what hangs is a service in which everybody waits and nothing moves,
+Scenes that were named to be first play one after another, those that need no service before there is one. Then one
+service is started. Scenes play side by side in lanes, then some alone; meanwhile every answer and the whole store are
+looked at. Nothing here has a time limit: what hangs is a service in which everybody waits and nothing moves,
 however slow the machine is.
 """
 
@@ -16,9 +17,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tiny_catalog import model_spec
 
@@ -44,6 +46,7 @@ from chaos.audit import Audit
 from chaos.checker import check
 from chaos.clients import Clients
 from chaos.fleet import TENANTS, Fleet, Size, running_fleet
+from chaos.likely import BY_ITSELF
 from chaos.points import PRELOADED
 from chaos.receiver import Receiver
 from chaos.remains import let_go, remains
@@ -79,8 +82,8 @@ SIZE = Size(
     environment={PRELOADED: "1"},
 )
 JOBS, CLIENTS = 12, 4
-BY_ITSELF = "by hand"
-"""How names of scenes begin that have parts of their own: while one plays, the service may stand still."""
+AHEAD_SECONDS = 60.0
+"""Scenes that are named to be first have this time to themselves."""
 PATIENT = 10.0**6
 """Seconds: whether it hangs is seen by what moves, and not by the time."""
 files = {type(scene).__name__: scene for scene in (*tour_files.SCENES, *tour_jobs.SCENES, *tour_requests.SCENES)}
@@ -94,11 +97,14 @@ LANES: list[list[Scene]] = [
     [files["Batches"], files["Lists"], files["Places"], files["Previews"]],
     [files["Noted"], files["Keys"]],
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
-    [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES, *by_ends.SCENES, *by_cuts.SCENES],
+    [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES],
+    [*by_ends.SCENES, *by_cuts.SCENES, *by_documents.SCENES],
     [Apart("by_outages", "by_callers", "by_networks")],
     [Apart("by_failures", "by_interruptions", "by_starts")],
-    [*by_reference.SCENES, *by_people.SCENES, Apart("by_model")],
-    [*by_parts.SCENES, *by_documents.SCENES, *by_worker.SCENES],
+    [*by_reference.SCENES, Apart("by_model")],
+    [*by_people.SCENES],
+    [*by_parts.SCENES],
+    [*by_worker.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]
 """Lanes play side by side, the scenes of one in turns. There are three workers: those that stop one have one lane."""
@@ -116,17 +122,37 @@ ALONE: list[Scene] = [
 ]
 
 
+def each() -> Iterator[Scene]:
+    """All scenes, at last each of modules that play apart, which are imported for it."""
+    known = [scene for scenes in (*LANES, ALONE) for scene in scenes]
+    yield from (scene for scene in known if not isinstance(scene, Apart))
+    yield from (one for scene in known if isinstance(scene, Apart) for one in scene.each())
+
+
+def tried(scene: Scene, stage: Stage | None) -> str:
+    """What is broken in a scene, or nothing."""
+    try:
+        scene.play(stage)  # type: ignore[arg-type]  some need none
+    except AssertionError as error:
+        return f"{scene.name}: {str(error) or ''.join(traceback.format_exc().splitlines(keepends=True)[-3:-1])}"
+    except Exception:
+        return f"{scene.name}: {traceback.format_exc()}"
+    return ""
+
+
 class Examination:
     """One run, which ends with the first violation.
 
     Args:
         fleet: the service.
         seed: of what clients draw.
+        ahead: scenes that are played already, or still play.
         only: of scenes, those with this in their name.
+        first: scenes that play before all others, one after another.
     """
 
-    def __init__(self, fleet: Fleet, seed: int, only: str = "") -> None:
-        self._only = only
+    def __init__(self, fleet: Fleet, seed: int, ahead: "Ahead", only: str = "", first: Sequence[Scene] = ()) -> None:
+        self._ahead, self._only, self._first, self._played = ahead, only, first, set(ahead.names)
         self.fleet, self.found, self.seconds = fleet, list[str](), dict[str, float]()
         self._over, self._playing = threading.Event(), set[str]()
         self._at_rest: Audit | None = None
@@ -147,8 +173,14 @@ class Examination:
         return self._broken()
 
     def _broken(self) -> list[str]:
-        known = [*self.found, *self.watch.broken, *self.history.sightings.broken, *self.clients.complaints]
-        if any(name.startswith(BY_ITSELF) for name in self._playing.copy()):
+        known = [
+            *self._ahead.found,
+            *self.found,
+            *self.watch.broken,
+            *self.history.sightings.broken,
+            *self.clients.complaints,
+        ]
+        if self._ahead.thread.is_alive() or any(name.startswith(BY_ITSELF) for name in self._playing.copy()):
             self.watch.begin_anew()
         if not known and self.watch.standstill():
             waits_for = self._at_rest.waits_for if self._at_rest else sorted(self._playing)
@@ -158,11 +190,13 @@ class Examination:
     def _play_all(self) -> None:
         try:
             self.clients.start()
+            self._play(self._first)
             lanes = [threading.Thread(target=self._play, args=(lane,), daemon=True) for lane in LANES]
             for lane in lanes:
                 lane.start()
             for lane in lanes:
                 lane.join()
+            self._ahead.thread.join()
             self.clients.wait(10**6)
             self._check()
             self._play(ALONE)
@@ -173,21 +207,17 @@ class Examination:
         self._over.set()
 
     def _play(self, scenes: Sequence[Scene]) -> None:
-        for scene in [scene for scene in scenes if self._only in scene.name]:
-            began = time.monotonic()
-            self._playing.add(scene.name)
-            try:
-                scene.play(Stage(self.fleet, self.clients, self.receiver, scene.name, {}))
-            except AssertionError as error:
-                what = str(error) or "\n".join(traceback.format_exc().splitlines()[-3:-1])
-                self.found.append(f"{scene.name}: {what}")
-            except Exception:
-                self.found.append(f"{scene.name}: {traceback.format_exc()}")
-            self._playing.discard(scene.name)
-            self.seconds[scene.name] = round(time.monotonic() - began, 1)
+        for scene in [scene for scene in scenes if self._only in scene.name and scene.name not in self._played]:
             if self._broken():
                 self._over.set()
                 return
+            began = time.monotonic()
+            self._playing.add(scene.name)
+            self._played.add(scene.name)
+            if broken := tried(scene, Stage(self.fleet, self.clients, self.receiver, scene.name, {})):
+                self.found.append(broken)
+            self._playing.discard(scene.name)
+            self.seconds[scene.name] = round(time.monotonic() - began, 1)
 
     def _check(self) -> None:
         self.found += map(str, check(self.history.entries))
@@ -203,35 +233,68 @@ class Examination:
         self.seconds["at rest"] = round(time.monotonic() - began, 1)
 
 
+class Ahead:
+    """Scenes that need no service, one after another in a thread of their own; the first that is broken is the last.
+
+    Args:
+        scenes: to be played.
+    """
+
+    def __init__(self, scenes: Sequence[Scene]) -> None:
+        self.found, self.seconds = list[str](), dict[str, float]()
+        self.names = [scene.name for scene in scenes]
+        self.thread = threading.Thread(target=self._play, args=(scenes,), daemon=True)
+        self.thread.start()
+
+    def _play(self, scenes: Sequence[Scene]) -> None:
+        for scene in scenes:
+            began = time.monotonic()
+            broken = tried(scene, None)
+            self.seconds[scene.name] = round(time.monotonic() - began, 1)
+            if broken:
+                self.found.append(broken)
+                return
+
+
+def examined(seed: int, only: str, first: Sequence[Scene]) -> dict[str, Any]:
+    """Examine; what is not as it has to be, and where the time went."""
+    by_itself = [scene for scene in first if scene.name.startswith(BY_ITSELF)]
+    ahead, began = Ahead(by_itself), time.monotonic()
+    ahead.thread.join(AHEAD_SECONDS)
+    if ahead.found:
+        return {"violations": ahead.found, "seed": seed, "seconds": ahead.seconds}
+    with running_fleet("everysec", SIZE) as fleet:
+        ready = time.monotonic()
+        others = [scene for scene in first if scene not in by_itself]
+        examination = Examination(fleet, seed, ahead, only, others)
+        found = examination.run()
+        return {
+            "violations": found,
+            "seed": seed,
+            "seconds": {"start": round(ready - began, 1), **ahead.seconds, **examination.seconds},
+            "cpu": [round(sum(os.times()[at : at + 2])) for at in (0, 2)],
+            "looks": examination.watch.looks,
+        }
+
+
 def main() -> None:
     """Examine; status 1 if anything is not as it has to be."""
     parser = argparse.ArgumentParser(prog="chaos.examine", description="A service, up to its first broken promise.")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--scenes", default="", help="play only those with this in their name")
     parser.add_argument("--out", type=Path, help="where the report is written, as JSON")
+    parser.add_argument("--first", action="append", default=[], help="the name of a scene that plays before others")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     began = time.monotonic()
-    with running_fleet("everysec", SIZE) as fleet:
-        ready = time.monotonic()
-        examination = Examination(fleet, asked.seed, asked.scenes)
-        found = examination.run()
-        report = {
-            "violations": found,
-            "seed": asked.seed,
-            "seconds": {
-                "start": round(ready - began, 1),
-                "all": round(time.monotonic() - began, 1),
-                **examination.seconds,
-            },
-            "cpu": [round(sum(os.times()[at : at + 2])) for at in (0, 2)],
-            "looks": examination.watch.looks,
-        }
-        if asked.out:
-            asked.out.write_text(json.dumps(report, indent=2) + "\n")
+    first = [next(scene for scene in each() if scene.name == name) for name in asked.first]
+    report = examined(asked.seed, asked.scenes, first)
+    report["seconds"]["all"] = round(time.monotonic() - began, 1)
+    if asked.out:
+        asked.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
     sys.stdout.flush()
-    os._exit(bool(found))  # scenes may still wait for what never comes
+    os._exit(bool(report["violations"]))  # scenes may still wait for what never comes
 
 
 if __name__ == "__main__":

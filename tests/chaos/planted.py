@@ -5,15 +5,15 @@
     PYTHONPATH=tests python -m chaos.planted suite --out docs/planted.json
 
 Each ``mutants/*.patch`` breaks one line of the service. Its head says what is broken, and names the test files that run
-that line; of a patch without that, those are tried that most likely do. A patch that does not apply fails the command,
-and so does a service without any that is not found whole, or a test that fails without the bug, too. ``--folder`` takes
-patches from elsewhere.
+that line; of a patch without that, those are tried that most likely do. The audit begins with the scenes that most
+likely notice the bug, and goes on with all others. A patch that does not apply fails the command, and so does a service
+without any that is not found whole, or a test that fails without the bug, too. ``--folder`` takes patches from
+elsewhere.
 """
 
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -30,14 +30,14 @@ from typing import Any
 
 from rich.console import Console
 
-ROOT = Path(__file__).parents[2]
+from chaos import likely
+from chaos.likely import ROOT
+
 FOLDER = Path(__file__).with_name("mutants")
 PACKAGES = ("tests", "service", "service/client", "worker", "kernels", "demo_model/weights")
 SIMULATED_MINUTES = 1.0
-TRIED = 12
-"""Test files of a patch that names none."""
-BY_HAND = ("test_chaos_watch.py", "test_worker_by_hand.py")
-WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{3,}")
+GIB_AT_ONCE = 1.5
+"""Memory of a service that is examined, at most."""
 LIMIT_SECONDS = 900.0
 """A run that has not ended by then is broken off; what it would have found is not known, and counts for nothing."""
 
@@ -48,6 +48,7 @@ class Mutant:
 
     path: Path
     what: str
+    patch: str
     tests: list[str]
 
     @classmethod
@@ -57,7 +58,8 @@ class Mutant:
         said = [each.strip() for each in head.split("\n\n") if each.strip() and not each.startswith("diff ")]
         named = [each.removeprefix("Tests:").split() for each in said if each.startswith("Tests:")]
         what = next((each for each in said if not each.startswith("Tests:")), path.stem)
-        return cls(path.resolve(), what, (named[0] if named else []) or likely(f"--- a/{rest}"))
+        patch = f"--- a/{rest}"
+        return cls(path.resolve(), what, patch, (named[0] if named else []) or likely.test_files(patch))
 
     @property
     def name(self) -> str:
@@ -118,31 +120,13 @@ class Tree:
             return status, log.read()
 
 
-def likely(patch: str) -> list[str]:
-    """Test files that most likely run the line of a patch: what is driven by hand, and those that share rare words."""
-    module = Path(patch.splitlines()[0].removeprefix("--- a/")).with_suffix("")
-    area = "worker" if module.parts[0] == "worker" else "service"
-    texts = {
-        path: path.read_text() for place in (area, "e2e") for path in sorted(ROOT.glob(f"tests/{place}/test_*.py"))
-    }
-    hunk = "\n".join(line for line in patch.splitlines()[2:] if not line.startswith("+"))
-    words = set(WORD.findall(hunk)) | {module.stem, *module.stem.split("_")}
-    share = {word: sum(word in text for text in texts.values()) for word in words}
-
-    def score(path: Path) -> float:
-        own = sum(1 / share[word] for word in words if word in texts[path])
-        named = [part for part in (*module.parent.parts[1:], *module.stem.split("_")) if part.rstrip("s") in path.stem]
-        return own + 2 * len(named) + 2 * (".".join(module.parts[1:]) in texts[path])
-
-    ranked = [path for path in sorted(texts, key=score, reverse=True) if path.name not in BY_HAND]
-    return [str(path.relative_to(ROOT)) for path in (*(p for p in texts if p.name in BY_HAND), *ranked[:TRIED])]
-
-
-def audit(tree: Tree, _: Mutant | None) -> str:
+def audit(tree: Tree, mutant: Mutant | None) -> str:
     """What an examination of the running service finds first, or nothing."""
     report = tree.folder / "report.json"
     report.unlink(missing_ok=True)
-    status, output = tree.run("-m", "chaos.examine", "--seed", "1", "--out", str(report))
+    first = likely.scenes(mutant.patch, mutant.name, FOLDER) if mutant else []
+    begun = [option for name in first for option in ("--first", name)]
+    status, output = tree.run("-m", "chaos.examine", "--seed", "1", "--out", str(report), *begun)
     if report.exists():
         violations: list[str] = json.loads(report.read_text())["violations"]
         return violations[0] if violations else ""
@@ -191,7 +175,7 @@ def main() -> None:
     parser.add_argument("by", choices=sorted(BY))
     parser.add_argument("--only", default="", help="mutants with this in their name")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where they lie")
-    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--at-once", type=int, default=at_once(), help="bugs (default: what this machine holds)")
     parser.add_argument("--out", type=Path, help="JSON that the results are added to")
     asked = parser.parse_args()
     mutants = [Mutant.read(path) for path in sorted(asked.folder.glob("*.patch")) if asked.only in path.stem]
@@ -203,21 +187,32 @@ def main() -> None:
         run_all(mutants, trees, asked.by, asked.out)
 
 
+def at_once() -> int:
+    """How many services this machine holds, by its processors and its memory."""
+    free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+    return max(1, min(len(os.sched_getaffinity(0)), int(int(free.split()[1]) / 2**20 / GIB_AT_ONCE)))
+
+
 def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: str, out: Path | None) -> None:
-    """Plant one bug after another, and print what is caught."""
+    """Plant one bug after another, and print what is caught; beside them, the service without any is tried."""
     console, find = Console(), BY[by]
     first = trees.get()
     if broken := [f"{mutant.name}: {wrong}" for mutant in mutants if (wrong := first.apply(mutant, "--check"))]:
         raise SystemExit("\n".join(["these do not apply:", *broken]))
     trees.put(first)
-    wrong, seconds = on_a_tree(trees, find, None)
-    if wrong:
-        raise SystemExit(f"without any planted bug: {wrong}")
-    console.print(f"without any planted bug: {seconds:.0f} s")
+    if by == "audit":
+        likely.sources()
+    lock, wrong = Lock(), list[str]()
 
-    lock = Lock()
+    def whole() -> None:
+        found, seconds = on_a_tree(trees, find, None)
+        if found:
+            wrong.append(found)
+        console.print(f"without any planted bug: {found or 'whole'} ({seconds:.0f} s)", highlight=False, markup=False)
 
     def one(mutant: Mutant) -> bool:
+        if wrong:
+            return False
         found, seconds = on_a_tree(trees, find, mutant)
         console.print(f"{mutant.name}: {found or 'NOT CAUGHT'} ({seconds:.0f} s)", highlight=False, markup=False)
         if out:
@@ -225,9 +220,13 @@ def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: str, out: Path | No
                 note(out, mutant, by, found, seconds)
         return bool(found)
 
+    began = time.monotonic()
     with ThreadPoolExecutor(trees.qsize()) as pool:
+        pool.submit(whole)
         caught = list(pool.map(one, mutants))
-    console.print(f"{by}: {sum(caught)} of {len(caught)} caught")
+    if wrong:
+        raise SystemExit(f"without any planted bug: {wrong[0]}")
+    console.print(f"{by}: {sum(caught)} of {len(caught)} caught, in {(time.monotonic() - began) / 60:.0f} minutes")
 
 
 def note(out: Path, mutant: Mutant, by: str, found: str, seconds: float) -> None:

@@ -1,7 +1,10 @@
 """The audit's scenes of networks, outages, interruptions and starts, and of callers beside each other."""
 
+import json
+from pathlib import Path
+
 import pytest
-from chaos import by_callers, by_interruptions, by_networks, by_outages, by_starts
+from chaos import by_callers, by_interruptions, by_networks, by_outages, by_starts, likely
 from chaos.scenes import Scene
 
 PARTS = (by_callers, by_interruptions, by_networks, by_outages, by_starts)
@@ -11,3 +14,27 @@ SCENES = [scene for part in PARTS for scene in part.SCENES]
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 def test_promises_hold_whoever_is_away_or_interrupted(scene: Scene) -> None:
     scene.play(None)  # type: ignore[arg-type]  these need no stage
+
+
+PATCH = """--- a/worker/adaspa_worker/lease.py
++++ b/worker/adaspa_worker/lease.py
+@@ -1,3 +1,3 @@
+-            until = min(until, time.monotonic() + STOPPING_SECONDS)
++            until = time.monotonic()
+"""
+
+
+def test_an_audit_begins_with_what_caught_a_bug_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"by hand: a": "STOPPING_SECONDS", "by hand: b": "monotonic", "by hand: c": "nothing", "d": "monotonic"}
+    monkeypatch.setattr(likely, "sources", lambda: texts)
+    monkeypatch.setattr(likely, "BEGUN", 2)
+    monkeypatch.setattr(likely, "KNOWN", tmp_path / "planted.json")
+    assert likely.scenes(PATCH, "it", tmp_path) == ["by hand: a", "by hand: b"]
+    (tmp_path / "other.patch").write_text(PATCH)
+    by = {"audit": {"by": "by hand: both: by hand: c: it hangs"}}
+    likely.KNOWN.write_text(json.dumps({"other": by}))
+    assert likely.scenes(PATCH, "it", tmp_path) == ["by hand: c", "by hand: a", "by hand: b"]
+    likely.KNOWN.write_text(json.dumps({"other": by, "it": {"audit": {"by": "d: AssertionError"}}}))
+    assert likely.scenes(PATCH, "it", tmp_path) == ["d"]
+    files = likely.test_files(PATCH)
+    assert files[0] == "tests/worker/test_worker_by_hand.py" and "tests/worker/test_lease.py" in files
