@@ -99,7 +99,7 @@ LANES: list[list[Scene]] = [
     [files["Images"], files["Waits"], StorageLies("keep nothing"), StorageLies("keep a part")],
     [*by_hand.SCENES, *by_requests.SCENES, *by_answers.SCENES, *by_keeping.SCENES],
     [*by_ends.SCENES, *by_cuts.SCENES, *by_documents.SCENES],
-    [Apart("by_outages", "by_callers", "by_networks")],
+    [Apart("by_outages", "by_callers", "by_networks", "by_turns")],
     [Apart("by_failures", "by_interruptions", "by_starts")],
     [*by_reference.SCENES, Apart("by_model")],
     [*by_people.SCENES],

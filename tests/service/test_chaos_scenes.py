@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from chaos import by_callers, by_interruptions, by_networks, by_outages, by_starts, likely
+from chaos import by_callers, by_interruptions, by_networks, by_outages, by_starts, by_turns, likely
 from chaos.scenes import Scene
 
-PARTS = (by_callers, by_interruptions, by_networks, by_outages, by_starts)
+PARTS = (by_callers, by_interruptions, by_networks, by_outages, by_starts, by_turns)
 SCENES = [scene for part in PARTS for scene in part.SCENES]
 
 
