@@ -75,7 +75,9 @@ class Beside(Scene):
                         assert two.get(second).status_code == 429
                 for http, path in ((one, first), (two, second)):
                     http.delete(path.removesuffix("/events"))
-            until(lambda: not service.server.config.app.state.streams._open, "streams that are over count no more")  # type: ignore[union-attr]
+            service.settle()
+            left = service.server.config.app.state.streams._open  # type: ignore[union-attr]
+            assert not left, f"streams that are over count on: {left}"
 
 
 class Rung(Scene):
