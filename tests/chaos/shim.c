@@ -66,14 +66,16 @@ static int synced(int file) {
   const char *folder = getenv("CHAOS_SYNCED");
   if (fstat(file, &before)) return -1;
   usleep(machine()->sync_ms * 1000);
-  char link[64], path[4096] = "", note[8192];
+  char link[64], path[4096] = "", note[8192], part[8300];
   snprintf(link, sizeof link, "/proc/self/fd/%d", file);
   if (!folder || readlink(link, path, sizeof path - 1) < 0) return 0;
   snprintf(note, sizeof note, "%s/%s.synced", folder, basename(path));
-  FILE *out = fopen(note, "w");
+  snprintf(part, sizeof part, "%s-%d", note, gettid());
+  FILE *out = fopen(part, "w");
   if (out) {
     fprintf(out, "%lld", (long long)before.st_size);
     fclose(out);
+    rename(part, note); /* whole, whenever this process is killed */
   }
   return 0;
 }
