@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import av
 import numpy as np
 from adaspa_api.words import Priority
 from adaspa_jobs.counts import Load, QueueLoad
@@ -35,7 +36,7 @@ from filmed import filmed, frames_in, number_of
 from http_server import answering
 from PIL import Image
 from receiver import receiving
-from recorded import recorded
+from recorded import recorded, tone
 from running_gateway import Service, data_uri
 from standardwebhooks import Webhook
 from tiny_catalog import model_spec, write_catalog
@@ -395,11 +396,44 @@ class Films(Scene):
             assert (sounds["role"], sounds["frames"], sounds["content_type"]) == ("audio", None, "audio/flac"), sounds
             assert abs(sounds["seconds"] - wanted) < 0.01, f"{sounds['seconds']} s of sound for {wanted} s"
             assert (video["task"], video["size"]) == ("reference_audio_to_video", "64x64")
+        self.kept(service, image)
         refused(service, 400, "reference_image", "POST", "/videos", json={"prompt": "a", "model": "looks"})
         for shape, status in (((64, 256), 200), ((63, 256), 400), ((256, 64), 200)):
             body = {"prompt": "a", "model": "looks", "reference_image": data_uri(picture(*shape))}
             found = service.http.post("/videos", json=body).status_code
             assert found == status, f"a reference of {shape}: {found}"
+
+    def kept(self, service: Service, image: str) -> None:
+        """A sound is kept as it is, to the bit depth of its file, or is refused."""
+        wav = recorded("wav", "pcm_s16le")
+        for sent, channels, rate, lasts in (
+            (recorded("wav", "pcm_s16le", rate=8000), 1, 8000, 1.125),
+            (recorded("flac", "flac", channels=2, rate=48_000), 2, 48_000, 1.125),
+            (recorded("wav", "pcm_s16le", seconds=0.75), 1, 44_100, 0.75),
+            (recorded("ogg", "libopus", rate=48_000), 1, 48_000, 1.125),
+        ):
+            sound = data_uri(sent, "audio/wav")
+            video = service.create(model="looks", reference_image=image, reference_audio=sound)
+            given = video["inputs"][1]
+            file = service.http.get(given["url"])
+            samples, own = heard(file.content)
+            assert (file.headers["content-type"], own, len(samples)) == ("audio/flac", rate, channels), f"{own} Hz"
+            assert abs(samples.shape[1] / rate - lasts) < 0.01 and abs(given["seconds"] - lasts) < 0.01, given
+            off = np.abs(samples[:, : rate // 2] - tone(lasts, rate, channels)[:, : rate // 2]).max()
+            assert off < (0.1 if sent[:4] == b"OggS" else 1e-3), f"a sound of {rate} Hz is off by {off:.4f}"
+            service.http.delete(f"/videos/{video['id']}")
+        for wrong in (
+            recorded("wav", "pcm_s16le", rate=7000),
+            recorded("wav", "pcm_s16le", channels=6),
+            recorded("wav", "pcm_s16le", seconds=0.4),
+            wav[: len(wav) // 3],
+            picture(),
+            filmed(10, 8),
+            b"no sound",
+        ):
+            body = {"prompt": "a", "model": "looks", "reference_image": image}
+            body["reference_audio"] = data_uri(wrong, "audio/wav")
+            refused(service, 400, "reference_audio", "POST", "/videos", json=body)
 
     def large(self, service: Service) -> None:
         """An image of half a megabyte is the same in JSON, in a form, and as a text of a form."""
@@ -425,6 +459,15 @@ class Films(Scene):
                 body = {"prompt": "a", "model": "looks", "reference_image": f"http://127.0.0.1:{port}{path}"}
                 found = service.http.post("/videos", json=body)
                 assert found.status_code == status, f"an image at {path}: {found.status_code} {found.text[:200]}"
+
+
+def heard(content: bytes) -> tuple[np.ndarray, int]:
+    """A sound, float32 [channels, samples], and its samples a second."""
+    with av.open(BytesIO(content)) as container:
+        (stream,) = container.streams.audio
+        as_float = av.AudioResampler(format="fltp", layout=stream.layout.name, rate=stream.rate)
+        parts = [part.to_ndarray() for frame in container.decode(stream) for part in as_float.resample(frame)]
+    return np.concatenate(parts, axis=1), stream.rate
 
 
 @contextmanager
