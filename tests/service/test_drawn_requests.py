@@ -27,11 +27,12 @@ from chaos.watch import look, violations
 from claiming import FAILURE, lose_lease
 from drawn import picture
 from event_stream import parse
+from receiver import Receiver, receiving
 from running_gateway import FILES, REPORT, Service, data_uri, serving
 from tiny_catalog import model_spec, write_catalog
 from waiting import PATIENCE, until
 
-REQUESTS = 250
+REQUESTS = 300
 ATTEMPTS = 3
 IMAGES = [data_uri(picture(64, 64)), data_uri(picture(96, 48))]
 ENDS = ("completed", "failed", "cancelled")
@@ -63,6 +64,10 @@ class Wanted:
     files: frozenset[str] = frozenset()
     """Files in storage that its attempts left."""
     video: bytes = b""
+    told_of: bool = False
+    """Its end is to be sent to the receiver."""
+    unwanted: bool = False
+    """Deleted before it had ended."""
     told: list[tuple[str, str, int, int]] = field(default_factory=list)
     """Events: type, status, attempt, step."""
 
@@ -76,6 +81,11 @@ class Wanted:
             setattr(self, name, value)
         self.tell(status)
 
+    @property
+    def owed(self) -> bool:
+        """Whether the receiver is told how it ended: not of what was deleted before."""
+        return self.told_of and self.status in ENDS and not self.unwanted
+
     def requeue(self) -> None:
         self.become("queued", progress=Progress(steps=self.progress.steps))
 
@@ -85,19 +95,21 @@ class Desk:
 
     Args:
         service: a running gateway.
+        clients: those of each key.
+        receiver: of all webhooks.
         seed: of the order.
     """
 
-    def __init__(self, service: Service, clients: dict[str, httpx.Client], seed: int) -> None:
-        self.service, self.clients, self.random = service, clients, Random(seed)
+    def __init__(self, service: Service, clients: dict[str, httpx.Client], receiver: Receiver, seed: int) -> None:
+        self.service, self.clients, self.receiver, self.random = service, clients, receiver, Random(seed)
         self.jobs: dict[str, Wanted] = {}
         self.leases: list[Lease] = []
         self.keys: dict[tuple[str, str], tuple[str, list[str]]] = {}
         self.said: list[str] = []
         self.workers = 0
         self.acts: list[tuple[Callable[[], None], int]] = [
-            *((self.create, 16), (self.remix, 6), (self.stop, 6), (self.claim, 18), (self.step, 16), (self.end, 16)),
-            *((self.lose, 4), (self.files, 6), (self.follow, 8), (self.walk, 8), (self.use, 4)),
+            *((self.create, 10), (self.remix, 6), (self.stop, 6), (self.claim, 18), (self.step, 16), (self.end, 16)),
+            *((self.lose, 8), (self.files, 6), (self.follow, 8), (self.walk, 8), (self.use, 4)),
         ]
 
     def play(self) -> None:
@@ -110,7 +122,9 @@ class Desk:
                 self.look(self.random.sample([*self.jobs], min(3, len(self.jobs))))
                 if number % 25 == 24:
                     self.look([*self.jobs])
+                    self.queues()
                     self.stored()
+                    self.heard()
             except AssertionError as error:
                 raise AssertionError(f"{error}\n  after {' / '.join(self.said[-6:])}") from error
         for video_id in [*self.jobs]:
@@ -158,6 +172,8 @@ class Desk:
         asked: dict[str, Any] = {"prompt": f"a {secrets.token_hex(4)}", "model": draw.choice(MODELS)}
         asked |= {"seed": draw.randrange(1000), "metadata": draw.choice(PAIRS), "user": draw.choice((None, "u"))}
         asked |= {"priority": draw.choice(("interactive", "bulk"))}
+        if draw.random() < 0.5:
+            asked["webhook_url"] = f"{self.receiver.url}/{caller}"
         count = draw.choice((None, None, 1, 2, 3))
         if draw.random() < 0.3:
             asked["input_reference"] = draw.choice(IMAGES)
@@ -169,9 +185,7 @@ class Desk:
         draw, job = self.random, self.jobs[source]
         caller = draw.choice([job.owner, job.owner, *CALLERS])
         asked = {"prompt": f"another {secrets.token_hex(4)}", "metadata": draw.choice(PAIRS)}
-        self.admitted(
-            caller, f"/videos/{source}/remix", asked, None, source=source, key=draw.choice((None, "k1", "k4"))
-        )
+        self.admitted(caller, f"/videos/{source}/remix", asked, None, key=draw.choice((None, "k1", "k4")))
 
     def admitted(
         self,
@@ -181,7 +195,6 @@ class Desk:
         count: int | None,
         *,
         key: str | None,
-        source: str | None = None,
     ) -> None:
         """Ask for videos, at times with Redis cut off: whoever is told to come again does so."""
         draw = self.random
@@ -209,8 +222,7 @@ class Desk:
             assert ids_of(answer) == alive, f"a key that is sent again gives {ids_of(answer)}, not {alive}"
             assert answer.headers["idempotent-replayed"] == "true"
             return
-        if "/remix" in path:
-            source = path.split("/")[2]
+        source = path.split("/")[2] if path.endswith("/remix") else None
         if source and (self.jobs[source].owner != caller or self.jobs[source].deleted):
             assert answer.status_code == 404, answer.text[:200]
             return
@@ -235,6 +247,7 @@ class Desk:
                 job.images = frozenset(each.key for each in record.params.inputs)
                 assert bool(job.images) == ("input_reference" in body)
             job.progress = Progress(steps=record.params.steps)
+            job.told_of = "webhook_url" in body
             self.jobs[video_id] = job
             job.tell("queued")
 
@@ -258,7 +271,7 @@ class Desk:
             assert answer.json()["status"] == job.status
 
     def deleted(self, job: Wanted) -> None:
-        job.deleted = True
+        job.deleted, job.unwanted = True, job.status not in ENDS
         if job.status == "queued":
             job.become("cancelled")
         elif job.status == "in_progress":
@@ -284,7 +297,7 @@ class Desk:
         """One that was given, and whether it still holds."""
         if not self.leases:
             return None
-        lease = self.random.choice(self.leases)
+        lease = max(self.random.choices(self.leases, k=2), key=lambda each: self.jobs[each.job.id].errors)
         job = self.jobs[lease.job.id]
         holds = job.status == "in_progress" and job.attempt == lease.attempt
         self.said[-1] += f" {lease.job.id} at attempt {lease.attempt}"
@@ -348,8 +361,8 @@ class Desk:
             "released": lambda: store.release(lease),
             "cancelled": lambda: store.release_cancelled(lease),
         }
-        if again and how == "completed":
-            ways[how] = lambda: store.complete(lease, {}, REPORT, {})
+        if again or not (holds or late):  # else what it stores may go at once
+            ways["completed"] = lambda: store.complete(lease, {}, REPORT, {})
         told = outcome(ways[how])
         if again or late:
             wanted = ""
@@ -373,8 +386,10 @@ class Desk:
 
     def lose(self) -> None:
         """A worker is not heard of any more."""
-        if (video_id := self.some(status="in_progress")) is None:
+        running = [each for each, job in self.jobs.items() if job.status == "in_progress"]
+        if not running:
             return
+        video_id = max(self.random.sample(running, min(3, len(running))), key=lambda each: self.jobs[each].lost)
         job, store = self.jobs[video_id], self.service.store
         lose_lease(store, video_id)
         until(
@@ -517,6 +532,31 @@ class Desk:
             found = Counter({(row["model"], end): row[end] for row in rows for end in ENDS if row[end]})
             assert found == wanted and answer.json()["jobs"] == wanted.total(), f"{caller} used {found}, not {wanted}"
 
+    def queues(self) -> None:
+        """Each job that waits has a place of its own."""
+        places: dict[tuple[str, str], list[int | None]] = {}
+        for video_id, job in self.jobs.items():
+            if job.status == "queued":
+                found = self.service.store.look(video_id)
+                assert found is not None
+                places.setdefault((job.asked["model"], job.asked["priority"]), []).append(found.position)
+        for queue, found in places.items():
+            assert sorted(found) == [*range(1, len(found) + 1)], f"places in {queue}: {found}"  # type: ignore[type-var]
+
+    def heard(self) -> None:
+        """The receiver has one event of each job that ended, under one id, with the job as it ended."""
+        owed = {video_id for video_id, job in self.jobs.items() if job.owed}
+        until(lambda: owed <= {call.video_id for call in self.receiver.calls}, "all events come")
+        ids: dict[str, set[str]] = {}
+        for call in self.receiver.calls:
+            job, event = self.jobs[call.video_id], call.event
+            assert job.owed, f"{call.video_id}: an event comes that nobody is to have"
+            assert event["type"] == f"video.{job.status}" and call.path == f"/{job.owner}"
+            self.shown(call.video_id, job, event["data"])
+            ids.setdefault(call.video_id, set()).add(call.headers["webhook-id"])
+            assert event["id"] == call.headers["webhook-id"]
+        assert all(len(each) == 1 for each in ids.values()), f"events have several ids: {ids}"
+
     def stored(self) -> None:
         """Storage holds what jobs are made of and what was made of them, and nothing else."""
         wanted: set[str] = set()
@@ -569,8 +609,10 @@ def test_whatever_is_asked_in_whatever_order_is_as_the_documents_say(
     catalog = write_catalog(
         tmp_path / "catalog.json", *(model_spec("builtin:demo", id=name, **both) for name in MODELS)
     )
-    own = {"catalog": catalog, "max_attempts": ATTEMPTS, "image_networks": "127.0.0.0/8"}
-    with serving(settings.model_copy(update=own), tmp_path) as service, ExitStack() as stack:
+    own = {"catalog": catalog, "max_attempts": ATTEMPTS, "webhook_http": True, "webhook_networks": "127.0.0.0/8"}
+    own |= {"lease_seconds": 86400, "webhook_retry_seconds": (0.05,) * 20}  # no time runs out here
+    asked = Settings.model_validate(settings.model_dump() | own)
+    with serving(asked, tmp_path) as service, receiving() as receiver, ExitStack() as stack:
         for name in MODELS:
             service.store.announce(ModelSpec.model_validate(model_spec("builtin:demo", id=name, **both)), f"w-{name}")
         clients = {}
@@ -578,4 +620,4 @@ def test_whatever_is_asked_in_whatever_order_is_as_the_documents_say(
             _, token = service.parts.keys.create(name, frozenset(map(Scope, scopes.split())))
             headers = {"Authorization": f"Bearer {token}"}
             clients[name] = stack.enter_context(httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE))
-        Desk(service, clients, seed).play()
+        Desk(service, clients, receiver, seed).play()
