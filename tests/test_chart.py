@@ -335,7 +335,16 @@ def test_a_large_number_is_written_in_full(monkeypatch: pytest.MonkeyPatch) -> N
         ),
         ({"httpRoute": {"enabled": True, "parentRefs": [{"gateway": "public"}]}}, "gateway"),
         ({"storage": {"url": "ftp://nowhere"}}, "url"),
+        ({"storage": {"url": "s3:///videos"}}, "/storage/url"),
         ({"redis": {"embedded": {"enabled": False}}}, "redis.existingSecret.name"),
+        (
+            {"redis": {"existingSecret": {"name": "production"}}},
+            "redis: embedded.enabled and existingSecret.name are both",
+        ),
+        (
+            {"worker": {"kernelCache": {"size": "5Gi", "existingClaim": "kernels"}}},
+            "worker.kernelCache: existingClaim and size are both",
+        ),
         ({"ingress": {"enabled": True}}, "ingress.host"),
         ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs"),
         ({"ingress": {"enabled": True, "host": "https://videos.example"}}, "/ingress/host"),

@@ -129,6 +129,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if and (not .Values.redis.embedded.enabled) (not .Values.redis.existingSecret.name) }}
 {{- fail "redis.existingSecret.name: is empty; name a Secret with the Redis URL, or set redis.embedded.enabled to true" }}
 {{- end }}
+{{- if and .Values.redis.embedded.enabled .Values.redis.existingSecret.name }}
+{{- fail "redis: embedded.enabled and existingSecret.name are both there; set embedded.enabled to false to use the Redis of the Secret" }}
+{{- end }}
+{{- with .Values.worker.kernelCache }}{{ if and .existingClaim .size }}{{ fail "worker.kernelCache: existingClaim and size are both there; name a volume that is there or the size of a new one" }}{{ end }}{{ end }}
 {{- with .Values.gateway.autoscaling }}{{ if lt (int .maxReplicas) (int .minReplicas) }}{{ fail "gateway.autoscaling: maxReplicas is below minReplicas" }}{{ end }}{{ end }}
 {{- range $part := list "gateway" "worker" }}
 {{- range (get $.Values $part).extraEnv }}
