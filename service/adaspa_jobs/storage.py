@@ -16,12 +16,12 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
+from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
 from adaspa_jobs.job import Artifact
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig
+    from obstore.store import ClientConfig, RetryConfig
 
 CHUNK_BYTES = 256 * 1024
 ANSWER_SECONDS = 10.0
@@ -36,6 +36,8 @@ INPUTS = "inputs/"
 """Key prefix of the images that requests came with."""
 PROBES = ".probe/"
 
+BUCKETS = ("s3", "gs", "az")
+MEANT = "allowed: a folder, file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or memory:///"
 METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 """Addresses from which machines and containers of AWS, Azure and Google have their credentials."""
 UNFINISHED = re.compile(r"#\d+$")
@@ -314,8 +316,12 @@ def _raise_unless_gone(error: OSError) -> None:
 
 
 def _open(url: str) -> tuple[ObjectStore, ObjectStore]:
-    """Open the store, and the same for uploads: while one is sent, nothing comes back."""
+    """Open the store, and the same for uploads: while one is sent, nothing comes back. Raises ValueError."""
     parts = urlsplit(url)
+    if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
+        raise ValueError(f"a folder's address needs its whole path; {MEANT}")
+    if parts.scheme in BUCKETS and (not parts.netloc or parts.query or parts.fragment):
+        raise ValueError(f"a bucket's address has its name, a prefix and nothing else; {MEANT}")
     if parts.scheme == "memory":
         return (MemoryStore(),) * 2
     if parts.scheme == "file" or "://" not in url:
@@ -324,11 +330,12 @@ def _open(url: str) -> tuple[ObjectStore, ObjectStore]:
     # An endpoint is https unless it is written otherwise, and then it is meant.
     client: ClientConfig = {"connect_timeout": "5s", "timeout": timedelta(seconds=UPLOAD_SECONDS), "allow_http": True}
     answer = timedelta(seconds=ANSWER_SECONDS)
-    return (
-        from_url(
-            url,
-            client_options={**client, "read_timeout": answer},
-            retry_config={"max_retries": 3, "retry_timeout": answer},  # so that one wait for an answer is the only one
-        ),
-        from_url(url, client_options=client, retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)}),
+    downloads = from_url(
+        url,
+        client_options={**client, "read_timeout": answer},
+        retry_config={"max_retries": 3, "retry_timeout": answer},  # so that one wait for an answer is the only one
     )
+    if isinstance(downloads, HTTPStore):  # a web server lists nothing
+        raise ValueError(f"it is the address of no bucket; {MEANT}")
+    retries: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+    return downloads, from_url(url, client_options=client, retry_config=retries)

@@ -220,6 +220,25 @@ def test_storage_that_cannot_be_used_says_so_in_one_line(
     assert url in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file://data/objects",
+        "file:data",
+        "s3:bucket/prefix",
+        "s3:///prefix",
+        "s3://bucket/prefix?region=eu-west-1",
+        "gs:bucket",
+        "https://example.com/prefix",
+    ],
+)
+def test_a_slip_in_the_address_is_no_other_place(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageUnavailable, match="allowed: a folder, file:///FOLDER, s3://BUCKET/PREFIX"):
+        ObjectStorage(url)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_s3_server_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
