@@ -38,7 +38,7 @@ PACKAGES = ("tests", "service", "service/client", "worker", "kernels", "demo_mod
 SIMULATED_MINUTES = 1.0
 GIB_AT_ONCE = 1.5
 """Memory of a service that is examined, at most."""
-LIMIT_SECONDS = 900.0
+LIMIT_SECONDS = 1800.0
 """A run that has not ended by then is broken off; what it would have found is not known, and counts for nothing."""
 
 
