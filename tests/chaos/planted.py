@@ -28,8 +28,6 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
-from rich.console import Console
-
 from chaos import likely
 from chaos.likely import ROOT
 
@@ -195,7 +193,7 @@ def at_once() -> int:
 
 def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: str, out: Path | None) -> None:
     """Plant one bug after another, and print what is caught; beside them, the service without any is tried."""
-    console, find = Console(), BY[by]
+    find = BY[by]
     first = trees.get()
     if broken := [f"{mutant.name}: {wrong}" for mutant in mutants if (wrong := first.apply(mutant, "--check"))]:
         raise SystemExit("\n".join(["these do not apply:", *broken]))
@@ -208,13 +206,13 @@ def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: str, out: Path | No
         found, seconds = on_a_tree(trees, find, None)
         if found:
             wrong.append(found)
-        console.print(f"without any planted bug: {found or 'whole'} ({seconds:.0f} s)", highlight=False, markup=False)
+        print(f"without any planted bug: {found or 'whole'} ({seconds:.0f} s)", flush=True)
 
     def one(mutant: Mutant) -> bool:
         if wrong:
             return False
         found, seconds = on_a_tree(trees, find, mutant)
-        console.print(f"{mutant.name}: {found or 'NOT CAUGHT'} ({seconds:.0f} s)", highlight=False, markup=False)
+        print(f"{mutant.name}: {found or 'NOT CAUGHT'} ({seconds:.0f} s)", flush=True)
         if out:
             with lock:
                 note(out, mutant, by, found, seconds)
@@ -226,7 +224,7 @@ def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: str, out: Path | No
         caught = list(pool.map(one, mutants))
     if wrong:
         raise SystemExit(f"without any planted bug: {wrong[0]}")
-    console.print(f"{by}: {sum(caught)} of {len(caught)} caught, in {(time.monotonic() - began) / 60:.0f} minutes")
+    print(f"{by}: {sum(caught)} of {len(caught)} caught, in {(time.monotonic() - began) / 60:.0f} minutes")
 
 
 def note(out: Path, mutant: Mutant, by: str, found: str, seconds: float) -> None:
