@@ -55,6 +55,7 @@ def test_what_the_model_can_keep_is_taken(folders: Callable[[str], Path], name: 
 
 
 UNI_PC = "UniPCMultistepScheduler"
+EULER = "FlowMatchEulerDiscreteScheduler"
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("hunyuan-video-1.5", {"memory": {"gguf": ["a.gguf"]}}, "memory.gguf: diffusers cannot read a HunyuanVideo15Trans"),
     ("wan-modular", {"call": {"max_sequence_length": "9"}}, "call.max_sequence_length: '9' is not of type int"),
@@ -107,6 +108,21 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         "wan",
         {"scheduler": {"name": UNI_PC, "options": {"gift": 3}}},
         "scheduler.options.gift: is not an option of UniPC",
+    ),
+    (
+        "wan",
+        {"scheduler": {"name": UNI_PC, "options": {"use_beta_sigmas": True}}},
+        "scheduler.options.use_beta_sigmas: does not fit flow matching in a UniPC.*; allowed: false",
+    ),
+    (
+        "wan",
+        {"scheduler": {"name": EULER, "options": {"use_karras_sigmas": True}}, "flow_shift": 5.0},
+        "flow_shift: the scheduler has use_karras_sigmas, with which a shift has no effect; allowed: null",
+    ),
+    (
+        "wan",
+        {"scheduler": {"name": EULER, "options": {"use_karras_sigmas": True}}, "flow_shift_range": [1, 9]},
+        "flow_shift_range: the scheduler has use_karras_sigmas, with which a shift has no effect; allowed: null",
     ),
     ("cogvideox", {"compile": True}, "compile: diffusers names no blocks to compile in a CogVideoXTransformer3DModel"),
     ("cogvideox-1.5", {"frames": [13], "default_frames": 13}, "frames: 13 is not a multiple of 8 plus 1"),
@@ -255,6 +271,7 @@ def test_a_shift_has_each_schedulers_name_and_none_where_it_would_have_no_effect
         (dict(multistep.config), True),
         (dict(multistep.config) | {"use_flow_sigmas": False}, False),
         ({"use_dynamic_shifting": True}, False),
+        ({"use_karras_sigmas": True}, False),
     ):
         folder = with_config(folders("wan"), tmp_path, "scheduler", **changes)
         if "flow_shift" in changes:

@@ -25,7 +25,7 @@ from adaspa_worker.families import (
 )
 from adaspa_worker.hub import first_line, index_of, unused
 from adaspa_worker.loras import files as lora_files
-from adaspa_worker.schedulers import flows, options_of, shift_field
+from adaspa_worker.schedulers import IN_FLOWS, flows, options_of, shift_field, spacing
 from adaspa_worker.shares import parallelism
 from adaspa_worker.source import ModelUnavailable
 
@@ -209,6 +209,13 @@ def check_scheduler(spec: ModelSpec, folder: Path) -> None:
         raise wrong(
             spec, "flow_shift", "scheduler.options has use_dynamic_shifting, which sets the shift; allowed: null"
         )
+    anew = spacing({name: value for name, value in own.items() if name in known} | spec.scheduler.options)
+    if anew and "use_flow_sigmas" in IN_FLOWS[spec.scheduler.name]:
+        why = f"does not fit flow matching in a {spec.scheduler.name}; allowed: false"
+        raise wrong(spec, f"scheduler.options.{anew}", why)
+    for name in told:
+        if anew and name != "scheduler":
+            raise wrong(spec, name, f"the scheduler has {anew}, with which a shift has no effect; allowed: null")
 
 
 def check_attention(spec: ModelSpec) -> None:

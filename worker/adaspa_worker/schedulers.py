@@ -13,6 +13,11 @@ IN_FLOWS: dict[str, dict[str, Any]] = {
     "DPMSolverMultistepScheduler": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
 }
 """Options that each scheduler a catalog may name needs, so that it does not take the model's output for noise."""
+SPACINGS = ("use_beta_sigmas", "use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas")
+"""Options that space the noise levels anew between the first and the last, whatever the shift (diffusers 0.42.1).
+
+UniPC and DPM-Solver then take the levels of noise prediction, which make NaN of a flow, or ignore the shift as well.
+"""
 
 
 def flows(scheduler: Config) -> bool:
@@ -20,8 +25,15 @@ def flows(scheduler: Config) -> bool:
     return str(scheduler.get("_class_name")).startswith("FlowMatch") or bool(scheduler.get("use_flow_sigmas"))
 
 
+def spacing(scheduler: Config) -> str | None:
+    """Name the option of a scheduler's configuration that spaces its noise levels anew; None if it has none."""
+    return next((option for option in SPACINGS if scheduler.get(option)), None)
+
+
 def shift_field(scheduler: Config) -> str | None:
     """Name the field of a scheduler's configuration for the shift of its schedule; None if it has or uses none."""
+    if spacing(scheduler):
+        return None
     if "shift" in scheduler and not scheduler.get("use_dynamic_shifting"):
         return "shift"
     return "flow_shift" if scheduler.get("use_flow_sigmas") else None
