@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from chaos import runs
+from chaos.runs import ROOT
+
 KNOWN = ROOT / "docs" / "planted.json"
 """What caught which bug before."""
 TRIED = 12
@@ -17,13 +19,14 @@ BEGUN = 4
 """Scenes of either kind to begin with."""
 BY_ITSELF = "by hand"
 """How names of scenes begin that have parts of their own, and need no service."""
-BY_HAND = ("test_chaos_watch.py", "test_worker_by_hand.py")
+BY_HAND = ("test_chaos_watch.py", "test_drawn_requests.py", "test_worker_by_hand.py")
+HUNK = re.compile(r"^@@ -(?P<begin>\d+).*\n(?P<lines>(?:[-+ ].*\n?)+)", re.M)
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{3,}")
 
 
 def module_of(patch: str) -> Path:
     """The module that a patch is for."""
-    return Path(patch.partition("--- a/")[2].split()[0]).with_suffix("")
+    return Path(path_of(patch)).with_suffix("")
 
 
 def words_of(patch: str) -> set[str]:
@@ -44,20 +47,46 @@ def shared(patch: str, texts: Mapping[str, str]) -> dict[str, float]:
 
 
 def test_files(patch: str) -> list[str]:
-    """Test files that most likely run its line: what is driven by hand, and those that share rare words."""
+    """Test files that most likely run its line: what is driven by hand, and others that share rare words.
+
+    Those that were seen not to run its function are out of the question.
+    """
     module = module_of(patch)
     area = "worker" if module.parts[0] == "worker" else "service"
-    paths = [path for place in (area, "e2e") for path in sorted(ROOT.glob(f"tests/{place}/test_*.py"))]
-    texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+    ran, idle = runs.running(path_of(patch), changed(patch))
+    here = [path for place in (area, "e2e") for path in sorted(ROOT.glob(f"tests/{place}/test_*.py"))]
+    paths = {*here, *(ROOT / name for name in ran if (ROOT / name).exists())}
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in sorted(paths)}
     own = shared(patch, texts)
 
     def score(name: str) -> float:
         stem = Path(name).stem
         named = [part for part in (*module.parent.parts[1:], *module.stem.split("_")) if part.rstrip("s") in stem]
-        return own[name] + 2 * len(named) + 2 * (".".join(module.parts[1:]) in texts[name])
+        return own[name] + 2 * len(named) + 2 * (".".join(module.parts[1:]) in texts[name]) + 2 * (name in ran)
 
-    by_hand = [name for name in texts if Path(name).name in BY_HAND]
-    return by_hand + [name for name in sorted(texts, key=score, reverse=True) if name not in by_hand][:TRIED]
+    by_hand = [str(path.relative_to(ROOT)) for path in here if path.name in BY_HAND]
+    others = [name for name in texts if name not in (*by_hand, *idle)]
+    return [*by_hand, *sorted(others, key=score, reverse=True)[:TRIED]]
+
+
+def path_of(patch: str) -> str:
+    """The file that a patch is for."""
+    return patch.partition("--- a/")[2].split()[0]
+
+
+def changed(patch: str) -> list[int]:
+    """Numbers, in the file as it is now, of the lines that a patch removes and of those before which it adds some."""
+    source = (ROOT / path_of(patch)).read_text().splitlines()
+    found: list[int] = []
+    for hunk in HUNK.finditer(patch):
+        lines = hunk["lines"].splitlines()
+        old = [line[1:] for line in lines if line[0] != "+"]
+        places = [at for at in range(len(source)) if source[at : at + len(old)] == old]
+        at = min(places, key=lambda place: abs(place + 1 - int(hunk["begin"])), default=int(hunk["begin"]) - 1)
+        for line in lines:
+            found += [at + 1] * (line[0] != " ")
+            at += line[0] != "+"
+    return found
 
 
 def scenes(patch: str, name: str, folder: Path) -> list[str]:
