@@ -24,6 +24,7 @@ from adaspa.attention import followed
 from adaspa.index import BlockIndex
 from adaspa.ledger import SCORING
 from adaspa.ops.keep_blocks import keep_blocks
+from adaspa.residual import fading, mean_residual
 from adaspa.selection import Geometry, RetainedMass, Search, Selected
 from adaspa.selection.sub_block import SubBlock
 from adaspa_demo_model import PIPELINE_FOLDER
@@ -55,6 +56,7 @@ class Method:
         latest: searches go by the LSE of the step before, sparse as it may be, not by that of the first step.
         always: the first step's way in every step.
         budgets: the router keeps as many blocks as each head of earlier requests did; otherwise equally many.
+        residual: sparse steps get back what the dense output of the search had beside that of its pattern.
     """
 
     first: str
@@ -62,6 +64,7 @@ class Method:
     latest: bool = False
     always: bool = False
     budgets: bool = False
+    residual: bool = False
 
 
 def methods(steps: int) -> dict[str, Method]:
@@ -72,6 +75,7 @@ def methods(steps: int) -> dict[str, Method]:
     return {
         "a dense step, then the preset's searches": Method("dense", usual),
         "a search in the first step alone": Method("search"),
+        "a search in the first step alone, with its residual": Method("search", residual=True),
         "a search in every step": Method("search", later),
         "a search in every step, by the LSE of the step before": Method("search", later, latest=True),
         "a carried pattern first, then a search in the second step": Method("carried", (1,)),
@@ -129,9 +133,10 @@ class Carried:
 class Attention:
     """Attention as a method has it, at a share of mass to keep; adds up its work and its density."""
 
-    def __init__(self, method: Method, share: float, carried: Carried):
-        self.method, self.share, self.carried = method, share, carried
+    def __init__(self, method: Method, share: float, carried: Carried, steps: int):
+        self.method, self.share, self.carried, self.steps = method, share, carried, steps
         self.index: dict[int, BlockIndex] = {}
+        self.lost: dict[int, Tensor] = {}
         self.lse: dict[int, Tensor] = {}
         self.work: list[Tensor] = []
 
@@ -161,11 +166,19 @@ class Attention:
                 self.lse[layer] = lse
             elif step + 1 in self.method.searches:
                 self.lse[layer] = followed(self.lse[layer], lse)
-            blocks = self.index[layer].num_key_blocks
-            self.work.append(cost + self.index[layer].counts.float().mean() / blocks)
+            if self.method.residual:
+                ops.add_residual(out, self.lost[layer], BLOCK, fading(step / self.steps))
+            self.work.append(cost + self.density(layer))
+        elif self.method.residual:
+            self.lost[layer] = mean_residual((q, k, v), out, self.index[layer], None)
+            self.work.append(cost + self.density(layer))
         else:
             self.work.append(torch.tensor(cost, device=q.device))
         return out
+
+    def density(self, layer: int) -> Tensor:
+        """Share of the key blocks that the pattern in use keeps."""
+        return self.index[layer].counts.float().mean() / self.index[layer].num_key_blocks
 
     def routed(self, step: int, layer: int, q: Tensor, k: Tensor) -> BlockIndex:
         """The blocks of the highest estimated mass."""
@@ -231,7 +244,7 @@ def measure(args: argparse.Namespace) -> None:
             if time.monotonic() - started > 60 * args.minutes:
                 print("out of time", flush=True)
                 break
-            attention = Attention(method, share, carried)
+            attention = Attention(method, share, carried, steps)
             made = videos(attention.attend, scenes, args.seed)
             row = {"name": name, "mass": share, "work": round(float(torch.stack(attention.work).mean()), 5)}
             record(row | distances(made.to(device), on_device, None), made)

@@ -204,10 +204,20 @@ GRID: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
 """Lines of the grid: setting of the policy, schedule, query block and whether lists are shared, and the values."""
 
 
+MOST = 10
+"""Most values of a line of the grid."""
 TILED = (("price", 0.9, "warm-up 3, one search", 64), ("price", 3.3, "warm-up 10 at mass 0.9", 64))
 """Settings of the grid that are also measured in tile order."""
-PUT_BACK = (("price", 1.5, "warm-up 2, one search", 64), ("price", 2.2, "warm-up 2, one search", 64))
-"""Settings of the grid that are also measured with compensation; no preset is chosen among these."""
+PUT_BACK: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
+    ("price", "warm-up 3, one search", (64, True), (0.9, 1.0, 0.8, 0.7, 3.3, 4.5, 0.3)),
+    ("price", "warm-up 2, one search", (64, True), (3.3, 0.8, 4.5, 0.9, 2.2, 6.0, 1.5, 0.7, 2.8)),
+    ("price", "warm-up 3, one search", (128, True), (0.8, 0.9, 0.7, 0.2, 1.0)),
+    ("price", "warm-up 2, one search", (128, True), (3.0, 0.7, 2.2, 4.0, 0.8)),
+    ("price", "warm-up 10, one search", (64, True), (0.35, 0.3)),
+    ("price", "warm-up 10, one search", (128, True), (0.25, 0.2, 0.3)),
+    ("price", "warm-up 10 at mass 0.9, one search", (64, True), (3.3, 4.5)),
+)
+"""Lines of the grid that get back what their search saw them lose."""
 
 
 def _grid() -> Iterator[Variant]:
@@ -216,22 +226,19 @@ def _grid() -> Iterator[Variant]:
     Later searches score every fourth row.
     """
     policies = {"price": "marginal_mass", "mass": "retained_mass"}
-    for place in range(max(len(values) for *_, values in GRID)):
-        for setting, schedule, (block, shared), values in GRID:
+    for lines, change, last in ((GRID, {}, ""), (PUT_BACK, {"compensation": "residual"}, ", residual")):
+        for place, (setting, schedule, (block, shared), values) in product(range(MOST), lines):
             if place < len(values):
                 own: dict[str, Any] = {
                     "selection": policies[setting],
                     setting: values[place],
                     "query_block_size": block,
                 }
-                config = AdaSpaConfig(**own, **SCHEDULES[schedule], share_lists=shared, query_stride=4)
+                config = AdaSpaConfig(**own, **SCHEDULES[schedule], share_lists=shared, query_stride=4, **change)
                 ending = ", shared lists" if shared else ""
-                name = f"{setting} {values[place]}, {schedule}, blocks of {block} x 64{ending}"
+                name = f"{setting} {values[place]}, {schedule}, blocks of {block} x 64{ending}{last}"
                 yield Variant(name, "grid", ("grid",), config)
-                if (setting, values[place], schedule, block) in PUT_BACK:
-                    more = config.replace(compensation="residual")
-                    yield Variant(f"{name}, residual", "grid, residual", ("compensation",), more)
-                if (setting, values[place], schedule, block) in TILED:
+                if not change and (setting, values[place], schedule, block) in TILED:
                     yield Variant(f"{name}, tile order", "grid", ("grid",), config.replace(token_order="tile"))
 
 

@@ -7,13 +7,13 @@ import torch
 from adaspa import ops
 from adaspa.cache import CacheEntry, CacheKey
 from adaspa.heads import ALL_HEADS, Heads
-from adaspa.index import BLOCK_SIZES, BlockIndex
+from adaspa.index import BlockIndex
 from adaspa.ledger import SCORING, query_key_pairs
 from adaspa.ops import backends
 from adaspa.ops.check import check_qkv
 from adaspa.probe import Probe, probe
 from adaspa.record import PatternRecord, pattern_map
-from adaspa.residual import add_residual, mean_residual
+from adaspa.residual import mean_residual
 from adaspa.schedule import StepKind
 from adaspa.selection import Geometry, Search, Selected, index_recall
 from adaspa.state import Action, AdaSpaState
@@ -110,13 +110,13 @@ def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site
     if action is Action.SPARSE:
         site.ran(StepKind.SPARSE, 0)
         return _sparse(q, k, v, site, StepKind.SPARSE)
-    site.ran(StepKind.DENSE, 1)
+    site.ran(action.kind, 1)
     if action is Action.DENSE_WITH_LSE:
         out, lse = ops.dense_attention(q, k, v, **site.dense)
         site.state.cache.put(site.key, CacheEntry(lse=lse))
         return out
     out = ops.attention(q, k, v, **site.dense)
-    return out if action is Action.DENSE else _compensated((q, k, v), out, site, StepKind.DENSE)
+    return out if action is Action.DENSE else _compensated((q, k, v), out, site)
 
 
 class _Site(NamedTuple):
@@ -168,7 +168,7 @@ def _fused_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site
     site.ran(StepKind.SEARCH, 1)
     out, mass, lse = ops.attention_with_block_mass(q, k, v, cached, scale=site.scale, **site.blocks)
     _probe((q, k, v), lse, _select(q, k, mass, lse, site), site)
-    return _compensated((q, k, v), out, site, StepKind.SEARCH)
+    return _compensated((q, k, v), out, site)
 
 
 def _first_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
@@ -179,7 +179,7 @@ def _first_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site
     site.ran(StepKind.SEARCH, 1 + site.scoring)
     out, lse = ops.dense_attention(q, k, v, **site.dense)
     _probe((q, k, v), lse, _select_by_scoring(q, k, lse, site), site)
-    return _compensated((q, k, v), out, site, StepKind.SEARCH)
+    return _compensated((q, k, v), out, site)
 
 
 def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
@@ -223,13 +223,12 @@ def _probe(qkv: QKV, lse: torch.Tensor, index: BlockIndex, site: _Site) -> None:
         site.state.pattern(site.key).probe = Probe(unevenness, pairs, share)
 
 
-def _compensated(qkv: QKV, out: torch.Tensor, site: _Site, kind: StepKind) -> torch.Tensor:
+def _compensated(qkv: QKV, out: torch.Tensor, site: _Site) -> torch.Tensor:
     """Keep what the dense output has beside that of the pattern in use, if sparse steps are to be compensated by it."""
     state, index = site.state, site.state.cache.index(site.key)
     if state.plan.compensates and index is not None:
-        stride = min(state.plan.query_stride, index.query_block // BLOCK_SIZES[0])
-        state.keep_residual(site.key, mean_residual(qkv, out, index, site.scale, stride))
-        state.pattern(site.key).compared(kind, site.pairs // stride)
+        state.keep_residual(site.key, mean_residual(qkv, out, index, site.scale, state.plan.sparse_precision))
+        state.pattern(site.key).compared(StepKind.SEARCH, site.pairs)
     return out
 
 
@@ -242,7 +241,7 @@ def _sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site, kind
         site.state.cache.replace_lse(site.key, followed(cached, lse))
     if site.state.plan.compensates:
         residual, weight = site.state.residual(site.key)
-        add_residual(out, residual, index.key_block, weight)
+        ops.add_residual(out, residual, index.key_block, weight)
         site.state.record.ledger.compensated += 1
     site.state.record.ledger.shared += site.state.follows
     pattern = site.state.pattern(site.key)

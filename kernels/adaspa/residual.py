@@ -4,6 +4,7 @@ import torch
 
 from adaspa import ops
 from adaspa.index import BlockIndex
+from adaspa.ops.call import Precision
 from adaspa.selection.scored import pooled
 
 FADING = 0.985
@@ -20,7 +21,7 @@ def mean_residual(
     dense: torch.Tensor,
     index: BlockIndex,
     scale: float | None,
-    query_stride: int = 1,
+    precision: Precision = "full",
 ) -> torch.Tensor:
     """Average over each ``key_block`` of queries what their dense output has beside that of the index.
 
@@ -33,28 +34,13 @@ def mean_residual(
         dense: output of their dense attention, ``[B, H, S, D]``.
         index: the pattern.
         scale: factor of q.k; ``D ** -0.5`` by default.
-        query_stride: rows from one compared query to the next; at least 16 of a query block are compared.
+        precision: of the products in the sparse steps behind.
 
     Returns:
-        ``[B, H, blocks, D]`` in the dtype of q; zeros where an output is not finite.
+        ``[B, H, blocks, D]`` in the dtype of q, within its range; zeros where an output is not finite.
     """
-    q, k, v = qkv
-    some, few, rows = q[:, :, ::query_stride], dense[:, :, ::query_stride], index.query_block // query_stride
-    part = BlockIndex(index.ids, index.counts, rows, index.key_block, some.shape[2], index.key_tokens)
-    sparse, _ = ops.block_sparse_attention(some, k, v, part, scale=scale)
-    block = index.key_block // query_stride
-    return (pooled(few, block) - pooled(sparse, block)).nan_to_num_(0.0, 0.0, 0.0).to(q.dtype)
-
-
-def add_residual(out: torch.Tensor, residual: torch.Tensor, block: int, weight: float) -> None:
-    """Add to the output of each query the residual of its block, in place.
-
-    Args:
-        out: ``[B, H, S, D]``.
-        residual: ``[B, H, blocks, D]``.
-        block: queries in a block; the last one may be partial.
-        weight: of the residual.
-    """
-    whole = out.shape[2] // block
-    out[:, :, : whole * block].unflatten(2, (whole, block)).add_(residual[:, :, :whole].unsqueeze(3), alpha=weight)
-    out[:, :, whole * block :].add_(residual[:, :, whole:], alpha=weight)
+    # All queries: a part of each block leaves the tiles of the kernel empty, and takes no less time.
+    sparse, _ = ops.block_sparse_attention(*qkv, index, scale=scale, precision=precision)
+    missing = pooled(dense, index.key_block) - pooled(sparse, index.key_block)
+    range_ = torch.finfo(dense.dtype)
+    return missing.nan_to_num_(0.0, 0.0, 0.0).clamp_(range_.min, range_.max).to(dense.dtype)

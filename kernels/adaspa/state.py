@@ -23,7 +23,7 @@ class Action(Enum):
     DENSE = auto()
     DENSE_WITH_LSE = auto()
     DENSE_WITH_RESIDUAL = auto()
-    """Dense, to see what the output of the lists in use lacks."""
+    """Dense, to see what the output of another branch's lists lacks: it counts as a search."""
     FIRST_SEARCH = auto()
     """First search, without an LSE from an earlier step."""
     FUSED_SEARCH = auto()
@@ -33,7 +33,7 @@ class Action(Enum):
     @property
     def kind(self) -> StepKind:
         """Kind that a call of the attention counts as."""
-        if self in (Action.DENSE, Action.DENSE_WITH_LSE, Action.DENSE_WITH_RESIDUAL):
+        if self in (Action.DENSE, Action.DENSE_WITH_LSE):
             return StepKind.DENSE
         return StepKind.SPARSE if self is Action.SPARSE else StepKind.SEARCH
 
@@ -159,9 +159,8 @@ class AdaSpaState:
         """Say what the schedule has ``layer`` do in the current step."""
         if layer in self.plan.dense_layers:
             return StepKind.DENSE
-        if self.kind is StepKind.SEARCH and self.follows:
-            is_dense = self.plan.compensates or self.step == self.plan.schedule.searches[0]
-            return StepKind.DENSE if is_dense else StepKind.SPARSE
+        if self.kind is StepKind.SEARCH and self.follows and not self.plan.compensates:
+            return StepKind.DENSE if self.step == self.plan.schedule.searches[0] else StepKind.SPARSE
         return self.kind
 
     def for_latents(self, shape: torch.Size) -> None:

@@ -21,7 +21,7 @@ def test_every_schedule_is_dense_attention_where_it_keeps_every_block(monkeypatc
     dense = F.scaled_dot_product_attention(q, k, v)
     works = {}
     for name, method in methods(STEPS).items():
-        whole, part = Attention(method, ALL, carried), Attention(method, HALF, carried)
+        whole, part = (Attention(method, share, carried, STEPS) for share in (ALL, HALF))
         for step in range(STEPS):
             torch.testing.assert_close(whole.attend(step, 0, q, k, v), dense, rtol=1e-3, atol=1e-4)
             part.attend(step, 0, q, k, v)
@@ -30,6 +30,8 @@ def test_every_schedule_is_dense_attention_where_it_keeps_every_block(monkeypatc
     assert 1 / 3 <= kept < 1
     first = works["a search in the first step alone"]
     assert first[0] == 1 + scoring and (first[1:] == first[1]).all() and first[1] < 1
+    compared = works["a search in the first step alone, with its residual"]
+    assert compared[0] == first[0] + first[1] and torch.equal(compared[1:], first[1:])
     assert works["a search in every step"][1] == pytest.approx(float(first[1]) + scoring, abs=1e-6)
     assert works["a dense step, then the preset's searches"][:2].tolist() == [1, 1]
 

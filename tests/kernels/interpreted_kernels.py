@@ -12,6 +12,7 @@ from adaspa.ops import backends, device
 from adaspa.ops.hopper_eight.prepare import prepared
 from adaspa.ops.reference import kernels as reference
 from adaspa.ops.reference_eight.rounding import rounded, rounded_values
+from adaspa.ops.triton.add_residual import add_residual
 from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass
 from adaspa.ops.triton.block_mass import block_mass
 from adaspa.ops.triton.block_sparse_attention import block_sparse_attention
@@ -154,6 +155,21 @@ def on_triton(monkeypatch):
 @pytest.mark.parametrize(("selection", "text"), [("top_k", None), ("retained_mass", (70, 90))])
 def test_a_query_that_is_not_a_number_harms_no_other(selection, text):
     nan_query_harms_no_other(selection, text, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("dim", "block"), [(24, 16), (64, 64), (128, 128)])
+def test_add_residual(dtype, dim, block):
+    """Output of any strides, with a partial last block; each block's queries get what is their block's."""
+    generator = torch.Generator().manual_seed(0)
+    out = torch.randn(2, 150, 3, dim, generator=generator).to(dtype).transpose(1, 2)
+    residual = torch.randn(2, 3, -(-150 // block), dim, generator=generator).to(dtype)
+    wanted = out.double()
+    reference.add_residual(wanted, residual.double(), block, 0.75)
+    beside = out.transpose(1, 2)[:, :, 0].clone()
+    add_residual(out[:, 1:], residual[:, 1:], block, 0.75)
+    close(out[:, 1:], wanted[:, 1:], dtype)
+    assert torch.equal(out.transpose(1, 2)[:, :, 0], beside)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -6,7 +6,8 @@ import adaspa
 import naive_attention as naive
 import pytest
 import torch
-from adaspa.residual import FADING, add_residual, mean_residual
+from adaspa import ops
+from adaspa.residual import FADING, mean_residual
 from adaspa.state import Action
 from nan_query import nan_query_harms_no_other
 
@@ -29,11 +30,11 @@ def run(state, branches=("",), steps=range(6), **places):
     return results
 
 
-def missed(results, branch, search, step, stride=1):
+def missed(results, branch, search, step):
     """What dense attention has beside the lists of a search: the mean of each 16 queries, as far as it lasts."""
     _, qkv, mask = results[search, branch]
-    lost = (naive.attend(*qkv)[0] - naive.attend(*qkv, mask)[0])[:, :, ::stride]
-    means = torch.stack([part.mean(2) for part in lost.split(16 // stride, dim=2)], dim=2)
+    lost = naive.attend(*qkv)[0] - naive.attend(*qkv, mask)[0]
+    means = torch.stack([part.mean(2) for part in lost.split(16, dim=2)], dim=2)
     return FADING ** (50 * (step - search) / 6) * means.repeat_interleave(16, dim=2)[:, :, :TOKENS]
 
 
@@ -59,10 +60,7 @@ def test_sparse_steps_get_back_the_mean_that_each_block_of_queries_lost(change):
             close(out, naive.attend(*qkv)[0])  # later searches see all that they lose, too
             out, qkv, mask = results[sparse, branch]
             assert not mask.all()
-            close(
-                out,
-                naive.attend(*qkv, mask)[0] + missed(results, branch, search, sparse, change.get("query_stride", 1)),
-            )
+            close(out, naive.attend(*qkv, mask)[0] + missed(results, branch, search, sparse))
     report = state.record.report()
     assert (report["compensated_calls"], report["fell_back"]) == (4, [])
     assert report["density"] < 0.9
@@ -98,7 +96,7 @@ def test_a_query_block_that_keeps_nothing_has_the_mean_of_what_it_lost():
     )
     residual = mean_residual((dense, dense, dense), dense, index, None)
     out = torch.zeros_like(dense)
-    add_residual(out, residual, 16, 0.5)
+    ops.add_residual(out, residual, 16, 0.5)
     for part in (slice(144, 150), slice(0, 16)):
         wanted = dense[:, :, part].mean(2, keepdim=True) / 2
         torch.testing.assert_close(out[:, :, part], wanted.expand_as(out[:, :, part]))

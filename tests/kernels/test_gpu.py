@@ -77,9 +77,9 @@ def test_later_calls_of_a_kind_may_have_lists_at_any_address(tile):
         close(lse, wanted_lse, 1e-3)
 
 
-@pytest.mark.parametrize(("rows", "stride"), [(64, 1), (64, 4), (128, 4)])
-def test_a_sparse_step_gets_back_what_its_search_saw_it_lose(rows, stride):
-    settings = {"sparsity": 0.6, "head_adaptive": False, "query_block_size": rows, "query_stride": stride}
+@pytest.mark.parametrize("rows", [64, 128])
+def test_a_sparse_step_gets_back_what_its_search_saw_it_lose(rows):
+    settings = {"sparsity": 0.6, "head_adaptive": False, "query_block_size": rows, "query_stride": 4}
     config = adaspa.AdaSpaConfig(warmup=1, searches=(1,), compensation="residual", **settings)
     state = adaspa.AdaSpaState(config.resolve())
     q, k, v = inputs(torch.bfloat16, 64)
@@ -88,7 +88,7 @@ def test_a_sparse_step_gets_back_what_its_search_saw_it_lose(rows, stride):
         out = adaspa.attention(q, k, v, state)
     index = state.cache.index(state.key(0))
     dense, sparse = naive.attend(q, k, v)[0], sparse_reference(q.float(), k.float(), v.float(), index)[0]
-    lost = [part.mean(2) for part in (dense - sparse)[:, :, ::stride].split(64 // stride, dim=2)]
+    lost = [part.mean(2) for part in (dense - sparse).split(64, dim=2)]
     close(out, sparse + FADING * torch.stack(lost, dim=2).repeat_interleave(64, dim=2)[:, :, :1000])
     assert (out - sparse).abs().max() > 0.1
 

@@ -22,6 +22,7 @@ from adaspa.ops.hopper_eight.program import REGISTERS as EIGHT_REGISTERS
 from adaspa.ops.keep_blocks import Rule
 from adaspa.ops.round_rows import Activation
 from adaspa.ops.triton import launch
+from adaspa.ops.triton.add_residual import add_residual_kernel
 from adaspa.ops.triton.attention_with_block_mass import attention_with_block_mass_kernel
 from adaspa.ops.triton.block_mass import block_mass_kernel
 from adaspa.ops.triton.block_sparse_attention import block_sparse_kernel
@@ -238,6 +239,13 @@ def test_rounding_compiles(activation, capability):
     constants = {"BEFORE": 0, "WIDTH": 5120, "ACTIVATION": activation, "BLOCK": 8192}
     ptx = plainly_compiled(round_rows_kernel, pointers, constants, capability).asm["ptx"]
     assert "cvt.rn.satfinite.e4m3x2" in ptx
+
+
+@pytest.mark.parametrize("capability", [89, 90])
+def test_addition_of_a_residual_compiles(capability):
+    pointers = dict.fromkeys(("out", "residual"), "*bf16") | {"weight": "fp32"}
+    constants = {"D": 128, "WIDTH": 128, "ROWS": 64, "BLOCK": 64}
+    assert plainly_compiled(add_residual_kernel, pointers, constants, capability).asm["cubin"]
 
 
 @pytest.mark.parametrize("capability", [89, 90])

@@ -1,5 +1,6 @@
 """Attention operations, one a file; `backends` says which kernel runs each."""
 
+from adaspa.ops.add_residual import add_residual
 from adaspa.ops.attention import attention
 from adaspa.ops.attention_with_block_mass import attention_with_block_mass
 from adaspa.ops.block_mass import block_mass
@@ -10,6 +11,7 @@ from adaspa.ops.rotary import rotary
 from adaspa.ops.round_rows import round_rows
 
 __all__ = [
+    "add_residual",
     "attention",
     "attention_with_block_mass",
     "block_mass",

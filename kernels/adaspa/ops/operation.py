@@ -15,11 +15,14 @@ class Operation:
         function: on tensors and numbers, with annotations.
         name: of the custom op.
         tags: of the custom op.
+        changes: names of the arguments that it changes in place.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, tags: Sequence[torch.Tag]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str, tags: Sequence[torch.Tag] = (), changes: Sequence[str] = ()
+    ) -> None:
         self._function = function
-        self._op = torch.library.custom_op(name, function, mutates_args=(), tags=tags)
+        self._op = torch.library.custom_op(name, function, mutates_args=changes, tags=tags)
 
     def __call__(self, *args: Any) -> Any:
         return self._op(*args) if is_watched(*args) else self._function(*args)
@@ -29,9 +32,11 @@ class Operation:
         return self._op.register_fake(function)
 
 
-def operation(name: str, tags: Sequence[torch.Tag] = ()) -> Callable[[Callable[..., Any]], Operation]:
+def operation(
+    name: str, tags: Sequence[torch.Tag] = (), changes: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Operation]:
     """Make an `Operation` of the function that follows."""
-    return lambda function: Operation(function, name, tags)
+    return lambda function: Operation(function, name, tags, changes)
 
 
 def is_watched(*args: Any) -> bool:

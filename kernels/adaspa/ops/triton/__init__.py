@@ -6,7 +6,7 @@ from adaspa.ops.call import Call
 from adaspa.ops.device import HALF, MAX_HEAD_DIM, TRITON_IS_INSTALLED
 
 ATTENTION = ("attention_with_block_mass", "block_mass", "block_sparse_attention")
-OTHERS = ("keep_blocks", "rotary", "round_rows")
+OTHERS = ("add_residual", "keep_blocks", "rotary", "round_rows")
 
 
 def takes(call: Call) -> bool:
