@@ -93,6 +93,18 @@ def test_a_sparse_step_gets_back_what_its_search_saw_it_lose(rows):
     assert (out - sparse).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("block", [16, 64, 128])
+def test_a_residual_is_added_to_the_queries_of_its_block(dtype, dim, block):
+    out = torch.randn(2, 1000, 3, dim, device="cuda").to(dtype).transpose(1, 2)
+    residual = torch.randn(2, 3, -(-1000 // block), dim, device="cuda").to(dtype)
+    wanted = out.double()
+    reference.add_residual(wanted, residual.double(), block, 0.75)
+    ops.add_residual(out, residual, block, 0.75)
+    close(out, wanted, 2e-2)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("blocks", [(64, 64), (128, 64), (128, 128)])
