@@ -105,8 +105,7 @@ def _act(action: Action, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site
     if action is Action.FUSED_SEARCH:
         return _fused_search(q, k, v, site)
     if action is Action.CACHED_SEARCH:
-        _cached_search(q, k, site)
-        return _sparse(q, k, v, site, StepKind.SEARCH)
+        return _cached_search(q, k, v, site)
     if action is Action.SPARSE:
         site.ran(StepKind.SPARSE, 0)
         return _sparse(q, k, v, site, StepKind.SPARSE)
@@ -182,12 +181,14 @@ def _first_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site
     return _compensated((q, k, v), out, site)
 
 
-def _cached_search(q: torch.Tensor, k: torch.Tensor, site: _Site) -> None:
-    """A new pattern from the LSE of the earlier search."""
+def _cached_search(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, site: _Site) -> torch.Tensor:
+    """A new pattern from the LSE of the earlier search, and the output by it; dense if it does not fit the budget."""
     lse = site.lse
     assert lse is not None, "the action was chosen because there is an LSE"
-    site.ran(StepKind.SEARCH, site.scoring)
     _select_by_scoring(q, k, lse, site)
+    refused = site.key in site.state.cache.refused
+    site.ran(StepKind.SEARCH, site.scoring + refused)
+    return ops.attention(q, k, v, **site.dense) if refused else _sparse(q, k, v, site, StepKind.SEARCH)
 
 
 def _select_by_scoring(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, site: _Site) -> BlockIndex:
@@ -204,14 +205,20 @@ def _select(
     heads, plan = site.heads, state.plan
     selected = state.policy.select(Search(q, k, mass, site.geometry, site.grid, heads))
     state.cache.put(site.key, CacheEntry(lse=lse if state.keeps_lse else None, index=selected.index))
-    # A layer is dense in all ranks or in none: they search together.
-    if plan.cache_budget is not None and not plan.spill and heads.any(site.key in state.cache.refused):
-        state.cache.refuse(site.key)
     small_map = heads.gather(pattern_map(selected.index).unsqueeze(0))[0] if plan.record_maps else None
     pattern = PatternRecord.of(selected.index, site.key.layer, state.step, selected.recall, heads=heads)
     pattern.map, pattern.estimated = small_map, estimated
     state.add_pattern(site.key, pattern)
+    _agree(site)
     return selected.index
+
+
+def _agree(site: _Site) -> None:
+    """Have a layer whose cache a rank refused dense in all ranks: they search together."""
+    state = site.state
+    may_refuse = state.plan.cache_budget is not None and not state.plan.spill
+    if may_refuse and site.heads.any(site.key in state.cache.refused):
+        state.refuse(site.key)
 
 
 def _probe(qkv: QKV, lse: torch.Tensor, index: BlockIndex, site: _Site) -> None:
@@ -229,6 +236,7 @@ def _compensated(qkv: QKV, out: torch.Tensor, site: _Site) -> torch.Tensor:
     if state.plan.compensates and index is not None:
         state.keep_residual(site.key, mean_residual(qkv, out, index, site.scale, state.plan.sparse_precision))
         state.pattern(site.key).compared(StepKind.SEARCH, site.pairs)
+        _agree(site)
     return out
 
 

@@ -1,5 +1,6 @@
-"""Cache of one request between denoising steps: LSE and block index, per layer and CFG branch."""
+"""Cache of one request between denoising steps: LSE, block index and residual, per layer and CFG branch."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -54,11 +55,19 @@ class _Kept:
     lse_on_host: bool = False
 
 
+@dataclass
+class _Residual:
+    """Residual, where it lies, and the device where it is used."""
+
+    device: torch.device
+    mean: torch.Tensor
+
+
 class RequestCache:
     """Entries of one request, with their bytes accounted.
 
     Large block lists are kept without their padding, with a budget the small ones too; what still does not fit the
-    budget goes to the host or is let go: the LSEs, which only searches read, before any index.
+    budget goes to the host or is let go: the LSEs, which only searches read, before any index or residual.
 
     Args:
         budget: most bytes to hold on the device of the tensors, or None for no limit.
@@ -69,9 +78,9 @@ class RequestCache:
         self.budget = budget
         self.spill = spill
         self._kept: dict[CacheKey, _Kept] = {}
-        self._bytes: dict[CacheKey, tuple[int, int]] = {}
+        self._bytes: dict[Hashable, tuple[int, int]] = {}
         self.refused: set[CacheKey] = set()
-        self._residuals: dict[CacheKey, torch.Tensor] = {}
+        self._residuals: dict[CacheKey, _Residual] = {}
         self.nbytes = self.peak_nbytes = 0
         self.host_nbytes = self.peak_host_nbytes = 0
 
@@ -131,15 +140,24 @@ class RequestCache:
         kept.lse = _pinned(lse) if kept.lse_on_host else lse
 
     def residual(self, key: CacheKey) -> torch.Tensor | None:
-        """Return the residual of ``key``, None if none was kept."""
-        return self._residuals.get(key)
+        """Fetch the residual of ``key`` to its device, None if none was kept."""
+        kept = self._residuals.get(key)
+        return None if kept is None else kept.mean.to(kept.device, non_blocking=True)
 
-    def put_residual(self, key: CacheKey, residual: torch.Tensor) -> None:
-        """Replace the residual of ``key``, which stays on its device: there is none where there is a budget."""
-        before = self._residuals.get(key)
-        self._residuals[key] = residual
-        self.nbytes += residual.nbytes - (0 if before is None else before.nbytes)
-        self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
+    def put_residual(self, key: CacheKey, residual: torch.Tensor) -> bool:
+        """Replace the residual of ``key``. False if it is neither within the budget nor spilled, and was let go."""
+        self.drop_residual(key)
+        fits = self._make_room(residual.nbytes)
+        if not fits and not self.spill:
+            return False
+        self._residuals[key] = _Residual(residual.device, residual if fits else _pinned(residual))
+        self._account((key, "residual"), *((residual.nbytes, 0) if fits else (0, residual.nbytes)))
+        return True
+
+    def drop_residual(self, key: CacheKey) -> None:
+        """Let go of the residual of ``key``, if there is one."""
+        self._residuals.pop(key, None)
+        self._account((key, "residual"), 0, 0)
 
     def refuse(self, key: CacheKey) -> None:
         """Let go of the entry of ``key`` for the rest of the request: its layer stays dense."""
@@ -185,9 +203,9 @@ class RequestCache:
     def _fits(self, nbytes: int) -> bool:
         return self.budget is None or self.nbytes + nbytes <= self.budget
 
-    def _account(self, key: CacheKey, on_device: int, on_host: int) -> None:
-        before_device, before_host = self._bytes.get(key, (0, 0))
-        self._bytes[key] = (on_device, on_host)
+    def _account(self, of: Hashable, on_device: int, on_host: int) -> None:
+        before_device, before_host = self._bytes.get(of, (0, 0))
+        self._bytes[of] = (on_device, on_host)
         self.nbytes += on_device - before_device
         self.host_nbytes += on_host - before_host
         self.peak_nbytes = max(self.peak_nbytes, self.nbytes)

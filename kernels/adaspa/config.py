@@ -53,10 +53,9 @@ class AdaSpaConfig:
             Guidance multiplies what differs between the branches, and with it the difference of their errors: the same
             lists make nearly the same errors. Branches of unlike sequences, or in one batch or on several GPUs, keep
             lists of their own.
-        query_stride: rows from one query row to the next that a search scores, unless it is a fused one, and that a
-            ``compensation`` compares; a divisor of ``block_size``. Above 1 scoring is cheaper by that factor, but block
-            mass and reported recall become estimates. A compensation compares at least 16 rows of a query block: in
-            query blocks of 64 tokens it takes every fourth row at most, whatever the stride of the search.
+        query_stride: rows from one query row to the next that a search scores, unless it is a fused one; a divisor of
+            ``block_size``. Above 1 scoring is cheaper by that factor, but block mass and reported recall become
+            estimates.
         dense_layers: indices of the layers that stay dense.
         dense_precision: of the products in the dense attention of dense steps, dense layers and first searches.
             ``full`` is the model's. ``int8_fp8`` multiplies queries and keys in int8, and softmax and values in fp8
@@ -66,18 +65,17 @@ class AdaSpaConfig:
             128 x 128 tokens, which those of the presets are.
         compensation: what is put back for the blocks that are left out. ``residual``: what dense attention had beside
             the search's lists, as the mean over each ``block_size`` queries, is added in the sparse steps behind, ever
-            less. It is measured in the model's precision: with ``sparse_precision="int8_fp8"`` the error of the eight
-            bits is not in it. Later searches then have dense output, too, in all guidance branches. The memory is that
-            of an output over ``block_size``; a ``cache_budget`` does not limit it, and is refused. *Ours*, after
-            DiTFastAttn (`adaspa.residual`).
+            less; with it, what ``sparse_precision`` loses. Later searches then have dense output, too, in all guidance
+            branches. The memory is that of an output over ``block_size``. *Ours*, after DiTFastAttn
+            (`adaspa.residual`).
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a
             neighbourhood in time and space. The result is the same but for which blocks there are.
         cache_budget: most bytes of a request's caches to hold on the GPU, or None for no limit. With a limit all
             block lists are kept without padding, not only large ones, and laid out anew in every step.
-        over_budget: what happens to a layer's cache that does not fit, LSEs before block lists: ``host`` keeps it in
-            host memory and fetches it for each use; ``dense`` lets it go: without its lists the layer stays dense,
-            without its LSE it searches by a dense pass and a scoring of its own.
+        over_budget: what happens to a layer's cache that does not fit, LSEs before all else: ``host`` keeps it in host
+            memory and fetches it for each use; ``dense`` lets it go: without its lists or its residual the layer stays
+            dense, without its LSE it searches by a dense pass and a scoring of its own.
         record_maps: keep a small picture of every pattern in the record, for `adaspa.plot`.
         skip_short: leave a request dense whose sequence is so short that sparse attention does not pay on its GPU, as
             measured (`adaspa.ops.backends.least_tokens`), and say so in the report. The presets do.
@@ -137,11 +135,6 @@ class AdaSpaConfig:
         ):  # fmt: skip
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
-        if self.compensation != "none" and self.cache_budget is not None:
-            raise ValueError(
-                f"cache_budget must be None with compensation={self.compensation!r}, whose residuals it does not "
-                f"limit, got {self.cache_budget!r}"
-            )
         if not _is_count(self.steps) or self.steps < 1:
             raise ValueError(f"steps must be an integer of at least 1, got {self.steps!r}")
         if not _is_count(self.warmup) or self.warmup >= self.steps:

@@ -174,7 +174,9 @@ class AdaSpaState:
 
     def ran(self, key: CacheKey, kind: StepKind, pairs: int, cost: float) -> None:
         """Account for a call of the attention of ``key`` with this number of query-key pairs: see `Ledger.ran`."""
-        why = "stayed dense: block lists do not fit into cache_budget" if key in self.cache.refused else None
+        why = (
+            "stayed dense: block lists or residuals do not fit into cache_budget" if key in self.cache.refused else None
+        )
         self.record.ledger.ran(key.layer, kind, pairs, cost, why)
 
     def ran_elsewhere(self, q: torch.Tensor, by: str, layer: int, heads: int, sample: int | None = None) -> None:
@@ -234,9 +236,18 @@ class AdaSpaState:
         return self._in_use[key]
 
     def keep_residual(self, key: CacheKey, residual: torch.Tensor) -> None:
-        """Keep what the output of the pattern in use at ``key`` lacks in the current branch."""
-        self.cache.put_residual(self._own(key), residual)
-        self._residual_of[self._own(key)] = self._in_use[key]
+        """Keep what the output of the pattern in use at ``key`` lacks in the current branch, or refuse its layer."""
+        if self.cache.put_residual(self._own(key), residual):
+            self._residual_of[self._own(key)] = self._in_use[key]
+        else:
+            self.cache.refused.add(key)
+
+    def refuse(self, key: CacheKey) -> None:
+        """Let go of the entry of ``key``, and of what the branches that use it lack: the layer stays dense."""
+        self.cache.refuse(key)
+        for other, pattern in self._residual_of.items():
+            if pattern is self._in_use[key]:
+                self.cache.drop_residual(other)
 
     def residual(self, key: CacheKey) -> tuple[torch.Tensor, float]:
         """Return what the output of the pattern in use at ``key`` lacks in the current branch, and its weight now."""

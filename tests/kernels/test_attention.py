@@ -250,6 +250,33 @@ def test_an_lse_that_was_let_go_is_taken_anew_by_the_next_search():
     assert [pattern.step for pattern in state.record.patterns] == [2, 4]
 
 
+def test_a_later_search_whose_longer_lists_do_not_fit_is_dense():
+    """Attention has become broader: the lists of the first search had room beside the LSE, these alone have none."""
+    config = adaspa.AdaSpaConfig("retained_mass", mass=0.7, block_size=16, steps=4, warmup=1, searches=(1, 2))
+    qkv = [naive.qkv(tokens=2000, heads=1, dim=16)] * 4
+    qkv[:2] = [(9 * q, k, v) for q, k, v in qkv[:2]]
+
+    def outputs(state):
+        for step, inputs in enumerate(qkv):
+            state.begin_step(step)
+            yield adaspa.attention(*inputs, state)
+
+    wide = adaspa.AdaSpaState(replace(config, cache_budget=2**30).resolve())
+    first, later = [wide.cache.nbytes for _ in outputs(wide)][1:3]
+    assert first < later
+    state = adaspa.AdaSpaState(replace(config, cache_budget=first, over_budget="dense").resolve())
+    for step, out in enumerate(outputs(state)):
+        if step != 1:
+            torch.testing.assert_close(out.double(), naive.attend(*qkv[step])[0], rtol=1e-4, atol=1e-5)
+    assert state.cache.nbytes == 0
+    report = state.drop().report()
+    assert (report["refused_layers"], report["attention_calls"]) == (
+        [0],
+        {"dense": 2, "search": 2, "sparse": 0, "skipped": 0},
+    )
+    assert report["attention_work"] == pytest.approx((4 + 0.5) / 4, abs=0.01)
+
+
 @pytest.mark.parametrize("over_budget", ["host", "dense"])
 def test_all_lists_are_held_before_any_lse(over_budget):
     lists, lses = 4 * 200, 4 * 2 * 150 * 4

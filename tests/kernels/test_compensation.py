@@ -147,14 +147,48 @@ def test_residuals_are_accounted_and_dropped():
     states = [adaspa.AdaSpaState(config.resolve()) for config in (PLAIN, CONFIG)]
     for state in states:
         run(state)
-    assert states[1].cache.nbytes - states[0].cache.nbytes == 2 * 2 * 10 * 32 * 4
-    assert states[1].drop().report()["cache_bytes"] > 2 * 2 * 10 * 32 * 4
+    assert states[1].cache.nbytes - states[0].cache.nbytes == RESIDUAL
+    assert states[1].drop().report()["cache_bytes"] > RESIDUAL
     assert states[1].cache.nbytes == 0 and states[1].cache.residual(states[1].key(0)) is None
     assert states[0].record.report()["compensated_calls"] == 0
 
 
-def test_residuals_are_for_caches_without_a_budget():
-    with pytest.raises(ValueError, match=r"^cache_budget must be None with compensation='residual'"):
-        replace(CONFIG, cache_budget=2**30)
+RESIDUAL = 2 * 2 * 10 * 32 * 4
+"""Bytes of a layer's residual: batch, heads, blocks, channels."""
+
+
+def test_residuals_over_the_budget_go_to_the_host_and_nothing_else_changes():
+    wanted, got = (adaspa.AdaSpaState(replace(CONFIG, cache_budget=budget).resolve()) for budget in (None, 600))
+    outputs = [run(state, ("cond", "uncond")) for state in (wanted, got)]
+    assert all(torch.equal(outputs[0][place][0], outputs[1][place][0]) for place in outputs[0])
+    assert got.cache.nbytes <= 600 and got.cache.host_nbytes >= 2 * RESIDUAL
+    report = got.drop().report()
+    assert (report["fell_back"], report["refused_layers"], report["compensated_calls"]) == ([], [], 4)
+    assert report["cache_bytes"] <= 600 and got.cache.host_nbytes == 0
+
+
+@pytest.mark.parametrize("room_for", [0, 1])
+def test_a_layer_whose_residual_does_not_fit_stays_dense_where_that_is_wanted(room_for):
+    """Whichever branch's it is, and nothing of the layer is held."""
+    budget = 600 + room_for * RESIDUAL
+    state = adaspa.AdaSpaState(replace(CONFIG, share_lists=True, cache_budget=budget, over_budget="dense").resolve())
+    for out, qkv, _ in run(state, ("cond", "uncond")).values():
+        close(out, naive.attend(*qkv)[0])
+    assert state.cache.nbytes == 0
+    report = state.drop().report()
+    assert report["refused_layers"] == [0] and report["compensated_calls"] == 0
+    assert report["cache_bytes"] <= budget
+
+
+def test_lses_make_room_for_residuals():
+    state = adaspa.AdaSpaState(replace(CONFIG, cache_budget=RESIDUAL + 600, over_budget="dense").resolve())
+    results = run(state)
+    for search, sparse in ((2, 3), (4, 5)):
+        out, qkv, mask = results[sparse, ""]
+        close(out, naive.attend(*qkv, mask)[0] + missed(results, "", search, sparse))
+    assert state.record.report()["refused_layers"] == []
+
+
+def test_another_compensation_is_named():
     with pytest.raises(ValueError, match=r"^compensation must be one of \('none', 'residual'\), got 'proxies'"):
         replace(CONFIG, compensation="proxies")

@@ -199,7 +199,7 @@ def test_layers_that_the_budget_leaves_dense_are_told():
     generate(pipe)
     report = handle.report()
     (reason,) = report["fell_back"]
-    assert "stayed dense: block lists do not fit into cache_budget" in reason
+    assert "stayed dense: block lists or residuals do not fit into cache_budget" in reason
     assert report["refused_layers"]
     calls = report["attention_calls"]
     assert calls["dense"] > 8 and calls["dense"] + calls["search"] + calls["sparse"] == 2 * 2 * STEPS
