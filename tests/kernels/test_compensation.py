@@ -102,6 +102,18 @@ def test_a_query_block_that_keeps_nothing_has_the_mean_of_what_it_lost():
         torch.testing.assert_close(out[:, :, part], wanted.expand_as(out[:, :, part]))
 
 
+def test_a_mean_beyond_the_range_of_the_dtype_is_cut_to_it():
+    """Values at its ends: dense output and that of the pattern are finite, their difference is not."""
+    q, k = torch.zeros(2, 1, 1, 32, 16, dtype=torch.float16)
+    v = torch.full((1, 1, 32, 16), -6e4, dtype=torch.float16)
+    v[:, :, 16:] = 6e4
+    index = adaspa.BlockIndex.from_mask(
+        torch.tensor([[[[True, False]] * 2]]), query_block=16, key_block=16, query_tokens=32, key_tokens=32
+    )
+    residual = mean_residual((q, k, v), torch.full_like(v, 6e4), index, None)
+    assert (residual == torch.finfo(torch.float16).max).all()
+
+
 @pytest.mark.parametrize("text", [None, (70, 90)], ids=["video", "text"])
 def test_a_query_that_is_not_a_number_harms_no_other(text):
     nan_query_harms_no_other("top_k", text, torch.float32, compensation="residual")

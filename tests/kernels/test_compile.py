@@ -16,9 +16,10 @@ def compiler():
     torch._dynamo.reset()
 
 
-def test_one_compiled_graph_serves_every_block_and_step(compiler):
+@pytest.mark.parametrize("compensation", ["none", "residual"])
+def test_one_compiled_graph_serves_every_block_and_step(compensation, compiler):
     pipe = make_pipeline("wan")
-    adaspa.apply(pipe, SPARSE)
+    adaspa.apply(pipe, replace(SPARSE, compensation=compensation))
     wanted = generate(pipe)
     pipe.transformer.compile_repeated_blocks(backend="eager", fullgraph=True)
     torch.testing.assert_close(generate(pipe), wanted)

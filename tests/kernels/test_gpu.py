@@ -194,10 +194,12 @@ def test_a_stale_lse_leaves_the_output_right(dtype, nats):
     close(lse, wanted_lse, 1e-3)
 
 
+@pytest.mark.parametrize("compensation", ["none", "residual"])
 @pytest.mark.parametrize("selection", ["top_k", "retained_mass"])
-def test_sparse_steps_wait_for_nothing_and_run_in_a_cuda_graph(selection):
+def test_sparse_steps_wait_for_nothing_and_run_in_a_cuda_graph(selection, compensation):
     q, k, v = inputs(torch.bfloat16, 128)
-    config = adaspa.AdaSpaConfig(selection=selection, query_block_size=128, steps=4, warmup=1, searches=(1, 2))
+    own = {"selection": selection, "compensation": compensation}
+    config = adaspa.AdaSpaConfig(**own, query_block_size=128, steps=4, warmup=1, searches=(1, 2))
 
     def attend(step):
         state.begin_step(step)
