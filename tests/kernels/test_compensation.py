@@ -9,7 +9,10 @@ import torch
 from adaspa import ops
 from adaspa.residual import FADING, mean_residual
 from adaspa.state import Action
+from diffusers import FlowMatchHeunDiscreteScheduler
+from diffusers.hooks import MagCacheConfig
 from nan_query import nan_query_harms_no_other
+from tiny_pipelines import SPARSE, STEPS, generate, make_pipeline
 
 PLAIN = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False)
 CONFIG = replace(PLAIN, compensation="residual")
@@ -72,6 +75,21 @@ def test_it_brings_the_output_nearer_at_the_same_density():
         wanted = naive.attend(*plain[step, ""][1])[0]
         near, far = (float((results[step, ""][0] - wanted).norm()) for results in (compensated, plain))
         assert near < 0.9 * far
+
+
+@pytest.mark.parametrize("precision", ["full", "int8_fp8"])
+def test_what_the_precision_of_sparse_steps_loses_is_put_back_too(precision):
+    """A second evaluation of the step that searched: each block of queries has the mean of its dense output."""
+    config = replace(CONFIG, block_size=64, query_block_size=64, sparse_precision=precision)
+    state, qkv = adaspa.AdaSpaState(config.resolve()), naive.qkv(tokens=300, dim=64)
+    state.begin_step(2)
+    dense = adaspa.attention(*qkv, state)
+    state.begin_step(2)
+    assert state.action(0) is Action.SPARSE
+    out = adaspa.attention(*qkv, state)
+    assert (out - dense).abs().max() > 0.01
+    for got, wanted in zip(out.split(64, dim=2), dense.split(64, dim=2), strict=True):
+        torch.testing.assert_close(got.mean(2), wanted.mean(2), rtol=1e-3, atol=1e-4)
 
 
 def test_text_keeps_all_and_gets_nothing_back():
@@ -143,6 +161,20 @@ def test_a_branch_that_missed_a_search_sees_first_what_the_new_lists_lose():
     run(state, ("cond", "uncond"), [5])
     state.begin_step(5, "uncond")
     assert state.action(0) is Action.SPARSE
+
+
+@pytest.mark.parametrize("beside", ["two evaluations a step", "every second step left out"])
+def test_a_guidance_branch_that_looks_at_what_it_lacks_is_no_fallback(beside):
+    pipe = make_pipeline("wan")
+    adaspa.apply(pipe, replace(SPARSE, searches=(2, 4), compensation="residual", share_lists=True))
+    if beside == "two evaluations a step":
+        pipe.scheduler = FlowMatchHeunDiscreteScheduler()
+    else:
+        pipe.transformer.enable_cache(MagCacheConfig(1.0, 1, 0.5, STEPS, mag_ratios=[1.0] * STEPS))
+    generate(pipe)
+    report = pipe.transformer.adaspa.report()
+    assert report["fell_back"] == []
+    assert report["compensated_calls"] == report["attention_calls"]["sparse"] > 0
 
 
 def test_the_work_has_the_sparse_passes_that_searches_take_besides():
