@@ -57,7 +57,7 @@ class AdaSpaState:
         self.dealt_for: dict[CacheKey, tuple[int, ...]] = {}
         self._in_use: dict[CacheKey, PatternRecord] = {}
         self._residual_of: dict[CacheKey, PatternRecord] = {}
-        self._searched: set[str] = set()
+        self._searched: dict[str, int] = {}
         self._first_branch: str | None = None
         self._sequences: dict[tuple[int, int | None], object] = {}
         self._apart: set[str] = set()
@@ -99,7 +99,8 @@ class AdaSpaState:
         """Move to denoising step ``step`` (0 is the first) of CFG branch ``branch``; to be called before its forward.
 
         A sparse step of a branch that has not searched yet becomes a search: a second expert that takes over in the
-        middle, or a guidance branch that starts late.
+        middle, or a guidance branch that starts late. So does that of a branch which uses these lists, if sparse steps
+        are compensated: it has to see what it lacks by them.
         """
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}")
@@ -107,10 +108,12 @@ class AdaSpaState:
         self.step, self.branch = step, branch
         if self._first_branch is None:
             self._first_branch = branch
-        if kind is StepKind.SPARSE and self._lists_of not in self._searched:
-            kind = StepKind.SEARCH
+        if kind is StepKind.SPARSE:
+            searched = self._searched.get(self._lists_of)
+            if searched is None or (searched == step and self.plan.compensates and self.follows):
+                kind = StepKind.SEARCH
         if kind is StepKind.SEARCH:
-            self._searched.add(self._lists_of)
+            self._searched[self._lists_of] = step
         self.kind = kind
         self.record.step_kinds.setdefault(self._before + step, kind)
         self.record.ledger.begin_forward()
@@ -209,7 +212,7 @@ class AdaSpaState:
             return
         if self._sequences.setdefault((layer, sample), sequence) != sequence and self.follows:
             self._apart.add(self.branch)
-            self._searched.add(self.branch)
+            self._searched[self.branch] = self.step or 0
             self.record.ledger.fall_back("guidance branches keep lists of their own: their sequences differ")
             if self.kind is StepKind.SPARSE:
                 self.kind = StepKind.SEARCH

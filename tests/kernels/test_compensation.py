@@ -12,7 +12,7 @@ from adaspa.state import Action
 from diffusers import FlowMatchHeunDiscreteScheduler
 from diffusers.hooks import MagCacheConfig
 from nan_query import nan_query_harms_no_other
-from tiny_pipelines import SPARSE, STEPS, generate, make_pipeline
+from tiny_pipelines import SPARSE, STEPS, generate, make_wan, make_wan_pipeline
 
 PLAIN = adaspa.AdaSpaConfig(sparsity=0.6, block_size=16, steps=6, warmup=2, searches=(2, 4), head_adaptive=False)
 CONFIG = replace(PLAIN, compensation="residual")
@@ -163,18 +163,19 @@ def test_a_branch_that_missed_a_search_sees_first_what_the_new_lists_lose():
     assert state.action(0) is Action.SPARSE
 
 
-@pytest.mark.parametrize("beside", ["two evaluations a step", "every second step left out"])
+@pytest.mark.parametrize("beside", ["two evaluations a step", "every second step left out", "a second expert"])
 def test_a_guidance_branch_that_looks_at_what_it_lacks_is_no_fallback(beside):
-    pipe = make_pipeline("wan")
-    adaspa.apply(pipe, replace(SPARSE, searches=(2, 4), compensation="residual", share_lists=True))
+    experts = {"transformer_2": make_wan(seed=1), "boundary_ratio": 0.8} if beside == "a second expert" else {}
+    pipe = make_wan_pipeline(**experts)
+    handles = adaspa.apply(pipe, replace(SPARSE, searches=(2, 4), compensation="residual", share_lists=True))
     if beside == "two evaluations a step":
         pipe.scheduler = FlowMatchHeunDiscreteScheduler()
-    else:
+    elif beside == "every second step left out":
         pipe.transformer.enable_cache(MagCacheConfig(1.0, 1, 0.5, STEPS, mag_ratios=[1.0] * STEPS))
     generate(pipe)
-    report = pipe.transformer.adaspa.report()
-    assert report["fell_back"] == []
-    assert report["compensated_calls"] == report["attention_calls"]["sparse"] > 0
+    for report in (handle.report() for handle in handles):
+        assert report["fell_back"] == []
+        assert report["compensated_calls"] == report["attention_calls"]["sparse"] > 0
 
 
 def test_the_work_has_the_sparse_passes_that_searches_take_besides():
