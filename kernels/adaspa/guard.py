@@ -49,7 +49,7 @@ class Guard:
         own = range(len(self.layers)) if layout.masked or layout.pattern is not None else ()
         state.record.ledger.end_forward(
             state.step or 0,
-            state.branch,
+            state.lists_of,
             expected,
             lambda layer: layer in passed_on or self._may_be_skipped(layer),
             own,

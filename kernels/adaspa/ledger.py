@@ -74,6 +74,7 @@ class Ledger:
         """Close the account of a forward that has ended well, and compare it with the schedule.
 
         Args:
+            branch: the guidance branch whose lists the forward uses.
             expected: what the schedule has each layer do.
             may_skip: whether a hook of others stands before the attention of a layer, which may leave its call out.
             own: layers that attend under a mask or pattern of the model's own, by ours or another way.

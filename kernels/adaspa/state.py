@@ -109,11 +109,11 @@ class AdaSpaState:
         if self._first_branch is None:
             self._first_branch = branch
         if kind is StepKind.SPARSE:
-            searched = self._searched.get(self._lists_of)
+            searched = self._searched.get(self.lists_of)
             if searched is None or (searched == step and self.plan.compensates and self.follows):
                 kind = StepKind.SEARCH
         if kind is StepKind.SEARCH:
-            self._searched[self._lists_of] = step
+            self._searched[self.lists_of] = step
         self.kind = kind
         self.record.step_kinds.setdefault(self._before + step, kind)
         self.record.ledger.begin_forward()
@@ -195,7 +195,7 @@ class AdaSpaState:
 
     def key(self, layer: int, sample: int | None = None) -> CacheKey:
         """Return the key of the entry of ``layer`` that the current branch uses."""
-        return CacheKey(self._lists_of, layer, sample)
+        return CacheKey(self.lists_of, layer, sample)
 
     @property
     def follows(self) -> bool:
@@ -203,7 +203,8 @@ class AdaSpaState:
         return self.plan.share_lists and self.branch != self._first_branch and self.branch not in self._apart
 
     @property
-    def _lists_of(self) -> str:
+    def lists_of(self) -> str:
+        """Guidance branch whose lists the current one uses: itself, or the one that it follows."""
         return self._first_branch if self._first_branch is not None and self.follows else self.branch
 
     def for_sequence(self, layer: int, sample: int | None, sequence: object) -> None:
@@ -264,7 +265,7 @@ class AdaSpaState:
 
     def patterns_of(self, layer: int) -> dict[CacheKey, PatternRecord]:
         """Return the patterns in use of ``layer`` in the current branch; none if a key of it was refused."""
-        keys = [key for key in self._in_use if (key.branch, key.layer) == (self._lists_of, layer)]
+        keys = [key for key in self._in_use if (key.branch, key.layer) == (self.lists_of, layer)]
         return {} if any(key in self.cache.refused for key in keys) else {key: self._in_use[key] for key in keys}
 
     def drop(self) -> RequestRecord:

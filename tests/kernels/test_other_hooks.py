@@ -9,8 +9,10 @@ import adaspa
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from adaspa.state import AdaSpaState
 from diffusers.hooks import (
     FasterCacheConfig,
+    FirstBlockCacheConfig,
     HookRegistry,
     LayerSkipConfig,
     MagCacheConfig,
@@ -125,6 +127,22 @@ def test_a_search_that_a_step_cache_skipped_is_made_up_for_in_the_next_step_that
     assert report["reused_forwards"] == 4 and report["fell_back"] == []
     layers = len(pipe.transformer.blocks)
     assert [pattern.step for pattern in handle.record.patterns] == 2 * layers * [2] + 2 * layers * [5]
+
+
+def test_a_search_that_a_step_cache_skipped_in_one_branch_is_made_up_for_by_another_that_uses_its_lists(monkeypatch):
+    searched, add = [], AdaSpaState.add_pattern
+
+    def watched(state, key, pattern):
+        searched.append((state.branch, key.branch))
+        add(state, key, pattern)
+
+    monkeypatch.setattr(AdaSpaState, "add_pattern", watched)
+    pipe = make_pipeline("wan")
+    adaspa.apply(pipe.transformer, replace(SPARSE, steps=STEPS, searches=(2, 3, 4, 5, 6), share_lists=True))
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.73))
+    run(pipe, "wan")
+    assert ("uncond", "cond") in searched
+    assert pipe.transformer.adaspa.report()["fell_back"] == []
 
 
 @pytest.mark.parametrize("first", ["apply", "cache"])
