@@ -11,9 +11,10 @@ linears.json, whole-step.json, paper-steps.json, linears-videos.json and caches-
 (`benchmarks.models.linears`, `benchmarks.models.whole_step`, `benchmarks.models.paper_steps`, `demo_model.linears`,
 `demo_model.caches`), ``parallel`` from
 parallel.json (`benchmarks.models.parallel`), ``fidelity`` and ``grid`` from fidelity.json (`demo_model.fidelity`),
-``grid`` also from candidates-*.json, ``promise`` from presets.json and ``unseen`` from unseen.json (the same with other
-``--seed``s), ``longer`` from long-*.json and unseen-*.json (the same with ``--length``), ``field`` from field.json
-(`demo_model.field`), ``field-16`` from field-16.json (more methods, fewer clips), ``lengths`` from lengths.json
+``grid`` also from candidates-*.json, ``put-back`` from all of these and compensation-presets.json, ``promise`` from
+presets.json and ``unseen`` from unseen.json (the same with other ``--seed``s), ``longer`` from long-*.json and
+unseen-*.json (the same with ``--length``), ``field`` from field.json (`demo_model.field`),
+``field-16`` from field-16.json (more methods, fewer clips), ``lengths`` from lengths.json
 (`demo_model.lengths`).
 
 Of docs/how-it-works.md it writes ``passes`` from kernels.json, ``picture`` from field-16.json and missed.json
@@ -299,6 +300,24 @@ def grid_section(sets: list[Json], plot: Path, picture: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def put_back_section(sets: list[Json], put_back: Json) -> str:
+    """The presets beside settings with compensation, and what their rule would choose of all of them."""
+    of_seed = {result["settings"]["seed"]: result["rows"] for result in sets}
+    more = [found["rows"] for found in put_back["sets"]]
+    plain = [of_seed[found["settings"]["seed"]] for found in put_back["sets"]]
+    lines = [
+        f"- `{preset}`: {row['name']}, at a cost of {fidelity_tables.cost(row):.2f}"
+        for preset, row in compensation.choice_with(plain, more).items()
+    ]
+    parts = [
+        "The same sets, with settings that get back what their search saw them lose:",
+        compensation.presets_table(plain, more),
+        "Of all of them the rule would choose:",
+        "\n".join(lines),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def promise_section(result: Json) -> str:
     return (
         f"{field_head(result)}. Nothing was chosen on these captions and their\nnoise "
@@ -530,6 +549,8 @@ def quality_sections(load: Callable[[str], list[Json]], folder: Path, seen: str)
             sets = [fidelity, *again]
             sections["grid"] = grid_section(sets, folder / "grid.png", f"{seen}/grid.png")
             print(fidelity_tables.choice(fidelity_tables.on_all([result["rows"] for result in sets])))
+            for put_back in load("compensation-presets.json"):
+                sections["put-back"] = put_back_section(sets, put_back)
     for last in load("presets.json"):
         sections["promise"] = promise_section(last)
     for others in load("unseen.json"):

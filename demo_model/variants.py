@@ -217,7 +217,7 @@ PUT_BACK: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
     ("price", "warm-up 10, one search", (128, True), (0.25, 0.2, 0.3)),
     ("price", "warm-up 10 at mass 0.9, one search", (64, True), (3.3, 4.5)),
 )
-"""Lines of the grid that get back what their search saw them lose."""
+"""Lines that get back what their search saw them lose; no preset is chosen among these."""
 
 
 def _grid() -> Iterator[Variant]:
@@ -227,6 +227,7 @@ def _grid() -> Iterator[Variant]:
     """
     policies = {"price": "marginal_mass", "mass": "retained_mass"}
     for lines, change, last in ((GRID, {}, ""), (PUT_BACK, {"compensation": "residual"}, ", residual")):
+        group = "compensation" if change else "grid"
         for place, (setting, schedule, (block, shared), values) in product(range(MOST), lines):
             if place < len(values):
                 own: dict[str, Any] = {
@@ -237,7 +238,7 @@ def _grid() -> Iterator[Variant]:
                 config = AdaSpaConfig(**own, **SCHEDULES[schedule], share_lists=shared, query_stride=4, **change)
                 ending = ", shared lists" if shared else ""
                 name = f"{setting} {values[place]}, {schedule}, blocks of {block} x 64{ending}{last}"
-                yield Variant(name, "grid", ("grid",), config)
+                yield Variant(name, f"grid{last}", (group,), config)
                 if not change and (setting, values[place], schedule, block) in TILED:
                     yield Variant(f"{name}, tile order", "grid", ("grid",), config.replace(token_order="tile"))
 

@@ -6,7 +6,7 @@ caption and noise, each against the same dense video.
 
 from benchmarks import markdown
 from benchmarks.fidelity.field import Row, interval, mean, worst_tenth
-from benchmarks.fidelity.tables import attention_work
+from benchmarks.fidelity.tables import attention_work, choose_presets, on_all, sets_table
 from benchmarks.fidelity.unseen import at
 
 COMPENSATED = ", residual"
@@ -48,6 +48,24 @@ def _at_equal_work(row: Row, line: list[Row]) -> tuple[str, str, str]:
     low, high = interval(gains)
     won = sum(gain > 0 for gain in gains) / len(gains)
     return f"{mean(gains):+.1f} dB ({low:+.1f} to {high:+.1f})", f"{worst_tenth(other):.1f}", f"{100 * won:.0f} %"
+
+
+def presets_table(sets: list[list[Row]], put_back: list[list[Row]]) -> str:
+    """The presets and the paper's settings beside compensated ones, on all sets, by their cost.
+
+    Args:
+        sets: rows without compensation, those of each set of captions.
+        put_back: compensated ones of the same sets.
+    """
+    rows = on_all([[*plain, *more] for plain, more in zip(sets, put_back, strict=True)])
+    shown = [row for row in rows if row["name"] == "paper" or {"presets", "compensation"} & set(row["groups"])]
+    return sets_table(shown)
+
+
+def choice_with(sets: list[list[Row]], put_back: list[list[Row]]) -> dict[str, Row]:
+    """What the presets' rule would choose if compensated settings could be chosen, too."""
+    candidates = [[{**row, "groups": ["grid"]} for row in more] for more in put_back]
+    return choose_presets(on_all([[*plain, *more] for plain, more in zip(sets, candidates, strict=True)]))
 
 
 def errors_table(rows: list[Row]) -> str:

@@ -12,6 +12,8 @@ from benchmarks.fidelity.field import interval
 Row = dict[str, Any]
 APART = 0.54
 """What a block costs besides in query blocks of 64 that its neighbour does not keep: `apart` of changes-pairs.json."""
+ADDED = 0.0025
+"""Cost of adding a residual in a sparse step, in dense calls: 0.6 ms (compensation-time.json) of 238 (kernels.json)."""
 ACCURACY_LOST = 0.02  # most that a preset may lose of the share of right answers
 QUALITY, BALANCED = 50.0, 40.0  # decibels that these presets must reach
 SHOWN = ("paper", "presets", "ablations", "curves", "patterns")
@@ -25,8 +27,14 @@ def attention_work(row: Row) -> float:
 
 
 def cost(row: Row) -> float:
-    """The same at what a block costs."""
-    return attention_work(row) + row["work"]["sparse"] * (price(row) - 1) if "work" in row else 1.0
+    """The same at what a block costs, with the adding of residuals."""
+    if "work" not in row:
+        return 1.0
+    total = attention_work(row) + row["work"]["sparse"] * (price(row) - 1)
+    if row.get("config", {}).get("compensation", "none") == "none":
+        return total
+    steps = [row[f"{kind}_steps"] for kind in ("dense", "search", "sparse")]
+    return float(total + ADDED * steps[-1] / sum(steps))
 
 
 def price(row: Row) -> float:
