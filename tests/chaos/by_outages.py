@@ -17,8 +17,9 @@ from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.access.open_access import Access, Entrance
 from adaspa_service.gateway import janitor
 from adaspa_service.local.process import tied
+from drawn import picture
 from receiver import receiving
-from running_gateway import Service
+from running_gateway import FILES, Service, data_uri
 from valkey_process import running_valkey, start_valkey
 from waiting import PATIENCE, until
 
@@ -130,6 +131,54 @@ class WithoutRedis(Scene):
         ends(first, "a stream ends with its job")
         assert told[waits][-2:] == ["in_progress", "completed"], told[waits]
         assert "adaspa_store_up 1.0" in service.http.get("/metrics").text
+
+
+class Away:
+    """Storage that does not answer, in the place of the library that asks it."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def later(*_: Any, **__: Any) -> None:
+            raise OSError("connection refused")
+
+        return later if name.endswith("_async") else raising(OSError("connection refused"))
+
+
+class WithoutStorage(Scene):
+    """Storage goes while clients ask for all kinds of things, and comes back."""
+
+    name = "by hand: what is served while storage is away"
+    promise = "whatever needs no file goes on without storage, and the rest is told to come again"
+
+    def play(self, stage: Stage) -> None:
+        image = data_uri(picture(64, 64))
+        with desk() as service:
+            done, gone, waits = service.completed(), service.completed(), service.create()["id"]
+            with patch("adaspa_jobs.storage.obstore", Away()):
+                for method, path, options in (
+                    ("GET", "/readyz", {}),
+                    ("GET", f"/videos/{done}/content", {}),
+                    ("GET", f"/videos/{done}/content?variant=thumbnail", {"headers": {"Range": "bytes=0-3"}}),
+                    ("POST", "/videos", {"json": {"prompt": "a", "model": "first", "input_reference": image}}),
+                ):
+                    found = refused(service, 503, "service_unavailable", method, path, **options)
+                    assert "objects" not in found.text, f"{method} {path} tells of the inside: {found.text}"
+                assert service.http.head(f"/videos/{done}/content").status_code == 503
+                for method, path in (
+                    *(("GET", "/healthz"), ("GET", f"/videos/{done}"), ("GET", "/videos"), ("GET", "/metrics")),
+                    *(("POST", f"/videos/{waits}/cancel"), ("DELETE", f"/videos/{gone}"), ("GET", "/models")),
+                    ("GET", f"/videos/{done}/link"),
+                ):
+                    status = service.http.request(method, path).status_code
+                    assert status == 200, f"{method} {path} while storage is away: {status}"
+                refused(service, 404, "video_not_found", "GET", f"/videos/{gone}")
+                made = service.create(model="first")["id"]
+                assert len(service.store.unfinished("open")) == 1, "a request without its image made a job"
+            assert service.http.get("/readyz").status_code == 200, "a gateway whose storage is back is not ready"
+            assert service.http.get(f"/videos/{done}/content").content == FILES["video"][2]
+            service.store.client.zadd("adaspa:purge", {gone: 0})
+            until(lambda: service.store.get(gone) is None, "what was deleted meanwhile goes")
+            assert service.parts.storage.keys(f"videos/{gone}/") == []
+            service.complete(service.claim(made))
 
 
 class Refusals(Scene):
@@ -374,4 +423,4 @@ class Emptied(Scene):
                 assert not refuses, f"{folder.name} {more}: a gateway starts that is to say {refuses!r}"
 
 
-SCENES: list[Scene] = [WithoutRedis(), Refusals(), Damaged(), Emptied()]
+SCENES: list[Scene] = [WithoutRedis(), WithoutStorage(), Refusals(), Damaged(), Emptied()]
