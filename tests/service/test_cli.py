@@ -186,6 +186,24 @@ def test_what_is_wrong_is_named(service: Service, arguments: list[str], named: s
     assert service.messages() == 0
 
 
+def test_only_a_file_is_replaced_by_an_output(service: Service, tmp_path: Path) -> None:
+    video_id, pipe = service.completed(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for output, told in ((pipe, "is a pipe or a device"), (tmp_path, "is a folder"), ("-", "standard output is not")):
+        ended = adaspa("download", video_id, "--output", output, server=service.url)
+        assert (ended.returncode, told in ended.stderr) == (2, True), ended.stderr
+    assert pipe.is_fifo()
+
+
+def test_output_that_cannot_be_written_is_one_line(service: Service) -> None:
+    service.create()
+    for arguments in (["jobs"], ["jobs", "--json"], ["models"]):
+        with Path("/dev/full").open("w") as full:
+            command = [ADASPA, *arguments, "--server", service.url]
+            ended = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (ended.returncode, ended.stderr) == (1, "adaspa: [Errno 28] No space left on device\n")
+
+
 def test_a_server_that_does_not_answer_has_its_own_status() -> None:
     for command, told in (("models", "cannot reach the server"), ("open", "start one with `adaspa serve`")):
         ended = adaspa(command)

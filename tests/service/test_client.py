@@ -1,6 +1,7 @@
 """The Python clients, sync and async, against a real gateway: also over connections that are cut."""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_a_download_goes_on_after_a_cut(service: Service, connect: Any, tmp_path
     with flaky(service.url, 30_000, 20_000, 100, 40_000) as proxy, connect(proxy.url) as client:
         assert client.download(lease.job.id, tmp_path / "out.mp4").read_bytes() == content
     assert b"range: bytes=" in proxy.requests[-1].lower()
+
+
+def test_a_download_replaces_files_alone_and_follows_links(service: Service, connect: Any, tmp_path: Path) -> None:
+    video_id = service.completed()
+    (tmp_path / "latest.mp4").symlink_to(tmp_path / "first.mp4")
+    os.mkfifo(tmp_path / "pipe")
+    with connect(service.url) as client:
+        assert client.download(video_id, str(tmp_path / "latest.mp4")) == tmp_path / "latest.mp4"
+        assert (tmp_path / "latest.mp4").is_symlink() and (tmp_path / "first.mp4").read_bytes() == CONTENT
+        for taken in (tmp_path, tmp_path / "pipe"):
+            with pytest.raises(ValueError, match="path must lead to a file"):
+                client.download(video_id, taken)
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(list(tmp_path.glob("*.part"))) == 0
 
 
 def test_a_create_whose_answer_is_lost_is_made_once(service: Service, connect: Any) -> None:

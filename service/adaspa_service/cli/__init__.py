@@ -3,6 +3,8 @@
 Add a single command to COMMANDS, and a group with subcommands (a ``typer.Typer``) to GROUPS.
 """
 
+import os
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -77,7 +79,10 @@ for name, group in GROUPS.items():
 def main() -> None:
     """Run the console script. Expected errors print one line, never a traceback."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except NotCompleted as error:
         fail(error, Exit.not_completed)
     except httpx.TransportError as error:
@@ -85,6 +90,9 @@ def main() -> None:
     except Unauthorized as error:
         fail(f"{error}; set --api-key or ADASPA_API_KEY")
     except (LocalError, SettingsError, StoreUnavailable, ApiError, TimeoutError) as error:
+        fail(error)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of the output cannot be written, either
         fail(error)
     except KeyboardInterrupt:
         raise SystemExit(int(Exit.interrupted)) from None

@@ -12,6 +12,7 @@ from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
 from adaspa_jobs.settings import get_settings
 
 from adaspa_service.cli import params
+from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.serve import DataDir, Model, Port
 from adaspa_service.cli.server import ApiKey, connect
@@ -40,7 +41,7 @@ def demo(
         typer.Option(metavar="FILE|URL", help="Image to start from. Default model: the first that takes one."),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Video file to write. A .png with its frames goes next to it.")
+        Path, typer.Option(help="Video file to write. A .png with up to 16 of its frames goes next to it.")
     ] = DEMO_OUTPUT,
     port: Port = None,
     data_dir: DataDir = None,
@@ -48,8 +49,7 @@ def demo(
     api_key: ApiKey = None,
 ) -> None:
     """Start the whole service, generate one video, and stop it again."""
-    if not output.parent.is_dir():
-        fail(f"--output: the folder {output.parent} does not exist")
+    check_output(output)
     params.given({"input_reference": image})
     spec = chosen(model, with_image=image is not None)
     if image is not None and not is_url(image):

@@ -182,5 +182,8 @@ def check_output(path: Path) -> None:
     """End the command if the file could not be written, before any work is done for it."""
     if not path.parent.is_dir():
         fail(f"--output: the folder {path.parent} does not exist", Exit.usage)
-    if path.is_dir():
-        fail(f"--output: {path} is a folder; allowed: a file", Exit.usage)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        fail(f"--output: {path} is {kind}; allowed: a file", Exit.usage)
+    if str(path) == "-":
+        fail("--output: standard output is not supported; allowed: a file (./- for one of this name)", Exit.usage)

@@ -203,10 +203,14 @@ class AsyncClient:
                     raise
             await asyncio.sleep(plans.DELAYS[0])
 
-    async def download(self, video_id: str, path: Path, variant: Variant = "video") -> Path:
+    async def download(self, video_id: str, path: str | Path, variant: Variant = "video") -> Path:
         """Write a finished job's file; ``path`` appears only when it is whole.
 
         A connection that is lost on the way is taken up where it ended, as often as that brings the file further.
+
+        Raises:
+            ValueError: ``path`` leads to a folder, a pipe or a device.
+            ApiError: the gateway has no such file for this caller.
         """
         tries = 0
         with Download(path) as download:
@@ -225,7 +229,7 @@ class AsyncClient:
                     if tries > self._retries:
                         raise
                     await asyncio.sleep(plans.DELAYS[0])
-        return path
+        return download.path
 
     @asynccontextmanager
     async def _stream(

@@ -13,12 +13,18 @@ class Download:
     """Download to a file that appears under its name only when it is whole.
 
     Args:
-        path: of the file.
+        path: of the file, which is replaced. Of a link, what it leads to.
+
+    Raises:
+        ValueError: the path leads to something else: a folder, a pipe or a device.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._part = path.with_name(f".{path.name}.part")
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._whole = self.path.resolve()
+        if self._whole.exists() and not self._whole.is_file():
+            raise ValueError(f"path must lead to a file or to nothing yet, got {str(path)!r}")
+        self._part = self._whole.with_name(f".{self._whole.name}.part")
         self._etag = ""
         self._file: BinaryIO | None = None
 
@@ -32,7 +38,7 @@ class Download:
         assert self._file is not None
         self._file.close()
         if kind is None:
-            self._part.replace(self.path)
+            self._part.replace(self._whole)
         self._part.unlink(missing_ok=True)
 
     @property

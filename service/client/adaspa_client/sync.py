@@ -200,10 +200,14 @@ class Client:
                     raise
             time.sleep(plans.DELAYS[0])
 
-    def download(self, video_id: str, path: Path, variant: Variant = "video") -> Path:
+    def download(self, video_id: str, path: str | Path, variant: Variant = "video") -> Path:
         """Write a finished job's file; ``path`` appears only when it is whole.
 
         A connection that is lost on the way is taken up where it ended, as often as that brings the file further.
+
+        Raises:
+            ValueError: ``path`` leads to a folder, a pipe or a device.
+            ApiError: the gateway has no such file for this caller.
         """
         tries = 0
         with Download(path) as download:
@@ -222,7 +226,7 @@ class Client:
                     if tries > self._retries:
                         raise
                     time.sleep(plans.DELAYS[0])
-        return path
+        return download.path
 
     @contextmanager
     def _stream(
