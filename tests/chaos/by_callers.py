@@ -236,6 +236,12 @@ class Shown(Scene):
             for changed in (url.replace(video_id, other), url.replace("expires=", "expires=1"), url[:-1]):
                 status = httpx.get(changed, timeout=PATIENCE).status_code
                 assert status == 403, f"a link that was changed ({changed[-60:]}): {status}"
+        service.store.client.delete("adaspa:signing_secret")
+        for url in links.values():
+            status = httpx.get(url, timeout=PATIENCE).status_code
+            assert status == 403, f"a link outlives the secret that signed it: {status}"
+        url = service.http.get(f"/videos/{video_id}/link").json()["url"]
+        assert httpx.get(url, timeout=PATIENCE).status_code == 200, "a link of a new secret"
 
     def refusals(self, service: Service) -> None:
         """Images of a request that is refused go at once."""

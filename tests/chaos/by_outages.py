@@ -23,7 +23,7 @@ from running_gateway import FILES, Service, data_uri
 from valkey_process import running_valkey, start_valkey
 from waiting import PATIENCE, until
 
-from chaos.desk import SAFELY, desk, refused, seat
+from chaos.desk import SAFELY, desk, error_of, refused, seat
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -267,6 +267,66 @@ def raising(error: Exception) -> Callable[..., Any]:
     return function
 
 
+OVER = "#!lua flags=allow-oom\nredis.call('ZADD', KEYS[1], 0, ARGV[1])"
+"""Lets a job's time be over, also in a Redis that is full."""
+
+
+class Full(Scene):
+    """Redis has no memory left."""
+
+    name = "by hand: a Redis that is full"
+    promise = "a Redis that is full takes nothing new, and everything that ends or goes, goes on"
+
+    def play(self, stage: Stage) -> None:
+        own = {"webhook_http": True, "webhook_networks": "127.0.0.0/8", "webhook_retry_seconds": "0.1,0.1,0.1"}
+        with receiving() as receiver, desk(open_access=False, queue_cap=1000, lease_seconds=3600, **own) as service:
+            client, store = service.store.client, service.store
+            key, token = KeyStore(client).create("one", READ_WRITE, requests_per_minute=10_000)
+            service.http.headers["Authorization"] = f"Bearer {token}"
+            names = ("completed", "failed", "cancelled", "released", "worker's", "lost", "followed")
+            leases = {name: service.claim(service.create()["id"]) for name in names}
+            deleted, expired, shared = service.completed(), service.completed(), service.create()["id"]
+            late, told = service.create()["id"], service.create(webhook_url=f"{receiver.url}/a")["id"]
+            until(lambda: client.exists("adaspa:swept_at"), "a janitor has looked")
+            client.zadd("adaspa:expiry", {expired: 10**15})
+            receiver.answers = [500]
+            client.config_set("maxmemory", 1)
+            refused(service, 503, "service_unavailable", "POST", "/videos", json={"prompt": "a"})
+            assert service.http.get(f"/videos/{late}").json()["queue_position"], "who asks is not answered"
+            try:
+                taken = store.claim("first", "by hand")
+            except StoreUnavailable:
+                taken = None
+            assert taken is None, "a job begins that a full Redis cannot note"
+            store.announce(service.parts.catalog.models["first"], "by hand")
+            store.renew(leases["followed"])
+            service.step(leases["followed"], 1)
+            service.complete(leases["completed"])
+            store.fail(leases["failed"], error_of("not_finite"))
+            store.release(leases["released"])
+            store.requeue_after_worker_error(leases["worker's"], error_of("storage_unavailable"))
+            service.http.post(f"/videos/{leases['cancelled'].job.id}/cancel")
+            store.release_cancelled(leases["cancelled"])
+            for video_id in (shared, told):
+                assert service.http.post(f"/videos/{video_id}/cancel").json()["status"] == "cancelled", "a cancel waits"
+            assert service.http.delete(f"/videos/{deleted}").status_code == 200, "a deletion waits"
+            until(lambda: store.get(deleted) is None, "what is deleted makes room")
+            owed = service.parts.deliveries
+            until(lambda: owed.get(told) is None or len(receiver.calls) > 2, "its event is delivered")
+            assert len(receiver.calls) == 2, f"an event that was refused once is sent {len(receiver.calls)} times"
+            for name, hit in (("expiry", expired), ("leases", leases["lost"].job.id), ("arrivals:first", late)):
+                client.eval(OVER, 1, f"adaspa:{name}", hit)
+            until(lambda: store.get(expired) is None, "what is over expires")
+            until(lambda: store.get(leases["lost"].job.id).status == "queued", "lost jobs come back")  # type: ignore[union-attr]
+            until(lambda: store.get(late).status == "failed", "a job that waited too long fails")  # type: ignore[union-attr]
+            client.config_set("maxmemory", 0)
+            ends = {name: str(store.get(lease.job.id).status) for name, lease in leases.items()}  # type: ignore[union-attr]
+            wanted = dict(zip(names, ("completed", "failed", "cancelled", *["queued"] * 3, "in_progress"), strict=True))
+            assert ends == wanted, f"in a full Redis jobs end as {ends}"
+            assert service.create()["status"] == "queued", "a Redis with room again takes nothing"
+            assert key.requests_per_minute == 10_000
+
+
 DAMAGE: dict[str, Callable[[Any, str], object]] = {
     "params are not JSON": lambda client, key: client.hset(key, "params", "{oops"),
     "no model": lambda client, key: client.hdel(key, "model"),
@@ -292,6 +352,22 @@ class Damaged(Scene):
                     service.http.headers["Authorization"] = f"Bearer {mine}"
                     self.damaged(service, phase, what, damage, {"Authorization": f"Bearer {other}"})
             self.later(service)
+            self.unread(service)
+
+    def unread(self, service: Service) -> None:
+        """A record that scripts can read, and workers cannot: each gives it back, and in the end it has failed."""
+        hit, after = (service.create()["id"] for _ in range(2))
+        service.store.client.hset(f"adaspa:job:{hit}", "params", json.dumps({"steps": 4}))
+        for attempt in (1, 2, 3):
+            assert service.store.claim("first", f"by hand {attempt}") is None, "a worker gets what it cannot read"
+        lease = service.store.claim("first", "by hand")
+        assert lease is not None and lease.job.id == after, "a job that no worker can read holds up those behind it"
+        service.complete(lease)
+        fields = service.store.client.hgetall(f"adaspa:job:{hit}")
+        error = json.loads(fields[b"error"])["code"]
+        assert (fields[b"status"], error, fields[b"worker_errors"]) == (b"failed", "record_damaged", b"3"), fields
+        assert service.http.get(f"/videos/{hit}").json()["error"]["code"] == "record_damaged"
+        assert service.http.delete(f"/videos/{hit}").status_code == 200
 
     def damaged(
         self,
@@ -423,4 +499,4 @@ class Emptied(Scene):
                 assert not refuses, f"{folder.name} {more}: a gateway starts that is to say {refuses!r}"
 
 
-SCENES: list[Scene] = [WithoutRedis(), WithoutStorage(), Refusals(), Damaged(), Emptied()]
+SCENES: list[Scene] = [WithoutRedis(), WithoutStorage(), Refusals(), Full(), Damaged(), Emptied()]

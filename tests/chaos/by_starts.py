@@ -236,6 +236,10 @@ class Ready(Scene):
 
     def given_back(self, app: Any) -> None:
         """The message of a job that is given back goes back, too."""
+        conf = app.app.conf
+        assert not conf.worker_enable_remote_control, "whoever reaches Redis can end a worker by one message"
+        assert list(conf.accept_content) == ["json"], f"a worker reads messages in {conf.accept_content}"
+        assert conf.task_acks_late and conf.task_reject_on_worker_lost and conf.worker_prefetch_multiplier == 1
         for error, again in ((WorkerStopping(), True), (StoreUnavailable("away"), True), (None, False)):
             runs = SimpleNamespace(run=raising(error) if error else lambda _: None)
             with patch.object(app, "runner", lambda runs=runs: runs):

@@ -76,6 +76,8 @@ class Changed(Scene):
         with desk() as service:
             self.remixes(service)
         self.recent()
+        with desk(metrics_port=1) as service:
+            refused(service, 404, "not_found", "GET", "/metrics")  # they have a port of their own
 
     def remixes(self, service: Service) -> None:
         catalog = service.parts.catalog
