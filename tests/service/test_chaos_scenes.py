@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from chaos import by_callers, by_interruptions, by_networks, by_outages, by_starts, by_turns, likely
+from chaos import by_callers, by_interruptions, by_networks, by_outages, by_starts, by_turns, examine, likely
+from chaos.apart import Apart
 from chaos.scenes import Scene
 
 PARTS = (by_callers, by_interruptions, by_networks, by_outages, by_starts, by_turns)
@@ -38,3 +39,30 @@ def test_an_audit_begins_with_what_caught_a_bug_before(tmp_path: Path, monkeypat
     assert likely.scenes(PATCH, "it", tmp_path) == ["d"]
     files = likely.test_files(PATCH)
     assert files[0] == "tests/worker/test_worker_by_hand.py" and "tests/worker/test_lease.py" in files
+
+
+def test_what_is_found_ahead_needs_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Scene):
+        name, promise = "by hand: broken", ""
+
+        def play(self, stage: object) -> None:
+            raise AssertionError("it is broken")
+
+    class Unseen(Broken):
+        name = "by hand: behind it"
+
+    def started(*_: object) -> None:
+        raise AssertionError("a service is started")
+
+    monkeypatch.setattr(examine, "running_fleet", started)
+    report = examine.examined(1, "", [Broken(), Unseen()])
+    assert report["violations"] == ["by hand: broken: it is broken"]
+    assert [*report["seconds"]] == ["by hand: broken"]
+
+
+def test_a_scene_of_a_module_plays_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(likely.ROOT / "tests"))
+    (one,) = [scene for scene in Apart("by_networks").each() if scene.name == "by hand: lines of the log"]
+    one.play(None)  # type: ignore[arg-type]
+    whole = [scene.name for scene in examine.each()]
+    assert len({*whole}) == len(whole) and one.name in whole, "two scenes have one name"
