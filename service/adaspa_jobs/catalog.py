@@ -208,7 +208,9 @@ class ModelSpec(BaseModel):
     scheduler: Scheduler | None = None
     """Scheduler that replaces the model's own. ``name`` is ``FlowMatchEulerDiscreteScheduler``,
     ``UniPCMultistepScheduler`` or ``DPMSolverMultistepScheduler``; ``options`` override the model's scheduler
-    configuration. Only for flow-matching models, whose shift is kept. ``null`` keeps the model's own scheduler."""
+    configuration. Only for flow-matching models, whose shift is kept. With beta, Karras or exponential sigmas a
+    shift has no effect in diffusers 0.42.1, and only ``FlowMatchEulerDiscreteScheduler`` can have them. ``null``
+    keeps the model's own scheduler."""
     flow_shift: float | None = Field(default=None, gt=0)
     """Shift of the steps towards noise. For Wan 2.1, use 3 at 480p and 5 at 720p. ``null`` keeps the model's own
     shift."""
