@@ -6,7 +6,7 @@ import re
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.limits import Choice
@@ -137,7 +137,9 @@ def chart_schema() -> str:
 
 def as_written(kind: Any) -> str:
     """A type as it stands in a program."""
-    if isinstance(kind, UnionType):
+    if get_origin(kind) is Annotated:
+        return as_written(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
         return " | ".join(as_written(part) for part in get_args(kind) if part is not type(None))
     if get_origin(kind) is Literal:
         return f"Literal[{', '.join(json.dumps(word) for word in get_args(kind))}]"

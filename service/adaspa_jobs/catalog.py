@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from adaspa_api.limits import Refused
-from adaspa_api.loras import NAME, Loras, LoraUse
+from adaspa_api.loras import MOST_USES, NAME, Loras, LoraUse
 from adaspa_api.words import OutputFormat, Quality, Task
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json
@@ -203,7 +203,7 @@ class ModelSpec(BaseModel):
     """[LoRA adapters](loras.md) that requests may use."""
     default_loras: list[LoraUse] = []
     """Adapters applied unless a request names them with another scale: ``[{"name": "...", "scale": 1.0}]``."""
-    max_loras: int = Field(default=3, ge=1, le=16)
+    max_loras: int = Field(default=3, ge=1, le=MOST_USES)
     """Maximum number of adapters per request, including the defaults."""
     scheduler: Scheduler | None = None
     """Scheduler that replaces the model's own. ``name`` is ``FlowMatchEulerDiscreteScheduler``,

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_api.fields import VideoCreate
+from adaspa_api.limits import Refused
+from adaspa_api.loras import read
 from adaspa_jobs.settings import Settings
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.json_text import json_object
+from pydantic import ValidationError
 from refusals import check_refused
 from running_gateway import Service, serving
 from waiting import PATIENCE
@@ -186,6 +190,20 @@ def test_the_second_one_of_many_names_is_found_without_comparing_all_with_all(mo
     with pytest.raises(ApiError, match="1999: given more than once"):
         json_object(b"{}")
     assert Name.compared < 10 * len(names)
+
+
+@pytest.mark.parametrize("wrong", [1, {}, {"name": "ink"}], ids=str)
+def test_reading_many_adapters_ends_at_the_first_that_is_wrong_or_too_many(wrong: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        VideoCreate.model_validate({"prompt": "x", "loras": [wrong] * 1000}, strict=True)
+    assert refused.value.error_count() <= 3
+    with pytest.raises(Refused, match="1000 adapters; allowed: up to 16"):
+        read(",".join(["ink"] * 1000))
+
+
+def test_an_unknown_field_is_refused_before_the_others_are_read(service: Service) -> None:
+    body = {"steps": 0, "prompt": 1, "colour": "red"}
+    check_refused(service, service.http.post("/videos", json=body), 400, "colour", "unknown field")
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,10 @@ def source_of(name: str, given: UploadFile | IO[bytes], kind: Kind, most: int) -
 
 def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, strings: bool) -> Fields:
     """Check names and types. In a form every value is a string; in JSON a number has to be one."""
+    names = fields.model_fields
+    for name in (name for name in data if name not in names):
+        message = f"{name}: unknown field{did_you_mean(name, names)}; allowed: {', '.join(names)}"
+        raise bad_field(name, message, "unknown_parameter")
     try:
         if strings:
             return fields.model_validate_strings(data)
@@ -253,10 +257,6 @@ def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, st
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name, inside = str(first["loc"][0]), len(first["loc"]) > 1
-        if first["type"] == "extra_forbidden" and not inside:
-            names = fields.model_fields
-            message = f"{name}: unknown field{did_you_mean(name, names)}; allowed: {', '.join(names)}"
-            raise bad_field(name, message, "unknown_parameter") from error
         limits = f"allowed: {allowed(name, catalog, data.get('model'))}"
         if first["type"] == "missing" and not inside:
             raise bad_field(name, f"{name}: required; {limits}", "missing_required_parameter") from error

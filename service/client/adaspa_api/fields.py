@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from adaspa_api.limits import Choice, Entry, Length, Limit, Media, Range, Served, StepsRange, Switch, Text, Url
-from adaspa_api.loras import Loras, LoraUse
+from adaspa_api.loras import Loras, LoraUse, Uses
 from adaspa_api.metadata import Name, Pairs
 from adaspa_api.words import Fit, OutputFormat, Priority, Quality, Role
 
@@ -235,9 +235,9 @@ class Kept(Scene):
         float | None, Row(Range("flow_shift_range", each=Annotated[float, Field(gt=0)]), "Flow shift")
     ] = None
     """How far the steps shift towards noise. For Wan 2.1, use 3 at 480p and 5 at 720p. Default: the model's own."""
-    loras: Annotated[
-        list[LoraUse] | str | None, Row(Loras(), "LoRA adapters", option="--lora", metavar="NAME[:SCALE],...")
-    ] = None
+    loras: Annotated[Uses | str | None, Row(Loras(), "LoRA adapters", option="--lora", metavar="NAME[:SCALE],...")] = (
+        None
+    )
     """LoRA adapters to apply, from the model's `loras`. A list of objects with `name` and `scale`, or a comma-separated
     `NAME:SCALE` string. The model's default adapters stay on; to change or disable one, name it with another scale or
     0."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,8 @@ from adaspa_api.limits import Entry, Refused, shown
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Pattern of an adapter's name."""
+MOST_USES = 16
+"""Adapters that any model may take in one request; more are not even read."""
 
 
 class LoraUse(BaseModel):
@@ -26,6 +28,10 @@ class LoraUse(BaseModel):
         default=None,
         description="SHA-256 of the adapter's file. If set, the request is rejected once the file changes.",
     )
+
+
+Uses = Annotated[list[LoraUse], Field(max_length=MOST_USES, fail_fast=True)]
+"""Adapters of a request; reading them ends at the first one that is wrong or too many."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,10 @@ class Loras:
 def read(text: str) -> list[LoraUse]:
     """Parse a comma-separated string of ``NAME`` or ``NAME:SCALE``. Raises Refused."""
     found = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if len(parts) > MOST_USES:
+        raise Refused(f"{len(parts)} adapters; allowed: up to {MOST_USES}")
+    for part in parts:
         name, _, scale = part.partition(":")
         try:
             found.append(LoraUse(name=name.strip(), scale=float(scale) if scale else None))
