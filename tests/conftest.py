@@ -62,7 +62,7 @@ SHARING = {
 
 LONGEST = (
     *sorted(SHARING),
-    *(f"tests/e2e/test_{name}.py" for name in ("serve", "demo_model", "docs")),
+    *(f"tests/e2e/test_{name}.py" for name in ("examination", "serve", "demo_model", "docs")),
     "tests/service/page/test_page.py",
     "tests/worker/test_families.py",
     "tests/worker/test_compile.py",

@@ -67,7 +67,9 @@ class Wanted:
     told_of: bool = False
     """Its end is to be sent to the receiver."""
     unwanted: bool = False
-    """Deleted before it had ended."""
+    """Deleted before it had ended, so that its receiver hears nothing."""
+    hushed: bool = False
+    """Deleted after it had ended: what its receiver has not heard by then, it does not hear any more."""
     told: list[tuple[str, str, int, int]] = field(default_factory=list)
     """Events: type, status, attempt, step."""
 
@@ -82,8 +84,8 @@ class Wanted:
         self.tell(status)
 
     @property
-    def owed(self) -> bool:
-        """Whether the receiver is told how it ended: not of what was deleted before."""
+    def heard(self) -> bool:
+        """Whether its receiver may have heard how it ended."""
         return self.told_of and self.status in ENDS and not self.unwanted
 
     def requeue(self) -> None:
@@ -109,7 +111,15 @@ class Desk:
         self.workers = 0
         self.acts: list[tuple[Callable[[], None], int]] = [
             *((self.create, 10), (self.remix, 6), (self.stop, 6), (self.claim, 18), (self.step, 16), (self.end, 16)),
-            *((self.lose, 8), (self.files, 6), (self.follow, 8), (self.walk, 8), (self.use, 4)),
+            *(
+                (self.lose, 8),
+                (self.expire, 3),
+                (self.rotate, 3),
+                (self.files, 6),
+                (self.follow, 8),
+                (self.walk, 8),
+                (self.use, 4),
+            ),
         ]
 
     def play(self) -> None:
@@ -271,11 +281,40 @@ class Desk:
             assert answer.json()["status"] == job.status
 
     def deleted(self, job: Wanted) -> None:
-        job.deleted, job.unwanted = True, job.status not in ENDS
+        job.deleted, job.unwanted, job.hushed = True, job.status not in ENDS, job.status in ENDS
         if job.status == "queued":
             job.become("cancelled")
         elif job.status == "in_progress":
             job.cancelled = True
+
+    def expire(self) -> None:
+        """The time is over for which an ended job is kept; its event still comes."""
+        ended = [each for each, job in self.jobs.items() if job.status in ENDS and not job.deleted]
+        if not ended:
+            return
+        video_id, store = self.random.choice(ended), self.service.store
+        self.said[-1] += f" {video_id}"
+        store.client.zadd("adaspa:expiry", {video_id: 0}, xx=True)
+
+        def gone() -> bool:
+            store.expire()
+            return video_id not in {job.id for job in store.readable([video_id]) if not job.discarded}
+
+        until(gone, f"{video_id} expires")
+        self.jobs[video_id].deleted = True
+
+    def rotate(self) -> None:
+        """A key gets another secret, with or without a time for which the earlier one holds."""
+        caller, grace = self.random.choice([*CALLERS]), self.random.choice((0, 3600))
+        self.said[-1] += f" {caller} {grace}"
+        client, keys = self.clients[caller], self.service.parts.keys
+        earlier = {"Authorization": client.headers["Authorization"]}
+        owner = next(key.id for key in keys.all() if key.name == caller)
+        client.headers["Authorization"] = f"Bearer {keys.rotate(owner, grace)}"
+        for headers, status in ((earlier, 200 if grace else 401), ({}, 200)):
+            found = client.get("/v1/models", headers=headers).status_code
+            wanted = 403 if status == 200 and "read" not in CALLERS[caller] else status
+            assert found == wanted, f"{caller} with {'an earlier' if headers else 'its'} secret: {found}, not {wanted}"
 
     # What workers do
 
@@ -545,12 +584,12 @@ class Desk:
 
     def heard(self) -> None:
         """The receiver has one event of each job that ended, under one id, with the job as it ended."""
-        owed = {video_id for video_id, job in self.jobs.items() if job.owed}
+        owed = {video_id for video_id, job in self.jobs.items() if job.heard and not job.hushed}
         until(lambda: owed <= {call.video_id for call in self.receiver.calls}, "all events come")
         ids: dict[str, set[str]] = {}
         for call in self.receiver.calls:
             job, event = self.jobs[call.video_id], call.event
-            assert job.owed, f"{call.video_id}: an event comes that nobody is to have"
+            assert job.heard, f"{call.video_id}: an event comes that nobody is to have"
             assert event["type"] == f"video.{job.status}" and call.path == f"/{job.owner}"
             self.shown(call.video_id, job, event["data"])
             ids.setdefault(call.video_id, set()).add(call.headers["webhook-id"])
