@@ -292,6 +292,46 @@ hopper = pytest.mark.skipif(
 )
 
 
+def paired_index(seed):
+    mask = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) < 0.4
+    return BlockIndex.from_mask(mask.cuda(), query_block=64, key_block=64, query_tokens=1000, key_tokens=1000)
+
+
+@hopper
+def test_lists_of_neighbours_are_ordered_once_for_all_steps_of_a_stream():
+    q, k, v = inputs(torch.bfloat16, 128)
+    first, second = paired_index(3), paired_index(4)
+    wanted = [sparse_reference(q, k, v, index)[0] for index in (first, second)]
+    ops.block_sparse_attention(q, k, v, paired_index(5))  # compiles
+    streams = [torch.cuda.current_stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiled:
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    for index, right in zip((first, second), wanted, strict=True):
+                        close(ops.block_sparse_attention(q, k, v, index)[0], right)
+        torch.cuda.synchronize()
+    launches = [event.name for event in profiled.events() if event.name == "pair_lists_kernel"]
+    assert len(launches) == 4
+
+
+@hopper
+def test_a_cuda_graph_follows_an_index_of_which_the_lists_are_overwritten():
+    q, k, v = inputs(torch.bfloat16, 128)
+    index, other = paired_index(3), paired_index(4)
+    width = max(index.ids.shape[3], other.ids.shape[3])
+    index, other = (replace(x, ids=torch.nn.functional.pad(x.ids, (0, width - x.ids.shape[3]))) for x in (index, other))
+    ops.block_sparse_attention(q, k, v, index)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, _ = ops.block_sparse_attention(q, k, v, index)
+    index.ids.copy_(other.ids)
+    index.counts.copy_(other.counts)
+    graph.replay()
+    close(out, sparse_reference(q, k, v, other)[0])
+
+
 @hopper
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [64, 128])

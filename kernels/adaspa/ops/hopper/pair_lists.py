@@ -1,15 +1,21 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Lists of key blocks for two neighbouring query blocks that share a program."""
 
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import driver
 
 from adaspa.index import BlockIndex, num_blocks
 from adaspa.ops.triton.launch import Launch, Launcher
 
 # Of a list's sizes in one number: those that the neighbour lacks, and all.
 OWN = tl.constexpr(2**16)
+KEPT_UP_TO = 2**20
+"""Bytes of an index up to which its ordered lists are kept: so short a call is over before another launch is made."""
 
 
 @triton.jit
@@ -60,8 +66,22 @@ def pair_lists_kernel(
 launch_pair_lists = Launcher(pair_lists_kernel)
 
 
+class _Kept(NamedTuple):
+    """Ordered lists of an index, and the stream that ordered them."""
+
+    stream: int
+    blocks: int
+    lists: tuple[torch.Tensor, torch.Tensor]
+
+
+_kept: WeakKeyDictionary[BlockIndex, _Kept] = WeakKeyDictionary()
+
+
 def pair_lists(index: BlockIndex, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Order each list so that blocks that the neighbouring query block lacks come first.
+
+    One index serves many denoising steps, so those of a short sequence are ordered once, as long as the stream is the
+    same. A CUDA graph orders them in each replay.
 
     Args:
         index: of query blocks of any size.
@@ -72,6 +92,16 @@ def pair_lists(index: BlockIndex, blocks: int) -> tuple[torch.Tensor, torch.Tens
         first ones, plus the number of all. What both keep makes whole tiles, without a partial block. A full row's
         list is not read, so it holds what ``ids`` held: its first ones are the last blocks.
     """
+    if not index.ids.is_cuda or index.ids.nbytes > KEPT_UP_TO or torch.cuda.is_current_stream_capturing():
+        return _ordered(index, blocks)
+    stream = driver.active.get_current_stream(index.ids.device.index)
+    kept = _kept.get(index)
+    if kept is None or (kept.stream, kept.blocks) != (stream, blocks):
+        kept = _kept[index] = _Kept(stream, blocks, _ordered(index, blocks))
+    return kept.lists
+
+
+def _ordered(index: BlockIndex, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids, counts = index.ids.contiguous(), index.counts.contiguous()
     (batch, heads, nq, width), nk = ids.shape, index.num_key_blocks
     shape = (batch, heads, num_blocks(nq, 2), 2)

@@ -6,6 +6,8 @@ with longer lists. The warp that loads queries takes a pair, and tells the other
 For each pair from the counter, a program notes the one that it had before. So it finds those again that were left void.
 """
 
+from functools import cache
+
 import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -19,7 +21,13 @@ COUNTED_FROM = 8
 
 def programs_for(pairs: int, device: torch.device) -> int:
     """Return how many programs share the pairs: a processor has registers for one."""
-    return min(pairs, torch.cuda.get_device_properties(device).multi_processor_count)
+    return min(pairs, _processors(device))
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    """Count the processors of a GPU once: PyTorch looks them up anew for each call."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def turns(pairs: int, programs: int, unused: torch.Tensor) -> tuple[int, torch.Tensor]:
