@@ -25,7 +25,6 @@ MODULES = {
     "program": "hopper.program",
     "lists": "hopper.lists",
     "walk": "hopper.walk",
-    "walk_guarded": "hopper.walk_guarded",
     "tiled": "hopper.attention",
     "turns": "hopper.turns",
     "rounds": "hopper.rounds",
@@ -348,7 +347,8 @@ def _language():
         where=lambda condition, x, y: torch.where(tensor(condition), x, y),
         minimum=lambda x, y: torch.minimum(tensor(x), tensor(y)),
         maximum=lambda x, y: torch.maximum(tensor(x), tensor(y)),
-        max=torch.Tensor.amax, sum=lambda x, axis: x.sum(axis), log2=torch.log2, exp2=lambda x: tensor(x).exp2(),
+        max=torch.Tensor.amax, sum=lambda x, axis: x.sum(axis), log2=torch.log2, floor=torch.floor,
+        exp2=lambda x: tensor(x).exp2(),
         reshape=torch.Tensor.reshape, permute=torch.Tensor.permute, convert_layout=lambda x, *_, **__: x,
         inline_asm_elementwise=_assembled, split=lambda x: x.unbind(-1),
     )  # fmt: skip

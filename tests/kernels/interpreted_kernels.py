@@ -307,12 +307,31 @@ def test_dense_attention_of_hopper(monkeypatch, dtype, rise):
         torch.testing.assert_close(got.double(), weights, rtol=1e-2, atol=1e-3)
 
 
-def test_a_rise_by_a_hundred_nats_takes_no_second_walk(monkeypatch):
+def test_a_rise_by_a_hundred_and_twenty_nats_takes_no_second_walk(monkeypatch):
     q, k, v = hopper_inputs(torch.bfloat16, 300, 1)
-    q[..., 0], k[..., 0] = 10, torch.where(torch.arange(300) < 64, 50, 0)  # lists are walked from their end
+    q[..., 0], k[..., 0] = 10, torch.where(torch.arange(300) < 64, 62, 0)  # lists are walked from their end
     tiled = emulated(monkeypatch).tiled
     monkeypatch.delattr(tiled, "_attend_again")
     hopper_close(tiled.dense_attention(q, k, v, 0.2), naive.attend(q, k, v, scale=0.2))
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_rises_by_seventy_nats_one_after_the_other_take_no_second_walk_in_fp16(monkeypatch, is_sparse):
+    q, k, v = hopper_inputs(torch.float16, 2300, 1)
+    q, tile = q[:, :, :128].clone(), 17 - torch.arange(2300) // 128  # lists are walked from their end
+    q[..., 0], k[..., 0] = 10, 35 * ((tile > 1).long() + (tile > 8) + (tile > 16))
+    tiled = emulated(monkeypatch).tiled
+    wanted = naive.attend(q, k, v, scale=0.2)
+    monkeypatch.delattr(tiled, "_attend_again")
+    if not is_sparse:
+        cached = wanted[1].float()
+        out, mass, lse = tiled.attention_with_block_mass(q, k, v, cached, 64, 64, 0.2)
+        torch.testing.assert_close(mass.double(), naive.block_weights(q, k, cached, 64, 0.2), rtol=1e-2, atol=1e-3)
+    else:
+        geometry = {"query_block": 128, "key_block": 64, "query_tokens": 128, "key_tokens": 2300}
+        index = BlockIndex.from_mask(torch.ones(1, 2, 1, 36, dtype=torch.bool), **geometry)
+        out, lse = tiled.block_sparse_attention(q, k, v, index, 0.2)
+    hopper_close((out, lse), wanted)
 
 
 @pytest.mark.parametrize("blocks", [None, (128, 64), (128, 128)])

@@ -163,6 +163,42 @@ def test_scores_may_be_sharply_local(dtype, dim, rise, rows):
     dense_attention_is_right(q, k, v)
 
 
+@pytest.mark.parametrize("rise", [120, 140, 160])
+@pytest.mark.parametrize("rows", [64, 128])
+def test_scores_may_rise_with_large_values(rise, rows):
+    q, k, v = inputs(torch.bfloat16, 128)
+    q[..., 0], k[:, :, :64, 0] = 10, rise / 10 * 128**0.5
+    v[:, 1] *= 2.0**14
+    mask = torch.ones(2, 3, -(-1000 // rows), 16, dtype=torch.bool, device="cuda")
+    index = BlockIndex.from_mask(mask, query_block=rows, key_block=64, query_tokens=1000, key_tokens=1000)
+    out, lse = ops.block_sparse_attention(q, k, v, index)
+    wanted, wanted_lse = naive.attend(q, k, v)
+    unit = torch.tensor([1.0, 2.0**14, 1.0], device="cuda").view(3, 1, 1)
+    close(out / unit, wanted / unit)
+    close(lse, wanted_lse, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("rows", [64, 128])
+def test_scores_may_rise_by_many_nats_again_and_again(dtype, dim, rows):
+    q, k, v = inputs(dtype, dim, 4096)
+    tile = torch.arange(4096, device="cuda") // 128  # lists are walked from their end
+    q[..., 0], k[..., 0] = 10, 8 * dim**0.5 * ((tile < 29).long() + (tile < 22) + (tile < 14))
+    mask = torch.rand(2, 3, 4096 // rows, 64, generator=torch.Generator().manual_seed(3)) < 0.9
+    index = BlockIndex.from_mask(mask.cuda(), query_block=rows, key_block=64, query_tokens=4096, key_tokens=4096)
+    out, lse = ops.block_sparse_attention(q, k, v, index)
+    wanted, wanted_lse = sparse_reference(q, k, v, index)
+    close(out, wanted)
+    close(lse, wanted_lse, 1e-3)
+    dense_attention_is_right(q, k, v)
+    cached = naive.attend(q, k, v)[1].float()
+    got = ops.attention_with_block_mass(q, k, v, cached, query_block=128)
+    wanted = reference.attention_with_block_mass(q, k, v, cached, 128, 64, dim**-0.5)
+    for a, b, tolerance in zip(got, wanted, (2e-2, 1e-2, 1e-3), strict=True):
+        close(a, b, tolerance)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [64, 128])
 def test_a_program_has_many_query_tiles_and_walks_some_once_more(dtype, dim):

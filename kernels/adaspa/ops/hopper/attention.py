@@ -5,17 +5,16 @@ A query tile of 128 rows attends to a list of key blocks, 128 keys at a time: bl
 to lie side by side in shared memory, so that the tensor cores see wide tiles whatever the pattern is. The list is
 walked from its end, where the one block may be that is partial or has no neighbour; all others need no mask.
 
-In bf16 and with a head_dim of 128, there are as many programs as the GPU can run at a time, and each takes query tiles
-in turns: while the warpgroups end one, the warp that loads is at the next, so that short lists do not wait for the
-memory. Elsewhere that was not timed, and each program has one query tile.
+Sparse in bf16 and with a head_dim of 128, there are as many programs as the GPU can run at a time, and each takes query
+tiles in turns: while the warpgroups end one, the warp that loads is at the next, so that short lists do not wait for
+the memory. Elsewhere each program has one query tile, and no program waits for one that walks several lists twice.
 
 A row takes its exponents to the maximum of its first tile: a running maximum costs a tenth of the time. In bf16, whose
-exponents reach as far as those of fp32, none is needed unless later scores exceed the first ones by more than
-`HEADROOM` allows. Where they do, the query tile is void, and its program walks its list once more, with a running
-maximum, when it is through with all others. fp16 ends at 2**16: there the warpgroup looks at the sums of each tile
-while it multiplies the next one, and takes the exponents anew from where they came too far (`walk_guarded`); that
-costs half of a running maximum, and no list is walked twice. The two warpgroups take turns at the tensor cores, or both
-would come to do their exponentials at the same time.
+exponents reach as far as those of fp32, scores may rise by 142 nats above it. fp16 ends at 2**16: there the warpgroup
+looks at the sums of each tile while it multiplies the next one, and moves the exponents of rows that came too far,
+before it multiplies values. Where scores rise further, in bf16 or in one tile of fp16, the query tile is void, and its
+program walks its list once more, with a running maximum, when it is through with all others. The two warpgroups take
+turns at the tensor cores, or both would come to do their exponentials at the same time.
 """
 
 import torch
@@ -40,11 +39,10 @@ from adaspa.ops.hopper.program import (
 )
 from adaspa.ops.hopper.tiles import KEYS, STRIP, merge_strips, panels
 from adaspa.ops.hopper.walk import load_lse, walk
-from adaspa.ops.hopper.walk_guarded import walk_guarded
 from adaspa.ops.triton.launch import Launch, Launcher
 from adaspa.ops.triton.tiles import LOG2_E
 
-IN_TURNS = (torch.bfloat16, 128)  # dtype and head_dim with which a program takes several query tiles
+IN_TURNS = (torch.bfloat16, 128)  # dtype and head_dim with which a sparse program takes several query tiles
 
 
 @gluon.jit
@@ -63,30 +61,19 @@ def _attend(
         next_count = count_of(works, i + step, LISTED)
         cached = load_lse(memory, sequence, work, BLOCK_MASS, HALF)
         mbarrier.wait(buffers.q_full.index(0), n & 1)
-        if GUARDED:
-            acc, l_i, m_i = walk_guarded(
-                buffers, work, sequence, memory, q, cached, base, turns, D, STAGES, SPAN, BLOCK_MASS, HALF
-            )  # fmt: skip
-            void = 0
-        else:
-            acc, l_i, m_i = walk(
-                buffers, work, sequence, memory, q, cached, base, turns, D, STAGES, SPAN, BLOCK_MASS, False, HALF
-            )  # fmt: skip
-            # Sums that are not numbers would stay so with a running maximum, too.
-            void = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
-            overflow = gl.maximum(overflow, void)
+        acc, l_i, m_i = walk(
+            buffers, work, sequence, memory, q, cached, base, turns, D, STAGES, SPAN, BLOCK_MASS, False, GUARDED, HALF
+        )  # fmt: skip
+        # Sums that are not numbers would stay so with a running maximum, too.
+        void = gl.max(gl.where(l_i >= gl.exp2(HEADROOM), 1, 0), 0)
+        overflow = gl.maximum(overflow, void)
         store_rows(acc, l_i, m_i, void > 0, buffers, work, sequence, memory, D, HALF)
         tiles = tiles_of(work.count, SPAN)
         n, base, turns = n + 1, base + tiles, turns + tiles - 1
-    if not GUARDED:
-        buffers.overflow_flag.slice(HALF, 1).store(
-            gl.full([1], overflow, gl.int32, gl.BlockedLayout([1], [32], [4], [0]))
-        )
-        mbarrier.arrive(buffers.overflow_bar.index(0), count=1)
-        if overflowed(buffers, 4):
-            _attend_again(
-                buffers, works, sequence, memory, q, n, base, D, STAGES, SPAN, LISTED, BLOCK_MASS, HALF
-            )  # fmt: skip
+    buffers.overflow_flag.slice(HALF, 1).store(gl.full([1], overflow, gl.int32, gl.BlockedLayout([1], [32], [4], [0])))
+    mbarrier.arrive(buffers.overflow_bar.index(0), count=1)
+    if overflowed(buffers, 4):
+        _attend_again(buffers, works, sequence, memory, q, n, base, D, STAGES, SPAN, LISTED, BLOCK_MASS, HALF)
 
 
 @gluon.jit
@@ -103,7 +90,7 @@ def _attend_again(
             cached = load_lse(memory, sequence, work, BLOCK_MASS, HALF)
             mbarrier.wait(buffers.q_full.index(0), n & 1)
             acc, l_i, m_i = walk(
-                buffers, work, sequence, memory, q, cached, base, 0, D, STAGES, SPAN, BLOCK_MASS, True, HALF
+                buffers, work, sequence, memory, q, cached, base, 0, D, STAGES, SPAN, BLOCK_MASS, True, False, HALF
             )  # fmt: skip
             mbarrier.wait(buffers.void_bar.index(0), again & 1)
             store_rows(acc, l_i, m_i, False, buffers, work, sequence, memory, D, HALF)
@@ -125,7 +112,7 @@ def attention_kernel(
         [
             (_attend, (buffers, works, sequence, memory, D, STAGES, SPAN, LISTED, BLOCK_MASS, GUARDED, 0)),
             (_attend, (buffers, works, sequence, memory, D, STAGES, SPAN, LISTED, BLOCK_MASS, GUARDED, 1)),
-            (load, (q_desc, k_desc, v_desc, buffers, works, sequence, memory, D, STAGES, SPAN, LISTED, GUARDED)),
+            (load, (q_desc, k_desc, v_desc, buffers, works, sequence, memory, D, STAGES, SPAN, LISTED)),
         ],
         [4, 1],
         [240, 24],
@@ -205,7 +192,7 @@ def _launch(
         constants |= {"GUARDED": q.dtype != torch.bfloat16} | REGISTERS
         # A processor has registers for one program.
         processors = torch.cuda.get_device_properties(q.device).multi_processor_count
-        programs = min(works, processors) if (q.dtype, dim) == IN_TURNS else works
+        programs = min(works, processors) if width > 0 and (q.dtype, dim) == IN_TURNS else works
         return Launch((programs, 1, 1), sizes, constants)
 
     kind = (q.dtype, q.shape, k.shape, out.stride(), span, width, strips, scale)

@@ -1,4 +1,3 @@
-# ruff: noqa: SIM102 - an `if` of constants is its own
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 """Query tiles of a program with the lists of their key blocks, and the warp that loads both."""
 
@@ -121,18 +120,17 @@ def _load_work(
 @gluon.jit
 def load(
     q_desc, k_desc, v_desc, buffers, works, sequence, memory,
-    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, LISTED: gl.constexpr, GUARDED: gl.constexpr,
+    D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr, LISTED: gl.constexpr,
 ):  # fmt: skip
     """Run the warp that loads: the query tiles of this program with their lists, and those that are void once more."""
     n, base = 0, 0
     for i in range(gl.program_id(0), works.total, gl.num_programs(0)):
         work = work_of(works, i, count_of(works, i, LISTED), LISTED)
         n, base = _load_work(q_desc, k_desc, v_desc, buffers, work, n, base, D, STAGES, SPAN)
-    if not GUARDED:
-        if overflowed(buffers, 1):
-            for i in range(gl.program_id(0), works.total, gl.num_programs(0)):
-                work = work_of(works, i, count_of(works, i, LISTED), LISTED)
-                if is_void(memory, sequence, work):
-                    n, base = _load_work(q_desc, k_desc, v_desc, buffers, work, n, base, D, STAGES, SPAN)
-                    # After the wait for the queries before, so that no phase counts this warp twice.
-                    mbarrier.arrive(buffers.void_bar.index(0), count=1)
+    if overflowed(buffers, 1):
+        for i in range(gl.program_id(0), works.total, gl.num_programs(0)):
+            work = work_of(works, i, count_of(works, i, LISTED), LISTED)
+            if is_void(memory, sequence, work):
+                n, base = _load_work(q_desc, k_desc, v_desc, buffers, work, n, base, D, STAGES, SPAN)
+                # After the wait for the queries before, so that no phase counts this warp twice.
+                mbarrier.arrive(buffers.void_bar.index(0), count=1)

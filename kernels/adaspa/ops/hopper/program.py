@@ -13,10 +13,10 @@ from adaspa.ops.triton.tiles import LN_2
 STAGES = {64: 4, 128: 3}  # tiles of keys and of values in shared memory, by head_dim
 QUERY_TILE = gl.constexpr(128)  # query rows of a program, half of them in each warpgroup
 REGISTERS = {"num_warps": 4, "maxnreg": 168}  # of 384 threads: 240 for those that compute, 24 for those that load
-# Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times any value, and the largest one of the first
-# tile is 2**-START, so that most of the room is above it: scores may rise by 124 within a row. What fp32 has no numbers
-# for, below 2**-126, does not count beside it.
-HEADROOM, START = gl.constexpr(100.0), gl.constexpr(80.0)
+# Sums of exponentials stay below 2**HEADROOM, so that fp32 holds them times values up to 2**17. The largest exponential
+# of the first tile is 2**-START, so that most of the room is above it: scores may rise by 142. What fp32 has no numbers
+# for, below 2**-126, does not count: a million of them are less than a thousandth of that one.
+HEADROOM, START = gl.constexpr(110.0), gl.constexpr(96.0)
 
 
 @aggregate

@@ -10,6 +10,12 @@ from adaspa.ops.hopper.program import START
 from adaspa.ops.hopper.tiles import STRIP, start_scores
 from adaspa.ops.triton.tiles import LOG2_E
 
+# fp16 has no numbers from 2**16 on. Where a row's sum over a tile reaches 2**LIMIT, it is rescaled before p is
+# multiplied, and so are all from 2**NEARLY on. The sum is then 2**-GUARDED_START, so that scores may rise by 12 nats
+# once more, and what is far below the largest keeps its precision.
+GUARDED_START, NEARLY, LIMIT = gl.constexpr(3.0), gl.constexpr(10.0), gl.constexpr(15.0)
+VOTES = gl.constexpr(gl.BlockedLayout([4], [32], [4], [0]))
+
 
 @gluon.jit
 def row_sums(p, m_i, cached, BLOCK_MASS: gl.constexpr):
@@ -54,9 +60,22 @@ def masked(s, first, second, work, sequence, tiles, SPAN: gl.constexpr):
 
 
 @gluon.jit
-def walk(  # noqa: PLR0915 - the order of waits and products is one thing
+def _kept_in_range(votes, acc, l_i, m_i, p, sums):
+    """Move the exponents of rows that come too far for fp16, if a warp voted so."""
+    if gl.max(votes.load(VOTES), 0) > 0:
+        # By whole numbers, which round nothing. An infinite sum is void and stays so.
+        moves = (sums >= gl.exp2(NEARLY)) & (sums < gl.exp2(127.0))
+        shift = gl.where(moves, gl.minimum(gl.floor(gl.log2(sums)) + GUARDED_START, 126.0), 0.0)
+        factor = gl.exp2(-shift)
+        acc = acc * gl.convert_layout(factor, gl.SliceLayout(1, acc.type.layout))[:, None]
+        l_i, m_i, p = l_i * factor, m_i + shift, p * factor[:, None]
+    return acc, l_i, m_i, p
+
+
+@gluon.jit
+def walk(  # noqa: PLR0912, PLR0915 - the order of waits and products is one thing
     buffers, work, sequence, memory, q, cached, base, turns, D: gl.constexpr, STAGES: gl.constexpr, SPAN: gl.constexpr,
-    BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, HALF: gl.constexpr,
+    BLOCK_MASS: gl.constexpr, RUNNING: gl.constexpr, GUARDED: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
     """Walk over all tiles of the list for 64 query rows: output, sums, and what the exponents were taken to.
 
@@ -77,18 +96,27 @@ def walk(  # noqa: PLR0915 - the order of waits and products is one thing
     s = masked(s, first, second, work, sequence, tiles, SPAN)
     m_i = gl.max(s, 1) * scale
     if not RUNNING:
-        m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + START
+        m_i = gl.where(m_i == float("-inf"), 0.0, m_i) + (GUARDED_START if GUARDED else START)
     p = gl.exp2(s * scale - gl.where(m_i == float("-inf"), 0.0, m_i)[:, None])
-    l_i, mass = row_sums(p, m_i, cached, BLOCK_MASS)
-    if BLOCK_MASS:
+    sums, mass = row_sums(p, m_i, cached, BLOCK_MASS)
+    l_i = sums
+    if BLOCK_MASS and not GUARDED:
         p = p.to(dtype)  # there are no registers to take 32 bits to the next tile
+    if GUARDED:
+        votes = buffers.votes.slice(HALF * 4, 4)
+        votes.store(gl.full([4], 0, gl.int32, VOTES))
     acc = gl.zeros([64, D], gl.float32, o_layout)
     for j in range(1, tiles):
         stage = (base + j - 1) % STAGES
-        p_operand = gl.convert_layout(p.to(dtype), p_layout)
+        if not GUARDED:
+            p_operand = gl.convert_layout(p.to(dtype), p_layout)
         if not RUNNING:
             mbarrier.wait(buffers.pingpong_bars.index(HALF), ((turns + j - 1) & 1) ^ (1 - HALF))
         scores = start_scores(q, buffers.k, buffers.k_full, base + j, STAGES, s_layout)
+        if GUARDED:
+            # While these are multiplied, the warps look at their votes on the tile before.
+            acc, l_i, m_i, p = _kept_in_range(votes, acc, l_i, m_i, p, sums)
+            p_operand = gl.convert_layout(p.to(dtype), p_layout)
         mbarrier.wait(buffers.v_full.index(stage), ((base + j - 1) // STAGES) & 1)
         product = warpgroup_mma(p_operand, buffers.v.index(stage), acc, is_async=True)
         if not RUNNING:
@@ -103,12 +131,17 @@ def walk(  # noqa: PLR0915 - the order of waits and products is one thing
         p = gl.exp2(s * scale - m_i[:, None])
         sums, mass = row_sums(p, m_i, cached, BLOCK_MASS)
         l_i += sums
-        if BLOCK_MASS:
+        if GUARDED:
+            # Sums that are not numbers would stay so with another maximum, too.
+            votes.store(gl.max(gl.reshape(gl.where(sums >= gl.exp2(LIMIT), 1, 0), [4, 16]), 1))
+        elif BLOCK_MASS:
             p = p.to(dtype)
         acc = warpgroup_mma_wait(0, deps=[product])
         mbarrier.arrive(buffers.v_empty.index(stage), count=1)
         if RUNNING:
             acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, o_layout))[:, None]
+    if GUARDED:
+        acc, l_i, m_i, p = _kept_in_range(votes, acc, l_i, m_i, p, sums)
     mbarrier.arrive(buffers.q_empty.index(0), count=1)
     stage = (base + tiles - 1) % STAGES
     mbarrier.wait(buffers.v_full.index(stage), ((base + tiles - 1) // STAGES) & 1)
