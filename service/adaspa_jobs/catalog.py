@@ -218,6 +218,11 @@ class ModelSpec(BaseModel):
     family: str | None = Field(default=None, exclude=True, deprecated=True)
     """Unused; kept so that catalogs of earlier versions load. The worker reads the pipeline from the model's folder."""
 
+    @property
+    def denoising(self) -> str:
+        """JSON of what a clip's latents depend on beside the request: the weights, and the way through the noise."""
+        return self.model_dump_json(include={"source", "scheduler", "flow_shift", "call"}, exclude_defaults=True)
+
     @model_validator(mode="after")
     def _defaults_are_allowed(self) -> Self:
         if self.default_frames not in self.frames:

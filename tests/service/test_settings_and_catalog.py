@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_jobs.catalog import Catalog, CatalogError
+from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
 from adaspa_jobs.settings import SettingsError, get_settings
 
 MODEL = {
@@ -92,6 +92,19 @@ def test_a_catalog_of_ones_own(tmp_path: Path) -> None:
     assert list(catalog.models) == ["tiny", "second"]
     second = catalog.get("second")
     assert second is not None and second.attention == {"sparsity": 0.5} and second.max_prompt_chars == 2000
+
+
+def test_what_a_denoising_depends_on_is_told_apart_from_what_is_offered() -> None:
+    first = ModelSpec.model_validate(MODEL).denoising
+    for changes in (
+        {"source": "/elsewhere"},
+        {"flow_shift": 5.0},
+        {"scheduler": {"name": "UniPCMultistepScheduler"}},
+        {"call": {"max_sequence_length": 8}},
+    ):
+        assert ModelSpec.model_validate(MODEL | changes).denoising != first, changes
+    for changes in ({"description": "Another"}, {"attention": {"sparsity": 0.5}}, {"max_batch": 2}):
+        assert ModelSpec.model_validate(MODEL | changes).denoising == first, changes
 
 
 @pytest.mark.parametrize(

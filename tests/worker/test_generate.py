@@ -195,7 +195,7 @@ def test_a_stop_after_the_denoising_loses_none_of_it(
     assert (job.status, job.progress.resumed_from_step) == (JobStatus.completed, 4)
 
 
-@pytest.mark.parametrize("damage", ["none", "corrupt", "foreign"])
+@pytest.mark.parametrize("damage", ["none", "corrupt", "foreign", "another entry"])
 def test_a_job_whose_worker_was_lost_goes_on_from_its_last_good_checkpoint(
     bench: Bench,
     elsewhere: Runner,
@@ -214,6 +214,8 @@ def test_a_job_whose_worker_was_lost_goes_on_from_its_last_good_checkpoint(
             checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
         elif damage == "foreign":
             checkpoint.write_bytes(pack({"step": 8}, params(seed=99).model_dump_json()))
+        elif damage == "another entry":
+            elsewhere.entry = "other weights"
         bench.store.seen.clear()
         elsewhere.run("tiny")
 

@@ -84,6 +84,7 @@ def runner() -> Runner:
         storage=ObjectStorage(settings.storage_url),
         engine=engine,
         name=os.environ["ADASPA_WORKER_NAME"],
+        entry=served().denoising,
         stopping=lambda: bool(_stopping.value),
         end_process=lambda: os.kill(os.getpid(), signal.SIGKILL),
         hear_seconds=min(settings.lease_seconds / 3, HEAR_SECONDS),

@@ -58,7 +58,11 @@ class Attempt:
         with course.phase("loading"):
             self.engine = engine = self.load(params.model)
         checkpoints = Checkpoints(
-            resources.storage, self.lease, resources.checkpoint_steps, resources.checkpoint_seconds
+            resources.storage,
+            self.lease,
+            resources.checkpoint_steps,
+            resources.checkpoint_seconds,
+            entry=resources.entry,
         )
         previews = Previews(engine.preview, params.num_frames / params.fps)
 

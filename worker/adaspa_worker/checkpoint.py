@@ -37,12 +37,15 @@ class Checkpoints:
         lease: the attempt's.
         every_steps: denoising steps between two checkpoints, at most; None is no limit.
         every_seconds: seconds between two checkpoints, at most.
+        entry: what the model's catalog entry says of the denoising. A checkpoint of another entry is ignored: its
+            latents are of other weights, or on another way through the noise.
     """
 
     storage: ObjectStorage
     lease: Lease
     every_steps: int | None
     every_seconds: float
+    entry: str = ""
     _last_step: int = 0
     _last_time: float = field(default_factory=time.monotonic)
 
@@ -52,6 +55,8 @@ class Checkpoints:
             for key in self._keys():
                 try:
                     snapshot = unpack(self.storage.read(key), self.lease.job.params.identity)
+                    if snapshot.get("entry", self.entry) != self.entry:  # earlier versions wrote none
+                        raise BadCheckpoint("the model's entry in the catalog has changed since")
                 except (BadCheckpoint, ObjectMissing) as error:
                     log.warning("%s: ignoring checkpoint %s: %s", self.lease.job.id, key, error)
                 else:
@@ -74,7 +79,7 @@ class Checkpoints:
         key = f"{checkpoint_prefix(job.id)}{self.lease.attempt:06d}-{step:06d}-{nonce}"
         self._last_step, self._last_time = step, time.monotonic()
         try:
-            self.storage.create(key, pack(snapshot, job.params.identity))
+            self.storage.create(key, pack({**snapshot, "entry": self.entry}, job.params.identity))
             for older in self._keys():
                 if older < key:
                     self.storage.delete(older)

@@ -20,6 +20,7 @@ class Resources:
         storage: where objects live.
         engine: returns the loaded engine of a model, loading it at the first call; raises ModelUnavailable.
         name: the worker's, which no other has.
+        entry: what of the model's catalog entry a denoising depends on: no checkpoint of another is resumed.
         checkpoint_steps, checkpoint_seconds: how often a denoising is checkpointed, whichever comes first.
         fail_blank: whether a clip that shows nothing fails, and is not only noted in its record.
         provenance: what videos say of where they come from.
@@ -29,6 +30,7 @@ class Resources:
     storage: ObjectStorage
     engine: Callable[[str], "Engine"]
     name: str
+    entry: str = ""
     checkpoint_steps: int | None = None
     checkpoint_seconds: float = 30.0
     upload_retry_seconds: float = 120.0
