@@ -57,10 +57,10 @@ class AdaSpaConfig:
             ``block_size``. Above 1 scoring is cheaper by that factor, but block mass and reported recall become
             estimates.
         dense_layers: indices of the layers that stay dense.
-        dense_precision: of the products in the dense attention of dense steps, dense layers and first searches.
-            ``full`` is the model's. ``int8_fp8`` multiplies queries and keys in int8, and softmax and values in fp8
-            (e4m3): faster on Hopper GPUs, and not quite the same video. Other GPUs refuse it. Fused searches and
-            scoring keep the full precision.
+        dense_precision: of the products in dense attention (dense steps, dense layers and first searches) and in the
+            scoring of searches. ``full`` is the model's. ``int8_fp8`` multiplies queries and keys in int8, and softmax
+            and values in fp8 (e4m3): faster on Hopper GPUs, and not quite the same video. Other GPUs refuse it. A first
+            search is then a dense pass and a scoring by its LSE, not one fused pass.
         sparse_precision: of the products in sparse attention. On GPUs ``int8_fp8`` needs blocks of 64 x 64, 128 x 64 or
             128 x 128 tokens, which those of the presets are.
         compensation: what is put back for the blocks that are left out. ``residual``: what dense attention had beside

@@ -21,7 +21,7 @@ class Plan:
         share_lists: whether guidance branches use the lists of the first of them.
         query_stride: rows from one query row to the next that a search scores, unless it is a fused one.
         dense_layers: indices of the layers that stay dense.
-        dense_precision: of the products in dense attention, as `adaspa.ops.attention` takes it.
+        dense_precision: of the products in dense attention and in scoring, as `adaspa.ops.attention` takes it.
         sparse_precision: of the products in sparse attention.
         compensates: whether sparse attention gets back the residual that its search found.
         in_tiles: whether the video tokens come in compact 3-D tiles of ``key_block`` tokens.
@@ -51,6 +51,14 @@ class Plan:
     record_maps: bool = False
     skip_short: bool = False
     measure_recall: bool = False
+
+    @property
+    def fuses_searches(self) -> bool:
+        """True if a search with dense output scores the blocks in the same pass, by the LSE of the step before.
+
+        That pass has the full precision alone. In a lower one, a dense pass and a scoring pass take less time.
+        """
+        return self.dense_precision == "full"
 
     def policy(self, step: int) -> Policy:
         """Return the policy that chooses the blocks of a search in denoising step ``step``."""

@@ -25,7 +25,7 @@ class Action(Enum):
     DENSE_WITH_RESIDUAL = auto()
     """Dense, to see what the output of another branch's lists lacks: it counts as a search."""
     FIRST_SEARCH = auto()
-    """First search, without an LSE from an earlier step."""
+    """Search with dense output that takes its own LSE: no step has left one, or no fused pass has the precision."""
     FUSED_SEARCH = auto()
     CACHED_SEARCH = auto()
     SPARSE = auto()
@@ -127,7 +127,8 @@ class AdaSpaState:
         if self.step is None or layer in self.plan.dense_layers:
             return Action.DENSE
         if self.kind is StepKind.DENSE:
-            leaves_lse = self.plan.schedule.leaves_lse(self.step) and self.policy.reuses_lse and not self.follows
+            leaves_lse = self.plan.fuses_searches and self.plan.schedule.leaves_lse(self.step)
+            leaves_lse = leaves_lse and self.policy.reuses_lse and not self.follows
             return Action.DENSE_WITH_LSE if leaves_lse else Action.DENSE
         key = self.key(layer, sample)
         has_lse, has_index = self.cache.has(key)
@@ -144,9 +145,10 @@ class AdaSpaState:
         assert self.step is not None, "begin_step comes first"
         # A search whose step a step cache skipped is made up for in the next one that runs.
         if self._in_use[key].step < self.plan.schedule.last_search(self.step):
-            again = Action.FUSED_SEARCH if self.plan.compensates else Action.CACHED_SEARCH
+            if self.plan.compensates:
+                return Action.FUSED_SEARCH if has_lse and self.plan.fuses_searches else Action.FIRST_SEARCH
             # Where the budget had no room for the LSE, the search takes its own again.
-            return again if has_lse else Action.FIRST_SEARCH
+            return Action.CACHED_SEARCH if has_lse else Action.FIRST_SEARCH
         # A branch that uses another's lists has a residual of its own, anew with every search.
         if self.plan.compensates and self._residual_of.get(self._own(key)) is not self._in_use[key]:
             return Action.DENSE_WITH_RESIDUAL

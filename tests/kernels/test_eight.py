@@ -100,16 +100,43 @@ def test_the_report_says_what_ran_in_eight_bits(sparse):
     for step in range(5):
         state.begin_step(step)
         out = adaspa.attention(q, k, v, state)
-        assert error(out, naive.attend(q, k, v)[0]) > 1e-3 or step == 2  # a fused search is dense in full precision
+        assert error(out, naive.attend(q, k, v)[0]) > 1e-3
     kinds = state.record.report()["kinds"]
     ran = {kind: {row["op"]: (row["backend"], row["dtype"]) for row in kinds[kind]["kernels"]} for kind in kinds}
     eight, full = ("reference_eight", EIGHT), ("reference", "float32")
-    assert ran["dense"] == {"attention": eight, "dense_attention": eight}
+    assert ran["dense"] == {"attention": eight}
     in_sparse = full if sparse == "full" else eight
     assert ran["search"] == {
-        "attention_with_block_mass": full, "block_mass": full, "keep_blocks": full, "block_sparse_attention": in_sparse
+        "dense_attention": eight, "block_mass": eight, "keep_blocks": full, "block_sparse_attention": in_sparse
     }  # fmt: skip
     assert ran["sparse"] == {"block_sparse_attention": in_sparse}
+
+
+def searched(q, k, v, **settings):
+    """A request that searches twice: what ran in its searches, and the blocks after each."""
+    config = adaspa.AdaSpaConfig(sparsity=0.7, block_size=16, steps=5, warmup=2, searches=(2, 4), **settings)
+    state, masks = adaspa.AdaSpaState(config.resolve()), []
+    for step in range(5):
+        state.begin_step(step)
+        adaspa.attention(q, k, v, state)
+        if step in (2, 4):
+            masks.append(state.cache.index(state.key(0)).to_mask())
+    ran = state.record.report()["kinds"]["search"]["kernels"]
+    return {row["op"]: row["dtype"] for row in ran if row["op"] != "keep_blocks"}, masks
+
+
+def test_searches_in_eight_bits_choose_nearly_the_same_blocks():
+    q, k, v = with_outlier_channels()
+    (_, full), (_, eight) = searched(q, k, v), searched(q, k, v, dense_precision=EIGHT)
+    for one, other in zip(full, eight, strict=True):
+        assert float((one & other).sum() / one.sum()) > 0.97
+        assert one.sum() == other.sum()
+
+
+def test_a_compensated_search_in_eight_bits_is_dense_in_eight_bits_too():
+    ran, _ = searched(*normal(), dense_precision=EIGHT, compensation="residual")
+    full = {"block_sparse_attention": "float32"}  # whose residual the search keeps
+    assert ran == {"dense_attention": EIGHT, "block_mass": EIGHT} | full
 
 
 @pytest.mark.parametrize("intent", ["quality", "balanced", "fast"])
