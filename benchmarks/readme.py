@@ -6,7 +6,8 @@ kernels.json (`benchmarks.attention`), ``low-density`` from low_density.json (`b
 ``eight`` from eight.json (`benchmarks.attention.eight`), ``videos-eight`` from
 videos-eight.json (`demo_model.eight`), ``changes`` from changes*.json, ``models`` from models*.json,
 compiled*.json (the same with ``--compile``) and denoise*.json
-(`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``linears`` from
+(`benchmarks.models.steps`, `.denoise`), ``blocks`` from blocks.json (`benchmarks.models.blocks`), ``peaks`` from
+peaks.json (`benchmarks.models.peaks`), ``linears`` from
 linears.json, whole-step.json, paper-steps.json, linears-videos.json and caches-presets.json
 (`benchmarks.models.linears`, `benchmarks.models.whole_step`, `benchmarks.models.paper_steps`, `demo_model.linears`,
 `demo_model.caches`), ``parallel`` from
@@ -39,7 +40,7 @@ from benchmarks import markdown
 from benchmarks.attention import eight, low_density, report
 from benchmarks.fidelity import compensation, few_steps, field, field_plots, lengths, longer, parts, unseen
 from benchmarks.fidelity import tables as fidelity_tables
-from benchmarks.models import linears_tables, offload_tables, parallel_plan, parallel_tables, resumed
+from benchmarks.models import linears_tables, offload_tables, parallel_plan, parallel_tables, peaks, resumed
 from benchmarks.models import tables as model_tables
 
 Json = dict[str, Any]
@@ -186,6 +187,15 @@ def blocks_section(result: Json) -> str:
         f"and 4 steps with `few_steps=8`. In brackets: speed relative to FlashAttention-3.{note}"
     )
     return f"{text}\n\n{model_tables.blocks_table(result['rows'])}\n"
+
+
+def peaks_section(result: Json) -> str:
+    text = (
+        f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}, {result['date']}. Full size, "
+        f"random weights in bf16, one guidance branch,\ndensity {result['density']}: {result['blocks']} blocks of each "
+        "kind ran, and weights and caches of the others were added. The highest of a step, in brackets beside dense:"
+    )
+    return f"{text}\n\n{peaks.table(result['rows'])}\n"
 
 
 def linears_section(
@@ -600,7 +610,7 @@ def main() -> None:
     def load(pattern: str) -> list[Json]:
         return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
-    names = ("eight", "changes", "models", "compiled", "denoise", "blocks", "parallel")
+    names = ("eight", "changes", "models", "compiled", "denoise", "blocks", "parallel", "peaks")
     measured = {name: load(f"{name}*.json") for name in names} | {"kernels": load("kernels.json")}
     clips = [*load("fidelity.json"), *load("long-*.json")]
     tokens, densities = fidelity_tables.longest_densities(clips)
@@ -611,7 +621,12 @@ def main() -> None:
         sections["kernels"] = kernels_section(measured["kernels"][0], folder / "kernels.png", picture)
         seen = Path(os.path.relpath(folder, arguments.explained.parent)).as_posix()
         rewrite(arguments.explained, "passes", passes_section(measured["kernels"][0], seen))
-    of_one_file = {"eight": eight_section, "blocks": blocks_section, "parallel": parallel_section}
+    of_one_file = {
+        "eight": eight_section,
+        "blocks": blocks_section,
+        "parallel": parallel_section,
+        "peaks": peaks_section,
+    }
     sections |= {name: make(measured[name][0]) for name, make in of_one_file.items() if measured[name]}
     if measured["changes"]:
         newest_first = sorted(measured["changes"], key=lambda result: str(result["date"]), reverse=True)

@@ -4,21 +4,23 @@ Models of full size with random weights, of which one block of each kind is buil
 (`benchmarks.models.blocks`): dense by FlashAttention-3 in bfloat16, and AdaSpa's kinds of step with the linear layers
 in bfloat16, not compiled and compiled, and in e4m3 (`memory.quantization` of a catalog), there also with dense and with
 all attention in eight bits. For some steps, the time of the blocks' kernels is divided among attention, linears and the
-rest. Each block's output is compared with float32 at one frame. The table, with totals of 50 steps, is the work of
-`benchmarks.readme`.
+rest. Each block's output is compared with float32 at one frame. Each model has a process: all compile at once, then
+they measure one after another. The table, with totals of 50 steps, is the work of `benchmarks.readme`.
 """
 
 import argparse
 import copy
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import product
+from itertools import chain, product
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -38,6 +40,7 @@ from benchmarks.models.full_models import MODELS, FullModel
 from benchmarks.models.steps import WALK, Subject, attempt, dense_by, failed, median_row, sparse_steps, walk_rows
 from benchmarks.results import add, ran_on, write
 
+ALL_MODELS = MODELS | BLOCK_MODELS
 NAMES = (
     "hunyuan-video-13b-720p-129f",
     "minimax-h3-33b-768p-10s",
@@ -160,7 +163,7 @@ def sparse_row(subject: Compiled, density: float, query_block: int, precision: P
 
 
 def kind_rows(subject: Compiled, kind: str, device: torch.device) -> Iterator[dict[str, Any]]:
-    """All rows of a model with its linear layers in ``kind``, compiled, the most telling first."""
+    """All rows of a model with its linear layers in ``kind``, compiled, the size first and then the most telling."""
     told: dict[str, Any] = {"linears": kind, "dense_precision": "full", "compiled": True}
     if kind == LINEARS[0]:
         yield {"step": "size", "layers": sum(subject.layers.values()), "video_tokens": video_tokens(subject)}
@@ -180,20 +183,12 @@ def kind_rows(subject: Compiled, kind: str, device: torch.device) -> Iterator[di
     row = told | {"step": "dense", "attention": "adaspa", "density": 1.0}
     yield attempt(row, partial(dense_row, subject, "adaspa", eight))
     config = replace(WALK, dense_precision=EIGHT)
-    row = told | {"step": "dense_with_lse", "density": 1.0}
-    yield attempt(row, partial(first_step_row, subject, config))
+    yield from (told | walked for walked in walk_rows(subject, config))
     told["sparse_precision"] = EIGHT
     for density, query_block in SPARSE:
         row = told | {"step": "sparse", "pattern": "scattered", "asked": density, "query_block": query_block}
         yield attempt(row, partial(sparse_row, subject, density, query_block, EIGHT))
-    for walked in walk_rows(subject, replace(config, sparse_precision=EIGHT)):
-        yield told | walked
-
-
-def first_step_row(subject: Compiled, config: AdaSpaConfig) -> dict[str, Any]:
-    """The first of the steps of `WALK` by ``config``: the median of three, of which the first compiles the kernels."""
-    rows = [next(walk_rows(subject, config)) for _ in range(3)]
-    return sorted(rows, key=lambda row: row["seconds"])[1]
+    yield from (told | walked for walked in walk_rows(subject, replace(config, sparse_precision=EIGHT)))
 
 
 def error_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -269,12 +264,26 @@ def projections(kind: str, layer: torch.nn.Linear, tokens: int, device: torch.de
 def compiled_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
     """Rows of a model's compiled blocks."""
     layers = layers_of(model)
-    for kind in LINEARS:
-        subject = subject_of(model, kind, layers, device, Compiled)
+    kinds = LINEARS if device.type == "cuda" else LINEARS[:1]
+    subjects = {kind: subject_of(model, kind, layers, device, Compiled) for kind in kinds}
+    for kind, subject in subjects.items():
+        warm_up(subject, kind, device)
+    for kind, subject in subjects.items():
         yield from kind_rows(subject, kind, device)
-        adaspa.remove(subject.transformer)
-        del subject
-        free()
+
+
+def warm_up(subject: Compiled, kind: str, device: torch.device) -> None:
+    """Run all that `kind_rows` measures once, which compiles its kernels."""
+    precisions: tuple[Precision, ...] = ("full",) if kind == LINEARS[0] else ("full", EIGHT)
+    for precision, (density, query_block) in product(precisions, SPARSE):
+        with sparse_steps(subject, density, "scattered", query_block, precision):
+            subject.forward_row(998.0)
+    if kind == LINEARS[0]:
+        adaspa.apply(subject.transformer, AdaSpaConfig.preset("exact")).begin(WALK.steps, branches=1)
+        with dense_by("fa3" if device.type == "cuda" else "diffusers"):
+            subject.forward_row(998.0)
+    else:
+        list(walk_rows(subject, replace(WALK, dense_precision=EIGHT)))
 
 
 def uncompiled_rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -304,17 +313,49 @@ def free() -> None:
     torch.cuda.empty_cache()
 
 
+def measure(pipe: Connection, name: str, parts: Sequence[str], *, quick: bool) -> None:
+    """Send the rows of a model: the first, before which all is compiled, then the others, once an answer has come.
+
+    None is sent behind the last one.
+    """
+    model = ALL_MODELS[name].quick() if quick else ALL_MODELS[name]
+    device = torch.device("cpu" if quick else "cuda")
+    with torch.no_grad():
+        for at, row in enumerate(chain.from_iterable(rows_of(part, model, device) for part in parts)):
+            pipe.send({"model": name, "calls": model.calls} | row)
+            if not at:
+                pipe.recv()
+    pipe.send(None)
+
+
+def rows_in_turn(names: Sequence[str], parts: Sequence[str], *, quick: bool) -> Iterator[dict[str, Any]]:
+    """Rows of one model after another, each measured by a process of its own when all have compiled.
+
+    Raises:
+        EOFError: a process ended before its rows did.
+    """
+    context = get_context("spawn")
+    pipes = {}
+    for name in names:
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=measure, args=(theirs, name, parts), kwargs={"quick": quick}).start()
+        theirs.close()
+    first = {name: pipe.recv() for name, pipe in pipes.items()}
+    for name, pipe in pipes.items():
+        yield first[name]
+        pipe.send("your turn")
+        yield from iter(pipe.recv, None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.linears", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
-    models = MODELS | BLOCK_MODELS
-    parser.add_argument("--models", nargs="+", choices=list(models), default=list(NAMES))
+    parser.add_argument("--models", nargs="+", choices=list(ALL_MODELS), default=list(NAMES))
     parser.add_argument("--parts", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if not arguments.quick and not torch.cuda.is_available():
         parser.error("a GPU is needed, or --quick")
-    device = torch.device("cpu" if arguments.quick else "cuda")
     result: dict[str, Any] = {
         **ran_on(quick=arguments.quick),
         "diffusers": diffusers.__version__,
@@ -323,11 +364,8 @@ def main() -> None:
         "complete": False,
         "rows": [],
     }
-    with torch.no_grad():
-        for part, name in product(arguments.parts, arguments.models):
-            model = models[name].quick() if arguments.quick else models[name]
-            for row in rows_of(part, model, device):
-                add(result, {"model": name, "calls": model.calls} | row, arguments.output)
+    for row in rows_in_turn(arguments.models, arguments.parts, quick=arguments.quick):
+        add(result, row, arguments.output)
     result["complete"] = not any(row["step"] == "stopped" for row in result["rows"])
     write(result, arguments.output)
 

@@ -27,6 +27,7 @@ replace an earlier one's."""
 KINDS_OF_STEPS = {
     "dense_with_lse": "dense, AdaSpa",
     "fused_search": "first search",
+    "two_pass_search": "first search",
     "cached_search": "later search",
     "sparse": "sparse",
 }
@@ -84,17 +85,20 @@ def whole_table(rows: Rows) -> str:
 
 
 def paper_table(rows: Rows) -> str:
-    """Seconds of the paper's steps, whole and in a row, by what their kernels do, at which clock and power."""
+    """Seconds of the paper's steps, whole and in a row, by what their kernels do, at which clock, power and peak of
+    memory."""
     base = fa3_seconds(rows)
     groups = list(dict.fromkeys(group for row in rows for group in row.get("groups", ())))
-    lines = markdown.head(["step", "linear layers in", "attention in", "seconds", *groups, "GHz", "W"])
+    lines = markdown.head(["step", "linear layers in", "attention in", "seconds", *groups, "GHz", "W", "peak, GiB"])
     for row in rows:
         eight = row.get("sparse_precision", "full") != "full" and row["step"] != "fused_search"
         step = f"dense, {ATTENTIONS[row['attention']]}" if row["step"] == "dense" else KINDS_OF_STEPS[row["step"]]
+        step += ", with the residual" if "compensation" in row else ""
         cells = [step, LINEARS[row["linears"]], "eight bits" if eight else "bf16"]
         cells.append(f"{row['seconds']:.2f} ({base / row['seconds']:.2f}x)")
         cells += [f"{row['groups'].get(group, 0):.2f}" if "groups" in row else "" for group in groups]
         cells += [f"{row['ghz']:.2f}", f"{row['watts']:.0f}"] if "ghz" in row else ["", ""]
+        cells.append(f"{row['peak_bytes'] / 2**30:.1f}" if "peak_bytes" in row else "")
         lines.append(markdown.line(cells))
     return "\n".join(lines)
 
@@ -102,7 +106,7 @@ def paper_table(rows: Rows) -> str:
 def paper_total(rows: Rows) -> tuple[float, float]:
     """Seconds of 50 steps by the paper's schedule with everything on, and of as many dense ones by
     FlashAttention-3."""
-    ours = [row for row in rows if precisions_of(row) == ALL_EIGHT]
+    ours = [row for row in rows if precisions_of(row) == ALL_EIGHT and "compensation" not in row]
     density = next(row["density"] for row in ours if row["step"] == "sparse")
     return total_seconds(AdaSpaConfig.paper(), StepSeconds.of(ours), density, STEPS), STEPS * fa3_seconds(rows)
 

@@ -1,15 +1,15 @@
 """`python -m benchmarks.models.paper_steps --output paper-steps.json`: the paper's steps beside FlashAttention-3's.
 
 Each kind of step of the paper's schedule, by a whole model in one run: compiled, the linear layers in e4m3 and all
-attention in eight bits, between two dense steps by FlashAttention-3 in bfloat16 that are compiled too. Sparse steps
-without eight bits and without e4m3 follow: what each part brings. Weights are random. The table, with the total of 50
-steps, is the work of `benchmarks.readme`.
+attention in eight bits, between two dense steps by FlashAttention-3 in bfloat16 that are compiled too. A search and a
+sparse step with ``compensation="residual"`` follow, and sparse steps without eight bits and without e4m3: what each
+part costs or brings. Weights are random. The table, with the total of 50 steps, is the work of `benchmarks.readme`.
 """
 
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import adaspa
 import diffusers
 import torch
+from adaspa_worker.engines.weights import by_type
 
 from benchmarks.models.denoise import built, first_blocks
 from benchmarks.models.full_models import MODELS, FullModel
@@ -29,15 +30,21 @@ from benchmarks.results import add, ran_on, write
 EVERYTHING = replace(WALK, dense_precision=EIGHT, sparse_precision=EIGHT)
 STEPS = 5
 """Of `walk_rows`: a dense step, the first search, a sparse step, the later search, a sparse step."""
+COMPENSATED = replace(EVERYTHING, compensation="residual", warmup=0, searches=(0,))
 
 
+@dataclass(frozen=True)
 class Whole(Subject):
     """A whole model, whose forwards are run once and say at which clock, and what their kernels do."""
 
+    beside: int = 0
+    """Bytes of the GPU that are not this model's."""
     long: ClassVar[float] = 0.0
 
     def forward_row(self, timestep: float) -> dict[str, Any]:
-        return seen_row(partial(super().forward_row, timestep), self.inputs, profiled=True)
+        row = seen_row(partial(Subject.forward_row, self, timestep), self.inputs, profiled=True)
+        on_gpu = self.inputs["hidden_states"].device.type == "cuda"
+        return row | ({"peak_bytes": torch.cuda.max_memory_allocated() - self.beside} if on_gpu else {})
 
 
 def rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -46,23 +53,37 @@ def rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
     kinds = (LINEARS[0], LINEARS[1] if on_gpu else LINEARS[0])
     attention = "fa3" if on_gpu else "diffusers"
     inputs = model.inputs(device, torch.bfloat16)
-    plain, small = (Whole(built(model, kind, device, compiled=True), inputs) for kind in kinds)
-    few = [Subject(subject.transformer, inputs) for subject in (plain, small)]
+    few = [Subject(built(model, kind, device, compiled=True), inputs) for kind in kinds]
+    held = torch.cuda.memory_allocated() if on_gpu else 0
+    plain, small = (Whole(each.transformer, inputs, held - sum(by_type(each.transformer).values())) for each in few)
     with compiling(plain.transformer):
         sparse_row(few[0], DENSITY, "scattered")
         dense_row(few[0], attention)
     with compiling(small.transformer):
         list(islice(walk_rows(few[1], EVERYTHING), STEPS))
+        list(compensated_rows(few[1]))
     told: dict[str, Any] = {"compiled": True, "linears": kinds[0], "dense_precision": "full"}
     dense = told | {"step": "dense", "attention": attention, "density": 1.0}
     yield dense | dense_row(plain, attention)
     whole = told | {"linears": kinds[1], "dense_precision": EIGHT, "sparse_precision": EIGHT}
     for walked in islice(walk_rows(small, EVERYTHING), STEPS):
         yield whole | walked
+    for row in compensated_rows(small):
+        yield whole | {"compensation": COMPENSATED.compensation} | row
     for kind, subject in ((kinds[1], small), (kinds[0], plain)):
         row = told | {"linears": kind, "step": "sparse", "pattern": "scattered", "asked": DENSITY}
         yield row | sparse_row(subject, DENSITY, "scattered")
     yield dense | dense_row(plain, attention)
+
+
+def compensated_rows(subject: Subject) -> Iterator[dict[str, Any]]:
+    """A first search that keeps its residual, and the sparse step behind it."""
+    handle = adaspa.apply(subject.transformer, COMPENSATED)
+    handle.begin(COMPENSATED.steps, branches=1)
+    for step, kind in enumerate(("two_pass_search", "sparse")):
+        row = subject.forward_row(999.0 - step)
+        yield {"step": kind, "density": round(float(handle.record.patterns[-1].density.mean()), 4)} | row
+    handle.reset()
 
 
 @contextmanager

@@ -135,9 +135,11 @@ def walk_rows(subject: Subject, config: AdaSpaConfig = WALK) -> Iterator[dict[st
         row = subject.forward_row(999.0 - step)
         record = handle.record
         dense = kind in {"dense_with_lse", "fused_search"}
+        in_two_passes = kind == "fused_search" and config.dense_precision != "full"
         density = 1.0 if dense else round(float(record.patterns[-1].density.mean()), 4)
         held = {"cache_bytes": record.cache_bytes, "host_bytes": record.host_bytes}
-        yield {"step": kind, "density": density, "pattern": "searched"} | row | held
+        name = "two_pass_search" if in_two_passes else kind
+        yield {"step": name, "density": density, "pattern": "searched"} | row | held
     handle.reset()
 
 

@@ -19,14 +19,15 @@ class StepSeconds:
 
     Args:
         dense: a dense step by our kernel, which leaves its LSE or does not.
-        fused_search: a search with an LSE from the step before: dense output, one pass.
+        fused_search: a search with an LSE from the step before: dense output, one pass; None where the first search is
+            a dense pass and a scoring instead, as in eight bits.
         cached_search: at density ``searched_at``, the scoring pass and the sparse attention behind it.
         sparse: by density.
         sampled_search: as cached_search, with every fourth query row scored; None if not measured.
     """
 
     dense: float
-    fused_search: float
+    fused_search: float | None
     cached_search: float
     searched_at: float
     sparse: dict[float, float]
@@ -44,7 +45,7 @@ class StepSeconds:
         sparse = [row for row in measured if row["step"] == "sparse" and row["pattern"] != "skewed"]
         return cls(
             by_kind["dense_with_lse"],
-            by_kind["fused_search"],
+            None if "two_pass_search" in by_kind else by_kind["fused_search"],
             by_kind["cached_search"],
             next(row["density"] for row in measured if row["step"] == "cached_search"),
             # The random patterns come last and stand for the searched ones of their density.
@@ -112,7 +113,7 @@ def total_seconds(
         found += kind.endswith("search")
         if kind == "sparse":
             total += seconds.sparse_at(densities[found])
-        elif kind == "first_search":
+        elif kind == "first_search" or (kind == "fused_search" and seconds.fused_search is None):
             total += seconds.dense + seconds.scoring(config.query_stride)
         elif kind == "cached_search":
             total += seconds.scoring(config.query_stride) + seconds.sparse_at(densities[found])
