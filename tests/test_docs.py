@@ -197,18 +197,37 @@ def test_what_the_library_brings_is_what_its_tables_say() -> None:
 
 def test_what_is_told_of_linear_layers_in_e4m3_is_what_the_tables_say() -> None:
     text = (ROOT / "kernels" / "README.md").read_text()
-    told = r"^\| hunyuan-video-13b-720p-129f \| [\d,]+ \| sparse, 0.2 \| (\w+) \| ([\d.]+) \(([\d.]+)x\) \| ([\d.]+) \|"
+    told = r"^\| hunyuan-video-13b-720p-129f \| [\d,]+ \| sparse, 0.2 \| (\w+) \| ([\d.]+) \(([\d.]+)x\) \|"
     steps = {kind: tuple(map(float, row)) for kind, *row in re.findall(told, text, re.MULTILINE)}
-    (plain, _, attention), (small, speed, attention_small) = steps["bf16"], steps["e4m3"]
+    (plain, _), (small, speed) = steps["bf16"], steps["e4m3"]
     for page in ("docs/models.md", "docs/tuning.md", "docs/changelog.md", "kernels/README.md"):
         seconds = f"{small:.1f} (?:s )?instead of {plain:.1f} s"
         assert re.search(seconds, (ROOT / page).read_text()), page
-    assert f"{small - attention_small:.1f} s of it are not attention ({plain - attention:.1f} s before)" in text
+    whole = json.loads((ROOT / "docs" / "kernels" / "paper-steps.json").read_text())["rows"]
+    bf16 = [row for row in whole if row["step"] == "sparse" and "sparse_precision" not in row]
+    rest = {row["linears"]: row["seconds"] - row["groups"]["attention"] for row in bf16}
+    assert f"{rest['float8']:.1f} s are not attention ({rest['bfloat16']:.1f} s before)" in text
+    (times,) = re.findall(r"with FlashAttention-3, ([\d.]+) times as long", text)
+    assert f"the paper's schedule is\n{times} times as fast as FlashAttention-3" in text
     assert f"A sparse step is then {speed:.1f} times as\nfast" in text
     for schedule in ("paper", "three dense steps"):
         (found,) = re.findall(rf"^\| hunyuan-\S+ \| {schedule} \| \d+ \| .* \d+ \(([\d.]+)x\) \|$", text, re.MULTILINE)
         assert f"{found} times" in text
+    told = r"^\| (fast|balanced) \| (\S+).* \| ([\d.]+) \| ([\d.]+)x(?: \| [\d.]+x){3} \|$"
+    presets = {row[:2]: row[2:] for row in re.findall(told, text, re.MULTILINE)}
+    (slow, slow_speed), (fast, fast_speed) = presets["balanced", "mag"], presets["fast", "mag"]
+    assert f"has {slow} dB. HunyuanVideo's steps would then be {slow_speed} times as fast" in text
+    assert f"`fast` has {fast} dB, and would be {fast_speed} times as fast" in text
+    without = (presets[name, "none"][1] for name in ("balanced", "fast"))
+    assert "Without a cache they are {} and {} times as fast".format(*without) in text
     rows = json.loads((ROOT / "docs" / "kernels" / "linears.json").read_text())["rows"]
+    hunyuan = [row for row in rows if row["model"].startswith("hunyuan") and row.get("linears") == "float8"]
+    full, eight = (
+        {row["step"]: row["seconds"] for row in hunyuan if row.get("sparse_precision") == kind}
+        for kind in (None, "int8_fp8")
+    )
+    assert f"{eight['two_pass_search']:.1f} s instead of {eight['dense_with_lse']:.1f} s in eight bits" in text
+    assert f"As one fused pass in bf16 it takes\n{full['fused_search']:.1f} s" in text
     dense = 50 * next(row["seconds"] for row in rows if row.get("attention") == "fa3")
     run = json.loads((ROOT / "docs" / "kernels" / "denoise-hunyuan-everything.json").read_text())
     assert run["complete"] and f"all 50 steps took {run['seconds']:.0f} s for real" in text
