@@ -14,6 +14,7 @@ from typing import Any
 
 import diffusers
 import torch
+from adaspa.ops.call import Precision
 from adaspa_worker.engines.linears import blocks_of
 from adaspa_worker.engines.weights import by_type
 
@@ -30,7 +31,7 @@ DENSITY = 0.2
 """What the searches of `WALK` keep."""
 WALKED = 3
 """Of `walk_rows`: a dense step, the first search, a sparse step."""
-PRECISIONS = ("full", EIGHT)
+PRECISIONS: tuple[Precision, ...] = ("full", EIGHT)
 
 
 def rows(model: FullModel, device: torch.device) -> Iterator[dict[str, Any]]:
