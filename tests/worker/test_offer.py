@@ -55,6 +55,7 @@ def test_what_the_model_can_keep_is_taken(folders: Callable[[str], Path], name: 
 
 
 UNI_PC = "UniPCMultistepScheduler"
+DPM = "DPMSolverMultistepScheduler"
 EULER = "FlowMatchEulerDiscreteScheduler"
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("hunyuan-video-1.5", {"memory": {"gguf": ["a.gguf"]}}, "memory.gguf: diffusers cannot read a HunyuanVideo15Trans"),
@@ -113,6 +114,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         "wan",
         {"scheduler": {"name": UNI_PC, "options": {"use_beta_sigmas": True}}},
         "scheduler.options.use_beta_sigmas: does not fit flow matching in a UniPC.*; allowed: false",
+    ),
+    (
+        "wan",
+        {"scheduler": {"name": DPM, "options": {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}}},
+        "scheduler.options.solver_order: 3 is less exact than 2 for sde-dpmsolver.*; allowed: 1, 2",
     ),
     (
         "wan",

@@ -209,7 +209,11 @@ def check_scheduler(spec: ModelSpec, folder: Path) -> None:
         raise wrong(
             spec, "flow_shift", "scheduler.options has use_dynamic_shifting, which sets the shift; allowed: null"
         )
-    anew = spacing({name: value for name, value in own.items() if name in known} | spec.scheduler.options)
+    whole = {name: value for name, value in own.items() if name in known} | spec.scheduler.options
+    if (whole.get("algorithm_type"), whole.get("solver_order")) == ("sde-dpmsolver++", 3):
+        why = "3 is less exact than 2 for sde-dpmsolver++, by a wrong sign in diffusers 0.42.1; allowed: 1, 2"
+        raise wrong(spec, "scheduler.options.solver_order", why)
+    anew = spacing(whole)
     if anew and "use_flow_sigmas" in IN_FLOWS[spec.scheduler.name]:
         why = f"does not fit flow matching in a {spec.scheduler.name}; allowed: false"
         raise wrong(spec, f"scheduler.options.{anew}", why)
