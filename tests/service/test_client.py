@@ -182,6 +182,21 @@ def test_an_id_that_a_user_gave_leads_to_no_other_route(
         assert client.get(video_id).status == "completed"
 
 
+def test_several_videos_are_no_single_one(service: Service, connect: Any) -> None:
+    with connect(service.url) as client:
+        with pytest.raises(TypeError, match="create_batch makes several"):
+            client.create("a red circle", n=2)
+        assert list(client.list()) == []
+
+
+@pytest.mark.parametrize("given", [{"image": b""}, {"input_reference": b""}, {"last_image": b""}], ids=str)
+def test_an_empty_image_is_refused_and_not_left_out(service: Service, connect: Any, given: dict[str, bytes]) -> None:
+    with connect(service.url) as client:
+        with pytest.raises(package.BadRequest, match="is empty"):
+            client.create("a red circle", **given)
+        assert list(client.list()) == []
+
+
 def test_refusals_have_types(settings: Settings, tmp_path: Path, connect: Any) -> None:
     with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service, connect(service.url) as client:
         with pytest.raises(package.BadRequest) as bad:

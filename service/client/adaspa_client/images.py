@@ -28,7 +28,8 @@ def body_of(fields: Mapping[str, Any], image: Image | None, last_image: Image | 
         OSError: a file cannot be read.
     """
     given = dict.fromkeys(ROLES) | {"input_reference": image, "last_frame": last_image}
-    images = {name: each for name in given if (each := given[name] or fields.get(name)) is not None}
+    both = {name: fields.get(name) if image is None else image for name, image in given.items()}
+    images = {name: image for name, image in both.items() if image is not None}
     urls = {name: each for name, each in images.items() if is_url(each)}
     files = {name: named(each) for name, each in images.items() if name not in urls}
     asked = {name: value for name, value in fields.items() if name not in images} | urls

@@ -73,7 +73,14 @@ class Client:
         idempotency_key: str | None = None,
         **fields: Unpack[VideoFields],
     ) -> Video:
-        """Submit a prompt, and the images that the video begins and ends with: each a path, bytes or a URL."""
+        """Submit a prompt, and the images that the video begins and ends with: each a path, bytes or a URL.
+
+        Raises:
+            BadRequest: a field is wrong.
+            TypeError: ``n`` is given, which makes several videos: `create_batch`.
+        """
+        if "n" in fields:
+            raise TypeError("create makes one video and takes no n; create_batch makes several")
         body = body_of({"prompt": prompt, **fields}, image, last_image)
         return self._run(plans.create(body, idempotency_key, self._retries))
 
