@@ -204,6 +204,13 @@ def test_output_that_cannot_be_written_is_one_line(service: Service) -> None:
         assert (ended.returncode, ended.stderr) == (1, "adaspa: [Errno 28] No space left on device\n")
 
 
+def test_a_command_without_an_output_ends_as_it_would_with_one() -> None:
+    for arguments, status in ((["--version"], 0), (["models", "--server", NOWHERE], 3)):
+        command = ["sh", "-c", 'exec "$0" "$@" >&-', ADASPA, *arguments]
+        ended = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+        assert (ended.returncode, "Traceback" in ended.stderr) == (status, False), ended.stderr
+
+
 def test_a_server_that_does_not_answer_has_its_own_status() -> None:
     for command, told in (("models", "cannot reach the server"), ("open", "start one with `adaspa serve`")):
         ended = adaspa(command)

@@ -82,7 +82,8 @@ def main() -> None:
         try:
             app()
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is None if the command was started without one
+                sys.stdout.flush()
     except NotCompleted as error:
         fail(error, Exit.not_completed)
     except httpx.TransportError as error:
