@@ -326,12 +326,16 @@ class Asking(Scene):
                     self.client.models()
                 except ApiError as error:
                     assert error.status == given[0]
+                else:
+                    assert tries > 1, f"{given} is taken for an answer"
             assert len(seen) == tries, f"after {given} it asks {len(seen)} times, not {tries}"
         with self.answers(service, *[503] * 9) as seen:
             try:
                 self.client.models()
             except ApiError as error:
                 assert (error.status, len(seen)) == (503, 4), f"3 retries are {len(seen)} requests"
+            else:
+                raise AssertionError("a client gets an answer that nobody gave")
 
     def waits(self, service: Service) -> None:
         video_id = service.completed()
@@ -343,6 +347,8 @@ class Asking(Scene):
                     self.client.wait(video_id)
                 except ApiError as error:
                     assert (error.status, len(seen)) == (status, 1), f"after {status} it asks again"
+                else:
+                    raise AssertionError(f"a client that waits takes {status} for an answer")
         waiting = service.create()["id"]
         with (
             self.answers(service),
@@ -379,6 +385,8 @@ class Asking(Scene):
                     self.client.download(video_id, path)
                 except ApiError as error:
                     assert error.status == given
+                else:
+                    raise AssertionError(f"a download that gets {given} is done")
             assert not list(folder.glob("*")) and not list(folder.glob(".*.part")), "what was refused leaves a file"
         with self.answers(service):
             assert self.client.download(video_id, folder / "whole.mp4").read_bytes() == FILES["video"][2]

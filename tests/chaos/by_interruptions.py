@@ -396,6 +396,8 @@ class Patience(Scene):
                     leases.retry(ask, lambda now=now, stopped_at=stopped_at: now[0] >= stopped_at)
                 except StoreUnavailable:
                     assert stopped_at + 10 <= now[0] <= most, f"told to stop at {stopped_at}, it asks until {now[0]}"
+                else:
+                    raise AssertionError("a call that the store never answered counts as done")
 
 
 SCENES: list[Scene] = [Reasons(), Together(), Patience()]

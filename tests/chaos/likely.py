@@ -96,8 +96,8 @@ def changed(patch: str) -> list[int]:
 def scenes(patch: str, name: str, folder: Path) -> list[str]:
     """Names of the scenes to begin with.
 
-    That is the one that caught the bug before; or else, of those that need no service, such as caught others of its
-    module, and whose own lines share rare words with it.
+    That is the one that caught the bug before. If none did, it is a few of those that need no service: they caught
+    other bugs of its module, or their own lines share rare words with it.
 
     Args:
         patch: its text.

@@ -220,8 +220,9 @@ def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: str, out: Path | No
 
     began = time.monotonic()
     with ThreadPoolExecutor(trees.qsize()) as pool:
-        pool.submit(whole)
+        without = pool.submit(whole)
         caught = list(pool.map(one, mutants))
+        without.result()  # or what it ended with would be lost
     if wrong:
         raise SystemExit(f"without any planted bug: {wrong[0]}")
     print(f"{by}: {sum(caught)} of {len(caught)} caught, in {(time.monotonic() - began) / 60:.0f} minutes")
