@@ -204,8 +204,6 @@ GRID: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
 """Lines of the grid: setting of the policy, schedule, query block and whether lists are shared, and the values."""
 
 
-MOST = 10
-"""Most values of a line of the grid."""
 TILED = (("price", 0.9, "warm-up 3, one search", 64), ("price", 3.3, "warm-up 10 at mass 0.9", 64))
 """Settings of the grid that are also measured in tile order."""
 PUT_BACK: tuple[tuple[str, str, tuple[int, bool], tuple[float, ...]], ...] = (
@@ -228,7 +226,8 @@ def _grid() -> Iterator[Variant]:
     policies = {"price": "marginal_mass", "mass": "retained_mass"}
     for lines, change, last in ((GRID, {}, ""), (PUT_BACK, {"compensation": "residual"}, ", residual")):
         group = "compensation" if change else "grid"
-        for place, (setting, schedule, (block, shared), values) in product(range(MOST), lines):
+        most = max(len(values) for *_, values in lines)
+        for place, (setting, schedule, (block, shared), values) in product(range(most), lines):
             if place < len(values):
                 own: dict[str, Any] = {
                     "selection": policies[setting],

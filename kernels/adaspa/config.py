@@ -65,8 +65,8 @@ class AdaSpaConfig:
             128 x 128 tokens, which those of the presets are.
         compensation: what is put back for the blocks that are left out. ``residual``: what dense attention had beside
             the search's lists, as the mean over each ``block_size`` queries, is added in the sparse steps behind, ever
-            less; with it, what ``sparse_precision`` loses. Later searches then have dense output, too, in all guidance
-            branches. The memory is that of an output over ``block_size``. *Ours*, after DiTFastAttn
+            less. What ``sparse_precision`` loses is part of it. Later searches then have dense output, too, in all
+            guidance branches. The memory is that of an output over ``block_size``. *Ours*, after DiTFastAttn
             (`adaspa.residual`).
         token_order: ``raster`` leaves the video tokens as the model has them, frame by frame and row by row; ``tile``
             puts them into compact 3-D tiles of ``block_size`` tokens while the transformer runs, so that a block is a

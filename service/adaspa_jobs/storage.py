@@ -37,7 +37,10 @@ INPUTS = "inputs/"
 PROBES = ".probe/"
 
 BUCKETS = ("s3", "gs", "az")
-MEANT = "allowed: a folder, file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or memory:///"
+"""Schemes of the addresses that begin with a bucket's name."""
+ALLOWED = (
+    "allowed: a folder, file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or memory:///"
+)
 METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 """Addresses from which machines and containers of AWS, Azure and Google have their credentials."""
 UNFINISHED = re.compile(r"#\d+$")
@@ -316,12 +319,16 @@ def _raise_unless_gone(error: OSError) -> None:
 
 
 def _open(url: str) -> tuple[ObjectStore, ObjectStore]:
-    """Open the store, and the same for uploads: while one is sent, nothing comes back. Raises ValueError."""
+    """Open the store, and the same for uploads: while one is sent, nothing comes back.
+
+    Raises:
+        ValueError: the address means no folder and no bucket.
+    """
     parts = urlsplit(url)
     if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
-        raise ValueError(f"a folder's address needs its whole path; {MEANT}")
+        raise ValueError(f"a folder's address needs its whole path; {ALLOWED}")
     if parts.scheme in BUCKETS and (not parts.netloc or parts.query or parts.fragment):
-        raise ValueError(f"a bucket's address has its name, a prefix and nothing else; {MEANT}")
+        raise ValueError(f"a bucket's address has its name, a prefix and nothing else; {ALLOWED}")
     if parts.scheme == "memory":
         return (MemoryStore(),) * 2
     if parts.scheme == "file" or "://" not in url:
@@ -336,6 +343,6 @@ def _open(url: str) -> tuple[ObjectStore, ObjectStore]:
         retry_config={"max_retries": 3, "retry_timeout": answer},  # so that one wait for an answer is the only one
     )
     if isinstance(downloads, HTTPStore):  # a web server lists nothing
-        raise ValueError(f"it is the address of no bucket; {MEANT}")
+        raise ValueError(f"it is the address of no bucket; {ALLOWED}")
     retries: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
     return downloads, from_url(url, client_options=client, retry_config=retries)

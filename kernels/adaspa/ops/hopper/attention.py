@@ -5,7 +5,7 @@ A query tile of 128 rows attends to a list of key blocks, 128 keys at a time: bl
 to lie side by side in shared memory, so that the tensor cores see wide tiles whatever the pattern is. The list is
 walked from its end, where the one block may be that is partial or has no neighbour; all others need no mask.
 
-Sparse in bf16 and with a head_dim of 128, there are as many programs as the GPU can run at a time, and each takes query
+Sparse attention in bf16 with a head_dim of 128 has as many programs as the GPU can run at a time, and each takes query
 tiles in turns: while the warpgroups end one, the warp that loads is at the next, so that short lists do not wait for
 the memory. Elsewhere each program has one query tile, and no program waits for one that walks several lists twice.
 
