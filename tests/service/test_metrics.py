@@ -42,3 +42,5 @@ def test_workers_are_wanted_for_all_jobs_and_none_of_those_that_may_be_busy_is_l
     assert {name: value(told, f"adaspa_jobs_{name}", model="demo") for name in names} == names
     assert value(told, "adaspa_workers", model="demo") == workers
     assert value(told, "adaspa_workers_wanted", model="demo") == wanted
+    shown = service.http.get("/models/demo").json()
+    assert (shown["waiting"], shown["running"], shown["workers"]) == (waiting, running, workers)
