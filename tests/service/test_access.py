@@ -164,6 +164,22 @@ def test_nobody_sees_the_jobs_of_another(service: Service, client: Clients) -> N
     assert mine.http.get(f"/videos/{video_id}/content").status_code == 200
 
 
+@pytest.mark.parametrize(("version", "status"), [("99", 503), ("1", 410)], ids=["a later version's", "damaged"])
+def test_a_record_that_cannot_be_read_is_as_good_as_none_to_others(
+    service: Service, client: Clients, version: str, status: int
+) -> None:
+    mine, yours = client(), client()
+    video_id = mine.completed()
+    record = {"priority": "urgent", "schema_version": version}
+    service.store.client.hset(f"adaspa:job:{video_id}", mapping=record)
+    for method, path in ROUTES:
+        if "{id}" in path and method not in ("HEAD", "DELETE"):
+            asked = {"json": BODY if method == "POST" else None}
+            assert yours.error(method, path.format(id=video_id), **asked)[:2] == (404, "video_not_found"), path
+            assert mine.http.request(method, path.format(id=video_id), **asked).status_code == status, path
+    assert yours.error("DELETE", f"/videos/{video_id}")[:2] == (404, "video_not_found")
+
+
 def test_the_same_idempotency_key_of_two_owners_makes_two_jobs(client: Clients) -> None:
     header = {"Idempotency-Key": "order-1"}
     answers = [one.http.post("/videos", json=BODY, headers=header) for one in (client(), client())]

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adaspa_api.words import JobStatus, Priority
 from adaspa_jobs.catalog import Catalog, ModelSpec
-from adaspa_jobs.job import OPEN_OWNER, JobParams
+from adaspa_jobs.counts import Load, QueueLoad
+from adaspa_jobs.job import OPEN_OWNER, Job, JobParams, Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from adaspa_service.access.caller import Caller
 from adaspa_service.gateway import state as gateway_state
-from adaspa_service.gateway.admission import JobRequest, ring_for, submit
+from adaspa_service.gateway.admission import UNMEASURED_SECONDS, JobRequest, ring_for, seconds_left, submit
 from adaspa_service.gateway.state import AppState, Recent
 from adaspa_service.gateway.videos import accepted
 from admitting import admit
@@ -145,3 +147,25 @@ def test_an_answer_waits_for_one_call_to_redis_and_seldom_for_how_busy_the_model
         ring_for(parts, admitted)
         calls.append((answered - before, outside.calls - answered))
     assert calls == [(1 + 2, 2), (1, 2)], "one call admits both, each has a bell; load and times are not a second old"
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        ((3.0, 2, None, 2.0), 10.0),  # one of 2 units before it, and its own 3, of 2 s each
+        ((0.5, 1, None, 2.0), 1.0),
+        ((3.0, None, None, 2.0), 6.0),  # it runs
+        ((3.0, None, 1.25, 2.0), 1.25),  # and tells itself
+        ((3.0, 2, None, None), UNMEASURED_SECONDS),
+    ],
+)
+def test_whoever_has_too_many_jobs_is_told_when_one_of_them_is_expected_to_end(
+    params: Callable[..., JobParams], asked: tuple[float, int | None, float | None, float | None], seconds: float
+) -> None:
+    cost, position, eta, pace = asked
+    queue = QueueLoad(waiting=3, cost=6.0, oldest_seconds=0.0, workers=1, elapsed=[])
+    idle = QueueLoad(waiting=0, cost=0.0, oldest_seconds=0.0, workers=1, elapsed=[])
+    load = Load(1, pace, 0, {Priority.interactive: queue, Priority.bulk: idle}, 0.2)
+    told = Progress(eta_seconds=eta)
+    job = Job(id="video_x", status=JobStatus.queued, params=params(), cost=cost, created_at=0, progress=told)
+    assert seconds_left(load, job, position) == seconds

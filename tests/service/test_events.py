@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import httpx
 import pytest
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import Scope
+from adaspa_service.gateway.events import OpenStreams
 from adaspa_service.gateway.feed import BATCH, Follower
 from claiming import FAILURE
 from event_stream import following, parse
@@ -105,6 +108,50 @@ def test_a_requeue_is_an_event_too(service: Service) -> None:
         assert [next(events)["event"] for _ in range(3)] == ["queued", "in_progress", "queued"]
         service.complete(service.claim(lease.job.id))
         assert [event["data"]["attempt"] for event in events] == [2, 2]
+
+
+def test_who_followed_a_running_job_is_told_its_place_each_time_that_it_waits_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_service.gateway.feed.TICK_SECONDS", 0.05)
+    lease = service.claim(service.create()["id"])
+    with following(service, lease.job.id) as events:
+        assert [next(events)["event"] for _ in range(2)] == ["queued", "in_progress"]
+        for attempt in (2, 3):
+            service.store.release(lease)
+            told = [next(events) for _ in range(2)]
+            assert [event["event"] for event in told] == ["queued", "progress"]
+            assert told[1]["data"]["queue_position"] == 1
+            lease = service.claim(lease.job.id)
+            assert next(events)["data"]["attempt"] == attempt
+
+
+def test_streams_count_by_key_and_without_keys_by_address(service: Service) -> None:
+    app: Any = service.server.config.app
+    app.state.streams = OpenStreams(1)
+    places = [httpx.HTTPTransport(local_address=f"127.0.0.{number}") for number in (1, 2)]
+    here, there = (httpx.Client(base_url=service.url, transport=each, timeout=PATIENCE) for each in places)
+    path = f"/videos/{service.create()['id']}/events"
+    with here, there, here.stream("GET", path) as first:
+        assert (first.status_code, here.get(path).status_code) == (200, 429)
+        with there.stream("GET", path) as second:
+            assert (second.status_code, there.get(path).status_code) == (200, 429)
+
+
+@pytest.mark.asks
+def test_streams_of_a_key_count_from_wherever_they_come(service: Service) -> None:
+    app: Any = service.server.config.app
+    app.state.streams = OpenStreams(1)
+    with ExitStack() as opened:
+        for _ in range(2):
+            _, token = service.parts.keys.create("test", frozenset({Scope.read, Scope.write}))
+            usual: dict[str, Any] = {"base_url": service.url, "timeout": PATIENCE}
+            usual["headers"] = {"Authorization": f"Bearer {token}"}
+            places = [httpx.HTTPTransport(local_address=f"127.0.0.{place}") for place in (1, 2)]
+            here, there = (opened.enter_context(httpx.Client(transport=each, **usual)) for each in places)
+            path = f"/videos/{here.post('/videos', json={'prompt': 'a'}).json()['id']}/events"
+            assert opened.enter_context(here.stream("GET", path)).status_code == 200
+            assert (here.get(path).status_code, there.get(path).status_code) == (429, 429)
 
 
 def test_a_deleted_job_ends_its_streams(service: Service) -> None:

@@ -27,6 +27,7 @@ from adaspa_service.inputs.keep import Inputs
 from adaspa_service.inputs.source import uploaded
 from adaspa_service.inputs.turns import AT_A_TIME, OF_AN_OWNER, Turns
 from admitting import create
+from claiming import FAILURE
 from drawn import MOVING, assert_corners, claims, picture
 from http_server import answering
 from PIL import Image
@@ -362,6 +363,28 @@ def test_images_are_shared_by_a_batch_and_by_remixes_and_go_with_the_last(servic
     service.http.delete(f"/videos/{kept['id']}")
     until(lambda: not stored(service), "the image goes with the last job")
     assert service.store.client.keys("adaspa:inputs:*") == []
+
+
+def test_a_link_to_an_image_ends_as_its_job_is_deleted_though_its_worker_has_not_let_go(service: Service) -> None:
+    video_id = post(service, input_reference=data_uri(WIDE)).json()["id"]
+    link = service.http.get(f"/videos/{video_id}/link", params={"variant": "first_frame"}).json()["url"]
+    assert service.store.claim("both", "worker", "process") and httpx.get(link).status_code == 200
+    service.http.delete(f"/videos/{video_id}")
+    assert (httpx.get(link).status_code, service.store.get(video_id) is None) == (404, False)
+
+
+def test_an_image_is_shown_whatever_has_become_of_its_job(service: Service) -> None:
+    ids = [post(service, input_reference=data_uri(WIDE)).json()["id"] for _ in range(3)]
+    service.http.post(f"/videos/{ids[0]}/cancel")
+    for _ in range(2):
+        lease = service.store.claim("both", f"worker-{len(ids)}", "process")
+        assert lease is not None
+        ids.append(lease.job.id)
+        if len(ids) == 4:
+            service.store.fail(lease, FAILURE)
+    for video_id in set(ids):
+        answer = service.http.get(f"/videos/{video_id}/content", params={"variant": "first_frame"})
+        assert answer.status_code == 200, service.http.get(f"/videos/{video_id}").json()["status"]
 
 
 def test_a_running_job_keeps_its_image_until_it_has_ended(service: Service) -> None:
