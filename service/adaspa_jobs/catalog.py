@@ -221,7 +221,9 @@ class ModelSpec(BaseModel):
     @property
     def denoising(self) -> str:
         """JSON of what a clip's latents depend on beside the request: the weights, and the way through the noise."""
-        return self.model_dump_json(include={"source", "scheduler", "flow_shift", "call"}, exclude_defaults=True)
+        own = self.model_copy(update={"memory": Memory(gguf=self.memory.gguf)})
+        named = {"source", "memory", "scheduler", "flow_shift", "call"}
+        return own.model_dump_json(include=named, exclude_defaults=True)
 
     @model_validator(mode="after")
     def _defaults_are_allowed(self) -> Self:

@@ -98,12 +98,13 @@ def test_what_a_denoising_depends_on_is_told_apart_from_what_is_offered() -> Non
     first = ModelSpec.model_validate(MODEL).denoising
     for changes in (
         {"source": "/elsewhere"},
+        {"memory": {"gguf": ["/other.gguf"]}},
         {"flow_shift": 5.0},
         {"scheduler": {"name": "UniPCMultistepScheduler"}},
         {"call": {"max_sequence_length": 8}},
     ):
         assert ModelSpec.model_validate(MODEL | changes).denoising != first, changes
-    for changes in ({"description": "Another"}, {"attention": {"sparsity": 0.5}}, {"max_batch": 2}):
+    for changes in ({"description": "Another"}, {"attention": {"sparsity": 0.5}}, {"memory": {"vae_tiling": True}}):
         assert ModelSpec.model_validate(MODEL | changes).denoising == first, changes
 
 
