@@ -41,7 +41,11 @@ class Settings(BaseSettings):
 
     # The descriptions make the table of docs/settings.md: make field-tables.
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+        env_prefix=PREFIX,
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0")
@@ -135,8 +139,8 @@ class Settings(BaseSettings):
     limit."""
     bulk_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the workers' time for bulk jobs while interactive jobs also wait."""
-    result_ttl_seconds: int = Field(default=7 * 86400, ge=1)
-    """Seconds to keep a job and its files after it ends."""
+    result_ttl_seconds: int = Field(default=7 * 86400, ge=1, le=100 * 365 * 86400)
+    """Seconds to keep a job and its files after it ends: up to 100 years."""
     image_bytes: int = Field(default=20 * 1024 * 1024, ge=1)
     """Maximum size of an input image's file, in bytes."""
     image_pixels: int = Field(default=32_000_000, ge=1, le=178_000_000)
