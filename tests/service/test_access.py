@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_jobs.job import Progress
+from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER, Progress
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.caller import Caller
 from adaspa_service.access.keys import ApiKey, Scope
 from adaspa_service.gateway import events
 from faults import let_grace_pass
@@ -417,3 +418,30 @@ def test_pages_of_other_sites_cannot_use_an_open_service(settings: Settings, tmp
         assert service.messages() == 0
         for own in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": service.url}, {"Sec-Fetch-Site": "none"}):
             assert service.http.post("/videos", files=form, headers=own).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"open_access": True}, {"open": True, "open after a key": True}),
+        ({}, {"open": True, "open after a key": False}),
+        ({"bootstrap_key": SecretStr("b" * 40)}, {"open": False, "open after a key": False, "bootstrap": True}),
+    ],
+    ids=["open", "with a token", "with a bootstrap key"],
+)
+def test_whoever_was_let_in_stays_as_long_as_a_new_request_would_be(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], wanted: dict[str, bool]
+) -> None:
+    with serving(settings.model_copy(update=changes), tmp_path) as service:
+        callers, keys = service.parts.callers, service.parts.keys
+        found = {"open": callers.still_has_access(Caller(OPEN_OWNER))}
+        if "bootstrap" in wanted:
+            found["bootstrap"] = callers.still_has_access(Caller(BOOTSTRAP_OWNER))
+        key, _ = keys.create("test", BOTH)
+        short, _ = keys.create("short", BOTH, lifetime_seconds=3600)
+        found["open after a key"] = callers.still_has_access(Caller(OPEN_OWNER))
+        assert found == wanted
+        assert callers.still_has_access(Caller(key.id)) and callers.still_has_access(Caller(short.id))
+        keys.revoke(key.id)
+        service.store.client.hset(f"adaspa:key:{short.id}", "expires_at", 1)
+        assert not callers.still_has_access(Caller(key.id)) and not callers.still_has_access(Caller(short.id))

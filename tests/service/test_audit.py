@@ -8,9 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from adaspa_client.local_token import read_token
 from adaspa_command import adaspa
 from adaspa_jobs.logs import AUDIT
+from adaspa_service.access.acts import ACTS, BATCH, OperatorActs
 from adaspa_service.access.keys import Scope
 from gateway_process import running
 from running_gateway import Service
@@ -103,3 +105,13 @@ def test_what_could_not_be_noted_is_told(service: Service, redis_url: str) -> No
         client.config_set("maxmemory", 0)
     assert done.returncode == 0 and "revoked" in done.stdout
     assert "missing from the audit log (key.revoked)" in done.stderr
+
+
+def test_what_operators_did_is_taken_once_and_in_its_order(valkey: redis.Redis) -> None:
+    acts = OperatorActs(valkey)
+    for number in range(BATCH + 3):
+        acts.add("key.created", number=str(number))
+    valkey.lpush(ACTS, "no act")
+    first, rest = acts.take(), acts.take()
+    assert [act["number"] for act in (*first, *rest[:-1])] == [str(number) for number in range(BATCH + 3)]
+    assert rest[-1] == {"event": "unreadable", "text": "b'no act'"} and acts.take() == []

@@ -10,6 +10,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -198,3 +199,12 @@ def test_a_request_that_the_stop_breaks_off_is_told_to_come_again(
         over.set()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert answer.json()["error"]["code"] == "gateway_stopped"
+
+
+def test_each_answer_of_a_gateway_that_drains_ends_its_connection(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings, tmp_path) as service:
+        paths = ("/videos", "/nowhere", "/healthz", "/readyz")
+        assert all(service.http.get(path).headers.get("connection") != "close" for path in paths)
+        app: Any = service.server.config.app
+        app.state.draining.set()
+        assert all(service.http.get(path).headers["connection"] == "close" for path in paths)

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import redis
 from adaspa_jobs.settings import Settings
-from adaspa_jobs.store import Lease
+from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.store import Lease, StoreUnavailable
+from adaspa_service.gateway.janitor import Janitor
+from adaspa_service.gateway.removal import tidy
 from claiming import lose_lease
 from faults import let_time_pass
 from running_gateway import FILES, Service, serving
@@ -94,3 +97,80 @@ def test_checkpoints_of_jobs_that_ended_or_are_gone_are_removed(
         until(lambda: storage.keys(".probe/") == [], "what a look at storage left is removed")
         until(lambda: not unfinished.parent.exists(), "what a killed worker left is removed")
         service.http.delete(f"/videos/{running}")
+
+
+@pytest.mark.parametrize(
+    ("error", "answers", "goes_on"),
+    [
+        (StorageUnavailable("away"), True, True),
+        (StorageUnavailable("away"), False, True),
+        (StoreUnavailable("away"), True, True),
+        (StoreUnavailable("away"), False, False),
+        (ValueError("a mistake of ours"), False, True),
+    ],
+    ids=str,
+)
+def test_a_chore_that_fails_keeps_no_other_from_being_done_unless_redis_is_away(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception, answers: bool, goes_on: bool
+) -> None:
+    done: list[str] = []
+
+    def fails() -> None:
+        done.append("fails")
+        raise error
+
+    def other() -> None:
+        done.append("other")
+
+    def ping() -> None:
+        if not answers:
+            raise StoreUnavailable("away")
+
+    monkeypatch.setattr(service.store, "ping", ping)
+    janitor = Janitor(service.parts)
+    for _ in range(2):
+        janitor._do((fails, other))
+    assert done == (["fails", "other"] if goes_on else ["fails"]) * 2
+
+
+def test_files_are_removed_only_once_their_deletion_is_on_the_disk_of_redis(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(service.store.file, "synced", lambda: done.append("synced"))
+    monkeypatch.setattr(service.parts.storage, "delete_prefix", lambda *_, **__: done.append("removed"))
+    janitor = Janitor(service.parts)
+    monkeypatch.setattr(service.store, "take_purgeable", lambda: [])
+    janitor._purge()
+    assert done == [], "nothing is waited for without a deletion"
+    monkeypatch.setattr(service.store, "take_purgeable", lambda: ["video_" + "0" * 32])
+    janitor._purge()
+    assert done[0] == "synced" and "removed" in done
+
+
+def test_files_that_a_record_names_go_also_where_storage_lists_none(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video_id = service.completed()
+
+    def refuses(*_: object, **__: object) -> None:
+        raise StorageUnavailable("may not list")
+
+    monkeypatch.setattr(service.parts.storage, "delete_prefix", refuses)
+    service.http.delete(f"/videos/{video_id}")
+    until(lambda: not [*service.parts.storage.keys("videos/")], "its files are removed")
+    assert service.store.get(video_id) is not None, "what else there may be is still to be looked for"
+
+
+@pytest.mark.parametrize(("version", "left"), [("99", True), ("1", False)], ids=["a later version's", "damaged"])
+def test_what_attempts_left_of_a_job_that_cannot_be_read_is_for_whoever_can_read_it(
+    service: Service, version: str, left: bool
+) -> None:
+    video_id = service.completed()
+    until(lambda: not service.store.client.exists("adaspa:leavings"), "it is tidy")
+    record = {"priority": "urgent", "schema_version": version}
+    service.store.client.hset(f"adaspa:job:{video_id}", mapping=record)
+    service.store.client.zadd("adaspa:leavings", {video_id: 0})
+    tidy(service.store, service.parts.storage, video_id)
+    assert (service.store.client.zscore("adaspa:leavings", video_id) is not None) == left
+    assert len([*service.parts.storage.keys("videos/")]) == len(FILES), "its result stays"
