@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from adaspa_api.words import ErrorCode
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
+from adaspa_service.webhooks.attempt import Result
+from adaspa_service.webhooks.deliverer import Deliverer
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
 from admitting import admit
 from prometheus_text import value
@@ -426,3 +429,29 @@ def test_the_openapi_document_has_the_events(service: Service) -> None:
     assert "422" not in operation["responses"]
     fields = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "webhook_url" in str(fields)
+
+
+def test_what_is_sent_again_is_what_was_sent_first(settings: Settings, tmp_path: Path, receiver: Receiver) -> None:
+    receiver.answers = [500]
+    with serving(changed(settings, webhook_retry_seconds=(3600.0,)), tmp_path) as service:
+        video_id = service.completed(webhook_url=receiver.url)
+
+        def noted() -> bool:
+            found = service.parts.deliveries.get(video_id)
+            return found is not None and found.tried_at is not None
+
+        until(noted, "the attempt is noted")
+        kept = service.parts.deliveries.get(video_id)
+    assert kept is not None and kept.record is None
+    assert kept.body is not None and kept.body.encode() == receiver.calls[0].body
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [(None, 80, 120), (0.0, 80, 120), (7.0, 80, 120), (500.0, 500, 500), (1e9, 86400, 86400)],
+)
+def test_a_receiver_may_put_an_attempt_off_and_not_bring_it_on(asked: float | None, least: float, most: float) -> None:
+    settings: Any = SimpleNamespace(webhook_retry_seconds=(100.0,))
+    delivery: Any = SimpleNamespace(attempts=1)
+    again = Deliverer(None, settings, None)._again_in(delivery, Result(Outcome.rejected, retry_after=asked))  # type: ignore[arg-type]
+    assert again is not None and least <= again <= most
