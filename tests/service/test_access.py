@@ -248,6 +248,11 @@ def test_an_open_event_stream_ends_with_its_key(
     assert one.error("GET", f"/videos/{own_id}/events")[0] == 401
 
 
+def test_a_limit_that_is_no_limit_refuses_nothing(client: Clients) -> None:
+    one = client(requests_per_minute=10**20)
+    assert [one.http.get("/videos").status_code for _ in range(3)] == [200] * 3
+
+
 def test_an_answer_that_was_waited_for_does_not_tell_a_revoked_key_what_came_of_its_job(
     service: Service, client: Clients
 ) -> None:

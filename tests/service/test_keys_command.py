@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from adaspa_command import adaspa
 from adaspa_jobs.settings import Settings, SettingsError
-from adaspa_service.access.keys import KeyStore
+from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.access.open_access import Entrance
 from adaspa_service.local.folder import reachable_redis
 from running_gateway import Service
@@ -104,6 +104,9 @@ def check_entrance(redis_url: str, data_dir: Path) -> str:
         (("revoke", "0123456789ab"), 1, "no key '0123456789ab'"),
         (("rotate", "0123456789ab"), 1, "no key '0123456789ab'"),
         ((*CREATE, "--expires-in", "a year"), 2, "'a year' is not a duration"),
+        ((*CREATE, "--expires-in", "99999999d"), 2, "allowed: 1s to 36500d"),
+        ((*CREATE, "--requests-per-minute", "1000001"), 2, "--requests-per-minute"),
+        ((*CREATE, "--max-in-flight", "1000001"), 2, "--max-in-flight"),
         ((*CREATE, "--scope", "root"), 2, "'root'"),
         ((*CREATE, "--max-in-flight", "0"), 2, "--max-in-flight"),
         (("create",), 2, "--name"),
@@ -112,6 +115,12 @@ def check_entrance(redis_url: str, data_dir: Path) -> str:
 )
 def test_what_cannot_be_is_said(redis_url: str, arguments: tuple[str, ...], status: int, words: str) -> None:
     assert words in keys(*arguments, redis_url=redis_url, status=status)
+
+
+def test_a_key_that_ends_after_the_calendar_is_listed(redis_url: str) -> None:
+    with KeyStore.at(redis_url) as store:
+        store.create("for ever", frozenset(Scope), lifetime_seconds=99999999 * 86400)
+    assert "9999-12-31" in keys("list", redis_url=redis_url)
 
 
 def test_a_redis_that_is_away_is_one_line() -> None:

@@ -24,6 +24,13 @@ LONGEST_NAME = 100
 COLUMNS = ("ID", "NAME", "SCOPES", "IN FLIGHT", "PER MINUTE", "CREATED", "EXPIRES", "LAST USED")
 USED = ("ID", "NAME", "COMPLETED", "FAILED", "CANCELLED", "GPU SECONDS")
 
+LONGEST_LIFETIME = 36500 * 86400
+"""Seconds for which a key may work."""
+LAST_MOMENT = 253402300799
+"""Unix time of the calendar's last second; earlier versions made keys that end after it."""
+MOST = 1_000_000
+"""Highest limit of a key; more is as good as none."""
+
 keys = typer.Typer(help="Create, list, rotate and revoke API keys. Changes apply at once.", no_args_is_help=True)
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as in `adaspa keys list`.")]
@@ -40,8 +47,8 @@ def duration(text: str) -> int:
 def lifetime(text: str) -> int:
     """Parse the duration for which a key works."""
     seconds = duration(text)
-    if not seconds:
-        raise typer.BadParameter(f"{text!r} is no time at all; allowed: 1s or longer")
+    if not 1 <= seconds <= LONGEST_LIFETIME:
+        raise typer.BadParameter(f"{text!r} is no time at all, or too long; allowed: 1s to 36500d")
     return seconds
 
 
@@ -62,10 +69,10 @@ def create(
         Scope.write,
     ],
     max_in_flight: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of queued and running jobs (default: no limit).")
+        int | None, typer.Option(min=1, max=MOST, help="Maximum number of queued and running jobs (default: no limit).")
     ] = None,
     requests_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Maximum requests per minute (default: no limit).")
+        int | None, typer.Option(min=1, max=MOST, help="Maximum requests per minute (default: no limit).")
     ] = None,
     expires_in: Annotated[
         int | None, typer.Option(parser=lifetime, metavar="TIME", help="Lifetime, such as 30d (default: no expiry).")
@@ -179,4 +186,6 @@ def row(key: ApiKey) -> tuple[object, ...]:
 
 def moment(seconds: int | None) -> str:
     """Format a time to the minute."""
-    return "never" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%MZ")
+    if seconds is None:
+        return "never"
+    return datetime.fromtimestamp(min(seconds, LAST_MOMENT), UTC).strftime("%Y-%m-%d %H:%MZ")

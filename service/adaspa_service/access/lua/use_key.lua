@@ -16,7 +16,7 @@ if limit then
   if wait > 1 then  -- less is rounding
     return { math.ceil(wait), 0, math.ceil(full_at - 60000 / limit - now()) }
   end
-  redis.call('SET', rate, string.format('%.3f', full_at), 'PX', int(math.ceil(full_at - now())))
+  redis.call('SET', rate, string.format('%.3f', full_at), 'PX', int(math.max(1, math.ceil(full_at - now()))))
   reset = math.ceil(full_at - now())
   left = math.floor((60001 - (full_at - now())) * limit / 60000)
 end
