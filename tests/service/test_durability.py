@@ -15,7 +15,7 @@ from admitting import create
 from chaos.power import Shim
 from claiming import VIDEO, claimed
 from running_gateway import REPORT
-from valkey_process import start_valkey
+from valkey_process import running_valkey, start_valkey
 
 Params = Callable[..., JobParams]
 
@@ -101,3 +101,12 @@ def test_a_redis_without_the_file_or_the_command_is_not_waited_for(store: JobSto
         assert not AppendOnlyFile(client).synced()
         assert JobStore(client).request_cancel(create(store, params()).id) == "cancelled"
     store.client.acl_deluser("limited")
+
+
+@pytest.mark.parametrize("policy", ["always", "everysec", "no"])
+def test_only_a_server_that_syncs_before_each_answer_is_taken_for_one(policy: str) -> None:
+    with (
+        running_valkey("--appendonly", "yes", "--appendfsync", policy) as folder,
+        redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client,
+    ):
+        assert AppendOnlyFile(client)._syncs_always() == (policy == "always")

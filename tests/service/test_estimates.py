@@ -99,3 +99,9 @@ def test_what_cannot_be_made_is_not_estimated(service: Service) -> None:
         assert answers[0].json() == answers[1].json()
     with_image = service.http.post("/videos/estimate", json={"model": "demo-image"})
     assert with_image.status_code == 200, "an image may be chosen later"
+
+
+def test_of_many_jobs_the_latest_ten_tell(params: Callable[..., JobParams]) -> None:
+    times = [Timed.of(params(), {"denoising": seconds}) for seconds in (*[8.0] * 10, *[80.0] * 15)]
+    found = expected(params(), [each for each in times if each])
+    assert found is not None and (found.denoising, found.jobs) == (8.0, 10)

@@ -18,6 +18,7 @@ from adaspa_api.words import Fit, Role
 from adaspa_client import AsyncClient, Client, Video
 from adaspa_command import adaspa
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import InputsLate
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.orphans import find_orphans, remove_orphan
@@ -721,3 +722,25 @@ def test_models_say_what_they_do(service: Service) -> None:
     assert takes == {"both": True, "image": True, "text": False, "reference": False}
     rules = models["both"]["parameters"]["properties"]
     assert rules["input_reference"]["x-role"] == "first" and rules["last_frame"]["x-role"] == "last"
+
+
+@pytest.mark.parametrize("broken", [None, 1, 2], ids=["whole", "the first", "the second"])
+def test_a_folder_of_images_is_noted_before_anything_lies_in_it_and_half_of_one_goes(
+    service: Service, monkeypatch: pytest.MonkeyPatch, broken: int | None
+) -> None:
+    storage, done = service.parts.storage, list[str]()
+    plain, note = storage.put_file, service.parts.inputs._note
+    assert note is not None
+
+    def put(key: str, *more: Any) -> Any:
+        done.append("stored")
+        if done.count("stored") == broken:
+            raise StorageUnavailable("away")
+        return plain(key, *more)
+
+    monkeypatch.setattr(storage, "put_file", put)
+    monkeypatch.setattr(service.parts.inputs, "_note", lambda folder: (done.append("noted"), note(folder))[1])
+    answer = post(service, input_reference=data_uri(WIDE), last_frame=data_uri(WIDE))
+    assert answer.status_code == (200 if broken is None else 503), answer.text
+    assert done == ["noted", *["stored"] * (broken or 2)]
+    assert len(stored(service)) == (2 if broken is None else 0)

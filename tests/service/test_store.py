@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import redis
@@ -219,3 +219,19 @@ def test_the_room_that_is_left_is_told_unless_the_user_may_not_ask(store: JobSto
     with redis.Redis(unix_socket_path=str(valkey_socket), username="limited", password="any") as client:
         assert JobStore(client).room() is None
     store.client.acl_deluser("limited")
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_job_that_cannot_be_read_ends_no_list(
+    store: JobStore, params: Callable[..., JobParams], order: Literal["asc", "desc"]
+) -> None:
+    ids = [create(store, params()).id for _ in range(4)]
+    for video_id in ids[1:3]:
+        store.client.hset(f"adaspa:job:{video_id}", mapping={"priority": "urgent", "schema_version": "99"})
+    found, after = list[str](), None
+    for _ in ids:
+        jobs, after = store.page(after, 1, order)
+        found += [job.id for job in jobs]
+        if after is None:
+            break
+    assert (found, after) == ([ids[0], ids[3]] if order == "asc" else [ids[3], ids[0]], None)

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_api.report import JobError
+from adaspa_api.report import JobError, LayerReport
 from adaspa_api.words import ErrorCode
-from adaspa_jobs.job import JobParams
+from adaspa_jobs.job import OPEN_OWNER, JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from adaspa_service.webhooks.attempt import Result
 from adaspa_service.webhooks.deliverer import Deliverer
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
+from adaspa_service.webhooks.signing import secrets_of
 from admitting import admit
 from prometheus_text import value
 from receiver import Answer, Receiver, close, drip, receiving
-from running_gateway import Service, serving
+from running_gateway import REPORT, Service, serving
 from waiting import until
 
 SECRET, OTHER_SECRET = (
@@ -455,3 +456,21 @@ def test_a_receiver_may_put_an_attempt_off_and_not_bring_it_on(asked: float | No
     delivery: Any = SimpleNamespace(attempts=1)
     again = Deliverer(None, settings, None)._again_in(delivery, Result(Outcome.rejected, retry_after=asked))  # type: ignore[arg-type]
     assert again is not None and least <= again <= most
+
+
+def test_each_key_has_a_secret_of_its_own_and_none_that_of_the_service(settings: Settings, store: JobStore) -> None:
+    deliveries = DeliveryStore(store.client)
+    for own in (settings, changed(settings, webhook_secrets=f"{SECRET},{OTHER_SECRET}")):
+        whole, *others = (secrets_of(owner, own, deliveries) for owner in (OPEN_OWNER, "a", "b"))
+        assert whole == (own.webhook_keys or deliveries.secrets())
+        assert len({*whole, *(each for found in others for each in found)}) == 3 * len(whole)
+        assert secrets_of("a", own, deliveries) == others[0], "it stays the same"
+
+
+def test_an_event_has_no_part_for_each_layer(service: Service, receiver: Receiver) -> None:
+    lease = service.claim(service.create(webhook_url=receiver.url)["id"])
+    layers = [LayerReport(layer=at, density=[0.5], recall=[0.9]) for at in (0, 1)]
+    service.complete(lease, report=REPORT.model_copy(update={"layers": layers}))
+    until(lambda: receiver.calls, "the event comes")
+    told = receiver.calls[0].event["data"]["attention"]
+    assert told["layers"] == [] and told["density"] == REPORT.density
