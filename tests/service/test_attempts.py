@@ -1,5 +1,6 @@
 """Attempts at a job: leases, their ends one after another and against each other, on a real Valkey."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 from adaspa_api.words import ErrorCode, JobStatus
+from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.store import (
     JobCancelled,
@@ -267,3 +269,36 @@ def test_every_transition_and_step_is_an_event(store: JobStore, params: Params) 
     store.complete(lease, VIDEO, REPORT, {})
     events: Any = store.client.xrange(f"adaspa:events:{lease.job.id}")
     assert [fields[b"type"] for _, fields in events] == [b"queued", b"in_progress", b"progress", b"completed"]
+
+
+def test_a_job_that_no_worker_can_read_is_given_up_and_holds_none(store: JobStore, params: Params) -> None:
+    broken = create(store, params())
+    asked = json.loads(store.client.hget(f"adaspa:job:{broken.id}", "params"))  # type: ignore[arg-type]
+    store.client.hset(f"adaspa:job:{broken.id}", "params", json.dumps(asked | {"fps": "many"}))
+    for attempt in (1, 2, 3):
+        assert store.claim("demo", f"worker-{attempt}") is None
+        found = store.client.hmget(f"adaspa:job:{broken.id}", "status", "worker_errors")
+        assert found == [b"failed" if attempt == 3 else b"queued", str(attempt).encode()]
+        assert store.client.zcard("adaspa:leases") == 0
+    error = json.loads(store.client.hget(f"adaspa:job:{broken.id}", "error"))  # type: ignore[arg-type]
+    assert error["code"] == "record_damaged"
+
+
+@pytest.mark.parametrize(
+    ("quality", "size", "frames", "fits"),
+    [
+        (None, (64, 64), 9, True),
+        (None, (64, 64), 10, False),
+        ("fast", (64, 64), 5, True),
+        ("fast", (64, 64), 9, False),
+        ("exact", (64, 64), 99, True),  # a preset that the worker's catalog lacks
+        (None, (96, 64), 99, True),  # and such a size
+        (None, (32, 32), 1, False),
+    ],
+)
+def test_what_fits_into_a_worker_goes_by_preset_size_and_frames(
+    params: Params, quality: str | None, size: tuple[int, int], frames: int, fits: bool
+) -> None:
+    told = Fits(limit=9, frames={"": {"64x64": 9, "32x32": 0}, "fast": {"64x64": 5}})
+    asked = params(quality=quality, width=size[0], height=size[1], num_frames=frames)
+    assert told.takes(asked) == fits
