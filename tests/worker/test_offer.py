@@ -19,7 +19,7 @@ from adaspa_worker.families import FAMILIES
 from adaspa_worker.offer import check
 from adaspa_worker.source import ModelUnavailable
 from tiny_families import FAMILIES as TINY
-from tiny_families import KINDRED, save_family
+from tiny_families import IMAGES, KINDRED, save_family
 from tiny_wan import model_spec
 
 MODELS = (
@@ -43,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def spec(name: str, folder: Path, **changes: Any) -> ModelSpec:
     """A good entry for a tiny model, but for the changes."""
-    own = (TINY | KINDRED)[name]
+    own = (TINY | KINDRED | IMAGES)[name]
     entry = {"sizes": [own.size], "frames": [own.frames], "default_frames": own.frames}
     guided = {"steps_range": [2, 50], "negative_prompt": name != "hunyuan-video", "call": dict(own.call)}
     return ModelSpec.model_validate(model_spec(folder, **entry | guided | changes))
@@ -75,6 +75,10 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         "wan-2.2",
         {"cache": {"kind": "mag", "threshold": 0.1, "ratios": [1, 1]}},
         "cache: mag counts the steps of one transformer, but the model has two; allowed: other kinds",
+    ),
+    *(
+        ("wan-vace", {"cache": {"threshold": 0.1, **cache}}, f"cache: in the steps that {cache['kind']} skips, diff")
+        for cache in ({"kind": "first_block"}, {"kind": "mag", "ratios": [1, 1]})
     ),
     ("wan-modular", {"tasks": ["image_to_video"]}, "tasks: the model does not support image_to_video; allowed: text_"),
     ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not a multiple of 16x16"),

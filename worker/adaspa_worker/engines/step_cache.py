@@ -1,11 +1,12 @@
 """diffusers' step caches on a model's transformers, for one job at a time."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from adaspa_jobs.step_cache import StepCache
+from diffusers import WanVACEPipeline
 from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfig, TaylorSeerCacheConfig
 
 FIRST_SHARE = 0.2
@@ -59,7 +60,7 @@ def cached(transformers: Sequence[Any], settings: Any) -> Iterator[None]:
                 transformer.disable_cache()
 
 
-def check(cache: StepCache, transformers: int, scheduler: type, pipelines: Iterable[type]) -> None:
+def check(cache: StepCache, transformers: int, scheduler: type, pipelines: Collection[type]) -> None:
     """Check that a pipeline can run with a cache.
 
     Args:
@@ -79,6 +80,12 @@ def check(cache: StepCache, transformers: int, scheduler: type, pipelines: Itera
         )
     if cache.kind == "mag" and transformers > 1:
         raise ValueError("mag counts the steps of one transformer, but the model has two; allowed: other kinds")
+    # VACE adds it between its blocks even if a cache skips them, and what the cache kept of them has it already.
+    if cache.kind in ("first_block", "mag") and any(issubclass(pipeline, WanVACEPipeline) for pipeline in pipelines):
+        raise ValueError(
+            f"in the steps that {cache.kind} skips, diffusers 0.42.1 adds the control of Wan VACE a second time; "
+            "allowed: taylor_seer"
+        )
     for pipeline in pipelines:
         module = inspect.getmodule(pipeline)
         if module is None or "cache_context(" not in inspect.getsource(module):
