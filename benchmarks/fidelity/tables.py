@@ -13,7 +13,7 @@ Row = dict[str, Any]
 APART = 0.54
 """What a block costs besides in query blocks of 64 that its neighbour does not keep: `apart` of changes-pairs.json."""
 ADDED = 0.0025
-"""Cost of adding a residual in a sparse step, in dense calls: 0.6 ms (compensation-time.json) of 238 (kernels.json)."""
+"""Cost of adding a residual in a sparse step, in dense calls: 0.6 ms (compensation-time.json) of 236 (kernels.json)."""
 ACCURACY_LOST = 0.02  # most that a preset may lose of the share of right answers
 QUALITY, BALANCED = 50.0, 40.0  # decibels that these presets must reach
 SHOWN = ("paper", "presets", "ablations", "curves", "patterns")
