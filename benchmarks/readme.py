@@ -192,7 +192,7 @@ def blocks_section(result: Json) -> str:
 def peaks_section(result: Json) -> str:
     text = (
         f"{result['device']}, PyTorch {result['torch']}, diffusers {result['diffusers']}, {result['date']}. Full size, "
-        f"random weights in bf16, one guidance branch,\ndensity {result['density']}: {result['blocks']} blocks of each "
+        f"random weights in bf16, one forward,\ndensity {result['density']}: {result['blocks']} blocks of each "
         "kind ran, and weights and caches of the others were added. The highest of a step, in brackets beside dense:"
     )
     return f"{text}\n\n{peaks.table(result['rows'])}\n"
