@@ -45,7 +45,8 @@ class Apart(Scene):
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"hangs: not at its end after {LIMIT_SECONDS:.0f} s") from error
-        assert done.returncode == 0, done.stdout or done.stderr[-500:]
+        said = done.stdout.removeprefix(f"{self.only}: ")
+        assert done.returncode == 0, said or done.stderr[-500:]
 
 
 def scenes_of(module: str) -> Collection[Scene]:

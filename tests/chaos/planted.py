@@ -212,7 +212,7 @@ def run_all(mutants: list[Mutant], trees: "Queue[Tree]", by: str, out: Path | No
         if wrong:
             return False
         found, seconds = on_a_tree(trees, find, mutant)
-        print(f"{mutant.name}: {found or 'NOT CAUGHT'} ({seconds:.0f} s)", flush=True)
+        print(f"{mutant.name}: {' '.join(found.split()) or 'NOT CAUGHT'} ({seconds:.0f} s)", flush=True)
         if out:
             with lock:
                 note(out, mutant, by, found, seconds)
