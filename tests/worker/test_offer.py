@@ -80,6 +80,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         ("wan-vace", {"cache": {"threshold": 0.1, **cache}}, f"cache: in the steps that {cache['kind']} skips, diff")
         for cache in ({"kind": "first_block"}, {"kind": "mag", "ratios": [1, 1]})
     ),
+    (
+        "mochi",
+        {"cache": {"kind": "sea", "threshold": 0.1}},
+        "cache: sea is not told the step by MochiPipeline; allowed: other kinds",
+    ),
     ("wan-modular", {"tasks": ["image_to_video"]}, "tasks: the model does not support image_to_video; allowed: text_"),
     ("wan", {"sizes": ["80x48", "88x48"]}, "sizes: 88x48 is not a multiple of 16x16"),
     ("wan", {"sizes": ["528x48"]}, "sizes: 528x48 is too large; allowed: up to 512x512"),
@@ -164,6 +169,11 @@ def with_config(folder: Path, tmp_path: Path, part: str, **changes: Any) -> Path
         found = json.loads(file.read_text())
         there.write_text(json.dumps(found | changes if file.parent.name == part else found))
     return tmp_path
+
+
+@pytest.mark.parametrize("name", ["wan", "wan-2.2"])
+def test_a_cache_that_goes_by_the_step_is_taken_by_wan(folders: Callable[[str], Path], name: str) -> None:
+    check(spec(name, folders(name), cache={"kind": "sea", "threshold": 0.1}), folders(name))
 
 
 def test_positions_that_were_learned_are_for_one_size(folders: Callable[[str], Path], tmp_path: Path) -> None:

@@ -87,9 +87,18 @@ def check(cache: StepCache, transformers: int, scheduler: type, pipelines: Colle
             "allowed: taylor_seer"
         )
     for pipeline in pipelines:
-        module = inspect.getmodule(pipeline)
-        if module is None or "cache_context(" not in inspect.getsource(module):
+        if "cache_context(" not in source_of(pipeline):
             raise ValueError(f"{pipeline.__name__} does not tell the cache its guidance branches; allowed: null")
+    # Without the step, sea computes all of them and only logs it.
+    if cache.kind == "sea" and not any('"step_index"' in source_of(pipeline) for pipeline in pipelines):
+        names = " or ".join(sorted(pipeline.__name__ for pipeline in pipelines))
+        raise ValueError(f"sea is not told the step by {names}; allowed: other kinds")
+
+
+def source_of(pipeline: type) -> str:
+    """Return the source of the module of a pipeline's class."""
+    module = inspect.getmodule(pipeline)
+    return "" if module is None else inspect.getsource(module)
 
 
 def check_takes(cache: StepCache, transformers: Sequence[Any]) -> None:
