@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from adaspa_client import AsyncClient, BadRequest, Client, NotFound
+from adaspa_client.events import EventReader
 from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.settings import Settings
@@ -103,6 +104,7 @@ class Programs(Scene):
     def play(self, stage: Stage) -> None:
         with desk() as service, TemporaryDirectory() as name, Client(service.url, retries=4) as client:
             self.whole(service, client, Path(name))
+            self.places()
             host, port = service.url.removeprefix("http://").split(":")
             self.cut(service, (host, int(port)), Path(name))
             asyncio.run(self.awaited(service, Path(name)))
@@ -167,6 +169,18 @@ class Programs(Scene):
         ):
             self.fails(kind, act)
         assert len(list(client.list())) == 5, "what was refused was made"
+
+    def places(self) -> None:
+        """What has no place of its own, as a new place in the queue, leaves a reader where it was."""
+        reader = EventReader("1-0")
+        for lines, place in (
+            ("event: queued", "1-0"),
+            ("id: 2-0\nevent: in_progress", "2-0"),
+            (": heartbeat", "2-0"),
+            ("event: queued", "2-0"),
+        ):
+            list(reader.feed(f"{lines}\ndata: {{}}\n\n" if "event" in lines else f"{lines}\n\n"))
+            assert reader.headers() == {"Last-Event-ID": place}, f"after {lines!r}: {reader.headers()}"
 
     def fails(self, kind: type[Exception], act: Callable[[], object]) -> None:
         try:

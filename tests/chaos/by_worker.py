@@ -436,6 +436,9 @@ class Checkpointed(Scene):
             kept[0].save({"step": 9, "value": 9})
             kept[0].save({"step": 10, "value": 10})
             assert self.there(at, job.id) == [(1, 10)], self.there(at, job.id)
+            with patch.object(at.storage, "create", side_effect=StorageUnavailable("storage: it is full")):
+                kept[0].save({"step": 11, "value": 11})
+            assert self.there(at, job.id) == [(1, 10)], "a checkpoint that could not be written cost the one before"
             kept[1].save({"step": 4, "value": 24})
             assert self.there(at, job.id) == [(2, 4)], "an earlier attempt's goes"
             kept[0].save({"step": 11, "value": 11})

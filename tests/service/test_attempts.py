@@ -253,7 +253,12 @@ def test_a_job_that_was_released_keeps_its_place_and_its_attempts(valkey: redis.
     assert store.queue_position(other) == 2
 
 
-def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(store: JobStore, params: Params) -> None:
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(
+    valkey: redis.Redis, params: Params, attempts: int
+) -> None:
+    """Also where it was the last worker that it may lose."""
+    store = JobStore(valkey, max_attempts=attempts)
     lease = claimed(store, create(store, params()))
     store.request_cancel(lease.job.id)
     lose_lease(store, lease.job.id)

@@ -16,6 +16,7 @@ import adaspa_client as package
 import httpx
 import pytest
 from adaspa_client import AsyncClient, Client, Event, NotFound, Video
+from adaspa_client.events import EventReader
 from adaspa_jobs.settings import Settings
 from adaspa_service.access import open_token
 from flaky_proxy import flaky
@@ -278,3 +279,15 @@ def test_words_of_a_later_gateway_are_read_as_they_are(service: Service) -> None
 
 def test_the_synchronous_client_is_what_the_asynchronous_one_makes_it() -> None:
     assert sync_client() == MADE.read_text(), "run: make sync-client"
+
+
+def test_an_event_without_a_place_leaves_a_reader_where_it_was() -> None:
+    """As a new place in the queue."""
+    reader = EventReader("1-0")
+    for text, place in (
+        ("event: queued\n", "1-0"),
+        ("id: 2-0\nevent: in_progress\n", "2-0"),
+        ("event: queued\n", "2-0"),
+    ):
+        assert len(list(reader.feed(f"{text}data: {{}}\n\n"))) == 1
+        assert reader.headers() == {"Last-Event-ID": place}

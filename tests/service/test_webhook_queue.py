@@ -78,6 +78,17 @@ def test_each_event_ends_once_and_nothing_is_left(store: JobStore, params: Calla
     assert left <= {"adaspa:webhook_counts", "adaspa:webhook_trying:one", "adaspa:webhook_trying:other"}
 
 
+def test_an_event_that_is_sent_anew_no_longer_expires(store: JobStore, params: Callable[..., JobParams]) -> None:
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    store.request_cancel(job.id)
+    deliveries = DeliveryStore(store.client)
+    (delivery,) = deliveries.take(10)
+    deliveries.note(delivery, Outcome.gone, error="HTTP 410", body="{}")
+    assert store.client.ttl(f"adaspa:webhook:{job.id}") > 0, "what was given up is kept for a while"
+    assert deliveries.redeliver(job.id)
+    assert store.client.ttl(f"adaspa:webhook:{job.id}") == -1
+
+
 @pytest.mark.parametrize("lost", [None, "url", "type", "attempts"])
 def test_a_delivery_without_its_whole_record_stops_no_other(
     store: JobStore, params: Callable[..., JobParams], lost: str | None
