@@ -178,6 +178,8 @@ class Fleet:
             self.workers[-1].env[GROUPED] = "1"
         self.keys: dict[str, str] = {}
         """The API keys' tokens by tenant."""
+        self._still: list[Part] = []
+        """Workers that stand still."""
         self._stopping = threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
         self._starter = ThreadPoolExecutor(1)
@@ -226,14 +228,18 @@ class Fleet:
 
     @contextmanager
     def workers_stopped(self, but: Part | None = None) -> Iterator[None]:
-        """All workers, or all but one, stand still for a block's length; they take no job, and beat no more."""
-        still = [part for part in self.workers if part is not but]
-        stopped = [part.process.pid for part in still]
-        for part in still:
+        """All workers, or all but one, stand still for a block's length; they take no job, and beat no more.
+
+        One that has just ended starts again behind the block: else it would take a job that none is to take.
+        """
+        self._still = [part for part in self.workers if part is not but]
+        stopped = [part.process.pid for part in self._still]
+        for part in self._still:
             part.signal(signal.SIGSTOP)
         try:
             yield
         finally:
+            self._still = []
             for group in stopped:
                 with suppress(ProcessLookupError):  # it was killed meanwhile
                     os.killpg(group, signal.SIGCONT)
@@ -294,7 +300,7 @@ class Fleet:
         """Start again what has ended, as an orchestrator does."""
         while not self._stopping.wait(0.2):
             for part in self.gateways + self.workers:
-                if part.process.poll() is not None:
+                if part.process.poll() is not None and part not in self._still:
                     part.signal(signal.SIGKILL)  # what it left
                     part.start()
 
