@@ -26,13 +26,13 @@ def test_videos_in_eight_bits_attend_to_the_blocks_that_bfloat16_chose(tmp_path,
     given = [*(f"--{name}={value}" for name, value in options.items()), "--settings", "small"]
     monkeypatch.setattr(sys, "argv", ["eight", *given])
     eight.main()
-    count = len(calls) // 3
-    assert [precision for precision, _ in calls] == ["full"] * count + ["int8_fp8"] * 2 * count
+    count = len(calls) // 4
+    assert [precision for precision, _ in calls] == ["full"] * count + ["int8_fp8"] * 3 * count
     masks = [mask for _, mask in calls]
-    for later in (masks[count : 2 * count], masks[2 * count :]):
+    for later in (masks[count : 2 * count], masks[2 * count : 3 * count]):
         assert count and all(torch.equal(*pair) for pair in zip(later, masks, strict=False))
     result = json.loads(output.read_text())
     rows = {row["eight_bits"]: row for row in result["rows"]}
-    assert result["complete"] and list(rows) == ["none", "sparse", "sparse and dense"]
-    assert len({row["to_dense"]["psnr"] for row in rows.values()}) == 3
+    assert result["complete"] and list(rows) == ["none", "sparse", "sparse and dense", "searches, too"]
+    assert len({row["to_dense"]["psnr"] for row in rows.values()}) == 4
     assert "to_own" not in rows["none"] and rows["sparse"]["to_own"]["psnr"] > rows["sparse"]["to_dense"]["psnr"]
