@@ -149,20 +149,9 @@ class Examination:
         ahead: scenes that are played already, or still play.
         only: of scenes, those with this in their name.
         first: scenes that play before all others, one after another.
-        served: leave out what plays by itself.
     """
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        seed: int,
-        ahead: "Ahead",
-        only: str = "",
-        first: Sequence[Scene] = (),
-        *,
-        served: bool = False,
-    ) -> None:
-        self._served = served
+    def __init__(self, fleet: Fleet, seed: int, ahead: "Ahead", only: str = "", first: Sequence[Scene] = ()) -> None:
         self._ahead, self._only, self._first, self._played = ahead, only, first, set(ahead.names)
         self.fleet, self.found, self.seconds = fleet, list[str](), dict[str, float]()
         self._over, self._playing = threading.Event(), set[str]()
@@ -218,8 +207,7 @@ class Examination:
         self._over.set()
 
     def _play(self, scenes: Sequence[Scene]) -> None:
-        asked = [scene for scene in scenes if self._only in scene.name and scene.name not in self._played]
-        for scene in [scene for scene in asked if not (self._served and scene.name.startswith(BY_ITSELF))]:
+        for scene in [scene for scene in scenes if self._only in scene.name and scene.name not in self._played]:
             if self._broken():
                 self._over.set()
                 return
@@ -268,7 +256,7 @@ class Ahead:
                 return
 
 
-def examined(seed: int, only: str, first: Sequence[Scene], *, served: bool = False) -> dict[str, Any]:
+def examined(seed: int, only: str, first: Sequence[Scene]) -> dict[str, Any]:
     """Examine; what is not as it has to be, and where the time went."""
     by_itself = [scene for scene in first if scene.name.startswith(BY_ITSELF)]
     ahead, began = Ahead(by_itself), time.monotonic()
@@ -278,7 +266,7 @@ def examined(seed: int, only: str, first: Sequence[Scene], *, served: bool = Fal
     with running_fleet("everysec", SIZE) as fleet:
         ready = time.monotonic()
         others = [scene for scene in first if scene not in by_itself]
-        examination = Examination(fleet, seed, ahead, only, others, served=served)
+        examination = Examination(fleet, seed, ahead, only, others)
         found = examination.run()
         return {
             "violations": found,
@@ -296,12 +284,11 @@ def main() -> None:
     parser.add_argument("--scenes", default="", help="play only those with this in their name")
     parser.add_argument("--out", type=Path, help="where the report is written, as JSON")
     parser.add_argument("--first", action="append", default=[], help="the name of a scene that plays before others")
-    parser.add_argument("--served", action="store_true", help="leave out what plays by itself")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     began = time.monotonic()
     first = [next(scene for scene in each() if scene.name == name) for name in asked.first]
-    report = examined(asked.seed, asked.scenes, first, served=asked.served)
+    report = examined(asked.seed, asked.scenes, first)
     report["seconds"]["all"] = round(time.monotonic() - began, 1)
     if asked.out:
         asked.out.write_text(json.dumps(report, indent=2) + "\n")

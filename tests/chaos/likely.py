@@ -20,8 +20,6 @@ BEGUN = 4
 BY_ITSELF = "by hand"
 """How names of scenes begin that have parts of their own, and need no service."""
 BY_HAND = ("test_chaos_watch.py", "test_drawn_requests.py", "test_worker_by_hand.py")
-WHOLE = "test_examination.py"
-"""A whole service, tried last: it takes the longest."""
 HUNK = re.compile(r"^@@ -(?P<begin>\d+).*\n(?P<lines>(?:[-+ ].*\n?)+)", re.M)
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{3,}")
 
@@ -49,7 +47,7 @@ def shared(patch: str, texts: Mapping[str, str]) -> dict[str, float]:
 
 
 def test_files(patch: str) -> list[str]:
-    """Test files that most likely run its line: what is driven by hand, others that share rare words, a whole service.
+    """Test files that most likely run its line: what is driven by hand, and others that share rare words.
 
     Those that were seen not to run its function are out of the question.
     """
@@ -66,11 +64,9 @@ def test_files(patch: str) -> list[str]:
         named = [part for part in (*module.parent.parts[1:], *module.stem.split("_")) if part.rstrip("s") in stem]
         return own[name] + 2 * len(named) + 2 * (".".join(module.parts[1:]) in texts[name]) + 2 * (name in ran)
 
-    by_hand, whole = (
-        [str(path.relative_to(ROOT)) for path in here if path.name in names] for names in (BY_HAND, (WHOLE,))
-    )
-    others = [name for name in texts if name not in (*by_hand, *whole, *idle)]
-    return [*by_hand, *sorted(others, key=score, reverse=True)[:TRIED], *whole]
+    by_hand = [str(path.relative_to(ROOT)) for path in here if path.name in BY_HAND]
+    others = [name for name in texts if name not in (*by_hand, *idle)]
+    return [*by_hand, *sorted(others, key=score, reverse=True)[:TRIED]]
 
 
 def path_of(patch: str) -> str:
