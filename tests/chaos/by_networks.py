@@ -297,7 +297,8 @@ class Logged(Scene):
     def written(self, form: str, write: Callable[[logging.Logger], None]) -> list[str]:
         """What a process writes whose log is set up so; this one's is as it was afterwards."""
         root, log, out = logging.getLogger(), logging.getLogger("chaos.told"), StringIO()
-        handlers, level, off = root.handlers[:], root.level, logging.root.manager.disable
+        handlers, off = root.handlers[:], logging.root.manager.disable
+        levels = {each: each.level for each in (root, *map(logging.getLogger, (logs.AUDIT, logs.HTTP_CALLS)))}
         root.handlers[:] = []
         try:
             with patch("sys.stderr", out):
@@ -309,7 +310,8 @@ class Logged(Scene):
             logging.disable(off)
             logging.captureWarnings(False)
             root.handlers[:] = handlers
-            root.setLevel(level)
+            for each, level in levels.items():
+                each.setLevel(level)
         return out.getvalue().splitlines()
 
 
