@@ -107,7 +107,8 @@ def test_a_requeue_is_an_event_too(service: Service) -> None:
         service.store.client.zadd("adaspa:leases", {lease.job.id: 0}, xx=True)
         assert [next(events)["event"] for _ in range(3)] == ["queued", "in_progress", "queued"]
         service.complete(service.claim(lease.job.id))
-        assert [event["data"]["attempt"] for event in events] == [2, 2]
+        # It may be told its place before that, if this takes a while.
+        assert [event["data"]["attempt"] for event in events if "attempt" in event["data"]] == [2, 2]
 
 
 def test_who_followed_a_running_job_is_told_its_place_each_time_that_it_waits_again(
