@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache, partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx
 import pytest
 from adaspa_client import Client
@@ -137,6 +139,47 @@ def test_the_last_frames_of_each_kind_of_file_are_kept(service: Service, how: di
     assert [number_of(frame) for frame in frames] == list(range(30 - TAKEN, 30))
 
 
+@pytest.mark.parametrize(
+    ("frames", "seconds", "how"),
+    [
+        (20, -0.3, {"kind": "mp4"}),
+        (30, -1.3, {"kind": "mov"}),
+        (40, -1.6, {"kind": "mp4", "codec": "libx265"}),
+        (20, 10, {"kind": "mp4"}),
+        (20, 10, {"kind": "webm", "codec": "libvpx-vp9"}),
+        (20, 10, {"kind": "matroska"}),
+    ],
+    ids=str,
+)
+def test_a_video_whose_beginning_was_cut_away_or_comes_late_is_whole(
+    service: Service, frames: int, seconds: float, how: dict[str, Any]
+) -> None:
+    """As phones and FFmpeg cut without encoding anew: what is cut away is there, and is not shown."""
+    index_first = {"movflags": "+faststart"} if how["kind"] in ("mp4", "mov") else {}
+    film = filmed(frames, **how, options={"output_ts_offset": str(seconds), **index_first})
+    check_refused(service, post(service, start_video=video_uri(film[:-900])), 400, "start_video", "damaged")
+    found = kept(service, post(service, start_video=video_uri(film)).json())
+    assert [number_of(frame) for frame in found] == list(range(frames - TAKEN, frames))
+
+
+def test_a_video_whose_end_was_cut_away_ends_there(service: Service) -> None:
+    film = filmed(40)
+    seconds = film.index(b"elst") + 12  # the length of its only part, in thousandths
+    film = film[:seconds] + (2500).to_bytes(4, "big") + film[seconds + 4 :]
+    found = kept(service, post(service, start_video=video_uri(film)).json())
+    assert [number_of(frame) for frame in found] == list(range(20 - TAKEN, 20))
+
+
+def test_no_packet_may_lack_at_the_end(service: Service) -> None:
+    whole = filmed(options={"movflags": "+faststart"})
+    with av.open(BytesIO(whole)) as container:
+        ends = sorted(packet.pos + packet.size for packet in container.demux(video=0) if packet.size)
+    assert ends[-1] == len(whole)
+    for end in ends[-4:-1]:
+        response = post(service, start_video=video_uri(whole[:end]))
+        check_refused(service, response, 400, "start_video", "is damaged or incomplete")
+
+
 def test_frames_are_taken_at_the_asked_rate(service: Service) -> None:
     faster = kept(service, post(service, start_video=video_uri(filmed(34, 2 * FPS))).json())
     assert [number_of(frame) for frame in faster] == list(range(1, 34, 2))
@@ -179,6 +222,10 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "cut off in WebM": (
         lambda: {"start_video": video_uri(filmed(kind="webm", codec="libvpx-vp9")[:3000])},
         "damaged or incomplete",
+    ),
+    "cut off in its index": (
+        lambda: {"start_video": video_uri(filmed(20, kind="mov")[:-600])},
+        "is damaged, or in an unknown codec",
     ),
     "an image": (lambda: {"start_video": video_uri(picture())}, "is not a video; allowed: an MP4"),
     "an image by its type": (lambda: {"start_video": data_uri(picture())}, "is 'image/png'"),

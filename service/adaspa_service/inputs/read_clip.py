@@ -58,10 +58,12 @@ def stream_of(container: Any, max_pixels: int) -> Any:
     if not streams:
         raise InputRefused(f"contains no video; allowed: {Kind.video.taken}")
     stream = streams[0]
-    name = stream.codec_context.name
-    if name not in DECODERS:
-        raise InputRefused(f"is in {name}; allowed: {Kind.video.taken}")
-    check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
+    codec = stream.codec_context
+    if codec is None:
+        raise InputRefused(f"is damaged, or in an unknown codec; allowed: {Kind.video.taken}")
+    if codec.name not in DECODERS:
+        raise InputRefused(f"is in {codec.name}; allowed: {Kind.video.taken}")
+    check_pixels(codec.width, codec.height, max_pixels)
     return stream
 
 
@@ -77,19 +79,22 @@ def check_pixels(width: int, height: int, most: int) -> None:
 def packets_of(container: Any, stream: Any, most: int) -> list[Seen]:
     """All of the video's packets, none of them decoded. Raises InputRefused: too many, or some are missing."""
     found: list[Seen] = []
-    end = 0.0
+    count, end = 0, 0.0
     for packet in container.demux():
         if packet.is_corrupt:
             raise InputRefused(BROKEN)
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index == stream.index and not packet.is_discard:
-                found.append(Seen(packet.pts, packet.is_keyframe))
+            if packet.stream_index == stream.index:
+                count += 1
+                if not packet.is_discard:  # a beginning that was cut away is there for what follows it
+                    found.append(Seen(packet.pts, packet.is_keyframe))
         if len(found) > most:
             raise InputRefused(f"has over {most} frames; allowed: up to {most}", too_large=True)
-    start = (container.start_time or 0) / av.time_base
-    lasts = (container.duration or 0) / av.time_base
-    if not found or len(found) < stream.frames or end < start + lasts - CUT_OFF_SECONDS:
+    # What FFmpeg calls the duration of a Matroska file is when it ends.
+    start = 0 if "matroska" in container.format.name else (container.start_time or 0)
+    ends = (start + (container.duration or 0)) / av.time_base
+    if not found or count < len(stream.index_entries) or end < ends - CUT_OFF_SECONDS:
         raise InputRefused(BROKEN)
     return found
 
@@ -119,7 +124,8 @@ def nearest(times: list[int], wanted: Fraction) -> int:
 
 def decoded(file: IO[bytes], packets: list[Seen], wanted: list[int], max_pixels: int) -> Iterator[Image.Image]:
     """Decode the upright frames of these times. Raises InputRefused: one is broken."""
-    begin = max(number for number, packet in enumerate(packets) if packet.alone and packet.time <= wanted[0])
+    alone = [number for number, packet in enumerate(packets) if packet.alone and packet.time <= wanted[0]]
+    begin = max(alone, default=0)  # those before it may be among what is not shown
     missing = set(wanted)
     with container_of(file) as container:
         stream = stream_of(container, max_pixels)

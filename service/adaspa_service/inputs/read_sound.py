@@ -66,6 +66,8 @@ def stream_of(container: Any) -> Any:
         raise InputRefused(f"contains no sound; allowed: {Kind.audio.taken}")
     stream = container.streams.audio[0]
     codec = stream.codec_context
+    if codec is None:
+        raise InputRefused(f"is damaged, or in an unknown codec; allowed: {Kind.audio.taken}")
     if codec.name not in (*DECODERS, *PCM):
         raise InputRefused(f"is in {codec.name}; allowed: {Kind.audio.taken}")
     if codec.channels not in LAYOUTS:
