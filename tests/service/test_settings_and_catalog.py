@@ -2,12 +2,16 @@
 
 import json
 import traceback
+from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from adaspa_api.words import Kind, OutputFormat, Task
 from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
-from adaspa_jobs.settings import SettingsError, get_settings
+from adaspa_jobs.settings import Settings, SettingsError, get_settings
+from pydantic import SecretStr, ValidationError
 
 MODEL = {
     "id": "tiny",
@@ -23,6 +27,11 @@ MODEL = {
     "guidance_range": [1, 10],
     "default_guidance": 4.0,
 }
+
+
+def encoded(size: int) -> str:
+    """Base64 of this many bytes."""
+    return b64encode(bytes(size)).decode()
 
 
 @pytest.mark.parametrize(
@@ -70,6 +79,115 @@ def test_a_secret_that_no_request_can_carry_is_named_without_it(
         get_settings()
     assert f"ADASPA_{name}: contains a space, a line break" in str(caught.value)
     assert value.strip() not in str(caught.value)
+
+
+BOUNDS: dict[str, tuple[list[str], list[str]]] = {
+    "checkpoint_seconds": (["0", "30.5"], ["-0.1"]),
+    "checkpoint_steps": (["1"], ["0", "1.5"]),
+    "upload_retry_seconds": (["0"], ["-1"]),
+    "visible_mark": (["", "m" * 60], ["m" * 61]),
+    "worker_memory_bytes": (["1"], ["0"]),
+    "host": (["::"], [""]),
+    "port": (["1", "65535"], ["0", "65536"]),
+    "metrics_port": (["1", "65535"], ["0", "65536"]),
+    "max_connections": (["1"], ["0"]),
+    "keep_alive_seconds": (["1"], ["0"]),
+    "drain_seconds": (["0"], ["-1"]),
+    "lease_seconds": (["0.1"], ["0.09"]),
+    "max_attempts": (["1"], ["0"]),
+    "queue_cap": (["1"], ["0"]),
+    "queue_seconds": (["1"], ["0"]),
+    "unserved_seconds": (["1"], ["0"]),
+    "time_limit_seconds": (["1"], ["0"]),
+    "bulk_share": (["0.01", "0.99"], ["0", "1"]),
+    "result_ttl_seconds": (["1", "3153600000"], ["0", "3153600001"]),
+    "image_bytes": (["1"], ["0"]),
+    "image_pixels": (["1", "178000000"], ["0", "178000001"]),
+    "video_bytes": (["1"], ["0"]),
+    "video_pixels": (["1", "67000000"], ["0", "67000001"]),
+    "video_frames": (["2"], ["1"]),
+    "audio_bytes": (["1"], ["0"]),
+    "prompt_check_seconds": (["0.1"], ["0"]),
+    "webhook_retry_seconds": (["0.1", "5, 30,"], ["0", "5,0", "5,-1", "inf", "5,nan"]),
+    "open_token": (["t" * 16, "A-_9" * 4], ["t" * 15, "t" * 16 + "/", "t" * 16 + "\n"]),
+    "bootstrap_key": (["k" * 32], ["k" * 31, "k" * 32 + " k", "k" * 32 + "ü"]),
+    "signing_secret": (["s" * 32], ["s" * 31]),
+    "prompt_check_token": (["t"], ["t t", "t\n", "ü"]),
+    "webhook_secrets": (
+        [f"whsec_{encoded(size)}" for size in (24, 64)],
+        [*(f"whsec_{encoded(size)}" for size in (23, 65)), encoded(24), f"x whsec_{encoded(24)}", "whsec_a"],
+    ),
+    "cors_origins": (
+        ["https://a.example", "http://a.example:8080, https://b.example,"],
+        [*("https://a.example/", "https://a.example/x", "ftp://a.example", "a.example", "https://", "*")],
+    ),
+    "allowed_hosts": (
+        ["a.example", "*.a.example, localhost", "*"],
+        ["a.example:80", "https://a.example", "a.*.example", "**", ".a", "a..b", "a b"],
+    ),
+    "image_networks": (["10.0.0.0/8, fd00::/8"], ["10.0.0.0/33", "10.0.0.1/8", "a.example"]),
+    "webhook_networks": (["10.0.0.0/8, fd00::/8"], ["10.0.0.0/33", "10.0.0.1/8", "a.example"]),
+}
+"""By setting: what it takes, and what it does not."""
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_setting_takes_what_is_within_its_bounds_alone(name: str) -> None:
+    takes, refuses = BOUNDS[name]
+    for value in takes:
+        Settings.model_validate({name: value})
+    for value in refuses:
+        with pytest.raises(ValidationError):
+            Settings.model_validate({name: value})
+
+
+def test_no_setting_in_seconds_is_infinite_or_no_number() -> None:
+    names = [name for name, field in Settings.model_fields.items() if field.annotation is float]
+    assert len(names) > 5
+    for name in names:
+        for value in ("inf", "-inf", "nan"):
+            with pytest.raises(ValidationError):
+                Settings.model_validate({name: value})
+
+
+def test_a_bad_secret_is_named_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for name, field in Settings.model_fields.items() if SecretStr.__name__ in str(field.annotation)]
+    assert len(names) > 4
+    for name in (*names, "redis_url"):
+        monkeypatch.setenv(f"ADASPA_{name.upper()}", "hunter2 ü")
+        get_settings.cache_clear()
+        with pytest.raises(SettingsError, match=f"ADASPA_{name.upper()}: ") as caught:
+            get_settings()
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+        monkeypatch.delenv(f"ADASPA_{name.upper()}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"provenance_certificate": "/chain.pem"}, "ADASPA_PROVENANCE_KEY"),
+        ({"provenance_key": "/key.pem"}, "ADASPA_PROVENANCE_CERTIFICATE"),
+        ({"open_access": "true", "bootstrap_key": "k" * 40}, "ADASPA_BOOTSTRAP_KEY has no effect"),
+    ],
+)
+def test_settings_that_need_or_exclude_each_other(
+    settings: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ADASPA_{name.upper()}", value)
+    get_settings.cache_clear()
+    with pytest.raises(SettingsError, match=named):
+        get_settings()
+
+
+def test_settings_that_belong_together_are_taken() -> None:
+    Settings.model_validate({"provenance_certificate": "/chain.pem", "provenance_key": "/key.pem"})
+    Settings.model_validate({"open_access": False, "bootstrap_key": "k" * 40})
+
+
+def test_each_kind_of_file_has_its_own_limit() -> None:
+    settings = Settings.model_validate({"image_bytes": 1, "video_bytes": 2, "audio_bytes": 3})
+    assert settings.input_bytes == {Kind.image: 1, Kind.video: 2, Kind.audio: 3}
 
 
 def test_settings_come_from_the_environment_and_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +262,70 @@ def test_a_bad_entry_is_named_in_one_line(tmp_path: Path, changes: dict[str, Any
     model = changes.get("id", "tiny")
     assert str(caught.value).startswith(f"catalog {path}: model {model}: ")
     assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_negative_prompt_has_an_effect_where_guidance_has() -> None:
+    for changes, scale, heeds in (
+        ({}, 4.0, True),
+        ({}, 1.0, False),
+        ({}, 1.5, True),
+        ({"negative_prompt": False}, 4.0, False),
+        ({"call": {"true_cfg_scale": 2}}, 1.0, True),
+        ({"call": {"true_cfg_scale": 1.0}, "negative_prompt": False}, 4.0, False),
+    ):
+        assert ModelSpec.model_validate(MODEL | changes).heeds_negative(scale) is heeds, (changes, scale)
+
+
+def test_a_video_has_sound_unless_its_model_its_format_or_its_request_has_none(params: Callable[..., Any]) -> None:
+    for model in (True, False):
+        spec = ModelSpec.model_validate(MODEL | {"audio": model})
+        for form in OutputFormat:
+            for asked in (None, True, False):
+                found = spec.gives_sound(params(output_format=form, audio=asked))
+                assert found is (model and form in ("mp4", "webm") and asked is not False), (model, form, asked)
+
+
+def test_what_a_request_costs_is_its_share_of_the_usual_work(params: Callable[..., Any]) -> None:
+    spec = ModelSpec.model_validate(MODEL)
+    usual = {"width": 64, "height": 64, "num_frames": 17, "steps": 10}
+    assert spec.cost(params(**usual)) == 1
+    for changes, cost in (({"width": 128}, 2), ({"height": 128}, 2), ({"num_frames": 34}, 2), ({"steps": 5}, 0.5)):
+        assert spec.cost(params(**usual | changes)) == cost, changes
+
+
+@pytest.mark.parametrize(("own", "general", "limit"), [(None, 60.0, 60.0), (10, 60.0, 10), (90, 60.0, 60.0)])
+def test_the_lower_limit_of_a_jobs_time_applies(own: int | None, general: float, limit: float) -> None:
+    assert ModelSpec.model_validate(MODEL | {"time_limit_seconds": own}).limit(general) == limit
+
+
+def test_a_batch_is_no_larger_than_its_queue_whoever_names_the_model() -> None:
+    """Nor is a model served for longer than it is announced."""
+    own, other = (ModelSpec.model_validate(MODEL | {"id": name, "max_batch": 8}) for name in ("own", "other"))
+    catalog = Catalog([own], queue_cap=3)
+    catalog.follow([other])
+    assert {name: spec.max_batch for name, spec in catalog.models.items()} == {"own": 3, "other": 3}
+    catalog.follow([own.model_copy(update={"default_steps": 1})])
+    assert list(catalog.models) == ["own"] and catalog.default.default_steps == 10
+    assert Catalog([own]).default.max_batch == 8
+
+
+TASKS = {
+    "text_to_video": (False, False),
+    "image_to_video": (True, True),
+    "first_last_frame": (True, True),
+    "video_continuation": (True, True),
+    "reference_to_video": (False, True),
+    "reference_audio_to_video": (False, True),
+}
+"""By task: whether its input is part of the frames, and whether it has one."""
+
+
+def test_what_a_model_takes_and_what_it_cannot_do_without() -> None:
+    assert {*TASKS} == {*Task}
+    for first, (takes, needs) in TASKS.items():
+        for second, (also, too) in TASKS.items():
+            spec = ModelSpec.model_validate(MODEL | {"tasks": [first, second]})
+            assert (spec.takes_images, spec.needs_image) == (takes or also, needs and too), (first, second)
 
 
 def test_a_family_of_an_earlier_version_is_noted_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
