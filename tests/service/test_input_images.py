@@ -75,16 +75,19 @@ def test_what_is_transparent_is_white(mode: str) -> None:
     assert close(prepared(encoded(image, **options), (32, 32)).getpixel((16, 16)), "white")
 
 
-def test_colours_are_those_of_the_images_own_profile() -> None:
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_are_those_of_the_images_own_profile(mode: str) -> None:
     """A profile with the primaries swapped would show red as something else, were it passed over."""
+    image = corners(96, 64).convert(mode)
+    options = {"transparency": 255} if mode == "P" else {}
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     red, green = lab.index(b"rXYZ", 132), lab.index(b"gXYZ", 132)
     swapped = bytearray(lab)
     swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
-    found = prepared(picture(icc_profile=bytes(swapped)), (32, 32)).getpixel((8, 8))
+    found = prepared(encoded(image, icc_profile=bytes(swapped), **options), (32, 32)).getpixel((8, 8))
     assert not close(found, "red"), found
-    assert_corners(prepared(picture(icc_profile=lab), (32, 32)))
-    assert_corners(prepared(picture(icc_profile=b"no profile"), (32, 32)))
+    for profile in (lab, b"no profile"):
+        assert_corners(prepared(encoded(image, icc_profile=profile, **options), (32, 32)))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])

@@ -109,7 +109,8 @@ def fitted(image: Image.Image, size: tuple[int, int], bars: str | None) -> Image
         image.draft("RGB", target)  # a JPEG that is much larger is decoded at half of it, a quarter, an eighth
         image.load()
         scale = ImageOps.fit if bars is None else ImageOps.contain
-        scaled = _in_srgb(_flat(scale(_plain(image), target, Image.Resampling.LANCZOS)))
+        flat = _flat(scale(_plain(image), target, Image.Resampling.LANCZOS))
+        scaled = _in_srgb(flat, image.info.get("icc_profile"))
     except DAMAGE as error:
         raise InputRefused("is damaged or incomplete; allowed: a complete image") from error
     if bars is not None:
@@ -130,12 +131,14 @@ def _plain(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """Convert to sRGB if the image has a usable colour profile."""
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert to sRGB if the colour profile is usable."""
+    if profile is None:
+        return image
     try:
-        own = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        own = ImageCms.ImageCmsProfile(BytesIO(profile))
         return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB")) or image
-    except (KeyError, OSError, ImageCms.PyCMSError):
+    except (OSError, ImageCms.PyCMSError):
         return image
 
 
