@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from typing import IO, Any
 
@@ -33,8 +33,8 @@ class Reader:
     def tell(self, told: object) -> None:
         """Write what the process waits for, once."""
         assert self._process.stdin
-        self._process.stdin.write(json.dumps(told))
-        self._process.stdin.close()
+        with suppress(BrokenPipeError), self._process.stdin as waiting:  # it has ended: its answer says why
+            waiting.write(json.dumps(told))
 
     def answer(self) -> dict[str, Any]:
         """Read what the process answers next. Raises InputRefused."""
