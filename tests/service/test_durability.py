@@ -16,6 +16,7 @@ from chaos.power import Shim
 from claiming import VIDEO, claimed
 from running_gateway import REPORT
 from valkey_process import running_valkey, start_valkey
+from waiting import PATIENCE
 
 Params = Callable[..., JobParams]
 
@@ -103,10 +104,91 @@ def test_a_redis_without_the_file_or_the_command_is_not_waited_for(store: JobSto
     store.client.acl_deluser("limited")
 
 
-@pytest.mark.parametrize("policy", ["always", "everysec", "no"])
-def test_only_a_server_that_syncs_before_each_answer_is_taken_for_one(policy: str) -> None:
+@pytest.fixture
+def plain() -> Iterator[redis.Redis]:
+    """A client of a server with the file, whose syncs are its own matter."""
     with (
-        running_valkey("--appendonly", "yes", "--appendfsync", policy) as folder,
+        running_valkey("--appendonly", "yes") as folder,
         redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client,
     ):
-        assert AppendOnlyFile(client)._syncs_always() == (policy == "always")
+        yield client
+
+
+@pytest.mark.parametrize("policy", ["always", "everysec", "no"])
+def test_only_a_server_that_syncs_before_each_answer_is_taken_for_one(plain: redis.Redis, policy: str) -> None:
+    plain.config_set("appendfsync", policy)
+    assert AppendOnlyFile(plain)._syncs_always() == (policy == "always")
+
+
+def calls(client: redis.Redis, command: str) -> int:
+    stats: Any = client.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def test_what_a_server_does_is_asked_again_from_time_to_time(
+    plain: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, before = AppendOnlyFile(plain), calls(plain, "config|get")
+    plain.config_set("appendfsync", "always")
+    assert file.synced() and file.synced()
+    assert calls(plain, "config|get") == before + 1, "not each time"
+    monkeypatch.setattr("adaspa_jobs.append_only.AGAIN_SECONDS", 0.0)
+    file = AppendOnlyFile(plain)
+    assert file.synced()
+    plain.config_set("appendfsync", "no")
+    monkeypatch.setattr("adaspa_jobs.append_only.SYNC_SECONDS", 0.1)
+    for number in (1, 2):
+        assert not file.synced() and waits(plain) == 3 + number, "it is waited for again"
+
+
+def test_what_a_full_server_did_not_take_is_not_on_its_disk(plain: redis.Redis) -> None:
+    plain.config_set("appendfsync", "always")
+    plain.config_set("maxmemory", 1)
+    assert not AppendOnlyFile(plain).synced()
+    plain.config_set("maxmemory", 0)
+    file = AppendOnlyFile(plain)
+    assert file.synced()
+    plain.config_set("maxmemory", 1)
+    assert not file.synced()
+    plain.config_set("maxmemory", 0)
+    assert file.synced(), "a server that has room again is asked"
+
+
+@pytest.mark.parametrize(
+    ("may_not", "policy", "found"),
+    [
+        ("-config", "always", True),  # what it says of its syncs is enough
+        ("-config -info", "always", False),
+        ("-info", "always", True),
+        ("-info", "everysec", False),
+        ("-config", "everysec", True),
+    ],
+)
+def test_a_user_that_may_ask_less_is_told_only_what_is_known(
+    plain: redis.Redis, monkeypatch: pytest.MonkeyPatch, may_not: str, policy: str, found: bool
+) -> None:
+    monkeypatch.setattr("adaspa_jobs.append_only.BEGUN_SECONDS", 0.1)
+    monkeypatch.setattr("adaspa_jobs.append_only.SYNC_SECONDS", PATIENCE)
+    plain.config_set("appendfsync", policy)
+    plain.execute_command("ACL", "SETUSER", "limited", "on", "nopass", "~*", "+@all", *may_not.split())
+    path = plain.connection_pool.connection_kwargs["path"]
+    with redis.Redis(unix_socket_path=path, username="limited", password="any") as client:
+        assert AppendOnlyFile(client).synced() is found
+
+
+def test_a_sync_that_does_not_come_is_not_waited_for_without_end(
+    plain: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_jobs.append_only.BEGUN_SECONDS", 0.0)
+    monkeypatch.setattr("adaspa_jobs.append_only.SYNC_SECONDS", 0.2)
+    ask, busy = redis.Redis.info, dict[str, int]()
+
+    def info(client: redis.Redis, *section: str) -> Any:
+        return ask(client, *section) | busy
+
+    monkeypatch.setattr(redis.Redis, "info", info)
+    assert AppendOnlyFile(plain).synced()
+    for state in ({"aof_pending_bio_fsync": 1}, {"aof_buffer_length": 9}):
+        busy.clear()
+        busy.update(state)
+        assert not AppendOnlyFile(plain).synced(), state

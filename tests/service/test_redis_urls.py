@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from adaspa_jobs.connections import Connections, connections
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.queue import ring
 from adaspa_jobs.redis_url import RedisAddress
@@ -140,3 +141,112 @@ def test_the_server_of_a_data_folder_has_an_address_whatever_the_folder_is_calle
 def test_what_is_shown_of_an_address_has_no_password(url: str, shown: str) -> None:
     address = RedisAddress.of(url)
     assert str(address) == shown and "hunter2" not in repr(address)
+
+
+def test_an_option_means_the_same_in_each_spelling(tmp_path: Path) -> None:
+    (file := tmp_path / "ca.pem").touch()
+    for scheme in ("rediss://h", "rediss+sentinel://h/main"):
+        for text, meaning in (
+            *(("required", "required"), ("CERT_REQUIRED", "required"), ("none", "none"), ("CERT_NONE", "none")),
+            *(("optional", "required"), ("cert_optional", "required")),  # no client asks for less than all of it
+        ):
+            assert RedisAddress.of(f"{scheme}?ssl_cert_reqs={text}").options["ssl_cert_reqs"] == meaning, text
+        for words, wanted in ((("true", "1", "yes", "YES"), True), (("false", "0", "no", "No"), False)):
+            for text in words:
+                assert RedisAddress.of(f"{scheme}?ssl_check_hostname={text}").options["ssl_check_hostname"] is wanted
+        for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+            assert RedisAddress.of(f"{scheme}?{name}={file}").options == {name: str(file)}
+            with pytest.raises(ValueError, match=f"{name} cannot be read; allowed: an existing file"):
+                RedisAddress.of(f"{scheme}?{name}={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("option", "takes", "refuses"),
+    [
+        ("db", ["0", "999999999"], ["-1", "1000000000", "", "1.0", " 1"]),
+        ("protocol", ["2", "3"], ["1", "4"]),
+        ("health_check_interval", ["1", "3600"], ["0", "3601", "1.5"]),
+        ("socket_timeout", ["2", "3600", "2.5"], ["1.9", "3601", "nan", "inf", "x", ""]),
+        ("socket_connect_timeout", ["0.1", "3600"], ["0.09", "3601", "nan", "-1"]),
+        ("client_name", ["a"], [""]),
+        ("username", ["a"], [""]),
+        ("password", ["a"], [""]),
+    ],
+)
+def test_an_option_has_its_bounds(option: str, takes: list[str], refuses: list[str]) -> None:
+    for text in takes:
+        address = RedisAddress.of(f"redis://h?{option}={text}")
+        found = address.db if option == "db" else address.options[option]
+        assert found == (float(text) if text[0].isdigit() else text)
+    for text in refuses:
+        with pytest.raises(ValueError, match=f"its option {option} cannot be read; allowed: "):
+            RedisAddress.of(f"redis://h?{option}={text.replace(' ', '%20')}")
+
+
+@pytest.mark.parametrize(
+    ("url", "places", "service", "db", "login"),
+    [
+        ("redis://", [("localhost", 6379)], "", 0, {}),
+        ("redis://h/", [("h", 6379)], "", 0, {}),
+        ("redis://:p%40@h:1", [("h", 1)], "", 0, {"password": "p@"}),
+        ("redis://:@h", [("h", 6379)], "", 0, {}),
+        ("redis://u%3A:p@h/7", [("h", 6379)], "", 7, {"username": "u:", "password": "p"}),
+        ("rediss://[::1]:1/0?db=0", [("::1", 1)], "", 0, {}),
+        ("unix:///a/b?db=2", [], "", 2, {}),
+        ("redis+sentinel://a,b:1,[::1]:2/main", [("a", 26379), ("b", 1), ("::1", 2)], "main", 0, {}),
+        ("redis+sentinel://:p@a/my%2Fmain/5", [("a", 26379)], "my/main", 5, {"password": "p"}),
+        ("redis+sentinel://a/main?db=5", [("a", 26379)], "main", 5, {}),
+    ],
+)
+def test_an_address_is_read_whole(
+    url: str, places: list[tuple[str, int]], service: str, db: int, login: dict[str, str]
+) -> None:
+    address = RedisAddress.of(url)
+    assert (list(address.places), address.service, address.db, address.options) == (places, service, db, login)
+    assert address.transport == {"unix": "unix", "rediss": "tls"}.get(url.partition(":")[0], "tcp")
+    assert not address.sentinel_login
+
+
+def test_sentinels_have_a_login_of_their_own() -> None:
+    url = "redis+sentinel://u:p@a/main?sentinel_username=s&sentinel_password=q"
+    address = RedisAddress.of(url)
+    assert address.options == {"username": "u", "password": "p"}
+    assert address.sentinel_login == {"username": "s", "password": "q"}
+    with pytest.raises(ValueError, match=r"redis:// has no option sentinel_password"):
+        RedisAddress.of("redis://a?sentinel_password=q")
+
+
+@pytest.mark.parametrize(("given", "other"), [("0", "1"), ("1", "0"), ("2", "1")])
+def test_two_databases_that_differ_are_refused(given: str, other: str) -> None:
+    for url in ("redis://h/{}?db={}", "redis+sentinel://h/main/{}?db={}"):
+        with pytest.raises(ValueError, match="two databases are given"):
+            RedisAddress.of(url.format(given, other))
+        assert RedisAddress.of(url.format(given, given)).db == int(given)
+
+
+def test_what_a_url_says_of_its_connections_wins_over_what_is_usual() -> None:
+    asked = {"socket_timeout": 7.5, "socket_connect_timeout": 1.5, "health_check_interval": 9, "client_name": "me"}
+    query = "&".join(f"{name}={value}" for name, value in asked.items())
+    for url in (f"redis://h?{query}", f"unix:///run/valkey.sock?{query}", f"redis+sentinel://h/main?{query}"):
+        options = Connections(RedisAddress.of(url)).options()
+        assert {name: options[name] for name in asked} == asked
+        for client in (Connections(RedisAddress.of(url)).client(), Connections(RedisAddress.of(url)).async_client(3)):
+            kept = client.connection_pool.connection_kwargs
+            assert {name: kept[name] for name in asked} == asked
+
+
+def test_a_loops_client_opens_no_more_connections_than_it_may(server: Server) -> None:
+    async def open_all() -> None:
+        client = Connections(RedisAddress.of(f"redis://127.0.0.1:{server.port}")).async_client(2)
+        held = [await client.connection_pool.get_connection() for _ in range(2)]
+        with pytest.raises(redis.exceptions.MaxConnectionsError):
+            await client.connection_pool.get_connection()
+        for each in held:
+            await each.disconnect()
+
+    asyncio.run(open_all())
+
+
+def test_a_urls_clients_share_what_they_know_of_its_primary() -> None:
+    one, same, other = (connections(f"redis://h/{db}") for db in (0, 0, 1))
+    assert one.primary is same.primary and one.primary is not other.primary
