@@ -3,10 +3,13 @@
 import json
 import os
 import pty
+import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
+import forked
 import pytest
 from adaspa_api.report import JobError
 from adaspa_api.videos import Video
@@ -16,7 +19,7 @@ from adaspa_service.access.keys import Scope
 from adaspa_service.cli import main
 from adaspa_service.cli.jobs import facts
 from running_gateway import FILES, Service
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 
 def in_terminal(*arguments: object, server: str) -> str:
@@ -156,6 +159,56 @@ def test_a_detached_prompt_prints_its_id(service: Service) -> None:
     assert {name: job[name] for name in wanted} == wanted and job["negative_prompt"] == "a star"
     assert job["priority"] == "bulk"
     assert service.store.client.hget(f"adaspa:job:{job['id']}", "webhook_url") == sent[-1].encode()
+
+
+@pytest.fixture
+def generating(service: Service, tmp_path: Path) -> Iterator[Callable[..., forked.Started]]:
+    """Starts a command that asks for videos and waits for them; it writes what it says into ``out`` and ``err``."""
+    running: list[forked.Started] = []
+
+    def start(*arguments: object) -> forked.Started:
+        line = ["adaspa", "generate", "a star", *map(str, arguments)]
+        said = tmp_path / "out", tmp_path / "err"
+        running.append(forked.Started(main, line, clean_environment(ADASPA_SERVER=service.url), *said))
+        until(lambda: said[0].exists() and "queued" in said[0].read_text(), "it waits for its first video")
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.kill()
+        each.wait()
+
+
+def test_an_interrupted_command_cancels_all_of_its_videos(
+    service: Service, generating: Callable[..., forked.Started], tmp_path: Path
+) -> None:
+    other = service.create()["id"]
+    command = generating("-n", 3, "-o", tmp_path / "star.mp4")
+    made = [job.id for job in service.store.unfinished("open") if job.id != other]
+    command.send_signal(signal.SIGINT)
+    assert command.wait(PATIENCE) == 130 and len(made) == 3
+    ended = {job_id: service.http.get(f"/videos/{job_id}").json()["status"] for job_id in (other, *made)}
+    assert ended == {other: "queued", **dict.fromkeys(made, "cancelled")}
+    assert all(job_id in (tmp_path / "err").read_text() for job_id in made)
+    assert not list(tmp_path.glob("star*"))
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_video_that_fails_keeps_no_other_from_being_written(
+    service: Service, generating: Callable[..., forked.Started], tmp_path: Path, failing: int
+) -> None:
+    command = generating("-n", 3, "--seed", 5, "-o", tmp_path / "star.mp4")
+    made = sorted(service.store.unfinished("open"), key=lambda job: job.params.seed)
+    for number, job in enumerate(made):
+        lease = service.claim(job.id)
+        if number == failing:
+            service.store.fail(lease, JobError(code=ErrorCode.out_of_memory, message="No memory."))
+        else:
+            service.complete(lease)
+    assert command.wait(PATIENCE) == 4
+    assert (tmp_path / "err").read_text() == f"adaspa: {made[failing].id} ended failed: No memory. (out_of_memory)\n"
+    written = {path.name: path.read_bytes() for path in tmp_path.glob("star*")}
+    assert written == {f"star-{5 + number}.mp4": FILES["video"][2] for number in range(3) if number != failing}
 
 
 @pytest.mark.parametrize(
