@@ -4,13 +4,15 @@ import json
 import traceback
 from base64 import b64encode
 from collections.abc import Callable
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from adaspa_api.words import Kind, OutputFormat, Task
+from adaspa_api.words import Kind, OutputFormat, Quality, Task
 from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
 from adaspa_jobs.settings import Settings, SettingsError, get_settings
+from adaspa_jobs.step_cache import StepCache
 from pydantic import SecretStr, ValidationError
 
 MODEL = {
@@ -353,3 +355,146 @@ def test_a_catalog_that_is_not_there_or_names_a_model_twice(tmp_path: Path) -> N
     path.write_text(json.dumps([MODEL, MODEL]))
     with pytest.raises(CatalogError, match="twice"):
         Catalog.load(path)
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "none": {},
+    "storage_dtype": {"storage_dtype": "float8_e4m3fn"},
+    "int8": {"quantization": "int8"},
+    "float8": {"quantization": "float8"},
+    "gguf": {"gguf": ["a.gguf"]},
+}
+"""Ways to make a transformer's weights smaller."""
+LORA = {"name": "ink", "source": "/ink.safetensors", "sha256": "ab" * 32}
+
+
+def go_together(small: str, dtype: str | None, on: set[str]) -> bool:
+    """Whether a catalog's entry may have all of these, by the descriptions of its fields."""
+    if "group_offload" in on and (small != "none" or len(on) > 1):
+        return False
+    if "gpus" in on and small != "none":
+        return False
+    if small == "float8":
+        return "compile" in on and dtype in (None, "bfloat16")
+    if small == "int8":
+        return "compile" not in on
+    return small == "none" or not {"compile", "loras"} & on
+
+
+def test_ways_to_fit_a_model_go_together_as_their_descriptions_say() -> None:
+    named = ("group_offload", "cpu_offload", "compile", "loras", "gpus", "cache")
+    for small, memory in SMALL.items():
+        for dtype in (None, "bfloat16", "float16", "float32"):
+            for which in product((False, True), repeat=len(named)):
+                on = {name for name, each in zip(named, which, strict=True) if each}
+                entry = MODEL | {
+                    "memory": memory | {"dtype": dtype} | {name: True for name in named[:2] if name in on},
+                    "compile": "compile" in on,
+                    "loras": [LORA] if "loras" in on else [],
+                    "gpus": 2 if "gpus" in on else 1,
+                    "cache": {"kind": "sea", "threshold": 0.1} if "cache" in on else None,
+                }
+                try:
+                    ModelSpec.model_validate(entry)
+                except ValidationError:
+                    assert not go_together(small, dtype, on), (small, dtype, on)
+                else:
+                    assert go_together(small, dtype, on), (small, dtype, on)
+    for one, other in combinations(("storage_dtype", "int8", "gguf"), 2):
+        with pytest.raises(ValidationError, match="allowed: one of them"):
+            ModelSpec.model_validate(MODEL | {"memory": SMALL[one] | SMALL[other]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"gpus": 4, "parallelism": {"guidance": 2, "ulysses": 2}}, True),
+        ({"gpus": 4, "parallelism": {"ulysses": 4}}, True),
+        ({"gpus": 4, "parallelism": {"guidance": 2}}, False),
+        ({"gpus": 1, "parallelism": {"ulysses": 2}}, False),
+        ({"fps_range": [8, 8]}, True),
+        ({"fps_range": [9, 30]}, False),
+        ({"fps_range": [1, 7]}, False),
+        ({"steps_range": [10, 10]}, True),
+        ({"guidance_range": [0, 10]}, True),
+        ({"guidance_range": [-1, 10]}, False),
+        ({"guidance_range": [4.0, 4.0]}, True),
+        ({"warmup_range": [0.5, 0.5]}, True),
+        ({"warmup_range": [0.5, 0.4]}, False),
+        ({"warmup_range": [0, 1.1]}, False),
+        ({"flow_shift_range": [1, 9]}, True),
+        ({"flow_shift_range": [9, 1]}, False),
+        ({"loras": [LORA, LORA | {"name": "wash"}]}, True),
+        ({"loras": [LORA, LORA]}, False),
+        ({"loras": [LORA | {"scale": 2.0}]}, True),
+        ({"loras": [LORA | {"scale": 2.1}]}, False),
+        ({"loras": [LORA | {"scale": -0.5, "scale_range": [-1, 0]}]}, True),
+        ({"loras": [LORA | {"sha256": "AB" * 32}]}, False),
+        ({"loras": [LORA], "default_loras": [{"name": "ink"}]}, True),
+        ({"loras": [LORA], "default_loras": [{"name": "wash"}]}, False),
+        ({"bulk_above": 1}, True),
+        ({"bulk_above": 0.9}, False),
+        ({"max_batch": 1}, True),
+        ({"max_batch": 0}, False),
+        ({"start_frames": 2}, True),
+        ({"start_frames": 1}, False),
+        ({"time_limit_seconds": 1}, True),
+        ({"time_limit_seconds": 0}, False),
+        ({"frames": [1], "default_frames": 1}, True),
+        ({"frames": [0], "default_frames": 0}, False),
+        ({"tasks": []}, False),
+        ({"qualities": []}, False),
+        ({"output_formats": []}, False),
+        ({"id": "a" * 64}, True),
+        ({"id": "a" * 65}, False),
+        ({"id": "-a"}, False),
+        ({"sizes": ["99999x10"]}, True),
+        ({"sizes": ["100000x10"]}, False),
+        ({"sizes": ["64x9"]}, False),
+    ],
+    ids=str,
+)
+def test_an_entry_is_within_its_own_limits(changes: dict[str, Any], fits: bool) -> None:
+    if fits:
+        ModelSpec.model_validate(MODEL | changes)
+    else:
+        with pytest.raises(ValidationError):
+            ModelSpec.model_validate(MODEL | changes)
+
+
+CACHES: dict[str, tuple[set[str], set[str]]] = {
+    "first_block": ({"threshold"}, set()),
+    "mag": ({"threshold", "ratios"}, {"first_share", "in_a_row"}),
+    "sea": ({"threshold"}, {"first_share", "in_a_row"}),
+    "taylor_seer": ({"interval"}, {"first_share"}),
+}
+"""By kind of step cache: what it needs, and what it takes."""
+CACHED = {"threshold": 0.1, "interval": 2, "ratios": [1.0, 0.9], "first_share": 0.0, "in_a_row": 1}
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_a_step_cache_has_what_its_kind_needs_and_no_more(kind: str) -> None:
+    needs, takes = CACHES[kind]
+    for which in product((False, True), repeat=len(CACHED)):
+        given = {name for name, each in zip(CACHED, which, strict=True) if each}
+        made = {"kind": kind, **{name: CACHED[name] for name in given}}
+        if needs <= given <= needs | takes:
+            StepCache.model_validate(made)
+        else:
+            named = given - needs - takes or needs - given
+            with pytest.raises(ValidationError, match=f"{kind} (does not take|needs) {', '.join(sorted(named))}"):
+                StepCache.model_validate(made)
+    for name, value in {"threshold": 0, "interval": 1, "ratios": [1.0], "first_share": 1, "in_a_row": 0}.items():
+        with pytest.raises(ValidationError):
+            StepCache.model_validate({"kind": kind, **{each: CACHED[each] for each in needs}, name: value})
+
+
+def test_a_step_cache_serves_the_jobs_of_its_presets_and_none_that_is_exact() -> None:
+    every = StepCache(kind="sea", threshold=0.1)
+    fast = StepCache(kind="sea", threshold=0.1, presets=[Quality.fast])
+    for quality in (None, *Quality):
+        assert every.serves(quality) is (quality is not Quality.exact)
+        assert fast.serves(quality) is (quality is Quality.fast)
+    for presets in ([], ["exact"], ["fast", "exact"]):
+        with pytest.raises(ValidationError):
+            StepCache.model_validate({"kind": "sea", "threshold": 0.1, "presets": presets})
