@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import typer
@@ -176,7 +177,7 @@ def set_redis(settings: Settings) -> Iterator[Finding]:
 def storage(settings: Settings, folder: Path) -> Finding:
     """Check storage: write, list and delete a small object."""
     url = settings.storage_url if "ADASPA_STORAGE_URL" in os.environ else str(folder / "objects")
-    if "://" not in url and not Path(url).exists():
+    if not urlsplit(url).scheme and not Path(url).exists():
         return Finding("storage", *writable(Path(url)))
     try:
         ObjectStorage(url).check()
