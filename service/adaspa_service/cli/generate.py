@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Unpack
 
 import typer
-from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.words import OutputFormat
 from adaspa_client import Client, Video, VideoFields
 
@@ -44,9 +43,7 @@ def generate(
 ) -> None:
     """Generate a video and download it. Ctrl-C cancels the job."""
     asked = params.given({**asked, "output_format": format_of(output)})
-    server_only = (
-        (rows(VideoCreate)[name].option or f"--{name.replace('_', '-')}", name in asked) for name in SERVER_ONLY
-    )
+    server_only = ((f"--{name.replace('_', '-')}", name in asked) for name in SERVER_ONLY)
     for name, given in (("--detach", detach), *server_only):
         if local and given:
             fail(f"{name}: has no effect with --local, which uses no server; allowed: one of the two", Exit.usage)
