@@ -89,6 +89,7 @@ def test_a_job_its_message_and_its_events_are_where_the_address_says(
     [
         ("valkey://h/0", "allowed: redis://"),
         ("redis:h", "allowed: redis://"),
+        *((scheme, "allowed: redis://") for scheme in ("", "redis", "rediss", "unix", "redis+sentinel")),
         ("sentinel://h:26379", "redis+sentinel://HOST:PORT,HOST:PORT/NAME/DB"),
         ("redis://h:port/0", "the port is not a number"),
         (f"redis://:{SECRET}@h/0", "the port is not a number"),

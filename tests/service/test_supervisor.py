@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -317,3 +319,31 @@ def test_a_program_started_again_is_ready_anew_and_says_its_own_last_words(
     ready[0] = False
     one.start()
     assert not one.is_ready(), "it was ready the time before"
+
+
+STARTER = """
+import os, signal, sys
+from pathlib import Path
+from adaspa_service.local.process import Child
+
+folder = Path(sys.argv[1])
+script = "trap 'echo told; exit' TERM; echo $$; while :; do sleep 0.05; done"
+for name in ("SIGKILL", "SIGTERM"):
+    number = signal.Signals[name]
+    Child(name, ["sh", "-c", script], folder, os.environ, ready=lambda: True, orphan_signal=number).start()
+print("started", flush=True)
+signal.pause()
+"""
+
+
+def test_what_a_supervisor_started_ends_with_it_however_that_ends(short_folder: Path) -> None:
+    """At once, or by a signal at which it still does something."""
+    logs = {name: short_folder / f"{name}.log" for name in ("SIGKILL", "SIGTERM")}
+    command = [sys.executable, "-c", STARTER, str(short_folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None and starter.stdout.readline() == b"started\n"
+        until(lambda: all(log.exists() and log.read_text().strip() for log in logs.values()), "both run")
+        pids = [int(log.read_text().split()[0]) for log in logs.values()]
+        starter.kill()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "what it started ends")
+    assert [log.read_text().split()[1:] for log in logs.values()] == [[], ["told"]]
