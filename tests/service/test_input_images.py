@@ -4,7 +4,8 @@ before a pixel of them is decoded."""
 from io import BytesIO
 
 import pytest
-from adaspa_service.inputs.images import fitted, opened, upright_size
+from adaspa_service.inputs.images import detailed, fitted, opened, upright_size
+from adaspa_service.inputs.jpeg import check_cost
 from adaspa_service.inputs.source import InputRefused
 from drawn import MOVING, assert_corners, claims, close, corners, encoded, picture
 from PIL import ExifTags, Image, ImageCms
@@ -40,7 +41,7 @@ def test_an_image_of_each_format_is_turned_as_its_tag_says(kind: str, orientatio
         image = prepared(content, size)
         assert (image.size, image.mode) == (size, "RGB")
         assert_corners(image)
-        assert b"somebody" not in encoded(image)
+        assert b"somebody" not in encoded(image) and image.info == {}
 
 
 def test_it_covers_the_size_and_is_cut_at_its_centre_or_is_contained_in_it() -> None:
@@ -107,6 +108,72 @@ def test_a_phones_jpeg_with_a_second_picture_is_its_first() -> None:
 
 def test_a_progressive_jpeg_is_taken() -> None:
     assert_corners(prepared(PROGRESSIVE, (48, 32)))
+
+
+def test_what_looks_like_scans_within_a_jpegs_tags_counts_for_nothing() -> None:
+    """As a thumbnail has them."""
+    for inside in (b"\xff\xda" * 100, b"\xff\xe0" * 2000, b"\xff\xd9" * 100):
+        content = picture(kind="JPEG", comment=inside)
+        assert inside in content
+        assert_corners(prepared(content, (48, 32)))
+
+
+@pytest.mark.parametrize(
+    ("scans", "segments", "refused"), [(64, 0, False), (65, 0, True), (1, 999, False), (1, 1000, True)]
+)
+def test_a_jpeg_has_up_to_so_many_scans_and_segments(scans: int, segments: int, refused: bool) -> None:
+    head, end = b"\xff\xd8" + b"\xff\xef\0\2" * segments, b"\xff\xd9"
+    scan = b"\xff\xda\0\2data\xff\x00\xff\xd0more\xff\xff"  # restarts and filling are no segments
+    content = BytesIO(head + scan * scans + end + b"\xff\xda\0\2" * 2000)
+    if refused:
+        with pytest.raises(InputRefused, match="allowed: up to 64 scans and 1000 segments"):
+            check_cost(content)
+    else:
+        check_cost(content)
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"),
+    [
+        ((100, 60), (100, 60)),
+        ((2048, 2048), (2048, 2048)),
+        ((2048, 8192), (2048, 8192)),
+        ((4096, 8192), (2048, 4096)),
+        ((3000, 2500), (2458, 2048)),
+        ((400, 100), (400, 100)),
+        ((100, 400), (100, 400)),
+        ((401, 100), None),
+        ((100, 401), None),
+    ],
+)
+def test_a_reference_keeps_its_shape_and_its_detail(size: tuple[int, int], kept: tuple[int, int] | None) -> None:
+    if kept:
+        assert detailed(*size) == kept
+    else:
+        with pytest.raises(InputRefused, match=f"is {size[0]}x{size[1]}; allowed: a shape between 1:4 and 4:1"):
+            detailed(*size)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 30), (30, 64), (63, 64)])
+@pytest.mark.parametrize("shape", [(200, 100), (100, 200), (100, 100), (99, 100)])
+def test_bars_are_as_wide_on_both_sides(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    white = encoded(Image.new("RGB", shape, "white"))
+    image = prepared(white, size, contain=True)
+    left, top, right, bottom = image.convert("L").point(lambda level: 255 * (level > 128)).getbbox() or (0,) * 4
+    assert 0 <= size[0] - right - left <= 1 and 0 <= size[1] - bottom - top <= 1
+    assert (right - left == size[0]) or (bottom - top == size[1])
+    assert abs((right - left) / (bottom - top) - shape[0] / shape[1]) < 0.1 * shape[0] / shape[1]
+    assert prepared(white, size).convert("L").getextrema() == (255, 255), "covered, it has none"
+
+
+@pytest.mark.parametrize("pixels", [96 * 64, 96 * 64 - 1])
+def test_an_image_has_up_to_so_many_pixels(pixels: int) -> None:
+    if pixels == 96 * 64:
+        opened(BytesIO(picture()), pixels)
+        return
+    with pytest.raises(InputRefused, match="is 96x64, 6144 pixels; allowed: up to 6143") as caught:
+        opened(BytesIO(picture()), pixels)
+    assert caught.value.too_large
 
 
 PROGRESSIVE = picture(kind="JPEG", progressive=True)

@@ -1,12 +1,13 @@
 """Object storage on a local folder and in memory."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,49 @@ def test_a_stored_file_is_on_the_disk_with_the_folders_that_lead_to_it(
     ObjectStorage(str(objects)).put_file("videos/x/1/video.mp4", file, "video/mp4")
     video = objects / "videos" / "x" / "1" / "video.mp4"
     assert synced == [video, *video.parents[:4]] and synced[-1] == objects
+
+
+@pytest.mark.parametrize(("number", "kept"), [(errno.EINVAL, True), (errno.EIO, False), (errno.ENOSPC, False)])
+def test_a_disk_that_cannot_be_synced_has_not_stored_the_file_unless_it_never_syncs_folders(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, number: int, kept: bool
+) -> None:
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_dir():
+            raise OSError(number, "as it was told")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    storage = ObjectStorage(str(tmp_path / "objects"))
+    if kept:
+        assert storage.put_file("videos/x/1/video.mp4", file, "video/mp4").bytes == len(CONTENT)
+    else:
+        with pytest.raises(StorageUnavailable, match="as it was told"):
+            storage.put_file("videos/x/1/video.mp4", file, "video/mp4")
+    opened = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+    assert not [path for path in opened if path.startswith(str(tmp_path))], "a folder stays open"
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [
+        ("{0}/a b", "a b"),
+        ("{0}/a%20b", "a%20b"),
+        ("file://{0}/a%20b", "a b"),
+        ("file://localhost{0}/a", "a"),
+        ("relative", "relative"),
+        ("./a/../b", "b"),
+        ("~/own", "own"),
+    ],
+)
+def test_an_address_of_a_folder_is_that_folder(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, url: str, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ObjectStorage(url.format(tmp_path)).put_file("key", file, "video/mp4")
+    assert (tmp_path / folder / "key").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("left", [0, 1000])
@@ -110,9 +154,110 @@ def test_a_prefix_with_more_objects_than_a_page_of_a_listing_is_removed_whole(st
     assert storage.keys("checkpoints/x/") == []
 
 
-def test_a_check_leaves_nothing(storage: ObjectStorage) -> None:
+def test_a_check_leaves_nothing(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.check()
     asyncio.run(storage.ping())
+    assert storage.keys("") == []
+    keys, asked = storage.keys, list[str]()
+
+    def refuse(prefix: str) -> list[str]:
+        asked.append(prefix)
+        assert keys(prefix), "what is to be listed is there"
+        raise StorageUnavailable("listing denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "keys", refuse)
+        with pytest.raises(StorageUnavailable, match="listing denied; removing objects requires permission to list"):
+            storage.check()
+    assert asked and storage.keys("") == []
+
+
+def test_what_breaks_off_while_it_is_read_is_storage_that_is_away(
+    storage: ObjectStorage, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.put_file("a", file, "video/mp4")
+
+    class Cut:
+        def stream(self, **_: int) -> "Cut":
+            return self
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"some"
+            raise GenericError("connection reset")
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for chunk in self:
+                yield chunk
+
+    async def get_async(*_: Any, **__: Any) -> Cut:
+        return Cut()
+
+    monkeypatch.setattr(obstore, "get", lambda *_, **__: Cut())
+    monkeypatch.setattr(obstore, "get_async", get_async)
+    chunks = storage.read_range("a", 0, 9)
+    assert next(chunks) == b"some"
+    with pytest.raises(StorageUnavailable, match="connection reset"):
+        next(chunks)
+
+    async def read() -> None:
+        parts = await storage.stream_range("a", 0, 9)
+        assert await anext(parts) == b"some"
+        with pytest.raises(StorageUnavailable, match="connection reset"):
+            await anext(parts)
+
+    asyncio.run(read())
+
+
+def test_a_range_is_streamed_as_it_is_read_and_what_is_not_there_is_missing(storage: ObjectStorage, file: Path) -> None:
+    storage.put_file("a", file, "video/mp4")
+
+    async def read(key: str, start: int, end: int) -> bytes:
+        return b"".join([chunk async for chunk in await storage.stream_range(key, start, end)])
+
+    for start, end in ((0, 1), (0, len(CONTENT)), (1000, 700_000)):
+        assert asyncio.run(read("a", start, end)) == CONTENT[start:end]
+    asyncio.run(storage.find("a"))
+    for ask in (read("nothing", 0, 1), storage.find("nothing")):
+        with pytest.raises(ObjectMissing):
+            asyncio.run(ask)
+
+
+def test_a_storage_that_hangs_is_away(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaspa_jobs.storage.ANSWER_SECONDS", 0.05)
+
+    async def hang(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(obstore, "head_async", hang)
+    monkeypatch.setattr(obstore, "get_async", hang)
+    for ask in (storage.find("a"), storage.ping(), storage.stream_range("a", 0, 1)):
+        with pytest.raises(StorageUnavailable, match="it does not answer"):
+            asyncio.run(ask)
+
+
+def test_only_buckets_give_links_of_their_own(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those are for reading, for a while, of one object."""
+    assert storage.signed_url("videos/x", 60) is None
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "aHVudGVyMg==")
+    for url, expires in (("s3://bucket/prefix", "X-Amz-Expires=60"), ("az://container/prefix", "sp=r")):
+        signed = ObjectStorage(url).signed_url("videos/x.mp4", 60)
+        assert signed is not None and "/prefix/videos/x.mp4?" in signed and expires in signed, signed
+        assert "hunter2" not in signed
+
+
+def test_an_object_is_deleted_once_and_again(storage: ObjectStorage) -> None:
+    assert storage.create("a", b"first") and not storage.create("a", b"second")
+    assert storage.read("a") == b"first" and storage.head("a")[0] == 5
+    (entry,) = storage.entries("")
+    assert (entry.key, entry.bytes) == ("a", 5) and abs(entry.written_at - time.time()) < 60
+    for _ in range(2):
+        storage.delete("a")
+    with pytest.raises(ObjectMissing):
+        storage.read("a")
 
 
 def test_a_local_folder_shows_whole_files_only(tmp_path: Path, file: Path) -> None:
