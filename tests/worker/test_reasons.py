@@ -1,19 +1,23 @@
 """Why a worker stops a job, rests or looks again: each reason by a clock that the test sets."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import accumulate, chain, pairwise, repeat
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from adaspa_jobs import logs
 from adaspa_jobs.job import Progress
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobCancelled, LeaseLost, StoreUnavailable
-from adaspa_worker import checkpoint, lease, runner
+from adaspa_worker import attempt, checkpoint, group, lease, runner
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.group import GroupFailed
-from adaspa_worker.lease import GROUP_SECONDS, LeaseKeeper, TimeLimitExceeded, WorkerStopping
+from adaspa_worker.lease import GROUP_SECONDS, RENEWED_SHARE, LeaseKeeper, TimeLimitExceeded, WorkerStopping
 from admitting import create
 from chaos.by_worker import bench, params, raising
+from waiting import until
 
 UNWIND, LIMIT = 30.0, 1000.0
 REASONS = [JobCancelled("x"), LeaseLost("x"), TimeLimitExceeded("x"), GroupFailed("x")]
@@ -37,7 +41,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     made = Clock()
-    for module in (lease, runner, checkpoint):
+    for module in (attempt, lease, runner, checkpoint):
         monkeypatch.setattr(module, "time", made)
     yield made
 
@@ -49,12 +53,14 @@ class Store:
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.asked, self.error = clock, list[tuple[float, str]](), dict[str, Exception]()
+        self.told: list[tuple[float, int]] = []
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        def ask(*_: object) -> None:
+        def ask(_: object, *told: Any) -> None:
             self.asked.append((self.clock.now, name))
             if name in self.error:
                 raise self.error[name]
+            self.told += [(self.clock.now, progress.step) for progress in told]
 
         return ask
 
@@ -62,6 +68,35 @@ class Store:
         """What was asked since the last time."""
         found, self.asked = [name for _, name in self.asked], []
         return found
+
+
+def denoised(step: int) -> Progress:
+    return Progress(phase="denoising", step=step, steps=100)
+
+
+def lived(keeps: LeaseKeeper, clock: Clock, seconds: float, *happens: tuple[float, Callable[[], object]]) -> float:
+    """Run what a keeper's thread does for so long, or until it abandons the attempt; the seconds that this took.
+
+    Args:
+        keeps: the keeper.
+        clock: its time.
+        seconds: when the attempt ends.
+        happens: what the job's own thread does, and when.
+    """
+    begin, left = clock.now, sorted(happens, key=lambda each: each[0])
+
+    def wait(pause: float) -> bool:
+        wakes = min(clock.now + pause, begin + seconds)
+        while left and begin + left[0][0] <= wakes:
+            when, act = left.pop(0)
+            clock.now = begin + when
+            act()
+        clock.now = wakes
+        return wakes >= begin + seconds
+
+    keeps._done = SimpleNamespace(wait=wait)  # type: ignore[assignment]
+    keeps._keep()
+    return clock.now - begin
 
 
 def keeper(store: Store, **changes: Any) -> LeaseKeeper:
@@ -205,3 +240,188 @@ def test_a_worker_that_rests_hears_that_it_is_to_stop(clock: Clock) -> None:
         began = clock.now
         at.run()
         assert clock.now - began < 2
+
+
+@pytest.mark.parametrize("every", [0.5, 2.0, 5.0])
+def test_a_job_without_steps_is_asked_about_in_time_and_its_lease_renewed(clock: Clock, every: float) -> None:
+    store = Store(clock)
+    began, share = clock.now, RENEWED_SHARE * store.lease_seconds
+    assert lived(keeper(store, every=every), clock, 121.0) == 121.0
+    times = [began, *(when for when, _ in store.asked)]
+    assert {then - when for when, then in pairwise(times)} == {every}
+    renewals = [began, *(when for when, name in store.asked if name == "renew")]
+    assert all(share <= then - when < share + every for when, then in pairwise(renewals)) and len(renewals) > 10
+
+
+@pytest.mark.parametrize("every", [0.5, 5.0])
+def test_a_store_that_is_away_is_asked_each_second_until_it_is_back(clock: Clock, every: float) -> None:
+    store = Store(clock)
+    away = {name: StoreUnavailable("away") for name in ("hear", "renew")}
+    happens = [(9.0, lambda: store.error.update(away)), (13.6, store.error.clear)]
+    began = clock.now
+    lived(keeper(store, every=every), clock, 25.0, *happens)
+    while_away = [when - began for when, _ in store.asked if 10 <= when - began <= 14]
+    assert {then - when for when, then in pairwise(while_away)} == {min(every, 1.0)}
+    back = [(when - began, name) for when, name in store.asked if when - began >= 13.6]
+    assert back[0] == (14.0, "renew") and back[1] == (14.0 + every, "hear")
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_worker_beats_whatever_becomes_of_its_job(clock: Clock, monkeypatch: pytest.MonkeyPatch, away: bool) -> None:
+    beats: list[float] = []
+    monkeypatch.setattr(lease, "beat", lambda: beats.append(clock.now))
+    store, began = Store(clock), clock.now
+    if away:
+        store.error = {"hear": StoreUnavailable("away"), "renew": StoreUnavailable("away")}
+    keeps = keeper(store)
+    keeps.report(Progress(phase="loading"))
+    cancelled: dict[str, Exception] = {"hear": JobCancelled("x"), "renew": JobCancelled("x")}
+    lived(keeps, clock, 100.0, (40.0, lambda: store.error.update(cancelled)))
+    assert max(then - when for when, then in pairwise([began, *beats, began + 100.0])) <= 2.0, "while it unwinds, too"
+
+
+@pytest.mark.parametrize("unwind", [2.0, UNWIND])
+@pytest.mark.parametrize("reason", REASONS, ids=lambda reason: type(reason).__name__)
+def test_an_attempt_that_does_not_stop_is_abandoned_once_its_time_to_unwind_is_over(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, reason: Exception, unwind: float
+) -> None:
+    """Each reason comes at 7.3 s: by the clock, from the group, or from the store, which is asked every 2 s."""
+    store, abandoned = Store(clock), list[Exception]()
+    limit, happens = LIMIT, list[tuple[float, Callable[[], object]]]()
+    if isinstance(reason, TimeLimitExceeded):
+        limit = 7.3
+    elif isinstance(reason, GroupFailed):
+        happens.append((7.3, lambda: monkeypatch.setattr(group, "failure", lambda: reason)))
+    else:
+        happens.append((7.3, lambda: store.error.update({"hear": reason, "renew": reason})))
+    keeps = keeper(store, limit=limit, unwind=unwind, abandon=abandoned.append)
+    heard: list[float] = []
+
+    def hears() -> None:
+        with suppress(Exception):
+            keeps.check()
+            return
+        heard.append(clock.now)
+
+    keeps.report(denoised(1))
+    began = clock.now
+    happens += [(when / 10, hears) for when in range(1, 500)]
+    took = lived(keeps, clock, 60.0, *happens)
+    grace = min(GROUP_SECONDS, unwind) if isinstance(reason, GroupFailed) else unwind
+    noted = heard[0] - began
+    assert 7.3 <= noted <= 7.3 + (0.2 if isinstance(reason, TimeLimitExceeded) else 2.1)
+    assert [type(each) for each in abandoned] == [type(reason)]
+    assert noted - 0.15 + grace <= took <= noted + grace + 1.1
+
+
+def test_a_cancelled_load_is_abandoned_only_after_the_time_of_its_job(clock: Clock) -> None:
+    store, abandoned = Store(clock), list[Exception]()
+    store.error = {"hear": JobCancelled("x")}
+    keeps = keeper(store, limit=50.0, abandon=abandoned.append)
+    keeps.report(Progress(phase="loading"))
+    took = lived(keeps, clock, 200.0)
+    assert 50.0 + UNWIND <= took <= 51.0 + UNWIND
+    assert [type(reason) for reason in abandoned] == [JobCancelled], "what was first, not the end of its time"
+
+
+def test_every_step_is_told_in_order_and_soon_and_steps_that_are_told_need_no_question(clock: Clock) -> None:
+    store = Store(clock)
+    keeps, began = keeper(store), clock.now
+    steps = [(0.3 * number, lambda number=number: keeps.report(denoised(number))) for number in range(1, 101)]
+    lived(keeps, clock, 40.0, *steps)
+    assert [step for _, step in store.told] == [*range(1, 101)]
+    assert all(-0.01 < when - began - 0.3 * step <= 1.1 for when, step in store.told), "each within a second"
+    writes = [when - began for when, name in store.asked if name == "report_progress"]
+    assert len(writes) <= 32 and min(then - when for when, then in pairwise(writes)) > 0.999, "not each by itself"
+    questions = [when - began for when, name in store.asked if name != "report_progress"]
+    assert min(questions) > 30 and questions[0] <= writes[-1] + 3.1, "as long as there are steps, nothing else is asked"
+
+
+@pytest.mark.parametrize("error", [JobCancelled("x"), LeaseLost("x"), StoreUnavailable("x")], ids=repr)
+def test_a_thread_that_tells_of_steps_hears_what_the_store_answers(clock: Clock, error: Exception) -> None:
+    store = Store(clock)
+    keeps = keeper(store, every=600.0)
+    keeps.report(denoised(1))
+    keeps.report(denoised(2))
+    lived(keeps, clock, 1.5, (0.5, lambda: store.error.update(report_progress=error)))
+    assert [name for _, name in store.asked] == ["report_progress", "report_progress"]
+    if isinstance(error, StoreUnavailable):
+        keeps.check()
+        store.error.clear()
+        keeps.report(denoised(3))
+        lived(keeps, clock, 1.5)
+        assert store.told[-1][1] == 3, "it goes on"
+    else:
+        with pytest.raises(type(error)):
+            keeps.check()
+
+
+def test_what_a_leases_thread_logs_names_job_and_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(Clock())
+    store.error = {"hear": StoreUnavailable("away"), "renew": StoreUnavailable("away")}
+    caplog.handler.addFilter(logs.add_fields)
+    with logs.bound(job="video_y", attempt=3), keeper(store, every=0.01):
+        until(lambda: "could not renew" in caplog.text, "the thread logs that the store is away")
+    caplog.handler.removeFilter(logs.add_fields)
+    named = [record.__dict__ for record in caplog.records if "could not renew" in record.getMessage()]
+    assert {(each.get("job"), each.get("attempt")) for each in named} == {("video_y", 3)}
+
+
+@pytest.mark.parametrize("patience", [0.2, 0.6, 1.6, 7.6, 15.6, 120.0])
+def test_an_upload_is_tried_again_as_long_as_its_patience_lasts_and_no_longer(clock: Clock, patience: float) -> None:
+    tries: list[float] = []
+
+    def away(*_: object) -> None:
+        tries.append(clock.now)
+        raise StorageUnavailable("away")
+
+    with bench(upload_retry_seconds=patience, time_limit_seconds=1e6) as at:
+        at.storage.put_file = away  # type: ignore[method-assign]
+        began = clock.now
+        job = at.run()
+        pauses = [0.0, *chain(lease.RETRY_SECONDS, repeat(lease.RETRY_SECONDS[-1], 20))]
+        wanted = [when for when in accumulate(pauses) if when <= patience]
+        assert [when - began for when in tries] == pytest.approx(wanted)
+        assert clock.now - began == pytest.approx(wanted[-1]) and (job.status, job.worker_errors) == ("queued", 1)
+
+
+def test_a_worker_that_waits_for_its_storage_hears_that_it_is_to_stop(clock: Clock) -> None:
+    began = clock.now
+    with bench(upload_retry_seconds=600.0, stopping=lambda: clock.now >= began + 20) as at:
+        at.storage.put_file = raising(StorageUnavailable("away"))  # type: ignore[method-assign]
+        create(at.store, params())
+        with pytest.raises(WorkerStopping):
+            at.runner.run("stub")
+        assert clock.now - began == pytest.approx(20, abs=0.2)
+
+
+def test_a_process_whose_device_failed_rests_before_it_ends(clock: Clock) -> None:
+    """Else the one in its place would take the next job at once, with the same device."""
+    ends: list[float] = []
+    with bench(back_off_seconds=(60.0,), end_process=lambda: ends.append(clock.now)) as at:
+        at.engine.denoise = raising(GroupFailed("a process died"))  # type: ignore[method-assign]
+        began = clock.now
+        at.run()
+        assert [when - began for when in ends] == [pytest.approx(60, abs=0.2)]
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["written", "storage away"])
+def test_a_checkpoint_is_due_by_steps_or_by_time_also_after_one_that_could_not_be_written(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    with bench() as at:
+        create(at.store, params())
+        held = at.store.claim("stub", "one")
+        assert held is not None
+        if not written:
+            monkeypatch.setattr(at.storage, "create", raising(StorageUnavailable("away")))
+        for every_steps in (None, 4):
+            kept = Checkpoints(at.storage, held, every_steps, 600.0)
+            clock.now += 700
+            saved = clock.now
+            kept.save({"step": 10})
+            for seconds in (0.0, 599.0, 600.0):
+                clock.now = saved + seconds
+                for step in range(11, 20):
+                    by_steps = every_steps is not None and step - 10 >= every_steps
+                    assert kept.due(step) == (by_steps or seconds >= 600), (every_steps, seconds, step)
