@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -17,7 +18,11 @@ from admitting import create
 from job_bench import Bench
 from waiting import PATIENCE, until
 
-PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading")
+PHASES = ("loading", "encoding_prompt", "denoising", "decoding", "encoding", "uploading", "uploaded")
+FILES = 3
+"""Files of a job: its video and two pictures."""
+WITHIN = {"encoding": "decoding", "uploaded": "uploading"}
+"""Phases that are part of one that is told."""
 Params = Callable[..., JobParams]
 
 
@@ -69,9 +74,12 @@ class Slow:
                     slowly()
 
             self.monkeypatch.setattr(self.engine, "frames", slow_frames)
-        elif phase == "uploading":
-            put = ObjectStorage.put_file
-            self.monkeypatch.setattr(ObjectStorage, "put_file", lambda *rest: (put(*rest), slowly())[0])
+        elif phase in ("uploading", "uploaded"):  # with the first file and with the last
+            put, puts = ObjectStorage.put_file, count(1)
+            at = FILES if phase == "uploaded" else 1
+            self.monkeypatch.setattr(
+                ObjectStorage, "put_file", lambda *rest: (put(*rest), slowly() if next(puts) == at else None)[0]
+            )
         else:
             layers = {
                 "encoding_prompt": pipe.text_encoder.encoder.block[-1],
@@ -98,19 +106,19 @@ def test_a_cancel_is_heard_within_the_phase_and_leaves_nothing(
     bench.runner.run("tiny")
     assert bench.job(job.id).status is JobStatus.cancelled
     reached = [progress.phase for progress in bench.store.seen]
-    assert reached[-1] == ("decoding" if phase == "encoding" else phase), "nothing comes after it"
+    assert reached[-1] == WITHIN.get(phase, phase), "nothing comes after it"
     assert not [path for path in (bench.objects / "videos").rglob("*") if path.is_file()], "before any janitor comes"
     assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed
     assert not bench.ended.is_set()
 
 
-@pytest.mark.parametrize("phase", ["loading", "decoding", "uploading"])
+@pytest.mark.parametrize("phase", ["loading", "decoding", "uploading", "uploaded"])
 def test_a_job_fails_in_whatever_phase_its_time_is_over(bench: Bench, params: Params, slow: Slow, phase: str) -> None:
     slow.at(phase, slow.spend_time)
     failed = bench.run(params())
     assert failed.error is not None and failed.error.code == "time_limit"
-    assert bench.store.seen[-1].phase == phase
+    assert bench.store.seen[-1].phase == WITHIN.get(phase, phase)
     assert bench.files() == []
     assert bench.run(params()).status is JobStatus.completed
     assert not bench.ended.is_set()

@@ -1,0 +1,295 @@
+"""How an attempt ends: what becomes of its job, its files and its message, and what is counted, whatever Redis does."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+from adaspa_api.words import JobStatus
+from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.store import JobCancelled, LeaseLost, StoreUnavailable
+from adaspa_worker import course, encode, lease, metrics, runner
+from adaspa_worker.checkpoint import Checkpoints
+from adaspa_worker.lease import LeaseKeeper, WorkerStopping
+from adaspa_worker.objects import remove_unused
+from adaspa_worker.tasks import clip
+from admitting import create
+from chaos.by_worker import Workshop, bench, params, raising
+
+
+class Ending(NamedTuple):
+    """An attempt that is at its last step, and how it is to end."""
+
+    act: Callable[[Workshop, str], object]
+    """What happens to the job of this id."""
+    transition: str
+    """The store's method that the worker tells of it."""
+    status: str
+    counted: str
+    raises: type[Exception] | None = None
+
+
+def fails(error: Exception) -> Callable[[Workshop, str], object]:
+    return lambda at, job: raising(error)()
+
+
+def cancelled(at: Workshop, job: str) -> None:
+    at.store.request_cancel(job)
+    raise JobCancelled(job)
+
+
+ENDINGS = {
+    "done": Ending(lambda at, job: None, "complete", "completed", "completed"),
+    "cancelled": Ending(cancelled, "release_cancelled", "cancelled", "cancelled"),
+    "failed": Ending(fails(ValueError("shapes do not fit")), "fail", "failed", "failed"),
+    "worker's fault": Ending(fails(StorageUnavailable("away")), "requeue_after_worker_error", "queued", "worker_error"),
+    "told to stop": Ending(lambda at, job: at.stopping.set(), "release", "queued", "released", WorkerStopping),
+}
+
+
+class Seconds:
+    """A clock that goes on when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def counts() -> dict[str, float]:
+    """Attempts at jobs of the stub so far, by how they ended."""
+    samples = [each for each in metrics.attempts.collect()[0].samples if each.name.endswith("_total")]
+    return {each.labels["outcome"]: each.value for each in samples if each.labels["model"] == "stub"}
+
+
+def busy() -> list[float]:
+    return [each.value for each in metrics.busy.collect()[0].samples if each.labels["model"] == "stub"]
+
+
+def ended(at: Workshop, ending: Ending) -> tuple[Any, dict[str, float], Exception | None]:
+    """Run a job to such an end: its record, what was counted, and what the worker raised."""
+    job, before, denoise = create(at.store, params()), counts(), at.engine.denoise
+    during: list[float] = []
+
+    def acts(asked: Any, encoded: Any, on_step: Callable[[int, Any], None], resume: Any = None) -> Any:
+        during.extend(busy())
+        ending.act(at, job.id)
+        return denoise(asked, encoded, on_step, resume)
+
+    at.engine.denoise = acts  # type: ignore[method-assign]
+    raised: Exception | None = None
+    try:
+        at.runner.run("stub")
+    except (WorkerStopping, StoreUnavailable) as error:
+        raised = error
+    at.engine.denoise = denoise  # type: ignore[method-assign]
+    assert during == [1.0] and busy() == [0.0]
+    counted = {name: value - before.get(name, 0) for name, value in counts().items() if value != before.get(name, 0)}
+    return at.store.get(job.id), counted, raised
+
+
+@pytest.mark.parametrize("answers", ["at once", "away", "lost"])
+@pytest.mark.parametrize("name", ENDINGS)
+def test_an_attempt_ends_as_it_would_if_redis_had_answered_at_once(
+    monkeypatch: pytest.MonkeyPatch, name: str, answers: str
+) -> None:
+    """Redis is away for the first two tries to tell of the end, or it takes the first and its answer is lost."""
+    ending, clock, tries = ENDINGS[name], Seconds(), list[str]()
+    for module in (lease, runner):
+        monkeypatch.setattr(module, "time", clock)
+    with bench() as at:
+        plain = getattr(at.store, ending.transition)
+
+        def told(*arguments: Any, **more: Any) -> None:
+            tries.append(answers)
+            if answers == "away" and len(tries) < 3:
+                raise StoreUnavailable("away")
+            plain(*arguments, **more)
+            if answers == "lost" and len(tries) == 1:
+                raise StoreUnavailable("cut off")
+
+        monkeypatch.setattr(at.store, ending.transition, told)
+        job, counted, raised = ended(at, ending)
+        assert len(tries) == {"at once": 1, "away": 3, "lost": 2}[answers]
+        assert (job.status, job.lost_attempts, counted) == (ending.status, 0, {ending.counted: 1})
+        assert job.worker_errors == (ending.counted == "worker_error")
+        assert type(raised) is (ending.raises or type(None)), "else the bell of a job that waits is lost"
+        files = [artifact.key for artifact in job.artifacts.values()]
+        assert sorted(at.storage.keys(f"videos/{job.id}/")) == sorted(files) and bool(files) == (name == "done")
+        if job.status == "queued":
+            at.stopping.clear()
+            at.runner.run("stub")
+            assert at.store.get(job.id).status == "completed", "the next attempt is as any other"
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_worker_that_stops_while_redis_stays_away_leaves_its_job_to_the_lease(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    ending, clock = ENDINGS[name], Seconds()
+    for module in (lease, runner):
+        monkeypatch.setattr(module, "time", clock)
+    with bench() as at:
+
+        def away(*_: Any, **__: Any) -> None:
+            at.stopping.set()
+            raise StoreUnavailable("away")
+
+        monkeypatch.setattr(at.store, ending.transition, away)
+        began = clock.now
+        job, counted, raised = ended(at, ending)
+        assert isinstance(raised, StoreUnavailable), "the message goes back"
+        assert lease.STOPPING_SECONDS <= clock.now - began <= lease.STOPPING_SECONDS + 1.1
+        assert job.status == "in_progress" and "completed" not in counted and sum(counted.values()) <= 1
+
+
+@pytest.mark.parametrize("ends", ["completed", "cancelled"])
+def test_who_comes_too_late_tells_nothing_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    """Another attempt has the job by now; it may be cancelled, too."""
+    with bench() as at:
+
+        def lost(at: Workshop, job: str) -> None:
+            at.store.client.zadd("adaspa:leases", {job: 0}, xx=True)
+            assert at.store.requeue_expired() == [job]
+            assert at.store.claim("stub", "another")
+            if ends == "cancelled":
+                raise JobCancelled(job)
+
+        job, counted, raised = ended(at, Ending(lost, "", "", ""))
+        assert (job.status, job.attempt, raised) == ("in_progress", 2, None)
+        assert "completed" not in counted and sum(counted.values()) == 1
+        assert at.storage.keys(f"videos/{job.id}/") == []
+
+
+def test_a_job_that_is_cancelled_as_it_fails_is_cancelled() -> None:
+    def both(at: Workshop, job: str) -> None:
+        at.store.request_cancel(job)
+        raise ValueError("shapes do not fit")
+
+    with bench(hear_seconds=600.0) as at:
+        job, _, raised = ended(at, Ending(both, "", "", ""))
+        assert (job.status, job.error, raised) == ("cancelled", None, None)
+
+
+@pytest.mark.parametrize("reason", [LeaseLost("x"), JobCancelled("x")], ids=repr)
+def test_an_attempt_that_is_over_writes_no_checkpoint(monkeypatch: pytest.MonkeyPatch, reason: Exception) -> None:
+    """Also if it hears of that while it takes the snapshot, which may last."""
+    keepers: list[LeaseKeeper] = []
+    kept = LeaseKeeper.__enter__
+
+    def enter(keeper: LeaseKeeper) -> LeaseKeeper:
+        keepers.append(keeper)
+        return kept(keeper)
+
+    monkeypatch.setattr(LeaseKeeper, "__enter__", enter)
+    with bench(checkpoint_steps=2) as at:
+        written: list[str] = []
+        snapshot, create_ = at.engine.snapshot, at.storage.create
+
+        def hears() -> Any:
+            keepers[-1]._interrupt(reason)  # type: ignore[arg-type]
+            return snapshot()
+
+        monkeypatch.setattr(at.storage, "create", lambda key, *rest: (written.append(key), create_(key, *rest))[1])
+        with monkeypatch.context() as context:
+            context.setattr(at.engine, "snapshot", hears)
+            create(at.store, params())
+            at.runner.run("stub")
+        assert not [key for key in written if key.startswith("checkpoints/")]
+        at.run()
+        at.runner.run("stub")  # a job that it still holds comes first
+        assert [key for key in written if key.startswith("checkpoints/")], "other attempts do"
+
+
+def test_a_gone_or_unreadable_checkpoint_costs_no_more_than_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    with bench() as at:
+        job = create(at.store, params())
+        held = at.store.claim("stub", "one")
+        assert held is not None
+        kept = Checkpoints(at.storage, held, 4, 600.0)
+        kept.save({"step": 3})
+        keys = at.storage.keys
+        gone = f"checkpoints/{job.id}/000009-000009-gone"
+        monkeypatch.setattr(at.storage, "keys", lambda prefix: [*keys(prefix), gone])
+        found = kept.load()
+        assert found is not None and found["step"] == 3, "one was removed after it was listed"
+        for away in ("keys", "read"):
+            with monkeypatch.context() as context:
+                context.setattr(at.storage, away, raising(StorageUnavailable("away")))
+                assert kept.load() is None, "storage that is away is no reason to fail"
+        assert kept.load() is not None
+
+
+def test_the_latest_progress_is_told_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int]] = []
+    with bench(tell_seconds=3600.0) as at:
+        report, complete = at.store.report_progress, at.store.complete
+
+        def tells(held: Any, *progress: Any) -> None:
+            told.extend((each.phase, each.step) for each in progress)
+            report(held, *progress)
+
+        monkeypatch.setattr(at.store, "report_progress", tells)
+        monkeypatch.setattr(at.store, "complete", lambda *rest: (told.append(("complete", 0)), complete(*rest))[1])
+        at.run()
+    assert told[0] == ("loading", 0) and told[-2:] == [("uploading", 6), ("complete", 0)]
+    assert [step for phase, step in told if phase == "denoising"] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_encoding_is_timed_without_the_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by ten seconds with each frame that is decoded, and by one with each that is written."""
+    clock = Seconds()
+    shown = SimpleNamespace(monotonic=clock.monotonic)
+    for module in (course, clip):
+        monkeypatch.setattr(module, "time", shown)
+    write = encode.VideoWriter.write
+    monkeypatch.setattr(encode.VideoWriter, "write", lambda self, frame: (clock.sleep(1), write(self, frame))[1])
+    with bench() as at:
+        frames = at.engine.frames
+
+        def slow(latents: Any, check: Callable[[], None]) -> Any:
+            for frame in frames(latents, check):
+                clock.sleep(10)
+                yield frame
+
+        monkeypatch.setattr(at.engine, "frames", slow)
+        job = at.run()
+    assert (job.timings["encoding"], job.timings["decoding"]) == (9.0, 99.0)
+
+
+@pytest.mark.parametrize("status", JobStatus)
+@pytest.mark.parametrize("own", [True, False], ids=["own token", "another's"])
+def test_an_attempts_files_stay_only_as_its_jobs_result(status: JobStatus, own: bool) -> None:
+    with bench() as at:
+        create(at.store, params())
+        held = at.store.claim("stub", "one")
+        assert held is not None
+        keys = [f"videos/{held.job.id}/{token}/video.mp4" for token in (held.token, "2-later", f"{held.token}0")]
+        for key in keys:
+            at.storage.create(key, b"x")
+        record: Any = held.job.model_copy(update={"status": status, "token": held.token if own else "2-later"})
+        for found in (record, None):
+            store: Any = SimpleNamespace(get=lambda _, found=found: found)
+            remove_unused(store, at.storage, held)
+            stays = found is not None and own and status is JobStatus.completed
+            assert sorted(at.storage.keys("videos/")) == sorted(keys if stays else keys[1:])
+
+
+def test_what_cannot_be_removed_now_is_left_to_a_janitor(caplog: pytest.LogCaptureFixture) -> None:
+    with bench() as at:
+        create(at.store, params())
+        held = at.store.claim("stub", "one")
+        assert held is not None
+        at.storage.create(f"videos/{held.job.id}/{held.token}/video.mp4", b"x")
+        away: Any = SimpleNamespace(
+            get=raising(StoreUnavailable("away")), delete_prefix=raising(StorageUnavailable("no"))
+        )
+        for store, storage in ((away, at.storage), (at.store, away)):
+            caplog.clear()
+            remove_unused(store, storage, held)
+            assert "objects of attempt 1 may remain in storage" in caplog.text
+        assert len(at.storage.keys("videos/")) == 1, "nobody knows whether it is the result"
