@@ -1,19 +1,31 @@
 """When a worker takes jobs: the states of its child, and what its parent announces in each."""
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
+from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from adaspa_api.words import Priority
 from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.fits import Fits
 from adaspa_jobs.queue import QueueUnavailable
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import StoreUnavailable
-from adaspa_worker import app, heartbeat
-from adaspa_worker.readiness import Readiness, State
+from adaspa_worker import app, heartbeat, memory_limit, parent, readiness, room, runner
+from adaspa_worker.readiness import Readiness, State, has_limit, warms_up
+from adaspa_worker.source import ModelUnavailable
+from celery.platforms import EX_FAILURE
 from celery.worker import state
+from chaos.by_starts import alive
 from tiny_catalog import model_spec
+from waiting import until
 
 
 def test_a_child_is_ready_once_it_is_warm_and_fails_for_good() -> None:
@@ -69,7 +81,7 @@ def test_a_worker_beats_in_every_state_and_announces_its_model_only_when_it_is_r
     worker._beat()
     ready = [(worker._spec, "one", [Priority.bulk], None), ("m", Priority.bulk, 2)]
     assert done == ["beat", *(ready if child is State.ready else [])]
-    assert (state.should_stop is None) == (child is not State.failed)
+    assert state.should_stop == (EX_FAILURE if child is State.failed else None), "whoever started it hears of it"
     for error in (StoreUnavailable("away"), QueueUnavailable("away")):
 
         def away(*_: Any, error: Exception = error) -> None:
@@ -99,3 +111,187 @@ def test_a_runner_has_its_limits_from_settings_and_its_model(
     assert made.provenance.mark == "made by a machine" and made.process != again.process
     monkeypatch.setattr(app._stopping, "value", True)
     assert made.stopping()
+
+
+def test_a_child_that_is_told_to_stop_ends_at_once_while_it_loads_and_not_with_a_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends, loading, stopping = list[int](), threading.Event(), threading.Event()
+    monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(readiness.os, "_exit", lambda status: (ends.append(status), loading.set()))
+    child = Readiness()
+    for fails in (False, True):
+
+        def load(fails: bool = fails) -> None:
+            assert not fails
+
+        child.reach(load, stopping.is_set)
+        for thread in threading.enumerate():
+            if thread.name == "stopping":
+                thread.join(10)
+                assert not thread.is_alive(), "what looks whether the worker is to stop goes on behind the load"
+    assert ends == []
+
+    def loads() -> None:
+        stopping.set()
+        assert loading.wait(60)
+
+    stopping.set()
+    Readiness().reach(loads, stopping.is_set)
+    assert ends == [], "it has not even begun"
+    stopping.clear()
+    Readiness().reach(loads, stopping.is_set)
+    assert ends and {*ends} == {0}
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_worker_warms_up_and_has_a_limit_with_a_gpu_or_where_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(readiness, "has_gpu", lambda: gpu)
+    for warm, warms in ((None, gpu), (True, True), (False, False)):
+        for limit, limited in ((None, gpu), (10**9, True)):
+            settings = Settings(_env_file=None, warm=warm, worker_memory_bytes=limit)
+            assert (warms_up(settings), has_limit(settings)) == (warms, limited), (gpu, warm, limit)
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("limit", [None, 10**9])
+def test_a_child_reckons_what_fits_and_then_loads_where_each_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, warm: bool, limit: int | None
+) -> None:
+    done: list[Any] = []
+    settings = Settings(_env_file=None, warm=warm, worker_memory_bytes=limit)
+    child = Readiness()
+    monkeypatch.setenv("ADASPA_WORKER_MODEL", "demo")
+    monkeypatch.setattr(readiness, "has_gpu", lambda: False)
+    monkeypatch.setattr(app, "get_settings", lambda: settings)
+    monkeypatch.setattr(app, "_readiness", child)
+    monkeypatch.setattr(app, "load_warm", lambda: done.append("loads"))
+    monkeypatch.setattr(memory_limit, "memory_limit", lambda: limit)
+    told = Fits(limit=10**9, frames={"": {"64x64": 9}})
+    monkeypatch.setattr(room, "tell", lambda *given: (done.append(given[2]), told)[1])
+    try:
+        app._become_ready()
+        assert child.state is State.ready
+        assert done == [*([limit] if limit else []), *(["loads"] if warm else [])]
+        assert Fits.read(app._fits.value) == (told if limit else None)
+    finally:
+        app._fits.value = b""
+
+
+def test_a_child_whose_memory_tells_nothing_announces_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(_env_file=None, warm=False, worker_memory_bytes=10**9)
+    monkeypatch.setenv("ADASPA_WORKER_MODEL", "demo")
+    monkeypatch.setattr(app, "get_settings", lambda: settings)
+    monkeypatch.setattr(room, "tell", lambda *_: None)
+    app.prepare()
+    assert Fits.read(app._fits.value) is None
+
+
+def test_a_new_child_clears_what_an_earlier_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("ADASPA_WORKER_NAME", "one")
+    left, others = (Path(tempfile.mkdtemp(prefix=f"adaspa-{name}-")) for name in ("one", "two"))
+    app._begin_child()
+    assert not left.exists() and others.exists()
+
+
+def test_a_load_that_fails_is_tried_again_and_one_that_succeeds_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+
+    def load(spec: ModelSpec, folder: Path) -> Any:
+        loads.append(spec.id)
+        if len(loads) == 1:
+            raise ModelUnavailable("not now")
+        return SimpleNamespace(model=spec.id)
+
+    monkeypatch.setattr("adaspa_worker.pipeline.load", load)
+    monkeypatch.setattr(app.gc, "freeze", lambda: None)
+    app.engine.cache_clear()
+    try:
+        with pytest.raises(ModelUnavailable, match="not now"):
+            app.engine("demo")
+        assert app.engine("demo") is app.engine("demo") and loads == ["demo", "demo"]
+        with pytest.raises(ModelUnavailable, match="model nothing is not in this worker's catalog"):
+            app.engine("nothing")
+    finally:
+        app.engine.cache_clear()
+
+
+def test_a_child_that_hangs_has_its_limit_and_its_time_to_unwind_before_its_parent_kills_it() -> None:
+    """So that the job fails with its own reason, and is not lost with its process."""
+    limit = app.get_settings().time_limit_seconds
+    assert app.app.conf.task_time_limit > limit + 2 * runner.UNWIND_SECONDS
+    assert app.app.conf.worker_proc_alive_timeout >= 3600, "a load may take its time"
+
+
+def test_a_runner_that_cannot_be_left_otherwise_kills_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADASPA_WORKER_MODEL", "demo")
+    monkeypatch.setenv("ADASPA_WORKER_NAME", "one")
+    monkeypatch.setenv("ADASPA_WORKER_PRIORITIES", "bulk")
+    monkeypatch.setattr(app, "get_settings", lambda: Settings(_env_file=None, storage_url=str(tmp_path)))
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(app.os, "kill", lambda *what: killed.append(what))
+    app.runner.__wrapped__().end_process()
+    assert killed == [(os.getpid(), signal.SIGKILL)], "no clean end, in which a hanging kernel would be waited for"
+
+
+def test_a_worker_whose_connection_is_made_anew_has_one_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery stops the consumer's steps when Redis is lost, and starts them again."""
+    timers: list[str] = []
+    monkeypatch.setattr(app.Heartbeat, "_beat", lambda self: timers.append("beats"))
+    monkeypatch.setattr(app.JobStore, "from_settings", lambda settings: None)
+    monkeypatch.setattr(app, "served", lambda: None)
+    timer = SimpleNamespace(cancel=lambda: timers.append("ends"))
+    consumer = SimpleNamespace(
+        timer=SimpleNamespace(call_repeatedly=lambda seconds, beat: (timers.append(f"every {seconds}"), timer)[1])
+    )
+    step: Any = app.Heartbeat(None)
+    for _ in range(2):
+        step.start(consumer)
+        step.stop(consumer)
+    assert timers == ["beats", "every 5.0", "ends"] * 2
+
+
+def test_the_folder_of_the_metrics_goes_with_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "metrics"
+    (folder / "deeper").mkdir(parents=True)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    app._remove_metrics()
+    assert not folder.exists()
+    app._remove_metrics()
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    app._remove_metrics()
+
+
+def test_a_process_whose_parent_is_killed_ends() -> None:
+    """It would go on with a job that another worker takes over."""
+    child = "from adaspa_worker.parent import die_with_parent; die_with_parent(); print(1, flush=True); input()"
+    code = f"""
+        import subprocess, sys
+        child = subprocess.Popen([sys.executable, "-c", {child!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        print(child.pid, flush=True)
+        input()
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    parent = subprocess.Popen([sys.executable, "-c", dedent(code)], **pipes)  # type: ignore[call-overload]
+    pid = int(parent.stdout.readline())
+    assert alive(pid)
+    parent.kill()
+    parent.wait()
+    until(lambda: not alive(pid), "the child ends")
+
+
+def test_a_process_whose_parent_has_just_ended_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adopts it would be waited for instead."""
+    ends: list[int] = []
+    monkeypatch.setattr(parent.ctypes, "CDLL", lambda _: SimpleNamespace(prctl=lambda *_: None))
+    monkeypatch.setattr(parent.os, "_exit", ends.append)
+    for ids, wanted in (([7, 7], []), ([7, 1], [1])):
+        monkeypatch.setattr(parent.os, "getppid", lambda ids=ids: ids.pop(0))
+        parent.die_with_parent()
+        assert ends == wanted

@@ -1,0 +1,53 @@
+"""What a worker's metrics say of its GPU, and where they are served."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from adaspa_worker import __main__ as program
+from adaspa_worker import metrics
+from adaspa_worker.attempt import Attempt
+from gateway_process import taken_port
+
+GIB = 2**30
+SAID = {
+    **{"total": 80 * GIB, "used": 50 * GIB, "allocated": 40 * GIB},
+    **{"reserved": 45 * GIB, "peak": 60 * GIB, "peak_reserved": 70 * GIB},
+}
+CALLS = {
+    **{"memory_allocated": "allocated", "memory_reserved": "reserved"},
+    **{"max_memory_allocated": "peak", "max_memory_reserved": "peak_reserved"},
+}
+
+
+def gauges() -> dict[str, float]:
+    return {each.labels["kind"]: each.value for each in metrics.gpu_bytes.collect()[0].samples}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpus_memory_is_noted_once_a_job_has_left_it(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    done: list[str] = []
+    nobodys: Any = None
+    engine: Any = SimpleNamespace(reset=lambda: done.append("reset"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (done.append("noted"), (30 * GIB, 80 * GIB))[1])
+    for call, kind in CALLS.items():
+        monkeypatch.setattr(torch.cuda, call, lambda kind=kind: SAID[kind])
+    metrics.gpu_bytes.clear()
+    try:
+        Attempt(nobodys, nobodys).reset()
+        assert done == [], "an attempt that has loaded nothing holds nothing"
+        Attempt(nobodys, nobodys, engine).reset()
+        assert done == (["reset", "noted"] if there else ["reset"]) and gauges() == (SAID if there else {})
+    finally:
+        metrics.gpu_bytes.clear()
+
+
+def test_a_port_that_is_taken_is_named_before_the_worker_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    with taken_port() as port, pytest.raises(SystemExit) as ended:
+        program.check_port(port)
+    assert ended.value.code == 1
+    for _ in range(2):
+        program.check_port(port)  # it is only looked at
+    assert capsys.readouterr().err.startswith(f"adaspa worker: ADASPA_METRICS_PORT: cannot use port {port} (")
