@@ -122,7 +122,12 @@ def test_the_processes_decode_a_tile_each_and_stop_with_a_job(
 
 @not_on_one_gpu
 def test_a_cancelled_job_leaves_the_group_to_the_next(grouped: Bench, worker: Worker, params: Params) -> None:
-    grouped.store.at_step[2] = lambda lease: grouped.store.request_cancel(lease.job.id)
+    def cancelled(lease: Lease) -> None:
+        for process in worker.engine().group.processes:
+            process.send_signal(signal.SIGINT)  # as Ctrl-C at a terminal, which is for the leader
+        grouped.store.request_cancel(lease.job.id)
+
+    grouped.store.at_step[2] = cancelled
     assert grouped.run(params(steps=6)).status is JobStatus.cancelled
     completed = grouped.run(params(steps=6))
     assert completed.status is JobStatus.completed

@@ -1,0 +1,237 @@
+"""What the processes of a group say to each other, and when one of them counts as lost; without any model."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from adaspa_jobs.store import JobCancelled
+from adaspa_worker import follower, group
+from adaspa_worker.engines import together
+from adaspa_worker.follower import Leader, Stopped
+from adaspa_worker.group import Decode, Group, GroupFailed, Piece
+from waiting import until
+
+Made = Callable[[], Group]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
+    """Makes a group of three whose others do what they are told to."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(group, "FOLLOWER", "playing_follower")
+    monkeypatch.setattr(group, "BEAT_SECONDS", 0.05)
+    groups: list[Group] = []
+
+    def make() -> Group:
+        spec: Any = SimpleNamespace(gpus=3)
+        groups.append(Group(spec, Path("nowhere")))
+        return groups[-1]
+
+    yield make
+    for each in groups:
+        each.close()
+
+
+def order(made: Group, *words: Any, rank: int | None = None) -> None:
+    made.tell((rank, *words))
+
+
+def idle() -> None:
+    """Nothing stops the job."""
+
+
+def test_each_piece_of_work_has_its_own_answers_and_none_of_the_last(made: Made) -> None:
+    whole = made()
+    assert Group.current is whole and group.failure() is None
+    order(whole, "answer", None)
+    assert whole.settle() == []
+    order(whole, "answer", "ValueError: no", rank=2)
+    order(whole, "beat")
+    order(whole, "answer", "", rank=1)
+    assert whole.settle() == ["ValueError: no"]
+    order(whole, "piece", 1, "of a work that was broken off")
+    order(whole, "answer", None)
+    assert whole.settle() == []
+    order(whole, "piece", 2, "of the next")
+    pieces = whole.pieces(idle)
+    assert [next(pieces) for _ in range(2)] == [Piece(2, "of the next")] * 2
+
+
+def test_who_waits_for_pieces_hears_of_a_cancel_and_of_errors(made: Made) -> None:
+    whole = made()
+
+    def cancelled() -> None:
+        raise JobCancelled("x")
+
+    with pytest.raises(JobCancelled):
+        next(whole.pieces(cancelled))
+    order(whole, "piece", 1, "one", rank=1)
+    until(lambda: not whole._pieces.empty(), "it is there")
+    assert next(whole.pieces(cancelled)).content == "one", "what is there comes first"
+    order(whole, "answer", "ValueError: no", rank=2)
+    with pytest.raises(GroupFailed, match="one process of the group failed: ValueError: no"):
+        next(whole.pieces(idle))
+    assert whole.failure is None, "it is up to the leader"
+
+
+def test_a_process_that_dies_ends_all_others_and_whatever_waits_for_them(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = made()
+    order(whole, "die", rank=2)
+    with pytest.raises(GroupFailed, match=r"^process 2 of the group died; stopping the group$") as first:
+        whole.settle()
+    assert group.failure() is first.value
+    for waits in (lambda: next(whole.pieces(idle)), lambda: order(whole, "answer", None), whole.settle):
+        with pytest.raises(GroupFailed, match="process 2"):
+            waits()
+    until(lambda: all(process.poll() is not None for process in whole.processes), "the other one ends, too")
+    assert [record.levelno for record in caplog.records if record.name == "adaspa_worker.group"] == [logging.ERROR]
+    whole.close()
+    assert group.failure() is None, "the next group begins anew"
+
+
+def test_a_process_that_has_beaten_and_falls_silent_hangs(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has not beaten yet is still being started."""
+    monkeypatch.setattr(group, "SILENT_SECONDS", 0.3)
+    whole = made()
+    order(whole, "beat", rank=2)
+    until(lambda: whole.failure, "the silence is noticed")
+    with pytest.raises(GroupFailed, match=r"^process 2 of the group was silent for 0 s; stopping"):
+        whole.settle()
+
+
+def test_a_process_that_does_not_end_its_work_fails_the_group(made: Made) -> None:
+    whole = made()
+    order(whole, "answer", None, rank=1)
+    with pytest.raises(GroupFailed, match="a process of the group did not end within 0 s after the leader"):
+        whole.settle(0.2)
+    until(lambda: all(process.poll() is not None for process in whole.processes), "all are killed")
+
+
+def test_a_group_that_is_closed_ends_in_silence(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    whole, later = made(), made()
+    order(whole, "answer", None)
+    whole.settle()
+    folder = whole.store.parent
+    whole.close()
+    assert all(process.poll() is not None for process in whole.processes) and not folder.exists()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert whole.failure is None and Group.current is later, "the one that was made last"
+    order(later, "answer", None)
+    assert later.settle() == []
+    later.close()
+    assert Group.current is None
+
+
+class Gone(Exception):
+    """The leader says nothing more."""
+
+
+class Heard(Leader):
+    """A leader that says what it is to, and notes what it is told."""
+
+    def __init__(self, *says: Any) -> None:
+        self.says, self.told = list(says), list[Any]()
+
+    def hear(self) -> Any:
+        if not self.says:
+            raise Gone
+        return self.says.pop(0)
+
+    def tell(self, error: str | None) -> None:
+        self.told.append(error)
+
+    def send(self, place: Any, content: Any) -> None:
+        self.told.append((place, content))
+
+
+class Follows:
+    """What a follower does of an engine."""
+
+    device = "cpu"
+
+    def __init__(self, leader: Heard) -> None:
+        self.leader = leader
+
+    def denoise(self, params: Any, encoded: Any, go_on: Callable[[int, Any], None], resume: Any) -> None:
+        if params == "broken":
+            raise ValueError("shapes do not fit\nat line 3")
+        for step in range(1, 4):
+            self.leader.told.append((params, encoded, resume, step))
+            go_on(step, None)
+
+    def decode_for(self, rank: int, gpus: int, latents: Any, given: Any, send: Callable[[Any, Any], None]) -> None:
+        send((rank, gpus), (latents, given))
+        if latents == "too many":
+            raise Stopped
+
+    def reset(self) -> None:
+        self.leader.told.append("reset")
+
+
+OWN = group.versions()
+BEGINS = (SimpleNamespace(gpus=3), "folder", 2, "store")
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        ((("p", "e", "r"), True, True, True), [("p", "on cpu", "r", step) for step in (1, 2, 3)] + ["reset", None]),
+        ((("p", "e", None), True, False), [("p", "on cpu", None, step) for step in (1, 2)] + ["reset", None]),
+        ((("broken", "e", None),), ["reset", "ValueError: shapes do not fit"]),
+        ((Decode("latents", [1]), None), [((2, 3), ("latents", [1])), "reset", None]),
+        ((Decode("too many", []), None), [((2, 3), ("too many", [])), "reset", None]),
+    ],
+    ids=["whole", "stopped", "broken", "decoded", "decoded in part"],
+)
+def test_a_follower_does_what_its_leader_does_and_says_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch, work: tuple[Any, ...], told: list[Any]
+) -> None:
+    """Its engine holds nothing when the leader hears of the end, and it is ready for the next piece of work."""
+    leader = Heard(OWN, BEGINS, *work, *work)
+    joined: list[Any] = []
+    monkeypatch.setattr(together, "join", lambda *given: (joined.append(given), Follows(leader))[1])
+    monkeypatch.setattr(together, "placed", lambda encoded, device: f"on {device}")
+    with pytest.raises(Gone):
+        follower.follow(leader)
+    assert leader.told == ["", None, *told, *told]
+    assert joined == [(BEGINS[0], Path("folder"), 2, "store")]
+
+
+def test_a_follower_says_first_which_versions_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    leader = Heard({**OWN, "torch": "1.0", "diffusers": "0.1"})
+    with pytest.raises(Gone):
+        follower.follow(leader)
+    assert leader.told == [f"torch {OWN['torch']} and 1.0, diffusers {OWN['diffusers']} and 0.1"]
+
+
+def test_a_follower_sends_no_more_once_its_leader_needs_no_more_and_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = Pipe()
+    leader: Any = Leader.__new__(Leader)  # which would beat
+    leader._connection, leader._sending = theirs, threading.Lock()
+    leader.send(1, "one")
+    leader.tell("an error")
+    assert [group.pickle.loads(ours.recv_bytes()) for _ in range(2)] == [Piece(1, "one"), "an error"]
+    ours.send_bytes(group.pickle.dumps(False))
+    with pytest.raises(Stopped):
+        leader.send(2, "two")
+    with pytest.raises(Stopped):
+        leader.go_on(1, None)
+
+    def ends(status: int) -> None:
+        raise Gone(status)
+
+    monkeypatch.setattr(follower.os, "_exit", ends)
+    ours.close()
+    for says in (leader.hear, lambda: leader.tell(None)):
+        with pytest.raises(Gone, match="0"):
+            says()
