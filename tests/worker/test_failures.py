@@ -133,7 +133,7 @@ def test_latents_that_are_no_numbers_fail_the_job_with_its_own_code(
 
 
 def test_a_clip_of_one_colour_is_noted_and_fails_where_it_is_to(
-    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine
+    bench: Bench, params: Callable[..., JobParams], tiny_engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     last = tiny_engine.pipe.vae.decoder.conv_out  # type: ignore[attr-defined]
     hook = last.register_forward_hook(lambda _, __, out: out.clamp(0.3, 0.3))
@@ -143,6 +143,7 @@ def test_a_clip_of_one_colour_is_noted_and_fails_where_it_is_to(
     hook.remove()
     assert noted.status is JobStatus.completed
     assert noted.warnings == [f"{FRAMES} of {FRAMES} frames are a single colour"]
+    assert f"{noted.id}: {noted.warnings[0]}" in caplog.text
     assert failed.error is not None and (failed.error.code, failed.error.message) == ("blank_clip", noted.warnings[0])
     fine = bench.run(params())
     assert fine.status is JobStatus.completed and fine.warnings == []

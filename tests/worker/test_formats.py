@@ -1,5 +1,6 @@
 """Each format's file: what it holds, at what rate, and the recipe that can be read back from it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +140,34 @@ def test_the_same_frames_give_the_same_file_each_time(tmp_path: Path, output: st
         encode(iter(frames), writer)
         files.add(path.read_bytes())
     assert len(files) == 1
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.parametrize("output", ["mp4", "webm"])
+def test_a_machine_with_fewer_cores_makes_the_same_file(tmp_path: Path, output: str) -> None:
+    random, whole = np.random.default_rng(1), os.sched_getaffinity(0)
+    frames = [np.kron(random.integers(0, 255, (24, 40, 3), np.uint8), np.ones((16, 16, 1), np.uint8)) for _ in range(5)]
+    found = []
+    for cores in (whole, {min(whole)}):
+        os.sched_setaffinity(0, cores)
+        try:
+            path = tmp_path / f"video-{len(cores)}.{output}"
+            writer = VideoWriter(path, OutputFormat(output), width=640, height=384, fps=5, num_frames=5)
+            encode(frames, writer)
+        finally:
+            os.sched_setaffinity(0, whole)
+        found.append(path.read_bytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("output", ["mp4", "webm"])
+def test_each_channel_of_a_sound_has_its_bits(tmp_path: Path, output: str) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 96_000)).astype(np.float32)
+    bits = []
+    for channels in (1, 2):
+        path = tmp_path / f"{channels}.{output}"
+        writer = VideoWriter(path, OutputFormat(output), width=64, height=48, fps=4, num_frames=8)
+        encode([np.zeros((48, 64, 3), np.uint8)] * 8, writer, Sound(noise[:channels], 48_000))
+        with av.open(str(path)) as container:
+            bits.append(sum(packet.size for packet in container.demux(audio=0)) * 8 / 2)
+    assert bits[0] == pytest.approx(96_000, rel=0.2) and bits[1] == pytest.approx(192_000, rel=0.2)

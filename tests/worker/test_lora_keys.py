@@ -1,5 +1,6 @@
 """The names that trainers give to a LoRA's weights, and what of a file finds no place in a model."""
 
+import json
 from typing import Any
 
 import pytest
@@ -53,6 +54,61 @@ def test_hunyuan_videos_single_blocks_are_split_into_their_layers() -> None:
         tensors[f"lora_unet_{name}.alpha"] = torch.tensor(16.0)
     found = fit(tensors, {}, HunyuanVideoPipeline, sizes)
     assert set(found.pairs) == set(sizes) and found.lost == []
+
+
+RANK = 4
+FIRST = "blocks.0.attn1.to_q"
+SCALES: list[tuple[dict[str, Any], float, float]] = [
+    ({}, 1, 1),
+    ({"lora_alpha": RANK}, 1, 1),
+    ({"lora_alpha": 2}, 2 / RANK, 2 / RANK),
+    ({"r": RANK, "lora_alpha": 2, "use_rslora": True}, 2 / RANK**0.5, 2 / RANK**0.5),
+    ({"use_rslora": True}, RANK / RANK**0.5, RANK / RANK**0.5),
+    ({"lora_alpha": 2, "alpha_pattern": {FIRST: 12}}, 12 / RANK, 2 / RANK),
+    ({"lora_alpha": 2, "alpha_pattern": {"attn1.to_q": 12}, "use_rslora": True}, 12 / RANK**0.5, 2 / RANK**0.5),
+    ({"lora_alpha": 2, "alpha_pattern": {}, "use_dora": False}, 2 / RANK, 2 / RANK),
+]
+"""A header, and by what it multiplies the first layer and others."""
+
+
+@pytest.mark.parametrize(("header", "first", "others"), SCALES, ids=str)
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_a_file_is_scaled_as_its_header_or_else_its_alphas_say(
+    header: dict[str, Any], first: float, others: float, prefix: str
+) -> None:
+    """As PEFT scales it; an alpha among the weights is the word of other trainers, who know no header."""
+    low = low_ranks(MODELS["wan"][1], WAN, RANK)
+    metadata = {"lora_adapter_metadata": json.dumps({prefix + name: value for name, value in header.items()})}
+    found = placed("wan", diffusers(low), metadata)
+    for name, (a, b) in low.items():
+        scale = first if name == FIRST or (name.endswith("attn1.to_q") and "attn1.to_q" in str(header)) else others
+        if FIRST in header.get("alpha_pattern", {}) and name != FIRST:
+            scale = others
+        torch.testing.assert_close(found.pairs[name].b @ found.pairs[name].a, scale * (b @ a))
+    alphas = {f"transformer.{name}.alpha": torch.tensor(RANK / 2) for name in low}
+    found = placed("wan", diffusers(low) | alphas, metadata)
+    for name, (a, b) in low.items():
+        torch.testing.assert_close(found.pairs[name].b @ found.pairs[name].a, 0.5 * (b @ a))
+
+
+def test_a_dora_is_refused_by_its_header() -> None:
+    metadata = {"lora_adapter_metadata": json.dumps({"transformer.use_dora": True})}
+    with pytest.raises(Unfit, match="it is a DoRA; allowed: a LoRA"):
+        placed("wan", diffusers(low_ranks(MODELS["wan"][1], WAN)), metadata)
+
+
+BIAS = f"transformer.{FIRST}.lora_B.bias"
+
+
+@pytest.mark.parametrize("with_ranks", [True, False])
+def test_a_bias_is_taken_with_its_low_ranks_or_alone(with_ranks: bool) -> None:
+    low = low_ranks(MODELS["wan"][1], WAN[1:2] if not with_ranks else WAN[:1])
+    found = placed("wan", diffusers(low) | {BIAS: torch.arange(48.0)})
+    pair = found.pairs[FIRST]
+    assert pair.bias is not None and torch.equal(pair.bias, torch.arange(48.0)) and found.lost == []
+    assert (pair.a.shape, pair.b.shape) == (((4, 48), (48, 4)) if with_ranks else ((0, 48), (48, 0)))
+    with pytest.raises(Unfit, match=f"{FIRST} has a bias of 7 in the file but 48 in the model"):
+        placed("wan", diffusers(low) | {BIAS: torch.ones(7)})
 
 
 LOW = low_ranks(MODELS["wan"][1], WAN)

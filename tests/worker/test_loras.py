@@ -1,5 +1,6 @@
 """LoRA adapters in the worker: as trainers write them, one after the other, and refused where they do not fit."""
 
+import random
 import re
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,10 @@ import torch
 from adaspa_api.loras import LoraUse
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from adaspa_jobs.storage import ObjectStorage
 from adaspa_worker.failure import NotLoaded
+from adaspa_worker.loras import files as lora_files
+from adaspa_worker.loras.slots import Loras
 from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
@@ -142,6 +146,102 @@ def test_a_job_for_another_file_than_the_catalogs_is_not_begun(
     with pytest.raises(NotLoaded) as refused:
         served.denoise(asked, served.encode_prompt(asked, {}), lambda *_: None)
     assert "a file with SHA-256 000" in str(refused.value.__cause__)
+
+
+def test_slots_that_could_not_be_filled_are_not_taken_for_those_of_the_job_before(
+    engine: Callable[..., Engine], denoise: Denoise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: Any = engine()
+    plain, first = denoise(served), denoise(served, whole=1.0)
+    fill, filled = Loras._fill, list[str]()
+
+    def runs_out(self: Loras, *given: Any) -> None:
+        filled.append("one")
+        if len(filled) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        fill(self, *given)
+
+    for before, wanted in (({"whole": 1.0}, first), ({}, plain)):
+        denoise(served, **before)
+        filled.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Loras, "_fill", runs_out)
+            with pytest.raises((torch.OutOfMemoryError, NotLoaded)):
+                denoise(served, other=0.7)
+        assert torch.equal(denoise(served, **before), wanted)
+
+
+def test_an_adapter_leaves_the_memory_when_others_were_used_since(
+    tiny_pipeline: Path, low: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over rows of jobs, each with one adapter or two: a file is read again if it has no room beside the later ones."""
+    own = [entry(tmp_path / f"{name}.safetensors", diffusers(low(rank=2, seed=n))) for n, name in enumerate("abcd")]
+    one = sum(tensor.nbytes for tensor in diffusers(low(rank=2)).values())
+    memory = {"dtype": "float32", "lora_cache_bytes": int(2.5 * one)}
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=own, max_loras=2, memory=memory))
+    transformer = WanPipeline.from_pretrained(tiny_pipeline).transformer
+    served, reads = Loras(spec, WanPipeline, [transformer]), list[str]()
+    content = lora_files.content
+
+    def noted(spec: ModelSpec, lora: Any, file: Path) -> bytes:
+        reads.append(lora.name)
+        return content(spec, lora, file)
+
+    monkeypatch.setattr(lora_files, "content", noted)
+    choices, kept, wanted = random.Random(1), list[str](), list[str]()
+    for _ in range(60):
+        names = choices.sample("abcd", choices.choice([1, 1, 2]))
+        served.use([])
+        served.use([LoraUse(name=name, scale=1.0) for name in names])
+        for name in names:
+            wanted += [] if name in kept else [name]
+            kept = [*(each for each in kept if each != name), name][-2:]
+        assert reads == wanted
+    assert 20 < len(reads) < 60
+
+
+def test_an_adapter_from_a_storage_is_fetched_once_and_kept_only_if_it_is_the_one(
+    tiny_pipeline: Path, loras: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, home = tmp_path / "far", tmp_path / "home"
+    (far / "looks").mkdir(parents=True)
+    file = far / "looks" / "other.safetensors"
+    shutil.copy(loras[1]["source"], file)
+    asked: list[str] = []
+
+    class Storage(ObjectStorage):
+        def __init__(self, url: str) -> None:
+            asked.append(url)
+            super().__init__(str(far / "looks"))
+
+    monkeypatch.setattr(lora_files, "ObjectStorage", Storage)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(home))
+    own = loras[1] | {"source": "s3://looks/of/other.safetensors"}
+
+    def found(**changes: Any) -> Path:
+        spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=[own], **changes))
+        return lora_files.found(spec)["other"]
+
+    good = file.read_bytes()
+    small = {"memory": {"lora_cache_bytes": 9}}
+    for content, changes, why in (
+        (good[:-1] + bytes([good[-1] ^ 1]), {}, "its SHA-256 is"),
+        (good, small, f"has {len(good)} bytes; allowed: 9"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ModelUnavailable, match=f"loras: other: .*{why}"):
+            found(**changes)
+        assert not [path for path in home.rglob("*") if path.is_file()], "nothing of it is kept"
+    file.write_bytes(good)
+    kept = found()
+    assert kept == home / "loras" / f"{own['sha256']}.safetensors" and kept.read_bytes() == good
+    assert asked == ["s3://looks/of"] * 3
+    file.unlink()
+    assert found() == kept and len(asked) == 3, "what is there is not fetched again"
+    assert [path for path in home.rglob("*") if path.is_file()] == [kept]
+    kept.unlink()
+    with pytest.raises(ModelUnavailable, match=r"other\.safetensors: cannot be downloaded"):
+        found()
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from adaspa_worker.source import ModelUnavailable, bundled_lora, check_folder, resolve
+from adaspa_worker.source import ModelUnavailable, bundled_lora, check_folder, is_hub_name, resolve
 
 
 @pytest.fixture
@@ -78,3 +78,19 @@ def test_the_check_imports_no_torch(folder: Path) -> None:
         f"import sys; from adaspa_worker.source import resolve; resolve({str(folder)!r}); print('torch' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("source", "at_hub"),
+    [
+        *((name, True) for name in ("owner/name", "owner/name@abc", "owner/name@refs/pr/1", "Owner-1/Name.v2_x")),
+        *((path, False) for path in ("name", "a/b/c", "/a/b", "./a", "../a", "~/a", ".hidden/a", "builtin:demo/x")),
+        ("here/model", False),
+    ],
+)
+def test_a_source_with_one_slash_is_the_hubs_unless_it_is_written_as_a_path_or_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, at_hub: bool
+) -> None:
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_name(source) == at_hub

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import triton
 import triton.language as tl
 from adaspa_jobs.catalog import ModelSpec
@@ -86,3 +87,45 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"ADASPA_KERNEL_CACHE: .*cannot write to"):
         kernel_cache.use(Settings(kernel_cache=tmp_path / "file"))
+
+
+def test_a_warm_up_that_fails_leaves_nothing_either(
+    tiny_engine: Engine, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, shown = ModelSpec.model_validate(model_spec(tiny_pipeline)), list[object]()
+    preview = tiny_engine.preview
+
+    def shows() -> Any:
+        shown.append(preview())
+        return shown[-1]
+
+    def fails(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tiny_engine, "preview", shows)
+    monkeypatch.setattr(tiny_engine, "frames", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        warm_up(tiny_engine, spec, tiny_pipeline)
+    assert len(shown) == 4, "what previews run is compiled too"
+    assert tiny_engine.snapshot() is None and tiny_engine.pipe.transformer.adaspa.state is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("own_folders")
+def test_whoever_listens_to_compilations_already_goes_on_hearing_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bool] = []
+
+    def listener(*, cache_hit: bool, **_: Any) -> None:
+        heard.append(cache_hit)
+
+    monkeypatch.setattr(triton.knobs.compilation, "listener", listener)
+    kernel_cache.use(Settings(kernel_cache=tmp_path))
+    source = ASTSource(one_more, signature={"place": "*fp32", "length": "constexpr"}, constexprs={"length": 32})
+    with pytest.raises(ValueError, match="whatever"), counted() as compilations:
+        triton.compile(source, target=GPUTarget("cuda", 90, 32))
+        raise ValueError("whatever")
+    assert compilations.kernels == 1
+    triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    assert compilations.kernels_cached == 0, "what comes later is not counted"
+    assert heard == [False, True] and triton.knobs.compilation.listener is listener
