@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_service.local import LocalError, Supervisor, folder, process
+from adaspa_service.local import LocalError, Supervisor, folder, process, valkey
 from adaspa_service.local.supervisor import free_port
 from waiting import until
 
@@ -319,6 +320,25 @@ def test_a_program_started_again_is_ready_anew_and_says_its_own_last_words(
     ready[0] = False
     one.start()
     assert not one.is_ready(), "it was ready the time before"
+
+
+@pytest.mark.parametrize(("length", "long"), [(100, False), (101, True), (200, True)])
+def test_a_socket_is_where_nobody_else_can_put_one(
+    short_folder: Path, length: int, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the folder's path is: two folders have two, and one that another user made is not used."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(short_folder / "tmp"))
+    deep = short_folder / ("a" * (length - len(str(short_folder)) - len("//run/valkey.sock")))
+    sockets = [valkey.socket_path(deep), valkey.socket_path(deep.with_name("b" * len(deep.name)))]
+    assert len({*sockets}) == 2 and sockets[0] == valkey.socket_path(deep)
+    for sock in sockets:
+        assert len(os.fsencode(sock)) <= valkey.MAX_SOCKET_PATH and sock.parent.stat().st_mode & 0o777 == 0o700
+        assert sock.is_relative_to(short_folder / "tmp") is long
+    if long:
+        theirs = os.getuid() + 1
+        monkeypatch.setattr(os, "getuid", lambda: theirs)
+        with pytest.raises(PermissionError, match=f"belongs to another user: '{short_folder}/tmp/adaspa-{theirs}-"):
+            valkey.socket_path(deep)
 
 
 STARTER = """

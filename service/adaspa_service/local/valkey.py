@@ -1,5 +1,6 @@
 """Embedded Valkey server: on a unix socket only, append-only file on, nothing evicted."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -10,13 +11,19 @@ MAX_SOCKET_PATH = 100
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Return the socket of the data folder's server, in a short private folder if the path would be too long."""
+    """Return the socket of the data folder's server, in a short private folder if the path would be too long.
+
+    Raises:
+        OSError: the folder cannot be made, or was made by another user, who could put another socket there.
+    """
     data_dir = data_dir.resolve()
     path = data_dir / "run" / "valkey.sock"
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+    if short := len(os.fsencode(path)) > MAX_SOCKET_PATH:
         digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / f"adaspa-{os.getuid()}-{digest}" / "valkey.sock"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if short and path.parent.lstat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "belongs to another user", str(path.parent))
     return path
 
 
