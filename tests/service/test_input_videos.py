@@ -18,6 +18,7 @@ from drawn import assert_corners, picture
 from filmed import filmed, frames_in, number_of
 from http_server import serving_file
 from PIL import Image
+from recorded import recorded
 from refusals import check_refused
 from running_gateway import Service, data_uri, demo_catalog, serving
 from waiting import until
@@ -167,6 +168,29 @@ def test_a_video_whose_end_was_cut_away_ends_there(service: Service) -> None:
     seconds = film.index(b"elst") + 12  # the length of its only part, in thousandths
     film = film[:seconds] + (2500).to_bytes(4, "big") + film[seconds + 4 :]
     found = kept(service, post(service, start_video=video_uri(film)).json())
+    assert [number_of(frame) for frame in found] == list(range(20 - TAKEN, 20))
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    """A box of an MP4 file."""
+    return (8 + sum(map(len, parts))).to_bytes(4, "big") + kind + b"".join(parts)
+
+
+def with_cover(film: bytes) -> bytes:
+    """The file with a picture of its own before its tracks, as programs for music and films add one."""
+    begins = film.index(b"moov") - 4
+    size, first = (int.from_bytes(film[at : at + 4], "big") for at in (begins, begins + 8))
+    index, head = film[begins : begins + size], begins + 8 + first
+    kind = box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
+    cover = box(b"covr", box(b"data", (14).to_bytes(4, "big") + bytes(4), picture(64, 64)))
+    more = box(b"udta", box(b"meta", bytes(4), kind, box(b"ilst", cover)))
+    return film[:begins] + box(b"moov", index[8 : head - begins], more, index[head - begins :])
+
+
+def test_a_picture_of_the_file_is_not_its_video(service: Service) -> None:
+    alone = with_cover(recorded("ipod", "aac"))
+    check_refused(service, post(service, start_video=video_uri(alone)), 400, "start_video", "contains no video")
+    found = kept(service, post(service, start_video=video_uri(with_cover(filmed(20)))).json())
     assert [number_of(frame) for frame in found] == list(range(20 - TAKEN, 20))
 
 

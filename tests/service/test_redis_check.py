@@ -103,6 +103,10 @@ def test_a_server_that_drops_jobs_or_takes_none_is_found(server: redis.Redis) ->
         assert fatal(settings(server)) == [], "without a limit it drops nothing"
         server.config_set("maxmemory", "1gb")
         assert fatal(settings(server)) == ["its eviction policy allkeys-lru drops jobs when memory is full"]
+        server.config_set("appendonly", "no")
+        found = redis_check.look(settings(server)).problems
+        assert [problem.fatal for problem in found] == [True, False], "the worst comes first"
+        server.config_set("appendonly", "yes")
         server.config_set("maxmemory-policy", "noeviction")
         server.config_set("maxmemory", "1mb")
         full = redis_check.look(settings(server)).problems
