@@ -2,15 +2,16 @@
 
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from adaspa_service.inputs.read_clip import Seen, last_times, nearest, upright
 from adaspa_service.inputs.source import InputRefused
-from drawn import close
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 TIMES = st.lists(st.integers(0, 4000), min_size=1, max_size=40, unique=True)
 
@@ -60,12 +61,18 @@ RED = {"ITU601": (82, 90, 240), "ITU709": (63, 102, 240)}
 """Red in Y, U and V of limited range: ITU-R BT.601 and BT.709."""
 
 
+def is_red(image: Image.Image) -> bool:
+    """Whether it is the red of its own standard; the other one's is off by 22."""
+    found: Any = image.getpixel((32, 8))
+    return all(abs(value - wanted) < 8 for value, wanted in zip(found, (255, 0, 0), strict=True))
+
+
 @pytest.mark.parametrize(
     ("lines", "standard"), [(240, "ITU601"), (480, "ITU601"), (718, "ITU601"), (720, "ITU709"), (1080, "ITU709")]
 )
 def test_colours_that_a_file_does_not_name_are_those_of_its_size(lines: int, standard: str) -> None:
     image = upright(of_colour(64, lines, *RED[standard]), None)
-    assert image.size == (64, lines) and close(image.getpixel((32, lines // 2)), "red"), image.getpixel((32, 8))
+    assert image.size == (64, lines) and is_red(image)
 
 
 @pytest.mark.parametrize("standard", RED)
@@ -73,8 +80,7 @@ def test_colours_that_a_file_names_are_those(standard: str) -> None:
     for lines in (240, 1080):
         frame = of_colour(64, lines, *RED[standard])
         frame.colorspace = av.video.reformatter.Colorspace[standard]
-        image = upright(frame, None)
-        assert close(image.getpixel((32, 8)), "red"), (lines, image.getpixel((32, 8)))
+        assert is_red(upright(frame, None)), lines
 
 
 @pytest.mark.parametrize(

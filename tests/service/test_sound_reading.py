@@ -1,0 +1,174 @@
+"""How a sound is read: by its first bytes, up to the asked length, and what tells that some of it is missing."""
+
+from io import BytesIO
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from adaspa_service.inputs import read_sound
+from adaspa_service.inputs.read_sound import format_of, main
+from adaspa_service.inputs.source import InputRefused
+from recorded import recorded, tone
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"RIFF\0\0\0\0WAVE", "wav"),
+        (b"RIFF\0\0\0\0AVI ", None),
+        (b"RIFX\0\0\0\0WAVE", None),
+        *((b"\0\0\0\x1c" + first + b"M4A ", "mov") for first in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),
+        (b"\0\0\0\x1cnone", None),
+        (b"fLaC\0\0\0\0", "flac"),
+        (b"OggS\0\0\0\0", "ogg"),
+        (b"ID3\4\0\0", "mp3"),
+        (b"\xff\xfb\x90\0", "mp3"),  # MPEG 1, layer III
+        (b"\xff\xf3\x90\0", "mp3"),  # MPEG 2, layer III
+        (b"\xff\xe3\x90\0", "mp3"),  # MPEG 2.5, layer III
+        (b"\xff\xf1\x50\x80", "aac"),
+        (b"\xff\xf9\x50\x80", "aac"),
+        (b"\xff\xd8\xff\xe0", None),  # a JPEG
+        (b"\xff", None),
+        (b"", None),
+        (b"<html>", None),
+    ],
+)
+def test_a_format_is_known_by_the_first_bytes(head: bytes, name: str | None) -> None:
+    assert format_of(head) == name
+
+
+class Reading:
+    """What is read of a sound, and what is said of it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.said = folder, list[dict[str, Any]]()
+        monkeypatch.setattr(read_sound, "say", lambda **answer: self.said.append(answer))
+
+    def content(self, sound: bytes, seconds: float) -> bytes:
+        """The file that is kept of it."""
+        (self.folder / "kept.flac").unlink(missing_ok=True)
+        (sent := self.folder / "sent").write_bytes(sound)
+        main([str(sent), str(self.folder / "kept.flac"), seconds])
+        return (self.folder / "kept.flac").read_bytes()
+
+    def samples(self, sound: bytes, seconds: float) -> np.ndarray:
+        with av.open(BytesIO(self.content(sound, seconds))) as container:
+            parts = [frame.to_ndarray() for frame in container.decode(audio=0)]
+            channels = container.streams.audio[0].codec_context.channels
+        whole = np.concatenate([part.reshape(-1, channels) for part in parts]) / 2**31
+        assert self.said.pop() == {"seconds": round(len(whole) / self.rate(sound), 3)}
+        return whole.T
+
+    def rate(self, sound: bytes) -> int:
+        with av.open(BytesIO(sound)) as container:
+            return int(container.streams.audio[0].rate or 0)
+
+    def refused(self, sound: bytes, seconds: float) -> str:
+        with pytest.raises((InputRefused, av.FFmpegError)) as caught:
+            self.content(sound, seconds)
+        assert not self.said and not (self.folder / "kept.flac").exists()
+        return str(caught.value)
+
+
+@pytest.fixture
+def reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reading:
+    return Reading(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 1.2345, 2.0, 5.0])
+@pytest.mark.parametrize(("kind", "codec", "channels"), [("wav", "pcm_s24le", 1), ("flac", "flac", 2)])
+def test_as_much_is_kept_as_is_asked_for_or_is_there(
+    reading: Reading, kind: str, codec: str, channels: int, seconds: float
+) -> None:
+    found = reading.samples(recorded(kind, codec, channels=channels, seconds=2), seconds)
+    wanted = tone(2, 44_100, channels)[:, : int(seconds * 44_100)]
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, atol=2**-14)
+
+
+def test_a_sound_gives_the_same_file_each_time(reading: Reading) -> None:
+    assert reading.content(recorded(), 2) == reading.content(recorded(), 2)
+
+
+@pytest.mark.parametrize(("rate", "taken"), [(7999, False), (8000, True), (192_000, True), (192_001, False)])
+def test_a_sound_has_a_rate_of_sounds(reading: Reading, rate: int, taken: bool) -> None:
+    sound = recorded(rate=rate, seconds=0.6)
+    if taken:
+        assert reading.samples(sound, 1).shape[1] == round(0.6 * rate)
+    else:
+        assert f"has {rate} samples per second; allowed: 8000 to 192000" in reading.refused(sound, 1)
+
+
+@pytest.mark.parametrize(("lasts", "taken"), [(0.5, True), (0.49, False), (0.01, False)])
+def test_a_sound_is_long_enough_to_say_anything(reading: Reading, lasts: float, taken: bool) -> None:
+    sound = recorded(seconds=lasts)
+    if taken:
+        assert reading.samples(sound, 3).shape[1] == 22_050
+    else:
+        assert reading.refused(sound, 3) == f"lasts {lasts:.2f} s; allowed: 0.5 s or more"
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("flac", "flac"), ("mov", "alac")])
+def test_a_sound_that_was_cut_off_is_taken_as_far_as_what_is_asked_for_is_there(
+    reading: Reading, kind: str, codec: str
+) -> None:
+    options = {"movflags": "+faststart"} if kind == "mov" else {}
+    whole = sound_file(kind, codec, 6, options)
+    with av.open(BytesIO(whole)) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.size]
+        at = next(packet for packet in packets if float((packet.pts or 0) * (packet.time_base or 0)) >= 3).pos
+    assert at
+    for seconds in (1.0, 2.9, 3.4):
+        assert abs(reading.samples(whole[:at], seconds).shape[1] / 44_100 - min(seconds, 3)) < 0.1
+    for seconds in (3.7, 6.0, 60.0):
+        assert "is damaged or incomplete" in reading.refused(whole[:at], seconds)
+    assert reading.samples(whole, 60).shape[1] == 6 * 44_100
+
+
+def sound_file(kind: str, codec: str, seconds: float, options: dict[str, str]) -> bytes:
+    with NamedTemporaryFile() as file:
+        with av.open(file.name, "w", format=kind, options=options) as container:
+            stream: Any = container.add_stream(codec, rate=44_100, layout="mono")
+            noise = np.random.default_rng(1).uniform(-0.5, 0.5, (1, round(seconds * 44_100))).astype(np.float32)
+            whole = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+            whole.sample_rate, whole.pts = 44_100, 0
+            fifo = av.AudioFifo()
+            fifo.write(whole)
+            fit = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=44_100)
+            while (part := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
+                for frame in fit.resample(part):
+                    container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return file.read()
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+def test_a_wav_file_from_a_pipe_says_no_length(reading: Reading, length: int) -> None:
+    plain = recorded(seconds=2)
+    data = plain.index(b"data") + 4
+    told = length.to_bytes(4, "little")
+    sound = plain[:4] + told + plain[8:data] + b"\xff" * 4 + plain[data + 4 :]
+    assert reading.samples(sound, 1.5).shape[1] == 66_150
+
+
+def test_a_wav_file_that_lacks_a_byte_is_refused(reading: Reading) -> None:
+    plain = recorded(seconds=2)
+    assert int.from_bytes(plain[4:8], "little") == len(plain) - 8
+    for lacking in (9, 100):
+        assert "damaged or incomplete" in reading.refused(plain[:-lacking], 1)
+    assert reading.samples(plain + b"more of another program", 1).shape[1] == 44_100
+
+
+def test_samples_that_are_no_numbers_are_refused_and_loud_ones_are_cut(reading: Reading) -> None:
+    head = recorded(codec="pcm_f32le", seconds=1)[: -44_100 * 4]
+
+    def wav(samples: list[float]) -> bytes:
+        return head + np.resize(np.array(samples, "<f4"), 44_100).tobytes()
+
+    for other in (np.nan, np.inf, -np.inf):
+        assert "has samples that are no numbers" in reading.refused(wav([0.0] * 44_099 + [other]), 1)
+    found = reading.samples(wav([0.0, 1.0, -1.0, 9.0, -9.0]), 1)[0]
+    np.testing.assert_allclose(found[:5], [0, 1, -1, 1, -1], atol=2**-22)
