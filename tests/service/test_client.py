@@ -1,12 +1,11 @@
 """The Python clients, sync and async, against a real gateway: also over connections that are cut."""
 
-import asyncio
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import requires
 from pathlib import Path
@@ -15,48 +14,17 @@ from typing import Any
 import adaspa_client as package
 import httpx
 import pytest
-from adaspa_client import AsyncClient, Client, Event, NotFound, Video
+from adaspa_client import Client, Event, NotFound, Video
 from adaspa_client.events import EventReader
 from adaspa_jobs.settings import Settings
 from adaspa_service.access import open_token
+from driven_client import Driven
 from flaky_proxy import flaky
 from pydantic import SecretStr
 from running_gateway import FILES, Service, serving
 from sync_client import MADE, sync_client
 
 CONTENT = FILES["video"][2]
-
-
-class Driven:
-    """An AsyncClient behind the face of a Client: one test serves both."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._client = AsyncClient(*args, **kwargs)
-
-    def __enter__(self) -> "Driven":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.run_until_complete(self._client.close())
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._client, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            made: Awaitable[Any] | AsyncIterator[Any] = method(*args, **kwargs)
-            return self._iterate(made) if isinstance(made, AsyncIterator) else self._loop.run_until_complete(made)
-
-        return call
-
-    def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
-        while True:
-            try:
-                yield self._loop.run_until_complete(anext(items))
-            except StopAsyncIteration:
-                return
 
 
 @pytest.fixture(params=[Client, Driven], ids=["sync", "async"])

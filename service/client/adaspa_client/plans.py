@@ -129,7 +129,11 @@ def cancel(video_id: str, retries: int) -> Plan[Video]:
 
 
 def delete(video_id: str, retries: int) -> Plan[None]:
-    """Delete a job. If an answer is lost, that it is unknown at the next try says that it is deleted."""
+    """Delete a job.
+
+    Where an answer is lost, or says that the gateway failed, the job may have been deleted nevertheless: that it is
+    unknown at a later try then says so.
+    """
     lost = False
     plan = call(Send("DELETE", path(video_id)), retries)
     answer: Answer = None
@@ -143,7 +147,7 @@ def delete(video_id: str, retries: int) -> Plan[None]:
                 return
             raise
         answer = yield asked
-        lost = lost or isinstance(answer, httpx.TransportError)
+        lost = lost or isinstance(answer, httpx.TransportError) or (answer is not None and answer.is_server_error)
 
 
 def page(query: Mapping[str, Any], retries: int) -> Plan[VideoList]:
