@@ -86,9 +86,9 @@ class StepsRange:
 
     def of(self, entry: Entry, steps: int) -> tuple[int, int]:
         """Return the minimum and maximum for a job with this number of steps."""
-        low, high = getattr(entry, self.limits)
-        most = min(math.floor(high * steps), steps - 1)
-        return min(math.ceil(low * steps), most), most
+        low, high = (round(share * steps, 9) for share in getattr(entry, self.limits))  # 0.29 * 100 is less than 29
+        most = min(math.floor(high), steps - 1)
+        return min(math.ceil(low), most), most
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> Any:
         return None if value is None else _within(value, self.of(entry, settled["steps"]), entry)
