@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER, Progress
+from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER, JobParams, Progress
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.caller import Caller
 from adaspa_service.access.keys import ApiKey, Scope
 from adaspa_service.gateway import events
+from admitting import admit
 from faults import let_grace_pass
 from plain_proxy import plain_proxy
 from pydantic import SecretStr
@@ -322,6 +323,23 @@ def test_a_minutes_requests_may_come_at_once_and_no_more(service: Service, clien
     assert other.http.get("/models/demo").status_code == 200
 
 
+@pytest.mark.parametrize("scoped", [True, False], ids=["allowed", "without its scope"])
+def test_every_request_of_a_limited_key_counts_once(
+    service: Service, client: Clients, params: Callable[..., JobParams], scoped: bool
+) -> None:
+    """Polls too, which are answered on a way of their own, and what is refused, or a key could guess for ever."""
+    for method, path in ROUTES:
+        one = client(frozenset(Scope) if scoped else frozenset(), requests_per_minute=2)
+        job, _ = admit(service.store, params(), owner=one.key.id if one.key else "")
+        service.complete(service.claim(job.id))
+        asked = {"json": BODY} if method == "POST" else {}
+        answers = [one.http.request(method, path.format(id=job.id), **asked) for _ in range(3)]
+        told = [answer.headers["x-ratelimit-remaining-requests"] for answer in answers]
+        assert (told, answers[2].status_code) == (["1", "0", "0"], 429), path
+        assert 29 <= int(answers[2].headers["retry-after"]) <= 30, path
+        assert scoped or {answer.status_code for answer in answers[:2]} == {403}, path
+
+
 def test_jobs_in_flight_are_limited_by_key_also_when_many_come_at_once(service: Service, client: Clients) -> None:
     one, other = client(max_in_flight=3), client()
     with ThreadPoolExecutor(8) as pool:
@@ -450,3 +468,20 @@ def test_whoever_was_let_in_stays_as_long_as_a_new_request_would_be(
         keys.revoke(key.id)
         service.store.client.hset(f"adaspa:key:{short.id}", "expires_at", 1)
         assert not callers.still_has_access(Caller(key.id)) and not callers.still_has_access(Caller(short.id))
+        service.store.client.flushall()
+        assert callers.still_has_access(Caller(OPEN_OWNER)) == wanted["open after a key"], "and if Redis lost all keys"
+        assert not callers.still_has_access(Caller(key.id))
+        assert callers.still_has_access(Caller(BOOTSTRAP_OWNER)) or "bootstrap" not in wanted
+
+
+def test_a_folder_that_cannot_note_that_there_are_keys_is_told_of_once_and_opens_nothing(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with serving(settings.model_copy(update={"data_dir": tmp_path / "file" / "data"}), tmp_path) as service:
+        service.parts.keys.create("first", BOTH)
+        for _ in range(3):
+            assert service.http.get("/videos").status_code == 401
+        service.store.client.flushall()
+        assert service.http.get("/videos").status_code == 503, "this gateway remembers"
+    assert caplog.text.count("cannot write") == 1 and "ADASPA_OPEN_ACCESS=false" in caplog.text

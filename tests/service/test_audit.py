@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ import redis
 from adaspa_client.local_token import read_token
 from adaspa_command import adaspa
 from adaspa_jobs.logs import AUDIT
+from adaspa_service.access import audit
 from adaspa_service.access.acts import ACTS, BATCH, OperatorActs
 from adaspa_service.access.keys import Scope
 from gateway_process import running
+from hypothesis import example, given
+from hypothesis import strategies as st
 from running_gateway import Service
 from waiting import until
 
@@ -33,6 +38,22 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
         return [{name: record[name] for name in FIELDS if name in record} for record in records]
 
     return found
+
+
+@contextmanager
+def capturing(log: logging.Logger) -> Iterator[list[logging.LogRecord]]:
+    """What is written to a log."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    log.addHandler(handler)
+    before = log.level
+    log.setLevel(logging.INFO)
+    try:
+        yield records
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 @pytest.mark.asks
@@ -111,7 +132,38 @@ def test_what_operators_did_is_taken_once_and_in_its_order(valkey: redis.Redis) 
     acts = OperatorActs(valkey)
     for number in range(BATCH + 3):
         acts.add("key.created", number=str(number))
-    valkey.lpush(ACTS, "no act")
     first, rest = acts.take(), acts.take()
-    assert [act["number"] for act in (*first, *rest[:-1])] == [str(number) for number in range(BATCH + 3)]
-    assert rest[-1] == {"event": "unreadable", "text": "b'no act'"} and acts.take() == []
+    assert [act["number"] for act in (*first, *rest)] == [str(number) for number in range(BATCH + 3)]
+    assert (len(first), acts.take()) == (BATCH, [])
+
+
+@pytest.mark.parametrize("text", [b"no act", b"", b"[]", b"7", b"null", b'"an act"', b"\xff", b'{"event"'])
+def test_an_act_that_cannot_be_read_is_told_of_and_takes_no_other_with_it(valkey: redis.Redis, text: bytes) -> None:
+    acts = OperatorActs(valkey)
+    acts.add("key.created", key="1")
+    valkey.lpush(ACTS, text)
+    acts.add("key.created", key="2")
+    first, unreadable, second = acts.take()
+    assert (first["key"], second["key"]) == ("1", "2")
+    assert unreadable == {"event": "unreadable", "text": repr(text)}
+
+
+PART = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^ ="]+)')
+"""A field of a line, as whoever reads the log takes it apart."""
+
+
+@given(st.dictionaries(st.sampled_from(["key_name", "actor", "job"]), st.text(max_size=20)))
+@example({"key_name": "a=b"})
+@example({"key_name": "a\nevent=job.deleted"})
+@example({"key_name": '"', "job": "\\"})
+@example({"actor": "%s", "job": "é"})
+def test_a_line_is_taken_apart_into_what_was_written_whatever_a_key_is_called(about: dict[str, str]) -> None:
+    """Nobody's name of a key makes a field, or a line, of its own."""
+    with capturing(logging.getLogger(AUDIT)) as records:
+        audit.write({"event": "key.created", **about})
+    (record,) = records
+    line, wanted = record.getMessage(), {"event": "key.created"} | {name: text for name, text in about.items() if text}
+    assert line.isascii() and line.isprintable()
+    assert " ".join(part[0] for part in PART.finditer(line)) == line
+    found = {name: json.loads(text) if text.startswith('"') else text for name, text in PART.findall(line)}
+    assert found == wanted == {name: record.__dict__[name] for name in wanted}
