@@ -16,7 +16,7 @@ from adaspa_api.videos import Video
 from adaspa_api.words import ErrorCode
 from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment
 from adaspa_service.access.keys import Scope
-from adaspa_service.cli import main
+from adaspa_service.cli import completion, main
 from adaspa_service.cli.jobs import facts
 from running_gateway import FILES, Service
 from waiting import PATIENCE, until
@@ -293,6 +293,22 @@ def test_the_shell_completes_commands_and_ids_of_jobs(service: Service) -> None:
         ["bash", "-c", script, ADASPA], check=False, capture_output=True, text=True, timeout=PATIENCE
     )
     assert "complete -o default -F _adaspa_completion adaspa" in shown.stdout, shown.stderr
+
+
+def test_the_shell_completes_what_was_begun_and_tells_no_error(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [("demo", "one"), ("demo-image", "two"), ("other", "three")]
+    assert list(completion.asked(lambda _: found, "demo")) == found[:2]
+    assert list(completion.asked(lambda _: found, "none")) == []
+    monkeypatch.setenv("ADASPA_SERVER", service.url)
+    monkeypatch.setattr(completion, "SECONDS", PATIENCE)
+    ids = [service.create()["id"] for _ in range(2)]
+    assert [value for value, _ in completion.video_ids("")] == ids[::-1]
+    assert [value for value, _ in completion.model_ids("demo-")] == ["demo-image"]
+    for server in (NOWHERE, "nonsense", f"{service.url}/nowhere"):
+        monkeypatch.setenv("ADASPA_SERVER", server)
+        assert [*completion.video_ids(""), *completion.model_ids("")] == []
 
 
 @pytest.mark.parametrize("key", ["adaspa_key\n", "an old key", "schlüssel"])
