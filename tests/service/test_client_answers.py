@@ -21,6 +21,7 @@ from adaspa_client import ApiError, Client, NotFound, asynchronous, plans, sync
 from adaspa_client.errors import api_error
 from adaspa_client.events import Event, EventReader
 from adaspa_client.local_token import LocalToken, read_token
+from adaspa_service.gateway.events import HEARTBEAT_SECONDS
 from drawn import picture
 from event_stream import parse
 from http_server import answering
@@ -54,7 +55,13 @@ class Driven:
     error: Exception | None = None
 
 
-def drive(plan: plans.Plan[Any], answers: list[Given], body: Any = None, paused: Any = lambda seconds: None) -> Driven:
+def drive(
+    plan: plans.Plan[Any],
+    answers: list[Given],
+    body: Any = None,
+    paused: Any = lambda seconds: None,
+    asked_for: Any = lambda given: None,
+) -> Driven:
     """Give a plan its answers; after the last of them it is told 500."""
     done, left, reply = Driven(), list(answers), None
     try:
@@ -66,7 +73,9 @@ def drive(plan: plans.Plan[Any], answers: list[Given], body: Any = None, paused:
                 reply = None
             else:
                 done.sent.append(asked)
-                reply = answer(left.pop(0) if left else 500, body)
+                given = left.pop(0) if left else 500
+                asked_for(given)
+                reply = answer(given, body)
     except StopIteration as end:
         done.result = end.value
     except (ApiError, httpx.TransportError, TimeoutError) as error:
@@ -194,6 +203,25 @@ def test_a_job_is_waited_for_through_every_outage_that_is_shorter_than_the_patie
     done = wait([200] * 20, timeout=55.0)
     assert isinstance(done.error, TimeoutError) and len(done.sent) == 7
     assert "55 s" in str(done.error)
+
+
+@pytest.mark.parametrize(("poll", "hangs"), [(0.25, 30.0), (60.0, 0.0), (0.25, 300.0)])
+def test_a_job_is_asked_for_again_after_a_request_that_hung_and_after_a_long_pause(
+    clock: list[float], poll: float, hangs: float
+) -> None:
+    """With the client's own limits: 30 s for a request, and 30 s of patience."""
+
+    def passing(seconds: float) -> None:
+        clock[0] += seconds
+
+    def hanging(given: Given) -> None:
+        clock[0] += hangs if given is None else 0.0
+
+    for answers in ([None, 404], [None, 503, 404] if poll < 30 else [503, 404]):
+        done = drive(plans.wait(VIDEO_ID, None, poll, 1e6, 30.0), answers, None, passing, hanging)
+        assert isinstance(done.error, NotFound), answers
+    done = drive(plans.wait(VIDEO_ID, None, poll, 1e6, 0.0), [None, 404], None, passing, hanging)
+    assert done.error is LOST, "without patience"
 
 
 KINDS: dict[int, type] = {
@@ -354,14 +382,15 @@ def test_a_stream_outlasts_a_gateway_that_is_busy_or_starts_anew_and_no_refusal(
     def refuse(wire: BaseHTTPRequestHandler) -> None:
         begin(wire, status, Content_Length="0")
 
-    with acting(first, refuse, first if status not in plans.RETRIED else refuse, ends) as url, connect(url) as client:
+    passes = status == 429 or status >= 500
+    with acting(first, refuse, refuse if passes else first, ends) as url, connect(url) as client:
         found: list[str] = []
         try:
             found.extend(each.type for each in client.events(VIDEO_ID))
         except ApiError as error:
-            assert error.status == status and found == ["queued"] and status not in plans.RETRIED
+            assert error.status == status and found == ["queued"] and not passes
         else:
-            assert found == ["queued", "completed"] and status in plans.RETRIED
+            assert found == ["queued", "completed"] and passes
 
 
 def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,31 +413,41 @@ def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: p
 
 
 @pytest.mark.parametrize("beats", [True, False])
-def test_a_gateway_whose_heart_beats_is_not_away(connect: Any, monkeypatch: pytest.MonkeyPatch, beats: bool) -> None:
+def test_a_gateway_whose_heart_beats_is_not_away(connect: Any, clock: list[float], beats: bool) -> None:
     """Patience begins anew with whatever is heard, not with events alone."""
-    now = [0.0]
-    for module in (sync, asynchronous):
-        monkeypatch.setattr(module, "monotonic", lambda: now[0])
-    known = threading.Event()
 
-    def long(wire: BaseHTTPRequestHandler) -> None:
+    def away(wire: BaseHTTPRequestHandler) -> None:
+        clock[0] += 20
+        begin(wire, 503, Content_Length="0")
+
+    def back(wire: BaseHTTPRequestHandler) -> None:
+        clock[0] += 20
         begin(wire)
-        say(wire, event("queued", 1))
-        known.wait(60)
-        now[0] += 100
         if beats:
             say(wire, ": heartbeat\n\n")
 
-    with acting(long, ends) as url, connect(url) as client:
+    with acting(first, away, back, away, ends) as url, connect(url) as client:
         found: list[str] = []
         try:
-            for each in client.events(VIDEO_ID, patience=30.0):
-                found.append(each.type)
-                known.set()
+            found.extend(each.type for each in client.events(VIDEO_ID, patience=30.0))
         except httpx.TransportError:
             assert not beats and found == ["queued"]
         else:
             assert beats and found == ["queued", "completed"]
+
+
+def test_a_stream_is_taken_up_anew_however_long_it_was_silent_before(connect: Any, clock: list[float]) -> None:
+    """A stream is taken for lost after more seconds of silence than a gateway that is away is tried again."""
+    assert asynchronous.QUIET_SECONDS > 2 * HEARTBEAT_SECONDS, "one heartbeat may be late"
+
+    def silent(wire: BaseHTTPRequestHandler) -> None:
+        first(wire)
+        clock[0] += 1000
+
+    with acting(silent, ends) as url, connect(url) as client:
+        assert [each.type for each in client.events(VIDEO_ID)] == ["queued", "completed"]
+    with acting(silent, ends) as url, connect(url) as client, pytest.raises(httpx.TransportError):
+        list(client.events(VIDEO_ID, patience=0.0))
 
 
 @dataclass

@@ -6,8 +6,6 @@ from typing import BinaryIO
 
 import httpx
 
-from adaspa_client.errors import api_error
-
 
 class Download:
     """Download to a file that appears under its name only when it is whole.
@@ -54,9 +52,7 @@ class Download:
         return {"Range": f"bytes={self.received}-", "If-Range": self._etag}
 
     def begin(self, response: httpx.Response) -> None:
-        """A response has begun: it goes on with the file, or is the whole of it. Raises ApiError."""
-        if not response.is_success:
-            raise api_error(response)
+        """A response has begun: it goes on with the file, or is the whole of it."""
         assert self._file is not None
         self._etag = response.headers.get("etag", "")
         if response.status_code != httpx.codes.PARTIAL_CONTENT:

@@ -47,6 +47,32 @@ class Pause:
     seconds: float
 
 
+class Patience:
+    """Patience with a gateway that is away or busy.
+
+    It counts from the first failure since an answer: a request that hung before takes nothing from it.
+
+    Args:
+        seconds: for which to try again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def renew(self) -> None:
+        """Begin anew, because the gateway has answered."""
+        self._since = None
+
+    def ends(self, error: httpx.TransportError | ApiError) -> bool:
+        """Note a failure and return whether to give up: at once if the gateway refuses."""
+        if isinstance(error, ApiError) and error.status < 500 and error.status not in RETRIED:
+            return True
+        now = monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since >= self._seconds
+
+
 Answer = httpx.Response | httpx.TransportError | None
 Plan = Generator[Send | Pause, Answer, Result]
 
@@ -170,16 +196,15 @@ def wait(
     video_id: str, on_progress: Callable[[Video], None] | None, poll: float, timeout: float, patience: float
 ) -> Plan[Video]:
     """Ask for a job again and again until it has ended."""
-    start = heard = monotonic()
+    start, away = monotonic(), Patience(patience)
     while True:
         try:
             video = yield from get(video_id, retries=0)
         except (httpx.TransportError, ApiError) as error:
-            refused = isinstance(error, ApiError) and error.status < 500 and error.status not in RETRIED
-            if refused or monotonic() - heard > patience:
+            if away.ends(error):
                 raise
         else:
-            heard = monotonic()
+            away.renew()
             if on_progress:
                 on_progress(video)
             if video.done:

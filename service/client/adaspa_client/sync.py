@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
@@ -185,10 +184,9 @@ class Client:
 
         Args:
             last_event_id: of the last event that is known already.
-            patience: seconds for which a gateway that is away is tried again.
+            patience: seconds for which a gateway that is away or busy is tried again.
         """
-        reader = EventReader(last_event_id)
-        heard = monotonic()
+        reader, away = EventReader(last_event_id), plans.Patience(patience)
         while True:
             try:
                 with self._stream(plans.path(video_id, "/events"), headers=reader.headers()) as response:
@@ -196,14 +194,13 @@ class Client:
                         return
                     reader.begin()
                     for text in response.iter_text():
-                        heard = monotonic()
+                        away.renew()
                         for event in reader.feed(text):
                             yield event
                             if event.last:
                                 return
             except (httpx.TransportError, ApiError) as error:
-                refused = isinstance(error, ApiError) and error.status not in plans.RETRIED
-                if refused or monotonic() - heard > patience:
+                if away.ends(error):
                     raise
             time.sleep(plans.DELAYS[0])
 
