@@ -30,10 +30,12 @@ class AdaSpaHandle(Bound):
     Args:
         config: the settings.
         timesteps_rise: whether the model's timesteps rise from step to step (Mochi), instead of falling.
+        layers: the number of the model's layers, if it is known.
     """
 
-    def __init__(self, config: AdaSpaConfig, timesteps_rise: bool = False) -> None:
-        self.config = _checked(config)
+    def __init__(self, config: AdaSpaConfig, timesteps_rise: bool = False, layers: int | None = None) -> None:
+        self._layers = layers
+        self.config = self._checked(config)
         self.forward: Forward | None = None
         """Forward of the transformer that is under way, as its hook opened it."""
         self.undo: list[Callable[[], None]] = []
@@ -90,10 +92,22 @@ class AdaSpaHandle(Bound):
         self._steps.tell(steps, branches)
 
     def configure(self, config: AdaSpaConfig) -> None:
-        """Use ``config`` from the next request on; a request in progress ends."""
-        _checked(config)
+        """Use ``config`` from the next request on; a request in progress ends.
+
+        Raises:
+            ValueError: when it is no config, or names a dense layer that the model does not have.
+        """
+        self._checked(config)
         self.reset()
         self.config = config
+
+    def _checked(self, config: AdaSpaConfig) -> AdaSpaConfig:
+        if not isinstance(config, AdaSpaConfig):
+            raise ValueError(f"config must be an AdaSpaConfig, got {type(config).__name__}")
+        highest = max(config.dense_layers, default=0)
+        if self._layers is not None and highest >= self._layers:
+            raise ValueError(f"dense_layers must be layers of the model, 0 to {self._layers - 1}, got {highest}")
+        return config
 
     def reset(self) -> None:
         """End the request in progress, if any, and drop its caches. Its report stays."""
@@ -166,9 +180,3 @@ class AdaSpaHandle(Bound):
         if self._state is not None:
             self._last = self._state.drop()
         self._state = None
-
-
-def _checked(config: AdaSpaConfig) -> AdaSpaConfig:
-    if not isinstance(config, AdaSpaConfig):
-        raise ValueError(f"config must be an AdaSpaConfig, got {type(config).__name__}")
-    return config

@@ -82,7 +82,7 @@ def apply(
 
     Raises:
         ValueError: when the model is not supported, naming those that are, or when an attention processor of somebody
-            else would be lost.
+            else would be lost, or when ``config`` names a dense layer that a transformer does not have.
     """
     if isinstance(model, torch.nn.Module):
         return _install(model, config)
@@ -146,8 +146,8 @@ def _install(transformer: torch.nn.Module, config: AdaSpaConfig | None) -> AdaSp
         _install_processors(_guard(transformer, family), handle)
         handle.configure(config)
         return handle
-    handle = AdaSpaHandle(config, family.timesteps_rise)
     guard = _guard(transformer, family)
+    handle = AdaSpaHandle(config, family.timesteps_rise, len(guard.layers))
     _install_processors(guard, handle)
     hook = import_module("adaspa.hook").StepHook(handle, guard, transformer)
     hook.tile_hooks = import_module("adaspa.models.tile_order").install_hooks(

@@ -305,6 +305,21 @@ def test_what_is_no_pipeline_is_refused():
     assert not hasattr(half.transformer, "adaspa")
 
 
+def test_a_dense_layer_that_the_model_does_not_have_is_refused():
+    pipe = make_wan_pipeline(transformer_2=make_wan(seed=1), boundary_ratio=0.8)
+    last = len(pipe.transformer.blocks) - 1
+    refusal = rf"^dense_layers must be layers of the model, 0 to {last}, got {last + 1}$"
+    beyond = replace(SCALED, dense_layers=(0, last + 1))
+    with pytest.raises(ValueError, match=refusal):
+        adaspa.apply(pipe, beyond)
+    assert not hasattr(pipe.transformer, "adaspa") and not hasattr(pipe.transformer_2, "adaspa")
+    handles = adaspa.apply(pipe, replace(SCALED, dense_layers=(last,)))
+    with pytest.raises(ValueError, match=refusal):
+        handles[0].configure(beyond)
+    generate(pipe)
+    assert [layer["layer"] for layer in handles[0].report()["layers"]] == list(range(last))
+
+
 # A transformer without its pipeline
 
 LITTLE = AdaSpaConfig(steps=4, warmup=1, searches=(1,), block_size=16, sparsity=0.6)
