@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-from adaspa_api.words import JobStatus
+from adaspa_api.words import JobStatus, StepKind
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobCancelled, LeaseLost, StoreUnavailable
 from adaspa_worker import course, encode, lease, metrics, runner
@@ -128,7 +128,7 @@ def test_an_attempt_ends_as_it_would_if_redis_had_answered_at_once(
 
 @pytest.mark.parametrize("name", ENDINGS)
 def test_a_worker_that_stops_while_redis_stays_away_leaves_its_job_to_the_lease(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     ending, clock = ENDINGS[name], Seconds()
     for module in (lease, runner):
@@ -144,7 +144,8 @@ def test_a_worker_that_stops_while_redis_stays_away_leaves_its_job_to_the_lease(
         job, counted, raised = ended(at, ending)
         assert isinstance(raised, StoreUnavailable), "the message goes back"
         assert lease.STOPPING_SECONDS <= clock.now - began <= lease.STOPPING_SECONDS + 1.1
-        assert job.status == "in_progress" and "completed" not in counted and sum(counted.values()) <= 1
+        assert job.status == "in_progress" and counted == {"store_unavailable": 1}
+        assert f"{job.id}: could not end attempt 1; its lease will expire" in caplog.text
 
 
 @pytest.mark.parametrize("ends", ["completed", "cancelled"])
@@ -293,3 +294,19 @@ def test_what_cannot_be_removed_now_is_left_to_a_janitor(caplog: pytest.LogCaptu
             remove_unused(store, storage, held)
             assert "objects of attempt 1 may remain in storage" in caplog.text
         assert len(at.storage.keys("videos/")) == 1, "nobody knows whether it is the result"
+
+
+def test_a_step_that_is_of_no_kind_counts_as_dense() -> None:
+    """As those of a model that runs without AdaSpa."""
+
+    def steps() -> dict[str, float]:
+        samples = [each for each in metrics.step_seconds.collect()[0].samples if each.name.endswith("_count")]
+        return {each.labels["kind"]: each.value for each in samples if each.labels["model"] == "kinds"}
+
+    told: list[Any] = []
+    ran = course.Course(params(model="kinds", steps=4), told.append)
+    kinds: tuple[StepKind | None, ...] = (None, "dense", "search", None)
+    for done, kind in enumerate(kinds, 1):
+        ran.step(done, kind)
+    assert steps() == {"dense": 3, "search": 1}
+    assert [each.step_kind for each in told] == [None, "dense", "search", None]

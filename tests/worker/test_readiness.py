@@ -295,3 +295,58 @@ def test_a_process_whose_parent_has_just_ended_ends_too(monkeypatch: pytest.Monk
         monkeypatch.setattr(parent.os, "getppid", lambda ids=ids: ids.pop(0))
         parent.die_with_parent()
         assert ends == wanted
+
+
+@pytest.mark.parametrize(
+    ("becomes", "exits", "stops", "ends"),
+    [
+        (State.ready, None, None, None),
+        (State.failed, None, None, EX_FAILURE),
+        (State.warming, -9, None, EX_FAILURE),
+        (State.warming, None, 0, 0),
+        (State.warming, 0, 0, 0),
+        (State.failed, 1, 0, 0),
+    ],
+    ids=["ready", "failed", "killed", "told to stop", "ended because it was told to", "failed as it was told to stop"],
+)
+def test_a_worker_waits_for_its_child_and_ends_as_the_first_reason_says(
+    monkeypatch: pytest.MonkeyPatch, becomes: State, exits: int | None, stops: int | None, ends: int | None
+) -> None:
+    """A child that is told to stop ends by itself, which is no failure."""
+    child, warming = SimpleNamespace(exitcode=None), SimpleNamespace(state=State.begun)
+    looks: list[int] = []
+
+    def sleep(_: float) -> None:
+        looks.append(1)
+        warming.state = State.warming
+        if len(looks) == 3:
+            warming.state, child.exitcode = becomes, exits
+            monkeypatch.setattr(state, "should_stop", stops)
+        assert len(looks) < 5, "it waits for ever"
+
+    monkeypatch.setattr(app, "_readiness", warming)
+    monkeypatch.setattr(app, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(state, "should_stop", None)
+    worker = SimpleNamespace(pool=SimpleNamespace(_pool=SimpleNamespace(_pool=[child])))
+    step: Any = app.WarmFirst.__new__(app.WarmFirst)
+    if ends is None:
+        step.start(worker)
+    else:
+        with pytest.raises(app.WorkerShutdown) as ended:
+            step.start(worker)
+        assert ended.value.code == ends
+    assert len(looks) == 3
+
+
+@pytest.mark.parametrize(("warm", "cuda", "loads"), [(None, False, False), (None, True, True), (True, False, True)])
+def test_a_driver_alone_is_no_gpu_to_warm_up(
+    monkeypatch: pytest.MonkeyPatch, warm: bool | None, cuda: bool, loads: bool
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setenv("ADASPA_WORKER_MODEL", "demo")
+    monkeypatch.setattr(app, "get_settings", lambda: Settings(_env_file=None, warm=warm))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr(app, "engine", lambda model: (done.append(model), "the engine")[1])
+    monkeypatch.setattr("adaspa_worker.warm_up.warm_up", lambda engine, spec, folder: done.append((engine, spec.id)))
+    app.load_warm()
+    assert done == (["demo", ("the engine", "demo")] if loads else [])

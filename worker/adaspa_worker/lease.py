@@ -165,7 +165,7 @@ class LeaseKeeper:
         hear_at = time.monotonic() + self.every
         while not self._done.wait(self._pause()):
             now = time.monotonic()
-            if now >= self.deadline and not isinstance(self._reason, TimeLimitExceeded):
+            if now >= self.deadline:
                 self._interrupt(TimeLimitExceeded("The job exceeded its time limit."))
             if (failure := group.failure()) is not None:
                 self._interrupt(failure)

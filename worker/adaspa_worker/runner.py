@@ -93,6 +93,18 @@ class Runner(Resources):
         lease, job_id = attempt.lease, attempt.lease.job.id
         log.info("%s: attempt %d", job_id, lease.attempt)
         try:
+            return self._to_its_end(attempt, ended)
+        except StoreUnavailable:
+            ended("store_unavailable")
+            log.error("%s: could not end attempt %d; its lease will expire", job_id, lease.attempt)
+            raise
+        finally:
+            remove_unused(self.store, self.storage, lease)
+
+    def _to_its_end(self, attempt: Attempt, ended: Callable[[str], None]) -> ErrorCode | None:
+        """Run an attempt, and tell the store how it ended. Raises StoreUnavailable where that cannot be told."""
+        lease, job_id = attempt.lease, attempt.lease.job.id
+        try:
             with self._keeper(lease) as keeper:
                 result = attempt.run(keeper)
             retry(partial(self.store.complete, lease, *result), self.stopping)
@@ -112,18 +124,14 @@ class Runner(Resources):
             log.info("%s: released", job_id)
             raise
         except StoreUnavailable:
-            ended("store_unavailable")
-            log.error("%s: could not end attempt %d; its lease will expire", job_id, lease.attempt)
             raise
         except Exception as error:
             job_error, own = describe(error), is_the_workers(error)
-            ended("worker_error" if own else "failed")
             log.exception("%s: %s", job_id, job_error.code)
             end = self.store.requeue_after_worker_error if own else self.store.fail
             self._end(lease, partial(end, error=job_error))
+            ended("worker_error" if own else "failed")
             return job_error.code if own else None
-        finally:
-            remove_unused(self.store, self.storage, lease)
         return None
 
     def _can_store(self) -> bool:
