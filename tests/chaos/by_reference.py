@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from random import Random
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import redis
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode, Priority, Quality
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import Fits
-from adaspa_jobs.job import Artifact, Input, JobParams, Labels, Progress
+from adaspa_jobs.job import SCHEMA_VERSION, Artifact, Input, JobParams, Labels, Progress
 from adaspa_jobs.store import (
     IdempotencyConflict,
     InputsGone,
@@ -39,6 +40,7 @@ from chaos.reference import EVENTS, Anything, Reference, differences, queue_of, 
 from chaos.scenes import Scene
 from chaos.simulation import TIME_KEY, simulated_clock
 from chaos.stage import Stage
+from chaos.watch import ENDS
 
 REQUESTS = 600
 """Of one order."""
@@ -51,11 +53,16 @@ TIMED: dict[str, Any] = {
 }
 """What an earlier job took."""
 TOLD = {"code": "generation_failed", "message": "as it was told"}
-LIMITS = {"lease_seconds": 30.0, "max_attempts": 3, "queue_cap": 6, "result_ttl_seconds": 7200.0, "bulk_share": 0.2}
+LIMITS = {"lease_seconds": 30.0, "max_attempts": 2, "queue_cap": 4, "result_ttl_seconds": 600.0, "bulk_share": 0.2}
+LIMITS |= {"queue_seconds": 900.0, "unserved_seconds": 300.0}
 HOUR_MS = 3_600_000
-WAIT_MS, UNSERVED_MS = 86_400_000, 6 * HOUR_MS
+WAIT_MS, UNSERVED_MS, AWAITED_MS = 900_000, 300_000, 120_000
+LOOKED_MS = 9_000
+"""Between two looks of janitors who look all the while."""
 HOLDS_MS, COUNTS_MS, AGAIN_MS = 60_000, 20_000, 10_000
-ATTEMPT_MS, DEAD_MS, KEPT, OWNER_ATTEMPTS = 10**9, HOUR_MS, 8, 2
+SKIPPED_MS = 400 * 24 * HOUR_MS
+UNKNOWN = "video_" + "0" * 32
+ATTEMPT_MS, DEAD_MS, KEPT, OWNER_ATTEMPTS = 10**9, 300_000, 8, 2
 """Of deliveries: an attempt is never lost by time here, because a busy lane ends by the server's own clock."""
 ALL = """
 local found = {}
@@ -86,14 +93,17 @@ OUTSIDE = ("simulated_time", "synced")
 """Keys that are not the store's contents."""
 
 
-def contents(client: redis.Redis) -> dict[str, Any]:
-    """The store's keys, as the reference has them."""
+def contents(client: redis.Redis) -> tuple[dict[str, Any], set[str]]:
+    """The store's keys, as the reference has them, and the names of those that are not kept for ever."""
     found: dict[str, Any] = {}
+    passing: set[str] = set()
     for name, (kind, value, lasts) in json.loads(client.eval(ALL, 0)).items():
         if name in OUTSIDE:
             continue
         least, most = LASTING.get(name.partition(":")[0], (-1, -1))
         assert least <= lasts <= most, f"{name}: lasts for {lasts} ms"
+        if lasts != -1:
+            passing.add(name)
         if kind in ("hash", "zset"):
             found[name] = {key: read(each) for key, each in zip(value[::2], value[1::2], strict=True)}
         elif kind == "stream":
@@ -105,7 +115,7 @@ def contents(client: redis.Redis) -> dict[str, Any]:
         if name.startswith("webhook:") and "record" in found[name]:
             pairs = found[name]["record"]
             found[name]["record"] = {key: read(each) for key, each in zip(pairs[::2], pairs[1::2], strict=True)}
-    return found
+    return found, passing
 
 
 @contextmanager
@@ -133,10 +143,13 @@ class Drawn:
             self.store = JobStore(self.client, **LIMITS)  # type: ignore[arg-type]
             deliveries = {"attempt_seconds": ATTEMPT_MS / 1000, "dead_seconds": DEAD_MS / 1000}
             self.deliveries = DeliveryStore(self.client, **deliveries, kept=KEPT, owner_attempts=OWNER_ATTEMPTS)
-        milliseconds = {"lease_ms": 30_000, "ttl_ms": 7_200_000}
+        milliseconds = {"lease_ms": 30_000, "ttl_ms": 600_000}
         of_both = {name: LIMITS[name] for name in ("max_attempts", "queue_cap", "bulk_share")}
         self.wanted = Reference(**milliseconds, **of_both)  # type: ignore[arg-type]
         self.wanted.us = 1_800_000_000_000_000 + self.random.randrange(86_400_000_000)
+        skipped = self.random.randrange(-SKIPPED_MS, SKIPPED_MS)  # as after a clock that was set long ago
+        self.client.set("adaspa:skipped", skipped)
+        self.wanted.keys["skipped"] = skipped
         for model in MODELS:  # of as many as are kept, the last one goes next
             for name, old in ((f"paces:{model}", 2.5), (f"times:{model}:default", TIMED)):
                 self.client.rpush(f"adaspa:{name}", *[json.dumps(old)] * 49)
@@ -147,8 +160,8 @@ class Drawn:
         self.said: list[str] = []
         self.acts: list[tuple[Callable[[], None], int]] = [
             *((self.admit, 14), (self.claim, 14), (self.tell, 14), (self.end, 16), (self.time_passes, 12)),
-            *((self.look_after, 12), (self.cancel, 5), (self.delete, 5), (self.announce, 6), (self.ring, 2)),
-            *((self.begin_worker, 2), (self.images, 4), (self.deliver, 10), (self.operate, 3)),
+            *((self.look_after, 12), (self.cancel, 5), (self.delete, 5), (self.announce, 9), (self.ring, 2)),
+            *((self.begin_worker, 2), (self.images, 4), (self.deliver, 10), (self.operate, 3), (self.upgrade, 2)),
         ]
 
     def play(self, requests: int = REQUESTS) -> None:
@@ -176,9 +189,10 @@ class Drawn:
     def compare(self) -> None:
         """Every key."""
         gone = {name for name in self.wanted.keys if name.startswith(EVENTS)}
+        there, passing = contents(self.client)
         found = {
             name: value
-            for name, value in contents(self.client).items()
+            for name, value in there.items()
             if not name.startswith(EVENTS) or name in gone  # of a removed job they stay for a moment
         }
         # A busy lane is far off by the server's own clock.
@@ -187,10 +201,9 @@ class Drawn:
             {lane: min(due, far) for lane, due in (keys.get("webhook_lanes") or {}).items()}
             for keys in (found, self.wanted.keys)
         ]
-        dead = set(self.wanted.keys["webhooks_dead"])
-        for job_id in [*self.wanted.keys["webhooks"], *dead]:
-            ends = self.client.pttl(f"adaspa:webhook:{job_id}") != -1
-            assert ends == (job_id in dead), f"{job_id}: its event is kept for ever: {not ends}"
+        dead = {f"webhook:{job_id}" for job_id in self.wanted.keys["webhooks_dead"]}
+        ends = {name for name in passing if name.startswith("webhook:")}
+        self.agree("events that are not kept for ever", ends, dead)
         if wrong := differences(found | {"webhook_lanes": lanes[0]}, self.wanted.keys | {"webhook_lanes": lanes[1]}):
             raise AssertionError(f"{wrong[0]} ({len(wrong)} keys differ)")
 
@@ -198,21 +211,24 @@ class Drawn:
         assert found == wanted, f"{what}: {str(found)[:200]}, not {str(wanted)[:200]}"
 
     def some_job(self) -> str:
+        """One that has not ended as often as another, and now and then one that nobody knows."""
         jobs = self.wanted.jobs()
-        return self.random.choice(jobs) if jobs else "video_" + "0" * 32
+        unfinished = [each for each in jobs if self.wanted.job(each)["status"] not in ENDS]
+        among = self.random.choice((unfinished, unfinished, unfinished, jobs, jobs, jobs, ()))
+        return self.random.choice(among) if among else UNKNOWN
 
     # What is asked
 
     def time_passes(self) -> None:
-        steps = (50, 400, 1_000, 1_000, 2_500, 2_500, 9_000, 31_000, HOUR_MS, -5_000)
-        step = self.random.choice(steps)
+        steps = (50, 400, 1_000, 1_000, 2_500, 9_000, 9_000, 9_000, 31_000, -5_000, -8_000)
+        looked = int(self.wanted.keys.get("swept_at") or self.wanted.now)  # it may be set back, but not behind it
+        step = self.random.choice((*steps, *steps, (looked - self.wanted.now) // 2, 30_000, 310_000, 910_000))
         self.say(step)
-        if step == HOUR_MS:  # janitors look all the while, and workers and gateways do nothing
-            for _ in range(self.random.choice((3, 8, 30))):
-                for _ in range(12):
-                    self.wanted.us += 3_000_000
-                    self.tell_time()
-                    self.agree("what is to be requeued", sorted(self.store.requeue_expired()), self.requeued())
+        if step in (30_000, 310_000, 910_000):  # janitors look all the while, and workers and gateways do nothing
+            for _ in range(0, step, LOOKED_MS):
+                self.wanted.us += LOOKED_MS * 1000
+                self.tell_time()
+                self.agree("what is to be requeued", sorted(self.store.requeue_expired()), self.requeued())
         else:
             self.wanted.us += step * 1000 + self.random.randrange(1000)
             self.tell_time()
@@ -237,7 +253,7 @@ class Drawn:
 
     def admit(self) -> None:
         draw, model = self.random, self.random.choice(MODELS)
-        folder = draw.choice([None, None, None, *self.folders[-2:]])
+        folder = draw.choice([None, None, None, None, *self.folders[-2:], UNKNOWN])
         shared = bool(folder) and folder not in self.wanted.keys["awaited_inputs"] and draw.random() < 0.8
         params = [self.params(model, folder, "video_x" if shared else None)] * draw.choice((1, 1, 1, 2, 3))
         key = draw.choice((None, None, None, "k1", "k2", "k3"))
@@ -324,7 +340,10 @@ class Drawn:
             self.leases.append(lease)
 
     def lease(self) -> Lease | None:
-        return self.random.choice(self.leases[-8:]) if self.leases else None
+        """Of the latest, most often one that holds."""
+        latest = self.leases[-12:]
+        hold = [each for each in latest if not self.wanted.refusal(each.job.id, each.token)]
+        return self.random.choice(hold if hold and self.random.random() < 0.7 else latest) if latest else None
 
     def outcome(self, transition: Callable[[], None]) -> str:
         try:
@@ -407,7 +426,8 @@ class Drawn:
 
     def look_after(self) -> None:
         """A chore of janitors."""
-        store, wanted, job_id = self.store, self.wanted, self.some_job()
+        store, wanted = self.store, self.wanted
+        job_id = self.random.choice([self.some_job(), *list(wanted.keys["purge"])[:3]])
         codes = [{"code": code, "message": Anything()} for code in ("queue_timeout", "model_not_served")]
         chores: dict[str, Callable[[], tuple[Any, Any]]] = {
             "requeue": lambda: (sorted(store.requeue_expired()), self.requeued()),
@@ -427,8 +447,9 @@ class Drawn:
     def images(self) -> None:
         folder = f"{self.random.getrandbits(128):032x}"
         self.folders.append(folder)
-        self.store.await_inputs(folder)
-        self.wanted.await_inputs(folder, HOUR_MS)
+        with patch("adaspa_jobs.store.AWAITED_SECONDS", AWAITED_MS / 1000):
+            self.store.await_inputs(folder)
+        self.wanted.await_inputs(folder, AWAITED_MS)
         if lost := self.wanted.ranked("lost_inputs"):
             self.store.forget_inputs(lost[0])
             self.wanted.forget_inputs(lost[0])
@@ -450,7 +471,7 @@ class Drawn:
         spec = ModelSpec.model_validate(model_spec("builtin:demo", id=model, gpus=draw.choice((1, 2))))
         priorities = draw.choice((list(Priority), [Priority.interactive], [Priority.bulk]))
         most = draw.choice((5, 9, 0))
-        fits = draw.choice((None, None, Fits(limit=9, frames={"": {"64x64": most}, "fast": {"96x64": most}})))
+        fits = draw.choice((None, Fits(limit=9, frames={"": {"64x64": most}, "fast": {"96x64": most}})))
         self.say(worker, [each.value for each in priorities], fits and most)
         bells = self.store.announce(spec, worker, priorities, fits)
         wanted = self.wanted.announce(
@@ -464,6 +485,14 @@ class Drawn:
         self.agree("bells", list(bells.values()), wanted)
         if draw.random() < 0.5:
             self.agree("models", sorted(each.id for each in self.store.announced()), self.wanted.announced())
+
+    def upgrade(self) -> None:
+        """A job turns out to need workers of a later version, or none any more."""
+        job_id, version = self.some_job(), self.random.choice((1, 1, SCHEMA_VERSION + 1))
+        if job := self.wanted.job(job_id):
+            self.say(job_id, version)
+            self.client.hset(f"adaspa:job:{job_id}", "schema_version", version)
+            job["schema_version"] = version
 
     def ring(self) -> None:
         queue = queue_of(self.random.choice(MODELS), self.random.choice(("interactive", "bulk")))

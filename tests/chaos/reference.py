@@ -7,8 +7,11 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
+
+from adaspa_jobs.job import SCHEMA_VERSION
 
 from chaos.watch import ENDS
 
@@ -341,6 +344,8 @@ class Reference:
             queue = queue_of(model, priority)
             for job_id in self.ranked(f"waiting:{queue}"):
                 asked = self.job(job_id)["params"]
+                if self.job(job_id)["schema_version"] > SCHEMA_VERSION:
+                    continue
                 others = [self.keys[f"fits:{model}"].get(each) for each in live]
                 if fit(own, asked) or not any(fit(each, asked) for each in others):
                     self.begin(job_id, model, priority, queue)
@@ -683,6 +688,8 @@ def narrowed(there: Any, has_to: Any) -> str:
 
 
 def same(there: Any, has_to: Any) -> bool:
+    if there == has_to:  # nearly always, and soon said
+        return True
     if isinstance(has_to, Anything):
         return there is not None
     if isinstance(there, dict) and isinstance(has_to, dict):
@@ -694,6 +701,7 @@ def same(there: Any, has_to: Any) -> bool:
     return bool(there == has_to)
 
 
+@cache
 def read(text: str) -> Any:
     """A value of the store: JSON where it is such."""
     try:

@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 import redis
 from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.store import JobStore
 from running_gateway import Service
 from tiny_wan import SIZE, model_spec
 from waiting import until
@@ -42,6 +44,17 @@ def test_an_announcement_of_another_version_is_left_out(service: Service, valkey
     valkey.zadd("adaspa:served_until", {"newer": 2e15})
     service.store.announce(ModelSpec.model_validate(model_spec("/models/tiny")), "worker-1")
     until(lambda: served(service) == [*BUILT_IN, "tiny"], "the others are served")
+
+
+def test_each_announcement_that_cannot_be_read_is_told_once(
+    store: JobStore, valkey: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("newer", "odd"):
+        valkey.hset("adaspa:served", name, json.dumps({"id": name, "invented": 1}))
+        valkey.zadd("adaspa:served_until", {name: 2e15})
+    for _ in range(3):
+        assert store.announced() == []
+    assert len([one for one in caplog.records if "which this version cannot read" in one.getMessage()]) == 2
 
 
 def test_what_a_later_version_adds_to_an_announcement_is_passed_over(service: Service, valkey: redis.Redis) -> None:

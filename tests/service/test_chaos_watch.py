@@ -41,7 +41,7 @@ def test_a_store_asked_in_a_drawn_order_is_as_the_reference_says() -> None:
     seed = secrets.randbelow(10**6)
     print(f"order {seed}")
     with own_store() as client:
-        Drawn(client, seed).play(400)
+        Drawn(client, seed).play(700)
 
 
 def test_a_store_that_holds_something_else_than_the_reference_is_found() -> None:

@@ -90,6 +90,21 @@ def test_jobs_that_are_cancelled_while_they_wait_cost_their_owner_nothing(
     assert {job.id for job in itertools.islice(order(), 2)} == {last.id, others[0].id}
 
 
+def test_an_owner_of_very_many_jobs_keeps_their_order_whatever_it_cancels(
+    valkey: redis.Redis, params: Params, order: Any
+) -> None:
+    """Not all of them move up."""
+    store = JobStore(valkey, queue_cap=2000)
+    jobs = store.admit_all([params()] * 1005, owner="a").jobs
+    other = admit(store, params(), "b")
+    for job in jobs[:5]:
+        store.request_cancel(job.id)
+    last = admit(store, params(), "a")
+    begun = [job.id for job in order()]
+    assert begun.index(other.id) <= 1
+    assert [job_id for job_id in begun if job_id != other.id] == [*(job.id for job in jobs[5:]), last.id]
+
+
 def test_a_job_that_was_released_is_next_again(store: JobStore, params: Params, begin: Any) -> None:
     for owner in "aabb":
         admit(store, params(), owner)

@@ -17,14 +17,17 @@ from adaspa_jobs.store import (
     IdempotencyConflict,
     JobCancelled,
     JobStore,
+    Lease,
     QueueFull,
     StoreUnavailable,
 )
 from admitting import admit, create
-from claiming import FAILURE, VIDEO, claim, claimed, nothing_is_held, record
+from claiming import FAILURE, VIDEO, claim, claimed, lose_lease, nothing_is_held, record
+from faults import let_time_pass
 from running_gateway import REPORT
 
 Params = Callable[..., JobParams]
+DAY = 86400.0
 
 
 def test_a_created_job_waits_with_all_that_was_asked(store: JobStore, params: Params) -> None:
@@ -165,6 +168,67 @@ def test_an_ended_job_expires(valkey: redis.Redis, params: Params) -> None:
     assert store.expire() == 1 and store.expire() == 0
     assert store.take_purgeable() == [done.id]
     assert [job.id for job in store.page()[0]] == [queued.id]
+
+
+def claimed_all(store: JobStore, jobs: list[Job]) -> list[Lease]:
+    return [lease for n, _ in enumerate(jobs) if (lease := store.claim("demo", f"w{n}"))]
+
+
+def lost_all(store: JobStore, jobs: list[Job]) -> None:
+    for lease in claimed_all(store, jobs):
+        lose_lease(store, lease.job.id)
+
+
+def failed_all(store: JobStore, jobs: list[Job]) -> None:
+    for lease in claimed_all(store, jobs):
+        store.fail(lease, FAILURE)
+
+
+def ended_all(store: JobStore, jobs: list[Job]) -> None:
+    for job in jobs:
+        store.request_cancel(job.id)
+    let_time_pass(store.client, 8 * DAY)
+
+
+def deleted_all(store: JobStore, jobs: list[Job]) -> None:
+    for job in jobs:
+        store.discard(job.id)
+
+
+CHORES: dict[str, Callable[[JobStore, list[Job]], Any]] = {
+    "requeue_expired": lost_all,
+    "time_out": lambda store, _: let_time_pass(store.client, 2 * DAY),
+    "expire": ended_all,
+    "take_purgeable": deleted_all,
+    "take_untidy": failed_all,
+}
+"""What janitors do for many jobs at a time, and what makes them due."""
+
+
+@pytest.mark.parametrize("chore", CHORES)
+def test_janitors_take_a_hundred_jobs_at_a_time_and_leave_none(valkey: redis.Redis, params: Params, chore: str) -> None:
+    """So that no script keeps all others waiting for long."""
+    store = JobStore(valkey, unserved_seconds=10 * DAY)
+    CHORES[chore](store, store.admit_all([params()] * 130).jobs)
+    taken = [getattr(store, chore)() for _ in range(3)]
+    assert [each if isinstance(each, int) else len(set(each)) for each in taken] == [100, 30, 0]
+
+
+def test_images_without_jobs_are_taken_a_hundred_at_a_time_until_they_are_forgotten(store: JobStore) -> None:
+    folders = {f"{number:032x}" for number in range(130)}
+    for folder in folders:
+        store.await_inputs(folder)
+    assert store.take_lost_inputs() == [] and store.inputs_in_use([*folders]) == folders
+    store.client.zadd("adaspa:awaited_inputs", dict.fromkeys(folders, 0))
+    found = set[str]()
+    for count in (100, 30, 0):
+        lost = store.take_lost_inputs()
+        assert len(lost) == count
+        assert store.take_lost_inputs()[:count] == lost, "until they are forgotten"
+        for folder in lost:
+            store.forget_inputs(folder)
+        found |= {*lost}
+    assert found == folders and store.inputs_in_use([*folders]) == set()
 
 
 def test_a_bell_is_rung_for_each_job_unless_enough_are_there(store: JobStore, params: Params) -> None:
