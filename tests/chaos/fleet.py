@@ -228,18 +228,27 @@ class Fleet:
 
     @contextmanager
     def workers_stopped(self, but: Part | None = None) -> Iterator[None]:
-        """All workers, or all but one, stand still for a block's length; they take no job, and beat no more.
+        """All workers, or all but one, stand still for a block's length; they take no job, and beat no more."""
+        with self._standing([part for part in self.workers if part is not but]):
+            yield
 
-        One that has just ended starts again behind the block: else it would take a job that none is to take.
-        """
-        self._still = [part for part in self.workers if part is not but]
-        stopped = [part.process.pid for part in self._still]
-        for part in self._still:
+    @contextmanager
+    def gateways_stopped(self) -> Iterator[None]:
+        """All gateways stand still for a block's length: no answer comes, and no lease's time passes."""
+        with self._standing(self.gateways):
+            yield
+
+    @contextmanager
+    def _standing(self, parts: Sequence[Part]) -> Iterator[None]:
+        # One that has just ended starts again behind the block: else it would do what none is to do.
+        self._still += parts
+        stopped = [part.process.pid for part in parts]
+        for part in parts:
             part.signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            self._still = []
+            self._still = [part for part in self._still if part not in parts]
             for group in stopped:
                 with suppress(ProcessLookupError):  # it was killed meanwhile
                     os.killpg(group, signal.SIGCONT)

@@ -254,14 +254,24 @@ class RedisAwayAt(Scene):
         part = worker_of(stage, video["id"])
         link = part.links["redis"]
         with stage.fleet.workers_stopped(but=part):  # whatever the time: no other can take the job
-            upstream, link.upstream = link.upstream, f"{link.upstream}.away"
-            link.drop()
-            order.go_on()
-            stage.pause(2.0)
-            link.upstream = upstream
+            with stage.fleet.gateways_stopped():  # and its lease does not end, as it does on a busy machine
+                upstream, link.upstream = link.upstream, f"{link.upstream}.away"
+                link.drop()
+                order.go_on()
+                stage.pause(2.0)
+                link.upstream = upstream
+                self._leave_time(stage, video["id"])
             ended = guest.end(video["id"])
         assert ended["attempt"] == 1, f"{video['id']}: was made again"
         guest.leave()
+
+    def _leave_time(self, stage: Stage, job_id: str) -> None:
+        """Wait until the job has ended, but no longer than a worker needs that tries it at all."""
+        with stage.fleet.client() as client:
+            for _ in range(100):
+                if client.hget(f"adaspa:job:{job_id}", "status") != b"in_progress":
+                    return
+                stage.pause(0.1)
 
 
 class StorageAwayAt(Scene):
