@@ -1,20 +1,25 @@
 """How an attempt ends: what becomes of its job, its files and its message, and what is counted, whatever Redis does."""
 
+import logging
 from collections.abc import Callable
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from adaspa_api.words import JobStatus, StepKind
+from adaspa_jobs import logs
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobCancelled, LeaseLost, StoreUnavailable
-from adaspa_worker import course, encode, lease, metrics, runner
+from adaspa_worker import checkpoint, course, encode, lease, metrics, runner
 from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.lease import LeaseKeeper, WorkerStopping
 from adaspa_worker.objects import remove_unused
 from adaspa_worker.tasks import clip
 from admitting import create
 from chaos.by_worker import Workshop, bench, params, raising
+from PIL import Image
 
 
 class Ending(NamedTuple):
@@ -95,7 +100,7 @@ def ended(at: Workshop, ending: Ending) -> tuple[Any, dict[str, float], Exceptio
 @pytest.mark.parametrize("answers", ["at once", "away", "lost"])
 @pytest.mark.parametrize("name", ENDINGS)
 def test_an_attempt_ends_as_it_would_if_redis_had_answered_at_once(
-    monkeypatch: pytest.MonkeyPatch, name: str, answers: str
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, answers: str
 ) -> None:
     """Redis is away for the first two tries to tell of the end, or it takes the first and its answer is lost."""
     ending, clock, tries = ENDINGS[name], Seconds(), list[str]()
@@ -118,6 +123,7 @@ def test_an_attempt_ends_as_it_would_if_redis_had_answered_at_once(
         assert (job.status, job.lost_attempts, counted) == (ending.status, 0, {ending.counted: 1})
         assert job.worker_errors == (ending.counted == "worker_error")
         assert type(raised) is (ending.raises or type(None)), "else the bell of a job that waits is lost"
+        assert caplog.text.count("the store is unavailable") == (answers != "at once"), "once, however often it asks"
         files = [artifact.key for artifact in job.artifacts.values()]
         assert sorted(at.storage.keys(f"videos/{job.id}/")) == sorted(files) and bool(files) == (name == "done")
         if job.status == "queued":
@@ -310,3 +316,69 @@ def test_a_step_that_is_of_no_kind_counts_as_dense() -> None:
         ran.step(done, kind)
     assert steps() == {"dense": 3, "search": 1}
     assert [each.step_kind for each in told] == [None, "dense", "search", None]
+
+
+def test_checkpoints_are_written_at_their_steps_but_not_at_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After which the video comes."""
+    for every, wanted in ((1, [1, 2, 3, 4, 5]), (2, [2, 4]), (4, [4]), (None, [])):
+        with bench(checkpoint_steps=every) as at:
+            written: list[int] = []
+            save = Checkpoints.save
+
+            def noted(self: Checkpoints, given: dict[str, Any], written: list[int] = written, save: Any = save) -> None:
+                written.append(given["step"])
+                save(self, given)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Checkpoints, "save", noted)
+                assert at.run().status == "completed" and written == wanted
+
+
+def test_a_preview_shows_the_clip_at_its_own_pace_and_progress_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    images: list[bytes] = []
+    told: list[tuple[int, int | None]] = []
+    monkeypatch.setattr("adaspa_worker.preview.EVERY_SECONDS", 0)
+    monkeypatch.setattr("adaspa_worker.preview.SHARE", 1000)
+    with bench(tell_seconds=0.0) as at:
+        report, preview = at.store.report_progress, at.store.report_preview
+
+        def tells(held: Any, *progress: Any) -> None:
+            told.extend((each.step, each.preview_step) for each in progress if each.phase == "denoising")
+            report(held, *progress)
+
+        def shows(held: Any, progress: Any, image: bytes) -> None:
+            images.append(image)
+            preview(held, progress, image)
+
+        monkeypatch.setattr(at.store, "report_progress", tells)
+        monkeypatch.setattr(at.store, "report_preview", shows)
+        frames = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
+        monkeypatch.setattr(at.engine, "preview", lambda: frames)
+        assert at.run(num_frames=9, fps=3).status == "completed"
+    assert told == [(0, None), (1, None), *((step, step - 1) for step in range(2, 7))]
+    with Image.open(BytesIO(images[0])) as shown:
+        shown.load()
+        assert shown.n_frames * shown.info["duration"] == 3000  # type: ignore[attr-defined]
+
+
+def test_all_that_is_logged_while_a_job_runs_names_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.addFilter(logs.add_fields)
+    speaks = logging.getLogger("some.library")
+    try:
+        with bench() as at:
+            job, *_ = ended(at, Ending(lambda at, job: speaks.warning("odd"), "", "", ""))
+            speaks.warning("afterwards")
+    finally:
+        caplog.handler.removeFilter(logs.add_fields)
+    odd, after = (each.__dict__ for each in caplog.records if each.name == "some.library")
+    assert (odd["job"], odd["attempt"]) == (job.id, 1) and "job" not in after
+
+
+def test_a_checkpoint_of_another_version_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = params().identity
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+    later = checkpoint.pack({"step": 3}, own)
+    assert checkpoint.unpack(later, own)["step"] == 3
+    monkeypatch.undo()
+    with pytest.raises(checkpoint.BadCheckpoint, match="another job or version"):
+        checkpoint.unpack(later, own)

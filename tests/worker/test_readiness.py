@@ -109,6 +109,9 @@ def test_a_runner_has_its_limits_from_settings_and_its_model(
     assert (made.name, made.hear_seconds, made.time_limit_seconds) == ("one", hears, 50.0)
     assert made.priorities == [Priority.bulk, Priority.interactive] and made.store.lease_seconds == lease
     assert made.provenance.mark == "made by a machine" and made.process != again.process
+    assert made.entry == spec.denoising and made.engine is app.engine
+    made.storage.create("videos/x", b"x")
+    assert (tmp_path / "videos" / "x").read_bytes() == b"x"
     monkeypatch.setattr(app._stopping, "value", True)
     assert made.stopping()
 
@@ -350,3 +353,18 @@ def test_a_driver_alone_is_no_gpu_to_warm_up(
     monkeypatch.setattr("adaspa_worker.warm_up.warm_up", lambda engine, spec, folder: done.append((engine, spec.id)))
     app.load_warm()
     assert done == (["demo", ("the engine", "demo")] if loads else [])
+
+
+@pytest.mark.parametrize("port", [None, 9100])
+def test_metrics_are_served_where_a_port_is_set(monkeypatch: pytest.MonkeyPatch, port: int | None) -> None:
+    served: list[int] = []
+    monkeypatch.setattr(app, "get_settings", lambda: Settings(_env_file=None, metrics_port=port))
+    monkeypatch.setattr(app.metrics, "serve", served.append)
+    app._serve_metrics()
+    assert served == ([port] if port else [])
+
+
+def test_a_child_hears_through_shared_memory_that_its_worker_is_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app._stopping, "value", False)
+    app._tell_child()
+    assert app._stopping.value is True

@@ -425,3 +425,21 @@ def test_a_checkpoint_is_due_by_steps_or_by_time_also_after_one_that_could_not_b
                 for step in range(11, 20):
                     by_steps = every_steps is not None and step - 10 >= every_steps
                     assert kept.due(step) == (by_steps or seconds >= 600), (every_steps, seconds, step)
+
+
+def test_a_preview_that_cannot_be_told_costs_the_job_nothing(clock: Clock) -> None:
+    store = Store(clock)
+    keeps = keeper(store)
+    progress = denoised(2).model_copy(update={"preview_step": 2})
+    store.error = {"report_preview": StoreUnavailable("away")}
+    keeps.report_preview(progress, b"RIFF")
+    assert store.names() == ["report_preview"]
+    for reason in REASONS[:2]:
+        store.error = {"report_preview": reason}
+        with pytest.raises(type(reason)):
+            keeps.report_preview(progress, b"RIFF")
+    keeps._interrupt(REASONS[2])  # type: ignore[arg-type]
+    store.names()
+    with pytest.raises(TimeLimitExceeded):
+        keeps.report_preview(progress, b"RIFF")
+    assert store.names() == [], "who has to stop tells no more"

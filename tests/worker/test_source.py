@@ -8,7 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from adaspa_worker.source import ModelUnavailable, bundled_lora, check_folder, is_hub_name, resolve
+from adaspa_worker.source import (
+    BUNDLED_FOLDERS,
+    ModelUnavailable,
+    bundled,
+    bundled_lora,
+    check_folder,
+    is_hub_name,
+    resolve,
+)
 
 
 @pytest.fixture
@@ -94,3 +102,21 @@ def test_a_source_with_one_slash_is_the_hubs_unless_it_is_written_as_a_path_or_t
     (tmp_path / "here" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert is_hub_name(source) == at_hub
+
+
+@pytest.mark.parametrize("what", [bundled, bundled_lora])
+def test_a_bundled_part_that_is_not_to_be_had_says_why_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, what: Callable[[str], Path]
+) -> None:
+    monkeypatch.setitem(sys.modules, "adaspa_demo_model", None)
+    with pytest.raises(ModelUnavailable, match=r"^builtin:demo: adaspa-demo-model is not installed$"):
+        what("demo")
+
+
+def test_a_bundled_model_whose_folder_cannot_be_made_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(BUNDLED_FOLDERS, "demo", full)
+    with pytest.raises(ModelUnavailable, match=r"^builtin:demo: cannot create its folder \(.*No space left"):
+        resolve("builtin:demo")

@@ -9,12 +9,14 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from adaspa_api.words import Task
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.settings import Settings, SettingsError
 from adaspa_worker import kernel_cache
 from adaspa_worker.compilations import counted
 from adaspa_worker.pipeline import Engine
-from adaspa_worker.warm_up import default_params, kinds, shortened, warm_up
+from adaspa_worker.sound import Sound
+from adaspa_worker.warm_up import default_params, kinds, pictures, shortened, warm_up
 from tiny_wan import model_spec
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -50,6 +52,7 @@ def test_a_warm_up_takes_each_kind_of_step_and_leaves_nothing(
         ({"attention": {"preset": "fast", "dense_tail": 5}}, 5),
         ({"attention": {"preset": "fast", "few_steps": 8}, "default_steps": 8}, 8),
         ({"call": {"sigmas": [1 - i / 30 for i in range(30)]}, "default_steps": 30}, 30),
+        ({"call": {"timesteps": [1000 - i for i in range(30)]}, "default_steps": 30}, 30),
     ],
 )
 def test_a_warm_up_has_the_fewest_steps_of_all_kinds(changes: dict[str, Any], steps: int) -> None:
@@ -129,3 +132,51 @@ def test_whoever_listens_to_compilations_already_goes_on_hearing_of_them(
     triton.compile(source, target=GPUTarget("cuda", 90, 32))
     assert compilations.kernels_cached == 0, "what comes later is not counted"
     assert heard == [False, True] and triton.knobs.compilation.listener is listener
+
+
+def test_graphs_of_torch_compile_are_counted_within_the_block() -> None:
+    """Those that its caches cannot hold count as compiled, and either cache of it may have found one."""
+    counters = torch._dynamo.utils.counters
+    kept = {name: dict(counters[name]) for name in ("inductor", "aot_autograd")}
+
+    def compiles(**counts: int) -> None:
+        for name, count in counts.items():
+            counters["aot_autograd" if name.startswith("autograd") else "inductor"][name] += count
+
+    try:
+        compiles(fxgraph_cache_miss=5, fxgraph_cache_bypass=1, fxgraph_cache_hit=2, autograd_cache_hit=2)
+        with counted() as found:
+            compiles(fxgraph_cache_miss=2, fxgraph_cache_bypass=1, fxgraph_cache_hit=4)
+        assert (found.graphs, found.graphs_cached) == (3, 4)
+        with counted() as found:
+            compiles(autograd_cache_hit=7)
+        assert (found.graphs, found.graphs_cached) == (0, 3)
+        assert str(found) == "compiled 0 kernels and 0 graphs, found 0 and 3 in the cache"
+    finally:
+        for name, counts in kept.items():
+            counters[name].clear()
+            counters[name].update(counts)
+
+
+@pytest.mark.parametrize("task", Task)
+def test_a_warm_up_has_what_the_models_first_task_takes(task: Task) -> None:
+    spec = ModelSpec.model_validate(model_spec("nowhere", tasks=[task], frames=[33], default_frames=33, start_frames=5))
+    asked = default_params(spec)
+    given = pictures(spec, asked)
+    assert set(given) == task.roles and (asked.seed, asked.model) == (0, "tiny")
+    for role, what in given.items():
+        if role.kind == "audio":
+            assert isinstance(what, Sound) and not what.samples.any() and what.samples.size
+            continue
+        images = what if isinstance(what, list) else [what]
+        assert len(images) == (5 if role.kind == "video" else 1)
+        assert {image.size for image in images} == {(asked.width, asked.height)}  # type: ignore[union-attr]
+
+
+def test_a_warm_up_says_the_models_own_example() -> None:
+    examples = ["a red circle moves left", "a blue square"]
+    spec = ModelSpec.model_validate(model_spec("nowhere", prompt_examples=examples, sizes=["128x64", "64x64"]))
+    asked = default_params(spec)
+    assert (asked.prompt, asked.width, asked.height) == (examples[0], 128, 64)
+    assert (asked.steps, asked.num_frames, asked.fps) == (spec.default_steps, spec.default_frames, spec.fps)
+    assert asked.guidance_scale == spec.default_guidance
