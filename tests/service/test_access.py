@@ -166,6 +166,30 @@ def test_nobody_sees_the_jobs_of_another(service: Service, client: Clients) -> N
     assert mine.http.get(f"/videos/{video_id}/content").status_code == 200
 
 
+def test_nobody_sees_the_jobs_of_another_whatever_kind_of_key_each_has(
+    settings: Settings, tmp_path: Path, params: Callable[..., JobParams]
+) -> None:
+    """Also a poll, which is answered on a way of its own, and is asked twice: a key's use is noted with the first."""
+    bootstrap = "k" * 40
+    with serving(settings.model_copy(update={"bootstrap_key": SecretStr(bootstrap)}), tmp_path) as service:
+        (one, token), (other, others) = (service.parts.keys.create(name, BOTH) for name in ("one", "other"))
+        reads: dict[str | None, str | None] = {token: one.id, others: other.id, bootstrap: BOOTSTRAP_OWNER}
+        reads |= dict.fromkeys((None, "x", bootstrap + "x", bootstrap[:-1], token[:-1] + "_", service.token))
+        for owner in (OPEN_OWNER, BOOTSTRAP_OWNER, one.id, other.id):
+            path = f"/videos/{admit(service.store, params(), owner=owner)[0].id}"
+            for given, who in reads.items():
+                headers = {} if given is None else {"Authorization": f"Bearer {given}"}
+                wanted = 401 if who is None else 200 if who == owner else 404
+                found = {httpx.get(service.url + path, headers=headers).status_code for _ in range(2)}
+                assert found == {wanted}, (owner, given)
+                assert (
+                    httpx.get(f"{service.url}{path}/events", headers=headers | {"Last-Event-ID": "x"}).status_code
+                    != 200
+                )
+                listed = httpx.get(f"{service.url}/videos", headers=headers)
+                assert len(listed.json().get("data", ())) <= 1 and listed.is_success == (who is not None)
+
+
 @pytest.mark.parametrize(("version", "status"), [("99", 503), ("1", 410)], ids=["a later version's", "damaged"])
 def test_a_record_that_cannot_be_read_is_as_good_as_none_to_others(
     service: Service, client: Clients, version: str, status: int
@@ -297,6 +321,10 @@ def test_an_emptied_redis_does_not_open_a_service_that_had_keys(
                 answer = who.request(method, path.format(id=f"video_{'0' * 32}"))
                 assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
                 assert method == "HEAD" or answer.json()["error"]["code"] == "keys_lost"
+    bootstrap = {"Authorization": f"Bearer {'k' * 40}"}
+    with serving(settings.model_copy(update={"bootstrap_key": SecretStr("k" * 40)}), tmp_path) as own:
+        found = [own.http.get("/videos", headers=given).status_code for given in (bootstrap, {}, old.http.headers)]
+        assert found == [200, 401, 401], "its operator gets in with the key of its settings, and nobody else"
     marker.unlink()
     assert service.http.get("/videos").status_code == 503, "it remembers"
     assert anonymous.get("/readyz").json()["error"]["code"] == "keys_lost"

@@ -1,12 +1,16 @@
 """The audit log: who created, cancelled and deleted what, of the API and of operators' commands."""
 
+import getpass
 import json
 import logging
+import os
+import platform
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -15,7 +19,7 @@ from adaspa_client.local_token import read_token
 from adaspa_command import adaspa
 from adaspa_jobs.logs import AUDIT
 from adaspa_service.access import audit
-from adaspa_service.access.acts import ACTS, BATCH, OperatorActs
+from adaspa_service.access.acts import ACTS, BATCH, OperatorActs, who
 from adaspa_service.access.keys import Scope
 from gateway_process import running
 from hypothesis import example, given
@@ -126,6 +130,13 @@ def test_what_could_not_be_noted_is_told(service: Service, redis_url: str) -> No
         client.config_set("maxmemory", 0)
     assert done.returncode == 0 and "revoked" in done.stdout
     assert "missing from the audit log (key.revoked)" in done.stderr
+
+
+@pytest.mark.parametrize("missing", [KeyError, OSError])  # before Python 3.13, and since then
+def test_who_has_no_name_on_this_machine_is_a_number(monkeypatch: pytest.MonkeyPatch, missing: type[Exception]) -> None:
+    """As the user of a container."""
+    monkeypatch.setattr(getpass, "getuser", Mock(side_effect=missing("uid not found")))
+    assert who() == f"{os.getuid()}@{platform.node()}"
 
 
 def test_what_operators_did_is_taken_once_and_in_its_order(valkey: redis.Redis) -> None:

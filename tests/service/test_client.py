@@ -140,8 +140,9 @@ def test_an_id_that_a_user_gave_leads_to_no_other_route(
     asked = given.format(id=video_id)
     with connect(service.url) as client:
         for call in (client.get, client.link, client.cancel, client.delete):
-            with pytest.raises(NotFound):
+            with pytest.raises(NotFound) as error:
                 call(asked)
+            assert (error.value.status, error.value.code, error.value.param) == (404, "video_not_found", "video_id")
         with pytest.raises(NotFound):
             client.remix(asked, "another")
         with pytest.raises(NotFound):

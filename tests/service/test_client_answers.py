@@ -308,11 +308,15 @@ def test_a_stream_that_is_cut_anywhere_goes_on_where_it_was(events: Any, cuts: l
     assert all(event.data["prompt"] == events[event.data["number"]][1] for event in found)
 
 
-def test_an_event_says_what_it_is() -> None:
+def test_an_event_says_what_it_is(service: Service) -> None:
+    running = service.create()
     ends = {"completed", "failed", "cancelled"}
     for kind in ("queued", "in_progress", "progress", "preview", *ends, "of a later gateway"):
         event = Event(kind, {"status": "queued"})
         assert (event.last, event.video, event.preview) == (kind in ends, None, None)
+        whole = Event(kind, running)
+        assert (None if whole.video is None else whole.video.id) == (running["id"] if kind in ends else None)
+        assert whole.status == "queued"
     assert Event("preview", {"preview": "data:image/webp;base64," + b64encode(b"a,b").decode()}).preview == b"a,b"
 
 
@@ -410,6 +414,17 @@ def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: p
     with acting(silent, rest) as url, connect(url) as client:
         assert [each.type for each in client.events(VIDEO_ID)] == ["queued", "completed"]
     assert came == [True], "while the connection still stood"
+
+
+def test_a_stream_that_cannot_be_read_is_not_asked_for_again(connect: Any) -> None:
+    def nonsense(wire: BaseHTTPRequestHandler) -> None:
+        begin(wire)
+        say(wire, event("queued", 1) + "event: progress\ndata: {\n\n")
+
+    found: list[str] = []
+    with acting(nonsense, ends) as url, connect(url) as client, pytest.raises(json.JSONDecodeError):
+        found.extend(each.type for each in client.events(VIDEO_ID))
+    assert found == ["queued"]
 
 
 @pytest.mark.parametrize("beats", [True, False])

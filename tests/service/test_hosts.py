@@ -1,5 +1,6 @@
 """Under which names a gateway answers: a page whose name was made to lead here (DNS rebinding) gets nothing."""
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -88,6 +89,8 @@ def test_a_request_names_one_host(unguarded: tuple[Service, str], hosts: list[st
     for path in PATHS:
         status, body = ask(service, *hosts, path=path, token=token)
         assert status == 400 and '"invalid_host"' in body and "exactly one" in body, path
+        got = " and ".join(repr(host) for host in hosts) or "none"
+        assert json.loads(body)["error"]["message"].startswith(f"Host: {got}; allowed: "), path
     assert ask(service, *hosts, path="/healthz")[0] == ask(service, *hosts, path="/v1/readyz")[0] == 200, "probes"
 
 

@@ -3,16 +3,21 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adaspa_api.fields import VideoCreate
+from adaspa_api.loras import Loras, LoraUse
 from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog, CatalogError
 from adaspa_jobs.settings import Settings
+from adaspa_service.errors import ApiError
 from adaspa_service.gateway.params import resolve
 from field_tables import DOCS
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 from running_gateway import Service, serving
 
 NAMES = {"distilled": "steps", "turbo": "steps", "ink": None, "slow": None}
@@ -86,6 +91,35 @@ def test_what_cannot_be_is_refused_before_the_queue(lora_service: Service, loras
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "loras")
     assert why in error["message"]
+
+
+def test_adapters_are_taken_as_their_schema_says(tmp_path: Path) -> None:
+    """Of one adapter at a time; a schema does not say which may be combined."""
+    catalog = Catalog.load(with_loras(tmp_path / "catalog.json", default_loras=[]))
+    spec = catalog.default
+    schema = Draft202012Validator(Loras().schema(spec))
+    values = {
+        "name": ("ink", "slow", "oil", "", None),
+        "scale": (0, 0.8, 2, 2.01, -0.01, None),
+        "sha256": (64 * "c", 64 * "d", "c", None),
+        "weight": (1, None),
+    }
+    accepted = 0
+    for chosen in product(*values.values()):
+        use = {name: value for name, value in zip(values, chosen, strict=True) if value is not None}
+        try:
+            params = resolve(VideoCreate.model_validate({"prompt": "a", "loras": [use]}), catalog)
+        except (ValidationError, ApiError):
+            assert not schema.is_valid([use]), use
+        else:
+            (settled,) = params.loras or []
+            own = next(lora for lora in spec.loras if lora.name == use["name"])
+            assert settled == LoraUse(name=own.name, scale=use.get("scale", own.scale), sha256=own.sha256)
+            assert schema.is_valid([use]), use
+            accepted += 1
+    assert accepted == 2 * 4 * 2
+    with pytest.raises(ApiError, match="loras: 4 adapters; allowed: up to 3"):
+        resolve(VideoCreate(prompt="a", loras="ink,slow,turbo,distilled"), catalog)
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,9 @@ def test_a_host_of_which_some_addresses_say_nothing_is_called_at_the_next(
         assert result == Result(Outcome.delivered) and len(receiver.calls) == 1
         (result,) = sent(receiver, lambda *_: ["127.0.0.9"])
         assert result.outcome is Outcome.timed_out
+        (result,) = sent(receiver, lambda *_: ["127.0.0.9", "127.0.0.8"])
+        assert result.outcome is Outcome.unreachable and "ConnectError: " in result.error
+        assert "hooks.example.com" not in result.error, "it says why, and not the host, which everybody knows"
     tried = [f"127.0.0.{number}" for number in range(10, 10 + addresses.ADDRESSES_TRIED)]
     (result,) = sent(receiver, lambda *_: [*tried, "127.0.0.1"])
     assert result.outcome is Outcome.unreachable, "a host with many addresses costs a bounded time"

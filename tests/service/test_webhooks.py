@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,12 +73,17 @@ def dead(service: Service) -> list[str]:
 
 
 def test_an_ended_jobs_event_is_delivered_once_and_verifies(service: Service, receiver: Receiver) -> None:
-    video_id = service.completed(webhook_url=f"{receiver.url}/hooks/a;b?token=t&x=%20", metadata={"order": "17"})
+    asked = {"webhook_url": f"{receiver.url}/hooks/a;b?token=t&x=%20", "metadata": {"order": "17"}}
+    lease = service.claim(service.create(**asked)["id"])
+    for moment in ("created_at", "started_at"):  # it has waited, and has run for a while
+        service.store.client.hincrby(f"adaspa:job:{lease.job.id}", moment, -1000)
+    video_id = service.complete(lease).id
     until(lambda: receiver.calls, "the event comes")
     call = receiver.calls[0]
     event = call.verify(secret(service))
     assert set(event) == {"id", "object", "created_at", "type", "timestamp", "data"}
     assert (event["object"], event["created_at"]) == ("event", event["data"]["completed_at"])
+    assert datetime.fromisoformat(event["timestamp"]).timestamp() == event["created_at"]
     assert event["data"]["metadata"] == {"order": "17"}
     assert event["id"] == call.headers["webhook-id"]
     shown = service.http.get(f"/videos/{video_id}").json()
