@@ -13,10 +13,10 @@ import redis
 from adaspa_service.access.keys import ApiKey, KeyStore, Scope, digest, has_to_be_noted
 
 DAY = 86400.0
-GRACES = (0, 250, 950, 7250)
-LIFETIMES = (None, None, 1050, 20050)
-PASSING = (100, 300, 1000, 5000)
-"""Seconds that pass: no moment at which something ends is near one at which somebody looks."""
+GRACES = (0, 25_000, 95_000, 725_000)
+LIFETIMES = (None, None, 105_000, 2_005_000)
+PASSING = (10_000, 30_000, 100_000, 500_000)
+"""Seconds that pass: no moment at which something ends is near one at which somebody looks, however slowly."""
 
 
 @dataclass

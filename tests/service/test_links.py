@@ -9,6 +9,7 @@ import httpx
 import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.keys import Scope
+from adaspa_service.access.links import Links
 from pydantic import SecretStr
 from running_gateway import FILES, Service, serving
 from s3_servers import URL, s3_server
@@ -94,6 +95,11 @@ def test_only_the_owner_makes_links_and_only_to_files_there_are(owner: Service) 
     assert code(owner.http.get(path, params={"variant": "../video"})) == (400, "invalid_value")
     assert code(owner.http.get(path, params={"expires_in": 8 * 86400})) == (400, "invalid_value")
     assert code(owner.http.get(f"/videos/{owner.create()['id']}/link")) == (409, "video_not_ready")
+
+
+def test_a_link_holds_with_a_later_version_too(settings: Settings) -> None:
+    links = Links(settings.model_copy(update={"signing_secret": SecretStr("s" * 40)}), None)  # type: ignore[arg-type]
+    assert links.sign("video_1", "video", 1700000000) == "PMMhfoBWw-1wLvPjVSCZDNEvqDWz8J-FfXz5oJ-_BFY"
 
 
 def test_a_link_ends_with_its_video(owner: Service) -> None:

@@ -473,6 +473,12 @@ def test_each_key_has_a_secret_of_its_own_and_none_that_of_the_service(settings:
         assert secrets_of("a", own, deliveries) == others[0], "it stays the same"
 
 
+def test_the_secret_of_a_key_stays_what_its_receivers_were_given() -> None:
+    """Whatever version signs: they were told it once."""
+    (derived,) = secrets_of("0123456789ab", Settings(webhook_secrets=SECRET), None)  # type: ignore[arg-type]
+    assert derived == "whsec_78vE3BNNyiGxpXVwlbWPW4R78ZHTmbOmF8xNx2wg2PM="
+
+
 def test_an_event_has_no_part_for_each_layer(service: Service, receiver: Receiver) -> None:
     lease = service.claim(service.create(webhook_url=receiver.url)["id"])
     layers = [LayerReport(layer=at, density=[0.5], recall=[0.9]) for at in (0, 1)]
