@@ -13,21 +13,21 @@ from random import Random
 from typing import Any
 
 import adaspa_client as package
-import driven_client
 import httpx
 import pytest
 from adaspa_api.token_file import token_file
-from adaspa_client import ApiError, Client, NotFound, asynchronous, plans, sync
+from adaspa_client import ApiError, NotFound, asynchronous, plans, sync
 from adaspa_client.errors import api_error
 from adaspa_client.events import Event, EventReader
 from adaspa_client.local_token import LocalToken, read_token
+from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.events import HEARTBEAT_SECONDS
 from drawn import picture
 from event_stream import parse
 from http_server import answering
 from hypothesis import given
 from hypothesis import strategies as st
-from running_gateway import Service, data_uri
+from running_gateway import Service, data_uri, demo_catalog, serving
 
 LOST = httpx.ReadError("cut")
 VIDEO_ID = "video_" + "0" * 32
@@ -323,13 +323,6 @@ def test_an_event_says_what_it_is(service: Service) -> None:
 # Over a wire
 
 
-@pytest.fixture(params=[Client, driven_client.Driven], ids=["sync", "async"])
-def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a client; its pauses are short."""
-    monkeypatch.setattr(plans, "DELAYS", (0.02,))
-    return request.param
-
-
 Act = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -584,13 +577,20 @@ def test_tokens_are_in_the_users_own_folder_wherever_a_program_is_started(
 
 
 def test_a_request_with_a_file_asks_for_the_same_as_one_with_its_address(
-    service: Service, connect: Any, tmp_path: Path
+    settings: Settings, connect: Any, tmp_path: Path
 ) -> None:
     """One goes as a form, the other as JSON."""
+    ink = {"name": "ink", "source": "ink.safetensors", "sha256": 64 * "a"}
+    own = {"loras": [ink, ink | {"name": "oil"}], "max_loras": 2, "audio": True, "flow_shift_range": [1, 9]}
+    catalog = demo_catalog(tmp_path / "catalog.json", {"demo": {}, "own": own | {"tasks": ["image_to_video"]}})
     content = picture(64, 64)
     (tmp_path / "a.png").write_bytes(content)
     fields: dict[str, Any] = {
-        "model": "demo-image",
+        "model": "own",
+        "loras": [{"name": "oil"}, {"name": "ink", "scale": 0.5, "sha256": ink["sha256"]}],
+        "audio": False,
+        "flow_shift": 4.5,
+        "fit": "contain",
         "seed": 7,
         "steps": 3,
         "guidance_scale": 2.5,
@@ -602,11 +602,14 @@ def test_a_request_with_a_file_asks_for_the_same_as_one_with_its_address(
         "size": None,
     }
     uri = data_uri(content)
-    with connect(service.url) as client:
+    own_settings = settings.model_copy(update={"catalog": catalog})
+    with serving(own_settings, tmp_path) as service, connect(service.url) as client:
         ways = (content, tmp_path / "a.png", str(tmp_path / "a.png"), uri, "DATA" + uri.removeprefix("data"))
         made = [client.create("ü \u2028 null", image=way, **fields) for way in ways]
         made.append(client.create("ü \u2028 null", input_reference=content, **fields))
     same = [video.model_dump(exclude={"id", "created_at", "queue_position", "inputs", "expires_at"}) for video in made]
     assert all(each == same[0] for each in same)
     assert len({video.inputs[0].sha256 for video in made}) == 1
-    assert (same[0]["user"], same[0]["metadata"], same[0]["guidance_scale"]) == ("null", fields["metadata"], 2.5)
+    told = {name: same[0][name] for name in fields if name != "fit"}
+    given = {name: value for name, value in fields.items() if value is not None and name not in ("fit", "loras")}
+    assert told == told | given and [(use["name"], use["scale"]) for use in told["loras"]] == [("oil", 1), ("ink", 0.5)]

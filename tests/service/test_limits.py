@@ -214,9 +214,60 @@ def test_pairs_are_taken_as_their_schema_says() -> None:
     assert Pairs().settle(None, DEMO, {}) == {} and Name().settle(None, DEMO, {}) is None
 
 
+NAMES = st.text(alphabet="abZ09._-", min_size=1, max_size=8).filter(lambda name: name[0] not in "._-")
+SCALES = st.one_of(st.none(), st.integers(-3, 3), st.floats(-1e9, 1e9))
+
+
+@given(st.lists(st.tuples(NAMES, SCALES), max_size=loras.MOST_USES))
+def test_adapters_mean_the_same_as_a_list_as_json_and_as_text(asked: list[tuple[str, float | None]]) -> None:
+    uses = [loras.LoraUse(name=name, scale=scale) for name, scale in asked]
+    listed = [{"name": name} | ({} if scale is None else {"scale": scale}) for name, scale in asked]
+    whole = [use.model_dump() for use in uses]
+    assert TypeAdapter(loras.Uses).validate_python(listed, strict=True) == uses
+    assert loras.read(json.dumps(listed)) == loras.read(f"\n {json.dumps(whole, indent=1)} ") == uses
+    text = " , ".join(name if scale is None else f"{name}:{scale!r}" for name, scale in asked)
+    assert loras.read(text) == loras.read(f",{text} ,") == uses
+
+
+WRONG_LISTS = {
+    "no end": "[",
+    "deep": "[" * 100_000,
+    "no object": '["ink"]',
+    "another field": '[{"name": "ink", "weight": 1}]',
+    "no name": '[{"scale": 1}]',
+    "no name at all": '[{"name": ""}]',
+    "a scale as text": '[{"name": "ink", "scale": "1"}]',
+    "an infinite scale": '[{"name": "ink", "scale": 1e999}]',
+    "no number": '[{"name": "ink", "scale": NaN}]',
+    "a scale twice": '[{"name": "ink", "scale": 1, "scale": 0}]',
+    "half a character": '[{"name": "ink", "sha256": "\\ud800"}]',
+    "too many": json.dumps([{"name": f"ink{number}"} for number in range(loras.MOST_USES + 1)]),
+    "too many as text": ",".join(f"ink{number}" for number in range(loras.MOST_USES + 1)),
+    "no number as text": "ink:nan",
+    "an infinite scale as text": "ink:inf",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_LISTS.values(), ids=WRONG_LISTS)
+def test_what_is_no_list_of_adapters_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="allowed: "):
+        loras.read(text)
+
+
 @pytest.mark.parametrize(
     "text",
-    ['{"a": "1", "a": "1"}', "a=1,a=1", "a=1, a =2", '{"a": "1", "b": {"c": 1}}', '{"a": null}', "a", "a=1,b", "{]"],
+    [
+        '{"a": "1", "a": "1"}',
+        '{"a": "\\ud800"}',
+        '{"\\udc00": "a"}',
+        "a=1,a=1",
+        "a=1, a =2",
+        '{"a": "1", "b": {"c": 1}}',
+        '{"a": null}',
+        "a",
+        "a=1,b",
+        "{]",
+    ],
 )
 def test_what_is_no_pairs_or_a_key_twice_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="allowed: "):

@@ -45,10 +45,13 @@ def test_it_is_kept_with_the_job_however_it_is_sent(service: Service) -> None:
         f'{{"a": {"1" * 5000}}}',
         '{"a": ' + "[" * 100_000,
         ",".join(f"{i:x}=" for i in range(100_000)),
+        '{"a": "\\ud800"}',
+        '{"\\udc00": "a"}',
     ],
     ids=[
         *("too many", "long key", "no key", "long value", "a number", "no pair", "no JSON", "a number in JSON"),
         *("a number too long for Python", "deep JSON", "as many as a body holds"),
+        *("half a character", "half a character in a key"),
     ],
 )
 def test_what_is_no_metadata_is_refused(service: Service, metadata: Any) -> None:

@@ -238,9 +238,9 @@ class Kept(Scene):
     loras: Annotated[Uses | str | None, Row(Loras(), "LoRA adapters", option="--lora", metavar="NAME[:SCALE],...")] = (
         None
     )
-    """LoRA adapters to apply, from the model's `loras`. A list of objects with `name` and `scale`, or a comma-separated
-    `NAME:SCALE` string. The model's default adapters stay on; to change or disable one, name it with another scale or
-    0."""
+    """LoRA adapters to apply, from the model's `loras`. A list of objects with `name` and `scale` (in a form, as JSON),
+    or a comma-separated `NAME:SCALE` string. The model's default adapters stay on; to change or disable one, name it
+    with another scale or 0."""
     output_format: Annotated[str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "Format")] = None
     """File format of the video, one of the model's `output_formats`. Default: the first of them."""
     audio: Annotated[bool | None, Row(Switch("audio"), "Sound", option="--audio/--no-audio", clash=_a_sound)] = None

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from adaspa_api.json_text import read_json
 from adaspa_api.limits import Entry, Refused, shown
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -32,11 +33,13 @@ class LoraUse(BaseModel):
 
 Uses = Annotated[list[LoraUse], Field(max_length=MOST_USES, fail_fast=True)]
 """Adapters of a request; reading them ends at the first one that is wrong or too many."""
+LIST: TypeAdapter[list[LoraUse]] = TypeAdapter(Uses)
+AS_LIST = "a list of name and scale"
 
 
 @dataclass(frozen=True)
 class Loras:
-    """LoRA adapters of the model, as a list or as a comma-separated ``NAME:SCALE`` string."""
+    """LoRA adapters of the model: a list, its JSON text, or a comma-separated ``NAME:SCALE`` string."""
 
     def settle(self, value: Any, entry: Entry, settled: Mapping[str, Any]) -> list[LoraUse] | None:
         """Return the model's default adapters that the request does not name, then the requested ones."""
@@ -54,7 +57,7 @@ class Loras:
         if not entry.loras:
             return "none"
         named = ", ".join(f"{lora.name} ({lora.scale_range[0]:g} to {lora.scale_range[1]:g})" for lora in entry.loras)
-        return f"up to {entry.max_loras} of {named}, as a list of name and scale, or as NAME:SCALE,..."
+        return f"up to {entry.max_loras} of {named}, as {AS_LIST}, or as NAME:SCALE,..."
 
     def schema(self, entry: Entry) -> dict[str, Any] | None:
         if not entry.loras:
@@ -87,7 +90,13 @@ class Loras:
 
 
 def read(text: str) -> list[LoraUse]:
-    """Parse a comma-separated string of ``NAME`` or ``NAME:SCALE``. Raises Refused."""
+    """Parse JSON text, or a comma-separated string of ``NAME`` or ``NAME:SCALE``. Raises Refused."""
+    if text.lstrip().startswith("["):
+        try:
+            return LIST.validate_python(read_json(text, AS_LIST), strict=True)
+        except ValidationError as error:
+            why = error.errors(include_url=False)[0]["msg"]
+            raise Refused(f"{why[:1].lower()}{why[1:]}; allowed: {AS_LIST}") from error
     found = []
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if len(parts) > MOST_USES:

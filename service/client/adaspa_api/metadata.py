@@ -1,16 +1,17 @@
 """Notes that a client stores with a job: key-value pairs, and the end user's name."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adaspa_api.json_text import each_once, read_json
 from adaspa_api.limits import Entry, Refused, shown
 
 MOST_PAIRS = 16
 KEY_CHARS, VALUE_CHARS = 64, 512
 USER_CHARS = 256
+OBJECT = "an object whose values are strings"
 PAIR = re.compile(r"metadata\[(.+)\]", re.S)
 """Name of a form field or query parameter that holds one pair, as OpenAI's clients send objects."""
 
@@ -41,14 +42,9 @@ class Pairs:
 def read(text: str) -> dict[str, str]:
     """Parse pairs from a string. Raises Refused."""
     if text.lstrip().startswith("{"):
-        try:
-            found = json.loads(text, object_pairs_hook=_each_once)
-        except Refused:
-            raise
-        except (ValueError, RecursionError) as error:  # also a number too long for Python, or nesting too deep
-            raise Refused("is not valid JSON; allowed: an object whose values are strings") from error
+        found = read_json(text, OBJECT)
         if wrong := next((key for key, value in found.items() if not isinstance(value, str)), None):
-            raise Refused(f"{shown(wrong)}: is not a string; allowed: an object whose values are strings")
+            raise Refused(f"{shown(wrong)}: is not a string; allowed: {OBJECT}")
         return dict(found)
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -56,17 +52,7 @@ def read(text: str) -> dict[str, str]:
         if not equals:
             raise Refused(f"{shown(part)} cannot be read; allowed: KEY=VALUE,... or a JSON object")
         pairs.append((key.strip(), value.strip()))
-    return _each_once(pairs)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs by key. Raises Refused if a key comes twice."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise Refused(f"{shown(key)}: given more than once; allowed: each key once")
-        found[key] = value
-    return found
+    return each_once(pairs)
 
 
 @dataclass(frozen=True)
