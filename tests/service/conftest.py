@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from adaspa_client import Client, plans
 from adaspa_jobs.settings import Settings
+from driven_client import Driven
 from running_gateway import Service, serving
 
 
@@ -33,3 +36,10 @@ def emptied(gateway: Service, valkey: redis.Redis) -> Iterator[Service]:
     gateway.parts.storage.delete_prefix("")
     yield gateway
     gateway.settle()  # no bell is left for the next test
+
+
+@pytest.fixture(params=[Client, Driven], ids=["sync", "async"])
+def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a Python client, of each kind in turn; its pauses are short."""
+    monkeypatch.setattr(plans, "DELAYS", (0.02,))
+    return request.param

@@ -18,20 +18,12 @@ from adaspa_client import Client, Event, NotFound, Video
 from adaspa_client.events import EventReader
 from adaspa_jobs.settings import Settings
 from adaspa_service.access import open_token
-from driven_client import Driven
 from flaky_proxy import flaky
 from pydantic import SecretStr
 from running_gateway import FILES, Service, serving
 from sync_client import MADE, sync_client
 
 CONTENT = FILES["video"][2]
-
-
-@pytest.fixture(params=[Client, Driven], ids=["sync", "async"])
-def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a client; its pauses are short."""
-    monkeypatch.setattr("adaspa_client.plans.DELAYS", (0.02,))
-    return request.param
 
 
 def test_a_video_from_its_prompt_to_its_file(service: Service, connect: Any, tmp_path: Path) -> None:
