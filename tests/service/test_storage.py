@@ -6,14 +6,17 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
 from adaspa_jobs.storage import ObjectMissing, ObjectStorage, StorageUnavailable
+from http_server import answering
 from obstore.exceptions import GenericError
 
 CONTENT = bytes(range(256)) * 4096
@@ -414,3 +417,44 @@ def test_a_failure_without_words_is_said_by_its_kind(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(obstore, "put", put)
     with pytest.raises(StorageUnavailable, match="storage s3://videos: TimeoutError"):
         ObjectStorage("s3://videos").check()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
+    """Seconds that a server of one object waits before it answers, by method; its bucket is ``s3://bucket``."""
+    waits: dict[str, float] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            over.wait(waits.get(self.command, 0))
+            self.send_response(200)
+            self.send_header("ETag", '"1"')
+            self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_PUT = do_HEAD = do_GET = answer
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    over = threading.Event()
+    with answering(Handler) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_REGION", "eu-west-1")
+        yield waits
+        over.set()
+
+
+def test_an_upload_has_more_time_than_an_answer(bucket: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes back while it is sent."""
+    monkeypatch.setattr("adaspa_jobs.storage.ANSWER_SECONDS", 0.3)
+    storage = ObjectStorage("s3://bucket")
+    bucket |= {"PUT": 1.0, "GET": 600.0, "HEAD": 600.0}
+    assert storage.create("a", b"x")
+    for ask in (storage.read, storage.head):
+        with pytest.raises(StorageUnavailable):
+            ask("a")
