@@ -16,7 +16,7 @@ import pytest
 import redis
 from adaspa_service.local import LocalError, Supervisor, folder, process, valkey
 from adaspa_service.local.supervisor import free_port
-from waiting import until
+from waiting import PATIENCE, until
 
 PART = """
 import json, os, signal, sys
@@ -367,3 +367,28 @@ def test_what_a_supervisor_started_ends_with_it_however_that_ends(short_folder: 
         starter.kill()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "what it started ends")
     assert [log.read_text().split()[1:] for log in logs.values()] == [[], ["told"]]
+
+
+SERVES = """
+import os, signal, sys
+from pathlib import Path
+from adaspa_service.local import folder
+
+data_dir = Path(sys.argv[1])
+server = folder.valkey_child(data_dir, os.environ, folder.claim(data_dir))
+server.start()
+folder.wait_until_ready([server])
+print("started", flush=True)
+signal.pause()
+"""
+
+
+def test_a_store_whose_supervisor_dies_ends_in_order(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It removes what it has half written, and leaves the folder."""
+    monkeypatch.setattr(folder, "LOCK_SECONDS", PATIENCE)
+    with subprocess.Popen([sys.executable, "-c", SERVES, str(data_dir)], stdout=subprocess.PIPE) as serves:
+        assert serves.stdout is not None and serves.stdout.readline() == b"started\n"
+        serves.kill()
+    log = data_dir / "logs" / "valkey.log"
+    until(lambda: "bye bye" in log.read_text(), "it ends as it does when it is asked to")
+    folder.claim(data_dir).close()
