@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,28 +13,12 @@ import pytest
 from adaspa_api.report import JobError
 from adaspa_api.videos import Video
 from adaspa_api.words import ErrorCode
-from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment
+from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment, in_terminal
 from adaspa_service.access.keys import Scope
 from adaspa_service.cli import completion, main
 from adaspa_service.cli.jobs import facts
 from running_gateway import FILES, Service
 from waiting import PATIENCE, until
-
-
-def in_terminal(*arguments: object, server: str) -> str:
-    """What the command shows in a terminal of 80 columns."""
-    leader, follower = pty.openpty()
-    env = clean_environment(ADASPA_SERVER=server, TERM="xterm-256color", COLUMNS="80")
-    process = subprocess.Popen([ADASPA, *map(str, arguments)], env=env, stdout=follower, stderr=follower)
-    os.close(follower)
-    shown = b""
-    try:
-        while chunk := os.read(leader, 65536):
-            shown += chunk
-    except OSError:  # its last writer is gone
-        pass
-    process.wait(timeout=PATIENCE)
-    return shown.decode()
 
 
 def test_models_as_lines_and_as_json(service: Service) -> None:
@@ -62,7 +45,7 @@ def test_jobs_newest_first_by_status_and_by_page(service: Service) -> None:
 
 def test_a_terminal_gets_a_table_that_names_the_next_page(service: Service) -> None:
     ids = [service.create()["id"] for _ in range(2)]
-    shown = in_terminal("jobs", "--limit", 1, server=service.url)
+    _, shown = in_terminal("jobs", "--limit", 1, server=service.url)
     assert "STATUS" in shown and "\x1b[" in shown
     assert ids[1] in shown.partition("adaspa jobs --after")[0]  # whole, to be copied
     assert f"adaspa jobs --after {ids[1]}" in " ".join(shown.split())

@@ -1,0 +1,263 @@
+"""Users' commands against a real gateway: which jobs each is about, what it asks first, and what it says and writes."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import forked
+import pytest
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode
+from adaspa_command import NOWHERE, adaspa, clean_environment, in_terminal
+from adaspa_service.cli import app, main
+from adaspa_service.cli.server import checked
+from running_gateway import FILES, Service
+from typer import BadParameter
+from typer.testing import CliRunner
+from waiting import PATIENCE, until
+
+terminal = import_module("adaspa_service.cli.terminal")
+ENDED = JobError(code=ErrorCode.out_of_memory, message="No memory.")
+
+
+def printed(service: Service, *arguments: object, status: int = 0) -> str:
+    """What a command prints; on standard error, when it has to fail."""
+    done = adaspa(*arguments, server=service.url)
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
+
+
+def ids(service: Service, *options: object) -> list[str]:
+    done = CliRunner().invoke(app, ["jobs", *map(str, options), "--server", service.url])
+    assert done.exit_code == 0, done.output
+    listed = done.stdout
+    assert listed == "" or {len(line.split("\t")) for line in listed.splitlines()} == {7}
+    return [line.split("\t")[0] for line in listed.splitlines()]
+
+
+@pytest.fixture
+def begun(service: Service, tmp_path: Path) -> Iterator[Callable[..., forked.Started]]:
+    """Starts a command that waits for videos, and waits until these are made."""
+    running: list[forked.Started] = []
+
+    def start(*arguments: object, jobs: int) -> forked.Started:
+        said = tmp_path / "out.txt", tmp_path / "err.txt"
+        env = clean_environment(ADASPA_SERVER=service.url)
+        running.append(forked.Started(main, ["adaspa", *map(str, arguments)], env, *said))
+        until(lambda: len(service.store.unfinished("open")) == jobs, "its videos are made")
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.kill()
+        each.wait()
+
+
+def test_a_list_has_the_asked_jobs_alone_and_as_many_as_are_asked(service: Service) -> None:
+    made = [service.create(metadata={"order": str(n % 2), "shop": "a"})["id"] for n in range(6)]
+    for number in (1, 4):
+        service.complete(service.claim(made[number]))
+    newest = made[::-1]
+    waiting = [each for each in newest if each not in (made[1], made[4])]
+    assert ids(service) == ids(service, "--limit", 6) == newest
+    assert ids(service, "--oldest-first") == made
+    assert ids(service, "--status", "completed") == [made[4], made[1]]
+    assert ids(service, "--status", "failed") == []
+    for limit in range(1, 5):
+        assert ids(service, "--status", "queued", "--limit", limit) == waiting[:limit]
+    assert ids(service, "--metadata", "order=1") == newest[::2]
+    assert ids(service, "--metadata", "shop=a,order=0", "--status", "completed") == [made[4]]
+    assert ids(service, "--metadata", "order=2") == []
+    assert ids(service, "--after", made[2]) == [made[1], made[0]]
+    assert ids(service, "--after", made[2], "--oldest-first", "--metadata", "order=1") == [made[3], made[5]]
+    assert "--metadata" in printed(service, "jobs", "--metadata", "order", status=2)
+
+
+def test_a_next_page_is_named_in_a_terminal_if_there_is_one(service: Service) -> None:
+    made = [service.create()["id"] for _ in range(3)]
+    service.completed()
+    asked = ("jobs", "--status", "queued", "--limit")
+    _, whole = in_terminal(*asked, 3, server=service.url)
+    assert "Next page" not in whole and whole.count("video_") == 3
+    _, part = in_terminal(*asked, 2, server=service.url)
+    assert f"Next page: adaspa jobs --after {made[1]}" in " ".join(part.split())
+    assert "Next page" not in printed(service, "jobs", "--limit", 1), "a program asks for it by itself"
+
+
+def test_a_cancel_says_whether_a_job_stops_at_once(service: Service) -> None:
+    running, done, waiting = service.claim(service.create()["id"]), service.completed(), service.create()["id"]
+    assert printed(service, "cancel", running.job.id, done, waiting).splitlines() == [
+        f"{running.job.id}: in_progress (stops after the current step)",
+        f"{done}: completed",
+        f"{waiting}: cancelled",
+    ]
+    service.store.release_cancelled(running)
+    assert printed(service, "cancel", running.job.id) == f"{running.job.id}: cancelled\n"
+    other = service.create()["id"]
+    for command in (("cancel",), ("delete", "--yes")):
+        assert "there is no video" in printed(service, *command, "video_0", other, status=1)
+        assert ids(service, "--status", "queued") == [other], "what comes behind a mistake is left alone"
+
+
+@pytest.mark.parametrize(("answer", "goes", "count"), [("y", True, 2), ("", False, 1)])
+def test_a_delete_in_a_terminal_asks_before_anything_goes(
+    service: Service, answer: str, goes: bool, count: int
+) -> None:
+    made = [service.create()["id"] for _ in range(count)]
+    status, shown = in_terminal("delete", *made, server=service.url, answer=answer)
+    named = made[0] if count == 1 else "2 jobs"
+    assert f"Permanently delete {named}? [y/N]" in " ".join(shown.split())
+    assert (status, len(ids(service))) == ((0, 0) if goes else (1, count))
+    assert [f"{each}: deleted" in shown for each in made] == [goes] * count
+
+
+def test_a_download_is_named_after_its_job_and_its_format(service: Service, tmp_path: Path) -> None:
+    made = {kind: service.completed(output_format=kind) for kind in ("mp4", "webm", "gif")}
+    for kind, video_id in made.items():
+        assert printed(service, "download", video_id) == f"Wrote {video_id}.{kind}\n"
+        assert (tmp_path / f"{video_id}.{kind}").read_bytes() == FILES["video"][2]
+    for variant in ("thumbnail", "spritesheet"):
+        (named := tmp_path / f"{made['mp4']}.webp").unlink(missing_ok=True)
+        assert printed(service, "download", made["mp4"], "--variant", variant) == f"Wrote {named.name}\n"
+        assert named.read_bytes() == FILES[variant][2]
+    assert "does not exist" in printed(service, "download", made["mp4"], "-o", tmp_path / "none" / "a.mp4", status=2)
+    assert "--variant" in printed(service, "download", made["mp4"], "--variant", "sound", status=2)
+
+
+def test_a_job_is_shown_as_it_is_and_followed_no_further_than_its_end(service: Service) -> None:
+    lease = service.claim(service.create(metadata={"a": "b"})["id"])
+    service.step(lease, 3)
+
+    def shown(*options: str) -> dict[str, str]:
+        lines = printed(service, "show", lease.job.id, *options).splitlines()
+        return dict(line.split("\t") for line in lines if "\t" in line)
+
+    now = shown()
+    assert (now["status"], now["phase"], now["step"]) == ("in_progress", "denoising", "3 of 24")
+    assert now["metadata"] == "a=b" and not {"error", "ended", "kept until", "queue position"} & {*now}
+    service.store.fail(lease, ENDED)
+    for options in ((), ("--follow",)):
+        ended = shown(*options)
+        assert (ended["status"], ended["error"]) == ("failed", "No memory. (out_of_memory)")
+        assert "phase" not in ended and ended["ended"] <= ended["kept until"]
+    waiting = service.create()["id"]
+    service.create()
+    assert "queue position\t1" in printed(service, "show", waiting)
+
+
+def test_a_program_that_follows_a_job_reads_its_end_alone(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path
+) -> None:
+    video_id = service.create()["id"]
+    command = begun("show", "--follow", "--json", video_id, jobs=1)
+    service.complete(service.claim(video_id))
+    assert command.wait(PATIENCE) == 0
+    assert json.loads((tmp_path / "out.txt").read_text())["status"] == "completed"
+    assert (tmp_path / "err.txt").read_text() == ""
+
+
+@pytest.mark.parametrize(("count", "as_json"), [(1, False), (1, True), (2, False), (2, True)])
+def test_videos_without_a_name_are_named_after_their_jobs(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path, count: int, as_json: bool
+) -> None:
+    asked = ("-n", count, "--seed", 7, *(["--json"] if as_json else []))
+    command = begun("generate", "a star", *asked, jobs=count)
+    made = service.store.unfinished("open")
+    assert sorted(job.params.seed for job in made) == [7, 8][:count]
+    for job in made:
+        service.complete(service.claim(job.id))
+    assert command.wait(PATIENCE) == 0
+    assert {path.name for path in tmp_path.glob("video_*")} == {f"{job.id}.mp4" for job in made}
+    out = (tmp_path / "out.txt").read_text()
+    if as_json:
+        told = json.loads(out)
+        assert {video["id"] for video in (told if count > 1 else [told])} == {job.id for job in made}
+    else:
+        assert all(f"Wrote {job.id}.mp4" in out for job in made) and out.count("AdaSpa: 4 dense steps") == count
+
+
+def test_detached_videos_are_told_in_the_order_of_their_seeds(service: Service, tmp_path: Path) -> None:
+    asked = ("generate", "a star", "-n", 3, "--seed", 5, "--detach", "-o", tmp_path / "star.mp4")
+    made = printed(service, *asked).split()
+    as_json = json.loads(printed(service, *asked, "--json"))
+    for found in (made, [video["id"] for video in as_json]):
+        jobs = [service.store.get(video_id) for video_id in found]
+        assert [job and job.params.seed for job in jobs] == [5, 6, 7]
+    assert json.loads(printed(service, "generate", "a star", "--detach", "--json"))["status"] == "queued"
+    assert not list(tmp_path.glob("star*"))
+
+
+def test_an_estimate_says_what_it_knows_and_why_it_knows_no_more(service: Service) -> None:
+    lines = printed(service, "estimate", "--steps", 20).splitlines()
+    assert lines[0] == "demo, 128x128, 33 frames, 20 steps"
+    presets = {line.split("\t")[0]: line.split("\t")[1:] for line in lines[1:-1]}
+    assert {*presets} == {"default", "exact", "quality", "balanced", "fast"}
+    assert all(row[:2] == ["-", "-"] and "completed yet" in row[2] for row in presets.values())
+    assert lines[-1] == "Start time unknown; workers that serve the interactive queue: 0."
+    asked = json.loads(printed(service, "estimate", "--quality", "fast", "--priority", "bulk", "--json"))
+    assert (asked["quality"], asked["priority"], ids(service)) == ("fast", "bulk", [])
+
+
+def test_a_usage_is_told_by_day_and_model_with_its_sum(service: Service) -> None:
+    assert printed(service, "usage").splitlines()[-1] == "0 jobs and 0.0 GPU-seconds in 30 days"
+    service.completed()
+    service.store.fail(service.claim(service.create()["id"]), ENDED)
+    row, total = printed(service, "usage", "--days", 3).splitlines()
+    assert row.split("\t")[1:5] == ["demo", "1", "1", "0"] and total.startswith("2 jobs and ")
+    assert total.endswith(" GPU-seconds in 3 days")
+    assert [each["model"] for each in json.loads(printed(service, "usage", "--json"))["data"]] == ["demo"]
+    for days in (0, 401):
+        assert "--days" in printed(service, "usage", "--days", days, status=2)
+
+
+def test_words_are_completed_by_what_begins_so_and_not_at_all_without_a_server(service: Service) -> None:
+    made = [service.create(prompt=f"star {n}")["id"] for n in range(2)]
+
+    def completed(line: str, server: str = service.url) -> set[str]:
+        asked = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_ADASPA_COMPLETE": "complete_bash"}
+        done = adaspa(server=server, **asked)
+        assert (done.returncode, done.stderr) == (0, "")
+        return {*done.stdout.split()}
+
+    assert completed("adaspa cancel ") == {*made}
+    assert completed(f"adaspa delete {made[0]}") == {made[0]}
+    assert completed("adaspa generate --model ") >= {"demo"}
+    assert completed("adaspa generate --model x") == completed("adaspa cancel none") == set()
+    for server in (NOWHERE, "nonsense"):
+        assert completed("adaspa cancel ", server) == set()
+
+
+@pytest.mark.parametrize("server", ["http://a.example", "http://a.example/", "https://a.example:8443/service/"])
+def test_an_address_may_end_with_a_slash(server: str) -> None:
+    assert checked(server) == server.rstrip("/")
+
+
+@pytest.mark.parametrize("server", ["", "a.example", "ftp://a.example", "//a.example", "localhost:8000"])
+def test_an_address_is_one_of_http(server: str) -> None:
+    with pytest.raises(BadParameter, match=r"allowed: http://\.\.\. or https://\.\.\."):
+        checked(server)
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ("gateway", "adaspa_service.gateway"),
+        ("worker", "adaspa_worker"),
+        ("worker --model demo --only bulk", "adaspa_worker --model demo --only bulk"),
+        ("worker --only interactive", "adaspa_worker --only interactive"),
+        ("fetch-model wan", "adaspa_worker.fetch_model --model wan"),
+        ("fetch-model wan --dry-run", "adaspa_worker.fetch_model --model wan --dry-run"),
+        ("fetch-model wan --resolve --dry-run", "adaspa_worker.fetch_model --model wan --resolve --dry-run"),
+    ],
+)
+def test_a_command_for_a_part_of_the_service_becomes_that_part(
+    monkeypatch: pytest.MonkeyPatch, asked: str, line: str
+) -> None:
+    def become(program: str, given: list[str]) -> None:
+        raise SystemExit(" ".join([program, *given]))
+
+    monkeypatch.setattr(terminal.os, "execv", become)
+    done = CliRunner().invoke(app, asked.split())
+    assert str(done.exception) == f"{sys.executable} {sys.executable} -m {line}"
