@@ -312,7 +312,9 @@ def test_an_emptied_redis_does_not_open_a_service_that_had_keys(
     service: Service, anonymous: httpx.Client, client: Clients, settings: Settings, tmp_path: Path
 ) -> None:
     """Nobody gets in then, neither the token's holder nor the old key's, until there is a key again."""
-    marker, old = service.parts.entrance.required.file, client()
+    marker = service.parts.entrance.required.file
+    assert not marker.parent.exists(), "a folder that nothing else has made yet"
+    old = client()
     until(marker.exists, "it is noted, though nobody has asked for anything")
     service.store.client.flushall()
     with serving(settings, tmp_path) as another:  # which has not seen the key

@@ -18,7 +18,7 @@ from adaspa_service.webhooks import deliverer, deliveries
 from adaspa_service.webhooks.addresses import RESOLVE_SECONDS, Addresses
 from adaspa_service.webhooks.attempt import TOTAL_SECONDS, Sender
 from adaspa_service.webhooks.deliverer import Deliverer
-from adaspa_service.webhooks.deliveries import DeliveryStore, State
+from adaspa_service.webhooks.deliveries import Delivery, DeliveryStore, State
 from admitting import admit
 from faults import Fault, FaultyRedis, Outside
 from receiver import Receiver, receiving
@@ -182,6 +182,22 @@ def test_what_is_under_way_when_it_stops_is_waited_for_and_nothing_more_begins(
     assert [job_id for job_id, _ in stage.own.ids("waiting")] == [second]
     left = ("webhooks", "resolve")
     until(lambda: not [each for each in threading.enumerate() if each.name.startswith(left)], "no thread is left", 60)
+
+
+def test_nothing_to_deliver_is_looked_for_no_more_often_than_it_says(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Semaphore(0)
+
+    def take(limit: int) -> list[Delivery]:
+        looked.release()
+        return []
+
+    monkeypatch.setattr(stage.one._store, "take", take)
+    monkeypatch.setattr(deliverer, "EVERY_SECONDS", 3600.0)
+    with stage.one:
+        assert looked.acquire(timeout=PATIENCE)
+        assert not looked.acquire(timeout=0.1)
 
 
 def test_an_attempt_is_over_before_it_is_taken_for_lost() -> None:

@@ -58,6 +58,7 @@ def off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def test_a_token_holds_as_long_as_was_said_and_a_key_leaves_nothing_behind(valkey: redis.Redis, off: float) -> None:
     draw, keys, now = Random(7), KeyStore(valkey), 0
+    valkey.set("adaspa:skipped", 10**11)  # what does not count for jobs does for keys, which go by the clock
     wanted: dict[str, Wanted] = {}
     revoked: list[Wanted] = []
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from adaspa_api.token_file import token_file
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 
 OURS, OTHERS = SecretStr("ours" * 8), SecretStr("others" * 8)
 URL = "http://127.0.0.1:7000"
+WAYS_OUT = r"cannot write the token file .*XDG_STATE_HOME.*ADASPA_OPEN_ACCESS=true"
 
 
 @pytest.fixture(autouse=True)
@@ -76,5 +78,13 @@ def test_a_browser_is_led_to_the_page_with_the_token_behind_the_hash(token: str)
 def test_a_folder_that_cannot_be_written_is_named_with_the_ways_out(folder: Path) -> None:
     folder.parent.mkdir()
     folder.touch()
-    with pytest.raises(SettingsError, match=r"cannot write the token file .*XDG_STATE_HOME.*ADASPA_OPEN_ACCESS=true"):
+    with pytest.raises(SettingsError, match=WAYS_OUT):
+        open_token.leave(OURS, 7000)
+    open_token.take_away(OURS, 7000)
+
+
+def test_a_user_without_a_home_is_told_the_ways_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    with pytest.raises(SettingsError, match=WAYS_OUT):
         open_token.leave(OURS, 7000)

@@ -45,6 +45,7 @@ REFUSED = {
     "v6 site-local": "fec0::1",
     "v6 unique local": "fd00::1",
     "EC2's v6 metadata": "fd00:ec2::254",
+    "v6 reserved": "4000::1",
     "v6 multicast": "ff02::1",
     "v6 global multicast": "ff0e::1",
     "v6 documentation": "2001:db8::1",

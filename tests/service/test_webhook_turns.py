@@ -24,7 +24,14 @@ OWNERS, OF_OWNER = ("one", "other"), 3
 def let_time_pass(client: redis.Redis, seconds: float) -> None:
     """Make every moment that deliveries have this much earlier."""
     moved = round(seconds * 1000)
-    for pattern in ("webhooks", "webhooks_dead", "webhook_lanes", "webhook_lane:*", "webhook_trying:*"):
+    for pattern in (
+        "webhooks",
+        "webhooks_dead",
+        "webhook_lanes",
+        "webhook_lane:*",
+        "webhook_trying:*",
+        "webhook_secrets",
+    ):
         for name in client.scan_iter(f"adaspa:{pattern}", count=1000):
             members: Any = client.zrange(name, 0, -1, withscores=True)
             client.zadd(name, {member: score - moved for member, score in members})
@@ -60,6 +67,7 @@ class Desk:
 
     def __init__(self, store: JobStore, params: Params, seed: int) -> None:
         self.store, self.params, self.draw = store, params, Random(seed)
+        store.client.set("adaspa:skipped", 10**11)  # what does not count for jobs does for receivers: they have a clock
         self.deliveries = DeliveryStore(
             store.client, attempt_seconds=ATTEMPT, dead_seconds=DEAD, owner_attempts=OF_OWNER
         )
@@ -223,24 +231,55 @@ def test_no_lane_comes_twice_before_another_comes_once(store: JobStore, params: 
     assert sum(turns.values()) == 36
 
 
-def test_an_owner_with_more_receivers_than_are_looked_at_at_once_holds_up_no_other(
-    store: JobStore, params: Params
+HINDRANCES = ("its owner has no turn", "not due", "under way", "nothing in it", "no record")
+
+
+@pytest.mark.parametrize("hindrance", HINDRANCES)
+def test_more_lanes_than_are_looked_at_at_once_hold_up_no_other(
+    store: JobStore, params: Params, hindrance: str
 ) -> None:
+    """Whatever keeps each of them from being tried."""
     (first,) = owed(store, params, 1)
     (other,) = owed(store, params, 1, "other", "other")
     client, own = store.client, DeliveryStore(store.client, owner_attempts=2)
-    record = client.hgetall(f"adaspa:webhook:{first}")
+    record: Any = client.hgetall(f"adaspa:webhook:{first}")
     let_time_pass(client, 60)
     with client.pipeline() as pipe:
         for number in range(1100):
-            lane = f"host{number}.example.com#0"
-            pipe.hset(f"adaspa:webhook:many{number}", mapping={**record, b"lane": lane})  # type: ignore[dict-item]
-            pipe.zadd("adaspa:webhooks", {f"many{number}": 1})
-            pipe.zadd(f"adaspa:webhook_lane:{lane}", {f"many{number}": 1})
+            job_id, lane = f"many{number}", f"host{number}.example.com#0"
             pipe.zadd("adaspa:webhook_lanes", {lane: 1})
+            if hindrance != "nothing in it":
+                pipe.zadd("adaspa:webhooks", {job_id: 1})
+                pipe.zadd(f"adaspa:webhook_lane:{lane}", {job_id: 10**15 if hindrance == "not due" else 1})
+            if hindrance != "no record":
+                pipe.hset(f"adaspa:webhook:{job_id}", mapping=record | {b"lane": lane})
+            if hindrance == "under way":
+                pipe.set(f"adaspa:webhook_busy:{lane}", job_id, px=10**6)
         pipe.execute()
     taken = [delivery.job_id for _ in range(3) for delivery in own.take(64)]
-    assert other in taken and len(taken) == 3
+    assert other in taken and len(taken) == (3 if hindrance == "its owner has no turn" else 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_secret_holds_as_long_as_was_said_when_it_was_replaced(store: JobStore, seed: int) -> None:
+    draw, now, deliveries = Random(seed), 0, DeliveryStore(store.client)
+    store.client.set("adaspa:skipped", 10**11)
+    current, ends = deliveries.secrets()[0], dict[str, float]()
+    for _ in range(30):
+        if draw.random() < 0.5:
+            keep = draw.choice((0.0, 25_000.0, 125_000.0))
+            found = deliveries.rotate_secret(keep)
+            ends[current] = now + keep
+            assert found[0] not in ends
+            current = found[0]
+        else:
+            seconds = draw.choice((10_000, 100_000))
+            let_time_pass(store.client, seconds)
+            now += seconds
+        holding = sorted((end, secret) for secret, end in ends.items() if now < end)
+        found = deliveries.secrets()
+        assert found[0] == current and set(found[1:]) == {secret for _, secret in holding}, (now, ends)
+        assert len(set(found)) == len(found)
 
 
 def test_dead_events_go_before_waiting_ones_and_the_oldest_of_them_first(store: JobStore, params: Params) -> None:

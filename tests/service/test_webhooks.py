@@ -84,6 +84,7 @@ def test_an_ended_jobs_event_is_delivered_once_and_verifies(service: Service, re
     assert set(event) == {"id", "object", "created_at", "type", "timestamp", "data"}
     assert (event["object"], event["created_at"]) == ("event", event["data"]["completed_at"])
     assert datetime.fromisoformat(event["timestamp"]).timestamp() == event["created_at"]
+    assert event["timestamp"].endswith("Z")
     assert event["data"]["metadata"] == {"order": "17"}
     assert event["id"] == call.headers["webhook-id"]
     shown = service.http.get(f"/videos/{video_id}").json()

@@ -140,7 +140,6 @@ class KeyStore:
         with reaching(), self.client.pipeline(transaction=True) as pipe:
             pipe.delete(_record(key_id))
             pipe.zrem(LIST, key_id)
-            pipe.delete(f"{PREFIX}rate:{key_id}")
             known = bool(pipe.execute()[0])
         self.file.synced()
         return known

@@ -92,7 +92,7 @@ class Entrance:
             return Access.keys
         if self.required:
             return Access.lost
-        return Access.token if asks_for_token(settings) else Access.keys
+        return Access.token if settings.open_access is None and is_loopback(settings.host) else Access.keys
 
     @property
     def command(self) -> str:
@@ -128,11 +128,6 @@ class Entrance:
             f"emptied, or is another server. Restore it, create a key with `{self.command}`, or remove that file "
             "to start without keys"
         )
-
-
-def asks_for_token(settings: Settings) -> bool:
-    """Return whether the service asks for the machine's token while no key exists."""
-    return settings.open_access is None and settings.bootstrap_key is None and is_loopback(settings.host)
 
 
 def is_loopback(host: str) -> bool:

@@ -167,6 +167,3 @@ class CheckedConnections(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
         raise failed or httpcore.ConnectError(host)
-
-    async def sleep(self, seconds: float) -> None:
-        await self._network.sleep(seconds)

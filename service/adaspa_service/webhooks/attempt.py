@@ -94,7 +94,7 @@ def judge(status: int, headers: list[tuple[bytes, bytes]]) -> Result:
 def retry_after(value: bytes) -> float | None:
     """Seconds from now that a Retry-After header names, as a number or a date; None if it is neither."""
     text = value.decode("ascii", errors="replace").strip()
-    if text.isascii() and text.isdigit():
+    if text.isdigit():
         return float(text[:9])
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
