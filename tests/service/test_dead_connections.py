@@ -192,3 +192,31 @@ def test_a_worker_that_could_not_acknowledge_a_message_takes_the_next_one(server
         second.ack()  # on a connection anew
         assert after_a_break().payload == {"number": 2}
         assert server.client.hlen("unacked") == 2, "the third, and the first, which comes again much later"
+
+
+def test_a_message_that_a_worker_gives_back_goes_back_over_a_connection_anew(server: Server) -> None:
+    with make_celery(Settings(redis_url=server.url)) as celery, celery.connection_for_read() as broker:
+        queue: SimpleQueue = broker.SimpleQueue("generate.demo")
+        assert broker.default_channel.visibility_timeout == 3600, "when one comes again whose worker died"
+        queue.put({"number": 1})
+        message = queue.get(timeout=PATIENCE)
+        assert (server.client.llen("generate.demo"), server.client.hlen("unacked")) == (0, 1)
+        server.client.client_kill_filter(_type="normal", skipme=True)
+        hear_the_end(queue.channel.pool)
+        message.requeue()
+        assert (server.client.llen("generate.demo"), server.client.hlen("unacked")) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://ada:hunter2@127.0.0.1:1/0",
+        "rediss://:hunter2@127.0.0.1:1/0",
+        "unix://:hunter2@/run/valkey.sock",
+        "redis+sentinel://ada:hunter2@127.0.0.1:1/main?sentinel_password=hunter2",
+    ],
+)
+def test_a_workers_log_names_its_redis_without_a_password(url: str) -> None:
+    with make_celery(Settings(redis_url=url)) as celery, celery.connection_for_read() as broker:
+        for shown in (broker.as_uri(), broker.as_uri(include_password=True)):
+            assert shown == str(connections(url).address) and "hunter2" not in shown

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 from adaspa_service.local import LocalError, Supervisor, folder, process, valkey
-from adaspa_service.local.supervisor import free_port
+from adaspa_service.local.supervisor import check_port, free_port
 from waiting import PATIENCE, until
 
 PART = """
@@ -127,6 +128,9 @@ def test_each_part_is_told_what_is_its_own(short_folder: Path, told: Told, monke
         assert [parts[name]["arguments"] for name in parts] == [[], [], ["--model", "second"], ["--model", "third"]]
         ids = {environment.get("ADASPA_WORKER_ID") for environment in environments.values()}
         assert len(ids) == 4 and None in ids, "two workers have one id, or the gateway has one"
+        patience = {child.name: child.start_seconds for child in service.children}
+        assert patience["worker"] == patience["worker-2"] == 1800, "its model may be downloaded, loaded and compiled"
+        assert patience["valkey"] == patience["gateway"] == 60
     ends = told.ends()
     assert ends == [(name, True) for name in ("worker-3", "worker-2", "worker", "gateway")]
     with supervisor(short_folder, None):
@@ -210,6 +214,19 @@ def test_each_wish_to_stop_ends_it_and_a_second_one_at_once(
     impatient.join()
     assert all(child.exit_status() is not None for child in service.children)
     assert signal.getsignal(number) is handler
+
+
+def test_a_port_is_chosen_that_is_free_and_that_no_program_is_given() -> None:
+    ports = {free_port("127.0.0.1") for _ in range(20)}
+    assert len(ports) > 10 and all(20_000 <= port < 32_768 for port in ports)
+    with socket.create_server(("127.0.0.1", min(ports))):
+        check_port("127.0.0.1", max(ports))
+        with pytest.raises(LocalError, match=f"cannot use port {min(ports)} on 127.0.0.1 .*use --port"):
+            check_port("127.0.0.1", min(ports))
+    with pytest.raises(
+        LocalError, match=r"192\.0\.2\.1: no port .* is free, or this machine does not have the address"
+    ):
+        free_port("192.0.2.1")
 
 
 @pytest.fixture
