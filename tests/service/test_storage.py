@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -419,16 +420,28 @@ def test_a_failure_without_words_is_said_by_its_kind(monkeypatch: pytest.MonkeyP
         ObjectStorage("s3://videos").check()
 
 
+@dataclass
+class Bucket:
+    """A server of one empty object, as ``s3://bucket``."""
+
+    waits: dict[str, float] = field(default_factory=dict)
+    """Seconds before it answers, by method."""
+    failures: list[int] = field(default_factory=list)
+    """Statuses of its next answers."""
+    asked: list[str] = field(default_factory=list)
+    """Methods of the requests so far."""
+
+
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
-    """Seconds that a server of one object waits before it answers, by method; its bucket is ``s3://bucket``."""
-    waits: dict[str, float] = {}
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    made = Bucket()
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
+            made.asked.append(self.command)
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            over.wait(waits.get(self.command, 0))
-            self.send_response(200)
+            over.wait(made.waits.get(self.command, 0))
+            self.send_response(made.failures.pop(0) if made.failures else 200)
             self.send_header("ETag", '"1"')
             self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
             self.send_header("Content-Length", "0")
@@ -445,15 +458,29 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         monkeypatch.setenv("AWS_REGION", "eu-west-1")
-        yield waits
+        yield made
         over.set()
 
 
-def test_an_upload_has_more_time_than_an_answer(bucket: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_that_fails_now_and_then_is_asked_again_and_one_that_refuses_is_not(bucket: Bucket) -> None:
+    storage = ObjectStorage("s3://bucket")
+    for ask, method in ((lambda: storage.create("a", b"x"), "PUT"), (lambda: storage.head("a"), "HEAD")):
+        for failures in ([503], [500, 503], [429]):
+            bucket.failures[:], bucket.asked[:] = failures, []
+            ask()
+            assert bucket.asked == [method] * (len(failures) + 1)
+        for failures in ([403], [500] * 9):
+            bucket.failures[:], bucket.asked[:] = failures, []
+            with pytest.raises(StorageUnavailable):
+                ask()
+            assert len(bucket.asked) == (1 if failures == [403] else 4)
+
+
+def test_an_upload_has_more_time_than_an_answer(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing comes back while it is sent."""
     monkeypatch.setattr("adaspa_jobs.storage.ANSWER_SECONDS", 0.3)
     storage = ObjectStorage("s3://bucket")
-    bucket |= {"PUT": 1.0, "GET": 600.0, "HEAD": 600.0}
+    bucket.waits |= {"PUT": 1.0, "GET": 600.0, "HEAD": 600.0}
     assert storage.create("a", b"x")
     for ask in (storage.read, storage.head):
         with pytest.raises(StorageUnavailable):
