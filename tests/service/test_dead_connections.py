@@ -137,6 +137,26 @@ def test_a_connection_that_the_server_closed_is_not_used(server: Server) -> None
         assert client.ping()
 
 
+def test_only_a_connection_that_was_idle_is_asked_whether_it_works(server: Server) -> None:
+    def pings() -> int:
+        stats: Any = server.client.info("commandstats")
+        return int(stats.get("cmdstat_ping", {"calls": 0})["calls"])
+
+    async def asked(seconds: int, wait: float) -> int:
+        made = connections(f"redis://127.0.0.1:{server.port}/0?health_check_interval={seconds}")
+        awaited, before = made.async_client(1), pings()
+        with made.client() as client:
+            for number in range(3):
+                await asyncio.sleep(wait if number == 1 else 0)
+                client.exists("a")
+                await awaited.exists("a")
+        await awaited.aclose()
+        return pings() - before
+
+    assert asyncio.run(asked(3600, 0.0)) == 0, "one that is new need not be asked, nor one that is used"
+    assert asyncio.run(asked(1, 1.1)) >= 2
+
+
 def test_no_client_repeats_a_command_whose_answer_is_late(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adaspa_jobs.connections.ANSWER_SECONDS", 1.0)
     url = server.url.replace("interval=1", "interval=60")  # else it may be the question before the command that is late

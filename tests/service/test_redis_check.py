@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -76,6 +77,34 @@ def needed() -> set[str]:
     return (
         set(called) | {renamed.get(name, name.upper()) for name in methods if name not in others} | CELERY | {"EVALSHA"}
     )
+
+
+@pytest.mark.parametrize(
+    ("about", "shown", "problems"),
+    [
+        ({"redis_version": "6.2.14", "aof_enabled": 1}, "redis 6.2.14", ["redis 6.2.14 is too old"]),
+        ({"redis_version": "7.0.0", "aof_enabled": 1}, "redis 7.0.0", []),
+        ({"redis_version": "10.1.0", "aof_enabled": 1}, "redis 10.1.0", []),
+        (
+            {"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "8.1.0", "aof_enabled": 1},
+            "valkey 8.1.0",
+            [],
+        ),
+        ({"redis_version": "7.2.0"}, "redis 7.2.0", ["it loses jobs when it restarts"]),
+        ({"aof_enabled": 1}, "redis 7", []),  # as of a server that tells little
+        (
+            {"redis_version": "7.2.0", "aof_enabled": 1, "cluster_enabled": 1},
+            "redis 7.2.0",
+            ["the server is in cluster mode"],
+        ),
+    ],
+)
+def test_a_server_is_judged_by_what_it_tells_of_itself(
+    server: redis.Redis, monkeypatch: pytest.MonkeyPatch, about: dict[str, Any], shown: str, problems: list[str]
+) -> None:
+    monkeypatch.setattr(redis.Redis, "info", lambda _: about)
+    found = redis_check.look(settings(server))
+    assert (found.server, [problem.found for problem in found.problems]) == (shown, problems)
 
 
 def test_a_user_that_may_not_ask_for_information_can_work(server: redis.Redis) -> None:

