@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from adaspa_service.cli.local import need
-from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
+from adaspa_service.cli.terminal import Json, fail, last_words, print_json, print_table, say
 
 COLUMNS = ("OPERATION", "DENSITY", "MS", "TFLOP/S")
 
@@ -31,8 +31,7 @@ def bench(
     command = [sys.executable, "-m", "adaspa.self_check", "--dtype", dtype.value]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        said = ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}, without an error message"]
-        fail(f"bench: {said[-1].rpartition('error: ')[2]}")
+        fail(f"bench: {last_words(ran).rpartition('error: ')[2]}")
     found = json.loads(ran.stdout)
     if as_json:
         return print_json(found)

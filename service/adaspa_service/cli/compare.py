@@ -18,7 +18,7 @@ from adaspa_service.cli.generate import SERVER_ONLY, fetch
 from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.local import generate_here, need, resolved
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
-from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
+from adaspa_service.cli.terminal import Exit, Json, fail, last_words, print_json, print_table, say
 
 COLUMNS = ("", "DENOISING", "A DENSE STEP", "A SPARSE STEP", "WORK", "DENSITY", "RECALL")
 ALIKE = ("fps", *SERVER_ONLY)
@@ -68,7 +68,7 @@ def join(files: list[Path], output: Path) -> dict[str, float]:
     ran = subprocess.run([*command, "--labels", "dense", "AdaSpa"], capture_output=True, text=True, check=False)
     if ran.returncode:
         part.unlink(missing_ok=True)
-        fail(f"the videos cannot be compared: {ran.stderr.strip().splitlines()[-1]}")
+        fail(f"the videos cannot be compared: {last_words(ran)}")
     part.replace(output)
     found: dict[str, float] = json.loads(ran.stdout)
     return found

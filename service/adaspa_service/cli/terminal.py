@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -48,6 +49,12 @@ def fail(message: object, status: Exit = Exit.failed) -> NoReturn:
     """End the command with one line on standard error."""
     print(f"adaspa: {message}", file=sys.stderr)
     raise SystemExit(int(status))
+
+
+def last_words(ran: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line that a failed process wrote to standard error, or its exit status if it wrote none."""
+    said = ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}, without an error message"]
+    return said[-1]
 
 
 def print_json(value: Any) -> None:
