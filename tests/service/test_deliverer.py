@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from adaspa_service.webhooks.addresses import RESOLVE_SECONDS, Addresses
 from adaspa_service.webhooks.attempt import TOTAL_SECONDS, Sender
 from adaspa_service.webhooks.deliverer import Deliverer
 from adaspa_service.webhooks.deliveries import Delivery, DeliveryStore, State
+from adaspa_service.webhooks.signing import headers
 from admitting import admit
 from faults import Fault, FaultyRedis, Outside
 from receiver import Receiver, receiving
@@ -143,6 +145,28 @@ def test_the_log_says_what_comes_next_and_no_secret_of_a_url(stage: Stage, caplo
     assert last.levelname == "INFO" and f"{job_id}: video.cancelled delivered to {at} at attempt 1" in last.getMessage()
     assert "secret" not in caplog.text
     assert {call.headers["user-agent"].partition("/")[0] for call in stage.receiver.calls} == {"adaspa-serve"}
+
+
+def test_each_attempt_is_signed_anew_with_the_secrets_that_hold_then(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event keeps its id and body; a receiver refuses a time long ago."""
+    stage.receiver.answers = [500] * 3
+    job_id, own = stage.owed(), stage.own
+    times = [1_900_000_000.9, 1_900_000_100.0, 1_900_086_500.5]
+    for at, keep, holding in zip(times, (None, 1000.0, 0.0), (1, 2, 2), strict=True):
+        if keep is not None:
+            own.rotate_secret(keep)
+        monkeypatch.setattr(deliverer, "time", SimpleNamespace(time=lambda at=at: at))
+        stage.attempt()
+        call, secrets = stage.receiver.calls[-1], own.secrets()
+        assert call.headers["webhook-timestamp"] == str(int(at))
+        ours = headers(call.headers["webhook-id"], int(at), call.body, secrets)
+        assert {name: call.headers[name] for name in ours} == ours
+        assert call.headers["webhook-signature"].count("v1,") == len(secrets) == holding
+        own.redeliver(job_id)
+    first, *others = stage.receiver.calls
+    assert {(call.body, call.headers["webhook-id"]) for call in others} == {(first.body, first.headers["webhook-id"])}
 
 
 def test_a_long_error_is_kept_short(stage: Stage) -> None:

@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 from adaspa_jobs.settings import Settings
+from adaspa_service.webhooks import attempt, deliverer, deliveries
 from adaspa_service.webhooks.deliveries import Outcome
 from adaspa_service.webhooks.event import EventType
 from adaspa_service.webhooks.signing import headers
@@ -32,6 +34,24 @@ def test_the_schedule_is_that_of_the_settings() -> None:
     (row,) = re.findall(r"^\| after the one before \| at once \| (.*) \|$", PAGE, re.M)
     waits = [int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+) (\w+)", row)]
     assert tuple(waits) == Settings().webhook_retry_seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (r"within (\d+) seconds, and do the work afterwards", attempt.TOTAL_SECONDS),
+        (r"`Retry-After` \(seconds or a date; at most (a) day\)", deliverer.LONGEST_WAIT_SECONDS / 86400),
+        (r"Each wait is up to (\d+) % shorter or longer", 100 * deliverer.JITTER),
+        (r"It is kept for\s+(\d+) days", deliveries.DEAD_SECONDS / 86400),
+        (r"and (\d+) for one API key", deliveries.OWNER_ATTEMPTS),
+        (r"another gateway repeats it (\d+) s later", deliveries.ATTEMPT_SECONDS),
+        (r"Redis keeps up to ([\d,]+) pending and dead events", deliveries.KEPT),
+        (r"about (a) day after the job's end", round(sum(Settings().webhook_retry_seconds) / 86400)),
+    ],
+)
+def test_the_numbers_are_those_of_the_code(words: str, meant: float) -> None:
+    (told,) = re.findall(words, PAGE)
+    assert (1 if told == "a" else int(told.replace(",", ""))) == meant
 
 
 def test_events_settings_and_outcomes_are_those_of_the_code() -> None:

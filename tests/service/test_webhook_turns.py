@@ -1,6 +1,7 @@
 """Whose turn it is among deliveries, beside what the documents say of it in plain Python: what is due, one at a time in
 a lane, so many of an owner, and nothing that could be tried is left waiting."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -214,6 +215,19 @@ def owed(store: JobStore, params: Params, count: int, host: str = "host", owner:
     for job_id in made:
         store.request_cancel(job_id)
     return made
+
+
+def test_a_receiver_gets_four_at_a_time_and_an_owner_thirty_two(store: JobStore, params: Params) -> None:
+    """One receiver is a host and port, whatever the rest of a URL is."""
+    for number in range(60):
+        url = ("https://one.example.com/a", "https://one.example.com/b?c", "https://one.example.com:444/")[number % 3]
+        job, _ = admit(store, params(), owner=str(number % 5), webhook_url=url)
+        store.request_cancel(job.id)
+    taken = DeliveryStore(store.client).take(64)
+    assert Counter(each.receiver for each in taken) == {"one.example.com": 4, "one.example.com:444": 4}
+    for number in range(15):
+        owed(store, params, 12, f"host{number}")
+    assert Counter(each.owner for each in DeliveryStore(store.client).take(64))["one"] == 32
 
 
 def test_no_lane_comes_twice_before_another_comes_once(store: JobStore, params: Params) -> None:
