@@ -399,6 +399,26 @@ def test_a_batch_counts_as_its_jobs_and_waits_for_as_many_to_end(service: Servic
     assert service.store.unfinished(one.key.id if one.key else "") == [service.store.get(x.job.id) for x in leases]
 
 
+def test_whoever_has_too_many_jobs_is_told_when_enough_of_them_will_have_ended(
+    service: Service, client: Clients
+) -> None:
+    one = client(max_in_flight=4)
+    assert one.key is not None
+    for seconds in (40.2, 0.0, 7.5, 300.0):
+        lease = service.claim(one.http.post("/videos", json=BODY).json()["id"])
+        progress = Progress(phase="denoising", step=1, steps=24, step_kind="sparse", eta_seconds=seconds)
+        service.store.report_progress(lease, progress)
+
+    def told(n: int) -> int:
+        status, code, headers = one.error("POST", "/videos", json={**BODY, "n": n})
+        assert (status, code) == (429, "too_many_in_flight")
+        return int(headers["retry-after"])
+
+    assert [told(n) for n in (1, 2, 3, 4)] == [1, 8, 41, 300]
+    service.store.client.hset(f"adaspa:key:{one.key.id}", "max_in_flight", 2)  # by an operator
+    assert [told(n) for n in (1, 2)] == [41, 300], "two have to end before there is room for one"
+
+
 def test_a_replay_does_not_count_as_another_job(client: Clients) -> None:
     one = client(max_in_flight=1)
     header = {"Idempotency-Key": "order-1"}

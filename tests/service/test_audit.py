@@ -93,8 +93,12 @@ def test_an_answer_names_its_request(service: Service) -> None:
         answers = [service.http.get(path, headers=given) for given in ({}, {}, {"X-Request-ID": "a b"})]
         ids = {answer.headers["x-request-id"] for answer in answers}
         assert len(ids) == 3 and all(len(name) == 32 for name in ids), path
-        own = {"X-Request-ID": "1-67891233/abc"}
-        assert service.http.get(path, headers=own).headers["x-request-id"] == "1-67891233/abc"
+    for asked, kept in (
+        *(("1-67891233/abc", True), ("a", True), ("Root=1:2+3_4.5", True), ("a" * 128, True), ("a" * 129, False)),
+        *(("", False), ("a b", False), ('a"', False), ("a;b", False), ("é", False), ("a,b", False)),
+    ):
+        answer = service.http.get("/healthz", headers=[(b"X-Request-ID", asked.encode())])
+        assert (answer.headers["x-request-id"] == asked) == kept, asked
 
 
 def test_the_log_as_json_has_what_operators_did_and_whatever_the_level(tmp_path: Path, redis_url: str) -> None:

@@ -167,6 +167,12 @@ def test_a_name_that_is_given_twice_is_refused(service: Service) -> None:
     check_refused(service, service.http.post("/videos", files=form), 400, "prompt", "more than once")
 
 
+def test_what_lacks_a_part_is_not_said_to_be_missing(service: Service) -> None:
+    response = service.http.post("/videos", json={"prompt": "x", "loras": [{"scale": 1.0}]})
+    check_refused(service, response, 400, "loras", "field required; allowed: ")
+    assert response.json()["error"]["code"] == "invalid_type"
+
+
 class Name(str):
     """Counts how often names are compared."""
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import http.client
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.ranges import select
-from running_gateway import FILES, Service
+from claiming import VIDEO as VIDEO_OF_ANOTHER
+from running_gateway import FILES, REPORT, Service
 
 VIDEO = FILES["video"][2]
 SIZE = len(VIDEO)
@@ -89,7 +91,9 @@ def test_a_client_that_has_the_file_gets_nothing(service: Service) -> None:
     for condition in (etag, f"W/{etag}", f'"other", {etag}', "*"):
         response = service.http.get(path, headers={"If-None-Match": condition, "Range": "bytes=0-9"})
         assert (response.status_code, response.content) == (304, b"")
-        assert response.headers["etag"] == etag
+        whole = service.http.get(path).headers  # of these a 304 has what caches keep
+        for name in ("etag", "cache-control"):
+            assert response.headers[name] == whole[name]
         assert service.http.head(path, headers={"If-None-Match": condition}).status_code == 304
     assert service.http.get(path, headers={"If-None-Match": '"other"'}).content == VIDEO
 
@@ -105,6 +109,29 @@ def test_a_client_that_wants_another_file_gets_none(service: Service) -> None:
     for condition in (etag, f'"other", {etag}', "*"):
         response = service.http.get(path, headers={"If-Match": condition, "Range": "Bytes=0-9"})
         assert (response.status_code, response.content) == (206, VIDEO[:10])
+
+
+TAG = '"tag"'
+MATCHES = {None: True, "*": True, TAG: True, f'"other" , {TAG}': True, '"other"': False, f"W/{TAG}": False, "": False}
+NONE_MATCHES = {None: False, "*": True, TAG: True, f"W/{TAG}": True, f'"other", {TAG}': True, '"other"': False}
+RANGES = {None: (200, 0, 50), "bytes=5-9": (206, 5, 10), "bytes=-7": (206, 43, 50), "bytes=50-": (416, 0, 0)}
+IF_RANGES = {None: True, TAG: True, '"other"': False, f"W/{TAG}": False}
+
+
+def test_conditions_are_looked_at_in_the_order_of_rfc_9110() -> None:
+    """Section 13.2.2: If-Match, If-None-Match, and the range only then, if If-Range lets it."""
+    names = ("if-match", "if-none-match", "if-range", "range")
+    for given in product(MATCHES, NONE_MATCHES, IF_RANGES, RANGES):
+        match, none_match, if_range, asked = given
+        if not MATCHES[match]:
+            wanted = (412, 0, 0)
+        elif NONE_MATCHES[none_match]:
+            wanted = (304, 0, 0)
+        else:
+            wanted = RANGES[asked if IF_RANGES[if_range] else None]
+        headers = {name: value for name, value in zip(names, given, strict=True) if value is not None}
+        found = select(headers, 50, TAG)
+        assert (found.status, found.start, found.end) == wanted, headers
 
 
 def test_a_condition_in_several_lines_is_one_list(service: Service) -> None:
@@ -154,8 +181,30 @@ def test_a_job_that_has_not_ended_has_no_files(service: Service, begin: bool) ->
     video_id = service.create()["id"]
     if begin:
         service.claim(video_id)
+    for variant in FILES:
+        response = service.http.get(f"/videos/{video_id}/content", params={"variant": variant})
+        assert (response.status_code, response.json()["error"]["code"]) == (409, "video_not_ready")
+        assert "available once it is completed" in response.json()["error"]["message"]
+    service.http.post(f"/videos/{video_id}/cancel")
+    if begin:
+        return
     response = service.http.get(f"/videos/{video_id}/content")
     assert (response.status_code, response.json()["error"]["code"]) == (409, "video_not_ready")
+    assert "is cancelled; it has no files" in response.json()["error"]["message"], "and never will have"
+
+
+def test_who_asks_for_a_file_that_there_never_will_be_is_told_which_there_are(service: Service) -> None:
+    waits, lease = service.create()["id"], service.claim(service.create()["id"])
+    service.store.complete(lease, {"thumbnail": VIDEO_OF_ANOTHER["video"]}, REPORT, {})
+    for video_id, variants, told in (
+        (lease.job.id, ("video", "spritesheet", "first_frame", "reference_audio"), "thumbnail"),
+        (waits, ("first_frame", "last_frame", "reference_image"), "none"),
+    ):
+        for variant in variants:
+            response = service.http.get(f"/videos/{video_id}/content", params={"variant": variant})
+            error = response.json()["error"]
+            assert (response.status_code, error["code"], error["param"]) == (404, "variant_not_found", "variant")
+            assert error["message"] == f"variant: {variant} does not exist; allowed: {told}"
 
 
 def test_a_file_that_storage_lost_is_not_found_and_logged(

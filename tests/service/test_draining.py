@@ -1,5 +1,6 @@
 """Gateways that are replaced while clients use them: processes told to stop under load."""
 
+import asyncio
 import http.client
 import json
 import signal
@@ -10,14 +11,18 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from adaspa_command import ADASPA
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from adaspa_service.cli.server import is_gateway
+from adaspa_service.gateway import draining as draining_module
+from adaspa_service.gateway.draining import Server
 from event_stream import parse
 from forked import Started
 from gateway_process import environment, running, taken_port
@@ -168,6 +173,35 @@ def test_while_it_drains_all_is_served_until_a_second_signal(tmp_path: Path, red
             assert [event["event"] for event in events if "id" in event] == ["cancelled"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=PATIENCE) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("seconds", "signals", "drains", "ends"),
+    [
+        (5.05, {11: signal.SIGTERM}, True, 62),
+        (0.55, {11: signal.SIGTERM}, True, 17),
+        (5.05, {11: signal.SIGTERM, 25: signal.SIGTERM}, True, 25),
+        (5.05, {11: signal.SIGTERM, 25: signal.SIGINT}, True, 25),
+        (5.05, {11: signal.SIGINT}, False, 11),
+        (0.0, {11: signal.SIGTERM}, False, 11),
+        (5.05, {}, False, 1000),
+    ],
+    ids=str,
+)
+def test_it_drains_for_as_long_as_is_set_and_stops_at_any_other_signal(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, signals: dict[int, signal.Signals], drains: bool, ends: int
+) -> None:
+    """Ten times a second the server looks whether it is to end."""
+    now, draining, stopping = [0.0], threading.Event(), threading.Event()
+    monkeypatch.setattr(draining_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    server = Server(uvicorn.Config("none"), draining, stopping, seconds)
+    for tick in range(1, 100):
+        now[0] = tick / 10
+        if number := signals.get(tick):
+            server.handle_exit(number, None)
+        if tick % 10:  # else it looks after its headers, too, which it has none of
+            assert asyncio.run(server.on_tick(tick)) == stopping.is_set() == (tick >= ends), tick
+        assert draining.is_set() == (drains and tick >= 11)
 
 
 def test_a_connection_is_kept_for_as_long_as_is_set(settings: Settings, tmp_path: Path) -> None:

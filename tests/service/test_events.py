@@ -172,7 +172,9 @@ def test_a_quiet_stream_has_heartbeats_and_ends_when_the_record_is_gone(
     video_id = service.create()["id"]
     with following(service, video_id) as events:
         assert [next(events)["event"], next(events)["data"]["queue_position"]] == ["queued", 1]
-        assert next(events) == next(events) == {"comment": ": heartbeat"}
+        with monkeypatch.context() as patched:
+            patched.setattr("adaspa_service.gateway.events.read_events", None)  # without news, nobody reads
+            assert next(events) == next(events) == {"comment": ": heartbeat"}
         service.store.client.delete(f"adaspa:job:{video_id}", f"adaspa:events:{video_id}")
         assert all("comment" in event for event in events)
 
@@ -196,6 +198,14 @@ def test_a_gateway_that_stops_ends_its_streams(settings: Settings, tmp_path: Pat
 def test_a_bad_event_id_is_refused(service: Service, last: str) -> None:
     response = service.http.get(f"/videos/{service.create()['id']}/events", headers={"Last-Event-ID": last})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "Last-Event-ID")
+
+
+def test_a_job_that_has_ended_and_whose_events_are_gone_has_none_left(service: Service) -> None:
+    video_id = service.completed()
+    service.store.client.delete(f"adaspa:events:{video_id}")
+    for last in ({}, {"Last-Event-ID": "1-0"}):
+        with service.http.stream("GET", f"/videos/{video_id}/events", headers=last) as answer:
+            assert answer.status_code == 204
 
 
 def test_an_unknown_job_has_no_events(service: Service) -> None:

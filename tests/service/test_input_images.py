@@ -2,8 +2,11 @@
 before a pixel of them is decoded."""
 
 from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from adaspa_service.gateway.images import fitting_size
 from adaspa_service.inputs.images import detailed, fitted, opened, upright_size
 from adaspa_service.inputs.jpeg import check_cost
 from adaspa_service.inputs.source import InputRefused
@@ -221,3 +224,26 @@ def test_broken_bytes_are_refused_or_shown_but_never_an_error_of_ours(kind: str)
                 assert prepared(broken, (16, 16)).size == (16, 16)
             except InputRefused:
                 continue
+
+
+@pytest.mark.parametrize(
+    ("sizes", "width", "height", "wanted"),
+    [
+        (["64x64", "128x128"], 1000, 1030, (64, 64)),  # of one shape, the one that the catalog has first
+        (["128x128", "64x64"], 10, 10, (128, 128)),
+        (["832x480", "1280x720"], 1920, 1080, (832, 480)),
+        (["480x832", "832x480"], 1920, 1080, (832, 480)),
+        (["64x64", "72x64"], 72, 64, (72, 64)),
+        (["64x64", "128x64", "64x128"], 100, 10, (128, 64)),
+        (["64x64", "128x64", "64x128"], 10, 100, (64, 128)),
+        (["64x64", "128x64", "64x128"], 90, 64, (64, 64)),
+        (["64x64", "128x64", "64x128"], 100, 64, (128, 64)),
+        (["100x10"], 10, 100, (100, 10)),
+    ],
+)
+def test_a_video_has_the_first_size_of_about_its_images_shape(
+    sizes: list[str], width: int, height: int, wanted: tuple[int, int]
+) -> None:
+    spec: Any = SimpleNamespace(sizes=sizes)
+    for scale in (1, 7):
+        assert fitting_size(spec, width * scale, height * scale) == wanted

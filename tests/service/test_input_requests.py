@@ -224,6 +224,7 @@ def test_a_long_data_uri_may_be_escaped_as_each_encoder_of_json_does(service: Se
         "PHP": plain.replace("/", "\\/"),
         "Gson": plain.replace("=", "\\u003d"),
         "lines": plain.replace(uri, wrapped),
+        "capitals": plain.replace("data:image/png;base64", "DATA:IMAGE/PNG;BASE64"),
     }
     found = {
         name: service.http.post("/videos", content=body, headers={"Content-Type": "application/json"})
@@ -444,6 +445,7 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "moves": ({"input_reference": data_uri(picture(**MOVING))}, "input_reference", "is animated (2 frames)"),
     "too large": ({"input_reference": data_uri(bytes(LIMIT + 1))}, "input_reference", f"up to {LIMIT} bytes"),
     "a number": ({"input_reference": 5}, "input_reference", "a URL or a data URI"),
+    "an object without": ({"input_reference": {"image_url": None}}, "input_reference", "a URL or a data URI"),
     "a list": ({"input_reference": [data_uri(WIDE)]}, "input_reference", "a URL or a data URI"),
     "a kept file": ({"input_reference": {"file_id": "file_1"}}, "input_reference", "a URL or a data URI"),
     "a path": ({"input_reference": "/etc/passwd"}, "input_reference", "an http or https URL"),
@@ -494,6 +496,13 @@ BAD: dict[str, tuple[dict[str, Any], str | None, str]] = {
         "conditions",
         "conditions[0].kind: 'video' is not supported; allowed: image",
     ),
+    **{
+        f"a condition whose url is {url}": (
+            {"conditions": [{"role": "first", "url": url}]},
+            *("conditions", "conditions[0].url: is not a string; allowed: a URL or a data URI"),
+        )
+        for url in (None, 5, {"image_url": data_uri(WIDE)}, [])
+    },
     "no list": ({"conditions": {"role": "first"}}, "conditions", "allowed: a list of objects"),
     "a url and a file": (
         {"conditions": [{"role": "first", "url": "x", "file": "x"}]},
@@ -543,6 +552,10 @@ FORMS: dict[str, tuple[list[tuple[str, Any]], int, str | None, str]] = {
         *(400, "input_reference", "more than once"),
     ),
     "a broken list": ([("conditions", (None, "[{"))], 400, "conditions", "not JSON"),
+    "no url in a list": (
+        [("conditions", (None, '[{"role": "first", "url": null}]'))],
+        *(400, "conditions", "conditions[0].url: is not a string"),
+    ),
     "another file": ([("mask", ("a.png", WIDE))], 400, "mask", "does not take a file"),
     "much text": (
         [("input_reference", ("a.png", WIDE)), ("negative_prompt", (None, "x" * 1_100_000))],
@@ -695,6 +708,24 @@ def test_a_janitor_removes_images_that_no_job_was_admitted_for(service: Service)
     with pytest.raises(InputsLate):
         create(store, job.params.model_copy(update={"inputs": taken}))
     assert store.client.keys("adaspa:*_inputs") == []
+
+
+def test_images_that_cannot_be_removed_now_are_removed_later(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    post(service, input_reference=data_uri(WIDE)).raise_for_status()
+    (key,) = stored(service)
+    folder, store = key.split("/")[1], service.store
+    store.client.zadd("adaspa:lost_inputs", {folder: 0})
+
+    def refuses(_: str) -> None:
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.parts.storage, "delete_prefix", refuses)
+        with pytest.raises(StorageUnavailable):
+            remove_lost_inputs(service.parts)
+    assert stored(service) == [key]
+    remove_lost_inputs(service.parts)
+    assert stored(service) == [] and not store.client.exists("adaspa:lost_inputs")
 
 
 def test_a_request_whose_images_redis_forgot_is_refused_and_leaves_none(

@@ -64,6 +64,26 @@ def test_a_link_expires(owner: Service) -> None:
     assert code(httpx.get(short["url"])) == (403, "link_expired")
 
 
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.5, 0.999])
+def test_a_link_lives_for_as_long_as_was_asked(owner: Service, monkeypatch: pytest.MonkeyPatch, part: float) -> None:
+    video_id, now = owner.completed(), int(owner.store.now()) + part
+    monkeypatch.setattr(owner.store, "now", lambda: now)
+    for seconds in (1, 2, 600):
+        made = owner.http.get(f"/videos/{video_id}/link", params={"expires_in": seconds}).json()
+        assert 0 <= made["expires_at"] - (now + seconds) < 1, "and not a second longer"
+
+
+def test_a_bad_link_does_not_tell_which_videos_there_are(owner: Service) -> None:
+    done, waits, deleted = owner.completed(), owner.create()["id"], owner.completed()
+    owner.http.delete(f"/videos/{deleted}")
+    for query in ("expires=99999999999&signature=AAAA", "signature=AAAA", "expires=1&signature=AAAA"):
+        answers = {
+            code(httpx.get(f"{owner.url}/videos/{video_id}/content?{query}"))
+            for video_id in (done, waits, deleted, f"video_{0:032x}", "nonsense")
+        }
+        assert len(answers) == 1 and answers.pop()[0] == 403, answers
+
+
 def test_a_link_opens_nothing_else(owner: Service) -> None:
     video_id, other_id = owner.completed(), owner.completed()
     url = httpx.URL(link(owner, video_id))

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,8 +14,9 @@ from adaspa_api.words import ErrorCode
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Progress
 from adaspa_service.cli import app
-from adaspa_service.gateway import models
+from adaspa_service.gateway import models, polling, waiting
 from admitting import admit
+from fastapi import Request
 from running_gateway import REPORT, Service
 from typer.testing import CliRunner
 from waiting import until
@@ -38,6 +40,8 @@ def test_what_is_not_offered_says_why(service: Service) -> None:
         ("numFrames", "num_frames"),
         ("step", "steps"),
         ("negative-prompt", "negative_prompt"),
+        ("Callback-URL", "webhook_url"),
+        ("FRAME_RATE", "fps"),
         ("nonsense", None),
     ],
 )
@@ -68,6 +72,65 @@ def test_a_client_is_told_when_to_ask_again(service: Service) -> None:
         assert told(service.http.get(path)) == after
     service.complete(lease)
     assert told(service.http.get(path)) is None
+
+
+@pytest.mark.parametrize(
+    ("left", "starts_in", "takes", "after"),
+    [
+        (None, None, None, 1000),
+        (None, None, 60.0, 1000),
+        (0.0, None, None, 500),
+        (5.0, None, None, 500),
+        (5.2, None, None, 520),
+        (99.0, None, None, 9900),
+        (101.0, None, None, 10_000),
+        (5.2, 80.0, 80.0, 520),
+        (None, 0.0, None, 500),
+        (None, 20.0, None, 2000),
+        (None, 20.0, 10.0, 3000),
+        (None, 0.0, 30.0, 3000),
+    ],
+)
+def test_a_poll_comes_after_a_tenth_of_what_is_left(
+    left: float | None, starts_in: float | None, takes: float | None, after: int
+) -> None:
+    video: Any = SimpleNamespace(eta_seconds=left, starts_in_seconds=starts_in, estimated_seconds=takes)
+    assert polling.poll_after_ms(video) == after
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        (["wait=0"], 0),
+        (["wait=49"], 49),
+        (["wait=50"], 50),
+        (["wait=51"], 50),
+        (["wait=999999999"], 50),
+        (["Wait = 7"], 7),
+        (['wait="7"'], 7),
+        (["wait=7; strict"], 7),
+        (["respond-async, wait=7"], 7),
+        (["respond-async,wait=7,return=minimal"], 7),
+        (["respond-async", "wait=7"], 7),
+        (["wait=7", "wait=9"], 7),
+        (["return=minimal; wait=7"], None),
+        (["await=7"], None),
+        (["wait"], None),
+        (["wait="], None),
+        (["wait=x"], None),
+        (["wait=-1"], None),
+        (["wait=1.5"], None),
+        (["wait=7x"], None),
+        (["wait=9999999999"], None),
+        (["return=minimal"], None),
+        ([""], None),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_a_client_waits_for_as_long_as_it_prefers_and_may(lines: list[str], seconds: int | None) -> None:
+    headers = [(b"prefer", line.encode()) for line in lines]
+    assert waiting.asked_for(Request({"type": "http", "headers": headers})) == seconds
 
 
 def test_a_model_tells_since_when_it_is_served(service: Service) -> None:

@@ -7,6 +7,7 @@ import pytest
 from adaspa_client import Client
 from adaspa_jobs import store as job_store
 from adaspa_service.cli import app
+from refusals import check_refused
 from running_gateway import Service
 from typer.testing import CliRunner
 
@@ -29,6 +30,23 @@ def test_it_is_kept_with_the_job_however_it_is_sent(service: Service) -> None:
     assert (remix["metadata"], remix["user"]) == ({"a": "b"}, None)
     with service.openai() as client:
         assert client.videos.create(prompt="x", extra_body={"metadata": PAIRS}).metadata == PAIRS  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [("metadata[a]", "1"), ("metadata[a]", "1")],
+        [("metadata[a]", "1"), ("metadata[b]", "1"), ("metadata[a]", "2")],
+        [("metadata[a]", "1"), ("metadata", "b=2")],
+        [("metadata", "b=2"), ("metadata[a]", "1")],
+        [("metadata", "a=1"), ("metadata", "a=1")],
+        [("user", "anna"), ("user", "anna")],
+    ],
+    ids=str,
+)
+def test_what_a_form_gives_twice_is_refused(service: Service, parts: list[tuple[str, str]]) -> None:
+    form = [("prompt", (None, "x")), *((name, (None, text)) for name, text in parts)]
+    check_refused(service, service.http.post("/videos", files=form), 400, parts[-1][0], "given more than once")
 
 
 @pytest.mark.parametrize(

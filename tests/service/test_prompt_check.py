@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from adaspa_jobs.settings import Settings
 from http_server import answering
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr, ValidationError
 from running_gateway import Service, serving
 
@@ -21,6 +22,7 @@ class Check:
         self.asked: list[dict[str, Any]] = []
         self.tokens: list[str | None] = []
         self.answer: Callable[[], tuple[int, bytes]] | None = None
+        self.coding = "identity"
         self.url = ""
 
     def judge(self, asked: dict[str, Any]) -> tuple[int, bytes]:
@@ -42,6 +44,7 @@ def check() -> Iterator[Check]:
             status, body = check.judge(asked)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Encoding", check.coding)
             self.end_headers()
             self.wfile.write(body)
 
@@ -60,6 +63,13 @@ def service(settings: Settings, tmp_path: Path, check: Check) -> Iterator[Servic
         yield running
 
 
+def counted(service: Service) -> dict[str, float]:
+    """How many prompts were checked, by what came of it."""
+    families = text_string_to_metric_families(service.http.get("/metrics").text)
+    (found,) = [family for family in families if family.name == "adaspa_prompt_checks"]
+    return {sample.labels["outcome"]: sample.value for sample in found.samples if sample.name.endswith("_total")}
+
+
 def test_what_the_check_refuses_is_not_accepted_and_its_reason_is_told(service: Service, check: Check) -> None:
     made = service.create(prompt="a red circle", user="anna", metadata={"order": "17"}, n=2)
     asked = {"prompt": "a red circle", "negative_prompt": None, "model": "demo", "owner": "open"}
@@ -71,8 +81,7 @@ def test_what_the_check_refuses_is_not_accepted_and_its_reason_is_told(service: 
         assert (refused.status_code, error["param"], error["code"]) == (400, "prompt", "prompt_refused")
         assert error["message"] == "prompt: names what is forbidden"
     assert len(service.http.get("/videos").json()["data"]) == 2
-    metrics = service.http.get("/metrics").text
-    assert 'adaspa_prompt_checks_total{outcome="refused"} 2.0' in metrics
+    assert counted(service) == {"allowed": 1, "refused": 2}
     header = {"Idempotency-Key": "order-1"}
     first = service.http.post("/videos", json={"prompt": "x"}, headers=header)
     check.answer = lambda: (500, b"")
@@ -91,12 +100,16 @@ def test_a_check_that_does_not_answer_refuses_unless_the_operator_says_otherwise
             refused = service.http.post("/videos", json={"prompt": "x"})
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "prompt_check_unavailable")
             assert int(refused.headers["retry-after"]) > 0
+        check.answer, check.coding = (lambda: (200, b'{"allowed": true}')), "gzip"  # which it is not
+        assert service.http.post("/videos", json={"prompt": "x"}).json()["error"]["code"] == "prompt_check_unavailable"
+        check.answer, check.coding = (lambda: (302, b"")), "identity"
         assert service.messages() == 0
         assert lenient.create()["status"] == "queued"
         released = threading.Event()
         check.answer = lambda: (200, b'{"allowed": false}') if released.wait() else (500, b"")
         assert lenient.create()["status"] == "queued", "it is not waited for"
         released.set()
+        assert counted(lenient) == {"no_answer": 2} and counted(service) == {"no_answer": len(answers) + 1}
 
 
 def test_an_address_that_cannot_be_asked_ends_the_start() -> None:

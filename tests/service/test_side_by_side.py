@@ -3,6 +3,8 @@
 import asyncio
 import secrets
 import threading
+from collections import Counter
+from itertools import pairwise
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_service.errors import ApiError
-from adaspa_service.gateway import feed, listing
+from adaspa_service.gateway import feed, listing, state
 from adaspa_service.gateway.feed import Feed, Follower
 from adaspa_service.gateway.rounds import Rounds
 from adaspa_service.inputs import turns
@@ -21,6 +23,7 @@ from adaspa_service.webhooks.deliverer import Deliverer
 from adaspa_service.webhooks.deliveries import Delivery, Outcome
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ResponseError
+from virtual_time import Clock, run
 from waiting import PATIENCE, until
 
 
@@ -160,6 +163,41 @@ def test_who_follows_hears_of_all_that_comes_whoever_else_comes_and_goes(monkeyp
     asyncio.run(play(Random(seed)))
 
 
+def test_each_follower_is_woken_about_every_second_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, woken, count = Clock(), list[list[float]](), 25
+    monkeypatch.setattr(feed, "time", clock)
+
+    class Quiet(Streams):
+        async def xread(self, streams: Any, count: int, block: int) -> list[Any]:
+            await asyncio.sleep(block / 1000)
+            return []
+
+    async def follow(news: Feed, job: str, times: list[float]) -> None:
+        with news.following(job, "0") as follower:
+            assert await follower.wait(), "there may be news at first"
+            while not await follower.wait():
+                times.append(clock.now)
+
+    async def play() -> None:
+        news = Feed(Quiet())  # type: ignore[arg-type]
+        woken.extend([] for _ in range(count))
+        follows = [asyncio.create_task(follow(news, f"job {number % 7}", woken[number])) for number in range(count)]
+        await asyncio.sleep(20.5)
+        assert not any(task.done() for task in follows), "what is no news is told for some"
+        for task in follows:
+            task.cancel()
+        await asyncio.gather(*follows, return_exceptions=True)
+        await asyncio.sleep(1)
+        assert news._reading is None and not news._followers, "it reads on for nobody"
+
+    run(clock, play())
+    for times in woken:
+        gaps = [later - sooner for sooner, later in pairwise([0.0, *times])]
+        assert all(0.5 < gap < 2.3 for gap in gaps) and times[-1] > 18, times
+    at_once = Counter(round(at, 3) for times in woken for at in times)
+    assert max(at_once.values()) <= -(-count // feed.GROUPS), "one round trip would be for all of them"
+
+
 def test_turns_that_are_waited_for_in_vain_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "WAIT_SECONDS", 0.01)
 
@@ -189,6 +227,23 @@ def test_turns_that_are_waited_for_in_vain_are_not_lost(monkeypatch: pytest.Monk
         await everybody[0].take()
 
     asyncio.run(play())
+
+
+def test_what_is_known_of_a_model_is_as_old_as_its_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the answer came."""
+    now, asked = [100.0], list[float]()
+
+    def ask(_: str) -> float:
+        asked.append(now[0])
+        now[0] += 0.4
+        return asked[-1]
+
+    monkeypatch.setattr(state, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    known = state.Recent(ask)
+    for at, wanted in ((100.0, 100.0), (100.5, 100.0), (100.6, 100.6), (101.1, 100.6), (101.2, 101.2)):
+        now[0] = at
+        assert known.get("demo") == wanted, at
+    assert asked == [100.0, 100.6, 101.2]
 
 
 class Queue:

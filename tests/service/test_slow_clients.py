@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -114,11 +116,12 @@ LONG = b"a" * 70_000
     "head",
     [
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: " + LONG + b"\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + LONG + b": a\r\n\r\n",
         b"GET /healthz?" + LONG + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /healthz HTTP/1.0\r\nX-Long: " + LONG + b"\r\n\r\n",
         POST[:-4] + b"\r\nX-Long: " + LONG + b"\r\n\r\n" + BODY,
     ],
-    ids=["header", "address", "HTTP 1.0", "with a body"],
+    ids=["header", "name", "address", "HTTP 1.0", "with a body"],
 )
 def test_a_long_head_that_comes_at_once_is_refused(head: bytes, wire: socket.socket, service: Service) -> None:
     wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + head)
@@ -187,7 +190,79 @@ def test_connections_that_wait_for_their_next_request_leave_room_for_new_ones(
     with serving(settings.model_copy(update={"max_connections": 8}), tmp_path) as service, ExitStack() as opened:
         kept = [opened.enter_context(httpx.Client(base_url=service.url)) for _ in range(12)]
         assert [client.get("/healthz").status_code for client in kept] == [200] * 12
-        assert kept[-1].get("/healthz").status_code == 200, "those that have waited longest were closed"
+
+
+def asks(wire: socket.socket) -> bytes:
+    """What comes of a request on a connection that is kept; nothing where that is closed."""
+    with suppress(ConnectionError):
+        wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return read_until(wire, b"}")
+    return b""
+
+
+def test_of_those_that_wait_the_one_that_has_waited_longest_makes_room(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"max_connections": 4}), tmp_path) as service, ExitStack() as opened:
+        url = httpx.URL(service.url)
+
+        def connect() -> socket.socket:
+            return opened.enter_context(socket.create_connection((url.host, url.port or 0), timeout=PATIENCE))
+
+        first, *others = (connect() for _ in range(4))
+        for wire in (first, *others, first):
+            assert b'"ok"' in asks(wire)
+        late = connect()
+        assert b'"ok"' in asks(late)
+        assert others[0].recv(1) == b"", "it has waited longest"
+        for wire in (first, *others[1:], late):
+            assert b'"ok"' in asks(wire)
+
+
+def test_two_that_come_at_one_moment_do_not_get_the_place_of_one(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"max_connections": 4}), tmp_path) as service, ExitStack() as opened:
+        url = httpx.URL(service.url)
+
+        def connect(text: bytes = b"") -> socket.socket:
+            wire = opened.enter_context(socket.create_connection((url.host, url.port or 0), timeout=PATIENCE))
+            wire.sendall(text)
+            return wire
+
+        idle = connect()
+        assert b'"ok"' in asks(idle)
+        for _ in range(3):
+            connect(b"GET /healthz HTTP/1.1\r\n")
+        connected: Any = service.server.server_state.connections
+        until(lambda: len(connected) == 4, "all places are taken")
+        newcomer, found = next(iter(connected)), list[bool]()  # whoever comes asks the same
+
+        def come() -> None:
+            found.extend(newcomer._takes_an_idle_ones_place() for _ in range(2))
+
+        newcomer.loop.call_soon_threadsafe(come)
+        assert idle.recv(1) == b"", "it makes room"
+        assert found == [True, False], "for one"
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "most", "wanted"),
+    [
+        (256, 4096, 100, (456, 4096)),
+        (456, 4096, 100, None),
+        (455, 4096, 100, (456, 4096)),
+        (1024, 4096, 1000, (2256, 4096)),
+        (1024, 2000, 1000, (2000, 2000)),
+        (1024, -1, 1000, (2256, -1)),
+        (-1, -1, 1000, None),
+    ],
+)
+def test_as_many_files_may_be_open_as_connections_need_if_the_system_lets_them(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, most: int, wanted: tuple[int, int] | None
+) -> None:
+    limits = [(soft, hard)]
+    system: Any = SimpleNamespace(RLIMIT_NOFILE=7, RLIM_INFINITY=-1, getrlimit=lambda _: limits[-1])
+    system.setrlimit = lambda _, pair: limits.append(pair)
+    monkeypatch.setattr(connections, "resource", system)
+    connections.allow_open_files(most)
+    assert limits[1:] == ([wanted] if wanted else [])
 
 
 def test_one_callers_event_streams_leave_connections_to_others(settings: Settings, tmp_path: Path) -> None:

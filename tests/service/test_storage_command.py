@@ -30,6 +30,9 @@ def test_files_of_jobs_that_redis_forgot_are_listed_and_removed(
 ) -> None:
     kept, young = service.completed(), f"video_{0:032x}"
     service.parts.storage.create(f"videos/{young}/1-a/video.mp4", b"its job may just have been lost")
+    for place in ("0-a", "2-z"):  # listed before and after its latest file
+        service.parts.storage.create(f"videos/{young}/{place}/old", b"left by an earlier attempt")
+        os.utime(Path(settings.storage_url) / "videos" / young / place / "old", (0, 0))
     service.parts.storage.create("videos/readme.txt", b"not ours")
     own = {"ADASPA_REDIS_URL": redis_url, "ADASPA_STORAGE_URL": settings.storage_url}
     listed = json.loads(adaspa("storage", "orphans", "--json", **own).stdout)

@@ -9,8 +9,10 @@ import redis
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import Lease, StoreUnavailable
+from adaspa_service.access.open_access import Access
 from adaspa_service.gateway.janitor import Janitor
-from adaspa_service.gateway.removal import tidy
+from adaspa_service.gateway.removal import each, tidy
+from adaspa_service.gateway.state import AppState
 from claiming import lose_lease
 from faults import let_time_pass
 from running_gateway import FILES, Service, serving
@@ -131,6 +133,65 @@ def test_a_chore_that_fails_keeps_no_other_from_being_done_unless_redis_is_away(
     for _ in range(2):
         janitor._do((fails, other))
     assert done == (["fails", "other"] if goes_on else ["fails"]) * 2
+
+
+def test_each_outage_is_logged_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    janitor, away, told = Janitor(AppState.of(settings)), [False], []
+
+    def chore() -> None:
+        if away[0]:
+            raise StorageUnavailable("is away")
+
+    for now in (True, True, False, False, True, True, True, False, True):
+        away[0] = now
+        caplog.clear()
+        janitor._do((chore,))
+        told.append(caplog.text.count("janitor: chore: is away"))
+    assert told == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+
+
+def test_lost_keys_are_logged_once_each_time(
+    settings: Settings, valkey: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, told = AppState.of(settings), []
+    janitor = Janitor(state)
+    for access in (Access.keys, Access.lost, Access.lost, Access.keys, Access.lost, Access.token, Access.lost):
+        monkeypatch.setattr(state.entrance, "now", lambda access=access: access)
+        caplog.clear()
+        janitor._watch_keys()
+        told.append("all requests are refused" in caplog.text)
+    assert told == [False, True, False, False, True, False, True]
+
+
+def test_what_storage_refuses_keeps_nothing_else_as_long_as_storage_answers(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+
+    def act(number: int) -> None:
+        done.append(number)
+        if number in (1, 3):
+            raise StorageUnavailable(f"refuses {number}")
+        if number == 5:
+            raise StoreUnavailable("Redis is away")
+
+    with pytest.raises(StorageUnavailable, match="refuses 1"):  # what was wrong first tells most
+        each(service.parts, range(5), act)
+    assert done == [0, 1, 2, 3, 4]
+    each(service.parts, (0, 2, 4), act)
+    done.clear()
+    with pytest.raises(StoreUnavailable):
+        each(service.parts, (4, 5, 6), act)
+    assert done == [4, 5]
+
+    async def away() -> None:
+        raise StorageUnavailable("is away")
+
+    monkeypatch.setattr(service.parts.storage, "ping", away)
+    done.clear()
+    with pytest.raises(StorageUnavailable, match="is away"):
+        each(service.parts, range(5), act)
+    assert done == [0, 1]
 
 
 def test_files_are_removed_only_once_their_deletion_is_on_the_disk_of_redis(

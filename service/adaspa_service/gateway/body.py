@@ -167,10 +167,10 @@ async def parse_json(
     listed = data.pop(conditions.NAME, []) if images else []
     plain = [(field, data.pop(name)) for name in list(data) if (field := OTHER_NAMES.get(name, name)) in images]
     for field, value in (*plain, *conditions.by_field(listed, images)):
-        if isinstance(value, dict) and set(value) == {IMAGE_URL}:
-            value = value[IMAGE_URL]  # noqa: PLW2901
         if value is None:
             continue
+        if isinstance(value, dict) and set(value) == {IMAGE_URL}:
+            value = value[IMAGE_URL]  # noqa: PLW2901
         if not isinstance(value, str):
             only = f'a URL or a data URI, as a string or as {{"{IMAGE_URL}": ...}}'
             raise bad_field(field, f"{field}: is not {images[field].kind.one}; allowed: {only}", "invalid_type")
@@ -223,7 +223,7 @@ async def parse_form(
     if images and conditions.NAME in fields:
         listed = json_value(fields.pop(conditions.NAME).encode(), conditions.NAME)
         for field, url in conditions.by_field(listed, images):
-            add(given, field, BytesIO(str(url).encode()))
+            add(given, field, BytesIO(url.encode()))
     return fields, given
 
 

@@ -34,7 +34,7 @@ def schema(given: Mapping[str, Role]) -> dict[str, Any]:
     }
 
 
-def by_field(given: object, roles: Mapping[str, Role]) -> Iterator[tuple[str, object]]:
+def by_field(given: object, roles: Mapping[str, Role]) -> Iterator[tuple[str, str]]:
     """Sort what is given by the fields that mean the same.
 
     Args:
@@ -57,7 +57,11 @@ def by_field(given: object, roles: Mapping[str, Role]) -> Iterator[tuple[str, ob
         if len(places) != 1 or not {"role", *places} <= set(one) <= {"role", "kind", *places}:
             raise bad_field(NAME, f"{name}: has missing or unknown keys; {allowed}")
         found = fields[_word(f"{name}.role", one["role"], fields)]
-        yield found[_word(f"{name}.kind", one.get("kind", Kind.image), found)], one[places[0]]
+        field, url = found[_word(f"{name}.kind", one.get("kind", Kind.image), found)], one[places[0]]
+        if not isinstance(url, str):
+            message = f"{name}.{places[0]}: is not a string; allowed: a URL or a data URI"
+            raise bad_field(NAME, message, "invalid_type")
+        yield field, url
 
 
 def _word(name: str, value: object, words: Mapping[str, object]) -> str:
